@@ -1,0 +1,30 @@
+"""Composite flat fields at the per-mil level from a scanned-beam projector.
+
+How data flow through the rooms (imports run from top to bottom only)::
+
+    raw FITS files
+      |  exposures   headers -> one row per detector file: what was taken, where, for what purpose
+      v
+    exposures.parquet
+      |  isr         raw counts -> electrons per detector; superbias; stack of the exposures at one position
+      v
+    |- scan exposures -> beam   photometry of reference bunches over the photodiode -> nodes -> BeamModel(u), with errors
+    |- pointings      -> flat   stack / beam(u) per pointing -> per detector -> composite, with masks and variance
+      v
+    beam/<LED>.fits, flat/<LED>/<CCD>.fits
+      |  report      pictures, tables, verdicts
+      v
+    report/index.html, summary.ecsv
+
+``camera`` knows where a pixel is, ``products`` how things are written, ``simulate`` makes raw files with known truth,
+``pipeline`` runs the stages in order and skips what is up to date, ``cli`` is the thin command line.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("permil")
+except PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"
+
+__all__ = ["__version__"]

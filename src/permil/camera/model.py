@@ -1,0 +1,232 @@
+"""Camera, detectors and amplifiers: plain immutable facts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from permil.errors import CameraError
+
+
+@dataclass(frozen=True)
+class Amplifier:
+    """One amplifier: its segment in the raw file and its place in the detector.
+
+    ``x_min`` and ``y_min`` are the first column and row in the DM pixel frame of the detector (0-based); the flips turn the
+    trimmed raw segment into that frame. Gain is in electrons per adu, read noise and saturation in electrons (nominal values).
+    """
+
+    name: str
+    number: int
+    extname: str
+    prescan: int
+    nx: int
+    ny: int
+    serial_overscan: int
+    parallel_overscan: int
+    x_min: int
+    y_min: int
+    flip_x: bool
+    flip_y: bool
+    detector_shape: tuple[int, int]
+    gain: float
+    read_noise: float
+    saturation: float
+
+    @property
+    def channel(self) -> int:
+        """CHANNEL card of the raw segment: the eotest number."""
+        return self.number
+
+    @property
+    def nx_raw(self) -> int:
+        """Columns of the raw segment."""
+        return self.prescan + self.nx + self.serial_overscan
+
+    @property
+    def ny_raw(self) -> int:
+        """Rows of the raw segment."""
+        return self.ny + self.parallel_overscan
+
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Rows and columns of this amplifier in the detector array."""
+        return slice(self.y_min, self.y_min + self.ny), slice(self.x_min, self.x_min + self.nx)
+
+    @property
+    def data_slices(self) -> tuple[slice, slice]:
+        """Rows and columns of the active pixels in the raw segment."""
+        return slice(0, self.ny), slice(self.prescan, self.prescan + self.nx)
+
+    @property
+    def serial_overscan_slices(self) -> tuple[slice, slice]:
+        """Rows (active ones) and columns of the serial overscan in the raw segment."""
+        return slice(0, self.ny), slice(self.prescan + self.nx, self.nx_raw)
+
+    @property
+    def datasec(self) -> str:
+        """DATASEC card: active pixels of the raw segment, 1-based and inclusive."""
+        return f"[{self.prescan + 1}:{self.prescan + self.nx},1:{self.ny}]"
+
+    @property
+    def detsize(self) -> str:
+        """DETSIZE card of the detector."""
+        return f"[1:{self.detector_shape[1]},1:{self.detector_shape[0]}]"
+
+    @property
+    def detsec(self) -> str:
+        """DETSEC card as raw headers write it: the mirror image in y of the DM pixel frame, reversed limits for a mirror."""
+        first_x, last_x = self.x_min + 1, self.x_min + self.nx
+        ny_detector = self.detector_shape[0]
+        low_y, high_y = ny_detector - self.y_min - self.ny + 1, ny_detector - self.y_min
+        x_limits = f"{last_x}:{first_x}" if self.flip_x else f"{first_x}:{last_x}"
+        y_limits = f"{low_y}:{high_y}" if self.flip_y else f"{high_y}:{low_y}"
+        return f"[{x_limits},{y_limits}]"
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One sensor: its place in the focal plane and its amplifiers.
+
+    ``centre_dvcs`` is the DVCS position (mm) of ``reference_pixel`` (x, y; 0-based, pixel centres at integers).
+    """
+
+    name: str
+    id: int
+    kind: str
+    layout: str
+    vendor: str
+    serial: str
+    raft_serial: str
+    reb: str
+    nx: int
+    ny: int
+    pixel_mm: float
+    centre_dvcs: tuple[float, float]
+    reference_pixel: tuple[float, float]
+    yaw_deg: float
+    z_mm: float
+    amplifiers: tuple[Amplifier, ...] = field(repr=False)
+
+    @property
+    def raft(self) -> str:
+        """Raft bay, for example ``R22``."""
+        return self.name[:3]
+
+    @property
+    def slot(self) -> str:
+        """Slot in the raft, for example ``S11``."""
+        return self.name[4:]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of the detector array."""
+        return self.ny, self.nx
+
+    @property
+    def centre_pixel(self) -> tuple[float, float]:
+        """Geometric centre of the array (x, y)."""
+        return (self.nx - 1) / 2, (self.ny - 1) / 2
+
+    def amplifier(self, key: str | int) -> Amplifier:
+        """Return the amplifier of a name (``C14``), an extension name (``Segment14``) or an eotest number (5).
+
+        Raises
+        ------
+        CameraError
+            If the detector has no such amplifier.
+        """
+        for amplifier in self.amplifiers:
+            if key in (amplifier.name, amplifier.extname, amplifier.number):
+                return amplifier
+        names = [amplifier.name for amplifier in self.amplifiers]
+        raise CameraError(
+            f"detector {self.name} has no amplifier {key!r}",
+            remedy=f"its amplifiers are {', '.join(names)}",
+            value=key,
+            allowed=names,
+        )
+
+    def amplifier_map(self) -> NDArray[np.int8]:
+        """Return an array of the detector's shape with the index of the amplifier of each pixel."""
+        indices = np.empty(self.shape, dtype=np.int8)
+        for index, amplifier in enumerate(self.amplifiers):
+            indices[amplifier.slices] = index
+        return indices
+
+
+@dataclass(frozen=True)
+class ReferenceBox:
+    """A bunch of pixels on which the beam is measured: centre in the trimmed raw segment, side in pixels."""
+
+    detector: str
+    amp: str
+    row: int
+    column: int
+    box: int
+
+
+@dataclass(frozen=True)
+class Camera:
+    """All detectors of a camera, by name."""
+
+    name: str
+    title: str
+    pixel_mm: float
+    edge_mm: float
+    midline_mm: float
+    reference: ReferenceBox
+    detectors: dict[str, Detector] = field(repr=False)
+
+    def __getitem__(self, name: str) -> Detector:
+        """Return a detector by its name (``R22_S11``).
+
+        Raises
+        ------
+        CameraError
+            If the camera has no such detector.
+        """
+        try:
+            return self.detectors[name]
+        except KeyError:
+            raise CameraError(
+                f"camera {self.name} has no detector {name!r}",
+                remedy="names look like R22_S11",
+                value=name,
+                allowed=sorted(self.detectors),
+            ) from None
+
+    @property
+    def science(self) -> list[Detector]:
+        """The science detectors in the order of their numbers."""
+        return [detector for detector in self.detectors.values() if detector.kind == "science"]
+
+    @cached_property
+    def _bounds_ccs(self) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+        from permil.camera.frames import detector_to_ccs
+
+        names, bounds = [], []
+        for detector in self.detectors.values():
+            corner_x, corner_y = detector_to_ccs(
+                detector, np.array([-0.5, detector.nx - 0.5]), np.array([-0.5, detector.ny - 0.5])
+            )
+            names.append(detector.name)
+            bounds.append((corner_x.min(), corner_x.max(), corner_y.min(), corner_y.max()))
+        return np.array(names), np.array(bounds)
+
+    def detector_at(self, x_ccs: ArrayLike, y_ccs: ArrayLike) -> NDArray[np.str_]:
+        """Return the name of the detector that holds each CCS point, ``""`` where none does.
+
+        Parameters
+        ----------
+        x_ccs, y_ccs
+            Positions in mm, any shape that broadcasts.
+        """
+        x, y = np.broadcast_arrays(np.asarray(x_ccs, dtype=float), np.asarray(y_ccs, dtype=float))
+        found = np.full(x.shape, "", dtype="U16")
+        for name, (x_low, x_high, y_low, y_high) in zip(*self._bounds_ccs, strict=True):
+            found[(x >= x_low) & (x < x_high) & (y >= y_low) & (y < y_high)] = name
+        return found

@@ -1,0 +1,90 @@
+"""What can go wrong, in the user's words.
+
+Every error is one clear sentence that names the file (when there is one), what is wrong and what to do,
+and carries the data it speaks of as attributes, so that a program can act on it without parsing text.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+class PermilError(Exception):
+    """Base of all errors that a user can cause and mend; the command line ends with exit code 2.
+
+    Parameters
+    ----------
+    what
+        What is wrong.
+    path
+        The file or folder that it is wrong with.
+    remedy
+        What to do about it.
+    **data
+        The values that the sentence speaks of; kept as attributes and in ``data``.
+    """
+
+    def __init__(self, what: str, *, path: str | PathLike[str] | None = None, remedy: str | None = None, **data: Any) -> None:
+        self.what = what
+        self.path = None if path is None else str(path)
+        self.remedy = remedy
+        self.data = data
+        for name, value in data.items():
+            setattr(self, name, value)
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        """Return the sentence: ``path: what is wrong; what to do``."""
+        sentence = self.what if self.path is None else f"{self.path}: {self.what}"
+        return sentence if self.remedy is None else f"{sentence}; {self.remedy}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the error travel between processes with its data."""
+        return _rebuild, (type(self), self.what, self.path, self.remedy, self.data)
+
+
+def _rebuild(kind: type[PermilError], what: str, path: str | None, remedy: str | None, data: dict[str, Any]) -> PermilError:
+    return kind(what, path=path, remedy=remedy, **data)
+
+
+class ConfigError(PermilError):
+    """The configuration is wrong (unknown key, bad value, missing section)."""
+
+
+class CameraError(PermilError):
+    """A camera file is wrong, or a detector or amplifier is not in the camera."""
+
+
+class InputError(PermilError):
+    """A file or folder cannot be used."""
+
+
+class RawFormatError(InputError):
+    """A raw file does not have the documented format or the camera's geometry."""
+
+
+class PositionError(PermilError):
+    """Projector positions are missing, contradict each other or lie off every detector."""
+
+
+class PhotodiodeError(PermilError):
+    """Photodiode readings are missing or unusable."""
+
+
+class CalibrationError(PermilError):
+    """A bias, gain, linearity, crosstalk or defect input does not fit the data."""
+
+
+class BeamError(PermilError):
+    """A beam model cannot be fitted or evaluated."""
+
+
+class FlatError(PermilError):
+    """A flat cannot be made, compared or applied."""
+
+
+class OutputError(PermilError):
+    """A product cannot be written."""

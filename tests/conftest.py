@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from permil.camera import Camera, load_camera
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Return the folder of real measurements beside the checkout; skip where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the folder of real measurements (shared/data beside the checkout) is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_reference(shared_data: Path) -> Path:
+    """Return the folder of reference facts beside the checkout; skip where it is absent."""
+    return shared_data.parent / "reference"
+
+
+@pytest.fixture(scope="session")
+def lsstcam() -> Camera:
+    """Return the full-size camera."""
+    return load_camera("lsstcam")
+
+
+@pytest.fixture(scope="session")
+def bin8() -> Camera:
+    """Return the binned camera."""
+    return load_camera("lsstcam-bin8")

@@ -1,0 +1,32 @@
+"""What is written: FITS images with mask and variance, tables, provenance; atomic and checksummed."""
+
+from permil.products.atomic import atomic_output, make_folder, remove_partial_files
+from permil.products.fingerprint import fingerprint, is_current, stored_fingerprint
+from permil.products.fits import FINGERPRINT_CARD, ImageProduct, provenance, read_image, write_hdus, write_image
+from permil.products.folder import RunFolder
+from permil.products.masks import NOT_GOOD, UNUSABLE, MaskPlane, add_mask_cards, is_good, is_usable
+from permil.products.tables import read_table, write_table
+
+__all__ = [
+    "FINGERPRINT_CARD",
+    "NOT_GOOD",
+    "UNUSABLE",
+    "ImageProduct",
+    "MaskPlane",
+    "RunFolder",
+    "add_mask_cards",
+    "atomic_output",
+    "fingerprint",
+    "is_current",
+    "is_good",
+    "is_usable",
+    "make_folder",
+    "provenance",
+    "read_image",
+    "read_table",
+    "remove_partial_files",
+    "stored_fingerprint",
+    "write_hdus",
+    "write_image",
+    "write_table",
+]

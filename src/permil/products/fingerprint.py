@@ -1,0 +1,69 @@
+"""Fingerprints: what a product was made from, so that a run redoes what has changed and nothing else.
+
+A fingerprint is a digest of the options, the input files (path, size, time of change) and the fingerprints of the products that
+were used. It is stored in the product itself: a product that is there under its name is complete, and tells whether it is current.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from astropy.io import fits
+
+from permil import __version__
+from permil.products.fits import FINGERPRINT_CARD
+from permil.products.tables import read_meta
+
+
+def file_signature(path: str | Path) -> list[Any]:
+    """Return path, size and time of change of an input file; path alone if it is not there."""
+    path = Path(path)
+    try:
+        status = path.stat()
+    except OSError:
+        return [str(path)]
+    return [str(path), status.st_size, status.st_mtime_ns]
+
+
+def fingerprint(options: Any, *, files: Iterable[str | Path] = (), upstream: Iterable[str] = ()) -> str:
+    """Return the digest of everything a product depends on.
+
+    Parameters
+    ----------
+    options
+        Anything that JSON can hold.
+    files
+        Input files.
+    upstream
+        Fingerprints of products that were used.
+    """
+    content = {
+        "version": __version__,
+        "options": options,
+        "files": [file_signature(path) for path in files],
+        "upstream": sorted(upstream),
+    }
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def stored_fingerprint(path: str | Path) -> str | None:
+    """Return the fingerprint in a product, None if the product is missing, unreadable or has none."""
+    path = Path(path)
+    if not path.is_file():
+        return None
+    try:
+        if path.suffix == ".fits":
+            return fits.getheader(path, 0).get(FINGERPRINT_CARD)
+        return read_meta(path).get("fingerprint")
+    except (OSError, ValueError):
+        return None
+
+
+def is_current(path: str | Path, expected: str) -> bool:
+    """Return whether a product is there and was made from just what would be used now."""
+    return stored_fingerprint(path) == expected

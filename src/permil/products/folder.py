@@ -1,0 +1,104 @@
+"""The names of everything in a run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of the products of one run below ``root``; nothing here touches the disk."""
+
+    root: Path
+
+    @property
+    def configuration(self) -> Path:
+        """Resolved configuration, versions, seed."""
+        return self.root / "run.yaml"
+
+    @property
+    def exposures(self) -> Path:
+        """The index of exposures."""
+        return self.root / "exposures.parquet"
+
+    @property
+    def unreadable(self) -> Path:
+        """Files that could not be read, with the reason."""
+        return self.root / "unreadable.ecsv"
+
+    @property
+    def left_out(self) -> Path:
+        """Exposures that were left out, with the reason."""
+        return self.root / "left_out.ecsv"
+
+    @property
+    def stages(self) -> Path:
+        """What each stage of the last run did and how long it took."""
+        return self.root / "stages.ecsv"
+
+    @property
+    def comparison(self) -> Path:
+        """Recovered over true; only after a demonstration."""
+        return self.root / "comparison.ecsv"
+
+    @property
+    def state(self) -> Path:
+        """What each stage was made from, so that stages that are up to date are skipped."""
+        return self.root / ".state"
+
+    def superbias(self, detector: str) -> Path:
+        """Superbias of one detector."""
+        return self.root / "calib" / f"superbias_{detector}.fits"
+
+    @property
+    def gains(self) -> Path:
+        """Gains that were used."""
+        return self.root / "calib" / "gains.ecsv"
+
+    def beam(self, led: str) -> Path:
+        """Beam model of one LED."""
+        return self.root / "beam" / f"{led}.fits"
+
+    def beam_nodes(self, led: str) -> Path:
+        """What the beam model of one LED was fitted to."""
+        return self.root / "beam" / f"{led}_nodes.ecsv"
+
+    def flat(self, led: str, detector: str) -> Path:
+        """Composite-scaled flat of one detector."""
+        return self.root / "flat" / led / f"{detector}.fits"
+
+    def pointing(self, led: str, detector: str, number: int) -> Path:
+        """Flat of one detector from one pointing."""
+        return self.root / "flat" / led / "pointings" / f"{detector}_{number}.fits"
+
+    def focal_plane(self, led: str) -> Path:
+        """Binned mosaic of the focal plane."""
+        return self.root / "flat" / led / "focal_plane.fits"
+
+    def metrics(self, led: str) -> Path:
+        """Figures of the flat per detector and amplifier."""
+        return self.root / "flat" / led / "metrics.ecsv"
+
+    @property
+    def report(self) -> Path:
+        """What a person opens."""
+        return self.root / "report" / "index.html"
+
+    @property
+    def summary(self) -> Path:
+        """All metrics with specification and verdict."""
+        return self.root / "summary.ecsv"
+
+    @property
+    def truth(self) -> Path:
+        """The truth of a simulation; only when simulated."""
+        return self.root / "truth"
+
+    def truth_flat(self, led: str, detector: str) -> Path:
+        """True flat of one detector."""
+        return self.truth / "flat" / led / f"{detector}.fits"
+
+    def truth_beam(self, led: str) -> Path:
+        """True beam of one LED."""
+        return self.truth / "beam" / f"{led}.fits"

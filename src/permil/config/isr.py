@@ -1,0 +1,82 @@
+"""Section ``isr``: from raw counts to electrons."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from permil.config.base import Section
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class IsrConfig(Section):
+    """How raw counts become electrons on the detector."""
+
+    overscan: Literal["row_median", "row_mean", "smoothed", "constant"] = Field(
+        "row_median",
+        description="Level under the signal, from the serial overscan: median or mean of each row, running mean of the row medians, "
+        "or one constant per segment.",
+    )
+    overscan_skip_first: Count = Field(5, description="Leading overscan columns left out: they hold deferred charge.")
+    overscan_skip_last: Count = Field(2, description="Trailing overscan columns left out.")
+    overscan_window: Annotated[int, Field(ge=1)] = Field(31, description="Rows in the running mean of `overscan: smoothed`.")
+    bias: str = Field(
+        "auto",
+        description="Superbias: `auto` makes one from the bias exposures of the run, `none` subtracts none, a path names a superbias "
+        "file or a folder of superbias_<CCD>.fits.",
+    )
+    gains: str = Field(
+        "nominal",
+        description="Gains in e-/adu: an ECSV table (detector, segment or amp, gain), an eotest results file or a folder of them, "
+        "`nominal` (the camera's stand-ins, which are not those of your run) or `none` (stay in adu).",
+    )
+    gain_column: Literal["GAIN", "PTC_GAIN"] = Field(
+        "PTC_GAIN",
+        description="Which gain of an eotest results file is used: Fe55 (`GAIN`) or photon transfer curve (`PTC_GAIN`).",
+    )
+    linearity: str = Field(
+        "none",
+        description="ECSV table of the linearity correction per amplifier (columns detector, segment or amp, and a1 or the knots adu, "
+        "corrected_adu), or `none`.",
+    )
+    crosstalk: str = Field(
+        "none", description="ECSV table of crosstalk coefficients (detector, victim, source, coefficient), or `none`."
+    )
+    defects: str = Field(
+        "none", description="ECSV table of bad pixels (detector, x, y, and optionally width, height), or `none`."
+    )
+    hot_pixel_threshold: Annotated[float, Field(gt=0)] = Field(
+        20.0, description="A pixel of the superbias that is off by this many sigma of its amplifier is bad."
+    )
+    temperature_coefficient: float = Field(
+        0.0,
+        description="Relative change of the gain (e-/adu) per degree C of the readout board; about 6.5e-4 for LSSTCam; 0 corrects nothing.",
+    )
+    temperature_reference: float = Field(0.0, description="Board temperature, degree C, to which the gains belong.")
+    temperature_card: str = Field(
+        "mean", description="Card of the REB_COND extension that holds the board temperature, or `mean` of TEMP1 to TEMP6."
+    )
+    photodiode: Literal["header", "none"] = Field(
+        "header",
+        description="Normalise each exposure by the photodiode card of its header, or not at all (recorded in the products).",
+    )
+    saturation: Literal["nominal", "none"] | Annotated[float, Field(gt=0)] = Field(
+        "nominal",
+        description="Signal in electrons from which a pixel is saturated: a number, the camera's `nominal` values, or `none`.",
+    )
+    saturation_adu: Annotated[float, Field(gt=0)] = Field(
+        262143.0,
+        description="Raw count (bias included) from which a pixel is saturated; the default is the end of an 18-bit converter.",
+    )
+    saturation_grow: Count = Field(1, description="Pixels around a saturated pixel that are flagged with it.")
+    rejection_threshold: Annotated[float, Field(ge=3)] = Field(
+        5.0, description="Deviation, in sigma of the noise model, from which a frame is rejected in a pixel of a stack."
+    )
+    edge_mm: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Width of the zone flagged EDGE along the detector's outline, mm; the camera's when empty."
+    )
+    midline_mm: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Half width of the zone flagged MIDLINE between the two halves, mm; the camera's when empty."
+    )

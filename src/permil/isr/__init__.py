@@ -1,0 +1,31 @@
+"""Raw counts to electrons on the detector: overscan, superbias, crosstalk, linearity, gain, masks, stacks."""
+
+from permil.isr.box import BoxSignal, reduce_box
+from permil.isr.calibration import Calibration, Superbias
+from permil.isr.gains import Gains
+from permil.isr.linearity import LinearityCurve
+from permil.isr.overscan import Overscan, OverscanOptions, measure_overscan
+from permil.isr.photodiode import LeftOut, PhotodiodeSelection, photodiode_scale, select_by_photodiode
+from permil.isr.reduce import DetectorImage, reduce_exposure
+from permil.isr.stack import FrameStack, Stack, frame_light
+
+__all__ = [
+    "BoxSignal",
+    "Calibration",
+    "DetectorImage",
+    "FrameStack",
+    "Gains",
+    "LeftOut",
+    "LinearityCurve",
+    "Overscan",
+    "OverscanOptions",
+    "PhotodiodeSelection",
+    "Stack",
+    "Superbias",
+    "frame_light",
+    "measure_overscan",
+    "photodiode_scale",
+    "reduce_box",
+    "reduce_exposure",
+    "select_by_photodiode",
+]

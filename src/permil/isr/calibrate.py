@@ -1,0 +1,97 @@
+"""The stage `isr`: superbias and gains of every detector whose exposures are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from permil.camera import Camera, load_camera
+from permil.config import Config
+from permil.errors import CalibrationError
+from permil.exposures import BIAS, Index
+from permil.isr.calibration import Calibration
+from permil.isr.inputs import load_calibration, read_gains
+from permil.isr.stage import build_superbias, write_gains_table
+from permil.products import RunFolder, fingerprint, is_current, stored_fingerprint
+from permil.progress import StageReport, parallel_map
+
+_BIAS_OPTIONS = {"overscan", "overscan_skip_first", "overscan_skip_last", "overscan_window", "rejection_threshold"}
+_INPUT_FILES = ("gains", "linearity", "crosstalk", "defects", "bias")
+
+
+@dataclass(frozen=True)
+class _SuperbiasTask:
+    """Bias exposures of one detector."""
+
+    config: Config
+    detector: str
+    paths: tuple[str, ...]
+    output: Path
+    fingerprint: str
+
+
+def make_calibrations(
+    config: Config, camera: Camera, folder: RunFolder, index: Index, detectors: list[str], *, workers: int
+) -> StageReport:
+    """Make the superbias of each detector (``isr.bias: auto``) and write the gains that are used.
+
+    Parameters
+    ----------
+    detectors
+        Names of the detectors whose exposures are reduced.
+
+    Raises
+    ------
+    CalibrationError
+        If a detector has no bias exposure, or no gain.
+    """
+    report = StageReport("isr")
+    gains = {name: read_gains(config.isr, camera[name]) for name in detectors}
+    if config.isr.bias == "auto":
+        tasks = [_superbias_task(config, folder, index, name) for name in detectors]
+        waiting = [task for task in tasks if not is_current(task.output, task.fingerprint)]
+        parallel_map(_make_superbias, waiting, workers=workers, description="superbias")
+        report.done += len(waiting)
+        report.skipped += len(tasks) - len(waiting)
+    write_gains_table(folder.gains, gains, camera)
+    return report
+
+
+def detector_calibration(config: Config, camera: Camera, folder: RunFolder, detector: str) -> Calibration:
+    """Load everything that the reduction of a detector needs, with the superbias of this run.
+
+    Raises
+    ------
+    CalibrationError, InputError
+        See `permil.isr.inputs.load_calibration`.
+    """
+    return load_calibration(camera[detector], camera, config.isr, superbias=folder.superbias(detector))
+
+
+def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) -> str:
+    """Return the fingerprint of everything that turns raw counts of a detector into electrons."""
+    files: list[Path] = []
+    for name in _INPUT_FILES:
+        path = Path(getattr(config.isr, name))
+        files += sorted(path.glob(f"*{detector}*")) if path.is_dir() else [path]
+    upstream = [stored_fingerprint(folder.superbias(detector)) or ""] if config.isr.bias == "auto" else []
+    options = {"isr": config.isr.model_dump(mode="json"), "camera": config.camera, "detector": detector}
+    return fingerprint(options, files=files, upstream=upstream)
+
+
+def _superbias_task(config: Config, folder: RunFolder, index: Index, detector: str) -> _SuperbiasTask:
+    rows = index.select(purpose=BIAS, detector=detector)
+    paths = tuple(sorted(str(path) for path in rows["path"]))
+    if not paths:
+        raise CalibrationError(
+            f"there is no bias exposure of {detector}",
+            remedy="add the folder of bias exposures to exposures.roots, name a superbias in isr.bias, or set isr.bias to none",
+            detector=detector,
+        )
+    options = {"isr": config.isr.model_dump(mode="json", include=_BIAS_OPTIONS), "camera": config.camera, "detector": detector}
+    return _SuperbiasTask(config, detector, paths, folder.superbias(detector), fingerprint(options, files=paths))
+
+
+def _make_superbias(task: _SuperbiasTask) -> None:
+    camera = load_camera(task.config.camera)
+    build_superbias(task.paths, camera[task.detector], camera, task.config.isr, task.output, fingerprint=task.fingerprint)

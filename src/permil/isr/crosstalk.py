@@ -1,0 +1,100 @@
+"""Crosstalk between the segments of a detector.
+
+Segments are read at the same time, so what couples are pixels of the same raw (row, column): the sources are taken in readout
+orientation. With linear adu ``s`` at the amplifiers' outputs the converters see ``m = (1 + C) s``; ``s = (1 + C)^-1 m``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.camera import Detector
+from permil.camera.frames import take_segment
+from permil.errors import CalibrationError
+from permil.isr.tables import PathName, amplifier_from_label, detector_rows, number, require_columns
+
+FloatArray = NDArray[np.float64]
+
+# Correction terms below this are far below the noise of any stack: they are not computed, nor are their segments read.
+NEGLIGIBLE = 1e-9
+_ROWS_AT_A_TIME = 256
+
+
+def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = None) -> FloatArray:
+    """Take the matrix of a detector from a table with columns ``detector, victim, source, coefficient``.
+
+    Returns
+    -------
+    ndarray, shape (n_amplifiers, n_amplifiers)
+        Element [victim, source], the fraction of the source's adu that the victim sees; pairs that are not listed are 0.
+
+    Raises
+    ------
+    CalibrationError
+        If columns or the detector are missing, a segment is unknown, a pair is given twice, or a coefficient cannot be one.
+    """
+    require_columns(table, ("detector", "victim", "source", "coefficient"), what="crosstalk", path=path)
+    index = {amplifier.name: place for place, amplifier in enumerate(detector.amplifiers)}
+    matrix = np.zeros((len(index), len(index)))
+    seen = set()
+    for row in detector_rows(table, detector, what="crosstalk", path=path):
+        victim, source = (
+            index[amplifier_from_label(detector, row[column], what="crosstalk", path=path, column="amp").name]
+            for column in ("victim", "source")
+        )
+        coefficient = number(row, "coefficient", what="crosstalk", path=path)
+        if victim == source or (victim, source) in seen or abs(coefficient) >= 0.1:
+            raise CalibrationError(
+                f"the crosstalk table gives {row['source']} to {row['victim']} of {detector.name} the coefficient {coefficient}, "
+                "which is given twice, couples a segment to itself or is not small",
+                path=path,
+                remedy="give each pair of different segments once, with a fraction below 0.1",
+                detector=detector.name,
+                value=coefficient,
+            )
+        seen.add((victim, source))
+        matrix[victim, source] = coefficient
+    if not seen:
+        raise CalibrationError(
+            f"the crosstalk table has no row for detector {detector.name}",
+            path=path,
+            remedy="add its pairs, or set isr.crosstalk to none",
+            detector=detector.name,
+        )
+    return matrix
+
+
+def correction_matrix(crosstalk: FloatArray) -> FloatArray:
+    """Return ``K = 1 - (1 + C)^-1``: the correction subtracts ``K m`` from the measured ``m``; negligible terms are 0."""
+    identity = np.eye(crosstalk.shape[0])
+    correction = identity - np.linalg.inv(identity + crosstalk)
+    return np.where(np.abs(correction) < NEGLIGIBLE, 0.0, correction)
+
+
+def source_segments(correction: FloatArray, victim: int) -> list[int]:
+    """Return the indices of the segments that the correction of one segment needs (itself, when it matters, left out)."""
+    return [int(source) for source in np.flatnonzero(correction[victim]) if source != victim]
+
+
+def subtract_crosstalk(image: NDArray[np.float32], detector: Detector, correction: FloatArray) -> None:
+    """Correct an assembled image (adu, DM frame) in place.
+
+    Parameters
+    ----------
+    image
+        Overscan and bias taken off, shape (ny, nx).
+    correction
+        From `correction_matrix`.
+    """
+    views = [take_segment(amplifier, image) for amplifier in detector.amplifiers]
+    factors = correction.astype(np.float32)
+    n_rows = views[0].shape[0]
+    for first in range(0, n_rows, _ROWS_AT_A_TIME):
+        rows = slice(first, min(first + _ROWS_AT_A_TIME, n_rows))
+        measured = np.stack([view[rows] for view in views])
+        shape = measured.shape
+        crosstalk = (factors @ measured.reshape(shape[0], -1)).reshape(shape)
+        for view, part in zip(views, crosstalk, strict=True):
+            view[rows] -= part

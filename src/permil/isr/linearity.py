@@ -1,0 +1,150 @@
+"""Linearity: from measured adu to adu that are proportional to the light, per amplifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import Table
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import PchipInterpolator
+
+from permil.camera import Detector
+from permil.errors import CalibrationError
+from permil.isr.tables import PathName, amplifier_rows, number
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LinearityCurve:
+    """Piecewise polynomial from measured adu (overscan, bias and crosstalk taken off) to linear adu.
+
+    Parameters
+    ----------
+    knots
+        Start of each piece, adu, rising, shape (n,). The last piece has no end; below the first knot the curve goes on straight.
+    coefficients
+        Shape (n, 4): ``c0 + c1 t + c2 t^2 + c3 t^3`` with ``t = adu - knot``.
+    limit
+        Largest adu that the curve was made for.
+    """
+
+    knots: FloatArray
+    coefficients: FloatArray
+    limit: float
+
+    @classmethod
+    def identity(cls) -> LinearityCurve:
+        """Return the curve that changes nothing."""
+        return cls.quadratic(0.0)
+
+    @classmethod
+    def quadratic(cls, a1: float) -> LinearityCurve:
+        """Return ``corrected = adu * (1 + a1 * adu)``."""
+        return cls(np.zeros(1), np.array([[0.0, 1.0, a1, 0.0]]), np.inf)
+
+    @classmethod
+    def through(cls, adu: ArrayLike, corrected_adu: ArrayLike) -> LinearityCurve:
+        """Return the monotone cubic (PCHIP, Fritsch & Butland 1984) through knots; (0, 0) is added when the knots start above 0.
+
+        Raises
+        ------
+        CalibrationError
+            If there are fewer than two knots or they do not rise.
+        """
+        measured = np.asarray(adu, dtype=np.float64)
+        corrected = np.asarray(corrected_adu, dtype=np.float64)
+        order = np.argsort(measured, kind="stable")
+        measured, corrected = measured[order], corrected[order]
+        if measured.size and measured[0] > 0:
+            measured, corrected = np.concatenate([[0.0], measured]), np.concatenate([[0.0], corrected])
+        if measured.size < 2 or np.any(np.diff(measured) <= 0) or np.any(np.diff(corrected) <= 0):
+            raise CalibrationError(
+                "the knots of a linearity curve do not rise",
+                remedy="give at least one knot above 0, each larger than the one before in adu and corrected_adu",
+                value=(measured.tolist(), corrected.tolist()),
+            )
+        interpolator = PchipInterpolator(measured, corrected)
+        slope = float(interpolator(measured[-1], 1))
+        pieces = np.vstack([interpolator.c[::-1].T, [corrected[-1], slope, 0.0, 0.0]])
+        return cls(measured, np.ascontiguousarray(pieces), float(measured[-1]))
+
+    def __call__(self, adu: ArrayLike) -> FloatArray:
+        """Return corrected adu, same shape."""
+        measured = np.asarray(adu, dtype=np.float64)
+        return _evaluate(self.knots, self.coefficients, measured.ravel()).reshape(measured.shape)
+
+
+@njit(cache=True, nogil=True)
+def evaluate_piece(knots: FloatArray, coefficients: FloatArray, adu: float) -> float:
+    """Evaluate the piecewise polynomial at one point."""
+    step = adu - knots[0]
+    if step < 0:
+        return coefficients[0, 0] + coefficients[0, 1] * step
+    piece = 0
+    if knots.size > 1:
+        piece = int(np.searchsorted(knots, adu, side="right")) - 1
+        step = adu - knots[piece]
+    c = coefficients[piece]
+    return c[0] + step * (c[1] + step * (c[2] + step * c[3]))
+
+
+@njit(cache=True, nogil=True)
+def _evaluate(knots: FloatArray, coefficients: FloatArray, measured: FloatArray) -> FloatArray:
+    corrected = np.empty_like(measured)
+    for index in range(measured.size):
+        corrected[index] = evaluate_piece(knots, coefficients, measured[index])
+    return corrected
+
+
+def linearity_from_table(table: Table, detector: Detector, *, path: PathName = None) -> tuple[LinearityCurve, ...]:
+    """Take the curves of a detector from a table: one row per amplifier with ``a1``, or one row per knot (``adu, corrected_adu``).
+
+    Returns
+    -------
+    tuple of LinearityCurve
+        In the order of ``detector.amplifiers``.
+
+    Raises
+    ------
+    CalibrationError
+        If columns or an amplifier are missing, or knots do not rise.
+    """
+    by_knots = {"adu", "corrected_adu"} <= set(table.colnames)
+    if not by_knots and "a1" not in table.colnames:
+        raise CalibrationError(
+            "the linearity table has neither a column a1 nor the columns adu and corrected_adu",
+            path=path,
+            remedy=f"its columns are {', '.join(table.colnames)}",
+        )
+    columns = ("adu", "corrected_adu") if by_knots else ("a1",)
+    rows: dict[str, list[list[float]]] = {}
+    for amplifier, row in amplifier_rows(table, detector, what="linearity", path=path):
+        rows.setdefault(amplifier.name, []).append([number(row, column, what="linearity", path=path) for column in columns])
+    missing = [amplifier.name for amplifier in detector.amplifiers if amplifier.name not in rows]
+    if missing:
+        raise CalibrationError(
+            f"there is no linearity curve for detector {detector.name}, amplifier {', '.join(missing)}",
+            path=path,
+            remedy="add the rows (a1 = 0 changes nothing), or set isr.linearity to none",
+            detector=detector.name,
+            amplifier=missing,
+        )
+    return tuple(_curve(rows[amplifier.name], detector, amplifier.name, path) for amplifier in detector.amplifiers)
+
+
+def _curve(rows: list[list[float]], detector: Detector, amplifier: str, path: PathName) -> LinearityCurve:
+    if len(rows[0]) == 1:
+        if len(rows) > 1:
+            raise CalibrationError(
+                f"a1 of {detector.name} {amplifier} is given twice", path=path, remedy="leave one row per amplifier"
+            )
+        return LinearityCurve.quadratic(rows[0][0])
+    try:
+        return LinearityCurve.through(*np.array(rows).T)
+    except CalibrationError as error:
+        raise CalibrationError(
+            f"{error.what} ({detector.name} {amplifier})", path=path, remedy=error.remedy, **error.data
+        ) from None

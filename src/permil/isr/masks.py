@@ -1,0 +1,96 @@
+"""Mask planes that do not depend on the exposure: edges, mid-line, defects, hot pixels; and growth of saturated areas."""
+
+from __future__ import annotations
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.camera import Detector
+from permil.errors import CalibrationError
+from permil.isr.tables import PathName, detector_rows, number, require_columns
+from permil.products.masks import MaskPlane
+
+Mask = NDArray[np.int16]
+
+
+def zone_pixels(width_mm: float, pixel_mm: float) -> int:
+    """Return how many pixels a zone of some width covers: all that it touches, at least 1; none for width 0."""
+    return 0 if width_mm <= 0 else max(1, int(np.ceil(width_mm / pixel_mm - 1e-6)))
+
+
+def zone_mask(detector: Detector, *, edge_mm: float, midline_mm: float) -> Mask:
+    """Return the planes EDGE (along the outline) and MIDLINE (on both sides of the line between the halves).
+
+    Parameters
+    ----------
+    edge_mm
+        Width of the zone along the outline.
+    midline_mm
+        Half width of the zone along the mid-line; a detector of one half (wavefront) has none.
+    """
+    mask = np.zeros(detector.shape, dtype=np.int16)
+    edge = zone_pixels(edge_mm, detector.pixel_mm)
+    interior = np.zeros(detector.shape, dtype=bool)
+    interior[edge : detector.ny - edge, edge : detector.nx - edge] = True
+    mask[~interior] |= MaskPlane.EDGE
+    half_width = zone_pixels(midline_mm, detector.pixel_mm)
+    for line in sorted({amplifier.y_min for amplifier in detector.amplifiers} - {0}):
+        mask[max(line - half_width, 0) : line + half_width] |= MaskPlane.MIDLINE
+    return mask
+
+
+def defect_mask(table: Table, detector: Detector, *, path: PathName = None) -> Mask:
+    """Return the plane BAD from a table of boxes: ``detector, x, y`` (DM frame, 0-based) and optionally ``width, height``.
+
+    Raises
+    ------
+    CalibrationError
+        If a column is missing or a box leaves the detector.
+    """
+    require_columns(table, ("detector", "x", "y"), what="defect", path=path)
+    mask = np.zeros(detector.shape, dtype=np.int16)
+    for row in detector_rows(table, detector, what="defect", path=path):
+        x, y = (int(number(row, column, what="defect", path=path)) for column in ("x", "y"))
+        width, height = (
+            int(number(row, column, what="defect", path=path)) if column in table.colnames else 1
+            for column in ("width", "height")
+        )
+        if min(x, y) < 0 or min(width, height) < 1 or x + width > detector.nx or y + height > detector.ny:
+            raise CalibrationError(
+                f"the defect x {x}, y {y}, width {width}, height {height} leaves detector {detector.name}",
+                path=path,
+                remedy=f"the detector has {detector.nx} columns and {detector.ny} rows, counted from 0",
+                detector=detector.name,
+                value=(x, y, width, height),
+            )
+        mask[y : y + height, x : x + width] |= MaskPlane.BAD
+    return mask
+
+
+def hot_pixel_mask(superbias: NDArray[np.float32], detector: Detector, *, threshold: float) -> Mask:
+    """Return the plane BAD where the superbias stands out of its column by `threshold` sigma.
+
+    Sigma is 1.4826 times the median absolute deviation from the column medians, per amplifier (at least 0.1 adu).
+    """
+    mask = np.zeros(detector.shape, dtype=np.int16)
+    for amplifier in detector.amplifiers:
+        segment = superbias[amplifier.slices]
+        residual = np.abs(segment - np.median(segment, axis=0))
+        sigma = max(1.4826 * float(np.median(residual)), 0.1)
+        mask[amplifier.slices][residual > threshold * sigma] |= MaskPlane.BAD
+    return mask
+
+
+def grow_saturated(mask: Mask, pixels: int) -> None:
+    """Flag the neighbours (square of ``2 pixels + 1``) of saturated pixels as saturated, in place."""
+    saturated = mask & MaskPlane.SAT
+    if not saturated.any():
+        return
+    rows, columns = np.nonzero(saturated)
+    n_rows, n_columns = mask.shape
+    for row_step in range(-pixels, pixels + 1):
+        for column_step in range(-pixels, pixels + 1):
+            row, column = rows + row_step, columns + column_step
+            inside = (row >= 0) & (row < n_rows) & (column >= 0) & (column < n_columns)
+            mask[row[inside], column[inside]] |= MaskPlane.SAT

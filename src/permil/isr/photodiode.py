@@ -1,0 +1,131 @@
+"""The control photodiode: which exposures it can normalise, and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from permil.errors import PhotodiodeError
+
+FloatArray = NDArray[np.float64]
+
+# A reading that is off the light by this many robust sigma, and by more than the floor, does not set the scale of a stack.
+_OUTLIER_SIGMA = 5.0
+_OUTLIER_FLOOR = 5e-3
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An exposure that is not used, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class PhotodiodeSelection:
+    """Exposures that can be normalised.
+
+    Parameters
+    ----------
+    used
+        Where an exposure is used, shape (n_exposures,).
+    photodiode
+        Divisors; 1 for all when the photodiode is not used.
+    left_out
+        The others.
+    """
+
+    used: NDArray[np.bool_]
+    photodiode: FloatArray
+    left_out: tuple[LeftOut, ...]
+
+
+def select_by_photodiode(
+    readings: Sequence[float | None] | FloatArray, paths: Sequence[str | Path], *, normalise: bool = True
+) -> PhotodiodeSelection:
+    """Select the exposures whose photodiode reading is a positive number.
+
+    Parameters
+    ----------
+    readings
+        Photodiode per exposure; None, NaN, infinite, zero and negative readings are unusable.
+    paths
+        Their files.
+    normalise
+        False (``isr.photodiode: none``): use all exposures, with divisor 1.
+
+    Raises
+    ------
+    PhotodiodeError
+        If there are exposures and none has a usable reading.
+    """
+    values = np.array([np.nan if reading is None else float(reading) for reading in readings], dtype=np.float64)
+    if not normalise:
+        return PhotodiodeSelection(np.ones(values.size, dtype=bool), np.ones(values.size), ())
+    used = np.isfinite(values) & (values > 0)
+    if values.size and not used.any():
+        raise PhotodiodeError(
+            f"none of {values.size} exposures has a usable photodiode reading (first: {values[0]})",
+            path=paths[0],
+            remedy="set isr.photodiode to none to go on without normalisation (the products will say so)",
+            value=values.tolist(),
+        )
+    left_out = tuple(
+        LeftOut(Path(path), "photodiode reading is missing" if np.isnan(reading) else f"photodiode reading is {reading:g}")
+        for path, reading, good in zip(paths, values, used, strict=True)
+        if not good
+    )
+    return PhotodiodeSelection(used, values, left_out)
+
+
+@dataclass(frozen=True)
+class PhotodiodeScale:
+    """How the light of the frames of a stack follows the photodiode.
+
+    Parameters
+    ----------
+    factor
+        By what a stack at the mean light is multiplied to be the signal at the mean photodiode reading.
+    error
+        Relative standard error of the scale, from the scatter of light over photodiode; NaN for fewer than two readings.
+    mean
+        Mean reading of the frames that set the scale.
+    outliers
+        Frames whose reading contradicts their light; they do not set the scale.
+    """
+
+    factor: float
+    error: float
+    mean: float
+    outliers: tuple[int, ...]
+
+
+def photodiode_scale(light: ArrayLike, photodiode: ArrayLike) -> PhotodiodeScale:
+    """Compare light and photodiode of the frames of one stack.
+
+    The scale is ``sum(light) / sum(photodiode)``, which is the best one when light is limited by photon noise; a frame off the
+    median ratio by 5 robust sigma (and 0.5 %) is left out of both sums when there are at least three frames.
+
+    Parameters
+    ----------
+    light
+        Relative light per frame, from the frames themselves.
+    photodiode
+        Readings, positive.
+    """
+    amounts = np.asarray(light, dtype=np.float64)
+    readings = np.asarray(photodiode, dtype=np.float64)
+    ratio = amounts / readings
+    deviation = np.abs(ratio / np.median(ratio) - 1)
+    limit = max(_OUTLIER_SIGMA * 1.4826 * float(np.median(deviation)), _OUTLIER_FLOOR)
+    good = deviation <= limit if ratio.size >= 3 else np.ones(ratio.size, dtype=bool)
+    count = int(good.sum())
+    mean = float(readings[good].mean())
+    factor = float(amounts[good].mean() / amounts.mean())
+    error = float(ratio[good].std(ddof=1) / ratio[good].mean() / np.sqrt(count)) if count > 1 else np.nan
+    return PhotodiodeScale(factor, error, mean, tuple(int(frame) for frame in np.flatnonzero(~good)))

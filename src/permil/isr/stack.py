@@ -1,0 +1,176 @@
+"""The mean of many exposures of one scene: streaming, outliers rejected by a noise model, exact variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.camera import Detector
+from permil.errors import InputError, PhotodiodeError
+from permil.isr.accumulate import NO_FRAME, Averages, Sums, add_frame, average, empty_sums
+from permil.products.masks import is_good
+
+FloatArray = NDArray[np.float64]
+
+DEFAULT_THRESHOLD = 5.0
+# Pixels that are enough for the median of a frame: its noise is then some 1e-5 of the signal of a pixel.
+_PIXELS_FOR_MEDIAN = 250_000
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Mean of the frames, with what is known of it.
+
+    Parameters
+    ----------
+    detector
+        The detector.
+    image
+        Mean signal at the mean light of the frames, shape (ny, nx), unit of the frames; NaN without data.
+    variance
+        Its variance: photons, read noise, overscan level and, once, the superbias.
+    mask
+        `MaskPlane` bits, int32.
+    kept, rejected
+        Frames in the mean and frames rejected as outliers, per pixel. What is in neither was saturated or had no data.
+    light
+        Relative light of the frames, the first one 1, shape (n_frames,).
+    noise_variance
+        Variance of a pixel of one frame that does not depend on the light, mean of the frames, per amplifier.
+    chi_square
+        Reduced chi-square of the frames about their mean over unflagged pixels, per amplifier; NaN when there is none.
+    """
+
+    detector: Detector
+    image: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    mask: NDArray[np.int32]
+    kept: NDArray[np.uint16]
+    rejected: NDArray[np.uint8]
+    light: FloatArray
+    noise_variance: FloatArray
+    chi_square: FloatArray
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return self.light.size
+
+    @property
+    def n_rejected(self) -> int:
+        """Number of measurements (pixel and frame) that were rejected as outliers."""
+        return int(self.rejected.sum(dtype=np.int64))
+
+    @property
+    def n_left_out(self) -> int:
+        """Number of measurements (pixel and frame) that were saturated or without data."""
+        return self.n_frames * self.image.size - int(self.kept.sum(dtype=np.int64)) - self.n_rejected
+
+
+class FrameStack:
+    """Sums over frames of one scene; what it holds does not grow with their number.
+
+    Parameters
+    ----------
+    detector
+        The detector.
+    threshold
+        A measurement is rejected when it differs from the mean of the others by this many sigma of the difference.
+    poisson
+        Whether the signal is in electrons and adds its own variance (not so for bias frames).
+    """
+
+    def __init__(self, detector: Detector, *, threshold: float = DEFAULT_THRESHOLD, poisson: bool = True) -> None:
+        self.detector = detector
+        self.threshold = threshold
+        self.poisson = poisson
+        self._sums = empty_sums(detector.shape)
+        self._light: list[float] = []
+        self._noise_variance = np.zeros(len(detector.amplifiers))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the sums take."""
+        return sum(array.nbytes for array in self._sums)
+
+    def add(self, image: NDArray[np.float32], mask: NDArray[np.int16], noise_variance: FloatArray, *, light: float) -> None:
+        """Add a frame.
+
+        Parameters
+        ----------
+        image, mask
+            Signal and `MaskPlane` bits, shape (ny, nx); saturated pixels and those without data are left out.
+        noise_variance
+            Variance of a pixel that does not depend on the light, per amplifier.
+        light
+            Light of the frame, in any unit that is the same for all frames; 1 for frames without light.
+
+        Raises
+        ------
+        PhotodiodeError
+            If the light is not a positive number.
+        InputError
+            If there are more frames than can be numbered.
+        """
+        if not np.isfinite(light) or light <= 0:
+            raise PhotodiodeError(f"the light of a frame is {light}", remedy="leave the exposure out", value=light)
+        if len(self._light) == NO_FRAME:
+            raise InputError(f"more than {NO_FRAME} exposures at one position", remedy="stack them in parts")
+        if image.shape != self.detector.shape or mask.shape != self.detector.shape:
+            raise ValueError(f"frame of shape {image.shape}, mask {mask.shape}, detector {self.detector.shape}")
+        self._light.append(light)
+        relative = np.array(self._light) / self._light[0]
+        flat_sums = Sums._make(array.reshape(-1) for array in self._sums)
+        add_frame(flat_sums, image.ravel(), mask.ravel(), len(self._light) - 1, relative)
+        self._noise_variance += noise_variance
+
+    def result(self, *, superbias_variance: NDArray[np.float32] | None = None) -> Stack:
+        """Return the stack of the frames so far.
+
+        Parameters
+        ----------
+        superbias_variance
+            Variance of the superbias that was subtracted from each frame, in the unit of the frames, squared.
+
+        Raises
+        ------
+        InputError
+            If no frame was added.
+        """
+        if not self._light:
+            raise InputError("there is no exposure to stack", remedy="check which exposures were left out")
+        shape = self.detector.shape
+        light = np.array(self._light) / self._light[0]
+        noise_variance = self._noise_variance / light.size
+        out = Averages(
+            image=np.empty(shape, dtype=np.float32),
+            variance=np.empty(shape, dtype=np.float32),
+            mask=np.empty(shape, dtype=np.int32),
+            kept=np.zeros(shape, dtype=np.uint16),
+            rejected=np.zeros(shape, dtype=np.uint8),
+        )
+        chi_square = np.full(noise_variance.size, np.nan)
+        for index, amplifier in enumerate(self.detector.amplifiers):
+            part_sums = Sums._make(array[amplifier.slices] for array in self._sums)
+            part_out = Averages._make(array[amplifier.slices] for array in out)
+            total, freedom = average(part_sums, part_out, light, noise_variance[index], self.threshold, self.poisson)
+            if freedom > 0:
+                chi_square[index] = total / freedom
+        if superbias_variance is not None:
+            np.add(out.variance, superbias_variance, out=out.variance)
+        return Stack(self.detector, *out, light=light, noise_variance=noise_variance, chi_square=chi_square)
+
+
+def frame_light(image: NDArray[np.float32], mask: NDArray[Any]) -> float:
+    """Return the median signal over good pixels (a regular sample of large frames); NaN when there is none.
+
+    The ratio of two such medians is the ratio of the light of two frames of one scene, to some 1e-5, free of the noise of the
+    photodiode. The pattern of the scene drops out.
+    """
+    step = max(1, int(np.sqrt(image.size / _PIXELS_FOR_MEDIAN)))
+    sample, sample_mask = image[::step, ::step], mask[::step, ::step]
+    good = is_good(sample_mask)
+    return float(np.median(sample[good])) if good.any() else np.nan

@@ -1,0 +1,243 @@
+"""Section ``simulate``: a bench whose truth is known.
+
+A preset is a dictionary of overrides; explicit keys win over it. ``nuisances: false`` and ``light: true`` are such dictionaries
+as well and stand between the preset and the explicit keys.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from permil.config.base import Section
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+LedName = Literal["uv", "blue", "red", "nm750", "nm850", "nm960"]
+
+
+class SimulateEffects(Section):
+    """The switches: an effect that is off leaves no trace in the files, whatever its size."""
+
+    annealing: bool = Field(True, description="laser-annealing pattern in uv")
+    bad_columns: bool = Field(True, description="columns of low response")
+    bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
+    cosmic_rays: bool = Field(True, description="tracks of charge in every exposure")
+    crosstalk: bool = Field(True, description="ghosts of the neighbouring amplifiers")
+    dark_current: bool = Field(True, description="dark current of all pixels")
+    deferred_charge: bool = Field(True, description="tail of the last pixel in the leading overscan columns and rows")
+    detector_response: bool = Field(True, description="quantum efficiency that differs between detectors and vendors")
+    dust: bool = Field(True, description="shadows of dust on the sensor")
+    edge_rolloff: bool = Field(True, description="roll-off along the outer edges")
+    gain_scatter: bool = Field(True, description="gains that scatter about the camera's nominal ones")
+    hot_pixels: bool = Field(True, description="pixels of high dark current")
+    jitter: bool = Field(True, description="the stage misses the commanded position")
+    led_drift: bool = Field(True, description="lamp that brightens and fades slowly; the photodiode follows")
+    led_instability: bool = Field(True, description="lamp that scatters between exposures; the photodiode follows")
+    midline: bool = Field(True, description="response along the line between the two halves")
+    nonlinearity: bool = Field(True, description="quadratic response of each amplifier")
+    offset: bool = Field(True, description="shift between projector position and beam centre")
+    offset_drift: bool = Field(True, description="bias level that drifts between exposures and rows")
+    photodiode_drift: bool = Field(True, description="photodiode whose response changes over the campaign")
+    photodiode_noise: bool = Field(True, description="noise of each photodiode reading")
+    prnu: bool = Field(True, description="response that differs from pixel to pixel")
+    read_noise: bool = Field(True, description="read noise")
+    response_gradient: bool = Field(True, description="smooth change of response across a detector")
+    ring: bool = Field(True, description="ring in the beam where its slope breaks")
+    rotation: bool = Field(True, description="stage axes turned against the camera's")
+    saturation: bool = Field(True, description="full well")
+    structure: bool = Field(True, description="random structure of the beam")
+    temperature_drift: bool = Field(True, description="gain that follows the readout-board temperature")
+    tree_rings: bool = Field(True, description="tree rings")
+
+
+class SimulateBeam(Section):
+    """Shape of the projector's beam (1 at its maximum), a function of pixel minus projector position."""
+
+    half_window_mm: Positive = Field(40.0, description="half side of the window that the next two values speak of, mm")
+    edge: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.83, description="level on the axes at the window's edge")
+    corner: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.66, description="level in the window's corners")
+    ellipticity: Fraction = Field(0.005, description="largest ellipticity; the value differs by LED")
+    led_size_rms: Fraction = Field(0.003, description="scatter of the beam's size between LEDs")
+    ring_radius_mm: Positive = Field(25.0, description="radius of the ring, mm")
+    ring_break_per_mm: float = Field(2e-3, description="decrease of the slope at the ring, relative, per mm")
+    structure_rms: Fraction = Field(3e-3, description="rms of the random structure, relative")
+    structure_sigma_mm: Positive = Field(4.0, description="sigma of the Gaussian that smooths white noise into structure, mm")
+
+
+class SimulateSensor(Section):
+    """Response of the sensors, that is the true flat, and their defects."""
+
+    prnu_rms: Fraction = Field(5e-3, description="pixel-to-pixel response, relative rms")
+    prnu_correlation: Annotated[float, Field(ge=0.0, le=1.0)] = Field(0.9, description="part of its variance common to all LEDs")
+    tree_ring_rms: Fraction = Field(2e-3, description="tree rings, relative rms (times a factor of the LED)")
+    tree_ring_width_mm: Positive = Field(0.12, description="sigma of one ring, mm")
+    edge_depth: Fraction = Field(0.04, description="roll-off at the very edge, relative")
+    edge_scale_mm: Positive = Field(0.05, description="e-folding length of the roll-off, mm")
+    midline_depth: Fraction = Field(0.01, description="loss at the mid-line, relative")
+    midline_scale_mm: Positive = Field(0.02, description="e-folding length of that loss, mm")
+    dust_spots: Annotated[int, Field(ge=0)] = Field(6, description="dust spots per detector")
+    dust_depth: Fraction = Field(0.03, description="largest depth of a dust shadow, relative")
+    bad_columns: Annotated[int, Field(ge=0)] = Field(2, description="bad columns per detector")
+    hot_pixels: Annotated[int, Field(ge=0)] = Field(10, description="hot pixels per detector")
+    hot_pixel_rate: NotNegative = Field(500.0, description="mean dark current of a hot pixel, electrons per s")
+    dark_current: NotNegative = Field(0.05, description="dark current of a pixel, electrons per s")
+    annealing_amplitude: Fraction = Field(0.01, description="laser-annealing pattern, relative amplitude in uv")
+    annealing_period_mm: Positive = Field(1.5, description="period of that pattern, mm")
+    detector_rms: Fraction = Field(0.01, description="scatter of the response between detectors of a vendor, relative")
+    gradient_rms: Fraction = Field(2e-3, description="smooth change of response across a detector, relative rms")
+
+
+class SimulateElectronics(Section):
+    """Amplifiers: from electrons to counts."""
+
+    bias_level_adu: Positive = Field(25000.0, description="mean bias level, adu")
+    bias_level_rms_adu: NotNegative = Field(1500.0, description="scatter of the level between amplifiers, adu")
+    bias_structure_adu: NotNegative = Field(3.0, description="size of the fixed bias pattern, adu")
+    offset_drift_adu: NotNegative = Field(2.0, description="change of the level between exposures, adu rms")
+    row_drift_adu: NotNegative = Field(0.5, description="correlated change of the level from row to row, adu rms")
+    gain_rms: Fraction = Field(0.025, description="scatter of true gains about nominal ones, relative")
+    read_noise_rms: Fraction = Field(0.05, description="scatter of true read noise about nominal one, relative")
+    deferred_fraction: Fraction = Field(2e-4, description="charge of the last pixel that the first overscan pixel receives")
+    deferred_pixels: Positive = Field(1.5, description="e-folding length of the deferred charge, pixels")
+    crosstalk: NotNegative = Field(2.5e-4, description="mean coefficient between neighbouring amplifiers of one half")
+    crosstalk_rms: Fraction = Field(0.3, description="scatter of the coefficients, relative")
+    curvature: Fraction = Field(2e-3, description="loss of response at the reference level, relative")
+    curvature_rms: Fraction = Field(0.3, description="scatter of the curvature between amplifiers, relative")
+    curvature_level_adu: Positive = Field(45000.0, description="reference level of the curvature, adu above bias")
+    temperature_coefficient: float = Field(-6.5e-4, description="relative change of the counts per deg C of the readout board")
+    temperature_amplitude: NotNegative = Field(0.1, description="slow swing of the readout-board temperature, deg C")
+    cosmic_ray_rate: NotNegative = Field(0.02, description="cosmic rays per cm2 and s")
+
+
+class SimulateLamp(Section):
+    """LEDs and the control photodiode."""
+
+    electrons: Positive = Field(50000.0, description="electrons per pixel at the beam's maximum where the flat is 1")
+    photodiode_noise: Fraction = Field(3e-4, description="noise of one photodiode reading, relative rms")
+    photodiode_drift: float = Field(0.0, description="change of the photodiode's response over the campaign, relative")
+    led_instability: Fraction = Field(1e-3, description="scatter of the light between exposures, relative rms")
+    led_drift: Fraction = Field(1e-3, description="slow change of the light over the campaign, relative amplitude")
+
+
+class SimulateStage(Section):
+    """The stage that carries the projector."""
+
+    jitter_um: NotNegative = Field(10.0, description="rms per axis of the true position about the commanded one, um")
+    readback_um: NotNegative = Field(0.1, description="noise of the recorded position, um rms")
+    recorded: bool = Field(True, description="headers record the measured position; otherwise the commanded one")
+    offset_mm: tuple[float, float] = Field((0.9, -0.9), description="beam centre minus aimed position, CCS mm")
+    rotation_mrad: float = Field(0.2, description="angle of the stage's axes to the camera's, mrad")
+    folder_before_offset_mm: tuple[float, float] | None = Field(
+        None, description="XOFFSET and YOFFSET that the stage adds to the position in the folder's name, mm"
+    )
+
+
+class SimulateCampaign(Section):
+    """What is exposed, and what is read."""
+
+    scan_size: Annotated[int, Field(ge=2)] = Field(12, description="positions of the beam scan along each axis")
+    scan_width_mm: Positive = Field(80.0, description="side of the scanned window, mm")
+    images: Annotated[int, Field(ge=1)] = Field(5, description="images per pointing and LED")
+    biases: Annotated[int, Field(ge=0)] = Field(10, description="bias exposures before the pointings of a run")
+    readout: Literal["raft", "target"] = Field("raft", description="a pointing reads the whole raft, or the CCD aimed at")
+    compression: Literal["none", "rice", "sample"] = Field(
+        "sample", description="no compression, RICE, or RICE in one exposure per LED"
+    )
+
+
+class SimulateHandover(Section):
+    """What is handed to the reduction beside the raw files."""
+
+    wrong_gains: bool = Field(False, description="hand over gains with errors")
+    wrong_gains_rms: Fraction = Field(2e-3, description="their relative errors, rms (Fe55 against photon transfer)")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "mini": {
+        "camera": "lsstcam-bin8",
+        "rafts": ["R22"],
+        "leds": ["red", "nm960"],
+        "sensor": {"prnu_rms": 2e-3},
+        "campaign": {"readout": "raft", "compression": "sample"},
+    },
+    "raft": {
+        "camera": "lsstcam",
+        "rafts": ["R22"],
+        "campaign": {"readout": "raft", "compression": "rice"},
+    },
+    "focal-plane": {
+        "camera": "lsstcam-bin8",
+        "rafts": [],
+        "sensor": {"prnu_rms": 2e-3},
+        "campaign": {"readout": "target", "compression": "sample"},
+    },
+}
+"""Overrides of each preset."""
+
+LIGHT: dict[str, Any] = {"campaign": {"images": 1}}
+"""Overrides of ``light: true``."""
+
+NO_NUISANCES: dict[str, Any] = {
+    "effects": dict.fromkeys(
+        (
+            "bias_structure", "cosmic_rays", "crosstalk", "dark_current", "deferred_charge", "hot_pixels", "jitter",
+            "led_drift", "led_instability", "nonlinearity", "offset", "offset_drift", "photodiode_drift", "photodiode_noise",
+            "ring", "rotation", "structure", "temperature_drift",
+        ),
+        False,
+    )
+}  # fmt: skip
+"""Overrides of ``nuisances: false``: photon noise, read noise, gains and the flat itself stay."""
+
+
+class SimulateConfig(Section):
+    """A campaign of the projector on a camera whose truth is known."""
+
+    preset: Literal["mini", "raft", "focal-plane"] = Field("mini", description="named set of values; explicit keys win over it")
+    light: bool = Field(False, description="one image per pointing")
+    nuisances: bool = Field(True, description="false: only photon noise, read noise, gains and the flat")
+    seed: Annotated[int, Field(ge=0)] = Field(1, description="seed of everything random")
+    camera: str = Field("lsstcam-bin8", description="camera by name or file")
+    rafts: tuple[str, ...] = Field((), description="rafts that are pointed at; empty: all with science detectors")
+    detectors: tuple[str, ...] = Field((), description="restrict to these detectors; empty: all of the rafts")
+    leds: Annotated[tuple[LedName, ...], Field(min_length=1)] = Field(
+        ("nm960", "nm850", "nm750", "red", "blue", "uv"), description="LEDs in the order of exposure"
+    )
+    effects: SimulateEffects = Field(SimulateEffects(), description="switches of all effects")
+    beam: SimulateBeam = Field(SimulateBeam(), description="the projector's beam")
+    sensor: SimulateSensor = Field(SimulateSensor(), description="response and defects of the sensors")
+    electronics: SimulateElectronics = Field(SimulateElectronics(), description="amplifiers")
+    lamp: SimulateLamp = Field(SimulateLamp(), description="LEDs and photodiode")
+    stage: SimulateStage = Field(SimulateStage(), description="the projector's stage")
+    campaign: SimulateCampaign = Field(SimulateCampaign(), description="what is exposed and read")
+    handover: SimulateHandover = Field(SimulateHandover(), description="what is handed to the reduction")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_overrides(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        merged: dict[str, Any] = {}
+        preset = given.get("preset", "mini")
+        layers = [PRESETS.get(preset, {}) if isinstance(preset, str) else {}]
+        if given.get("light", False) is True:
+            layers.append(LIGHT)
+        if given.get("nuisances", True) is False:
+            layers.append(NO_NUISANCES)
+        for layer in (*layers, given):
+            merged = _merged(merged, layer)
+        return merged
+
+
+def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """Return ``base`` with the values of ``change`` laid over it, section by section."""
+    merged = dict(base)
+    for key, value in change.items():
+        if isinstance(value, BaseModel):
+            value = value.model_dump(exclude_unset=True)
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return merged

@@ -1,0 +1,17 @@
+"""A test stand whose truth is known: raw files of the real format, what is handed to the reduction, and the truth."""
+
+from permil.simulate.beam import BeamTruth
+from permil.simulate.bench import Bench, ExposureTruth
+from permil.simulate.campaign import PlannedExposure
+from permil.simulate.stage import CampaignSize, SimulationSummary, campaign_size, simulate_bench
+
+__all__ = [
+    "BeamTruth",
+    "Bench",
+    "CampaignSize",
+    "ExposureTruth",
+    "PlannedExposure",
+    "SimulationSummary",
+    "campaign_size",
+    "simulate_bench",
+]

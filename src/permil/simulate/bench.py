@@ -1,0 +1,242 @@
+"""The bench: the truth of everything, built from the configuration and the seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.camera import Camera, Detector, load_camera
+from permil.config.simulate import SimulateConfig
+from permil.errors import ConfigError
+from permil.simulate import electronics, lamp
+from permil.simulate.beam import BeamTruth
+from permil.simulate.campaign import CampaignPlan, PlannedExposure
+from permil.simulate.electronics import Electronics
+from permil.simulate.projector import Stage
+from permil.simulate.randoms import generator
+from permil.simulate.sensor_truth import SensorTruth
+from permil.simulate.targets import Position, scan_centre, scan_positions, scanned_detectors, select_detectors
+
+_TEMPERATURE_PERIODS = 2.0
+_DEFERRED_PIXELS = 12
+
+
+@dataclass(frozen=True)
+class ExposureTruth:
+    """What really happened in one exposure, and what was recorded of it.
+
+    Attributes
+    ----------
+    electrons
+        Electrons per pixel at the beam's maximum where the flat is 1; 0 for a bias.
+    photodiode
+        Recorded photodiode reading; of a bias, the stale one.
+    lamp
+        Where the lamp stood, in the stage's axes, mm.
+    recorded
+        Recorded position of the lamp, CCS mm.
+    beam_centre
+        Where the beam's centre lay, CCS mm.
+    board_temperature
+        Readout-board temperature minus its reference, deg C.
+    sensor_temperature
+        Deg C.
+    """
+
+    electrons: float
+    photodiode: float
+    lamp: Position
+    recorded: Position
+    beam_centre: Position
+    board_temperature: float
+    sensor_temperature: float
+
+
+class Bench:
+    """All truths of a simulation.
+
+    Parameters
+    ----------
+    config
+        Section ``simulate``.
+
+    Raises
+    ------
+    CameraError
+        If there is no such camera.
+    PositionError
+        If a raft or detector is not in the camera.
+    ConfigError
+        If the beam's levels make no beam.
+    """
+
+    def __init__(self, config: SimulateConfig) -> None:
+        self.config = config
+        self.camera: Camera = load_camera(config.camera)
+        self.science = select_detectors(self.camera, config.rafts, config.detectors)
+        self.scanned = scanned_detectors(self.camera, config.detectors)
+        self.sensors = SensorTruth(config, self.camera)
+        self.leds: tuple[str, ...] = tuple(dict.fromkeys(config.leds))
+        self._beams = {led: self._make_beam(led) for led in self.leds}
+
+    @property
+    def read(self) -> tuple[Detector, ...]:
+        """All detectors that are read, in the order of the camera."""
+        names = {detector.name for detector in (*self.science, *self.scanned)}
+        return tuple(detector for detector in self.camera.science if detector.name in names)
+
+    def _random(self, *names: str | int) -> np.random.Generator:
+        return generator(self.config.seed, *names)
+
+    def _size(self, effect: str, size: float) -> float:
+        """Return the size of an effect, 0 where it is switched off."""
+        return size if getattr(self.config.effects, effect) else 0.0
+
+    @cached_property
+    def exposures(self) -> list[PlannedExposure]:
+        """All exposures in the order of time."""
+        campaign = self.config.campaign
+        positions = scan_positions(scan_centre(self.camera), size=campaign.scan_size, width=campaign.scan_width_mm)
+        return CampaignPlan(
+            leds=self.leds,
+            science=self.science,
+            scanned=self.scanned,
+            scan=tuple(positions),
+            images=campaign.images,
+            biases=campaign.biases,
+            whole_raft=campaign.readout == "raft",
+            compression=campaign.compression,
+        ).exposures()
+
+    @cached_property
+    def stage(self) -> Stage:
+        """The projector's stage."""
+        stage, effects = self.config.stage, self.config.effects
+        return Stage(
+            jitter=self._size("jitter", stage.jitter_um * 1e-3),
+            readback=self._size("jitter", stage.readback_um * 1e-3),
+            recorded=stage.recorded,
+            offset=stage.offset_mm if effects.offset else (0.0, 0.0),
+            rotation=self._size("rotation", stage.rotation_mrad * 1e-3),
+            added=stage.folder_before_offset_mm or (0.0, 0.0),
+        )
+
+    def exposure_truths(self) -> list[ExposureTruth]:
+        """Return the truth of each exposure of `exposures`."""
+        truths: list[ExposureTruth] = []
+        for exposure in self.exposures:
+            if exposure.kind == "bias":
+                # Nothing was lit or moved: the cards keep what the last exposure left.
+                board, sensors = self._temperatures(exposure)
+                truths.append(replace(truths[-1], electrons=0.0, board_temperature=board, sensor_temperature=sensors))
+            else:
+                truths.append(self._exposure_truth(exposure))
+        return truths
+
+    def _exposure_truth(self, exposure: PlannedExposure) -> ExposureTruth:
+        settings, rng = self.config.lamp, self._random("lamp", *exposure.identity)
+        relative_light = lamp.light(
+            rng,
+            self._random("lamp phase", exposure.led).uniform(0, 2 * np.pi),
+            phase=exposure.phase,
+            instability=self._size("led_instability", settings.led_instability),
+            drift=self._size("led_drift", settings.led_drift),
+        )
+        reading = lamp.photodiode_reading(
+            rng,
+            relative_light,
+            nominal=lamp.PHOTODIODE[exposure.led],
+            phase=exposure.phase,
+            noise=self._size("photodiode_noise", settings.photodiode_noise),
+            drift=self._size("photodiode_drift", settings.photodiode_drift),
+        )
+        place = self.stage.lamp(exposure.commanded, self._random("stage", exposure.kind, exposure.target, exposure.point))
+        board, sensors = self._temperatures(exposure)
+        return ExposureTruth(
+            electrons=settings.electrons * relative_light,
+            photodiode=reading,
+            lamp=place,
+            recorded=self.stage.record(exposure.commanded, place, self._random("readback", *exposure.identity)),
+            beam_centre=self.stage.beam_centre(place),
+            board_temperature=board,
+            sensor_temperature=sensors,
+        )
+
+    def _temperatures(self, exposure: PlannedExposure) -> tuple[float, float]:
+        """Return the temperatures of readout boards (above their reference) and sensors, deg C."""
+        swing = self._size("temperature_drift", self.config.electronics.temperature_amplitude)
+        board = swing * np.sin(2 * np.pi * _TEMPERATURE_PERIODS * exposure.phase)
+        return float(board), float(self._random("sensor temperature", *exposure.identity).normal(-98.95, 0.03))
+
+    def beam(self, led: str) -> BeamTruth:
+        """Return the beam of an LED."""
+        return self._beams[led]
+
+    def _make_beam(self, led: str) -> BeamTruth:
+        beam, shape = self.config.beam, self._random("beam shape", led)
+        try:
+            return BeamTruth(
+                self._random("beam structure", led),
+                edge=beam.edge,
+                corner=beam.corner,
+                half_window=beam.half_window_mm,
+                size=float(1.0 + beam.led_size_rms * shape.standard_normal()),
+                ellipticity=float(beam.ellipticity * shape.uniform(-1, 1)),
+                ring_radius=beam.ring_radius_mm,
+                ring_break=self._size("ring", beam.ring_break_per_mm),
+                structure_rms=self._size("structure", beam.structure_rms),
+                structure_sigma=beam.structure_sigma_mm,
+            )
+        except ValueError as error:
+            raise ConfigError(str(error), remedy="change simulate.beam.edge and simulate.beam.corner") from error
+
+    def gains(self, detector: Detector) -> NDArray[np.float64]:
+        """Return the true gains of a detector's amplifiers, electrons per adu."""
+        nominal = np.array([amplifier.gain for amplifier in detector.amplifiers])
+        scatter = self._random("gain", detector.name).standard_normal(nominal.size)
+        return np.asarray(nominal * (1.0 + self._size("gain_scatter", self.config.electronics.gain_rms) * scatter))
+
+    def electronics(self, detector: Detector) -> Electronics:
+        """Return the amplifiers of a detector."""
+        settings, effects, amplifiers = self.config.electronics, self.config.effects, detector.amplifiers
+        count = len(amplifiers)
+        noise = np.array([amplifier.read_noise for amplifier in amplifiers])
+        noise = noise * (1.0 + settings.read_noise_rms * self._random("read noise", detector.name).standard_normal(count))
+        wells = np.array([amplifier.saturation for amplifier in amplifiers])
+        scatter = self._random("linearity", detector.name).standard_normal(count)
+        bend = settings.curvature / settings.curvature_level_adu * (1.0 + settings.curvature_rms * scatter)
+        coupling = electronics.crosstalk_matrix(
+            detector,
+            self._random("crosstalk", detector.name),
+            coefficient=settings.crosstalk,
+            rms=settings.crosstalk_rms,
+        )
+        tail = settings.deferred_fraction * np.exp(-np.arange(_DEFERRED_PIXELS) / settings.deferred_pixels)
+        return Electronics(
+            gain=self.gains(detector),
+            read_noise=noise if effects.read_noise else np.zeros(count),
+            full_well=wells if effects.saturation else np.full(count, np.inf),
+            curvature=bend if effects.nonlinearity else np.zeros(count),
+            crosstalk=coupling if effects.crosstalk else np.zeros((count, count)),
+            bias=self._bias(detector),
+            deferred=tail if effects.deferred_charge else np.zeros(0),
+        )
+
+    def _bias(self, detector: Detector) -> NDArray[np.float32]:
+        settings, rng = self.config.electronics, self._random("bias", detector.name)
+        levels = settings.bias_level_adu + settings.bias_level_rms_adu * rng.standard_normal(len(detector.amplifiers))
+        size = self._size("bias_structure", settings.bias_structure_adu)
+        first = detector.amplifiers[0]
+        bias = np.empty((len(detector.amplifiers), first.ny_raw, first.nx_raw), dtype=np.float32)
+        for number, amplifier in enumerate(detector.amplifiers):
+            bias[number] = np.float32(levels[number]) + electronics.bias_pattern(amplifier, rng, size=size)
+        return bias
+
+
+@lru_cache(maxsize=2)
+def bench_of(config: SimulateConfig) -> Bench:
+    """Return the bench of a configuration; a worker process builds it once."""
+    return Bench(config)

@@ -1,0 +1,206 @@
+"""From electrons to counts: what the amplifiers of one detector do, as arrays over amplifiers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import signal
+
+from permil.camera import Amplifier, Detector
+from permil.simulate.randoms import fill_normal
+
+FloatArray = NDArray[np.float64]
+
+ADC_LARGEST = 2**18 - 1
+"""Largest count of the 18-bit converters."""
+
+_ROW_CORRELATION = 0.95
+
+
+@dataclass(frozen=True)
+class Electronics:
+    """The amplifiers of one detector; arrays run over amplifiers in the order of the raw file.
+
+    Attributes
+    ----------
+    gain : ndarray, shape (n,)
+        Electrons per adu at the reference temperature.
+    read_noise : ndarray, shape (n,)
+        Electrons.
+    full_well : ndarray, shape (n,)
+        Electrons; infinity without saturation.
+    curvature : ndarray, shape (n,)
+        ``a`` (1/adu) of ``linear = measured (1 + a measured)``, counts above bias.
+    crosstalk : ndarray, shape (n, n)
+        Counts added to the victim (row) per count of the source (column).
+    bias : ndarray, shape (n, ny_raw, nx_raw)
+        Level and fixed pattern, adu.
+    deferred : ndarray, shape (m,)
+        Part of the last pixel's charge in the leading overscan pixels.
+    """
+
+    gain: FloatArray
+    read_noise: FloatArray
+    full_well: FloatArray
+    curvature: FloatArray
+    crosstalk: FloatArray
+    bias: NDArray[np.float32]
+    deferred: FloatArray
+
+
+def crosstalk_matrix(detector: Detector, rng: np.random.Generator, *, coefficient: float, rms: float) -> FloatArray:
+    """Return the crosstalk between amplifiers [victim, source]: nearest neighbours of one half only.
+
+    Measured matrices of ITL sensors have a few 1e-4 there and 1e-5 or less elsewhere.
+    """
+    count = len(detector.amplifiers)
+    matrix = coefficient * (1.0 + rms * rng.standard_normal((count, count)))
+    neighbours = np.zeros((count, count), dtype=bool)
+    for victim, first in enumerate(detector.amplifiers):
+        for source, second in enumerate(detector.amplifiers):
+            neighbours[victim, source] = first.y_min == second.y_min and abs(first.x_min - second.x_min) == first.nx
+    return np.where(neighbours, matrix, 0.0)
+
+
+def bias_pattern(amplifier: Amplifier, rng: np.random.Generator, *, size: float) -> NDArray[np.float32]:
+    """Return the fixed pattern of the bias of a segment, adu, shape (ny_raw, nx_raw).
+
+    Settling along rows and columns after the start of a readout, a glow in the corner of the output node, and small fixed
+    column-to-column steps. The serial overscan has the row profile alone.
+    """
+    rows = np.arange(amplifier.ny_raw)[:, None]
+    columns = np.arange(amplifier.nx_raw)[None, :]
+    row_profile = rng.normal(0, size) * np.exp(-rows / (0.05 * amplifier.ny_raw))
+    column_profile = rng.normal(0, size) * np.exp(-columns / (0.1 * amplifier.nx_raw)) + rng.normal(0, 0.1 * size, columns.shape)
+    corner = rng.normal(0, size) * np.exp(-rows / (0.2 * amplifier.ny_raw) - columns / (0.2 * amplifier.nx_raw))
+    in_light = columns < amplifier.prescan + amplifier.nx
+    return (row_profile + np.where(in_light, column_profile + corner, 0.0)).astype(np.float32)
+
+
+def level_drift(rng: np.random.Generator, shape: tuple[int, ...], *, exposure: float, row: float) -> NDArray[np.float32]:
+    """Return how the bias level of each amplifier and row differs from its mean in one exposure, adu.
+
+    Parameters
+    ----------
+    shape
+        Amplifiers, raw rows.
+    exposure
+        Change from exposure to exposure, rms.
+    row
+        Change from row to row, rms; rows are correlated (first-order autoregression).
+    """
+    white = rng.standard_normal(shape) * (row * (1 - _ROW_CORRELATION**2) ** 0.5)
+    white[:, 0] = rng.standard_normal(shape[0]) * row
+    drift = signal.lfilter([1.0], [1.0, -_ROW_CORRELATION], white, axis=1)
+    return (drift + exposure * rng.standard_normal((shape[0], 1))).astype(np.float32)
+
+
+def cosmic_rays(detector: Detector, rng: np.random.Generator, *, rate: float, seconds: float) -> list[tuple[int, int, float]]:
+    """Return charge left by cosmic rays: (row, column, electrons) of the detector array.
+
+    Straight tracks in a sensor 0.1 mm thick, with the zenith angles of muons (density proportional to cos^2) and 80 electrons
+    per micrometre of path.
+    """
+    area_cm2 = detector.nx * detector.ny * detector.pixel_mm**2 / 100.0
+    deposits: list[tuple[int, int, float]] = []
+    for _ in range(rng.poisson(rate * area_cm2 * seconds)):
+        x, y, azimuth = rng.uniform(0, detector.nx), rng.uniform(0, detector.ny), rng.uniform(0, 2 * np.pi)
+        cosine = max(rng.uniform() ** (1.0 / 3.0), 0.05)
+        length = 0.1 * (1 - cosine**2) ** 0.5 / cosine / detector.pixel_mm
+        steps = int(2 * length) + 1
+        charge = 80.0 * 100.0 / cosine / steps
+        along = (np.arange(steps) + 0.5) / steps * length
+        rows, columns = (y + along * np.sin(azimuth)).astype(int), (x + along * np.cos(azimuth)).astype(int)
+        inside = (rows >= 0) & (rows < detector.ny) & (columns >= 0) & (columns < detector.nx)
+        deposits += [(int(row), int(column), charge) for row, column in zip(rows[inside], columns[inside], strict=True)]
+    return deposits
+
+
+@njit(cache=True)
+def expose(light, level, dark, full_well, gain, curvature, state, counts):  # type: ignore[no-untyped-def]
+    """Draw the charge of every active pixel and turn it into counts above bias, without noise of the readout.
+
+    Photon noise is normal of variance equal to the mean: exact in mean and variance, and indistinguishable from Poisson's after
+    the read noise of several electrons.
+
+    Parameters
+    ----------
+    light : ndarray, shape (n, ny, nx)
+        Beam times response.
+    level : float
+        Electrons at 1.
+    dark : ndarray, shape (n, ny, nx)
+        Electrons that come without light.
+    full_well, gain, curvature : ndarray, shape (n,)
+        See `Electronics`.
+    state : ndarray, shape (4,)
+        Of the random generator; advanced.
+    counts : ndarray, shape (n, ny, nx)
+        Filled.
+    """
+    # Normals of a row come first, since the rest then runs on vector units.
+    normals = np.empty(light.shape[2], dtype=np.float32)
+    for amplifier in range(light.shape[0]):
+        per_adu, well = np.float32(1.0 / gain[amplifier]), np.float32(full_well[amplifier])
+        four_a = np.float32(4.0 * curvature[amplifier])
+        for row in range(light.shape[1]):
+            fill_normal(state, normals)
+            for column in range(light.shape[2]):
+                mean = np.float32(level) * light[amplifier, row, column] + dark[amplifier, row, column]
+                charge = mean + np.sqrt(max(mean, np.float32(0.0))) * normals[column]
+                linear = min(charge, well) * per_adu
+                # Solves linear = measured (1 + a measured).
+                counts[amplifier, row, column] = (
+                    np.float32(2.0) * linear / (np.float32(1.0) + np.sqrt(np.float32(1.0) + four_a * linear))
+                )
+
+
+@njit(cache=True)
+def read_out(counts, crosstalk, bias, drift, noise, deferred, prescan, state, raw):  # type: ignore[no-untyped-def]
+    """Turn counts above bias into raw segments: crosstalk, overscans, bias, read noise, and whole numbers.
+
+    Parameters
+    ----------
+    counts : ndarray, shape (n, ny, nx)
+        From `expose`.
+    crosstalk, bias, deferred
+        See `Electronics`.
+    drift : ndarray, shape (n, ny_raw)
+        From `level_drift`.
+    noise : ndarray, shape (n,)
+        Read noise, adu.
+    prescan : int
+        Columns before the active ones.
+    state : ndarray, shape (4,)
+        Of the random generator; advanced.
+    raw : ndarray of int32, shape (n, ny_raw, nx_raw)
+        Filled.
+    """
+    amplifiers, ny, nx = counts.shape
+    line = np.zeros(raw.shape[2], dtype=np.float32)
+    normals = np.empty(raw.shape[2], dtype=np.float32)
+    for victim in range(amplifiers):
+        sources = np.flatnonzero(crosstalk[victim])
+        for row in range(raw.shape[1]):
+            line[:] = 0.0
+            if row < ny:
+                for column in range(nx):
+                    line[prescan + column] = counts[victim, row, column]
+                for source in sources:
+                    coefficient = np.float32(crosstalk[victim, source])
+                    for column in range(nx):
+                        line[prescan + column] += coefficient * counts[source, row, column]
+                last = counts[victim, row, nx - 1]
+                for pixel in range(min(deferred.size, raw.shape[2] - prescan - nx)):
+                    line[prescan + nx + pixel] = deferred[pixel] * last
+            elif row - ny < deferred.size:
+                for column in range(nx):
+                    line[prescan + column] = deferred[row - ny] * counts[victim, ny - 1, column]
+            fill_normal(state, normals)
+            level, sigma = drift[victim, row] + np.float32(0.5), np.float32(noise[victim])
+            for column in range(raw.shape[2]):
+                adu = line[column] + bias[victim, row, column] + level + sigma * normals[column]
+                raw[victim, row, column] = np.int32(min(max(adu, np.float32(0.0)), np.float32(ADC_LARGEST)))

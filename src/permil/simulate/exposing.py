@@ -1,0 +1,123 @@
+"""Exposes one detector: from the truths of the bench to raw segments."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.camera import Detector, frames
+from permil.simulate.bench import Bench, ExposureTruth
+from permil.simulate.campaign import READOUT_SECONDS, PlannedExposure
+from permil.simulate.electronics import cosmic_rays, expose, level_drift, read_out
+from permil.simulate.headers import dark_time
+from permil.simulate.randoms import generator, normal_state
+from permil.simulate.targets import Position
+
+
+class ExposedDetector:
+    """One detector on the bench; what does not change between exposures is kept.
+
+    Parameters
+    ----------
+    bench
+        The truths.
+    detector
+        The detector.
+    scales
+        Median response of each LED, which puts flats on the composite scale.
+    """
+
+    def __init__(self, bench: Bench, detector: Detector, scales: dict[str, float]) -> None:
+        self._bench = bench
+        self._detector = detector
+        self._scales = scales
+        self._electronics = bench.electronics(detector)
+        hot_places, self._hot_rates = bench.sensors.hot_pixels(detector)
+        self._hot = self._places(*hot_places)
+        self._lit: tuple[str, Position] | None = None
+        self._light = np.empty(0, dtype=np.float32)
+        self._flat_led = ""
+        self._flat = np.empty(0, dtype=np.float32)
+
+    def raw_segments(self, exposure: PlannedExposure, truth: ExposureTruth) -> NDArray[np.int32]:
+        """Return the raw segments of one exposure, shape (n, ny_raw, nx_raw)."""
+        config, detector, amplifiers = self._bench.config, self._detector, self._electronics
+        names = (detector.name, *exposure.identity)
+        state = normal_state(config.seed, "pixels", *names)
+        rng = generator(config.seed, "readout", *names)
+        light = self._illuminate(exposure, truth)
+        counts = np.empty_like(light)
+        warming = config.electronics.temperature_coefficient * truth.board_temperature
+        gain = amplifiers.gain / (1.0 + warming)
+        expose(
+            light,
+            truth.electrons,
+            self._dark(exposure, rng, light.shape),
+            amplifiers.full_well,
+            gain,
+            amplifiers.curvature,
+            state,
+            counts,
+        )
+        raw: NDArray[np.int32] = np.empty(amplifiers.bias.shape, dtype=np.int32)
+        drifts = config.effects.offset_drift
+        drift = level_drift(
+            rng,
+            amplifiers.bias.shape[:2],
+            exposure=config.electronics.offset_drift_adu if drifts else 0.0,
+            row=config.electronics.row_drift_adu if drifts else 0.0,
+        )
+        noise = amplifiers.read_noise / gain
+        prescan = detector.amplifiers[0].prescan
+        read_out(counts, amplifiers.crosstalk, amplifiers.bias, drift, noise, amplifiers.deferred, prescan, state, raw)
+        return raw
+
+    def _illuminate(self, exposure: PlannedExposure, truth: ExposureTruth) -> NDArray[np.float32]:
+        """Return beam times flat in raw segments; images of one pointing share it."""
+        key = (exposure.led, truth.beam_centre) if truth.electrons else ("", (0.0, 0.0))
+        if key != self._lit:
+            if truth.electrons:
+                beam = self._bench.beam(exposure.led).on_detector(self._detector, truth.beam_centre)
+                self._light = self._segments(np.multiply(beam, self._flat_of(exposure.led), out=beam))
+            else:
+                first = self._detector.amplifiers[0]
+                self._light = np.zeros((len(self._detector.amplifiers), first.ny, first.nx), dtype=np.float32)
+            self._lit = key
+        return self._light
+
+    def _flat_of(self, led: str) -> NDArray[np.float32]:
+        if led != self._flat_led:
+            self._flat = self._bench.sensors.response(self._detector, led)
+            self._flat /= np.float32(self._scales[led])
+            self._flat_led = led
+        return self._flat
+
+    def _dark(self, exposure: PlannedExposure, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return electrons that come without light, in raw segments."""
+        config, seconds = self._bench.config, dark_time(exposure)
+        rate = config.sensor.dark_current if config.effects.dark_current else 0.0
+        dark = np.full(shape, rate * seconds, dtype=np.float32)
+        np.add.at(dark, self._hot, self._hot_rates * seconds)
+        if config.effects.cosmic_rays:
+            # On average a pixel waits half of the readout.
+            rays = cosmic_rays(
+                self._detector, rng, rate=config.electronics.cosmic_ray_rate, seconds=seconds + READOUT_SECONDS / 2
+            )
+            if rays:
+                rows, columns, electrons = (np.array(column) for column in zip(*rays, strict=True))
+                np.add.at(dark, self._places(rows, columns), electrons)
+        return dark
+
+    def _segments(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a detector array as trimmed raw segments, shape (n, ny, nx) of a segment."""
+        return np.stack([frames.take_segment(amplifier, image) for amplifier in self._detector.amplifiers])
+
+    def _places(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """Return amplifier, row and column in the trimmed raw segments of detector pixels."""
+        owners = frames.amplifier_at(self._detector, columns, rows)
+        places = [
+            frames.detector_to_segment(self._detector.amplifiers[owner], column, row)
+            for owner, row, column in zip(owners, rows, columns, strict=True)
+        ]
+        column_row = np.array(places, dtype=np.int64).reshape(-1, 2)
+        return owners, column_row[:, 1], column_row[:, 0]

@@ -1,0 +1,115 @@
+"""What is handed to the reduction beside the raw files, as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import yaml
+from astropy.table import Table
+
+from permil.camera import Camera
+from permil.simulate.bench import Bench
+from permil.simulate.conditions import REB_COND
+from permil.simulate.randoms import generator
+
+_LARGEST_IGNORED = 1e-4
+_THERMOMETERS = tuple(f"TEMP{number}" for number in range(1, 7))
+
+
+def gains(bench: Bench) -> Table:
+    """Return the gains that are handed over: the true ones, or ones with errors; columns detector, segment, gain."""
+    handover = bench.config.handover
+    rows = []
+    for detector in bench.read:
+        true = bench.gains(detector)
+        if handover.wrong_gains:
+            rng = generator(bench.config.seed, "wrong gains", detector.name)
+            true = true * (1.0 + handover.wrong_gains_rms * rng.standard_normal(true.size))
+        rows += [(detector.name, amplifier.name, float(gain)) for amplifier, gain in zip(detector.amplifiers, true, strict=True)]
+    table = Table(rows=rows, names=("detector", "segment", "gain"))
+    table["gain"].unit = "electron / adu"
+    return table
+
+
+def linearity(bench: Bench) -> Table:
+    """Return ``a1`` (1/adu) of ``linear = adu (1 + a1 adu)``, counts above bias; columns detector, segment, a1."""
+    return Table(
+        rows=[
+            (detector.name, amplifier.name, float(curvature))
+            for detector in bench.read
+            for amplifier, curvature in zip(detector.amplifiers, bench.electronics(detector).curvature, strict=True)
+        ],
+        names=("detector", "segment", "a1"),
+    )
+
+
+def crosstalk(bench: Bench) -> Table:
+    """Return the coefficients that are not zero; columns detector, victim, source, coefficient."""
+    rows = []
+    for detector in bench.read:
+        matrix = bench.electronics(detector).crosstalk
+        rows += [
+            (detector.name, detector.amplifiers[victim].name, detector.amplifiers[source].name, float(matrix[victim, source]))
+            for victim, source in zip(*np.nonzero(matrix), strict=True)
+        ]
+    return Table(rows=rows, names=("detector", "victim", "source", "coefficient"))
+
+
+def defects(bench: Bench) -> Table:
+    """Return bad columns and hot pixels as boxes of detector pixels; columns detector, x, y, width, height."""
+    rows = []
+    for detector in bench.read:
+        rows += [
+            (detector.name, columns.start, reach.start, columns.stop - columns.start, reach.stop - reach.start)
+            for reach, columns, _ in bench.sensors.bad_columns(detector)
+        ]
+        places, _ = bench.sensors.hot_pixels(detector)
+        rows += [(detector.name, int(x), int(y), 1, 1) for y, x in places.T]
+    return Table(rows=rows, names=("detector", "x", "y", "width", "height"))
+
+
+def board_reference() -> float:
+    """Return the readout-board temperature to which the true gains belong: the mean of TEMP1 to TEMP6, deg C."""
+    return float(np.mean([card[1] for card in REB_COND if card[0] in _THERMOMETERS]))
+
+
+def configuration(bench: Bench, tables: dict[str, str]) -> str:
+    """Return a configuration, as YAML, with which the raw files can be reduced.
+
+    Parameters
+    ----------
+    tables
+        File of each table of the section ``isr``.
+    """
+    config, camera = bench.config, bench.camera
+    exposures: dict[str, Any] = {"roots": ["raw"]}
+    if config.campaign.images == 1:
+        # Single images at the pointings of many detectors form a grid as a scan does; so the runs are named.
+        for purpose, kind in (("scan", "scan"), ("pointings", "pointing")):
+            exposures[purpose] = {"runs": sorted({exposure.run for exposure in bench.exposures if exposure.kind == kind})}
+    isr: dict[str, Any] = dict(tables)
+    electronics = config.electronics
+    swing = abs(electronics.temperature_coefficient * electronics.temperature_amplitude)
+    if config.effects.temperature_drift and swing > _LARGEST_IGNORED:
+        isr |= {"temperature_coefficient": -electronics.temperature_coefficient, "temperature_reference": board_reference()}
+    content = {
+        "camera": config.camera,
+        "output": ".",
+        "seed": config.seed,
+        "exposures": exposures,
+        "isr": isr,
+        "beam": {"reference": [_reference(camera)]},
+    }
+    return yaml.safe_dump(content, sort_keys=False)
+
+
+def _reference(camera: Camera) -> dict[str, Any]:
+    reference = camera.reference
+    return {
+        "detector": reference.detector,
+        "amp": reference.amp,
+        "row": reference.row,
+        "column": reference.column,
+        "box": reference.box,
+    }

@@ -1,0 +1,6 @@
+"""The YAML file of a run as validated sections, one per room; unknown keys are errors that name the valid ones."""
+
+from permil.config.load import load_config
+from permil.config.model import Config
+
+__all__ = ["Config", "load_config"]

@@ -1,0 +1,30 @@
+"""Section `beam`: which pixels watch the beam, and how the model is fitted."""
+
+from __future__ import annotations
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from permil.config.base import Section
+
+
+class ReferenceConfig(Section):
+    """One bunch of pixels on which the scan is measured."""
+
+    detector: str = Field(description="detector, for example R22_S11")
+    amp: str | int = Field(description="amplifier: C14, Segment14 or the eotest number 5")
+    row: int = Field(ge=0, description="row of the centre in the trimmed raw segment, 0-based")
+    column: int = Field(ge=0, description="column of the centre in the trimmed raw segment, 0-based")
+    box: PositiveInt = Field(default=30, description="side of the bunch in pixels")
+
+
+class BeamConfig(Section):
+    """How the beam is measured and modelled."""
+
+    reference: list[ReferenceConfig] = Field(
+        default=[],
+        description="bunches of pixels that watch the beam during the scan (any number); empty: the camera's reference bunch",
+    )
+    leds: list[str] = Field(default=[], description="LEDs whose beam is fitted; empty: all that were scanned")
+    outlier_threshold: PositiveFloat = Field(
+        default=5.0, description="nodes that deviate by more than this many standard errors are down-weighted and listed"
+    )

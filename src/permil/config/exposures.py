@@ -1,0 +1,49 @@
+"""Section ``exposures``: where the raw files are and how to tell them apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from permil.config.base import Section
+
+
+def _as_text(entry: Any) -> Any:
+    # YAML reads 13260 as a number and 6853D as text; both are run numbers.
+    return str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry
+
+
+Run = Annotated[str, BeforeValidator(_as_text)]
+
+
+class RunSelection(Section):
+    """Runs that are known to hold one kind of exposure."""
+
+    runs: list[Run] = Field(default=[], description="run numbers, as in RUNNUM; empty: told apart by positions")
+
+
+class ExposuresConfig(Section):
+    """Where the raw files are and how to tell them apart."""
+
+    roots: list[Path] = Field(default=[], description="folders with raw files, searched recursively")
+    leds: list[str] = Field(
+        default=["uv", "blue", "red", "nm750", "nm850", "nm960"], min_length=1, description="names that an LED may have"
+    )
+    position: Literal["auto", "header", "folder"] = Field(
+        default="auto",
+        description=(
+            "projector position in use: header (measured), folder (commanded, plus the measured offset of the run), or auto: header "
+            "where all exposures of a run and LED have it, else folder for all of them"
+        ),
+    )
+    scan: RunSelection = Field(default=RunSelection(), description="runs that hold beam scans")
+    pointings: RunSelection = Field(default=RunSelection(), description="runs that hold the pointings of the flat")
+    same_position_mm: float = Field(
+        default=0.1, gt=0, description="projector positions within this distance (mm) are one place; the stage repeats to 0.01 mm"
+    )
+
+    def resolved(self, folder: Path) -> ExposuresConfig:
+        """Return the section with relative roots made absolute below ``folder``."""
+        return self.model_copy(update={"roots": [folder / root.expanduser() for root in self.roots]})

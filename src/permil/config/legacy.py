@@ -1,0 +1,118 @@
+"""Configurations of the ccob-wb analysis (beam_config.yaml, analysis_config.yaml) turned into ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from permil.config.load import read_yaml
+from permil.errors import ConfigError
+
+_BEAM_KEYS = {
+    "led_name", "rootdir", "rundir", "scan_size", "tmpdir", "ref_raft", "ref_slot", "ref_amps", "ref_pix_x", "ref_pix_y", "npix_for_avg",
+}  # fmt: skip
+_FLAT_KEYS = {
+    "path_to_beam_model", "model_ccdid", "model_ref_amp", "led_beam_model", "path_to_bias", "led_analysis", "raft_list", "sensor_list",
+    "outdir_figs", "outdir_fits",
+}  # fmt: skip
+
+
+def import_legacy(paths: list[Path]) -> str:
+    """Return our configuration, as YAML with remarks, that does what old configuration files ask for.
+
+    Parameters
+    ----------
+    paths
+        One or both of the files of step 1 (beam) and step 2 (flat).
+
+    Raises
+    ------
+    ConfigError
+        If a file has none of the old keys, or two files contradict each other.
+    """
+    old: dict[str, Any] = {}
+    for path in paths:
+        content = read_yaml(path)
+        if not (_BEAM_KEYS | _FLAT_KEYS) & set(content):
+            raise ConfigError(
+                "not a configuration of the old analysis",
+                path=path,
+                remedy="its keys are led_name, rootdir, rundir ... or path_to_beam_model, model_ccdid, led_analysis ...",
+            )
+        for key, value in content.items():
+            if key in old and old[key] != value:
+                raise ConfigError(
+                    f"key {key} stands in both files with different values", path=path, remedy="import one at a time"
+                )
+            old[key] = value
+    remarks = [f"the key {key} is not known and was left out" for key in old if key not in _BEAM_KEYS | _FLAT_KEYS]
+    new: dict[str, Any] = {"camera": "lsstcam", "exposures": {"roots": _roots(old, remarks)}}
+    new["beam"] = {"reference": _reference(old, remarks)}
+    flat = _flat(old, remarks)
+    leds = [str(old[key]) for key in ("led_name", "led_beam_model", "led_analysis") if key in old]
+    if leds:
+        new["beam"]["leds"] = sorted(set(leds))
+    if flat:
+        new["flat"] = flat
+    remarks.append("gains: name the table or the eotest results of the run that is analysed; nominal gains are only stand-ins")
+    new["isr"] = {"gains": "nominal"}
+    new["output"] = str(old.get("outdir_fits") or old.get("tmpdir") or "out")
+    text = "".join(f"# {remark}\n" for remark in remarks)
+    return text + yaml.safe_dump(new, sort_keys=False)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _roots(old: dict[str, Any], remarks: list[str]) -> list[str]:
+    if "rundir" in old:
+        # The old code joined the two as text: a leading slash of rundir does not mean the root of the file system.
+        top = Path(str(old.get("rootdir", ".")))
+        return [str(top / str(run).strip("/")) for run in _listed(old["rundir"])]
+    remarks.append("exposures.roots: name the folders of the pointings, of the beam scan and of the biases")
+    return ["raw"]
+
+
+def _reference(old: dict[str, Any], remarks: list[str]) -> list[dict[str, Any]]:
+    if "scan_size" in old:
+        remarks.append("scan_size is not needed: a scan is recognised by its positions")
+    if "ref_raft" in old and "ref_slot" in old:
+        detector, amps = f"{old['ref_raft']}_{old['ref_slot']}", _listed(old.get("ref_amps", [5]))
+    elif "model_ccdid" in old:
+        detector, amps = str(old["model_ccdid"]), _listed(old.get("model_ref_amp", 5))
+    else:
+        return []
+    # The old names are swapped: ref_pix_x is the row, ref_pix_y the column of the trimmed segment.
+    place = {
+        "row": int(old.get("ref_pix_x", 1000)),
+        "column": int(old.get("ref_pix_y", 256)),
+        "box": int(old.get("npix_for_avg", 30)),
+    }
+    return [{"detector": detector, "amp": int(amp), **place} for amp in amps]
+
+
+def _flat(old: dict[str, Any], remarks: list[str]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    if "path_to_beam_model" in old:
+        remarks.append(
+            f"path_to_beam_model = {old['path_to_beam_model']}: pickled beams are not read; put the folders of that scan into "
+            "exposures.roots and the beam is fitted from them"
+        )
+    if "path_to_bias" in old:
+        remarks.append(f"path_to_bias = {old['path_to_bias']}: put the folders of the raw biases into exposures.roots instead")
+    if "outdir_figs" in old:
+        remarks.append("outdir_figs is not needed: pictures are in the folder report of the output")
+    if "led_analysis" in old:
+        flat["leds"] = [str(old["led_analysis"])]
+        if old.get("led_beam_model", old["led_analysis"]) != old["led_analysis"]:
+            flat["beam_of"] = {str(old["led_analysis"]): str(old["led_beam_model"])}
+    if "raft_list" in old or "sensor_list" in old:
+        rafts = _listed(old.get("raft_list", []))
+        sensors = _listed(old.get("sensor_list", []))
+        flat["detectors"] = (
+            [f"{raft}_{sensor}" for raft in rafts for sensor in sensors] if sensors else [str(raft) for raft in rafts]
+        )
+    return flat

@@ -1,0 +1,154 @@
+"""Steps at amplifier boundaries: what wrong gains leave in a flat, fitted from the smooth light on either side.
+
+The true response is continuous across the border of two segments but for the sensor's own small structure; a gain that is
+wrong by ``g`` scales its whole segment. On each border the logarithm of the response is averaged along blocks of the border in
+a strip on either side, extrapolated linearly to the border, and the difference taken; blocks give the error. All steps of a
+detector are then explained by one factor per amplifier (weighted least squares, factors of mean zero in the logarithm).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.errors import FlatError
+
+if TYPE_CHECKING:
+    from permil.camera import Detector
+
+_BLOCKS = 16
+_STRIP_MM = 1.6
+_BINS = 4
+"""Bins of a strip across the border: enough for a line, few enough that each has a good median."""
+
+
+@dataclass(frozen=True)
+class BoundarySteps:
+    """Amplifier factors of one detector.
+
+    Attributes
+    ----------
+    factor, factor_error
+        One per amplifier, in the order of the detector's amplifiers: relative excess of the segment, mean zero; its error. NaN
+        for an amplifier that no usable border ties to the others.
+    step, step_error
+        One per border (``pairs``): logarithm of the response of the second over the first segment, at the border.
+    pairs
+        Amplifier indices of each border.
+    """
+
+    factor: NDArray[np.float64]
+    factor_error: NDArray[np.float64]
+    step: NDArray[np.float64]
+    step_error: NDArray[np.float64]
+    pairs: tuple[tuple[int, int], ...]
+
+
+def fit_boundary_steps(response: NDArray[np.floating], good: NDArray[np.bool_], detector: Detector) -> BoundarySteps:
+    """Fit one factor per amplifier to the steps at all borders of a detector.
+
+    Parameters
+    ----------
+    response
+        Flat, shape (ny, nx).
+    good
+        Pixels to be used; the zone along the mid-line is best left out.
+    detector
+        Gives the segments.
+
+    Raises
+    ------
+    FlatError
+        If no border has enough good pixels.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logarithm = np.where(good & (response > 0), np.log(response), np.nan)
+    width = max(_BINS, round(_STRIP_MM / detector.pixel_mm) // _BINS * _BINS)
+    pairs, steps, errors = [], [], []
+    for first, second, before, after in _borders(detector, logarithm, width):
+        found, found_error = _step(before, after)
+        if np.isfinite(found) and found_error > 0:
+            pairs.append((first, second))
+            steps.append(found)
+            errors.append(found_error)
+    if not pairs:
+        raise FlatError("no amplifier border has enough good pixels for its step", remedy="check the mask of the flat")
+    step, step_error = np.array(steps), np.array(errors)
+    factor, factor_error = _factors(len(detector.amplifiers), pairs, step, step_error)
+    return BoundarySteps(factor, factor_error, step, step_error, tuple(pairs))
+
+
+def amplifier_factors(detector: Detector, factor: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return an image of the detector's shape with ``exp(factor)`` of each amplifier (1 where the factor is not known)."""
+    known = np.where(np.isfinite(factor), factor, 0.0)
+    return np.exp(known)[detector.amplifier_map()].astype(np.float32)
+
+
+def _borders(
+    detector: Detector, image: NDArray[np.float64], width: int
+) -> list[tuple[int, int, NDArray[np.float64], NDArray[np.float64]]]:
+    """Return amplifier pairs with the strips on either side; the border is after the last column of the first strip."""
+    found = []
+    for first, low in enumerate(detector.amplifiers):
+        rows, columns = low.slices
+        for second, high in enumerate(detector.amplifiers):
+            if high.y_min == low.y_min and high.x_min == columns.stop:
+                beside = image[rows]
+                border = columns.stop
+            elif high.x_min == low.x_min and high.y_min == rows.stop:
+                beside = image[:, columns].T
+                border = rows.stop
+            else:
+                continue
+            found.append((first, second, beside[:, border - width : border], beside[:, border : border + width]))
+    return found
+
+
+def _step(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the step at a border and its error from blocks along the border."""
+    width = before.shape[1]
+    size = width // _BINS
+    centres = (np.arange(_BINS) + 0.5) * size
+    steps = []
+    for rows in np.array_split(np.arange(before.shape[0]), _BLOCKS):
+        sides = []
+        for strip in (before[rows][:, ::-1], after[rows]):
+            blocks = strip.reshape(rows.size, _BINS, size)
+            filled = np.isfinite(blocks).sum(axis=(0, 2)) >= 0.25 * rows.size * size
+            if filled.sum() < 2:
+                break
+            medians = np.array([np.nanmedian(blocks[:, number]) for number in np.flatnonzero(filled)])
+            sides.append(np.polynomial.polynomial.polyfit(centres[filled], medians, 1)[0])
+        if len(sides) == 2:
+            steps.append(sides[1] - sides[0])
+    if len(steps) < 4:
+        return np.nan, np.nan
+    values = np.array(steps)
+    spread = 1.4826 * np.median(np.abs(values - np.median(values)))
+    # The median of n values has 1.25 times the error of their mean.
+    return float(np.median(values)), float(1.2533 * max(spread, 1e-9) / np.sqrt(values.size))
+
+
+def _factors(
+    count: int, pairs: list[tuple[int, int]], step: NDArray[np.float64], error: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    design = np.zeros((len(pairs), count))
+    for row, (first, second) in enumerate(pairs):
+        design[row, first], design[row, second] = -1.0, 1.0
+    weights = 1 / error**2
+    normal = design.T @ (weights[:, None] * design)
+    # The common factor is free: the pseudo-inverse sets the mean of each connected group to zero.
+    covariance = np.linalg.pinv(normal, hermitian=True, rcond=1e-10)
+    factor = covariance @ (design.T @ (weights * step))
+    variance = np.diag(covariance).copy()
+    # Borders share structure of the sensor that blocks do not show: let the misfit of the closed loops say how much.
+    freedom = len(pairs) - int(np.linalg.matrix_rank(normal))
+    if freedom > 0:
+        misfit = float(np.sum(weights * (step - design @ factor) ** 2)) / freedom
+        variance *= max(1.0, misfit)
+    unknown = np.abs(design).sum(axis=0) == 0
+    factor[unknown], variance[unknown] = np.nan, np.nan
+    return factor, np.sqrt(variance)

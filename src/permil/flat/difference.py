@@ -1,0 +1,147 @@
+"""How two flats of one detector differ: ratio, scales, gradient, amplifiers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.camera import frames
+from permil.errors import FlatError
+from permil.flat.superpixel import size_in_pixels, super_pixels
+
+if TYPE_CHECKING:
+    from permil.camera import Detector
+
+
+@dataclass(frozen=True)
+class FlatDifference:
+    """Ratio of two flats and what it says; all relative.
+
+    Attributes
+    ----------
+    ratio
+        First over second, NaN where one of them is not good.
+    scale, scale_error
+        Median ratio and its statistical error.
+    rms_pixel, rms_pixel_error
+        Standard deviation of the ratio over its median, pixel by pixel.
+    rms_super, rms_super_error
+        The same for means over super-pixels.
+    super_noise
+        What the variance planes predict for ``rms_super``.
+    chi_square, chi_square_error
+        Of the small-scale part (ratio minus the mean of its super-pixel), per pixel, over the variance planes.
+    gradient_x, gradient_y, gradient_error
+        Relative gradient of the ratio along CCS X and Y, per mm, and the statistical error of either.
+    amplifiers
+        Median ratio of each amplifier over ``scale``, with its statistical error.
+    """
+
+    ratio: NDArray[np.float64]
+    scale: float
+    scale_error: float
+    rms_pixel: float
+    rms_pixel_error: float
+    rms_super: float
+    rms_super_error: float
+    super_noise: float
+    chi_square: float
+    chi_square_error: float
+    gradient_x: float
+    gradient_y: float
+    gradient_error: float
+    amplifiers: dict[str, tuple[float, float]]
+
+
+def flat_difference(
+    first: NDArray[np.floating],
+    first_variance: NDArray[np.floating],
+    second: NDArray[np.floating],
+    second_variance: NDArray[np.floating],
+    good: NDArray[np.bool_],
+    *,
+    detector: Detector,
+    super_pixel_mm: float,
+) -> FlatDifference:
+    """Compare two flats of one detector.
+
+    Parameters
+    ----------
+    first, first_variance, second, second_variance
+        Responses and their independent variances, shape (ny, nx).
+    good
+        Pixels that are good in both.
+    super_pixel_mm
+        Side of a super-pixel.
+
+    Raises
+    ------
+    FlatError
+        If the shapes differ or no super-pixel is good in both.
+    """
+    if first.shape != second.shape:
+        raise FlatError(
+            f"flats of different shapes ({first.shape} and {second.shape}) cannot be compared",
+            remedy="give two flats of one detector of one camera",
+            value=(first.shape, second.shape),
+        )
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    good = good & np.isfinite(first) & np.isfinite(second) & (first > 0) & (second > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.where(good, first / second, np.nan)
+        variance = np.where(good, first_variance / second**2 + second_variance * first**2 / second**4, np.nan)
+    size = size_in_pixels(super_pixel_mm, detector.pixel_mm)
+    blocks = super_pixels(ratio, good, size)
+    filled = np.isfinite(blocks.mean)
+    if not filled.any():
+        raise FlatError("the flats have no good super-pixel in common", remedy="check their masks")
+    scale = float(np.median(ratio[good]))
+    pixels, cells = int(good.sum()), int(filled.sum())
+    rms_pixel = float(np.std(ratio[good])) / scale
+    rms_super = float(np.std(blocks.mean[filled])) / scale
+
+    # The mean of a block takes one degree of freedom from its pixels.
+    inside = good & np.isfinite(blocks.expand(ratio.shape))
+    small = ratio - blocks.expand(ratio.shape)
+    noise = super_pixels(variance, good, size)
+    freedom = 1 - 1 / np.maximum(np.repeat(np.repeat(blocks.count, size, 0), size, 1)[: ratio.shape[0], : ratio.shape[1]], 1)
+    chi = small[inside] ** 2 / (variance[inside] * freedom[inside]) if size > 1 else np.array([np.nan])
+
+    gradient_x, gradient_y, gradient_error = _gradient(ratio / scale, blocks, noise, detector)
+    amplifiers = {}
+    for amplifier in detector.amplifiers:
+        levels = ratio[amplifier.slices][good[amplifier.slices]]
+        if levels.size:
+            error = 1.2533 * float(np.std(levels)) / np.sqrt(levels.size) / scale
+            amplifiers[amplifier.name] = (float(np.median(levels)) / scale, error)
+    return FlatDifference(
+        ratio=ratio,
+        scale=scale,
+        scale_error=1.2533 * rms_pixel * scale / np.sqrt(pixels),
+        rms_pixel=rms_pixel,
+        rms_pixel_error=rms_pixel / np.sqrt(2 * pixels),
+        rms_super=rms_super,
+        rms_super_error=rms_super / np.sqrt(2 * cells),
+        super_noise=float(np.sqrt(np.mean((noise.mean / noise.count)[filled]))) / scale,
+        chi_square=float(np.mean(chi)),
+        chi_square_error=float(np.std(chi) / np.sqrt(chi.size)),
+        gradient_x=gradient_x,
+        gradient_y=gradient_y,
+        gradient_error=gradient_error,
+        amplifiers=amplifiers,
+    )
+
+
+def _gradient(ratio: NDArray[np.float64], blocks, noise, detector: Detector) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
+    x_pixel, y_pixel = blocks.centres(ratio.shape)
+    x, y = np.meshgrid(x_pixel, y_pixel)
+    filled = np.isfinite(blocks.mean)
+    x_mm, y_mm = frames.detector_to_ccs(detector, x[filled], y[filled])
+    design = np.column_stack([np.ones(x_mm.size), x_mm - x_mm.mean(), y_mm - y_mm.mean()])
+    inverse = np.linalg.pinv(design)
+    level, slope_x, slope_y = inverse @ blocks.mean[filled]
+    errors = np.sqrt((inverse**2) @ (noise.mean / noise.count)[filled])
+    return float(slope_x / level), float(slope_y / level), float(max(errors[1], errors[2]) / level)

@@ -1,0 +1,128 @@
+"""Figures of a flat, per detector and per amplifier, each with its error."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from permil.camera import Detector
+    from permil.flat.boundaries import BoundarySteps
+    from permil.flat.gradient import Plane
+
+WHOLE_DETECTOR = "all"
+"""What the column ``amp`` says for the whole detector."""
+
+_COLUMNS = {
+    "detector": ("", "detector"),
+    "amp": ("", "amplifier, or all for the whole detector"),
+    "led": ("", "LED"),
+    "pixels": ("", "good pixels"),
+    "median": ("", "median response on the composite scale"),
+    "median_err": ("", "error of the median: photon noise, beam model and photodiode scales"),
+    "rms": ("", "robust relative scatter of the response over pixels (half of the 16 to 84 per cent range)"),
+    "rms_err": ("", "error of rms"),
+    "noise": ("", "median relative error of a pixel (independent part)"),
+    "noise_err": ("", "error of noise"),
+    "scatter": ("", "median relative scatter of a pixel between pointings"),
+    "scatter_err": ("", "error of scatter"),
+    "pointings": ("", "median number of pointings that see a pixel"),
+    "step": ("", "relative excess of the amplifier, from the steps at its borders"),
+    "step_err": ("", "error of step"),
+    "gradient_x": ("1 / mm", "relative gradient along CCS X"),
+    "gradient_x_err": ("1 / mm", "error of gradient_x"),
+    "gradient_y": ("1 / mm", "relative gradient along CCS Y"),
+    "gradient_y_err": ("1 / mm", "error of gradient_y"),
+}
+
+
+def flat_metrics(
+    response: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    scatter: NDArray[np.floating],
+    count: NDArray[np.integer],
+    good: NDArray[np.bool_],
+    *,
+    detector: Detector,
+    led: str,
+    plane: Plane,
+    steps: BoundarySteps | None,
+) -> list[dict[str, Any]]:
+    """Return one row for the whole detector and one per amplifier.
+
+    Parameters
+    ----------
+    response, variance, scatter, count, good
+        Images of the detector, shape (ny, nx): response, its independent variance, scatter between pointings, number of
+        pointings, good pixels.
+    plane
+        Plane of the response with its errors.
+    steps
+        Amplifier factors, None where no border could be measured.
+    """
+    shared = float(plane.errors[0])
+    rows = [_region(response, variance, scatter, count, good, shared)]
+    rows[0] |= {
+        "amp": WHOLE_DETECTOR,
+        "gradient_x": plane.gradient_x,
+        "gradient_x_err": float(plane.errors[1]),
+        "gradient_y": plane.gradient_y,
+        "gradient_y_err": float(plane.errors[2]),
+    }
+    for index, amplifier in enumerate(detector.amplifiers):
+        where = amplifier.slices
+        row = _region(response[where], variance[where], scatter[where], count[where], good[where], shared)
+        row["amp"] = amplifier.name
+        if steps is not None:
+            row["step"] = float(steps.factor[index])
+            row["step_err"] = float(steps.factor_error[index])
+        rows.append(row)
+    return [{"detector": detector.name, "led": led} | row for row in rows]
+
+
+def metrics_table(rows: list[dict[str, Any]]) -> Table:
+    """Return rows of `flat_metrics` as a table with units and descriptions; what a row does not have is NaN."""
+    table = Table()
+    for name, (unit, description) in _COLUMNS.items():
+        table[name] = [row.get(name, np.nan) for row in rows]
+        table[name].description = description
+        if unit:
+            table[name].unit = unit
+    table.sort(["led", "detector"])
+    return table
+
+
+def _region(
+    response: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    scatter: NDArray[np.floating],
+    count: NDArray[np.integer],
+    good: NDArray[np.bool_],
+    shared_error: float,
+) -> dict[str, Any]:
+    pixels = int(good.sum())
+    if pixels == 0:
+        return {"pixels": 0}
+    levels = response[good].astype(np.float64)
+    low, median, high = np.percentile(levels, [15.865, 50, 84.135])
+    rms = (high - low) / 2 / median
+    noise = np.sqrt(variance[good]) / median
+    spread = scatter[good] / median
+    typical_noise, typical_scatter = float(np.median(noise)), float(np.median(spread))
+    # Errors of a median, and of a robust width, in units of the width over sqrt(n) for a normal distribution.
+    root = np.sqrt(pixels)
+    return {
+        "pixels": pixels,
+        "median": float(median),
+        "median_err": float(median * np.hypot(1.2533 * rms / root, shared_error)),
+        "rms": float(rms),
+        "rms_err": float(1.17 * rms / root),
+        "noise": typical_noise,
+        "noise_err": float(1.2533 * noise.std() / root),
+        "scatter": typical_scatter,
+        "scatter_err": float(1.2533 * spread.std() / root),
+        "pointings": float(np.median(count[good])),
+    }

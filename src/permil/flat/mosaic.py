@@ -1,0 +1,121 @@
+"""The focal plane in one binned picture, with a linear world coordinate system in millimetres."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from permil.camera import frames
+
+if TYPE_CHECKING:
+    from permil.camera import Detector
+
+
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class MosaicGrid:
+    """Square cells over the focal plane in DVCS; cell ``[row, column]`` starts at ``(x_low + column cell, y_low + row cell)``."""
+
+    x_low: float
+    y_low: float
+    cell_mm: float
+    shape: tuple[int, int]
+
+    def cards(self) -> fits.Header:
+        """Return WCS cards: DVCS mm as the primary system, CCS mm as the alternate system C."""
+        header = fits.Header()
+        # Origin and the two unit steps of the grid, in either frame: the matrix of the alternate system follows from them.
+        x = self.x_low + self.cell_mm * (0.5 + np.array([0.0, 1.0, 0.0]))
+        y = self.y_low + self.cell_mm * (0.5 + np.array([0.0, 0.0, 1.0]))
+        for suffix, frame, places in (("", "DVCS", np.array([x, y])), ("C", "CCS", np.array(frames.dvcs_to_ccs(x, y)))):
+            header[f"WCSNAME{suffix}"] = (frame, "linear focal-plane frame, mm")
+            for axis in (1, 2):
+                header[f"CTYPE{axis}{suffix}"] = f"{frame}_{'XY'[axis - 1]}"
+                header[f"CUNIT{axis}{suffix}"] = "mm"
+                header[f"CRPIX{axis}{suffix}"] = 1.0
+                header[f"CRVAL{axis}{suffix}"] = places[axis - 1, 0]
+                header[f"CDELT{axis}{suffix}"] = self.cell_mm
+                for column in (1, 2):
+                    step = places[axis - 1, column] - places[axis - 1, 0]
+                    header[f"PC{axis}_{column}{suffix}"] = float(round(step / self.cell_mm))
+        return header
+
+
+def mosaic_grid(detectors: Iterable[Detector], cell_mm: float) -> MosaicGrid:
+    """Return cells that cover the given detectors with a margin of one cell."""
+    corners = []
+    for detector in detectors:
+        x, y = frames.detector_to_dvcs(detector, [-0.5, detector.nx - 0.5], [-0.5, detector.ny - 0.5])
+        corners.append((x.min(), x.max(), y.min(), y.max()))
+    x_min, x_max, y_min, y_max = np.array(corners).T
+    # Whole multiples of the cell: mosaics of one camera line up whatever detectors they hold.
+    x_low = (np.floor(x_min.min() / cell_mm) - 1) * cell_mm
+    y_low = (np.floor(y_min.min() / cell_mm) - 1) * cell_mm
+    columns = int(np.ceil((x_max.max() - x_low) / cell_mm)) + 1
+    rows = int(np.ceil((y_max.max() - y_low) / cell_mm)) + 1
+    return MosaicGrid(float(x_low), float(y_low), cell_mm, (rows, columns))
+
+
+@dataclass(frozen=True)
+class MosaicPiece:
+    """Sums of one detector on the cells of the mosaic, from ``row`` and ``column`` on."""
+
+    row: int
+    column: int
+    response: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    count: NDArray[np.int64]
+
+
+def mosaic_piece(
+    response: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    good: NDArray[np.bool_],
+    *,
+    detector: Detector,
+    grid: MosaicGrid,
+) -> MosaicPiece:
+    """Sum the good pixels of a detector into the cells of the mosaic.
+
+    Each pixel goes to the cell that holds its centre. Detectors turned by quarter turns are exact; so are others.
+    """
+    x, y = frames.detector_to_dvcs(detector, [-0.5, detector.nx - 0.5], [-0.5, detector.ny - 0.5])
+    first_row, first_column = _cells(y.min(), grid.y_low, grid), _cells(x.min(), grid.x_low, grid)
+    shape = int(_cells(y.max(), grid.y_low, grid) - first_row) + 1, int(_cells(x.max(), grid.x_low, grid) - first_column) + 1
+    sums = np.zeros((3, shape[0] * shape[1]))
+    # Some rows at a time: the places of all pixels of a large sensor would take a gigabyte.
+    for start in range(0, detector.ny, _ROWS_AT_ONCE):
+        rows, columns = np.nonzero(good[start : start + _ROWS_AT_ONCE])
+        x, y = frames.detector_to_dvcs(detector, columns, rows + start)
+        cell = (_cells(y, grid.y_low, grid) - first_row) * shape[1] + _cells(x, grid.x_low, grid) - first_column
+        for number, weights in enumerate((response[rows + start, columns], variance[rows + start, columns], None)):
+            sums[number] += np.bincount(cell, weights=weights, minlength=sums.shape[1])
+    total, noise, count = sums.reshape(3, *shape)
+    return MosaicPiece(int(first_row), int(first_column), total, noise, count.astype(np.int64))
+
+
+def _cells(place: NDArray[np.float64], low: float, grid: MosaicGrid) -> NDArray[np.int64]:
+    return np.floor((place - low) / grid.cell_mm).astype(np.int64)
+
+
+def assemble_mosaic(
+    pieces: Iterable[MosaicPiece], grid: MosaicGrid
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int64]]:
+    """Return mean response, its independent variance and the number of pixels per cell; NaN where there is no pixel."""
+    response, variance = np.zeros(grid.shape), np.zeros(grid.shape)
+    count = np.zeros(grid.shape, dtype=np.int64)
+    for piece in pieces:
+        rows, columns = piece.count.shape
+        where = slice(piece.row, piece.row + rows), slice(piece.column, piece.column + columns)
+        response[where] += piece.response
+        variance[where] += piece.variance
+        count[where] += piece.count
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (response / count).astype(np.float32), (variance / count.astype(float) ** 2).astype(np.float32), count

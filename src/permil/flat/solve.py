@@ -1,0 +1,250 @@
+"""From the stacks of one detector to its flat: the solver `divide` with everything that is known of its errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.camera import frames
+from permil.errors import FlatError
+from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
+from permil.flat.divide import CombinedFlat, PointingCombination, PointingFlat, divide_by_beam
+from permil.flat.gradient import Plane, fit_plane, shared_covariance
+from permil.flat.metrics import flat_metrics, metrics_table
+from permil.flat.product import DetectorSolution, good_pixels
+from permil.flat.superpixel import size_in_pixels, super_pixels
+from permil.products import is_usable
+
+if TYPE_CHECKING:
+    from permil.beam import BeamModel
+    from permil.camera import Detector
+
+_PLACES = 6
+"""Places along each axis of a detector at which the shared errors are followed; the beam is smooth between them."""
+
+
+@dataclass(frozen=True)
+class PointingStack:
+    """Stack of the exposures of one detector at one pointing.
+
+    Attributes
+    ----------
+    number
+        Number of the pointing on this detector.
+    x_mm, y_mm
+        Projector position, CCS.
+    signal, variance, mask
+        Mean signal in electrons at the mean photodiode reading, its variance, mask planes; shape (ny, nx).
+    photodiode
+        Mean photodiode reading, 1 where it is not used.
+    scale_error
+        Relative error of the scale that the photodiode gives.
+    exposures, rejected
+        Exposures in the stack; measurements rejected as outliers.
+    chi_square
+        Reduced chi-square of the exposures about their mean.
+    aimed
+        Whether the projector points at this detector.
+    """
+
+    number: int
+    x_mm: float
+    y_mm: float
+    signal: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    mask: NDArray[np.int32]
+    photodiode: float
+    scale_error: float
+    exposures: int
+    rejected: int
+    chi_square: float
+    aimed: bool
+
+
+@dataclass
+class _Pointings:
+    """What is kept of the pointings while they stream by."""
+
+    rows: list[dict[str, object]] = field(default_factory=list)
+    stacks: list[NDArray[np.float64]] = field(default_factory=list)
+    beams: list[NDArray[np.float64]] = field(default_factory=list)
+    responses: list[NDArray[np.float64]] = field(default_factory=list)
+    ux: list[NDArray[np.float64]] = field(default_factory=list)
+    uy: list[NDArray[np.float64]] = field(default_factory=list)
+    weights: list[NDArray[np.float64]] = field(default_factory=list)
+
+
+def solve_by_division(
+    stacks: Iterable[PointingStack],
+    beam: BeamModel,
+    detector: Detector,
+    *,
+    led: str,
+    super_pixel_mm: float,
+    remove_steps: bool = False,
+    keep: Callable[[PointingStack, PointingFlat], None] | None = None,
+) -> DetectorSolution:
+    """Divide each stack by the beam at its pointing and combine.
+
+    Parameters
+    ----------
+    stacks
+        One per pointing, taken one at a time.
+    beam
+        Model of the LED's beam.
+    super_pixel_mm
+        Side of the super-pixels of small maps.
+    remove_steps
+        Divide the amplifiers by their factors from the steps at their borders.
+    keep
+        Called with each stack and its flat, for example to write it.
+
+    Raises
+    ------
+    FlatError
+        If no pointing has light on the detector, or the steps to be removed cannot be measured.
+    """
+    block = size_in_pixels(super_pixel_mm, detector.pixel_mm)
+    places_x, places_y = _places(detector)
+    combination = PointingCombination(detector.shape)
+    seen = _Pointings()
+    for stack in stacks:
+        pointing = divide_by_beam(
+            stack.signal,
+            stack.variance,
+            stack.mask,
+            **_beam_images(beam, detector, stack),
+            photodiode=stack.photodiode,
+            scale_error=stack.scale_error,
+        )
+        weights = combination.add(pointing)
+        _record(seen, stack, pointing, weights, detector, block, (places_x, places_y))
+        if keep is not None:
+            keep(stack, pointing)
+    flat = combination.result()
+    steps = _steps(flat, detector)
+    if remove_steps:
+        flat = _without_steps(flat, steps, detector)
+    covariance = shared_covariance(
+        beam.covariance,
+        np.array(seen.ux),
+        np.array(seen.uy),
+        np.array(seen.weights),
+        np.array([float(row["scale_error"]) for row in seen.rows]),  # type: ignore[arg-type]
+    )
+    place_x_mm, place_y_mm = frames.detector_to_ccs(detector, places_x, places_y)
+    good = good_pixels(flat)
+    plane = _plane(flat, good, detector, block, (place_x_mm, place_y_mm), covariance)
+    rows = flat_metrics(
+        flat.response, flat.variance, flat.scatter, flat.count, good, detector=detector, led=led, plane=plane, steps=steps
+    )
+    return DetectorSolution(
+        flat=flat,
+        pointings=Table(rows=seen.rows),
+        metrics=metrics_table(rows),
+        stacks=np.array(seen.stacks, dtype=np.float32),
+        beams=np.array(seen.beams, dtype=np.float32),
+        responses=np.array(seen.responses, dtype=np.float32),
+        places=Table({"x_pixel": places_x, "y_pixel": places_y, "x_mm": place_x_mm, "y_mm": place_y_mm}),
+        covariance=covariance,
+        block_pixels=block,
+        block_mm=block * detector.pixel_mm,
+    )
+
+
+def _beam_images(beam: BeamModel, detector: Detector, stack: PointingStack) -> dict[str, NDArray[np.floating]]:
+    origin, matrix = frames.ccs_affine(detector)
+    model, error = beam.evaluate_image(detector.shape, origin - [stack.x_mm, stack.y_mm], matrix)
+    return {"beam": model, "beam_error": error}
+
+
+def _places(detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the places (x, y in pixels) at which shared errors are followed: cell centres of a regular grid."""
+    fractions = (np.arange(_PLACES) + 0.5) / _PLACES
+    x, y = np.meshgrid(fractions * detector.nx - 0.5, fractions * detector.ny - 0.5)
+    return x.ravel(), y.ravel()
+
+
+def _record(
+    seen: _Pointings,
+    stack: PointingStack,
+    pointing: PointingFlat,
+    weights: NDArray[np.float32],
+    detector: Detector,
+    block: int,
+    places: tuple[NDArray[np.float64], NDArray[np.float64]],
+) -> None:
+    x_mm, y_mm = frames.detector_to_ccs(detector, *places)
+    ux, uy = frames.projector_relative(x_mm, y_mm, stack.x_mm, stack.y_mm)
+    seen.ux.append(ux)
+    seen.uy.append(uy)
+    half = max(1, block // 2)
+    at_places = []
+    for x, y in zip(*places, strict=True):
+        around = weights[max(0, int(y) - half) : int(y) + half + 1, max(0, int(x) - half) : int(x) + half + 1]
+        at_places.append(float(np.median(around[around > 0])) if (around > 0).any() else 0.0)
+    seen.weights.append(np.array(at_places))
+    seen.rows.append(
+        {
+            "number": stack.number,
+            "x_mm": stack.x_mm,
+            "y_mm": stack.y_mm,
+            "exposures": stack.exposures,
+            "photodiode": stack.photodiode,
+            "scale_error": 0.0 if np.isnan(stack.scale_error) else stack.scale_error,
+            "rejected": stack.rejected,
+            "chi_square": stack.chi_square,
+            "aimed": stack.aimed,
+            "weight": float(weights.mean()),
+        }
+    )
+    if stack.aimed:
+        usable = is_usable(pointing.mask)
+        seen.stacks.append(super_pixels(stack.signal, usable, block).mean)
+        seen.beams.append(super_pixels(pointing.beam, usable, block).mean)
+        seen.responses.append(super_pixels(pointing.response, usable, block).mean)
+
+
+def _steps(flat: CombinedFlat, detector: Detector) -> BoundarySteps | None:
+    try:
+        return fit_boundary_steps(flat.response, good_pixels(flat), detector)
+    except FlatError:
+        return None
+
+
+def _without_steps(flat: CombinedFlat, steps: BoundarySteps | None, detector: Detector) -> CombinedFlat:
+    if steps is None:
+        raise FlatError(
+            f"the steps at the amplifier borders of {detector.name} cannot be measured",
+            remedy="set flat.remove_amplifier_steps to false or look at the mask of this detector",
+            detector=detector.name,
+        )
+    factor = amplifier_factors(detector, steps.factor)
+    return CombinedFlat(flat.response / factor, flat.variance / factor**2, flat.mask, flat.scatter / factor, flat.count)
+
+
+def _plane(
+    flat: CombinedFlat,
+    good: NDArray[np.bool_],
+    detector: Detector,
+    block: int,
+    places: tuple[NDArray[np.float64], NDArray[np.float64]],
+    covariance: NDArray[np.float64],
+) -> Plane:
+    blocks = super_pixels(flat.response, good, block)
+    x, y = np.meshgrid(*blocks.centres(detector.shape))
+    x_mm, y_mm = frames.detector_to_ccs(detector, x.ravel(), y.ravel())
+    centre_x, centre_y = frames.detector_to_ccs(detector, *detector.centre_pixel)
+    return fit_plane(
+        blocks.mean.ravel(),
+        x_mm,
+        y_mm,
+        centre=(float(centre_x), float(centre_y)),
+        places=places,
+        covariance=covariance,
+    )

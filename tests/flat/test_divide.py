@@ -1,0 +1,134 @@
+"""The solver `divide` against drawn data with known response."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from permil.errors import FlatError
+from permil.flat.composite import composite_median, response_histogram
+from permil.flat.divide import PointingCombination, divide_by_beam
+from permil.products import MaskPlane
+
+SHAPE = (80, 96)
+
+
+def _pointing(rng: np.random.Generator, truth: np.ndarray, *, electrons: float, slope: float, beam_error: float = 1e-4):
+    beam = 1 - slope * np.linspace(0, 1, SHAPE[1])[None, :] * np.ones(SHAPE)
+    expected = electrons * truth * beam
+    signal = rng.normal(expected, np.sqrt(expected)).astype(np.float32)
+    return divide_by_beam(
+        signal,
+        expected.astype(np.float32),
+        np.zeros(SHAPE, dtype=np.int32),
+        beam=beam,
+        beam_error=np.full(SHAPE, beam_error),
+        photodiode=electrons,
+        scale_error=0.0,
+    )
+
+
+def test_combination_is_unbiased_with_true_errors() -> None:
+    rng = np.random.default_rng(1)
+    truth = 1 + 0.01 * rng.standard_normal(SHAPE)
+    combination = PointingCombination(SHAPE)
+    for electrons, slope in [(2e5, 0.0), (5e4, 0.3), (4e5, 0.1), (1e5, -0.2)]:
+        combination.add(_pointing(rng, truth, electrons=electrons, slope=slope))
+    flat = combination.result()
+    pulls = (flat.response - truth) / np.sqrt(flat.variance)
+    n = pulls.size
+    assert abs(pulls.mean()) < 4 / np.sqrt(n)
+    assert abs(np.mean(pulls**2) - 1) < 4 * np.sqrt(2 / n)
+
+
+def test_combined_variance_is_near_the_best_possible() -> None:
+    rng = np.random.default_rng(2)
+    levels = [2e5, 5e4, 4e5]
+    combination = PointingCombination(SHAPE)
+    for electrons in levels:
+        combination.add(_pointing(rng, np.ones(SHAPE), electrons=electrons, slope=0.0, beam_error=0.0))
+    best = 1 / sum(levels)
+    assert np.median(combination.result().variance) == pytest.approx(best, rel=0.01)
+
+
+def test_badly_known_beam_counts_less() -> None:
+    rng = np.random.default_rng(3)
+    combination = PointingCombination(SHAPE)
+    combination.add(_pointing(rng, np.ones(SHAPE), electrons=1e6, slope=0.0, beam_error=0.0))
+    combination.add(_pointing(rng, np.full(SHAPE, 1.1), electrons=1e6, slope=0.0, beam_error=0.1))
+    assert np.median(combination.result().response) == pytest.approx(1, abs=2e-3)
+
+
+def test_pixels_without_data_stay_without() -> None:
+    rng = np.random.default_rng(4)
+    first = _pointing(rng, np.ones(SHAPE), electrons=1e5, slope=0.0)
+    first.mask[0, 0] = int(MaskPlane.SAT)
+    first.mask[1, 1] = int(MaskPlane.EDGE)
+    second = _pointing(rng, np.ones(SHAPE), electrons=1e5, slope=0.0)
+    second.mask[0, :] = int(MaskPlane.BAD)
+    combination = PointingCombination(SHAPE)
+    combination.add(first)
+    combination.add(second)
+    flat = combination.result()
+    assert np.isnan(flat.response[0, 0])
+    assert flat.mask[0, 0] & int(MaskPlane.NO_DATA)
+    assert flat.count[0, 1] == 1
+    assert flat.mask[0, 1] == 0
+    assert flat.mask[1, 1] == int(MaskPlane.EDGE)
+
+
+def test_outside_the_beam_is_no_data() -> None:
+    beam = np.ones(SHAPE)
+    beam[:, :10] = np.nan
+    flat = divide_by_beam(
+        np.full(SHAPE, 100, np.float32),
+        np.full(SHAPE, 100, np.float32),
+        np.zeros(SHAPE, np.int32),
+        beam=beam,
+        beam_error=np.where(np.isnan(beam), np.nan, 1e-3),
+        photodiode=100.0,
+        scale_error=0.0,
+    )
+    assert np.all(flat.mask[:, :10] & int(MaskPlane.NO_DATA))
+    assert np.all(flat.mask[:, 10:] == 0)
+
+
+def test_no_light_at_all_is_an_error() -> None:
+    with pytest.raises(FlatError, match="no pointing has light"):
+        PointingCombination(SHAPE).result()
+
+
+@pytest.mark.parametrize("photodiode", [0.0, -1.0, np.nan])
+def test_stack_without_photodiode_is_an_error(photodiode: float) -> None:
+    ones = np.ones(SHAPE, np.float32)
+    with pytest.raises(FlatError, match="photodiode"):
+        divide_by_beam(ones, ones, np.zeros(SHAPE, np.int32), beam=ones, beam_error=ones, photodiode=photodiode, scale_error=0.0)
+
+
+def test_composite_median_is_that_of_all_pixels_together() -> None:
+    rng = np.random.default_rng(6)
+    detectors = [rng.normal(level, 0.01, 40001) for level in (0.9, 1.0, 1.07)]
+    good = [rng.uniform(size=40001) > 0.1 for _ in detectors]
+    median = composite_median(response_histogram(response, keep) for response, keep in zip(detectors, good, strict=True))
+    together = np.median(np.concatenate([response[keep] for response, keep in zip(detectors, good, strict=True)]))
+    assert median == pytest.approx(together, rel=5e-5)
+
+
+def test_composite_of_nothing_is_an_error() -> None:
+    with pytest.raises(FlatError, match="at least one"):
+        composite_median([])
+    with pytest.raises(FlatError, match="no good pixel"):
+        response_histogram(np.ones(5), np.zeros(5, bool))
+
+
+def test_scatter_is_that_of_the_pointings() -> None:
+    rng = np.random.default_rng(7)
+    combination = PointingCombination(SHAPE)
+    pointings = [_pointing(rng, np.ones(SHAPE), electrons=1e5, slope=slope) for slope in (0.0, 0.2, 0.4, -0.1)]
+    weights = [combination.add(pointing) for pointing in pointings]
+    responses = np.array([pointing.response for pointing in pointings], dtype=float)
+    mean = np.average(responses, axis=0, weights=weights)
+    scatter = np.sqrt(np.average((responses - mean) ** 2, axis=0, weights=weights))
+    flat = combination.result()
+    np.testing.assert_allclose(flat.response, mean, rtol=1e-6)
+    np.testing.assert_allclose(flat.scatter, scatter, rtol=1e-4)

@@ -1,0 +1,56 @@
+"""What was taken: headers and names of raw files, the index of all exposures, raw segments and their assembly."""
+
+from permil.exposures.assemble import assemble
+from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, aimed_detector, classify, position_table
+from permil.exposures.duplicates import Duplicate
+from permil.exposures.index import Index, build_index
+from permil.exposures.names import (
+    CcobFolder,
+    FileName,
+    bias_folder,
+    file_name,
+    observation_id,
+    parse_ccob_folder,
+    parse_file_name,
+    run_and_job,
+    run_folder,
+)
+from permil.exposures.positions import RunOffset, measure_offsets, require_one_kind, resolve_positions
+from permil.exposures.raw import RawDetector, read_raw
+from permil.exposures.record import LEDS, Exposure, exposures_to_table, read_exposure
+from permil.exposures.walk import Unreadable, find_files
+
+__all__ = [
+    "BIAS",
+    "LEDS",
+    "OTHER",
+    "POINTING",
+    "SCAN",
+    "CcobFolder",
+    "Duplicate",
+    "Exposure",
+    "FileName",
+    "Index",
+    "RawDetector",
+    "RunOffset",
+    "Unreadable",
+    "aimed_detector",
+    "assemble",
+    "bias_folder",
+    "build_index",
+    "classify",
+    "exposures_to_table",
+    "file_name",
+    "find_files",
+    "measure_offsets",
+    "observation_id",
+    "parse_ccob_folder",
+    "parse_file_name",
+    "position_table",
+    "read_exposure",
+    "read_raw",
+    "require_one_kind",
+    "resolve_positions",
+    "run_and_job",
+    "run_folder",
+]

@@ -1,0 +1,265 @@
+"""Raw segments come out exactly as they were written, and damaged files never do."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from permil.camera import Camera
+from permil.errors import CameraError, InputError, RawFormatError
+from permil.exposures import read_raw
+
+from .conftest import RawWriter, segment_pixels
+
+
+def assert_as_written(path: Path, camera: Camera, detector: str = "R22_S11", *, shift: int = 0) -> None:
+    raw = read_raw(path, camera)
+    assert raw.detector.name == detector
+    assert set(raw.segments) == {amplifier.name for amplifier in camera[detector].amplifiers}
+    for amplifier in camera[detector].amplifiers:
+        pixels = raw.segments[amplifier.name]
+        assert pixels.dtype == np.int32
+        assert pixels.dtype.isnative
+        np.testing.assert_array_equal(pixels, segment_pixels(amplifier, 1) + shift)
+
+
+@pytest.mark.parametrize("detector", ["R22_S11", "R02_S21", "R00_SG0", "R44_SW1"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_segments_as_written(write_raw: RawWriter, bin8: Camera, detector: str, compressed: bool) -> None:
+    path = write_raw(detector, compressed=compressed)
+    assert_as_written(path, bin8, detector)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"compression_type": "GZIP_1"},
+        {"compression_type": "GZIP_2"},
+        {"compression_type": "RICE_1", "tile_shape": (4, 128)},
+        {"compression_type": "RICE_1", "tile_shape": (1, 50)},
+    ],
+    ids=str,
+)
+def test_other_compressions(write_raw: RawWriter, bin8: Camera, options: dict[str, object]) -> None:
+    assert_as_written(write_raw(compressed=True, **options), bin8)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_unsigned_16_bits(write_raw: RawWriter, bin8: Camera, compressed: bool) -> None:
+    path = write_raw(kind=np.uint16, compressed=compressed)
+    assert fits.getheader(path, 1)["BZERO"] == 32768
+    assert_as_written(path, bin8)
+
+
+def test_gzip_by_content(write_raw: RawWriter, bin8: Camera, tmp_path: Path) -> None:
+    path = write_raw()
+    packed = tmp_path / "packed" / path.name
+    packed.parent.mkdir()
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert_as_written(packed, bin8)
+
+
+def test_any_order_and_extra_hdus(write_raw: RawWriter, bin8: Camera) -> None:
+    def shuffle(hdus: fits.HDUList) -> None:
+        segments = [hdus.pop(1) for _ in range(16)]
+        np.random.default_rng(3).shuffle(segments)
+        for segment in segments:
+            hdus.append(segment)
+        hdus.insert(1, fits.ImageHDU(np.zeros((3, 3))))
+        hdus.append(fits.BinTableHDU.from_columns([fits.Column("t", "D", array=np.arange(5.0))]))
+
+    assert_as_written(write_raw(change=shuffle), bin8)
+
+
+@pytest.mark.parametrize("card", ["EXTNAME", "CHANNEL"])
+def test_either_card_identifies_a_segment(write_raw: RawWriter, bin8: Camera, card: str) -> None:
+    def remove(hdus: fits.HDUList) -> None:
+        for hdu in hdus[1:17]:
+            del hdu.header[card]
+
+    assert_as_written(write_raw(change=remove), bin8)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_readout_board(write_raw: RawWriter, bin8: Camera, named: bool) -> None:
+    def rename(hdus: fits.HDUList) -> None:
+        if not named:
+            del hdus["REB_COND"].header["EXTNAME"]
+
+    raw = read_raw(write_raw(change=rename), bin8, segments=[])
+    assert raw.board_temperatures == {"TEMP1": 9.875, "TEMP2": -1.5}
+    assert raw.header["CCOBLED"] == "red"
+
+
+def test_only_wanted_segments(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw(compressed=True)
+    raw = read_raw(path, bin8, segments=["C14", "C03"])
+    assert list(raw.segments) == ["C14", "C03"]
+    np.testing.assert_array_equal(raw.segments["C14"], segment_pixels(bin8["R22_S11"].amplifier("C14"), 1))
+    with pytest.raises(CameraError, match="C20"):
+        read_raw(path, bin8, segments=["C20"])
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("lost", [1, 6000, 100_000, 300_000])
+def test_truncated_file_never_gives_pixels(write_raw: RawWriter, bin8: Camera, compressed: bool, lost: int) -> None:
+    path = write_raw(compressed=compressed)
+    content = path.read_bytes()
+    path.write_bytes(content[:-lost])
+    with pytest.raises(RawFormatError, match=r"cut short|is missing"):
+        read_raw(path, bin8, segments=["C10"])
+
+
+def test_every_truncation_at_a_block(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw()
+    content = path.read_bytes()
+    without_conditions = len(content) - 4 * 2880
+    for size in range(0, without_conditions, 20 * 2880):
+        path.write_bytes(content[:size])
+        with pytest.raises(RawFormatError):
+            read_raw(path, bin8)
+
+
+@pytest.mark.parametrize("lost", [10, 50_000])
+def test_truncated_gzip(write_raw: RawWriter, bin8: Camera, lost: int) -> None:
+    path = write_raw()
+    path.write_bytes(gzip.compress(path.read_bytes())[:-lost])
+    with pytest.raises(RawFormatError, match="damaged or cut short"):
+        read_raw(path, bin8)
+
+
+def test_damaged_tiles_are_noticed(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw(compressed=True)
+    with fits.open(path, disable_image_compression=True) as hdus:
+        start = hdus[1].fileinfo()["datLoc"]
+    content = bytearray(path.read_bytes())
+    content[start : start + 4] = (2**30).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(RawFormatError, match="HDU 1 cannot be decompressed"):
+        read_raw(path, bin8)
+    content[start : start + 4] = (8).to_bytes(4, "big")
+    path.write_bytes(content)
+    with pytest.raises(RawFormatError, match="row 0 is damaged"):
+        read_raw(path, bin8)
+
+
+def test_missing_segment(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw(change=lambda hdus: hdus.pop("Segment05"))
+    with pytest.raises(RawFormatError, match="Segment05 of R22_S11 is missing") as caught:
+        read_raw(path, bin8, segments=["C10"])
+    assert str(path) in str(caught.value)
+
+
+def test_duplicate_segment(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw(change=lambda hdus: hdus.append(hdus["Segment05"].copy()))
+    with pytest.raises(RawFormatError, match="Segment05 stands twice"):
+        read_raw(path, bin8)
+
+
+def test_segment_of_another_detector(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw("R22_S11", cards={"RAFTBAY": "R44", "CCDSLOT": "SW0"}, path="exposure.fits")
+    with pytest.raises(RawFormatError, match=r"Segment07.*not one of R44_SW0, which has 8"):
+        read_raw(path, bin8)
+
+
+def test_name_and_channel_disagree(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw(change=lambda hdus: hdus["Segment05"].header.set("CHANNEL", 3))
+    with pytest.raises(RawFormatError, match="says channel 3"):
+        read_raw(path, bin8)
+
+
+def test_wrong_size_names_the_right_camera(write_raw: RawWriter, bin8: Camera, lsstcam: Camera) -> None:
+    path = write_raw()
+    with pytest.raises(RawFormatError, match=r"128 x 256 pixels, but 576 x 2048 in camera lsstcam.*`camera: lsstcam-bin8`"):
+        read_raw(path, lsstcam)
+
+
+def test_unknown_geometry_names_both_sizes(write_raw: RawWriter, lsstcam: Camera) -> None:
+    def shrink(hdus: fits.HDUList) -> None:
+        for hdu in hdus[1:17]:
+            hdu.data = np.zeros((2022, 542), dtype=np.int32)
+
+    with pytest.raises(RawFormatError, match=r"542 x 2022 pixels, but 576 x 2048.*write a camera file"):
+        read_raw(write_raw(change=shrink), lsstcam)
+
+
+def test_wrong_datasec(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw(change=lambda hdus: hdus["Segment11"].header.set("DATASEC", "[4:66,1:250]"))
+    with pytest.raises(RawFormatError, match=r"Segment11 has DATASEC \[4:66,1:250\], but \[11:74,1:250\]"):
+        read_raw(path, bin8)
+
+
+def test_floats_are_refused(write_raw: RawWriter, bin8: Camera) -> None:
+    with pytest.raises(RawFormatError, match="does not hold integers"):
+        read_raw(write_raw(kind=np.float32), bin8)
+
+
+def test_scaled_integers_are_refused(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw()
+    content = bytearray(path.read_bytes())
+    place = content.index(b"DETSEC  =")
+    content[place : place + 80] = b"BSCALE  =                  0.5".ljust(80)
+    path.write_bytes(content)
+    with pytest.raises(RawFormatError, match=r"BSCALE 0.5"):
+        read_raw(path, bin8)
+
+
+def test_files_that_are_none(bin8: Camera, tmp_path: Path) -> None:
+    for content, reason in ((b"", "empty"), (b"SIMPLE  = nonsense", "cut short"), (b"not FITS" * 1000, "not FITS")):
+        path = tmp_path / "exposure.fits"
+        path.write_bytes(content)
+        with pytest.raises(RawFormatError, match=reason):
+            read_raw(path, bin8)
+    with pytest.raises(InputError, match="No such file"):
+        read_raw(tmp_path / "absent.fits", bin8)
+
+
+def test_header_without_end(bin8: Camera, tmp_path: Path) -> None:
+    path = tmp_path / "exposure.fits"
+    path.write_bytes((b"SIMPLE  =                    T".ljust(80) + b"COMMENT END".ljust(80) * 71) * 600)
+    with pytest.raises(RawFormatError, match="no END card"):
+        read_raw(path, bin8)
+
+
+def test_rubbish_after_the_last_hdu(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw()
+    with path.open("ab") as stream:
+        stream.write(b"END".ljust(80).ljust(2880))
+    with pytest.raises(RawFormatError, match="not an extension"):
+        read_raw(path, bin8)
+
+
+def test_real_files(shared_data: Path, lsstcam: Camera) -> None:
+    found = {}
+    for path in sorted((shared_data / "raw").glob("*.fits")):
+        raw = read_raw(path, lsstcam)
+        found[raw.detector.name] = raw
+        with fits.open(path) as hdus:
+            for amplifier in raw.detector.amplifiers:
+                np.testing.assert_array_equal(raw.segments[amplifier.name], hdus[amplifier.extname].data)
+    # The raft test stand has no RAFTBAY and CCDSLOT: its sensor E2V-CCD250-179 now sits in R33_S11.
+    assert sorted(found) == ["R10_S22", "R22_S22", "R33_S11"]
+    blanked = found["R33_S11"]
+    amplifier = blanked.detector.amplifier("C00")
+    overscan = blanked.segments["C00"][amplifier.serial_overscan_slices]
+    assert np.median(overscan) == pytest.approx(27026, abs=1.0)
+    assert np.std(overscan[:, 5:]) == pytest.approx(6.4, abs=0.2)
+    assert np.median(blanked.segments["C00"][amplifier.data_slices]) == pytest.approx(47800, rel=0.01)
+    assert found["R10_S22"].board_temperatures["TEMP1"] == -1.5625
+    assert found["R22_S22"].board_temperatures["TEMP10"] == -0.25
+
+
+def test_truncated_real_file(shared_data: Path, lsstcam: Camera, tmp_path: Path) -> None:
+    source = shared_data / "raw" / "30211212000310-R22-S22-det098.fits"
+    content = gzip.decompress(source.read_bytes())
+    path = tmp_path / source.name
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(RawFormatError, match="cut short"):
+        read_raw(path, lsstcam)
+    shutil.copy(source, path)
+    assert read_raw(path, lsstcam, segments=["C00"]).detector.name == "R22_S22"

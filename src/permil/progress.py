@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from threadpoolctl import threadpool_limits
+
 
 @dataclass
 class StageReport:
@@ -39,6 +42,8 @@ Result = TypeVar("Result")
 
 console = Console(stderr=True)
 
+_SECONDS_BETWEEN_LINES = 20.0
+
 
 class _RateColumn(ProgressColumn):
     """Items per second."""
@@ -50,6 +55,10 @@ class _RateColumn(ProgressColumn):
 
 @contextmanager
 def _display(description: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """Show a bar on a terminal, a line now and then elsewhere; yield what to call after each item."""
+    if not console.is_terminal:
+        yield from _lines(description, total)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -58,9 +67,32 @@ def _display(description: str, total: int | None) -> Iterator[Callable[[], None]
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=not console.is_terminal) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task(description, total=total)
         yield lambda: progress.advance(task)
+
+
+def _lines(description: str, total: int | None) -> Iterator[Callable[[], None]]:
+    begin = told = time.monotonic()
+    count = 0
+
+    def tell() -> None:
+        seconds = time.monotonic() - begin
+        of_total = "" if total is None else f" of {total}"
+        console.print(
+            f"  {description}: {count}{of_total} in {seconds:.1f} s, {count / max(seconds, 1e-3):.3g}/s", highlight=False
+        )
+
+    def advance() -> None:
+        nonlocal count, told
+        count += 1
+        if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+            told = time.monotonic()
+            tell()
+
+    yield advance
+    if count:
+        tell()
 
 
 def track(items: Iterable[Item], *, description: str, total: int | None = None) -> Iterator[Item]:
@@ -110,7 +142,9 @@ def parallel_map(
         The first error of any task, after tasks that have not begun are dropped.
     """
     if workers <= 1 or len(tasks) <= 1:
-        return [function(task) for task in track(tasks, description=description)]
+        # One thread as in the workers: the order of sums in numerical libraries, and so the last bit, depends on their threads.
+        with threadpool_limits(1):
+            return [function(task) for task in track(tasks, description=description)]
     results: dict[int, Result] = {}
     with _worker_pool(min(workers, len(tasks))) as pool, _display(description, len(tasks)) as advance:
         waiting: dict[Future[Result], int] = {}

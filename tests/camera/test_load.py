@@ -118,8 +118,7 @@ def test_binned_camera_has_the_same_millimetres(lsstcam: Camera, bin8: Camera) -
     assert bin8.pixel_mm == pytest.approx(8 * lsstcam.pixel_mm)
     for fine, coarse in zip(lsstcam.detectors.values(), bin8.detectors.values(), strict=True):
         assert (fine.name, fine.serial, fine.centre_dvcs) == (coarse.name, coarse.serial, coarse.centre_dvcs)
-        # The middle of a binned segment border is the middle of the full-size one to within the outer gap (half a binned pixel
-        # and the 0.01 mm of the ITL policy).
+        # The outer gap of what does not fill a binned pixel is the same on both sides.
         middle_fine = detector_to_ccs(fine, *fine.centre_pixel)
         middle_coarse = detector_to_ccs(coarse, *coarse.centre_pixel)
         np.testing.assert_allclose(middle_fine, middle_coarse, atol=1e-9)

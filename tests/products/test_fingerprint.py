@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from permil.products import FINGERPRINT_CARD, fingerprint, is_current, stored_fingerprint, write_image, write_table
+from permil.errors import InputError
+from permil.products import FINGERPRINT_CARD, fingerprint, is_current, read_image, stored_fingerprint, write_image, write_table
 
 
 def test_changes_with_options_files_and_upstream(tmp_path: Path) -> None:
@@ -46,4 +47,16 @@ def test_is_read_back_from_products(tmp_path: Path, suffix: str) -> None:
 def test_damaged_product_is_not_current(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"product.{suffix}"
     path.write_bytes(b"\x00nonsense")
+    assert stored_fingerprint(path) is None
+
+
+def test_image_cut_short_is_not_current_and_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "flat.fits"
+    write_image(path, np.ones((90, 90)), np.zeros((90, 90)), np.ones((90, 90)), header={FINGERPRINT_CARD: "abc"})
+    content = path.read_bytes()
+    for length in (1000, 2880 * 4, len(content) - 5000):
+        path.write_bytes(content[:length])
+        with pytest.raises(InputError, match=r"flat\.fits: "):
+            read_image(path)
+    path.write_bytes(content[:1000])
     assert stored_fingerprint(path) is None

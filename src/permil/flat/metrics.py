@@ -91,7 +91,7 @@ def metrics_table(rows: list[dict[str, Any]]) -> Table:
         table[name].description = description
         if unit:
             table[name].unit = unit
-    table.sort(["led", "detector"])
+    table.sort(["led", "detector"], kind="stable")
     return table
 
 

@@ -117,7 +117,7 @@ def build_superbias(
     summary = stack_superbias((image for _, image in frames), detector, threshold=config.rejection_threshold)
     if summary is None:
         raise CalibrationError(
-            f"there is no usable bias exposure of {detector.name}",
+            f"there is no usable bias exposure of {detector.name}" + (f" ({left_out[0].reason})" if left_out else ""),
             path=left_out[0].path if left_out else None,
             remedy="add bias exposures to the roots, or set isr.bias to none",
             detector=detector.name,
@@ -359,7 +359,7 @@ def _reduced_files(
         try:
             image = reduce_file(path, camera, calibration, config)
         except InputError as error:
-            left_out.append(LeftOut(Path(path), error.what))
+            left_out.append(LeftOut(Path(path), error.what if error.remedy is None else f"{error.what}; {error.remedy}"))
             continue
         yield Path(path), image
 

@@ -15,7 +15,8 @@ from typing import Any
 from astropy.io import fits
 
 from permil import __version__
-from permil.products.fits import FINGERPRINT_CARD
+from permil.errors import InputError
+from permil.products.fits import FINGERPRINT_CARD, whole_file
 from permil.products.tables import read_meta
 
 
@@ -57,10 +58,11 @@ def stored_fingerprint(path: str | Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        if path.suffix == ".fits":
+        if path.suffix != ".fits":
+            return read_meta(path).get("fingerprint")
+        with whole_file(path):
             return fits.getheader(path, 0).get(FINGERPRINT_CARD)
-        return read_meta(path).get("fingerprint")
-    except (OSError, ValueError):
+    except (OSError, ValueError, InputError):
         return None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from permil import __version__
@@ -111,6 +114,23 @@ def write_image(
     write_hdus(path, [fits.PrimaryHDU(header=provenance(header)), *planes, *extensions])
 
 
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[None]:
+    """Turn astropy's warnings of a damaged file into an error: a file that is cut short only makes it warn.
+
+    Raises
+    ------
+    InputError
+        If astropy warned.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", AstropyUserWarning)
+        yield
+    complaints = [str(entry.message) for entry in caught if issubclass(entry.category, AstropyUserWarning)]
+    if complaints:
+        raise InputError(f"damaged ({complaints[0]})", path=path, remedy="make the file again")
+
+
 def read_image(path: str | Path) -> ImageProduct:
     """Read an image product.
 
@@ -120,7 +140,7 @@ def read_image(path: str | Path) -> ImageProduct:
         If the file is missing, damaged or not an image product.
     """
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with whole_file(path), fits.open(path, memmap=False) as hdus:
             names = [hdu.name for hdu in hdus]
             missing = [name for name in ("IMAGE", "MASK", "VARIANCE") if name not in names]
             if missing:

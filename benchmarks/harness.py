@@ -1,0 +1,72 @@
+"""Interleaved timing of the same work done by two programs in one process: medians, ratio, peak memory."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: seconds of both (medians), their ratio, peak memory of both in MiB."""
+
+    work: str
+    ours: str
+    peer: str
+    our_seconds: float
+    peer_seconds: float
+    our_peak: float
+    peer_peak: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ours is."""
+        return self.peer_seconds / self.our_seconds
+
+
+def compare(
+    work: str, ours: tuple[str, Callable[[], object]], peer: tuple[str, Callable[[], object]], *, repeats: int = REPEATS
+) -> Row:
+    """Run both once for warming up, then in turn; memory is measured in a run of its own, since tracing slows."""
+    ours[1]()
+    peer[1]()
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        for times, (_, function) in zip(seconds, (ours, peer), strict=True):
+            begin = time.perf_counter()
+            function()
+            times.append(time.perf_counter() - begin)
+    peaks = []
+    for _, function in (ours, peer):
+        tracemalloc.start()
+        function()
+        peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
+        tracemalloc.stop()
+    return Row(work, ours[0], peer[0], statistics.median(seconds[0]), statistics.median(seconds[1]), peaks[0], peaks[1])
+
+
+def print_rows(rows: list[Row]) -> None:
+    """Print comparisons as a table."""
+    table = Table(title="ours beside a named peer, same work, same process, medians")
+    for heading in ("work", "ours", "peer", "ours s", "peer s", "ratio", "ours MiB", "peer MiB"):
+        table.add_column(heading, justify="left" if heading in ("work", "ours", "peer") else "right")
+    for row in rows:
+        table.add_row(
+            row.work,
+            row.ours,
+            row.peer,
+            f"{row.our_seconds:.4f}",
+            f"{row.peer_seconds:.4f}",
+            f"{row.ratio:.1f}",
+            f"{row.our_peak:.0f}",
+            f"{row.peer_peak:.0f}",
+        )
+    Console(width=150).print(table)

@@ -1,0 +1,7 @@
+"""The projector's light: nodes from the scan, the beam model, its errors."""
+
+from permil.beam.model import BeamModel, Outlier
+from permil.beam.nodes import BeamNodes, nodes_from_table
+from permil.beam.peak import BeamPosition
+
+__all__ = ["BeamModel", "BeamNodes", "BeamPosition", "Outlier", "nodes_from_table"]

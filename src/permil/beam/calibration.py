@@ -1,0 +1,64 @@
+"""Calibration and weights of the kernel families from their leave-one-out predictions.
+
+The predicted variances of a family are multiplied by the mean square of its leave-one-out pulls (the cross-validated scale of
+kriging; Cressie 1993, Statistics for Spatial Data, section 2.6.4). The families are then weighted by stacking of predictive
+distributions (Yao, Vehtari, Simpson & Gelman 2018, Bayesian Analysis 13, 917): the weights maximise the product over nodes of the
+mixture's leave-one-out density. A Dirichlet prior of ten nodes' worth for each family keeps the weights near equal while few nodes
+cannot tell the families apart, where the mean of two good predictions is better than either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.beam.hull import Hull
+from permil.beam.process import LeaveOneOut
+
+FloatArray = NDArray[np.float64]
+
+FEWEST_INTERIOR = 8
+PRIOR_NODES = 5.0
+ITERATIONS = 500
+
+
+def calibration_nodes(hull: Hull, extra_variance: FloatArray) -> NDArray[np.bool_]:
+    """Return which nodes calibrate: not down-weighted, and inside the hull of the others (unless there are too few then)."""
+    use = extra_variance == 0.0
+    inside = use.copy()
+    inside[hull.vertices] = False
+    return inside if np.count_nonzero(inside) >= FEWEST_INTERIOR else use
+
+
+def inflation(left_out: LeaveOneOut, use: NDArray[np.bool_]) -> float:
+    """Return the factor on predicted variances that makes the mean squared leave-one-out pull of some nodes 1."""
+    return float(np.mean(left_out.deviation[use] ** 2 / left_out.variance[use]))
+
+
+def stacking_weights(left_out: Sequence[LeaveOneOut], factors: Sequence[float], use: NDArray[np.bool_]) -> FloatArray:
+    """Return the weights of some predictions, summing to 1.
+
+    Parameters
+    ----------
+    left_out
+        Leave-one-out predictions of each family.
+    factors
+        Inflation of the variance of each family.
+    use : ndarray of bool
+        Nodes that count.
+    """
+    log_density = np.array(
+        [
+            -0.5 * (np.log(factor * part.variance[use]) + part.deviation[use] ** 2 / (factor * part.variance[use]))
+            for part, factor in zip(left_out, factors, strict=True)
+        ]
+    )
+    density = np.exp(log_density - log_density.max(axis=0))
+    weights = np.full(len(left_out), 1.0 / len(left_out))
+    for _ in range(ITERATIONS):
+        share = weights[:, None] * density
+        weights = (share / share.sum(axis=0)).sum(axis=1) + PRIOR_NODES
+        weights /= weights.sum()
+    return weights

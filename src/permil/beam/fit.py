@@ -1,0 +1,187 @@
+"""Fit of a beam to nodes: variances, posterior, calibration, outliers, weights, maximum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.beam.calibration import calibration_nodes, inflation, stacking_weights
+from permil.beam.hull import Hull
+from permil.beam.kernels import KernelFamily, cubic_family, ladder_family
+from permil.beam.likelihood import maximise_likelihood
+from permil.beam.mixture import Mixture
+from permil.beam.nodes import BeamNodes
+from permil.beam.parameters import BeamParameters, Member, centres_of, observations_of, spacing_of
+from permil.beam.peak import BeamPosition, maximum_of
+from permil.beam.process import GaussianProcess
+from permil.errors import BeamError
+
+FloatArray = NDArray[np.float64]
+
+SPARE_NODES = 4
+MAX_ROUNDS = 12
+TOP_LEVEL = 0.985
+FEWEST_TOP_NODES = 16
+FINEST_PER_SPACING = 0.8
+FINEST_PER_LATTICE = 1.5
+CONSTANT_SIGNAL = 1e-9  # relative: below it there is no beam to model
+
+
+def fit_nodes(nodes: BeamNodes, *, outlier_threshold: float) -> tuple[BeamParameters, Mixture, BeamPosition]:
+    """Fit the beam to nodes.
+
+    Parameters
+    ----------
+    nodes
+        Nodes in canonical order.
+    outlier_threshold
+        Nodes, and scales of whole exposures, that deviate from what all others predict by more than this many robust standard
+        deviations are down-weighted.
+
+    Returns
+    -------
+    parameters, mixture, maximum
+        What determines the model, the log beam, and the place of its maximum.
+
+    Raises
+    ------
+    BeamError
+        If there are too few nodes, they lie on one line, or all have the same signal.
+    """
+    _check_number(nodes)
+    hull = Hull.of(nodes.u)
+    if np.ptp(np.log(nodes.signal)) < CONSTANT_SIGNAL:
+        raise BeamError(
+            f"all {len(nodes)} nodes have the same signal; there is no beam to model", remedy="check the column signal"
+        )
+    parameters, mixture = _fit_robustly(nodes, hull, outlier_threshold)
+    return parameters, mixture, _best_maximum(nodes, hull, parameters, mixture)
+
+
+def _best_maximum(nodes: BeamNodes, hull: Hull, parameters: BeamParameters, mixture: Mixture) -> BeamPosition:
+    """Return the maximum from the whole fit or from a fit to the top of the beam alone, whichever knows it better.
+
+    A plateau can be far smoother than the ring around it, and then its own nodes tell more about its maximum than all together.
+    """
+    of_all = maximum_of(mixture, hull)
+    log_beam = mixture.mean(nodes.u)
+    top = nodes[(parameters.extra_variance == 0.0) & (log_beam > log_beam.max() + np.log(TOP_LEVEL))]
+    if not FEWEST_TOP_NODES * np.unique(top.bunch).size <= len(top) < len(nodes):
+        return of_all
+    try:
+        top_hull = Hull.of(top.u)
+    except BeamError:  # the top is one line of nodes
+        return of_all
+    _, top_mixture = _fit_members(top, top_hull, _Robust.start(top))
+    return min(of_all, maximum_of(top_mixture, top_hull), key=lambda maximum: np.trace(maximum.covariance))
+
+
+def _fit_robustly(nodes: BeamNodes, hull: Hull, threshold: float) -> tuple[BeamParameters, Mixture]:
+    """Fit, down-weight what deviates, and fit again until nothing deviates."""
+    state = _Robust.start(nodes)
+    parameters, mixture = _fit_members(nodes, hull, state)
+    for _ in range(MAX_ROUNDS):
+        if not state.flag(mixture, threshold):
+            break
+        parameters, mixture = _fit_members(nodes, hull, state)
+    if state.release(mixture, threshold):
+        parameters, mixture = _fit_members(nodes, hull, state)
+    return parameters, mixture
+
+
+def _check_number(nodes: BeamNodes) -> None:
+    bunches = np.unique(nodes.bunch).size
+    needed = 5 + bunches + SPARE_NODES
+    distinct = len(np.unique(nodes.u.round(6), axis=0))
+    if len(nodes) < needed or distinct < 6 + SPARE_NODES:
+        left_out = sum(len(rows) for rows in nodes.dropped.values())
+        also = f" ({left_out} more were left out: {', '.join(nodes.dropped)})" if left_out else ""
+        raise BeamError(
+            f"{len(nodes)} nodes at {distinct} positions{also} are too few for the beam model",
+            remedy=f"it needs {max(needed, 6 + SPARE_NODES)}: 5 of the drift, {bunches} of the gains and {SPARE_NODES} to spare",
+            value=len(nodes),
+            needed=max(needed, 6 + SPARE_NODES),
+        )
+
+
+def _fit_members(nodes: BeamNodes, hull: Hull, state: _Robust) -> tuple[BeamParameters, Mixture]:
+    """Fit every kernel family with the present down-weighting, and weight them."""
+    observations = observations_of(nodes, state.extra_variance, state.exposure_weight)
+    centres = centres_of(nodes.u, hull)
+    families = _families(nodes, hull)
+    variances = [maximise_likelihood(observations, family) for family in families]
+    processes = [GaussianProcess(observations, *fitted, centres) for fitted in zip(families, variances, strict=True)]
+    left_out = [process.leave_one_out for process in processes]
+    use = calibration_nodes(hull, state.extra_variance)
+    weights = stacking_weights(left_out, [inflation(part, use) for part in left_out], use)
+    members = tuple(
+        Member(family, fitted, float(weight)) for family, fitted, weight in zip(families, variances, weights, strict=True)
+    )
+    parameters = BeamParameters(members, state.extra_variance, state.exposure_weight)
+    return parameters, Mixture(processes, parameters, hull)
+
+
+def _families(nodes: BeamNodes, hull: Hull) -> list[KernelFamily]:
+    """Return the kernel families that suit the scan; a reduced set of centres carries the ladder alone."""
+    u = nodes.u
+    centre = (float(0.5 * (hull.lower + hull.upper)[0]), float(0.5 * (hull.lower + hull.upper)[1]))
+    extent = float(np.sqrt(hull.area))
+    centres = centres_of(u, hull)
+    reduced = len(centres) < len(np.unique(u, axis=0))
+    finest = FINEST_PER_LATTICE * spacing_of(centres, hull) if reduced else FINEST_PER_SPACING * spacing_of(u, hull)
+    ladder = ladder_family(centre, extent, finest)
+    return [ladder] if reduced else [cubic_family(centre, extent), ladder]
+
+
+@dataclass
+class _Robust:
+    """Down-weighting: variance added to single nodes, factor on the variance of exposures' scales."""
+
+    extra_variance: FloatArray
+    exposure_weight: FloatArray
+
+    @classmethod
+    def start(cls, nodes: BeamNodes) -> _Robust:
+        """Return the state in which everything counts."""
+        none = np.zeros(len(nodes))
+        return cls(none, observations_of(nodes, none, None).exposure_weight)
+
+    def flag(self, mixture: Mixture, threshold: float) -> bool:
+        """Down-weight the worst nodes and exposures beyond the threshold; tell whether there were any.
+
+        Only deviations of at least half the largest are flagged in one round, since a bad node makes its neighbours look bad.
+        """
+        deviation, pull = mixture.left_out_pulls()
+        regular = self.extra_variance == 0.0
+        pull = np.where(regular, pull / _scale(pull[mixture.calibrating]), 0.0)
+        new = (np.abs(pull) > threshold) & (np.abs(pull) >= 0.5 * np.abs(pull).max())
+        self.extra_variance = np.where(new, deviation**2, self.extra_variance)
+        return self._flag_exposures(mixture, threshold) or bool(new.any())
+
+    def _flag_exposures(self, mixture: Mixture, threshold: float) -> bool:
+        regular = self.exposure_weight == 1.0
+        if not regular.any():
+            return False
+        scale, spread = mixture.exposure_scales()
+        pull = np.where(regular, scale / spread, 0.0)
+        pull /= _scale(pull[regular])
+        new = (np.abs(pull) > threshold) & (np.abs(pull) >= 0.5 * np.abs(pull).max())
+        self.exposure_weight = np.where(new, np.maximum(scale**2, 1.0) * threshold**2, self.exposure_weight)
+        return bool(new.any())
+
+    def release(self, mixture: Mixture, threshold: float) -> bool:
+        """Restore the nodes that the final fit no longer finds deviating; tell whether there were any."""
+        _, pull = mixture.left_out_pulls()
+        innocent = (self.extra_variance > 0.0) & (np.abs(pull) < threshold * _scale(pull[mixture.calibrating]))
+        self.extra_variance = np.where(innocent, 0.0, self.extra_variance)
+        return bool(innocent.any())
+
+
+def _scale(pull: FloatArray) -> float:
+    """Return the robust scale of pulls from their 90th percentile of size: up to a tenth of them may be bad.
+
+    The median would take the tails that a ring or an edge of the beam gives the pulls for outliers.
+    """
+    return float(max(np.quantile(np.abs(pull), 0.9) / 1.645, np.finfo(float).tiny))

@@ -1,0 +1,206 @@
+"""Beam model to FITS and back: everything that rebuilds the identical model, and pictures for people."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import NDArray
+
+from permil.beam.hull import Hull
+from permil.beam.kernels import Kernel, KernelFamily
+from permil.beam.likelihood import Variances
+from permil.beam.mixture import Mixture
+from permil.beam.model import BeamModel
+from permil.beam.nodes import BeamNodes
+from permil.beam.parameters import BeamParameters, Member
+from permil.beam.peak import BeamPosition
+from permil.errors import InputError
+from permil.products import provenance
+
+FloatArray = NDArray[np.float64]
+
+IMAGE_SIZE = 161
+_NODE_COLUMNS = {
+    "x_mm": "mm", "y_mm": "mm", "ref_x_mm": "mm", "ref_y_mm": "mm", "signal": "", "signal_err": "", "bunch": "", "exposure": "",
+    "mjd": "", "rows": "",
+}  # fmt: skip
+_PARTS = ("BEAM", "BEAM_ERR", "NODES", "KERNELS", "GAINS")
+
+
+def model_to_hdus(model: BeamModel, *, header: Mapping[str, Any] | None = None) -> list[Any]:
+    """Return the HDUs of a beam model.
+
+    ``BEAM`` and ``BEAM_ERR`` are pictures on a lattice with a linear WCS in mm (place minus projector); ``NODES``, ``KERNELS`` and,
+    with several bunches, ``EXPOSURES`` rebuild the model; ``GAINS`` tells the gain of each bunch.
+
+    Parameters
+    ----------
+    header
+        Further cards of the primary header.
+    """
+    axes = [np.linspace(low, high, IMAGE_SIZE) for low, high in zip(model.hull.lower, model.hull.upper, strict=True)]
+    beam, error = model.evaluate(axes[0][None, :], axes[1][:, None])
+    wcs = _wcs_cards(axes)
+    primary = provenance({**_model_cards(model), **(header or {})})
+    hdus: list[Any] = [
+        fits.PrimaryHDU(header=primary),
+        fits.ImageHDU(beam.astype(np.float32), header=wcs.copy(), name="BEAM"),
+        fits.ImageHDU(error.astype(np.float32), header=wcs.copy(), name="BEAM_ERR"),
+        _table_hdu(_nodes_table(model), "NODES"),
+        _table_hdu(_kernels_table(model), "KERNELS"),
+        _table_hdu(_gains_table(model), "GAINS"),
+    ]
+    if model.parameters.exposure_weight.size:
+        hdus.append(_table_hdu(Table({"weight": model.parameters.exposure_weight}), "EXPOSURES"))
+    reasons = [(row, reason) for reason, rows in model.nodes.dropped.items() for row in rows]
+    if reasons:
+        hdus.append(_table_hdu(Table(rows=reasons, names=["row", "reason"]), "DROPPED"))
+    return hdus
+
+
+def model_from_hdus(path: str | Path) -> BeamModel:
+    """Read a beam model from a FITS file; it is identical to the one that was written.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or no beam model.
+    """
+    try:
+        with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+            warnings.simplefilter("ignore", AstropyUserWarning)  # of a truncated file, which the checks below find
+            missing = [name for name in _PARTS if name not in hdus]
+            if missing:
+                raise InputError(
+                    f"not a beam model: extension {', '.join(missing)} is missing",
+                    path=path,
+                    remedy="give a file that permil beam fit or permil run made",
+                )
+            header = hdus[0].header
+            tables = {hdu.name: Table(hdu.data) for hdu in hdus if isinstance(hdu, fits.BinTableHDU)}
+        nodes = _nodes(tables, str(header["SIGUNIT"]))
+        weights = np.array(tables["EXPOSURES"]["weight"], dtype=float) if "EXPOSURES" in tables else np.zeros(0)
+        parameters = BeamParameters(
+            _members(tables["KERNELS"]), np.array(tables["NODES"]["extra_variance"], dtype=float), weights
+        )
+        covariance = np.array([[header["MAXVARX"], header["MAXCOVXY"]], [header["MAXCOVXY"], header["MAXVARY"]]])
+        maximum = BeamPosition(header["MAXUX"], header["MAXUY"], covariance)
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"cannot be read as a beam model ({error})", path=path, remedy="check the path, or fit it again"
+        ) from error
+    return BeamModel(nodes, parameters, Mixture.of(nodes, parameters, Hull.of(nodes.u)), maximum)
+
+
+def _model_cards(model: BeamModel) -> dict[str, Any]:
+    maximum, centroid = model.maximum, model.centroid
+    return {
+        "MAXUX": (maximum.ux, "[mm] maximum, place minus projector, CCS X"),
+        "MAXUY": (maximum.uy, "[mm] the same, CCS Y"),
+        "MAXVARX": (float(maximum.covariance[0, 0]), "[mm2] variance of MAXUX"),
+        "MAXVARY": (float(maximum.covariance[1, 1]), "[mm2] variance of MAXUY"),
+        "MAXCOVXY": (float(maximum.covariance[0, 1]), "[mm2] covariance of MAXUX and MAXUY"),
+        "CENUX": (centroid.ux, "[mm] centroid above 0.9 of the maximum, CCS X"),
+        "CENUY": (centroid.uy, "[mm] the same, CCS Y"),
+        "CENUXERR": (centroid.ux_err, "[mm] error of CENUX"),
+        "CENUYERR": (centroid.uy_err, "[mm] error of CENUY"),
+        "NODENOIS": (model.node_noise, "relative noise of a node, not in BEAM_ERR"),
+        "EXPNOIS": (model.exposure_noise, "relative noise common to an exposure"),
+        "NOUTLIER": (len(model.outliers), "nodes that were down-weighted"),
+        "SIGUNIT": (model.nodes.unit, "unit of the fitted signal"),
+    }
+
+
+def _wcs_cards(axes: list[FloatArray]) -> fits.Header:
+    header = fits.Header()
+    for number, (name, axis) in enumerate(zip(("UX", "UY"), axes, strict=True), start=1):
+        header[f"CTYPE{number}"] = (name, "place minus projector, CCS")
+        header[f"CUNIT{number}"] = "mm"
+        header[f"CRPIX{number}"] = 1.0
+        header[f"CRVAL{number}"] = float(axis[0])
+        header[f"CDELT{number}"] = float(axis[1] - axis[0])
+    return header
+
+
+def _table_hdu(table: Table, name: str) -> Any:
+    hdu = fits.table_to_hdu(table)
+    hdu.name = name
+    return hdu
+
+
+def _nodes_table(model: BeamModel) -> Table:
+    table = Table({name: getattr(model.nodes, name) for name in _NODE_COLUMNS})
+    for name, unit in _NODE_COLUMNS.items():
+        table[name].unit = unit or None
+    deviation, pull = model.left_out_pulls()
+    table["extra_variance"] = model.parameters.extra_variance
+    table["left_out_deviation"] = deviation
+    table["left_out_pull"] = pull
+    return table
+
+
+def _kernels_table(model: BeamModel) -> Table:
+    rows = [
+        {
+            "family": member.family.name,
+            "degree": member.family.degree,
+            "centre_x": member.family.centre[0],
+            "centre_y": member.family.centre[1],
+            "extent": member.family.extent,
+            "shape": kernel.shape,
+            "length": kernel.length,
+            "variance": variance,
+            "node_variance": member.variances.node,
+            "exposure_variance": member.variances.exposure,
+            "weight": member.weight,
+        }
+        for member in model.parameters.members
+        for kernel, variance in zip(member.family.kernels, member.variances.kernels, strict=True)
+    ]
+    return Table(rows=rows)
+
+
+def _gains_table(model: BeamModel) -> Table:
+    rows = [{"bunch": bunch, "gain": gain, "gain_err": error} for bunch, (gain, error) in model.gains.items()]
+    return Table(rows=rows)
+
+
+def _nodes(tables: dict[str, Table], unit: str) -> BeamNodes:
+    columns = {name: np.array(tables["NODES"][name]) for name in _NODE_COLUMNS}
+    floats = {name: column.astype(float) for name, column in columns.items() if name not in ("bunch", "exposure", "rows")}
+    dropped: dict[str, list[int]] = {}
+    for row in tables.get("DROPPED", ()):
+        dropped.setdefault(str(row["reason"]), []).append(int(row["row"]))
+    return BeamNodes(
+        **floats,
+        bunch=np.char.strip(columns["bunch"].astype(str)),
+        exposure=columns["exposure"].astype(np.int64),
+        rows=columns["rows"].astype(np.int64),
+        dropped=dropped,
+        unit=unit,
+    )
+
+
+def _members(kernels: Table) -> tuple[Member, ...]:
+    members = []
+    for name in dict.fromkeys(str(family).strip() for family in kernels["family"]):
+        part = kernels[np.char.strip(np.array(kernels["family"]).astype(str)) == name]
+        first = part[0]
+        rungs = tuple(Kernel(str(row["shape"]).strip(), float(row["length"])) for row in part)
+        family = KernelFamily(
+            name, int(first["degree"]), rungs, (float(first["centre_x"]), float(first["centre_y"])), float(first["extent"])
+        )
+        variances = Variances(
+            np.array(part["variance"], dtype=float), float(first["node_variance"]), float(first["exposure_variance"])
+        )
+        members.append(Member(family, variances, float(first["weight"])))
+    return tuple(members)

@@ -1,0 +1,114 @@
+"""Weighted mixture of the calibrated posteriors of the kernel families: the log of the beam with its error."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.beam.calibration import calibration_nodes, inflation
+from permil.beam.hull import Hull
+from permil.beam.likelihood import Observations
+from permil.beam.nodes import BeamNodes
+from permil.beam.parameters import BeamParameters, centres_of, observations_of
+from permil.beam.process import GaussianProcess
+
+FloatArray = NDArray[np.float64]
+
+POINTS_AT_ONCE = 4096
+
+
+class Mixture:
+    """Log of the beam as a mixture of Gaussian processes.
+
+    The mean is ``m = sum_k w_k m_k``, the variance ``sum_k w_k (c_k s_k^2 + (m_k - m)^2)`` with the weights ``w_k`` and the
+    leave-one-out inflations ``c_k``.
+
+    Parameters
+    ----------
+    processes
+        Posterior of each family.
+    parameters
+        Weights and down-weighting.
+    hull
+        Hull of the nodes.
+    """
+
+    def __init__(self, processes: list[GaussianProcess], parameters: BeamParameters, hull: Hull) -> None:
+        self.processes = processes
+        self.extra_variance = parameters.extra_variance
+        self.weights = np.array([member.weight for member in parameters.members])
+        self.calibrating = calibration_nodes(hull, parameters.extra_variance)
+        self.factors = np.array([inflation(process.leave_one_out, self.calibrating) for process in processes])
+
+    @classmethod
+    def of(cls, nodes: BeamNodes, parameters: BeamParameters, hull: Hull) -> Mixture:
+        """Return the mixture that nodes (in canonical order) and parameters determine."""
+        observations: Observations = observations_of(nodes, parameters.extra_variance, parameters.exposure_weight)
+        centres = centres_of(nodes.u, hull)
+        processes = [GaussianProcess(observations, member.family, member.variances, centres) for member in parameters.members]
+        return cls(processes, parameters, hull)
+
+    def mean(self, u: FloatArray) -> FloatArray:
+        """Return the mean log signal of the mean bunch at points ``u`` (n, 2)."""
+        pieces = np.array_split(u, max(1, -(-len(u) // POINTS_AT_ONCE)))
+        return np.concatenate([self.weights @ np.array([process.mean(piece) for process in self.processes]) for piece in pieces])
+
+    def mean_and_variance(self, u: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return mean and variance of the log signal of the mean bunch at points ``u`` (n, 2)."""
+        mean, variance = np.empty(len(u)), np.empty(len(u))
+        for piece in np.array_split(np.arange(len(u)), max(1, -(-len(u) // POINTS_AT_ONCE))):
+            moments = [process.mean_and_variance(u[piece]) for process in self.processes]
+            means = np.array([member_mean for member_mean, _ in moments])
+            variances = self.factors[:, None] * np.array([member_variance for _, member_variance in moments])
+            mean[piece] = self.weights @ means
+            variance[piece] = self.weights @ (variances + (means - mean[piece]) ** 2)
+        return mean, variance
+
+    def covariance(self, u: FloatArray) -> FloatArray:
+        """Return the covariance matrix of the log signal at points ``u`` (n, 2)."""
+        means = np.array([process.mean(u) for process in self.processes])
+        differences = means - self.weights @ means
+        total = (differences.T * self.weights) @ differences
+        for weight, factor, process in zip(self.weights, self.factors, self.processes, strict=True):
+            total += weight * factor * process.covariance(u)
+        return total
+
+    def draw(self, u: FloatArray, number: int, rng: np.random.Generator) -> FloatArray:
+        """Return about ``number`` draws from the mixture at points ``u`` (n, 2), shape (number, n)."""
+        draws = []
+        for weight, factor, process in zip(self.weights, self.factors, self.processes, strict=True):
+            eigenvalues, vectors = np.linalg.eigh(factor * process.covariance(u))
+            normal = rng.standard_normal((round(number * weight), len(u)))
+            draws.append(process.mean(u) + normal * np.sqrt(np.maximum(eigenvalues, 0.0)) @ vectors.T)
+        return np.vstack(draws)
+
+    def left_out_pulls(self) -> tuple[FloatArray, FloatArray]:
+        """Return deviation (log) and pull of each node from what all others predict; its own down-weighting is not counted."""
+        left_out = [process.leave_one_out for process in self.processes]
+        deviations = np.array([part.deviation for part in left_out])
+        variances = np.array(
+            [
+                factor * np.maximum(part.variance - self.extra_variance, process.variances.node)
+                for factor, part, process in zip(self.factors, left_out, self.processes, strict=True)
+            ]
+        )
+        deviation = self.weights @ deviations
+        variance = self.weights @ (variances + (deviations - deviation) ** 2)
+        return deviation, deviation / np.sqrt(variance)
+
+    def exposure_scales(self) -> tuple[FloatArray, FloatArray]:
+        """Return the log scale of each exposure that several nodes share, and the spread expected of it, in the same unit."""
+        scales, spreads = zip(*(process.exposure_scales() for process in self.processes), strict=True)
+        return self.weights @ np.array(scales), self.weights @ np.array(spreads)
+
+    def log_gains(self) -> tuple[FloatArray, FloatArray]:
+        """Return the log gain of each bunch relative to their mean, and its error."""
+        gains, errors = zip(*(process.log_gains() for process in self.processes), strict=True)
+        return self.weights @ np.array(gains), np.sqrt((self.weights * self.factors) @ np.array(errors) ** 2)
+
+    def noise(self, known_variance: float) -> tuple[float, float]:
+        """Return the relative noise of a node whose known variance is given, and that of an exposure's scale."""
+        calibrated = self.weights * self.factors
+        node = calibrated @ np.array([process.variances.node + known_variance for process in self.processes])
+        exposure = calibrated @ np.array([process.variances.exposure for process in self.processes])
+        return float(np.sqrt(node)), float(np.sqrt(exposure))

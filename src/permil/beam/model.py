@@ -1,0 +1,290 @@
+"""The beam model: the projector's light as a function of place minus projector, with errors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from permil.beam.fit import fit_nodes
+from permil.beam.hull import Hull
+from permil.beam.mixture import Mixture
+from permil.beam.nodes import BeamNodes
+from permil.beam.parameters import BeamParameters, observations_of, spacing_of
+from permil.beam.peak import LATTICE, BeamPosition, centroid_of, peak_of
+from permil.beam.tabulate import SplineTable
+from permil.errors import BeamError
+
+FloatArray = NDArray[np.float64]
+
+STEPS_PER_SPACING = 4
+MAX_ERROR_STEPS = 60
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """A down-weighted node.
+
+    Parameters
+    ----------
+    row : int
+        Its row in the table that the nodes came from.
+    bunch : str
+        Its bunch.
+    x_mm, y_mm : float
+        Its projector position, mm.
+    deviation : float
+        Relative deviation of its signal from what all other nodes predict.
+    pull : float
+        The same over its predicted error.
+    """
+
+    row: int
+    bunch: str
+    x_mm: float
+    y_mm: float
+    deviation: float
+    pull: float
+
+
+class BeamModel:
+    """Beam of one LED, 1 at its maximum; made by `fit` or read from FITS.
+
+    The log of the beam is a weighted mixture of Gaussian processes (see `permil.beam.kernels`); errors are the standard deviation
+    of the mixture, each member's inflated by its own leave-one-out calibration. Outside the convex hull of the nodes there are no
+    data: NaN.
+
+    Parameters
+    ----------
+    nodes
+        The nodes in canonical order.
+    parameters
+        Kernel families, variances, weights and down-weighting.
+    mixture
+        The log beam that nodes and parameters determine.
+    maximum
+        Place of the maximum, with its error.
+    """
+
+    def __init__(self, nodes: BeamNodes, parameters: BeamParameters, mixture: Mixture, maximum: BeamPosition) -> None:
+        self.nodes = nodes
+        self.parameters = parameters
+        self.maximum = maximum
+        self.hull = Hull.of(nodes.u)
+        self._mixture = mixture
+        _, self._log_peak = peak_of(mixture, self.hull)
+
+    @classmethod
+    def fit(cls, nodes: BeamNodes, *, outlier_threshold: float = 5.0) -> BeamModel:
+        """Fit the beam model.
+
+        Parameters
+        ----------
+        nodes
+            Nodes in any order, on any grid or none; duplicates and several bunches are welcome.
+        outlier_threshold
+            Nodes, and scales of whole exposures, that deviate from what all others predict by more than this many robust standard
+            deviations are down-weighted and listed.
+
+        Raises
+        ------
+        BeamError
+            If there are too few nodes, they lie on one line, or all have the same signal.
+        """
+        nodes = nodes.canonical()
+        return cls(nodes, *fit_nodes(nodes, outlier_threshold=outlier_threshold))
+
+    # What the beam is
+
+    def evaluate(self, ux: ArrayLike, uy: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Return the beam and its standard error at some places.
+
+        Parameters
+        ----------
+        ux, uy : array_like
+            Place minus projector, mm; broadcast against each other.
+
+        Returns
+        -------
+        beam, beam_err : ndarray
+            Beam, 1 at its maximum, and its error; the scale of the maximum is taken as exact. NaN outside the hull of the nodes.
+        """
+        log_beam, variance = self._on_hull(ux, uy)
+        beam = np.exp(log_beam - self._log_peak)
+        return beam, beam * np.sqrt(variance)
+
+    def predict_signal(self, ux: ArrayLike, uy: ArrayLike, *, bunch: str | None = None) -> tuple[FloatArray, FloatArray]:
+        """Return the signal that a bunch would see, and its standard error, in the unit of the fitted signal.
+
+        Parameters
+        ----------
+        bunch
+            Label of the bunch; by default the geometric mean of all.
+
+        Raises
+        ------
+        BeamError
+            If there is no such bunch.
+        """
+        log_beam, variance = self._on_hull(ux, uy)
+        log_gain = 0.0
+        if bunch is not None:
+            if bunch not in self.gains:
+                raise BeamError(f"the beam model has no bunch {bunch!r}", remedy=f"it has {', '.join(self.gains)}", value=bunch)
+            gain, error = self.gains[bunch]
+            log_gain = np.log(gain)
+            variance = variance + (error / gain) ** 2
+        signal = np.exp(log_beam + log_gain)
+        return signal, signal * np.sqrt(variance)
+
+    def covariance(self, ux: ArrayLike, uy: ArrayLike) -> FloatArray:
+        """Return the posterior covariance matrix of the relative beam (of its logarithm) at a modest number of places.
+
+        Parameters
+        ----------
+        ux, uy : array_like, shape (n,)
+            Place minus projector, mm.
+
+        Returns
+        -------
+        ndarray, shape (n, n)
+            NaN in the rows and columns of places outside the hull.
+        """
+        u = np.column_stack(np.broadcast_arrays(np.atleast_1d(np.asarray(ux, float)), np.atleast_1d(np.asarray(uy, float))))
+        inside = self.hull.contains(*u.T)
+        result = np.full((len(u), len(u)), np.nan)
+        result[np.ix_(inside, inside)] = self._mixture.covariance(u[inside])
+        return result
+
+    def evaluate_image(
+        self, shape: tuple[int, int], origin: FloatArray, matrix: FloatArray
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the beam and its error on a whole image, such as a detector.
+
+        Parameters
+        ----------
+        shape
+            Rows and columns.
+        origin : ndarray, shape (2,)
+            Place minus projector of the pixel in column 0, row 0, mm.
+        matrix : ndarray, shape (2, 2)
+            ``u = origin + matrix @ (column, row)``, mm per pixel.
+
+        Returns
+        -------
+        beam, beam_err : ndarray of float32
+            As `evaluate` gives them; the beam from a table with a relative error below 1e-6, its error from a coarser one.
+        """
+        beam = self._beam_table.image(shape, origin, matrix, self.hull)
+        error = self._error_table.image(shape, origin, matrix, self.hull)
+        return beam, np.maximum(error, 0.0, out=error)
+
+    @cached_property
+    def _beam_table(self) -> SplineTable:
+        return SplineTable.accurate(lambda u: np.exp(self.log_beam(u)), self.hull)
+
+    @cached_property
+    def _error_table(self) -> SplineTable:
+        step = max(spacing_of(self.nodes.u, self.hull) / STEPS_PER_SPACING, np.sqrt(self.hull.area) / MAX_ERROR_STEPS)
+        return SplineTable.of(lambda u: np.exp(self.log_beam(u)) * self.relative_error(u), self.hull, step)
+
+    def log_beam(self, u: FloatArray) -> FloatArray:
+        """Return the log of the beam at points ``u`` (n, 2), also outside the hull, where it is an extrapolation."""
+        return self._mixture.mean(u) - self._log_peak
+
+    def relative_error(self, u: FloatArray) -> FloatArray:
+        """Return the relative standard error of the beam at points ``u`` (n, 2), also outside the hull."""
+        return np.sqrt(self._mixture.mean_and_variance(u)[1])
+
+    # Where it is
+
+    @cached_property
+    def centroid(self) -> BeamPosition:
+        """Centroid of the part of the beam above 0.9 of its maximum, with its error."""
+        return centroid_of(self._mixture, self.hull)
+
+    @property
+    def offset_mm(self) -> tuple[float, float]:
+        """What to add to a place to get the projector position (CCS mm) that puts the beam's maximum on it."""
+        return -self.maximum.ux, -self.maximum.uy
+
+    # How well it is known
+
+    @property
+    def node_noise(self) -> float:
+        """Relative noise of a typical node, which a measured node carries besides the error of the model."""
+        known = np.where(np.isfinite(self.nodes.signal_err), self.nodes.signal_err / self.nodes.signal, 0.0) ** 2
+        return self._mixture.noise(float(np.median(known)))[0]
+
+    @property
+    def exposure_noise(self) -> float:
+        """Relative error of the scale of an exposure, common to its nodes; 0 where one bunch is all there is."""
+        return self._mixture.noise(0.0)[1]
+
+    @cached_property
+    def gains(self) -> dict[str, tuple[float, float]]:
+        """Gain of each bunch relative to their geometric mean, with its error."""
+        labels = np.unique(self.nodes.bunch).tolist()
+        gains = zip(labels, *self._mixture.log_gains(), strict=True)
+        return {label: (float(np.exp(gain)), float(np.exp(gain) * error)) for label, gain, error in gains}
+
+    @cached_property
+    def outliers(self) -> list[Outlier]:
+        """The down-weighted nodes, worst first."""
+        deviation, pull = self.left_out_pulls()
+        flagged = np.flatnonzero(self.parameters.extra_variance > 0.0)
+        listed = [
+            Outlier(
+                row=int(self.nodes.rows[index]),
+                bunch=str(self.nodes.bunch[index]),
+                x_mm=float(self.nodes.x_mm[index]),
+                y_mm=float(self.nodes.y_mm[index]),
+                deviation=float(np.expm1(deviation[index])),
+                pull=float(pull[index]),
+            )
+            for index in flagged
+        ]
+        return sorted(listed, key=lambda outlier: -abs(outlier.pull))
+
+    @property
+    def outlying_exposures(self) -> list[tuple[float, float]]:
+        """Projector positions (mm) of the exposures whose common scale was found deviating and left free."""
+        glitches = np.flatnonzero(self.parameters.exposure_weight > 1.0)
+        number = observations_of(self.nodes, self.parameters.extra_variance, self.parameters.exposure_weight).exposure
+        first = [int(np.flatnonzero(number == glitch)[0]) for glitch in glitches]
+        return [(float(self.nodes.x_mm[index]), float(self.nodes.y_mm[index])) for index in first]
+
+    def describe(self) -> str:
+        """Return one paragraph for people: noise, error, maximum, what was left out."""
+        maximum, bunches = self.maximum, len(self.gains)
+        lattice_error = self.relative_error(self.hull.lattice(LATTICE))
+        sentences = [
+            f"{len(self.nodes)} nodes of {bunches} bunch{'es' if bunches > 1 else ''}",
+            f"maximum at u = ({maximum.ux:.3f} +- {maximum.ux_err:.3f}, {maximum.uy:.3f} +- {maximum.uy_err:.3f}) mm",
+            f"median model error {np.median(lattice_error):.2e}",
+            f"node noise {self.node_noise:.2e} (which held-out nodes carry besides)",
+        ]
+        if self.exposure_noise:
+            sentences.append(f"exposure scale noise {self.exposure_noise:.2e}")
+        if self.outliers:
+            rows = ", ".join(f"{outlier.row} ({outlier.deviation:+.2%})" for outlier in self.outliers)
+            sentences.append(f"down-weighted rows: {rows}")
+        if self.outlying_exposures:
+            places = ", ".join(f"({x:g}, {y:g})" for x, y in self.outlying_exposures)
+            sentences.append(f"deviating exposures at {places} mm")
+        sentences += [f"{len(rows)} rows left out: {reason}" for reason, rows in self.nodes.dropped.items()]
+        return "; ".join(sentences)
+
+    def left_out_pulls(self) -> tuple[FloatArray, FloatArray]:
+        """Return deviation (log) and pull of each node from what all others predict (an outlier's down-weighting not counted)."""
+        return self._mixture.left_out_pulls()
+
+    def _on_hull(self, ux: ArrayLike, uy: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Return log signal and variance at some places, NaN outside the hull."""
+        ux, uy = np.broadcast_arrays(np.asarray(ux, dtype=float), np.asarray(uy, dtype=float))
+        log_signal, variance = np.full(ux.shape, np.nan), np.full(ux.shape, np.nan)
+        inside = self.hull.contains(ux, uy)
+        log_signal[inside], variance[inside] = self._mixture.mean_and_variance(np.column_stack([ux[inside], uy[inside]]))
+        return log_signal, variance

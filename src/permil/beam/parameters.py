@@ -1,0 +1,104 @@
+"""What determines a beam model, besides its nodes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.beam.hull import Hull
+from permil.beam.kernels import KernelFamily
+from permil.beam.likelihood import Observations, Variances
+from permil.beam.nodes import BeamNodes
+
+FloatArray = NDArray[np.float64]
+
+MAX_CENTRES = 4000
+"""Up to so many distinct positions every node is a centre: the exact Gaussian process."""
+LATTICE_CENTRES = 2000
+SAME_POSITION_MM = 1e-6
+
+
+@dataclass(frozen=True)
+class Member:
+    """One kernel family of the model.
+
+    Parameters
+    ----------
+    family, variances
+        Covariance of the log beam.
+    weight
+        Weight of its prediction; the weights of all members sum to 1.
+    """
+
+    family: KernelFamily
+    variances: Variances
+    weight: float
+
+
+@dataclass(frozen=True)
+class BeamParameters:
+    """Members and down-weighting of a beam model; with the nodes they determine it.
+
+    Parameters
+    ----------
+    members
+        The kernel families.
+    extra_variance : ndarray, shape (n,)
+        Variance added to the log signal of each node: 0, or the squared deviation of an outlier.
+    exposure_weight : ndarray, shape (n_exposures,)
+        Factor on the variance of each exposure's scale: 1, or larger for a glitch.
+    """
+
+    members: tuple[Member, ...]
+    extra_variance: FloatArray
+    exposure_weight: FloatArray
+
+
+def observations_of(nodes: BeamNodes, extra_variance: FloatArray, exposure_weight: FloatArray | None) -> Observations:
+    """Turn nodes into what is fitted.
+
+    The log turns the gain of a bunch and the scale of an exposure, which multiply the beam, into terms of a linear model.
+    """
+    relative = nodes.signal_err / nodes.signal
+    _, bunch = np.unique(nodes.bunch, return_inverse=True)
+    exposure = _shared_exposures(nodes.exposure, bunch.reshape(-1))
+    number = int(exposure.max(initial=-1)) + 1
+    return Observations(
+        u=nodes.u,
+        log_signal=np.log(nodes.signal),
+        known_variance=np.where(np.isfinite(relative), relative, 0.0) ** 2 + extra_variance,
+        bunch=bunch.reshape(-1).astype(np.int64),
+        exposure=exposure,
+        exposure_weight=np.ones(number) if exposure_weight is None else exposure_weight,
+        n_bunches=int(bunch.max()) + 1,
+    )
+
+
+def _shared_exposures(labels: NDArray[np.int64], bunch: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number the exposures that several nodes share from 0; -1 for the others, and for all where one bunch is all there is."""
+    numbers = np.full(labels.size, -1, dtype=np.int64)
+    distinct, counts = np.unique(labels[labels >= 0], return_counts=True)
+    shared = distinct[counts > 1]
+    if np.unique(bunch).size > 1 and shared.size:
+        member = np.isin(labels, shared)
+        numbers[member] = np.searchsorted(shared, labels[member])
+    return numbers
+
+
+def spacing_of(u: FloatArray, hull: Hull) -> float:
+    """Return the typical distance of neighbours, mm: the root of the area per distinct position."""
+    distinct = len(np.unique((u / SAME_POSITION_MM).round(), axis=0))
+    return float(np.sqrt(hull.area / distinct))
+
+
+def centres_of(u: FloatArray, hull: Hull) -> FloatArray:
+    """Return the points that carry the beam: the distinct positions, or a regular lattice where they are too many."""
+    _, first = np.unique((u / SAME_POSITION_MM).round(), axis=0, return_index=True)
+    if first.size <= MAX_CENTRES:
+        return u[np.sort(first)]
+    pitch = np.sqrt(hull.area / LATTICE_CENTRES)
+    axes = [np.arange(low - pitch, high + 1.5 * pitch, pitch) for low, high in zip(hull.lower, hull.upper, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    return points[hull.contains(*points.T, tolerance=1.5 * pitch)]

@@ -1,0 +1,150 @@
+"""Gaussian process of the log beam, with gains, drift and exposure scales: posterior given the variances.
+
+The log beam at ``u`` is ``f(u) = v(u)^T a + p(u)^T b``: ``v = L^-1 k(u)`` are the covariances with the *centres* whitened by the
+Cholesky factor of their own covariance, ``a ~ N(0, 1)``, and ``p`` the drift. With the centres at all nodes this is the exact
+Gaussian process; with fewer centres (a lattice finer than the shortest length) it is the fully independent training conditional
+approximation (Snelson & Ghahramani 2006, NIPS 18; Quinonero-Candela & Rasmussen 2005, JMLR 6, 1939), which adds to each node the
+variance that the centres do not explain. The unknowns are found by QR of the weighted design, block by block of rows, so that
+memory grows with the number of centres and not with that of the nodes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import qr, solve_triangular
+
+from permil.beam.kernels import KernelFamily
+from permil.beam.likelihood import Observations, Variances, exposure_design, fixed_effects
+
+FloatArray = NDArray[np.float64]
+
+ROWS_AT_ONCE = 7000
+JITTER = 1e-12
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Prediction of each node from all others.
+
+    Parameters
+    ----------
+    deviation : ndarray, shape (n,)
+        Measured minus predicted log signal.
+    variance : ndarray, shape (n,)
+        Predicted variance of the deviation: model and node noise.
+    """
+
+    deviation: FloatArray
+    variance: FloatArray
+
+
+class GaussianProcess:
+    """Posterior of the log beam for given variances.
+
+    Parameters
+    ----------
+    observations
+        What was measured.
+    family, variances
+        Covariance of the log beam, node noise and exposure scales.
+    centres : ndarray, shape (m, 2)
+        Points that carry the beam, mm.
+    """
+
+    def __init__(self, observations: Observations, family: KernelFamily, variances: Variances, centres: FloatArray) -> None:
+        self.family = family
+        self.variances = variances
+        self.centres = centres
+        self._n_bunches = observations.n_bunches
+        self._n_exposures = observations.n_exposures
+        covariance = family.matrix(centres, centres, variances.kernels)
+        covariance[np.diag_indices_from(covariance)] += JITTER * np.trace(covariance) / len(centres) + JITTER
+        self._lower = np.linalg.cholesky(covariance)
+        self._solve(observations)
+
+    def _solve(self, observations: Observations) -> None:
+        """Find the unknowns ``(a, exposure scales, gains and drift)`` and the triangular root of their precision."""
+        n_random = len(self.centres) + self._n_exposures
+        size = n_random + self._n_bunches + self.family.n_monomials
+        pieces = np.array_split(np.arange(len(observations.u)), -(-len(observations.u) // ROWS_AT_ONCE))
+        # The priors are rows of their own: unit variance for what is random, none for gains and drift.
+        triangle: FloatArray = np.eye(n_random, size + 1)
+        for piece in pieces:
+            design, noise = self._design(observations.take(piece))
+            rows = np.column_stack([design, observations.log_signal[piece]]) / np.sqrt(noise)[:, None]
+            triangle = qr(np.vstack([triangle, rows]), mode="r", overwrite_a=True, check_finite=False)[0][: size + 1]
+        self._root = triangle[:size, :size]
+        self._unknowns = solve_triangular(self._root, triangle[:size, size])
+        self._weights = solve_triangular(self._lower, self._unknowns[: len(self.centres)], lower=True, trans="T")
+        deviation, variance = np.empty(len(observations.u)), np.empty(len(observations.u))
+        for piece in pieces:
+            if len(pieces) > 1:  # one piece is still at hand
+                design, noise = self._design(observations.take(piece))
+            leverage = self._squared_errors(design) / noise
+            # A node that alone determines an unknown (leverage 1) says nothing about the others: its variance is infinite.
+            rest = np.maximum(1.0 - leverage, 1e-12)
+            deviation[piece] = (observations.log_signal[piece] - design @ self._unknowns) / rest
+            variance[piece] = noise / rest
+        self.leave_one_out = LeaveOneOut(deviation, variance)
+
+    def _design(self, observations: Observations) -> tuple[FloatArray, FloatArray]:
+        """Return the rows of the design and the noise variance of each."""
+        whitened = self._whitened(observations.u)
+        unexplained = self.family.diagonal(observations.u, self.variances.kernels) - np.einsum("ij,ij->i", whitened, whitened)
+        scales = exposure_design(observations) * np.sqrt(self.variances.exposure)
+        design = np.hstack([whitened, scales, fixed_effects(observations, self.family)])
+        return design, self.variances.node + observations.known_variance + np.maximum(unexplained, 0.0)
+
+    def _whitened(self, u: FloatArray) -> FloatArray:
+        covariance = self.family.matrix(self.centres, u, self.variances.kernels)
+        whitened: FloatArray = solve_triangular(self._lower, covariance, lower=True, overwrite_b=True, check_finite=False).T
+        return whitened
+
+    def _squared_errors(self, design: FloatArray) -> FloatArray:
+        """Return the posterior variance of some linear combinations of the unknowns."""
+        projected = solve_triangular(self._root, design.T, trans="T", check_finite=False)
+        return np.einsum("ij,ij->j", projected, projected)
+
+    def _field_design(self, u: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the design of the log beam at ``u`` (its constant is the mean of the gains), and the whitened covariances."""
+        whitened = self._whitened(u)
+        gains = np.full((len(u), self._n_bunches), 1.0 / self._n_bunches)
+        scales = np.zeros((len(u), self._n_exposures))
+        return np.hstack([whitened, scales, gains, self.family.drift(u)]), whitened
+
+    def mean(self, u: FloatArray) -> FloatArray:
+        """Return the posterior mean of the log beam at ``u`` (n, 2)."""
+        n_drift = self.family.n_monomials
+        drift = self.family.drift(u) @ self._unknowns[-n_drift:]
+        gains = self._unknowns[-n_drift - self._n_bunches : -n_drift]
+        return self.family.matrix(u, self.centres, self.variances.kernels) @ self._weights + drift + gains.mean()
+
+    def mean_and_variance(self, u: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return posterior mean and variance of the log beam at ``u`` (n, 2)."""
+        design, whitened = self._field_design(u)
+        prior = self.family.diagonal(u, self.variances.kernels) - np.einsum("ij,ij->i", whitened, whitened)
+        return design @ self._unknowns, np.maximum(prior, 0.0) + self._squared_errors(design)
+
+    def covariance(self, u: FloatArray) -> FloatArray:
+        """Return the posterior covariance matrix of the log beam at ``u`` (n, 2)."""
+        design, whitened = self._field_design(u)
+        projected = solve_triangular(self._root, design.T, trans="T", check_finite=False)
+        covariance = self.family.matrix(u, u, self.variances.kernels) - whitened @ whitened.T + projected.T @ projected
+        return 0.5 * (covariance + covariance.T)
+
+    def log_gains(self) -> tuple[FloatArray, FloatArray]:
+        """Return the log gain of each bunch relative to their mean, and its standard error."""
+        n_random = len(self.centres) + self._n_exposures
+        contrast = np.zeros((self._n_bunches, self._root.shape[0]))
+        contrast[:, n_random : n_random + self._n_bunches] = np.eye(self._n_bunches) - 1.0 / self._n_bunches
+        return contrast @ self._unknowns, np.sqrt(self._squared_errors(contrast))
+
+    def exposure_scales(self) -> tuple[FloatArray, FloatArray]:
+        """Return the log scale of each exposure in units of its weighted prior error, and the expected spread of that."""
+        start = len(self.centres)
+        select = np.zeros((self._n_exposures, self._root.shape[0]))
+        select[:, start : start + self._n_exposures] = np.eye(self._n_exposures)
+        return select @ self._unknowns, np.sqrt(np.maximum(1.0 - self._squared_errors(select), 1e-12))

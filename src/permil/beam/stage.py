@@ -1,0 +1,317 @@
+"""The stage `beam`: scan exposures to nodes (resumable), nodes to a model per LED."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+
+from permil.beam.fits import model_from_hdus, model_to_hdus
+from permil.beam.model import BeamModel
+from permil.beam.nodes import nodes_from_table
+from permil.camera import Camera, ReferenceBox, load_camera
+from permil.camera.frames import box_in_detector, detector_to_ccs
+from permil.config import Config
+from permil.config.beam import ReferenceConfig
+from permil.errors import BeamError, InputError, PermilError
+from permil.exposures import SCAN, Index, require_one_kind
+from permil.isr.box import BoxSignal
+from permil.isr.calibrate import calibration_fingerprint, detector_calibration
+from permil.isr.calibration import Calibration
+from permil.isr.stage import box_signals
+from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current, make_folder, read_table, write_hdus, write_table
+from permil.progress import StageReport, parallel_map
+
+_EXPOSURES_PER_TASK = 4
+_SATURATED_FRACTION = 0.005
+
+
+@dataclass(frozen=True)
+class _Bunch:
+    """A bunch of pixels that watches the beam."""
+
+    detector: str
+    amp: str
+    row: int
+    column: int
+    box: int
+    ref_x_mm: float
+    ref_y_mm: float
+
+
+@dataclass(frozen=True)
+class _NodeTask:
+    """Some scan exposures of one detector, and the journal to which their nodes go."""
+
+    config: Config
+    root: Path
+    rows: tuple[dict[str, Any], ...]
+    bunches: tuple[_Bunch, ...]
+    journal: Path
+
+
+def reference_bunches(config: Config, camera: Camera) -> list[_Bunch]:
+    """Return the bunches of the configuration, or the camera's own one, with their places.
+
+    Raises
+    ------
+    CameraError
+        If a detector or amplifier does not exist or a box leaves its segment.
+    """
+    references = config.beam.reference or [ReferenceConfig(**asdict(camera.reference))]
+    bunches = []
+    for reference in references:
+        detector = camera[reference.detector]
+        amplifier = detector.amplifier(reference.amp)
+        rows, columns = box_in_detector(amplifier, row=reference.row, column=reference.column, box=reference.box)
+        x_mm, y_mm = detector_to_ccs(detector, (columns.start + columns.stop - 1) / 2, (rows.start + rows.stop - 1) / 2)
+        place = (reference.row, reference.column, reference.box)
+        bunches.append(_Bunch(detector.name, amplifier.name, *place, float(x_mm), float(y_mm)))
+    return bunches
+
+
+def beam_fingerprint(config: Config, folder: RunFolder, scan: Table, bunches: list[_Bunch]) -> tuple[str, str]:
+    """Return the fingerprints of the nodes and of the model of one LED."""
+    detectors = sorted({bunch.detector for bunch in bunches})
+    options = {"bunches": [asdict(bunch) for bunch in bunches], "positions": _positions(scan)}
+    calibrations = [calibration_fingerprint(config, folder, detector) for detector in detectors]
+    nodes = fingerprint(options, files=sorted(scan["path"]), upstream=calibrations)
+    return nodes, fingerprint({"outlier_threshold": config.beam.outlier_threshold}, upstream=[nodes])
+
+
+def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *, workers: int) -> StageReport:
+    """Measure the nodes and fit the beam of each LED that was scanned.
+
+    Raises
+    ------
+    BeamError
+        If no LED was scanned, or the scan did not read a reference detector.
+    """
+    report = StageReport("beam")
+    bunches = reference_bunches(config, camera)
+    scan = index.select(purpose=SCAN)
+    leds = [led for led in index.leds if led in set(scan["led"]) and (not config.beam.leds or led in config.beam.leds)]
+    missing = [led for led in config.beam.leds if led not in leds]
+    if missing or not leds:
+        what = f"LED {', '.join(missing)} was not scanned" if missing else "there is no beam scan among the exposures"
+        raise BeamError(
+            what,
+            path=config.exposures.roots[0] if config.exposures.roots else None,
+            remedy=f"scanned LEDs: {', '.join(sorted(set(scan['led']))) or 'none'}; check exposures.roots and beam.leds",
+        )
+    tasks = [
+        _nodes_of_led(config, folder, scan[scan["led"] == led], led, bunches, workers=workers, report=report) for led in leds
+    ]
+    waiting = [task for task in tasks if not is_current(folder.beam(task.led), task.fingerprint)]
+    descriptions = parallel_map(_fit_model, waiting, workers=workers, description="beam models")
+    report.done += len(waiting)
+    report.skipped += len(tasks) - len(waiting)
+    report.messages += [f"{task.led}: {description}" for task, description in zip(waiting, descriptions, strict=True)]
+    return report
+
+
+@dataclass(frozen=True)
+class _ModelTask:
+    """The beam model of one LED, to be fitted to the nodes that are in the folder."""
+
+    config: Config
+    root: Path
+    led: str
+    position_kind: str
+    fingerprint: str
+
+
+def _nodes_of_led(
+    config: Config, folder: RunFolder, scan: Table, led: str, bunches: list[_Bunch], *, workers: int, report: StageReport
+) -> _ModelTask:
+    wanted = {bunch.detector for bunch in bunches}
+    scan = scan[np.isin(scan["detector"], sorted(wanted))]
+    unread = sorted(wanted - set(scan["detector"]))
+    if unread:
+        raise BeamError(
+            f"the scan of LED {led} did not read the reference detector {', '.join(unread)}",
+            remedy="name a detector of the scan in beam.reference",
+            led=led,
+        )
+    require_one_kind(scan)
+    nodes_print, model_print = beam_fingerprint(config, folder, scan, bunches)
+    if is_current(folder.beam_nodes(led), nodes_print):
+        report.skipped += 1
+    else:
+        table = _measure(config, folder, scan, led, bunches, nodes_print, workers=workers)
+        write_table(folder.beam_nodes(led), table)
+        report.done += len(table)
+        report.messages += [f"{led}: a node is missing: {row['note']}" for row in table if row["note"]]
+    return _ModelTask(config, folder.root, led, str(scan["position_kind"][0]), model_print)
+
+
+def _fit_model(task: _ModelTask) -> str:
+    """Fit and write the model of one LED; return what a person should know of it."""
+    folder = RunFolder(task.root)
+    path = folder.beam_nodes(task.led)
+    try:
+        nodes = _usable_nodes(read_table(path), task.config)
+        model = BeamModel.fit(nodes, outlier_threshold=task.config.beam.outlier_threshold)
+    except PermilError as error:
+        error.path = str(path)
+        raise
+    cards = {
+        FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
+        "LED": (task.led, "LED"),
+        "PDNORM": (task.config.isr.photodiode, "normalisation of each exposure"),
+        "POSKIND": (task.position_kind, "projector positions from header or folder"),
+    }
+    write_hdus(folder.beam(task.led), model_to_hdus(model, header=cards))
+    return model.describe()
+
+
+def _usable_nodes(table: Table, config: Config) -> Any:
+    if config.isr.photodiode == "none":
+        table = table.copy()
+        table.remove_column("photodiode")
+    return nodes_from_table(table)
+
+
+def _positions(scan: Table) -> list[list[float]]:
+    return sorted([float(row["x_mm"]), float(row["y_mm"])] for row in scan)
+
+
+def _measure(
+    config: Config,
+    folder: RunFolder,
+    scan: Table,
+    led: str,
+    bunches: list[_Bunch],
+    nodes_print: str,
+    *,
+    workers: int,
+) -> Table:
+    """Measure all nodes of one LED; what an interrupted run has measured is taken from its journal."""
+    journal = make_folder(folder.state) / f"nodes_{led}.jsonl"
+    found = _read_journal(journal, nodes_print)
+    if not found:
+        journal.write_text(json.dumps({"fingerprint": nodes_print}) + "\n", encoding="utf-8")
+    measured = {(record["obsid"], record["detector"]) for record in found}
+    rows = [dict(zip(scan.colnames, row, strict=True)) for row in scan.iterrows()]
+    rows = [_plain(row) for row in rows if (row["obsid"], row["detector"]) not in measured]
+    tasks = []
+    for detector in sorted({bunch.detector for bunch in bunches}):
+        own = tuple(bunch for bunch in bunches if bunch.detector == detector)
+        exposures = [row for row in rows if row["detector"] == detector]
+        tasks += [
+            _NodeTask(config, folder.root, tuple(exposures[start : start + _EXPOSURES_PER_TASK]), own, journal)
+            for start in range(0, len(exposures), _EXPOSURES_PER_TASK)
+        ]
+    for records in parallel_map(_measure_nodes, tasks, workers=workers, description=f"beam nodes {led}"):
+        found += records
+    found.sort(key=lambda record: (record["x_mm"], record["y_mm"], record["obsid"], record["detector"], record["amp"]))
+    table = Table(rows=found)
+    for name, unit in (("x_mm", "mm"), ("y_mm", "mm"), ("ref_x_mm", "mm"), ("ref_y_mm", "mm")):
+        table[name].unit = unit
+    signal_unit = "adu" if config.isr.gains == "none" else "electron"
+    table["signal"].unit = table["signal_err"].unit = signal_unit
+    table.meta = {"fingerprint": nodes_print, "led": led, "photodiode": config.isr.photodiode}
+    return table
+
+
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+
+
+def _read_journal(journal: Path, expected: str) -> list[dict[str, Any]]:
+    """Return the nodes of a journal that was begun for just this measurement; a line cut short ends it."""
+    if not journal.is_file():
+        return []
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(journal.read_text(encoding="utf-8").splitlines()):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if number == 0:
+            if entry.get("fingerprint") != expected:
+                return []
+        else:
+            records += entry
+    return records
+
+
+def _measure_nodes(task: _NodeTask) -> list[dict[str, Any]]:
+    """Measure the bunches of some exposures and note them in the journal."""
+    camera = _camera(task.config.camera)
+    detector = task.bunches[0].detector
+    calibration = _calibration(task.config.model_dump_json(), task.root, detector)
+    records = []
+    for row in task.rows:
+        records += _nodes_of_exposure(row, task.bunches, calibration, camera, task.config)
+    # One short write per task: lines of different workers do not mix.
+    with task.journal.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(records) + "\n")
+    return records
+
+
+def _nodes_of_exposure(
+    row: dict[str, Any], bunches: tuple[_Bunch, ...], calibration: Calibration, camera: Camera, config: Config
+) -> list[dict[str, Any]]:
+    boxes = [ReferenceBox(bunch.detector, bunch.amp, bunch.row, bunch.column, bunch.box) for bunch in bunches]
+    note = ""
+    try:
+        signals = box_signals(row["path"], boxes, camera, calibration, config.isr)
+    except InputError as error:
+        # One damaged file of a scan is a missing node, not the end of the run.
+        note = f"{error.path}: {error.what}"
+        signals = [BoxSignal(np.nan, np.nan, 0, 0, 0, np.nan) for _ in boxes]
+    records = []
+    for bunch, box in zip(bunches, signals, strict=True):
+        # Saturated light pulls the mean of the bunch, so that the node says nothing; the track of a cosmic ray does not.
+        saturated = box.saturated > _SATURATED_FRACTION * bunch.box**2
+        records.append(
+            {
+                "x_mm": row["x_mm"],
+                "y_mm": row["y_mm"],
+                "ref_x_mm": bunch.ref_x_mm,
+                "ref_y_mm": bunch.ref_y_mm,
+                "signal": float("nan") if saturated else box.signal,
+                "signal_err": float("nan") if saturated else box.error,
+                "photodiode": row["photodiode"],
+                "detector": bunch.detector,
+                "amp": bunch.amp,
+                "row": bunch.row,
+                "column": bunch.column,
+                "box": bunch.box,
+                "pixels": box.count,
+                "rejected": box.rejected,
+                "saturated": box.saturated,
+                "obsid": row["obsid"],
+                "mjd": row["mjd"],
+                "note": note or ("saturated" if saturated else ""),
+            }
+        )
+    return records
+
+
+@lru_cache(maxsize=2)
+def _camera(name: str) -> Camera:
+    return load_camera(name)
+
+
+@lru_cache(maxsize=4)
+def _calibration(config_json: str, root: Path, detector: str) -> Calibration:
+    config = Config.model_validate_json(config_json)
+    return detector_calibration(config, _camera(config.camera), RunFolder(root), detector)
+
+
+def load_beam(path: Path) -> BeamModel:
+    """Read a beam model.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged or no beam model.
+    """
+    return model_from_hdus(path)

@@ -1,0 +1,132 @@
+"""Tables of nodes to a model file, tables of positions to predicted signals: what `permil beam fit` and `predict` do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.beam.fits import model_from_hdus, model_to_hdus
+from permil.beam.model import BeamModel
+from permil.beam.nodes import PLACE_COLUMNS, bunch_labels, float_column, nodes_from_table
+from permil.camera import Camera
+from permil.errors import BeamError, InputError, PermilError
+from permil.products import read_table, write_hdus, write_table
+
+FloatArray = NDArray[np.float64]
+
+ADDED_COLUMNS = ("beam", "beam_err")
+
+
+def fit_table(path_in: str | Path, path_out: str | Path, *, amp: str | int | None = None, camera: Camera | None = None) -> str:
+    """Fit a beam model to a table of nodes and write it; return its description.
+
+    Parameters
+    ----------
+    path_in
+        Table of nodes (see `nodes_from_table`).
+    path_out
+        FITS file of the model.
+    amp
+        Take only the rows of this amplifier.
+    camera
+        Where the amplifiers are, for tables that name detector and box.
+
+    Raises
+    ------
+    PermilError
+        If the table cannot be used or the model not be fitted or written.
+    """
+    try:
+        model = BeamModel.fit(nodes_from_table(read_table(path_in, purpose="node table"), amp=amp, camera=camera))
+    except PermilError as error:
+        error.path = error.path or str(path_in)
+        raise
+    write_hdus(path_out, model_to_hdus(model))
+    return model.describe()
+
+
+def predict_table(path_model: str | Path, path_in: str | Path, path_out: str | Path) -> str:
+    """Add the columns ``beam`` and ``beam_err`` to a table of projector positions and write it; return one sentence.
+
+    Both are in the unit of the fitted signal and NaN outside the hull of the nodes. ``beam_err`` is the error of the model: what is
+    measured at a position carries the node noise besides, which the table's metadata name.
+
+    Parameters
+    ----------
+    path_model
+        FITS file of the model.
+    path_in
+        Table with ``x_mm``, ``y_mm``; the place is that of the fitted bunch unless ``ref_x_mm``, ``ref_y_mm`` tell another.
+    path_out
+        The same rows and columns with the two added.
+
+    Raises
+    ------
+    PermilError
+        If the model or the table cannot be used, or the result not be written.
+    """
+    model = model_from_hdus(path_model)
+    table = read_table(path_in, columns=("x_mm", "y_mm"), purpose="table of positions")
+    try:
+        table = predict(model, table)
+    except PermilError as error:
+        error.path = error.path or str(path_in)
+        raise
+    write_table(path_out, table)
+    outside = int(np.isnan(np.asarray(table["beam"])).sum())
+    return f"{len(table)} positions, {outside} of them without data (nan); node noise {model.node_noise:.2e} is not in beam_err"
+
+
+def predict(model: BeamModel, table: Table) -> Table:
+    """Return a copy of a table of positions with the predicted signal and its error.
+
+    Raises
+    ------
+    InputError
+        If the table already has one of the added columns.
+    BeamError
+        If the model has several bunches and the table does not tell the places.
+    """
+    present = [name for name in ADDED_COLUMNS if name in table.colnames]
+    if present:
+        raise InputError(f"the table already has a column {', '.join(present)}", remedy="rename or remove it", value=present)
+    bunches = _bunches(model, table)
+    ref_x_mm, ref_y_mm = _places(model, table, bunches)
+    ux, uy = ref_x_mm - float_column(table, "x_mm"), ref_y_mm - float_column(table, "y_mm")
+    beam, beam_err = np.full(len(table), np.nan), np.full(len(table), np.nan)
+    for bunch in np.unique(bunches):
+        members = bunches == bunch
+        known = str(bunch) if bunch in model.gains else None
+        beam[members], beam_err[members] = model.predict_signal(ux[members], uy[members], bunch=known)
+    result = table.copy()
+    for name, column in zip(ADDED_COLUMNS, (beam, beam_err), strict=True):
+        result[name] = column
+        result[name].unit = model.nodes.unit or None
+    result.meta["beam_node_noise"] = model.node_noise
+    return result
+
+
+def _bunches(model: BeamModel, table: Table) -> NDArray[np.str_]:
+    """Return the bunch of each row: the only one, one that the row names, or none (the mean gain)."""
+    if len(model.gains) == 1:
+        return np.full(len(table), next(iter(model.gains)))
+    return bunch_labels(table)
+
+
+def _places(model: BeamModel, table: Table, bunches: NDArray[np.str_]) -> tuple[FloatArray, FloatArray]:
+    if set(PLACE_COLUMNS) <= set(table.colnames):
+        return float_column(table, "ref_x_mm"), float_column(table, "ref_y_mm")
+    unknown = sorted(set(bunches.tolist()) - set(model.gains))
+    if unknown:
+        raise BeamError(
+            "the model was fitted to several bunches and the table does not tell the place of each row",
+            remedy="add columns ref_x_mm and ref_y_mm, or the columns that name the bunch",
+            value=unknown,
+            allowed=list(model.gains),
+        )
+    first = {bunch: int(np.flatnonzero(model.nodes.bunch == bunch)[0]) for bunch in np.unique(bunches).tolist()}
+    index = np.array([first[bunch] for bunch in bunches.tolist()], dtype=int)
+    return model.nodes.ref_x_mm[index], model.nodes.ref_y_mm[index]

@@ -1,0 +1,216 @@
+"""The command line: thin, quick to start, every mistake one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from permil.errors import PermilError
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="configuration file (YAML)")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="options that win over the file")]
+Out = Annotated[Path, typer.Option("--out", help="file to write")]
+
+
+class _RoomGroup(TyperGroup):
+    """A command of a room that also has subcommands: `permil flat CONFIG` beside `permil flat apply ...`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    help="Composite flat fields at the per-mil level from a scanned-beam projector.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+beam_app = typer.Typer(cls=_RoomGroup, help="The beam of a run (beam CONFIG), or of a table of nodes.", rich_markup_mode=None)
+flat_app = typer.Typer(cls=_RoomGroup, help="The flats of a run (flat CONFIG), or what to do with a flat.", rich_markup_mode=None)
+config_app = typer.Typer(help="Configurations: the example, and those of the old analysis.", rich_markup_mode=None)
+app.add_typer(beam_app, name="beam")
+app.add_typer(flat_app, name="flat")
+app.add_typer(config_app, name="config")
+
+
+def _run(config: Path, overrides: list[str] | None, rooms: tuple[str, ...] | None = None) -> None:
+    from permil.config import load_config
+    from permil.pipeline import run_pipeline
+
+    run_pipeline(load_config(config, overrides), rooms=rooms)
+
+
+@app.command()
+def run(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Do everything that is not up to date: index, superbias, beam, flat, report."""
+    _run(config, overrides)
+
+
+@app.command()
+def index(
+    sources: Annotated[list[str], typer.Argument(metavar="CONFIG | ROOT...", help="a configuration, or folders of raw files")],
+    out: Annotated[Path | None, typer.Option("--out", help="index to write (with folders)")] = None,
+    camera: Annotated[str, typer.Option(help="camera (with folders)")] = "lsstcam",
+) -> None:
+    """List what was taken: one row per detector file."""
+    if sources[0].endswith((".yaml", ".yml")):
+        _run(Path(sources[0]), sources[1:], ("index",))
+        return
+    from permil.pipeline import index_folders
+
+    index_folders([Path(source) for source in sources], camera=camera, out=out or Path("exposures.parquet"))
+
+
+@app.command()
+def assemble(
+    raw: Annotated[Path, typer.Argument(metavar="RAW", help="raw multi-extension file")],
+    out: Out,
+    camera: Annotated[str, typer.Option(help="camera of the file")] = "lsstcam",
+) -> None:
+    """Trim, flip and mosaic a raw file to the detector frame, with no correction at all."""
+    from permil.camera import load_camera
+    from permil.exposures.stage import assemble_file
+
+    assemble_file(raw, out, load_camera(camera))
+
+
+@app.command()
+def isr(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Make superbias and gains of a run."""
+    _run(config, overrides, ("isr",))
+
+
+@beam_app.command("run", hidden=True)
+def beam_run(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Measure the beam nodes of a run and fit the beam models."""
+    _run(config, overrides, ("beam",))
+
+
+@beam_app.command("fit")
+def beam_fit(
+    nodes: Annotated[Path, typer.Argument(metavar="NODES.ecsv", help="table with x_mm, y_mm, signal ...")],
+    out: Out,
+    amp: Annotated[int | None, typer.Option(help="use the rows of this amplifier alone")] = None,
+) -> None:
+    """Fit a beam model to a table of nodes."""
+    from permil.beam.tables import fit_table
+
+    typer.echo(fit_table(nodes, out, amp=amp))
+
+
+@beam_app.command("predict")
+def beam_predict(
+    beam: Annotated[Path, typer.Argument(metavar="BEAM.fits", help="beam model")],
+    points: Annotated[Path, typer.Argument(metavar="POINTS.ecsv", help="table with x_mm, y_mm ...")],
+    out: Out,
+) -> None:
+    """Evaluate a beam model at the positions of a table."""
+    from permil.beam.tables import predict_table
+
+    typer.echo(predict_table(beam, points, out))
+
+
+@flat_app.command("run", hidden=True)
+def flat_run(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Make the flats of a run."""
+    _run(config, overrides, ("flat",))
+
+
+@flat_app.command("apply")
+def flat_apply(
+    flat: Annotated[Path, typer.Argument(metavar="FLAT", help="flat of one detector")],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="image of the same detector, assembled")],
+    out: Out,
+) -> None:
+    """Divide an image by a flat, with errors and masks."""
+    from permil.flat.files import apply_files
+
+    typer.echo(apply_files(flat, image, out))
+
+
+@flat_app.command("diff")
+def flat_diff(
+    first: Annotated[Path, typer.Argument(metavar="A", help="flat")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="flat of the same detector")],
+    out: Annotated[Path | None, typer.Option("--out", help="write the ratio map here (FITS)")] = None,
+    super_pixel_mm: Annotated[float, typer.Option(help="side of a super-pixel, mm")] = 0.64,
+) -> None:
+    """Compare two flats: ratio, rms at pixel and super-pixel scale, gradient, amplifiers."""
+    from permil.flat.files import diff_files
+
+    typer.echo(diff_files(first, second, out, super_pixel_mm=super_pixel_mm))
+
+
+@app.command()
+def report(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Make the pages of a run."""
+    _run(config, overrides, ("report",))
+
+
+@app.command()
+def simulate(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Make raw files with known truth, as the section `simulate` says."""
+    from permil.config import load_config
+    from permil.pipeline import simulate_run
+
+    simulate_run(load_config(config, overrides))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(metavar="[OUT]", help="folder to make")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="seed of the simulation")] = 1,
+) -> None:
+    """Simulate a small campaign, reduce it, compare with the truth."""
+    from permil.demo import run_demo
+
+    run_demo(out, seed=seed)
+
+
+@config_app.command("example")
+def config_example() -> None:
+    """Print a configuration with every key, its default and what it means."""
+    from permil.config.example import example_yaml
+
+    typer.echo(example_yaml(), nl=False)
+
+
+@config_app.command("import")
+def config_import(
+    old: Annotated[list[Path], typer.Argument(metavar="OLD.yaml...", help="files of the old analysis (step 1, step 2 or both)")],
+    out: Annotated[Path | None, typer.Option("--out", help="file to write; without it the result is printed")] = None,
+) -> None:
+    """Turn configuration files of the old analysis into one of ours."""
+    from permil.config.legacy import import_legacy
+
+    text = import_legacy(old)
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    from permil.products import atomic_output
+
+    with atomic_output(out) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one sentence on standard error and exit code 2."""
+    # Work is spread over processes: threads of numerical libraries on top of them wait for each other, up to ten times as long.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    try:
+        app()
+    except PermilError as error:
+        sys.stderr.write(f"permil: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.stderr.write("permil: interrupted; nothing is lost, run the same command again to go on\n")
+        sys.exit(130)

@@ -1,0 +1,75 @@
+"""The demonstration: simulate a small campaign, reduce it, compare with the truth, say where to look."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.table import Table as TextTable
+
+from permil.camera import load_camera
+from permil.config import load_config
+from permil.config.simulate import SimulateConfig
+from permil.pipeline import run_pipeline
+from permil.products import RunFolder
+from permil.progress import console, default_workers
+from permil.simulate.stage import simulate_bench
+from permil.truth import TruthSummary, compare_with_truth, summarise
+
+_PER_MIL = 1e3
+
+
+def run_demo(out: Path, *, seed: int) -> None:
+    """Simulate the preset `mini` below a folder, run the pipeline on it and print recovered over true.
+
+    What is there already and belongs to the same simulation is used.
+
+    Raises
+    ------
+    PermilError
+        If the folder cannot be written to.
+    """
+    begin = time.perf_counter()
+    out = out.absolute()
+    folder = RunFolder(out)
+    console.print(
+        f"simulating a small campaign (raft R22, 80 um pixels, two LEDs, seed {seed}) in {out}", highlight=False, soft_wrap=True
+    )
+    simulate_bench(SimulateConfig(preset="mini", seed=seed), out, workers=default_workers())
+    config = load_config(out / "config.yaml")
+    run_pipeline(config, rooms=("index", "isr", "beam", "flat"))
+    comparison = compare_with_truth(folder, load_camera(config.camera), super_pixel_mm=config.flat.super_pixel_mm)
+    run_pipeline(config, rooms=("report",))
+    console.print(truth_table(summarise(comparison), config.flat.super_pixel_mm))
+    console.print(
+        f"done in {time.perf_counter() - begin:.0f} s\n"
+        f"  pages    {folder.report}\n"
+        f"  flats    {out / 'flat'}\n"
+        f"  figures  {folder.comparison} (recovered over true), {folder.summary}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def truth_table(summaries: list[TruthSummary], super_pixel_mm: float) -> TextTable:
+    """Return the figures per LED as a table to print."""
+    table = TextTable(
+        title="recovered flat over true flat, per mil",
+        caption=f"rms of pixels and of {super_pixel_mm:g} mm super-pixels, what photon and read noise alone give on super-pixels, scatter "
+        "of the scale from CCD to CCD, gradient per mm; chi-square per pixel of the small-scale part over the variance plane",
+        caption_justify="left",
+    )
+    for heading in ("LED", "CCDs", "pixels", f"{super_pixel_mm:g} mm", "noise", "CCD scale", "gradient", "chi-square"):
+        table.add_column(heading, justify="left" if heading == "LED" else "right", no_wrap=True)
+    for s in summaries:
+        table.add_row(
+            s.led,
+            str(s.detectors),
+            f"{_PER_MIL * s.rms_pixel:.3f}",
+            f"{_PER_MIL * s.rms_super:.3f}±{_PER_MIL * s.rms_super_err:.3f}",
+            f"{_PER_MIL * s.super_noise:.3f}",
+            f"{_PER_MIL * s.scale_rms:.3f}±{_PER_MIL * s.scale_rms_err:.3f}",
+            f"{_PER_MIL * s.gradient:.4f}±{_PER_MIL * s.gradient_err:.4f}",
+            f"{s.chi_square:.3f}±{s.chi_square_err:.3f}",
+        )
+    return table

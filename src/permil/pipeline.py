@@ -1,0 +1,318 @@
+"""The stages in order: what each needs, what it makes, and what a person is told.
+
+Every product carries a fingerprint of what it was made from, so that a stage redoes only what is not up to date, and a run that was
+killed goes on where it was. Only one run at a time works in a folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from astropy.table import Table
+
+from permil import __version__
+from permil.camera import Camera, load_camera
+from permil.config import Config
+from permil.config.exposures import ExposuresConfig
+from permil.errors import ConfigError, InputError, OutputError, PhotodiodeError
+from permil.exposures import BIAS, POINTING, SCAN, Index
+from permil.exposures.stage import make_index, read_index
+from permil.products import RunFolder, atomic_output, make_folder, remove_partial_files, write_table
+from permil.progress import StageReport, console, default_workers
+
+ROOMS = ("index", "isr", "beam", "flat", "report")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its configuration, camera, folder and number of worker processes."""
+
+    config: Config
+    camera: Camera
+    folder: RunFolder
+    workers: int
+
+    @classmethod
+    def from_config(cls, config: Config) -> Run:
+        """Load the camera and name the folder; nothing is written yet."""
+        return cls(config, load_camera(config.camera), RunFolder(config.output), config.pipeline.workers or default_workers())
+
+
+def run_pipeline(config: Config, *, rooms: tuple[str, ...] | None = None) -> list[StageReport]:
+    """Do the stages that are asked for, in order, each only as far as it is not up to date.
+
+    Parameters
+    ----------
+    rooms
+        Some of `ROOMS`; all of them when None. A stage that is asked for alone uses what earlier ones left.
+
+    Raises
+    ------
+    PermilError
+        Whatever a user has to mend.
+    """
+    run = Run.from_config(config)
+    with _locked(run.folder):
+        remove_partial_files(run.folder.root)
+        _write_configuration(run)
+        reports = []
+        for name, stage in _stages(run):
+            if rooms is None or name in rooms:
+                begin = time.perf_counter()
+                report = stage()
+                report.seconds = time.perf_counter() - begin
+                _tell(report)
+                reports.append(report)
+                if name != "report":
+                    _record(run, reports)
+    return reports
+
+
+def _stages(run: Run) -> Iterator[tuple[str, Callable[[], StageReport]]]:
+    yield "index", lambda: _index_stage(run)
+    yield "isr", lambda: _isr_stage(run)
+    yield "beam", lambda: _beam_stage(run)
+    yield "flat", lambda: _flat_stage(run)
+    yield "report", lambda: _report_stage(run)
+
+
+def _index_stage(run: Run) -> StageReport:
+    config, folder = run.config, run.folder
+    if not config.exposures.roots:
+        raise ConfigError(
+            "no folders to search", remedy="name the folders of raw files in exposures.roots", key="exposures.roots"
+        )
+    index = make_index(config.exposures.roots, run.camera, folder.exposures, options=config.exposures, workers=run.workers)
+    _write_unreadable(folder, index)
+    _write_left_out(run, index)
+    report = StageReport("index", done=len(index.table), messages=describe_index(index))
+    report.messages += _estimate(run, index)
+    return report
+
+
+def _isr_stage(run: Run) -> StageReport:
+    from permil.isr.calibrate import make_calibrations
+
+    index = _read_index(run)
+    return make_calibrations(run.config, run.camera, run.folder, index, _reduced_detectors(run, index), workers=run.workers)
+
+
+def _beam_stage(run: Run) -> StageReport:
+    from permil.beam.stage import fit_beams
+
+    return fit_beams(run.config, run.camera, run.folder, _read_index(run), workers=run.workers)
+
+
+def _flat_stage(run: Run) -> StageReport:
+    from permil.flat.stage import make_flats
+
+    return make_flats(run.config, run.camera, run.folder, _read_index(run), workers=run.workers)
+
+
+def _report_stage(run: Run) -> StageReport:
+    from permil.report.stage import make_report
+
+    page = make_report(run.config, run.camera, run.folder, workers=run.workers)
+    return StageReport("report", done=1, messages=[f"open {page}"])
+
+
+def index_folders(roots: list[Path], *, camera: str, out: Path) -> None:
+    """Write the index of some folders, without a run."""
+    index = make_index(roots, load_camera(camera), out, options=ExposuresConfig(), workers=default_workers())
+    for message in describe_index(index):
+        console.print(message, highlight=False, soft_wrap=True)
+    console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+
+
+def simulate_run(config: Config) -> None:
+    """Simulate what the section `simulate` says, below the output folder."""
+    from permil.simulate.stage import simulate_bench
+
+    workers = config.pipeline.workers or default_workers()
+    summary = simulate_bench(config.simulate, config.output, workers=workers)
+    console.print(str(summary), highlight=False, soft_wrap=True)
+
+
+def describe_index(index: Index) -> list[str]:
+    """Return what a person should know of an index."""
+    lines = []
+    for row in index.summary():
+        led = f" {row['led']}" if row["led"] else ""
+        lines.append(
+            f"run {row['run'] or '?'}: {row['exposures']} {row['purpose']}{led} exposures, {row['files']} files, "
+            f"{row['detectors']} detectors, {row['positions']} positions"
+        )
+    lines += [
+        f"run {offset.run}: header position = folder position + ({offset.x_mm:.3f}, {offset.y_mm:.3f}) mm, "
+        f"constant to {offset.scatter_mm:.3f} mm over {offset.n_exposures} exposures"
+        for offset in index.offsets
+        if offset.is_named
+    ]
+    lines += [f"cannot be read: {entry.path}: {entry.reason}" for entry in index.unreadable[:10]]
+    if len(index.unreadable) > 10:
+        lines.append(f"... and {len(index.unreadable) - 10} more that cannot be read")
+    lines += [f"left out, same content as {entry.kept}: {entry.left_out}" for entry in index.duplicates[:10]]
+    if index.off_detector:
+        shown = ", ".join(index.off_detector[:5])
+        lines.append(f"{len(index.off_detector)} exposures point at no detector and are not used: {shown}")
+    return lines
+
+
+def _write_unreadable(folder: RunFolder, index: Index) -> None:
+    rows = [(entry.path, entry.reason) for entry in index.unreadable]
+    write_table(folder.unreadable, Table(rows=rows, names=("path", "reason"), dtype=(str, str)) if rows else _empty_list())
+
+
+def _write_left_out(run: Run, index: Index) -> None:
+    """List the exposures that the photodiode leaves out.
+
+    Raises
+    ------
+    PhotodiodeError
+        If it leaves out all scans or all pointings.
+    """
+    rows: list[tuple[str, str]] = []
+    if run.config.isr.photodiode == "header":
+        for purpose in (SCAN, POINTING):
+            chosen = index.select(purpose=purpose)
+            missing = ~np.isfinite(np.asarray(chosen["photodiode"], dtype=float))
+            if len(chosen) and missing.all():
+                raise PhotodiodeError(
+                    f"none of {len(chosen)} {purpose} files has a usable photodiode reading (CCOBADC)",
+                    path=str(chosen["path"][0]),
+                    remedy="set isr.photodiode=none to go on without normalisation (the products will say so)",
+                )
+            rows += [(str(path), "photodiode is missing, zero or negative") for path in chosen["path"][missing]]
+    rows += [(entry.left_out, f"same content as {entry.kept}") for entry in index.duplicates]
+    path = run.folder.left_out
+    write_table(path, Table(rows=rows, names=("path", "reason"), dtype=(str, str)) if rows else _empty_list())
+
+
+def _empty_list() -> Table:
+    return Table({"path": np.array([], dtype="U1"), "reason": np.array([], dtype="U1")})
+
+
+def _read_index(run: Run) -> Index:
+    if not run.folder.exposures.is_file():
+        raise InputError("there is no index yet", path=run.folder.exposures, remedy="run `permil index CONFIG` first")
+    return read_index(run.folder.exposures)
+
+
+def _reduced_detectors(run: Run, index: Index) -> list[str]:
+    """Return the detectors that are reduced: those with pointings that are wanted, and those that watch the beam."""
+    from permil.beam.stage import reference_bunches
+
+    wanted = run.config.flat.detectors
+    pointed = set(index.select(purpose=POINTING)["detector"])
+    names = {name for name in pointed if not wanted or name in wanted or name[:3] in wanted}
+    if len(index.select(purpose=SCAN)):
+        names |= {bunch.detector for bunch in reference_bunches(run.config, run.camera)} & set(
+            index.select(purpose=SCAN)["detector"]
+        )
+    return [name for name in run.camera.detectors if name in names]
+
+
+def _estimate(run: Run, index: Index) -> list[str]:
+    """Return what the run will need; see that the disk has it.
+
+    Raises
+    ------
+    OutputError
+        If the disk cannot hold the products.
+    """
+    pointings, scans, biases = (index.select(purpose=purpose) for purpose in (POINTING, SCAN, BIAS))
+    flats = {(str(row["led"]), str(row["detector"])) for row in pointings}
+    aimed = {
+        (str(row["led"]), str(row["detector"]), int(row["position_id"])) for row in pointings if row["aimed"] == row["detector"]
+    }
+    images = len(flats) + len(set(biases["detector"])) + (len(aimed) if run.config.flat.keep_pointings else 0)
+    pixels = max((detector.nx * detector.ny for detector in run.camera.detectors.values()), default=0)
+    need = 12.5 * pixels * images
+    free = shutil.disk_usage(_existing(run.folder.root)).free
+    if need > free:
+        raise OutputError(
+            f"the products need about {need / 1e9:.0f} GB, the disk has {free / 1e9:.0f} GB free",
+            path=run.folder.root,
+            remedy="choose another output folder, fewer detectors (flat.detectors), or set flat.keep_pointings=false",
+            value=need,
+            allowed=free,
+        )
+    # Measured on two cores of 2 to 3 GHz: a fixed cost per file and a cost per pixel.
+    per_file = 0.01 + 4e-8 * pixels
+    seconds = (per_file * (len(pointings) + len(biases)) + 0.02 * len(scans)) / run.workers + 0.5 * len(flats)
+    return [f"this run will take about {_duration(seconds)} and {max(need, 1e6) / 1e9:.2g} GB of disk, if nothing is there yet"]
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _write_configuration(run: Run) -> None:
+    content = {
+        "versions": {"permil": __version__, "python": platform.python_version(), **_versions()},
+        "config": run.config.model_dump(mode="json"),
+    }
+    with atomic_output(run.folder.configuration) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("numpy", "scipy", "astropy", "numba")}
+
+
+def _tell(report: StageReport) -> None:
+    for message in report.messages:
+        console.print(f"  {message}", highlight=False, soft_wrap=True)
+    skipped = f", {report.skipped} up to date" if report.skipped else ""
+    console.print(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s", highlight=False)
+
+
+def _record(run: Run, reports: list[StageReport]) -> None:
+    rows: list[dict[str, Any]] = [
+        {"stage": report.stage, "done": report.done, "skipped": report.skipped, "seconds": round(report.seconds, 2)}
+        for report in reports
+    ]
+    write_table(run.folder.stages, Table(rows=rows))
+
+
+@contextmanager
+def _locked(folder: RunFolder) -> Iterator[None]:
+    """Let no second run work in the same folder; the lock goes with the process, however it ends."""
+    make_folder(folder.state)
+    try:
+        stream = (folder.state / "lock").open("w")
+    except OSError as error:
+        raise OutputError(
+            f"the folder cannot be written to ({error.strerror})",
+            path=folder.root,
+            remedy="choose an output folder that you may write to",
+        ) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                "another run is at work in this folder", path=folder.root, remedy="wait for it or stop it"
+            ) from error
+        yield

@@ -1,0 +1,249 @@
+"""The content of the index page: the run as a whole, its verdicts, each LED."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+from astropy.table import Table, unique
+from astropy.time import Time
+
+from permil import __version__
+from permil.flat.metrics import WHOLE_DETECTOR
+from permil.report.detector_page import comparison_grid
+from permil.report.exposure_figures import PhotodiodeSeries, photodiode_timeline
+from permil.report.inputs import RunProducts
+from permil.report.pages import (
+    Cell,
+    Grid,
+    IndexPage,
+    LedSection,
+    Picture,
+    ReasonList,
+    count_cell,
+    grid,
+    raster,
+    result_cell,
+    text_cell,
+)
+from permil.report.quantities import MISSING, QUANTITIES, format_count
+from permil.report.summary import NO, Measurement, Verdict, failures, judge, specification, verdicts
+
+if TYPE_CHECKING:
+    from permil.camera import Camera
+    from permil.config.report import ReportConfig
+
+_MOST_PATHS = 50
+
+
+def index_page(
+    products: RunProducts,
+    camera: Camera,
+    measurements: Sequence[Measurement],
+    sections: Sequence[LedSection],
+    *,
+    limits: ReportConfig,
+    fingerprint: str,
+) -> IndexPage:
+    """Return the content of the index page."""
+    judged = verdicts(measurements, limits)
+    comparison = products.comparison
+    return IndexPage(
+        title=f"Run {products.folder.root.name}",
+        facts=_facts(products, camera),
+        absent=products.absent,
+        verdicts=_verdicts(judged) if judged else None,
+        passed=all(verdict.passed for verdict in judged),
+        truth=comparison_grid(comparison, with_led=True) if comparison is not None and len(comparison) else None,
+        exposures=_exposures(products.exposures) if products.exposures is not None else None,
+        timeline=_timeline(products),
+        unused=(
+            ("Files that could not be read", _reasons(products.unreadable)),
+            ("Exposures left out", _reasons(products.left_out)),
+        ),
+        sections=tuple(sections),
+        stages=_stages(products.stages) if products.stages is not None else None,
+        configuration=products.configuration,
+        fingerprint=fingerprint,
+    )
+
+
+def detector_grid(
+    measurements: Sequence[Measurement],
+    detectors: Sequence[str],
+    links: Mapping[str, str],
+    rejected: Mapping[str, float],
+    *,
+    limits: ReportConfig,
+) -> Grid:
+    """Return the table of the detectors of one LED.
+
+    Parameters
+    ----------
+    measurements
+        Results of this LED.
+    detectors
+        Names in the order of the rows.
+    links
+        Address of the page of each detector that has one.
+    rejected
+        Rejected values per million of each detector.
+    """
+    whole = {(entry.detector, entry.metric): entry for entry in measurements if entry.amp == WHOLE_DETECTOR}
+    steps: dict[str, Measurement] = {}
+    for entry in measurements:
+        if entry.metric == "step" and (entry.detector not in steps or abs(entry.number) > abs(steps[entry.detector].number)):
+            steps[entry.detector] = entry
+    failed = Counter(detector for (_, detector), entries in failures(measurements, limits).items() for _ in entries)
+    metrics = ("median", "rms", "noise", "scatter", "gradient_x", "gradient_y")
+    rows = []
+    for name in detectors:
+        cells = [text_cell(name, link=links.get(name, ""))]
+        cells += [_measurement_cell(whole.get((name, metric)), limits) for metric in metrics]
+        cells.append(_measurement_cell(steps.get(name), limits))
+        rate = rejected.get(name, np.nan)
+        cells.append(Cell(f"{rate:.3g}", rate) if np.isfinite(rate) else Cell(MISSING))
+        number = failed[name]
+        measured = any(entry.detector == name for entry in measurements)
+        cells.append(Cell(f"{number} beyond", number, failed=True) if number else Cell("pass" if measured else MISSING, 0))
+        rows.append(cells)
+    headings = (
+        "detector", *(QUANTITIES[metric].heading for metric in metrics), "largest amplifier step (‰)", "rejected (per million)", "verdict",
+    )  # fmt: skip
+    return grid(headings, rows)
+
+
+def beam_grid(measurements: Sequence[Measurement], *, limits: ReportConfig) -> Grid:
+    """Return the table of the results of one beam."""
+    rows = []
+    for entry in measurements:
+        quantity, spec = QUANTITIES[entry.metric], specification(entry.metric, limits)
+        verdict = judge(entry.number, spec)
+        rows.append(
+            (
+                text_cell(quantity.label),
+                text_cell(quantity.unit),
+                result_cell(entry.metric, entry.number, entry.error, failed=verdict == NO),
+                Cell(quantity.show(spec), spec if np.isfinite(spec) else ""),
+            )
+        )
+    return grid(("result", "unit", "value", "specification"), rows, text_columns=2)
+
+
+def _measurement_cell(entry: Measurement | None, limits: ReportConfig) -> Cell:
+    if entry is None:
+        return Cell(MISSING)
+    return result_cell(
+        entry.metric, entry.number, entry.error, failed=judge(entry.number, specification(entry.metric, limits)) == NO
+    )
+
+
+def _facts(products: RunProducts, camera: Camera) -> tuple[tuple[str, str], ...]:
+    exposures = products.exposures
+    taken = MISSING
+    if exposures is not None and np.isfinite(exposures["mjd"]).any():
+        known = np.asarray(exposures["mjd"])[np.isfinite(exposures["mjd"])]
+        first, last = Time([known.min(), known.max()], format="mjd").strftime("%Y-%m-%d %H:%M")
+        taken = f"{first} to {last}"
+    numbers = (
+        MISSING if exposures is None else f"{format_count(len(unique(exposures, keys='obsid')))}, {format_count(len(exposures))}"
+    )
+    return (
+        ("folder", str(products.folder.root)),
+        ("camera", f"{camera.name}: {camera.title}"),
+        ("exposed", taken),
+        ("exposures, files", numbers),
+        ("LEDs", ", ".join(led.led for led in products.leds) or MISSING),
+        ("detectors with a flat", str(len({name for led in products.leds for name in led.detectors}))),
+        ("configuration digest", products.digest or MISSING),
+        ("versions", ", ".join(f"{name} {version}" for name, version in products.versions.items()) or MISSING),
+        ("pages made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by permil {__version__}"),
+    )
+
+
+def _verdicts(judged: Sequence[Verdict]) -> Grid:
+    rows = []
+    for verdict in judged:
+        quantity, worst = QUANTITIES[verdict.metric], verdict.worst
+        where = " ".join(part for part in (worst.detector, "" if worst.amp == WHOLE_DETECTOR else worst.amp) if part)
+        rows.append(
+            (
+                text_cell(quantity.heading),
+                text_cell(verdict.led),
+                Cell("pass" if verdict.passed else "fail", failed=not verdict.passed),
+                result_cell(verdict.metric, worst.number, worst.error, failed=not verdict.passed),
+                text_cell(where or "beam"),
+                Cell(quantity.show(verdict.spec), verdict.spec),
+                count_cell(verdict.checked),
+                count_cell(verdict.failed),
+            )
+        )
+    headings = ("result", "LED", "verdict", "worst", "where", "specification", "checked", "beyond")
+    content = grid(headings, rows, text_columns=3)
+    return Grid(content.headings, content.rows, (False, False, False, True, False, True, True, True))
+
+
+def _exposures(exposures: Table) -> Grid:
+    keys = sorted({(str(row["purpose"]), str(row["led"])) for row in exposures})
+    rows = []
+    for purpose, led in keys:
+        chosen = exposures[(exposures["purpose"] == purpose) & (exposures["led"] == led)]
+        positions = {
+            (round(float(row["x_mm"]), 1), round(float(row["y_mm"]), 1))
+            for row in chosen
+            if np.isfinite(row["x_mm"] + row["y_mm"])
+        }
+        unusable = int(np.sum(~np.isfinite(np.asarray(chosen["photodiode"], dtype=float)))) if led else 0
+        rows.append(
+            (
+                text_cell(purpose),
+                text_cell(led or MISSING),
+                count_cell(len(set(chosen["obsid"]))),
+                count_cell(len(chosen)),
+                count_cell(len(set(chosen["detector"]))),
+                count_cell(len(positions)) if led else Cell(MISSING),
+                Cell(format_count(unusable), unusable, failed=unusable > 0),
+            )
+        )
+    headings = ("purpose", "LED", "exposures", "files", "detectors", "positions", "files without photodiode")
+    return grid(headings, rows, text_columns=2)
+
+
+def _timeline(products: RunProducts) -> Picture | None:
+    exposures = products.exposures
+    if exposures is None:
+        return None
+    lit = exposures[exposures["led"] != ""]
+    series = {}
+    for led in dict.fromkeys([*(led.led for led in products.leds), *sorted(set(lit["led"]))]):
+        chosen = lit[lit["led"] == led]
+        if len(chosen):
+            # One reading belongs to all detectors of an exposure.
+            chosen = unique(chosen, keys="obsid")
+            purpose = np.asarray(chosen["purpose"], dtype=np.str_)
+            series[led] = PhotodiodeSeries(np.asarray(chosen["mjd"]), np.asarray(chosen["photodiode"]), purpose)
+    if not series:
+        return None
+    return raster(
+        photodiode_timeline(series), "Control photodiode in time; bars at the foot are exposures whose reading cannot be used."
+    )
+
+
+def _reasons(table: Table | None) -> tuple[ReasonList, ...]:
+    if table is None:
+        return ()
+    groups: dict[str, list[str]] = {}
+    for row in table:
+        groups.setdefault(str(row["reason"]), []).append(str(row["path"]))
+    return tuple(ReasonList(reason, len(paths), tuple(paths[:_MOST_PATHS])) for reason, paths in groups.items())
+
+
+def _stages(stages: Table) -> Grid:
+    rows = []
+    for row in stages:
+        counts = [count_cell(float(row[name])) if name in stages.colnames else Cell(MISSING) for name in ("done", "skipped")]
+        rows.append((text_cell(row["stage"]), Cell(f"{float(row['seconds']):.1f}", float(row["seconds"])), *counts))
+    return grid(("stage", "time (s)", "products made", "up to date"), rows)

@@ -1,0 +1,171 @@
+"""What a page is made of, and its way to HTML: one file with its styles and pictures inside."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import jinja2
+from matplotlib.figure import Figure
+
+from permil.report.quantities import MISSING, QUANTITIES, format_count
+from permil.report.style import embedded, png, svg
+
+FINGERPRINT_META = "permil-fingerprint"
+"""Name of the meta element that says what a page was made from."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: what it shows, what it is sorted by, whether it says that something failed, where it leads."""
+
+    text: str
+    key: float | str = ""
+    failed: bool = False
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of a page; ``numeric`` says which columns are set to the right."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    numeric: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its whole content in ``address``; ``caption`` says what to see in it."""
+
+    address: str
+    caption: str
+    narrow: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link of the navigation."""
+
+    text: str
+    address: str
+
+
+@dataclass(frozen=True)
+class ReasonList:
+    """Files that share a reason; ``paths`` may be cut, ``count`` is how many there are."""
+
+    reason: str
+    count: int
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LedSection:
+    """The part of the index page about one LED."""
+
+    led: str
+    beam_facts: Grid | None
+    beam_pictures: tuple[Picture, ...]
+    outliers: Grid | None
+    plane_pictures: tuple[Picture, ...]
+    detectors: Grid | None
+    failed: int = 0
+
+
+@dataclass(frozen=True)
+class IndexPage:
+    """Content of the index page."""
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    absent: tuple[str, ...]
+    verdicts: Grid | None
+    passed: bool
+    truth: Grid | None
+    exposures: Grid | None
+    timeline: Picture | None
+    unused: tuple[tuple[str, tuple[ReasonList, ...]], ...]
+    sections: tuple[LedSection, ...]
+    stages: Grid | None
+    configuration: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class DetectorPage:
+    """Content of the page of one detector and LED."""
+
+    title: str
+    detector: str
+    led: str
+    facts: tuple[tuple[str, str], ...]
+    results: Grid | None
+    truth: Grid | None
+    pictures: tuple[Picture, ...]
+    truth_picture: Picture | None
+    amplifiers: Grid | None
+    pointings: Grid | None
+    mask: Grid
+    provenance: Grid
+    absent: tuple[str, ...]
+    home: Link
+    previous: Link | None
+    following: Link | None
+    others: tuple[Link, ...]
+    fingerprint: str
+    failed: tuple[str, ...] = field(default=())
+
+
+def raster(figure: Figure, caption: str, *, narrow: bool = False) -> Picture:
+    """Return a figure as a picture made of pixels, for maps."""
+    return Picture(embedded(png(figure), "png"), caption, narrow)
+
+
+def drawing(figure: Figure, caption: str, *, narrow: bool = False) -> Picture:
+    """Return a figure as a picture made of lines."""
+    return Picture(embedded(svg(figure), "svg+xml"), caption, narrow)
+
+
+def text_cell(text: object, *, link: str = "") -> Cell:
+    """Return a cell with text."""
+    return Cell(str(text), str(text), link=link)
+
+
+def count_cell(number: float) -> Cell:
+    """Return a cell with a whole number, a dash for NaN."""
+    return Cell(format_count(round(number)), float(number)) if math.isfinite(number) else Cell(MISSING)
+
+
+def result_cell(name: str, number: float, error: float, *, failed: bool = False) -> Cell:
+    """Return a cell with a quantity and its error."""
+    return Cell(QUANTITIES[name].show(number, error), float(number) if math.isfinite(number) else "", failed)
+
+
+def grid(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, text_columns: int = 1) -> Grid:
+    """Return a table whose first columns are text and all others numbers."""
+    numeric = tuple(number >= text_columns for number in range(len(headings)))
+    return Grid(tuple(headings), tuple(tuple(row) for row in rows), numeric)
+
+
+def render_index(page: IndexPage) -> str:
+    """Return the index page as HTML."""
+    return _templates().get_template("index.html").render(page=page, meta=FINGERPRINT_META)
+
+
+def render_detector(page: DetectorPage) -> str:
+    """Return the page of a detector as HTML."""
+    return _templates().get_template("detector.html").render(page=page, meta=FINGERPRINT_META)
+
+
+@lru_cache(maxsize=1)
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("permil.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )

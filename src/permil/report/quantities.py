@@ -1,0 +1,99 @@
+"""Numbers as people read them: a name, a unit that keeps them short, and as many digits as the error allows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+MISSING = "\N{EN DASH}"
+_MINUS = "\N{MINUS SIGN}"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MOST_DECIMALS = 6
+_SMALL = 1e-3
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number that is reported.
+
+    Attributes
+    ----------
+    name
+        What tables call it.
+    label
+        What pages call it.
+    scale, unit
+        Pages show ``scale`` times the number, in ``unit``.
+    limit
+        Key of the section ``report`` that holds its specification, "" where there is none.
+    """
+
+    name: str
+    label: str
+    scale: float = 1.0
+    unit: str = ""
+    limit: str = ""
+
+    @property
+    def heading(self) -> str:
+        """Label with the unit, for the head of a column."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def show(self, number: float, error: float = math.nan) -> str:
+        """Return the number with its error, in the unit of pages."""
+        return format_measurement(number * self.scale, error * self.scale)
+
+
+_ALL = (
+    Quantity("median", "median response"),
+    Quantity("rms", "rms over pixels", 1e3, "‰"),
+    Quantity("noise", "error of a pixel", 1e3, "‰", "noise_limit"),
+    Quantity("scatter", "scatter between pointings", 1e3, "‰", "scatter_limit"),
+    Quantity("step", "amplifier step", 1e3, "‰", "step_limit"),
+    Quantity("gradient_x", "gradient along X", 1e6, "10⁻⁶/mm"),
+    Quantity("gradient_y", "gradient along Y", 1e6, "10⁻⁶/mm"),
+    Quantity("beam_node_noise", "noise of a beam node", 1e3, "‰", "node_noise_limit"),
+    Quantity("beam_left_out_rms", "beam nodes against all others, robust rms", 1e3, "‰"),
+    Quantity("beam_maximum_x", "maximum of the beam, u_x", 1.0, "mm"),
+    Quantity("beam_maximum_y", "maximum of the beam, u_y", 1.0, "mm"),
+    Quantity("beam_centroid_x", "centroid of the beam, u_x", 1.0, "mm"),
+    Quantity("beam_centroid_y", "centroid of the beam, u_y", 1.0, "mm"),
+    Quantity("rms_pixel", "rms per pixel", 1e3, "‰"),
+    Quantity("rms_super", "rms per super-pixel", 1e3, "‰"),
+    Quantity("chi_square", "small-scale χ² per pixel"),
+    Quantity("scale_offset", "scale - 1", 1e3, "‰"),
+)
+QUANTITIES = {quantity.name: quantity for quantity in _ALL}
+FLAT_METRICS = ("median", "rms", "noise", "scatter", "step", "gradient_x", "gradient_y")
+"""Columns of the metrics of a flat that are reported, each with its ``_err``."""
+
+
+def format_measurement(number: float, error: float = math.nan) -> str:
+    """Return ``number ± error``, the error with two digits and the number to the same decimal.
+
+    Without a finite positive error the number stands alone with four digits; NaN is a dash.
+    """
+    if not math.isfinite(number):
+        return MISSING
+    if not (math.isfinite(error) and error > 0):
+        return _minus(f"{number:.4g}")
+    # Rounding first: 0.0996 becomes 0.10, whose last digit is one place further left.
+    error = float(f"{error:.1e}")
+    decimals = 1 - math.floor(math.log10(error))
+    if decimals > _MOST_DECIMALS and max(abs(number), error) < _SMALL:
+        power = math.floor(math.log10(max(abs(number), error)))
+        decimals += power
+        mantissas = f"{number / 10.0**power:.{decimals}f} ± {error / 10.0**power:.{decimals}f}"
+        return f"({_minus(mantissas)}) \N{MULTIPLICATION SIGN} 10{str(power).translate(_SUPERSCRIPTS)}"
+    shown = max(decimals, 0)
+    return _minus(f"{round(number, decimals):.{shown}f} ± {round(error, decimals):.{shown}f}")
+
+
+def format_count(number: int) -> str:
+    """Return a whole number with thin spaces between groups of three digits."""
+    return _minus(f"{number:,}".replace(",", "\N{THIN SPACE}"))
+
+
+def _minus(text: str) -> str:
+    # The hyphen of an exponent stays what it is.
+    return text.replace("-", _MINUS) if "e-" not in text else text

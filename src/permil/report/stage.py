@@ -1,0 +1,283 @@
+"""The stage `report`: products of a run to the summary and the pages; pages that are up to date are left as they are."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+
+from permil.camera import Camera, load_camera
+from permil.config import Config
+from permil.errors import OutputError
+from permil.products import RunFolder, atomic_output, fingerprint, read_image, stored_fingerprint, write_table
+from permil.products.fingerprint import file_signature
+from permil.progress import parallel_map
+from permil.report.inputs import LedProducts, RunProducts, read_detector, read_run, read_scatter
+from permil.report.summary import Measurement, flat_measurements, summary_table
+
+_HEAD_CHARACTERS = 2000
+_LAYOUT = 1
+"""Number of the layout of the pages: one more whenever pages of the same products would look different."""
+
+
+@dataclass(frozen=True)
+class DetectorTask:
+    """One page of a detector: what it is made of and where it leads."""
+
+    config: Config
+    root: Path
+    led: str
+    detector: str
+    previous: str
+    following: str
+    other_leds: tuple[str, ...]
+    comparison: tuple[dict[str, Any], ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class LedTask:
+    """The section of one LED in the index page."""
+
+    config: Config
+    root: Path
+    products: LedProducts
+    exposures: Table | None
+
+
+def make_report(config: Config, camera: Camera, folder: RunFolder, *, workers: int) -> Path:
+    """Write ``summary.ecsv`` and the pages of a run.
+
+    Parameters
+    ----------
+    config
+        Configuration of the run; the section ``report`` holds the specifications.
+    camera
+        Camera of the run.
+    folder
+        Folder of the run; whatever is not there yet is named on the pages.
+    workers
+        Number of processes.
+
+    Returns
+    -------
+    Path
+        The index page.
+
+    Raises
+    ------
+    OutputError
+        If the packages that pages need are not installed, or a page cannot be written.
+    InputError
+        If there is nothing to report on, or a product is damaged.
+    """
+    _require_packages()
+    products = read_run(folder, camera, leds=config.exposures.leds)
+    tasks = _detector_tasks(config, products) if config.report.detector_pages else []
+    waiting = [task for task in tasks if page_fingerprint(page_path(folder, task.led, task.detector)) != task.fingerprint]
+    parallel_map(make_detector_page, waiting, workers=workers, description="detector pages")
+    _remove_stale_pages(folder, {page_path(folder, task.led, task.detector) for task in tasks})
+    index_print = _index_fingerprint(config, products)
+    if page_fingerprint(folder.report) != index_print or stored_fingerprint(folder.summary) != index_print:
+        _make_index(config, camera, products, index_print, workers=workers)
+    return folder.report
+
+
+def page_path(folder: RunFolder, led: str, detector: str) -> Path:
+    """Return where the page of a detector and LED lies."""
+    return folder.report.parent / "detectors" / led / f"{detector}.html"
+
+
+def page_fingerprint(path: Path) -> str | None:
+    """Return what a page says it was made from, None if there is no such page."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        found = re.search(r'<meta name="permil-fingerprint" content="([0-9a-f]+)">', stream.read(_HEAD_CHARACTERS))
+    return found.group(1) if found else None
+
+
+def make_detector_page(task: DetectorTask) -> None:
+    """Make the page of one detector and LED."""
+    from permil.report.detector_page import Neighbours, detector_page
+    from permil.report.pages import Link, render_detector
+
+    folder, camera = RunFolder(task.root), _camera(task.config.camera)
+    products = read_detector(folder, camera, task.led, task.detector)
+    links = Neighbours(
+        home=Link("all detectors", f"../../index.html#led-{task.led}"),
+        previous=Link(task.previous, f"{task.previous}.html") if task.previous else None,
+        following=Link(task.following, f"{task.following}.html") if task.following else None,
+        others=tuple(Link(led, f"../{led}/{task.detector}.html") for led in task.other_leds),
+    )
+    page = detector_page(
+        products,
+        camera[task.detector],
+        task.led,
+        limits=task.config.report,
+        comparison=Table(rows=list(task.comparison)) if task.comparison else None,
+        links=links,
+        fingerprint=task.fingerprint,
+    )
+    _write(page_path(folder, task.led, task.detector), render_detector(page))
+
+
+def make_led_section(task: LedTask) -> tuple[Any, list[Measurement]]:
+    """Return the section of one LED and all its measurements, the beam's first."""
+    from permil.beam.stage import load_beam
+    from permil.report.beam_view import beam_measurements
+    from permil.report.led_section import led_section
+
+    folder, camera = RunFolder(task.root), _camera(task.config.camera)
+    products = task.products
+    beam = load_beam(products.beam) if products.beam is not None else None
+    measurements = beam_measurements(beam, products.led) if beam is not None else []
+    if products.metrics is not None:
+        measurements += flat_measurements(products.metrics)
+    has_pages = task.config.report.detector_pages
+    section = led_section(
+        products.led,
+        camera,
+        beam=beam,
+        plane=_plane_maps(folder, camera, products),
+        exposures=task.exposures,
+        measurements=measurements,
+        detectors=products.detectors,
+        links={name: f"detectors/{products.led}/{name}.html" for name in products.detectors} if has_pages else {},
+        limits=task.config.report,
+    )
+    return section, measurements
+
+
+def _plane_maps(folder: RunFolder, camera: Camera, products: LedProducts) -> Any:
+    from permil.flat.superpixel import size_in_pixels
+    from permil.report import focal_plane
+    from permil.report.led_section import PlaneMaps
+
+    if products.focal_plane is None:
+        return None
+    mosaic = read_image(products.focal_plane)
+    shape = (mosaic.image.shape[0], mosaic.image.shape[1])
+    grid = focal_plane.grid_of(mosaic.image_header, shape)
+    image = np.where(mosaic.mask == 0, mosaic.image, np.nan)
+    scatters, rejected, block_pixels = {}, {}, 1
+    for name in products.detectors:
+        scatter, block_mm, rejected[name] = read_scatter(folder.flat(products.led, name))
+        if scatter is not None:
+            scatters[camera[name]] = scatter
+            block_pixels = size_in_pixels(block_mm, camera.pixel_mm)
+    sampled = focal_plane.sample(grid, scatters, block_pixels=block_pixels) if scatters else None
+    return PlaneMaps(grid, image, sampled, rejected)
+
+
+def _make_index(config: Config, camera: Camera, products: RunProducts, index_print: str, *, workers: int) -> None:
+    from permil.report.index_page import index_page
+    from permil.report.pages import render_index
+
+    folder, exposures = products.folder, products.exposures
+    tasks = [
+        LedTask(config, folder.root, led, None if exposures is None else exposures[exposures["led"] == led.led])
+        for led in products.leds
+    ]
+    results = parallel_map(make_led_section, tasks, workers=workers, description="LEDs")
+    measurements = [entry for _, of_led in results for entry in of_led]
+    summary = summary_table(measurements, config.report)
+    summary.meta = {"fingerprint": index_print}
+    page = index_page(
+        products,
+        camera,
+        measurements,
+        [section for section, _ in results],
+        limits=config.report,
+        fingerprint=index_print,
+    )
+    write_table(folder.summary, summary)
+    _write(folder.report, render_index(page))
+
+
+def _detector_tasks(config: Config, products: RunProducts) -> list[DetectorTask]:
+    tasks = []
+    for led in products.leds:
+        for number, name in enumerate(led.detectors):
+            before = led.detectors[number - 1] if number else ""
+            after = led.detectors[number + 1] if number + 1 < len(led.detectors) else ""
+            others = tuple(other.led for other in products.leds if other is not led and name in other.detectors)
+            comparison = tuple(_comparison_rows(products.comparison, led.led, name))
+            options = {
+                "layout": _LAYOUT,
+                "camera": config.camera,
+                "limits": config.report.model_dump(mode="json"),
+                "links": [before, after, others],
+                "comparison": comparison,
+            }
+            folder = products.folder
+            sources = folder.flat(led.led, name), folder.metrics(led.led), folder.truth_flat(led.led, name)
+            print_ = fingerprint(options, upstream=[_print_of(path) for path in sources])
+            tasks.append(DetectorTask(config, folder.root, led.led, name, before, after, others, comparison, print_))
+    return tasks
+
+
+def _comparison_rows(comparison: Table | None, led: str, detector: str) -> list[dict[str, Any]]:
+    if comparison is None:
+        return []
+    chosen = comparison[(comparison["led"] == led) & (comparison["detector"] == detector)]
+    return [_plain(dict(zip(chosen.colnames, row, strict=True))) for row in chosen.iterrows()]
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry.item() if isinstance(entry, np.generic) else entry for name, entry in row.items()}
+
+
+def _index_fingerprint(config: Config, products: RunProducts) -> str:
+    folder = products.folder
+    upstream = []
+    for led in products.leds:
+        paths = [folder.beam(led.led), folder.focal_plane(led.led), folder.metrics(led.led)]
+        upstream += [_print_of(path) for path in (*paths, *(folder.flat(led.led, name) for name in led.detectors))]
+    tables = (folder.configuration, folder.exposures, folder.unreadable, folder.left_out, folder.stages, folder.comparison)
+    options = {
+        "layout": _LAYOUT,
+        "camera": config.camera,
+        "limits": config.report.model_dump(mode="json"),
+        "absent": products.absent,
+    }
+    return fingerprint(options, files=tables, upstream=upstream)
+
+
+def _print_of(path: Path) -> str:
+    """Return the fingerprint in a product, or the signature of a file that carries none."""
+    return stored_fingerprint(path) or str(file_signature(path))
+
+
+def _remove_stale_pages(folder: RunFolder, wanted: set[Path]) -> None:
+    """Remove pages of detectors that the run no longer has: nothing leads there any more."""
+    for path in (folder.report.parent / "detectors").glob("*/*.html"):
+        if path not in wanted:
+            path.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_output(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@lru_cache(maxsize=2)
+def _camera(name: str) -> Camera:
+    return load_camera(name)
+
+
+def _require_packages() -> None:
+    missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise OutputError(
+            f"the report needs {' and '.join(missing)}, not installed here",
+            remedy="install the extra `report` (pip install 'permil[report]'), or run the stages without the report",
+            missing=missing,
+        )

@@ -1,0 +1,183 @@
+"""One look for all figures: colours that colour-blind people can tell apart, sizes, and how a figure becomes part of a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import matplotlib.patheffects as effects
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+DIVERGING = "RdBu_r"
+SEQUENTIAL = "viridis"
+SPREAD = "cividis"
+"""Colour maps: around a reference, for light, for scatter and errors."""
+
+INK, FAINT, ACCENT, ALARM, NO_DATA = "#1f2430", "#b8bec9", "#4477aa", "#cc3311", "#e4e6ea"
+# Paul Tol's bright scheme (SRON technical note 09-002), in the order of the wavelengths.
+LED_COLOURS = {
+    "uv": "#aa3377",
+    "blue": "#4477aa",
+    "red": "#ee6677",
+    "nm750": "#ccbb44",
+    "nm850": "#228833",
+    "nm960": "#66ccee",
+}
+# The palette of a picture has 256 colours: so many for each colour map, the rest for ink, lines and points.
+_MAP_COLOURS = 60
+_INK_COLOURS = 32
+_PNG_DPI = 100
+_RC: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.titlelocation": "left",
+    "axes.formatter.useoffset": False,
+    "axes.unicode_minus": True,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "image.interpolation": "nearest",
+    "image.origin": "lower",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "permil",
+}
+
+Arguments = ParamSpec("Arguments")
+
+
+def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
+    """Let a function that draws a figure do so in the style of the pages, whatever the user's own settings are."""
+
+    @wraps(draw)
+    def draw_in_style(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
+        with mpl.rc_context(_complete_style()):
+            return draw(*args, **kwargs)
+
+    return draw_in_style
+
+
+def _complete_style() -> dict[Any, Any]:
+    defaults = {key: setting for key, setting in mpl.rcParamsDefault.items() if key.startswith(("font.", "axes.", "image."))}
+    return defaults | _RC
+
+
+def led_colour(led: str) -> str:
+    """Return the colour of an LED, grey for one that is not among the six of the bench."""
+    return LED_COLOURS.get(led, "#777777")
+
+
+def robust_limits(*images: NDArray[np.floating], percent: float = 1.0) -> tuple[float, float]:
+    """Return colour limits that leave ``percent`` of the finite pixels of all images on either side."""
+    levels = np.concatenate([image[np.isfinite(image)].ravel() for image in images]) if images else np.array([])
+    if levels.size == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(levels, [percent, 100 - percent])
+    if high > low:
+        return float(low), float(high)
+    margin = 0.5 * abs(float(low)) or 0.5
+    return float(low) - margin, float(high) + margin
+
+
+def symmetric_limits(*images: NDArray[np.floating], centre: float, percent: float = 1.0) -> tuple[float, float]:
+    """Return robust colour limits at equal distances from ``centre``."""
+    low, high = robust_limits(*images, percent=percent)
+    half = max(abs(low - centre), abs(high - centre))
+    return centre - half, centre + half
+
+
+def show_image(
+    axes: Axes,
+    image: NDArray[np.floating],
+    *,
+    extent: tuple[float, float, float, float],
+    limits: tuple[float, float],
+    colours: str,
+) -> ScalarMappable:
+    """Draw an image with NaN in light grey; ``extent`` is left, right, bottom, top."""
+    colour_map = mpl.colormaps[colours].resampled(_MAP_COLOURS).with_extremes(bad=NO_DATA)
+    return axes.imshow(
+        np.ma.masked_invalid(image), extent=extent, vmin=limits[0], vmax=limits[1], cmap=colour_map, aspect="equal"
+    )
+
+
+def colour_bar(figure: Figure, mappable: ScalarMappable, axes: Axes, label: str) -> None:
+    """Put a thin colour bar to the right of axes, as high as they are."""
+    beside = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
+    bar = figure.colorbar(mappable, cax=beside)
+    bar.set_label(label)
+    bar.outline.set_linewidth(0.5)
+    bar.ax.tick_params(width=0.5, length=2.5)
+
+
+def write_on_map(axes: Axes, place: tuple[float, float], text: str, *, size: float = 7.0, vertical: str = "center") -> None:
+    """Write on a map so that it can be read over every colour."""
+    halo = effects.withStroke(linewidth=2.0, foreground="white", alpha=0.75)
+    axes.text(*place, text, ha="center", va=vertical, fontsize=size, color=INK, path_effects=[halo])
+
+
+def plain_axes(axes: Axes) -> None:
+    """Leave only the lines that carry a scale."""
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def png(figure: Figure) -> bytes:
+    """Return a figure as PNG with a palette: a third of the size of full colour, and no difference to the eye."""
+    figure.set_dpi(_PNG_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    reduced = picture.quantize(palette=_palette(), dither=Image.Dither.NONE)
+    stream = io.BytesIO()
+    reduced.save(stream, format="png", compress_level=9)
+    return stream.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _palette() -> Image.Image:
+    """Return an image that carries the palette: all colours of the maps, and shades of ink and lines towards white."""
+    steps = np.linspace(0.0, 1.0, _MAP_COLOURS)
+    maps = [mpl.colormaps[name].resampled(_MAP_COLOURS)(steps)[:, :3] for name in (DIVERGING, SEQUENTIAL, SPREAD)]
+    white = np.ones(3)
+    shades = [_shades(INK, _INK_COLOURS)]
+    shades += [_shades(colour, 4) for colour in (FAINT, ACCENT, ALARM, *LED_COLOURS.values())]
+    levels = np.vstack([*maps, *shades, white, mpl.colors.to_rgb(NO_DATA)])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.round(255 * levels).astype(np.uint8).tobytes())
+    return palette
+
+
+def _shades(colour: str, count: int) -> NDArray[np.float64]:
+    share = np.linspace(1.0, 0.0, count, endpoint=False)[:, None]
+    return share * np.array(mpl.colors.to_rgb(colour)) + (1 - share)
+
+
+def svg(figure: Figure) -> bytes:
+    """Return a figure as SVG that needs no fonts."""
+    stream = io.BytesIO()
+    with mpl.rc_context(_complete_style()):
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+    return stream.getvalue()
+
+
+def embedded(content: bytes, kind: str) -> str:
+    """Return the address of a picture that holds the picture itself; ``kind`` is png or svg+xml."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,139 @@
+"""The model on measured scans, against SciPy's cubic radial basis function and cubic interpolating spline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from numpy.typing import NDArray
+from scipy.interpolate import RBFInterpolator, RectBivariateSpline
+
+from permil.beam import BeamModel, BeamNodes, nodes_from_table
+
+FloatArray = NDArray[np.float64]
+SIXTEEN = "ccob_scan_red_12x12_16amps.ecsv"
+RUN5 = "ccob_scan_run5_12x12.ecsv"
+PARITIES = [(0, 0), (0, 1), (1, 0), (1, 1)]
+# Position of the maximum of the existing analysis' 300 x 300 image (README of the measured data), projector mm.
+RUN5_MAXIMUM = (9.078545150501668, 3.501454849498323)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Relative residuals of held-out nodes: ours, the radial basis function's, the spline's; and ours over the predicted error."""
+
+    ours: FloatArray
+    radial: FloatArray
+    spline: FloatArray
+    pull: FloatArray
+
+
+def scans(folder: Path, name: str) -> Iterator[BeamNodes]:
+    table = Table.read(folder / name)
+    for amp in np.unique(table["amp"]):
+        yield nodes_from_table(table, amp=int(amp))
+
+
+def hold_out(nodes: BeamNodes, keep: NDArray[np.bool_], *, with_spline: bool = False) -> HeldOut:
+    kept, held = nodes[keep], nodes[~keep]
+    model = BeamModel.fit(kept)
+    predicted, error = model.predict_signal(held.ux, held.uy)
+    inside = np.isfinite(predicted)
+    truth, u = held.signal[inside], held.u[inside]
+    predicted, error = predicted[inside], error[inside]
+    ours = predicted / truth - 1.0
+    radial = np.exp(RBFInterpolator(kept.u, np.log(kept.signal), kernel="cubic")(u)) / truth - 1.0
+    spline = np.zeros(0)
+    if with_spline:
+        x, y = np.unique(kept.ux), np.unique(kept.uy)
+        grid = np.empty((x.size, y.size))
+        grid[np.searchsorted(x, kept.ux), np.searchsorted(y, kept.uy)] = kept.signal
+        spline = RectBivariateSpline(x, y, grid, kx=3, ky=3, s=0).ev(*u.T) / truth - 1.0
+    return HeldOut(ours, radial, spline, ours / np.hypot(error / predicted, model.node_noise))
+
+
+def pooled(parts: list[HeldOut]) -> HeldOut:
+    return HeldOut(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("ours", "radial", "spline", "pull")))
+
+
+def every_second(nodes: BeamNodes, parity: tuple[int, int]) -> NDArray[np.bool_]:
+    column = np.searchsorted(np.unique(nodes.x_mm), nodes.x_mm)
+    row = np.searchsorted(np.unique(nodes.y_mm), nodes.y_mm)
+    return (column % 2 == parity[0]) & (row % 2 == parity[1])
+
+
+def rms(residual: FloatArray) -> float:
+    return float(np.sqrt(np.mean(residual**2)))
+
+
+def tail(residual: FloatArray) -> float:
+    return float(np.quantile(np.abs(residual), 0.99))
+
+
+@pytest.mark.parametrize("measure", [rms, tail])
+@pytest.mark.parametrize("parity", PARITIES)
+@pytest.mark.parametrize("name", [SIXTEEN, RUN5])
+def test_half_the_nodes_predict_the_others(
+    shared_data: Path, name: str, parity: tuple[int, int], measure: Callable[[FloatArray], float]
+) -> None:
+    result = every_second_held_out(shared_data, name, parity)
+    assert measure(result.ours) <= 1.05 * measure(result.radial)
+    assert measure(result.ours) < measure(result.spline)
+
+
+@pytest.mark.parametrize("parity", PARITIES)
+@pytest.mark.parametrize("name", [SIXTEEN, RUN5])
+def test_errors_are_calibrated_on_held_out_nodes(shared_data: Path, name: str, parity: tuple[int, int]) -> None:
+    assert 0.8 < rms(every_second_held_out(shared_data, name, parity).pull) < 1.25
+
+
+_HELD_OUT: dict[tuple[str, tuple[int, int]], HeldOut] = {}
+
+
+def every_second_held_out(folder: Path, name: str, parity: tuple[int, int]) -> HeldOut:
+    if (name, parity) not in _HELD_OUT:
+        parts = [hold_out(nodes, every_second(nodes, parity), with_spline=True) for nodes in scans(folder, name)]
+        _HELD_OUT[name, parity] = pooled(parts)
+    return _HELD_OUT[name, parity]
+
+
+def folds(nodes: BeamNodes, number: int, seed: int) -> Iterator[NDArray[np.bool_]]:
+    fold = np.random.default_rng(seed).permutation(len(nodes)) % number
+    for left_out in range(number):
+        yield fold != left_out
+
+
+@pytest.mark.parametrize("name", [RUN5, pytest.param(SIXTEEN, marks=pytest.mark.full)])
+def test_ten_fold_cross_validation(shared_data: Path, name: str) -> None:
+    result = pooled([hold_out(nodes, keep) for nodes in scans(shared_data, name) for keep in folds(nodes, 10, 5)])
+    assert rms(result.ours) <= 1.05 * rms(result.radial)
+    assert tail(result.ours) <= 1.05 * tail(result.radial)
+    assert 0.8 < rms(result.pull) < 1.25
+
+
+def test_run5_maximum(shared_data: Path) -> None:
+    maximum = BeamModel.fit(next(scans(shared_data, RUN5))).maximum
+    assert abs(maximum.ux + RUN5_MAXIMUM[0]) < 2.0 * maximum.ux_err
+    assert abs(maximum.uy + RUN5_MAXIMUM[1]) < 2.0 * maximum.uy_err
+    assert 0.1 < maximum.ux_err < 1.5
+    assert 0.1 < maximum.uy_err < 1.5
+
+
+def test_partial_scan_is_fitted_where_it_was_scanned(shared_data: Path) -> None:
+    nodes = next(scans(shared_data, "ccob_scan_red_partial.ecsv"))
+    model = BeamModel.fit(nodes)
+    signal, error = model.predict_signal(nodes.ux, nodes.uy)
+    assert np.abs(signal / nodes.signal - 1.0).max() < 5e-4
+    assert np.all(error > 0.0)
+    assert np.isnan(model.evaluate(20.0, 0.0)[0])
+
+
+def test_complete_tables_have_little_noise_and_hardly_an_outlier(shared_data: Path) -> None:
+    for nodes in list(scans(shared_data, SIXTEEN))[::5]:
+        model = BeamModel.fit(nodes)
+        assert 0.0 < model.node_noise < 1e-3
+        assert len(model.outliers) <= 2

@@ -1,0 +1,262 @@
+"""Bad input: one clear sentence that names the file and what to do, exit code 2, or left out and listed; never a wrong number."""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+
+from permil.products import RunFolder, read_image, read_table
+
+from .conftest import DETECTOR, edit_header, raw_files, replace_bytes
+
+Permil = Callable[..., tuple[int, str, str]]
+SCAN, POINTINGS = "6840D/BOT_acq/v0/*/ccob_*", "6841D/BOT_acq/v0/*/ccob_*"
+ONE = "pipeline.workers=1"
+
+
+def _refused(result: tuple[int, str, str], *patterns: str) -> None:
+    """Check exit code 2 and one sentence with all that is asked for on its last line."""
+    code, _, messages = result
+    last = messages.strip().splitlines()[-1]
+    assert code == 2, messages
+    assert last.startswith("permil: ")
+    assert "Traceback" not in messages
+    for pattern in patterns:
+        assert re.search(pattern, last), f"{pattern!r} not in {last!r}"
+
+
+def test_no_files(permil: Permil, tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    config = tmp_path / "config.yaml"
+    config.write_text("exposures: {roots: [raw]}\noutput: out\n")
+    _refused(permil("run", config), "no FITS files", "check exposures.roots")
+    config.write_text("output: out\n")
+    _refused(permil("run", config), "name the folders of raw files in exposures.roots")
+    config.write_text("exposures: {roots: [missing]}\noutput: out\n")
+    _refused(permil("run", config), "missing: there is no such folder")
+
+
+def test_truncated_files_are_listed_and_the_rest_goes_on(permil: Permil, spoiled: Path) -> None:
+    """One pointing is cut within a block, one at a block, one scan exposure at a block, one bias is empty."""
+    pointings, scans = raw_files(spoiled, POINTINGS), raw_files(spoiled, SCAN)
+    (bias, *_) = raw_files(spoiled, "bias_*")
+    within, at_block, scan = pointings[3], pointings[12], scans[20]
+    replace_bytes(within, within.read_bytes()[:1_000_001])
+    replace_bytes(at_block, at_block.read_bytes()[: 2880 * 400])
+    replace_bytes(scan, scan.read_bytes()[: 2880 * 60])
+    replace_bytes(bias, b"")
+    code, _, messages = permil("run", spoiled / "config.yaml", ONE)
+    assert code == 0, messages
+    folder = RunFolder(spoiled)
+    assert {Path(path).name for path in read_table(folder.unreadable)["path"]} == {within.name, bias.name}
+    assert at_block.name in messages
+    assert scan.name in messages
+    flat = read_image(folder.flat("red", DETECTOR))
+    assert flat.header["NEXPOSUR"] == 23
+    nodes = read_table(folder.beam_nodes("red"))
+    assert np.isnan(nodes["signal"]).sum() == 1
+
+
+def test_missing_segment(permil: Permil, spoiled: Path, tmp_path: Path) -> None:
+    raw = raw_files(spoiled, POINTINGS)[0]
+    edit_header(raw, lambda hdus: hdus.__delitem__(5))
+    _refused(permil("assemble", raw, "--out", tmp_path / "out.fits", "--camera", "lsstcam-bin8"), raw.name, "Segment14")
+    assert not (tmp_path / "out.fits").exists()
+
+
+def test_wrong_detector_size(permil: Permil, spoiled: Path, tmp_path: Path) -> None:
+    raw = raw_files(spoiled, POINTINGS)[0]
+    _refused(permil("assemble", raw, "--out", tmp_path / "out.fits"), raw.name, "lsstcam-bin8")
+    config = spoiled / "config.yaml"
+    code, _, messages = permil("run", config, ONE, "camera=lsstcam", "output=elsewhere")
+    assert code == 2, messages
+    assert "lsstcam-bin8" in messages.strip().splitlines()[-1]
+
+
+def test_unknown_led(permil: Permil, spoiled: Path) -> None:
+    raw = raw_files(spoiled, POINTINGS)[0]
+    edit_header(raw, lambda hdus: hdus[0].header.set("CCOBLED", "green"))
+    code, _, messages = permil("index", spoiled / "config.yaml", ONE)
+    assert code == 0
+    assert "unknown LED 'green'" in messages
+    assert "known LEDs are uv, blue, red, nm750, nm850, nm960" in messages
+    code, _, messages = permil("run", spoiled / "config.yaml", ONE, "flat.leds=[uv]")
+    _refused((code, "", messages), "LED uv has no pointings", "LEDs with pointings: red")
+
+
+@pytest.mark.parametrize("reading", [float("nan"), 0.0, None])
+def test_photodiode_unusable_in_some_exposures(permil: Permil, spoiled: Path, reading: float | None) -> None:
+    chosen = [raw_files(spoiled, POINTINGS)[2], raw_files(spoiled, SCAN)[5]]
+
+    def spoil(hdus: fits.HDUList) -> None:
+        if reading is None:
+            del hdus[0].header["CCOBADC"]
+        else:
+            # A NaN cannot stand in a FITS card as a number: files of the field hold it as text or as an undefined card.
+            hdus[0].header["CCOBADC"] = "NaN" if np.isnan(reading) else reading
+
+    for raw in chosen:
+        edit_header(raw, spoil)
+    code, _, messages = permil("run", spoiled / "config.yaml", ONE)
+    assert code == 0, messages
+    folder = RunFolder(spoiled)
+    assert {Path(path).name for path in read_table(folder.left_out)["path"]} == {raw.name for raw in chosen}
+    assert read_image(folder.flat("red", DETECTOR)).header["NEXPOSUR"] == 24
+
+
+def test_photodiode_missing_in_all_exposures(permil: Permil, spoiled: Path) -> None:
+    for raw in raw_files(spoiled, "6841D/BOT_acq/v0/*/ccob_*"):
+        edit_header(raw, lambda hdus: hdus[0].header.set("CCOBADC", 0.0))
+    config = spoiled / "config.yaml"
+    _refused(permil("run", config, ONE), "none of 25 pointing files has a usable photodiode", "set isr.photodiode=none")
+    assert not RunFolder(spoiled).flat("red", DETECTOR).exists()
+    code, _, messages = permil("run", config, ONE, "isr.photodiode=none")
+    assert code == 0, messages
+    assert read_image(RunFolder(spoiled).flat("red", DETECTOR)).header["PDNORM"] == "none"
+
+
+def test_duplicates(permil: Permil, spoiled: Path) -> None:
+    raw = raw_files(spoiled, POINTINGS)[0]
+    again = spoiled / "raw" / "again" / raw.name
+    again.parent.mkdir()
+    shutil.copy(raw, again)
+    code, _, messages = permil("index", spoiled / "config.yaml", ONE)
+    assert code == 0
+    assert "left out, same content" in messages
+    assert "25 pointing red exposures, 25 files" in messages
+    with again.open("r+b") as stream:
+        stream.seek(1_000_000)
+        stream.write(b"\1\2\3\4")
+    _refused(permil("index", spoiled / "config.yaml", ONE), raw.name, "differ")
+
+
+def test_pointing_off_every_detector(permil: Permil, spoiled: Path) -> None:
+    moved = raw_files(spoiled, POINTINGS)[:5]
+    for raw in moved:
+        edit_header(raw, lambda hdus: hdus[0].header.update({"BOTXCAM": 500.0, "BOTYCAM": 500.0}))
+        raw.parent.rename(raw.parent.with_name(f"ccob_red_500.0_500.0_{raw.parent.name.rsplit('_', 1)[1]}"))
+    code, _, messages = permil("run", spoiled / "config.yaml", ONE)
+    assert code == 0, messages
+    assert "5 exposures point at no detector and are not used" in messages
+    assert read_image(RunFolder(spoiled).flat("red", DETECTOR)).header["NPOINT"] == 4
+
+
+def test_scan_with_too_few_nodes(permil: Permil, spoiled: Path) -> None:
+    for raw in raw_files(spoiled, SCAN)[5:]:
+        shutil.rmtree(raw.parent)
+    config = spoiled / "config.yaml"
+    _refused(
+        permil("run", config, ONE, "exposures.scan={runs: [6840D]}", "exposures.pointings={runs: [6841D]}"),
+        "red_nodes.ecsv",
+        r"5 nodes",
+        r"it needs \d+",
+    )
+    assert not RunFolder(spoiled).beam("red").exists()
+
+
+def test_no_scan_at_all(permil: Permil, spoiled: Path) -> None:
+    shutil.rmtree(spoiled / "raw" / "6840D")
+    _refused(permil("run", spoiled / "config.yaml", ONE), "no beam scan among the exposures", "check exposures.roots")
+
+
+def test_no_bias(permil: Permil, spoiled: Path) -> None:
+    for raw in raw_files(spoiled, "bias_*"):
+        raw.unlink()
+    config = spoiled / "config.yaml"
+    _refused(permil("run", config, ONE), f"there is no bias exposure of {DETECTOR}", "set isr.bias to none")
+    code, _, messages = permil("run", config, ONE, "isr.bias=none")
+    assert code == 0, messages
+
+
+def test_gain_table_without_an_amplifier(permil: Permil, spoiled: Path) -> None:
+    gains = Table.read(spoiled / "gains.ecsv", format="ascii.ecsv")
+    column = "segment" if "segment" in gains.colnames else "amp"
+    (spoiled / "gains.ecsv").unlink()
+    gains[[not str(name).endswith("14") for name in gains[column]]].write(spoiled / "gains.ecsv", format="ascii.ecsv")
+    _refused(permil("run", spoiled / "config.yaml", ONE), r"gains\.ecsv", DETECTOR, "C14|Segment14")
+
+
+def test_gain_table_missing(permil: Permil, spoiled: Path) -> None:
+    (spoiled / "gains.ecsv").unlink()
+    _refused(permil("run", spoiled / "config.yaml", ONE), r"gains\.ecsv: there is no such gain table")
+
+
+def test_output_that_cannot_be_written(permil: Permil, spoiled: Path) -> None:
+    (spoiled / "taken").write_text("a file where the folder should be")
+    _refused(permil("run", spoiled / "config.yaml", ONE, "output=taken/out"), "taken/out", "choose")
+
+
+def test_full_disk_while_writing(permil: Permil, spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk fills up when the flat is written; after making room the run goes on."""
+    real = fits.HDUList.writeto
+    room = [2]
+
+    def limited(hdus: fits.HDUList, *arguments: object, **options: object) -> None:
+        room[0] -= 1
+        if room[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(hdus, *arguments, **options)
+
+    monkeypatch.setattr(fits.HDUList, "writeto", limited)
+    config = spoiled / "config.yaml"
+    _refused(permil("run", config, ONE), r"\.fits: cannot be written \(No space left on device\); free some space and run again")
+    assert not list(spoiled.rglob("*.partial*"))
+    room[0] = 1000
+    code, _, messages = permil("run", config, ONE)
+    assert code == 0, messages
+    assert RunFolder(spoiled).flat("red", DETECTOR).is_file()
+
+
+def test_disk_too_small_from_the_beginning(permil: Permil, spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: SimpleNamespace(free=1000))
+    _refused(permil("run", spoiled / "config.yaml", ONE), "the products need about", "flat.keep_pointings=false")
+
+
+def test_detector_that_was_not_read(permil: Permil, spoiled: Path) -> None:
+    _refused(permil("run", spoiled / "config.yaml", ONE, "flat.detectors=[R01]"), "R01 was not read", DETECTOR)
+
+
+def test_reference_that_the_scan_did_not_read(permil: Permil, spoiled: Path) -> None:
+    reference = "beam.reference=[{detector: R22_S00, amp: C14, row: 125, column: 32}]"
+    _refused(permil("run", spoiled / "config.yaml", ONE, reference), "did not read the reference detector R22_S00")
+    outside = "beam.reference=[{detector: R22_S11, amp: C14, row: 125, column: 60}]"
+    _refused(permil("run", spoiled / "config.yaml", ONE, outside), "leaves amplifier C14")
+
+
+def test_two_kinds_of_positions_are_not_mixed(permil: Permil, spoiled: Path) -> None:
+    """Scan positions from headers that are off the folder names, pointings from folder names of another run: no common origin."""
+    for raw in raw_files(spoiled, SCAN):
+        edit_header(raw, lambda hdus: hdus[0].header.update({"BOTXCAM": hdus[0].header["BOTXCAM"] + 5.0}))
+    for raw in raw_files(spoiled, POINTINGS):
+        edit_header(raw, lambda hdus: (hdus[0].header.remove("BOTXCAM"), hdus[0].header.remove("BOTYCAM")))
+    _refused(permil("run", spoiled / "config.yaml", ONE), "position")
+
+
+def test_scattered_offset_is_an_error(permil: Permil, spoiled: Path) -> None:
+    raw = raw_files(spoiled, SCAN)[7]
+    edit_header(raw, lambda hdus: hdus[0].header.update({"BOTXCAM": hdus[0].header["BOTXCAM"] + 3.0}))
+    _refused(permil("index", spoiled / "config.yaml", ONE), "6840D")
+
+
+def test_constant_offset_is_named_and_applied(permil: Permil, spoiled: Path) -> None:
+    scans = raw_files(spoiled, SCAN)
+    for number, raw in enumerate(scans):
+        if number == 4:
+            edit_header(raw, lambda hdus: (hdus[0].header.remove("BOTXCAM"), hdus[0].header.remove("BOTYCAM")))
+        else:
+            edit_header(raw, lambda hdus: hdus[0].header.update({"BOTXCAM": hdus[0].header["BOTXCAM"] + 5.0}))
+    code, _, messages = permil("index", spoiled / "config.yaml", ONE)
+    assert code == 0, messages
+    assert re.search(r"run 6840D: header position = folder position \+ \(5\.0\d+, -?0\.0\d+\) mm", messages)
+    index = read_table(RunFolder(spoiled).exposures)
+    kinds = set(index["position_kind"][index["purpose"] == "scan"])
+    assert kinds == {"folder+offset"}

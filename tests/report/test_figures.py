@@ -1,0 +1,241 @@
+"""Figures: labelled, robust against missing data, small enough for a page, without traces elsewhere."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from permil.camera import Camera
+from permil.flat.mosaic import MosaicGrid, mosaic_grid
+from permil.report import beam_figures, detector_figures, exposure_figures, focal_plane_figures
+from permil.report.beam_view import BeamView, Profile
+from permil.report.detector_view import DisplayImage, flat_histogram, pointing_residuals
+from permil.report.style import (
+    DIVERGING,
+    LED_COLOURS,
+    SEQUENTIAL,
+    SPREAD,
+    embedded,
+    led_colour,
+    png,
+    robust_limits,
+    svg,
+    symmetric_limits,
+)
+
+Draw = Callable[[Camera], Figure]
+RNG = np.random.default_rng(2)
+
+
+def _beam_view() -> BeamView:
+    u = np.linspace(-50, 50, 41)
+    beam = np.exp(-(u[None, :] ** 2 + u[:, None] ** 2) / 8000)
+    beam[:5, :5] = np.nan
+    profile = Profile(u, np.exp(-(u**2) / 8000), np.full(u.size, 1e-3))
+    node_x, node_y = (axis.ravel() for axis in np.meshgrid(u[::5], u[::5]))
+    node_beam = np.exp(-(node_x**2 + node_y**2) / 8000)
+    outlier = np.arange(node_x.size) == 12
+    deviation = 1e-3 * RNG.standard_normal(node_x.size)
+    maximum, extent = (0.3, -0.2), (-51.0, 51.0, -51.0, 51.0)
+    return BeamView(
+        extent, beam, 1e-3 * np.ones_like(beam), profile, profile, node_x, node_y, node_beam, deviation, deviation * 900, outlier,
+        maximum, (0.5, 0.4),
+    )  # fmt: skip
+
+
+def _plane(camera: Camera, *, whole: bool) -> tuple[MosaicGrid, np.ndarray, list]:
+    detectors = [detector for detector in camera.science if whole or detector.raft == "R22"]
+    grid = mosaic_grid(detectors, 0.64)
+    return grid, 1 + 0.01 * RNG.standard_normal(grid.shape), detectors
+
+
+def _flat_map(camera: Camera, *, whole: bool) -> Figure:
+    grid, image, detectors = _plane(camera, whole=whole)
+    return focal_plane_figures.flat_map(image, image, grid, detectors)
+
+
+def _scatter_map(camera: Camera, *, whole: bool) -> Figure:
+    grid, image, detectors = _plane(camera, whole=whole)
+    rejected = np.linspace(50, 500, len(detectors))
+    rejected[0] = np.nan
+    return focal_plane_figures.scatter_map(np.abs(image - 1), grid, rejected, detectors)
+
+
+def _coverage(camera: Camera) -> Figure:
+    scan = np.stack(np.meshgrid(np.linspace(-60, 60, 12), np.linspace(-60, 60, 12)), axis=-1).reshape(-1, 2)
+    return focal_plane_figures.coverage(scan, np.empty((0, 2)), _plane(camera, whole=False)[2], led="red")
+
+
+def _residuals(number: int) -> tuple[np.ndarray, object]:
+    responses = 1 + 1e-3 * RNG.standard_normal((number, 63, 64))
+    responses[0, :10] = np.nan
+    return responses, pointing_residuals(responses, np.ones((63, 64)))
+
+
+def _flat_and_scatter(camera: Camera, *, scatter: bool) -> Figure:
+    shown = DisplayImage(1 + 0.005 * RNG.standard_normal((250, 256)), (-0.5, 511.5, -0.5, 499.5), 2)
+    spread = np.abs(0.002 * RNG.standard_normal((63, 64))) if scatter else None
+    return detector_figures.flat_and_scatter(shown, 1.0, spread, (-0.5, 511.5, -0.5, 503.5), camera["R22_S11"])
+
+
+def _pointing_maps(camera: Camera) -> Figure:
+    responses, _ = _residuals(1)
+    extent = (-0.5, 511.5, -0.5, 503.5)
+    return detector_figures.pointing_maps(
+        5e4 * responses[0], responses[0], responses[0], extent=extent, title="pointing 1", detector=camera["R22_S11"]
+    )
+
+
+def _residual_maps(camera: Camera, *, number: int) -> Figure:
+    titles = [f"{index + 1}: X 0.0, Y 0.0 mm" for index in range(number)]
+    return detector_figures.residual_maps(
+        _residuals(number)[1], titles, extent=(-0.5, 511.5, -0.5, 503.5), detector=camera["R22_S11"]
+    )
+
+
+def _histogram(_: Camera) -> Figure:
+    image = 1 + 1e-3 * RNG.standard_normal((100, 100))
+    content = flat_histogram(image, np.full(image.shape, 1e-7), np.ones(image.shape, dtype=bool))
+    assert content is not None
+    return detector_figures.histogram(content)
+
+
+def _steps(_: Camera) -> Figure:
+    step = np.array([1e-3, -3e-3, np.nan])
+    return detector_figures.amplifier_steps(["C00", "C01", "C02"], step, np.array([1e-4, 1e-4, np.nan]), limit=2e-3)
+
+
+def _levels(_: Camera) -> Figure:
+    return detector_figures.pointing_levels(
+        ["1", "2"], _residuals(2)[1], np.array([1e-4, np.nan]), np.array([30.0, np.nan]), led="uv"
+    )
+
+
+def _truth(camera: Camera) -> Figure:
+    ratio = DisplayImage(1 + 1e-3 * RNG.standard_normal((250, 256)), (-0.5, 511.5, -0.5, 499.5), 2)
+    extent = (-0.5, 511.5, -0.5, 503.5)
+    return detector_figures.truth_maps(ratio, np.ones((63, 64)), extent=extent, detector=camera["R22_S11"])
+
+
+def _timeline(_: Camera) -> Figure:
+    mjd = 59000 + np.arange(40) / 1440
+    reading = 4 + 0.01 * RNG.standard_normal(40)
+    reading[7] = np.nan
+    purpose = np.array(["scan"] * 30 + ["pointing"] * 10)
+    lost = exposure_figures.PhotodiodeSeries(mjd, np.full(40, np.nan), purpose)
+    return exposure_figures.photodiode_timeline({"red": exposure_figures.PhotodiodeSeries(mjd, reading, purpose), "uv": lost})
+
+
+MAPS: dict[str, Draw] = {
+    "beam": lambda _: beam_figures.beam_maps(_beam_view()),
+    "flat of a raft": lambda camera: _flat_map(camera, whole=False),
+    "flat of the focal plane": lambda camera: _flat_map(camera, whole=True),
+    "scatter of a raft": lambda camera: _scatter_map(camera, whole=False),
+    "scatter of the focal plane": lambda camera: _scatter_map(camera, whole=True),
+    "flat and scatter": lambda camera: _flat_and_scatter(camera, scatter=True),
+    "flat without scatter": lambda camera: _flat_and_scatter(camera, scatter=False),
+    "pointing": _pointing_maps,
+    "residuals": lambda camera: _residual_maps(camera, number=5),
+    "residuals of many pointings": lambda camera: _residual_maps(camera, number=12),
+    "truth": _truth,
+    "timeline": _timeline,
+    "coverage": _coverage,
+}
+DRAWINGS: dict[str, Draw] = {
+    "beam profiles": lambda _: beam_figures.beam_profiles(_beam_view()),
+    "histogram": _histogram,
+    "steps": _steps,
+    "levels": _levels,
+}
+
+
+@pytest.mark.parametrize("name", [*MAPS, *DRAWINGS])
+def test_every_axis_says_what_it_shows(name: str, bin8: Camera) -> None:
+    figure = (MAPS | DRAWINGS)[name](bin8)
+    shown = [axes for axes in figure.axes if axes.axison]
+    # Panels side by side share the label of their rows, panels above each other that of their columns.
+    assert shown[0].get_ylabel()
+    assert shown[-1].get_xlabel()
+    for axes in shown:
+        assert axes.get_xlabel() or axes.get_shared_x_axes().get_siblings(axes)[1:]
+        # The label of a colour bar says what the colours mean, and in which unit.
+        for bar in axes.child_axes:
+            assert bar.get_ylabel()
+            assert not axes.get_images() or "(" in bar.get_ylabel() or bar.get_ylabel() == "response"
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_maps_are_small_enough_for_a_page(name: str, bin8: Camera) -> None:
+    content = png(MAPS[name](bin8))
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.format == "PNG"
+        assert picture.width >= 400
+    assert len(content) < 150_000
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_drawings_need_nothing_from_elsewhere(name: str, bin8: Camera) -> None:
+    text = svg(DRAWINGS[name](bin8)).decode()
+    assert text.rstrip().endswith("</svg>")
+    assert "<text" not in text
+    assert 'xlink:href="http' not in text
+    assert len(text) < 150_000
+
+
+def test_the_palette_keeps_the_colours_of_maps(bin8: Camera) -> None:
+    grid, image, detectors = _plane(bin8, whole=False)
+    figure = focal_plane_figures.flat_map(np.full_like(image, 1.0), image, grid, detectors)
+    with Image.open(io.BytesIO(png(figure))) as picture:
+        found = np.array(picture.convert("RGB")).reshape(-1, 3)
+    levels = mpl.colormaps[DIVERGING].resampled(60)(np.linspace(0, 1, 60))[:, :3]
+    for colour in np.round(255 * levels[[0, 10, 20, 40, 50, 59]]):
+        assert (np.abs(found - colour).max(axis=1) <= 1).any()
+
+
+def test_colour_maps_differ_and_leds_have_their_own_colours() -> None:
+    assert len({DIVERGING, SEQUENTIAL, SPREAD}) == 3
+    assert len(set(LED_COLOURS.values())) == len(LED_COLOURS) == 6
+    assert led_colour("infrared") not in LED_COLOURS.values()
+
+
+def test_drawing_leaves_the_settings_of_the_user_alone(bin8: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(mpl.rcParams, "font.size", 23.0)
+    monkeypatch.setitem(mpl.rcParams, "axes.titlesize", "xx-large")
+    before = dict(mpl.rcParams)
+    figure = _histogram(bin8)
+    svg(figure)
+    assert figure.axes[0].title.get_fontsize() == 9.5
+    assert dict(mpl.rcParams) == before
+
+
+def test_limits_leave_outliers_out() -> None:
+    image = np.concatenate([np.linspace(-1, 1, 1001), [1e6, np.nan, -np.inf]])
+    low, high = robust_limits(image)
+    assert (low, high) == pytest.approx((-0.98, 0.98), abs=0.01)
+    low, high = symmetric_limits(image + 0.5, centre=0.0)
+    assert low == -high
+    assert high == pytest.approx(1.48, abs=0.01)
+
+
+def test_limits_of_constant_or_empty_images_are_an_interval() -> None:
+    for image in (np.full(5, 3.0), np.zeros(5), np.full(5, np.nan), np.array([])):
+        low, high = robust_limits(image)
+        assert low < high
+        low, high = symmetric_limits(image, centre=1.0)
+        assert low < 1.0 < high
+
+
+def test_a_picture_is_embedded_with_its_content() -> None:
+    assert embedded(b"abc", "png") == "data:image/png;base64,YWJj"
+
+
+def test_figures_do_without_the_global_state_of_pyplot() -> None:
+    room = Path(focal_plane_figures.__file__).parent
+    assert not [path.name for path in room.glob("*.py") if "pyplot" in path.read_text(encoding="utf-8")]

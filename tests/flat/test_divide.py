@@ -132,3 +132,31 @@ def test_scatter_is_that_of_the_pointings() -> None:
     flat = combination.result()
     np.testing.assert_allclose(flat.response, mean, rtol=1e-6)
     np.testing.assert_allclose(flat.scatter, scatter, rtol=1e-4)
+
+
+def test_hot_and_dead_pixels_are_flagged_and_good_ones_are_not() -> None:
+    rng = np.random.default_rng(8)
+    truth = 1 + 0.005 * rng.standard_normal(SHAPE)
+    truth[3, :] = 0.6
+    truth[10, 10] = 0.05
+    combination = PointingCombination(SHAPE)
+    for slope in (0.0, 0.3, 0.5, -0.3, 0.6):
+        pointing = _pointing(rng, truth, electrons=1e5, slope=slope)
+        # A hot pixel adds the same charge to every exposure: less of it where the beam is bright.
+        pointing.response[20, 80] += 0.1 / pointing.beam[20, 80]
+        combination.add(pointing)
+    flat = combination.result()
+    suspect = np.argwhere(flat.mask & int(MaskPlane.SUSPECT))
+    assert suspect.tolist() == [[20, 80]]
+    assert np.argwhere(flat.mask & int(MaskPlane.BAD)).tolist() == [[10, 10]]
+
+
+def test_a_wrong_beam_does_not_flag_whole_regions() -> None:
+    rng = np.random.default_rng(9)
+    combination = PointingCombination(SHAPE)
+    wrong = 0.01 * np.cos(np.arange(SHAPE[1]) / 25)
+    for number in range(5):
+        pointing = _pointing(rng, np.ones(SHAPE), electrons=1e6, slope=0.0)
+        pointing.response[:] *= 1 + wrong * (-1) ** number
+        combination.add(pointing)
+    assert np.mean((combination.result().mask & int(MaskPlane.SUSPECT)) != 0) < 1e-3

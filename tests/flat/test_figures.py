@@ -12,7 +12,7 @@ from permil.flat.boundaries import amplifier_factors, fit_boundary_steps
 from permil.flat.difference import flat_difference
 from permil.flat.gradient import fit_plane, shared_covariance
 from permil.flat.mosaic import assemble_mosaic, mosaic_grid, mosaic_piece
-from permil.flat.superpixel import super_pixels
+from permil.flat.superpixel import block_medians, super_pixels
 from permil.products import MaskPlane
 
 
@@ -72,6 +72,19 @@ def test_super_pixels_are_plain_means() -> None:
             expected = cell[keep].mean() if 2 * keep.sum() >= keep.size else np.nan
             np.testing.assert_allclose(blocks.mean[row, column], expected)
     assert blocks.expand(image.shape)[17, 25] == blocks.mean[2, 3]
+
+
+def test_block_medians_are_those_of_the_blocks() -> None:
+    rng = np.random.default_rng(14)
+    image = rng.normal(size=(21, 30))
+    image[:8, :8] = np.nan
+    image[0, 0] = 5.0
+    image[8:16, 8:16] = np.nan
+    medians = block_medians(image, 8)
+    assert medians[3, 3] == 5.0
+    assert medians[10, 10] == 0
+    block = np.sort(image[16:21, 24:30].ravel())
+    assert medians[20, 29] == block[block.size // 2]
 
 
 def test_plane_error_covers_shared_errors(bin8: Camera) -> None:

@@ -22,11 +22,22 @@ from dataclasses import dataclass, field
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtri
 
 from permil.errors import FlatError
+from permil.flat.superpixel import block_medians
 from permil.products import UNUSABLE, MaskPlane
 
 FloatImage = NDArray[np.float32]
+
+CHANCE = 1e-9
+"""Probability below which the scatter of a pixel between pointings is not chance: the pixel is SUSPECT (hot, or unstable)."""
+
+_NEIGHBOURHOOD = 32
+"""Side in pixels of the blocks in which pixels are compared."""
+
+DEAD_RESPONSE = 0.2
+"""Response over the detector's median below which a pixel is BAD (dead)."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +159,17 @@ class PointingCombination:
             response = np.where(covered, self._mean, np.nan).astype(np.float32)
             variance = noise / total**2
             scatter = np.sqrt(squares / total)
+            # Weights are inverse relative variances at the typical response; photon noise goes with the pixel's own.
+            level = float(np.median(response[covered]))
+            chi_square = squares / (level * response)
+        # Where the beam model is off, all pixels scatter: a pixel stands out against its neighbours, not against the model alone.
+        usual = np.maximum(block_medians(chi_square / np.maximum(self._count - 1, 1), _NEIGHBOURHOOD), 1.0)
+        inconstant = chi_square > usual * _chi_square_limits(int(self._count.max()))[self._count]
         # What one pointing saw as usable is usable; informative planes are kept if any pointing had them.
         informative = int(MaskPlane.EDGE | MaskPlane.MIDLINE | MaskPlane.REJECTED | MaskPlane.SUSPECT)
         mask = np.where(covered, self._any_planes & informative, self._all_planes | int(MaskPlane.NO_DATA)).astype(np.int32)
+        mask[inconstant & covered] |= int(MaskPlane.SUSPECT)
+        mask[covered & (response < DEAD_RESPONSE * level)] |= int(MaskPlane.BAD)
         return CombinedFlat(
             response=response,
             variance=variance,
@@ -172,6 +191,14 @@ class CombinedFlat:
     mask: NDArray[np.int32]
     scatter: FloatImage
     count: NDArray[np.int16]
+
+
+def _chi_square_limits(most: int) -> NDArray[np.float64]:
+    """Return the chi-square between n pointings that chance exceeds once in `CHANCE`, for n from 0 to ``most``."""
+    freedom = np.arange(most + 1) - 1
+    limits = np.full(most + 1, np.inf)
+    limits[2:] = chdtri(freedom[2:], CHANCE)
+    return limits
 
 
 def pointing_weights(pointing: PointingFlat) -> FloatImage:

@@ -52,7 +52,10 @@ def test_overrides_win(tmp_path: Path) -> None:
         ("flats: {}", r"unknown key flats; did you mean flat\?"),
         ("flat: {solver: joint-ish}", r"key flat\.solver = 'joint-ish': .*'divide'"),
         ("beam: {reference: [{detector: R22_S11, amp: C14, row: -1, column: 2}]}", r"key beam\.reference\.0\.row = -1"),
-        ("beam: {reference: [{detector: R22_S11, amps: C14, row: 1, column: 2}]}", r"unknown key beam\.reference\.0\.amps; did you mean amp"),
+        (
+            "beam: {reference: [{detector: R22_S11, amps: C14, row: 1, column: 2}]}",
+            r"unknown key beam\.reference\.0\.amps; did you mean amp",
+        ),
         ("flat: [1, 2]", r"key flat = \[1, 2\]"),
         ("- just\n- a list", "not a configuration"),
         ("a: [", "not valid YAML in line"),

@@ -10,8 +10,8 @@ import numpy as np
 from astropy import units
 from astropy.io import fits
 from astropy.nddata import CCDData
-from harness import Row, compare, print_rows
 
+from harness import Row, compare, print_rows
 from permil.camera import Camera, Detector, load_camera
 from permil.camera.frames import place_segment
 from permil.config.isr import IsrConfig
@@ -26,7 +26,7 @@ FRAMES = 10
 def _raw_file(path: Path, detector: Detector, rng: np.random.Generator) -> None:
     primary = fits.PrimaryHDU()
     primary.header.update({"RAFTBAY": detector.raft, "CCDSLOT": detector.slot, "IMGTYPE": "CCOB"})
-    hdus: list[fits.hdu.base._BaseHDU] = [primary]  # noqa: SLF001
+    hdus: list[fits.hdu.base._BaseHDU] = [primary]
     for amplifier in detector.amplifiers:
         counts = rng.normal(LEVEL, 5.0, (amplifier.ny_raw, amplifier.nx_raw))
         counts[amplifier.data_slices] += rng.normal(LIGHT, np.sqrt(LIGHT), (amplifier.ny, amplifier.nx)) / GAIN

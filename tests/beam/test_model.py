@@ -301,8 +301,7 @@ def test_sixty_by_sixty_nodes() -> None:
 @pytest.mark.full
 def test_tens_of_thousands_of_nodes() -> None:
     beam = structured_beam(16)
-    axis = np.linspace(-15.0, 15.0, 4)
-    places = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    nodes = scan_of_bunches(beam, 60, places, np.linspace(0.9, 1.1, 16), 16, noise=NODE_NOISE, exposure_noise=0.0)
+    places = np.stack(np.meshgrid([-15.0, -5.0, 5.0, 15.0], [-15.0, 15.0]), axis=-1).reshape(-1, 2)
+    nodes = scan_of_bunches(beam, 60, places, np.linspace(0.9, 1.1, 8), 16, noise=NODE_NOISE, exposure_noise=0.0)
     deviation, _ = residual(BeamModel.fit(nodes), beam, 35.0)
     assert rms(deviation) < 2e-4

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 
 from permil.beam.kernels import KernelFamily
 
@@ -120,13 +120,14 @@ def maximise_likelihood(observations: Observations, family: KernelFamily) -> Var
     limits = [(2.0 * np.log(NOISE_FLOOR), 0.0)] + [tuple(np.log(np.array(KERNEL_RANGE) * scale / value)) for value in typical]
     has_exposures = observations.n_exposures > 0
     limits += [(2.0 * np.log(EXPOSURE_FLOOR), 0.0)] * has_exposures
-    bounds = np.array(limits)
+    box = Bounds(*np.array(limits).T)
     results = []
     for noise_part, kernel_part in STARTS:
         start = np.log([min(noise_part * scale, START_NOISE), *(kernel_part * scale / typical), *[START_NOISE] * has_exposures])
-        options = {"maxiter": 200}
-        start = np.clip(start, *bounds.T)
-        results.append(minimize(_objective, start, args=(blocks,), jac=True, method="L-BFGS-B", bounds=bounds, options=options))
+        start = np.clip(start, box.lb, box.ub)
+        results.append(
+            minimize(_objective, start, args=(blocks,), jac=True, method="L-BFGS-B", bounds=box, options={"maxiter": 200})
+        )
     fitted = np.exp(min(results, key=lambda result: result.fun).x)
     kernels = fitted[1 : n_kernels + 1]
     kernels = np.where((kernels < NEGLIGIBLE) & (kernels < kernels.max()), 0.0, kernels)

@@ -14,9 +14,10 @@ from permil.beam.nodes import BeamNodes
 
 FloatArray = NDArray[np.float64]
 
-MAX_CENTRES = 4000
+MAX_CENTRES = 2500
 """Up to so many distinct positions every node is a centre: the exact Gaussian process."""
 LATTICE_CENTRES = 2000
+MAX_EXPOSURES = 1000
 SAME_POSITION_MM = 1e-6
 
 
@@ -77,11 +78,15 @@ def observations_of(nodes: BeamNodes, extra_variance: FloatArray, exposure_weigh
 
 
 def _shared_exposures(labels: NDArray[np.int64], bunch: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the exposures that several nodes share from 0; -1 for the others, and for all where one bunch is all there is."""
+    """Number the exposures that several nodes share from 0; -1 for the others.
+
+    Where one bunch is all there is, and where the exposures are so many that their scales average out, all are -1: the scale errors
+    are then part of the node noise.
+    """
     numbers = np.full(labels.size, -1, dtype=np.int64)
     distinct, counts = np.unique(labels[labels >= 0], return_counts=True)
     shared = distinct[counts > 1]
-    if np.unique(bunch).size > 1 and shared.size:
+    if np.unique(bunch).size > 1 and 0 < shared.size <= MAX_EXPOSURES:
         member = np.isin(labels, shared)
         numbers[member] = np.searchsorted(shared, labels[member])
     return numbers

@@ -75,7 +75,8 @@ class GaussianProcess:
         for piece in pieces:
             design, noise = self._design(observations.take(piece))
             rows = np.column_stack([design, observations.log_signal[piece]]) / np.sqrt(noise)[:, None]
-            triangle = qr(np.vstack([triangle, rows]), mode="r", overwrite_a=True, check_finite=False)[0][: size + 1]
+            stacked = np.vstack([triangle, rows])
+            triangle = np.asarray(qr(stacked, mode="r", overwrite_a=True, check_finite=False)[0][: size + 1], dtype=float)
         self._root = triangle[:size, :size]
         self._unknowns = solve_triangular(self._root, triangle[:size, size])
         self._weights = solve_triangular(self._lower, self._unknowns[: len(self.centres)], lower=True, trans="T")

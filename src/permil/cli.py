@@ -98,12 +98,14 @@ def beam_run(config: ConfigPath, overrides: Overrides = None) -> None:
 def beam_fit(
     nodes: Annotated[Path, typer.Argument(metavar="NODES.ecsv", help="table with x_mm, y_mm, signal ...")],
     out: Out,
-    amp: Annotated[int | None, typer.Option(help="use the rows of this amplifier alone")] = None,
+    amp: Annotated[str | None, typer.Option(help="use the rows of this amplifier alone")] = None,
+    camera: Annotated[str, typer.Option(help="camera of tables that give places by detector, amp, row, column, box")] = "lsstcam",
 ) -> None:
     """Fit a beam model to a table of nodes."""
     from permil.beam.tables import fit_table
+    from permil.camera import load_camera
 
-    typer.echo(fit_table(nodes, out, amp=amp))
+    typer.echo(fit_table(nodes, out, amp=amp, camera=load_camera(camera)))
 
 
 @beam_app.command("predict")

@@ -3,8 +3,8 @@
 The predicted variances of a family are multiplied by the mean square of its leave-one-out pulls (the cross-validated scale of
 kriging; Cressie 1993, Statistics for Spatial Data, section 2.6.4). The families are then weighted by stacking of predictive
 distributions (Yao, Vehtari, Simpson & Gelman 2018, Bayesian Analysis 13, 917): the weights maximise the product over nodes of the
-mixture's leave-one-out density. A Dirichlet prior of ten nodes' worth for each family keeps the weights near equal while few nodes
-cannot tell the families apart, where the mean of two good predictions is better than either.
+mixture's leave-one-out density. A Dirichlet prior keeps most of the weight on the cubic spline while few nodes cannot tell the families
+apart: it assumes least, and no table of nodes makes it much worse than another.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from permil.beam.process import LeaveOneOut
 FloatArray = NDArray[np.float64]
 
 FEWEST_INTERIOR = 8
-PRIOR_NODES = 5.0
 ITERATIONS = 500
 
 
@@ -37,7 +36,9 @@ def inflation(left_out: LeaveOneOut, use: NDArray[np.bool_]) -> float:
     return float(np.mean(left_out.deviation[use] ** 2 / left_out.variance[use]))
 
 
-def stacking_weights(left_out: Sequence[LeaveOneOut], factors: Sequence[float], use: NDArray[np.bool_]) -> FloatArray:
+def stacking_weights(
+    left_out: Sequence[LeaveOneOut], factors: Sequence[float], use: NDArray[np.bool_], prior: Sequence[float]
+) -> FloatArray:
     """Return the weights of some predictions, summing to 1.
 
     Parameters
@@ -48,6 +49,8 @@ def stacking_weights(left_out: Sequence[LeaveOneOut], factors: Sequence[float], 
         Inflation of the variance of each family.
     use : ndarray of bool
         Nodes that count.
+    prior
+        Nodes' worth of prior weight of each family.
     """
     log_density = np.array(
         [
@@ -59,6 +62,6 @@ def stacking_weights(left_out: Sequence[LeaveOneOut], factors: Sequence[float], 
     weights = np.full(len(left_out), 1.0 / len(left_out))
     for _ in range(ITERATIONS):
         share = weights[:, None] * density
-        weights = (share / share.sum(axis=0)).sum(axis=1) + PRIOR_NODES
+        weights = (share / share.sum(axis=0)).sum(axis=1) + np.asarray(prior)
         weights /= weights.sum()
     return weights

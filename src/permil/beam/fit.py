@@ -21,6 +21,7 @@ from permil.errors import BeamError
 FloatArray = NDArray[np.float64]
 
 SPARE_NODES = 4
+PRIOR_NODES = (25.0, 5.0)  # prior weight of the cubic spline and of the ladder of lengths
 MAX_ROUNDS = 12
 TOP_LEVEL = 0.985
 FEWEST_TOP_NODES = 16
@@ -29,7 +30,7 @@ FINEST_PER_LATTICE = 1.5
 CONSTANT_SIGNAL = 1e-9  # relative: below it there is no beam to model
 
 
-def fit_nodes(nodes: BeamNodes, *, outlier_threshold: float) -> tuple[BeamParameters, Mixture, BeamPosition]:
+def fit_nodes(nodes: BeamNodes, *, outlier_threshold: float, seed: int) -> tuple[BeamParameters, Mixture, BeamPosition]:
     """Fit the beam to nodes.
 
     Parameters
@@ -57,15 +58,15 @@ def fit_nodes(nodes: BeamNodes, *, outlier_threshold: float) -> tuple[BeamParame
             f"all {len(nodes)} nodes have the same signal; there is no beam to model", remedy="check the column signal"
         )
     parameters, mixture = _fit_robustly(nodes, hull, outlier_threshold)
-    return parameters, mixture, _best_maximum(nodes, hull, parameters, mixture)
+    return parameters, mixture, _best_maximum(nodes, hull, parameters, mixture, seed=seed)
 
 
-def _best_maximum(nodes: BeamNodes, hull: Hull, parameters: BeamParameters, mixture: Mixture) -> BeamPosition:
+def _best_maximum(nodes: BeamNodes, hull: Hull, parameters: BeamParameters, mixture: Mixture, *, seed: int) -> BeamPosition:
     """Return the maximum from the whole fit or from a fit to the top of the beam alone, whichever knows it better.
 
     A plateau can be far smoother than the ring around it, and then its own nodes tell more about its maximum than all together.
     """
-    of_all = maximum_of(mixture, hull)
+    of_all = maximum_of(mixture, hull, seed=seed)
     log_beam = mixture.mean(nodes.u)
     top = nodes[(parameters.extra_variance == 0.0) & (log_beam > log_beam.max() + np.log(TOP_LEVEL))]
     if not FEWEST_TOP_NODES * np.unique(top.bunch).size <= len(top) < len(nodes):
@@ -75,7 +76,7 @@ def _best_maximum(nodes: BeamNodes, hull: Hull, parameters: BeamParameters, mixt
     except BeamError:  # the top is one line of nodes
         return of_all
     _, top_mixture = _fit_members(top, top_hull, _Robust.start(top))
-    return min(of_all, maximum_of(top_mixture, top_hull), key=lambda maximum: np.trace(maximum.covariance))
+    return min(of_all, maximum_of(top_mixture, top_hull, seed=seed), key=lambda maximum: np.trace(maximum.covariance))
 
 
 def _fit_robustly(nodes: BeamNodes, hull: Hull, threshold: float) -> tuple[BeamParameters, Mixture]:
@@ -115,7 +116,8 @@ def _fit_members(nodes: BeamNodes, hull: Hull, state: _Robust) -> tuple[BeamPara
     processes = [GaussianProcess(observations, *fitted, centres) for fitted in zip(families, variances, strict=True)]
     left_out = [process.leave_one_out for process in processes]
     use = calibration_nodes(hull, state.extra_variance)
-    weights = stacking_weights(left_out, [inflation(part, use) for part in left_out], use)
+    prior = PRIOR_NODES[-len(families) :]
+    weights = stacking_weights(left_out, [inflation(part, use) for part in left_out], use, prior)
     members = tuple(
         Member(family, fitted, float(weight)) for family, fitted, weight in zip(families, variances, weights, strict=True)
     )

@@ -77,7 +77,7 @@ class BeamModel:
         _, self._log_peak = peak_of(mixture, self.hull)
 
     @classmethod
-    def fit(cls, nodes: BeamNodes, *, outlier_threshold: float = 5.0) -> BeamModel:
+    def fit(cls, nodes: BeamNodes, *, outlier_threshold: float = 5.0, seed: int = 0) -> BeamModel:
         """Fit the beam model.
 
         Parameters
@@ -87,6 +87,8 @@ class BeamModel:
         outlier_threshold
             Nodes, and scales of whole exposures, that deviate from what all others predict by more than this many robust standard
             deviations are down-weighted and listed.
+        seed
+            Seed of the draws that give the maximum its error.
 
         Raises
         ------
@@ -94,7 +96,7 @@ class BeamModel:
             If there are too few nodes, they lie on one line, or all have the same signal.
         """
         nodes = nodes.canonical()
-        return cls(nodes, *fit_nodes(nodes, outlier_threshold=outlier_threshold))
+        return cls(nodes, *fit_nodes(nodes, outlier_threshold=outlier_threshold, seed=seed))
 
     # What the beam is
 

@@ -67,7 +67,7 @@ def peak_of(mixture: Mixture, hull: Hull) -> tuple[FloatArray, float]:
         half_width = ZOOM * half_width
 
 
-def maximum_of(mixture: Mixture, hull: Hull) -> BeamPosition:
+def maximum_of(mixture: Mixture, hull: Hull, *, seed: int) -> BeamPosition:
     """Return the place of the maximum with an error that is honest on a flat top.
 
     Its covariance is the mean square distance of the maxima of seeded draws from the posterior: where a linear propagation of
@@ -82,7 +82,7 @@ def maximum_of(mixture: Mixture, hull: Hull) -> BeamPosition:
     axes = [np.linspace(low, high, REGION_LATTICE) for low, high in limits]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
     inside = hull.contains(*points.T)
-    draws = mixture.draw(points[inside], DRAWS, np.random.default_rng(0))
+    draws = mixture.draw(points[inside], DRAWS, np.random.default_rng(seed))
     surfaces = np.full((len(draws), len(points)), -np.inf)
     surfaces[:, inside] = draws
     shape = (REGION_LATTICE, REGION_LATTICE)

@@ -81,7 +81,7 @@ def beam_fingerprint(config: Config, folder: RunFolder, scan: Table, bunches: li
     options = {"bunches": [asdict(bunch) for bunch in bunches], "positions": _positions(scan)}
     calibrations = [calibration_fingerprint(config, folder, detector) for detector in detectors]
     nodes = fingerprint(options, files=sorted(scan["path"]), upstream=calibrations)
-    return nodes, fingerprint({"outlier_threshold": config.beam.outlier_threshold}, upstream=[nodes])
+    return nodes, fingerprint({"outlier_threshold": config.beam.outlier_threshold, "seed": config.seed}, upstream=[nodes])
 
 
 def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *, workers: int) -> StageReport:
@@ -156,7 +156,7 @@ def _fit_model(task: _ModelTask) -> str:
     path = folder.beam_nodes(task.led)
     try:
         nodes = _usable_nodes(read_table(path), task.config)
-        model = BeamModel.fit(nodes, outlier_threshold=task.config.beam.outlier_threshold)
+        model = BeamModel.fit(nodes, outlier_threshold=task.config.beam.outlier_threshold, seed=task.config.seed)
     except PermilError as error:
         error.path = str(path)
         raise

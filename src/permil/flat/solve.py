@@ -126,6 +126,8 @@ def solve_by_division(
         _record(seen, stack, pointing, weights, detector, block, (places_x, places_y))
         if keep is not None:
             keep(stack, pointing)
+        # At full size each of these takes hundreds of megabytes: let go of them before the next stack is made.
+        del stack, pointing, weights
     flat = combination.result()
     steps = _steps(flat, detector)
     if remove_steps:

@@ -28,7 +28,7 @@ from permil.flat.divide import PointingFlat
 from permil.flat.mosaic import MosaicGrid, MosaicPiece, assemble_mosaic, mosaic_grid, mosaic_piece
 from permil.flat.product import SCALE_CARD, DetectorSolution, good_pixels, read_histogram, rescaled, solution_extensions
 from permil.flat.solve import PointingStack, solve_by_division
-from permil.isr import LeftOut
+from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import calibration_fingerprint, detector_calibration
 from permil.isr.stage import stack_group
 from permil.products import (
@@ -262,26 +262,33 @@ def _stacks(task: FlatTask, folder: RunFolder, beam: BeamModel, noted: list[Left
     camera = _camera(config.camera)
     calibration = detector_calibration(config, camera, folder, task.detector)
     for group in task.groups:
-        exposures = stack_group(group.paths, group.photodiodes, camera, calibration, config.isr)
-        stack, n = exposures.stack, len(exposures.used)
-        noted += exposures.left_out
-        noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]
-        # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
-        scale_error = exposures.scale_error if np.isfinite(exposures.scale_error) else beam.node_noise / np.sqrt(n)
-        yield PointingStack(
-            number=group.number,
-            x_mm=group.x_mm,
-            y_mm=group.y_mm,
-            signal=stack.image,
-            variance=stack.variance,
-            mask=stack.mask,
-            photodiode=exposures.photodiode,
-            scale_error=float(scale_error),
-            exposures=n,
-            rejected=stack.n_rejected,
-            chi_square=float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan,
-            aimed=group.aimed,
-        )
+        # Made in a function of its own, so that nothing of it is kept while the next one is made.
+        yield _stack_of(group, camera, calibration, config, beam, noted)
+
+
+def _stack_of(
+    group: PointingGroup, camera: Camera, calibration: Calibration, config: Config, beam: BeamModel, noted: list[LeftOut]
+) -> PointingStack:
+    exposures = stack_group(group.paths, group.photodiodes, camera, calibration, config.isr)
+    stack, n = exposures.stack, len(exposures.used)
+    noted += exposures.left_out
+    noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]
+    # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
+    scale_error = exposures.scale_error if np.isfinite(exposures.scale_error) else beam.node_noise / np.sqrt(n)
+    return PointingStack(
+        number=group.number,
+        x_mm=group.x_mm,
+        y_mm=group.y_mm,
+        signal=stack.image,
+        variance=stack.variance,
+        mask=stack.mask,
+        photodiode=exposures.photodiode,
+        scale_error=float(scale_error),
+        exposures=n,
+        rejected=stack.n_rejected,
+        chi_square=float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan,
+        aimed=group.aimed,
+    )
 
 
 def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:

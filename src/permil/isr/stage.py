@@ -285,6 +285,7 @@ def stack_group(
         own = medians[0] >= MINIMUM_LIGHT
         frames.add(image.image, image.mask, image.noise_variance, light=median if own else reading)
         noise_squares += image.read_noise**2
+        del image  # before the next one is read
     if not used:
         raise InputError(
             f"none of {len(paths)} exposures of {calibration.detector.name} can be used ({left_out[0].reason})"

@@ -157,9 +157,11 @@ def test_names_that_do_not_exist(lsstcam: Camera) -> None:
     with pytest.raises(CameraError, match="R22_S11 has no amplifier 'C18'; its amplifiers are C10, C11") as caught:
         lsstcam["R22_S11"].amplifier("C18")
     assert caught.value.data["value"] == "C18"
-    with pytest.raises(CameraError, match="there is no camera 'hubble'; give one of lsstcam, lsstcam-bin8 or the path"):
+    with pytest.raises(
+        CameraError, match="there is no camera 'hubble'; give one of lsstcam, lsstcam-bin8, spots-cutout or the path"
+    ):
         load_camera("hubble")
-    assert camera_names() == ["lsstcam", "lsstcam-bin8"]
+    assert camera_names() == ["lsstcam", "lsstcam-bin8", "spots-cutout"]
 
 
 def write(path: Path, content: Any) -> Path:

@@ -16,6 +16,8 @@ from permil.config.isr import IsrConfig
 from permil.config.pipeline import PipelineConfig
 from permil.config.report import ReportConfig
 from permil.config.simulate import SimulateConfig
+from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.spots import SpotsConfig
 
 _ISR_FILES = ("bias", "gains", "linearity", "crosstalk", "defects")
 _WORDS = ("auto", "none", "nominal")
@@ -32,8 +34,12 @@ class Config(Section):
     isr: IsrConfig = Field(default=IsrConfig(), description="raw counts to electrons")
     beam: BeamConfig = Field(default=BeamConfig(), description="the projector's light")
     flat: FlatConfig = Field(default=FlatConfig(), description="the response")
+    spots: SpotsConfig = Field(default=SpotsConfig(), description="the artificial stars")
     report: ReportConfig = Field(default=ReportConfig(), description="what a person looks at")
     simulate: SimulateConfig = Field(default=SimulateConfig(), description="a test stand with known truth")
+    simulate_spots: SimulateSpotsConfig = Field(
+        default=SimulateSpotsConfig(), description="exposures of the spot projector with known truth"
+    )
     pipeline: PipelineConfig = Field(default=PipelineConfig(), description="how the work is spread")
 
     def resolved(self, folder: Path) -> Config:
@@ -46,6 +52,7 @@ class Config(Section):
         inputs = {name: getattr(self.isr, name) for name in _ISR_FILES}
         paths = {name: str(folder / entry) for name, entry in inputs.items() if entry not in _WORDS}
         changes["isr"] = self.isr.model_copy(update=paths)
+        changes["spots"] = self.spots.resolved(folder)
         return self.model_copy(update=changes)
 
     def as_yaml(self) -> str:

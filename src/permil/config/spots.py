@@ -1,0 +1,76 @@
+"""Section `spots`: the artificial stars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from permil.config.base import Section
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=3)]
+
+
+class MeasureConfig(Section):
+    """How spots are found and measured on images; lengths in pixels."""
+
+    threshold: Positive = Field(default=5.0, description="detection threshold, in units of the noise of 2 x 2 pixels")
+    background_box: Annotated[int, Field(ge=8)] = Field(
+        default=64, description="box of the background mesh; about the pitch of the spots"
+    )
+    mask_radius: Positive = Field(default=28.0, description="radius around each spot that does not count as background")
+    radii: tuple[float, ...] = Field(
+        default=(3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0), min_length=1, description="radii of the apertures"
+    )
+    flux_radius: Positive = Field(default=12.0, description="radius (one of them) whose flux is the flux of the spot")
+    reference_radius: Positive = Field(default=25.0, description="radius (one of them) to which the growth curve is relative")
+    largest_sigma: Positive = Field(default=8.0, description="wider sources are not measured")
+
+
+class SpotsConfig(Section):
+    """From exposures or catalogs of the spot mask to calibrated throughput."""
+
+    catalogs: list[str] = Field(
+        default=[],
+        description="catalogs (FITS), or folders of them; empty: the raw spot exposures among exposures.roots are measured",
+    )
+    detectors: list[str] = Field(default=[], description="detectors whose exposures are used; empty: all")
+    band: str = Field(
+        default="", description="LED or filter of the exposures; empty: the FILTER card (CCOB cards are stale there)"
+    )
+    flux: str = Field(
+        default="base_CircularApertureFlux_12_0_instFlux", description="column of the flux in catalogs of the LSST stack"
+    )
+    columns: Count = Field(default=49, description="spots of the mask along x")
+    rows: Count = Field(default=49, description="spots of the mask along y")
+    degree: int = Field(default=3, ge=1, le=12, description="degree of the polynomial that describes the optical distortion")
+    mode: Literal["auto", "dithered", "fixed"] = Field(
+        default="auto",
+        description="dithered: maps; fixed: all exposures at one place, repeatability; auto: by the places of the grids",
+    )
+    method: Literal["joint", "mean"] = Field(
+        default="joint",
+        description="joint: spots, exposures and throughput in one fit; mean: means of each spot over the exposures",
+    )
+    basis: Literal["splines", "cells"] = Field(
+        default="splines", description="throughput of the joint fit: cubic B-splines, or cells of constant throughput"
+    )
+    knot_px: Positive = Field(default=64.0, description="distance of the knots, or side of the cells, of that throughput, pixels")
+    cell_px: Annotated[int, Field(ge=1)] = Field(default=64, description="cell of the binned maps, pixels")
+    rings: tuple[float, float] | None = Field(
+        default=None, description="centre x, y of tree rings in pixels of the detector, for radial profiles"
+    )
+    ring_px: Positive = Field(default=20.0, description="width of a ring of the radial profiles, pixels")
+    calibration: str = Field(
+        default="", description="calibration product of the same mask to apply; empty: the exposures calibrate themselves"
+    )
+    measure: MeasureConfig = Field(default=MeasureConfig(), description="how spots are found and measured on images")
+
+    def resolved(self, folder: Path) -> SpotsConfig:
+        """Return the section with relative paths made absolute below ``folder``."""
+        changes: dict[str, object] = {"catalogs": [str(folder / Path(entry).expanduser()) for entry in self.catalogs]}
+        if self.calibration:
+            changes["calibration"] = str(folder / Path(self.calibration).expanduser())
+        return self.model_copy(update=changes)

@@ -1,0 +1,261 @@
+"""The calibration of a mask: flux, place and moments of each spot over many exposures; and its use on any exposure of the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.spots.basis import TensorSplines
+from permil.spots.degeneracy import GradientDegeneracy, gradient_degeneracies
+from permil.spots.errors import SpotError
+from permil.spots.flux_model import FluxSolution, expected_sigma, fit_fluxes, grouped_median, robust_weight, starting_values
+from permil.spots.grid_fit import RigidGrid
+from permil.spots.means import TwoWayMeans, two_way_means
+from permil.spots.measurements import Measurements
+from permil.spots.positions import PositionSolution, fit_grids, solve_positions
+from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable, residuals_of
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+Method = Literal["joint", "mean"]
+Mode = Literal["dithered", "fixed"]
+_REJECT = 8.0
+# Exposures count as being at one place while their centres scatter by less than this, pixels.
+_ONE_PLACE = 3.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A calibrated mask and the exposures that calibrated it.
+
+    Attributes
+    ----------
+    spots, exposures, residuals
+        What was found.
+    method
+        ``joint`` or ``mean``.
+    mode
+        ``fixed`` (all exposures at one place) or ``dithered``.
+    solution
+        Joint flux solution; None with method ``mean``.
+    degeneracies
+        Of the gradient along x and y; empty unless the throughput was solved for.
+    chi_square, freedom
+        Of the fluxes.
+    columns, rows, detector, band, aperture, flux_unit
+        What the measurements have in common.
+    """
+
+    spots: SpotTable
+    exposures: ExposureTable
+    residuals: Residuals
+    method: Method
+    mode: Mode
+    solution: FluxSolution | None
+    degeneracies: tuple[GradientDegeneracy, ...]
+    chi_square: float
+    freedom: int
+    columns: int
+    rows: int
+    detector: str
+    band: str
+    aperture: float
+    flux_unit: str
+
+
+def calibrate(
+    measurements: Measurements, *, method: Method = "joint", splines: TensorSplines | None = None, mode: Mode | None = None
+) -> Calibration:
+    """Calibrate a mask.
+
+    Parameters
+    ----------
+    measurements
+        At least two exposures.
+    method
+        ``joint``: spots, exposures and throughput in one fit. ``mean``: robust means over the exposures of each flux over the
+        brightness of its exposure, with the throughput left in; its mean over the dithers of a spot then is part of the spot's flux.
+    splines
+        Throughput model of the joint fit; None: not solved for.
+    mode
+        None: decided by the scatter of the grids' centres.
+
+    Raises
+    ------
+    SpotError
+        If there are fewer than two exposures, no exposure has enough spots, or no flux is positive.
+    """
+    if measurements.exposures < 2:
+        raise SpotError(
+            "a calibration needs at least two exposures of the mask", remedy="give more catalogs", value=measurements.exposures
+        )
+    positions = solve_positions(measurements)
+    moments = _moments(measurements)
+    exposures = _exposure_table(measurements, positions.grids, moments)
+    mode = mode or ("fixed" if np.nanmax(np.nanstd(exposures.centres, axis=0)) < _ONE_PLACE else "dithered")
+    solution = None
+    degeneracies: tuple[GradientDegeneracy, ...] = ()
+    if method == "joint":
+        solution = fit_fluxes(measurements, splines=splines if mode == "dithered" else None)
+        flux, flux_error = solution.spot_flux, solution.spot_error
+        scale, scale_error = solution.exposure_scale, solution.exposure_error
+        sigma, used = solution.sigma, solution.used
+        chi_square, freedom = solution.chi_square, solution.freedom
+        if solution.splines is not None:
+            degeneracies = gradient_degeneracies(
+                measurements, solution, pointing=exposures.centres, places=_places(measurements, positions)
+            )
+    else:
+        flux, flux_error, scale, scale_error, sigma, used = _mean_fluxes(measurements)
+        pull = (measurements.quantities["flux"] - flux[measurements.spot] * scale[measurements.exposure]) / sigma
+        chi_square = float((pull[used] ** 2).sum())
+        freedom = int(used.sum() - np.isfinite(flux).sum() - np.isfinite(scale).sum() + 1)
+    exposures = replace(exposures, scale=scale, scale_error=scale_error)
+    spots = SpotTable(
+        flux=flux,
+        flux_error=flux_error,
+        flux_count=np.bincount(measurements.spot[used], minlength=measurements.spots),
+        places=positions.places,
+        moments={name: entry.spot for name, entry in moments.items()},
+        moment_errors={name: entry.spot_error for name, entry in moments.items()},
+    )
+    return Calibration(
+        spots=spots,
+        exposures=exposures,
+        residuals=residuals_of(measurements, spots, exposures, sigma, used),
+        method=method,
+        mode=mode,
+        solution=solution,
+        degeneracies=degeneracies,
+        chi_square=chi_square,
+        freedom=freedom,
+        columns=measurements.columns,
+        rows=measurements.rows,
+        detector=measurements.detector,
+        band=measurements.band,
+        aperture=measurements.aperture,
+        flux_unit=measurements.flux_unit,
+    )
+
+
+def apply_spots(spots: SpotTable, measurements: Measurements) -> tuple[ExposureTable, Residuals]:
+    """Use a calibration on other exposures of the same mask: only brightness, grid and moment offsets of each are solved for.
+
+    Raises
+    ------
+    SpotError
+        If no measured spot is in the calibration.
+    """
+    flux = spots.flux[measurements.spot]
+    good = measurements.good & np.isfinite(flux) & (flux > 0)
+    if not good.any():
+        raise SpotError(
+            "no spot of these exposures is in the calibration", remedy="check that the mask and its window are the same"
+        )
+    measured = measurements.quantities["flux"]
+    scale = grouped_median(measured[good] / flux[good], measurements.exposure[good], measurements.exposures)
+    sigma = expected_sigma(measurements, good, scale, spots.flux)
+    if not np.isfinite(sigma[good]).any():
+        sigma = _scatter_sigma(measured - flux * scale[measurements.exposure], good, flux * scale[measurements.exposure])
+    predicted = flux * scale[measurements.exposure]
+    weight = np.where(good, np.nan_to_num(robust_weight((measured - predicted) / sigma) / sigma**2), 0.0)
+    sums = np.bincount(measurements.exposure, weight * np.nan_to_num(flux) ** 2, minlength=measurements.exposures)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scale = np.bincount(measurements.exposure, weight * np.nan_to_num(flux * measured), minlength=len(sums)) / sums
+        scale_error = 1 / np.sqrt(sums)
+    grids = fit_grids(measurements, spots.places)
+    offsets = {name: _offset(measurements, name, spots.moments[name]) for name in MOMENTS}
+    exposures = replace(_exposure_table(measurements, grids, offsets), scale=scale, scale_error=scale_error)
+    used = good & (np.abs(measured - flux * scale[measurements.exposure]) < _REJECT * sigma)
+    return exposures, residuals_of(measurements, spots, exposures, sigma, used)
+
+
+def _offset(measurements: Measurements, name: str, spot_values: FloatArray) -> TwoWayMeans:
+    """Return the offsets of the exposures from known moments of the spots."""
+    difference = measurements.quantities[name] - spot_values[measurements.spot]
+    # One group of spots: the mean over the spots of each exposure.
+    means = two_way_means(
+        difference,
+        measurements.good,
+        np.zeros_like(measurements.spot),
+        measurements.exposure,
+        spots=1,
+        exposures=measurements.exposures,
+    )
+    return replace(means, offset=means.offset + means.spot[0])
+
+
+def _moments(measurements: Measurements) -> dict[str, TwoWayMeans]:
+    return {
+        name: two_way_means(
+            measurements.quantities[name],
+            measurements.good,
+            measurements.spot,
+            measurements.exposure,
+            spots=measurements.spots,
+            exposures=measurements.exposures,
+        )
+        for name in MOMENTS
+    }
+
+
+def _exposure_table(
+    measurements: Measurements, grids: tuple[RigidGrid | None, ...], moments: dict[str, TwoWayMeans]
+) -> ExposureTable:
+    unknown = np.full(measurements.exposures, np.nan)
+    return ExposureTable(
+        names=measurements.names,
+        mjd=measurements.mjd,
+        projector=measurements.projector,
+        scale=unknown,
+        scale_error=unknown,
+        grids=grids,
+        offsets={name: entry.offset for name, entry in moments.items()},
+        offset_errors={name: entry.offset_error for name, entry in moments.items()},
+    )
+
+
+def _places(measurements: Measurements, positions: PositionSolution) -> FloatArray:
+    """Return places of the spots relative to the centre of the mask, in pixels along the detector's axes."""
+    grid = next(grid for grid in positions.grids if grid is not None)
+    i, j = np.divmod(np.arange(measurements.spots), measurements.rows)
+    return grid.positions(i, j) - [grid.x0, grid.y0]
+
+
+def _mean_fluxes(
+    measurements: Measurements,
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
+    """Return spot fluxes, exposure scales (with errors), errors of measurements and what was used, from robust means."""
+    fluxes, scales = starting_values(measurements, measurements.good)
+    good = measurements.good & (np.nan_to_num(fluxes)[measurements.spot] > 0) & (np.nan_to_num(scales)[measurements.exposure] > 0)
+    measured, scale = measurements.quantities["flux"], scales[measurements.exposure]
+    predicted = fluxes[measurements.spot] * scale
+    sigma = expected_sigma(measurements, good, scales, fluxes)
+    # The throughput is part of the scatter here: errors come from the scatter of each spot.
+    scatter = 1.4826 * grouped_median(
+        np.abs(measured / scale - fluxes[measurements.spot])[good], measurements.spot[good], measurements.spots
+    )
+    scatter = np.where(scatter > 0, scatter, np.nanmedian(scatter))
+    if not np.isfinite(sigma[good]).any():
+        sigma = _scatter_sigma(measured - predicted, good, predicted)
+    pull = (measured / scale - fluxes[measurements.spot]) / scatter[measurements.spot]
+    weight = np.where(good, np.nan_to_num(robust_weight(pull)), 0.0)
+    sums = np.bincount(measurements.spot, weight, minlength=measurements.spots)
+    scale_sums = np.bincount(
+        measurements.exposure,
+        weight * np.nan_to_num((fluxes / scatter)[measurements.spot] ** 2),
+        minlength=measurements.exposures,
+    )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(measurements.spot, weight * np.nan_to_num(measured / scale), minlength=measurements.spots) / sums
+        return mean, scatter / np.sqrt(sums), scales, scales / np.sqrt(scale_sums), sigma, weight > 0
+
+
+def _scatter_sigma(difference: FloatArray, good: NDArray[np.bool_], predicted: FloatArray) -> FloatArray:
+    """Return errors of photon-noise shape, scaled to the robust scatter."""
+    shape = np.sqrt(np.abs(predicted))
+    return shape * 1.4826 * float(np.median(np.abs(difference[good] / shape[good])))

@@ -1,0 +1,251 @@
+"""The calibration of a mask as a FITS product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from permil.errors import InputError
+from permil.products import provenance, write_hdus
+from permil.spots.calibration import Calibration
+from permil.spots.positions import SpotPlaces
+from permil.spots.repeatability import Repeatability
+from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable
+
+_GRID = ("x0", "y0", "xstep", "ystep", "theta")
+
+
+@dataclass(frozen=True)
+class StoredCalibration:
+    """A calibration as it is applied to other exposures: the spots and what must fit."""
+
+    spots: SpotTable
+    columns: int
+    rows: int
+    detector: str
+    band: str
+    aperture: float
+    flux_unit: str
+
+
+def write_calibration(
+    path: str | Path,
+    calibration: Calibration,
+    *,
+    decided: bool,
+    repeatability: Repeatability | None = None,
+    header: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a calibration: tables SPOTS, EXPOSURES, DEGENERACY and REPEATABILITY as far as there are such.
+
+    Parameters
+    ----------
+    decided
+        Whether label (0, 0) is certainly the first node of the mask.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    tables = [spots_hdu(calibration.spots, calibration.rows, calibration.flux_unit), exposures_hdu(calibration.exposures)]
+    if calibration.degeneracies:
+        tables.append(_degeneracy_hdu(calibration))
+    if repeatability is not None:
+        tables.append(_repeatability_hdu(repeatability, calibration.rows))
+    cards = calibration_cards(calibration, decided=decided) | _repeatability_cards(repeatability) | dict(header or {})
+    write_hdus(path, [fits.PrimaryHDU(header=provenance(cards)), *tables])
+
+
+def calibration_cards(calibration: Calibration, *, decided: bool) -> dict[str, Any]:
+    """Return the cards of a calibration for a primary header."""
+    return {
+        "DETECTOR": (calibration.detector or None, "detector"),
+        "BAND": (calibration.band or None, "filter or LED"),
+        "NCOLS": (calibration.columns, "columns of the mask (along i)"),
+        "NROWS": (calibration.rows, "rows of the mask (along j)"),
+        "WINDOW": ("decided" if decided else "ambiguous", "whether node (0, 0) is certain"),
+        "APERTURE": (calibration.aperture, "[pixel] radius of the flux aperture"),
+        "FLUXUNIT": (calibration.flux_unit, "unit of flux"),
+        "METHOD": (calibration.method, "joint fit, or means over exposures"),
+        "MODE": (calibration.mode, "exposures at one place, or dithered"),
+        "NEXPOSUR": (len(calibration.exposures.names), "exposures"),
+        "NMEAS": (int(calibration.residuals.used.sum()), "measurements used"),
+        "CHI2": (calibration.chi_square, "of the fluxes"),
+        "DOF": (calibration.freedom, "degrees of freedom"),
+        "GAUGESC": ("mean exposure scale is 1", "gauge of the common factor"),
+        "GAUGETH": ("mean and gradient of throughput are 0", "gauge of the throughput"),
+    }
+
+
+def spots_hdu(spots: SpotTable, rows: int, flux_unit: str) -> fits.BinTableHDU:
+    """Return the table SPOTS: one row per spot of the mask."""
+    i, j = np.divmod(np.arange(len(spots.flux)), rows)
+    columns = [
+        fits.Column("grid_i", "J", array=i.astype(np.int32)),
+        fits.Column("grid_j", "J", array=j.astype(np.int32)),
+        fits.Column("flux", "D", unit=flux_unit, array=spots.flux),
+        fits.Column("flux_err", "D", unit=flux_unit, array=spots.flux_error),
+        fits.Column("flux_count", "J", array=spots.flux_count.astype(np.int32)),
+    ]
+    for axis, name in enumerate(("dx", "dy")):
+        columns.append(fits.Column(name, "D", unit="pixel", array=spots.places.shift[:, axis]))
+        columns.append(fits.Column(f"{name}_err", "D", unit="pixel", array=spots.places.error[:, axis]))
+    for name in MOMENTS:
+        columns.append(fits.Column(name, "D", unit="pixel2", array=spots.moments[name]))
+        columns.append(fits.Column(f"{name}_err", "D", unit="pixel2", array=spots.moment_errors[name]))
+    return fits.BinTableHDU.from_columns(columns, name="SPOTS")
+
+
+def exposures_hdu(exposures: ExposureTable) -> fits.BinTableHDU:
+    """Return the table EXPOSURES: brightness, grid and moment offsets of each."""
+    width = max(1, *(len(name) for name in exposures.names))
+    columns = [
+        fits.Column("exposure", f"{width}A", array=np.array(exposures.names)),
+        fits.Column("mjd", "D", unit="d", array=exposures.mjd),
+        fits.Column("projector_x", "D", unit="mm", array=exposures.projector[:, 0]),
+        fits.Column("projector_y", "D", unit="mm", array=exposures.projector[:, 1]),
+        fits.Column("scale", "D", array=exposures.scale),
+        fits.Column("scale_err", "D", array=exposures.scale_error),
+    ]
+    for number, name in enumerate(_GRID):
+        entries = [(getattr(grid, name), grid.errors[number]) if grid else (np.nan, np.nan) for grid in exposures.grids]
+        unit = "rad" if name == "theta" else "pixel"
+        columns.append(fits.Column(name, "D", unit=unit, array=np.array([entry[0] for entry in entries])))
+        columns.append(fits.Column(f"{name}_err", "D", unit=unit, array=np.array([entry[1] for entry in entries])))
+    for name in MOMENTS:
+        columns.append(fits.Column(f"{name}_offset", "D", unit="pixel2", array=exposures.offsets[name]))
+        columns.append(fits.Column(f"{name}_offset_err", "D", unit="pixel2", array=exposures.offset_errors[name]))
+    return fits.BinTableHDU.from_columns(columns, name="EXPOSURES")
+
+
+def residuals_hdu(residuals: Residuals, exposures: ExposureTable, rows: int) -> fits.BinTableHDU:
+    """Return the table RESIDUALS: one row per measurement, in single precision except for the places."""
+    i, j = np.divmod(residuals.spot, rows)
+    columns = [
+        fits.Column("grid_i", "J", array=i.astype(np.int32)),
+        fits.Column("grid_j", "J", array=j.astype(np.int32)),
+        fits.Column("exposure", "J", array=residuals.exposure.astype(np.int32)),
+        fits.Column("x", "D", unit="pixel", array=residuals.x),
+        fits.Column("y", "D", unit="pixel", array=residuals.y),
+        fits.Column("flux", "E", array=residuals.flux.astype(np.float32)),
+        fits.Column("flux_err", "E", array=residuals.flux_error.astype(np.float32)),
+        fits.Column("dflux", "E", array=residuals.flux_difference.astype(np.float32)),
+        fits.Column("dflux_err", "E", array=residuals.flux_difference_error.astype(np.float32)),
+    ]
+    for name, error in residuals.errors.items():
+        unit = "pixel" if name in ("dx", "dy") else "pixel2"
+        columns.append(fits.Column(name, "E", unit=unit, array=getattr(residuals, name).astype(np.float32)))
+        columns.append(fits.Column(f"{name}_err", "E", unit=unit, array=error.astype(np.float32)))
+    columns.append(fits.Column("used", "L", array=residuals.used))
+    hdu = fits.BinTableHDU.from_columns(columns, name="RESIDUALS")
+    hdu.header["NEXPOSUR"] = (len(exposures.names), "column exposure: row of EXPOSURES")
+    return hdu
+
+
+def write_residuals(
+    path: str | Path,
+    residuals: Residuals,
+    exposures: ExposureTable,
+    *,
+    rows: int,
+    header: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what is left of each measurement, with the table of exposures.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    write_hdus(
+        path,
+        [fits.PrimaryHDU(header=provenance(header)), residuals_hdu(residuals, exposures, rows), exposures_hdu(exposures)],
+    )
+
+
+def read_calibration(path: str | Path) -> StoredCalibration:
+    """Read a calibration product.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read or is none.
+    """
+    try:
+        with fits.open(path, memmap=False) as hdus:
+            header = hdus[0].header
+            if "SPOTS" not in [hdu.name for hdu in hdus] or "METHOD" not in header:
+                raise InputError(
+                    "not a calibration of a spot mask", path=path, remedy="give a calibration_*.fits of permil spots"
+                )
+            table = hdus["SPOTS"].data
+            column = {name: np.array(table[name]) for name in table.names}
+            return StoredCalibration(
+                spots=_spot_table(column),
+                columns=int(header["NCOLS"]),
+                rows=int(header["NROWS"]),
+                detector=str(header.get("DETECTOR", "")),
+                band=str(header.get("BAND", "")),
+                aperture=float(header.get("APERTURE", np.nan)),
+                flux_unit=str(header["FLUXUNIT"]),
+            )
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"cannot be read as a calibration ({error})", path=path, remedy="make it again") from error
+
+
+def _spot_table(column: dict[str, NDArray[Any]]) -> SpotTable:
+    return SpotTable(
+        flux=column["flux"].astype(np.float64),
+        flux_error=column["flux_err"].astype(np.float64),
+        flux_count=column["flux_count"].astype(np.int64),
+        places=SpotPlaces(
+            np.stack([column["dx"], column["dy"]], axis=1).astype(np.float64),
+            np.stack([column["dx_err"], column["dy_err"]], axis=1).astype(np.float64),
+        ),
+        moments={name: column[name].astype(np.float64) for name in MOMENTS},
+        moment_errors={name: column[f"{name}_err"].astype(np.float64) for name in MOMENTS},
+    )
+
+
+def _degeneracy_hdu(calibration: Calibration) -> fits.BinTableHDU:
+    entries = calibration.degeneracies
+    columns = [fits.Column("axis", "1A", array=np.array([entry.axis for entry in entries]))]
+    for name in ("free_error", "exposure_trend", "exposure_trend_error", "spot_gradient", "spot_gradient_error"):
+        values = np.array([getattr(entry, name) for entry in entries])
+        columns.append(fits.Column(name, "D", unit="(1000 pixel)-1", array=values))
+    return fits.BinTableHDU.from_columns(columns, name="DEGENERACY")
+
+
+def _repeatability_hdu(repeatability: Repeatability, rows: int) -> fits.BinTableHDU:
+    i, j = np.divmod(np.arange(len(repeatability.scatter)), rows)
+    columns = [
+        fits.Column("grid_i", "J", array=i.astype(np.int32)),
+        fits.Column("grid_j", "J", array=j.astype(np.int32)),
+        fits.Column("scatter", "D", array=repeatability.scatter),
+        fits.Column("scatter_err", "D", array=repeatability.scatter_error),
+        fits.Column("predicted", "D", array=repeatability.predicted),
+        fits.Column("count", "J", array=repeatability.count.astype(np.int32)),
+    ]
+    return fits.BinTableHDU.from_columns(columns, name="REPEATABILITY")
+
+
+def _repeatability_cards(repeatability: Repeatability | None) -> dict[str, Any]:
+    if repeatability is None:
+        return {}
+    return {
+        "SCATRAT": (repeatability.ratio, "median of scatter over predicted error"),
+        "SCATRERR": (repeatability.ratio_error, "its error"),
+        "DRIFT": (repeatability.drift, "relative change of the lamp, first to last"),
+        "DRIFTERR": (repeatability.drift_error, "its error"),
+        "LAMPSCAT": (repeatability.lamp_scatter, "relative rms of the lamp around the drift"),
+        "DRIFTIN": ("date" if repeatability.in_time else "order", "what the drift is a line in"),
+    }

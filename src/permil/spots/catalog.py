@@ -1,0 +1,169 @@
+"""The measured sources of one exposure on one detector, as arrays: what readers and measurement make and everything else uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from enum import IntFlag
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from permil.errors import InputError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+QUANTITIES = ("x", "y", "xx", "yy", "xy", "flux")
+"""What is measured of each source; each has a column of errors of the same name with ``_err``."""
+
+
+class SpotFlag(IntFlag):
+    """What can be wrong with a measured source."""
+
+    BLEND = 1
+    """Shares light with a neighbour."""
+    EDGE = 2
+    """Its aperture leaves the detector."""
+    SATURATED = 4
+    """Has saturated pixels."""
+    MASKED = 8
+    """Has bad pixels, or pixels without data, in its aperture."""
+    AMP_BOUNDARY = 16
+    """Its aperture crosses the border of two amplifiers; gains of both count."""
+    MIDLINE = 32
+    """Its aperture touches the line between the two halves of the detector."""
+    BAD_FIT = 64
+    """The measurement of position, moments or flux failed, or the program that made the catalog raised a flag."""
+
+
+BAD_FLAGS = SpotFlag.BLEND | SpotFlag.EDGE | SpotFlag.SATURATED | SpotFlag.MASKED | SpotFlag.BAD_FIT
+"""Flags of sources that are kept out of calibration and maps. AMP_BOUNDARY and MIDLINE inform: the measurement itself is sound."""
+
+
+def _absent() -> FloatArray:
+    return np.zeros(0)
+
+
+def _no_labels() -> IntArray:
+    return np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class SpotCatalog:
+    """Measured sources of one exposure on one detector; all arrays have shape (n,).
+
+    Arrays that are left out are filled: NaN for measurements and errors, 0 for flags, -1 for labels.
+
+    Attributes
+    ----------
+    x, y
+        Centroid in the DM pixel frame of the detector (0-based, pixel centres at integers), pixels.
+    xx, yy, xy
+        Second moments of the light, pixel^2 (the pixel's own extent is part of them).
+    flux
+        Flux in ``flux_unit``.
+    x_err, y_err, xx_err, yy_err, xy_err, flux_err
+        Standard errors; NaN where unknown.
+    flags
+        Bits of `SpotFlag`.
+    grid_i, grid_j
+        Column and row in the grid of the mask; -1 where a source has no label.
+    detector
+        Name, for example ``R22_S11``; empty if unknown.
+    exposure
+        Name of the exposure, for example ``MC_C_20191030_000363``; empty if unknown.
+    exposure_time
+        Seconds; NaN if unknown.
+    projector_x, projector_y
+        Position of the projector, mm; NaN if unknown.
+    band
+        Filter or LED; empty if unknown.
+    mjd
+        Modified Julian date; NaN if unknown.
+    aperture
+        Radius of the flux aperture, pixels; NaN if unknown or not circular.
+    flux_unit
+        ``electron`` or ``count``.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    xx: FloatArray = field(default_factory=_absent)
+    yy: FloatArray = field(default_factory=_absent)
+    xy: FloatArray = field(default_factory=_absent)
+    flux: FloatArray = field(default_factory=_absent)
+    x_err: FloatArray = field(default_factory=_absent)
+    y_err: FloatArray = field(default_factory=_absent)
+    xx_err: FloatArray = field(default_factory=_absent)
+    yy_err: FloatArray = field(default_factory=_absent)
+    xy_err: FloatArray = field(default_factory=_absent)
+    flux_err: FloatArray = field(default_factory=_absent)
+    flags: IntArray = field(default_factory=_no_labels)
+    grid_i: IntArray = field(default_factory=_no_labels)
+    grid_j: IntArray = field(default_factory=_no_labels)
+    detector: str = ""
+    exposure: str = ""
+    exposure_time: float = np.nan
+    projector_x: float = np.nan
+    projector_y: float = np.nan
+    band: str = ""
+    mjd: float = np.nan
+    aperture: float = np.nan
+    flux_unit: str = "electron"
+
+    def __post_init__(self) -> None:
+        """Fill what was left out, and insist on one length.
+
+        Raises
+        ------
+        InputError
+            If arrays differ in length.
+        """
+        for name in ("x", "y", "xx", "yy", "xy", "flux", *(f"{quantity}_err" for quantity in QUANTITIES)):
+            self._fill(name, np.nan, np.float64)
+        self._fill("flags", 0, np.int64)
+        self._fill("grid_i", -1, np.int64)
+        self._fill("grid_j", -1, np.int64)
+
+    def _fill(self, name: str, absent: float, dtype: type) -> None:
+        given: NDArray[Any] = np.asarray(getattr(self, name), dtype=dtype)
+        length = np.size(self.x)
+        if given.size == 0 and length:
+            given = np.full(length, absent, dtype=dtype)
+        if given.shape != (length,):
+            raise InputError(
+                f"column {name} of a spot catalog has shape {given.shape}",
+                remedy=f"give one value per source: shape ({length},)",
+                value=given.shape,
+            )
+        object.__setattr__(self, name, given)
+
+    def __len__(self) -> int:
+        """Return the number of sources."""
+        return len(self.x)
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Where position and flux are finite and none of `BAD_FLAGS` is set."""
+        return np.isfinite(self.x) & np.isfinite(self.y) & np.isfinite(self.flux) & ((self.flags & int(BAD_FLAGS)) == 0)
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Where a source has a place in the grid."""
+        return (self.grid_i >= 0) & (self.grid_j >= 0)
+
+    def select(self, rows: ArrayLike) -> SpotCatalog:
+        """Return the catalog of some rows (a mask or indices)."""
+        rows = np.asarray(rows)
+        return replace(
+            self, **{entry.name: getattr(self, entry.name)[rows] for entry in fields(self) if entry.name not in METADATA}
+        )
+
+    def with_labels(self, grid_i: ArrayLike, grid_j: ArrayLike) -> SpotCatalog:
+        """Return the same sources with labels."""
+        return replace(self, grid_i=np.asarray(grid_i, dtype=np.int64), grid_j=np.asarray(grid_j, dtype=np.int64))
+
+
+METADATA = ("detector", "exposure", "exposure_time", "projector_x", "projector_y", "band", "mjd", "aperture", "flux_unit")
+"""Fields of `SpotCatalog` that hold for the whole exposure."""

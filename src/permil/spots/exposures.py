@@ -1,0 +1,88 @@
+"""Measure the spots of a raw exposure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from permil.camera import Camera
+from permil.config.isr import IsrConfig
+from permil.errors import InputError
+from permil.exposures.record import Exposure, read_exposure
+from permil.isr import Calibration
+from permil.isr.stage import reduce_file
+from permil.spots.errors import SpotError
+from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_image
+
+
+def measure_exposure(
+    path: str | Path,
+    camera: Camera,
+    calibration: Calibration,
+    isr_config: IsrConfig,
+    *,
+    options: MeasureOptions | None = None,
+    band: str = "",
+) -> SpotMeasurement:
+    """Reduce one raw spot exposure of one detector and measure its spots.
+
+    Parameters
+    ----------
+    path
+        Raw file.
+    calibration
+        Of the detector that the file must be of.
+    band
+        Filter or LED of the exposure; by default what the card FILTER says. The CCOB cards of a spot exposure are leftovers.
+
+    Returns
+    -------
+    SpotMeasurement
+
+    Raises
+    ------
+    InputError
+        If the file cannot be used, is not a spot exposure, or is that of another detector.
+    CalibrationError
+        If the reduction lacks something.
+    SpotError
+        If the image cannot be measured.
+    """
+    exposure = read_exposure(path, camera)
+    if not is_spot_exposure(exposure):
+        raise InputError(
+            f"not a spot exposure (IMGTYPE {exposure.image_type.upper()}, TESTTYPE {exposure.test_type.upper() or 'missing'})",
+            path=path,
+            remedy="give exposures of the spot projector",
+            value=exposure.image_type,
+        )
+    reduced = reduce_file(path, camera, calibration, isr_config)
+    try:
+        measurement = measure_image(
+            reduced.image,
+            reduced.variance(),
+            reduced.mask,
+            reduced.detector,
+            options=options,
+            row_variance=reduced.level_variance,
+        )
+    except SpotError as error:
+        raise SpotError(error.what, path=path, remedy=error.remedy, **error.data) from error
+    catalog = replace(
+        measurement.catalog,
+        exposure=exposure.obsid,
+        exposure_time=exposure.exposure_s,
+        projector_x=exposure.x_header_mm,
+        projector_y=exposure.y_header_mm,
+        band=band or (exposure.filter if exposure.filter.lower() not in ("none", "empty") else ""),
+        mjd=exposure.mjd,
+        flux_unit="electron" if calibration.unit == "electron" else "count",
+    )
+    return replace(measurement, catalog=catalog)
+
+
+def is_spot_exposure(exposure: Exposure) -> bool:
+    """Return whether an exposure is one of the spot projector: IMGTYPE SPOT, or TESTTYPE that begins with it."""
+    return exposure.image_type == "spot" or (
+        exposure.image_type not in ("bias", "dark") and exposure.test_type.startswith("spot")
+    )

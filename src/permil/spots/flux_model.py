@@ -1,0 +1,301 @@
+"""Fluxes of spots over many exposures: ``flux_sk = spot_s * exposure_k * (1 + throughput(x_sk))``, solved jointly in flux.
+
+The model is fitted by Gauss-Newton steps with robust weights (Huber 1964: weight 1 within 3 sigma, falling as 3 sigma / |residual|
+beyond; 0 beyond 8 sigma). Weights come from expected variances: the variance of each measurement is that of its spot, scaled with the
+brightness of the exposure. Were each measurement weighted by its own reported error, bright fluctuations would count less and bias
+the fluxes.
+
+What the data cannot tell is fixed openly:
+
+- a common factor: the mean of the exposure scales is 1;
+- a constant throughput: its mean over the measurements is 0;
+- a gradient of the throughput: since ``x_sk = p_k + u_s``, it is the same as a gradient of the spot fluxes over the mask together
+  with a trend of the exposure scales with the pointing. The gradient of the throughput over the measurements is set to 0 and
+  `permil.spots.degeneracy` says how large it may be.
+
+A weak prior (throughput within 0.1, one sigma) holds splines at the rim of the covered area that hardly any spot touches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.spots.basis import TensorSplines
+from permil.spots.errors import SpotError
+from permil.spots.measurements import Measurements
+from permil.spots.normal import NormalEquations, normal_equations, solve
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+PRIOR_THROUGHPUT = 0.1
+_HUBER, _REJECT = 3.0, 8.0
+_ITERATIONS = 12
+_CONVERGED = 1e-7
+# Weight of the gauge relative to the mean weight of the parameters: far above the data, and still well conditioned.
+_STIFF = 1e3
+
+
+@dataclass(frozen=True)
+class FluxSolution:
+    """The solved model.
+
+    Attributes
+    ----------
+    spot_flux, spot_error : ndarray, shape (spots,)
+        Flux of each spot at exposure scale 1 and throughput 1; NaN for spots without a good measurement.
+    exposure_scale, exposure_error : ndarray, shape (exposures,)
+        Relative brightness of each exposure, mean 1; NaN where none of its measurements is good.
+    splines, coefficients
+        The throughput; no coefficients where it was not solved for.
+    covariance : ndarray
+        Of (exposure scales relative, coefficients), in the gauge of this module.
+    equations
+        Normal equations at the solution, before gauge and prior.
+    predicted, sigma : ndarray, shape (n,)
+        Predicted flux without the throughput (spot times exposure) and expected error of each measurement.
+    throughput : ndarray, shape (n,)
+        Fitted throughput minus 1 at each measurement.
+    used : ndarray, shape (n,)
+        Measurements that took part.
+    chi_square, freedom
+        Of the measurements that took part.
+    errors_from_scatter
+        Whether the catalogs had no flux errors: then chi-square is 1 per degree of freedom by construction.
+    """
+
+    spot_flux: FloatArray
+    spot_error: FloatArray
+    exposure_scale: FloatArray
+    exposure_error: FloatArray
+    splines: TensorSplines | None
+    coefficients: FloatArray
+    covariance: FloatArray
+    equations: NormalEquations
+    predicted: FloatArray
+    sigma: FloatArray
+    throughput: FloatArray
+    used: NDArray[np.bool_]
+    chi_square: float
+    freedom: int
+    errors_from_scatter: bool
+
+
+def starting_values(measurements: Measurements, good: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """Return spot fluxes and exposure scales (mean 1) from medians of ratios, taken in turns; NaN without a good measurement."""
+    flux, spot, exposure = measurements.quantities["flux"][good], measurements.spot[good], measurements.exposure[good]
+    scales = np.ones(measurements.exposures)
+    for _ in range(4):
+        fluxes = grouped_median(flux / scales[exposure], spot, measurements.spots)
+        scales = grouped_median(flux / fluxes[spot], exposure, measurements.exposures)
+        scales /= np.nanmean(scales)
+    return grouped_median(flux / scales[exposure], spot, measurements.spots), scales
+
+
+def grouped_median(values: FloatArray, group: IntArray, groups: int) -> FloatArray:
+    """Return the median of each group, NaN for empty ones."""
+    order = np.lexsort((values, group))
+    counts = np.bincount(group, minlength=groups)
+    starts = np.cumsum(counts) - counts
+    median = np.full(groups, np.nan)
+    there = counts > 0
+    low, high = starts[there] + (counts[there] - 1) // 2, starts[there] + counts[there] // 2
+    median[there] = (values[order][low] + values[order][high]) / 2
+    return median
+
+
+def expected_sigma(measurements: Measurements, good: NDArray[np.bool_], scales: FloatArray, fluxes: FloatArray) -> FloatArray:
+    """Return the expected error of each measurement (module docstring); NaN where the catalogs have no errors."""
+    variance = measurements.errors["flux"] ** 2 / scales[measurements.exposure]
+    known = good & np.isfinite(variance)
+    if not known.any():
+        return np.full(len(good), np.nan)
+    per_spot = grouped_median(variance[known], measurements.spot[known], measurements.spots)
+    # A spot whose measurements carry no error gets the typical one of its brightness.
+    per_flux = np.nanmedian(per_spot / np.abs(fluxes))
+    per_spot = np.where(np.isfinite(per_spot), per_spot, per_flux * np.abs(fluxes))
+    return np.sqrt(per_spot[measurements.spot] * scales[measurements.exposure])
+
+
+def fit_fluxes(measurements: Measurements, *, splines: TensorSplines | None) -> FluxSolution:
+    """Solve for spot fluxes, exposure scales and throughput.
+
+    Parameters
+    ----------
+    measurements
+        Of all exposures.
+    splines
+        Throughput model; None to solve for spots and exposures alone (exposures at one place say nothing about the throughput).
+
+    Raises
+    ------
+    SpotError
+        If no good measurement has a positive typical flux.
+    """
+    good = measurements.good
+    fluxes, scales = starting_values(measurements, good)
+    positive = (np.nan_to_num(fluxes)[measurements.spot] > 0) & (np.nan_to_num(scales)[measurements.exposure] > 0)
+    good = good & positive
+    if not good.any():
+        raise SpotError("no spot has a positive flux", remedy="check the flux column and the background of the catalogs")
+    sigma = expected_sigma(measurements, good, scales, fluxes)
+    from_scatter = not np.isfinite(sigma[good]).any()
+    if from_scatter:
+        sigma = _sigma_from_scatter(measurements, good, fluxes, scales)
+    return _Fit(measurements, good, splines, sigma, from_scatter).run(fluxes, scales)
+
+
+def _sigma_from_scatter(
+    measurements: Measurements, good: NDArray[np.bool_], fluxes: FloatArray, scales: FloatArray
+) -> FloatArray:
+    """Return errors of photon-noise shape, scaled to the robust scatter around the starting values."""
+    predicted = fluxes[measurements.spot] * scales[measurements.exposure]
+    shape = np.sqrt(np.abs(predicted))
+    pull = (measurements.quantities["flux"][good] - predicted[good]) / shape[good]
+    return shape * max(1.4826 * float(np.median(np.abs(pull))), 1e-12)
+
+
+class _Fit:
+    """Gauss-Newton with robust weights; one object per fit."""
+
+    def __init__(
+        self,
+        measurements: Measurements,
+        good: NDArray[np.bool_],
+        splines: TensorSplines | None,
+        sigma: FloatArray,
+        from_scatter: bool,
+    ) -> None:
+        self.measurements, self.good, self.splines, self.from_scatter = measurements, good, splines, from_scatter
+        self.rows = np.flatnonzero(good)
+        self.spot, self.exposure = measurements.spot[self.rows], measurements.exposure[self.rows]
+        self.flux, self.sigma_all, self.sigma = measurements.quantities["flux"][self.rows], sigma, sigma[self.rows]
+        self.terms = 0 if splines is None else splines.terms
+        x, y = measurements.quantities["x"][self.rows], measurements.quantities["y"][self.rows]
+        if splines is None:
+            self.index, self.values = np.zeros((len(x), 0), dtype=np.int32), np.zeros((len(x), 0))
+        else:
+            self.index, self.values = splines.local(x, y)
+        self.moments = gauge_moments(self.index, self.values, x, y, self.terms)
+
+    def run(self, fluxes: FloatArray, scales: FloatArray) -> FluxSolution:
+        """Iterate to convergence."""
+        seen_spots, seen_exposures = np.isfinite(fluxes), np.isfinite(scales)
+        fluxes, scales = np.where(seen_spots, fluxes, 1.0), np.where(seen_exposures, scales, 1.0)
+        coefficients = np.zeros(self.terms)
+        for _ in range(_ITERATIONS):
+            equations, _ = self._equations(fluxes, scales, coefficients)
+            extra, side = self._gauge(equations, scales, seen_exposures, coefficients)
+            solution = solve(equations, extra, side)
+            change = solution.others[: len(scales)]
+            # Steps are bounded, so that a bad start cannot turn a flux negative.
+            fluxes = fluxes * np.clip(1 + solution.spots, 0.5, 2.0)
+            scales = scales * np.clip(1 + change, 0.5, 2.0)
+            coefficients = coefficients + solution.others[len(scales) :]
+            mean = scales[seen_exposures].mean()
+            scales, fluxes = scales / mean, fluxes * mean
+            if max(np.abs(solution.spots).max(), np.abs(solution.others).max()) < _CONVERGED:
+                break
+        return self._solution(fluxes, scales, coefficients, seen_exposures)
+
+    def _equations(self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray) -> tuple[NormalEquations, FloatArray]:
+        predicted = fluxes[self.spot] * scales[self.exposure]
+        factor = 1 + np.einsum("nm,nm->n", coefficients[self.index], self.values)
+        model = predicted * factor
+        pull = (self.flux - model) / self.sigma
+        weight = robust_weight(pull) * (model / self.sigma) ** 2
+        equations = normal_equations(
+            self.spot,
+            self.exposure,
+            self.index,
+            self.values,
+            weight,
+            (self.flux - model) / model,
+            factor,
+            spots=len(fluxes),
+            exposures=len(scales),
+            terms=self.terms,
+        )
+        return equations, pull
+
+    def _gauge(
+        self, equations: NormalEquations, scales: FloatArray, seen: NDArray[np.bool_], coefficients: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the stiff terms that fix the gauge, and the weak prior."""
+        count = len(scales)
+        stiffness = _STIFF * float(np.diag(equations.other_weight)[:count][seen].sum())
+        extra = np.zeros_like(equations.other_weight)
+        mean = np.zeros(len(extra))
+        mean[:count][seen] = scales[seen] / seen.sum()
+        extra += stiffness * np.outer(mean, mean)
+        side = np.zeros(len(extra))
+        for moment in self.moments:
+            padded = np.concatenate([np.zeros(count), moment])
+            extra += stiffness * np.outer(padded, padded)
+            side -= stiffness * padded * (moment @ coefficients)
+        diagonal = np.concatenate([np.where(seen, 0.0, 1.0), np.full(self.terms, PRIOR_THROUGHPUT**-2)])
+        extra[np.diag_indices_from(extra)] += diagonal
+        side[count:] -= PRIOR_THROUGHPUT**-2 * coefficients
+        return extra, side
+
+    def _solution(
+        self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray, seen_exposures: NDArray[np.bool_]
+    ) -> FluxSolution:
+        equations, pull = self._equations(fluxes, scales, coefficients)
+        extra, side = self._gauge(equations, scales, seen_exposures, coefficients)
+        solution = solve(equations, extra, side)
+        kept = np.abs(pull) <= _REJECT
+        seen_spots = equations.spot_weight > 0
+        # Coefficients that the prior holds are no free parameters: what counts is the trace of the data's part.
+        held = PRIOR_THROUGHPUT**-2 * float(np.trace(solution.covariance[len(scales) :, len(scales) :]))
+        gauges = 1 + len(self.moments)
+        parameters = seen_spots.sum() + seen_exposures.sum() + self.terms - held - gauges
+        freedom = round(float(kept.sum() - parameters))
+        chi_square = float((pull[kept] ** 2).sum())
+        stretch = np.sqrt(chi_square / max(freedom, 1)) if self.from_scatter else 1.0
+        used = np.zeros(len(self.good), dtype=bool)
+        used[self.rows[kept]] = True
+        m = self.measurements
+        throughput = np.zeros(len(self.good))
+        if self.splines is not None:
+            finite = np.isfinite(m.quantities["x"]) & np.isfinite(m.quantities["y"])
+            throughput[finite] = self.splines.evaluate(coefficients, m.quantities["x"][finite], m.quantities["y"][finite])
+        fluxes = np.where(seen_spots, fluxes, np.nan)
+        scales = np.where(seen_exposures, scales, np.nan)
+        return FluxSolution(
+            spot_flux=fluxes,
+            spot_error=fluxes * np.sqrt(solution.spot_variance) * stretch,
+            exposure_scale=scales,
+            exposure_error=scales * np.sqrt(np.diag(solution.covariance)[: len(scales)]) * stretch,
+            splines=self.splines,
+            coefficients=coefficients,
+            covariance=solution.covariance * stretch**2,
+            equations=equations,
+            predicted=fluxes[m.spot] * scales[m.exposure],
+            sigma=self.sigma_all * stretch,
+            throughput=throughput,
+            used=used,
+            chi_square=chi_square / stretch**2,
+            freedom=freedom,
+            errors_from_scatter=self.from_scatter,
+        )
+
+
+def robust_weight(pull: FloatArray) -> FloatArray:
+    """Return the weight of each residual in sigma (module docstring)."""
+    size = np.abs(pull)
+    return np.where(size <= _HUBER, 1.0, np.where(size <= _REJECT, _HUBER / np.maximum(size, _HUBER), 0.0))
+
+
+def gauge_moments(index: NDArray[np.int32], values: FloatArray, x: FloatArray, y: FloatArray, terms: int) -> list[FloatArray]:
+    """Return the functionals of the coefficients that the gauge sets to 0: mean and slopes of the throughput over the measurements.
+
+    Slopes are per standard deviation of the positions, so that all have the size of a throughput.
+    """
+    if terms == 0:
+        return []
+    weights = (np.ones(len(x)), (x - x.mean()) / max(x.std(), 1e-9), (y - y.mean()) / max(y.std(), 1e-9))
+    return [np.bincount(index.ravel(), (values * along[:, None]).ravel(), minlength=terms) / len(x) for along in weights]

@@ -1,0 +1,52 @@
+"""The names of the products of this room below a run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SpotsFolder:
+    """Paths below ``root / spots``; nothing here touches the disk. ``band`` may be empty."""
+
+    root: Path
+
+    @property
+    def path(self) -> Path:
+        """The folder of the room."""
+        return self.root / "spots"
+
+    def catalog(self, detector: str, exposure: str) -> Path:
+        """What was measured on one exposure."""
+        return self.path / "catalogs" / _file_name(exposure, detector)
+
+    def grid(self, detector: str, exposure: str) -> Path:
+        """Labelled catalog of one exposure."""
+        return self.path / "grids" / _file_name(exposure, detector)
+
+    def calibration(self, detector: str, band: str) -> Path:
+        """Calibration of the mask."""
+        return self.path / _file_name("calibration", detector, band)
+
+    def residuals(self, detector: str, band: str) -> Path:
+        """What is left of each measurement, placed on the detector."""
+        return self.path / _file_name("residuals", detector, band)
+
+    def throughput(self, detector: str, band: str) -> Path:
+        """Binned maps of the residuals."""
+        return self.path / _file_name("throughput", detector, band)
+
+    @property
+    def summary(self) -> Path:
+        """Figures of all detectors and bands."""
+        return self.path / "summary.ecsv"
+
+    @property
+    def left_out(self) -> Path:
+        """Exposures that were left out, with the reason."""
+        return self.path / "left_out.ecsv"
+
+
+def _file_name(*parts: str) -> str:
+    return "_".join(part for part in parts if part) + ".fits"

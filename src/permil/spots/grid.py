@@ -1,0 +1,221 @@
+"""The grid of spots: found from the points alone, labelled, fitted; its window decided where the data decide it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from permil.spots.errors import GridError
+from permil.spots.grid_fit import AffineGrid, Distortion, RigidGrid, centred, fit_affine, fit_distortion, fit_rigid
+from permil.spots.labels import UNLABELLED, label_points
+from permil.spots.lattice import lattice_steps
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+LEAST_SPOTS = 9
+# A catalog of which less than this share lies on the grid is not (only) an exposure of the mask.
+_LEAST_SHARE = 0.5
+_SECOND_GRID = 0.25
+# In a grid each spot has up to four neighbours; chance alignments have few.
+_LEAST_NEIGHBOURS = 1.6
+_MOST_SCATTER = 0.08
+# A line beyond the size of the mask with fewer of its nodes than this is there by chance.
+_CHANCE_LINE = 0.1
+
+
+@dataclass(frozen=True)
+class SpotGrid:
+    """A labelled grid.
+
+    Attributes
+    ----------
+    grid_i, grid_j : ndarray, shape (n,)
+        Labels in the order of the input; -1 where a source is not a spot of the grid. No label occurs twice.
+    columns, rows
+        Size of the grid: of the mask where the window is decided, of what was found along an axis where it is ambiguous.
+    decided_i, decided_j
+        Whether it is certain which node is 0 along each axis. Where it is not, 0 is the first that was found.
+    rigid, affine, distortion
+        The fits.
+    """
+
+    grid_i: IntArray
+    grid_j: IntArray
+    columns: int
+    rows: int
+    decided_i: bool
+    decided_j: bool
+    rigid: RigidGrid
+    affine: AffineGrid
+    distortion: Distortion
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which sources are spots of the grid."""
+        return self.grid_i >= 0
+
+    @property
+    def window(self) -> str:
+        """``decided`` if it is certain which node is (0, 0), else ``ambiguous``."""
+        return "decided" if self.decided_i and self.decided_j else "ambiguous"
+
+
+def find_grid(
+    x: FloatArray, y: FloatArray, *, columns: int = 49, rows: int = 49, degree: int = 3, usable: NDArray[np.bool_] | None = None
+) -> SpotGrid:
+    """Find the grid of spots among sources, with no initial guess of place, pitch or angle.
+
+    Parameters
+    ----------
+    x, y : ndarray, shape (n,)
+        Positions, pixels; rows that are not finite get no label.
+    columns, rows
+        Spots of the mask along i (the axis nearer to +x) and j.
+    degree
+        Of the polynomial distortion.
+    usable : ndarray, shape (n,), optional
+        Sources whose position can be trusted; the others get no label.
+
+    Raises
+    ------
+    GridError
+        If there are fewer than nine sources, they lie on no grid or on two, or the grid has more nodes than the mask.
+    """
+    keep = np.isfinite(x) & np.isfinite(y)
+    if usable is not None:
+        keep &= usable
+    if keep.sum() < LEAST_SPOTS:
+        raise GridError(
+            f"{keep.sum()} sources with a usable position are too few for a grid",
+            remedy=f"at least {LEAST_SPOTS} spots are needed",
+            value=int(keep.sum()),
+        )
+    points = np.stack([x[keep], y[keep]], axis=1)
+    labels = _labelled(points)
+    _reject_two_grids(points, labels)
+    labels = _trimmed(labels, (columns, rows))
+    inside = labels[:, 0] != UNLABELLED
+    _require_grid(points, labels[inside], inside)
+    on_grid = points[inside]
+    nodes, rigid = _turned(on_grid, labels[inside])
+    uv = centred(nodes, rigid.columns, rigid.rows)
+    grid_i, grid_j = np.full(len(x), -1), np.full(len(x), -1)
+    spots = np.flatnonzero(keep)[inside]
+    grid_i[spots], grid_j[spots] = nodes.T
+    return SpotGrid(
+        grid_i=grid_i,
+        grid_j=grid_j,
+        columns=rigid.columns,
+        rows=rigid.rows,
+        decided_i=rigid.columns == columns,
+        decided_j=rigid.rows == rows,
+        rigid=rigid,
+        affine=fit_affine(on_grid, uv),
+        distortion=fit_distortion(on_grid, uv, degree),
+    )
+
+
+def _turned(points: FloatArray, labels: IntArray) -> tuple[IntArray, RigidGrid]:
+    """Return labels that begin at 0 and the five parameters, turned so that THETA is in its range.
+
+    The rough steps choose the axes well except next to 45 degrees, where the fit may end on the other side.
+    """
+    quarter = np.pi / 4
+    while True:
+        labels = labels - labels.min(axis=0)
+        columns, rows = (int(last) + 1 for last in labels.max(axis=0))
+        rigid = fit_rigid(points, centred(labels, columns, rows), columns, rows)
+        if -quarter < rigid.theta <= quarter:
+            return labels, rigid
+        # A grid at 45 + e degrees is one at e - 45 degrees whose axis i is the old axis -j, and the other way round.
+        turn = (
+            np.stack([-labels[:, 1], labels[:, 0]], axis=1)
+            if rigid.theta > 0
+            else np.stack([labels[:, 1], -labels[:, 0]], axis=1)
+        )
+        labels = turn
+
+
+def _labelled(points: FloatArray) -> IntArray:
+    tree = cKDTree(points)
+    return label_points(points, tree, lattice_steps(points, tree))
+
+
+def _reject_two_grids(points: FloatArray, labels: IntArray) -> None:
+    """Raise an error if what is not on the grid forms a second one."""
+    rest = points[labels[:, 0] == UNLABELLED]
+    if len(rest) < max(LEAST_SPOTS, _SECOND_GRID * (len(points) - len(rest))):
+        return
+    try:
+        others = _labelled(rest)
+        inside = others[:, 0] != UNLABELLED
+        _require_grid(rest, others[inside], inside)
+    except GridError:
+        return
+    raise GridError(
+        f"there are two interleaved grids: {len(points) - len(rest)} sources lie on one and {inside.sum()} others on another",
+        remedy="give one exposure of the mask at a time",
+        value=int(inside.sum()),
+    )
+
+
+def _require_grid(points: FloatArray, labels: IntArray, inside: NDArray[np.bool_]) -> None:
+    """Raise an error if the labelled points may be there by chance."""
+    count = int(inside.sum())
+    if (
+        count < max(LEAST_SPOTS, _LEAST_SHARE * len(points))
+        or len(np.unique(labels[:, 0])) < 2
+        or len(np.unique(labels[:, 1])) < 2
+    ):
+        raise GridError(
+            f"the sources lie on no grid: the largest part that fits one has {count} of {len(points)} sources",
+            remedy="give a catalog of an exposure of the spot mask",
+            value=count,
+        )
+    nodes = {(int(i), int(j)) for i, j in labels}
+    neighbours = 2 * sum(((i + 1, j) in nodes) + ((i, j + 1) in nodes) for i, j in nodes) / count
+    degree = 3 if count > 60 else 1
+    affine = fit_affine(points[inside], labels.astype(np.float64))
+    scatter = fit_distortion(points[inside], labels.astype(np.float64), degree).rms / np.hypot(*affine.steps.T).mean()
+    if neighbours < _LEAST_NEIGHBOURS or scatter > _MOST_SCATTER:
+        raise GridError(
+            f"the sources lie on no grid: those that fit best have {neighbours:.1f} neighbours on average "
+            f"and scatter by {scatter:.3f} steps",
+            remedy="give a catalog of an exposure of the spot mask",
+            value=(neighbours, scatter),
+        )
+
+
+def _trimmed(labels: IntArray, size: tuple[int, int]) -> IntArray:
+    """Unlabel lines beyond the size of the mask that are there by chance.
+
+    Raises
+    ------
+    GridError
+        If the grid has more nodes than the mask.
+    """
+    labels = labels.copy()
+    for axis in (0, 1):
+        while True:
+            inside = np.flatnonzero(labels[:, 0] != UNLABELLED)
+            if len(inside) == 0:
+                return labels
+            along = labels[inside, axis]
+            found = int(along.max() - along.min() + 1)
+            if found <= size[axis]:
+                break
+            counts = {int(border): int((along == border).sum()) for border in (along.min(), along.max())}
+            border = min(counts, key=lambda line: counts[line])
+            if counts[border] > _CHANCE_LINE * size[1 - axis]:
+                raise GridError(
+                    f"the grid has {found} {('columns', 'rows')[axis]}, more than the {size[axis]} of the mask",
+                    remedy="check the size of the mask (columns, rows), and that the catalog is of one exposure",
+                    value=found,
+                    allowed=size[axis],
+                )
+            labels[inside[along == border]] = UNLABELLED
+    return labels

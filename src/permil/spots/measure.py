@@ -1,0 +1,294 @@
+"""Measure the spots of one image: detection, background, adaptive moments, apertures, flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from permil.camera import Detector
+from permil.products import MaskPlane
+from permil.spots.apertures import ApertureFluxes, GrowthCurve, aperture_fluxes, growth_curve
+from permil.spots.background import Background, fit_background
+from permil.spots.catalog import SpotCatalog, SpotFlag
+from permil.spots.detect import Detections, detect_spots
+from permil.spots.errors import SpotError
+from permil.spots.moments import LARGEST_SHIFT, WEIGHT_REACH, AdaptiveMoments, adaptive_moments
+from permil.spots.row_noise import row_noise
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Image = NDArray[np.float32]
+
+_NO_MEASUREMENT = int(MaskPlane.BAD | MaskPlane.NO_DATA)
+_LEAST_BRIGHTNESS_RATIO = 1e-3
+"""A neighbour fainter than this part of a spot does not blend with it."""
+_GROWTH_SIGNIFICANCE = 200.0
+"""Flux over error from which a spot counts in the growth curve."""
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How spots are measured; lengths in pixels.
+
+    Attributes
+    ----------
+    threshold
+        Detection threshold, in units of the noise of 2 x 2 pixels.
+    background_box
+        Side of the boxes of the background mesh; about the pitch of the spots.
+    mask_radius
+        Radius around each spot that does not count as background.
+    radii
+        Radii of the apertures, increasing.
+    flux_radius
+        Radius (one of them) of the aperture whose flux is the spot's flux, and within which pixels give a spot its flags.
+    reference_radius
+        Radius (one of them) relative to which the growth curve is given.
+    largest_sigma
+        Moments of wider sources are not measured.
+    """
+
+    threshold: float = 5.0
+    background_box: int = 64
+    mask_radius: float = 28.0
+    radii: tuple[float, ...] = (3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0)
+    flux_radius: float = 12.0
+    reference_radius: float = 25.0
+    largest_sigma: float = 8.0
+
+    def __post_init__(self) -> None:
+        """Check that the radii fit together.
+
+        Raises
+        ------
+        SpotError
+            If radii do not increase, or flux or reference radius is not among them.
+        """
+        if list(self.radii) != sorted(set(self.radii)) or not self.radii or self.radii[0] <= 0:
+            raise SpotError("aperture radii must be positive and increase", remedy="sort them", value=self.radii)
+        for name in ("flux_radius", "reference_radius"):
+            if getattr(self, name) not in self.radii:
+                raise SpotError(
+                    f"{name} {getattr(self, name):g} is not one of the aperture radii",
+                    remedy=f"choose one of {', '.join(f'{radius:g}' for radius in self.radii)}",
+                    value=getattr(self, name),
+                    allowed=self.radii,
+                )
+
+
+@dataclass(frozen=True)
+class SpotMeasurement:
+    """Everything measured on one image.
+
+    Attributes
+    ----------
+    catalog
+        Positions, moments and the flux within ``flux_radius``, with errors and flags.
+    apertures
+        Fluxes at all radii, rows as in the catalog.
+    growth
+        Growth curve of the bright isolated spots.
+    background
+        What was subtracted.
+    """
+
+    catalog: SpotCatalog
+    apertures: ApertureFluxes
+    growth: GrowthCurve
+    background: Background
+
+
+def measure_image(
+    image: Image,
+    variance: Image,
+    mask: NDArray[np.integer],
+    detector: Detector,
+    *,
+    options: MeasureOptions | None = None,
+    row_variance: FloatArray | None = None,
+) -> SpotMeasurement:
+    """Measure all spots of an image.
+
+    Parameters
+    ----------
+    image, variance : ndarray, shape (ny, nx)
+        Signal in electrons, background and all, and its variance (photons and readout).
+    mask : ndarray of int, shape (ny, nx)
+        Bits of `permil.products.MaskPlane`.
+    detector
+        Tells where amplifiers meet.
+    options
+        How to measure.
+    row_variance
+        The part of ``variance`` that is common to the pixels of a row of each amplifier (overscan level), electrons^2, in the order
+        of ``detector.amplifiers``; None: pixels are independent.
+
+    Returns
+    -------
+    SpotMeasurement
+        An image without spots gives an empty catalog.
+
+    Raises
+    ------
+    SpotError
+        If the arrays do not have the detector's shape, nothing is usable, or there is no background between the spots.
+    """
+    options = options or MeasureOptions()
+    for name, array in (("image", image), ("variance", variance), ("mask", mask)):
+        if array.shape != detector.shape:
+            raise SpotError(
+                f"the {name} has shape {array.shape}, detector {detector.name} has {detector.shape}",
+                remedy="give the detector that the exposure is of",
+                value=array.shape,
+                allowed=detector.shape,
+            )
+    usable = np.isfinite(image) & np.isfinite(variance)
+    usable &= (mask & _NO_MEASUREMENT) == 0
+    found = detect_spots(image, usable, threshold=options.threshold, box=options.background_box)
+    free = _free_of_spots(usable, found, options.mask_radius)
+    rows = None if row_variance is None else row_noise(detector, row_variance)
+    background = fit_background(image, free, box=options.background_box, row_noise=rows)
+    signal = background.subtracted(image)
+    reach = max(options.radii[-1], WEIGHT_REACH * options.largest_sigma) + LARGEST_SHIFT
+    background_error, row_errors = background.errors(found.x, found.y, reach=reach)
+    moments = adaptive_moments(
+        signal,
+        variance,
+        usable,
+        found.x,
+        found.y,
+        sigma=float(np.clip(np.median(found.sigma), 1.0, options.largest_sigma)) if len(found.x) else 1.0,
+        background_error=background_error,
+        largest_sigma=options.largest_sigma,
+        row_errors=row_errors,
+    )
+    # A failed fit keeps the place of its detection, so that something can be said of its flux and its pixels.
+    x, y = np.where(moments.converged, moments.x, found.x), np.where(moments.converged, moments.y, found.y)
+    apertures = aperture_fluxes(
+        signal, variance, usable, x, y, radii=options.radii, background_error=background_error, row_errors=row_errors
+    )
+    flags = _flags(found, x, y, moments, mask, usable, detector, options.flux_radius)
+    catalog = _catalog(x, y, moments, apertures, flags, detector, options)
+    growth = growth_curve(apertures, _growth_spots(catalog, detector, options), reference=options.reference_radius)
+    return SpotMeasurement(catalog, apertures, growth, background)
+
+
+def _catalog(
+    x: FloatArray,
+    y: FloatArray,
+    moments: AdaptiveMoments,
+    apertures: ApertureFluxes,
+    flags: IntArray,
+    detector: Detector,
+    options: MeasureOptions,
+) -> SpotCatalog:
+    aperture = options.radii.index(options.flux_radius)
+    errors = moments.errors
+    return SpotCatalog(
+        x=x,
+        y=y,
+        xx=moments.xx,
+        yy=moments.yy,
+        xy=moments.xy,
+        flux=apertures.flux[:, aperture],
+        x_err=errors[:, 0],
+        y_err=errors[:, 1],
+        xx_err=errors[:, 2],
+        yy_err=errors[:, 3],
+        xy_err=errors[:, 4],
+        flux_err=apertures.error[:, aperture],
+        flags=flags,
+        detector=detector.name,
+        aperture=options.flux_radius,
+        flux_unit="electron",
+    )
+
+
+def _growth_spots(catalog: SpotCatalog, detector: Detector, options: MeasureOptions) -> NDArray[np.bool_]:
+    """Return the spots that count in the growth curve: bright, good, and with their largest aperture on the detector."""
+    reach = options.radii[-1]
+    inside_x = (catalog.x > reach) & (catalog.x < detector.nx - 1 - reach)
+    inside_y = (catalog.y > reach) & (catalog.y < detector.ny - 1 - reach)
+    return catalog.good & inside_x & inside_y & (catalog.flux > _GROWTH_SIGNIFICANCE * catalog.flux_err)
+
+
+def _free_of_spots(usable: NDArray[np.bool_], found: Detections, radius: float) -> NDArray[np.bool_]:
+    free = usable.copy()
+    _clear_discs(free, found.x, found.y, radius)
+    return free
+
+
+def _flags(
+    found: Detections,
+    x: FloatArray,
+    y: FloatArray,
+    moments: AdaptiveMoments,
+    mask: NDArray[np.integer],
+    usable: NDArray[np.bool_],
+    detector: Detector,
+    radius: float,
+) -> IntArray:
+    planes, unusable = _planes_in_discs(np.ascontiguousarray(mask), usable, x, y, radius)
+    columns, rows = ({getattr(amplifier, name) for amplifier in detector.amplifiers} - {0} for name in ("x_min", "y_min"))
+    leaves = (x - radius < -0.5) | (y - radius < -0.5) | (x + radius > detector.nx - 0.5) | (y + radius > detector.ny - 0.5)
+    marks = {
+        SpotFlag.BLEND: _blended(found, 2.0 * radius),
+        SpotFlag.EDGE: leaves | ((planes & MaskPlane.EDGE) != 0),
+        SpotFlag.SATURATED: (planes & MaskPlane.SAT) != 0,
+        SpotFlag.MASKED: unusable,
+        SpotFlag.AMP_BOUNDARY: _crosses(x, columns, radius) | _crosses(y, rows, radius),
+        SpotFlag.MIDLINE: _crosses(y, rows, radius) | ((planes & MaskPlane.MIDLINE) != 0),
+        SpotFlag.BAD_FIT: ~moments.converged,
+    }
+    flags: IntArray = np.zeros(x.size, dtype=np.int64)
+    for flag, marked in marks.items():
+        flags[marked] |= int(flag)
+    return flags
+
+
+def _crosses(places: FloatArray, borders: set[int], radius: float) -> NDArray[np.bool_]:
+    """Return where a circle crosses a border; border `b` lies between pixels b - 1 and b."""
+    crossed = np.zeros(places.size, dtype=bool)
+    for border in borders:
+        crossed |= np.abs(places - (border - 0.5)) < radius
+    return crossed
+
+
+def _blended(found: Detections, distance: float) -> NDArray[np.bool_]:
+    """Return which sources have a neighbour within a distance that is not much fainter."""
+    blended = np.zeros(found.x.size, dtype=bool)
+    if found.x.size < 2:
+        return blended
+    first, second = cKDTree(np.column_stack([found.x, found.y])).query_pairs(distance, output_type="ndarray").T
+    brightness = found.brightness
+    blended[first[brightness[second] > _LEAST_BRIGHTNESS_RATIO * brightness[first]]] = True
+    blended[second[brightness[first] > _LEAST_BRIGHTNESS_RATIO * brightness[second]]] = True
+    return blended
+
+
+@njit(cache=True, nogil=True)
+def _clear_discs(free, x, y, radius):  # type: ignore[no-untyped-def]
+    for spot in range(x.size):
+        for row in range(max(int(np.ceil(y[spot] - radius)), 0), min(int(np.floor(y[spot] + radius)), free.shape[0] - 1) + 1):
+            half = np.sqrt(radius**2 - (row - y[spot]) ** 2)
+            low, high = max(int(np.ceil(x[spot] - half)), 0), min(int(np.floor(x[spot] + half)), free.shape[1] - 1)
+            free[row, low : high + 1] = False
+
+
+@njit(cache=True, nogil=True)
+def _planes_in_discs(mask, usable, x, y, radius):  # type: ignore[no-untyped-def]
+    """Return the mask planes within each circle, and whether it holds a pixel that is not usable."""
+    planes = np.zeros(x.size, dtype=np.int64)
+    unusable = np.zeros(x.size, dtype=np.bool_)
+    for spot in range(x.size):
+        for row in range(max(int(np.ceil(y[spot] - radius)), 0), min(int(np.floor(y[spot] + radius)), mask.shape[0] - 1) + 1):
+            half = np.sqrt(radius**2 - (row - y[spot]) ** 2)
+            low, high = max(int(np.ceil(x[spot] - half)), 0), min(int(np.floor(x[spot] + half)), mask.shape[1] - 1)
+            for column in range(low, high + 1):
+                planes[spot] |= mask[row, column]
+                unusable[spot] |= not usable[row, column]
+    return planes, unusable

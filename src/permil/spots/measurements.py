@@ -1,0 +1,156 @@
+"""All measurements of all exposures of one mask on one detector, in flat arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.spots.catalog import QUANTITIES, SpotCatalog
+from permil.spots.errors import SpotError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """Measurements of labelled spots; arrays of shape (n,) unless said otherwise.
+
+    Attributes
+    ----------
+    spot
+        Number of the spot, ``grid_i * rows + grid_j``.
+    exposure
+        Number of the exposure.
+    quantities, errors
+        x, y, xx, yy, xy, flux by name, and their errors (NaN where unknown).
+    good
+        Measurements without a flag that spoils them.
+    columns, rows
+        Spots of the mask.
+    names, mjd, projector : shapes (k,), (k,), (k, 2)
+        Of the exposures.
+    detector, band, aperture, flux_unit
+        What they have in common.
+    """
+
+    spot: IntArray
+    exposure: IntArray
+    quantities: dict[str, FloatArray]
+    errors: dict[str, FloatArray]
+    good: NDArray[np.bool_]
+    columns: int
+    rows: int
+    names: tuple[str, ...]
+    mjd: FloatArray
+    projector: FloatArray
+    detector: str
+    band: str
+    aperture: float
+    flux_unit: str
+
+    @property
+    def spots(self) -> int:
+        """Number of spots of the mask."""
+        return self.columns * self.rows
+
+    @property
+    def exposures(self) -> int:
+        """Number of exposures."""
+        return len(self.names)
+
+    @property
+    def positions(self) -> FloatArray:
+        """Return x and y, shape (n, 2)."""
+        return np.stack([self.quantities["x"], self.quantities["y"]], axis=1)
+
+
+def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measurements:
+    """Put labelled catalogs of one mask together.
+
+    Parameters
+    ----------
+    catalogs
+        One per exposure, with labels in one window.
+    columns, rows
+        Spots of the mask.
+
+    Raises
+    ------
+    SpotError
+        If there is none, they are of several detectors, bands, apertures or flux units, a label lies outside the mask or occurs twice
+        in an exposure, or no measurement is good (saturated spots, for example).
+    """
+    if not catalogs:
+        raise SpotError("there is no catalog with a grid of spots", remedy="give at least one")
+    for name, what, remedy in (
+        ("detector", "detectors", "give the exposures of one detector at a time"),
+        ("band", "bands", "give the exposures of one filter or LED at a time, or set the band"),
+        ("flux_unit", "flux units", "give catalogs of one make at a time"),
+    ):
+        _require_one(catalogs, name, what, remedy)
+    apertures = {catalog.aperture for catalog in catalogs if np.isfinite(catalog.aperture)}
+    if len(apertures) > 1:
+        raise SpotError(
+            f"fluxes are of different apertures: {', '.join(f'{radius:g}' for radius in sorted(apertures))} pixels",
+            remedy="measure all exposures with the same aperture",
+            value=sorted(apertures),
+        )
+    spots, numbers, goods = [], [], []
+    values: dict[str, list[FloatArray]] = {name: [] for entry in QUANTITIES for name in (entry, f"{entry}_err")}
+    for number, catalog in enumerate(catalogs):
+        labelled = catalog.select(catalog.labelled)
+        spots.append(_spot_numbers(labelled, columns, rows))
+        numbers.append(np.full(len(labelled), number))
+        goods.append(labelled.good)
+        for name, parts in values.items():
+            parts.append(getattr(labelled, name))
+    together = {name: np.concatenate(parts) for name, parts in values.items()}
+    good = np.concatenate(goods)
+    if not good.any():
+        raise SpotError(
+            "no measurement of a labelled spot is good: all are saturated, blended, cut, masked or without flux",
+            remedy="check the exposure time and the flags of the catalogs",
+        )
+    return Measurements(
+        spot=np.concatenate(spots),
+        exposure=np.concatenate(numbers),
+        quantities={name: together[name] for name in QUANTITIES},
+        errors={name: together[f"{name}_err"] for name in QUANTITIES},
+        good=good,
+        columns=columns,
+        rows=rows,
+        names=tuple(catalog.exposure for catalog in catalogs),
+        mjd=np.array([catalog.mjd for catalog in catalogs]),
+        projector=np.array([(catalog.projector_x, catalog.projector_y) for catalog in catalogs]),
+        detector=next((catalog.detector for catalog in catalogs if catalog.detector), ""),
+        band=next((catalog.band for catalog in catalogs if catalog.band), ""),
+        aperture=next(iter(apertures), np.nan),
+        flux_unit=catalogs[0].flux_unit,
+    )
+
+
+def _require_one(catalogs: Sequence[SpotCatalog], name: str, what: str, remedy: str) -> None:
+    found = sorted({getattr(catalog, name) for catalog in catalogs} - {""})
+    if len(found) > 1:
+        odd = next(catalog for catalog in catalogs if getattr(catalog, name) == found[-1])
+        raise SpotError(
+            f"exposures of different {what} ({', '.join(found)}; {found[-1]}: {odd.exposure})", remedy=remedy, value=found
+        )
+
+
+def _spot_numbers(catalog: SpotCatalog, columns: int, rows: int) -> IntArray:
+    i, j = catalog.grid_i, catalog.grid_j
+    if len(i) and (i.max() >= columns or j.max() >= rows):
+        raise SpotError(
+            f"exposure {catalog.exposure} has the label ({i.max()}, {j.max()}), outside a mask of {columns} x {rows}",
+            remedy="check the size of the mask (columns, rows)",
+            value=(int(i.max()), int(j.max())),
+        )
+    spot = i * rows + j
+    if len(np.unique(spot)) < len(spot):
+        raise SpotError(f"exposure {catalog.exposure} has a label twice", remedy="label it again: permil spots grid")
+    return spot

@@ -1,0 +1,43 @@
+"""What file names of spot exposures tell: exposure, detector, exposure time and projector position.
+
+Names of the spot measurements of 2019 look like
+``MC_C_20191030_000363_R22_S11_15.0s_0.1x_-3.5y_processed_grid.fits``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+_EXPOSURE = re.compile(r"[A-Z]{2}_[A-Z]_\d{8}_\d{6}")
+_DETECTOR = re.compile(r"R\d\d_S[\dGW][\d01]")
+_NUMBER = r"(-?\d+(?:\.\d+)?)"
+_CONDITIONS = re.compile(rf"_{_NUMBER}s_{_NUMBER}x_{_NUMBER}y(?:_|\.|$)")
+
+
+@dataclass(frozen=True)
+class NameFacts:
+    """What a name tells; empty or NaN where it does not."""
+
+    exposure: str
+    detector: str
+    exposure_time: float
+    projector_x: float
+    projector_y: float
+
+
+def facts_of_name(path: str | Path) -> NameFacts:
+    """Read a file name."""
+    name = Path(path).name
+    exposure, detector, conditions = _EXPOSURE.search(name), _DETECTOR.search(name), _CONDITIONS.search(name)
+    seconds, x, y = (float(entry) for entry in conditions.groups()) if conditions else (np.nan,) * 3
+    return NameFacts(
+        exposure=exposure.group() if exposure else "",
+        detector=detector.group() if detector else "",
+        exposure_time=seconds,
+        projector_x=x,
+        projector_y=y,
+    )

@@ -1,0 +1,132 @@
+"""Places of spots relative to the grid over many exposures, and what is left of each measured position.
+
+Each exposure has its own five parameters (`permil.spots.grid_fit`); each spot has a place in the mask that all exposures share: the
+regular node plus its own shift (mask, optical distortion). Both are solved in turns. The sensor's displacements remain as residuals;
+what of them looks like a change of the five parameters is absorbed by these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.spots.grid_fit import RigidGrid, centred, fit_affine, fit_rigid
+from permil.spots.means import two_way_means
+from permil.spots.measurements import Measurements
+
+FloatArray = NDArray[np.float64]
+
+_TURNS = 4
+_LEAST_SPOTS = 6
+
+
+@dataclass(frozen=True)
+class SpotPlaces:
+    """Places of the spots in the mask.
+
+    Attributes
+    ----------
+    shift, error : ndarray, shape (spots, 2)
+        Shift from the regular node along the axes i and j, pixels; NaN for spots that were not measured.
+    """
+
+    shift: FloatArray
+    error: FloatArray
+
+
+@dataclass(frozen=True)
+class PositionSolution:
+    """Places of the spots, the grid of each exposure (None with fewer than six spots) and the residuals (n, 2) in pixels."""
+
+    places: SpotPlaces
+    grids: tuple[RigidGrid | None, ...]
+    residuals: FloatArray
+
+
+def solve_positions(measurements: Measurements) -> PositionSolution:
+    """Solve for places and grids in turns."""
+    nothing = np.zeros((measurements.spots, 2))
+    places = SpotPlaces(nothing, np.full_like(nothing, np.nan))
+    for _ in range(_TURNS):
+        grids = fit_grids(measurements, places)
+        places = _mean_places(measurements, grids)
+    return PositionSolution(places, grids, position_residuals(measurements, places, grids))
+
+
+def nodes_uv(measurements: Measurements) -> FloatArray:
+    """Return (u, v) of the regular nodes of all spots, shape (spots, 2), in steps from the centre of the mask."""
+    nodes = np.stack(np.divmod(np.arange(measurements.spots), measurements.rows), axis=1)
+    return centred(nodes, measurements.columns, measurements.rows)
+
+
+def fit_grids(measurements: Measurements, places: SpotPlaces) -> tuple[RigidGrid | None, ...]:
+    """Fit the five parameters of each exposure to known places of the spots."""
+    uv, points = nodes_uv(measurements), measurements.positions
+    usable = measurements.good & np.isfinite(places.shift[measurements.spot]).all(axis=1)
+    grids: list[RigidGrid | None] = []
+    for _, rows in _rows_by_exposure(measurements):
+        rows = rows[usable[rows]]
+        spot = measurements.spot[rows]
+        if len(rows) < _LEAST_SPOTS or np.ptp(uv[spot, 0]) == 0 or np.ptp(uv[spot, 1]) == 0:
+            grids.append(None)
+            continue
+        # Shifts are in pixels, nodes in steps: the regular grid tells how many pixels a step has.
+        steps = np.hypot(*fit_affine(points[rows], uv[spot]).steps.T)
+        shifted = uv[spot] + places.shift[spot] / steps
+        grids.append(fit_rigid(points[rows], shifted, measurements.columns, measurements.rows))
+    return tuple(grids)
+
+
+def _mean_places(measurements: Measurements, grids: tuple[RigidGrid | None, ...]) -> SpotPlaces:
+    """Average the places of each spot in the frames of the exposures' grids; no part of the mean looks like five parameters."""
+    uv = nodes_uv(measurements)
+    shift = np.full((len(measurements.spot), 2), np.nan)
+    for number, rows in _rows_by_exposure(measurements):
+        grid = grids[number]
+        if grid is None:
+            continue
+        nodes = grid.nodes(measurements.quantities["x"][rows], measurements.quantities["y"][rows])
+        nodes = nodes - [(grid.columns - 1) / 2, (grid.rows - 1) / 2]
+        shift[rows] = (nodes - uv[measurements.spot[rows]]) * [grid.xstep, grid.ystep]
+    means = [
+        two_way_means(
+            shift[:, axis],
+            measurements.good,
+            measurements.spot,
+            measurements.exposure,
+            spots=measurements.spots,
+            exposures=measurements.exposures,
+        )
+        for axis in (0, 1)
+    ]
+    mean = np.stack([entry.spot for entry in means], axis=1)
+    error = np.stack([entry.spot_error for entry in means], axis=1)
+    known = np.isfinite(mean).all(axis=1)
+    step = float(np.nanmean([(grid.xstep + grid.ystep) / 2 for grid in grids if grid is not None]))
+    rigid = fit_rigid(uv[known] + mean[known] / step, uv[known], measurements.columns, measurements.rows)
+    whole = uv + mean / step
+    nodes = rigid.nodes(whole[:, 0], whole[:, 1]) - [(rigid.columns - 1) / 2, (rigid.rows - 1) / 2]
+    return SpotPlaces((nodes - uv) * step, error)
+
+
+def position_residuals(measurements: Measurements, places: SpotPlaces, grids: tuple[RigidGrid | None, ...]) -> FloatArray:
+    """Return measured minus expected position on the detector, shape (n, 2), pixels; NaN where nothing is expected."""
+    uv = nodes_uv(measurements)
+    residuals = np.full((len(measurements.spot), 2), np.nan)
+    for number, rows in _rows_by_exposure(measurements):
+        grid = grids[number]
+        if grid is None:
+            continue
+        spot = measurements.spot[rows]
+        steps = np.array([grid.xstep, grid.ystep])
+        nodes = uv[spot] + places.shift[spot] / steps + [(grid.columns - 1) / 2, (grid.rows - 1) / 2]
+        residuals[rows] = measurements.positions[rows] - grid.positions(nodes[:, 0], nodes[:, 1])
+    return residuals
+
+
+def _rows_by_exposure(measurements: Measurements) -> list[tuple[int, NDArray[np.int64]]]:
+    order = np.argsort(measurements.exposure, kind="stable")
+    limits = np.searchsorted(measurements.exposure[order], np.arange(measurements.exposures + 1))
+    return [(number, order[limits[number] : limits[number + 1]]) for number in range(measurements.exposures)]

@@ -1,0 +1,259 @@
+"""The stage `spots`: exposures or catalogs of the mask to grids, calibration, residuals and throughput maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from astropy.table import Table
+
+from permil.camera import Camera, Detector
+from permil.config import Config
+from permil.config.spots import SpotsConfig
+from permil.exposures import Index
+from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current, write_table
+from permil.progress import StageReport, parallel_map
+from permil.spots.basis import TensorSplines
+from permil.spots.calibration import Calibration, apply_spots, calibrate
+from permil.spots.calibration_file import (
+    StoredCalibration,
+    calibration_cards,
+    read_calibration,
+    write_calibration,
+    write_residuals,
+)
+from permil.spots.errors import GridError, SpotError
+from permil.spots.flux_model import FluxSolution
+from permil.spots.folder import SpotsFolder
+from permil.spots.inputs import LabelledExposure, catalog_files, label_file, measured_catalogs
+from permil.spots.measurements import Measurements, gather
+from permil.spots.repeatability import LEAST_EXPOSURES, Repeatability, repeatability
+from permil.spots.residuals import ExposureTable, Residuals
+from permil.spots.summary import applied_rows, calibration_rows, describe_calibration, summary_table
+from permil.spots.throughput import MAPPED, amplifier_table, bin_residuals, check_cell, radial_profile, require_inside, ring_edges
+from permil.spots.throughput_file import model_map, write_throughput
+from permil.spots.window import common_window
+
+
+def run_spots(
+    options: SpotsConfig, config: Config, camera: Camera, folder: RunFolder, *, index: Index | None = None, workers: int = 1
+) -> StageReport:
+    """Do everything from catalogs or raw exposures to throughput maps, per detector and band.
+
+    Parameters
+    ----------
+    options
+        Section `spots`.
+    config
+        For the reduction of raw exposures (sections `isr` and `camera`).
+    index
+        Exposures that were taken; needed where no catalogs are named.
+
+    Raises
+    ------
+    InputError
+        If there is neither a catalog nor a spot exposure, or a file cannot be used.
+    GridError
+        If no exposure has a grid.
+    SpotError
+        If the measurements cannot be calibrated.
+    """
+    report, products = StageReport("spots"), SpotsFolder(folder.root)
+    sources = (
+        catalog_files(options.catalogs)
+        if options.catalogs
+        else measured_catalogs(options, config, folder, index, workers, report)
+    )
+    inputs = [*sources, Path(options.calibration)] if options.calibration else sources
+    print_ = fingerprint({"spots": options.model_dump(mode="json"), "camera": config.camera}, files=inputs)
+    if is_current(products.summary, print_):
+        report.skipped += 1
+        return report
+    exposures = parallel_map(
+        partial(label_file, options=options, products=products), sources, workers=workers, description="grids of spots"
+    )
+    left_out = [(entry.catalog.exposure, entry.catalog.detector, entry.reason) for entry in exposures if entry.reason]
+    usable = [entry for entry in exposures if not entry.reason]
+    if not usable:
+        raise GridError(
+            f"no exposure has a usable grid; the first: {left_out[0][0]}: {left_out[0][2]}",
+            remedy="check the catalogs and spots.columns",
+        )
+    rows: list[dict[str, Any]] = []
+    for detector, band in sorted({(entry.catalog.detector, entry.catalog.band) for entry in usable}):
+        members = [entry for entry in usable if (entry.catalog.detector, entry.catalog.band) == (detector, band)]
+        group = _gather(members, options, camera)
+        left_out += [(name, detector, reason) for name, reason in group.left_out]
+        rows += _reduce_group(options, group, products, print_, report)
+        report.done += 1
+    _write_left_out(products, left_out, report)
+    write_table(products.summary, summary_table(rows, fingerprint=print_))
+    return report
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Measurements of one detector and band, in one window."""
+
+    measurements: Measurements
+    detector: Detector
+    decided: bool
+    left_out: tuple[tuple[str, str], ...]
+
+
+def _gather(exposures: Sequence[LabelledExposure], options: SpotsConfig, camera: Camera) -> _Group:
+    placed = common_window(
+        [entry.catalog for entry in exposures], [entry.decided for entry in exposures], columns=options.columns, rows=options.rows
+    )
+    measurements = gather(placed.catalogs, columns=options.columns, rows=options.rows)
+    if not measurements.detector:
+        raise SpotError(
+            "the catalogs do not say of which detector they are",
+            remedy="name one detector in spots.detectors, or R22_S11 in file names",
+        )
+    return _Group(measurements, camera[measurements.detector], placed.decided, placed.left_out)
+
+
+def throughput_splines(options: SpotsConfig, detector: Detector) -> TensorSplines:
+    """Return the throughput model that the configuration asks for."""
+    return TensorSplines(detector.shape, options.knot_px, 3 if options.basis == "splines" else 0)
+
+
+def _calibrate(group: _Group, options: SpotsConfig) -> tuple[Calibration, Repeatability | None]:
+    measurements = group.measurements
+    require_inside(measurements.quantities["x"], measurements.quantities["y"], group.detector)
+    calibration = calibrate(
+        measurements,
+        method=options.method,
+        splines=throughput_splines(options, group.detector),
+        mode=None if options.mode == "auto" else options.mode,
+    )
+    if calibration.mode == "dithered" or measurements.exposures < LEAST_EXPOSURES:
+        return calibration, None
+    return calibration, repeatability(calibration.residuals, calibration.exposures, spots=measurements.spots)
+
+
+def _reduce_group(
+    options: SpotsConfig, group: _Group, products: SpotsFolder, print_: str, report: StageReport
+) -> list[dict[str, Any]]:
+    """Calibrate the exposures of one detector and band, or apply a calibration to them; write everything."""
+    detector, measurements = group.detector, group.measurements
+    check_cell(options.cell_px, detector)
+    cards: dict[str, Any] = {
+        FINGERPRINT_CARD: (print_, "what this was made from"),
+        "DETECTOR": (detector.name, "detector"),
+        "BAND": (measurements.band or None, "filter or LED"),
+    }
+    if options.calibration:
+        stored = read_calibration(options.calibration)
+        require_same_mask(stored, measurements, path=options.calibration)
+        require_inside(measurements.quantities["x"], measurements.quantities["y"], detector)
+        exposures, residuals = apply_spots(stored.spots, measurements)
+        cards["CALIB"] = (Path(options.calibration).name[:60], "calibration that was applied")
+        _write_maps(options, group, products, residuals, exposures, cards)
+        report.messages.append(f"{detector.name}: calibration applied to {len(exposures.names)} exposures")
+        return applied_rows(exposures, residuals, detector=detector.name, band=measurements.band)
+    calibration, repeated = _calibrate(group, options)
+    path = products.calibration(detector.name, measurements.band)
+    write_calibration(path, calibration, decided=group.decided, repeatability=repeated, header=cards)
+    cards = calibration_cards(calibration, decided=group.decided) | cards
+    _write_maps(options, group, products, calibration.residuals, calibration.exposures, cards, calibration.solution)
+    report.messages.append(describe_calibration(calibration, repeated))
+    return calibration_rows(calibration, repeated, detector=detector.name)
+
+
+def require_same_mask(stored: StoredCalibration, measurements: Measurements, *, path: str | Path) -> None:
+    """Raise an error if a calibration is not of the mask, sensor, band and aperture of some measurements.
+
+    Raises
+    ------
+    SpotError
+        Naming what differs.
+    """
+    for name, of_calibration, of_exposures in (
+        ("detector", stored.detector, measurements.detector),
+        ("band", stored.band, measurements.band),
+        ("flux unit", stored.flux_unit, measurements.flux_unit),
+        ("aperture", stored.aperture, measurements.aperture),
+        ("mask", (stored.columns, stored.rows), (measurements.columns, measurements.rows)),
+    ):
+        unknown = of_calibration in ("", None) or of_exposures in ("", None) or of_calibration != of_calibration
+        if not unknown and of_exposures == of_exposures and of_calibration != of_exposures:
+            raise SpotError(
+                f"the calibration is of {name} {of_calibration}, the exposures are of {of_exposures}",
+                path=path,
+                remedy="give the calibration of the same mask, detector and band",
+                value=of_exposures,
+                allowed=of_calibration,
+            )
+
+
+def _write_maps(
+    options: SpotsConfig,
+    group: _Group,
+    products: SpotsFolder,
+    residuals: Residuals,
+    exposures: ExposureTable,
+    cards: dict[str, Any],
+    solution: FluxSolution | None = None,
+) -> None:
+    """Write residuals, and their maps on the detector."""
+    detector, measurements = group.detector, group.measurements
+    path = products.residuals(detector.name, measurements.band)
+    write_residuals(path, residuals, exposures, rows=measurements.rows, header=cards)
+    maps = {quantity: bin_residuals(residuals, quantity, detector, cell=options.cell_px) for quantity in MAPPED}
+    cards = cards | {"CELL": (options.cell_px, "[pixel] side of a cell")}
+    profile, model = None, None
+    if options.rings is not None:
+        edges = ring_edges(detector, options.rings, options.ring_px)
+        profile = radial_profile(residuals, centre=options.rings, edges=edges)
+        cards |= {"RINGX": (options.rings[0], "[pixel] centre of the rings"), "RINGY": (options.rings[1], "[pixel]")}
+    if solution is not None:
+        model = model_map(solution, detector, cell=options.cell_px, count=maps["flux"].count)
+    write_throughput(
+        products.throughput(detector.name, measurements.band),
+        maps,
+        amplifier_table(residuals, detector),
+        model=model,
+        profile=profile,
+        header=cards,
+    )
+
+
+def _write_left_out(products: SpotsFolder, left_out: list[tuple[str, str, str]], report: StageReport) -> None:
+    if not left_out:
+        products.left_out.unlink(missing_ok=True)
+        return
+    write_table(products.left_out, Table(rows=left_out, names=("exposure", "detector", "reason")))
+    report.messages.append(f"{len(left_out)} exposures left out, see {products.left_out.name}")
+
+
+def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options: SpotsConfig, camera: Camera) -> str:
+    """Calibrate a mask from catalogs alone and write the calibration product.
+
+    Parameters
+    ----------
+    catalogs
+        Files or folders, all of one detector and band.
+    out
+        FITS file to write.
+
+    Returns
+    -------
+    str
+        What was found, for people.
+
+    Raises
+    ------
+    PermilError
+        See `run_spots`.
+    """
+    exposures = [label_file(path, options=options) for path in catalog_files(catalogs)]
+    group = _gather([entry for entry in exposures if not entry.reason], options, camera)
+    calibration, repeated = _calibrate(group, options)
+    write_calibration(out, calibration, decided=group.decided, repeatability=repeated)
+    left_out = [(entry.catalog.exposure, entry.reason) for entry in exposures if entry.reason] + list(group.left_out)
+    return "\n".join([describe_calibration(calibration, repeated), *(f"left out: {name}: {reason}" for name, reason in left_out)])

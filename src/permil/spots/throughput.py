@@ -1,0 +1,206 @@
+"""Residuals placed on the detector: binned maps, means per amplifier, profiles around a centre (tree rings)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.camera import Detector
+from permil.camera.frames import amplifier_at
+from permil.spots.errors import SpotError
+from permil.spots.residuals import Residuals
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+MAPPED = ("flux", "dx", "dy", "xx", "yy", "xy")
+UNITS = {"flux": "", "dx": "pixel", "dy": "pixel", "xx": "pixel2", "yy": "pixel2", "xy": "pixel2"}
+_LEAST_FOR_SCATTER = 6
+
+
+@dataclass(frozen=True)
+class BinnedMap:
+    """Means of a residual over square cells of a detector; ``[row, column]`` of cells.
+
+    Attributes
+    ----------
+    mean, error
+        Weighted mean and its error (the larger of what the errors and what the scatter in the cell say); NaN in empty cells.
+    count
+        Measurements in each cell.
+    cell
+        Side, pixels.
+    """
+
+    mean: FloatArray
+    error: FloatArray
+    count: IntArray
+    cell: int
+
+
+@dataclass(frozen=True)
+class Means:
+    """Weighted means of groups: mean, error and count."""
+
+    mean: FloatArray
+    error: FloatArray
+    count: IntArray
+
+
+def grouped_means(values: FloatArray, errors: FloatArray, group: IntArray, groups: int) -> Means:
+    """Average values with weights ``1 / errors^2`` in each group; a group of -1 is nowhere."""
+    known = np.isfinite(values) & np.isfinite(errors) & (errors > 0) & (group >= 0)
+    value, weight, group = values[known], errors[known] ** -2.0, group[known]
+    count = np.bincount(group, minlength=groups)
+    sums = np.bincount(group, weight, minlength=groups)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(group, weight * value, minlength=groups) / sums
+        error = 1 / np.sqrt(sums)
+        squares = np.bincount(group, weight * (value - mean[group]) ** 2, minlength=groups)
+        stretch = np.sqrt(np.where(count >= _LEAST_FOR_SCATTER, np.maximum(1.0, squares / (count - 1)), 1.0))
+    return Means(mean, np.where(count > 0, error * stretch, np.nan), count)
+
+
+def residual_of(residuals: Residuals, quantity: str) -> tuple[FloatArray, FloatArray]:
+    """Return values and errors of one of `MAPPED`; NaN for measurements that were not used."""
+    values = np.where(residuals.used, getattr(residuals, quantity), np.nan)
+    return values, residuals.flux_error if quantity == "flux" else residuals.errors[quantity]
+
+
+def require_inside(x: FloatArray, y: FloatArray, detector: Detector) -> None:
+    """Raise an error if spots lie outside the detector (pixels).
+
+    Raises
+    ------
+    SpotError
+        Then the exposures are of another detector.
+    """
+    outside = (x < -0.5) | (y < -0.5) | (x > detector.nx - 0.5) | (y > detector.ny - 0.5)
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        raise SpotError(
+            f"{int(outside.sum())} spots lie outside {detector.name} ({detector.nx} x {detector.ny} pixels), the first at "
+            f"({x[first]:.1f}, {y[first]:.1f})",
+            remedy="check that the exposures are of this detector",
+            value=(float(x[first]), float(y[first])),
+        )
+
+
+def bin_residuals(residuals: Residuals, quantity: str, detector: Detector, *, cell: int) -> BinnedMap:
+    """Average a residual over cells.
+
+    Parameters
+    ----------
+    residuals
+        Of a calibration.
+    quantity
+        One of `MAPPED`.
+    detector
+        Where the spots lie.
+    cell
+        Side of a cell, pixels.
+
+    Raises
+    ------
+    SpotError
+        If spots lie outside the detector.
+    """
+    require_inside(residuals.x, residuals.y, detector)
+    columns, rows = -(-detector.nx // cell), -(-detector.ny // cell)
+    values, errors = residual_of(residuals, quantity)
+    group = _cell_of(residuals.y, cell) * columns + _cell_of(residuals.x, cell)
+    means = grouped_means(values, errors, group, rows * columns)
+    shape = (rows, columns)
+    return BinnedMap(means.mean.reshape(shape), means.error.reshape(shape), means.count.reshape(shape), cell)
+
+
+def _cell_of(place: FloatArray, cell: int) -> IntArray:
+    return np.floor((np.nan_to_num(place) + 0.5) / cell).astype(np.int64)
+
+
+def amplifier_table(residuals: Residuals, detector: Detector) -> Table:
+    """Return the mean of each residual per amplifier, with errors and counts.
+
+    Raises
+    ------
+    SpotError
+        If spots lie outside the detector.
+    """
+    require_inside(residuals.x, residuals.y, detector)
+    group = amplifier_at(detector, residuals.x, residuals.y)
+    table = Table({"amp": [amplifier.name for amplifier in detector.amplifiers]})
+    for quantity in MAPPED:
+        _add_means(table, quantity, grouped_means(*residual_of(residuals, quantity), group, len(table)))
+    return table
+
+
+def radial_profile(residuals: Residuals, *, centre: tuple[float, float], edges: FloatArray) -> Table:
+    """Return the mean of each residual in rings around a centre; positions also along the radius and across it.
+
+    Parameters
+    ----------
+    residuals
+        Of a calibration.
+    centre
+        x, y in pixels of the detector; tree rings have theirs outside of it.
+    edges
+        Radii that part the rings, pixels.
+
+    Returns
+    -------
+    Table
+        Columns ``radius`` (mean over the measurements), then each residual, ``radial`` and ``tangential`` displacement (pixels) and
+        the radial second moment ``rr`` (pixel^2), each with error and count.
+    """
+    x, y = residuals.x - centre[0], residuals.y - centre[1]
+    radius = np.hypot(x, y)
+    ring = np.searchsorted(edges, radius, side="right") - 1
+    ring = np.where((ring >= 0) & (ring < len(edges) - 1) & residuals.used, ring, -1)
+    count = np.bincount(ring[ring >= 0], minlength=len(edges) - 1)
+    with np.errstate(invalid="ignore"):
+        mean_radius = np.bincount(ring[ring >= 0], radius[ring >= 0], minlength=len(edges) - 1) / count
+    table = Table({"radius": mean_radius})
+    for quantity in MAPPED:
+        _add_means(table, quantity, grouped_means(*residual_of(residuals, quantity), ring, len(table)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        cosine, sine = x / radius, y / radius
+    errors = residuals.errors
+    along = np.hypot(cosine * errors["dx"], sine * errors["dy"])
+    across = np.hypot(sine * errors["dx"], cosine * errors["dy"])
+    rr = cosine**2 * residuals.xx + sine**2 * residuals.yy + 2 * cosine * sine * residuals.xy
+    rr_error = np.sqrt(cosine**4 * errors["xx"] ** 2 + sine**4 * errors["yy"] ** 2 + (2 * cosine * sine) ** 2 * errors["xy"] ** 2)
+    for name, values, error in (
+        ("radial", cosine * residuals.dx + sine * residuals.dy, along),
+        ("tangential", cosine * residuals.dy - sine * residuals.dx, across),
+        ("rr", rr, rr_error),
+    ):
+        _add_means(table, name, grouped_means(values, error, ring, len(table)))
+    return table
+
+
+def ring_edges(detector: Detector, centre: tuple[float, float], width: float) -> FloatArray:
+    """Return radii, ``width`` pixels apart, that cover a detector around a centre in it or outside of it."""
+    x = np.array([0.0, detector.nx])
+    y = np.array([0.0, detector.ny])
+    nearest = np.hypot(centre[0] - np.clip(centre[0], *x), centre[1] - np.clip(centre[1], *y))
+    farthest = np.hypot(np.abs(x - centre[0]).max(), np.abs(y - centre[1]).max())
+    return np.arange(np.floor(nearest / width), np.ceil(farthest / width) + 1) * width
+
+
+def _add_means(table: Table, name: str, means: Means) -> None:
+    table[name], table[f"{name}_err"], table[f"{name}_count"] = means.mean, means.error, means.count
+
+
+def check_cell(cell: int, detector: Detector) -> None:
+    """Raise an error if a cell is not smaller than the detector.
+
+    Raises
+    ------
+    SpotError
+        Then there is no map.
+    """
+    if not 1 <= cell < min(detector.shape):
+        raise SpotError(f"a cell of {cell} pixels", remedy=f"give 1 to {min(detector.shape) - 1} pixels", value=cell)

@@ -10,13 +10,15 @@ How data flow through the rooms (imports run from top to bottom only)::
       v
     |- scan exposures -> beam   photometry of reference bunches over the photodiode -> nodes -> BeamModel(u), with errors
     |- pointings      -> flat   stack / beam(u) per pointing -> per detector -> composite, with masks and variance
+    |- star exposures -> spots  detect, measure, name by grid index, calibrate -> throughput where each star lay
       v
-    beam/<LED>.fits, flat/<LED>/<CCD>.fits
+    beam/<LED>.fits, flat/<LED>/<CCD>.fits, spots/
       |  report      pictures, tables, verdicts
       v
     report/index.html, summary.ecsv
 
-``camera`` knows where a pixel is, ``products`` how things are written, ``simulate`` makes raw files with known truth,
+``camera`` knows where a pixel is, ``products`` how things are written, ``progress`` spreads work over processes, ``simulate`` makes
+raw files with known truth,
 ``pipeline`` runs the stages in order and skips what is up to date, ``cli`` is the thin command line.
 """
 

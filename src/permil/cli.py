@@ -35,9 +35,17 @@ app = typer.Typer(
 )
 beam_app = typer.Typer(cls=_RoomGroup, help="The beam of a run (beam CONFIG), or of a table of nodes.", rich_markup_mode=None)
 flat_app = typer.Typer(cls=_RoomGroup, help="The flats of a run (flat CONFIG), or what to do with a flat.", rich_markup_mode=None)
+spots_app = typer.Typer(
+    cls=_RoomGroup, help="The artificial stars of a run (spots CONFIG), or of catalogs.", rich_markup_mode=None
+)
+simulate_app = typer.Typer(
+    cls=_RoomGroup, help="Raw files with known truth: beam scan and pointings (simulate CONFIG), or stars.", rich_markup_mode=None
+)
 config_app = typer.Typer(help="Configurations: the example, and those of the old analysis.", rich_markup_mode=None)
 app.add_typer(beam_app, name="beam")
 app.add_typer(flat_app, name="flat")
+app.add_typer(spots_app, name="spots")
+app.add_typer(simulate_app, name="simulate")
 app.add_typer(config_app, name="config")
 
 
@@ -157,13 +165,61 @@ def report(config: ConfigPath, overrides: Overrides = None) -> None:
     _run(config, overrides, ("report",))
 
 
-@app.command()
-def simulate(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Make raw files with known truth, as the section `simulate` says."""
+@simulate_app.command("run", hidden=True)
+def simulate_bench(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Make raw files of beam scan and pointings with known truth, as the section `simulate` says."""
     from permil.config import load_config
     from permil.pipeline import simulate_run
 
     simulate_run(load_config(config, overrides))
+
+
+@simulate_app.command("spots")
+def simulate_spots(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Make raw files of artificial stars with known truth, as the section `simulate_spots` says."""
+    from permil.config import load_config
+    from permil.pipeline import simulate_spots_run
+
+    simulate_spots_run(load_config(config, overrides))
+
+
+@spots_app.command("run", hidden=True)
+def spots_run(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Measure, label and calibrate the artificial stars of a run."""
+    _run(config, overrides, ("spots",))
+
+
+@spots_app.command("grid")
+def spots_grid(
+    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog of one exposure (FITS)")],
+    out: Out,
+    columns: Annotated[int, typer.Option(help="spots of the mask along x")] = 49,
+    rows: Annotated[int, typer.Option(help="spots of the mask along y")] = 49,
+    degree: Annotated[int, typer.Option(help="degree of the polynomial of the optical distortion")] = 3,
+) -> None:
+    """Name the spots of a catalog by their place in the grid of the mask."""
+    from permil.spots.grid_file import grid_file
+
+    typer.echo(grid_file(catalog, out, columns=columns, rows=rows, degree=degree))
+
+
+@spots_app.command("calibrate")
+def spots_calibrate(
+    catalogs: Annotated[
+        list[Path], typer.Argument(metavar="CATALOG...", help="catalogs of one detector and band, or folders of them")
+    ],
+    out: Out,
+    camera: Annotated[str, typer.Option(help="camera of the catalogs")] = "lsstcam",
+    columns: Annotated[int, typer.Option(help="spots of the mask along x")] = 49,
+    rows: Annotated[int, typer.Option(help="spots of the mask along y")] = 49,
+) -> None:
+    """Calibrate the spots of a mask from catalogs: flux, place and width of each, with errors."""
+    from permil.camera import load_camera
+    from permil.config.spots import SpotsConfig
+    from permil.spots.stage import calibrate_files
+
+    options = SpotsConfig(columns=columns, rows=rows)
+    typer.echo(calibrate_files(catalogs, out, options=options, camera=load_camera(camera)))
 
 
 @app.command()

@@ -25,12 +25,12 @@ from permil.camera import Camera, load_camera
 from permil.config import Config
 from permil.config.exposures import ExposuresConfig
 from permil.errors import ConfigError, InputError, OutputError, PhotodiodeError
-from permil.exposures import BIAS, POINTING, SCAN, Index
+from permil.exposures import BIAS, POINTING, SCAN, SPOT, Index
 from permil.exposures.stage import make_index, read_index
 from permil.products import RunFolder, atomic_output, make_folder, remove_partial_files, write_table
 from permil.progress import StageReport, console, default_workers
 
-ROOMS = ("index", "isr", "beam", "flat", "report")
+ROOMS = ("index", "isr", "beam", "flat", "spots", "report")
 
 
 @dataclass(frozen=True)
@@ -67,15 +67,31 @@ def run_pipeline(config: Config, *, rooms: tuple[str, ...] | None = None) -> lis
         _write_configuration(run)
         reports = []
         for name, stage in _stages(run):
-            if rooms is None or name in rooms:
-                begin = time.perf_counter()
-                report = stage()
-                report.seconds = time.perf_counter() - begin
-                _tell(report)
-                reports.append(report)
-                if name != "report":
-                    _record(run, reports)
+            if name not in rooms if rooms is not None else not _is_wanted(run, name):
+                continue
+            begin = time.perf_counter()
+            report = stage()
+            report.seconds = time.perf_counter() - begin
+            _tell(report)
+            reports.append(report)
+            if name != "report":
+                _record(run, reports)
     return reports
+
+
+def _is_wanted(run: Run, room: str) -> bool:
+    """Return whether the data ask for a room: a run may hold beam and pointings, artificial stars, or both."""
+    catalogs = bool(run.config.spots.catalogs)
+    if room in ("index", "isr"):
+        return bool(run.config.exposures.roots) or not catalogs
+    if room == "report":
+        return True
+    purposes = set(_read_index(run).table["purpose"]) if run.config.exposures.roots else set()
+    has_stars = catalogs or SPOT in purposes
+    if room == "spots":
+        return has_stars
+    # Without any stars a bench campaign is what the user means: say what is missing from it.
+    return bool(purposes & {SCAN, POINTING}) or not has_stars
 
 
 def _stages(run: Run) -> Iterator[tuple[str, Callable[[], StageReport]]]:
@@ -83,6 +99,7 @@ def _stages(run: Run) -> Iterator[tuple[str, Callable[[], StageReport]]]:
     yield "isr", lambda: _isr_stage(run)
     yield "beam", lambda: _beam_stage(run)
     yield "flat", lambda: _flat_stage(run)
+    yield "spots", lambda: _spots_stage(run)
     yield "report", lambda: _report_stage(run)
 
 
@@ -119,6 +136,13 @@ def _flat_stage(run: Run) -> StageReport:
     return make_flats(run.config, run.camera, run.folder, _read_index(run), workers=run.workers)
 
 
+def _spots_stage(run: Run) -> StageReport:
+    from permil.spots.stage import run_spots
+
+    index = None if run.config.spots.catalogs else _read_index(run)
+    return run_spots(run.config.spots, run.config, run.camera, run.folder, index=index, workers=run.workers)
+
+
 def _report_stage(run: Run) -> StageReport:
     from permil.report.stage import make_report
 
@@ -141,6 +165,14 @@ def simulate_run(config: Config) -> None:
     workers = config.pipeline.workers or default_workers()
     summary = simulate_bench(config.simulate, config.output, workers=workers)
     console.print(str(summary), highlight=False, soft_wrap=True)
+
+
+def simulate_spots_run(config: Config) -> None:
+    """Simulate what the section `simulate_spots` says, below the output folder."""
+    from permil.simulate.spots import simulate_spots
+
+    workers = config.pipeline.workers or default_workers()
+    console.print(str(simulate_spots(config.simulate_spots, config.output, workers=workers)), highlight=False, soft_wrap=True)
 
 
 def describe_index(index: Index) -> list[str]:
@@ -209,7 +241,7 @@ def _read_index(run: Run) -> Index:
 
 
 def _reduced_detectors(run: Run, index: Index) -> list[str]:
-    """Return the detectors that are reduced: those with pointings that are wanted, and those that watch the beam."""
+    """Return the detectors that are reduced: those with pointings or stars that are wanted, and those that watch the beam."""
     from permil.beam.stage import reference_bunches
 
     wanted = run.config.flat.detectors
@@ -219,6 +251,8 @@ def _reduced_detectors(run: Run, index: Index) -> list[str]:
         names |= {bunch.detector for bunch in reference_bunches(run.config, run.camera)} & set(
             index.select(purpose=SCAN)["detector"]
         )
+    stars = set(index.select(purpose=SPOT)["detector"])
+    names |= stars & set(run.config.spots.detectors) if run.config.spots.detectors else stars
     return [name for name in run.camera.detectors if name in names]
 
 

@@ -46,7 +46,8 @@ def test_nodes_are_compared_with_all_others(beam: BeamModel) -> None:
     assert view.outlier.sum() == 1
     assert view.deviation[view.outlier] == pytest.approx(0.03, abs=0.004)
     good = ~view.outlier
-    assert np.std(view.deviation[good]) < 4e-3
+    # Nodes at the border are predicted from one side only, 10 mm away.
+    assert np.std(view.deviation[good]) < 6e-3
     np.testing.assert_allclose(view.node_beam[good], _true_beam(view.node_x[good], view.node_y[good]), atol=4e-3)
 
 

@@ -1,7 +1,7 @@
 """What was taken: headers and names of raw files, the index of all exposures, raw segments and their assembly."""
 
 from permil.exposures.assemble import assemble
-from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, aimed_detector, classify, position_table
+from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, SPOT, aimed_detector, classify, position_table
 from permil.exposures.duplicates import Duplicate
 from permil.exposures.index import Index, build_index
 from permil.exposures.names import (
@@ -26,6 +26,7 @@ __all__ = [
     "OTHER",
     "POINTING",
     "SCAN",
+    "SPOT",
     "CcobFolder",
     "Duplicate",
     "Exposure",

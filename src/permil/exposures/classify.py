@@ -20,7 +20,7 @@ from permil.errors import PositionError
 from permil.exposures.lattice import Lattice, cluster, find_lattices
 from permil.exposures.positions import groups
 
-BIAS, SCAN, POINTING, OTHER = "bias", "scan", "pointing", "other"
+BIAS, SCAN, POINTING, SPOT, OTHER = "bias", "scan", "pointing", "spot", "other"
 # Positions within this distance are one place; the stage repeats to 0.01 mm.
 SAME_POSITION_MM = 0.1
 
@@ -143,7 +143,7 @@ def classify(
     PositionError
         If jitter cannot be told from steps, or the files of one exposure disagree.
     """
-    table_purpose = np.where(np.asarray(exposures["image_type"], dtype=np.str_) == BIAS, BIAS, OTHER).astype("U8")
+    table_purpose = _purpose_by_header(exposures)
     table_position = np.full(len(exposures), -1, dtype=np.int64)
     aimed = aimed_detector(camera, np.asarray(exposures["x_mm"]), np.asarray(exposures["y_mm"]))
     listed = ExposureList.from_table(exposures, tolerance_mm=same_position_mm)
@@ -163,6 +163,14 @@ def classify(
         column = exposures[name].astype(content.dtype)
         column[:] = content
         exposures[name] = column
+
+
+def _purpose_by_header(exposures: Table) -> NDArray[np.str_]:
+    """Return what the image and test types alone tell."""
+    image_type, test_type = (np.asarray(exposures[name], dtype=np.str_) for name in ("image_type", "test_type"))
+    is_bias = image_type == BIAS
+    is_spot = (image_type == SPOT) | (np.char.startswith(test_type, SPOT) & ~np.isin(image_type, (BIAS, "dark")))
+    return np.select([is_bias, is_spot], [BIAS, SPOT], OTHER).astype("U8")
 
 
 def _decide(run: str, is_node: bool, scan_runs: Collection[str], pointing_runs: Collection[str]) -> str:

@@ -62,7 +62,7 @@ class Exposure:
     mjd: float = _column("readout, modified Julian date", unit="d", default=NAN)
     filter: str = _column("filter of the flat-field projector", default="")
     filter2: str = _column("neutral-density filter of the flat-field projector", default="")
-    purpose: str = _column("what the exposure is for: bias, scan, pointing or other", default="")
+    purpose: str = _column("what the exposure is for: bias, scan, pointing, spot or other", default="")
     position_id: int = _column("exposures of one LED, run, place, current and time share it", default=-1)
     aimed: str = _column('detector that the projector points at, "" for none', default="")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -22,21 +22,20 @@ from permil.report.pages import (
     IndexPage,
     LedSection,
     Picture,
-    ReasonList,
     count_cell,
     grid,
     raster,
+    reason_lists,
     result_cell,
     text_cell,
 )
 from permil.report.quantities import MISSING, QUANTITIES, format_count
+from permil.report.spots_page import spots_section
 from permil.report.summary import NO, Measurement, Verdict, failures, judge, specification, verdicts
 
 if TYPE_CHECKING:
     from permil.camera import Camera
     from permil.config.report import ReportConfig
-
-_MOST_PATHS = 50
 
 
 def index_page(
@@ -46,9 +45,10 @@ def index_page(
     sections: Sequence[LedSection],
     *,
     limits: ReportConfig,
+    spots_address: Callable[[str, str], str],
     fingerprint: str,
 ) -> IndexPage:
-    """Return the content of the index page."""
+    """Return the content of the index page; ``spots_address`` is that of the page of a detector and band, "" without pages."""
     judged = verdicts(measurements, limits)
     comparison = products.comparison
     return IndexPage(
@@ -61,10 +61,11 @@ def index_page(
         exposures=_exposures(products.exposures) if products.exposures is not None else None,
         timeline=_timeline(products),
         unused=(
-            ("Files that could not be read", _reasons(products.unreadable)),
-            ("Exposures left out", _reasons(products.left_out)),
+            ("Files that could not be read", reason_lists(products.unreadable)),
+            ("Exposures left out", reason_lists(products.left_out)),
         ),
         sections=tuple(sections),
+        spots=spots_section(products.spots, spots_address) if products.spots is not None else None,
         stages=_stages(products.stages) if products.stages is not None else None,
         configuration=products.configuration,
         fingerprint=fingerprint,
@@ -230,15 +231,6 @@ def _timeline(products: RunProducts) -> Picture | None:
     return raster(
         photodiode_timeline(series), "Control photodiode in time; bars at the foot are exposures whose reading cannot be used."
     )
-
-
-def _reasons(table: Table | None) -> tuple[ReasonList, ...]:
-    if table is None:
-        return ()
-    groups: dict[str, list[str]] = {}
-    for row in table:
-        groups.setdefault(str(row["reason"]), []).append(str(row["path"]))
-    return tuple(ReasonList(reason, len(paths), tuple(paths[:_MOST_PATHS])) for reason, paths in groups.items())
 
 
 def _stages(stages: Table) -> Grid:

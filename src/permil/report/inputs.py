@@ -19,6 +19,7 @@ from permil.errors import InputError
 from permil.flat.product import SCALE_CARD
 from permil.flat.superpixel import size_in_pixels
 from permil.products import ImageProduct, RunFolder, read_image, read_table
+from permil.report.spots_inputs import SpotsRun, read_spots_run
 
 EXPOSURE_COLUMNS = ("obsid", "detector", "led", "purpose", "photodiode", "x_mm", "y_mm", "mjd")
 _CUBES = ("STACKS", "BEAMS", "RESPONSES")
@@ -45,6 +46,8 @@ class RunProducts:
         Text of ``run.yaml``, the versions in it, and a digest of the text.
     exposures, unreadable, left_out, stages, comparison
         Tables, None where there is none.
+    spots
+        What it says of artificial stars, None where it has none.
     absent
         What is not there, in words.
     """
@@ -59,6 +62,7 @@ class RunProducts:
     stages: Table | None
     comparison: Table | None
     leds: tuple[LedProducts, ...]
+    spots: SpotsRun | None
     absent: tuple[str, ...]
 
 
@@ -113,8 +117,12 @@ def read_run(folder: RunFolder, camera: Camera, *, leds: Sequence[str]) -> RunPr
         stages=_table(folder.stages, "the time that the stages took", absent, columns=("stage", "seconds")),
         comparison=_table(folder.comparison, "", [], columns=("led", "detector")),
         leds=tuple(_led_products(folder, camera, led, absent) for led in _leds(folder, leds)),
+        spots=read_spots_run(folder),
         absent=(),
     )
+    if products.spots is not None and not products.leds:
+        # Artificial stars need no flats, and catalogs of them no exposures: nothing of it was to be expected.
+        return products
     if not products.leds:
         absent.append("beam models and flats")
     if products.exposures is None and not products.leds:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import jinja2
+from astropy.table import Table
 from matplotlib.figure import Figure
 
 from permil.report.quantities import MISSING, QUANTITIES, format_count
@@ -15,6 +16,8 @@ from permil.report.style import embedded, png, svg
 
 FINGERPRINT_META = "permil-fingerprint"
 """Name of the meta element that says what a page was made from."""
+
+_MOST_PATHS = 50
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,14 @@ class LedSection:
 
 
 @dataclass(frozen=True)
+class SpotsSection:
+    """The part of the index page about artificial stars: a row per detector and band, and exposures that were left out."""
+
+    groups: Grid
+    left_out: tuple[ReasonList, ...]
+
+
+@dataclass(frozen=True)
 class IndexPage:
     """Content of the index page."""
 
@@ -89,6 +100,7 @@ class IndexPage:
     timeline: Picture | None
     unused: tuple[tuple[str, tuple[ReasonList, ...]], ...]
     sections: tuple[LedSection, ...]
+    spots: SpotsSection | None
     stages: Grid | None
     configuration: str
     fingerprint: str
@@ -117,6 +129,29 @@ class DetectorPage:
     others: tuple[Link, ...]
     fingerprint: str
     failed: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class SpotsPage:
+    """Content of the page of the artificial stars of one detector and band."""
+
+    title: str
+    detector: str
+    band: str
+    facts: tuple[tuple[str, str], ...]
+    results: Grid
+    mask: tuple[Picture, ...]
+    sensor: tuple[Picture, ...]
+    amplifiers: Grid
+    repeatability: Picture | None
+    lamp: Picture | None
+    degeneracy: Grid | None
+    exposures: Grid
+    provenance: Grid
+    absent: tuple[str, ...]
+    home: Link
+    others: tuple[Link, ...]
+    fingerprint: str
 
 
 def raster(figure: Figure, caption: str, *, narrow: bool = False) -> Picture:
@@ -150,6 +185,16 @@ def grid(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, text_column
     return Grid(tuple(headings), tuple(tuple(row) for row in rows), numeric)
 
 
+def reason_lists(table: Table | None, *, column: str = "path") -> tuple[ReasonList, ...]:
+    """Return the files (or whatever ``column`` names) of a table with the column ``reason``, grouped by their reasons."""
+    if table is None:
+        return ()
+    groups: dict[str, list[str]] = {}
+    for row in table:
+        groups.setdefault(str(row["reason"]), []).append(str(row[column]))
+    return tuple(ReasonList(reason, len(names), tuple(names[:_MOST_PATHS])) for reason, names in groups.items())
+
+
 def render_index(page: IndexPage) -> str:
     """Return the index page as HTML."""
     return _templates().get_template("index.html").render(page=page, meta=FINGERPRINT_META)
@@ -158,6 +203,11 @@ def render_index(page: IndexPage) -> str:
 def render_detector(page: DetectorPage) -> str:
     """Return the page of a detector as HTML."""
     return _templates().get_template("detector.html").render(page=page, meta=FINGERPRINT_META)
+
+
+def render_spots(page: SpotsPage) -> str:
+    """Return the page of the artificial stars of a detector as HTML."""
+    return _templates().get_template("spots.html").render(page=page, meta=FINGERPRINT_META)
 
 
 @lru_cache(maxsize=1)

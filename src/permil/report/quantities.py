@@ -62,6 +62,23 @@ _ALL = (
     Quantity("rms_super", "rms per super-pixel", 1e3, "‰"),
     Quantity("chi_square", "small-scale χ² per pixel"),
     Quantity("scale_offset", "scale - 1", 1e3, "‰"),
+    Quantity("spots", "spots"),
+    Quantity("exposures", "exposures"),
+    Quantity("chi_square_per_freedom", "χ² per degree of freedom"),
+    Quantity("spot_flux_error", "error of a spot's flux, median", 1e3, "‰"),
+    Quantity("flux_residual_scatter", "scatter of flux residuals", 1e3, "‰"),
+    *(Quantity(f"{name}_residual_scatter", f"scatter of {name}", 1e3, "10⁻³ px") for name in ("dx", "dy")),
+    *(Quantity(f"{name}_residual_scatter", f"scatter of {name.upper()}", 1e3, "10⁻³ px²") for name in ("xx", "yy", "xy")),
+    *(
+        Quantity(f"gradient_{axis}_from_trend", f"throughput gradient along {axis}, lamp steady", 1e3, "‰ per 1000 px")
+        for axis in "xy"
+    ),
+    *(
+        Quantity(f"gradient_{axis}_free", f"throughput gradient along {axis}, nothing assumed", 1e3, "‰ per 1000 px")
+        for axis in "xy"
+    ),
+    Quantity("scatter_over_predicted", "scatter over predicted error"),
+    Quantity("lamp_drift", "drift of the lamp, first to last", 1e3, "‰"),
 )
 QUANTITIES = {quantity.name: quantity for quantity in _ALL}
 FLAT_METRICS = ("median", "rms", "noise", "scatter", "step", "gradient_x", "gradient_y")

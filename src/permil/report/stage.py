@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,15 +15,21 @@ from astropy.table import Table
 from permil.camera import Camera, load_camera
 from permil.config import Config
 from permil.errors import OutputError
-from permil.products import RunFolder, atomic_output, fingerprint, read_image, stored_fingerprint, write_table
-from permil.products.fingerprint import file_signature
+from permil.products import RunFolder, fingerprint, read_image, stored_fingerprint, write_table
 from permil.progress import parallel_map
 from permil.report.inputs import LedProducts, RunProducts, read_detector, read_run, read_scatter
+from permil.report.page_files import (
+    LAYOUT,
+    detector_path,
+    page_fingerprint,
+    remove_stale_pages,
+    source_fingerprint,
+    spots_path,
+    write_page,
+)
+from permil.report.spots_stage import make_spots_page, spots_tasks
 from permil.report.summary import Measurement, flat_measurements, summary_table
-
-_HEAD_CHARACTERS = 2000
-_LAYOUT = 1
-"""Number of the layout of the pages: one more whenever pages of the same products would look different."""
+from permil.spots.folder import SpotsFolder
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,11 @@ class DetectorTask:
     other_leds: tuple[str, ...]
     comparison: tuple[dict[str, Any], ...]
     fingerprint: str
+
+    @property
+    def path(self) -> Path:
+        """Where the page lies."""
+        return detector_path(RunFolder(self.root), self.led, self.detector)
 
 
 @dataclass(frozen=True)
@@ -80,28 +90,18 @@ def make_report(config: Config, camera: Camera, folder: RunFolder, *, workers: i
     """
     _require_packages()
     products = read_run(folder, camera, leds=config.exposures.leds)
-    tasks = _detector_tasks(config, products) if config.report.detector_pages else []
-    waiting = [task for task in tasks if page_fingerprint(page_path(folder, task.led, task.detector)) != task.fingerprint]
+    has_pages = config.report.detector_pages
+    tasks = _detector_tasks(config, products) if has_pages else []
+    spots_pages = spots_tasks(folder, camera, products.spots) if has_pages else []
+    waiting = [task for task in tasks if page_fingerprint(task.path) != task.fingerprint]
     parallel_map(make_detector_page, waiting, workers=workers, description="detector pages")
-    _remove_stale_pages(folder, {page_path(folder, task.led, task.detector) for task in tasks})
+    waiting_spots = [task for task in spots_pages if page_fingerprint(task.path) != task.fingerprint]
+    parallel_map(make_spots_page, waiting_spots, workers=workers, description="pages of artificial stars")
+    remove_stale_pages(folder, {task.path for task in tasks} | {task.path for task in spots_pages})
     index_print = _index_fingerprint(config, products)
     if page_fingerprint(folder.report) != index_print or stored_fingerprint(folder.summary) != index_print:
         _make_index(config, camera, products, index_print, workers=workers)
     return folder.report
-
-
-def page_path(folder: RunFolder, led: str, detector: str) -> Path:
-    """Return where the page of a detector and LED lies."""
-    return folder.report.parent / "detectors" / led / f"{detector}.html"
-
-
-def page_fingerprint(path: Path) -> str | None:
-    """Return what a page says it was made from, None if there is no such page."""
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        found = re.search(r'<meta name="permil-fingerprint" content="([0-9a-f]+)">', stream.read(_HEAD_CHARACTERS))
-    return found.group(1) if found else None
 
 
 def make_detector_page(task: DetectorTask) -> None:
@@ -126,7 +126,7 @@ def make_detector_page(task: DetectorTask) -> None:
         links=links,
         fingerprint=task.fingerprint,
     )
-    _write(page_path(folder, task.led, task.detector), render_detector(page))
+    write_page(task.path, render_detector(page))
 
 
 def make_led_section(task: LedTask) -> tuple[Any, list[Measurement]]:
@@ -196,10 +196,13 @@ def _make_index(config: Config, camera: Camera, products: RunProducts, index_pri
         measurements,
         [section for section, _ in results],
         limits=config.report,
+        spots_address=lambda detector, band: (
+            str(spots_path(folder, detector, band).relative_to(folder.report.parent)) if config.report.detector_pages else ""
+        ),
         fingerprint=index_print,
     )
     write_table(folder.summary, summary)
-    _write(folder.report, render_index(page))
+    write_page(folder.report, render_index(page))
 
 
 def _detector_tasks(config: Config, products: RunProducts) -> list[DetectorTask]:
@@ -211,7 +214,7 @@ def _detector_tasks(config: Config, products: RunProducts) -> list[DetectorTask]
             others = tuple(other.led for other in products.leds if other is not led and name in other.detectors)
             comparison = tuple(_comparison_rows(products.comparison, led.led, name))
             options = {
-                "layout": _LAYOUT,
+                "layout": LAYOUT,
                 "camera": config.camera,
                 "limits": config.report.model_dump(mode="json"),
                 "links": [before, after, others],
@@ -219,7 +222,7 @@ def _detector_tasks(config: Config, products: RunProducts) -> list[DetectorTask]
             }
             folder = products.folder
             sources = folder.flat(led.led, name), folder.metrics(led.led), folder.truth_flat(led.led, name)
-            print_ = fingerprint(options, upstream=[_print_of(path) for path in sources])
+            print_ = fingerprint(options, upstream=[source_fingerprint(path) for path in sources])
             tasks.append(DetectorTask(config, folder.root, led.led, name, before, after, others, comparison, print_))
     return tasks
 
@@ -240,32 +243,25 @@ def _index_fingerprint(config: Config, products: RunProducts) -> str:
     upstream = []
     for led in products.leds:
         paths = [folder.beam(led.led), folder.focal_plane(led.led), folder.metrics(led.led)]
-        upstream += [_print_of(path) for path in (*paths, *(folder.flat(led.led, name) for name in led.detectors))]
-    tables = (folder.configuration, folder.exposures, folder.unreadable, folder.left_out, folder.stages, folder.comparison)
+        upstream += [source_fingerprint(path) for path in (*paths, *(folder.flat(led.led, name) for name in led.detectors))]
+    spots = SpotsFolder(folder.root)
+    upstream.append(source_fingerprint(spots.summary))
+    tables = (
+        spots.left_out,
+        folder.configuration,
+        folder.exposures,
+        folder.unreadable,
+        folder.left_out,
+        folder.stages,
+        folder.comparison,
+    )
     options = {
-        "layout": _LAYOUT,
+        "layout": LAYOUT,
         "camera": config.camera,
         "limits": config.report.model_dump(mode="json"),
         "absent": products.absent,
     }
     return fingerprint(options, files=tables, upstream=upstream)
-
-
-def _print_of(path: Path) -> str:
-    """Return the fingerprint in a product, or the signature of a file that carries none."""
-    return stored_fingerprint(path) or str(file_signature(path))
-
-
-def _remove_stale_pages(folder: RunFolder, wanted: set[Path]) -> None:
-    """Remove pages of detectors that the run no longer has: nothing leads there any more."""
-    for path in (folder.report.parent / "detectors").glob("*/*.html"):
-        if path not in wanted:
-            path.unlink()
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_output(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 @lru_cache(maxsize=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as TextTable
 
 from permil.camera import load_camera
@@ -54,17 +55,19 @@ def run_demo(out: Path, *, seed: int) -> None:
 def truth_table(summaries: list[TruthSummary], super_pixel_mm: float) -> TextTable:
     """Return the figures per LED as a table to print."""
     table = TextTable(
-        title="recovered flat over true flat, per mil",
+        title=f"recovered flat over true flat, per mil, {max(s.detectors for s in summaries)} CCDs",
         caption=f"rms of pixels and of {super_pixel_mm:g} mm super-pixels, what photon and read noise alone give on super-pixels, scatter "
         "of the scale from CCD to CCD, gradient per mm; chi-square per pixel of the small-scale part over the variance plane",
         caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
-    for heading in ("LED", "CCDs", "pixels", f"{super_pixel_mm:g} mm", "noise", "CCD scale", "gradient", "chi-square"):
+    for heading in ("LED", "pixels", f"{super_pixel_mm:g} mm", "noise", "CCD scale", "gradient", "chi-square"):
         table.add_column(heading, justify="left" if heading == "LED" else "right", no_wrap=True)
     for s in summaries:
         table.add_row(
             s.led,
-            str(s.detectors),
             f"{_PER_MIL * s.rms_pixel:.3f}",
             f"{_PER_MIL * s.rms_super:.3f}±{_PER_MIL * s.rms_super_err:.3f}",
             f"{_PER_MIL * s.super_noise:.3f}",

@@ -12,6 +12,6 @@ class ReportConfig(Section):
 
     detector_pages: bool = Field(default=True, description="one page per detector")
     scatter_limit: PositiveFloat = Field(default=0.005, description="largest scatter of a pixel between pointings")
-    step_limit: PositiveFloat = Field(default=0.002, description="largest step of an amplifier")
+    step_limit: PositiveFloat = Field(default=0.003, description="largest step of an amplifier")
     noise_limit: PositiveFloat = Field(default=0.002, description="largest typical error of a pixel")
     node_noise_limit: PositiveFloat = Field(default=0.001, description="largest relative noise of the beam nodes")

@@ -46,12 +46,13 @@ def _memory_of_group(group: int) -> int:
 def test_one_detector(full_size: Path, lsstcam: Camera, capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "permil", "run", str(full_size / "config.yaml")]
     begin, peak = time.monotonic(), 0
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)  # noqa: S603
-    while process.poll() is None:
-        peak = max(peak, _memory_of_group(process.pid))
-        time.sleep(0.2)
-    assert process.stdout is not None
-    output = process.stdout.read()
+    messages = full_size / "messages.txt"
+    with messages.open("w") as stream:
+        process = subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)  # noqa: S603
+        while process.poll() is None:
+            peak = max(peak, _memory_of_group(process.pid))
+            time.sleep(0.2)
+    output = messages.read_text()
     assert process.returncode == 0, output
     folder = RunFolder(full_size)
     (figures,) = summarise(compare_with_truth(folder, lsstcam, super_pixel_mm=0.64))

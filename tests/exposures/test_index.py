@@ -6,7 +6,6 @@ import gzip
 import itertools
 import os
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from permil.exposures import Index, build_index, find_files
 from permil.exposures.stage import make_index, read_index
 
 from .campaigns import REB1, quincunx, raft, scan_nodes
-from .conftest import RawWriter, primary_header
+from .conftest import RawWriter
 
 
 class Bench:
@@ -267,21 +266,3 @@ def test_configuration() -> None:
     assert options.resolved(Path("/data")).roots == [Path("/data/raw")]
     with pytest.raises((ConfigError, ValueError), match="position"):
         ExposuresConfig.model_validate({"position": "stage"})
-
-
-def test_speed(tmp_path: Path, bin8: Camera) -> None:
-    """Two thousand headers in far less than ten seconds."""
-    from astropy.io import fits
-
-    hdu = fits.PrimaryHDU(header=primary_header("R22_S11"))
-    template = hdu.header.tostring().encode()
-    for number in range(2000):
-        folder = tmp_path / f"ccob_red_{number % 45}.5_0.0_{number:04d}"
-        folder.mkdir()
-        content = template.replace(b"MC_C_20191028_000001", f"MC_C_20191028_{number:06d}".encode())
-        (folder / f"MC_C_20191028_{number:06d}_R22_S11.fits").write_bytes(content + bytes(100 * 2880))
-    start = time.perf_counter()
-    index = build_index([tmp_path], bin8, position="header")
-    taken = time.perf_counter() - start
-    assert len(index.table) == 2000
-    assert taken < 5.0

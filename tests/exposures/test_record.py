@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -134,11 +133,11 @@ def test_gzip_by_content(write_primary: RawWriter, lsstcam: Camera) -> None:
 
 
 def test_only_the_first_blocks_are_read(write_primary: RawWriter, lsstcam: Camera) -> None:
+    """A gzip file that is cut short far behind the header is read all the same: nobody looked there."""
     path = write_primary()
-    path.write_bytes(gzip.compress(path.read_bytes() + bytes(200_000_000), compresslevel=1))
-    start = time.perf_counter()
-    read_exposure(path, lsstcam)
-    assert time.perf_counter() - start < 0.1
+    plain = read_exposure(path, lsstcam)
+    path.write_bytes(gzip.compress(path.read_bytes() + np.random.default_rng(1).bytes(3_000_000))[:1_500_000])
+    assert repr(read_exposure(path, lsstcam)) == repr(plain)
 
 
 @pytest.mark.parametrize(

@@ -278,19 +278,12 @@ def test_light_of_a_frame_is_free_of_pattern_and_masked_pixels(detector):
 
 
 @pytest.mark.full
-def test_a_full_size_frame_is_added_in_time(lsstcam):
-    import time
-
+def test_full_size_frames_have_the_right_scatter(lsstcam):
     full_size = lsstcam["R22_S11"]
     rng = np.random.default_rng(15)
     frame = (50000 + 224 * rng.standard_normal(full_size.shape, dtype=np.float32)).astype(np.float32)
     mask = np.zeros(full_size.shape, dtype=np.int16)
     frame_stack = FrameStack(full_size)
-    times = []
     for index in range(6):
-        rolled = np.roll(frame, index * 1000)
-        start = time.perf_counter()
-        frame_stack.add(rolled, mask, NOISE, light=1.0)
-        times.append(time.perf_counter() - start)
-    assert np.median(times) < 1.0
+        frame_stack.add(np.roll(frame, index * 1000), mask, NOISE, light=1.0)
     assert np.mean(frame_stack.result().chi_square) == pytest.approx(1, abs=0.01)

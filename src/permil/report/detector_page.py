@@ -139,22 +139,24 @@ def _failures(measurements: Sequence[Measurement], limits: ReportConfig) -> list
     return found
 
 
+def result_cells(entry: Measurement, limits: ReportConfig) -> tuple[Cell, Cell, Cell, Cell]:
+    """Return the cells of one result: name, unit, number with error (marked where it fails), specification."""
+    quantity, spec = QUANTITIES[entry.metric], specification(entry.metric, limits)
+    return (
+        text_cell(quantity.label),
+        text_cell(quantity.unit),
+        result_cell(entry.metric, entry.number, entry.error, failed=judge(entry.number, spec) == NO),
+        Cell(quantity.show(spec), spec if np.isfinite(spec) else ""),
+    )
+
+
 def _results(measurements: Sequence[Measurement], limits: ReportConfig) -> Grid | None:
     if not measurements:
         return None
-    rows = []
-    for entry in measurements:
-        quantity, spec = QUANTITIES[entry.metric], specification(entry.metric, limits)
-        verdict = judge(entry.number, spec)
-        rows.append(
-            (
-                text_cell(quantity.label),
-                text_cell(quantity.unit),
-                result_cell(entry.metric, entry.number, entry.error, failed=verdict == NO),
-                Cell(quantity.show(spec), spec if np.isfinite(spec) else ""),
-                text_cell(verdict),
-            )
-        )
+    rows = [
+        (*result_cells(entry, limits), text_cell(judge(entry.number, specification(entry.metric, limits))))
+        for entry in measurements
+    ]
     content = grid(("result", "unit", "value", "specification", "pass"), rows, text_columns=2)
     return Grid(content.headings, content.rows, (False, False, True, True, False))
 

@@ -13,7 +13,7 @@ from astropy.time import Time
 
 from permil import __version__
 from permil.flat.metrics import WHOLE_DETECTOR
-from permil.report.detector_page import comparison_grid
+from permil.report.detector_page import comparison_grid, result_cells
 from permil.report.exposure_figures import PhotodiodeSeries, photodiode_timeline
 from permil.report.inputs import RunProducts
 from permil.report.pages import (
@@ -119,18 +119,7 @@ def detector_grid(
 
 def beam_grid(measurements: Sequence[Measurement], *, limits: ReportConfig) -> Grid:
     """Return the table of the results of one beam."""
-    rows = []
-    for entry in measurements:
-        quantity, spec = QUANTITIES[entry.metric], specification(entry.metric, limits)
-        verdict = judge(entry.number, spec)
-        rows.append(
-            (
-                text_cell(quantity.label),
-                text_cell(quantity.unit),
-                result_cell(entry.metric, entry.number, entry.error, failed=verdict == NO),
-                Cell(quantity.show(spec), spec if np.isfinite(spec) else ""),
-            )
-        )
+    rows = [result_cells(entry, limits) for entry in measurements]
     return grid(("result", "unit", "value", "specification"), rows, text_columns=2)
 
 

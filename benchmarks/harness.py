@@ -10,8 +10,12 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
+from threadpoolctl import threadpool_limits
 
 REPEATS = 5
+
+# One thread for both sides: the machines are small, and threads that wait for each other time nothing.
+threadpool_limits(1)
 
 
 @dataclass(frozen=True)

@@ -141,9 +141,9 @@ def test_killed_run_goes_on_to_the_same_result(reduced: Path, campaign: Path, tm
     moments = random.Random(5)  # noqa: S311 - moments to kill at, not secrets
     command = [sys.executable, "-m", "permil", "run", str(folder / "config.yaml"), "pipeline.workers=2"]
     killed = 0
-    for _ in range(4):
+    for _ in range(6):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
-        time.sleep(moments.uniform(1.0, 6.0))
+        time.sleep(moments.uniform(0.7, 2.7))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1

@@ -30,8 +30,6 @@ from permil.exposures.stage import make_index, read_index
 from permil.products import RunFolder, atomic_output, make_folder, remove_partial_files, write_table
 from permil.progress import StageReport, console, default_workers
 
-ROOMS = ("index", "isr", "beam", "flat", "spots", "report")
-
 
 @dataclass(frozen=True)
 class Run:
@@ -54,7 +52,8 @@ def run_pipeline(config: Config, *, rooms: tuple[str, ...] | None = None) -> lis
     Parameters
     ----------
     rooms
-        Some of `ROOMS`; all of them when None. A stage that is asked for alone uses what earlier ones left.
+        Some of index, isr, beam, flat, spots and report; when None, those that the data ask for. A stage that is asked for
+        alone uses what earlier ones left.
 
     Raises
     ------

@@ -205,3 +205,21 @@ def test_only_one_run_works_in_a_folder(reduced: Path) -> None:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(OutputError, match="another run is at work"):
             run_pipeline(_config(reduced))
+
+
+def test_a_superbias_that_is_remade_is_read_again(reduced: Path, tmp_path: Path) -> None:
+    """In one process, too: the calibration is kept only as long as nothing that it is made from changes."""
+    from permil.isr.calibrate import shared_calibration
+
+    folder = tmp_path / "run"
+    shutil.copytree(reduced, folder, copy_function=os.link)
+    config, run = _config(folder), RunFolder(folder)
+    run_pipeline(config, rooms=("index", "isr"))
+    first = shared_calibration(config, run, DETECTOR)
+    assert shared_calibration(config, run, DETECTOR) is first
+    next((folder / "raw").rglob("bias_*/*.fits")).unlink()
+    run_pipeline(config, rooms=("index", "isr"))
+    second = shared_calibration(config, run, DETECTOR)
+    assert first.superbias is not None
+    assert second.superbias is not None
+    assert np.any(first.superbias.image != second.superbias.image)

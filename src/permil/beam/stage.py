@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,14 @@ from astropy.table import Table
 from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
 from permil.beam.nodes import nodes_from_table
-from permil.camera import Camera, ReferenceBox, load_camera
+from permil.camera import Camera, ReferenceBox, shared_camera
 from permil.camera.frames import box_in_detector, detector_to_ccs
 from permil.config import Config
 from permil.config.beam import ReferenceConfig
 from permil.errors import BeamError, InputError, PermilError
 from permil.exposures import SCAN, Index, require_one_kind
 from permil.isr.box import BoxSignal
-from permil.isr.calibrate import calibration_fingerprint, detector_calibration
+from permil.isr.calibrate import calibration_fingerprint, shared_calibration
 from permil.isr.calibration import Calibration
 from permil.isr.stage import box_signals
 from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current, make_folder, read_table, write_hdus, write_table
@@ -243,9 +242,9 @@ def _read_journal(journal: Path, expected: str) -> list[dict[str, Any]]:
 
 def _measure_nodes(task: _NodeTask) -> list[dict[str, Any]]:
     """Measure the bunches of some exposures and note them in the journal."""
-    camera = _camera(task.config.camera)
+    camera = shared_camera(task.config.camera)
     detector = task.bunches[0].detector
-    calibration = _calibration(task.config.model_dump_json(), task.root, detector)
+    calibration = shared_calibration(task.config, RunFolder(task.root), detector)
     records = []
     for row in task.rows:
         records += _nodes_of_exposure(row, task.bunches, calibration, camera, task.config)
@@ -293,17 +292,6 @@ def _nodes_of_exposure(
             }
         )
     return records
-
-
-@lru_cache(maxsize=2)
-def _camera(name: str) -> Camera:
-    return load_camera(name)
-
-
-@lru_cache(maxsize=4)
-def _calibration(config_json: str, root: Path, detector: str) -> Calibration:
-    config = Config.model_validate_json(config_json)
-    return detector_calibration(config, _camera(config.camera), RunFolder(root), detector)
 
 
 def load_beam(path: Path) -> BeamModel:

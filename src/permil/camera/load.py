@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -174,6 +175,18 @@ def load_camera(name_or_path: str | Path) -> Camera:
     )
     camera[reference.detector].amplifier(reference.amp)
     return camera
+
+
+@lru_cache(maxsize=4)
+def shared_camera(name_or_path: str) -> Camera:
+    """Return a camera that is loaded once per process: for workers that do one task after another.
+
+    Raises
+    ------
+    CameraError
+        See `load_camera`.
+    """
+    return load_camera(name_or_path)
 
 
 def _build_detector(entry: _DetectorEntry, camera: _CameraFile) -> Detector:

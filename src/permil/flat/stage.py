@@ -18,7 +18,7 @@ from astropy.table import Table, vstack
 
 from permil.beam import BeamModel
 from permil.beam.stage import load_beam
-from permil.camera import Camera, Detector, load_camera
+from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs, projector_relative
 from permil.config import Config
 from permil.errors import FlatError, PermilError
@@ -214,11 +214,6 @@ def _is_done(folder: RunFolder, task: FlatTask) -> bool:
     )
 
 
-@lru_cache(maxsize=2)
-def _camera(name: str) -> Camera:
-    return load_camera(name)
-
-
 @lru_cache(maxsize=8)
 def _beam(path: Path, _changed: int) -> BeamModel:
     return load_beam(path)
@@ -234,7 +229,7 @@ def solve_detector(task: FlatTask) -> None:
     """
     folder = RunFolder(task.root)
     config = task.config
-    detector = _camera(config.camera)[task.detector]
+    detector = shared_camera(config.camera)[task.detector]
     beam_path = folder.beam(config.flat.beam_of.get(task.led, task.led))
     beam = _beam(beam_path, beam_path.stat().st_mtime_ns)
     keep = partial(_write_pointing, folder, task) if config.flat.keep_pointings else None
@@ -259,7 +254,7 @@ def solve_detector(task: FlatTask) -> None:
 def _stacks(task: FlatTask, folder: RunFolder, beam: BeamModel, noted: list[LeftOut]) -> Iterator[PointingStack]:
     """Yield the stack of each pointing; what was left out or does not count in a scale is noted."""
     config = task.config
-    camera = _camera(config.camera)
+    camera = shared_camera(config.camera)
     calibration = detector_calibration(config, camera, folder, task.detector)
     for group in task.groups:
         # Made in a function of its own, so that nothing of it is kept while the next one is made.
@@ -312,7 +307,7 @@ def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
 def _write_pointing(folder: RunFolder, task: FlatTask, stack: PointingStack, pointing: PointingFlat) -> None:
     if not stack.aimed:
         return
-    detector = _camera(task.config.camera)[task.detector]
+    detector = shared_camera(task.config.camera)[task.detector]
     header = _cards(task, detector) | {
         "POINTING": (stack.number, "number of the pointing"),
         "BEAMX": (stack.x_mm, "[mm] projector X, CCS"),
@@ -328,7 +323,7 @@ def _write_pointing(folder: RunFolder, task: FlatTask, stack: PointingStack, poi
 
 
 def _write_relative(folder: RunFolder, task: FlatTask, solution: DetectorSolution, noted: list[LeftOut]) -> None:
-    detector = _camera(task.config.camera)[task.detector]
+    detector = shared_camera(task.config.camera)[task.detector]
     flat = solution.flat
     whole = solution.metrics[solution.metrics["amp"] == "all"][0]
     pointings = solution.pointings
@@ -418,7 +413,7 @@ class _Piece:
 
 def _compose_detector(task: FlatTask, *, folder: RunFolder, scale: float, grid: MosaicGrid) -> _Piece:
     """Write the flat of one detector on the composite scale."""
-    detector = _camera(task.config.camera)[task.detector]
+    detector = shared_camera(task.config.camera)[task.detector]
     final, relative = folder.flat(task.led, task.detector), _relative_path(folder, task)
     product = read_image(relative if is_current(relative, task.fingerprint) else final)
     image, variance, extensions = product.image, product.variance, list(product.extensions.values())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from permil.camera import Camera, load_camera
+from permil.camera import Camera, shared_camera
 from permil.config import Config
 from permil.errors import CalibrationError
 from permil.exposures import BIAS, Index
@@ -68,6 +69,24 @@ def detector_calibration(config: Config, camera: Camera, folder: RunFolder, dete
     return load_calibration(camera[detector], camera, config.isr, superbias=folder.superbias(detector))
 
 
+def shared_calibration(config: Config, folder: RunFolder, detector: str) -> Calibration:
+    """Return the calibration of a detector, read once per process as long as nothing it is made from changes.
+
+    Raises
+    ------
+    CalibrationError, InputError
+        See `permil.isr.inputs.load_calibration`.
+    """
+    # Keyed by the JSON of the configuration, which itself cannot be hashed, and by the state of every input.
+    return _calibration(config.model_dump_json(), folder, detector, calibration_fingerprint(config, folder, detector))
+
+
+@lru_cache(maxsize=4)
+def _calibration(config_json: str, folder: RunFolder, detector: str, _state: str) -> Calibration:
+    config = Config.model_validate_json(config_json)
+    return detector_calibration(config, shared_camera(config.camera), folder, detector)
+
+
 def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) -> str:
     """Return the fingerprint of everything that turns raw counts of a detector into electrons."""
     files: list[Path] = []
@@ -93,5 +112,5 @@ def _superbias_task(config: Config, folder: RunFolder, index: Index, detector: s
 
 
 def _make_superbias(task: _SuperbiasTask) -> None:
-    camera = load_camera(task.config.camera)
+    camera = shared_camera(task.config.camera)
     build_superbias(task.paths, camera[task.detector], camera, task.config.isr, task.output, fingerprint=task.fingerprint)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
 
-from permil.camera import Camera, load_camera
+from permil.camera import Camera, shared_camera
 from permil.config import Config
 from permil.errors import OutputError
 from permil.products import RunFolder, fingerprint, read_image, stored_fingerprint, write_table
@@ -109,7 +108,7 @@ def make_detector_page(task: DetectorTask) -> None:
     from permil.report.detector_page import Neighbours, detector_page
     from permil.report.pages import Link, render_detector
 
-    folder, camera = RunFolder(task.root), _camera(task.config.camera)
+    folder, camera = RunFolder(task.root), shared_camera(task.config.camera)
     products = read_detector(folder, camera, task.led, task.detector)
     links = Neighbours(
         home=Link("all detectors", f"../../index.html#led-{task.led}"),
@@ -135,7 +134,7 @@ def make_led_section(task: LedTask) -> tuple[Any, list[Measurement]]:
     from permil.report.beam_view import beam_measurements
     from permil.report.led_section import led_section
 
-    folder, camera = RunFolder(task.root), _camera(task.config.camera)
+    folder, camera = RunFolder(task.root), shared_camera(task.config.camera)
     products = task.products
     beam = load_beam(products.beam) if products.beam is not None else None
     measurements = beam_measurements(beam, products.led) if beam is not None else []
@@ -262,11 +261,6 @@ def _index_fingerprint(config: Config, products: RunProducts) -> str:
         "absent": products.absent,
     }
     return fingerprint(options, files=tables, upstream=upstream)
-
-
-@lru_cache(maxsize=2)
-def _camera(name: str) -> Camera:
-    return load_camera(name)
 
 
 def _require_packages() -> None:

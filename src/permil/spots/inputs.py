@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
-from permil.camera import Camera, load_camera
+from permil.camera import shared_camera
 from permil.config import Config
 from permil.config.spots import SpotsConfig
 from permil.errors import InputError
 from permil.exposures import SPOT, Index
-from permil.isr import Calibration
-from permil.isr.calibrate import calibration_fingerprint, detector_calibration
+from permil.isr.calibrate import calibration_fingerprint, shared_calibration
 from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
 from permil.progress import StageReport, parallel_map
 from permil.spots.catalog import SpotCatalog
@@ -107,20 +105,11 @@ def measured_catalogs(
     return [task.output for task in tasks]
 
 
-@lru_cache(maxsize=4)
-def _reduction(task_config: str, root: Path, detector: str) -> tuple[Camera, Calibration]:
-    # Keyed by the JSON of the configuration: configurations themselves cannot be hashed.
-    config = Config.model_validate_json(task_config)
-    camera = load_camera(config.camera)
-    return camera, detector_calibration(config, camera, RunFolder(root), detector)
-
-
 def _measure(task: _MeasureTask) -> None:
-    camera, calibration = _reduction(task.config.model_dump_json(), task.root, task.detector)
     measurement = measure_exposure(
         task.path,
-        camera,
-        calibration,
+        shared_camera(task.config.camera),
+        shared_calibration(task.config, RunFolder(task.root), task.detector),
         task.config.isr,
         options=MeasureOptions(**task.options.measure.model_dump()),
         band=task.options.band,

@@ -1,0 +1,37 @@
+"""The joint solution: beam, flat and exposure scales together, with an error budget."""
+
+from permil.flat.joint.beam_centre import beam_centre
+from permil.flat.joint.budget import check_photodiode, cross_validation, odd_exposures, split_halves
+from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
+from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
+from permil.flat.joint.design import DesignReport, check_design, footprint
+from permil.flat.joint.photodiode import PhotodiodeModel
+from permil.flat.joint.residuals import ResidualMap, residual_map
+from permil.flat.joint.solution import Certificate, JointSolution
+from permil.flat.joint.solve import solve_again, solve_joint
+from permil.flat.joint.spacing import SpacingChoice, choose_spacing
+
+__all__ = [
+    "Certificate",
+    "CorrelatedModes",
+    "DesignReport",
+    "DetectorSignals",
+    "ExposureList",
+    "FlatCovariance",
+    "JointSolution",
+    "PhotodiodeModel",
+    "ResidualMap",
+    "SpacingChoice",
+    "beam_centre",
+    "check_design",
+    "check_photodiode",
+    "choose_spacing",
+    "cross_validation",
+    "footprint",
+    "logarithm_of",
+    "odd_exposures",
+    "residual_map",
+    "solve_again",
+    "solve_joint",
+    "split_halves",
+]

@@ -1,0 +1,211 @@
+"""Errors of the joint flat: what is independent from super-pixel to super-pixel, and what they have in common.
+
+``cov(f_p, f_q) = delta_pq / W_p + A_p V A_q'`` with the covariance ``V`` of all other unknowns and the rows ``A`` of
+`permil.flat.joint.normal`. The flat is relative to its mean over all super-pixels, which is taken off ``A``. No matrix of
+super-pixels is ever made: means over regions are rows ``R A``, and the largest modes of ``A V A'`` are those of the small matrix
+``L^-1 (A'A) L^-T`` with ``V = L^-T L^-1``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+from scipy.sparse.linalg import LinearOperator, eigsh
+
+from permil.errors import FlatError
+from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.normal import DetectorFit, Tile, fit_detector, tiles
+from permil.flat.joint.solution import JointSolution
+
+FloatArray = NDArray[np.float64]
+Region = Mapping[str, FloatArray]
+"""Weights of the super-pixels of each detector that takes part; a mean has weights that sum to 1."""
+
+
+@dataclass(frozen=True)
+class CorrelatedModes:
+    """The largest modes of what super-pixels have in common: ``cov(f) ~ diag(independent) + sum_k modes_k modes_k'``.
+
+    Parameters
+    ----------
+    patterns : dict
+        Modes on the super-pixels of each detector, shape (k, p), in the size of one standard deviation; largest first.
+    independent : dict
+        Variance of each super-pixel that is not in the modes, shape (p,); NaN where there is no response.
+    variance : ndarray, shape (k,)
+        Mean square of each mode over all super-pixels.
+    total : float
+        Mean over all super-pixels of the variance that they have in common, all modes.
+    """
+
+    patterns: dict[str, FloatArray]
+    independent: dict[str, FloatArray]
+    variance: FloatArray
+    total: float
+
+    def covariance_of_means(self, first: Region, second: Region) -> float:
+        """Return the covariance of two weighted sums of the log response over regions."""
+        independent = 0.0
+        for name, weights in first.items():
+            if name in second:
+                independent += float(np.nansum(self.independent[name] * weights * second[name]))
+        return float(self._common(first) @ self._common(second)) + independent
+
+    def _common(self, region: Region) -> FloatArray:
+        """Return what a region has of each mode."""
+        result = np.zeros(len(self.variance))
+        for name, weights in region.items():
+            result += self.patterns[name] @ weights
+        return result
+
+
+class FlatCovariance:
+    """Exact covariance of the log response on super-pixels.
+
+    Parameters
+    ----------
+    solution : JointSolution
+    detectors : sequence of DetectorSignals
+        That it was solved from; passed through once for each question.
+    """
+
+    def __init__(self, solution: JointSolution, detectors: Sequence[DetectorSignals]) -> None:
+        self.solution = solution
+        self.detectors = detectors
+        self._mean, self._gram, self._pixels = self._sums()
+
+    def _fits(self) -> Iterator[tuple[DetectorSignals, DetectorFit, Iterator[Tile]]]:
+        solution = self.solution
+        for detector in self.detectors:
+            fit = fit_detector(
+                solution.model,
+                detector,
+                solution.vector,
+                threshold=solution.threshold,
+                exposure_weights=solution.exposure_weights,
+            )
+            yield detector, fit, tiles(solution.model, detector, fit, solution.vector)
+
+    def _sums(self) -> tuple[FloatArray, FloatArray, int]:
+        """Return the mean of the rows ``A``, ``A'A`` of the rows without it, and their number."""
+        size = self.solution.model.size
+        total, gram, pixels = np.zeros(size), np.zeros((size, size)), 0
+        for _, _, pieces in self._fits():
+            for tile in pieces:
+                shifts = tile.shifts
+                total[tile.columns] += shifts.sum(axis=0)
+                gram[np.ix_(tile.columns, tile.columns)] += shifts.T @ shifts
+                pixels += len(shifts)
+        mean = total / pixels
+        return mean, gram - pixels * np.outer(mean, mean), pixels
+
+    def covariance(self, regions: Sequence[Region]) -> FloatArray:
+        """Return the covariance of weighted sums of the log response over regions, shape (n, n).
+
+        The response is relative to its mean over all super-pixels; what that mean's own independent noise adds (at most the
+        variance of a super-pixel over their number) is left out.
+
+        Raises
+        ------
+        FlatError
+            If a region has weight where there is no response.
+        """
+        rows = np.zeros((len(regions), self.solution.model.size))
+        independent = np.zeros((len(regions), len(regions)))
+        for detector, fit, pieces in self._fits():
+            weights = np.array([region.get(detector.name, np.zeros(len(detector.x_mm))) for region in regions])
+            if (weights[:, ~np.isfinite(fit.log_response)] != 0).any():
+                raise FlatError(
+                    f"{detector.name}: a region has weight where there is no response", remedy="mask it", detector=detector.name
+                )
+            if not weights.any():
+                continue
+            for tile in pieces:
+                part = weights[:, tile.pixels]
+                rows[:, tile.columns] += part @ tile.shifts
+                independent += (part / tile.moments) @ part.T
+        total = np.array([sum(float(weights.sum()) for weights in region.values()) for region in regions])
+        whitened = linalg.solve_triangular(self.solution.factor, (rows - np.outer(total, self._mean)).T, lower=True)
+        return whitened.T @ whitened + independent
+
+    def planes(self, *, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> tuple[FloatArray, FloatArray]:
+        """Fit a plane to the log response of each detector.
+
+        Parameters
+        ----------
+        regions
+            Super-pixels that take part; default all with a response.
+
+        Returns
+        -------
+        planes : ndarray, shape (detectors, 3)
+            Level at the mean place, and gradient along X and Y (1/mm).
+        covariance : ndarray, shape (3 detectors, 3 detectors)
+            Of all of them in turn.
+        """
+        operators: list[dict[str, FloatArray]] = []
+        values = []
+        for detector in self.detectors:
+            response = self.solution.log_response[detector.name]
+            used = np.isfinite(response)
+            if regions is not None:
+                used &= regions[detector.name]
+            rows = plane_operator(detector.x_mm, detector.y_mm, used)
+            operators += [{detector.name: row} for row in rows]
+            values.append(rows @ np.where(used, response, 0.0))
+        return np.array(values), self.covariance(operators)
+
+    def composite_gradient(self) -> tuple[FloatArray, FloatArray]:
+        """Return the gradient (X, Y; 1/mm) of the log response over all detectors together, and its covariance."""
+        x = np.concatenate([detector.x_mm for detector in self.detectors])
+        y = np.concatenate([detector.y_mm for detector in self.detectors])
+        response = np.concatenate([self.solution.log_response[detector.name] for detector in self.detectors])
+        used = np.isfinite(response)
+        rows = plane_operator(x, y, used)[1:]
+        ends = np.cumsum([len(detector.x_mm) for detector in self.detectors])[:-1]
+        regions = [dict(zip([detector.name for detector in self.detectors], np.split(row, ends), strict=True)) for row in rows]
+        return rows @ np.where(used, response, 0.0), self.covariance(regions)
+
+    def largest_modes(self, count: int = 20) -> CorrelatedModes:
+        """Return the largest modes of what super-pixels have in common; what is left of it counts as independent."""
+        factor = self.solution.factor
+        size = len(factor)
+
+        def apply(vector: FloatArray) -> FloatArray:
+            inner = self._gram @ linalg.solve_triangular(factor, vector, lower=True, trans="T", check_finite=False)
+            return linalg.solve_triangular(factor, inner, lower=True, check_finite=False)
+
+        start = np.random.default_rng(0).standard_normal(size)
+        operator = LinearOperator((size, size), matvec=apply, dtype=np.float64)
+        strength, directions = eigsh(operator, k=min(count, size - 1), v0=start)
+        order = np.argsort(strength)[::-1]
+        unknowns = linalg.solve_triangular(factor, directions[:, order], lower=True, trans="T")
+        patterns, independent, common = {}, {}, 0.0
+        for detector, _, pieces in self._fits():
+            pattern = np.full((len(order), len(detector.x_mm)), np.nan)
+            variance = np.full(len(detector.x_mm), np.nan)
+            for tile in pieces:
+                pattern[:, tile.pixels] = (tile.shifts @ unknowns[tile.columns] - self._mean @ unknowns).T
+                rows = -np.tile(self._mean, (len(tile.pixels), 1))
+                rows[:, tile.columns] += tile.shifts
+                shared = np.square(linalg.solve_triangular(factor, rows.T, lower=True, check_finite=False)).sum(axis=0)
+                common += float(shared.sum())
+                inside = np.square(pattern[:, tile.pixels]).sum(axis=0)
+                variance[tile.pixels] = 1.0 / tile.moments + np.maximum(shared - inside, 0.0)
+            patterns[detector.name] = np.nan_to_num(pattern)
+            independent[detector.name] = variance
+        return CorrelatedModes(patterns, independent, strength[order] / self._pixels, common / self._pixels)
+
+
+def plane_operator(x_mm: FloatArray, y_mm: FloatArray, used: NDArray[np.bool_]) -> FloatArray:
+    """Return the rows that turn values at places into level at their mean place and gradients (least squares), shape (3, p)."""
+    rows = np.zeros((3, x_mm.size))
+    if used.sum() < 3:
+        raise FlatError("a plane needs three super-pixels with a response", remedy="leave this detector out")
+    x, y = x_mm[used], y_mm[used]
+    rows[:, used] = np.linalg.pinv(np.column_stack([np.ones(x.size), x - x.mean(), y - y.mean()]))
+    return rows

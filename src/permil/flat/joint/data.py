@@ -1,0 +1,151 @@
+"""What the joint solution is fitted to: exposures, and the signals of detectors on super-pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.errors import FlatError
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ExposureList:
+    """The exposures of one LED, in any order.
+
+    Parameters
+    ----------
+    x_mm, y_mm : ndarray, shape (n,)
+        Projector positions, CCS.
+    log_photodiode : ndarray, shape (n,)
+        Logarithm of the photodiode reading; NaN where there is none.
+    time : ndarray, shape (n,)
+        When, in any unit; only the drift of the photodiode depends on it.
+    move : ndarray of int, shape (n,)
+        Exposures of one number share one stage move, hence one position error. Default: exposures one after the other in time at
+        the same position.
+    regressors : ndarray, shape (n, m)
+        What the photodiode may depend on linearly (the LED's temperature), centred by the fit.
+
+    Raises
+    ------
+    FlatError
+        If lengths differ, or positions or times are not finite.
+    """
+
+    x_mm: FloatArray
+    y_mm: FloatArray
+    log_photodiode: FloatArray
+    time: FloatArray
+    move: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    regressors: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+
+    def __post_init__(self) -> None:
+        """Check, and number the stage moves where they are not given."""
+        count = len(self.x_mm)
+        for name in ("y_mm", "log_photodiode", "time"):
+            if len(getattr(self, name)) != count:
+                raise FlatError(f"{len(getattr(self, name))} values of {name} for {count} exposures", remedy="give one for each")
+        for name in ("x_mm", "y_mm", "time"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise FlatError(f"{name} of an exposure is not finite", remedy="leave this exposure out")
+        if self.regressors.size == 0:
+            object.__setattr__(self, "regressors", np.zeros((count, 0)))
+        if self.regressors.shape[0] != count or not np.isfinite(self.regressors).all():
+            raise FlatError("regressors must be finite, one row for each exposure", remedy="leave out exposures without them")
+        if self.move.size == 0:
+            object.__setattr__(self, "move", self._moves())
+        if self.move.shape != (count,):
+            raise FlatError(f"{self.move.size} stage moves for {count} exposures", remedy="give one number for each exposure")
+
+    def _moves(self) -> NDArray[np.int64]:
+        order = np.argsort(self.time, kind="stable")
+        moved = (np.diff(self.x_mm[order]) != 0) | (np.diff(self.y_mm[order]) != 0)
+        numbers = np.empty(len(order), dtype=np.int64)
+        numbers[order] = np.concatenate([[0], np.cumsum(moved)])
+        return numbers
+
+    def __len__(self) -> int:
+        """Return the number of exposures."""
+        return len(self.x_mm)
+
+    @property
+    def positions(self) -> FloatArray:
+        """Projector positions, shape (n, 2), mm."""
+        return np.column_stack([self.x_mm, self.y_mm])
+
+
+@dataclass(frozen=True)
+class DetectorSignals:
+    """Signals of one detector on its super-pixels.
+
+    Parameters
+    ----------
+    name : str
+        Of the detector.
+    x_mm, y_mm : ndarray, shape (p,)
+        Mean CCS position of the good pixels of each super-pixel (a mask moves it).
+    exposures : ndarray of int, shape (e,)
+        Which exposures of the list these are.
+    log_signal : ndarray, shape (e, p)
+        Expectation of the logarithm's argument: ``log(signal) + variance / 2`` corrects a logarithm for its noise
+        (`logarithm_of`). NaN where there is none.
+    variance : ndarray, shape (e, p)
+        Variance of the logarithm (relative variance of the signal), expected rather than measured, so that a weight does not
+        follow its own pixel's noise.
+
+    Raises
+    ------
+    FlatError
+        If shapes do not fit or a variance is not positive where there is a signal.
+    """
+
+    name: str
+    x_mm: FloatArray
+    y_mm: FloatArray
+    exposures: NDArray[np.int64]
+    log_signal: NDArray[np.floating]
+    variance: NDArray[np.floating]
+
+    def __post_init__(self) -> None:
+        """Check shapes and variances."""
+        shape = (len(self.exposures), len(self.x_mm))
+        if self.log_signal.shape != shape or self.variance.shape != shape or len(self.y_mm) != shape[1]:
+            raise FlatError(
+                f"{self.name}: signals {self.log_signal.shape} and variances {self.variance.shape} for {shape[0]} exposures of "
+                f"{shape[1]} super-pixels",
+                remedy="give one row for each exposure and one column for each super-pixel",
+            )
+        if len(np.unique(self.exposures)) != shape[0]:
+            raise FlatError(f"{self.name}: an exposure occurs twice", remedy="leave out one of the two")
+        present = np.isfinite(self.log_signal)
+        if not (self.variance[present] > 0).all():
+            raise FlatError(f"{self.name}: a variance is not positive", remedy="mask signals without a variance")
+
+    @property
+    def weights(self) -> FloatArray:
+        """Inverse variances, 0 where there is no signal, shape (e, p)."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            weights = 1.0 / self.variance.astype(np.float64)
+        weights[~np.isfinite(self.log_signal)] = 0.0
+        return weights
+
+    def only(self, exposures: NDArray[np.bool_]) -> DetectorSignals:
+        """Return the signals in those exposures of the list for which the mask is true."""
+        kept = exposures[self.exposures]
+        return DetectorSignals(self.name, self.x_mm, self.y_mm, self.exposures[kept], self.log_signal[kept], self.variance[kept])
+
+
+def logarithm_of(signal: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the logarithm of signals without the bias of its noise, and its variance.
+
+    ``E log(mu + n) = log mu - var(n) / (2 mu^2)`` to second order. Signals that are not positive by 5 standard deviations have no
+    useful logarithm and become NaN.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        usable = (signal > 0) & (variance > 0) & (signal**2 > 25 * variance)
+        relative = np.where(usable, variance / signal**2, np.nan)
+        return np.where(usable, np.log(np.where(usable, signal, 1.0)) + relative / 2, np.nan), relative

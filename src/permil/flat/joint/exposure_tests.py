@@ -1,0 +1,172 @@
+"""Exposures that do not fit: found, named, and left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.kernels import predict
+from permil.flat.joint.model import JointModel
+from permil.flat.joint.normal import DetectorFit, fit_detector
+from permil.flat.joint.photodiode import left_out_deviations
+from permil.flat.joint.prior import Prior
+
+FloatArray = NDArray[np.float64]
+
+LEFT_OUT = 1e-12
+"""Factor of the weight of an exposure that is left out: it has no effect, but what is wrong with it is still seen."""
+
+SHAPE_LIMIT = 7.0
+"""Robust standard deviations of the chi-square of exposures."""
+
+PHOTODIODE_LIMIT = 5.0
+"""Standard deviations of a reading from what all others predict."""
+
+_CLIP = 5.0
+_SMALLEST_EXCESS = 0.2
+_STEP_MM = 0.02
+
+
+@dataclass(frozen=True)
+class ExposureTests:
+    """How each exposure fits, after its own scale and position have been fitted to it; shape (n,) each.
+
+    Parameters
+    ----------
+    chi_square
+        Mean squared residual over its error, each at most 25; NaN without signals.
+    excess
+        Deviation of that from the other exposures, in robust standard deviations.
+    shift, shift_err : ndarray, shape (n, 2)
+        Where the projector stood minus where the record has it (turned and scaled as the stage's axes are), mm.
+    scale
+        What its own signals add to the logarithm of its scale.
+    photodiode
+        Deviation of the photodiode reading from what all others predict, in standard deviations; NaN without reading.
+    """
+
+    chi_square: FloatArray
+    excess: FloatArray
+    shift: FloatArray
+    shift_err: FloatArray
+    scale: FloatArray
+    photodiode: FloatArray
+
+    @property
+    def moved(self) -> FloatArray:
+        """Deviation of the position from those of the other exposures, in robust standard deviations."""
+        deviation = self.shift - np.nanmedian(self.shift, axis=0)
+        spread = np.maximum(1.4826 * np.nanmedian(np.abs(deviation), axis=0), np.nanmedian(self.shift_err, axis=0))
+        return np.sqrt(np.sum((deviation / np.hypot(spread, self.shift_err)) ** 2, axis=1))
+
+    @property
+    def misfit(self) -> FloatArray:
+        """The larger of the deviations of shape and position; 0 without signals or where the excess is too small to matter."""
+        shape = np.where(self.chi_square > (1 + _SMALLEST_EXCESS) * np.nanmedian(self.chi_square), self.excess, 0.0)
+        return np.nan_to_num(np.maximum(shape, self.moved))
+
+    def reason(self, exposure: int) -> str:
+        """Return what is wrong with an exposure, in words."""
+        faults = []
+        if (
+            self.chi_square[exposure] > (1 + _SMALLEST_EXCESS) * np.nanmedian(self.chi_square)
+            and self.excess[exposure] > SHAPE_LIMIT
+        ):
+            faults.append(f"light of another shape (chi-square {self.chi_square[exposure]:.3g})")
+        if self.moved[exposure] > SHAPE_LIMIT:
+            x, y = self.shift[exposure]
+            faults.append(f"projector displaced by ({x:.3f}, {y:.3f}) mm")
+        if abs(self.photodiode[exposure]) > PHOTODIODE_LIMIT:
+            faults.append(f"photodiode reading off by {self.photodiode[exposure]:.1f} standard deviations")
+        return ", ".join(faults)
+
+
+def exposure_tests(
+    model: JointModel,
+    detectors: Sequence[DetectorSignals],
+    vector: FloatArray,
+    prior: Prior,
+    *,
+    threshold: float,
+    exposure_weights: FloatArray,
+) -> ExposureTests:
+    """Fit scale and position of each exposure to its residuals, and test what is left."""
+    count = len(model.exposures)
+    matrix, pull = np.zeros((count, 3, 3)), np.zeros((count, 3))
+    for detector in detectors:
+        fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=exposure_weights)
+        weights, basis = _without_factor(detector, fit, exposure_weights), _basis(model, detector, vector)
+        for number, exposure in enumerate(detector.exposures):
+            weighted = basis[number] * weights[number]
+            matrix[exposure] += weighted @ basis[number].T
+            pull[exposure] += weighted @ fit.residual[number]
+    solution, covariance = _solve(matrix, pull)
+    total, signals = np.zeros(count), np.zeros(count)
+    for detector in detectors:
+        fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=exposure_weights)
+        basis = _basis(model, detector, vector)
+        for number, exposure in enumerate(detector.exposures):
+            residual = fit.residual[number] - solution[exposure] @ basis[number]
+            deviation = np.square(residual) * detector.weights[number]
+            total[exposure] += np.minimum(deviation, _CLIP**2).sum()
+            signals[exposure] += (detector.weights[number] > 0).sum()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        chi_square = np.where(signals > 0, total / signals, np.nan)
+        usual = np.nanmedian(chi_square)
+        spread = 1.4826 * np.nanmedian(np.abs(chi_square - usual))
+        excess = (chi_square - usual) / np.maximum(spread, usual * np.sqrt(2 / signals))
+    shift = solution[:, 1:]
+    if model.position_errors:
+        shift = shift + vector[model.errors].reshape(-1, 2)[model.move_numbers]
+    errors = np.sqrt(np.stack([covariance[:, 1, 1], covariance[:, 2, 2]], axis=1))
+    return ExposureTests(chi_square, excess, shift, errors, solution[:, 0], _photodiode_deviations(vector, solution[:, 0], prior))
+
+
+def _photodiode_deviations(vector: FloatArray, correction: FloatArray, prior: Prior) -> FloatArray:
+    model = prior.model
+    result = np.full(len(model.exposures), np.nan)
+    reading = model.exposures.log_photodiode
+    read = np.isfinite(reading)
+    if prior.has_photodiode.sum() < 3:
+        return result
+    deviation = vector[model.scales] + np.nan_to_num(correction) - reading
+    known = prior.has_photodiode
+    exposures = model.exposures
+    precision = prior.photodiode.precision(exposures.time[known], exposures.regressors[known])
+    result[known] = -left_out_deviations(precision, deviation[known])
+    usual = np.median(deviation[known])
+    error = np.hypot(prior.photodiode.white, prior.photodiode.drift)
+    dropped = read & ~known
+    result[dropped] = (usual - deviation[dropped]) / error
+    return result
+
+
+def _without_factor(detector: DetectorSignals, fit: DetectorFit, factors: FloatArray) -> FloatArray:
+    return fit.weights / factors[detector.exposures, None]
+
+
+def _basis(model: JointModel, detector: DetectorSignals, vector: FloatArray) -> FloatArray:
+    """Return 1 and the derivatives of the logarithm with respect to the projector's position, shape (e, 3, p)."""
+    counts, places = model.pattern_arrays()
+    centres, scales = model.centres(vector)[detector.exposures], vector[model.scales][detector.exposures]
+    parts = [np.ones((len(scales), len(detector.x_mm)))]
+    for step in np.diag([_STEP_MM, _STEP_MM]):
+        ahead, behind = (
+            predict(detector.x_mm, detector.y_mm, centres + sign * step, scales, counts, places, vector) for sign in (1, -1)
+        )
+        parts.append((ahead - behind) / (2 * _STEP_MM))
+    return np.stack(parts, axis=1)
+
+
+def _solve(matrix: FloatArray, pull: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Solve for scale and position of each exposure; NaN where there are no signals."""
+    solution, covariance = np.full(pull.shape, np.nan), np.full(matrix.shape, np.nan)
+    for number in np.flatnonzero(matrix[:, 0, 0] > 0):
+        # Where the beam is level a displacement cannot be seen: a weak prior of 1 mm keeps it at zero.
+        inverse = np.linalg.inv(matrix[number] + np.diag([0.0, 1.0, 1.0]))
+        solution[number], covariance[number] = inverse @ pull[number], inverse
+    return solution, covariance

@@ -1,0 +1,206 @@
+"""The joint model: which unknowns there are, where they stand in one vector, and where each exposure's projector is.
+
+In logarithms, with the beam ``b = log B``, exposure scales ``s``, response ``f = log F`` on super-pixels::
+
+    log d_ep = b(x_p - c_e) + s_e + f_p [+ r(x_p + c_e)],        c_e = (1 + m) R(theta) c_e(recorded) + j_e
+
+``r`` is a reflected pattern (it moves against the projector), ``theta`` and ``m`` rotation and scale of the stage's axes, ``j`` the
+position error of a stage move. A stage offset is a shift of the beam's own coordinates. All but ``f`` stand in one vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.errors import FlatError
+from permil.flat.joint.data import DetectorSignals, ExposureList
+from permil.flat.joint.spline import SplineGrid
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern of light: a spline of ``x_p + sign * c_e``; sign -1 for the beam, +1 for a reflection."""
+
+    grid: SplineGrid
+    sign: float
+
+
+@dataclass(frozen=True)
+class JointModel:
+    """Unknowns of the joint solution and their places in its vector.
+
+    Parameters
+    ----------
+    patterns : tuple of Pattern
+        The beam, and a reflected pattern where asked.
+    exposures : ExposureList
+    position_errors, geometry : bool
+        Whether the stage's position errors (two per move), and its rotation and scale, are unknowns.
+    """
+
+    patterns: tuple[Pattern, ...]
+    exposures: ExposureList
+    position_errors: bool = False
+    geometry: bool = False
+
+    @property
+    def pattern_slices(self) -> list[slice]:
+        """Places of the coefficients of each pattern."""
+        ends = np.cumsum([pattern.grid.size for pattern in self.patterns])
+        return [slice(int(end) - pattern.grid.size, int(end)) for end, pattern in zip(ends, self.patterns, strict=True)]
+
+    @property
+    def scales(self) -> slice:
+        """Place of the exposure scales ``s``."""
+        start = sum(pattern.grid.size for pattern in self.patterns)
+        return slice(start, start + len(self.exposures))
+
+    @property
+    def move_numbers(self) -> NDArray[np.int64]:
+        """Number of the stage move of each exposure, from 0 without gaps."""
+        return np.unique(self.exposures.move, return_inverse=True)[1].astype(np.int64)
+
+    @property
+    def errors(self) -> slice:
+        """Place of the position errors (x and y of each stage move in turn), mm."""
+        start = self.scales.stop
+        return slice(start, start + (2 * (int(self.move_numbers.max()) + 1) if self.position_errors else 0))
+
+    @property
+    def stage(self) -> slice:
+        """Place of rotation (radians) and scale (relative)."""
+        start = self.errors.stop
+        return slice(start, start + (2 if self.geometry else 0))
+
+    @property
+    def size(self) -> int:
+        """Number of unknowns besides the response."""
+        return int(self.stage.stop)
+
+    def start(self) -> FloatArray:
+        """Return a first vector: a level beam, exposure scales as the photodiode has them."""
+        vector = np.zeros(self.size)
+        reading = self.exposures.log_photodiode
+        known = np.isfinite(reading)
+        vector[self.scales] = np.where(known, reading, np.median(reading[known]) if known.any() else 0.0)
+        return vector
+
+    def _turned(self, vector: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the recorded positions, turned and scaled, and their derivatives with respect to angle and scale."""
+        positions = self.exposures.positions
+        angle, scale = vector[self.stage] if self.geometry else (0.0, 0.0)
+        cosine, sine = np.cos(angle), np.sin(angle)
+        turned = positions @ np.array([[cosine, sine], [-sine, cosine]])
+        moved = (1.0 + scale) * turned
+        return moved, np.stack([(1.0 + scale) * np.column_stack([-turned[:, 1], turned[:, 0]]), turned], axis=1)
+
+    def centres(self, vector: FloatArray) -> FloatArray:
+        """Return where the projector stands in each exposure, shape (n, 2), mm."""
+        moved, _ = self._turned(vector)
+        if self.position_errors:
+            moved = moved + vector[self.errors].reshape(-1, 2)[self.move_numbers]
+        return moved
+
+    def further_columns(self, vector: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
+        """Return the unknowns of each exposure besides the patterns, and how the logarithm depends on them.
+
+        Returns
+        -------
+        columns : ndarray of int, shape (n, m)
+            Places in the vector, rising.
+        parts : ndarray, shape (n, m, 3)
+            The derivative is ``parts[0] + parts[1:] . d(log signal) / d(projector position)``.
+        """
+        count = len(self.exposures)
+        columns = [np.arange(count) + self.scales.start]
+        parts = [np.tile([1.0, 0.0, 0.0], (count, 1))]
+        if self.position_errors:
+            first = self.errors.start + 2 * self.move_numbers
+            columns += [first, first + 1]
+            parts += [np.tile([0.0, 1.0, 0.0], (count, 1)), np.tile([0.0, 0.0, 1.0], (count, 1))]
+        if self.geometry:
+            _, derivatives = self._turned(vector)
+            for number in range(2):
+                columns.append(np.full(count, self.stage.start + number))
+                parts.append(np.column_stack([np.zeros(count), derivatives[:, number]]))
+        return np.column_stack(columns).astype(np.int64), np.stack(parts, axis=1)
+
+    def pattern_arrays(self) -> tuple[NDArray[np.int64], FloatArray]:
+        """Return what compiled loops need of the patterns.
+
+        Returns
+        -------
+        counts : ndarray of int, shape (patterns, 3)
+            B-splines along the axes, place of the first coefficient.
+        places : ndarray, shape (patterns, 4)
+            Origin, spacing, sign.
+        """
+        counts = [(*pattern.grid.shape, where.start) for pattern, where in zip(self.patterns, self.pattern_slices, strict=True)]
+        places = [(*pattern.grid.origin, pattern.grid.spacing, pattern.sign) for pattern in self.patterns]
+        return np.array(counts, dtype=np.int64), np.array(places, dtype=np.float64)
+
+
+def make_model(
+    exposures: ExposureList,
+    detectors: Sequence[DetectorSignals],
+    *,
+    spacing_mm: float,
+    reflection: bool = False,
+    position_errors: bool = False,
+    geometry: bool = False,
+    margin_mm: float = 0.5,
+) -> JointModel:
+    """Return a model whose patterns cover all signals.
+
+    Parameters
+    ----------
+    spacing_mm
+        Distance of the knots.
+    reflection
+        Whether there is a reflected pattern.
+    position_errors, geometry
+        See `JointModel`.
+    margin_mm
+        By how much places may move when rotation, scale and position errors are fitted.
+
+    Raises
+    ------
+    FlatError
+        If there is no signal, or the knots are too many to be solved for.
+    """
+    signs = (-1.0, 1.0) if reflection else (-1.0,)
+    patterns = []
+    for sign in signs:
+        lower, upper = _extent(exposures, detectors, sign)
+        patterns.append(Pattern(SplineGrid.covering(lower - margin_mm, upper + margin_mm, spacing_mm), sign))
+    model = JointModel(tuple(patterns), exposures, position_errors, geometry)
+    if model.size > MOST_UNKNOWNS:
+        raise FlatError(
+            f"knots {spacing_mm} mm apart make {model.size} unknowns", remedy="choose a larger spacing", value=model.size
+        )
+    return model
+
+
+MOST_UNKNOWNS = 20_000
+"""Their dense matrix takes 3.2 GB, and a solution holds several of its size at a time."""
+
+
+def _extent(exposures: ExposureList, detectors: Sequence[DetectorSignals], sign: float) -> tuple[FloatArray, FloatArray]:
+    lower, upper = np.full(2, np.inf), np.full(2, -np.inf)
+    for detector in detectors:
+        lit = np.isfinite(detector.log_signal)
+        if not lit.any():
+            continue
+        moved = sign * exposures.positions[detector.exposures[lit.any(axis=1)]]
+        places = np.column_stack([detector.x_mm, detector.y_mm])[lit.any(axis=0)]
+        lower = np.minimum(lower, places.min(axis=0) + moved.min(axis=0))
+        upper = np.maximum(upper, places.max(axis=0) + moved.max(axis=0))
+    if not np.isfinite(lower).all():
+        raise FlatError("no detector has a signal in any exposure", remedy="check masks and positions")
+    return lower, upper

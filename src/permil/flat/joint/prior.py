@@ -1,0 +1,225 @@
+"""All that is assumed beside the signals, as one normal prior, and how strong it should be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg, optimize, sparse
+
+from permil.flat.joint.model import JointModel
+from permil.flat.joint.photodiode import PhotodiodeModel
+from permil.flat.joint.spline import SplineGrid
+
+FloatArray = NDArray[np.float64]
+
+ROTATION_RAD = 0.02
+"""Standard deviation of the stage's rotation before the fit."""
+
+STAGE_SCALE = 0.01
+"""That of the relative scale of its axes."""
+
+UNKNOWN_SCALE = 1.0
+"""That of the logarithm of an exposure's scale without a photodiode reading, about the median reading."""
+
+_HELD = 1e-4
+_STIFFNESS_BOUNDS = (1.0, 1e12)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """A normal prior of the unknowns.
+
+    Parameters
+    ----------
+    model : JointModel
+    stiffness : tuple of float
+        Factor of the roughness of each pattern, mm^2; its inverse square root is the expected curvature.
+    photodiode : PhotodiodeModel
+    has_photodiode : ndarray of bool, shape (n,)
+        Exposures whose reading counts.
+    position_error_mm : float
+        Standard deviation of the stage's position errors.
+    stage_as_recorded : bool
+        Hold position errors, rotation and scale of the stage at 0.
+    """
+
+    model: JointModel
+    stiffness: tuple[float, ...]
+    photodiode: PhotodiodeModel
+    has_photodiode: NDArray[np.bool_]
+    position_error_mm: float = 0.01
+    stage_as_recorded: bool = False
+    _precision: FloatArray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Compute the precision of the exposure scales once."""
+        known = self.has_photodiode
+        exposures = self.model.exposures
+        precision = np.zeros((len(known), len(known)))
+        if known.any():
+            precision[np.ix_(known, known)] = self.photodiode.precision(exposures.time[known], exposures.regressors[known])
+        precision[~known, ~known] = UNKNOWN_SCALE**-2
+        object.__setattr__(self, "_precision", precision)
+
+    @property
+    def scale_centre(self) -> FloatArray:
+        """Logarithm of the exposure scales that the prior expects, up to a constant."""
+        reading = self.model.exposures.log_photodiode
+        usual = np.median(reading[self.has_photodiode]) if self.has_photodiode.any() else 0.0
+        return np.where(self.has_photodiode, reading, usual)
+
+    @property
+    def scale_precision(self) -> FloatArray:
+        """Precision of the exposure scales, shape (n, n)."""
+        return self._precision
+
+    def with_stiffness(self, stiffness: tuple[float, ...]) -> Prior:
+        """Return the same prior with another stiffness."""
+        return replace(self, stiffness=stiffness)
+
+    def add_to(self, matrix: FloatArray) -> None:
+        """Add the precision to a matrix of the unknowns (both triangles).
+
+        Directions that change no signal at all (constants shared by patterns, scales and response; planes of a reflected
+        pattern) are held where they are, by terms of the size of the data's.
+        """
+        model = self.model
+        for number, (pattern, where, stiffness) in enumerate(
+            zip(model.patterns, model.pattern_slices, self.stiffness, strict=True)
+        ):
+            block = matrix[where, where]
+            functions = _free_functions(pattern.grid, number)
+            block += hold_strength(block) * (functions @ functions.T)
+            rough = roughness_of(pattern.grid).tocoo()
+            block[rough.row, rough.col] += stiffness * rough.data
+        scales = matrix[model.scales, model.scales]
+        scales += self.scale_precision + np.diag(scales).mean() / len(scales)
+        places = np.arange(model.errors.start, model.stage.stop)
+        matrix[places, places] += self._stage_deviations**-2
+        matrix[model.errors, model.errors] += self._common_error_precision()
+
+    def _common_error_precision(self) -> FloatArray:
+        """Return what holds the mean of all position errors at 0: it is a shift of the beam's own coordinates."""
+        count = self.model.errors.stop - self.model.errors.start
+        axis = np.arange(count) % 2
+        return (axis[:, None] == axis) * ((_HELD * self.position_error_mm) ** -2 / max(count, 1))
+
+    @property
+    def _stage_deviations(self) -> FloatArray:
+        """Standard deviations of position errors (mm), rotation and scale."""
+        model = self.model
+        errors = np.full(model.errors.stop - model.errors.start, self.position_error_mm)
+        deviations = np.concatenate([errors, [ROTATION_RAD, STAGE_SCALE] if model.geometry else []])
+        return deviations * _HELD if self.stage_as_recorded else deviations
+
+    def gradient(self, vector: FloatArray) -> FloatArray:
+        """Return the gradient of the logarithm of the prior."""
+        model, result = self.model, np.zeros(self.model.size)
+        for pattern, where, stiffness in zip(model.patterns, model.pattern_slices, self.stiffness, strict=True):
+            result[where] = -stiffness * (roughness_of(pattern.grid) @ vector[where])
+        result[model.scales] = -self.scale_precision @ (vector[model.scales] - self.scale_centre)
+        result[model.scales.stop :] = -vector[model.scales.stop :] / self._stage_deviations**2
+        result[model.errors] -= self._common_error_precision() @ vector[model.errors]
+        return result
+
+    def chi_square(self, vector: FloatArray) -> float:
+        """Return minus twice the logarithm of the prior, up to a constant; the prior is quadratic with its centre at no pull."""
+        model = self.model
+        centre = np.zeros(model.size)
+        centre[model.scales] = self.scale_centre
+        return float(-(vector - centre) @ self.gradient(vector))
+
+
+@lru_cache(maxsize=8)
+def roughness_of(grid: SplineGrid) -> sparse.csc_array:
+    """Return the roughness of a grid, made once."""
+    return grid.roughness()
+
+
+def hold_strength(block: FloatArray) -> float:
+    """Return the size of the terms that hold a pattern where no signal depends on it."""
+    return float(np.diag(block).mean())
+
+
+def _free_functions(grid: SplineGrid, number: int) -> FloatArray:
+    """Return what no signal depends on in a pattern: the level, and in a reflection (shared with beam and scales) the slopes."""
+    functions = grid.planes()[:, : 1 if number == 0 else 3]
+    return functions / np.linalg.norm(functions, axis=0)
+
+
+@lru_cache(maxsize=8)
+def _roughness_determinant(grid: SplineGrid) -> float:
+    """Return the logarithm of the pseudo-determinant of the roughness; planes have none."""
+    basis = np.linalg.qr(grid.planes())[0]
+    return float(2 * np.log(np.diag(linalg.cholesky(roughness_of(grid).toarray() + basis @ basis.T))).sum())
+
+
+def best_stiffness(matrix: FloatArray, gradient: FloatArray, prior: Prior, *, tolerance: float = 0.2) -> tuple[Prior, float]:
+    """Return the prior whose common stiffness of the patterns has the largest evidence, and the logarithm of that.
+
+    Parameters
+    ----------
+    matrix, gradient
+        Of the data at coefficients 0 of the patterns, with the prior's pull there added to ``gradient``.
+    prior
+        Its stiffness does not matter.
+    tolerance
+        Of the logarithm of the stiffness.
+
+    Notes
+    -----
+    The marginal likelihood is comparable between knots: patterns have the same flat prior of planes and the same kind of roughness.
+    All unknowns but the patterns' are eliminated first.
+    """
+    model, total = prior.model, matrix.copy()
+    prior.with_stiffness((0.0,) * len(prior.stiffness)).add_to(total)
+    size = model.scales.start
+    others = linalg.cholesky(total[size:, size:], lower=True, check_finite=False)
+    columns = np.column_stack([total[size:, :size], gradient[size:]])
+    solved = linalg.solve_triangular(others, columns, lower=True, check_finite=False)
+    reduced = total[:size, :size] - solved[:, :-1].T @ solved[:, :-1]
+    pull = gradient[:size] - solved[:, :-1].T @ solved[:, -1]
+    fixed = solved[:, -1] @ solved[:, -1] - 2 * np.log(np.diag(others)).sum()
+    for number, (pattern, where) in enumerate(zip(model.patterns, model.pattern_slices, strict=True)):
+        free = _free_functions(pattern.grid, number).shape[1]
+        slopes = pattern.grid.planes()[:, free:]
+        fixed += _roughness_determinant(pattern.grid)
+        fixed += free * np.log(hold_strength(matrix[where, where])) - np.linalg.slogdet(slopes.T @ slopes)[1]
+    rough = linalg.block_diag(*[roughness_of(pattern.grid).toarray() for pattern in model.patterns])
+    rank = size - 3 * len(model.patterns)
+
+    def cost(log_stiffness: float) -> float:
+        factor = linalg.cholesky(reduced + np.exp(log_stiffness) * rough, lower=True, overwrite_a=True, check_finite=False)
+        whitened = linalg.solve_triangular(factor, pull, lower=True, check_finite=False)
+        return -0.5 * float(fixed + whitened @ whitened - 2 * np.log(np.diag(factor)).sum() + rank * log_stiffness)
+
+    bounds = (float(np.log(_STIFFNESS_BOUNDS[0])), float(np.log(_STIFFNESS_BOUNDS[1])))
+    found = optimize.minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": tolerance})
+    return prior.with_stiffness((float(np.exp(found.x)),) * len(prior.stiffness)), -float(found.fun)
+
+
+def common_deviation(information: FloatArray, pull: FloatArray, bounds: tuple[float, float]) -> float:
+    """Return the standard deviation, common to normal unknowns about 0, of largest marginal likelihood.
+
+    Parameters
+    ----------
+    information : ndarray, shape (n, n)
+        What the signals know of these unknowns.
+    pull : ndarray, shape (n,)
+        Gradient of the log likelihood of the signals where they are 0.
+    bounds
+        Smallest and largest standard deviation thought possible.
+    """
+    strength, directions = np.linalg.eigh(information)
+    strength, squares = np.maximum(strength, 0.0), np.square(directions.T @ pull)
+
+    def cost(log_deviation: float) -> float:
+        variance = np.exp(2 * log_deviation)
+        gain = 1.0 + strength * variance
+        return float(np.sum(np.log(gain) - squares * variance / gain))
+
+    limits = (float(np.log(bounds[0])), float(np.log(bounds[1])))
+    return float(np.exp(optimize.minimize_scalar(cost, bounds=limits, method="bounded", options={"xatol": 0.01}).x))

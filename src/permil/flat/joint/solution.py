@@ -1,0 +1,128 @@
+"""The joint solution: what was found, how well, and how near to the optimum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from permil.beam.tabulate import SplineTable
+from permil.flat.joint.exposure_tests import ExposureTests
+from permil.flat.joint.model import JointModel
+from permil.flat.joint.prior import Prior
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """How near the vector is to the optimum of the exact objective.
+
+    Parameters
+    ----------
+    decrement : float
+        Newton decrement ``sqrt(g' H^-1 g)``: no linear function of the unknowns is farther from its optimum than this many
+        standard errors.
+    gradient : float
+        Norm of the gradient over its norm at the start, in units of the unknowns' scales ``diag(H)^-1/2``.
+    passes : int
+        Passes through the data.
+    tolerance : float
+        Of the decrement.
+    """
+
+    decrement: float
+    gradient: float
+    passes: int
+    tolerance: float
+
+    @property
+    def converged(self) -> bool:
+        """Whether the decrement is within its tolerance."""
+        return self.decrement <= self.tolerance
+
+
+@dataclass(frozen=True)
+class JointSolution:
+    """Beam, flat and exposure scales.
+
+    Parameters
+    ----------
+    model : JointModel
+    prior : Prior
+        As estimated from the data.
+    vector : ndarray, shape (n,)
+        All unknowns but the response.
+    log_response : dict
+        ``log F`` on the super-pixels of each detector, mean 0 over all of them.
+    factor : ndarray, shape (n, n)
+        Lower Cholesky factor of the inverse covariance of ``vector``.
+    exposure_weights : ndarray
+        Factor of the weight of each exposure.
+    threshold : float
+        Huber's.
+    tests : ExposureTests
+    certificate : Certificate
+    objective : float
+        Twice the minimum of the data's part.
+    signals, responses : int
+        Numbers.
+    """
+
+    model: JointModel
+    prior: Prior
+    vector: FloatArray
+    log_response: dict[str, FloatArray]
+    factor: FloatArray = field(repr=False)
+    exposure_weights: FloatArray
+    threshold: float
+    tests: ExposureTests
+    certificate: Certificate
+    objective: float
+    signals: int
+    responses: int
+
+    @property
+    def log_scales(self) -> FloatArray:
+        """``s`` of each exposure, up to a constant."""
+        return self.vector[self.model.scales]
+
+    @property
+    def left_out(self) -> NDArray[np.bool_]:
+        """Exposures that do not fit and have no effect."""
+        return self.exposure_weights < 0.5
+
+    @property
+    def reduced_chi_square(self) -> float:
+        """Objective over the degrees of freedom."""
+        return self.objective / max(self.signals - self.responses - self.model.size, 1)
+
+    def findings(self) -> dict[int, str]:
+        """Return what is wrong with exposures that were left out, or whose photodiode reading was."""
+        wrong = self.left_out | (np.isfinite(self.model.exposures.log_photodiode) & ~self.prior.has_photodiode)
+        return {int(exposure): self.tests.reason(int(exposure)) for exposure in np.flatnonzero(wrong)}
+
+    def log_beam(self, ux: FloatArray, uy: FloatArray) -> FloatArray:
+        """Return ``log B`` at places relative to the projector (mm), up to a constant; NaN where there is no data."""
+        return self.model.patterns[0].grid.evaluate(self.vector[self.model.pattern_slices[0]], ux, uy)
+
+    def log_beam_table(self) -> SplineTable:
+        """Return ``log B`` as a table that fills images of whole detectors quickly."""
+        grid = self.model.patterns[0].grid
+        coefficients = self.vector[self.model.pattern_slices[0]].reshape(grid.shape)
+        return SplineTable(coefficients, np.array(grid.origin), grid.spacing)
+
+    def error_of(self, places: slice) -> FloatArray:
+        """Return the standard errors of some of the unknowns."""
+        unit = np.zeros((self.model.size, places.stop - places.start))
+        unit[np.arange(places.start, places.stop), np.arange(unit.shape[1])] = 1.0
+        return np.sqrt(np.square(linalg.solve_triangular(self.factor, unit, lower=True)).sum(axis=0))
+
+    @property
+    def rotation(self) -> tuple[float, float]:
+        """Rotation of the stage's axes and its error, radians; zero where it is not fitted."""
+        if not self.model.geometry:
+            return 0.0, 0.0
+        return float(self.vector[self.model.stage.start]), float(self.error_of(self.model.stage)[0])

@@ -1,0 +1,148 @@
+"""Where the joint solution stands between passes through the data: vector, prior, exposures that count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.exposure_tests import LEFT_OUT, PHOTODIODE_LIMIT, SHAPE_LIMIT, exposure_tests
+from permil.flat.joint.model import JointModel
+from permil.flat.joint.normal import NormalEquations, normal_equations
+from permil.flat.joint.photodiode import PhotodiodeModel, fit_photodiode, marginal
+from permil.flat.joint.prior import Prior, best_stiffness, common_deviation
+
+FloatArray = NDArray[np.float64]
+
+_FIRST_PHOTODIODE = PhotodiodeModel(0.01, 0.01)
+_FIRST_STIFFNESS = 1e4
+_POSITION_ERRORS_MM = (1e-5, 0.1)
+_FEWEST_READINGS = 6
+_ROUNDS = 2
+"""Passes without a change of what is left out after which the prior is kept."""
+
+
+class Solver:
+    """Where the solution stands between passes."""
+
+    def __init__(
+        self,
+        model: JointModel,
+        detectors: Sequence[DetectorSignals],
+        threshold: float,
+        with_drift: bool,
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        self.model, self.detectors, self.threshold = model, detectors, threshold
+        self.with_drift, self.progress = with_drift, progress
+        self.vector = model.start()
+        self.exposure_weights = np.ones(len(model.exposures))
+        self.steady = False
+        self._rounds = 0
+        self._stiffness_known = False
+        known = np.isfinite(model.exposures.log_photodiode)
+        self.prior = Prior(model, (_FIRST_STIFFNESS,) * len(model.patterns), _FIRST_PHOTODIODE, known, stage_as_recorded=True)
+
+    def equations(self, *, robust: bool) -> NormalEquations:
+        """Pass through the data."""
+        return normal_equations(
+            self.model,
+            self.detectors,
+            self.vector,
+            threshold=self.threshold if robust else np.inf,
+            exposure_weights=self.exposure_weights,
+            progress=self.progress,
+        )
+
+    def factorise(self, equations: NormalEquations) -> tuple[FloatArray, FloatArray, float]:
+        """Return the Cholesky factor of the curvature, the gradient, and its norm in the unknowns' scales."""
+        total = equations.full_matrix
+        self.prior.add_to(total)
+        pull = equations.gradient + self.prior.gradient(self.vector)
+        norm = float(np.linalg.norm(pull / np.sqrt(np.diag(total))))
+        return linalg.cholesky(total, lower=True, overwrite_a=True, check_finite=False), pull, norm
+
+    def estimate_prior(self, equations: NormalEquations) -> None:
+        """Estimate stiffness, photodiode and position errors from the normal equations."""
+        matrix = equations.full_matrix
+        if not self._stiffness_known:
+            self._estimate_stiffness(matrix, equations.gradient)
+            self._stiffness_known = True
+        known = np.flatnonzero(self.prior.has_photodiode)
+        if known.size >= _FEWEST_READINGS:
+            information, at_vector = self._information(matrix, equations.gradient, self.model.scales)
+            at_readings = at_vector + information @ (self.vector[self.model.scales] - self.prior.scale_centre)
+            information, at_readings = marginal(information, at_readings, known)
+            times, regressors = self.model.exposures.time[known], self.model.exposures.regressors[known]
+            photodiode = fit_photodiode(times, regressors, information, at_readings, with_drift=self.with_drift)
+            self.prior = replace(self.prior, photodiode=photodiode)
+        if self.model.position_errors and not self.prior.stage_as_recorded:
+            errors = self.vector[self.model.errors]
+            information, at_vector = self._information(matrix, equations.gradient, self.model.errors)
+            # Their mean is held: only differences count.
+            pairs = np.arange(len(errors)) % 2
+            differences = np.eye(len(errors)) - 2.0 / len(errors) * (pairs[:, None] == pairs)
+            pull = differences @ (at_vector + information @ errors)
+            size = common_deviation(differences @ information @ differences, pull, _POSITION_ERRORS_MM)
+            self.prior = replace(self.prior, position_error_mm=size)
+
+    def _estimate_stiffness(self, matrix: FloatArray, gradient: FloatArray) -> None:
+        # The evidence wants the pull at coefficients 0; the equations are linear in them.
+        at_zero = np.zeros(self.model.size)
+        for where in self.model.pattern_slices:
+            at_zero[where] = self.vector[where]
+        pull = gradient + matrix @ at_zero + self.prior.gradient(self.vector - at_zero)
+        self.prior, _ = best_stiffness(matrix, pull, self.prior)
+
+    def _information(self, matrix: FloatArray, gradient: FloatArray, block: slice) -> tuple[FloatArray, FloatArray]:
+        """Return what the signals know of a block of unknowns, all others free within their prior, and their pull."""
+        total = matrix.copy()
+        self.prior.add_to(total)
+        others = np.r_[0 : block.start, block.stop : self.model.size]
+        factor = linalg.cho_factor(total[np.ix_(others, others)], lower=True, check_finite=False)
+        pull = gradient + self.prior.gradient(self.vector)
+        solved = linalg.cho_solve(factor, np.column_stack([matrix[others, block], pull[others]]))
+        information = matrix[block, block] - matrix[others, block].T @ solved[:, :-1]
+        return (information + information.T) / 2, gradient[block] - matrix[others, block].T @ solved[:, -1]
+
+    def advance(self, *, judge: bool) -> None:
+        """After a step: judge the exposures, then let the stage differ from its record, then keep the prior.
+
+        Before exposures that do not fit are left out, positions fitted to a beam that they have spoilt could lead anywhere.
+        """
+        if self.steady:
+            return
+        changed = judge and self.judge_exposures()
+        self._rounds = 0 if changed else self._rounds + 1
+        if self._rounds and self.prior.stage_as_recorded:
+            self.prior = replace(self.prior, stage_as_recorded=False)
+            self._rounds = 0
+            self._stiffness_known = False
+        self.steady = self._rounds >= _ROUNDS
+
+    def judge_exposures(self) -> bool:
+        """Leave out the exposures, and readings, that fit worst, take back those that fit; return whether anything changed.
+
+        Half the worst deviation is the limit of each round, since a bad exposure makes others look bad.
+        """
+        tests = exposure_tests(
+            self.model, self.detectors, self.vector, self.prior, threshold=self.threshold, exposure_weights=self.exposure_weights
+        )
+        misfit, left_out = tests.misfit, self.exposure_weights < 0.5
+        worst = misfit[~left_out].max(initial=0.0)
+        bad = np.where(left_out, misfit > SHAPE_LIMIT, misfit > max(SHAPE_LIMIT, worst / 2))
+        self.exposure_weights = np.where(bad, LEFT_OUT, 1.0)
+        deviation = np.abs(np.nan_to_num(tests.photodiode))
+        known = self.prior.has_photodiode
+        limit = max(PHOTODIODE_LIMIT, deviation[known].max(initial=0.0) / 2)
+        trusted = np.isfinite(self.model.exposures.log_photodiode) & np.where(
+            known, deviation <= limit, deviation <= PHOTODIODE_LIMIT
+        )
+        changed = bool((bad != left_out).any() or (trusted != known).any())
+        if (trusted != known).any():
+            self.prior = replace(self.prior, has_photodiode=trusted)
+        return changed

@@ -1,0 +1,89 @@
+"""Distance of the beam's knots, chosen by the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from permil.errors import FlatError
+from permil.flat.joint.data import DetectorSignals, ExposureList
+from permil.flat.joint.model import make_model
+from permil.flat.joint.normal import normal_equations
+from permil.flat.joint.photodiode import PhotodiodeModel
+from permil.flat.joint.prior import Prior, best_stiffness
+
+_FIRST_SPACING_MM = 12.0
+_RATIO = 2**-0.5
+_GAIN = 5.0
+_MOST_UNKNOWNS = 4000
+_PHOTODIODE = PhotodiodeModel(3e-3, 0.0)
+_STIFFNESS = 1e4
+
+
+@dataclass(frozen=True)
+class SpacingChoice:
+    """What the data say of the distance of knots.
+
+    Parameters
+    ----------
+    spacing_mm : float
+        The choice.
+    tried_mm : tuple of float
+        All that were tried.
+    log_evidence : tuple of float
+        Of each, relative to the best.
+    limited : bool
+        Whether finer knots were out of reach though the last step still paid.
+    """
+
+    spacing_mm: float
+    tried_mm: tuple[float, ...]
+    log_evidence: tuple[float, ...]
+    limited: bool
+
+
+def choose_spacing(
+    exposures: ExposureList,
+    detectors: Sequence[DetectorSignals],
+    *,
+    first_mm: float = _FIRST_SPACING_MM,
+    most_unknowns: int = _MOST_UNKNOWNS,
+) -> SpacingChoice:
+    """Return the distance of knots with the largest evidence, from the detector with the most signals.
+
+    Knots are made finer by the square root of 2 as long as the logarithm of the evidence grows. The smoothness is
+    estimated for each: finer knots than needed do no harm but cost time.
+
+    Raises
+    ------
+    FlatError
+        If not even the first spacing can be tried.
+    """
+    signals = [int(np.isfinite(detector.log_signal).sum()) for detector in detectors]
+    richest = [detectors[int(np.argmax(signals))]]
+    tried: list[float] = []
+    evidence: list[float] = []
+    spacing = first_mm
+    while True:
+        model = make_model(exposures, richest, spacing_mm=spacing)
+        if model.patterns[0].grid.size > most_unknowns:
+            if not tried:
+                raise FlatError(
+                    f"knots {spacing} mm apart make {model.patterns[0].grid.size} coefficients", remedy="choose a larger spacing"
+                )
+            limited = True
+            break
+        prior = Prior(model, (_STIFFNESS,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
+        equations = normal_equations(model, richest, model.start())
+        pull = equations.gradient + prior.gradient(equations.vector)
+        tried.append(spacing)
+        evidence.append(best_stiffness(equations.full_matrix, pull, prior)[1])
+        limited = False
+        if len(tried) > 2 and evidence[-1] < max(evidence[:-1]) + _GAIN and evidence[-2] < max(evidence[:-2]) + _GAIN:
+            break
+        spacing *= _RATIO
+    best = int(np.argmax(evidence))
+    relative = tuple(value - evidence[best] for value in evidence)
+    return SpacingChoice(tried[best], tuple(tried), relative, limited and best == len(tried) - 1)

@@ -1,0 +1,135 @@
+"""Tensor cubic B-splines on a uniform grid of knots: places, planes, roughness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.interpolate import BSpline
+
+FloatArray = NDArray[np.float64]
+
+_MARGIN = 1e-6
+
+
+@dataclass(frozen=True)
+class SplineGrid:
+    """Knots of a tensor cubic B-spline.
+
+    Parameters
+    ----------
+    origin : tuple of float
+        Centre of the first B-spline along each axis, mm.
+    spacing : float
+        Distance of the knots, mm.
+    shape : tuple of int
+        B-splines along the two axes. Coefficients are stored with the second axis fastest.
+    """
+
+    origin: tuple[float, float]
+    spacing: float
+    shape: tuple[int, int]
+
+    @classmethod
+    def covering(cls, lower: FloatArray, upper: FloatArray, spacing: float) -> SplineGrid:
+        """Return the smallest grid on whose splines every place between two corners (mm) depends in full."""
+        middle, half = (np.asarray(lower) + np.asarray(upper)) / 2, (np.asarray(upper) - np.asarray(lower)) / 2
+        cells = np.maximum(np.ceil(2 * half / spacing + _MARGIN), 1).astype(int)
+        origin = middle - spacing * (cells / 2 + 1)
+        return cls((float(origin[0]), float(origin[1])), float(spacing), (int(cells[0] + 3), int(cells[1] + 3)))
+
+    @property
+    def size(self) -> int:
+        """Number of coefficients."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def lower(self) -> FloatArray:
+        """Lower corner of the area in which the spline is defined, mm."""
+        return np.array(self.origin) + self.spacing
+
+    @property
+    def upper(self) -> FloatArray:
+        """Upper corner of that area, mm."""
+        return np.array(self.origin) + self.spacing * (np.array(self.shape) - 2)
+
+    def knots(self) -> FloatArray:
+        """Return the centres of the B-splines, shape (size, 2), mm."""
+        axes = [start + self.spacing * np.arange(count) for start, count in zip(self.origin, self.shape, strict=True)]
+        return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+
+    def planes(self) -> FloatArray:
+        """Return the coefficients of the functions 1, x and y (mm from the middle of the grid), shape (size, 3).
+
+        A uniform B-spline reproduces a plane from its values at the centres.
+        """
+        knots = self.knots()
+        return np.column_stack([np.ones(self.size), knots - knots.mean(axis=0)])
+
+    def roughness(self) -> sparse.csc_array:
+        """Return the matrix ``R`` for which ``c R c`` approximates the integral of ``f_xx^2 + 2 f_xy^2 + f_yy^2`` (1/mm^2).
+
+        Derivatives are differences of coefficients (P-splines, Eilers & Marx 1996, Statistical Science 11, 89); planes have none.
+        """
+        first, second = ([_differences(count, order) for count in self.shape] for order in (1, 2))
+        unit = [sparse.eye_array(count) for count in self.shape]
+        parts = [sparse.kron(second[0], unit[1]), sparse.kron(unit[0], second[1]), np.sqrt(2) * sparse.kron(first[0], first[1])]
+        difference = sparse.vstack(parts)
+        return sparse.csc_array(difference.T @ difference / self.spacing**2)
+
+    def evaluate(self, coefficients: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+        """Return the spline at places (mm, any shapes that broadcast); NaN outside the area in which it is defined."""
+        places = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+        result = np.empty(places[0].size)
+        _evaluate(places[0].ravel(), places[1].ravel(), coefficients, self.origin, self.spacing, self.shape, result)
+        return result.reshape(places[0].shape)
+
+    def design(self, x: FloatArray, y: FloatArray) -> sparse.csr_array:
+        """Return the matrix that turns coefficients into values at places (mm) inside the grid, shape (places, size)."""
+        axes = []
+        for start, count, place in zip(self.origin, self.shape, (np.ravel(x), np.ravel(y)), strict=True):
+            knots = start + self.spacing * (np.arange(count + 4) - 2)
+            axes.append(sparse.csr_array(BSpline.design_matrix(place, knots, 3)))
+        rows, columns = axes
+        places = (rows.indices.reshape(-1, 4, 1) * self.shape[1] + columns.indices.reshape(-1, 1, 4)).ravel()
+        products = (rows.data.reshape(-1, 4, 1) * columns.data.reshape(-1, 1, 4)).ravel()
+        return sparse.csr_array((products, places, 16 * np.arange(np.size(x) + 1)), shape=(np.size(x), self.size))
+
+
+def _differences(count: int, order: int) -> sparse.csr_array:
+    return sparse.csr_array(np.diff(np.eye(count), n=order, axis=0))
+
+
+@njit(cache=True, inline="always")
+def cubic_weights(place, count):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    """Return the first of four B-splines at a place in units of the knots, their values, and their slopes per knot."""
+    cell = min(max(int(np.floor(place)), 1), count - 3)
+    t = place - cell
+    rest = 1.0 - t
+    values = (
+        rest * rest * rest / 6.0,
+        2.0 / 3.0 - t * t + 0.5 * t * t * t,
+        2.0 / 3.0 - rest * rest + 0.5 * rest * rest * rest,
+        t * t * t / 6.0,
+    )
+    slopes = (-0.5 * rest * rest, -2.0 * t + 1.5 * t * t, 2.0 * rest - 1.5 * rest * rest, 0.5 * t * t)
+    return cell - 1, values, slopes
+
+
+@njit(cache=True)
+def _evaluate(x, y, coefficients, origin, spacing, shape, result):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    for point in range(x.size):
+        at_x, at_y = (x[point] - origin[0]) / spacing, (y[point] - origin[1]) / spacing
+        if not (1.0 <= at_x <= shape[0] - 2 and 1.0 <= at_y <= shape[1] - 2):
+            result[point] = np.nan
+            continue
+        first_x, weights_x, _ = cubic_weights(at_x, shape[0])
+        first_y, weights_y, _ = cubic_weights(at_y, shape[1])
+        total = 0.0
+        for i in range(4):
+            for j in range(4):
+                total += weights_x[i] * weights_y[j] * coefficients[(first_x + i) * shape[1] + first_y + j]
+        result[point] = total

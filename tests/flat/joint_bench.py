@@ -1,0 +1,136 @@
+"""A small test stand of arrays for the joint solution: detectors, scan and pointings, a random beam, a photodiode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter, map_coordinates
+
+from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
+
+
+@dataclass
+class RandomBeam:
+    """A plateau with soft edges, times smooth random structure."""
+
+    structure: np.ndarray
+    step: float
+    width: float
+    shape: tuple[float, float]
+
+    @classmethod
+    def draw(cls, rng, *, width=40.0, rms=3e-3, sigma=4.0):
+        """Draw one; width, and sigma of the Gaussian that smooths the structure, in mm."""
+        step = sigma / 4
+        side = 2 * int(5 * width / step) + 1
+        structure = gaussian_filter(rng.standard_normal((side, side)), sigma / step, mode="wrap")
+        return cls(structure * (rms / structure.std()), step, width, tuple(1 + 0.01 * rng.standard_normal(2)))
+
+    def log(self, ux, uy):
+        """Logarithm at places relative to the projector, mm."""
+        radius2 = (self.shape[0] * ux**2 + self.shape[1] * uy**2) / self.width**2
+        middle = (self.structure.shape[0] - 1) / 2
+        at = np.array([ux / self.step + middle, uy / self.step + middle])
+        structure = map_coordinates(self.structure, at, order=3, mode="grid-wrap")
+        return -0.25 * radius2**3 / (radius2**2 + 1.0) + np.log1p(structure)
+
+
+@dataclass
+class Campaign:
+    """Data and truth."""
+
+    exposures: ExposureList
+    detectors: list[DetectorSignals]
+    log_response: dict[str, np.ndarray]
+    log_scale: np.ndarray
+    beam: RandomBeam
+    centres: np.ndarray
+    floor: dict[str, np.ndarray]
+
+    def response_error(self, solution):
+        """Fitted minus true log response of each detector, its mean over all taken off."""
+        error = {name: solution.log_response[name] - self.log_response[name] for name in self.log_response}
+        mean = np.nanmean(np.concatenate(list(error.values())))
+        return {name: deviation - mean for name, deviation in error.items()}
+
+
+QUINCUNX = np.array([[-1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [-1.0, -1.0], [1.0, -1.0]])
+
+
+def detector_places(columns, rows, *, pixels=16, pixel_mm=1.0, gap=0.5):
+    """Names and super-pixel positions of a mosaic around (0, 0)."""
+    pitch = pixels * pixel_mm + gap
+    inside = (np.arange(pixels) - (pixels - 1) / 2) * pixel_mm
+    x, y = (part.ravel() for part in np.meshgrid(inside, inside, indexing="ij"))
+    places = {}
+    for i in range(columns):
+        for j in range(rows):
+            centre = pitch * np.array([i - (columns - 1) / 2, j - (rows - 1) / 2])
+            places[f"D{i}{j}"] = (x + centre[0], y + centre[1], centre)
+    return places
+
+
+def simulate(
+    rng,
+    *,
+    columns=3,
+    rows=3,
+    pixels=16,
+    pixel_mm=1.0,
+    scan=12,
+    scan_width=30.0,
+    images=2,
+    electrons=3e6,
+    photodiode_noise=2e-3,
+    photodiode_drift=0.0,
+    light_drift=1e-3,
+    rotation=0.0,
+    jitter=0.0,
+    offset=(0.0, 0.0),
+    beam=None,
+    order="time",
+    gain_steps=0.0,
+):
+    """Scan of the middle detector, then a quincunx of pointings on each, all detectors read."""
+    places = detector_places(columns, rows, pixels=pixels, pixel_mm=pixel_mm)
+    names = list(places)
+    scanned = names[len(names) // 2]
+    steps = np.linspace(-scan_width / 2, scan_width / 2, scan) if scan else np.zeros(0)
+    positions = [places[scanned][2] + (x, y) for x in steps for y in steps]
+    read = [{scanned}] * len(positions)
+    move = list(range(len(positions)))
+    reach = pixels * pixel_mm / 4
+    for name in names:
+        for point in QUINCUNX:
+            number = move[-1] + 1 if move else 0
+            positions += [places[name][2] + reach * point] * images
+            read += [set(names)] * images
+            move += [number] * images
+    positions, move = np.array(positions), np.array(move)
+    count = len(positions)
+    time = np.arange(count, dtype=float)
+    if order == "random":
+        time = rng.permutation(count).astype(float)
+    phase = time / max(count - 1, 1)
+    log_scale = np.log(electrons) + light_drift * np.sin(9 * phase) + 1e-3 * rng.standard_normal(count)
+    reading = log_scale - np.log(electrons) + photodiode_drift * (phase - 0.5) + photodiode_noise * rng.standard_normal(count)
+    cosine, sine = np.cos(rotation), np.sin(rotation)
+    lamp = positions + jitter * rng.standard_normal((move.max() + 1, 2))[move]
+    centres = lamp @ np.array([[cosine, sine], [-sine, cosine]]) + np.asarray(offset)
+    beam = beam or RandomBeam.draw(rng)
+    exposures = ExposureList(positions[:, 0], positions[:, 1], reading, time, move)
+    detectors, responses, floors = [], {}, {}
+    for name, (x, y, centre) in places.items():
+        chosen = np.array([number for number in range(count) if name in read[number]])
+        tilt = 2e-3 * rng.standard_normal(2) / (pixels * pixel_mm)
+        response = 0.01 * rng.standard_normal() + tilt[0] * (x - centre[0]) + tilt[1] * (y - centre[1])
+        response = response + 1e-3 * rng.standard_normal(x.size)
+        log_mean = log_scale[chosen, None] + response + beam.log(x - centres[chosen, :1], y - centres[chosen, 1:])
+        mean = np.exp(log_mean)
+        signal = mean + np.sqrt(mean) * rng.standard_normal(mean.shape)
+        log_signal, variance = logarithm_of(signal, mean)
+        detectors.append(DetectorSignals(name, x, y, chosen, log_signal, variance))
+        responses[name] = response
+        floors[name] = 1 / np.sqrt(mean.sum(axis=0))
+    return Campaign(exposures, detectors, responses, log_scale, beam, centres, floors)

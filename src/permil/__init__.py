@@ -13,6 +13,9 @@ How data flow through the rooms (imports run from top to bottom only)::
     |- star exposures -> spots  detect, measure, name by grid index, calibrate -> throughput where each star lay
       v
     beam/<LED>.fits, flat/<LED>/<CCD>.fits, spots/
+      |  compare     stars beside what the flat predicts for them -> correlation, significance, QE / pixel area / diffusion
+      v
+    compare/
       |  report      pictures, tables, verdicts
       v
     report/index.html, summary.ecsv

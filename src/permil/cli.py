@@ -58,7 +58,7 @@ def _run(config: Path, overrides: list[str] | None, rooms: tuple[str, ...] | Non
 
 @app.command()
 def run(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Do everything that is not up to date: index, superbias, beam, flat, report."""
+    """Do everything that is not up to date: index, superbias, beam, flat, artificial stars, comparison, report."""
     _run(config, overrides)
 
 
@@ -220,6 +220,12 @@ def spots_calibrate(
 
     options = SpotsConfig(columns=columns, rows=rows)
     typer.echo(calibrate_files(catalogs, out, options=options, camera=load_camera(camera)))
+
+
+@app.command()
+def compare(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Compare the artificial stars of a run with its flats: correlation, significance, QE, pixel area or diffusion."""
+    _run(config, overrides, ("compare",))
 
 
 @app.command()

@@ -1,27 +1,38 @@
-"""The demonstration: simulate a small campaign, reduce it, compare with the truth, say where to look."""
+"""The demonstration: simulate two small campaigns, reduce them, compare with the truth, say where to look.
+
+The first has a beam scan and pointings on a raft of binned CCDs and ends with composite flats. The second has flats and artificial stars of
+one cut-out sensor and ends with the question whether the stars see what the flat sees.
+"""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
 
+import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as TextTable
 
 from permil.camera import load_camera
+from permil.compare.comparison import SINGLE
+from permil.compare.folder import CompareFolder
 from permil.config import load_config
 from permil.config.simulate import SimulateConfig
+from permil.config.simulate_spots import SimulateSpotsConfig
 from permil.pipeline import run_pipeline
-from permil.products import RunFolder
+from permil.products import RunFolder, read_table
 from permil.progress import console, default_workers
+from permil.simulate.spots import simulate_spots
 from permil.simulate.stage import simulate_bench
-from permil.truth import TruthSummary, compare_with_truth, summarise
+from permil.truth import TruthSummary, compare_fractions, compare_with_truth, summarise
 
 _PER_MIL = 1e3
+STARS = "stars"
+"""Folder of the campaign of artificial stars below that of the demonstration."""
 
 
 def run_demo(out: Path, *, seed: int) -> None:
-    """Simulate the preset `mini` below a folder, run the pipeline on it and print recovered over true.
+    """Simulate the presets `mini` and `stars-and-flats` below a folder, run the pipeline on both and print recovered beside true.
 
     What is there already and belongs to the same simulation is used.
 
@@ -41,14 +52,42 @@ def run_demo(out: Path, *, seed: int) -> None:
     run_pipeline(config, rooms=("index", "isr", "beam", "flat"))
     comparison = compare_with_truth(folder, load_camera(config.camera), super_pixel_mm=config.flat.super_pixel_mm)
     run_pipeline(config, rooms=("report",))
+    stars = _demonstrate_stars(out / STARS, seed=seed)
     console.print(truth_table(summarise(comparison), config.flat.super_pixel_mm))
+    console.print(_stars_text(stars), highlight=False, soft_wrap=True)
     console.print(
         f"done in {time.perf_counter() - begin:.0f} s\n"
         f"  pages    {folder.report}\n"
+        f"           {RunFolder(stars.root).report} (artificial stars)\n"
         f"  flats    {out / 'flat'}\n"
         f"  figures  {folder.comparison} (recovered over true), {folder.summary}",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def _demonstrate_stars(out: Path, *, seed: int) -> CompareFolder:
+    """Simulate flats and artificial stars of one sensor, and reduce and compare them."""
+    console.print(f"simulating flats and 40 dithers of artificial stars of one sensor in {out}", highlight=False, soft_wrap=True)
+    simulate_spots(SimulateSpotsConfig(preset="stars-and-flats", seed=seed), out, workers=default_workers())
+    run_pipeline(load_config(out / "config.yaml"))
+    return CompareFolder(out)
+
+
+def _stars_text(folder: CompareFolder) -> str:
+    """Return what stars and flat say of each other, and what is true."""
+    correlations, verdicts = read_table(folder.correlations), read_table(folder.verdicts)
+    headline = correlations[(correlations["quantity"] == "flux") & (correlations["scale"] == SINGLE)][0]
+    fractions = ", ".join(
+        f"{row['kind']} {row['value']:.3f} ± {row['error']:.3f} (true {row['true']:.3f})" for row in compare_fractions(folder)
+    )
+    p_value = float(headline["p_value"])
+    chance = f"p = {p_value:.2g}" if np.isfinite(p_value) else f"no p-value: {headline['reason']}"
+    return (
+        f"do the stars see what the flat sees? r = {headline['r']:+.3f} ± {headline['r_err']:.3f}, {chance}; "
+        f"{headline['n']} stars are worth {headline['n_eff']:.0f} independent ones\n"
+        f"fractions of the flat's variance: {fractions}\n"
+        f"{verdicts['sentence'][0]}\n"
     )
 
 

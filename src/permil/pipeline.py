@@ -52,7 +52,7 @@ def run_pipeline(config: Config, *, rooms: tuple[str, ...] | None = None) -> lis
     Parameters
     ----------
     rooms
-        Some of index, isr, beam, flat, spots and report; when None, those that the data ask for. A stage that is asked for
+        Some of index, isr, beam, flat, spots, compare and report; when None, those that the data ask for. A stage that is asked for
         alone uses what earlier ones left.
 
     Raises
@@ -89,6 +89,10 @@ def _is_wanted(run: Run, room: str) -> bool:
     has_stars = catalogs or SPOT in purposes
     if room == "spots":
         return has_stars
+    if room == "compare":
+        from permil.compare.stage import has_pairs
+
+        return has_pairs(run.config, run.folder)
     # Without any stars a bench campaign is what the user means: say what is missing from it.
     return bool(purposes & {SCAN, POINTING}) or not has_stars
 
@@ -99,6 +103,7 @@ def _stages(run: Run) -> Iterator[tuple[str, Callable[[], StageReport]]]:
     yield "beam", lambda: _beam_stage(run)
     yield "flat", lambda: _flat_stage(run)
     yield "spots", lambda: _spots_stage(run)
+    yield "compare", lambda: _compare_stage(run)
     yield "report", lambda: _report_stage(run)
 
 
@@ -140,6 +145,12 @@ def _spots_stage(run: Run) -> StageReport:
 
     index = None if run.config.spots.catalogs else _read_index(run)
     return run_spots(run.config.spots, run.config, run.camera, run.folder, index=index, workers=run.workers)
+
+
+def _compare_stage(run: Run) -> StageReport:
+    from permil.compare.stage import run_compare
+
+    return run_compare(run.config, run.camera, run.folder, workers=run.workers)
 
 
 def _report_stage(run: Run) -> StageReport:

@@ -6,11 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 from astropy.table import Table
+from numpy.typing import NDArray
+from scipy import fft, ndimage
 
 from permil.camera import Camera
+from permil.compare.folder import CompareFolder
+from permil.compare.fractions import KINDS, TOTAL
+from permil.compare.inputs import read_stars, star_groups
+from permil.compare.response import StarResponse
+from permil.compare.scales import PERIODS, bands_between, cosine_wavenumbers
 from permil.flat.files import difference_of_products
-from permil.products import RunFolder, read_image, write_table
+from permil.products import RunFolder, read_image, read_table, write_table
+from permil.spots.folder import SpotsFolder
+
+FloatArray = NDArray[np.float64]
+
+_DENSITY_SCALE = 32.0
+"""Sigma in pixels over which the number of stars is smoothed: the truth is asked where the stars are."""
+_TRUE_MAPS = ("AREA", "DIFFUSION_FLAT")
 
 _UNITS = {"gradient_x": "1 / mm", "gradient_y": "1 / mm", "gradient_err": "1 / mm"}
 
@@ -123,3 +138,52 @@ def summarise(comparison: Table) -> list[TruthSummary]:
 
 def _root_mean_square(values: Any) -> float:
     return float(np.sqrt(np.mean(np.square(np.asarray(values, dtype=float)))))
+
+
+def compare_fractions(folder: CompareFolder) -> Table:
+    """Compare the fractions of efficiency, pixel area and diffusion with the truth of the simulation, write and return them.
+
+    The truth is ``cov(kind, F) / var(F)`` of the true maps as stars see them, where the stars are.
+
+    Raises
+    ------
+    InputError
+        If a product cannot be read.
+    OutputError
+        If the table cannot be written.
+    """
+    found = read_table(folder.hypotheses)
+    chosen = (found["figure"] == "fraction") & (found["scale"] == TOTAL) & (found["region"] == found["region"][0])
+    found = found[chosen]
+    spots, rows = SpotsFolder(folder.root), []
+    with fits.open(RunFolder(folder.root).truth / "spots" / "sensor.fits", memmap=False) as hdus:
+        kinds = [
+            np.asarray(hdus["EFFICIENCY"].data, dtype=float) - 1,
+            *(np.asarray(hdus[name].data, float) for name in _TRUE_MAPS),
+        ]
+    for detector, band in star_groups(spots):
+        product = read_stars(spots, detector, band)
+        true = _true_fractions(kinds, product.stars.places.x, product.stars.places.y, product.response)
+        for kind, truth in zip(KINDS, true, strict=True):
+            row = found[(found["detector"] == detector) & (found["of"] == kind)][0]
+            rows.append((detector, band or "-", kind, float(row["value"]), float(row["error"]), float(truth)))
+    table = Table(rows=rows, names=("detector", "band", "kind", "value", "error", "true"))
+    write_table(folder.truth, table)
+    return table
+
+
+def _true_fractions(kinds: list[FloatArray], x: FloatArray, y: FloatArray, response: StarResponse) -> FloatArray:
+    """Return the fractions of the kinds over the reported scales, shape (3,)."""
+    shape = kinds[0].shape
+    wavenumber = np.hypot(*cosine_wavenumbers((shape[0], shape[1])))
+    nodes = np.linspace(0, wavenumber.max(), 1000)
+    transfer = np.interp(wavenumber, nodes, response.transfer(nodes))
+    where = np.zeros(shape)
+    np.add.at(where, (np.rint(y).astype(int), np.rint(x).astype(int)), 1.0)
+    where = ndimage.gaussian_filter(where, _DENSITY_SCALE, mode="reflect")
+    total = np.zeros(3)
+    for band in bands_between(PERIODS)[1:-1]:
+        passed = np.where(band.holds(wavenumber), transfer, 0.0)
+        seen = np.array([fft.idctn(passed * fft.dctn(kind, norm="ortho"), norm="ortho") for kind in kinds])
+        total += (where * seen * seen.sum(axis=0)).sum(axis=(1, 2))
+    return np.asarray(total / total.sum())

@@ -90,6 +90,17 @@ def test_diffusion_adds_its_variance_to_that_of_a_star() -> None:
     )
 
 
+@pytest.mark.parametrize("diffusion", [-0.5, 0.5])
+def test_width_follows_much_diffusion_as_it_follows_little(diffusion: float) -> None:
+    profile = SpotProfile(PROFILE.fractions, tuple(float(np.sqrt(sigma**2 + diffusion)) for sigma in PROFILE.sigmas))
+    expected = np.zeros(SHAPE)
+    add_spots(expected, one_spot(xx=4.2 + diffusion, yy=4.5 + diffusion), profile)
+    before = light_of(one_spot())
+    after = uniform_maps(diffusion=diffusion).respond(before)
+    old, new, exact = (galsim.Image(image).FindAdaptiveMom().moments_sigma ** 2 for image in (before, after, expected))
+    assert (new - old) / (exact - old) == pytest.approx(1.0, abs=0.03)
+
+
 def test_efficiency_scales_a_star_by_its_mean_under_the_star() -> None:
     maps = random_maps()
     only = SensorMaps(maps.efficiency, 0 * maps.shift_x, 0 * maps.shift_y, 0 * maps.diffusion)

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from permil.config.base import Section
 from permil.config.beam import BeamConfig
+from permil.config.compare import CompareConfig
 from permil.config.exposures import ExposuresConfig
 from permil.config.flat import FlatConfig
 from permil.config.isr import IsrConfig
@@ -35,6 +36,7 @@ class Config(Section):
     beam: BeamConfig = Field(default=BeamConfig(), description="the projector's light")
     flat: FlatConfig = Field(default=FlatConfig(), description="the response")
     spots: SpotsConfig = Field(default=SpotsConfig(), description="the artificial stars")
+    compare: CompareConfig = Field(default=CompareConfig(), description="stars against the flat")
     report: ReportConfig = Field(default=ReportConfig(), description="what a person looks at")
     simulate: SimulateConfig = Field(default=SimulateConfig(), description="a test stand with known truth")
     simulate_spots: SimulateSpotsConfig = Field(
@@ -53,6 +55,7 @@ class Config(Section):
         paths = {name: str(folder / entry) for name, entry in inputs.items() if entry not in _WORDS}
         changes["isr"] = self.isr.model_copy(update=paths)
         changes["spots"] = self.spots.resolved(folder)
+        changes["compare"] = self.compare.resolved(folder)
         return self.model_copy(update=changes)
 
     def as_yaml(self) -> str:

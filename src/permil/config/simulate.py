@@ -220,7 +220,7 @@ class SimulateConfig(Section):
     def _apply_overrides(cls, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        merged: dict[str, Any] = {}
+        layered: dict[str, Any] = {}
         preset = given.get("preset", "mini")
         layers = [PRESETS.get(preset, {}) if isinstance(preset, str) else {}]
         if given.get("light", False) is True:
@@ -228,16 +228,16 @@ class SimulateConfig(Section):
         if given.get("nuisances", True) is False:
             layers.append(NO_NUISANCES)
         for layer in (*layers, given):
-            merged = _merged(merged, layer)
-        return merged
+            layered = overlaid(layered, layer)
+        return layered
 
 
-def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+def overlaid(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """Return ``base`` with the values of ``change`` laid over it, section by section."""
     merged = dict(base)
     for key, value in change.items():
         if isinstance(value, BaseModel):
             value = value.model_dump(exclude_unset=True)
         below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+        merged[key] = overlaid(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
     return merged

@@ -1,17 +1,17 @@
 """Section ``simulate_spots``: exposures of artificial stars whose truth is known.
 
 The defaults make a campaign on a cut-out sensor. ``camera: lsstcam`` with ``mask: {spots: 49}`` makes one on a whole sensor: lengths
-of the illumination are parts of the mask.
+of the illumination are parts of the mask. A preset is a dictionary of overrides; explicit keys win over it.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from permil.config.base import Section
-from permil.config.simulate import SimulateElectronics
+from permil.config.simulate import LedName, SimulateElectronics, overlaid
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -77,6 +77,23 @@ class SimulateSpotsBackground(Section):
     pedestal: NotNegative = Field(10.0, description="light everywhere, electrons per pixel")
 
 
+class SimulateSpotsMixture(Section):
+    """A flat of known parts: independent random fields of one spectrum, added to the other maps of the sensor."""
+
+    rms: Fraction = Field(0.0, description="rms of all parts together in the flat, relative; 0: none")
+    scale_px: Positive = Field(12.0, description="sigma of the Gaussian that makes them smooth, pixels")
+    high_pass_px: Positive = Field(30.0, description="sigma of the Gaussian whose smoothing is taken off: no structure is wider")
+    efficiency: NotNegative = Field(0.6, description="part of the variance that is quantum efficiency; parts are over their sum")
+    area: NotNegative = Field(0.4, description="part of the variance that is pixel area")
+    diffusion: NotNegative = Field(0.0, description="part of the variance that is diffusion")
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> SimulateSpotsMixture:
+        if not self.efficiency + self.area + self.diffusion > 0:
+            raise ValueError("one of efficiency, area and diffusion must be above 0")
+        return self
+
+
 class SimulateSpotsSensor(Section):
     """How the sensor answers: three maps, each of which acts on the charge."""
 
@@ -89,6 +106,7 @@ class SimulateSpotsSensor(Section):
     diffusion_rms_px2: NotNegative = Field(0.05, description="change of the charge's variance by diffusion, rms, pixel^2")
     diffusion_scale_px: Positive = Field(12.0, description="sigma of the Gaussian that makes it smooth, pixels")
     dark_current: NotNegative = Field(0.05, description="dark current of a pixel, electrons per s")
+    mixture: SimulateSpotsMixture = Field(SimulateSpotsMixture(), description="parts of the flat with known shares")
 
 
 class SimulateSpotsLamp(Section):
@@ -111,9 +129,31 @@ class SimulateSpotsCampaign(Section):
     compressed: bool = Field(False, description="RICE-compressed files")
 
 
+class SimulateSpotsFlats(Section):
+    """Flats of the same sensor before the spots: a beam scan and pointings of the bench's projector."""
+
+    images: Count = Field(0, description="images at each of the five pointings; 0: no flats")
+    led: LedName = Field("red", description="LED; name it in campaign.filter as well where spots and flats are of one band")
+    scan_size: Annotated[int, Field(ge=4)] = Field(10, description="positions of the beam scan along each axis")
+    scan_width_mm: Positive = Field(20.0, description="side of the scanned window, mm; the middle of whole sensors needs 80")
+    electrons: Positive = Field(50000.0, description="electrons per pixel at the beam's maximum where the flat is 1")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "stars": {},
+    "stars-and-flats": {
+        "sensor": {"efficiency_rms": 1e-3, "mixture": {"rms": 3e-3}},
+        "campaign": {"exposures": 40, "filter": "red", "compressed": True},
+        "flats": {"images": 5},
+    },
+}
+"""Overrides of each preset."""
+
+
 class SimulateSpotsConfig(Section):
     """A campaign of the spot projector on a sensor whose truth is known."""
 
+    preset: Literal["stars", "stars-and-flats"] = Field("stars", description="named set of values; explicit keys win over it")
     seed: Count = Field(1, description="seed of everything random")
     camera: str = Field("spots-cutout", description="camera by name or file")
     detector: str = Field("R22_S11", description="detector that the spots fall on")
@@ -123,4 +163,13 @@ class SimulateSpotsConfig(Section):
     sensor: SimulateSpotsSensor = Field(SimulateSpotsSensor(), description="answer of the sensor")
     lamp: SimulateSpotsLamp = Field(SimulateSpotsLamp(), description="lamp")
     campaign: SimulateSpotsCampaign = Field(SimulateSpotsCampaign(), description="what is exposed")
+    flats: SimulateSpotsFlats = Field(SimulateSpotsFlats(), description="flats of the same sensor")
     electronics: SimulateElectronics = Field(SimulateElectronics(), description="amplifiers")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        preset = given.get("preset", "stars")
+        return overlaid(PRESETS.get(preset, {}) if isinstance(preset, str) else {}, given)

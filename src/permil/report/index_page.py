@@ -13,6 +13,7 @@ from astropy.time import Time
 
 from permil import __version__
 from permil.flat.metrics import WHOLE_DETECTOR
+from permil.report.compare_page import compare_section
 from permil.report.detector_page import comparison_grid, result_cells
 from permil.report.exposure_figures import PhotodiodeSeries, photodiode_timeline
 from permil.report.inputs import RunProducts
@@ -46,9 +47,10 @@ def index_page(
     *,
     limits: ReportConfig,
     spots_address: Callable[[str, str], str],
+    compare_address: Callable[[str, str], str],
     fingerprint: str,
 ) -> IndexPage:
-    """Return the content of the index page; ``spots_address`` is that of the page of a detector and band, "" without pages."""
+    """Return the content of the index page; the addresses are those of the pages of a detector and band, "" without pages."""
     judged = verdicts(measurements, limits)
     comparison = products.comparison
     return IndexPage(
@@ -66,6 +68,7 @@ def index_page(
         ),
         sections=tuple(sections),
         spots=spots_section(products.spots, spots_address) if products.spots is not None else None,
+        compare=compare_section(products.compare, compare_address) if products.compare is not None else None,
         stages=_stages(products.stages) if products.stages is not None else None,
         configuration=products.configuration,
         fingerprint=fingerprint,

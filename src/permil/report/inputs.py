@@ -19,6 +19,7 @@ from permil.errors import InputError
 from permil.flat.product import SCALE_CARD
 from permil.flat.superpixel import size_in_pixels
 from permil.products import ImageProduct, RunFolder, read_image, read_table
+from permil.report.compare_inputs import CompareRun, read_compare_run
 from permil.report.spots_inputs import SpotsRun, read_spots_run
 
 EXPOSURE_COLUMNS = ("obsid", "detector", "led", "purpose", "photodiode", "x_mm", "y_mm", "mjd")
@@ -48,6 +49,8 @@ class RunProducts:
         Tables, None where there is none.
     spots
         What it says of artificial stars, None where it has none.
+    compare
+        What it says of stars and flats, None where it compares none.
     absent
         What is not there, in words.
     """
@@ -63,6 +66,7 @@ class RunProducts:
     comparison: Table | None
     leds: tuple[LedProducts, ...]
     spots: SpotsRun | None
+    compare: CompareRun | None
     absent: tuple[str, ...]
 
 
@@ -118,10 +122,11 @@ def read_run(folder: RunFolder, camera: Camera, *, leds: Sequence[str]) -> RunPr
         comparison=_table(folder.comparison, "", [], columns=("led", "detector")),
         leds=tuple(_led_products(folder, camera, led, absent) for led in _leds(folder, leds)),
         spots=read_spots_run(folder),
+        compare=read_compare_run(folder),
         absent=(),
     )
-    if products.spots is not None and not products.leds:
-        # Artificial stars need no flats, and catalogs of them no exposures: nothing of it was to be expected.
+    if (products.spots is not None or products.compare is not None) and not products.leds:
+        # Artificial stars need no flats, and catalogs of them no exposures; a comparison may use other runs': nothing was to be expected.
         return products
     if not products.leds:
         absent.append("beam models and flats")

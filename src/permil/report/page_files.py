@@ -8,7 +8,7 @@ from pathlib import Path
 from permil.products import RunFolder, atomic_output, stored_fingerprint
 from permil.products.fingerprint import file_signature
 
-LAYOUT = 2
+LAYOUT = 3
 """Number of the layout of the pages: one more whenever pages of the same products would look different."""
 
 _HEAD_CHARACTERS = 2000
@@ -22,6 +22,11 @@ def detector_path(folder: RunFolder, led: str, detector: str) -> Path:
 def spots_path(folder: RunFolder, detector: str, band: str) -> Path:
     """Return where the page of the artificial stars of a detector and band lies; ``band`` may be empty."""
     return folder.report.parent / "spots" / ("_".join(part for part in (detector, band) if part) + ".html")
+
+
+def compare_path(folder: RunFolder, detector: str, band: str) -> Path:
+    """Return where the page lies that compares the stars of a detector and band with its flat; ``band`` may be empty."""
+    return folder.report.parent / "compare" / ("_".join(part for part in (detector, band) if part) + ".html")
 
 
 def page_fingerprint(path: Path) -> str | None:
@@ -47,6 +52,6 @@ def write_page(path: Path, text: str) -> None:
 def remove_stale_pages(folder: RunFolder, wanted: set[Path]) -> None:
     """Remove pages of what the run no longer has: nothing leads there any more."""
     pages = folder.report.parent
-    for path in (*pages.glob("detectors/*/*.html"), *pages.glob("spots/*.html")):
+    for path in (*pages.glob("detectors/*/*.html"), *pages.glob("spots/*.html"), *pages.glob("compare/*.html")):
         if path not in wanted:
             path.unlink()

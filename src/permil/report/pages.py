@@ -87,6 +87,20 @@ class SpotsSection:
 
 
 @dataclass(frozen=True)
+class CompareSection:
+    """The part of the index page about stars and flats.
+
+    ``sentences`` and ``no_chance`` (why there is no p-value) are pairs of detector with band, and words.
+    """
+
+    groups: Grid
+    sentences: tuple[tuple[str, str], ...]
+    no_chance: tuple[tuple[str, str], ...]
+    levels: Grid | None
+    not_told_apart: tuple[ReasonList, ...]
+
+
+@dataclass(frozen=True)
 class IndexPage:
     """Content of the index page."""
 
@@ -101,6 +115,7 @@ class IndexPage:
     unused: tuple[tuple[str, tuple[ReasonList, ...]], ...]
     sections: tuple[LedSection, ...]
     spots: SpotsSection | None
+    compare: CompareSection | None
     stages: Grid | None
     configuration: str
     fingerprint: str
@@ -147,6 +162,42 @@ class SpotsPage:
     lamp: Picture | None
     degeneracy: Grid | None
     exposures: Grid
+    provenance: Grid
+    absent: tuple[str, ...]
+    home: Link
+    others: tuple[Link, ...]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ComparePage:
+    """Content of the page that compares the stars of one detector and band with its flat.
+
+    ``sentence`` is the verdict on the whole detector, ``words`` what the correlation means; ``silent`` are pairs of what nothing can be
+    said of, and why.
+    """
+
+    title: str
+    detector: str
+    band: str
+    facts: tuple[tuple[str, str], ...]
+    sentence: str
+    words: tuple[str, ...]
+    headline: Grid | None
+    scatter: Picture | None
+    maps: tuple[Picture, ...]
+    scales: Picture | None
+    chance: tuple[Picture, ...]
+    methods: Grid | None
+    fraction_picture: Picture | None
+    fractions: Grid | None
+    slopes: Grid | None
+    verdicts: Grid | None
+    silent: tuple[tuple[str, str], ...]
+    amplifiers: str
+    rings: str
+    ring_picture: Picture | None
+    pairs: Grid | None
     provenance: Grid
     absent: tuple[str, ...]
     home: Link
@@ -208,6 +259,11 @@ def render_detector(page: DetectorPage) -> str:
 def render_spots(page: SpotsPage) -> str:
     """Return the page of the artificial stars of a detector as HTML."""
     return _templates().get_template("spots.html").render(page=page, meta=FINGERPRINT_META)
+
+
+def render_compare(page: ComparePage) -> str:
+    """Return the page that compares stars with the flat as HTML."""
+    return _templates().get_template("compare.html").render(page=page, meta=FINGERPRINT_META)
 
 
 @lru_cache(maxsize=1)

@@ -10,6 +10,7 @@ _MINUS = "\N{MINUS SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MOST_DECIMALS = 6
 _SMALL = 1e-3
+_LEAST_CHANCE = 1e-99
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ _ALL = (
     ),
     Quantity("scatter_over_predicted", "scatter over predicted error"),
     Quantity("lamp_drift", "drift of the lamp, first to last", 1e3, "‰"),
+    Quantity("correlation", "correlation of stars and flat, r"),
+    Quantity("correlation_without_noise", "r without measurement errors"),
+    Quantity("flux_slope", "slope of star fluxes on the flat"),
+    *(Quantity(f"fraction_{kind.replace(' ', '_')}", f"fraction {kind}") for kind in ("efficiency", "pixel area", "diffusion")),
+    Quantity("flux_scatter_change", "change of star fluxes by dividing", 1e3, "‰"),
 )
 QUANTITIES = {quantity.name: quantity for quantity in _ALL}
 FLAT_METRICS = ("median", "rms", "noise", "scatter", "step", "gradient_x", "gradient_y")
@@ -93,7 +99,7 @@ def format_measurement(number: float, error: float = math.nan) -> str:
     if not math.isfinite(number):
         return MISSING
     if not (math.isfinite(error) and error > 0):
-        return _minus(f"{number:.4g}")
+        return with_minus(f"{number:.4g}")
     # Rounding first: 0.0996 becomes 0.10, whose last digit is one place further left.
     error = float(f"{error:.1e}")
     decimals = 1 - math.floor(math.log10(error))
@@ -101,16 +107,29 @@ def format_measurement(number: float, error: float = math.nan) -> str:
         power = math.floor(math.log10(max(abs(number), error)))
         decimals += power
         mantissas = f"{number / 10.0**power:.{decimals}f} ± {error / 10.0**power:.{decimals}f}"
-        return f"({_minus(mantissas)}) \N{MULTIPLICATION SIGN} 10{str(power).translate(_SUPERSCRIPTS)}"
+        return f"({with_minus(mantissas)}) \N{MULTIPLICATION SIGN} 10{str(power).translate(_SUPERSCRIPTS)}"
     shown = max(decimals, 0)
-    return _minus(f"{round(number, decimals):.{shown}f} ± {round(error, decimals):.{shown}f}")
+    return with_minus(f"{round(number, decimals):.{shown}f} ± {round(error, decimals):.{shown}f}")
+
+
+def format_chance(probability: float) -> str:
+    """Return a p-value with two digits; NaN is a dash."""
+    if not math.isfinite(probability):
+        return MISSING
+    if probability < _LEAST_CHANCE:
+        return "below 10⁻⁹⁹"
+    if probability >= _SMALL:
+        return f"{probability:.2g}"
+    mantissa, power = f"{probability:.1e}".split("e")
+    return f"{mantissa} \N{MULTIPLICATION SIGN} 10{str(int(power)).translate(_SUPERSCRIPTS)}"
 
 
 def format_count(number: int) -> str:
     """Return a whole number with thin spaces between groups of three digits."""
-    return _minus(f"{number:,}".replace(",", "\N{THIN SPACE}"))
+    return with_minus(f"{number:,}".replace(",", "\N{THIN SPACE}"))
 
 
-def _minus(text: str) -> str:
+def with_minus(text: str) -> str:
+    """Return a number in figures with a minus sign for its hyphen."""
     # The hyphen of an exponent stays what it is.
     return text.replace("-", _MINUS) if "e-" not in text else text

@@ -8,6 +8,7 @@ import numpy as np
 from astropy.table import Table
 
 from permil.camera import Detector
+from permil.flat.metrics import WHOLE_DETECTOR
 from permil.report.inputs import provenance_cards
 from permil.report.pages import (
     Cell,
@@ -23,6 +24,7 @@ from permil.report.pages import (
 from permil.report.quantities import MISSING, QUANTITIES, Quantity, format_count, format_measurement
 from permil.report.spots_inputs import SpotsProducts, SpotsRun
 from permil.report.spots_pictures import lamp_picture, mask_pictures, repeatability_picture, sensor_pictures
+from permil.report.summary import Measurement
 
 _INDEX_METRICS = (
     "spots", "exposures", "chi_square_per_freedom", "spot_flux_error", "flux_residual_scatter", "dx_residual_scatter",
@@ -97,6 +99,17 @@ def spots_section(run: SpotsRun, address: Callable[[str, str], str]) -> SpotsSec
         rows.append(cells)
     headings = ("detector", "band", *(QUANTITIES[name].heading for name in metrics))
     return SpotsSection(grid(headings, rows, text_columns=2), reason_lists(run.left_out, column="exposure"))
+
+
+def spots_measurements(run: SpotsRun) -> list[Measurement]:
+    """Return the figures of all detectors and bands; what is NaN was not measured and is left out."""
+    return [
+        Measurement(
+            str(row["metric"]), str(row["band"]), float(row["value"]), float(row["error"]), str(row["detector"]), WHOLE_DETECTOR
+        )
+        for row in run.summary
+        if str(row["metric"]) in QUANTITIES and np.isfinite(row["value"])
+    ]
 
 
 def group_name(detector: str, band: str) -> str:

@@ -12,13 +12,16 @@ import numpy as np
 from astropy.table import Table
 
 from permil.camera import Camera, shared_camera
+from permil.compare.folder import CompareFolder
 from permil.config import Config
 from permil.errors import OutputError
 from permil.products import RunFolder, fingerprint, read_image, stored_fingerprint, write_table
 from permil.progress import parallel_map
+from permil.report.compare_stage import compare_tasks, make_compare_page
 from permil.report.inputs import LedProducts, RunProducts, read_detector, read_run, read_scatter
 from permil.report.page_files import (
     LAYOUT,
+    compare_path,
     detector_path,
     page_fingerprint,
     remove_stale_pages,
@@ -96,7 +99,11 @@ def make_report(config: Config, camera: Camera, folder: RunFolder, *, workers: i
     parallel_map(make_detector_page, waiting, workers=workers, description="detector pages")
     waiting_spots = [task for task in spots_pages if page_fingerprint(task.path) != task.fingerprint]
     parallel_map(make_spots_page, waiting_spots, workers=workers, description="pages of artificial stars")
-    remove_stale_pages(folder, {task.path for task in tasks} | {task.path for task in spots_pages})
+    compare_pages = compare_tasks(folder, camera, products.compare) if has_pages else []
+    waiting_compare = [task for task in compare_pages if page_fingerprint(task.path) != task.fingerprint]
+    parallel_map(make_compare_page, waiting_compare, workers=workers, description="pages of stars against flats")
+    wanted = {task.path for task in tasks} | {task.path for task in spots_pages} | {task.path for task in compare_pages}
+    remove_stale_pages(folder, wanted)
     index_print = _index_fingerprint(config, products)
     if page_fingerprint(folder.report) != index_print or stored_fingerprint(folder.summary) != index_print:
         _make_index(config, camera, products, index_print, workers=workers)
@@ -177,8 +184,10 @@ def _plane_maps(folder: RunFolder, camera: Camera, products: LedProducts) -> Any
 
 
 def _make_index(config: Config, camera: Camera, products: RunProducts, index_print: str, *, workers: int) -> None:
+    from permil.report.compare_page import compare_measurements
     from permil.report.index_page import index_page
     from permil.report.pages import render_index
+    from permil.report.spots_page import spots_measurements
 
     folder, exposures = products.folder, products.exposures
     tasks = [
@@ -187,17 +196,22 @@ def _make_index(config: Config, camera: Camera, products: RunProducts, index_pri
     ]
     results = parallel_map(make_led_section, tasks, workers=workers, description="LEDs")
     measurements = [entry for _, of_led in results for entry in of_led]
+    measurements += spots_measurements(products.spots) if products.spots is not None else []
+    measurements += compare_measurements(products.compare) if products.compare is not None else []
     summary = summary_table(measurements, config.report)
     summary.meta = {"fingerprint": index_print}
+
+    def address(path: Path) -> str:
+        return str(path.relative_to(folder.report.parent)) if config.report.detector_pages else ""
+
     page = index_page(
         products,
         camera,
         measurements,
         [section for section, _ in results],
         limits=config.report,
-        spots_address=lambda detector, band: (
-            str(spots_path(folder, detector, band).relative_to(folder.report.parent)) if config.report.detector_pages else ""
-        ),
+        spots_address=lambda detector, band: address(spots_path(folder, detector, band)),
+        compare_address=lambda detector, band: address(compare_path(folder, detector, band)),
         fingerprint=index_print,
     )
     write_table(folder.summary, summary)
@@ -243,8 +257,9 @@ def _index_fingerprint(config: Config, products: RunProducts) -> str:
     for led in products.leds:
         paths = [folder.beam(led.led), folder.focal_plane(led.led), folder.metrics(led.led)]
         upstream += [source_fingerprint(path) for path in (*paths, *(folder.flat(led.led, name) for name in led.detectors))]
-    spots = SpotsFolder(folder.root)
-    upstream.append(source_fingerprint(spots.summary))
+    spots, compare = SpotsFolder(folder.root), CompareFolder(folder.root)
+    of_compare = (compare.correlations, compare.hypotheses, compare.verdicts, compare.levels)
+    upstream += [source_fingerprint(path) for path in (spots.summary, *of_compare)]
     tables = (
         spots.left_out,
         folder.configuration,

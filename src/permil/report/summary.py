@@ -22,7 +22,7 @@ _COLUMNS = {
     "metric": "what was measured",
     "detector": "detector, - for what belongs to a beam",
     "amp": "amplifier, all for the whole detector, - for what belongs to a beam",
-    "led": "LED",
+    "led": "LED, or band of stars; - where it has no name",
     "value": "result",
     "error": "standard error of the result",
     "spec": "largest size that passes, NaN where there is none",
@@ -101,8 +101,8 @@ def summary_table(measurements: Iterable[Measurement], limits: ReportConfig) -> 
     for entry in measurements:
         spec = specification(entry.metric, limits)
         # ECSV reads an empty text as missing.
-        where = entry.detector or NONE, entry.amp or NONE
-        rows.append((entry.metric, *where, entry.led, entry.number, entry.error, spec, judge(entry.number, spec)))
+        where = entry.detector or NONE, entry.amp or NONE, entry.led or NONE
+        rows.append((entry.metric, *where, entry.number, entry.error, spec, judge(entry.number, spec)))
     kinds = (np.str_, np.str_, np.str_, np.str_, float, float, float, np.str_)
     columns = zip(*rows, strict=True) if rows else ([] for _ in kinds)
     table = Table({name: np.array(column, dtype=kind) for name, column, kind in zip(_COLUMNS, columns, kinds, strict=True)})

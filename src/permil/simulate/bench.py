@@ -62,6 +62,8 @@ class Bench:
     ----------
     config
         Section ``simulate``.
+    sensors
+        What the sensors answer; by default as the configuration and its seed make them.
 
     Raises
     ------
@@ -73,12 +75,12 @@ class Bench:
         If the beam's levels make no beam.
     """
 
-    def __init__(self, config: SimulateConfig) -> None:
+    def __init__(self, config: SimulateConfig, *, sensors: SensorTruth | None = None) -> None:
         self.config = config
         self.camera: Camera = load_camera(config.camera)
         self.science = select_detectors(self.camera, config.rafts, config.detectors)
         self.scanned = scanned_detectors(self.camera, config.detectors)
-        self.sensors = SensorTruth(config, self.camera)
+        self.sensors = sensors or SensorTruth(config, self.camera)
         self.leds: tuple[str, ...] = tuple(dict.fromkeys(config.leds))
         self._beams = {led: self._make_beam(led) for led in self.leds}
 
@@ -236,7 +238,18 @@ class Bench:
         return bias
 
 
+@dataclass(frozen=True)
+class BenchRecipe:
+    """From what a bench is built: small, where the bench is not, so that every worker process builds its own."""
+
+    config: SimulateConfig
+
+    def build(self) -> Bench:
+        """Return the bench."""
+        return Bench(self.config)
+
+
 @lru_cache(maxsize=2)
-def bench_of(config: SimulateConfig) -> Bench:
-    """Return the bench of a configuration; a worker process builds it once."""
-    return Bench(config)
+def bench_of(recipe: BenchRecipe) -> Bench:
+    """Return the bench of a recipe; a worker process builds it once."""
+    return recipe.build()

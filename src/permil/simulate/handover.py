@@ -1,7 +1,8 @@
-"""What is handed to the reduction beside the raw files, as tables."""
+"""What is handed to the reduction beside the raw files: tables and a configuration."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ import yaml
 from astropy.table import Table
 
 from permil.camera import Camera
+from permil.products import atomic_output, write_table
 from permil.simulate.bench import Bench
+from permil.simulate.claim import CONFIGURATION
 from permil.simulate.conditions import REB_COND
 from permil.simulate.randoms import generator
 
@@ -74,34 +77,74 @@ def board_reference() -> float:
     return float(np.mean([card[1] for card in REB_COND if card[0] in _THERMOMETERS]))
 
 
-def configuration(bench: Bench, tables: dict[str, str]) -> str:
-    """Return a configuration, as YAML, with which the raw files can be reduced.
+def write_tables(bench: Bench, folder: Path) -> dict[str, str]:
+    """Write the tables of the section ``isr`` that the bench asks for; return the file of each.
+
+    Raises
+    ------
+    OutputError
+        If one cannot be written.
+    """
+    effects = bench.config.effects
+    tables = {"gains": gains(bench)}
+    if effects.nonlinearity:
+        tables["linearity"] = linearity(bench)
+    if effects.crosstalk:
+        tables["crosstalk"] = crosstalk(bench)
+    if len(boxes := defects(bench)):
+        tables["defects"] = boxes
+    for name, table in tables.items():
+        write_table(folder / f"{name}.ecsv", table)
+    return {name: f"{name}.ecsv" for name in tables}
+
+
+def configuration(bench: Bench, tables: dict[str, str], *, flats: bool = True) -> dict[str, Any]:
+    """Return the content of a configuration with which the raw files can be reduced.
 
     Parameters
     ----------
     tables
         File of each table of the section ``isr``.
+    flats
+        Whether there are raw files of the bench.
     """
     config, camera = bench.config, bench.camera
-    exposures: dict[str, Any] = {"roots": ["raw"]}
-    if config.campaign.images == 1:
-        # Single images at the pointings of many detectors form a grid as a scan does; so the runs are named.
-        for purpose, kind in (("scan", "scan"), ("pointings", "pointing")):
-            exposures[purpose] = {"runs": sorted({exposure.run for exposure in bench.exposures if exposure.kind == kind})}
-    isr: dict[str, Any] = dict(tables)
-    electronics = config.electronics
-    swing = abs(electronics.temperature_coefficient * electronics.temperature_amplitude)
-    if config.effects.temperature_drift and swing > _LARGEST_IGNORED:
-        isr |= {"temperature_coefficient": -electronics.temperature_coefficient, "temperature_reference": board_reference()}
-    content = {
+    content: dict[str, Any] = {
         "camera": config.camera,
         "output": ".",
         "seed": config.seed,
-        "exposures": exposures,
-        "isr": isr,
-        "beam": {"reference": [_reference(camera)]},
+        "exposures": {"roots": ["raw"]},
+        "isr": dict(tables),
     }
-    return yaml.safe_dump(content, sort_keys=False)
+    electronics = config.electronics
+    swing = abs(electronics.temperature_coefficient * electronics.temperature_amplitude)
+    if config.effects.temperature_drift and swing > _LARGEST_IGNORED:
+        content["isr"] |= {
+            "temperature_coefficient": -electronics.temperature_coefficient,
+            "temperature_reference": board_reference(),
+        }
+    if flats:
+        content["beam"] = {"reference": [_reference(camera)]}
+        if config.campaign.images == 1:
+            # Single images at the pointings of many detectors form a grid as a scan does; so the runs are named.
+            for purpose, kind in (("scan", "scan"), ("pointings", "pointing")):
+                runs = sorted({exposure.run for exposure in bench.exposures if exposure.kind == kind})
+                content["exposures"][purpose] = {"runs": runs}
+    return content
+
+
+def write_configuration(folder: Path, content: dict[str, Any]) -> Path:
+    """Write a configuration; return its path.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    path = folder / CONFIGURATION
+    with atomic_output(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return path
 
 
 def _reference(camera: Camera) -> dict[str, Any]:

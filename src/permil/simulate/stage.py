@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-import yaml
-
 from permil.config.simulate import SimulateConfig
-from permil.errors import OutputError
-from permil.products import RunFolder, atomic_output, make_folder, remove_partial_files, write_image, write_table
-from permil.progress import parallel_map
-from permil.simulate import handover, truth
-from permil.simulate.bench import Bench, ExposureTruth, bench_of
-from permil.simulate.campaign import PlannedExposure
-from permil.simulate.exposing import ExposedDetector
-from permil.simulate.headers import Conditions, primary_cards
-from permil.simulate.rawfile import RawFileWriter
+from permil.simulate import handover
+from permil.simulate.bench import Bench, BenchRecipe, bench_of
+from permil.simulate.claim import claim_folder
+from permil.simulate.writing import write_campaign
 
-FINGERPRINT = "simulation.yaml"
-"""File that says from which parameters a folder was simulated."""
-
-CONFIGURATION = "config.yaml"
-"""Configuration with which the simulated files can be reduced."""
-
-_PIXELS_PER_TASK = 2.5e7
 _RICE_RATIO = 0.36
 _HEADER_BYTES = 11_520
 
@@ -81,32 +64,9 @@ class CampaignSize:
     size: int
 
 
-@dataclass(frozen=True)
-class _ResponseTask:
-    """A detector and an LED whose response is surveyed or, with a scale, written as true flat."""
-
-    config: SimulateConfig
-    detector: str
-    led: str
-    scale: float = 1.0
-    path: Path = Path()
-
-
-@dataclass(frozen=True)
-class _ExposureTask:
-    """Some exposures of one detector with one LED."""
-
-    config: SimulateConfig
-    folder: Path
-    detector: str
-    exposures: tuple[PlannedExposure, ...]
-    truths: tuple[ExposureTruth, ...]
-    scales: tuple[tuple[str, float], ...]
-
-
 def campaign_size(config: SimulateConfig) -> CampaignSize:
     """Return how many files a simulation will write and how much disk they take (RICE within some 10 %)."""
-    bench = bench_of(config)
+    bench = bench_of(BenchRecipe(config))
     plain = {detector.name: _plain_size(bench, detector.name) for detector in bench.read}
     sizes = [
         plain[name] * (_RICE_RATIO if exposure.compressed else 1.0) for exposure in bench.exposures for name in exposure.detectors
@@ -145,159 +105,20 @@ def simulate_bench(config: SimulateConfig, folder: Path, *, workers: int) -> Sim
     """
     begin = time.monotonic()
     folder = Path(folder)
-    bench = bench_of(config)
-    _claim(folder, config)
-    truths = bench.exposure_truths()
-    scales = _composite_scales(bench, workers)
-    _write_truth(bench, truths, scales, RunFolder(folder), workers)
-    configuration = _hand_over(bench, folder)
-    tasks = _exposure_tasks(bench, truths, scales, folder / "raw")
-    results = parallel_map(_write_exposures, tasks, workers=workers, description="raw files")
+    recipe = BenchRecipe(config)
+    bench = bench_of(recipe)
+    claim_folder(folder, config)
+    tables = handover.write_tables(bench, folder)
+    configuration = handover.write_configuration(folder, handover.configuration(bench, tables))
+    written = write_campaign(recipe, folder, workers=workers)
     return SimulationSummary(
         folder=folder,
         configuration=configuration,
         exposures=len(bench.exposures),
-        files=sum(len(task.exposures) for task in tasks),
-        skipped=sum(skipped for skipped, _ in results),
-        size=sum(size for _, size in results),
+        files=written.files,
+        skipped=written.skipped,
+        size=written.size,
         detectors=tuple(detector.name for detector in bench.read),
         leds=bench.leds,
         seconds=time.monotonic() - begin,
     )
-
-
-def _claim(folder: Path, config: SimulateConfig) -> None:
-    """Mark a folder as that of this simulation, or go on with one that was interrupted."""
-    path = make_folder(folder) / FINGERPRINT
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    if path.is_file():
-        if path.read_text(encoding="utf-8") != text:
-            raise OutputError(
-                "this folder holds a simulation with other parameters",
-                path=folder,
-                remedy="choose another folder, or remove this one first",
-            )
-        remove_partial_files(folder)
-        return
-    for name in ("raw", CONFIGURATION):
-        if (folder / name).exists():
-            raise OutputError(
-                f"{name} in this folder was not simulated here", path=folder, remedy="choose another folder for the simulation"
-            )
-    with atomic_output(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _composite_scales(bench: Bench, workers: int) -> dict[str, float]:
-    """Return the median response of the good pixels of all science detectors for each LED."""
-    tasks = [_ResponseTask(bench.config, detector.name, led) for led in bench.leds for detector in bench.science]
-    histograms = parallel_map(_survey_response, tasks, workers=workers, description="responses")
-    totals: dict[str, np.ndarray] = {}
-    for task, histogram in zip(tasks, histograms, strict=True):
-        totals[task.led] = totals.get(task.led, 0) + histogram
-    return {led: truth.median_of_histogram(total) for led, total in totals.items()}
-
-
-def _survey_response(task: _ResponseTask) -> np.ndarray:
-    return truth.response_histogram(bench_of(task.config), task.detector, task.led)
-
-
-def _write_truth(bench: Bench, truths: list[ExposureTruth], scales: dict[str, float], run: RunFolder, workers: int) -> None:
-    tasks = [
-        _ResponseTask(bench.config, detector.name, led, scales[led], path)
-        for detector in bench.read
-        for led in bench.leds
-        if not (path := run.truth_flat(led, detector.name)).is_file()
-    ]
-    parallel_map(_write_flat, tasks, workers=workers, description="true flats")
-    for led in bench.leds:
-        primary, cards = truth.beam_cards(bench, led)
-        image = truth.beam_image(bench, led)
-        write_image(run.truth_beam(led), image, np.zeros(image.shape), np.zeros(image.shape), header=primary, image_cards=cards)
-    write_table(run.truth / "scales.ecsv", truth.scale_table(bench, truths))
-    write_table(run.truth / "positions.ecsv", truth.position_table(bench, truths))
-    write_table(run.truth / "gains.ecsv", truth.amplifier_table(bench))
-
-
-def _write_flat(task: _ResponseTask) -> None:
-    bench = bench_of(task.config)
-    detector = bench.camera[task.detector]
-    flat = bench.sensors.response(detector, task.led)
-    flat /= np.float32(task.scale)
-    write_image(
-        task.path,
-        flat,
-        bench.sensors.mask(detector),
-        np.zeros(flat.shape, dtype=np.float32),
-        header=truth.flat_cards(bench, task.detector, task.led, task.scale),
-    )
-
-
-def _hand_over(bench: Bench, folder: Path) -> Path:
-    """Write the tables and the configuration of the reduction; return the latter's path."""
-    effects = bench.config.effects
-    tables = {"gains": handover.gains(bench)}
-    if effects.nonlinearity:
-        tables["linearity"] = handover.linearity(bench)
-    if effects.crosstalk:
-        tables["crosstalk"] = handover.crosstalk(bench)
-    if len(defects := handover.defects(bench)):
-        tables["defects"] = defects
-    for name, table in tables.items():
-        write_table(folder / f"{name}.ecsv", table)
-    path = folder / CONFIGURATION
-    with atomic_output(path) as temporary:
-        temporary.write_text(handover.configuration(bench, {name: f"{name}.ecsv" for name in tables}), encoding="utf-8")
-    return path
-
-
-def _exposure_tasks(bench: Bench, truths: list[ExposureTruth], scales: dict[str, float], folder: Path) -> list[_ExposureTask]:
-    """Group exposures by detector and LED, so that a worker builds each flat once, and cut the groups to even size."""
-    groups: dict[tuple[str, str], list[tuple[PlannedExposure, ExposureTruth]]] = defaultdict(list)
-    for exposure, exposure_truth in zip(bench.exposures, truths, strict=True):
-        led = "" if exposure.kind == "bias" else exposure.led
-        for name in exposure.detectors:
-            groups[name, led].append((exposure, exposure_truth))
-    tasks = []
-    for (name, _), members in sorted(groups.items()):
-        detector = bench.camera[name]
-        length = max(round(_PIXELS_PER_TASK / (detector.nx * detector.ny)), bench.config.campaign.images)
-        for first in range(0, len(members), length):
-            exposures, their_truths = zip(*members[first : first + length], strict=True)
-            tasks.append(_ExposureTask(bench.config, folder, name, exposures, their_truths, tuple(scales.items())))
-    return tasks
-
-
-@lru_cache(maxsize=1)
-def _exposed_detector(
-    config: SimulateConfig, name: str, scales: tuple[tuple[str, float], ...]
-) -> tuple[ExposedDetector, RawFileWriter]:
-    bench = bench_of(config)
-    detector = bench.camera[name]
-    return ExposedDetector(bench, detector, dict(scales)), RawFileWriter(detector)
-
-
-def _write_exposures(task: _ExposureTask) -> tuple[int, int]:
-    """Write the files of a task that are not there yet; return how many were, and the bytes written."""
-    detector = bench_of(task.config).camera[task.detector]
-    skipped, size = 0, 0
-    for exposure, exposure_truth in zip(task.exposures, task.truths, strict=True):
-        path = task.folder / exposure.file(task.detector)
-        if path.is_file():
-            skipped += 1
-            continue
-        exposed, writer = _exposed_detector(task.config, task.detector, task.scales)
-        conditions = Conditions(
-            photodiode=exposure_truth.photodiode,
-            position=exposure_truth.recorded,
-            board_temperature=exposure_truth.board_temperature,
-            sensor_temperature=exposure_truth.sensor_temperature,
-        )
-        size += writer.write(
-            path,
-            primary_cards(detector, exposure, conditions),
-            conditions,
-            exposed.raw_segments(exposure, exposure_truth),
-            compressed=exposure.compressed,
-        )
-    return skipped, size

@@ -42,9 +42,11 @@ def pointing_positions(detector: Detector) -> list[Position]:
     """Return the five positions of the pointings of a detector in their order, CCS mm rounded to a micrometre.
 
     The aims are the middles of the quadrants and the centre: upper left, upper right, centre, lower left, lower right in the
-    detector frame, at the same millimetres for every pixel size.
+    detector frame, at the same millimetres for every pixel size; of a cut-out, at its own quarters.
     """
-    along_x, along_y = _AIMS_MM.get(detector.vendor) or _quarter_points(detector)
+    along_x, along_y = _AIMS_MM.get(detector.vendor, _quarter_points(detector))
+    if max(*along_x, *along_y) > min(detector.nx, detector.ny) * detector.pixel_mm / 2:
+        along_x, along_y = _quarter_points(detector)
     aims = np.array([(along_x[i], along_y[j]) for i, j in _ORDER]) / detector.pixel_mm + detector.reference_pixel
     x, y = frames.detector_to_ccs(detector, aims[:, 0], aims[:, 1])
     return [(_micrometre(first), _micrometre(second)) for first, second in zip(x, y, strict=True)]

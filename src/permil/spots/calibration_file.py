@@ -143,6 +143,11 @@ def residuals_hdu(residuals: Residuals, exposures: ExposureTable, rows: int) -> 
         unit = "pixel" if name in ("dx", "dy") else "pixel2"
         columns.append(fits.Column(name, "E", unit=unit, array=getattr(residuals, name).astype(np.float32)))
         columns.append(fits.Column(f"{name}_err", "E", unit=unit, array=error.astype(np.float32)))
+    for name, values in residuals.expected.items():
+        columns.append(
+            fits.Column(f"expected_{name}", "E", unit=None if name == "flux" else "pixel2", array=values.astype(np.float32))
+        )
+    columns.append(fits.Column("background", "E", array=residuals.background.astype(np.float32)))
     columns.append(fits.Column("used", "L", array=residuals.used))
     hdu = fits.BinTableHDU.from_columns(columns, name="RESIDUALS")
     hdu.header["NEXPOSUR"] = (len(exposures.names), "column exposure: row of EXPOSURES")

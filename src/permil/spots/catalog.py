@@ -65,6 +65,8 @@ class SpotCatalog:
         Flux in ``flux_unit``.
     x_err, y_err, xx_err, yy_err, xy_err, flux_err
         Standard errors; NaN where unknown.
+    background
+        Light under the source that was subtracted, ``flux_unit`` per pixel; NaN where unknown.
     flags
         Bits of `SpotFlag`.
     grid_i, grid_j
@@ -99,6 +101,7 @@ class SpotCatalog:
     yy_err: FloatArray = field(default_factory=_absent)
     xy_err: FloatArray = field(default_factory=_absent)
     flux_err: FloatArray = field(default_factory=_absent)
+    background: FloatArray = field(default_factory=_absent)
     flags: IntArray = field(default_factory=_no_labels)
     grid_i: IntArray = field(default_factory=_no_labels)
     grid_j: IntArray = field(default_factory=_no_labels)
@@ -120,7 +123,7 @@ class SpotCatalog:
         InputError
             If arrays differ in length.
         """
-        for name in ("x", "y", "xx", "yy", "xy", "flux", *(f"{quantity}_err" for quantity in QUANTITIES)):
+        for name in ("x", "y", "xx", "yy", "xy", "flux", *(f"{quantity}_err" for quantity in QUANTITIES), "background"):
             self._fill(name, np.nan, np.float64)
         self._fill("flags", 0, np.int64)
         self._fill("grid_i", -1, np.int64)

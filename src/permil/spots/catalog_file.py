@@ -23,6 +23,7 @@ def catalog_hdu(catalog: SpotCatalog) -> fits.BinTableHDU:
         for quantity in QUANTITIES
         for name in (quantity, f"{quantity}_err")
     ]
+    columns.append(fits.Column("background", "D", unit=f"{catalog.flux_unit} pixel-1", array=catalog.background))
     columns += [fits.Column(name, "J", array=getattr(catalog, name).astype(np.int32)) for name in ("flags", "grid_i", "grid_j")]
     hdu = fits.BinTableHDU.from_columns(columns, name="SPOTS")
     for flag in SpotFlag:

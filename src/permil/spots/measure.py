@@ -172,7 +172,7 @@ def measure_image(
         signal, variance, usable, x, y, radii=options.radii, background_error=background_error, row_errors=row_errors
     )
     flags = _flags(found, x, y, moments, mask, usable, detector, options.flux_radius)
-    catalog = _catalog(x, y, moments, apertures, flags, detector, options)
+    catalog = _catalog(x, y, moments, apertures, background.at(x, y)[0], flags, detector, options)
     growth = growth_curve(apertures, _growth_spots(catalog, detector, options), reference=options.reference_radius)
     return SpotMeasurement(catalog, apertures, growth, background)
 
@@ -182,6 +182,7 @@ def _catalog(
     y: FloatArray,
     moments: AdaptiveMoments,
     apertures: ApertureFluxes,
+    background: FloatArray,
     flags: IntArray,
     detector: Detector,
     options: MeasureOptions,
@@ -201,6 +202,7 @@ def _catalog(
         yy_err=errors[:, 3],
         xy_err=errors[:, 4],
         flux_err=apertures.error[:, aperture],
+        background=background,
         flags=flags,
         detector=detector.name,
         aperture=options.flux_radius,

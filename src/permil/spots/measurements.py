@@ -27,6 +27,8 @@ class Measurements:
         Number of the exposure.
     quantities, errors
         x, y, xx, yy, xy, flux by name, and their errors (NaN where unknown).
+    background
+        Light under each that was subtracted, ``flux_unit`` per pixel; NaN where unknown.
     good
         Measurements without a flag that spoils them.
     columns, rows
@@ -41,6 +43,7 @@ class Measurements:
     exposure: IntArray
     quantities: dict[str, FloatArray]
     errors: dict[str, FloatArray]
+    background: FloatArray
     good: NDArray[np.bool_]
     columns: int
     rows: int
@@ -100,7 +103,8 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
             value=sorted(apertures),
         )
     spots, numbers, goods = [], [], []
-    values: dict[str, list[FloatArray]] = {name: [] for entry in QUANTITIES for name in (entry, f"{entry}_err")}
+    columns_of = ("background", *(name for entry in QUANTITIES for name in (entry, f"{entry}_err")))
+    values: dict[str, list[FloatArray]] = {name: [] for name in columns_of}
     for number, catalog in enumerate(catalogs):
         labelled = catalog.select(catalog.labelled)
         spots.append(_spot_numbers(labelled, columns, rows))
@@ -120,6 +124,7 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
         exposure=np.concatenate(numbers),
         quantities={name: together[name] for name in QUANTITIES},
         errors={name: together[f"{name}_err"] for name in QUANTITIES},
+        background=together["background"],
         good=good,
         columns=columns,
         rows=rows,

@@ -165,6 +165,7 @@ def catalog_of(
     for name in QUANTITIES:
         read[name] = _floats(table, columns[name])
         read[f"{name}_err"] = _errors(table, columns[f"{name}_err"])
+    read["background"] = _floats(table, columns.get("background", ""))
     usable = np.isfinite(read["x"]) & np.isfinite(read["y"])
     if not usable.any():
         raise InputError(
@@ -189,7 +190,8 @@ def _processed_columns(_flux: str) -> dict[str, str]:
 
 
 def _permil_columns(_flux: str) -> dict[str, str]:
-    return {name: name for name in QUANTITIES} | {f"{name}_err": f"{name}_err" for name in QUANTITIES}
+    own = {name: name for name in QUANTITIES} | {f"{name}_err": f"{name}_err" for name in QUANTITIES}
+    return own | {"background": "background"}
 
 
 def _require(table: SourceTable, columns: dict[str, str]) -> None:

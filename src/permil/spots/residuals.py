@@ -89,6 +89,10 @@ class Residuals:
         Measured minus expected position (pixels) and moments (pixel^2).
     errors
         Of dx, dy, xx, yy, xy by name: reported by the catalogs, or the scatter where these are silent.
+    expected
+        What flux, xx, yy, xy were expected to be, by name.
+    background
+        Light under the spot that was subtracted, per pixel; NaN where unknown.
     used
         Measurements that are good and no outliers in flux.
     """
@@ -107,6 +111,8 @@ class Residuals:
     yy: FloatArray
     xy: FloatArray
     errors: dict[str, FloatArray]
+    expected: dict[str, FloatArray]
+    background: FloatArray
     used: NDArray[np.bool_]
 
 
@@ -125,7 +131,8 @@ def residuals_of(
     spot, exposure, quantities = measurements.spot, measurements.exposure, measurements.quantities
     predicted = spots.flux[spot] * exposures.scale[exposure]
     shift = position_residuals(measurements, spots.places, exposures.grids)
-    moments = {name: quantities[name] - spots.moments[name][spot] - exposures.offsets[name][exposure] for name in MOMENTS}
+    expected = {name: spots.moments[name][spot] + exposures.offsets[name][exposure] for name in MOMENTS}
+    moments = {name: quantities[name] - expected[name] for name in MOMENTS}
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio, ratio_error = quantities["flux"] / predicted - 1, sigma / predicted
     left = {"dx": shift[:, 0], "dy": shift[:, 1], **moments}
@@ -140,6 +147,8 @@ def residuals_of(
         flux_difference=quantities["flux"] - predicted,
         flux_difference_error=sigma,
         errors={name: _known_errors(measurements.errors[reported[name]], left[name], measurements) for name in left},
+        expected={"flux": predicted, **expected},
+        background=measurements.background,
         used=used,
         **left,
     )

@@ -6,29 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Detector, frames
-from permil.config.simulate import SimulateConfig, SimulateEffects
 from permil.config.simulate_spots import SimulateSpotsConfig
-from permil.simulate.bench import Bench
+from permil.simulate.bench import bench_of
 from permil.simulate.campaign import PlannedExposure
 from permil.simulate.electronics import cosmic_rays, level_drift, read_out
 from permil.simulate.randoms import generator, normal_state
-
-
-def readout_bench(config: SimulateSpotsConfig) -> Bench:
-    """Return the bench that has the amplifiers of a spot campaign, with those of its effects that a readout has."""
-    switches = config.effects.model_dump()
-    return Bench(
-        SimulateConfig(
-            preset="raft",
-            camera=config.camera,
-            rafts=(config.detector[:3],),
-            detectors=(config.detector,),
-            leds=("uv",),
-            seed=config.seed,
-            effects=SimulateEffects(**{name: switches.get(name, False) for name in SimulateEffects.model_fields}),
-            electronics=config.electronics,
-        )
-    )
+from permil.simulate.spots.flats import bench_recipe
 
 
 class SpotReadout:
@@ -45,7 +28,7 @@ class SpotReadout:
     def __init__(self, config: SimulateSpotsConfig, detector: Detector) -> None:
         self._config = config
         self._detector = detector
-        self._electronics = readout_bench(config).electronics(detector)
+        self._electronics = bench_of(bench_recipe(config)).electronics(detector)
 
     def raw_segments(self, charge: NDArray[np.float32], exposure: PlannedExposure, seconds: float) -> NDArray[np.int32]:
         """Return the raw segments, shape (n, ny_raw, nx_raw), for charge in electrons, gathered over some seconds."""

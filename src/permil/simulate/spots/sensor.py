@@ -1,9 +1,11 @@
 """What the sensor makes of light: efficiency, displacement and diffusion, as maps that act on the charge.
 
 Light that is absorbed at x becomes ``efficiency(x)`` electrons, which are gathered at ``x + d(x)`` plus a random step of variance
-``diffusion(x)`` per axis. The density of the charge is then, to second order in the step (Kramers-Moyal expansion),
+``diffusion(x)`` per axis. The density of the charge is then, to second order in the displacement and fourth in the random step
+(Kramers-Moyal expansion), with ``light' = efficiency light``,
 
-    charge = light' - div(d light') + sum_ij d_i d_j ((d_i d_j + diffusion delta_ij) light') / 2,   light' = efficiency light,
+    charge = light' - div(d light') + sum_ij d_i d_j (d_i d_j light') / 2 + laplacian(spread) / 2,
+    spread = diffusion light' + laplacian(diffusion^2 light') / 4,
 
 so that uniform light shows the flat ``efficiency (1 - div d + laplacian(diffusion) / 2)`` (to first order). Charge is moved across
 pixel borders, to fourth order in the pixel: what one pixel loses its neighbour gains, a star's flux, centroid and second moments
@@ -23,9 +25,14 @@ from scipy import ndimage
 
 from permil.camera import Detector
 from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.errors import ConfigError
 from permil.simulate.randoms import generator
+from permil.simulate.spots.fields import diffusion_of, displacement_of, half_laplacian, random_field
 
 FloatArray = NDArray[np.float64]
+
+_NARROWEST = 0.6
+"""Largest part of the core's variance that diffusion may take away."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,16 @@ class SensorMaps:
         """Displacement (x, y) at the centres of pixels, shape (2, ny, nx)."""
         return np.stack([(self.shift_x[:, :-1] + self.shift_x[:, 1:]) / 2, (self.shift_y[:-1] + self.shift_y[1:]) / 2])
 
+    @cached_property
+    def area(self) -> FloatArray:
+        """Part of the flat that is pixel area, ``-div d``, to first order, shape (ny, nx)."""
+        return -np.diff(self.shift_x, axis=1) - np.diff(self.shift_y, axis=0)
+
+    @cached_property
+    def diffusion_flat(self) -> FloatArray:
+        """Part of the flat that is diffusion, half the Laplacian of `diffusion`, to first order, shape (ny, nx)."""
+        return half_laplacian(self.diffusion)
+
     def respond(self, light: FloatArray) -> FloatArray:
         """Return the mean charge in each pixel for light per pixel, shape (ny, nx) each."""
         return _move_charge(self.efficiency * light, self.shift_x, self.shift_y, self.displacement, self.diffusion)
@@ -61,6 +78,53 @@ class SensorMaps:
     def flat(self) -> FloatArray:
         """Return the answer to uniform light: the true flat, shape (ny, nx)."""
         return self.respond(np.ones(self.efficiency.shape))
+
+
+def sensor_mixture(
+    shape: tuple[int, int],
+    *,
+    rms: float,
+    scale_px: float,
+    high_pass_px: float,
+    fractions: tuple[float, float, float],
+    seed: int | np.random.Generator,
+) -> SensorMaps:
+    """Return maps whose flat is a mixture ``F - 1 = Q + A + D`` of three independent random fields of one spectrum.
+
+    ``Q`` is the efficiency minus 1, ``A`` and ``D`` are `SensorMaps.area` and `SensorMaps.diffusion_flat`; each has its asked rms over
+    the array. The fields correlate by chance: what a part really has of the flat's variance is its covariance with the flat over that
+    variance. The potential of ``A`` makes the displacement curl-free. Diffusion needs much: ``scale_px²`` pixel^2 and more per 1 of ``D``.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns.
+    rms
+        Rms of the flat, were the fields without chance correlation.
+    scale_px, high_pass_px
+        Sigmas (pixels) of the Gaussians that smooth the fields and that take their widest structure away (`random_field`).
+    fractions
+        Parts of the variance that are efficiency, pixel area and diffusion; divided by their sum.
+    seed
+        Seed or generator; a field does not depend on the fractions.
+
+    Raises
+    ------
+    ConfigError
+        If a fraction is negative or none is positive, or a scale is not positive.
+    """
+    if min(fractions) < 0 or sum(fractions) <= 0:
+        raise ConfigError(
+            f"a flat cannot be made of the fractions {fractions}", remedy="give none below 0 and one above", value=fractions
+        )
+    if min(scale_px, high_pass_px) <= 0:
+        raise ConfigError("the scales of a mixture must be positive", value=(scale_px, high_pass_px))
+    streams = np.random.default_rng(seed).spawn(3)
+    parts = []
+    for stream, fraction in zip(streams, fractions, strict=True):
+        size = rms * (fraction / sum(fractions)) ** 0.5
+        parts.append(size * random_field(stream, shape, scale=scale_px, high_pass=high_pass_px) if size else np.zeros(shape))
+    return SensorMaps(1.0 + parts[0], *displacement_of(parts[1]), diffusion_of(parts[2]))
 
 
 def sensor_maps(config: SimulateSpotsConfig, detector: Detector) -> SensorMaps:
@@ -83,7 +147,33 @@ def sensor_maps(config: SimulateSpotsConfig, detector: Detector) -> SensorMaps:
         scatter = 0.5 * settings.pixel_area_rms
         shift_x[:, 1:-1] = rings_x[:, 1:-1] + scatter * random("columns").standard_normal((ny, nx - 1))
         shift_y[1:-1] = rings_y[1:-1] + scatter * random("rows").standard_normal((ny - 1, nx))
+    if (mixture := settings.mixture).rms:
+        added = sensor_mixture(
+            (ny, nx),
+            rms=mixture.rms,
+            scale_px=mixture.scale_px,
+            high_pass_px=mixture.high_pass_px,
+            fractions=(mixture.efficiency, mixture.area, mixture.diffusion),
+            seed=random("mixture"),
+        )
+        efficiency += (added.efficiency - 1.0) * effects.efficiency
+        shift_x += added.shift_x * effects.displacement
+        shift_y += added.shift_y * effects.displacement
+        diffusion += added.diffusion * effects.diffusion
+    _require_charge(diffusion, config)
     return SensorMaps(efficiency, shift_x, shift_y, diffusion)
+
+
+def _require_charge(diffusion: FloatArray, config: SimulateSpotsConfig) -> None:
+    """Raise an error where spots would be too narrow for the expansion in the step, long before their charge is negative."""
+    least, allowed = float(diffusion.min()), -_NARROWEST * config.mask.core_variance_px2
+    if least < allowed:
+        raise ConfigError(
+            f"diffusion would take {-least:.2f} pixel² from the variance of spots whose core has {config.mask.core_variance_px2:g}",
+            remedy="reduce sensor.mixture.rms, scale_px or high_pass_px, or diffusion_rms_px2 of simulate_spots",
+            value=least,
+            allowed=allowed,
+        )
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> FloatArray:
@@ -133,11 +223,16 @@ def _move_charge(charge, shift_x, shift_y, displacement, diffusion):  # type: ig
     """Carry charge across the borders of pixels; nothing crosses the outer ones."""
     ny, nx = charge.shape
     spread_xx, spread_yy, spread_xy = np.empty((ny, nx)), np.empty((ny, nx)), np.empty((ny, nx))
+    fourth = charge * diffusion**2
     for row in range(ny):
+        above, below = min(row + 1, ny - 1), max(row - 1, 0)
         for column in range(nx):
+            right, left = min(column + 1, nx - 1), max(column - 1, 0)
             x, y = displacement[0, row, column], displacement[1, row, column]
-            spread_xx[row, column] = charge[row, column] * (x * x + diffusion[row, column])
-            spread_yy[row, column] = charge[row, column] * (y * y + diffusion[row, column])
+            around = fourth[above, column] + fourth[below, column] + fourth[row, right] + fourth[row, left]
+            diffused = charge[row, column] * diffusion[row, column] + 0.25 * (around - 4.0 * fourth[row, column])
+            spread_xx[row, column] = charge[row, column] * x * x + diffused
+            spread_yy[row, column] = charge[row, column] * y * y + diffused
             spread_xy[row, column] = charge[row, column] * x * y
     moved = charge.copy()
     for row in range(ny):

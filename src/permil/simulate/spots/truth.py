@@ -36,6 +36,8 @@ def write_truth(bench: SpotBench, planned: Sequence[PlannedExposure], truths: Se
         ("DISPLACEMENT_X", maps.displacement[0], "pix", "recorded minus true x at pixel centres"),
         ("DISPLACEMENT_Y", maps.displacement[1], "pix", "recorded minus true y at pixel centres"),
         ("DIFFUSION", maps.diffusion, "pix2", "variance per axis that is added to the charge"),
+        ("AREA", maps.area, "", "pixel area in the flat: minus the divergence"),
+        ("DIFFUSION_FLAT", maps.diffusion_flat, "", "diffusion in the flat: half the Laplacian"),
     )
     hdus = [fits.PrimaryHDU(header=provenance({"CONTENT": ("true sensor maps", "what this is"), **header}))]
     for name, image, unit, meaning in planes:

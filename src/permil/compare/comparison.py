@@ -1,0 +1,319 @@
+"""Stars of one detector and band against its flat: correlations, hypotheses, verdicts, whole and by region."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.camera import Detector
+from permil.camera.frames import amplifier_at
+from permil.compare.amplifiers import BetweenAmplifiers, between_amplifiers
+from permil.compare.correlation import CorrelationResult, correlate
+from permil.compare.displacement import Boundary, displacement_from_flat
+from permil.compare.errors import CompareError
+from permil.compare.fractions import HypothesisFit
+from permil.compare.hypotheses import PredictedStars, Stars, fit_hypotheses, predict_bands
+from permil.compare.kernels import QUANTITIES
+from permil.compare.match import Reference, RelativeFlat, flat_as_seen, relative_flat
+from permil.compare.pairs import CellPairs, Pairs, bin_pairs, pair_up, with_steps
+from permil.compare.regions import Region, RegionWidths, region_labels
+from permil.compare.response import StarResponse
+from permil.compare.ring_search import RingSearch, find_rings
+from permil.compare.rings import RingProfile, RingZone, radial_profile, ring_zone
+from permil.compare.scales import cell_means
+from permil.compare.verdict import Verdict, verdict
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+WHOLE = "whole detector"
+SINGLE = "stars"
+"""Name of the correlation of single stars; others are of cells."""
+_LEAST_CELLS = 30
+_METHODS_OF_CELLS = ("naive", "modified_t", "block_bootstrap")
+_RING_HIGH_PASS = 50.0
+_LEVEL_CELLS = 32
+"""Cells along a side of the detector for the split over levels."""
+
+
+@dataclass(frozen=True)
+class CompareOptions:
+    """How stars and flat are compared; lengths in pixels unless the name says mm. See section ``compare`` of the configuration."""
+
+    reference: Reference
+    high_pass: float
+    periods: tuple[float, ...]
+    cells: tuple[int, ...]
+    widths: RegionWidths
+    rings: tuple[float, float] | None
+    find_rings: bool
+    boundary: Boundary
+    flat_fielded: bool
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """One correlation: of what, where, and on which scale (`SINGLE`, or cells of so many pixels)."""
+
+    quantity: str
+    region: str
+    scale: str
+    cell: int
+    result: CorrelationResult
+
+    def row(self) -> dict[str, Any]:
+        """Return it as one row of a table."""
+        return {"quantity": self.quantity, "region": self.region, "scale": self.scale, "cell": self.cell, **self.result.row()}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything about the stars and the flat of one detector and band.
+
+    Attributes
+    ----------
+    flat
+        Relative flat.
+    predicted
+        Stars that are used, with what the flat predicts.
+    regions
+        `Region` of each of them.
+    pairs, cells
+        Values that were correlated, by quantity: star by star, and in the cells that are shown.
+    correlations
+        The headline first.
+    fits, verdicts
+        By region, `WHOLE` first.
+    silent
+        Regions and quantities of which nothing can be said, with the reason.
+    amplifiers
+        What stands between amplifiers.
+    search, rings
+        Search for tree rings (None if there was none), and profile around their centre (None without rings).
+    shift_x, shift_y
+        Displacement that the whole flat would make were it all pixel area, in the cells that are shown, pixels.
+    level_cells
+        Fluxes and flat with the steps between amplifiers, on all scales, for the split over levels.
+    """
+
+    flat: RelativeFlat
+    predicted: PredictedStars
+    regions: NDArray[np.int8]
+    pairs: dict[str, Pairs]
+    cells: dict[str, CellPairs]
+    correlations: tuple[Correlation, ...]
+    fits: dict[str, HypothesisFit]
+    verdicts: dict[str, Verdict]
+    silent: dict[str, str]
+    amplifiers: BetweenAmplifiers
+    search: RingSearch | None
+    rings: RingProfile | None
+    shift_x: FloatArray
+    shift_y: FloatArray
+    level_cells: CellPairs
+
+    @property
+    def headline(self) -> CorrelationResult:
+        """Correlation of the flux of single stars with the flat."""
+        return self.correlations[0].result
+
+
+def compare_stars(
+    stars: Stars,
+    response: StarResponse,
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    usable: BoolArray,
+    detector: Detector,
+    options: CompareOptions,
+) -> Comparison:
+    """Compare stars with the flat of their detector.
+
+    Parameters
+    ----------
+    stars, response
+        Residuals of the stars, and how their measurement answers to a flat.
+    image, variance : ndarray, shape (ny, nx)
+        Flat and its variance.
+    usable : ndarray of bool, shape (ny, nx)
+        Pixels of it that count.
+    detector
+        Of both.
+    options
+        How.
+
+    Raises
+    ------
+    CompareError
+        If stars or flat cannot be used; see `permil.compare.match.relative_flat` and `permil.compare.hypotheses.predict_bands`.
+    """
+    rows, columns = np.indices(detector.shape)
+    amplifier = amplifier_at(detector, columns, rows)
+    flat = relative_flat(image, variance, usable, amplifier, reference=options.reference)
+    predicted = predict_bands(stars, flat, response, periods=options.periods)
+    search, rings, zone = _rings(flat, amplifier, options)
+    places = predicted.stars.places
+    regions = region_labels(detector, places.x, places.y, widths=options.widths, reach_px=response.aperture, rings=zone)
+    silent: dict[str, str] = {}
+    seen = flat_as_seen(flat, places, response)
+    pairs = _pairs(predicted, seen.error, options, silent)
+    steps = flat.means[amplifier_at(detector, places.x, places.y)]
+    cells = {name: bin_pairs(each, detector.shape, cell=options.cells[0]) for name, each in pairs.items()}
+    fits, verdicts = _fits(predicted, regions, options, silent)
+    shown = cell_means(flat.excess, flat.variance, flat.usable, cell=options.cells[0])
+    displacement = displacement_from_flat(np.nan_to_num(shown.mean), np.isfinite(shown.mean), boundary=options.boundary)
+    return Comparison(
+        flat=flat,
+        predicted=predicted,
+        regions=regions,
+        pairs=pairs,
+        cells=cells,
+        correlations=tuple(_correlations(pairs, regions, detector, options, silent)),
+        fits=fits,
+        verdicts=verdicts,
+        silent=silent,
+        amplifiers=_between(predicted, flat, steps),
+        search=search,
+        rings=rings,
+        shift_x=displacement.x * options.cells[0],
+        shift_y=displacement.y * options.cells[0],
+        level_cells=bin_pairs(
+            with_steps(predicted, steps, seen.error), detector.shape, cell=max(1, max(detector.shape) // _LEVEL_CELLS)
+        ),
+    )
+
+
+def _rings(
+    flat: RelativeFlat, amplifier: NDArray[np.int64], options: CompareOptions
+) -> tuple[RingSearch | None, RingProfile | None, RingZone | None]:
+    search, profile = None, None
+    if options.rings is not None:
+        profile = radial_profile(1 + flat.excess, flat.usable, options.rings, highpass_px=_RING_HIGH_PASS, segments=amplifier)
+    elif options.find_rings:
+        search = find_rings(1 + flat.excess, flat.usable, segments=amplifier, highpass_px=_RING_HIGH_PASS, seed=options.seed)
+        profile = search.profile
+    return search, profile, None if profile is None else ring_zone(profile)
+
+
+def _pairs(
+    predicted: PredictedStars, flat_error: FloatArray, options: CompareOptions, silent: dict[str, str]
+) -> dict[str, Pairs]:
+    pairs = {}
+    for quantity in QUANTITIES:
+        error = flat_error if quantity == "flux" else None
+        try:
+            pairs[quantity] = pair_up(predicted, quantity, high_pass=options.high_pass, flat_error=error)
+        except CompareError as reason:
+            if quantity == "flux":
+                raise
+            silent[quantity] = str(reason)
+    return pairs
+
+
+def _correlations(
+    pairs: dict[str, Pairs], regions: NDArray[np.int8], detector: Detector, options: CompareOptions, silent: dict[str, str]
+) -> list[Correlation]:
+    """Return correlations of single stars: flux, the other quantities; of cells; then flux by region."""
+    found = []
+    for quantity, each in pairs.items():
+        found.append(Correlation(quantity, WHOLE, SINGLE, 0, _of_stars(each, options)))
+        for cell in options.cells:
+            binned = bin_pairs(each, detector.shape, cell=cell)
+            if binned.filled < _LEAST_CELLS:
+                continue
+            x, y = binned.places
+            result = correlate(
+                binned.flat,
+                binned.star,
+                x,
+                y,
+                a_err=_known(binned.flat_error),
+                b_err=np.nan_to_num(binned.star_error),
+                seed=options.seed,
+                resamples=options.resamples,
+                methods=_METHODS_OF_CELLS,
+            )
+            found.append(Correlation(quantity, WHOLE, f"{cell} px", cell, result))
+    flux = pairs["flux"]
+    for region in Region:
+        inside = regions[flux.row] == region
+        if region is Region.OUTSIDE or inside.all() or not inside.any():
+            continue
+        try:
+            result = _of_stars(flux.chosen(inside), options)
+        except CompareError as reason:
+            silent[f"correlation, {region.title}"] = str(reason)
+            continue
+        found.append(Correlation("flux", region.title, SINGLE, 0, result))
+    return found
+
+
+def _of_stars(pairs: Pairs, options: CompareOptions) -> CorrelationResult:
+    groups = pairs.exposure if np.unique(pairs.exposure).size >= 5 else None
+    return correlate(
+        pairs.flat,
+        pairs.star,
+        pairs.x,
+        pairs.y,
+        a_err=_known(pairs.flat_error),
+        b_err=pairs.star_error,
+        groups=groups,
+        seed=options.seed,
+        resamples=options.resamples,
+    )
+
+
+def _known(error: FloatArray) -> FloatArray | None:
+    return np.nan_to_num(error) if np.isfinite(error).any() else None
+
+
+def _fits(
+    predicted: PredictedStars, regions: NDArray[np.int8], options: CompareOptions, silent: dict[str, str]
+) -> tuple[dict[str, HypothesisFit], dict[str, Verdict]]:
+    """Return fits and verdicts of the whole detector, and of each region that has enough stars."""
+    fits = {WHOLE: fit_hypotheses(predicted, flat_fielded=options.flat_fielded)}
+    verdicts = {WHOLE: verdict(fits[WHOLE].flux_change)}
+    for region in Region:
+        inside = regions == region
+        if region is Region.OUTSIDE or inside.all() or not inside.any():
+            continue
+        chosen = np.zeros(predicted.kept.size, dtype=bool)
+        chosen[np.flatnonzero(predicted.kept)[inside]] = True
+        try:
+            fit = fit_hypotheses(predicted, region=chosen, flat_fielded=options.flat_fielded)
+            verdicts[region.title] = verdict(fit.flux_change, where=f"in the region {region.title}")
+        except CompareError as reason:
+            silent[region.title] = str(reason)
+            continue
+        fits[region.title] = fit
+    return fits, verdicts
+
+
+def _between(predicted: PredictedStars, flat: RelativeFlat, steps: FloatArray) -> BetweenAmplifiers:
+    stars = predicted.stars
+    return between_amplifiers(
+        stars.values["flux"],
+        stars.errors["flux"],
+        steps,
+        flat.between_amplifiers,
+        spot=stars.spot,
+        exposure=stars.exposure,
+        x=stars.places.x,
+        y=stars.places.y,
+    )
+
+
+def describe(comparison: Comparison, name: str) -> tuple[str, str, str]:
+    """Return what a person should know, in three lines."""
+    result, fit = comparison.headline, comparison.fits[WHOLE]
+    chance = f"p = {result.p_value:.2g}" if np.isfinite(result.p_value) else f"no p-value: {result.reason}"
+    correlation = (
+        f"{name}: r = {result.r:+.3f} +- {result.r_err:.3f} between star fluxes and flat, {chance} "
+        f"({result.n} stars, worth {result.n_eff:.0f} independent ones)"
+    )
+    return correlation, f"{name}: {fit}", f"{name}: {comparison.verdicts[WHOLE]}"

@@ -1,0 +1,8 @@
+"""Correlation of two maps of which neighbouring values are correlated, and its significance."""
+
+from permil.compare.correlation.correlate import correlate
+from permil.compare.correlation.methods import METHODS
+from permil.compare.correlation.reliability import Estimate, split_half_reliability
+from permil.compare.correlation.result import CorrelationResult, MethodFigures
+
+__all__ = ["METHODS", "CorrelationResult", "Estimate", "MethodFigures", "correlate", "split_half_reliability"]

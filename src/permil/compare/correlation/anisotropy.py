@@ -1,0 +1,113 @@
+"""What one isotropic covariance for the whole field misses: stripes, and rings whose direction turns over the field."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from permil.compare.correlation.cells import Cells
+from permil.compare.correlation.expectations import Expectations
+
+FloatArray = NDArray[np.float64]
+
+# The products of lag covariances must exceed what isotropic maps give by this factor and by so many standard deviations.
+_FACTOR, _SIGNIFICANT = 1.5, 4.0
+_SHARE_OF_EXTENT = 0.5
+# The same for directions that turn: within tiles, as many along each side.
+_TURNING_FACTOR, _TURNING_SIGNIFICANT, _TILES = 1.4, 3.0, 4
+
+
+def excess_variance(
+    cells: Cells, expectations: Expectations, a: FloatArray, b: FloatArray, weights_a: FloatArray, weights_b: FloatArray
+) -> float:
+    """Return the variance of r that the maps' own lag covariances show beyond isotropic ones, 0 where that is not significant.
+
+    The sum ``sum_h N(h) Ca(h) Cb(h) / n^2`` over the measured lag covariances has a known expectation for independent maps of the fitted
+    covariances (centring included), and far more scatter than the fit. It takes the place of the fit only where it exceeds it
+    clearly: stripes or rings concentrate both maps in few waves, which no isotropic covariance tells.
+
+    Parameters
+    ----------
+    cells, expectations
+        The places.
+    a, b : ndarray, shape (n,)
+        Standardised maps.
+    weights_a, weights_b : ndarray, shape (components,)
+        Weights of the fitted components, shares of the mean square.
+    """
+    rows, columns = (np.abs(lag) <= _SHARE_OF_EXTENT * np.abs(lag).max() for lag in (cells.lag_y, cells.lag_x))
+    used = rows[:, None] & columns[None, :] & (cells.pairs > 0)
+    pairs = cells.pairs[used]
+    measured = np.sum(cells.lag_products(a)[used] * cells.lag_products(b)[used] / pairs) / cells.n**2
+    models = [covariance(cells, expectations, weights) for weights in (weights_a, weights_b)]
+    first, second = (_expected_products(cells, model)[used] for model in models)
+    expected = np.sum(first * second / pairs) / cells.n**2
+    # Correlated maps share waves, which adds to the sum what r^2 of them does.
+    r = np.mean(a * b)
+    expected *= 1.0 + 2.0 * r * r
+    threshold = expected * max(_FACTOR, 1.0 + _SIGNIFICANT * _scatter(cells, expectations, weights_a, weights_b))
+    return float(measured - expected) if measured > threshold else 0.0
+
+
+def common_directions(
+    cells: Cells, expectations: Expectations, a: FloatArray, b: FloatArray, weights_a: FloatArray, weights_b: FloatArray
+) -> float:
+    """Return the factor by which directions that both maps have in common, part by part, raise the variance of r; 1 where not significant.
+
+    Lag covariances are measured within 4 x 4 tiles and multiplied tile by tile; for stationary independent maps the sum is
+    expected to be that of the covariances of all tiles together. Rings about one centre have the same direction in both maps at each
+    place, but not over the whole field, and what they are worth cannot be told from lags.
+
+    Parameters
+    ----------
+    cells, expectations, a, b, weights_a, weights_b
+        As for `excess_variance`.
+    """
+    models = [covariance(cells, expectations, weights) for weights in (weights_a, weights_b)]
+    tile_rows, tile_columns = (-(-size // _TILES) for size in cells.shape)
+    padded = tuple(fft.next_fast_len(2 * size - 1, real=True) for size in (tile_rows, tile_columns))
+    margin = ((0, -cells.shape[0] % tile_rows), (0, -cells.shape[1] % tile_columns))
+    fields = [np.pad(cells.total(values), margin) for values in (a, b, np.ones(cells.n))]
+    product, pooled = 0.0, [np.zeros(padded) for _ in fields]
+    for row in range(0, cells.shape[0], tile_rows):
+        for column in range(0, cells.shape[1], tile_columns):
+            tile = (slice(row, row + tile_rows), slice(column, column + tile_columns))
+            powers = [np.abs(fft.rfft2(field[tile], padded)) ** 2 for field in fields]
+            lag_a, lag_b, pairs = (fft.irfft2(power, padded) for power in powers)
+            product += float(np.sum(lag_a * lag_b / np.maximum(pairs, 1.0)))
+            for total, lags in zip(pooled, (lag_a, lag_b, pairs), strict=True):
+                total += lags
+    together = float(np.sum(pooled[0] * pooled[1] / np.maximum(pooled[2], 1.0)))
+    lag_y, lag_x = (np.rint(np.fft.fftfreq(size, 1.0 / size)).astype(np.int64) for size in padded)
+    expected = float(np.sum(pooled[2] * (models[0] * models[1])[np.ix_(lag_y, lag_x)]))
+    r = np.mean(a * b)
+    factor = float(product / (max(together, expected) * (1.0 + 2.0 * r * r)))
+    needed = max(_TURNING_FACTOR, 1.0 + _TURNING_SIGNIFICANT * _scatter(cells, expectations, weights_a, weights_b))
+    return factor if factor > needed else 1.0
+
+
+def _scatter(cells: Cells, expectations: Expectations, weights_a: FloatArray, weights_b: FloatArray) -> float:
+    """Return the relative scatter of the sum of products of measured covariances: ``sqrt(8 / waves that the maps share)``."""
+    products = (expectations.power @ weights_a) * (expectations.power @ weights_b)
+    variance = float(weights_a @ expectations.traces @ weights_b)
+    waves = min((cells.n**2 * variance) ** 2 / np.sum(products**2), 1.0 / variance)
+    return float(np.sqrt(8.0 / max(waves, 1.0)))
+
+
+def covariance(cells: Cells, expectations: Expectations, weights: FloatArray) -> FloatArray:
+    """Return the covariance function of a mixture on the padded lattice of lags."""
+    variances = weights * expectations.variance
+    along_x, along_y = (np.exp(-0.5 * (lag / expectations.lengths[:, None]) ** 2) for lag in (cells.lag_x, cells.lag_y))
+    function = (along_y.T * variances[1:]) @ along_x
+    function[0, 0] += variances[0]
+    return function
+
+
+def _expected_products(cells: Cells, function: FloatArray) -> FloatArray:
+    """Return the expected sum of lag products of a centred map with some covariance function."""
+    counted = cells.transform(np.ones(cells.n))
+    row_sums = cells.smoothed(counted, fft.rfft2(function))
+    products = cells.lag_products(np.ones(cells.n), row_sums)
+    reflected = np.roll(products[::-1, ::-1], (1, 1), (0, 1))
+    return cells.pairs * (function + row_sums.sum() / cells.n**2) - (products + reflected) / cells.n

@@ -1,0 +1,258 @@
+"""What `permil.compare.correlate` returns: figures, a readable account, a figure, a table row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.compare.correlation.blocks import BlockScan
+from permil.compare.correlation.reliability import Corrected
+from permil.compare.correlation.surrogates import Null
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+FloatArray = NDArray[np.float64]
+
+_BINS = 40
+_SCATTER_POINTS = 5000
+
+
+@dataclass(frozen=True)
+class MethodFigures:
+    """What one method says; NaN where it says nothing of the kind.
+
+    Attributes
+    ----------
+    name
+        The method.
+    r_err
+        Standard error of r.
+    interval
+        Its 68.3 % interval.
+    p_value
+        Its two-sided p-value of independence.
+    n_eff
+        Its effective number of points.
+    note
+        What to know: block size, number of surrogates, why there is no figure.
+    """
+
+    name: str
+    r_err: float = np.nan
+    interval: tuple[float, float] = (np.nan, np.nan)
+    p_value: float = np.nan
+    n_eff: float = np.nan
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class CorrelationResult:
+    """Correlation of two maps of which neighbouring values are correlated.
+
+    Attributes
+    ----------
+    r
+        Pearson's correlation of the values as they are.
+    r_err
+        Its standard error, with the correlation of neighbours.
+    interval
+        68.3 % interval of the true correlation.
+    n
+        Points used.
+    n_masked
+        Points dropped because a value was not finite.
+    n_eff
+        Independent pairs of values that would scatter r as much.
+    p_value
+        The one to quote: chance of an r as far from 0, whatever its sign, for maps that have nothing to do with each other. NaN with
+        `reason` where the maps do not allow a statement.
+    reason
+        Why there is no p-value, and the way out; empty where there is one.
+    rank, rank_p_value
+        Spearman's correlation, and its p-value with the same treatment of the ranks.
+    length_a, length_b
+        Correlation length of each map, in the units of x and y: where the fitted correlation, without white noise, falls to 1/e.
+        Value and error; about 0 for white noise.
+    corrected
+        Reliabilities, r without measurement errors, and slopes (b per a, in the units given).
+    methods
+        The other methods' own figures.
+    scan
+        Error of the block bootstrap against block size.
+    nulls
+        Correlations of surrogates by method, for plots: ``phases``, ``shifts``, ``rotations``.
+    a, b
+        The values used.
+    seed
+        Of the random steps.
+    """
+
+    r: float
+    r_err: float
+    interval: tuple[float, float]
+    n: int
+    n_masked: int
+    n_eff: float
+    p_value: float
+    reason: str
+    rank: float
+    rank_p_value: float
+    length_a: tuple[float, float]
+    length_b: tuple[float, float]
+    corrected: Corrected
+    methods: tuple[MethodFigures, ...]
+    scan: BlockScan | None
+    nulls: dict[str, Null]
+    seed: int
+    a: FloatArray = field(repr=False)
+    b: FloatArray = field(repr=False)
+
+    def figures(self, name: str) -> MethodFigures:
+        """Return the figures of one method.
+
+        Raises
+        ------
+        KeyError
+            If the method was not run.
+        """
+        for method in self.methods:
+            if method.name == name:
+                return method
+        raise KeyError(name)
+
+    def row(self) -> dict[str, float | int | str]:
+        """Return the result as one row of a table."""
+        row: dict[str, float | int | str] = {
+            "r": self.r,
+            "r_err": self.r_err,
+            "r_low": self.interval[0],
+            "r_high": self.interval[1],
+            "n": self.n,
+            "n_masked": self.n_masked,
+            "n_eff": self.n_eff,
+            "p_value": self.p_value,
+            "reason": self.reason,
+            "rank": self.rank,
+            "rank_p_value": self.rank_p_value,
+            "length_a": self.length_a[0],
+            "length_a_err": self.length_a[1],
+            "length_b": self.length_b[0],
+            "length_b_err": self.length_b[1],
+            "seed": self.seed,
+        }
+        for name in ("reliability_a", "reliability_b", "r", "slope", "plain_slope"):
+            estimate = getattr(self.corrected, name)
+            column = "r_corrected" if name == "r" else name
+            row[column], row[f"{column}_err"] = estimate.value, estimate.error
+        for method in self.methods:
+            row[f"{method.name}_r_err"], row[f"{method.name}_p_value"] = method.r_err, method.p_value
+        return row
+
+    def __str__(self) -> str:
+        """Return an account for a person who is not a statistician."""
+        lines = [
+            f"r = {self.r:+.3f} ± {self.r_err:.3f}   (68 % interval {self.interval[0]:+.3f} to {self.interval[1]:+.3f})",
+            f"n = {self.n} values"
+            + (f" ({self.n_masked} masked)" if self.n_masked else "")
+            + f", worth {self.n_eff:.0f} independent ones, since neighbours resemble each other over "
+            + f"{self.length_a[0]:.3g} (a) and {self.length_b[0]:.3g} (b)",
+        ]
+        if np.isnan(self.p_value):
+            lines.append(f"No p-value: {self.reason}.")
+        else:
+            lines.append(f"p = {self.p_value:.2g}: {_in_words(self.p_value)}")
+        lines.append(f"Spearman (ranks): {self.rank:+.3f}, p = {self.rank_p_value:.2g}")
+        lines += self._corrected_lines()
+        if self.methods:
+            lines.append("The methods one by one (error of r, p-value):")
+        lines += [
+            f"  {method.name:<17} {_cell(method.r_err)}  {_cell(method.p_value)}" + (f"  {method.note}" if method.note else "")
+            for method in self.methods
+        ]
+        return "\n".join(lines)
+
+    def _corrected_lines(self) -> list[str]:
+        corrected = self.corrected
+        lines = []
+        if corrected.reliability_a.value != 1.0 or corrected.reliability_b.value != 1.0:
+            lines += [
+                f"Share of the variance that is not measurement error: {corrected.reliability_a} (a), {corrected.reliability_b} (b)",
+                f"r without measurement errors: {corrected.r}",
+            ]
+        lines.append(f"Slope, b per a: {corrected.slope} (least squares: {corrected.plain_slope})")
+        return lines
+
+    def plot(self, figure: Figure | None = None) -> Figure:
+        """Draw the scatter of the maps, the null distribution with the observed r, and the error against block size.
+
+        Parameters
+        ----------
+        figure
+            An empty figure; a new one if not given.
+        """
+        from matplotlib.figure import Figure as NewFigure
+
+        figure = NewFigure(figsize=(12.0, 3.8), layout="constrained") if figure is None else figure
+        panels: Any = figure.subplots(1, 3)
+        self.plot_scatter(panels[0])
+        self.plot_null(panels[1])
+        self.plot_blocks(panels[2])
+        return figure
+
+    def plot_scatter(self, axes: Axes) -> None:
+        """Draw the values of both maps (at most 5000 of them) and the slope without measurement errors."""
+        step = max(1, len(self.a) // _SCATTER_POINTS)
+        axes.plot(self.a[::step], self.b[::step], ".", markersize=2, alpha=0.5)
+        slope = self.corrected.slope if np.isfinite(self.corrected.slope.value) else self.corrected.plain_slope
+        ends = np.array([self.a.min(), self.a.max()])
+        axes.plot(ends, self.b.mean() + slope.value * (ends - self.a.mean()), color="black", label=f"slope {slope}")
+        axes.set(xlabel="a", ylabel="b", title=f"r = {self.r:+.3f} ± {self.r_err:.3f}")
+        axes.legend(fontsize="small")
+
+    def plot_null(self, axes: Axes) -> None:
+        """Draw the distribution of r of maps that have nothing to do with each other, and the observed r."""
+        for name, null in self.nulls.items():
+            axes.hist(null.draws, bins=_BINS, density=True, histtype="step", label=f"{name}, p = {null.p_value:.2g}")
+        width = 1.0 / np.sqrt(max(self.n_eff - 1.0, 1.0))
+        grid = np.linspace(-4.5 * width, 4.5 * width, 300)
+        axes.plot(
+            grid,
+            np.exp(-0.5 * (grid / width) ** 2) / width / np.sqrt(2.0 * np.pi),
+            color="grey",
+            label=f"n_eff = {self.n_eff:.0f}",
+        )
+        axes.axvline(self.r, color="black", label="observed")
+        axes.set(
+            xlabel="r of independent maps",
+            ylabel="density",
+            title="no p-value" if np.isnan(self.p_value) else f"p = {self.p_value:.2g}",
+        )
+        axes.legend(fontsize="small")
+
+    def plot_blocks(self, axes: Axes) -> None:
+        """Draw the error of the block bootstrap against block size, and the quoted error."""
+        if self.scan is not None:
+            axes.plot(self.scan.sizes, self.scan.errors, "o-", label="block bootstrap")
+            if np.isfinite(self.scan.plateau):
+                axes.axvline(self.scan.plateau, linestyle=":", color="grey", label="plateau")
+            axes.set_xscale("log")
+        axes.axhline(self.r_err, color="black", label="quoted")
+        axes.set(xlabel="side of the blocks", ylabel="error of r", title="error against block size")
+        axes.legend(fontsize="small")
+
+
+def _in_words(p_value: float) -> str:
+    """Return what a p-value means."""
+    if p_value < 0.001:
+        return "maps that have nothing to do with each other correlate as strongly less than once in 1000 cases."
+    share = f"{100.0 * p_value:.2g} % of pairs of maps that have nothing to do with each other correlate as strongly"
+    return share + (": the maps are related, as far as this test can tell." if p_value < 0.05 else ": this may well be chance.")
+
+
+def _cell(value: float) -> str:
+    return "      -" if np.isnan(value) else f"{value:7.4f}"

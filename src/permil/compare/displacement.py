@@ -1,0 +1,227 @@
+"""The displacement that a flat predicts where its structure is the area of pixels.
+
+Light that is absorbed at x is recorded at ``x + d(x)``: charge is conserved, so that uniform light shows ``F - 1 = -div d`` to first
+order. A curl-free field has a potential, ``d = -grad phi`` with ``laplacian(phi) = F - 1``. Where d depends on the radius only,
+``d_r(r) = -(1 / r) integral r' (F - 1) dr'``; the integral in Plazas, Bernstein & Sheldon 2014 (PASP 126, 750, equation 3) is ``-d`` here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, ndimage
+
+from permil.compare.errors import CompareError
+from permil.compare.scales import cosine_wavenumbers, laplacian_eigenvalues, smooth
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+Boundary = Literal["closed", "open"]
+_FILL_SCALE = 2.0
+"""Sigma (pixels) of the mean over the neighbours of small holes; larger holes take it from wherever pixels are near."""
+_FILL_GROWTH = 2.0
+_FILL_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class Displacement:
+    """A curl-free displacement, recorded minus true position.
+
+    Attributes
+    ----------
+    shift_x : ndarray, shape (ny, nx + 1)
+        Along x on the borders between columns, in cells of the map.
+    shift_y : ndarray, shape (ny + 1, nx)
+        Along y on the borders between rows.
+    potential : ndarray, shape (ny, nx)
+        ``d = -grad potential``.
+    boundary
+        ``closed``: nothing crosses the edges of the map. ``open``: the sensor goes on for half its size on each side with F = 1.
+    filled
+        Part of the map that was not usable and was filled from its surroundings.
+    """
+
+    shift_x: FloatArray
+    shift_y: FloatArray
+    potential: FloatArray
+    boundary: Boundary
+    filled: float
+
+    @property
+    def x(self) -> FloatArray:
+        """Displacement along x in the middle of each cell, shape (ny, nx)."""
+        return np.asarray((self.shift_x[:, 1:] + self.shift_x[:, :-1]) / 2)
+
+    @property
+    def y(self) -> FloatArray:
+        """Displacement along y in the middle of each cell, shape (ny, nx)."""
+        return np.asarray((self.shift_y[1:] + self.shift_y[:-1]) / 2)
+
+    @property
+    def divergence(self) -> FloatArray:
+        """Divergence in each cell: ``-(F - 1)`` less its mean."""
+        return np.asarray(np.diff(self.shift_x, axis=1) + np.diff(self.shift_y, axis=0))
+
+
+def fill(image: NDArray[np.floating], usable: BoolArray) -> FloatArray:
+    """Return a map whose unusable pixels are means of the usable ones around them, weighted with Gaussians as narrow as the holes allow.
+
+    Raises
+    ------
+    CompareError
+        If no pixel is usable, or usable ones are not finite.
+    """
+    if usable.shape != image.shape:
+        raise CompareError(
+            f"the mask has shape {usable.shape}, the map {image.shape}", remedy="give both of one detector", value=usable.shape
+        )
+    if not usable.any():
+        raise CompareError("no pixel of the map is usable", remedy="check its mask")
+    if not np.isfinite(image[usable]).all():
+        raise CompareError("the map is not finite in pixels that count as usable", remedy="mask them")
+    filled = np.where(usable, image, 0.0).astype(np.float64)
+    holes, scale = ~usable, _FILL_SCALE
+    for _ in range(_FILL_ROUNDS):
+        if not holes.any():
+            break
+        weight = ndimage.gaussian_filter(usable.astype(np.float64), scale, mode="constant")
+        near = holes & (weight > 0.05)
+        if near.any():
+            filled[near] = smooth(image, usable, scale)[near]
+            holes &= ~near
+        scale *= _FILL_GROWTH
+    if holes.any():
+        filled[holes] = filled[usable].mean()
+    return filled
+
+
+def displacement_from_flat(excess: NDArray[np.floating], usable: BoolArray, *, boundary: Boundary = "closed") -> Displacement:
+    """Solve ``div d = -(F - 1)`` for the curl-free displacement.
+
+    Parameters
+    ----------
+    excess : ndarray, shape (ny, nx)
+        ``F - 1``; its mean is taken off, since a mean cannot be told from the scale of the flat.
+    usable : ndarray of bool, shape (ny, nx)
+        Where the flat is known.
+    boundary
+        See `Displacement`.
+
+    Returns
+    -------
+    Displacement
+        In cells of the map. ``divergence`` is ``-(F - 1)`` less the mean, exactly, in every cell.
+
+    Raises
+    ------
+    CompareError
+        If nothing is usable, or the map is not finite where it is.
+    """
+    whole = fill(excess, usable)
+    whole -= whole[usable].mean()
+    ny, nx = whole.shape
+    margin_y, margin_x = (ny // 2, nx // 2) if boundary == "open" else (0, 0)
+    source = np.pad(whole, ((margin_y, margin_y), (margin_x, margin_x)))
+    spectrum = fft.dctn(source, norm="ortho", workers=2)
+    eigenvalues = laplacian_eigenvalues(*cosine_wavenumbers(source.shape))
+    eigenvalues[0, 0], spectrum[0, 0] = 1.0, 0.0
+    potential = fft.idctn(spectrum / eigenvalues, norm="ortho", workers=2)
+    shift_x, shift_y = np.zeros((source.shape[0], source.shape[1] + 1)), np.zeros((source.shape[0] + 1, source.shape[1]))
+    shift_x[:, 1:-1], shift_y[1:-1] = -np.diff(potential, axis=1), -np.diff(potential, axis=0)
+    rows, columns = slice(margin_y, margin_y + ny), slice(margin_x, margin_x + nx)
+    return Displacement(
+        shift_x=shift_x[rows, margin_x : margin_x + nx + 1],
+        shift_y=shift_y[margin_y : margin_y + ny + 1, columns],
+        potential=potential[rows, columns],
+        boundary=boundary,
+        filled=float(1 - usable.mean()),
+    )
+
+
+def displacement_error(
+    variance: float, shape: tuple[int, int], *, shortest: float = 0.0, longest: float = np.inf
+) -> tuple[float, float]:
+    """Return the rms error of the displacement along x and y that white noise of a flat makes, over a map with closed edges.
+
+    Parameters
+    ----------
+    variance
+        Mean variance of a cell of the flat.
+    shape
+        Cells of the map.
+    shortest, longest
+        Periods (cells) of the structure that counts. The error grows with the logarithm of the longest.
+
+    Returns
+    -------
+    tuple of float
+        In cells.
+    """
+    along_y, along_x = cosine_wavenumbers(shape)
+    wavenumber = np.hypot(along_y, along_x)
+    eigenvalues = laplacian_eigenvalues(along_y, along_x)
+    counted = wavenumber > (2 * np.pi / longest if np.isfinite(longest) else 0.0)
+    if shortest > 0:
+        counted &= wavenumber <= 2 * np.pi / shortest
+    power = np.divide(variance, eigenvalues**2, out=np.zeros(shape), where=counted)
+    # Each mode of the potential has the mean square power / cells; its difference to the next cell 4 sin^2(k / 2) times that.
+    along = [float((power * 4 * np.sin(direction / 2) ** 2).sum() / power.size) for direction in (along_x, along_y)]
+    return float(np.sqrt(along[0])), float(np.sqrt(along[1]))
+
+
+@dataclass(frozen=True)
+class RadialDisplacement:
+    """Radial displacement on the limits of rings, relative to that on the innermost one.
+
+    Attributes
+    ----------
+    radius : ndarray, shape (rings + 1,)
+        Limits of the rings, pixels.
+    shift, error : ndarray, shape (rings + 1,)
+        Outward displacement, pixels; recorded minus true.
+    covariance : ndarray, shape (rings + 1, rings + 1)
+        Of the shifts: errors add up along the radius.
+    """
+
+    radius: FloatArray
+    shift: FloatArray
+    error: FloatArray
+    covariance: FloatArray
+
+
+def radial_displacement(edges: FloatArray, excess: FloatArray, error: FloatArray) -> RadialDisplacement:
+    """Integrate ``d_r(r) = -(1 / r) integral r' (F - 1) dr'`` outwards from the innermost ring (tree rings).
+
+    Parameters
+    ----------
+    edges : ndarray, shape (rings + 1,)
+        Limits of the rings around the centre, pixels, increasing.
+    excess, error : ndarray, shape (rings,)
+        Mean of ``F - 1`` in each ring and its standard error. A ring without a value counts as 0 with the scatter of the others as error.
+
+    Raises
+    ------
+    CompareError
+        If edges do not increase or no ring has a value.
+    """
+    edges = np.asarray(edges, dtype=np.float64)
+    if edges.size != excess.size + 1 or (np.diff(edges) <= 0).any() or edges[0] < 0:
+        raise CompareError(
+            f"{edges.size} radii for {excess.size} rings", remedy="give increasing radii, one more than rings", value=edges.size
+        )
+    known = np.isfinite(excess) & np.isfinite(error)
+    if not known.any():
+        raise CompareError("no ring of the profile has a value", remedy="give rings that the flat covers")
+    typical = float(np.sqrt((excess[known] ** 2).mean()))
+    value, sigma = np.where(known, excess, 0.0), np.where(known, error, typical)
+    area = (edges[1:] ** 2 - edges[:-1] ** 2) / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        inverse = np.where(edges > 0, 1 / edges, 0.0)
+    shift = -inverse * np.concatenate([[0.0], np.cumsum(area * value)])
+    summed = np.concatenate([[0.0], np.cumsum((area * sigma) ** 2)])
+    covariance = np.minimum(summed[:, None], summed[None, :]) * inverse[:, None] * inverse[None, :]
+    return RadialDisplacement(edges, shift, np.sqrt(np.diag(covariance)), covariance)

@@ -1,0 +1,9 @@
+"""The errors of this room."""
+
+from __future__ import annotations
+
+from permil.errors import PermilError
+
+
+class CompareError(PermilError):
+    """Stars and flat cannot be compared."""

@@ -1,0 +1,301 @@
+"""Which part of a flat is efficiency, which pixel area, which diffusion: fitted together to flux, place and size of stars.
+
+In each band of periods ``F - 1 = Q + A + D``. Were the band of one kind, every quantity of every star would follow its template
+(`permil.compare.response`); the stars tell how much of each template they show. Each kind has the coefficient that makes its signature
+right: efficiency the flux, pixel area the shift, diffusion the size. The three are coupled: all templates of all bands enter each
+signature, so that the shift of a star by a gradient of the efficiency, or the change of its size by shear, is taken off.
+
+Signatures are compared under instruments that weigh all wavelengths of a band as the flat itself has them (shift times wavenumber
+squared, size times its fourth power): then every coefficient is the same thing, ``cov(kind, F) / var(F)``, and they add up to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.compare.displacement import fill
+from permil.compare.errors import CompareError
+from permil.compare.fixed_effects import FixedEffects
+from permil.compare.fractions import HypothesisFit
+from permil.compare.hypothesis_result import result_of
+from permil.compare.kernels import QUANTITIES
+from permil.compare.match import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
+from permil.compare.moment_fit import Rows, solve_moments
+from permil.compare.response import StarPlaces, StarResponse, StarTemplates
+from permil.compare.scales import PERIODS, Band, bands_between, halves, split_bands
+from permil.compare.star_background import typical_pitch
+from permil.compare.structure import FlatSpectrum, flat_spectrum
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+LEAST_STARS = 30
+
+
+@dataclass(frozen=True)
+class Stars:
+    """Residuals of calibrated stars; arrays of shape (n,), one row per measurement.
+
+    Attributes
+    ----------
+    places
+        Where, and how wide the star's spot is.
+    spot, exposure
+        Which spot and which exposure: the calibration has absorbed means and trends of these.
+    values, errors
+        By name (`permil.compare.kernels.QUANTITIES`): flux as ratio minus 1, shifts in pixels, moments in pixel^2. Rows whose value or
+        error is not finite do not count for that quantity.
+    """
+
+    places: StarPlaces
+    spot: IntArray
+    exposure: IntArray
+    values: dict[str, FloatArray]
+    errors: dict[str, FloatArray]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.places)
+
+
+@dataclass(frozen=True)
+class PredictedStars:
+    """Stars with what each band of a flat predicts for them: made once, fitted for any region.
+
+    Attributes
+    ----------
+    stars
+        Those that are kept.
+    kept : ndarray of bool
+        Of the rows that were given.
+    templates
+        What stars would show were the flat of one kind, band by band.
+    maps : ndarray, shape (ny, nx, bands)
+        The flat in bands, without gaps.
+    scales
+        Bands of periods of which the result speaks.
+    bands
+        Bands that are fitted: those below and above the scales, and the halves of each, since fractions may change with the period.
+    scale_of : ndarray, shape (bands,)
+        Which of the scales each band is part of; -1: of none.
+    spectrum
+        Power of the flat, and its noise.
+    noise : ndarray, shape (n,)
+        Variance per pixel of the flat at each star.
+    response
+        Of the stars.
+    lost
+        Stars left out because of pixels that are not usable.
+    """
+
+    stars: Stars
+    kept: BoolArray
+    templates: StarTemplates
+    maps: NDArray[np.float32]
+    scales: tuple[Band, ...]
+    bands: tuple[Band, ...]
+    scale_of: IntArray
+    spectrum: FlatSpectrum
+    noise: FloatArray
+    response: StarResponse
+    lost: int
+
+
+def predict_bands(
+    stars: Stars,
+    flat: RelativeFlat,
+    response: StarResponse,
+    *,
+    periods: Sequence[float] = PERIODS,
+    largest_loss: float = LARGEST_LOSS,
+) -> PredictedStars:
+    """Predict what stars show, band by band, were the flat of one kind.
+
+    Parameters
+    ----------
+    stars
+        Residuals on the flat's detector.
+    flat
+        Relative flat.
+    response
+        Measurement of the stars.
+    periods
+        Limits of the bands, pixels. Longer periods are fitted, and not reported; of shorter ones only what fluxes see.
+    largest_loss
+        Stars with more of their weight on unusable pixels are left out.
+
+    Raises
+    ------
+    CompareError
+        If fewer than 30 stars are left, stars lie outside of the flat, or the flat is constant or not usable.
+    """
+    _check(stars)
+    finer, *scales, coarser = bands_between(tuple(float(period) for period in periods))
+    bands = (finer, *(half for scale in scales for half in halves(scale)), coarser)
+    shape = flat.excess.shape
+    require_inside(stars.places, shape)
+    if np.ptp(flat.excess[flat.usable]) == 0:
+        raise CompareError("the flat is constant: there is nothing to compare", remedy="give the measured flat")
+    if periods[-1] > 2 * min(shape):
+        raise CompareError(
+            f"periods up to {periods[-1]:g} pixels on a flat of {shape[1]} x {shape[0]}",
+            remedy=f"give limits up to {2 * min(shape)} pixels",
+            value=periods[-1],
+        )
+    seen = flat_as_seen(flat, stars.places, response, largest_loss=largest_loss)
+    kept = np.isfinite(seen.excess)
+    if kept.sum() < LEAST_STARS:
+        raise CompareError(
+            f"{int(kept.sum())} stars lie on usable pixels of the flat, {LEAST_STARS} are needed",
+            remedy="give more exposures, or check the mask of the flat",
+            value=int(kept.sum()),
+        )
+    rows = np.flatnonzero(kept)
+    chosen = Stars(
+        stars.places[rows],
+        stars.spot[rows],
+        stars.exposure[rows],
+        {name: stars.values[name][rows] for name in QUANTITIES},
+        {name: stars.errors[name][rows] for name in QUANTITIES},
+    )
+    response = _with_pitch(response, chosen)
+    whole = fill(flat.excess, flat.usable)
+    maps, potentials = split_bands(whole, bands)
+    noise = float(flat.variance[flat.usable].mean())
+    return PredictedStars(
+        stars=chosen,
+        kept=kept,
+        templates=response.predict(chosen.places, maps, potentials, bands),
+        maps=maps,
+        scales=tuple(scales),
+        bands=bands,
+        scale_of=np.array([-1, *np.repeat(np.arange(len(scales)), 2), -1]),
+        spectrum=flat_spectrum(whole, noise),
+        noise=_local_noise(seen.error[rows], noise),
+        response=response,
+        lost=int((~kept).sum()),
+    )
+
+
+def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None, flat_fielded: bool = False) -> HypothesisFit:
+    """Fit the three hypotheses together to flux, place and size of the stars.
+
+    Parameters
+    ----------
+    predicted
+        Stars and what the flat predicts for them.
+    region : ndarray of bool, shape (n,), optional
+        Rows, as they were given to `predict_bands`, that lie in the region.
+    flat_fielded
+        Whether stars were measured on images divided by this flat. Then what dividing did is put back first.
+
+    Raises
+    ------
+    CompareError
+        If fewer than 30 stars (or degrees of freedom) are left.
+    """
+    chosen = np.ones(len(predicted.stars), dtype=bool) if region is None else np.asarray(region)[predicted.kept]
+    if chosen.sum() < LEAST_STARS:
+        raise CompareError(
+            f"the region has {int(chosen.sum())} stars, {LEAST_STARS} are needed",
+            remedy="give a larger region or more exposures",
+            value=int(chosen.sum()),
+        )
+    rows = [_rows_of(predicted, quantity, chosen, flat_fielded) for quantity in range(len(QUANTITIES))]
+    fit = solve_moments(rows, predicted.response, predicted.bands, predicted.spectrum)
+    return result_of(fit, rows, predicted, chosen, flat_fielded=flat_fielded)
+
+
+def _rows_of(predicted: PredictedStars, quantity: int, chosen: BoolArray, flat_fielded: bool) -> Rows:
+    """Return the rows of one quantity, calibration terms projected out of measurements and templates."""
+    stars, name = predicted.stars, QUANTITIES[quantity]
+    value, error = stars.values[name], stars.errors[name]
+    with np.errstate(invalid="ignore"):
+        good = np.flatnonzero(chosen & np.isfinite(value) & np.isfinite(error) & (error > 0))
+    if good.size < LEAST_STARS:
+        raise CompareError(
+            f"{good.size} stars have a finite {name} with an error, {LEAST_STARS} are needed",
+            remedy="give catalogs with errors",
+            value=int(good.size),
+        )
+    templates = predicted.templates.templates[good, quantity]
+    instruments = predicted.templates.instruments[good, quantity]
+    # Dividing by the flat took off what efficiency would add, noise of the flat and all.
+    raw = value[good] + (templates[:, 0].sum(axis=1) if flat_fielded else 0.0)
+    spread = error[good] ** 2
+    x, y = stars.places.x[good], stars.places.y[good]
+    trend = np.ones((good.size, 1))
+    if name in ("dx", "dy"):
+        scale = max(float(np.ptp(x)), float(np.ptp(y)), 1.0)
+        trend = np.stack([np.ones(good.size), (x - x.mean()) / scale, (y - y.mean()) / scale], axis=1)
+    columns = np.concatenate([raw[:, None], templates.reshape(good.size, -1), instruments], axis=1)
+    weight = 1 / (spread + np.median(spread))
+    scatter = 0.0
+    for _ in range(2):
+        effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, trend)
+        freedom = good.size - effects.rank
+        if freedom < LEAST_STARS:
+            raise CompareError(
+                f"{good.size} stars of {np.unique(stars.spot[good]).size} spots in {np.unique(stars.exposure[good]).size} exposures leave "
+                f"{freedom} degrees of freedom, {LEAST_STARS} are needed",
+                remedy="give more dithered exposures of the same spots",
+                value=int(freedom),
+            )
+        left = effects.residuals(raw[:, None])[:, 0] ** 2 * (good.size / freedom)
+        scatter = max(0.0, float((weight**2 * (left - spread)).sum() / (weight**2).sum()))
+        weight = 1 / (spread + scatter)
+    effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, trend)
+    projected = effects.residuals(columns)
+    glow = stars.places.even_light[good]
+    count = templates.shape[1] * templates.shape[2]
+    return Rows(
+        index=good,
+        x=x,
+        y=y,
+        places=stars.places[good],
+        value=projected[:, 0],
+        variance=spread,
+        weight=weight,
+        templates=projected[:, 1 : 1 + count].reshape(templates.shape),
+        instruments=projected[:, 1 + count :],
+        flat_noise=freedom / good.size * np.array([weight @ (predicted.noise[good] * glow**power) for power in range(3)]),
+        freedom=freedom / good.size,
+    )
+
+
+def _with_pitch(response: StarResponse, stars: Stars) -> StarResponse:
+    """Return a response that knows how far apart the stars are: the background was found between them."""
+    pitch = typical_pitch(stars.places.x, stars.places.y, stars.exposure)
+    if response.background is None or not stars.places.even_light.any() or not pitch > 0:
+        return replace(response, background=None)
+    return replace(response, background=replace(response.background, pitch=pitch))
+
+
+def _local_noise(seen_error: FloatArray, noise: float) -> FloatArray:
+    """Return the variance per pixel of the flat at each star, from that of the mean over its light."""
+    typical = float(np.mean(seen_error**2))
+    return np.asarray(noise * seen_error**2 / typical) if typical > 0 else np.zeros(seen_error.size)
+
+
+def _check(stars: Stars) -> None:
+    if len(stars) < LEAST_STARS:
+        raise CompareError(f"{len(stars)} stars, {LEAST_STARS} are needed", remedy="give more exposures", value=len(stars))
+    for group in (stars.values, stars.errors):
+        missing = [name for name in QUANTITIES if name not in group]
+        if missing:
+            raise CompareError(
+                f"the stars have no {', '.join(missing)}", remedy=f"give {', '.join(QUANTITIES)} with errors", value=missing
+            )
+    arrays = [
+        stars.spot,
+        stars.exposure,
+        *(stars.values[name] for name in QUANTITIES),
+        *(stars.errors[name] for name in QUANTITIES),
+    ]
+    if any(array.shape != (len(stars),) for array in arrays):
+        raise CompareError("the columns of the stars differ in length", remedy="give one row per measurement")

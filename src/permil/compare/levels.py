@@ -1,0 +1,290 @@
+"""How much of the variation of a flat, or of stars, stands at which level: place, raft, detector, amplifier, cell, and LED.
+
+Each value is a relative deviation in a cell of a detector in one light. It is taken as the sum of
+
+- a level per LED, which is free (the brightness of the lamp) and no component;
+- a smooth function of the focal-plane place per LED, a polynomial of low degree: what an error of the beam, or real large-scale
+  structure, looks like; its mean over LEDs is the common part, the rest is specific of the LED;
+- random effects of raft, detector in raft, amplifier in detector, cell in amplifier, each with a part common to all LEDs (response of
+  silicon and readout: a wrong gain is common) and a part specific of the LED (light source, or response to its colour);
+- measurement errors, whose known variance is taken off.
+
+What the cells cannot tell apart is left out, or given for both parts together, with the reason. Estimates are unbiased and not
+clipped: `permil.compare.variance_components`. The function for pairs splits the covariance of flat and stars in the same way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from permil.compare.errors import CompareError
+from permil.compare.level_groups import (
+    BOTH,
+    COMMON,
+    SPECIFIC,
+    CellPlaces,
+    Grouping,
+    LeftOut,
+    find_groupings,
+    numbered,
+    smooth_terms,
+)
+from permil.compare.level_results import LevelPair, LevelSplit, PairSplit, VarianceComponent
+from permil.compare.variance_components import Estimate, QuadraticForms
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_LEAST_CELLS = 12
+_WORST_CONDITION = 1e8
+
+
+def split_levels(
+    value: ArrayLike,
+    error: ArrayLike | None,
+    places: CellPlaces,
+    *,
+    degree: int = 2,
+    draws: int = 200,
+    seed: int = 0,
+) -> LevelSplit:
+    """Split the variance of a quantity over the levels of the focal plane.
+
+    Parameters
+    ----------
+    value
+        Relative value in each cell, shape (n,): response or throughput over its mean (or that minus 1). NaN cells are left out.
+    error
+        Its independent error, shape (n,); None when not known: the finest level then contains the noise.
+    places
+        Where the cells lie and in which LED they were measured.
+    degree
+        Degree of the smooth function of the focal-plane place; 0 for none.
+    draws
+        Draws of the bootstrap that makes the errors.
+    seed
+        Seed of the bootstrap.
+
+    Raises
+    ------
+    CompareError
+        If arrays do not match, errors are not positive, or fewer than 12 cells are left.
+    """
+    errors = None if error is None else [error]
+    estimates, covariance, frame = _split([value], errors, places, degree=degree, draws=draws, seed=seed)
+    return _level_split(estimates[:, 0, 0], covariance[:, 0, 0, :, 0, 0], frame)
+
+
+def pair_levels(
+    flat: ArrayLike,
+    flat_error: ArrayLike,
+    star: ArrayLike,
+    star_error: ArrayLike,
+    places: CellPlaces,
+    *,
+    degree: int = 2,
+    draws: int = 200,
+    seed: int = 0,
+) -> PairSplit:
+    """Split variances and covariance of flat and stars over the levels of the focal plane.
+
+    Parameters
+    ----------
+    flat, flat_error, star, star_error
+        Relative values and independent errors in the same cells, shape (n,).
+    places, degree, draws, seed
+        As for `split_levels`.
+
+    Raises
+    ------
+    CompareError
+        As `split_levels`.
+    """
+    estimates, covariance, frame = _split([flat, star], [flat_error, star_error], places, degree=degree, draws=draws, seed=seed)
+    splits = [_level_split(estimates[:, m, m], covariance[:, m, m, :, m, m], frame) for m in (0, 1)]
+    pairs = [_pair(component, estimates[k], covariance[k][:, :, k]) for k, component in enumerate(splits[0].components)]
+    return PairSplit(splits[0], splits[1], tuple(pairs))
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """What the split stands on: one entry of (level, part, groups, degrees of freedom) per component."""
+
+    levels: list[tuple[str, str, int, int]]
+    left_out: list[LeftOut]
+    cells: int
+
+
+def _split(
+    columns: list[ArrayLike],
+    errors: list[ArrayLike] | None,
+    places: CellPlaces,
+    *,
+    degree: int,
+    draws: int,
+    seed: int,
+) -> tuple[FloatArray, FloatArray, _Frame]:
+    """Return components (k, m, m), their covariance (k, m, m, k, m, m) and what they stand for."""
+    measured, noise, places = _checked(columns, errors, places)
+    weights = _weights(measured, noise)
+    led = np.zeros(len(places), dtype=np.int64) if places.led is None else numbered(places.led)
+    leds = int(led.max()) + 1
+    terms, left_out = smooth_terms(places, led, weights, degree=degree)
+    fixed = _per_led(np.column_stack([np.ones(len(places)), terms]), led, leds)
+    groupings, more_left_out = find_groupings(places, has_errors=errors is not None)
+    forms, groupings = _told_apart(groupings, fixed, weights, noise, left_out)
+    left_out += more_left_out
+
+    estimate = forms.estimate(measured)
+    found = np.concatenate([_place_components(estimate, leds), estimate.components])
+    rng = np.random.default_rng(seed)
+    expected = fixed @ _without_noise(estimate, leds)
+    drawn = []
+    for _ in range(draws):
+        again = forms.estimate(forms.draw(estimate.components, expected, rng))
+        drawn.append(np.concatenate([_place_components(again, leds), again.components]).ravel())
+    covariance = np.cov(np.array(drawn), rowvar=False).reshape(found.shape + found.shape)
+    return found, covariance, _Frame(_described(groupings, terms.shape[1], leds), left_out, len(places))
+
+
+def _checked(
+    columns: list[ArrayLike], errors: list[ArrayLike] | None, places: CellPlaces
+) -> tuple[FloatArray, FloatArray, CellPlaces]:
+    arrays = [np.asarray(column, dtype=np.float64) for column in [*columns, *(errors or [])]]
+    for array in arrays:
+        if array.shape != (len(places),):
+            raise CompareError(
+                f"values or errors have shape {array.shape}, but there are {len(places)} cells",
+                remedy="give one value and one error per cell",
+                value=array.shape,
+            )
+    measured = np.stack(arrays[: len(columns)], axis=1)
+    noise = np.stack(arrays[len(columns) :], axis=1) if errors is not None else np.zeros_like(measured)
+    known = np.isfinite(measured).all(axis=1)
+    for place in (places.x_mm, places.y_mm):
+        if place is not None and not np.isfinite(place[known]).all():
+            raise CompareError("places in the focal plane are not finite", remedy="leave these cells out or correct them")
+    if errors is not None and not (np.isfinite(noise[known]).all() and (noise[known] > 0).all()):
+        raise CompareError(
+            "errors of cells are zero, negative or not finite",
+            remedy="give the error of every cell that has a value, or None when errors are not known",
+        )
+    if known.sum() < _LEAST_CELLS:
+        raise CompareError(
+            f"{int(known.sum())} cells have values",
+            remedy=f"at least {_LEAST_CELLS} are needed to split their variance",
+            value=int(known.sum()),
+        )
+    if not np.all(measured[known].std(axis=0) > 0):
+        raise CompareError("all cells have the same value", remedy="there is no variance to split; check the input")
+    return measured[known], noise[known], places.take(np.asarray(known))
+
+
+def _weights(measured: FloatArray, noise: FloatArray) -> FloatArray:
+    """Return weights for errors beside the scatter that is not noise (robust, per column; they need not be exact)."""
+    scatter = (1.4826 * np.median(np.abs(measured - np.median(measured, axis=0)), axis=0)) ** 2
+    scatter = np.where(scatter > 0, scatter, measured.var(axis=0))
+    intrinsic = np.maximum(scatter - np.median(noise**2, axis=0), 0.05 * scatter)
+    return np.asarray(1 / (1 + (noise**2 / intrinsic).mean(axis=1)))
+
+
+def _per_led(terms: FloatArray, led: IntArray, leds: int) -> FloatArray:
+    """Return the terms once per LED, zero in all others, shape (n, leds * terms)."""
+    return np.concatenate([terms * (led == number)[:, None] for number in range(leds)], axis=1)
+
+
+def _told_apart(
+    groupings: list[Grouping], fixed: FloatArray, weights: FloatArray, noise: FloatArray, left_out: list[LeftOut]
+) -> tuple[QuadraticForms, list[Grouping]]:
+    """Return the forms, without the coarsest groupings that the fixed effects or finer groupings leave nothing of."""
+    while groupings:
+        forms = QuadraticForms([grouping.groups for grouping in groupings], fixed, weights, noise)
+        if forms.condition < _WORST_CONDITION:
+            return forms, groupings
+        first, *groupings = groupings
+        left_out.append(LeftOut(first.level, first.part, f"the cells are too few to tell {first.level} from other levels"))
+    raise CompareError("the cells cannot tell any level", remedy="use more cells, or a lower degree")
+
+
+def _place_components(estimate: Estimate, leds: int) -> FloatArray:
+    """Return the variance of the smooth function: common to LEDs and specific, shape (0 to 2, m, m).
+
+    The terms are orthonormal over the cells, so that sums of squares of coefficients are variances over the cells.
+    """
+    columns = estimate.fixed.shape[1]
+    coefficients = estimate.fixed.reshape(leds, -1, columns)[:, 1:]
+    terms = coefficients.shape[1]
+    if terms == 0:
+        return np.zeros((0, columns, columns))
+    spread = estimate.fixed_covariance.reshape(leds, terms + 1, leds, terms + 1, columns, columns)[:, 1:, :, 1:]
+    mean = coefficients.mean(axis=0)
+    mean_noise = np.einsum("itktmn->mn", spread) / leds**2
+    common = mean.T @ mean - mean_noise
+    if leds == 1:
+        return common[None]
+    from_mean = coefficients - mean
+    specific = np.einsum("ltm,ltn->mn", from_mean, from_mean)
+    specific = (specific - np.einsum("ltltmn->mn", spread) + leds * mean_noise) / (leds - 1)
+    # The mean over LEDs still holds its share of what is specific of each.
+    return np.stack([common - specific / leds, specific])
+
+
+def _without_noise(estimate: Estimate, leds: int) -> FloatArray:
+    """Return coefficients of the fixed effects, those of the place shrunk to the variance that is not noise."""
+    columns = estimate.fixed.shape[1]
+    coefficients = estimate.fixed.reshape(leds, -1, columns).copy()
+    variances = [np.diag(component) for component in _place_components(estimate, leds)]
+    if variances:
+        mean = coefficients[:, 1:].mean(axis=0)
+        from_mean = coefficients[:, 1:] - mean
+        shrunk = mean * _shrinkage(variances[0], (mean**2).sum(axis=0))
+        coefficients[:, 1:] = shrunk
+        if leds > 1:
+            coefficients[:, 1:] += from_mean * _shrinkage(variances[1] * (leds - 1), (from_mean**2).sum(axis=(0, 1)))
+    return coefficients.reshape(-1, columns)
+
+
+def _shrinkage(variance: FloatArray, with_noise: FloatArray) -> FloatArray:
+    return np.sqrt(np.clip(variance / np.maximum(with_noise, 1e-300), 0.0, 1.0))
+
+
+def _described(groupings: list[Grouping], terms: int, leds: int) -> list[tuple[str, str, int, int]]:
+    levels = []
+    if terms:
+        levels.append(("place", COMMON if leds > 1 else BOTH, terms, terms))
+        if leds > 1:
+            levels.append(("place", SPECIFIC, terms * leds, terms * (leds - 1)))
+    return levels + [(entry.level, entry.part, entry.count, entry.degrees_of_freedom) for entry in groupings]
+
+
+def _level_split(variances: FloatArray, covariance: FloatArray, frame: _Frame) -> LevelSplit:
+    errors = np.sqrt(np.diag(covariance))
+    components = tuple(
+        VarianceComponent(level, part, float(variance), float(error), groups, freedom)
+        for (level, part, groups, freedom), variance, error in zip(frame.levels, variances, errors, strict=True)
+    )
+    return LevelSplit(components, covariance, tuple(frame.left_out), frame.cells)
+
+
+def _pair(component: VarianceComponent, estimate: FloatArray, covariance: FloatArray) -> LevelPair:
+    """Return correlation and slope from variances and covariance, errors to first order in the errors of these."""
+    flat, star, both = estimate[0, 0], estimate[1, 1], estimate[0, 1]
+    where = ((0, 0), (1, 1), (0, 1))
+    spread = np.array([[covariance[(*first, *second)] for second in where] for first in where])
+    r = r_error = slope = slope_error = np.nan
+    if flat > np.sqrt(spread[0, 0]):
+        slope = both / flat
+        towards = np.array([-slope / flat, 0.0, 1 / flat])
+        slope_error = np.sqrt(towards @ spread @ towards)
+        if star > np.sqrt(spread[1, 1]):
+            r = both / np.sqrt(flat * star)
+            towards = np.array([-r / (2 * flat), -r / (2 * star), 1 / np.sqrt(flat * star)])
+            r_error = np.sqrt(towards @ spread @ towards)
+    return LevelPair(
+        component.level,
+        component.part,
+        *(float(number) for number in (r, r_error, slope, slope_error, both, np.sqrt(spread[2, 2]))),
+    )

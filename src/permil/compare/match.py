@@ -1,0 +1,222 @@
+"""The flat at the stars: relative to its sensor or amplifier, and as a star sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from permil.compare.displacement import fill
+from permil.compare.errors import CompareError
+from permil.compare.kernels import MARGIN
+from permil.compare.response import StarPlaces, StarResponse
+from permil.compare.scales import cosine_wavenumbers
+from permil.compare.star_maps import weigh_flat
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+Reference = Literal["detector", "amplifier"]
+Weight = Literal["aperture", "moments"]
+LARGEST_LOSS = 0.02
+"""A star that has lost more of its weight to unusable pixels is not compared."""
+
+
+@dataclass(frozen=True)
+class RelativeFlat:
+    """A flat over the mean of its sensor or amplifiers.
+
+    Attributes
+    ----------
+    excess : ndarray, shape (ny, nx)
+        ``F - 1``; 0 where not usable.
+    variance : ndarray, shape (ny, nx)
+        Of the excess.
+    usable : ndarray of bool, shape (ny, nx)
+        Pixels that count.
+    means, mean_errors : ndarray, shape (amplifiers,)
+        What each amplifier's mean is relative to that of the sensor, minus 1; from ``F - 1`` with reference ``amplifier`` this part
+        was taken off. It cannot be told from wrong gains. NaN for amplifiers without a usable pixel.
+    reference
+        What the excess is relative to.
+    """
+
+    excess: FloatArray
+    variance: FloatArray
+    usable: BoolArray
+    means: FloatArray
+    mean_errors: FloatArray
+    reference: Reference
+
+    @property
+    def between_amplifiers(self) -> tuple[float, float]:
+        """Rms of the amplifiers' means around that of the sensor, and its error: the part that wrong gains would make."""
+        known = np.isfinite(self.means)
+        if known.sum() < 2:
+            return float("nan"), float("nan")
+        means, errors = self.means[known], self.mean_errors[known]
+        rms = float(means.std())
+        return rms, float(np.sqrt(((means - means.mean()) ** 2 * errors**2).sum()) / (known.sum() * max(rms, 1e-300)))
+
+
+def relative_flat(
+    flat: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    usable: BoolArray,
+    amplifiers: NDArray[np.integer],
+    *,
+    reference: Reference = "amplifier",
+) -> RelativeFlat:
+    """Divide a flat by the mean over its sensor, or by that of each amplifier.
+
+    Parameters
+    ----------
+    flat, variance : ndarray, shape (ny, nx)
+        Response and its variance.
+    usable : ndarray of bool, shape (ny, nx)
+        Pixels that count.
+    amplifiers : ndarray of int, shape (ny, nx)
+        Number of each pixel's amplifier, from 0.
+    reference
+        ``amplifier`` for the headline: what is between amplifiers looks like wrong gains.
+
+    Raises
+    ------
+    CompareError
+        If shapes differ, nothing is usable, the flat is not finite and positive where it is usable, or it is constant.
+    """
+    for name, array in (("variance", variance), ("mask", usable), ("map of amplifiers", amplifiers)):
+        if array.shape != flat.shape:
+            raise CompareError(
+                f"the {name} of the flat has shape {array.shape}, the flat {flat.shape}",
+                remedy="give arrays of one detector",
+                value=array.shape,
+                allowed=flat.shape,
+            )
+    if not usable.any():
+        raise CompareError("no pixel of the flat is usable", remedy="check the mask of the flat")
+    values, spread = flat[usable].astype(np.float64), variance[usable].astype(np.float64)
+    if not (np.isfinite(values) & np.isfinite(spread) & (values > 0) & (spread >= 0)).all():
+        raise CompareError(
+            "the flat is not finite and positive in all pixels that count as usable", remedy="mask the pixels where it is not"
+        )
+    if np.ptp(values) == 0:
+        raise CompareError("the flat is constant: there is nothing to compare", remedy="give the measured flat", value=values[0])
+    of_pixel = amplifiers[usable].astype(np.int64)
+    count = int(amplifiers.max()) + 1
+    pixels = np.bincount(of_pixel, minlength=count)
+    whole = values.mean()
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = np.bincount(of_pixel, values, minlength=count) / pixels / whole
+        errors = np.sqrt(np.bincount(of_pixel, spread, minlength=count)) / pixels / whole
+    scale = whole * (means[of_pixel] if reference == "amplifier" else np.ones(of_pixel.size))
+    excess, noise = np.zeros(flat.shape), np.zeros(flat.shape)
+    excess[usable], noise[usable] = values / scale - 1, spread / scale**2
+    return RelativeFlat(excess, noise, usable.copy(), means - 1, errors, reference)
+
+
+@dataclass(frozen=True)
+class SeenFlat:
+    """A flat as stars see it; arrays of shape (n,).
+
+    Attributes
+    ----------
+    excess, error
+        Mean of ``F - 1`` in the star's own weights, and its standard error; NaN where too much is lost.
+    lost
+        Part of the star's weight that lies on pixels that are not usable, or beyond the detector.
+    """
+
+    excess: FloatArray
+    error: FloatArray
+    lost: FloatArray
+
+
+def flat_as_seen(
+    flat: RelativeFlat,
+    places: StarPlaces,
+    response: StarResponse,
+    *,
+    weight: Weight = "aperture",
+    largest_loss: float = LARGEST_LOSS,
+) -> SeenFlat:
+    """Average a flat over the light of each star, at its sub-pixel place.
+
+    Parameters
+    ----------
+    flat
+        Relative flat.
+    places
+        Stars, pixels of the flat.
+    response
+        Profile and aperture.
+    weight
+        ``aperture``: the light in the circle of the flux, what the flux answers to. ``moments``: a Gaussian with the star's moments.
+    largest_loss
+        Stars that lose more of their weight are not used.
+
+    Raises
+    ------
+    CompareError
+        If stars lie outside of the flat.
+    """
+    require_inside(places, flat.excess.shape)
+    moments = response.moments(places)
+    if weight == "aperture":
+        fractions, covariances, radius = (
+            np.array(response.profile.fractions),
+            response.profile.covariances(places.xx, places.yy, places.xy),
+            float(response.aperture),
+        )
+    else:
+        fractions, covariances, radius = np.ones(1), moments[:, None, :].copy(), 1e6
+    seen, spread, lost = np.full(len(places), np.nan), np.full(len(places), np.nan), np.zeros(len(places))
+    weigh_flat(
+        np.ascontiguousarray(places.x, dtype=np.float64),
+        np.ascontiguousarray(places.y, dtype=np.float64),
+        fractions,
+        covariances,
+        radius,
+        response.half(moments) - MARGIN + 1,
+        flat.excess,
+        flat.variance,
+        flat.usable,
+        seen,
+        spread,
+        lost,
+    )
+    kept = lost <= largest_loss
+    return SeenFlat(np.where(kept, seen, np.nan), np.where(kept, np.sqrt(spread), np.nan), lost)
+
+
+def seen_map(flat: RelativeFlat, response: StarResponse) -> FloatArray:
+    """Return ``F - 1`` as the flux of the mean star would see it in each pixel; unusable pixels are filled from their surroundings."""
+    spectrum = fft.dctn(fill(flat.excess, flat.usable), norm="ortho", workers=2)
+    wavenumber = np.hypot(*cosine_wavenumbers(spectrum.shape))
+    nodes = np.linspace(0, wavenumber.max(), 2000)
+    return np.asarray(fft.idctn(spectrum * np.interp(wavenumber, nodes, response.transfer(nodes)), norm="ortho", workers=2))
+
+
+def require_inside(places: StarPlaces, shape: tuple[int, ...]) -> None:
+    """Raise an error if stars lie outside of a flat, or have no place.
+
+    Raises
+    ------
+    CompareError
+        Then stars and flat are not of one detector.
+    """
+    if not (np.isfinite(places.x) & np.isfinite(places.y)).all():
+        raise CompareError("some stars have no place", remedy="leave out rows whose x or y is not finite")
+    outside = (places.x < -0.5) | (places.y < -0.5) | (places.x > shape[1] - 0.5) | (places.y > shape[0] - 0.5)
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        raise CompareError(
+            f"{int(outside.sum())} stars lie outside of the flat ({shape[1]} x {shape[0]} pixels), the first at "
+            f"({places.x[first]:.1f}, {places.y[first]:.1f})",
+            remedy="give stars and flat of one detector, in pixels of the detector",
+            value=(float(places.x[first]), float(places.y[first])),
+        )

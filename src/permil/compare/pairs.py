@@ -1,0 +1,211 @@
+"""Stars beside what the flat predicts for them: the pairs of values that are correlated, star by star and in cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.compare.errors import CompareError
+from permil.compare.fixed_effects import FixedEffects
+from permil.compare.hypotheses import PredictedStars
+from permil.compare.kernels import QUANTITIES
+from permil.compare.scales import high_pass_points
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+PREDICTED_BY = {"flux": 0, "dx": 1, "dy": 1, "xx": 2, "yy": 2, "xy": 1}
+"""Kind (efficiency, pixel area, diffusion) that predicts each quantity: its signature; the shear of the pixel area for xy."""
+_LEAST = 30
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Stars and predictions of one quantity; arrays of shape (n,), high-passed, calibration terms taken out of both alike.
+
+    Attributes
+    ----------
+    quantity
+        One of `permil.compare.kernels.QUANTITIES`.
+    x, y
+        Pixels.
+    flat, flat_error
+        What the flat predicts, and its error from the noise of the flat (NaN where it is not known; for shifts and sizes it is small).
+    star, star_error
+        What was measured.
+    exposure
+        Of each.
+    row
+        Place among the stars that `permil.compare.hypotheses.predict_bands` kept.
+    left_out
+        Stars that are too noisy to add to the significance.
+    """
+
+    quantity: str
+    x: FloatArray
+    y: FloatArray
+    flat: FloatArray
+    flat_error: FloatArray
+    star: FloatArray
+    star_error: FloatArray
+    exposure: IntArray
+    row: IntArray
+    left_out: int
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return self.x.size
+
+    def chosen(self, rows: BoolArray) -> Pairs:
+        """Return some of the pairs."""
+        names = ("x", "y", "flat", "flat_error", "star", "star_error", "exposure", "row")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+
+def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float, flat_error: FloatArray | None = None) -> Pairs:
+    """Return the pairs of one quantity.
+
+    Means of spots and terms of exposures, which calibration has taken out of the stars, are taken out of the prediction with the same
+    weights; structure above ``high_pass`` out of both. Stars are left out in the order of their errors from where more of them would
+    make the correlation of a real effect less significant: the number of pairs times the part of their variance that is not noise.
+
+    Parameters
+    ----------
+    predicted
+        Stars, and what the flat predicts.
+    quantity
+        One of `permil.compare.kernels.QUANTITIES`.
+    high_pass
+        Sigma of the Gaussian of whose local mean both are freed, pixels.
+    flat_error : ndarray, shape (n,), optional
+        Error of the prediction from the noise of the flat.
+
+    Raises
+    ------
+    CompareError
+        If fewer than 30 stars are left.
+    """
+    stars = predicted.stars
+    value, error = stars.values[quantity], stars.errors[quantity]
+    template = predictions(predicted, quantity)
+    with np.errstate(invalid="ignore"):
+        good = np.flatnonzero(np.isfinite(value) & np.isfinite(error) & (error > 0) & np.isfinite(template))
+    if good.size:
+        good = np.sort(_worth_using(good, error, float(np.var(template[good]))))
+    if good.size < _LEAST:
+        raise CompareError(
+            f"{good.size} stars have a usable {quantity}, {_LEAST} are needed", remedy="give more exposures", value=int(good.size)
+        )
+    x, y, weight = stars.places.x[good], stars.places.y[good], error[good] ** -2.0
+    trend = np.ones((good.size, 1))
+    if quantity in ("dx", "dy"):
+        side = max(float(np.ptp(x)), float(np.ptp(y)), 1.0)
+        trend = np.stack([np.ones(good.size), (x - x.mean()) / side, (y - y.mean()) / side], axis=1)
+    effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, trend)
+    both = effects.residuals(np.stack([template[good], value[good]], axis=1))
+    flat, star = (high_pass_points(column, x, y, errors=error[good], scale=high_pass) for column in both.T)
+    return Pairs(
+        quantity=quantity,
+        x=x,
+        y=y,
+        flat=flat,
+        flat_error=np.full(good.size, np.nan) if flat_error is None else flat_error[good],
+        star=star,
+        star_error=error[good],
+        exposure=stars.exposure[good],
+        row=good,
+        left_out=len(stars) - good.size,
+    )
+
+
+def predictions(predicted: PredictedStars, quantity: str) -> FloatArray:
+    """Return what each star would show in a quantity were the flat of the kind that has its signature there, shape (n,).
+
+    Shifts and sizes grow with the period of the structure: those above the longest period of the scales would hide all others.
+    """
+    of_bands = predicted.templates.templates[:, QUANTITIES.index(quantity), PREDICTED_BY[quantity]]
+    return np.asarray((of_bands if quantity == "flux" else of_bands[:, :-1]).sum(axis=1))
+
+
+def with_steps(predicted: PredictedStars, steps: FloatArray, flat_error: FloatArray) -> Pairs:
+    """Return fluxes of stars and the flat with its steps between amplifiers, on all scales, calibration terms taken out of both alike.
+
+    Parameters
+    ----------
+    predicted
+        Stars, and what the flat relative to its amplifiers predicts.
+    steps : ndarray, shape (n,)
+        Mean of the flat in the amplifier of each star relative to the detector, minus 1.
+    flat_error : ndarray, shape (n,)
+        Error of the prediction.
+    """
+    stars = predicted.stars
+    value, error, flat = stars.values["flux"], stars.errors["flux"], predictions(predicted, "flux") + steps
+    with np.errstate(invalid="ignore"):
+        good = np.flatnonzero(np.isfinite(value) & np.isfinite(error) & (error > 0) & np.isfinite(flat))
+    effects = FixedEffects(stars.spot[good], stars.exposure[good], error[good] ** -2.0, np.ones((good.size, 1)))
+    both = effects.residuals(np.stack([flat[good], value[good]], axis=1))
+    x, y, exposure = stars.places.x[good], stars.places.y[good], stars.exposure[good]
+    return Pairs("flux", x, y, both[:, 0], flat_error[good], both[:, 1], error[good], exposure, good, len(stars) - good.size)
+
+
+def _worth_using(good: IntArray, error: FloatArray, signal: float) -> IntArray:
+    order = good[np.argsort(error[good], kind="stable")]
+    count = np.arange(1, order.size + 1)
+    noise = np.cumsum(error[order] ** 2) / count
+    return np.asarray(order[: int(np.argmax(count * signal / (signal + noise))) + 1])
+
+
+@dataclass(frozen=True)
+class CellPairs:
+    """Means of pairs over square cells of a detector: maps of shape (rows, columns), NaN in cells without stars."""
+
+    quantity: str
+    cell: int
+    flat: FloatArray
+    flat_error: FloatArray
+    star: FloatArray
+    star_error: FloatArray
+    count: IntArray
+
+    @property
+    def places(self) -> tuple[FloatArray, FloatArray]:
+        """Centres (x, y) of the cells in pixels, as maps."""
+        rows, columns = self.flat.shape
+        y, x = np.mgrid[:rows, :columns]
+        return x * self.cell + (self.cell - 1) / 2, y * self.cell + (self.cell - 1) / 2
+
+    @property
+    def filled(self) -> int:
+        """Number of cells with stars."""
+        return int((self.count > 0).sum())
+
+
+def bin_pairs(pairs: Pairs, shape: tuple[int, int], *, cell: int) -> CellPairs:
+    """Average stars and predictions over cells, both with the weights of the stars.
+
+    Parameters
+    ----------
+    shape
+        Of the detector, pixels.
+    cell
+        Side of a cell, pixels.
+    """
+    rows, columns = -(-shape[0] // cell), -(-shape[1] // cell)
+    index = np.floor((pairs.y + 0.5) / cell).astype(np.int64) * columns + np.floor((pairs.x + 0.5) / cell).astype(np.int64)
+    weight = pairs.star_error**-2.0
+
+    def summed(column: FloatArray) -> FloatArray:
+        return np.bincount(index, column, minlength=rows * columns).reshape(rows, columns).astype(np.float64)
+
+    total = summed(weight)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        flat, star = summed(weight * pairs.flat) / total, summed(weight * pairs.star) / total
+        # Stars in one cell see mostly the same pixels of the flat: its noise does not average down.
+        flat_error = np.sqrt(summed(weight * pairs.flat_error**2) / total)
+        star_error = np.where(total > 0, 1 / np.sqrt(total), np.nan)
+    count = np.bincount(index, minlength=rows * columns).reshape(rows, columns)
+    return CellPairs(pairs.quantity, cell, flat, flat_error, star, star_error, count)

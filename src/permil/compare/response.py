@@ -1,0 +1,308 @@
+"""How stars answer to a flat: the measurement of a star's flux, place and size, applied to maps (`permil.compare.kernels`)."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import j0
+
+from permil.compare.errors import CompareError
+from permil.compare.kernels import (
+    FLUX,
+    MARGIN,
+    SIGNATURE,
+    WEIGHT_REACH,
+    glow_kernels,
+    star_answers,
+    star_kernels,
+)
+from permil.compare.profile import StarProfile
+from permil.compare.scales import Band, laplacian_eigenvalues
+from permil.compare.star_background import BackgroundFilter
+from permil.compare.star_maps import predict_stars, spread_weights
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+Map = NDArray[np.float32]
+
+_THREADS = 2
+_NOISE_GRID = 512
+"""Side of the square (pixels) on which noise of the flat is followed."""
+
+
+@dataclass(frozen=True)
+class StarPlaces:
+    """Where stars lie and how wide they are; arrays of shape (n,).
+
+    Attributes
+    ----------
+    x, y
+        Pixels.
+    xx, yy, xy
+        Adaptive moments, pixel^2, the pixel included: best those of the spot, which are less noisy; NaN: as the mean star.
+    glow
+        Background per pixel under each star over its flux in the aperture; None: no background. It shows the flat as well.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    xx: FloatArray
+    yy: FloatArray
+    xy: FloatArray
+    glow: FloatArray | None = None
+
+    @classmethod
+    def round(cls, x: FloatArray, y: FloatArray) -> StarPlaces:
+        """Return places of stars that all look like the mean star."""
+        unknown = np.full(x.size, np.nan)
+        return cls(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), unknown, unknown, unknown)
+
+    def __len__(self) -> int:
+        """Return the number of stars."""
+        return self.x.size
+
+    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.integer]) -> StarPlaces:
+        """Return some of the stars."""
+        glow = None if self.glow is None else self.glow[rows]
+        return StarPlaces(self.x[rows], self.y[rows], self.xx[rows], self.yy[rows], self.xy[rows], glow)
+
+    @property
+    def even_light(self) -> FloatArray:
+        """Glow of each star; 0 where it is not known."""
+        return np.zeros(self.x.size) if self.glow is None else np.maximum(np.nan_to_num(self.glow), 0.0)
+
+
+@dataclass(frozen=True)
+class StarTemplates:
+    """What stars would show were the flat, band by band, of one kind.
+
+    Attributes
+    ----------
+    templates : ndarray, shape (n, 6, 3, bands)
+        Change of each quantity (`permil.compare.kernels.QUANTITIES`) for efficiency, pixel area, diffusion.
+    instruments : ndarray, shape (n, 6, bands)
+        The signature of each kind with equal weight for all wavelengths: flux (efficiency), dx and dy (pixel area), xx and yy
+        (diffusion); 0 for xy.
+    """
+
+    templates: FloatArray
+    instruments: FloatArray
+
+
+@dataclass(frozen=True)
+class StarResponse:
+    """The measurement of a star: its profile, the circle of its flux, and how its place and size are measured.
+
+    Attributes
+    ----------
+    profile
+        Light of the mean star.
+    aperture
+        Radius of the circle of the flux, pixels.
+    adaptive
+        Adaptive moments (HSM, ``SdssShape``); otherwise unweighted moments in the circle.
+    background
+        How the background under the stars was found: what it follows of the flat does not count as even light. None: nothing.
+    """
+
+    profile: StarProfile
+    aperture: float = 12.0
+    adaptive: bool = True
+    background: BackgroundFilter | None = field(default_factory=BackgroundFilter)
+
+    def __post_init__(self) -> None:
+        """Check the aperture.
+
+        Raises
+        ------
+        CompareError
+            If it is not positive.
+        """
+        if not self.aperture > 0:
+            raise CompareError(
+                "the aperture of the stars is not positive", remedy="give its radius in pixels", value=self.aperture
+            )
+
+    def half(self, moments: FloatArray) -> int:
+        """Return half the side of the stamp that stars with these moments (n, 3) need, pixels."""
+        widest = float(moments[:, :2].max()) if len(moments) else self.profile.moment
+        reach = max(self.aperture, WEIGHT_REACH * math.sqrt(widest)) if self.adaptive else self.aperture
+        return math.ceil(reach) + MARGIN
+
+    def moments(self, places: StarPlaces) -> FloatArray:
+        """Return adaptive moments (n, 3); those of the mean star where they are not known."""
+        mean = (self.profile.moment, self.profile.moment, 0.0)
+        given = (places.xx, places.yy, places.xy)
+        known = np.isfinite(places.xx) & np.isfinite(places.yy) & np.isfinite(places.xy)
+        return np.stack([np.where(known, moment, typical) for moment, typical in zip(given, mean, strict=True)], axis=1)
+
+    def predict(self, places: StarPlaces, excess: Map, potential: Map, bands: tuple[Band, ...] | None = None) -> StarTemplates:
+        """Return what stars answer to bands of a flat.
+
+        Parameters
+        ----------
+        places
+            Stars on the detector.
+        excess, potential : ndarray, shape (ny, nx, bands)
+            ``F - 1`` of each band and its potential, ``laplacian(potential) = F - 1``, pixel^2.
+        bands
+            Periods of the bands, for the background; None: it follows none of them.
+        """
+        templates = np.zeros((len(places), 6, 3, excess.shape[2]))
+        instruments = np.zeros((len(places), 6, excess.shape[2]))
+        unseen = self._unseen(bands, excess.shape[2])
+
+        def predict_part(rows: slice) -> None:
+            star, half = self._arguments(places[rows])
+            predict_stars(*star, half, excess, potential, unseen, templates[rows], instruments[rows])  # type: ignore[call-arg]
+
+        limits = np.linspace(0, len(places), _THREADS + 1).astype(int)
+        with ThreadPoolExecutor(_THREADS) as threads:
+            # Compiled code runs beside others of its kind.
+            list(threads.map(predict_part, [slice(*pair) for pair in pairwise(limits)]))
+        return StarTemplates(templates, instruments)
+
+    def spread(
+        self, places: StarPlaces, weights: FloatArray, shape: tuple[int, int], *, cell: int, bands: tuple[Band, ...] | None = None
+    ) -> Map:
+        """Return the maps with which weighted sums over stars weigh efficiency, and the potentials of area and diffusion.
+
+        Parameters
+        ----------
+        places
+            Stars on the detector.
+        weights : ndarray, shape (n, 5, bands)
+            Of flux, dx, dy, xx, yy.
+        shape
+            Of the detector, pixels.
+        cell
+            The maps are sums over square cells of so many pixels.
+        bands
+            As in `predict`.
+
+        Returns
+        -------
+        ndarray, shape (3, 3, bands, rows, columns)
+            For the map of each kind: sums over fluxes, over both shifts, over both sizes.
+        """
+        rows, columns = -(-shape[0] // cell), -(-shape[1] // cell)
+        maps = np.zeros((3, 3, weights.shape[2], rows, columns), dtype=np.float32)
+        unseen = self._unseen(bands, weights.shape[2])
+
+        def spread_part(rows: IntArray) -> None:
+            star, half = self._arguments(places[rows])
+            spread_weights(*star, half, cell, shape, unseen, np.ascontiguousarray(weights[rows]), maps)  # type: ignore[call-arg]
+
+        reach = 2 * self.half(self.moments(places)) + 2 * cell + 2
+        with ThreadPoolExecutor(_THREADS) as threads:
+            for strips in _apart(places.y, reach):
+                list(threads.map(spread_part, strips))
+        return maps
+
+    def kernels(self) -> tuple[FloatArray, FloatArray]:
+        """Return the kernels (3, 6, size, size) of the mean star in the middle of a pixel, and those of even light of glow 1."""
+        (_, _, _, fractions, covariances, moments, radius, adaptive), half = self._arguments(
+            StarPlaces.round(np.zeros(1), np.zeros(1))
+        )
+        size = 2 * half + 1
+        light, answer, work = np.empty((size, size)), np.empty((6, size, size)), np.empty((size, size))
+        of_star, of_glow = np.empty((3, 6, size, size)), np.empty((3, 6, size, size))
+        flux = star_answers(0.0, 0.0, fractions, covariances[0], moments[0], radius, adaptive, light, answer)
+        star_kernels(light, answer, work, of_star)
+        glow_kernels(answer, of_glow)
+        return of_star, flux * of_glow
+
+    def _unseen(self, bands: tuple[Band, ...] | None, count: int) -> FloatArray:
+        """Return the part of each band that even light under a star shows after the background was subtracted."""
+        if bands is None or self.background is None:
+            return np.ones(count)
+        return np.array([self.background.unseen(band.shortest, band.longest, self.aperture) for band in bands])
+
+    def transfer(self, wavenumber: FloatArray) -> FloatArray:
+        """Return by how much the mean star's flux damps structure of a wavenumber (radian per pixel)."""
+        kernel = self.kernels()[0][0, FLUX]
+        half = kernel.shape[0] // 2
+        radius = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1]).ravel()
+        return np.asarray((kernel.ravel() * j0(np.asarray(wavenumber)[..., None] * radius)).sum(axis=-1))
+
+    @lru_cache(maxsize=8)  # noqa: B019
+    def noise_products(self, bands: tuple[Band, ...]) -> tuple[FloatArray, FloatArray]:
+        """Return the covariance of instruments with templates of the same star for white noise of variance 1 in the flat.
+
+        Both are linear in the glow, their covariance is a polynomial in it.
+
+        Parameters
+        ----------
+        bands
+            Of periods; what is too long for a square of 512 pixels has no noise to speak of.
+
+        Returns
+        -------
+        products : ndarray, shape (3 powers of the glow, 5, 3, bands)
+            For the instruments of flux, dx, dy, xx, yy and the templates of the three kinds.
+        squares : ndarray, shape (3 powers of the glow, 5, bands)
+            Variance of the template of the kind whose signature each of these is.
+        """
+        along = 2 * np.pi * np.fft.fftfreq(_NOISE_GRID).astype(np.float64)
+        wavenumber = np.hypot(along[:, None], along[None, :])
+        eigenvalues = laplacian_eigenvalues(along[:, None], along[None, :])
+        inverse = np.divide(1.0, eigenvalues, out=np.zeros_like(eigenvalues), where=eigenvalues != 0)
+        inside, unseen = [band.holds(wavenumber) for band in bands], self._unseen(bands, len(bands))
+        products, squares = np.zeros((3, 5, 3, len(bands))), np.zeros((3, 5, len(bands)))
+        kernels = self.kernels()
+        for row, kind in enumerate(SIGNATURE):
+            # Template of each kind for the light of the star and for even light.
+            templates = [
+                [np.fft.fft2(lit[of, row], wavenumber.shape) * (inverse if of else 1.0) for of in range(3)] for lit in kernels
+            ]
+            # Area times -laplacian, diffusion times laplacian^2.
+            power = (1.0, -eigenvalues, eigenvalues**2)[kind]
+            for first in range(2):
+                instrument = templates[first][kind] * power
+                for second in range(2):
+                    for of in range(3):
+                        product = (np.conj(instrument) * templates[second][of]).real / wavenumber.size
+                        damped = [
+                            product[modes].sum() * factor ** (first + second)
+                            for modes, factor in zip(inside, unseen, strict=True)
+                        ]
+                        products[first + second, row, of] += damped
+                    square = (np.conj(templates[first][kind]) * templates[second][kind]).real / wavenumber.size
+                    squares[first + second, row] += [
+                        square[modes].sum() * factor ** (first + second) for modes, factor in zip(inside, unseen, strict=True)
+                    ]
+        return products, squares
+
+    def _arguments(self, places: StarPlaces) -> tuple[tuple[Any, ...], int]:
+        """Return what the kernels are told of the stars, and half the side of their stamps."""
+        moments = self.moments(places)
+        covariances = self.profile.covariances(places.xx, places.yy, places.xy)
+        x, y = (np.ascontiguousarray(place, dtype=np.float64) for place in (places.x, places.y))
+        star = (
+            x,
+            y,
+            places.even_light,
+            np.array(self.profile.fractions),
+            covariances,
+            moments,
+            float(self.aperture),
+            bool(self.adaptive),
+        )
+        return star, self.half(moments)
+
+
+def _apart(y: FloatArray, reach: float) -> list[list[IntArray]]:
+    """Return groups of strips of stars: those of one group are farther apart than ``reach`` pixels, so that threads do not meet."""
+    limits = np.quantile(y, np.linspace(0, 1, 2 * _THREADS + 1)) if y.size else np.zeros(2)
+    if np.diff(limits).min() <= reach:
+        return [[np.arange(y.size)]]
+    strip = np.clip(np.searchsorted(limits, y, side="right") - 1, 0, 2 * _THREADS - 1)
+    strips = [np.flatnonzero(strip == number) for number in range(2 * _THREADS)]
+    return [strips[0::2], strips[1::2]]

@@ -1,0 +1,120 @@
+"""Power of a map of cells in each direction, block by block, and random maps without any direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from permil.compare.errors import CompareError
+from permil.compare.ring_cells import CellMap
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_DIRECTIONS = 180
+_LEAST_GOOD = 0.5
+_ALONG_AXES = 2
+_LEAST_BLOCKS = 9
+
+
+class DirectionalPower:
+    """Measures power by direction in overlapping blocks.
+
+    Parameters
+    ----------
+    cells
+        High-passed map, which gives mask and geometry.
+    longest_ring_px
+        Distance of the widest rings. Blocks are as large as such rings stay straight in them: the geometric mean of this and the
+        side of the sensor.
+    """
+
+    def __init__(self, cells: CellMap, *, longest_ring_px: float) -> None:
+        ny, nx = cells.level.shape
+        longest = longest_ring_px / cells.cell
+        self._side = int(np.clip(2 * round(np.sqrt(longest * max(ny, nx)) / 2), 16, min(ny, nx) // 3))
+        window = np.hanning(self._side + 2)[1:-1]
+        self._window = np.sqrt(window[:, None] * window)
+        rows, columns = (_starts(size, self._side) for size in (ny, nx))
+        corners = np.array([(row, column) for row in rows for column in columns])
+        share = np.array([cells.good[row : row + self._side, column : column + self._side].mean() for row, column in corners])
+        self._corners = corners[share >= _LEAST_GOOD]
+        if len(self._corners) < _LEAST_BLOCKS:
+            raise CompareError("too little of the flat is good to look for rings", remedy="check the mask of the flat")
+        centres = self._corners + (self._side - 1) / 2
+        self._x, self._y = cells.to_pixels(centres[:, 1]), cells.to_pixels(centres[:, 0])
+        self._by_direction = self._weights(self._power(cells.level).mean(axis=0), longest)
+
+    def directions(self, axes: FloatArray) -> IntArray:
+        """Return the number of the direction from each block to trial axes, shape (axes, blocks)."""
+        angle = np.arctan2(axes[:, 1, None] - self._y, axes[:, 0, None] - self._x)
+        return np.rint(angle / np.pi * _DIRECTIONS).astype(np.int64) % _DIRECTIONS
+
+    def scores(self, level: FloatArray, towards: IntArray) -> FloatArray:
+        """Return the mean over blocks of the excess of power towards trial axes, shape (axes,)."""
+        power = self._power(level) @ self._by_direction
+        # Blocks count alike, however much they vary; a blemish with edges does not outvote them; what all blocks show in one
+        # direction is no ring.
+        excess = power / power.mean(axis=1, keepdims=True) - 1
+        strength = excess.std(axis=1, keepdims=True)
+        excess *= np.minimum(1.0, np.median(strength) / np.maximum(strength, 1e-12))
+        excess -= excess.mean(axis=0)
+        return np.asarray(excess[np.arange(len(self._corners)), towards].mean(axis=1))
+
+    def _power(self, level: FloatArray) -> FloatArray:
+        side = self._side
+        blocks = np.stack([level[row : row + side, column : column + side] for row, column in self._corners])
+        spectra = fft.rfft2(blocks * self._window)
+        return np.asarray(spectra.real**2 + spectra.imag**2).reshape(len(blocks), -1)
+
+    def _weights(self, power: FloatArray, longest: float) -> FloatArray:
+        """Return the weight of each mode in each direction, shape (modes, directions).
+
+        Modes of one wave number are averaged around each direction and divided by their mean over directions. Wave numbers count by
+        the part of their power that is above that of the shortest waves, which is noise. Waves along rows and columns do not count:
+        steps between segments and patterns of rows and columns are there.
+        """
+        side = self._side
+        ky, kx = np.meshgrid(np.fft.fftfreq(side) * side, np.arange(side // 2 + 1), indexing="ij")
+        number = np.hypot(kx, ky).ravel()
+        angle = np.arctan2(ky, kx).ravel()
+        along_axes = (np.minimum(np.abs(kx), np.abs(ky)) < _ALONG_AXES).ravel()
+        ring = np.where(along_axes, 0, np.rint(number)).astype(np.int64)
+        rings = np.arange(max(3, int(0.5 * side / longest)), side // 4 + 1)
+        isotropic = np.array([power[ring == each].mean() for each in rings])
+        floor = np.median(isotropic[-max(1, rings.size // 4) :])
+        above = np.clip(1 - floor / isotropic, 0.05, None)
+        directions = np.arange(_DIRECTIONS) * np.pi / _DIRECTIONS
+        weights, reached = np.zeros((number.size, _DIRECTIONS)), np.zeros(_DIRECTIONS)
+        for each, mean, weight in zip(rings, isotropic, above, strict=True):
+            modes = np.flatnonzero(ring == each)
+            apart = np.angle(np.exp(2j * (angle[modes, None] - directions))) / 2
+            kernel = np.exp(-0.5 * (apart * each / 0.6) ** 2)
+            near = kernel.sum(axis=0)
+            seen = near > 0.5 * near.max()
+            weights[modes] = np.where(seen, weight * kernel / near / mean, 0.0)
+            reached += weight * seen
+        return weights / np.maximum(reached, 1e-12)
+
+
+def isotropic_surrogates(cells: CellMap, count: int, rng: np.random.Generator) -> Iterator[FloatArray]:
+    """Yield Gaussian random maps with the isotropic power spectrum and the mask of a map."""
+    shape = cells.level.shape
+    power = np.abs(fft.rfft2(cells.level)) ** 2 / cells.good.mean()
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
+    annulus = np.rint(frequency * max(shape)).astype(np.int64).ravel()
+    number = np.bincount(annulus)
+    mean = np.bincount(annulus, power.ravel()) / np.maximum(number, 1)
+    amplitude = np.sqrt(mean[annulus].reshape(frequency.shape) / cells.level.size)
+    for _ in range(count):
+        drawn = fft.irfft2(amplitude * fft.rfft2(rng.standard_normal(shape)), s=shape)
+        yield np.where(cells.good, drawn, 0.0)
+
+
+def _starts(size: int, side: int) -> IntArray:
+    """Return where blocks begin that cover a length and overlap by about half."""
+    count = max(2, round(2 * size / side) - 1)
+    return np.rint(np.linspace(0, size - side, count)).astype(np.int64)

@@ -1,0 +1,225 @@
+"""Tree rings in a flat: profile around their axis, the pattern as an image, and where it stands out.
+
+Rings are arcs about the axis of the crystal from which the sensor was cut, often outside a corner of the sensor. Their axis is found
+by `permil.compare.ring_search.find_rings`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+from permil.compare.errors import CompareError
+from permil.compare.ring_cells import CellMap, bin_cells, high_passed
+
+FloatArray = NDArray[np.float64]
+
+_SECTORS = 16
+_LEAST_SECTORS = 4
+_SIGNIFICANT = 3.0
+
+
+@dataclass(frozen=True)
+class RingProfile:
+    """Azimuthal means of a map around a centre.
+
+    Attributes
+    ----------
+    centre
+        (x, y), DM pixels.
+    radius
+        Middle of each annulus, pixels, evenly spaced.
+    level, error
+        Mean of the map and its error, from the scatter of sectors; NaN where fewer than four sectors have pixels.
+    count
+        Good pixels.
+    """
+
+    centre: tuple[float, float]
+    radius: FloatArray
+    level: FloatArray
+    error: FloatArray
+    count: FloatArray
+
+    @property
+    def width(self) -> float:
+        """Width of an annulus, pixels."""
+        return float(self.radius[1] - self.radius[0])
+
+    def at(self, x: ArrayLike, y: ArrayLike) -> FloatArray:
+        """Return the pattern at points (DM pixels), NaN beyond the profile."""
+        distance = np.hypot(np.asarray(x, dtype=float) - self.centre[0], np.asarray(y, dtype=float) - self.centre[1])
+        return np.asarray(np.interp(distance, self.radius, self.level, left=np.nan, right=np.nan))
+
+    def local_amplitude(self, window_px: float) -> tuple[FloatArray, FloatArray]:
+        """Return the rms of the pattern around each radius without noise, and the significance of its square.
+
+        Parameters
+        ----------
+        window_px
+            Width in radius over which squares are averaged; a few rings.
+
+        Returns
+        -------
+        amplitude : ndarray
+            Root of the mean of ``level^2 - error^2``; 0 where that is negative, NaN where there is no profile.
+        significance : ndarray
+            The mean over its error for a profile of noise alone.
+        """
+        known = np.isfinite(self.level) & np.isfinite(self.error)
+        size = max(1, round(window_px / self.width)) | 1
+        square = np.where(known, self.level**2 - self.error**2, 0.0)
+        # Means over sectors are close to normal: the square of a level scatters by 2 error^4, that of its error by 2 error^4 / (n - 1).
+        spread = np.where(known, 2 * self.error**4 * (1 + 1 / (_SECTORS - 1)), 0.0)
+        number, total, scatter = (
+            size * ndimage.uniform_filter1d(each, size, mode="constant") for each in (known.astype(float), square, spread)
+        )
+        enough = known & (number >= 0.5 * size)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            amplitude = np.where(enough, np.sqrt(np.maximum(total, 0.0) / number), np.nan)
+            significance = np.where(enough, total / np.sqrt(scatter), np.nan)
+        return amplitude, significance
+
+
+@dataclass(frozen=True)
+class RingZone:
+    """Where tree rings stand out: annuli in which their local rms in the flat reaches a given amplitude.
+
+    Attributes
+    ----------
+    centre
+        (x, y), DM pixels.
+    radius
+        Radii of the profile, pixels.
+    stands_out
+        Whether rings stand out at each radius.
+    amplitude
+        Local rms of the rings in the flat, relative.
+    """
+
+    centre: tuple[float, float]
+    radius: FloatArray
+    stands_out: NDArray[np.bool_]
+    amplitude: FloatArray
+
+    def contains(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether points (DM pixels) lie in the zone."""
+        distance = np.hypot(np.asarray(x, dtype=float) - self.centre[0], np.asarray(y, dtype=float) - self.centre[1])
+        width = self.radius[1] - self.radius[0]
+        index = np.rint((distance - self.radius[0]) / width).astype(np.int64)
+        inside = (index >= 0) & (index < self.radius.size)
+        return np.asarray(inside & self.stands_out[np.clip(index, 0, self.radius.size - 1)])
+
+
+def radial_profile(
+    flat: NDArray[np.floating],
+    good: NDArray[np.bool_],
+    centre: tuple[float, float],
+    *,
+    width_px: float = 4.0,
+    highpass_px: float | None = 50.0,
+    segments: NDArray[np.integer] | None = None,
+) -> RingProfile:
+    """Return azimuthal means of a flat around a centre.
+
+    Parameters
+    ----------
+    flat
+        Flat, shape (ny, nx); deviations are relative to its mean.
+    good
+        Pixels to be used.
+    centre
+        (x, y), DM pixels; may lie outside the sensor.
+    width_px
+        Width of an annulus.
+    highpass_px
+        Sigma of the Gaussian of whose local mean the map is freed before; None for the plain mean.
+    segments
+        Number of the segment of each pixel: its mean is taken off before. None to keep the means.
+
+    Raises
+    ------
+    CompareError
+        If shapes do not match or nothing is good.
+    """
+    if not width_px > 0:
+        raise CompareError(f"annuli of {width_px} pixels make no profile", remedy="give a positive width", value=width_px)
+    cell = max(1, int(width_px // 2))
+    cells = bin_cells(flat, good, cell_px=cell, segments=segments)
+    if highpass_px is not None:
+        cells = high_passed(cells, highpass_px)
+    return profile_of_cells(cells, centre, width_px=width_px)
+
+
+def profile_of_cells(cells: CellMap, centre: tuple[float, float], *, width_px: float) -> RingProfile:
+    """Return azimuthal means of a map of cells around a centre; each annulus is split into sectors, whose scatter gives the error."""
+    rows, columns = np.nonzero(cells.good)
+    x, y = cells.to_pixels(columns), cells.to_pixels(rows)
+    distance = np.hypot(x - centre[0], y - centre[1])
+    annulus = np.floor(distance / width_px).astype(np.int64)
+    first, last = int(annulus.min()), int(annulus.max())
+    annulus -= first
+    count = last - first + 1
+    sector = _sectors(np.arctan2(y - centre[1], x - centre[0]))
+    group = annulus * _SECTORS + sector
+    number = np.bincount(group, minlength=count * _SECTORS).reshape(count, _SECTORS).astype(float)
+    total = np.bincount(group, cells.level[rows, columns], minlength=count * _SECTORS).reshape(count, _SECTORS)
+    annulus_number = number.sum(axis=1)
+    filled = (number > 0).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        level = total.sum(axis=1) / annulus_number
+        from_mean = total - number * level[:, None]
+        error = np.sqrt((from_mean**2).sum(axis=1) * filled / np.maximum(filled - 1, 1)) / annulus_number
+    known = filled >= _LEAST_SECTORS
+    return RingProfile(
+        (float(centre[0]), float(centre[1])),
+        (np.arange(first, last + 1, dtype=np.float64) + 0.5) * width_px,
+        np.where(known, level, np.nan),
+        np.where(known, error, np.nan),
+        annulus_number * cells.cell**2,
+    )
+
+
+def ring_template(profile: RingProfile, shape: tuple[int, int]) -> NDArray[np.float32]:
+    """Return the pattern of a profile as an image of a detector, shape (ny, nx); NaN where the profile says nothing."""
+    y, x = np.arange(shape[0], dtype=np.float64)[:, None], np.arange(shape[1], dtype=np.float64)[None, :]
+    return profile.at(x, y).astype(np.float32)
+
+
+def ring_zone(profile: RingProfile, *, amplitude: float = 5e-4, window_px: float = 150.0) -> RingZone:
+    """Return where rings stand out in a high-passed profile.
+
+    Parameters
+    ----------
+    profile
+        High-passed profile of the relative flat.
+    amplitude
+        Rms of the rings in the flat, relative, from which they stand out: half a per mil by default. It must also be above
+        three times its error.
+    window_px
+        Width in radius over which the rms is taken: about two of the longest rings.
+
+    Raises
+    ------
+    CompareError
+        If the amplitude is not positive.
+    """
+    if not amplitude > 0:
+        raise CompareError(
+            f"an amplitude of {amplitude} is no threshold", remedy="give the rms of rings, such as 5e-4", value=amplitude
+        )
+    local, significance = profile.local_amplitude(window_px)
+    stands_out = (np.nan_to_num(local) >= amplitude) & (np.nan_to_num(significance) >= _SIGNIFICANT)
+    return RingZone(profile.centre, profile.radius, stands_out, local)
+
+
+def _sectors(angle: FloatArray) -> NDArray[np.int64]:
+    """Return the number of the sector of each point: equal parts of the range of angles that the points span."""
+    # Seen from outside, a sensor spans less than half a turn: turn the middle of it to zero so that no cut runs through.
+    middle = np.angle(np.exp(1j * angle).mean())
+    turned = np.angle(np.exp(1j * (angle - middle)))
+    low, high = turned.min(), turned.max()
+    return np.minimum(((turned - low) / max(high - low, 1e-12) * _SECTORS).astype(np.int64), _SECTORS - 1)

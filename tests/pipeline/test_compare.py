@@ -1,0 +1,182 @@
+"""Stars against flats through the command line: what is found, what is true, and what the user sees when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from permil.compare.folder import CompareFolder
+from permil.config import load_config
+from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.pipeline import run_pipeline
+from permil.products import RunFolder, read_table
+from permil.simulate.spots import simulate_spots
+from permil.spots.folder import SpotsFolder
+from permil.truth import compare_fractions
+
+Permil = Callable[..., tuple[int, str, str]]
+
+DETECTOR = "R22_S11"
+QUICK = ("pipeline.workers=1", "compare.resamples=200", "compare.cells_px=[32]")
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A campaign with flats and stars of one sensor, reduced and compared. It is shared: copy before changing anything."""
+    folder = tmp_path_factory.mktemp("compared")
+    config = SimulateSpotsConfig.model_validate(
+        {
+            "preset": "stars-and-flats",
+            "seed": 8,
+            "campaign": {"exposures": 24, "biases": 8},
+            "flats": {"images": 4, "scan_size": 9},
+        }
+    )
+    simulate_spots(config, folder, workers=1)
+    run_pipeline(load_config(folder / "config.yaml", list(QUICK)))
+    return folder
+
+
+@pytest.fixture
+def spoiled(compared: Path, tmp_path: Path) -> Path:
+    """A copy of the campaign (hard links, no raw files) that a test may spoil: replace files, do not write into them."""
+    copy = tmp_path / "run"
+    shutil.copytree(compared, copy, copy_function=os.link, ignore=shutil.ignore_patterns("raw", "truth", "compare", "report"))
+    return copy
+
+
+def rewrite(path: Path, change: Callable[[fits.HDUList], None]) -> None:
+    """Change a FITS file without touching what it is linked to."""
+    with fits.open(path, memmap=False) as hdus:
+        hdus = fits.HDUList([hdu.copy() for hdu in hdus])
+    change(hdus)
+    path.unlink()
+    hdus.writeto(path, checksum=True)
+
+
+def test_fractions_are_true(compared: Path) -> None:
+    table = compare_fractions(CompareFolder(compared))
+    pulls = (table["value"] - table["true"]) / table["error"]
+    assert np.abs(pulls).max() < 4
+    errors = dict(zip(table["kind"], table["error"], strict=True))
+    assert errors["efficiency"] < 0.05
+    assert errors["pixel area"] < 0.1
+
+
+def test_correlation_of_flux_is_that_of_the_true_mixture(compared: Path) -> None:
+    table = read_table(CompareFolder(compared).correlations)
+    headline = table[0]
+    assert (headline["quantity"], headline["scale"]) == ("flux", "stars")
+    # Stars see efficiency, which is about half of the variance of the flat, and none of the rest: r is its root.
+    true = compare_fractions(CompareFolder(compared))["true"][0]
+    assert headline["r_corrected"] == pytest.approx(np.sqrt(true), abs=4 * headline["r_corrected_err"] + 0.05)
+    assert headline["n_eff"] < headline["n"]
+    if np.isfinite(headline["p_value"]):
+        assert headline["p_value"] < 1e-6
+    else:
+        assert len(headline["reason"]) > 20
+    assert set(table["quantity"]) == {"flux", "dx", "dy", "xx", "yy", "xy"}
+
+
+def test_products_are_whole_and_not_made_twice(compared: Path, permil: Permil) -> None:
+    products = CompareFolder(compared)
+    path = products.comparison(DETECTOR, "red")
+    before = path.stat().st_mtime_ns
+    with fits.open(path, checksum=True) as hdus:
+        names = {hdu.name for hdu in hdus}
+        header = hdus[0].header
+        stars = hdus["STARS"].data
+        seen, shown = hdus["FLUX_FLAT"].data, hdus["FLUX"].data
+    assert {"STARS", "CORRELATIONS", "NULL", "BLOCKS", "CELLS", "HYPOTHESES", "VERDICTS", "SHIFT_X", "DX_FLAT"} <= names
+    assert header["SUMMARY2"].startswith(f"{DETECTOR} red: Dividing")
+    assert header["AMPSLERR"] > 0
+    assert seen.shape == shown.shape == (32, 32)
+    used = np.isfinite(stars["flux"])
+    assert np.corrcoef(stars["flux"][used], stars["flux_flat"][used])[0, 1] > 0.3
+    assert all(table.is_file() for table in (products.hypotheses, products.verdicts, products.levels))
+    code, _, messages = permil("compare", compared / "config.yaml", *QUICK)
+    assert code == 0
+    assert "compare: 0 done, 1 up to date" in messages
+    assert path.stat().st_mtime_ns == before
+
+
+def fails(permil: Permil, folder: Path, *options: str) -> str:
+    code, _, messages = permil("compare", folder / "config.yaml", *QUICK, *options)
+    assert code == 2, messages
+    assert not CompareFolder(folder).correlations.exists()
+    assert not list(folder.rglob("*.partial"))
+    return messages
+
+
+def test_flat_of_another_led(permil: Permil, spoiled: Path) -> None:
+    messages = fails(permil, spoiled, "compare.led_of={red: blue}")
+    assert "no flat of R22_S11 in LED blue" in messages
+    assert "compare.led_of" in messages
+
+
+def test_flat_that_is_not_what_its_name_says(permil: Permil, spoiled: Path) -> None:
+    path = RunFolder(spoiled).flat("red", DETECTOR)
+    for card, entry in (("DETECTOR", "R02_S02"), ("LED", "blue"), ("PIXFRAME", "raw")):
+        rewrite(path, lambda hdus, card=card, entry=entry: hdus[0].header.set(card, entry))
+        messages = fails(permil, spoiled)
+        assert str(path.name) in messages
+        assert entry in messages
+        rewrite(path, lambda hdus, card=card: hdus[0].header.remove(card))
+
+
+def test_flat_of_other_pixels(permil: Permil, spoiled: Path) -> None:
+    path = RunFolder(spoiled).flat("red", DETECTOR)
+
+    def bin_pixels(hdus: fits.HDUList) -> None:
+        for name in ("IMAGE", "MASK", "VARIANCE"):
+            hdus[name].data = hdus[name].data[::2, ::2].copy()
+
+    rewrite(path, bin_pixels)
+    messages = fails(permil, spoiled)
+    assert "512 x 512 pixels" in messages
+    assert "1024 x 1024" in messages
+
+
+def test_constant_flat(permil: Permil, spoiled: Path) -> None:
+    rewrite(RunFolder(spoiled).flat("red", DETECTOR), lambda hdus: hdus["IMAGE"].data.fill(1.0))
+    assert "constant" in fails(permil, spoiled)
+
+
+def test_flat_masked_everywhere(permil: Permil, spoiled: Path) -> None:
+    rewrite(RunFolder(spoiled).flat("red", DETECTOR), lambda hdus: hdus["MASK"].data.fill(1))
+    assert "mask" in fails(permil, spoiled)
+
+
+def test_damaged_residuals(permil: Permil, spoiled: Path) -> None:
+    path = SpotsFolder(spoiled).residuals(DETECTOR, "red")
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+    messages = fails(permil, spoiled)
+    assert path.name in messages
+    assert "permil spots" in messages
+
+
+def test_too_few_stars(permil: Permil, spoiled: Path) -> None:
+    def keep_few(hdus: fits.HDUList) -> None:
+        hdus["RESIDUALS"].data["used"][25:] = False
+
+    rewrite(SpotsFolder(spoiled).residuals(DETECTOR, "red"), keep_few)
+    messages = fails(permil, spoiled)
+    assert "30 are needed" in messages
+    assert "residuals_R22_S11_red.fits" in messages
+
+
+def test_no_stars_at_all(permil: Permil, spoiled: Path) -> None:
+    SpotsFolder(spoiled).residuals(DETECTOR, "red").unlink()
+    assert "run permil spots first" in fails(permil, spoiled)
+
+
+def test_detector_without_stars(permil: Permil, spoiled: Path) -> None:
+    assert "R02_S02" in fails(permil, spoiled, "compare.detectors=[R02_S02]")

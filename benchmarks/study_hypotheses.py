@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from permil.compare.fractions import KINDS, TOTAL, HypothesisFit
-from permil.compare.hypotheses import Stars, fit_hypotheses, predict_bands
-from permil.compare.kernels import QUANTITIES
-from permil.compare.match import RelativeFlat, relative_flat
-from permil.compare.profile import StarProfile
-from permil.compare.response import StarPlaces, StarResponse
+from permil.compare.hypotheses.fit import Stars, fit_hypotheses, predict_bands
+from permil.compare.hypotheses.fractions import KINDS, TOTAL, HypothesisFit
 from permil.compare.scales import Band, bands_between, cosine_wavenumbers, split_bands
+from permil.compare.stars.kernels import QUANTITIES
+from permil.compare.stars.match import RelativeFlat, relative_flat
+from permil.compare.stars.profile import StarProfile
+from permil.compare.stars.response import StarPlaces, StarResponse
 
 FloatArray = NDArray[np.float64]
 

@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from permil.camera import Detector
-from permil.compare.fractions import KINDS, TOTAL, HypothesisFit
-from permil.compare.hypotheses import Stars, fit_hypotheses, predict_bands
-from permil.compare.kernels import QUANTITIES
-from permil.compare.match import RelativeFlat, relative_flat
-from permil.compare.profile import fit_profile
-from permil.compare.response import StarPlaces, StarResponse
+from permil.compare.hypotheses.fit import Stars, fit_hypotheses, predict_bands
+from permil.compare.hypotheses.fractions import KINDS, TOTAL, HypothesisFit
 from permil.compare.scales import PERIODS, bands_between, cosine_wavenumbers
+from permil.compare.stars.kernels import QUANTITIES
+from permil.compare.stars.match import RelativeFlat, relative_flat
+from permil.compare.stars.profile import fit_profile
+from permil.compare.stars.response import StarPlaces, StarResponse
 from permil.config.simulate_spots import SimulateSpotsConfig
 from permil.simulate.spots.exposing import SpotBench, draw_exposure
 from permil.simulate.spots.sensor import SensorMaps

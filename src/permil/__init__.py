@@ -20,9 +20,9 @@ How data flow through the rooms (imports run from top to bottom only)::
       v
     report/index.html, summary.ecsv
 
-``camera`` knows where a pixel is, ``products`` how things are written, ``progress`` spreads work over processes, ``simulate`` makes
-raw files with known truth,
-``pipeline`` runs the stages in order and skips what is up to date, ``cli`` is the thin command line.
+``plan`` says before the data what a list of pointings determines. ``camera`` knows where a pixel is, ``products`` how things are
+written, ``progress`` spreads work over processes, ``simulate`` makes raw files with known truth, ``pipeline`` runs the stages in order
+and skips what is up to date, ``cli`` is the thin command line.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -42,11 +42,13 @@ simulate_app = typer.Typer(
     cls=_RoomGroup, help="Raw files with known truth: beam scan and pointings (simulate CONFIG), or stars.", rich_markup_mode=None
 )
 config_app = typer.Typer(help="Configurations: the example, and those of the old analysis.", rich_markup_mode=None)
+plan_app = typer.Typer(help="Before the data: what a list of pointings determines.", rich_markup_mode=None)
 app.add_typer(beam_app, name="beam")
 app.add_typer(flat_app, name="flat")
 app.add_typer(spots_app, name="spots")
 app.add_typer(simulate_app, name="simulate")
 app.add_typer(config_app, name="config")
+app.add_typer(plan_app, name="plan")
 
 
 def _run(config: Path, overrides: list[str] | None, rooms: tuple[str, ...] | None = None) -> None:
@@ -226,6 +228,24 @@ def spots_calibrate(
 def compare(config: ConfigPath, overrides: Overrides = None) -> None:
     """Compare the artificial stars of a run with its flats: correlation, significance, QE, pixel area or diffusion."""
     _run(config, overrides, ("compare",))
+
+
+@plan_app.callback()
+def plan() -> None:
+    """Before the data: what a list of pointings determines."""
+
+
+@plan_app.command("check")
+def plan_check(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Say what the planned pointings can and cannot determine of the flat."""
+    from permil.camera import load_camera
+    from permil.config import load_config
+    from permil.plan.stage import check_plan
+    from permil.products import RunFolder
+
+    loaded = load_config(config, overrides)
+    folder, has_photodiode = RunFolder(loaded.output), loaded.isr.photodiode == "header"
+    typer.echo(check_plan(loaded.plan, load_camera(loaded.camera), folder, has_photodiode=has_photodiode, seed=loaded.seed))
 
 
 @app.command()

@@ -13,10 +13,10 @@ from scipy import fft, ndimage
 
 from permil.camera import Camera
 from permil.compare.folder import CompareFolder
-from permil.compare.fractions import KINDS, TOTAL
+from permil.compare.hypotheses.fractions import KINDS, TOTAL
 from permil.compare.inputs import read_stars, star_groups
-from permil.compare.response import StarResponse
 from permil.compare.scales import PERIODS, bands_between, cosine_wavenumbers
+from permil.compare.stars.response import StarResponse
 from permil.flat.files import difference_of_products
 from permil.products import RunFolder, read_image, read_table, write_table
 from permil.spots.folder import SpotsFolder

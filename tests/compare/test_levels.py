@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from permil.compare.errors import CompareError
-from permil.compare.level_groups import BOTH, COMMON, SPECIFIC, CellPlaces
-from permil.compare.levels import pair_levels, split_levels
+from permil.compare.levels.groups import BOTH, COMMON, SPECIFIC, CellPlaces
+from permil.compare.levels.split import pair_levels, split_levels
 
 TRUTH = {
     ("raft", COMMON): 2e-3,

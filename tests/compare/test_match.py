@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from permil.compare.errors import CompareError
-from permil.compare.match import flat_as_seen, relative_flat, seen_map
-from permil.compare.profile import StarProfile
-from permil.compare.response import StarPlaces, StarResponse
+from permil.compare.stars.match import flat_as_seen, relative_flat, seen_map
+from permil.compare.stars.profile import StarProfile
+from permil.compare.stars.response import StarPlaces, StarResponse
 
 PROFILE = StarProfile((0.7, 0.3), (4.5, 22.0))
 RESPONSE = StarResponse(PROFILE, aperture=9.0)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from permil.camera import Camera, load_camera
 from permil.compare.errors import CompareError
 from permil.compare.regions import Region, RegionWidths, region_image, region_labels
-from permil.compare.rings import RingZone
+from permil.compare.rings.profile import RingZone
 
 CAMERAS = ("lsstcam", "lsstcam-bin8", "spots-cutout")
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from permil.compare.errors import CompareError
-from permil.compare.fractions import FluxChange
-from permil.compare.verdict import verdict
+from permil.compare.hypotheses.fractions import FluxChange
+from permil.compare.hypotheses.verdict import verdict
 
 PER_MIL = 1e-3
 

@@ -151,3 +151,19 @@ def test_too_many_super_pixels_are_refused():
             spacing_mm=5.0,
             photodiode=PhotodiodeModel(2e-3, 0.0),
         )
+
+
+# append to tests/flat/test_joint_design.py
+def test_untied_sets_are_named_where_the_gradient_is_mostly_their_levels():
+    # Six rafts in a row, each read alone: the gradient is nearly a step from raft to raft.
+    positions, detectors = [], []
+    x, y, _ = detector_places(1, 1, pixels=4, pixel_mm=2.0)["D00"]
+    for raft in range(6):
+        seen = len(positions) + np.arange(9)
+        positions += [(40.0 * raft + dx, dy) for dx, dy in DESIGNS["9 random"]]
+        detectors += [footprint(f"R{raft}{half}", x + 40.0 * raft + 10 * half, y, seen, NOISE) for half in range(3)]
+    report = check_design(exposure_list(positions), detectors, spacing_mm=5.0, photodiode=PhotodiodeModel(2e-3, 0.0))
+    assert report.counts()["set of detectors"] == 5
+    assert {mode.detectors for mode in report.modes if mode.name == "set of detectors"} < {
+        (f"R{raft}0", f"R{raft}1", f"R{raft}2") for raft in range(6)
+    }

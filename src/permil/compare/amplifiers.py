@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.compare.fixed_effects import FixedEffects
-from permil.compare.slopes import blocks_of, jackknife_ratio
+from permil.compare.hypotheses.slopes import blocks_of, jackknife_ratio
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

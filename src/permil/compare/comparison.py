@@ -14,17 +14,17 @@ from permil.compare.amplifiers import BetweenAmplifiers, between_amplifiers
 from permil.compare.correlation import CorrelationResult, correlate
 from permil.compare.displacement import Boundary, displacement_from_flat
 from permil.compare.errors import CompareError
-from permil.compare.fractions import HypothesisFit
-from permil.compare.hypotheses import PredictedStars, Stars, fit_hypotheses, predict_bands
-from permil.compare.kernels import QUANTITIES
-from permil.compare.match import Reference, RelativeFlat, flat_as_seen, relative_flat
-from permil.compare.pairs import CellPairs, Pairs, bin_pairs, pair_up, with_steps
+from permil.compare.hypotheses.fit import PredictedStars, Stars, fit_hypotheses, predict_bands
+from permil.compare.hypotheses.fractions import HypothesisFit
+from permil.compare.hypotheses.verdict import Verdict, verdict
 from permil.compare.regions import Region, RegionWidths, region_labels
-from permil.compare.response import StarResponse
-from permil.compare.ring_search import RingSearch, find_rings
-from permil.compare.rings import RingProfile, RingZone, radial_profile, ring_zone
+from permil.compare.rings.profile import RingProfile, RingZone, radial_profile, ring_zone
+from permil.compare.rings.search import RingSearch, find_rings
 from permil.compare.scales import cell_means
-from permil.compare.verdict import Verdict, verdict
+from permil.compare.stars.kernels import QUANTITIES
+from permil.compare.stars.match import Reference, RelativeFlat, flat_as_seen, relative_flat
+from permil.compare.stars.pairs import CellPairs, Pairs, bin_pairs, pair_up, with_steps
+from permil.compare.stars.response import StarResponse
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -150,7 +150,7 @@ def compare_stars(
     Raises
     ------
     CompareError
-        If stars or flat cannot be used; see `permil.compare.match.relative_flat` and `permil.compare.hypotheses.predict_bands`.
+        If stars or flat cannot be used; see `permil.compare.stars.match.relative_flat` and `permil.compare.hypotheses.fit.predict_bands`.
     """
     rows, columns = np.indices(detector.shape)
     amplifier = amplifier_at(detector, columns, rows)

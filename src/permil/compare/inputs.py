@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector
 from permil.compare.errors import CompareError
-from permil.compare.hypotheses import Stars
-from permil.compare.kernels import QUANTITIES
-from permil.compare.profile import StarProfile, fit_profile
-from permil.compare.response import StarPlaces, StarResponse
+from permil.compare.hypotheses.fit import Stars
+from permil.compare.stars.kernels import QUANTITIES
+from permil.compare.stars.profile import StarProfile, fit_profile
+from permil.compare.stars.response import StarPlaces, StarResponse
 from permil.errors import InputError
 from permil.products import ImageProduct, RunFolder, read_image
 from permil.products.fits import whole_file

@@ -12,8 +12,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.compare.comparison import Comparison
-from permil.compare.kernels import QUANTITIES
-from permil.compare.pairs import CellPairs, Pairs
+from permil.compare.stars.kernels import QUANTITIES
+from permil.compare.stars.pairs import CellPairs, Pairs
 from permil.products import provenance, write_hdus
 
 FloatArray = NDArray[np.float64]

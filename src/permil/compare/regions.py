@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from permil.camera import Detector
 from permil.compare.errors import CompareError
-from permil.compare.rings import RingZone
+from permil.compare.rings.profile import RingZone
 
 FloatArray = NDArray[np.float64]
 
@@ -96,7 +96,7 @@ def region_labels(
         Half the size of what lies at each point (radius of a star's aperture, half a cell): it belongs to a region that it
         touches.
     rings
-        Where tree rings stand out (by `permil.compare.rings.ring_zone`); None for no such region.
+        Where tree rings stand out (by `permil.compare.rings.profile.ring_zone`); None for no such region.
     """
     if not (np.isfinite(reach_px) and reach_px >= 0):
         raise CompareError(f"a reach of {reach_px} pixels is not possible", remedy="give 0 or a positive one", value=reach_px)

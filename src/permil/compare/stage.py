@@ -15,7 +15,7 @@ from permil.compare.comparison import CompareOptions, compare_stars, describe
 from permil.compare.errors import CompareError
 from permil.compare.folder import CompareFolder
 from permil.compare.inputs import read_flat, read_stars, star_groups
-from permil.compare.level_tables import flat_levels, star_levels
+from permil.compare.levels.tables import flat_levels, star_levels
 from permil.compare.product import write_comparison
 from permil.compare.regions import RegionWidths
 from permil.config import Config

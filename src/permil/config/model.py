@@ -15,6 +15,7 @@ from permil.config.exposures import ExposuresConfig
 from permil.config.flat import FlatConfig
 from permil.config.isr import IsrConfig
 from permil.config.pipeline import PipelineConfig
+from permil.config.plan import PlanConfig
 from permil.config.report import ReportConfig
 from permil.config.simulate import SimulateConfig
 from permil.config.simulate_spots import SimulateSpotsConfig
@@ -37,6 +38,7 @@ class Config(Section):
     flat: FlatConfig = Field(default=FlatConfig(), description="the response")
     spots: SpotsConfig = Field(default=SpotsConfig(), description="the artificial stars")
     compare: CompareConfig = Field(default=CompareConfig(), description="stars against the flat")
+    plan: PlanConfig = Field(default=PlanConfig(), description="pointings that are planned")
     report: ReportConfig = Field(default=ReportConfig(), description="what a person looks at")
     simulate: SimulateConfig = Field(default=SimulateConfig(), description="a test stand with known truth")
     simulate_spots: SimulateSpotsConfig = Field(
@@ -55,6 +57,7 @@ class Config(Section):
         paths = {name: str(folder / entry) for name, entry in inputs.items() if entry not in _WORDS}
         changes["isr"] = self.isr.model_copy(update=paths)
         changes["spots"] = self.spots.resolved(folder)
+        changes["plan"] = self.plan.resolved(folder)
         changes["compare"] = self.compare.resolved(folder)
         return self.model_copy(update=changes)
 

@@ -7,7 +7,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.compare.comparison import WHOLE
-from permil.compare.fractions import KINDS, TOTAL
+from permil.compare.hypotheses.fractions import KINDS, TOTAL
 from permil.report import compare_figures as figures
 from permil.report import hypothesis_figures, spot_figures
 from permil.report.compare_inputs import CompareProducts, number, text

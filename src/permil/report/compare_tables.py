@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from astropy.table import Table
 
 from permil.compare.comparison import SINGLE, WHOLE
-from permil.compare.fractions import KINDS, SUM, TOTAL
+from permil.compare.hypotheses.fractions import KINDS, SUM, TOTAL
 from permil.report.compare_inputs import CompareProducts, number, rows_of, text
 from permil.report.compare_words import NAIVE, MethodLine, method_lines
 from permil.report.pages import Cell, Grid, ReasonList, count_cell, grid, text_cell

@@ -13,7 +13,7 @@ from permil.errors import FlatError
 from permil.flat.joint.covariance import plane_operator
 from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.model import JointModel, make_model
-from permil.flat.joint.modes import UndeterminedMode, name_modes
+from permil.flat.joint.modes import UndeterminedMode, name_modes, tied_sets
 from permil.flat.joint.normal import fit_detector, normal_equations, tiles
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.prior import Prior
@@ -127,8 +127,9 @@ def check_design(
     rows = [(detector_of == number) / (detector_of == number).sum() for number in range(len(detectors))]
     levels = np.array(rows) - 1.0 / len(x)
     gradient = plane_operator(x, y, np.ones(len(x), dtype=bool))[1:]
+    sets = tied_sets([detector.exposures[np.isfinite(detector.log_signal).any(axis=1)] for detector in detectors])
     return DesignReport(
-        modes=name_modes(basis, x, y, detector_of, [detector.name for detector in detectors]),
+        modes=name_modes(basis, x, y, detector_of, [detector.name for detector in detectors], sets),
         basis=basis,
         mode_errors=np.sqrt(np.maximum(strength[::-1], 0.0) / len(x)),
         pixel_error=float(np.median(moments**-0.5)),

@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import optimize, sparse
+from scipy.sparse import csgraph
 
 FloatArray = NDArray[np.float64]
 
@@ -54,7 +55,12 @@ class UndeterminedMode:
 
 
 def name_modes(
-    basis: FloatArray, x_mm: FloatArray, y_mm: FloatArray, detector_of: NDArray[np.int64], names: Sequence[str]
+    basis: FloatArray,
+    x_mm: FloatArray,
+    y_mm: FloatArray,
+    detector_of: NDArray[np.int64],
+    names: Sequence[str],
+    sets: Sequence[NDArray[np.int64]],
 ) -> list[UndeterminedMode]:
     """Name what spans a space of undetermined flats, the mean of a flat taken off.
 
@@ -68,6 +74,8 @@ def name_modes(
         Number of the detector of each.
     names
         Of the detectors.
+    sets
+        Numbers of detectors that shared exposures tie together, directly or through others; see `tied_sets`.
 
     Returns
     -------
@@ -78,7 +86,7 @@ def name_modes(
     naming = _Naming(basis)
     naming.take(x_mm, UndeterminedMode("gradient x"), _SMOOTH_PART)
     naming.take(y_mm, UndeterminedMode("gradient y"), _SMOOTH_PART)
-    for members in _free_sets(basis, detector_of, len(names)):
+    for members in sets if len(sets) > 1 else ():
         inside, chosen = np.isin(detector_of, members), tuple(names[number] for number in members)
         naming.take(inside.astype(float), UndeterminedMode("set of detectors", detectors=chosen), _SMOOTH_PART)
         for axis, place in (("x", x_mm), ("y", y_mm)):
@@ -113,20 +121,18 @@ class _Naming:
         self.left = self.left @ turn[:, 1:]
 
 
-def _free_sets(basis: FloatArray, detector_of: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
-    """Return the sets of detectors whose common level is free of the others: constant within, none has all detectors.
+def tied_sets(exposures: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+    """Return sets of numbers of detectors that have exposures in common, directly or through others.
 
-    Levels of detectors that lie in the undetermined space form a space of their own; sets have equal rows in its projector.
+    Parameters
+    ----------
+    exposures
+        Those that light each detector.
     """
-    levels = np.stack([(detector_of == number) / np.sqrt((detector_of == number).sum()) for number in range(count)], axis=1)
-    overlap = basis.T @ levels
-    strength, directions = np.linalg.eigh(overlap.T @ overlap)
-    free = directions[:, strength > _SMOOTH_PART] / np.sqrt([(detector_of == number).sum() for number in range(count)])[:, None]
-    if free.shape[1] == 0:
-        return []
-    scale = np.abs(free).max()
-    _, members = np.unique(np.round(free / scale, 3) + 0.0, axis=0, return_inverse=True)
-    return [np.flatnonzero(members == number) for number in range(members.max() + 1)]
+    lengths = [len(seen) for seen in exposures]
+    lit = sparse.csr_array((np.ones(sum(lengths)), (np.repeat(np.arange(len(lengths)), lengths), np.concatenate(exposures))))
+    _, number = csgraph.connected_components(lit @ lit.T, directed=False)
+    return [np.flatnonzero(number == which) for which in range(number.max() + 1)]
 
 
 def _waves(x_mm: FloatArray, y_mm: FloatArray, basis: FloatArray) -> list[FloatArray]:
@@ -164,7 +170,8 @@ def _refined(wave: FloatArray, step: FloatArray, x_mm: FloatArray, y_mm: FloatAr
         return -float(np.square(np.abs(np.exp(1j * phase) @ basis)).sum()) / x_mm.size
 
     found = optimize.minimize(cost, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-3, "fatol": 1e-6})
-    return wave + found.x * step
+    # A search that leaves its peak has found another wave of the same values on the super-pixels.
+    return wave + found.x * step if np.abs(found.x).max() <= 1.0 else wave
 
 
 def _pitch(places: FloatArray) -> float:

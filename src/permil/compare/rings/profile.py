@@ -1,7 +1,7 @@
 """Tree rings in a flat: profile around their axis, the pattern as an image, and where it stands out.
 
 Rings are arcs about the axis of the crystal from which the sensor was cut, often outside a corner of the sensor. Their axis is found
-by `permil.compare.ring_search.find_rings`.
+by `permil.compare.rings.search.find_rings`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from permil.compare.errors import CompareError
-from permil.compare.ring_cells import CellMap, bin_cells, high_passed
+from permil.compare.rings.cells import CellMap, bin_cells, high_passed
 
 FloatArray = NDArray[np.float64]
 

@@ -1,4 +1,4 @@
-"""How stars answer to a flat: the measurement of a star's flux, place and size, applied to maps (`permil.compare.kernels`)."""
+"""How stars answer to a flat: the measurement of a star's flux, place and size, applied to maps (`permil.compare.stars.kernels`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from scipy.special import j0
 
 from permil.compare.errors import CompareError
-from permil.compare.kernels import (
+from permil.compare.scales import Band, laplacian_eigenvalues
+from permil.compare.stars.background import BackgroundFilter
+from permil.compare.stars.kernels import (
     FLUX,
     MARGIN,
     SIGNATURE,
@@ -23,10 +25,8 @@ from permil.compare.kernels import (
     star_answers,
     star_kernels,
 )
-from permil.compare.profile import StarProfile
-from permil.compare.scales import Band, laplacian_eigenvalues
-from permil.compare.star_background import BackgroundFilter
-from permil.compare.star_maps import predict_stars, spread_weights
+from permil.compare.stars.maps import predict_stars, spread_weights
+from permil.compare.stars.profile import StarProfile
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -86,7 +86,7 @@ class StarTemplates:
     Attributes
     ----------
     templates : ndarray, shape (n, 6, 3, bands)
-        Change of each quantity (`permil.compare.kernels.QUANTITIES`) for efficiency, pixel area, diffusion.
+        Change of each quantity (`permil.compare.stars.kernels.QUANTITIES`) for efficiency, pixel area, diffusion.
     instruments : ndarray, shape (n, 6, bands)
         The signature of each kind with equal weight for all wavelengths: flux (efficiency), dx and dy (pixel area), xx and yy
         (diffusion); 0 for xy.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from permil.compare.errors import CompareError
-from permil.compare.level_groups import BOTH, COMMON, SPECIFIC, LeftOut
+from permil.compare.levels.groups import BOTH, COMMON, SPECIFIC, LeftOut
 
 FloatArray = NDArray[np.float64]
 

@@ -1,8 +1,8 @@
 """Which part of a flat is efficiency, which pixel area, which diffusion: fitted together to flux, place and size of stars.
 
 In each band of periods ``F - 1 = Q + A + D``. Were the band of one kind, every quantity of every star would follow its template
-(`permil.compare.response`); the stars tell how much of each template they show. Each kind has the coefficient that makes its signature
-right: efficiency the flux, pixel area the shift, diffusion the size. The three are coupled: all templates of all bands enter each
+(`permil.compare.stars.response`); the stars tell how much of each template they show. Each kind has the coefficient that makes its
+signature right: efficiency the flux, pixel area the shift, diffusion the size. The three are coupled: all templates of all bands enter each
 signature, so that the shift of a star by a gradient of the efficiency, or the change of its size by shear, is taken off.
 
 Signatures are compared under instruments that weigh all wavelengths of a band as the flat itself has them (shift times wavenumber
@@ -20,21 +20,23 @@ from numpy.typing import NDArray
 from permil.compare.displacement import fill
 from permil.compare.errors import CompareError
 from permil.compare.fixed_effects import FixedEffects
-from permil.compare.fractions import HypothesisFit
-from permil.compare.hypothesis_result import result_of
-from permil.compare.kernels import QUANTITIES
-from permil.compare.match import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
-from permil.compare.moment_fit import Rows, solve_moments
-from permil.compare.response import StarPlaces, StarResponse, StarTemplates
+from permil.compare.hypotheses.fractions import HypothesisFit
+from permil.compare.hypotheses.moment_equations import Rows, solve_moments
+from permil.compare.hypotheses.result import result_of
+from permil.compare.hypotheses.structure import FlatSpectrum, flat_spectrum
 from permil.compare.scales import PERIODS, Band, bands_between, halves, split_bands
-from permil.compare.star_background import typical_pitch
-from permil.compare.structure import FlatSpectrum, flat_spectrum
+from permil.compare.stars.background import typical_pitch
+from permil.compare.stars.kernels import QUANTITIES
+from permil.compare.stars.match import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
+from permil.compare.stars.response import StarPlaces, StarResponse, StarTemplates
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 LEAST_STARS = 30
+LARGEST_GLOW = 0.3
+"""Stars with more light of the background in their circle, relative to their own, are not fitted: what is left of it is not known well."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Stars:
     spot, exposure
         Which spot and which exposure: the calibration has absorbed means and trends of these.
     values, errors
-        By name (`permil.compare.kernels.QUANTITIES`): flux as ratio minus 1, shifts in pixels, moments in pixel^2. Rows whose value or
-        error is not finite do not count for that quantity.
+        By name (`permil.compare.stars.kernels.QUANTITIES`): flux as ratio minus 1, shifts in pixels, moments in pixel^2. Rows whose
+        value or error is not finite do not count for that quantity.
     """
 
     places: StarPlaces
@@ -199,11 +201,13 @@ def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None
     CompareError
         If fewer than 30 stars (or degrees of freedom) are left.
     """
-    chosen = np.ones(len(predicted.stars), dtype=bool) if region is None else np.asarray(region)[predicted.kept]
+    chosen = predicted.stars.places.even_light * np.pi * predicted.response.aperture**2 <= LARGEST_GLOW
+    if region is not None:
+        chosen &= np.asarray(region)[predicted.kept]
     if chosen.sum() < LEAST_STARS:
         raise CompareError(
-            f"the region has {int(chosen.sum())} stars, {LEAST_STARS} are needed",
-            remedy="give a larger region or more exposures",
+            f"the region has {int(chosen.sum())} stars that are brighter than the background under them, {LEAST_STARS} are needed",
+            remedy="give a larger region, more or longer exposures",
             value=int(chosen.sum()),
         )
     rows = [_rows_of(predicted, quantity, chosen, flat_fielded) for quantity in range(len(QUANTITIES))]

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from permil.compare.kernels import DX, XX, circle_part, draw_star, five_point_laplacian, glow_kernels, star_answers, star_kernels
+from permil.compare.stars.kernels import (
+    DX,
+    XX,
+    circle_part,
+    draw_star,
+    five_point_laplacian,
+    glow_kernels,
+    star_answers,
+    star_kernels,
+)
 
 
 @njit(cache=True, nogil=True, inline="always")

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from permil.camera import Camera
 from permil.camera.frames import amplifier_at, ccs_to_detector, detector_to_ccs
 from permil.compare.errors import CompareError
-from permil.compare.level_groups import CellPlaces
-from permil.compare.levels import pair_levels, split_levels
+from permil.compare.levels.groups import CellPlaces
+from permil.compare.levels.split import pair_levels, split_levels
 from permil.flat.superpixel import super_pixels
 from permil.products import ImageProduct
 

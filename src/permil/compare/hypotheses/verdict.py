@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from permil.compare.errors import CompareError
-from permil.compare.fractions import FluxChange
+from permil.compare.hypotheses.fractions import FluxChange
 
 Outcome = Literal["corrects", "does not affect", "harms", "cannot tell"]
 
@@ -60,7 +60,7 @@ def verdict(
     Parameters
     ----------
     change
-        Change of the variance by dividing (`permil.compare.fractions.HypothesisFit.flux_change`).
+        Change of the variance by dividing (`permil.compare.hypotheses.fractions.HypothesisFit.flux_change`).
     where
         Names the place in the sentence.
     negligible

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from permil.compare.errors import CompareError
-from permil.compare.ring_cells import CellMap
+from permil.compare.rings.cells import CellMap
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.compare.errors import CompareError
-from permil.compare.kernels import SIGNATURE
+from permil.compare.stars.kernels import SIGNATURE
 
 if TYPE_CHECKING:
-    from permil.compare.response import StarPlaces, StarResponse
+    from permil.compare.hypotheses.structure import FlatSpectrum
     from permil.compare.scales import Band
-    from permil.compare.structure import FlatSpectrum
+    from permil.compare.stars.response import StarPlaces, StarResponse
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -11,10 +11,10 @@ from scipy import fft
 
 from permil.compare.displacement import fill
 from permil.compare.errors import CompareError
-from permil.compare.kernels import MARGIN
-from permil.compare.response import StarPlaces, StarResponse
 from permil.compare.scales import cosine_wavenumbers
-from permil.compare.star_maps import weigh_flat
+from permil.compare.stars.kernels import MARGIN
+from permil.compare.stars.maps import weigh_flat
+from permil.compare.stars.response import StarPlaces, StarResponse
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from permil.compare.errors import CompareError
 from permil.compare.fixed_effects import FixedEffects
-from permil.compare.hypotheses import PredictedStars
-from permil.compare.kernels import QUANTITIES
+from permil.compare.hypotheses.fit import PredictedStars
 from permil.compare.scales import high_pass_points
+from permil.compare.stars.kernels import QUANTITIES
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -29,7 +29,7 @@ class Pairs:
     Attributes
     ----------
     quantity
-        One of `permil.compare.kernels.QUANTITIES`.
+        One of `permil.compare.stars.kernels.QUANTITIES`.
     x, y
         Pixels.
     flat, flat_error
@@ -39,7 +39,7 @@ class Pairs:
     exposure
         Of each.
     row
-        Place among the stars that `permil.compare.hypotheses.predict_bands` kept.
+        Place among the stars that `permil.compare.hypotheses.fit.predict_bands` kept.
     left_out
         Stars that are too noisy to add to the significance.
     """
@@ -77,7 +77,7 @@ def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float, flat_
     predicted
         Stars, and what the flat predicts.
     quantity
-        One of `permil.compare.kernels.QUANTITIES`.
+        One of `permil.compare.stars.kernels.QUANTITIES`.
     high_pass
         Sigma of the Gaussian of whose local mean both are freed, pixels.
     flat_error : ndarray, shape (n,), optional

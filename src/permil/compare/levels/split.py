@@ -10,7 +10,7 @@ Each value is a relative deviation in a cell of a detector in one light. It is t
 - measurement errors, whose known variance is taken off.
 
 What the cells cannot tell apart is left out, or given for both parts together, with the reason. Estimates are unbiased and not
-clipped: `permil.compare.variance_components`. The function for pairs splits the covariance of flat and stars in the same way.
+clipped: `permil.compare.levels.variance_components`. The function for pairs splits the covariance of flat and stars in the same way.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from permil.compare.errors import CompareError
-from permil.compare.level_groups import (
+from permil.compare.levels.groups import (
     BOTH,
     COMMON,
     SPECIFIC,
@@ -32,8 +32,8 @@ from permil.compare.level_groups import (
     numbered,
     smooth_terms,
 )
-from permil.compare.level_results import LevelPair, LevelSplit, PairSplit, VarianceComponent
-from permil.compare.variance_components import Estimate, QuadraticForms
+from permil.compare.levels.results import LevelPair, LevelSplit, PairSplit, VarianceComponent
+from permil.compare.levels.variance_components import Estimate, QuadraticForms
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

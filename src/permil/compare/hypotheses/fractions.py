@@ -90,7 +90,7 @@ class HypothesisFit:
     slopes
         Of flux, shift and size.
     flux_change
-        For `permil.compare.verdict.verdict`.
+        For `permil.compare.hypotheses.verdict.verdict`.
     excess_scatter
         Per quantity (flux, dx, dy, xx, yy, xy): what is left of the variance, over what errors and structure explain.
     stars, exposures

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.compare.fractions import FluxChange, Slope
-from permil.compare.kernels import SIGNATURE
-from permil.compare.moment_fit import MomentFit
+from permil.compare.hypotheses.fractions import FluxChange, Slope
+from permil.compare.hypotheses.moment_equations import MomentFit
+from permil.compare.stars.kernels import SIGNATURE
 
 if TYPE_CHECKING:
-    from permil.compare.moment_fit import Rows
+    from permil.compare.hypotheses.moment_equations import Rows
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -1,0 +1,1 @@
+"""At which level variation stands: light source, raft, detector, amplifier, cell."""

@@ -1,0 +1,1 @@
+"""Tree rings in a flat: found, measured, and where they stand out."""

@@ -1,0 +1,19 @@
+"""Before the data: what a list of pointings can determine of a flat, and with which errors."""
+
+from permil.plan.acquisition import AcquisitionPoint, read_acquisition
+from permil.plan.illumination import PlannedSignals, planned_signals, plateau
+from permil.plan.positions import PlannedPosition, quincunx, scan_grid
+from permil.plan.prediction import PlanPrediction, predict
+
+__all__ = [
+    "AcquisitionPoint",
+    "PlanPrediction",
+    "PlannedPosition",
+    "PlannedSignals",
+    "planned_signals",
+    "plateau",
+    "predict",
+    "quincunx",
+    "read_acquisition",
+    "scan_grid",
+]

@@ -1,0 +1,122 @@
+"""Acquisition files: lists of pointings as the test stand takes them (INI-like; the files of 2019 to 2022 have small defects)."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from permil.errors import InputError
+
+# Something may be glued to the closing bracket, as in a file in use.
+_SECTION = re.compile(r"^\[([^\]]+)\]")
+_ENTRY = re.compile(r"^\s*([A-Za-z_]\w*)\s*=(.*)$")
+_COMMENTS = ("#", ";")
+
+
+@dataclass(frozen=True)
+class AcquisitionPoint:
+    """A projector position of an acquisition file.
+
+    Parameters
+    ----------
+    x_mm, y_mm : float
+        CCS, with the file's offset.
+    images : int
+        Images for each LED.
+    leds : tuple of str
+        LEDs that light up.
+    location : str
+        What is read: ``R22/Reb1``, ``R02``; empty for everything.
+    """
+
+    x_mm: float
+    y_mm: float
+    images: int
+    leds: tuple[str, ...]
+    location: str
+
+
+def read_acquisition(path: str | Path) -> list[AcquisitionPoint]:
+    """Return the points of an acquisition file in the order in which they are taken.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has no points or has a word where a number should stand.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"the acquisition file cannot be read ({error.strerror})", path=path, remedy="check the path") from error
+    sections = _sections(text)
+    points: list[AcquisitionPoint] = []
+    for step in sections.get("acquire", {}).get("", []):
+        section = sections.get(step.lower())
+        if section is None:
+            raise InputError(f"step {step} of [ACQUIRE] has no section", path=path, remedy=f"add a section [{step.upper()}]")
+        if "point" in section:
+            points += _points(section, path)
+    if not points:
+        raise InputError(
+            "not an acquisition file with points",
+            path=path,
+            remedy="a step of its section [ACQUIRE] must name a section with the entry `point = x y, ...`",
+        )
+    return points
+
+
+def _sections(text: str) -> dict[str, dict[str, list[str]]]:
+    """Return the lines of each entry of each section; lines without an entry stand under an empty name."""
+    sections: dict[str, dict[str, list[str]]] = {}
+    section: dict[str, list[str]] = {}
+    name = ""
+    for line in text.splitlines():
+        content = line.strip()
+        header, entry = _SECTION.match(content), _ENTRY.match(line)
+        if not content or content.startswith(_COMMENTS):
+            continue
+        if header:
+            section, name = sections.setdefault(header[1].strip().lower(), {}), ""
+        elif entry:
+            name = entry[1].lower()
+            section.setdefault(name, []).append(entry[2].strip())
+        else:
+            section.setdefault(name, []).append(content)
+    return sections
+
+
+def _points(section: dict[str, list[str]], path: Path) -> list[AcquisitionPoint]:
+    offset = [_number(" ".join(section.get(name, ["0"])), name.upper(), path) for name in ("xoffset", "yoffset")]
+    images = _number(" ".join(section.get("imcount", ["1"])), "IMCOUNT", path)
+    if images < 1 or images != round(images):
+        raise InputError(f"IMCOUNT = {images:g} is not a number of images", path=path, remedy="give 1 or more", value=images)
+    leds = tuple(words[0] for words in _words(section.get("expose", [])))
+    locations = " ".join(section.get("locations", []))
+    points = []
+    for words in _words(section["point"]):
+        if len(words) not in (2, 3):
+            raise InputError(
+                f"cannot understand the point {' '.join(words)!r}", path=path, remedy="write x y, or x y location", value=words
+            )
+        x, y = (_number(word, "point", path) for word in words[:2])
+        location = words[2] if len(words) == 3 else locations
+        points.append(AcquisitionPoint(x + offset[0], y + offset[1], int(images), leds, location))
+    return points
+
+
+def _words(lines: list[str]) -> list[list[str]]:
+    """Return the words of entries that are separated by commas or lines: one comma is missing in files in use."""
+    return [entry.split() for line in lines for entry in line.split(",") if entry.strip()]
+
+
+def _number(text: str, what: str, path: Path) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{what}: {text!r} is not a number", path=path, remedy="correct it there", value=text)
+    return number

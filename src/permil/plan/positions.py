@@ -1,0 +1,161 @@
+"""Where the projector will stand, how often, and what is read there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from permil.camera import Camera, Detector, frames
+from permil.errors import PositionError
+
+Place = tuple[float, float]
+
+_QUARTERS = ((0.25, 0.75), (0.75, 0.75), (0.5, 0.5), (0.25, 0.25), (0.75, 0.25))
+
+
+@dataclass(frozen=True)
+class PlannedPosition:
+    """Images at one projector position.
+
+    Parameters
+    ----------
+    x_mm, y_mm : float
+        CCS.
+    images : int
+        Images, one after the other.
+    read : frozenset of str
+        Detectors that are read.
+    """
+
+    x_mm: float
+    y_mm: float
+    images: int
+    read: frozenset[str]
+
+
+def scan_grid(centre: Place, shape: tuple[int, int], pitch_mm: float) -> list[Place]:
+    """Return the places of a scan, X slow and Y fast.
+
+    Parameters
+    ----------
+    centre
+        CCS mm.
+    shape
+        Places along X and Y.
+    pitch_mm
+        Their distance.
+    """
+    along_x, along_y = (
+        middle + pitch_mm * (np.arange(count) - (count - 1) / 2) for middle, count in zip(centre, shape, strict=True)
+    )
+    return [(float(x), float(y)) for x in along_x for y in along_y]
+
+
+def amplifier_centre(camera: Camera, detector: str = "", amp: str | int = "") -> Place:
+    """Return the CCS place (mm) of the middle of an amplifier; by default the camera's reference amplifier.
+
+    Without an amplifier, the middle of the detector.
+
+    Raises
+    ------
+    CameraError
+        If there is no such detector or amplifier.
+    """
+    if not detector:
+        detector, amp = camera.reference.detector, amp or camera.reference.amp
+    sensor = camera[detector]
+    if amp == "":
+        return quincunx(sensor)[2]
+    amplifier = sensor.amplifier(amp)
+    x, y = frames.detector_to_ccs(sensor, amplifier.x_min + amplifier.nx / 2, amplifier.y_min + amplifier.ny / 2)
+    return float(x), float(y)
+
+
+def quincunx(detector: Detector) -> list[Place]:
+    """Return the five places (CCS mm) that point at a detector.
+
+    The middles of its quadrants and its centre: upper left, upper right, centre, lower left, lower right in the detector frame.
+    """
+    pixels = np.array(_QUARTERS) * (detector.nx, detector.ny)
+    x, y = frames.detector_to_ccs(detector, pixels[:, 0], pixels[:, 1])
+    return [(float(first), float(second)) for first, second in zip(x, y, strict=True)]
+
+
+def named_detectors(camera: Camera, names: Sequence[str]) -> list[Detector]:
+    """Return the science detectors of some names of detectors and rafts, in the camera's order; all without any name.
+
+    Raises
+    ------
+    PositionError
+        If a name is neither.
+    """
+    for name in names:
+        if not any(name in (detector.name, detector.raft) for detector in camera.science):
+            rafts = sorted({detector.raft for detector in camera.science})
+            raise PositionError(
+                f"camera {camera.name} has no science detector and no raft {name!r}",
+                remedy=f"detectors look like {camera.science[0].name}, rafts are {', '.join(rafts)}",
+                value=name,
+            )
+    return [detector for detector in camera.science if not names or detector.name in names or detector.raft in names]
+
+
+def read_with(camera: Camera, place: Place, readout: str) -> frozenset[str]:
+    """Return the science detectors that are read when the projector stands at a place.
+
+    Parameters
+    ----------
+    readout
+        ``detector`` that is aimed at, its ``board``, its ``raft``, or ``all``. Between detectors the nearest one counts.
+    """
+    if readout == "all":
+        return frozenset(detector.name for detector in camera.science)
+    aimed = nearest_detector(camera.science, place)
+    if readout == "detector":
+        return frozenset([aimed.name])
+    whole_raft = readout == "raft"
+    return frozenset(
+        detector.name for detector in camera.science if detector.raft == aimed.raft and (whole_raft or detector.reb == aimed.reb)
+    )
+
+
+def nearest_detector(detectors: Sequence[Detector], place: Place) -> Detector:
+    """Return the detector whose centre is nearest to a place (CCS mm)."""
+    centres = np.array([frames.detector_to_ccs(detector, *detector.centre_pixel) for detector in detectors])
+    return detectors[int(np.argmin(np.hypot(*(centres - place).T)))]
+
+
+def read_at_location(camera: Camera, locations: str) -> frozenset[str]:
+    """Return the science detectors of readout locations, ``R22/Reb1`` or ``R02``; all of them where it is empty.
+
+    Raises
+    ------
+    PositionError
+        If the camera has no such raft or board.
+    """
+    science = camera.science
+    chosen: set[str] = set()
+    for location in locations.replace(",", " ").split():
+        raft, _, board = location.partition("/")
+        found = {
+            detector.name
+            for detector in science
+            if detector.raft == raft and board.lower() in ("", detector.reb.lower(), detector.slot.lower())
+        }
+        if not found:
+            raise PositionError(
+                f"camera {camera.name} has no readout location {location!r}", remedy="write R22, or R22/Reb1", value=location
+            )
+        chosen |= found
+    return frozenset(chosen) if locations.strip() else frozenset(detector.name for detector in science)
+
+
+def only_these(positions: Sequence[PlannedPosition], detectors: Collection[str]) -> list[PlannedPosition]:
+    """Return positions with the readout restricted to some detectors; those at which nothing is left are dropped."""
+    restricted = [
+        PlannedPosition(position.x_mm, position.y_mm, position.images, position.read & frozenset(detectors))
+        for position in positions
+    ]
+    return [position for position in restricted if position.read]

@@ -1,0 +1,144 @@
+"""Errors of the flat that a plan will lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.errors import FlatError
+from permil.flat.joint import DesignReport, ExposureList, PhotodiodeModel, check_design
+from permil.flat.joint.photodiode import Drift
+from permil.plan.illumination import PlannedSignals
+from permil.plan.positions import PlannedPosition
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PlannedPhotodiode(PhotodiodeModel):
+    """The photodiode averaged over the images of each position.
+
+    Images at one position see the same beam on the same pixels: their mean signal and mean reading hold all that the flat can learn
+    from them, and white noise averages.
+
+    Parameters
+    ----------
+    images : tuple of int
+        Images of each position.
+    """
+
+    images: tuple[int, ...] = ()
+
+    def covariance(self, time: FloatArray) -> FloatArray:
+        """Return the covariance of the mean readings of all positions, shape (n, n)."""
+        white = np.diag(self.white**2 * (1.0 / np.array(self.images) - 1.0))
+        return super().covariance(time) + white
+
+
+@dataclass(frozen=True)
+class PlanPrediction:
+    """What a plan will determine.
+
+    Parameters
+    ----------
+    positions : list of PlannedPosition
+    signals : list of PlannedSignals
+        Of the detectors that are lit.
+    design : DesignReport
+        Undetermined modes, errors at large scale.
+    """
+
+    positions: list[PlannedPosition]
+    signals: list[PlannedSignals]
+    design: DesignReport
+
+    @property
+    def images(self) -> int:
+        """Images in all."""
+        return sum(position.images for position in self.positions)
+
+    @property
+    def pixel_error(self) -> float:
+        """Median over all pixels of the error from photon and read noise."""
+        return float(np.median(np.concatenate([signals.pixel_error for signals in self.signals])))
+
+    def mode_error_maps(self) -> list[FloatArray]:
+        """Return for the cells of each detector the error from the undetermined modes, as the prior holds them; NaN unlit."""
+        variance = np.square(self.design.basis) @ np.square(self.design.mode_errors) * len(self.design.basis)
+        maps, start = [], 0
+        for signals in self.signals:
+            lit = np.isfinite(signals.pixel_error)
+            error = np.full(lit.size, np.nan)
+            error[lit] = np.sqrt(variance[start : start + int(lit.sum())])
+            start += int(lit.sum())
+            maps.append(error)
+        return maps
+
+    def super_pixel_error(self, side_mm: float) -> float:
+        """Return the error of super-pixels of a side: photon noise, and what they have in common."""
+        independent = np.median([signals.independent_error(side_mm) for signals in self.signals])
+        return float(np.hypot(independent, self.design.large_scale_error))
+
+
+def predict(
+    positions: Sequence[PlannedPosition],
+    signals: Sequence[PlannedSignals],
+    *,
+    photodiode_noise: float | None,
+    photodiode_drift: float,
+    knots_mm: float,
+    limit: float,
+    shuffle: np.random.Generator | None = None,
+) -> PlanPrediction:
+    """Predict what positions will determine of the flat.
+
+    Parameters
+    ----------
+    positions
+        In the order of time.
+    signals
+        What the detectors see there.
+    photodiode_noise
+        Relative noise of one reading; None without a photodiode.
+    photodiode_drift
+        Relative rms change of its response from begin to end; smooth.
+    knots_mm
+        Distance of the knots of the beam.
+    limit
+        See `permil.flat.joint.check_design`.
+    shuffle
+        Takes the positions in random order.
+
+    Raises
+    ------
+    FlatError
+        If the positions determine so little that the errors cannot be computed.
+    """
+    images = np.array([position.images for position in positions])
+    if shuffle is not None:
+        order = shuffle.permutation(len(positions))
+        first = np.empty(len(positions))
+        first[order] = np.cumsum(images[order]) - images[order]
+    else:
+        first = np.cumsum(images) - images
+    reading = np.full(len(positions), np.nan if photodiode_noise is None else 0.0)
+    exposures = ExposureList(
+        np.array([position.x_mm for position in positions]),
+        np.array([position.y_mm for position in positions]),
+        reading,
+        first + (images - 1) / 2,
+    )
+    drifts = (Drift(photodiode_drift, 1.0, 1.0),) if photodiode_drift > 0 else ()
+    photodiode = PlannedPhotodiode(photodiode_noise or 1.0, 0.0, drifts, tuple(images.tolist()))
+    footprints = [each.footprint for each in signals]
+    try:
+        design = check_design(exposures, footprints, spacing_mm=knots_mm, photodiode=photodiode, limit=limit)
+    except np.linalg.LinAlgError as error:
+        raise FlatError(
+            f"{len(positions)} positions determine next to nothing of a beam with knots every {knots_mm:g} mm",
+            remedy="add pointings that light the same detectors, or choose coarser knots",
+        ) from error
+    return PlanPrediction(list(positions), list(signals), design)

@@ -9,10 +9,34 @@ from pydantic import Field, PositiveFloat
 from permil.config.base import Section
 
 
+class JointConfig(Section):
+    """How beam, flat and exposure scales are solved for together."""
+
+    spacing_mm: PositiveFloat | None = Field(
+        default=None, description="distance of the knots of the beam, mm; null: as far apart as the data want"
+    )
+    least_signal: PositiveFloat = Field(
+        default=5000.0, description="mean signal, electrons, below which a super-pixel says nothing in an exposure"
+    )
+    threshold: PositiveFloat = Field(default=6.0, description="standard deviations beyond which a signal counts less")
+    geometry: bool = Field(default=True, description="fit rotation and scale of the stage's axes")
+    position_errors: bool = Field(default=True, description="fit an error of each stage move")
+    reflection: bool = Field(default=False, description="fit a pattern that moves against the projector")
+    drift: bool = Field(default=True, description="whether the photodiode may drift")
+    modes: int = Field(default=20, ge=1, description="modes of correlated errors that are kept")
+    checks: bool = Field(
+        default=False, description="split-half solutions and cross-validation (six more solutions) in the error budget"
+    )
+
+
 class FlatConfig(Section):
     """How flats are made from pointings and beam."""
 
-    solver: Literal["divide"] = Field(default="divide", description="divide: each pointing over the beam, combined by weight")
+    solver: Literal["divide", "joint"] = Field(
+        default="divide",
+        description="divide: each pointing over the beam, combined by weight; joint: beam, flat and exposure scales together",
+    )
+    joint: JointConfig = Field(default=JointConfig(), description="the joint solution")
     leds: list[str] = Field(default=[], description="LEDs whose flats are made; empty: all that were pointed with")
     detectors: list[str] = Field(
         default=[], description="detectors (R22_S11) or rafts (R22) whose flats are made; empty: all that were read"

@@ -54,6 +54,8 @@ class PointingFlat:
         Relative error of the beam model in each pixel, NaN outside the model.
     scale_error
         Relative error of the photodiode scale of this pointing.
+    photodiode
+        Photodiode reading, or scale, that the response is relative to.
     """
 
     response: FloatImage
@@ -62,6 +64,7 @@ class PointingFlat:
     beam: FloatImage
     beam_error: FloatImage
     scale_error: float
+    photodiode: float
 
 
 def divide_by_beam(
@@ -104,7 +107,7 @@ def divide_by_beam(
     planes = np.where(usable, mask, mask | int(MaskPlane.NO_DATA)).astype(np.int32)
     response[~usable] = np.nan
     response_variance[~usable] = np.nan
-    return PointingFlat(response, response_variance, planes, beam.astype(np.float32), relative_error, scale_error)
+    return PointingFlat(response, response_variance, planes, beam.astype(np.float32), relative_error, scale_error, photodiode)
 
 
 @dataclass
@@ -127,8 +130,8 @@ class PointingCombination:
     def __post_init__(self) -> None:
         """Set all sums to zero."""
         self._mean = np.zeros(self.shape)
-        # Sums of w, w (r - mean)^2 (updated as in West 1979) and w^2 var.
-        self._sums = np.zeros((3, *self.shape), dtype=np.float32)
+        # Sums of w, w (r - mean)^2 (updated as in West 1979), w^2 var and w / light.
+        self._sums = np.zeros((4, *self.shape), dtype=np.float32)
         self._count = np.zeros(self.shape, dtype=np.int16)
         self._all_planes = np.full(self.shape, -1, dtype=np.int16)
         self._any_planes = np.zeros(self.shape, dtype=np.int16)
@@ -137,27 +140,35 @@ class PointingCombination:
         """Add a pointing; return the weights that its pixels got (0 where it has no data)."""
         usable = (pointing.mask & int(UNUSABLE)) == 0
         weights = pointing_weights(pointing)
-        _accumulate(pointing.response, pointing.variance, weights, usable, self._mean, self._sums, self._count)
+        light = np.float32(pointing.photodiode) * pointing.beam
+        _accumulate(pointing.response, pointing.variance, light, weights, usable, self._mean, self._sums, self._count)
         planes = pointing.mask.astype(np.int16)
         self._all_planes &= planes
         self._any_planes |= planes
         return weights
 
-    def result(self) -> CombinedFlat:
+    def result(self, *, common_variance: FloatImage | None = None) -> CombinedFlat:
         """Return the combined response.
+
+        Parameters
+        ----------
+        common_variance
+            Variance of what all exposures have in common, electrons^2 per pixel: the superbias. More exposures do not reduce it.
 
         Raises
         ------
         FlatError
             If no pointing gave any pixel.
         """
-        total, squares, noise = self._sums
+        total, squares, noise, per_light = self._sums
         covered = self._count > 0
         if not covered.any():
             raise FlatError("no pointing has light on this detector", remedy="check the positions and the area of the beam scan")
         with np.errstate(invalid="ignore", divide="ignore"):
             response = np.where(covered, self._mean, np.nan).astype(np.float32)
             variance = noise / total**2
+            if common_variance is not None:
+                variance += common_variance * (per_light / total) ** 2
             scatter = np.sqrt(squares / total)
             # Weights are inverse relative variances at the typical response; photon noise goes with the pixel's own.
             level = float(np.median(response[covered]))
@@ -219,6 +230,7 @@ def pointing_weights(pointing: PointingFlat) -> FloatImage:
 def _accumulate(
     response: FloatImage,
     variance: FloatImage,
+    light: FloatImage,
     weights: FloatImage,
     usable: NDArray[np.bool_],
     mean: NDArray[np.float64],
@@ -237,4 +249,5 @@ def _accumulate(
                 sums[0, row, column] = total
                 sums[1, row, column] += deviation * deviation * weight * before / total
                 sums[2, row, column] += weight * weight * float(variance[row, column])
+                sums[3, row, column] += weight / float(light[row, column])
                 count[row, column] += 1

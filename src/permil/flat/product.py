@@ -1,8 +1,9 @@
 """A detector's flat as HDUs: the maps that a user divides by, and the small extensions that say how it came about.
 
 ``SCATTER``, ``STACKS``, ``BEAMS`` and ``RESPONSES`` are on super-pixels, so that a page or a check needs no full-size image;
-``POINTINGS`` lists what was used, ``METRICS`` the figures, ``HISTOGRAM`` the distribution that the composite median is taken from,
-``PLACES`` and ``COVARIANCE`` what the pixels have in common through beam and photodiode.
+``POINTINGS`` and ``SCAN`` list what was used, ``METRICS`` the figures, ``HISTOGRAM`` the distribution that the composite median is
+taken from, ``PLACES`` and ``COVARIANCE`` what the pixels have in common through beam and photodiode; from the joint solution,
+``MODES`` and ``REMAINDER`` hold correlated errors and ``BUDGET`` their causes.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ _SCALED_EXTENSIONS = ("RESPONSES",)
 class DetectorSolution:
     """What the solver found for one detector and LED, before the composite scale.
 
-    ``stacks``, ``beams`` and ``responses`` are cubes on super-pixels, one layer per aimed pointing.
+    ``stacks``, ``beams`` and ``responses`` are cubes on super-pixels, one layer per aimed pointing; ``scan`` lists exposures of the
+    scan that took part, as ``pointings`` does the pointings. ``modes``, ``remainder`` and ``budget`` come from the joint solution.
     """
 
     flat: CombinedFlat
     pointings: Table
+    scan: Table
     metrics: Table
     stacks: NDArray[np.float32]
     beams: NDArray[np.float32]
@@ -43,6 +46,9 @@ class DetectorSolution:
     covariance: NDArray[np.float64]
     block_pixels: int
     block_mm: float
+    modes: NDArray[np.float32] | None = None
+    remainder: NDArray[np.float32] | None = None
+    budget: Table | None = None
 
 
 def solution_extensions(solution: DetectorSolution, histogram: ResponseHistogram) -> list[Any]:
@@ -59,6 +65,9 @@ def solution_extensions(solution: DetectorSolution, histogram: ResponseHistogram
         "RESPONSES": (solution.responses, "flat of each aimed pointing alone"),
         "COVARIANCE": (solution.covariance, "relative covariance between PLACES (beam, photodiode)"),
     }
+    if solution.modes is not None and solution.remainder is not None:
+        images["MODES"] = (solution.modes, "modes of correlated errors, relative, one standard deviation")
+        images["REMAINDER"] = (solution.remainder, "relative variance of correlated errors beyond MODES")
     hdus: list[Any] = []
     for name, (data, meaning) in images.items():
         if data.size == 0:
@@ -73,6 +82,10 @@ def solution_extensions(solution: DetectorSolution, histogram: ResponseHistogram
         fits.BinTableHDU(solution.metrics, name="METRICS"),
         fits.BinTableHDU(solution.places, name="PLACES"),
     ]
+    if solution.budget is not None:
+        hdus.append(fits.BinTableHDU(solution.budget, name="BUDGET"))
+    if len(solution.scan):
+        hdus.append(fits.BinTableHDU(solution.scan, name="SCAN"))
     counts = fits.BinTableHDU(Table({"count": histogram.counts}), name="HISTOGRAM")
     counts.header["FIRSTBIN"] = (histogram.first, "number of the first bin of ln(response)")
     hdus.append(counts)

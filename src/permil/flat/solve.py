@@ -1,4 +1,4 @@
-"""From the stacks of one detector to its flat: the solver `divide` with everything that is known of its errors."""
+"""From the stacks of one detector, and the beam that lit each, to its flat with everything that is known of its errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class PointingStack:
     x_mm, y_mm
         Projector position, CCS.
     signal, variance, mask
-        Mean signal in electrons at the mean photodiode reading, its variance, mask planes; shape (ny, nx).
+        Mean signal in electrons at the mean photodiode reading, its variance (without that of the superbias, which all stacks
+        share), mask planes; shape (ny, nx).
     photodiode
         Mean photodiode reading, 1 where it is not used.
     scale_error
@@ -50,6 +51,8 @@ class PointingStack:
         Reduced chi-square of the exposures about their mean.
     aimed
         Whether the projector points at this detector.
+    scan
+        Whether this is an exposure of the scan rather than a pointing.
     """
 
     number: int
@@ -64,10 +67,20 @@ class PointingStack:
     rejected: int
     chi_square: float
     aimed: bool
+    scan: bool = False
+
+
+@dataclass(frozen=True)
+class LitStack:
+    """A stack with the light that fell on it: beam (1 at its maximum) and its error in each pixel, NaN where not known."""
+
+    stack: PointingStack
+    beam: NDArray[np.floating]
+    beam_error: NDArray[np.floating]
 
 
 @dataclass
-class _Pointings:
+class SeenPointings:
     """What is kept of the pointings while they stream by."""
 
     rows: list[dict[str, object]] = field(default_factory=list)
@@ -79,26 +92,29 @@ class _Pointings:
     weights: list[NDArray[np.float64]] = field(default_factory=list)
 
 
-def solve_by_division(
-    stacks: Iterable[PointingStack],
-    beam: BeamModel,
+def solve_detector(
+    lit_stacks: Iterable[LitStack],
+    shared: Callable[[SeenPointings], NDArray[np.float64]],
     detector: Detector,
     *,
     led: str,
     super_pixel_mm: float,
+    common_variance: NDArray[np.float32] | None = None,
     remove_steps: bool = False,
     keep: Callable[[PointingStack, PointingFlat], None] | None = None,
 ) -> DetectorSolution:
-    """Divide each stack by the beam at its pointing and combine.
+    """Divide each stack by its light and combine.
 
     Parameters
     ----------
-    stacks
+    lit_stacks
         One per pointing, taken one at a time.
-    beam
-        Model of the LED's beam.
+    shared
+        Gives the relative covariance of what pixels have in common at the places of `shared_places`, once all stacks are seen.
     super_pixel_mm
         Side of the super-pixels of small maps.
+    common_variance
+        Variance, in each pixel, of the superbias that was subtracted from every exposure, electrons^2.
     remove_steps
         Divide the amplifiers by their factors from the steps at their borders.
     keep
@@ -110,15 +126,17 @@ def solve_by_division(
         If no pointing has light on the detector, or the steps to be removed cannot be measured.
     """
     block = size_in_pixels(super_pixel_mm, detector.pixel_mm)
-    places_x, places_y = _places(detector)
+    places_x, places_y = shared_places(detector)
     combination = PointingCombination(detector.shape)
-    seen = _Pointings()
-    for stack in stacks:
+    seen = SeenPointings()
+    for lit in lit_stacks:
+        stack = lit.stack
         pointing = divide_by_beam(
             stack.signal,
             stack.variance,
             stack.mask,
-            **_beam_images(beam, detector, stack),
+            beam=lit.beam,
+            beam_error=lit.beam_error,
             photodiode=stack.photodiode,
             scale_error=stack.scale_error,
         )
@@ -127,18 +145,12 @@ def solve_by_division(
         if keep is not None:
             keep(stack, pointing)
         # At full size each of these takes hundreds of megabytes: let go of them before the next stack is made.
-        del stack, pointing, weights
-    flat = combination.result()
+        del lit, stack, pointing, weights
+    flat = combination.result(common_variance=common_variance)
     steps = _steps(flat, detector)
     if remove_steps:
         flat = _without_steps(flat, steps, detector)
-    covariance = shared_covariance(
-        beam.covariance,
-        np.array(seen.ux),
-        np.array(seen.uy),
-        np.array(seen.weights),
-        np.array([float(row["scale_error"]) for row in seen.rows]),  # type: ignore[arg-type]
-    )
+    covariance = shared(seen)
     place_x_mm, place_y_mm = frames.detector_to_ccs(detector, places_x, places_y)
     good = good_pixels(flat)
     plane = _plane(flat, good, detector, block, (place_x_mm, place_y_mm), covariance)
@@ -147,7 +159,8 @@ def solve_by_division(
     )
     return DetectorSolution(
         flat=flat,
-        pointings=Table(rows=seen.rows),
+        pointings=Table(rows=[row for row in seen.rows if not row["scan"]]),
+        scan=Table(rows=[row for row in seen.rows if row["scan"]]),
         metrics=metrics_table(rows),
         stacks=np.array(seen.stacks, dtype=np.float32),
         beams=np.array(seen.beams, dtype=np.float32),
@@ -159,13 +172,22 @@ def solve_by_division(
     )
 
 
-def _beam_images(beam: BeamModel, detector: Detector, stack: PointingStack) -> dict[str, NDArray[np.floating]]:
-    origin, matrix = frames.ccs_affine(detector)
-    model, error = beam.evaluate_image(detector.shape, origin - [stack.x_mm, stack.y_mm], matrix)
-    return {"beam": model, "beam_error": error}
+def divide_covariance(beam: BeamModel) -> Callable[[SeenPointings], NDArray[np.float64]]:
+    """Return what gives the shared covariance of a flat from a beam model and the scale errors of its pointings."""
+
+    def shared(seen: SeenPointings) -> NDArray[np.float64]:
+        return shared_covariance(
+            beam.covariance,
+            np.array(seen.ux),
+            np.array(seen.uy),
+            np.array(seen.weights),
+            np.array([float(row["scale_error"]) for row in seen.rows]),  # type: ignore[arg-type]
+        )
+
+    return shared
 
 
-def _places(detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def shared_places(detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the places (x, y in pixels) at which shared errors are followed: cell centres of a regular grid."""
     fractions = (np.arange(_PLACES) + 0.5) / _PLACES
     x, y = np.meshgrid(fractions * detector.nx - 0.5, fractions * detector.ny - 0.5)
@@ -173,7 +195,7 @@ def _places(detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.float64
 
 
 def _record(
-    seen: _Pointings,
+    seen: SeenPointings,
     stack: PointingStack,
     pointing: PointingFlat,
     weights: NDArray[np.float32],
@@ -202,6 +224,7 @@ def _record(
             "rejected": stack.rejected,
             "chi_square": stack.chi_square,
             "aimed": stack.aimed,
+            "scan": stack.scan,
             "weight": float(weights.mean()),
         }
     )

@@ -39,12 +39,9 @@ class SuperPixels:
 
 def super_pixels(image: NDArray[np.floating], good: NDArray[np.bool_], size: int) -> SuperPixels:
     """Average the good pixels of an image over blocks of ``size`` x ``size`` pixels."""
-    rows = np.arange(0, image.shape[0], size)
-    columns = np.arange(0, image.shape[1], size)
-    filled = np.where(good, image, 0.0)
-    total = _block_sum(filled, rows, columns)
-    count = _block_sum(good.astype(np.int64), rows, columns)
-    area = _block_sum(np.ones(image.shape, dtype=np.int64), rows, columns)
+    total = block_sums(np.where(good, image, 0.0), size)
+    count = block_sums(good.astype(np.int64), size)
+    area = block_sums(np.ones(image.shape, dtype=np.int64), size)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(2 * count >= area, total / count, np.nan)
     return SuperPixels(mean, count, size)
@@ -72,6 +69,8 @@ def _centres(length: int, size: int) -> NDArray[np.float64]:
     return (starts + np.minimum(starts + size, length) - 1) / 2
 
 
-def _block_sum(image: NDArray, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray:
+def block_sums(image: NDArray, size: int) -> NDArray:
+    """Return the sums of an image over blocks of ``size`` x ``size`` pixels; those at the last rows and columns may be cut."""
+    rows, columns = np.arange(0, image.shape[0], size), np.arange(0, image.shape[1], size)
     along_rows = np.add.reduceat(image, rows, axis=0, dtype=np.result_type(image.dtype, np.int64))
     return np.add.reduceat(along_rows, columns, axis=1)

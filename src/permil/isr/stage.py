@@ -247,6 +247,8 @@ def stack_group(
     camera: Camera,
     calibration: Calibration,
     config: IsrConfig,
+    *,
+    with_superbias_variance: bool = True,
 ) -> ExposureStack:
     """Stack the exposures of one position, LED and detector, one file at a time.
 
@@ -258,6 +260,8 @@ def stack_group(
     ----------
     paths, photodiodes
         Raw files and their photodiode readings.
+    with_superbias_variance
+        Whether the variance holds that of the superbias, which several stacks have in common.
 
     Raises
     ------
@@ -279,7 +283,15 @@ def stack_group(
         median, reading = frame_light(image.image, image.mask), readings[path]
         if used and _contradicts(median, expected=medians[0] * reading / readings[used[0]]):
             good, bad = _split_by_light(wanted, readings, camera, calibration, config)
-            return _stack_without(bad, good, readings, camera, calibration, config, left_out)
+            stacked = stack_group(
+                good,
+                [readings[path] for path in good],
+                camera,
+                calibration,
+                config,
+                with_superbias_variance=with_superbias_variance,
+            )
+            return _without(stacked, bad, good, left_out)
         used.append(path)
         medians.append(median)
         own = medians[0] >= MINIMUM_LIGHT
@@ -294,7 +306,7 @@ def stack_group(
             path=left_out[0].path if left_out else None,
             remedy="check the files",
         )
-    stack = frames.result(superbias_variance=calibration.superbias_variance())
+    stack = frames.result(superbias_variance=calibration.superbias_variance() if with_superbias_variance else None)
     read_noise = np.sqrt(noise_squares / len(used))
     if not normalise:
         return ExposureStack(stack, 1.0, np.nan, read_noise, tuple(used), tuple(left_out), ())
@@ -337,16 +349,8 @@ def _split_by_light(
     return [path for path in paths if path not in bad], bad
 
 
-def _stack_without(
-    bad: list[Path],
-    good: list[Path],
-    readings: dict[Path, float],
-    camera: Camera,
-    calibration: Calibration,
-    config: IsrConfig,
-    left_out: list[LeftOut],
-) -> ExposureStack:
-    stacked = stack_group(good, [readings[path] for path in good], camera, calibration, config)
+def _without(stacked: ExposureStack, bad: list[Path], good: list[Path], left_out: list[LeftOut]) -> ExposureStack:
+    """Return a stack of the good exposures that says why the others are not in it."""
     reason = "its light contradicts photodiode and the other exposures by more than a half"
     dropped = [entry for entry in left_out if entry.path not in good]
     return replace(stacked, left_out=(*dropped, *(LeftOut(path, reason) for path in bad), *stacked.left_out))

@@ -2,7 +2,7 @@
 
 from permil.products.atomic import atomic_output, make_folder, remove_partial_files
 from permil.products.fingerprint import fingerprint, is_current, stored_fingerprint
-from permil.products.fits import FINGERPRINT_CARD, ImageProduct, provenance, read_image, write_hdus, write_image
+from permil.products.fits import FINGERPRINT_CARD, ImageProduct, provenance, read_image, whole_file, write_hdus, write_image
 from permil.products.folder import RunFolder
 from permil.products.masks import NOT_GOOD, UNUSABLE, MaskPlane, add_mask_cards, is_good, is_usable
 from permil.products.tables import read_table, write_table
@@ -26,6 +26,7 @@ __all__ = [
     "read_table",
     "remove_partial_files",
     "stored_fingerprint",
+    "whole_file",
     "write_hdus",
     "write_image",
     "write_table",

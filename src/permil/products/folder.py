@@ -68,6 +68,14 @@ class RunFolder:
         """Composite-scaled flat of one detector."""
         return self.root / "flat" / led / f"{detector}.fits"
 
+    def joint(self, led: str) -> Path:
+        """Joint solution of beam, flat and exposure scales of one LED."""
+        return self.root / "flat" / led / "joint.fits"
+
+    def super_pixels(self, led: str, detector: str) -> Path:
+        """Signals of one detector on super-pixels, which the joint solution is fitted to."""
+        return self.root / "flat" / led / ".superpixels" / f"{detector}.fits"
+
     def pointing(self, led: str, detector: str, number: int) -> Path:
         """Flat of one detector from one pointing."""
         return self.root / "flat" / led / "pointings" / f"{detector}_{number}.fits"

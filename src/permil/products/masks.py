@@ -45,11 +45,11 @@ def add_mask_cards(header: Header) -> None:
         header[name[:8]] = (plane.value.bit_length() - 1, f"mask bit of plane {plane.name}")
 
 
-def is_good(mask: NDArray[np.int32]) -> NDArray[np.bool_]:
+def is_good(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Return where a mask has none of the planes of `NOT_GOOD`."""
     return (mask & int(NOT_GOOD)) == 0
 
 
-def is_usable(mask: NDArray[np.int32]) -> NDArray[np.bool_]:
+def is_usable(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Return where a mask has none of the planes of `UNUSABLE`."""
     return (mask & int(UNUSABLE)) == 0

@@ -1,7 +1,7 @@
 """The joint solution: beam, flat and exposure scales together, with an error budget."""
 
 from permil.flat.joint.beam_centre import beam_centre
-from permil.flat.joint.budget import check_photodiode, cross_validation, odd_exposures, split_halves
+from permil.flat.joint.budget import check_photodiode, cross_validation, odd_exposures, split_halves, without_drift
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
 from permil.flat.joint.design import DesignReport, check_design, footprint
@@ -34,4 +34,5 @@ __all__ = [
     "solve_again",
     "solve_joint",
     "split_halves",
+    "without_drift",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,8 +97,8 @@ class PhotodiodeCheck:
     ----------
     deviation : ndarray, shape (n,)
         Logarithm of the reading minus that of the scale, mean 0; NaN where the reading does not count.
-    scale_error : float
-        Median error of a scale once the constant, and the gradients that only the photodiode knows, are taken off.
+    scale_errors : ndarray, shape (n,)
+        Error of each scale once the constant, and the gradients that only the photodiode knows, are taken off.
     chi_square : float
         Of the deviations under the estimated noise and drift, over its degrees of freedom.
     noisier : bool
@@ -106,9 +106,14 @@ class PhotodiodeCheck:
     """
 
     deviation: FloatArray
-    scale_error: float
+    scale_errors: FloatArray
     chi_square: float
     noisier: bool
+
+    @property
+    def scale_error(self) -> float:
+        """Median error of a scale."""
+        return float(np.median(self.scale_errors))
 
 
 def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
@@ -116,15 +121,32 @@ def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
     model, prior = solution.model, solution.prior
     exposures, known = model.exposures, prior.has_photodiode
     deviation = np.full(len(known), np.nan)
+    if not known.any():
+        return PhotodiodeCheck(deviation, _scale_errors(solution), np.nan, False)
     deviation[known] = (exposures.log_photodiode - solution.log_scales)[known]
     deviation -= np.nanmean(deviation)
-    unit = np.zeros((model.size, len(known)))
-    unit[np.arange(model.scales.start, model.scales.stop), np.arange(len(known))] = 1.0
-    whitened = linalg.solve_triangular(solution.factor, unit, lower=True)
-    fixed = np.linalg.qr(np.column_stack([np.ones(len(known)), exposures.positions]))[0]
-    whitened = whitened - (whitened @ fixed) @ fixed.T
-    scale_error = float(np.median(np.sqrt(np.square(whitened).sum(axis=0))))
+    scale_errors = _scale_errors(solution)
     precision = prior.photodiode.precision(exposures.time[known], exposures.regressors[known])
     freedom = known.sum() - constants(exposures.regressors[known], int(known.sum())).shape[1] - 2
     chi_square = float(deviation[known] @ precision @ deviation[known] / max(freedom, 1))
-    return PhotodiodeCheck(deviation, scale_error, chi_square, bool(prior.photodiode.white > 2 * scale_error))
+    noisier = bool(prior.photodiode.white > 2 * float(np.median(scale_errors)))
+    return PhotodiodeCheck(deviation, scale_errors, chi_square, noisier)
+
+
+def without_drift(solution: JointSolution) -> JointSolution:
+    """Return a solution whose errors are those of a photodiode that is known not to drift; what was found stays the same."""
+    prior = replace(solution.prior, photodiode=replace(solution.prior.photodiode, drifts=()))
+    precision = solution.factor @ solution.factor.T
+    scales = solution.model.scales
+    precision[scales, scales] += prior.scale_precision - solution.prior.scale_precision
+    return replace(solution, prior=prior, factor=linalg.cholesky(precision, lower=True, overwrite_a=True, check_finite=False))
+
+
+def _scale_errors(solution: JointSolution) -> FloatArray:
+    model = solution.model
+    count = len(model.exposures)
+    unit = np.zeros((model.size, count))
+    unit[np.arange(model.scales.start, model.scales.stop), np.arange(count)] = 1.0
+    whitened = linalg.solve_triangular(solution.factor, unit, lower=True)
+    fixed = np.linalg.qr(np.column_stack([np.ones(count), model.exposures.positions]))[0]
+    return np.sqrt(np.square(whitened - (whitened @ fixed) @ fixed.T).sum(axis=0))

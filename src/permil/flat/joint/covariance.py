@@ -36,6 +36,8 @@ class CorrelatedModes:
         Modes on the super-pixels of each detector, shape (k, p), in the size of one standard deviation; largest first.
     independent : dict
         Variance of each super-pixel that is not in the modes, shape (p,); NaN where there is no response.
+    remainder : dict
+        What of that is not noise of the super-pixel's own signals but correlated errors beyond the modes, shape (p,).
     variance : ndarray, shape (k,)
         Mean square of each mode over all super-pixels.
     total : float
@@ -44,6 +46,7 @@ class CorrelatedModes:
 
     patterns: dict[str, FloatArray]
     independent: dict[str, FloatArray]
+    remainder: dict[str, FloatArray]
     variance: FloatArray
     total: float
 
@@ -132,6 +135,32 @@ class FlatCovariance:
         whitened = linalg.solve_triangular(self.solution.factor, (rows - np.outer(total, self._mean)).T, lower=True)
         return whitened.T @ whitened + independent
 
+    def shared(self, rows: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        """Return the covariance, within each detector, of weighted sums of what its super-pixels have in common.
+
+        Parameters
+        ----------
+        rows
+            Weights of the sums over the super-pixels of each detector, shape (n, p); without weight where there is no response.
+
+        Returns
+        -------
+        dict
+            Shape (n, n) for each detector; NaN in rows and columns of sums without any weight.
+        """
+        result = {}
+        for detector, _, pieces in self._fits():
+            weights = rows[detector.name]
+            sums = -np.outer(weights.sum(axis=1), self._mean)
+            for tile in pieces:
+                sums[:, tile.columns] += weights[:, tile.pixels] @ tile.shifts
+            whitened = linalg.solve_triangular(self.solution.factor, sums.T, lower=True)
+            covariance = whitened.T @ whitened
+            empty = ~weights.any(axis=1)
+            covariance[empty], covariance[:, empty] = np.nan, np.nan
+            result[detector.name] = covariance
+        return result
+
     def planes(self, *, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> tuple[FloatArray, FloatArray]:
         """Fit a plane to the log response of each detector.
 
@@ -184,10 +213,10 @@ class FlatCovariance:
         strength, directions = eigsh(operator, k=min(count, size - 1), v0=start)
         order = np.argsort(strength)[::-1]
         unknowns = linalg.solve_triangular(factor, directions[:, order], lower=True, trans="T")
-        patterns, independent, common = {}, {}, 0.0
+        patterns, independent, remainder, common = {}, {}, {}, 0.0
         for detector, _, pieces in self._fits():
             pattern = np.full((len(order), len(detector.x_mm)), np.nan)
-            variance = np.full(len(detector.x_mm), np.nan)
+            variance, beyond = (np.full(len(detector.x_mm), np.nan) for _ in range(2))
             for tile in pieces:
                 pattern[:, tile.pixels] = (tile.shifts @ unknowns[tile.columns] - self._mean @ unknowns).T
                 rows = -np.tile(self._mean, (len(tile.pixels), 1))
@@ -195,10 +224,11 @@ class FlatCovariance:
                 shared = np.square(linalg.solve_triangular(factor, rows.T, lower=True, check_finite=False)).sum(axis=0)
                 common += float(shared.sum())
                 inside = np.square(pattern[:, tile.pixels]).sum(axis=0)
-                variance[tile.pixels] = 1.0 / tile.moments + np.maximum(shared - inside, 0.0)
+                beyond[tile.pixels] = np.maximum(shared - inside, 0.0)
+                variance[tile.pixels] = 1.0 / tile.moments + beyond[tile.pixels]
             patterns[detector.name] = np.nan_to_num(pattern)
-            independent[detector.name] = variance
-        return CorrelatedModes(patterns, independent, strength[order] / self._pixels, common / self._pixels)
+            independent[detector.name], remainder[detector.name] = variance, beyond
+        return CorrelatedModes(patterns, independent, remainder, strength[order] / self._pixels, common / self._pixels)
 
 
 def plane_operator(x_mm: FloatArray, y_mm: FloatArray, used: NDArray[np.bool_]) -> FloatArray:

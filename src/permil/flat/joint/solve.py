@@ -24,6 +24,7 @@ def solve_joint(
     detectors: Sequence[DetectorSignals],
     *,
     spacing_mm: float,
+    stiffness: float | None = None,
     reflection: bool = False,
     position_errors: bool = True,
     geometry: bool = True,
@@ -44,6 +45,8 @@ def solve_joint(
         Their signals; a sequence that loads a detector when asked for it keeps memory small.
     spacing_mm
         Distance of the knots of the beam (`choose_spacing` finds one).
+    stiffness
+        Of the beam; default: the one with the largest evidence, which takes some time when there are many knots.
     reflection
         Fit a pattern that moves against the projector.
     position_errors
@@ -71,7 +74,7 @@ def solve_joint(
     model = make_model(
         exposures, detectors, spacing_mm=spacing_mm, reflection=reflection, position_errors=position_errors, geometry=geometry
     )
-    solver = Solver(model, detectors, threshold, with_drift, progress)
+    solver = Solver(model, detectors, threshold, with_drift, progress, stiffness)
     return _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
 
 

@@ -36,6 +36,7 @@ class Solver:
         threshold: float,
         with_drift: bool,
         progress: Callable[[str], None] | None,
+        stiffness: float | None = None,
     ) -> None:
         self.model, self.detectors, self.threshold = model, detectors, threshold
         self.with_drift, self.progress = with_drift, progress
@@ -43,9 +44,11 @@ class Solver:
         self.exposure_weights = np.ones(len(model.exposures))
         self.steady = False
         self._rounds = 0
-        self._stiffness_known = False
+        self._stiffness_given = self._stiffness_known = stiffness is not None
         known = np.isfinite(model.exposures.log_photodiode)
-        self.prior = Prior(model, (_FIRST_STIFFNESS,) * len(model.patterns), _FIRST_PHOTODIODE, known, stage_as_recorded=True)
+        self.prior = Prior(
+            model, (stiffness or _FIRST_STIFFNESS,) * len(model.patterns), _FIRST_PHOTODIODE, known, stage_as_recorded=True
+        )
 
     def equations(self, *, robust: bool) -> NormalEquations:
         """Pass through the data."""
@@ -121,7 +124,7 @@ class Solver:
         if self._rounds and self.prior.stage_as_recorded:
             self.prior = replace(self.prior, stage_as_recorded=False)
             self._rounds = 0
-            self._stiffness_known = False
+            self._stiffness_known = self._stiffness_given
         self.steady = self._rounds >= _ROUNDS
 
     def judge_exposures(self) -> bool:

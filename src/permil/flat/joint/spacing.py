@@ -13,6 +13,7 @@ from permil.flat.joint.model import make_model
 from permil.flat.joint.normal import normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.prior import Prior, best_stiffness
+from permil.flat.joint.spline import SplineGrid
 
 _FIRST_SPACING_MM = 12.0
 _RATIO = 2**-0.5
@@ -36,12 +37,15 @@ class SpacingChoice:
         Of each, relative to the best.
     limited : bool
         Whether finer knots were out of reach though the last step still paid.
+    stiffness : float
+        Of the beam, with the largest evidence at the choice.
     """
 
     spacing_mm: float
     tried_mm: tuple[float, ...]
     log_evidence: tuple[float, ...]
     limited: bool
+    stiffness: float
 
 
 def choose_spacing(
@@ -56,6 +60,11 @@ def choose_spacing(
     Knots are made finer by the square root of 2 as long as the logarithm of the evidence grows. The smoothness is
     estimated for each: finer knots than needed do no harm but cost time.
 
+    Parameters
+    ----------
+    most_unknowns
+        Coefficients that the beam of all detectors together may have.
+
     Raises
     ------
     FlatError
@@ -63,27 +72,30 @@ def choose_spacing(
     """
     signals = [int(np.isfinite(detector.log_signal).sum()) for detector in detectors]
     richest = [detectors[int(np.argmax(signals))]]
+    whole = make_model(exposures, detectors, spacing_mm=first_mm).patterns[0].grid
     tried: list[float] = []
+    stiffness: list[float] = []
     evidence: list[float] = []
     spacing = first_mm
     while True:
-        model = make_model(exposures, richest, spacing_mm=spacing)
-        if model.patterns[0].grid.size > most_unknowns:
+        size = SplineGrid.covering(np.array(whole.lower), np.array(whole.upper), spacing).size
+        if size > most_unknowns:
             if not tried:
-                raise FlatError(
-                    f"knots {spacing} mm apart make {model.patterns[0].grid.size} coefficients", remedy="choose a larger spacing"
-                )
+                raise FlatError(f"knots {spacing} mm apart make {size} coefficients", remedy="choose a larger spacing")
             limited = True
             break
+        model = make_model(exposures, richest, spacing_mm=spacing)
         prior = Prior(model, (_STIFFNESS,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
         equations = normal_equations(model, richest, model.start())
         pull = equations.gradient + prior.gradient(equations.vector)
         tried.append(spacing)
-        evidence.append(best_stiffness(equations.full_matrix, pull, prior)[1])
+        chosen, log_evidence = best_stiffness(equations.full_matrix, pull, prior)
+        stiffness.append(chosen.stiffness[0])
+        evidence.append(log_evidence)
         limited = False
         if len(tried) > 2 and evidence[-1] < max(evidence[:-1]) + _GAIN and evidence[-2] < max(evidence[:-2]) + _GAIN:
             break
         spacing *= _RATIO
     best = int(np.argmax(evidence))
     relative = tuple(value - evidence[best] for value in evidence)
-    return SpacingChoice(tried[best], tuple(tried), relative, limited and best == len(tried) - 1)
+    return SpacingChoice(tried[best], tuple(tried), relative, limited and best == len(tried) - 1, stiffness[best])

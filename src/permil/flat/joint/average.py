@@ -1,0 +1,264 @@
+"""Signals on super-pixels: means over always the same pixels, free of cosmic rays, with their expected variance.
+
+A super-pixel is the mean over its good pixels. Which pixels are good is the same in all exposures: otherwise its place and its
+response would change between them. A pixel that is lost in one exposure (cosmic ray, saturation) is replaced by what its
+neighbours say through the **pattern**, its response over the mean of its super-pixel, known from a few exposures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.camera import Detector
+from permil.camera.frames import detector_to_ccs
+from permil.errors import FlatError
+from permil.flat.superpixel import block_sums
+
+FloatArray = NDArray[np.float64]
+Image = NDArray[np.float32]
+
+FEWEST_PIXELS = 0.5
+"""Fraction of its pixels that a super-pixel must have."""
+
+FEWEST_KEPT = 0.9
+"""Fraction of them that must be left in an exposure."""
+
+_DEAD = 0.2
+"""Pattern below which a pixel is dead."""
+
+_ROUNDS = 4
+
+
+@dataclass(frozen=True)
+class SuperPixelLayout:
+    """The super-pixels of a detector.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns of super-pixels.
+    block : int
+        Side in pixels.
+    row, column : ndarray of int, shape (p,)
+        Which super-pixels have enough good pixels.
+    count : ndarray of int, shape (p,)
+        Good pixels of each.
+    x_mm, y_mm : ndarray, shape (p,)
+        Their mean CCS position.
+    pattern : ndarray, shape (ny, nx)
+        Response of each good pixel over the mean of its super-pixel; NaN where a pixel is not good.
+    amplifier_share, row_share : ndarray, shape (p, amplifiers)
+        Variance of the mean for unit variance of a pixel, and of the level of a row, of each amplifier.
+    """
+
+    shape: tuple[int, int]
+    block: int
+    row: NDArray[np.int64]
+    column: NDArray[np.int64]
+    count: NDArray[np.int64]
+    x_mm: FloatArray
+    y_mm: FloatArray
+    pattern: Image
+    amplifier_share: FloatArray
+    row_share: FloatArray
+
+    def on_grid(self, values: NDArray, *, fill: float = np.nan) -> NDArray:
+        """Return values of the super-pixels, shape (..., p), on their grid, shape (..., rows, columns)."""
+        grid = np.full((*values.shape[:-1], *self.shape), fill, dtype=values.dtype)
+        grid[..., self.row, self.column] = values
+        return grid
+
+
+def median_image(images: Sequence[Image]) -> Image:
+    """Return the median over images, pixel by pixel and without NaN; NaN where no image has a value."""
+    result = np.empty(images[0].shape, dtype=np.float32)
+    _medians(np.stack([image.ravel() for image in images]), result.reshape(-1))
+    return result
+
+
+def flattened(image: Image, good: NDArray[np.bool_], block: int) -> Image:
+    """Return an image over the means of its super-pixels, NaN where it is not good."""
+    total, count = (block_sums(part, block) for part in (np.where(good, image, 0.0), good.astype(np.float64)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = _expanded(np.where(total > 0, total / count, np.nan), image.shape, block)
+        return np.where(good, image / mean, np.nan).astype(np.float32)
+
+
+def make_layout(
+    flattened_images: Sequence[Image], good: NDArray[np.bool_], detector: Detector, *, block: int
+) -> SuperPixelLayout:
+    """Lay super-pixels over a detector.
+
+    Parameters
+    ----------
+    flattened_images
+        A few exposures from `flattened`; their median is the pattern.
+    good
+        Pixels that can be good in any exposure.
+    block
+        Side of a super-pixel in pixels.
+
+    Raises
+    ------
+    FlatError
+        If no super-pixel has enough good pixels.
+    """
+    pattern = median_image(flattened_images)
+    good = good & (pattern > _DEAD)
+    counts = block_sums(good.astype(np.float64), block)
+    row, column = np.nonzero(counts >= FEWEST_PIXELS * block**2)
+    if not row.size:
+        raise FlatError(f"no super-pixel of {detector.name} has enough good pixels", remedy="look at its mask and its exposures")
+    count = counts[row, column]
+    mean = block_sums(np.where(good, pattern, 0.0), block) / np.maximum(counts, 1)
+    pattern = np.where(good, pattern / _expanded(np.maximum(mean, _DEAD), pattern.shape, block), np.nan).astype(np.float32)
+    places = []
+    for axis in (1, 0):
+        index = np.arange(good.shape[axis], dtype=np.float64)
+        index = index[None, :] if axis == 1 else index[:, None]
+        places.append(block_sums(np.where(good, index, 0.0), block)[row, column] / count)
+    x_mm, y_mm = detector_to_ccs(detector, *places)
+    shares = _noise_shares(good, detector, block, row, column, count)
+    return SuperPixelLayout(
+        (counts.shape[0], counts.shape[1]), block, row, column, count.astype(np.int64), x_mm, y_mm, pattern, *shares
+    )
+
+
+def _noise_shares(
+    good: NDArray[np.bool_],
+    detector: Detector,
+    block: int,
+    row: NDArray[np.int64],
+    column: NDArray[np.int64],
+    count: FloatArray,
+) -> tuple[FloatArray, FloatArray]:
+    amplifier_share, row_share = (np.zeros((row.size, len(detector.amplifiers))) for _ in range(2))
+    columns = np.arange(0, good.shape[1], block)
+    rows = np.arange(0, good.shape[0], block)
+    for number, amplifier in enumerate(detector.amplifiers):
+        inside = np.zeros(good.shape)
+        inside[amplifier.slices] = good[amplifier.slices]
+        in_rows = np.add.reduceat(inside, columns, axis=1)
+        amplifier_share[:, number] = np.add.reduceat(in_rows, rows, axis=0)[row, column] / count**2
+        row_share[:, number] = np.add.reduceat(in_rows**2, rows, axis=0)[row, column] / count**2
+    return amplifier_share, row_share
+
+
+def average_exposure(
+    image: Image,
+    usable: NDArray[np.bool_],
+    layout: SuperPixelLayout,
+    *,
+    noise_variance: FloatArray,
+    level_variance: FloatArray,
+    threshold: float,
+) -> tuple[FloatArray, FloatArray, int]:
+    """Average an exposure over super-pixels.
+
+    Parameters
+    ----------
+    image
+        Signal, electrons.
+    usable
+        Pixels that are not saturated and have data in this exposure.
+    noise_variance, level_variance : ndarray, shape (amplifiers,)
+        Variance of a pixel that does not depend on the signal, and of the overscan level of a row, electrons^2.
+    threshold
+        A pixel that is off what its super-pixel makes of its pattern by so many standard deviations is left out.
+
+    Returns
+    -------
+    signal, variance : ndarray, shape (p,)
+        Mean and its expected variance: photons of the mean over 3 x 3 super-pixels, so that it does not follow the noise of its own,
+        read noise and level of the rows. NaN where too many pixels are lost.
+    rejected : int
+        Pixels that were left out as outliers.
+    """
+    signal, kept = np.empty(layout.row.size), np.empty(layout.row.size, dtype=np.int64)
+    pixel_noise = layout.count * (layout.amplifier_share @ (noise_variance + level_variance))
+    rejected = _average(
+        image, usable, layout.pattern, layout.row, layout.column, layout.block, pixel_noise, float(threshold), signal, kept
+    )
+    signal[kept < FEWEST_KEPT * layout.count] = np.nan
+    grid = layout.on_grid(signal)
+    filled = np.isfinite(grid)
+    around = _neighbourhood(np.where(filled, grid, 0.0)) / np.maximum(_neighbourhood(filled.astype(np.float64)), 1)
+    photons = np.maximum(around[layout.row, layout.column], 1.0) / np.maximum(kept, 1)
+    variance = photons + layout.amplifier_share @ noise_variance + layout.row_share @ level_variance
+    variance[~np.isfinite(signal)] = np.nan
+    return signal, variance, int(rejected)
+
+
+def _neighbourhood(grid: FloatArray) -> FloatArray:
+    """Return sums over 3 x 3 cells."""
+    padded = np.pad(grid, 1)
+    along = padded[:-2] + padded[1:-1] + padded[2:]
+    return along[:, :-2] + along[:, 1:-1] + along[:, 2:]
+
+
+def _expanded(blocks: FloatArray, shape: tuple[int, ...], block: int) -> FloatArray:
+    return blocks[np.arange(shape[0])[:, None] // block, np.arange(shape[1])[None, :] // block]
+
+
+@numba.njit(cache=True, nogil=True)
+def _medians(stack: NDArray[np.float32], result: NDArray[np.float32]) -> None:  # pragma: no cover  compiled
+    sample = np.empty(stack.shape[0], dtype=np.float32)
+    for pixel in range(stack.shape[1]):
+        count = 0
+        for number in range(stack.shape[0]):
+            level = stack[number, pixel]
+            if np.isnan(level):
+                continue
+            place = count
+            while place > 0 and sample[place - 1] > level:
+                sample[place] = sample[place - 1]
+                place -= 1
+            sample[place] = level
+            count += 1
+        if count == 0:
+            result[pixel] = np.nan
+        elif count % 2:
+            result[pixel] = sample[count // 2]
+        else:
+            result[pixel] = np.float32(0.5) * (sample[count // 2 - 1] + sample[count // 2])
+
+
+@numba.njit(cache=True, nogil=True)
+def _average(image, usable, pattern, row, column, block, noise, threshold, signal, kept):  # type: ignore[no-untyped-def]  # pragma: no cover
+    rejected = 0
+    for number in range(row.size):
+        first_row, first_column = row[number] * block, column[number] * block
+        last_row, last_column = min(first_row + block, image.shape[0]), min(first_column + block, image.shape[1])
+        level, before, present = 0.0, -1, 0
+        for attempt in range(_ROUNDS):
+            total, weight, count = 0.0, 0.0, 0
+            for i in range(first_row, last_row):
+                for j in range(first_column, last_column):
+                    share = pattern[i, j]
+                    if np.isnan(share) or not usable[i, j]:
+                        continue
+                    if attempt > 0:
+                        expected = level * share
+                        if (image[i, j] - expected) ** 2 > threshold**2 * (max(expected, 0.0) + noise[number]):
+                            continue
+                    total += image[i, j]
+                    weight += share
+                    count += 1
+            if attempt == 0:
+                present = count
+            if weight <= 0.0:
+                level, count = np.nan, 0
+                break
+            level = total / weight
+            if count == before:
+                break
+            before = count
+        signal[number] = level
+        kept[number] = count
+        rejected += present - count
+    return rejected

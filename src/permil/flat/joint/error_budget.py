@@ -1,0 +1,129 @@
+"""The error budget of a joint solution: what each cause adds, as one table, and what the pixels of each detector share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.camera import Detector
+from permil.camera.frames import ccs_to_detector
+from permil.flat.joint import (
+    CorrelatedModes,
+    DetectorSignals,
+    FlatCovariance,
+    JointSolution,
+    cross_validation,
+    odd_exposures,
+    split_halves,
+    without_drift,
+)
+from permil.flat.joint.budget import PhotodiodeCheck
+from permil.flat.solve import shared_places
+
+FloatArray = NDArray[np.float64]
+
+_MEANINGS = {
+    "photon": ("", "median error of a super-pixel from its own signals"),
+    "common": ("", "rms over super-pixels of what they have in common"),
+    "modes": ("", "that part of it which is in the extension MODES"),
+    "remainder": ("", "the rest of it (extension REMAINDER)"),
+    "detector_scale": ("", "rms over detectors of the error of their level against the mean of all"),
+    "gradient_x": ("1 / mm", "error of the gradient of all detectors along CCS X"),
+    "gradient_y": ("1 / mm", "error of the gradient of all detectors along CCS Y"),
+    "drift_x": ("1 / mm", "the part of gradient_x that a drift of the photodiode adds"),
+    "drift_y": ("1 / mm", "the part of gradient_y that a drift of the photodiode adds"),
+    "photodiode": ("", "noise of one photodiode reading"),
+    "photodiode_drift": ("", "amplitude of its drift, averaged over what the data allow"),
+    "exposure_scale": ("", "median error of an exposure's scale, constant and gradients taken off"),
+    "position": ("mm", "error of a stage move"),
+    "fit": ("", "square root of the reduced chi-square of the signals"),
+    "split_half": ("", "rms of half the difference of odd and even exposures"),
+    "split_half_noise": ("", "what the signals' own noise gives for split_half"),
+    "split_time": ("", "rms of half the difference of the earlier and the later half of exposures of each kind"),
+    "cross_validation": ("", "square root of the mean squared residual over its error of exposures that were left out"),
+}
+
+
+def place_rows(signals: DetectorSignals, response: FloatArray, detector: Detector) -> FloatArray:
+    """Return the weights that average super-pixels around each of the places of shared errors, and over all, shape (n + 1, p)."""
+    places = np.column_stack(shared_places(detector))
+    x, y = ccs_to_detector(detector, signals.x_mm, signals.y_mm)
+    distance = np.hypot(x[:, None] - places[:, 0], y[:, None] - places[:, 1])
+    nearest = np.argmin(distance, axis=1)
+    filled = np.isfinite(response)
+    rows = np.zeros((len(places) + 1, len(x)))
+    rows[nearest[filled], np.flatnonzero(filled)] = 1.0
+    rows[-1, filled] = 1.0
+    return rows / np.maximum(rows.sum(axis=1, keepdims=True), 1)
+
+
+def error_budget(
+    solution: JointSolution,
+    detectors: Sequence[DetectorSignals],
+    errors: FlatCovariance,
+    modes: CorrelatedModes,
+    check: PhotodiodeCheck,
+    *,
+    level_errors: Mapping[str, float],
+    is_scan: NDArray[np.bool_],
+    with_checks: bool,
+) -> Table:
+    """Return the error budget: one row for each cause, relative (or with its unit).
+
+    Parameters
+    ----------
+    errors, modes, check
+        Of the solution.
+    level_errors
+        Of each detector.
+    is_scan
+        Which exposures belong to the scan.
+    with_checks
+        Whether to solve again with halves of the data and with exposures left out.
+    """
+    photon = np.concatenate([modes.independent[name] - modes.remainder[name] for name in modes.independent])
+    _, gradient = errors.composite_gradient()
+    _, steady = FlatCovariance(without_drift(solution), detectors).composite_gradient()
+    drift = np.sqrt(np.maximum(np.diag(gradient) - np.diag(steady), 0.0))
+    photodiode = solution.prior.photodiode
+    in_modes = float(modes.variance.sum())
+    found = {
+        "photon": np.sqrt(np.nanmedian(photon)),
+        "common": modes.total**0.5,
+        "modes": in_modes**0.5,
+        "remainder": max(modes.total - in_modes, 0.0) ** 0.5,
+        "detector_scale": np.sqrt(np.mean(np.square(list(level_errors.values())))),
+        "gradient_x": gradient[0, 0] ** 0.5,
+        "gradient_y": gradient[1, 1] ** 0.5,
+        "drift_x": drift[0],
+        "drift_y": drift[1],
+        "exposure_scale": check.scale_error,
+        "fit": solution.reduced_chi_square**0.5,
+    }
+    if solution.prior.has_photodiode.any():
+        found |= {"photodiode": photodiode.white, "photodiode_drift": photodiode.drift}
+    if solution.model.position_errors:
+        found["position"] = solution.prior.position_error_mm
+    if with_checks:
+        found |= _checks(solution, detectors, is_scan)
+    rows = [(name, float(error), *_MEANINGS[name]) for name, error in found.items()]
+    return Table(rows=rows, names=("term", "error", "unit", "meaning"))
+
+
+def _checks(solution: JointSolution, detectors: Sequence[DetectorSignals], is_scan: NDArray[np.bool_]) -> dict[str, float]:
+    odd = split_halves(solution, detectors, odd_exposures(solution))
+    noise = np.concatenate(list(odd.error.values()))
+    early = np.zeros(len(is_scan), dtype=bool)
+    for members in (np.flatnonzero(is_scan), np.flatnonzero(~is_scan)):
+        order = members[np.argsort(solution.model.exposures.time[members], kind="stable")]
+        early[order[: len(order) // 2]] = True
+    left_out = cross_validation(solution, detectors)
+    return {
+        "split_half": odd.rms,
+        "split_half_noise": float(np.sqrt(np.nanmean(noise**2))) / 2,
+        "split_time": split_halves(solution, detectors, early).rms,
+        "cross_validation": float(np.sqrt(np.nanmean(left_out[~solution.left_out]))),
+    }

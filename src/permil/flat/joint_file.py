@@ -1,0 +1,262 @@
+"""The joint solution as a file: what a detector's full-resolution pass, the report and a reader need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.beam.hull import Hull
+from permil.beam.tabulate import SplineTable
+from permil.camera import Detector, frames
+from permil.errors import InputError
+from permil.flat.joint.budget import PhotodiodeCheck
+from permil.flat.joint.covariance import CorrelatedModes
+from permil.flat.joint.solution import JointSolution
+from permil.products import provenance, whole_file, write_hdus
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DetectorErrors:
+    """What the joint solution says of the errors of one detector.
+
+    Parameters
+    ----------
+    places : ndarray, shape (n, 2)
+        Pixels (x, y) at which shared errors are followed.
+    covariance : ndarray, shape (n, n)
+        Relative covariance there.
+    modes, remainder : ndarray, shape (k, rows, columns) and (rows, columns)
+        Largest modes of correlated errors on the super-pixels, in the size of one standard deviation (relative), and the variance of
+        those that are not among them.
+    """
+
+    places: FloatArray
+    covariance: FloatArray
+    modes: NDArray[np.float32]
+    remainder: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ExposureLight:
+    """Light of one exposure: scale (photodiode units), its relative error, and where the projector stood (CCS mm)."""
+
+    scale: float
+    error: float
+    x_mm: float
+    y_mm: float
+
+
+@dataclass(frozen=True)
+class JointLight:
+    """The light that the joint solution expects on any pixel.
+
+    Parameters
+    ----------
+    tables : tuple
+        Logarithm of each pattern as a table, and the sign with which it moves against the projector: -1 beam, +1 reflection.
+    exposures : dict
+        By observation; those that were left out are not there.
+    """
+
+    tables: tuple[tuple[SplineTable, float], ...]
+    exposures: Mapping[str, ExposureLight]
+
+    def image(self, detector: Detector, exposure: ExposureLight) -> NDArray[np.float32]:
+        """Return the beam on the pixels of a detector, 1 at its maximum; NaN outside the splines."""
+        origin, matrix = frames.ccs_affine(detector)
+        total = np.zeros(detector.shape, dtype=np.float32)
+        for table, sign in self.tables:
+            moved = origin + sign * np.array([exposure.x_mm, exposure.y_mm])
+            total += table.image(detector.shape, moved, matrix, _extent(table))
+        return np.exp(total, out=total)
+
+
+def _extent(table: SplineTable) -> Hull:
+    """Return the rectangle in which a spline is defined."""
+    low = table.origin + table.step
+    high = table.origin + table.step * (np.array(table.coefficients.shape) - 2)
+    return Hull.of(np.array([low, high, [low[0], high[1]], [high[0], low[1]]]))
+
+
+def joint_hdus(
+    solution: JointSolution,
+    *,
+    obsids: list[str],
+    errors: Mapping[str, DetectorErrors],
+    check: PhotodiodeCheck,
+    budget: Table,
+    cards: Mapping[str, Any],
+    log_unit: float,
+) -> list[Any]:
+    """Return the HDUs of a joint solution.
+
+    Parameters
+    ----------
+    obsids
+        Of the exposures in their order.
+    errors
+        Of each detector.
+    check
+        Photodiode against scales.
+    budget
+        The error budget of the whole.
+    cards
+        Of the primary header.
+    log_unit
+        Logarithm of the signal, in the middle of all exposures, for photodiode reading, beam and response 1.
+    """
+    hdus: list[Any] = [fits.PrimaryHDU(header=provenance(dict(cards)))]
+    patterns = zip(solution.model.patterns, solution.model.pattern_slices, strict=True)
+    for number, (pattern, where) in enumerate(patterns):
+        level = np.array(solution.vector[where]).reshape(pattern.grid.shape)
+        hdu = fits.ImageHDU(
+            level - (beam_maximum(solution) if number == 0 else 0.0), name="BEAM" if number == 0 else "REFLECTION"
+        )
+        hdu.header["ORIGINX"] = (pattern.grid.origin[0], "[mm] place of the first coefficient")
+        hdu.header["ORIGINY"] = (pattern.grid.origin[1], "[mm] place of the first coefficient")
+        hdu.header["STEP"] = (pattern.grid.spacing, "[mm] distance of the knots")
+        hdu.header["SIGN"] = (pattern.sign, "function of place + SIGN * projector")
+        hdu.header["MEANING"] = "coefficients [x, y] of cubic B-splines of the logarithm"
+        hdus.append(hdu)
+    hdus += [
+        fits.BinTableHDU(exposures_table(solution, obsids, check, log_unit), name="EXPOSURES"),
+        fits.BinTableHDU(_drift_table(solution), name="DRIFT"),
+        fits.BinTableHDU(budget, name="BUDGET"),
+    ]
+    for name, found in errors.items():
+        for extension, array in (
+            ("COVARIANCE", found.covariance), ("PLACES", found.places), ("MODES", found.modes), ("REMAINDER", found.remainder),
+        ):  # fmt: skip
+            hdus.append(fits.ImageHDU(np.ascontiguousarray(array), name=f"{extension}_{name}"))
+    return hdus
+
+
+def beam_maximum(solution: JointSolution) -> float:
+    """Return the largest ``log B`` near the lit knots, the reference of the beam."""
+    grid = solution.model.patterns[0].grid
+    x, y = (np.linspace(low, high, 400) for low, high in zip(grid.lower, grid.upper, strict=True))
+    return float(np.nanmax(solution.log_beam(x[:, None], y[None, :])))
+
+
+def exposures_table(solution: JointSolution, obsids: list[str], check: PhotodiodeCheck, log_unit: float) -> Table:
+    """Return one row for each exposure: recorded and fitted position, scale against photodiode, tests."""
+    model, tests = solution.model, solution.tests
+    centres, findings = model.centres(solution.vector), solution.findings()
+    table = Table(
+        {
+            "obsid": np.array(obsids, dtype=np.str_),
+            "time": model.exposures.time,
+            "x_mm": model.exposures.x_mm,
+            "y_mm": model.exposures.y_mm,
+            "fitted_x_mm": centres[:, 0],
+            "fitted_y_mm": centres[:, 1],
+            "photodiode": np.exp(model.exposures.log_photodiode),
+            "scale": np.exp(solution.log_scales - log_unit),
+            "scale_err": check.scale_errors,
+            "deviation": check.deviation,
+            "chi_square": tests.chi_square,
+            "excess": tests.excess,
+            "shift_x_mm": tests.shift[:, 0],
+            "shift_y_mm": tests.shift[:, 1],
+            "left_out": solution.left_out,
+            "finding": np.array([findings.get(number, "") for number in range(len(obsids))], dtype=np.str_),
+        }
+    )
+    for name in ("x_mm", "y_mm", "fitted_x_mm", "fitted_y_mm", "shift_x_mm", "shift_y_mm"):
+        table[name].unit = "mm"
+    return table
+
+
+def _drift_table(solution: JointSolution) -> Table:
+    drifts = solution.prior.photodiode.drifts
+    rows = [(drift.amplitude, drift.length, drift.probability) for drift in drifts]
+    return Table(rows=rows or None, names=("amplitude", "length", "probability"), dtype=("f8", "f8", "f8"))
+
+
+def detector_errors(
+    modes: CorrelatedModes, name: str, places: FloatArray, covariance: FloatArray, shape: tuple[int, int], where: tuple[Any, Any]
+) -> DetectorErrors:
+    """Return what the modes say of one detector, on its grid of super-pixels.
+
+    Parameters
+    ----------
+    where
+        Row and column of each super-pixel.
+    """
+    pattern = np.zeros((len(modes.variance), *shape), dtype=np.float32)
+    pattern[:, where[0], where[1]] = modes.patterns[name]
+    remainder = np.zeros(shape, dtype=np.float32)
+    remainder[where] = np.nan_to_num(modes.remainder[name])
+    return DetectorErrors(places, covariance, pattern, remainder)
+
+
+def write_joint(path: Path, hdus: list[Any]) -> None:
+    """Write a joint solution.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    write_hdus(path, hdus)
+
+
+def read_light(path: Path) -> JointLight:
+    """Read what light a joint solution expects.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
+    with _opened(path) as hdus:
+        tables = []
+        for hdu in hdus:
+            if hdu.name in ("BEAM", "REFLECTION"):
+                origin = np.array([hdu.header["ORIGINX"], hdu.header["ORIGINY"]], dtype=np.float64)
+                coefficients = np.array(hdu.data, dtype=np.float64)
+                tables.append((SplineTable(coefficients, origin, float(hdu.header["STEP"])), float(hdu.header["SIGN"])))
+        exposures = {
+            str(row["obsid"]): ExposureLight(
+                float(row["scale"]), float(row["scale_err"]), float(row["fitted_x_mm"]), float(row["fitted_y_mm"])
+            )
+            for row in hdus["EXPOSURES"].data
+            if not row["left_out"]
+        }
+        return JointLight(tuple(tables), exposures)
+
+
+def read_errors(path: Path, detector: str) -> tuple[DetectorErrors, Table]:
+    """Read what a joint solution says of the errors of a detector, and its error budget.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
+    with _opened(path) as hdus:
+        names = ("PLACES", "COVARIANCE", "MODES", "REMAINDER")
+        arrays = [np.array(hdus[f"{name}_{detector}"].data) for name in names]
+        return DetectorErrors(*arrays), Table(hdus["BUDGET"].data)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a joint solution; of it only what is asked for is read."""
+    try:
+        with whole_file(path), fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
+            yield hdus
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"cannot be read as a joint solution ({error})", path=path, remedy="make the flat again") from error

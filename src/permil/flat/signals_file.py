@@ -1,0 +1,198 @@
+"""Files of signals on super-pixels, and detectors that are loaded from them when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.errors import InputError
+from permil.flat.joint.average import SuperPixelLayout
+from permil.flat.joint.data import DetectorSignals, FloatArray, logarithm_of
+from permil.products import FINGERPRINT_CARD, provenance, whole_file, write_hdus
+
+
+@dataclass(frozen=True)
+class SuperPixelSignals:
+    """Signals of one detector on super-pixels, as written.
+
+    Parameters
+    ----------
+    detector : str
+        Its name.
+    obsid : ndarray of str, shape (e,)
+        Exposures.
+    signal, variance : ndarray, shape (e, p)
+        Electrons; NaN where too many pixels are lost.
+    row, column : ndarray of int, shape (p,)
+        Places on the grid of super-pixels.
+    x_mm, y_mm : ndarray, shape (p,)
+        Places, CCS.
+    shape : tuple of int
+        Of that grid.
+    block : int
+        Side of a super-pixel in pixels.
+    left_out : tuple
+        Path and reason of files that could not be used.
+    """
+
+    detector: str
+    obsid: NDArray[np.str_]
+    signal: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    row: NDArray[np.int64]
+    column: NDArray[np.int64]
+    x_mm: FloatArray
+    y_mm: FloatArray
+    shape: tuple[int, int]
+    block: int
+    left_out: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, detector: str, layout: SuperPixelLayout, obsid: list[str], **arrays: Any) -> SuperPixelSignals:
+        """Return the signals on the super-pixels of a layout."""
+        return cls(
+            detector=detector,
+            obsid=np.array(obsid, dtype=np.str_),
+            row=layout.row,
+            column=layout.column,
+            x_mm=layout.x_mm,
+            y_mm=layout.y_mm,
+            shape=layout.shape,
+            block=layout.block,
+            **arrays,
+        )
+
+    def lit(self, least_signal: float) -> NDArray[np.bool_]:
+        """Return where there is enough light, shape (e, p)."""
+        with np.errstate(invalid="ignore"):
+            return self.signal >= least_signal
+
+    def footprint(self, exposure: int, least_signal: float) -> NDArray[np.bool_]:
+        """Return which super-pixels of the grid an exposure lights, with those beside them (edges have too few good pixels)."""
+        grid = np.zeros((self.shape[0] + 2, self.shape[1] + 2), dtype=bool)
+        chosen = self.lit(least_signal)[exposure]
+        grid[self.row[chosen] + 1, self.column[chosen] + 1] = True
+        grid = grid[:-2] | grid[1:-1] | grid[2:]
+        return grid[:, :-2] | grid[:, 1:-1] | grid[:, 2:]
+
+    def to_detector(self, number_of: dict[str, int], least_signal: float) -> DetectorSignals:
+        """Return what the solver takes; exposures that it does not know, or without enough light, are left out.
+
+        Parameters
+        ----------
+        number_of
+            Number of each exposure in the list of exposures.
+        least_signal
+            Electrons below which a signal says nothing.
+        """
+        lit = self.lit(least_signal)
+        known = np.array([str(obsid) in number_of for obsid in self.obsid], dtype=bool)
+        rows = np.flatnonzero(known & lit.any(axis=1))
+        numbers = np.array([number_of[str(self.obsid[row])] for row in rows], dtype=np.int64)
+        signal = np.where(lit[rows], self.signal[rows].astype(np.float64), np.nan)
+        logarithm, variance = logarithm_of(signal, self.variance[rows].astype(np.float64))
+        return DetectorSignals(self.detector, self.x_mm, self.y_mm, numbers, logarithm, variance)
+
+
+def write_signals(path: Path, signals: SuperPixelSignals, *, fingerprint: str, led: str) -> None:
+    """Write signals.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written.
+    """
+    header = provenance(
+        {
+            FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+            "DETECTOR": (signals.detector, "detector"),
+            "LED": (led, "LED"),
+            "ROWS": (signals.shape[0], "rows of super-pixels"),
+            "COLUMNS": (signals.shape[1], "columns of super-pixels"),
+            "BLOCKPIX": (signals.block, "side of a super-pixel, pixels"),
+        }
+    )
+    places = Table({name: getattr(signals, name) for name in ("row", "column", "x_mm", "y_mm")})
+    left_out = Table(rows=list(signals.left_out) or None, names=("path", "reason"), dtype=("U512", "U512"))
+    write_hdus(
+        path,
+        [
+            fits.PrimaryHDU(header=header),
+            fits.ImageHDU(signals.signal, name="SIGNAL"),
+            fits.ImageHDU(signals.variance, name="VARIANCE"),
+            fits.BinTableHDU(Table({"obsid": signals.obsid}), name="EXPOSURES"),
+            fits.BinTableHDU(places, name="SUPERPIXELS"),
+            fits.BinTableHDU(left_out, name="LEFT_OUT"),
+        ],
+    )
+
+
+def read_signals(path: Path) -> SuperPixelSignals:
+    """Read signals.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
+    try:
+        with whole_file(path), fits.open(path, memmap=False) as hdus:
+            header, places = hdus[0].header, hdus["SUPERPIXELS"].data
+            left_out = hdus["LEFT_OUT"].data
+            return SuperPixelSignals(
+                detector=str(header["DETECTOR"]),
+                obsid=np.array(hdus["EXPOSURES"].data["obsid"], dtype=np.str_),
+                signal=np.array(hdus["SIGNAL"].data, dtype=np.float32).reshape(-1, len(places)),
+                variance=np.array(hdus["VARIANCE"].data, dtype=np.float32).reshape(-1, len(places)),
+                row=np.array(places["row"], dtype=np.int64),
+                column=np.array(places["column"], dtype=np.int64),
+                x_mm=np.array(places["x_mm"], dtype=np.float64),
+                y_mm=np.array(places["y_mm"], dtype=np.float64),
+                shape=(int(header["ROWS"]), int(header["COLUMNS"])),
+                block=int(header["BLOCKPIX"]),
+                left_out=tuple((str(row["path"]), str(row["reason"])) for row in left_out),
+            )
+    except InputError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"cannot be read as super-pixel signals ({error})", path=path, remedy="make the flat again") from error
+
+
+class StoredDetectors(Sequence[DetectorSignals]):
+    """Detectors whose signals are read when asked for, so that one at a time is in memory.
+
+    Parameters
+    ----------
+    paths
+        Their files.
+    number_of, least_signal
+        See `SuperPixelSignals.to_detector`.
+    """
+
+    def __init__(self, paths: Sequence[Path], number_of: dict[str, int], least_signal: float) -> None:
+        self._paths = list(paths)
+        self._number_of = number_of
+        self._least_signal = least_signal
+
+    def __len__(self) -> int:
+        """Return the number of detectors."""
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> DetectorSignals: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StoredDetectors: ...
+
+    def __getitem__(self, index: int | slice) -> DetectorSignals | StoredDetectors:
+        """Return the signals of a detector, or some of the detectors."""
+        if isinstance(index, slice):
+            return StoredDetectors(self._paths[index], self._number_of, self._least_signal)
+        return read_signals(self._paths[index]).to_detector(self._number_of, self._least_signal)

@@ -1,0 +1,86 @@
+"""The solver `divide` on the files of one detector: stacks of its pointings over the beam of the scan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from permil.beam import BeamModel
+from permil.beam.stage import load_beam
+from permil.camera import Camera, frames, shared_camera
+from permil.config import Config
+from permil.flat.product import DetectorSolution
+from permil.flat.solve import LitStack, PointingStack, divide_covariance, solve_detector
+from permil.flat.tasks.pointings import PointingGroup
+from permil.flat.tasks.task import FlatTask, keep_pointing
+from permil.isr import Calibration, LeftOut
+from permil.isr.calibrate import detector_calibration
+from permil.isr.stage import stack_group
+from permil.products import RunFolder
+
+
+@lru_cache(maxsize=8)
+def _beam(path: Path, _changed: int) -> BeamModel:
+    return load_beam(path)
+
+
+def divide_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
+    """Return the flat of one detector on its own scale, and what was left out of it."""
+    folder, config = RunFolder(task.root), task.config
+    beam_path = folder.beam(config.flat.beam_of.get(task.led, task.led))
+    beam = _beam(beam_path, beam_path.stat().st_mtime_ns)
+    camera = shared_camera(config.camera)
+    calibration = detector_calibration(config, camera, folder, task.detector)
+    noted: list[LeftOut] = []
+    solution = solve_detector(
+        _lit_stacks(task, camera, calibration, beam, noted),
+        divide_covariance(beam),
+        calibration.detector,
+        led=task.led,
+        super_pixel_mm=config.flat.super_pixel_mm,
+        common_variance=calibration.superbias_variance(),
+        remove_steps=config.flat.remove_amplifier_steps,
+        keep=keep_pointing(task),
+    )
+    return solution, noted
+
+
+def _lit_stacks(
+    task: FlatTask, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
+) -> Iterator[LitStack]:
+    """Yield the stack of each pointing; what was left out or does not count in a scale is noted."""
+    origin, matrix = frames.ccs_affine(calibration.detector)
+    for group in task.groups:
+        # Made in functions of their own, so that nothing of it is kept while the next one is made.
+        yield LitStack(
+            _stack_of(group, camera, calibration, task.config, beam, noted),
+            *beam.evaluate_image(calibration.detector.shape, origin - [group.x_mm, group.y_mm], matrix),
+        )
+
+
+def _stack_of(
+    group: PointingGroup, camera: Camera, calibration: Calibration, config: Config, beam: BeamModel, noted: list[LeftOut]
+) -> PointingStack:
+    exposures = stack_group(group.paths, group.photodiodes, camera, calibration, config.isr, with_superbias_variance=False)
+    stack, n = exposures.stack, len(exposures.used)
+    noted += exposures.left_out
+    noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]
+    # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
+    scale_error = exposures.scale_error if np.isfinite(exposures.scale_error) else beam.node_noise / np.sqrt(n)
+    return PointingStack(
+        number=group.number,
+        x_mm=group.x_mm,
+        y_mm=group.y_mm,
+        signal=stack.image,
+        variance=stack.variance,
+        mask=stack.mask,
+        photodiode=exposures.photodiode,
+        scale_error=float(scale_error),
+        exposures=n,
+        rejected=stack.n_rejected,
+        chi_square=float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan,
+        aimed=group.aimed,
+    )

@@ -1,0 +1,142 @@
+"""First pass of the joint solution: every exposure of an LED, averaged over the super-pixels of each detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.camera import Camera, Detector, shared_camera
+from permil.camera.frames import detector_to_ccs
+from permil.config import Config
+from permil.errors import FlatError, InputError, PermilError
+from permil.flat.joint.average import SuperPixelLayout, average_exposure, flattened, make_layout
+from permil.flat.signals_file import SuperPixelSignals, write_signals
+from permil.flat.superpixel import size_in_pixels
+from permil.isr import Calibration
+from permil.isr.calibrate import calibration_fingerprint, detector_calibration
+from permil.isr.stage import reduce_file
+from permil.products import RunFolder, fingerprint, is_current, is_good, is_usable
+from permil.progress import StageReport, parallel_map
+
+PATTERN_EXPOSURES = 5
+"""Exposures, the nearest to the middle of the detector, whose median is taken for its pixels' pattern."""
+
+
+@dataclass(frozen=True)
+class SignalsTask:
+    """All exposures of one LED that read one detector."""
+
+    config: Config
+    root: Path
+    detector: str
+    led: str
+    paths: tuple[str, ...]
+    obsids: tuple[str, ...]
+    nearest: tuple[str, ...]
+    fingerprint: str
+
+
+def nearest_exposures(exposures: Table, detector: Detector) -> tuple[str, ...]:
+    """Return the files of the exposures whose projector is nearest to the middle of a detector."""
+    x_mm, y_mm = detector_to_ccs(detector, *detector.centre_pixel)
+    distance = np.hypot(np.asarray(exposures["x_mm"]) - x_mm, np.asarray(exposures["y_mm"]) - y_mm)
+    # Positions within a millimetre are as good as one another: images of one place come first, in the order of time.
+    order = np.lexsort((np.asarray(exposures["mjd"]), np.asarray(exposures["position_id"]), np.round(distance)))
+    return tuple(str(path) for path in exposures["path"][order[:PATTERN_EXPOSURES]])
+
+
+def signals_tasks(config: Config, camera: Camera, folder: RunFolder, exposures: Table, led: str) -> list[SignalsTask]:
+    """Return one task for each detector that was read.
+
+    Parameters
+    ----------
+    exposures
+        Rows of the index: scan and pointings of the LED, all detectors that take part.
+    """
+    tasks = []
+    options = {"super_pixel_mm": config.flat.super_pixel_mm, "threshold": config.isr.rejection_threshold}
+    read = np.asarray(exposures["detector"], dtype=np.str_)
+    for name in camera.detectors:
+        own = exposures[read == name]
+        if not len(own):
+            continue
+        own.sort(["mjd", "obsid"])
+        paths = tuple(str(path) for path in own["path"])
+        nearest = nearest_exposures(own, camera[name])
+        print_ = fingerprint(
+            {"signals": options, "nearest": nearest}, files=paths, upstream=[calibration_fingerprint(config, folder, name)]
+        )
+        obsids = tuple(str(obsid) for obsid in own["obsid"])
+        tasks.append(SignalsTask(config, folder.root, name, led, paths, obsids, nearest, print_))
+    return tasks
+
+
+def measure_signals(tasks: list[SignalsTask], folder: RunFolder, *, workers: int, report: StageReport) -> None:
+    """Measure the signals of all detectors that are not up to date."""
+    waiting = [task for task in tasks if not is_current(folder.super_pixels(task.led, task.detector), task.fingerprint)]
+    parallel_map(measure_detector, waiting, workers=workers, description="super-pixels")
+    report.done += len(waiting)
+    report.skipped += len(tasks) - len(waiting)
+
+
+def measure_detector(task: SignalsTask) -> None:
+    """Reduce every exposure of one detector and write its signals.
+
+    Raises
+    ------
+    PermilError
+        Naming the detector where no file is named.
+    """
+    try:
+        signals = _signals_of(task)
+    except PermilError as error:
+        if error.path is None:
+            error.path = f"super-pixels of {task.detector}, LED {task.led}"
+        raise
+    path = RunFolder(task.root).super_pixels(task.led, task.detector)
+    write_signals(path, signals, fingerprint=task.fingerprint, led=task.led)
+
+
+def _signals_of(task: SignalsTask) -> SuperPixelSignals:
+    config, camera = task.config, shared_camera(task.config.camera)
+    calibration = detector_calibration(config, camera, RunFolder(task.root), task.detector)
+    layout = _layout(task, camera, calibration)
+    shape = (len(task.paths), layout.row.size)
+    signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
+    left_out = []
+    for number, path in enumerate(task.paths):
+        try:
+            image = reduce_file(path, camera, calibration, config.isr)
+        except InputError as error:
+            left_out.append((path, error.what))
+            continue
+        signal[number], variance[number], _ = average_exposure(
+            image.image,
+            is_usable(image.mask) & np.isfinite(image.image),
+            layout,
+            noise_variance=image.read_noise**2,
+            level_variance=image.level_variance,
+            threshold=config.isr.rejection_threshold,
+        )
+    return SuperPixelSignals.of(
+        task.detector, layout, list(task.obsids), signal=signal, variance=variance, left_out=tuple(left_out)
+    )
+
+
+def _layout(task: SignalsTask, camera: Camera, calibration: Calibration) -> SuperPixelLayout:
+    detector = calibration.detector
+    block = size_in_pixels(task.config.flat.super_pixel_mm, detector.pixel_mm)
+    images: list[NDArray[np.float32]] = []
+    for path in task.nearest:
+        try:
+            image = reduce_file(path, camera, calibration, task.config.isr)
+        except InputError:
+            continue
+        images.append(flattened(image.image, is_usable(image.mask) & np.isfinite(image.image), block))
+    if not images:
+        raise FlatError("none of the exposures nearest to this detector can be read", remedy="leave the damaged files out")
+    return make_layout(images, is_good(calibration.static_mask), detector, block=block)

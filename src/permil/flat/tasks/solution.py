@@ -1,0 +1,220 @@
+"""The joint solution of one LED as a stage: super-pixels of all detectors, the solution, its file, what a person should know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Table, vstack
+
+from permil.camera import Camera
+from permil.config import Config
+from permil.exposures import POINTING, SCAN, Index, require_one_kind
+from permil.flat.joint import (
+    DetectorSignals,
+    FlatCovariance,
+    JointSolution,
+    SpacingChoice,
+    beam_centre,
+    check_photodiode,
+    choose_spacing,
+    solve_joint,
+)
+from permil.flat.joint.error_budget import error_budget, place_rows
+from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
+from permil.flat.signals_file import StoredDetectors, read_signals
+from permil.flat.solve import shared_places
+from permil.flat.tasks.exposures import exposure_list, unique_exposures
+from permil.flat.tasks.signals import SignalsTask, measure_signals, signals_tasks
+from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
+from permil.progress import StageReport, console
+
+
+@dataclass(frozen=True)
+class JointTask:
+    """The joint solution of one LED."""
+
+    led: str
+    exposures: Table
+    signals: tuple[SignalsTask, ...]
+    fingerprint: str
+
+
+def joint_task(config: Config, camera: Camera, folder: RunFolder, index: Index, led: str, detectors: Sequence[str]) -> JointTask:
+    """Return what is to be solved for one LED.
+
+    Parameters
+    ----------
+    detectors
+        Names of those that take part, where they were read.
+    """
+    scan, pointings = (index.select(purpose=purpose, led=led) for purpose in (SCAN, POINTING))
+    require_one_kind(*(rows for rows in (scan, pointings) if len(rows)))
+    rows = vstack([scan, pointings], metadata_conflicts="silent")
+    rows = rows[np.isin(np.asarray(rows["detector"], dtype=np.str_), list(detectors))]
+    signals = tuple(signals_tasks(config, camera, folder, rows, led))
+    exposures = unique_exposures(rows)
+    columns = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose")
+    records = [[str(row[name]) for name in columns] for row in exposures]
+    options = {"joint": config.flat.joint.model_dump(mode="json"), "photodiode": config.isr.photodiode, "seed": config.seed}
+    print_ = fingerprint({**options, "exposures": records}, upstream=[task.fingerprint for task in signals])
+    return JointTask(led, exposures, signals, print_)
+
+
+def solve_led(task: JointTask, config: Config, camera: Camera, folder: RunFolder, *, workers: int, report: StageReport) -> None:
+    """Measure the signals and solve, as far as it is not up to date.
+
+    Raises
+    ------
+    FlatError
+        If there is no light, or the solution does not converge.
+    """
+    measure_signals(list(task.signals), folder, workers=workers, report=report)
+    path = folder.joint(task.led)
+    if is_current(path, task.fingerprint):
+        report.skipped += 1
+        return
+    console.print(f"  joint solution {task.led}: {len(task.exposures)} exposures, {len(task.signals)} detectors", highlight=False)
+    report.messages += _solve(task, config, camera, folder, path)
+    report.done += 1
+
+
+def _solve(task: JointTask, config: Config, camera: Camera, folder: RunFolder, path: Path) -> list[str]:
+    options = config.flat.joint
+    obsids = [str(obsid) for obsid in task.exposures["obsid"]]
+    exposures = exposure_list(task.exposures, with_photodiode=config.isr.photodiode == "header")
+    files = [folder.super_pixels(task.led, signals.detector) for signals in task.signals]
+    number_of = {obsid: number for number, obsid in enumerate(obsids)}
+    stored = StoredDetectors(files, number_of, options.least_signal)
+    lit = [number for number, detector in enumerate(stored) if len(detector.exposures)]
+    detectors = StoredDetectors([files[number] for number in lit], number_of, options.least_signal)
+    choice, spacing_mm = None, options.spacing_mm
+    if spacing_mm is None:
+        choice = choose_spacing(exposures, detectors)
+        spacing_mm = choice.spacing_mm
+    solution = solve_joint(
+        exposures,
+        detectors,
+        spacing_mm=spacing_mm,
+        stiffness=None if choice is None else choice.stiffness,
+        reflection=options.reflection,
+        position_errors=options.position_errors,
+        geometry=options.geometry,
+        with_drift=options.drift,
+        threshold=options.threshold,
+    )
+    check = check_photodiode(solution)
+    errors = FlatCovariance(solution, detectors)
+    modes = errors.largest_modes(options.modes)
+    rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
+    shared = errors.shared(rows)
+    found: dict[str, DetectorErrors] = {}
+    for number in lit:
+        signals = read_signals(files[number])
+        name = signals.detector
+        places = np.column_stack(shared_places(camera[name]))
+        where = (signals.row, signals.column)
+        found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where)
+    budget = error_budget(
+        solution,
+        detectors,
+        errors,
+        modes,
+        check,
+        level_errors={name: float(covariance[-1, -1] ** 0.5) for name, covariance in shared.items()},
+        is_scan=np.asarray(task.exposures["purpose"]) == SCAN,
+        with_checks=options.checks,
+    )
+    known = solution.prior.has_photodiode
+    readings = np.where(known, exposures.log_photodiode, 0.0)
+    middle = (solution.log_scales - readings)[known if known.any() else ~solution.left_out]
+    cards = _cards(task, solution, choice, errors, detectors)
+    hdus = joint_hdus(
+        solution,
+        obsids=obsids,
+        errors=found,
+        check=check,
+        budget=budget,
+        cards=cards,
+        log_unit=float(np.median(middle)) - beam_maximum(solution),
+    )
+    write_joint(path, hdus)
+    return _messages(task, solution, choice, budget, noisier=check.noisier)
+
+
+def _cards(
+    task: JointTask,
+    solution: JointSolution,
+    choice: SpacingChoice | None,
+    errors: FlatCovariance,
+    detectors: Sequence[DetectorSignals],
+) -> dict[str, Any]:
+    certificate, photodiode, grid = solution.certificate, solution.prior.photodiode, solution.model.patterns[0].grid
+    centre, centre_covariance = beam_centre(solution)
+    gradient, gradient_covariance = errors.composite_gradient()
+    cards: dict[str, Any] = {
+        FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
+        "LED": (task.led, "LED"),
+        "NEXPOSUR": (len(solution.model.exposures), "exposures"),
+        "NLEFTOUT": (int(solution.left_out.sum()), "exposures that were left out"),
+        "NDETECT": (len(detectors), "detectors"),
+        "NSIGNAL": (solution.signals, "signals"),
+        "NUNKNOWN": (solution.model.size, "unknowns besides the response"),
+        "PASSES": (certificate.passes, "passes through the data"),
+        "DECREMEN": (certificate.decrement, "Newton decrement, standard errors"),
+        "GRADNORM": (certificate.gradient, "norm of the gradient over that at the start"),
+        "REDCHI2": (solution.reduced_chi_square, "reduced chi-square of the signals"),
+        "KNOTS": (grid.spacing, "[mm] distance of the knots of the beam"),
+        "KNOTLIM": (bool(choice is not None and choice.limited), "finer knots were out of reach"),
+        "STIFFNES": (solution.prior.stiffness[0], "[mm2] stiffness of the beam"),
+        "BEAMX": (centre[0], "[mm] centre of the beam, u along CCS X"),
+        "BEAMXERR": (centre_covariance[0, 0] ** 0.5, "[mm] its error"),
+        "BEAMY": (centre[1], "[mm] centre of the beam, u along CCS Y"),
+        "BEAMYERR": (centre_covariance[1, 1] ** 0.5, "[mm] its error"),
+        "PDNOISE": (photodiode.white, "noise of one photodiode reading, relative"),
+        "PDNOISER": (photodiode.white_err, "its error"),
+        "PDDRIFT": (photodiode.drift, "drift of the photodiode, relative"),
+        "PDDRIFTP": (photodiode.drift_probability, "probability of a drift"),
+        "GRADX": (gradient[0], "[1/mm] gradient of all detectors, CCS X"),
+        "GRADXERR": (gradient_covariance[0, 0] ** 0.5, "[1/mm] its error"),
+        "GRADY": (gradient[1], "[1/mm] gradient of all detectors, CCS Y"),
+        "GRADYERR": (gradient_covariance[1, 1] ** 0.5, "[1/mm] its error"),
+    }
+    if solution.model.geometry:
+        stage, stage_errors = solution.vector[solution.model.stage], solution.error_of(solution.model.stage)
+        cards |= {
+            "ROTATION": (stage[0], "[rad] stage axes to CCS, from X to Y"),
+            "ROTATERR": (stage_errors[0], "[rad] its error"),
+            "STAGESCL": (stage[1], "relative scale of the stage's axes minus 1"),
+            "STAGESER": (stage_errors[1], "its error"),
+        }
+    if solution.model.position_errors:
+        cards["POSERROR"] = (solution.prior.position_error_mm, "[mm] error of a stage move")
+    return cards
+
+
+def _messages(
+    task: JointTask, solution: JointSolution, choice: SpacingChoice | None, budget: Table, *, noisier: bool
+) -> list[str]:
+    error_of = dict(zip(budget["term"], budget["error"], strict=True))
+    knots = solution.model.patterns[0].grid.spacing
+    summary = (
+        f"{task.led}: joint solution of {solution.signals} signals, {solution.model.size} unknowns, knots {knots:.1f} mm apart, "
+        f"reduced chi-square {solution.reduced_chi_square:.3f}; super-pixels: {1e3 * error_of['photon']:.3f} per mil of their own, "
+        f"{1e3 * error_of['common']:.3f} in common"
+    )
+    messages = [summary]
+    if choice is not None and choice.limited:
+        messages.append(f"{task.led}: the data would bear knots finer than {knots:.1f} mm; set flat.joint.spacing_mm for that")
+    if noisier:
+        messages.append(
+            f"{task.led}: the photodiode ({1e3 * error_of['photodiode']:.2f} per mil per reading) is noisier than the joint scales "
+            f"({1e3 * error_of['exposure_scale']:.2f} per mil): the solver divide would lose by it"
+        )
+    for number, reason in solution.findings().items():
+        what = "left out" if solution.left_out[number] else "photodiode reading not used"
+        messages.append(f"{task.led}: exposure {task.exposures['obsid'][number]} {what}: {reason}")
+    return messages

@@ -1,0 +1,129 @@
+"""One detector and LED as a task of a worker process, and the files that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+
+from permil.camera import Detector, shared_camera
+from permil.config import Config
+from permil.flat.composite import response_histogram
+from permil.flat.divide import PointingFlat
+from permil.flat.product import DetectorSolution, good_pixels, solution_extensions
+from permil.flat.solve import PointingStack
+from permil.flat.tasks.pointings import PointingGroup
+from permil.isr import LeftOut
+from permil.products import FINGERPRINT_CARD, RunFolder, is_current, write_image
+
+
+@dataclass(frozen=True)
+class FlatTask:
+    """One detector and LED; ``nearest`` are files of the exposures whose projector was nearest to its middle."""
+
+    config: Config
+    root: Path
+    detector: str
+    led: str
+    groups: tuple[PointingGroup, ...]
+    fingerprint: str
+    solver: str = "divide"
+    nearest: tuple[str, ...] = ()
+
+
+def relative_path(folder: RunFolder, task: FlatTask) -> Path:
+    """Return where the flat on the detector's own scale waits for the composite."""
+    return folder.flat(task.led, task.detector).parent / ".relative" / f"{task.detector}.fits"
+
+
+def is_done(folder: RunFolder, task: FlatTask) -> bool:
+    """Return whether the flat is there, on its own scale or the composite's."""
+    return any(is_current(path, task.fingerprint) for path in (folder.flat(task.led, task.detector), relative_path(folder, task)))
+
+
+def keep_pointing(task: FlatTask) -> Callable[[PointingStack, PointingFlat], None] | None:
+    """Return what writes the flat of each aimed pointing, None if they are not kept."""
+    return partial(_write_pointing, RunFolder(task.root), task) if task.config.flat.keep_pointings else None
+
+
+def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
+    config = task.config
+    beam_led = config.flat.beam_of.get(task.led, task.led) if task.solver == "divide" else task.led
+    return {
+        FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
+        "CAMERA": (config.camera if len(config.camera) < 60 else Path(config.camera).name, "camera"),
+        "DETECTOR": (detector.name, "detector"),
+        "LED": (task.led, "LED"),
+        "BEAMLED": (beam_led, "LED whose beam was divided out"),
+        "PIXFRAME": ("DM", "pixel frame: row = y, column = x, 0-based"),
+        "SOLVER": (task.solver, "solver"),
+        "PDNORM": (config.isr.photodiode, "normalisation of each exposure"),
+        "GAINSRC": (Path(config.isr.gains).name, "gains"),
+        "LINEAR": (Path(config.isr.linearity).name, "linearity correction"),
+        "XTALK": (Path(config.isr.crosstalk).name, "crosstalk correction"),
+        "STEPSREM": (config.flat.remove_amplifier_steps, "amplifier steps divided out"),
+    }
+
+
+def _write_pointing(folder: RunFolder, task: FlatTask, stack: PointingStack, pointing: PointingFlat) -> None:
+    if not stack.aimed:
+        return
+    detector = shared_camera(task.config.camera)[task.detector]
+    header = _cards(task, detector) | {
+        "POINTING": (stack.number, "number of the pointing"),
+        "BEAMX": (stack.x_mm, "[mm] projector X, CCS"),
+        "BEAMY": (stack.y_mm, "[mm] projector Y, CCS"),
+        "NEXPOSUR": (stack.exposures, "exposures"),
+        "NREJECT": (stack.rejected, "measurements rejected as outliers"),
+        "SCALEERR": (stack.scale_error, "relative error of the scale"),
+        "NORM": ("electron per photodiode unit", "scale (before the composite)"),
+    }
+    write_image(
+        folder.pointing(task.led, task.detector, stack.number), pointing.response, pointing.mask, pointing.variance, header=header
+    )
+
+
+def write_relative(folder: RunFolder, task: FlatTask, solution: DetectorSolution, noted: list[LeftOut]) -> None:
+    """Write the flat of a detector on its own scale."""
+    detector = shared_camera(task.config.camera)[task.detector]
+    flat = solution.flat
+    whole = solution.metrics[solution.metrics["amp"] == "all"][0]
+    used = [table for table in (solution.pointings, solution.scan) if len(table)]
+    joint = task.solver == "joint"
+    header = _cards(task, detector) | {
+        "NPOINT": (len(solution.pointings), "pointings"),
+        "NSCAN": (len(solution.scan), "exposures of the scan"),
+        "NEXPOSUR": (sum(int(np.sum(table["exposures"])) for table in used), "exposures"),
+        "NREJECT": (sum(int(np.sum(table["rejected"])) for table in used), "measurements rejected as outliers"),
+        "GRADX": (whole["gradient_x"], "[1/mm] relative gradient along CCS X"),
+        "GRADXERR": (whole["gradient_x_err"], "[1/mm] its error (beam, photodiode)"),
+        "GRADY": (whole["gradient_y"], "[1/mm] relative gradient along CCS Y"),
+        "GRADYERR": (whole["gradient_y_err"], "[1/mm] its error (beam, photodiode)"),
+        "GRADCONV": ("photodiode as measured" if joint else "beam and photodiode as measured", "convention of the gradient"),
+    }
+    if detector.kind == "science":
+        histogram = response_histogram(flat.response, good_pixels(flat))
+    else:
+        histogram = response_histogram(flat.response, np.isfinite(flat.response))
+    write_image(
+        relative_path(folder, task),
+        flat.response,
+        flat.mask,
+        flat.variance,
+        header=header,
+        extensions=[*solution_extensions(solution, histogram), *_notes(noted)],
+    )
+
+
+def _notes(noted: list[LeftOut]) -> list[Any]:
+    """Return the table of what was left out, if anything was."""
+    if not noted:
+        return []
+    rows = [(str(entry.path), entry.reason) for entry in noted]
+    return [fits.BinTableHDU(Table(rows=rows, names=("path", "reason")), name="LEFT_OUT")]

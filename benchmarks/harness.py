@@ -59,18 +59,55 @@ def compare(
 
 def print_rows(rows: list[Row]) -> None:
     """Print comparisons as a table."""
-    table = Table(title="ours beside a named peer, same work, same process, medians")
-    for heading in ("work", "ours", "peer", "ours s", "peer s", "ratio", "ours MiB", "peer MiB"):
-        table.add_column(heading, justify="left" if heading in ("work", "ours", "peer") else "right")
+    publish(
+        "Ours beside a named peer: same work, same process, medians",
+        ("work", "ours", "peer", "ours s", "peer s", "ratio", "ours MiB", "peer MiB"),
+        [
+            (
+                row.work,
+                row.ours,
+                row.peer,
+                f"{row.our_seconds:.4f}",
+                f"{row.peer_seconds:.4f}",
+                f"{row.ratio:.1f}",
+                f"{row.our_peak:.0f}",
+                f"{row.peer_peak:.0f}",
+            )
+            for row in rows
+        ],
+        text_columns=3,
+    )
+
+
+@dataclass(frozen=True)
+class Published:
+    """A table of results and, below it, what is to be known of it."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    text_columns: int
+    remark: str
+
+    def markdown(self) -> str:
+        """Return the table for a page of the documentation."""
+        rules = ["---" if number < self.text_columns else "---:" for number in range(len(self.headings))]
+        lines = [f"| {' | '.join(line)} |" for line in (self.headings, rules, *self.rows)]
+        return "\n".join([f"**{self.title}**", "", *lines, *(["", self.remark] if self.remark else []), ""])
+
+
+PUBLISHED: list[Published] = []
+"""All tables of this process, in the order in which they were made."""
+
+
+def publish(
+    title: str, headings: tuple[str, ...], rows: list[tuple[str, ...]], *, text_columns: int = 1, remark: str = ""
+) -> None:
+    """Print a table and keep it for the documentation."""
+    PUBLISHED.append(Published(title, headings, rows, text_columns, remark))
+    table = Table(title=title, caption=remark or None, caption_justify="left")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if number < text_columns else "right")
     for row in rows:
-        table.add_row(
-            row.work,
-            row.ours,
-            row.peer,
-            f"{row.our_seconds:.4f}",
-            f"{row.peer_seconds:.4f}",
-            f"{row.ratio:.1f}",
-            f"{row.our_peak:.0f}",
-            f"{row.peer_peak:.0f}",
-        )
+        table.add_row(*row)
     Console(width=150).print(table)

@@ -12,13 +12,26 @@ from typer.core import TyperGroup
 
 from permil.errors import PermilError
 
+_INTERRUPTED = 130
+"""Exit code of what the user interrupted."""
+
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="configuration file (YAML)")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="options that win over the file")]
+Scheduler = Annotated[
+    str | None, typer.Option("--scheduler", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers do the work")
+]
+Detector = Annotated[str | None, typer.Option("--detector", help="do the task of this detector alone, such as R22_S11")]
+Led = Annotated[str | None, typer.Option("--led", help="do this LED alone")]
 Out = Annotated[Path, typer.Option("--out", help="file to write")]
 
 
 class _RoomGroup(TyperGroup):
     """A command of a room that also has subcommands: `permil flat CONFIG` beside `permil flat apply ...`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
+            args = ["run", *args]
+        return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands:
@@ -51,17 +64,44 @@ app.add_typer(config_app, name="config")
 app.add_typer(plan_app, name="plan")
 
 
-def _run(config: Path, overrides: list[str] | None, rooms: tuple[str, ...] | None = None) -> None:
+def _run(config: Path, overrides: list[str] | None, scheduler: str | None, rooms: tuple[str, ...] | None = None) -> None:
     from permil.config import load_config
     from permil.pipeline import run_pipeline
 
-    run_pipeline(load_config(config, overrides), rooms=rooms)
+    chosen = [*(overrides or []), *([f"pipeline.scheduler={scheduler}"] if scheduler else [])]
+    run_pipeline(load_config(config, chosen), rooms=rooms)
 
 
 @app.command()
-def run(config: ConfigPath, overrides: Overrides = None) -> None:
+def run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
     """Do everything that is not up to date: index, superbias, beam, flat, artificial stars, comparison, report."""
-    _run(config, overrides)
+    _run(config, overrides, scheduler)
+
+
+@app.command()
+def tasks(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    group: Annotated[str | None, typer.Option(help="print the tasks of this group alone")] = None,
+    groups: Annotated[bool, typer.Option("--groups", help="print the names of the groups instead")] = False,
+) -> None:
+    """Print a command line for each task, in groups of which each needs those before."""
+    from permil.config import load_config
+    from permil.errors import ConfigError
+    from permil.tasks import list_tasks
+
+    listed = list_tasks(load_config(config, overrides), config, overrides or [])
+    names = [entry.name for entry in listed]
+    if groups:
+        typer.echo("\n".join(names))
+        return
+    if group is not None and group not in names:
+        raise ConfigError(f"there is no group {group}", remedy=f"groups are {', '.join(names)}", value=group, allowed=names)
+    for entry in listed:
+        if group is None:
+            typer.echo(f"# {entry.name}")
+        if group in (None, entry.name):
+            typer.echo("\n".join(entry.commands))
 
 
 @app.command()
@@ -72,7 +112,7 @@ def index(
 ) -> None:
     """List what was taken: one row per detector file."""
     if sources[0].endswith((".yaml", ".yml")):
-        _run(Path(sources[0]), sources[1:], ("index",))
+        _run(Path(sources[0]), sources[1:], None, ("index",))
         return
     from permil.pipeline import index_folders
 
@@ -93,15 +133,27 @@ def assemble(
 
 
 @app.command()
-def isr(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Make superbias and gains of a run."""
-    _run(config, overrides, ("isr",))
+def isr(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, detector: Detector = None) -> None:
+    """Make superbias and gains of a run, or the superbias of one detector."""
+    if detector is None:
+        _run(config, overrides, scheduler, ("isr",))
+        return
+    from permil.config import load_config
+    from permil.tasks import run_superbias
+
+    run_superbias(load_config(config, overrides), detector=detector)
 
 
 @beam_app.command("run", hidden=True)
-def beam_run(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Measure the beam nodes of a run and fit the beam models."""
-    _run(config, overrides, ("beam",))
+def beam_run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, led: Led = None) -> None:
+    """Measure the beam nodes of a run and fit the beam models, or those of one LED."""
+    if led is None:
+        _run(config, overrides, scheduler, ("beam",))
+        return
+    from permil.config import load_config
+    from permil.tasks import run_beam
+
+    run_beam(load_config(config, overrides), led=led)
 
 
 @beam_app.command("fit")
@@ -131,9 +183,27 @@ def beam_predict(
 
 
 @flat_app.command("run", hidden=True)
-def flat_run(config: ConfigPath, overrides: Overrides = None) -> None:
-    """Make the flats of a run."""
-    _run(config, overrides, ("flat",))
+def flat_run(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    scheduler: Scheduler = None,
+    detector: Detector = None,
+    led: Led = None,
+    step: Annotated[str | None, typer.Option(help="signals, solution, flat or composite (default with --detector: flat)")] = None,
+) -> None:
+    """Make the flats of a run, or do one task of them: a step of an LED, and of a detector where the step is of one."""
+    from permil.config import load_config
+    from permil.errors import ConfigError
+
+    if detector is None and step is None:
+        chosen = [f"flat.leds=[{led}]"] if led else []
+        _run(config, [*(overrides or []), *chosen], scheduler, ("flat",))
+        return
+    if led is None:
+        raise ConfigError("the LED of this task is missing", remedy="name it with --led")
+    from permil.tasks import run_flat_step
+
+    run_flat_step(load_config(config, overrides), step=step or "flat", led=led, detector=detector or "")
 
 
 @flat_app.command("apply")
@@ -162,9 +232,9 @@ def flat_diff(
 
 
 @app.command()
-def report(config: ConfigPath, overrides: Overrides = None) -> None:
+def report(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
     """Make the pages of a run."""
-    _run(config, overrides, ("report",))
+    _run(config, overrides, scheduler, ("report",))
 
 
 @simulate_app.command("run", hidden=True)
@@ -186,9 +256,9 @@ def simulate_spots(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @spots_app.command("run", hidden=True)
-def spots_run(config: ConfigPath, overrides: Overrides = None) -> None:
+def spots_run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
     """Measure, label and calibrate the artificial stars of a run."""
-    _run(config, overrides, ("spots",))
+    _run(config, overrides, scheduler, ("spots",))
 
 
 @spots_app.command("grid")
@@ -225,9 +295,9 @@ def spots_calibrate(
 
 
 @app.command()
-def compare(config: ConfigPath, overrides: Overrides = None) -> None:
+def compare(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
     """Compare the artificial stars of a run with its flats: correlation, significance, QE, pixel area or diffusion."""
-    _run(config, overrides, ("compare",))
+    _run(config, overrides, scheduler, ("compare",))
 
 
 @plan_app.callback()
@@ -295,6 +365,8 @@ def main() -> None:
     except PermilError as error:
         sys.stderr.write(f"permil: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("permil: interrupted; nothing is lost, run the same command again to go on\n")
-        sys.exit(130)
+    except SystemExit as end:
+        # Typer turns an interrupt into this code, without a word.
+        if end.code == _INTERRUPTED:
+            sys.stderr.write("permil: interrupted; nothing is lost, run the same command again to go on\n")
+        raise

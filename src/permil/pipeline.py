@@ -1,18 +1,17 @@
 """The stages in order: what each needs, what it makes, and what a person is told.
 
 Every product carries a fingerprint of what it was made from, so that a stage redoes only what is not up to date, and a run that was
-killed goes on where it was. Only one run at a time works in a folder.
+killed goes on where it was. Only one run at a time works in a folder. Who does the tasks of the stages (processes of this machine, a
+Dask cluster, jobs of a batch system) is chosen once, here.
 """
 
 from __future__ import annotations
 
-import fcntl
 import platform
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,23 @@ from permil import __version__
 from permil.camera import Camera, load_camera
 from permil.config import Config
 from permil.config.exposures import ExposuresConfig
-from permil.errors import ConfigError, InputError, OutputError, PhotodiodeError
-from permil.exposures import BIAS, POINTING, SCAN, SPOT, Index
+from permil.engine import Executor, make_executor, session
+from permil.engine.locks import locked_folder
+from permil.engine.performance import StepCost, metered_stage, performance_table
+from permil.errors import ConfigError, InputError, PhotodiodeError
+from permil.estimate import estimate
+from permil.exposures import POINTING, SCAN, SPOT, Index
 from permil.exposures.stage import make_index, read_index
-from permil.products import RunFolder, atomic_output, make_folder, remove_partial_files, write_table
+from permil.products import RunFolder, atomic_output, make_folder, read_table, remove_partial_files, write_table
 from permil.progress import StageReport, console, default_workers
+
+STAGES = ("index", "isr", "beam", "flat", "spots", "compare", "report")
+"""In the order in which they need each other."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run: its configuration, camera, folder and number of worker processes."""
+    """One run: its configuration, camera, folder and how many processes of this machine may work."""
 
     config: Config
     camera: Camera
@@ -52,8 +58,7 @@ def run_pipeline(config: Config, *, rooms: tuple[str, ...] | None = None) -> lis
     Parameters
     ----------
     rooms
-        Some of index, isr, beam, flat, spots, compare and report; when None, those that the data ask for. A stage that is asked for
-        alone uses what earlier ones left.
+        Some of `STAGES`; when None, those that the data ask for. A stage that is asked for alone uses what earlier ones left.
 
     Raises
     ------
@@ -61,20 +66,40 @@ def run_pipeline(config: Config, *, rooms: tuple[str, ...] | None = None) -> lis
         Whatever a user has to mend.
     """
     run = Run.from_config(config)
-    with _locked(run.folder):
+    with locked_folder(run.folder.root, run.folder.state, shared=False, tell=tell):
         remove_partial_files(run.folder.root)
         _write_configuration(run)
-        reports = []
+        try:
+            return _do_stages(run, _executor(run), rooms)
+        finally:
+            # Workers that were killed in the middle of a write leave what they had begun.
+            remove_partial_files(run.folder.root)
+
+
+def _executor(run: Run) -> Executor:
+    make_folder(run.folder.root)
+    return make_executor(run.config.pipeline, workers=run.workers, folder=run.folder.root.absolute(), tell=tell)
+
+
+def _do_stages(run: Run, executor: Executor, rooms: tuple[str, ...] | None) -> list[StageReport]:
+    reports: list[StageReport] = []
+    costs: list[StepCost] = []
+    before = read_table(run.folder.performance) if run.folder.performance.is_file() else None
+    with session(executor) as opened:
         for name, stage in _stages(run):
             if name not in rooms if rooms is not None else not _is_wanted(run, name):
                 continue
             begin = time.perf_counter()
-            report = stage()
+            with metered_stage(name, opened) as meter:
+                report = stage()
             report.seconds = time.perf_counter() - begin
-            _tell(report)
+            costs += meter.costs
+            tell_report(report)
             reports.append(report)
+            # The report shows the stages before it, and is remade when what they cost changes: its own cost would change it always.
             if name != "report":
                 _record(run, reports)
+                write_table(run.folder.performance, performance_table(costs, order=STAGES, before=before))
     return reports
 
 
@@ -85,7 +110,7 @@ def _is_wanted(run: Run, room: str) -> bool:
         return bool(run.config.exposures.roots) or not catalogs
     if room == "report":
         return True
-    purposes = set(_read_index(run).table["purpose"]) if run.config.exposures.roots else set()
+    purposes = set(read_run_index(run.folder).table["purpose"]) if run.config.exposures.roots else set()
     has_stars = catalogs or SPOT in purposes
     if room == "spots":
         return has_stars
@@ -98,13 +123,9 @@ def _is_wanted(run: Run, room: str) -> bool:
 
 
 def _stages(run: Run) -> Iterator[tuple[str, Callable[[], StageReport]]]:
-    yield "index", lambda: _index_stage(run)
-    yield "isr", lambda: _isr_stage(run)
-    yield "beam", lambda: _beam_stage(run)
-    yield "flat", lambda: _flat_stage(run)
-    yield "spots", lambda: _spots_stage(run)
-    yield "compare", lambda: _compare_stage(run)
-    yield "report", lambda: _report_stage(run)
+    functions = (_index_stage, _isr_stage, _beam_stage, _flat_stage, _spots_stage, _compare_stage, _report_stage)
+    for name, function in zip(STAGES, functions, strict=True):
+        yield name, partial(function, run)
 
 
 def _index_stage(run: Run) -> StageReport:
@@ -117,33 +138,33 @@ def _index_stage(run: Run) -> StageReport:
     _write_unreadable(folder, index)
     _write_left_out(run, index)
     report = StageReport("index", done=len(index.table), messages=describe_index(index))
-    report.messages += _estimate(run, index)
+    report.messages.append(estimate(config, run.camera, folder, index, workers=run.workers))
     return report
 
 
 def _isr_stage(run: Run) -> StageReport:
     from permil.isr.calibrate import make_calibrations
 
-    index = _read_index(run)
-    return make_calibrations(run.config, run.camera, run.folder, index, _reduced_detectors(run, index), workers=run.workers)
+    index = read_run_index(run.folder)
+    return make_calibrations(run.config, run.camera, run.folder, index, reduced_detectors(run, index), workers=run.workers)
 
 
 def _beam_stage(run: Run) -> StageReport:
     from permil.beam.stage import fit_beams
 
-    return fit_beams(run.config, run.camera, run.folder, _read_index(run), workers=run.workers)
+    return fit_beams(run.config, run.camera, run.folder, read_run_index(run.folder), workers=run.workers)
 
 
 def _flat_stage(run: Run) -> StageReport:
     from permil.flat.stage import make_flats
 
-    return make_flats(run.config, run.camera, run.folder, _read_index(run), workers=run.workers)
+    return make_flats(run.config, run.camera, run.folder, read_run_index(run.folder), workers=run.workers)
 
 
 def _spots_stage(run: Run) -> StageReport:
     from permil.spots.stage import run_spots
 
-    index = None if run.config.spots.catalogs else _read_index(run)
+    index = None if run.config.spots.catalogs else read_run_index(run.folder)
     return run_spots(run.config.spots, run.config, run.camera, run.folder, index=index, workers=run.workers)
 
 
@@ -234,7 +255,8 @@ def _write_left_out(run: Run, index: Index) -> None:
                     path=str(chosen["path"][0]),
                     remedy="set isr.photodiode=none to go on without normalisation (the products will say so)",
                 )
-            rows += [(str(path), "photodiode is missing, zero or negative") for path in chosen["path"][missing]]
+            reason = "photodiode is missing, zero or negative: not used for the beam, nor for flats but by the solver joint"
+            rows += [(str(path), reason) for path in chosen["path"][missing]]
     rows += [(entry.left_out, f"same content as {entry.kept}") for entry in index.duplicates]
     path = run.folder.left_out
     write_table(path, Table(rows=rows, names=("path", "reason"), dtype=(str, str)) if rows else _empty_list())
@@ -244,13 +266,20 @@ def _empty_list() -> Table:
     return Table({"path": np.array([], dtype="U1"), "reason": np.array([], dtype="U1")})
 
 
-def _read_index(run: Run) -> Index:
-    if not run.folder.exposures.is_file():
-        raise InputError("there is no index yet", path=run.folder.exposures, remedy="run `permil index CONFIG` first")
-    return read_index(run.folder.exposures)
+def read_run_index(folder: RunFolder) -> Index:
+    """Return the index of a run.
+
+    Raises
+    ------
+    InputError
+        If there is none yet.
+    """
+    if not folder.exposures.is_file():
+        raise InputError("there is no index yet", path=folder.exposures, remedy="run `permil index CONFIG` first")
+    return read_index(folder.exposures)
 
 
-def _reduced_detectors(run: Run, index: Index) -> list[str]:
+def reduced_detectors(run: Run, index: Index) -> list[str]:
     """Return the detectors that are reduced: those with pointings or stars that are wanted, and those that watch the beam."""
     from permil.beam.stage import reference_bunches
 
@@ -264,50 +293,6 @@ def _reduced_detectors(run: Run, index: Index) -> list[str]:
     stars = set(index.select(purpose=SPOT)["detector"])
     names |= stars & set(run.config.spots.detectors) if run.config.spots.detectors else stars
     return [name for name in run.camera.detectors if name in names]
-
-
-def _estimate(run: Run, index: Index) -> list[str]:
-    """Return what the run will need; see that the disk has it.
-
-    Raises
-    ------
-    OutputError
-        If the disk cannot hold the products.
-    """
-    pointings, scans, biases = (index.select(purpose=purpose) for purpose in (POINTING, SCAN, BIAS))
-    flats = {(str(row["led"]), str(row["detector"])) for row in pointings}
-    aimed = {
-        (str(row["led"]), str(row["detector"]), int(row["position_id"])) for row in pointings if row["aimed"] == row["detector"]
-    }
-    images = len(flats) + len(set(biases["detector"])) + (len(aimed) if run.config.flat.keep_pointings else 0)
-    pixels = max((detector.nx * detector.ny for detector in run.camera.detectors.values()), default=0)
-    need = 12.5 * pixels * images
-    free = shutil.disk_usage(_existing(run.folder.root)).free
-    if need > free:
-        raise OutputError(
-            f"the products need about {need / 1e9:.0f} GB, the disk has {free / 1e9:.0f} GB free",
-            path=run.folder.root,
-            remedy="choose another output folder, fewer detectors (flat.detectors), or set flat.keep_pointings=false",
-            value=need,
-            allowed=free,
-        )
-    # Measured on two cores of 2 to 3 GHz: a fixed cost per file and a cost per pixel.
-    per_file = 0.01 + 4e-8 * pixels
-    seconds = (per_file * (len(pointings) + len(biases)) + 0.02 * len(scans)) / run.workers + 0.5 * len(flats)
-    return [f"this run will take about {_duration(seconds)} and {max(need, 1e6) / 1e9:.2g} GB of disk, if nothing is there yet"]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def _write_configuration(run: Run) -> None:
@@ -325,9 +310,15 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("numpy", "scipy", "astropy", "numba")}
 
 
-def _tell(report: StageReport) -> None:
+def tell(sentence: str) -> None:
+    """Show a sentence to whoever watches the run."""
+    console.print(f"  {sentence}", highlight=False, soft_wrap=True)
+
+
+def tell_report(report: StageReport) -> None:
+    """Show what a stage did."""
     for message in report.messages:
-        console.print(f"  {message}", highlight=False, soft_wrap=True)
+        tell(message)
     skipped = f", {report.skipped} up to date" if report.skipped else ""
     console.print(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s", highlight=False)
 
@@ -338,25 +329,3 @@ def _record(run: Run, reports: list[StageReport]) -> None:
         for report in reports
     ]
     write_table(run.folder.stages, Table(rows=rows))
-
-
-@contextmanager
-def _locked(folder: RunFolder) -> Iterator[None]:
-    """Let no second run work in the same folder; the lock goes with the process, however it ends."""
-    make_folder(folder.state)
-    try:
-        stream = (folder.state / "lock").open("w")
-    except OSError as error:
-        raise OutputError(
-            f"the folder cannot be written to ({error.strerror})",
-            path=folder.root,
-            remedy="choose an output folder that you may write to",
-        ) from error
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                "another run is at work in this folder", path=folder.root, remedy="wait for it or stop it"
-            ) from error
-        yield

@@ -1,15 +1,13 @@
-"""Long work shows its progress and its rate, and uses the cores of the machine."""
+"""Long work shows its progress, its rate and the time that is left, and goes to whoever does the work of a run."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -23,7 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from threadpoolctl import threadpool_limits
+
+from permil.engine import Batch, Chain, InProcess, LocalProcesses, current_session, run_chains
 
 
 @dataclass
@@ -35,6 +34,11 @@ class StageReport:
     skipped: int = 0
     seconds: float = 0.0
     messages: list[str] = field(default_factory=list)
+
+    def count(self, *, done: int, of: int) -> None:
+        """Count pieces of work, of which some are done and the others were up to date."""
+        self.done += done
+        self.skipped += of - done
 
 
 Item = TypeVar("Item")
@@ -53,23 +57,54 @@ class _RateColumn(ProgressColumn):
         return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
 
 
+class _Bars:
+    """Bars of all that goes on now, on a terminal; they come and go together."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._shown = 0
+
+    @contextmanager
+    def bar(self, description: str, total: int | None) -> Iterator[Callable[[], None]]:
+        """Show a bar; yield what to call after each item."""
+        progress = self._progress = self._progress or self._start()
+        self._shown += 1
+        task = progress.add_task(description, total=total)
+        try:
+            yield lambda: progress.advance(task)
+        finally:
+            self._shown -= 1
+            progress.stop_task(task)
+            if not self._shown:
+                progress.stop()
+                self._progress = None
+
+    @staticmethod
+    def _start() -> Progress:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            _RateColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        progress = Progress(*columns, console=console)
+        progress.start()
+        return progress
+
+
+_BARS = _Bars()
+
+
 @contextmanager
 def _display(description: str, total: int | None) -> Iterator[Callable[[], None]]:
     """Show a bar on a terminal, a line now and then elsewhere; yield what to call after each item."""
     if not console.is_terminal:
         yield from _lines(description, total)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        _RateColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda: progress.advance(task)
+    with _BARS.bar(description, total) as advance:
+        yield advance
 
 
 def _lines(description: str, total: int | None) -> Iterator[Callable[[], None]]:
@@ -78,15 +113,15 @@ def _lines(description: str, total: int | None) -> Iterator[Callable[[], None]]:
 
     def tell() -> None:
         seconds = time.monotonic() - begin
+        rate = count / max(seconds, 1e-3)
         of_total = "" if total is None else f" of {total}"
-        console.print(
-            f"  {description}: {count}{of_total} in {seconds:.1f} s, {count / max(seconds, 1e-3):.3g}/s", highlight=False
-        )
+        left = "" if total is None or count >= total else f", {(total - count) / max(rate, 1e-9):.0f} s left"
+        console.print(f"  {description}: {count}{of_total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False)
 
     def advance() -> None:
         nonlocal count, told
         count += 1
-        if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+        if time.monotonic() - told > _SECONDS_BETWEEN_LINES and count != total:
             told = time.monotonic()
             tell()
 
@@ -110,12 +145,6 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _quiet_threads() -> None:
-    # One core per worker: threads of numerical libraries on top of processes only slow each other down.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"
-
-
 def parallel_map(
     function: Callable[[Item], Result],
     tasks: Sequence[Item],
@@ -123,7 +152,7 @@ def parallel_map(
     workers: int,
     description: str,
 ) -> list[Result]:
-    """Apply a function to all tasks in worker processes; results come in the order of the tasks.
+    """Apply a function to all tasks, by whoever does the work of this run; results come in the order of the tasks.
 
     Parameters
     ----------
@@ -132,7 +161,7 @@ def parallel_map(
     tasks
         Picklable arguments, one per call.
     workers
-        Number of processes; with 1, or a single task, everything runs in this process.
+        Number of processes where no run has chosen (see `permil.engine`); with 1, or a single task, everything runs in this process.
     description
         What the progress bar says.
 
@@ -141,52 +170,35 @@ def parallel_map(
     Exception
         The first error of any task, after tasks that have not begun are dropped.
     """
-    if workers <= 1 or len(tasks) <= 1:
-        # One thread as in the workers: the order of sums in numerical libraries, and so the last bit, depends on their threads.
-        with threadpool_limits(1):
-            return [function(task) for task in track(tasks, description=description)]
-    results: dict[int, Result] = {}
-    with _worker_pool(min(workers, len(tasks))) as pool, _display(description, len(tasks)) as advance:
-        waiting: dict[Future[Result], int] = {}
-        queue = iter(enumerate(tasks))
-        try:
-            # Few tasks are handed over ahead, so that an error or an interrupt ends the work at once.
-            for _ in range(2 * workers):
-                _submit_next(pool, function, queue, waiting)
-            while waiting:
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    results[waiting.pop(future)] = future.result()
-                    advance()
-                    _submit_next(pool, function, queue, waiting)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return [results[index] for index in range(len(tasks))]
+
+    def chain() -> Chain[list[Result]]:
+        return (yield Batch(function, tasks, description))
+
+    return parallel_chains([chain()], workers=1 if len(tasks) <= 1 else min(workers, len(tasks)))[0]
 
 
-def _submit_next(
-    pool: ProcessPoolExecutor,
-    function: Callable[[Any], Any],
-    queue: Iterator[tuple[int, Any]],
-    waiting: dict[Future[Any], int],
-) -> None:
-    entry = next(queue, None)
-    if entry is not None:
-        waiting[pool.submit(function, entry[1])] = entry[0]
+def parallel_chains(chains: Sequence[Chain[Result]], *, workers: int) -> list[Result]:
+    """Run chains of batches, which need nothing of each other, side by side; return what each returned.
 
+    Parameters
+    ----------
+    chains
+        See `permil.engine.Chain`.
+    workers
+        Number of processes where no run has chosen.
 
-@contextmanager
-def _worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # The environment must be set before the workers import numerical libraries; forkserver workers inherit it.
-    saved = dict(os.environ)
-    _quiet_threads()
+    Raises
+    ------
+    Exception
+        The first error of any task or chain.
+    """
+    opened = current_session()
+    if opened is None or opened.is_busy:
+        # Work within the work of a run, or outside of any.
+        with LocalProcesses(workers) if workers > 1 and opened is None else InProcess() as executor:
+            return run_chains(chains, executor, display=_display, records=[])
+    opened.is_busy = True
     try:
-        context = multiprocessing.get_context(
-            "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-        )
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            yield pool
+        return run_chains(chains, opened.executor, display=_display, records=opened.records)
     finally:
-        os.environ.clear()
-        os.environ.update(saved)
+        opened.is_busy = False

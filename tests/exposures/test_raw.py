@@ -144,7 +144,7 @@ def test_damaged_tiles_are_noticed(write_raw: RawWriter, bin8: Camera) -> None:
         read_raw(path, bin8)
     content[start : start + 4] = (8).to_bytes(4, "big")
     path.write_bytes(content)
-    with pytest.raises(RawFormatError, match="row 0 is damaged"):
+    with pytest.raises(RawFormatError, match="tile 0 is damaged"):
         read_raw(path, bin8)
 
 

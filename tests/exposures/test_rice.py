@@ -1,9 +1,10 @@
-"""The row decoder against the library's encoder."""
+"""The decoder against the library's encoder and decoder, and against damage."""
 
 from __future__ import annotations
 
 import io
 
+import numba
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -11,46 +12,156 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from permil.exposures.hdu import read_structure
-from permil.exposures.rice import decompress_rows, is_rice_by_row
+from permil.exposures import rice
+from permil.exposures.hdu import Hdu, read_structure
+from permil.exposures.rice import as_words, decode_tile, decompress, rice_coding, tile_places
+
+SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CHECKED_DECODER = numba.njit(boundscheck=True)(decode_tile.py_func)
 
 
-def round_trip(pixels: np.ndarray, **options: object) -> np.ndarray | None:
-    stream = io.BytesIO()
-    image = fits.CompImageHDU(pixels, compression_type="RICE_1", tile_shape=(1, pixels.shape[1]), **options)
-    fits.HDUList([fits.PrimaryHDU(), image]).writeto(stream)
-    hdu = read_structure(stream, len(stream.getvalue()), "memory")[1]
-    if not is_rice_by_row(hdu):
-        return None
-    stream.seek(hdu.data_offset)
-    return decompress_rows(hdu, stream.read(hdu.data_size))
-
-
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    hnp.arrays(
-        np.int32,
+def integers(kind: type[np.integer]) -> st.SearchStrategy[np.ndarray]:
+    limits = np.iinfo(kind)
+    small = (max(-5, limits.min), 5)
+    return hnp.arrays(
+        kind,
         hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=70),
-        elements=st.one_of(st.integers(-5, 5), st.integers(-300_000, 300_000), st.integers(-(2**31), 2**31 - 1)),
+        elements=st.one_of(st.integers(*small), st.integers(limits.min, limits.max)),
         fill=st.integers(0, 3),
     )
-)
-def test_any_integers(pixels: np.ndarray) -> None:
-    np.testing.assert_array_equal(round_trip(pixels), pixels)
+
+
+def encoded(pixels: np.ndarray, **options: object) -> tuple[Hdu, bytes]:
+    stream = io.BytesIO()
+    image = fits.CompImageHDU(pixels, compression_type="RICE_1", **options)
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(stream)
+    hdu = read_structure(stream, len(stream.getvalue()), "memory")[1]
+    return hdu, stream.getvalue()[hdu.data_offset : hdu.end]
+
+
+def decoded(hdu: Hdu, content: bytes) -> np.ndarray:
+    coding = rice_coding(hdu)
+    assert coding is not None
+    return decompress(hdu, coding, np.frombuffer(content, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
+@SETTINGS
+@given(data=st.data())
+def test_any_integers_in_any_tiles(kind: type[np.integer], data: st.DataObject) -> None:
+    pixels = data.draw(integers(kind))
+    tile = tuple(data.draw(st.integers(1, side)) for side in pixels.shape)
+    hdu, content = encoded(pixels, tile_shape=tile)
+    np.testing.assert_array_equal(decoded(hdu, content), pixels)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.3, 6.0, 200.0, 3e4, 3e7, 5e8])
-def test_every_noise_level(sigma: float) -> None:
+@pytest.mark.parametrize("tile", [(1, 576), (64, 576), (7, 100)])
+def test_every_noise_level(sigma: float, tile: tuple[int, int]) -> None:
     pixels = np.random.default_rng(5).normal(0.0, sigma or 1e-9, (64, 576)).clip(-(2**31), 2**31 - 1).astype(np.int32)
-    np.testing.assert_array_equal(round_trip(pixels), pixels)
+    np.testing.assert_array_equal(decoded(*encoded(pixels, tile_shape=tile)), pixels)
+
+
+@pytest.mark.parametrize("pixel_bytes", [1, 2, 4])
+@pytest.mark.parametrize("block", [1, 7, 16, 32, 33, 64, 1000])
+@pytest.mark.parametrize("sigma", [0.4, 20.0, 1e9])
+def test_every_block_size(pixel_bytes: int, block: int, sigma: float) -> None:
+    """The codec of the library, which knows block sizes that its images do not offer."""
+    from astropy.io.fits.hdu.compressed._codecs import Rice1
+
+    kind = np.dtype({1: np.uint8, 2: np.int16, 4: np.int32}[pixel_bytes])
+    limits = np.iinfo(kind)
+    pixels = np.random.default_rng(block).normal(100.0, sigma, 577).clip(limits.min, limits.max).astype(kind)
+    codec = Rice1(blocksize=block, bytepix=pixel_bytes, tilesize=pixels.size)
+    stream = bytes(codec.encode(pixels))
+    np.testing.assert_array_equal(codec.decode(np.frombuffer(stream, dtype=np.uint8)).view(kind), pixels)
+    for start in range(5):
+        result = np.empty(pixels.size, dtype=np.int32)
+        words = as_words(np.frombuffer(b"\xa5" * start + stream, dtype=np.uint8))
+        assert decode_tile(words, start, start + len(stream), result, block, pixel_bytes)
+        np.testing.assert_array_equal(result, pixels)
 
 
 def test_single_spike() -> None:
     pixels = np.full((3, 97), 25_000, dtype=np.int32)
     pixels[1, 50] = 2**31 - 1
     pixels[2, 0] = -(2**31)
-    np.testing.assert_array_equal(round_trip(pixels), pixels)
+    np.testing.assert_array_equal(decoded(*encoded(pixels)), pixels)
 
 
-def test_16_bits_are_left_to_the_library() -> None:
-    assert round_trip(np.zeros((4, 40), dtype=np.int16)) is None
+@SETTINGS
+@given(
+    stream=st.one_of(st.binary(min_size=1, max_size=60), st.binary(min_size=1, max_size=4).map(lambda octets: octets * 9)),
+    start=st.integers(0, 5),
+    size=st.integers(1, 80),
+    block=st.integers(1, 40),
+    pixel_bytes=st.sampled_from([1, 2, 4]),
+)
+def test_no_bits_whatever_lead_out_of_the_tile(stream: bytes, start: int, size: int, block: int, pixel_bytes: int) -> None:
+    """With every index checked, and with nothing behind the tile: an access beyond it is an error here."""
+    words = as_words(np.frombuffer(bytes(start) + stream, dtype=np.uint8))
+    arguments = words, start, start + len(stream)
+    checked, fast = np.zeros(size, dtype=np.int32), np.zeros(size, dtype=np.int32)
+    good = CHECKED_DECODER(*arguments, checked, block, pixel_bytes)
+    assert decode_tile(*arguments, fast, block, pixel_bytes) == good
+    np.testing.assert_array_equal(fast, checked)
+    # What lies behind the tile never changes whether it decodes, nor the pixels.
+    longer = as_words(np.frombuffer(bytes(start) + stream + b"\xff" * 16, dtype=np.uint8))
+    other = np.zeros(size, dtype=np.int32)
+    assert decode_tile(longer, *arguments[1:], other, block, pixel_bytes) == good
+    if good:
+        np.testing.assert_array_equal(other, fast)
+
+
+@pytest.mark.parametrize("tile", [(1, 60), (5, 17)])
+@SETTINGS
+@given(data=st.data())
+def test_flipped_bytes_raise_or_give_some_image(tile: tuple[int, int], data: st.DataObject) -> None:
+    pixels = np.random.default_rng(1).normal(1000, 20, (20, 60)).astype(np.int32)
+    hdu, content = encoded(pixels, tile_shape=tile)
+    damaged = bytearray(content)
+    for place in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=6)):
+        damaged[place] = data.draw(st.integers(0, 255))
+    try:
+        result = decoded(hdu, bytes(damaged))
+    except ValueError:
+        return
+    assert result.shape == pixels.shape
+
+
+@SETTINGS
+@given(data=st.data())
+def test_impossible_descriptors_are_noticed(data: st.DataObject) -> None:
+    hdu, content = encoded(np.random.default_rng(2).normal(0, 9, (6, 50)).astype(np.int32))
+    table = np.frombuffer(content, dtype=np.uint8)[:48].copy()
+    row = data.draw(st.integers(0, 5))
+    length, offset = data.draw(st.sampled_from([(0, 0), (-1, 4), (2**31 - 1, 0), (2**31 - 1, 2**31 - 1), (8, -4), (1, 10**6)]))
+    table.view(">i4").reshape(6, 2)[row] = length, offset
+    with pytest.raises(ValueError, match=f"tile {row} lies outside"):
+        tile_places(hdu, table)
+
+
+def test_a_heap_cut_short_is_noticed() -> None:
+    pixels = np.random.default_rng(3).normal(0, 300, (4, 60)).astype(np.int32)
+    hdu, content = encoded(pixels)
+    table = np.frombuffer(content, dtype=np.uint8)[:32].copy()
+    lengths = table.view(">i4").reshape(4, 2)
+    lengths[2, 0] -= 3
+    with pytest.raises(ValueError, match="tile 2 is damaged"):
+        decoded(hdu, table.tobytes() + content[32:])
+
+
+def test_other_codings_are_left_to_the_library() -> None:
+    for card, content in (("ZCMPTYPE", "GZIP_1"), ("ZVAL2", 2), ("TFORM1", "1PI(3)"), ("ZTILE1", 0), ("TFIELDS", 2)):
+        hdu, _ = encoded(np.zeros((4, 40), dtype=np.int32))
+        header = fits.Header.fromstring(hdu.cards.header)
+        header[card] = content
+        changed = Hdu(1, type(hdu.cards)(header.tostring().encode()), hdu.data_offset)
+        assert rice_coding(changed) is None, card
+
+
+def test_a_row_is_a_tile_only_where_it_is() -> None:
+    pixels = np.zeros((4, 40), dtype=np.int16)
+    assert rice_coding(encoded(pixels, tile_shape=(1, 40))[0]).is_by_row  # type: ignore[union-attr]
+    assert not rice_coding(encoded(pixels, tile_shape=(2, 40))[0]).is_by_row  # type: ignore[union-attr]
+    assert rice.RiceCoding(40, 4, 30, 3, 32, 4).tiles == 4

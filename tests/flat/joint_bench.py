@@ -90,9 +90,12 @@ def simulate(
     offset=(0.0, 0.0),
     beam=None,
     order="time",
-    gain_steps=0.0,
+    fiducial_every=0,
 ):
-    """Scan of the middle detector, then a quincunx of pointings on each, all detectors read."""
+    """Scan of the middle detector, then a quincunx of pointings on each, all detectors read.
+
+    After so many positions the projector goes back to a fiducial one, the middle of the scan, for an exposure of all detectors.
+    """
     places = detector_places(columns, rows, pixels=pixels, pixel_mm=pixel_mm)
     names = list(places)
     scanned = names[len(names) // 2]
@@ -107,6 +110,12 @@ def simulate(
             positions += [places[name][2] + reach * point] * images
             read += [set(names)] * images
             move += [number] * images
+    if fiducial_every:
+        for place in range(len(positions) - len(positions) % fiducial_every, -1, -fiducial_every):
+            positions.insert(place, places[scanned][2])
+            read.insert(place, set(names))
+            move[place:] = [max(move) + 1, *move[place:]]
+        move = list(np.unique(np.array(move), return_inverse=True)[1])
     positions, move = np.array(positions), np.array(move)
     count = len(positions)
     time = np.arange(count, dtype=float)

@@ -12,7 +12,9 @@ import pytest
 from astropy.io import fits
 
 from permil import cli
+from permil.config import load_config
 from permil.config.simulate import SimulateConfig
+from permil.pipeline import run_pipeline
 from permil.simulate.stage import simulate_bench
 
 DETECTOR = "R22_S11"
@@ -35,6 +37,20 @@ def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with raw files, truth and configuration. It is shared: copy before changing anything."""
     folder = tmp_path_factory.mktemp("campaign")
     simulate_bench(small_campaign(), folder, workers=1)
+    # Coarse knots, no halves: a joint solution in a few seconds.
+    with (folder / "config.yaml").open("a") as stream:
+        stream.write("flat: {joint: {spacing_mm: 6.0, checks: false}}\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reduced(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the campaign and all its products. It is shared: copy before changing anything."""
+    folder = tmp_path_factory.mktemp("reduced") / "run"
+    shutil.copytree(campaign, folder, copy_function=os.link)
+    quick = (folder / "config.yaml").read_text()
+    replace_bytes(folder / "config.yaml", quick.replace("{spacing_mm: 6.0, checks: false}", "{spacing_mm: 4.3}").encode())
+    run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]))
     return folder
 
 

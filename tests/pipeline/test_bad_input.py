@@ -61,7 +61,7 @@ def test_truncated_files_are_listed_and_the_rest_goes_on(permil: Permil, spoiled
     assert at_block.name in messages
     assert scan.name in messages
     flat = read_image(folder.flat("red", DETECTOR))
-    assert flat.header["NEXPOSUR"] == 23
+    assert (flat.header["NSCAN"], flat.header["NEXPOSUR"]) == (63, 63 + 23)
     nodes = read_table(folder.beam_nodes("red"))
     assert np.isnan(nodes["signal"]).sum() == 1
 
@@ -93,8 +93,12 @@ def test_unknown_led(permil: Permil, spoiled: Path) -> None:
     _refused((code, "", messages), "LED uv has no pointings", "LEDs with pointings: red")
 
 
-@pytest.mark.parametrize("reading", [float("nan"), 0.0, None])
-def test_photodiode_unusable_in_some_exposures(permil: Permil, spoiled: Path, reading: float | None) -> None:
+@pytest.mark.parametrize(
+    ("reading", "solver", "exposures"), [(float("nan"), "divide", 24), (0.0, "divide", 24), (None, "joint", 64 + 25)]
+)
+def test_photodiode_unusable_in_some_exposures(
+    permil: Permil, spoiled: Path, reading: float | None, solver: str, exposures: int
+) -> None:
     chosen = [raw_files(spoiled, POINTINGS)[2], raw_files(spoiled, SCAN)[5]]
 
     def spoil(hdus: fits.HDUList) -> None:
@@ -106,11 +110,12 @@ def test_photodiode_unusable_in_some_exposures(permil: Permil, spoiled: Path, re
 
     for raw in chosen:
         edit_header(raw, spoil)
-    code, _, messages = permil("run", spoiled / "config.yaml", ONE)
+    code, _, messages = permil("run", spoiled / "config.yaml", ONE, f"flat.solver={solver}")
     assert code == 0, messages
     folder = RunFolder(spoiled)
     assert {Path(path).name for path in read_table(folder.left_out)["path"]} == {raw.name for raw in chosen}
-    assert read_image(folder.flat("red", DETECTOR)).header["NEXPOSUR"] == 24
+    # The joint solution knows the light of an exposure from its signals.
+    assert read_image(folder.flat("red", DETECTOR)).header["NEXPOSUR"] == exposures
 
 
 def test_photodiode_missing_in_all_exposures(permil: Permil, spoiled: Path) -> None:

@@ -28,6 +28,8 @@ from permil.progress import StageReport, parallel_map
 
 _EXPOSURES_PER_TASK = 4
 _SATURATED_FRACTION = 0.005
+_NODE_KEYS = ("obsid", "detector", "amp", "row", "column", "box")
+"""What tells nodes apart."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def _read_journal(journal: Path, expected: str) -> list[dict[str, Any]]:
     """Return the nodes of a journal that was begun for just this measurement; a line cut short ends it."""
     if not journal.is_file():
         return []
-    records: list[dict[str, Any]] = []
+    records: dict[tuple[Any, ...], dict[str, Any]] = {}
     for number, line in enumerate(journal.read_text(encoding="utf-8").splitlines()):
         try:
             entry = json.loads(line)
@@ -236,8 +238,9 @@ def _read_journal(journal: Path, expected: str) -> list[dict[str, Any]]:
             if entry.get("fingerprint") != expected:
                 return []
         else:
-            records += entry
-    return records
+            # A task whose worker died after its line was written ran again: what it measured twice is one node.
+            records |= {tuple(record[name] for name in _NODE_KEYS): record for record in entry}
+    return list(records.values())
 
 
 def _measure_nodes(task: _NodeTask) -> list[dict[str, Any]]:

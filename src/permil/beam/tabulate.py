@@ -111,6 +111,7 @@ def _fill(
     n_rows, n_columns = image.shape
     last_x, last_y = coefficients.shape[0] - 3, coefficients.shape[1] - 3
     slope_x, slope_y = matrix[0, 0] / step, matrix[1, 0] / step
+    polynomial, room = np.empty(7), np.empty((9, 4))
     for row in range(n_rows):
         row_x, row_y = origin[0] + matrix[0, 1] * row, origin[1] + matrix[1, 1] * row
         # A row of the image is a straight line in u: it lies in the convex hull from one column to another.
@@ -124,27 +125,86 @@ def _fill(
                 low = max(low, -height / slope)
             elif height > 0.0:
                 high = -1.0
-        first, last = int(np.ceil(low)), int(np.floor(high)) if high >= 0.0 else -1
-        first = min(first, n_columns)
+        # Along a side of the hull the ends can be farther than integers reach.
+        first = int(np.ceil(min(low, float(n_columns))))
+        last = int(np.floor(high)) if high >= 0.0 else -1
         image[row, :first] = np.nan
         image[row, max(last + 1, first) :] = np.nan
         at_x, at_y = (row_x - start[0]) / step, (row_y - start[1]) / step
-        for column in range(first, last + 1):
+        column = first
+        while column <= last:
             x, y = at_x + slope_x * column, at_y + slope_y * column
             i, j = min(max(int(x), 1), last_x), min(max(int(y), 1), last_y)
-            s, t = x - i, y - j
-            r, q = 1.0 - s, 1.0 - t
-            wx0, wx1, wx2, wx3 = r * r * r, 4.0 - 3.0 * s * s * (1.0 + r), 4.0 - 3.0 * r * r * (1.0 + s), s * s * s
-            wy0, wy1, wy2, wy3 = q * q * q, 4.0 - 3.0 * t * t * (1.0 + q), 4.0 - 3.0 * q * q * (1.0 + t), t * t * t
-            total = wx0 * _line(coefficients, i - 1, j, wy0, wy1, wy2, wy3)
-            total += wx1 * _line(coefficients, i, j, wy0, wy1, wy2, wy3)
-            total += wx2 * _line(coefficients, i + 1, j, wy0, wy1, wy2, wy3)
-            total += wx3 * _line(coefficients, i + 2, j, wy0, wy1, wy2, wy3)
-            image[row, column] = total / 36.0
+            # Between two lines of the lattice the spline along the row is one polynomial. A pixel just behind a line may fall to the
+            # polynomial before it, which goes on smoothly.
+            length = min(last + 1.0 - column, _columns_to_line(x - i, slope_x), _columns_to_line(y - j, slope_y))
+            stop = column + max(1, int(length))
+            _line_polynomial(coefficients, i, j, x - i, y - j, slope_x, slope_y, polynomial, room)
+            c0, c1, c2, c3, c4, c5, c6 = polynomial
+            part = image[row, column:stop]
+            for index in range(part.size):
+                k = np.float64(index)
+                part[index] = c0 + k * (c1 + k * (c2 + k * (c3 + k * (c4 + k * (c5 + k * c6)))))
+            column = stop
 
 
-@njit(cache=True, inline="always")
-def _line(
-    coefficients: FloatArray, i: int, j: int, w0: float, w1: float, w2: float, w3: float
-) -> float:  # pragma: no cover  compiled
-    return w0 * coefficients[i, j - 1] + w1 * coefficients[i, j] + w2 * coefficients[i, j + 1] + w3 * coefficients[i, j + 2]
+@njit(cache=True)
+def _columns_to_line(within: float, slope: float) -> float:  # pragma: no cover  compiled
+    """Return how many columns lead from a place within a cell of the lattice, in steps, to the next line."""
+    if slope == 0.0:
+        return np.inf
+    return np.ceil(((1.0 - within) if slope > 0.0 else -within) / slope)
+
+
+@njit(cache=True)
+def _line_polynomial(
+    coefficients: FloatArray,
+    i: int,
+    j: int,
+    s: float,
+    t: float,
+    slope_s: float,
+    slope_t: float,
+    polynomial: FloatArray,
+    room: FloatArray,
+) -> None:  # pragma: no cover  compiled
+    """Fill the coefficients of the spline along a line through a cell, ``s + slope_s k`` and ``t + slope_t k``, by power of k."""
+    along_s, along_t, across = room[:4], room[4:8], room[8]
+    _weights(s, slope_s, along_s)
+    _weights(t, slope_t, along_t)
+    for power in range(7):
+        polynomial[power] = 0.0
+    for m in range(4):
+        for power in range(4):
+            across[power] = 0.0
+            for n in range(4):
+                across[power] += coefficients[i - 1 + m, j - 1 + n] * along_t[n, power]
+        for first in range(4):
+            for second in range(4):
+                polynomial[first + second] += along_s[m, first] * across[second]
+
+
+@njit(cache=True)
+def _weights(s: float, slope: float, weights: FloatArray) -> None:  # pragma: no cover  compiled
+    """Fill the weights of the four cubic B-splines at ``s + slope k`` as polynomials in k."""
+    r = 1.0 - s
+    # Value, first derivative, half the second and a sixth of the third one, times 6.
+    weights[0, 0], weights[0, 1], weights[0, 2], weights[0, 3] = r * r * r, -3.0 * r * r, 3.0 * r, -1.0
+    weights[1, 0], weights[1, 1], weights[1, 2], weights[1, 3] = (
+        4.0 - 3.0 * s * s * (1.0 + r),
+        3.0 * s * (3.0 * s - 4.0),
+        9.0 * s - 6.0,
+        3.0,
+    )
+    weights[2, 0], weights[2, 1], weights[2, 2], weights[2, 3] = (
+        4.0 - 3.0 * r * r * (1.0 + s),
+        3.0 + 6.0 * s - 9.0 * s * s,
+        3.0 - 9.0 * s,
+        -3.0,
+    )
+    weights[3, 0], weights[3, 1], weights[3, 2], weights[3, 3] = s * s * s, 3.0 * s * s, 3.0 * s, 1.0
+    factor = 1.0 / 6.0
+    for power in range(4):
+        for spline in range(4):
+            weights[spline, power] *= factor
+        factor *= slope

@@ -24,17 +24,15 @@ class JointConfig(Section):
     reflection: bool = Field(default=False, description="fit a pattern that moves against the projector")
     drift: bool = Field(default=True, description="whether the photodiode may drift")
     modes: int = Field(default=20, ge=1, description="modes of correlated errors that are kept")
-    checks: bool = Field(
-        default=False, description="split-half solutions and cross-validation (six more solutions) in the error budget"
-    )
+    checks: bool = Field(default=True, description="compare halves of the exposures (four more solutions) in the error budget")
 
 
 class FlatConfig(Section):
     """How flats are made from pointings and beam."""
 
     solver: Literal["divide", "joint"] = Field(
-        default="divide",
-        description="divide: each pointing over the beam, combined by weight; joint: beam, flat and exposure scales together",
+        default="joint",
+        description="joint: beam, flat and exposure scales together; divide: each pointing over the beam, combined by weight",
     )
     joint: JointConfig = Field(default=JointConfig(), description="the joint solution")
     leds: list[str] = Field(default=[], description="LEDs whose flats are made; empty: all that were pointed with")

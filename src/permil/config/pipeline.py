@@ -1,13 +1,42 @@
-"""Section `pipeline`: how the work is spread."""
+"""Section `pipeline`: who does the work."""
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from permil.config.base import Section
 
 
-class PipelineConfig(Section):
-    """How the stages run."""
+class JobsConfig(Section):
+    """Jobs of a batch system that do the work, through dask-jobqueue."""
 
-    workers: int = Field(default=0, ge=0, description="worker processes; 0 means one per processor core")
+    system: Literal["none", "slurm", "htcondor"] = Field(
+        default="none", description="batch system to which jobs are submitted: none, slurm or htcondor"
+    )
+    count: Annotated[int, Field(ge=1)] = Field(default=1, description="number of jobs")
+    cores: Annotated[int, Field(ge=1)] = Field(default=1, description="cores of each job, each with a worker")
+    memory: str = Field(default="4 GiB", description="memory of each job, for all of its workers")
+    walltime: str = Field(default="04:00:00", description="longest time of a job, HH:MM:SS (slurm)")
+    options: dict[str, Any] = Field(
+        default={},
+        description="more options of SLURMCluster or HTCondorCluster of dask-jobqueue, such as {account: lsst, queue: milano} or "
+        "{disk: 1 GB}",
+    )
+
+
+class PipelineConfig(Section):
+    """Who does the work."""
+
+    workers: int = Field(default=0, ge=0, description="worker processes of this machine; 0 means one per processor core")
+    scheduler: str = Field(
+        default="", description="address of a Dask scheduler, tcp://host:port, whose workers do the work; empty: this machine"
+    )
+    jobs: JobsConfig = Field(default=JobsConfig(), description="jobs of a batch system that do the work")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> PipelineConfig:
+        if self.scheduler and self.jobs.system != "none":
+            raise ValueError("give the address of a scheduler or jobs of a batch system, not both")
+        return self

@@ -17,6 +17,8 @@ from permil.exposures.names import (
 )
 from permil.exposures.positions import RunOffset, measure_offsets, require_one_kind, resolve_positions
 from permil.exposures.raw import RawDetector, read_raw
+from permil.exposures.raw_file import RawFile, RowPlaces
+from permil.exposures.raw_headers import RawHeaders
 from permil.exposures.record import LEDS, Exposure, exposures_to_table, read_exposure
 from permil.exposures.walk import Unreadable, find_files
 
@@ -33,6 +35,9 @@ __all__ = [
     "FileName",
     "Index",
     "RawDetector",
+    "RawFile",
+    "RawHeaders",
+    "RowPlaces",
     "RunOffset",
     "Unreadable",
     "aimed_detector",

@@ -6,7 +6,8 @@ import numpy as np
 
 from permil.camera.frames import place_segment
 from permil.errors import InputError
-from permil.exposures.raw import IntegerImage, RawDetector
+from permil.exposures.raw import RawDetector
+from permil.exposures.raw_file import IntegerImage
 
 
 def assemble(raw: RawDetector) -> IntegerImage:

@@ -19,6 +19,7 @@ from permil.camera import Detector, frames
 from permil.errors import InputError
 from permil.flat.joint.budget import PhotodiodeCheck
 from permil.flat.joint.covariance import CorrelatedModes
+from permil.flat.joint.error_budget import Halves
 from permil.flat.joint.solution import JointSolution
 from permil.products import provenance, whole_file, write_hdus
 
@@ -38,12 +39,15 @@ class DetectorErrors:
     modes, remainder : ndarray, shape (k, rows, columns) and (rows, columns)
         Largest modes of correlated errors on the super-pixels, in the size of one standard deviation (relative), and the variance of
         those that are not among them.
+    halves : ndarray, shape (2, rows, columns)
+        Half the difference of the flats from odd and even, and from earlier and later exposures; NaN where there is none.
     """
 
     places: FloatArray
     covariance: FloatArray
     modes: NDArray[np.float32]
     remainder: NDArray[np.float32]
+    halves: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ def joint_hdus(
     for name, found in errors.items():
         for extension, array in (
             ("COVARIANCE", found.covariance), ("PLACES", found.places), ("MODES", found.modes), ("REMAINDER", found.remainder),
+            ("HALVES", found.halves),
         ):  # fmt: skip
             hdus.append(fits.ImageHDU(np.ascontiguousarray(array), name=f"{extension}_{name}"))
     return hdus
@@ -168,12 +173,15 @@ def exposures_table(solution: JointSolution, obsids: list[str], check: Photodiod
             "excess": tests.excess,
             "shift_x_mm": tests.shift[:, 0],
             "shift_y_mm": tests.shift[:, 1],
+            "shift_x_err_mm": tests.shift_err[:, 0],
+            "shift_y_err_mm": tests.shift_err[:, 1],
             "left_out": solution.left_out,
             "finding": np.array([findings.get(number, "") for number in range(len(obsids))], dtype=np.str_),
         }
     )
-    for name in ("x_mm", "y_mm", "fitted_x_mm", "fitted_y_mm", "shift_x_mm", "shift_y_mm"):
-        table[name].unit = "mm"
+    for name in table.colnames:
+        if name.endswith("_mm"):
+            table[name].unit = "mm"
     return table
 
 
@@ -184,9 +192,15 @@ def _drift_table(solution: JointSolution) -> Table:
 
 
 def detector_errors(
-    modes: CorrelatedModes, name: str, places: FloatArray, covariance: FloatArray, shape: tuple[int, int], where: tuple[Any, Any]
+    modes: CorrelatedModes,
+    name: str,
+    places: FloatArray,
+    covariance: FloatArray,
+    shape: tuple[int, int],
+    where: tuple[Any, Any],
+    halves: Halves | None,
 ) -> DetectorErrors:
-    """Return what the modes say of one detector, on its grid of super-pixels.
+    """Return what the modes, and halves of the exposures, say of one detector, on its grid of super-pixels.
 
     Parameters
     ----------
@@ -197,7 +211,10 @@ def detector_errors(
     pattern[:, where[0], where[1]] = modes.patterns[name]
     remainder = np.zeros(shape, dtype=np.float32)
     remainder[where] = np.nan_to_num(modes.remainder[name])
-    return DetectorErrors(places, covariance, pattern, remainder)
+    differences = np.full((2, *shape), np.nan, dtype=np.float32)
+    if halves is not None:
+        differences[:, where[0], where[1]] = np.array([halves.odd.difference[name], halves.early.difference[name]]) / 2
+    return DetectorErrors(places, covariance, pattern, remainder, differences)
 
 
 def write_joint(path: Path, hdus: list[Any]) -> None:
@@ -245,7 +262,7 @@ def read_errors(path: Path, detector: str) -> tuple[DetectorErrors, Table]:
         If the file is missing or damaged.
     """
     with _opened(path) as hdus:
-        names = ("PLACES", "COVARIANCE", "MODES", "REMAINDER")
+        names = ("PLACES", "COVARIANCE", "MODES", "REMAINDER", "HALVES")
         arrays = [np.array(hdus[f"{name}_{detector}"].data) for name in names]
         return DetectorErrors(*arrays), Table(hdus["BUDGET"].data)
 

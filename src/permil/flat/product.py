@@ -32,7 +32,8 @@ class DetectorSolution:
     """What the solver found for one detector and LED, before the composite scale.
 
     ``stacks``, ``beams`` and ``responses`` are cubes on super-pixels, one layer per aimed pointing; ``scan`` lists exposures of the
-    scan that took part, as ``pointings`` does the pointings. ``modes``, ``remainder`` and ``budget`` come from the joint solution.
+    scan that took part, as ``pointings`` does the pointings. ``modes``, ``remainder``, ``halves`` and ``budget`` come from the
+    joint solution.
     """
 
     flat: CombinedFlat
@@ -48,6 +49,7 @@ class DetectorSolution:
     block_mm: float
     modes: NDArray[np.float32] | None = None
     remainder: NDArray[np.float32] | None = None
+    halves: NDArray[np.float32] | None = None
     budget: Table | None = None
 
 
@@ -68,6 +70,8 @@ def solution_extensions(solution: DetectorSolution, histogram: ResponseHistogram
     if solution.modes is not None and solution.remainder is not None:
         images["MODES"] = (solution.modes, "modes of correlated errors, relative, one standard deviation")
         images["REMAINDER"] = (solution.remainder, "relative variance of correlated errors beyond MODES")
+    if solution.halves is not None and np.isfinite(solution.halves).any():
+        images["HALVES"] = (solution.halves, "half of flat of odd minus even, early minus late exposures")
     hdus: list[Any] = []
     for name, (data, meaning) in images.items():
         if data.size == 0:

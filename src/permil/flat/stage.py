@@ -2,33 +2,31 @@
 
 With the solver `joint`, beam, flat and scales of an LED are solved for together on super-pixels first. Then each detector is made
 by itself and written with its own scale below ``.relative``; once all detectors of an LED are there, the composite median is known
-and the scaled flats take their names. A run that is killed anywhere goes on where it was.
+and the scaled flats take their names. A run that is killed anywhere goes on where it was. LEDs need nothing of each other: while one is
+solved for, the detectors of the next are measured.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from astropy.table import Table, vstack
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from permil.beam.stage import load_beam, reference_bunches
 from permil.camera import Camera
 from permil.config import Config
-from permil.errors import FlatError, PermilError
-from permil.exposures import POINTING, SCAN, Index, require_one_kind
-from permil.flat.joint_file import read_light
-from permil.flat.tasks.compose import compose
-from permil.flat.tasks.divide import divide_detector
-from permil.flat.tasks.joint import joint_detector
-from permil.flat.tasks.pointings import pointing_groups, wanted_detectors
-from permil.flat.tasks.signals import nearest_exposures
-from permil.flat.tasks.solution import joint_task, solve_led
-from permil.flat.tasks.task import FlatTask, is_done, write_relative
-from permil.isr.calibrate import calibration_fingerprint
-from permil.products import RunFolder, fingerprint, stored_fingerprint
-from permil.progress import StageReport, parallel_map
+from permil.errors import FlatError, InputError
+from permil.exposures import Index
+from permil.flat.led import LedFlats, flat_leds, make_detector
+from permil.flat.tasks.signals import is_measured, measure_detector
+from permil.flat.tasks.solution import is_solved, solve_led
+from permil.flat.tasks.task import is_done
+from permil.products import RunFolder
+from permil.progress import StageReport, parallel_chains
 
-_NOT_IN_FLAT = {"mosaic_mm", "detectors", "leds"}
-"""Options that do not change the flat of a detector."""
+STEPS = ("signals", "solution", "flat", "composite")
+"""Kinds of tasks, in the order in which they need each other; the first two are of the solver `joint`."""
+OF_DETECTOR = ("signals", "flat")
+"""Those of one detector and LED; the others are of an LED."""
 
 
 def make_flats(config: Config, camera: Camera, folder: RunFolder, index: Index, *, workers: int) -> StageReport:
@@ -39,165 +37,110 @@ def make_flats(config: Config, camera: Camera, folder: RunFolder, index: Index, 
     FlatError
         If there are no pointings, or an LED that is asked for has none or no beam model.
     """
-    report = StageReport("flat")
-    leds = _flat_leds(config, folder, index, report)
-    tasks = []
-    for led in leds:
-        if _solver(config, index, led, report) == "joint":
-            tasks += _joint_tasks(config, camera, folder, index, led, workers=workers, report=report)
-        else:
-            tasks += _divide_tasks(config, camera, folder, index, led)
-    current = [task for task in tasks if is_done(folder, task)]
-    waiting = [task for task in tasks if task not in current]
-    report.done += len(waiting)
-    report.skipped += len(current)
-    parallel_map(make_detector, waiting, workers=workers, description="flats")
-    for led in leds:
-        of_led = [task for task in tasks if task.led == led]
-        compose(config, camera, folder, led, of_led, workers=workers, report=report)
+    leds, reasons = flat_leds(config, folder, index)
+    report = StageReport("flat", messages=reasons)
+    chains = [LedFlats(config, camera, folder, index, led).chain() for led in leds]
+    for of_led in parallel_chains(chains, workers=workers):
+        report.done += of_led.done
+        report.skipped += of_led.skipped
+        report.messages += of_led.messages
     return report
 
 
-def make_detector(task: FlatTask) -> None:
-    """Make the flat of one detector and LED and write it on its own scale.
+@dataclass(frozen=True)
+class FlatStep:
+    """One task that can be done by itself; ``detector`` is empty for those of an LED."""
 
-    Raises
-    ------
-    PermilError
-        Naming the detector where no file is named.
-    """
-    try:
-        solution, noted = (joint_detector if task.solver == "joint" else divide_detector)(task)
-    except PermilError as error:
-        if error.path is None:
-            error.path = f"flat of {task.detector}, LED {task.led}"
-        raise
-    write_relative(RunFolder(task.root), task, solution, noted)
+    step: str
+    led: str
+    detector: str = ""
 
 
-def _flat_leds(config: Config, folder: RunFolder, index: Index, report: StageReport) -> list[str]:
-    pointings = index.select(purpose=POINTING)
-    available = [led for led in index.leds if led in set(pointings["led"])]
-    wanted = config.flat.leds or available
-    missing = [led for led in wanted if led not in available]
-    if missing or not available:
-        what = f"LED {', '.join(missing)} has no pointings" if missing else "there are no pointings among the exposures"
-        raise FlatError(
-            what,
-            remedy=f"LEDs with pointings: {', '.join(available) or 'none'}; check exposures.roots and flat.leds",
-            value=missing,
-        )
-    leds = []
-    for led in wanted:
-        source = config.flat.beam_of.get(led, led)
-        if folder.beam(source).is_file():
-            leds.append(led)
-            continue
-        message = f"LED {led}: no flat, since there is no beam model of {source} (scan it, or name another LED in flat.beam_of)"
-        if led in config.flat.leds or source != led:
-            raise FlatError(
-                f"there is no beam model of LED {source}", remedy="scan it, or name another LED in flat.beam_of", led=led
-            )
-        report.messages.append(message)
-    if not leds:
-        raise FlatError("no LED has both pointings and a beam model", remedy="name a beam for each in flat.beam_of")
-    return leds
+def list_steps(config: Config, camera: Camera, folder: RunFolder, index: Index, leds: list[str]) -> list[FlatStep]:
+    """Return all tasks of some LEDs, in an order in which each comes after those that it needs."""
+    flats = [LedFlats(config, camera, folder, index, led) for led in leds]
+    joint = [of_led for of_led in flats if of_led.solver == "joint"]
+    steps = [FlatStep("signals", of_led.led, task.detector) for of_led in joint for task in of_led.solution.signals]
+    steps += [FlatStep("solution", of_led.led) for of_led in joint]
+    steps += [FlatStep("flat", of_led.led, name) for of_led in flats for name in of_led.wanted]
+    return steps + [FlatStep("composite", of_led.led) for of_led in flats]
 
 
-def _solver(config: Config, index: Index, led: str, report: StageReport) -> str:
-    """Return the solver of an LED: one whose beam stands in from another LED can only be divided."""
-    source = config.flat.beam_of.get(led, led)
-    if config.flat.solver == "joint" and source != led:
-        report.messages.append(f"LED {led}: divided by the beam of {source}; a joint solution needs a scan of its own")
-        return "divide"
-    if config.flat.solver == "joint" and not len(index.select(purpose=SCAN, led=led)):
-        report.messages.append(f"LED {led}: divided by the beam that is there; a joint solution needs its scan")
-        return "divide"
-    return config.flat.solver
-
-
-def _divide_tasks(config: Config, camera: Camera, folder: RunFolder, index: Index, led: str) -> list[FlatTask]:
-    """Return one task per detector that a pointing of this LED puts light on.
+def make_step(config: Config, camera: Camera, folder: RunFolder, index: Index, task: FlatStep) -> StageReport:
+    """Do one task, if it is not up to date, of what others have left in the folder.
 
     Raises
     ------
     FlatError
-        If a detector that is asked for was not read with this LED.
+        If there is no such task.
+    InputError
+        If what it needs is not there or not up to date, naming the step that makes it.
     """
-    source = config.flat.beam_of.get(led, led)
-    beam = load_beam(folder.beam(source))
-    beam_print = stored_fingerprint(folder.beam(source)) or ""
-    exposures = index.select(purpose=POINTING, led=led)
-    scan = index.select(purpose=SCAN, led=source)
-    if len(scan):
-        require_one_kind(scan, exposures)
-    else:
-        require_one_kind(exposures)
-    wanted = wanted_detectors(config, camera, exposures)
-    if config.isr.photodiode == "header":
-        exposures = exposures[np.isfinite(exposures["photodiode"])]
-    else:
-        exposures["photodiode"] = 1.0
-    options = config.flat.model_dump(mode="json", exclude=_NOT_IN_FLAT | {"joint", "solver"})
-    tasks = []
-    for name in wanted:
-        groups = tuple(pointing_groups(exposures[exposures["detector"] == name], camera[name], beam.hull.contains))
-        if not groups:
-            continue
-        files = [path for group in groups for path in group.paths]
-        positions = [[group.number, group.x_mm, group.y_mm, list(group.photodiodes)] for group in groups]
-        print_ = fingerprint(
-            {"flat": {"solver": "divide", **options}, "groups": positions},
-            files=files,
-            upstream=[beam_print, calibration_fingerprint(config, folder, name)],
+    leds, _ = flat_leds(config.model_copy(update={"flat": config.flat.model_copy(update={"leds": [task.led]})}), folder, index)
+    of_led = LedFlats(config, camera, folder, index, leds[0])
+    if task.step == "composite":
+        return _compose(of_led)
+    report = StageReport(f"flat, {task.step}")
+    is_current, make, argument = _single(of_led, task)
+    if argument is None:
+        report.messages.append(f"{task.detector}: no exposure of LED {task.led} puts light on it, so that it has no flat")
+        return report
+    if is_current():
+        report.count(done=0, of=1)
+        return report
+    report.messages += make(argument) or []
+    report.count(done=1, of=1)
+    return report
+
+
+def _single(of_led: LedFlats, task: FlatStep) -> tuple[Callable[[], bool], Callable[[Any], list[str] | None], Any]:
+    """Return what tells whether a task is done, what does it, and its argument."""
+    if task.step in ("signals", "solution") and of_led.solver != "joint":
+        raise FlatError(of_led.reason or "the solver divide has no such step", remedy="go on with the step flat", value=task.step)
+    if task.step == "signals":
+        signals = _of_detector(list(of_led.solution.signals), task)
+        return lambda: is_measured(signals), measure_detector, signals
+    if task.step == "solution":
+        _require([(is_measured(one), one.detector) for one in of_led.solution.signals], "signals", of_led.led)
+        return lambda: is_solved(of_led.solution), solve_led, of_led.solution
+    if of_led.solver == "joint":
+        _require([(is_solved(of_led.solution), "")], "solution", of_led.led)
+    if task.detector in of_led.wanted and task.detector not in {one.detector for one in of_led.flat_tasks()}:
+        return lambda: False, make_detector, None
+    flat = _of_detector(of_led.flat_tasks(), task)
+    return lambda: is_done(of_led.folder, flat), make_detector, flat
+
+
+def _compose(of_led: LedFlats) -> StageReport:
+    if of_led.solver == "joint":
+        _require([(is_solved(of_led.solution), "")], "solution", of_led.led)
+    _require([(is_done(of_led.folder, one), one.detector) for one in of_led.flat_tasks()], "flat", of_led.led)
+    # With all detectors there, what is left of the chain is the composite.
+    return parallel_chains([of_led.chain()], workers=1)[0]
+
+
+def _of_detector(tasks: list[Any], task: FlatStep) -> Any:
+    for one in tasks:
+        if one.detector == task.detector:
+            return one
+    raise FlatError(
+        f"there is no step {task.step} of {task.detector}, LED {task.led}",
+        remedy=f"detectors that have one: {', '.join(one.detector for one in tasks)}",
+        value=task.detector,
+    )
+
+
+def _require(done: list[tuple[bool, str]], step: str, led: str) -> None:
+    missing = [name for is_there, name in done if not is_there]
+    if missing:
+        count = (
+            f" of {len(missing)} detectors ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})" if missing[0] else ""
         )
-        tasks.append(FlatTask(config, folder.root, name, led, groups, print_))
-    if not tasks:
-        raise FlatError(
-            f"no pointing of LED {led} puts light on a detector that was read",
-            remedy="check the positions of the pointings against the area of the beam scan",
+        detector = f" --detector {missing[0]}" if missing[0] else ""
+        raise InputError(
+            f"LED {led}: the step {step}{count} is not done, or no longer up to date",
+            remedy=f"run `permil flat CONFIG --step {step} --led {led}{detector}` first",
+            step=step,
             led=led,
+            missing=missing,
         )
-    return tasks
-
-
-def _joint_tasks(
-    config: Config, camera: Camera, folder: RunFolder, index: Index, led: str, *, workers: int, report: StageReport
-) -> list[FlatTask]:
-    """Solve for beam and scales of an LED and return one task per detector.
-
-    Raises
-    ------
-    FlatError
-        If a detector that is asked for was not read with this LED, or there is no solution.
-    """
-    pointings = index.select(purpose=POINTING, led=led)
-    wanted = wanted_detectors(config, camera, pointings)
-    watching = [bunch.detector for bunch in reference_bunches(config, camera)]
-    solution = joint_task(config, camera, folder, index, led, list(dict.fromkeys([*wanted, *watching])))
-    solve_led(solution, config, camera, folder, workers=workers, report=report)
-    light = read_light(folder.joint(led)).exposures
-    rows = vstack([index.select(purpose=SCAN, led=led), pointings], metadata_conflicts="silent")
-    rows = rows[np.isin(np.asarray(rows["obsid"], dtype=np.str_), list(light))]
-    options = config.flat.model_dump(mode="json", exclude=_NOT_IN_FLAT | {"joint", "beam_of"})
-    prints = {task.detector: task.fingerprint for task in solution.signals}
-    tasks = []
-    for name in wanted:
-        own = _with_moves(rows[rows["detector"] == name], solution.exposures)
-        if not len(own):
-            continue
-        groups = tuple(pointing_groups(own, camera[name], lambda x, y: np.ones(np.broadcast(x, y).shape, dtype=bool)))
-        print_ = fingerprint({"flat": options}, upstream=[solution.fingerprint, prints[name]])
-        nearest = nearest_exposures(own, camera[name])
-        tasks.append(FlatTask(config, folder.root, name, led, groups, print_, "joint", nearest))
-    return tasks
-
-
-def _with_moves(rows: Table, exposures: Table) -> Table:
-    """Return rows of the index whose ``position_id`` numbers the moves of the stage: a place that is visited again counts anew."""
-    position = np.asarray(exposures["position_id"])
-    begins = np.concatenate([[0], (np.diff(position) != 0) | (position[1:] < 0)]).astype(np.int64)
-    number_of = dict(zip((str(obsid) for obsid in exposures["obsid"]), np.cumsum(begins), strict=True))
-    rows = rows.copy()
-    rows["position_id"] = [int(number_of[str(obsid)]) for obsid in rows["obsid"]]
-    return rows

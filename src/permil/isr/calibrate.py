@@ -21,7 +21,7 @@ _INPUT_FILES = ("gains", "linearity", "crosstalk", "defects", "bias")
 
 
 @dataclass(frozen=True)
-class _SuperbiasTask:
+class SuperbiasTask:
     """Bias exposures of one detector."""
 
     config: Config
@@ -49,9 +49,9 @@ def make_calibrations(
     report = StageReport("isr")
     gains = {name: read_gains(config.isr, camera[name]) for name in detectors}
     if config.isr.bias == "auto":
-        tasks = [_superbias_task(config, folder, index, name) for name in detectors]
+        tasks = [superbias_task(config, folder, index, name) for name in detectors]
         waiting = [task for task in tasks if not is_current(task.output, task.fingerprint)]
-        parallel_map(_make_superbias, waiting, workers=workers, description="superbias")
+        parallel_map(make_superbias, waiting, workers=workers, description="superbias")
         report.done += len(waiting)
         report.skipped += len(tasks) - len(waiting)
     write_gains_table(folder.gains, gains, camera)
@@ -98,7 +98,14 @@ def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) ->
     return fingerprint(options, files=files, upstream=upstream)
 
 
-def _superbias_task(config: Config, folder: RunFolder, index: Index, detector: str) -> _SuperbiasTask:
+def superbias_task(config: Config, folder: RunFolder, index: Index, detector: str) -> SuperbiasTask:
+    """Return what the superbias of a detector is made of.
+
+    Raises
+    ------
+    CalibrationError
+        If there is no bias exposure.
+    """
     rows = index.select(purpose=BIAS, detector=detector)
     paths = tuple(sorted(str(path) for path in rows["path"]))
     if not paths:
@@ -108,9 +115,10 @@ def _superbias_task(config: Config, folder: RunFolder, index: Index, detector: s
             detector=detector,
         )
     options = {"isr": config.isr.model_dump(mode="json", include=_BIAS_OPTIONS), "camera": config.camera, "detector": detector}
-    return _SuperbiasTask(config, detector, paths, folder.superbias(detector), fingerprint(options, files=paths))
+    return SuperbiasTask(config, detector, paths, folder.superbias(detector), fingerprint(options, files=paths))
 
 
-def _make_superbias(task: _SuperbiasTask) -> None:
+def make_superbias(task: SuperbiasTask) -> None:
+    """Make and write the superbias of one detector."""
     camera = shared_camera(task.config.camera)
     build_superbias(task.paths, camera[task.detector], camera, task.config.isr, task.output, fingerprint=task.fingerprint)

@@ -13,6 +13,7 @@ from permil.isr.crosstalk import correction_matrix, source_segments
 from permil.isr.gains import Gains, temperature_factor
 from permil.isr.linearity import LinearityCurve
 from permil.isr.overscan import OverscanOptions
+from permil.isr.rows import Response
 
 FloatArray = NDArray[np.float64]
 
@@ -90,9 +91,18 @@ class Calibration:
         )
         return self.gains.gain * factor
 
+    @property
+    def bias_image(self) -> NDArray[np.float32]:
+        """Superbias as the compiled loops take it: one row of no pixels where none is subtracted."""
+        return np.empty((1, 0), dtype=np.float32) if self.superbias is None else self.superbias.image
+
     def curve(self, index: int) -> LinearityCurve:
         """Return the linearity curve of an amplifier."""
         return LinearityCurve.identity() if self.linearity is None else self.linearity[index]
+
+    def response(self, index: int, gain: float) -> Response:
+        """Return how the counts of an amplifier become electrons with a gain."""
+        return Response.of(self.curve(index), gain, self.saturation[index])
 
     def crosstalk_correction(self) -> FloatArray | None:
         """Return the matrix that corrects the crosstalk, None when there is none."""
@@ -114,3 +124,10 @@ class Calibration:
         for amplifier, gain in zip(self.detector.amplifiers, self.gains.gain, strict=True):
             variance[amplifier.slices] *= np.float32(gain**2)
         return variance
+
+    def add_superbias_variance(self, variance: NDArray[np.float32]) -> None:
+        """Add the variance of the superbias to that of a detector image in place; without superbias there is nothing to add."""
+        if self.superbias is None:
+            return
+        for amplifier, gain in zip(self.detector.amplifiers, self.gains.gain, strict=True):
+            variance[amplifier.slices] += self.superbias.variance[amplifier.slices] * np.float32(gain**2)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import numpy as np
 from astropy.table import Table
+from numba import njit
 from numpy.typing import NDArray
 
 from permil.camera import Detector
-from permil.camera.frames import take_segment
 from permil.errors import CalibrationError
+from permil.isr.rows import Placement, copy_flipped, copy_row, subtract_crosstalk_row
 from permil.isr.tables import PathName, amplifier_from_label, detector_rows, number, require_columns
 
 FloatArray = NDArray[np.float64]
 
 # Correction terms below this are far below the noise of any stack: they are not computed, nor are their segments read.
 NEGLIGIBLE = 1e-9
-_ROWS_AT_A_TIME = 256
 
 
 def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = None) -> FloatArray:
@@ -88,13 +88,36 @@ def subtract_crosstalk(image: NDArray[np.float32], detector: Detector, correctio
     correction
         From `correction_matrix`.
     """
-    views = [take_segment(amplifier, image) for amplifier in detector.amplifiers]
-    factors = correction.astype(np.float32)
-    n_rows = views[0].shape[0]
-    for first in range(0, n_rows, _ROWS_AT_A_TIME):
-        rows = slice(first, min(first + _ROWS_AT_A_TIME, n_rows))
-        measured = np.stack([view[rows] for view in views])
-        shape = measured.shape
-        crosstalk = (factors @ measured.reshape(shape[0], -1)).reshape(shape)
-        for view, part in zip(views, crosstalk, strict=True):
-            view[rows] -= part
+    places = [Placement.of(amplifier) for amplifier in detector.amplifiers]
+    x_min, _, flip_x, y_first, y_step = (np.array(column) for column in zip(*places, strict=True))
+    rows = (detector.amplifiers[0].ny, detector.amplifiers[0].nx)
+    _correct_image(image, rows, x_min, flip_x, y_first, y_step, correction.astype(np.float32))
+
+
+@njit(cache=True, nogil=True)
+def _correct_image(
+    image: NDArray[np.float32],
+    size: tuple[int, int],
+    x_min: NDArray[np.int64],
+    flip_x: NDArray[np.bool_],
+    y_first: NDArray[np.int64],
+    y_step: NDArray[np.int64],
+    factors: NDArray[np.float32],
+) -> None:
+    n_rows, n_columns = size
+    measured = np.empty((x_min.size, n_columns), dtype=np.float32)
+    corrected, total = np.empty_like(measured), np.empty(n_columns, dtype=np.float32)
+    for row in range(n_rows):
+        for segment in range(x_min.size):
+            place = image[y_first[segment] + y_step[segment] * row, x_min[segment] : x_min[segment] + n_columns]
+            if flip_x[segment]:
+                copy_flipped(place, measured[segment])
+            else:
+                copy_row(place, measured[segment])
+        subtract_crosstalk_row(measured, factors, total, corrected)
+        for segment in range(x_min.size):
+            place = image[y_first[segment] + y_step[segment] * row, x_min[segment] : x_min[segment] + n_columns]
+            if flip_x[segment]:
+                copy_flipped(corrected[segment], place)
+            else:
+                copy_row(corrected[segment], place)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Amplifier
 from permil.errors import ConfigError
+from permil.isr.rows import clipped_sums, median_deviation, median_of_counts
 
 FloatArray = NDArray[np.float64]
 OverscanMethod = Literal["row_median", "row_mean", "smoothed", "constant"]
@@ -98,7 +99,25 @@ def measure_overscan(raw: NDArray[Any], amplifier: Amplifier, options: OverscanO
         If too few overscan columns are left.
     """
     options = OverscanOptions() if options is None else options
-    rows, columns = amplifier.serial_overscan_slices
+    rows, _ = amplifier.serial_overscan_slices
+    counts = native_counts(raw)[rows, overscan_columns(amplifier, options)]
+    medians, deviations = _row_medians(counts)
+    limit = clip_limit(deviations)
+    means, clipped_mean, variance, freedom, kept = _clipped_moments(counts, medians, limit)
+    read_noise, read_noise_err = noise_with_error(variance, freedom)
+    level, level_variance = _level(options, counts.shape, medians, means, clipped_mean, variance, kept)
+    return Overscan(level, level_variance, read_noise, read_noise_err)
+
+
+def overscan_columns(amplifier: Amplifier, options: OverscanOptions) -> slice:
+    """Return the overscan columns of a raw segment that are used.
+
+    Raises
+    ------
+    ConfigError
+        If too few are left.
+    """
+    _, columns = amplifier.serial_overscan_slices
     first, last = columns.start + options.skip_first, columns.stop - options.skip_last
     if last - first < MINIMUM_COLUMNS:
         raise ConfigError(
@@ -107,15 +126,24 @@ def measure_overscan(raw: NDArray[Any], amplifier: Amplifier, options: OverscanO
             remedy=f"leave at least {MINIMUM_COLUMNS} columns (isr.overscan_skip_first, isr.overscan_skip_last)",
             value=(options.skip_first, options.skip_last),
         )
-    counts = native_counts(raw)[rows, first:last]
-    medians, deviations = _row_medians(counts)
+    return slice(first, last)
+
+
+def clip_limit(deviations: FloatArray) -> float:
+    """Return from which deviation a count of the overscan is an outlier, for median absolute deviations of a sample of rows."""
     # The typical deviation is a whole number of counts: half a count more keeps the clip off the noise itself.
-    limit = _CLIP * (1.4826 * float(np.median(deviations)) + 0.5)
-    means, clipped_mean, variance, freedom, kept = _clipped_moments(counts, medians, limit)
+    return _CLIP * (1.4826 * float(np.median(deviations)) + 0.5)
+
+
+def noise_with_error(variance: float, freedom: int) -> tuple[float, float]:
+    """Return the read noise and its standard error (NaN when unknown) from a variance and its degrees of freedom."""
     read_noise = float(np.sqrt(variance))
-    read_noise_err = read_noise / np.sqrt(2 * freedom) if freedom > 0 else np.nan
-    level, level_variance = _level(options, counts.shape, medians, means, clipped_mean, variance, kept)
-    return Overscan(level, level_variance, read_noise, float(read_noise_err))
+    return read_noise, float(read_noise / np.sqrt(2 * freedom)) if freedom > 0 else np.nan
+
+
+def row_median_variance(variance: float, n_columns: int) -> float:
+    """Return the variance of the median of the counts of a row: a median of whole counts is a whole count."""
+    return variance * median_variance_factor(n_columns) + DIGITISATION_VARIANCE
 
 
 def _level(
@@ -133,7 +161,7 @@ def _level(
         return means, variance / n_columns
     if options.method == "constant":
         return np.full(n_rows, clipped_mean), variance / max(kept, 1)
-    median_variance = variance * median_variance_factor(n_columns) + DIGITISATION_VARIANCE
+    median_variance = row_median_variance(variance, n_columns)
     if options.method == "row_median":
         return medians, median_variance
     window = min(options.window, n_rows)
@@ -152,33 +180,30 @@ def running_mean(samples: FloatArray, window: int) -> FloatArray:
 @njit(cache=True, nogil=True)
 def _row_medians(counts: NDArray[np.int32]) -> tuple[FloatArray, FloatArray]:
     """Return the median of each row, and for a sample of rows the median absolute deviation from it."""
-    n_rows, n_columns = counts.shape
-    step = max(1, n_rows // _ROWS_FOR_DEVIATION)
-    medians, deviations = np.empty(n_rows), np.empty((n_rows + step - 1) // step)
-    buffer = np.empty(n_columns)
+    n_rows = counts.shape[0]
+    step = deviation_step(n_rows)
+    medians, deviations = np.zeros(n_rows), np.empty((n_rows + step - 1) // step)
     for row in range(n_rows):
-        for column in range(n_columns):
-            buffer[column] = counts[row, column]
-        medians[row] = np.median(buffer)
+        medians[row] = median_of_counts(counts[row], medians[max(row - 1, 0)])
         if row % step == 0:
-            deviations[row // step] = np.median(np.abs(buffer - medians[row]))
+            deviations[row // step] = median_deviation(counts[row], medians[row])
     return medians, deviations
+
+
+@njit(cache=True, nogil=True)
+def deviation_step(n_rows: int) -> int:
+    """Return the step of the rows in which the typical deviation is measured."""
+    return max(1, n_rows // _ROWS_FOR_DEVIATION)
 
 
 @njit(cache=True, nogil=True)
 def _clipped_moments(counts: NDArray[np.int32], centre: FloatArray, limit: float) -> tuple[FloatArray, float, float, int, int]:
     """Return row means, the overall mean, the variance within rows, its degrees of freedom and how many counts were kept."""
-    n_rows, n_columns = counts.shape
+    n_rows = counts.shape[0]
     means = np.empty(n_rows)
     total, squares, freedom, kept_all = 0.0, 0.0, 0, 0
     for row in range(n_rows):
-        kept, row_sum, row_squares = 0, 0.0, 0.0
-        for column in range(n_columns):
-            deviation = counts[row, column] - centre[row]
-            if abs(deviation) <= limit:
-                kept += 1
-                row_sum += deviation
-                row_squares += deviation * deviation
+        kept, row_sum, row_squares = clipped_sums(counts[row], centre[row], limit)
         means[row] = centre[row]
         if kept > 0:
             means[row] += row_sum / kept

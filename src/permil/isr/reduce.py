@@ -6,7 +6,9 @@ structure, noise). So, from the far end: overscan level, superbias, crosstalk, l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +17,26 @@ from numba import njit
 from numpy.typing import NDArray
 
 from permil.camera import Amplifier, Detector
-from permil.camera.frames import take_segment
 from permil.errors import RawFormatError
+from permil.exposures import RawFile
 from permil.isr.calibration import Calibration
 from permil.isr.crosstalk import subtract_crosstalk
-from permil.isr.linearity import evaluate_piece
 from permil.isr.masks import grow_saturated
 from permil.isr.overscan import Overscan, measure_overscan, native_counts
+from permil.isr.rows import (
+    Placement,
+    Response,
+    any_saturated,
+    copy_flipped,
+    copy_row,
+    flag_response,
+    flag_saturated,
+    to_electrons,
+    to_measured,
+)
 from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
-
-_SAT = int(MaskPlane.SAT)
-_SUSPECT = int(MaskPlane.SUSPECT)
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ class DetectorImage:
 
 
 def reduce_exposure(
-    segments: Mapping[str, NDArray[Any]], calibration: Calibration, *, temperature: float | None = None
+    segments: Mapping[str, NDArray[Any]], calibration: Calibration, *, temperature: float | None = None, threads: int = 1
 ) -> DetectorImage:
     """Reduce one exposure of one detector.
 
@@ -90,6 +99,8 @@ def reduce_exposure(
         Of this detector.
     temperature
         Readout-board temperature, degree C; needed when the gain depends on it.
+    threads
+        Segments that are reduced at the same time.
 
     Returns
     -------
@@ -103,33 +114,86 @@ def reduce_exposure(
     CalibrationError
         If the board temperature is needed and not known.
     """
+
+    def segment(amplifier: Amplifier) -> NDArray[np.int32]:
+        return raw_segment(segments, calibration.detector, amplifier)
+
+    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads)[0]
+
+
+def reduce_raw_file(
+    raw_file: RawFile, calibration: Calibration, *, temperature: float | None = None, threads: int = 1
+) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
+    """Reduce an open file; a decoded segment is reduced while it is in the cache of its core.
+
+    Parameters and errors are those of `reduce_exposure`.
+
+    Returns
+    -------
+    DetectorImage
+        The exposure.
+    overscans
+        One per amplifier.
+    dead
+        Which channels do not vary at all.
+    """
+    room = threading.local()
+
+    def segment(amplifier: Amplifier) -> NDArray[np.int32]:
+        if getattr(room, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
+            room.pixels = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32)
+        return raw_file.segment(amplifier.name, room.pixels)
+
+    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads)
+
+
+def _reduce_segments(
+    segment: Callable[[Amplifier], NDArray[np.int32]], calibration: Calibration, *, temperature: float | None, threads: int
+) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
+    """Reduce segments that are fetched one by one, each one once, by several threads."""
     detector = calibration.detector
     gain = calibration.gain_at(temperature)
     image = np.empty(detector.shape, dtype=np.float32)
-    mask = calibration.static_mask.copy()
-    overscans = [_subtract_overscan(segments, detector, amplifier, calibration, image, mask) for amplifier in detector.amplifiers]
-    if calibration.superbias is not None:
-        image -= calibration.superbias.image
+    mask = np.empty(detector.shape, dtype=np.int16)
     correction = calibration.crosstalk_correction()
-    if correction is not None:
-        subtract_crosstalk(image, detector, correction)
-    for index, amplifier in enumerate(detector.amplifiers):
-        curve = calibration.curve(index)
-        _to_electrons(
-            image[amplifier.slices],
-            mask[amplifier.slices],
-            curve.knots,
-            curve.coefficients,
-            curve.limit,
-            gain[index],
-            calibration.saturation[index],
+
+    def respond(index: int) -> bool:
+        part = detector.amplifiers[index].slices
+        return _respond(image[part], mask[part], calibration.response(index, gain[index]))
+
+    def reduce_one(index: int) -> tuple[Overscan, bool, bool]:
+        amplifier = detector.amplifiers[index]
+        counts = segment(amplifier)
+        overscan = measure_overscan(counts, amplifier, calibration.overscan)
+        flagged = _measure(
+            counts[amplifier.data_slices],
+            overscan.level,
+            calibration.bias_image,
+            calibration.static_mask,
+            Placement.of(amplifier),
+            calibration.saturation_adu,
+            image,
+            mask,
         )
-    grow_saturated(mask, calibration.saturation_grow)
-    for amplifier, overscan in zip(detector.amplifiers, overscans, strict=True):
-        if is_dead(segments[amplifier.name], overscan):
-            image[amplifier.slices] = np.nan
-            mask[amplifier.slices] |= MaskPlane.NO_DATA
-    return DetectorImage(
+        # While the segment is in the cache.
+        if correction is None:
+            flagged |= respond(index)
+        return overscan, flagged, is_dead(counts, overscan)
+
+    indices = range(len(detector.amplifiers))
+    with ThreadPoolExecutor(threads) as pool:
+        in_turn = pool.map if threads > 1 else map
+        overscans, flagged, dead = zip(*in_turn(reduce_one, indices), strict=True)
+        if correction is not None:
+            subtract_crosstalk(image, detector, correction)
+            flagged = (*flagged, *in_turn(respond, indices))
+    if any(flagged):
+        grow_saturated(mask, calibration.saturation_grow)
+    for index in np.flatnonzero(dead):
+        part = detector.amplifiers[index].slices
+        image[part] = np.nan
+        mask[part] |= MaskPlane.NO_DATA
+    reduced = DetectorImage(
         detector=detector,
         image=image,
         mask=mask,
@@ -139,6 +203,7 @@ def reduce_exposure(
         overscan_level=np.array([overscan.level.mean() for overscan in overscans]),
         gain=gain,
     )
+    return reduced, overscans, dead
 
 
 def raw_segment(segments: Mapping[str, NDArray[Any]], detector: Detector, amplifier: Amplifier) -> NDArray[np.int32]:
@@ -173,60 +238,43 @@ def is_dead(raw: NDArray[Any], overscan: Overscan) -> bool:
     return overscan.read_noise == 0 and bool(np.ptp(raw) == 0)
 
 
-def _subtract_overscan(
-    segments: Mapping[str, NDArray[Any]],
-    detector: Detector,
-    amplifier: Amplifier,
-    calibration: Calibration,
-    image: NDArray[np.float32],
-    mask: NDArray[np.int16],
-) -> Overscan:
-    """Put one segment, overscan subtracted, into image and mask."""
-    raw = raw_segment(segments, detector, amplifier)
-    overscan = measure_overscan(raw, amplifier, calibration.overscan)
-    _place(
-        raw[amplifier.data_slices],
-        overscan.level,
-        calibration.saturation_adu,
-        take_segment(amplifier, image),
-        take_segment(amplifier, mask),
-    )
-    return overscan
-
-
 @njit(cache=True, nogil=True)
-def _place(
-    raw: NDArray[np.int32],
+def _measure(
+    counts: NDArray[np.int32],
     level: FloatArray,
+    bias: NDArray[np.float32],
+    static_mask: NDArray[np.int16],
+    place: Placement,
     saturation_adu: float,
     image: NDArray[np.float32],
     mask: NDArray[np.int16],
-) -> None:
-    """Subtract the level of each row and flag saturated counts."""
-    for row in range(raw.shape[0]):
-        for column in range(raw.shape[1]):
-            image[row, column] = raw[row, column] - level[row]
-            if raw[row, column] >= saturation_adu:
-                mask[row, column] |= _SAT
+) -> bool:
+    """Put a segment into the image, level and bias subtracted, and its flags into the mask; return whether it has saturated counts."""
+    n_rows, n_columns = counts.shape
+    flipped = np.empty(n_columns, dtype=np.int32)
+    found = False
+    for row in range(n_rows):
+        y, first, last = place.y_first + place.y_step * row, place.x_min, place.x_min + n_columns
+        ordered = counts[row]
+        if place.flip_x:
+            copy_flipped(ordered, flipped)
+            ordered = flipped
+        to_measured(ordered, level[row], bias[y, first:last] if bias.size else bias[0], image[y, first:last])
+        copy_row(static_mask[y, first:last], mask[y, first:last])
+        if any_saturated(ordered, saturation_adu):
+            flag_saturated(ordered, saturation_adu, mask[y, first:last])
+            found = True
+    return found
 
 
 @njit(cache=True, nogil=True)
-def _to_electrons(
-    image: NDArray[np.float32],
-    mask: NDArray[np.int16],
-    knots: FloatArray,
-    coefficients: FloatArray,
-    limit: float,
-    gain: float,
-    saturation: float,
-) -> None:
-    """Apply linearity and gain in place; flag what is saturated or beyond the linearity curve."""
+def _respond(image: NDArray[np.float32], mask: NDArray[np.int16], response: Response) -> bool:
+    """Turn adu into electrons in place; return whether anything was flagged."""
+    found = False
+    measured = np.empty(image.shape[1], dtype=np.float32)
     for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            adu = image[row, column]
-            signal = gain * evaluate_piece(knots, coefficients, adu)
-            image[row, column] = signal
-            if signal >= saturation:
-                mask[row, column] |= _SAT
-            if adu > limit:
-                mask[row, column] |= _SUSPECT
+        copy_row(image[row], measured)
+        if to_electrons(measured, response, image[row]):
+            flag_response(measured, response, mask[row])
+            found = True
+    return found

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector
 from permil.errors import InputError, PhotodiodeError
-from permil.isr.accumulate import NO_FRAME, Averages, Sums, add_frame, average, empty_sums
+from permil.isr.accumulate import MOST_FRAMES, Sums, add_frame, empty_sums, relative_light
+from permil.isr.average import NoiseTest, RowFit, average, empty_averages
+from permil.isr.rows import Placement
 from permil.products.masks import is_good
 
 FloatArray = NDArray[np.float64]
@@ -78,7 +80,8 @@ class FrameStack:
     detector
         The detector.
     threshold
-        A measurement is rejected when it differs from the mean of the others by this many sigma of the difference.
+        A measurement is rejected when it differs from the mean of the others by this many sigma of the difference; with infinity
+        none is.
     poisson
         Whether the signal is in electrons and adds its own variance (not so for bias frames).
     """
@@ -117,14 +120,15 @@ class FrameStack:
         """
         if not np.isfinite(light) or light <= 0:
             raise PhotodiodeError(f"the light of a frame is {light}", remedy="leave the exposure out", value=light)
-        if len(self._light) == NO_FRAME:
-            raise InputError(f"more than {NO_FRAME} exposures at one position", remedy="stack them in parts")
+        if len(self._light) == MOST_FRAMES:
+            raise InputError(f"more than {MOST_FRAMES} exposures at one position", remedy="stack them in parts")
         if image.shape != self.detector.shape or mask.shape != self.detector.shape:
             raise ValueError(f"frame of shape {image.shape}, mask {mask.shape}, detector {self.detector.shape}")
         self._light.append(light)
-        relative = np.array(self._light) / self._light[0]
-        flat_sums = Sums._make(array.reshape(-1) for array in self._sums)
-        add_frame(flat_sums, image.ravel(), mask.ravel(), len(self._light) - 1, relative)
+        relative = relative_light(self._light)[-1]
+        add_frame(
+            self._sums, np.ascontiguousarray(image), np.ascontiguousarray(mask), relative, bool(np.isfinite(self.threshold))
+        )
         self._noise_variance += noise_variance
 
     def result(self, *, superbias_variance: NDArray[np.float32] | None = None) -> Stack:
@@ -142,23 +146,18 @@ class FrameStack:
         """
         if not self._light:
             raise InputError("there is no exposure to stack", remedy="check which exposures were left out")
-        shape = self.detector.shape
-        light = np.array(self._light) / self._light[0]
+        light = relative_light(self._light).astype(np.float64)
         noise_variance = self._noise_variance / light.size
-        out = Averages(
-            image=np.empty(shape, dtype=np.float32),
-            variance=np.empty(shape, dtype=np.float32),
-            mask=np.empty(shape, dtype=np.int32),
-            kept=np.zeros(shape, dtype=np.uint16),
-            rejected=np.zeros(shape, dtype=np.uint8),
-        )
-        chi_square = np.full(noise_variance.size, np.nan)
+        out = empty_averages(self.detector.shape)
+        chi_square = np.empty(noise_variance.size)
         for index, amplifier in enumerate(self.detector.amplifiers):
-            part_sums = Sums._make(array[amplifier.slices] for array in self._sums)
-            part_out = Averages._make(array[amplifier.slices] for array in out)
-            total, freedom = average(part_sums, part_out, light, noise_variance[index], self.threshold, self.poisson)
-            if freedom > 0:
-                chi_square[index] = total / freedom
+            rows, columns = amplifier.slices
+            test = NoiseTest(light.size, light.mean(), noise_variance[index], self.threshold, 1.0 if self.poisson else 0.0)
+            place = Placement(columns.start, amplifier.nx, False, rows.start, 1)
+            fit = RowFit.empty(amplifier.ny)
+            part = Sums._make(array[rows] for array in self._sums)
+            average(part, columns.start, np.arange(amplifier.ny), test, place, out, fit)
+            chi_square[index] = fit.reduced
         if superbias_variance is not None:
             np.add(out.variance, superbias_variance, out=out.variance)
         return Stack(self.detector, *out, light=light, noise_variance=noise_variance, chi_square=chi_square)
@@ -170,7 +169,12 @@ def frame_light(image: NDArray[np.float32], mask: NDArray[Any]) -> float:
     The ratio of two such medians is the ratio of the light of two frames of one scene, to some 1e-5, free of the noise of the
     photodiode. The pattern of the scene drops out.
     """
-    step = max(1, int(np.sqrt(image.size / _PIXELS_FOR_MEDIAN)))
+    step = light_step(image.shape)
     sample, sample_mask = image[::step, ::step], mask[::step, ::step]
     good = is_good(sample_mask)
     return float(np.median(sample[good])) if good.any() else np.nan
+
+
+def light_step(shape: tuple[int, ...]) -> int:
+    """Return the step of the sample of which the light of a frame is the median."""
+    return max(1, int(np.sqrt(shape[0] * shape[1] / _PIXELS_FOR_MEDIAN)))

@@ -5,8 +5,7 @@ Every function works on one detector and takes and returns what can travel betwe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,16 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector, ReferenceBox
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
-from permil.exposures.raw import RawDetector, read_raw
+from permil.exposures import RawDetector, RawFile, RawHeaders, read_raw
 from permil.isr.box import BoxSignal, reduce_box
 from permil.isr.calibration import Calibration
+from permil.isr.exposure_stack import MINIMUM_LIGHT, ExposureStack, OpenFiles, check_detector, scaled, with_path
 from permil.isr.gains import Gains
 from permil.isr.inputs import load_calibration, overscan_options
-from permil.isr.photodiode import LeftOut, photodiode_scale, select_by_photodiode
-from permil.isr.reduce import DetectorImage, reduce_exposure
-from permil.isr.stack import FrameStack, Stack, frame_light
-from permil.isr.superbias import bias_calibration, stack_superbias
+from permil.isr.photodiode import select_by_photodiode
+from permil.isr.probe import ProbedFile
+from permil.isr.reduce import DetectorImage, reduce_raw_file
+from permil.isr.superbias import bias_calibration, summarise_bias
 from permil.products import FINGERPRINT_CARD, write_image, write_table
 
 __all__ = [
@@ -42,40 +42,7 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-# Below this median signal (electrons) a residual of the bias level would spoil the light of a frame as its own scale.
-MINIMUM_LIGHT = 1000.0
 _BOARD_SENSORS = tuple(f"TEMP{number}" for number in range(1, 7))
-
-
-@dataclass(frozen=True)
-class ExposureStack:
-    """The exposures of one position, LED and detector as one image.
-
-    Parameters
-    ----------
-    stack
-        Mean signal at the mean photodiode reading, electrons.
-    photodiode
-        Mean photodiode reading; 1 when the photodiode is not used.
-    scale_error
-        Relative error of the scale common to all pixels, from the scatter of light over photodiode; NaN when unknown.
-    read_noise
-        Electrons per amplifier, root mean square over the exposures.
-    used
-        Files in the stack.
-    left_out
-        Files that are not in it, with the reason.
-    photodiode_outliers
-        Files in the stack whose photodiode reading contradicts their light and does not count in the scale.
-    """
-
-    stack: Stack
-    photodiode: float
-    scale_error: float
-    read_noise: FloatArray
-    used: tuple[Path, ...]
-    left_out: tuple[LeftOut, ...]
-    photodiode_outliers: tuple[Path, ...]
 
 
 def build_superbias(
@@ -86,6 +53,7 @@ def build_superbias(
     output: Path,
     *,
     fingerprint: str = "",
+    threads: int = 1,
 ) -> Path:
     """Make the superbias of a detector from its bias exposures and write it.
 
@@ -95,9 +63,10 @@ def build_superbias(
         Raw bias files of this detector.
     output
         Where the product goes: IMAGE and VARIANCE in adu, MASK, and a table AMPLIFIERS with level and read noise.
-
     fingerprint
         Of what the product is made from; kept in its header.
+    threads
+        Segments that are worked on at the same time; 1 in worker processes.
 
     Returns
     -------
@@ -112,17 +81,17 @@ def build_superbias(
         If the product cannot be written.
     """
     calibration = bias_calibration(detector, overscan=overscan_options(config))
-    left_out: list[LeftOut] = []
-    frames = _reduced_files(paths, camera, calibration, config, left_out)
-    summary = stack_superbias((image for _, image in frames), detector, threshold=config.rejection_threshold)
-    if summary is None:
+    with OpenFiles([Path(path) for path in paths], camera, calibration, lambda _: None, threads=threads) as opened:
+        stacked = opened.stack(lambda files: [1.0] * len(files), threshold=config.rejection_threshold, poisson=False)
+        left_out = opened.left_out
+    if stacked is None:
         raise CalibrationError(
             f"there is no usable bias exposure of {detector.name}" + (f" ({left_out[0].reason})" if left_out else ""),
             path=left_out[0].path if left_out else None,
             remedy="add bias exposures to the roots, or set isr.bias to none",
             detector=detector.name,
         )
-    stack = summary.stack
+    stack, summary = stacked.stack, summarise_bias(stacked)
     table = QTable(
         {
             "amp": [amplifier.name for amplifier in detector.amplifiers],
@@ -178,7 +147,7 @@ def write_gains_table(path: Path, gains: Mapping[str, Gains], camera: Camera) ->
     write_table(path, gains_table(gains, camera))
 
 
-def board_temperature(raw: RawDetector, config: IsrConfig) -> float | None:
+def board_temperature(raw: RawHeaders, config: IsrConfig) -> float | None:
     """Return the temperature that the gain follows, degree C; None when the gain is not corrected or the card is missing."""
     if config.temperature_coefficient == 0:
         return None
@@ -189,8 +158,15 @@ def board_temperature(raw: RawDetector, config: IsrConfig) -> float | None:
     return float(card) if isinstance(card, int | float) else None
 
 
-def reduce_file(path: str | Path, camera: Camera, calibration: Calibration, config: IsrConfig) -> DetectorImage:
+def reduce_file(
+    path: str | Path, camera: Camera, calibration: Calibration, config: IsrConfig, *, threads: int = 1
+) -> DetectorImage:
     """Read and reduce one raw file.
+
+    Parameters
+    ----------
+    threads
+        Segments that are decoded and reduced at the same time; 1 in worker processes.
 
     Raises
     ------
@@ -199,11 +175,12 @@ def reduce_file(path: str | Path, camera: Camera, calibration: Calibration, conf
     CalibrationError
         If the board temperature is needed and not in the file.
     """
-    raw = _read(path, camera, calibration.detector)
-    try:
-        return reduce_exposure(raw.segments, calibration, temperature=board_temperature(raw, config))
-    except PermilError as error:
-        raise _with_path(error, path) from error
+    with RawFile(path, camera) as raw_file:
+        check_detector(raw_file.detector, calibration.detector, path)
+        try:
+            return reduce_raw_file(raw_file, calibration, temperature=board_temperature(raw_file, config), threads=threads)[0]
+        except PermilError as error:
+            raise with_path(error, path) from error
 
 
 def box_signals(
@@ -238,7 +215,7 @@ def box_signals(
             for box in boxes
         ]
     except PermilError as error:
-        raise _with_path(error, path) from error
+        raise with_path(error, path) from error
 
 
 def stack_group(
@@ -249,8 +226,9 @@ def stack_group(
     config: IsrConfig,
     *,
     with_superbias_variance: bool = True,
+    threads: int = 1,
 ) -> ExposureStack:
-    """Stack the exposures of one position, LED and detector, one file at a time.
+    """Stack the exposures of one position, LED and detector, all files together, a few rows at a time.
 
     Frames are compared at their own light (the median of their pixels), so that the noise of the photodiode is neither taken for
     an outlier nor spread over the pixels; the sum of the photodiode readings then sets the scale of the whole. Where there is
@@ -262,6 +240,8 @@ def stack_group(
         Raw files and their photodiode readings.
     with_superbias_variance
         Whether the variance holds that of the superbias, which several stacks have in common.
+    threads
+        Segments that are worked on at the same time; 1 in worker processes.
 
     Raises
     ------
@@ -272,115 +252,33 @@ def stack_group(
     """
     normalise = config.photodiode == "header"
     selection = select_by_photodiode(photodiodes, paths, normalise=normalise)
-    left_out = list(selection.left_out)
-    readings = dict(zip((Path(path) for path in paths), selection.photodiode, strict=True))
+    readings = dict(zip((Path(path) for path in paths), selection.photodiode.tolist(), strict=True))
     wanted = [Path(path) for path, used in zip(paths, selection.used, strict=True) if used]
-    frames = FrameStack(calibration.detector, threshold=config.rejection_threshold)
-    used: list[Path] = []
-    medians: list[float] = []
-    noise_squares = np.zeros(len(calibration.detector.amplifiers))
-    for path, image in _reduced_files(wanted, camera, calibration, config, left_out):
-        median, reading = frame_light(image.image, image.mask), readings[path]
-        if used and _contradicts(median, expected=medians[0] * reading / readings[used[0]]):
-            good, bad = _split_by_light(wanted, readings, camera, calibration, config)
-            stacked = stack_group(
-                good,
-                [readings[path] for path in good],
-                camera,
-                calibration,
-                config,
-                with_superbias_variance=with_superbias_variance,
+
+    def light(files: list[ProbedFile]) -> list[float]:
+        own = files[0].median >= MINIMUM_LIGHT
+        return [file.median if own else readings[file.raw_file.path] for file in files]
+
+    with OpenFiles(wanted, camera, calibration, lambda file: board_temperature(file, config), threads=threads) as opened:
+        contradictions = opened.set_aside_contradictions(readings.__getitem__)
+        stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True)
+        left_out = (*selection.left_out, *contradictions, *opened.left_out)
+        if stacked is None:
+            raise InputError(
+                f"none of {len(paths)} exposures of {calibration.detector.name} can be used ({left_out[0].reason})"
+                if left_out
+                else f"there is no exposure of {calibration.detector.name} to stack",
+                path=left_out[0].path if left_out else None,
+                remedy="check the files",
             )
-            return _without(stacked, bad, good, left_out)
-        used.append(path)
-        medians.append(median)
-        own = medians[0] >= MINIMUM_LIGHT
-        frames.add(image.image, image.mask, image.noise_variance, light=median if own else reading)
-        noise_squares += image.read_noise**2
-        del image  # before the next one is read
-    if not used:
-        raise InputError(
-            f"none of {len(paths)} exposures of {calibration.detector.name} can be used ({left_out[0].reason})"
-            if left_out
-            else f"there is no exposure of {calibration.detector.name} to stack",
-            path=left_out[0].path if left_out else None,
-            remedy="check the files",
-        )
-    stack = frames.result(superbias_variance=calibration.superbias_variance() if with_superbias_variance else None)
-    read_noise = np.sqrt(noise_squares / len(used))
-    if not normalise:
-        return ExposureStack(stack, 1.0, np.nan, read_noise, tuple(used), tuple(left_out), ())
-    # Without light of their own the frames cannot judge the photodiode.
-    judged = np.array(medians) if medians[0] >= MINIMUM_LIGHT else stack.light
-    scale = photodiode_scale(judged, [readings[path] for path in used])
-    if scale.factor != 1:
-        factor = np.float32(scale.factor)
-        stack = replace(stack, image=stack.image * factor, variance=stack.variance * factor**2)
-    scale_error = scale.error if medians[0] >= MINIMUM_LIGHT else np.nan
-    outliers = tuple(used[frame] for frame in scale.outliers)
-    return ExposureStack(stack, scale.mean, scale_error, read_noise, tuple(used), tuple(left_out), outliers)
-
-
-def _contradicts(median: float, *, expected: float) -> bool:
-    """Return whether the light of an exposure is off what photodiode and other exposures say by more than a half."""
-    return bool(np.isfinite(median + expected) and abs(median - expected) > 0.5 * max(expected, MINIMUM_LIGHT))
-
-
-def _split_by_light(
-    paths: Sequence[Path], readings: dict[Path, float], camera: Camera, calibration: Calibration, config: IsrConfig
-) -> tuple[list[Path], list[Path]]:
-    """Tell exposures whose light per photodiode is that of the majority from the others; this reads all files once more.
-
-    Raises
-    ------
-    InputError
-        If there is no majority.
-    """
-    frames = _reduced_files(paths, camera, calibration, config, [])
-    ratio = {path: frame_light(image.image, image.mask) / readings[path] for path, image in frames}
-    typical = float(np.nanmedian(list(ratio.values())))
-    bad = [path for path, value in ratio.items() if _contradicts(value * readings[path], expected=typical * readings[path])]
-    if 2 * len(bad) >= len(ratio) or len(ratio) < 3:
-        raise InputError(
-            f"light and photodiode of {len(ratio)} exposures at one position contradict each other",
-            path=(bad or list(ratio))[0],
-            remedy="the lamp failed, or an exposure belongs to another position: leave the wrong ones out of the folders",
-        )
-    return [path for path in paths if path not in bad], bad
-
-
-def _without(stacked: ExposureStack, bad: list[Path], good: list[Path], left_out: list[LeftOut]) -> ExposureStack:
-    """Return a stack of the good exposures that says why the others are not in it."""
-    reason = "its light contradicts photodiode and the other exposures by more than a half"
-    dropped = [entry for entry in left_out if entry.path not in good]
-    return replace(stacked, left_out=(*dropped, *(LeftOut(path, reason) for path in bad), *stacked.left_out))
-
-
-def _reduced_files(
-    paths: Sequence[str | Path], camera: Camera, calibration: Calibration, config: IsrConfig, left_out: list[LeftOut]
-) -> Iterator[tuple[Path, DetectorImage]]:
-    """Yield path and reduced exposure one by one; what cannot be read is listed and left out."""
-    for path in paths:
-        try:
-            image = reduce_file(path, camera, calibration, config)
-        except InputError as error:
-            left_out.append(LeftOut(Path(path), error.what if error.remedy is None else f"{error.what}; {error.remedy}"))
-            continue
-        yield Path(path), image
+        used = tuple(file.raw_file.path for file in opened.files)
+        medians = [file.median for file in opened.files]
+    if with_superbias_variance:
+        calibration.add_superbias_variance(stacked.stack.variance)
+    return scaled(stacked, medians, [readings[path] for path in used], used, left_out, normalise=normalise)
 
 
 def _read(path: str | Path, camera: Camera, detector: Detector, *, segments: list[str] | None = None) -> RawDetector:
     raw = read_raw(path, camera, segments=segments)
-    if raw.detector.name != detector.name:
-        raise InputError(
-            f"the file holds detector {raw.detector.name}, not {detector.name}",
-            path=path,
-            remedy="check the list of files",
-            value=raw.detector.name,
-        )
+    check_detector(raw.detector, detector, path)
     return raw
-
-
-def _with_path(error: PermilError, path: str | Path) -> PermilError:
-    """Return an error of an algorithm with the file that it came up in."""
-    return type(error)(error.what, path=error.path or path, remedy=error.remedy, **error.data)

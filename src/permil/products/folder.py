@@ -38,6 +38,11 @@ class RunFolder:
         return self.root / "stages.ecsv"
 
     @property
+    def performance(self) -> Path:
+        """What the tasks of each stage cost: time, bytes read, memory."""
+        return self.root / "performance.ecsv"
+
+    @property
     def comparison(self) -> Path:
         """Recovered over true; only after a demonstration."""
         return self.root / "comparison.ecsv"

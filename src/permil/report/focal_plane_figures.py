@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -31,7 +32,9 @@ from permil.report.style import (
 if TYPE_CHECKING:
     from permil.camera import Detector
 
-_MARGIN_MM = 4.0
+MARGIN_MM = 4.0
+"""Around the detectors that a map shows."""
+
 _MOST_CELLS = 330
 # Amplifiers and names of detectors are drawn as long as they can be told apart.
 _MOST_NAMED = 30
@@ -55,16 +58,16 @@ def flat_map(
         Detectors to outline.
     """
     figure, (level_axes, inner_axes) = _two_maps(detectors)
-    shown = _show_mosaic(level_axes, image, grid, limits=symmetric_limits(image, centre=1.0), colours=DIVERGING)
+    shown = show_mosaic(level_axes, image, grid, limits=symmetric_limits(image, centre=1.0), colours=DIVERGING)
     level_axes.set_title("composite flat")
     colour_bar(figure, shown, level_axes, "response (median of the focal plane = 1)")
     per_mil = 1e3 * (flattened - 1)
-    shown = _show_mosaic(inner_axes, per_mil, grid, limits=symmetric_limits(per_mil, centre=0.0), colours=DIVERGING)
+    shown = show_mosaic(inner_axes, per_mil, grid, limits=symmetric_limits(per_mil, centre=0.0), colours=DIVERGING)
     inner_axes.set_title("each detector over its own median")
     colour_bar(figure, shown, inner_axes, "response over median - 1 (‰)")
     for axes in (level_axes, inner_axes):
-        _outlines(axes, detectors, named=True)
-        _frame(axes, detectors)
+        show_outlines(axes, detectors, named=True)
+        frame_axes(axes, detectors)
     inner_axes.set_ylabel("")
     return figure
 
@@ -88,10 +91,10 @@ def scatter_map(
     """
     figure, (scatter_axes, rejected_axes) = _two_maps(detectors)
     per_mil = 1e3 * scatter
-    shown = _show_mosaic(scatter_axes, per_mil, grid, limits=robust_limits(per_mil), colours=SPREAD)
+    shown = show_mosaic(scatter_axes, per_mil, grid, limits=robust_limits(per_mil), colours=SPREAD)
     scatter_axes.set_title("scatter between pointings, super-pixels")
     colour_bar(figure, shown, scatter_axes, "scatter (‰)")
-    _outlines(scatter_axes, detectors, named=True)
+    show_outlines(scatter_axes, detectors, named=True)
     tiles = PolyCollection([focal_plane.outline(detector) for detector in detectors], cmap=SPREAD, edgecolors=INK, linewidths=0.6)
     tiles.set_array(np.ma.masked_invalid(rejected))
     tiles.set_clim(0.0, robust_limits(rejected, percent=0.0)[1])
@@ -102,7 +105,7 @@ def scatter_map(
         for detector, rate in zip(detectors, rejected, strict=True):
             write_on_map(rejected_axes, focal_plane.centre(detector), f"{rate:.3g}" if np.isfinite(rate) else "")
     for axes in (scatter_axes, rejected_axes):
-        _frame(axes, detectors)
+        frame_axes(axes, detectors)
     rejected_axes.set_ylabel("")
     return figure
 
@@ -120,7 +123,7 @@ def coverage(scan: NDArray[np.floating], pointings: NDArray[np.floating], detect
     """
     figure = Figure(figsize=(6.0, 5.4))
     axes = figure.add_axes((0.12, 0.1, 0.85, 0.82))
-    _outlines(axes, detectors, named=True, faint=True)
+    show_outlines(axes, detectors, named=True, faint=True)
     axes.plot(*scan.T, ".", color=INK, markersize=2.2, label=f"beam scan, {len(scan)} positions")
     axes.plot(
         *pointings.T, "o", color=led_colour(led), markeredgecolor=INK, markeredgewidth=0.5, markersize=5.5 if len(pointings) < 200 else 2.5,
@@ -138,7 +141,7 @@ def coverage(scan: NDArray[np.floating], pointings: NDArray[np.floating], detect
 
 
 def _two_maps(detectors: Sequence[Detector]) -> tuple[Figure, tuple[Axes, Axes]]:
-    left, right, bottom, top = focal_plane.bounds(detectors, _MARGIN_MM)
+    left, right, bottom, top = focal_plane.bounds(detectors, MARGIN_MM)
     # Each map is 4.7 inches wide; the height follows, within bounds, from the shape of what is shown.
     height = float(np.clip(4.7 * (top - bottom) / (right - left), 2.6, 7.5)) + 0.9
     figure = Figure(figsize=(12.4, height))
@@ -147,7 +150,10 @@ def _two_maps(detectors: Sequence[Detector]) -> tuple[Figure, tuple[Axes, Axes]]
     return figure, (first, second)
 
 
-def _show_mosaic(axes: Axes, image: NDArray[np.floating], grid: MosaicGrid, *, limits: tuple[float, float], colours: str):  # type: ignore[no-untyped-def]
+def show_mosaic(
+    axes: Axes, image: NDArray[np.floating], grid: MosaicGrid, *, limits: tuple[float, float], colours: str
+) -> ScalarMappable:
+    """Draw a mosaic, binned if it has more cells than can be seen."""
     size = int(np.ceil(max(image.shape) / _MOST_CELLS))
     binned = super_pixels(image, np.isfinite(image), size).mean if size > 1 else image
     rows, columns = binned.shape
@@ -158,7 +164,8 @@ def _show_mosaic(axes: Axes, image: NDArray[np.floating], grid: MosaicGrid, *, l
     )
 
 
-def _outlines(axes: Axes, detectors: Sequence[Detector], *, named: bool, faint: bool = False) -> None:
+def show_outlines(axes: Axes, detectors: Sequence[Detector], *, named: bool, faint: bool = False) -> None:
+    """Draw the outlines of detectors, and of amplifiers where they are few, with names if asked for."""
     few = len(detectors) <= _MOST_NAMED
     if few and not faint:
         borders = [corners for detector in detectors for corners in focal_plane.amplifier_outlines(detector)]
@@ -178,6 +185,7 @@ def _outlines(axes: Axes, detectors: Sequence[Detector], *, named: bool, faint: 
             write_on_map(axes, place, raft)
 
 
-def _frame(axes: Axes, detectors: Sequence[Detector]) -> None:
-    left, right, bottom, top = focal_plane.bounds(detectors, _MARGIN_MM)
+def frame_axes(axes: Axes, detectors: Sequence[Detector]) -> None:
+    """Let axes show some detectors, in DVCS mm."""
+    left, right, bottom, top = focal_plane.bounds(detectors, MARGIN_MM)
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="x (mm, DVCS)", ylabel="y (mm, DVCS)")

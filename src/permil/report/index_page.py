@@ -30,6 +30,7 @@ from permil.report.pages import (
     result_cell,
     text_cell,
 )
+from permil.report.performance import performance_grid
 from permil.report.quantities import MISSING, QUANTITIES, format_count
 from permil.report.spots_page import spots_section
 from permil.report.summary import NO, Measurement, Verdict, failures, judge, specification, verdicts
@@ -70,6 +71,7 @@ def index_page(
         spots=spots_section(products.spots, spots_address) if products.spots is not None else None,
         compare=compare_section(products.compare, compare_address) if products.compare is not None else None,
         stages=_stages(products.stages) if products.stages is not None else None,
+        performance=performance_grid(products.folder),
         configuration=products.configuration,
         fingerprint=fingerprint,
     )

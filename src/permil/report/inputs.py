@@ -28,10 +28,11 @@ _CUBES = ("STACKS", "BEAMS", "RESPONSES")
 
 @dataclass(frozen=True)
 class LedProducts:
-    """What a run has of one LED: paths of beam model and mosaic, metrics, names of the detectors with a flat."""
+    """What a run has of one LED: paths of beam model, joint solution and mosaic, metrics, names of the detectors with a flat."""
 
     led: str
     beam: Path | None
+    joint: Path | None
     focal_plane: Path | None
     metrics: Table | None
     detectors: tuple[str, ...]
@@ -264,7 +265,22 @@ def _led_products(folder: RunFolder, camera: Camera, led: str, absent: list[str]
     return LedProducts(
         led=led,
         beam=beam if beam.is_file() else None,
+        joint=_joint(folder, led, detectors),
         focal_plane=focal_plane if focal_plane.is_file() else None,
         metrics=_table(folder.metrics(led), f"LED {led}: metrics", absent, columns=("detector", "amp", "led")),
         detectors=detectors,
     )
+
+
+def _joint(folder: RunFolder, led: str, detectors: Sequence[str]) -> Path | None:
+    """Return the joint solution of an LED, None if it has none or its flats were since made without it."""
+    path = folder.joint(led)
+    if not path.is_file():
+        return None
+    for flat in (folder.flat(led, name) for name in detectors):
+        try:
+            if fits.getheader(flat, 0).get("SOLVER") == "joint":
+                return path
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot be read as a flat ({error})", path=flat, remedy="make the flat again") from error
+    return None if detectors else path

@@ -16,7 +16,7 @@ from permil.report.beam_figures import beam_maps, beam_profiles
 from permil.report.beam_view import view_beam
 from permil.report.focal_plane_figures import coverage, flat_map, scatter_map
 from permil.report.index_page import beam_grid, detector_grid
-from permil.report.pages import Cell, Grid, LedSection, Picture, drawing, grid, raster, text_cell
+from permil.report.pages import Cell, Grid, JointSummary, LedSection, Picture, drawing, grid, raster, text_cell
 from permil.report.quantities import format_measurement
 from permil.report.summary import Measurement, failures
 
@@ -52,6 +52,7 @@ def led_section(
     detectors: Sequence[str],
     links: Mapping[str, str],
     limits: ReportConfig,
+    joint: JointSummary | None = None,
 ) -> LedSection:
     """Return the section of one LED.
 
@@ -65,6 +66,8 @@ def led_section(
         Names of the detectors with a flat.
     links
         Addresses of their pages.
+    joint
+        What there is to say of the joint solution, None without one.
     """
     shown = [camera[name] for name in detectors]
     pictures: list[Picture] = []
@@ -82,6 +85,7 @@ def led_section(
         plane_pictures=tuple(pictures),
         detectors=detector_grid(measurements, detectors, links, rejected, limits=limits) if detectors else None,
         failed=sum(len(entries) for entries in failures(measurements, limits).values()),
+        joint=joint,
     )
 
 

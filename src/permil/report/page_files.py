@@ -8,7 +8,7 @@ from pathlib import Path
 from permil.products import RunFolder, atomic_output, stored_fingerprint
 from permil.products.fingerprint import file_signature
 
-LAYOUT = 3
+LAYOUT = 4
 """Number of the layout of the pages: one more whenever pages of the same products would look different."""
 
 _HEAD_CHARACTERS = 2000
@@ -17,6 +17,11 @@ _HEAD_CHARACTERS = 2000
 def detector_path(folder: RunFolder, led: str, detector: str) -> Path:
     """Return where the page of a detector and LED lies."""
     return folder.report.parent / "detectors" / led / f"{detector}.html"
+
+
+def joint_path(folder: RunFolder, led: str) -> Path:
+    """Return where the page of the joint solution of an LED lies."""
+    return folder.report.parent / "joint" / f"{led}.html"
 
 
 def spots_path(folder: RunFolder, detector: str, band: str) -> Path:
@@ -52,6 +57,7 @@ def write_page(path: Path, text: str) -> None:
 def remove_stale_pages(folder: RunFolder, wanted: set[Path]) -> None:
     """Remove pages of what the run no longer has: nothing leads there any more."""
     pages = folder.report.parent
-    for path in (*pages.glob("detectors/*/*.html"), *pages.glob("spots/*.html"), *pages.glob("compare/*.html")):
-        if path not in wanted:
-            path.unlink()
+    for pattern in ("detectors/*/*.html", "joint/*.html", "spots/*.html", "compare/*.html"):
+        for path in pages.glob(pattern):
+            if path not in wanted:
+                path.unlink()

@@ -66,6 +66,14 @@ class ReasonList:
 
 
 @dataclass(frozen=True)
+class JointSummary:
+    """What the index page says of a joint solution: a sentence, and the address of its page ("" without pages)."""
+
+    sentence: str
+    address: str
+
+
+@dataclass(frozen=True)
 class LedSection:
     """The part of the index page about one LED."""
 
@@ -76,6 +84,7 @@ class LedSection:
     plane_pictures: tuple[Picture, ...]
     detectors: Grid | None
     failed: int = 0
+    joint: JointSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -117,6 +126,7 @@ class IndexPage:
     spots: SpotsSection | None
     compare: CompareSection | None
     stages: Grid | None
+    performance: Grid | None
     configuration: str
     fingerprint: str
 
@@ -205,6 +215,44 @@ class ComparePage:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class JointPage:
+    """Content of the page of the joint solution of one LED.
+
+    ``warnings`` are sentences about what is wrong; ``has_checks`` says whether the budget was tested on halves of the data; ``residuals``
+    is empty where the signals are not there any more.
+    """
+
+    title: str
+    led: str
+    sentence: str
+    warnings: tuple[str, ...]
+    facts: tuple[tuple[str, str], ...]
+    certificate: str
+    budget: Grid
+    has_checks: bool
+    gradient: str
+    detectors: Grid
+    exposures: Picture
+    findings: Grid | None
+    drift_words: str
+    drifts: Grid | None
+    stage_words: str
+    stage: Grid
+    stage_picture: Picture
+    beam: Picture
+    reflection: Picture | None
+    fit_words: str
+    frames: Grid | None
+    residuals: tuple[Picture, ...]
+    modes: Picture
+    mode_table: Grid
+    provenance: Grid
+    home: Link
+    others: tuple[Link, ...]
+    fingerprint: str
+
+
 def raster(figure: Figure, caption: str, *, narrow: bool = False) -> Picture:
     """Return a figure as a picture made of pixels, for maps."""
     return Picture(embedded(png(figure), "png"), caption, narrow)
@@ -264,6 +312,11 @@ def render_spots(page: SpotsPage) -> str:
 def render_compare(page: ComparePage) -> str:
     """Return the page that compares stars with the flat as HTML."""
     return _templates().get_template("compare.html").render(page=page, meta=FINGERPRINT_META)
+
+
+def render_joint(page: JointPage) -> str:
+    """Return the page of a joint solution as HTML."""
+    return _templates().get_template("joint.html").render(page=page, meta=FINGERPRINT_META)
 
 
 @lru_cache(maxsize=1)

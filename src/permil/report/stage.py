@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from permil.products import RunFolder, fingerprint, read_image, stored_fingerpri
 from permil.progress import parallel_map
 from permil.report.compare_stage import compare_tasks, make_compare_page
 from permil.report.inputs import LedProducts, RunProducts, read_detector, read_run, read_scatter
+from permil.report.joint_stage import joint_tasks, make_joint_page
 from permil.report.page_files import (
     LAYOUT,
     compare_path,
     detector_path,
+    joint_path,
     page_fingerprint,
     remove_stale_pages,
     source_fingerprint,
@@ -102,9 +104,18 @@ def make_report(config: Config, camera: Camera, folder: RunFolder, *, workers: i
     compare_pages = compare_tasks(folder, camera, products.compare) if has_pages else []
     waiting_compare = [task for task in compare_pages if page_fingerprint(task.path) != task.fingerprint]
     parallel_map(make_compare_page, waiting_compare, workers=workers, description="pages of stars against flats")
-    wanted = {task.path for task in tasks} | {task.path for task in spots_pages} | {task.path for task in compare_pages}
+    joint_solutions = joint_tasks(folder, camera, products.leds)
+    joint_pages = joint_solutions if has_pages else []
+    waiting_joint = [task for task in joint_pages if page_fingerprint(task.path) != task.fingerprint]
+    parallel_map(make_joint_page, waiting_joint, workers=workers, description="pages of joint solutions")
+    wanted = (
+        {task.path for task in tasks}
+        | {task.path for task in joint_pages}
+        | {task.path for task in spots_pages}
+        | {task.path for task in compare_pages}
+    )
     remove_stale_pages(folder, wanted)
-    index_print = _index_fingerprint(config, products)
+    index_print = _index_fingerprint(config, products, [task.fingerprint for task in joint_solutions])
     if page_fingerprint(folder.report) != index_print or stored_fingerprint(folder.summary) != index_print:
         _make_index(config, camera, products, index_print, workers=workers)
     return folder.report
@@ -139,6 +150,8 @@ def make_led_section(task: LedTask) -> tuple[Any, list[Measurement]]:
     """Return the section of one LED and all its measurements, the beam's first."""
     from permil.beam.stage import load_beam
     from permil.report.beam_view import beam_measurements
+    from permil.report.joint_inputs import read_joint
+    from permil.report.joint_page import joint_measurements, joint_summary
     from permil.report.led_section import led_section
 
     folder, camera = RunFolder(task.root), shared_camera(task.config.camera)
@@ -148,6 +161,8 @@ def make_led_section(task: LedTask) -> tuple[Any, list[Measurement]]:
     if products.metrics is not None:
         measurements += flat_measurements(products.metrics)
     has_pages = task.config.report.detector_pages
+    joint = read_joint(folder, camera, products.led) if products.joint is not None else None
+    address = joint_path(folder, products.led).relative_to(folder.report.parent).as_posix() if has_pages else ""
     section = led_section(
         products.led,
         camera,
@@ -158,8 +173,9 @@ def make_led_section(task: LedTask) -> tuple[Any, list[Measurement]]:
         detectors=products.detectors,
         links={name: f"detectors/{products.led}/{name}.html" for name in products.detectors} if has_pages else {},
         limits=task.config.report,
+        joint=joint_summary(joint, address) if joint is not None else None,
     )
-    return section, measurements
+    return section, measurements + (joint_measurements(joint) if joint is not None else [])
 
 
 def _plane_maps(folder: RunFolder, camera: Camera, products: LedProducts) -> Any:
@@ -251,9 +267,9 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: entry.item() if isinstance(entry, np.generic) else entry for name, entry in row.items()}
 
 
-def _index_fingerprint(config: Config, products: RunProducts) -> str:
+def _index_fingerprint(config: Config, products: RunProducts, joint_prints: Sequence[str]) -> str:
     folder = products.folder
-    upstream = []
+    upstream = list(joint_prints)
     for led in products.leds:
         paths = [folder.beam(led.led), folder.focal_plane(led.led), folder.metrics(led.led)]
         upstream += [source_fingerprint(path) for path in (*paths, *(folder.flat(led.led, name) for name in led.detectors))]
@@ -267,6 +283,7 @@ def _index_fingerprint(config: Config, products: RunProducts) -> str:
         folder.unreadable,
         folder.left_out,
         folder.stages,
+        folder.performance,
         folder.comparison,
     )
     options = {

@@ -1,7 +1,7 @@
 """The joint solution: beam, flat and exposure scales together, with an error budget."""
 
 from permil.flat.joint.beam_centre import beam_centre
-from permil.flat.joint.budget import check_photodiode, cross_validation, odd_exposures, split_halves, without_drift
+from permil.flat.joint.budget import SplitHalves, check_photodiode, odd_exposures, split_halves, without_drift
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
 from permil.flat.joint.design import DesignReport, check_design, footprint
@@ -22,11 +22,11 @@ __all__ = [
     "PhotodiodeModel",
     "ResidualMap",
     "SpacingChoice",
+    "SplitHalves",
     "beam_centre",
     "check_design",
     "check_photodiode",
     "choose_spacing",
-    "cross_validation",
     "footprint",
     "logarithm_of",
     "odd_exposures",

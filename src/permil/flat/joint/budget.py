@@ -1,4 +1,4 @@
-"""Checks of the error budget from the data themselves: halves against each other, exposures left out, photodiode against scales."""
+"""Checks of the error budget from the data themselves: halves against each other, photodiode against scales."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from permil.flat.joint.solve import solve_again
 
 FloatArray = NDArray[np.float64]
 
+NOISIER = 2.0
+"""How many times noisier than a joint scale a photodiode reading is said to be noisier."""
+
+_TOLERANCE = 0.3
+"""Newton decrement of solutions from halves, in standard errors: they are compared with their noise."""
+
 
 @dataclass(frozen=True)
 class SplitHalves:
@@ -26,10 +32,15 @@ class SplitHalves:
     ----------
     difference, error : dict
         On super-pixels; ``error`` is that of independent noise. NaN where a half has no signal.
+    left_out : ndarray, shape (n,)
+        Mean squared residual over its error of each exposure from the part that it does not belong to, its own scale and position
+        fitted; NaN without signals. The noise alone gives 1, and a little more where a part does not determine the flat much better
+        than one exposure does.
     """
 
     difference: dict[str, FloatArray]
     error: dict[str, FloatArray]
+    left_out: FloatArray
 
     @property
     def rms(self) -> float:
@@ -59,7 +70,7 @@ def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], 
     """
     if first.all() or not first.any():
         raise FlatError("one of two halves has no exposures", remedy="choose another division")
-    halves = [solve_again(solution, detectors, held_out=held_out) for held_out in (~first, first)]
+    halves = [solve_again(solution, detectors, held_out=held_out, tolerance=_TOLERANCE) for held_out in (~first, first)]
     difference, error = {}, {}
     for detector in detectors:
         name, weights = detector.name, detector.weights
@@ -70,23 +81,8 @@ def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], 
         difference[name] = np.where(seen, halves[0].log_response[name] - halves[1].log_response[name], np.nan)
         error[name][~seen] = np.nan
     mean = np.nanmean(np.concatenate(list(difference.values())))
-    return SplitHalves({name: part - mean for name, part in difference.items()}, error)
-
-
-def cross_validation(
-    solution: JointSolution, detectors: Sequence[DetectorSignals], *, folds: int = 4, seed: int = 0
-) -> FloatArray:
-    """Return the mean squared residual over its error of each exposure when it was left out; NaN without signals.
-
-    Its own scale and position are fitted to it; beam and flat come from the other exposures. The noise alone gives 1 (a little
-    more where the other exposures do not determine the flat much better than one exposure).
-    """
-    fold = np.random.default_rng(seed).permutation(len(solution.model.exposures)) % folds
-    result = np.full(len(fold), np.nan)
-    for number in range(folds):
-        held_out = fold == number
-        result[held_out] = solve_again(solution, detectors, held_out=held_out).tests.chi_square[held_out]
-    return result
+    left_out = np.where(first, halves[1].tests.chi_square, halves[0].tests.chi_square)
+    return SplitHalves({name: part - mean for name, part in difference.items()}, error, left_out)
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,8 @@ class PhotodiodeCheck:
     deviation : ndarray, shape (n,)
         Logarithm of the reading minus that of the scale, mean 0; NaN where the reading does not count.
     scale_errors : ndarray, shape (n,)
-        Error of each scale once the constant, and the gradients that only the photodiode knows, are taken off.
+        Error of each scale once the constant, and the gradients that only the photodiode knows, are taken off;
+        NaN for exposures that were left out.
     chi_square : float
         Of the deviations under the estimated noise and drift, over its degrees of freedom.
     noisier : bool
@@ -113,7 +110,7 @@ class PhotodiodeCheck:
     @property
     def scale_error(self) -> float:
         """Median error of a scale."""
-        return float(np.median(self.scale_errors))
+        return float(np.nanmedian(self.scale_errors))
 
 
 def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
@@ -129,7 +126,7 @@ def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
     precision = prior.photodiode.precision(exposures.time[known], exposures.regressors[known])
     freedom = known.sum() - constants(exposures.regressors[known], int(known.sum())).shape[1] - 2
     chi_square = float(deviation[known] @ precision @ deviation[known] / max(freedom, 1))
-    noisier = bool(prior.photodiode.white > 2 * float(np.median(scale_errors)))
+    noisier = bool(prior.photodiode.white > NOISIER * float(np.nanmedian(scale_errors)))
     return PhotodiodeCheck(deviation, scale_errors, chi_square, noisier)
 
 
@@ -143,10 +140,13 @@ def without_drift(solution: JointSolution) -> JointSolution:
 
 
 def _scale_errors(solution: JointSolution) -> FloatArray:
+    """Return errors of the scales, constant and gradients taken off; an exposure that was left out must not set these: NaN."""
     model = solution.model
-    count = len(model.exposures)
-    unit = np.zeros((model.size, count))
-    unit[np.arange(model.scales.start, model.scales.stop), np.arange(count)] = 1.0
+    kept = np.flatnonzero(~solution.left_out)
+    unit = np.zeros((model.size, kept.size))
+    unit[model.scales.start + kept, np.arange(kept.size)] = 1.0
     whitened = linalg.solve_triangular(solution.factor, unit, lower=True)
-    fixed = np.linalg.qr(np.column_stack([np.ones(count), model.exposures.positions]))[0]
-    return np.sqrt(np.square(whitened - (whitened @ fixed) @ fixed.T).sum(axis=0))
+    fixed = np.linalg.qr(np.column_stack([np.ones(kept.size), model.exposures.positions[kept]]))[0]
+    errors = np.full(len(model.exposures), np.nan)
+    errors[kept] = np.sqrt(np.square(whitened - (whitened @ fixed) @ fixed.T).sum(axis=0))
+    return errors

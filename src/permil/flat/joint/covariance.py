@@ -18,6 +18,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.kernels import mirror_upper, subtract_block
 from permil.flat.joint.normal import DetectorFit, Tile, fit_detector, tiles
 from permil.flat.joint.solution import JointSolution
 
@@ -101,8 +102,9 @@ class FlatCovariance:
             for tile in pieces:
                 shifts = tile.shifts
                 total[tile.columns] += shifts.sum(axis=0)
-                gram[np.ix_(tile.columns, tile.columns)] += shifts.T @ shifts
+                subtract_block(gram, -(shifts.T @ shifts), tile.columns)
                 pixels += len(shifts)
+        mirror_upper(gram)
         mean = total / pixels
         return mean, gram - pixels * np.outer(mean, mean), pixels
 

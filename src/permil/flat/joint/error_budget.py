@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import Table
@@ -15,7 +16,7 @@ from permil.flat.joint import (
     DetectorSignals,
     FlatCovariance,
     JointSolution,
-    cross_validation,
+    SplitHalves,
     odd_exposures,
     split_halves,
     without_drift,
@@ -43,7 +44,10 @@ _MEANINGS = {
     "split_half": ("", "rms of half the difference of odd and even exposures"),
     "split_half_noise": ("", "what the signals' own noise gives for split_half"),
     "split_time": ("", "rms of half the difference of the earlier and the later half of exposures of each kind"),
-    "cross_validation": ("", "square root of the mean squared residual over its error of exposures that were left out"),
+    "cross_validation": (
+        "",
+        "square root of the mean squared residual over its error of exposures, from the half (odd, even) that they are not in",
+    ),
 }
 
 
@@ -68,8 +72,7 @@ def error_budget(
     check: PhotodiodeCheck,
     *,
     level_errors: Mapping[str, float],
-    is_scan: NDArray[np.bool_],
-    with_checks: bool,
+    halves: Halves | None,
 ) -> Table:
     """Return the error budget: one row for each cause, relative (or with its unit).
 
@@ -79,10 +82,8 @@ def error_budget(
         Of the solution.
     level_errors
         Of each detector.
-    is_scan
-        Which exposures belong to the scan.
-    with_checks
-        Whether to solve again with halves of the data and with exposures left out.
+    halves
+        Solutions of halves of the data, where there are such.
     """
     photon = np.concatenate([modes.independent[name] - modes.remainder[name] for name in modes.independent])
     _, gradient = errors.composite_gradient()
@@ -107,23 +108,45 @@ def error_budget(
         found |= {"photodiode": photodiode.white, "photodiode_drift": photodiode.drift}
     if solution.model.position_errors:
         found["position"] = solution.prior.position_error_mm
-    if with_checks:
-        found |= _checks(solution, detectors, is_scan)
+    if halves is not None:
+        noise = np.concatenate(list(halves.odd.error.values()))
+        left_out = halves.odd.left_out[~solution.left_out]
+        found |= {
+            "split_half": halves.odd.rms,
+            "split_half_noise": float(np.sqrt(np.nanmean(noise**2))) / 2,
+            "split_time": halves.early.rms,
+            "cross_validation": float(np.sqrt(np.nanmean(left_out))),
+        }
     rows = [(name, float(error), *_MEANINGS[name]) for name, error in found.items()]
     return Table(rows=rows, names=("term", "error", "unit", "meaning"))
 
 
-def _checks(solution: JointSolution, detectors: Sequence[DetectorSignals], is_scan: NDArray[np.bool_]) -> dict[str, float]:
-    odd = split_halves(solution, detectors, odd_exposures(solution))
-    noise = np.concatenate(list(odd.error.values()))
+@dataclass(frozen=True)
+class Halves:
+    """Odd against even exposures, and the earlier against the later half of each kind of exposure."""
+
+    odd: SplitHalves
+    early: SplitHalves
+
+
+def compare_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], *, is_scan: NDArray[np.bool_]) -> Halves:
+    """Solve again with halves of the data.
+
+    Parameters
+    ----------
+    is_scan
+        Which exposures belong to the scan.
+
+    Raises
+    ------
+    FlatError
+        If a half has no exposures, or no solution.
+    """
     early = np.zeros(len(is_scan), dtype=bool)
     for members in (np.flatnonzero(is_scan), np.flatnonzero(~is_scan)):
         order = members[np.argsort(solution.model.exposures.time[members], kind="stable")]
         early[order[: len(order) // 2]] = True
-    left_out = cross_validation(solution, detectors)
-    return {
-        "split_half": odd.rms,
-        "split_half_noise": float(np.sqrt(np.nanmean(noise**2))) / 2,
-        "split_time": split_halves(solution, detectors, early).rms,
-        "cross_validation": float(np.sqrt(np.nanmean(left_out[~solution.left_out]))),
-    }
+    return Halves(
+        split_halves(solution, detectors, odd_exposures(solution)),
+        split_halves(solution, detectors, early),
+    )

@@ -108,12 +108,12 @@ def exposure_tests(
     total, signals = np.zeros(count), np.zeros(count)
     for detector in detectors:
         fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=exposure_weights)
-        basis = _basis(model, detector, vector)
+        weights, basis = detector.weights, _basis(model, detector, vector)
         for number, exposure in enumerate(detector.exposures):
             residual = fit.residual[number] - solution[exposure] @ basis[number]
-            deviation = np.square(residual) * detector.weights[number]
+            deviation = np.square(residual) * weights[number]
             total[exposure] += np.minimum(deviation, _CLIP**2).sum()
-            signals[exposure] += (detector.weights[number] > 0).sum()
+            signals[exposure] += (weights[number] > 0).sum()
     with np.errstate(invalid="ignore", divide="ignore"):
         chi_square = np.where(signals > 0, total / signals, np.nan)
         usual = np.nanmedian(chi_square)

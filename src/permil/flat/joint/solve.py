@@ -105,9 +105,16 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
     first_norm, decrement = np.nan, np.inf
     for number in range(most_passes):
         equations = solver.equations(robust=number > 0 or solver.steady)
-        if not solver.steady:
-            solver.estimate_prior(equations)
-        factor, pull, norm = solver.factorise(equations)
+        try:
+            if not solver.steady:
+                solver.estimate_prior(equations)
+            factor, pull, norm = solver.factorise(equations)
+        except linalg.LinAlgError as error:
+            raise FlatError(
+                f"{len(solver.model.exposures)} exposures do not determine {solver.model.size} unknowns ({error})",
+                remedy="set a larger flat.joint.spacing_mm, scan more positions, or set flat.solver: divide",
+                unknowns=solver.model.size,
+            ) from error
         first_norm = norm if number == 0 else first_norm
         step = linalg.cho_solve((factor, True), pull)
         decrement = max(float(pull @ step), 0.0) ** 0.5

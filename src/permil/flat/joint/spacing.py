@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
 
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.model import make_model
-from permil.flat.joint.normal import normal_equations
+from permil.flat.joint.normal import fit_detector, normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.prior import Prior, best_stiffness
 from permil.flat.joint.spline import SplineGrid
@@ -18,7 +20,11 @@ from permil.flat.joint.spline import SplineGrid
 _FIRST_SPACING_MM = 12.0
 _RATIO = 2**-0.5
 _GAIN = 5.0
+_GAIN_PER_SIGNAL = 0.005
+"""Gain of the evidence, in all and per signal, below which finer knots are not worth their time: 1 % of chi-square."""
 _MOST_UNKNOWNS = 4000
+_STANDS_OUT = 10.0
+"""Chi-square of an exposure over the usual one with coarse knots."""
 _PHOTODIODE = PhotodiodeModel(3e-3, 0.0)
 _STIFFNESS = 1e4
 
@@ -55,10 +61,10 @@ def choose_spacing(
     first_mm: float = _FIRST_SPACING_MM,
     most_unknowns: int = _MOST_UNKNOWNS,
 ) -> SpacingChoice:
-    """Return the distance of knots with the largest evidence, from the detector with the most signals.
+    """Return the distance of knots beyond which the evidence grows no more, from the detector with the most signals.
 
-    Knots are made finer by the square root of 2 as long as the logarithm of the evidence grows. The smoothness is
-    estimated for each: finer knots than needed do no harm but cost time.
+    Knots are made finer by the square root of 2 as long as the logarithm of the evidence is expected to grow by what is worth the
+    time. The smoothness is estimated for each: finer knots than needed do no harm.
 
     Parameters
     ----------
@@ -71,7 +77,8 @@ def choose_spacing(
         If not even the first spacing can be tried.
     """
     signals = [int(np.isfinite(detector.log_signal).sum()) for detector in detectors]
-    richest = [detectors[int(np.argmax(signals))]]
+    first = detectors[int(np.argmax(signals))]
+    richest = [first.only(~_stands_out(exposures, first, first_mm))]
     whole = make_model(exposures, detectors, spacing_mm=first_mm).patterns[0].grid
     tried: list[float] = []
     stiffness: list[float] = []
@@ -93,9 +100,35 @@ def choose_spacing(
         stiffness.append(chosen.stiffness[0])
         evidence.append(log_evidence)
         limited = False
-        if len(tried) > 2 and evidence[-1] < max(evidence[:-1]) + _GAIN and evidence[-2] < max(evidence[:-2]) + _GAIN:
+        if len(tried) > 2 and _expected_gain(evidence) < max(_GAIN, _GAIN_PER_SIGNAL * max(signals)):
             break
         spacing *= _RATIO
     best = int(np.argmax(evidence))
     relative = tuple(value - evidence[best] for value in evidence)
     return SpacingChoice(tried[best], tuple(tried), relative, limited and best == len(tried) - 1, stiffness[best])
+
+
+def _stands_out(exposures: ExposureList, richest: DetectorSignals, spacing_mm: float) -> NDArray[np.bool_]:
+    """Return which exposures stand out with coarse knots already: one defective exposure would ask for the finest knots."""
+    model = make_model(exposures, [richest], spacing_mm=spacing_mm)
+    prior = Prior(model, (_STIFFNESS,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
+    equations = normal_equations(model, [richest], model.start())
+    matrix = equations.full_matrix
+    prior.add_to(matrix)
+    pull = equations.gradient + prior.gradient(equations.vector)
+    vector = equations.vector + linalg.solve(matrix, pull, assume_a="pos")
+    fit = fit_detector(model, richest, vector, threshold=np.inf, exposure_weights=np.ones(len(exposures)))
+    lit = fit.weights > 0
+    chi_square = (fit.weights * np.square(fit.residual)).sum(axis=1) / np.maximum(lit.sum(axis=1), 1)
+    usual = np.median(chi_square[lit.any(axis=1)])
+    result = np.zeros(len(exposures), dtype=bool)
+    result[richest.exposures] = chi_square > _STANDS_OUT * usual
+    return result
+
+
+def _expected_gain(evidence: Sequence[float]) -> float:
+    """Return what the next step is expected to gain: gains go on to fall by the same factor, or stay as they are."""
+    before, last = np.diff(evidence[-3:])
+    if last <= 0:
+        return 0.0
+    return float(last * min(last / before, 1.0)) if before > 0 else float(last)

@@ -11,6 +11,7 @@ from astropy.table import Table, vstack
 
 from permil.camera import Camera, shared_camera
 from permil.config import Config
+from permil.engine import Batch, Chain
 from permil.flat.composite import composite_median
 from permil.flat.mosaic import MosaicGrid, MosaicPiece, assemble_mosaic, mosaic_grid, mosaic_piece
 from permil.flat.product import SCALE_CARD, read_histogram, rescaled
@@ -26,13 +27,15 @@ from permil.products import (
     write_image,
     write_table,
 )
-from permil.progress import StageReport, parallel_map
+from permil.progress import StageReport
 
 
 def compose(
-    config: Config, camera: Camera, folder: RunFolder, led: str, tasks: list[FlatTask], *, workers: int, report: StageReport
-) -> None:
+    config: Config, camera: Camera, folder: RunFolder, led: str, tasks: list[FlatTask], report: StageReport
+) -> Chain[None]:
     """Put all detectors of one LED on the composite scale; write flats, mosaic and metrics.
+
+    A chain of one batch: a task for each detector.
 
     Raises
     ------
@@ -51,9 +54,7 @@ def compose(
     if is_current(folder.metrics(led), mosaic_print) and is_current(folder.focal_plane(led), mosaic_print):
         report.skipped += 1
         return
-    pieces = parallel_map(
-        partial(_compose_detector, folder=folder, scale=scale, grid=grid), tasks, workers=workers, description=f"composite {led}"
-    )
+    pieces = yield Batch(partial(_compose_detector, folder=folder, scale=scale, grid=grid), tasks, f"composite {led}")
     metrics = vstack([piece.metrics for piece in pieces], metadata_conflicts="silent")
     response, variance, count = assemble_mosaic([piece.mosaic for piece in pieces], grid)
     report.messages += [f"{led}: {path}: {reason}" for piece in pieces for path, reason in piece.left_out]

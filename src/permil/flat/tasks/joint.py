@@ -63,7 +63,7 @@ def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
         remove_steps=config.flat.remove_amplifier_steps,
         keep=keep_pointing(task),
     )
-    return replace(solution, modes=errors.modes, remainder=errors.remainder, budget=budget), noted
+    return replace(solution, modes=errors.modes, remainder=errors.remainder, halves=errors.halves, budget=budget), noted
 
 
 class _Detector:

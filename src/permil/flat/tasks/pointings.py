@@ -58,7 +58,7 @@ def wanted_detectors(config: Config, camera: Camera, exposures: Table) -> list[s
 def pointing_groups(
     exposures: Table, detector: Detector, is_lit: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.bool_]]
 ) -> Iterator[PointingGroup]:
-    """Yield the groups of exposures of one detector that put light on it, numbered in the order of time.
+    """Yield the groups of exposures of one detector that put light on it, scan and pointings numbered each in the order of time.
 
     Parameters
     ----------
@@ -72,16 +72,16 @@ def pointing_groups(
     corner_x, corner_y = np.meshgrid(np.linspace(0, detector.nx - 1, _SAMPLES), np.linspace(0, detector.ny - 1, _SAMPLES))
     x_ccs, y_ccs = detector_to_ccs(detector, corner_x, corner_y)
     order = list(dict.fromkeys(int(number) for number in exposures["position_id"]))
-    number = 0
+    numbers = {True: 0, False: 0}
     for position in order:
         members = exposures[exposures["position_id"] == position]
         x_mm, y_mm = float(np.mean(members["x_mm"])), float(np.mean(members["y_mm"]))
         if not is_lit(*projector_relative(x_ccs, y_ccs, x_mm, y_mm)).any():
             continue
-        number += 1
         scan = str(members["purpose"][0]) == SCAN
+        numbers[scan] += 1
         yield PointingGroup(
-            number=number,
+            number=numbers[scan],
             x_mm=x_mm,
             y_mm=y_mm,
             paths=tuple(str(path) for path in members["path"]),

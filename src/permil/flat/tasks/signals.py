@@ -20,7 +20,6 @@ from permil.isr import Calibration
 from permil.isr.calibrate import calibration_fingerprint, detector_calibration
 from permil.isr.stage import reduce_file
 from permil.products import RunFolder, fingerprint, is_current, is_good, is_usable
-from permil.progress import StageReport, parallel_map
 
 PATTERN_EXPOSURES = 5
 """Exposures, the nearest to the middle of the detector, whose median is taken for its pixels' pattern."""
@@ -75,12 +74,9 @@ def signals_tasks(config: Config, camera: Camera, folder: RunFolder, exposures: 
     return tasks
 
 
-def measure_signals(tasks: list[SignalsTask], folder: RunFolder, *, workers: int, report: StageReport) -> None:
-    """Measure the signals of all detectors that are not up to date."""
-    waiting = [task for task in tasks if not is_current(folder.super_pixels(task.led, task.detector), task.fingerprint)]
-    parallel_map(measure_detector, waiting, workers=workers, description="super-pixels")
-    report.done += len(waiting)
-    report.skipped += len(tasks) - len(waiting)
+def is_measured(task: SignalsTask) -> bool:
+    """Return whether the signals are there and up to date."""
+    return is_current(RunFolder(task.root).super_pixels(task.led, task.detector), task.fingerprint)
 
 
 def measure_detector(task: SignalsTask) -> None:

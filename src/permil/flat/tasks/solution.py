@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from astropy.table import Table, vstack
 
-from permil.camera import Camera
+from permil.camera import Camera, shared_camera
 from permil.config import Config
+from permil.errors import FlatError
 from permil.exposures import POINTING, SCAN, Index, require_one_kind
 from permil.flat.joint import (
     DetectorSignals,
@@ -23,20 +24,21 @@ from permil.flat.joint import (
     choose_spacing,
     solve_joint,
 )
-from permil.flat.joint.error_budget import error_budget, place_rows
+from permil.flat.joint.error_budget import Halves, compare_halves, error_budget, place_rows
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
 from permil.flat.signals_file import StoredDetectors, read_signals
 from permil.flat.solve import shared_places
 from permil.flat.tasks.exposures import exposure_list, unique_exposures
-from permil.flat.tasks.signals import SignalsTask, measure_signals, signals_tasks
+from permil.flat.tasks.signals import SignalsTask, signals_tasks
 from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
-from permil.progress import StageReport, console
 
 
 @dataclass(frozen=True)
 class JointTask:
-    """The joint solution of one LED."""
+    """The joint solution of one LED, of signals that are measured before."""
 
+    config: Config
+    root: Path
     led: str
     exposures: Table
     signals: tuple[SignalsTask, ...]
@@ -61,28 +63,23 @@ def joint_task(config: Config, camera: Camera, folder: RunFolder, index: Index, 
     records = [[str(row[name]) for name in columns] for row in exposures]
     options = {"joint": config.flat.joint.model_dump(mode="json"), "photodiode": config.isr.photodiode, "seed": config.seed}
     print_ = fingerprint({**options, "exposures": records}, upstream=[task.fingerprint for task in signals])
-    return JointTask(led, exposures, signals, print_)
+    return JointTask(config, folder.root, led, exposures, signals, print_)
 
 
-def solve_led(task: JointTask, config: Config, camera: Camera, folder: RunFolder, *, workers: int, report: StageReport) -> None:
-    """Measure the signals and solve, as far as it is not up to date.
+def is_solved(task: JointTask) -> bool:
+    """Return whether the solution is there and up to date."""
+    return is_current(RunFolder(task.root).joint(task.led), task.fingerprint)
+
+
+def solve_led(task: JointTask) -> list[str]:
+    """Solve and write; return what a person should know.
 
     Raises
     ------
     FlatError
         If there is no light, or the solution does not converge.
     """
-    measure_signals(list(task.signals), folder, workers=workers, report=report)
-    path = folder.joint(task.led)
-    if is_current(path, task.fingerprint):
-        report.skipped += 1
-        return
-    console.print(f"  joint solution {task.led}: {len(task.exposures)} exposures, {len(task.signals)} detectors", highlight=False)
-    report.messages += _solve(task, config, camera, folder, path)
-    report.done += 1
-
-
-def _solve(task: JointTask, config: Config, camera: Camera, folder: RunFolder, path: Path) -> list[str]:
+    config, folder, camera = task.config, RunFolder(task.root), shared_camera(task.config.camera)
     options = config.flat.joint
     obsids = [str(obsid) for obsid in task.exposures["obsid"]]
     exposures = exposure_list(task.exposures, with_photodiode=config.isr.photodiode == "header")
@@ -111,13 +108,14 @@ def _solve(task: JointTask, config: Config, camera: Camera, folder: RunFolder, p
     modes = errors.largest_modes(options.modes)
     rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
     shared = errors.shared(rows)
+    halves, trouble = _halves(task, solution, detectors) if options.checks else (None, [])
     found: dict[str, DetectorErrors] = {}
     for number in lit:
         signals = read_signals(files[number])
         name = signals.detector
         places = np.column_stack(shared_places(camera[name]))
         where = (signals.row, signals.column)
-        found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where)
+        found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where, halves)
     budget = error_budget(
         solution,
         detectors,
@@ -125,13 +123,16 @@ def _solve(task: JointTask, config: Config, camera: Camera, folder: RunFolder, p
         modes,
         check,
         level_errors={name: float(covariance[-1, -1] ** 0.5) for name, covariance in shared.items()},
-        is_scan=np.asarray(task.exposures["purpose"]) == SCAN,
-        with_checks=options.checks,
+        halves=halves,
     )
     known = solution.prior.has_photodiode
     readings = np.where(known, exposures.log_photodiode, 0.0)
     middle = (solution.log_scales - readings)[known if known.any() else ~solution.left_out]
     cards = _cards(task, solution, choice, errors, detectors)
+    cards |= {
+        "LEASTSIG": (options.least_signal, "[electron] signals below it were not used"),
+        "THRESHLD": (options.threshold, "standard deviations; beyond, weights fall"),
+    }
     hdus = joint_hdus(
         solution,
         obsids=obsids,
@@ -141,8 +142,16 @@ def _solve(task: JointTask, config: Config, camera: Camera, folder: RunFolder, p
         cards=cards,
         log_unit=float(np.median(middle)) - beam_maximum(solution),
     )
-    write_joint(path, hdus)
-    return _messages(task, solution, choice, budget, noisier=check.noisier)
+    write_joint(folder.joint(task.led), hdus)
+    return _messages(task, solution, choice, budget, noisier=check.noisier) + trouble
+
+
+def _halves(task: JointTask, solution: JointSolution, detectors: Sequence[DetectorSignals]) -> tuple[Halves | None, list[str]]:
+    """Return the halves against each other, or why there are none: the flat itself does not need them."""
+    try:
+        return compare_halves(solution, detectors, is_scan=np.asarray(task.exposures["purpose"]) == SCAN), []
+    except FlatError as error:
+        return None, [f"{task.led}: halves of the exposures are not compared: {error}"]
 
 
 def _cards(
@@ -165,6 +174,7 @@ def _cards(
         "NUNKNOWN": (solution.model.size, "unknowns besides the response"),
         "PASSES": (certificate.passes, "passes through the data"),
         "DECREMEN": (certificate.decrement, "Newton decrement, standard errors"),
+        "DECRETOL": (certificate.tolerance, "limit of the Newton decrement"),
         "GRADNORM": (certificate.gradient, "norm of the gradient over that at the start"),
         "REDCHI2": (solution.reduced_chi_square, "reduced chi-square of the signals"),
         "KNOTS": (grid.spacing, "[mm] distance of the knots of the beam"),
@@ -211,8 +221,8 @@ def _messages(
         messages.append(f"{task.led}: the data would bear knots finer than {knots:.1f} mm; set flat.joint.spacing_mm for that")
     if noisier:
         messages.append(
-            f"{task.led}: the photodiode ({1e3 * error_of['photodiode']:.2f} per mil per reading) is noisier than the joint scales "
-            f"({1e3 * error_of['exposure_scale']:.2f} per mil): the solver divide would lose by it"
+            f"{task.led}: the photodiode ({1e3 * error_of['photodiode']:.2g} per mil per reading) is noisier than the joint scales "
+            f"({1e3 * error_of['exposure_scale']:.2g} per mil): the solver divide would lose by it"
         )
     for number, reason in solution.findings().items():
         what = "left out" if solution.left_out[number] else "photodiode reading not used"

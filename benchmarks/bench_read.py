@@ -1,0 +1,119 @@
+"""A full-size raw file to arrays, and to a running mean and variance, beside astropy, fitsio and imagecodecs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from astropy.io import fits
+
+from full_size import YARDSTICK, RunningMoments, in_turn, read_astropy, read_fitsio, reduce_with_numpy, write_campaign
+from harness import publish
+from permil.camera import Camera, Detector, load_camera
+from permil.config.isr import IsrConfig
+from permil.exposures import read_raw
+from permil.isr.inputs import load_calibration
+from permil.isr.stage import reduce_file, stack_group
+
+FILES, TIMES = 5, 5
+
+
+def _read_imagecodecs(rows: list[list[bytes]], detector: Detector) -> list[np.ndarray]:
+    """Decode rows that are in memory already."""
+    return [
+        np.stack([imagecodecs.rcomp_decode(row, shape=(amplifier.nx_raw,), dtype=np.int32, nblock=32) for row in own])
+        for own, amplifier in zip(rows, detector.amplifiers, strict=True)
+    ]
+
+
+def _coded_rows(path: Path, detector: Detector) -> list[list[bytes]]:
+    with fits.open(path, disable_image_compression=True) as hdus:
+        return [[row.tobytes() for row in hdus[each.extname].data["COMPRESSED_DATA"]] for each in detector.amplifiers]
+
+
+def _reading(path: Path, camera: Camera, detector: Detector) -> None:
+    rows = _coded_rows(path, detector)
+    seconds = in_turn(
+        {
+            "permil, 1 thread": lambda: read_raw(path, camera),
+            "permil, 2 threads": lambda: read_raw(path, camera, threads=2),
+            "astropy": lambda: read_astropy(path, detector),
+            "fitsio": lambda: read_fitsio(path, detector),
+            "imagecodecs rcomp, from memory": lambda: _read_imagecodecs(rows, detector),
+        }
+    )
+    ours, astropy = seconds["permil, 1 thread"], seconds["astropy"]
+    publish(
+        "One full-size raw file (16 segments of 2048 x 576, Rice by rows) to arrays",
+        ("reader", "seconds", "processor seconds", "over ours, 1 thread", "at the stated machine"),
+        [
+            (
+                name,
+                f"{spent.clock:.4f}",
+                f"{spent.processor:.4f}",
+                f"{spent.processor / ours.processor:.1f}",
+                f"{spent.processor * YARDSTICK / astropy.processor:.4f}",
+            )
+            for name, spent in seconds.items()
+        ],
+        remark=f"The stated machine is one on which astropy takes {YARDSTICK} s: {astropy.clock:.3f} s here, of which the processor "
+        f"worked {astropy.processor:.3f} s. Ratios are of processor seconds.",
+    )
+
+
+def _moments(paths: list[Path], camera: Camera, detector: Detector) -> None:
+    plain = IsrConfig(bias="none", photodiode="none", rejection_threshold=np.inf)
+    calibration = load_calibration(detector, camera, plain)
+    moments = RunningMoments(detector.shape)
+
+    def ours(config: IsrConfig, threads: int) -> None:
+        stack_group(paths, [1.0] * len(paths), camera, calibration, config, threads=threads)
+
+    robust = plain.model_copy(update={"rejection_threshold": 5.0})
+    path = paths[0]
+    seconds = in_turn(
+        {
+            "permil, all files, 1 thread": lambda: ours(plain, 1),
+            "permil, all files, outliers rejected, 1 thread": lambda: ours(robust, 1),
+            "permil, all files, outliers rejected, 2 threads": lambda: ours(robust, 2),
+            "permil, decoding alone (file to arrays)": lambda: read_raw(path, camera),
+            "permil, file to reduced image with masks (reduce_file)": lambda: reduce_file(path, camera, calibration, plain),
+            "astropy + NumPy": lambda: moments.add(reduce_with_numpy(read_astropy(path, detector), detector)),
+            "fitsio + NumPy": lambda: moments.add(reduce_with_numpy(read_fitsio(path, detector), detector)),
+            "astropy, reading alone": lambda: read_astropy(path, detector),
+        }
+    )
+    files = {name: len(paths) if "all files" in name else 1 for name in seconds}
+    best = seconds["permil, all files, 1 thread"].processor / len(paths)
+    alone = seconds["permil, decoding alone (file to arrays)"].processor
+    publish(
+        f"File to running mean and variance, per file (ours: {len(paths)} files, result written once)",
+        ("path", "seconds per file", "processor seconds per file", "over ours, 1 thread"),
+        [
+            (
+                name,
+                f"{spent.clock / files[name]:.4f}",
+                f"{spent.processor / files[name]:.4f}",
+                f"{spent.processor / files[name] / best:.2f}",
+            )
+            for name, spent in seconds.items()
+        ],
+        remark=f"Ours, one thread, takes {best / alone:.2f} of decoding alone (processor seconds). It measures overscan noise, masks "
+        "and flags; NumPy does not.",
+    )
+
+
+def main() -> None:
+    """Print the comparisons."""
+    camera = load_camera("lsstcam")
+    detector = camera["R22_S11"]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_campaign(Path(folder), detector, FILES)
+        _reading(paths[0], camera, detector)
+        _moments(paths * TIMES, camera, detector)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Stacks of full-size files: time and memory by number of exposures, accuracy with cosmic rays; images combined beside ccdproc."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from full_size import GAIN, LIGHT, READ_NOISE, YARDSTICK, in_turn, read_astropy, write_campaign
+from harness import publish
+from permil.camera import load_camera
+from permil.isr import FrameStack
+
+FRAMES, HITS = 25, 1e-3
+NUMBERS = (5, 10, 25, 50, 100)
+IMAGES, IMAGE_SHAPE = 40, (4000, 4072)
+REDUCED = 500
+"""Rows and columns of the images that ccdproc combines; its time is scaled by the number of pixels."""
+
+
+def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> dict[str, float | list[float]]:
+    """Stack files in this process; called in a process of its own, so that the peak of its memory is that of the stack."""
+    from permil.config.isr import IsrConfig
+    from permil.isr import Gains, Superbias
+    from permil.isr.inputs import load_calibration
+    from permil.isr.stage import stack_group
+
+    camera = load_camera("lsstcam")
+    detector = camera["R22_S11"]
+    config = IsrConfig(bias="none", photodiode="none")
+    bias = Superbias(np.zeros(detector.shape, dtype=np.float32), np.ones(detector.shape, dtype=np.float32))
+    gains = Gains(np.full(len(detector.amplifiers), GAIN), np.zeros(len(detector.amplifiers)), "known")
+    calibration = replace(load_calibration(detector, camera, config), superbias=bias, gains=gains)
+    seconds: list[float] = []
+    processor: list[float] = []
+    for _ in range(repeats):
+        begin, used = time.perf_counter(), time.process_time()
+        stack = stack_group(paths, [1.0] * len(paths), camera, calibration, config, threads=threads).stack
+        seconds.append(time.perf_counter() - begin)
+        processor.append(time.process_time() - used)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        rms = float(np.sqrt(np.mean([np.mean((row.astype(np.float64) - signal) ** 2) for row in stack.image])))
+        rejected = stack.n_rejected
+        del stack
+    return {"seconds": seconds, "processor": processor, "peak": peak, "rms": rms, "rejected": rejected}
+
+
+def _in_a_process(paths: list[Path], *, threads: int, repeats: int) -> dict[str, list[float]]:
+    arguments = json.dumps([[str(path) for path in paths], threads, repeats, LIGHT])
+    code = f"import json, bench_stack; print(json.dumps(bench_stack.stack_once(*json.loads({arguments!r}))))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, capture_output=True, text=True)  # noqa: S603
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _by_number(paths: list[Path], yardstick: float) -> None:
+    """Publish time and memory of stacks of 5 to 100 files; the files are taken again and again."""
+    measured = {}
+    for number in NUMBERS:
+        several = [paths[index % len(paths)] for index in range(number)]
+        measured[number] = _in_a_process(several, threads=2, repeats=3)
+    spent = [statistics.median(measured[number]["seconds"]) for number in NUMBERS]
+    used = [statistics.median(measured[number]["processor"]) for number in NUMBERS]
+    slope, offset = np.polyfit(NUMBERS, used, 1)
+    worst = max(abs(offset + slope * number - each) for number, each in zip(NUMBERS, used, strict=True))
+    exponent = np.polyfit(np.log(NUMBERS), np.log(used), 1)[0]
+    publish(
+        "Stack of n full-size files, outliers rejected, superbias, 2 threads, a process for each row",
+        ("n", "seconds", "processor seconds", "peak memory MiB"),
+        [
+            (str(number), f"{seconds:.2f}", f"{processor:.2f}", f"{measured[number]['peak']:.0f}")
+            for number, seconds, processor in zip(NUMBERS, spent, used, strict=True)
+        ],
+        remark=f"Processor seconds = {offset:.2f} + {slope:.4f} n, no row off by more than {worst:.2f} s; exponent {exponent:.2f}. "
+        "Peak memory is that of the whole process, the interpreter with its libraries (some 200 MiB) in it. "
+        f"Load: {os.getloadavg()[0]:.1f}.",
+    )
+    frames = measured[FRAMES]
+    seconds = statistics.median(frames["seconds"])
+    ideal = float(np.sqrt((LIGHT + (GAIN * READ_NOISE) ** 2) / FRAMES))
+    limit = 2.5 * yardstick / YARDSTICK
+    publish(
+        f"Stack of {FRAMES} full-size files, {HITS:.1%} of the pixels of each hit by cosmic rays",
+        ("what", "measured", "limit"),
+        [
+            ("seconds, 2 threads", f"{seconds:.2f}", f"{limit:.2f} (2.5 where astropy reads in {YARDSTICK} s)"),
+            ("processor seconds", f"{statistics.median(frames['processor']):.2f}", ""),
+            ("peak memory MiB", f"{frames['peak']:.0f}", "700"),
+            ("rms error over that of a perfect mean", f"{frames['rms'] / ideal:.4f}", "1.01"),
+            ("measurements rejected, of those hit", f"{frames['rejected'] / (HITS * FRAMES * 4004 * 4096):.2f}", ""),
+        ],
+        remark=f"astropy reads one of the files in {yardstick:.3f} s (median, in this run).",
+    )
+
+
+def _combine(images: list[np.ndarray]) -> np.ndarray:
+    camera = load_camera("lsstcam")
+    stack = FrameStack(camera["R02_S02"])
+    mask = np.zeros(IMAGE_SHAPE, dtype=np.int16)
+    for image in images:
+        stack.add(image, mask, np.full(16, 36.0), light=1.0)
+    return stack.result().image
+
+
+def _combine_ccdproc(images: list[np.ndarray]) -> np.ndarray:
+    # Here, so that the processes in which memory is measured are without it.
+    import ccdproc
+    from astropy import units
+    from astropy.nddata import CCDData
+
+    frames = [CCDData(image, unit=units.electron) for image in images]
+    return ccdproc.combine(frames, method="average", sigma_clip=True, sigma_clip_low_thresh=5, sigma_clip_high_thresh=5).data
+
+
+def _images(yardstick: float) -> None:
+    rng = np.random.default_rng(2)
+    base = (LIGHT + np.sqrt(LIGHT) * rng.standard_normal(IMAGE_SHAPE, dtype=np.float32)).astype(np.float32)
+    images = [np.roll(base, 977 * number) for number in range(IMAGES)]
+    small = [np.ascontiguousarray(image[:REDUCED, :REDUCED]) for image in images]
+    seconds = in_turn({"permil": lambda: _combine(images), "ccdproc": lambda: _combine_ccdproc(small)}, repeats=3)
+    scale = base.size / REDUCED**2
+    publish(
+        f"{IMAGES} images of {IMAGE_SHAPE[0]} x {IMAGE_SHAPE[1]} in memory combined, outliers rejected, 1 thread",
+        ("program", "seconds"),
+        [
+            ("permil", f"{seconds['permil'].clock:.2f} (limit {5 * yardstick / YARDSTICK:.2f})"),
+            (f"ccdproc, {REDUCED} x {REDUCED} and scaled by {scale:.0f}", f"{seconds['ccdproc'].clock * scale:.0f}"),
+        ],
+    )
+
+
+def main() -> None:
+    """Print the tables."""
+    detector = load_camera("lsstcam")["R22_S11"]
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_campaign(Path(folder), detector, FRAMES, hits=HITS)
+        yardstick = in_turn({"astropy": lambda: read_astropy(paths[0], detector)})["astropy"].clock
+        _by_number(paths, yardstick)
+    _images(yardstick)
+
+
+if __name__ == "__main__":
+    main()

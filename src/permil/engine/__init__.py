@@ -1,0 +1,29 @@
+"""Tasks on the cores of this machine or of a cluster: executors behind one interface, chains of batches, what the work cost.
+
+A task is a function that can be imported by its name, with one argument that can be pickled. Every task is idempotent: it writes its
+product atomically, so that one whose worker died can simply run again.
+"""
+
+from permil.engine.call import Call, Outcome
+from permil.engine.chains import Batch, Chain, run_chains
+from permil.engine.choose import make_executor
+from permil.engine.errors import EngineError
+from permil.engine.executor import Executor, InProcess
+from permil.engine.processes import LocalProcesses
+from permil.engine.session import Session, current_session, session
+
+__all__ = [
+    "Batch",
+    "Call",
+    "Chain",
+    "EngineError",
+    "Executor",
+    "InProcess",
+    "LocalProcesses",
+    "Outcome",
+    "Session",
+    "current_session",
+    "make_executor",
+    "run_chains",
+    "session",
+]

@@ -1,0 +1,116 @@
+"""One task: the call, and what it cost where it ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from permil.engine.usage import bytes_read, forget_peak, peak_memory
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""What numerical libraries look at, when they are loaded, for the number of their threads."""
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function and its argument; a lower ``rank`` goes first, ``label`` names the task to people."""
+
+    number: int
+    function: Callable[[Any], Any]
+    argument: Any
+    label: str
+    rank: int = 0
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Where a task ran, and what it took.
+
+    ``peak_bytes`` is the most memory that its process held during the task.
+    """
+
+    host: str
+    process: int
+    seconds: float
+    cpu_seconds: float
+    bytes_read: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a call: its result and measure, or its error; ``deaths`` are workers that died of it."""
+
+    call: Call
+    result: Any = None
+    measure: Measure | None = None
+    error: BaseException | None = None
+    deaths: int = 0
+
+
+def label(argument: object) -> str:
+    """Return a name for a task by what its argument says of itself: detector, LED, band, file."""
+    parts = [getattr(argument, name, None) for name in ("detector", "led", "band", "path")]
+    words = [str(part) for part in parts if part]
+    if isinstance(argument, str | Path):
+        words = [str(argument)]
+    return " ".join(words)
+
+
+def run_measured(function: Callable[[Any], Any], argument: object) -> tuple[Any, Measure]:
+    """Run a task in a worker: one at a time in this process, on one thread, measured."""
+    with _ONE_AT_A_TIME, one_thread():
+        forget_peak()
+        return measured(function, argument)
+
+
+def measured(function: Callable[[Any], Any], argument: object) -> tuple[Any, Measure]:
+    """Run a task and measure it."""
+    begin, cpu, read = time.perf_counter(), time.process_time(), bytes_read()
+    result = function(argument)
+    measure = Measure(
+        host=platform.node(),
+        process=os.getpid(),
+        seconds=time.perf_counter() - begin,
+        cpu_seconds=time.process_time() - cpu,
+        bytes_read=bytes_read() - read,
+        peak_bytes=peak_memory(),
+    )
+    return result, measure
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold the threads of numerical libraries at one.
+
+    Workers are one per core, so that more threads would wait for each other; and the order of sums, with it the last bit, depends on
+    their number.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with _one_numba_thread(), threadpool_limits(1):
+        yield
+
+
+@contextmanager
+def _one_numba_thread() -> Iterator[None]:
+    import numba
+
+    before = numba.get_num_threads()
+    if before == 1:
+        yield
+        return
+    numba.set_num_threads(1)
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)

@@ -1,0 +1,87 @@
+"""What an executor is, and the simplest one: this process."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from permil.engine.call import Call, Outcome, measured, one_thread
+
+MOST_DEATHS = 3
+"""Workers that may die of one task before it is the task's fault."""
+
+
+class Executor(ABC):
+    """Whoever does the tasks.
+
+    Used by one thread: `begin` calls as long as there is `room`, take each `outcome` as it comes. An executor is a context: it holds
+    workers from entering to leaving it.
+    """
+
+    @abstractmethod
+    def room(self) -> bool:
+        """Return whether another call may begin."""
+
+    @abstractmethod
+    def begin(self, call: Call) -> None:
+        """Take a call; it runs now or later."""
+
+    @abstractmethod
+    def outcome(self) -> Outcome:
+        """Wait until some call has ended and return what became of it; errors of tasks are in the outcome."""
+
+    @abstractmethod
+    def drop(self) -> None:
+        """Forget all calls that have not ended, after an error."""
+
+    @abstractmethod
+    def rest(self) -> None:
+        """Give back what idle workers hold; called when no call is left for now."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the workers go."""
+
+    def __enter__(self) -> Self:
+        """Return the executor itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Drop what is left and let the workers go."""
+        if error is not None:
+            self.drop()
+        self.close()
+
+
+class InProcess(Executor):
+    """The main process itself, one task after the other."""
+
+    def __init__(self) -> None:
+        self._calls: deque[Call] = deque()
+
+    def room(self) -> bool:
+        """Return whether no call waits."""
+        return not self._calls
+
+    def begin(self, call: Call) -> None:
+        """Take a call."""
+        self._calls.append(call)
+
+    def outcome(self) -> Outcome:
+        """Do the call that waits; an error of the task is raised where it happens."""
+        call = self._calls.popleft()
+        with one_thread():
+            result, measure = measured(call.function, call.argument)
+        return Outcome(call, result, measure)
+
+    def drop(self) -> None:
+        """Forget the call that waits."""
+        self._calls.clear()
+
+    def rest(self) -> None:
+        """Do nothing: there are no workers."""
+
+    def close(self) -> None:
+        """Do nothing: there are no workers."""

@@ -1,0 +1,57 @@
+"""A worker process of this machine: takes calls from a pipe, sends back what became of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+
+from permil.engine.call import THREAD_VARIABLES, run_measured
+
+
+def work(pipe: Connection) -> None:
+    """Do calls until the pipe ends."""
+    # An interrupt of the terminal reaches all processes; it is the main one that decides. A request to end lets files be cleaned up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
+    for name in THREAD_VARIABLES:
+        os.environ[name] = "1"
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            function, argument = pipe.recv()
+        except (EOFError, OSError):
+            return
+        except Exception as error:  # noqa: BLE001 - a task that cannot be read here is the main process's to report
+            pipe.send((False, error, traceback.format_exc()))
+            continue
+        try:
+            result, measure = run_measured(function, argument)
+            pipe.send((True, result, measure))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told where a person looks
+            _send_error(pipe, error)
+
+
+def _send_error(pipe: Connection, error: Exception) -> None:
+    trace = traceback.format_exc()
+    try:
+        pipe.send((False, error, trace))
+    except Exception:  # noqa: BLE001 - an error that cannot travel is told in words
+        pipe.send((False, RuntimeError(f"{type(error).__name__}: {error}"), trace))
+
+
+def _end(_signal: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + signal.SIGTERM)
+
+
+def _end_with_parent() -> None:
+    """End this process when the main one is gone, however it went."""
+    parent = parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

@@ -1,0 +1,106 @@
+"""Rows of segments of several files, as they are coded in the files, side by side in memory; decoded one at a time when needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from permil.exposures.raw_file import RowPlaces
+from permil.exposures.rice import decode_tile
+
+_ALIGNMENT = 8
+
+
+class CodedRows(NamedTuple):
+    """Some rows of the same segments of several files.
+
+    ``octets``, ``words``: the bytes, twice; ``starts``, ``stops``: where a row lies in them, shape (n_files, n_segments, n_rows);
+    ``block``, ``pixel_bytes``, ``zero``: see `RowPlaces`, shape (n_files, n_segments).
+    """
+
+    octets: NDArray[np.uint8]
+    words: NDArray[np.uint32]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    block: NDArray[np.int64]
+    pixel_bytes: NDArray[np.int64]
+    zero: NDArray[np.int64]
+
+
+class RowBuffer:
+    """Memory for coded rows, used again and again."""
+
+    def __init__(self) -> None:
+        self._octets = np.zeros(0, dtype=np.uint8)
+
+    def read(self, places: Sequence[Sequence[RowPlaces]], first: int, last: int) -> CodedRows:
+        """Read rows ``first`` to ``last - 1``; what was read before is overwritten.
+
+        Parameters
+        ----------
+        places
+            By file and segment.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be read or ends too early.
+        """
+        flat = [place for segments in places for place in segments]
+        begins = np.array([place.starts[first] for place in flat])
+        sizes = np.array([place.stops[last - 1] for place in flat]) - begins
+        offsets = np.concatenate([[0], np.cumsum(-(-sizes // _ALIGNMENT) * _ALIGNMENT)])
+        if offsets[-1] > self._octets.size:
+            self._octets = np.zeros(int(1.1 * offsets[-1]) // _ALIGNMENT * _ALIGNMENT + _ALIGNMENT, dtype=np.uint8)
+        memory = memoryview(self._octets)  # type: ignore[arg-type]
+        for place, begin, size, offset in zip(flat, begins.tolist(), sizes.tolist(), offsets.tolist(), strict=False):
+            if os.preadv(place.descriptor, [memory[offset : offset + size]], begin) != size:
+                raise OSError("the file became shorter")
+        shape = (len(places), len(places[0]))
+        shift = (offsets[:-1] - begins)[:, np.newaxis]
+        return CodedRows(
+            octets=self._octets,
+            words=self._octets.view(np.uint32),
+            starts=(np.array([place.starts[first:last] for place in flat]) + shift).reshape(*shape, -1),
+            stops=(np.array([place.stops[first:last] for place in flat]) + shift).reshape(*shape, -1),
+            block=np.array([place.block for place in flat]).reshape(shape),
+            pixel_bytes=np.array([place.pixel_bytes for place in flat]).reshape(shape),
+            zero=np.array([place.zero for place in flat]).reshape(shape),
+        )
+
+
+@njit(cache=True, nogil=True)
+def decode_row(
+    coded: CodedRows, file: int, segment: int, row: int, pixels: NDArray[np.int32]
+) -> bool:  # pragma: no cover - compiled
+    """Decode one row; return whether its bits were enough.
+
+    Parameters
+    ----------
+    row
+        Counted from the first row that was read.
+    pixels
+        Result, shape (nx_raw,).
+    """
+    start, pixel_bytes = coded.starts[file, segment, row], coded.pixel_bytes[file, segment]
+    if coded.block[file, segment] > 0:
+        stop, block = coded.stops[file, segment, row], coded.block[file, segment]
+        if not decode_tile(coded.words, start, stop, pixels, block, pixel_bytes):
+            return False
+    else:
+        for column in range(pixels.size):
+            place = start + column * pixel_bytes
+            pixel = np.int64(0)
+            for octet in range(pixel_bytes):
+                pixel = (pixel << 8) | coded.octets[place + octet]
+            pixels[column] = np.int16(pixel) if pixel_bytes == 2 else np.int32(pixel)
+    zero = coded.zero[file, segment]
+    if zero != 0:
+        for column in range(pixels.size):
+            pixels[column] += zero
+    return True

@@ -1,0 +1,102 @@
+"""Tasks for tests; workers import them by their names."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from permil.errors import FlatError
+from permil.products import atomic_output
+
+
+@dataclass(frozen=True)
+class Chore:
+    """What a task of a test works on."""
+
+    detector: str
+    folder: Path
+    deaths: int = 0
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def sum_of_sines(seed: int) -> float:
+    # The last bit of a sum of matrix products depends on the number of threads.
+    matrix = np.random.default_rng(seed).normal(size=(300, 300))
+    return float(np.linalg.svd(matrix @ matrix.T, compute_uv=False).sum())
+
+
+def process_id(_: int) -> int:
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def threads(_: int) -> tuple[int, list[int]]:
+    import numba
+    from threadpoolctl import threadpool_info
+
+    return numba.get_num_threads(), [entry["num_threads"] for entry in threadpool_info()]
+
+
+def refuse(number: int) -> int:
+    if number == 3:
+        raise FlatError("the third is refused", remedy="leave it out", number=number)
+    return number
+
+
+class _StubbornError(Exception):
+    def __init__(self, *, stream: object) -> None:
+        self.stream = stream
+        super().__init__("cannot travel")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("not to be pickled")
+
+
+def raise_what_cannot_travel(_: int) -> None:
+    raise _StubbornError(stream=None)
+
+
+def unpicklable_result(_: int) -> object:
+    return lambda: None
+
+
+def allocate(megabytes: int) -> int:
+    return int(np.ones(megabytes * 2**17).sum())
+
+
+def read_file(path: Path) -> int:
+    return len(path.read_bytes())
+
+
+def write_and_die(chore: Chore) -> str:
+    """Write a product; be killed in the middle of writing as often as the chore says."""
+    count = chore.folder / f"{chore.detector}.deaths"
+    deaths = int(count.read_text()) if count.is_file() else 0
+    with atomic_output(chore.folder / f"{chore.detector}.txt") as temporary, temporary.open("w") as stream:
+        stream.write("first half, ")
+        stream.flush()
+        if deaths < chore.deaths:
+            count.write_text(str(deaths + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        stream.write("second half")
+    return chore.detector
+
+
+def wait_for_file(path: Path) -> float:
+    """Wait until a file is there; return when that was."""
+    while not path.is_file():
+        time.sleep(0.01)
+    return time.time()
+
+
+def write_moment(path: Path) -> float:
+    path.write_text("now")
+    return time.time()

@@ -1,0 +1,153 @@
+"""Single tasks from the command line, alone and side by side."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from permil.config import load_config
+from permil.pipeline import run_pipeline
+from permil.products import RunFolder
+from permil.simulate.stage import simulate_bench
+from permil.tasks import GROUPS, CommandGroup, list_tasks
+
+from .conftest import DETECTOR, small_campaign
+from .test_engine_run import QUICK, products
+
+Permil = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a campaign of one CCD and its index."""
+    folder = tmp_path_factory.mktemp("indexed") / "run"
+    simulate_bench(small_campaign(campaign={"scan_size": 6, "images": 2, "biases": 3, "readout": "target"}), folder, workers=1)
+    shutil.rmtree(folder / "truth")
+    run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]), rooms=("index",))
+    return folder
+
+
+@pytest.fixture
+def fresh(indexed: Path, tmp_path: Path) -> Path:
+    """Return the configuration of a folder of its own whose index leads to the same raw files."""
+    shutil.copytree(indexed, tmp_path / "run", ignore=shutil.ignore_patterns("raw"))
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("- raw", f"- {indexed / 'raw'}"))
+    return config
+
+
+def _groups(config: Path, *overrides: str) -> list[CommandGroup]:
+    chosen = [*QUICK, *overrides]
+    return list_tasks(load_config(config, chosen), config, chosen)
+
+
+def _all_at_once(commands: list[str]) -> list[subprocess.CompletedProcess[str]]:
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", *shlex.split(command)]
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)  # noqa: S603
+
+    with ThreadPoolExecutor(len(commands)) as threads:
+        return list(threads.map(run, commands))
+
+
+def test_tasks_one_by_one_make_what_a_run_makes(fresh: Path) -> None:
+    groups = _groups(fresh)
+    assert [group.name for group in groups] == list(GROUPS)
+    for group in groups[:-1]:
+        # Some tasks are begun twice at the same time: the second finds them done, or waits for it.
+        twice = group.name in ("superbias", "flat", "composite")
+        for process in _all_at_once([command for command in group.commands for _ in range(1 + twice)]):
+            assert process.returncode == 0, process.stderr
+    by_tasks = products(fresh.parent)
+    reports = run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), rooms=("index", "isr", "beam", "flat"))
+    assert [report.done for report in reports if report.stage != "index"] == [0, 0, 0]
+    for room in ("calib", "beam", "flat"):
+        shutil.rmtree(fresh.parent / room)
+    run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), rooms=("isr", "beam", "flat"))
+    by_run = products(fresh.parent)
+    # The table of gains is for people; the last command of the list writes it.
+    del by_run["calib/gains.ecsv"]
+    assert sorted(by_tasks) == sorted(by_run)
+    assert [name for name in by_tasks if by_tasks[name] != by_run[name]] == []
+
+
+def test_list_of_tasks_is_ready_for_a_shell(fresh: Path, permil: Permil) -> None:
+    code, out, _ = permil("tasks", fresh, "flat.solver=divide")
+    assert code == 0
+    lines = out.splitlines()
+    assert [line for line in lines if line.startswith("#")] == ["# superbias", "# beam", "# flat", "# composite", "# finish"]
+    assert f"permil flat {fresh} flat.solver=divide --step flat --led red --detector {DETECTOR}" in lines
+    assert permil("tasks", fresh, "--groups")[1].split() == list(GROUPS)
+    code, out, _ = permil("tasks", fresh, "--group", "superbias")
+    assert out.splitlines() == [f"permil isr {fresh} --detector {DETECTOR}"]
+    code, _, messages = permil("tasks", fresh, "--group", "nonsense")
+    assert (code, "groups are superbias, beam" in messages) == (2, True)
+
+
+def test_task_says_what_must_run_before(fresh: Path, permil: Permil) -> None:
+    def refused(*arguments: str) -> str:
+        code, _, messages = permil(arguments[0], fresh, *QUICK, *arguments[1:])
+        assert code == 2
+        assert messages.count("\n") == 1
+        return messages
+
+    of_detector = ("--led", "red", "--detector", DETECTOR)
+    assert f"run `permil isr CONFIG --detector {DETECTOR}` first" in refused("flat", *of_detector)
+    assert f"run `permil isr CONFIG --detector {DETECTOR}` first" in refused("beam", "--led", "red")
+    assert permil("isr", fresh, "--detector", DETECTOR)[0] == 0
+    assert "run `permil beam CONFIG --led red` first" in refused("flat", *of_detector)
+    assert permil("beam", fresh, "--led", "red")[0] == 0
+    assert "run `permil flat CONFIG --step solution --led red` first" in refused("flat", *of_detector)
+    message = refused("flat", "--step", "solution", "--led", "red")
+    assert f"run `permil flat CONFIG --step signals --led red --detector {DETECTOR}` first" in message
+    assert "run `permil flat CONFIG --step solution --led red` first" in refused("flat", "--step", "composite", "--led", "red")
+    # What was made with other options counts as not made.
+    code, _, messages = permil("beam", fresh, "isr.overscan_skip_first=4", "--led", "red")
+    assert (code, "no longer up to date" in messages) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("flat", "--detector", DETECTOR), "the LED of this task is missing; name it with --led"),
+        (("flat", "--step", "signals", "--led", "red"), "the step signals is of one detector; name one with --detector"),
+        (
+            ("flat", "--step", "solution", "--led", "red", "--detector", DETECTOR),
+            "is of all detectors of an LED; leave --detector out",
+        ),
+        (("flat", "--step", "dance", "--led", "red"), "there is no step dance; steps are signals, solution, flat, composite"),
+        (("flat", "--step", "composite", "--led", "ultraviolet"), "LED ultraviolet has no pointings"),
+        (("isr", "--detector", "R99_S99"), "R99_S99"),
+        (("isr", "--detector", "R22_S12"), "there is no bias exposure of R22_S12"),
+        (("isr", "isr.bias=none", "--detector", DETECTOR), "there is no superbias to make with isr.bias=none"),
+        (("beam", "--led", "blue"), "blue"),
+    ],
+)
+def test_task_that_does_not_exist(fresh: Path, permil: Permil, arguments: tuple[str, ...], sentence: str) -> None:
+    code, _, messages = permil(arguments[0], fresh, *arguments[1:])
+    assert code == 2
+    assert sentence in messages
+    assert messages.count("\n") == 1
+
+
+def test_steps_of_the_joint_solution_are_not_of_divide(fresh: Path, permil: Permil) -> None:
+    run_pipeline(load_config(fresh, ["pipeline.workers=1"]), rooms=("isr", "beam"))
+    code, _, messages = permil("flat", fresh, "flat.solver=divide", "--step", "solution", "--led", "red")
+    assert (code, "divide has no such step; go on with the step flat" in messages) == (2, True)
+    assert permil("flat", fresh, "flat.solver=divide", "--led", "red", "--detector", DETECTOR)[0] == 0
+    code, _, messages = permil("flat", fresh, "flat.solver=divide", "--led", "red", "--detector", DETECTOR)
+    assert (code, "0 done, 1 up to date" in messages) == (0, True)
+    assert permil("flat", fresh, "flat.solver=divide", "--step", "composite", "--led", "red")[0] == 0
+    assert RunFolder(fresh.parent).metrics("red").is_file()
+
+
+def test_options_may_come_before_the_configuration(fresh: Path, permil: Permil) -> None:
+    code, _, messages = permil("flat", "--led", "red", "--detector", DETECTOR, fresh)
+    assert (code, "superbias" in messages) == (2, True)

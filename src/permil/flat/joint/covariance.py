@@ -9,6 +9,7 @@ super-pixels is ever made: means over regions are rows ``R A``, and the largest 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,12 @@ class FlatCovariance:
         self.solution = solution
         self.detectors = detectors
         self._mean, self._gram, self._pixels = self._sums()
+
+    def under(self, solution: JointSolution) -> FlatCovariance:
+        """Return the errors under a solution that differs in its prior and factor alone: the sums over the data stay."""
+        other = copy(self)
+        other.solution = solution
+        return other
 
     def _fits(self) -> Iterator[tuple[DetectorSignals, DetectorFit, Iterator[Tile]]]:
         solution = self.solution

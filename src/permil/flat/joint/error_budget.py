@@ -66,7 +66,6 @@ def place_rows(signals: DetectorSignals, response: FloatArray, detector: Detecto
 
 def error_budget(
     solution: JointSolution,
-    detectors: Sequence[DetectorSignals],
     errors: FlatCovariance,
     modes: CorrelatedModes,
     check: PhotodiodeCheck,
@@ -87,7 +86,7 @@ def error_budget(
     """
     photon = np.concatenate([modes.independent[name] - modes.remainder[name] for name in modes.independent])
     _, gradient = errors.composite_gradient()
-    _, steady = FlatCovariance(without_drift(solution), detectors).composite_gradient()
+    _, steady = errors.under(without_drift(solution)).composite_gradient()
     drift = np.sqrt(np.maximum(np.diag(gradient) - np.diag(steady), 0.0))
     photodiode = solution.prior.photodiode
     in_modes = float(modes.variance.sum())

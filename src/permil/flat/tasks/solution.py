@@ -118,7 +118,6 @@ def solve_led(task: JointTask) -> list[str]:
         found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where, halves)
     budget = error_budget(
         solution,
-        detectors,
         errors,
         modes,
         check,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from permil.engine import own_threads
 from permil.errors import FlatError
 from permil.products import atomic_output
 
@@ -43,6 +44,10 @@ def threads(_: int) -> tuple[int, list[int]]:
     from threadpoolctl import threadpool_info
 
     return numba.get_num_threads(), [entry["num_threads"] for entry in threadpool_info()]
+
+
+def allowed_threads(_: int) -> int:
+    return own_threads()
 
 
 def refuse(number: int) -> int:

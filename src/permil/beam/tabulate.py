@@ -98,7 +98,7 @@ class SplineTable:
         return image
 
 
-@njit(cache=True, fastmath={"contract", "reassoc", "arcp"})
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp"})
 def _fill(
     image: NDArray,
     origin: FloatArray,

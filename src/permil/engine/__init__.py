@@ -11,6 +11,7 @@ from permil.engine.errors import EngineError
 from permil.engine.executor import Executor, InProcess
 from permil.engine.processes import LocalProcesses
 from permil.engine.session import Session, current_session, session
+from permil.engine.threads import ahead, own_threads
 
 __all__ = [
     "Batch",
@@ -22,8 +23,10 @@ __all__ = [
     "LocalProcesses",
     "Outcome",
     "Session",
+    "ahead",
     "current_session",
     "make_executor",
+    "own_threads",
     "run_chains",
     "session",
 ]

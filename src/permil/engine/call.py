@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from permil.engine.threads import allow_threads
 from permil.engine.usage import bytes_read, forget_peak, peak_memory
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
@@ -22,13 +23,14 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True)
 class Call:
-    """A function and its argument; a lower ``rank`` goes first, ``label`` names the task to people."""
+    """A function and its argument; a lower ``rank`` goes first, ``label`` names the task to people, it may use ``threads``."""
 
     number: int
     function: Callable[[Any], Any]
     argument: Any
     label: str
     rank: int = 0
+    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,9 @@ def label(argument: object) -> str:
     return " ".join(words)
 
 
-def run_measured(function: Callable[[Any], Any], argument: object) -> tuple[Any, Measure]:
-    """Run a task in a worker: one at a time in this process, on one thread, measured."""
-    with _ONE_AT_A_TIME, one_thread():
+def run_measured(function: Callable[[Any], Any], argument: object, threads: int = 1) -> tuple[Any, Measure]:
+    """Run a task in a worker: one at a time in this process, numerical libraries on one thread, measured."""
+    with _ONE_AT_A_TIME, one_thread(), allow_threads(threads):
         forget_peak()
         return measured(function, argument)
 

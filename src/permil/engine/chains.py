@@ -89,9 +89,11 @@ class _Weaver:
         stack = ExitStack()
         advance = stack.enter_context(self.display(batch.description, len(batch.tasks)))
         link = _Link(number, batch, calls, {}, record, advance, stack)
+        # Tasks of other chains that wait or run want cores as well.
+        threads = max(1, self.executor.cores // (len(self.begun) + len(batch.tasks)))
         for place, task in enumerate(batch.tasks):
             name = label(task) or f"{place + 1} of {len(batch.tasks)}"
-            call = Call(self.numbers, batch.function, task, f"{batch.description}, {name}", number)
+            call = Call(self.numbers, batch.function, task, f"{batch.description}, {name}", number, threads)
             self.begun[call.number] = (link, place)
             self.numbers += 1
             calls.append(call)

@@ -20,6 +20,11 @@ class Executor(ABC):
     workers from entering to leaving it.
     """
 
+    @property
+    def cores(self) -> int:
+        """Cores that tasks may use together, as far as they can be shared out."""
+        return 1
+
     @abstractmethod
     def room(self) -> bool:
         """Return whether another call may begin."""

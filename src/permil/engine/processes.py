@@ -42,6 +42,11 @@ class LocalProcesses(Executor):
         self._again: deque[Call] = deque()
         self._deaths: dict[int, int] = {}
 
+    @property
+    def cores(self) -> int:
+        """Cores that tasks may use together: one for each worker."""
+        return self._most
+
     def room(self) -> bool:
         """Return whether a worker is idle or may still be made."""
         return sum(worker.call is not None for worker in self._workers) + len(self._again) < self._most
@@ -54,7 +59,7 @@ class LocalProcesses(Executor):
         try:
             # A worker that is dead already is noticed when its outcome is waited for.
             with suppress(OSError):
-                worker.pipe.send((call.function, call.argument))
+                worker.pipe.send((call.function, call.argument, call.threads))
         except BaseException:
             worker.call = None
             raise

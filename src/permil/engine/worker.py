@@ -24,14 +24,14 @@ def work(pipe: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
-            function, argument = pipe.recv()
+            function, argument, threads = pipe.recv()
         except (EOFError, OSError):
             return
         except Exception as error:  # noqa: BLE001 - a task that cannot be read here is the main process's to report
             pipe.send((False, error, traceback.format_exc()))
             continue
         try:
-            result, measure = run_measured(function, argument)
+            result, measure = run_measured(function, argument, threads)
             pipe.send((True, result, measure))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told where a person looks
             _send_error(pipe, error)

@@ -17,7 +17,8 @@ the detector scaled with ``1 / B``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import numba
 import numpy as np
@@ -40,6 +41,12 @@ DEAD_RESPONSE = 0.2
 """Response over the detector's median below which a pixel is BAD (dead)."""
 
 
+_SAMPLES = 250_000
+"""Pixels, about, from which the level and the noise of a pointing are taken."""
+
+_UNUSABLE, _NO_DATA = int(UNUSABLE), int(MaskPlane.NO_DATA)
+
+
 @dataclass(frozen=True)
 class PointingFlat:
     """Response of one detector from one pointing.
@@ -50,8 +57,10 @@ class PointingFlat:
         Dimensionless up to the scale that all detectors of one LED share, and its independent variance; NaN without data.
     mask
         Planes of `permil.products.MaskPlane`.
+    beam
+        Beam in each pixel, 1 at its maximum.
     beam_error
-        Relative error of the beam model in each pixel, NaN outside the model.
+        Error of the beam model in each pixel, in units of the beam; NaN outside the model.
     scale_error
         Relative error of the photodiode scale of this pointing.
     photodiode
@@ -60,9 +69,9 @@ class PointingFlat:
 
     response: FloatImage
     variance: FloatImage
-    mask: NDArray[np.int32]
-    beam: FloatImage
-    beam_error: FloatImage
+    mask: NDArray[np.int16]
+    beam: NDArray[np.floating]
+    beam_error: NDArray[np.floating]
     scale_error: float
     photodiode: float
 
@@ -70,7 +79,7 @@ class PointingFlat:
 def divide_by_beam(
     signal: FloatImage,
     variance: FloatImage,
-    mask: NDArray[np.int32],
+    mask: NDArray[np.integer],
     *,
     beam: NDArray[np.floating],
     beam_error: NDArray[np.floating],
@@ -97,17 +106,57 @@ def divide_by_beam(
     """
     if not photodiode > 0:
         raise FlatError(f"a stack has the photodiode reading {photodiode}", remedy="leave its exposures out", value=photodiode)
-    expected = photodiode * beam
-    with np.errstate(invalid="ignore", divide="ignore"):
-        response = (signal / expected).astype(np.float32)
-        response_variance = (variance / expected**2).astype(np.float32)
-        relative_error = (beam_error / beam).astype(np.float32)
-    # A stack marks as NO_DATA what it has no value for; saturated or bad pixels may still carry a number that nobody should use.
-    usable = np.isfinite(response) & np.isfinite(response_variance) & ((mask & int(UNUSABLE)) == 0)
-    planes = np.where(usable, mask, mask | int(MaskPlane.NO_DATA)).astype(np.int32)
-    response[~usable] = np.nan
-    response_variance[~usable] = np.nan
-    return PointingFlat(response, response_variance, planes, beam.astype(np.float32), relative_error, scale_error, photodiode)
+    response, response_variance = (np.empty(signal.shape, dtype=np.float32) for _ in range(2))
+    planes = np.empty(signal.shape, dtype=np.int16)
+    _divide(signal, variance, mask, beam, float(photodiode), response, response_variance, planes)
+    return PointingFlat(response, response_variance, planes, beam, beam_error, scale_error, photodiode)
+
+
+@dataclass(frozen=True)
+class PointingWeights:
+    """Weights of the pixels of a pointing (module docstring).
+
+    Attributes
+    ----------
+    level
+        Median response.
+    photon
+        Variance of the response that goes with the inverse of the beam, at its maximum.
+    mean
+        Mean weight of all pixels, those without data (weight 0) included.
+    """
+
+    pointing: PointingFlat
+    level: float
+    photon: float
+    mean: float
+
+    def within(self, rows: slice, columns: slice) -> NDArray[np.float64]:
+        """Return the weights in a part of the detector; 0 where there is no data."""
+        pointing = self.pointing
+        part = (rows, columns)
+        return _weights(
+            pointing.beam[part],
+            pointing.beam_error[part],
+            (pointing.mask[part] & int(UNUSABLE)) == 0,
+            self.level,
+            self.photon,
+            pointing.scale_error,
+        )
+
+
+def pointing_weights(pointing: PointingFlat) -> PointingWeights:
+    """Return the weights of a pointing; level and noise are taken from every so many-th pixel of a large detector."""
+    step = max(1, math.isqrt(pointing.response.size // _SAMPLES))
+    sampled = (slice(step // 2, None, step), slice(step // 2, None, step))
+    usable = (pointing.mask[sampled] & int(UNUSABLE)) == 0
+    if not usable.any():
+        return PointingWeights(pointing, 0.0, 1.0, 0.0)
+    level = float(np.median(pointing.response[sampled][usable]))
+    # Photon noise: var(r) is proportional to 1 / B at equal response.
+    photon = float(np.median(pointing.variance[sampled][usable] * pointing.beam[sampled][usable]))
+    weights = PointingWeights(pointing, level, photon, 0.0)
+    return replace(weights, mean=float(weights.within(*sampled).mean()))
 
 
 @dataclass
@@ -136,15 +185,23 @@ class PointingCombination:
         self._all_planes = np.full(self.shape, -1, dtype=np.int16)
         self._any_planes = np.zeros(self.shape, dtype=np.int16)
 
-    def add(self, pointing: PointingFlat) -> NDArray[np.float32]:
-        """Add a pointing; return the weights that its pixels got (0 where it has no data)."""
-        usable = (pointing.mask & int(UNUSABLE)) == 0
+    def add(self, pointing: PointingFlat) -> PointingWeights:
+        """Add a pointing; return the weights that its pixels got."""
         weights = pointing_weights(pointing)
-        light = np.float32(pointing.photodiode) * pointing.beam
-        _accumulate(pointing.response, pointing.variance, light, weights, usable, self._mean, self._sums, self._count)
-        planes = pointing.mask.astype(np.int16)
-        self._all_planes &= planes
-        self._any_planes |= planes
+        _accumulate(
+            pointing.response,
+            pointing.variance,
+            pointing.mask,
+            pointing.beam,
+            pointing.beam_error,
+            float(pointing.photodiode),
+            (weights.level, weights.photon, float(pointing.scale_error)),
+            self._mean,
+            self._sums,
+            self._count,
+            self._all_planes,
+            self._any_planes,
+        )
         return weights
 
     def result(self, *, common_variance: FloatImage | None = None) -> CombinedFlat:
@@ -212,36 +269,50 @@ def _chi_square_limits(most: int) -> NDArray[np.float64]:
     return limits
 
 
-def pointing_weights(pointing: PointingFlat) -> FloatImage:
-    """Return the weight of each pixel of a pointing (module docstring); 0 where it has no data."""
-    usable = (pointing.mask & int(UNUSABLE)) == 0
-    weights = np.zeros(pointing.response.shape, dtype=np.float32)
-    if not usable.any():
-        return weights
-    level = float(np.median(pointing.response[usable]))
-    # Photon noise: var(r) is proportional to 1 / B at equal response.
-    photon = float(np.median(pointing.variance[usable] * pointing.beam[usable])) / pointing.beam[usable]
-    common = level**2 * (pointing.beam_error[usable] ** 2 + pointing.scale_error**2)
-    weights[usable] = level**2 / (photon + common)
-    return weights
+@numba.njit(cache=True, nogil=True)
+def _divide(signal, variance, mask, beam, photodiode, response, response_variance, planes):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for row in range(signal.shape[0]):
+        for column in range(signal.shape[1]):
+            inverse = 1.0 / (photodiode * beam[row, column])
+            level = np.float32(signal[row, column] * inverse)
+            noise = np.float32(variance[row, column] * inverse * inverse)
+            # A stack marks as NO_DATA what it has no value for; saturated or bad pixels may still carry a number that nobody should use.
+            usable = np.isfinite(level) and np.isfinite(noise) and (mask[row, column] & _UNUSABLE) == 0
+            response[row, column] = level if usable else np.float32(np.nan)
+            response_variance[row, column] = noise if usable else np.float32(np.nan)
+            planes[row, column] = mask[row, column] if usable else mask[row, column] | _NO_DATA
+
+
+@numba.njit(cache=True, nogil=True)
+def _weight(
+    beam: float, beam_error: float, level: float, photon: float, scale_error: float
+) -> float:  # pragma: no cover  compiled
+    common = (beam_error / beam) ** 2 + scale_error * scale_error
+    return level * level / (photon / beam + level * level * common)
 
 
 @numba.njit(cache=True)
-def _accumulate(
-    response: FloatImage,
-    variance: FloatImage,
-    light: FloatImage,
-    weights: FloatImage,
-    usable: NDArray[np.bool_],
-    mean: NDArray[np.float64],
-    sums: NDArray[np.float32],
-    count: NDArray[np.int16],
-) -> None:
-    rows, columns = response.shape
-    for row in range(rows):
-        for column in range(columns):
+def _weights(beam, beam_error, usable, level, photon, scale_error):  # type: ignore[no-untyped-def]  # pragma: no cover
+    weights = np.zeros(beam.shape)
+    for row in range(beam.shape[0]):
+        for column in range(beam.shape[1]):
             if usable[row, column]:
-                weight = float(weights[row, column])
+                weights[row, column] = _weight(beam[row, column], beam_error[row, column], level, photon, scale_error)
+    return weights
+
+
+@numba.njit(cache=True, nogil=True)
+def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover
+    response, variance, mask, beam, beam_error, photodiode, weighting, mean, sums, count, all_planes, any_planes
+):
+    level, photon, scale_error = weighting
+    for row in range(response.shape[0]):
+        for column in range(response.shape[1]):
+            planes = mask[row, column]
+            all_planes[row, column] &= planes
+            any_planes[row, column] |= planes
+            if (planes & _UNUSABLE) == 0:
+                weight = _weight(beam[row, column], beam_error[row, column], level, photon, scale_error)
                 deviation = float(response[row, column]) - mean[row, column]
                 before = float(sums[0, row, column])
                 total = before + weight
@@ -249,5 +320,5 @@ def _accumulate(
                 sums[0, row, column] = total
                 sums[1, row, column] += deviation * deviation * weight * before / total
                 sums[2, row, column] += weight * weight * float(variance[row, column])
-                sums[3, row, column] += weight / float(light[row, column])
+                sums[3, row, column] += weight / (photodiode * beam[row, column])
                 count[row, column] += 1

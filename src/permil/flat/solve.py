@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from permil.camera import frames
 from permil.errors import FlatError
 from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
-from permil.flat.divide import CombinedFlat, PointingCombination, PointingFlat, divide_by_beam
+from permil.flat.divide import CombinedFlat, PointingCombination, PointingFlat, PointingWeights, divide_by_beam
 from permil.flat.gradient import Plane, fit_plane, shared_covariance
 from permil.flat.metrics import flat_metrics, metrics_table
 from permil.flat.product import DetectorSolution, good_pixels
@@ -60,7 +60,7 @@ class PointingStack:
     y_mm: float
     signal: NDArray[np.float32]
     variance: NDArray[np.float32]
-    mask: NDArray[np.int32]
+    mask: NDArray[np.integer]
     photodiode: float
     scale_error: float
     exposures: int
@@ -198,7 +198,7 @@ def _record(
     seen: SeenPointings,
     stack: PointingStack,
     pointing: PointingFlat,
-    weights: NDArray[np.float32],
+    weights: PointingWeights,
     detector: Detector,
     block: int,
     places: tuple[NDArray[np.float64], NDArray[np.float64]],
@@ -210,7 +210,7 @@ def _record(
     half = max(1, block // 2)
     at_places = []
     for x, y in zip(*places, strict=True):
-        around = weights[max(0, int(y) - half) : int(y) + half + 1, max(0, int(x) - half) : int(x) + half + 1]
+        around = weights.within(*(slice(max(0, int(place) - half), int(place) + half + 1) for place in (y, x)))
         at_places.append(float(np.median(around[around > 0])) if (around > 0).any() else 0.0)
     seen.weights.append(np.array(at_places))
     seen.rows.append(
@@ -225,7 +225,7 @@ def _record(
             "chi_square": stack.chi_square,
             "aimed": stack.aimed,
             "scan": stack.scan,
-            "weight": float(weights.mean()),
+            "weight": weights.mean,
         }
     )
     if stack.aimed:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from permil.camera import Camera, shared_camera
 from permil.config import Config
+from permil.engine import own_threads
 from permil.errors import CalibrationError
 from permil.exposures import BIAS, Index
 from permil.isr.calibration import Calibration
@@ -121,4 +122,12 @@ def superbias_task(config: Config, folder: RunFolder, index: Index, detector: st
 def make_superbias(task: SuperbiasTask) -> None:
     """Make and write the superbias of one detector."""
     camera = shared_camera(task.config.camera)
-    build_superbias(task.paths, camera[task.detector], camera, task.config.isr, task.output, fingerprint=task.fingerprint)
+    build_superbias(
+        task.paths,
+        camera[task.detector],
+        camera,
+        task.config.isr,
+        task.output,
+        fingerprint=task.fingerprint,
+        threads=own_threads(),
+    )

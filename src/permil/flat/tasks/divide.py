@@ -12,6 +12,7 @@ from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, frames, shared_camera
 from permil.config import Config
+from permil.engine import own_threads
 from permil.flat.product import DetectorSolution
 from permil.flat.solve import LitStack, PointingStack, divide_covariance, solve_detector
 from permil.flat.tasks.pointings import PointingGroup
@@ -64,7 +65,9 @@ def _lit_stacks(
 def _stack_of(
     group: PointingGroup, camera: Camera, calibration: Calibration, config: Config, beam: BeamModel, noted: list[LeftOut]
 ) -> PointingStack:
-    exposures = stack_group(group.paths, group.photodiodes, camera, calibration, config.isr, with_superbias_variance=False)
+    exposures = stack_group(
+        group.paths, group.photodiodes, camera, calibration, config.isr, with_superbias_variance=False, threads=own_threads()
+    )
     stack, n = exposures.stack, len(exposures.used)
     noted += exposures.left_out
     noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]

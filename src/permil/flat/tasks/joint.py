@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
+from permil.engine import ahead, own_threads
 from permil.errors import FlatError, InputError
 from permil.flat.joint.average import median_image
 from permil.flat.joint_file import ExposureLight, JointLight, read_errors, read_light
+from permil.flat.outliers import flag_outliers
 from permil.flat.product import DetectorSolution
 from permil.flat.signals_file import SuperPixelSignals, read_signals
 from permil.flat.solve import LitStack, PointingStack, SeenPointings, solve_detector
@@ -27,13 +29,10 @@ from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
 from permil.isr.reduce import DetectorImage
 from permil.isr.stage import reduce_file, stack_group
-from permil.products import MaskPlane, RunFolder, is_usable
+from permil.products import RunFolder, is_usable
 
 FEWEST_FOR_STACK = 3
 """Images at one position from which outliers are found among themselves."""
-
-_MEDIAN_VARIANCE = 0.3
-"""Variance of the median of five over that of one."""
 
 
 @lru_cache(maxsize=4)
@@ -76,33 +75,40 @@ class _Detector:
         self.signals: SuperPixelSignals = read_signals(folder.super_pixels(task.led, task.detector))
         self.row_of = {str(obsid): row for row, obsid in enumerate(self.signals.obsid)}
         self.isr = task.config.isr.model_copy(update={"photodiode": "header"})
-        self._reference: NDArray[np.float32] | None = None
 
     def lit_stacks(self) -> Iterator[LitStack]:
         """Yield stacks and single exposures with their light."""
+        singles = [group for group in self.task.groups if len(group.paths) < FEWEST_FOR_STACK]
+        reference = self.reference() if singles else None
+
+        def read(entry: tuple[PointingGroup, int | None]) -> tuple[LitStack | None, list[LeftOut]]:
+            group, number = entry
+            if number is None or reference is None:
+                return self._stack(group)
+            return self._single(group, number, reference)
+
+        entries: list[tuple[PointingGroup, int | None]] = []
         for group in self.task.groups:
-            if len(group.paths) >= FEWEST_FOR_STACK:
-                yield self._stack(group)
-                continue
-            for number, obsid in enumerate(group.obsids):
-                lit = self._single(group, number, self.light.exposures[obsid])
-                if lit is not None:
-                    yield lit
+            entries += [(group, number) for number in range(len(group.paths))] if group in singles else [(group, None)]
+        for lit, left_out in ahead(read, entries, threads=own_threads()):
+            self.noted += left_out
+            if lit is not None:
+                yield lit
 
     def expected_light(self, obsid: str, exposure: ExposureLight) -> NDArray[np.float32]:
         """Return the beam on the detector; NaN where there is not enough light to be known."""
         beam = self.light.image(self.calibration.detector, exposure)
         lit = self.signals.footprint(self.row_of[obsid], self.task.config.flat.joint.least_signal)
-        rows, columns = (np.arange(length) // self.signals.block for length in beam.shape)
-        beam[~lit[rows[:, None], columns]] = np.nan
+        block = self.signals.block
+        for row, column in zip(*np.nonzero(~lit), strict=True):
+            beam[row * block : (row + 1) * block, column * block : (column + 1) * block] = np.nan
         return beam
 
-    def _stack(self, group: PointingGroup) -> LitStack:
+    def _stack(self, group: PointingGroup) -> tuple[LitStack, list[LeftOut]]:
         """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
         exposures = [self.light.exposures[obsid] for obsid in group.obsids]
         scales = [exposure.scale for exposure in exposures]
         stacked = stack_group(group.paths, scales, self.camera, self.calibration, self.isr, with_superbias_variance=False)
-        self.noted += stacked.left_out
         stack = stacked.stack
         chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         pointing = PointingStack(
@@ -121,38 +127,42 @@ class _Detector:
             scan=group.scan,
         )
         beam = self.expected_light(group.obsids[0], exposures[0])
-        return LitStack(pointing, beam, np.zeros_like(beam))
+        return LitStack(pointing, beam, _exact(beam)), list(stacked.left_out)
 
-    def _single(self, group: PointingGroup, number: int, exposure: ExposureLight) -> LitStack | None:
-        """Return a single exposure without what stands out of the reference."""
-        image = self._read(group.paths[number])
-        if image is None:
-            return None
+    def _single(self, group: PointingGroup, number: int, reference: NDArray[np.float32]) -> tuple[LitStack | None, list[LeftOut]]:
+        """Return a single exposure without what stands out of the reference, or why there is none."""
+        try:
+            image = self._read(group.paths[number])
+        except InputError as error:
+            return None, [LeftOut(Path(group.paths[number]), error.what)]
+        exposure = self.light.exposures[group.obsids[number]]
         beam = self.expected_light(group.obsids[number], exposure)
-        variance = image.variance()
-        expected = np.float32(exposure.scale) * beam * self.reference()
-        limit = np.float32(self.isr.rejection_threshold) ** 2 * (1 + _MEDIAN_VARIANCE)
-        with np.errstate(invalid="ignore"):
-            spread = variance + np.maximum(expected - image.image, 0)
-            outlier = (image.image - expected) ** 2 > limit * spread
-        mask = image.mask.astype(np.int32)
-        mask[outlier] |= int(MaskPlane.NO_DATA | MaskPlane.REJECTED)
+        variance, outliers = flag_outliers(
+            image.image,
+            image.mask,
+            detector=self.calibration.detector,
+            noise_variance=image.noise_variance,
+            beam=beam,
+            scale=exposure.scale,
+            reference=reference,
+            threshold=self.isr.rejection_threshold,
+        )
         pointing = PointingStack(
             number=group.number,
             x_mm=group.x_mm,
             y_mm=group.y_mm,
             signal=image.image,
             variance=variance,
-            mask=mask,
+            mask=image.mask,
             photodiode=exposure.scale,
             scale_error=exposure.error,
             exposures=1,
-            rejected=int(np.count_nonzero(outlier)),
+            rejected=outliers,
             chi_square=float("nan"),
             aimed=group.aimed,
             scan=group.scan,
         )
-        return LitStack(pointing, beam, np.zeros_like(beam))
+        return LitStack(pointing, beam, _exact(beam)), []
 
     def reference(self) -> NDArray[np.float32]:
         """Return the median response of a few exposures.
@@ -162,26 +172,30 @@ class _Detector:
         FlatError
             If none of them can be used.
         """
-        if self._reference is None:
-            files = {path: obsid for group in self.task.groups for path, obsid in zip(group.paths, group.obsids, strict=True)}
-            responses = []
-            for path in self.task.nearest:
-                image = self._read(path) if path in files else None
-                if image is None:
-                    continue
-                exposure = self.light.exposures[files[path]]
-                with np.errstate(invalid="ignore", divide="ignore"):
-                    response = image.image / (np.float32(exposure.scale) * self.expected_light(files[path], exposure))
-                response[~is_usable(image.mask)] = np.nan
-                responses.append(response)
-            if not responses:
-                raise FlatError("none of the exposures nearest to this detector can be used", remedy="look at those left out")
-            self._reference = median_image(responses)
-        return self._reference
+        files = {path: obsid for group in self.task.groups for path, obsid in zip(group.paths, group.obsids, strict=True)}
 
-    def _read(self, path: str) -> DetectorImage | None:
-        try:
-            return reduce_file(path, self.camera, self.calibration, self.isr)
-        except InputError as error:
-            self.noted.append(LeftOut(Path(path), error.what))
-            return None
+        def response(path: str) -> NDArray[np.float32] | None:
+            try:
+                image = self._read(path)
+            except InputError:
+                # It is noted where it is read for the flat.
+                return None
+            exposure = self.light.exposures[files[path]]
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found = image.image / (np.float32(exposure.scale) * self.expected_light(files[path], exposure))
+            found[~is_usable(image.mask)] = np.nan
+            return found
+
+        nearest = [path for path in self.task.nearest if path in files]
+        responses = [found for found in ahead(response, nearest, threads=own_threads()) if found is not None]
+        if not responses:
+            raise FlatError("none of the exposures nearest to this detector can be used", remedy="look at those left out")
+        return median_image(responses)
+
+    def _read(self, path: str) -> DetectorImage:
+        return reduce_file(path, self.camera, self.calibration, self.isr)
+
+
+def _exact(beam: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the error of a beam whose errors are all in the covariance of the joint solution."""
+    return np.broadcast_to(np.float32(0), beam.shape)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
+from permil.engine import ahead, own_threads
 from permil.errors import FlatError, InputError, PermilError
 from permil.flat.joint.average import SuperPixelLayout, average_exposure, flattened, make_layout
 from permil.flat.signals_file import SuperPixelSignals, write_signals
@@ -104,13 +105,14 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     shape = (len(task.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     left_out = []
-    for number, path in enumerate(task.paths):
+
+    def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
+        """Return signal and variance of an exposure, or what is wrong with it."""
         try:
             image = reduce_file(path, camera, calibration, config.isr)
         except InputError as error:
-            left_out.append((path, error.what))
-            continue
-        signal[number], variance[number], _ = average_exposure(
+            return error.what
+        mean, expected, _ = average_exposure(
             image.image,
             is_usable(image.mask) & np.isfinite(image.image),
             layout,
@@ -118,6 +120,13 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
             level_variance=image.level_variance,
             threshold=config.isr.rejection_threshold,
         )
+        return mean, expected
+
+    for number, measured in enumerate(ahead(measure, task.paths, threads=own_threads())):
+        if isinstance(measured, str):
+            left_out.append((task.paths[number], measured))
+        else:
+            signal[number], variance[number] = measured
     return SuperPixelSignals.of(
         task.detector, layout, list(task.obsids), signal=signal, variance=variance, left_out=tuple(left_out)
     )
@@ -126,13 +135,16 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
 def _layout(task: SignalsTask, camera: Camera, calibration: Calibration) -> SuperPixelLayout:
     detector = calibration.detector
     block = size_in_pixels(task.config.flat.super_pixel_mm, detector.pixel_mm)
-    images: list[NDArray[np.float32]] = []
-    for path in task.nearest:
+
+    def flat_exposure(path: str) -> NDArray[np.float32] | None:
         try:
             image = reduce_file(path, camera, calibration, task.config.isr)
         except InputError:
-            continue
-        images.append(flattened(image.image, is_usable(image.mask) & np.isfinite(image.image), block))
+            # It is noted where its signals are measured.
+            return None
+        return flattened(image.image, is_usable(image.mask) & np.isfinite(image.image), block)
+
+    images = [image for image in ahead(flat_exposure, task.nearest, threads=own_threads()) if image is not None]
     if not images:
         raise FlatError("none of the exposures nearest to this detector can be read", remedy="leave the damaged files out")
     return make_layout(images, is_good(calibration.static_mask), detector, block=block)

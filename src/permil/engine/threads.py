@@ -1,0 +1,64 @@
+"""Threads within a task: where there are fewer tasks than workers, a task may use the cores that would rest.
+
+Only work whose result does not depend on the order of its parts is given to threads, so that the bits of a product are the same
+whatever their number; those of numerical libraries stay at one (`permil.engine.call.one_thread`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+_THREADS: ContextVar[int] = ContextVar("threads", default=1)
+
+
+def own_threads() -> int:
+    """Return how many threads the task that asks may use."""
+    return _THREADS.get()
+
+
+@contextmanager
+def allow_threads(number: int) -> Iterator[None]:
+    """Let the task that runs within use a number of threads."""
+    token = _THREADS.set(number)
+    try:
+        yield
+    finally:
+        _THREADS.reset(token)
+
+
+def ahead(function: Callable[[Argument], Result], arguments: Iterable[Argument], *, threads: int) -> Iterator[Result]:
+    """Yield what a function returns for each argument, in order, while threads already work on the next ones.
+
+    Parameters
+    ----------
+    threads
+        How many work, with the one that uses the results: so many calls less one are under way meanwhile; with 1 all is done in turn.
+
+    Raises
+    ------
+    Exception
+        The error of the first call that fails, in the order of the arguments.
+    """
+    if threads == 1:
+        yield from map(function, arguments)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for argument in arguments:
+                waiting.append(pool.submit(function, argument))
+                if len(waiting) == threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for left in waiting:
+                left.cancel()

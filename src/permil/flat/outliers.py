@@ -1,0 +1,85 @@
+"""Outliers of a single exposure: pixels that stand out of what a few other exposures of the same detector make of them."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.camera import Detector
+from permil.products import MaskPlane
+
+FloatImage = NDArray[np.float32]
+
+_MEDIAN_VARIANCE = 0.3
+"""Variance of the median of five over that of one."""
+
+_OUTLIER = int(MaskPlane.NO_DATA | MaskPlane.REJECTED)
+
+
+def flag_outliers(
+    image: FloatImage,
+    mask: NDArray[np.int16],
+    *,
+    detector: Detector,
+    noise_variance: NDArray[np.float64],
+    beam: FloatImage,
+    scale: float,
+    reference: FloatImage,
+    threshold: float,
+) -> tuple[FloatImage, int]:
+    """Flag, in the mask of a single exposure, what is off the signal that is expected.
+
+    Parameters
+    ----------
+    image, mask
+        Exposure in electrons and its planes of `permil.products.MaskPlane`; outliers get NO_DATA and REJECTED there.
+    noise_variance : ndarray, shape (amplifiers,)
+        Variance that does not depend on the signal, electrons^2.
+    beam
+        Beam on the detector, 1 at its maximum; NaN where it is not known.
+    scale
+        Electrons for beam and response 1.
+    reference
+        Median response of a few exposures; NaN where there is none, and nothing is flagged.
+    threshold
+        Standard deviations from which a pixel is an outlier.
+
+    Returns
+    -------
+    variance
+        Of each pixel: photons (the signal itself, 0 where it is negative) and noise, electrons^2.
+    outliers
+        Number of pixels that were flagged.
+    """
+    variance = np.empty(image.shape, dtype=np.float32)
+    found = 0
+    for amplifier, constant in zip(detector.amplifiers, noise_variance, strict=True):
+        part = amplifier.slices
+        found += _flag(
+            image[part],
+            mask[part],
+            beam[part],
+            reference[part],
+            np.float32(scale),
+            np.float32(constant),
+            np.float32(threshold**2 * (1 + _MEDIAN_VARIANCE)),
+            variance[part],
+        )
+    return variance, int(found)
+
+
+@numba.njit(cache=True, nogil=True)
+def _flag(image, mask, beam, reference, scale, constant, limit, variance):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    found = 0
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            signal = image[row, column]
+            noise = max(signal, np.float32(0)) + constant
+            variance[row, column] = noise
+            off = signal - scale * beam[row, column] * reference[row, column]
+            # A pixel far below what is expected has a photon noise that is too small: that of what is expected is added.
+            if off * off > limit * (noise + max(-off, np.float32(0))):
+                mask[row, column] |= _OUTLIER
+                found += 1
+    return found

@@ -7,7 +7,7 @@ import pytest
 
 from permil.errors import FlatError
 from permil.flat.composite import composite_median, response_histogram
-from permil.flat.divide import PointingCombination, divide_by_beam
+from permil.flat.divide import LitImage, PointingCombination, divide_by_beam
 from permil.products import MaskPlane
 
 SHAPE = (80, 96)
@@ -17,12 +17,12 @@ def _pointing(rng: np.random.Generator, truth: np.ndarray, *, electrons: float, 
     beam = 1 - slope * np.linspace(0, 1, SHAPE[1])[None, :] * np.ones(SHAPE)
     expected = electrons * truth * beam
     signal = rng.normal(expected, np.sqrt(expected)).astype(np.float32)
-    return divide_by_beam(
+    return LitImage(
         signal,
         expected.astype(np.float32),
         np.zeros(SHAPE, dtype=np.int32),
-        beam=beam,
-        beam_error=np.full(SHAPE, beam_error),
+        beam.astype(np.float32),
+        np.full(SHAPE, beam_error, dtype=np.float32),
         photodiode=electrons,
         scale_error=0.0,
     )
@@ -78,17 +78,17 @@ def test_pixels_without_data_stay_without() -> None:
 
 
 def test_outside_the_beam_is_no_data() -> None:
-    beam = np.ones(SHAPE)
+    beam = np.ones(SHAPE, np.float32)
     beam[:, :10] = np.nan
-    flat = divide_by_beam(
-        np.full(SHAPE, 100, np.float32),
-        np.full(SHAPE, 100, np.float32),
-        np.zeros(SHAPE, np.int32),
-        beam=beam,
-        beam_error=np.where(np.isnan(beam), np.nan, 1e-3),
-        photodiode=100.0,
-        scale_error=0.0,
-    )
+    hundred = np.full(SHAPE, 100, np.float32)
+    error = np.where(np.isnan(beam), np.nan, 1e-3).astype(np.float32)
+    lit = LitImage(hundred, hundred, np.zeros(SHAPE, np.int32), beam, error, photodiode=100.0, scale_error=0.0)
+    combination = PointingCombination(SHAPE)
+    combination.add(lit)
+    combined = combination.result()
+    assert np.array_equal((combined.mask & int(MaskPlane.NO_DATA)) != 0, np.isnan(beam))
+    assert np.array_equal(combined.count, (~np.isnan(beam)).astype(int))
+    flat = divide_by_beam(lit)
     assert np.all(flat.mask[:, :10] & int(MaskPlane.NO_DATA))
     assert np.all(flat.mask[:, 10:] == 0)
 
@@ -101,8 +101,11 @@ def test_no_light_at_all_is_an_error() -> None:
 @pytest.mark.parametrize("photodiode", [0.0, -1.0, np.nan])
 def test_stack_without_photodiode_is_an_error(photodiode: float) -> None:
     ones = np.ones(SHAPE, np.float32)
+    lit = LitImage(ones, ones, np.zeros(SHAPE, np.int32), ones, ones, photodiode=photodiode, scale_error=0.0)
     with pytest.raises(FlatError, match="photodiode"):
-        divide_by_beam(ones, ones, np.zeros(SHAPE, np.int32), beam=ones, beam_error=ones, photodiode=photodiode, scale_error=0.0)
+        PointingCombination(SHAPE).add(lit)
+    with pytest.raises(FlatError, match="photodiode"):
+        divide_by_beam(lit)
 
 
 def test_composite_median_is_that_of_all_pixels_together() -> None:
@@ -125,8 +128,8 @@ def test_scatter_is_that_of_the_pointings() -> None:
     rng = np.random.default_rng(7)
     combination = PointingCombination(SHAPE)
     pointings = [_pointing(rng, np.ones(SHAPE), electrons=1e5, slope=slope) for slope in (0.0, 0.2, 0.4, -0.1)]
-    weights = [combination.add(pointing).within(slice(None), slice(None)) for pointing in pointings]
-    responses = np.array([pointing.response for pointing in pointings], dtype=float)
+    weights = [combination.add(pointing).at(pointing) for pointing in pointings]
+    responses = np.array([pointing.signal / (pointing.photodiode * pointing.beam.astype(float)) for pointing in pointings])
     mean = np.average(responses, axis=0, weights=weights)
     scatter = np.sqrt(np.average((responses - mean) ** 2, axis=0, weights=weights))
     flat = combination.result()
@@ -143,7 +146,7 @@ def test_hot_and_dead_pixels_are_flagged_and_good_ones_are_not() -> None:
     for slope in (0.0, 0.3, 0.5, -0.3, 0.6):
         pointing = _pointing(rng, truth, electrons=1e5, slope=slope)
         # A hot pixel adds the same charge to every exposure: less of it where the beam is bright.
-        pointing.response[20, 80] += 0.1 / pointing.beam[20, 80]
+        pointing.signal[20, 80] += 0.1 * pointing.photodiode
         combination.add(pointing)
     flat = combination.result()
     suspect = np.argwhere(flat.mask & int(MaskPlane.SUSPECT))
@@ -157,6 +160,6 @@ def test_a_wrong_beam_does_not_flag_whole_regions() -> None:
     wrong = 0.01 * np.cos(np.arange(SHAPE[1]) / 25)
     for number in range(5):
         pointing = _pointing(rng, np.ones(SHAPE), electrons=1e6, slope=0.0)
-        pointing.response[:] *= 1 + wrong * (-1) ** number
+        pointing.signal[:] *= 1 + wrong * (-1) ** number
         combination.add(pointing)
     assert np.mean((combination.result().mask & int(MaskPlane.SUSPECT)) != 0) < 1e-3

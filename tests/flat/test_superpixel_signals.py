@@ -13,6 +13,7 @@ from permil.exposures.record import Exposure, exposures_to_table
 from permil.flat.joint.average import average_exposure, flattened, make_layout, median_image
 from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals, write_signals
 from permil.flat.tasks.exposures import exposure_list, unique_exposures
+from permil.products import MaskPlane
 
 BLOCK = 8
 READ_NOISE, LEVEL_NOISE = 6.0, 2.0
@@ -52,7 +53,7 @@ class Stand:
         count = len(self.detector.amplifiers)
         return average_exposure(
             image,
-            self.good if usable is None else usable,
+            np.where(self.good if usable is None else usable, 0, int(MaskPlane.SAT)).astype(np.int16),
             layout,
             noise_variance=np.full(count, READ_NOISE**2),
             level_variance=np.full(count, LEVEL_NOISE**2),

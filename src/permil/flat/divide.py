@@ -48,6 +48,44 @@ _UNUSABLE, _NO_DATA = int(UNUSABLE), int(MaskPlane.NO_DATA)
 
 
 @dataclass(frozen=True)
+class LitImage:
+    """A stack, or a part of one, with the light that fell on it.
+
+    Attributes
+    ----------
+    signal, variance, mask
+        Stack of one position, shape (ny, nx): electrons at the mean photodiode reading, its variance, planes of
+        `permil.products.MaskPlane`.
+    beam, beam_error
+        Beam in each pixel, 1 at its maximum, and its error in the same units; NaN where the beam is not known.
+    photodiode
+        Mean photodiode reading, or scale, of the stack.
+    scale_error
+        Relative error of that.
+    """
+
+    signal: FloatImage
+    variance: FloatImage
+    mask: NDArray[np.integer]
+    beam: FloatImage
+    beam_error: FloatImage
+    photodiode: float
+    scale_error: float
+
+    def part(self, rows: slice, columns: slice) -> LitImage:
+        """Return a part of it, without a copy."""
+        where = (rows, columns)
+        return replace(
+            self,
+            signal=self.signal[where],
+            variance=self.variance[where],
+            mask=self.mask[where],
+            beam=self.beam[where],
+            beam_error=self.beam_error[where],
+        )
+
+
+@dataclass(frozen=True)
 class PointingFlat:
     """Response of one detector from one pointing.
 
@@ -57,59 +95,33 @@ class PointingFlat:
         Dimensionless up to the scale that all detectors of one LED share, and its independent variance; NaN without data.
     mask
         Planes of `permil.products.MaskPlane`.
-    beam
-        Beam in each pixel, 1 at its maximum.
-    beam_error
-        Error of the beam model in each pixel, in units of the beam; NaN outside the model.
-    scale_error
-        Relative error of the photodiode scale of this pointing.
-    photodiode
-        Photodiode reading, or scale, that the response is relative to.
     """
 
     response: FloatImage
     variance: FloatImage
     mask: NDArray[np.int16]
-    beam: NDArray[np.floating]
-    beam_error: NDArray[np.floating]
-    scale_error: float
-    photodiode: float
 
 
-def divide_by_beam(
-    signal: FloatImage,
-    variance: FloatImage,
-    mask: NDArray[np.integer],
-    *,
-    beam: NDArray[np.floating],
-    beam_error: NDArray[np.floating],
-    photodiode: float,
-    scale_error: float,
-) -> PointingFlat:
-    """Divide a stack by the beam at its pointing.
-
-    Parameters
-    ----------
-    signal, variance, mask
-        Stack of one position, shape (ny, nx): electrons at the mean photodiode reading, its variance, mask planes.
-    beam, beam_error
-        Beam model in each pixel (1 at its maximum) and its error; NaN where the model has no data.
-    photodiode
-        Mean photodiode reading of the stack (1 where the photodiode is not used).
-    scale_error
-        Relative error of that mean.
+def divide_by_beam(lit: LitImage) -> PointingFlat:
+    """Divide a stack by its light.
 
     Raises
     ------
     FlatError
         If the photodiode reading is not positive.
     """
-    if not photodiode > 0:
-        raise FlatError(f"a stack has the photodiode reading {photodiode}", remedy="leave its exposures out", value=photodiode)
-    response, response_variance = (np.empty(signal.shape, dtype=np.float32) for _ in range(2))
-    planes = np.empty(signal.shape, dtype=np.int16)
-    _divide(signal, variance, mask, beam, float(photodiode), response, response_variance, planes)
-    return PointingFlat(response, response_variance, planes, beam, beam_error, scale_error, photodiode)
+    _require_light(lit)
+    shape = lit.signal.shape
+    flat = PointingFlat(np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int16))
+    _divide(lit.signal, lit.variance, lit.mask, lit.beam, float(lit.photodiode), flat.response, flat.variance, flat.mask)
+    return flat
+
+
+def _require_light(lit: LitImage) -> None:
+    if not lit.photodiode > 0:
+        raise FlatError(
+            f"a stack has the photodiode reading {lit.photodiode}", remedy="leave its exposures out", value=lit.photodiode
+        )
 
 
 @dataclass(frozen=True)
@@ -122,41 +134,40 @@ class PointingWeights:
         Median response.
     photon
         Variance of the response that goes with the inverse of the beam, at its maximum.
-    mean
-        Mean weight of all pixels, those without data (weight 0) included.
     """
 
-    pointing: PointingFlat
     level: float
     photon: float
-    mean: float
 
-    def within(self, rows: slice, columns: slice) -> NDArray[np.float64]:
-        """Return the weights in a part of the detector; 0 where there is no data."""
-        pointing = self.pointing
-        part = (rows, columns)
-        return _weights(
-            pointing.beam[part],
-            pointing.beam_error[part],
-            (pointing.mask[part] & int(UNUSABLE)) == 0,
-            self.level,
-            self.photon,
-            pointing.scale_error,
-        )
+    @classmethod
+    def of(cls, lit: LitImage) -> PointingWeights:
+        """Return the weights of a pointing."""
+        lit = _sampled(lit)
+        flat = divide_by_beam(lit)
+        usable = (flat.mask & _UNUSABLE) == 0
+        if not usable.any():
+            return cls(0.0, 1.0)
+        # Photon noise: var(r) is proportional to 1 / B at equal response.
+        return cls(float(np.median(flat.response[usable])), float(np.median(flat.variance[usable] * lit.beam[usable])))
+
+    def at(self, lit: LitImage) -> NDArray[np.float64]:
+        """Return the weights of pixels of this pointing; 0 where there is no data."""
+        flat = divide_by_beam(lit)
+        beam = lit.beam.astype(np.float64)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            common = (lit.beam_error / beam) ** 2 + lit.scale_error**2
+            weights = self.level**2 / (self.photon / beam + self.level**2 * common)
+        return np.where((flat.mask & _UNUSABLE) == 0, weights, 0.0)
+
+    def mean(self, lit: LitImage) -> float:
+        """Return the mean weight over all pixels."""
+        return float(self.at(_sampled(lit)).mean())
 
 
-def pointing_weights(pointing: PointingFlat) -> PointingWeights:
-    """Return the weights of a pointing; level and noise are taken from every so many-th pixel of a large detector."""
-    step = max(1, math.isqrt(pointing.response.size // _SAMPLES))
-    sampled = (slice(step // 2, None, step), slice(step // 2, None, step))
-    usable = (pointing.mask[sampled] & int(UNUSABLE)) == 0
-    if not usable.any():
-        return PointingWeights(pointing, 0.0, 1.0, 0.0)
-    level = float(np.median(pointing.response[sampled][usable]))
-    # Photon noise: var(r) is proportional to 1 / B at equal response.
-    photon = float(np.median(pointing.variance[sampled][usable] * pointing.beam[sampled][usable]))
-    weights = PointingWeights(pointing, level, photon, 0.0)
-    return replace(weights, mean=float(weights.within(*sampled).mean()))
+def _sampled(lit: LitImage) -> LitImage:
+    """Return every so many-th pixel of a large detector: enough for a median."""
+    step = max(1, math.isqrt(lit.signal.size // _SAMPLES))
+    return lit.part(slice(step // 2, None, step), slice(step // 2, None, step))
 
 
 @dataclass
@@ -185,17 +196,23 @@ class PointingCombination:
         self._all_planes = np.full(self.shape, -1, dtype=np.int16)
         self._any_planes = np.zeros(self.shape, dtype=np.int16)
 
-    def add(self, pointing: PointingFlat) -> PointingWeights:
-        """Add a pointing; return the weights that its pixels got."""
-        weights = pointing_weights(pointing)
+    def add(self, lit: LitImage) -> PointingWeights:
+        """Add a pointing; return the weights that its pixels got.
+
+        Raises
+        ------
+        FlatError
+            If its photodiode reading is not positive.
+        """
+        _require_light(lit)
+        weights = PointingWeights.of(lit)
         _accumulate(
-            pointing.response,
-            pointing.variance,
-            pointing.mask,
-            pointing.beam,
-            pointing.beam_error,
-            float(pointing.photodiode),
-            (weights.level, weights.photon, float(pointing.scale_error)),
+            lit.signal,
+            lit.variance,
+            lit.mask,
+            lit.beam,
+            lit.beam_error,
+            (float(lit.photodiode), weights.level, weights.photon, float(lit.scale_error)),
             self._mean,
             self._sums,
             self._count,
@@ -269,56 +286,83 @@ def _chi_square_limits(most: int) -> NDArray[np.float64]:
     return limits
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _divide(signal, variance, mask, beam, photodiode, response, response_variance, planes):  # type: ignore[no-untyped-def]  # pragma: no cover
     for row in range(signal.shape[0]):
         for column in range(signal.shape[1]):
             inverse = 1.0 / (photodiode * beam[row, column])
-            level = np.float32(signal[row, column] * inverse)
-            noise = np.float32(variance[row, column] * inverse * inverse)
+            level, noise = signal[row, column] * inverse, variance[row, column] * inverse * inverse
             # A stack marks as NO_DATA what it has no value for; saturated or bad pixels may still carry a number that nobody should use.
             usable = np.isfinite(level) and np.isfinite(noise) and (mask[row, column] & _UNUSABLE) == 0
-            response[row, column] = level if usable else np.float32(np.nan)
-            response_variance[row, column] = noise if usable else np.float32(np.nan)
-            planes[row, column] = mask[row, column] if usable else mask[row, column] | _NO_DATA
+            response[row, column] = level if usable else np.nan
+            response_variance[row, column] = noise if usable else np.nan
+            planes[row, column] = mask[row, column] | (0 if usable else _NO_DATA)
 
 
-@numba.njit(cache=True, nogil=True)
-def _weight(
-    beam: float, beam_error: float, level: float, photon: float, scale_error: float
-) -> float:  # pragma: no cover  compiled
-    common = (beam_error / beam) ** 2 + scale_error * scale_error
-    return level * level / (photon / beam + level * level * common)
-
-
-@numba.njit(cache=True)
-def _weights(beam, beam_error, usable, level, photon, scale_error):  # type: ignore[no-untyped-def]  # pragma: no cover
-    weights = np.zeros(beam.shape)
-    for row in range(beam.shape[0]):
-        for column in range(beam.shape[1]):
-            if usable[row, column]:
-                weights[row, column] = _weight(beam[row, column], beam_error[row, column], level, photon, scale_error)
-    return weights
-
-
-@numba.njit(cache=True, nogil=True)
-def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover
-    response, variance, mask, beam, beam_error, photodiode, weighting, mean, sums, count, all_planes, any_planes
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    signal, variance, mask, beam, beam_error, light, mean, sums, count, all_planes, any_planes
 ):
-    level, photon, scale_error = weighting
-    for row in range(response.shape[0]):
-        for column in range(response.shape[1]):
-            planes = mask[row, column]
-            all_planes[row, column] &= planes
-            any_planes[row, column] |= planes
-            if (planes & _UNUSABLE) == 0:
-                weight = _weight(beam[row, column], beam_error[row, column], level, photon, scale_error)
-                deviation = float(response[row, column]) - mean[row, column]
-                before = float(sums[0, row, column])
-                total = before + weight
-                mean[row, column] += deviation * weight / total
-                sums[0, row, column] = total
-                sums[1, row, column] += deviation * deviation * weight * before / total
-                sums[2, row, column] += weight * weight * float(variance[row, column])
-                sums[3, row, column] += weight / (photodiode * beam[row, column])
-                count[row, column] += 1
+    """Add a pointing to all sums.
+
+    A row at a time goes through loops that write one or two arrays each: the compiler makes vector instructions of such loops only.
+    """
+    columns = signal.shape[1]
+    inverse, error, weight = np.empty(columns), np.empty(columns), np.empty(columns)
+    buffers = np.empty(columns), np.empty(columns), np.empty(columns)
+    for row in range(signal.shape[0]):
+        for k in range(columns):
+            error[k] = beam_error[row, k]
+        _row_weights(signal[row], variance[row], mask[row], beam[row], error, light, inverse, weight)
+        _row_mean(signal[row], inverse, weight, mean[row], sums[0, row], sums[1, row], buffers)
+        _row_noise(variance[row], inverse, weight, sums[2, row], sums[3, row])
+        _row_planes(mask[row], weight, count[row], all_planes[row], any_planes[row])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _row_weights(signal, variance, mask, beam, error, light, inverse, weight):  # type: ignore[no-untyped-def]  # pragma: no cover
+    photodiode, level, photon, scale_error = light
+    squared, per_light, of_scale = level * level, photon * photodiode, level * level * scale_error * scale_error
+    for k in range(inverse.size):
+        inverse[k] = 1.0 / (photodiode * beam[k])
+    for k in range(inverse.size):
+        relative = error[k] * photodiode * inverse[k]
+        weight[k] = squared / (per_light * inverse[k] + squared * relative * relative + of_scale)
+    for k in range(inverse.size):
+        usable = np.isfinite(signal[k] * inverse[k]) & np.isfinite(variance[k] * inverse[k]) & ((mask[k] & _UNUSABLE) == 0)
+        weight[k] = weight[k] if usable else 0.0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _row_mean(signal, inverse, weight, mean, total, squares, buffers):  # type: ignore[no-untyped-def]  # pragma: no cover
+    before, share, deviation = buffers
+    for k in range(weight.size):
+        before[k] = total[k]
+    for k in range(weight.size):
+        total[k] += weight[k]
+        share[k] = weight[k] / total[k] if weight[k] > 0.0 else 0.0
+    for k in range(weight.size):
+        deviation[k] = signal[k] * inverse[k] - mean[k] if weight[k] > 0.0 else 0.0
+    for k in range(weight.size):
+        mean[k] += deviation[k] * share[k]
+    for k in range(weight.size):
+        squares[k] += deviation[k] * deviation[k] * share[k] * before[k]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _row_noise(variance, inverse, weight, noise, per_light):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(weight.size):
+        response_variance = variance[k] * inverse[k] * inverse[k]
+        noise[k] += weight[k] * weight[k] * response_variance if weight[k] > 0.0 else 0.0
+    for k in range(weight.size):
+        per_light[k] += weight[k] * inverse[k] if weight[k] > 0.0 else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _row_planes(mask, weight, count, all_planes, any_planes):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    for k in range(weight.size):
+        count[k] += 1 if weight[k] > 0.0 else 0
+    for k in range(weight.size):
+        planes = mask[k] | (0 if weight[k] > 0.0 else _NO_DATA)
+        all_planes[k] &= planes
+        any_planes[k] |= planes

@@ -78,10 +78,13 @@ class JointLight:
     def image(self, detector: Detector, exposure: ExposureLight) -> NDArray[np.float32]:
         """Return the beam on the pixels of a detector, 1 at its maximum; NaN outside the splines."""
         origin, matrix = frames.ccs_affine(detector)
-        total = np.zeros(detector.shape, dtype=np.float32)
-        for table, sign in self.tables:
-            moved = origin + sign * np.array([exposure.x_mm, exposure.y_mm])
-            total += table.image(detector.shape, moved, matrix, _extent(table))
+        logarithms = (
+            table.image(detector.shape, origin + sign * np.array([exposure.x_mm, exposure.y_mm]), matrix, _extent(table))
+            for table, sign in self.tables
+        )
+        total = next(logarithms)
+        for logarithm in logarithms:
+            total += logarithm
         return np.exp(total, out=total)
 
 

@@ -14,7 +14,7 @@ FloatImage = NDArray[np.float32]
 _MEDIAN_VARIANCE = 0.3
 """Variance of the median of five over that of one."""
 
-_OUTLIER = int(MaskPlane.NO_DATA | MaskPlane.REJECTED)
+_OUTLIER = np.int16(MaskPlane.NO_DATA | MaskPlane.REJECTED)
 
 
 def flag_outliers(
@@ -55,31 +55,44 @@ def flag_outliers(
     variance = np.empty(image.shape, dtype=np.float32)
     found = 0
     for amplifier, constant in zip(detector.amplifiers, noise_variance, strict=True):
-        part = amplifier.slices
         found += _flag(
-            image[part],
-            mask[part],
-            beam[part],
-            reference[part],
+            image,
+            mask,
+            beam,
+            reference,
+            amplifier.slices,
             np.float32(scale),
             np.float32(constant),
             np.float32(threshold**2 * (1 + _MEDIAN_VARIANCE)),
-            variance[part],
+            variance,
         )
     return variance, int(found)
 
 
 @numba.njit(cache=True, nogil=True)
-def _flag(image, mask, beam, reference, scale, constant, limit, variance):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+def _flag(image, mask, beam, reference, part, scale, constant, limit, variance):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    rows, columns = part
+    width = columns.stop - columns.start
+    off, outlier = np.empty(width, dtype=np.float32), np.empty(width, dtype=np.int16)
     found = 0
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            signal = image[row, column]
-            noise = max(signal, np.float32(0)) + constant
-            variance[row, column] = noise
-            off = signal - scale * beam[row, column] * reference[row, column]
-            # A pixel far below what is expected has a photon noise that is too small: that of what is expected is added.
-            if off * off > limit * (noise + max(-off, np.float32(0))):
-                mask[row, column] |= _OUTLIER
-                found += 1
+    for row in range(rows.start, rows.stop):
+        # Parts of rows are contiguous, which those of a part of an image are not known to be.
+        signals, varied = image[row, columns], variance[row, columns]
+        _compare(signals, beam[row, columns], reference[row, columns], scale, constant, limit, varied, off, outlier)
+        if outlier.any():
+            found += int(np.count_nonzero(outlier))
+            mask[row, columns] |= outlier
     return found
+
+
+@numba.njit(cache=True, nogil=True)
+def _compare(signals, beam, reference, scale, constant, limit, variance, off, outlier):  # type: ignore[no-untyped-def]  # pragma: no cover
+    # Loops that write one array and have no branches become vector instructions.
+    for k in range(off.size):
+        variance[k] = (signals[k] if signals[k] > 0 else np.float32(0)) + constant
+    for k in range(off.size):
+        off[k] = signals[k] - scale * beam[k] * reference[k]
+    for k in range(off.size):
+        # A pixel far below what is expected has a photon noise that is too small: that of what is expected is added.
+        spread = variance[k] + (np.float32(0) if off[k] > 0 else -off[k])
+        outlier[k] = _OUTLIER if off[k] * off[k] > limit * spread else np.int16(0)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from permil.camera import frames
 from permil.errors import FlatError
 from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
-from permil.flat.divide import CombinedFlat, PointingCombination, PointingFlat, PointingWeights, divide_by_beam
+from permil.flat.divide import CombinedFlat, LitImage, PointingCombination, PointingFlat, PointingWeights, divide_by_beam
 from permil.flat.gradient import Plane, fit_plane, shared_covariance
 from permil.flat.metrics import flat_metrics, metrics_table
 from permil.flat.product import DetectorSolution, good_pixels
@@ -75,8 +75,8 @@ class LitStack:
     """A stack with the light that fell on it: beam (1 at its maximum) and its error in each pixel, NaN where not known."""
 
     stack: PointingStack
-    beam: NDArray[np.floating]
-    beam_error: NDArray[np.floating]
+    beam: NDArray[np.float32]
+    beam_error: NDArray[np.float32]
 
 
 @dataclass
@@ -118,7 +118,7 @@ def solve_detector(
     remove_steps
         Divide the amplifiers by their factors from the steps at their borders.
     keep
-        Called with each stack and its flat, for example to write it.
+        Called with each stack that is aimed at the detector and its flat, for example to write it.
 
     Raises
     ------
@@ -131,21 +131,13 @@ def solve_detector(
     seen = SeenPointings()
     for lit in lit_stacks:
         stack = lit.stack
-        pointing = divide_by_beam(
-            stack.signal,
-            stack.variance,
-            stack.mask,
-            beam=lit.beam,
-            beam_error=lit.beam_error,
-            photodiode=stack.photodiode,
-            scale_error=stack.scale_error,
-        )
-        weights = combination.add(pointing)
-        _record(seen, stack, pointing, weights, detector, block, (places_x, places_y))
-        if keep is not None:
-            keep(stack, pointing)
+        image = LitImage(stack.signal, stack.variance, stack.mask, lit.beam, lit.beam_error, stack.photodiode, stack.scale_error)
+        weights = combination.add(image)
+        _record(seen, stack, image, weights, detector, block, (places_x, places_y))
+        if keep is not None and stack.aimed:
+            keep(stack, divide_by_beam(image))
         # At full size each of these takes hundreds of megabytes: let go of them before the next stack is made.
-        del lit, stack, pointing, weights
+        del lit, stack, image
     flat = combination.result(common_variance=common_variance)
     steps = _steps(flat, detector)
     if remove_steps:
@@ -197,7 +189,7 @@ def shared_places(detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.f
 def _record(
     seen: SeenPointings,
     stack: PointingStack,
-    pointing: PointingFlat,
+    lit: LitImage,
     weights: PointingWeights,
     detector: Detector,
     block: int,
@@ -210,7 +202,7 @@ def _record(
     half = max(1, block // 2)
     at_places = []
     for x, y in zip(*places, strict=True):
-        around = weights.within(*(slice(max(0, int(place) - half), int(place) + half + 1) for place in (y, x)))
+        around = weights.at(lit.part(*(slice(max(0, int(place) - half), int(place) + half + 1) for place in (y, x))))
         at_places.append(float(np.median(around[around > 0])) if (around > 0).any() else 0.0)
     seen.weights.append(np.array(at_places))
     seen.rows.append(
@@ -225,14 +217,15 @@ def _record(
             "chi_square": stack.chi_square,
             "aimed": stack.aimed,
             "scan": stack.scan,
-            "weight": weights.mean,
+            "weight": weights.mean(lit),
         }
     )
     if stack.aimed:
-        usable = is_usable(pointing.mask)
+        flat = divide_by_beam(lit)
+        usable = is_usable(flat.mask)
         seen.stacks.append(super_pixels(stack.signal, usable, block).mean)
-        seen.beams.append(super_pixels(pointing.beam, usable, block).mean)
-        seen.responses.append(super_pixels(pointing.response, usable, block).mean)
+        seen.beams.append(super_pixels(lit.beam, usable, block).mean)
+        seen.responses.append(super_pixels(flat.response, usable, block).mean)
 
 
 def _steps(flat: CombinedFlat, detector: Detector) -> BoundarySteps | None:

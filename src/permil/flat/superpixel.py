@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,9 +40,9 @@ class SuperPixels:
 
 def super_pixels(image: NDArray[np.floating], good: NDArray[np.bool_], size: int) -> SuperPixels:
     """Average the good pixels of an image over blocks of ``size`` x ``size`` pixels."""
-    total = block_sums(np.where(good, image, 0.0), size)
-    count = block_sums(good.astype(np.int64), size)
-    area = block_sums(np.ones(image.shape, dtype=np.int64), size)
+    total, count = block_sums(image, size, good=good), block_sums(good, size)
+    sides = (np.diff(np.append(np.arange(0, length, size), length)) for length in image.shape)
+    area = np.multiply.outer(*sides)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(2 * count >= area, total / count, np.nan)
     return SuperPixels(mean, count, size)
@@ -69,8 +70,28 @@ def _centres(length: int, size: int) -> NDArray[np.float64]:
     return (starts + np.minimum(starts + size, length) - 1) / 2
 
 
-def block_sums(image: NDArray, size: int) -> NDArray:
-    """Return the sums of an image over blocks of ``size`` x ``size`` pixels; those at the last rows and columns may be cut."""
-    rows, columns = np.arange(0, image.shape[0], size), np.arange(0, image.shape[1], size)
-    along_rows = np.add.reduceat(image, rows, axis=0, dtype=np.result_type(image.dtype, np.int64))
-    return np.add.reduceat(along_rows, columns, axis=1)
+def block_sums(image: NDArray, size: int, *, good: NDArray[np.bool_] | None = None) -> NDArray:
+    """Return the sums of an image over blocks of ``size`` x ``size`` pixels; those at the last rows and columns may be cut.
+
+    Parameters
+    ----------
+    image
+        Shape (ny, nx); sums of real numbers are float64, those of integers int64.
+    good
+        Which pixels count; default all.
+    """
+    kind = np.float64 if np.issubdtype(image.dtype, np.floating) else np.int64
+    sums = np.zeros((-(-image.shape[0] // size), -(-image.shape[1] // size)), dtype=kind)
+    _add_blocks(image, np.broadcast_to(np.True_, image.shape) if good is None else good, size, sums)
+    return sums
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_blocks(image, good, size, sums):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    zero = sums.dtype.type(0)
+    for row in range(image.shape[0]):
+        for block in range(sums.shape[1]):
+            total = zero
+            for column in range(block * size, min((block + 1) * size, image.shape[1])):
+                total += image[row, column] if good[row, column] else zero
+            sums[row // size, block] += total

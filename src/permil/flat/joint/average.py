@@ -18,6 +18,7 @@ from permil.camera import Detector
 from permil.camera.frames import detector_to_ccs
 from permil.errors import FlatError
 from permil.flat.superpixel import block_sums
+from permil.products import UNUSABLE
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -32,6 +33,8 @@ _DEAD = 0.2
 """Pattern below which a pixel is dead."""
 
 _ROUNDS = 4
+
+_UNUSABLE = int(UNUSABLE)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def median_image(images: Sequence[Image]) -> Image:
 
 def flattened(image: Image, good: NDArray[np.bool_], block: int) -> Image:
     """Return an image over the means of its super-pixels, NaN where it is not good."""
-    total, count = (block_sums(part, block) for part in (np.where(good, image, 0.0), good.astype(np.float64)))
+    total, count = block_sums(image, block, good=good), block_sums(good, block)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = _expanded(np.where(total > 0, total / count, np.nan), image.shape, block)
         return np.where(good, image / mean, np.nan).astype(np.float32)
@@ -110,18 +113,18 @@ def make_layout(
     """
     pattern = median_image(flattened_images)
     good = good & (pattern > _DEAD)
-    counts = block_sums(good.astype(np.float64), block)
+    counts = block_sums(good, block)
     row, column = np.nonzero(counts >= FEWEST_PIXELS * block**2)
     if not row.size:
         raise FlatError(f"no super-pixel of {detector.name} has enough good pixels", remedy="look at its mask and its exposures")
     count = counts[row, column]
-    mean = block_sums(np.where(good, pattern, 0.0), block) / np.maximum(counts, 1)
+    mean = block_sums(pattern, block, good=good) / np.maximum(counts, 1)
     pattern = np.where(good, pattern / _expanded(np.maximum(mean, _DEAD), pattern.shape, block), np.nan).astype(np.float32)
     places = []
     for axis in (1, 0):
         index = np.arange(good.shape[axis], dtype=np.float64)
         index = index[None, :] if axis == 1 else index[:, None]
-        places.append(block_sums(np.where(good, index, 0.0), block)[row, column] / count)
+        places.append(block_sums(np.broadcast_to(index, good.shape), block, good=good)[row, column] / count)
     x_mm, y_mm = detector_to_ccs(detector, *places)
     shares = _noise_shares(good, detector, block, row, column, count)
     return SuperPixelLayout(
@@ -151,7 +154,7 @@ def _noise_shares(
 
 def average_exposure(
     image: Image,
-    usable: NDArray[np.bool_],
+    mask: NDArray[np.integer],
     layout: SuperPixelLayout,
     *,
     noise_variance: FloatArray,
@@ -164,8 +167,8 @@ def average_exposure(
     ----------
     image
         Signal, electrons.
-    usable
-        Pixels that are not saturated and have data in this exposure.
+    mask
+        Planes of `permil.products.MaskPlane`; pixels with one of `permil.products.UNUSABLE` do not count.
     noise_variance, level_variance : ndarray, shape (amplifiers,)
         Variance of a pixel that does not depend on the signal, and of the overscan level of a row, electrons^2.
     threshold
@@ -179,11 +182,10 @@ def average_exposure(
     rejected : int
         Pixels that were left out as outliers.
     """
-    signal, kept = np.empty(layout.row.size), np.empty(layout.row.size, dtype=np.int64)
-    pixel_noise = layout.count * (layout.amplifier_share @ (noise_variance + level_variance))
-    rejected = _average(
-        image, usable, layout.pattern, layout.row, layout.column, layout.block, pixel_noise, float(threshold), signal, kept
-    )
+    signals, pixels = np.empty(layout.shape), np.zeros(layout.shape, dtype=np.int64)
+    pixel_noise = layout.on_grid(layout.count * (layout.amplifier_share @ (noise_variance + level_variance)), fill=0.0)
+    rejected = _average(image, mask, layout.pattern, layout.block, pixel_noise, float(threshold), signals, pixels)
+    signal, kept = signals[layout.row, layout.column], pixels[layout.row, layout.column]
     signal[kept < FEWEST_KEPT * layout.count] = np.nan
     grid = layout.on_grid(signal)
     filled = np.isfinite(grid)
@@ -229,36 +231,63 @@ def _medians(stack: NDArray[np.float32], result: NDArray[np.float32]) -> None:  
 
 
 @numba.njit(cache=True, nogil=True)
-def _average(image, usable, pattern, row, column, block, noise, threshold, signal, kept):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _average(image, mask, pattern, block, noise, threshold, signal, kept):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    """Fill signal and number of pixels of all super-pixels of the grid, a row of super-pixels at a time."""
+    columns = image.shape[1]
+    level, of_noise, use = np.empty(columns), np.empty(columns), np.empty(columns)
+    total, weight, count = np.empty(columns), np.empty(columns), np.empty(columns)
     rejected = 0
-    for number in range(row.size):
-        first_row, first_column = row[number] * block, column[number] * block
-        last_row, last_column = min(first_row + block, image.shape[0]), min(first_column + block, image.shape[1])
-        level, before, present = 0.0, -1, 0
+    for number in range(signal.shape[0]):
+        first, last = number * block, min((number + 1) * block, image.shape[0])
+        signals, pixels = signal[number], kept[number]
+        for j in range(columns):
+            of_noise[j] = noise[number, j // block]
+        present = 0
         for attempt in range(_ROUNDS):
-            total, weight, count = 0.0, 0.0, 0
-            for i in range(first_row, last_row):
-                for j in range(first_column, last_column):
-                    share = pattern[i, j]
-                    if np.isnan(share) or not usable[i, j]:
-                        continue
-                    if attempt > 0:
-                        expected = level * share
-                        if (image[i, j] - expected) ** 2 > threshold**2 * (max(expected, 0.0) + noise[number]):
-                            continue
-                    total += image[i, j]
-                    weight += share
-                    count += 1
+            total[:], weight[:], count[:] = 0.0, 0.0, 0.0
+            for i in range(first, last):
+                _choose(image[i], mask[i], pattern[i], use)
+                if attempt > 0:
+                    _drop_outliers(image[i], pattern[i], level, of_noise, threshold, use)
+                _add_chosen(image[i], pattern[i], use, total, weight, count)
+            before = pixels.sum()
+            for place in range(pixels.size):
+                within = slice(place * block, (place + 1) * block)
+                weights = weight[within].sum()
+                pixels[place] = count[within].sum() if weights > 0.0 else 0
+                signals[place] = total[within].sum() / weights if weights > 0.0 else np.nan
+                level[within] = signals[place]
             if attempt == 0:
-                present = count
-            if weight <= 0.0:
-                level, count = np.nan, 0
+                present = pixels.sum()
+            elif pixels.sum() == before:
+                # A level is that of its pixels: where they stay, it stays.
                 break
-            level = total / weight
-            if count == before:
-                break
-            before = count
-        signal[number] = level
-        kept[number] = count
-        rejected += present - count
+        rejected += present - pixels.sum()
     return rejected
+
+
+# Loops that write one array and have no branches become vector instructions.
+
+
+@numba.njit(cache=True, nogil=True)
+def _choose(signals, mask, shares, use):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    for j in range(use.size):
+        use[j] = 1.0 if np.isfinite(signals[j] * shares[j]) & ((mask[j] & _UNUSABLE) == 0) else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _drop_outliers(signals, shares, level, noise, threshold, use):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    for j in range(use.size):
+        expected = level[j] * shares[j]
+        off = signals[j] - expected
+        use[j] = use[j] if off * off <= threshold * threshold * (max(expected, 0.0) + noise[j]) else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_chosen(signals, shares, use, total, weight, count):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    for j in range(signals.size):
+        total[j] += signals[j] if use[j] > 0.0 else 0.0
+    for j in range(signals.size):
+        weight[j] += shares[j] if use[j] > 0.0 else 0.0
+    for j in range(signals.size):
+        count[j] += use[j]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from permil.engine import ahead
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.photodiode import constants
@@ -55,13 +56,17 @@ def odd_exposures(solution: JointSolution) -> NDArray[np.bool_]:
     return order % 2 == 1
 
 
-def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], first: NDArray[np.bool_]) -> SplitHalves:
+def split_halves(
+    solution: JointSolution, detectors: Sequence[DetectorSignals], first: NDArray[np.bool_], *, threads: int = 1
+) -> SplitHalves:
     """Solve with two parts of the exposures and compare.
 
     Parameters
     ----------
     first : ndarray of bool, shape (n,)
         Exposures of the first part.
+    threads
+        With 2 the parts are solved side by side.
 
     Raises
     ------
@@ -70,7 +75,11 @@ def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], 
     """
     if first.all() or not first.any():
         raise FlatError("one of two halves has no exposures", remedy="choose another division")
-    halves = [solve_again(solution, detectors, held_out=held_out, tolerance=_TOLERANCE) for held_out in (~first, first)]
+
+    def solve(held_out: NDArray[np.bool_]) -> JointSolution:
+        return solve_again(solution, detectors, held_out=held_out, tolerance=_TOLERANCE)
+
+    halves = list(ahead(solve, (~first, first), threads=threads))
     difference, error = {}, {}
     for detector in detectors:
         name, weights = detector.name, detector.weights

@@ -12,7 +12,7 @@ from permil.flat.joint.spline import cubic_weights
 _REWEIGHTINGS = 8
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def predict(x, y, centres, scales, counts, places, vector):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     """Return ``log d - f`` of each exposure and super-pixel, shape (e, p), for a vector of unknowns."""
     result = np.empty((centres.shape[0], x.size))
@@ -33,7 +33,7 @@ def predict(x, y, centres, scales, counts, places, vector):  # type: ignore[no-u
     return result
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def profile_response(difference, weights, threshold):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     """Solve for the response of each super-pixel and the robust weights; the difference becomes the residual.
 
@@ -95,7 +95,7 @@ def profile_response(difference, weights, threshold):  # type: ignore[no-untyped
     return response, objective
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def mark_columns(x, y, centres, counts, places, further, lit, marked):  # type: ignore[no-untyped-def]  # pragma: no cover
     """Mark the unknowns on which a tile of super-pixels depends in the exposures that are lit."""
     for exposure in range(centres.shape[0]):
@@ -126,7 +126,7 @@ def _window(x, y, centre, counts, places):  # type: ignore[no-untyped-def]  # pr
     return low_x, high_x + 4, low_y, high_y + 4
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _tile_columns(x, y, centre, counts, places, further, lows):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     """Return the unknowns of a tile in one exposure, rising, and how many belong to patterns; ``lows`` says where they start.
 
@@ -171,7 +171,7 @@ def _row(x, y, centre, counts, places, vector, lows, parts, size, entry_values, 
         entry += 1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def add_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     x, y, residual, weights, centres, counts, places, vector, further, parts, positions, normal, gradient, sums, moments
 ):
@@ -219,7 +219,7 @@ def add_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
             _add_block(normal, block, columns)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _add_block(matrix, block, columns):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     for first in range(columns.size):
         for second in range(first, columns.size):
@@ -227,7 +227,7 @@ def _add_block(matrix, block, columns):  # type: ignore[no-untyped-def]  # pragm
                 matrix[columns[first], columns[second]] += block[first, second]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def subtract_block(matrix, block, columns):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     """Subtract a symmetric block from the upper triangle of a matrix at rising columns."""
     for first in range(columns.size):
@@ -236,7 +236,7 @@ def subtract_block(matrix, block, columns):  # type: ignore[no-untyped-def]  # p
             row[columns[second]] -= block[first, second]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def mirror_upper(matrix):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     """Copy the upper triangle of a matrix to its lower one."""
     for first in range(matrix.shape[0]):

@@ -119,7 +119,7 @@ def cubic_weights(place, count):  # type: ignore[no-untyped-def]  # pragma: no c
     return cell - 1, values, slopes
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def _evaluate(x, y, coefficients, origin, spacing, shape, result):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     for point in range(x.size):
         at_x, at_y = (x[point] - origin[0]) / spacing, (y[point] - origin[1]) / spacing

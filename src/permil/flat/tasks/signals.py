@@ -114,7 +114,7 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
             return error.what
         mean, expected, _ = average_exposure(
             image.image,
-            is_usable(image.mask) & np.isfinite(image.image),
+            image.mask,
             layout,
             noise_variance=image.read_noise**2,
             level_variance=image.level_variance,

@@ -72,8 +72,6 @@ def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
 
 
 def _write_pointing(folder: RunFolder, task: FlatTask, stack: PointingStack, pointing: PointingFlat) -> None:
-    if not stack.aimed:
-        return
     detector = shared_camera(task.config.camera)[task.detector]
     header = _cards(task, detector) | {
         "POINTING": (stack.number, "number of the pointing"),

@@ -79,8 +79,11 @@ def _flag(image, mask, beam, reference, part, scale, constant, limit, variance):
         # Parts of rows are contiguous, which those of a part of an image are not known to be.
         signals, varied = image[row, columns], variance[row, columns]
         _compare(signals, beam[row, columns], reference[row, columns], scale, constant, limit, varied, off, outlier)
-        if outlier.any():
-            found += int(np.count_nonzero(outlier))
+        outliers = 0
+        for k in range(width):
+            outliers += outlier[k] != 0
+        if outliers:
+            found += outliers
             mask[row, columns] |= outlier
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from permil.engine import ahead
+from permil.engine import ahead, own_threads
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.photodiode import constants
@@ -56,17 +56,13 @@ def odd_exposures(solution: JointSolution) -> NDArray[np.bool_]:
     return order % 2 == 1
 
 
-def split_halves(
-    solution: JointSolution, detectors: Sequence[DetectorSignals], first: NDArray[np.bool_], *, threads: int = 1
-) -> SplitHalves:
-    """Solve with two parts of the exposures and compare.
+def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], first: NDArray[np.bool_]) -> SplitHalves:
+    """Solve with two parts of the exposures, side by side where the task may use threads, and compare.
 
     Parameters
     ----------
     first : ndarray of bool, shape (n,)
         Exposures of the first part.
-    threads
-        With 2 the parts are solved side by side.
 
     Raises
     ------
@@ -79,7 +75,7 @@ def split_halves(
     def solve(held_out: NDArray[np.bool_]) -> JointSolution:
         return solve_again(solution, detectors, held_out=held_out, tolerance=_TOLERANCE)
 
-    halves = list(ahead(solve, (~first, first), threads=threads))
+    halves = list(ahead(solve, (~first, first), threads=own_threads()))
     difference, error = {}, {}
     for detector in detectors:
         name, weights = detector.name, detector.weights

@@ -128,17 +128,13 @@ class Halves:
     early: SplitHalves
 
 
-def compare_halves(
-    solution: JointSolution, detectors: Sequence[DetectorSignals], *, is_scan: NDArray[np.bool_], threads: int = 1
-) -> Halves:
+def compare_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], *, is_scan: NDArray[np.bool_]) -> Halves:
     """Solve again with halves of the data.
 
     Parameters
     ----------
     is_scan
         Which exposures belong to the scan.
-    threads
-        With 2 two halves are solved for side by side.
 
     Raises
     ------
@@ -150,6 +146,6 @@ def compare_halves(
         order = members[np.argsort(solution.model.exposures.time[members], kind="stable")]
         early[order[: len(order) // 2]] = True
     return Halves(
-        split_halves(solution, detectors, odd_exposures(solution), threads=threads),
-        split_halves(solution, detectors, early, threads=threads),
+        split_halves(solution, detectors, odd_exposures(solution)),
+        split_halves(solution, detectors, early),
     )

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.engine import ahead, own_threads
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.kernels import add_tile, mark_columns, mirror_upper, predict, profile_response, subtract_block
 from permil.flat.joint.model import JointModel
@@ -204,16 +205,25 @@ def normal_equations(
     """
     factors = np.ones(len(model.exposures)) if exposure_weights is None else exposure_weights
     result = NormalEquations(vector.copy(), np.zeros((model.size, model.size)), np.zeros(model.size))
+    eliminated = np.zeros_like(result.matrix)
     for detector in detectors:
         if progress is not None:
             progress(detector.name)
         fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=factors)
-        for tile in tiles(model, detector, fit, vector, normal=result.matrix, gradient=result.gradient):
-            scaled = tile.sums / np.sqrt(tile.moments)[:, None]
-            subtract_block(result.matrix, scaled.T @ scaled, tile.columns)
+        # Products are made by threads, if there are any, while the next tiles are summed; sums are in the same order without.
+        found = tiles(model, detector, fit, vector, normal=result.matrix, gradient=result.gradient)
+        for columns, product in ahead(_eliminated, found, threads=own_threads()):
+            subtract_block(eliminated, product, columns)
         used = fit.weights > 0
         result.objective += fit.objective
         result.signals += int(used.sum())
         result.responses += int(np.isfinite(fit.log_response).sum())
         result.fits[detector.name] = fit.log_response
+    result.matrix += eliminated
     return result
+
+
+def _eliminated(tile: Tile) -> tuple[NDArray[np.int64], FloatArray]:
+    """Return columns of a tile, and the product that the elimination of its responses takes off the matrix there."""
+    scaled = tile.sums / np.sqrt(tile.moments)[:, None]
+    return tile.columns, scaled.T @ scaled

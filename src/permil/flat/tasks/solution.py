@@ -12,7 +12,6 @@ from astropy.table import Table, vstack
 
 from permil.camera import Camera, shared_camera
 from permil.config import Config
-from permil.engine import own_threads
 from permil.errors import FlatError
 from permil.exposures import POINTING, SCAN, Index, require_one_kind
 from permil.flat.joint import (
@@ -150,7 +149,7 @@ def _halves(task: JointTask, solution: JointSolution, detectors: Sequence[Detect
     """Return the halves against each other, or why there are none: the flat itself does not need them."""
     try:
         is_scan = np.asarray(task.exposures["purpose"]) == SCAN
-        return compare_halves(solution, detectors, is_scan=is_scan, threads=own_threads()), []
+        return compare_halves(solution, detectors, is_scan=is_scan), []
     except FlatError as error:
         return None, [f"{task.led}: halves of the exposures are not compared: {error}"]
 

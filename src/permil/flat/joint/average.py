@@ -33,6 +33,7 @@ _DEAD = 0.2
 """Pattern below which a pixel is dead."""
 
 _ROUNDS = 4
+_ROWS = 256
 
 _UNUSABLE = int(UNUSABLE)
 
@@ -80,7 +81,9 @@ class SuperPixelLayout:
 def median_image(images: Sequence[Image]) -> Image:
     """Return the median over images, pixel by pixel and without NaN; NaN where no image has a value."""
     result = np.empty(images[0].shape, dtype=np.float32)
-    _medians(np.stack([image.ravel() for image in images]), result.reshape(-1))
+    for first in range(0, len(result), _ROWS):
+        rows = slice(first, first + _ROWS)
+        _medians(np.stack([image[rows].ravel() for image in images]), result[rows].reshape(-1))
     return result
 
 

@@ -94,6 +94,8 @@ class _Detector:
             self.noted += left_out
             if lit is not None:
                 yield lit
+            # At full size it takes hundreds of megabytes: let go of it before the next one is waited for.
+            del lit
 
     def expected_light(self, obsid: str, exposure: ExposureLight) -> NDArray[np.float32]:
         """Return the beam on the detector; NaN where there is not enough light to be known."""

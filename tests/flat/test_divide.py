@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from permil.errors import FlatError
+from permil.flat.combine import PointingCombination
 from permil.flat.composite import composite_median, response_histogram
-from permil.flat.divide import LitImage, PointingCombination, divide_by_beam
+from permil.flat.divide import LitImage, divide_by_beam
 from permil.products import MaskPlane
 
 SHAPE = (80, 96)

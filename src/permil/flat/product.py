@@ -16,8 +16,8 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.flat.combine import CombinedFlat
 from permil.flat.composite import ResponseHistogram
-from permil.flat.divide import CombinedFlat
 from permil.flat.superpixel import super_pixels
 from permil.products import ImageProduct, is_good, is_usable
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from permil.camera import frames
 from permil.errors import FlatError
 from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
-from permil.flat.divide import CombinedFlat, LitImage, PointingCombination, PointingFlat, PointingWeights, divide_by_beam
+from permil.flat.combine import CombinedFlat, PointingCombination
+from permil.flat.divide import LitImage, PointingFlat, PointingWeights, divide_by_beam
 from permil.flat.gradient import Plane, fit_plane, shared_covariance
 from permil.flat.metrics import flat_metrics, metrics_table
 from permil.flat.product import DetectorSolution, good_pixels

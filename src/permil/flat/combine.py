@@ -1,0 +1,215 @@
+"""Pointings of one detector combined by inverse variance (`permil.flat.divide` has the formulas), one at a time.
+
+Memory does not grow with the number of pointings: sums are updated as in West (1979), Communications of the ACM 22, 532.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import chdtri
+
+from permil.errors import FlatError
+from permil.flat.divide import LitImage, PointingWeights
+from permil.flat.superpixel import block_medians
+from permil.products import UNUSABLE, MaskPlane
+
+FloatImage = NDArray[np.float32]
+
+CHANCE = 1e-9
+"""Probability below which the scatter of a pixel between pointings is not chance: the pixel is SUSPECT (hot, or unstable)."""
+
+_NEIGHBOURHOOD = 32
+"""Side in pixels of the blocks in which pixels are compared."""
+
+DEAD_RESPONSE = 0.2
+"""Response over the detector's median below which a pixel is BAD (dead)."""
+
+_UNUSABLE, _NO_DATA = int(UNUSABLE), int(MaskPlane.NO_DATA)
+
+
+@dataclass
+class PointingCombination:
+    """Streaming combination of pointings of one detector by inverse variance; memory does not grow with their number.
+
+    Parameters
+    ----------
+    shape
+        Rows and columns of the detector.
+    """
+
+    shape: tuple[int, int]
+    _mean: NDArray[np.float64] = field(init=False, repr=False)
+    _sums: NDArray[np.float32] = field(init=False, repr=False)
+    _count: NDArray[np.int16] = field(init=False, repr=False)
+    _all_planes: NDArray[np.int16] = field(init=False, repr=False)
+    _any_planes: NDArray[np.int16] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Set all sums to zero."""
+        self._mean = np.zeros(self.shape)
+        # Sums of w, w (r - mean)^2 (updated as in West 1979), w^2 var and w / light.
+        self._sums = np.zeros((4, *self.shape), dtype=np.float32)
+        self._count = np.zeros(self.shape, dtype=np.int16)
+        self._all_planes = np.full(self.shape, -1, dtype=np.int16)
+        self._any_planes = np.zeros(self.shape, dtype=np.int16)
+
+    def add(self, lit: LitImage) -> PointingWeights:
+        """Add a pointing; return the weights that its pixels got.
+
+        Raises
+        ------
+        FlatError
+            If its photodiode reading is not positive.
+        """
+        weights = PointingWeights.of(lit)
+        _accumulate(
+            lit.signal,
+            lit.variance,
+            lit.mask,
+            lit.beam,
+            lit.beam_error,
+            (float(lit.photodiode), weights.level, weights.photon, float(lit.scale_error)),
+            self._mean,
+            self._sums,
+            self._count,
+            self._all_planes,
+            self._any_planes,
+        )
+        return weights
+
+    def result(self, *, common_variance: FloatImage | None = None) -> CombinedFlat:
+        """Return the combined response.
+
+        Parameters
+        ----------
+        common_variance
+            Variance of what all exposures have in common, electrons^2 per pixel: the superbias. More exposures do not reduce it.
+
+        Raises
+        ------
+        FlatError
+            If no pointing gave any pixel.
+        """
+        total, squares, noise, per_light = self._sums
+        covered = self._count > 0
+        if not covered.any():
+            raise FlatError("no pointing has light on this detector", remedy="check the positions and the area of the beam scan")
+        with np.errstate(invalid="ignore", divide="ignore"):
+            response = np.where(covered, self._mean, np.nan).astype(np.float32)
+            variance = noise / total**2
+            if common_variance is not None:
+                variance += common_variance * (per_light / total) ** 2
+            scatter = np.sqrt(squares / total)
+            # Weights are inverse relative variances at the typical response; photon noise goes with the pixel's own.
+            level = float(np.median(response[covered]))
+            chi_square = squares / (level * response)
+        # Where the beam model is off, all pixels scatter: a pixel stands out against its neighbours, not against the model alone.
+        usual = np.maximum(block_medians(chi_square / np.maximum(self._count - 1, 1), _NEIGHBOURHOOD), 1.0)
+        inconstant = chi_square > usual * _chi_square_limits(int(self._count.max()))[self._count]
+        # What one pointing saw as usable is usable; informative planes are kept if any pointing had them.
+        informative = int(MaskPlane.EDGE | MaskPlane.MIDLINE | MaskPlane.REJECTED | MaskPlane.SUSPECT)
+        mask = np.where(covered, self._any_planes & informative, self._all_planes | int(MaskPlane.NO_DATA)).astype(np.int32)
+        mask[inconstant & covered] |= int(MaskPlane.SUSPECT)
+        mask[covered & (response < DEAD_RESPONSE * level)] |= int(MaskPlane.BAD)
+        return CombinedFlat(
+            response=response,
+            variance=variance,
+            mask=mask,
+            scatter=scatter,
+            count=self._count.copy(),
+        )
+
+
+@dataclass(frozen=True)
+class CombinedFlat:
+    """Response of one detector from all its pointings.
+
+    ``scatter`` is the weighted rms deviation of the pointings from their mean, ``count`` the number of pointings, per pixel.
+    """
+
+    response: FloatImage
+    variance: FloatImage
+    mask: NDArray[np.int32]
+    scatter: FloatImage
+    count: NDArray[np.int16]
+
+
+def _chi_square_limits(most: int) -> NDArray[np.float64]:
+    """Return the chi-square between n pointings that chance exceeds once in `CHANCE`, for n from 0 to ``most``."""
+    freedom = np.arange(most + 1) - 1
+    limits = np.full(most + 1, np.inf)
+    limits[2:] = chdtri(freedom[2:], CHANCE)
+    return limits
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    signal, variance, mask, beam, beam_error, light, mean, sums, count, all_planes, any_planes
+):
+    """Add a pointing to all sums.
+
+    A row at a time goes through loops that write one or two arrays each: the compiler makes vector instructions of such loops only.
+    """
+    columns = signal.shape[1]
+    inverse, error, weight = np.empty(columns), np.empty(columns), np.empty(columns)
+    buffers = np.empty(columns), np.empty(columns), np.empty(columns)
+    for row in range(signal.shape[0]):
+        for k in range(columns):
+            error[k] = beam_error[row, k]
+        _row_weights(signal[row], variance[row], mask[row], beam[row], error, light, inverse, weight)
+        _row_mean(signal[row], inverse, weight, mean[row], sums[0, row], sums[1, row], buffers)
+        _row_noise(variance[row], inverse, weight, sums[2, row], sums[3, row])
+        _row_planes(mask[row], weight, count[row], all_planes[row], any_planes[row])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _row_weights(signal, variance, mask, beam, error, light, inverse, weight):  # type: ignore[no-untyped-def]  # pragma: no cover
+    photodiode, level, photon, scale_error = light
+    squared, per_light, of_scale = level * level, photon * photodiode, level * level * scale_error * scale_error
+    for k in range(inverse.size):
+        inverse[k] = 1.0 / (photodiode * beam[k])
+    for k in range(inverse.size):
+        relative = error[k] * photodiode * inverse[k]
+        weight[k] = squared / (per_light * inverse[k] + squared * relative * relative + of_scale)
+    for k in range(inverse.size):
+        usable = np.isfinite(signal[k] * inverse[k]) & np.isfinite(variance[k] * inverse[k]) & ((mask[k] & _UNUSABLE) == 0)
+        weight[k] = weight[k] if usable else 0.0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _row_mean(signal, inverse, weight, mean, total, squares, buffers):  # type: ignore[no-untyped-def]  # pragma: no cover
+    before, share, deviation = buffers
+    for k in range(weight.size):
+        before[k] = total[k]
+    for k in range(weight.size):
+        total[k] += weight[k]
+        share[k] = weight[k] / total[k] if weight[k] > 0.0 else 0.0
+    for k in range(weight.size):
+        deviation[k] = signal[k] * inverse[k] - mean[k] if weight[k] > 0.0 else 0.0
+    for k in range(weight.size):
+        mean[k] += deviation[k] * share[k]
+    for k in range(weight.size):
+        squares[k] += deviation[k] * deviation[k] * share[k] * before[k]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _row_noise(variance, inverse, weight, noise, per_light):  # type: ignore[no-untyped-def]  # pragma: no cover
+    for k in range(weight.size):
+        response_variance = variance[k] * inverse[k] * inverse[k]
+        noise[k] += weight[k] * weight[k] * response_variance if weight[k] > 0.0 else 0.0
+    for k in range(weight.size):
+        per_light[k] += weight[k] * inverse[k] if weight[k] > 0.0 else 0.0
+
+
+@numba.njit(cache=True, nogil=True)
+def _row_planes(mask, weight, count, all_planes, any_planes):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    for k in range(weight.size):
+        count[k] += 1 if weight[k] > 0.0 else 0
+    for k in range(weight.size):
+        planes = mask[k] | (0 if weight[k] > 0.0 else _NO_DATA)
+        all_planes[k] &= planes
+        any_planes[k] |= planes

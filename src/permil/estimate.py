@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
+
 from permil.camera import Camera
 from permil.config import Config
 from permil.errors import OutputError
@@ -37,10 +39,36 @@ def estimate(config: Config, camera: Camera, folder: RunFolder, index: Index, *,
             value=need,
             allowed=free,
         )
-    # Measured on two cores of 2 to 3 GHz: a fixed cost per file and a cost per pixel.
-    per_file = 0.01 + 4e-8 * pixels
-    seconds = (per_file * (len(pointings) + len(biases)) + 0.02 * len(scans)) / workers + 0.5 * len(flats)
+    leds = {led for led, _ in flats}
+    joint = [led for led in leds if config.flat.solver == "joint" and led not in config.flat.beam_of and led in set(scans["led"])]
+    seconds = _seconds_of_files(pixels, len(biases), len(scans), len(pointings)) / workers + 0.5 * len(flats)
+    if joint:
+        files = [int(np.isin(np.asarray(rows["led"]), joint).sum()) for rows in (scans, pointings)]
+        area = max(detector.nx * detector.ny * detector.pixel_mm**2 for detector in camera.detectors.values())
+        signals = sum(files) * area / config.flat.super_pixel_mm**2
+        seconds += _seconds_of_joint(pixels, files, workers) + _seconds_of_solutions(config, signals, len(joint), workers)
     return f"this run will take about {_duration(seconds)} and {max(need, 1e6) / 1e9:.2g} GB of disk, if nothing is there yet"
+
+
+# Measured on two cores of 2 to 3 GHz: a fixed cost per file, and a cost per pixel.
+
+
+def _seconds_of_files(pixels: int, biases: int, scans: int, pointings: int) -> float:
+    return (0.01 + 2.5e-8 * pixels) * (biases + pointings) + (0.01 + 3e-9 * pixels) * scans
+
+
+def _seconds_of_joint(pixels: int, files: list[int], workers: int) -> float:
+    """Return the time of both passes of the joint solution through the files of scan and pointings."""
+    scans, pointings = files
+    return ((0.03 + 3.2e-8 * pixels) * scans + (0.02 + 1.2e-8 * pixels) * pointings) / workers
+
+
+def _seconds_of_solutions(config: Config, signals: float, leds: int, workers: int) -> float:
+    """Return the time of the solutions themselves, which LEDs have side by side."""
+    each = 15.0 + 5e-6 * signals / leds
+    if config.flat.joint.checks:
+        each *= 2.5
+    return each * leds / min(workers, leds)
 
 
 def _duration(seconds: float) -> str:

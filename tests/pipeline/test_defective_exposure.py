@@ -28,7 +28,9 @@ MOVED_MM = (0.6, -0.4)
 
 def reduce_campaign(folder: Path) -> RunFolder:
     """Make the flats of LED red."""
-    run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1", "flat.leds=[red]"]), rooms=ROOMS)
+    # Where header and folder disagree, a run stops and says so: the header is believed, so that it comes to the joint solution.
+    options = ["pipeline.workers=1", "flat.leds=[red]", "exposures.position=header"]
+    run_pipeline(load_config(folder / "config.yaml", options), rooms=ROOMS)
     return RunFolder(folder)
 
 

@@ -1,0 +1,40 @@
+"""What a run is said to need before it begins."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from permil.camera import load_camera
+from permil.config import load_config
+from permil.errors import OutputError
+from permil.estimate import estimate
+from permil.exposures.stage import read_index
+from permil.products import RunFolder
+
+
+def _seconds(reduced: Path, *options: str, camera: str = "lsstcam-bin8", workers: int = 1) -> float:
+    config = load_config(reduced / "config.yaml", list(options))
+    folder = RunFolder(reduced)
+    said = estimate(config, load_camera(camera), folder, read_index(folder.exposures), workers=workers)
+    number, unit = re.search(r"about ([\d.]+) (s|min|h) and", said).groups()
+    return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+
+
+def test_the_joint_solution_takes_its_time(reduced: Path) -> None:
+    joint = _seconds(reduced)
+    assert _seconds(reduced, "flat.joint.checks=false") < joint
+    assert _seconds(reduced, "flat.solver=divide") < 0.5 * joint
+
+
+def test_larger_detectors_take_longer_and_more_workers_less(reduced: Path) -> None:
+    assert _seconds(reduced, camera="lsstcam") > 1.5 * _seconds(reduced)
+    assert _seconds(reduced, camera="lsstcam", workers=4) < _seconds(reduced, camera="lsstcam")
+
+
+def test_a_disk_that_is_too_small_is_said_at_once(reduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("permil.estimate.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(OutputError, match=r"fewer detectors \(flat.detectors\)"):
+        _seconds(reduced)

@@ -100,7 +100,7 @@ def solve_detector(
     *,
     led: str,
     super_pixel_mm: float,
-    common_variance: NDArray[np.float32] | None = None,
+    common_variance: Callable[[], NDArray[np.float32] | None] = lambda: None,
     remove_steps: bool = False,
     keep: Callable[[PointingStack, PointingFlat], None] | None = None,
 ) -> DetectorSolution:
@@ -115,7 +115,7 @@ def solve_detector(
     super_pixel_mm
         Side of the super-pixels of small maps.
     common_variance
-        Variance, in each pixel, of the superbias that was subtracted from every exposure, electrons^2.
+        Gives the variance, in each pixel, of the superbias that was subtracted from every exposure, electrons^2; called at the end.
     remove_steps
         Divide the amplifiers by their factors from the steps at their borders.
     keep
@@ -139,7 +139,7 @@ def solve_detector(
             keep(stack, divide_by_beam(image))
         # At full size each of these takes hundreds of megabytes: let go of them before the next stack is made.
         del lit, stack, image
-    flat = combination.result(common_variance=common_variance)
+    flat = combination.result(common_variance=common_variance())
     steps = _steps(flat, detector)
     if remove_steps:
         flat = _without_steps(flat, steps, detector)

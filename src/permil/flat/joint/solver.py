@@ -11,6 +11,7 @@ from scipy import linalg
 
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, PHOTODIODE_LIMIT, SHAPE_LIMIT, exposure_tests
+from permil.flat.joint.kernels import mirror_upper
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import NormalEquations, normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel, fit_photodiode, marginal
@@ -62,8 +63,12 @@ class Solver:
         )
 
     def factorise(self, equations: NormalEquations) -> tuple[FloatArray, FloatArray, float]:
-        """Return the Cholesky factor of the curvature, the gradient, and its norm in the unknowns' scales."""
-        total = equations.full_matrix
+        """Return the Cholesky factor of the curvature, the gradient, and its norm in the unknowns' scales.
+
+        The matrix of the equations becomes that of the curvature: a copy would be one of the largest things in memory.
+        """
+        total = equations.matrix
+        mirror_upper(total)
         self.prior.add_to(total)
         pull = equations.gradient + self.prior.gradient(self.vector)
         norm = float(np.linalg.norm(pull / np.sqrt(np.diag(total))))

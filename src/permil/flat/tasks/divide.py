@@ -42,7 +42,7 @@ def divide_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
         calibration.detector,
         led=task.led,
         super_pixel_mm=config.flat.super_pixel_mm,
-        common_variance=calibration.superbias_variance(),
+        common_variance=calibration.superbias_variance,
         remove_steps=config.flat.remove_amplifier_steps,
         keep=keep_pointing(task),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,7 @@ def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
         detector.calibration.detector,
         led=task.led,
         super_pixel_mm=config.flat.super_pixel_mm,
-        common_variance=detector.calibration.superbias_variance(),
+        common_variance=detector.calibration.superbias_variance,
         remove_steps=config.flat.remove_amplifier_steps,
         keep=keep_pointing(task),
     )
@@ -78,24 +79,19 @@ class _Detector:
 
     def lit_stacks(self) -> Iterator[LitStack]:
         """Yield stacks and single exposures with their light."""
-        singles = [group for group in self.task.groups if len(group.paths) < FEWEST_FOR_STACK]
-        reference = self.reference() if singles else None
-
-        def read(entry: tuple[PointingGroup, int | None]) -> tuple[LitStack | None, list[LeftOut]]:
-            group, number = entry
-            if number is None or reference is None:
-                return self._stack(group)
-            return self._single(group, number, reference)
-
-        entries: list[tuple[PointingGroup, int | None]] = []
-        for group in self.task.groups:
-            entries += [(group, number) for number in range(len(group.paths))] if group in singles else [(group, None)]
-        for lit, left_out in ahead(read, entries, threads=own_threads()):
-            self.noted += left_out
-            if lit is not None:
-                yield lit
-            # At full size it takes hundreds of megabytes: let go of it before the next one is waited for.
-            del lit
+        reference = None
+        for is_stack, groups in groupby(self.task.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
+            if is_stack:
+                yield from map(self._stack, groups)
+                continue
+            reference = self.reference() if reference is None else reference
+            singles = [(group, number, reference) for group in groups for number in range(len(group.paths))]
+            for lit, left_out in ahead(self._single, singles, threads=own_threads()):
+                self.noted += left_out
+                if lit is not None:
+                    yield lit
+                # At full size it takes hundreds of megabytes: let go of it before the next one is waited for.
+                del lit
 
     def expected_light(self, obsid: str, exposure: ExposureLight) -> NDArray[np.float32]:
         """Return the beam on the detector; NaN where there is not enough light to be known."""
@@ -106,11 +102,20 @@ class _Detector:
             beam[row * block : (row + 1) * block, column * block : (column + 1) * block] = np.nan
         return beam
 
-    def _stack(self, group: PointingGroup) -> tuple[LitStack, list[LeftOut]]:
+    def _stack(self, group: PointingGroup) -> LitStack:
         """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
         exposures = [self.light.exposures[obsid] for obsid in group.obsids]
         scales = [exposure.scale for exposure in exposures]
-        stacked = stack_group(group.paths, scales, self.camera, self.calibration, self.isr, with_superbias_variance=False)
+        stacked = stack_group(
+            group.paths,
+            scales,
+            self.camera,
+            self.calibration,
+            self.isr,
+            with_superbias_variance=False,
+            threads=own_threads(),
+        )
+        self.noted += stacked.left_out
         stack = stacked.stack
         chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         pointing = PointingStack(
@@ -129,10 +134,11 @@ class _Detector:
             scan=group.scan,
         )
         beam = self.expected_light(group.obsids[0], exposures[0])
-        return LitStack(pointing, beam, _exact(beam)), list(stacked.left_out)
+        return LitStack(pointing, beam, _exact(beam))
 
-    def _single(self, group: PointingGroup, number: int, reference: NDArray[np.float32]) -> tuple[LitStack | None, list[LeftOut]]:
+    def _single(self, exposed: tuple[PointingGroup, int, NDArray[np.float32]]) -> tuple[LitStack | None, list[LeftOut]]:
         """Return a single exposure without what stands out of the reference, or why there is none."""
+        group, number, reference = exposed
         try:
             image = self._read(group.paths[number])
         except InputError as error:

@@ -138,12 +138,12 @@ class CombinedFlat:
     count: NDArray[np.int16]
 
 
-def _chi_square_limits(most: int) -> NDArray[np.float64]:
+def _chi_square_limits(most: int) -> NDArray[np.float32]:
     """Return the chi-square between n pointings that chance exceeds once in `CHANCE`, for n from 0 to ``most``."""
     freedom = np.arange(most + 1) - 1
     limits = np.full(most + 1, np.inf)
     limits[2:] = chdtri(freedom[2:], CHANCE)
-    return limits
+    return limits.astype(np.float32)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -140,6 +140,7 @@ def solve_detector(
         # At full size each of these takes hundreds of megabytes: let go of them before the next stack is made.
         del lit, stack, image
     flat = combination.result(common_variance=common_variance())
+    del combination
     steps = _steps(flat, detector)
     if remove_steps:
         flat = _without_steps(flat, steps, detector)

@@ -48,7 +48,7 @@ def super_pixels(image: NDArray[np.floating], good: NDArray[np.bool_], size: int
     return SuperPixels(mean, count, size)
 
 
-def block_medians(image: NDArray[np.floating], size: int) -> NDArray[np.float64]:
+def block_medians(image: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     """Return an image in which each pixel has the median over the finite pixels of its block of ``size`` x ``size``; 0 for none."""
     rows, columns = -(-image.shape[0] // size), -(-image.shape[1] // size)
     padded = np.full((rows * size, columns * size), np.nan, dtype=image.dtype)
@@ -57,7 +57,7 @@ def block_medians(image: NDArray[np.floating], size: int) -> NDArray[np.float64]
     # NaN sorts last: the middle of what is finite is the median (the upper one of two).
     middle = np.isfinite(blocks).sum(axis=-1) // 2
     medians = np.nan_to_num(np.take_along_axis(blocks, middle[..., None].clip(max=size * size - 1), axis=-1)[..., 0])
-    return np.repeat(np.repeat(medians, size, axis=0), size, axis=1)[: image.shape[0], : image.shape[1]].astype(np.float64)
+    return np.repeat(np.repeat(medians, size, axis=0), size, axis=1)[: image.shape[0], : image.shape[1]]
 
 
 def size_in_pixels(size_mm: float, pixel_mm: float) -> int:

@@ -34,7 +34,8 @@ def draw_grid(
 ) -> TrueGrid:
     """Draw a grid, cut by the edges of the detector; the distortion is of third order, about so many pixels rms.
 
-    A spurious source keeps a twentieth of the pitch from every node: closer ones could not be told by anybody.
+    A spurious source keeps a twentieth of the pitch, and twelve times the noise, from every node: closer ones could not be told
+    by anybody.
     """
     i, j = (index.ravel() for index in np.meshgrid(np.arange(size[0]), np.arange(size[1]), indexing="ij"))
 
@@ -55,7 +56,7 @@ def draw_grid(
     from scipy.spatial import cKDTree
 
     candidates = rng.random((4 * wanted + 20, 2)) * detector
-    far = cKDTree(nodes).query(candidates)[0] > pitch / 20
+    far = cKDTree(nodes).query(candidates)[0] > max(pitch / 20, 12 * noise)
     extra = candidates[far][:wanted]
     x = np.concatenate([x + rng.normal(0, noise, len(x)), extra[:, 0]])
     y = np.concatenate([y + rng.normal(0, noise, len(y)), extra[:, 1]])

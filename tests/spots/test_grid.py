@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from grids import draw_grid, label_faults
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from permil.spots.errors import GridError
@@ -72,6 +72,7 @@ def test_turned_shifted_and_scaled_grids_give_turned_shifted_and_scaled_fits(tur
     noise=st.sampled_from([0.02, 0.1, 0.3]),
     distortion=st.sampled_from([0.0, 1.1, 6.0, -4.0]),
 )
+@example(seed=12566, centre=(3246.375, 3467.75), noise=0.3, distortion=0.0)
 @settings(max_examples=12, deadline=None)
 def test_cut_grids_with_holes_and_spurious_sources_are_labelled(angle, seed, centre, noise, distortion):
     rng = np.random.default_rng(seed)

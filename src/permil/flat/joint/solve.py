@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
 from permil.flat.joint.model import make_model
+from permil.flat.joint.normal import NormalEquations
 from permil.flat.joint.solution import Certificate, JointSolution
 from permil.flat.joint.solver import Solver
 
@@ -104,20 +105,12 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
     """Take Newton steps until the decrement is small and nothing else changes."""
     first_norm, decrement = np.nan, np.inf
     for number in range(most_passes):
-        equations = solver.equations(robust=number > 0 or solver.steady)
-        try:
-            if not solver.steady:
-                solver.estimate_prior(equations)
-            factor, pull, norm = solver.factorise(equations)
-        except linalg.LinAlgError as error:
-            raise FlatError(
-                f"{len(solver.model.exposures)} exposures do not determine {solver.model.size} unknowns ({error})",
-                remedy="set a larger flat.joint.spacing_mm, scan more positions, or set flat.solver: divide",
-                unknowns=solver.model.size,
-            ) from error
-        first_norm = norm if number == 0 else first_norm
-        step = linalg.cho_solve((factor, True), pull)
-        decrement = max(float(pull @ step), 0.0) ** 0.5
+        # The largest things in memory: let go of them before the next pass makes them again.
+        latest = None
+        latest = _pass(solver, robust=number > 0 or solver.steady)
+        first_norm = latest.norm if number == 0 else first_norm
+        step = linalg.cho_solve((latest.factor, True), latest.pull)
+        decrement = max(float(latest.pull @ step), 0.0) ** 0.5
         if decrement <= tolerance and solver.steady:
             break
         solver.vector = solver.vector + step
@@ -136,18 +129,43 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
         threshold=solver.threshold,
         exposure_weights=solver.exposure_weights,
     )
+    equations = latest.equations
     mean = np.nanmean(np.concatenate(list(equations.fits.values())))
     return JointSolution(
         model=solver.model,
         prior=solver.prior,
         vector=equations.vector,
         log_response={name: fit - mean for name, fit in equations.fits.items()},
-        factor=factor,
+        factor=latest.factor,
         exposure_weights=solver.exposure_weights,
         threshold=solver.threshold,
         tests=tests,
-        certificate=Certificate(decrement, norm / first_norm, number + 1, tolerance),
+        certificate=Certificate(decrement, latest.norm / first_norm, number + 1, tolerance),
         objective=equations.objective,
         signals=equations.signals,
         responses=equations.responses,
     )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass through the data gives: equations, Cholesky factor of the curvature, pull, norm of the gradient."""
+
+    equations: NormalEquations
+    factor: FloatArray
+    pull: FloatArray
+    norm: float
+
+
+def _pass(solver: Solver, *, robust: bool) -> _Pass:
+    equations = solver.equations(robust=robust)
+    try:
+        if not solver.steady:
+            solver.estimate_prior(equations)
+        return _Pass(equations, *solver.factorise(equations))
+    except linalg.LinAlgError as error:
+        raise FlatError(
+            f"{len(solver.model.exposures)} exposures do not determine {solver.model.size} unknowns ({error})",
+            remedy="set a larger flat.joint.spacing_mm, scan more positions, or set flat.solver: divide",
+            unknowns=solver.model.size,
+        ) from error

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from harness import publish
 from permil.flat.joint import DetectorSignals, ExposureList, solve_joint
 
 SPACING_MM = 5.0
@@ -74,21 +75,33 @@ def main() -> None:
     counts = [1, 9, 45] + ([189] if "--full" in sys.argv else [])
     first = SimulatedDetectors(1)
     solve_joint(first.list, first, spacing_mm=12.0)
-    seconds = []
+    seconds, rows = [], []
     for count in counts:
         detectors = SimulatedDetectors(count)
         start = time.process_time()
         solution = solve_joint(detectors.list, detectors, spacing_mm=SPACING_MM)
         seconds.append(time.process_time() - start)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(
-            f"{count:4d} detectors {len(detectors.list):5d} exposures {solution.model.size:5d} unknowns "
-            f"{solution.certificate.passes} passes {seconds[-1]:7.1f} CPU s  peak {peak:5.2f} GiB  "
-            f"decrement {solution.certificate.decrement:.1e}  chi-square {solution.reduced_chi_square:.4f}",
-            flush=True,
+        certificate = solution.certificate
+        rows.append(
+            (
+                f"{count}",
+                f"{len(detectors.list)}",
+                f"{solution.model.size}",
+                f"{certificate.passes}",
+                f"{seconds[-1]:.1f}",
+                f"{peak:.2f}",
+                f"{certificate.decrement:.1e}",
+                f"{solution.reduced_chi_square:.4f}",
+            )
         )
     exponent = np.polyfit(np.log(counts[1:]), np.log(seconds[1:]), 1)[0]
-    print(f"time grows as the {exponent:.2f}th power of the number of detectors (from {counts[1]})")
+    publish(
+        f"Joint solution of a scan of one CCD and pointings of all, knots {SPACING_MM:.0f} mm apart, 1 thread",
+        ("CCDs", "exposures", "unknowns", "passes", "processor s", "peak GiB", "Newton decrement", "reduced chi-square"),
+        rows,
+        remark=f"Processor time grows as the {exponent:.2f}th power of the number of CCDs (from {counts[1]}).",
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Run all benchmarks, one after the other, and write their tables into docs/performance.md.
 
-With names of benchmarks (engine, index ...) only these run, and the page is left as it is.
+With names of benchmarks (engine, index ...) only these run; the sections of the others stay as they are.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ _PACKAGES = ("numpy", "scipy", "astropy", "numba", "distributed")
 
 
 def main() -> None:
-    """Import the ``bench_*.py`` beside this file and run them."""
+    """Import the ``bench_*.py`` beside this file and run them; each writes its section of the page when it has ended."""
     wanted = sys.argv[1:]
-    sections = []
     for path in sorted(FOLDER.glob("bench_*.py")):
         name = path.stem.removeprefix("bench_")
         if wanted and name not in wanted:
@@ -34,21 +33,18 @@ def main() -> None:
         before = len(PUBLISHED)
         importlib.import_module(path.stem).main()
         tables = "\n".join(table.markdown() for table in PUBLISHED[before:])
-        sections.append(f"### {name}\n\n{tables}")
-    text = "\n".join([_machine(), "", *sections])
-    if wanted:
-        print(text)
-    else:
-        write_page(text)
+        write_section(name, f"{_machine()}\n\n{tables}")
 
 
-def write_page(text: str) -> None:
-    """Put the tables of a run between the marks of the page."""
-    page = PAGE.read_text(encoding="utf-8")
-    head, rest = page.split(BEGIN)
-    _, tail = rest.split(END)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{tail}", encoding="utf-8")
-    print(f"wrote {PAGE}")
+def write_section(name: str, text: str) -> None:
+    """Put the tables of one benchmark between the marks of the page, those of the others stay."""
+    head, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    middle, tail = rest.split(END)
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^### |\Z)", middle, flags=re.MULTILINE | re.DOTALL))
+    sections[name] = text
+    written = "\n\n".join(f"### {title}\n\n{sections[title].strip()}" for title in sorted(sections))
+    PAGE.write_text(f"{head}{BEGIN}\n\n{written}\n\n{END}{tail}", encoding="utf-8")
+    print(f"wrote {name} into {PAGE}")
 
 
 def _machine() -> str:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from permil.errors import FlatError
-from permil.flat.divide import LitImage, PointingWeights
+from permil.flat.divide import LitImage, PointingWeights, row_weights
 from permil.flat.superpixel import block_medians
-from permil.products import UNUSABLE, MaskPlane
+from permil.products import MaskPlane
 
 FloatImage = NDArray[np.float32]
 
@@ -28,7 +28,7 @@ _NEIGHBOURHOOD = 32
 DEAD_RESPONSE = 0.2
 """Response over the detector's median below which a pixel is BAD (dead)."""
 
-_UNUSABLE, _NO_DATA = int(UNUSABLE), int(MaskPlane.NO_DATA)
+_NO_DATA = int(MaskPlane.NO_DATA)
 
 
 @dataclass
@@ -72,7 +72,7 @@ class PointingCombination:
             lit.mask,
             lit.beam,
             lit.beam_error,
-            (float(lit.photodiode), weights.level, weights.photon, float(lit.scale_error)),
+            weights.arguments(lit),
             self._mean,
             self._sums,
             self._count,
@@ -160,24 +160,10 @@ def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     for row in range(signal.shape[0]):
         for k in range(columns):
             error[k] = beam_error[row, k]
-        _row_weights(signal[row], variance[row], mask[row], beam[row], error, light, inverse, weight)
+        row_weights(signal[row], variance[row], mask[row], beam[row], error, light, inverse, weight)
         _row_mean(signal[row], inverse, weight, mean[row], sums[0, row], sums[1, row], buffers)
         _row_noise(variance[row], inverse, weight, sums[2, row], sums[3, row])
         _row_planes(mask[row], weight, count[row], all_planes[row], any_planes[row])
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _row_weights(signal, variance, mask, beam, error, light, inverse, weight):  # type: ignore[no-untyped-def]  # pragma: no cover
-    photodiode, level, photon, scale_error = light
-    squared, per_light, of_scale = level * level, photon * photodiode, level * level * scale_error * scale_error
-    for k in range(inverse.size):
-        inverse[k] = 1.0 / (photodiode * beam[k])
-    for k in range(inverse.size):
-        relative = error[k] * photodiode * inverse[k]
-        weight[k] = squared / (per_light * inverse[k] + squared * relative * relative + of_scale)
-    for k in range(inverse.size):
-        usable = np.isfinite(signal[k] * inverse[k]) & np.isfinite(variance[k] * inverse[k]) & ((mask[k] & _UNUSABLE) == 0)
-        weight[k] = weight[k] if usable else 0.0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -136,12 +136,13 @@ class PointingWeights:
 
     def at(self, lit: LitImage) -> NDArray[np.float64]:
         """Return the weights of pixels of this pointing; 0 where there is no data."""
-        flat = divide_by_beam(lit)
-        beam = lit.beam.astype(np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            common = (lit.beam_error / beam) ** 2 + lit.scale_error**2
-            weights = self.level**2 / (self.photon / beam + self.level**2 * common)
-        return np.where((flat.mask & _UNUSABLE) == 0, weights, 0.0)
+        weights = np.empty(lit.signal.shape)
+        _fill_weights(lit.signal, lit.variance, lit.mask, lit.beam, lit.beam_error, self.arguments(lit), weights)
+        return weights
+
+    def arguments(self, lit: LitImage) -> tuple[float, float, float, float]:
+        """Return what `row_weights` wants to know of a pointing."""
+        return float(lit.photodiode), self.level, self.photon, float(lit.scale_error)
 
     def mean(self, lit: LitImage) -> float:
         """Return the mean weight over all pixels."""
@@ -165,3 +166,25 @@ def _divide(signal, variance, mask, beam, photodiode, response, response_varianc
             response[row, column] = level if usable else np.nan
             response_variance[row, column] = noise if usable else np.nan
             planes[row, column] = mask[row, column] | (0 if usable else _NO_DATA)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def row_weights(signal, variance, mask, beam, error, light, inverse, weight):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill the inverse of the light, and the weight, of the pixels of a row (see `PointingWeights.arguments`)."""
+    photodiode, level, photon, scale_error = light
+    squared, per_light, of_scale = level * level, photon * photodiode, level * level * scale_error * scale_error
+    for k in range(inverse.size):
+        inverse[k] = 1.0 / (photodiode * beam[k])
+    for k in range(inverse.size):
+        relative = error[k] * photodiode * inverse[k]
+        weight[k] = squared / (per_light * inverse[k] + squared * relative * relative + of_scale)
+    for k in range(inverse.size):
+        usable = np.isfinite(signal[k] * inverse[k]) & np.isfinite(variance[k] * inverse[k]) & ((mask[k] & _UNUSABLE) == 0)
+        weight[k] = weight[k] if usable else 0.0
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fill_weights(signal, variance, mask, beam, beam_error, light, weights):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    inverse = np.empty(signal.shape[1])
+    for row in range(signal.shape[0]):
+        row_weights(signal[row], variance[row], mask[row], beam[row], beam_error[row], light, inverse, weights[row])

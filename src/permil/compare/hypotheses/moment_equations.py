@@ -123,7 +123,8 @@ def solve_moments(rows: list[Rows], response: StarResponse, bands: tuple[Band, .
     matrix = whole - correction.reshape(size, size)
     with np.errstate(invalid="ignore", divide="ignore"):
         reliability = np.diag(matrix) / np.diag(whole)
-    fitted = np.isfinite(reliability) & (reliability > _LEAST_RELIABILITY)
+    # An instrument that sees a template with the wrong sign only has both negative: it knows nothing of the template.
+    fitted = np.isfinite(reliability) & (reliability > _LEAST_RELIABILITY) & (np.diag(matrix) > 0)
     # Of structure finer than a star only fluxes see anything.
     fitted.reshape(3, count)[1:, [number for number, band in enumerate(bands) if band.shortest == 0]] = False
     if not fitted.any():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -86,3 +88,23 @@ def test_work_within_a_chain_does_not_meet_the_work_of_the_chain() -> None:
 
     with session(LocalProcesses(2)):
         assert parallel_chains([chain(), chain()], workers=1) == [[1, 16, 81]] * 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupt_that_someone_drops_ends_the_run_all_the_same(workers: int) -> None:
+    done: list[object] = []
+
+    def chain() -> Chain[None]:
+        # What compiled libraries do with an exception during a look-up of an attribute.
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        done.append((yield Batch(chores.square, [1], "one")))
+        done.append((yield Batch(chores.square, [2], "two")))
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), session(LocalProcesses(workers) if workers > 1 else InProcess()):
+        parallel_chains([chain()], workers=1)
+    assert done == []
+    assert signal.getsignal(signal.SIGINT) is before
+    with session(InProcess()):
+        assert parallel_chains([_sum_of_squares([1, 2])], workers=1) == [1 + 16]

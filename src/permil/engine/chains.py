@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from permil.engine.call import Call, label
 from permil.engine.executor import Executor
+from permil.engine.interrupt import raise_if_interrupted
 from permil.engine.session import BatchRecord
 
 Result = TypeVar("Result")
@@ -67,6 +68,7 @@ class _Weaver:
             # What the executor can begin at once need not wait until all chains have said what they want.
             self._begin_calls()
         while self.links:
+            raise_if_interrupted()
             self._begin_calls()
             self._take_outcome()
         return [self.returned[number] for number in range(len(self.chains))]

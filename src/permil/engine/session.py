@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from permil.engine.call import Outcome
 from permil.engine.executor import Executor
+from permil.engine.interrupt import noted_interrupts
 
 
 @dataclass
@@ -89,7 +90,7 @@ def current_session() -> Session | None:
 def session(executor: Executor) -> Iterator[Session]:
     """Let all work within the context go to an executor."""
     opened = Session(executor)
-    with executor:
+    with noted_interrupts(), executor:
         token = _SESSION.set(opened)
         try:
             yield opened

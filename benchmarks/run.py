@@ -9,6 +9,7 @@ import importlib
 import os
 import platform
 import re
+import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,17 +24,20 @@ _PACKAGES = ("numpy", "scipy", "astropy", "numba", "distributed")
 
 
 def main() -> None:
-    """Import the ``bench_*.py`` beside this file and run them; each writes its section of the page when it has ended."""
-    wanted = sys.argv[1:]
-    for path in sorted(FOLDER.glob("bench_*.py")):
-        name = path.stem.removeprefix("bench_")
-        if wanted and name not in wanted:
-            continue
-        print(path.stem)
-        before = len(PUBLISHED)
-        importlib.import_module(path.stem).main()
-        tables = "\n".join(table.markdown() for table in PUBLISHED[before:])
-        write_section(name, f"{_machine()}\n\n{tables}")
+    """Run the ``bench_*.py`` beside this file, each in a process of its own: what one leaves in memory is not the next one's."""
+    names = sys.argv[1:] or sorted(path.stem.removeprefix("bench_") for path in FOLDER.glob("bench_*.py"))
+    if len(names) == 1:
+        run(names[0])
+        return
+    for name in names:
+        subprocess.run([sys.executable, __file__, name], check=True)  # noqa: S603
+
+
+def run(name: str) -> None:
+    """Run one benchmark and write its section of the page."""
+    print(name)
+    importlib.import_module(f"bench_{name}").main()
+    write_section(name, f"{_machine()}\n\n" + "\n".join(table.markdown() for table in PUBLISHED))
 
 
 def write_section(name: str, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 import tracemalloc
@@ -14,8 +15,10 @@ from threadpoolctl import threadpool_limits
 
 REPEATS = 5
 
-# One thread for both sides: the machines are small, and threads that wait for each other time nothing.
+# One thread for both sides: the machines are small, and threads that wait for each other time nothing. Libraries that are loaded after
+# this look at the environment.
 threadpool_limits(1)
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 
 @dataclass(frozen=True)

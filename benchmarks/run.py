@@ -15,8 +15,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from threadpoolctl import threadpool_limits
-
 from harness import PUBLISHED
 
 FOLDER = Path(__file__).parent
@@ -38,10 +36,7 @@ def main() -> None:
 def run(name: str) -> None:
     """Run one benchmark and write its section of the page."""
     print(name)
-    benchmark = importlib.import_module(f"bench_{name}")
-    # Libraries that have been loaded by now: the limit that `harness` sets knows only those before it.
-    with threadpool_limits(1):
-        benchmark.main()
+    importlib.import_module(f"bench_{name}").main()
     write_section(name, f"{_machine()}\n\n" + "\n".join(table.markdown() for table in PUBLISHED))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -90,6 +91,15 @@ def test_work_within_a_chain_does_not_meet_the_work_of_the_chain() -> None:
         assert parallel_chains([chain(), chain()], workers=1) == [[1, 16, 81]] * 2
 
 
+@pytest.fixture
+def _interrupts_heard() -> Iterator[None]:
+    """Handle interrupts as in a terminal, also where the tests run in the background and they are ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interrupts_heard")
 @pytest.mark.parametrize("workers", [1, 2])
 def test_an_interrupt_that_someone_drops_ends_the_run_all_the_same(workers: int) -> None:
     done: list[object] = []

@@ -138,7 +138,9 @@ def test_killed_worker_process_changes_nothing(raw: Path, reference: dict[str, A
 
 def test_interrupt_ends_the_run_with_a_sentence(raw: Path) -> None:
     out = raw / "interrupted"
-    command = [sys.executable, "-m", "permil", "run", str(raw / "config.yaml"), f"output={out}", *QUICK, "pipeline.workers=2"]
+    # Where the tests run in the background interrupts are ignored, and a process inherits that: it starts as in a terminal.
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from permil.cli import main; main()"
+    command = [sys.executable, "-c", start, "run", str(raw / "config.yaml"), f"output={out}", *QUICK, "pipeline.workers=2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603
     deadline = time.monotonic() + 60
     while not list((out / "calib").glob("*.fits")) and time.monotonic() < deadline:

@@ -135,8 +135,12 @@ def solve_detector(
         image = LitImage(stack.signal, stack.variance, stack.mask, lit.beam, lit.beam_error, stack.photodiode, stack.scale_error)
         weights = combination.add(image)
         _record(seen, stack, image, weights, detector, block, (places_x, places_y))
-        if keep is not None and stack.aimed:
-            keep(stack, divide_by_beam(image))
+        if stack.aimed:
+            response = divide_by_beam(image)
+            _record_aimed(seen, image, response, block)
+            if keep is not None:
+                keep(stack, response)
+            del response
         # At full size each of these takes hundreds of megabytes: let go of them before the next stack is made.
         del lit, stack, image
     flat = combination.result(common_variance=common_variance())
@@ -222,12 +226,13 @@ def _record(
             "weight": weights.mean(lit),
         }
     )
-    if stack.aimed:
-        flat = divide_by_beam(lit)
-        usable = is_usable(flat.mask)
-        seen.stacks.append(super_pixels(stack.signal, usable, block).mean)
-        seen.beams.append(super_pixels(lit.beam, usable, block).mean)
-        seen.responses.append(super_pixels(flat.response, usable, block).mean)
+
+
+def _record_aimed(seen: SeenPointings, lit: LitImage, flat: PointingFlat, block: int) -> None:
+    usable = is_usable(flat.mask)
+    seen.stacks.append(super_pixels(lit.signal, usable, block).mean)
+    seen.beams.append(super_pixels(lit.beam, usable, block).mean)
+    seen.responses.append(super_pixels(flat.response, usable, block).mean)
 
 
 def _steps(flat: CombinedFlat, detector: Detector) -> BoundarySteps | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -27,12 +26,14 @@ from permil.compare.stars.kernels import (
 )
 from permil.compare.stars.maps import predict_stars, spread_weights
 from permil.compare.stars.profile import StarProfile
+from permil.engine import ahead, own_threads
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Map = NDArray[np.float32]
 
-_THREADS = 2
+_PARTS = 2
+"""Parts in which stars are worked on side by side where threads may be used; fixed, so that sums have the same bits without."""
 _NOISE_GRID = 512
 """Side of the square (pixels) on which noise of the flat is followed."""
 
@@ -163,10 +164,8 @@ class StarResponse:
             star, half = self._arguments(places[rows])
             predict_stars(*star, half, excess, potential, unseen, templates[rows], instruments[rows])  # type: ignore[call-arg]
 
-        limits = np.linspace(0, len(places), _THREADS + 1).astype(int)
-        with ThreadPoolExecutor(_THREADS) as threads:
-            # Compiled code runs beside others of its kind.
-            list(threads.map(predict_part, [slice(*pair) for pair in pairwise(limits)]))
+        limits = np.linspace(0, len(places), _PARTS + 1).astype(int)
+        list(ahead(predict_part, [slice(*pair) for pair in pairwise(limits)], threads=own_threads()))
         return StarTemplates(templates, instruments)
 
     def spread(
@@ -201,9 +200,8 @@ class StarResponse:
             spread_weights(*star, half, cell, shape, unseen, np.ascontiguousarray(weights[rows]), maps)  # type: ignore[call-arg]
 
         reach = 2 * self.half(self.moments(places)) + 2 * cell + 2
-        with ThreadPoolExecutor(_THREADS) as threads:
-            for strips in _apart(places.y, reach):
-                list(threads.map(spread_part, strips))
+        for strips in _apart(places.y, reach):
+            list(ahead(spread_part, strips, threads=own_threads()))
         return maps
 
     def kernels(self) -> tuple[FloatArray, FloatArray]:
@@ -300,9 +298,9 @@ class StarResponse:
 
 def _apart(y: FloatArray, reach: float) -> list[list[IntArray]]:
     """Return groups of strips of stars: those of one group are farther apart than ``reach`` pixels, so that threads do not meet."""
-    limits = np.quantile(y, np.linspace(0, 1, 2 * _THREADS + 1)) if y.size else np.zeros(2)
+    limits = np.quantile(y, np.linspace(0, 1, 2 * _PARTS + 1)) if y.size else np.zeros(2)
     if np.diff(limits).min() <= reach:
         return [[np.arange(y.size)]]
-    strip = np.clip(np.searchsorted(limits, y, side="right") - 1, 0, 2 * _THREADS - 1)
-    strips = [np.flatnonzero(strip == number) for number in range(2 * _THREADS)]
+    strip = np.clip(np.searchsorted(limits, y, side="right") - 1, 0, 2 * _PARTS - 1)
+    strips = [np.flatnonzero(strip == number) for number in range(2 * _PARTS)]
     return [strips[0::2], strips[1::2]]

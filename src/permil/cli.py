@@ -66,10 +66,15 @@ app.add_typer(plan_app, name="plan")
 
 def _run(config: Path, overrides: list[str] | None, scheduler: str | None, rooms: tuple[str, ...] | None = None) -> None:
     from permil.config import load_config
-    from permil.pipeline import run_pipeline
+    from permil.engine import prepare_workers
 
     chosen = [*(overrides or []), *([f"pipeline.scheduler={scheduler}"] if scheduler else [])]
-    run_pipeline(load_config(config, chosen), rooms=rooms)
+    loaded = load_config(config, chosen)
+    # Both take a second to load their libraries.
+    prepare_workers(loaded.pipeline)
+    from permil.pipeline import run_pipeline
+
+    run_pipeline(loaded, rooms=rooms)
 
 
 @app.command()

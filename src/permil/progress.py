@@ -151,6 +151,7 @@ def parallel_map(
     *,
     workers: int,
     description: str,
+    is_quick: bool = False,
 ) -> list[Result]:
     """Apply a function to all tasks, by whoever does the work of this run; results come in the order of the tasks.
 
@@ -164,6 +165,8 @@ def parallel_map(
         Number of processes where no run has chosen (see `permil.engine`); with 1, or a single task, everything runs in this process.
     description
         What the progress bar says.
+    is_quick
+        Whether a task takes less time than a worker takes to begin: a single one is done in this process, whoever works for the run.
 
     Raises
     ------
@@ -174,10 +177,11 @@ def parallel_map(
     def chain() -> Chain[list[Result]]:
         return (yield Batch(function, tasks, description))
 
-    return parallel_chains([chain()], workers=1 if len(tasks) <= 1 else min(workers, len(tasks)))[0]
+    is_single = len(tasks) <= 1
+    return parallel_chains([chain()], workers=1 if is_single else min(workers, len(tasks)), is_local=is_single and is_quick)[0]
 
 
-def parallel_chains(chains: Sequence[Chain[Result]], *, workers: int) -> list[Result]:
+def parallel_chains(chains: Sequence[Chain[Result]], *, workers: int, is_local: bool = False) -> list[Result]:
     """Run chains of batches, which need nothing of each other, side by side; return what each returned.
 
     Parameters
@@ -186,6 +190,8 @@ def parallel_chains(chains: Sequence[Chain[Result]], *, workers: int) -> list[Re
         See `permil.engine.Chain`.
     workers
         Number of processes where no run has chosen.
+    is_local
+        Whether this process does the work of a run itself.
 
     Raises
     ------
@@ -199,6 +205,7 @@ def parallel_chains(chains: Sequence[Chain[Result]], *, workers: int) -> list[Re
             return run_chains(chains, executor, display=_display, records=[])
     opened.is_busy = True
     try:
-        return run_chains(chains, opened.executor, display=_display, records=opened.records)
+        chosen = InProcess() if is_local else opened.executor
+        return run_chains(chains, chosen, display=_display, records=opened.records)
     finally:
         opened.is_busy = False

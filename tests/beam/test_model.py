@@ -11,6 +11,7 @@ from scipy.interpolate import RBFInterpolator
 from scipy.optimize import minimize
 
 from permil.beam import BeamModel, BeamNodes
+from permil.engine.threads import allow_threads
 from permil.errors import BeamError
 
 
@@ -32,6 +33,16 @@ def residual(model: BeamModel, beam: object, half_width: float, *, radius: float
     signal, error = model.predict_signal(ux, uy)
     ratio = signal / beam(ux, uy)
     return ratio / ratio.mean() - 1.0, error / signal
+
+
+def test_the_number_of_threads_changes_no_bit(structured_model: BeamModel) -> None:
+    with allow_threads(3):
+        model = BeamModel.fit(scan(structured_beam(3), 12, 3))
+        evaluated = model.evaluate(np.linspace(-60, 60, 130)[:, None], np.linspace(-60, 60, 130))
+    expected = structured_model.evaluate(np.linspace(-60, 60, 130)[:, None], np.linspace(-60, 60, 130))
+    assert model.maximum.covariance.tobytes() == structured_model.maximum.covariance.tobytes()
+    for found, one_thread in zip(evaluated, expected, strict=True):
+        assert found.tobytes() == one_thread.tobytes()
 
 
 def test_smooth_beam_is_better_than_its_nodes(smooth_model: BeamModel) -> None:

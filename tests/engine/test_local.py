@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from pathlib import Path
@@ -44,6 +45,24 @@ def test_work_is_done_by_several_processes_and_not_by_this_one() -> None:
     workers = set(_map(LocalProcesses(2), chores.process_id, list(range(8))))
     assert len(workers) == 2
     assert os.getpid() not in workers
+
+
+def test_a_single_quick_task_is_done_here() -> None:
+    def processes(tasks: int) -> set[int]:
+        return set(parallel_map(chores.process_id, list(range(tasks)), workers=1, description="who", is_quick=True))
+
+    with session(LocalProcesses(2)) as opened:
+        assert processes(1) == {os.getpid()}
+        (record,) = opened.take_records()
+        assert (record.tasks, record.own_cpu_seconds) == (1, record.cpu_seconds)
+        assert os.getpid() not in processes(2)
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="the system cannot copy processes")
+def test_workers_begin_with_everything_loaded() -> None:
+    for has_tasks, shared in _map(LocalProcesses(2), chores.what_was_loaded, [1, 2]):
+        assert has_tasks
+        assert shared > 10_000
 
 
 @pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(2)], ids=["here", "processes"])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from permil.camera import Camera, frames
+from permil.engine.threads import allow_threads
 from permil.errors import FlatError
 from permil.flat.apply import apply_flat
 from permil.flat.boundaries import amplifier_factors, fit_boundary_steps
@@ -174,6 +177,27 @@ def test_mosaic_puts_detectors_where_the_camera_has_them(bin8: Camera) -> None:
         x, y = frames.detector_to_dvcs(detector, *detector.centre_pixel)
         cell = response[int((y - grid.y_low) / 0.64), int((x - grid.x_low) / 0.64)]
         assert cell == pytest.approx(index + 1)
+
+
+@pytest.mark.parametrize("yaw", [0.0, 90.0, 33.0])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_mosaic_is_the_mean_of_the_good_pixels_of_a_cell(bin8: Camera, yaw: float, threads: int) -> None:
+    detector = replace(bin8["R22_S11"], yaw_deg=yaw)
+    rng = np.random.default_rng(3)
+    level, good = rng.normal(1.0, 0.1, detector.shape), rng.random(detector.shape) < 0.9
+    level[~good] = np.nan
+    grid = mosaic_grid([detector], 0.64)
+    with allow_threads(threads):
+        piece = mosaic_piece(level, 0.01 * level, good, detector=detector, grid=grid)
+    response, variance, count = assemble_mosaic([piece], grid)
+    rows, columns = np.nonzero(good)
+    x, y = frames.detector_to_dvcs(detector, columns, rows)
+    edges = [low + 0.64 * np.arange(size + 1) for low, size in zip((grid.y_low, grid.x_low), grid.shape, strict=True)]
+    expected_count, total = (np.histogram2d(y, x, edges, weights=weights)[0] for weights in (None, level[good]))
+    np.testing.assert_array_equal(count, expected_count)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(response, total / expected_count, rtol=1e-6)
+        np.testing.assert_allclose(variance, 0.01 * total / expected_count**2, rtol=1e-6)
 
 
 def test_mosaic_coordinates_are_dvcs_and_ccs(bin8: Camera) -> None:

@@ -10,13 +10,11 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from permil.camera import ReferenceBox
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PhotodiodeError
 from permil.isr.inputs import read_gains, read_superbias
 from permil.isr.stage import (
     board_temperature,
-    box_signals,
     build_superbias,
     load_calibration,
     reduce_file,
@@ -26,7 +24,6 @@ from permil.isr.stage import (
 from permil.products import MaskPlane, read_image, read_table
 
 GAIN = 1.25
-BOX = ReferenceBox(detector="R22_S11", amp="C14", row=125, column=32, box=30)
 TEMPERATURES = {"TEMP1": 10.0, "TEMP2": 12.0, "TEMP7": 99.0}
 
 
@@ -170,20 +167,6 @@ def test_frames_without_light_go_by_the_photodiode(files, bin8, config, loaded):
     np.testing.assert_allclose(result.stack.light, [1, 2, 1, 1, 1])
     assert abs(np.median(result.stack.image)) < 1
     assert np.isnan(result.scale_error)
-
-
-def test_bunches_are_measured_without_the_rest(files, bin8, config, loaded):
-    image = reduce_file(files["paths"][0], bin8, loaded, config)
-    signal = box_signals(files["paths"][0], [BOX, BOX], bin8, loaded, config)
-    assert signal[0] == signal[1]
-    amplifier = loaded.detector.amplifier("C14")
-    y = np.arange(110, 140)
-    rows = amplifier.y_min + amplifier.ny - 1 - y
-    columns = amplifier.x_min + amplifier.nx - 1 - np.arange(17, 47)
-    pixels = image.image[np.ix_(rows, columns)]
-    assert signal[0].signal == pytest.approx(np.median(pixels), rel=1e-3)
-    assert signal[0].signal == pytest.approx(files["electrons"][np.ix_(rows, columns)].mean(), abs=5 * signal[0].error)
-    assert signal[0].count + signal[0].rejected == 900
 
 
 def test_the_board_temperature_is_read_when_it_is_needed(files, bin8, config, loaded, detector):

@@ -16,6 +16,7 @@ from permil.beam.nodes import BeamNodes
 from permil.beam.parameters import BeamParameters, Member, centres_of, observations_of, spacing_of
 from permil.beam.peak import BeamPosition, maximum_of
 from permil.beam.process import GaussianProcess
+from permil.engine import ahead, own_threads
 from permil.errors import BeamError
 
 FloatArray = NDArray[np.float64]
@@ -66,17 +67,23 @@ def _best_maximum(nodes: BeamNodes, hull: Hull, parameters: BeamParameters, mixt
 
     A plateau can be far smoother than the ring around it, and then its own nodes tell more about its maximum than all together.
     """
-    of_all = maximum_of(mixture, hull, seed=seed)
+    candidates = (lambda: maximum_of(mixture, hull, seed=seed), lambda: _maximum_of_top(nodes, parameters, mixture, seed=seed))
+    found = ahead(lambda candidate: candidate(), candidates, threads=own_threads())
+    return min((maximum for maximum in found if maximum is not None), key=lambda maximum: np.trace(maximum.covariance))
+
+
+def _maximum_of_top(nodes: BeamNodes, parameters: BeamParameters, mixture: Mixture, *, seed: int) -> BeamPosition | None:
+    """Return the maximum from a fit to the top of the beam alone; None where too few nodes, or almost all, are in it."""
     log_beam = mixture.mean(nodes.u)
     top = nodes[(parameters.extra_variance == 0.0) & (log_beam > log_beam.max() + np.log(TOP_LEVEL))]
     if not FEWEST_TOP_NODES * np.unique(top.bunch).size <= len(top) < len(nodes):
-        return of_all
+        return None
     try:
-        top_hull = Hull.of(top.u)
+        hull = Hull.of(top.u)
     except BeamError:  # the top is one line of nodes
-        return of_all
-    _, top_mixture = _fit_members(top, top_hull, _Robust.start(top))
-    return min(of_all, maximum_of(top_mixture, top_hull, seed=seed), key=lambda maximum: np.trace(maximum.covariance))
+        return None
+    _, top_mixture = _fit_members(top, hull, _Robust.start(top))
+    return maximum_of(top_mixture, hull, seed=seed)
 
 
 def _fit_robustly(nodes: BeamNodes, hull: Hull, threshold: float) -> tuple[BeamParameters, Mixture]:

@@ -43,12 +43,22 @@ def _cubic(s: FloatArray) -> FloatArray:
 
 
 def _gaussian(s: FloatArray) -> FloatArray:
-    return np.exp(-0.5 * s * s)
+    exponent = -0.5 * s
+    exponent *= s
+    return np.exp(exponent, out=exponent)
 
 
 def _matern52(s: FloatArray) -> FloatArray:
-    s = np.sqrt(5.0) * s
-    return (1.0 + s + s * s / 3.0) * np.exp(-s)
+    """Return ``(1 + r + r^2 / 3) exp(-r)`` with ``r = sqrt(5) s``: step by step, since new memory costs more than the sums."""
+    r = np.sqrt(5.0) * s
+    decay = np.negative(r)
+    np.exp(decay, out=decay)
+    square = r * r
+    square /= 3.0
+    r += 1.0
+    r += square
+    r *= decay
+    return r
 
 
 _RADIAL: dict[str, Callable[[FloatArray], FloatArray]] = {"cubic": _cubic, "gaussian": _gaussian, "matern52": _matern52}
@@ -102,7 +112,9 @@ class KernelFamily:
             if variance == 0.0:
                 continue
             radial = kernel.radial(distance)
-            total += variance * (self._anchored(kernel, radial, a, b) if kernel.shape == "cubic" else radial)
+            covariance = self._anchored(kernel, radial, a, b) if kernel.shape == "cubic" else radial
+            covariance *= variance
+            total += covariance
         return total
 
     def diagonal(self, u: FloatArray, variances: FloatArray) -> FloatArray:

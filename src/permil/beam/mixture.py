@@ -11,6 +11,7 @@ from permil.beam.likelihood import Observations
 from permil.beam.nodes import BeamNodes
 from permil.beam.parameters import BeamParameters, centres_of, observations_of
 from permil.beam.process import GaussianProcess
+from permil.engine import ahead, own_threads
 
 FloatArray = NDArray[np.float64]
 
@@ -55,14 +56,16 @@ class Mixture:
 
     def mean_and_variance(self, u: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return mean and variance of the log signal of the mean bunch at points ``u`` (n, 2)."""
-        mean, variance = np.empty(len(u)), np.empty(len(u))
-        for piece in np.array_split(np.arange(len(u)), max(1, -(-len(u) // POINTS_AT_ONCE))):
-            moments = [process.mean_and_variance(u[piece]) for process in self.processes]
-            means = np.array([member_mean for member_mean, _ in moments])
-            variances = self.factors[:, None] * np.array([member_variance for _, member_variance in moments])
-            mean[piece] = self.weights @ means
-            variance[piece] = self.weights @ (variances + (means - mean[piece]) ** 2)
-        return mean, variance
+        pieces = np.array_split(u, max(1, -(-len(u) // POINTS_AT_ONCE)))
+        means, variances = zip(*ahead(self._moments, pieces, threads=own_threads()), strict=True)
+        return np.concatenate(means), np.concatenate(variances)
+
+    def _moments(self, u: FloatArray) -> tuple[FloatArray, FloatArray]:
+        moments = [process.mean_and_variance(u) for process in self.processes]
+        means = np.array([member_mean for member_mean, _ in moments])
+        variances = self.factors[:, None] * np.array([member_variance for _, member_variance in moments])
+        mean = self.weights @ means
+        return mean, self.weights @ (variances + (means - mean) ** 2)
 
     def covariance(self, u: FloatArray) -> FloatArray:
         """Return the covariance matrix of the log signal at points ``u`` (n, 2)."""

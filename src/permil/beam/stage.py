@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
+from permil.beam.bunches import box_signals, shared_box_calibration
 from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
 from permil.beam.nodes import nodes_from_table
@@ -20,9 +21,8 @@ from permil.config.beam import ReferenceConfig
 from permil.errors import BeamError, InputError, PermilError
 from permil.exposures import SCAN, Index, require_one_kind
 from permil.isr.box import BoxSignal
-from permil.isr.calibrate import calibration_fingerprint, shared_calibration
+from permil.isr.calibrate import calibration_fingerprint
 from permil.isr.calibration import Calibration
-from permil.isr.stage import box_signals
 from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current, make_folder, read_table, write_hdus, write_table
 from permil.progress import StageReport, parallel_map
 
@@ -246,11 +246,11 @@ def _read_journal(journal: Path, expected: str) -> list[dict[str, Any]]:
 def _measure_nodes(task: _NodeTask) -> list[dict[str, Any]]:
     """Measure the bunches of some exposures and note them in the journal."""
     camera = shared_camera(task.config.camera)
-    detector = task.bunches[0].detector
-    calibration = shared_calibration(task.config, RunFolder(task.root), detector)
+    boxes = tuple(ReferenceBox(bunch.detector, bunch.amp, bunch.row, bunch.column, bunch.box) for bunch in task.bunches)
+    calibration = shared_box_calibration(task.config, RunFolder(task.root), boxes)
     records = []
     for row in task.rows:
-        records += _nodes_of_exposure(row, task.bunches, calibration, camera, task.config)
+        records += _nodes_of_exposure(row, task.bunches, boxes, calibration, camera, task.config)
     # One short write per task: lines of different workers do not mix.
     with task.journal.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(records) + "\n")
@@ -258,9 +258,13 @@ def _measure_nodes(task: _NodeTask) -> list[dict[str, Any]]:
 
 
 def _nodes_of_exposure(
-    row: dict[str, Any], bunches: tuple[_Bunch, ...], calibration: Calibration, camera: Camera, config: Config
+    row: dict[str, Any],
+    bunches: tuple[_Bunch, ...],
+    boxes: tuple[ReferenceBox, ...],
+    calibration: Calibration,
+    camera: Camera,
+    config: Config,
 ) -> list[dict[str, Any]]:
-    boxes = [ReferenceBox(bunch.detector, bunch.amp, bunch.row, bunch.column, bunch.box) for bunch in bunches]
     note = ""
     try:
         signals = box_signals(row["path"], boxes, camera, calibration, config.isr)

@@ -6,7 +6,7 @@ product atomically, so that one whose worker died can simply run again.
 
 from permil.engine.call import Call, Outcome
 from permil.engine.chains import Batch, Chain, run_chains
-from permil.engine.choose import make_executor
+from permil.engine.choose import make_executor, prepare_workers
 from permil.engine.errors import EngineError
 from permil.engine.executor import Executor, InProcess
 from permil.engine.processes import LocalProcesses
@@ -27,6 +27,7 @@ __all__ = [
     "current_session",
     "make_executor",
     "own_threads",
+    "prepare_workers",
     "run_chains",
     "session",
 ]

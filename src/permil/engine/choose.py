@@ -7,7 +7,13 @@ from pathlib import Path
 
 from permil.config.pipeline import PipelineConfig
 from permil.engine.executor import Executor, InProcess
-from permil.engine.processes import LocalProcesses
+from permil.engine.processes import LocalProcesses, start_server
+
+
+def prepare_workers(options: PipelineConfig) -> None:
+    """Let the libraries of worker processes of this machine, where a configuration asks for any, be loaded from now on."""
+    if options.jobs.system == "none" and not options.scheduler and options.workers != 1:
+        start_server()
 
 
 def make_executor(options: PipelineConfig, *, workers: int, folder: Path, tell: Callable[[str], None]) -> Executor:

@@ -9,18 +9,18 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, Self
 
 from permil.engine.call import THREAD_VARIABLES, Call, Outcome
 from permil.engine.errors import EngineError
 from permil.engine.executor import MOST_DEATHS, Executor
 from permil.engine.worker import work
 
-_PRELOAD = ("permil.flat.stage",)
-"""What the server of processes loads once, so that workers begin with the numerical libraries in memory."""
+_PRELOAD = ("permil.engine.preloaded",)
 _SECONDS_TO_END = 5.0
 
 
@@ -46,6 +46,11 @@ class LocalProcesses(Executor):
     def cores(self) -> int:
         """Cores that tasks may use together: one for each worker."""
         return self._most
+
+    def __enter__(self) -> Self:
+        """Let the libraries of the workers be loaded while there is no work yet."""
+        start_server()
+        return super().__enter__()
 
     def room(self) -> bool:
         """Return whether a worker is idle or may still be made."""
@@ -149,6 +154,13 @@ class LocalProcesses(Executor):
         worker = _Worker(process, ours)
         self._workers.append(worker)
         return worker
+
+
+def start_server() -> None:
+    """Start the server of worker processes, where there is one, and do not wait until it has loaded its libraries."""
+    if _context().get_start_method() == "forkserver":
+        with _one_thread_each():
+            forkserver.ensure_running()
 
 
 def _context() -> BaseContext:

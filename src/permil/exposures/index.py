@@ -139,7 +139,7 @@ def build_index(
     tasks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
     read = partial(_read_files, camera=camera, leds=tuple(leds))
     exposures: list[Exposure] = []
-    for records, failures in parallel_map(read, tasks, workers=workers, description="reading headers"):
+    for records, failures in parallel_map(read, tasks, workers=workers, description="reading headers", is_quick=True):
         exposures += records
         unreadable += failures
     if not exposures:

@@ -164,6 +164,16 @@ class RawFile(RawHeaders):
         RawFormatError
             If the descriptors are damaged, or the segment cannot be unpacked.
         """
+        return self.stored_rows(name) or self._unpacked_rows(name)
+
+    def stored_rows(self, name: str) -> RowPlaces | None:
+        """Return where the rows of a segment lie; None unless it is stored row by row in a plain file.
+
+        Raises
+        ------
+        RawFormatError
+            If the descriptors are damaged.
+        """
         hdu = self._hdus[name]
         bits, zero = self._integers(hdu)
         if not isinstance(self._stream, io.BytesIO) and (zero == 0 or (bits < 32 and abs(zero) < _LARGEST_ZERO)):
@@ -179,7 +189,7 @@ class RawFile(RawHeaders):
                 if (starts[1:] == stops[:-1]).all():
                     place = hdu.data_offset
                     return RowPlaces(self._stream.fileno(), starts + place, stops + place, coding.block, coding.pixel_bytes, zero)
-        return self._unpacked_rows(name)
+        return None
 
     def _unpacked_rows(self, name: str) -> RowPlaces:
         amplifiers = self.detector.amplifiers

@@ -1,6 +1,7 @@
 """Pointings of one detector combined by inverse variance (`permil.flat.divide` has the formulas), one at a time.
 
-Memory does not grow with the number of pointings: sums are updated as in West (1979), Communications of the ACM 22, 532.
+Memory does not grow with the number of pointings. Deviations are counted from the first response of each pixel, so that sums of
+single precision are enough: what is left of them is noise (Chan, Golub & LeVeque 1983, The American Statistician 37, 242).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _NEIGHBOURHOOD = 32
 DEAD_RESPONSE = 0.2
 """Response over the detector's median below which a pixel is BAD (dead)."""
 
-_NO_DATA = int(MaskPlane.NO_DATA)
+_NO_DATA = np.int16(MaskPlane.NO_DATA)
 
 
 @dataclass
@@ -42,7 +43,7 @@ class PointingCombination:
     """
 
     shape: tuple[int, int]
-    _mean: NDArray[np.float64] = field(init=False, repr=False)
+    _first: NDArray[np.float32] = field(init=False, repr=False)
     _sums: NDArray[np.float32] = field(init=False, repr=False)
     _count: NDArray[np.int16] = field(init=False, repr=False)
     _all_planes: NDArray[np.int16] = field(init=False, repr=False)
@@ -50,22 +51,25 @@ class PointingCombination:
 
     def __post_init__(self) -> None:
         """Set all sums to zero."""
-        self._mean = np.zeros(self.shape)
-        # Sums of w, w (r - mean)^2 (updated as in West 1979), w^2 var and w / light.
-        self._sums = np.zeros((4, *self.shape), dtype=np.float32)
+        # The first response r0 of each pixel; sums of w, w (r - r0), w (r - r0)^2, w^2 var and w / light.
+        self._first = np.zeros(self.shape, dtype=np.float32)
+        self._sums = np.zeros((self.shape[0], 5, self.shape[1]), dtype=np.float32)
         self._count = np.zeros(self.shape, dtype=np.int16)
         self._all_planes = np.full(self.shape, -1, dtype=np.int16)
         self._any_planes = np.zeros(self.shape, dtype=np.int16)
 
-    def add(self, lit: LitImage) -> PointingWeights:
-        """Add a pointing; return the weights that its pixels got.
+    def add(self, lit: LitImage, weights: PointingWeights, rows: slice = slice(None)) -> None:
+        """Add a pointing, or some rows of it.
 
-        Raises
-        ------
-        FlatError
-            If its photodiode reading is not positive.
+        Parameters
+        ----------
+        lit
+            The pointing, shape (number of rows, columns).
+        weights
+            Of its pixels.
+        rows
+            Which rows of the detector these are.
         """
-        weights = PointingWeights.of(lit)
         _accumulate(
             lit.signal,
             lit.variance,
@@ -73,13 +77,12 @@ class PointingCombination:
             lit.beam,
             lit.beam_error,
             weights.arguments(lit),
-            self._mean,
-            self._sums,
-            self._count,
-            self._all_planes,
-            self._any_planes,
+            self._first[rows],
+            self._sums[rows],
+            self._count[rows],
+            self._all_planes[rows],
+            self._any_planes[rows],
         )
-        return weights
 
     def result(self, *, common_variance: FloatImage | None = None) -> CombinedFlat:
         """Return the combined response.
@@ -94,15 +97,17 @@ class PointingCombination:
         FlatError
             If no pointing gave any pixel.
         """
-        total, squares, noise, per_light = self._sums
+        total, deviations, squares, noise, per_light = np.moveaxis(self._sums, 1, 0)
         covered = self._count > 0
         if not covered.any():
             raise FlatError("no pointing has light on this detector", remedy="check the positions and the area of the beam scan")
         with np.errstate(invalid="ignore", divide="ignore"):
-            response = np.where(covered, self._mean, np.nan).astype(np.float32)
+            shift = deviations / total
+            response = np.where(covered, self._first + shift, np.nan).astype(np.float32)
             variance = noise / total**2
             if common_variance is not None:
                 variance += common_variance * (per_light / total) ** 2
+            squares = np.maximum(squares - deviations * shift, 0)
             scatter = np.sqrt(squares / total)
             # Weights are inverse relative variances at the typical response; photon noise goes with the pixel's own.
             level = float(np.median(response[covered]))
@@ -148,54 +153,64 @@ def _chi_square_limits(most: int) -> NDArray[np.float32]:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    signal, variance, mask, beam, beam_error, light, mean, sums, count, all_planes, any_planes
+    signal, variance, mask, beam, beam_error, light, first, sums, count, all_planes, any_planes
 ):
     """Add a pointing to all sums.
 
-    A row at a time goes through loops that write one or two arrays each: the compiler makes vector instructions of such loops only.
+    A row at a time, contiguous in all arrays, goes through loops that write one array each without conditions on whether: the compiler
+    makes vector instructions of such loops only.
     """
     columns = signal.shape[1]
-    inverse, error, weight = np.empty(columns), np.empty(columns), np.empty(columns)
-    buffers = np.empty(columns), np.empty(columns), np.empty(columns)
+    room = np.empty((5, columns), dtype=np.float32)
+    inverse, error, weight, deviation, shift = room[0], room[1], room[2], room[3], room[4]
     for row in range(signal.shape[0]):
         for k in range(columns):
             error[k] = beam_error[row, k]
         row_weights(signal[row], variance[row], mask[row], beam[row], error, light, inverse, weight)
-        _row_mean(signal[row], inverse, weight, mean[row], sums[0, row], sums[1, row], buffers)
-        _row_noise(variance[row], inverse, weight, sums[2, row], sums[3, row])
+        _row_mean(signal[row], inverse, weight, first[row], sums[row, 0], sums[row, 1], sums[row, 2], deviation, shift)
+        _row_noise(variance[row], inverse, weight, sums[row, 3], sums[row, 4], deviation)
         _row_planes(mask[row], weight, count[row], all_planes[row], any_planes[row])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _row_mean(signal, inverse, weight, mean, total, squares, buffers):  # type: ignore[no-untyped-def]  # pragma: no cover
-    before, share, deviation = buffers
+def _row_mean(signal, inverse, weight, first, total, deviations, squares, deviation, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
+    none = np.float32(0)
     for k in range(weight.size):
-        before[k] = total[k]
+        deviation[k] = signal[k] * inverse[k]
+    for k in range(weight.size):
+        deviation[k] = deviation[k] - first[k] if weight[k] > none else none
+    # A pixel's first response is what its deviations are counted from.
+    for k in range(weight.size):
+        shift[k] = deviation[k] if total[k] == none else none
+    for k in range(weight.size):
+        first[k] += shift[k]
+    for k in range(weight.size):
+        deviation[k] -= shift[k]
     for k in range(weight.size):
         total[k] += weight[k]
-        share[k] = weight[k] / total[k] if weight[k] > 0.0 else 0.0
     for k in range(weight.size):
-        deviation[k] = signal[k] * inverse[k] - mean[k] if weight[k] > 0.0 else 0.0
+        deviations[k] += weight[k] * deviation[k]
     for k in range(weight.size):
-        mean[k] += deviation[k] * share[k]
-    for k in range(weight.size):
-        squares[k] += deviation[k] * deviation[k] * share[k] * before[k]
+        squares[k] += weight[k] * deviation[k] * deviation[k]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _row_noise(variance, inverse, weight, noise, per_light):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _row_noise(variance, inverse, weight, noise, per_light, share):  # type: ignore[no-untyped-def]  # pragma: no cover
+    none = np.float32(0)
     for k in range(weight.size):
-        response_variance = variance[k] * inverse[k] * inverse[k]
-        noise[k] += weight[k] * weight[k] * response_variance if weight[k] > 0.0 else 0.0
+        share[k] = weight[k] * inverse[k] if weight[k] > none else none
     for k in range(weight.size):
-        per_light[k] += weight[k] * inverse[k] if weight[k] > 0.0 else 0.0
+        noise[k] += share[k] * share[k] * variance[k] if weight[k] > none else none
+    for k in range(weight.size):
+        per_light[k] += share[k]
 
 
 @numba.njit(cache=True, nogil=True)
 def _row_planes(mask, weight, count, all_planes, any_planes):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    none = np.float32(0)
     for k in range(weight.size):
-        count[k] += 1 if weight[k] > 0.0 else 0
+        count[k] += 1 if weight[k] > none else 0
     for k in range(weight.size):
-        planes = mask[k] | (0 if weight[k] > 0.0 else _NO_DATA)
-        all_planes[k] &= planes
-        any_planes[k] |= planes
+        all_planes[k] &= np.int16(mask[k]) | (np.int16(0) if weight[k] > none else _NO_DATA)
+    for k in range(weight.size):
+        any_planes[k] |= np.int16(mask[k]) | (np.int16(0) if weight[k] > none else _NO_DATA)

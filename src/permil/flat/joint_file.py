@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,17 +76,24 @@ class JointLight:
     tables: tuple[tuple[SplineTable, float], ...]
     exposures: Mapping[str, ExposureLight]
 
-    def image(self, detector: Detector, exposure: ExposureLight) -> NDArray[np.float32]:
-        """Return the beam on the pixels of a detector, 1 at its maximum; NaN outside the splines."""
+    def on_pixels(self, detector: Detector, exposure: ExposureLight, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """Return the beam on some pixels of a detector, 1 at its maximum; NaN outside the splines."""
         origin, matrix = frames.ccs_affine(detector)
+        (first_y, last_y, step_y), (first_x, last_x, step_x) = rows.indices(detector.ny), columns.indices(detector.nx)
+        shape = len(range(first_y, last_y, step_y)), len(range(first_x, last_x, step_x))
+        origin = origin + matrix @ [first_x, first_y]
         logarithms = (
-            table.image(detector.shape, origin + sign * np.array([exposure.x_mm, exposure.y_mm]), matrix, _extent(table))
-            for table, sign in self.tables
+            table.image(shape, origin + sign * np.array([exposure.x_mm, exposure.y_mm]), matrix * [step_x, step_y], extent)
+            for (table, sign), extent in zip(self.tables, self._extents, strict=True)
         )
         total = next(logarithms)
         for logarithm in logarithms:
             total += logarithm
         return np.exp(total, out=total)
+
+    @cached_property
+    def _extents(self) -> tuple[Hull, ...]:
+        return tuple(_extent(table) for table, _ in self.tables)
 
 
 def _extent(table: SplineTable) -> Hull:

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
+from numba import njit
 from numpy.typing import NDArray
 
 from permil.camera import frames
+from permil.engine import ahead, own_threads
 
 if TYPE_CHECKING:
     from permil.camera import Detector
 
 
-_ROWS_AT_ONCE = 256
+# Rows whose places are in the cache of a core at the same time; rows that are summed by themselves.
+_ROWS_AT_ONCE = 8
+_ROWS_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def mosaic_grid(detectors: Iterable[Detector], cell_mm: float) -> MosaicGrid:
     """Return cells that cover the given detectors with a margin of one cell."""
     corners = []
     for detector in detectors:
-        x, y = frames.detector_to_dvcs(detector, [-0.5, detector.nx - 0.5], [-0.5, detector.ny - 0.5])
+        x, y = _corners(detector)
         corners.append((x.min(), x.max(), y.min(), y.max()))
     x_min, x_max, y_min, y_max = np.array(corners).T
     # Whole multiples of the cell: mosaics of one camera line up whatever detectors they hold.
@@ -61,6 +65,11 @@ def mosaic_grid(detectors: Iterable[Detector], cell_mm: float) -> MosaicGrid:
     columns = int(np.ceil((x_max.max() - x_low) / cell_mm)) + 1
     rows = int(np.ceil((y_max.max() - y_low) / cell_mm)) + 1
     return MosaicGrid(float(x_low), float(y_low), cell_mm, (rows, columns))
+
+
+def _corners(detector: Detector) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    columns, rows = (-0.5, detector.nx - 0.5), (-0.5, detector.ny - 0.5)
+    return frames.detector_to_dvcs(detector, [*columns, *columns], np.repeat(rows, 2))
 
 
 @dataclass(frozen=True)
@@ -86,19 +95,43 @@ def mosaic_piece(
 
     Each pixel goes to the cell that holds its centre. Detectors turned by quarter turns are exact; so are others.
     """
-    x, y = frames.detector_to_dvcs(detector, [-0.5, detector.nx - 0.5], [-0.5, detector.ny - 0.5])
+    x, y = _corners(detector)
     first_row, first_column = _cells(y.min(), grid.y_low, grid), _cells(x.min(), grid.x_low, grid)
     shape = int(_cells(y.max(), grid.y_low, grid) - first_row) + 1, int(_cells(x.max(), grid.x_low, grid) - first_column) + 1
+    columns = np.arange(detector.nx)
+
+    def sums_of(start: int) -> NDArray[np.float64]:
+        part = np.zeros((3, shape[0] * shape[1]))
+        for first in range(start, min(start + _ROWS_TOGETHER, detector.ny), _ROWS_AT_ONCE):
+            rows = np.arange(first, min(first + _ROWS_AT_ONCE, detector.ny))
+            x, y = frames.detector_to_dvcs(detector, columns, rows[:, np.newaxis])
+            cell = (_cells(y, grid.y_low, grid) - first_row) * shape[1] + _cells(x, grid.x_low, grid) - first_column
+            _add_pixels(response[rows[0] :], variance[rows[0] :], good[rows[0] :], cell, part)
+        return part
+
     sums = np.zeros((3, shape[0] * shape[1]))
-    # Some rows at a time: the places of all pixels of a large sensor would take a gigabyte.
-    for start in range(0, detector.ny, _ROWS_AT_ONCE):
-        rows, columns = np.nonzero(good[start : start + _ROWS_AT_ONCE])
-        x, y = frames.detector_to_dvcs(detector, columns, rows + start)
-        cell = (_cells(y, grid.y_low, grid) - first_row) * shape[1] + _cells(x, grid.x_low, grid) - first_column
-        for number, weights in enumerate((response[rows + start, columns], variance[rows + start, columns], None)):
-            sums[number] += np.bincount(cell, weights=weights, minlength=sums.shape[1])
+    for part in ahead(sums_of, range(0, detector.ny, _ROWS_TOGETHER), threads=own_threads()):
+        sums += part
     total, noise, count = sums.reshape(3, *shape)
     return MosaicPiece(int(first_row), int(first_column), total, noise, count.astype(np.int64))
+
+
+@njit(cache=True, nogil=True)
+def _add_pixels(
+    response: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    good: NDArray[np.bool_],
+    cell: NDArray[np.int64],
+    sums: NDArray[np.float64],
+) -> None:  # pragma: no cover - compiled
+    """Add good pixels of the first rows, as many as ``cell`` has, to the sums of response, variance and number of their cells."""
+    for row in range(cell.shape[0]):
+        for column in range(cell.shape[1]):
+            if good[row, column]:
+                place = cell[row, column]
+                sums[0, place] += response[row, column]
+                sums[1, place] += variance[row, column]
+                sums[2, place] += 1.0
 
 
 def _cells(place: NDArray[np.float64], low: float, grid: MosaicGrid) -> NDArray[np.int64]:

@@ -27,64 +27,69 @@ def flag_outliers(
     scale: float,
     reference: FloatImage,
     threshold: float,
+    first_row: int = 0,
 ) -> tuple[FloatImage, int]:
     """Flag, in the mask of a single exposure, what is off the signal that is expected.
 
     Parameters
     ----------
     image, mask
-        Exposure in electrons and its planes of `permil.products.MaskPlane`; outliers get NO_DATA and REJECTED there.
+        Exposure in electrons and its planes of `permil.products.MaskPlane`, or some rows of them; outliers get NO_DATA and REJECTED there.
     noise_variance : ndarray, shape (amplifiers,)
         Variance that does not depend on the signal, electrons^2.
     beam
-        Beam on the detector, 1 at its maximum; NaN where it is not known.
+        Beam on these rows, 1 at its maximum; NaN where it is not known.
     scale
         Electrons for beam and response 1.
     reference
         Median response of a few exposures; NaN where there is none, and nothing is flagged.
     threshold
         Standard deviations from which a pixel is an outlier.
+    first_row
+        Of the detector, of those that are given.
 
     Returns
     -------
     variance
         Of each pixel: photons (the signal itself, 0 where it is negative) and noise, electrons^2.
     outliers
-        Number of pixels that were flagged.
+        Number of pixels that were flagged and had not been before.
     """
     variance = np.empty(image.shape, dtype=np.float32)
-    found = 0
-    for amplifier, constant in zip(detector.amplifiers, noise_variance, strict=True):
-        found += _flag(
-            image,
-            mask,
-            beam,
-            reference,
-            amplifier.slices,
-            np.float32(scale),
-            np.float32(constant),
-            np.float32(threshold**2 * (1 + _MEDIAN_VARIANCE)),
-            variance,
-        )
-    return variance, int(found)
+    bounds = np.array([(each.y_min, each.y_min + each.ny, each.x_min, each.x_min + each.nx) for each in detector.amplifiers])
+    limit = np.float32(threshold**2 * (1 + _MEDIAN_VARIANCE))
+    constants = noise_variance.astype(np.float32)
+    return variance, int(_flag(image, mask, beam, reference, bounds, first_row, np.float32(scale), constants, limit, variance))
 
 
 @numba.njit(cache=True, nogil=True)
-def _flag(image, mask, beam, reference, part, scale, constant, limit, variance):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    rows, columns = part
-    width = columns.stop - columns.start
+def _flag(image, mask, beam, reference, bounds, first_row, scale, constants, limit, variance):  # type: ignore[no-untyped-def]  # pragma: no cover
+    width = image.shape[1]
     off, outlier = np.empty(width, dtype=np.float32), np.empty(width, dtype=np.int16)
     found = 0
-    for row in range(rows.start, rows.stop):
-        # Parts of rows are contiguous, which those of a part of an image are not known to be.
-        signals, varied = image[row, columns], variance[row, columns]
-        _compare(signals, beam[row, columns], reference[row, columns], scale, constant, limit, varied, off, outlier)
-        outliers = 0
-        for k in range(width):
-            outliers += outlier[k] != 0
-        if outliers:
-            found += outliers
-            mask[row, columns] |= outlier
+    for amplifier in range(bounds.shape[0]):
+        low, high, left, right = bounds[amplifier]
+        for row in range(max(low - first_row, 0), min(high - first_row, image.shape[0])):
+            signals, planes, varied = image[row, left:right], mask[row, left:right], variance[row, left:right]
+            offs, outliers = off[left:right], outlier[left:right]
+            _compare(
+                signals,
+                beam[row, left:right],
+                reference[row, left:right],
+                scale,
+                constants[amplifier],
+                limit,
+                varied,
+                offs,
+                outliers,
+            )
+            number = 0
+            for k in range(outliers.size):
+                number += outliers[k] != 0
+            if number:
+                for k in range(outliers.size):
+                    found += (outliers[k] & ~planes[k]) != 0
+                    planes[k] |= outliers[k]
     return found
 
 

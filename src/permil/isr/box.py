@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.camera import Amplifier, ReferenceBox
 from permil.camera.frames import box_in_detector, take_segment
 from permil.errors import CalibrationError
 from permil.isr.calibration import Calibration
-from permil.isr.overscan import measure_overscan
+from permil.isr.overscan import OverscanOptions, measure_overscan, overscan_columns
 from permil.isr.reduce import is_dead, raw_segment
 from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
+RowReader = Callable[[Amplifier, slice], NDArray[np.int32]]
+"""Returns a range of rows of the raw segment of an amplifier, adu."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +62,53 @@ def reduce_box(
     threshold: float = 5.0,
     prnu: float = 0.01,
 ) -> BoxSignal:
-    """Measure the mean signal of a square bunch of pixels.
+    """Measure the mean signal of a square bunch of pixels of segments that are in memory.
 
     Parameters
     ----------
     segments
         Raw segments by amplifier name; those that ``calibration.needed_segments(amplifier)`` names are read.
-    calibration
-        Of this detector.
     amplifier, row, column, box
         The bunch: centre in the trimmed raw segment and side in pixels, as `permil.camera.frames.box_in_detector`.
+    calibration, temperature, threshold, prnu
+        See `measure_box`.
+
+    Raises
+    ------
+    CameraError, CalibrationError
+        See `measure_box`.
+    RawFormatError
+        If a needed segment is missing or has another size.
+    """
+    detector = calibration.detector
+    place = ReferenceBox(detector.name, amplifier, row, column, box)
+
+    def read(source: Amplifier, rows: slice) -> NDArray[np.int32]:
+        return raw_segment(segments, detector, source)[rows]
+
+    return measure_box(read, calibration, place, temperature=temperature, threshold=threshold, prnu=prnu)
+
+
+def measure_box(
+    read: RowReader,
+    calibration: Calibration,
+    place: ReferenceBox,
+    *,
+    temperature: float | None = None,
+    threshold: float = 5.0,
+    prnu: float = 0.01,
+) -> BoxSignal:
+    """Measure the mean signal of a square bunch of pixels.
+
+    Parameters
+    ----------
+    read
+        Is asked for the whole segment of the bunch, since all its rows tell the read noise, and for what is needed of those
+        whose crosstalk it sees.
+    calibration
+        Of this detector; of superbias and mask only the pixels of the bunch are looked at, in each of these segments.
+    place
+        The bunch.
     temperature
         Readout-board temperature, degree C.
     threshold
@@ -81,30 +121,27 @@ def reduce_box(
     ------
     CameraError
         If the amplifier is unknown or the bunch leaves its segment.
-    RawFormatError
-        If a needed segment is missing or has another size.
     CalibrationError
         If no good pixel is left for a reason other than saturation, or the board temperature is needed and not known.
     """
     detector = calibration.detector
-    target = detector.amplifier(amplifier)
-    box_in_detector(target, row=row, column=column, box=box)
-    rows = slice(row - box // 2, row - box // 2 + box)
-    columns = slice(column - box // 2, column - box // 2 + box)
+    target = detector.amplifier(place.amp)
+    rows, columns = box_in_segment(target, place)
     index = detector.amplifiers.index(target)
     gain = float(calibration.gain_at(temperature)[index])
 
+    raw = read(target, slice(0, target.ny_raw))
+    target_overscan = measure_overscan(raw, target, calibration.overscan)
+    counts = raw[target.data_slices][rows, columns]
     adu = {}
-    for name in calibration.needed_segments(amplifier):
+    for name in calibration.needed_segments(target.name):
         source = detector.amplifier(name)
-        raw = raw_segment(segments, detector, source)
-        overscan = measure_overscan(raw, source, calibration.overscan)
-        adu[name] = raw[source.data_slices][rows, columns] - overscan.level[rows, np.newaxis]
+        if source is target:
+            adu[name] = counts - target_overscan.level[rows, np.newaxis]
+        else:
+            adu[name] = _counts_over_level(read, source, rows, columns, calibration.overscan)
         if calibration.superbias is not None:
             adu[name] -= take_segment(source, calibration.superbias.image)[rows, columns]
-        if source is target:
-            counts, target_overscan = raw[source.data_slices][rows, columns], overscan
-            dead = is_dead(raw, overscan)
 
     measured = adu[target.name]
     correction = calibration.crosstalk_correction()
@@ -117,9 +154,9 @@ def reduce_box(
     saturated = (counts >= calibration.saturation_adu) | (signal >= calibration.saturation[index])
     bad = (take_segment(target, calibration.static_mask)[rows, columns] & MaskPlane.BAD) != 0
     usable = ~saturated & ~bad
-    if dead or not (usable | saturated).any():
+    if is_dead(raw, target_overscan) or not (usable | saturated).any():
         raise CalibrationError(
-            f"the bunch at row {row}, column {column} of {detector.name} {target.name} has no usable pixel",
+            f"the bunch at row {place.row}, column {place.column} of {detector.name} {target.name} has no usable pixel",
             remedy="choose another reference in the section beam, or check the defect table and the segment's overscan",
             detector=detector.name,
             amplifier=target.name,
@@ -134,6 +171,33 @@ def reduce_box(
     level_variance = gain**2 * target_overscan.level_variance * float((weights**2).sum())
     error = float(np.sqrt((max(mean, 0.0) + read_noise**2) / count + level_variance))
     return BoxSignal(mean, error, count, int(saturated.sum()), int((usable & ~kept).sum()), read_noise)
+
+
+def box_in_segment(amplifier: Amplifier, place: ReferenceBox) -> tuple[slice, slice]:
+    """Return rows and columns of a bunch in the trimmed raw segment of any amplifier of its size.
+
+    Raises
+    ------
+    CameraError
+        If the bunch leaves the segment.
+    """
+    box_in_detector(amplifier, row=place.row, column=place.column, box=place.box)
+    rows, columns = (slice(centre - place.box // 2, centre - place.box // 2 + place.box) for centre in (place.row, place.column))
+    return rows, columns
+
+
+def _counts_over_level(
+    read: RowReader, amplifier: Amplifier, rows: slice, columns: slice, options: OverscanOptions
+) -> FloatArray:
+    """Return a bunch of pixels over the level of its rows, adu."""
+    if options.method != "row_median":
+        raw = read(amplifier, slice(0, amplifier.ny_raw))
+        level = measure_overscan(raw, amplifier, options).level
+        return raw[amplifier.data_slices][rows, columns] - level[rows, np.newaxis]
+    # The level of a row needs no other row.
+    raw = read(amplifier, rows)
+    level = np.median(raw[:, overscan_columns(amplifier, options)], axis=1)
+    return raw[:, amplifier.data_slices[1]][:, columns] - level[:, np.newaxis]
 
 
 def _near_median(

@@ -104,6 +104,7 @@ class _Stacking:
         self, files: Sequence[ProbedFile], calibration: Calibration, light: FloatArray, threshold: float, poisson: bool
     ) -> None:
         self.files, self.calibration, self.detector = files, calibration, calibration.detector
+        self.places = [[file.raw_file.rows(amplifier.name) for amplifier in self.detector.amplifiers] for file in files]
         self.threshold, self.poisson = threshold, poisson
         self.light = relative_light(light)
         self.gain, self.dead, self.clip = (np.array([getattr(file, name) for file in files]) for name in ("gain", "dead", "clip"))
@@ -155,7 +156,7 @@ class _Stacking:
         group = SegmentGroup.of(self.calibration, piece.amplifiers)
         own = list(piece.amplifiers)
         amplifiers = [self.detector.amplifiers[index] for index in own]
-        places = [[file.raw_file.rows(amplifier.name) for amplifier in amplifiers] for file in self.files]
+        places = [[of_file[index] for index in own] for of_file in self.places]
         frames = FrameRows(
             light=self.light,
             gain=np.ascontiguousarray(self.gain[:, own]),

@@ -83,7 +83,7 @@ def load_calibration(detector: Detector, camera: Camera, config: IsrConfig, *, s
     if config.defects != "none":
         mask |= defect_mask(read_table(config.defects, purpose="defect table"), detector, path=config.defects)
     bias = None
-    bias_path = _superbias_path(config, detector, superbias)
+    bias_path = superbias_path(config, detector, superbias)
     if bias_path is not None:
         bias, no_data = read_superbias(bias_path, detector)
         mask |= no_data | hot_pixel_mask(bias.image, detector, threshold=config.hot_pixel_threshold)
@@ -108,7 +108,19 @@ def load_calibration(detector: Detector, camera: Camera, config: IsrConfig, *, s
     )
 
 
-def _superbias_path(config: IsrConfig, detector: Detector, made: Path | None) -> Path | None:
+def superbias_path(config: IsrConfig, detector: Detector, made: Path | None) -> Path | None:
+    """Return where the superbias of a detector is, None where none is used.
+
+    Parameters
+    ----------
+    made
+        The product of this run, for ``isr.bias: auto``.
+
+    Raises
+    ------
+    CalibrationError
+        If it is that of this run and there is none.
+    """
     if config.bias == "none":
         return None
     if config.bias != "auto":

@@ -14,7 +14,7 @@ from permil.isr.calibration import Calibration
 from permil.isr.overscan import Overscan, clip_limit, deviation_step
 from permil.isr.reduce import reduce_raw_file
 from permil.isr.segment_group import SegmentGroup
-from permil.isr.stack import frame_light, light_step
+from permil.isr.stack import frame_light, light_steps
 from permil.isr.stack_rows import probe_rows
 
 FloatArray = NDArray[np.float64]
@@ -84,18 +84,20 @@ def probe_file(
 
 def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray, buffer: RowBuffer) -> ProbedFile:
     detector = calibration.detector
-    step = light_step(detector.shape)
+    row_step, column_step = light_steps(detector.shape)
     dead, clip = np.zeros(gain.size, dtype=bool), np.zeros(gain.size)
     samples = []
     for index, amplifier in enumerate(detector.amplifiers):
         group = SegmentGroup.of(calibration, [index])
         row = np.arange(amplifier.ny)
         spacing = deviation_step(amplifier.ny)
-        wanted = row[((group.y_first[0] + group.y_step[0] * row) % step == 0) | (row % spacing == 0)]
+        wanted = row[((group.y_first[0] + group.y_step[0] * row) % row_step == 0) | (row % spacing == 0)]
         coded = buffer.read([[raw_file.rows(amplifier.name)]], 0, amplifier.ny)
         deviations = np.zeros(-(-amplifier.ny // spacing))
-        sample = np.empty((amplifier.ny // step + 1) * (amplifier.nx // step + 1), dtype=np.float32)
-        decoded, constant, count = probe_rows(coded, wanted, group, gain[index], step, step, spacing, deviations, sample)
+        sample = np.empty((amplifier.ny // row_step + 1) * (amplifier.nx // column_step + 1), dtype=np.float32)
+        decoded, constant, count = probe_rows(
+            coded, wanted, group, gain[index], row_step, column_step, spacing, deviations, sample
+        )
         if not decoded:
             raise damaged_segment(raw_file, amplifier.extname)
         samples.append(sample[:count])

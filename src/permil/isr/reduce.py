@@ -7,6 +7,7 @@ structure, noise). So, from the far end: overscan level, superbias, crosstalk, l
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +38,26 @@ from permil.isr.rows import (
 from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
+ImageRoom = tuple[NDArray[np.float32], NDArray[np.int16]]
+"""Arrays for image and mask of a detector."""
+
+
+class ImageRooms:
+    """Rooms for images that are used again, by any thread: fresh memory for each exposure would cost as much time as filling it."""
+
+    def __init__(self) -> None:
+        self._free: deque[ImageRoom] = deque()
+
+    def take(self, detector: Detector) -> ImageRoom:
+        """Return a room that nobody uses."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return np.empty(detector.shape, dtype=np.float32), np.empty(detector.shape, dtype=np.int16)
+
+    def give_back(self, image: DetectorImage) -> None:
+        """Take back the room of an image that nobody needs any more."""
+        self._free.append((image.image, image.mask))
 
 
 @dataclass(frozen=True)
@@ -122,11 +143,16 @@ def reduce_exposure(
 
 
 def reduce_raw_file(
-    raw_file: RawFile, calibration: Calibration, *, temperature: float | None = None, threads: int = 1
+    raw_file: RawFile,
+    calibration: Calibration,
+    *,
+    temperature: float | None = None,
+    threads: int = 1,
+    room: ImageRoom | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
     """Reduce an open file; a decoded segment is reduced while it is in the cache of its core.
 
-    Parameters and errors are those of `reduce_exposure`.
+    Parameters and errors are those of `reduce_exposure`; ``room`` may be used for image and mask of the result.
 
     Returns
     -------
@@ -137,36 +163,42 @@ def reduce_raw_file(
     dead
         Which channels do not vary at all.
     """
-    room = threading.local()
+    own = threading.local()
 
     def segment(amplifier: Amplifier) -> NDArray[np.int32]:
-        if getattr(room, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
-            room.pixels = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32)
-        return raw_file.segment(amplifier.name, room.pixels)
+        if getattr(own, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
+            own.pixels = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32)
+        return raw_file.segment(amplifier.name, own.pixels)
 
-    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads)
+    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, room=room)
 
 
 def _reduce_segments(
-    segment: Callable[[Amplifier], NDArray[np.int32]], calibration: Calibration, *, temperature: float | None, threads: int
+    segment: Callable[[Amplifier], NDArray[np.int32]],
+    calibration: Calibration,
+    *,
+    temperature: float | None,
+    threads: int,
+    room: ImageRoom | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
     """Reduce segments that are fetched one by one, each one once, by several threads."""
     detector = calibration.detector
     gain = calibration.gain_at(temperature)
-    image = np.empty(detector.shape, dtype=np.float32)
-    mask = np.empty(detector.shape, dtype=np.int16)
+    image, mask = room or ImageRooms().take(detector)
     correction = calibration.crosstalk_correction()
 
     def respond(index: int) -> bool:
-        part = detector.amplifiers[index].slices
-        return _respond(image[part], mask[part], calibration.response(index, gain[index]))
+        place = Placement.of(detector.amplifiers[index])
+        return _respond(image, mask, place, detector.amplifiers[index].ny, calibration.response(index, gain[index]))
 
     def reduce_one(index: int) -> tuple[Overscan, bool, bool]:
         amplifier = detector.amplifiers[index]
         counts = segment(amplifier)
         overscan = measure_overscan(counts, amplifier, calibration.overscan)
+        rows, columns = amplifier.data_slices
         flagged = _measure(
-            counts[amplifier.data_slices],
+            counts,
+            (rows.start, columns.start),
             overscan.level,
             calibration.bias_image,
             calibration.static_mask,
@@ -241,6 +273,7 @@ def is_dead(raw: NDArray[Any], overscan: Overscan) -> bool:
 @njit(cache=True, nogil=True)
 def _measure(
     counts: NDArray[np.int32],
+    first_pixel: tuple[int, int],
     level: FloatArray,
     bias: NDArray[np.float32],
     static_mask: NDArray[np.int16],
@@ -250,12 +283,13 @@ def _measure(
     mask: NDArray[np.int16],
 ) -> bool:
     """Put a segment into the image, level and bias subtracted, and its flags into the mask; return whether it has saturated counts."""
-    n_rows, n_columns = counts.shape
-    flipped = np.empty(n_columns, dtype=np.int32)
+    # Parts of rows of whole arrays: those of a part of an array are not known to be contiguous, and make no vector instructions.
+    first_row, first_column = first_pixel
+    flipped = np.empty(place.n_columns, dtype=np.int32)
     found = False
-    for row in range(n_rows):
-        y, first, last = place.y_first + place.y_step * row, place.x_min, place.x_min + n_columns
-        ordered = counts[row]
+    for row in range(level.size):
+        y, first, last = place.y_first + place.y_step * row, place.x_min, place.x_min + place.n_columns
+        ordered = counts[first_row + row, first_column : first_column + place.n_columns]
         if place.flip_x:
             copy_flipped(ordered, flipped)
             ordered = flipped
@@ -268,13 +302,14 @@ def _measure(
 
 
 @njit(cache=True, nogil=True)
-def _respond(image: NDArray[np.float32], mask: NDArray[np.int16], response: Response) -> bool:
-    """Turn adu into electrons in place; return whether anything was flagged."""
+def _respond(image: NDArray[np.float32], mask: NDArray[np.int16], place: Placement, n_rows: int, response: Response) -> bool:
+    """Turn adu of a segment into electrons in place; return whether anything was flagged."""
     found = False
-    measured = np.empty(image.shape[1], dtype=np.float32)
-    for row in range(image.shape[0]):
-        copy_row(image[row], measured)
-        if to_electrons(measured, response, image[row]):
-            flag_response(measured, response, mask[row])
+    measured = np.empty(place.n_columns, dtype=np.float32)
+    for row in range(n_rows):
+        y, first, last = place.y_first + place.y_step * row, place.x_min, place.x_min + place.n_columns
+        copy_row(image[y, first:last], measured)
+        if to_electrons(measured, response, image[y, first:last]):
+            flag_response(measured, response, mask[y, first:last])
             found = True
     return found

@@ -169,12 +169,17 @@ def frame_light(image: NDArray[np.float32], mask: NDArray[Any]) -> float:
     The ratio of two such medians is the ratio of the light of two frames of one scene, to some 1e-5, free of the noise of the
     photodiode. The pattern of the scene drops out.
     """
-    step = light_step(image.shape)
-    sample, sample_mask = image[::step, ::step], mask[::step, ::step]
+    row_step, column_step = light_steps(image.shape)
+    sample, sample_mask = image[::row_step, ::column_step], mask[::row_step, ::column_step]
     good = is_good(sample_mask)
     return float(np.median(sample[good])) if good.any() else np.nan
 
 
-def light_step(shape: tuple[int, ...]) -> int:
-    """Return the step of the sample of which the light of a frame is the median."""
-    return max(1, int(np.sqrt(shape[0] * shape[1] / _PIXELS_FOR_MEDIAN)))
+def light_steps(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the steps in rows and columns of the sample of which the light of a frame is the median.
+
+    Of a large frame few rows are taken and many pixels of each, since it is rows that must be decoded.
+    """
+    step = max(1, int(np.sqrt(shape[0] * shape[1] / _PIXELS_FOR_MEDIAN)))
+    row_step = step * max(1, step // 2)
+    return row_step, max(1, step**2 // row_step)

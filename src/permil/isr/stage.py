@@ -13,25 +13,23 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
-from permil.camera import Camera, Detector, ReferenceBox
+from permil.camera import Camera, Detector
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
-from permil.exposures import RawDetector, RawFile, RawHeaders, read_raw
-from permil.isr.box import BoxSignal, reduce_box
+from permil.exposures import RawFile, RawHeaders
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import MINIMUM_LIGHT, ExposureStack, OpenFiles, check_detector, scaled, with_path
 from permil.isr.gains import Gains
 from permil.isr.inputs import load_calibration, overscan_options
 from permil.isr.photodiode import select_by_photodiode
 from permil.isr.probe import ProbedFile
-from permil.isr.reduce import DetectorImage, reduce_raw_file
+from permil.isr.reduce import DetectorImage, ImageRoom, reduce_raw_file
 from permil.isr.superbias import bias_calibration, summarise_bias
 from permil.products import FINGERPRINT_CARD, write_image, write_table
 
 __all__ = [
     "ExposureStack",
     "board_temperature",
-    "box_signals",
     "build_superbias",
     "gains_table",
     "load_calibration",
@@ -159,7 +157,13 @@ def board_temperature(raw: RawHeaders, config: IsrConfig) -> float | None:
 
 
 def reduce_file(
-    path: str | Path, camera: Camera, calibration: Calibration, config: IsrConfig, *, threads: int = 1
+    path: str | Path,
+    camera: Camera,
+    calibration: Calibration,
+    config: IsrConfig,
+    *,
+    threads: int = 1,
+    room: ImageRoom | None = None,
 ) -> DetectorImage:
     """Read and reduce one raw file.
 
@@ -167,6 +171,8 @@ def reduce_file(
     ----------
     threads
         Segments that are decoded and reduced at the same time; 1 in worker processes.
+    room
+        May be used for image and mask of the result.
 
     Raises
     ------
@@ -178,44 +184,10 @@ def reduce_file(
     with RawFile(path, camera) as raw_file:
         check_detector(raw_file.detector, calibration.detector, path)
         try:
-            return reduce_raw_file(raw_file, calibration, temperature=board_temperature(raw_file, config), threads=threads)[0]
+            temperature = board_temperature(raw_file, config)
+            return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, room=room)[0]
         except PermilError as error:
             raise with_path(error, path) from error
-
-
-def box_signals(
-    path: str | Path, boxes: Sequence[ReferenceBox], camera: Camera, calibration: Calibration, config: IsrConfig
-) -> list[BoxSignal]:
-    """Measure bunches of pixels of one detector in one raw file; only the segments that are needed are decoded.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be used or is that of another detector.
-    CameraError
-        If a bunch is not on the detector.
-    CalibrationError
-        If a bunch has no usable pixel, or the board temperature is needed and not in the file.
-    """
-    names = dict.fromkeys(name for box in boxes for name in calibration.needed_segments(box.amp))
-    raw = _read(path, camera, calibration.detector, segments=list(names))
-    temperature = board_temperature(raw, config)
-    try:
-        return [
-            reduce_box(
-                raw.segments,
-                calibration,
-                amplifier=box.amp,
-                row=box.row,
-                column=box.column,
-                box=box.box,
-                temperature=temperature,
-                threshold=config.rejection_threshold,
-            )
-            for box in boxes
-        ]
-    except PermilError as error:
-        raise with_path(error, path) from error
 
 
 def stack_group(
@@ -276,9 +248,3 @@ def stack_group(
     if with_superbias_variance:
         calibration.add_superbias_variance(stacked.stack.variance)
     return scaled(stacked, medians, [readings[path] for path in used], used, left_out, normalise=normalise)
-
-
-def _read(path: str | Path, camera: Camera, detector: Detector, *, segments: list[str] | None = None) -> RawDetector:
-    raw = read_raw(path, camera, segments=segments)
-    check_detector(raw.detector, detector, path)
-    return raw

@@ -149,12 +149,14 @@ def read_image(path: str | Path) -> ImageProduct:
                     path=path,
                     remedy="give a FITS file with IMAGE, MASK and VARIANCE, as permil writes them",
                 )
-            arrays = {name: np.array(hdus[name].data) for name in ("IMAGE", "MASK", "VARIANCE")}
+            kinds = {"IMAGE": np.float32, "MASK": np.int32, "VARIANCE": np.float32}
+            # Files are big-endian: this copies.
+            arrays: dict[str, NDArray[Any]] = {name: np.asarray(hdus[name].data, dtype=kind) for name, kind in kinds.items()}
             others = {hdu.name: hdu.copy() for hdu in hdus[1:] if hdu.name not in arrays}
             return ImageProduct(
-                image=arrays["IMAGE"].astype(np.float32, copy=False),
-                mask=arrays["MASK"].astype(np.int32, copy=False),
-                variance=arrays["VARIANCE"].astype(np.float32, copy=False),
+                image=arrays["IMAGE"],
+                mask=arrays["MASK"],
+                variance=arrays["VARIANCE"],
                 header=hdus[0].header.copy(),
                 image_header=hdus["IMAGE"].header.copy(),
                 extensions=others,

@@ -91,8 +91,10 @@ def flattened(image: Image, good: NDArray[np.bool_], block: int) -> Image:
     """Return an image over the means of its super-pixels, NaN where it is not good."""
     total, count = block_sums(image, block, good=good), block_sums(good, block)
     with np.errstate(invalid="ignore", divide="ignore"):
-        mean = _expanded(np.where(total > 0, total / count, np.nan), image.shape, block)
-        return np.where(good, image / mean, np.nan).astype(np.float32)
+        mean = np.where(total > 0, total / count, np.nan)
+    result = np.empty(image.shape, dtype=np.float32)
+    _divide_blocks(image, good, mean, block, result)
+    return result
 
 
 def make_layout(
@@ -187,7 +189,7 @@ def average_exposure(
     """
     signals, pixels = np.empty(layout.shape), np.zeros(layout.shape, dtype=np.int64)
     pixel_noise = layout.on_grid(layout.count * (layout.amplifier_share @ (noise_variance + level_variance)), fill=0.0)
-    rejected = _average(image, mask, layout.pattern, layout.block, pixel_noise, float(threshold), signals, pixels)
+    rejected = _average(image, mask, layout.pattern, layout.block, pixel_noise, np.float32(threshold**2), signals, pixels)
     signal, kept = signals[layout.row, layout.column], pixels[layout.row, layout.column]
     signal[kept < FEWEST_KEPT * layout.count] = np.nan
     grid = layout.on_grid(signal)
@@ -208,6 +210,14 @@ def _neighbourhood(grid: FloatArray) -> FloatArray:
 
 def _expanded(blocks: FloatArray, shape: tuple[int, ...], block: int) -> FloatArray:
     return blocks[np.arange(shape[0])[:, None] // block, np.arange(shape[1])[None, :] // block]
+
+
+@numba.njit(cache=True, nogil=True)
+def _divide_blocks(image, good, mean, block, result):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    for row in range(image.shape[0]):
+        for column in range(image.shape[1]):
+            quotient = image[row, column] / mean[row // block, column // block]
+            result[row, column] = quotient if good[row, column] else np.nan
 
 
 @numba.njit(cache=True, nogil=True)
@@ -234,11 +244,14 @@ def _medians(stack: NDArray[np.float32], result: NDArray[np.float32]) -> None:  
 
 
 @numba.njit(cache=True, nogil=True)
-def _average(image, mask, pattern, block, noise, threshold, signal, kept):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    """Fill signal and number of pixels of all super-pixels of the grid, a row of super-pixels at a time."""
+def _average(image, mask, pattern, block, noise, limit, signal, kept):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    """Fill signal and number of pixels of all super-pixels of the grid, a row of super-pixels at a time.
+
+    Columns of a super-pixel are summed in single precision, which is enough for a signal of that precision; the columns in double.
+    """
     columns = image.shape[1]
-    level, of_noise, use = np.empty(columns), np.empty(columns), np.empty(columns)
-    total, weight, count = np.empty(columns), np.empty(columns), np.empty(columns)
+    room = np.empty((6, columns), dtype=np.float32)
+    level, of_noise, use, total, weight, count = room[0], room[1], room[2], room[3], room[4], room[5]
     rejected = 0
     for number in range(signal.shape[0]):
         first, last = number * block, min((number + 1) * block, image.shape[0])
@@ -251,14 +264,14 @@ def _average(image, mask, pattern, block, noise, threshold, signal, kept):  # ty
             for i in range(first, last):
                 _choose(image[i], mask[i], pattern[i], use)
                 if attempt > 0:
-                    _drop_outliers(image[i], pattern[i], level, of_noise, threshold, use)
+                    _drop_outliers(image[i], pattern[i], level, of_noise, limit, use)
                 _add_chosen(image[i], pattern[i], use, total, weight, count)
             before = pixels.sum()
             for place in range(pixels.size):
                 within = slice(place * block, (place + 1) * block)
-                weights = weight[within].sum()
-                pixels[place] = count[within].sum() if weights > 0.0 else 0
-                signals[place] = total[within].sum() / weights if weights > 0.0 else np.nan
+                weights = _sum(weight[within])
+                pixels[place] = _sum(count[within]) if weights > 0.0 else 0
+                signals[place] = _sum(total[within]) / weights if weights > 0.0 else np.nan
                 level[within] = signals[place]
             if attempt == 0:
                 present = pixels.sum()
@@ -269,28 +282,40 @@ def _average(image, mask, pattern, block, noise, threshold, signal, kept):  # ty
     return rejected
 
 
+@numba.njit(cache=True, nogil=True)
+def _sum(row):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    total = 0.0
+    for k in range(row.size):
+        total += row[k]
+    return total
+
+
 # Loops that write one array and have no branches become vector instructions.
 
 
 @numba.njit(cache=True, nogil=True)
 def _choose(signals, mask, shares, use):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    one, none, endless = np.float32(1), np.float32(0), np.float32(np.inf)
     for j in range(use.size):
-        use[j] = 1.0 if np.isfinite(signals[j] * shares[j]) & ((mask[j] & _UNUSABLE) == 0) else 0.0
+        use[j] = one if (abs(signals[j] * shares[j]) < endless) & ((mask[j] & _UNUSABLE) == 0) else none
 
 
 @numba.njit(cache=True, nogil=True)
-def _drop_outliers(signals, shares, level, noise, threshold, use):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+def _drop_outliers(signals, shares, level, noise, limit, use):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    none = np.float32(0)
     for j in range(use.size):
         expected = level[j] * shares[j]
         off = signals[j] - expected
-        use[j] = use[j] if off * off <= threshold * threshold * (max(expected, 0.0) + noise[j]) else 0.0
+        spread = noise[j] + max(expected, none)
+        use[j] = use[j] if off * off <= limit * spread else none
 
 
 @numba.njit(cache=True, nogil=True)
 def _add_chosen(signals, shares, use, total, weight, count):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    none = np.float32(0)
     for j in range(signals.size):
-        total[j] += signals[j] if use[j] > 0.0 else 0.0
+        total[j] += signals[j] if use[j] > none else none
     for j in range(signals.size):
-        weight[j] += shares[j] if use[j] > 0.0 else 0.0
+        weight[j] += shares[j] if use[j] > none else none
     for j in range(signals.size):
         count[j] += use[j]

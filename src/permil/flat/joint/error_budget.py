@@ -22,7 +22,7 @@ from permil.flat.joint import (
     without_drift,
 )
 from permil.flat.joint.budget import PhotodiodeCheck
-from permil.flat.solve import shared_places
+from permil.flat.shared_errors import shared_places
 
 FloatArray = NDArray[np.float64]
 

@@ -13,8 +13,11 @@ from permil.beam.stage import load_beam
 from permil.camera import Camera, frames, shared_camera
 from permil.config import Config
 from permil.engine import own_threads
+from permil.flat.divide import LitImage
+from permil.flat.pointing import LitStack, Pointing
 from permil.flat.product import DetectorSolution
-from permil.flat.solve import LitStack, PointingStack, divide_covariance, solve_detector
+from permil.flat.shared_errors import DivideErrors
+from permil.flat.solve import solve_detector
 from permil.flat.tasks.pointings import PointingGroup
 from permil.flat.tasks.task import FlatTask, keep_pointing
 from permil.isr import Calibration, LeftOut
@@ -38,7 +41,7 @@ def divide_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
     noted: list[LeftOut] = []
     solution = solve_detector(
         _lit_stacks(task, camera, calibration, beam, noted),
-        divide_covariance(beam),
+        DivideErrors(beam, calibration.detector),
         calibration.detector,
         led=task.led,
         super_pixel_mm=config.flat.super_pixel_mm,
@@ -51,20 +54,16 @@ def divide_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
 
 def _lit_stacks(
     task: FlatTask, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
-) -> Iterator[LitStack]:
+) -> Iterator[list[LitStack]]:
     """Yield the stack of each pointing; what was left out or does not count in a scale is noted."""
-    origin, matrix = frames.ccs_affine(calibration.detector)
     for group in task.groups:
-        # Made in functions of their own, so that nothing of it is kept while the next one is made.
-        yield LitStack(
-            _stack_of(group, camera, calibration, task.config, beam, noted),
-            *beam.evaluate_image(calibration.detector.shape, origin - [group.x_mm, group.y_mm], matrix),
-        )
+        # Made in a function of its own, so that nothing of it is kept while the next one is made.
+        yield [_lit_stack(group, camera, calibration, task.config, beam, noted)]
 
 
-def _stack_of(
+def _lit_stack(
     group: PointingGroup, camera: Camera, calibration: Calibration, config: Config, beam: BeamModel, noted: list[LeftOut]
-) -> PointingStack:
+) -> LitStack:
     exposures = stack_group(
         group.paths, group.photodiodes, camera, calibration, config.isr, with_superbias_variance=False, threads=own_threads()
     )
@@ -72,18 +71,17 @@ def _stack_of(
     noted += exposures.left_out
     noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]
     # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
-    scale_error = exposures.scale_error if np.isfinite(exposures.scale_error) else beam.node_noise / np.sqrt(n)
-    return PointingStack(
+    scale_error = float(exposures.scale_error if np.isfinite(exposures.scale_error) else beam.node_noise / np.sqrt(n))
+    pointing = Pointing(
         number=group.number,
         x_mm=group.x_mm,
         y_mm=group.y_mm,
-        signal=stack.image,
-        variance=stack.variance,
-        mask=stack.mask,
-        photodiode=exposures.photodiode,
-        scale_error=float(scale_error),
+        scale_error=scale_error,
         exposures=n,
-        rejected=stack.n_rejected,
         chi_square=float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan,
         aimed=group.aimed,
     )
+    origin, matrix = frames.ccs_affine(calibration.detector)
+    light = beam.evaluate_image(calibration.detector.shape, origin - [group.x_mm, group.y_mm], matrix)
+    image = LitImage(stack.image, stack.variance, stack.mask, *light, exposures.photodiode, scale_error)
+    return LitStack(pointing, image, stack.n_rejected)

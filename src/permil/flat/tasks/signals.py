@@ -19,6 +19,7 @@ from permil.flat.signals_file import SuperPixelSignals, write_signals
 from permil.flat.superpixel import size_in_pixels
 from permil.isr import Calibration
 from permil.isr.calibrate import calibration_fingerprint, detector_calibration
+from permil.isr.reduce import ImageRooms
 from permil.isr.stage import reduce_file
 from permil.products import RunFolder, fingerprint, is_current, is_good, is_usable
 
@@ -105,11 +106,12 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     shape = (len(task.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     left_out = []
+    rooms = ImageRooms()
 
     def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
         """Return signal and variance of an exposure, or what is wrong with it."""
         try:
-            image = reduce_file(path, camera, calibration, config.isr)
+            image = reduce_file(path, camera, calibration, config.isr, room=rooms.take(calibration.detector))
         except InputError as error:
             return error.what
         mean, expected, _ = average_exposure(
@@ -120,6 +122,7 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
             level_variance=image.level_variance,
             threshold=config.isr.rejection_threshold,
         )
+        rooms.give_back(image)
         return mean, expected
 
     for number, measured in enumerate(ahead(measure, task.paths, threads=own_threads())):

@@ -26,8 +26,8 @@ from permil.flat.joint import (
 )
 from permil.flat.joint.error_budget import Halves, compare_halves, error_budget, place_rows
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
+from permil.flat.shared_errors import shared_places
 from permil.flat.signals_file import StoredDetectors, read_signals
-from permil.flat.solve import shared_places
 from permil.flat.tasks.exposures import exposure_list, unique_exposures
 from permil.flat.tasks.signals import SignalsTask, signals_tasks
 from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
@@ -87,7 +87,10 @@ def solve_led(task: JointTask) -> list[str]:
     number_of = {obsid: number for number, obsid in enumerate(obsids)}
     stored = StoredDetectors(files, number_of, options.least_signal)
     lit = [number for number, detector in enumerate(stored) if len(detector.exposures)]
-    detectors = StoredDetectors([files[number] for number in lit], number_of, options.least_signal)
+    detectors: Sequence[DetectorSignals] = StoredDetectors([files[number] for number in lit], number_of, options.least_signal)
+    if len(detectors) == 1:
+        # One at a time is in memory anyway.
+        detectors = list(detectors)
     choice, spacing_mm = None, options.spacing_mm
     if spacing_mm is None:
         choice = choose_spacing(exposures, detectors)

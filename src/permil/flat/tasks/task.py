@@ -16,8 +16,8 @@ from permil.camera import Detector, shared_camera
 from permil.config import Config
 from permil.flat.composite import response_histogram
 from permil.flat.divide import PointingFlat
+from permil.flat.pointing import LitPointing
 from permil.flat.product import DetectorSolution, good_pixels, solution_extensions
-from permil.flat.solve import PointingStack
 from permil.flat.tasks.pointings import PointingGroup
 from permil.isr import LeftOut
 from permil.products import FINGERPRINT_CARD, RunFolder, is_current, write_image
@@ -47,7 +47,7 @@ def is_done(folder: RunFolder, task: FlatTask) -> bool:
     return any(is_current(path, task.fingerprint) for path in (folder.flat(task.led, task.detector), relative_path(folder, task)))
 
 
-def keep_pointing(task: FlatTask) -> Callable[[PointingStack, PointingFlat], None] | None:
+def keep_pointing(task: FlatTask) -> Callable[[LitPointing, PointingFlat], None] | None:
     """Return what writes the flat of each aimed pointing, None if they are not kept."""
     return partial(_write_pointing, RunFolder(task.root), task) if task.config.flat.keep_pointings else None
 
@@ -71,20 +71,19 @@ def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
     }
 
 
-def _write_pointing(folder: RunFolder, task: FlatTask, stack: PointingStack, pointing: PointingFlat) -> None:
+def _write_pointing(folder: RunFolder, task: FlatTask, lit: LitPointing, flat: PointingFlat) -> None:
+    pointing = lit.pointing
     detector = shared_camera(task.config.camera)[task.detector]
     header = _cards(task, detector) | {
-        "POINTING": (stack.number, "number of the pointing"),
-        "BEAMX": (stack.x_mm, "[mm] projector X, CCS"),
-        "BEAMY": (stack.y_mm, "[mm] projector Y, CCS"),
-        "NEXPOSUR": (stack.exposures, "exposures"),
-        "NREJECT": (stack.rejected, "measurements rejected as outliers"),
-        "SCALEERR": (stack.scale_error, "relative error of the scale"),
+        "POINTING": (pointing.number, "number of the pointing"),
+        "BEAMX": (pointing.x_mm, "[mm] projector X, CCS"),
+        "BEAMY": (pointing.y_mm, "[mm] projector Y, CCS"),
+        "NEXPOSUR": (pointing.exposures, "exposures"),
+        "NREJECT": (lit.rejected, "measurements rejected as outliers"),
+        "SCALEERR": (pointing.scale_error, "relative error of the scale"),
         "NORM": ("electron per photodiode unit", "scale (before the composite)"),
     }
-    write_image(
-        folder.pointing(task.led, task.detector, stack.number), pointing.response, pointing.mask, pointing.variance, header=header
-    )
+    write_image(folder.pointing(task.led, task.detector, pointing.number), flat.response, flat.mask, flat.variance, header=header)
 
 
 def write_relative(folder: RunFolder, task: FlatTask, solution: DetectorSolution, noted: list[LeftOut]) -> None:

@@ -1,0 +1,144 @@
+"""What bunches of pixels see in one raw file: a few rows of it are read, and of the calibration what lies under the bunches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from permil.camera import Amplifier, Camera, Detector, ReferenceBox, shared_camera
+from permil.camera.frames import take_segment
+from permil.config import Config
+from permil.config.isr import IsrConfig
+from permil.errors import CalibrationError, InputError, PermilError
+from permil.exposures import RawFile
+from permil.exposures.some_rows import read_rows
+from permil.isr.box import BoxSignal, box_in_segment, measure_box
+from permil.isr.calibrate import calibration_fingerprint
+from permil.isr.calibration import Calibration, Superbias
+from permil.isr.exposure_stack import check_detector, with_path
+from permil.isr.inputs import load_calibration, superbias_path
+from permil.isr.masks import hot_pixel_mask
+from permil.isr.stage import board_temperature
+from permil.products import RunFolder, whole_file
+
+BoxPlaces = tuple[ReferenceBox, ...]
+
+
+def box_signals(
+    path: str | Path, boxes: Sequence[ReferenceBox], camera: Camera, calibration: Calibration, config: IsrConfig
+) -> list[BoxSignal]:
+    """Measure bunches of pixels of one detector in one raw file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be used or is that of another detector.
+    CameraError
+        If a bunch is not on the detector.
+    CalibrationError
+        If a bunch has no usable pixel, or the board temperature is needed and not in the file.
+    """
+    with RawFile(path, camera) as raw_file:
+        check_detector(raw_file.detector, calibration.detector, path)
+        whole: dict[str, NDArray[np.int32]] = {}
+
+        def read(amplifier: Amplifier, rows: slice) -> NDArray[np.int32]:
+            if rows == slice(0, amplifier.ny_raw) and amplifier.name not in whole:
+                whole[amplifier.name] = raw_file.segment(amplifier.name)
+            return whole[amplifier.name][rows] if amplifier.name in whole else read_rows(raw_file, amplifier.name, rows)
+
+        temperature = board_temperature(raw_file, config)
+        try:
+            return [
+                measure_box(read, calibration, box, temperature=temperature, threshold=config.rejection_threshold)
+                for box in boxes
+            ]
+        except PermilError as error:
+            raise with_path(error, path) from error
+
+
+def shared_box_calibration(config: Config, folder: RunFolder, boxes: BoxPlaces) -> Calibration:
+    """Return the calibration of bunches of one detector, read once per process as long as nothing it is made from changes.
+
+    Superbias and hot pixels are those of the bunches, and of the same pixels of the segments whose crosstalk they see; elsewhere
+    there are none.
+
+    Raises
+    ------
+    CalibrationError, InputError
+        See `permil.isr.inputs.load_calibration`.
+    """
+    return _box_calibration(config.model_dump_json(), folder, boxes, calibration_fingerprint(config, folder, boxes[0].detector))
+
+
+@lru_cache(maxsize=16)
+def _box_calibration(config_json: str, folder: RunFolder, boxes: BoxPlaces, _state: str) -> Calibration:
+    config = Config.model_validate_json(config_json)
+    camera = shared_camera(config.camera)
+    detector = camera[boxes[0].detector]
+    calibration = load_calibration(detector, camera, config.isr.model_copy(update={"bias": "none"}))
+    path = superbias_path(config.isr, detector, folder.superbias(detector.name))
+    if path is None:
+        return calibration
+    return _with_superbias(calibration, boxes, path, threshold=config.isr.hot_pixel_threshold)
+
+
+def _with_superbias(calibration: Calibration, boxes: BoxPlaces, path: Path, *, threshold: float) -> Calibration:
+    detector = calibration.detector
+    image, mask = np.zeros(detector.shape, dtype=np.float32), calibration.static_mask.copy()
+    for box in boxes:
+        target = detector.amplifier(box.amp)
+        place = box_in_segment(target, box)
+        names = calibration.needed_segments(box.amp)
+        for name, stored in _superbias_segments(path, detector, names).items():
+            amplifier = detector.amplifier(name)
+            take_segment(amplifier, image)[place] = take_segment(replace(amplifier, x_min=0, y_min=0), stored)[place]
+            if amplifier is target:
+                mask[target.slices] |= _hot_pixels(stored, detector, target, threshold=threshold)
+    # The variance of the superbias is common to all exposures of a scan: bunches do not ask for it.
+    return replace(calibration, superbias=Superbias(image, np.zeros_like(image)), static_mask=mask)
+
+
+def _hot_pixels(stored: NDArray[np.float32], detector: Detector, amplifier: Amplifier, *, threshold: float) -> NDArray[np.int16]:
+    """Return the hot pixels of a segment, as if the detector had no other."""
+    alone = replace(detector, nx=amplifier.nx, ny=amplifier.ny, amplifiers=(replace(amplifier, x_min=0, y_min=0),))
+    return hot_pixel_mask(stored, alone, threshold=threshold)
+
+
+def _superbias_segments(path: Path, detector: Detector, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    """Return the superbias of some segments, in the orientation of the detector; 0 where it has no data.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    CalibrationError
+        If it is that of another detector or size.
+    """
+    try:
+        with whole_file(path), fits.open(path, memmap=True) as hdus:
+            named, stored = hdus[0].header.get("DETECTOR", detector.name), [hdus[name].data for name in ("IMAGE", "VARIANCE")]
+            if named != detector.name or stored[0].shape != detector.shape:
+                raise CalibrationError(
+                    f"the superbias is that of {named} with {stored[0].shape} pixels, not {detector.name} with {detector.shape}",
+                    path=path,
+                    remedy="give the superbias of this detector and camera",
+                    value=named,
+                    detector=detector.name,
+                )
+            segments = {}
+            for name in names:
+                image, variance = (plane[detector.amplifier(name).slices].astype(np.float32) for plane in stored)
+                image[~np.isfinite(image) | ~np.isfinite(variance)] = 0
+                segments[name] = image
+            return segments
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"cannot be read as a superbias ({error})", path=path, remedy="check the path, or make the file again"
+        ) from error

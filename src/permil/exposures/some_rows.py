@@ -1,0 +1,56 @@
+"""Some rows of a raw segment, without decoding the others."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from permil.errors import RawFormatError
+from permil.exposures.coded_rows import CodedRows, RowBuffer, decode_row
+from permil.exposures.raw_file import IntegerImage, RawFile
+
+
+def read_rows(raw_file: RawFile, name: str, rows: slice) -> IntegerImage:
+    """Return some rows of a raw segment.
+
+    Parameters
+    ----------
+    raw_file
+        An open file.
+    name
+        Of an amplifier.
+    rows
+        A range of rows of the segment, ``start`` and ``stop`` given.
+
+    Returns
+    -------
+    ndarray, shape (stop - start, nx_raw)
+        The same as ``raw_file.segment(name)[rows]``; only these rows are decoded where the segment is stored row by row.
+
+    Raises
+    ------
+    RawFormatError
+        If they cannot be decoded.
+    """
+    places = raw_file.stored_rows(name)
+    if places is None:
+        return raw_file.segment(name)[rows]
+    pixels = np.empty((rows.stop - rows.start, raw_file.detector.amplifier(name).nx_raw), dtype=np.int32)
+    damaged = _decode_rows(RowBuffer().read([[places]], rows.start, rows.stop), pixels)
+    if damaged >= 0:
+        raise RawFormatError(
+            f"row {rows.start + damaged} of segment {name} cannot be decompressed",
+            path=raw_file.path,
+            remedy="copy the file again or leave it out",
+        )
+    return pixels
+
+
+@njit(cache=True, nogil=True)
+def _decode_rows(coded: CodedRows, pixels: NDArray[np.int32]) -> int:  # pragma: no cover - compiled
+    """Fill ``pixels``; return the first row that does not decode, -1 if all do."""
+    for row in range(pixels.shape[0]):
+        if not decode_row(coded, 0, 0, row, pixels[row]):
+            return row
+    return -1

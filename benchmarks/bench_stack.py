@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,34 +55,78 @@ def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> d
     return {"seconds": seconds, "processor": processor, "peak": peak, "rms": rms, "rejected": rejected}
 
 
-def _in_a_process(paths: list[Path], *, threads: int, repeats: int) -> dict[str, list[float]]:
-    arguments = json.dumps([[str(path) for path in paths], threads, repeats, LIGHT])
-    code = f"import json, bench_stack; print(json.dumps(bench_stack.stack_once(*json.loads({arguments!r}))))"
+def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
+    """Make a flat of single exposures as the second pass of the joint solution does; called in a process of its own."""
+    from permil.beam.tabulate import SplineTable
+    from permil.camera.frames import detector_to_ccs
+    from permil.config.isr import IsrConfig
+    from permil.flat.joint_file import ExposureLight, JointLight
+    from permil.flat.lit_exposure import LitExposure
+    from permil.flat.pointing import Pointing
+    from permil.flat.shared_errors import KnownErrors, shared_places
+    from permil.flat.solve import solve_detector
+    from permil.flat.tasks.joint import TOGETHER
+    from permil.isr.inputs import load_calibration
+    from permil.isr.reduce import ImageRooms
+    from permil.isr.stage import reduce_file
+
+    camera = load_camera("lsstcam")
+    detector = camera["R22_S11"]
+    config = IsrConfig(bias="none", photodiode="none")
+    calibration = load_calibration(detector, camera, config)
+    # The files are of even light; a beam as narrow as a real one would make each a pointing of its own, which changes no time.
+    x_mm, y_mm = (float(place) for place in detector_to_ccs(detector, *detector.centre_pixel))
+    light = JointLight(((SplineTable(np.zeros((60, 60)), np.full(2, -60.0), 2.0), -1.0),), {})
+    exposure = ExposureLight(LIGHT / GAIN, 1e-4, x_mm, y_mm)
+    pointing = Pointing(1, x_mm, y_mm, exposure.error, 1, float("nan"), aimed=False, scan=True)
+    reference = np.ones(detector.shape, dtype=np.float32)
+
+    def batches() -> Iterator[list[LitExposure]]:
+        rooms = ImageRooms()
+        for first in range(0, len(paths), TOGETHER):
+            some = paths[first : first + TOGETHER]
+            images = [reduce_file(path, camera, calibration, config, room=rooms.take(detector)) for path in some]
+            yield [
+                LitExposure(
+                    pointing,
+                    image,
+                    lambda rows, columns: light.on_pixels(detector, exposure, rows, columns),
+                    scale=exposure.scale,
+                    reference=reference,
+                    threshold=5.0,
+                )
+                for image in images
+            ]
+            for image in images:
+                rooms.give_back(image)
+
+    seconds: list[float] = []
+    processor: list[float] = []
+    covariance = np.eye(len(shared_places(detector)[0])) * 1e-8
+    for _ in range(repeats):
+        begin, used = time.perf_counter(), time.process_time()
+        solve_detector(batches(), KnownErrors(covariance), detector, led="red", super_pixel_mm=0.64)
+        seconds.append(time.perf_counter() - begin)
+        processor.append(time.process_time() - used)
+    return {"seconds": seconds, "processor": processor, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def _in_a_process(function: str, *arguments: object) -> dict[str, list[float]]:
+    code = f"import json, bench_stack; print(json.dumps(bench_stack.{function}(*json.loads({json.dumps(arguments)!r}))))"
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, capture_output=True, text=True)  # noqa: S603
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _by_number(paths: list[Path], yardstick: float) -> None:
-    """Publish time and memory of stacks of 5 to 100 files; the files are taken again and again."""
-    measured = {}
-    for number in NUMBERS:
-        several = [paths[index % len(paths)] for index in range(number)]
-        measured[number] = _in_a_process(several, threads=2, repeats=3)
-    spent = [statistics.median(measured[number]["seconds"]) for number in NUMBERS]
-    used = [statistics.median(measured[number]["processor"]) for number in NUMBERS]
-    slope, offset = np.polyfit(NUMBERS, used, 1)
-    worst = max(abs(offset + slope * number - each) for number, each in zip(NUMBERS, used, strict=True))
-    exponent = np.polyfit(np.log(NUMBERS), np.log(used), 1)[0]
-    publish(
-        "Stack of n full-size files, outliers rejected, superbias, 2 threads, a process for each row",
-        ("n", "seconds", "processor seconds", "peak memory MiB"),
-        [
-            (str(number), f"{seconds:.2f}", f"{processor:.2f}", f"{measured[number]['peak']:.0f}")
-            for number, seconds, processor in zip(NUMBERS, spent, used, strict=True)
-        ],
-        remark=f"Processor seconds = {offset:.2f} + {slope:.4f} n, no row off by more than {worst:.2f} s; exponent {exponent:.2f}. "
-        "Peak memory is that of the whole process, the interpreter with its libraries (some 200 MiB) in it. "
-        f"Load: {os.getloadavg()[0]:.1f}.",
+    """Publish time and memory of stacks and flats of 5 to 100 files; the files are taken again and again."""
+    several = {number: [str(paths[index % len(paths)]) for index in range(number)] for number in NUMBERS}
+    measured = {number: _in_a_process("stack_once", several[number], 2, 3, LIGHT) for number in NUMBERS}
+    _publish_by_number("Stack of n full-size files, outliers rejected, superbias, 2 threads, a process for each row", measured)
+    flats = {number: _in_a_process("flat_once", several[number], 3) for number in NUMBERS}
+    _publish_by_number(
+        "Flat of n full-size single exposures (read, reduced, outliers rejected, divided by the light, combined, its figures), 1 thread, "
+        "a process for each row",
+        flats,
     )
     frames = measured[FRAMES]
     seconds = statistics.median(frames["seconds"])
@@ -98,6 +143,25 @@ def _by_number(paths: list[Path], yardstick: float) -> None:
             ("measurements rejected, of those hit", f"{frames['rejected'] / (HITS * FRAMES * 4004 * 4096):.2f}", ""),
         ],
         remark=f"astropy reads one of the files in {yardstick:.3f} s (median, in this run).",
+    )
+
+
+def _publish_by_number(title: str, measured: dict[int, dict[str, list[float]]]) -> None:
+    spent = [statistics.median(measured[number]["seconds"]) for number in NUMBERS]
+    used = [statistics.median(measured[number]["processor"]) for number in NUMBERS]
+    slope, offset = np.polyfit(NUMBERS, used, 1)
+    worst = max(abs(offset + slope * number - each) for number, each in zip(NUMBERS, used, strict=True))
+    exponent = np.polyfit(np.log(NUMBERS), np.log(used), 1)[0]
+    publish(
+        title,
+        ("n", "seconds", "processor seconds", "peak memory MiB"),
+        [
+            (str(number), f"{seconds:.2f}", f"{processor:.2f}", f"{measured[number]['peak']:.0f}")
+            for number, seconds, processor in zip(NUMBERS, spent, used, strict=True)
+        ],
+        remark=f"Processor seconds = {offset:.2f} + {slope:.4f} n, no row off by more than {worst:.2f} s; exponent {exponent:.2f}. "
+        "Peak memory is that of the whole process, the interpreter with its libraries (some 200 MiB) in it. "
+        f"Load: {os.getloadavg()[0]:.1f}.",
     )
 
 

@@ -83,6 +83,7 @@ class RawFile(RawHeaders):
     def __init__(self, path: str | Path, camera: Camera) -> None:
         self.path = Path(path)
         self._unpacked: IO[bytes] | None = None
+        self._stored_rows: dict[str, RowPlaces | None] = {}
         self._lock = threading.Lock()
         self._stream: IO[bytes]
         with fits_stream(self.path) as opened:
@@ -174,7 +175,11 @@ class RawFile(RawHeaders):
         RawFormatError
             If the descriptors are damaged.
         """
-        hdu = self._hdus[name]
+        if name not in self._stored_rows:
+            self._stored_rows[name] = self._find_rows(self._hdus[name])
+        return self._stored_rows[name]
+
+    def _find_rows(self, hdu: Hdu) -> RowPlaces | None:
         bits, zero = self._integers(hdu)
         if not isinstance(self._stream, io.BytesIO) and (zero == 0 or (bits < 32 and abs(zero) < _LARGEST_ZERO)):
             columns, rows = image_size(hdu)

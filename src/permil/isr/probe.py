@@ -56,7 +56,7 @@ def is_row_by_row(calibration: Calibration) -> bool:
 def probe_file(
     raw_file: RawFile, calibration: Calibration, *, temperature: float | None, buffer: RowBuffer, threads: int = 1
 ) -> ProbedFile:
-    """Look at a file: at every eighth row or so where that is enough, else at all of it.
+    """Look at a file: at some rows where that is enough, else at all of it.
 
     Parameters
     ----------

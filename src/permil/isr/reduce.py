@@ -204,12 +204,11 @@ def _reduce_segments(
             calibration.static_mask,
             Placement.of(amplifier),
             calibration.saturation_adu,
+            calibration.response(index, gain[index]),
+            correction is None,
             image,
             mask,
         )
-        # While the segment is in the cache.
-        if correction is None:
-            flagged |= respond(index)
         return overscan, flagged, is_dead(counts, overscan)
 
     indices = range(len(detector.amplifiers))
@@ -279,13 +278,18 @@ def _measure(
     static_mask: NDArray[np.int16],
     place: Placement,
     saturation_adu: float,
+    response: Response,
+    to_response: bool,
     image: NDArray[np.float32],
     mask: NDArray[np.int16],
 ) -> bool:
-    """Put a segment into the image, level and bias subtracted, and its flags into the mask; return whether it has saturated counts."""
+    """Put a segment into the image, level and bias subtracted, and its flags into the mask; return whether anything was flagged.
+
+    With ``to_response`` it becomes electrons at once, while a row is in the nearest cache.
+    """
     # Parts of rows of whole arrays: those of a part of an array are not known to be contiguous, and make no vector instructions.
     first_row, first_column = first_pixel
-    flipped = np.empty(place.n_columns, dtype=np.int32)
+    flipped, measured = np.empty(place.n_columns, dtype=np.int32), np.empty(place.n_columns, dtype=np.float32)
     found = False
     for row in range(level.size):
         y, first, last = place.y_first + place.y_step * row, place.x_min, place.x_min + place.n_columns
@@ -293,8 +297,13 @@ def _measure(
         if place.flip_x:
             copy_flipped(ordered, flipped)
             ordered = flipped
-        to_measured(ordered, level[row], bias[y, first:last] if bias.size else bias[0], image[y, first:last])
+        to_measured(ordered, level[row], bias[y, first:last] if bias.size else bias[0], measured)
         copy_row(static_mask[y, first:last], mask[y, first:last])
+        if not to_response:
+            copy_row(measured, image[y, first:last])
+        elif to_electrons(measured, response, image[y, first:last]):
+            flag_response(measured, response, mask[y, first:last])
+            found = True
         if any_saturated(ordered, saturation_adu):
             flag_saturated(ordered, saturation_adu, mask[y, first:last])
             found = True

@@ -73,7 +73,7 @@ def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], 
         raise FlatError("one of two halves has no exposures", remedy="choose another division")
 
     def solve(held_out: NDArray[np.bool_]) -> JointSolution:
-        return solve_again(solution, detectors, held_out=held_out, tolerance=_TOLERANCE)
+        return solve_again(solution, detectors, held_out=held_out, tolerance=_TOLERANCE, near=np.inf)
 
     halves = list(ahead(solve, (~first, first), threads=own_threads()))
     difference, error = {}, {}
@@ -138,10 +138,15 @@ def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
 def without_drift(solution: JointSolution) -> JointSolution:
     """Return a solution whose errors are those of a photodiode that is known not to drift; what was found stays the same."""
     prior = replace(solution.prior, photodiode=replace(solution.prior.photodiode, drifts=()))
-    precision = solution.factor @ solution.factor.T
-    scales = solution.model.scales
-    precision[scales, scales] += prior.scale_precision - solution.prior.scale_precision
-    return replace(solution, prior=prior, factor=linalg.cholesky(precision, lower=True, overwrite_a=True, check_finite=False))
+    # Only the scales' prior differs: the patterns, which stand before them, keep their rows of the factor.
+    start, scales = solution.model.scales.start, solution.model.scales
+    factor = solution.factor.copy(order="K")
+    others = factor[start:, start:]
+    precision = others @ others.T
+    block = slice(0, scales.stop - start)
+    precision[block, block] += prior.scale_precision - solution.prior.scale_precision
+    others[:] = linalg.cholesky(precision, lower=True, overwrite_a=True, check_finite=False)
+    return replace(solution, prior=prior, factor=factor)
 
 
 def _scale_errors(solution: JointSolution) -> FloatArray:

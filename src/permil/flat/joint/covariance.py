@@ -11,21 +11,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from permil.engine import ahead, own_threads
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.kernels import mirror_upper, subtract_block
-from permil.flat.joint.normal import DetectorFit, Tile, fit_detector, tiles
+from permil.flat.joint.factor import Whitening
+from permil.flat.joint.normal import DetectorFit, fit_detector, subtract_products, tiles
 from permil.flat.joint.solution import JointSolution
+from permil.flat.joint.tile import Tile
 
 FloatArray = NDArray[np.float64]
 Region = Mapping[str, FloatArray]
 """Weights of the super-pixels of each detector that takes part; a mean has weights that sum to 1."""
+
+_MODE_TOLERANCE = 1e-8
+"""Relative, of the strength of a mode: whatever it leaves out is in the remainder."""
+
+_TILES = 4
+"""How many tiles are summed before their products are added."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +112,21 @@ class FlatCovariance:
             yield detector, fit, tiles(solution.model, detector, fit, solution.vector)
 
     def _sums(self) -> tuple[FloatArray, FloatArray, int]:
-        """Return the mean of the rows ``A``, ``A'A`` of the rows without it, and their number."""
+        """Return the mean of the rows ``A``, ``A'A`` of the rows without it (upper triangle), and their number."""
         size = self.solution.model.size
         total, gram, pixels = np.zeros(size), np.zeros((size, size)), 0
         for _, _, pieces in self._fits():
-            for tile in pieces:
-                shifts = tile.shifts
-                total[tile.columns] += shifts.sum(axis=0)
-                subtract_block(gram, -(shifts.T @ shifts), tile.columns)
-                pixels += len(shifts)
-        mirror_upper(gram)
+            # Few at a time: their rows take memory.
+            while products := [(tile.columns, tile.shifts) for tile in islice(pieces, _TILES)]:
+                for columns, shifts in products:
+                    total[columns] += shifts.sum(axis=0)
+                    pixels += len(shifts)
+                subtract_products(gram, products)
         mean = total / pixels
-        return mean, gram - pixels * np.outer(mean, mean), pixels
+        np.negative(gram, out=gram)
+        for row, level in zip(gram, mean, strict=True):
+            row -= (pixels * level) * mean
+        return mean, gram, pixels
 
     def covariance(self, regions: Sequence[Region]) -> FloatArray:
         """Return the covariance of weighted sums of the log response over regions, shape (n, n).
@@ -126,6 +139,14 @@ class FlatCovariance:
         FlatError
             If a region has weight where there is no response.
         """
+        return self._covariance(*self._rows(regions))
+
+    def _covariance(self, rows: FloatArray, independent: FloatArray) -> FloatArray:
+        whitened = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
+        return whitened.T @ whitened + independent
+
+    def _rows(self, regions: Sequence[Region]) -> tuple[FloatArray, FloatArray]:
+        """Return what sums over regions take of the rows ``A``, and the covariance of their independent noise."""
         rows = np.zeros((len(regions), self.solution.model.size))
         independent = np.zeros((len(regions), len(regions)))
         for detector, fit, pieces in self._fits():
@@ -141,8 +162,7 @@ class FlatCovariance:
                 rows[:, tile.columns] += part @ tile.shifts
                 independent += (part / tile.moments) @ part.T
         total = np.array([sum(float(weights.sum()) for weights in region.values()) for region in regions])
-        whitened = linalg.solve_triangular(self.solution.factor, (rows - np.outer(total, self._mean)).T, lower=True)
-        return whitened.T @ whitened + independent
+        return rows - np.outer(total, self._mean), independent
 
     def shared(self, rows: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         """Return the covariance, within each detector, of weighted sums of what its super-pixels have in common.
@@ -199,6 +219,12 @@ class FlatCovariance:
 
     def composite_gradient(self) -> tuple[FloatArray, FloatArray]:
         """Return the gradient (X, Y; 1/mm) of the log response over all detectors together, and its covariance."""
+        gradient, rows, independent = self._composite
+        return gradient, self._covariance(rows, independent)
+
+    @cached_property
+    def _composite(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The gradient over all detectors, and see `_rows`; these pass through the data and do not depend on the factor."""
         x = np.concatenate([detector.x_mm for detector in self.detectors])
         y = np.concatenate([detector.y_mm for detector in self.detectors])
         response = np.concatenate([self.solution.log_response[detector.name] for detector in self.detectors])
@@ -206,7 +232,7 @@ class FlatCovariance:
         rows = plane_operator(x, y, used)[1:]
         ends = np.cumsum([len(detector.x_mm) for detector in self.detectors])[:-1]
         regions = [dict(zip([detector.name for detector in self.detectors], np.split(row, ends), strict=True)) for row in rows]
-        return rows @ np.where(used, response, 0.0), self.covariance(regions)
+        return rows @ np.where(used, response, 0.0), *self._rows(regions)
 
     def largest_modes(self, count: int = 20) -> CorrelatedModes:
         """Return the largest modes of what super-pixels have in common; what is left of it counts as independent."""
@@ -214,23 +240,29 @@ class FlatCovariance:
         size = len(factor)
 
         def apply(vector: FloatArray) -> FloatArray:
-            inner = self._gram @ linalg.solve_triangular(factor, vector, lower=True, trans="T", check_finite=False)
+            unknowns = linalg.solve_triangular(factor, vector, lower=True, trans="T", check_finite=False)
+            inner = linalg.blas.dsymv(1.0, self._gram.T, unknowns, lower=1)
             return linalg.solve_triangular(factor, inner, lower=True, check_finite=False)
 
         start = np.random.default_rng(0).standard_normal(size)
         operator = LinearOperator((size, size), matvec=apply, dtype=np.float64)
-        strength, directions = eigsh(operator, k=min(count, size - 1), v0=start)
+        strength, directions = eigsh(operator, k=min(count, size - 1), v0=start, tol=_MODE_TOLERANCE)
         order = np.argsort(strength)[::-1]
         unknowns = linalg.solve_triangular(factor, directions[:, order], lower=True, trans="T")
+        whiten = Whitening(factor)
+        mean = whiten(self._mean[:, None])
+
+        def squares(tile: Tile) -> tuple[Tile, FloatArray]:
+            rows = np.zeros((size, len(tile.pixels)))
+            rows[tile.columns] = tile.shifts.T
+            return tile, np.square(whiten(rows) - mean).sum(axis=0)
+
         patterns, independent, remainder, common = {}, {}, {}, 0.0
         for detector, _, pieces in self._fits():
             pattern = np.full((len(order), len(detector.x_mm)), np.nan)
             variance, beyond = (np.full(len(detector.x_mm), np.nan) for _ in range(2))
-            for tile in pieces:
+            for tile, shared in ahead(squares, pieces, threads=own_threads()):
                 pattern[:, tile.pixels] = (tile.shifts @ unknowns[tile.columns] - self._mean @ unknowns).T
-                rows = -np.tile(self._mean, (len(tile.pixels), 1))
-                rows[:, tile.columns] += tile.shifts
-                shared = np.square(linalg.solve_triangular(factor, rows.T, lower=True, check_finite=False)).sum(axis=0)
                 common += float(shared.sum())
                 inside = np.square(pattern[:, tile.pixels]).sum(axis=0)
                 beyond[tile.pixels] = np.maximum(shared - inside, 0.0)

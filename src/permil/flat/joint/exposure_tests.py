@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.kernels import predict
+from permil.flat.joint.kernels import slopes_along
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import DetectorFit, fit_detector
 from permil.flat.joint.photodiode import left_out_deviations
@@ -28,7 +28,6 @@ PHOTODIODE_LIMIT = 5.0
 
 _CLIP = 5.0
 _SMALLEST_EXCESS = 0.2
-_STEP_MM = 0.02
 
 
 @dataclass(frozen=True)
@@ -96,19 +95,25 @@ def exposure_tests(
 ) -> ExposureTests:
     """Fit scale and position of each exposure to its residuals, and test what is left."""
     count = len(model.exposures)
+
+    def fits() -> Iterator[tuple[DetectorSignals, DetectorFit, FloatArray]]:
+        for detector in detectors:
+            fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=exposure_weights)
+            yield detector, fit, _basis(model, detector, vector)
+
+    # One detector at a time is in memory: if there is only one, it is fitted once.
+    kept = list(fits()) if len(detectors) == 1 else None
     matrix, pull = np.zeros((count, 3, 3)), np.zeros((count, 3))
-    for detector in detectors:
-        fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=exposure_weights)
-        weights, basis = _without_factor(detector, fit, exposure_weights), _basis(model, detector, vector)
+    for detector, fit, basis in kept or fits():
+        weights = _without_factor(detector, fit, exposure_weights)
         for number, exposure in enumerate(detector.exposures):
             weighted = basis[number] * weights[number]
             matrix[exposure] += weighted @ basis[number].T
             pull[exposure] += weighted @ fit.residual[number]
     solution, covariance = _solve(matrix, pull)
     total, signals = np.zeros(count), np.zeros(count)
-    for detector in detectors:
-        fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=exposure_weights)
-        weights, basis = detector.weights, _basis(model, detector, vector)
+    for detector, fit, basis in kept or fits():
+        weights = detector.weights
         for number, exposure in enumerate(detector.exposures):
             residual = fit.residual[number] - solution[exposure] @ basis[number]
             deviation = np.square(residual) * weights[number]
@@ -152,14 +157,10 @@ def _without_factor(detector: DetectorSignals, fit: DetectorFit, factors: FloatA
 def _basis(model: JointModel, detector: DetectorSignals, vector: FloatArray) -> FloatArray:
     """Return 1 and the derivatives of the logarithm with respect to the projector's position, shape (e, 3, p)."""
     counts, places = model.pattern_arrays()
-    centres, scales = model.centres(vector)[detector.exposures], vector[model.scales][detector.exposures]
-    parts = [np.ones((len(scales), len(detector.x_mm)))]
-    for step in np.diag([_STEP_MM, _STEP_MM]):
-        ahead, behind = (
-            predict(detector.x_mm, detector.y_mm, centres + sign * step, scales, counts, places, vector) for sign in (1, -1)
-        )
-        parts.append((ahead - behind) / (2 * _STEP_MM))
-    return np.stack(parts, axis=1)
+    basis = np.ones((len(detector.exposures), 3, len(detector.x_mm)))
+    centres = model.centres(vector)[detector.exposures]
+    slopes_along(detector.x_mm, detector.y_mm, centres, counts, places, vector, basis[:, 1:])
+    return basis
 
 
 def _solve(matrix: FloatArray, pull: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -95,145 +95,93 @@ def profile_response(difference, weights, threshold):  # type: ignore[no-untyped
     return response, objective
 
 
-@njit(cache=True, nogil=True)
-def mark_columns(x, y, centres, counts, places, further, lit, marked):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Mark the unknowns on which a tile of super-pixels depends in the exposures that are lit."""
-    for exposure in range(centres.shape[0]):
-        if not lit[exposure]:
-            continue
-        for column in further[exposure]:
-            marked[column] = True
-        for pattern in range(counts.shape[0]):
-            low_x, high_x, low_y, high_y = _window(x, y, centres[exposure], counts[pattern], places[pattern])
-            for i in range(low_x, high_x):
-                start = counts[pattern, 2] + i * counts[pattern, 1]
-                for j in range(low_y, high_y):
-                    marked[start + j] = True
-
-
 @njit(cache=True, inline="always")
-def _window(x, y, centre, counts, places):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    """Return the first and one beyond the last B-spline along both axes that a tile depends on."""
-    spacing, sign = places[2], places[3]
-    first_x = (x.min() + sign * centre[0] - places[0]) / spacing
-    last_x = (x.max() + sign * centre[0] - places[0]) / spacing
-    first_y = (y.min() + sign * centre[1] - places[1]) / spacing
-    last_y = (y.max() + sign * centre[1] - places[1]) / spacing
-    low_x, _, _ = cubic_weights(first_x, counts[0])
-    high_x, _, _ = cubic_weights(last_x, counts[0])
-    low_y, _, _ = cubic_weights(first_y, counts[1])
-    high_y, _, _ = cubic_weights(last_y, counts[1])
-    return low_x, high_x + 4, low_y, high_y + 4
-
-
-@njit(cache=True, nogil=True)
-def _tile_columns(x, y, centre, counts, places, further, lows):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    """Return the unknowns of a tile in one exposure, rising, and how many belong to patterns; ``lows`` says where they start.
-
-    Each row of ``lows`` is filled with the first B-spline along both axes, their number along the second, and the place in the list.
-    """
-    size = 0
-    for pattern in range(counts.shape[0]):
-        low_x, high_x, low_y, high_y = _window(x, y, centre, counts[pattern], places[pattern])
-        lows[pattern] = (low_x, low_y, high_y - low_y, size)
-        size += (high_x - low_x) * (high_y - low_y)
-    columns = np.empty(size + further.size, dtype=np.int64)
-    for pattern in range(counts.shape[0]):
-        low_x, low_y, width, first = lows[pattern]
-        last = lows[pattern + 1, 3] if pattern + 1 < counts.shape[0] else size
-        for number in range(last - first):
-            row, column = low_x + number // width, low_y + number % width
-            columns[first + number] = counts[pattern, 2] + row * counts[pattern, 1] + column
-    columns[size:] = further
-    return columns, size
-
-
-@njit(cache=True, inline="always")
-def _row(x, y, centre, counts, places, vector, lows, parts, size, entry_values, local):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Fill the derivatives of one logarithm with respect to its unknowns, and their places in the list of the tile."""
-    slope_x, slope_y, entry = 0.0, 0.0, 0
+def evaluate(x, y, centre, counts, places, vector, first, along_x, along_y):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Fill the first B-splines of each pattern and their values along both axes; return the slopes of the logarithm."""
+    slope_x, slope_y = 0.0, 0.0
     for pattern in range(counts.shape[0]):
         spacing, sign = places[pattern, 2], places[pattern, 3]
         first_x, weights_x, slopes_x = cubic_weights((x + sign * centre[0] - places[pattern, 0]) / spacing, counts[pattern, 0])
         first_y, weights_y, slopes_y = cubic_weights((y + sign * centre[1] - places[pattern, 1]) / spacing, counts[pattern, 1])
+        first[pattern, 0], first[pattern, 1] = first_x, first_y
         for i in range(4):
+            along_x[pattern, i], along_y[pattern, i] = weights_x[i], weights_y[i]
             start = counts[pattern, 2] + (first_x + i) * counts[pattern, 1] + first_y
-            inside = lows[pattern, 3] + (first_x + i - lows[pattern, 0]) * lows[pattern, 2] + first_y - lows[pattern, 1]
+            level, slope = 0.0, 0.0
             for j in range(4):
-                entry_values[entry] = weights_x[i] * weights_y[j]
-                local[entry] = inside + j
-                slope_x += slopes_x[i] * weights_y[j] * vector[start + j] * sign / spacing
-                slope_y += weights_x[i] * slopes_y[j] * vector[start + j] * sign / spacing
-                entry += 1
-    for number in range(parts.shape[0]):
-        entry_values[entry] = parts[number, 0] + parts[number, 1] * slope_x + parts[number, 2] * slope_y
-        local[entry] = size + number
-        entry += 1
+                level += weights_y[j] * vector[start + j]
+                slope += slopes_y[j] * vector[start + j]
+            slope_x += slopes_x[i] * level * sign / spacing
+            slope_y += weights_x[i] * slope * sign / spacing
+    return slope_x, slope_y
 
 
 @njit(cache=True, nogil=True)
-def add_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    x, y, residual, weights, centres, counts, places, vector, further, parts, positions, normal, gradient, sums, moments
+def slopes_along(x, y, centres, counts, places, vector, result):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    """Fill the derivatives of the logarithm with respect to the projector's position, shape (e, 2, p)."""
+    patterns = counts.shape[0]
+    first, along_x, along_y = np.empty((patterns, 2), dtype=np.int64), np.empty((patterns, 4)), np.empty((patterns, 4))
+    for exposure in range(centres.shape[0]):
+        for pixel in range(x.size):
+            result[exposure, 0, pixel], result[exposure, 1, pixel] = evaluate(
+                x[pixel], y[pixel], centres[exposure], counts, places, vector, first, along_x, along_y
+            )
+
+
+@njit(cache=True, nogil=True)
+def add_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    x, y, residual, weights, centres, counts, places, vector, further, parts, gradient
 ):
-    """Add the rows of a tile of super-pixels to the normal equations as if the response were known.
+    """Add the sum of ``w x r`` of a detector to the gradient."""
+    patterns = counts.shape[0]
+    first, along_x, along_y = np.empty((patterns, 2), dtype=np.int64), np.empty((patterns, 4)), np.empty((patterns, 4))
+    for exposure in range(centres.shape[0]):
+        level, moved_x, moved_y = 0.0, 0.0, 0.0
+        for pixel in range(x.size):
+            pull = weights[exposure, pixel] * residual[exposure, pixel]
+            if pull == 0.0:
+                continue
+            slope_x, slope_y = evaluate(x[pixel], y[pixel], centres[exposure], counts, places, vector, first, along_x, along_y)
+            level += pull
+            moved_x += pull * slope_x
+            moved_y += pull * slope_y
+            for pattern in range(patterns):
+                for i in range(4):
+                    start = counts[pattern, 2] + (first[pattern, 0] + i) * counts[pattern, 1] + first[pattern, 1]
+                    part = pull * along_x[pattern, i]
+                    for j in range(4):
+                        gradient[start + j] += part * along_y[pattern, j]
+        for number in range(further.shape[1]):
+            of = parts[exposure, number]
+            gradient[further[exposure, number]] += of[0] * level + of[1] * moved_x + of[2] * moved_y
+
+
+@njit(cache=True, nogil=True)
+def subtract_rows(matrix, product, columns, first):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    """Subtract rows of a symmetric product from the upper triangle of a matrix.
 
     Parameters
     ----------
-    positions : ndarray of int, shape (unknowns,)
-        Column of ``sums`` of each unknown.
-    normal : ndarray, shape (unknowns, unknowns)
-        Upper triangle is added to; not touched if it is empty.
-    gradient : ndarray, shape (unknowns,)
-        Sum of ``w x r`` is added.
-    sums : ndarray, shape (p, columns)
-        Sum of ``w x`` of each super-pixel is added.
-    moments : ndarray, shape (p,)
-        Sum of ``w`` of each super-pixel is added.
+    product : ndarray, shape (m, columns - first)
+        Rows that belong to the unknowns ``columns[first : first + m]``, from column ``first`` on.
+    columns : ndarray of int
+        The unknowns, rising.
     """
-    entries = 16 * counts.shape[0] + further.shape[1]
-    derivatives, local = np.empty(entries), np.empty(entries, dtype=np.int64)
-    lows = np.empty((counts.shape[0], 4), dtype=np.int64)
-    with_normal = normal.shape[0] > 0
-    for exposure in range(centres.shape[0]):
-        if not weights[exposure].any():
-            continue
-        centre = centres[exposure]
-        columns, size = _tile_columns(x, y, centre, counts, places, further[exposure], lows)
-        block = np.zeros((columns.size, columns.size)) if with_normal else np.zeros((0, 0))
-        for pixel in range(x.size):
-            weight = weights[exposure, pixel]
-            if weight <= 0.0:
-                continue
-            _row(x[pixel], y[pixel], centre, counts, places, vector, lows, parts[exposure], size, derivatives, local)
-            moments[pixel] += weight
-            pull = weight * residual[exposure, pixel]
-            for first in range(entries):
-                weighted = weight * derivatives[first]
-                column = columns[local[first]]
-                gradient[column] += pull * derivatives[first]
-                sums[pixel, positions[column]] += weighted
-                if with_normal:
-                    for second in range(first, entries):
-                        block[local[first], local[second]] += weighted * derivatives[second]
-        if with_normal:
-            _add_block(normal, block, columns)
-
-
-@njit(cache=True, nogil=True)
-def _add_block(matrix, block, columns):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    for first in range(columns.size):
-        for second in range(first, columns.size):
-            if block[first, second] != 0.0:
-                matrix[columns[first], columns[second]] += block[first, second]
-
-
-@njit(cache=True, nogil=True)
-def subtract_block(matrix, block, columns):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    """Subtract a symmetric block from the upper triangle of a matrix at rising columns."""
-    for first in range(columns.size):
-        row = matrix[columns[first]]
-        for second in range(first, columns.size):
-            row[columns[second]] -= block[first, second]
+    count = product.shape[1]
+    # Ends of the runs of unknowns one after the other: whole runs are subtracted at once.
+    ends, runs = np.empty(count, dtype=np.int64), 0
+    for column in range(1, count + 1):
+        if column == count or columns[first + column] != columns[first + column - 1] + 1:
+            ends[runs] = column
+            runs += 1
+    for number in range(product.shape[0]):
+        row, values = matrix[columns[first + number]], product[number]
+        start = number
+        for run in range(runs):
+            place = columns[first + start] - start
+            for column in range(start, ends[run]):
+                row[place + column] -= values[column]
+            start = max(start, ends[run])
 
 
 @njit(cache=True, nogil=True)

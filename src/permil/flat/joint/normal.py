@@ -12,48 +12,32 @@ of detectors; memory is that of one detector and of one matrix of the unknowns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from permil.engine import ahead, own_threads
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.kernels import add_tile, mark_columns, mirror_upper, predict, profile_response, subtract_block
+from permil.flat.joint.kernels import mirror_upper, predict, profile_response, subtract_rows
 from permil.flat.joint.model import JointModel
+from permil.flat.joint.tile import DetectorRows, Tile, TilePlan
 
 FloatArray = NDArray[np.float64]
+Product = tuple[NDArray[np.int64], FloatArray]
+"""Unknowns (rising) and rows ``R`` of them, shape (p, unknowns), that stand for ``R' R``."""
 
-_TILE_MM = 5.5
-"""Side of the tiles: large enough for matrix products, small enough to depend on few splines."""
+_CHUNK_BYTES = 2**25
+"""Memory of the tiles that are summed before their products are added."""
 
+_STRIP_ROWS = 192
+"""Rows of a product that are made at a time: few enough to stay in the cache until they are subtracted."""
 
-@dataclass(frozen=True)
-class Tile:
-    """Neighbouring super-pixels of a detector and what they depend on.
-
-    Parameters
-    ----------
-    pixels : ndarray of int, shape (p,)
-        Which super-pixels; each has a response.
-    columns : ndarray of int, shape (n,)
-        The unknowns, rising.
-    sums : ndarray, shape (p, n)
-        ``S``.
-    moments : ndarray, shape (p,)
-        ``W``.
-    """
-
-    pixels: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    sums: FloatArray
-    moments: FloatArray
-
-    @property
-    def shifts(self) -> FloatArray:
-        """Rows ``A``, shape (p, n)."""
-        return self.sums / self.moments[:, None]
+_STRIPS = 12
+_ONE_STRIP = 600
+"""Mean number of unknowns of a tile below which one thread adds all products of a chunk."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +71,7 @@ class NormalEquations:
     vector : ndarray, shape (n,)
         Where.
     matrix : ndarray, shape (n, n)
-        ``N``, upper triangle.
+        ``N``, upper triangle; empty where only the gradient was asked for.
     gradient : ndarray, shape (n,)
         ``g``.
     objective : float
@@ -142,43 +126,10 @@ def fit_detector(
     return DetectorFit(response, difference, weights, objective)
 
 
-def tiles(
-    model: JointModel,
-    detector: DetectorSignals,
-    fit: DetectorFit,
-    vector: FloatArray,
-    *,
-    normal: FloatArray | None = None,
-    gradient: FloatArray | None = None,
-) -> Iterator[Tile]:
-    """Yield the tiles of a detector; rows are added to ``normal`` (response as if known) and ``gradient`` where given."""
-    counts, places = model.pattern_arrays()
-    columns, parts = model.further_columns(vector)
-    chosen = detector.exposures
-    further, parts, centres = columns[chosen], parts[chosen], model.centres(vector)[chosen]
-    positions = np.zeros(model.size, dtype=np.int64)
-    matrix = np.zeros((0, 0)) if normal is None else normal
-    pull = np.zeros(model.size) if gradient is None else gradient
-    for pixels in _tile_pixels(detector, fit):
-        x, y = detector.x_mm[pixels], detector.y_mm[pixels]
-        weights = np.ascontiguousarray(fit.weights[:, pixels])
-        marked = np.zeros(model.size, dtype=np.bool_)
-        mark_columns(x, y, centres, counts, places, further, weights.any(axis=1), marked)
-        used = np.flatnonzero(marked)
-        positions[used] = np.arange(used.size)
-        sums, moments = np.zeros((pixels.size, used.size)), np.zeros(pixels.size)
-        residual = np.ascontiguousarray(fit.residual[:, pixels])
-        state = counts, places, vector, further, parts, positions
-        add_tile(x, y, residual, weights, centres, *state, matrix, pull, sums, moments)
-        yield Tile(pixels, used, sums, moments)
-
-
-def _tile_pixels(detector: DetectorSignals, fit: DetectorFit) -> list[NDArray[np.int64]]:
-    lit = np.flatnonzero(np.isfinite(fit.log_response))
-    cells = np.floor(np.column_stack([detector.x_mm, detector.y_mm])[lit] / _TILE_MM).astype(np.int64)
-    _, number = np.unique(cells, axis=0, return_inverse=True)
-    order = np.argsort(number, kind="stable")
-    return np.split(lit[order], np.flatnonzero(np.diff(number[order])) + 1) if lit.size else []
+def tiles(model: JointModel, detector: DetectorSignals, fit: DetectorFit, vector: FloatArray) -> Iterator[Tile]:
+    """Yield the tiles of a detector at a vector."""
+    rows = DetectorRows(model, detector, vector, fit.residual, fit.weights)
+    return map(rows.tile, rows.plans())
 
 
 def normal_equations(
@@ -188,6 +139,8 @@ def normal_equations(
     *,
     threshold: float = np.inf,
     exposure_weights: FloatArray | None = None,
+    held_out: NDArray[np.bool_] | None = None,
+    with_matrix: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> NormalEquations:
     """Pass once through the data of all detectors.
@@ -200,30 +153,77 @@ def normal_equations(
         Huber's, in standard deviations.
     exposure_weights : ndarray, shape (n,)
         Factors of the weights of exposures; default 1.
+    held_out : ndarray of bool, shape (n,)
+        Exposures that add nothing to the equations, whatever their factor; default none.
+    with_matrix
+        Whether the matrix is asked for: the gradient alone takes a small part of the time.
     progress
         Called with the name of each detector.
     """
     factors = np.ones(len(model.exposures)) if exposure_weights is None else exposure_weights
-    result = NormalEquations(vector.copy(), np.zeros((model.size, model.size)), np.zeros(model.size))
-    eliminated = np.zeros_like(result.matrix)
+    size = model.size if with_matrix else 0
+    result = NormalEquations(vector.copy(), np.zeros((size, size)), np.zeros(model.size))
     for detector in detectors:
         if progress is not None:
             progress(detector.name)
         fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=factors)
-        # Products are made by threads, if there are any, while the next tiles are summed; sums are in the same order without.
-        found = tiles(model, detector, fit, vector, normal=result.matrix, gradient=result.gradient)
-        for columns, product in ahead(_eliminated, found, threads=own_threads()):
-            subtract_block(eliminated, product, columns)
-        used = fit.weights > 0
+        weights = fit.weights if held_out is None else fit.weights * ~held_out[detector.exposures, None]
+        rows = DetectorRows(model, detector, vector, fit.residual, weights)
+        if with_matrix:
+            _add_matrix(rows, result.matrix)
+        rows.add_gradient(result.gradient)
         result.objective += fit.objective
-        result.signals += int(used.sum())
+        result.signals += int((fit.weights > 0).sum())
         result.responses += int(np.isfinite(fit.log_response).sum())
         result.fits[detector.name] = fit.log_response
-    result.matrix += eliminated
     return result
 
 
-def _eliminated(tile: Tile) -> tuple[NDArray[np.int64], FloatArray]:
-    """Return columns of a tile, and the product that the elimination of its responses takes off the matrix there."""
-    scaled = tile.sums / np.sqrt(tile.moments)[:, None]
-    return tile.columns, scaled.T @ scaled
+def _add_matrix(rows: DetectorRows, matrix: FloatArray) -> None:
+    """Add what a detector says to the upper triangle; sums are in the same order for any number of threads."""
+    for chunk in _chunks(rows.plans()):
+        found = list(ahead(rows.tile_and_blocks, chunk, threads=own_threads()))
+        products = [(tile.columns, tile.scaled) for tile, _ in found]
+
+        def add(strip: tuple[int, int], chunk=chunk, found=found) -> None:  # type: ignore[no-untyped-def]
+            for plan, (_, blocks) in zip(chunk, found, strict=True):
+                rows.add_blocks(matrix, plan, blocks, *strip)
+
+        _by_strips(add, products, len(matrix))
+        subtract_products(matrix, products)
+
+
+def _chunks(plans: Iterable[TilePlan]) -> Iterator[list[TilePlan]]:
+    """Yield tiles together whose sums fit into memory."""
+    chunk: list[TilePlan] = []
+    total = 0
+    for plan in plans:
+        chunk.append(plan)
+        total += 8 * (len(plan.windows) * plan.block_size**2 + 2 * plan.pixels.size * plan.columns.size)
+        if total > _CHUNK_BYTES:
+            yield chunk
+            chunk, total = [], 0
+    if chunk:
+        yield chunk
+
+
+def subtract_products(matrix: FloatArray, products: Sequence[Product]) -> None:
+    """Subtract squares of rows from the upper triangle of a matrix of the unknowns."""
+
+    def subtract(strip: tuple[int, int]) -> None:
+        for columns, rows in products:
+            start, stop = (int(place) for place in np.searchsorted(columns, strip))
+            for first in range(start, stop, _STRIP_ROWS):
+                last = min(first + _STRIP_ROWS, stop)
+                subtract_rows(matrix, rows[:, first:last].T @ rows[:, first:], columns, first)
+
+    _by_strips(subtract, products, len(matrix))
+
+
+def _by_strips(function: Callable[[tuple[int, int]], None], products: Sequence[Product], size: int) -> None:
+    """Call for strips of a matrix (rows from, to) with equal parts of the upper triangle; each is the work of one thread."""
+    ends = [0, size]
+    if np.mean([columns.size for columns, _ in products]) > _ONE_STRIP:
+        ends = np.round(size * (1.0 - np.sqrt(np.linspace(1.0, 0.0, _STRIPS + 1)))).astype(int).tolist()
+    for _ in ahead(function, pairwise(ends), threads=own_threads()):
+        pass

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, optimize, sparse
+from scipy import optimize, sparse
 
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.photodiode import PhotodiodeModel
@@ -25,7 +25,6 @@ UNKNOWN_SCALE = 1.0
 """That of the logarithm of an exposure's scale without a photodiode reading, about the median reading."""
 
 _HELD = 1e-4
-_STIFFNESS_BOUNDS = (1.0, 1e12)
 
 
 @dataclass(frozen=True)
@@ -86,20 +85,46 @@ class Prior:
         Directions that change no signal at all (constants shared by patterns, scales and response; planes of a reflected
         pattern) are held where they are, by terms of the size of the data's.
         """
+        hold = self.scale_hold(matrix)
+        self.add_to_patterns(matrix)
+        start = self.model.scales.start
+        self.add_to_others(matrix[start:, start:], hold)
+
+    def add_to_patterns(self, matrix: FloatArray) -> None:
+        """Add the precision of the patterns to a matrix of the unknowns (both triangles)."""
         model = self.model
         for number, (pattern, where, stiffness) in enumerate(
             zip(model.patterns, model.pattern_slices, self.stiffness, strict=True)
         ):
             block = matrix[where, where]
-            functions = _free_functions(pattern.grid, number)
-            block += hold_strength(block) * (functions @ functions.T)
+            functions = free_functions(pattern.grid, number)
+            weighted = hold_strength(block) * functions
+            # By rows: the whole product would be as large as the matrix.
+            for rows, left in zip(block, weighted, strict=True):
+                rows += functions @ left
             rough = roughness_of(pattern.grid).tocoo()
             block[rough.row, rough.col] += stiffness * rough.data
-        scales = matrix[model.scales, model.scales]
-        scales += self.scale_precision + np.diag(scales).mean() / len(scales)
-        places = np.arange(model.errors.start, model.stage.stop)
-        matrix[places, places] += self._stage_deviations**-2
-        matrix[model.errors, model.errors] += self._common_error_precision()
+
+    def scale_hold(self, matrix: FloatArray) -> float:
+        """Return the size of the term that holds the mean of all scales, from the normal equations."""
+        scales = np.diag(matrix)[self.model.scales]
+        return float(scales.mean()) / len(scales)
+
+    def add_to_others(self, block: FloatArray, hold: float) -> None:
+        """Add the precision of all unknowns behind the patterns to their block of a matrix (both triangles).
+
+        Parameters
+        ----------
+        hold
+            See `scale_hold`.
+        """
+        model, start = self.model, self.model.scales.start
+        scales = slice(0, model.scales.stop - start)
+        block[scales, scales] += self.scale_precision + hold
+        places = np.arange(model.errors.start, model.stage.stop) - start
+        block[places, places] += self._stage_deviations**-2
+        errors = slice(model.errors.start - start, model.errors.stop - start)
+        block[errors, errors] += self._common_error_precision()
 
     def _common_error_precision(self) -> FloatArray:
         """Return what holds the mean of all position errors at 0: it is a shift of the beam's own coordinates."""
@@ -144,61 +169,10 @@ def hold_strength(block: FloatArray) -> float:
     return float(np.diag(block).mean())
 
 
-def _free_functions(grid: SplineGrid, number: int) -> FloatArray:
+def free_functions(grid: SplineGrid, number: int) -> FloatArray:
     """Return what no signal depends on in a pattern: the level, and in a reflection (shared with beam and scales) the slopes."""
     functions = grid.planes()[:, : 1 if number == 0 else 3]
     return functions / np.linalg.norm(functions, axis=0)
-
-
-@lru_cache(maxsize=8)
-def _roughness_determinant(grid: SplineGrid) -> float:
-    """Return the logarithm of the pseudo-determinant of the roughness; planes have none."""
-    basis = np.linalg.qr(grid.planes())[0]
-    return float(2 * np.log(np.diag(linalg.cholesky(roughness_of(grid).toarray() + basis @ basis.T))).sum())
-
-
-def best_stiffness(matrix: FloatArray, gradient: FloatArray, prior: Prior, *, tolerance: float = 0.2) -> tuple[Prior, float]:
-    """Return the prior whose common stiffness of the patterns has the largest evidence, and the logarithm of that.
-
-    Parameters
-    ----------
-    matrix, gradient
-        Of the data at coefficients 0 of the patterns, with the prior's pull there added to ``gradient``.
-    prior
-        Its stiffness does not matter.
-    tolerance
-        Of the logarithm of the stiffness.
-
-    Notes
-    -----
-    The marginal likelihood is comparable between knots: patterns have the same flat prior of planes and the same kind of roughness.
-    All unknowns but the patterns' are eliminated first.
-    """
-    model, total = prior.model, matrix.copy()
-    prior.with_stiffness((0.0,) * len(prior.stiffness)).add_to(total)
-    size = model.scales.start
-    others = linalg.cholesky(total[size:, size:], lower=True, check_finite=False)
-    columns = np.column_stack([total[size:, :size], gradient[size:]])
-    solved = linalg.solve_triangular(others, columns, lower=True, check_finite=False)
-    reduced = total[:size, :size] - solved[:, :-1].T @ solved[:, :-1]
-    pull = gradient[:size] - solved[:, :-1].T @ solved[:, -1]
-    fixed = solved[:, -1] @ solved[:, -1] - 2 * np.log(np.diag(others)).sum()
-    for number, (pattern, where) in enumerate(zip(model.patterns, model.pattern_slices, strict=True)):
-        free = _free_functions(pattern.grid, number).shape[1]
-        slopes = pattern.grid.planes()[:, free:]
-        fixed += _roughness_determinant(pattern.grid)
-        fixed += free * np.log(hold_strength(matrix[where, where])) - np.linalg.slogdet(slopes.T @ slopes)[1]
-    rough = linalg.block_diag(*[roughness_of(pattern.grid).toarray() for pattern in model.patterns])
-    rank = size - 3 * len(model.patterns)
-
-    def cost(log_stiffness: float) -> float:
-        factor = linalg.cholesky(reduced + np.exp(log_stiffness) * rough, lower=True, overwrite_a=True, check_finite=False)
-        whitened = linalg.solve_triangular(factor, pull, lower=True, check_finite=False)
-        return -0.5 * float(fixed + whitened @ whitened - 2 * np.log(np.diag(factor)).sum() + rank * log_stiffness)
-
-    bounds = (float(np.log(_STIFFNESS_BOUNDS[0])), float(np.log(_STIFFNESS_BOUNDS[1])))
-    found = optimize.minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": tolerance})
-    return prior.with_stiffness((float(np.exp(found.x)),) * len(prior.stiffness)), -float(found.fun)
 
 
 def common_deviation(information: FloatArray, pull: FloatArray, bounds: tuple[float, float]) -> float:

@@ -24,7 +24,8 @@ class Certificate:
     ----------
     decrement : float
         Newton decrement ``sqrt(g' H^-1 g)``: no linear function of the unknowns is farther from its optimum than this many
-        standard errors.
+        standard errors. The gradient ``g`` is that at the vector; the curvature ``H`` may be that of a vector a few standard errors
+        away (`permil.flat.joint.solver.NEAR`).
     gradient : float
         Norm of the gradient over its norm at the start, in units of the unknowns' scales ``diag(H)^-1/2``.
     passes : int
@@ -58,7 +59,7 @@ class JointSolution:
     log_response : dict
         ``log F`` on the super-pixels of each detector, mean 0 over all of them.
     factor : ndarray, shape (n, n)
-        Lower Cholesky factor of the inverse covariance of ``vector``.
+        Lower Cholesky factor of the inverse covariance of ``vector``; see `Certificate` for where it was computed.
     exposure_weights : ndarray
         Factor of the weight of each exposure.
     threshold : float

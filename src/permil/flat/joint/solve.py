@@ -1,23 +1,32 @@
-"""The joint solution of beam, flat and exposure scales by Newton's method on the exact objective."""
+"""The joint solution of beam, flat and exposure scales by Newton's method on the exact objective.
+
+The curvature costs far more than the gradient and hardly changes near the optimum, since logarithms are almost linear in the unknowns:
+it is kept (the chord method, Kelley 1995, Iterative Methods for Linear and Nonlinear Equations, section 5.4.1) as long as the vector
+stays within a few standard errors, the same exposures count, and steps shrink as they should.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
 from permil.errors import FlatError
+from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
 from permil.flat.joint.model import make_model
 from permil.flat.joint.normal import NormalEquations
 from permil.flat.joint.solution import Certificate, JointSolution
-from permil.flat.joint.solver import Solver
+from permil.flat.joint.solver import NEAR, Solver
 
 FloatArray = NDArray[np.float64]
+
+_CONTRACTION = 0.3
+"""What a step must leave of the decrement, or else the curvature is computed again."""
 
 
 def solve_joint(
@@ -85,6 +94,7 @@ def solve_again(
     *,
     held_out: NDArray[np.bool_],
     tolerance: float = 0.01,
+    near: float = NEAR,
     most_passes: int = 20,
 ) -> JointSolution:
     """Solve without some exposures, starting from a solution and with its prior.
@@ -93,8 +103,12 @@ def solve_again(
     ----------
     held_out : ndarray of bool, shape (n,)
         Exposures that have no effect, besides those that the solution left out. Their fit is still tested.
+    tolerance, most_passes
+        See `solve_joint`.
+    near
+        How far, in standard errors, the solution may be from where its curvature was computed: the errors are those of there.
     """
-    solver = Solver(solution.model, detectors, solution.threshold, True, None)
+    solver = Solver(solution.model, detectors, solution.threshold, True, None, near=near, held_out=held_out)
     solver.vector, solver.prior, solver.steady = solution.vector.copy(), solution.prior, True
     solver.exposure_weights = np.where(held_out, LEFT_OUT, solution.exposure_weights)
     solver.prior = replace(solution.prior, has_photodiode=solution.prior.has_photodiode & ~held_out)
@@ -105,14 +119,18 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
     """Take Newton steps until the decrement is small and nothing else changes."""
     first_norm, decrement = np.nan, np.inf
     for number in range(most_passes):
-        # The largest things in memory: let go of them before the next pass makes them again.
-        latest = None
-        latest = _pass(solver, robust=number > 0 or solver.steady)
-        first_norm = latest.norm if number == 0 else first_norm
-        step = linalg.cho_solve((latest.factor, True), latest.pull)
-        decrement = max(float(latest.pull @ step), 0.0) ** 0.5
+        # The largest thing in memory: the solver lets go of it before it makes another.
+        equations = curvature = None
+        equations, curvature = _pass(solver, robust=number > 0 or solver.steady)
+        pull = equations.gradient + solver.prior.gradient(solver.vector)
+        norm = curvature.relative_norm(pull)
+        first_norm = norm if number == 0 else first_norm
+        step, before = curvature.solve(pull), decrement
+        decrement = max(float(pull @ step), 0.0) ** 0.5
         if decrement <= tolerance and solver.steady:
             break
+        if decrement > _CONTRACTION * before:
+            solver.refresh()
         solver.vector = solver.vector + step
         solver.advance(judge=judge)
     else:
@@ -129,40 +147,26 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
         threshold=solver.threshold,
         exposure_weights=solver.exposure_weights,
     )
-    equations = latest.equations
     mean = np.nanmean(np.concatenate(list(equations.fits.values())))
     return JointSolution(
         model=solver.model,
         prior=solver.prior,
         vector=equations.vector,
         log_response={name: fit - mean for name, fit in equations.fits.items()},
-        factor=latest.factor,
+        factor=curvature.release(),
         exposure_weights=solver.exposure_weights,
         threshold=solver.threshold,
         tests=tests,
-        certificate=Certificate(decrement, latest.norm / first_norm, number + 1, tolerance),
+        certificate=Certificate(decrement, norm / first_norm, number + 1, tolerance),
         objective=equations.objective,
         signals=equations.signals,
         responses=equations.responses,
     )
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """What a pass through the data gives: equations, Cholesky factor of the curvature, pull, norm of the gradient."""
-
-    equations: NormalEquations
-    factor: FloatArray
-    pull: FloatArray
-    norm: float
-
-
-def _pass(solver: Solver, *, robust: bool) -> _Pass:
-    equations = solver.equations(robust=robust)
+def _pass(solver: Solver, *, robust: bool) -> tuple[NormalEquations, Curvature]:
     try:
-        if not solver.steady:
-            solver.estimate_prior(equations)
-        return _Pass(equations, *solver.factorise(equations))
+        return solver.equations(robust=robust)
     except linalg.LinAlgError as error:
         raise FlatError(
             f"{len(solver.model.exposures)} exposures do not determine {solver.model.size} unknowns ({error})",

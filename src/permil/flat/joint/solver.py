@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
+from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, PHOTODIODE_LIMIT, SHAPE_LIMIT, exposure_tests
-from permil.flat.joint.kernels import mirror_upper
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import NormalEquations, normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel, fit_photodiode, marginal
-from permil.flat.joint.prior import Prior, best_stiffness, common_deviation
+from permil.flat.joint.prior import Prior, common_deviation
+from permil.flat.joint.stiffness import best_stiffness
 
 FloatArray = NDArray[np.float64]
 
@@ -23,6 +23,9 @@ _FIRST_PHOTODIODE = PhotodiodeModel(0.01, 0.01)
 _FIRST_STIFFNESS = 1e4
 _POSITION_ERRORS_MM = (1e-5, 0.1)
 _FEWEST_READINGS = 6
+NEAR = 3.0
+"""Distance ``sqrt(dz' H dz)``, in standard errors, within which the curvature holds."""
+
 _ROUNDS = 2
 """Passes without a change of what is left out after which the prior is kept."""
 
@@ -38,12 +41,18 @@ class Solver:
         with_drift: bool,
         progress: Callable[[str], None] | None,
         stiffness: float | None = None,
+        *,
+        near: float = NEAR,
+        held_out: NDArray[np.bool_] | None = None,
     ) -> None:
         self.model, self.detectors, self.threshold = model, detectors, threshold
         self.with_drift, self.progress = with_drift, progress
         self.vector = model.start()
         self.exposure_weights = np.ones(len(model.exposures))
         self.steady = False
+        self._near, self._held_out = near, held_out
+        self._curvature: Curvature | None = None
+        self._state: tuple[bool, bytes] | None = None
         self._rounds = 0
         self._stiffness_given = self._stiffness_known = stiffness is not None
         known = np.isfinite(model.exposures.log_photodiode)
@@ -51,40 +60,49 @@ class Solver:
             model, (stiffness or _FIRST_STIFFNESS,) * len(model.patterns), _FIRST_PHOTODIODE, known, stage_as_recorded=True
         )
 
-    def equations(self, *, robust: bool) -> NormalEquations:
-        """Pass through the data."""
-        return normal_equations(
+    def equations(self, *, robust: bool) -> tuple[NormalEquations, Curvature]:
+        """Pass through the data: for the gradient alone as long as the curvature holds, else for both; estimate the prior.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If the unknowns are not determined.
+        """
+        state = (robust, self.exposure_weights.tobytes())
+        if self._curvature is not None and (
+            state != self._state or not self._stiffness_known or self._curvature.distance(self.vector) > self._near
+        ):
+            self._curvature = None
+        equations = normal_equations(
             self.model,
             self.detectors,
             self.vector,
             threshold=self.threshold if robust else np.inf,
             exposure_weights=self.exposure_weights,
+            held_out=self._held_out,
+            with_matrix=self._curvature is None,
             progress=self.progress,
         )
-
-    def factorise(self, equations: NormalEquations) -> tuple[FloatArray, FloatArray, float]:
-        """Return the Cholesky factor of the curvature, the gradient, and its norm in the unknowns' scales.
-
-        The matrix of the equations becomes that of the curvature: a copy would be one of the largest things in memory.
-        """
-        total = equations.matrix
-        mirror_upper(total)
-        self.prior.add_to(total)
-        pull = equations.gradient + self.prior.gradient(self.vector)
-        norm = float(np.linalg.norm(pull / np.sqrt(np.diag(total))))
-        # Unlike SciPy's, this one lets other threads run: halves of the data are solved for side by side.
-        factor: FloatArray = np.linalg.cholesky(total).astype(np.float64, copy=False)
-        return factor, pull, norm
-
-    def estimate_prior(self, equations: NormalEquations) -> None:
-        """Estimate stiffness, photodiode and position errors from the normal equations."""
-        matrix = equations.full_matrix
-        if not self._stiffness_known:
-            self._estimate_stiffness(matrix, equations.gradient)
+        if self._curvature is None:
+            if not (self._stiffness_known or self.steady):
+                self._estimate_stiffness(equations)
             self._stiffness_known = True
+            self._curvature, self._state = Curvature(equations, self.prior), state
+        if not self.steady:
+            self._estimate_strengths(self._curvature, equations.gradient)
+        self._curvature.factorise(self.prior)
+        return equations, self._curvature
+
+    def refresh(self) -> None:
+        """Have the curvature made again in the next pass."""
+        self._curvature = None
+
+    def _estimate_strengths(self, curvature: Curvature, gradient: FloatArray) -> None:
+        """Estimate photodiode and position errors."""
         known = np.flatnonzero(self.prior.has_photodiode)
         if known.size >= _FEWEST_READINGS:
-            information, at_vector = self._information(matrix, equations.gradient, self.model.scales)
+            pull = gradient + self.prior.gradient(self.vector)
+            information, at_vector = curvature.information(self.prior, gradient, pull, self.model.scales)
             at_readings = at_vector + information @ (self.vector[self.model.scales] - self.prior.scale_centre)
             information, at_readings = marginal(information, at_readings, known)
             times, regressors = self.model.exposures.time[known], self.model.exposures.regressors[known]
@@ -92,7 +110,8 @@ class Solver:
             self.prior = replace(self.prior, photodiode=photodiode)
         if self.model.position_errors and not self.prior.stage_as_recorded:
             errors = self.vector[self.model.errors]
-            information, at_vector = self._information(matrix, equations.gradient, self.model.errors)
+            pull = gradient + self.prior.gradient(self.vector)
+            information, at_vector = curvature.information(self.prior, gradient, pull, self.model.errors)
             # Their mean is held: only differences count.
             pairs = np.arange(len(errors)) % 2
             differences = np.eye(len(errors)) - 2.0 / len(errors) * (pairs[:, None] == pairs)
@@ -100,24 +119,13 @@ class Solver:
             size = common_deviation(differences @ information @ differences, pull, _POSITION_ERRORS_MM)
             self.prior = replace(self.prior, position_error_mm=size)
 
-    def _estimate_stiffness(self, matrix: FloatArray, gradient: FloatArray) -> None:
+    def _estimate_stiffness(self, equations: NormalEquations) -> None:
         # The evidence wants the pull at coefficients 0; the equations are linear in them.
-        at_zero = np.zeros(self.model.size)
+        at_zero, matrix = np.zeros(self.model.size), equations.full_matrix
         for where in self.model.pattern_slices:
             at_zero[where] = self.vector[where]
-        pull = gradient + matrix @ at_zero + self.prior.gradient(self.vector - at_zero)
+        pull = equations.gradient + matrix @ at_zero + self.prior.gradient(self.vector - at_zero)
         self.prior, _ = best_stiffness(matrix, pull, self.prior)
-
-    def _information(self, matrix: FloatArray, gradient: FloatArray, block: slice) -> tuple[FloatArray, FloatArray]:
-        """Return what the signals know of a block of unknowns, all others free within their prior, and their pull."""
-        total = matrix.copy()
-        self.prior.add_to(total)
-        others = np.r_[0 : block.start, block.stop : self.model.size]
-        factor = linalg.cho_factor(total[np.ix_(others, others)], lower=True, check_finite=False)
-        pull = gradient + self.prior.gradient(self.vector)
-        solved = linalg.cho_solve(factor, np.column_stack([matrix[others, block], pull[others]]))
-        information = matrix[block, block] - matrix[others, block].T @ solved[:, :-1]
-        return (information + information.T) / 2, gradient[block] - matrix[others, block].T @ solved[:, -1]
 
     def advance(self, *, judge: bool) -> None:
         """After a step: judge the exposures, then let the stage differ from its record, then keep the prior.

@@ -14,8 +14,9 @@ from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.model import make_model
 from permil.flat.joint.normal import fit_detector, normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel
-from permil.flat.joint.prior import Prior, best_stiffness
+from permil.flat.joint.prior import Prior
 from permil.flat.joint.spline import SplineGrid
+from permil.flat.joint.stiffness import best_stiffness
 
 _FIRST_SPACING_MM = 12.0
 _RATIO = 2**-0.5
@@ -92,11 +93,12 @@ def choose_spacing(
             limited = True
             break
         model = make_model(exposures, richest, spacing_mm=spacing)
-        prior = Prior(model, (_STIFFNESS,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
+        first_stiffness = stiffness[-1] if stiffness else _STIFFNESS
+        prior = Prior(model, (first_stiffness,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
         equations = normal_equations(model, richest, model.start())
         pull = equations.gradient + prior.gradient(equations.vector)
         tried.append(spacing)
-        chosen, log_evidence = best_stiffness(equations.full_matrix, pull, prior)
+        chosen, log_evidence = best_stiffness(equations.matrix, pull, prior)
         stiffness.append(chosen.stiffness[0])
         evidence.append(log_evidence)
         limited = False
@@ -113,10 +115,9 @@ def _stands_out(exposures: ExposureList, richest: DetectorSignals, spacing_mm: f
     model = make_model(exposures, [richest], spacing_mm=spacing_mm)
     prior = Prior(model, (_STIFFNESS,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
     equations = normal_equations(model, [richest], model.start())
-    matrix = equations.full_matrix
-    prior.add_to(matrix)
+    prior.add_to(equations.matrix)
     pull = equations.gradient + prior.gradient(equations.vector)
-    vector = equations.vector + linalg.solve(matrix, pull, assume_a="pos")
+    vector = equations.vector + linalg.solve(equations.matrix, pull, assume_a="pos", overwrite_a=True)
     fit = fit_detector(model, richest, vector, threshold=np.inf, exposure_weights=np.ones(len(exposures)))
     lit = fit.weights > 0
     chi_square = (fit.weights * np.square(fit.residual)).sum(axis=1) / np.maximum(lit.sum(axis=1), 1)

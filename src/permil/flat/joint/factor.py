@@ -1,0 +1,122 @@
+"""Cholesky factors of large dense matrices, in place and by the threads of a task.
+
+Blocks are made of matrix products alone: these let other threads run, unlike SciPy's factors, and take no memory. The bits do not
+depend on the number of threads, since each block is the work of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from permil.engine import ahead, own_threads
+
+FloatArray = NDArray[np.float64]
+Argument = TypeVar("Argument")
+
+_PANEL = 192
+_PIECE = 320
+
+
+def factorise_rows(matrix: FloatArray, first: int, last: int) -> None:
+    """Factorise rows of a symmetric matrix, and take what they explain off the rows that follow.
+
+    Parameters
+    ----------
+    matrix : ndarray, shape (n, n)
+        Upper triangle. Rows from ``first`` to ``last`` become those of ``U``, ``U' U`` the matrix from ``first`` on; those that follow
+        become the Schur complement.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If the matrix is not positive definite.
+    """
+    size = len(matrix)
+    for start in range(first, last, _PANEL):
+        stop = min(start + _PANEL, last)
+        following = (stop, min(stop + _PANEL, last))
+        corner: FloatArray = np.linalg.cholesky(matrix[start:stop, start:stop], upper=True).astype(np.float64, copy=False)
+        inverse = _inverse(corner).T
+        matrix[start:stop, start:stop] = corner
+        matrix[start:stop, slice(*following)] = inverse @ matrix[start:stop, slice(*following)]
+        known = slice(first, stop)
+
+        def complete(
+            piece: tuple[int, int],
+            rows: slice = slice(start, stop),
+            following: tuple[int, int] = following,
+            inverse: FloatArray = inverse,
+            known: slice = known,
+        ) -> None:
+            columns = slice(*piece)
+            if piece != following:
+                matrix[rows, columns] = inverse @ matrix[rows, columns]
+            # The rows that come next are made ready, with all that is known so far at once: each number is touched once.
+            _subtract_square(matrix, known, slice(*following), columns)
+
+        _by_threads(complete, [following, *_pieces(following[1], size)])
+
+    def subtract(block: tuple[slice, slice]) -> None:
+        _subtract_square(matrix, slice(first, last), *block)
+
+    left = [slice(*piece) for piece in _pieces(last, size)]
+    _by_threads(subtract, [(rows, columns) for place, rows in enumerate(left) for columns in left[place:]])
+
+
+def _subtract_square(matrix: FloatArray, known: slice, rows: slice, columns: slice) -> None:
+    """Take what known rows of the factor explain off a block of the matrix."""
+    matrix[rows, columns] -= matrix[known, rows].T @ matrix[known, columns]
+
+
+def lower_factor(matrix: FloatArray) -> FloatArray:
+    """Return ``L = U'`` of a matrix that holds ``U`` in its upper triangle, in the same memory."""
+    for start in range(0, len(matrix), _PANEL):
+        rows = matrix[start : start + _PANEL]
+        rows[:, :start] = 0.0
+        rows[:, start : start + _PANEL] = np.triu(rows[:, start : start + _PANEL])
+    return matrix.T
+
+
+class Whitening:
+    """Solution of ``L x = b`` for many right sides at a time; threads may share one.
+
+    Parameters
+    ----------
+    factor : ndarray, shape (n, n)
+        ``L``.
+    """
+
+    def __init__(self, factor: FloatArray) -> None:
+        self._factor = factor
+        self._starts = range(0, len(factor), _PANEL)
+        self._inverses = [_inverse(factor[start : start + _PANEL, start : start + _PANEL].T).T for start in self._starts]
+
+    def __call__(self, right: FloatArray) -> FloatArray:
+        """Return ``L^-1 b``, shape (n, k); rows before the first that is not 0 cost nothing."""
+        result = np.zeros(right.shape)
+        lit = np.flatnonzero(right.any(axis=1))
+        before = int(lit[0]) // _PANEL * _PANEL if lit.size else len(right)
+        for start, inverse in zip(self._starts, self._inverses, strict=True):
+            if start >= before:
+                stop = start + len(inverse)
+                known = self._factor[start:stop, before:start] @ result[before:start]
+                np.matmul(inverse, right[start:stop] - known, out=result[start:stop])
+        return result
+
+
+def _inverse(upper: FloatArray) -> FloatArray:
+    return np.asarray(linalg.solve_triangular(upper, np.eye(len(upper)), check_finite=False))
+
+
+def _pieces(start: int, stop: int) -> list[tuple[int, int]]:
+    return [(place, min(place + _PIECE, stop)) for place in range(start, stop, _PIECE)]
+
+
+def _by_threads(function: Callable[[Argument], None], arguments: Iterable[Argument]) -> None:
+    for _ in ahead(function, arguments, threads=own_threads()):
+        pass

@@ -1,0 +1,137 @@
+"""Tiles: neighbouring super-pixels of a detector, which depend on the same few unknowns, and the sums of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.kernels import add_gradient
+from permil.flat.joint.model import JointModel
+from permil.flat.joint.tile_kernels import add_blocks, mark_windows, sum_tile
+
+FloatArray = NDArray[np.float64]
+
+_TILE_MM = 10.5
+"""Side of the tiles: large enough for matrix products, small enough to depend on few splines."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Neighbouring super-pixels of a detector and what they depend on.
+
+    Parameters
+    ----------
+    pixels : ndarray of int, shape (p,)
+        Which super-pixels; each has a response.
+    columns : ndarray of int, shape (n,)
+        The unknowns, rising.
+    sums : ndarray, shape (p, n)
+        ``S``.
+    moments : ndarray, shape (p,)
+        ``W``.
+    pull : ndarray, shape (n,)
+        Sum of ``w x r``.
+    """
+
+    pixels: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    sums: FloatArray
+    moments: FloatArray
+    pull: FloatArray
+
+    @property
+    def shifts(self) -> FloatArray:
+        """Rows ``A``, shape (p, n)."""
+        return self.sums / self.moments[:, None]
+
+    @property
+    def scaled(self) -> FloatArray:
+        """``S / sqrt(W)``, whose square the elimination of the responses takes off the matrix, shape (p, n)."""
+        return self.sums / np.sqrt(self.moments)[:, None]
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """What a tile depends on, before its rows are summed: super-pixels, unknowns, and see `mark_windows`."""
+
+    pixels: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    windows: NDArray[np.int64]
+
+    @property
+    def block_size(self) -> int:
+        """Side of the largest of the blocks of `sum_tile`."""
+        return int((self.windows[:, :, 1] * self.windows[:, :, 3]).sum(axis=1).max(initial=0)) + 3
+
+
+class DetectorRows:
+    """The rows of one detector at a vector of unknowns: derivatives of its logarithms, never all of them at a time.
+
+    Parameters
+    ----------
+    residual, weights : ndarray, shape (e, p)
+        Of the logarithms at that vector; what has no weight does not count.
+    """
+
+    def __init__(
+        self, model: JointModel, detector: DetectorSignals, vector: FloatArray, residual: FloatArray, weights: FloatArray
+    ) -> None:
+        self._detector, self._vector, self._size = detector, vector, model.size
+        self._residual, self._weights = residual, weights
+        self._counts, self._places = model.pattern_arrays()
+        columns, parts = model.further_columns(vector)
+        chosen = detector.exposures
+        self._further, self._parts, self._centres = columns[chosen], parts[chosen], model.centres(vector)[chosen]
+
+    def add_gradient(self, gradient: FloatArray) -> None:
+        """Add ``sum w x r`` of all signals, shape (unknowns,)."""
+        detector = self._detector
+        state = self._centres, self._counts, self._places, self._vector, self._further, self._parts
+        add_gradient(detector.x_mm, detector.y_mm, self._residual, self._weights, *state, gradient)
+
+    def plans(self) -> Iterator[TilePlan]:
+        """Yield the tiles of the detector."""
+        for pixels in self._tile_pixels():
+            x, y = self._detector.x_mm[pixels], self._detector.y_mm[pixels]
+            marked = np.zeros(self._size, dtype=np.bool_)
+            windows = np.zeros((len(self._centres), len(self._counts), 4), dtype=np.int64)
+            bounds = np.array([x.min(), x.max(), y.min(), y.max()])
+            lit = self._weights[:, pixels].any(axis=1)
+            mark_windows(bounds, self._centres, self._counts, self._places, self._further, lit, windows, marked)
+            yield TilePlan(pixels, np.flatnonzero(marked), windows)
+
+    def tile(self, plan: TilePlan) -> Tile:
+        """Return the sums of a tile."""
+        return self._sum(plan, np.empty((0, 0, 0)))
+
+    def tile_and_blocks(self, plan: TilePlan) -> tuple[Tile, FloatArray]:
+        """Return the sums of a tile, and the products of its rows as if the response were known, for `add_blocks`."""
+        blocks = np.zeros((len(self._centres), plan.block_size, plan.block_size))
+        return self._sum(plan, blocks), blocks
+
+    def add_blocks(self, matrix: FloatArray, plan: TilePlan, blocks: FloatArray, low: int, high: int) -> None:
+        """Add the products of the rows of a tile to the upper triangle of a matrix, in its rows from low to high."""
+        add_blocks(matrix, blocks, plan.windows, self._counts, self._further, self._parts, low, high)
+
+    def _sum(self, plan: TilePlan, blocks: FloatArray) -> Tile:
+        pixels, used = plan.pixels, plan.columns
+        positions = np.zeros(self._size, dtype=np.int64)
+        positions[used] = np.arange(used.size)
+        sums, moments, pull = np.zeros((pixels.size, used.size)), np.zeros(pixels.size), np.zeros(used.size)
+        x, y = self._detector.x_mm[pixels], self._detector.y_mm[pixels]
+        weights = np.ascontiguousarray(self._weights[:, pixels])
+        residual = np.ascontiguousarray(self._residual[:, pixels])
+        state = self._counts, self._places, self._vector, self._further, self._parts
+        sum_tile(x, y, residual, weights, self._centres, *state, plan.windows, positions, sums, moments, pull, blocks)
+        return Tile(pixels, used, sums, moments, pull)
+
+    def _tile_pixels(self) -> list[NDArray[np.int64]]:
+        lit = np.flatnonzero(self._weights.any(axis=0))
+        cells = np.floor(np.column_stack([self._detector.x_mm, self._detector.y_mm])[lit] / _TILE_MM).astype(np.int64)
+        _, number = np.unique(cells, axis=0, return_inverse=True)
+        order = np.argsort(number, kind="stable")
+        return np.split(lit[order], np.flatnonzero(np.diff(number[order])) + 1) if lit.size else []

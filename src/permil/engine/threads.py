@@ -34,13 +34,17 @@ def allow_threads(number: int) -> Iterator[None]:
         _THREADS.reset(token)
 
 
-def ahead(function: Callable[[Argument], Result], arguments: Iterable[Argument], *, threads: int) -> Iterator[Result]:
+def ahead(
+    function: Callable[[Argument], Result], arguments: Iterable[Argument], *, threads: int, depth: int = 0
+) -> Iterator[Result]:
     """Yield what a function returns for each argument, in order, while threads already work on the next ones.
 
     Parameters
     ----------
     threads
         How many work, with the one that uses the results: so many calls less one are under way meanwhile; with 1 all is done in turn.
+    depth
+        Results that are made ahead, for one who uses several at a time; at least as many as there are threads.
 
     Raises
     ------
@@ -55,7 +59,7 @@ def ahead(function: Callable[[Argument], Result], arguments: Iterable[Argument],
         try:
             for argument in arguments:
                 waiting.append(pool.submit(function, argument))
-                if len(waiting) == threads:
+                if len(waiting) == max(threads, depth):
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()

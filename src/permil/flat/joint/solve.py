@@ -17,6 +17,7 @@ from scipy import linalg
 from permil.errors import FlatError
 from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals, ExposureList
+from permil.flat.joint.descent import Descent, Place
 from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
 from permil.flat.joint.model import make_model
 from permil.flat.joint.normal import NormalEquations
@@ -27,6 +28,9 @@ FloatArray = NDArray[np.float64]
 
 _CONTRACTION = 0.3
 """What a step must leave of the decrement, or else the curvature is computed again."""
+
+_FARTHEST = 1.0
+"""Distance from the optimum, in standard errors of the whole, with which a solution that stops there is still one; it says so."""
 
 
 def solve_joint(
@@ -42,7 +46,7 @@ def solve_joint(
     threshold: float = 6.0,
     leave_out: bool = True,
     tolerance: float = 0.01,
-    most_passes: int = 20,
+    most_passes: int = 40,
     progress: Callable[[str], None] | None = None,
 ) -> JointSolution:
     """Solve for beam, flat and exposure scales together.
@@ -95,7 +99,7 @@ def solve_again(
     held_out: NDArray[np.bool_],
     tolerance: float = 0.01,
     near: float = NEAR,
-    most_passes: int = 20,
+    most_passes: int = 40,
 ) -> JointSolution:
     """Solve without some exposures, starting from a solution and with its prior.
 
@@ -117,23 +121,32 @@ def solve_again(
 
 def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int) -> JointSolution:
     """Take Newton steps until the decrement is small and nothing else changes."""
-    first_norm, decrement = np.nan, np.inf
-    for number in range(most_passes):
-        # The largest thing in memory: the solver lets go of it before it makes another.
-        equations = curvature = None
-        equations, curvature = _pass(solver, robust=number > 0 or solver.steady)
-        pull = equations.gradient + solver.prior.gradient(solver.vector)
+    first_norm, decrement, number = np.nan, np.inf, 0
+    descent = Descent()
+    while True:
+        number += 1
+        made = solver.curvatures
+        equations, curvature = _pass(solver, robust=number > 1 or solver.steady)
+        prior_pull = solver.prior.gradient(solver.vector)
+        pull = equations.gradient + prior_pull
         norm = curvature.relative_norm(pull)
-        first_norm = norm if number == 0 else first_norm
+        first_norm = norm if number == 1 else first_norm
         step, before = curvature.solve(pull), decrement
         decrement = max(float(pull @ step), 0.0) ** 0.5
-        if decrement <= tolerance and solver.steady:
+        if number == most_passes or (decrement <= tolerance and solver.steady):
             break
-        if decrement > _CONTRACTION * before:
+        if solver.steady:
+            is_fresh = solver.curvatures != made
+            here = Place(solver.vector, equations.objective, prior_pull, pull, step, solver.curvatures, is_fresh)
+            solver.vector, again = descent.next(here)
+        else:
+            solver.vector, again = solver.vector + step, decrement > _CONTRACTION * before
+        if again:
             solver.refresh()
-        solver.vector = solver.vector + step
         solver.advance(judge=judge)
-    else:
+        # The largest things in memory: the solver makes others.
+        del equations, curvature
+    if decrement > _FARTHEST or not solver.steady:
         raise FlatError(
             f"the joint solution did not converge: {decrement:.3g} standard errors from its optimum after {most_passes} passes",
             remedy="look at the exposures with large residuals, or allow more passes",
@@ -157,7 +170,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
         exposure_weights=solver.exposure_weights,
         threshold=solver.threshold,
         tests=tests,
-        certificate=Certificate(decrement, norm / first_norm, number + 1, tolerance),
+        certificate=Certificate(decrement, norm / first_norm, number, tolerance),
         objective=equations.objective,
         signals=equations.signals,
         responses=equations.responses,

@@ -50,6 +50,7 @@ class Solver:
         self.vector = model.start()
         self.exposure_weights = np.ones(len(model.exposures))
         self.steady = False
+        self.curvatures = 0
         self._near, self._held_out = near, held_out
         self._curvature: Curvature | None = None
         self._state: tuple[bool, bytes] | None = None
@@ -88,6 +89,7 @@ class Solver:
                 self._estimate_stiffness(equations)
             self._stiffness_known = True
             self._curvature, self._state = Curvature(equations, self.prior), state
+            self.curvatures += 1
         if not self.steady:
             self._estimate_strengths(self._curvature, equations.gradient)
         self._curvature.factorise(self.prior)

@@ -38,7 +38,7 @@ from permil.products import RunFolder, is_usable
 FEWEST_FOR_STACK = 3
 """Images at one position from which outliers are found among themselves."""
 
-TOGETHER = 4
+TOGETHER = 3
 """Single exposures that are added together, while the sums of some rows are in the cache."""
 
 
@@ -94,7 +94,7 @@ class _Detector:
             reference = self.reference() if reference is None else reference
             singles = [(group, number, reference) for group in groups for number in range(len(group.paths))]
             batch: list[LitExposure] = []
-            for lit, left_out in ahead(self._single, singles, threads=own_threads()):
+            for lit, left_out in ahead(self._single, singles, threads=own_threads(), depth=TOGETHER):
                 self.noted += left_out
                 batch += [] if lit is None else [lit]
                 del lit

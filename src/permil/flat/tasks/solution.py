@@ -220,6 +220,11 @@ def _messages(
         f"{1e3 * error_of['common']:.3f} in common"
     )
     messages = [summary]
+    certificate = solution.certificate
+    if certificate.decrement > certificate.tolerance:
+        messages.append(
+            f"{task.led}: stopped {certificate.decrement:.2g} standard errors from its optimum, after {certificate.passes} passes"
+        )
     if choice is not None and choice.limited:
         messages.append(f"{task.led}: the data would bear knots finer than {knots:.1f} mm; set flat.joint.spacing_mm for that")
     if noisier:

@@ -8,6 +8,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.engine import ahead, own_threads
+
 if TYPE_CHECKING:
     from permil.camera import Detector
     from permil.flat.boundaries import BoundarySteps
@@ -64,7 +66,14 @@ def flat_metrics(
         Amplifier factors, None where no border could be measured.
     """
     shared = float(plane.errors[0])
-    rows = [_region(response, variance, scatter, count, good, shared)]
+
+    def region(where: tuple[slice, slice]) -> dict[str, Any]:
+        return _region(response[where], variance[where], scatter[where], count[where], good[where], shared)
+
+    # The whole detector first: it takes longest.
+    everything = (slice(None), slice(None))
+    regions = [everything, *(amplifier.slices for amplifier in detector.amplifiers)]
+    rows = list(ahead(region, regions, threads=own_threads(), depth=len(regions)))
     rows[0] |= {
         "amp": WHOLE_DETECTOR,
         "gradient_x": plane.gradient_x,
@@ -72,14 +81,11 @@ def flat_metrics(
         "gradient_y": plane.gradient_y,
         "gradient_y_err": float(plane.errors[2]),
     }
-    for index, amplifier in enumerate(detector.amplifiers):
-        where = amplifier.slices
-        row = _region(response[where], variance[where], scatter[where], count[where], good[where], shared)
+    for index, (amplifier, row) in enumerate(zip(detector.amplifiers, rows[1:], strict=True)):
         row["amp"] = amplifier.name
         if steps is not None:
             row["step"] = float(steps.factor[index])
             row["step_err"] = float(steps.factor_error[index])
-        rows.append(row)
     return [{"detector": detector.name, "led": led} | row for row in rows]
 
 

@@ -45,7 +45,8 @@ def test_a_damaged_row_is_named(write_raw: RawWriter, bin8: Camera, tmp_path: Pa
         places = raw_file.stored_rows("C14")
     assert places is not None
     content = bytearray(path.read_bytes())
-    content[places.starts[50] : places.stops[50]] = b"\xff" * int(places.stops[50] - places.starts[50])
+    start, stop = places.bounds(50, 51).tolist()
+    content[start:stop] = b"\xff" * (stop - start)
     damaged = tmp_path / path.name.replace("000001", "000002")
     damaged.write_bytes(content)
     with RawFile(damaged, bin8) as raw_file:

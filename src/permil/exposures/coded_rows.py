@@ -52,8 +52,9 @@ class RowBuffer:
             If a file cannot be read or ends too early.
         """
         flat = [place for segments in places for place in segments]
-        begins = np.array([place.starts[first] for place in flat])
-        sizes = np.array([place.stops[last - 1] for place in flat]) - begins
+        bounds = np.array([place.bounds(first, last) for place in flat])
+        begins = bounds[:, 0]
+        sizes = bounds[:, -1] - begins
         offsets = np.concatenate([[0], np.cumsum(-(-sizes // _ALIGNMENT) * _ALIGNMENT)])
         if offsets[-1] > self._octets.size:
             self._octets = np.zeros(int(1.1 * offsets[-1]) // _ALIGNMENT * _ALIGNMENT + _ALIGNMENT, dtype=np.uint8)
@@ -66,8 +67,8 @@ class RowBuffer:
         return CodedRows(
             octets=self._octets,
             words=self._octets.view(np.uint32),
-            starts=(np.array([place.starts[first:last] for place in flat]) + shift).reshape(*shape, -1),
-            stops=(np.array([place.stops[first:last] for place in flat]) + shift).reshape(*shape, -1),
+            starts=(bounds[:, :-1] + shift).reshape(*shape, -1),
+            stops=(bounds[:, 1:] + shift).reshape(*shape, -1),
             block=np.array([place.block for place in flat]).reshape(shape),
             pixel_bytes=np.array([place.pixel_bytes for place in flat]).reshape(shape),
             zero=np.array([place.zero for place in flat]).reshape(shape),

@@ -44,8 +44,10 @@ class RowPlaces:
     ----------
     descriptor
         Of the open file.
-    starts, stops
-        Bytes of each row, shape (ny_raw,).
+    begin
+        Where the first row begins, bytes.
+    offsets
+        Where each row begins from there, and behind the last, where that ends, shape (ny_raw + 1,).
     block
         Of the Rice coding, 0 for plain big-endian integers.
     pixel_bytes
@@ -55,11 +57,15 @@ class RowPlaces:
     """
 
     descriptor: int
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
+    begin: int
+    offsets: NDArray[np.uint32]
     block: int
     pixel_bytes: int
     zero: int
+
+    def bounds(self, first: int, last: int) -> NDArray[np.int64]:
+        """Return where rows ``first`` to ``last - 1`` begin, and where the last of them ends."""
+        return self.begin + self.offsets[first : last + 1].astype(np.int64)
 
 
 class RawFile(RawHeaders):
@@ -184,16 +190,17 @@ class RawFile(RawHeaders):
         if not isinstance(self._stream, io.BytesIO) and (zero == 0 or (bits < 32 and abs(zero) < _LARGEST_ZERO)):
             columns, rows = image_size(hdu)
             if hdu.cards.get("ZIMAGE") is not True:
-                starts = hdu.data_offset + columns * bits // 8 * np.arange(rows + 1)
-                return RowPlaces(self._stream.fileno(), starts[:-1], starts[1:], 0, bits // 8, zero)
+                offsets = columns * bits // 8 * np.arange(rows + 1, dtype=np.uint32)
+                return RowPlaces(self._stream.fileno(), hdu.data_offset, offsets, 0, bits // 8, zero)
             coding = rice_coding(hdu)
             if coding is not None and coding.is_by_row:
                 table = os.pread(self._stream.fileno(), hdu.cards.integer("NAXIS1", 0) * rows, hdu.data_offset)
                 with self._decoding(hdu):
                     starts, stops = tile_places(hdu, np.frombuffer(table, dtype=np.uint8))
                 if (starts[1:] == stops[:-1]).all():
-                    place = hdu.data_offset
-                    return RowPlaces(self._stream.fileno(), starts + place, stops + place, coding.block, coding.pixel_bytes, zero)
+                    offsets = (np.append(starts, stops[-1]) - starts[0]).astype(np.uint32)
+                    begin = hdu.data_offset + int(starts[0])
+                    return RowPlaces(self._stream.fileno(), begin, offsets, coding.block, coding.pixel_bytes, zero)
         return None
 
     def _unpacked_rows(self, name: str) -> RowPlaces:
@@ -207,8 +214,8 @@ class RawFile(RawHeaders):
                 self._unpacked = unpacked
         sizes = [4 * amplifier.nx_raw * amplifier.ny_raw for amplifier in amplifiers]
         index = next(number for number, amplifier in enumerate(amplifiers) if amplifier.name == name)
-        starts = sum(sizes[:index]) + 4 * amplifiers[index].nx_raw * np.arange(amplifiers[index].ny_raw + 1)
-        return RowPlaces(self._unpacked.fileno(), starts[:-1], starts[1:], 0, 4, 0)
+        offsets = 4 * amplifiers[index].nx_raw * np.arange(amplifiers[index].ny_raw + 1, dtype=np.uint32)
+        return RowPlaces(self._unpacked.fileno(), sum(sizes[:index]), offsets, 0, 4, 0)
 
     @cached_property
     def _bytes(self) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import pytest
 from joint_bench import simulate
 from scipy.optimize import minimize
 
+from permil.errors import FlatError
 from permil.flat.joint.descent import Descent, Place
 from permil.flat.joint.solve import solve_joint
 
@@ -129,13 +130,36 @@ def test_a_step_of_a_fresh_curvature_that_leads_up_is_halved():
     assert not again
 
 
-def test_data_that_the_model_does_not_fit_have_a_solution():
-    """A sensor whose response depends on its light, far beyond the noise: many signals are beyond the threshold."""
+@pytest.fixture(scope="module")
+def bent():
+    """Return signals of a sensor whose response depends on its light, far beyond the noise: many are beyond the threshold."""
     campaign = simulate(np.random.default_rng(5), columns=1, rows=1, pixels=12, pixel_mm=1.5, scan=7, images=2)
-    bent = []
+    detectors = []
     for detector in campaign.detectors:
         light = detector.log_signal - np.nanmean(detector.log_signal)
-        bent.append(replace(detector, log_signal=detector.log_signal + 0.03 * np.sin(20 * light)))
-    solution = solve_joint(campaign.exposures, bent, spacing_mm=6.0, leave_out=False, threshold=0.5)
-    assert solution.certificate.passes < 16
-    assert solution.certificate.decrement <= solution.certificate.tolerance
+        detectors.append(replace(detector, log_signal=detector.log_signal + 0.03 * np.sin(20 * light)))
+
+    def solve(**options):
+        return solve_joint(campaign.exposures, detectors, spacing_mm=6.0, leave_out=False, threshold=0.5, **options)
+
+    return solve
+
+
+def test_data_that_the_model_does_not_fit_have_a_solution(bent):
+    certificate = bent().certificate
+    assert certificate.passes < 16
+    assert certificate.decrement <= certificate.tolerance
+
+
+def test_solution_that_stops_near_its_optimum_says_so(bent):
+    whole = bent()
+    near = bent(most_passes=whole.certificate.passes - 2)
+    assert near.certificate.tolerance < near.certificate.decrement < 1
+    # No unknown is farther from its optimum than that, in its own errors.
+    apart = np.abs(near.vector - whole.vector) / whole.error_of(slice(0, whole.model.size))
+    assert apart.max() < 1.5 * near.certificate.decrement
+
+
+def test_solution_that_stops_far_away_is_an_error(bent):
+    with pytest.raises(FlatError, match=r"did not converge: .* standard errors from its optimum after 3 passes"):
+        bent(most_passes=3)

@@ -149,7 +149,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
     if decrement > _FARTHEST or not solver.steady:
         raise FlatError(
             f"the joint solution did not converge: {decrement:.3g} standard errors from its optimum after {most_passes} passes",
-            remedy="look at the exposures with large residuals, or allow more passes",
+            remedy="leave out the exposures with large residuals, correct what bends the signals, or set flat.solver: divide",
             decrement=decrement,
         )
     tests = exposure_tests(

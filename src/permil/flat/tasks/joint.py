@@ -85,11 +85,8 @@ class _Detector:
         reference = None
         for is_stack, groups in groupby(self.task.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
             if is_stack:
-                for stack, left_out in ahead(self._stack, groups, threads=own_threads()):
-                    self.noted += left_out
-                    yield [stack]
-                    # At full size it takes hundreds of megabytes: let go of it before the next one is waited for.
-                    del stack
+                # One at a time: at full size each takes hundreds of megabytes.
+                yield from ([self._stack(group)] for group in groups)
                 continue
             reference = self.reference() if reference is None else reference
             singles = [(group, number, reference) for group in groups for number in range(len(group.paths))]
@@ -126,8 +123,8 @@ class _Detector:
 
         return light
 
-    def _stack(self, group: PointingGroup) -> tuple[LitStack, list[LeftOut]]:
-        """Return the stack of one position, and what was left out; its scales are those of the joint solution, not the photodiode's."""
+    def _stack(self, group: PointingGroup) -> LitStack:
+        """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
         exposures = [self.light.exposures[obsid] for obsid in group.obsids]
         scales = [exposure.scale for exposure in exposures]
         stacked = stack_group(
@@ -137,7 +134,9 @@ class _Detector:
             self.calibration,
             self.isr,
             with_superbias_variance=False,
+            threads=own_threads(),
         )
+        self.noted += stacked.left_out
         stack = stacked.stack
         chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         scale_error = float(np.sqrt(np.sum(np.square([exposure.error for exposure in exposures])))) / len(exposures)
@@ -145,8 +144,7 @@ class _Detector:
         # The errors of the beam are all in the covariance of the joint solution.
         exact = np.broadcast_to(np.float32(0), beam.shape)
         image = LitImage(stack.image, stack.variance, stack.mask, beam, exact, stacked.photodiode, scale_error)
-        lit = LitStack(_pointing(group, scale_error, len(stacked.used), chi_square), image, stack.n_rejected)
-        return lit, list(stacked.left_out)
+        return LitStack(_pointing(group, scale_error, len(stacked.used), chi_square), image, stack.n_rejected)
 
     def _single(self, exposed: tuple[PointingGroup, int, NDArray[np.float32]]) -> tuple[LitExposure | None, list[LeftOut]]:
         """Return a single exposure with its light, or why there is none."""

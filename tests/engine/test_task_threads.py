@@ -36,7 +36,8 @@ def test_results_come_in_order(threads: int) -> None:
     assert list(ahead(slow, range(20), threads=threads)) == list(range(20))
 
 
-def test_only_so_many_are_under_way() -> None:
+@pytest.mark.parametrize(("depth", "expected"), [(0, 2), (2, 2), (6, 5)])
+def test_only_so_many_are_under_way(depth: int, expected: int) -> None:
     begun, lock, most = 0, threading.Lock(), []
 
     def begin(number: int) -> int:
@@ -45,10 +46,10 @@ def test_only_so_many_are_under_way() -> None:
             begun += 1
         return number
 
-    for used, _ in enumerate(ahead(begin, range(12), threads=3), start=1):
+    for used, _ in enumerate(ahead(begin, range(12), threads=3, depth=depth), start=1):
         time.sleep(0.005)
         most.append(begun - used)
-    assert max(most) == 2
+    assert max(most) == expected
 
 
 def test_first_error_is_raised_and_the_rest_dropped() -> None:

@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from permil.errors import InputError, PhotodiodeError
 from permil.isr import FrameStack, frame_light
+from permil.isr.stack import light_steps
 from permil.products import MaskPlane
 
 READ_NOISE = 6.0
@@ -259,6 +260,16 @@ def test_an_empty_stack_and_a_frame_of_another_size_are_errors(detector):
         FrameStack(detector).result()
     with pytest.raises(ValueError, match="shape"):
         FrameStack(detector).add(np.zeros((2, 2), dtype=np.float32), np.zeros((2, 2), dtype=np.int16), NOISE, light=1.0)
+
+
+@pytest.mark.parametrize("shape", [(500, 512), (4000, 4072), (4004, 4096), (2000, 4072)])
+def test_few_rows_are_sampled_and_many_pixels(shape):
+    row_step, column_step = light_steps(shape)
+    sampled = -(-shape[0] // row_step) * -(-shape[1] // column_step)
+    assert sampled >= 2e5
+    assert sampled < 5e5
+    # Rows must be decoded: of a large frame not more than one of ten.
+    assert row_step >= 10 or shape[0] * shape[1] < 5e6
 
 
 def test_light_of_a_frame_is_free_of_pattern_and_masked_pixels(detector):

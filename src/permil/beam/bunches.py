@@ -15,14 +15,14 @@ from permil.camera import Amplifier, Camera, Detector, ReferenceBox, shared_came
 from permil.camera.frames import take_segment
 from permil.config import Config
 from permil.config.isr import IsrConfig
-from permil.errors import CalibrationError, InputError, PermilError
+from permil.errors import InputError, PermilError
 from permil.exposures import RawFile
 from permil.exposures.some_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
 from permil.isr.calibrate import calibration_fingerprint
 from permil.isr.calibration import Calibration, Superbias
 from permil.isr.exposure_stack import check_detector, with_path
-from permil.isr.inputs import load_calibration, superbias_path
+from permil.isr.inputs import check_superbias, load_calibration, superbias_path
 from permil.isr.masks import hot_pixel_mask
 from permil.isr.stage import board_temperature
 from permil.products import RunFolder, whole_file
@@ -123,15 +123,8 @@ def _superbias_segments(path: Path, detector: Detector, names: Sequence[str]) ->
     """
     try:
         with whole_file(path), fits.open(path, memmap=True) as hdus:
-            named, stored = hdus[0].header.get("DETECTOR", detector.name), [hdus[name].data for name in ("IMAGE", "VARIANCE")]
-            if named != detector.name or stored[0].shape != detector.shape:
-                raise CalibrationError(
-                    f"the superbias is that of {named} with {stored[0].shape} pixels, not {detector.name} with {detector.shape}",
-                    path=path,
-                    remedy="give the superbias of this detector and camera",
-                    value=named,
-                    detector=detector.name,
-                )
+            stored = [hdus[name].data for name in ("IMAGE", "VARIANCE")]
+            check_superbias(hdus[0].header, stored[0].shape, detector, path)
             segments = {}
             for name in names:
                 image, variance = (plane[detector.amplifier(name).slices].astype(np.float32) for plane in stored)

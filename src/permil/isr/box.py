@@ -195,9 +195,10 @@ def _counts_over_level(
         level = measure_overscan(raw, amplifier, options).level
         return raw[amplifier.data_slices][rows, columns] - level[rows, np.newaxis]
     # The level of a row needs no other row.
-    raw = read(amplifier, rows)
+    active_rows, active_columns = amplifier.data_slices
+    raw = read(amplifier, slice(active_rows.start + rows.start, active_rows.start + rows.stop))
     level = np.median(raw[:, overscan_columns(amplifier, options)], axis=1)
-    return raw[:, amplifier.data_slices[1]][:, columns] - level[:, np.newaxis]
+    return raw[:, active_columns][:, columns] - level[:, np.newaxis]
 
 
 def _near_median(

@@ -36,6 +36,30 @@ def overscan_options(config: IsrConfig) -> OverscanOptions:
     return OverscanOptions(config.overscan, config.overscan_skip_first, config.overscan_skip_last, config.overscan_window)
 
 
+def check_superbias(header: fits.Header, shape: tuple[int, ...], detector: Detector, path: Path) -> None:
+    """Check that a superbias is that of a detector.
+
+    Parameters
+    ----------
+    header, shape
+        Its primary header, and rows and columns of its image.
+
+    Raises
+    ------
+    CalibrationError
+        If it is that of another detector or size.
+    """
+    named = header.get("DETECTOR", detector.name)
+    if named != detector.name or shape != detector.shape:
+        raise CalibrationError(
+            f"the superbias is that of {named} with {shape} pixels, not {detector.name} with {detector.shape}",
+            path=path,
+            remedy="give the superbias of this detector and camera",
+            value=named,
+            detector=detector.name,
+        )
+
+
 def read_superbias(path: Path, detector: Detector) -> tuple[Superbias, Mask]:
     """Read a superbias product; return it with the plane NO_DATA where it has none (image and variance are 0 there).
 
@@ -47,15 +71,7 @@ def read_superbias(path: Path, detector: Detector) -> tuple[Superbias, Mask]:
         If it is that of another detector or size.
     """
     product = read_image(path)
-    named = product.header.get("DETECTOR", detector.name)
-    if named != detector.name or product.image.shape != detector.shape:
-        raise CalibrationError(
-            f"the superbias is that of {named} with {product.image.shape} pixels, not {detector.name} with {detector.shape}",
-            path=path,
-            remedy="give the superbias of this detector and camera",
-            value=named,
-            detector=detector.name,
-        )
+    check_superbias(product.header, product.image.shape, detector, path)
     missing = ~np.isfinite(product.image) | ~np.isfinite(product.variance)
     mask = np.where(missing, np.int16(MaskPlane.NO_DATA), np.int16(0))
     image, variance = (np.where(missing, np.float32(0), array) for array in (product.image, product.variance))

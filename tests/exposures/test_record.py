@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from permil.camera import Camera
@@ -214,15 +215,18 @@ text_values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_si
         max_size=20,
     )
 )
+@example({"QUOTE": "'/"})
 def test_cards_as_the_library_writes_them(content: dict[str, Any]) -> None:
     header = fits.Header()
     for name, entry in content.items():
         header[name] = entry
     block = header.tostring()
     cards, header = Cards(block.encode()), fits.Header.fromstring(block)
-    for name in content:
-        assert cards.get(name) == header[name]
-        assert type(cards.get(name)) is type(header[name])
+    for name, entry in content.items():
+        # The library takes the slash behind a quote within a text for the beginning of a comment when it reads what it wrote.
+        expected = entry.rstrip() if isinstance(entry, str) and re.search("' */", entry) else header[name]
+        assert cards.get(name) == expected
+        assert type(cards.get(name)) is type(expected)
     assert cards.get("ABSENT_X", -1) == -1
 
 

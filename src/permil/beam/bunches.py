@@ -92,15 +92,16 @@ def _box_calibration(config_json: str, folder: RunFolder, boxes: BoxPlaces, _sta
 def _with_superbias(calibration: Calibration, boxes: BoxPlaces, path: Path, *, threshold: float) -> Calibration:
     detector = calibration.detector
     image, mask = np.zeros(detector.shape, dtype=np.float32), calibration.static_mask.copy()
+    names = dict.fromkeys(name for box in boxes for name in calibration.needed_segments(box.amp))
+    stored = _superbias_segments(path, detector, list(names))
     for box in boxes:
-        target = detector.amplifier(box.amp)
-        place = box_in_segment(target, box)
-        names = calibration.needed_segments(box.amp)
-        for name, stored in _superbias_segments(path, detector, names).items():
+        place = box_in_segment(detector.amplifier(box.amp), box)
+        for name in calibration.needed_segments(box.amp):
             amplifier = detector.amplifier(name)
-            take_segment(amplifier, image)[place] = take_segment(replace(amplifier, x_min=0, y_min=0), stored)[place]
-            if amplifier is target:
-                mask[target.slices] |= _hot_pixels(stored, detector, target, threshold=threshold)
+            take_segment(amplifier, image)[place] = take_segment(replace(amplifier, x_min=0, y_min=0), stored[name])[place]
+    for name in dict.fromkeys(box.amp for box in boxes):
+        target = detector.amplifier(name)
+        mask[target.slices] |= _hot_pixels(stored[target.name], detector, target, threshold=threshold)
     # The variance of the superbias is common to all exposures of a scan: bunches do not ask for it.
     return replace(calibration, superbias=Superbias(image, np.zeros_like(image)), static_mask=mask)
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     from permil.beam.tabulate import SplineTable
     from permil.camera.frames import detector_to_ccs
     from permil.config.isr import IsrConfig
+    from permil.flat.divide import sampling_step
     from permil.flat.joint_file import ExposureLight, JointLight
     from permil.flat.lit_exposure import LitExposure
     from permil.flat.pointing import Pointing
@@ -67,8 +69,8 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     from permil.flat.solve import solve_detector
     from permil.flat.tasks.joint import TOGETHER
     from permil.isr.inputs import load_calibration
-    from permil.isr.reduce import ImageRooms
-    from permil.isr.stage import reduce_file
+    from permil.isr.open_exposure import OpenExposure
+    from permil.isr.row_sample import RowSample
 
     camera = load_camera("lsstcam")
     detector = camera["R22_S11"]
@@ -81,24 +83,23 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     pointing = Pointing(1, x_mm, y_mm, exposure.error, 1, float("nan"), aimed=False, scan=True)
     reference = np.ones(detector.shape, dtype=np.float32)
 
+    sampled = RowSample.of(calibration, sampling_step(detector.shape))
+
     def batches() -> Iterator[list[LitExposure]]:
-        rooms = ImageRooms()
         for first in range(0, len(paths), TOGETHER):
-            some = paths[first : first + TOGETHER]
-            images = [reduce_file(path, camera, calibration, config, room=rooms.take(detector)) for path in some]
-            yield [
-                LitExposure(
-                    pointing,
-                    image,
-                    lambda rows, columns: light.on_pixels(detector, exposure, rows, columns),
-                    scale=exposure.scale,
-                    reference=reference,
-                    threshold=5.0,
-                )
-                for image in images
-            ]
-            for image in images:
-                rooms.give_back(image)
+            with ExitStack() as opened:
+                yield [
+                    LitExposure(
+                        pointing,
+                        opened.enter_context(OpenExposure(path, camera, calibration, sampled, config)),
+                        sampled,
+                        lambda rows, columns: light.on_pixels(detector, exposure, rows, columns),
+                        scale=exposure.scale,
+                        reference=reference,
+                        threshold=5.0,
+                    )
+                    for path in paths[first : first + TOGETHER]
+                ]
 
     seconds: list[float] = []
     processor: list[float] = []

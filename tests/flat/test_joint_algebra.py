@@ -165,12 +165,17 @@ def test_the_stiffness_has_the_largest_evidence(start):
 
     grid = np.arange(0.0, 27.0, 0.05)
     best = grid[np.argmax([evidence(place) for place in grid])]
-    chosen, highest = best_stiffness(equations.matrix, pull, prior)
+    chosen, highest, step = best_stiffness(equations.matrix, pull, prior)
     found = np.log(chosen.stiffness[0])
     assert abs(found - best) < 0.2
     # The evidence goes with the stiffness that was tried last before the vertex of the parabola.
     assert abs(evidence(found) - evidence(best)) < 0.2
-    again, same = best_stiffness(normal_equations(model, campaign.detectors, model.start()).matrix, pull, chosen)
+    # The step is one of a stiffness near the best.
+    total = matrix.copy()
+    chosen.add_to(total)
+    exact = linalg.solve(total, pull, assume_a="pos")
+    assert (exact - step) @ total @ (exact - step) < 0.05**2 * (exact @ pull)
+    again, same, _ = best_stiffness(normal_equations(model, campaign.detectors, model.start()).matrix, pull, chosen)
     assert abs(np.log(again.stiffness[0]) - found) < 0.2
     assert same == pytest.approx(highest, abs=0.5)
 

@@ -1,20 +1,63 @@
-"""A single exposure taken some rows at a time against the same taken whole."""
+"""A single exposure taken strip by strip against the same taken whole."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
-from permil.camera import load_camera
+from permil.camera import Detector, load_camera
 from permil.flat.combine import PointingCombination
-from permil.flat.divide import PointingWeights, sampling_step
+from permil.flat.divide import LitImage, PointingWeights, sampling_step
 from permil.flat.lit_exposure import LitExposure
 from permil.flat.pointing import Pointing
-from permil.isr.reduce import DetectorImage, ImageRooms
+from permil.isr import Calibration, Gains
+from permil.isr.reduce import DetectorImage
+from permil.isr.row_sample import RowSample
+from permil.isr.strip import Strip, strips_of
 from permil.products import MaskPlane
 
 SCALE, HITS = 4e4, 300
 DETECTOR = load_camera("lsstcam-bin8")["R22_S11"]
+
+
+NOTHING = np.zeros(len(DETECTOR.amplifiers))
+CALIBRATION = Calibration(
+    detector=DETECTOR,
+    gains=Gains(NOTHING + 1, NOTHING, "test"),
+    static_mask=np.zeros(DETECTOR.shape, dtype=np.int16),
+    saturation=NOTHING + np.inf,
+)
+SAMPLED = RowSample.of(CALIBRATION, sampling_step(DETECTOR.shape))
+
+
+@dataclass
+class InMemory:
+    """An exposure that is in memory; strips are copies of it, as those of a file are their own."""
+
+    image: DetectorImage
+    neighbours: int = 1
+
+    @property
+    def detector(self) -> Detector:
+        """Return its detector."""
+        return self.image.detector
+
+    @property
+    def noise_variance(self) -> np.ndarray:
+        """Return what does not depend on the signal."""
+        return self.image.noise_variance
+
+    @property
+    def sample(self) -> DetectorImage:
+        """Return some rows."""
+        rows = SAMPLED.detector_rows
+        return replace(self.image, image=self.image.image[rows], mask=self.image.mask[rows])
+
+    def read(self, strip: Strip) -> tuple[np.ndarray, np.ndarray]:
+        """Return a copy of the rows of a strip."""
+        return self.image.image[strip.detector_rows], self.image.mask[strip.detector_rows]
 
 
 def _exposure(seed: int) -> tuple[LitExposure, np.ndarray]:
@@ -42,18 +85,26 @@ def _exposure(seed: int) -> tuple[LitExposure, np.ndarray]:
     )
     pointing = Pointing(number=1, x_mm=0.0, y_mm=0.0, scale_error=1e-4, exposures=1, chi_square=np.nan, aimed=False, scan=True)
     reference = np.ones(DETECTOR.shape, dtype=np.float32)
-    lit = LitExposure(pointing, image, lambda rows, columns: beam[rows, columns], scale=SCALE, reference=reference, threshold=5.0)
+    lit = LitExposure(
+        pointing,
+        InMemory(image),
+        SAMPLED,
+        lambda rows, columns: beam[rows, columns],
+        scale=SCALE,
+        reference=reference,
+        threshold=5.0,
+    )
     return lit, hit
 
 
-def _combined(exposures: list[LitExposure], strip: int) -> PointingCombination:
+def _combined(exposures: list[LitExposure], rows: int) -> PointingCombination:
     """Combine rows of all exposures, strip by strip."""
     combination = PointingCombination(DETECTOR.shape)
     weights = [PointingWeights.of(lit.sample(sampling_step(DETECTOR.shape))) for lit in exposures]
-    for first in range(0, DETECTOR.ny, strip):
-        rows = slice(first, min(first + strip, DETECTOR.ny))
+    for strip in strips_of(DETECTOR, rows=rows, neighbours=1):
         for lit, own in zip(exposures, weights, strict=True):
-            combination.add(lit.rows(rows), own, rows)
+            for run, image in lit.strip(strip):
+                combination.add(image, own, run)
     return combination
 
 
@@ -76,33 +127,35 @@ def test_response_is_that_of_the_truth_without_cosmic_rays() -> None:
     np.testing.assert_array_equal(flat.count[lit], (8 - np.sum(hits, axis=0))[lit] - _by_chance(exposures, hits)[lit])
 
 
+def _rejected(lit: LitImage) -> np.ndarray:
+    return (lit.mask & int(MaskPlane.REJECTED)) != 0
+
+
 def _by_chance(exposures: tuple[LitExposure, ...], hits: tuple[np.ndarray, ...]) -> np.ndarray:
-    flagged = [(lit.image.mask & int(MaskPlane.REJECTED)) != 0 for lit in exposures]
-    return np.sum([found & ~hit for found, hit in zip(flagged, hits, strict=True)], axis=0)
+    return np.sum([_rejected(lit.whole()) & ~hit for lit, hit in zip(exposures, hits, strict=True)], axis=0)
+
+
+def test_the_whole_consists_of_the_strips() -> None:
+    lit, hit = _exposure(1)
+    whole = lit.whole()
+    for strip in strips_of(DETECTOR, rows=50, neighbours=0):
+        for run, part in lit.strip(strip):
+            for name in ("signal", "variance", "mask", "beam"):
+                np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[run])
+    assert _rejected(whole)[hit].all()
 
 
 def test_an_outlier_counts_once_however_often_its_row_is_asked_for() -> None:
     lit, hit = _exposure(1)
     for _ in range(2):
-        for first in range(0, DETECTOR.ny, 50):
-            lit.rows(slice(first, min(first + 50, DETECTOR.ny)))
+        for strip in strips_of(DETECTOR, rows=50, neighbours=0):
+            lit.strip(strip)
+        lit.whole()
     assert hit.sum() <= lit.rejected <= hit.sum() + 5
 
 
 def test_weights_of_a_sample_are_those_of_all_pixels() -> None:
     lit, _ = _exposure(2)
-    of_sample, of_all = PointingWeights.of(lit.sample(4)), PointingWeights.of(lit.rows(slice(None)))
+    of_sample, of_all = PointingWeights.of(lit.sample(sampling_step(DETECTOR.shape))), PointingWeights.of(lit.whole())
     assert of_sample.level == pytest.approx(of_all.level, rel=1e-3)
     assert of_sample.photon == pytest.approx(of_all.photon, rel=2e-3)
-
-
-def test_room_of_an_image_is_used_again() -> None:
-    rooms = ImageRooms()
-    lit, _ = _exposure(0)
-    rooms.give_back(lit.image)
-    image, mask = rooms.take(DETECTOR)
-    assert image is lit.image.image
-    assert mask is lit.image.mask
-    fresh = rooms.take(DETECTOR)[0]
-    assert fresh is not image
-    assert fresh.shape == DETECTOR.shape

@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 
 from permil.camera import Camera
 from permil.config import load_config
+from permil.exposures import RawFile
 from permil.flat.files import difference_of_products
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table
 from permil.simulate.stage import simulate_bench
+from permil.truth import compare_with_truth, summarise
 
-from .conftest import DETECTOR, edit_header, raw_files, small_campaign
+from .conftest import DETECTOR, edit_header, raw_files, replace_bytes, small_campaign
 
 ROOMS = ("index", "isr", "beam", "flat")
 POINTING = "6841D/BOT_acq/v0/*/ccob_red_*"
@@ -58,6 +61,19 @@ def moved(hdus: fits.HDUList) -> None:
     """Record a position at which the stage was not."""
     hdus[0].header["BOTXCAM"] += MOVED_MM[0]
     hdus[0].header["BOTYCAM"] += MOVED_MM[1]
+
+
+def compress(path: Path) -> None:
+    """Write a raw file anew with compressed segments."""
+    with fits.open(path, memmap=False) as hdus:
+        images = [
+            fits.CompImageHDU(hdu.data, hdu.header, compression_type="RICE_1")
+            if hdu.name.upper().startswith("SEGMENT")
+            else hdu.copy()
+            for hdu in hdus
+        ]
+    path.unlink()
+    fits.HDUList(images).writeto(path)
 
 
 def check_defects(campaign: Path, clean: RunFolder, tmp_path: Path, camera: Camera, defects: list[str]) -> None:
@@ -107,3 +123,29 @@ def test_one_defective_exposure_among_two_hundred(tmp_path: Path, bin8: Camera) 
     clean = reduce_campaign(campaign)
     assert not any(str(row["finding"]) for row in fits.getdata(clean.joint("red"), "EXPOSURES"))
     check_defects(campaign, clean, tmp_path, bin8, ["shutter", "half light", "wrong LED", "moved stage"])
+
+
+def test_damage_that_only_the_last_pass_meets_leaves_the_exposure_out(campaign: Path, tmp_path: Path, bin8: Camera) -> None:
+    copy = tmp_path / "campaign"
+    shutil.copytree(campaign, copy, copy_function=os.link)
+    spoiled = raw_files(copy, "6840D/BOT_acq/v0/*/*")[20]
+    compress(spoiled)
+    with RawFile(spoiled, bin8) as raw_file:
+        places = raw_file.stored_rows("C14")
+    assert places is not None
+    content = bytearray(spoiled.read_bytes())
+    # A row that is neither among those of the signals, nor in the sample of the last pass.
+    start, stop = places.bounds(52, 53).tolist()
+    content[start:stop] = b"\xff" * (stop - start)
+    replace_bytes(spoiled, bytes(content))
+    options = ["pipeline.workers=1", "flat.joint.signal_pixels=16", "flat.keep_pointings=false"]
+    run_pipeline(load_config(copy / "config.yaml", options), rooms=ROOMS)
+    flat = RunFolder(copy).flat("red", DETECTOR)
+    notes = Table.read(flat, "LEFT_OUT")
+    assert [Path(path).name for path in notes["path"]] == [spoiled.name]
+    assert "rows 31 to 64 of segment Segment14 cannot be decompressed" in notes["reason"][0]
+    assert fits.getheader(flat)["NSCAN"] == 63
+    # Nothing of the rows before the damaged one is left in the sums.
+    comparison = compare_with_truth(RunFolder(copy), bin8, super_pixel_mm=0.64)
+    (summary,) = summarise(comparison)
+    assert abs(summary.chi_square - 1) < 5 * summary.chi_square_err + 0.01

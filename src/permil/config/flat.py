@@ -18,6 +18,11 @@ class JointConfig(Section):
     least_signal: PositiveFloat = Field(
         default=5000.0, description="mean signal, electrons, below which a super-pixel says nothing in an exposure"
     )
+    signal_pixels: int = Field(
+        default=500,
+        ge=1,
+        description="pixels of a super-pixel that are enough for its signal; where it has more, rows in between are not read",
+    )
     threshold: PositiveFloat = Field(default=6.0, description="standard deviations beyond which a signal counts less")
     geometry: bool = Field(default=True, description="fit rotation and scale of the stage's axes")
     position_errors: bool = Field(default=True, description="fit an error of each stage move")

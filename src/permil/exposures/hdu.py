@@ -11,7 +11,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -65,17 +65,25 @@ def is_compressed(stream: IO[bytes]) -> bool:
 
 @dataclass(frozen=True)
 class Cards:
-    """The cards of a header, of which only those asked for are parsed."""
+    """The cards of a header, of which only those asked for are parsed, and only once."""
 
     header: bytes
+    _known: dict[str, tuple[CardValue, ...]] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, name: str, default: CardValue = None) -> CardValue:
         """Return the value of a card, None for an undefined one; of repeated cards the first counts."""
+        if name not in self._known:
+            self._known[name] = self._find(name)
+        found = self._known[name]
+        return found[0] if found else default
+
+    def _find(self, name: str) -> tuple[CardValue, ...]:
+        """Return the value of a card by itself; nothing if there is no such card."""
         key = f"{name:<8}= ".encode()
         start = self.header.find(key)
         while start % CARD and start >= 0:
             start = self.header.find(key, start + 1)
-        return default if start < 0 else _card_value(self.header[start + len(key) : start + CARD].decode("ascii", "replace"))
+        return () if start < 0 else (_card_value(self.header[start + len(key) : start + CARD].decode("ascii", "replace")),)
 
     def integer(self, name: str, default: int) -> int:
         """Return the value of an integer card."""

@@ -11,7 +11,9 @@ from permil.exposures.coded_rows import CodedRows, RowBuffer, decode_row
 from permil.exposures.raw_file import IntegerImage, RawFile
 
 
-def read_rows(raw_file: RawFile, name: str, rows: slice) -> IntegerImage:
+def read_rows(
+    raw_file: RawFile, name: str, rows: slice, *, buffer: RowBuffer | None = None, pixels: IntegerImage | None = None
+) -> IntegerImage:
     """Return some rows of a raw segment.
 
     Parameters
@@ -21,11 +23,15 @@ def read_rows(raw_file: RawFile, name: str, rows: slice) -> IntegerImage:
     name
         Of an amplifier.
     rows
-        A range of rows of the segment, ``start`` and ``stop`` given.
+        Rows of the segment, the first ones first.
+    buffer
+        May be used for coded rows.
+    pixels
+        May be used for the result, of its size and C-contiguous.
 
     Returns
     -------
-    ndarray, shape (stop - start, nx_raw)
+    ndarray, shape (number of rows, nx_raw)
         The same as ``raw_file.segment(name)[rows]``; only these rows are decoded where the segment is stored row by row.
 
     Raises
@@ -36,11 +42,16 @@ def read_rows(raw_file: RawFile, name: str, rows: slice) -> IntegerImage:
     places = raw_file.stored_rows(name)
     if places is None:
         return raw_file.segment(name)[rows]
-    pixels = np.empty((rows.stop - rows.start, raw_file.detector.amplifier(name).nx_raw), dtype=np.int32)
-    damaged = _decode_rows(RowBuffer().read([[places]], rows.start, rows.stop), pixels)
+    amplifier = raw_file.detector.amplifier(name)
+    chosen = range(amplifier.ny_raw)[rows]
+    shape = (len(chosen), amplifier.nx_raw)
+    if pixels is None or pixels.shape != shape:
+        pixels = np.empty(shape, dtype=np.int32)
+    coded = (buffer or RowBuffer()).read([[places]], chosen[0], chosen[-1] + 1)
+    damaged = _decode_rows(coded, chosen.step, pixels)
     if damaged >= 0:
         raise RawFormatError(
-            f"row {rows.start + damaged} of segment {name} cannot be decompressed",
+            f"row {chosen[damaged]} of segment {name} cannot be decompressed",
             path=raw_file.path,
             remedy="copy the file again or leave it out",
         )
@@ -48,9 +59,9 @@ def read_rows(raw_file: RawFile, name: str, rows: slice) -> IntegerImage:
 
 
 @njit(cache=True, nogil=True)
-def _decode_rows(coded: CodedRows, pixels: NDArray[np.int32]) -> int:  # pragma: no cover - compiled
+def _decode_rows(coded: CodedRows, step: int, pixels: NDArray[np.int32]) -> int:  # pragma: no cover - compiled
     """Fill ``pixels``; return the first row that does not decode, -1 if all do."""
     for row in range(pixels.shape[0]):
-        if not decode_row(coded, 0, 0, row, pixels[row]):
+        if not decode_row(coded, 0, 0, row * step, pixels[row]):
             return row
     return -1

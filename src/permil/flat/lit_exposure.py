@@ -1,18 +1,47 @@
-"""A single exposure with its light, worked out some rows at a time while they are in the cache of a core."""
+"""A single exposure with its light, worked out strip by strip while it is in the cache of a core."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.camera import Detector
 from permil.flat.divide import LitImage
 from permil.flat.outliers import flag_outliers
-from permil.flat.pointing import Pointing
+from permil.flat.pointing import LitRows, Pointing
 from permil.isr.reduce import DetectorImage
+from permil.isr.row_sample import RowSample
+from permil.isr.strip import Strip, strips_of
 
 FloatImage = NDArray[np.float32]
+
+_STRIP_ROWS = 256
+
+
+class Exposure(Protocol):
+    """What gives strips of an exposure (`permil.isr.open_exposure.OpenExposure`)."""
+
+    @property
+    def detector(self) -> Detector:
+        """The detector."""
+
+    @property
+    def noise_variance(self) -> NDArray[np.float64]:
+        """Variance that does not depend on the signal, per amplifier, electrons^2."""
+
+    @property
+    def neighbours(self) -> int:
+        """Rows beside a strip that must be read with it."""
+
+    @property
+    def sample(self) -> DetectorImage:
+        """Some rows of it."""
+
+    def read(self, strip: Strip) -> tuple[FloatImage, NDArray[np.int16]]:
+        """Return image and mask of the rows of a strip; they may be changed, and are overwritten by the next ones."""
 
 
 class LitExposure:
@@ -22,8 +51,10 @@ class LitExposure:
     ----------
     pointing
         What is known of it.
-    image
-        The exposure; outliers are flagged in its mask.
+    exposure
+        Gives its strips.
+    sampled
+        Which rows its sample consists of.
     light
         Returns the beam on rows and columns, 1 at its maximum; NaN where it is not known.
     scale
@@ -37,39 +68,72 @@ class LitExposure:
     def __init__(
         self,
         pointing: Pointing,
-        image: DetectorImage,
+        exposure: Exposure,
+        sampled: RowSample,
         light: Callable[[slice, slice], FloatImage],
         *,
         scale: float,
         reference: FloatImage,
         threshold: float,
     ) -> None:
-        self.pointing, self.image, self.rejected = pointing, image, 0
-        self._light, self._scale, self._reference, self._threshold = light, scale, reference, threshold
+        self.pointing = pointing
+        self._exposure, self._sampled, self._light, self._scale = exposure, sampled, light, scale
+        self._reference, self._threshold = reference, threshold
+        self._rejected: dict[int, int] = {}
 
-    def rows(self, rows: slice) -> LitImage:
-        """Return some rows; outliers among them are flagged."""
-        signal, mask, beam = self.image.image[rows], self.image.mask[rows], self._light(rows, slice(None))
-        variance, outliers = flag_outliers(
-            signal,
-            mask,
-            detector=self.image.detector,
-            noise_variance=self.image.noise_variance,
-            beam=beam,
-            scale=self._scale,
-            reference=self._reference[rows],
-            threshold=self._threshold,
-            first_row=rows.indices(len(self.image.image))[0],
-        )
-        self.rejected += outliers
+    @property
+    def rejected(self) -> int:
+        """Measurements rejected as outliers in all strips that were asked for."""
+        return sum(self._rejected.values())
+
+    @property
+    def neighbours(self) -> int:
+        """Rows beside a strip that decide about its pixels."""
+        return self._exposure.neighbours
+
+    def strip(self, strip: Strip) -> list[LitRows]:
+        """Return the rows of a strip, without its neighbours; outliers among them are flagged."""
+        found, self._rejected[strip.first] = self._read(strip)
+        return found
+
+    def whole(self) -> LitImage:
+        """Return the whole exposure; at full size that takes hundreds of megabytes."""
+        shape = self._exposure.detector.shape
+        signal, variance, beam = (np.empty(shape, dtype=np.float32) for _ in range(3))
+        mask = np.empty(shape, dtype=np.int16)
+        for strip in strips_of(self._exposure.detector, rows=_STRIP_ROWS, neighbours=self.neighbours):
+            for run, lit in self._read(strip)[0]:
+                signal[run], variance[run], mask[run], beam[run] = lit.signal, lit.variance, lit.mask, lit.beam
         return self._lit(signal, variance, mask, beam)
 
     def sample(self, step: int) -> LitImage:
-        """Return every so many-th pixel; for medians of them outliers, and differences between amplifiers, make no difference."""
-        every = slice(step // 2, None, step)
-        signal, mask = self.image.image[every, every], self.image.mask[every, every]
-        variance = np.maximum(signal, np.float32(0)) + np.float32(self.image.noise_variance.mean())
-        return self._lit(signal, variance, mask, self._light(every, every))
+        """Return about every so many-th pixel; for medians of them outliers, and differences between amplifiers, make no difference."""
+        sample, columns = self._exposure.sample, slice(step // 2, None, step)
+        signal, mask = sample.image[:, columns], sample.mask[:, columns]
+        variance = np.maximum(signal, np.float32(0)) + np.float32(sample.noise_variance.mean())
+        beam = np.concatenate([self._light(rows, columns) for rows in self._sampled.regular_rows])
+        return self._lit(signal, variance, mask, beam)
+
+    def _read(self, strip: Strip) -> tuple[list[LitRows], int]:
+        """Return the rows of a strip, and how many outliers are among them."""
+        image, mask = self._exposure.read(strip)
+        found, rejected = [], 0
+        for run, rows in zip(strip.runs, strip.own_rows, strict=True):
+            signal, planes, beam = image[rows], mask[rows], self._light(run, slice(None))
+            variance, outliers = flag_outliers(
+                signal,
+                planes,
+                detector=self._exposure.detector,
+                noise_variance=self._exposure.noise_variance,
+                beam=beam,
+                scale=self._scale,
+                reference=self._reference[run],
+                threshold=self._threshold,
+                first_row=run.start,
+            )
+            rejected += outliers
+            found.append(LitRows(run, self._lit(signal, variance, planes, beam)))
+        return found, rejected
 
     def _lit(self, signal: FloatImage, variance: FloatImage, mask: NDArray[np.int16], beam: FloatImage) -> LitImage:
         # The errors of the beam are all in the covariance of the joint solution.

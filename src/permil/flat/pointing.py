@@ -1,13 +1,14 @@
-"""Pointings of one detector with the light that fell on them, as the combination takes them: whole, or some rows at a time."""
+"""Pointings of one detector with the light that fell on them, as the combination takes them: whole, or strip by strip."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
 from permil.flat.divide import LitImage
+from permil.isr.strip import Strip
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,13 @@ class Pointing:
         return 0.0 if np.isnan(self.scale_error) else self.scale_error
 
 
+class LitRows(NamedTuple):
+    """Some rows of a detector with their light."""
+
+    rows: slice
+    image: LitImage
+
+
 class LitPointing(Protocol):
     """A pointing with its light."""
 
@@ -58,11 +66,18 @@ class LitPointing(Protocol):
     def rejected(self) -> int:
         """Measurements rejected as outliers, of all rows that were asked for."""
 
-    def rows(self, rows: slice) -> LitImage:
-        """Return some rows of the detector; what the last call returned may be overwritten."""
+    @property
+    def neighbours(self) -> int:
+        """Rows beside a strip that decide about its pixels."""
+
+    def strip(self, strip: Strip) -> list[LitRows]:
+        """Return the rows of a strip; what the last call of the same thread returned may be overwritten."""
 
     def sample(self, step: int) -> LitImage:
-        """Return every so many-th pixel in rows and columns."""
+        """Return about every so many-th pixel in rows and columns."""
+
+    def whole(self) -> LitImage:
+        """Return all rows."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +87,17 @@ class LitStack:
     pointing: Pointing
     image: LitImage
     rejected: int
+    neighbours: ClassVar[int] = 0
 
-    def rows(self, rows: slice) -> LitImage:
-        """Return some rows, without a copy."""
-        return self.image.part(rows, slice(None))
+    def strip(self, strip: Strip) -> list[LitRows]:
+        """Return the rows of a strip, without a copy."""
+        return [LitRows(run, self.image.part(run, slice(None))) for run in strip.runs]
 
     def sample(self, step: int) -> LitImage:
         """Return every so many-th pixel, without a copy."""
         every = slice(step // 2, None, step)
         return self.image.part(every, every)
+
+    def whole(self) -> LitImage:
+        """Return all rows."""
+        return self.image

@@ -60,7 +60,7 @@ class DivideErrors:
         """Take note of where the pointing's light lies at the places, and of its weights there."""
         places = shared_places(self.detector)
         ux, uy = frames.projector_relative(*frames.detector_to_ccs(self.detector, *places), lit.pointing.x_mm, lit.pointing.y_mm)
-        half, image = max(1, block // 2), lit.rows(slice(None))
+        half, image = max(1, block // 2), lit.whole()
         at_places = []
         for x, y in zip(*places, strict=True):
             around = weights.at(image.part(*(slice(max(0, int(place) - half), int(place) + half + 1) for place in (y, x))))

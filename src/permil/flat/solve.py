@@ -11,6 +11,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import frames
+from permil.engine import ahead
 from permil.errors import FlatError
 from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
 from permil.flat.combine import CombinedFlat, PointingCombination
@@ -21,13 +22,14 @@ from permil.flat.pointing import LitPointing
 from permil.flat.product import DetectorSolution, good_pixels
 from permil.flat.shared_errors import SharedErrors, shared_places
 from permil.flat.superpixel import size_in_pixels, super_pixels
+from permil.isr.strip import Strip, strips_of
 from permil.products import is_usable
 
 if TYPE_CHECKING:
     from permil.camera import Detector
 
-_STRIP_ROWS = 32
-"""Rows of a detector that are worked on together."""
+STRIP_ROWS = 32
+"""Raw rows that are worked on together."""
 
 
 @dataclass
@@ -50,13 +52,14 @@ def solve_detector(
     common_variance: Callable[[], NDArray[np.float32] | None] = lambda: None,
     remove_steps: bool = False,
     keep: Callable[[LitPointing, PointingFlat], None] | None = None,
+    threads: int = 1,
 ) -> DetectorSolution:
     """Divide each pointing by its light and combine.
 
     Parameters
     ----------
     batches
-        Pointings that are worked on together, a few rows at a time; done with before the next ones are asked for.
+        Pointings that are worked on together, strip by strip; done with before the next ones are asked for.
     shared
         Gives the covariance of what pixels have in common, once it has seen all pointings.
     super_pixel_mm
@@ -67,6 +70,8 @@ def solve_detector(
         Divide the amplifiers by their factors from the steps at their borders.
     keep
         Called with each pointing that is aimed at the detector and its flat, for example to write it.
+    threads
+        Strips that are worked on at the same time; they have nothing in common.
 
     Raises
     ------
@@ -78,8 +83,10 @@ def solve_detector(
     combination = PointingCombination(detector.shape)
     seen = SeenPointings()
     for batch in batches:
-        _combine(batch, combination, shared, seen, block, keep)
-        # At full size a batch takes hundreds of megabytes: let go of it before the next one is made.
+        neighbours = max((lit.neighbours for lit in batch), default=0)
+        strips = strips_of(detector, rows=STRIP_ROWS, neighbours=neighbours)
+        _combine(batch, strips, combination, shared, seen, block, keep, threads=threads)
+        # At full size a stack takes hundreds of megabytes: let go of it before the next one is made.
         del batch
     flat = combination.result(common_variance=common_variance())
     del combination
@@ -110,20 +117,27 @@ def solve_detector(
 
 def _combine(
     batch: Sequence[LitPointing],
+    strips: Sequence[Strip],
     combination: PointingCombination,
     shared: SharedErrors,
     seen: SeenPointings,
     block: int,
     keep: Callable[[LitPointing, PointingFlat], None] | None,
+    *,
+    threads: int,
 ) -> None:
     """Add pointings, and take note of them."""
     samples = [lit.sample(sampling_step(combination.shape)) for lit in batch]
     weights = [PointingWeights.of(sample) for sample in samples]
-    for first in range(0, combination.shape[0], _STRIP_ROWS):
+
+    def add(strip: Strip) -> None:
         # The sums of these rows stay in the cache while the pointings pass by.
-        rows = slice(first, min(first + _STRIP_ROWS, combination.shape[0]))
         for lit, own in zip(batch, weights, strict=True):
-            combination.add(lit.rows(rows), own, rows)
+            for rows, image in lit.strip(strip):
+                combination.add(image, own, rows)
+
+    for _ in ahead(add, strips, threads=threads):
+        pass
     for lit, own, sample in zip(batch, weights, samples, strict=True):
         shared.see(lit, own, block)
         seen.rows.append(_record(lit, own, sample))
@@ -151,7 +165,7 @@ def _record(lit: LitPointing, weights: PointingWeights, sample: LitImage) -> dic
 def _divide_aimed(
     lit: LitPointing, seen: SeenPointings, block: int, keep: Callable[[LitPointing, PointingFlat], None] | None
 ) -> None:
-    image = lit.rows(slice(None))
+    image = lit.whole()
     flat = divide_by_beam(image)
     usable = is_usable(flat.mask)
     seen.stacks.append(super_pixels(image.signal, usable, block).mean)

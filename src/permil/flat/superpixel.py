@@ -70,7 +70,9 @@ def _centres(length: int, size: int) -> NDArray[np.float64]:
     return (starts + np.minimum(starts + size, length) - 1) / 2
 
 
-def block_sums(image: NDArray, size: int, *, good: NDArray[np.bool_] | None = None) -> NDArray:
+def block_sums(
+    image: NDArray, size: int, *, good: NDArray[np.bool_] | None = None, block_rows: NDArray[np.integer] | None = None
+) -> NDArray:
     """Return the sums of an image over blocks of ``size`` x ``size`` pixels; those at the last rows and columns may be cut.
 
     Parameters
@@ -79,19 +81,22 @@ def block_sums(image: NDArray, size: int, *, good: NDArray[np.bool_] | None = No
         Shape (ny, nx); sums of real numbers are float64, those of integers int64.
     good
         Which pixels count; default all.
+    block_rows : ndarray of int, shape (ny,)
+        Row of blocks to which each row of the image belongs, rising; by default ``size`` rows of the image are one.
     """
     kind = np.float64 if np.issubdtype(image.dtype, np.floating) else np.int64
-    sums = np.zeros((-(-image.shape[0] // size), -(-image.shape[1] // size)), dtype=kind)
-    _add_blocks(image, np.broadcast_to(np.True_, image.shape) if good is None else good, size, sums)
+    block_rows = np.arange(image.shape[0]) // size if block_rows is None else block_rows
+    sums = np.zeros((int(block_rows[-1]) + 1, -(-image.shape[1] // size)), dtype=kind)
+    _add_blocks(image, np.broadcast_to(np.True_, image.shape) if good is None else good, size, block_rows, sums)
     return sums
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_blocks(image, good, size, sums):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+def _add_blocks(image, good, size, block_rows, sums):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     zero = sums.dtype.type(0)
     for row in range(image.shape[0]):
         for block in range(sums.shape[1]):
             total = zero
             for column in range(block * size, min((block + 1) * size, image.shape[1])):
                 total += image[row, column] if good[row, column] else zero
-            sums[row // size, block] += total
+            sums[block_rows[row], block] += total

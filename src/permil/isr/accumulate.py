@@ -46,18 +46,44 @@ class Sums(NamedTuple):
 def empty_sums(shape: tuple[int, ...]) -> Sums:
     """Return sums over no frame."""
     kinds = (np.float64, *[np.float32] * 8, np.uint16, np.int16)
-    sums = Sums._make(np.empty(shape, dtype=kind) for kind in kinds)
-    clear_sums(sums)
-    return sums
-
-
-def clear_sums(sums: Sums) -> None:
-    """Make the sums those over no frame."""
-    for array in sums:
-        array.fill(0)
+    sums = Sums._make(np.zeros(shape, dtype=kind) for kind in kinds)
     for array in (sums.high, sums.second):
         array.fill(-np.inf)
     sums.low.fill(np.inf)
+    return sums
+
+
+@njit(cache=True, nogil=True)
+def empty_rows(n_rows: int, n_columns: int) -> Sums:
+    """Return room for rows of sums."""
+    shape = n_rows, n_columns
+    single = np.empty((8, n_rows, n_columns), dtype=np.float32)
+    return Sums(
+        np.empty(shape, dtype=np.float64),
+        single[0],
+        single[1],
+        single[2],
+        single[3],
+        single[4],
+        single[5],
+        single[6],
+        single[7],
+        np.empty(shape, dtype=np.uint16),
+        np.empty(shape, dtype=np.int16),
+    )
+
+
+@njit(cache=True, nogil=True)
+def clear_row(row: Sums) -> None:
+    """Make one-dimensional sums those over no frame."""
+    row.signal[:] = 0.0
+    for array in (row.light, row.squares, row.high_light, row.second_light, row.low_light):
+        array[:] = 0.0
+    row.high[:] = -np.inf
+    row.second[:] = -np.inf
+    row.low[:] = np.inf
+    row.measured[:] = 0
+    row.planes[:] = 0
 
 
 def relative_light(light: ArrayLike) -> NDArray[np.float32]:

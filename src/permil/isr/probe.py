@@ -11,13 +11,17 @@ from permil.errors import RawFormatError
 from permil.exposures import RawFile
 from permil.exposures.coded_rows import RowBuffer
 from permil.isr.calibration import Calibration
+from permil.isr.file_noise import level_variance
 from permil.isr.overscan import Overscan, clip_limit, deviation_step
+from permil.isr.probe_rows import RowSamples, Steps, overscan_deviations, overscan_variance, probe_rows
 from permil.isr.reduce import reduce_raw_file
 from permil.isr.segment_group import SegmentGroup
 from permil.isr.stack import frame_light, light_steps
-from permil.isr.stack_rows import probe_rows
 
 FloatArray = NDArray[np.float64]
+
+# Coded rows that are read at a time, bytes.
+_READ_AT_A_TIME = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,8 @@ class ProbedFile:
         Channels that do not vary at all.
     clip
         Deviation from which a count of the overscan is an outlier, adu.
+    noise_variance
+        Variance of a pixel that does not depend on the light, electrons^2, as far as a sample of rows tells.
     overscans
         Known where the whole file had to be reduced: empty otherwise.
     """
@@ -45,12 +51,13 @@ class ProbedFile:
     median: float
     dead: NDArray[np.bool_]
     clip: FloatArray
+    noise_variance: FloatArray
     overscans: tuple[Overscan, ...]
 
 
 def is_row_by_row(calibration: Calibration) -> bool:
-    """Return whether a row can be reduced without knowing other rows and other segments."""
-    return calibration.crosstalk is None and calibration.overscan.method == "row_median"
+    """Return whether a row can be reduced without knowing other rows."""
+    return calibration.overscan.method in ("row_median", "row_mean")
 
 
 def probe_file(
@@ -79,32 +86,49 @@ def probe_file(
         return _probe_rows(raw_file, calibration, gain, buffer)
     reduced, overscans, dead = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads)
     median = frame_light(reduced.image, reduced.mask)
-    return ProbedFile(raw_file, gain, median, np.array(dead), np.zeros(gain.size), overscans)
+    return ProbedFile(raw_file, gain, median, np.array(dead), np.zeros(gain.size), reduced.noise_variance, overscans)
 
 
 def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray, buffer: RowBuffer) -> ProbedFile:
+    amplifiers = calibration.detector.amplifiers
+    dead, clip, noise_variance = np.zeros(gain.size, dtype=bool), np.zeros(gain.size), np.zeros(gain.size)
+    light = []
+    for group in SegmentGroup.all_of(calibration):
+        own = group.amplifiers.tolist()
+        samples = _samples(raw_file, calibration, group, gain, buffer)
+        for number, index in enumerate(own):
+            overscan = samples.overscans[number]
+            clip[index] = clip_limit(overscan_deviations(overscan))
+            variance = overscan_variance(overscan, clip[index])
+            of_level = level_variance(calibration.overscan, variance, overscan.shape[1])
+            noise_variance[index] = gain[index] ** 2 * (variance + of_level)
+            constant = samples.lowest[number] == samples.highest[number]
+            dead[index] = constant and np.ptp(raw_file.segment(amplifiers[index].name)) == 0
+            light.append(samples.light[number, : samples.n_light[number]])
+    good = np.concatenate(light)
+    return ProbedFile(raw_file, gain, float(np.median(good)) if good.size else np.nan, dead, clip, noise_variance, ())
+
+
+def _samples(raw_file: RawFile, calibration: Calibration, group: SegmentGroup, gain: FloatArray, buffer: RowBuffer) -> RowSamples:
     detector = calibration.detector
+    own = [detector.amplifiers[index] for index in group.amplifiers]
+    n_rows = own[0].ny
     row_step, column_step = light_steps(detector.shape)
-    dead, clip = np.zeros(gain.size, dtype=bool), np.zeros(gain.size)
-    samples = []
-    for index, amplifier in enumerate(detector.amplifiers):
-        group = SegmentGroup.of(calibration, [index])
-        row = np.arange(amplifier.ny)
-        spacing = deviation_step(amplifier.ny)
-        wanted = row[((group.y_first[0] + group.y_step[0] * row) % row_step == 0) | (row % spacing == 0)]
-        coded = buffer.read([[raw_file.rows(amplifier.name)]], 0, amplifier.ny)
-        deviations = np.zeros(-(-amplifier.ny // spacing))
-        sample = np.empty((amplifier.ny // row_step + 1) * (amplifier.nx // column_step + 1), dtype=np.float32)
-        decoded, constant, count = probe_rows(
-            coded, wanted, group, gain[index], row_step, column_step, spacing, deviations, sample
-        )
-        if not decoded:
-            raise damaged_segment(raw_file, amplifier.extname)
-        samples.append(sample[:count])
-        clip[index] = clip_limit(deviations)
-        dead[index] = constant and np.ptp(raw_file.segment(amplifier.name)) == 0
-    good = np.concatenate(samples)
-    return ProbedFile(raw_file, gain, float(np.median(good)) if good.size else np.nan, dead, clip, ())
+    overscan_step = deviation_step(n_rows)
+    # One sample of rows serves both purposes where that of the overscan is dense enough.
+    steps = Steps(min(overscan_step, row_step), column_step, overscan_step)
+    samples = RowSamples.empty(group, n_rows, steps)
+    row = np.arange(n_rows)
+    wanted = row[(row % steps.light_rows == 0) | (row % steps.overscan_rows == 0)]
+    size = max(1, _READ_AT_A_TIME // (2 * group.width * len(own)))
+    for first in range(0, n_rows, size):
+        rows = wanted[(wanted >= first) & (wanted < first + size)]
+        if rows.size:
+            coded = buffer.read([[raw_file.rows(amplifier.name) for amplifier in own]], int(rows[0]), int(rows[-1]) + 1)
+            damaged = probe_rows(coded, int(rows[0]), rows, group, gain[group.amplifiers], steps, samples)
+            if damaged >= 0:
+                raise damaged_segment(raw_file, own[damaged].extname)
+    return samples
 
 
 def damaged_segment(raw_file: RawFile, extname: str) -> RawFormatError:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from permil.camera import Amplifier, Detector
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
+from permil.exposures.coded_rows import RowBuffer
+from permil.exposures.some_rows import read_rows
 from permil.isr.calibration import Calibration
 from permil.isr.crosstalk import subtract_crosstalk
 from permil.isr.masks import grow_saturated
@@ -38,6 +40,9 @@ from permil.isr.rows import (
 from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
+_OWN = threading.local()
+"""Memory of each thread for a segment."""
+
 ImageRoom = tuple[NDArray[np.float32], NDArray[np.int16]]
 """Arrays for image and mask of a detector."""
 
@@ -149,10 +154,12 @@ def reduce_raw_file(
     temperature: float | None = None,
     threads: int = 1,
     room: ImageRoom | None = None,
+    rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
     """Reduce an open file; a decoded segment is reduced while it is in the cache of its core.
 
-    Parameters and errors are those of `reduce_exposure`; ``room`` may be used for image and mask of the result.
+    Parameters and errors are those of `reduce_exposure`; ``room`` may be used for image and mask of the result. Where only some
+    ``rows`` of the raw segments are read the calibration is that of these rows (`permil.isr.row_sample`).
 
     Returns
     -------
@@ -163,12 +170,13 @@ def reduce_raw_file(
     dead
         Which channels do not vary at all.
     """
-    own = threading.local()
 
     def segment(amplifier: Amplifier) -> NDArray[np.int32]:
-        if getattr(own, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
-            own.pixels = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32)
-        return raw_file.segment(amplifier.name, own.pixels)
+        if getattr(_OWN, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
+            _OWN.pixels, _OWN.buffer = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32), RowBuffer()
+        if rows is None:
+            return raw_file.segment(amplifier.name, _OWN.pixels)
+        return read_rows(raw_file, amplifier.name, rows, buffer=_OWN.buffer, pixels=_OWN.pixels)
 
     return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, room=room)
 

@@ -18,17 +18,20 @@ FloatArray = NDArray[np.float64]
 class SegmentGroup(NamedTuple):
     """Segments of one size; arrays per segment in the order of the group.
 
-    ``width``: columns of a raw row; ``n_columns``, ``first_column``: the active ones; ``first_overscan``, ``last_overscan``: the used
-    ones of the overscan; ``x_min``, ``flip_x``, ``y_first``, ``y_step``: see `Placement`; ``bias``, ``static_mask``: of the whole detector;
+    ``amplifiers``: their numbers in the detector; ``width``: columns of a raw row; ``n_columns``, ``first_column``: the active ones;
+    ``first_overscan``, ``last_overscan``: the used ones of the overscan; ``row_mean``: whether the level of a row is their mean and not
+    their median; ``x_min``, ``flip_x``, ``y_first``, ``y_step``: see `Placement`; ``bias``, ``static_mask``: of the whole detector;
     ``knots``, ``n_knots``, ``coefficients``, ``limit``, ``straight``, ``saturation``: see `Response`; ``saturation_adu``: raw count
     from which a pixel is saturated; ``factors``: crosstalk correction [victim, source], without elements where there is none.
     """
 
+    amplifiers: NDArray[np.int64]
     width: int
     n_columns: int
     first_column: int
     first_overscan: int
     last_overscan: int
+    row_mean: bool
     x_min: NDArray[np.int64]
     flip_x: NDArray[np.bool_]
     y_first: NDArray[np.int64]
@@ -45,8 +48,18 @@ class SegmentGroup(NamedTuple):
     factors: NDArray[np.float32]
 
     @classmethod
+    def all_of(cls, calibration: Calibration) -> list[SegmentGroup]:
+        """Return the groups of a detector: each segment by itself, or all in one where there is crosstalk."""
+        indices = range(len(calibration.detector.amplifiers))
+        return (
+            [cls.of(calibration, [index]) for index in indices]
+            if calibration.crosstalk is None
+            else [cls.of(calibration, indices)]
+        )
+
+    @classmethod
     def of(cls, calibration: Calibration, indices: Sequence[int]) -> SegmentGroup:
-        """Return the group of some amplifiers of a detector; all of them where there is crosstalk."""
+        """Return the group of some amplifiers of a detector."""
         detector = calibration.detector
         amplifiers = [detector.amplifiers[index] for index in indices]
         columns = overscan_columns(amplifiers[0], calibration.overscan)
@@ -60,11 +73,13 @@ class SegmentGroup(NamedTuple):
             coefficients[number, : n_knots[number]] = response.coefficients
         correction = calibration.crosstalk_correction()
         return cls(
+            amplifiers=np.array(indices),
             width=amplifiers[0].nx_raw,
             n_columns=amplifiers[0].nx,
             first_column=amplifiers[0].data_slices[1].start,
             first_overscan=columns.start,
             last_overscan=columns.stop,
+            row_mean=calibration.overscan.method == "row_mean",
             x_min=np.array([place.x_min for place in places]),
             flip_x=np.array([place.flip_x for place in places]),
             y_first=np.array([place.y_first for place in places]),

@@ -164,6 +164,7 @@ def reduce_file(
     *,
     threads: int = 1,
     room: ImageRoom | None = None,
+    rows: slice | None = None,
 ) -> DetectorImage:
     """Read and reduce one raw file.
 
@@ -173,6 +174,8 @@ def reduce_file(
         Segments that are decoded and reduced at the same time; 1 in worker processes.
     room
         May be used for image and mask of the result.
+    rows
+        Rows of the raw segments that are read, where it is not all; the calibration is that of these rows (`RowSample`).
 
     Raises
     ------
@@ -185,7 +188,7 @@ def reduce_file(
         check_detector(raw_file.detector, calibration.detector, path)
         try:
             temperature = board_temperature(raw_file, config)
-            return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, room=room)[0]
+            return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, room=room, rows=rows)[0]
         except PermilError as error:
             raise with_path(error, path) from error
 

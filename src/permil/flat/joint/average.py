@@ -54,6 +54,8 @@ class SuperPixelLayout:
         Good pixels of each.
     x_mm, y_mm : ndarray, shape (p,)
         Their mean CCS position.
+    block_rows : ndarray of int, shape (ny,)
+        Row of super-pixels to which each row of the images belongs.
     pattern : ndarray, shape (ny, nx)
         Response of each good pixel over the mean of its super-pixel; NaN where a pixel is not good.
     amplifier_share, row_share : ndarray, shape (p, amplifiers)
@@ -67,6 +69,7 @@ class SuperPixelLayout:
     count: NDArray[np.int64]
     x_mm: FloatArray
     y_mm: FloatArray
+    block_rows: NDArray[np.int64]
     pattern: Image
     amplifier_share: FloatArray
     row_share: FloatArray
@@ -87,18 +90,34 @@ def median_image(images: Sequence[Image]) -> Image:
     return result
 
 
-def flattened(image: Image, good: NDArray[np.bool_], block: int) -> Image:
-    """Return an image over the means of its super-pixels, NaN where it is not good."""
-    total, count = block_sums(image, block, good=good), block_sums(good, block)
+def flattened(image: Image, good: NDArray[np.bool_], block: int, *, block_rows: NDArray[np.integer] | None = None) -> Image:
+    """Return an image over the means of its super-pixels, NaN where it is not good.
+
+    Parameters
+    ----------
+    image, good
+        Shape (ny, nx).
+    block
+        Side of a super-pixel in pixels.
+    block_rows
+        Row of super-pixels to which each row of the image belongs (see `permil.flat.superpixel.block_sums`).
+    """
+    block_rows = np.arange(image.shape[0]) // block if block_rows is None else block_rows
+    total, count = (block_sums(part, block, good=good, block_rows=block_rows) for part in (image, good))
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(total > 0, total / count, np.nan)
     result = np.empty(image.shape, dtype=np.float32)
-    _divide_blocks(image, good, mean, block, result)
+    _divide_blocks(image, good, mean, block, block_rows, result)
     return result
 
 
 def make_layout(
-    flattened_images: Sequence[Image], good: NDArray[np.bool_], detector: Detector, *, block: int
+    flattened_images: Sequence[Image],
+    good: NDArray[np.bool_],
+    detector: Detector,
+    *,
+    block: int,
+    rows: NDArray[np.int64] | None = None,
 ) -> SuperPixelLayout:
     """Lay super-pixels over a detector.
 
@@ -108,52 +127,65 @@ def make_layout(
         A few exposures from `flattened`; their median is the pattern.
     good
         Pixels that can be good in any exposure.
+    detector
+        The detector, all of it.
     block
         Side of a super-pixel in pixels.
+    rows : ndarray of int, shape (ny,)
+        Rows of the detector that the images consist of; by default all.
 
     Raises
     ------
     FlatError
         If no super-pixel has enough good pixels.
     """
+    rows = np.arange(detector.ny) if rows is None else rows
+    block_rows = rows // block
+    shape = (-(-detector.ny // block), -(-detector.nx // block))
+
+    def sums(image: NDArray) -> NDArray:
+        of_rows = block_sums(image, block, good=good, block_rows=block_rows)
+        return np.pad(of_rows, ((0, shape[0] - of_rows.shape[0]), (0, 0)))
+
     pattern = median_image(flattened_images)
     good = good & (pattern > _DEAD)
-    counts = block_sums(good, block)
-    row, column = np.nonzero(counts >= FEWEST_PIXELS * block**2)
+    counts = sums(good)
+    row, column = np.nonzero(counts >= FEWEST_PIXELS * block * np.bincount(block_rows).max())
     if not row.size:
         raise FlatError(f"no super-pixel of {detector.name} has enough good pixels", remedy="look at its mask and its exposures")
     count = counts[row, column]
-    mean = block_sums(pattern, block, good=good) / np.maximum(counts, 1)
-    pattern = np.where(good, pattern / _expanded(np.maximum(mean, _DEAD), pattern.shape, block), np.nan).astype(np.float32)
-    places = []
-    for axis in (1, 0):
-        index = np.arange(good.shape[axis], dtype=np.float64)
-        index = index[None, :] if axis == 1 else index[:, None]
-        places.append(block_sums(np.broadcast_to(index, good.shape), block, good=good)[row, column] / count)
-    x_mm, y_mm = detector_to_ccs(detector, *places)
-    shares = _noise_shares(good, detector, block, row, column, count)
-    return SuperPixelLayout(
-        (counts.shape[0], counts.shape[1]), block, row, column, count.astype(np.int64), x_mm, y_mm, pattern, *shares
-    )
+    mean = sums(pattern) / np.maximum(counts, 1)
+    pattern = np.where(
+        good, pattern / np.maximum(mean, _DEAD)[block_rows[:, None], np.arange(detector.nx) // block], np.nan
+    ).astype(np.float32)
+    places = (np.broadcast_to(index, good.shape) for index in (np.arange(detector.nx, dtype=float), rows[:, None].astype(float)))
+    x_mm, y_mm = detector_to_ccs(detector, *(sums(place)[row, column] / count for place in places))
+    shares = _noise_shares(good, detector, block, rows, row, column, count)
+    return SuperPixelLayout(shape, block, row, column, count.astype(np.int64), x_mm, y_mm, block_rows, pattern, *shares)
 
 
 def _noise_shares(
     good: NDArray[np.bool_],
     detector: Detector,
     block: int,
+    rows: NDArray[np.int64],
     row: NDArray[np.int64],
     column: NDArray[np.int64],
     count: FloatArray,
 ) -> tuple[FloatArray, FloatArray]:
     amplifier_share, row_share = (np.zeros((row.size, len(detector.amplifiers))) for _ in range(2))
-    columns = np.arange(0, good.shape[1], block)
-    rows = np.arange(0, good.shape[0], block)
     for number, amplifier in enumerate(detector.amplifiers):
-        inside = np.zeros(good.shape)
-        inside[amplifier.slices] = good[amplifier.slices]
-        in_rows = np.add.reduceat(inside, columns, axis=1)
-        amplifier_share[:, number] = np.add.reduceat(in_rows, rows, axis=0)[row, column] / count**2
-        row_share[:, number] = np.add.reduceat(in_rows**2, rows, axis=0)[row, column] / count**2
+        # Only the columns of super-pixels that the amplifier has a part in.
+        first = amplifier.x_min // block
+        columns = np.arange(first * block, min(-(-(amplifier.x_min + amplifier.nx) // block) * block, detector.nx))
+        own_columns = (columns >= amplifier.x_min) & (columns < amplifier.x_min + amplifier.nx)
+        own_rows = (rows >= amplifier.y_min) & (rows < amplifier.y_min + amplifier.ny)
+        inside = good[:, columns[0] : columns[-1] + 1] & own_columns & own_rows[:, None]
+        in_rows = np.add.reduceat(inside, np.arange(0, columns.size, block), axis=1, dtype=np.float64)
+        for share, power in ((amplifier_share, 1), (row_share, 2)):
+            sums = np.zeros((int(rows[-1]) // block + 1, -(-detector.nx // block)))
+            np.add.at(sums[:, first : first + in_rows.shape[1]], rows // block, in_rows**power)
+            share[:, number] = sums[row, column] / count**2
     return amplifier_share, row_share
 
 
@@ -189,7 +221,9 @@ def average_exposure(
     """
     signals, pixels = np.empty(layout.shape), np.zeros(layout.shape, dtype=np.int64)
     pixel_noise = layout.on_grid(layout.count * (layout.amplifier_share @ (noise_variance + level_variance)), fill=0.0)
-    rejected = _average(image, mask, layout.pattern, layout.block, pixel_noise, np.float32(threshold**2), signals, pixels)
+    limits = np.searchsorted(layout.block_rows, np.arange(layout.shape[0] + 1))
+    limit = np.float32(threshold**2)
+    rejected = _average(image, mask, layout.pattern, layout.block, limits, pixel_noise, limit, signals, pixels)
     signal, kept = signals[layout.row, layout.column], pixels[layout.row, layout.column]
     signal[kept < FEWEST_KEPT * layout.count] = np.nan
     grid = layout.on_grid(signal)
@@ -208,15 +242,11 @@ def _neighbourhood(grid: FloatArray) -> FloatArray:
     return along[:, :-2] + along[:, 1:-1] + along[:, 2:]
 
 
-def _expanded(blocks: FloatArray, shape: tuple[int, ...], block: int) -> FloatArray:
-    return blocks[np.arange(shape[0])[:, None] // block, np.arange(shape[1])[None, :] // block]
-
-
 @numba.njit(cache=True, nogil=True)
-def _divide_blocks(image, good, mean, block, result):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+def _divide_blocks(image, good, mean, block, block_rows, result):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     for row in range(image.shape[0]):
         for column in range(image.shape[1]):
-            quotient = image[row, column] / mean[row // block, column // block]
+            quotient = image[row, column] / mean[block_rows[row], column // block]
             result[row, column] = quotient if good[row, column] else np.nan
 
 
@@ -244,7 +274,7 @@ def _medians(stack: NDArray[np.float32], result: NDArray[np.float32]) -> None:  
 
 
 @numba.njit(cache=True, nogil=True)
-def _average(image, mask, pattern, block, noise, limit, signal, kept):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+def _average(image, mask, pattern, block, limits, noise, limit, signal, kept):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     """Fill signal and number of pixels of all super-pixels of the grid, a row of super-pixels at a time.
 
     Columns of a super-pixel are summed in single precision, which is enough for a signal of that precision; the columns in double.
@@ -254,7 +284,7 @@ def _average(image, mask, pattern, block, noise, limit, signal, kept):  # type: 
     level, of_noise, use, total, weight, count = room[0], room[1], room[2], room[3], room[4], room[5]
     rejected = 0
     for number in range(signal.shape[0]):
-        first, last = number * block, min((number + 1) * block, image.shape[0])
+        first, last = limits[number], limits[number + 1]
         signals, pixels = signal[number], kept[number]
         for j in range(columns):
             of_noise[j] = noise[number, j // block]

@@ -56,6 +56,39 @@ def odd_exposures(solution: JointSolution) -> NDArray[np.bool_]:
     return order % 2 == 1
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a solution from a part of the exposures finds, as far as parts are compared.
+
+    Parameters
+    ----------
+    log_response : dict
+        On the super-pixels of each detector.
+    left_out : ndarray of bool, shape (n,)
+        Exposures that have no effect.
+    chi_square : ndarray, shape (n,)
+        See `permil.flat.joint.exposure_tests.ExposureTests`.
+    """
+
+    log_response: dict[str, FloatArray]
+    left_out: NDArray[np.bool_]
+    chi_square: FloatArray
+
+
+def solve_part(solution: JointSolution, detectors: Sequence[DetectorSignals], held_out: NDArray[np.bool_]) -> Part:
+    """Solve without some exposures, well enough for a comparison.
+
+    Raises
+    ------
+    FlatError
+        If no exposures are left, or there is no solution.
+    """
+    if held_out.all():
+        raise FlatError("one of two halves has no exposures", remedy="choose another division")
+    part = solve_again(solution, detectors, held_out=held_out, tolerance=_TOLERANCE, near=np.inf)
+    return Part(part.log_response, part.left_out, part.tests.chi_square)
+
+
 def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], first: NDArray[np.bool_]) -> SplitHalves:
     """Solve with two parts of the exposures, side by side where the task may use threads, and compare.
 
@@ -69,13 +102,15 @@ def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], 
     FlatError
         If a part has no exposures.
     """
-    if first.all() or not first.any():
-        raise FlatError("one of two halves has no exposures", remedy="choose another division")
 
-    def solve(held_out: NDArray[np.bool_]) -> JointSolution:
-        return solve_again(solution, detectors, held_out=held_out, tolerance=_TOLERANCE, near=np.inf)
+    def solve(held_out: NDArray[np.bool_]) -> Part:
+        return solve_part(solution, detectors, held_out)
 
-    halves = list(ahead(solve, (~first, first), threads=own_threads()))
+    return compare_parts(detectors, first, *ahead(solve, (~first, first), threads=own_threads()))
+
+
+def compare_parts(detectors: Sequence[DetectorSignals], first: NDArray[np.bool_], *halves: Part) -> SplitHalves:
+    """Compare the solutions from the first part of the exposures, and from the others; see `split_halves`."""
     difference, error = {}, {}
     for detector in detectors:
         name, weights = detector.name, detector.weights
@@ -86,7 +121,7 @@ def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], 
         difference[name] = np.where(seen, halves[0].log_response[name] - halves[1].log_response[name], np.nan)
         error[name][~seen] = np.nan
     mean = np.nanmean(np.concatenate(list(difference.values())))
-    left_out = np.where(first, halves[1].tests.chi_square, halves[0].tests.chi_square)
+    left_out = np.where(first, halves[1].chi_square, halves[0].chi_square)
     return SplitHalves({name: part - mean for name, part in difference.items()}, error, left_out)
 
 

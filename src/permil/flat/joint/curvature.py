@@ -33,9 +33,10 @@ class Curvature:
     """
 
     def __init__(self, equations: NormalEquations, prior: Prior) -> None:
-        self.vector = equations.vector
+        self.vector, self.weight = equations.vector, equations.weight
         self._prior: Prior | None = None
         self._matrix = matrix = equations.matrix
+        self._model = prior.model
         self._start = start = prior.model.scales.start
         self._data_diagonal = np.diag(matrix)[start:].copy()
         self._hold = prior.scale_hold(matrix)
@@ -71,6 +72,21 @@ class Curvature:
     def distance(self, vector: FloatArray) -> float:
         """Return how many standard errors a vector is away from where the curvature was made, over all unknowns."""
         return float(np.linalg.norm(linalg.blas.dtrmv(self._matrix.T, vector - self.vector, lower=1, trans=1)))
+
+    def change(self, vector: FloatArray) -> float:
+        """Return how far the rows of the signals differ, relatively, between a vector and where the curvature was made.
+
+        The rows of patterns depend on the positions in units of the knots; those of position errors, rotation and scale are slopes
+        of the patterns, whose mean square is what counts.
+        """
+        model = self._model
+        moved = np.abs(model.centres(vector) - model.centres(self.vector)).max()
+        parts = [float(moved) / pattern.grid.spacing for pattern in model.patterns]
+        if model.position_errors or model.geometry:
+            for pattern, where in zip(model.patterns, model.pattern_slices, strict=True):
+                before, bent = (_bend(part[where], pattern.grid.shape) for part in (self.vector, vector - self.vector))
+                parts.append(bent / before if before > 0 else np.inf)
+        return max(parts)
 
     def relative_norm(self, gradient: FloatArray) -> float:
         """Return the norm of a gradient in the unknowns' scales."""
@@ -108,3 +124,9 @@ class Curvature:
     def release(self) -> FloatArray:
         """Return the lower Cholesky factor of all unknowns; the curvature cannot be used any more."""
         return lower_factor(self._matrix)
+
+
+def _bend(coefficients: FloatArray, shape: tuple[int, int]) -> float:
+    """Return the root of the sum of squared differences of neighbouring coefficients."""
+    grid = coefficients.reshape(shape)
+    return float(np.sqrt(sum(np.square(np.diff(grid, axis=axis)).sum() for axis in (0, 1))))

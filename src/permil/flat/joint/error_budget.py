@@ -18,10 +18,9 @@ from permil.flat.joint import (
     JointSolution,
     SplitHalves,
     odd_exposures,
-    split_halves,
     without_drift,
 )
-from permil.flat.joint.budget import PhotodiodeCheck
+from permil.flat.joint.budget import Part, PhotodiodeCheck, compare_parts
 from permil.flat.shared_errors import shared_places
 
 FloatArray = NDArray[np.float64]
@@ -128,24 +127,24 @@ class Halves:
     early: SplitHalves
 
 
-def compare_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], *, is_scan: NDArray[np.bool_]) -> Halves:
-    """Solve again with halves of the data.
+def divisions(solution: JointSolution, is_scan: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return the odd exposures, and the earlier half of each kind.
 
     Parameters
     ----------
     is_scan
         Which exposures belong to the scan.
-
-    Raises
-    ------
-    FlatError
-        If a half has no exposures, or no solution.
     """
     early = np.zeros(len(is_scan), dtype=bool)
     for members in (np.flatnonzero(is_scan), np.flatnonzero(~is_scan)):
         order = members[np.argsort(solution.model.exposures.time[members], kind="stable")]
         early[order[: len(order) // 2]] = True
-    return Halves(
-        split_halves(solution, detectors, odd_exposures(solution)),
-        split_halves(solution, detectors, early),
-    )
+    return odd_exposures(solution), early
+
+
+def compare_halves(
+    detectors: Sequence[DetectorSignals], divided: tuple[NDArray[np.bool_], NDArray[np.bool_]], parts: Sequence[Part]
+) -> Halves:
+    """Compare the solutions from halves of the data: without and with each of the two divisions in turn."""
+    odd, early = divided
+    return Halves(compare_parts(detectors, odd, *parts[:2]), compare_parts(detectors, early, *parts[2:]))

@@ -76,6 +76,8 @@ class NormalEquations:
         ``g``.
     objective : float
         Twice the minimised function.
+    weight : float
+        Sum of the robust weights.
     signals, responses : int
         Number of signals, and of super-pixels with a response.
     fits : dict
@@ -86,6 +88,7 @@ class NormalEquations:
     matrix: FloatArray
     gradient: FloatArray
     objective: float = 0.0
+    weight: float = 0.0
     signals: int = 0
     responses: int = 0
     fits: dict[str, FloatArray] = field(default_factory=dict)
@@ -173,6 +176,7 @@ def normal_equations(
             _add_matrix(rows, result.matrix)
         rows.add_gradient(result.gradient)
         result.objective += fit.objective
+        result.weight += float(fit.weights.sum())
         result.signals += int((fit.weights > 0).sum())
         result.responses += int(np.isfinite(fit.log_response).sum())
         result.fits[detector.name] = fit.log_response
@@ -183,7 +187,7 @@ def _add_matrix(rows: DetectorRows, matrix: FloatArray) -> None:
     """Add what a detector says to the upper triangle; sums are in the same order for any number of threads."""
     for chunk in _chunks(rows.plans()):
         found = list(ahead(rows.tile_and_blocks, chunk, threads=own_threads()))
-        products = [(tile.columns, tile.scaled) for tile, _ in found]
+        products = [(tile.columns, tile.scale()) for tile, _ in found]
 
         def add(strip: tuple[int, int], chunk=chunk, found=found) -> None:  # type: ignore[no-untyped-def]
             for plan, (_, blocks) in zip(chunk, found, strict=True):
@@ -209,13 +213,17 @@ def _chunks(plans: Iterable[TilePlan]) -> Iterator[list[TilePlan]]:
 
 def subtract_products(matrix: FloatArray, products: Sequence[Product]) -> None:
     """Subtract squares of rows from the upper triangle of a matrix of the unknowns."""
+    widest = max(columns.size for columns, _ in products)
 
     def subtract(strip: tuple[int, int]) -> None:
+        room = np.empty(min(_STRIP_ROWS, strip[1] - strip[0]) * widest)
         for columns, rows in products:
             start, stop = (int(place) for place in np.searchsorted(columns, strip))
             for first in range(start, stop, _STRIP_ROWS):
                 last = min(first + _STRIP_ROWS, stop)
-                subtract_rows(matrix, rows[:, first:last].T @ rows[:, first:], columns, first)
+                product = room[: (last - first) * (columns.size - first)].reshape(last - first, -1)
+                np.matmul(rows[:, first:last].T, rows[:, first:], out=product)
+                subtract_rows(matrix, product, columns, first)
 
     _by_strips(subtract, products, len(matrix))
 

@@ -25,7 +25,7 @@ class Certificate:
     decrement : float
         Newton decrement ``sqrt(g' H^-1 g)``: no linear function of the unknowns is farther from its optimum than this many
         standard errors. The gradient ``g`` is that at the vector; the curvature ``H`` may be that of a vector a few standard errors
-        away (`permil.flat.joint.solver.NEAR`).
+        away, or with nearly the same rows and weights (`permil.flat.joint.solver.NEAR`, ``SAME_ROWS``).
     gradient : float
         Norm of the gradient over its norm at the start, in units of the unknowns' scales ``diag(H)^-1/2``.
     passes : int

@@ -2,7 +2,8 @@
 
 The curvature costs far more than the gradient and hardly changes near the optimum, since logarithms are almost linear in the unknowns:
 it is kept (the chord method, Kelley 1995, Iterative Methods for Linear and Nonlinear Equations, section 5.4.1) as long as the vector
-stays within a few standard errors, the same exposures count, and steps shrink as they should.
+stays within a few standard errors or the rows and weights of the signals nearly the same, the same exposures count, and steps shrink
+as they should.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
 from permil.flat.joint.model import make_model
 from permil.flat.joint.normal import NormalEquations
 from permil.flat.joint.solution import Certificate, JointSolution
-from permil.flat.joint.solver import NEAR, Solver
+from permil.flat.joint.solver import NEAR, Solver, Start
 
 FloatArray = NDArray[np.float64]
 
@@ -39,6 +40,7 @@ def solve_joint(
     *,
     spacing_mm: float,
     stiffness: float | None = None,
+    start: Start | None = None,
     reflection: bool = False,
     position_errors: bool = True,
     geometry: bool = True,
@@ -61,6 +63,8 @@ def solve_joint(
         Distance of the knots of the beam (`choose_spacing` finds one).
     stiffness
         Of the beam; default: the one with the largest evidence, which takes some time when there are many knots.
+    start
+        Where to begin (`choose_spacing` finds one), which saves passes; used where it has the patterns of this solution.
     reflection
         Fit a pattern that moves against the projector.
     position_errors
@@ -88,7 +92,7 @@ def solve_joint(
     model = make_model(
         exposures, detectors, spacing_mm=spacing_mm, reflection=reflection, position_errors=position_errors, geometry=geometry
     )
-    solver = Solver(model, detectors, threshold, with_drift, progress, stiffness)
+    solver = Solver(model, detectors, threshold, with_drift, progress, stiffness, start=start)
     return _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
 
 
@@ -123,10 +127,12 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
     """Take Newton steps until the decrement is small and nothing else changes."""
     first_norm, decrement, number = np.nan, np.inf, 0
     descent = Descent()
+    if solver.begun:
+        solver.advance(judge=judge)
     while True:
         number += 1
         made = solver.curvatures
-        equations, curvature = _pass(solver, robust=number > 1 or solver.steady)
+        equations, curvature = _pass(solver, robust=number > 1 or solver.begun or solver.steady)
         prior_pull = solver.prior.gradient(solver.vector)
         pull = equations.gradient + prior_pull
         norm = curvature.relative_norm(pull)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,32 @@ _FEWEST_READINGS = 6
 NEAR = 3.0
 """Distance ``sqrt(dz' H dz)``, in standard errors, within which the curvature holds."""
 
+SAME_ROWS, SAME_WEIGHT = 1e-2, 1e-3
+"""Relative difference of the signals' rows, and of the sum of their weights, within which it holds however far away: the errors of flat
+and scales then agree to 0.001, those of the beam at the edge of the light to 0.01."""
+
 _ROUNDS = 2
 """Passes without a change of what is left out after which the prior is kept."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a solution may begin: a vector of a model without reflection, position errors or geometry.
+
+    Parameters
+    ----------
+    model : JointModel
+    vector : ndarray, shape (n,)
+    """
+
+    model: JointModel
+    vector: FloatArray
+
+    def of(self, model: JointModel) -> FloatArray | None:
+        """Return the vector for another model of the same exposures and patterns, what is new at 0; None if it has others."""
+        if model.patterns != self.model.patterns or len(model.exposures) != len(self.model.exposures):
+            return None
+        return np.concatenate([self.vector, np.zeros(model.size - len(self.vector))])
 
 
 class Solver:
@@ -42,12 +66,15 @@ class Solver:
         progress: Callable[[str], None] | None,
         stiffness: float | None = None,
         *,
+        start: Start | None = None,
         near: float = NEAR,
         held_out: NDArray[np.bool_] | None = None,
     ) -> None:
         self.model, self.detectors, self.threshold = model, detectors, threshold
         self.with_drift, self.progress = with_drift, progress
-        self.vector = model.start()
+        vector = None if start is None else start.of(model)
+        self.begun = vector is not None
+        self.vector = model.start() if vector is None else vector
         self.exposure_weights = np.ones(len(model.exposures))
         self.steady = False
         self.curvatures = 0
@@ -70,20 +97,15 @@ class Solver:
             If the unknowns are not determined.
         """
         state = (robust, self.exposure_weights.tobytes())
-        if self._curvature is not None and (
-            state != self._state or not self._stiffness_known or self._curvature.distance(self.vector) > self._near
-        ):
+        if state != self._state or not self._stiffness_known:
             self._curvature = None
-        equations = normal_equations(
-            self.model,
-            self.detectors,
-            self.vector,
-            threshold=self.threshold if robust else np.inf,
-            exposure_weights=self.exposure_weights,
-            held_out=self._held_out,
-            with_matrix=self._curvature is None,
-            progress=self.progress,
-        )
+        is_near = self._curvature is None or self._curvature.distance(self.vector) <= self._near
+        if not is_near and self._curvature is not None and self._curvature.change(self.vector) > SAME_ROWS:
+            self._curvature = None
+        equations = self._pass(robust=robust)
+        if not is_near and self._curvature is not None and abs(equations.weight / self._curvature.weight - 1.0) > SAME_WEIGHT:
+            self._curvature = None
+            equations = self._pass(robust=robust)
         if self._curvature is None:
             if not (self._stiffness_known or self.steady):
                 self._estimate_stiffness(equations)
@@ -94,6 +116,19 @@ class Solver:
             self._estimate_strengths(self._curvature, equations.gradient)
         self._curvature.factorise(self.prior)
         return equations, self._curvature
+
+    def _pass(self, *, robust: bool) -> NormalEquations:
+        """Pass through the data, for the matrix too where there is no curvature."""
+        return normal_equations(
+            self.model,
+            self.detectors,
+            self.vector,
+            threshold=self.threshold if robust else np.inf,
+            exposure_weights=self.exposure_weights,
+            held_out=self._held_out,
+            with_matrix=self._curvature is None,
+            progress=self.progress,
+        )
 
     def refresh(self) -> None:
         """Have the curvature made again in the next pass."""
@@ -127,7 +162,7 @@ class Solver:
         for where in self.model.pattern_slices:
             at_zero[where] = self.vector[where]
         pull = equations.gradient + matrix @ at_zero + self.prior.gradient(self.vector - at_zero)
-        self.prior, _ = best_stiffness(matrix, pull, self.prior)
+        self.prior, *_ = best_stiffness(matrix, pull, self.prior)
 
     def advance(self, *, judge: bool) -> None:
         """After a step: judge the exposures, then let the stage differ from its record, then keep the prior.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,11 @@ from scipy import linalg
 
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
-from permil.flat.joint.model import make_model
-from permil.flat.joint.normal import fit_detector, normal_equations
+from permil.flat.joint.model import JointModel, make_model
+from permil.flat.joint.normal import NormalEquations, fit_detector, normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.prior import Prior
+from permil.flat.joint.solver import Start
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.stiffness import best_stiffness
 
@@ -46,6 +47,8 @@ class SpacingChoice:
         Whether finer knots were out of reach though the last step still paid.
     stiffness : float
         Of the beam, with the largest evidence at the choice.
+    start : Start
+        Beam and scales with these knots, of one detector: where a solution may begin.
     """
 
     spacing_mm: float
@@ -53,6 +56,7 @@ class SpacingChoice:
     log_evidence: tuple[float, ...]
     limited: bool
     stiffness: float
+    start: Start = field(repr=False, compare=False)
 
 
 def choose_spacing(
@@ -79,11 +83,14 @@ def choose_spacing(
     """
     signals = [int(np.isfinite(detector.log_signal).sum()) for detector in detectors]
     first = detectors[int(np.argmax(signals))]
-    richest = [first.only(~_stands_out(exposures, first, first_mm))]
+    model, equations = _at_start(exposures, first, first_mm)
+    stands_out = _stands_out(model, first, equations)
+    richest = first.only(~stands_out) if stands_out.any() else first
     whole = make_model(exposures, detectors, spacing_mm=first_mm).patterns[0].grid
     tried: list[float] = []
     stiffness: list[float] = []
     evidence: list[float] = []
+    starts: list[Start] = []
     spacing = first_mm
     while True:
         size = SplineGrid.covering(np.array(whole.lower), np.array(whole.upper), spacing).size
@@ -92,13 +99,14 @@ def choose_spacing(
                 raise FlatError(f"knots {spacing} mm apart make {size} coefficients", remedy="choose a larger spacing")
             limited = True
             break
-        model = make_model(exposures, richest, spacing_mm=spacing)
+        if tried or stands_out.any():
+            model, equations = _at_start(exposures, richest, spacing)
         first_stiffness = stiffness[-1] if stiffness else _STIFFNESS
         prior = Prior(model, (first_stiffness,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
-        equations = normal_equations(model, richest, model.start())
         pull = equations.gradient + prior.gradient(equations.vector)
         tried.append(spacing)
-        chosen, log_evidence = best_stiffness(equations.matrix, pull, prior)
+        chosen, log_evidence, step = best_stiffness(equations.matrix, pull, prior)
+        starts.append(Start(model, equations.vector + step))
         stiffness.append(chosen.stiffness[0])
         evidence.append(log_evidence)
         limited = False
@@ -107,17 +115,23 @@ def choose_spacing(
         spacing *= _RATIO
     best = int(np.argmax(evidence))
     relative = tuple(value - evidence[best] for value in evidence)
-    return SpacingChoice(tried[best], tuple(tried), relative, limited and best == len(tried) - 1, stiffness[best])
+    return SpacingChoice(tried[best], tuple(tried), relative, limited and best == len(tried) - 1, stiffness[best], starts[best])
 
 
-def _stands_out(exposures: ExposureList, richest: DetectorSignals, spacing_mm: float) -> NDArray[np.bool_]:
+def _at_start(exposures: ExposureList, detector: DetectorSignals, spacing_mm: float) -> tuple[JointModel, NormalEquations]:
+    """Return the model of one detector and its equations at a level beam."""
+    model = make_model(exposures, [detector], spacing_mm=spacing_mm)
+    return model, normal_equations(model, [detector], model.start())
+
+
+def _stands_out(model: JointModel, richest: DetectorSignals, equations: NormalEquations) -> NDArray[np.bool_]:
     """Return which exposures stand out with coarse knots already: one defective exposure would ask for the finest knots."""
-    model = make_model(exposures, [richest], spacing_mm=spacing_mm)
+    exposures = model.exposures
     prior = Prior(model, (_STIFFNESS,), _PHOTODIODE, np.isfinite(exposures.log_photodiode))
-    equations = normal_equations(model, [richest], model.start())
-    prior.add_to(equations.matrix)
+    matrix = equations.full_matrix
+    prior.add_to(matrix)
     pull = equations.gradient + prior.gradient(equations.vector)
-    vector = equations.vector + linalg.solve(equations.matrix, pull, assume_a="pos", overwrite_a=True)
+    vector = equations.vector + linalg.solve(matrix, pull, assume_a="pos", overwrite_a=True)
     fit = fit_detector(model, richest, vector, threshold=np.inf, exposure_weights=np.ones(len(exposures)))
     lit = fit.weights > 0
     chi_square = (fit.weights * np.square(fit.residual)).sum(axis=1) / np.maximum(lit.sum(axis=1), 1)

@@ -18,8 +18,10 @@ FloatArray = NDArray[np.float64]
 
 _BOUNDS = (1.0, 1e12)
 _FIRST_STEP = 1.0
-_NARROW = 3.0
+_NARROW = 2.5
 """Of the logarithm of the stiffness."""
+_INSIDE = 0.5
+"""How far from the best place met the vertex may be that is taken without a look, where places are narrow."""
 _MOST_STEPS = 30
 
 
@@ -42,8 +44,12 @@ def _roughness_determinant(grid: SplineGrid) -> float:
     return float(minor + np.linalg.slogdet(planes.T @ planes)[1] - 2 * np.linalg.slogdet(planes[corners])[1])
 
 
-def best_stiffness(matrix: FloatArray, gradient: FloatArray, prior: Prior, *, tolerance: float = 0.2) -> tuple[Prior, float]:
-    """Return the prior whose common stiffness of the patterns has the largest evidence, and the logarithm of that.
+def best_stiffness(
+    matrix: FloatArray, gradient: FloatArray, prior: Prior, *, tolerance: float = 0.2
+) -> tuple[Prior, float, FloatArray]:
+    """Return the prior whose common stiffness of the patterns has the largest evidence, the logarithm of that, and a Newton step.
+
+    The step, shape (n,), is that of the stiffness tried last, near the best one.
 
     Parameters
     ----------
@@ -77,26 +83,31 @@ def best_stiffness(matrix: FloatArray, gradient: FloatArray, prior: Prior, *, to
     fixed += float(solved[:, -1] @ solved[:, -1] - 2 * np.log(np.diag(others)).sum())
     rough = sparse.triu(sparse.block_diag([roughness_of(pattern.grid) for pattern in model.patterns])).tocoo()
     rank = size - 3 * len(model.patterns)
-    factor = np.empty((size, size))
+    factor, whitened = np.empty((size, size)), np.empty(size)
 
     def evidence(log_stiffness: float) -> float:
         np.copyto(factor, reduced)
         factor[rough.row, rough.col] += np.exp(log_stiffness) * rough.data
         factorise_rows(factor, 0, size)
-        whitened = linalg.solve_triangular(factor.T, pull, lower=True, check_finite=False)
+        whitened[:] = linalg.solve_triangular(factor.T, pull, lower=True, check_finite=False)
         return 0.5 * float(fixed + whitened @ whitened - 2 * np.log(np.diag(factor)).sum() + rank * log_stiffness)
 
     first = float(np.log(prior.stiffness[0]))
     found, log_evidence = _highest(evidence, first, (float(np.log(_BOUNDS[0])), float(np.log(_BOUNDS[1]))), tolerance)
-    return prior.with_stiffness((float(np.exp(found)),) * len(prior.stiffness)), log_evidence
+    of_patterns = linalg.solve_triangular(factor.T, whitened, lower=True, trans="T", check_finite=False)
+    of_others = linalg.solve_triangular(others, solved[:, -1] - solved[:, :-1] @ of_patterns, check_finite=False)
+    step = np.concatenate([of_patterns, of_others])
+    return prior.with_stiffness((float(np.exp(found)),) * len(prior.stiffness)), log_evidence, step
 
 
 def _highest(
     function: Callable[[float], float], first: float, bounds: tuple[float, float], tolerance: float
 ) -> tuple[float, float]:
-    """Return the place of the maximum of a smooth function with one maximum, and the highest value met: each value is dear.
+    """Return the place of the maximum of a smooth function with one maximum, and the value there: each value is dear.
 
-    Steps from the first place, twice as wide each time, until the maximum is between the last; then vertices of parabolas.
+    Steps from the first place, twice as wide each time, until the maximum is between the last; then vertices of ``a + b x - c e^x``,
+    the form of the evidence where the signals know the coefficients: the determinants are linear in the logarithm of the stiffness,
+    the roughness of the coefficients counts with the stiffness itself.
     """
     value = lru_cache(maxsize=None)(function)
     middle = min(max(first, bounds[0] + _FIRST_STEP), bounds[1] - _FIRST_STEP)
@@ -111,15 +122,11 @@ def _highest(
         step *= 2
         behind, middle, ahead = middle, ahead, min(max(ahead + step, bounds[0]), bounds[1])
     for _ in range(_MOST_STEPS):
-        before, after = value(middle) - value(behind), value(middle) - value(ahead)
-        slopes = before * (ahead - middle), after * (middle - behind)
-        if not any(slopes):
-            break
-        move = 0.5 * ((ahead - middle) * slopes[0] - (middle - behind) * slopes[1]) / sum(slopes)
+        move, rise = _vertex(*((place - middle, value(middle) - value(place)) for place in (behind, ahead)))
+        if abs(ahead - behind) < _NARROW and abs(move) < max(_INSIDE, tolerance / 2):
+            return middle + move, value(middle) + rise
         if abs(move) < tolerance / 2:
-            if abs(ahead - behind) < _NARROW:
-                return middle + move, value(middle)
-            # A parabola through places so far apart says little: halve the larger part.
+            # Places so far apart say little: halve the larger part.
             move = max((ahead - middle) / 2, (behind - middle) / 2, key=abs)
         if value(middle + move) > value(middle):
             ends = (middle, ahead) if move * step > 0 else (behind, middle)
@@ -129,3 +136,21 @@ def _highest(
         else:
             behind = middle + move
     return middle, value(middle)
+
+
+def _vertex(*sides: tuple[float, float]) -> tuple[float, float]:
+    """Return where ``b x - c (e^x - 1)`` through two places on both sides of 0 is highest, and its value.
+
+    Parameters
+    ----------
+    sides
+        Place, and by how much the value there is lower than at 0.
+    """
+    (left, before), (right, after) = sorted(sides)
+    ratio = right / -left
+    bend = (after + before * ratio) / (np.expm1(right) + np.expm1(left) * ratio)
+    if bend <= 0:
+        return 0.0, 0.0
+    slope = (before - bend * np.expm1(left)) / -left
+    place = float(np.log(slope / bend))
+    return place, float(slope * place - bend * np.expm1(place))

@@ -33,25 +33,21 @@ class Tile:
         ``S``.
     moments : ndarray, shape (p,)
         ``W``.
-    pull : ndarray, shape (n,)
-        Sum of ``w x r``.
     """
 
     pixels: NDArray[np.int64]
     columns: NDArray[np.int64]
     sums: FloatArray
     moments: FloatArray
-    pull: FloatArray
 
     @property
     def shifts(self) -> FloatArray:
         """Rows ``A``, shape (p, n)."""
         return self.sums / self.moments[:, None]
 
-    @property
-    def scaled(self) -> FloatArray:
-        """``S / sqrt(W)``, whose square the elimination of the responses takes off the matrix, shape (p, n)."""
-        return self.sums / np.sqrt(self.moments)[:, None]
+    def scale(self) -> FloatArray:
+        """Turn the sums into ``S / sqrt(W)``, whose square the elimination of the responses takes off the matrix, shape (p, n)."""
+        return np.divide(self.sums, np.sqrt(self.moments)[:, None], out=self.sums)
 
 
 @dataclass(frozen=True)
@@ -121,13 +117,12 @@ class DetectorRows:
         pixels, used = plan.pixels, plan.columns
         positions = np.zeros(self._size, dtype=np.int64)
         positions[used] = np.arange(used.size)
-        sums, moments, pull = np.zeros((pixels.size, used.size)), np.zeros(pixels.size), np.zeros(used.size)
+        sums, moments = np.zeros((pixels.size, used.size)), np.zeros(pixels.size)
         x, y = self._detector.x_mm[pixels], self._detector.y_mm[pixels]
         weights = np.ascontiguousarray(self._weights[:, pixels])
-        residual = np.ascontiguousarray(self._residual[:, pixels])
         state = self._counts, self._places, self._vector, self._further, self._parts
-        sum_tile(x, y, residual, weights, self._centres, *state, plan.windows, positions, sums, moments, pull, blocks)
-        return Tile(pixels, used, sums, moments, pull)
+        sum_tile(x, y, weights, self._centres, *state, plan.windows, positions, sums, moments, blocks)
+        return Tile(pixels, used, sums, moments)
 
     def _tile_pixels(self) -> list[NDArray[np.int64]]:
         lit = np.flatnonzero(self._weights.any(axis=0))

@@ -41,7 +41,7 @@ def mark_windows(bounds, centres, counts, places, further, lit, windows, marked)
 
 @njit(cache=True, nogil=True)
 def sum_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    x, y, residual, weights, centres, counts, places, vector, further, parts, windows, positions, sums, moments, pull, blocks
+    x, y, weights, centres, counts, places, vector, further, parts, windows, positions, sums, moments, blocks
 ):
     """Sum the rows of a tile of super-pixels.
 
@@ -55,8 +55,6 @@ def sum_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
         Sum of ``w x`` of each super-pixel is added.
     moments : ndarray, shape (p,)
         Sum of ``w`` of each super-pixel is added.
-    pull : ndarray, shape (columns,)
-        Sum of ``w x r`` is added.
     blocks : ndarray, shape (e, s, s)
         Sum of ``w x x'`` of each exposure is added, its upper triangle: B-splines of the windows in turn, then three unknowns that
         stand for all others, a change of the logarithm and shifts of the projector along both axes. Nothing if it is empty.
@@ -73,7 +71,6 @@ def sum_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
                 continue
             slope_x, slope_y = evaluate(x[pixel], y[pixel], centres[exposure], counts, places, vector, first, along_x, along_y)
             moments[pixel] += weight
-            pulled = weight * residual[exposure, pixel]
             size = 0
             for pattern in range(patterns):
                 window = windows[exposure, pattern]
@@ -87,16 +84,10 @@ def sum_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
                     sums[pixel, start + 1] += part * y_1
                     sums[pixel, start + 2] += part * y_2
                     sums[pixel, start + 3] += part * y_3
-                    part = pulled * along_x[pattern, i]
-                    pull[start] += part * y_0
-                    pull[start + 1] += part * y_1
-                    pull[start + 2] += part * y_2
-                    pull[start + 3] += part * y_3
             for number in range(further.shape[1]):
                 of = parts[exposure, number]
                 derivative = of[0] + of[1] * slope_x + of[2] * slope_y
                 sums[pixel, positions[further[exposure, number]]] += weight * derivative
-                pull[positions[further[exposure, number]]] += pulled * derivative
             if blocks.shape[0]:
                 _add_products(blocks[exposure], weight, slope_x, slope_y, windows[exposure], inside, size, along_x, along_y)
 

@@ -6,7 +6,8 @@ as pointings are; a single exposure is compared, pixel by pixel, with the median
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -17,8 +18,8 @@ from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
 from permil.engine import ahead, own_threads
-from permil.errors import FlatError, InputError
-from permil.flat.divide import LitImage
+from permil.errors import FlatError, InputError, RawFormatError
+from permil.flat.divide import LitImage, sampling_step
 from permil.flat.joint.average import median_image
 from permil.flat.joint_file import ExposureLight, JointLight, read_errors, read_light
 from permil.flat.lit_exposure import LitExposure
@@ -26,20 +27,22 @@ from permil.flat.pointing import LitStack, Pointing
 from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals_file import SuperPixelSignals, read_signals
-from permil.flat.solve import solve_detector
-from permil.flat.tasks.pointings import PointingGroup
+from permil.flat.solve import STRIP_ROWS, solve_detector
+from permil.flat.tasks.pointings import PointingGroup, stacks_ahead
 from permil.flat.tasks.task import FlatTask, keep_pointing
 from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
-from permil.isr.reduce import DetectorImage, ImageRoom, ImageRooms
-from permil.isr.stage import reduce_file, stack_group
+from permil.isr.open_exposure import OpenExposure
+from permil.isr.row_sample import RowSample
+from permil.isr.stage import stack_group
+from permil.isr.strip import Strip, strips_of
 from permil.products import RunFolder, is_usable
 
 FEWEST_FOR_STACK = 3
 """Images at one position from which outliers are found among themselves."""
 
-TOGETHER = 3
-"""Single exposures that are added together, while the sums of some rows are in the cache."""
+TOGETHER = 6
+"""Single exposures that are open together, and added while the sums of some rows are in the cache."""
 
 
 @lru_cache(maxsize=4)
@@ -53,31 +56,42 @@ def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
     path = folder.joint(task.led)
     light = _light(path, path.stat().st_mtime_ns)
     errors, budget = read_errors(path, task.detector)
-    noted: list[LeftOut] = []
-    detector = _Detector(task, folder, light, noted)
-    solution = solve_detector(
-        detector.batches(),
-        KnownErrors(errors.covariance),
-        detector.calibration.detector,
-        led=task.led,
-        super_pixel_mm=config.flat.super_pixel_mm,
-        common_variance=detector.calibration.superbias_variance,
-        remove_steps=config.flat.remove_amplifier_steps,
-        keep=keep_pointing(task),
-    )
-    return replace(solution, modes=errors.modes, remainder=errors.remainder, halves=errors.halves, budget=budget), noted
+    damaged: dict[Path, str] = {}
+    while True:
+        detector = _Detector(task, folder, light, damaged)
+        try:
+            solution = solve_detector(
+                detector.batches(),
+                KnownErrors(errors.covariance),
+                detector.calibration.detector,
+                led=task.led,
+                super_pixel_mm=config.flat.super_pixel_mm,
+                common_variance=detector.calibration.superbias_variance,
+                remove_steps=config.flat.remove_amplifier_steps,
+                keep=keep_pointing(task),
+                threads=own_threads(),
+            )
+        except RawFormatError as error:
+            # Some of its rows are in the sums already: all is done again without it.
+            if error.path is None or Path(error.path) in damaged:
+                raise
+            damaged[Path(error.path)] = error.what
+            continue
+        whole = replace(solution, modes=errors.modes, remainder=errors.remainder, halves=errors.halves, budget=budget)
+        return whole, detector.noted
 
 
 class _Detector:
     """The exposures of one detector, and the light that is expected on it."""
 
-    def __init__(self, task: FlatTask, folder: RunFolder, light: JointLight, noted: list[LeftOut]) -> None:
-        self.task, self.light, self.noted = task, light, noted
+    def __init__(self, task: FlatTask, folder: RunFolder, light: JointLight, damaged: Mapping[Path, str]) -> None:
+        self.task, self.light, self.damaged = task, light, damaged
+        self.noted: list[LeftOut] = []
         self.camera: Camera = shared_camera(task.config.camera)
         self.calibration: Calibration = detector_calibration(task.config, self.camera, folder, task.detector)
         self.signals: SuperPixelSignals = read_signals(folder.super_pixels(task.led, task.detector))
         self.row_of = {str(obsid): row for row, obsid in enumerate(self.signals.obsid)}
-        self.rooms = ImageRooms()
+        self.sampled = RowSample.of(self.calibration, sampling_step(self.calibration.detector.shape))
         self.isr = task.config.isr.model_copy(update={"photodiode": "header"})
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
@@ -85,28 +99,46 @@ class _Detector:
         reference = None
         for is_stack, groups in groupby(self.task.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
             if is_stack:
-                # One at a time: at full size each takes hundreds of megabytes.
-                yield from ([self._stack(group)] for group in groups)
+                yield from stacks_ahead(self._stack, groups, self.noted)
                 continue
             reference = self.reference() if reference is None else reference
-            singles = [(group, number, reference) for group in groups for number in range(len(group.paths))]
-            batch: list[LitExposure] = []
-            for lit, left_out in ahead(self._single, singles, threads=own_threads(), depth=TOGETHER):
-                self.noted += left_out
-                batch += [] if lit is None else [lit]
-                del lit
-                if len(batch) == TOGETHER:
-                    yield batch
-                    self._give_back(batch)
-                    batch = []
-            if batch:
-                yield batch
-            # The stacks that may follow need the memory.
-            self.rooms = ImageRooms()
+            singles = [(group, number) for group in groups for number in range(len(group.paths))]
+            for first in range(0, len(singles), TOGETHER):
+                with ExitStack() as opened:
+                    yield self._open(singles[first : first + TOGETHER], reference, opened)
 
-    def _give_back(self, batch: list[LitExposure]) -> None:
-        for lit in batch:
-            self.rooms.give_back(lit.image)
+    def _open(
+        self, singles: Sequence[tuple[PointingGroup, int]], reference: NDArray[np.float32], opened: ExitStack
+    ) -> list[LitExposure]:
+        """Return single exposures with their light; what cannot be used is noted."""
+        found = []
+        for (group, number), exposure in zip(singles, ahead(self._exposure, singles, threads=own_threads()), strict=True):
+            if isinstance(exposure, LeftOut):
+                self.noted.append(exposure)
+                continue
+            known = self.light.exposures[group.obsids[number]]
+            lit = LitExposure(
+                _pointing(group, known.error, 1, float("nan")),
+                opened.enter_context(exposure),
+                self.sampled,
+                self.light_of(group.obsids[number], known),
+                scale=known.scale,
+                reference=reference,
+                threshold=self.isr.rejection_threshold,
+            )
+            found.append(lit)
+        return found
+
+    def _exposure(self, single: tuple[PointingGroup, int]) -> OpenExposure | LeftOut:
+        """Open an exposure, or say why it cannot be used."""
+        group, number = single
+        path = Path(group.paths[number])
+        if path in self.damaged:
+            return LeftOut(path, self.damaged[path])
+        try:
+            return OpenExposure(path, self.camera, self.calibration, self.sampled, self.isr)
+        except InputError as error:
+            return LeftOut(path, error.what)
 
     def light_of(self, obsid: str, exposure: ExposureLight) -> Callable[[slice, slice], NDArray[np.float32]]:
         """Return what gives the beam on rows and columns of the detector; NaN where there is not enough light to be known."""
@@ -123,20 +155,13 @@ class _Detector:
 
         return light
 
-    def _stack(self, group: PointingGroup) -> LitStack:
-        """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
+    def _stack(self, group: PointingGroup) -> tuple[LitStack, tuple[LeftOut, ...]]:
+        """Return the stack of one position, and what is left out; its scales are those of the joint solution, not the photodiode's."""
         exposures = [self.light.exposures[obsid] for obsid in group.obsids]
         scales = [exposure.scale for exposure in exposures]
         stacked = stack_group(
-            group.paths,
-            scales,
-            self.camera,
-            self.calibration,
-            self.isr,
-            with_superbias_variance=False,
-            threads=own_threads(),
+            group.paths, scales, self.camera, self.calibration, self.isr, with_superbias_variance=False, threads=own_threads()
         )
-        self.noted += stacked.left_out
         stack = stacked.stack
         chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         scale_error = float(np.sqrt(np.sum(np.square([exposure.error for exposure in exposures])))) / len(exposures)
@@ -144,25 +169,7 @@ class _Detector:
         # The errors of the beam are all in the covariance of the joint solution.
         exact = np.broadcast_to(np.float32(0), beam.shape)
         image = LitImage(stack.image, stack.variance, stack.mask, beam, exact, stacked.photodiode, scale_error)
-        return LitStack(_pointing(group, scale_error, len(stacked.used), chi_square), image, stack.n_rejected)
-
-    def _single(self, exposed: tuple[PointingGroup, int, NDArray[np.float32]]) -> tuple[LitExposure | None, list[LeftOut]]:
-        """Return a single exposure with its light, or why there is none."""
-        group, number, reference = exposed
-        try:
-            image = self._read(group.paths[number], self.rooms.take(self.calibration.detector))
-        except InputError as error:
-            return None, [LeftOut(Path(group.paths[number]), error.what)]
-        exposure = self.light.exposures[group.obsids[number]]
-        lit = LitExposure(
-            _pointing(group, exposure.error, 1, float("nan")),
-            image,
-            self.light_of(group.obsids[number], exposure),
-            scale=exposure.scale,
-            reference=reference,
-            threshold=self.isr.rejection_threshold,
-        )
-        return lit, []
+        return LitStack(_pointing(group, scale_error, len(stacked.used), chi_square), image, stack.n_rejected), stacked.left_out
 
     def reference(self) -> NDArray[np.float32]:
         """Return the median response of a few exposures.
@@ -172,30 +179,36 @@ class _Detector:
         FlatError
             If none of them can be used.
         """
-        files = {path: obsid for group in self.task.groups for path, obsid in zip(group.paths, group.obsids, strict=True)}
+        places = {path: (group, number) for group in self.task.groups for number, path in enumerate(group.paths)}
+        median = np.full(self.calibration.detector.shape, np.nan, dtype=np.float32)
+        with ExitStack() as opened:
+            # What cannot be used is noted where it is read for the flat.
+            found = (self._exposure(places[path]) for path in self.task.nearest if path in places)
+            exposures = [opened.enter_context(each) for each in found if isinstance(each, OpenExposure)]
+            if not exposures:
+                raise FlatError("none of the exposures nearest to this detector can be used", remedy="look at those left out")
+            known = {exposure: places[str(exposure.path)] for exposure in exposures}
 
-        def response(path: str) -> NDArray[np.float32] | None:
-            try:
-                image = self._read(path)
-            except InputError:
-                # It is noted where it is read for the flat.
-                return None
-            exposure = self.light.exposures[files[path]]
+            def respond(strip: Strip) -> None:
+                responses = [self._response(exposure, *known[exposure], strip) for exposure in exposures]
+                for run, rows in zip(strip.runs, strip.own_rows, strict=True):
+                    median[run] = median_image([response[rows] for response in responses])
+
+            strips = strips_of(self.calibration.detector, rows=STRIP_ROWS, neighbours=self.calibration.saturation_grow)
+            for _ in ahead(respond, strips, threads=own_threads()):
+                pass
+        return median
+
+    def _response(self, exposure: OpenExposure, group: PointingGroup, number: int, strip: Strip) -> NDArray[np.float32]:
+        """Return the response of the rows of a strip; NaN for neighbours and for what is not usable."""
+        image, mask = exposure.read(strip)
+        known = self.light.exposures[group.obsids[number]]
+        light, response = self.light_of(group.obsids[number], known), np.full(image.shape, np.nan, dtype=np.float32)
+        for run, rows in zip(strip.runs, strip.own_rows, strict=True):
             with np.errstate(invalid="ignore", divide="ignore"):
-                found = image.image / (
-                    np.float32(exposure.scale) * self.light_of(files[path], exposure)(slice(None), slice(None))
-                )
-            found[~is_usable(image.mask)] = np.nan
-            return found
-
-        nearest = [path for path in self.task.nearest if path in files]
-        responses = [found for found in ahead(response, nearest, threads=own_threads()) if found is not None]
-        if not responses:
-            raise FlatError("none of the exposures nearest to this detector can be used", remedy="look at those left out")
-        return median_image(responses)
-
-    def _read(self, path: str, room: ImageRoom | None = None) -> DetectorImage:
-        return reduce_file(path, self.camera, self.calibration, self.isr, room=room)
+                found = image[rows] / (np.float32(known.scale) * light(run, slice(None)))
+            response[rows] = np.where(is_usable(mask[rows]), found, np.nan)
+        return response
 
 
 def _pointing(group: PointingGroup, scale_error: float, exposures: int, chi_square: float) -> Pointing:

@@ -17,9 +17,9 @@ from permil.errors import FlatError, InputError, PermilError
 from permil.flat.joint.average import SuperPixelLayout, average_exposure, flattened, make_layout
 from permil.flat.signals_file import SuperPixelSignals, write_signals
 from permil.flat.superpixel import size_in_pixels
-from permil.isr import Calibration
 from permil.isr.calibrate import calibration_fingerprint, detector_calibration
 from permil.isr.reduce import ImageRooms
+from permil.isr.row_sample import RowSample
 from permil.isr.stage import reduce_file
 from permil.products import RunFolder, fingerprint, is_current, is_good, is_usable
 
@@ -59,7 +59,11 @@ def signals_tasks(config: Config, camera: Camera, folder: RunFolder, exposures: 
         Rows of the index: scan and pointings of the LED, all detectors that take part.
     """
     tasks = []
-    options = {"super_pixel_mm": config.flat.super_pixel_mm, "threshold": config.isr.rejection_threshold}
+    options = {
+        "super_pixel_mm": config.flat.super_pixel_mm,
+        "signal_pixels": config.flat.joint.signal_pixels,
+        "threshold": config.isr.rejection_threshold,
+    }
     read = np.asarray(exposures["detector"], dtype=np.str_)
     for name in camera.detectors:
         own = exposures[read == name]
@@ -101,8 +105,13 @@ def measure_detector(task: SignalsTask) -> None:
 
 def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     config, camera = task.config, shared_camera(task.config.camera)
-    calibration = detector_calibration(config, camera, RunFolder(task.root), task.detector)
-    layout = _layout(task, camera, calibration)
+    whole = detector_calibration(config, camera, RunFolder(task.root), task.detector)
+    block = size_in_pixels(config.flat.super_pixel_mm, whole.detector.pixel_mm)
+    # Levels that are smoothed over rows need all of them.
+    step = 1 if config.isr.overscan == "smoothed" else max(1, block**2 // config.flat.joint.signal_pixels)
+    sample = RowSample.of(whole, step)
+    calibration = sample.calibration
+    layout = _layout(task, camera, sample, whole.detector, block)
     shape = (len(task.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     left_out = []
@@ -111,7 +120,8 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
         """Return signal and variance of an exposure, or what is wrong with it."""
         try:
-            image = reduce_file(path, camera, calibration, config.isr, room=rooms.take(calibration.detector))
+            room = rooms.take(calibration.detector)
+            image = reduce_file(path, camera, calibration, config.isr, room=room, rows=sample.raw_rows)
         except InputError as error:
             return error.what
         mean, expected, _ = average_exposure(
@@ -135,19 +145,18 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     )
 
 
-def _layout(task: SignalsTask, camera: Camera, calibration: Calibration) -> SuperPixelLayout:
-    detector = calibration.detector
-    block = size_in_pixels(task.config.flat.super_pixel_mm, detector.pixel_mm)
+def _layout(task: SignalsTask, camera: Camera, sample: RowSample, detector: Detector, block: int) -> SuperPixelLayout:
+    block_rows = sample.detector_rows // block
 
     def flat_exposure(path: str) -> NDArray[np.float32] | None:
         try:
-            image = reduce_file(path, camera, calibration, task.config.isr)
+            image = reduce_file(path, camera, sample.calibration, task.config.isr, rows=sample.raw_rows)
         except InputError:
             # It is noted where its signals are measured.
             return None
-        return flattened(image.image, is_usable(image.mask) & np.isfinite(image.image), block)
+        return flattened(image.image, is_usable(image.mask) & np.isfinite(image.image), block, block_rows=block_rows)
 
     images = [image for image in ahead(flat_exposure, task.nearest, threads=own_threads()) if image is not None]
     if not images:
         raise FlatError("none of the exposures nearest to this detector can be read", remedy="leave the damaged files out")
-    return make_layout(images, is_good(calibration.static_mask), detector, block=block)
+    return make_layout(images, is_good(sample.calibration.static_mask), detector, block=block, rows=sample.detector_rows)

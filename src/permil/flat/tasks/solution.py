@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy.table import Table, vstack
+from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
 from permil.config import Config
+from permil.engine import ahead, own_threads
+from permil.engine.threads import allow_threads
 from permil.errors import FlatError
 from permil.exposures import POINTING, SCAN, Index, require_one_kind
 from permil.flat.joint import (
+    CorrelatedModes,
     DetectorSignals,
     FlatCovariance,
     JointSolution,
@@ -24,7 +29,8 @@ from permil.flat.joint import (
     choose_spacing,
     solve_joint,
 )
-from permil.flat.joint.error_budget import Halves, compare_halves, error_budget, place_rows
+from permil.flat.joint.budget import Part, solve_part
+from permil.flat.joint.error_budget import Halves, compare_halves, divisions, error_budget, place_rows
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
 from permil.flat.shared_errors import shared_places
 from permil.flat.signals_file import StoredDetectors, read_signals
@@ -100,6 +106,7 @@ def solve_led(task: JointTask) -> list[str]:
         detectors,
         spacing_mm=spacing_mm,
         stiffness=None if choice is None else choice.stiffness,
+        start=None if choice is None else choice.start,
         reflection=options.reflection,
         position_errors=options.position_errors,
         geometry=options.geometry,
@@ -107,11 +114,7 @@ def solve_led(task: JointTask) -> list[str]:
         threshold=options.threshold,
     )
     check = check_photodiode(solution)
-    errors = FlatCovariance(solution, detectors)
-    modes = errors.largest_modes(options.modes)
-    rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
-    shared = errors.shared(rows)
-    halves, trouble = _halves(task, solution, detectors) if options.checks else (None, [])
+    (errors, modes, shared), halves, trouble = _errors_and_halves(task, solution, detectors, camera)
     found: dict[str, DetectorErrors] = {}
     for number in lit:
         signals = read_signals(files[number])
@@ -148,13 +151,49 @@ def solve_led(task: JointTask) -> list[str]:
     return _messages(task, solution, choice, budget, noisier=check.noisier) + trouble
 
 
-def _halves(task: JointTask, solution: JointSolution, detectors: Sequence[DetectorSignals]) -> tuple[Halves | None, list[str]]:
-    """Return the halves against each other, or why there are none: the flat itself does not need them."""
-    try:
-        is_scan = np.asarray(task.exposures["purpose"]) == SCAN
-        return compare_halves(solution, detectors, is_scan=is_scan), []
-    except FlatError as error:
-        return None, [f"{task.led}: halves of the exposures are not compared: {error}"]
+Errors = tuple[FlatCovariance, CorrelatedModes, dict[str, NDArray[np.float64]]]
+
+
+def _errors_and_halves(
+    task: JointTask, solution: JointSolution, detectors: Sequence[DetectorSignals], camera: Camera
+) -> tuple[Errors, Halves | None, list[str]]:
+    """Return the errors, the halves against each other, and why there are none: the flat itself does not need them.
+
+    Two at a time are worked at: each takes the memory of a matrix of the unknowns.
+    """
+    options = task.config.flat.joint
+    divided = divisions(solution, np.asarray(task.exposures["purpose"]) == SCAN)
+    held_out = [mask for first in divided for mask in (~first, first)] if options.checks else []
+
+    def errors() -> Errors:
+        covariance = FlatCovariance(solution, detectors)
+        modes = covariance.largest_modes(options.modes)
+        rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
+        return covariance, modes, covariance.shared(rows)
+
+    def part(mask: NDArray[np.bool_]) -> Part | FlatError:
+        try:
+            return solve_part(solution, detectors, mask)
+        except FlatError as error:
+            return error
+
+    found, *parts = _side_by_side([errors, *(partial(part, mask) for mask in held_out)])
+    failed = [one for one in parts if isinstance(one, FlatError)]
+    if failed or not parts:
+        return found, None, [f"{task.led}: halves of the exposures are not compared: {error}" for error in failed[:1]]
+    return found, compare_halves(detectors, divided, parts), []
+
+
+def _side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Return what functions return, two of which may run at a time and share the threads of the task."""
+    lanes = min(own_threads(), 2)
+    each = own_threads() // lanes
+
+    def run(call: Callable[[], Any]) -> Any:
+        with allow_threads(each):
+            return call()
+
+    return list(ahead(run, calls, threads=lanes, depth=len(calls)))
 
 
 def _cards(

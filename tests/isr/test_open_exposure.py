@@ -1,0 +1,175 @@
+"""Strips of an open exposure, and samples of its rows, have the bits of the exposure reduced as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_file_stack import exposures, full_calibration, write
+
+from permil.camera import load_camera
+from permil.config.isr import IsrConfig
+from permil.errors import InputError, RawFormatError
+from permil.exposures import RawFile
+from permil.isr import OverscanOptions
+from permil.isr.open_exposure import OpenExposure
+from permil.isr.reduce import reduce_raw_file
+from permil.isr.row_sample import RowSample
+from permil.isr.strip import strips_of
+from permil.products import MaskPlane
+
+DETECTORS = ("R22_S11", "R02_S02", "R00_SW0", "R44_SG1")
+CONFIG = IsrConfig(bias="none")
+
+
+def crosstalk(detector, *, seed=4):
+    """Return a matrix with some neighbours, and a far one."""
+    rng = np.random.default_rng(seed)
+    count = len(detector.amplifiers)
+    matrix = np.zeros((count, count))
+    for victim in range(count):
+        for distance in (1, 2, count // 2 + 1):
+            if (source := (victim + distance) % count) != victim:
+                matrix[victim, source] = rng.normal(0, 3e-4)
+    return matrix
+
+
+def whole(path, camera, calibration):
+    with RawFile(path, camera) as file:
+        return reduce_raw_file(file, calibration)[0]
+
+
+def assert_strips_are_those_of(reduced, path, camera, calibration, *, rows=23, step=4):
+    seen = np.zeros(reduced.image.shape[0], dtype=int)
+    with OpenExposure(path, camera, calibration, RowSample.of(calibration, step), CONFIG) as exposure:
+        for strip in strips_of(calibration.detector, rows=rows, neighbours=calibration.saturation_grow):
+            image, mask = exposure.read(strip)
+            for run, own in zip(strip.runs, strip.own_rows, strict=True):
+                np.testing.assert_array_equal(image[own], reduced.image[run])
+                np.testing.assert_array_equal(mask[own], reduced.mask[run])
+                seen[run] += 1
+    np.testing.assert_array_equal(seen, 1)
+
+
+@pytest.mark.parametrize("grow", [0, 1, 3])
+@pytest.mark.parametrize("coupled", [False, True])
+def test_strips_have_the_bits_of_the_whole(detector, bin8, calibration, make_raw, tmp_path, grow, coupled):
+    segments = next(exposures(detector, make_raw, hits=3e-3))
+    # Also in the last row of one side, beside the other one.
+    segments["C03"][detector.amplifier("C03").ny - 1, 100:110] = 200000
+    path = write(tmp_path / "a.fits", detector, segments)
+    full = full_calibration(calibration, np.random.default_rng(1), saturation_grow=grow)
+    full = replace(full, crosstalk=crosstalk(detector) if coupled else None)
+    reduced = whole(path, bin8, full)
+    saturated = np.flatnonzero((reduced.mask & MaskPlane.SAT).any(axis=1))
+    # Saturation reaches over the limits of strips, and over the line between the two sides.
+    assert saturated.size > 200
+    beside_line = (reduced.mask[detector.ny // 2 - 1 : detector.ny // 2 + 1] & MaskPlane.SAT) != 0
+    assert beside_line.all(axis=0).any() == (grow > 0)
+    for rows in (1, 23, detector.ny):
+        assert_strips_are_those_of(reduced, path, bin8, full, rows=rows)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("coding", ["plain", "gzip", "squares"])
+def test_every_sensor_and_coding(name, coding, bin8, make_raw, calibration, tmp_path):
+    sensor = bin8[name]
+    count = len(sensor.amplifiers)
+    own = replace(
+        calibration,
+        detector=sensor,
+        gains=replace(calibration.gains, gain=calibration.gains.gain[:count], gain_err=calibration.gains.gain_err[:count]),
+        static_mask=np.zeros(sensor.shape, dtype=np.int16),
+        saturation=np.full(count, 1e5),
+    )
+    path = write(tmp_path / "a.fits", sensor, next(exposures(sensor, make_raw)), coding=coding)
+    full = replace(full_calibration(own, np.random.default_rng(2)), crosstalk=crosstalk(sensor))
+    assert_strips_are_those_of(whole(path, bin8, full), path, bin8, full)
+
+
+@pytest.mark.parametrize("method", ["row_mean", "smoothed", "constant"])
+def test_every_method_of_the_overscan(detector, bin8, calibration, make_raw, tmp_path, method):
+    path = write(tmp_path / "a.fits", detector, next(exposures(detector, make_raw)))
+    own = replace(calibration, overscan=OverscanOptions(method))
+    assert_strips_are_those_of(whole(path, bin8, own), path, bin8, own)
+
+
+def test_a_dead_channel_has_no_data_and_one_that_only_begins_like_one_has(detector, bin8, calibration, make_raw, tmp_path):
+    segments = next(exposures(detector, make_raw))
+    segments["C10"][:] = 25000
+    segments["C11"][:] = 25000
+    # Not in the sample of every fourth row.
+    segments["C11"][1::4] += 7
+    path = write(tmp_path / "a.fits", detector, segments)
+    reduced = whole(path, bin8, calibration)
+    assert np.isnan(reduced.image[detector.amplifier("C10").slices]).all()
+    assert np.isfinite(reduced.image[detector.amplifier("C11").slices]).all()
+    assert_strips_are_those_of(reduced, path, bin8, calibration)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 16])
+@pytest.mark.parametrize("name", DETECTORS)
+def test_sampled_rows_have_the_bits_of_the_whole(name, step, bin8, make_raw, calibration, tmp_path):
+    sensor = bin8[name]
+    count = len(sensor.amplifiers)
+    own = replace(
+        calibration,
+        detector=sensor,
+        gains=replace(calibration.gains, gain=calibration.gains.gain[:count], gain_err=calibration.gains.gain_err[:count]),
+        static_mask=np.zeros(sensor.shape, dtype=np.int16),
+        saturation=np.full(count, 1e5),
+        saturation_grow=0,
+    )
+    full = replace(full_calibration(own, np.random.default_rng(3)), crosstalk=crosstalk(sensor))
+    path = write(tmp_path / "a.fits", sensor, next(exposures(sensor, make_raw)))
+    sample = RowSample.of(full, step)
+    with RawFile(path, bin8) as file:
+        found, _, _ = reduce_raw_file(file, sample.calibration, rows=sample.raw_rows)
+    reduced = whole(path, bin8, full)
+    np.testing.assert_array_equal(found.image, reduced.image[sample.detector_rows])
+    np.testing.assert_array_equal(found.mask, reduced.mask[sample.detector_rows])
+    np.testing.assert_array_equal(np.concatenate([np.r_[rows] for rows in sample.regular_rows]), sample.detector_rows)
+    assert sample.detector_rows.size == pytest.approx(sensor.ny / step, abs=2)
+    # The noise is the same noise, from fewer counts.
+    assert np.abs((found.read_noise - reduced.read_noise) / found.read_noise_err).max() < 5
+
+
+@given(name=st.sampled_from(DETECTORS), rows=st.integers(1, 300), neighbours=st.integers(0, 5))
+def test_every_row_belongs_to_one_strip_with_its_neighbours(name, rows, neighbours):
+    detector = load_camera("lsstcam-bin8")[name]
+    seen = np.zeros(detector.ny, dtype=int)
+    for strip in strips_of(detector, rows=rows, neighbours=neighbours):
+        read = set(strip.detector_rows.tolist())
+        for run, own in zip(strip.runs, strip.own_rows, strict=True):
+            seen[run] += 1
+            np.testing.assert_array_equal(strip.detector_rows[own], np.r_[run])
+            wanted = range(max(run.start - neighbours, 0), min(run.stop + neighbours, detector.ny))
+            assert read.issuperset(wanted)
+        adjoining = [strip.detector_rows[part] for part in strip.adjoining]
+        assert all((np.diff(part) == 1).all() for part in adjoining)
+        np.testing.assert_array_equal(np.concatenate(adjoining), strip.detector_rows)
+    np.testing.assert_array_equal(seen, 1)
+
+
+def test_damaged_rows_are_named_with_their_file(detector, bin8, calibration, make_raw, tmp_path):
+    path = write(tmp_path / "a.fits", detector, next(exposures(detector, make_raw)))
+    with RawFile(path, bin8) as file:
+        places = file.stored_rows("C14")
+    content = bytearray(path.read_bytes())
+    start, stop = places.bounds(51, 52).tolist()
+    content[start:stop] = b"\xff" * (stop - start)
+    path.write_bytes(content)
+    with OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4), CONFIG) as exposure:
+        first, second, *_ = strips_of(detector, rows=40, neighbours=0)
+        exposure.read(first)
+        with pytest.raises(RawFormatError, match=r"a\.fits.*rows 40 to 79 of segment Segment14 cannot be decompressed"):
+            exposure.read(second)
+
+
+def test_the_file_of_another_detector_is_refused(detector, itl, bin8, calibration, make_raw, tmp_path):
+    path = write(tmp_path / "a.fits", itl, next(exposures(itl, make_raw)))
+    with pytest.raises(InputError, match="holds detector R02_S02, not R22_S11"):
+        OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4), CONFIG)

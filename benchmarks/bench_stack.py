@@ -93,7 +93,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
                         pointing,
                         opened.enter_context(OpenExposure(path, camera, calibration, sampled, config)),
                         sampled,
-                        lambda rows, columns: light.on_pixels(detector, exposure, rows, columns),
+                        light.on_detector(detector, exposure),
                         scale=exposure.scale,
                         reference=reference,
                         threshold=5.0,

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from permil.engine import Executor, InProcess, LocalProcesses, ahead, session
+from permil.engine import Executor, InProcess, LocalProcesses, ahead, behind, session
 from permil.progress import parallel_map
 
 from . import chores
@@ -64,3 +64,28 @@ def test_first_error_is_raised_and_the_rest_dropped() -> None:
     with pytest.raises(ValueError, match="number 2"):
         list(ahead(fail, range(100), threads=2))
     assert len(done) < 10
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_calls_behind_are_made_in_order_and_done_at_the_end(threads: int) -> None:
+    done: list[int] = []
+
+    def slow(number: int) -> None:
+        time.sleep(0.005)
+        done.append(number)
+
+    with behind(threads) as later:
+        for number in range(5):
+            later(lambda number=number: slow(number))
+            # One is under way at most.
+            assert len(done) >= number
+    assert done == list(range(5))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_error_behind_reaches_the_one_who_goes_on(threads: int) -> None:
+    def fail() -> None:
+        raise ValueError("behind")
+
+    with pytest.raises(ValueError, match="behind"), behind(threads) as later:
+        later(fail)

@@ -12,6 +12,7 @@ from permil.errors import FlatError, InputError
 from permil.exposures.record import Exposure, exposures_to_table
 from permil.flat.joint.average import average_exposure, flattened, make_layout, median_image
 from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals, write_signals
+from permil.flat.superpixel import block_sums
 from permil.flat.tasks.exposures import exposure_list, unique_exposures
 from permil.products import MaskPlane
 
@@ -83,6 +84,42 @@ def test_mean_and_variance_are_those_of_the_noise(stand: Stand) -> None:
     pulls = np.array(pulls)
     assert np.mean(pulls) == pytest.approx(0, abs=5 / np.sqrt(pulls.size))
     assert np.mean(pulls**2) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_a_sample_of_rows_has_mean_place_and_variance_of_its_own_pixels(stand: Stand, step: int) -> None:
+    half = np.arange(step // 2, stand.detector.ny // 2, step)
+    rows = np.concatenate([half, stand.detector.ny - 1 - half[::-1]])
+    images = [stand.expose(stand.mean(0.05)) for _ in range(5)]
+    good = stand.good[rows]
+    parts = [flattened(image[rows], good, BLOCK, block_rows=rows // BLOCK) for image in images]
+    layout = make_layout(parts, good, stand.detector, block=BLOCK, rows=rows)
+    assert layout.shape == stand.layout().shape
+    assert len(layout.row) > 0.97 * len(stand.layout().row)
+    sampled = np.zeros(stand.good.shape, dtype=bool)
+    sampled[rows] = good
+    stand.good = sampled
+    y, x = np.mgrid[: stand.detector.ny, : stand.detector.nx].astype(float)
+    places = detector_to_ccs(stand.detector, stand.block_means(x, layout), stand.block_means(y, layout))
+    np.testing.assert_allclose((layout.x_mm, layout.y_mm), places, atol=1e-9)
+    mean = stand.mean(-0.1)
+    truth = stand.block_means(mean, layout)
+    pulls = []
+    for _ in range(3):
+        exposed = stand.expose(mean)
+        signal, variance, _ = stand.average(exposed[rows], layout, good)
+        pulls.append((signal - truth) / np.sqrt(variance))
+    assert np.mean(pulls) == pytest.approx(0, abs=5 / np.sqrt(np.size(pulls)))
+    assert np.mean(np.square(pulls)) == pytest.approx(1, abs=0.06)
+
+
+def test_sums_over_blocks_of_a_sample_of_rows() -> None:
+    rng = np.random.default_rng(1)
+    image, good, rows = rng.normal(size=(40, 30)), rng.random((40, 30)) > 0.1, np.array([1, 3, 8, 9, 20, 39])
+    found = block_sums(image[rows], 7, good=good[rows], block_rows=rows // 7)
+    alone = np.zeros_like(image)
+    alone[rows] = np.where(good, image, 0)[rows]
+    np.testing.assert_allclose(found, block_sums(alone, 7), atol=1e-12)
 
 
 def test_cosmic_rays_and_saturated_pixels_do_not_move_a_signal(stand: Stand) -> None:

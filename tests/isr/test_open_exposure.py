@@ -16,7 +16,7 @@ from permil.errors import InputError, RawFormatError
 from permil.exposures import RawFile
 from permil.isr import OverscanOptions
 from permil.isr.open_exposure import OpenExposure
-from permil.isr.reduce import reduce_raw_file
+from permil.isr.reduce import ImageRooms, reduce_raw_file
 from permil.isr.row_sample import RowSample
 from permil.isr.strip import strips_of
 from permil.products import MaskPlane
@@ -173,3 +173,21 @@ def test_the_file_of_another_detector_is_refused(detector, itl, bin8, calibratio
     path = write(tmp_path / "a.fits", itl, next(exposures(itl, make_raw)))
     with pytest.raises(InputError, match="holds detector R02_S02, not R22_S11"):
         OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4), CONFIG)
+
+
+def test_room_of_an_image_is_used_again(detector, bin8, calibration, make_raw, tmp_path):
+    path = write(tmp_path / "a.fits", detector, next(exposures(detector, make_raw)))
+    rooms = ImageRooms()
+    expected = whole(path, bin8, calibration)
+    room = rooms.take(detector)
+    for array in room:
+        array.fill(7)
+    with RawFile(path, bin8) as file:
+        image = reduce_raw_file(file, calibration, room=room)[0]
+    assert image.image is room[0]
+    assert image.mask is room[1]
+    np.testing.assert_array_equal(image.image, expected.image)
+    np.testing.assert_array_equal(image.mask, expected.mask)
+    rooms.give_back(image)
+    assert rooms.take(detector)[0] is room[0]
+    assert rooms.take(detector)[0] is not room[0]

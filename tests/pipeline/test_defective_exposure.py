@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -143,7 +144,7 @@ def test_damage_that_only_the_last_pass_meets_leaves_the_exposure_out(campaign: 
     flat = RunFolder(copy).flat("red", DETECTOR)
     notes = Table.read(flat, "LEFT_OUT")
     assert [Path(path).name for path in notes["path"]] == [spoiled.name]
-    assert "rows 31 to 64 of segment Segment14 cannot be decompressed" in notes["reason"][0]
+    assert re.fullmatch(r"rows \d+ to \d+ of segment Segment14 cannot be decompressed", notes["reason"][0])
     assert fits.getheader(flat)["NSCAN"] == 63
     # Nothing of the rows before the damaged one is left in the sums.
     comparison = compare_with_truth(RunFolder(copy), bin8, super_pixel_mm=0.64)

@@ -11,7 +11,7 @@ from permil.engine.errors import EngineError
 from permil.engine.executor import Executor, InProcess
 from permil.engine.processes import LocalProcesses
 from permil.engine.session import Session, current_session, session
-from permil.engine.threads import ahead, own_threads
+from permil.engine.threads import ahead, behind, own_threads
 
 __all__ = [
     "Batch",
@@ -24,6 +24,7 @@ __all__ = [
     "Outcome",
     "Session",
     "ahead",
+    "behind",
     "current_session",
     "make_executor",
     "own_threads",

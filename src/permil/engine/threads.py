@@ -7,7 +7,7 @@ whatever their number; those of numerical libraries stay at one (`permil.engine.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,7 +36,7 @@ def allow_threads(number: int) -> Iterator[None]:
 
 def ahead(
     function: Callable[[Argument], Result], arguments: Iterable[Argument], *, threads: int, depth: int = 0
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Yield what a function returns for each argument, in order, while threads already work on the next ones.
 
     Parameters
@@ -66,3 +66,25 @@ def ahead(
         finally:
             for left in waiting:
                 left.cancel()
+
+
+@contextmanager
+def behind(threads: int) -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Give a function that makes calls in a thread of their own, behind the one who goes on; at the end all are done.
+
+    One call is under way at a time: who asks for the next one waits for it, and gets its error. With one thread calls are made at once.
+    """
+    if threads == 1:
+        yield lambda call: call()
+        return
+    waiting: list[Future[None]] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def later(call: Callable[[], None]) -> None:
+            while waiting:
+                waiting.pop().result()
+            waiting.append(pool.submit(call))
+
+        yield later
+        while waiting:
+            waiting.pop().result()

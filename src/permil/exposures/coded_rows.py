@@ -10,8 +10,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from permil.exposures.raw_file import RowPlaces
-from permil.exposures.rice import decode_tile
+from permil.exposures.raw_file import RawFile, RowPlaces
+from permil.exposures.rice import as_words, decode_tile
 
 _ALIGNMENT = 8
 
@@ -30,6 +30,27 @@ class CodedRows(NamedTuple):
     block: NDArray[np.int64]
     pixel_bytes: NDArray[np.int64]
     zero: NDArray[np.int64]
+
+
+def mapped_rows(raw_file: RawFile) -> CodedRows:
+    """Return all rows of all segments of an open file, without reading any: they are mapped into memory.
+
+    Raises
+    ------
+    RawFormatError
+        See `RawFile.mapped_rows`.
+    """
+    octets, places = raw_file.mapped_rows()
+    bounds = np.array([place.bounds(0, place.offsets.size - 1) for place in places])[np.newaxis]
+    return CodedRows(
+        octets=octets,
+        words=as_words(octets),
+        starts=np.ascontiguousarray(bounds[..., :-1]),
+        stops=np.ascontiguousarray(bounds[..., 1:]),
+        block=np.array([[place.block for place in places]]),
+        pixel_bytes=np.array([[place.pixel_bytes for place in places]]),
+        zero=np.array([[place.zero for place in places]]),
+    )
 
 
 class RowBuffer:
@@ -84,7 +105,7 @@ def decode_row(
     Parameters
     ----------
     row
-        Counted from the first row that was read.
+        Counted from the first of the coded ones.
     pixels
         Result, shape (nx_raw,).
     """

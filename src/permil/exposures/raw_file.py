@@ -173,6 +173,23 @@ class RawFile(RawHeaders):
         """
         return self.stored_rows(name) or self._unpacked_rows(name)
 
+    def mapped_rows(self) -> tuple[NDArray[np.uint8], list[RowPlaces]]:
+        """Return bytes that are mapped into memory, and where in them the rows of each segment lie.
+
+        Raises
+        ------
+        RawFormatError
+            If the descriptors are damaged, or a segment cannot be unpacked.
+        """
+        names = [amplifier.name for amplifier in self.detector.amplifiers]
+        stored = [places for name in names if (places := self.stored_rows(name)) is not None]
+        if len(stored) == len(names):
+            for places in stored:
+                count_mapped(int(places.offsets[-1]))
+            return self._bytes, stored
+        unpacked = [self._unpacked_rows(name) for name in names]
+        return _mapped(unpacked[0].descriptor), unpacked
+
     def stored_rows(self, name: str) -> RowPlaces | None:
         """Return where the rows of a segment lie; None unless it is stored row by row in a plain file.
 
@@ -222,7 +239,7 @@ class RawFile(RawHeaders):
         """All bytes of the file, mapped into memory where it is not there already."""
         if isinstance(self._stream, io.BytesIO):
             return np.frombuffer(self._stream.getvalue(), dtype=np.uint8)
-        return np.frombuffer(mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+        return _mapped(self._stream.fileno())
 
     def _content(self, hdu: Hdu) -> NDArray[np.uint8]:
         """Return the data of an HDU with padding."""
@@ -258,6 +275,10 @@ class RawFile(RawHeaders):
             yield
         except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
             raise RawFormatError(f"HDU {hdu.number} cannot be decompressed ({error})", path=self.path, remedy=_REMEDY) from error
+
+
+def _mapped(descriptor: int) -> NDArray[np.uint8]:
+    return np.frombuffer(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ), dtype=np.uint8)
 
 
 def _big_endian(bits: int) -> np.dtype[Any]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
+from permil.engine import ahead
 from permil.errors import FlatError
 from permil.flat.divide import LitImage, PointingWeights, row_weights
 from permil.flat.superpixel import block_medians
@@ -30,6 +31,9 @@ DEAD_RESPONSE = 0.2
 """Response over the detector's median below which a pixel is BAD (dead)."""
 
 _NO_DATA = np.int16(MaskPlane.NO_DATA)
+
+_ROWS_OF_RESULT = 8 * _NEIGHBOURHOOD
+"""Rows of the result that are worked on together: whole neighbourhoods."""
 
 _TOGETHER = 512
 """Pixels of a row whose measurements and sums are worked on together: some tens of kilobytes."""
@@ -87,49 +91,67 @@ class PointingCombination:
             self._any_planes[rows],
         )
 
-    def result(self, *, common_variance: FloatImage | None = None) -> CombinedFlat:
+    def result(self, *, common_variance: FloatImage | None = None, threads: int = 1) -> CombinedFlat:
         """Return the combined response.
 
         Parameters
         ----------
         common_variance
             Variance of what all exposures have in common, electrons^2 per pixel: the superbias. More exposures do not reduce it.
+        threads
+            Parts of the detector that are worked on at the same time.
 
         Raises
         ------
         FlatError
             If no pointing gave any pixel.
         """
-        total, deviations, squares, noise, per_light = np.moveaxis(self._sums, 1, 0)
         covered = self._count > 0
         if not covered.any():
             raise FlatError("no pointing has light on this detector", remedy="check the positions and the area of the beam scan")
+        response, variance, scatter = (np.empty(self.shape, dtype=np.float32) for _ in range(3))
+        mask = np.empty(self.shape, dtype=np.int32)
+        # A few rows at a time: at full size each intermediate image would be another 65 MB of fresh memory.
+        parts = [slice(first, first + _ROWS_OF_RESULT) for first in range(0, self.shape[0], _ROWS_OF_RESULT)]
+
+        def mean(rows: slice) -> None:
+            total, deviations, squares, noise, per_light = np.moveaxis(self._sums[rows], 1, 0)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                shift = deviations / total
+                response[rows] = np.where(covered[rows], self._first[rows] + shift, np.nan)
+                variance[rows] = noise / total**2
+                if common_variance is not None:
+                    variance[rows] += common_variance[rows] * (per_light / total) ** 2
+                scatter[rows] = np.sqrt(np.maximum(squares - deviations * shift, 0) / total)
+
+        def flag(rows: slice) -> None:
+            mask[rows] = self._mask(rows, response[rows], scatter[rows], level)
+
+        for _ in ahead(mean, parts, threads=threads):
+            pass
+        level = float(np.median(response[covered]))
+        for _ in ahead(flag, parts, threads=threads):
+            pass
+        return CombinedFlat(response=response, variance=variance, mask=mask, scatter=scatter, count=self._count.copy())
+
+    def _mask(self, rows: slice, response: FloatImage, scatter: FloatImage, level: float) -> NDArray[np.int32]:
+        """Return the mask of some rows."""
+        count = self._count[rows]
+        covered = count > 0
         with np.errstate(invalid="ignore", divide="ignore"):
-            shift = deviations / total
-            response = np.where(covered, self._first + shift, np.nan).astype(np.float32)
-            variance = noise / total**2
-            if common_variance is not None:
-                variance += common_variance * (per_light / total) ** 2
-            squares = np.maximum(squares - deviations * shift, 0)
-            scatter = np.sqrt(squares / total)
             # Weights are inverse relative variances at the typical response; photon noise goes with the pixel's own.
-            level = float(np.median(response[covered]))
-            chi_square = squares / (level * response)
+            chi_square = scatter**2 * self._sums[rows, 0] / (level * response)
         # Where the beam model is off, all pixels scatter: a pixel stands out against its neighbours, not against the model alone.
-        usual = np.maximum(block_medians(chi_square / np.maximum(self._count - 1, 1), _NEIGHBOURHOOD), 1.0)
-        inconstant = chi_square > usual * _chi_square_limits(int(self._count.max()))[self._count]
+        reduced = (chi_square / np.maximum(count - 1, 1)).astype(np.float32, copy=False)
+        usual = np.maximum(block_medians(reduced, _NEIGHBOURHOOD), 1.0)
+        inconstant = chi_square > usual * _chi_square_limits(int(self._count.max()))[count]
         # What one pointing saw as usable is usable; informative planes are kept if any pointing had them.
         informative = int(MaskPlane.EDGE | MaskPlane.MIDLINE | MaskPlane.REJECTED | MaskPlane.SUSPECT)
-        mask = np.where(covered, self._any_planes & informative, self._all_planes | int(MaskPlane.NO_DATA)).astype(np.int32)
+        without = self._all_planes[rows] | int(MaskPlane.NO_DATA)
+        mask = np.where(covered, self._any_planes[rows] & informative, without).astype(np.int32)
         mask[inconstant & covered] |= int(MaskPlane.SUSPECT)
         mask[covered & (response < DEAD_RESPONSE * level)] |= int(MaskPlane.BAD)
-        return CombinedFlat(
-            response=response,
-            variance=variance,
-            mask=mask,
-            scatter=scatter,
-            count=self._count.copy(),
-        )
+        return mask
 
 
 @dataclass(frozen=True)

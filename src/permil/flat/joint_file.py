@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +22,13 @@ from permil.flat.joint.budget import PhotodiodeCheck
 from permil.flat.joint.covariance import CorrelatedModes
 from permil.flat.joint.error_budget import Halves
 from permil.flat.joint.solution import JointSolution
+from permil.flat.light_lattice import CELL, LightLattice
 from permil.products import provenance, whole_file, write_hdus
 
 FloatArray = NDArray[np.float64]
+
+_LATTICE_MM = 0.1
+"""Longest cell of a lattice on which light is known: a beam has no structure a few tenths of a millimetre wide."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,34 @@ class JointLight:
     tables: tuple[tuple[SplineTable, float], ...]
     exposures: Mapping[str, ExposureLight]
 
-    def on_pixels(self, detector: Detector, exposure: ExposureLight, rows: slice, columns: slice) -> NDArray[np.float32]:
-        """Return the beam on some pixels of a detector, 1 at its maximum; NaN outside the splines."""
+    def on_detector(self, detector: Detector, exposure: ExposureLight) -> Callable[[slice, slice], NDArray[np.float32]]:
+        """Return what gives the beam on rows and columns of a detector, 1 at its maximum; NaN outside the splines.
+
+        Between pixels of a lattice it is interpolated where these are near enough to each other.
+        """
+        if detector.pixel_mm * CELL <= _LATTICE_MM:
+            first, shape = (-CELL, -CELL), LightLattice.node_shape(detector.shape)
+            return LightLattice(self._on_pixels(detector, exposure, first, shape, (CELL, CELL)), detector.shape).on_pixels
+
+        def on_pixels(rows: slice, columns: slice) -> NDArray[np.float32]:
+            y, x = range(detector.ny)[rows], range(detector.nx)[columns]
+            return self._on_pixels(detector, exposure, (y.start, x.start), (len(y), len(x)), (y.step, x.step))
+
+        return on_pixels
+
+    def _on_pixels(
+        self,
+        detector: Detector,
+        exposure: ExposureLight,
+        first: tuple[int, int],
+        shape: tuple[int, int],
+        step: tuple[int, int],
+    ) -> NDArray[np.float32]:
+        """Return the beam on ``shape`` rows and columns from the ``first`` ones on, by steps."""
         origin, matrix = frames.ccs_affine(detector)
-        (first_y, last_y, step_y), (first_x, last_x, step_x) = rows.indices(detector.ny), columns.indices(detector.nx)
-        shape = len(range(first_y, last_y, step_y)), len(range(first_x, last_x, step_x))
-        origin = origin + matrix @ [first_x, first_y]
+        origin = origin + matrix @ [first[1], first[0]]
         logarithms = (
-            table.image(shape, origin + sign * np.array([exposure.x_mm, exposure.y_mm]), matrix * [step_x, step_y], extent)
+            table.image(shape, origin + sign * np.array([exposure.x_mm, exposure.y_mm]), matrix * [step[1], step[0]], extent)
             for (table, sign), extent in zip(self.tables, self._extents, strict=True)
         )
         total = next(logarithms)

@@ -88,7 +88,7 @@ def solve_detector(
         _combine(batch, strips, combination, shared, seen, block, keep, threads=threads)
         # At full size a stack takes hundreds of megabytes: let go of it before the next one is made.
         del batch
-    flat = combination.result(common_variance=common_variance())
+    flat = combination.result(common_variance=common_variance(), threads=threads)
     del combination
     steps = _steps(flat, detector)
     if remove_steps:

@@ -67,7 +67,8 @@ def detector_calibration(config: Config, camera: Camera, folder: RunFolder, dete
     CalibrationError, InputError
         See `permil.isr.inputs.load_calibration`.
     """
-    return load_calibration(camera[detector], camera, config.isr, superbias=folder.superbias(detector))
+    superbias = folder.superbias(detector)
+    return load_calibration(camera[detector], camera, config.isr, superbias=superbias, threads=own_threads())
 
 
 def shared_calibration(config: Config, folder: RunFolder, detector: str) -> Calibration:

@@ -78,13 +78,17 @@ def read_superbias(path: Path, detector: Detector) -> tuple[Superbias, Mask]:
     return Superbias(image, variance), mask
 
 
-def load_calibration(detector: Detector, camera: Camera, config: IsrConfig, *, superbias: Path | None = None) -> Calibration:
+def load_calibration(
+    detector: Detector, camera: Camera, config: IsrConfig, *, superbias: Path | None = None, threads: int = 1
+) -> Calibration:
     """Read everything that the reduction of a detector needs.
 
     Parameters
     ----------
     superbias
         The product of `build_superbias`, for ``isr.bias: auto``.
+    threads
+        Amplifiers that are looked at at the same time.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def load_calibration(detector: Detector, camera: Camera, config: IsrConfig, *, s
     bias_path = superbias_path(config, detector, superbias)
     if bias_path is not None:
         bias, no_data = read_superbias(bias_path, detector)
-        mask |= no_data | hot_pixel_mask(bias.image, detector, threshold=config.hot_pixel_threshold)
+        mask |= no_data | hot_pixel_mask(bias.image, detector, threshold=config.hot_pixel_threshold, threads=threads)
     linearity, crosstalk = None, None
     if config.linearity != "none":
         linearity = linearity_from_table(read_table(config.linearity, purpose="linearity table"), detector, path=config.linearity)

@@ -6,7 +6,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.camera import Detector
+from permil.camera import Amplifier, Detector
+from permil.engine import ahead
 from permil.errors import CalibrationError
 from permil.isr.tables import PathName, detector_rows, number, require_columns
 from permil.products.masks import MaskPlane
@@ -68,17 +69,22 @@ def defect_mask(table: Table, detector: Detector, *, path: PathName = None) -> M
     return mask
 
 
-def hot_pixel_mask(superbias: NDArray[np.float32], detector: Detector, *, threshold: float) -> Mask:
+def hot_pixel_mask(superbias: NDArray[np.float32], detector: Detector, *, threshold: float, threads: int = 1) -> Mask:
     """Return the plane BAD where the superbias stands out of its column by `threshold` sigma.
 
-    Sigma is 1.4826 times the median absolute deviation from the column medians, per amplifier (at least 0.1 adu).
+    Sigma is 1.4826 times the median absolute deviation from the column medians, per amplifier (at least 0.1 adu); ``threads``
+    amplifiers are looked at at the same time.
     """
     mask = np.zeros(detector.shape, dtype=np.int16)
-    for amplifier in detector.amplifiers:
+
+    def flag(amplifier: Amplifier) -> None:
         segment = superbias[amplifier.slices]
         residual = np.abs(segment - np.median(segment, axis=0))
         sigma = max(1.4826 * float(np.median(residual)), 0.1)
         mask[amplifier.slices][residual > threshold * sigma] |= MaskPlane.BAD
+
+    for _ in ahead(flag, detector.amplifiers, threads=threads):
+        pass
     return mask
 
 

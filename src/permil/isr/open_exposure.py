@@ -15,7 +15,7 @@ from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
-from permil.exposures.coded_rows import CodedRows, RowBuffer, decode_row
+from permil.exposures.coded_rows import CodedRows, decode_row, mapped_rows
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import check_detector, with_path
 from permil.isr.group_rows import response_of
@@ -64,10 +64,9 @@ class _Rows(NamedTuple):
 
 
 class _Memory(threading.local):
-    """Of each thread: coded rows, image and mask of a strip; fresh memory for each strip would cost as much time as filling it."""
+    """Of each thread: image and mask of a strip; fresh memory for each strip would cost as much time as filling it."""
 
     def __init__(self) -> None:
-        self.buffer = RowBuffer()
         self.of_rows: dict[tuple[int, int, int, bool], _Rows] = {}
         self.image, self.mask = np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.int16)
 
@@ -128,7 +127,7 @@ class OpenExposure:
         except RawFormatError as error:
             raise with_path(error, self.path) from error
         amplifiers = self.detector.amplifiers
-        self._places = [[self._file.rows(amplifier.name) for amplifier in amplifiers]]
+        self._coded = mapped_rows(self._file)
         # A channel whose sample is constant may still have something to say elsewhere.
         self._dead = np.array(
             [
@@ -154,6 +153,7 @@ class OpenExposure:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+        del self._coded
 
     @property
     def neighbours(self) -> int:
@@ -176,9 +176,10 @@ class OpenExposure:
             If they cannot be decoded.
         """
         image, mask = _MEMORY.room(strip.detector_rows.size, self.detector.nx)
-        coded = _MEMORY.buffer.read(self._places, strip.first, strip.last)
         own, rows = _Exposure(self.sample.gain, self._dead, self._levels), _MEMORY.rows(self._group)
-        damaged, flagged = _reduce_strip(coded, strip.first, strip.last, self._group, own, strip.detector_rows, rows, image, mask)
+        damaged, flagged = _reduce_strip(
+            self._coded, strip.first, strip.last, self._group, own, strip.detector_rows, rows, image, mask
+        )
         if damaged >= 0:
             raise RawFormatError(
                 f"rows {strip.first} to {strip.last - 1} of segment {self.detector.amplifiers[damaged].extname} "
@@ -225,7 +226,7 @@ def _reduce_strip(
     for begin in range(first, last, _ROWS_TOGETHER):
         size = min(_ROWS_TOGETHER, last - begin)
         for segment in range(n_segments):
-            if not _measure(coded, begin, begin - first, size, group, exposure, segment, level, counts, measured):
+            if not _measure(coded, begin, size, group, exposure, segment, level, counts, measured):
                 return segment, False
         if group.factors.size:
             for index in range(size):
@@ -239,7 +240,6 @@ def _reduce_strip(
 def _measure(
     coded: CodedRows,
     begin: int,
-    first_coded: int,
     size: int,
     group: SegmentGroup,
     exposure: _Exposure,
@@ -254,7 +254,7 @@ def _measure(
     left, right = group.x_min[segment], group.x_min[segment] + group.n_columns
     for index in range(size):
         own = counts[segment, index]
-        if not decode_row(coded, 0, segment, first_coded + index, own):
+        if not decode_row(coded, 0, segment, begin + index, own):
             return False
         if exposure.level.size:
             level[segment] = exposure.level[segment, begin + index]

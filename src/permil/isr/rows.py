@@ -212,9 +212,10 @@ def copy_row(row: NDArray, copy: NDArray) -> None:
 @njit(cache=True, nogil=True)
 def copy_flipped(row: NDArray, flipped: NDArray) -> None:
     """Copy a row so that it runs the other way."""
-    last = row.size - 1
+    # Indices that may be negative would make no vector instructions.
+    last = np.uint64(row.size - 1)
     for column in range(row.size):
-        flipped[column] = row[last - column]
+        flipped[column] = row[last - np.uint64(column)]
 
 
 @njit(cache=True, nogil=True, fastmath={"contract"})

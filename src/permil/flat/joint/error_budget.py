@@ -26,7 +26,7 @@ from permil.flat.shared_errors import shared_places
 FloatArray = NDArray[np.float64]
 
 _MEANINGS = {
-    "photon": ("", "median error of a super-pixel from its own signals"),
+    "photon": ("", "median error of a super-pixel from its own signals (the flat has all its pixels)"),
     "common": ("", "rms over super-pixels of what they have in common"),
     "modes": ("", "that part of it which is in the extension MODES"),
     "remainder": ("", "the rest of it (extension REMAINDER)"),

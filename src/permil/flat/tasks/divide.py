@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, frames, shared_camera
 from permil.config import Config
-from permil.engine import own_threads
+from permil.engine import behind, own_threads
 from permil.flat.divide import LitImage
 from permil.flat.pointing import LitStack, Pointing
 from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import DivideErrors
 from permil.flat.solve import solve_detector
-from permil.flat.tasks.pointings import PointingGroup, stacks_ahead
+from permil.flat.tasks.pointings import PointingGroup
 from permil.flat.tasks.task import FlatTask, keep_pointing
 from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
@@ -38,29 +39,38 @@ def divide_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
     camera = shared_camera(config.camera)
     calibration = detector_calibration(config, camera, folder, task.detector)
     noted: list[LeftOut] = []
-    solution = solve_detector(
-        stacks_ahead(lambda group: _lit_stack(group, camera, calibration, config, beam), task.groups, noted),
-        DivideErrors(beam, calibration.detector),
-        calibration.detector,
-        led=task.led,
-        super_pixel_mm=config.flat.super_pixel_mm,
-        common_variance=calibration.superbias_variance,
-        remove_steps=config.flat.remove_amplifier_steps,
-        keep=keep_pointing(task),
-        threads=own_threads(),
-    )
+    with behind(own_threads()) as later:
+        solution = solve_detector(
+            _lit_stacks(task, camera, calibration, beam, noted),
+            DivideErrors(beam, calibration.detector),
+            calibration.detector,
+            led=task.led,
+            super_pixel_mm=config.flat.super_pixel_mm,
+            common_variance=calibration.superbias_variance,
+            remove_steps=config.flat.remove_amplifier_steps,
+            keep=keep_pointing(task, later),
+            threads=own_threads(),
+        )
     return solution, noted
 
 
+def _lit_stacks(
+    task: FlatTask, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
+) -> Iterator[list[LitStack]]:
+    """Yield the stack of each pointing; what was left out or does not count in a scale is noted."""
+    for group in task.groups:
+        # Made in a function of its own, so that nothing of it is kept while the next one is made.
+        yield [_lit_stack(group, camera, calibration, task.config, beam, noted)]
+
+
 def _lit_stack(
-    group: PointingGroup, camera: Camera, calibration: Calibration, config: Config, beam: BeamModel
-) -> tuple[LitStack, list[LeftOut]]:
-    """Return the stack of a pointing, and what was left out or does not count in its scale."""
+    group: PointingGroup, camera: Camera, calibration: Calibration, config: Config, beam: BeamModel, noted: list[LeftOut]
+) -> LitStack:
     exposures = stack_group(
         group.paths, group.photodiodes, camera, calibration, config.isr, with_superbias_variance=False, threads=own_threads()
     )
     stack, n = exposures.stack, len(exposures.used)
-    noted = [*exposures.left_out]
+    noted += exposures.left_out
     noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]
     # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
     scale_error = float(exposures.scale_error if np.isfinite(exposures.scale_error) else beam.node_noise / np.sqrt(n))
@@ -76,4 +86,4 @@ def _lit_stack(
     origin, matrix = frames.ccs_affine(calibration.detector)
     light = beam.evaluate_image(calibration.detector.shape, origin - [group.x_mm, group.y_mm], matrix)
     image = LitImage(stack.image, stack.variance, stack.mask, *light, exposures.photodiode, scale_error)
-    return LitStack(pointing, image, stack.n_rejected), noted
+    return LitStack(pointing, image, stack.n_rejected)

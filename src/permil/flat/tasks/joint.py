@@ -7,7 +7,7 @@ as pointings are; a single exposure is compared, pixel by pixel, with the median
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
-from permil.engine import ahead, own_threads
+from permil.engine import ahead, behind, own_threads
 from permil.errors import FlatError, InputError, RawFormatError
 from permil.flat.divide import LitImage, sampling_step
 from permil.flat.joint.average import median_image
@@ -28,7 +28,7 @@ from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals_file import SuperPixelSignals, read_signals
 from permil.flat.solve import STRIP_ROWS, solve_detector
-from permil.flat.tasks.pointings import PointingGroup, stacks_ahead
+from permil.flat.tasks.pointings import PointingGroup
 from permil.flat.tasks.task import FlatTask, keep_pointing
 from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
@@ -40,6 +40,9 @@ from permil.products import RunFolder, is_usable
 
 FEWEST_FOR_STACK = 3
 """Images at one position from which outliers are found among themselves."""
+
+Single = tuple[PointingGroup, int]
+"""A group, and the number of an exposure in it."""
 
 TOGETHER = 6
 """Single exposures that are open together, and added while the sums of some rows are in the cache."""
@@ -60,17 +63,18 @@ def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
     while True:
         detector = _Detector(task, folder, light, damaged)
         try:
-            solution = solve_detector(
-                detector.batches(),
-                KnownErrors(errors.covariance),
-                detector.calibration.detector,
-                led=task.led,
-                super_pixel_mm=config.flat.super_pixel_mm,
-                common_variance=detector.calibration.superbias_variance,
-                remove_steps=config.flat.remove_amplifier_steps,
-                keep=keep_pointing(task),
-                threads=own_threads(),
-            )
+            with behind(own_threads()) as later:
+                solution = solve_detector(
+                    detector.batches(),
+                    KnownErrors(errors.covariance),
+                    detector.calibration.detector,
+                    led=task.led,
+                    super_pixel_mm=config.flat.super_pixel_mm,
+                    common_variance=detector.calibration.superbias_variance,
+                    remove_steps=config.flat.remove_amplifier_steps,
+                    keep=keep_pointing(task, later),
+                    threads=own_threads(),
+                )
         except RawFormatError as error:
             # Some of its rows are in the sums already: all is done again without it.
             if error.path is None or Path(error.path) in damaged:
@@ -99,37 +103,52 @@ class _Detector:
         reference = None
         for is_stack, groups in groupby(self.task.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
             if is_stack:
-                yield from stacks_ahead(self._stack, groups, self.noted)
+                # One at a time: at full size each takes hundreds of megabytes.
+                yield from ([self._stack(group)] for group in groups)
                 continue
             reference = self.reference() if reference is None else reference
             singles = [(group, number) for group in groups for number in range(len(group.paths))]
-            for first in range(0, len(singles), TOGETHER):
-                with ExitStack() as opened:
-                    yield self._open(singles[first : first + TOGETHER], reference, opened)
+            yield from self._together(singles, reference)
 
-    def _open(
-        self, singles: Sequence[tuple[PointingGroup, int]], reference: NDArray[np.float32], opened: ExitStack
-    ) -> list[LitExposure]:
-        """Return single exposures with their light; what cannot be used is noted."""
-        found = []
-        for (group, number), exposure in zip(singles, ahead(self._exposure, singles, threads=own_threads()), strict=True):
-            if isinstance(exposure, LeftOut):
-                self.noted.append(exposure)
-                continue
-            known = self.light.exposures[group.obsids[number]]
-            lit = LitExposure(
-                _pointing(group, known.error, 1, float("nan")),
-                opened.enter_context(exposure),
-                self.sampled,
-                self.light_of(group.obsids[number], known),
-                scale=known.scale,
-                reference=reference,
-                threshold=self.isr.rejection_threshold,
-            )
-            found.append(lit)
-        return found
+    def _together(self, singles: Sequence[Single], reference: NDArray[np.float32]) -> Iterator[list[LitExposure]]:
+        """Yield single exposures with their light, a few together; the next ones are opened meanwhile."""
+        opened: set[OpenExposure] = set()
 
-    def _exposure(self, single: tuple[PointingGroup, int]) -> OpenExposure | LeftOut:
+        def open_one(single: Single) -> OpenExposure | LeftOut:
+            exposure = self._exposure(single)
+            if isinstance(exposure, OpenExposure):
+                opened.add(exposure)
+            return exposure
+
+        try:
+            with closing(ahead(open_one, singles, threads=own_threads(), depth=TOGETHER)) as exposures:
+                for first in range(0, len(singles), TOGETHER):
+                    # Taken one by one, in their order.
+                    some = [(single, next(exposures)) for single in singles[first : first + TOGETHER]]
+                    yield [self._lit(*single, each, reference) for single, each in some if isinstance(each, OpenExposure)]
+                    for _, each in some:
+                        if isinstance(each, LeftOut):
+                            self.noted.append(each)
+                        else:
+                            each.close()
+                            opened.discard(each)
+        finally:
+            for exposure in opened:
+                exposure.close()
+
+    def _lit(self, group: PointingGroup, number: int, exposure: OpenExposure, reference: NDArray[np.float32]) -> LitExposure:
+        known = self.light.exposures[group.obsids[number]]
+        return LitExposure(
+            _pointing(group, known.error, 1, float("nan")),
+            exposure,
+            self.sampled,
+            self.light_of(group.obsids[number], known),
+            scale=known.scale,
+            reference=reference,
+            threshold=self.isr.rejection_threshold,
+        )
+
+    def _exposure(self, single: Single) -> OpenExposure | LeftOut:
         """Open an exposure, or say why it cannot be used."""
         group, number = single
         path = Path(group.paths[number])
@@ -144,9 +163,10 @@ class _Detector:
         """Return what gives the beam on rows and columns of the detector; NaN where there is not enough light to be known."""
         dark = ~self.signals.footprint(self.row_of[obsid], self.task.config.flat.joint.least_signal)
         detector, block = self.calibration.detector, self.signals.block
+        on_pixels = self.light.on_detector(detector, exposure)
 
         def light(rows: slice, columns: slice) -> NDArray[np.float32]:
-            beam = self.light.on_pixels(detector, exposure, rows, columns)
+            beam = on_pixels(rows, columns)
             block_rows = np.arange(detector.ny)[rows] // block
             block_columns = np.arange(detector.nx)[columns] // block
             if dark[block_rows[0] : block_rows[-1] + 1].any():
@@ -155,13 +175,14 @@ class _Detector:
 
         return light
 
-    def _stack(self, group: PointingGroup) -> tuple[LitStack, tuple[LeftOut, ...]]:
-        """Return the stack of one position, and what is left out; its scales are those of the joint solution, not the photodiode's."""
+    def _stack(self, group: PointingGroup) -> LitStack:
+        """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
         exposures = [self.light.exposures[obsid] for obsid in group.obsids]
         scales = [exposure.scale for exposure in exposures]
         stacked = stack_group(
             group.paths, scales, self.camera, self.calibration, self.isr, with_superbias_variance=False, threads=own_threads()
         )
+        self.noted += stacked.left_out
         stack = stacked.stack
         chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         scale_error = float(np.sqrt(np.sum(np.square([exposure.error for exposure in exposures])))) / len(exposures)
@@ -169,7 +190,7 @@ class _Detector:
         # The errors of the beam are all in the covariance of the joint solution.
         exact = np.broadcast_to(np.float32(0), beam.shape)
         image = LitImage(stack.image, stack.variance, stack.mask, beam, exact, stacked.photodiode, scale_error)
-        return LitStack(_pointing(group, scale_error, len(stacked.used), chi_square), image, stack.n_rejected), stacked.left_out
+        return LitStack(_pointing(group, scale_error, len(stacked.used), chi_square), image, stack.n_rejected)
 
     def reference(self) -> NDArray[np.float32]:
         """Return the median response of a few exposures.
@@ -187,10 +208,10 @@ class _Detector:
             exposures = [opened.enter_context(each) for each in found if isinstance(each, OpenExposure)]
             if not exposures:
                 raise FlatError("none of the exposures nearest to this detector can be used", remedy="look at those left out")
-            known = {exposure: places[str(exposure.path)] for exposure in exposures}
+            lights = [self._light(*places[str(exposure.path)]) for exposure in exposures]
 
             def respond(strip: Strip) -> None:
-                responses = [self._response(exposure, *known[exposure], strip) for exposure in exposures]
+                responses = [_response(*each, strip) for each in zip(exposures, lights, strict=True)]
                 for run, rows in zip(strip.runs, strip.own_rows, strict=True):
                     median[run] = median_image([response[rows] for response in responses])
 
@@ -199,16 +220,21 @@ class _Detector:
                 pass
         return median
 
-    def _response(self, exposure: OpenExposure, group: PointingGroup, number: int, strip: Strip) -> NDArray[np.float32]:
-        """Return the response of the rows of a strip; NaN for neighbours and for what is not usable."""
-        image, mask = exposure.read(strip)
+    def _light(self, group: PointingGroup, number: int) -> Callable[[slice], NDArray[np.float32]]:
+        """Return what gives the light, electrons for response 1, on rows of the detector."""
         known = self.light.exposures[group.obsids[number]]
-        light, response = self.light_of(group.obsids[number], known), np.full(image.shape, np.nan, dtype=np.float32)
-        for run, rows in zip(strip.runs, strip.own_rows, strict=True):
-            with np.errstate(invalid="ignore", divide="ignore"):
-                found = image[rows] / (np.float32(known.scale) * light(run, slice(None)))
-            response[rows] = np.where(is_usable(mask[rows]), found, np.nan)
-        return response
+        beam, scale = self.light_of(group.obsids[number], known), np.float32(known.scale)
+        return lambda rows: scale * beam(rows, slice(None))
+
+
+def _response(exposure: OpenExposure, light: Callable[[slice], NDArray[np.float32]], strip: Strip) -> NDArray[np.float32]:
+    """Return the response of the rows of a strip; NaN for neighbours and for what is not usable."""
+    image, mask = exposure.read(strip)
+    response = np.full(image.shape, np.nan, dtype=np.float32)
+    for run, rows in zip(strip.runs, strip.own_rows, strict=True):
+        with np.errstate(invalid="ignore", divide="ignore"):
+            response[rows] = np.where(is_usable(mask[rows]), image[rows] / light(run), np.nan)
+    return response
 
 
 def _pointing(group: PointingGroup, scale_error: float, exposures: int, chi_square: float) -> Pointing:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,11 +12,8 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector
 from permil.camera.frames import detector_to_ccs, projector_relative
 from permil.config import Config
-from permil.engine import ahead, own_threads
 from permil.errors import FlatError
 from permil.exposures import SCAN
-from permil.flat.pointing import LitStack
-from permil.isr import LeftOut
 
 _SAMPLES = 17
 """Places along each side of a detector at which light is looked for."""
@@ -93,25 +90,3 @@ def pointing_groups(
             aimed=bool(np.any(members["aimed"] == detector.name)) and not scan,
             scan=scan,
         )
-
-
-def stacks_ahead(
-    stack: Callable[[PointingGroup], tuple[LitStack, Sequence[LeftOut]]], groups: Iterable[PointingGroup], noted: list[LeftOut]
-) -> Iterator[list[LitStack]]:
-    """Yield the stack of each group by itself, while a thread of the task makes the next one.
-
-    At full size a stack takes hundreds of megabytes, so that nothing of it is kept here.
-
-    Parameters
-    ----------
-    stack
-        Returns the stack of a group, and what was left out of it.
-    noted
-        What was left out is added to it.
-    """
-
-    def take(stacked: tuple[LitStack, Sequence[LeftOut]]) -> list[LitStack]:
-        noted.extend(stacked[1])
-        return [stacked[0]]
-
-    return map(take, ahead(stack, groups, threads=own_threads()))

@@ -255,7 +255,8 @@ def _messages(
     knots = solution.model.patterns[0].grid.spacing
     summary = (
         f"{task.led}: joint solution of {solution.signals} signals, {solution.model.size} unknowns, knots {knots:.1f} mm apart, "
-        f"reduced chi-square {solution.reduced_chi_square:.3f}; super-pixels: {1e3 * error_of['photon']:.3f} per mil of their own, "
+        f"reduced chi-square {solution.reduced_chi_square:.3f}; "
+        f"super-pixels from signals: {1e3 * error_of['photon']:.3f} per mil of their own, "
         f"{1e3 * error_of['common']:.3f} in common"
     )
     messages = [summary]

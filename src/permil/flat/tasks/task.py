@@ -16,7 +16,7 @@ from permil.camera import Detector, shared_camera
 from permil.config import Config
 from permil.flat.composite import response_histogram
 from permil.flat.divide import PointingFlat
-from permil.flat.pointing import LitPointing
+from permil.flat.pointing import LitPointing, Pointing
 from permil.flat.product import DetectorSolution, good_pixels, solution_extensions
 from permil.flat.tasks.pointings import PointingGroup
 from permil.isr import LeftOut
@@ -47,9 +47,20 @@ def is_done(folder: RunFolder, task: FlatTask) -> bool:
     return any(is_current(path, task.fingerprint) for path in (folder.flat(task.led, task.detector), relative_path(folder, task)))
 
 
-def keep_pointing(task: FlatTask) -> Callable[[LitPointing, PointingFlat], None] | None:
-    """Return what writes the flat of each aimed pointing, None if they are not kept."""
-    return partial(_write_pointing, RunFolder(task.root), task) if task.config.flat.keep_pointings else None
+def keep_pointing(
+    task: FlatTask, later: Callable[[Callable[[], None]], None]
+) -> Callable[[LitPointing, PointingFlat], None] | None:
+    """Return what writes the flat of each aimed pointing, None if they are not kept.
+
+    Parameters
+    ----------
+    later
+        Makes a call (see `permil.engine.behind`).
+    """
+    if not task.config.flat.keep_pointings:
+        return None
+    # The pointing itself, with its arrays, is not kept for the time of writing.
+    return lambda lit, flat: later(partial(_write_pointing, RunFolder(task.root), task, lit.pointing, lit.rejected, flat))
 
 
 def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
@@ -71,15 +82,14 @@ def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
     }
 
 
-def _write_pointing(folder: RunFolder, task: FlatTask, lit: LitPointing, flat: PointingFlat) -> None:
-    pointing = lit.pointing
+def _write_pointing(folder: RunFolder, task: FlatTask, pointing: Pointing, rejected: int, flat: PointingFlat) -> None:
     detector = shared_camera(task.config.camera)[task.detector]
     header = _cards(task, detector) | {
         "POINTING": (pointing.number, "number of the pointing"),
         "BEAMX": (pointing.x_mm, "[mm] projector X, CCS"),
         "BEAMY": (pointing.y_mm, "[mm] projector Y, CCS"),
         "NEXPOSUR": (pointing.exposures, "exposures"),
-        "NREJECT": (lit.rejected, "measurements rejected as outliers"),
+        "NREJECT": (rejected, "measurements rejected as outliers"),
         "SCALEERR": (pointing.scale_error, "relative error of the scale"),
         "NORM": ("electron per photodiode unit", "scale (before the composite)"),
     }

@@ -77,5 +77,5 @@ def test_one_detector(full_size: Path, lsstcam: Camera, capsys: pytest.CaptureFi
         gradient = comparison[f"gradient_{axis}"][0]
         assert abs(gradient) < 4 * whole[f"gradient_{axis}_err"][0]
         plane += (gradient * width) ** 2 / 12
-    # The gradient is as good as the photodiode; what is left is noise, and a little that the knots cannot follow.
-    assert np.sqrt(figures.rms_super**2 - plane) < 1.5 * figures.super_noise
+    # The gradient is as good as the photodiode; what is left is noise, and what knots as fine as a sample of the rows bears cannot follow.
+    assert np.sqrt(figures.rms_super**2 - plane) < 2.0 * figures.super_noise

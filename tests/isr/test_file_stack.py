@@ -73,6 +73,18 @@ def assert_same(streamed, whole):
     np.testing.assert_allclose(streamed.stack.chi_square, whole.chi_square, rtol=1e-12)
 
 
+def of_sensor(calibration, sensor):
+    """Return the plain calibration of another sensor."""
+    count = len(sensor.amplifiers)
+    return replace(
+        calibration,
+        detector=sensor,
+        gains=replace(calibration.gains, gain=calibration.gains.gain[:count], gain_err=calibration.gains.gain_err[:count]),
+        static_mask=np.zeros(sensor.shape, dtype=np.int16),
+        saturation=np.full(count, 1e5),
+    )
+
+
 def full_calibration(calibration, rng, **changes):
     shape = calibration.detector.shape
     count = len(calibration.detector.amplifiers)
@@ -109,14 +121,7 @@ def test_same_bits_as_reduced_exposures_one_by_one(detector, bin8, calibration, 
 @pytest.mark.parametrize("name", ["R02_S02", "R00_SW0", "R44_SG1"])
 def test_every_kind_of_sensor(name, bin8, make_raw, calibration, tmp_path):
     sensor = bin8[name]
-    count = len(sensor.amplifiers)
-    own = replace(
-        calibration,
-        detector=sensor,
-        gains=replace(calibration.gains, gain=calibration.gains.gain[:count], gain_err=calibration.gains.gain_err[:count]),
-        static_mask=np.zeros(sensor.shape, dtype=np.int16),
-        saturation=np.full(count, 1e5),
-    )
+    own = of_sensor(calibration, sensor)
     paths = [write(tmp_path / f"{i}.fits", sensor, each) for i, each in enumerate(exposures(sensor, make_raw, number=4))]
     assert_same(*both_ways(paths, bin8, full_calibration(own, np.random.default_rng(2)))[:2])
 

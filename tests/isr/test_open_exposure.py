@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_file_stack import exposures, full_calibration, write
+from test_file_stack import exposures, full_calibration, of_sensor, write
 
 from permil.camera import load_camera
 from permil.config.isr import IsrConfig
@@ -77,14 +77,7 @@ def test_strips_have_the_bits_of_the_whole(detector, bin8, calibration, make_raw
 @pytest.mark.parametrize("coding", ["plain", "gzip", "squares"])
 def test_every_sensor_and_coding(name, coding, bin8, make_raw, calibration, tmp_path):
     sensor = bin8[name]
-    count = len(sensor.amplifiers)
-    own = replace(
-        calibration,
-        detector=sensor,
-        gains=replace(calibration.gains, gain=calibration.gains.gain[:count], gain_err=calibration.gains.gain_err[:count]),
-        static_mask=np.zeros(sensor.shape, dtype=np.int16),
-        saturation=np.full(count, 1e5),
-    )
+    own = of_sensor(calibration, sensor)
     path = write(tmp_path / "a.fits", sensor, next(exposures(sensor, make_raw)), coding=coding)
     full = replace(full_calibration(own, np.random.default_rng(2)), crosstalk=crosstalk(sensor))
     assert_strips_are_those_of(whole(path, bin8, full), path, bin8, full)
@@ -114,15 +107,7 @@ def test_a_dead_channel_has_no_data_and_one_that_only_begins_like_one_has(detect
 @pytest.mark.parametrize("name", DETECTORS)
 def test_sampled_rows_have_the_bits_of_the_whole(name, step, bin8, make_raw, calibration, tmp_path):
     sensor = bin8[name]
-    count = len(sensor.amplifiers)
-    own = replace(
-        calibration,
-        detector=sensor,
-        gains=replace(calibration.gains, gain=calibration.gains.gain[:count], gain_err=calibration.gains.gain_err[:count]),
-        static_mask=np.zeros(sensor.shape, dtype=np.int16),
-        saturation=np.full(count, 1e5),
-        saturation_grow=0,
-    )
+    own = replace(of_sensor(calibration, sensor), saturation_grow=0)
     full = replace(full_calibration(own, np.random.default_rng(3)), crosstalk=crosstalk(sensor))
     path = write(tmp_path / "a.fits", sensor, next(exposures(sensor, make_raw)))
     sample = RowSample.of(full, step)

@@ -35,9 +35,6 @@ _NO_DATA = np.int16(MaskPlane.NO_DATA)
 _ROWS_OF_RESULT = 8 * _NEIGHBOURHOOD
 """Rows of the result that are worked on together: whole neighbourhoods."""
 
-_TOGETHER = 512
-"""Pixels of a row whose measurements and sums are worked on together: some tens of kilobytes."""
-
 
 @dataclass
 class PointingCombination:
@@ -178,37 +175,23 @@ def _chi_square_limits(most: int) -> NDArray[np.float32]:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    signal, variance, mask, beam, beam_error, light, response, sums, count, all_planes, any_planes
+    signal, variance, mask, beam, beam_error, light, first, sums, count, all_planes, any_planes
 ):
     """Add a pointing to all sums.
 
-    A part of a row at a time goes, in the nearest cache, through loops that write one array each without conditions on whether: the
-    compiler makes vector instructions of such loops only.
+    A row at a time, contiguous in all arrays, goes through loops that write one array each without conditions on whether: the compiler
+    makes vector instructions of such loops only.
     """
-    room = np.empty((5, _TOGETHER), dtype=np.float32)
+    columns = signal.shape[1]
+    room = np.empty((5, columns), dtype=np.float32)
+    inverse, error, weight, deviation, shift = room[0], room[1], room[2], room[3], room[4]
     for row in range(signal.shape[0]):
-        for first in range(0, signal.shape[1], _TOGETHER):
-            last = min(first + _TOGETHER, signal.shape[1])
-            size = last - first
-            inverse, error, weight = room[0, :size], room[1, :size], room[2, :size]
-            deviation, shift = room[3, :size], room[4, :size]
-            signals, variances, planes = signal[row, first:last], variance[row, first:last], mask[row, first:last]
-            for k in range(size):
-                error[k] = beam_error[row, first + k]
-            row_weights(signals, variances, planes, beam[row, first:last], error, light, inverse, weight)
-            _row_mean(
-                signals,
-                inverse,
-                weight,
-                response[row, first:last],
-                sums[row, 0, first:last],
-                sums[row, 1, first:last],
-                sums[row, 2, first:last],
-                deviation,
-                shift,
-            )
-            _row_noise(variances, inverse, weight, sums[row, 3, first:last], sums[row, 4, first:last], deviation)
-            _row_planes(planes, weight, count[row, first:last], all_planes[row, first:last], any_planes[row, first:last])
+        for k in range(columns):
+            error[k] = beam_error[row, k]
+        row_weights(signal[row], variance[row], mask[row], beam[row], error, light, inverse, weight)
+        _row_mean(signal[row], inverse, weight, first[row], sums[row, 0], sums[row, 1], sums[row, 2], deviation, shift)
+        _row_noise(variance[row], inverse, weight, sums[row, 3], sums[row, 4], deviation)
+        _row_planes(mask[row], weight, count[row], all_planes[row], any_planes[row])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,10 +83,14 @@ def solve_detector(
     places_x, places_y = shared_places(detector)
     combination = PointingCombination(detector.shape)
     seen = SeenPointings()
+
+    @cache
+    def strips(neighbours: int) -> list[Strip]:
+        return strips_of(detector, rows=STRIP_ROWS, neighbours=neighbours)
+
     for batch in batches:
         neighbours = max((lit.neighbours for lit in batch), default=0)
-        strips = strips_of(detector, rows=STRIP_ROWS, neighbours=neighbours)
-        _combine(batch, strips, combination, shared, seen, block, keep, threads=threads)
+        _combine(batch, strips(neighbours), combination, shared, seen, block, keep, threads=threads)
         # At full size a stack takes hundreds of megabytes: let go of it before the next one is made.
         del batch
     flat = combination.result(common_variance=common_variance(), threads=threads)

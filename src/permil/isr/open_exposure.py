@@ -18,22 +18,12 @@ from permil.exposures import RawFile
 from permil.exposures.coded_rows import CodedRows, decode_row, mapped_rows
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import check_detector, with_path
-from permil.isr.group_rows import response_of
+from permil.isr.group_rows import response_of, take_row, to_signal
 from permil.isr.masks import grow_saturated
 from permil.isr.overscan import measure_overscan
 from permil.isr.reduce import DetectorImage, reduce_raw_file
 from permil.isr.row_sample import RowSample
-from permil.isr.rows import (
-    any_saturated,
-    copy_flipped,
-    copy_row,
-    flag_response,
-    flag_saturated,
-    median_of_counts,
-    subtract_crosstalk_row,
-    to_electrons,
-    to_measured,
-)
+from permil.isr.rows import copy_flipped, copy_row, median_of_counts, subtract_crosstalk_row, to_measured
 from permil.isr.segment_group import SegmentGroup
 from permil.isr.stage import board_temperature
 from permil.isr.strip import Strip
@@ -43,31 +33,11 @@ FloatArray = NDArray[np.float64]
 
 _NO_DATA = int(MaskPlane.NO_DATA)
 
-_ROWS_TOGETHER = 4
-"""Raw rows of all segments that are worked on together: some hundred kilobytes."""
-
-
-class _Rows(NamedTuple):
-    """Room for some rows of all segments: ``counts`` by segment and row; adu by row and segment, as measured and without crosstalk."""
-
-    counts: NDArray[np.int32]
-    measured: NDArray[np.float32]
-    corrected: NDArray[np.float32]
-
-    @classmethod
-    def of(cls, group: SegmentGroup) -> _Rows:
-        """Return room for segments of this size."""
-        n_segments = group.x_min.size
-        counts = np.empty((n_segments, _ROWS_TOGETHER, group.width), dtype=np.int32)
-        measured = np.empty((_ROWS_TOGETHER, n_segments, group.n_columns), dtype=np.float32)
-        return cls(counts, measured, np.empty_like(measured) if group.factors.size else measured)
-
 
 class _Memory(threading.local):
     """Of each thread: image and mask of a strip; fresh memory for each strip would cost as much time as filling it."""
 
     def __init__(self) -> None:
-        self.of_rows: dict[tuple[int, int, int, bool], _Rows] = {}
         self.image, self.mask = np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.int16)
 
     def room(self, n_rows: int, n_columns: int) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
@@ -75,13 +45,6 @@ class _Memory(threading.local):
         if self.image.shape[0] < n_rows or self.image.shape[1] != n_columns:
             self.image, self.mask = np.empty((n_rows, n_columns), dtype=np.float32), np.empty((n_rows, n_columns), dtype=np.int16)
         return self.image[:n_rows], self.mask[:n_rows]
-
-    def rows(self, group: SegmentGroup) -> _Rows:
-        """Return room for some rows of all segments."""
-        key = (group.x_min.size, group.width, group.n_columns, bool(group.factors.size))
-        if key not in self.of_rows:
-            self.of_rows = {key: _Rows.of(group)}
-        return self.of_rows[key]
 
 
 _MEMORY = _Memory()
@@ -176,10 +139,8 @@ class OpenExposure:
             If they cannot be decoded.
         """
         image, mask = _MEMORY.room(strip.detector_rows.size, self.detector.nx)
-        own, rows = _Exposure(self.sample.gain, self._dead, self._levels), _MEMORY.rows(self._group)
-        damaged, flagged = _reduce_strip(
-            self._coded, strip.first, strip.last, self._group, own, strip.detector_rows, rows, image, mask
-        )
+        own = _Exposure(self.sample.gain, self._dead, self._levels)
+        damaged, flagged = _reduce_strip(self._coded, strip.first, strip.last, self._group, own, strip.detector_rows, image, mask)
         if damaged >= 0:
             raise RawFormatError(
                 f"rows {strip.first} to {strip.last - 1} of segment {self.detector.amplifiers[damaged].extname} "
@@ -209,102 +170,48 @@ def _reduce_strip(
     group: SegmentGroup,
     exposure: _Exposure,
     detector_rows: NDArray[np.int64],
-    memory: _Rows,
     image: NDArray[np.float32],
     mask: NDArray[np.int16],
 ) -> tuple[int, bool]:
     """Fill image and mask; return the first segment that does not decode (-1: all do) and whether anything was flagged."""
     n_segments, n_columns = group.x_min.size, group.n_columns
-    counts, measured, corrected = memory
-    room, level = np.empty(n_columns, dtype=np.float32), np.zeros(n_segments)
-    # Rows of the detector follow each other within a run: where a segment's rows go is found once.
-    shift = np.empty(n_segments, dtype=np.int64)
+    counts = np.empty((n_segments, group.width), dtype=np.int32)
+    bias = np.empty(n_columns if group.bias.size else 0, dtype=np.float32)
+    planes = np.empty((n_segments, n_columns), dtype=np.int16)
+    measured = np.empty((n_segments, n_columns), dtype=np.float32)
+    corrected, room = np.empty_like(measured), np.empty(n_columns, dtype=np.float32)
+    level, shift = np.zeros(n_segments), np.empty(n_segments, dtype=np.int64)
     for segment in range(n_segments):
+        # Rows of the detector follow each other within a run: where a segment's rows go is found once.
         y = group.y_first[segment] + group.y_step[segment] * first
         shift[segment] = np.searchsorted(detector_rows, y) - y
     flagged = False
-    for begin in range(first, last, _ROWS_TOGETHER):
-        size = min(_ROWS_TOGETHER, last - begin)
+    begin, end = group.first_column, group.first_column + n_columns
+    for row in range(first, last):
         for segment in range(n_segments):
-            if not _measure(coded, begin, size, group, exposure, segment, level, counts, measured):
+            if not decode_row(coded, 0, segment, row, counts[segment]):
                 return segment, False
-        if group.factors.size:
-            for index in range(size):
-                subtract_crosstalk_row(measured[index], group.factors, room, corrected[index])
-        for segment in range(n_segments):
-            flagged |= _put(corrected, counts, begin, size, group, exposure, segment, shift[segment], room, image, mask)
-    return -1, flagged
-
-
-@njit(cache=True, nogil=True)
-def _measure(
-    coded: CodedRows,
-    begin: int,
-    size: int,
-    group: SegmentGroup,
-    exposure: _Exposure,
-    segment: int,
-    level: FloatArray,
-    counts: NDArray[np.int32],
-    measured: NDArray[np.float32],
-) -> bool:
-    """Decode rows of a segment and take level and superbias off; return whether they could be decoded."""
-    bias = np.empty(group.n_columns if group.bias.size else 0, dtype=np.float32)
-    first, last = group.first_column, group.first_column + group.n_columns
-    left, right = group.x_min[segment], group.x_min[segment] + group.n_columns
-    for index in range(size):
-        own = counts[segment, index]
-        if not decode_row(coded, 0, segment, begin + index, own):
-            return False
-        if exposure.level.size:
-            level[segment] = exposure.level[segment, begin + index]
-        else:
-            level[segment] = median_of_counts(own[group.first_overscan : group.last_overscan], level[segment])
-        if bias.size:
-            y = group.y_first[segment] + group.y_step[segment] * (begin + index)
-            if group.flip_x[segment]:
-                copy_flipped(group.bias[y, left:right], bias)
+            if exposure.level.size:
+                level[segment] = exposure.level[segment, row]
             else:
-                copy_row(group.bias[y, left:right], bias)
-        to_measured(own[first:last], level[segment], bias, measured[index, segment])
-    return True
-
-
-@njit(cache=True, nogil=True)
-def _put(
-    adu: NDArray[np.float32],
-    counts: NDArray[np.int32],
-    begin: int,
-    size: int,
-    group: SegmentGroup,
-    exposure: _Exposure,
-    segment: int,
-    shift: int,
-    room: NDArray[np.float32],
-    image: NDArray[np.float32],
-    mask: NDArray[np.int16],
-) -> bool:
-    """Turn rows of a segment into electrons where they lie on the detector; return whether anything was flagged."""
-    first, last = group.first_column, group.first_column + group.n_columns
-    left, right = group.x_min[segment], group.x_min[segment] + group.n_columns
-    response, flip = response_of(group, segment, exposure.gain[segment]), group.flip_x[segment]
-    found = False
-    for index in range(size):
-        y = group.y_first[segment] + group.y_step[segment] * (begin + index)
-        copy_row(group.static_mask[y, left:right], mask[y + shift, left:right])
-        if flip:
-            flagged = to_electrons(adu[index, segment], response, room)
-            copy_flipped(room, image[y + shift, left:right])
-        else:
-            flagged = to_electrons(adu[index, segment], response, image[y + shift, left:right])
-        flagged |= any_saturated(counts[segment, index, first:last], group.saturation_adu)
-        if flagged:
-            planes = np.zeros(right - left, dtype=np.int16)
-            flag_response(adu[index, segment], response, planes)
-            flag_saturated(counts[segment, index, first:last], group.saturation_adu, planes)
-            mask[y + shift, left:right] |= planes[::-1] if flip else planes[::1]
-        if exposure.dead[segment]:
-            image[y + shift, left:right] = np.nan
-            mask[y + shift, left:right] |= _NO_DATA
-        found |= flagged
-    return found
+                level[segment] = median_of_counts(counts[segment, group.first_overscan : group.last_overscan], level[segment])
+            take_row(group, segment, row, bias, planes[segment])
+            to_measured(counts[segment, begin:end], level[segment], bias, measured[segment])
+        if group.factors.size:
+            subtract_crosstalk_row(measured, group.factors, room, corrected)
+            measured, corrected = corrected, measured
+        for segment in range(n_segments):
+            response, own = response_of(group, segment, exposure.gain[segment]), planes[segment]
+            flagged |= to_signal(counts[segment, begin:end], measured[segment], response, group.saturation_adu, room, own)
+            if exposure.dead[segment]:
+                room[:] = np.nan
+                own |= _NO_DATA
+            place = group.y_first[segment] + group.y_step[segment] * row + shift[segment]
+            left, right = group.x_min[segment], group.x_min[segment] + n_columns
+            if group.flip_x[segment]:
+                copy_flipped(room, image[place, left:right])
+                copy_flipped(own, mask[place, left:right])
+            else:
+                copy_row(room, image[place, left:right])
+                copy_row(own, mask[place, left:right])
+    return -1, flagged

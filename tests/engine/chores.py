@@ -41,11 +41,18 @@ def process_id(_: int) -> int:
     return os.getpid()
 
 
-def threads(_: int) -> tuple[int, list[int]]:
+def threads(_: int) -> tuple[bool, list[int]]:
+    """Return whether this process has threads of Numba, and how many those of other libraries may use."""
     import numba
     from threadpoolctl import threadpool_info
 
-    return numba.get_num_threads(), [entry["num_threads"] for entry in threadpool_info()]
+    try:
+        numba.threading_layer()
+    except ValueError:
+        has_numba_threads = False
+    else:
+        has_numba_threads = True
+    return has_numba_threads, [entry["num_threads"] for entry in threadpool_info()]
 
 
 def what_was_loaded(_: int) -> tuple[bool, int]:
@@ -110,5 +117,7 @@ def wait_for_file(path: Path) -> float:
 
 
 def write_moment(path: Path) -> float:
+    """Write a file; return a moment before."""
+    moment = time.time()
     path.write_text("now")
-    return time.time()
+    return moment

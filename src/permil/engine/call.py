@@ -95,24 +95,10 @@ def one_thread() -> Iterator[None]:
     """Hold the threads of numerical libraries at one.
 
     Workers are one per core, so that more threads would wait for each other; and the order of sums, with it the last bit, depends on
-    their number.
+    their number. Numba is not asked: no kernel of ours is parallel, and a question about its threads starts them, with a lock among
+    processes that a worker which is killed leaves behind.
     """
     from threadpoolctl import threadpool_limits
 
-    with _one_numba_thread(), threadpool_limits(1):
+    with threadpool_limits(1):
         yield
-
-
-@contextmanager
-def _one_numba_thread() -> Iterator[None]:
-    import numba
-
-    before = numba.get_num_threads()
-    if before == 1:
-        yield
-        return
-    numba.set_num_threads(1)
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)

@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
 
+from permil.borrowed import borrowed
 from permil.products.masks import MaskPlane
 
 MOST_FRAMES = 65535
@@ -132,7 +133,8 @@ def add_row(
     """Add a row of a frame; all arrays are one-dimensional.
 
     There are no branches in the loops, only choices, since it cannot be foreseen which measurement is an extreme; and few arrays in
-    each, since the compiler gives up on making vectors where too many of them might overlap.
+    each, since the compiler gives up on making vectors where too many of them might overlap. Where all pixels are measured, in this
+    frame and in the ones before, what depends on light alone is one number for the row.
 
     Parameters
     ----------
@@ -145,6 +147,9 @@ def add_row(
     falling
         Room for what falls between the extremes.
     """
+    if not extremes and _is_even(signal, mask, sums.light):
+        _add_even_row(sums, signal, mask, light)
+        return
     scale, nothing = np.float32(1.0) / light, np.float32(0.0)
     inner, inner_light = falling.sample, falling.light
     for pixel in range(signal.size):
@@ -165,12 +170,47 @@ def add_row(
     for pixel in range(signal.size):
         sample, weight, before = inner[pixel], inner_light[pixel], amount[pixel]
         deviation = np.float32(np.float64(sample) * np.float64(before) - total[pixel])
-        added = deviation * deviation * weight / (before * (before + weight))
+        added = deviation * deviation * (weight / (before * (before + weight)))
         squares[pixel] += added if (before > nothing) & (weight > nothing) else nothing
     for pixel in range(signal.size):
         total[pixel] += np.float64(inner[pixel]) * np.float64(inner_light[pixel])
     for pixel in range(signal.size):
         amount[pixel] += inner_light[pixel]
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_even(signal: NDArray[np.float32], mask: NDArray[np.int16], amount: NDArray[np.float32]) -> bool:
+    """Return whether all pixels of a row are measured, and were so in the same frames before."""
+    planes = np.int16(0)
+    for pixel in range(mask.size):
+        planes |= mask[pixel]
+    missing, uneven = np.int32(0), np.int32(0)
+    for pixel in range(signal.size):
+        missing += np.int32(signal[pixel] != signal[pixel])
+    for pixel in range(amount.size):
+        uneven += np.int32(amount[pixel] != amount[0])
+    return bool((planes & _LEFT_OUT == 0) & (missing == 0) & (uneven == 0))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _add_even_row(sums: Sums, signal: NDArray[np.float32], mask: NDArray[np.int16], light: np.float32) -> None:
+    """Add a row of which all pixels are measured to sums over the same frames, with the bits that `add_row` makes."""
+    scale, before = np.float32(1.0) / light, sums.light[0]
+    squares, total, amount = sums.squares, sums.signal, sums.light
+    if before > np.float32(0.0):
+        factor, frames_before = light / (before * (before + light)), np.float64(before)
+        for pixel in range(signal.size):
+            deviation = np.float32(np.float64(signal[pixel] * scale) * frames_before - total[pixel])
+            squares[pixel] += deviation * deviation * factor
+    weight = np.float64(light)
+    for pixel in range(signal.size):
+        total[pixel] += np.float64(signal[pixel] * scale) * weight
+    for pixel in range(signal.size):
+        amount[pixel] += light
+    for pixel in range(signal.size):
+        sums.measured[pixel] += np.uint16(1)
+    for pixel in range(signal.size):
+        sums.planes[pixel] |= mask[pixel]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -215,6 +255,7 @@ def _exchange_low(sums: Sums, inner: NDArray[np.float32], inner_light: NDArray[n
 @njit(cache=True, nogil=True, error_model="numpy")
 def add_frame(sums: Sums, image: NDArray[np.float32], mask: NDArray[np.int16], light: np.float32, extremes: bool) -> None:
     """Add a frame with q = ``light``; sums, image and mask have the same shape (ny, nx)."""
+    sums, image, mask = borrowed((sums, image, mask))
     n_rows, n_columns = image.shape
     falling = empty_falling(n_columns)
     for row in range(n_rows):

@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from permil.borrowed import borrowed
 from permil.isr.accumulate import Sums, row_of
 from permil.isr.means import Averages, average_row, empty_averages, empty_means
 from permil.isr.noise_fit import RowFit, finish_rows
@@ -47,6 +48,7 @@ def average(
     fit
         Filled, by row of the amplifier.
     """
+    sums, out = borrowed((sums, out))
     squares, means = np.empty_like(out.image), empty_means(place.n_columns)
     doubtful, n_doubtful = no_doubtful(), 0
     for index in range(rows.size):

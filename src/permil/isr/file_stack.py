@@ -29,7 +29,7 @@ from permil.isr.rows import Placement
 from permil.isr.saturation import grown_runs
 from permil.isr.segment_group import SegmentGroup
 from permil.isr.stack import Stack
-from permil.isr.stack_rows import FrameRows, Spread, add_rows
+from permil.isr.stack_rows import FrameRows, RowRoom, Spread, add_rows
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -195,7 +195,7 @@ class _Stacking:
         group, own = piece.group, piece.group.amplifiers
         places = [[of_file[index] for index in own] for of_file in self.places]
         frames = self._frames(piece)
-        runs, doubtful = [], []
+        runs, doubtful, room = [], [], RowRoom.of(group)
         size = max(1, _READ_AT_A_TIME // (2 * group.width * len(self.files) * own.size))
         first = 0
         while first < piece.rows.size:
@@ -213,6 +213,7 @@ class _Stacking:
                 spread,
                 noise_variance,
                 self.test,
+                room,
                 self.out,
                 self.squares,
             )

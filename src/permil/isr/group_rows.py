@@ -88,13 +88,20 @@ def to_signal(
     response: Response,
     saturation_adu: float,
     signal: NDArray[np.float32],
-    planes: NDArray[np.int16],
 ) -> bool:
-    """Turn adu into electrons and flag pixels; return whether any was flagged."""
-    found = any_saturated(counts, saturation_adu)
-    if found:
-        flag_saturated(counts, saturation_adu, planes)
-    if to_electrons(measured, response, signal):
-        flag_response(measured, response, planes)
-        found = True
-    return found
+    """Turn adu into electrons; return whether any pixel may have to be flagged (by `flag_signal`)."""
+    beyond = to_electrons(measured, response, signal)
+    return any_saturated(counts, saturation_adu) or beyond
+
+
+@njit(cache=True, nogil=True)
+def flag_signal(
+    counts: NDArray[np.int32],
+    measured: NDArray[np.float32],
+    response: Response,
+    saturation_adu: float,
+    planes: NDArray[np.int16],
+) -> None:
+    """Flag what is saturated or beyond the linearity curve."""
+    flag_saturated(counts, saturation_adu, planes)
+    flag_response(measured, response, planes)

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from permil.borrowed import borrowed
 from permil.isr.means import Averages
 from permil.isr.rejection import NoiseTest
 from permil.isr.rows import Placement
@@ -54,6 +55,7 @@ def finish_rows(
     out, fit
         Completed.
     """
+    squares, out = borrowed((squares, out))
     limits = _chi_square_limits(test.n_frames, test.threshold)
     noise, photon, mean_light = test.noise_variance, test.photon_variance, test.mean_light
     n_columns, first, last = place.n_columns, place.x_min, place.x_min + place.n_columns

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from permil.borrowed import borrowed
 from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
@@ -18,7 +19,7 @@ from permil.exposures import RawFile
 from permil.exposures.coded_rows import CodedRows, decode_row, mapped_rows
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import check_detector, with_path
-from permil.isr.group_rows import response_of, take_row, to_signal
+from permil.isr.group_rows import flag_signal, response_of, take_row, to_signal
 from permil.isr.masks import grow_saturated
 from permil.isr.overscan import measure_overscan
 from permil.isr.reduce import DetectorImage, reduce_raw_file
@@ -140,7 +141,9 @@ class OpenExposure:
         """
         image, mask = _MEMORY.room(strip.detector_rows.size, self.detector.nx)
         own = _Exposure(self.sample.gain, self._dead, self._levels)
-        damaged, flagged = _reduce_strip(self._coded, strip.first, strip.last, self._group, own, strip.detector_rows, image, mask)
+        damaged, flagged = _reduce_strip(
+            self._coded, strip.first, strip.last, self._group, own, strip.detector_rows, _Room.of(self._group), image, mask
+        )
         if damaged >= 0:
             raise RawFormatError(
                 f"rows {strip.first} to {strip.last - 1} of segment {self.detector.amplifiers[damaged].extname} "
@@ -162,6 +165,38 @@ class _Exposure(NamedTuple):
     level: FloatArray
 
 
+class _Room(NamedTuple):
+    """Room for a raw row of all segments on its way.
+
+    ``counts``: shape (n_segments, width); ``bias``: superbias of a segment; ``planes``: masks; ``measured``, ``corrected``: adu, without
+    and with crosstalk corrected; ``signal``: a row of a segment; ``level``: of the overscans, adu; ``shift``: from rows of the detector
+    to those of the strip.
+    """
+
+    counts: NDArray[np.int32]
+    bias: NDArray[np.float32]
+    planes: NDArray[np.int16]
+    measured: NDArray[np.float32]
+    corrected: NDArray[np.float32]
+    signal: NDArray[np.float32]
+    level: FloatArray
+    shift: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, group: SegmentGroup) -> _Room:
+        n_segments, n_columns = group.x_min.size, group.n_columns
+        return cls(
+            counts=np.empty((n_segments, group.width), dtype=np.int32),
+            bias=np.empty(n_columns if group.bias.size else 0, dtype=np.float32),
+            planes=np.empty((n_segments, n_columns), dtype=np.int16),
+            measured=np.empty((n_segments, n_columns), dtype=np.float32),
+            corrected=np.empty((n_segments, n_columns), dtype=np.float32),
+            signal=np.empty(n_columns, dtype=np.float32),
+            level=np.zeros(n_segments),
+            shift=np.empty(n_segments, dtype=np.int64),
+        )
+
+
 @njit(cache=True, nogil=True)
 def _reduce_strip(
     coded: CodedRows,
@@ -170,17 +205,15 @@ def _reduce_strip(
     group: SegmentGroup,
     exposure: _Exposure,
     detector_rows: NDArray[np.int64],
+    room: _Room,
     image: NDArray[np.float32],
     mask: NDArray[np.int16],
 ) -> tuple[int, bool]:
     """Fill image and mask; return the first segment that does not decode (-1: all do) and whether anything was flagged."""
+    coded, group, exposure, room, image, mask = borrowed((coded, group, exposure, room, image, mask))
     n_segments, n_columns = group.x_min.size, group.n_columns
-    counts = np.empty((n_segments, group.width), dtype=np.int32)
-    bias = np.empty(n_columns if group.bias.size else 0, dtype=np.float32)
-    planes = np.empty((n_segments, n_columns), dtype=np.int16)
-    measured = np.empty((n_segments, n_columns), dtype=np.float32)
-    corrected, room = np.empty_like(measured), np.empty(n_columns, dtype=np.float32)
-    level, shift = np.zeros(n_segments), np.empty(n_segments, dtype=np.int64)
+    counts, planes, signal, level, shift = room.counts, room.planes, room.signal, room.level, room.shift
+    measured, corrected = room.measured, room.corrected
     for segment in range(n_segments):
         # Rows of the detector follow each other within a run: where a segment's rows go is found once.
         y = group.y_first[segment] + group.y_step[segment] * first
@@ -195,23 +228,25 @@ def _reduce_strip(
                 level[segment] = exposure.level[segment, row]
             else:
                 level[segment] = median_of_counts(counts[segment, group.first_overscan : group.last_overscan], level[segment])
-            take_row(group, segment, row, bias, planes[segment])
-            to_measured(counts[segment, begin:end], level[segment], bias, measured[segment])
+            take_row(group, segment, row, room.bias, planes[segment])
+            to_measured(counts[segment, begin:end], level[segment], room.bias, measured[segment])
         if group.factors.size:
-            subtract_crosstalk_row(measured, group.factors, room, corrected)
+            subtract_crosstalk_row(measured, group.factors, signal, corrected)
             measured, corrected = corrected, measured
         for segment in range(n_segments):
             response, own = response_of(group, segment, exposure.gain[segment]), planes[segment]
-            flagged |= to_signal(counts[segment, begin:end], measured[segment], response, group.saturation_adu, room, own)
+            if to_signal(counts[segment, begin:end], measured[segment], response, group.saturation_adu, signal):
+                flag_signal(counts[segment, begin:end], measured[segment], response, group.saturation_adu, own)
+                flagged = True
             if exposure.dead[segment]:
-                room[:] = np.nan
+                signal[:] = np.nan
                 own |= _NO_DATA
             place = group.y_first[segment] + group.y_step[segment] * row + shift[segment]
             left, right = group.x_min[segment], group.x_min[segment] + n_columns
             if group.flip_x[segment]:
-                copy_flipped(room, image[place, left:right])
+                copy_flipped(signal, image[place, left:right])
                 copy_flipped(own, mask[place, left:right])
             else:
-                copy_row(room, image[place, left:right])
+                copy_row(signal, image[place, left:right])
                 copy_row(own, mask[place, left:right])
     return -1, flagged

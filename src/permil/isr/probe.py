@@ -16,7 +16,7 @@ from permil.isr.overscan import Overscan, clip_limit, deviation_step
 from permil.isr.probe_rows import RowSamples, Steps, overscan_deviations, overscan_variance, probe_rows
 from permil.isr.reduce import reduce_raw_file
 from permil.isr.segment_group import SegmentGroup
-from permil.isr.stack import frame_light, light_steps
+from permil.isr.stack import frame_light, light_steps, median_light
 
 FloatArray = NDArray[np.float64]
 
@@ -105,8 +105,7 @@ def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray, b
             constant = samples.lowest[number] == samples.highest[number]
             dead[index] = constant and np.ptp(raw_file.segment(amplifiers[index].name)) == 0
             light.append(samples.light[number, : samples.n_light[number]])
-    good = np.concatenate(light)
-    return ProbedFile(raw_file, gain, float(np.median(good)) if good.size else np.nan, dead, clip, noise_variance, ())
+    return ProbedFile(raw_file, gain, median_light(np.concatenate(light)), dead, clip, noise_variance, ())
 
 
 def _samples(raw_file: RawFile, calibration: Calibration, group: SegmentGroup, gain: FloatArray, buffer: RowBuffer) -> RowSamples:

@@ -8,8 +8,9 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from permil.borrowed import borrowed
 from permil.exposures.coded_rows import CodedRows, decode_row
-from permil.isr.group_rows import overscan_of_row, response_of, take_row, to_signal
+from permil.isr.group_rows import flag_signal, overscan_of_row, response_of, take_row, to_signal
 from permil.isr.rows import median_deviation, median_of_counts, subtract_crosstalk_row, to_measured
 from permil.isr.segment_group import SegmentGroup
 from permil.products.masks import NOT_GOOD
@@ -86,6 +87,7 @@ def probe_rows(
     int
         First segment with a row that does not decode, -1 if there is none.
     """
+    coded, group, samples = borrowed((coded, group, samples))
     n_segments = group.x_min.size
     counts = np.empty((n_segments, group.width), dtype=np.int32)
     bias = np.empty(group.n_columns if group.bias.size else 0, dtype=np.float32)
@@ -117,8 +119,9 @@ def probe_rows(
             subtract_crosstalk_row(measured, group.factors, total, corrected)
             measured, corrected = corrected, measured
         for segment in range(n_segments):
-            response = response_of(group, segment, gain[segment])
-            to_signal(counts[segment, first:last], measured[segment], response, group.saturation_adu, signal, planes[segment])
+            response, own = response_of(group, segment, gain[segment]), counts[segment, first:last]
+            if to_signal(own, measured[segment], response, group.saturation_adu, signal):
+                flag_signal(own, measured[segment], response, group.saturation_adu, planes[segment])
             _take_light(signal, planes[segment], segment, steps.light_columns, samples)
     return -1
 

@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from permil.borrowed import borrowed
 from permil.camera import Amplifier, Detector
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
@@ -295,6 +296,7 @@ def _measure(
 
     With ``to_response`` it becomes electrons at once, while a row is in the nearest cache.
     """
+    counts, bias, static_mask, response, image, mask = borrowed((counts, bias, static_mask, response, image, mask))
     # Parts of rows of whole arrays: those of a part of an array are not known to be contiguous, and make no vector instructions.
     first_row, first_column = first_pixel
     flipped, measured = np.empty(place.n_columns, dtype=np.int32), np.empty(place.n_columns, dtype=np.float32)
@@ -321,6 +323,7 @@ def _measure(
 @njit(cache=True, nogil=True)
 def _respond(image: NDArray[np.float32], mask: NDArray[np.int16], place: Placement, n_rows: int, response: Response) -> bool:
     """Turn adu of a segment into electrons in place; return whether anything was flagged."""
+    image, mask, response = borrowed((image, mask, response))
     found = False
     measured = np.empty(place.n_columns, dtype=np.float32)
     for row in range(n_rows):

@@ -117,8 +117,12 @@ def median_of_counts(counts: Counts, guess: float) -> float:
 
 @njit(cache=True, nogil=True)
 def median_deviation(counts: Counts, centre: float) -> float:
-    """Return the median absolute deviation of counts from a centre."""
-    return float(np.median(np.abs(counts - centre)))
+    """Return the median absolute deviation of counts from a centre, a multiple of a half."""
+    # Twice the deviations are whole numbers.
+    doubled, twice = np.empty_like(counts), int(2 * centre)
+    for index in range(counts.size):
+        doubled[index] = min(abs(2 * int(counts[index]) - twice), _HIGHEST)
+    return median_of_counts(doubled, 0.0) / 2
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
@@ -147,10 +151,12 @@ def to_measured(counts: Counts, level: float, bias: NDArray[np.float32], measure
 @njit(cache=True, nogil=True)
 def any_saturated(counts: Counts, saturation_adu: float) -> bool:
     """Return whether any count is saturated."""
-    found = False
+    if not saturation_adu <= _HIGHEST:
+        return False
+    least, above = np.int32(max(np.ceil(saturation_adu), _LOWEST)), np.int32(0)
     for column in range(counts.size):
-        found |= counts[column] >= saturation_adu
-    return found
+        above += np.int32(counts[column] >= least)
+    return bool(above > 0)
 
 
 @njit(cache=True, nogil=True)

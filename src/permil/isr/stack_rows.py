@@ -12,10 +12,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from permil.borrowed import borrowed
 from permil.exposures.coded_rows import CodedRows, decode_row
-from permil.isr.accumulate import add_row, clear_row, empty_falling, empty_rows, row_of
-from permil.isr.group_rows import overscan_of_row, response_of, take_row, to_signal
-from permil.isr.means import Averages, average_row, empty_means
+from permil.isr.accumulate import Falling, Sums, add_row, clear_row, empty_falling, empty_rows, row_of
+from permil.isr.group_rows import flag_signal, overscan_of_row, response_of, take_row, to_signal
+from permil.isr.means import Averages, RowMeans, average_row, empty_means
 from permil.isr.rejection import Doubtful, NoiseTest, no_doubtful, with_noise
 from permil.isr.rows import Placement, copy_row, subtract_crosstalk_row, to_measured
 from permil.isr.segment_group import SegmentGroup
@@ -41,6 +42,45 @@ class FrameRows(NamedTuple):
     level: FloatArray
     squares: FloatArray
     freedom: NDArray[np.int64]
+
+
+class RowRoom(NamedTuple):
+    """Room for a raw row of all segments on its way through the files.
+
+    ``counts``: shape (n_segments, width); ``bias``, ``static``: superbias and mask; ``measured``, ``corrected``: adu, without and with
+    crosstalk corrected; ``total``, ``signal``, ``planes``: one row of a segment; ``sums``: by segment; ``falling``, ``means``: see there.
+    """
+
+    counts: NDArray[np.int32]
+    bias: NDArray[np.float32]
+    static: NDArray[np.int16]
+    measured: NDArray[np.float32]
+    corrected: NDArray[np.float32]
+    total: NDArray[np.float32]
+    signal: NDArray[np.float32]
+    planes: NDArray[np.int16]
+    sums: Sums
+    falling: Falling
+    means: RowMeans
+
+    @classmethod
+    def of(cls, group: SegmentGroup) -> RowRoom:
+        """Return room for the segments of a group."""
+        n_columns = group.n_columns
+        shape = group.x_min.size, n_columns
+        return cls(
+            counts=np.empty((group.x_min.size, group.width), dtype=np.int32),
+            bias=np.empty((group.x_min.size, n_columns if group.bias.size else 0), dtype=np.float32),
+            static=np.empty(shape, dtype=np.int16),
+            measured=np.empty(shape, dtype=np.float32),
+            corrected=np.empty(shape, dtype=np.float32),
+            total=np.empty(n_columns, dtype=np.float32),
+            signal=np.empty(n_columns, dtype=np.float32),
+            planes=np.empty(n_columns, dtype=np.int16),
+            sums=empty_rows(*shape),
+            falling=empty_falling(n_columns),
+            means=empty_means(n_columns),
+        )
 
 
 class SumsOfRows(NamedTuple):
@@ -120,6 +160,7 @@ def add_rows(
     spread: Spread,
     noise_variance: FloatArray,
     test: NoiseTest,
+    room: RowRoom,
     out: Averages,
     squares: NDArray[np.float32],
 ) -> SumsOfRows:  # pragma: no cover - compiled
@@ -143,17 +184,16 @@ def add_rows(
         By amplifier, no more than it is: see `average_row`.
     test
         The noise model else.
+    room
+        For the segments of the group.
     out, squares
         Result, see `average_row`.
     """
+    coded, group, frames, spread, room, out = borrowed((coded, group, frames, spread, room, out))
+    squares, noise_variance = borrowed((squares, noise_variance))
     n_files, n_segments = frames.gain.shape
-    counts = np.empty((n_segments, group.width), dtype=np.int32)
-    bias = np.empty((n_segments, group.n_columns if group.bias.size else 0), dtype=np.float32)
-    static = np.empty((n_segments, group.n_columns), dtype=np.int16)
-    measured = np.empty((n_segments, group.n_columns), dtype=np.float32)
-    corrected, total = np.empty_like(measured), np.empty(group.n_columns, dtype=np.float32)
-    signal, planes = np.empty(group.n_columns, dtype=np.float32), np.empty(group.n_columns, dtype=np.int16)
-    sums, falling, means = empty_rows(n_segments, group.n_columns), empty_falling(group.n_columns), empty_means(group.n_columns)
+    counts, static, signal, flagged = room.counts, room.static, room.signal, room.planes
+    measured, corrected = room.measured, room.corrected
     runs, n_runs = np.empty((64, 5), dtype=np.int32), 0
     doubtful, n_doubtful = no_doubtful(), 0
     first, last = group.first_column, group.first_column + group.n_columns
@@ -161,8 +201,8 @@ def add_rows(
     for index in range(rows.size):
         row = rows[index]
         for segment in range(n_segments):
-            take_row(group, segment, row, bias[segment], static[segment])
-            clear_row(row_of(sums, segment, 0, group.n_columns))
+            take_row(group, segment, row, room.bias[segment], static[segment])
+            clear_row(row_of(room.sums, segment, 0, group.n_columns))
         for file in range(n_files):
             for segment in range(n_segments):
                 if not decode_row(coded, file, segment, row - first_row, counts[segment]):
@@ -174,25 +214,34 @@ def add_rows(
                     found = overscan_of_row(overscan, level[max(place - 1, 0)], frames.clip[file, segment], group.row_mean)
                     level[place], frames.squares[file, segment, place] = found.level, found.squares
                     frames.freedom[file, segment, place] = found.freedom
-                to_measured(counts[segment, first:last], level[place], bias[segment], measured[segment])
+                to_measured(counts[segment, first:last], level[place], room.bias[segment], measured[segment])
             if group.factors.size:
-                subtract_crosstalk_row(measured, group.factors, total, corrected)
+                subtract_crosstalk_row(measured, group.factors, room.total, corrected)
                 measured, corrected = corrected, measured
             for segment in range(n_segments):
-                copy_row(static[segment], planes)
+                planes, own = static[segment], counts[segment, first:last]
                 response = response_of(group, segment, frames.gain[file, segment])
-                if to_signal(counts[segment, first:last], measured[segment], response, group.saturation_adu, signal, planes):
-                    runs, n_runs = _add_runs(planes, file, segment, row, runs, n_runs)
-                _flag_more(planes, frames.dead[file, segment], spread, file, segment, index)
-                add_row(row_of(sums, segment, 0, group.n_columns), signal, planes, frames.light[file], extremes, falling)
+                beyond = to_signal(own, measured[segment], response, group.saturation_adu, signal)
+                if beyond or frames.dead[file, segment] or spread.first.size:
+                    copy_row(static[segment], flagged)
+                    planes = flagged
+                    if beyond:
+                        flag_signal(own, measured[segment], response, group.saturation_adu, flagged)
+                        runs, n_runs = _add_runs(flagged, file, segment, row, runs, n_runs)
+                    _flag_more(flagged, frames.dead[file, segment], spread, file, segment, index)
+                add_row(
+                    row_of(room.sums, segment, 0, group.n_columns), signal, planes, frames.light[file], extremes, room.falling
+                )
         for segment in range(n_segments):
             amplifier = group.amplifiers[segment]
-            own = with_noise(test, noise_variance[amplifier])
+            own_test = with_noise(test, noise_variance[amplifier])
             where = Placement(
                 group.x_min[segment], group.n_columns, group.flip_x[segment], group.y_first[segment], group.y_step[segment]
             )
-            all_files = row_of(sums, segment, 0, group.n_columns)
-            doubtful, n_doubtful = average_row(all_files, row, amplifier, own, where, means, out, squares, doubtful, n_doubtful)
+            all_files = row_of(room.sums, segment, 0, group.n_columns)
+            doubtful, n_doubtful = average_row(
+                all_files, row, amplifier, own_test, where, room.means, out, squares, doubtful, n_doubtful
+            )
     return SumsOfRows(-1, -1, runs[:n_runs], _filled(doubtful, n_doubtful))
 
 

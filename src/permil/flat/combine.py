@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
+from permil.borrowed import borrowed
 from permil.engine import ahead
 from permil.errors import FlatError
 from permil.flat.divide import LitImage, PointingWeights, row_weights
@@ -182,6 +183,8 @@ def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     A row at a time, contiguous in all arrays, goes through loops that write one array each without conditions on whether: the compiler
     makes vector instructions of such loops only.
     """
+    signal, variance, mask, beam = borrowed((signal, variance, mask, beam))
+    first, sums, count, all_planes, any_planes = borrowed((first, sums, count, all_planes, any_planes))
     columns = signal.shape[1]
     room = np.empty((5, columns), dtype=np.float32)
     inverse, error, weight, deviation, shift = room[0], room[1], room[2], room[3], room[4]

@@ -6,6 +6,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.borrowed import borrowed
 from permil.camera import Detector
 from permil.products import MaskPlane
 
@@ -64,6 +65,7 @@ def flag_outliers(
 
 @numba.njit(cache=True, nogil=True)
 def _flag(image, mask, beam, reference, bounds, first_row, scale, constants, limit, variance):  # type: ignore[no-untyped-def]  # pragma: no cover
+    image, mask, beam, reference, variance = borrowed((image, mask, beam, reference, variance))
     width = image.shape[1]
     off, outlier = np.empty(width, dtype=np.float32), np.empty(width, dtype=np.int16)
     found = 0

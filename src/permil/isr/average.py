@@ -50,7 +50,8 @@ def average(
     """
     sums, out = borrowed((sums, out))
     squares, means = np.empty_like(out.image), empty_means(place.n_columns)
-    doubtful, n_doubtful = no_doubtful(), 0
+    doubtful = no_doubtful()
+    n_doubtful = len(doubtful.places)
     for index in range(rows.size):
         row = row_of(sums, index, first_column, first_column + place.n_columns)
         doubtful, n_doubtful = average_row(row, rows[index], 0, test, place, means, out, squares, doubtful, n_doubtful)

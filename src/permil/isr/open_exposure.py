@@ -218,11 +218,11 @@ def _reduce_strip(
         # Rows of the detector follow each other within a run: where a segment's rows go is found once.
         y = group.y_first[segment] + group.y_step[segment] * first
         shift[segment] = np.searchsorted(detector_rows, y) - y
-    flagged = False
+    flagged, file = False, coded.starts.shape[0] - 1
     begin, end = group.first_column, group.first_column + n_columns
     for row in range(first, last):
         for segment in range(n_segments):
-            if not decode_row(coded, 0, segment, row, counts[segment]):
+            if not decode_row(coded, file, segment, row, counts[segment]):
                 return segment, False
             if exposure.level.size:
                 level[segment] = exposure.level[segment, row]
@@ -240,7 +240,8 @@ def _reduce_strip(
                 flagged = True
             if exposure.dead[segment]:
                 signal[:] = np.nan
-                own |= _NO_DATA
+                for column in range(n_columns):
+                    own[column] |= _NO_DATA
             place = group.y_first[segment] + group.y_step[segment] * row + shift[segment]
             left, right = group.x_min[segment], group.x_min[segment] + n_columns
             if group.flip_x[segment]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from permil.borrowed import borrowed
 from permil.exposures.coded_rows import CodedRows, decode_row
 from permil.isr.group_rows import flag_signal, overscan_of_row, response_of, take_row, to_signal
-from permil.isr.rows import median_deviation, median_of_counts, subtract_crosstalk_row, to_measured
+from permil.isr.rows import copy_row, median_deviation, median_of_counts, subtract_crosstalk_row, to_measured
 from permil.isr.segment_group import SegmentGroup
 from permil.products.masks import NOT_GOOD
 
@@ -88,7 +88,7 @@ def probe_rows(
         First segment with a row that does not decode, -1 if there is none.
     """
     coded, group, samples = borrowed((coded, group, samples))
-    n_segments = group.x_min.size
+    n_segments, file = group.x_min.size, coded.starts.shape[0] - 1
     counts = np.empty((n_segments, group.width), dtype=np.int32)
     bias = np.empty(group.n_columns if group.bias.size else 0, dtype=np.float32)
     planes = np.empty((n_segments, group.n_columns), dtype=np.int16)
@@ -99,15 +99,14 @@ def probe_rows(
     first, last = group.first_column, group.first_column + group.n_columns
     for row in rows:
         for segment in range(n_segments):
-            if not decode_row(coded, 0, segment, row - first_row, counts[segment]):
+            if not decode_row(coded, file, segment, row - first_row, counts[segment]):
                 return segment
             for column in range(group.width):
                 samples.lowest[segment] = min(samples.lowest[segment], counts[segment, column])
                 samples.highest[segment] = max(samples.highest[segment], counts[segment, column])
             if row % steps.overscan_rows == 0:
-                samples.overscans[segment, row // steps.overscan_rows] = counts[
-                    segment, group.first_overscan : group.last_overscan
-                ]
+                overscan = counts[segment, group.first_overscan : group.last_overscan]
+                copy_row(overscan, samples.overscans[segment, row // steps.overscan_rows])
         if row % steps.light_rows != 0:
             continue
         for segment in range(n_segments):

@@ -63,7 +63,12 @@ def longer(doubtful: Doubtful) -> Doubtful:
     """Return twice the room with the same pixels in it."""
     count = doubtful.places.shape[0]
     places, sums = np.empty((2 * count + 64, 3), dtype=np.int64), np.empty((2 * count + 64, 10), dtype=np.float64)
-    places[:count], sums[:count] = doubtful.places, doubtful.sums
+    # Loops: an assignment of slices takes seconds to compile.
+    for entry in range(count):
+        for number in range(places.shape[1]):
+            places[entry, number] = doubtful.places[entry, number]
+        for number in range(sums.shape[1]):
+            sums[entry, number] = doubtful.sums[entry, number]
     return Doubtful(places, sums)
 
 

@@ -140,7 +140,8 @@ def _add_runs(
             column += 1
         if n_runs == runs.shape[0]:
             longer = np.empty((2 * n_runs + 64, runs.shape[1]), dtype=np.int32)
-            longer[:n_runs] = runs
+            for entry in range(n_runs):
+                copy_row(runs[entry], longer[entry])
             runs = longer
         runs[n_runs, 0], runs[n_runs, 1], runs[n_runs, 2] = file, segment, row
         runs[n_runs, 3], runs[n_runs, 4] = start, column
@@ -194,8 +195,9 @@ def add_rows(
     n_files, n_segments = frames.gain.shape
     counts, static, signal, flagged = room.counts, room.static, room.signal, room.planes
     measured, corrected = room.measured, room.corrected
-    runs, n_runs = np.empty((64, 5), dtype=np.int32), 0
-    doubtful, n_doubtful = no_doubtful(), 0
+    runs, doubtful = np.empty((0, 5), dtype=np.int32), no_doubtful()
+    # No literals, of which the compiler would make versions of their own.
+    n_runs, n_doubtful = len(runs), len(doubtful.places)
     first, last = group.first_column, group.first_column + group.n_columns
     extremes = bool(np.isfinite(test.threshold))
     for index in range(rows.size):

@@ -24,7 +24,7 @@ IntArray = NDArray[np.int64]
 # Fewer nodes cannot carry a beam model, and nine pointings in a raft can look like a grid.
 MIN_NODES = 16
 # Share of the crossings of rows and columns that must be occupied.
-MIN_FILL = 0.7
+MIN_FILL = 0.5
 # Share of the sites inside the grid's window that must be nodes: the pointings of all detectors are five interleaved grids.
 MIN_SHARE = 0.28
 _GAPS_TRIED = 5

@@ -35,9 +35,9 @@ FloatArray = NDArray[np.float64]
 Rows = NDArray[np.int64]
 _Map = Callable[..., Any]
 
-# Coded rows that a thread holds at a time, bytes; rows of all segments that are worked on at a time.
+# Coded rows that a thread holds at a time, bytes; rows that are worked on at a time, divided by the segments.
 _READ_AT_A_TIME = 8_000_000
-_ROWS_TOGETHER = 64
+_ROWS_TOGETHER = 1024
 # Before all rows have been seen the variance of the noise is taken for this part of what a sample of rows says: less than it is,
 # so that no outlier is missed, and little less, so that few pixels are taken for one.
 _SURE_PART = 0.75
@@ -175,7 +175,7 @@ class _Stacking:
             own = slice(None) if runs is None else np.isin(runs[:, 1], group.amplifiers)
             n_rows = self.detector.amplifiers[group.amplifiers[0]].ny
             rows = np.arange(n_rows) if runs is None else np.unique(runs[own, 2])
-            size = _ROWS_TOGETHER if group.amplifiers.size > 1 else n_rows
+            size = max(1, _ROWS_TOGETHER // group.amplifiers.size)
             pieces += [_Piece(group, rows[first : first + size]) for first in range(0, rows.size, size)]
         return pieces
 

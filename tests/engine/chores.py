@@ -121,3 +121,47 @@ def write_moment(path: Path) -> float:
     moment = time.time()
     path.write_text("now")
     return moment
+
+
+class _Deleted:
+    """Says by a file that it is being deleted, and takes its time."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __del__(self) -> None:
+        self.marker.write_text("now")
+        time.sleep(1.0)
+
+
+def delete_slowly(marker: Path) -> None:
+    """Delete an object, during which no exception is heard, then go on for long."""
+    thing = _Deleted(marker)
+    del thing
+    time.sleep(60.0)
+
+
+def wait_and_refuse(marker: Path) -> None:
+    """Raise an error as soon as a file is there."""
+    wait_for_file(marker)
+    time.sleep(0.2)
+    raise FlatError("enough", remedy="stop")
+
+
+def work_on_either(task: tuple[str, Path]) -> None:
+    """Do one of the two above."""
+    name, marker = task
+    {"delete": delete_slowly, "refuse": wait_and_refuse}[name](marker)
+
+
+class _Interrupting:
+    """Interrupts this process when it is deleted."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def interrupt_while_deleting(_: int) -> None:
+    """Delete an object, during which an interrupt comes."""
+    thing = _Interrupting()
+    del thing

@@ -118,3 +118,10 @@ def test_an_interrupt_that_someone_drops_ends_the_run_all_the_same(workers: int)
     assert signal.getsignal(signal.SIGINT) is before
     with session(InProcess()):
         assert parallel_chains([_sum_of_squares([1, 2])], workers=1) == [1 + 16]
+
+
+@pytest.mark.usefixtures("_interrupts_heard")
+def test_an_interrupt_while_an_object_is_deleted_is_not_lost_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), session(InProcess()):
+        parallel_map(chores.interrupt_while_deleting, [1, 2], workers=1, description="interrupted")
+    assert "Traceback" not in capfd.readouterr().err

@@ -158,3 +158,12 @@ def test_peak_is_that_of_the_task_not_of_those_before() -> None:
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("the system cannot forget the peak of memory")
     assert little.peak_bytes < much.peak_bytes - 300 * 2**20
+
+
+def test_a_worker_is_ended_also_while_it_deletes_objects(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    marker, begin = tmp_path / "marker", time.monotonic()
+    with pytest.raises(FlatError, match="enough"):
+        _map(LocalProcesses(2), chores.work_on_either, [("delete", marker), ("refuse", marker)])
+    # It is killed after five seconds if it does not hear.
+    assert time.monotonic() - begin < 4.5
+    assert "Traceback" not in capfd.readouterr().err

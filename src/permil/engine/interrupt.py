@@ -1,12 +1,14 @@
 """An interrupt is not lost.
 
 It is an exception at whatever line the main thread happens to be, and code that drops all exceptions (look-ups of attributes in compiled
-libraries do) drops this one too. So it is noted as well, and raised again before the next task.
+libraries do) drops this one too, or prints it where none can leave (when objects are deleted). So it is noted as well, and raised again
+before the next task.
 """
 
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +25,17 @@ def noted_interrupts() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGINT, _note)
+    hook = sys.unraisablehook
+
+    def tell_others(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            hook(dropped)
+
+    sys.unraisablehook = tell_others
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGINT, before)
         _RECEIVED.clear()
 

@@ -13,12 +13,16 @@ from types import FrameType
 
 from permil.engine.call import THREAD_VARIABLES, run_measured
 
+_SECONDS_TO_ELSEWHERE = 0.01
+
 
 def work(pipe: Connection) -> None:
     """Do calls until the pipe ends."""
     # An interrupt of the terminal reaches all processes; it is the main one that decides. A request to end lets files be cleaned up.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGALRM, _end)
+    sys.unraisablehook = _end_elsewhere
     for name in THREAD_VARIABLES:
         os.environ[name] = "1"
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -47,6 +51,14 @@ def _send_error(pipe: Connection, error: Exception) -> None:
 
 def _end(_signal: int, _frame: FrameType | None) -> None:
     sys.exit(128 + signal.SIGTERM)
+
+
+def _end_elsewhere(dropped: sys.UnraisableHookArgs) -> None:
+    """Ask again for the end where it came upon code from which no exception can leave."""
+    if dropped.exc_type is SystemExit:
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS_TO_ELSEWHERE)
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _end_with_parent() -> None:

@@ -136,14 +136,15 @@ def test_killed_worker_process_changes_nothing(raw: Path, reference: dict[str, A
     assert table["restarted"][(table["stage"] == "flat") & (table["step"] == "all")][0] >= 1
 
 
-def test_interrupt_ends_the_run_with_a_sentence(raw: Path) -> None:
-    out = raw / "interrupted"
+@pytest.mark.parametrize("begun", ["exposures.parquet", "calib/*.fits"], ids=["workers are loading", "workers are at work"])
+def test_interrupt_ends_the_run_with_a_sentence(raw: Path, tmp_path: Path, begun: str) -> None:
+    out = tmp_path / "interrupted"
     # Where the tests run in the background interrupts are ignored, and a process inherits that: it starts as in a terminal.
     start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from permil.cli import main; main()"
     command = [sys.executable, "-c", start, "run", str(raw / "config.yaml"), f"output={out}", *QUICK, "pipeline.workers=2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603
     deadline = time.monotonic() + 60
-    while not list((out / "calib").glob("*.fits")) and time.monotonic() < deadline:
+    while not list(out.glob(begun)) and time.monotonic() < deadline:
         time.sleep(0.05)
     # As a terminal does it: every process of the run is told.
     os.killpg(process.pid, signal.SIGINT)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -147,7 +147,7 @@ class LocalProcesses(Executor):
     def _new_worker(self) -> _Worker:
         context = _context()
         ours, theirs = context.Pipe()
-        with _one_thread_each():
+        with _one_thread_each(), _deaf_to_interrupts():
             process = context.Process(target=work, args=(theirs,), daemon=True)  # type: ignore[attr-defined]
             process.start()
         theirs.close()
@@ -159,7 +159,7 @@ class LocalProcesses(Executor):
 def start_server() -> None:
     """Start the server of worker processes, where there is one, and do not wait until it has loaded its libraries."""
     if _context().get_start_method() == "forkserver":
-        with _one_thread_each():
+        with _one_thread_each(), _deaf_to_interrupts():
             forkserver.ensure_running()
 
 
@@ -184,6 +184,18 @@ def _one_thread_each() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = before
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    # An interrupt of the terminal reaches all processes; it is the main one that tells. New processes inherit that they wait with it,
+    # until they have loaded what makes them ignore it. The tracker of resources, which comes first, would end this.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cause(exitcode: Any) -> str:

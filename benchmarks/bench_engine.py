@@ -15,7 +15,7 @@ from astropy.table import Table
 from distributed import LocalCluster
 
 from engine_model import TaskTimes, campaign_seconds
-from engine_tasks import compute, nothing, read_often
+from engine_tasks import TIMES_READ, compute, nothing, read_often
 from harness import REPEATS, publish
 from permil.config import load_config
 from permil.config.simulate import SimulateConfig
@@ -36,7 +36,7 @@ SCIENCE_DETECTORS, LEDS = 189, 6
 WORKERS = (1, 2, 8, 32, 128, 512)
 DETECTOR = "R22_S11"
 SCAN, POINTINGS, IMAGES, BIASES = 12, 5, 5, 10
-FILES = 48
+FILES = 24
 _COARSE = (
     "flat.joint.spacing_mm=6", "flat.joint.checks=false", "flat.joint.drift=false", "flat.joint.geometry=false",
     "flat.keep_pointings=false", "report.detector_pages=false",
@@ -164,7 +164,7 @@ def _raw_files(folder: Path, clusters: dict[str, LocalCluster]) -> None:
             if repeat:
                 seconds[name].append(spent)
     publish(
-        f"{FILES} raw files of 1/64 of the full number of pixels, each read and assembled 10 times, {TURNS} times in turn",
+        f"{FILES} raw files of 1/64 of the full number of pixels, each read and assembled {TIMES_READ} times, {TURNS} times in turn",
         ("who works", *_TIMES),
         [(name, *_times(entries, seconds["Dask, 1 worker"])) for name, entries in seconds.items()],
     )

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from permil.engine.threads import allow_threads
 from permil.engine.usage import bytes_read, forget_peak, peak_memory
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 """What numerical libraries look at, when they are loaded, for the number of their threads."""
@@ -98,7 +103,13 @@ def one_thread() -> Iterator[None]:
     their number. Numba is not asked: no kernel of ours is parallel, and a question about its threads starts them, with a lock among
     processes that a worker which is killed leaves behind.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
+    with _libraries(len(sys.modules)).limit(limits=1):
         yield
+
+
+@lru_cache(maxsize=1)
+def _libraries(_n_modules: int) -> ThreadpoolController:
+    """Return the libraries that have threads; they are looked for, which takes milliseconds, when more modules have been loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

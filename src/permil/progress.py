@@ -65,13 +65,13 @@ class _Bars:
         self._shown = 0
 
     @contextmanager
-    def bar(self, description: str, total: int | None) -> Iterator[Callable[[], None]]:
-        """Show a bar; yield what to call after each item."""
+    def bar(self, description: str, total: int | None) -> Iterator[Callable[[float], None]]:
+        """Show a bar; yield what to call with how many items are done."""
         progress = self._progress = self._progress or self._start()
         self._shown += 1
         task = progress.add_task(description, total=total)
         try:
-            yield lambda: progress.advance(task)
+            yield lambda count: progress.update(task, completed=count)
         finally:
             self._shown -= 1
             progress.stop_task(task)
@@ -98,34 +98,35 @@ _BARS = _Bars()
 
 
 @contextmanager
-def _display(description: str, total: int | None) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal, a line now and then elsewhere; yield what to call after each item."""
+def _display(description: str, total: int | None) -> Iterator[Callable[[float], None]]:
+    """Show a bar on a terminal, a line now and then elsewhere; yield what to call with how many items are done."""
     if not console.is_terminal:
         yield from _lines(description, total)
         return
-    with _BARS.bar(description, total) as advance:
-        yield advance
+    with _BARS.bar(description, total) as reached:
+        yield reached
 
 
-def _lines(description: str, total: int | None) -> Iterator[Callable[[], None]]:
+def _lines(description: str, total: int | None) -> Iterator[Callable[[float], None]]:
     begin = told = time.monotonic()
-    count = 0
+    count = 0.0
 
     def tell() -> None:
         seconds = time.monotonic() - begin
         rate = count / max(seconds, 1e-3)
         of_total = "" if total is None else f" of {total}"
         left = "" if total is None or count >= total else f", {(total - count) / max(rate, 1e-9):.0f} s left"
-        console.print(f"  {description}: {count}{of_total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False)
+        number = f"{count:.0f}" if count == int(count) else f"{count:.1f}"
+        console.print(f"  {description}: {number}{of_total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False)
 
-    def advance() -> None:
+    def reached(number: float) -> None:
         nonlocal count, told
-        count += 1
+        count = number
         if time.monotonic() - told > _SECONDS_BETWEEN_LINES and count != total:
             told = time.monotonic()
             tell()
 
-    yield advance
+    yield reached
     if count:
         tell()
 
@@ -134,10 +135,10 @@ def track(items: Iterable[Item], *, description: str, total: int | None = None) 
     """Yield items while a bar shows how far the work is and how fast it goes."""
     if total is None and isinstance(items, Sequence):
         total = len(items)
-    with _display(description, total) as advance:
-        for item in items:
+    with _display(description, total) as reached:
+        for number, item in enumerate(items, start=1):
             yield item
-            advance()
+            reached(number)
 
 
 def default_workers() -> int:

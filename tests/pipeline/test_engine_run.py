@@ -10,13 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from astropy.io import fits
 
+from permil import progress
 from permil.config import load_config
+from permil.engine import parts
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.simulate.stage import simulate_bench
@@ -134,6 +137,22 @@ def test_killed_worker_process_changes_nothing(raw: Path, reference: dict[str, A
     assert not list(out.rglob("*.partial*"))
     table = read_table(RunFolder(out).performance)
     assert table["restarted"][(table["stage"] == "flat") & (table["step"] == "all")][0] >= 1
+
+
+def test_long_tasks_say_how_far_they_are(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, list[float]] = {}
+
+    @contextmanager
+    def display(description: str, _: int | None) -> Iterator[Callable[[float], None]]:
+        yield told.setdefault(description, []).append
+
+    monkeypatch.setattr(progress, "_display", display)
+    monkeypatch.setattr(parts, "_SECONDS_BETWEEN", -1.0)
+    _run(raw, "told", "pipeline.workers=1")
+    for description, fewest in (("super-pixels red", 36), ("joint solution red", 2), ("flats red", 2 * 7)):
+        reached = told[description]
+        assert reached == sorted(reached)
+        assert sum(number % 1 != 0 for number in reached) >= fewest
 
 
 @pytest.mark.parametrize("begun", ["exposures.parquet", "calib/*.fits"], ids=["workers are loading", "workers are at work"])

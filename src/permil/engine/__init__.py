@@ -9,6 +9,7 @@ from permil.engine.chains import Batch, Chain, run_chains
 from permil.engine.choose import make_executor, prepare_workers
 from permil.engine.errors import EngineError
 from permil.engine.executor import Executor, InProcess
+from permil.engine.parts import tell_part
 from permil.engine.processes import LocalProcesses
 from permil.engine.session import Session, current_session, session
 from permil.engine.threads import ahead, behind, own_threads
@@ -31,4 +32,5 @@ __all__ = [
     "prepare_workers",
     "run_chains",
     "session",
+    "tell_part",
 ]

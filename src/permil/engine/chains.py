@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from permil.engine.call import Call, label
@@ -18,8 +18,8 @@ from permil.engine.interrupt import raise_if_interrupted
 from permil.engine.session import BatchRecord
 
 Result = TypeVar("Result")
-Display = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-"""Given a description and a number of tasks, shows them as long as it is entered; yields what to call after each."""
+Display = Callable[[str, int], AbstractContextManager[Callable[[float], None]]]
+"""Given a description and a number of tasks, shows them as long as it is entered; yields what to call with how many are done."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,17 @@ class _Link:
     waiting: deque[Call]
     results: dict[int, Any]
     record: BatchRecord
-    advance: Callable[[], None]
+    reached: Callable[[float], None]
     stack: ExitStack
+    parts: dict[int, float] = field(default_factory=dict)
 
     @property
     def is_complete(self) -> bool:
         return len(self.results) == len(self.batch.tasks)
+
+    def tell(self) -> None:
+        """Tell how many tasks are done, parts of those that run included."""
+        self.reached(len(self.results) + sum(self.parts.values()))
 
 
 class _Weaver:
@@ -61,6 +66,7 @@ class _Weaver:
         self.links: dict[int, _Link] = {}
         self.begun: dict[int, tuple[_Link, int]] = {}
         self.numbers = 0
+        executor.hear_part = self._hear_part
 
     def run(self) -> list[Any]:
         for number in range(len(self.chains)):
@@ -89,8 +95,8 @@ class _Weaver:
         self.records.append(record)
         calls: deque[Call] = deque()
         stack = ExitStack()
-        advance = stack.enter_context(self.display(batch.description, len(batch.tasks)))
-        link = _Link(number, batch, calls, {}, record, advance, stack)
+        reached = stack.enter_context(self.display(batch.description, len(batch.tasks)))
+        link = _Link(number, batch, calls, {}, record, reached, stack)
         # Tasks of other chains that wait or run want cores as well.
         threads = max(1, self.executor.cores // (len(self.begun) + len(batch.tasks)))
         for place, task in enumerate(batch.tasks):
@@ -114,12 +120,18 @@ class _Weaver:
             raise outcome.error
         link, place = self.begun.pop(outcome.call.number)
         link.results[place] = outcome.result
+        link.parts.pop(place, None)
         link.record.add(outcome)
-        link.advance()
+        link.tell()
         if link.is_complete:
             del self.links[link.chain]
             link.stack.close()
             self._next_batch(link.chain, [link.results[place] for place in range(len(link.batch.tasks))])
+
+    def _hear_part(self, call: Call, part: float) -> None:
+        link, place = self.begun[call.number]
+        link.parts[place] = part
+        link.tell()
 
     def close(self) -> None:
         for link in self.links.values():

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from permil.engine.call import Call, Outcome, measured, one_thread
+from permil.engine.parts import heard_by
 
 MOST_DEATHS = 3
 """Workers that may die of one task before it is the task's fault."""
+
+
+def _hear_nothing(_: Call, __: float) -> None:
+    """Hear nothing."""
 
 
 class Executor(ABC):
@@ -18,7 +24,14 @@ class Executor(ABC):
 
     Used by one thread: `begin` calls as long as there is `room`, take each `outcome` as it comes. An executor is a context: it holds
     workers from entering to leaving it.
+
+    Attributes
+    ----------
+    hear_part
+        Called with a call that runs and the part of it that is done (0 to 1), by executors that hear it.
     """
+
+    hear_part: Callable[[Call, float], None] = staticmethod(_hear_nothing)
 
     @property
     def cores(self) -> int:
@@ -77,7 +90,7 @@ class InProcess(Executor):
     def outcome(self) -> Outcome:
         """Do the call that waits; an error of the task is raised where it happens."""
         call = self._calls.popleft()
-        with one_thread():
+        with one_thread(), heard_by(lambda part: self.hear_part(call, part)):
             result, measure = measured(call.function, call.argument)
         return Outcome(call, result, measure)
 

@@ -18,7 +18,7 @@ from typing import Any, Self
 from permil.engine.call import THREAD_VARIABLES, Call, Outcome
 from permil.engine.errors import EngineError
 from permil.engine.executor import MOST_DEATHS, Executor
-from permil.engine.worker import work
+from permil.engine.worker import PART, RESULT, work
 
 _PRELOAD = ("permil.engine.preloaded",)
 _SECONDS_TO_END = 5.0
@@ -109,16 +109,19 @@ class LocalProcesses(Executor):
         self._workers.clear()
 
     def _receive(self, worker: _Worker) -> Outcome | None:
-        """Return what a worker sends; None if it died and its call runs again."""
+        """Return what a worker sends in the end; None if it tells how far it is, or died and its call runs again."""
         call = worker.call
         assert call is not None  # noqa: S101 - only busy workers are waited for
         try:
-            succeeded, result, extra = worker.pipe.recv()
+            kind, result, extra = worker.pipe.recv()
         except (EOFError, OSError):
             return self._died(worker, call)
+        if kind == PART:
+            self.hear_part(call, result)
+            return None
         worker.call = None
         deaths = self._deaths.pop(call.number, 0)
-        if succeeded:
+        if kind == RESULT:
             return Outcome(call, result, extra, deaths=deaths)
         result.add_note(f"in a worker process:\n{extra}")
         return Outcome(call, error=result, deaths=deaths)

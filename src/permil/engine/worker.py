@@ -12,6 +12,10 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 
 from permil.engine.call import THREAD_VARIABLES, run_measured
+from permil.engine.parts import heard_by
+
+PART, RESULT, ERROR = "part", "result", "error"
+"""What a worker sends: the part of its call that is done; the result and what it cost; the error and where it happened."""
 
 _SECONDS_TO_ELSEWHERE = 0.01
 
@@ -32,11 +36,12 @@ def work(pipe: Connection) -> None:
         except (EOFError, OSError):
             return
         except Exception as error:  # noqa: BLE001 - a task that cannot be read here is the main process's to report
-            pipe.send((False, error, traceback.format_exc()))
+            pipe.send((ERROR, error, traceback.format_exc()))
             continue
         try:
-            result, measure = run_measured(function, argument, threads)
-            pipe.send((True, result, measure))
+            with heard_by(lambda part: pipe.send((PART, part, None))):
+                result, measure = run_measured(function, argument, threads)
+            pipe.send((RESULT, result, measure))
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told where a person looks
             _send_error(pipe, error)
 
@@ -44,9 +49,9 @@ def work(pipe: Connection) -> None:
 def _send_error(pipe: Connection, error: Exception) -> None:
     trace = traceback.format_exc()
     try:
-        pipe.send((False, error, trace))
+        pipe.send((ERROR, error, trace))
     except Exception:  # noqa: BLE001 - an error that cannot travel is told in words
-        pipe.send((False, RuntimeError(f"{type(error).__name__}: {error}"), trace))
+        pipe.send((ERROR, RuntimeError(f"{type(error).__name__}: {error}"), trace))
 
 
 def _end(_signal: int, _frame: FrameType | None) -> None:

@@ -12,14 +12,14 @@ from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, frames, shared_camera
 from permil.config import Config
-from permil.engine import behind, own_threads
+from permil.engine import behind, own_threads, tell_part
 from permil.flat.divide import LitImage
 from permil.flat.pointing import LitStack, Pointing
 from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import DivideErrors
 from permil.flat.solve import solve_detector
 from permil.flat.tasks.pointings import PointingGroup
-from permil.flat.tasks.task import FlatTask, keep_pointing
+from permil.flat.tasks.task import PART_OF_EXPOSURES, FlatTask, keep_pointing
 from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
 from permil.isr.stage import stack_group
@@ -58,9 +58,10 @@ def _lit_stacks(
     task: FlatTask, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
 ) -> Iterator[list[LitStack]]:
     """Yield the stack of each pointing; what was left out or does not count in a scale is noted."""
-    for group in task.groups:
+    for number, group in enumerate(task.groups):
         # Made in a function of its own, so that nothing of it is kept while the next one is made.
         yield [_lit_stack(group, camera, calibration, task.config, beam, noted)]
+        tell_part(PART_OF_EXPOSURES * (number + 1) / len(task.groups))
 
 
 def _lit_stack(

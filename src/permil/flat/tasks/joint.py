@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
-from permil.engine import ahead, behind, own_threads
+from permil.engine import ahead, behind, own_threads, tell_part
 from permil.errors import FlatError, InputError, RawFormatError
 from permil.flat.divide import LitImage, sampling_step
 from permil.flat.joint.average import median_image
@@ -29,7 +29,7 @@ from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals_file import SuperPixelSignals, read_signals
 from permil.flat.solve import STRIP_ROWS, solve_detector
 from permil.flat.tasks.pointings import PointingGroup
-from permil.flat.tasks.task import FlatTask, keep_pointing
+from permil.flat.tasks.task import PART_OF_EXPOSURES, FlatTask, keep_pointing
 from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
 from permil.isr.open_exposure import OpenExposure
@@ -65,7 +65,7 @@ def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
         try:
             with behind(own_threads()) as later:
                 solution = solve_detector(
-                    detector.batches(),
+                    _told(detector.batches(), sum(len(group.paths) for group in task.groups)),
                     KnownErrors(errors.covariance),
                     detector.calibration.detector,
                     led=task.led,
@@ -83,6 +83,17 @@ def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
             continue
         whole = replace(solution, modes=errors.modes, remainder=errors.remainder, halves=errors.halves, budget=budget)
         return whole, detector.noted
+
+
+def _told(
+    batches: Iterator[list[LitStack] | list[LitExposure]], n_exposures: int
+) -> Iterator[list[LitStack] | list[LitExposure]]:
+    """Yield batches; say how far the exposures are."""
+    done = 0
+    for batch in batches:
+        yield batch
+        done += sum(each.pointing.exposures for each in batch)
+        tell_part(PART_OF_EXPOSURES * min(done / n_exposures, 1.0))
 
 
 class _Detector:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
-from permil.engine import ahead, own_threads
+from permil.engine import ahead, own_threads, tell_part
 from permil.errors import FlatError, InputError, PermilError
 from permil.flat.joint.average import SuperPixelLayout, average_exposure, flattened, make_layout
 from permil.flat.signals_file import SuperPixelSignals, write_signals
@@ -140,6 +140,7 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
             left_out.append((task.paths[number], measured))
         else:
             signal[number], variance[number] = measured
+        tell_part((number + 1) / len(task.paths))
     return SuperPixelSignals.of(
         task.detector, layout, list(task.obsids), signal=signal, variance=variance, left_out=tuple(left_out)
     )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
 from permil.config import Config
-from permil.engine import ahead, own_threads
+from permil.engine import ahead, own_threads, tell_part
 from permil.engine.threads import allow_threads
 from permil.errors import FlatError
 from permil.exposures import POINTING, SCAN, Index, require_one_kind
@@ -37,6 +37,9 @@ from permil.flat.signals_file import StoredDetectors, read_signals
 from permil.flat.tasks.exposures import exposure_list, unique_exposures
 from permil.flat.tasks.signals import SignalsTask, signals_tasks
 from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
+
+# Of the time, by and large: knots are chosen, then all is solved for; the rest are errors and halves.
+_PART_OF_CHOICE, _PART_OF_SOLUTION = 0.3, 0.5
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ def solve_led(task: JointTask) -> list[str]:
     if spacing_mm is None:
         choice = choose_spacing(exposures, detectors)
         spacing_mm = choice.spacing_mm
+        tell_part(_PART_OF_CHOICE)
     solution = solve_joint(
         exposures,
         detectors,
@@ -113,6 +117,7 @@ def solve_led(task: JointTask) -> list[str]:
         with_drift=options.drift,
         threshold=options.threshold,
     )
+    tell_part(_PART_OF_SOLUTION)
     check = check_photodiode(solution)
     (errors, modes, shared), halves, trouble = _errors_and_halves(task, solution, detectors, camera)
     found: dict[str, DetectorErrors] = {}
@@ -193,7 +198,11 @@ def _side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
         with allow_threads(each):
             return call()
 
-    return list(ahead(run, calls, threads=lanes, depth=len(calls)))
+    returned = []
+    for result in ahead(run, calls, threads=lanes, depth=len(calls)):
+        returned.append(result)
+        tell_part(_PART_OF_SOLUTION + (1 - _PART_OF_SOLUTION) * len(returned) / (len(calls) + 1))
+    return returned
 
 
 def _cards(

@@ -22,6 +22,9 @@ from permil.flat.tasks.pointings import PointingGroup
 from permil.isr import LeftOut
 from permil.products import FINGERPRINT_CARD, RunFolder, is_current, write_image
 
+PART_OF_EXPOSURES = 0.9
+"""Of the time of a flat; the rest goes into its figures and files."""
+
 
 @dataclass(frozen=True)
 class FlatTask:

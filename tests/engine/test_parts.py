@@ -1,0 +1,71 @@
+"""Tasks say how far they are, and what shows the progress hears it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from permil import progress
+from permil.engine import Batch, Chain, Executor, InProcess, LocalProcesses, parts, run_chains, tell_part
+from permil.engine.parts import heard_by
+
+from . import chores
+
+
+def _reached(executor: Executor, function: Callable[[int], int], tasks: list[int]) -> list[float]:
+    """Return what the display of a batch is told."""
+    told: list[float] = []
+
+    @contextmanager
+    def display(_: str, total: int) -> Iterator[Callable[[float], None]]:
+        yield told.append
+        assert told[-1] == total
+
+    def chain() -> Chain[list[int]]:
+        return (yield Batch(function, tasks, "parts"))
+
+    with executor:
+        assert run_chains([chain()], executor, display=display, records=[]) == [tasks]
+    return told
+
+
+@pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(1)], ids=["here", "process"])
+def test_parts_of_tasks_count(executor: Executor) -> None:
+    assert _reached(executor, chores.tell_how_far, [7, 8]) == [0.25, 0.75, 1.0, 1.25, 1.75, 2.0]
+
+
+def test_parts_of_tasks_that_run_side_by_side_are_added() -> None:
+    told = _reached(LocalProcesses(2), chores.tell_how_far, [7, 8])
+    assert told == sorted(told)
+    assert (len(told), told[0], told[-1]) == (6, 0.25, 2.0)
+
+
+def test_who_tells_all_the_time_is_heard_now_and_then() -> None:
+    assert len(_reached(LocalProcesses(2), chores.tell_at_once, [1, 2])) < 10
+
+
+def test_nobody_need_listen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "_SECONDS_BETWEEN", -1.0)
+    tell_part(0.5)
+    heard: list[float] = []
+    with heard_by(heard.append):
+        tell_part(0.25)
+    tell_part(0.75)
+    assert heard == [0.25]
+
+
+def test_lines_show_parts(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", -1.0)
+    with contextmanager(progress._lines)("flats", 4) as reached:
+        for number in (0.5, 1, 3.25):
+            reached(number)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" in ")[0].strip() for line in lines] == [
+        "flats: 0.5 of 4",
+        "flats: 1 of 4",
+        "flats: 3.2 of 4",
+        "flats: 3.2 of 4",
+    ]
+    assert "s left" in lines[0]

@@ -87,9 +87,9 @@ def _led(steps: list[list[float]]) -> Chain[None]:
 
 
 @contextmanager
-def _silent(_description: str, _total: int) -> Iterator[Callable[[], None]]:
+def _silent(_description: str, _total: int) -> Iterator[Callable[[float], None]]:
     yield _nothing
 
 
-def _nothing() -> None:
+def _nothing(_: float) -> None:
     pass

@@ -41,7 +41,8 @@ def estimate(config: Config, camera: Camera, folder: RunFolder, index: Index, *,
         )
     leds = {led for led, _ in flats}
     joint = [led for led in leds if config.flat.solver == "joint" and led not in config.flat.beam_of and led in set(scans["led"])]
-    seconds = _seconds_of_files(pixels, len(biases), len(scans), len(pointings)) / workers + 0.5 * len(flats)
+    seconds = _seconds_of_files(pixels, len(biases), len(scans), len(pointings)) / workers + _seconds_of_flats(pixels, len(flats))
+    seconds += _seconds_of_report(config, len(flats)) / workers
     if joint:
         files = [int(np.isin(np.asarray(rows["led"]), joint).sum()) for rows in (scans, pointings)]
         area = max(detector.nx * detector.ny * detector.pixel_mm**2 for detector in camera.detectors.values())
@@ -54,20 +55,29 @@ def estimate(config: Config, camera: Camera, folder: RunFolder, index: Index, *,
 
 
 def _seconds_of_files(pixels: int, biases: int, scans: int, pointings: int) -> float:
-    return (0.01 + 2.5e-8 * pixels) * (biases + pointings) + (0.01 + 3e-9 * pixels) * scans
+    return (0.01 + 5e-9 * pixels) * (biases + pointings) + (0.01 + 1e-9 * pixels) * scans
+
+
+def _seconds_of_flats(pixels: int, flats: int) -> float:
+    """Return the time of what is made of each flat once: figures, files, its place in the composite."""
+    return (0.3 + 1.5e-7 * pixels) * flats
+
+
+def _seconds_of_report(config: Config, flats: int) -> float:
+    return 6.0 + 3.0 * flats * config.report.detector_pages
 
 
 def _seconds_of_joint(pixels: int, files: list[int], workers: int) -> float:
     """Return the time of both passes of the joint solution through the files of scan and pointings."""
     scans, pointings = files
-    return ((0.03 + 3.2e-8 * pixels) * scans + (0.02 + 1.2e-8 * pixels) * pointings) / workers
+    return ((0.03 + 1.2e-8 * pixels) * scans + (0.02 + 1.2e-8 * pixels) * pointings) / workers
 
 
 def _seconds_of_solutions(config: Config, signals: float, leds: int, workers: int) -> float:
     """Return the time of the solutions themselves, which LEDs have side by side."""
-    each = 15.0 + 5e-6 * signals / leds
+    each = 1.5 + 1.5e-6 * signals / leds
     if config.flat.joint.checks:
-        each *= 2.5
+        each *= 2.0
     return each * leds / min(workers, leds)
 
 

@@ -26,7 +26,7 @@ def _seconds(reduced: Path, *options: str, camera: str = "lsstcam-bin8", workers
 def test_the_joint_solution_takes_its_time(reduced: Path) -> None:
     joint = _seconds(reduced)
     assert _seconds(reduced, "flat.joint.checks=false") < joint
-    assert _seconds(reduced, "flat.solver=divide") < 0.5 * joint
+    assert _seconds(reduced, "flat.solver=divide") < 0.7 * joint
 
 
 def test_larger_detectors_take_longer_and_more_workers_less(reduced: Path) -> None:

@@ -147,8 +147,12 @@ def add_row(
     falling
         Room for what falls between the extremes.
     """
-    if not extremes and _is_even(signal, mask, sums.light):
-        _add_even_row(sums, signal, mask, light)
+    planes = _union(mask)
+    if not extremes and planes & _LEFT_OUT == 0 and _is_even(signal, sums.light):
+        _add_even_row(sums, signal, light)
+        if planes != 0:
+            for pixel in range(mask.size):
+                sums.planes[pixel] |= mask[pixel]
         return
     scale, nothing = np.float32(1.0) / light, np.float32(0.0)
     inner, inner_light = falling.sample, falling.light
@@ -179,22 +183,28 @@ def add_row(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _is_even(signal: NDArray[np.float32], mask: NDArray[np.int16], amount: NDArray[np.float32]) -> bool:
-    """Return whether all pixels of a row are measured, and were so in the same frames before."""
+def _union(mask: NDArray[np.int16]) -> np.int16:
+    """Return the planes of any pixel of a row."""
     planes = np.int16(0)
     for pixel in range(mask.size):
         planes |= mask[pixel]
+    return planes
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _is_even(signal: NDArray[np.float32], amount: NDArray[np.float32]) -> bool:
+    """Return whether no pixel of a row is NaN, and all were measured in the same frames before."""
     missing, uneven = np.int32(0), np.int32(0)
     for pixel in range(signal.size):
         missing += np.int32(signal[pixel] != signal[pixel])
     for pixel in range(amount.size):
         uneven += np.int32(amount[pixel] != amount[0])
-    return bool((planes & _LEFT_OUT == 0) & (missing == 0) & (uneven == 0))
+    return bool((missing == 0) & (uneven == 0))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _add_even_row(sums: Sums, signal: NDArray[np.float32], mask: NDArray[np.int16], light: np.float32) -> None:
-    """Add a row of which all pixels are measured to sums over the same frames, with the bits that `add_row` makes."""
+def _add_even_row(sums: Sums, signal: NDArray[np.float32], light: np.float32) -> None:
+    """Add a row of which all pixels are measured to sums over the same frames, with the bits that `add_row` makes; no planes."""
     scale, before = np.float32(1.0) / light, sums.light[0]
     squares, total, amount = sums.squares, sums.signal, sums.light
     if before > np.float32(0.0):
@@ -209,8 +219,6 @@ def _add_even_row(sums: Sums, signal: NDArray[np.float32], mask: NDArray[np.int1
         amount[pixel] += light
     for pixel in range(signal.size):
         sums.measured[pixel] += np.uint16(1)
-    for pixel in range(signal.size):
-        sums.planes[pixel] |= mask[pixel]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

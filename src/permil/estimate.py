@@ -75,7 +75,7 @@ def _seconds_of_joint(pixels: int, files: list[int], workers: int) -> float:
 
 def _seconds_of_solutions(config: Config, signals: float, leds: int, workers: int) -> float:
     """Return the time of the solutions themselves, which LEDs have side by side."""
-    each = 1.5 + 1.5e-6 * signals / leds
+    each = 1.5 + 2.2e-6 * signals / leds
     if config.flat.joint.checks:
         each *= 2.0
     return each * leds / min(workers, leds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import sys
 import time
@@ -53,6 +54,14 @@ def threads(_: int) -> tuple[bool, list[int]]:
     else:
         has_numba_threads = True
     return has_numba_threads, [entry["num_threads"] for entry in threadpool_info()]
+
+
+def fresh_pages(_: int) -> int:
+    """Use arrays of 2 MB one after the other; return how many pages of fresh memory that took."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        np.ones(1 << 18)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def what_was_loaded(_: int) -> tuple[bool, int]:

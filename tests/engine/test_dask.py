@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +130,10 @@ def test_options_that_the_batch_system_does_not_know(tmp_path: Path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(EngineError, match="does not take these options"):
         make_cluster(JobsConfig(system="slurm", options={"no_such_option": 1}), folder=tmp_path)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are not told what to do with memory")
+def test_memory_is_used_again(address: str, tmp_path: Path) -> None:
+    pages, _ = _map(address, tmp_path, chores.fresh_pages, list(range(4)))
+    # An array is 512 pages.
+    assert max(pages) < 10 * 512

@@ -11,7 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from permil.engine.call import Call, Outcome, run_measured
+from permil.engine.allocator import keep_freed_memory
+from permil.engine.call import Call, Measure, Outcome, run_measured
 from permil.engine.errors import EngineError
 from permil.engine.executor import Executor
 
@@ -66,7 +67,7 @@ class DaskCluster(Executor):
     def begin(self, call: Call) -> None:
         """Hand a call to the scheduler."""
         # Not pure: what a task returns depends on files, so that nothing that Dask remembers may stand for it.
-        future = self._client.submit(run_measured, call.function, call.argument, pure=False, priority=-call.rank)
+        future = self._client.submit(_run, call.function, call.argument, pure=False, priority=-call.rank)
         self._calls[future.key] = call, future
         future.add_done_callback(self._ended.put)
 
@@ -184,6 +185,11 @@ def _no_scheduler(address: str) -> EngineError:
         remedy="check the address, which has the form tcp://host:port, and that `dask scheduler` runs there",
         address=address,
     )
+
+
+def _run(function: Callable[[Any], Any], argument: object) -> tuple[Any, Measure]:
+    keep_freed_memory()
+    return run_measured(function, argument)
 
 
 def _sees(folder: str) -> bool:

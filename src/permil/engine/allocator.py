@@ -1,7 +1,8 @@
 """Memory that a task has freed serves its next arrays.
 
-The C library of GNU keeps freed memory by itself, more the larger the arrays are. Dask tells it otherwise in its workers, so that they look small
-between tasks (``MALLOC_TRIM_THRESHOLD_``): then each array is fresh memory, and our tasks take up to half as long again.
+The C library of GNU keeps freed memory by itself, more the larger the arrays are. Dask tells it otherwise in its workers
+(``MALLOC_TRIM_THRESHOLD_``), so that they look small between tasks: then each array is fresh memory, and our tasks take up to half as
+long again.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-TIMES_READ = 40
+TIMES_READ = 80
 
 
 def compute(passes: int) -> tuple[float, float]:

@@ -15,6 +15,7 @@ from permil.camera import Camera, Detector, load_camera
 from permil.config.isr import IsrConfig
 from permil.exposures import read_raw
 from permil.isr.inputs import load_calibration
+from permil.isr.rooms import Rooms
 from permil.isr.stage import reduce_file, stack_group
 
 FILES, TIMES = 5, 5
@@ -66,10 +67,11 @@ def _reading(path: Path, camera: Camera, detector: Detector) -> None:
 def _moments(paths: list[Path], camera: Camera, detector: Detector) -> None:
     plain = IsrConfig(bias="none", photodiode="none", rejection_threshold=np.inf)
     calibration = load_calibration(detector, camera, plain)
-    moments = RunningMoments(detector.shape)
+    # As in a task of the pipeline the result of one turn is written where that of the turn before was; that of the peers is, too.
+    moments, rooms = RunningMoments(detector.shape), Rooms()
 
     def ours(config: IsrConfig, threads: int) -> None:
-        stack_group(paths, [1.0] * len(paths), camera, calibration, config, threads=threads)
+        stack_group(paths, [1.0] * len(paths), camera, calibration, config, threads=threads, rooms=rooms)
 
     robust = plain.model_copy(update={"rejection_threshold": 5.0})
     path = paths[0]
@@ -79,7 +81,9 @@ def _moments(paths: list[Path], camera: Camera, detector: Detector) -> None:
             "permil, all files, outliers rejected, 1 thread": lambda: ours(robust, 1),
             "permil, all files, outliers rejected, 2 threads": lambda: ours(robust, 2),
             "permil, decoding alone (file to arrays)": lambda: read_raw(path, camera),
-            "permil, file to reduced image with masks (reduce_file)": lambda: reduce_file(path, camera, calibration, plain),
+            "permil, file to reduced image with masks (reduce_file)": lambda: reduce_file(
+                path, camera, calibration, plain, rooms=rooms
+            ),
             "astropy + NumPy": lambda: moments.add(reduce_with_numpy(read_astropy(path, detector), detector)),
             "fitsio + NumPy": lambda: moments.add(reduce_with_numpy(read_fitsio(path, detector), detector)),
             "astropy, reading alone": lambda: read_astropy(path, detector),

@@ -13,7 +13,6 @@ from astropy.io import fits
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
-from permil.exposures.coded_rows import RowBuffer
 from permil.isr import FrameStack, LinearityCurve, OverscanOptions, Superbias, frame_light
 from permil.isr.file_stack import stack_files
 from permil.isr.probe import probe_file
@@ -52,14 +51,14 @@ def exposures(detector, make_raw, *, number=5, hits=1e-3):
         yield make_raw(detector, adu, rng)
 
 
-def both_ways(paths, camera, calibration, *, threads=1, poisson=True):
+def both_ways(paths, camera, calibration, *, threads=1, poisson=True, threshold=5.0):
     """Return the stack of files and that of the exposures reduced one by one, at the same light."""
     with ExitStack() as opened:
         files = [opened.enter_context(RawFile(path, camera)) for path in paths]
-        probed = [probe_file(file, calibration, temperature=None, buffer=RowBuffer()) for file in files]
+        probed = [probe_file(file, calibration, temperature=None) for file in files]
         light = [file.median for file in probed]
-        streamed = stack_files(probed, calibration, light=light, threshold=5.0, poisson=poisson, threads=threads)
-        frames = FrameStack(calibration.detector, poisson=poisson)
+        streamed = stack_files(probed, calibration, light=light, threshold=threshold, poisson=poisson, threads=threads)
+        frames = FrameStack(calibration.detector, threshold=threshold, poisson=poisson)
         reduced = [reduce_raw_file(file, calibration)[0] for file in files]
     for image, amount in zip(reduced, light, strict=True):
         frames.add(image.image, image.mask, image.noise_variance, light=amount)
@@ -171,7 +170,7 @@ def test_the_light_of_a_file_is_corrected_for_crosstalk(detector, bin8, calibrat
     # Every segment sees one percent of its neighbour.
     full = replace(calibration, crosstalk=0.01 * np.roll(np.eye(16), 1, axis=1))
     with RawFile(path, bin8) as file:
-        with_it, without = (probe_file(file, own, temperature=None, buffer=RowBuffer()) for own in (full, calibration))
+        with_it, without = (probe_file(file, own, temperature=None) for own in (full, calibration))
     assert with_it.median == pytest.approx(without.median / 1.01, rel=1e-3)
 
 
@@ -185,14 +184,14 @@ def test_each_row_is_decoded_once(detector, bin8, calibration, make_raw, tmp_pat
     full = replace(calibration, overscan=OverscanOptions(method), crosstalk=crosstalk(rng) if with_crosstalk else None)
     added, looked_at = [], []
 
-    def add(coded, first_row, rows, first, group, *arguments):
+    def add(coded, rows, first, group, *arguments):
         added.extend((int(amplifier), int(row)) for amplifier in group.amplifiers for row in rows)
         assert coded.starts.shape[0] == number
-        return add_rows(coded, first_row, rows, first, group, *arguments)
+        return add_rows(coded, rows, first, group, *arguments)
 
-    def probe(coded, first_row, rows, group, *arguments):
+    def probe(coded, rows, group, *arguments):
         looked_at.extend((int(amplifier), int(row)) for amplifier in group.amplifiers for row in rows)
-        return probe_rows(coded, first_row, rows, group, *arguments)
+        return probe_rows(coded, rows, group, *arguments)
 
     def whole(*_):
         raise AssertionError("a whole segment was decoded")
@@ -214,7 +213,7 @@ def test_the_noise_of_a_sample_of_rows_is_that_of_all(detector, bin8, calibratio
     for method in ("row_median", "row_mean"):
         own = replace(calibration, overscan=OverscanOptions(method))
         with RawFile(path, bin8) as file:
-            probed = probe_file(file, own, temperature=None, buffer=RowBuffer())
+            probed = probe_file(file, own, temperature=None)
             reduced = reduce_raw_file(file, own)[0]
         np.testing.assert_allclose(probed.noise_variance, reduced.noise_variance, rtol=0.12)
 
@@ -245,6 +244,37 @@ def test_few_files(detector, bin8, calibration, make_raw, tmp_path, number):
     rng = np.random.default_rng(9)
     paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(exposures(detector, make_raw, number=number))]
     assert_same(*both_ways(paths, bin8, full_calibration(calibration, rng, crosstalk=crosstalk(rng)))[:2])
+
+
+@pytest.mark.parametrize("with_crosstalk", [False, True])
+@pytest.mark.parametrize("curve", ["straight", "quadratic", "knots"])
+def test_nothing_is_rejected(detector, bin8, calibration, make_raw, tmp_path, with_crosstalk, curve):
+    rng = np.random.default_rng(12)
+    frames = list(exposures(detector, make_raw, number=5, hits=0))
+    # Rows that are alike in all frames, in the first ones, or in none.
+    frames[2]["C03"][40, 100] = frames[4]["C03"][41, 7] = frames[0]["C03"][42, 8] = 200_000
+    frames[3]["C05"][:] = frames[0]["C07"][:] = 25000
+    # Beyond what the curve is known for, but not saturated.
+    frames[1]["C10"][30, 50] += 25_000
+    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
+    full = full_calibration(calibration, rng, crosstalk=crosstalk(rng) if with_crosstalk else None)
+    mask, bias = full.static_mask.copy(), full.superbias.image.copy()
+    mask[70, 33], bias[90, 44] = MaskPlane.NO_DATA, np.nan
+    knots = np.linspace(0, 70_000, 8)
+    curves = {
+        "straight": LinearityCurve.quadratic(0.0),
+        "quadratic": LinearityCurve.quadratic(1e-8),
+        "knots": LinearityCurve.through(knots, knots * (1 + 1e-7 * knots)),
+    }
+    linearity = tuple(curves[curve] for _ in detector.amplifiers)
+    full = replace(full, static_mask=mask, superbias=replace(full.superbias, image=bias), linearity=linearity, saturation_grow=1)
+    streamed, whole, reduced, _ = both_ways(paths, bin8, full, threshold=np.inf)
+    assert_same(streamed, whole)
+    assert streamed.stack.n_rejected == 0
+    number = sum(np.isfinite(image.image) & (image.mask & (MaskPlane.SAT | MaskPlane.NO_DATA) == 0) for image in reduced)
+    np.testing.assert_array_equal(streamed.stack.kept, number)
+    assert set(np.unique(number)) == {0, 4, 5}
+    assert number[90, 44] == number[70, 33] == 0
 
 
 def test_threads_do_not_change_a_bit(detector, bin8, calibration, make_raw, tmp_path):

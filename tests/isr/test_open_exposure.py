@@ -16,7 +16,8 @@ from permil.errors import InputError, RawFormatError
 from permil.exposures import RawFile
 from permil.isr import OverscanOptions
 from permil.isr.open_exposure import OpenExposure
-from permil.isr.reduce import ImageRooms, reduce_raw_file
+from permil.isr.reduce import reduce_raw_file
+from permil.isr.rooms import Rooms
 from permil.isr.row_sample import RowSample
 from permil.isr.strip import strips_of
 from permil.products import MaskPlane
@@ -144,7 +145,7 @@ def test_damaged_rows_are_named_with_their_file(detector, bin8, calibration, mak
     with RawFile(path, bin8) as file:
         places = file.stored_rows("C14")
     content = bytearray(path.read_bytes())
-    start, stop = places.bounds(51, 52).tolist()
+    start, stop = (int(place[0]) for place in places.bounds(np.array([51])))
     content[start:stop] = b"\xff" * (stop - start)
     path.write_bytes(content)
     with OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4), CONFIG) as exposure:
@@ -160,19 +161,20 @@ def test_the_file_of_another_detector_is_refused(detector, itl, bin8, calibratio
         OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4), CONFIG)
 
 
-def test_room_of_an_image_is_used_again(detector, bin8, calibration, make_raw, tmp_path):
+def test_memory_of_an_image_is_used_again(detector, bin8, calibration, make_raw, tmp_path):
     path = write(tmp_path / "a.fits", detector, next(exposures(detector, make_raw)))
-    rooms = ImageRooms()
     expected = whole(path, bin8, calibration)
-    room = rooms.take(detector)
-    for array in room:
+    rooms = Rooms()
+    places = []
+    for array in (rooms.empty(detector.shape, np.float32), rooms.empty(detector.shape, np.int16)):
         array.fill(7)
+        places.append(array.ctypes.data)
+    del array
     with RawFile(path, bin8) as file:
-        image = reduce_raw_file(file, calibration, room=room)[0]
-    assert image.image is room[0]
-    assert image.mask is room[1]
-    np.testing.assert_array_equal(image.image, expected.image)
-    np.testing.assert_array_equal(image.mask, expected.mask)
-    rooms.give_back(image)
-    assert rooms.take(detector)[0] is room[0]
-    assert rooms.take(detector)[0] is not room[0]
+        image = reduce_raw_file(file, calibration, rooms=rooms)[0]
+        assert [image.image.ctypes.data, image.mask.ctypes.data] == places
+        other = reduce_raw_file(file, calibration, rooms=rooms)[0]
+    assert not {other.image.ctypes.data, other.mask.ctypes.data} & set(places)
+    for each in (image, other):
+        np.testing.assert_array_equal(each.image, expected.image)
+        np.testing.assert_array_equal(each.mask, expected.mask)

@@ -14,6 +14,8 @@ from permil.exposures.raw_file import RawFile, RowPlaces
 from permil.exposures.rice import as_words, decode_tile
 
 _ALIGNMENT = 8
+# Bytes between rows from which on they are read one by one: to ask the system for more takes as long as to copy this much.
+_WORTH_SKIPPING = 12_000
 
 
 class CodedRows(NamedTuple):
@@ -41,12 +43,12 @@ def mapped_rows(raw_file: RawFile) -> CodedRows:
         See `RawFile.mapped_rows`.
     """
     octets, places = raw_file.mapped_rows()
-    bounds = np.array([place.bounds(0, place.offsets.size - 1) for place in places])[np.newaxis]
+    bounds = np.array([place.bounds(np.arange(place.offsets.size - 1)) for place in places])
     return CodedRows(
         octets=octets,
         words=as_words(octets),
-        starts=np.ascontiguousarray(bounds[..., :-1]),
-        stops=np.ascontiguousarray(bounds[..., 1:]),
+        starts=np.ascontiguousarray(bounds[np.newaxis, :, 0]),
+        stops=np.ascontiguousarray(bounds[np.newaxis, :, 1]),
         block=np.array([[place.block for place in places]]),
         pixel_bytes=np.array([[place.pixel_bytes for place in places]]),
         zero=np.array([[place.zero for place in places]]),
@@ -59,13 +61,15 @@ class RowBuffer:
     def __init__(self) -> None:
         self._octets = np.zeros(0, dtype=np.uint8)
 
-    def read(self, places: Sequence[Sequence[RowPlaces]], first: int, last: int) -> CodedRows:
-        """Read rows ``first`` to ``last - 1``; what was read before is overwritten.
+    def read(self, places: Sequence[Sequence[RowPlaces]], rows: NDArray[np.int64]) -> CodedRows:
+        """Read rows; what was read before is overwritten.
 
         Parameters
         ----------
         places
             By file and segment.
+        rows
+            Rising, at least one.
 
         Raises
         ------
@@ -73,23 +77,28 @@ class RowBuffer:
             If a file cannot be read or ends too early.
         """
         flat = [place for segments in places for place in segments]
-        bounds = np.array([place.bounds(first, last) for place in flat])
-        begins = bounds[:, 0]
-        sizes = bounds[:, -1] - begins
+        bounds = np.array([place.bounds(rows) for place in flat])
+        begins, ends = bounds[:, 0], bounds[:, 1]
+        gaps = (ends[:, -1] - begins[:, 0]).sum() - (ends - begins).sum()
+        parts, part_ends = (begins, ends) if gaps > _WORTH_SKIPPING * begins.size else (begins[:, :1], ends[:, -1:])
+        sizes = (part_ends - parts).ravel()
         offsets = np.concatenate([[0], np.cumsum(-(-sizes // _ALIGNMENT) * _ALIGNMENT)])
         if offsets[-1] > self._octets.size:
             self._octets = np.zeros(int(1.1 * offsets[-1]) // _ALIGNMENT * _ALIGNMENT + _ALIGNMENT, dtype=np.uint8)
         memory = memoryview(self._octets)  # type: ignore[arg-type]
-        for place, begin, size, offset in zip(flat, begins.tolist(), sizes.tolist(), offsets.tolist(), strict=False):
-            if os.preadv(place.descriptor, [memory[offset : offset + size]], begin) != size:
+        descriptors = (place.descriptor for place in flat for _ in range(parts.shape[1]))
+        for descriptor, begin, size, offset in zip(
+            descriptors, parts.ravel().tolist(), sizes.tolist(), offsets[:-1].tolist(), strict=True
+        ):
+            if os.preadv(descriptor, [memory[offset : offset + size]], begin) != size:
                 raise OSError("the file became shorter")
         shape = (len(places), len(places[0]))
-        shift = (offsets[:-1] - begins)[:, np.newaxis]
+        shift = offsets[:-1].reshape(parts.shape) - parts
         return CodedRows(
             octets=self._octets,
             words=self._octets.view(np.uint32),
-            starts=(bounds[:, :-1] + shift).reshape(*shape, -1),
-            stops=(bounds[:, 1:] + shift).reshape(*shape, -1),
+            starts=(begins + shift).reshape(*shape, -1),
+            stops=(ends + shift).reshape(*shape, -1),
             block=np.array([place.block for place in flat]).reshape(shape),
             pixel_bytes=np.array([place.pixel_bytes for place in flat]).reshape(shape),
             zero=np.array([place.zero for place in flat]).reshape(shape),

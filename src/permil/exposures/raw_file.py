@@ -63,9 +63,9 @@ class RowPlaces:
     pixel_bytes: int
     zero: int
 
-    def bounds(self, first: int, last: int) -> NDArray[np.int64]:
-        """Return where rows ``first`` to ``last - 1`` begin, and where the last of them ends."""
-        return self.begin + self.offsets[first : last + 1].astype(np.int64)
+    def bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return where rows begin and where they end."""
+        return self.begin + self.offsets[rows].astype(np.int64), self.begin + self.offsets[rows + 1].astype(np.int64)
 
 
 class RawFile(RawHeaders):

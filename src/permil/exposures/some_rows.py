@@ -43,12 +43,12 @@ def read_rows(
     if places is None:
         return raw_file.segment(name)[rows]
     amplifier = raw_file.detector.amplifier(name)
-    chosen = range(amplifier.ny_raw)[rows]
-    shape = (len(chosen), amplifier.nx_raw)
+    chosen = np.arange(amplifier.ny_raw)[rows]
+    shape = (chosen.size, amplifier.nx_raw)
     if pixels is None or pixels.shape != shape:
         pixels = np.empty(shape, dtype=np.int32)
-    coded = (buffer or RowBuffer()).read([[places]], chosen[0], chosen[-1] + 1)
-    damaged = _decode_rows(coded, chosen.step, pixels)
+    coded = (buffer or RowBuffer()).read([[places]], chosen)
+    damaged = _decode_rows(coded, pixels)
     if damaged >= 0:
         raise RawFormatError(
             f"row {chosen[damaged]} of segment {name} cannot be decompressed",
@@ -59,9 +59,9 @@ def read_rows(
 
 
 @njit(cache=True, nogil=True)
-def _decode_rows(coded: CodedRows, step: int, pixels: NDArray[np.int32]) -> int:  # pragma: no cover - compiled
+def _decode_rows(coded: CodedRows, pixels: NDArray[np.int32]) -> int:  # pragma: no cover - compiled
     """Fill ``pixels``; return the first row that does not decode, -1 if all do."""
     for row in range(pixels.shape[0]):
-        if not decode_row(coded, 0, 0, row * step, pixels[row]):
+        if not decode_row(coded, 0, 0, row, pixels[row]):
             return row
     return -1

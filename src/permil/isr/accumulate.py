@@ -74,6 +74,23 @@ def empty_rows(n_rows: int, n_columns: int) -> Sums:
     )
 
 
+class Alike(NamedTuple):
+    """What all pixels of a row have in common as long as it is the same, by row: then it is not in the sums.
+
+    ``is_so``: whether it is; ``light``: sum of q; ``frames``: how many have been added.
+    """
+
+    is_so: NDArray[np.bool_]
+    light: NDArray[np.float32]
+    frames: NDArray[np.uint16]
+
+
+@njit(cache=True, nogil=True)
+def empty_alike(n_rows: int) -> Alike:
+    """Return room for rows."""
+    return Alike(np.empty(n_rows, dtype=np.bool_), np.empty(n_rows, dtype=np.float32), np.empty(n_rows, dtype=np.uint16))
+
+
 @njit(cache=True, nogil=True)
 def clear_row(row: Sums) -> None:
     """Make one-dimensional sums those over no frame."""
@@ -93,7 +110,8 @@ def relative_light(light: ArrayLike) -> NDArray[np.float32]:
     return (amounts / amounts[0]).astype(np.float32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+# To hand back eleven arrays takes as long as half of the sums of a row: so it is done in the function that asks.
+@njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def row_of(sums: Sums, row: int, first: int, last: int) -> Sums:
     """Return the sums of columns ``first`` to ``last - 1`` of a row of two-dimensional sums."""
     return Sums(
@@ -133,8 +151,7 @@ def add_row(
     """Add a row of a frame; all arrays are one-dimensional.
 
     There are no branches in the loops, only choices, since it cannot be foreseen which measurement is an extreme; and few arrays in
-    each, since the compiler gives up on making vectors where too many of them might overlap. Where all pixels are measured, in this
-    frame and in the ones before, what depends on light alone is one number for the row.
+    each, since the compiler gives up on making vectors where too many of them might overlap.
 
     Parameters
     ----------
@@ -147,13 +164,6 @@ def add_row(
     falling
         Room for what falls between the extremes.
     """
-    planes = _union(mask)
-    if not extremes and planes & _LEFT_OUT == 0 and _is_even(signal, sums.light):
-        _add_even_row(sums, signal, light)
-        if planes != 0:
-            for pixel in range(mask.size):
-                sums.planes[pixel] |= mask[pixel]
-        return
     scale, nothing = np.float32(1.0) / light, np.float32(0.0)
     inner, inner_light = falling.sample, falling.light
     for pixel in range(signal.size):
@@ -183,30 +193,21 @@ def add_row(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _union(mask: NDArray[np.int16]) -> np.int16:
-    """Return the planes of any pixel of a row."""
-    planes = np.int16(0)
-    for pixel in range(mask.size):
-        planes |= mask[pixel]
-    return planes
+def add_even_row(
+    total: NDArray[np.float64], squares: NDArray[np.float32], before: np.float32, signal: NDArray[np.float32], light: np.float32
+) -> None:
+    """Add a row of which all pixels are measured to a row that is alike, with the bits that `add_row` makes.
 
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _is_even(signal: NDArray[np.float32], amount: NDArray[np.float32]) -> bool:
-    """Return whether no pixel of a row is NaN, and all were measured in the same frames before."""
-    missing, uneven = np.int32(0), np.int32(0)
-    for pixel in range(signal.size):
-        missing += np.int32(signal[pixel] != signal[pixel])
-    for pixel in range(amount.size):
-        uneven += np.int32(amount[pixel] != amount[0])
-    return bool((missing == 0) & (uneven == 0))
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _add_even_row(sums: Sums, signal: NDArray[np.float32], light: np.float32) -> None:
-    """Add a row of which all pixels are measured to sums over the same frames, with the bits that `add_row` makes; no planes."""
-    scale, before = np.float32(1.0) / light, sums.light[0]
-    squares, total, amount = sums.squares, sums.signal, sums.light
+    Parameters
+    ----------
+    total, squares
+        ``signal`` and ``squares`` of the sums, one-dimensional (to hand on all sums would take as long as the work).
+    before
+        Sum of q so far.
+    signal, light
+        Of the frame, see `add_row`.
+    """
+    scale = np.float32(1.0) / light
     if before > np.float32(0.0):
         factor, frames_before = light / (before * (before + light)), np.float64(before)
         for pixel in range(signal.size):
@@ -215,10 +216,17 @@ def _add_even_row(sums: Sums, signal: NDArray[np.float32], light: np.float32) ->
     weight = np.float64(light)
     for pixel in range(signal.size):
         total[pixel] += np.float64(signal[pixel] * scale) * weight
-    for pixel in range(signal.size):
-        amount[pixel] += light
-    for pixel in range(signal.size):
-        sums.measured[pixel] += np.uint16(1)
+
+
+@njit(cache=True, nogil=True)
+def end_alike(sums: Sums, alike: Alike, row: int) -> None:
+    """Put into the sums of a row what its pixels have in common, so that from here on each may have its own."""
+    light, frames = alike.light[row], alike.frames[row]
+    for pixel in range(sums.light.size):
+        sums.light[pixel] = light
+    for pixel in range(sums.measured.size):
+        sums.measured[pixel] = frames
+    alike.is_so[row] = False
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector
 from permil.errors import InputError, PermilError, RawFormatError
 from permil.exposures import RawFile
-from permil.exposures.coded_rows import RowBuffer
 from permil.isr.calibration import Calibration
 from permil.isr.file_stack import FileStack, stack_files
 from permil.isr.photodiode import LeftOut, photodiode_scale
 from permil.isr.probe import ProbedFile, is_row_by_row, probe_file
+from permil.isr.rooms import Rooms
 from permil.isr.stack import Stack
 
 FloatArray = NDArray[np.float64]
@@ -122,7 +122,7 @@ class OpenFiles:
                 return entry
             try:
                 temperature = self._temperature(entry)
-                return probe_file(entry, self.calibration, temperature=temperature, buffer=RowBuffer(), threads=of_segments)
+                return probe_file(entry, self.calibration, temperature=temperature, threads=of_segments)
             except InputError as error:
                 return _left_out(entry.path, error)
             except PermilError as error:
@@ -135,13 +135,22 @@ class OpenFiles:
                 else:
                     self.files.append(entry)
 
-    def stack(self, light: Callable[[list[ProbedFile]], Sequence[float]], *, threshold: float, poisson: bool) -> FileStack | None:
+    def stack(
+        self,
+        light: Callable[[list[ProbedFile]], Sequence[float]],
+        *,
+        threshold: float,
+        poisson: bool,
+        rooms: Rooms | None = None,
+    ) -> FileStack | None:
         """Stack the files; those that turn out to be damaged are left out, and the others stacked anew. None without any.
 
         Parameters
         ----------
         light
             Returns the light of each file.
+        threshold, poisson, rooms
+            See `stack_files`.
         """
         while self.files:
             try:
@@ -152,6 +161,7 @@ class OpenFiles:
                     threshold=threshold,
                     poisson=poisson,
                     threads=self.threads,
+                    rooms=rooms,
                 )
             except RawFormatError as error:
                 self.left_out.append(_left_out(Path(str(error.path)), error))

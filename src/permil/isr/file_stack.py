@@ -25,6 +25,7 @@ from permil.isr.means import empty_averages
 from permil.isr.noise_fit import RowFit, finish_rows
 from permil.isr.probe import ProbedFile, damaged_segment, is_row_by_row
 from permil.isr.rejection import Doubtful, NoiseTest
+from permil.isr.rooms import Rooms
 from permil.isr.rows import Placement
 from permil.isr.saturation import grown_runs
 from permil.isr.segment_group import SegmentGroup
@@ -87,6 +88,7 @@ def stack_files(
     threshold: float,
     poisson: bool = True,
     threads: int = 1,
+    rooms: Rooms | None = None,
 ) -> FileStack:
     """Reduce and stack files; the result is that of `FrameStack` with the reduced exposures, bit by bit.
 
@@ -100,6 +102,8 @@ def stack_files(
         See `FrameStack`.
     threads
         Pieces that are worked on at the same time; 1 in worker processes.
+    rooms
+        May be used for the result.
 
     Raises
     ------
@@ -110,22 +114,28 @@ def stack_files(
     """
     if len(files) >= MOST_FRAMES:
         raise InputError(f"more than {MOST_FRAMES} exposures at one position", remedy="stack them in parts")
-    return _Stacking(files, calibration, np.asarray(light, dtype=np.float64), threshold, poisson).run(threads)
+    return _Stacking(files, calibration, np.asarray(light, dtype=np.float64), threshold, poisson, rooms or Rooms()).run(threads)
 
 
 class _Stacking:
     """Work in progress; arrays per file and amplifier."""
 
     def __init__(
-        self, files: Sequence[ProbedFile], calibration: Calibration, light: FloatArray, threshold: float, poisson: bool
+        self,
+        files: Sequence[ProbedFile],
+        calibration: Calibration,
+        light: FloatArray,
+        threshold: float,
+        poisson: bool,
+        rooms: Rooms,
     ) -> None:
         self.files, self.calibration, self.detector = files, calibration, calibration.detector
         self.places = [[file.raw_file.rows(amplifier.name) for amplifier in self.detector.amplifiers] for file in files]
         self.light = relative_light(light)
         self.gain, self.dead, self.clip = (np.array([getattr(file, name) for file in files]) for name in ("gain", "dead", "clip"))
         self.test = NoiseTest(light.size, self.light.astype(np.float64).mean(), np.nan, threshold, 1.0 if poisson else 0.0)
-        self.out = empty_averages(self.detector.shape)
-        self.squares = np.empty_like(self.out.image)
+        self.out = empty_averages(self.detector.shape, rooms)
+        self.squares = rooms.empty(self.detector.shape, np.float32)
         self.groups = SegmentGroup.all_of(calibration)
         self.measure = is_row_by_row(calibration)
         self.room = threading.local()
@@ -200,11 +210,10 @@ class _Stacking:
         first = 0
         while first < piece.rows.size:
             rows = piece.rows[first : np.searchsorted(piece.rows, piece.rows[first] + size)]
-            coded = self._buffer().read(places, int(rows[0]), int(rows[-1]) + 1)
+            coded = self._buffer().read(places, rows)
             spread = Spread.nothing() if grown is None else spread_of(grown, len(self.files), own, rows)
             added = add_rows(
                 coded,
-                int(rows[0]),
                 rows,
                 first,
                 group,

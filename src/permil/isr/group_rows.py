@@ -89,7 +89,7 @@ def to_signal(
     saturation_adu: float,
     signal: NDArray[np.float32],
 ) -> bool:
-    """Turn adu into electrons; return whether any pixel may have to be flagged (by `flag_signal`)."""
+    """Turn adu into electrons; return whether any pixel may have to be flagged (by `flag_signal`) or is NaN."""
     beyond = to_electrons(measured, response, signal)
     return any_saturated(counts, saturation_adu) or beyond
 

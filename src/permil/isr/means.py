@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from permil.isr.accumulate import Sums
 from permil.isr.rejection import Doubtful, NoiseTest, longer, set_aside
+from permil.isr.rooms import Rooms
 from permil.isr.rows import Placement, copy_flipped, copy_row
 from permil.products.masks import MaskPlane
 
@@ -50,14 +51,14 @@ class RowMeans(NamedTuple):
     mask: NDArray[np.int32]
 
 
-def empty_averages(shape: tuple[int, int]) -> Averages:
+def empty_averages(shape: tuple[int, int], rooms: Rooms) -> Averages:
     """Return averages that are still to be filled."""
     return Averages(
-        image=np.empty(shape, dtype=np.float32),
-        variance=np.empty(shape, dtype=np.float32),
-        mask=np.empty(shape, dtype=np.int32),
-        kept=np.empty(shape, dtype=np.uint16),
-        rejected=np.empty(shape, dtype=np.uint8),
+        image=rooms.empty(shape, np.float32),
+        variance=rooms.empty(shape, np.float32),
+        mask=rooms.empty(shape, np.int32),
+        kept=rooms.empty(shape, np.uint16),
+        rejected=rooms.empty(shape, np.uint8),
     )
 
 

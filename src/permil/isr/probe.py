@@ -20,7 +20,7 @@ from permil.isr.stack import frame_light, light_steps, median_light
 
 FloatArray = NDArray[np.float64]
 
-# Coded rows that are read at a time, bytes.
+# Rows that are read at a time, bytes when decoded to 16 bits.
 _READ_AT_A_TIME = 4_000_000
 
 
@@ -60,17 +60,13 @@ def is_row_by_row(calibration: Calibration) -> bool:
     return calibration.overscan.method in ("row_median", "row_mean")
 
 
-def probe_file(
-    raw_file: RawFile, calibration: Calibration, *, temperature: float | None, buffer: RowBuffer, threads: int = 1
-) -> ProbedFile:
+def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: float | None, threads: int = 1) -> ProbedFile:
     """Look at a file: at some rows where that is enough, else at all of it.
 
     Parameters
     ----------
     temperature
         Readout-board temperature, degree C.
-    buffer
-        Memory to read into.
     threads
         Segments that are decoded at the same time, where the whole file must be.
 
@@ -83,50 +79,45 @@ def probe_file(
     """
     gain = calibration.gain_at(temperature)
     if is_row_by_row(calibration):
-        return _probe_rows(raw_file, calibration, gain, buffer)
+        return _probe_rows(raw_file, calibration, gain)
     reduced, overscans, dead = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads)
     median = frame_light(reduced.image, reduced.mask)
     return ProbedFile(raw_file, gain, median, np.array(dead), np.zeros(gain.size), reduced.noise_variance, overscans)
 
 
-def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray, buffer: RowBuffer) -> ProbedFile:
+def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> ProbedFile:
     amplifiers = calibration.detector.amplifiers
+    samples = _samples(raw_file, calibration, gain)
     dead, clip, noise_variance = np.zeros(gain.size, dtype=bool), np.zeros(gain.size), np.zeros(gain.size)
-    light = []
-    for group in SegmentGroup.all_of(calibration):
-        own = group.amplifiers.tolist()
-        samples = _samples(raw_file, calibration, group, gain, buffer)
-        for number, index in enumerate(own):
-            overscan = samples.overscans[number]
-            clip[index] = clip_limit(overscan_deviations(overscan))
-            variance = overscan_variance(overscan, clip[index])
-            of_level = level_variance(calibration.overscan, variance, overscan.shape[1])
-            noise_variance[index] = gain[index] ** 2 * (variance + of_level)
-            constant = samples.lowest[number] == samples.highest[number]
-            dead[index] = constant and np.ptp(raw_file.segment(amplifiers[index].name)) == 0
-            light.append(samples.light[number, : samples.n_light[number]])
-    return ProbedFile(raw_file, gain, median_light(np.concatenate(light)), dead, clip, noise_variance, ())
+    for index, overscan in enumerate(samples.overscans):
+        clip[index] = clip_limit(overscan_deviations(overscan))
+        variance = overscan_variance(overscan, clip[index])
+        of_level = level_variance(calibration.overscan, variance, overscan.shape[1])
+        noise_variance[index] = gain[index] ** 2 * (variance + of_level)
+        constant = samples.lowest[index] == samples.highest[index]
+        dead[index] = constant and np.ptp(raw_file.segment(amplifiers[index].name)) == 0
+    light = np.concatenate([each[:n_light] for each, n_light in zip(samples.light, samples.n_light, strict=True)])
+    return ProbedFile(raw_file, gain, median_light(light), dead, clip, noise_variance, ())
 
 
-def _samples(raw_file: RawFile, calibration: Calibration, group: SegmentGroup, gain: FloatArray, buffer: RowBuffer) -> RowSamples:
+def _samples(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> RowSamples:
     detector = calibration.detector
-    own = [detector.amplifiers[index] for index in group.amplifiers]
-    n_rows = own[0].ny
+    n_rows = detector.amplifiers[0].ny
     row_step, column_step = light_steps(detector.shape)
     overscan_step = deviation_step(n_rows)
     # One sample of rows serves both purposes where that of the overscan is dense enough.
     steps = Steps(min(overscan_step, row_step), column_step, overscan_step)
-    samples = RowSamples.empty(group, n_rows, steps)
+    group = SegmentGroup.of(calibration, range(len(detector.amplifiers)))
+    samples, buffer = RowSamples.empty(group, n_rows, steps), RowBuffer()
     row = np.arange(n_rows)
     wanted = row[(row % steps.light_rows == 0) | (row % steps.overscan_rows == 0)]
-    size = max(1, _READ_AT_A_TIME // (2 * group.width * len(own)))
-    for first in range(0, n_rows, size):
-        rows = wanted[(wanted >= first) & (wanted < first + size)]
-        if rows.size:
-            coded = buffer.read([[raw_file.rows(amplifier.name) for amplifier in own]], int(rows[0]), int(rows[-1]) + 1)
-            damaged = probe_rows(coded, int(rows[0]), rows, group, gain[group.amplifiers], steps, samples)
-            if damaged >= 0:
-                raise damaged_segment(raw_file, own[damaged].extname)
+    size = max(1, _READ_AT_A_TIME // (2 * group.width * group.amplifiers.size))
+    places = [[raw_file.rows(amplifier.name) for amplifier in detector.amplifiers]]
+    for first in range(0, wanted.size, size):
+        rows = wanted[first : first + size]
+        damaged = probe_rows(buffer.read(places, rows), rows, group, gain, steps, samples)
+        if damaged >= 0:
+            raise damaged_segment(raw_file, detector.amplifiers[damaged].extname)
     return samples
 
 

@@ -60,7 +60,6 @@ class RowSamples(NamedTuple):
 @njit(cache=True, nogil=True)
 def probe_rows(
     coded: CodedRows,
-    first_row: int,
     rows: NDArray[np.int64],
     group: SegmentGroup,
     gain: FloatArray,
@@ -71,10 +70,8 @@ def probe_rows(
 
     Parameters
     ----------
-    coded, first_row
-        The rows as read, and which raw row is the first of them.
-    rows
-        Raw rows to look at: multiples of ``light_rows`` or ``overscan_rows``.
+    coded, rows
+        The rows as read, and which raw rows they are: multiples of ``light_rows`` or ``overscan_rows``.
     group, gain
         Calibration, and electrons per adu by segment.
     steps
@@ -97,13 +94,12 @@ def probe_rows(
     signal = np.empty(group.n_columns, dtype=np.float32)
     guess = np.zeros(n_segments)
     first, last = group.first_column, group.first_column + group.n_columns
-    for row in rows:
+    for index in range(rows.size):
+        row = rows[index]
         for segment in range(n_segments):
-            if not decode_row(coded, file, segment, row - first_row, counts[segment]):
+            if not decode_row(coded, file, segment, index, counts[segment]):
                 return segment
-            for column in range(group.width):
-                samples.lowest[segment] = min(samples.lowest[segment], counts[segment, column])
-                samples.highest[segment] = max(samples.highest[segment], counts[segment, column])
+            _extend_range(counts[segment], segment, samples)
             if row % steps.overscan_rows == 0:
                 overscan = counts[segment, group.first_overscan : group.last_overscan]
                 copy_row(overscan, samples.overscans[segment, row // steps.overscan_rows])
@@ -123,6 +119,17 @@ def probe_rows(
                 flag_signal(own, measured[segment], response, group.saturation_adu, planes[segment])
             _take_light(signal, planes[segment], segment, steps.light_columns, samples)
     return -1
+
+
+@njit(cache=True, nogil=True)
+def _extend_range(counts: NDArray[np.int32], segment: int, samples: RowSamples) -> None:
+    """Let lowest and highest count of a segment cover a row."""
+    lowest, highest = samples.lowest[segment], samples.highest[segment]
+    for column in range(counts.size):
+        lowest = min(lowest, counts[column])
+    for column in range(counts.size):
+        highest = max(highest, counts[column])
+    samples.lowest[segment], samples.highest[segment] = lowest, highest
 
 
 @njit(cache=True, nogil=True)

@@ -7,7 +7,6 @@ structure, noise). So, from the far end: overscan level, superbias, crosstalk, l
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from permil.isr.calibration import Calibration
 from permil.isr.crosstalk import subtract_crosstalk
 from permil.isr.masks import grow_saturated
 from permil.isr.overscan import Overscan, measure_overscan, native_counts
+from permil.isr.rooms import Rooms
 from permil.isr.rows import (
     Placement,
     Response,
@@ -43,27 +43,6 @@ from permil.products.masks import MaskPlane
 FloatArray = NDArray[np.float64]
 _OWN = threading.local()
 """Memory of each thread for a segment."""
-
-ImageRoom = tuple[NDArray[np.float32], NDArray[np.int16]]
-"""Arrays for image and mask of a detector."""
-
-
-class ImageRooms:
-    """Rooms for images that are used again, by any thread: fresh memory for each exposure would cost as much time as filling it."""
-
-    def __init__(self) -> None:
-        self._free: deque[ImageRoom] = deque()
-
-    def take(self, detector: Detector) -> ImageRoom:
-        """Return a room that nobody uses."""
-        try:
-            return self._free.pop()
-        except IndexError:
-            return np.empty(detector.shape, dtype=np.float32), np.empty(detector.shape, dtype=np.int16)
-
-    def give_back(self, image: DetectorImage) -> None:
-        """Take back the room of an image that nobody needs any more."""
-        self._free.append((image.image, image.mask))
 
 
 @dataclass(frozen=True)
@@ -154,12 +133,12 @@ def reduce_raw_file(
     *,
     temperature: float | None = None,
     threads: int = 1,
-    room: ImageRoom | None = None,
+    rooms: Rooms | None = None,
     rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
     """Reduce an open file; a decoded segment is reduced while it is in the cache of its core.
 
-    Parameters and errors are those of `reduce_exposure`; ``room`` may be used for image and mask of the result. Where only some
+    Parameters and errors are those of `reduce_exposure`; ``rooms`` may be used for image and mask of the result. Where only some
     ``rows`` of the raw segments are read the calibration is that of these rows (`permil.isr.row_sample`).
 
     Returns
@@ -179,7 +158,7 @@ def reduce_raw_file(
             return raw_file.segment(amplifier.name, _OWN.pixels)
         return read_rows(raw_file, amplifier.name, rows, buffer=_OWN.buffer, pixels=_OWN.pixels)
 
-    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, room=room)
+    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, rooms=rooms)
 
 
 def _reduce_segments(
@@ -188,12 +167,13 @@ def _reduce_segments(
     *,
     temperature: float | None,
     threads: int,
-    room: ImageRoom | None = None,
+    rooms: Rooms | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
     """Reduce segments that are fetched one by one, each one once, by several threads."""
     detector = calibration.detector
     gain = calibration.gain_at(temperature)
-    image, mask = room or ImageRooms().take(detector)
+    rooms = rooms or Rooms()
+    image, mask = rooms.empty(detector.shape, np.float32), rooms.empty(detector.shape, np.int16)
     correction = calibration.crosstalk_correction()
 
     def respond(index: int) -> bool:

@@ -169,18 +169,18 @@ def flag_saturated(counts: Counts, saturation_adu: float, planes: NDArray[np.int
 
 @njit(cache=True, nogil=True)
 def to_electrons(measured: NDArray[np.float32], response: Response, signal: NDArray[np.float32]) -> bool:
-    """Apply linearity and gain; return whether any pixel may have to be flagged (by `flag_response`)."""
+    """Apply linearity and gain; return whether any pixel may have to be flagged (by `flag_response`) or is NaN."""
     coefficients, gain = response.coefficients, response.gain
-    found = False
+    within = True
     if response.straight:
         # In single precision, twice as fast: a factor loses nothing by it. The bound is a little low, so that rounding hides nothing.
         factor, bound = np.float32(gain), np.float32(_BELOW * min(response.saturation / gain, response.limit))
         for column in range(measured.size):
             signal[column] = factor * measured[column]
-        above = np.int32(0)
+        below_bound = np.int32(0)
         for column in range(measured.size):
-            above += np.int32(measured[column] >= bound)
-        found = bool(above > 0)
+            below_bound += np.int32(measured[column] < bound)
+        within = bool(below_bound == measured.size)
     elif response.knots.size == 1:
         knot = np.float64(response.knots[0])
         c0, c1, c2, c3 = coefficients[0]
@@ -188,14 +188,14 @@ def to_electrons(measured: NDArray[np.float32], response: Response, signal: NDAr
             step = np.float64(measured[column]) - knot
             below, above = c0 + c1 * step, c0 + step * (c1 + step * (c2 + step * c3))
             electrons = gain * (below if step < 0 else above)
-            found |= (electrons >= response.saturation) | (measured[column] > response.limit)
+            within &= (electrons < response.saturation) & (measured[column] <= response.limit)
             signal[column] = electrons
     else:
         for column in range(measured.size):
             electrons = np.float64(gain * evaluate_piece(response.knots, coefficients, measured[column]))
-            found |= (electrons >= response.saturation) | (measured[column] > response.limit)
+            within &= (electrons < response.saturation) & (measured[column] <= response.limit)
             signal[column] = electrons
-    return found
+    return not within
 
 
 @njit(cache=True, nogil=True)

@@ -12,6 +12,7 @@ from permil.camera import Detector
 from permil.errors import InputError, PhotodiodeError
 from permil.isr.accumulate import MOST_FRAMES, Sums, add_frame, empty_sums, relative_light
 from permil.isr.average import NoiseTest, RowFit, average, empty_averages
+from permil.isr.rooms import Rooms
 from permil.isr.rows import Placement
 from permil.products.masks import is_good
 
@@ -148,7 +149,7 @@ class FrameStack:
             raise InputError("there is no exposure to stack", remedy="check which exposures were left out")
         light = relative_light(self._light).astype(np.float64)
         noise_variance = self._noise_variance / light.size
-        out = empty_averages(self.detector.shape)
+        out = empty_averages(self.detector.shape, Rooms())
         chi_square = np.empty(noise_variance.size)
         for index, amplifier in enumerate(self.detector.amplifiers):
             rows, columns = amplifier.slices

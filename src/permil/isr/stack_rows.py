@@ -14,7 +14,19 @@ from numpy.typing import NDArray
 
 from permil.borrowed import borrowed
 from permil.exposures.coded_rows import CodedRows, decode_row
-from permil.isr.accumulate import Falling, Sums, add_row, clear_row, empty_falling, empty_rows, row_of
+from permil.isr.accumulate import (
+    Alike,
+    Falling,
+    Sums,
+    add_even_row,
+    add_row,
+    clear_row,
+    empty_alike,
+    empty_falling,
+    empty_rows,
+    end_alike,
+    row_of,
+)
 from permil.isr.group_rows import flag_signal, overscan_of_row, response_of, take_row, to_signal
 from permil.isr.means import Averages, RowMeans, average_row, empty_means
 from permil.isr.rejection import Doubtful, NoiseTest, no_doubtful, with_noise
@@ -26,6 +38,7 @@ FloatArray = NDArray[np.float64]
 
 _SAT = int(MaskPlane.SAT)
 _NO_DATA = int(MaskPlane.NO_DATA)
+_LEFT_OUT = int(MaskPlane.SAT | MaskPlane.NO_DATA)
 
 
 class FrameRows(NamedTuple):
@@ -48,7 +61,8 @@ class RowRoom(NamedTuple):
     """Room for a raw row of all segments on its way through the files.
 
     ``counts``: shape (n_segments, width); ``bias``, ``static``: superbias and mask; ``measured``, ``corrected``: adu, without and with
-    crosstalk corrected; ``total``, ``signal``, ``planes``: one row of a segment; ``sums``: by segment; ``falling``, ``means``: see there.
+    crosstalk corrected; ``total``, ``signal``, ``planes``: one row of a segment; ``sums``, ``alike``: by segment; ``falling``, ``means``:
+    see there.
     """
 
     counts: NDArray[np.int32]
@@ -60,6 +74,7 @@ class RowRoom(NamedTuple):
     signal: NDArray[np.float32]
     planes: NDArray[np.int16]
     sums: Sums
+    alike: Alike
     falling: Falling
     means: RowMeans
 
@@ -78,6 +93,7 @@ class RowRoom(NamedTuple):
             signal=np.empty(n_columns, dtype=np.float32),
             planes=np.empty(n_columns, dtype=np.int16),
             sums=empty_rows(*shape),
+            alike=empty_alike(group.x_min.size),
             falling=empty_falling(n_columns),
             means=empty_means(n_columns),
         )
@@ -111,6 +127,21 @@ class Spread(NamedTuple):
         """Return the spread where nothing is saturated."""
         none = np.empty(0, dtype=np.int64)
         return cls(np.empty((0, 0, 0), dtype=np.int64), none, none)
+
+
+@njit(cache=True, nogil=True)
+def _begin_row(group: SegmentGroup, row: int, extremes: bool, room: RowRoom) -> None:
+    """Take what is known of a row; its sums are those over no frame, with what is flagged in all of them."""
+    for segment in range(group.x_min.size):
+        static = room.static[segment]
+        take_row(group, segment, row, room.bias[segment], static)
+        planes = np.int16(0)
+        for column in range(static.size):
+            planes |= static[column]
+        clear_row(row_of(room.sums, segment, 0, group.n_columns))
+        copy_row(static, room.sums.planes[segment])
+        room.alike.is_so[segment] = (not extremes) & (planes & _LEFT_OUT == 0)
+        room.alike.light[segment], room.alike.frames[segment] = 0.0, 0
 
 
 @njit(cache=True, nogil=True)
@@ -150,9 +181,34 @@ def _add_runs(
 
 
 @njit(cache=True, nogil=True)
+def _end_row(
+    group: SegmentGroup,
+    row: int,
+    noise_variance: FloatArray,
+    test: NoiseTest,
+    room: RowRoom,
+    out: Averages,
+    squares: NDArray[np.float32],
+    doubtful: Doubtful,
+    n_doubtful: int,
+) -> tuple[Doubtful, int]:
+    """Average the sums of a row over all files; see `add_rows` and `average_row`."""
+    for segment in range(group.x_min.size):
+        amplifier = group.amplifiers[segment]
+        own_test = with_noise(test, noise_variance[amplifier])
+        where = Placement(
+            group.x_min[segment], group.n_columns, group.flip_x[segment], group.y_first[segment], group.y_step[segment]
+        )
+        sums = row_of(room.sums, segment, 0, group.n_columns)
+        if room.alike.is_so[segment]:
+            end_alike(sums, room.alike, segment)
+        doubtful, n_doubtful = average_row(sums, row, amplifier, own_test, where, room.means, out, squares, doubtful, n_doubtful)
+    return doubtful, n_doubtful
+
+
+@njit(cache=True, nogil=True)
 def add_rows(
     coded: CodedRows,
-    first_row: int,
     rows: NDArray[np.int64],
     first_index: int,
     group: SegmentGroup,
@@ -169,10 +225,8 @@ def add_rows(
 
     Parameters
     ----------
-    coded, first_row
-        The rows as read, and which raw row is the first of them.
-    rows, first_index
-        Raw rows to add, rising, and the place of the first of them in the arrays of ``frames``.
+    coded, rows, first_index
+        The rows as read, which raw rows they are, rising, and the place of the first of them in the arrays of ``frames``.
     group
         Calibration.
     frames
@@ -202,12 +256,10 @@ def add_rows(
     extremes = bool(np.isfinite(test.threshold))
     for index in range(rows.size):
         row = rows[index]
-        for segment in range(n_segments):
-            take_row(group, segment, row, room.bias[segment], static[segment])
-            clear_row(row_of(room.sums, segment, 0, group.n_columns))
+        _begin_row(group, row, extremes, room)
         for file in range(n_files):
             for segment in range(n_segments):
-                if not decode_row(coded, file, segment, row - first_row, counts[segment]):
+                if not decode_row(coded, file, segment, index, counts[segment]):
                     return SumsOfRows(file, segment, runs[:n_runs], _filled(doubtful, n_doubtful))
                 level = frames.level[file, segment]
                 place = first_index + index
@@ -231,19 +283,17 @@ def add_rows(
                         flag_signal(own, measured[segment], response, group.saturation_adu, flagged)
                         runs, n_runs = _add_runs(flagged, file, segment, row, runs, n_runs)
                     _flag_more(flagged, frames.dead[file, segment], spread, file, segment, index)
-                add_row(
-                    row_of(room.sums, segment, 0, group.n_columns), signal, planes, frames.light[file], extremes, room.falling
-                )
-        for segment in range(n_segments):
-            amplifier = group.amplifiers[segment]
-            own_test = with_noise(test, noise_variance[amplifier])
-            where = Placement(
-                group.x_min[segment], group.n_columns, group.flip_x[segment], group.y_first[segment], group.y_step[segment]
-            )
-            all_files = row_of(room.sums, segment, 0, group.n_columns)
-            doubtful, n_doubtful = average_row(
-                all_files, row, amplifier, own_test, where, room.means, out, squares, doubtful, n_doubtful
-            )
+                elif room.alike.is_so[segment]:
+                    before = room.alike.light[segment]
+                    add_even_row(room.sums.signal[segment], room.sums.squares[segment], before, signal, frames.light[file])
+                    room.alike.light[segment] += frames.light[file]
+                    room.alike.frames[segment] += np.uint16(1)
+                    continue
+                sums = row_of(room.sums, segment, 0, group.n_columns)
+                if room.alike.is_so[segment]:
+                    end_alike(sums, room.alike, segment)
+                add_row(sums, signal, planes, frames.light[file], extremes, room.falling)
+        doubtful, n_doubtful = _end_row(group, row, noise_variance, test, room, out, squares, doubtful, n_doubtful)
     return SumsOfRows(-1, -1, runs[:n_runs], _filled(doubtful, n_doubtful))
 
 

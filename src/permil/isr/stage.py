@@ -23,7 +23,8 @@ from permil.isr.gains import Gains
 from permil.isr.inputs import load_calibration, overscan_options
 from permil.isr.photodiode import select_by_photodiode
 from permil.isr.probe import ProbedFile
-from permil.isr.reduce import DetectorImage, ImageRoom, reduce_raw_file
+from permil.isr.reduce import DetectorImage, reduce_raw_file
+from permil.isr.rooms import Rooms
 from permil.isr.superbias import bias_calibration, summarise_bias
 from permil.products import FINGERPRINT_CARD, write_image, write_table
 
@@ -163,7 +164,7 @@ def reduce_file(
     config: IsrConfig,
     *,
     threads: int = 1,
-    room: ImageRoom | None = None,
+    rooms: Rooms | None = None,
     rows: slice | None = None,
 ) -> DetectorImage:
     """Read and reduce one raw file.
@@ -172,7 +173,7 @@ def reduce_file(
     ----------
     threads
         Segments that are decoded and reduced at the same time; 1 in worker processes.
-    room
+    rooms
         May be used for image and mask of the result.
     rows
         Rows of the raw segments that are read, where it is not all; the calibration is that of these rows (`RowSample`).
@@ -188,7 +189,7 @@ def reduce_file(
         check_detector(raw_file.detector, calibration.detector, path)
         try:
             temperature = board_temperature(raw_file, config)
-            return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, room=room, rows=rows)[0]
+            return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, rooms=rooms, rows=rows)[0]
         except PermilError as error:
             raise with_path(error, path) from error
 
@@ -202,6 +203,7 @@ def stack_group(
     *,
     with_superbias_variance: bool = True,
     threads: int = 1,
+    rooms: Rooms | None = None,
 ) -> ExposureStack:
     """Stack the exposures of one position, LED and detector, all files together, a few rows at a time.
 
@@ -217,6 +219,8 @@ def stack_group(
         Whether the variance holds that of the superbias, which several stacks have in common.
     threads
         Segments that are worked on at the same time; 1 in worker processes.
+    rooms
+        May be used for the result.
 
     Raises
     ------
@@ -236,7 +240,7 @@ def stack_group(
 
     with OpenFiles(wanted, camera, calibration, lambda file: board_temperature(file, config), threads=threads) as opened:
         contradictions = opened.set_aside_contradictions(readings.__getitem__)
-        stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True)
+        stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True, rooms=rooms)
         left_out = (*selection.left_out, *contradictions, *opened.left_out)
         if stacked is None:
             raise InputError(

@@ -22,6 +22,7 @@ from permil.flat.tasks.pointings import PointingGroup
 from permil.flat.tasks.task import PART_OF_EXPOSURES, FlatTask, keep_pointing
 from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
+from permil.isr.rooms import Rooms
 from permil.isr.stage import stack_group
 from permil.products import RunFolder
 
@@ -58,17 +59,31 @@ def _lit_stacks(
     task: FlatTask, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
 ) -> Iterator[list[LitStack]]:
     """Yield the stack of each pointing; what was left out or does not count in a scale is noted."""
+    rooms = Rooms()
     for number, group in enumerate(task.groups):
         # Made in a function of its own, so that nothing of it is kept while the next one is made.
-        yield [_lit_stack(group, camera, calibration, task.config, beam, noted)]
+        yield [_lit_stack(group, camera, calibration, task.config, beam, noted, rooms)]
         tell_part(PART_OF_EXPOSURES * (number + 1) / len(task.groups))
 
 
 def _lit_stack(
-    group: PointingGroup, camera: Camera, calibration: Calibration, config: Config, beam: BeamModel, noted: list[LeftOut]
+    group: PointingGroup,
+    camera: Camera,
+    calibration: Calibration,
+    config: Config,
+    beam: BeamModel,
+    noted: list[LeftOut],
+    rooms: Rooms,
 ) -> LitStack:
     exposures = stack_group(
-        group.paths, group.photodiodes, camera, calibration, config.isr, with_superbias_variance=False, threads=own_threads()
+        group.paths,
+        group.photodiodes,
+        camera,
+        calibration,
+        config.isr,
+        with_superbias_variance=False,
+        threads=own_threads(),
+        rooms=rooms,
     )
     stack, n = exposures.stack, len(exposures.used)
     noted += exposures.left_out

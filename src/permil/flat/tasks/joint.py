@@ -33,6 +33,7 @@ from permil.flat.tasks.task import PART_OF_EXPOSURES, FlatTask, keep_pointing
 from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
 from permil.isr.open_exposure import OpenExposure
+from permil.isr.rooms import Rooms
 from permil.isr.row_sample import RowSample
 from permil.isr.stage import stack_group
 from permil.isr.strip import Strip, strips_of
@@ -115,7 +116,9 @@ class _Detector:
         for is_stack, groups in groupby(self.task.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
             if is_stack:
                 # One at a time: at full size each takes hundreds of megabytes.
-                yield from ([self._stack(group)] for group in groups)
+                rooms = Rooms()
+                yield from ([self._stack(group, rooms)] for group in groups)
+                del rooms
                 continue
             reference = self.reference() if reference is None else reference
             singles = [(group, number) for group in groups for number in range(len(group.paths))]
@@ -186,12 +189,19 @@ class _Detector:
 
         return light
 
-    def _stack(self, group: PointingGroup) -> LitStack:
+    def _stack(self, group: PointingGroup, rooms: Rooms) -> LitStack:
         """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
         exposures = [self.light.exposures[obsid] for obsid in group.obsids]
         scales = [exposure.scale for exposure in exposures]
         stacked = stack_group(
-            group.paths, scales, self.camera, self.calibration, self.isr, with_superbias_variance=False, threads=own_threads()
+            group.paths,
+            scales,
+            self.camera,
+            self.calibration,
+            self.isr,
+            with_superbias_variance=False,
+            threads=own_threads(),
+            rooms=rooms,
         )
         self.noted += stacked.left_out
         stack = stacked.stack

@@ -18,7 +18,7 @@ from permil.flat.joint.average import SuperPixelLayout, average_exposure, flatte
 from permil.flat.signals_file import SuperPixelSignals, write_signals
 from permil.flat.superpixel import size_in_pixels
 from permil.isr.calibrate import calibration_fingerprint, detector_calibration
-from permil.isr.reduce import ImageRooms
+from permil.isr.rooms import Rooms
 from permil.isr.row_sample import RowSample
 from permil.isr.stage import reduce_file
 from permil.products import RunFolder, fingerprint, is_current, is_good, is_usable
@@ -115,13 +115,12 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     shape = (len(task.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     left_out = []
-    rooms = ImageRooms()
+    rooms = Rooms()
 
     def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
         """Return signal and variance of an exposure, or what is wrong with it."""
         try:
-            room = rooms.take(calibration.detector)
-            image = reduce_file(path, camera, calibration, config.isr, room=room, rows=sample.raw_rows)
+            image = reduce_file(path, camera, calibration, config.isr, rooms=rooms, rows=sample.raw_rows)
         except InputError as error:
             return error.what
         mean, expected, _ = average_exposure(
@@ -132,7 +131,6 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
             level_variance=image.level_variance,
             threshold=config.isr.rejection_threshold,
         )
-        rooms.give_back(image)
         return mean, expected
 
     for number, measured in enumerate(ahead(measure, task.paths, threads=own_threads())):

@@ -187,6 +187,8 @@ def reduce_file(
     """
     with RawFile(path, camera) as raw_file:
         check_detector(raw_file.detector, calibration.detector, path)
+        # Also where single rows are asked for: a disk is faster with all of the file than with its parts.
+        raw_file.read_ahead()
         try:
             temperature = board_temperature(raw_file, config)
             return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, rooms=rooms, rows=rows)[0]

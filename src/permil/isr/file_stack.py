@@ -135,7 +135,7 @@ class _Stacking:
         self.gain, self.dead, self.clip = (np.array([getattr(file, name) for file in files]) for name in ("gain", "dead", "clip"))
         self.test = NoiseTest(light.size, self.light.astype(np.float64).mean(), np.nan, threshold, 1.0 if poisson else 0.0)
         self.out = empty_averages(self.detector.shape, rooms)
-        self.squares = rooms.empty(self.detector.shape, np.float32)
+        self.squares = np.empty_like(self.out.image)
         self.groups = SegmentGroup.all_of(calibration)
         self.measure = is_row_by_row(calibration)
         self.room = threading.local()

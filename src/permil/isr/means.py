@@ -52,13 +52,13 @@ class RowMeans(NamedTuple):
 
 
 def empty_averages(shape: tuple[int, int], rooms: Rooms) -> Averages:
-    """Return averages that are still to be filled."""
+    """Return averages that are still to be filled; those that a flat needs for long are made in the rooms, others are soon given up."""
     return Averages(
         image=rooms.empty(shape, np.float32),
         variance=rooms.empty(shape, np.float32),
         mask=rooms.empty(shape, np.int32),
-        kept=rooms.empty(shape, np.uint16),
-        rejected=rooms.empty(shape, np.uint8),
+        kept=np.empty(shape, dtype=np.uint16),
+        rejected=np.empty(shape, dtype=np.uint8),
     )
 
 

@@ -92,8 +92,10 @@ def _told(
     """Yield batches; say how far the exposures are."""
     done = 0
     for batch in batches:
-        yield batch
         done += sum(each.pointing.exposures for each in batch)
+        yield batch
+        # Whoever uses it has let go of it, too.
+        del batch
         tell_part(PART_OF_EXPOSURES * min(done / n_exposures, 1.0))
 
 

@@ -13,7 +13,7 @@ from full_size import YARDSTICK, RunningMoments, in_turn, read_astropy, read_fit
 from harness import publish
 from permil.camera import Camera, Detector, load_camera
 from permil.config.isr import IsrConfig
-from permil.exposures import read_raw
+from permil.exposures import RawFile, read_raw
 from permil.isr.inputs import load_calibration
 from permil.isr.rooms import Rooms
 from permil.isr.stage import reduce_file, stack_group
@@ -67,11 +67,18 @@ def _reading(path: Path, camera: Camera, detector: Detector) -> None:
 def _moments(paths: list[Path], camera: Camera, detector: Detector) -> None:
     plain = IsrConfig(bias="none", photodiode="none", rejection_threshold=np.inf)
     calibration = load_calibration(detector, camera, plain)
-    # As in a task of the pipeline the result of one turn is written where that of the turn before was; that of the peers is, too.
+    # As in a task of the pipeline, the result of one turn is written where that of the turn before was; that of all peers is, too.
     moments, rooms = RunningMoments(detector.shape), Rooms()
 
     def ours(config: IsrConfig, threads: int) -> None:
         stack_group(paths, [1.0] * len(paths), camera, calibration, config, threads=threads, rooms=rooms)
+
+    pixels = {each.name: np.empty((each.ny_raw, each.nx_raw), dtype=np.int32) for each in detector.amplifiers}
+
+    def decode(path: Path) -> None:
+        with RawFile(path, camera) as raw_file:
+            for name, segment in pixels.items():
+                raw_file.segment(name, segment)
 
     robust = plain.model_copy(update={"rejection_threshold": 5.0})
     path = paths[0]
@@ -80,7 +87,7 @@ def _moments(paths: list[Path], camera: Camera, detector: Detector) -> None:
             "permil, all files, 1 thread": lambda: ours(plain, 1),
             "permil, all files, outliers rejected, 1 thread": lambda: ours(robust, 1),
             "permil, all files, outliers rejected, 2 threads": lambda: ours(robust, 2),
-            "permil, decoding alone (file to arrays)": lambda: read_raw(path, camera),
+            "permil, decoding alone (file to arrays)": lambda: decode(path),
             "permil, file to reduced image with masks (reduce_file)": lambda: reduce_file(
                 path, camera, calibration, plain, rooms=rooms
             ),

@@ -85,7 +85,6 @@ class Alike(NamedTuple):
     frames: NDArray[np.uint16]
 
 
-@njit(cache=True, nogil=True)
 def empty_alike(n_rows: int) -> Alike:
     """Return room for rows."""
     return Alike(np.empty(n_rows, dtype=np.bool_), np.empty(n_rows, dtype=np.float32), np.empty(n_rows, dtype=np.uint16))

@@ -19,7 +19,8 @@ from permil.borrowed import borrowed
 from permil.products.masks import MaskPlane
 
 MOST_FRAMES = 65535
-_LEFT_OUT = int(MaskPlane.SAT | MaskPlane.NO_DATA)
+LEFT_OUT = int(MaskPlane.SAT | MaskPlane.NO_DATA)
+"""Planes of what is in no sum."""
 _LEAST = np.float32(-np.inf)
 
 
@@ -167,7 +168,7 @@ def add_row(
     inner, inner_light = falling.sample, falling.light
     for pixel in range(signal.size):
         sample = signal[pixel] * scale
-        usable = (mask[pixel] & _LEFT_OUT == 0) & (sample == sample)
+        usable = (mask[pixel] & LEFT_OUT == 0) & (sample == sample)
         inner[pixel] = sample if usable else nothing
         inner_light[pixel] = light if usable else nothing
     for pixel in range(signal.size):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from permil.borrowed import borrowed
 from permil.exposures.coded_rows import CodedRows, decode_row
 from permil.isr.accumulate import (
+    LEFT_OUT,
     Alike,
     Falling,
     Sums,
@@ -38,7 +39,6 @@ FloatArray = NDArray[np.float64]
 
 _SAT = int(MaskPlane.SAT)
 _NO_DATA = int(MaskPlane.NO_DATA)
-_LEFT_OUT = int(MaskPlane.SAT | MaskPlane.NO_DATA)
 
 
 class FrameRows(NamedTuple):
@@ -140,7 +140,7 @@ def _begin_row(group: SegmentGroup, row: int, extremes: bool, room: RowRoom) -> 
             planes |= static[column]
         clear_row(row_of(room.sums, segment, 0, group.n_columns))
         copy_row(static, room.sums.planes[segment])
-        room.alike.is_so[segment] = (not extremes) & (planes & _LEFT_OUT == 0)
+        room.alike.is_so[segment] = (not extremes) & (planes & LEFT_OUT == 0)
         room.alike.light[segment], room.alike.frames[segment] = 0.0, 0
 
 

@@ -6,7 +6,7 @@ as pointings are; a single exposure is compared, pixel by pixel, with the median
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import lru_cache
@@ -117,14 +117,17 @@ class _Detector:
         reference = None
         for is_stack, groups in groupby(self.task.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
             if is_stack:
-                # One at a time: at full size each takes hundreds of megabytes.
-                rooms = Rooms()
-                yield from ([self._stack(group, rooms)] for group in groups)
-                del rooms
+                yield from self._stacks(groups)
                 continue
             reference = self.reference() if reference is None else reference
             singles = [(group, number) for group in groups for number in range(len(group.paths))]
             yield from self._together(singles, reference)
+
+    def _stacks(self, groups: Iterable[PointingGroup]) -> Iterator[list[LitStack]]:
+        """Yield stacks one at a time, since at full size each takes hundreds of megabytes; one is made where another was."""
+        rooms = Rooms()
+        for group in groups:
+            yield [self._stack(group, rooms)]
 
     def _together(self, singles: Sequence[Single], reference: NDArray[np.float32]) -> Iterator[list[LitExposure]]:
         """Yield single exposures with their light, a few together; the next ones are opened meanwhile."""

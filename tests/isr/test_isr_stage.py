@@ -24,7 +24,7 @@ from permil.isr.stage import (
 from permil.products import MaskPlane, read_image, read_table
 
 GAIN = 1.25
-TEMPERATURES = {"TEMP1": 10.0, "TEMP2": 12.0, "TEMP7": 99.0}
+TEMPERATURES = {f"TEMP{number}": 10.0 + 0.4 * (number - 1) for number in range(1, 7)} | {"TEMP7": 99.0}
 
 
 @pytest.fixture(scope="module")
@@ -177,10 +177,12 @@ def test_the_board_temperature_is_read_when_it_is_needed(files, bin8, config, lo
     following = config.model_copy(update={"temperature_coefficient": 6.5e-4})
     assert board_temperature(raw, following) == 11.0
     assert board_temperature(raw, following.model_copy(update={"temperature_card": "TEMP7"})) == 99.0
+    assert board_temperature(raw, following.model_copy(update={"temperature_card": ["TEMP2", "TEMP7"]})) == 54.7
     unknown = following.model_copy(update={"temperature_card": "TEMP8"})
-    assert board_temperature(raw, unknown) is None
+    with pytest.raises(InputError, match=r"light_0\.fits: .*card TEMP8 is missing"):
+        board_temperature(raw, unknown)
     calibration = load_calibration(detector, bin8, unknown.model_copy(update={"bias": "none"}))
-    with pytest.raises(CalibrationError, match=r"light_0\.fits.*temperature"):
+    with pytest.raises(InputError, match=r"light_0\.fits.*temperature"):
         reduce_file(files["paths"][0], bin8, calibration, unknown)
 
 

@@ -143,7 +143,7 @@ class Cards:
         if known is None:
             entries = [_entry(fields) for fields in self._fields.get(name, ())]
             defined = [entry for entry in entries if entry.characters.strip().lower() not in _UNDEFINED]
-            first = (defined or entries or [None])[0]
+            first = next(iter(defined or entries), None)
             known = (first, defined[0] if defined else None)
             if len(defined) > 1 and len({entry.meaning() for entry in defined}) > 1:
                 values = " and ".join(repr(entry.characters[:40]) for entry in defined[:2])

@@ -15,7 +15,12 @@ from permil.exposures.index import Index, build_index
 from permil.exposures.raw import read_raw
 from permil.products import provenance, read_table, write_hdus, write_table
 
-_CARDS_KEPT = ("OBSID", "RUNNUM", "DATE-OBS", "MJD-OBS", "RAFTBAY", "CCDSLOT", "LSST_NUM", "IMGTYPE", "TESTTYPE", "EXPTIME")
+# Cards that are copied, with the unit of those that hold numbers.
+_CARDS_KEPT = {
+    **dict.fromkeys(("OBSID", "RUNNUM", "DATE-OBS", "RAFTBAY", "CCDSLOT", "LSST_NUM", "IMGTYPE", "TESTTYPE")),
+    "MJD-OBS": "d",
+    "EXPTIME": "s",
+}
 
 
 def make_index(
@@ -98,7 +103,11 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera) ->
             "BUNIT": ("adu", "raw counts, no correction"),
         }
     )
-    for name in _CARDS_KEPT:
-        if name in raw.header:
-            header.append(raw.header.cards[name], end=True)
+    for name, unit in _CARDS_KEPT.items():
+        # A card that no standard allows is left out, and a letter that it does not allow is replaced.
+        content = (
+            raw.primary.text(name).encode("ascii", "replace").decode() if unit is None else raw.primary.number(name, unit=unit)
+        )
+        if content != "" and content == content:
+            header[name] = content
     write_hdus(out_path, [fits.PrimaryHDU(data=assemble(raw), header=header)])

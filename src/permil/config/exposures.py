@@ -15,7 +15,12 @@ def _as_text(entry: Any) -> Any:
     return str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry
 
 
+def _as_list(entry: Any) -> Any:
+    return entry if isinstance(entry, list) else [_as_text(entry)]
+
+
 Run = Annotated[str, BeforeValidator(_as_text)]
+Serials = Annotated[list[Annotated[str, BeforeValidator(_as_text)]], BeforeValidator(_as_list), Field(min_length=1)]
 
 
 class RunSelection(Section):
@@ -42,6 +47,15 @@ class ExposuresConfig(Section):
     pointings: RunSelection = Field(default=RunSelection(), description="runs that hold the pointings of the flat")
     same_position_mm: float = Field(
         default=0.1, gt=0, description="projector positions within this distance (mm) are one place; the stage repeats to 0.01 mm"
+    )
+
+    serials: dict[str, Serials] = Field(
+        default={},
+        description=(
+            "by detector, serial numbers (as in LSST_NUM) of the sensors whose exposures are used, for example {R22_S11: "
+            "E2V-CCD250-382}; needed where a bay held two sensors. Files of other sensors are left out; those that are named together "
+            "may enter one product"
+        ),
     )
 
     def resolved(self, folder: Path) -> ExposuresConfig:

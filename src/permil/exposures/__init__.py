@@ -3,7 +3,7 @@
 from permil.exposures.assemble import assemble
 from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, SPOT, aimed_detector, classify, position_table
 from permil.exposures.duplicates import Duplicate
-from permil.exposures.index import Index, build_index
+from permil.exposures.index import Index, build_index, summarise_files
 from permil.exposures.names import (
     CcobFolder,
     FileName,
@@ -59,4 +59,5 @@ __all__ = [
     "resolve_positions",
     "run_and_job",
     "run_folder",
+    "summarise_files",
 ]

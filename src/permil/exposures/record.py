@@ -28,14 +28,13 @@ from permil.exposures.names import (
     parse_obsid,
     run_and_job,
 )
+from permil.exposures.sensors import foreign_sensor, raft_key, sensor_serial, serial_key
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 NAN = math.nan
 
 _VENDORS = ("E2V", "ITL")
 _BAY_AND_SLOT = re.compile(r"(?:(R\d\d)[\s_.\-/]*)?(S[0-2GW][0-2])?", re.IGNORECASE)
-_RAFT = re.compile(r"(C?RTM)[-_ ]?(\d{3})(.*ETU)?", re.IGNORECASE)
-_NO_SERIAL = frozenset({"NONE", "UNKNOWN", "TBD", "NAN", "0"})
 # Readout minus midnight (UTC) of DAYOBS, days: DAYOBS is the Pacific date, or since 2024 that of UTC - 12 h; times are UTC or TAI.
 _TIME_OF_DAY = (-0.05, 1.55)
 _FIRST_MJD, _LAST_MJD = 50000.0, 80000.0
@@ -150,7 +149,9 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
         **_header_position(cards),
         **(_ccob_entries(cards, path, folder, named, leds) if is_ccob else {}),
     }
-    notes = _contradictions(cards, entries, named, folder) + _foreign_sensor(cards, entries["serial"], detector, camera)
+    notes = _contradictions(cards, entries, named, folder) + foreign_sensor(
+        entries["serial"], cards.text("RAFTNAME"), detector, camera
+    )
     return Exposure(**entries, note="; ".join([*cards.problems.values(), *notes]))
 
 
@@ -258,35 +259,6 @@ def _midnight(day: str) -> float:
         return float(date(int(day[:4]), int(day[4:6]), int(day[6:])).toordinal() - date(1858, 11, 17).toordinal())
     except ValueError:
         return NAN
-
-
-def sensor_serial(cards: Cards) -> str:
-    """Return the serial number of the sensor that a primary header names, "" for none."""
-    serial = cards.text("LSST_NUM")
-    return "" if serial_key(serial) in _NO_SERIAL else serial
-
-
-def serial_key(serial: str) -> str:
-    """Return a serial number in the spelling that is compared: case, blanks, hyphens and a leading LCA do not matter."""
-    return str(detector_key(re.sub(r"^\s*LCA[-_ ]", "", serial, flags=re.IGNORECASE)))
-
-
-def raft_key(serial: str) -> tuple[str, str, bool] | None:
-    """Return kind and number of the raft that a raft's serial number names, and whether it is an engineering unit."""
-    found = _RAFT.search(serial)
-    return (found[1].upper(), found[2], found[3] is not None) if found else None
-
-
-def _foreign_sensor(cards: Cards, serial: str, detector: Detector, camera: Camera) -> list[str]:
-    """Return what sensor and raft are where they are not those of the camera."""
-    raft = cards.text("RAFTNAME")
-    other_raft = raft_key(raft) not in (None, raft_key(detector.raft_serial))
-    if serial and detector.serial and serial_key(serial) != serial_key(detector.serial):
-        rafts = (f" of raft {raft}", f" of raft {detector.raft_serial}") if other_raft else ("", "")
-        return [f"{detector.name} is sensor {serial}{rafts[0]}, in camera {camera.name} {detector.serial}{rafts[1]}"]
-    if other_raft and detector.raft_serial:
-        return [f"{detector.name} is of raft {raft}, in camera {camera.name} of {detector.raft_serial}"]
-    return []
 
 
 @dataclass(frozen=True)

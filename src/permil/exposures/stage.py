@@ -48,22 +48,12 @@ def make_index(
 
     Raises
     ------
-    InputError, PositionError
+    InputError, ConfigError, PositionError
         See `build_index`.
     OutputError
         If the index cannot be written.
     """
-    options = options or ExposuresConfig()
-    index = build_index(
-        roots,
-        camera,
-        leds=options.leds,
-        position=options.position,
-        scan_runs=options.scan.runs,
-        pointing_runs=options.pointings.runs,
-        same_position_mm=options.same_position_mm,
-        workers=workers,
-    )
+    index = build_index(roots, camera, options=options, workers=workers)
     write_table(out_path, index.to_table())
     return index
 

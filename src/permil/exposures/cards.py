@@ -141,7 +141,10 @@ class Cards:
         """Return the first card of a name, and the one that counts: None where all are undefined or two contradict each other."""
         known = self._known.get(name)
         if known is None:
-            entries = [_entry(fields) for fields in self._fields.get(name, ())]
+            fields = self._fields.get(name)
+            if fields is None:
+                return None, None
+            entries = [_entry(parts) for parts in fields]
             defined = [entry for entry in entries if entry.characters.strip().lower() not in _UNDEFINED]
             first = next(iter(defined or entries), None)
             known = (first, defined[0] if defined else None)

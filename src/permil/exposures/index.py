@@ -27,8 +27,9 @@ from permil.progress import parallel_map
 _FILES_PER_TASK = 500
 _LISTS = {"unreadable": Unreadable, "duplicates": Duplicate, "offsets": RunOffset}
 _VERSION = 2
-_NUMBERS = re.compile(r"\d+(?:[.eE+-]+\d+)*")
-# So many sentences that differ in their numbers are shown one by one.
+# What sentences of one kind may differ in: paths and numbers.
+_OWN_WORDS = re.compile(r"\S*/\S*|[-+]?\d+(?:[.eE+-]+\d+)*")
+# So many sentences of one kind are shown one by one.
 _ALIKE_SHOWN = 3
 
 
@@ -167,7 +168,7 @@ def build_index(
 
 
 def _nothing_usable(n_files: int, unreadable: list[Unreadable]) -> InputError:
-    reasons = {_NUMBERS.sub("#", entry.reason) for entry in unreadable}
+    reasons = {_OWN_WORDS.sub("#", entry.reason) for entry in unreadable}
     which = "the reason for all of them" if len(reasons) == 1 and len(unreadable) > 1 else "the first reason"
     return InputError(
         f"none of {n_files} FITS files can be used; {which}: {unreadable[0].reason}",
@@ -188,15 +189,15 @@ def summarise_files(entries: Iterable[tuple[str, str]]) -> list[str]:
     Returns
     -------
     sentences
-        ``path: sentence``, or ``n files, for example path: sentence`` where several have the same one, or one that differs in its
-        numbers only. The most frequent first.
+        ``path: sentence``, or ``n files, for example path: sentence`` where several have the same one, or one that differs in
+        numbers and paths only. The most frequent first.
     """
     same: dict[str, list[str]] = {}
     for path, sentence in entries:
         same.setdefault(sentence, []).append(path)
     alike: dict[str, list[str]] = {}
     for sentence in same:
-        alike.setdefault(_NUMBERS.sub("#", sentence), []).append(sentence)
+        alike.setdefault(_OWN_WORDS.sub("#", sentence), []).append(sentence)
     found: list[tuple[int, str]] = []
     for sentences in alike.values():
         for members in [sentences] if len(sentences) > _ALIKE_SHOWN else [[sentence] for sentence in sentences]:

@@ -15,12 +15,12 @@ def _as_text(entry: Any) -> Any:
     return str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry
 
 
-def _as_list(entry: Any) -> Any:
-    return entry if isinstance(entry, list) else [_as_text(entry)]
+def _as_texts(entry: Any) -> Any:
+    return [str(part) if isinstance(part, int) else part for part in (entry if isinstance(entry, list) else [entry])]
 
 
 Run = Annotated[str, BeforeValidator(_as_text)]
-Serials = Annotated[list[Annotated[str, BeforeValidator(_as_text)]], BeforeValidator(_as_list), Field(min_length=1)]
+Serials = Annotated[list[str], BeforeValidator(_as_texts), Field(min_length=1)]
 
 
 class RunSelection(Section):

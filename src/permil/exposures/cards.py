@@ -217,6 +217,6 @@ def _converted(characters: str, unit: str) -> float | None:
     try:
         measured = units.Quantity(float(found[0].upper().replace("D", "E")), characters[found.end() :].strip())
         converted = float(measured.to_value(unit, equivalencies=units.temperature()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, ArithmeticError):
         return None
     return converted if characters[found.end() :].strip() and math.isfinite(converted) else None

@@ -28,7 +28,7 @@ from permil.exposures.names import (
     parse_obsid,
     run_and_job,
 )
-from permil.exposures.sensors import foreign_sensor, raft_key, sensor_serial, serial_key
+from permil.exposures.sensors import foreign_sensor, plain_serial, raft_key, sensor_serial, serial_key
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 NAN = math.nan
@@ -138,7 +138,7 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
         "test_seqnum": cards.integer("TSEQNUM", folder.sequence if folder else -1),
         "detector": detector.name,
         "vendor": detector.vendor,
-        "serial": sensor_serial(cards) or named.sensor,
+        "serial": plain_serial(sensor_serial(cards) or named.sensor, detector),
         "image_type": image_type,
         "test_type": test_type,
         "exposure_s": _exposure_time(cards, named),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from permil.exposures.record import Exposure
 
 _RAFT = re.compile(r"(C?RTM)[-_ ]?(\d{3})(.*ETU)?", re.IGNORECASE)
+_PREFIX = re.compile(r"^\s*LCA[-_ ]", re.IGNORECASE)
 _NO_SERIAL = frozenset({"NONE", "UNKNOWN", "TBD", "NAN", "0"})
 
 
@@ -30,9 +31,16 @@ def sensor_serial(cards: Cards) -> str:
     return "" if serial_key(serial) in _NO_SERIAL else serial
 
 
+def plain_serial(serial: str, detector: Detector) -> str:
+    """Return a serial number in one spelling: that of the camera for the camera's sensor, else upper case with hyphens."""
+    if not serial or serial_key(serial) == serial_key(detector.serial):
+        return detector.serial if serial else ""
+    return re.sub(r"[\s_]+", "-", _PREFIX.sub("", serial).strip().upper())
+
+
 def serial_key(serial: str) -> str:
     """Return a serial number in the spelling that is compared: case, blanks, hyphens and a leading LCA do not matter."""
-    return str(detector_key(re.sub(r"^\s*LCA[-_ ]", "", serial, flags=re.IGNORECASE)))
+    return str(detector_key(_PREFIX.sub("", serial)))
 
 
 def raft_key(serial: str) -> tuple[str, str, bool] | None:

@@ -151,8 +151,8 @@ def test_exposures_of_no_product_may_be_of_another_sensor(write_primary: RawWrit
     assert [note for _, note in index.notes] == [f"R22_S11 is sensor {OTHER_E2V}, in camera lsstcam-bin8 {E2V}"] * 2
 
 
-@pytest.mark.parametrize("label", ["R22_S11", "r22-s11", "94", "det094"])
-def test_the_sensor_may_be_chosen(write_primary: RawWriter, bin8: Camera, tmp_path: Path, label: str) -> None:
+@pytest.mark.parametrize("label", ["R22_S11", "r22-s11", 94, "det094"])
+def test_the_sensor_may_be_chosen(write_primary: RawWriter, bin8: Camera, tmp_path: Path, label: str | int) -> None:
     _two_sensors(write_primary, OTHER_E2V)
     write_primary("R22_S12", folder="raw", seqnum=9, LSST_NUM="E2V-CCD250-1", **BIAS)
     options = ExposuresConfig.model_validate({"serials": {label: "e2v-ccd250-112-09"}})
@@ -224,6 +224,13 @@ def test_position_that_contradicts_the_stage(write_primary: RawWriter, bin8: Cam
     assert "off that of the stage (BOTX, BOTY) by 10.000 mm" in reason
 
 
+def test_projectors_with_constants_of_their_own(write_primary: RawWriter, bin8: Camera, tmp_path: Path) -> None:
+    for number, (x, y) in enumerate(scan_nodes(4), start=1):
+        kind, centre = ({}, 405.0) if number > 5 else ({"IMGTYPE": "SPOT", "TESTTYPE": "SPOT_FLAT"}, 295.3)
+        write_primary(folder="raw", seqnum=number, BOTXCAM=x, BOTYCAM=y, BOTX=centre - x, BOTY=400.0 - y, **kind)
+    assert len(build_index([tmp_path / "raw"], bin8).table) == 16
+
+
 def noted(exposures: list[Exposure]) -> dict[str, str]:
     """Return the notes on exposures that are pointings."""
     table = table_of(replace(entry, purpose="pointing") for entry in exposures)
@@ -261,6 +268,15 @@ def test_campaigns_of_several_settings_are_nothing_unusual() -> None:
     assert noted(take([(0.0, 0.0)], ["R22_S11"], images=2) + take([(0.0, 0.0)], ["R22_S11"], start=5, exposure_s=9.0)) == {}
 
 
+def test_numbers_that_begin_anew_with_each_test_say_nothing_of_the_time() -> None:
+    exposures = [
+        replace(entry, obsid=f"CCOB_{led}_{entry.seqnum}", mjd=58102.0 + 0.1 * place + 0.001 * entry.seqnum, day_obs="20171215")
+        for place, led in enumerate(("red", "blue"))
+        for entry in [replace(entry, seqnum=number) for number, entry in enumerate(take(scan_nodes(3), ["R22_S11"], leds=[led]))]
+    ]
+    assert noted(exposures) == {}
+
+
 def test_one_sentence_for_all_files_of_a_reason() -> None:
     paths = [f"/raw/{number}.fits" for number in range(30)]
     assert summarise_files([(path, "the file is empty") for path in paths]) == [
@@ -268,6 +284,8 @@ def test_one_sentence_for_all_files_of_a_reason() -> None:
     ]
     numbers = summarise_files([(path, f"EXPTIME is {number}.5") for number, path in enumerate(paths)] + [("/x", "damaged")])
     assert numbers == ["30 files, for example /raw/0.fits: EXPTIME is 0.5", "/x: damaged"]
+    sensors = [(f"/{number}-{name}", f"{name} is another sensor") for name in REB1 for number in range(4)]
+    assert [sentence.split(":")[1] for sentence in summarise_files(sensors)] == [f" {name} is another sensor" for name in REB1]
     assert summarise_files([("/a", "R22_S11 is sensor 1"), ("/b", "R22_S12 is sensor 2")]) == [
         "/a: R22_S11 is sensor 1",
         "/b: R22_S12 is sensor 2",

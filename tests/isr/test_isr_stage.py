@@ -186,6 +186,24 @@ def test_the_board_temperature_is_read_when_it_is_needed(files, bin8, config, lo
         reduce_file(files["paths"][0], bin8, calibration, unknown)
 
 
+def test_an_exposure_without_a_board_temperature_is_left_out(files, bin8, config, detector, tmp_path):
+    following = config.model_copy(update={"temperature_coefficient": 6.5e-4})
+    calibration = load_calibration(detector, bin8, following.model_copy(update={"bias": "none"}))
+    broken = tmp_path / "light_0.fits"
+    content = files["paths"][0].read_bytes()
+    place = content.index(b"TEMP3   =")
+    broken.write_bytes(content[:place] + b"TEMP3   =                  NaN".ljust(80) + content[place + 80 :])
+    others = files["paths"][1:]
+    result = stack_group([broken, *others], files["readings"], bin8, calibration, following)
+    assert [(entry.path, entry.reason[:46]) for entry in result.left_out] == [
+        (broken, "there is no board temperature: card TEMP3 has ")
+    ]
+    reference = stack_group(others, files["readings"][1:], bin8, calibration, following)
+    np.testing.assert_array_equal(result.stack.image, reference.stack.image)
+    with pytest.raises(InputError, match=r"none of 1 exposures of R22_S11 can be used .there is no board temperature"):
+        stack_group([broken], files["readings"][:1], bin8, calibration, following)
+
+
 def test_a_file_of_another_detector_is_an_error(files, bin8, config, itl):
     calibration = load_calibration(itl, bin8, config.model_copy(update={"bias": "none", "gains": "nominal"}))
     with pytest.raises(InputError, match="R22_S11, not R02_S02"):

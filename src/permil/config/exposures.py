@@ -20,6 +20,7 @@ def _as_texts(entry: Any) -> Any:
 
 
 Run = Annotated[str, BeforeValidator(_as_text)]
+Label = Annotated[str, BeforeValidator(lambda entry: str(entry) if isinstance(entry, int) else entry)]
 Serials = Annotated[list[str], BeforeValidator(_as_texts), Field(min_length=1)]
 
 
@@ -49,7 +50,7 @@ class ExposuresConfig(Section):
         default=0.1, gt=0, description="projector positions within this distance (mm) are one place; the stage repeats to 0.01 mm"
     )
 
-    serials: dict[str, Serials] = Field(
+    serials: dict[Label, Serials] = Field(
         default={},
         description=(
             "by detector, serial numbers (as in LSST_NUM) of the sensors whose exposures are used, for example {R22_S11: "

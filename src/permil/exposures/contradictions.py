@@ -10,6 +10,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.exposures.names import parse_obsid
 from permil.exposures.positions import OFFSET_TOLERANCE_MM, groups
 from permil.exposures.record import Exposure
 
@@ -25,7 +26,7 @@ _SHARED_NUMBERS = {
 }
 # Fewer exposures say nothing of what is usual among them.
 _FEWEST = 5
-# A setting is unusual when so few of the exposures of a run and LED have another one than all others.
+# A setting or a constant of the stage is unusual when so few of the exposures of a run have another one than all others.
 _UNUSUAL_SHARE = 0.05
 # A photodiode reading off the median of its like by this factor is no reading of that light.
 _PHOTODIODE_FACTOR = 2.0
@@ -93,14 +94,15 @@ def leave_out_moved(exposures: Sequence[Exposure]) -> tuple[list[Exposure], list
     """
     sums = np.array([(row.x_header_mm + row.x_stage_mm, row.y_header_mm + row.y_stage_mm) for row in exposures]).reshape(-1, 2)
     known = np.flatnonzero(np.isfinite(sums).all(axis=1))
-    job_of = [f"{exposure.run}/{exposure.job}" for exposure in exposures]
+    # Each projector has its own constants.
+    job_of = [f"{exposure.run}/{exposure.job}/{exposure.image_type}" for exposure in exposures]
     reasons: dict[int, str] = {}
     for _, members in groups(np.array(job_of, dtype=np.str_)[known]):
         rows = known[members]
         centre = np.median(sums[rows], axis=0)
         off = np.abs(sums[rows] - centre).max(axis=1)
         moved = rows[off > OFFSET_TOLERANCE_MM].tolist()
-        if len(rows) < _FEWEST or 2 * len(moved) > len(rows):
+        if len(rows) < _FEWEST or len(moved) > max(1.0, _UNUSUAL_SHARE * len(rows)):
             continue
         for row in moved:
             if np.isnan(exposures[row].x_folder_mm):
@@ -121,7 +123,7 @@ def note_unusual(exposures: Table) -> None:
         Classified index table; its column ``note`` is changed in place.
     """
     notes: dict[int, list[str]] = {}
-    text = {name: np.asarray(exposures[name], dtype=np.str_) for name in ("obsid", "led", "run", "purpose", "day_obs")}
+    text = {name: np.asarray(exposures[name], dtype=np.str_) for name in ("obsid", "led", "run", "purpose")}
     _, first = np.unique(text["obsid"], return_index=True)
     noted = [*_unusual_settings(exposures, first, text), *_unusual_times(exposures, first, text)]
     files = dict(groups(text["obsid"])) if noted else {}
@@ -167,19 +169,22 @@ def _unusual_settings(exposures: Table, first: NDArray[np.int64], text: dict[str
 
 
 def _unusual_times(exposures: Table, first: NDArray[np.int64], text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
-    mjd, seqnum = np.asarray(exposures["mjd"], dtype=float), np.asarray(exposures["seqnum"], dtype=np.int64)
-    timed = first[np.isfinite(mjd[first]) & (seqnum[first] >= 0) & (text["day_obs"][first] != "")]
-    # The controllers of the camera number their exposures each for itself.
-    series = np.array([obsid[:5] for obsid in text["obsid"][timed]], dtype=np.str_)
-    for (day, _), members in groups(text["day_obs"][timed], series):
-        rows = timed[members]
-        rows = rows[np.argsort(seqnum[rows], kind="stable")]
+    mjd = np.asarray(exposures["mjd"], dtype=float)
+    # The number of an OBSID counts the exposures of a controller and day; that of other names may begin anew with each test.
+    series: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for row in first[np.isfinite(mjd[first])].tolist():
+        obsid = str(text["obsid"][row])
+        numbered = parse_obsid(obsid)
+        if numbered is not None:
+            series.setdefault((numbered[0], obsid[:5]), []).append((numbered[1], row))
+    for (day, _), numbers in sorted(series.items()):
+        rows = [row for _, row in sorted(numbers)]
         in_order = set(_longest_rise(mjd[rows]))
         if 2 * len(in_order) <= len(rows):
             continue
         for place, row in enumerate(rows):
             if place not in in_order:
-                yield int(row), f"MJD {mjd[row]:.5f} contradicts the order of the exposures of day {day}"
+                yield row, f"MJD {mjd[row]:.5f} contradicts the order of the exposures of day {day}"
 
 
 def _longest_rise(values: NDArray[np.float64]) -> list[int]:

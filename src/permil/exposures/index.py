@@ -29,8 +29,8 @@ _LISTS = {"unreadable": Unreadable, "duplicates": Duplicate, "offsets": RunOffse
 _VERSION = 2
 # What sentences of one kind may differ in: paths and numbers.
 _OWN_WORDS = re.compile(r"\S*/\S*|[-+]?\d+(?:[.eE+-]+\d+)*")
-# So many sentences of one kind are shown one by one.
-_ALIKE_SHOWN = 3
+# So many sentences of one kind are shown one by one, where each is of one file and where each is of several.
+_ALIKE_SHOWN, _SHARED_SHOWN = 3, 10
 
 
 @dataclass
@@ -200,7 +200,9 @@ def summarise_files(entries: Iterable[tuple[str, str]]) -> list[str]:
         alike.setdefault(_OWN_WORDS.sub("#", sentence), []).append(sentence)
     found: list[tuple[int, str]] = []
     for sentences in alike.values():
-        for members in [sentences] if len(sentences) > _ALIKE_SHOWN else [[sentence] for sentence in sentences]:
+        n_files = sum(len(same[sentence]) for sentence in sentences)
+        shown = _ALIKE_SHOWN if n_files < 2 * len(sentences) else _SHARED_SHOWN
+        for members in [sentences] if len(sentences) > shown else [[sentence] for sentence in sentences]:
             paths = [path for sentence in members for path in same[sentence]]
             which = paths[0] if len(paths) == 1 else f"{len(paths)} files, for example {paths[0]}"
             found.append((len(paths), f"{which}: {members[0]}"))

@@ -78,6 +78,7 @@ def test_undefined_cards_are_missing_without_a_word(field: str) -> None:
         ("'O''Hara'", "O'Hara"),
         ("'tab\tand\x07bell'", "tabandbell"),
         ("T", ""),
+        ("NaN", ""),
         ("2019-10-28T19:29:40", "2019-10-28T19:29:40"),
     ],
 )

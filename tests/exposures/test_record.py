@@ -261,6 +261,11 @@ def test_exposures_without_a_name(write_primary: RawWriter, lsstcam: Camera) -> 
         ({"SEQNUM": 558}, "OBSID MC_C_20191028_000001 contradicts DAYOBS 20191028 and SEQNUM 558"),
         ({"DAYOBS": "20191029"}, "OBSID MC_C_20191028_000001 contradicts DAYOBS 20191029"),
         ({"OBSID": "MC_C_20191028_000007"}, "header says exposure MC_C_20191028_000007, the file name MC_C_20191028_000001"),
+        ({"OBSID": "garbage"}, "header says exposure garbage, the file name MC_C_20191028_000001"),
+        ({"DAYOBS": "someday"}, "card DAYOBS has no day .'someday'."),
+        ({"DAYOBS": "99999999999999"}, "card DAYOBS has no day"),
+        ({"DAYOBS": "20191331"}, "card DAYOBS has no day"),
+        ({"LSST_NUM": "--5"}, "card LSST_NUM has no serial number .'--5'."),
         ({"TSEQNUM": 9}, "TSEQNUM is 9, the folder's number 1"),
         ({"MJD-OBS": 58790.1}, "MJD 58790.10000 is not on the day 20191028"),
         ({"MJD-OBS": 1.5}, r"card MJD-OBS is no date of a raw file \(1.5\)"),
@@ -289,6 +294,12 @@ def test_spellings_of_a_serial_number(write_primary: RawWriter, lsstcam: Camera,
 def test_serials_that_say_nothing(write_primary: RawWriter, lsstcam: Camera, serial: Any) -> None:
     exposure = read_exposure(write_primary(LSST_NUM=serial), lsstcam)
     assert (exposure.serial, exposure.note) == ("", "")
+
+
+@pytest.mark.parametrize("day", ["20191028", 20191028, 20191028.0, "2019-10-28"])
+def test_days(write_primary: RawWriter, lsstcam: Camera, day: Any) -> None:
+    exposure = read_exposure(write_primary(DAYOBS=day), lsstcam)
+    assert (exposure.day_obs, exposure.note) == ("20191028", "")
 
 
 def test_leds_in_capitals(write_primary: RawWriter, lsstcam: Camera) -> None:

@@ -79,12 +79,14 @@ class Cards:
     def text(self, name: str) -> str:
         """Return the text of a card, "" where it is missing or undefined.
 
-        A number is returned as it is written (a run ``0680`` keeps its zero); a logical value is no text.
+        A number is returned as it is written (a run ``0680`` keeps its zero); a logical value and NaN are no text.
         """
         _, entry = self._entries(name)
         if entry is None or (not entry.is_quoted and entry.characters in ("T", "F")):
             return ""
         characters = entry.characters.strip()
+        if characters.lower() == "nan":
+            return ""
         return characters if characters.isprintable() else "".join(filter(str.isprintable, characters)).strip()
 
     def number(self, name: str, *, unit: str | None = None) -> float:

@@ -126,11 +126,12 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
     run, job = run_and_job(path)
     # The CCOB cards of any other exposure are leftovers of the last CCOB exposure.
     is_ccob = image_type == "ccob" or (test_type == "ccob" and image_type not in ("bias", "dark"))
-    day_obs, seqnum = _digits(cards, "DAYOBS"), cards.integer("SEQNUM", -1)
+    day_obs, seqnum = _day(cards), cards.integer("SEQNUM", -1)
     in_header = observation_id(day_obs, seqnum, controller=cards.text("CONTRLLR") or "C") if day_obs and seqnum >= 0 else ""
+    obsid = cards.text("OBSID") or named.exposure or in_header or exposure_name(path)
     entries: dict[str, Any] = {
         "path": str(path),
-        "obsid": cards.text("OBSID") or named.exposure or in_header or exposure_name(path),
+        "obsid": obsid if parse_obsid(obsid) or not named.obsid else named.obsid,
         "run": _digits(cards, "RUNNUM") or run,
         "job": job,
         "day_obs": day_obs or named.day_obs,
@@ -159,6 +160,16 @@ def _digits(cards: Cards, name: str) -> str:
     """Return a number that is a name (a run, a day); a program may have written it as a float."""
     text = cards.text(name)
     return text[:-2] if re.fullmatch(r"\d+\.0", text) else text
+
+
+def _day(cards: Cards) -> str:
+    """Return DAYOBS as YYYYMMDD, "" where it is missing or no day."""
+    text = _digits(cards, "DAYOBS")
+    day = text.replace("-", "")
+    if not text or not math.isnan(_midnight(day)):
+        return day
+    cards.problems["DAYOBS"] = f"card DAYOBS has no day ({text[:40]!r})"
+    return ""
 
 
 def _exposure_time(cards: Cards, named: FileName) -> float:
@@ -231,11 +242,11 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
 def _contradictions(cards: Cards, entries: Mapping[str, Any], named: FileName, folder: CcobFolder | None) -> list[str]:
     """Return what the cards of a file, its name and its folder say against each other; it is no reason to leave the file out."""
     notes = []
-    said = parse_obsid(entries["obsid"])
+    said, in_header = parse_obsid(entries["obsid"]), cards.text("OBSID")
     by_name = parse_obsid(named.obsid)
     by_cards = (entries["day_obs"], entries["seqnum"])
-    if said and by_name and said != by_name:
-        notes.append(f"the header says exposure {entries['obsid']}, the file name {named.obsid}")
+    if in_header and by_name and parse_obsid(in_header) != by_name:
+        notes.append(f"the header says exposure {in_header[:40]}, the file name {named.obsid}")
     elif said and by_cards[0] and by_cards[1] >= 0 and said != by_cards:
         notes.append(f"OBSID {entries['obsid']} contradicts DAYOBS {by_cards[0]} and SEQNUM {by_cards[1]}")
     if folder and entries["test_seqnum"] != folder.sequence:
@@ -255,6 +266,8 @@ def _contradictions(cards: Cards, entries: Mapping[str, Any], named: FileName, f
 
 def _midnight(day: str) -> float:
     """Return the modified Julian date of a day YYYYMMDD, NaN if it is none."""
+    if not re.fullmatch(r"\d{8}", day, re.ASCII):
+        return NAN
     try:
         return float(date(int(day[:4]), int(day[4:6]), int(day[6:])).toordinal() - date(1858, 11, 17).toordinal())
     except ValueError:

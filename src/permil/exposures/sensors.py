@@ -22,13 +22,20 @@ if TYPE_CHECKING:
 
 _RAFT = re.compile(r"(C?RTM)[-_ ]?(\d{3})(.*ETU)?", re.IGNORECASE)
 _PREFIX = re.compile(r"^\s*LCA[-_ ]", re.IGNORECASE)
-_NO_SERIAL = frozenset({"NONE", "UNKNOWN", "TBD", "NAN", "0"})
+_SHORTEST_SERIAL = 4
+_NO_SERIAL = frozenset({"", "NONE", "UNKNOWN", "TBD", "NAN", "0"})
 
 
 def sensor_serial(cards: Cards) -> str:
     """Return the serial number of the sensor that a primary header names, "" for none."""
     serial = cards.text("LSST_NUM")
-    return "" if serial_key(serial) in _NO_SERIAL else serial
+    key = serial_key(serial)
+    if key in _NO_SERIAL:
+        return ""
+    if len(key) < _SHORTEST_SERIAL or not any(map(str.isdigit, key)):
+        cards.problems["LSST_NUM"] = f"card LSST_NUM has no serial number ({serial[:40]!r})"
+        return ""
+    return serial
 
 
 def plain_serial(serial: str, detector: Detector) -> str:

@@ -257,6 +257,7 @@ def test_exposures_without_a_name(write_primary: RawWriter, lsstcam: Camera) -> 
         ({"CCOBADC": "broken"}, "card CCOBADC has no number"),
         ({"EXPTIME": -1.0}, r"card EXPTIME is negative \(-1\)"),
         ({"EXPTIME": 7.0, "DARKTIME": 0.45}, "EXPTIME 7 s exceeds DARKTIME 0.45 s"),
+        ({"EXPTIME": 0.5, "IMGTYPE": "BIAS", "folder": "bias_bias_001"}, "a bias with an exposure time of 0.5 s"),
         ({"SEQNUM": 10**20}, "card SEQNUM has no whole number"),
         ({"SEQNUM": 558}, "OBSID MC_C_20191028_000001 contradicts DAYOBS 20191028 and SEQNUM 558"),
         ({"DAYOBS": "20191029"}, "OBSID MC_C_20191028_000001 contradicts DAYOBS 20191029"),
@@ -277,7 +278,7 @@ def test_exposures_without_a_name(write_primary: RawWriter, lsstcam: Camera) -> 
 )  # fmt: skip
 def test_odd_headers_are_used_with_a_note(write_primary: RawWriter, lsstcam: Camera, cards: dict[str, Any], note: str) -> None:
     folder = {"folder": "1/BOT_acq/v0/2/ccob_red_0.0_0.0_001", "name": "MC_C_20191028_000001_R22_S11.fits"}
-    exposure = read_exposure(write_primary(**folder, **cards), lsstcam)
+    exposure = read_exposure(write_primary(**folder | cards), lsstcam)
     assert re.search(note, exposure.note)
     assert ";" not in exposure.note
 
@@ -305,6 +306,14 @@ def test_days(write_primary: RawWriter, lsstcam: Camera, day: Any) -> None:
 def test_leds_in_capitals(write_primary: RawWriter, lsstcam: Camera) -> None:
     exposure = read_exposure(write_primary(CCOBLED="RED", folder="ccob_Red_0.0_0.0_001"), lsstcam)
     assert (exposure.led, exposure.note) == ("red", "")
+
+
+@pytest.mark.parametrize(
+    ("folder", "image_type"), [("ccob_red_0.0_0.0_001", "BIAS"), ("ccob_red_0.0_0.0_001", "DARK"), ("bias_bias_003", "CCOB")]
+)
+def test_kind_of_header_and_folder(write_primary: RawWriter, lsstcam: Camera, folder: str, image_type: str) -> None:
+    with pytest.raises(InputError, match=f"the header says {image_type}, the folder {folder}"):
+        read_exposure(write_primary(folder=folder, IMGTYPE=image_type), lsstcam)
 
 
 def test_other_leds_may_be_allowed(write_primary: RawWriter, lsstcam: Camera) -> None:

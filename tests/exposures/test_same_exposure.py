@@ -25,7 +25,7 @@ from .campaigns import REB1, scan_nodes, table_of, take
 from .conftest import RawWriter
 
 E2V, OTHER_E2V = "E2V-CCD250-382", "E2V-CCD250-112-09"
-BIAS = {"IMGTYPE": "BIAS", "TESTTYPE": "BIAS"}
+BIAS = {"IMGTYPE": "BIAS", "TESTTYPE": "BIAS", "EXPTIME": 0.0}
 
 
 def rewritten(path: Path, target: Path, *, packed: bool = False, **cards: Any) -> Path:

@@ -22,6 +22,7 @@ from permil.exposures.names import (
     CcobFolder,
     FileName,
     exposure_name,
+    is_bias_folder,
     observation_id,
     parse_ccob_folder,
     parse_file_name,
@@ -126,6 +127,7 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
     run, job = run_and_job(path)
     # The CCOB cards of any other exposure are leftovers of the last CCOB exposure.
     is_ccob = image_type == "ccob" or (test_type == "ccob" and image_type not in ("bias", "dark"))
+    _require_kind_of_folder(path, folder, image_type, is_ccob=is_ccob)
     day_obs, seqnum = _day(cards), cards.integer("SEQNUM", -1)
     in_header = observation_id(day_obs, seqnum, controller=cards.text("CONTRLLR") or "C") if day_obs and seqnum >= 0 else ""
     obsid = cards.text("OBSID") or named.exposure or in_header or exposure_name(path)
@@ -154,6 +156,24 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
         entries["serial"], cards.text("RAFTNAME"), detector, camera
     )
     return Exposure(**entries, note="; ".join([*cards.problems.values(), *notes]))
+
+
+def _require_kind_of_folder(path: Path, folder: CcobFolder | None, image_type: str, *, is_ccob: bool) -> None:
+    """Make sure that a file is of the kind that its folder is named after.
+
+    Raises
+    ------
+    InputError
+        If a bias or dark lies in the folder of a CCOB exposure, or a CCOB exposure in that of a bias.
+    """
+    if (folder and image_type in ("bias", "dark")) or (is_ccob and is_bias_folder(path.parent.name)):
+        raise InputError(
+            f"the header says {image_type.upper()}, the folder {path.parent.name}",
+            path=path,
+            remedy="put the file where it belongs or rename the folder",
+            value=image_type,
+            folder=path.parent.name,
+        )
 
 
 def _digits(cards: Cards, name: str) -> str:
@@ -258,6 +278,8 @@ def _contradictions(cards: Cards, entries: Mapping[str, Any], named: FileName, f
     midnight = _midnight(entries["day_obs"])
     if not math.isnan(entries["mjd"] + midnight) and not _TIME_OF_DAY[0] < entries["mjd"] - midnight < _TIME_OF_DAY[1]:
         notes.append(f"MJD {entries['mjd']:.5f} is not on the day {entries['day_obs']}")
+    if entries["image_type"] == "bias" and entries["exposure_s"] > 0:
+        notes.append(f"a bias with an exposure time of {entries['exposure_s']:g} s")
     dark_s = cards.number("DARKTIME", unit="s")
     if entries["exposure_s"] > dark_s + _ROUNDING_S:
         notes.append(f"EXPTIME {entries['exposure_s']:g} s exceeds DARKTIME {dark_s:g} s")

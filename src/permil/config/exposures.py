@@ -3,31 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from permil.config.base import Section
-
-
-def _as_text(entry: Any) -> Any:
-    # YAML reads 13260 as a number and 6853D as text; both are run numbers.
-    return str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry
-
-
-Run = Annotated[str, BeforeValidator(_as_text)]
+from permil.config.base import FileName, Section
 
 
 class RunSelection(Section):
     """Runs that are known to hold one kind of exposure."""
 
-    runs: list[Run] = Field(default=[], description="run numbers, as in RUNNUM; empty: told apart by positions")
+    runs: list[str] = Field(default=[], description="run numbers, as in RUNNUM; empty: told apart by positions")
 
 
 class ExposuresConfig(Section):
     """Where the raw files are and how to tell them apart."""
 
-    roots: list[Path] = Field(default=[], description="folders with raw files, searched recursively")
+    roots: list[Annotated[Path, FileName()]] = Field(default=[], description="folders with raw files, searched recursively")
     leds: list[str] = Field(
         default=["uv", "blue", "red", "nm750", "nm850", "nm960"], min_length=1, description="names that an LED may have"
     )
@@ -43,7 +35,3 @@ class ExposuresConfig(Section):
     same_position_mm: float = Field(
         default=0.1, gt=0, description="projector positions within this distance (mm) are one place; the stage repeats to 0.01 mm"
     )
-
-    def resolved(self, folder: Path) -> ExposuresConfig:
-        """Return the section with relative roots made absolute below ``folder``."""
-        return self.model_copy(update={"roots": [folder / root.expanduser() for root in self.roots]})

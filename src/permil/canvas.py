@@ -25,8 +25,9 @@ def own_settings(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Draw with matplotlib's defaults and some settings of our own, without what the user has set."""
     import matplotlib as mpl
 
-    changed = {key: default for key, default in mpl.rcParamsDefault.items() if key != "backend" and mpl.rcParams[key] != default}
-    with mpl.rc_context({**changed, **(settings or {})}):
+    defaults: Any = mpl.rcParamsDefault
+    changed = {key: entry for key, entry in defaults.items() if key != "backend" and mpl.rcParams[key] != entry}
+    with mpl.rc_context(changed | dict(settings or {})):
         yield
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -400,15 +401,34 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
-        what = error.strerror or str(error)
-        _end(f"{error.filename}: {what}" if error.filename else f"{what}; nothing is lost, run the same command again")
+        _end(_of_the_machine(error))
+    except UnicodeEncodeError as error:
+        _end(f"{error.object!r} cannot be written in the encoding {error.encoding}; set LC_ALL to a UTF-8 locale such as C.UTF-8")
     except SystemExit as end:
         # Typer turns an interrupt into this code, without a word.
         if end.code == _INTERRUPTED:
-            sys.stderr.write("permil: interrupted; nothing is lost, run the same command again to go on\n")
+            _tell("interrupted; nothing is lost, run the same command again to go on")
         raise
 
 
+def _of_the_machine(error: OSError) -> str:
+    if error.filename:
+        return f"{error.filename}: {error.strerror}"
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working folder is no longer there; change to another one"
+    return f"{error.strerror or error}; nothing is lost, run the same command again"
+
+
 def _end(sentence: str) -> NoReturn:
-    sys.stderr.write(f"permil: {sentence}\n")
+    _tell(sentence)
     sys.exit(2)
+
+
+def _tell(sentence: str) -> None:
+    # Standard error may be closed, or a full disk.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"permil: {sentence}\n")
+            sys.stderr.flush()

@@ -100,4 +100,4 @@ def _is_usable(folder: Path) -> bool:
 def _compile_without_cache() -> None:
     from numba.core.dispatcher import Dispatcher
 
-    Dispatcher.enable_caching = lambda _dispatcher: None
+    Dispatcher.enable_caching = lambda _dispatcher: None  # type: ignore[method-assign, assignment]

@@ -321,7 +321,7 @@ def tell_report(report: StageReport) -> None:
     for message in report.messages:
         tell(message)
     skipped = f", {report.skipped} up to date" if report.skipped else ""
-    console.print(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s", highlight=False)
+    console.print(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s", highlight=False, soft_wrap=True)
 
 
 def _record(run: Run, reports: list[StageReport]) -> None:

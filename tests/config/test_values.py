@@ -217,7 +217,7 @@ def test_contradicting_overrides_are_both_named(tmp_path: Path, overrides: tuple
     with pytest.raises(ConfigError) as caught:
         _load(tmp_path, "", *overrides)
     assert all(repr(override) in str(caught.value) for override in overrides)
-    with pytest.raises(ConfigError, match=r"the value of isr is key gains is given twice"):
+    with pytest.raises(ConfigError, match=r"the value of isr: key gains is given twice"):
         _load(tmp_path, "", "isr={gains: a, gains: b}")
 
 

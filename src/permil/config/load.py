@@ -59,7 +59,7 @@ def _apply_overrides(content: dict[str, Any], overrides: list[str]) -> None:
         try:
             value = parse_yaml(text)
         except ConfigError as error:
-            raise ConfigError(f"the value of {key} is {error.what}", remedy="put it in quotes", value=text) from error
+            raise ConfigError(f"the value of {key}: {error.what}", remedy="put it in quotes", value=text) from error
         _set(content, parts, value, override)
 
 

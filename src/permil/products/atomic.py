@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import errno
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -65,7 +66,8 @@ def writing(path: str | Path) -> Iterator[None]:
 
 def cannot_write(path: str | Path, error: OSError) -> OutputError:
     """Return the error of a file that the system does not let be written."""
-    if error.errno in _FULL or (error.errno is None and "space" in str(error)):
+    # Numpy and astropy give no number: "7680 requested and 4096 written", "Not enough space on disk".
+    if error.errno in _FULL or (error.errno is None and re.search(r"space|requested and \d+ written", str(error))):
         remedy = "free some space and run again"
     elif error.errno == errno.EIO:
         remedy = "check the disk and run again"

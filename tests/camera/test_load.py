@@ -330,6 +330,24 @@ def test_camera_files_that_are_refused(tmp_path: Path, text: bytes, reason: str)
         load_camera(path)
 
 
+def test_gains_of_what_is_left_out_are_no_mistake(tmp_path: Path) -> None:
+    """A file with fewer detectors and amplifiers keeps the gains of the file that it extends."""
+    for name in camera_names():
+        load_camera(name)
+    entry = {
+        "name": "R01_S00",
+        "id": 0,
+        "kind": "science",
+        "layout": "ITL",
+        "serial": "",
+        "raft_serial": "",
+        "centre": [0.0, 0.0],
+    }
+    reference = {"detector": "R01_S00", "amp": "C10"}
+    path = write(tmp_path / "one.yaml", {"extends": "lsstcam", "detectors": [entry], "reference": reference})
+    assert load_camera(path).detectors.keys() == {"R01_S00"}
+
+
 def test_mistake_in_a_base_names_the_base(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_bytes(b"extends: lsstcam\ntitle: \xe9\n")
     write(tmp_path / "mine.yaml", {"extends": "base.yaml"})

@@ -10,10 +10,11 @@ from typing import Annotated, Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
+from permil.camera import load_camera
 from permil.config import Config, load_config
 from permil.config.base import located
 from permil.config.example import example_yaml
-from permil.errors import ConfigError
+from permil.errors import CameraError, ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -248,3 +249,62 @@ def test_every_page_that_is_named_exists() -> None:
 
 def test_example_is_the_documented_one() -> None:
     assert (ROOT / "docs" / "example.yaml").read_text(encoding="utf-8") == example_yaml()
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "value"),
+    [
+        ("flat: {detectors: [r22-s11, 94, det000, E2V-CCD250-382, r01, R22S12]}", "flat.detectors",
+         ["R22_S11", "R22_S11", "R01_S00", "R22_S11", "R01", "R22_S12"]),
+        ("flat: {leds: [Red, NM960]}", "flat.leds", ["red", "nm960"]),
+        ("beam: {leds: UV}", "beam.leds", ["uv"]),
+        ("flat: {beam_of: {UV: Blue}}", "flat.beam_of", {"uv": "blue"}),
+        ("compare: {led_of: {r: RED, z: lamp}, detectors: r22/s11}", "compare.led_of", {"r": "red", "z": "lamp"}),
+        ("compare: {detectors: r22.s11}", "compare.detectors", ["R22_S11"]),
+        ("spots: {detectors: [94]}", "spots.detectors", ["R22_S11"]),
+        ("plan: {detectors: [r22, 93], led: Red}", "plan.detectors", ["R22", "R22_S10"]),
+        ("plan: {scan: {detector: r22s11}}", "plan.scan.detector", "R22_S11"),
+        ("plan: {pointings: {aim: [r22 s11]}}", "plan.pointings.aim", ["R22_S11"]),
+        ("simulate: {rafts: [r22], detectors: [r22_s11]}", "simulate.rafts", ("R22",)),
+        ("simulate_spots: {detector: r22_s11}", "simulate_spots.detector", "R22_S11"),
+        ("exposures: {leds: [Halo, red]}\nflat: {leds: [halo]}", "flat.leds", ["Halo"]),
+    ],
+)  # fmt: skip
+def test_names_in_every_spelling(tmp_path: Path, text: str, key: str, value: Any) -> None:
+    assert _at(_load(tmp_path, text), key) == value
+
+
+def test_name_of_the_reference(tmp_path: Path) -> None:
+    (box,) = _load(tmp_path, "beam: {reference: {detector: 94, amp: c14, row: 1, column: 2}}").beam.reference
+    assert box.detector == "R22_S11"
+    camera = load_camera("lsstcam")
+    assert {camera["R22_S11"].amplifier(name).name for name in ("C14", "c14", "Segment14", "5", "05", 5)} == {"C14"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("flat: {detectors: [R22_S91]}", r"flat\.detectors = 'R22_S91': camera lsstcam has no detector or raft .*did you mean R22_S"),
+        ("flat: {detectors: [R22_S11_C10]}", r"flat\.detectors = 'R22_S11_C10'"),
+        ("spots: {detectors: [R22]}", r"spots\.detectors = 'R22': camera lsstcam has no detector of this name"),
+        ("compare: {detectors: [205]}", r"compare\.detectors = '205'"),
+        ("plan: {pointings: {aim: [S11]}}", r"plan\.pointings\.aim = 'S11'"),
+        ("beam: {reference: [{detector: R99_S00, amp: C14, row: 1, column: 2}]}", r"beam\.reference\.detector = 'R99_S00'"),
+        ("simulate: {rafts: [r99]}", r"simulate\.rafts = 'r99': camera lsstcam-bin8 has no raft"),
+        ("flat: {leds: [rde]}", r"flat\.leds = 'rde': it is none of exposures\.leds; did you mean red\?"),
+        ("flat: {beam_of: {uvv: blue}}", r"flat\.beam_of = 'uvv'.*did you mean uv\?"),
+        ("flat: {beam_of: {uv: blue, UV: red}}", r"key flat\.beam_of names uv twice"),
+        ("beam: {leds: [lamp]}", r"names are uv, blue, red, nm750, nm850, nm960$"),
+    ],
+)  # fmt: skip
+def test_names_that_match_nothing(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        _load(tmp_path, text)
+    assert "config.yaml" in str(caught.value)
+
+
+def test_camera_is_loaded_only_where_a_detector_is_named(tmp_path: Path) -> None:
+    assert _load(tmp_path, "camera: nothing.yaml\nflat: {leds: [red]}").camera == str(tmp_path / "nothing.yaml")
+    assert _load(tmp_path, "simulate: {camera: nothing.yaml, rafts: [R22], detectors: [R22_S11]}").simulate.rafts == ("R22",)
+    with pytest.raises(CameraError, match="there is no camera"):
+        _load(tmp_path, "camera: nothing.yaml\nflat: {detectors: [R22_S11]}")

@@ -98,7 +98,10 @@ def _folder() -> Any:
 
 
 def _read(name_or_path: str | Path) -> tuple[Path, dict[str, Any], set[str]]:
-    """Return where a camera file lies, its content over that of the files that it extends, and all detectors that they name."""
+    """Return where a camera file lies, its content over that of the files that it extends, and the names in all of them.
+
+    The names are those of detectors and amplifiers: a file may leave out some of those that the file that it extends has gains of.
+    """
     first = path = _find(name_or_path, Path())
     chain: list[Path] = []
     contents: list[dict[str, Any]] = []
@@ -134,7 +137,8 @@ def _read(name_or_path: str | Path) -> tuple[Path, dict[str, Any], set[str]]:
     whole: dict[str, Any] = {}
     for content in reversed(contents):
         whole = merged(whole, content)
-    entries = [entry for content in contents for entry in content.get("detectors") or () if isinstance(entry, dict)]
+    lists = [content.get(key) for content in contents for key in ("detectors", "amplifiers")]
+    entries = [entry for listed in lists if isinstance(listed, list) for entry in listed if isinstance(entry, dict)]
     return first, whole, {str(entry.get("name")) for entry in entries}
 
 
@@ -214,7 +218,7 @@ def _require_consistent(camera: _CameraFile, known: set[str]) -> None:
     for name, gains in camera.nominal_gains.items():
         if name not in known:
             raise CameraError(f"nominal_gains names the unknown detector {name!r}", remedy="names look like R22_S11", value=name)
-        unknown = sorted(set(gains) - {entry.name for entry in camera.amplifiers})
+        unknown = sorted(set(gains) - known)
         if unknown:
             raise CameraError(
                 f"nominal_gains of {name} names the unknown amplifier {unknown[0]!r}",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from permil.config.base import FileName, Section
+from permil.config.names import AnyLed, DetectorText
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -21,8 +22,10 @@ class CompareConfig(Section):
     stars: Annotated[str, FileName("")] = Field(
         default="", description="folder of another run whose artificial stars are used; empty: those of this run"
     )
-    detectors: list[str] = Field(default=[], description="detectors that are compared; empty: all that have stars and a flat")
-    led_of: dict[str, str] = Field(
+    detectors: list[DetectorText] = Field(
+        default=[], description="detectors that are compared; empty: all that have stars and a flat"
+    )
+    led_of: dict[str, AnyLed] = Field(
         default={}, description="LED whose flat stars of a band are compared with, for example {r: red}; else the one of its name"
     )
     flat_fielded: bool = Field(

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from permil.config.base import FOLDER
 from permil.config.model import Config
+from permil.config.names import with_names
 from permil.errors import ConfigError
 from permil.yaml_file import parse_yaml, read_yaml
 
@@ -20,7 +21,8 @@ _LONGEST_SHOWN = 200
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Load a configuration file.
 
-    Relative paths in it and in the overrides are relative to the file's own folder, and ``~`` is the home folder.
+    Relative paths in it and in the overrides are relative to the file's own folder, and ``~`` is the home folder. Detectors, rafts and
+    LEDs may be written in any spelling that is understood (see `permil.config.names`).
 
     Parameters
     ----------
@@ -33,15 +35,20 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     Raises
     ------
     ConfigError
-        If the file is missing or not YAML, a key is unknown or given twice, or a value is not allowed.
+        If the file is missing or not YAML, a key is unknown or given twice, a value is not allowed or a name matches nothing.
+    CameraError
+        If a detector is named and the camera cannot be loaded.
     """
     path = Path(path)
     content = read_yaml(path)
     _apply_overrides(content, overrides or [])
     try:
-        return Config.model_validate(content, context={FOLDER: path.resolve().parent})
+        return with_names(Config.model_validate(content, context={FOLDER: path.resolve().parent}))
     except ValidationError as error:
         raise _config_error(error, path) from error
+    except ConfigError as error:
+        error.path = str(path)
+        raise
 
 
 def _apply_overrides(content: dict[str, Any], overrides: list[str]) -> None:

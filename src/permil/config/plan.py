@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from permil.config.base import FileName, Section
+from permil.config.names import AnyLed, DetectorOrRaft, DetectorText
 
 Readout = Literal["detector", "board", "raft", "all"]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -15,7 +16,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 class PlanScan(Section):
     """A beam scan on a grid."""
 
-    detector: str = Field(
+    detector: DetectorText = Field(
         default="", description="detector whose amplifier is the centre; empty: the camera's reference detector"
     )
     amp: str | int = Field(
@@ -43,7 +44,7 @@ class PlanScan(Section):
 class PlanPointings(Section):
     """Pointings of the flat; what is given is added up, without any: the five points of each detector of the plan."""
 
-    aim: list[str] = Field(
+    aim: list[DetectorOrRaft] = Field(
         default=[],
         description="detectors (R22_S11) or rafts (R22) that get five points: the centre and the middle of each quadrant",
     )
@@ -55,12 +56,12 @@ class PlanPointings(Section):
 class PlanConfig(Section):
     """What is planned; without scan, pointings, acquisition and taken: a 12 x 12 scan and five points of each detector."""
 
-    detectors: list[str] = Field(
+    detectors: list[DetectorOrRaft] = Field(
         default=[],
         description="detectors (R22_S11) or rafts (R22) whose flat is wanted, with those that the scan is centred on; empty: all "
         "science detectors that are lit",
     )
-    led: str = Field(
+    led: AnyLed = Field(
         default="", description="LED whose positions count in acquisition files and in the index; empty: the only one"
     )
     scan: PlanScan | None = Field(default=None, description="a beam scan, for example {nx: 12, ny: 12, width_mm: 80}")

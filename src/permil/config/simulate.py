@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from permil.config.base import FileName, Section
+from permil.config.names import DetectorText, RaftText
 from permil.yaml_file import merged
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -202,8 +203,8 @@ class SimulateConfig(Section):
     nuisances: bool = Field(True, description="false: only photon noise, read noise, gains and the flat")
     seed: Annotated[int, Field(ge=0)] = Field(1, description="seed of everything random")
     camera: Annotated[str, FileName(is_camera=True)] = Field("lsstcam-bin8", description="camera by name or file")
-    rafts: tuple[str, ...] = Field((), description="rafts that are pointed at; empty: all with science detectors")
-    detectors: tuple[str, ...] = Field((), description="restrict to these detectors; empty: all of the rafts")
+    rafts: tuple[RaftText, ...] = Field((), description="rafts that are pointed at; empty: all with science detectors")
+    detectors: tuple[DetectorText, ...] = Field((), description="restrict to these detectors; empty: all of the rafts")
     leds: Annotated[tuple[LedName, ...], Field(min_length=1)] = Field(
         ("nm960", "nm850", "nm750", "red", "blue", "uv"), description="LEDs in the order of exposure"
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from permil.config.base import FileName, Section
+from permil.config.names import DetectorText
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=3)]
@@ -35,7 +36,7 @@ class SpotsConfig(Section):
         default=[],
         description="catalogs (FITS), or folders of them; empty: the raw spot exposures among exposures.roots are measured",
     )
-    detectors: list[str] = Field(default=[], description="detectors whose exposures are used; empty: all")
+    detectors: list[DetectorText] = Field(default=[], description="detectors whose exposures are used; empty: all")
     band: str = Field(
         default="", description="LED or filter of the exposures; empty: the FILTER card (CCOB cards are stale there)"
     )

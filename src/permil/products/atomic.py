@@ -109,7 +109,7 @@ def check_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path
                 raise OutputError(
                     "is an input of this result and would be lost", path=path, remedy="give another name", value=entry
                 )
-    if _is_foreign_fits(target):
+    if _is_own_fits(target) is False:
         raise OutputError(
             f"is a FITS file that {PROGRAM} did not write and would be lost",
             path=path,
@@ -163,23 +163,28 @@ def remove_partial_files(folder: Path) -> int:
     return len(leftovers)
 
 
-def _is_foreign_fits(path: Path) -> bool:
+def is_product(path: str | Path) -> bool:
+    """Return whether a file is a FITS file that this program wrote."""
+    return _is_own_fits(Path(path)) is True
+
+
+def _is_own_fits(path: Path) -> bool | None:
+    """Return whether this program wrote a FITS file; None for another kind of file, or what is left of one."""
     try:
         with path.open("rb") as stream:
             header = stream.read(_BLOCK)
             if not header.startswith(b"SIMPLE  ="):
-                return False
+                return None
             header += stream.read(_LONGEST_HEADER - _BLOCK)
     except OSError:
-        return False
+        return None
     for start in range(0, len(header), 80):
         card = header[start : start + 80]
         if card.startswith(b"ORIGIN  ="):
-            return PROGRAM.encode() not in card
+            return PROGRAM.encode() in card
         if card.startswith(b"END     "):
-            return True
-    # Without an end it is what is left of a file.
-    return False
+            return False
+    return None
 
 
 def _require_same_kind(new: Path, old: Path, path: Path) -> None:

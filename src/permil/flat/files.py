@@ -12,7 +12,7 @@ from permil.camera import Detector, load_camera
 from permil.errors import FlatError, InputError, PermilError
 from permil.flat.apply import apply_flat
 from permil.flat.difference import FlatDifference, flat_difference
-from permil.products import ImageProduct, MaskPlane, is_good, read_image, write_image
+from permil.products import ImageProduct, MaskPlane, check_output, is_good, read_image, write_image
 
 _PER_MIL = 1e3
 
@@ -37,6 +37,7 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
     OutputError
         If the result cannot be written.
     """
+    check_output(out, inputs=[flat_path, image_path])
     flat, image = read_image(flat_path), _read_any_image(image_path)
     _check_same("DETECTOR", flat.header, image.header, image_path)
     try:
@@ -72,6 +73,8 @@ def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_p
     OutputError
         If the map cannot be written.
     """
+    if out is not None:
+        check_output(out, inputs=[first_path, second_path])
     first, second = read_image(first_path), read_image(second_path)
     _check_same("DETECTOR", first.header, second.header, second_path)
     detector = detector_of(first, first_path)

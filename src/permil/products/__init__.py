@@ -1,6 +1,6 @@
 """What is written: FITS images with mask and variance, tables, provenance; atomic and checksummed."""
 
-from permil.products.atomic import atomic_output, make_folder, remove_partial_files
+from permil.products.atomic import atomic_output, check_output, is_product, make_folder, remove_partial_files, writing
 from permil.products.fingerprint import fingerprint, is_current, stored_fingerprint
 from permil.products.fits import FINGERPRINT_CARD, ImageProduct, provenance, read_image, whole_file, write_hdus, write_image
 from permil.products.folder import RunFolder
@@ -16,9 +16,11 @@ __all__ = [
     "RunFolder",
     "add_mask_cards",
     "atomic_output",
+    "check_output",
     "fingerprint",
     "is_current",
     "is_good",
+    "is_product",
     "is_usable",
     "make_folder",
     "provenance",
@@ -30,4 +32,5 @@ __all__ = [
     "write_hdus",
     "write_image",
     "write_table",
+    "writing",
 ]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from permil import __version__
 from permil.errors import InputError
-from permil.products.atomic import atomic_output
+from permil.products.atomic import ORIGIN_CARD, PROGRAM, atomic_output
 from permil.products.masks import add_mask_cards
 
 FINGERPRINT_CARD = "FINGERPR"
@@ -44,7 +44,7 @@ def provenance(entries: Mapping[str, Any] | fits.Header | None = None) -> fits.H
     Values of ``entries`` may be plain or ``(value, comment)``; None and NaN say nothing and get no card.
     """
     header = fits.Header()
-    header["ORIGIN"] = ("permil", "program")
+    header[ORIGIN_CARD] = (PROGRAM, "program")
     header["PERMILVE"] = (__version__, "version of the program")
     header["DATE"] = (datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"), "UTC of writing")
     if isinstance(entries, fits.Header):
@@ -61,13 +61,15 @@ def provenance(entries: Mapping[str, Any] | fits.Header | None = None) -> fits.H
 
 
 def write_hdus(path: str | Path, hdus: Sequence[Any]) -> None:
-    """Write HDUs (the first a PrimaryHDU) atomically, with CHECKSUM and DATASUM everywhere.
+    """Write HDUs (the first a PrimaryHDU) atomically, with CHECKSUM and DATASUM everywhere and ORIGIN in the primary header.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
+    # By this card the file is known as one that may be replaced.
+    hdus[0].header[ORIGIN_CARD] = (PROGRAM, "program")
     with atomic_output(path) as temporary:
         fits.HDUList(list(hdus)).writeto(temporary, checksum=True, overwrite=True)
 

@@ -9,7 +9,6 @@ from pydantic import BeforeValidator, Field
 
 from permil.config.base import FileName, Section
 
-
 Label = Annotated[str, BeforeValidator(lambda entry: str(entry) if isinstance(entry, int) else entry)]
 """A detector's name or number."""
 

@@ -105,6 +105,7 @@ def grid_cards(grid: SpotGrid) -> dict[str, Any]:
         "DEGREE": (grid.distortion.degree, "degree of the polynomial"),
         "NSPOTS": (int(grid.labelled.sum()), "sources that are spots of the grid"),
         "NREJECT": (int((~grid.labelled).sum()), "sources that are not"),
+        "NSECOND": (grid.second, "of these, sources on a second, weaker grid"),
         "WINDOW": (grid.window, "whether it is certain which node is (0, 0)"),
         "WINDOWI": (grid.decided_i, "certain along i"),
         "WINDOWJ": (grid.decided_j, "certain along j"),
@@ -176,4 +177,14 @@ def describe_grid(grid: SpotGrid, sources: int) -> str:
     else:
         axes = " and ".join(axis for axis, decided in (("i", grid.decided_i), ("j", grid.decided_j)) if not decided)
         lines.append(f"window: ambiguous along {axes}; 0 is the first line that was found, not that of the mask")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in grid_warnings(grid))])
+
+
+def grid_warnings(grid: SpotGrid) -> list[str]:
+    """Return what is odd about a grid that was found."""
+    if not grid.second:
+        return []
+    return [
+        f"{grid.second} sources lie on a second, weaker grid and have no label (false sources half way between spots, along the rim "
+        "of a bright disc?)"
+    ]

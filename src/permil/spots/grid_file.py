@@ -67,7 +67,7 @@ def grid_file(catalog: str | Path, out: str | Path, *, columns: int = 49, rows: 
         sources = catalog_of(table)
         grid = label_catalog(sources, columns=columns, rows=rows, degree=degree, path=catalog)
         write_grid(out, table, sources, grid)
-    return describe_grid(grid, len(sources))
+    return "\n".join([describe_grid(grid, len(sources)), *(f"remark: {remark}" for remark in sources.remarks)])
 
 
 def write_grid(out: str | Path, table: SourceTable, sources: SpotCatalog, grid: SpotGrid) -> None:
@@ -113,7 +113,7 @@ def grid_cards(grid: SpotGrid) -> dict[str, Any]:
 
 
 def _source_cards(sources: SpotCatalog, table: SourceTable) -> dict[str, Any]:
-    return {
+    cards = {
         "DETECTOR": (sources.detector or None, "detector"),
         "EXPOSURE": (sources.exposure[:60] or None, "exposure"),
         "EXPTIME": (sources.exposure_time, "[s] exposure time"),
@@ -121,8 +121,12 @@ def _source_cards(sources: SpotCatalog, table: SourceTable) -> dict[str, Any]:
         "PROJY": (sources.projector_y, "[mm] projector Y"),
         "BAND": (sources.band or None, "filter or LED"),
         "MJD": (sources.mjd, "[d] modified Julian date"),
+        "LSST_NUM": (sources.serial or None, "serial number of the sensor"),
+        "FLUXUNIT": (sources.flux_unit, "unit of flux"),
         "CATKIND": (table.kind, "make of the catalog"),
     }
+    # The columns of a catalog of the stack have their radius in their names.
+    return cards if table.kind == "stack" else cards | {"APERTURE": (sources.aperture, "[pixel] radius of the flux aperture")}
 
 
 def labelled_hdu(table: SourceTable, grid: SpotGrid) -> fits.BinTableHDU:
@@ -133,9 +137,14 @@ def labelled_hdu(table: SourceTable, grid: SpotGrid) -> fits.BinTableHDU:
         fits.Column("grid_j", "J", array=grid.grid_j.astype(np.int32)),
     ]
     hdu = fits.BinTableHDU.from_columns(fits.ColDefs(kept) + fits.ColDefs(labels), name="CATALOG")
-    for card in table.hdu.header.cards:
-        if card.keyword.startswith("TFLAG"):
-            hdu.header[card.keyword] = (card.value, card.comment)
+    cards = table.header.table
+    for name in (f"TFLAG{number}" for number in range(1, 513)):
+        if cards.text(name):
+            hdu.header[name] = (cards.text(name), "name of a flag")
+    for flag in SpotFlag:
+        bit = cards.integer(f"FL_{flag.name}"[:8], -1)
+        if bit >= 0:
+            hdu.header[f"FL_{flag.name}"[:8]] = (bit, f"bit of flag {flag.name}")
     return hdu
 
 
@@ -184,7 +193,5 @@ def grid_warnings(grid: SpotGrid) -> list[str]:
     """Return what is odd about a grid that was found."""
     if not grid.second:
         return []
-    return [
-        f"{grid.second} sources lie on a second, weaker grid and have no label (false sources half way between spots, along the rim "
-        "of a bright disc?)"
-    ]
+    where = "half way between spots, along the rim of a bright disc?"
+    return [f"{grid.second} sources lie on a second, weaker grid and have no label (false sources {where})"]

@@ -69,15 +69,6 @@ class CatalogHeader:
         return [f"{clause}: not used" for clause in dict.fromkeys(known)]
 
 
-def header_of(hdu: Any) -> Cards:
-    """Return the cards of an HDU of a file, as they are in the file."""
-    place = hdu.fileinfo()
-    if place is None:
-        return Cards(str(hdu.header.tostring()).encode("ascii", "replace"))
-    place["file"].seek(place["hdrLoc"])
-    return Cards(bytes(place["file"].read(place["datLoc"] - place["hdrLoc"])))
-
-
 def catalog_facts(header: CatalogHeader, path: Path, *, name: str = "") -> dict[str, Any]:
     """Return the metadata of a `SpotCatalog` by field.
 

@@ -210,9 +210,12 @@ def label_file(
             read = catalog_of(table, flux=options.flux, band=options.band, name=source.name, needed=_NEEDED)
             catalog = read = _of_camera(read, facts.detector, options, camera)
             if catalog.labelled.any():
+                _require_light(catalog)
                 decided = table.header.text("WINDOW").lower() in ("", "decided")
                 return LabelledExposure(catalog, decided, path=path)
             grid = label_catalog(catalog, columns=options.columns, rows=options.rows, degree=options.degree, path=source.path)
+            labelled = catalog.with_labels(grid.grid_i, grid.grid_j)
+            _require_light(labelled)
             if products is not None:
                 write_grid(products.grid(catalog.detector, catalog.exposure), table, catalog, grid)
     except OutputError:
@@ -221,8 +224,29 @@ def label_file(
         empty = np.zeros(0)
         nothing = SpotCatalog(empty, empty, exposure=facts.exposure or source.path.name, detector=facts.detector)
         return LabelledExposure(read or nothing, False, error, path)
-    labelled = catalog.with_labels(grid.grid_i, grid.grid_j)
     return LabelledExposure(labelled, grid.window == "decided", path=path, warnings=tuple(grid_warnings(grid)))
+
+
+def _require_light(catalog: SpotCatalog) -> None:
+    """Raise an error if a labelled catalog has no measurement that can be calibrated.
+
+    Raises
+    ------
+    SpotError
+        If no labelled spot is good, or most have no positive flux.
+    """
+    flux = catalog.flux[catalog.labelled & catalog.good]
+    if not len(flux):
+        raise SpotError(
+            "no spot is good: all are saturated, blended, cut, masked or without flux",
+            remedy="check the exposure time and the flags of the catalog",
+        )
+    if not np.median(flux) > 0:
+        raise SpotError(
+            f"most spots have no light: the median flux is {np.median(flux):.3g}",
+            remedy="check that the projector was on, and the background",
+            value=float(np.median(flux)),
+        )
 
 
 def _of_camera(catalog: SpotCatalog, in_name: str, options: SpotsConfig, camera: Camera) -> SpotCatalog:

@@ -7,10 +7,15 @@ bit by bit count once; `SpotCatalog.remarks` says so.
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
+import lzma
 import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +25,13 @@ from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
 from permil.arrays import parse_unit
-from permil.errors import InputError
+from permil.errors import InputError, RawFormatError
+from permil.exposures.cards import Cards
+from permil.exposures.hdu import read_structure
 from permil.products import tables
 from permil.spots.catalog import QUANTITIES, SpotCatalog, SpotFlag, flux_unit_of
 from permil.spots.grid_fit import RigidGrid
-from permil.spots.headers import CatalogHeader, catalog_facts, header_of
+from permil.spots.headers import CatalogHeader, catalog_facts
 from permil.spots.nulls import drop_nulls, repeated_rows
 
 if TYPE_CHECKING:
@@ -55,7 +62,9 @@ _PRODUCTS = {"RESIDUALS": "residuals of a calibration", "AMPLIFIERS": "maps of t
 _UNITS = {"x": "pixel", "y": "pixel", "xx": "pixel2", "yy": "pixel2", "xy": "pixel2"}
 _NO_UNIT = frozenset({"", "-", "--", "none", "n/a", "null", "unknown", "unitless", "dimensionless"})
 _APERTURE = re.compile(r"ApertureFlux_(\d+)_(\d+)(?:_|$)")
-_CUT_SHORT = "truncated"
+_SERIALIZED = b"--BEGIN-ASTROPY-SERIALIZED-COLUMNS--"
+_PACKERS: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+_OTHER_TABLES = frozenset({".ecsv", ".csv", ".parquet", ".parq", ".txt", ".vot", ".hdf5", ".h5"})
 
 
 @dataclass(frozen=True)
@@ -119,17 +128,33 @@ class SourceTable:
             ) from error
         if values.ndim == 2 and values.shape[1] == 1:
             values, mask = values[:, 0], mask[:, 0]
-        unit = str(declared.unit or "").strip()
         column = MaskedColumn(values, mask=mask, name=name)
-        if unit.lower() not in _NO_UNIT:
-            column.unit = self._parsed(unit, name)
-        return Table([column], copy=False)
-
-    def _parsed(self, unit: str, name: str) -> Any:
+        unit = self.unit(name)
         try:
-            return parse_unit(unit)
+            column.unit = parse_unit(unit)
         except InputError as error:
             raise InputError(f"column {name}: {error.what}", path=self.path, remedy=error.remedy, value=unit) from error
+        return Table([column], copy=False)
+
+    def unit(self, name: str) -> str:
+        """Return the unit of a column as it is declared, "" where there is none."""
+        unit = str(self.hdu.columns[name].unit or self._serialized_units.get(name, "")).strip()
+        return "" if unit.lower() in _NO_UNIT else unit
+
+    @cached_property
+    def _serialized_units(self) -> dict[str, str]:
+        """Units that astropy could not write as TUNIT (electron is not in the FITS standard) and keeps in comments."""
+        if _SERIALIZED not in self.header.table.header:
+            return {}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                columns = Table.read(self.hdu)
+        except Exception as error:
+            raise InputError(
+                f"the description of the columns by astropy cannot be read ({error})", path=self.path, remedy="remake the file"
+            ) from error
+        return {name: str(getattr(columns[name], "unit", None) or "") for name in columns.colnames}
 
 
 @contextmanager
@@ -142,35 +167,56 @@ def open_source_table(path: str | Path) -> Iterator[SourceTable]:
         If it cannot be read, is damaged or cut short, has no table of spots or several, or the table is empty.
     """
     path = Path(path)
-    if path.suffix.lower() in (".ecsv", ".csv", ".parquet", ".parq", ".txt", ".vot", ".hdf5"):
+    if path.suffix.lower() in _OTHER_TABLES:
         raise InputError(
             f"a catalog of spots is a FITS file, not {path.suffix}",
             path=path,
             remedy="convert it: astropy.table.Table.read(...).write('catalog.fits')",
             value=path.suffix,
         )
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            hdus = fits.open(path, memmap=False, lazy_load_hdus=False)
-    except Exception as error:
-        raise InputError(
-            f"cannot be read as FITS ({error})", path=path, remedy="check the path; a FITS table is needed"
-        ) from error
+    # What is odd about cards makes astropy warn; those that matter are read by `permil.exposures.cards`.
+    with _foreign_errors(path, "cannot be read as FITS"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        content = _content(path)
+        structure = read_structure(io.BytesIO(content), len(content), path)
+        hdus = fits.open(io.BytesIO(content), lazy_load_hdus=False)
+    about_file = [
+        text.removeprefix(f"{path}: ") for text in (str(entry.message) for entry in caught) if text.startswith(f"{path}: ")
+    ]
     with hdus:
-        if any(_CUT_SHORT in str(entry.message) for entry in caught):
-            raise InputError("the file is cut short", path=path, remedy="copy the file again or leave it out")
-        hdu, kind = _table_of_spots(hdus, path)
-        header = _checked_header(hdus, hdu, path)
-        try:
+        with _foreign_errors(path, "the table cannot be decoded"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            hdu, kind = _table_of_spots(hdus, path)
+            place = structure[hdus.index_of(hdu)]
+            _require_whole(place.cards, content[place.data_offset : place.end], path)
             rows = len(hdu.data)
-        except Exception as error:
-            raise InputError(
-                f"the table cannot be decoded ({error})", path=path, remedy="copy the file again or leave it out"
-            ) from error
         if rows == 0:
             raise InputError("the catalog is empty: it has no source", path=path, remedy="check the exposure and the detection")
-        yield SourceTable(path, header, hdu, kind)
+        yield SourceTable(path, CatalogHeader(structure[0].cards, place.cards), hdu, kind, about_file)
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a file, decompressed; formats are told by content."""
+    with path.open("rb") as stream:
+        start = stream.read(8)
+    opener = next((opener for magic, opener in _PACKERS.items() if start.startswith(magic)), open)
+    with opener(path, "rb") as stream:
+        return bytes(stream.read())
+
+
+@contextmanager
+def _foreign_errors(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever goes wrong in a damaged file into an error that names the file."""
+    try:
+        yield
+    except RawFormatError as error:
+        raise InputError(f"{what} ({error.what})", path=path, remedy="copy the file again or leave it out") from error
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{what} ({error or type(error).__name__})", path=path, remedy="check the path and the file; a FITS table is needed"
+        ) from error
 
 
 def _table_of_spots(hdus: fits.HDUList, path: Path) -> tuple[Any, str]:
@@ -204,28 +250,24 @@ def _table_of_spots(hdus: fits.HDUList, path: Path) -> tuple[Any, str]:
     )
 
 
-def _checked_header(hdus: fits.HDUList, hdu: Any, path: Path) -> CatalogHeader:
-    """Return the headers of a catalog, after a look at the sum of the table's data."""
-    header = CatalogHeader(header_of(hdus[0]), header_of(hdu))
-    if header.table.flag("ZTABLE"):
+def _require_whole(cards: Cards, data: bytes, path: Path) -> None:
+    """Raise an error if a table is compressed, or if its data do not have the sum that its header states."""
+    if cards.flag("ZTABLE"):
         raise InputError("the table is compressed in tiles", path=path, remedy="unpack it with funpack")
-    stated = header.table.text("DATASUM")
-    place = hdu.fileinfo()
-    if stated.isdigit() and place is not None:
-        place["file"].seek(place["datLoc"])
-        words = np.frombuffer(place["file"].read(place["datSpan"]), dtype=">u4")
-        total = int(words.sum(dtype=np.uint64))
-        while total >> 32:
-            total = (total & 0xFFFFFFFF) + (total >> 32)
-        if total != int(stated):
-            raise InputError(
-                "the table's data do not match their DATASUM: the file is damaged",
-                path=path,
-                remedy="copy the file again; if the table was edited, remove the card DATASUM",
-                value=total,
-                expected=int(stated),
-            )
-    return header
+    stated = cards.text("DATASUM")
+    if not stated.isdigit() or len(data) % 4:
+        return
+    total = int(np.frombuffer(data, dtype=">u4").sum(dtype=np.uint64))
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    if total != int(stated):
+        raise InputError(
+            "the table's data do not match their DATASUM: the file is damaged",
+            path=path,
+            remedy="copy the file again; if the table was edited, remove the card DATASUM",
+            value=total,
+            expected=int(stated),
+        )
 
 
 def _kind(names: set[str]) -> str | None:
@@ -363,8 +405,7 @@ def _require(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> None:
 def _flux_unit(table: SourceTable, flux: str) -> str:
     """Return ``electron`` or ``count``, as the unit of the flux column or the card FLUXUNIT says."""
     column = table.find(flux)
-    declared = str(table.hdu.columns[column].unit or "").strip() if column else ""
-    declared = "" if declared.lower() in _NO_UNIT else declared
+    declared = table.unit(column) if column else ""
     stated = table.header.text("FLUXUNIT")
     stated = "" if stated.lower() in _NO_UNIT else stated
     try:

@@ -21,7 +21,8 @@ FloatArray = NDArray[np.float64]
 _UNIT_NAMES = {
     "e-": "electron", "e": "electron", "electrons": "electron", "photoelectron": "electron", "photoelectrons": "electron",
     "adu": "adu", "adus": "adu", "dn": "adu", "dns": "adu", "count": "adu", "counts": "adu", "ct": "adu", "cts": "adu",
-    "pixels": "pixel", "px": "pixel", "microns": "micron", "per cent": "%", "percent": "%",
+    "electron": "electron", "pixel": "pixel", "pix": "pixel", "pixels": "pixel", "px": "pixel",
+    "microns": "micron", "per cent": "%", "percent": "%",
 }  # fmt: skip
 _ELECTRON = re.compile(r"(?<![\w.])e-(?![\w.])")
 _NAME = re.compile(r"(?<![\w.])[A-Za-z]+")

@@ -78,12 +78,12 @@ def test_masked_signals_are_missing() -> None:
 def test_missing_columns_are_named() -> None:
     table = table_of()
     table.rename_column("signal", "flux")
-    with pytest.raises(InputError, match=r"column signal is missing .* it has x_mm, y_mm, flux"):
+    with pytest.raises(InputError, match=r"column signal is missing; .* this one has x_mm, y_mm, flux"):
         nodes_from_table(table)
 
 
 def test_text_in_a_numeric_column() -> None:
-    with pytest.raises(InputError, match="column signal_err of the node table is not numeric"):
+    with pytest.raises(InputError, match="column signal_err holds 'bright' in row 1, which is not a number"):
         nodes_from_table(table_of(signal_err="bright"))
 
 
@@ -118,7 +118,8 @@ def test_exposures_are_told_by_position() -> None:
 
 
 def test_repeated_positions_without_time_are_not_guessed() -> None:
-    nodes = BeamNodes.from_columns([0.0, 0.0, 0.0, 0.0, 5.0, 5.0], 0.0, 1.0, bunch=["a", "a", "b", "b", "a", "b"])
+    x, signal = [0.0, 0.0, 0.0, 0.0, 5.0, 5.0], [1.0, 1.1, 1.2, 1.3, 1.4, 1.5]
+    nodes = BeamNodes.from_columns(x, 0.0, signal, bunch=["a", "a", "b", "b", "a", "b"])
     assert nodes.exposure[:4].tolist() == [-1] * 4
     assert nodes.exposure[4] == nodes.exposure[5] >= 0
     timed = BeamNodes.from_columns(0.0, 0.0, np.ones(4), bunch=["a", "a", "b", "b"], mjd=[1.0, 2.0, 2.0, 1.0])
@@ -138,10 +139,10 @@ def test_too_few_nodes_names_what_was_left_out() -> None:
         BeamModel.fit(nodes_from_table(table))
 
 
-def test_many_duplicates_are_still_too_few_positions() -> None:
+def test_many_repeated_positions_are_still_too_few() -> None:
     x, y = (np.tile(axis, 10) for axis in scan_positions(3))
     with pytest.raises(BeamError, match="90 nodes at 9 positions are too few"):
-        BeamModel.fit(BeamNodes.from_columns(x, y, plateau(x, y)))
+        BeamModel.fit(BeamNodes.from_columns(x, y, plateau(x, y) * (1 + 1e-4 * np.random.default_rng(0).standard_normal(90))))
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.3, np.pi / 2])

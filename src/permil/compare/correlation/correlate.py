@@ -88,11 +88,11 @@ def correlate(
     points = prepare(a, b, x, y, a_err=a_err, b_err=b_err, groups=groups)
     geometry = Geometry.of(points.x, points.y)
     summary = summarise(geometry, points.a, points.b)
-    p_value, reason = _quotable(geometry, points, summary)
+    p_value, reason = _quotable(points, summary)
     ranks = [_ranks(values) for values in (points.a, points.b)]
     ranked = summarise(geometry, *ranks)
     found, scan, nulls = other_methods(geometry, points, summary.r, seed, resamples, methods)
-    candidates = geometry.candidates
+    candidates = summary.geometry.candidates
     return CorrelationResult(
         r=summary.r,
         r_err=summary.r_err,
@@ -134,9 +134,10 @@ def _check_options(methods: Sequence[str], resamples: int, reliabilities: tuple[
             )
 
 
-def _quotable(geometry: Geometry, points: Points, summary: Summary) -> tuple[float, str]:
+def _quotable(points: Points, summary: Summary) -> tuple[float, str]:
     """Return the p-value, or NaN and the reason for it."""
-    candidates, cells = geometry.candidates, geometry.once.cells
+    geometry = summary.geometry
+    candidates, cells = geometry.candidates, geometry.cells
     posteriors = summary.posterior_a, summary.posterior_b
     if summary.n_eff_low < FEWEST_EFFECTIVE or np.isnan(summary.p_value):
         lengths = [candidates.length(posterior)[0] for posterior in posteriors]
@@ -158,7 +159,7 @@ def _quotable(geometry: Geometry, points: Points, summary: Summary) -> tuple[flo
             f"across them, or {_WAY_OUT}"
         )
     own_a, own_b = (1.0 + np.exp(-candidates.null_variance(posterior, posterior)[0]) for posterior in posteriors)
-    factor = changes_in_common(geometry.once.x, geometry.once.y, summary.a, summary.b, own_a, own_b)
+    factor = changes_in_common(geometry.x, geometry.y, summary.a, summary.b, own_a, own_b)
     if factor > 1.0:
         return np.nan, (
             "both maps vary much more in the same parts of the field than in others (non-stationary: the variance of r would be "

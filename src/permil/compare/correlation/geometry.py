@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,8 @@ from permil.compare.errors import CompareError
 FloatArray = NDArray[np.float64]
 
 FEWEST_PLACES = 12
+# From this ratio of its steps a lattice is also taken with equal ones.
+_UNEVEN = 1.5
 _KEPT = 4
 # In units of a cell: points nearer than this are at one place.
 _SAME_PLACE = 1e-3
@@ -37,8 +39,10 @@ class Geometry:
         Covariances with their predictions, for one value at each place.
     place : ndarray of int, shape (n,), or None
         Number of the place of each point; None where no place has several points.
-    once
+    once : Geometry
         The geometry with each place once; itself where no place has several points.
+    even : Geometry, or None
+        On a lattice with unequal steps the geometry with equal steps and the same area, each place once; else None.
     """
 
     x: FloatArray
@@ -46,12 +50,13 @@ class Geometry:
     cells: Cells
     candidates: Candidates
     place: NDArray[np.int64] | None
-    _places: Geometry | None
+    even: Geometry | None
+    _once: Geometry | None
 
     @property
     def once(self) -> Geometry:
         """The geometry with each place once."""
-        return self if self._places is None else self._places
+        return self if self._once is None else self._once
 
     @classmethod
     def of(cls, x: FloatArray, y: FloatArray) -> Geometry:
@@ -73,7 +78,7 @@ class Geometry:
         return geometry
 
     @classmethod
-    def _made(cls, x: FloatArray, y: FloatArray, *, places_differ: bool = False) -> Geometry:
+    def _made(cls, x: FloatArray, y: FloatArray) -> Geometry:
         cells = Cells.of(x, y)
         if cells.places < FEWEST_PLACES:
             raise CompareError(
@@ -82,12 +87,22 @@ class Geometry:
                 value=cells.places,
                 allowed=FEWEST_PLACES,
             )
-        place = None if places_differ else _place_numbers(x, y, cells)
+        place = _place_numbers(x, y, cells)
+        first = slice(None) if place is None else np.unique(place, return_index=True)[1]
+        even = None
+        if cells.on_lattice and not 1.0 / _UNEVEN < cells.step_x / cells.step_y < _UNEVEN:
+            stretch = np.sqrt(cells.step_y / cells.step_x)
+            even = cls._single(x[first] * stretch, y[first] / stretch)
         if place is None:
-            return cls(x, y, cells, Candidates(expectations(cells, cosine_modes(x, y, cells))), None, None)
-        first = np.unique(place, return_index=True)[1]
-        once = cls._made(x[first], y[first], places_differ=True)
-        return cls(x, y, cells, once.candidates, place, once)
+            return replace(cls._single(x, y), even=even)
+        once = cls._single(x[first], y[first])
+        return cls(x, y, cells, once.candidates, place, even, once)
+
+    @classmethod
+    def _single(cls, x: FloatArray, y: FloatArray) -> Geometry:
+        """Return the geometry of points of which no two are at one place."""
+        cells = Cells.of(x, y)
+        return cls(x, y, cells, Candidates(expectations(cells, cosine_modes(x, y, cells))), None, None, None)
 
 
 def _place_numbers(x: FloatArray, y: FloatArray, cells: Cells) -> NDArray[np.int64] | None:

@@ -53,6 +53,8 @@ class Summary:
         What the maps say about their covariances.
     a, b
         The standardised maps, or their means at each place where places have several points.
+    geometry
+        The places of these values.
     """
 
     r: float
@@ -68,6 +70,7 @@ class Summary:
     posterior_b: Posterior
     a: FloatArray
     b: FloatArray
+    geometry: Geometry
 
 
 def correlation(a: FloatArray, b: FloatArray) -> float:
@@ -83,6 +86,9 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
     of the part within is ``(1 - share_a) (1 - share_b) / (n - places)`` for white deviations, with the shares of the variances that
     are between places; `exposure_variance` adds what deviations have in common with their neighbours.
 
+    On a lattice with unequal steps neighbours may resemble each other alike in units of length or in steps: the figures are those with
+    the smaller effective number of values.
+
     Parameters
     ----------
     geometry
@@ -91,7 +97,7 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
         Standardised maps.
     """
     if geometry.place is None:
-        return _at_places(geometry, a, b)
+        return _more_cautious(geometry, a, b)
     number = np.bincount(geometry.place)
     means = [np.bincount(geometry.place, values) / number for values in (a, b)]
     deviations = [values - mean[geometry.place] for values, mean in zip((a, b), means, strict=True)]
@@ -100,7 +106,7 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
         raise CompareError(
             "the means of a map at its places are all the same", remedy="there is nothing to correlate over the field"
         )
-    between = _at_places(geometry.once, *((mean - mean.mean()) / mean.std() for mean in means))
+    between = _more_cautious(geometry, *((mean - mean.mean()) / mean.std() for mean in means))
     r = correlation(a, b)
     # Places with more points weigh more.
     weight = shares[0] * shares[1] * len(number) * float(np.sum(number.astype(float) ** 2)) / len(a) ** 2
@@ -114,6 +120,12 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
         weight * between.r_err**2 + within * max(0.0, 1.0 - r_within**2) ** 2,
         n=len(a),
     )
+
+
+def _more_cautious(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
+    """Return the figures of maps with one value at each place, in the metric with the fewer effective values."""
+    metrics = [geometry.once] if geometry.even is None else [geometry.once, geometry.even]
+    return min((_at_places(metric, a, b) for metric in metrics), key=lambda summary: summary.n_eff)
 
 
 def _at_places(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
@@ -139,7 +151,7 @@ def _at_places(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
     variance = float(np.exp(np.mean([mean for mean, _ in ways]) + scatter / 2.0 / _OVERCONFIDENCE)) + excess
     unknown = (np.nan, (np.nan, np.nan), np.nan, np.nan, np.nan, np.nan)
     return _with_figures(
-        Summary(r, *unknown, variance, scatter, posterior_a, posterior_b, a, b),
+        Summary(r, *unknown, variance, scatter, posterior_a, posterior_b, a, b, geometry),
         _error_variance(candidates, mode_a, mode_b, r, *means) + excess * (1.0 - r * r) ** 2,
         n=len(a),
     )

@@ -90,8 +90,38 @@ def plain_array(
     if ndim is not None and numbers.ndim != ndim:
         raise InputError(f"{name} has {numbers.ndim} dimensions, not {ndim}", remedy=f"give an array of {ndim} dimensions")
     if shape is not None and numbers.shape != shape:
-        raise InputError(f"{name} has the shape {numbers.shape}, not {shape}", remedy="give arrays that belong together")
+        raise _other_shape(name, numbers.shape, shape)
     return numbers
+
+
+def plain_image(values: Any, *, name: str, unit: str | u.UnitBase | None = None, shape: tuple[int, ...] | None = None) -> Any:
+    """Return an image of real numbers in native byte order, NaN where masked; no copy if it is a plain array of floats already.
+
+    Raises
+    ------
+    InputError
+        As `plain_array`.
+    """
+    if type(values) is np.ndarray and values.dtype in (np.float32, np.float64) and values.dtype.isnative:
+        if shape is not None and values.shape != shape:
+            raise _other_shape(name, values.shape, shape)
+        return values
+    return plain_array(values, name=name, unit=unit, shape=shape)
+
+
+def plain_flags(values: Any, *, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
+    """Return flags as a plain array of bool, False where masked.
+
+    Raises
+    ------
+    InputError
+        If a value is neither true nor false (0 and 1 are understood), or the shape is another.
+    """
+    plain = plain_array(values, name=name, shape=shape)
+    raised = plain == 1.0
+    if not np.all(raised | (plain == 0.0) | np.isnan(plain)):
+        raise InputError(f"{name} holds values that are neither true nor false", remedy="give an array of bool")
+    return np.asarray(raised)
 
 
 def mask_of(values: Any) -> NDArray[np.bool_]:
@@ -261,6 +291,10 @@ def _numbers(data: NDArray[Any], mask: NDArray[np.bool_] | None, name: str) -> F
                 flat[index] = float(entry)
         return flat.reshape(data.shape)
     raise _not_numbers(name, data.ravel()[0] if data.size else data.dtype.name)
+
+
+def _other_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> InputError:
+    return InputError(f"{name} has the shape {found}, not {wanted}", remedy="give arrays that belong together", value=found)
 
 
 def _not_numbers(name: str, example: Any) -> InputError:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import plain_array, plain_flags, unit_of
 from permil.camera import frames
 from permil.errors import FlatError
 from permil.flat.superpixel import size_in_pixels, super_pixels
@@ -57,11 +58,11 @@ class FlatDifference:
 
 
 def flat_difference(
-    first: NDArray[np.floating],
-    first_variance: NDArray[np.floating],
-    second: NDArray[np.floating],
-    second_variance: NDArray[np.floating],
-    good: NDArray[np.bool_],
+    first: ArrayLike,
+    first_variance: ArrayLike,
+    second: ArrayLike,
+    second_variance: ArrayLike,
+    good: ArrayLike,
     *,
     detector: Detector,
     super_pixel_mm: float,
@@ -71,7 +72,7 @@ def flat_difference(
     Parameters
     ----------
     first, first_variance, second, second_variance
-        Responses and their independent variances, shape (ny, nx).
+        Responses and their independent variances, shape (ny, nx). Masked pixels are not good.
     good
         Pixels that are good in both.
     super_pixel_mm
@@ -81,14 +82,22 @@ def flat_difference(
     ------
     FlatError
         If the shapes differ or no super-pixel is good in both.
+    InputError
+        If the arrays do not hold real numbers, or have units that cannot be converted.
     """
+    unit = unit_of(first)
+    square = None if unit is None else unit**2
+    first, second = plain_array(first, name="first"), plain_array(second, name="second", unit=unit)
     if first.shape != second.shape:
         raise FlatError(
             f"flats of different shapes ({first.shape} and {second.shape}) cannot be compared",
             remedy="give two flats of one detector of one camera",
             value=(first.shape, second.shape),
         )
-    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    first_variance = plain_array(first_variance, name="first_variance", unit=square, shape=first.shape)
+    second_variance = plain_array(second_variance, name="second_variance", unit=square, shape=first.shape)
+    good = plain_flags(good, name="good", shape=first.shape)
+    good &= np.isfinite(first_variance) & np.isfinite(second_variance)
     good = good & np.isfinite(first) & np.isfinite(second) & (first > 0) & (second > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(good, first / second, np.nan)

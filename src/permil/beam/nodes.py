@@ -173,7 +173,7 @@ class BeamNodes:
         dropped = {reason: columns["rows"][bad].tolist() for reason, bad in reasons.items() if bad.any()}
         columns = {name: np.array(column[good]) for name, column in columns.items()}
         numbers_of = _exposures_by_position(columns) if numbered is None else numbered[good]
-        return cls(**columns, exposure=numbers_of, dropped=dropped, unit=unit or str(signal_unit or ""))
+        return cls(**columns, exposure=numbers_of, dropped=dropped, unit=unit or _unit_name(signal, signal_unit))
 
     @property
     def ux(self) -> FloatArray:
@@ -368,7 +368,7 @@ def nodes_from_table(table: Table, *, amp: str | int | None = None, camera: Came
         exposure=table["exposure"] if "exposure" in table.colnames else None,
         photodiode=_photodiode(table),
         rows=rows,
-        unit=str(signal_unit or ""),
+        unit=_unit_name(table["signal"], signal_unit),
     )
 
 
@@ -380,6 +380,12 @@ def _common_unit(table: Table, names: tuple[str, ...]) -> Any:
             require_linear(unit, name=f"column {name}")
             return unit
     return None
+
+
+def _unit_name(signal: Any, unit: Any) -> str:
+    """Return the unit of signals as it is declared, or that of their errors; empty where there is none."""
+    declared = getattr(signal, "unit", None)
+    return str(declared or unit or "")
 
 
 def _photodiode(table: Table) -> FloatArray | None:

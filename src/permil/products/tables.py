@@ -408,15 +408,20 @@ def _write_fits(path: Path, table: Table) -> None:
         plain[name].unit = None
     hdu = fits.table_to_hdu(plain, character_as_bytes=True)
     for name in table.colnames:
-        if hdu.columns[name].format == "L":
-            hdu.data.view(np.ndarray)[name][mask_of(table[name])] = 0
         unit = getattr(table[name], "unit", None)
         if unit is not None:
             try:
                 hdu.columns[name].unit = unit.to_string(format="fits")
             except ValueError:
                 hdu.columns[name].unit = str(unit)
+    lost = {name: mask_of(table[name]) for name in table.colnames if hdu.columns[name].format == "L"}
     hdu.writeto(path, overwrite=True)
+    if any(mask.any() for mask in lost.values()):
+        # A null of a logical column is a byte of 0, which astropy does not write.
+        with fits.open(io.BytesIO(path.read_bytes())) as written:
+            for name, mask in lost.items():
+                written[1].data.view(np.ndarray)[name][mask] = 0
+            written.writeto(path, overwrite=True)
 
 
 def _format_of(path: Path) -> str | None:

@@ -141,7 +141,12 @@ class BeamNodes:
             If photodiode readings are given and none is usable.
         """
         signal_unit = unit or unit_of(signal) or unit_of(signal_err)
-        given = {"x_mm": (x_mm, "mm"), "y_mm": (y_mm, "mm"), "ref_x_mm": (ref_x_mm, "mm"), "ref_y_mm": (ref_y_mm, "mm")}
+        given: dict[str, tuple[Any, Any]] = {
+            "x_mm": (x_mm, "mm"),
+            "y_mm": (y_mm, "mm"),
+            "ref_x_mm": (ref_x_mm, "mm"),
+            "ref_y_mm": (ref_y_mm, "mm"),
+        }
         given |= {"signal": (signal, signal_unit), "signal_err": (signal_err, signal_unit), "mjd": (mjd, "d")}
         require_linear(unit_of(signal), name="signal")
         floats: list[Any] = [np.atleast_1d(plain_array(column, name=name, unit=of)) for name, (column, of) in given.items()]

@@ -43,21 +43,21 @@ def apply_flat(
     """
     unit = unit_of(image)
     lost = mask_of(image)
-    image, flat = plain_image(image, name="image"), plain_image(flat, name="flat", unit="")
-    if image.shape != flat.shape:
+    light, response = plain_image(image, name="image"), plain_image(flat, name="flat", unit="")
+    if light.shape != response.shape:
         raise FlatError(
-            f"the image has {image.shape[0]} x {image.shape[1]} pixels, the flat {flat.shape[0]} x {flat.shape[1]}",
+            f"the image has {light.shape[0]} x {light.shape[1]} pixels, the flat {response.shape[0]} x {response.shape[1]}",
             remedy="give an image of the flat's detector, trimmed and assembled (permil assemble)",
-            value=(image.shape, flat.shape),
+            value=(light.shape, response.shape),
         )
-    variance = plain_image(variance, name="variance", unit=None if unit is None else unit**2, shape=image.shape)
-    flat_variance = plain_image(flat_variance, name="flat_variance", unit="", shape=image.shape)
-    planes, flat_planes = (_planes(values, name, image.shape) for values, name in ((mask, "mask"), (flat_mask, "flat_mask")))
+    noise = plain_image(variance, name="variance", unit=None if unit is None else unit**2, shape=light.shape)
+    flat_noise = plain_image(flat_variance, name="flat_variance", unit="", shape=light.shape)
+    planes, flat_planes = (_planes(values, name, light.shape) for values, name in ((mask, "mask"), (flat_mask, "flat_mask")))
     planes = np.where(lost, planes | int(MaskPlane.NO_DATA), planes)
-    known = is_usable(flat_planes) & (flat > 0)
-    divisor = np.where(known, flat, np.nan).astype(np.float64)
-    corrected = image / divisor
-    noise = variance / divisor**2 + corrected**2 * flat_variance / divisor**2
+    known = is_usable(flat_planes) & (response > 0)
+    divisor = np.where(known, response, np.nan).astype(np.float64)
+    corrected = light / divisor
+    noise = noise / divisor**2 + corrected**2 * flat_noise / divisor**2
     together = planes | flat_planes
     together = np.where(known, together, together | int(MaskPlane.NO_DATA)).astype(np.int32)
     return corrected.astype(np.float32), noise.astype(np.float32), together

@@ -87,21 +87,24 @@ def flat_difference(
     """
     unit = unit_of(first)
     square = None if unit is None else unit**2
-    first, second = plain_array(first, name="first"), plain_array(second, name="second", unit=unit)
-    if first.shape != second.shape:
+    one, other = plain_array(first, name="first"), plain_array(second, name="second", unit=unit)
+    if one.shape != other.shape:
         raise FlatError(
-            f"flats of different shapes ({first.shape} and {second.shape}) cannot be compared",
+            f"flats of different shapes ({one.shape} and {other.shape}) cannot be compared",
             remedy="give two flats of one detector of one camera",
-            value=(first.shape, second.shape),
+            value=(one.shape, other.shape),
         )
-    first_variance = plain_array(first_variance, name="first_variance", unit=square, shape=first.shape)
-    second_variance = plain_array(second_variance, name="second_variance", unit=square, shape=first.shape)
-    good = plain_flags(good, name="good", shape=first.shape)
-    good &= np.isfinite(first_variance) & np.isfinite(second_variance)
-    good = good & np.isfinite(first) & np.isfinite(second) & (first > 0) & (second > 0)
+    noises = [
+        plain_array(values, name=name, unit=square, shape=one.shape)
+        for name, values in (("first_variance", first_variance), ("second_variance", second_variance))
+    ]
+    good = plain_flags(good, name="good", shape=one.shape)
+    for plane in (one, other, *noises):
+        good &= np.isfinite(plane)
+    good &= (one > 0) & (other > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(good, first / second, np.nan)
-        variance = np.where(good, first_variance / second**2 + second_variance * first**2 / second**4, np.nan)
+        ratio = np.where(good, one / other, np.nan)
+        variance = np.where(good, noises[0] / other**2 + noises[1] * one**2 / other**4, np.nan)
     size = size_in_pixels(super_pixel_mm, detector.pixel_mm)
     blocks = super_pixels(ratio, good, size)
     filled = np.isfinite(blocks.mean)

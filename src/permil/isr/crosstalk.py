@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
 from permil.isr.rows import Placement, copy_flipped, copy_row, subtract_crosstalk_row
-from permil.isr.tables import DetectorTable, PathName
+from permil.isr.tables import DetectorTable
+from permil.products.tables import PathName
 
 FloatArray = NDArray[np.float64]
 

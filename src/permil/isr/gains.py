@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from permil.arrays import parse_unit
 from permil.camera import Amplifier, Camera, Detector
 from permil.errors import CalibrationError, InputError
-from permil.isr.tables import AMPLIFIER_COLUMNS, DetectorTable, PathName, amplifier_of
-from permil.products.tables import labels, numbers, recognise
+from permil.isr.tables import AMPLIFIER_COLUMNS, DetectorTable, amplifier_of
+from permil.products.tables import PathName, labels, numbers, recognise
 
 FloatArray = NDArray[np.float64]
 EOTEST_NAME = re.compile(r"(R\d\d)[-_]?(S[\dGW]\d?)[-_].*eotest_results\.fits(?:\.gz)?$", re.IGNORECASE)

@@ -13,7 +13,8 @@ from scipy.interpolate import PchipInterpolator
 from permil.arrays import plain_array
 from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
-from permil.isr.tables import AMPLIFIER_COLUMNS, DetectorTable, PathName
+from permil.isr.tables import AMPLIFIER_COLUMNS, DetectorTable
+from permil.products.tables import PathName
 
 FloatArray = NDArray[np.float64]
 

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from permil.camera import Amplifier, Camera, Detector
 from permil.engine import ahead
-from permil.isr.tables import DetectorTable, PathName
+from permil.isr.tables import DetectorTable
 from permil.products.masks import MaskPlane
+from permil.products.tables import PathName
 
 Mask = NDArray[np.int16]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,9 @@ from numpy.typing import NDArray
 from permil.arrays import unit_of
 from permil.camera import Amplifier, Camera, Detector, detector_key, is_bay_and_slot, shared_camera
 from permil.errors import CalibrationError, CameraError, InputError
-from permil.products.tables import labels, numbers, recognise
+from permil.products.tables import PathName, labels, numbers, recognise
 
 FloatArray = NDArray[np.float64]
-PathName = str | PathLike[str] | None
 
 AMPLIFIER_COLUMNS = ("segment", "amp")
 _AMPLIFIER = re.compile(r"(?:amp(?:lifier)?|(c|seg|segment))?[\s_-]*0*(\d{1,2})", re.IGNORECASE)
@@ -59,7 +57,7 @@ class DetectorTable:
         camera: Camera | None = None,
         needed: Iterable[str] = (),
         optional: Iterable[str] = (),
-        hints: dict[str, tuple[str, ...]] | None = None,
+        hints: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.detector, self.what, self.path = detector, what, None if path is None else str(path)
         self.table = recognise(

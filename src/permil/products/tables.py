@@ -13,7 +13,8 @@ import json
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from permil.arrays import mask_of, plain_array
 from permil.errors import InputError, OutputError, PermilError
 from permil.products.atomic import atomic_output
 
-PathName = str | Path | None
+PathName = str | PathLike[str] | None
 
 _FORMATS = {".ecsv": "ascii.ecsv", ".parquet": "parquet", ".fits": "fits"}
 _SUFFIXES = {**_FORMATS, ".fit": "fits", ".fts": "fits", ".pq": "parquet", ".parq": "parquet"}
@@ -116,7 +117,7 @@ def recognise(
     *,
     needed: Iterable[str] = (),
     optional: Iterable[str] = (),
-    hints: dict[str, tuple[str, ...]] | None = None,
+    hints: Mapping[str, tuple[str, ...]] | None = None,
     purpose: str = "table",
     path: PathName = None,
     error: type[PermilError] = InputError,

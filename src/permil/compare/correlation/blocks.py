@@ -25,6 +25,7 @@ _OFFSETS = 10
 _FLAT = 1.04
 _JACKKNIFE_BLOCKS = 36
 _FEWEST_GROUPS = 5
+_ROUNDING = 1e-11
 ONE_BLOCK = "one part of the field holds all of the variance of a map"
 """Why a jackknife has no error."""
 
@@ -65,7 +66,13 @@ def correlation_of(sums: FloatArray) -> FloatArray:
     """Return r from sums of `moments` along the last axis."""
     n, a, b, aa, bb, ab = np.moveaxis(sums[..., :6], -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (ab - a * b / n) / np.sqrt((aa - a * a / n) * (bb - b * b / n))
+        return (ab - a * b / n) / np.sqrt(centred_squares(n, a, aa) * centred_squares(n, b, bb))
+
+
+def centred_squares(n: FloatArray, total: FloatArray, squares: FloatArray) -> FloatArray:
+    """Return the sum of squares about the mean; NaN where it is 0 to rounding."""
+    centred = squares - total * total / n
+    return np.where(centred > _ROUNDING * squares, centred, np.nan)
 
 
 def block_sums(columns: FloatArray, labels: IntArray) -> FloatArray:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from permil.arrays import plain_array, unit_of
-from permil.compare.correlation.blocks import ONE_BLOCK, block_sums, correlation_of, jackknife, moments, tiles
+from permil.compare.correlation.blocks import ONE_BLOCK, block_sums, centred_squares, correlation_of, jackknife, moments, tiles
 from permil.compare.errors import CompareError
 from permil.errors import InputError
 
@@ -88,7 +88,7 @@ def correct(
 
     def statistic(sums: FloatArray) -> FloatArray:
         n = sums[..., 0]
-        variance_a, variance_b = ((sums[..., k + 2] - sums[..., k] ** 2 / n) / (n - 1) for k in (1, 2))
+        variance_a, variance_b = (centred_squares(n, sums[..., k], sums[..., k + 2]) / (n - 1) for k in (1, 2))
         covariance = (sums[..., 5] - sums[..., 1] * sums[..., 2] / n) / (n - 1)
         share_a = 1.0 - sums[..., 6] / n / variance_a if a_reliability is None else np.full_like(n, a_reliability)
         share_b = 1.0 - sums[..., 7] / n / variance_b if b_reliability is None else np.full_like(n, b_reliability)
@@ -138,8 +138,8 @@ def split_half_reliability(
             np.zeros(len(halves[0])) if p is None else plain_array(p, name=name, unit=unit_of(x)).ravel()
             for name, p in (("x", x), ("y", y))
         ]
-    except InputError as error:
-        raise CompareError(error.what, remedy=error.remedy, **error.data) from error
+    except InputError as problem:
+        raise CompareError(problem.what, remedy=problem.remedy, **problem.data) from problem
     if len({len(column) for column in (*halves, *places)}) > 1:
         raise CompareError("the halves and their positions differ in length", remedy="give both halves at the same points")
     good = np.logical_and.reduce([np.isfinite(column) for column in (*halves, *places)])

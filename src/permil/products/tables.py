@@ -180,7 +180,7 @@ def recognise(
         for other in unknown:
             if _seems_to_mean(other, name) or other.strip().lower() in (hints or {}).get(name, ()):
                 raise error(
-                    f"the {purpose} has a column {other!r}, which would be ignored; did you mean {name}?",
+                    f"the {purpose} has a column {other!r}, which would be ignored (did you mean {name}?)",
                     path=path,
                     remedy=f"name it {name}, or take it out",
                     value=other,

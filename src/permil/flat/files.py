@@ -56,7 +56,7 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
     """
     flat, sensor = read_any_flat(flat_path)
     image = read_any_image(image_path, sensor=sensor, shape=flat.image.shape, planes=flat.planes)
-    known_by = "nothing" if sensor is None else _check_sensor(sensor, image, image_path)
+    known_by = "nothing" if sensor is None else _check_sensor(sensor, image, image_path, what="the image")
     variance, said = known_variance(image.variance, image.mask)
     try:
         corrected, error, mask = apply_flat(
@@ -68,7 +68,6 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
     sources = [name for name, plane in (("image", variance), ("flat", flat.variance)) if np.any(plane > 0)]
     contents = " and ".join(sources) if len(sources) != 1 else f"{sources[0]} only"
     light, light_of_flat = _light(image), _light(flat)
-    header = kept_cards(image.header)
     cards = {
         "DETECTOR": (sensor.name if sensor else "", "detector"),
         "DETKNOWN": (known_by, "what says that the image is of this detector"),
@@ -79,11 +78,11 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
         "VARCONT": (contents or "nothing", "what the variance holds"),
     }
     for card in ("CAMERA", SERIAL_CARD):
-        if card in flat.header:
-            cards[card] = (flat.header[card], flat.header.comments[card])
-    header.update(cards)
-    own_header = image.image_header is not image.header and "XTENSION" in image.image_header
-    image_cards = kept_cards(image.image_header) if own_header else wcs_cards(image.header)
+        cards[card] = (flat.header.get(card, ""), flat.header.comments[card] if card in flat.header else "")
+    header = kept_cards(image.header)
+    header.update({name: entry for name, entry in cards.items() if entry[0]})
+    is_extension = "XTENSION" in image.image_header
+    image_cards = kept_cards(image.image_header) if is_extension else wcs_cards(image.header)
     unit = str(card_of(image.image_header, "BUNIT") or card_of(image.header, "BUNIT") or "")
     if unit:
         image_cards["BUNIT"] = unit
@@ -94,7 +93,8 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
         notes.append("the image does not name its detector: only its shape says that it is that of the flat")
     if light and light_of_flat and light.lower() != light_of_flat.lower():
         notes.append(f"the light of the image is {light}, that of the flat {light_of_flat}")
-    notes.append(f"variance: {cards['VARCONT'][0]}")
+    if len(sources) < 2:
+        notes.append(f"the variance is that of {cards['VARCONT'][0]}")
     done = f"wrote {out}: {image_path.name} over {flat_path.name}, {lost} pixels without data"
     return "\n".join([done, *(f"  {note}" for note in dict.fromkeys(notes))])
 
@@ -132,9 +132,9 @@ def _is_relative(unit: str) -> bool:
     return parsed is None or parsed.physical_type == "dimensionless"
 
 
-def _check_sensor(sensor: Sensor, product: ImageProduct, path: Path) -> str:
+def _check_sensor(sensor: Sensor, product: ImageProduct, path: Path, *, what: str) -> str:
     statements = sensor_statements(product.header, product.image_header, camera=sensor.camera)
-    return check_sensor(sensor, statements, path, what="the flat is that", kind=FlatError)
+    return check_sensor(sensor, statements, path, what=what, kind=FlatError)
 
 
 def _light(product: ImageProduct) -> str:
@@ -228,9 +228,9 @@ def _two_flats(
     first, sensor = read_any_flat(first_path)
     second, of_second = read_any_flat(second_path, sensor=sensor)
     if sensor is not None:
-        _check_sensor(sensor, second, second_path)
+        _check_sensor(sensor, second, second_path, what="the flat")
     elif of_second is not None:
-        _check_sensor(of_second, first, first_path)
+        _check_sensor(of_second, first, first_path, what="the flat")
     return (first, sensor), (second, of_second)
 
 

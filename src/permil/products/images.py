@@ -111,7 +111,7 @@ def read_any_image(
         found = _planes(hdus, sensor)
         if sum(_SEGMENT.fullmatch(plane.name) is not None for plane in found) > 1:
             raise InputError("this is a raw file of segments", path=path, remedy="assemble it first (permil assemble)")
-        chosen = _choose_image(found, path, shape)
+        chosen = _choose_image(found, path, sensor, shape)
         others = [plane for plane in found if plane is not chosen and _belongs(plane, chosen)]
         for plane in others:
             if plane.role in ("mask", "good", "weight", *_VARIANCE_ROLES) and plane.shape != chosen.shape:
@@ -137,6 +137,18 @@ def read_any_image(
         )
 
 
+def read_headers(path: str | Path) -> list[fits.Header]:
+    """Return the headers of all HDUs of a FITS file; no data are read.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    with _readable(Path(path)), fits.open(path, memmap=False) as hdus:
+        return [hdu.header.copy() for hdu in hdus]
+
+
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn whatever reading a foreign file raises into an error of ours, and ignore warnings of what is odd but harmless."""
@@ -144,7 +156,7 @@ def _readable(path: Path) -> Iterator[None]:
         warnings.simplefilter("always")
         try:
             yield
-        except PermilError:
+        except (PermilError, NameError, AssertionError):
             raise
         except MemoryError as error:
             raise InputError("there is not enough memory for this file", path=path, remedy="check its NAXIS cards") from error
@@ -168,6 +180,9 @@ def _planes(hdus: fits.HDUList, sensor: Sensor | None) -> list[_Plane]:
         if len(size) < 2 or min(size) == 0 or any(length != 1 for length in size[:-2]):
             continue
         verdict = None if sensor is None else sensor.verdict(sensor_statements(hdu.header, camera=camera))
+        if isinstance(hdu, fits.PrimaryHDU) and verdict:
+            # The primary header speaks of the whole file.
+            verdict = None
         found.append(_Plane(number, hdu, _role(hdu, sensor), verdict))
     return found
 
@@ -192,7 +207,7 @@ def _role(hdu: Any, sensor: Sensor | None) -> Role:
     return "image" if known else "other"
 
 
-def _choose_image(found: Sequence[_Plane], path: Path, shape: tuple[int, int] | None) -> _Plane:
+def _choose_image(found: Sequence[_Plane], path: Path, sensor: Sensor | None, shape: tuple[int, int] | None) -> _Plane:
     """Return the one plane that can be meant."""
     candidates = next((some for role in ("image", "", "other") if (some := [plane for plane in found if plane.role == role])), [])
     if not candidates:
@@ -206,8 +221,9 @@ def _choose_image(found: Sequence[_Plane], path: Path, shape: tuple[int, int] | 
         if len(some) == 1:
             return some[0]
         if some:
+            other = f"there is no image of {sensor}" if verdict is False else "several images might be meant"
             raise InputError(
-                f"several images might be meant: {', '.join(map(str, some))}",
+                f"{other}: {', '.join(map(str, some))}",
                 path=path,
                 remedy="give a file with one image, or name the extensions IMAGE, MASK and VARIANCE",
                 value=[plane.number for plane in some],
@@ -337,7 +353,7 @@ def known_variance(variance: NDArray[np.floating], mask: NDArray[np.integer]) ->
     """
     known = np.isfinite(variance) & (variance > 0)
     if not known.any():
-        return np.zeros(variance.shape, dtype=variance.dtype), ("the variance is known nowhere",)
+        return np.zeros(variance.shape, dtype=variance.dtype), ()
     unknown = int(np.count_nonzero(~known & is_usable(mask)))
     said = (f"the variance of {unknown} usable pixels is not known",) if unknown else ()
     return np.where(known, variance, np.nan).astype(variance.dtype), said

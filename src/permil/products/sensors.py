@@ -33,6 +33,7 @@ _KIND_CARDS = ("PRODUCT", "LSST BUTLER DATASETTYPE", "OBSTYPE", "IMGTYPE", "IMAG
 _KINDS = ("superbias", "bias", "zero", "dark", "flat", "raw", "defects", "fringe")
 _DEFAULT_CAMERA = "lsstcam"
 _UNDEFINED = {"", "NONE", "NULL", "UNKNOWN", "UNDEFINED", "UNDEF", "N/A", "NA", "NAN", "TBD"}
+_TYPE = re.compile(r"(?:E2V|ITL|STA)?[\s_\-]*(?:CCD[\s_\-]?250|3800C?)|E2V|ITL|STA|CCD", re.IGNORECASE)
 _BAY_AND_SLOT = re.compile(r"(?<![A-Z\d])(R\d\d)[\s_\-./]*(S[A-Z\d]\d)(?![A-Z\d])", re.IGNORECASE)
 _SLOT = re.compile(r"S[A-Z\d]\d", re.IGNORECASE)
 # CCD250 is a type of sensor.
@@ -169,7 +170,8 @@ def _statements(header: Header, camera: Camera | None) -> Iterator[SensorStateme
         yield SensorStatement(slot, "card CCDSLOT", "slot")
     for keyword in _NAME_CARDS:
         label = card_of(header, keyword)
-        if label is not None and not isinstance(label, bool):
+        # Some programs write the type of the sensor, which all of its kind have in common.
+        if label is not None and not isinstance(label, bool) and not _TYPE.fullmatch(str(label)):
             yield _statement(label, f"card {keyword}")
     for keyword in _SERIAL_CARDS:
         label = card_of(header, keyword)
@@ -262,7 +264,7 @@ def check_sensor(
     statements
         Of the headers of the file.
     what
-        What the sensor is wanted for, for messages (``the flat is that``).
+        What the file is, for messages (``the image``).
     kind
         Of the error.
 
@@ -281,7 +283,7 @@ def check_sensor(
         wrong = next((statement for statement in telling if statement.kind == "detector" or wanted.is_other(statement)), None)
     if wrong is not None:
         raise kind(
-            f"{wrong}, {what} of {wanted}",
+            f"{what} is that of {wrong.label} ({wrong.source}), not of {wanted}",
             path=path,
             remedy=f"give a file of {wanted.name}, or correct the header if it names the sensor wrongly",
             value=wrong.label,

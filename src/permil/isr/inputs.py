@@ -80,7 +80,7 @@ def read_superbias(
         holds the bias level.
     """
     sensor = Sensor(detector.name, camera=camera)
-    product = read_any_image(path, sensor=sensor, shape=detector.shape)
+    product = read_any_image(path, sensor=sensor, shape=detector.shape, purpose="a superbias")
     _check_superbias(product, detector, sensor, path)
     variance, _ = known_variance(product.variance, product.mask)
     image, variance = (np.asarray(plane, dtype=np.float32) for plane in (product.image, variance))

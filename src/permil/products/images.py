@@ -82,6 +82,7 @@ def read_any_image(
     sensor: Sensor | None = None,
     shape: tuple[int, int] | None = None,
     planes: Mapping[str, int] | None = None,
+    purpose: str = "FITS",
 ) -> ImageProduct:
     """Read an assembled image of one detector from a FITS file of any program.
 
@@ -92,6 +93,8 @@ def read_any_image(
         is of this sensor remains to be checked (`permil.products.check_sensor`).
     planes
         Bits on which mask planes of other programs are to be carried, where that is settled before.
+    purpose
+        What the file is read as, for messages.
 
     Returns
     -------
@@ -107,7 +110,7 @@ def read_any_image(
         belong together.
     """
     path = Path(path)
-    with _readable(path), fits.open(path, memmap=False, do_not_scale_image_data=True) as hdus:
+    with _readable(path, purpose), fits.open(path, memmap=False, do_not_scale_image_data=True) as hdus:
         found = _planes(hdus, sensor)
         if sum(_SEGMENT.fullmatch(plane.name) is not None for plane in found) > 1:
             raise InputError("this is a raw file of segments", path=path, remedy="assemble it first (permil assemble)")
@@ -145,12 +148,12 @@ def read_headers(path: str | Path) -> list[fits.Header]:
     InputError
         If the file cannot be read.
     """
-    with _readable(Path(path)), fits.open(path, memmap=False) as hdus:
+    with _readable(Path(path), "FITS"), fits.open(path, memmap=False) as hdus:
         return [hdu.header.copy() for hdu in hdus]
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path, purpose: str) -> Iterator[None]:
     """Turn whatever reading a foreign file raises into an error of ours, and ignore warnings of what is odd but harmless."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -163,7 +166,7 @@ def _readable(path: Path) -> Iterator[None]:
         except Exception as error:
             what = str(error).strip().splitlines()
             raise InputError(
-                f"cannot be read as FITS ({what[0] if what else type(error).__name__})",
+                f"cannot be read as {purpose} ({what[0] if what else type(error).__name__})",
                 path=path,
                 remedy="check the path, or make the file again",
             ) from error

@@ -51,7 +51,7 @@ def apply_flat(
     planes = _planes(mask, "the mask of the image", shape) | _planes(flat_mask, "the mask of the flat", shape)
     known = is_usable(_planes(flat_mask, "the mask of the flat", shape)) & np.isfinite(response) & (response > 0)
     divisor = np.where(known, response, np.nan)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         quotient = signal / divisor
         corrected = quotient.astype(np.float32)
         lost = ~np.isfinite(corrected)

@@ -94,7 +94,7 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
     if light and light_of_flat and light.lower() != light_of_flat.lower():
         notes.append(f"the light of the image is {light}, that of the flat {light_of_flat}")
     if len(sources) < 2:
-        notes.append(f"the variance is that of {cards['VARCONT'][0]}")
+        notes.append(f"variance: {cards['VARCONT'][0]}")
     done = f"wrote {out}: {image_path.name} over {flat_path.name}, {lost} pixels without data"
     return "\n".join([done, *(f"  {note}" for note in dict.fromkeys(notes))])
 

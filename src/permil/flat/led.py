@@ -99,7 +99,7 @@ class LedFlats:
     def _divide_tasks(self) -> list[FlatTask]:
         config, folder, led = self.config, self.folder, self.led
         source = config.flat.beam_of.get(led, led)
-        beam = load_beam(folder.beam(source))
+        beam = load_beam(folder.beam(source), led=source)
         beam_print = stored_fingerprint(folder.beam(source)) or ""
         exposures = self.index.select(purpose=POINTING, led=led)
         scan = self.index.select(purpose=SCAN, led=source)

@@ -111,7 +111,7 @@ def _check_superbias(product: ImageProduct, detector: Detector, sensor: Sensor, 
         )
     if product.image.shape != detector.shape:
         raise CalibrationError(
-            f"the superbias has {product.image.shape} pixels, {detector.name} has {detector.shape}",
+            f"the superbias is that of {detector.name} with {product.image.shape} pixels, not {detector.shape}",
             path=path,
             remedy="give the superbias of this detector and camera",
             value=product.image.shape,

@@ -147,7 +147,7 @@ def write_image(
         fits.ImageHDU(np.ascontiguousarray(variance, dtype=np.float32), name="VARIANCE"),
     ]
     for hdu in hdus:
-        hdu.header.update(fits.Header(image_cards) if isinstance(image_cards, fits.Header) else dict(image_cards or {}))
+        hdu.header.update(image_cards.copy() if isinstance(image_cards, fits.Header) else dict(image_cards or {}))
     hdus[1].header.pop("BUNIT", None)
     add_mask_cards(hdus[1].header, planes)
     if "BUNIT" in hdus[2].header and hdus[2].header["BUNIT"]:

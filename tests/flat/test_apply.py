@@ -251,6 +251,18 @@ def test_flats_are_compared_if_they_are_of_one_sensor(bin8: Camera, tmp_path: Pa
             diff_files(first, other, None, super_pixel_mm=0.64)
 
 
+def test_flats_without_a_variance_are_compared_and_that_is_said(bin8: Camera, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    paths = [tmp_path / f"{name}.fits" for name in "ab"]
+    for path in paths:
+        hdu = fits.PrimaryHDU(1 + 1e-3 * rng.standard_normal(bin8[DETECTOR].shape))
+        hdu.header.update({"DETECTOR": DETECTOR, "CAMERA": "lsstcam-bin8"})
+        hdu.writeto(path)
+    said = diff_files(*paths, tmp_path / "ratio.fits", super_pixel_mm=0.64)
+    assert "chi-square nan" in said
+    assert "b.fits: no variance" in said
+
+
 SHAPE = (4, 5)
 
 

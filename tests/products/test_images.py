@@ -299,11 +299,12 @@ def test_a_variance_that_is_not_one_is_not_known(read: Read, value: float) -> No
         ([primary(), *(hdu(level(), f"Segment{number:02d}") for number in range(16))], "permil assemble"),
         ([primary(), hdu(level(), "IMAGE"), hdu(marked(), "MASK"), hdu(marked(), "MASK")], "several masks might be meant"),
         ([primary(), hdu(level(), "IMAGE"), hdu(level(), "VAR"), hdu(level(), "VARIANCE")], "several variances might be meant"),
+        ([primary(), hdu(level(), "IMAGE"), hdu(marked(), "MASK", {"DETECTOR": "R22_S12"})], "MASK.* is of another sensor than"),
     ],
 )
 def test_ambiguous_files_are_refused(read: Read, hdus: list[Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        read(*[entry.copy() for entry in hdus])
+        read(*[entry.copy() for entry in hdus], sensor=Sensor("R22_S11"))
 
 
 def test_the_image_of_the_sensor_that_is_wanted_is_taken_with_its_planes(read: Read) -> None:

@@ -48,8 +48,8 @@ def apply_flat(
     unit, relative = unit_of(image), u.dimensionless_unscaled
     noise = _noise(variance, "the variance of the image", shape, None if unit is None else unit**2)
     flat_noise = _noise(flat_variance, "the variance of the flat", shape, relative)
-    planes = _planes(mask, "the mask of the image", shape) | _planes(flat_mask, "the mask of the flat", shape)
-    known = is_usable(_planes(flat_mask, "the mask of the flat", shape)) & np.isfinite(response) & (response > 0)
+    planes, of_flat = _planes(mask, "the mask of the image", shape), _planes(flat_mask, "the mask of the flat", shape)
+    known = is_usable(of_flat) & np.isfinite(response) & (response > 0)
     divisor = np.where(known, response, np.nan)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         quotient = signal / divisor
@@ -58,6 +58,7 @@ def apply_flat(
         corrected[lost] = np.nan
         error = (noise / divisor**2 + quotient**2 * flat_noise / divisor**2).astype(np.float32)
     error[lost | ~np.isfinite(error)] = np.nan
+    planes |= of_flat
     planes[lost] |= np.int32(MaskPlane.NO_DATA)
     return corrected, error, planes
 

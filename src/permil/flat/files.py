@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -99,13 +100,17 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
     return "\n".join([done, *(f"  {note}" for note in dict.fromkeys(notes))])
 
 
-def read_any_flat(path: Path, *, sensor: Sensor | None = None) -> tuple[ImageProduct, Sensor | None]:
+def read_any_flat(
+    path: Path, *, sensor: Sensor | None = None, planes: Mapping[str, int] | None = None
+) -> tuple[ImageProduct, Sensor | None]:
     """Read a flat of any program and identify its sensor; None where its headers do not name one.
 
     Parameters
     ----------
     sensor
         Sensor that is wanted, where that is known before.
+    planes
+        Bits on which mask planes of other programs are carried, where that is settled before.
 
     Raises
     ------
@@ -114,7 +119,7 @@ def read_any_flat(path: Path, *, sensor: Sensor | None = None) -> tuple[ImagePro
     FlatError
         If it is something else, as a superbias.
     """
-    flat = read_any_image(path, sensor=sensor)
+    flat = read_any_image(path, sensor=sensor, planes=planes)
     kind = product_kind(flat.header, flat.image_header)
     unit = str(card_of(flat.image_header, "BUNIT") or card_of(flat.header, "BUNIT") or "")
     if kind not in ("", "flat") or (not kind and unit and not _is_relative(unit)):
@@ -170,10 +175,17 @@ def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_p
             "SECOND": (second_path.name[:60], "denominator"),
         }
         mask = np.where(good, first.mask | second.mask, first.mask | second.mask | int(MaskPlane.NO_DATA))
-        write_image(out, difference.ratio, mask, np.where(good, variance, np.nan), header=header)
-    leds = [str(product.header.get("LED", "?")) for product in (first, second)]
+        write_image(out, difference.ratio, mask, np.where(good, variance, np.nan), header=header, planes=second.planes)
+    paths = (first_path, second_path)
+    leds = [_light(product) or "?" for product in (first, second)]
     title = f"{first_path} over {second_path} ({detector.name}, LED {leds[0]} over {leds[1]})"
-    return "\n".join([title, *describe_difference(difference, super_pixel_mm)])
+    notes = [f"  {path.name}: {remark}" for path, flat in zip(paths, (first, second), strict=True) for remark in flat.remarks]
+    notes += [
+        f"  {path.name}: no variance, so that noise, chi-square and errors lack its part"
+        for path, flat in zip(paths, (first, second), strict=True)
+        if not np.any(flat.variance > 0)
+    ]
+    return "\n".join([title, *describe_difference(difference, super_pixel_mm), *notes])
 
 
 def difference_of_products(
@@ -226,7 +238,7 @@ def _two_flats(
 ) -> tuple[tuple[ImageProduct, Sensor | None], tuple[ImageProduct, Sensor | None]]:
     """Read two flats with their sensors, which must be one."""
     first, sensor = read_any_flat(first_path)
-    second, of_second = read_any_flat(second_path, sensor=sensor)
+    second, of_second = read_any_flat(second_path, sensor=sensor, planes=first.planes)
     if sensor is not None:
         _check_sensor(sensor, second, second_path, what="the flat")
     elif of_second is not None:

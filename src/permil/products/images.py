@@ -116,6 +116,7 @@ def read_any_image(
             raise InputError("this is a raw file of segments", path=path, remedy="assemble it first (permil assemble)")
         chosen = _choose_image(found, path, sensor, shape)
         others = [plane for plane in found if plane is not chosen and _belongs(plane, chosen)]
+        _check_owners(found, chosen, path)
         for plane in others:
             if plane.role in ("mask", "good", "weight", *_VARIANCE_ROLES) and plane.shape != chosen.shape:
                 raise InputError(
@@ -240,6 +241,20 @@ def _belongs(plane: _Plane, image: _Plane) -> bool:
     return plane.verdict in (None, image.verdict) and (versions[0] == versions[1] or plane.role in ("image", "other", ""))
 
 
+def _check_owners(found: Sequence[_Plane], image: _Plane, path: Path) -> None:
+    """Check that planes of other sensors belong to images of other sensors in the file."""
+    strangers = [plane for plane in found if plane.verdict is False and image.verdict is not False]
+    if strangers and not any(plane.role in ("image", "") for plane in strangers):
+        named = next((plane for plane in strangers if plane.role != "other"), None)
+        if named is not None:
+            raise InputError(
+                f"{named} is of another sensor than {image}",
+                path=path,
+                remedy="give planes that belong together",
+                value=named.number,
+            )
+
+
 def _values(plane: _Plane) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Return the values of a plane in native byte order, and where it has none.
 
@@ -307,7 +322,7 @@ class _Masks:
     def _add_mask(self, plane: _Plane, image: _Plane) -> None:
         values, lost = _values(plane)
         bits = mask_bits(plane.header, image.header, self._primary, path=self._path)
-        if values.dtype.kind in "iu":
+        if values.dtype.kind in "iu" and lost.any():
             values = np.where(lost, values.dtype.type(0), values)
         translated = translate_mask(values, bits, planes=self.planes, path=self._path)
         self.mask |= translated.mask

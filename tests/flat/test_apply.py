@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from astropy import units as u
 from astropy.io import fits
-from astropy.nddata import CCDData
+from astropy.nddata import CCDData, InverseVariance, StdDevUncertainty
 from astropy.utils.masked import Masked
 
 from permil.camera import Camera
@@ -54,7 +54,7 @@ SAME: list[dict[str, Any]] = [
     {"cards": {"DETECTOR": 94.0}},
     {"cards": {"DETECTOR": "det094"}},
     {"cards": {"RAFTBAY": "R22", "CCDSLOT": "S11"}},
-    {"cards": {"CCDSLOT": "S11"}},
+    {"cards": {"CCDSLOT": "S11"}, "of_image": {"RAFTBAY": "R22"}},
     {"cards": {"LSST_NUM": "E2V-CCD250-382"}},
     {"cards": {"LSST_NUM": "e2v-ccd250-382", "DETECTOR": 94}},
     {"cards": {"CHIPID": "R22_S11_C10"}},
@@ -73,6 +73,7 @@ DIFFERENT: list[dict[str, Any]] = [
     {"cards": {"RAFTBAY": "R22", "CCDSLOT": "S12"}},
     {"cards": {"RAFTBAY": "R99", "CCDSLOT": "S11"}},
     {"cards": {"CCDSLOT": "S12"}},
+    {"cards": {"RAFTBAY": "R10"}, "of_image": {"CCDSLOT": "S11"}},
     {"cards": {"DETECTOR": 95}},
     {"cards": {"DETECTOR": 300}},
     {"cards": {"DETECTOR": "WFC3"}},
@@ -114,6 +115,13 @@ def test_an_image_that_names_no_sensor_is_divided_and_that_is_said(flat: Path, b
     said = apply_files(flat, write(tmp_path / "image.fits", bin8), tmp_path / "out.fits")
     assert "the image does not name its detector" in said
     assert read_image(tmp_path / "out.fits").header["DETKNOWN"] == "nothing"
+
+
+@pytest.mark.parametrize("cards", [{"CCDSLOT": "S11"}, {"RAFTBAY": "R22"}, {"DETECTOR": "S11"}], ids=str)
+def test_a_part_of_a_name_is_said_to_be_one(flat: Path, bin8: Camera, tmp_path: Path, cards: Cards) -> None:
+    said = apply_files(flat, write(tmp_path / "image.fits", bin8, cards), tmp_path / "out.fits")
+    assert "only raft bay or slot" in said
+    assert read_image(tmp_path / "out.fits").header["DETKNOWN"] == "part"
 
 
 def test_the_name_of_the_file_counts_where_the_headers_say_nothing(flat: Path, bin8: Camera, tmp_path: Path) -> None:
@@ -311,6 +319,9 @@ def test_units_are_converted() -> None:
     np.testing.assert_allclose(error, 9 / FLAT**2)
     _, error, _ = _applied(np.full(SHAPE, LEVEL) * u.nJy, np.full(SHAPE, 9e-6) * u.uJy**2)
     np.testing.assert_allclose(error, 9 / FLAT**2)
+    for deviation in (StdDevUncertainty(np.full(SHAPE, 3.0), unit="adu"), InverseVariance(np.full(SHAPE, 1 / 9))):
+        _, error, _ = _applied(image, deviation)
+        np.testing.assert_allclose(error, 9 / FLAT**2)
     with pytest.raises(InputError, match="variance of the image is given in"):
         _applied(image, np.full(SHAPE, 9.0) * u.s)
     with pytest.raises(FlatError, match="the unit of a signal"):

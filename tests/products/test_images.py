@@ -95,6 +95,19 @@ def test_spellings_of_plane_cards(read: Read, cards: dict[str, Any], value: int,
     assert only_at_place(read(primary(), hdu(level(), "IMAGE"), hdu(marked(value), "MASK", cards))) == int(meaning)
 
 
+def test_planes_of_lsst_images_spread_over_two_masks(read: Read) -> None:
+    names = [{"MSKN0001": "COSMIC_RAY", "MSKM0001": 1, "MSKN0002": "NO_DATA", "MSKM0002": 2}, {"MSKN0001": "SAT", "MSKM0001": 1}]
+    masks = [
+        hdu(marked(value), "MASK", {**cards, "EXTVER": 1 + number})
+        for number, (value, cards) in enumerate(zip((2, 1), names, strict=True))
+    ]
+    product = read(primary(), hdu(level(), "IMAGE"), *masks)
+    assert only_at_place(product) == MaskPlane.NO_DATA | MaskPlane.SAT
+    assert set(product.planes) == {"COSMIC_RAY"}
+    with pytest.raises(InputError, match="card MSKN0001 is 3"):
+        read(primary(), hdu(level(), "IMAGE"), hdu(marked(), "MASK", {"MSKN0001": "A", "MSKM0001": 3.5}), name="wrong.fits")
+
+
 def test_planes_may_be_named_in_the_primary_header(read: Read) -> None:
     cards = {"MP_NO_DATA": 0}
     assert only_at_place(read(primary(None, cards), hdu(level(), "IMAGE"), hdu(marked(), "MASK"))) == MaskPlane.NO_DATA
@@ -186,6 +199,9 @@ LAYOUTS: dict[str, tuple[list[Any], float]] = {
     "EXTTYPE": (
         [primary(), hdu(level(), cards={"EXTTYPE": "IMAGE"}), hdu(marked(2), cards={"EXTTYPE": "MASK", "MP_SAT": 1}),
          hdu(level("f4", 5), cards={"EXTTYPE": "VARIANCE"})], 5,
+    ),
+    "EXTTYPE beside names of their own": (
+        [primary(), hdu(level(), "EXPOSURE", {"EXTTYPE": "IMAGE"}), hdu(marked(2), "PLANES", {"EXTTYPE": "MASK", "MP_SAT": 1})], 0,
     ),
     "mask first": ([primary(), hdu(marked(2), "MASK", {"MP_SAT": 1}), hdu(level(), "IMAGE")], 0),
     "mask without a name but with planes": ([primary(), hdu(level()), hdu(marked(2), cards={"MP_SAT": 1})], 0),
@@ -296,6 +312,8 @@ def test_a_variance_that_is_not_one_is_not_known(read: Read, value: float) -> No
         ([primary(), hdu(marked(), "MASK")], r"no image in this file .*MASK"),
         ([primary()], "no image in this file"),
         ([primary(np.zeros((3, *SHAPE), np.float32))], "no image in this file"),
+        ([primary(), hdu(np.zeros((3, *SHAPE), np.float32), "SCI"), hdu(level(), "PSF")], r"HDU 1 \(SCI\) has 3 axes"),
+        ([primary(), hdu(level(), "IMAGE"), hdu(np.zeros((2, *SHAPE), np.uint8), "MASK")], r"HDU 2 \(MASK\) has 3 axes"),
         ([primary(), *(hdu(level(), f"Segment{number:02d}") for number in range(16))], "permil assemble"),
         ([primary(), hdu(level(), "IMAGE"), hdu(marked(), "MASK"), hdu(marked(), "MASK")], "several masks might be meant"),
         ([primary(), hdu(level(), "IMAGE"), hdu(level(), "VAR"), hdu(level(), "VARIANCE")], "several variances might be meant"),

@@ -24,7 +24,8 @@ def apply_flat(
     Parameters
     ----------
     image, variance, mask
-        Image of one detector, shape (ny, nx); the variance may be 0 where it is not known. The mask has the planes of
+        Image of one detector, shape (ny, nx); the variance may be 0 where it is not known, or an uncertainty of
+        `astropy.nddata`. The mask has the planes of
         `MaskPlane`; in one of booleans, true is BAD, and None marks nothing.
     flat, flat_variance, flat_mask
         Flat of the same detector.
@@ -81,6 +82,10 @@ def _response(flat: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
 
 def _noise(variance: Any, name: str, shape: tuple[int, ...], unit: u.UnitBase | None) -> NDArray[np.float64]:
     """Return a variance, NaN where it is negative or not finite."""
+    if hasattr(variance, "represent_as") and hasattr(variance, "uncertainty_type"):  # an uncertainty of astropy.nddata
+        from astropy.nddata import VarianceUncertainty
+
+        variance = variance.represent_as(VarianceUncertainty).quantity
     values = plain_array(variance, name=name, unit=unit)
     if values.ndim and values.shape != shape:
         raise InputError(f"{name} has the shape {values.shape}, the image {shape}", remedy="give arrays that belong together")

@@ -30,6 +30,10 @@ from permil.products.fits import kept_cards, wcs_cards
 from permil.products.sensors import card_of
 
 _PER_MIL = 1e3
+_DOUBTFUL = {
+    "nothing": "the image does not name its detector: only its shape says that it is that of the flat",
+    "part": "the image names only raft bay or slot of its detector",
+}
 _FILTER_CARDS = ("FILTER", "PHYSFILT", "LSST BUTLER DATAID PHYSICAL_FILTER", "BAND", "LSST BUTLER DATAID BAND")
 
 
@@ -90,8 +94,8 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
     write_image(out, corrected, mask, error, header=header, image_cards=image_cards, planes=image.planes)
     lost = int(np.count_nonzero(mask & int(MaskPlane.NO_DATA)))
     notes = [f"flat: {remark}" for remark in flat.remarks] + [f"image: {remark}" for remark in (*image.remarks, *said)]
-    if known_by == "nothing":
-        notes.append("the image does not name its detector: only its shape says that it is that of the flat")
+    if known_by in _DOUBTFUL:
+        notes.append(_DOUBTFUL[known_by])
     if light and light_of_flat and light.lower() != light_of_flat.lower():
         notes.append(f"the light of the image is {light}, that of the flat {light_of_flat}")
     if len(sources) < 2:

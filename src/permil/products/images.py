@@ -111,11 +111,12 @@ def read_any_image(
     """
     path = Path(path)
     with _readable(path, purpose), fits.open(path, memmap=False, do_not_scale_image_data=True) as hdus:
-        found = _planes(hdus, sensor)
+        found = _planes(hdus, sensor, path)
         if sum(_SEGMENT.fullmatch(plane.name) is not None for plane in found) > 1:
             raise InputError("this is a raw file of segments", path=path, remedy="assemble it first (permil assemble)")
         chosen = _choose_image(found, path, sensor, shape)
-        others = [plane for plane in found if plane is not chosen and _belongs(plane, chosen)]
+        by_version = sum(plane.role == "image" for plane in found) > 1
+        others = [plane for plane in found if plane is not chosen and _belongs(plane, chosen, by_version=by_version)]
         _check_owners(found, chosen, path)
         for plane in others:
             if plane.role in ("mask", "good", "weight", *_VARIANCE_ROLES) and plane.shape != chosen.shape:
@@ -176,12 +177,21 @@ def _readable(path: Path, purpose: str) -> Iterator[None]:
         raise InputError(f"damaged ({complaint})", path=path, remedy="make the file again")
 
 
-def _planes(hdus: fits.HDUList, sensor: Sensor | None) -> list[_Plane]:
+def _planes(hdus: fits.HDUList, sensor: Sensor | None, path: Path) -> list[_Plane]:
     camera = None if sensor is None else sensor.camera
     found = []
     for number, hdu in enumerate(hdus):
         size = getattr(hdu, "shape", ()) if hdu.is_image else ()
-        if len(size) < 2 or min(size) == 0 or any(length != 1 for length in size[:-2]):
+        if len(size) < 2 or min(size) == 0:
+            continue
+        if any(length != 1 for length in size[:-2]):
+            if _role(hdu, sensor) not in ("other", ""):
+                raise InputError(
+                    f"HDU {number} ({hdu.name}) has {len(size)} axes ({' x '.join(map(str, size))})",
+                    path=path,
+                    remedy="give planes of two axes",
+                    value=size,
+                )
             continue
         verdict = None if sensor is None else sensor.verdict(sensor_statements(hdu.header, camera=camera))
         if isinstance(hdu, fits.PrimaryHDU) and verdict:
@@ -194,8 +204,9 @@ def _planes(hdus: fits.HDUList, sensor: Sensor | None) -> list[_Plane]:
 def _role(hdu: Any, sensor: Sensor | None) -> Role:
     """Return what the name of an HDU says it is; "" for an image without a name."""
     name = str(card_of(hdu.header, "EXTNAME") or "")
-    if name.upper() in _NAMELESS:
-        name = str(card_of(hdu.header, "EXTTYPE") or "")
+    kind = str(card_of(hdu.header, "EXTTYPE") or "")
+    if name.upper() in _NAMELESS or (kind.upper() in _ROLES and without_label(name).upper() not in _ROLES):
+        name = kind
     rest = without_label(name).upper()
     if rest in _NAMELESS:
         integers = int(card_of(hdu.header, "BITPIX") or 0) > 0 and not isinstance(hdu, fits.PrimaryHDU)
@@ -235,10 +246,12 @@ def _choose_image(found: Sequence[_Plane], path: Path, sensor: Sensor | None, sh
     raise AssertionError
 
 
-def _belongs(plane: _Plane, image: _Plane) -> bool:
-    """Return whether a plane is not one of another image of the file."""
-    versions = [card_of(entry.header, "EXTVER") or 1 for entry in (plane, image)]
-    return plane.verdict in (None, image.verdict) and (versions[0] == versions[1] or plane.role in ("image", "other", ""))
+def _belongs(plane: _Plane, image: _Plane, *, by_version: bool) -> bool:
+    """Return whether a plane is not one of another image of the file: of another sensor, or of another EXTVER."""
+    if plane.verdict not in (None, image.verdict):
+        return False
+    versions = {card_of(entry.header, "EXTVER") or 1 for entry in (plane, image)}
+    return not by_version or len(versions) == 1
 
 
 def _check_owners(found: Sequence[_Plane], image: _Plane, path: Path) -> None:
@@ -310,8 +323,9 @@ class _Masks:
             else:
                 continue
             used.append(plane)
-        masks = [plane.name.upper() for plane in used if plane.role == "mask"]
-        if len(set(masks)) < len(masks):
+        # Planes that have names may be spread over several masks.
+        nameless = [plane.name.upper() for plane in used if plane.role == "mask" and not mask_bits(plane.header)]
+        if len(set(nameless)) < len(nameless):
             raise InputError(
                 f"several masks might be meant: {', '.join(map(str, used))}",
                 path=self._path,

@@ -53,8 +53,10 @@ LAST_BIT = 30
 
 _OWN_BITS = {str(plane.name): plane.bit_length() - 1 for plane in MaskPlane}
 _CARD = "MP_"
+_NAME_CARD, _VALUE_CARD = "MSKN", "MSKM"
 _SHORT_CARD = 8
 _MOST_BITS = 64
+_MOST_LISTED = 8
 _NOTHING = MaskPlane(0)
 _MEANINGS = {
     # Unusable.
@@ -68,7 +70,8 @@ _MEANINGS = {
     "HIGH_VARIANCE": MaskPlane.SUSPECT,
     # No fault of the pixel.
     "DETECTED": _NOTHING, "DETECTED_NEGATIVE": _NOTHING, "NOT_DEBLENDED": _NOTHING, "BRIGHT_OBJECT": _NOTHING, "CLIPPED": _NOTHING,
-    "INEXACT_PSF": _NOTHING, "SENSOR_EDGE": MaskPlane.EDGE, "INJECTED": _NOTHING, "INJECTED_CORE": _NOTHING,
+    "INEXACT_PSF": _NOTHING, "SENSOR_EDGE": MaskPlane.EDGE, "DETECTION_EDGE": MaskPlane.EDGE, "INJECTED": _NOTHING,
+    "INJECTED_CORE": _NOTHING,
     "INJECTED_TEMPLATE": _NOTHING, "SAT_TEMPLATE": _NOTHING, "STREAK_TEMPLATE": _NOTHING, "FAKE": _NOTHING,
 }  # fmt: skip
 """What planes of other programs mean here, beyond those of the same name."""
@@ -109,9 +112,11 @@ def add_mask_cards(header: Header, planes: Mapping[str, int] | None = None) -> N
 
 
 def mask_bits(*headers: Header, path: str | Path | None = None) -> dict[str, int]:
-    """Return the bits of a mask by the names of its planes, from ``MP_`` cards; the first header that names a plane counts.
+    """Return the bits of a mask by the names of its planes; the first header that names a plane counts.
 
-    Names that earlier versions of permil cut to eight characters (``MP_NO_DA``) are completed.
+    A card ``MP_<NAME>`` holds the number of a bit; of a pair of cards ``MSKN0001`` and ``MSKM0001`` (of the package lsst.images) the
+    first holds the name, the second the value of the bit. Names that earlier versions of permil cut to eight characters
+    (``MP_NO_DA``) are completed.
 
     Raises
     ------
@@ -122,13 +127,12 @@ def mask_bits(*headers: Header, path: str | Path | None = None) -> dict[str, int
     for header in headers:
         for card in header.cards:
             keyword = str(card.keyword).upper()
-            if not keyword.startswith(_CARD):
+            if not keyword.startswith((_CARD, _NAME_CARD)):
                 continue
-            name = _whole_name(keyword.removeprefix(_CARD).strip())
             try:
-                bit = card.value
-            except VerifyError:
-                bit = card.image[_SHORT_CARD:].strip()
+                name, bit = _named_bit(keyword, card.value, header)
+            except (VerifyError, KeyError):
+                name, bit = keyword, card.image[_SHORT_CARD:].strip()
             if isinstance(bit, bool) or not isinstance(bit, int | float) or bit not in range(_MOST_BITS):
                 raise InputError(
                     f"card {keyword} is {bit!r}, not the number of a mask bit",
@@ -174,7 +178,8 @@ def translate_mask(
         bits, remarks = _unnamed(values, used, path)
         translated[values != 0] |= np.int32(MaskPlane.BAD)
     elif nameless := {f"BIT{bit}": bit for bit in range(_MOST_BITS) if used >> bit & 1 and bit not in bits.values()}:
-        remarks.append(f"mask bits without a name ({', '.join(nameless)}) are taken as SUSPECT")
+        listed = ", ".join(nameless) if len(nameless) <= _MOST_LISTED else f"{len(nameless)} of them"
+        remarks.append(f"mask bits without a name ({listed}) are taken as SUSPECT")
         bits = {**bits, **nameless}
     carried = _carried(bits, used, planes or {})
     marking = {name: bit for name, bit in bits.items() if used >> bit & 1}
@@ -196,6 +201,15 @@ def is_good(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
 def is_usable(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Return where a mask has none of the planes of `UNUSABLE`."""
     return (mask & int(UNUSABLE)) == 0
+
+
+def _named_bit(keyword: str, value: Any, header: Header) -> tuple[str, Any]:
+    """Return the name of a plane and the number of its bit from a card."""
+    if keyword.startswith(_CARD):
+        return _whole_name(keyword.removeprefix(_CARD).strip()), value
+    bit = header[_VALUE_CARD + keyword.removeprefix(_NAME_CARD)]
+    is_power = isinstance(bit, int) and bit > 0 and bit.bit_count() == 1
+    return str(value).strip().upper(), bit.bit_length() - 1 if is_power else bit
 
 
 def _whole_name(name: str) -> str:

@@ -35,7 +35,7 @@ _DEFAULT_CAMERA = "lsstcam"
 _UNDEFINED = {"", "NONE", "NULL", "UNKNOWN", "UNDEFINED", "UNDEF", "N/A", "NA", "NAN", "TBD"}
 _TYPE = re.compile(r"(?:E2V|ITL|STA)?[\s_\-]*(?:CCD[\s_\-]?250|3800C?)|E2V|ITL|STA|CCD", re.IGNORECASE)
 _BAY_AND_SLOT = re.compile(r"(?<![A-Z\d])(R\d\d)[\s_\-./]*(S[A-Z\d]\d)(?![A-Z\d])", re.IGNORECASE)
-_SLOT = re.compile(r"S[A-Z\d]\d", re.IGNORECASE)
+_PART = re.compile(r"S[A-Z\d]\d|R\d\d", re.IGNORECASE)
 # CCD250 is a type of sensor.
 _NUMBERED = re.compile(r"(?<![A-Z\d])(?:DET(?:ECTOR)?[\s_\-]*\d{1,3}|CCD[\s_\-]*\d{1,2})(?!\d)", re.IGNORECASE)
 _SERIAL = re.compile(r"(?<![A-Z\d])(?:E2V-CCD250|ITL-3800C)-\d+(?:-DEV)?(?![A-Z\d])", re.IGNORECASE)
@@ -53,12 +53,12 @@ class SensorStatement:
     source
         Where it stands, for messages.
     kind
-        ``detector``: the place in the focal plane; ``slot``: a part of that; ``serial``: the silicon.
+        ``detector``: the place in the focal plane; ``part``: raft bay or slot alone; ``serial``: the silicon.
     """
 
     label: Any
     source: str
-    kind: Literal["detector", "slot", "serial"] = "detector"
+    kind: Literal["detector", "part", "serial"] = "detector"
 
     def __str__(self) -> str:
         """Return the statement for a message."""
@@ -97,8 +97,8 @@ class Sensor:
         key = detector_key(statement.label)
         if statement.kind == "serial" and self.serial:
             return key == detector_key(self.serial)
-        if statement.kind == "slot":
-            return key == detector_key(self.name[4:]) if is_bay_and_slot(self.name) else None
+        if statement.kind == "part":
+            return key in (self.name[:3], self.name[4:]) if is_bay_and_slot(self.name) else None
         detector = self.detector
         if key == detector_key(self.name) or (detector is not None and detector.is_called(statement.label)):
             return True
@@ -167,7 +167,9 @@ def _statements(header: Header, camera: Camera | None) -> Iterator[SensorStateme
     if bay is not None and slot is not None:
         yield SensorStatement(f"{bay}_{slot}", "RAFTBAY, CCDSLOT")
     elif slot is not None:
-        yield SensorStatement(slot, "card CCDSLOT", "slot")
+        yield SensorStatement(slot, "card CCDSLOT", "part")
+    elif bay is not None:
+        yield SensorStatement(bay, "card RAFTBAY", "part")
     for keyword in _NAME_CARDS:
         label = card_of(header, keyword)
         # Some programs write the type of the sensor, which all of its kind have in common.
@@ -193,7 +195,7 @@ def _statement(label: Any, source: str) -> SensorStatement:
         return SensorStatement(f"{place[1]}_{place[2]}".upper(), source)
     if _SERIAL.search(text):
         return SensorStatement(text, source, "serial")
-    return SensorStatement(label, source, "slot" if _SLOT.fullmatch(text) else "detector")
+    return SensorStatement(label, source, "part" if _PART.fullmatch(text) else "detector")
 
 
 def label_in(text: str) -> str:
@@ -255,9 +257,9 @@ def identify_sensor(*headers: Header, path: Path) -> Sensor | None:
 def check_sensor(
     wanted: Sensor, statements: Sequence[SensorStatement], path: Path, *, what: str, kind: type[PermilError] = InputError
 ) -> str:
-    """Check that a file is of the sensor that is wanted; return by what that is known: ``cards``, ``file name`` or ``nothing``.
+    """Check that a file is of the sensor that is wanted; return by what that is known: ``cards``, ``file name``, ``part`` or ``nothing``.
 
-    The name of the file counts only if the headers say nothing.
+    The name of the file counts only if the headers say nothing; ``part`` are headers that name no more than a raft bay or a slot.
 
     Parameters
     ----------
@@ -289,4 +291,7 @@ def check_sensor(
             value=wrong.label,
             detector=wanted.name,
         )
-    return known_by if True in answers else "nothing"
+    agreeing = [statement for statement, answer in zip(telling, answers, strict=True) if answer]
+    if agreeing and len({statement.label for statement in agreeing}) == 1 and agreeing[0].kind == "part":
+        return "part"
+    return known_by if agreeing else "nothing"

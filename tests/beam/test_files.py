@@ -60,6 +60,18 @@ def test_a_beam_of_another_led_is_refused(tmp_path: Path, bunches_model: BeamMod
         load_beam(path, led="blue")
 
 
+def test_a_beam_whose_nodes_changed_is_refused(tmp_path: Path, bunches_model: BeamModel) -> None:
+    path = tmp_path / "beam.fits"
+    write_hdus(path, model_to_hdus(bunches_model))
+    with fits.open(path) as hdus:
+        place = hdus["NODES"].fileinfo()["datLoc"]
+    content = bytearray(path.read_bytes())
+    content[place + 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"beam\.fits: damaged: the data of HDU NODES .*make the file again"):
+        model_from_hdus(path)
+
+
 def test_pictures_have_a_linear_wcs(tmp_path: Path, bunches_model: BeamModel) -> None:
     path = tmp_path / "beam.fits"
     write_hdus(path, model_to_hdus(bunches_model))

@@ -196,6 +196,19 @@ def wrong_sum(path: str | Path, hdus: Sequence[str | int]) -> InputError:
     )
 
 
+def check_sums(hdus: fits.HDUList, path: str | Path) -> None:
+    """Check that the data of a product are those that were written; no data may have been used before.
+
+    Raises
+    ------
+    InputError
+        Naming the HDUs whose data changed.
+    """
+    changed = [hdu.name for hdu in hdus if has_wrong_sum(hdu)]
+    if changed:
+        raise wrong_sum(path, changed)
+
+
 def read_image(path: str | Path) -> ImageProduct:
     """Read an image product of permil; `permil.products.read_any_image` reads those of other programs.
 
@@ -209,9 +222,7 @@ def read_image(path: str | Path) -> ImageProduct:
     try:
         with whole_file(path), fits.open(path, memmap=False) as hdus:
             names = [hdu.name for hdu in hdus]
-            changed = [hdu.name for hdu in hdus if has_wrong_sum(hdu)]
-            if changed:
-                raise wrong_sum(path, changed)
+            check_sums(hdus, path)
             missing = [name for name in ("IMAGE", "MASK", "VARIANCE") if name not in names]
             if missing:
                 raise InputError(

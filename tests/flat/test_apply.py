@@ -57,6 +57,8 @@ SAME: list[dict[str, Any]] = [
     {"cards": {"CCDSLOT": "S11"}, "of_image": {"RAFTBAY": "R22"}},
     {"cards": {"LSST_NUM": "E2V-CCD250-382"}},
     {"cards": {"LSST_NUM": "e2v-ccd250-382", "DETECTOR": 94}},
+    {"cards": {"LSST_NUM": "LCA-E2V-CCD250-382"}},
+    {"cards": {"LSST_NUM": "0", "DETECTOR": 94}},
     {"cards": {"CHIPID": "R22_S11_C10"}},
     {"cards": {"CHIPID": "R22_S11"}},
     {"cards": {"LSST BUTLER DATAID DETECTOR": 94}},

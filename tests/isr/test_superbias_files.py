@@ -13,7 +13,7 @@ from astropy.table import Table
 from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
-from permil.isr.calibrate import sensor_serial
+from permil.isr.calibrate import common_serial
 from permil.isr.gains import nominal_gains, unit_gains
 from permil.isr.inputs import check_superbias_serial, load_calibration, read_superbias, superbias_path
 from permil.products import MaskPlane, write_image
@@ -133,7 +133,7 @@ def test_a_superbias_of_another_sensor_at_the_same_place(bin8: Camera, tmp_path:
 
 def test_the_serial_number_of_a_product_is_that_of_its_exposures() -> None:
     rows = Table({"detector": ["A", "A", "B", "B", "C"], "serial": ["one", "one ", "one", "two", ""]})
-    assert [sensor_serial(rows, name) for name in "ABCD"] == ["one", "", "", ""]
+    assert [common_serial(rows, name) for name in "ABCD"] == ["one", "", "", ""]
 
 
 def test_errors_say_which_file(bin8: Camera, tmp_path: Path) -> None:

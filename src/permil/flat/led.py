@@ -21,7 +21,7 @@ from permil.flat.tasks.pointings import pointing_groups, wanted_detectors
 from permil.flat.tasks.signals import is_measured, measure_detector, nearest_exposures
 from permil.flat.tasks.solution import JointTask, is_solved, joint_task, solve_led
 from permil.flat.tasks.task import FlatTask, is_done, write_relative
-from permil.isr.calibrate import calibration_fingerprint, sensor_serial
+from permil.isr.calibrate import calibration_fingerprint, common_serial
 from permil.products import RunFolder, fingerprint, stored_fingerprint
 from permil.progress import StageReport
 
@@ -124,7 +124,7 @@ class LedFlats:
                 files=files,
                 upstream=[beam_print, calibration_fingerprint(config, folder, name)],
             )
-            serial = sensor_serial(exposures, name)
+            serial = common_serial(exposures, name)
             tasks.append(FlatTask(config, folder.root, name, led, groups, print_, serial=serial))
         if not tasks:
             raise FlatError(
@@ -150,7 +150,7 @@ class LedFlats:
             groups = tuple(pointing_groups(own, self.camera[name], lambda x, y: np.ones(np.broadcast(x, y).shape, dtype=bool)))
             print_ = fingerprint({"flat": options}, upstream=[self.solution.fingerprint, prints[name]])
             nearest = nearest_exposures(own, self.camera[name])
-            tasks.append(FlatTask(config, folder.root, name, led, groups, print_, "joint", nearest, sensor_serial(own, name)))
+            tasks.append(FlatTask(config, folder.root, name, led, groups, print_, "joint", nearest, common_serial(own, name)))
         return tasks
 
 

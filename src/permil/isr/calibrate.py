@@ -61,7 +61,7 @@ def make_calibrations(
     elif config.isr.bias != "none":
         rows = index.to_table()
         for name in detectors:
-            check_superbias_serial(config.isr, camera[name], camera, sensor_serial(rows, name))
+            check_superbias_serial(config.isr, camera[name], camera, common_serial(rows, name))
     write_gains_table(folder.gains, gains, camera)
     return report
 
@@ -130,12 +130,12 @@ def superbias_task(config: Config, folder: RunFolder, index: Index, detector: st
             detector=detector,
         )
     options = {"isr": config.isr.model_dump(mode="json", include=_BIAS_OPTIONS), "camera": config.camera, "detector": detector}
-    output, serial = folder.superbias(detector), sensor_serial(rows, detector)
+    output, serial = folder.superbias(detector), common_serial(rows, detector)
     return SuperbiasTask(config, detector, paths, output, fingerprint(options, files=paths), serial)
 
 
-def sensor_serial(rows: Table, detector: str) -> str:
-    """Return the serial number of a sensor, empty where rows of the index hold none or several for this detector."""
+def common_serial(rows: Table, detector: str) -> str:
+    """Return the serial number that rows of the index have in common for a detector, empty where they have none or several."""
     serials = {str(serial).strip() for serial in rows["serial"][rows["detector"] == detector]} - {""}
     return serials.pop() if len(serials) == 1 else ""
 

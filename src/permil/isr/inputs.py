@@ -11,7 +11,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.arrays import parse_unit, unit_factor
-from permil.camera import Camera, Detector, detector_key
+from permil.camera import Camera, Detector
+from permil.camera.names import serial_key
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError
 from permil.exposures.names import is_fits_name
@@ -163,7 +164,7 @@ def check_superbias_serial(config: IsrConfig, detector: Detector, camera: Camera
         statements for statements in stated if place.verdict(entry for entry in statements if entry.kind != "serial") is not False
     ]
     for statement in (entry for statements in own for entry in statements):
-        if statement.kind == "serial" and detector_key(statement.label) != detector_key(serial):
+        if statement.kind == "serial" and serial_key(statement.label) != serial_key(serial):
             raise CalibrationError(
                 f"the superbias is of sensor {statement.label}, the exposures of {detector.name} are of {serial}",
                 path=path,

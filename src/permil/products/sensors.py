@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from permil.camera.names import detector_key, is_bay_and_slot
+from permil.camera.names import SERIAL_PREFIX, detector_key, is_bay_and_slot, serial_key
 from permil.errors import InputError, PermilError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ _PART = re.compile(r"S[A-Z\d]\d|R\d\d", re.IGNORECASE)
 # CCD250 is a type of sensor.
 _NUMBERED = re.compile(r"(?<![A-Z\d])(?:DET(?:ECTOR)?[\s_\-]*\d{1,3}|CCD[\s_\-]*\d{1,2})(?!\d)", re.IGNORECASE)
 _SERIAL = re.compile(r"(?<![A-Z\d])(?:E2V-CCD250|ITL-3800C)-\d+(?:-DEV)?(?![A-Z\d])", re.IGNORECASE)
+_SHORTEST_SERIAL = 4
 _CALIB_ID = re.compile(r"\bdetector=(\d+)\b")
 
 
@@ -96,7 +97,7 @@ class Sensor:
         """Return whether a statement means this sensor; None where that cannot be told."""
         key = detector_key(statement.label)
         if statement.kind == "serial" and self.serial:
-            return key == detector_key(self.serial)
+            return serial_key(statement.label) == serial_key(self.serial)
         if statement.kind == "part":
             return key in (self.name[:3], self.name[4:]) if is_bay_and_slot(self.name) else None
         detector = self.detector
@@ -177,8 +178,9 @@ def _statements(header: Header, camera: Camera | None) -> Iterator[SensorStateme
             yield _statement(label, f"card {keyword}")
     for keyword in _SERIAL_CARDS:
         label = card_of(header, keyword)
-        if label is not None and not isinstance(label, bool):
-            yield SensorStatement(label, f"card {keyword}", "serial")
+        key = "" if label is None else serial_key(label)
+        if len(key) >= _SHORTEST_SERIAL and any(map(str.isdigit, key)):
+            yield SensorStatement(SERIAL_PREFIX.sub("", str(label)), f"card {keyword}", "serial")
     match = _CALIB_ID.search(str(card_of(header, "CALIB_ID") or ""))
     if match:
         yield SensorStatement(int(match[1]), "card CALIB_ID")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -14,15 +17,31 @@ from permil.errors import PermilError
 
 _INTERRUPTED = 130
 """Exit code of what the user interrupted."""
+_OF_THE_MACHINE = {
+    errno.EACCES, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ELOOP, errno.EMFILE, errno.ENAMETOOLONG, errno.ENFILE, errno.ENOENT,
+    errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS, errno.ESTALE,
+}  # fmt: skip
+"""Errors of disks and file systems that may come up wherever a file is touched."""
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="configuration file (YAML)")]
+
+def _path(text: str) -> Path:
+    """Return the path that an argument means: shells leave the ~ of --out=~/x as it is."""
+    from permil.config.base import located
+
+    try:
+        return located(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}") from error
+
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="configuration file (YAML)", parser=_path)]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="options that win over the file")]
 Scheduler = Annotated[
     str | None, typer.Option("--scheduler", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers do the work")
 ]
 Detector = Annotated[str | None, typer.Option("--detector", help="do the task of this detector alone, such as R22_S11")]
 Led = Annotated[str | None, typer.Option("--led", help="do this LED alone")]
-Out = Annotated[Path, typer.Option("--out", help="file to write")]
+Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="file to write", parser=_path)]
 
 
 class _RoomGroup(TyperGroup):
@@ -112,21 +131,21 @@ def tasks(
 @app.command()
 def index(
     sources: Annotated[list[str], typer.Argument(metavar="CONFIG | ROOT...", help="a configuration, or folders of raw files")],
-    out: Annotated[Path | None, typer.Option("--out", help="index to write (with folders)")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="index to write (with folders)", parser=_path)] = None,
     camera: Annotated[str, typer.Option(help="camera (with folders)")] = "lsstcam",
 ) -> None:
     """List what was taken: one row per detector file."""
     if sources[0].endswith((".yaml", ".yml")):
-        _run(Path(sources[0]), sources[1:], None, ("index",))
+        _run(_path(sources[0]), sources[1:], None, ("index",))
         return
     from permil.pipeline import index_folders
 
-    index_folders([Path(source) for source in sources], camera=camera, out=out or Path("exposures.parquet"))
+    index_folders([_path(source) for source in sources], camera=camera, out=out or Path("exposures.parquet"))
 
 
 @app.command()
 def assemble(
-    raw: Annotated[Path, typer.Argument(metavar="RAW", help="raw multi-extension file")],
+    raw: Annotated[Path, typer.Argument(metavar="RAW", help="raw multi-extension file", parser=_path)],
     out: Out,
     camera: Annotated[str, typer.Option(help="camera of the file")] = "lsstcam",
 ) -> None:
@@ -163,7 +182,7 @@ def beam_run(config: ConfigPath, overrides: Overrides = None, scheduler: Schedul
 
 @beam_app.command("fit")
 def beam_fit(
-    nodes: Annotated[Path, typer.Argument(metavar="NODES.ecsv", help="table with x_mm, y_mm, signal ...")],
+    nodes: Annotated[Path, typer.Argument(metavar="NODES.ecsv", help="table with x_mm, y_mm, signal ...", parser=_path)],
     out: Out,
     amp: Annotated[str | None, typer.Option(help="use the rows of this amplifier alone")] = None,
     camera: Annotated[str, typer.Option(help="camera of tables that give places by detector, amp, row, column, box")] = "lsstcam",
@@ -177,8 +196,8 @@ def beam_fit(
 
 @beam_app.command("predict")
 def beam_predict(
-    beam: Annotated[Path, typer.Argument(metavar="BEAM.fits", help="beam model")],
-    points: Annotated[Path, typer.Argument(metavar="POINTS.ecsv", help="table with x_mm, y_mm ...")],
+    beam: Annotated[Path, typer.Argument(metavar="BEAM.fits", help="beam model", parser=_path)],
+    points: Annotated[Path, typer.Argument(metavar="POINTS.ecsv", help="table with x_mm, y_mm ...", parser=_path)],
     out: Out,
 ) -> None:
     """Evaluate a beam model at the positions of a table."""
@@ -213,8 +232,8 @@ def flat_run(
 
 @flat_app.command("apply")
 def flat_apply(
-    flat: Annotated[Path, typer.Argument(metavar="FLAT", help="flat of one detector")],
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="image of the same detector, assembled")],
+    flat: Annotated[Path, typer.Argument(metavar="FLAT", help="flat of one detector", parser=_path)],
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="image of the same detector, assembled", parser=_path)],
     out: Out,
 ) -> None:
     """Divide an image by a flat, with errors and masks."""
@@ -225,9 +244,9 @@ def flat_apply(
 
 @flat_app.command("diff")
 def flat_diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="flat")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="flat of the same detector")],
-    out: Annotated[Path | None, typer.Option("--out", help="write the ratio map here (FITS)")] = None,
+    first: Annotated[Path, typer.Argument(metavar="A", help="flat", parser=_path)],
+    second: Annotated[Path, typer.Argument(metavar="B", help="flat of the same detector", parser=_path)],
+    out: Annotated[Path | None, typer.Option("--out", help="write the ratio map here (FITS)", parser=_path)] = None,
     super_pixel_mm: Annotated[float, typer.Option(help="side of a super-pixel, mm")] = 0.64,
 ) -> None:
     """Compare two flats: ratio, rms at pixel and super-pixel scale, gradient, amplifiers."""
@@ -268,7 +287,7 @@ def spots_run(config: ConfigPath, overrides: Overrides = None, scheduler: Schedu
 
 @spots_app.command("grid")
 def spots_grid(
-    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog of one exposure (FITS)")],
+    catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog of one exposure (FITS)", parser=_path)],
     out: Out,
     columns: Annotated[int, typer.Option(help="spots of the mask along x")] = 49,
     rows: Annotated[int, typer.Option(help="spots of the mask along y")] = 49,
@@ -283,7 +302,8 @@ def spots_grid(
 @spots_app.command("calibrate")
 def spots_calibrate(
     catalogs: Annotated[
-        list[Path], typer.Argument(metavar="CATALOG...", help="catalogs of one detector and band, or folders of them")
+        list[Path],
+        typer.Argument(metavar="CATALOG...", help="catalogs of one detector and band, or folders of them", parser=_path),
     ],
     out: Out,
     camera: Annotated[str, typer.Option(help="camera of the catalogs")] = "lsstcam",
@@ -325,7 +345,7 @@ def plan_check(config: ConfigPath, overrides: Overrides = None) -> None:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Argument(metavar="[OUT]", help="folder to make")] = Path("demo"),
+    out: Annotated[Path, typer.Argument(metavar="[OUT]", help="folder to make", parser=_path)] = Path("demo"),
     seed: Annotated[int, typer.Option(help="seed of the simulation")] = 1,
 ) -> None:
     """Simulate a small campaign, reduce it, compare with the truth."""
@@ -344,18 +364,23 @@ def config_example() -> None:
 
 @config_app.command("import")
 def config_import(
-    old: Annotated[list[Path], typer.Argument(metavar="OLD.yaml...", help="files of the old analysis (step 1, step 2 or both)")],
-    out: Annotated[Path | None, typer.Option("--out", help="file to write; without it the result is printed")] = None,
+    old: Annotated[
+        list[Path], typer.Argument(metavar="OLD.yaml...", help="files of the old analysis (step 1, step 2 or both)", parser=_path)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="file to write; without it the result is printed", parser=_path)
+    ] = None,
 ) -> None:
     """Turn configuration files of the old analysis into one of ours."""
     from permil.config.legacy import import_legacy
 
-    text = import_legacy(old)
     if out is None:
-        typer.echo(text, nl=False)
+        typer.echo(import_legacy(old), nl=False)
         return
-    from permil.products import atomic_output
+    from permil.products import atomic_output, check_output
 
+    check_output(out, inputs=old)
+    text = import_legacy(old)
     with atomic_output(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -365,13 +390,45 @@ def main() -> None:
     # Work is spread over processes: threads of numerical libraries on top of them wait for each other, up to ten times as long.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without Unicode, or a file name that is no text, is no reason to stop.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except PermilError as error:
-        sys.stderr.write(f"permil: {error}\n")
-        sys.exit(2)
+        _end(str(error))
+    except OSError as error:
+        if error.errno not in _OF_THE_MACHINE:
+            raise
+        _end(_of_the_machine(error))
+    except UnicodeEncodeError as error:
+        _end(f"{error.object!r} cannot be written in the encoding {error.encoding}; set LC_ALL to a UTF-8 locale such as C.UTF-8")
     except SystemExit as end:
         # Typer turns an interrupt into this code, without a word.
         if end.code == _INTERRUPTED:
-            sys.stderr.write("permil: interrupted; nothing is lost, run the same command again to go on\n")
+            _tell("interrupted; nothing is lost, run the same command again to go on")
         raise
+
+
+def _of_the_machine(error: OSError) -> str:
+    if error.filename:
+        return f"{error.filename}: {error.strerror}"
+    try:
+        Path.cwd()
+    except OSError:
+        return "the working folder is no longer there; change to another one"
+    return f"{error.strerror or error}; nothing is lost, run the same command again"
+
+
+def _end(sentence: str) -> NoReturn:
+    _tell(sentence)
+    sys.exit(2)
+
+
+def _tell(sentence: str) -> None:
+    # Standard error may be closed, or a full disk.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"permil: {sentence}\n")
+            sys.stderr.flush()

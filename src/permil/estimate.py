@@ -33,7 +33,7 @@ def estimate(config: Config, camera: Camera, folder: RunFolder, index: Index, *,
     free = shutil.disk_usage(_existing(folder.root)).free
     if need > free:
         raise OutputError(
-            f"the products need about {need / 1e9:.0f} GB, the disk has {free / 1e9:.0f} GB free",
+            f"the products need about {need / 1e9:.2g} GB, the disk has {free / 1e9:.2g} GB free",
             path=folder.root,
             remedy="choose another output folder, fewer detectors (flat.detectors), or set flat.keep_pointings=false",
             value=need,

@@ -30,7 +30,7 @@ from permil.errors import ConfigError, InputError, PhotodiodeError
 from permil.estimate import estimate
 from permil.exposures import POINTING, SCAN, SPOT, Index, summarise_files
 from permil.exposures.stage import make_index, read_index
-from permil.products import RunFolder, atomic_output, make_folder, read_table, remove_partial_files, write_table
+from permil.products import RunFolder, atomic_output, check_output, make_folder, read_table, remove_partial_files, write_table
 from permil.progress import StageReport, console, default_workers
 
 STAGES = ("index", "isr", "beam", "flat", "spots", "compare", "report")
@@ -186,6 +186,7 @@ def _report_stage(run: Run) -> StageReport:
 
 def index_folders(roots: list[Path], *, camera: str, out: Path) -> None:
     """Write the index of some folders, without a run."""
+    check_output(out)
     index = make_index(roots, load_camera(camera), out, options=ExposuresConfig(), workers=default_workers())
     for message in describe_index(index):
         console.print(message, highlight=False, soft_wrap=True)
@@ -330,7 +331,7 @@ def tell_report(report: StageReport) -> None:
     for message in report.messages:
         tell(message)
     skipped = f", {report.skipped} up to date" if report.skipped else ""
-    console.print(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s", highlight=False)
+    console.print(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s", highlight=False, soft_wrap=True)
 
 
 def _record(run: Run, reports: list[StageReport]) -> None:

@@ -44,7 +44,8 @@ class StageReport:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False)
+"""For sentences to people; names of files are shown as they are, also those with brackets and colons."""
 
 _SECONDS_BETWEEN_LINES = 20.0
 
@@ -117,7 +118,9 @@ def _lines(description: str, total: int | None) -> Iterator[Callable[[float], No
         of_total = "" if total is None else f" of {total}"
         left = "" if total is None or count >= total else f", {(total - count) / max(rate, 1e-9):.0f} s left"
         number = f"{count:.0f}" if count == int(count) else f"{count:.1f}"
-        console.print(f"  {description}: {number}{of_total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False)
+        console.print(
+            f"  {description}: {number}{of_total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False, soft_wrap=True
+        )
 
     def reached(number: float) -> None:
         nonlocal count, told

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from permil.beam.stage import fit_beams, reference_bunches
-from permil.camera import Camera
+from permil.camera import Camera, load_camera
 from permil.config import Config
+from permil.config.names import led_named
 from permil.engine import InProcess, session
 from permil.engine.locks import locked_folder, locked_task
 from permil.errors import ConfigError, InputError
@@ -63,6 +64,7 @@ def run_beam(config: Config, *, led: str) -> StageReport:
     PermilError
         Whatever a user has to mend.
     """
+    led = led_named(config, led)
     of_led = config.model_copy(update={"beam": config.beam.model_copy(update={"leds": [led]})})
 
     def make(run: Run, index: Index) -> StageReport:
@@ -90,6 +92,9 @@ def run_flat_step(config: Config, *, step: str, led: str, detector: str) -> Stag
         raise ConfigError(
             f"the step {step} {what}", remedy="name one with --detector" if step in OF_DETECTOR else "leave --detector out"
         )
+    led = led_named(config, led)
+    if detector:
+        detector = load_camera(config.camera)[detector].name
     task = FlatStep(step, led, detector)
 
     def make(run: Run, index: Index) -> StageReport:

@@ -10,9 +10,11 @@ import pytest
 import yaml
 from astropy.table import Table
 
+import permil
 from permil.camera import Camera, camera_names, load_camera
 from permil.camera.frames import detector_to_ccs
 from permil.errors import CameraError
+from permil.yaml_file import plain, read_yaml
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +219,7 @@ def test_detector_twice_or_without_layout(tmp_path: Path) -> None:
         "centre": [0.0, 0.0],
     }
     content = {"extends": "lsstcam", "name": "one", "detectors": [entry, entry]}
-    with pytest.raises(CameraError, match="detector R22_S11 stands twice"):
+    with pytest.raises(CameraError, match="detector R22_S11 is given twice"):
         load_camera(write(tmp_path / "twice.yaml", content))
     content["detectors"] = [entry | {"layout": "HAWAII"}]
     with pytest.raises(CameraError, match="unknown layout 'HAWAII'; layouts are E2V, ITL, ITL_WF"):
@@ -251,3 +253,153 @@ def test_every_spelling_of_every_detector_is_its_own():
     for name, detector in camera.detectors.items():
         for label in (name, name.replace("_", "-").lower(), detector.id, f"det{detector.id:03d}", detector.serial):
             assert camera[label].name == name
+
+
+def test_extends_is_relative_to_the_file_that_says_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bases").mkdir()
+    write(tmp_path / "bases" / "one.yaml", {"extends": "lsstcam-bin8", "name": "one", "title": "base", "midline_mm": 0.5})
+    write(tmp_path / "bases" / "two.yaml", {"extends": "one.yaml", "name": "two", "edge_mm": 0.25})
+    path = write(tmp_path / "three.yaml", {"extends": "bases/two.yaml", "name": "three"})
+    monkeypatch.chdir("/")
+    camera = load_camera(path)
+    assert (camera.name, camera.title, camera.edge_mm, camera.midline_mm) == ("three", "base", 0.25, 0.5)
+    write(tmp_path / "four.yaml", {"extends": str(tmp_path / "bases" / "two.yaml"), "name": "four"})
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_camera("~/four.yaml").edge_mm == 0.25
+    # A long chain is no loop.
+    for number in range(60):
+        write(
+            tmp_path / f"c{number}.yaml", {"extends": f"c{number - 1}.yaml" if number else "lsstcam-bin8", "name": f"c{number}"}
+        )
+    assert load_camera(tmp_path / "c59.yaml").name == "c59"
+
+
+def test_extends_that_leads_back(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    write(first, {"extends": "first.yaml"})
+    with pytest.raises(CameraError, match=r"first\.yaml: key extends = 'first\.yaml' leads back to first\.yaml"):
+        load_camera(first)
+    write(first, {"extends": "second.yaml"})
+    write(second, {"extends": str(first)})
+    with pytest.raises(CameraError, match=r"second\.yaml: key extends = .* leads back to first\.yaml"):
+        load_camera(first)
+    link = tmp_path / "link.yaml"
+    link.symlink_to(second)
+    write(second, {"extends": "link.yaml"})
+    with pytest.raises(CameraError, match="leads back to"):
+        load_camera(second)
+
+
+def test_name_of_the_package_is_no_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is named as a camera of the package extends that camera, and is itself found by its path."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "lsstcam", {"extends": "lsstcam", "name": "mine"})
+    assert load_camera("lsstcam").name == "lsstcam"
+    assert load_camera("./lsstcam").name == "mine"
+    assert load_camera(tmp_path / "lsstcam").name == "mine"
+    with pytest.raises(CameraError, match="there is no camera"):
+        load_camera("../cameras/lsstcam")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"extends: lsstcam\ntitle: Gr\xf6\xdfe\n", r"not UTF-8 text \(byte 0xf6 in line 2\); give a camera file"),
+        (b"extends: [lsstcam]\n", r"key extends = \['lsstcam'\]: the name of one camera"),
+        (b"extends: 3\n", "key extends = 3: "),
+        (b"extends:\n", "key extends = None: "),
+        (b"extends: nothing.yaml\n", r"camera\.yaml: there is no camera 'nothing\.yaml'"),
+        (b"extends: .\n", "the camera file cannot be read"),
+        (b"extends: lsstcam\nname: a\npixel_mm: 0.01\nname: b\n", "key name is given twice, in line 2 and in line 4"),
+        (b"extends: lsstcam\nlayouts:\n  E2V: {vendor: a}\n  'E2V': {vendor: b}\n", r"layouts\.E2V is given twice, in line 3"),
+        (b"extends: lsstcam\npixel_mm: .nan\n", "key pixel_mm: .*finite"),
+        (b"extends: lsstcam\npixel_mm: true\n", "key pixel_mm: .*truth value"),
+        (b"extends: lsstcam\nlayouts: {E2V: {reference_pixel: [.inf, 0]}}\n", r"key layouts\.E2V\.reference_pixel\.0: .*finite"),
+        (b"extends: lsstcam\nlayouts: {E2V: {segment: {columns: 3}}}\n", r"key layouts\.E2V\.segment\.columns"),
+        (b"extends: lsstcam\ndetectors: []\n", "there are no detectors"),
+        (b"extends: lsstcam\nnominal_gains: {R22_S91: {C10: 1.0}}\n", "the unknown detector 'R22_S91'"),
+        (b"extends: lsstcam\nnominal_gains: {R22_S11: {C19: 1.0}}\n", "of R22_S11 names the unknown amplifier 'C19'"),
+        (b"extends: lsstcam\nnominal_gains: {R22_S11: {C10: .nan}}\n", r"key nominal_gains\.R22_S11\.C10: "),
+        (b"extends: lsstcam\nlayouts: {E2V: {halves: {middle: {flip_x: true, flip_y: true}}}}\n", r"key layouts\.E2V\.halves"),
+    ],
+)
+def test_camera_files_that_are_refused(tmp_path: Path, text: bytes, reason: str) -> None:
+    path = tmp_path / "camera.yaml"
+    path.write_bytes(text)
+    with pytest.raises(CameraError, match=reason):
+        load_camera(path)
+
+
+def test_gains_of_what_is_left_out_are_no_mistake(tmp_path: Path) -> None:
+    """A file with fewer detectors and amplifiers keeps the gains of the file that it extends."""
+    for name in camera_names():
+        load_camera(name)
+    entry = {
+        "name": "R01_S00",
+        "id": 0,
+        "kind": "science",
+        "layout": "ITL",
+        "serial": "",
+        "raft_serial": "",
+        "centre": [0.0, 0.0],
+    }
+    reference = {"detector": "R01_S00", "amp": "C10"}
+    path = write(tmp_path / "one.yaml", {"extends": "lsstcam", "detectors": [entry], "reference": reference})
+    assert load_camera(path).detectors.keys() == {"R01_S00"}
+
+
+def test_mistake_in_a_base_names_the_base(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_bytes(b"extends: lsstcam\ntitle: \xe9\n")
+    write(tmp_path / "mine.yaml", {"extends": "base.yaml"})
+    with pytest.raises(CameraError, match=r"base\.yaml: not UTF-8 text"):
+        load_camera(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"id": 95}, "detector id 95 is given twice"),
+        ({"serial": "E2V-2"}, "detector serial E2V-2 is given twice"),
+        ({"name": "R22_S12"}, "detector R22_S12 is given twice"),
+        ({"serial": ""}, ""),
+    ],
+)
+def test_detectors_that_are_the_same(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    entry = {
+        "name": "R22_S11",
+        "id": 94,
+        "kind": "science",
+        "layout": "E2V",
+        "serial": "E2V-1",
+        "raft_serial": "R-1",
+        "centre": [0.0, 0.0],
+    }
+    others = [
+        entry | {"name": "R22_S12", "id": 95, "serial": "E2V-2", "centre": [0.0, 42.0]},
+        entry | {"name": "R22_S10", "id": 93, "serial": "", "centre": [0.0, -42.0]},
+    ]
+    path = write(tmp_path / "camera.yaml", {"extends": "lsstcam", "detectors": [*others, entry | change]})
+    if reason:
+        with pytest.raises(CameraError, match=reason):
+            load_camera(path)
+    else:
+        # Serials may be unknown.
+        assert len(load_camera(path).detectors) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"number": 2}, "amplifier number 2 is given twice"),
+        ({"name": "C11"}, "amplifier name C11 is given twice"),
+        ({"extname": "Segment11"}, "amplifier extname Segment11 is given twice"),
+        ({"column": 1}, "amplifier place column 1 of the top half is given twice"),
+        ({"column": 9}, r"layout E2V: the amplifiers of the top half have the columns \[1, 2, 3, 4, 5, 6, 7, 9\]"),
+        ({"half": "bottom", "column": 8}, r"layout E2V: the amplifiers of the top half have the columns"),
+    ],
+)
+def test_amplifiers_that_are_the_same(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    first, *others = plain(read_yaml(Path(permil.__file__).parent / "cameras" / "lsstcam.yaml"))["amplifiers"]
+    path = write(tmp_path / "camera.yaml", {"extends": "lsstcam", "amplifiers": [first | change, *others]})
+    with pytest.raises(CameraError, match=reason):
+        load_camera(path)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import errno
+import json
+import os
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from astropy.io import fits
 from astropy.table import Table
 
-from permil.products import RunFolder, read_image, read_table
+from permil import cli
+from permil.beam import stage
+from permil.products import RunFolder, read_image, read_table, write_hdus, write_table
 
 from .conftest import DETECTOR, edit_header, raw_files, replace_bytes
 
@@ -32,6 +38,136 @@ def _refused(result: tuple[int, str, str], *patterns: str) -> None:
     assert "Traceback" not in messages
     for pattern in patterns:
         assert re.search(pattern, last), f"{pattern!r} not in {last!r}"
+
+
+INPUTS = {
+    "assemble": ("assemble", "a.fits"),
+    "beam fit": ("beam", "fit", "a.ecsv"),
+    "beam predict": ("beam", "predict", "a.fits", "a.ecsv"),
+    "flat apply": ("flat", "apply", "a.fits", "b.fits"),
+    "flat diff": ("flat", "diff", "a.fits", "b.fits"),
+    "spots grid": ("spots", "grid", "a.fits"),
+    "spots calibrate": ("spots", "calibrate", "a.fits", "b.fits"),
+    "config import": ("config", "import", "a.yaml", "b.yaml"),
+    "index": ("index", "raw"),
+}
+"""Commands that write a file, with the files that they are given."""
+
+
+def test_every_command_that_writes_a_file_is_listed_here() -> None:
+    group = typer.main.get_command(cli.app)
+    commands = dict(group.commands.items())  # type: ignore[attr-defined]
+    for room, inner in list(commands.items()):
+        commands |= {f"{room} {name}": command for name, command in getattr(inner, "commands", {}).items()}
+    assert {name for name, command in commands.items() if any(p.name == "out" for p in command.params)} - {"demo"} == set(INPUTS)
+
+
+@pytest.mark.parametrize("command", list(INPUTS))
+def test_no_result_takes_the_place_of_an_input(
+    permil: Permil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Neither by its name nor by a link, and never that of a folder, a device or a raw file."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        write_hdus(Path(f"{name}.fits"), [fits.PrimaryHDU(np.ones((2, 2)))])
+        write_table(Path(f"{name}.ecsv"), Table({"x_mm": [1.0], "y_mm": [2.0]}))
+        Path(f"{name}.yaml").write_text("{led_name: red}")
+    fits.PrimaryHDU(np.ones((2, 2))).writeto("raw.fits")
+    Path("raw").mkdir()
+    Path("null").symlink_to("/dev/null")
+    inputs = [name for name in INPUTS[command] if "." in name]
+    links = [f"link{Path(name).suffix}" for name in inputs]
+    for name, link in zip(inputs[:1], links, strict=False):
+        os.link(name, link)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and not path.is_symlink()}
+    for out in (*inputs, *links[:1]):
+        _refused(permil(*INPUTS[command], "--out", out), f"{out}: is an input of this result", "another name")
+    for out, what in (("raw", "is a folder"), ("null", "is a device"), ("raw.fits", "is a FITS file that permil did not write")):
+        _refused(permil(*INPUTS[command], "--out", out), f"{out}: {what}")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and not path.is_symlink()} == before
+    assert Path("null").is_char_device()
+
+
+def test_home_folder_after_an_equals_sign(permil: Permil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave the ~ of --out=~/x and output=~/x to the program."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.yaml").write_text("{led_name: red}")
+    assert permil("config", "import", "~/old.yaml", "--out=~/new.yaml")[0] == 0
+    assert (tmp_path / "new.yaml").is_file()
+    code, _, messages = permil("config", "import", "old.yaml", "--out=$HOME/new.yaml")
+    assert code == 2
+    assert "environment variables such as $HOME are not expanded" in " ".join(messages.split())
+    _refused(permil("run", "new.yaml", "output=~/out", "output=~/other"), "'output=~/out' and 'output=~/other' set the same key")
+    assert {path.name for path in tmp_path.iterdir()} == {"old.yaml", "new.yaml"}
+
+
+def test_full_disk_while_the_nodes_are_noted(permil: Permil, spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal of the nodes grows until the disk is full, with a line cut in its middle; then the command goes on where it was."""
+    options = (ONE, "isr.bias=none")
+    assert permil("index", spoiled / "config.yaml", *options)[0] == 0
+    real_open = Path.open
+    opened: list[str] = []
+
+    def full(path: Path, mode: str = "r", **arguments: Any) -> Any:
+        if path.name == "nodes_red.jsonl" and mode == "a":
+            opened.append(mode)
+            if len(opened) == 5:
+                with real_open(path, "a") as stream:
+                    stream.write('\n[{"x_mm": 1')
+                raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return real_open(path, mode, **arguments)
+
+    monkeypatch.setattr(Path, "open", full)
+    _refused(
+        permil("beam", spoiled / "config.yaml", *options),
+        r"nodes_red\.jsonl: cannot be written \(No space left",
+        "free some space",
+    )
+    monkeypatch.setattr(Path, "open", real_open)
+    journal = RunFolder(spoiled).state / "nodes_red.jsonl"
+    noted = journal.read_text().splitlines()
+    assert len(noted) == 1 + 4 + 1
+    code, _, messages = permil("beam", spoiled / "config.yaml", *options)
+    assert code == 0, messages
+    again = journal.read_text().splitlines()
+    assert again[: len(noted)] == noted
+    assert len(again) == 1 + 4 + 1 + (64 - 4 * 4) // 4
+    assert len(read_table(RunFolder(spoiled).beam_nodes("red"))) == 64
+
+
+@pytest.mark.parametrize("first", ["", "{", '{"fingerprint": "of another"}', "\x00\x00", "[]"])
+def test_journal_of_another_measurement_is_not_used(tmp_path: Path, first: str) -> None:
+    record = dict.fromkeys(("obsid", "detector", "amp", "row", "column", "box"), 1)
+    journal = tmp_path / "nodes.jsonl"
+    journal.write_text(f"{first}\n{json.dumps([record])}")
+    assert stage._read_journal(journal, "expected") == []
+    journal.write_bytes(b'{"fingerprint": "expected"}\n' + json.dumps([record]).encode() + b'\n[{"obsid": 2\n\xff\xfe\n3\n[')
+    assert stage._read_journal(journal, "expected") == [record]
+
+
+def test_products_below_a_root_are_not_indexed(permil: Permil, spoiled: Path) -> None:
+    """The output of a run may be a folder among the raw files, or the folder of the raw files itself."""
+    product = spoiled / "out" / "calib" / "superbias_R22_S11.fits"
+    write_hdus(product, [fits.PrimaryHDU(np.ones((2, 2)))])
+    config = spoiled / "config.yaml"
+    for output in ("out", "."):
+        code, _, messages = permil("index", config, "exposures.roots=[.]", f"output={output}", ONE)
+        assert code == 0, messages
+        folder = RunFolder(spoiled / output)
+        assert len(read_table(folder.unreadable)) == 0
+        assert len(read_table(folder.exposures)) == 64 + 25 + 4
+    _refused(permil("index", config, "exposures.roots=[out]", ONE), "all 1 FITS files are products of this program")
+
+
+def test_gains_that_the_run_would_write_itself(permil: Permil, spoiled: Path) -> None:
+    config, gains = spoiled / "config.yaml", RunFolder(spoiled).gains
+    gains.parent.mkdir()
+    shutil.copy(spoiled / "gains.ecsv", gains)
+    before = gains.read_bytes()
+    assert permil("index", config, ONE)[0] == 0
+    _refused(permil("isr", config, "isr.gains=calib/gains.ecsv", ONE), r"calib/gains\.ecsv: is an input of this result")
+    assert gains.read_bytes() == before
 
 
 def test_no_files(permil: Permil, tmp_path: Path) -> None:

@@ -24,7 +24,17 @@ from permil.exposures import SCAN, Index, require_one_kind, summarise_files
 from permil.isr.box import BoxSignal
 from permil.isr.calibrate import calibration_fingerprint
 from permil.isr.calibration import Calibration
-from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current, make_folder, read_table, write_hdus, write_table
+from permil.products import (
+    FINGERPRINT_CARD,
+    RunFolder,
+    fingerprint,
+    is_current,
+    make_folder,
+    read_table,
+    write_hdus,
+    write_table,
+    writing,
+)
 from permil.products.sensors import card_of
 from permil.progress import StageReport, parallel_map
 
@@ -206,7 +216,8 @@ def _measure(
     journal = make_folder(folder.state) / f"nodes_{led}.jsonl"
     found = _read_journal(journal, nodes_print)
     if not found:
-        journal.write_text(json.dumps({"fingerprint": nodes_print}) + "\n", encoding="utf-8")
+        with writing(journal):
+            journal.write_text(json.dumps({"fingerprint": nodes_print}), encoding="utf-8")
     measured = {(record["obsid"], record["detector"]) for record in found}
     rows = [dict(zip(scan.colnames, row, strict=True)) for row in scan.iterrows()]
     rows = [_plain(row) for row in rows if (row["obsid"], row["detector"]) not in measured]
@@ -235,22 +246,22 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_journal(journal: Path, expected: str) -> list[dict[str, Any]]:
-    """Return the nodes of a journal that was begun for just this measurement; a line cut short ends it."""
+    """Return the nodes of a journal that was begun for just this measurement; lines that are cut short do not count."""
     if not journal.is_file():
         return []
-    records: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for number, line in enumerate(journal.read_text(encoding="utf-8").splitlines()):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if number == 0:
-            if entry.get("fingerprint") != expected:
-                return []
-        else:
-            # A task whose worker died after its line was written ran again: what it measured twice is one node.
-            records |= {tuple(record[name] for name in _NODE_KEYS): record for record in entry}
-    return list(records.values())
+    first, *lines = journal.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    if _parsed(first) != {"fingerprint": expected}:
+        return []
+    # A task whose worker died after its line was written ran again: what it measured twice is one node.
+    entries = [entry for line in lines if isinstance(entry := _parsed(line), list)]
+    return list({tuple(record[name] for name in _NODE_KEYS): record for entry in entries for record in entry}.values())
+
+
+def _parsed(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _measure_nodes(task: _NodeTask) -> list[dict[str, Any]]:
@@ -261,9 +272,9 @@ def _measure_nodes(task: _NodeTask) -> list[dict[str, Any]]:
     records = []
     for row in task.rows:
         records += _nodes_of_exposure(row, task.bunches, boxes, calibration, camera, task.config)
-    # One short write per task: lines of different workers do not mix.
-    with task.journal.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(records) + "\n")
+    # One short write per task: lines of different workers do not mix. Each begins with the end of the line before, which may be cut.
+    with writing(task.journal), task.journal.open("a", encoding="utf-8") as stream:
+        stream.write("\n" + json.dumps(records))
     return records
 
 

@@ -13,7 +13,7 @@ from permil.beam.model import BeamModel
 from permil.beam.nodes import PLACE_COLUMNS, bunch_labels, float_column, nodes_from_table
 from permil.camera import Camera
 from permil.errors import BeamError, InputError, PermilError
-from permil.products import read_table, write_hdus, write_table
+from permil.products import check_output, read_table, write_hdus, write_table
 
 FloatArray = NDArray[np.float64]
 
@@ -39,6 +39,7 @@ def fit_table(path_in: str | Path, path_out: str | Path, *, amp: str | int | Non
     PermilError
         If the table cannot be used or the model not be fitted or written.
     """
+    check_output(path_out, inputs=[path_in])
     try:
         model = BeamModel.fit(nodes_from_table(read_table(path_in, purpose="node table"), amp=amp, camera=camera))
     except PermilError as error:
@@ -68,6 +69,7 @@ def predict_table(path_model: str | Path, path_in: str | Path, path_out: str | P
     PermilError
         If the model or the table cannot be used, or the result not be written.
     """
+    check_output(path_out, inputs=[path_model, path_in])
     model = model_from_hdus(path_model)
     table = read_table(path_in, columns=("x_mm", "y_mm"), purpose="table of positions")
     try:

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from permil.camera.model import Amplifier, Camera, Detector, ReferenceBox
 from permil.errors import CameraError
+from permil.yaml_file import YamlModel, merged, read_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Half = Literal["top", "bottom"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _AmplifierEntry(_Strict):
+class _AmplifierEntry(YamlModel):
     number: Annotated[int, Field(ge=1)]
     name: str
     extname: str
@@ -30,12 +27,12 @@ class _AmplifierEntry(_Strict):
     half: Half
 
 
-class _Flips(_Strict):
+class _Flips(YamlModel):
     flip_x: bool
     flip_y: bool
 
 
-class _Segment(_Strict):
+class _Segment(YamlModel):
     prescan: Count
     nx: Annotated[int, Field(gt=0)]
     serial_overscan: Count
@@ -43,13 +40,13 @@ class _Segment(_Strict):
     parallel_overscan: Count
 
 
-class _Nominal(_Strict):
+class _Nominal(YamlModel):
     gain: Positive
     read_noise: Positive
     saturation: Positive
 
 
-class _Layout(_Strict):
+class _Layout(YamlModel):
     vendor: str
     halves: dict[Half, _Flips]
     segment: _Segment
@@ -57,7 +54,7 @@ class _Layout(_Strict):
     nominal: _Nominal
 
 
-class _DetectorEntry(_Strict):
+class _DetectorEntry(YamlModel):
     name: str
     id: Count
     kind: Literal["science", "guider", "wavefront"]
@@ -70,7 +67,7 @@ class _DetectorEntry(_Strict):
     z_mm: float = 0.0
 
 
-class _ReferenceEntry(_Strict):
+class _ReferenceEntry(YamlModel):
     detector: str
     amp: str
     row: Count
@@ -78,7 +75,7 @@ class _ReferenceEntry(_Strict):
     box: Annotated[int, Field(gt=0)]
 
 
-class _CameraFile(_Strict):
+class _CameraFile(YamlModel):
     name: str
     title: str
     pixel_mm: Positive
@@ -87,7 +84,7 @@ class _CameraFile(_Strict):
     reference: _ReferenceEntry
     amplifiers: list[_AmplifierEntry]
     layouts: dict[str, _Layout]
-    nominal_gains: dict[str, dict[str, Positive]] = {}
+    nominal_gains: dict[str, dict[str, Positive]] = Field(default={})
     detectors: list[_DetectorEntry]
 
 
@@ -100,62 +97,139 @@ def _folder() -> Any:
     return resources.files("permil") / "cameras"
 
 
-def _read(name_or_path: str | Path) -> tuple[str, dict[str, Any]]:
-    """Return where a camera file lies and its content, with the files that it extends merged in."""
-    named = _folder() / f"{name_or_path}.yaml"
-    if named.is_file():
-        where, text = str(named), named.read_text(encoding="utf-8")
-    elif Path(name_or_path).is_file():
-        where, text = str(name_or_path), Path(name_or_path).read_text(encoding="utf-8")
-    else:
+def _read(name_or_path: str | Path) -> tuple[Path, dict[str, Any], set[str]]:
+    """Return where a camera file lies, its content over that of the files that it extends, and the names in all of them.
+
+    The names are those of detectors and amplifiers: a file may leave out some of those that the file that it extends has gains of.
+    """
+    first = path = _find(name_or_path, Path())
+    chain: list[Path] = []
+    contents: list[dict[str, Any]] = []
+    while True:
+        chain.append(path.resolve())
+        content = read_yaml(path, kind="camera file", error=CameraError)
+        if not content:
+            raise CameraError("not a camera file: it is empty", path=path, remedy="see cameras/lsstcam.yaml for the keys")
+        contents.append(content)
+        if "extends" not in content:
+            break
+        base = content.pop("extends")
+        if not isinstance(base, str):
+            raise CameraError(
+                f"key extends = {base!r}: the name of one camera or the path of one camera file is expected",
+                path=path,
+                remedy=f"give one of {', '.join(camera_names())} or a path relative to this file",
+                value=base,
+            )
+        try:
+            base_path = _find(base, path.parent)
+        except CameraError as error:
+            error.path = str(path)
+            raise
+        if base_path.resolve() in chain:
+            raise CameraError(
+                f"key extends = {base!r} leads back to {base_path.name}",
+                path=path,
+                remedy="end the chain at a camera",
+                value=base,
+            )
+        path = base_path
+    whole: dict[str, Any] = {}
+    for content in reversed(contents):
+        whole = merged(whole, content)
+    lists = [content.get(key) for content in contents for key in ("detectors", "amplifiers")]
+    entries = [entry for listed in lists if isinstance(listed, list) for entry in listed if isinstance(entry, dict)]
+    return first, whole, {str(entry.get("name")) for entry in entries}
+
+
+def _find(name_or_path: str | Path, folder: Path) -> Path:
+    """Return the path of a camera file: of a camera of the package by its name, else relative to a folder."""
+    if str(name_or_path) in camera_names():
+        return Path(str(_folder() / f"{name_or_path}.yaml"))
+    try:
+        path = folder / Path(name_or_path).expanduser()
+        is_there = path.exists()
+    except (OSError, RuntimeError, ValueError):
+        is_there = False
+    if not is_there:
         raise CameraError(
             f"there is no camera {str(name_or_path)!r}",
             remedy=f"give one of {', '.join(camera_names())} or the path of a camera file",
             value=str(name_or_path),
             allowed=camera_names(),
         )
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        content = yaml.load(text, Loader=loader)  # noqa: S506 - both loaders are safe ones
-    except yaml.YAMLError as error:
-        raise CameraError(f"not valid YAML ({error})", path=where, remedy="correct the file") from error
-    if not isinstance(content, dict):
-        raise CameraError("not a camera file", path=where, remedy="see cameras/lsstcam.yaml for the keys")
-    if "extends" in content:
-        _, base = _read(content.pop("extends"))
-        content = _merged(base, content)
-    return where, content
-
-
-def _merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in change.items():
-        both_maps = isinstance(value, dict) and isinstance(base.get(key), dict)
-        merged[key] = _merged(base[key], value) if both_maps else value
-    return merged
+    return path
 
 
 def load_camera(name_or_path: str | Path) -> Camera:
     """Load a camera by its name (``lsstcam``, ``lsstcam-bin8``) or from a camera file.
+
+    A camera file may extend another, ``extends: lsstcam`` or a path relative to itself: its keys win, map by map, and lists as a whole.
+    A name of the package is never a path: a file of such a name is given as ``./lsstcam``.
 
     Raises
     ------
     CameraError
         If there is no such camera or its file is not valid.
     """
-    where, content = _read(name_or_path)
+    where, content, known = _read(name_or_path)
     try:
         entries = _CameraFile.model_validate(content)
+        _require_consistent(entries, known)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        raise CameraError(
-            f"key {key}: {first['msg']}", path=where, remedy="see cameras/lsstcam.yaml for the keys", key=key
-        ) from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise CameraError(f"key {key}: {message}", path=where, remedy="see cameras/lsstcam.yaml for the keys", key=key) from error
+    except CameraError as error:
+        error.path = str(where)
+        raise
+    return _build(entries, where)
+
+
+def _require_consistent(camera: _CameraFile, known: set[str]) -> None:
+    """Raise an error if something is given twice, or a name matches nothing."""
+    for what, listed in (
+        ("amplifier number", [entry.number for entry in camera.amplifiers]),
+        ("amplifier name", [entry.name for entry in camera.amplifiers]),
+        ("amplifier extname", [entry.extname for entry in camera.amplifiers]),
+        ("amplifier place", [f"column {entry.column} of the {entry.half} half" for entry in camera.amplifiers]),
+        ("detector", [entry.name for entry in camera.detectors]),
+        ("detector id", [entry.id for entry in camera.detectors]),
+        ("detector serial", [entry.serial for entry in camera.detectors if entry.serial]),
+    ):
+        twice = [entry for entry, count in Counter(listed).items() if count > 1]
+        if twice:
+            raise CameraError(f"{what} {twice[0]} is given twice", remedy="keep one of them", value=twice[0])
+    if not camera.detectors:
+        raise CameraError("there are no detectors", remedy="list them under detectors")
+    for name, layout in camera.layouts.items():
+        for half in layout.halves:
+            columns = sorted(entry.column for entry in camera.amplifiers if entry.half == half)
+            if columns != list(range(len(columns))) or not columns:
+                raise CameraError(
+                    f"layout {name}: the amplifiers of the {half} half have the columns {columns}",
+                    remedy="number them 0, 1, 2, ...",
+                )
+        if len({sum(entry.half == half for entry in camera.amplifiers) for half in layout.halves}) != 1:
+            raise CameraError(
+                f"layout {name}: its halves have different numbers of amplifiers", remedy="correct amplifiers or halves"
+            )
+    for name, gains in camera.nominal_gains.items():
+        if name not in known:
+            raise CameraError(f"nominal_gains names the unknown detector {name!r}", remedy="names look like R22_S11", value=name)
+        unknown = sorted(set(gains) - known)
+        if unknown:
+            raise CameraError(
+                f"nominal_gains of {name} names the unknown amplifier {unknown[0]!r}",
+                remedy=f"amplifiers are {', '.join(entry.name for entry in camera.amplifiers)}",
+                value=unknown[0],
+            )
+
+
+def _build(entries: _CameraFile, where: Path) -> Camera:
     detectors: dict[str, Detector] = {}
     for entry in entries.detectors:
-        if entry.name in detectors:
-            raise CameraError(f"detector {entry.name} stands twice", path=where, remedy="keep one of them")
         if entry.layout not in entries.layouts:
             raise CameraError(
                 f"detector {entry.name} has the unknown layout {entry.layout!r}",
@@ -173,7 +247,11 @@ def load_camera(name_or_path: str | Path) -> Camera:
         reference=reference,
         detectors=dict(sorted(detectors.items(), key=lambda item: item[1].id)),
     )
-    camera[reference.detector].amplifier(reference.amp)
+    try:
+        camera[reference.detector].amplifier(reference.amp)
+    except CameraError as error:
+        error.path = str(where)
+        raise
     return camera
 
 

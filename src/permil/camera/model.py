@@ -147,6 +147,8 @@ class Detector:
             If the detector has no such amplifier.
         """
         wanted = key.strip().lower() if isinstance(key, str) else key
+        if isinstance(wanted, str) and wanted.isdecimal():
+            wanted = int(wanted)
         for amplifier in self.amplifiers:
             if wanted in (amplifier.name.lower(), amplifier.extname.lower(), amplifier.number):
                 return amplifier

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from permil.config.base import Section
+from permil.config.names import DetectorText, KnownLed
 
 
 class ReferenceConfig(Section):
     """One bunch of pixels on which the scan is measured."""
 
-    detector: str = Field(description="detector, for example R22_S11")
+    detector: DetectorText = Field(description="detector, for example R22_S11")
     amp: str | int = Field(description="amplifier: C14, Segment14 or the eotest number 5")
     row: int = Field(ge=0, description="row of the centre in the trimmed raw segment, 0-based")
     column: int = Field(ge=0, description="column of the centre in the trimmed raw segment, 0-based")
@@ -24,7 +25,7 @@ class BeamConfig(Section):
         default=[],
         description="bunches of pixels that watch the beam during the scan (any number); empty: the camera's reference bunch",
     )
-    leds: list[str] = Field(default=[], description="LEDs whose beam is fitted; empty: all that were scanned")
+    leds: list[KnownLed] = Field(default=[], description="LEDs whose beam is fitted; empty: all that were scanned")
     outlier_threshold: PositiveFloat = Field(
         default=5.0, description="nodes that deviate by more than this many standard errors are down-weighted and listed"
     )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from permil.config.base import Section
+from permil.config.base import FileName, Section
+from permil.config.names import AnyLed, DetectorText
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -16,10 +16,16 @@ NotNegative = Annotated[float, Field(ge=0)]
 class CompareConfig(Section):
     """What stars and flat are compared with, on which scales, and how significance is found."""
 
-    flats: str = Field(default="", description="folder of another run whose flats are used; empty: those of this run")
-    stars: str = Field(default="", description="folder of another run whose artificial stars are used; empty: those of this run")
-    detectors: list[str] = Field(default=[], description="detectors that are compared; empty: all that have stars and a flat")
-    led_of: dict[str, str] = Field(
+    flats: Annotated[str, FileName("")] = Field(
+        default="", description="folder of another run whose flats are used; empty: those of this run"
+    )
+    stars: Annotated[str, FileName("")] = Field(
+        default="", description="folder of another run whose artificial stars are used; empty: those of this run"
+    )
+    detectors: list[DetectorText] = Field(
+        default=[], description="detectors that are compared; empty: all that have stars and a flat"
+    )
+    led_of: dict[str, AnyLed] = Field(
         default={}, description="LED whose flat stars of a band are compared with, for example {r: red}; else the one of its name"
     )
     flat_fielded: bool = Field(
@@ -52,8 +58,3 @@ class CompareConfig(Section):
         description="map of the displacement: nothing crosses the border of the sensor, or the sensor goes on there",
     )
     resamples: Annotated[int, Field(ge=100)] = Field(default=1000, description="draws of bootstrap and surrogates")
-
-    def resolved(self, folder: Path) -> CompareConfig:
-        """Return the section with relative paths made absolute below ``folder``."""
-        paths = {"flats": self.flats, "stars": self.stars}
-        return self.model_copy(update={name: str(folder / Path(path).expanduser()) for name, path in paths.items() if path})

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from permil.config.base import Section
+from permil.config.base import FileName, Section
 
-
-def _as_text(entry: Any) -> Any:
-    # YAML reads 13260 as a number and 6853D as text; both are run numbers.
-    return str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry
-
-
-def _as_texts(entry: Any) -> Any:
-    return [str(part) if isinstance(part, int) else part for part in (entry if isinstance(entry, list) else [entry])]
-
-
-Run = Annotated[str, BeforeValidator(_as_text)]
 Label = Annotated[str, BeforeValidator(lambda entry: str(entry) if isinstance(entry, int) else entry)]
-Serials = Annotated[list[str], BeforeValidator(_as_texts), Field(min_length=1)]
+"""A detector's name or number."""
 
 
 class RunSelection(Section):
     """Runs that are known to hold one kind of exposure."""
 
-    runs: list[Run] = Field(default=[], description="run numbers, as in RUNNUM; empty: told apart by positions")
+    runs: list[str] = Field(default=[], description="run numbers, as in RUNNUM; empty: told apart by positions")
 
 
 class ExposuresConfig(Section):
     """Where the raw files are and how to tell them apart."""
 
-    roots: list[Path] = Field(default=[], description="folders with raw files, searched recursively")
+    roots: list[Annotated[Path, FileName()]] = Field(default=[], description="folders with raw files, searched recursively")
     leds: list[str] = Field(
         default=["uv", "blue", "red", "nm750", "nm850", "nm960"], min_length=1, description="names that an LED may have"
     )
@@ -49,8 +38,7 @@ class ExposuresConfig(Section):
     same_position_mm: float = Field(
         default=0.1, gt=0, description="projector positions within this distance (mm) are one place; the stage repeats to 0.01 mm"
     )
-
-    serials: dict[Label, Serials] = Field(
+    serials: dict[Label, Annotated[list[str], Field(min_length=1)]] = Field(
         default={},
         description=(
             "by detector, serial numbers (as in LSST_NUM) of the sensors whose exposures are used, for example {R22_S11: "
@@ -58,7 +46,3 @@ class ExposuresConfig(Section):
             "may enter one product"
         ),
     )
-
-    def resolved(self, folder: Path) -> ExposuresConfig:
-        """Return the section with relative roots made absolute below ``folder``."""
-        return self.model_copy(update={"roots": [folder / root.expanduser() for root in self.roots]})

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, PositiveFloat
 
 from permil.config.base import Section
+from permil.config.names import DetectorOrRaft, KnownLed
 
 
 class JointConfig(Section):
@@ -40,11 +41,11 @@ class FlatConfig(Section):
         description="joint: beam, flat and exposure scales together; divide: each pointing over the beam, combined by weight",
     )
     joint: JointConfig = Field(default=JointConfig(), description="the joint solution")
-    leds: list[str] = Field(default=[], description="LEDs whose flats are made; empty: all that were pointed with")
-    detectors: list[str] = Field(
+    leds: list[KnownLed] = Field(default=[], description="LEDs whose flats are made; empty: all that were pointed with")
+    detectors: list[DetectorOrRaft] = Field(
         default=[], description="detectors (R22_S11) or rafts (R22) whose flats are made; empty: all that were read"
     )
-    beam_of: dict[str, str] = Field(
+    beam_of: dict[KnownLed, KnownLed] = Field(
         default={}, description="LED whose beam stands in for that of another that was not scanned, for example {uv: blue}"
     )
     remove_amplifier_steps: bool = Field(

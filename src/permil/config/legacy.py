@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from permil.config.load import read_yaml
 from permil.errors import ConfigError
+from permil.yaml_file import read_yaml
 
 _BEAM_KEYS = {
     "led_name", "rootdir", "rundir", "scan_size", "tmpdir", "ref_raft", "ref_slot", "ref_amps", "ref_pix_x", "ref_pix_y", "npix_for_avg",
@@ -87,11 +87,17 @@ def _reference(old: dict[str, Any], remarks: list[str]) -> list[dict[str, Any]]:
         return []
     # The old names are swapped: ref_pix_x is the row, ref_pix_y the column of the trimmed segment.
     place = {
-        "row": int(old.get("ref_pix_x", 1000)),
-        "column": int(old.get("ref_pix_y", 256)),
-        "box": int(old.get("npix_for_avg", 30)),
+        "row": _integer("ref_pix_x", old.get("ref_pix_x", 1000)),
+        "column": _integer("ref_pix_y", old.get("ref_pix_y", 256)),
+        "box": _integer("npix_for_avg", old.get("npix_for_avg", 30)),
     }
-    return [{"detector": detector, "amp": int(amp), **place} for amp in amps]
+    return [{"detector": detector, "amp": _integer("the amplifier", amp), **place} for amp in amps]
+
+
+def _integer(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} = {value!r} is not an integer", remedy="write its number", value=value)
+    return int(value)
 
 
 def _flat(old: dict[str, Any], remarks: list[str]) -> dict[str, Any]:

@@ -4,103 +4,105 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
-import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from permil.config.base import FOLDER
 from permil.config.model import Config
+from permil.config.names import with_names
 from permil.errors import ConfigError
+from permil.yaml_file import parse_yaml, read_yaml
+
+_EXPLAINED = "`permil config example` explains every key"
+_LONGEST_SHOWN = 200
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Load a configuration file.
 
-    Relative paths in it are relative to the file's own folder.
+    Relative paths in it and in the overrides are relative to the file's own folder, and ``~`` is the home folder. Detectors, rafts and
+    LEDs may be written in any spelling that is understood (see `permil.config.names`).
 
     Parameters
     ----------
     path
         YAML file.
     overrides
-        ``section.key=value`` strings; the value is parsed as YAML. They win over the file.
+        ``section.key=value`` strings; the value is parsed as YAML. They win over the file; a section given as a map replaces the keys
+        that it names.
 
     Raises
     ------
     ConfigError
-        If the file is missing or not YAML, a key is unknown or a value is not allowed.
+        If the file is missing or not YAML, a key is unknown or given twice, a value is not allowed or a name matches nothing.
+    CameraError
+        If a detector is named and the camera cannot be loaded.
     """
     path = Path(path)
     content = read_yaml(path)
-    for override in overrides or []:
-        _set(content, override)
-    return validate_config(content, path=path)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the content of a YAML file whose top level is a map.
-
-    Raises
-    ------
-    ConfigError
-        If it is missing, not YAML or not a map.
-    """
+    _apply_overrides(content, overrides or [])
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not text"
-        raise ConfigError(f"the configuration cannot be read ({reason})", path=path, remedy="check the path") from error
-    except yaml.YAMLError as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" in line {where.line + 1}" if where is not None else ""
-        raise ConfigError(f"not valid YAML{line}", path=path, remedy="check indentation, colons and brackets there") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise ConfigError("not a configuration (sections with keys are expected)", path=path, remedy="see docs/configuration.md")
-    return content
-
-
-def validate_config(content: dict[str, Any], *, path: Path) -> Config:
-    """Validate the content of a configuration file and resolve its paths.
-
-    Raises
-    ------
-    ConfigError
-        With the key, the value and what is allowed.
-    """
-    try:
-        return Config.model_validate(content).resolved(path.resolve().parent)
+        return with_names(Config.model_validate(content, context={FOLDER: path.resolve().parent}))
     except ValidationError as error:
         raise _config_error(error, path) from error
+    except ConfigError as error:
+        error.path = str(path)
+        raise
 
 
-def _set(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
-        raise ConfigError(f"cannot understand the option {override!r}", remedy="write section.key=value", value=override)
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"the value of {key} is not valid YAML", remedy="put it in quotes", value=text) from error
+def _apply_overrides(content: dict[str, Any], overrides: list[str]) -> None:
+    given: dict[tuple[str, ...], str] = {}
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        parts = tuple(key.strip().split("."))
+        if not separator or not all(parts):
+            raise ConfigError(f"cannot understand the option {override!r}", remedy="write section.key=value", value=override)
+        for before, other in given.items():
+            shorter = min(len(before), len(parts))
+            if before[:shorter] == parts[:shorter]:
+                raise ConfigError(f"{other!r} and {override!r} set the same key", remedy="keep one of them", value=override)
+        given[parts] = override
+        try:
+            value = parse_yaml(text)
+        except ConfigError as error:
+            raise ConfigError(f"the value of {key}: {error.what}", remedy="put it in quotes", value=text) from error
+        _set(content, parts, value, override)
+
+
+def _set(content: dict[str, Any], parts: tuple[str, ...], value: Any, override: str) -> None:
     here = content
     for part in parts[:-1]:
-        deeper = here.setdefault(part, {})
+        # A section without keys is read as None.
+        deeper = here[part] = here.get(part) if here.get(part) is not None else {}
         if not isinstance(deeper, dict):
             raise ConfigError(f"{part} in {override!r} is not a section", remedy="write section.key=value", value=override)
         here = deeper
+    before = here.get(parts[-1])
+    if _section(list(parts)) is not None and isinstance(before, dict) and (value is None or isinstance(value, dict)):
+        value = _merged(before, value or {}, list(parts))
     here[parts[-1]] = value
+
+
+def _merged(before: dict[str, Any], change: dict[str, Any], location: list[str]) -> dict[str, Any]:
+    """Return a section with the keys of another over it, section by section."""
+    merged = dict(before)
+    for key, value in change.items():
+        deeper = [*location, key]
+        both_maps = isinstance(value, dict) and isinstance(before.get(key), dict)
+        merged[key] = _merged(before[key], value, deeper) if both_maps and _section(deeper) is not None else value
+    return merged
 
 
 def _config_error(error: ValidationError, path: Path) -> ConfigError:
     # A misspelt key often leaves a required one missing: the misspelling is what the user should hear of.
-    first = next((entry for entry in error.errors() if entry["type"] == "extra_forbidden"), error.errors()[0])
-    location = [part for part in first["loc"] if not (isinstance(part, str) and "[" in part)]
+    entries = error.errors()
+    first = next((entry for entry in entries if entry["type"] == "extra_forbidden"), entries[0])
+    location = _location(first["loc"])
     key = ".".join(str(part) for part in location)
     if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
+        known = sorted(model.model_fields) if (model := _section(location[:-1])) is not None else []
+        close = difflib.get_close_matches(str(location[-1]).lower(), known, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         where = ".".join(str(part) for part in location[:-1]) or "the top level"
         return ConfigError(
@@ -111,25 +113,53 @@ def _config_error(error: ValidationError, path: Path) -> ConfigError:
             allowed=known,
         )
     if first["type"] == "missing":
-        return ConfigError(f"key {key} is missing", path=path, remedy="give it; see docs/configuration.md", key=key)
-    message = first["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    return ConfigError(
-        f"key {key} = {first['input']!r}: {message}", path=path, remedy="see docs/configuration.md", key=key, value=first["input"]
-    )
+        return ConfigError(f"key {key} is missing", path=path, remedy=f"give it; {_EXPLAINED}", key=key)
+    # Where one of several types is allowed, each of them has a complaint.
+    messages = [_message(entry) for entry in entries if _location(entry["loc"]) == location]
+    value = first["input"]
+    what = f"key {key}" if value is None else f"key {key} = {_shown(value)}"
+    return ConfigError(f"{what}: {', or '.join(dict.fromkeys(messages))}", path=path, remedy=_EXPLAINED, key=key, value=value)
 
 
-def _known_keys(location: list[Any]) -> list[str]:
-    """Return the keys of the section at a location (list indices are passed over)."""
-    model: Any = Config
+def _message(entry: Any) -> str:
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]} ..."
+
+
+def _location(loc: tuple[int | str, ...]) -> list[int | str]:
+    """Return the keys and list indices of an error's location, without the types of a union that pydantic puts at its end."""
+    location: list[int | str] = []
+    annotation: Any = Config
+    for part in loc:
+        model = _section_of(annotation)
+        if isinstance(part, str) and model is None:
+            if get_origin(annotation) is not dict or part == "[key]":
+                break
+            annotation = None
+        elif isinstance(part, str) and model is not None:
+            annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        location.append(part)
+    return location
+
+
+def _section(location: list[Any]) -> type[BaseModel] | None:
+    """Return the section at a location, or of the entries of a list there; None where a plain value stands."""
+    model: type[BaseModel] | None = Config
     for part in location:
         if isinstance(part, int):
             continue
-        annotation = model.model_fields[part].annotation
-        while not hasattr(annotation, "model_fields"):
-            inner = [kind for kind in getattr(annotation, "__args__", ()) if kind is not type(None)]
-            if not inner:
-                return []
-            annotation = inner[-1]
-        model = annotation
-    return sorted(model.model_fields)
+        if model is None or part not in model.model_fields:
+            return None
+        model = _section_of(model.model_fields[part].annotation)
+    return model
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for kind in getattr(annotation, "__args__", ()) if (found := _section_of(kind)) is not None), None)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from permil.config.base import Section
+
+_CLOCK = re.compile(r"(\d+-)?\d+:[0-5]\d:[0-5]\d")
+
+
+def _require_clock(text: str) -> str:
+    # Batch systems take 4 for four minutes and 4:00 for minutes and seconds.
+    if _CLOCK.fullmatch(text) is None:
+        raise ValueError("write hours, minutes and seconds, 04:00:00, or with days, 2-04:00:00")
+    return text
 
 
 class JobsConfig(Section):
@@ -18,7 +28,9 @@ class JobsConfig(Section):
     count: Annotated[int, Field(ge=1)] = Field(default=1, description="number of jobs")
     cores: Annotated[int, Field(ge=1)] = Field(default=1, description="cores of each job, each with a worker")
     memory: str = Field(default="4 GiB", description="memory of each job, for all of its workers")
-    walltime: str = Field(default="04:00:00", description="longest time of a job, HH:MM:SS (slurm)")
+    walltime: Annotated[str, AfterValidator(_require_clock)] = Field(
+        default="04:00:00", description="longest time of a job, HH:MM:SS or D-HH:MM:SS (slurm)"
+    )
     options: dict[str, Any] = Field(
         default={},
         description="more options of SLURMCluster or HTCondorCluster of dask-jobqueue, such as {account: lsst, queue: milano} or "

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from permil.config.base import Section
+from permil.config.base import FileName, Section
+from permil.config.names import AnyLed, DetectorOrRaft, DetectorText
 
 Readout = Literal["detector", "board", "raft", "all"]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -16,7 +16,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 class PlanScan(Section):
     """A beam scan on a grid."""
 
-    detector: str = Field(
+    detector: DetectorText = Field(
         default="", description="detector whose amplifier is the centre; empty: the camera's reference detector"
     )
     amp: str | int = Field(
@@ -44,7 +44,7 @@ class PlanScan(Section):
 class PlanPointings(Section):
     """Pointings of the flat; what is given is added up, without any: the five points of each detector of the plan."""
 
-    aim: list[str] = Field(
+    aim: list[DetectorOrRaft] = Field(
         default=[],
         description="detectors (R22_S11) or rafts (R22) that get five points: the centre and the middle of each quadrant",
     )
@@ -56,27 +56,33 @@ class PlanPointings(Section):
 class PlanConfig(Section):
     """What is planned; without scan, pointings, acquisition and taken: a 12 x 12 scan and five points of each detector."""
 
-    detectors: list[str] = Field(
+    detectors: list[DetectorOrRaft] = Field(
         default=[],
         description="detectors (R22_S11) or rafts (R22) whose flat is wanted, with those that the scan is centred on; empty: all "
         "science detectors that are lit",
     )
-    led: str = Field(
+    led: AnyLed = Field(
         default="", description="LED whose positions count in acquisition files and in the index; empty: the only one"
     )
     scan: PlanScan | None = Field(default=None, description="a beam scan, for example {nx: 12, ny: 12, width_mm: 80}")
     pointings: PlanPointings | None = Field(
         default=None, description="pointings of the flat, for example {aim: [R22], images: 5}"
     )
-    acquisition: list[str] = Field(default=[], description="acquisition files (cfg) whose points are planned, scan or pointings")
-    taken: str = Field(default="", description="folder of a run, or its exposures.parquet, whose exposures are taken already")
+    acquisition: list[Annotated[str, FileName()]] = Field(
+        default=[], description="acquisition files (cfg) whose points are planned, scan or pointings"
+    )
+    taken: Annotated[str, FileName("")] = Field(
+        default="", description="folder of a run, or its exposures.parquet, whose exposures are taken already"
+    )
     order: Literal["listed", "shuffled"] = Field(
         default="listed",
         description="order in time: as listed, or shuffled with the seed (a drift then looks less like a gradient)",
     )
     electrons: PositiveFloat = Field(default=50_000.0, description="electrons per pixel of one image at the beam's maximum")
     beam_fwhm_mm: PositiveFloat = Field(default=140.0, description="full width at half maximum of the beam, mm")
-    beam: str = Field(default="", description="beam model (FITS) whose shape is used instead; nothing is lit outside its scan")
+    beam: Annotated[str, FileName("")] = Field(
+        default="", description="beam model (FITS) whose shape is used instead; nothing is lit outside its scan"
+    )
     lit_above: Annotated[float, Field(gt=0, lt=1)] = Field(
         default=0.1, description="part of the beam's maximum below which a pixel does not count as lit"
     )
@@ -97,11 +103,3 @@ class PlanConfig(Section):
     mode_limit: PositiveFloat = Field(
         default=1e-4, description="a mode of which signals alone leave more than this (relative rms) is called undetermined"
     )
-
-    def resolved(self, folder: Path) -> PlanConfig:
-        """Return the section with relative paths made absolute below ``folder``."""
-        changes: dict[str, object] = {"acquisition": [str(folder / Path(entry).expanduser()) for entry in self.acquisition]}
-        for name in ("taken", "beam"):
-            if getattr(self, name):
-                changes[name] = str(folder / Path(getattr(self, name)).expanduser())
-        return self.model_copy(update=changes)

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from permil.config.base import Section
+from permil.config.base import FileName, Section
+from permil.config.names import DetectorText, RaftText
+from permil.yaml_file import merged
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -200,9 +202,9 @@ class SimulateConfig(Section):
     light: bool = Field(False, description="one image per pointing")
     nuisances: bool = Field(True, description="false: only photon noise, read noise, gains and the flat")
     seed: Annotated[int, Field(ge=0)] = Field(1, description="seed of everything random")
-    camera: str = Field("lsstcam-bin8", description="camera by name or file")
-    rafts: tuple[str, ...] = Field((), description="rafts that are pointed at; empty: all with science detectors")
-    detectors: tuple[str, ...] = Field((), description="restrict to these detectors; empty: all of the rafts")
+    camera: Annotated[str, FileName(is_camera=True)] = Field("lsstcam-bin8", description="camera by name or file")
+    rafts: tuple[RaftText, ...] = Field((), description="rafts that are pointed at; empty: all with science detectors")
+    detectors: tuple[DetectorText, ...] = Field((), description="restrict to these detectors; empty: all of the rafts")
     leds: Annotated[tuple[LedName, ...], Field(min_length=1)] = Field(
         ("nm960", "nm850", "nm750", "red", "blue", "uv"), description="LEDs in the order of exposure"
     )
@@ -227,17 +229,13 @@ class SimulateConfig(Section):
             layers.append(LIGHT)
         if given.get("nuisances", True) is False:
             layers.append(NO_NUISANCES)
-        for layer in (*layers, given):
-            layered = overlaid(layered, layer)
+        for layer in (*layers, given_values(given)):
+            layered = merged(layered, layer)
         return layered
 
 
-def overlaid(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return ``base`` with the values of ``change`` laid over it, section by section."""
-    merged = dict(base)
-    for key, value in change.items():
-        if isinstance(value, BaseModel):
-            value = value.model_dump(exclude_unset=True)
-        below = merged.get(key)
-        merged[key] = overlaid(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
-    return merged
+def given_values(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a section was given, with sections that are objects as maps of the values that were given to them."""
+    return {
+        key: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value for key, value in content.items()
+    }

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from permil.config.base import Section
-from permil.config.simulate import LedName, SimulateElectronics, overlaid
+from permil.config.base import FileName, Section
+from permil.config.names import DetectorText
+from permil.config.simulate import LedName, SimulateElectronics, given_values
+from permil.yaml_file import merged
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
@@ -155,8 +157,8 @@ class SimulateSpotsConfig(Section):
 
     preset: Literal["stars", "stars-and-flats"] = Field("stars", description="named set of values; explicit keys win over it")
     seed: Count = Field(1, description="seed of everything random")
-    camera: str = Field("spots-cutout", description="camera by name or file")
-    detector: str = Field("R22_S11", description="detector that the spots fall on")
+    camera: Annotated[str, FileName(is_camera=True)] = Field("spots-cutout", description="camera by name or file")
+    detector: DetectorText = Field("R22_S11", description="detector that the spots fall on")
     effects: SimulateSpotsEffects = Field(SimulateSpotsEffects(), description="switches of all effects")
     mask: SimulateSpotsMask = Field(SimulateSpotsMask(), description="mask of pinholes and its image")
     background: SimulateSpotsBackground = Field(SimulateSpotsBackground(), description="glow between the spots")
@@ -172,4 +174,4 @@ class SimulateSpotsConfig(Section):
         if not isinstance(given, dict):
             return given
         preset = given.get("preset", "stars")
-        return overlaid(PRESETS.get(preset, {}) if isinstance(preset, str) else {}, given)
+        return merged(PRESETS.get(preset, {}) if isinstance(preset, str) else {}, given_values(given))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from permil.config.base import Section
+from permil.config.base import FileName, Section
+from permil.config.names import DetectorText
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=3)]
@@ -32,11 +32,11 @@ class MeasureConfig(Section):
 class SpotsConfig(Section):
     """From exposures or catalogs of the spot mask to calibrated throughput."""
 
-    catalogs: list[str] = Field(
+    catalogs: list[Annotated[str, FileName()]] = Field(
         default=[],
         description="catalogs (FITS), or folders of them; empty: the raw spot exposures among exposures.roots are measured",
     )
-    detectors: list[str] = Field(default=[], description="detectors whose exposures are used; empty: all")
+    detectors: list[DetectorText] = Field(default=[], description="detectors whose exposures are used; empty: all")
     band: str = Field(
         default="", description="LED or filter of the exposures; empty: the FILTER card (CCOB cards are stale there)"
     )
@@ -63,14 +63,7 @@ class SpotsConfig(Section):
         default=None, description="centre x, y of tree rings in pixels of the detector, for radial profiles"
     )
     ring_px: Positive = Field(default=20.0, description="width of a ring of the radial profiles, pixels")
-    calibration: str = Field(
+    calibration: Annotated[str, FileName("")] = Field(
         default="", description="calibration product of the same mask to apply; empty: the exposures calibrate themselves"
     )
     measure: MeasureConfig = Field(default=MeasureConfig(), description="how spots are found and measured on images")
-
-    def resolved(self, folder: Path) -> SpotsConfig:
-        """Return the section with relative paths made absolute below ``folder``."""
-        changes: dict[str, object] = {"catalogs": [str(folder / Path(entry).expanduser()) for entry in self.catalogs]}
-        if self.calibration:
-            changes["calibration"] = str(folder / Path(self.calibration).expanduser())
-        return self.model_copy(update=changes)

@@ -70,5 +70,5 @@ def _open(path: Path, root: Path) -> TextIO:
         raise OutputError(
             f"the folder cannot be written to ({error.strerror})",
             path=root,
-            remedy="choose an output folder that you may write to",
+            remedy="choose an output folder that you may write to, with free space",
         ) from error

@@ -22,6 +22,7 @@ from permil.exposures.positions import RunOffset, groups, resolve_positions
 from permil.exposures.record import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
 from permil.exposures.sensors import choose_sensors, require_one_sensor
 from permil.exposures.walk import Unreadable, find_files
+from permil.products import is_product
 from permil.progress import parallel_map
 
 _FILES_PER_TASK = 500
@@ -145,6 +146,12 @@ def build_index(
     for records, failures in parallel_map(read, tasks, workers=workers, description="reading headers", is_quick=True):
         exposures += records
         unreadable += failures
+    if not exposures and not unreadable:
+        raise InputError(
+            f"all {len(files)} FITS files are products of this program, not raw files",
+            path=files[0],
+            remedy="check exposures.roots",
+        )
     exposures, others = choose_sensors(exposures, camera, options.serials)
     kept, duplicates = leave_out_duplicates(exposures, camera)
     kept, disagreeing = leave_out_disagreeing(kept)
@@ -220,5 +227,8 @@ def _read_files(paths: list[Path], *, camera: Camera, leds: tuple[str, ...]) -> 
         try:
             exposures.append(read_exposure(path, camera, leds=leds))
         except InputError as error:
+            # The output of a run may lie below a root.
+            if is_product(path):
+                continue
             unreadable.append(Unreadable(str(path), error.what if error.remedy is None else f"{error.what}; {error.remedy}"))
     return exposures, unreadable

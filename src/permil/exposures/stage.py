@@ -13,7 +13,7 @@ from permil.errors import InputError
 from permil.exposures.assemble import assemble
 from permil.exposures.index import Index, build_index
 from permil.exposures.raw import read_raw
-from permil.products import provenance, read_table, write_hdus, write_table
+from permil.products import check_output, provenance, read_table, write_hdus, write_table
 
 # Cards that are copied, with the unit of those that hold numbers.
 _CARDS_KEPT = {
@@ -83,6 +83,7 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera) ->
     OutputError
         If the image cannot be written.
     """
+    check_output(out_path, inputs=[raw_path])
     raw = read_raw(raw_path, camera)
     header = provenance(
         {

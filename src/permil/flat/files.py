@@ -17,6 +17,7 @@ from permil.products import (
     ImageProduct,
     MaskPlane,
     Sensor,
+    check_output,
     check_sensor,
     identify_sensor,
     is_good,
@@ -59,6 +60,7 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
     OutputError
         If the result cannot be written.
     """
+    check_output(out, inputs=[flat_path, image_path])
     flat, sensor = read_any_flat(flat_path)
     image = read_any_image(image_path, sensor=sensor, shape=flat.image.shape, planes=flat.planes)
     known_by = "nothing" if sensor is None else _check_sensor(sensor, image, image_path, what="the image")
@@ -166,6 +168,8 @@ def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_p
     OutputError
         If the map cannot be written.
     """
+    if out is not None:
+        check_output(out, inputs=[first_path, second_path])
     (first, sensor), (second, of_second) = _two_flats(first_path, second_path)
     detector = _geometry(sensor or of_second, first, first_path)
     difference = difference_of_products(first, second, detector, super_pixel_mm=super_pixel_mm)

@@ -16,7 +16,7 @@ from permil.exposures import BIAS, Index
 from permil.isr.calibration import Calibration
 from permil.isr.inputs import check_superbias_serial, load_calibration, read_gains, superbias_path
 from permil.isr.stage import build_superbias, write_gains_table
-from permil.products import RunFolder, fingerprint, is_current, stored_fingerprint
+from permil.products import RunFolder, check_output, fingerprint, is_current, stored_fingerprint
 from permil.progress import StageReport, parallel_map
 
 _BIAS_OPTIONS = {"overscan", "overscan_skip_first", "overscan_skip_last", "overscan_window", "rejection_threshold"}
@@ -51,6 +51,7 @@ def make_calibrations(
         If a detector has no bias exposure, or no gain.
     """
     report = StageReport("isr")
+    check_output(folder.gains, inputs=[config.isr.gains])
     gains = {name: read_gains(config.isr, camera[name]) for name in detectors}
     if config.isr.bias == "auto":
         tasks = [superbias_task(config, folder, index, name) for name in detectors]

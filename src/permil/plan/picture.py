@@ -3,37 +3,44 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from permil.camera import Detector, frames
+from permil.canvas import own_settings
 from permil.plan.prediction import PlanPrediction
 from permil.products import atomic_output
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FloatArray = NDArray[np.float64]
 
 
 def write_error_map(path: Path, prediction: PlanPrediction) -> None:
     """Draw the errors of pixels (photon noise) and of what the plan cannot determine, on the focal plane in DVCS mm (PNG)."""
-    figure = Figure(figsize=(12, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    photon_axes, mode_axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     pixel_errors = [np.where(np.isfinite(each.pixel_error), each.pixel_error, np.nan) for each in prediction.signals]
-    _draw(photon_axes, prediction, pixel_errors)
-    photon_axes.set_title("one pixel: photon and read noise")
-    _draw(mode_axes, prediction, prediction.mode_error_maps())
-    mode_axes.set_title("modes that signals do not determine")
-    photon_axes.set_ylabel("y (DVCS, mm)")
-    with atomic_output(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+    with own_settings():
+        figure = Figure(figsize=(12, 5.5), layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        photon_axes, mode_axes = figure.subplots(1, 2, sharex=True, sharey=True)
+        _draw(photon_axes, prediction, pixel_errors)
+        photon_axes.set_title("one pixel: photon and read noise")
+        _draw(mode_axes, prediction, prediction.mode_error_maps())
+        mode_axes.set_title("modes that signals do not determine")
+        photon_axes.set_ylabel("y (DVCS, mm)")
+        with atomic_output(path) as temporary:
+            canvas.print_figure(temporary, format="png", dpi=110)
 
 
 def _draw(axes: Axes, prediction: PlanPrediction, errors: list[FloatArray]) -> None:
+    from matplotlib.collections import PolyCollection
+
     outlines = np.concatenate([_cell_outlines(each.detector, int(np.sqrt(len(each.pixel_error)))) for each in prediction.signals])
     cells = PolyCollection(list(outlines), cmap="viridis", linewidths=0)
     cells.set_array(np.ma.masked_invalid(1e3 * np.concatenate(errors)))

@@ -1,6 +1,6 @@
 """What is written: FITS images with mask and variance, tables, provenance; atomic and checksummed."""
 
-from permil.products.atomic import atomic_output, make_folder, remove_partial_files
+from permil.products.atomic import atomic_output, check_output, is_product, make_folder, remove_partial_files, writing
 from permil.products.fingerprint import fingerprint, is_current, stored_fingerprint
 from permil.products.fits import (
     FINGERPRINT_CARD,
@@ -30,11 +30,13 @@ __all__ = [
     "Sensor",
     "add_mask_cards",
     "atomic_output",
+    "check_output",
     "check_sensor",
     "fingerprint",
     "identify_sensor",
     "is_current",
     "is_good",
+    "is_product",
     "is_usable",
     "known_variance",
     "make_folder",
@@ -50,4 +52,5 @@ __all__ = [
     "write_hdus",
     "write_image",
     "write_table",
+    "writing",
 ]

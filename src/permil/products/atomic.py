@@ -1,15 +1,35 @@
-"""Nothing half-written: a product appears under its name only when it is complete."""
+"""Nothing half-written, and nothing lost: a product appears under its name only when it is complete, and never in the place of an input."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import os
+import re
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from permil.errors import OutputError
+
+ORIGIN_CARD = "ORIGIN"
+PROGRAM = "permil"
+"""Value of the card ORIGIN in the primary header of every FITS product."""
+
+_BLOCK = 2880
+_LONGEST_HEADER = 100 * _BLOCK
+_LONGEST_PREFIX = 100
+_SIGNATURES = {b"SIMPLE  =": "a FITS file", b"PAR1": "a Parquet table", b"\x89PNG": "a picture", b"# %ECSV": "an ECSV table"}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_SPECIAL = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def make_folder(path: Path) -> Path:
@@ -30,37 +50,109 @@ def make_folder(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_output(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path``; on success it takes the name, on any failure it vanishes.
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the system says against writing a file into one sentence.
 
     Raises
     ------
     OutputError
-        If the file cannot be written (no space, no permission).
+        If the context raises an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: str | Path, error: OSError) -> OutputError:
+    """Return the error of a file that the system does not let be written."""
+    # Numpy and astropy give no number: "7680 requested and 4096 written", "Not enough space on disk".
+    if error.errno in _FULL or (error.errno is None and re.search(r"space|requested and \d+ written", str(error))):
+        remedy = "free some space and run again"
+    elif error.errno == errno.EIO:
+        remedy = "check the disk and run again"
+    else:
+        remedy = "check the folder's permissions and run again"
+    return OutputError(f"cannot be written ({error.strerror or error})", path=path, remedy=remedy, errno=error.errno)
+
+
+def check_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path:
+    """Return the file that a product of some name will be written to, after symbolic links.
+
+    Whoever makes a file from files that a user names calls this first, with these files.
+
+    Parameters
+    ----------
+    path
+        Name of the product.
+    inputs
+        Files that the product is made from.
+
+    Raises
+    ------
+    OutputError
+        If the name is that of an input (also by a link), a folder, a device, a pipe or a socket, of a FITS file that this program did
+        not write, or of a file that is protected against writing.
+    """
+    target = Path(os.path.realpath(path))
+    with writing(path):
+        try:
+            there = target.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return target
+    what = _SPECIAL.get(stat.S_IFMT(there.st_mode))
+    if what is not None:
+        raise OutputError(f"is {what}, not a file to write", path=path, remedy="give the name of a file")
+    for entry in inputs:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(Path(entry).stat(), there):
+                raise OutputError(
+                    "is an input of this result and would be lost", path=path, remedy="give another name", value=entry
+                )
+    if _is_own_fits(target) is False:
+        raise OutputError(
+            f"is a FITS file that {PROGRAM} did not write and would be lost",
+            path=path,
+            remedy="give another name, or remove it first",
+        )
+    if not os.access(target, os.W_OK):
+        raise OutputError("is protected against writing", path=path, remedy="give another name, or let it be written")
+    return target
+
+
+@contextlib.contextmanager
+def atomic_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+    """Give a temporary file beside ``path``; on success it takes the name, on any failure it vanishes.
+
+    A symbolic link stays, and the file that it leads to is replaced.
+
+    Raises
+    ------
+    OutputError
+        If the file cannot be written (no space, no permission), or would take the place of something else: see `check_output`; a file
+        of another kind (a FITS file for a table) is not replaced either.
     """
     path = Path(path)
-    make_folder(path.parent)
+    target = check_output(path, inputs=inputs)
+    make_folder(target.parent)
     temporary = None
     try:
-        # The name keeps the suffix, since writers choose the format by it.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".partial{path.suffix}", dir=path.parent)
-        temporary = Path(name)
-        os.close(handle)
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        remedy = (
-            "free some space and run again" if error.errno == errno.ENOSPC else "check the folder's permissions and run again"
-        )
-        raise OutputError(
-            f"cannot be written ({error.strerror or error})", path=path, remedy=remedy, errno=error.errno
-        ) from error
+        with writing(path):
+            # The name keeps the suffix, since writers choose the format by it.
+            prefix, suffix = f".{path.name[:_LONGEST_PREFIX]}.", f".partial{path.suffix[:_LONGEST_PREFIX]}"
+            handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
+            temporary = Path(name)
+            os.close(handle)
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            _require_same_kind(temporary, target, path)
+            temporary.replace(target)
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def remove_partial_files(folder: Path) -> int:
@@ -69,6 +161,55 @@ def remove_partial_files(folder: Path) -> int:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return len(leftovers)
+
+
+def is_product(path: str | Path) -> bool:
+    """Return whether a file is a FITS file that this program wrote."""
+    return _is_own_fits(Path(path)) is True
+
+
+def _is_own_fits(path: Path) -> bool | None:
+    """Return whether this program wrote a FITS file; None for another kind of file, or what is left of one."""
+    try:
+        with path.open("rb") as stream:
+            header = stream.read(_BLOCK)
+            if not header.startswith(b"SIMPLE  ="):
+                return None
+            header += stream.read(_LONGEST_HEADER - _BLOCK)
+    except OSError:
+        return None
+    for start in range(0, len(header), 80):
+        card = header[start : start + 80]
+        if card.startswith(b"ORIGIN  ="):
+            return PROGRAM.encode() in card
+        if card.startswith(b"END     "):
+            return False
+    return None
+
+
+def _require_same_kind(new: Path, old: Path, path: Path) -> None:
+    before, now = _kind(old), _kind(new)
+    if before and now and before != now:
+        raise OutputError(
+            f"is {before}, the result is {now}", path=path, remedy="give another name, or remove it first", value=before
+        )
+
+
+def _kind(path: Path) -> str:
+    """Return what kind of file there is; an empty text where there is none, nothing in it, or nothing that is known."""
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(_BLOCK)
+    except OSError:
+        return ""
+    for signature, kind in _SIGNATURES.items():
+        if begin.startswith(signature):
+            return kind
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(begin)
+    except UnicodeDecodeError:
+        return ""
+    return "text" if text and "\0" not in text else ""
 
 
 def _umask() -> int:

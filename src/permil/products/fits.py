@@ -19,14 +19,13 @@ from numpy.typing import NDArray
 
 from permil import __version__
 from permil.errors import InputError
-from permil.products.atomic import atomic_output
+from permil.products.atomic import ORIGIN_CARD, PROGRAM, atomic_output
 from permil.products.masks import add_mask_cards, mask_bits, translate_mask
 
 FINGERPRINT_CARD = "FINGERPR"
 KIND_CARD = "PRODUCT"
 """Card that says what a product is (``flat``, ``superbias``)."""
 
-_PROGRAM = "permil"
 _OF_FILE = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|NEXTEND|PCOUNT|GCOUNT|GROUPS|TFIELDS|EXT(?:NAME|TYPE|VER|LEVEL)|INHERIT|B(?:SCALE|ZERO)|BLANK"
     r"|(?:Z?DATASUM|Z?CHECKSUM|ZHECKSUM)|ORIGIN|PERMILVE|DATE|FINGERPR|PRODUCT|AR HDU|MP_.*|UTYPE|FZ.*|END|"
@@ -61,7 +60,7 @@ def provenance(entries: Mapping[str, Any] | fits.Header | None = None) -> fits.H
     Values of ``entries`` may be plain or ``(value, comment)``; None and NaN say nothing and get no card.
     """
     header = fits.Header()
-    header["ORIGIN"] = (_PROGRAM, "program")
+    header[ORIGIN_CARD] = (PROGRAM, "program")
     header["PERMILVE"] = (__version__, "version of the program")
     header["DATE"] = (datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S"), "UTC of writing")
     if isinstance(entries, fits.Header):
@@ -99,13 +98,15 @@ def wcs_cards(header: fits.Header) -> fits.Header:
 
 
 def write_hdus(path: str | Path, hdus: Sequence[Any]) -> None:
-    """Write HDUs (the first a PrimaryHDU) atomically, with CHECKSUM and DATASUM everywhere.
+    """Write HDUs (the first a PrimaryHDU) atomically, with CHECKSUM and DATASUM everywhere and ORIGIN in the primary header.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
+    # By this card the file is known as one that may be replaced.
+    hdus[0].header[ORIGIN_CARD] = (PROGRAM, "program")
     with atomic_output(path) as temporary:
         fits.HDUList(list(hdus)).writeto(temporary, checksum=True, overwrite=True)
 
@@ -174,7 +175,7 @@ def whole_file(path: str | Path) -> Iterator[None]:
 
 def is_own_product(header: fits.Header) -> bool:
     """Return whether permil wrote a file, by its primary header."""
-    return header.get("ORIGIN") == _PROGRAM
+    return header.get(ORIGIN_CARD) == PROGRAM
 
 
 def has_wrong_sum(hdu: Any) -> bool:

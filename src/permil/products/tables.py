@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 from astropy.table import Table
 from astropy.table.meta import get_header_from_yaml
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from permil.arrays import mask_of, plain_array
 from permil.errors import InputError, OutputError
 from permil.products.atomic import atomic_output
+from permil.products.fits import provenance
 
 _FORMATS = {".ecsv": "ascii.ecsv", ".parquet": "parquet", ".fits": "fits"}
 _META = b"permil.meta"
@@ -34,8 +36,11 @@ def write_table(path: str | Path, table: Table) -> None:
     with atomic_output(path) as temporary:
         if path.suffix == ".parquet":
             _write_parquet(temporary, table)
-        else:
-            table.write(temporary, format=_FORMATS[path.suffix], overwrite=True)
+            return
+        table.write(temporary, format=_FORMATS[path.suffix], overwrite=True)
+        if path.suffix == ".fits":
+            with fits.open(temporary, mode="update") as hdus:
+                hdus[0].header.update(provenance())
 
 
 def read_table(path: str | Path, *, columns: tuple[str, ...] = (), purpose: str = "table") -> Table:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from permil.flat.superpixel import size_in_pixels
 from permil.products import ImageProduct, RunFolder, read_image, read_table
 from permil.report.compare_inputs import CompareRun, read_compare_run
 from permil.report.spots_inputs import SpotsRun, read_spots_run
+from permil.yaml_file import read_yaml
 
 EXPOSURE_COLUMNS = ("obsid", "detector", "led", "purpose", "photodiode", "x_mm", "y_mm", "mjd")
 _CUBES = ("STACKS", "BEAMS", "RESPONSES")
@@ -226,12 +226,11 @@ def _configuration(path: Path, absent: list[str]) -> dict[str, Any]:
     if not path.is_file():
         absent.append("the resolved configuration (run.yaml)")
         return {"configuration": "", "versions": {}, "digest": ""}
-    text = path.read_text(encoding="utf-8")
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError("not valid YAML", path=path, remedy="run any stage again to have it written anew") from error
-    versions = content.get("versions", {}) if isinstance(content, dict) else {}
+        versions = read_yaml(path, kind="record of a run", error=InputError).get("versions") or {}
+    except InputError as error:
+        raise InputError(error.what, path=path, remedy="run any stage again to have it written anew") from error
+    text = path.read_text(encoding="utf-8")
     return {
         "configuration": text,
         "versions": {str(key): str(entry) for key, entry in versions.items()},

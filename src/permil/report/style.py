@@ -19,6 +19,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from permil.canvas import own_settings
+
 DIVERGING = "RdBu_r"
 SEQUENTIAL = "viridis"
 SPREAD = "cividis"
@@ -69,15 +71,10 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
     @wraps(draw)
     def draw_in_style(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
-        with mpl.rc_context(_complete_style()):
+        with own_settings(_RC):
             return draw(*args, **kwargs)
 
     return draw_in_style
-
-
-def _complete_style() -> dict[Any, Any]:
-    defaults = {key: setting for key, setting in mpl.rcParamsDefault.items() if key.startswith(("font.", "axes.", "image."))}
-    return defaults | _RC
 
 
 def led_colour(led: str) -> str:
@@ -143,7 +140,8 @@ def png(figure: Figure) -> bytes:
     """Return a figure as PNG with a palette: a third of the size of full colour, and no difference to the eye."""
     figure.set_dpi(_PNG_DPI)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with own_settings(_RC):
+        canvas.draw()
     picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     reduced = picture.quantize(palette=_palette(), dither=Image.Dither.NONE)
     stream = io.BytesIO()
@@ -173,7 +171,7 @@ def _shades(colour: str, count: int) -> NDArray[np.float64]:
 def svg(figure: Figure) -> bytes:
     """Return a figure as SVG that needs no fonts."""
     stream = io.BytesIO()
-    with mpl.rc_context(_complete_style()):
+    with own_settings(_RC):
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
     return stream.getvalue()
 

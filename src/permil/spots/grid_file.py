@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 
 from permil.errors import PermilError
-from permil.products import provenance, write_hdus
+from permil.products import check_output, provenance, write_hdus
 from permil.spots.catalog import SpotCatalog, SpotFlag
 from permil.spots.grid import SpotGrid, find_grid
 from permil.spots.readers import SourceTable, catalog_of, open_source_table
@@ -63,6 +63,7 @@ def grid_file(catalog: str | Path, out: str | Path, *, columns: int = 49, rows: 
     GridError
         If its sources are no grid, with the path of the catalog.
     """
+    check_output(out, inputs=[catalog])
     with open_source_table(catalog) as table:
         sources = catalog_of(table)
         grid = label_catalog(sources, columns=columns, rows=rows, degree=degree, path=catalog)

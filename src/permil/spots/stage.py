@@ -14,7 +14,7 @@ from permil.camera import Camera, Detector
 from permil.config import Config
 from permil.config.spots import SpotsConfig
 from permil.exposures import Index
-from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current, write_table
+from permil.products import FINGERPRINT_CARD, RunFolder, check_output, fingerprint, is_current, write_table
 from permil.progress import StageReport, parallel_map
 from permil.spots.basis import TensorSplines
 from permil.spots.calibration import Calibration, apply_spots, calibrate
@@ -251,7 +251,9 @@ def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options:
     PermilError
         See `run_spots`.
     """
-    exposures = [label_file(path, options=options) for path in catalog_files(catalogs)]
+    files = catalog_files(catalogs)
+    check_output(out, inputs=files)
+    exposures = [label_file(path, options=options) for path in files]
     group = _gather([entry for entry in exposures if not entry.reason], options, camera)
     calibration, repeated = _calibrate(group, options)
     write_calibration(out, calibration, decided=group.decided, repeatability=repeated)

@@ -1,0 +1,67 @@
+"""Matplotlib for pages and pictures, whatever the user's settings are.
+
+Import this module before anything of matplotlib. The user's own figures keep their settings: nothing is changed outside of
+`own_settings`, and matplotlib is loaded with the user's settings unless they keep it from loading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from permil.environment import prepare_matplotlib
+
+_NAMED_BACKEND, _NAMED_FILE = "MPLBACKEND", "MATPLOTLIBRC"
+
+
+@contextlib.contextmanager
+def own_settings(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Draw with matplotlib's defaults and some settings of our own, without what the user has set."""
+    import matplotlib as mpl
+
+    defaults: Any = mpl.rcParamsDefault
+    changed = {key: entry for key, entry in defaults.items() if key != "backend" and mpl.rcParams[key] != entry}
+    with mpl.rc_context(changed | dict(settings or {})):
+        yield
+
+
+def _load() -> None:
+    """Load matplotlib; a backend that is not installed or a file of settings that cannot be read is no reason to fail."""
+    found = find_spec("matplotlib")
+    if found is None or found.origin is None or "matplotlib" in sys.modules:
+        return
+    prepare_matplotlib()
+    try:
+        import_module("matplotlib")
+    except (ValueError, OSError):
+        # What a failed import leaves is not fit for another.
+        for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+            del sys.modules[name]
+        with _without_settings(Path(found.origin).parent):
+            import_module("matplotlib")
+
+
+@contextlib.contextmanager
+def _without_settings(package: Path) -> Iterator[None]:
+    """Hide the user's settings: the environment and a file in the working folder, which comes first."""
+    saved = {name: os.environ.pop(name, None) for name in (_NAMED_BACKEND, _NAMED_FILE)}
+    os.environ[_NAMED_FILE] = str(package / "mpl-data" / "matplotlibrc")
+    before = Path.cwd() if Path("matplotlibrc").exists() else None
+    if before is not None:
+        os.chdir(package)
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.chdir(before)
+        os.environ.pop(_NAMED_FILE)
+        os.environ.update({name: value for name, value in saved.items() if value is not None})
+
+
+_load()

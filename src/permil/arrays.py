@@ -246,6 +246,9 @@ def _data_and_mask(values: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]
         return np.asarray(np.ma.getdata(values)), np.asarray(np.ma.getmaskarray(values))
     if hasattr(values, "unmasked") and hasattr(values, "mask"):  # astropy's Masked
         return np.asarray(getattr(values.unmasked, "value", values.unmasked)), np.asarray(values.mask)
+    if hasattr(values, "uncertainty") and hasattr(values, "mask"):  # astropy's NDData and CCDData
+        data, mask = _data_and_mask(values.data)
+        return data, mask if values.mask is None else np.broadcast_to(values.mask, data.shape)
     if isinstance(values, u.Quantity):
         return np.asarray(values.value), None
     if isinstance(values, list | tuple) and any(_carries_more(entry) for entry in values):

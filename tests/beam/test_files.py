@@ -15,6 +15,7 @@ from beams import lattice_inside, plateau, scan, scan_of_bunches, scan_positions
 
 from permil.beam import BeamModel
 from permil.beam.fits import model_from_hdus, model_to_hdus
+from permil.beam.stage import load_beam
 from permil.beam.tables import fit_table, predict_table
 from permil.errors import BeamError, InputError
 from permil.products import read_table, write_hdus
@@ -49,6 +50,26 @@ def test_written_and_read_models_are_identical(tmp_path: Path, bunches_model: Be
     assert again.gains == bunches_model.gains
     assert again.describe() == bunches_model.describe()
     np.testing.assert_array_equal(again.maximum.covariance, bunches_model.maximum.covariance)
+
+
+def test_a_beam_of_another_led_is_refused(tmp_path: Path, bunches_model: BeamModel) -> None:
+    path = tmp_path / "blue.fits"
+    write_hdus(path, model_to_hdus(bunches_model, header={"LED": ("red", "LED")}))
+    assert load_beam(path, led="RED").describe() == load_beam(path).describe()
+    with pytest.raises(InputError, match=r"blue\.fits: this is the beam of LED red, not of blue"):
+        load_beam(path, led="blue")
+
+
+def test_a_beam_whose_nodes_changed_is_refused(tmp_path: Path, bunches_model: BeamModel) -> None:
+    path = tmp_path / "beam.fits"
+    write_hdus(path, model_to_hdus(bunches_model))
+    with fits.open(path) as hdus:
+        place = hdus["NODES"].fileinfo()["datLoc"]
+    content = bytearray(path.read_bytes())
+    content[place + 2] ^= 4
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"beam\.fits: damaged: the data of HDU NODES .*make the file again"):
+        model_from_hdus(path)
 
 
 def test_pictures_have_a_linear_wcs(tmp_path: Path, bunches_model: BeamModel) -> None:

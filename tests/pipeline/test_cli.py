@@ -88,8 +88,11 @@ def test_flat_diff_says_what_the_truth_comparison_says(permil: Permil, flats: Ru
     assert np.median(ratio.image[good]) == pytest.approx(row["scale"], abs=2e-6)
 
 
-def test_flat_apply_flattens(permil: Permil, flats: RunFolder, tmp_path: Path) -> None:
+def test_flat_apply_flattens(permil: Permil, flats: RunFolder, bin8: Camera, tmp_path: Path) -> None:
     made, true = flats.flat("red", DETECTOR), read_image(flats.truth_flat("red", DETECTOR))
+    for product, kind in ((made, "flat"), (flats.superbias(DETECTOR), "superbias")):
+        header = read_image(product).header
+        assert (header["PRODUCT"], header["LSST_NUM"]) == (kind, bin8[DETECTOR].serial)
     image = tmp_path / "image.fits"
     write_image(image, 1000 * true.image, true.mask, np.ones(true.image.shape), header={"DETECTOR": DETECTOR})
     code, out, messages = permil("flat", "apply", made, image, "--out", tmp_path / "flattened.fits")
@@ -102,6 +105,10 @@ def test_flat_apply_flattens(permil: Permil, flats: RunFolder, tmp_path: Path) -
     fits.PrimaryHDU(1000 * true.image).writeto(plain)
     assert permil("flat", "apply", made, plain, "--out", tmp_path / "again.fits")[0] == 0
     assert read_image(tmp_path / "again.fits").header["VARCONT"] == "flat only"
+    code, _, messages = permil("flat", "apply", flats.superbias(DETECTOR), image, "--out", tmp_path / "no.fits")
+    assert code == 2
+    assert "this is a superbias, not a flat" in messages
+    assert not (tmp_path / "no.fits").exists()
 
 
 def test_flats_of_different_detectors_are_refused(permil: Permil, flats: RunFolder, tmp_path: Path) -> None:

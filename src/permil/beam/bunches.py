@@ -8,24 +8,23 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from permil.camera import Amplifier, Camera, Detector, ReferenceBox, shared_camera
 from permil.camera.frames import take_segment
 from permil.config import Config
 from permil.config.isr import IsrConfig
-from permil.errors import InputError, PermilError
+from permil.errors import PermilError
 from permil.exposures import RawFile
 from permil.exposures.some_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
 from permil.isr.calibrate import calibration_fingerprint
 from permil.isr.calibration import Calibration, Superbias
 from permil.isr.exposure_stack import check_detector, with_path
-from permil.isr.inputs import check_superbias, load_calibration, superbias_path
+from permil.isr.inputs import load_calibration, read_superbias, superbias_path
 from permil.isr.masks import hot_pixel_mask
 from permil.isr.stage import board_temperature
-from permil.products import RunFolder, whole_file
+from permil.products import RunFolder
 
 BoxPlaces = tuple[ReferenceBox, ...]
 
@@ -86,14 +85,15 @@ def _box_calibration(config_json: str, folder: RunFolder, boxes: BoxPlaces, _sta
     path = superbias_path(config.isr, detector, folder.superbias(detector.name))
     if path is None:
         return calibration
-    return _with_superbias(calibration, boxes, path, threshold=config.isr.hot_pixel_threshold)
+    return _with_superbias(calibration, boxes, path, camera=camera, threshold=config.isr.hot_pixel_threshold)
 
 
-def _with_superbias(calibration: Calibration, boxes: BoxPlaces, path: Path, *, threshold: float) -> Calibration:
+def _with_superbias(calibration: Calibration, boxes: BoxPlaces, path: Path, *, camera: Camera, threshold: float) -> Calibration:
     detector = calibration.detector
     image, mask = np.zeros(detector.shape, dtype=np.float32), calibration.static_mask.copy()
     names = dict.fromkeys(name for box in boxes for name in calibration.needed_segments(box.amp))
-    stored = _superbias_segments(path, detector, list(names))
+    superbias, unusable = read_superbias(path, detector, camera=camera, gains=calibration.gains)
+    stored = {name: superbias.image[detector.amplifier(name).slices] for name in names}
     for box in boxes:
         place = box_in_segment(detector.amplifier(box.amp), box)
         for name in calibration.needed_segments(box.amp):
@@ -101,7 +101,7 @@ def _with_superbias(calibration: Calibration, boxes: BoxPlaces, path: Path, *, t
             take_segment(amplifier, image)[place] = take_segment(replace(amplifier, x_min=0, y_min=0), stored[name])[place]
     for name in dict.fromkeys(box.amp for box in boxes):
         target = detector.amplifier(name)
-        mask[target.slices] |= _hot_pixels(stored[target.name], detector, target, threshold=threshold)
+        mask[target.slices] |= unusable[target.slices] | _hot_pixels(stored[target.name], detector, target, threshold=threshold)
     # The variance of the superbias is common to all exposures of a scan: bunches do not ask for it.
     return replace(calibration, superbias=Superbias(image, np.zeros_like(image)), static_mask=mask)
 
@@ -110,29 +110,3 @@ def _hot_pixels(stored: NDArray[np.float32], detector: Detector, amplifier: Ampl
     """Return the hot pixels of a segment, as if the detector had no other."""
     alone = replace(detector, nx=amplifier.nx, ny=amplifier.ny, amplifiers=(replace(amplifier, x_min=0, y_min=0),))
     return hot_pixel_mask(stored, alone, threshold=threshold)
-
-
-def _superbias_segments(path: Path, detector: Detector, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-    """Return the superbias of some segments, in the orientation of the detector; 0 where it has no data.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read.
-    CalibrationError
-        If it is that of another detector or size.
-    """
-    try:
-        with whole_file(path), fits.open(path, memmap=True) as hdus:
-            stored = [hdus[name].data for name in ("IMAGE", "VARIANCE")]
-            check_superbias(hdus[0].header, stored[0].shape, detector, path)
-            segments = {}
-            for name in names:
-                image, variance = (plane[detector.amplifier(name).slices].astype(np.float32) for plane in stored)
-                image[~np.isfinite(image) | ~np.isfinite(variance)] = 0
-                segments[name] = image
-            return segments
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"cannot be read as a superbias ({error})", path=path, remedy="check the path, or make the file again"
-        ) from error

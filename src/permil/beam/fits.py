@@ -23,6 +23,7 @@ from permil.beam.parameters import BeamParameters, Member
 from permil.beam.peak import BeamPosition
 from permil.errors import InputError
 from permil.products import provenance
+from permil.products.fits import check_sums
 
 FloatArray = NDArray[np.float64]
 
@@ -83,6 +84,7 @@ def model_from_hdus(path: str | Path) -> BeamModel:
                     path=path,
                     remedy="give a file that permil beam fit or permil run made",
                 )
+            check_sums(hdus, path)
             header = hdus[0].header
             tables = {hdu.name: Table(hdu.data) for hdu in hdus if isinstance(hdu, fits.BinTableHDU)}
         nodes = _nodes(tables, str(header["SIGUNIT"]))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy.io import fits
 from astropy.table import Table
 
 from permil.beam.bunches import box_signals, shared_box_calibration
@@ -34,6 +35,7 @@ from permil.products import (
     write_table,
     writing,
 )
+from permil.products.sensors import card_of
 from permil.progress import StageReport, parallel_map
 
 _EXPOSURES_PER_TASK = 4
@@ -320,12 +322,27 @@ def _nodes_of_exposure(
     return records
 
 
-def load_beam(path: Path) -> BeamModel:
+def load_beam(path: Path, *, led: str = "") -> BeamModel:
     """Read a beam model.
+
+    Parameters
+    ----------
+    led
+        LED that it must be of, where the file says so.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged or no beam model.
+        If the file is missing, damaged, no beam model, or that of another LED.
     """
-    return model_from_hdus(path)
+    model = model_from_hdus(path)
+    found = card_of(fits.getheader(path, 0), "LED") if led else None
+    if found is not None and str(found).lower() != led.lower():
+        raise InputError(
+            f"this is the beam of LED {found}, not of {led}",
+            path=path,
+            remedy="fit the beam of this LED again, or name another LED in flat.beam_of",
+            value=str(found),
+            expected=led,
+        )
+    return model

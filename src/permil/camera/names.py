@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+SERIAL_PREFIX = re.compile(r"^\s*LCA[-_ ]", re.IGNORECASE)
+"""What some programs put in front of a serial number."""
+
 _SEPARATORS = re.compile(r"[\s_\-./]+")
 _NUMBER = re.compile(r"(?:DET(?:ECTOR)?|CCD)?0*(\d+)")
 _BAY_AND_SLOT = re.compile(r"R\d\dS[A-Z\d]\d")
@@ -44,6 +47,11 @@ def detector_key(label: Any) -> str | int:
     key = _SEPARATORS.sub("", str(label).upper())
     number = _NUMBER.fullmatch(key)
     return int(number[1]) if number else key
+
+
+def serial_key(serial: Any) -> str:
+    """Return a serial number in the spelling that is compared: case, blanks, hyphens and a leading LCA do not matter."""
+    return str(detector_key(SERIAL_PREFIX.sub("", str(serial))))
 
 
 def is_bay_and_slot(label: Any) -> bool:

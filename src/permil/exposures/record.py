@@ -14,7 +14,7 @@ import numpy as np
 from astropy.table import Column, Table
 
 from permil.camera import Camera, Detector
-from permil.camera.names import detector_key
+from permil.camera.names import detector_key, serial_key
 from permil.errors import InputError
 from permil.exposures.cards import Cards
 from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header
@@ -29,7 +29,7 @@ from permil.exposures.names import (
     parse_obsid,
     run_and_job,
 )
-from permil.exposures.sensors import foreign_sensor, plain_serial, raft_key, sensor_serial, serial_key
+from permil.exposures.sensors import foreign_sensor, plain_serial, raft_key, sensor_serial
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 NAN = math.nan

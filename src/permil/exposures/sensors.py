@@ -13,7 +13,7 @@ import numpy as np
 from astropy.table import Table
 
 from permil.camera import Camera, Detector
-from permil.camera.names import detector_key
+from permil.camera.names import SERIAL_PREFIX, serial_key
 from permil.errors import ConfigError, InputError
 from permil.exposures.cards import Cards
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from permil.exposures.record import Exposure
 
 _RAFT = re.compile(r"(C?RTM)[-_ ]?(\d{3})(.*ETU)?", re.IGNORECASE)
-_PREFIX = re.compile(r"^\s*LCA[-_ ]", re.IGNORECASE)
 _SHORTEST_SERIAL = 4
 _NO_SERIAL = frozenset({"", "NONE", "UNKNOWN", "TBD", "NAN", "0"})
 
@@ -42,12 +41,7 @@ def plain_serial(serial: str, detector: Detector) -> str:
     """Return a serial number in one spelling: that of the camera for the camera's sensor, else upper case with hyphens."""
     if not serial or serial_key(serial) == serial_key(detector.serial):
         return detector.serial if serial else ""
-    return re.sub(r"[\s_]+", "-", _PREFIX.sub("", serial).strip().upper())
-
-
-def serial_key(serial: str) -> str:
-    """Return a serial number in the spelling that is compared: case, blanks, hyphens and a leading LCA do not matter."""
-    return str(detector_key(_PREFIX.sub("", serial)))
+    return re.sub(r"[\s_]+", "-", SERIAL_PREFIX.sub("", serial).strip().upper())
 
 
 def raft_key(serial: str) -> tuple[str, str, bool] | None:

@@ -72,7 +72,8 @@ def flat_difference(
     Parameters
     ----------
     first, first_variance, second, second_variance
-        Responses and their independent variances, shape (ny, nx). Masked pixels are not good.
+        Responses and their independent variances, shape (ny, nx). Masked pixels are not good. Where both variances are 0, or one is
+        NaN, noise and chi-square are not known.
     good
         Pixels that are good in both.
     super_pixel_mm
@@ -99,12 +100,12 @@ def flat_difference(
         for name, values in (("first_variance", first_variance), ("second_variance", second_variance))
     ]
     good = plain_flags(good, name="good", shape=one.shape)
-    for plane in (one, other, *noises):
-        good &= np.isfinite(plane)
+    good &= np.isfinite(one) & np.isfinite(other)
     good &= (one > 0) & (other > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(good, one / other, np.nan)
         variance = np.where(good, noises[0] / other**2 + noises[1] * one**2 / other**4, np.nan)
+        known = good & (variance > 0) & np.isfinite(variance)
     size = size_in_pixels(super_pixel_mm, detector.pixel_mm)
     blocks = super_pixels(ratio, good, size)
     filled = np.isfinite(blocks.mean)
@@ -116,11 +117,11 @@ def flat_difference(
     rms_super = float(np.std(blocks.mean[filled])) / scale
 
     # The mean of a block takes one degree of freedom from its pixels.
-    inside = good & np.isfinite(blocks.expand(ratio.shape))
+    inside = known & np.isfinite(blocks.expand(ratio.shape))
     small = ratio - blocks.expand(ratio.shape)
-    noise = super_pixels(variance, good, size)
+    noise = super_pixels(variance, known, size)
     freedom = 1 - 1 / np.maximum(np.repeat(np.repeat(blocks.count, size, 0), size, 1)[: ratio.shape[0], : ratio.shape[1]], 1)
-    chi = small[inside] ** 2 / (variance[inside] * freedom[inside]) if size > 1 else np.array([np.nan])
+    chi = small[inside] ** 2 / (variance[inside] * freedom[inside]) if size > 1 and inside.any() else np.array([np.nan])
 
     gradient_x, gradient_y, gradient_error = _gradient(ratio / scale, blocks, noise, detector)
     amplifiers = {}
@@ -137,7 +138,7 @@ def flat_difference(
         rms_pixel_error=rms_pixel / np.sqrt(2 * pixels),
         rms_super=rms_super,
         rms_super_error=rms_super / np.sqrt(2 * cells),
-        super_noise=float(np.sqrt(np.mean((noise.mean / noise.count)[filled]))) / scale,
+        super_noise=float(np.sqrt(np.mean(_mean_variance(noise)[filled]))) / scale,
         chi_square=float(np.mean(chi)),
         chi_square_error=float(np.std(chi) / np.sqrt(chi.size)),
         gradient_x=gradient_x,
@@ -145,6 +146,11 @@ def flat_difference(
         gradient_error=gradient_error,
         amplifiers=amplifiers,
     )
+
+
+def _mean_variance(noise) -> NDArray[np.float64]:  # type: ignore[no-untyped-def]
+    """Return the variance of the mean of each super-pixel, NaN where no pixel has a variance."""
+    return noise.mean / np.where(noise.count > 0, noise.count, np.nan)
 
 
 def _gradient(ratio: NDArray[np.float64], blocks, noise, detector: Detector) -> tuple[float, float, float]:  # type: ignore[no-untyped-def]
@@ -155,5 +161,5 @@ def _gradient(ratio: NDArray[np.float64], blocks, noise, detector: Detector) -> 
     design = np.column_stack([np.ones(x_mm.size), x_mm - x_mm.mean(), y_mm - y_mm.mean()])
     inverse = np.linalg.pinv(design)
     level, slope_x, slope_y = inverse @ blocks.mean[filled]
-    errors = np.sqrt((inverse**2) @ (noise.mean / noise.count)[filled])
+    errors = np.sqrt((inverse**2) @ _mean_variance(noise)[filled])
     return float(slope_x / level), float(slope_y / level), float(max(errors[1], errors[2]) / level)

@@ -21,7 +21,7 @@ from permil.flat.tasks.pointings import pointing_groups, wanted_detectors
 from permil.flat.tasks.signals import is_measured, measure_detector, nearest_exposures
 from permil.flat.tasks.solution import JointTask, is_solved, joint_task, solve_led
 from permil.flat.tasks.task import FlatTask, is_done, write_relative
-from permil.isr.calibrate import calibration_fingerprint
+from permil.isr.calibrate import calibration_fingerprint, common_serial
 from permil.products import RunFolder, fingerprint, stored_fingerprint
 from permil.progress import StageReport
 
@@ -99,7 +99,7 @@ class LedFlats:
     def _divide_tasks(self) -> list[FlatTask]:
         config, folder, led = self.config, self.folder, self.led
         source = config.flat.beam_of.get(led, led)
-        beam = load_beam(folder.beam(source))
+        beam = load_beam(folder.beam(source), led=source)
         beam_print = stored_fingerprint(folder.beam(source)) or ""
         exposures = self.index.select(purpose=POINTING, led=led)
         scan = self.index.select(purpose=SCAN, led=source)
@@ -124,7 +124,8 @@ class LedFlats:
                 files=files,
                 upstream=[beam_print, calibration_fingerprint(config, folder, name)],
             )
-            tasks.append(FlatTask(config, folder.root, name, led, groups, print_))
+            serial = common_serial(exposures, name)
+            tasks.append(FlatTask(config, folder.root, name, led, groups, print_, serial=serial))
         if not tasks:
             raise FlatError(
                 f"no pointing of LED {led} puts light on a detector that was read",
@@ -149,7 +150,7 @@ class LedFlats:
             groups = tuple(pointing_groups(own, self.camera[name], lambda x, y: np.ones(np.broadcast(x, y).shape, dtype=bool)))
             print_ = fingerprint({"flat": options}, upstream=[self.solution.fingerprint, prints[name]])
             nearest = nearest_exposures(own, self.camera[name])
-            tasks.append(FlatTask(config, folder.root, name, led, groups, print_, "joint", nearest))
+            tasks.append(FlatTask(config, folder.root, name, led, groups, print_, "joint", nearest, common_serial(own, name)))
         return tasks
 
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from astropy.table import Table
+
 from permil.camera import Camera, shared_camera
 from permil.config import Config
 from permil.engine import own_threads
 from permil.errors import CalibrationError
 from permil.exposures import BIAS, Index
 from permil.isr.calibration import Calibration
-from permil.isr.inputs import load_calibration, read_gains
+from permil.isr.inputs import check_superbias_serial, load_calibration, read_gains, superbias_path
 from permil.isr.stage import build_superbias, write_gains_table
 from permil.products import RunFolder, check_output, fingerprint, is_current, stored_fingerprint
 from permil.progress import StageReport, parallel_map
@@ -30,6 +32,7 @@ class SuperbiasTask:
     paths: tuple[str, ...]
     output: Path
     fingerprint: str
+    serial: str = ""
 
 
 def make_calibrations(
@@ -56,6 +59,10 @@ def make_calibrations(
         parallel_map(make_superbias, waiting, workers=workers, description="superbias")
         report.done += len(waiting)
         report.skipped += len(tasks) - len(waiting)
+    elif config.isr.bias != "none":
+        rows = index.to_table()
+        for name in detectors:
+            check_superbias_serial(config.isr, camera[name], camera, common_serial(rows, name))
     write_gains_table(folder.gains, gains, camera)
     return report
 
@@ -95,7 +102,13 @@ def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) ->
     files: list[Path] = []
     for name in _INPUT_FILES:
         path = Path(getattr(config.isr, name))
-        files += sorted(path.glob(f"*{detector}*")) if path.is_dir() else [path]
+        if not path.is_dir():
+            files.append(path)
+        elif name == "bias":
+            found = superbias_path(config.isr, shared_camera(config.camera)[detector], None)
+            files += [] if found is None else [found]
+        else:
+            files += sorted(path.glob(f"*{detector}*"))
     upstream = [stored_fingerprint(folder.superbias(detector)) or ""] if config.isr.bias == "auto" else []
     options = {"isr": config.isr.model_dump(mode="json"), "camera": config.camera, "detector": detector}
     return fingerprint(options, files=files, upstream=upstream)
@@ -118,7 +131,14 @@ def superbias_task(config: Config, folder: RunFolder, index: Index, detector: st
             detector=detector,
         )
     options = {"isr": config.isr.model_dump(mode="json", include=_BIAS_OPTIONS), "camera": config.camera, "detector": detector}
-    return SuperbiasTask(config, detector, paths, folder.superbias(detector), fingerprint(options, files=paths))
+    output, serial = folder.superbias(detector), common_serial(rows, detector)
+    return SuperbiasTask(config, detector, paths, output, fingerprint(options, files=paths), serial)
+
+
+def common_serial(rows: Table, detector: str) -> str:
+    """Return the serial number that rows of the index have in common for a detector, empty where they have none or several."""
+    serials = {str(serial).strip() for serial in rows["serial"][rows["detector"] == detector]} - {""}
+    return serials.pop() if len(serials) == 1 else ""
 
 
 def make_superbias(task: SuperbiasTask) -> None:
@@ -131,5 +151,6 @@ def make_superbias(task: SuperbiasTask) -> None:
         task.config.isr,
         task.output,
         fingerprint=task.fingerprint,
+        serial=task.serial,
         threads=own_threads(),
     )

@@ -27,7 +27,7 @@ from permil.isr.probe import ProbedFile
 from permil.isr.reduce import DetectorImage, reduce_raw_file
 from permil.isr.rooms import Rooms
 from permil.isr.superbias import bias_calibration, summarise_bias
-from permil.products import FINGERPRINT_CARD, write_image, write_table
+from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, write_image, write_table
 
 __all__ = [
     "ExposureStack",
@@ -53,6 +53,7 @@ def build_superbias(
     output: Path,
     *,
     fingerprint: str = "",
+    serial: str = "",
     threads: int = 1,
 ) -> Path:
     """Make the superbias of a detector from its bias exposures and write it.
@@ -65,6 +66,8 @@ def build_superbias(
         Where the product goes: IMAGE and VARIANCE in adu, MASK, and a table AMPLIFIERS with level and read noise.
     fingerprint
         Of what the product is made from; kept in its header.
+    serial
+        Serial number of the sensor, where it is known; kept in the header.
     threads
         Segments that are worked on at the same time; 1 in worker processes.
 
@@ -107,7 +110,9 @@ def build_superbias(
         stack.mask,
         stack.variance,
         header={
+            KIND_CARD: ("superbias", "what this is"),
             "DETECTOR": (detector.name, "detector"),
+            SERIAL_CARD: (serial or None, "serial number of the sensor"),
             "CAMERA": (camera.name, "camera"),
             "NFRAMES": (stack.n_frames, "bias exposures"),
             "NLEFTOUT": (len(left_out), "bias exposures that could not be used"),

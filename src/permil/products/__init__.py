@@ -2,31 +2,51 @@
 
 from permil.products.atomic import atomic_output, check_output, is_product, make_folder, remove_partial_files, writing
 from permil.products.fingerprint import fingerprint, is_current, stored_fingerprint
-from permil.products.fits import FINGERPRINT_CARD, ImageProduct, provenance, read_image, whole_file, write_hdus, write_image
+from permil.products.fits import (
+    FINGERPRINT_CARD,
+    KIND_CARD,
+    ImageProduct,
+    provenance,
+    read_image,
+    whole_file,
+    write_hdus,
+    write_image,
+)
 from permil.products.folder import RunFolder
+from permil.products.images import known_variance, read_any_image
 from permil.products.masks import NOT_GOOD, UNUSABLE, MaskPlane, add_mask_cards, is_good, is_usable
+from permil.products.sensors import SERIAL_CARD, Sensor, check_sensor, identify_sensor, product_kind, sensor_statements
 from permil.products.tables import read_table, write_table
 
 __all__ = [
     "FINGERPRINT_CARD",
+    "KIND_CARD",
     "NOT_GOOD",
+    "SERIAL_CARD",
     "UNUSABLE",
     "ImageProduct",
     "MaskPlane",
     "RunFolder",
+    "Sensor",
     "add_mask_cards",
     "atomic_output",
     "check_output",
+    "check_sensor",
     "fingerprint",
+    "identify_sensor",
     "is_current",
     "is_good",
     "is_product",
     "is_usable",
+    "known_variance",
     "make_folder",
+    "product_kind",
     "provenance",
+    "read_any_image",
     "read_image",
     "read_table",
     "remove_partial_files",
+    "sensor_statements",
     "stored_fingerprint",
     "whole_file",
     "write_hdus",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,30 +13,45 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from permil import __version__
 from permil.errors import InputError
 from permil.products.atomic import ORIGIN_CARD, PROGRAM, atomic_output
-from permil.products.masks import add_mask_cards
+from permil.products.masks import add_mask_cards, mask_bits, translate_mask
 
 FINGERPRINT_CARD = "FINGERPR"
+KIND_CARD = "PRODUCT"
+"""Card that says what a product is (``flat``, ``superbias``)."""
+
+_OF_FILE = re.compile(
+    r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|NEXTEND|PCOUNT|GCOUNT|GROUPS|TFIELDS|EXT(?:NAME|TYPE|VER|LEVEL)|INHERIT|B(?:SCALE|ZERO)|BLANK"
+    r"|(?:Z?DATASUM|Z?CHECKSUM|ZHECKSUM)|ORIGIN|PERMILVE|DATE|FINGERPR|PRODUCT|AR HDU|MP_.*|UTYPE|FZ.*|END|"
+)
+_OF_WCS = re.compile(
+    r"(?:CTYPE|CRVAL|CRPIX|CDELT|CUNIT|CROTA|CNAME|CRDER|CSYER)\d[A-Z]?|(?:CD|PC|PV|PS)\d_\d+[A-Z]?|(?:WCSAXES|WCSNAME|RADESYS|EQUINOX"
+    r"|LONPOLE|LATPOLE|SPECSYS)[A-Z]?|(?:A|B|AP|BP)_(?:ORDER|DMAX|\d_\d)|LT[VM]\d(?:_\d)?"
+)
 
 
 @dataclass(frozen=True)
 class ImageProduct:
     """An image with its mask and variance, all ``[row, column]`` of one shape.
 
-    ``extensions`` holds further HDUs by name (tables, small images).
+    ``extensions`` holds further HDUs by name (tables, small images), ``planes`` the bits of mask planes beyond those of `MaskPlane`.
+    ``remarks`` tells what a user should know of a file of another program. Floating-point numbers of 64 bits are kept.
     """
 
-    image: NDArray[np.float32]
+    image: NDArray[np.floating]
     mask: NDArray[np.int32]
-    variance: NDArray[np.float32]
+    variance: NDArray[np.floating]
     header: fits.Header = field(repr=False)
     image_header: fits.Header = field(repr=False)
     extensions: dict[str, Any] = field(default_factory=dict, repr=False)
+    planes: dict[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def provenance(entries: Mapping[str, Any] | fits.Header | None = None) -> fits.Header:
@@ -58,6 +74,27 @@ def provenance(entries: Mapping[str, Any] | fits.Header | None = None) -> fits.H
             continue
         header[key] = (content, comment)
     return header
+
+
+def kept_cards(header: fits.Header) -> fits.Header:
+    """Return the cards of an input that its products keep: all but those of the file itself and those that cannot be parsed."""
+    has_archive = "AR HDU" in header
+    kept = fits.Header()
+    for card in header.cards:
+        try:
+            card.verify("silentfix+exception")
+            keyword = str(card.keyword).upper()
+            # Pointers into the archive of an exposure of the LSST stack lead nowhere in another file.
+            if not _OF_FILE.fullmatch(keyword) and not (has_archive and keyword.endswith("_ID")):
+                kept.append(card)
+        except (VerifyError, ValueError):
+            continue
+    return kept
+
+
+def wcs_cards(header: fits.Header) -> fits.Header:
+    """Return the cards of world coordinates."""
+    return fits.Header([card for card in header.cards if _OF_WCS.fullmatch(str(card.keyword))])
 
 
 def write_hdus(path: str | Path, hdus: Sequence[Any]) -> None:
@@ -83,6 +120,7 @@ def write_image(
     header: Mapping[str, Any] | fits.Header | None = None,
     image_cards: Mapping[str, Any] | fits.Header | None = None,
     extensions: Sequence[Any] = (),
+    planes: Mapping[str, int] | None = None,
 ) -> None:
     """Write an image product.
 
@@ -96,24 +134,26 @@ def write_image(
         Cards of all three image extensions (unit, WCS).
     extensions
         Further HDUs, each with a name.
+    planes
+        Bits by name of mask planes beyond those of `MaskPlane`.
 
     Raises
     ------
     OutputError
         If the file cannot be written.
     """
-    planes = [
+    hdus = [
         fits.ImageHDU(np.ascontiguousarray(image, dtype=np.float32), name="IMAGE"),
         fits.ImageHDU(np.ascontiguousarray(mask, dtype=np.int32), name="MASK"),
         fits.ImageHDU(np.ascontiguousarray(variance, dtype=np.float32), name="VARIANCE"),
     ]
-    for plane in planes:
-        plane.header.update(fits.Header(image_cards) if isinstance(image_cards, fits.Header) else dict(image_cards or {}))
-    planes[1].header.pop("BUNIT", None)
-    add_mask_cards(planes[1].header)
-    if "BUNIT" in planes[2].header and planes[2].header["BUNIT"]:
-        planes[2].header["BUNIT"] = f"({planes[2].header['BUNIT']})2"
-    write_hdus(path, [fits.PrimaryHDU(header=provenance(header)), *planes, *extensions])
+    for hdu in hdus:
+        hdu.header.update(image_cards.copy() if isinstance(image_cards, fits.Header) else dict(image_cards or {}))
+    hdus[1].header.pop("BUNIT", None)
+    add_mask_cards(hdus[1].header, planes)
+    if "BUNIT" in hdus[2].header and hdus[2].header["BUNIT"]:
+        hdus[2].header["BUNIT"] = f"({hdus[2].header['BUNIT']})2"
+    write_hdus(path, [fits.PrimaryHDU(header=provenance(header)), *hdus, *extensions])
 
 
 @contextlib.contextmanager
@@ -133,8 +173,47 @@ def whole_file(path: str | Path) -> Iterator[None]:
         raise InputError(f"damaged ({complaints[0]})", path=path, remedy="make the file again")
 
 
+def is_own_product(header: fits.Header) -> bool:
+    """Return whether permil wrote a file, by its primary header."""
+    return header.get(ORIGIN_CARD) == PROGRAM
+
+
+def has_wrong_sum(hdu: Any) -> bool:
+    """Return whether the data of an HDU do not have the sum of its card DATASUM. The data must not have been used before."""
+    try:
+        return hdu.verify_datasum() == 0
+    except ValueError:
+        # The card holds no number: it says nothing of the data.
+        return False
+
+
+def wrong_sum(path: str | Path, hdus: Sequence[str | int]) -> InputError:
+    """Return the error of a product whose data have changed since it was written."""
+    return InputError(
+        f"damaged: the data of HDU {', '.join(map(str, hdus))} do not have the sum in the header (DATASUM)",
+        path=path,
+        remedy="make the file again; if the data were changed on purpose, remove the card DATASUM",
+        value=list(hdus),
+    )
+
+
+def check_sums(hdus: fits.HDUList, path: str | Path) -> None:
+    """Check that the data of a product are those that were written; no data may have been used before.
+
+    Raises
+    ------
+    InputError
+        Naming the HDUs whose data changed.
+    """
+    changed = [hdu.name for hdu in hdus if has_wrong_sum(hdu)]
+    if changed:
+        raise wrong_sum(path, changed)
+
+
 def read_image(path: str | Path) -> ImageProduct:
-    """Read an image product.
+    """Read an image product of permil; `permil.products.read_any_image` reads those of other programs.
+
+    Planes of the mask are known by their ``MP_`` cards. The sums of all data are checked.
 
     Raises
     ------
@@ -144,6 +223,7 @@ def read_image(path: str | Path) -> ImageProduct:
     try:
         with whole_file(path), fits.open(path, memmap=False) as hdus:
             names = [hdu.name for hdu in hdus]
+            check_sums(hdus, path)
             missing = [name for name in ("IMAGE", "MASK", "VARIANCE") if name not in names]
             if missing:
                 raise InputError(
@@ -151,17 +231,25 @@ def read_image(path: str | Path) -> ImageProduct:
                     path=path,
                     remedy="give a FITS file with IMAGE, MASK and VARIANCE, as permil writes them",
                 )
-            kinds = {"IMAGE": np.float32, "MASK": np.int32, "VARIANCE": np.float32}
+            if repeated := sorted(name for name in ("IMAGE", "MASK", "VARIANCE") if names.count(name) > 1):
+                raise InputError(
+                    f"extension {', '.join(repeated)} is there more than once",
+                    path=path,
+                    remedy="make the file again, or remove all but one",
+                    value=repeated,
+                )
             # Files are big-endian: this copies.
-            arrays: dict[str, NDArray[Any]] = {name: np.asarray(hdus[name].data, dtype=kind) for name, kind in kinds.items()}
-            others = {hdu.name: hdu.copy() for hdu in hdus[1:] if hdu.name not in arrays}
+            image, variance = (np.asarray(hdus[name].data, dtype=np.float32) for name in ("IMAGE", "VARIANCE"))
+            mask = translate_mask(hdus["MASK"].data, mask_bits(hdus["MASK"].header, path=path), path=path)
             return ImageProduct(
-                image=arrays["IMAGE"],
-                mask=arrays["MASK"],
-                variance=arrays["VARIANCE"],
+                image=image,
+                mask=mask.mask,
+                variance=variance,
                 header=hdus[0].header.copy(),
                 image_header=hdus["IMAGE"].header.copy(),
-                extensions=others,
+                extensions={hdu.name: hdu.copy() for hdu in hdus[1:] if hdu.name not in ("IMAGE", "MASK", "VARIANCE")},
+                planes=mask.planes,
+                remarks=mask.remarks,
             )
     except InputError:
         raise

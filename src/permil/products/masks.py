@@ -1,12 +1,23 @@
-"""Mask planes: defined once, written into every product as ``MP_*`` cards (the number of the bit)."""
+"""Mask planes: what they mean, and the names by which masks of any program are translated.
+
+A plane is known by its name, never by its bit: the header card ``MP_<NAME>`` holds the number of the bit, as in files of the LSST
+stack. Planes of other programs are carried through on bits that `MaskPlane` leaves free.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import IntFlag
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.io.fits.verify import VerifyError
+
+from permil.errors import InputError
 
 if TYPE_CHECKING:
-    import numpy as np
     from astropy.io.fits import Header
     from numpy.typing import NDArray
 
@@ -27,7 +38,7 @@ class MaskPlane(IntFlag):
     REJECTED = 32
     """At least one exposure was rejected as an outlier; the rest is good."""
     SUSPECT = 64
-    """Usable with care: scatters more than its noise model allows."""
+    """Usable with care: scatters more than its noise model allows, or was not measured but interpolated."""
 
 
 UNUSABLE = MaskPlane.BAD | MaskPlane.SAT | MaskPlane.NO_DATA
@@ -36,13 +47,150 @@ UNUSABLE = MaskPlane.BAD | MaskPlane.SAT | MaskPlane.NO_DATA
 NOT_GOOD = UNUSABLE | MaskPlane.EDGE | MaskPlane.MIDLINE | MaskPlane.SUSPECT
 """Planes that are left out of medians, scales and statements about quality."""
 
+FIRST_FREE_BIT = max(plane.bit_length() for plane in MaskPlane)
+LAST_BIT = 30
+"""Bits of a 32-bit mask on which planes of other programs are carried; the sign is not used."""
 
-def add_mask_cards(header: Header) -> None:
-    """Name the planes in a header: ``MP_SAT = 1`` says that bit 1 (value 2) means ``SAT``."""
-    for plane in MaskPlane:
-        name = f"MP_{plane.name}"
-        # Eight characters are the limit of a FITS keyword; longer names go by their first letters.
-        header[name[:8]] = (plane.value.bit_length() - 1, f"mask bit of plane {plane.name}")
+_OWN_BITS = {str(plane.name): plane.bit_length() - 1 for plane in MaskPlane}
+_CARD = "MP_"
+_NAME_CARD, _VALUE_CARD = "MSKN", "MSKM"
+_SHORT_CARD = 8
+_MOST_BITS = 64
+_MOST_LISTED = 8
+_NOTHING = MaskPlane(0)
+_MEANINGS = {
+    # Unusable.
+    "CR": MaskPlane.BAD, "COSMIC": MaskPlane.BAD, "COSMICRAY": MaskPlane.BAD, "COSMIC_RAY": MaskPlane.BAD, "DEAD": MaskPlane.BAD,
+    "HOT": MaskPlane.BAD, "DEFECT": MaskPlane.BAD, "BAD_PIXEL": MaskPlane.BAD, "BAD_COLUMN": MaskPlane.BAD,
+    "DO_NOT_USE": MaskPlane.BAD, "VIGNETTED": MaskPlane.BAD, "SATURATED": MaskPlane.SAT, "NODATA": MaskPlane.NO_DATA,
+    "UNMASKEDNAN": MaskPlane.NO_DATA,
+    # Usable with care.
+    "INTRP": MaskPlane.SUSPECT, "INTERP": MaskPlane.SUSPECT, "INTERPOLATED": MaskPlane.SUSPECT, "CROSSTALK": MaskPlane.SUSPECT,
+    "STREAK": MaskPlane.SUSPECT, "SPIKE": MaskPlane.SUSPECT, "PARTLY_VIGNETTED": MaskPlane.SUSPECT, "ITL_DIP": MaskPlane.SUSPECT,
+    "HIGH_VARIANCE": MaskPlane.SUSPECT,
+    # No fault of the pixel.
+    "DETECTED": _NOTHING, "DETECTED_NEGATIVE": _NOTHING, "NOT_DEBLENDED": _NOTHING, "BRIGHT_OBJECT": _NOTHING, "CLIPPED": _NOTHING,
+    "INEXACT_PSF": _NOTHING, "SENSOR_EDGE": MaskPlane.EDGE, "DETECTION_EDGE": MaskPlane.EDGE, "INJECTED": _NOTHING,
+    "INJECTED_CORE": _NOTHING,
+    "INJECTED_TEMPLATE": _NOTHING, "SAT_TEMPLATE": _NOTHING, "STREAK_TEMPLATE": _NOTHING, "FAKE": _NOTHING,
+}  # fmt: skip
+"""What planes of other programs mean here, beyond those of the same name."""
+
+
+@dataclass(frozen=True)
+class TranslatedMask:
+    """A mask in the planes of this package.
+
+    Attributes
+    ----------
+    mask
+        Bits of `MaskPlane`, and those of ``planes``.
+    planes
+        Bits by name of planes of other programs.
+    remarks
+        What a user should know of the translation.
+    """
+
+    mask: NDArray[np.int32]
+    planes: dict[str, int]
+    remarks: tuple[str, ...] = ()
+
+
+def add_mask_cards(header: Header, planes: Mapping[str, int] | None = None) -> None:
+    """Name the planes in a header: ``MP_SAT = 1`` says that bit 1 (value 2) means ``SAT``.
+
+    Parameters
+    ----------
+    planes
+        Bits by name of planes of other programs.
+    """
+    for name, bit in {**_OWN_BITS, **(planes or {})}.items():
+        card = f"{_CARD}{name}"
+        # Longer keywords need the convention HIERARCH.
+        keyword = card if len(card) <= _SHORT_CARD else f"HIERARCH {card}"
+        header[keyword] = (bit, f"mask bit of plane {name}"[: max(0, 60 - 2 * len(name))])
+
+
+def mask_bits(*headers: Header, path: str | Path | None = None) -> dict[str, int]:
+    """Return the bits of a mask by the names of its planes; the first header that names a plane counts.
+
+    A card ``MP_<NAME>`` holds the number of a bit; of a pair of cards ``MSKN0001`` and ``MSKM0001`` (of the package lsst.images) the
+    first holds the name, the second the value of the bit. Names that earlier versions of permil cut to eight characters
+    (``MP_NO_DA``) are completed.
+
+    Raises
+    ------
+    InputError
+        If such a card does not hold the number of a bit.
+    """
+    bits: dict[str, int] = {}
+    for header in headers:
+        for card in header.cards:
+            keyword = str(card.keyword).upper()
+            if not keyword.startswith((_CARD, _NAME_CARD)):
+                continue
+            try:
+                name, bit = _named_bit(keyword, card.value, header)
+            except (VerifyError, KeyError):
+                name, bit = keyword, card.image[_SHORT_CARD:].strip()
+            if isinstance(bit, bool) or not isinstance(bit, int | float) or bit not in range(_MOST_BITS):
+                raise InputError(
+                    f"card {keyword} is {bit!r}, not the number of a mask bit",
+                    path=path,
+                    remedy="correct the header: the card holds the number of the bit, 0 for the value 1",
+                    value=bit,
+                )
+            bits.setdefault(name, int(bit))
+    return bits
+
+
+def translate_mask(
+    mask: NDArray[Any], bits: Mapping[str, int], *, planes: Mapping[str, int] | None = None, path: str | Path | None = None
+) -> TranslatedMask:
+    """Return a mask in the planes of this package; planes of other programs are carried under their own names.
+
+    Without names every pixel whose value is not 0 is BAD. Bits without a name in a mask that names others make a pixel SUSPECT.
+
+    Parameters
+    ----------
+    mask
+        Integers, booleans, or floating-point numbers with integral values; NaN is NO_DATA.
+    bits
+        Bits by the names of the planes.
+    planes
+        Bits on which planes are to be carried, where that is settled before.
+
+    Raises
+    ------
+    InputError
+        If values are no bits, or a mask without names marks most pixels, so that it may mark the good ones.
+    """
+    values, lost = _as_bits(mask, path)
+    if bits == _OWN_BITS and not lost.any():
+        # Bits that are ours already, as in all products of a run.
+        own_mask = values.astype(np.int32)
+        if not np.bitwise_or.reduce(own_mask, axis=None) >> FIRST_FREE_BIT:
+            return TranslatedMask(own_mask, dict(planes or {}))
+    translated = np.where(lost, np.int32(MaskPlane.NO_DATA), np.int32(0))
+    used = int(np.bitwise_or.reduce(values, axis=None)) if values.size else 0
+    remarks: list[str] = []
+    if not bits:
+        bits, remarks = _unnamed(values, used, path)
+        translated[values != 0] |= np.int32(MaskPlane.BAD)
+    elif nameless := {f"BIT{bit}": bit for bit in range(_MOST_BITS) if used >> bit & 1 and bit not in bits.values()}:
+        listed = ", ".join(nameless) if len(nameless) <= _MOST_LISTED else f"{len(nameless)} of them"
+        remarks.append(f"mask bits without a name ({listed}) are taken as SUSPECT")
+        bits = {**bits, **nameless}
+    carried = _carried(bits, used, planes or {})
+    marking = {name: bit for name, bit in bits.items() if used >> bit & 1}
+    for name, bit in marking.items():
+        value = int(_meaning(name) or 0) | (1 << carried[name] if name in carried else 0)
+        translated[(values >> values.dtype.type(bit)) & values.dtype.type(1) != 0] |= np.int32(value)
+    if unknown := sorted(name for name in marking if _meaning(name) is None):
+        remarks.append(f"mask planes {', '.join(unknown)} have no known meaning; they are carried through, as no fault")
+    if without_room := sorted(name for name in marking if name not in carried and name not in _OWN_BITS):
+        remarks.append(f"mask planes {', '.join(without_room)} are not carried through: there is no free bit")
+    return TranslatedMask(translated, carried, tuple(remarks))
 
 
 def is_good(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -53,3 +201,68 @@ def is_good(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
 def is_usable(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
     """Return where a mask has none of the planes of `UNUSABLE`."""
     return (mask & int(UNUSABLE)) == 0
+
+
+def _named_bit(keyword: str, value: Any, header: Header) -> tuple[str, Any]:
+    """Return the name of a plane and the number of its bit from a card."""
+    if keyword.startswith(_CARD):
+        return _whole_name(keyword.removeprefix(_CARD).strip()), value
+    bit = header[_VALUE_CARD + keyword.removeprefix(_NAME_CARD)]
+    is_power = isinstance(bit, int) and bit > 0 and bit.bit_count() == 1
+    return str(value).strip().upper(), bit.bit_length() - 1 if is_power else bit
+
+
+def _whole_name(name: str) -> str:
+    if len(name) == _SHORT_CARD - len(_CARD):
+        return next((str(plane.name) for plane in MaskPlane if str(plane.name).startswith(name)), name)
+    return name
+
+
+def _carried(bits: Mapping[str, int], used: int, planes: Mapping[str, int]) -> dict[str, int]:
+    """Return the bits on which planes of other programs are carried; those that mark nothing come last."""
+    carried = dict(planes)
+    for name, _ in sorted(bits.items(), key=lambda entry: not used >> entry[1] & 1):
+        free = next((bit for bit in range(FIRST_FREE_BIT, LAST_BIT + 1) if bit not in carried.values()), None)
+        if name not in _OWN_BITS and name not in carried and free is not None:
+            carried[name] = free
+    return carried
+
+
+def _meaning(name: str) -> MaskPlane | None:
+    """Return what a plane means here, None where that is not known."""
+    if name in _OWN_BITS:
+        return MaskPlane[name]
+    if name.startswith("BIT") and name[3:].isdecimal():
+        return MaskPlane.SUSPECT
+    return _MEANINGS.get(name)
+
+
+def _as_bits(mask: NDArray[Any], path: str | Path | None) -> tuple[NDArray[np.unsignedinteger], NDArray[np.bool_]]:
+    """Return a mask as unsigned integers in native byte order, and where it has no value."""
+    if mask.dtype.kind == "f":
+        lost = ~np.isfinite(mask)
+        filled = np.where(lost, 0, mask)
+        if (filled != np.floor(filled)).any() or (np.abs(filled) >= 2**53).any():
+            raise InputError("the mask holds values that are no bits", path=path, remedy="give a mask of integers")
+        mask = filled.astype(np.int64)
+    else:
+        lost = np.zeros(mask.shape, dtype=bool)
+    kind = np.uint8 if mask.dtype.kind == "b" else np.dtype(f"u{mask.dtype.itemsize}")
+    return mask.astype(mask.dtype.newbyteorder("=")).view(kind), lost
+
+
+def _unnamed(values: NDArray[np.unsignedinteger], used: int, path: str | Path | None) -> tuple[dict[str, int], list[str]]:
+    """Return names for the bits of a mask without names, and what to say of it; a mask of one value needs no names."""
+    if not used:
+        return {}, []
+    marked = np.count_nonzero(values)
+    if 2 * marked > values.size:
+        raise InputError(
+            f"the mask names no planes and marks {marked} of {values.size} pixels: it may mark the good ones",
+            path=path,
+            remedy="name its planes (MP_BAD = 0 where bit 0 marks bad pixels), or call the extension GOOD if it marks good ones",
+            value=marked,
+        )
+    said = [f"the mask names no planes: {marked} pixels whose value is not 0 are taken as BAD"]
+    several = (values[values != 0] != values.max()).any()
+    return ({f"BIT{bit}": bit for bit in range(_MOST_BITS) if used >> bit & 1} if several else {}), said

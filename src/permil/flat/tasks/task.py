@@ -20,7 +20,7 @@ from permil.flat.pointing import LitPointing, Pointing
 from permil.flat.product import DetectorSolution, good_pixels, solution_extensions
 from permil.flat.tasks.pointings import PointingGroup
 from permil.isr import LeftOut
-from permil.products import FINGERPRINT_CARD, RunFolder, is_current, write_image
+from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, RunFolder, is_current, write_image
 
 PART_OF_EXPOSURES = 0.9
 """Of the time of a flat; the rest goes into its figures and files."""
@@ -28,7 +28,10 @@ PART_OF_EXPOSURES = 0.9
 
 @dataclass(frozen=True)
 class FlatTask:
-    """One detector and LED; ``nearest`` are files of the exposures whose projector was nearest to its middle."""
+    """One detector and LED.
+
+    ``nearest`` are files of the exposures whose projector was nearest to its middle, ``serial`` is the serial number of the sensor.
+    """
 
     config: Config
     root: Path
@@ -38,6 +41,7 @@ class FlatTask:
     fingerprint: str
     solver: str = "divide"
     nearest: tuple[str, ...] = ()
+    serial: str = ""
 
 
 def relative_path(folder: RunFolder, task: FlatTask) -> Path:
@@ -72,7 +76,9 @@ def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
     return {
         FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
         "CAMERA": (config.camera if len(config.camera) < 60 else Path(config.camera).name, "camera"),
+        KIND_CARD: ("flat", "what this is"),
         "DETECTOR": (detector.name, "detector"),
+        SERIAL_CARD: (task.serial or None, "serial number of the sensor"),
         "LED": (task.led, "LED"),
         "BEAMLED": (beam_led, "LED whose beam was divided out"),
         "PIXFRAME": ("DM", "pixel frame: row = y, column = x, 0-based"),

@@ -1,0 +1,416 @@
+"""Read images of any program: which extension is the image, its mask and its variance, and what their values mean.
+
+Understood are products of permil, exposures and calibrations of the LSST stack (planes by EXTNAME or, in older files, by EXTTYPE),
+files of astropy and ccdproc (MASK, UNCERT), of HST and JWST (SCI, ERR, DQ), of ESO (DATA, STAT, QUAL), images with weight maps, and
+plain images. A file in which several images might be meant is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from astropy import units as u
+from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
+from numpy.typing import NDArray
+
+from permil.arrays import parse_unit
+from permil.errors import InputError, PermilError
+from permil.products.fits import ImageProduct, has_wrong_sum, is_own_product, wrong_sum
+from permil.products.masks import MaskPlane, is_usable, mask_bits, translate_mask
+from permil.products.sensors import Sensor, card_of, sensor_statements, without_label
+
+Role = Literal["image", "mask", "good", "variance", "error", "inverse", "weight", "other", ""]
+
+_ROLES: dict[str, Role] = {
+    "IMAGE": "image", "SCI": "image", "DATA": "image", "FLUX": "image",
+    "MASK": "mask", "DQ": "mask", "BPM": "mask", "FLAGS": "mask", "FLAG": "mask", "QUAL": "mask", "QUALITY": "mask", "BADPIX": "mask",
+    "GOOD": "good", "GOODPIX": "good", "GPM": "good", "VALID": "good",
+    "VARIANCE": "variance", "VAR": "variance", "STAT": "variance",
+    "ERR": "error", "ERROR": "error", "STDDEV": "error", "STD": "error", "SIGMA": "error", "RMS": "error", "UNCERT": "error",
+    "UNCERTAINTY": "error",
+    "IVAR": "inverse", "INVVAR": "inverse", "INVERSE_VARIANCE": "inverse",
+    "WEIGHT": "weight", "WHT": "weight", "WGT": "weight", "WEIGHTS": "weight",
+}  # fmt: skip
+_UNCERTAINTIES: dict[str, Role] = {
+    "std": "error", "stddevuncertainty": "error", "var": "variance", "varianceuncertainty": "variance", "ivar": "inverse",
+    "inversevariance": "inverse",
+}  # fmt: skip
+_NAMELESS = {"", "PRIMARY", "COMPRESSED_IMAGE"}
+_SEGMENT = re.compile(r"(?:SEGMENT|AMP|CHAN(?:NEL)?)[\s_]?\d+|C[01]\d", re.IGNORECASE)
+_VARIANCE_ROLES = ("variance", "error", "inverse")
+_TRUNCATED = "truncated"
+
+
+@dataclass(frozen=True)
+class _Plane:
+    """An HDU with a two-dimensional image."""
+
+    number: int
+    hdu: Any
+    role: Role
+    verdict: bool | None
+
+    @property
+    def header(self) -> fits.Header:
+        return self.hdu.header
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        rows, columns = self.hdu.shape[-2:]
+        return int(rows), int(columns)
+
+    @property
+    def name(self) -> str:
+        return str(card_of(self.header, "EXTTYPE" if self.hdu.name in _NAMELESS else "EXTNAME") or "")
+
+    def __str__(self) -> str:
+        size = f"{self.shape[0]} x {self.shape[1]}"
+        return f"HDU {self.number} ({self.name}, {size})" if self.name else f"HDU {self.number} ({size})"
+
+
+def read_any_image(
+    path: str | Path,
+    *,
+    sensor: Sensor | None = None,
+    shape: tuple[int, int] | None = None,
+    planes: Mapping[str, int] | None = None,
+    purpose: str = "FITS",
+) -> ImageProduct:
+    """Read an assembled image of one detector from a FITS file of any program.
+
+    Parameters
+    ----------
+    sensor, shape
+        Sensor that is wanted, and rows and columns of its array: they choose among several images. Whether the image that is found
+        is of this sensor remains to be checked (`permil.products.check_sensor`).
+    planes
+        Bits on which mask planes of other programs are to be carried, where that is settled before.
+    purpose
+        What the file is read as, for messages.
+
+    Returns
+    -------
+    ImageProduct
+        Image as floating-point numbers, NaN where the file has no value (NaN, infinite, BLANK); mask in the planes of `MaskPlane`
+        with those of other programs on the bits in ``planes``, NO_DATA where the image is NaN; variance in the square of the
+        image's unit, 0 everywhere where the file has none, NaN where it is not known. ``remarks`` tells what was understood.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has no image or several that might be meant, is a raw file of segments, or its planes do not
+        belong together.
+    """
+    path = Path(path)
+    with _readable(path, purpose), fits.open(path, memmap=False, do_not_scale_image_data=True) as hdus:
+        found = _planes(hdus, sensor, path)
+        if sum(_SEGMENT.fullmatch(plane.name) is not None for plane in found) > 1:
+            raise InputError("this is a raw file of segments", path=path, remedy="assemble it first (permil assemble)")
+        chosen = _choose_image(found, path, sensor, shape)
+        by_version = sum(plane.role == "image" for plane in found) > 1
+        others = [plane for plane in found if plane is not chosen and _belongs(plane, chosen, by_version=by_version)]
+        _check_owners(found, chosen, path)
+        for plane in others:
+            if plane.role in ("mask", "good", "weight", *_VARIANCE_ROLES) and plane.shape != chosen.shape:
+                raise InputError(
+                    f"{plane} does not have the shape of the image, {chosen}", path=path, remedy="give planes of one shape"
+                )
+        remarks = _sum_remarks(path, [chosen, *others], is_own=is_own_product(hdus[0].header))
+        image = _image(chosen)
+        bits = _Masks(image, dict(planes or {}), hdus[0].header, path)
+        used = bits.add(others, chosen)
+        variance, sources, said = _variance(others, chosen, bits.mask, path)
+        used += [plane for plane in sources if plane not in used]
+        if used and [plane.name for plane in (chosen, *used)] != ["IMAGE", "MASK", "VARIANCE"]:
+            remarks.append(f"read {chosen} with {', '.join(map(str, used))}")
+        return ImageProduct(
+            image=image,
+            mask=bits.mask,
+            variance=variance,
+            header=hdus[0].header.copy(),
+            image_header=chosen.header.copy(),
+            planes=bits.planes,
+            remarks=(*remarks, *bits.remarks, *said),
+        )
+
+
+def read_headers(path: str | Path) -> list[fits.Header]:
+    """Return the headers of all HDUs of a FITS file; no data are read.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read.
+    """
+    with _readable(Path(path), "FITS"), fits.open(path, memmap=False) as hdus:
+        return [hdu.header.copy() for hdu in hdus]
+
+
+@contextlib.contextmanager
+def _readable(path: Path, purpose: str) -> Iterator[None]:
+    """Turn whatever reading a foreign file raises into an error of ours, and ignore warnings of what is odd but harmless."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        except (PermilError, NameError, AssertionError):
+            raise
+        except MemoryError as error:
+            raise InputError("there is not enough memory for this file", path=path, remedy="check its NAXIS cards") from error
+        except Exception as error:
+            what = str(error).strip().splitlines()
+            raise InputError(
+                f"cannot be read as {purpose} ({what[0] if what else type(error).__name__})",
+                path=path,
+                remedy="check the path, or make the file again",
+            ) from error
+    cut = [str(entry.message) for entry in caught if issubclass(entry.category, AstropyUserWarning)]
+    if complaint := next((text for text in cut if _TRUNCATED in text), ""):
+        raise InputError(f"damaged ({complaint})", path=path, remedy="make the file again")
+
+
+def _planes(hdus: fits.HDUList, sensor: Sensor | None, path: Path) -> list[_Plane]:
+    camera = None if sensor is None else sensor.camera
+    found = []
+    for number, hdu in enumerate(hdus):
+        size = getattr(hdu, "shape", ()) if hdu.is_image else ()
+        if len(size) < 2 or min(size) == 0:
+            continue
+        if any(length != 1 for length in size[:-2]):
+            if _role(hdu, sensor) not in ("other", ""):
+                raise InputError(
+                    f"HDU {number} ({hdu.name}) has {len(size)} axes ({' x '.join(map(str, size))})",
+                    path=path,
+                    remedy="give planes of two axes",
+                    value=size,
+                )
+            continue
+        verdict = None if sensor is None else sensor.verdict(sensor_statements(hdu.header, camera=camera))
+        if isinstance(hdu, fits.PrimaryHDU) and verdict:
+            # The primary header speaks of the whole file.
+            verdict = None
+        found.append(_Plane(number, hdu, _role(hdu, sensor), verdict))
+    return found
+
+
+def _role(hdu: Any, sensor: Sensor | None) -> Role:
+    """Return what the name of an HDU says it is; "" for an image without a name."""
+    name = str(card_of(hdu.header, "EXTNAME") or "")
+    kind = str(card_of(hdu.header, "EXTTYPE") or "")
+    if name.upper() in _NAMELESS or (kind.upper() in _ROLES and without_label(name).upper() not in _ROLES):
+        name = kind
+    rest = without_label(name).upper()
+    if rest in _NAMELESS:
+        integers = int(card_of(hdu.header, "BITPIX") or 0) > 0 and not isinstance(hdu, fits.PrimaryHDU)
+        if integers and any(str(card.keyword).upper().startswith("MP_") for card in hdu.header.cards):
+            return "mask"
+        # A name that is nothing but that of a detector is the name of an image.
+        return "image" if name.upper() not in _NAMELESS else ""
+    if rest == "UNCERT":
+        return _UNCERTAINTIES.get(str(card_of(hdu.header, "UTYPE") or "std").lower(), "other")
+    if rest in _ROLES:
+        return _ROLES[rest]
+    known = sensor is not None and sensor.camera is not None and sensor.camera.find(name) is not None
+    return "image" if known else "other"
+
+
+def _choose_image(found: Sequence[_Plane], path: Path, sensor: Sensor | None, shape: tuple[int, int] | None) -> _Plane:
+    """Return the one plane that can be meant."""
+    candidates = next((some for role in ("image", "", "other") if (some := [plane for plane in found if plane.role == role])), [])
+    if not candidates:
+        there = f" ({', '.join(map(str, found))} is none)" if found else ""
+        raise InputError(f"there is no image in this file{there}", path=path, remedy="give an assembled image (permil assemble)")
+    for verdict in (True, None, False):
+        some = [plane for plane in candidates if plane.verdict is verdict]
+        if len(some) > 1 and any(not plane.role for plane in some):
+            # Images without names differ by their size at best: a preview is no image of the sensor.
+            some = [plane for plane in some if plane.shape == shape] or some
+        if len(some) == 1:
+            return some[0]
+        if some:
+            other = f"there is no image of {sensor}" if verdict is False else "several images might be meant"
+            raise InputError(
+                f"{other}: {', '.join(map(str, some))}",
+                path=path,
+                remedy="give a file with one image, or name the extensions IMAGE, MASK and VARIANCE",
+                value=[plane.number for plane in some],
+            )
+    raise AssertionError
+
+
+def _belongs(plane: _Plane, image: _Plane, *, by_version: bool) -> bool:
+    """Return whether a plane is not one of another image of the file: of another sensor, or of another EXTVER."""
+    if plane.verdict not in (None, image.verdict):
+        return False
+    versions = {card_of(entry.header, "EXTVER") or 1 for entry in (plane, image)}
+    return not by_version or len(versions) == 1
+
+
+def _check_owners(found: Sequence[_Plane], image: _Plane, path: Path) -> None:
+    """Check that planes of other sensors belong to images of other sensors in the file."""
+    strangers = [plane for plane in found if plane.verdict is False and image.verdict is not False]
+    if strangers and not any(plane.role in ("image", "") for plane in strangers):
+        named = next((plane for plane in strangers if plane.role != "other"), None)
+        if named is not None:
+            raise InputError(
+                f"{named} is of another sensor than {image}",
+                path=path,
+                remedy="give planes that belong together",
+                value=named.number,
+            )
+
+
+def _values(plane: _Plane) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return the values of a plane in native byte order, and where it has none.
+
+    Integers remain integers as long as the scale is 1, also unsigned ones; those of BLANK have no value.
+    """
+    scale, zero = (float(card_of(plane.header, card) or default) for card, default in (("BSCALE", 1), ("BZERO", 0)))
+    blank = card_of(plane.header, "BLANK")
+    raw = np.asarray(plane.hdu.data).reshape(plane.shape)
+    raw = raw.astype(raw.dtype.newbyteorder("="))
+    is_integer = raw.dtype.kind in "iu"
+    lost = raw == int(blank) if is_integer and isinstance(blank, int | float) and blank == int(blank) else ~np.isfinite(raw)
+    if scale == 1 and zero == 0:
+        return raw, lost
+    if scale == 1 and is_integer and zero == int(zero):
+        bits = 8 * raw.dtype.itemsize
+        if raw.dtype.kind == "i" and zero == 2.0 ** (bits - 1):
+            unsigned = raw.view(f"u{raw.dtype.itemsize}")
+            return unsigned ^ unsigned.dtype.type(1 << (bits - 1)), lost
+        return raw.astype(np.int64) + int(zero), lost
+    return raw * scale + zero, lost
+
+
+def _image(plane: _Plane) -> NDArray[np.floating]:
+    values, lost = _values(plane)
+    image = values if values.dtype.kind == "f" else values.astype(np.float64)
+    image[lost | ~np.isfinite(image)] = np.nan
+    return image
+
+
+class _Masks:
+    """The mask of an image, from all planes of a file that say something of its pixels."""
+
+    def __init__(self, image: NDArray[np.floating], planes: dict[str, int], primary: fits.Header, path: Path) -> None:
+        self.mask = np.where(np.isnan(image), np.int32(MaskPlane.NO_DATA), np.int32(0))
+        self.planes = planes
+        self.remarks: list[str] = []
+        self._primary, self._path = primary, path
+
+    def add(self, planes: Sequence[_Plane], image: _Plane) -> list[_Plane]:
+        """Add masks and weights; return those that were used."""
+        used = []
+        for plane in planes:
+            if plane.role == "mask":
+                self._add_mask(plane, image)
+            elif plane.role == "good":
+                values, lost = _values(plane)
+                self._mark(lost, MaskPlane.NO_DATA)
+                self._mark(~lost & (values == 0), MaskPlane.BAD)
+                self.remarks.append(f"{plane} marks good pixels; the others are taken as BAD")
+            elif plane.role in ("weight", "inverse"):
+                values, lost = _values(plane)
+                self._mark(lost | ~(values > 0), MaskPlane.NO_DATA)
+            else:
+                continue
+            used.append(plane)
+        # Planes that have names may be spread over several masks.
+        nameless = [plane.name.upper() for plane in used if plane.role == "mask" and not mask_bits(plane.header)]
+        if len(set(nameless)) < len(nameless):
+            raise InputError(
+                f"several masks might be meant: {', '.join(map(str, used))}",
+                path=self._path,
+                remedy="give a file with one of them",
+            )
+        return used
+
+    def _add_mask(self, plane: _Plane, image: _Plane) -> None:
+        values, lost = _values(plane)
+        bits = mask_bits(plane.header, image.header, self._primary, path=self._path)
+        if values.dtype.kind in "iu" and lost.any():
+            values = np.where(lost, values.dtype.type(0), values)
+        translated = translate_mask(values, bits, planes=self.planes, path=self._path)
+        self.mask |= translated.mask
+        self._mark(lost, MaskPlane.NO_DATA)
+        self.planes = translated.planes
+        self.remarks += translated.remarks
+
+    def _mark(self, where: NDArray[np.bool_], plane: MaskPlane) -> None:
+        self.mask[where] |= np.int32(plane)
+
+
+def _variance(
+    planes: Sequence[_Plane], image: _Plane, mask: NDArray[np.int32], path: Path
+) -> tuple[NDArray[np.floating], list[_Plane], tuple[str, ...]]:
+    """Return the variance of an image (0 where the file has none), the planes that it is from, and what to say of it."""
+    none = np.zeros(image.shape, dtype=np.float32)
+    candidates = next((some for role in _VARIANCE_ROLES if (some := [plane for plane in planes if plane.role == role])), [])
+    if len(candidates) > 1:
+        raise InputError(
+            f"several variances might be meant: {', '.join(map(str, candidates))}",
+            path=path,
+            remedy="give a file with one of them",
+        )
+    if not candidates:
+        weights = [plane for plane in planes if plane.role == "weight"]
+        return none, [], (f"{weights[0]} has no absolute scale: it gives no variance",) if weights else ()
+    plane = candidates[0]
+    factor = _unit_factor(plane, image)
+    if factor is None:
+        units = [card_of(entry.header, "BUNIT") for entry in (plane, image)]
+        return none, [], (f"{plane} is in {units[0]!r}, the image in {units[1]!r}: its variance is not used",)
+    variance = _image(plane)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if plane.role == "error":
+            variance = np.where(variance > 0, np.square(variance, dtype=np.float64), np.nan)
+        elif plane.role == "inverse":
+            variance = 1 / variance.astype(np.float64)
+    variance, said = known_variance(variance if factor == 1 else variance * factor, mask)
+    return variance, [plane], said
+
+
+def known_variance(variance: NDArray[np.floating], mask: NDArray[np.integer]) -> tuple[NDArray[np.floating], tuple[str, ...]]:
+    """Return a variance that is NaN where it is not known, or 0 everywhere where it is known nowhere; and what to say of it.
+
+    A variance that is not finite or not positive is not known.
+    """
+    known = np.isfinite(variance) & (variance > 0)
+    if not known.any():
+        return np.zeros(variance.shape, dtype=variance.dtype), ()
+    unknown = int(np.count_nonzero(~known & is_usable(mask)))
+    said = (f"the variance of {unknown} usable pixels is not known",) if unknown else ()
+    return np.where(known, variance, np.nan).astype(variance.dtype), said
+
+
+def _unit_factor(plane: _Plane, image: _Plane) -> float | None:
+    """Return by what a variance or error is multiplied to be in the unit of the image; None where the units do not fit."""
+    declared, of_image = (card_of(entry.header, "BUNIT") for entry in (plane, image))
+    # Programs copy the cards of the image to all planes.
+    if not declared or not of_image or declared == of_image:
+        return 1.0
+    power = {"variance": 2, "error": 1, "inverse": -2}[plane.role]
+    try:
+        own, wanted = parse_unit(str(declared)), parse_unit(str(of_image))
+        ratio = u.Quantity(1, own).to_value((wanted or u.dimensionless_unscaled) ** power)
+    except (PermilError, u.UnitConversionError, TypeError, ValueError):
+        return None
+    return float(1 / ratio if plane.role == "inverse" else ratio**2 if plane.role == "error" else ratio)
+
+
+def _sum_remarks(path: Path, planes: Sequence[_Plane], *, is_own: bool) -> list[str]:
+    """Check the data sums of the HDUs that are read; a product of ours must not have changed, of others it is said."""
+    numbers = {plane.number for plane in planes if plane.role != "other"}
+    with fits.open(path, memmap=False, disable_image_compression=True) as hdus:
+        changed = [number for number, hdu in enumerate(hdus) if number in numbers and has_wrong_sum(hdu)]
+    if changed and is_own:
+        raise wrong_sum(path, changed)
+    return [f"the data sum of HDU {', '.join(map(str, changed))} does not fit: the data were changed"] if changed else []

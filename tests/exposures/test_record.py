@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from permil.camera import Camera
 from permil.errors import InputError
 from permil.exposures import Exposure, exposures_to_table, read_exposure
-from permil.exposures.hdu import Cards
+from permil.exposures.cards import Cards
 
 from .conftest import RawWriter
 

@@ -7,29 +7,25 @@ each. Parsing only those is what makes the index fast, and knowing where data mu
 from __future__ import annotations
 
 import gzip
-import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import IO
 
 from permil.errors import InputError, RawFormatError
+from permil.exposures.cards import CARD, Cards
 
 BLOCK = 2880
-CARD = 80
 GZIP_MAGIC = b"\x1f\x8b"
 
 _END = b"END".ljust(CARD)
 # The longest header of a raw file has five blocks; a file without an END card is not read to its end in search of one.
 _MAX_HEADER_BLOCKS = 500
-_STRING = re.compile(r"\s*'((?:[^']|'')*)'")
 _REMEDY = "copy the file again or leave it out"
-
-CardValue = str | int | float | bool | None
 
 
 @contextmanager
@@ -64,34 +60,6 @@ def is_compressed(stream: IO[bytes]) -> bool:
 
 
 @dataclass(frozen=True)
-class Cards:
-    """The cards of a header, of which only those asked for are parsed, and only once."""
-
-    header: bytes
-    _known: dict[str, tuple[CardValue, ...]] = field(default_factory=dict, repr=False, compare=False)
-
-    def get(self, name: str, default: CardValue = None) -> CardValue:
-        """Return the value of a card, None for an undefined one; of repeated cards the first counts."""
-        if name not in self._known:
-            self._known[name] = self._find(name)
-        found = self._known[name]
-        return found[0] if found else default
-
-    def _find(self, name: str) -> tuple[CardValue, ...]:
-        """Return the value of a card by itself; nothing if there is no such card."""
-        key = f"{name:<8}= ".encode()
-        start = self.header.find(key)
-        while start % CARD and start >= 0:
-            start = self.header.find(key, start + 1)
-        return () if start < 0 else (_card_value(self.header[start + len(key) : start + CARD].decode("ascii", "replace")),)
-
-    def integer(self, name: str, default: int) -> int:
-        """Return the value of an integer card."""
-        content = self.get(name, default)
-        return content if isinstance(content, int) else default
-
-
-@dataclass(frozen=True)
 class Hdu:
     """One HDU: its header and the place of its data in the file."""
 
@@ -118,21 +86,6 @@ class Hdu:
 def padded(size: int) -> int:
     """Return a size in bytes, rounded up to whole FITS blocks."""
     return -(-size // BLOCK) * BLOCK
-
-
-def _card_value(text: str) -> CardValue:
-    quoted = _STRING.match(text)
-    if quoted:
-        return quoted.group(1).replace("''", "'").rstrip()
-    token = text.split("/", maxsplit=1)[0].strip()
-    if token in ("", "T", "F"):
-        return {"": None, "T": True, "F": False}[token]
-    for convert in (int, float):
-        try:
-            return convert(token.replace("D", "E"))
-        except ValueError:
-            continue
-    return token
 
 
 def read_header(stream: IO[bytes], path: str | Path) -> bytes:

@@ -13,7 +13,8 @@ from astropy.table import Column, Table
 
 from permil.camera import Camera, Detector
 from permil.errors import CameraError, InputError
-from permil.exposures.hdu import BLOCK, Cards, fits_stream, is_compressed, read_primary_header
+from permil.exposures.cards import Cards
+from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header
 from permil.exposures.names import CcobFolder, FileName, parse_ccob_folder, parse_file_name, run_and_job
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")

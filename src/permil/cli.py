@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from permil.errors import PermilError
+from permil.errors import FileWarning, PermilError
 
 _INTERRUPTED = 130
 """Exit code of what the user interrupted."""
@@ -129,12 +132,15 @@ def assemble(
     raw: Annotated[Path, typer.Argument(metavar="RAW", help="raw multi-extension file")],
     out: Out,
     camera: Annotated[str, typer.Option(help="camera of the file")] = "lsstcam",
+    checksums: Annotated[
+        Literal["refuse", "warn", "off"], typer.Option(help="what becomes of data that do not have the sum that DATASUM states")
+    ] = "refuse",
 ) -> None:
     """Trim, flip and mosaic a raw file to the detector frame, with no correction at all."""
     from permil.camera import load_camera
     from permil.exposures.stage import assemble_file
 
-    assemble_file(raw, out, load_camera(camera))
+    assemble_file(raw, out, load_camera(camera), checksums=checksums)
 
 
 @app.command()
@@ -360,11 +366,23 @@ def config_import(
         temporary.write_text(text, encoding="utf-8")
 
 
+def _show_warning(
+    otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any, **more: Any
+) -> None:
+    """Show a warning of a file as a sentence, any other one as Python does."""
+    if issubclass(category, FileWarning):
+        sys.stderr.write(f"permil: warning: {message}\n")
+    else:
+        otherwise(message, category, *place, **more)
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one sentence on standard error and exit code 2."""
     # Work is spread over processes: threads of numerical libraries on top of them wait for each other, up to ten times as long.
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
+    shown = warnings.showwarning
+    warnings.showwarning = partial(_show_warning, shown)
     try:
         app()
     except PermilError as error:
@@ -375,3 +393,5 @@ def main() -> None:
         if end.code == _INTERRUPTED:
             sys.stderr.write("permil: interrupted; nothing is lost, run the same command again to go on\n")
         raise
+    finally:
+        warnings.showwarning = shown

@@ -84,7 +84,8 @@ def test_nothing_is_written_for_a_bad_file(write_raw: RawWriter, bin8: Camera, t
 
 def test_real_file_of_the_raft_test_stand(shared_data: Path, lsstcam: Camera) -> None:
     path = shared_data / "raw" / "201807241028453-RTM-010-S11-det067.fits"
-    image = assemble(read_raw(path, lsstcam))
+    # Its blanked segments have the sums of the pixels that they had.
+    image = assemble(read_raw(path, lsstcam, checksums="off"))
     np.testing.assert_array_equal(image, assembled_by_headers(path))
     # Segment00 alone was not blanked: it lies in the lower left corner of the DM pixel frame.
     lit = image > 0

@@ -44,6 +44,14 @@ class ExposuresConfig(Section):
         default=0.1, gt=0, description="projector positions within this distance (mm) are one place; the stage repeats to 0.01 mm"
     )
 
+    checksums: Literal["refuse", "warn", "off"] = Field(
+        default="refuse",
+        description=(
+            "data of raw files that do not have the sum that their header states (DATASUM): refuse (the file is left out), warn, or off "
+            "(not looked at); a header that was edited (CHECKSUM alone) is warned of"
+        ),
+    )
+
     def resolved(self, folder: Path) -> ExposuresConfig:
         """Return the section with relative roots made absolute below ``folder``."""
         return self.model_copy(update={"roots": [folder / root.expanduser() for root in self.roots]})

@@ -15,8 +15,10 @@ from permil.camera import Camera
 from permil.errors import InputError
 from permil.exposures.classify import OTHER, SAME_POSITION_MM, classify
 from permil.exposures.duplicates import Duplicate, leave_out_duplicates
+from permil.exposures.hdu import reading
 from permil.exposures.positions import Preference, RunOffset, groups, resolve_positions
 from permil.exposures.record import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
+from permil.exposures.sums import Checksums
 from permil.exposures.walk import Unreadable, find_files
 from permil.progress import parallel_map
 
@@ -107,6 +109,7 @@ def build_index(
     scan_runs: Collection[str] = (),
     pointing_runs: Collection[str] = (),
     same_position_mm: float = SAME_POSITION_MM,
+    checksums: Checksums = "refuse",
     workers: int = 1,
 ) -> Index:
     """Search folders for raw files and sort out what they are.
@@ -125,6 +128,8 @@ def build_index(
         Runs that are known to hold scans or pointings, see `classify`.
     same_position_mm
         Positions within this distance are one place.
+    checksums
+        See `read_exposure`.
     workers
         Processes that read headers.
 
@@ -137,7 +142,7 @@ def build_index(
     """
     files, unreadable = find_files(roots)
     tasks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
-    read = partial(_read_files, camera=camera, leds=tuple(leds))
+    read = partial(_read_files, camera=camera, leds=tuple(leds), checksums=checksums)
     exposures: list[Exposure] = []
     for records, failures in parallel_map(read, tasks, workers=workers, description="reading headers", is_quick=True):
         exposures += records
@@ -162,11 +167,14 @@ def _points_at_nothing(table: Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return (text["led"] != "") & (text["purpose"] == OTHER) & (text["aimed"] == "") & np.isfinite(np.asarray(table["x_mm"]))
 
 
-def _read_files(paths: list[Path], *, camera: Camera, leds: tuple[str, ...]) -> tuple[list[Exposure], list[Unreadable]]:
+def _read_files(
+    paths: list[Path], *, camera: Camera, leds: tuple[str, ...], checksums: Checksums
+) -> tuple[list[Exposure], list[Unreadable]]:
     exposures, unreadable = [], []
     for path in paths:
         try:
-            exposures.append(read_exposure(path, camera, leds=leds))
+            with reading(path):
+                exposures.append(read_exposure(path, camera, leds=leds, checksums=checksums))
         except InputError as error:
             unreadable.append(Unreadable(str(path), error.what if error.remedy is None else f"{error.what}; {error.remedy}"))
     return exposures, unreadable

@@ -14,8 +14,9 @@ from astropy.table import Column, Table
 from permil.camera import Camera, Detector
 from permil.errors import CameraError, InputError
 from permil.exposures.cards import Cards
-from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header
+from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header, read_structure, warn_of_file
 from permil.exposures.names import CcobFolder, FileName, parse_ccob_folder, parse_file_name, run_and_job
+from permil.exposures.sums import CHANGED_HEADER, Checksums, has_changed_header
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 NAN = math.nan
@@ -68,8 +69,8 @@ class Exposure:
     aimed: str = _column('detector that the projector points at, "" for none', default="")
 
 
-def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = LEDS) -> Exposure:
-    """Read the primary header of a raw file; no other HDU is looked at.
+def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = LEDS, checksums: Checksums = "refuse") -> Exposure:
+    """Read the primary header of a raw file; no other HDU is looked at, unless the size of the file is not a number of FITS blocks.
 
     Parameters
     ----------
@@ -77,6 +78,13 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
         The camera that must have the detector.
     leds
         Names that an LED may have.
+    checksums
+        Whether a header that was changed after its CHECKSUM was made is warned of (all but ``off``).
+
+    Warns
+    -----
+    FileWarning
+        Of such a header, and of bytes behind the last HDU or padding that is missing there.
 
     Raises
     ------
@@ -85,14 +93,13 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
     """
     path = Path(path)
     with fits_stream(path) as stream:
-        cards = Cards(read_primary_header(stream, path))
+        header, header_sum = read_primary_header(stream, path)
         if not is_compressed(stream) and (size := path.stat().st_size) % BLOCK:
-            raise InputError(
-                "the file is cut short: its size is not a whole number of FITS blocks",
-                path=path,
-                remedy="copy the file again or leave it out",
-                value=size,
-            )
+            # Cut short, or longer than it should be: all headers tell.
+            read_structure(stream, size, path)
+    cards = Cards(header)
+    if checksums != "off" and cards.get("NAXIS") == 0 and has_changed_header(cards, header_sum):
+        warn_of_file(path, f"HDU 0: {CHANGED_HEADER}")
     image_type, test_type = _text(cards, "IMGTYPE").lower(), _text(cards, "TESTTYPE").lower()
     if not image_type:
         raise InputError("not a raw exposure (no IMGTYPE card)", path=path, remedy="leave it out of the folders to search")

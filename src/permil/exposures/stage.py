@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,11 +12,23 @@ from permil.camera import Camera
 from permil.config.exposures import ExposuresConfig
 from permil.errors import InputError
 from permil.exposures.assemble import assemble
+from permil.exposures.cards import Cards
 from permil.exposures.index import Index, build_index
 from permil.exposures.raw import read_raw
+from permil.exposures.sums import Checksums
 from permil.products import provenance, read_table, write_hdus, write_table
 
-_CARDS_KEPT = ("OBSID", "RUNNUM", "DATE-OBS", "MJD-OBS", "RAFTBAY", "CCDSLOT", "LSST_NUM", "IMGTYPE", "TESTTYPE", "EXPTIME")
+_TEXTS_KEPT = {
+    "OBSID": "exposure",
+    "RUNNUM": "run",
+    "DATE-OBS": "date and time of the exposure",
+    "RAFTBAY": "bay of the raft",
+    "CCDSLOT": "slot of the sensor",
+    "LSST_NUM": "serial number of the sensor",
+    "IMGTYPE": "kind of exposure",
+    "TESTTYPE": "test it was taken for",
+}
+_NUMBERS_KEPT = {"MJD-OBS": "modified Julian date of the exposure, d", "EXPTIME": "exposure time, s"}
 
 
 def make_index(
@@ -57,6 +70,7 @@ def make_index(
         scan_runs=options.scan.runs,
         pointing_runs=options.pointings.runs,
         same_position_mm=options.same_position_mm,
+        checksums=options.checksums,
         workers=workers,
     )
     write_table(out_path, index.to_table())
@@ -78,8 +92,15 @@ def read_index(path: str | Path) -> Index:
         raise InputError(error.what, path=path, remedy=error.remedy) from error
 
 
-def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera) -> None:
+def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *, checksums: Checksums = "refuse") -> None:
     """Write the assembled image of a raw file, without any correction, as the primary HDU of a FITS file.
+
+    Its header repeats some cards of the raw file. A number that is none is left out; characters that no card may have become "?".
+
+    Parameters
+    ----------
+    checksums
+        See `permil.exposures.RawFile`.
 
     Raises
     ------
@@ -88,17 +109,28 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera) ->
     OutputError
         If the image cannot be written.
     """
-    raw = read_raw(raw_path, camera)
+    raw = read_raw(raw_path, camera, checksums=checksums)
     header = provenance(
         {
-            "RAWFILE": (Path(raw_path).name, "raw file"),
+            "RAWFILE": (_printable(Path(raw_path).name), "raw file"),
             "CAMERA": (camera.name, "camera"),
             "DETECTOR": (raw.detector.name, "detector"),
             "PIXFRAME": ("DM", "pixel frame, x along rows"),
             "BUNIT": ("adu", "raw counts, no correction"),
         }
     )
-    for name in _CARDS_KEPT:
-        if name in raw.header:
-            header.append(raw.header.cards[name], end=True)
+    cards = Cards(raw.headers[0])
+    for name, comment in _TEXTS_KEPT.items():
+        text = cards.get(name)
+        if text is not None:
+            header[name] = (_printable(str(text)), comment)
+    for name, comment in _NUMBERS_KEPT.items():
+        number = cards.get(name)
+        if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
+            header[name] = (float(number), comment)
     write_hdus(out_path, [fits.PrimaryHDU(data=assemble(raw), header=header)])
+
+
+def _printable(text: str) -> str:
+    """Return a text that a card can hold."""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text)

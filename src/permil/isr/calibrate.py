@@ -97,6 +97,7 @@ def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) ->
         files += sorted(path.glob(f"*{detector}*")) if path.is_dir() else [path]
     upstream = [stored_fingerprint(folder.superbias(detector)) or ""] if config.isr.bias == "auto" else []
     options = {"isr": config.isr.model_dump(mode="json"), "camera": config.camera, "detector": detector}
+    options["checksums"] = config.exposures.checksums
     return fingerprint(options, files=files, upstream=upstream)
 
 
@@ -117,6 +118,7 @@ def superbias_task(config: Config, folder: RunFolder, index: Index, detector: st
             detector=detector,
         )
     options = {"isr": config.isr.model_dump(mode="json", include=_BIAS_OPTIONS), "camera": config.camera, "detector": detector}
+    options["checksums"] = config.exposures.checksums
     return SuperbiasTask(config, detector, paths, folder.superbias(detector), fingerprint(options, files=paths))
 
 
@@ -130,5 +132,6 @@ def make_superbias(task: SuperbiasTask) -> None:
         task.config.isr,
         task.output,
         fingerprint=task.fingerprint,
+        checksums=task.config.exposures.checksums,
         threads=own_threads(),
     )

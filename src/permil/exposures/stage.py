@@ -28,6 +28,7 @@ _TEXTS_KEPT = {
     "IMGTYPE": "kind of exposure",
     "TESTTYPE": "test it was taken for",
 }
+_LONGEST_WITH_COMMENT = 64
 _NUMBERS_KEPT = {"MJD-OBS": "modified Julian date of the exposure, d", "EXPTIME": "exposure time, s"}
 
 
@@ -123,7 +124,9 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *,
     for name, comment in _TEXTS_KEPT.items():
         text = cards.get(name)
         if text is not None:
-            header[name] = (_printable(str(text)), comment)
+            text = _printable(str(text))
+            # A long text fills its card.
+            header[name] = (text, comment if len(text.replace("'", "''")) + len(comment) < _LONGEST_WITH_COMMENT else None)
     for name, comment in _NUMBERS_KEPT.items():
         number = cards.get(name)
         if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):

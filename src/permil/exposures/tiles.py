@@ -256,7 +256,8 @@ def _hcompress(smooth: bool) -> Decoder:
             raise ValueError("a tile is damaged")
         # A plane of bits takes no more than two bits per pixel: what is read beyond a damaged tile are these zeros.
         coded += bytes((_MOST_PLANES + 1) * prod(shape) // 4 + _HCOMPRESS_HEADER)
-        return np.asarray(HCompress1(scale=0, smooth=smooth, bytepix=8, nx=shape[0], ny=shape[1]).decode(coded))
+        codec = HCompress1(scale=0, smooth=smooth, bytepix=8, nx=shape[0], ny=shape[1])
+        return np.asarray(codec.decode(np.frombuffer(coded, dtype=np.uint8)))
 
     return decode
 

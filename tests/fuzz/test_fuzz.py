@@ -8,7 +8,7 @@ from .files import LAYOUTS
 from .reading import ACCEPTED, REFUSED, REPORTED
 from .watch import examine_all
 
-NUMBER = 700
+NUMBER = 600
 
 
 def test_damaged_files() -> None:

@@ -29,13 +29,16 @@ from permil.engine.performance import StepCost, metered_stage, performance_table
 from permil.engine.session import BatchRecord
 from permil.errors import ConfigError, InputError, PhotodiodeError
 from permil.estimate import estimate
-from permil.exposures import POINTING, SCAN, SPOT, Index
+from permil.exposures import POINTING, SCAN, SPOT, Index, summarise_files
 from permil.exposures.stage import make_index, read_index
 from permil.products import RunFolder, atomic_output, make_folder, read_table, remove_partial_files, write_table
 from permil.progress import StageReport, console, default_workers
 
 STAGES = ("index", "isr", "beam", "flat", "spots", "compare", "report")
 """In the order in which they need each other."""
+
+# Sentences of one kind about the files of an index, and duplicates, that are shown.
+_MOST_SENTENCES, _MOST_DUPLICATES = 10, 3
 
 
 _WARNINGS_SHOWN = 10
@@ -245,10 +248,17 @@ def describe_index(index: Index) -> list[str]:
         for offset in index.offsets
         if offset.is_named
     ]
-    lines += [f"cannot be read: {entry.path}: {entry.reason}" for entry in index.unreadable[:10]]
-    if len(index.unreadable) > 10:
-        lines.append(f"... and {len(index.unreadable) - 10} more that cannot be read")
-    lines += [f"left out, same content as {entry.kept}: {entry.left_out}" for entry in index.duplicates[:10]]
+    for title, entries in (
+        ("not used", [(entry.path, entry.reason) for entry in index.unreadable]),
+        ("noticed", index.notes),
+    ):
+        sentences = summarise_files(entries)
+        lines += [f"{title}: {sentence}" for sentence in sentences[:_MOST_SENTENCES]]
+        if len(sentences) > _MOST_SENTENCES:
+            lines.append(f"... and {len(sentences) - _MOST_SENTENCES} more, {title}")
+    lines += [f"left out, same content as {entry.kept}: {entry.left_out}" for entry in index.duplicates[:_MOST_DUPLICATES]]
+    if len(index.duplicates) > _MOST_DUPLICATES:
+        lines.append(f"... and {len(index.duplicates) - _MOST_DUPLICATES} more files with the content of another one")
     if index.off_detector:
         shown = ", ".join(index.off_detector[:5])
         lines.append(f"{len(index.off_detector)} exposures point at no detector and are not used: {shown}")

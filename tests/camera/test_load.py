@@ -224,3 +224,30 @@ def test_detector_twice_or_without_layout(tmp_path: Path) -> None:
         load_camera(write(tmp_path / "layout.yaml", content))
     content["detectors"] = [entry]
     assert load_camera(write(tmp_path / "one.yaml", content)).detector_at(0.0, 0.0) == "R22_S11"
+
+
+@pytest.mark.parametrize(
+    "label",
+    ["R22_S11", "R22-S11", "r22_s11", "R22S11", "R22/S11", " R22_S11 ", b"R22_S11", 94, 94.0, np.int16(94), "94", "det094", "DET94",
+     "E2V-CCD250-382", "e2v_ccd250_382"],
+)  # fmt: skip
+def test_a_detector_is_found_by_every_spelling(label):
+    camera = load_camera("lsstcam")
+    assert camera[label].name == "R22_S11"
+    assert camera["R22_S11"].is_called(label)
+    assert not camera["R22_S12"].is_called(label)
+
+
+@pytest.mark.parametrize("label", ["S11", "R22", "R2_S11", "", None, np.ma.masked, np.nan, True, "E2V", 999, "R22_S11_C10", 94.5])
+def test_a_label_of_no_detector_is_not_one(label):
+    camera = load_camera("lsstcam")
+    assert camera.find(label) is None
+    with pytest.raises(CameraError, match="has no detector"):
+        camera[label]
+
+
+def test_every_spelling_of_every_detector_is_its_own():
+    camera = load_camera("lsstcam")
+    for name, detector in camera.detectors.items():
+        for label in (name, name.replace("_", "-").lower(), detector.id, f"det{detector.id:03d}", detector.serial):
+            assert camera[label].name == name

@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 
 from permil.camera import Camera
+from permil.config.exposures import ExposuresConfig
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, FileWarning, InputError, RawFormatError
 from permil.exposures import RawFile, build_index, read_exposure, read_raw
@@ -197,7 +198,7 @@ def test_the_index_warns_of_edited_headers_and_reads_on(write_raw: RawWriter, bi
         index = build_index([tmp_path / "raw"], bin8)
     assert len(caught) == 1
     assert list(index.table["photodiode"]) == [0.3319, 3.5]
-    build_index([tmp_path / "raw"], bin8, checksums="off")
+    build_index([tmp_path / "raw"], bin8, options=ExposuresConfig(checksums="off"))
     read_exposure(changed, bin8, checksums="off")
 
 

@@ -146,7 +146,7 @@ def test_nothing_usable(bench: Bench, bin8: Camera, tmp_path: Path) -> None:
     (path,) = bench.ccob("6840D", "green", (2.0, 0.0), ["R22_S11"])
     with pytest.raises(InputError, match="none of 1 FITS files can be used; the first reason: unknown LED 'green'"):
         build_index([tmp_path], bin8)
-    assert build_index([tmp_path], bin8, leds=["green"]).table["path"].tolist() == [str(path)]
+    assert build_index([tmp_path], bin8, options=ExposuresConfig(leds=["green"])).table["path"].tolist() == [str(path)]
 
 
 def test_folder_without_permission(bench: Bench, bin8: Camera, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +205,7 @@ def test_scattered_positions(bench: Bench, bin8: Camera, tmp_path: Path) -> None
         bench.ccob("13260", "red", place, ["R22_S11"], BOTXCAM=place[0] + 0.1 * number)
     with pytest.raises(PositionError, match=r"run 13260.*exposures.position"):
         build_index([tmp_path], bin8)
-    assert set(build_index([tmp_path], bin8, position="folder").table["position_kind"]) == {"folder"}
+    assert set(build_index([tmp_path], bin8, options=ExposuresConfig(position="folder")).table["position_kind"]) == {"folder"}
 
 
 def test_pointing_off_every_detector_is_listed(bench: Bench, bin8: Camera, tmp_path: Path) -> None:

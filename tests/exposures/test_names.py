@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from permil.exposures.names import (
     CcobFolder,
     bias_folder,
+    exposure_name,
     file_name,
     is_bias_folder,
+    is_fits_name,
     observation_id,
     parse_ccob_folder,
     parse_file_name,
@@ -40,10 +42,76 @@ def test_real_file_names(name: str, obsid: str, day_obs: str, seqnum: int, detec
     assert (parsed.obsid, parsed.day_obs, parsed.seqnum, parsed.detector) == (obsid, day_obs, seqnum, detector)
 
 
+@pytest.mark.parametrize(
+    ("name", "exposure", "day_obs", "slot", "sensor"),
+    [
+        ("201807241028453-RTM-010-S11-det067.fits", "201807241028453_RTM-010", "20180724", "S11", ""),
+        (
+            "11_CCOB_red_0.012A_0.06s_X300_Y192_0000_20171215013413.fits.fz",
+            "CCOB_red_0.012A_0.06s_X300_Y192_0000_20171215013413",
+            "20171215",
+            "S11",
+            "",
+        ),
+        (
+            "22_CCOB_uv_1e-3A_.5s_X-3.5_Y192._0012_20171215013520.FITS",
+            "CCOB_uv_1e-3A_.5s_X-3.5_Y192._0012_20171215013520",
+            "20171215",
+            "S22",
+            "",
+        ),
+        (
+            "E2V-CCD250-179_lambda_flat_0700_6006D_20180724102845.fits",
+            "lambda_flat_0700_6006D_20180724102845",
+            "20180724",
+            "",
+            "E2V-CCD250-179",
+        ),
+        ("ITL-3800C-041_fe55_fe55_000_4910D_20170522101010.fits.gz", "fe55_fe55_000_4910D_20170522101010", "20170522", "", "ITL-3800C-041"),
+    ],
+)  # fmt: skip
+def test_names_of_older_stands(name: str, exposure: str, day_obs: str, slot: str, sensor: str) -> None:
+    parsed = parse_file_name(name)
+    assert parsed is not None
+    assert (parsed.obsid, parsed.exposure, parsed.day_obs) == ("", exposure, day_obs)
+    assert (parsed.detector, parsed.slot, parsed.sensor) == ("", slot, sensor)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MC_C_20191028_005273_R12_S00.FITS",
+        "mc_c_20191028_005273_r12_s00.fits.fz",
+        "MC_C_20191028_005273_R12_S00 (1).fits",
+        "copy of MC_C_20191028_005273_R12_S00.fits",
+        "copy_of_MC_C_20191028_005273_R12_S00.fit",
+        "[raw] MC_C_20191028_005273_R12_S00.fits.gz",
+        "MC_C_20191028_005273_R12_S00-det045.fits",
+        "30191028005273-R12-S00-det045.fits.FZ",
+    ],
+)
+def test_what_copying_makes_of_a_name(name: str) -> None:
+    parsed = parse_file_name(name)
+    assert parsed is not None
+    assert is_fits_name(name)
+    assert (parsed.obsid, parsed.exposure, parsed.detector) == ("MC_C_20191028_005273", "MC_C_20191028_005273", "R12_S00")
+
+
+def test_exposures_of_names_that_say_nothing() -> None:
+    """The same for all detectors of an exposure, different for the exposures of different folders."""
+    same = ["/d/48113/ccob_red_0_0_000/R22_S11.fits", "/d/48113/ccob_red_0_0_000/r22-s12-det095.fits.fz"]
+    assert len({exposure_name(PurePath(path)) for path in same}) == 1
+    others = ["/d/48113/ccob_red_0_0_000/a.fits", "/d/48113/ccob_red_5_0_001/a.fits", "/d/48114/ccob_red_0_0_000/a.fits"]
+    others += ["/d/48113/ccob_red_0_0_000/0.012A.fits", "/d/48113/ccob_red_0_0_000/0.013A.fits", "R22_S11.fits"]
+    assert len({exposure_name(PurePath(path)) for path in others}) == len(others)
+    assert all(exposure_name(PurePath(path)) for path in others)
+
+
 def test_single_raft_position_is_that_of_the_stage() -> None:
     parsed = parse_file_name("11_CCOB_red_0.009A_0.25s_X-30.5_Y192_0012_20171215013413.fits")
     assert parsed is not None
     assert (parsed.led, parsed.stage_x, parsed.stage_y) == ("red", -30.5, 192.0)
+    assert (parsed.current_a, parsed.exposure_s) == (0.009, 0.25)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +179,7 @@ def test_folder_name_round_trip(led: str, x_mm: float, y_mm: float, sequence: in
 def test_any_text_is_no_error(name: str) -> None:
     parse_file_name(name)
     parse_ccob_folder(name)
+    exposure_name(PurePath(name))
     is_bias_folder(name)
 
 

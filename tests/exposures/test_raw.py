@@ -97,7 +97,7 @@ def test_readout_board(write_raw: RawWriter, bin8: Camera, named: bool) -> None:
 
     raw = read_raw(write_raw(change=rename), bin8, segments=[])
     assert raw.board_temperatures == {"TEMP1": 9.875, "TEMP2": -1.5}
-    assert raw.header["CCOBLED"] == "red"
+    assert raw.primary.text("CCOBLED") == "red"
 
 
 def test_only_wanted_segments(write_raw: RawWriter, bin8: Camera) -> None:

@@ -148,7 +148,9 @@ def test_only_the_first_blocks_are_read(write_primary: RawWriter, lsstcam: Camer
         ({"CCOBLED": "green"}, "unknown LED 'green'; known LEDs are uv, blue, red, nm750, nm850, nm960"),
         ({"CCOBLED": None}, "without the name of its LED"),
         ({"RAFTBAY": "R99"}, "camera lsstcam has no detector 'R99_S11'"),
-        ({"RAFTBAY": None}, "camera lsstcam has no detector 'S11'"),
+        ({"RAFTBAY": None}, "says which detector it is (the header says S11)"),
+        ({"CCDSLOT": None}, "says which detector it is (the header says R22)"),
+        ({"CCDSLOT": "S33"}, "camera lsstcam has no detector 'R22_S33'"),
         ({"RAFTBAY": None, "CCDSLOT": None}, "says which detector"),
         ({"LSST_NUM": "ITL-3800C-001"}, "sensor of ITL, camera lsstcam has one of E2V at R22_S11"),
         ({"CCD_MANU": "ITL"}, "sensor of ITL, camera lsstcam has one of E2V at R22_S11"),
@@ -167,6 +169,151 @@ def test_header_and_names_disagree(write_primary: RawWriter, lsstcam: Camera) ->
         read_exposure(write_primary(CCDSLOT="S12"), lsstcam)
     with pytest.raises(InputError, match="header names the LED red, the folder blue"):
         read_exposure(write_primary(folder="ccob_blue_0.0_0.0_000"), lsstcam)
+
+
+RAFT_NAME = "11_CCOB_red_0.012A_0.06s_X300_Y192_0000_20171215013413.fits"
+NO_PLACE: dict[str, Any] = {"RAFTBAY": None, "CCDSLOT": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "cards"),
+    [
+        ("exposure.fits", {"RAFTBAY": None, "CCDSLOT": "R22_S11"}),
+        ("exposure.fits", {"RAFTBAY": "R22_S11", "CCDSLOT": "S11"}),
+        ("exposure.fits", {"RAFTBAY": "r22", "CCDSLOT": "s11"}),
+        ("exposure.fits", {"RAFTBAY": "22", "CCDSLOT": "11"}),
+        ("MC_C_20191028_000001_R22_S11.fits", {"RAFTBAY": None}),
+        ("MC_C_20191028_000001_r22_s11.fits", {"CCDSLOT": None}),
+        ("exposure.fits", {"RAFTBAY": None, "LSST_NUM": "E2V-CCD250-382"}),
+        ("exposure.fits", {"RAFTBAY": None, "RAFTNAME": "LCA-11021_RTM-024"}),
+        ("exposure.fits", NO_PLACE | {"LSST_NUM": " lca-e2v-ccd250-382 "}),
+        ("exposure.fits", NO_PLACE | {"DETECTOR": 94}),
+        ("exposure.fits", NO_PLACE | {"DETECTOR": "det094"}),
+        ("exposure.fits", NO_PLACE | {"DETECTOR": "R22-S11"}),
+        ("exposure.fits", NO_PLACE | {"CHIPID": "r22s11"}),
+        ("exposure.fits", {"RAFTBAY": None, "CHIPID": "R22"}),
+        ("exposure.fits", {"DETECTOR": "CCD250"}),
+        ("30191028000001-R22-S11-det094.fits", NO_PLACE),
+        (RAFT_NAME, NO_PLACE | {"RAFTNAME": "LCA-11021_RTM-024-Dev"}),
+        ("E2V-CCD250-382_lambda_flat_0700_6006D_20180724102845.fits", NO_PLACE),
+        ("201807241028453-RTM-024-S11-det094.fits", NO_PLACE | {"RAFTNAME": "RTM-024"}),
+    ],
+)
+def test_statements_about_the_detector(write_primary: RawWriter, lsstcam: Camera, name: str, cards: dict[str, Any]) -> None:
+    assert read_exposure(write_primary(name=name, **cards), lsstcam).detector == "R22_S11"
+
+
+@pytest.mark.parametrize(
+    ("name", "cards", "reason"),
+    [
+        ("exposure.fits", {"DETECTOR": 95}, r"header says detector R22_S11, card DETECTOR 95 \(R22_S12\)"),
+        ("exposure.fits", {"DETECTOR": "R21_S11"}, "header says detector R22_S11, card DETECTOR R21_S11"),
+        ("exposure.fits", {"CHIPID": "S12"}, "header says detector R22_S11, card CHIPID S12"),
+        ("22_CCOB_red_0.012A_0.06s_X300_Y192_0000_20171215013413.fits", {}, "header says detector R22_S11, the file name S22"),
+        ("30191028000001-R22-S11-det095.fits", {}, "header says detector R22_S11, the number in the file name R22_S12"),
+        ("exposure.fits", {"RAFTBAY": "R22", "CCDSLOT": "R21_S11"}, "has no detector 'R22_R21_S11'"),
+        (RAFT_NAME, NO_PLACE, "says which detector it is .the file name says S11."),
+    ],
+)
+def test_statements_that_exclude_each_other(
+    write_primary: RawWriter, lsstcam: Camera, name: str, cards: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(InputError, match=reason):
+        read_exposure(write_primary(name=name, **cards), lsstcam)
+
+
+def test_exposures_of_single_rafts(write_primary: RawWriter, lsstcam: Camera) -> None:
+    removed = dict.fromkeys(("OBSID", "DAYOBS", "RAFTBAY", "CCOBLED", "CCOBCURR", "EXPTIME"))
+    names = [
+        f"{slot}_CCOB_red_0.012A_0.06s_X{x}_Y192_{x:04d}_2017121501{x:04d}.fits" for slot in ("11", "12") for x in (300, 304)
+    ]
+    cards = {"RAFTNAME": "LCA-11021_RTM-024", "MJD-OBS": 58102.1, "SEQNUM": None} | removed
+    exposures = [read_exposure(write_primary(name=name, CCDSLOT=f"S{name[:2]}", **cards), lsstcam) for name in names]
+    assert [exposure.obsid for exposure in exposures[:2]] == [exposure.obsid for exposure in exposures[2:]]
+    assert len({exposure.obsid for exposure in exposures}) == 2
+    assert [exposure.detector for exposure in exposures] == ["R22_S11", "R22_S11", "R22_S12", "R22_S12"]
+    assert {(exposure.led, exposure.current_a, exposure.exposure_s, exposure.day_obs) for exposure in exposures} == {
+        ("red", 0.012, 0.06, "20171215")
+    }
+    assert {exposure.note for exposure in exposures} == {""}
+
+
+def test_exposures_without_a_name(write_primary: RawWriter, lsstcam: Camera) -> None:
+    """OBSID is made of day and sequence number where it is missing, else of folder and name."""
+    bare = dict.fromkeys(("OBSID", "SEQNUM", "DAYOBS"))
+    first, second = (
+        read_exposure(write_primary(name="a.fits", folder=f"7/ccob_red_{x}.0_0.0_00{x}", TSEQNUM=x, **bare), lsstcam)
+        for x in (0, 5)
+    )
+    assert first.obsid != second.obsid
+    numbered = read_exposure(write_primary(name="b.fits", OBSID=None, CONTRLLR="O"), lsstcam)
+    assert numbered.obsid == "MC_O_20191028_000001"
+
+
+@pytest.mark.parametrize(
+    ("cards", "note"),
+    [
+        ({"EXPTIME": "0,32"}, r"card EXPTIME has no number \('0,32'\)"),
+        ({"CCOBADC": "broken"}, "card CCOBADC has no number"),
+        ({"EXPTIME": -1.0}, r"card EXPTIME is negative \(-1\)"),
+        ({"EXPTIME": 7.0, "DARKTIME": 0.45}, "EXPTIME 7 s exceeds DARKTIME 0.45 s"),
+        ({"EXPTIME": 0.5, "IMGTYPE": "BIAS", "folder": "bias_bias_001"}, "a bias with an exposure time of 0.5 s"),
+        ({"SEQNUM": 10**20}, "card SEQNUM has no whole number"),
+        ({"SEQNUM": 558}, "OBSID MC_C_20191028_000001 contradicts DAYOBS 20191028 and SEQNUM 558"),
+        ({"DAYOBS": "20191029"}, "OBSID MC_C_20191028_000001 contradicts DAYOBS 20191029"),
+        ({"OBSID": "MC_C_20191028_000007"}, "header says exposure MC_C_20191028_000007, the file name MC_C_20191028_000001"),
+        ({"OBSID": "garbage"}, "header says exposure garbage, the file name MC_C_20191028_000001"),
+        ({"DAYOBS": "someday"}, "card DAYOBS has no day .'someday'."),
+        ({"DAYOBS": "99999999999999"}, "card DAYOBS has no day"),
+        ({"DAYOBS": "20191331"}, "card DAYOBS has no day"),
+        ({"LSST_NUM": "--5"}, "card LSST_NUM has no serial number .'--5'."),
+        ({"TSEQNUM": 9}, "TSEQNUM is 9, the folder's number 1"),
+        ({"MJD-OBS": 58790.1}, "MJD 58790.10000 is not on the day 20191028"),
+        ({"MJD-OBS": 1.5}, r"card MJD-OBS is no date of a raw file \(1.5\)"),
+        ({"TEMPLED1": -273.15}, r"card TEMPLED1 has an impossible temperature \(-273.15 degree C\)"),
+        ({"LSST_NUM": "E2V-CCD250-112-09"}, "R22_S11 is sensor E2V-CCD250-112-09, in camera lsstcam E2V-CCD250-382$"),
+        ({"RAFTNAME": "LCA-11021_RTM-003_ETU2"}, "R22_S11 is of raft LCA-11021_RTM-003_ETU2, in camera lsstcam of LCA-11021_RTM-024"),
+        ({"LSST_NUM": "E2V-CCD250-1", "RAFTNAME": "RTM-024_ETU1"}, "sensor E2V-CCD250-1 of raft RTM-024_ETU1, in camera"),
+    ],
+)  # fmt: skip
+def test_odd_headers_are_used_with_a_note(write_primary: RawWriter, lsstcam: Camera, cards: dict[str, Any], note: str) -> None:
+    folder = {"folder": "1/BOT_acq/v0/2/ccob_red_0.0_0.0_001", "name": "MC_C_20191028_000001_R22_S11.fits"}
+    exposure = read_exposure(write_primary(**folder | cards), lsstcam)
+    assert re.search(note, exposure.note)
+    assert ";" not in exposure.note
+
+
+@pytest.mark.parametrize(
+    "serial", ["E2V-CCD250-382", "e2v-ccd250-382 ", "LCA-E2V-CCD250-382", "E2V_CCD250_382", "E2V CCD250 382"]
+)
+def test_spellings_of_a_serial_number(write_primary: RawWriter, lsstcam: Camera, serial: str) -> None:
+    exposure = read_exposure(write_primary(LSST_NUM=serial, RAFTNAME="LCA-11021_RTM-024"), lsstcam)
+    assert (exposure.serial, exposure.note) == ("E2V-CCD250-382", "")
+
+
+@pytest.mark.parametrize("serial", [None, "", "  ", "none", "UNKNOWN", fits.card.UNDEFINED, "0"])
+def test_serials_that_say_nothing(write_primary: RawWriter, lsstcam: Camera, serial: Any) -> None:
+    exposure = read_exposure(write_primary(LSST_NUM=serial), lsstcam)
+    assert (exposure.serial, exposure.note) == ("", "")
+
+
+@pytest.mark.parametrize("day", ["20191028", 20191028, 20191028.0, "2019-10-28"])
+def test_days(write_primary: RawWriter, lsstcam: Camera, day: Any) -> None:
+    exposure = read_exposure(write_primary(DAYOBS=day), lsstcam)
+    assert (exposure.day_obs, exposure.note) == ("20191028", "")
+
+
+def test_leds_in_capitals(write_primary: RawWriter, lsstcam: Camera) -> None:
+    exposure = read_exposure(write_primary(CCOBLED="RED", folder="ccob_Red_0.0_0.0_001"), lsstcam)
+    assert (exposure.led, exposure.note) == ("red", "")
+
+
+@pytest.mark.parametrize(
+    ("folder", "image_type"), [("ccob_red_0.0_0.0_001", "BIAS"), ("ccob_red_0.0_0.0_001", "DARK"), ("bias_bias_003", "CCOB")]
+)
+def test_kind_of_header_and_folder(write_primary: RawWriter, lsstcam: Camera, folder: str, image_type: str) -> None:
+    with pytest.raises(InputError, match=f"the header says {image_type}, the folder {folder}"):
+        read_exposure(write_primary(folder=folder, IMGTYPE=image_type), lsstcam)
 
 
 def test_other_leds_may_be_allowed(write_primary: RawWriter, lsstcam: Camera) -> None:
@@ -201,6 +348,12 @@ def test_real_files(shared_data: Path, lsstcam: Camera) -> None:
         assert exposure.mjd == header["MJD-OBS"]
         assert exposure.serial == header["LSST_NUM"]
         assert exposure.led == ""
+    # A raft of engineering sensors stood in R10 in March 2019.
+    assert early.note == (
+        "R10_S22 is sensor ITL-3800C-103 of raft LCA-11021_RTM-003_ETU2, in camera lsstcam ITL-3800C-207 of raft LCA-11021_RTM-023"
+    )
+    assert (stand.note, late.note) == ("", "")
+    assert stand.obsid == "201807241028453_RTM-010"
 
 
 text_values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)

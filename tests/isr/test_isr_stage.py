@@ -24,7 +24,7 @@ from permil.isr.stage import (
 from permil.products import MaskPlane, read_image, read_table
 
 GAIN = 1.25
-TEMPERATURES = {"TEMP1": 10.0, "TEMP2": 12.0, "TEMP7": 99.0}
+TEMPERATURES = {f"TEMP{number}": 10.0 + 0.4 * (number - 1) for number in range(1, 7)} | {"TEMP7": 99.0}
 
 
 @pytest.fixture(scope="module")
@@ -177,11 +177,31 @@ def test_the_board_temperature_is_read_when_it_is_needed(files, bin8, config, lo
     following = config.model_copy(update={"temperature_coefficient": 6.5e-4})
     assert board_temperature(raw, following) == 11.0
     assert board_temperature(raw, following.model_copy(update={"temperature_card": "TEMP7"})) == 99.0
+    assert board_temperature(raw, following.model_copy(update={"temperature_card": ["TEMP2", "TEMP7"]})) == 54.7
     unknown = following.model_copy(update={"temperature_card": "TEMP8"})
-    assert board_temperature(raw, unknown) is None
+    with pytest.raises(InputError, match=r"light_0\.fits: .*card TEMP8 is missing"):
+        board_temperature(raw, unknown)
     calibration = load_calibration(detector, bin8, unknown.model_copy(update={"bias": "none"}))
-    with pytest.raises(CalibrationError, match=r"light_0\.fits.*temperature"):
+    with pytest.raises(InputError, match=r"light_0\.fits.*temperature"):
         reduce_file(files["paths"][0], bin8, calibration, unknown)
+
+
+def test_an_exposure_without_a_board_temperature_is_left_out(files, bin8, config, detector, tmp_path):
+    following = config.model_copy(update={"temperature_coefficient": 6.5e-4})
+    calibration = load_calibration(detector, bin8, following.model_copy(update={"bias": "none"}))
+    broken = tmp_path / "light_0.fits"
+    content = files["paths"][0].read_bytes()
+    place = content.index(b"TEMP3   =")
+    broken.write_bytes(content[:place] + b"TEMP3   =                  NaN".ljust(80) + content[place + 80 :])
+    others = files["paths"][1:]
+    result = stack_group([broken, *others], files["readings"], bin8, calibration, following)
+    assert [(entry.path, entry.reason[:46]) for entry in result.left_out] == [
+        (broken, "there is no board temperature: card TEMP3 has ")
+    ]
+    reference = stack_group(others, files["readings"][1:], bin8, calibration, following)
+    np.testing.assert_array_equal(result.stack.image, reference.stack.image)
+    with pytest.raises(InputError, match=r"none of 1 exposures of R22_S11 can be used .there is no board temperature"):
+        stack_group([broken], files["readings"][:1], bin8, calibration, following)
 
 
 def test_a_file_of_another_detector_is_an_error(files, bin8, config, itl):

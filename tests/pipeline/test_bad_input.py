@@ -144,6 +144,18 @@ def test_duplicates(permil: Permil, spoiled: Path) -> None:
     _refused(permil("index", spoiled / "config.yaml", ONE), raw.name, "differ")
 
 
+def test_bias_exposures_of_another_sensor(permil: Permil, spoiled: Path) -> None:
+    other = "E2V-CCD250-112-09"
+    for raw in raw_files(spoiled, "bias_bias*")[2:]:
+        edit_header(raw, lambda hdus: hdus[0].header.update({"LSST_NUM": other}))
+    mixed = ("index", spoiled / "config.yaml", ONE)
+    _refused(permil(*mixed), DETECTOR, "E2V-CCD250-382", other, "in 2 files", "exposures.serials")
+    code, _, messages = permil(*mixed, "exposures.serials={R22_S11: E2V-CCD250-382}")
+    assert code == 0, messages
+    assert re.search(rf"not used: 2 files, for example .*: {DETECTOR} is sensor {other}, wanted is E2V-CCD250-382", messages)
+    assert "2 bias exposures" in messages
+
+
 def test_pointing_off_every_detector(permil: Permil, spoiled: Path) -> None:
     moved = raw_files(spoiled, POINTINGS)[:5]
     for raw in moved:

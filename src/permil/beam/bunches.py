@@ -49,11 +49,11 @@ def box_signals(
     Raises
     ------
     InputError
-        If the file cannot be used or is that of another detector.
+        If the file cannot be used or is that of another detector, or the board temperature is needed and not in the file.
     CameraError
         If a bunch is not on the detector.
     CalibrationError
-        If a bunch has no usable pixel, or the board temperature is needed and not in the file.
+        If a bunch has no usable pixel.
     """
     with RawFile(path, camera, checksums=checksums) as raw_file:
         check_detector(raw_file.detector, calibration.detector, path)

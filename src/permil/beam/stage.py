@@ -19,7 +19,7 @@ from permil.camera.frames import box_in_detector, detector_to_ccs
 from permil.config import Config
 from permil.config.beam import ReferenceConfig
 from permil.errors import BeamError, InputError, PermilError
-from permil.exposures import SCAN, Index, require_one_kind
+from permil.exposures import SCAN, Index, require_one_kind, summarise_files
 from permil.isr.box import BoxSignal
 from permil.isr.calibrate import calibration_fingerprint
 from permil.isr.calibration import Calibration
@@ -147,7 +147,7 @@ def _nodes_of_led(
         table = _measure(config, folder, scan, led, bunches, nodes_print, workers=workers)
         write_table(folder.beam_nodes(led), table)
         report.done += len(table)
-        report.messages += [f"{led}: a node is missing: {row['note']}" for row in table if row["note"]]
+        report.messages += [f"{led}: a node is missing: {sentence}" for sentence in _missing_nodes(table)]
     return _ModelTask(config, folder.root, led, str(scan["position_kind"][0]), model_print)
 
 
@@ -171,7 +171,15 @@ def _fit_model(task: _ModelTask) -> str:
     return model.describe()
 
 
+def _missing_nodes(table: Table) -> list[str]:
+    return summarise_files((str(row["obsid"]), str(row["note"])) for row in table if row["note"])
+
+
 def _usable_nodes(table: Table, config: Config) -> Any:
+    if len(table) and all(table["note"]):
+        raise BeamError(
+            f"none of {len(table)} nodes could be measured; {_missing_nodes(table)[0]}", remedy="mend the cause, and run again"
+        )
     if config.isr.photodiode == "none":
         table = table.copy()
         table.remove_column("photodiode")

@@ -2,5 +2,16 @@
 
 from permil.camera.load import camera_names, load_camera, shared_camera
 from permil.camera.model import Amplifier, Camera, Detector, ReferenceBox
+from permil.camera.names import detector_key, is_bay_and_slot
 
-__all__ = ["Amplifier", "Camera", "Detector", "ReferenceBox", "camera_names", "load_camera", "shared_camera"]
+__all__ = [
+    "Amplifier",
+    "Camera",
+    "Detector",
+    "ReferenceBox",
+    "camera_names",
+    "detector_key",
+    "is_bay_and_slot",
+    "load_camera",
+    "shared_camera",
+]

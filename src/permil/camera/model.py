@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from permil.camera.names import detector_key, keys_of
 from permil.errors import CameraError
 
 
@@ -126,6 +129,10 @@ class Detector:
         """Rows and columns of the detector array."""
         return self.ny, self.nx
 
+    def is_called(self, label: Any) -> bool:
+        """Return whether a label means this detector: its name, number or serial number in any spelling."""
+        return label == self.name or detector_key(label) in keys_of(self.name, self.id, self.serial)
+
     @property
     def centre_pixel(self) -> tuple[float, float]:
         """Geometric centre of the array (x, y)."""
@@ -139,8 +146,9 @@ class Detector:
         CameraError
             If the detector has no such amplifier.
         """
+        wanted = key.strip().lower() if isinstance(key, str) else key
         for amplifier in self.amplifiers:
-            if key in (amplifier.name, amplifier.extname, amplifier.number):
+            if wanted in (amplifier.name.lower(), amplifier.extname.lower(), amplifier.number):
                 return amplifier
         names = [amplifier.name for amplifier in self.amplifiers]
         raise CameraError(
@@ -181,23 +189,35 @@ class Camera:
     reference: ReferenceBox
     detectors: dict[str, Detector] = field(repr=False)
 
-    def __getitem__(self, name: str) -> Detector:
-        """Return a detector by its name (``R22_S11``).
+    def __getitem__(self, label: Any) -> Detector:
+        """Return a detector by its name (``R22_S11``), number or serial number in any spelling.
 
         Raises
         ------
         CameraError
             If the camera has no such detector.
         """
-        try:
-            return self.detectors[name]
-        except KeyError:
+        detector = self.find(label)
+        if detector is None:
+            close = get_close_matches(str(label).upper(), self.detectors, n=1, cutoff=0.8)
             raise CameraError(
-                f"camera {self.name} has no detector {name!r}",
-                remedy="names look like R22_S11",
-                value=name,
+                f"camera {self.name} has no detector {label!r}",
+                remedy=f"did you mean {close[0]}?" if close else "names look like R22_S11",
+                value=label,
                 allowed=sorted(self.detectors),
-            ) from None
+            )
+        return detector
+
+    def find(self, label: Any) -> Detector | None:
+        """Return the detector that a label means (see `permil.camera.names`); None where it is none of this camera."""
+        if isinstance(label, str) and label in self.detectors:
+            return self.detectors[label]
+        name = self._names_by_key.get(detector_key(label))
+        return None if name is None else self.detectors[name]
+
+    @cached_property
+    def _names_by_key(self) -> dict[str | int, str]:
+        return {key: entry.name for entry in self.detectors.values() for key in keys_of(entry.name, entry.id, entry.serial)}
 
     @property
     def science(self) -> list[Detector]:

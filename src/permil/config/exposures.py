@@ -15,7 +15,13 @@ def _as_text(entry: Any) -> Any:
     return str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry
 
 
+def _as_texts(entry: Any) -> Any:
+    return [str(part) if isinstance(part, int) else part for part in (entry if isinstance(entry, list) else [entry])]
+
+
 Run = Annotated[str, BeforeValidator(_as_text)]
+Label = Annotated[str, BeforeValidator(lambda entry: str(entry) if isinstance(entry, int) else entry)]
+Serials = Annotated[list[str], BeforeValidator(_as_texts), Field(min_length=1)]
 
 
 class RunSelection(Section):
@@ -49,6 +55,14 @@ class ExposuresConfig(Section):
         description=(
             "data of raw files that do not have the sum that their header states (DATASUM): refuse (the file is left out), warn, or off "
             "(not looked at); a header that was edited (CHECKSUM alone) is warned of"
+        ),
+    )
+    serials: dict[Label, Serials] = Field(
+        default={},
+        description=(
+            "by detector, serial numbers (as in LSST_NUM) of the sensors whose exposures are used, for example {R22_S11: "
+            "E2V-CCD250-382}; needed where a bay held two sensors. Files of other sensors are left out; those that are named together "
+            "may enter one product"
         ),
     )
 

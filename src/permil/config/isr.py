@@ -55,8 +55,10 @@ class IsrConfig(Section):
         description="Relative change of the gain (e-/adu) per degree C of the readout board; about 6.5e-4 for LSSTCam; 0 corrects nothing.",
     )
     temperature_reference: float = Field(0.0, description="Board temperature, degree C, to which the gains belong.")
-    temperature_card: str = Field(
-        "mean", description="Card of the REB_COND extension that holds the board temperature, or `mean` of TEMP1 to TEMP6."
+    temperature_card: str | Annotated[list[str], Field(min_length=1)] = Field(
+        "mean",
+        description="Card of the REB_COND extension that holds the board temperature, a list of cards whose mean is taken, or `mean` "
+        "of TEMP1 to TEMP6. An exposure that lacks one of them is left out.",
     )
     photodiode: Literal["header", "none"] = Field(
         "header",

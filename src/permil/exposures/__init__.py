@@ -4,7 +4,7 @@ from permil.exposures.assemble import assemble
 from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, SPOT, aimed_detector, classify, position_table
 from permil.exposures.duplicates import Duplicate
 from permil.exposures.hdu import warn_of_file
-from permil.exposures.index import Index, build_index
+from permil.exposures.index import Index, build_index, summarise_files
 from permil.exposures.names import (
     CcobFolder,
     FileName,
@@ -62,5 +62,6 @@ __all__ = [
     "resolve_positions",
     "run_and_job",
     "run_folder",
+    "summarise_files",
     "warn_of_file",
 ]

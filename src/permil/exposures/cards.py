@@ -1,55 +1,224 @@
-"""Cards of FITS headers, read as they are found in the files: only those asked for are parsed."""
+"""The guarded reader of FITS header cards: what no standard allows never raises, and is never taken for a number by chance.
+
+Real headers hold lower-case keywords, bare NaN, decimal commas, quoted numbers, texts without their second quote, accented letters,
+cards that are repeated with another value, and numbers with a unit behind them. What has one meaning only is understood; any other
+value counts as missing and is kept in `Cards.problems`, so that the reader of a file can name it.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
 
 CARD = 80
 
-_STRING = re.compile(r"\s*'((?:[^']|'')*)'")
-
 CardValue = str | int | float | bool | None
+
+_TEXT = re.compile(r"\s*'((?:[^']|'')*)'")
+_OPEN_TEXT = re.compile(r"\s*'(.*?)(?:\s+/.*)?$", re.DOTALL)
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[EeDd][-+]?\d+)?")
+_INTEGER = re.compile(r"[-+]?\d+")
+_KEYWORD = re.compile(r"\s*(?:HIERARCH\s+)?([A-Z0-9_][A-Z0-9_. -]*?)\s*=(.*)", re.DOTALL | re.IGNORECASE)
+_UNDEFINED = frozenset({"", "null", "undefined", "undef", "n/a"})
+_FLAGS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
+_LARGEST_INTEGER = 2**63
+# Temperatures (deg C) that no sensor of a camera or projector reads: markers of missing values and broken sensors.
+_COLDEST, _HOTTEST = -200.0, 150.0
+
+
+class _Entry(NamedTuple):
+    """The value of a card: a quoted text, or the characters that stand before the comment; "" where it is undefined."""
+
+    characters: str
+    is_quoted: bool
+
+    def parsed(self) -> CardValue:
+        """Return the value by the rules of the standard; characters that are no value by these rules are text."""
+        characters = self.characters
+        if self.is_quoted:
+            return characters
+        if characters in ("", "T", "F"):
+            return {"": None, "T": True, "F": False}[characters]
+        number = _finite(characters)
+        return characters if number is None else number
+
+    def meaning(self) -> CardValue:
+        """Return the value by which two cards are compared: numbers by value, texts without case, None where undefined."""
+        characters = self.characters.strip().lower()
+        number = _finite(characters)
+        return float(number) if number is not None else None if characters in _UNDEFINED else characters
 
 
 @dataclass(frozen=True)
 class Cards:
-    """The cards of a header, of which only those asked for are parsed, and only once."""
+    """The cards of a header; only those asked for are parsed.
+
+    Parameters
+    ----------
+    header
+        The header as it is in the file: cards of 80 bytes.
+
+    Attributes
+    ----------
+    problems
+        What is wrong with cards that were asked for, by keyword: one clause each, with the value.
+    """
 
     header: bytes
-    _known: dict[str, tuple[CardValue, ...]] = field(default_factory=dict, repr=False, compare=False)
+    problems: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[str, tuple[_Entry | None, _Entry | None]] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, name: str, default: CardValue = None) -> CardValue:
-        """Return the value of a card, None for an undefined one; of repeated cards the first counts."""
-        if name not in self._known:
-            self._known[name] = self._find(name)
-        found = self._known[name]
-        return found[0] if found else default
+        """Return the value of a card as the standard reads it, None for an undefined one; of repeated cards the first counts."""
+        entry, _ = self._entries(name)
+        return default if entry is None else entry.parsed()
 
-    def _find(self, name: str) -> tuple[CardValue, ...]:
-        """Return the value of a card by itself; nothing if there is no such card."""
-        key = f"{name:<8}= ".encode()
-        start = self.header.find(key)
-        while start % CARD and start >= 0:
-            start = self.header.find(key, start + 1)
-        return () if start < 0 else (_card_value(self.header[start + len(key) : start + CARD].decode("ascii", "replace")),)
+    def text(self, name: str) -> str:
+        """Return the text of a card, "" where it is missing or undefined.
+
+        A number is returned as it is written (a run ``0680`` keeps its zero); a logical value and NaN are no text.
+        """
+        _, entry = self._entries(name)
+        if entry is None or (not entry.is_quoted and entry.characters in ("T", "F")):
+            return ""
+        characters = entry.characters.strip()
+        if characters.lower() == "nan":
+            return ""
+        return characters if characters.isprintable() else "".join(filter(str.isprintable, characters)).strip()
+
+    def number(self, name: str, *, unit: str | None = None) -> float:
+        """Return the number of a card, NaN where it is missing, undefined, not finite or not understood.
+
+        Parameters
+        ----------
+        unit
+            Unit that the number is wanted in. A value such as ``'15000 ms'`` is converted; without ``unit`` it is not understood.
+        """
+        _, entry = self._entries(name)
+        if entry is None:
+            return math.nan
+        characters = entry.characters.strip()
+        number = _finite(characters)
+        if number is None and unit is not None:
+            number = _converted(characters, unit)
+        if number is None:
+            self.problems[name] = f"card {name} has no number ({characters[:40]!r})"
+            return math.nan
+        return float(number)
+
+    def temperature(self, name: str) -> float:
+        """Return a temperature, degree C; NaN also where no sensor can have measured it (-273.15, 999)."""
+        number = self.number(name, unit="deg_C")
+        if _COLDEST < number < _HOTTEST or math.isnan(number):
+            return number
+        self.problems[name] = f"card {name} has an impossible temperature ({number:g} degree C)"
+        return math.nan
 
     def integer(self, name: str, default: int) -> int:
-        """Return the value of an integer card."""
-        content = self.get(name, default)
-        return content if isinstance(content, int) else default
+        """Return the value of a card that holds a whole number below 2^63, else the default."""
+        _, entry = self._entries(name)
+        if entry is None:
+            return default
+        characters = entry.characters.strip()
+        number = int(characters) if _INTEGER.fullmatch(characters) else _finite(characters)
+        if number is None or abs(number) >= _LARGEST_INTEGER or number != int(number):
+            self.problems[name] = f"card {name} has no whole number ({characters[:40]!r})"
+            return default
+        return int(number)
+
+    def flag(self, name: str) -> bool | None:
+        """Return a logical value (T or F; true, false, 1 and 0 too), None where it is missing or not understood."""
+        _, entry = self._entries(name)
+        if entry is None:
+            return None
+        value = _FLAGS.get(entry.characters.strip().lower())
+        if value is None:
+            self.problems[name] = f"card {name} has no logical value ({entry.characters[:40]!r})"
+        return value
+
+    def _entries(self, name: str) -> tuple[_Entry | None, _Entry | None]:
+        """Return the first card of a name, and the one that counts: None where all are undefined or two contradict each other."""
+        known = self._known.get(name)
+        if known is None:
+            fields = self._fields.get(name)
+            if fields is None:
+                return None, None
+            entries = [_entry(parts) for parts in fields]
+            defined = [entry for entry in entries if entry.characters.strip().lower() not in _UNDEFINED]
+            first = next(iter(defined or entries), None)
+            known = (first, defined[0] if defined else None)
+            if len(defined) > 1 and len({entry.meaning() for entry in defined}) > 1:
+                values = " and ".join(repr(entry.characters[:40]) for entry in defined[:2])
+                self.problems[name] = f"card {name} is repeated with another value ({values})"
+                known = (first, None)
+            self._known[name] = known
+        return known
+
+    @cached_property
+    def _fields(self) -> dict[str, list[list[bytes]]]:
+        """Return the value field of each card, with those that continue it, by keyword."""
+        found: dict[str, list[list[bytes]]] = {}
+        latest: list[bytes] = []
+        for start in range(0, len(self.header), CARD):
+            card = self.header[start : start + CARD]
+            if card[8:10] == b"= ":
+                latest = [card[10:]]
+                found.setdefault(card[:8].strip().upper().decode("latin-1"), []).append(latest)
+            elif card.rstrip(b" \0") == b"END":
+                break
+            elif card.startswith(b"CONTINUE"):
+                latest.append(card[8:])
+            elif b"=" in card and not card.startswith((b"COMMENT", b"HISTORY", b"        ")):
+                irregular = _KEYWORD.match(card.decode("latin-1"))
+                if irregular and (len(irregular[1]) <= 8 or card.startswith(b"HIERARCH")):
+                    latest = [irregular[2].encode("latin-1")]
+                    found.setdefault(irregular[1].upper(), []).append(latest)
+        return found
 
 
-def _card_value(text: str) -> CardValue:
-    quoted = _STRING.match(text)
-    if quoted:
-        return quoted.group(1).replace("''", "'").rstrip()
-    token = text.split("/", maxsplit=1)[0].strip()
-    if token in ("", "T", "F"):
-        return {"": None, "T": True, "F": False}[token]
-    for convert in (int, float):
-        try:
-            return convert(token.replace("D", "E"))
-        except ValueError:
-            continue
-    return token
+def _entry(fields: list[bytes]) -> _Entry:
+    """Return the value of a card and of those that continue it."""
+    characters = fields[0].decode("latin-1")
+    quoted = _TEXT.match(characters)
+    if quoted is not None:
+        text = quoted[1].replace("''", "'").rstrip(" \0")
+        for continuation in fields[1:]:
+            following = _TEXT.match(continuation.decode("latin-1"))
+            if following is None or not text.endswith("&"):
+                break
+            text = text[:-1] + following[1].replace("''", "'").rstrip(" \0")
+        return _Entry(text, True)
+    unclosed = _OPEN_TEXT.match(characters)
+    if unclosed is not None:
+        return _Entry(unclosed[1].rstrip(" \0"), True)
+    return _Entry(characters.split("/", maxsplit=1)[0].strip(" \0\t"), False)
+
+
+def _finite(characters: str) -> int | float | None:
+    """Return the finite number that characters are, None if they are none; the exponent may be marked by D."""
+    if _INTEGER.fullmatch(characters):
+        whole = int(characters)
+        # Longer ones are integers, too, but no array holds them.
+        return whole if abs(whole) < 10**300 else None
+    if not _NUMBER.fullmatch(characters):
+        return None
+    number = float(characters.upper().replace("D", "E"))
+    return number if math.isfinite(number) else None
+
+
+def _converted(characters: str, unit: str) -> float | None:
+    """Return the number of characters like ``15.0 s`` in another unit, None if that is not what they are."""
+    found = _NUMBER.match(characters)
+    if found is None:
+        return None
+    from astropy import units
+
+    try:
+        measured = units.Quantity(float(found[0].upper().replace("D", "E")), characters[found.end() :].strip())
+        converted = float(measured.to_value(unit, equivalencies=units.temperature()))
+    except (ValueError, TypeError, ArithmeticError):
+        return None
+    return converted if characters[found.end() :].strip() and math.isfinite(converted) else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -12,19 +13,26 @@ import numpy as np
 from astropy.table import Table
 
 from permil.camera import Camera
+from permil.config.exposures import ExposuresConfig
 from permil.errors import InputError
-from permil.exposures.classify import OTHER, SAME_POSITION_MM, classify
+from permil.exposures.classify import OTHER, classify
+from permil.exposures.contradictions import leave_out_disagreeing, leave_out_moved, note_unusual
 from permil.exposures.duplicates import Duplicate, leave_out_duplicates
 from permil.exposures.hdu import reading
-from permil.exposures.positions import Preference, RunOffset, groups, resolve_positions
+from permil.exposures.positions import RunOffset, groups, resolve_positions
 from permil.exposures.record import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
+from permil.exposures.sensors import choose_sensors, require_one_sensor
 from permil.exposures.sums import Checksums
 from permil.exposures.walk import Unreadable, find_files
 from permil.progress import parallel_map
 
 _FILES_PER_TASK = 500
 _LISTS = {"unreadable": Unreadable, "duplicates": Duplicate, "offsets": RunOffset}
-_VERSION = 1
+_VERSION = 2
+# What sentences of one kind may differ in: paths and numbers.
+_OWN_WORDS = re.compile(r"\S*/\S*|[-+]?\d+(?:[.eE+-]+\d+)*")
+# So many sentences of one kind are shown one by one, where each is of one file and where each is of several.
+_ALIKE_SHOWN, _SHARED_SHOWN = 3, 10
 
 
 @dataclass
@@ -36,7 +44,7 @@ class Index:
     table
         One row per detector file with the columns of `permil.exposures.Exposure`, sorted by exposure and detector.
     unreadable
-        Files and folders that could not be used, with the reason.
+        Files and folders that are not used, with the reason.
     duplicates
         Files left out because another one has the same content.
     offsets
@@ -50,6 +58,12 @@ class Index:
     duplicates: list[Duplicate] = field(default_factory=list)
     offsets: list[RunOffset] = field(default_factory=list)
     off_detector: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[tuple[str, str]]:
+        """Files that are used although something is odd about them: path, and what it is (column ``note`` of the table)."""
+        rows = np.flatnonzero(np.asarray(self.table["note"]) != "")
+        return [(str(self.table["path"][row]), str(self.table["note"][row])) for row in rows]
 
     def to_table(self) -> Table:
         """Return everything as one table: the rows, and the lists in its metadata."""
@@ -101,16 +115,7 @@ class Index:
 
 
 def build_index(
-    roots: Iterable[str | Path],
-    camera: Camera,
-    *,
-    leds: Collection[str] = LEDS,
-    position: Preference = "auto",
-    scan_runs: Collection[str] = (),
-    pointing_runs: Collection[str] = (),
-    same_position_mm: float = SAME_POSITION_MM,
-    checksums: Checksums = "refuse",
-    workers: int = 1,
+    roots: Iterable[str | Path], camera: Camera, *, options: ExposuresConfig | None = None, workers: int = 1
 ) -> Index:
     """Search folders for raw files and sort out what they are.
 
@@ -120,46 +125,90 @@ def build_index(
         Folders (or single files), searched recursively.
     camera
         The camera that took them.
-    leds
-        Names that an LED may have.
-    position
-        Which projector position counts, see `resolve_positions`.
-    scan_runs, pointing_runs
-        Runs that are known to hold scans or pointings, see `classify`.
-    same_position_mm
-        Positions within this distance are one place.
-    checksums
-        See `read_exposure`.
+    options
+        How to tell exposures apart (the ``roots`` in there are not looked at); by default nothing is known beforehand.
     workers
         Processes that read headers.
 
     Raises
     ------
     InputError
-        If there is no usable raw file, or two files of one exposure and detector differ.
+        If there is no usable raw file, two files of one exposure and detector differ, or a detector has exposures of two sensors.
+    ConfigError
+        If ``options`` name a detector that the camera does not have.
     PositionError
         If the positions contradict each other.
     """
+    options = options or ExposuresConfig()
     files, unreadable = find_files(roots)
     tasks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
-    read = partial(_read_files, camera=camera, leds=tuple(leds), checksums=checksums)
+    read = partial(_read_files, camera=camera, leds=tuple(options.leds), checksums=options.checksums)
     exposures: list[Exposure] = []
     for records, failures in parallel_map(read, tasks, workers=workers, description="reading headers", is_quick=True):
         exposures += records
         unreadable += failures
-    if not exposures:
-        raise InputError(
-            f"none of {len(files)} FITS files can be used; the first reason: {unreadable[0].reason}",
-            path=unreadable[0].path,
-            remedy="check exposures.roots and the camera",
-            unreadable=unreadable,
-        )
-    kept, duplicates = leave_out_duplicates(exposures)
+    exposures, others = choose_sensors(exposures, camera, options.serials)
+    kept, duplicates = leave_out_duplicates(exposures, camera)
+    kept, disagreeing = leave_out_disagreeing(kept)
+    kept, moved = leave_out_moved(kept)
+    unreadable += [Unreadable(exposure.path, reason) for exposure, reason in (*others, *disagreeing, *moved)]
+    if not kept:
+        raise _nothing_usable(len(files), unreadable)
     table = exposures_to_table(kept)
-    offsets = resolve_positions(table, preference=position)
-    classify(table, camera, scan_runs=scan_runs, pointing_runs=pointing_runs, same_position_mm=same_position_mm)
+    offsets = resolve_positions(table, preference=options.position)
+    classify(
+        table,
+        camera,
+        scan_runs=options.scan.runs,
+        pointing_runs=options.pointings.runs,
+        same_position_mm=options.same_position_mm,
+    )
+    require_one_sensor(table, options.serials, camera)
+    note_unusual(table)
     astray = _points_at_nothing(table)
     return Index(table, unreadable, duplicates, offsets, sorted({str(obsid) for obsid in table["obsid"][astray]}))
+
+
+def _nothing_usable(n_files: int, unreadable: list[Unreadable]) -> InputError:
+    reasons = {_OWN_WORDS.sub("#", entry.reason) for entry in unreadable}
+    which = "the reason for all of them" if len(reasons) == 1 and len(unreadable) > 1 else "the first reason"
+    return InputError(
+        f"none of {n_files} FITS files can be used; {which}: {unreadable[0].reason}",
+        path=unreadable[0].path,
+        remedy="check exposures.roots and the camera",
+        unreadable=unreadable,
+    )
+
+
+def summarise_files(entries: Iterable[tuple[str, str]]) -> list[str]:
+    """Return sentences about files, one for all files that it is true of.
+
+    Parameters
+    ----------
+    entries
+        Path of a file, and what is to be said of it.
+
+    Returns
+    -------
+    sentences
+        ``path: sentence``, or ``n files, for example path: sentence`` where several have the same one, or one that differs in
+        numbers and paths only. The most frequent first.
+    """
+    same: dict[str, list[str]] = {}
+    for path, sentence in entries:
+        same.setdefault(sentence, []).append(path)
+    alike: dict[str, list[str]] = {}
+    for sentence in same:
+        alike.setdefault(_OWN_WORDS.sub("#", sentence), []).append(sentence)
+    found: list[tuple[int, str]] = []
+    for sentences in alike.values():
+        n_files = sum(len(same[sentence]) for sentence in sentences)
+        shown = _ALIKE_SHOWN if n_files < 2 * len(sentences) else _SHARED_SHOWN
+        for members in [sentences] if len(sentences) > shown else [[sentence] for sentence in sentences]:
+            paths = [path for sentence in members for path in same[sentence]]
+            which = paths[0] if len(paths) == 1 else f"{len(paths)} files, for example {paths[0]}"
+            found.append((len(paths), f"{which}: {members[0]}"))
+    return [sentence for _, sentence in sorted(found, key=lambda entry: -entry[0])]
 
 
 def _points_at_nothing(table: Table) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -2,12 +2,18 @@
 
 Names by epoch (raw files of the LSST camera on its test stands):
 
-========================================  ==================================================================================
-``MC_C_20191028_005273_R12_S00.fits``     since 2019: camera, controller, day, sequence number, raft, slot
-``30211212000310-R22-S22-det098.fits``    the same as renamed by obs_lsst: exposure number with the controller as first digit
-``00_CCOB_nm750_0.012A_0.06s_X300_Y192_0000_20171215013413.fits``
-                                          single rafts of 2017 and 2018; X and Y are those of the stage, not CCS
-========================================  ==================================================================================
+=================================================================  ===========================================================
+``MC_C_20191028_005273_R12_S00.fits``                              since 2019: camera, controller, day, sequence number, raft,
+                                                                   slot
+``30211212000310-R22-S22-det098.fits``                             the same as renamed by obs_lsst: exposure number with the
+                                                                   controller as first digit
+``201807241028453-RTM-010-S11-det067.fits``                        raft test stand as renamed by obs_lsst: time, raft, slot
+``00_CCOB_nm750_0.012A_0.06s_X300_Y192_0000_20171215013413.fits``  single rafts of 2017 and 2018; X and Y are those of the
+                                                                   stage, not CCS
+``E2V-CCD250-179_lambda_flat_0700_6006D_20180724102845.fits``      test stands: sensor, test, image type, run, time
+=================================================================  ===========================================================
+
+Case does not matter, nor what copying adds to a name (``copy_of_...``, ``... (1).fits``).
 
 Trees: ``<run>/BOT_acq/v0/<job>/ccob_<led>_<x>_<y>_<seq>/<file>`` with x and y in CCS mm, ``.../bias_bias_<seq>/<file>``, and
 ``focal-plane/<day>/<obsid>/<file>``.
@@ -18,21 +24,29 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePath
+from typing import Any
 
-FITS_SUFFIXES = (".fits", ".fits.gz", ".fits.fz", ".fit")
+_FITS_NAME = re.compile(r"\.fits?(?:\.gz|\.fz)?$", re.IGNORECASE)
 
-_SUFFIX = r"\.fits?(?:\.gz|\.fz)?$"
-_DETECTOR = r"(?P<raft>R\d\d){0}(?P<slot>S[0-2GW][0-2])"
+_BEGIN = r"(?:^|.*[^A-Za-z0-9])"
+_END = r"(?:[^A-Za-z0-9].*)?$"
+_BAY, _SLOT = r"R\d\d", r"S[0-2GW][0-2]"
+_DETECTOR = rf"(?P<raft>{_BAY}){{0}}(?P<slot>{_SLOT})(?:-det(?P<number>\d{{{{3}}}}))?"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 
-_CAMERA_FILE = re.compile(
-    r"^(?P<obsid>[A-Z]{2}_(?P<controller>[A-Z])_(?P<day>\d{8})_(?P<sequence>\d{6}))_" + _DETECTOR.format("_") + _SUFFIX
+
+def _name_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile the pattern of a file name without its suffix."""
+    return re.compile(_BEGIN + pattern + _END, re.IGNORECASE)
+
+
+_CAMERA_FILE = _name_pattern(
+    r"(?P<obsid>[A-Z]{2}_(?P<controller>[A-Z])_(?P<day>\d{8})_(?P<sequence>\d{6}))_" + _DETECTOR.format("_")
 )
-_NUMBERED_FILE = re.compile(
-    r"^(?P<controller>\d)(?P<day>\d{7})(?P<sequence>\d{5,6})-" + _DETECTOR.format("-") + r"-det(?P<number>\d{3})" + _SUFFIX
-)
-_SINGLE_RAFT_FILE = re.compile(
-    r"^(?P<slot>\d\d)_CCOB_(?P<led>[A-Za-z0-9]+)_(?P<current>"
+_NUMBERED_FILE = _name_pattern(r"(?P<controller>\d)(?P<day>\d{7})(?P<sequence>\d{5,6})-" + _DETECTOR.format("-"))
+_RAFT_STAND_FILE = _name_pattern(rf"(?P<time>\d{{15}})-(?P<raft>C?RTM-\d{{3}})-(?P<slot>{_SLOT})(?:-det\d{{3}})?")
+_SINGLE_RAFT_FILE = _name_pattern(
+    r"(?P<slot>[0-2GW][0-2])_(?P<exposure>CCOB_(?P<led>[A-Za-z0-9]+)_(?P<current>"
     + _NUMBER
     + r")A_(?P<time>"
     + _NUMBER
@@ -40,25 +54,46 @@ _SINGLE_RAFT_FILE = re.compile(
     + _NUMBER
     + r")_Y(?P<y>"
     + _NUMBER
-    + r")_(?P<sequence>\d+)_(?P<timestamp>\d{14})"
-    + _SUFFIX
+    + r")_(?P<sequence>\d+)_(?P<timestamp>\d{14}))"
 )
-_CCOB_FOLDER = re.compile(rf"^ccob_(?P<led>[A-Za-z0-9]+)_(?P<x>{_NUMBER})_(?P<y>{_NUMBER})_(?P<sequence>\d+)$")
-_BIAS_FOLDER = re.compile(r"^bias_bias(_.*)?$")
+_SENSOR_FILE = _name_pattern(r"(?P<sensor>(?:E2V|ITL)-[A-Z0-9-]+)_(?P<exposure>\w[^/]*?_(?P<timestamp>\d{14}))")
+_CCOB_FOLDER = re.compile(rf"^ccob_(?P<led>[A-Za-z0-9]+)_(?P<x>{_NUMBER})_(?P<y>{_NUMBER})_(?P<sequence>\d+)$", re.IGNORECASE)
+_BIAS_FOLDER = re.compile(r"^bias_bias(_.*)?$", re.IGNORECASE)
 _OBSID_FOLDER = re.compile(r"^[A-Z]{2}_[A-Z]_\d{8}_\d{6}$")
+_OBSID = re.compile(r"^[A-Z]{2}_(?P<controller>[A-Z])_(?P<day>\d{8})_(?P<sequence>\d{6})$")
+# Words of a name that tell the detectors of one exposure apart.
+_DETECTOR_WORDS = re.compile(rf"(?<![A-Za-z0-9])(?:{_BAY}[_-]?{_SLOT}|{_BAY}|{_SLOT}|det\d{{1,3}})(?![A-Za-z0-9])", re.IGNORECASE)
 # obs_lsst numbers the controllers from 2 on, so that the first digit of the year carries them.
 _CONTROLLERS = "OCHPQS"
 
 
 @dataclass(frozen=True)
 class FileName:
-    """What the name of a raw file says; ``stage_*`` are set for the single rafts of 2017 and 2018 only."""
+    """What the name of a raw file says; "", -1 and None where it does not say it.
+
+    Attributes
+    ----------
+    obsid
+        OBSID of the camera.
+    exposure
+        What tells the exposure, the same for all its detectors; the OBSID where there is one.
+    detector, slot, number, sensor
+        Bay and slot, the slot alone, the number of the detector in the camera, the serial number of the sensor.
+    led, current_a, exposure_s, stage_x, stage_y
+        Of the single rafts of 2017 and 2018; the position is that of the stage.
+    """
 
     obsid: str
-    day_obs: str
-    seqnum: int
-    detector: str
+    day_obs: str = ""
+    seqnum: int = -1
+    detector: str = ""
+    exposure: str = ""
+    slot: str = ""
+    number: int = -1
+    sensor: str = ""
     led: str = ""
+    current_a: float | None = None
+    exposure_s: float | None = None
     stage_x: float | None = None
     stage_y: float | None = None
 
@@ -99,21 +134,61 @@ def run_folder(run: str, job: str) -> PurePath:
 
 
 def parse_file_name(name: str) -> FileName | None:
-    """Return what the name of a raw file says, None for other names. ``detector`` is "" where only a slot is named."""
-    if match := _CAMERA_FILE.match(name):
-        return FileName(match["obsid"], match["day"], int(match["sequence"]), f"{match['raft']}_{match['slot']}")
-    if match := _NUMBERED_FILE.match(name):
+    """Return what the name of a raw file says, None for other names."""
+    suffix = _FITS_NAME.search(name)
+    if suffix is None:
+        return None
+    stem = name[: suffix.start()]
+    if match := _CAMERA_FILE.match(stem):
+        obsid = match["obsid"].upper()
+        return FileName(obsid, match["day"], int(match["sequence"]), exposure=obsid, **_named_detector(match))
+    if match := _NUMBERED_FILE.match(stem):
         controller = int(match["controller"]) - 2
         if not 0 <= controller < len(_CONTROLLERS):
             return None
         day, seqnum = "2" + match["day"], int(match["sequence"])
         obsid = observation_id(day, seqnum, controller=_CONTROLLERS[controller])
-        return FileName(obsid, day, seqnum, f"{match['raft']}_{match['slot']}")
-    if match := _SINGLE_RAFT_FILE.match(name):
+        return FileName(obsid, day, seqnum, exposure=obsid, **_named_detector(match))
+    if match := _RAFT_STAND_FILE.match(stem):
+        exposure = f"{match['time']}_{match['raft'].upper()}"
+        return FileName("", match["time"][:8], exposure=exposure, slot=match["slot"].upper())
+    if match := _SINGLE_RAFT_FILE.match(stem):
         return FileName(
-            "", match["timestamp"][:8], int(match["sequence"]), "", match["led"], float(match["x"]), float(match["y"])
+            "",
+            match["timestamp"][:8],
+            int(match["sequence"]),
+            exposure=match["exposure"],
+            slot=f"S{match['slot'].upper()}",
+            led=match["led"],
+            current_a=float(match["current"]),
+            exposure_s=float(match["time"]),
+            stage_x=float(match["x"]),
+            stage_y=float(match["y"]),
         )
+    if match := _SENSOR_FILE.match(stem):
+        return FileName("", match["timestamp"][:8], exposure=match["exposure"], sensor=match["sensor"].upper())
     return None
+
+
+def _named_detector(match: re.Match[str]) -> dict[str, Any]:
+    return {
+        "detector": f"{match['raft']}_{match['slot']}".upper(),
+        "slot": match["slot"].upper(),
+        "number": int(match["number"] or -1),
+    }
+
+
+def parse_obsid(obsid: str) -> tuple[str, int] | None:
+    """Return day and sequence number of an OBSID of the camera, None for other ones."""
+    match = _OBSID.match(obsid)
+    return (match["day"], int(match["sequence"])) if match else None
+
+
+def exposure_name(path: PurePath) -> str:
+    """Return what tells an exposure by the names of file and folders alone, the same for all its detectors where possible."""
+    stem = _FITS_NAME.sub("", path.name)
+    words = [_DETECTOR_WORDS.sub("", part).strip(" _-.") for part in (*path.parts[-3:-1], stem)]
+    return "/".join(word for word in words if word) or stem
 
 
 def parse_ccob_folder(name: str) -> CcobFolder | None:
@@ -149,4 +224,4 @@ def run_and_job(path: PurePath) -> tuple[str, str]:
 
 def is_fits_name(name: str) -> bool:
     """Return whether a file name has a suffix of FITS files."""
-    return name.lower().endswith(FITS_SUFFIXES)
+    return _FITS_NAME.search(name) is not None

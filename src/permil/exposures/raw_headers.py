@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from astropy.io import fits
+from permil.exposures.cards import Cards
+
+_BOARD_EXTENSION = "REB_COND"
 
 
 class RawHeaders:
@@ -13,24 +15,29 @@ class RawHeaders:
     headers: tuple[bytes, ...]
 
     @cached_property
-    def header(self) -> fits.Header:
-        """Primary header."""
-        return fits.Header.fromstring(self.headers[0])
+    def primary(self) -> Cards:
+        """Cards of the primary header."""
+        return Cards(self.headers[0])
 
     @cached_property
-    def readout_board(self) -> fits.Header | None:
-        """Header of the extension REB_COND (temperatures, voltages and currents of the readout board); None where there is none.
+    def readout_board(self) -> Cards | None:
+        """Cards of the extension REB_COND (temperatures, voltages and currents of the readout board); None where there is none.
 
         In 2019-03 it had no name; its cards tell.
         """
         for header in self.headers[1:]:
-            if b"EXTNAME = 'REB_COND" in header or (b"EXTNAME =" not in header and b"TEMP1   =" in header):
-                return fits.Header.fromstring(header)
+            if _BOARD_EXTENSION.encode() in header or b"TEMP1   =" in header:
+                cards = Cards(header)
+                name = cards.text("EXTNAME")
+                if name == _BOARD_EXTENSION or (not name and cards.get("TEMP1") is not None):
+                    return cards
         return None
 
     @property
     def board_temperatures(self) -> dict[str, float]:
-        """Temperatures of the readout board (TEMP1 to TEMP10), deg C."""
-        cards = self.readout_board or {}
-        names = (f"TEMP{number}" for number in range(1, 11))
-        return {name: float(cards[name]) for name in names if isinstance(cards.get(name), int | float)}
+        """Temperatures of the readout board (TEMP1 to TEMP10) that can be right, degree C."""
+        cards = self.readout_board
+        if cards is None:
+            return {}
+        found = {name: cards.temperature(name) for name in (f"TEMP{number}" for number in range(1, 11))}
+        return {name: temperature for name, temperature in found.items() if temperature == temperature}

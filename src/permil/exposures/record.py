@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,34 @@ import numpy as np
 from astropy.table import Column, Table
 
 from permil.camera import Camera, Detector
-from permil.errors import CameraError, InputError
+from permil.camera.names import detector_key
+from permil.errors import InputError
 from permil.exposures.cards import Cards
 from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header, read_structure, warn_of_file
-from permil.exposures.names import CcobFolder, FileName, parse_ccob_folder, parse_file_name, run_and_job
+from permil.exposures.names import (
+    CcobFolder,
+    FileName,
+    exposure_name,
+    is_bias_folder,
+    observation_id,
+    parse_ccob_folder,
+    parse_file_name,
+    parse_obsid,
+    run_and_job,
+)
+from permil.exposures.sensors import foreign_sensor, plain_serial, raft_key, sensor_serial, serial_key
 from permil.exposures.sums import CHANGED_HEADER, Checksums, has_changed_header
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 NAN = math.nan
+
+_VENDORS = ("E2V", "ITL")
+_BAY_AND_SLOT = re.compile(r"(?:(R\d\d)[\s_.\-/]*)?(S[0-2GW][0-2])?", re.IGNORECASE)
+# Readout minus midnight (UTC) of DAYOBS, days: DAYOBS is the Pacific date, or since 2024 that of UTC - 12 h; times are UTC or TAI.
+_TIME_OF_DAY = (-0.05, 1.55)
+_FIRST_MJD, _LAST_MJD = 50000.0, 80000.0
+# DARKTIME is the exposure time plus that of the shutter and of the readout's begin; both are rounded to 1 ms.
+_ROUNDING_S = 0.002
 
 
 def _column(description: str, *, unit: str | None = None, default: Any) -> Any:
@@ -67,6 +89,9 @@ class Exposure:
     purpose: str = _column("what the exposure is for: bias, scan, pointing, spot or other", default="")
     position_id: int = _column("exposures of one LED, run, place, current and time share it", default=-1)
     aimed: str = _column('detector that the projector points at, "" for none', default="")
+    x_stage_mm: float = _column("stage X of the header, bench", unit="mm", default=NAN)
+    y_stage_mm: float = _column("stage Y of the header, bench", unit="mm", default=NAN)
+    note: str = _column('what contradicts itself, the folder, the camera or other files; "" where nothing does', default="")
 
 
 def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = LEDS, checksums: Checksums = "refuse") -> Exposure:
@@ -100,47 +125,116 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
     cards = Cards(header)
     if checksums != "off" and cards.get("NAXIS") == 0 and has_changed_header(cards, header_sum):
         warn_of_file(path, f"HDU 0: {CHANGED_HEADER}")
-    image_type, test_type = _text(cards, "IMGTYPE").lower(), _text(cards, "TESTTYPE").lower()
+    image_type, test_type = cards.text("IMGTYPE").lower(), cards.text("TESTTYPE").lower()
     if not image_type:
         raise InputError("not a raw exposure (no IMGTYPE card)", path=path, remedy="leave it out of the folders to search")
-    named = parse_file_name(path.name)
+    named = parse_file_name(path.name) or FileName("")
+    folder = parse_ccob_folder(path.parent.name)
     detector = identify_detector(cards, path, camera)
     run, job = run_and_job(path)
-    folder = parse_ccob_folder(path.parent.name)
     # The CCOB cards of any other exposure are leftovers of the last CCOB exposure.
     is_ccob = image_type == "ccob" or (test_type == "ccob" and image_type not in ("bias", "dark"))
-    return Exposure(
-        path=str(path),
-        obsid=_text(cards, "OBSID") or (named.obsid if named else "") or path.name.split(".", maxsplit=1)[0],
-        run=_text(cards, "RUNNUM") or run,
-        job=job,
-        day_obs=_text(cards, "DAYOBS") or (named.day_obs if named else ""),
-        seqnum=_counter(cards, "SEQNUM", named.seqnum if named else -1),
-        test_seqnum=_counter(cards, "TSEQNUM", folder.sequence if folder else -1),
-        detector=detector.name,
-        vendor=detector.vendor,
-        serial=_text(cards, "LSST_NUM"),
-        image_type=image_type,
-        test_type=test_type,
-        exposure_s=_number(cards, "EXPTIME"),
-        ccd_temp=_number(cards, "CCDTEMP"),
-        mjd=next((mjd for card in ("MJD-OBS", "MJD-TRG", "MJD") if not math.isnan(mjd := _number(cards, card))), NAN),
-        filter=_text(cards, "FILTER"),
-        filter2=_text(cards, "FILTER2"),
+    _require_kind_of_folder(path, folder, image_type, is_ccob=is_ccob)
+    day_obs, seqnum = _day(cards), cards.integer("SEQNUM", -1)
+    in_header = observation_id(day_obs, seqnum, controller=cards.text("CONTRLLR") or "C") if day_obs and seqnum >= 0 else ""
+    obsid = cards.text("OBSID") or named.exposure or in_header or exposure_name(path)
+    entries: dict[str, Any] = {
+        "path": str(path),
+        "obsid": obsid if parse_obsid(obsid) or not named.obsid else named.obsid,
+        "run": _digits(cards, "RUNNUM") or run,
+        "job": job,
+        "day_obs": day_obs or named.day_obs,
+        "seqnum": seqnum if seqnum >= 0 else named.seqnum,
+        "test_seqnum": cards.integer("TSEQNUM", folder.sequence if folder else -1),
+        "detector": detector.name,
+        "vendor": detector.vendor,
+        "serial": plain_serial(sensor_serial(cards) or named.sensor, detector),
+        "image_type": image_type,
+        "test_type": test_type,
+        "exposure_s": _exposure_time(cards, named),
+        "ccd_temp": cards.temperature("CCDTEMP"),
+        "mjd": _modified_julian_date(cards),
+        "filter": cards.text("FILTER"),
+        "filter2": cards.text("FILTER2"),
         **_header_position(cards),
         **(_ccob_entries(cards, path, folder, named, leds) if is_ccob else {}),
+    }
+    notes = _contradictions(cards, entries, named, folder) + foreign_sensor(
+        entries["serial"], cards.text("RAFTNAME"), detector, camera
     )
+    return Exposure(**entries, note="; ".join([*cards.problems.values(), *notes]))
+
+
+def _require_kind_of_folder(path: Path, folder: CcobFolder | None, image_type: str, *, is_ccob: bool) -> None:
+    """Make sure that a file is of the kind that its folder is named after.
+
+    Raises
+    ------
+    InputError
+        If a bias or dark lies in the folder of a CCOB exposure, or a CCOB exposure in that of a bias.
+    """
+    if (folder and image_type in ("bias", "dark")) or (is_ccob and is_bias_folder(path.parent.name)):
+        raise InputError(
+            f"the header says {image_type.upper()}, the folder {path.parent.name}",
+            path=path,
+            remedy="put the file where it belongs or rename the folder",
+            value=image_type,
+            folder=path.parent.name,
+        )
+
+
+def _digits(cards: Cards, name: str) -> str:
+    """Return a number that is a name (a run, a day); a program may have written it as a float."""
+    text = cards.text(name)
+    return text[:-2] if re.fullmatch(r"\d+\.0", text) else text
+
+
+def _day(cards: Cards) -> str:
+    """Return DAYOBS as YYYYMMDD, "" where it is missing or no day."""
+    text = _digits(cards, "DAYOBS")
+    day = text.replace("-", "")
+    if not text or not math.isnan(_midnight(day)):
+        return day
+    cards.problems["DAYOBS"] = f"card DAYOBS has no day ({text[:40]!r})"
+    return ""
+
+
+def _exposure_time(cards: Cards, named: FileName) -> float:
+    exposure_s = cards.number("EXPTIME", unit="s")
+    if exposure_s < 0:
+        cards.problems["EXPTIME"] = f"card EXPTIME is negative ({exposure_s:g})"
+        return NAN
+    return named.exposure_s if math.isnan(exposure_s) and named.exposure_s is not None else exposure_s
+
+
+def _modified_julian_date(cards: Cards) -> float:
+    for name in ("MJD-OBS", "MJD-TRG", "MJD"):
+        mjd = cards.number(name)
+        if _FIRST_MJD < mjd < _LAST_MJD:
+            return mjd
+        if not math.isnan(mjd):
+            cards.problems[name] = f"card {name} is no date of a raw file ({mjd:g})"
+    return NAN
 
 
 def _header_position(cards: Cards) -> dict[str, Any]:
-    x_mm, y_mm = _number(cards, "BOTXCAM"), _number(cards, "BOTYCAM")
-    return {} if math.isnan(x_mm + y_mm) else {"x_header_mm": x_mm, "y_header_mm": y_mm}
+    entries: dict[str, Any] = {}
+    for kind, names in (("header", ("BOTXCAM", "BOTYCAM")), ("stage", ("BOTX", "BOTY"))):
+        x_mm, y_mm = (cards.number(name, unit="mm") for name in names)
+        if not math.isnan(x_mm + y_mm):
+            entries |= {f"x_{kind}_mm": x_mm, f"y_{kind}_mm": y_mm}
+    return entries
 
 
-def _ccob_entries(
-    cards: Cards, path: Path, folder: CcobFolder | None, named: FileName | None, leds: Collection[str]
-) -> dict[str, Any]:
-    led = _text(cards, "CCOBLED") or (folder.led if folder else "") or (named.led if named else "")
+def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: FileName, leds: Collection[str]) -> dict[str, Any]:
+    known = {led.lower(): led for led in leds}
+    written = {
+        "header": cards.text("CCOBLED"),
+        "folder": folder.led if folder else "",
+        "file name": named.led,
+    }
+    said = {source: known.get(led.lower(), led) for source, led in written.items() if led}
+    led = next(iter(said.values()), "")
     if led not in leds:
         raise InputError(
             f"unknown LED {led!r}" if led else "a CCOB exposure without the name of its LED",
@@ -149,69 +243,121 @@ def _ccob_entries(
             value=led,
             allowed=tuple(leds),
         )
-    if folder and folder.led != led:
-        raise InputError(
-            f"the header names the LED {led}, the folder {folder.led}",
-            path=path,
-            remedy="put the file where it belongs or rename the folder",
-            value=led,
-            folder=folder.led,
-        )
-    photodiode = _number(cards, "CCOBADC")
+    for source, other in said.items():
+        if other != led:
+            raise InputError(
+                f"the {next(iter(said))} names the LED {led}, the {source} {other}",
+                path=path,
+                remedy="put the file where it belongs or rename the folder",
+                value=led,
+                folder=other,
+            )
+    photodiode, current_a = cards.number("CCOBADC"), cards.number("CCOBCURR", unit="A")
     entries: dict[str, Any] = {
         "led": led,
-        "current_a": _number(cards, "CCOBCURR"),
+        "current_a": named.current_a if math.isnan(current_a) and named.current_a is not None else current_a,
         "photodiode": photodiode if photodiode > 0 else NAN,
-        "led_temp": _number(cards, "TEMPLED1"),
-        "sphere_temp": _number(cards, "TEMPSPH"),
-        "board_temp": _number(cards, "TEMPBRD"),
+        "led_temp": cards.temperature("TEMPLED1"),
+        "sphere_temp": cards.temperature("TEMPSPH"),
+        "board_temp": cards.temperature("TEMPBRD"),
     }
     if folder:
         entries |= {"x_folder_mm": folder.x_mm, "y_folder_mm": folder.y_mm}
     return entries
 
 
+def _contradictions(cards: Cards, entries: Mapping[str, Any], named: FileName, folder: CcobFolder | None) -> list[str]:
+    """Return what the cards of a file, its name and its folder say against each other; it is no reason to leave the file out."""
+    notes = []
+    said, in_header = parse_obsid(entries["obsid"]), cards.text("OBSID")
+    by_name = parse_obsid(named.obsid)
+    by_cards = (entries["day_obs"], entries["seqnum"])
+    if in_header and by_name and parse_obsid(in_header) != by_name:
+        notes.append(f"the header says exposure {in_header[:40]}, the file name {named.obsid}")
+    elif said and by_cards[0] and by_cards[1] >= 0 and said != by_cards:
+        notes.append(f"OBSID {entries['obsid']} contradicts DAYOBS {by_cards[0]} and SEQNUM {by_cards[1]}")
+    if folder and entries["test_seqnum"] != folder.sequence:
+        notes.append(f"TSEQNUM is {entries['test_seqnum']}, the folder's number {folder.sequence}")
+    for entry, name, in_name in (("exposure_s", "EXPTIME", named.exposure_s), ("current_a", "CCOBCURR", named.current_a)):
+        content = entries.get(entry, NAN)
+        if in_name is not None and abs(content - in_name) > 0.01 * abs(in_name):
+            notes.append(f"{name} is {content:g}, the file name says {in_name:g}")
+    midnight = _midnight(entries["day_obs"])
+    if not math.isnan(entries["mjd"] + midnight) and not _TIME_OF_DAY[0] < entries["mjd"] - midnight < _TIME_OF_DAY[1]:
+        notes.append(f"MJD {entries['mjd']:.5f} is not on the day {entries['day_obs']}")
+    if entries["image_type"] == "bias" and entries["exposure_s"] > 0:
+        notes.append(f"a bias with an exposure time of {entries['exposure_s']:g} s")
+    dark_s = cards.number("DARKTIME", unit="s")
+    if entries["exposure_s"] > dark_s + _ROUNDING_S:
+        notes.append(f"EXPTIME {entries['exposure_s']:g} s exceeds DARKTIME {dark_s:g} s")
+    return notes
+
+
+def _midnight(day: str) -> float:
+    """Return the modified Julian date of a day YYYYMMDD, NaN if it is none."""
+    if not re.fullmatch(r"\d{8}", day, re.ASCII):
+        return NAN
+    try:
+        return float(date(int(day[:4]), int(day[4:6]), int(day[6:])).toordinal() - date(1858, 11, 17).toordinal())
+    except ValueError:
+        return NAN
+
+
+@dataclass(frozen=True)
+class _Statement:
+    """What one source says about the detector, and which detectors of the camera that can be."""
+
+    source: str
+    label: str
+    names: frozenset[str]
+
+
 def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detector:
-    """Return the detector of a raw file: from RAFTBAY and CCDSLOT, else the file name, else the sensor's serial number.
+    """Return the detector of a raw file.
+
+    Bay and slot (RAFTBAY and CCDSLOT), name or number (DETECTOR, CHIPID) and the file name are compared; each may say a part only.
+    Where a slot alone is known, the serial numbers of sensor and raft decide, and where nothing is said that of the sensor.
 
     Raises
     ------
     InputError
-        If none of them names a detector of the camera, or if they contradict each other.
+        If together they name no detector of the camera or more than one, or if two of them exclude each other.
     """
-    named = parse_file_name(Path(path).name)
-    in_name = named.detector if named else ""
-    serial = _text(cards, "LSST_NUM")
-    in_header = "_".join(part for part in (_text(cards, "RAFTBAY"), _text(cards, "CCDSLOT")) if part)
-    if in_header and in_name and in_header != in_name:
+    named = parse_file_name(Path(path).name) or FileName("")
+    statements = _header_statements(cards, path, camera)
+    in_name = named.detector or named.slot
+    if in_name:
+        statements.append(_Statement("the file name", in_name, _detectors_at(in_name, path, camera)))
+    if named.number >= 0 and (numbered := camera.find(named.number)):
+        statements.append(_Statement("the number in the file name", numbered.name, frozenset({numbered.name})))
+    serial = sensor_serial(cards) or named.sensor
+    names = frozenset(camera.detectors) if statements else frozenset()
+    for statement in statements:
+        if not names & statement.names:
+            first = next((other for other in statements if not other.names & statement.names), statements[0])
+            raise InputError(
+                f"{first.source} says detector {first.label}, {statement.source} {statement.label}",
+                path=path,
+                remedy="give the file its own name",
+                value=first.label,
+                name=statement.label,
+            )
+        names &= statement.names
+    if len(names) != 1:
+        names = _by_serial_numbers(names, serial, cards.text("RAFTNAME"), camera)
+    if len(names) != 1:
+        said = " and ".join(f"{statement.source} says {statement.label}" for statement in statements)
         raise InputError(
-            f"the header says detector {in_header}, the file name {in_name}",
-            path=path,
-            remedy="give the file its own name",
-            value=in_header,
-            name=in_name,
-        )
-    name = in_header or in_name or next((entry.name for entry in camera.detectors.values() if entry.serial == serial), "")
-    if not name:
-        raise InputError(
-            "neither header nor file name says which detector it is",
+            "neither header nor file name says which detector it is" + (f" ({said})" if said else ""),
             path=path,
             remedy=f"give a raw file of camera {camera.name}",
             value=serial,
         )
-    try:
-        detector = camera[name]
-    except CameraError as error:
+    detector = camera[next(iter(names))]
+    vendor = next((name for name in (serial_key(serial)[:3], cards.text("CCD_MANU").upper()) if name in _VENDORS), "")
+    if vendor and vendor != detector.vendor:
         raise InputError(
-            f"camera {camera.name} has no detector {name!r}",
-            path=path,
-            remedy="check that the file is a raw exposure of this camera",
-            value=name,
-        ) from error
-    vendor = serial[:3] if serial[:3] in ("E2V", "ITL") else _text(cards, "CCD_MANU")
-    if vendor in ("E2V", "ITL") and vendor != detector.vendor:
-        raise InputError(
-            f"the header says a sensor of {vendor}, camera {camera.name} has one of {detector.vendor} at {name}",
+            f"the header says a sensor of {vendor}, camera {camera.name} has one of {detector.vendor} at {detector.name}",
             path=path,
             remedy="use a camera file of the time when the exposure was taken",
             value=vendor,
@@ -220,25 +366,63 @@ def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detecto
     return detector
 
 
-def _text(cards: Cards, name: str) -> str:
-    content = cards.get(name)
-    return "" if content is None or isinstance(content, bool) else str(content).strip()
+def _header_statements(cards: Cards, path: str | Path, camera: Camera) -> list[_Statement]:
+    statements = []
+    bay, slot = cards.text("RAFTBAY"), cards.text("CCDSLOT")
+    bay, slot = f"R{bay}" if re.fullmatch(r"\d\d", bay) else bay, f"S{slot}" if re.fullmatch(r"\d\d", slot) else slot
+    # Either card may hold both.
+    in_header = next(
+        (part for part in (slot, bay) if bay.upper() in part.upper() and slot.upper() in part.upper()), f"{bay}_{slot}"
+    )
+    if in_header:
+        statements.append(_Statement("the header", in_header, _detectors_at(in_header, path, camera)))
+    for name in ("DETECTOR", "CHIPID"):
+        label = cards.text(name)
+        if not label:
+            continue
+        if _BAY_AND_SLOT.fullmatch(label):
+            statements.append(_Statement(f"card {name}", label, _detectors_at(label, path, camera)))
+        elif isinstance(detector_key(label), int) and (found := camera.find(label)):
+            statements.append(_Statement(f"card {name}", f"{label} ({found.name})", frozenset({found.name})))
+    return statements
 
 
-def _number(cards: Cards, name: str) -> float:
-    content = cards.get(name)
-    if isinstance(content, bool) or content is None:
-        return NAN
-    try:
-        number = float(content)
-    except ValueError:
-        return NAN
-    return number if math.isfinite(number) else NAN
+def _detectors_at(label: str, path: str | Path, camera: Camera) -> frozenset[str]:
+    """Return the detectors of a bay, a slot or both.
+
+    Raises
+    ------
+    InputError
+        If there is none.
+    """
+    found = camera.find(label)
+    if found is not None:
+        return frozenset({found.name})
+    place = _BAY_AND_SLOT.fullmatch(label)
+    bay, slot = (place[1] or "", place[2] or "") if place else ("", "")
+    names = frozenset(
+        name
+        for name, detector in camera.detectors.items()
+        if bay.upper() in ("", detector.raft) and slot.upper() in ("", detector.slot)
+    )
+    if not (bay or slot) or not names:
+        raise InputError(
+            f"camera {camera.name} has no detector {label!r}",
+            path=path,
+            remedy="check that the file is a raw exposure of this camera",
+            value=label,
+        )
+    return names
 
 
-def _counter(cards: Cards, name: str, default: int) -> int:
-    number = _number(cards, name)
-    return default if math.isnan(number) else int(number)
+def _by_serial_numbers(names: frozenset[str], serial: str, raft: str, camera: Camera) -> frozenset[str]:
+    """Return the detectors, of some that are possible, that have a sensor, else those that are in a raft."""
+    key = serial_key(serial)
+    same = frozenset(name for name, detector in camera.detectors.items() if key and serial_key(detector.serial) == key)
+    if same & names or not names:
+        return same & names if names else same
+    wanted = raft_key(raft)
+    return frozenset(name for name in names if wanted and raft_key(camera[name].raft_serial) == wanted)
 
 
 _NUMPY_KINDS: dict[str, Any] = {"str": np.str_, "int": np.int64, "float": np.float64}

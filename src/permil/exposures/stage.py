@@ -12,7 +12,6 @@ from permil.camera import Camera
 from permil.config.exposures import ExposuresConfig
 from permil.errors import InputError
 from permil.exposures.assemble import assemble
-from permil.exposures.cards import Cards
 from permil.exposures.index import Index, build_index
 from permil.exposures.raw import read_raw
 from permil.exposures.sums import Checksums
@@ -29,7 +28,7 @@ _TEXTS_KEPT = {
     "TESTTYPE": "test it was taken for",
 }
 _LONGEST_WITH_COMMENT = 64
-_NUMBERS_KEPT = {"MJD-OBS": "modified Julian date of the exposure, d", "EXPTIME": "exposure time, s"}
+_NUMBERS_KEPT = {"MJD-OBS": ("d", "modified Julian date of the exposure, d"), "EXPTIME": ("s", "exposure time, s")}
 
 
 def make_index(
@@ -57,23 +56,12 @@ def make_index(
 
     Raises
     ------
-    InputError, PositionError
+    InputError, ConfigError, PositionError
         See `build_index`.
     OutputError
         If the index cannot be written.
     """
-    options = options or ExposuresConfig()
-    index = build_index(
-        roots,
-        camera,
-        leds=options.leds,
-        position=options.position,
-        scan_runs=options.scan.runs,
-        pointing_runs=options.pointings.runs,
-        same_position_mm=options.same_position_mm,
-        checksums=options.checksums,
-        workers=workers,
-    )
+    index = build_index(roots, camera, options=options, workers=workers)
     write_table(out_path, index.to_table())
     return index
 
@@ -96,7 +84,8 @@ def read_index(path: str | Path) -> Index:
 def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *, checksums: Checksums = "refuse") -> None:
     """Write the assembled image of a raw file, without any correction, as the primary HDU of a FITS file.
 
-    Its header repeats some cards of the raw file. A number that is none is left out; characters that no card may have become "?".
+    Its header repeats some cards of the raw file: without numbers that are none and control characters; letters that no card may hold
+    become "?".
 
     Parameters
     ----------
@@ -120,20 +109,18 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *,
             "BUNIT": ("adu", "raw counts, no correction"),
         }
     )
-    cards = Cards(raw.headers[0])
     for name, comment in _TEXTS_KEPT.items():
-        text = cards.get(name)
-        if text is not None:
-            text = _printable(str(text))
+        text = _printable(raw.primary.text(name))
+        if text:
             # A long text fills its card.
             header[name] = (text, comment if len(text.replace("'", "''")) + len(comment) < _LONGEST_WITH_COMMENT else None)
-    for name, comment in _NUMBERS_KEPT.items():
-        number = cards.get(name)
-        if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number):
-            header[name] = (float(number), comment)
+    for name, (unit, comment) in _NUMBERS_KEPT.items():
+        number = raw.primary.number(name, unit=unit)
+        if math.isfinite(number):
+            header[name] = (number, comment)
     write_hdus(out_path, [fits.PrimaryHDU(data=assemble(raw), header=header)])
 
 
 def _printable(text: str) -> str:
-    """Return a text that a card can hold."""
-    return "".join(letter if " " <= letter <= "~" else "?" for letter in text)
+    """Return a text that a card can hold: without control characters, other letters than those of ASCII replaced."""
+    return "".join(letter if letter.isascii() else "?" for letter in text if letter.isprintable())

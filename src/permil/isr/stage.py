@@ -5,6 +5,7 @@ Every function works on one detector and takes and returns what can travel betwe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
-from permil.exposures import Checksums, RawFile, RawHeaders, warn_of_file
+from permil.exposures import Checksums, RawDetector, RawFile, warn_of_file
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import MINIMUM_LIGHT, ExposureStack, OpenFiles, check_detector, scaled, with_path
 from permil.isr.gains import Gains
@@ -157,15 +158,37 @@ def write_gains_table(path: Path, gains: Mapping[str, Gains], camera: Camera) ->
     write_table(path, gains_table(gains, camera))
 
 
-def board_temperature(raw: RawHeaders, config: IsrConfig) -> float | None:
-    """Return the temperature that the gain follows, degree C; None when the gain is not corrected or the card is missing."""
+def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | None:
+    """Return the temperature that the gain follows, degree C; None when the gain is not corrected.
+
+    All sensors of ``isr.temperature_card`` must have a possible temperature: the mean of those that happen to work would jump from
+    one exposure to the next.
+
+    Raises
+    ------
+    InputError
+        If the temperature of a sensor is missing, undefined or impossible, or all sensors read exactly 0.
+    """
     if config.temperature_coefficient == 0:
         return None
-    if config.temperature_card == "mean":
-        present = [raw.board_temperatures[name] for name in _BOARD_SENSORS if name in raw.board_temperatures]
-        return float(np.mean(present)) if present else None
-    card = (raw.readout_board or {}).get(config.temperature_card)
-    return float(card) if isinstance(card, int | float) else None
+    cards, wanted = raw.readout_board, config.temperature_card
+    names = _BOARD_SENSORS if wanted == "mean" else (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    remedy = "name sensors that work in all exposures in isr.temperature_card, or set isr.temperature_coefficient to 0"
+    if cards is None:
+        raise InputError("there is no board temperature: no extension REB_COND", path=raw.path, remedy=remedy)
+    temperatures = {name: cards.temperature(name) for name in names}
+    broken = [name for name, temperature in temperatures.items() if math.isnan(temperature)]
+    if broken:
+        reasons = [cards.problems.get(name, f"card {name} is missing or undefined") for name in broken]
+        raise InputError(f"there is no board temperature: {', '.join(reasons)}", path=raw.path, remedy=remedy, sensors=broken)
+    if len(names) > 1 and not any(temperatures.values()):
+        raise InputError(
+            f"there is no board temperature: {', '.join(names)} are all exactly 0",
+            path=raw.path,
+            remedy=remedy,
+            sensors=list(names),
+        )
+    return float(np.mean(list(temperatures.values())))
 
 
 def reduce_file(
@@ -195,9 +218,7 @@ def reduce_file(
     Raises
     ------
     InputError
-        If the file cannot be used or is that of another detector.
-    CalibrationError
-        If the board temperature is needed and not in the file.
+        If the file cannot be used or is that of another detector, or the board temperature is needed and not in the file.
     """
     with RawFile(path, camera, checksums=checksums) as raw_file:
         check_detector(raw_file.detector, calibration.detector, path)

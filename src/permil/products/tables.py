@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 from astropy.table.meta import get_header_from_yaml
+from numpy.typing import NDArray
 
+from permil.arrays import mask_of, plain_array
 from permil.errors import InputError, OutputError
 from permil.products.atomic import atomic_output
 
@@ -70,6 +73,137 @@ def read_table(path: str | Path, *, columns: tuple[str, ...] = (), purpose: str 
             missing=missing,
         )
     return table
+
+
+def numbers(
+    table: Table, column: str, *, unit: str | None = None, default: float | None = None, path: str | Path | None = None
+) -> NDArray[np.float64]:
+    """Return a column of a table as numbers: one per row, NaN where masked, in the unit that is asked for.
+
+    Parameters
+    ----------
+    unit
+        Unit of the result; a column without a unit is taken to be in it.
+    default
+        What all rows get if there is no such column. Without it the column is needed.
+    path
+        File of the table, for messages.
+
+    Raises
+    ------
+    InputError
+        If the column is missing, has more than one value per row, holds text that is not a number (the row is named) or has a unit
+        that cannot be converted.
+    """
+    if column not in table.colnames:
+        if default is None:
+            raise _missing_column(table, column, path)
+        return np.full(len(table), default)
+    entries = _one_per_row(table, column, path)
+    try:
+        if np.asarray(entries).dtype.kind in "USO":
+            entries = _parsed(entries, column, path)
+        return plain_array(entries, name=f"column {column}", unit=unit)
+    except InputError as error:
+        error.path = error.path or (None if path is None else str(path))
+        raise
+
+
+def texts(table: Table, column: str, *, default: str | None = None, path: str | Path | None = None) -> list[str]:
+    """Return a column of a table as text without surrounding blanks, one per row, empty where masked.
+
+    Parameters
+    ----------
+    default
+        What all rows get if there is no such column. Without it the column is needed.
+    path
+        File of the table, for messages.
+
+    Raises
+    ------
+    InputError
+        If the column is missing or has more than one value per row.
+    """
+    if column not in table.colnames:
+        if default is None:
+            raise _missing_column(table, column, path)
+        return [default] * len(table)
+    entries = _one_per_row(table, column, path)
+    masked = mask_of(entries)
+    return ["" if lost else _as_text(entry) for entry, lost in zip(np.ma.getdata(entries), masked, strict=True)]
+
+
+def flags(table: Table, column: str, *, path: str | Path | None = None) -> NDArray[np.bool_]:
+    """Return a column of a table as true or false; logical values that came back as 0 and 1 or as letters are understood.
+
+    A masked flag is not raised.
+
+    Raises
+    ------
+    InputError
+        If the column is missing or holds anything else.
+    """
+    raised = np.zeros(len(table), dtype=bool)
+    for row, entry in enumerate(texts(table, column, path=path)):
+        if entry.lower() not in _LOGICAL:
+            raise InputError(
+                f"column {column} holds {entry!r} in row {row + 1}, which is neither true nor false",
+                path=path,
+                remedy="give true or false, 1 or 0",
+                value=entry,
+            )
+        raised[row] = _LOGICAL[entry.lower()]
+    return raised
+
+
+_LOGICAL = {"": False, "false": False, "f": False, "0": False, "0.0": False, "true": True, "t": True, "1": True, "1.0": True}
+
+
+def _missing_column(table: Table, column: str, path: str | Path | None) -> InputError:
+    close = difflib.get_close_matches(column, table.colnames, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return InputError(
+        f"column {column} is missing", path=path, remedy=f"{hint}the columns are {', '.join(table.colnames)}", missing=[column]
+    )
+
+
+def _one_per_row(table: Table, column: str, path: str | Path | None) -> Any:
+    entries = table[column]
+    if len(np.shape(entries)) != 1:
+        raise InputError(
+            f"column {column} has {np.shape(entries)[1:]} values in each row, where one is needed",
+            path=path,
+            remedy="give one number per row",
+            value=np.shape(entries),
+        )
+    return entries
+
+
+def _parsed(entries: Any, column: str, path: str | Path | None) -> Any:
+    """Return text as numbers, with the unit of the column."""
+    from astropy.table import MaskedColumn
+
+    masked = mask_of(entries)
+    parsed = np.full(len(masked), np.nan)
+    for row, entry in enumerate(np.ma.getdata(entries)):
+        text = _as_text(entry)
+        if masked[row] or not text:
+            continue
+        try:
+            parsed[row] = float(text)
+        except ValueError:
+            raise InputError(
+                f"column {column} holds {text!r} in row {row + 1}, which is not a number",
+                path=path,
+                remedy="give a number, or leave the entry empty",
+                value=text,
+                row=row + 1,
+            ) from None
+    return MaskedColumn(parsed, unit=getattr(entries, "unit", None))
+
+
+def _as_text(entry: Any) -> str:
+    return (entry.decode("utf-8", "replace") if isinstance(entry, bytes) else str(entry)).strip()
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:

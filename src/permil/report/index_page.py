@@ -64,8 +64,9 @@ def index_page(
         exposures=_exposures(products.exposures) if products.exposures is not None else None,
         timeline=_timeline(products),
         unused=(
-            ("Files that could not be read", reason_lists(products.unreadable)),
+            ("Files that are not used", reason_lists(products.unreadable)),
             ("Exposures left out", reason_lists(products.left_out)),
+            ("Files that are used, with a note", reason_lists(_notes(products.exposures))),
         ),
         sections=tuple(sections),
         spots=spots_section(products.spots, spots_address) if products.spots is not None else None,
@@ -75,6 +76,14 @@ def index_page(
         configuration=products.configuration,
         fingerprint=fingerprint,
     )
+
+
+def _notes(exposures: Table | None) -> Table | None:
+    """Return path and note of the files that have one."""
+    if exposures is None or "note" not in exposures.colnames:
+        return None
+    noted = exposures[np.asarray(exposures["note"], dtype=np.str_) != ""]
+    return Table({"path": noted["path"], "reason": noted["note"]})
 
 
 def detector_grid(

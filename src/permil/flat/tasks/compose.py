@@ -12,6 +12,7 @@ from astropy.table import Table, vstack
 from permil.camera import Camera, shared_camera
 from permil.config import Config
 from permil.engine import Batch, Chain
+from permil.exposures import summarise_files
 from permil.flat.composite import composite_median
 from permil.flat.mosaic import MosaicGrid, MosaicPiece, assemble_mosaic, mosaic_grid, mosaic_piece
 from permil.flat.product import SCALE_CARD, read_histogram, rescaled
@@ -57,7 +58,7 @@ def compose(
     pieces = yield Batch(partial(_compose_detector, folder=folder, scale=scale, grid=grid), tasks, f"composite {led}")
     metrics = vstack([piece.metrics for piece in pieces], metadata_conflicts="silent")
     response, variance, count = assemble_mosaic([piece.mosaic for piece in pieces], grid)
-    report.messages += [f"{led}: {path}: {reason}" for piece in pieces for path, reason in piece.left_out]
+    report.messages += [f"{led}: {line}" for line in summarise_files(entry for piece in pieces for entry in piece.left_out)]
     header = {
         FINGERPRINT_CARD: (mosaic_print, "what this was made from"),
         "LED": (led, "LED"),

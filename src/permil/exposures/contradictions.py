@@ -1,0 +1,204 @@
+"""What exposures say against each other: plausible cards that are wrong stand out among the files of one exposure and its neighbours."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.exposures.names import parse_obsid
+from permil.exposures.positions import OFFSET_TOLERANCE_MM, groups
+from permil.exposures.record import Exposure
+
+# Cards that belong to an exposure as a whole, so that all its files have the same: name, and how far two files may differ
+# (relative; positions in mm).
+_SHARED_TEXTS = {"image_type": "IMGTYPE", "led": "CCOBLED"}
+_SHARED_NUMBERS = {
+    "exposure_s": ("EXPTIME", 0.0, 0.01),
+    "current_a": ("CCOBCURR", 0.0, 0.01),
+    "photodiode": ("CCOBADC", 0.0, 0.01),
+    "x_header_mm": ("BOTXCAM", OFFSET_TOLERANCE_MM, 0.0),
+    "y_header_mm": ("BOTYCAM", OFFSET_TOLERANCE_MM, 0.0),
+}
+# Fewer exposures say nothing of what is usual among them.
+_FEWEST = 5
+# A setting or a constant of the stage is unusual when so few of the exposures of a run have another one than all others.
+_UNUSUAL_SHARE = 0.05
+# A photodiode reading off the median of its like by this factor is no reading of that light.
+_PHOTODIODE_FACTOR = 2.0
+
+
+def leave_out_disagreeing(exposures: Sequence[Exposure]) -> tuple[list[Exposure], list[tuple[Exposure, str]]]:
+    """Leave out files that contradict the other files of their exposure.
+
+    Image type, LED, current, time, photodiode and position are those of the exposure: where one file of several has another value its
+    header is wrong. Without a majority all files of the exposure are left out.
+
+    Returns
+    -------
+    kept, left_out
+        The latter with the reason.
+    """
+    together: dict[str, list[Exposure]] = {}
+    for exposure in exposures:
+        together.setdefault(exposure.obsid, []).append(exposure)
+    reasons: dict[str, str] = {}
+    for files in together.values():
+        if len(files) > 1:
+            reasons |= _disagreeing(files)
+    kept = [exposure for exposure in exposures if exposure.path not in reasons]
+    return kept, [(exposure, reasons[exposure.path]) for exposure in exposures if exposure.path in reasons]
+
+
+def _disagreeing(files: list[Exposure]) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for name, card in _SHARED_TEXTS.items():
+        texts = [(file, getattr(file, name)) for file in files if getattr(file, name)]
+        counts = sorted({text: sum(other == text for _, other in texts) for _, text in texts}.items(), key=lambda item: -item[1])
+        if len(counts) > 1:
+            reasons |= _against(card, texts, counts[0][0], [text == counts[0][0] for _, text in texts])
+    for name, (card, absolute, relative) in _SHARED_NUMBERS.items():
+        numbers = [(file, getattr(file, name)) for file in files if getattr(file, name) == getattr(file, name)]
+        values = np.array([number for _, number in numbers])
+        if values.size < 2 or np.ptp(values) <= absolute + relative * np.abs(values).max():
+            continue
+        middle = float(np.sort(values)[values.size // 2])
+        agrees = np.abs(values - middle) <= absolute + relative * abs(middle)
+        reasons |= _against(card, numbers, middle, agrees.tolist())
+    return reasons
+
+
+def _against(card: str, files: list[tuple[Exposure, Any]], usual: Any, agrees: list[bool]) -> dict[str, str]:
+    if 2 * sum(agrees) <= len(agrees):
+        return {file.path: f"the files of exposure {file.obsid} disagree about {card}" for file, _ in files}
+    return {
+        file.path: f"{card} is {value}, in {sum(agrees)} other files of exposure {file.obsid} {usual}"
+        for (file, value), same in zip(files, agrees, strict=True)
+        if not same
+    }
+
+
+def leave_out_moved(exposures: Sequence[Exposure]) -> tuple[list[Exposure], list[tuple[Exposure, str]]]:
+    """Leave out files whose position in the camera contradicts that of the stage, where no folder says which one is right.
+
+    BOTXCAM + BOTX and BOTYCAM + BOTY are constants of a run: a file that is off them has a wrong position.
+
+    Returns
+    -------
+    kept, left_out
+        The latter with the reason.
+    """
+    sums = np.array([(row.x_header_mm + row.x_stage_mm, row.y_header_mm + row.y_stage_mm) for row in exposures]).reshape(-1, 2)
+    known = np.flatnonzero(np.isfinite(sums).all(axis=1))
+    # Each projector has its own constants.
+    job_of = [f"{exposure.run}/{exposure.job}/{exposure.image_type}" for exposure in exposures]
+    reasons: dict[int, str] = {}
+    for _, members in groups(np.array(job_of, dtype=np.str_)[known]):
+        rows = known[members]
+        centre = np.median(sums[rows], axis=0)
+        off = np.abs(sums[rows] - centre).max(axis=1)
+        moved = rows[off > OFFSET_TOLERANCE_MM].tolist()
+        if len(rows) < _FEWEST or len(moved) > max(1.0, _UNUSUAL_SHARE * len(rows)):
+            continue
+        for row in moved:
+            if np.isnan(exposures[row].x_folder_mm):
+                reasons[row] = (
+                    f"the position in the camera (BOTXCAM, BOTYCAM) is off that of the stage (BOTX, BOTY) by "
+                    f"{np.abs(sums[row] - centre).max():.3f} mm"
+                )
+    kept = [exposure for row, exposure in enumerate(exposures) if row not in reasons]
+    return kept, [(exposures[row], reason) for row, reason in reasons.items()]
+
+
+def note_unusual(exposures: Table) -> None:
+    """Note what sets an exposure apart from those of the same run and LED, and times that contradict the order of exposures.
+
+    Parameters
+    ----------
+    exposures
+        Classified index table; its column ``note`` is changed in place.
+    """
+    notes: dict[int, list[str]] = {}
+    text = {name: np.asarray(exposures[name], dtype=np.str_) for name in ("obsid", "led", "run", "purpose")}
+    _, first = np.unique(text["obsid"], return_index=True)
+    noted = [*_unusual_settings(exposures, first, text), *_unusual_times(exposures, first, text)]
+    files = dict(groups(text["obsid"])) if noted else {}
+    for row, note in noted:
+        for file in files[(str(text["obsid"][row]),)]:
+            notes.setdefault(int(file), []).append(note)
+    if notes:
+        column = exposures["note"].astype(object)
+        for row, added in notes.items():
+            column[row] = "; ".join([part for part in (str(column[row]),) if part] + added)
+        replacement = exposures["note"].astype(np.asarray(column.tolist(), dtype=np.str_).dtype)
+        replacement[:] = column.tolist()
+        exposures["note"] = replacement
+
+
+def _unusual_settings(exposures: Table, first: NDArray[np.int64], text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
+    lit = first[(text["led"][first] != "") & np.isin(text["purpose"][first], ("scan", "pointing"))]
+    columns = {name: np.asarray(exposures[name], dtype=float) for name in ("exposure_s", "current_a", "photodiode")}
+    for (run, led, _), members in groups(text["run"][lit], text["led"][lit], text["purpose"][lit]):
+        rows = lit[members]
+        if len(rows) < _FEWEST:
+            continue
+        for name, card in (("exposure_s", "EXPTIME"), ("current_a", "CCOBCURR")):
+            values, counts = np.unique(columns[name][rows], return_counts=True)
+            usual = values[counts.argmax()]
+            other = rows[~np.isclose(columns[name][rows], usual, rtol=0.01, atol=0, equal_nan=True)]
+            if 0 < len(other) <= max(1.0, _UNUSUAL_SHARE * len(rows)):
+                for row in other:
+                    yield (
+                        int(row),
+                        f"{card} is {columns[name][row]:g}, in the other exposures of run {run} with LED {led} {usual:g}",
+                    )
+        settings = np.array([f"{columns['exposure_s'][row]:.6g} {columns['current_a'][row]:.6g}" for row in rows], dtype=np.str_)
+        for _, part in groups(settings):
+            same = rows[part]
+            readings = columns["photodiode"][same]
+            if np.isfinite(readings).sum() < _FEWEST:
+                continue
+            usual = float(np.nanmedian(readings))
+            for row in same[(readings > _PHOTODIODE_FACTOR * usual) | (readings < usual / _PHOTODIODE_FACTOR)]:
+                reading = columns["photodiode"][row]
+                yield int(row), f"CCOBADC is {reading:g}, in exposures of the same light of run {run} {usual:g}"
+
+
+def _unusual_times(exposures: Table, first: NDArray[np.int64], text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
+    mjd = np.asarray(exposures["mjd"], dtype=float)
+    # The number of an OBSID counts the exposures of a controller and day; that of other names may begin anew with each test.
+    series: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for row in first[np.isfinite(mjd[first])].tolist():
+        obsid = str(text["obsid"][row])
+        numbered = parse_obsid(obsid)
+        if numbered is not None:
+            series.setdefault((numbered[0], obsid[:5]), []).append((numbered[1], row))
+    for (day, _), numbers in sorted(series.items()):
+        rows = [row for _, row in sorted(numbers)]
+        in_order = set(_longest_rise(mjd[rows]))
+        if 2 * len(in_order) <= len(rows):
+            continue
+        for place, row in enumerate(rows):
+            if place not in in_order:
+                yield row, f"MJD {mjd[row]:.5f} contradicts the order of the exposures of day {day}"
+
+
+def _longest_rise(values: NDArray[np.float64]) -> list[int]:
+    """Return the places of the longest sequence of values that do not fall."""
+    ends: list[float] = []
+    last: list[int] = []
+    before = np.full(len(values), -1)
+    for place, number in enumerate(values.tolist()):
+        length = bisect_right(ends, number)
+        before[place] = last[length - 1] if length else -1
+        ends[length : length + 1], last[length : length + 1] = [number], [place]
+    rise = []
+    place = last[-1] if last else -1
+    while place >= 0:
+        rise.append(place)
+        place = int(before[place])
+    return rise

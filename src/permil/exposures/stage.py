@@ -96,7 +96,8 @@ def read_index(path: str | Path) -> Index:
 def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *, checksums: Checksums = "refuse") -> None:
     """Write the assembled image of a raw file, without any correction, as the primary HDU of a FITS file.
 
-    Its header repeats some cards of the raw file. A number that is none is left out; characters that no card may have become "?".
+    Its header repeats some cards of the raw file: without numbers that are none and control characters; letters that no card may hold
+    become "?".
 
     Parameters
     ----------
@@ -135,5 +136,5 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *,
 
 
 def _printable(text: str) -> str:
-    """Return a text that a card can hold."""
-    return "".join(letter if " " <= letter <= "~" else "?" for letter in text)
+    """Return a text that a card can hold: without control characters, other letters than those of ASCII replaced."""
+    return "".join(letter if letter.isascii() else "?" for letter in text if letter.isprintable())

@@ -15,6 +15,11 @@ def _as_text(entry: Any) -> Any:
     return str(entry) if isinstance(entry, int) and not isinstance(entry, bool) else entry
 
 
+def _off(entry: Any) -> Any:
+    # YAML reads the word off as false.
+    return "off" if entry is False else entry
+
+
 Run = Annotated[str, BeforeValidator(_as_text)]
 
 
@@ -44,7 +49,7 @@ class ExposuresConfig(Section):
         default=0.1, gt=0, description="projector positions within this distance (mm) are one place; the stage repeats to 0.01 mm"
     )
 
-    checksums: Literal["refuse", "warn", "off"] = Field(
+    checksums: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(_off)] = Field(
         default="refuse",
         description=(
             "data of raw files that do not have the sum that their header states (DATASUM): refuse (the file is left out), warn, or off "

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from astropy.io import fits
+from pydantic import ValidationError
 
 from permil.camera import Camera
 from permil.config.exposures import ExposuresConfig
@@ -200,6 +202,16 @@ def test_the_index_warns_of_edited_headers_and_reads_on(write_raw: RawWriter, bi
     assert list(index.table["photodiode"]) == [0.3319, 3.5]
     build_index([tmp_path / "raw"], bin8, options=ExposuresConfig(checksums="off"))
     read_exposure(changed, bin8, checksums="off")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("off", "off"), ("'off'", "off"), ("no", "off"), ("warn", "warn"), ("refuse", "refuse")]
+)
+def test_the_option_as_yaml_reads_it(written: str, meant: str) -> None:
+    assert ExposuresConfig.model_validate(yaml.safe_load(f"checksums: {written}")).checksums == meant
+    for wrong in ("on", "maybe", "0", "~"):
+        with pytest.raises(ValidationError, match="refuse"):
+            ExposuresConfig.model_validate(yaml.safe_load(f"checksums: {wrong}"))
 
 
 def test_a_superbias_is_made_without_a_damaged_file(write_raw: RawWriter, bin8: Camera, tmp_path: Path) -> None:

@@ -19,6 +19,11 @@ def _as_texts(entry: Any) -> Any:
     return [str(part) if isinstance(part, int) else part for part in (entry if isinstance(entry, list) else [entry])]
 
 
+def _off(entry: Any) -> Any:
+    # YAML reads the word off as false.
+    return "off" if entry is False else entry
+
+
 Run = Annotated[str, BeforeValidator(_as_text)]
 Label = Annotated[str, BeforeValidator(lambda entry: str(entry) if isinstance(entry, int) else entry)]
 Serials = Annotated[list[str], BeforeValidator(_as_texts), Field(min_length=1)]
@@ -50,7 +55,7 @@ class ExposuresConfig(Section):
         default=0.1, gt=0, description="projector positions within this distance (mm) are one place; the stage repeats to 0.01 mm"
     )
 
-    checksums: Literal["refuse", "warn", "off"] = Field(
+    checksums: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(_off)] = Field(
         default="refuse",
         description=(
             "data of raw files that do not have the sum that their header states (DATASUM): refuse (the file is left out), warn, or off "

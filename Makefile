@@ -2,8 +2,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Of `make fuzz`.
+SECONDS ?= 60
+SEED ?= 1
 
-.PHONY: install demo test test-full lint bench
+.PHONY: install demo test test-full fuzz lint bench
 
 install: $(STAMP)
 
@@ -22,6 +25,9 @@ test: install lint
 
 test-full: install
 	$(BIN)/python -m pytest -m full
+
+fuzz: install
+	cd tests && ../$(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
 lint: install
 	$(BIN)/ruff check src tests benchmarks

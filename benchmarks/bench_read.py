@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import imagecodecs
@@ -10,10 +11,10 @@ import numpy as np
 from astropy.io import fits
 
 from full_size import YARDSTICK, RunningMoments, in_turn, read_astropy, read_fitsio, reduce_with_numpy, write_campaign
-from harness import publish
+from harness import REPEATS, publish
 from permil.camera import Camera, Detector, load_camera
 from permil.config.isr import IsrConfig
-from permil.exposures import RawFile, read_raw
+from permil.exposures import Checksums, RawFile, read_raw
 from permil.isr.inputs import load_calibration
 from permil.isr.rooms import Rooms
 from permil.isr.stage import reduce_file, stack_group
@@ -61,6 +62,40 @@ def _reading(path: Path, camera: Camera, detector: Detector) -> None:
         ],
         remark=f"The stated machine is one on which astropy takes {YARDSTICK} s: {astropy.clock:.3f} s here, of which the processor "
         f"worked {astropy.processor:.3f} s. Ratios are of processor seconds.",
+    )
+
+
+def _sums(path: Path, camera: Camera, detector: Detector) -> None:
+    """Publish what checksums add to decoding, and to finding the rows of all segments without decoding any."""
+    plain = path.with_name("MC_C_20191028_900000_R22_S11.fits")
+    with fits.open(path) as hdus:
+        images = [fits.ImageHDU(hdu.data, hdu.header) for hdu in hdus[1:]]
+        fits.HDUList([hdus[0].copy(), *images]).writeto(plain, checksum=True)
+    pixels = {each.name: np.empty((each.ny_raw, each.nx_raw), dtype=np.int32) for each in detector.amplifiers}
+
+    def decode(file: Path, checksums: Checksums) -> None:
+        with RawFile(file, camera, checksums=checksums) as raw_file:
+            for name, segment in pixels.items():
+                raw_file.segment(name, segment)
+
+    def find_rows(file: Path, checksums: Checksums) -> None:
+        with RawFile(file, camera, checksums=checksums) as raw_file:
+            for name in pixels:
+                raw_file.rows(name)
+
+    works = {"file to arrays": decode, "places of rows alone": find_rows}
+    kinds = {"Rice by rows": path, "plain": plain}
+    rows = []
+    for kind, file in kinds.items():
+        for name, work in works.items():
+            # Milliseconds: as many turns as an error of a hundredth takes.
+            seconds = in_turn({way: partial(work, file, way) for way in ("off", "refuse")}, repeats=10 * REPEATS)
+            off, refuse = seconds["off"].processor, seconds["refuse"].processor
+            rows.append((f"{kind}, {name}", f"{1e3 * off:.2f}", f"{1e3 * refuse:.2f}", f"{100 * (refuse / off - 1):.1f}"))
+    publish(
+        "Checksums of one full-size raw file: processor milliseconds with exposures.checksums off and refuse",
+        ("work", "off", "refuse", "more, per cent"),
+        rows,
     )
 
 
@@ -123,6 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = write_campaign(Path(folder), detector, FILES)
         _reading(paths[0], camera, detector)
+        _sums(paths[0], camera, detector)
         _moments(paths * TIMES, camera, detector)
 
 

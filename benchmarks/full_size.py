@@ -36,7 +36,7 @@ def write_raw(path: Path, detector: Detector, rng: np.random.Generator, *, hits:
         hdu = fits.CompImageHDU(np.rint(counts).astype(np.int32), compression_type="RICE_1", name=amplifier.extname)
         hdu.header.update({"DATASEC": amplifier.datasec, "CHANNEL": amplifier.channel})
         hdus.append(hdu)
-    fits.HDUList(hdus).writeto(path)
+    fits.HDUList(hdus).writeto(path, checksum=True)
 
 
 def write_campaign(folder: Path, detector: Detector, number: int, *, hits: float = 0.0) -> list[Path]:

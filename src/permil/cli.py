@@ -7,13 +7,16 @@ import errno
 import io
 import os
 import sys
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
-from permil.errors import PermilError
+from permil.errors import FileWarning, PermilError
 
 _INTERRUPTED = 130
 """Exit code of what the user interrupted."""
@@ -148,12 +151,15 @@ def assemble(
     raw: Annotated[Path, typer.Argument(metavar="RAW", help="raw multi-extension file", parser=_path)],
     out: Out,
     camera: Annotated[str, typer.Option(help="camera of the file")] = "lsstcam",
+    checksums: Annotated[
+        Literal["refuse", "warn", "off"], typer.Option(help="what becomes of data that do not have the sum that DATASUM states")
+    ] = "refuse",
 ) -> None:
     """Trim, flip and mosaic a raw file to the detector frame, with no correction at all."""
     from permil.camera import load_camera
     from permil.exposures.stage import assemble_file
 
-    assemble_file(raw, out, load_camera(camera))
+    assemble_file(raw, out, load_camera(camera), checksums=checksums)
 
 
 @app.command()
@@ -385,6 +391,16 @@ def config_import(
         temporary.write_text(text, encoding="utf-8")
 
 
+def _show_warning(
+    otherwise: Callable[..., None], message: Warning | str, category: type[Warning], *place: Any, **more: Any
+) -> None:
+    """Show a warning of a file as a sentence, any other one as Python does."""
+    if issubclass(category, FileWarning):
+        _tell(f"warning: {message}")
+    else:
+        otherwise(message, category, *place, **more)
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one sentence on standard error and exit code 2."""
     # Work is spread over processes: threads of numerical libraries on top of them wait for each other, up to ten times as long.
@@ -394,6 +410,8 @@ def main() -> None:
         # A terminal without Unicode, or a file name that is no text, is no reason to stop.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    shown = warnings.showwarning
+    warnings.showwarning = partial(_show_warning, shown)
     try:
         app()
     except PermilError as error:
@@ -409,6 +427,8 @@ def main() -> None:
         if end.code == _INTERRUPTED:
             _tell("interrupted; nothing is lost, run the same command again to go on")
         raise
+    finally:
+        warnings.showwarning = shown
 
 
 def _of_the_machine(error: OSError) -> str:

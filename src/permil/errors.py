@@ -88,3 +88,7 @@ class FlatError(PermilError):
 
 class OutputError(PermilError):
     """A product cannot be written."""
+
+
+class FileWarning(UserWarning):
+    """A file is used although something about it is not as it should be, or it is left out and the work goes on without it."""

@@ -26,6 +26,7 @@ from permil.config.exposures import ExposuresConfig
 from permil.engine import Executor, make_executor, session
 from permil.engine.locks import locked_folder
 from permil.engine.performance import StepCost, metered_stage, performance_table
+from permil.engine.session import BatchRecord
 from permil.errors import ConfigError, InputError, PhotodiodeError
 from permil.estimate import estimate
 from permil.exposures import POINTING, SCAN, SPOT, Index, summarise_files
@@ -38,6 +39,9 @@ STAGES = ("index", "isr", "beam", "flat", "spots", "compare", "report")
 
 # Sentences of one kind about the files of an index, and duplicates, that are shown.
 _MOST_SENTENCES, _MOST_DUPLICATES = 10, 3
+
+
+_WARNINGS_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def _executor(run: Run) -> Executor:
 def _do_stages(run: Run, executor: Executor, rooms: tuple[str, ...] | None) -> list[StageReport]:
     reports: list[StageReport] = []
     costs: list[StepCost] = []
+    warned: set[str] = set()
     before = read_table(run.folder.performance) if run.folder.performance.is_file() else None
     with session(executor) as opened:
         for name, stage in _stages(run):
@@ -96,6 +101,8 @@ def _do_stages(run: Run, executor: Executor, rooms: tuple[str, ...] | None) -> l
             with metered_stage(name, opened) as meter:
                 report = stage()
             report.seconds = time.perf_counter() - begin
+            # What a stage warns of, later ones that read the same files warn of again.
+            report.messages += describe_warnings(meter.records, but=warned)
             costs += meter.costs
             tell_report(report)
             reports.append(report)
@@ -104,6 +111,23 @@ def _do_stages(run: Run, executor: Executor, rooms: tuple[str, ...] | None) -> l
                 _record(run, reports)
                 write_table(run.folder.performance, performance_table(costs, order=STAGES, before=before))
     return reports
+
+
+def describe_warnings(records: list[BatchRecord], *, but: set[str] | None = None) -> list[str]:
+    """Return what was warned of files, each sentence once, and some of them if there are many.
+
+    Parameters
+    ----------
+    records
+        Of the batches in which the files were read.
+    but
+        Sentences that a person has seen; the others are added.
+    """
+    seen = set() if but is None else but
+    sentences = list(dict.fromkeys(each for record in records for each in record.file_warnings if each not in seen))
+    seen.update(sentences)
+    more = [f"... and {len(sentences) - _WARNINGS_SHOWN} more warnings of files"] if len(sentences) > _WARNINGS_SHOWN else []
+    return [f"warning: {sentence}" for sentence in sentences[:_WARNINGS_SHOWN]] + more
 
 
 def _is_wanted(run: Run, room: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from rich.progress import (
 from rich.text import Text
 
 from permil.engine import Batch, Chain, InProcess, LocalProcesses, current_session, run_chains
+from permil.engine.session import BatchRecord
+from permil.errors import FileWarning
 
 
 @dataclass
@@ -206,7 +209,11 @@ def parallel_chains(chains: Sequence[Chain[Result]], *, workers: int, is_local: 
     if opened is None or opened.is_busy:
         # Work within the work of a run, or outside of any.
         with LocalProcesses(workers) if workers > 1 and opened is None else InProcess() as executor:
-            return run_chains(chains, executor, display=_display, records=[])
+            records: list[BatchRecord] = []
+            returned = run_chains(chains, executor, display=_display, records=records)
+        for sentence in dict.fromkeys(sentence for record in records for sentence in record.file_warnings):
+            warnings.warn(sentence, FileWarning, stacklevel=2)
+        return returned
     opened.is_busy = True
     try:
         chosen = InProcess() if is_local else opened.executor

@@ -23,7 +23,7 @@ from permil.errors import ConfigError, InputError
 from permil.exposures import POINTING, SCAN, Index
 from permil.flat.stage import OF_DETECTOR, STEPS, FlatStep, list_steps, make_step
 from permil.isr.calibrate import make_superbias, superbias_task
-from permil.pipeline import Run, read_run_index, reduced_detectors, tell, tell_report
+from permil.pipeline import Run, describe_warnings, read_run_index, reduced_detectors, tell, tell_report
 from permil.products import is_current
 from permil.progress import StageReport
 
@@ -129,8 +129,9 @@ def _run_task(config: Config, name: str, make: Callable[[Run, Index], StageRepor
     index = read_run_index(run.folder)
     root, state = run.folder.root, run.folder.state
     begin = time.perf_counter()
-    with locked_folder(root, state, shared=True, tell=tell), locked_task(root, state, name), session(InProcess()):
+    with locked_folder(root, state, shared=True, tell=tell), locked_task(root, state, name), session(InProcess()) as opened:
         report = make(run, index)
+        report.messages += describe_warnings(opened.take_records())
     report.seconds = time.perf_counter() - begin
     tell_report(report)
     return report

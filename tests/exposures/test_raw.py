@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
 from permil.camera import Camera
-from permil.errors import CameraError, InputError, RawFormatError
-from permil.exposures import read_raw
+from permil.errors import CameraError, FileWarning, InputError, OutputError, RawFormatError
+from permil.exposures import RawFile, read_raw
+from permil.exposures.some_rows import read_rows
 
 from .conftest import RawWriter, segment_pixels
 
@@ -140,12 +144,12 @@ def test_damaged_tiles_are_noticed(write_raw: RawWriter, bin8: Camera) -> None:
     content = bytearray(path.read_bytes())
     content[start : start + 4] = (2**30).to_bytes(4, "big")
     path.write_bytes(content)
-    with pytest.raises(RawFormatError, match="HDU 1 cannot be decompressed"):
-        read_raw(path, bin8)
+    with pytest.raises(RawFormatError, match=r"HDU 1 \(Segment10\) cannot be read \(tile 0 lies outside the data"):
+        read_raw(path, bin8, checksums="off")
     content[start : start + 4] = (8).to_bytes(4, "big")
     path.write_bytes(content)
     with pytest.raises(RawFormatError, match="tile 0 is damaged"):
-        read_raw(path, bin8)
+        read_raw(path, bin8, checksums="off")
 
 
 def test_missing_segment(write_raw: RawWriter, bin8: Camera) -> None:
@@ -206,7 +210,7 @@ def test_scaled_integers_are_refused(write_raw: RawWriter, bin8: Camera) -> None
     content[place : place + 80] = b"BSCALE  =                  0.5".ljust(80)
     path.write_bytes(content)
     with pytest.raises(RawFormatError, match=r"BSCALE 0.5"):
-        read_raw(path, bin8)
+        read_raw(path, bin8, checksums="off")
 
 
 def test_files_that_are_none(bin8: Camera, tmp_path: Path) -> None:
@@ -226,18 +230,271 @@ def test_header_without_end(bin8: Camera, tmp_path: Path) -> None:
         read_raw(path, bin8)
 
 
-def test_rubbish_after_the_last_hdu(write_raw: RawWriter, bin8: Camera) -> None:
+@pytest.mark.parametrize(
+    "more",
+    [
+        bytes(2880),
+        b" " * 2880,
+        bytes(512),
+        b"x",
+        b"special record".ljust(5760),
+        b"END".ljust(80).ljust(2880),
+        b"xtension".ljust(2880),
+    ],
+    ids=["zeros", "blanks", "less than a block", "a byte", "special records", "END", "lower case"],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_bytes_behind_the_last_hdu_are_warned_of(write_raw: RawWriter, bin8: Camera, more: bytes, zipped: bool) -> None:
     path = write_raw()
-    with path.open("ab") as stream:
-        stream.write(b"END".ljust(80).ljust(2880))
-    with pytest.raises(RawFormatError, match="not an extension"):
+    content = path.read_bytes() + more
+    path.write_bytes(gzip.compress(content, 1) if zipped else content)
+    with pytest.warns(FileWarning, match=rf"{path.name}: {len(more)} bytes behind the last HDU \(18\) are passed over"):
+        assert_as_written(path, bin8)
+
+
+@pytest.mark.parametrize(
+    "stored", [{}, {"compressed": True}, {"kind": np.uint16}, {"compressed": True, "compression_type": "GZIP_2"}]
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_data_without_padding_are_warned_of(write_raw: RawWriter, bin8: Camera, stored: dict[str, Any], zipped: bool) -> None:
+    def segments_alone(hdus: fits.HDUList) -> None:
+        del hdus[17:]
+
+    path = write_raw(change=segments_alone, **stored)
+    with fits.open(path, disable_image_compression=True) as hdus:
+        end = hdus[16].fileinfo()["datLoc"] + hdus[16].size
+    content = path.read_bytes()
+    assert end < len(content)
+    path.write_bytes(gzip.compress(content[:end], 1) if zipped else content[:end])
+    with pytest.warns(FileWarning, match=r"last HDU \(16\) are not padded"):
+        assert_as_written(path, bin8)
+    with pytest.warns(FileWarning, match=r"not padded"), RawFile(path, bin8) as raw_file:
+        np.testing.assert_array_equal(read_rows(raw_file, "C00", slice(-3, None)), raw_file.segment("C00")[-3:])
+    for size in (end - 1, end + 1, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(RawFormatError, match="cut short"):
+            read_raw(path, bin8)
+
+
+@pytest.mark.parametrize(
+    ("card", "rest"),
+    [
+        (b"END".ljust(80, b"\0"), b" "),
+        (b"END".ljust(80), b"\0"),
+        (b"end".ljust(80), b" "),
+        (b"End".ljust(80, b"\0"), b"\0"),
+        (b"END".ljust(80), b"NAXIS   =                   77".ljust(80)),
+    ],
+    ids=["NUL in the card", "NUL behind it", "lower case", "all of it", "cards behind it"],
+)
+@pytest.mark.parametrize("which", [0, 1, 17])
+def test_ends_of_headers_that_no_standard_allows(
+    write_raw: RawWriter, bin8: Camera, card: bytes, rest: bytes, which: int
+) -> None:
+    path = write_raw()
+    content = bytearray(path.read_bytes())
+    with fits.open(path) as hdus:
+        header, data = (hdus[which].fileinfo()[name] for name in ("hdrLoc", "datLoc"))
+    place = content.index(b"END".ljust(80), header)
+    content[place:data] = card + (rest * data)[: data - place - 80]
+    path.write_bytes(content)
+    with pytest.warns(FileWarning) as caught:
+        assert_as_written(path, bin8)
+    told = " ".join(str(warning.message) for warning in caught)
+    assert f"the header of HDU {which} does not end with an END card and blanks" in told
+
+
+def set_card(path: Path, number: int, name: str, value: object) -> None:
+    """Write over a card of an HDU as it stands in the file; of a name that is not there, over the first comment of its header."""
+    content = bytearray(path.read_bytes())
+    with fits.open(path, disable_image_compression=True) as hdus:
+        header, data = (hdus[number].fileinfo()[part] for part in ("hdrLoc", "datLoc"))
+    start = content.find(f"{name:<8}=".encode(), header, data)
+    start = start if start >= 0 else content.index(b"DETSEC  =", header, data)
+    content[start : start + 80] = f"{name:<8}= {value:>20}".encode("latin-1").ljust(80)[:80]
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NAXIS", 999),
+        ("NAXIS", 1000),
+        ("NAXIS", -1),
+        ("NAXIS", 10**9),
+        ("NAXIS", "T"),
+        ("NAXIS1", -128),
+        ("NAXIS1", 2**63),
+        ("NAXIS2", 10**30),
+        ("NAXIS2", "nan"),
+        ("NAXIS2", "'250'"),
+        ("PCOUNT", -(2**31)),
+        ("PCOUNT", 10**18),
+        ("PCOUNT", 4),
+        ("GCOUNT", 2**62),
+        ("GCOUNT", -1),
+        ("GCOUNT", 0),
+        ("GCOUNT", 2),
+        ("BITPIX", 0),
+        ("BITPIX", 12),
+        ("BITPIX", 8),
+        ("BITPIX", 10**20),
+        ("BZERO", 10**30),
+        ("BZERO", "inf"),
+        ("BZERO", 2**31),
+        ("BZERO", 0.5),
+        ("BSCALE", "'1'"),
+        ("ZIMAGE", "T"),
+        ("DATASEC", "T"),
+        ("CHANNEL", 10**30),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("checksums", ["refuse", "off"])
+@pytest.mark.filterwarnings("ignore::permil.errors.FileWarning")
+def test_absurd_cards_of_plain_segments(write_raw: RawWriter, bin8: Camera, name: str, value: object, checksums: Any) -> None:
+    path = write_raw()
+    set_card(path, 5, name, value)
+    with pytest.raises(RawFormatError) as caught:
+        read_raw(path, bin8, checksums=checksums)
+    assert caught.value.path == str(path)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("THEAP", 10**12),
+        ("THEAP", -1),
+        ("TFIELDS", 999),
+        ("TFIELDS", 10**9),
+        ("TFORM1", "'999999999PB(1)'"),
+        ("TFORM1", "'1PI(7)'"),
+        ("TFORM1", "'abc'"),
+        ("ZTILE1", 0),
+        ("ZTILE1", 10**30),
+        ("ZTILE2", -3),
+        ("ZTILE2", 2**31),
+        ("ZNAXIS", 999),
+        ("ZNAXIS1", -1),
+        ("ZNAXIS2", 2**40),
+        ("ZBITPIX", 16),
+        ("ZBITPIX", -32),
+        ("ZVAL1", 0),
+        ("ZVAL1", 2**40),
+        ("ZVAL2", 3),
+        ("ZVAL2", 10**30),
+        ("ZCMPTYPE", "'GZIP_2'"),
+        ("ZCMPTYPE", "'PLIO_1'"),
+        ("ZCMPTYPE", "'HCOMPRESS_1'"),
+        ("ZCMPTYPE", 5),
+        ("NAXIS1", 7),
+        ("NAXIS2", 3),
+        ("PCOUNT", 0),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore::permil.errors.FileWarning")
+def test_absurd_cards_of_compressed_segments(write_raw: RawWriter, bin8: Camera, name: str, value: object) -> None:
+    path = write_raw(compressed=True)
+    set_card(path, 5, name, value)
+    true = segment_pixels(bin8["R22_S11"].amplifier("C14"), 1)
+    readers = (lambda: read_raw(path, bin8, checksums="off").segments["C14"], lambda: _mapped_segment(path, bin8))
+    for read in readers:
+        if (name, value) == ("ZTILE1", 10**30):
+            # A tile that is said to be larger than the image ends with it.
+            np.testing.assert_array_equal(read(), true)
+        else:
+            with pytest.raises(RawFormatError, match=path.name):
+                read()
+
+
+def _mapped_segment(path: Path, camera: Camera) -> np.ndarray:
+    with RawFile(path, camera, checksums="off") as raw_file:
+        return read_rows(raw_file, "C14", slice(None))
+
+
+def test_a_header_of_many_blocks_and_a_million_small_hdus(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw()
+    content = path.read_bytes()
+    comments = b"COMMENT END".ljust(80) * (36 * 450)
+    path.write_bytes(content[:80] + comments + content[80:])
+    with pytest.warns(FileWarning, match="HDU 0: its header was changed"):
+        assert_as_written(path, bin8)
+    empty = b"".join(card.ljust(80) for card in (b"XTENSION= 'IMAGE   '", b"BITPIX  = 8", b"NAXIS   = 0", b"END")).ljust(2880)
+    path.write_bytes(content + empty * 50)
+    assert_as_written(path, bin8)
+    path.write_bytes(content + empty * 3000)
+    with pytest.raises(RawFormatError, match="more than any raw file has"):
         read_raw(path, bin8)
+    path.write_bytes((content[:80] + comments + content[80:2880]) + (empty[:80] + comments + empty[80:]) * 5)
+    with pytest.raises(RawFormatError, match="more than any raw file has"):
+        read_raw(path, bin8)
+
+
+def test_a_gzip_file_of_little_more_than_nothing(write_raw: RawWriter, bin8: Camera) -> None:
+    path = write_raw()
+    content = path.read_bytes()
+    path.write_bytes(gzip.compress(content, 1) + gzip.compress(bytes(10**8), 9))
+    with pytest.raises(RawFormatError, match=r"holds more than \d+ bytes, more than any raw file of camera lsstcam-bin8"):
+        read_raw(path, bin8)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OverflowError("large"),
+        MemoryError(),
+        RecursionError("deep"),
+        AssertionError(),
+        EOFError("end"),
+        IndexError("at"),
+        OSError(5, "I/O"),
+    ],
+    ids=repr,
+)
+def test_whatever_goes_wrong_with_a_file_names_it(
+    write_raw: RawWriter, bin8: Camera, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    path = write_raw(compressed=True, compression_type="GZIP_1")
+    with monkeypatch.context() as patch:
+        patch.setattr("permil.exposures.raw_file.decode_tiles", fail)
+        with pytest.raises(RawFormatError, match=rf"{path.name}: HDU 1 \(Segment10\) cannot be read \({type(error).__name__}"):
+            read_raw(path, bin8)
+    with monkeypatch.context() as patch:
+        patch.setattr("permil.exposures.raw_file.identify_detector", fail)
+        with pytest.raises(RawFormatError, match=rf"{path.name}: the file cannot be read \({type(error).__name__}"):
+            read_raw(path, bin8)
+
+
+def test_an_interrupt_is_no_damage(write_raw: RawWriter, bin8: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = write_raw()
+    monkeypatch.setattr("permil.exposures.raw_file.find_segments", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        read_raw(path, bin8)
+
+
+def test_a_full_disk_is_no_damage(write_raw: RawWriter, bin8: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(io.BytesIO):
+        def write(self, _: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = write_raw(compressed=True, compression_type="GZIP_1")
+    monkeypatch.setattr("permil.exposures.raw_file.tempfile.TemporaryFile", Full)
+    with RawFile(path, bin8) as raw_file, pytest.raises(OutputError, match=r"temporary file cannot be written \(No space left"):
+        raw_file.rows("C14")
 
 
 def test_real_files(shared_data: Path, lsstcam: Camera) -> None:
     found = {}
     for path in sorted((shared_data / "raw").glob("*.fits")):
-        raw = read_raw(path, lsstcam)
+        raw = read_raw(path, lsstcam, checksums="off")
         found[raw.detector.name] = raw
         with fits.open(path) as hdus:
             for amplifier in raw.detector.amplifiers:
@@ -262,4 +519,4 @@ def test_truncated_real_file(shared_data: Path, lsstcam: Camera, tmp_path: Path)
     with pytest.raises(RawFormatError, match="cut short"):
         read_raw(path, lsstcam)
     shutil.copy(source, path)
-    assert read_raw(path, lsstcam, segments=["C00"]).detector.name == "R22_S22"
+    assert read_raw(path, lsstcam, segments=["C00"], checksums="off").detector.name == "R22_S22"

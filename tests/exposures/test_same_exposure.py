@@ -37,7 +37,7 @@ def rewritten(path: Path, target: Path, *, packed: bool = False, **cards: Any) -
             fits.CompImageHDU(hdu.data, hdu.header, compression_type="RICE_1") if packed and hdu.is_image else hdu
             for hdu in hdus[1:]
         ]
-        fits.HDUList([hdus[0], *images]).writeto(target)
+        fits.HDUList([hdus[0], *images]).writeto(target, checksum=True)
     return target
 
 

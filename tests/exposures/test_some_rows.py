@@ -60,7 +60,7 @@ def test_a_damaged_row_is_named(write_raw: RawWriter, bin8: Camera, tmp_path: Pa
     content[start:stop] = b"\xff" * (stop - start)
     damaged = tmp_path / path.name.replace("000001", "000002")
     damaged.write_bytes(content)
-    with RawFile(damaged, bin8) as raw_file:
+    with RawFile(damaged, bin8, checksums="off") as raw_file:
         assert read_rows(raw_file, "C14", slice(0, 50)).shape[0] == 50
         with pytest.raises(RawFormatError, match=r"000002.*row 50 of segment C14 cannot be decompressed"):
             read_rows(raw_file, "C14", slice(40, 60))

@@ -76,7 +76,7 @@ def test_stale_lamp_is_no_band(tmp_path: Path, campaign: SpotSimulationSummary, 
     without = tmp_path / campaign.files[0].name
     with fits.open(campaign.files[0]) as hdus:
         del hdus[0].header["FILTER"]
-        hdus.writeto(without)
+        hdus.writeto(without, checksum=True)
     config = load_config(campaign.configuration)
     assert measure_exposure(without, camera, calibration, config.isr).catalog.band == ""
 

@@ -15,7 +15,7 @@ from permil.camera.frames import take_segment
 from permil.config import Config
 from permil.config.isr import IsrConfig
 from permil.errors import PermilError
-from permil.exposures import RawFile
+from permil.exposures import Checksums, RawFile
 from permil.exposures.some_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
 from permil.isr.calibrate import calibration_fingerprint
@@ -30,9 +30,20 @@ BoxPlaces = tuple[ReferenceBox, ...]
 
 
 def box_signals(
-    path: str | Path, boxes: Sequence[ReferenceBox], camera: Camera, calibration: Calibration, config: IsrConfig
+    path: str | Path,
+    boxes: Sequence[ReferenceBox],
+    camera: Camera,
+    calibration: Calibration,
+    config: IsrConfig,
+    *,
+    checksums: Checksums = "refuse",
 ) -> list[BoxSignal]:
     """Measure bunches of pixels of one detector in one raw file.
+
+    Parameters
+    ----------
+    checksums
+        See `permil.exposures.RawFile`; only the segments that bunches and their crosstalk are in are looked at.
 
     Raises
     ------
@@ -43,7 +54,7 @@ def box_signals(
     CalibrationError
         If a bunch has no usable pixel.
     """
-    with RawFile(path, camera) as raw_file:
+    with RawFile(path, camera, checksums=checksums) as raw_file:
         check_detector(raw_file.detector, calibration.detector, path)
         whole: dict[str, NDArray[np.int32]] = {}
 

@@ -288,7 +288,7 @@ def _nodes_of_exposure(
 ) -> list[dict[str, Any]]:
     note = ""
     try:
-        signals = box_signals(row["path"], boxes, camera, calibration, config.isr)
+        signals = box_signals(row["path"], boxes, camera, calibration, config.isr, checksums=config.exposures.checksums)
     except InputError as error:
         # One damaged file of a scan is a missing node, not the end of the run.
         note = f"{error.path}: {error.what}"

@@ -7,6 +7,7 @@ import platform
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from permil.engine.threads import allow_threads
 from permil.engine.usage import bytes_read, forget_peak, peak_memory
+from permil.errors import FileWarning
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -42,7 +44,7 @@ class Call:
 class Measure:
     """Where a task ran, and what it took.
 
-    ``peak_bytes`` is the most memory that its process held during the task.
+    ``peak_bytes`` is the most memory that its process held during the task, ``file_warnings`` are the sentences of each `FileWarning`.
     """
 
     host: str
@@ -51,6 +53,7 @@ class Measure:
     cpu_seconds: float
     bytes_read: int
     peak_bytes: int
+    file_warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,15 @@ def run_measured(function: Callable[[Any], Any], argument: object, threads: int 
 
 
 def measured(function: Callable[[Any], Any], argument: object) -> tuple[Any, Measure]:
-    """Run a task and measure it."""
+    """Run a task and measure it; what it warns of files is taken down, other warnings are shown when it is done."""
     begin, cpu, read = time.perf_counter(), time.process_time(), bytes_read()
-    result = function(argument)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FileWarning)
+        result = function(argument)
+    of_files = [warning for warning in caught if issubclass(warning.category, FileWarning)]
+    for warning in caught:
+        if warning not in of_files:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     measure = Measure(
         host=platform.node(),
         process=os.getpid(),
@@ -91,6 +100,7 @@ def measured(function: Callable[[Any], Any], argument: object) -> tuple[Any, Mea
         cpu_seconds=time.process_time() - cpu,
         bytes_read=bytes_read() - read,
         peak_bytes=peak_memory(),
+        file_warnings=tuple(dict.fromkeys(str(warning.message) for warning in of_files)),
     )
     return result, measure
 

@@ -74,9 +74,10 @@ _DIGITS = {
 
 @dataclass
 class StageMeter:
-    """Costs of one stage, there when its context is left."""
+    """Costs of one stage, and the batches that it did, there when its context is left."""
 
     costs: list[StepCost] = field(default_factory=list)
+    records: list[BatchRecord] = field(default_factory=list)
 
 
 @contextmanager
@@ -89,6 +90,7 @@ def metered_stage(name: str, opened: Session) -> Iterator[StageMeter]:
     yield meter
     seconds, cpu, read = time.perf_counter() - begin, time.process_time() - cpu, bytes_read() - read
     records = opened.take_records()
+    meter.records += records
     meter.costs += _stage_costs(name, records, seconds=seconds, own_cpu=cpu, own_read=read, own_peak=peak_memory())
 
 

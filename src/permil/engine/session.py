@@ -31,6 +31,8 @@ class BatchRecord:
         The most memory that one process held during a task.
     restarted
         Tasks that ran again because their worker died, counted as often as that happened.
+    file_warnings
+        Sentences of each `FileWarning`, in the order of the tasks that ended.
     """
 
     description: str
@@ -44,6 +46,7 @@ class BatchRecord:
     peak_bytes: int = 0
     restarted: int = 0
     workers: set[tuple[str, int]] = field(default_factory=set)
+    file_warnings: list[str] = field(default_factory=list)
     _begin: float = field(default_factory=time.perf_counter)
 
     def add(self, outcome: Outcome) -> None:
@@ -59,6 +62,7 @@ class BatchRecord:
         self.bytes_read += measure.bytes_read
         self.peak_bytes = max(self.peak_bytes, measure.peak_bytes)
         self.workers.add((measure.host, measure.process))
+        self.file_warnings += measure.file_warnings
         if (measure.host, measure.process) == (platform.node(), os.getpid()):
             self.own_cpu_seconds += measure.cpu_seconds
             self.own_bytes_read += measure.bytes_read

@@ -3,6 +3,7 @@
 from permil.exposures.assemble import assemble
 from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, SPOT, aimed_detector, classify, position_table
 from permil.exposures.duplicates import Duplicate
+from permil.exposures.hdu import warn_of_file
 from permil.exposures.index import Index, build_index, summarise_files
 from permil.exposures.names import (
     CcobFolder,
@@ -20,6 +21,7 @@ from permil.exposures.raw import RawDetector, read_raw
 from permil.exposures.raw_file import RawFile, RowPlaces
 from permil.exposures.raw_headers import RawHeaders
 from permil.exposures.record import LEDS, Exposure, exposures_to_table, read_exposure
+from permil.exposures.sums import Checksums
 from permil.exposures.walk import Unreadable, find_files
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "SCAN",
     "SPOT",
     "CcobFolder",
+    "Checksums",
     "Duplicate",
     "Exposure",
     "FileName",
@@ -60,4 +63,5 @@ __all__ = [
     "run_and_job",
     "run_folder",
     "summarise_files",
+    "warn_of_file",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from permil.exposures.hdu import reading
 from permil.exposures.raw_file import RawFile, RowPlaces
 from permil.exposures.rice import as_words, decode_tile
 
@@ -73,8 +74,8 @@ class RowBuffer:
 
         Raises
         ------
-        OSError
-            If a file cannot be read or ends too early.
+        RawFormatError
+            If a file cannot be read or has become shorter.
         """
         flat = [place for segments in places for place in segments]
         bounds = np.array([place.bounds(rows) for place in flat])
@@ -86,12 +87,11 @@ class RowBuffer:
         if offsets[-1] > self._octets.size:
             self._octets = np.zeros(int(1.1 * offsets[-1]) // _ALIGNMENT * _ALIGNMENT + _ALIGNMENT, dtype=np.uint8)
         memory = memoryview(self._octets)  # type: ignore[arg-type]
-        descriptors = (place.descriptor for place in flat for _ in range(parts.shape[1]))
-        for descriptor, begin, size, offset in zip(
-            descriptors, parts.ravel().tolist(), sizes.tolist(), offsets[:-1].tolist(), strict=True
-        ):
-            if os.preadv(descriptor, [memory[offset : offset + size]], begin) != size:
-                raise OSError("the file became shorter")
+        files = (place for place in flat for _ in range(parts.shape[1]))
+        for place, begin, size, offset in zip(files, parts.ravel().tolist(), sizes.tolist(), offsets[:-1].tolist(), strict=True):
+            with reading(place.path):
+                if os.preadv(place.descriptor, [memory[offset : offset + size]], begin) != size:
+                    raise EOFError("it became shorter while it was open")
         shape = (len(places), len(places[0]))
         shift = offsets[:-1].reshape(parts.shape) - parts
         return CodedRows(

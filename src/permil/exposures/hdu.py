@@ -2,11 +2,14 @@
 
 An index of thousands of exposures reads one header of each file, and a raw file has eighteen; both need about twenty cards of
 each. Parsing only those is what makes the index fast, and knowing where data must lie is what finds a file that was cut short.
+Sizes that a header states are compared with the size of the file before anything is allocated or repeated.
 """
 
 from __future__ import annotations
 
 import gzip
+import re
+import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +19,23 @@ from math import prod
 from pathlib import Path
 from typing import IO
 
-from permil.errors import InputError, RawFormatError
+from permil.errors import FileWarning, InputError, PermilError, RawFormatError
 from permil.exposures.cards import CARD, Cards
+from permil.exposures.sums import sum_of_words
 
 BLOCK = 2880
 GZIP_MAGIC = b"\x1f\x8b"
 
 _END = b"END".ljust(CARD)
-# The longest header of a raw file has five blocks; a file without an END card is not read to its end in search of one.
+# Programs that pad with NUL, or write keywords in lower case.
+_LIKE_END = re.compile(rb"(?i:END)[ \0]{77}")
+# The longest header of a raw file has five blocks, and it has some twenty HDUs; a file without an END card is not read to its end in
+# search of one, and one of a million HDUs is no raw file.
 _MAX_HEADER_BLOCKS = 500
+_MAX_BLOCKS_OF_ALL = 2000
+_MAX_HDUS = 1000
+_LARGEST_SIZE = 2**62
+_BITPIX = (8, 16, 32, 64, -32, -64)
 _REMEDY = "copy the file again or leave it out"
 
 
@@ -59,23 +70,84 @@ def is_compressed(stream: IO[bytes]) -> bool:
     return isinstance(stream, gzip.GzipFile)
 
 
+@contextmanager
+def reading(path: str | Path, what: str = "the file") -> Iterator[None]:
+    """Turn whatever goes wrong within, while a raw file is parsed or decoded, into an error that names the file.
+
+    Parameters
+    ----------
+    what
+        The part of the file that is read.
+
+    Raises
+    ------
+    RawFormatError
+        For every exception that is not an error of this package.
+    """
+    try:
+        yield
+    except (PermilError, FileWarning):
+        raise
+    except Exception as error:
+        # What is wrong with a value is said by this package; the sentences of others need the name of their error.
+        reason = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__} {error}".strip()
+        raise RawFormatError(f"{what} cannot be read ({reason})", path=path, remedy=_REMEDY) from error
+
+
+def warn_of_file(path: str | Path, what: str) -> None:
+    """Warn that a file is used although something about it is not as it should be."""
+    warnings.warn(f"{path}: {what}", FileWarning, stacklevel=3)
+
+
 @dataclass(frozen=True)
 class Hdu:
-    """One HDU: its header and the place of its data in the file."""
+    """One HDU: its header and the place of its data in the file.
+
+    Parameters
+    ----------
+    number
+        Counted from the primary HDU, 0.
+    cards
+        Header up to its END card.
+    data_offset
+        Where its data begin, bytes.
+    header_sum
+        Sum of the words of the whole header, see `permil.exposures.sums`.
+    """
 
     number: int
     cards: Cards
     data_offset: int
+    header_sum: int = 0
 
     @cached_property
     def data_size(self) -> int:
-        """Bytes of data, without padding."""
-        integer = self.cards.integer
-        axes = integer("NAXIS", 0)
+        """Bytes of data, without padding.
+
+        Raises
+        ------
+        ValueError
+            If a size is missing, no integer, negative or absurd.
+        """
+        axes = self._size("NAXIS")
         if axes == 0:
             return 0
-        elements = prod(integer(f"NAXIS{axis}", 0) for axis in range(1, axes + 1))
-        return abs(integer("BITPIX", 8)) // 8 * integer("GCOUNT", 1) * (integer("PCOUNT", 0) + elements)
+        if axes > 999:
+            raise ValueError(f"NAXIS is {axes}")
+        bits = self.cards.get("BITPIX")
+        if bits not in _BITPIX:
+            raise ValueError(f"BITPIX is {bits}")
+        elements = prod(self._size(f"NAXIS{axis}") for axis in range(1, axes + 1))
+        size = abs(int(bits)) // 8 * self._size("GCOUNT", 1) * (self._size("PCOUNT", 0) + elements)
+        if size > _LARGEST_SIZE:
+            raise ValueError("the product of its NAXISn is absurd")
+        return size
+
+    def _size(self, name: str, default: int | None = None) -> int:
+        size = self.cards.get(name, default)
+        if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= _LARGEST_SIZE:
+            raise ValueError(f"{name} is missing" if size is None else f"{name} is {size}")
+        return size
 
     @property
     def end(self) -> int:
@@ -88,8 +160,20 @@ def padded(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def read_header(stream: IO[bytes], path: str | Path) -> bytes:
+def read_header(stream: IO[bytes], path: str | Path, number: int = 0) -> tuple[bytes, int]:
     """Read one header, up to and including the block of its END card.
+
+    Parameters
+    ----------
+    number
+        Of the HDU.
+
+    Returns
+    -------
+    header
+        All its blocks; what follows the END card is blank.
+    header_sum
+        Sum of the words of the header as it is in the file.
 
     Raises
     ------
@@ -102,16 +186,29 @@ def read_header(stream: IO[bytes], path: str | Path) -> bytes:
         if len(block) < BLOCK:
             raise RawFormatError("the file is cut short inside a header", path=path, remedy=_REMEDY)
         header += block
-        found = block.find(_END)
-        while found >= 0 and found % CARD:
-            found = block.find(_END, found + 1)
-        if found >= 0:
-            return bytes(header)
+        place = _end_card(block)
+        if place >= 0:
+            stored = bytes(header)
+            after = len(header) - BLOCK + place
+            header[after:] = _END.ljust(BLOCK - place)
+            if header != stored:
+                warn_of_file(path, f"the header of HDU {number} does not end with an END card and blanks")
+            return bytes(header), sum_of_words(stored)
     raise RawFormatError("a header has no END card", path=path, remedy=_REMEDY)
 
 
-def read_primary_header(stream: IO[bytes], path: str | Path) -> bytes:
-    """Read the primary header.
+def _end_card(block: bytes) -> int:
+    """Return where the END card of a block begins, -1 without any."""
+    place = block.find(_END)
+    while place >= 0 and place % CARD:
+        place = block.find(_END, place + 1)
+    if place < 0:
+        place = next((found.start() for found in _LIKE_END.finditer(block) if not found.start() % CARD), -1)
+    return place
+
+
+def read_primary_header(stream: IO[bytes], path: str | Path) -> tuple[bytes, int]:
+    """Read the primary header and its sum, see `read_header`.
 
     Raises
     ------
@@ -130,6 +227,8 @@ def read_primary_header(stream: IO[bytes], path: str | Path) -> bytes:
 def read_structure(stream: IO[bytes], size: int, path: str | Path) -> list[Hdu]:
     """Return all HDUs of a seekable stream.
 
+    Bytes behind the last HDU (special records, zeros, blanks) and a file that ends with its last data, unpadded, are warned of.
+
     Parameters
     ----------
     size
@@ -141,20 +240,53 @@ def read_structure(stream: IO[bytes], size: int, path: str | Path) -> list[Hdu]:
         If the file is not FITS or ends before the data that its headers announce.
     """
     stream.seek(0)
-    hdus = [Hdu(0, Cards(header := read_primary_header(stream, path)), len(header))]
+    header, header_sum = read_primary_header(stream, path)
+    hdus = [_placed(Hdu(0, Cards(header), len(header), header_sum), size, path)]
+    header_bytes = len(header)
     while hdus[-1].end < size:
         start = hdus[-1].end
         stream.seek(start)
-        header = read_header(stream, path)
-        if not header.startswith(b"XTENSION="):
-            raise RawFormatError(f"what follows HDU {hdus[-1].number} is not an extension", path=path, remedy=_REMEDY)
-        hdus.append(Hdu(len(hdus), Cards(header), start + len(header)))
-    if hdus[-1].end > size:
-        raise RawFormatError(
-            f"the file is cut short: HDU {hdus[-1].number} ends at byte {hdus[-1].end}, the file at {size}",
-            path=path,
-            remedy=_REMEDY,
-            value=size,
-            expected=hdus[-1].end,
-        )
+        if stream.read(8) != b"XTENSION":
+            warn_of_file(path, f"{size - start} bytes behind the last HDU ({hdus[-1].number}) are passed over")
+            break
+        stream.seek(start)
+        header, header_sum = read_header(stream, path, len(hdus))
+        header_bytes += len(header)
+        if len(hdus) == _MAX_HDUS or header_bytes > _MAX_BLOCKS_OF_ALL * BLOCK:
+            raise RawFormatError(
+                f"the first {len(hdus)} HDUs have headers of {header_bytes} bytes, more than any raw file has",
+                path=path,
+                remedy="leave the file out",
+                value=header_bytes,
+            )
+        hdus.append(_placed(Hdu(len(hdus), Cards(header), start + len(header), header_sum), size, path))
+    last = hdus[-1]
+    if last.end > size:
+        if last.data_offset + last.data_size < size:
+            # Neither the end of the data nor that of the padding: a copy that stopped somewhere.
+            raise _cut_short(last, last.end, size, path)
+        warn_of_file(path, f"the data of the last HDU ({last.number}) are not padded to a whole FITS block")
     return hdus
+
+
+def _placed(hdu: Hdu, size: int, path: str | Path) -> Hdu:
+    """Return an HDU after checking that a file of some size can hold its data."""
+    try:
+        end = hdu.data_offset + hdu.data_size
+    except ValueError as error:
+        raise RawFormatError(
+            f"the header of HDU {hdu.number} does not tell the size of its data ({error})", path=path, remedy=_REMEDY
+        ) from error
+    if end > size:
+        raise _cut_short(hdu, end, size, path)
+    return hdu
+
+
+def _cut_short(hdu: Hdu, end: int, size: int, path: str | Path) -> RawFormatError:
+    return RawFormatError(
+        f"the file is cut short: HDU {hdu.number} ends at byte {end}, the file at {size}",
+        path=path,
+        remedy=_REMEDY,
+        value=size,
+        expected=end,
+    )

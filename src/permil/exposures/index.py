@@ -18,9 +18,11 @@ from permil.errors import InputError
 from permil.exposures.classify import OTHER, classify
 from permil.exposures.contradictions import leave_out_disagreeing, leave_out_moved, note_unusual
 from permil.exposures.duplicates import Duplicate, leave_out_duplicates
+from permil.exposures.hdu import reading
 from permil.exposures.positions import RunOffset, groups, resolve_positions
 from permil.exposures.record import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
 from permil.exposures.sensors import choose_sensors, require_one_sensor
+from permil.exposures.sums import Checksums
 from permil.exposures.walk import Unreadable, find_files
 from permil.products import is_product
 from permil.progress import parallel_map
@@ -141,7 +143,7 @@ def build_index(
     options = options or ExposuresConfig()
     files, unreadable = find_files(roots)
     tasks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
-    read = partial(_read_files, camera=camera, leds=tuple(options.leds))
+    read = partial(_read_files, camera=camera, leds=tuple(options.leds), checksums=options.checksums)
     exposures: list[Exposure] = []
     for records, failures in parallel_map(read, tasks, workers=workers, description="reading headers", is_quick=True):
         exposures += records
@@ -221,11 +223,14 @@ def _points_at_nothing(table: Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return (text["led"] != "") & (text["purpose"] == OTHER) & (text["aimed"] == "") & np.isfinite(np.asarray(table["x_mm"]))
 
 
-def _read_files(paths: list[Path], *, camera: Camera, leds: tuple[str, ...]) -> tuple[list[Exposure], list[Unreadable]]:
+def _read_files(
+    paths: list[Path], *, camera: Camera, leds: tuple[str, ...], checksums: Checksums
+) -> tuple[list[Exposure], list[Unreadable]]:
     exposures, unreadable = [], []
     for path in paths:
         try:
-            exposures.append(read_exposure(path, camera, leds=leds))
+            with reading(path):
+                exposures.append(read_exposure(path, camera, leds=leds, checksums=checksums))
         except InputError as error:
             # The output of a run may lie below a root.
             if is_product(path):

@@ -12,6 +12,7 @@ import numpy as np
 from permil.camera import Camera, Detector
 from permil.exposures.raw_file import IntegerImage, RawFile
 from permil.exposures.raw_headers import RawHeaders
+from permil.exposures.sums import Checksums
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,14 @@ class RawDetector(RawHeaders):
     headers: tuple[bytes, ...] = field(repr=False)
 
 
-def read_raw(path: str | Path, camera: Camera, *, segments: Iterable[str] | None = None, threads: int = 1) -> RawDetector:
+def read_raw(
+    path: str | Path,
+    camera: Camera,
+    *,
+    segments: Iterable[str] | None = None,
+    threads: int = 1,
+    checksums: Checksums = "refuse",
+) -> RawDetector:
     """Read a raw file.
 
     Plain and compressed image HDUs, in any order, plain files and gzip (by content) are taken; further HDUs are passed over.
@@ -47,6 +55,13 @@ def read_raw(path: str | Path, camera: Camera, *, segments: Iterable[str] | None
         Names of the amplifiers to decode (``C14``); all by default. The others cost next to nothing, but must be there.
     threads
         Segments that are decoded at the same time.
+    checksums
+        See `RawFile`: data that do not have the sum that their header states are refused, warned of, or not looked at (``off``).
+
+    Warns
+    -----
+    FileWarning
+        See `RawFile`.
 
     Raises
     ------
@@ -57,7 +72,7 @@ def read_raw(path: str | Path, camera: Camera, *, segments: Iterable[str] | None
     CameraError
         If the detector has no amplifier of that name.
     """
-    with RawFile(path, camera) as opened:
+    with RawFile(path, camera, checksums=checksums) as opened:
         detector = opened.detector
         names = [amplifier.name for amplifier in detector.amplifiers]
         if segments is not None:

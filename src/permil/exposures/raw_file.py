@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, get_args
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector
 from permil.engine.usage import count_mapped
-from permil.errors import RawFormatError
-from permil.exposures.hdu import Hdu, fits_stream, is_compressed, read_structure
+from permil.errors import InputError, OutputError, RawFormatError
+from permil.exposures.hdu import Hdu, fits_stream, is_compressed, read_structure, reading, warn_of_file
 from permil.exposures.raw_headers import RawHeaders
 from permil.exposures.record import identify_detector
 from permil.exposures.rice import decompress, rice_coding, tile_places
 from permil.exposures.segments import check_geometry, find_segments, image_size
+from permil.exposures.sums import CHANGED_HEADER, Checksums, find_fault, has_changed_header, has_sums, sum_of_words
+from permil.exposures.tiles import decode_tiles
 
 IntegerImage = NDArray[np.int32]
 
@@ -34,6 +36,13 @@ _REMEDY = "copy the file again or leave it out"
 _INT32 = np.iinfo(np.int32)
 # What can be added to pixels of 16 bits without leaving 32.
 _LARGEST_ZERO = 2**30
+_LARGEST_PLACE = 2**32
+# Bytes of a decompressed file: no more than this for each raw pixel of the largest detector, and this for headers and tables.
+_BYTES_PER_PIXEL = 16
+_BYTES_BESIDE_PIXELS = 16_000_000
+# A number of words.
+_READ_AT_A_TIME = 2**18
+_SUM_REMEDY = "copy the file again, or set exposures.checksums to warn to use it as it is"
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class RowPlaces:
 
     Parameters
     ----------
+    path
+        The raw file.
     descriptor
         Of the open file.
     begin
@@ -56,6 +67,7 @@ class RowPlaces:
         Is added to each pixel (BZERO).
     """
 
+    path: Path
     descriptor: int
     begin: int
     offsets: NDArray[np.uint32]
@@ -77,6 +89,15 @@ class RawFile(RawHeaders):
         Plain and compressed image HDUs, in any order, plain files and gzip (by content) are taken; further HDUs are passed over.
     camera
         Whose geometry the file must have.
+    checksums
+        What becomes of a segment whose data do not have the sum that its header states (DATASUM): ``refuse`` it, ``warn``, or do not
+        look (``off``). It is looked at once, before anything of the segment is read, also where only some rows are. A header that
+        was edited (only CHECKSUM is wrong) is warned of. What has no sums is read.
+
+    Warns
+    -----
+    FileWarning
+        Of sums, as said above, of bytes behind the last HDU, and of padding that is missing or not what it should be.
 
     Raises
     ------
@@ -86,27 +107,43 @@ class RawFile(RawHeaders):
         If the file cannot be opened or says of no detector of the camera that it is its own.
     """
 
-    def __init__(self, path: str | Path, camera: Camera) -> None:
+    def __init__(self, path: str | Path, camera: Camera, *, checksums: Checksums = "refuse") -> None:
+        if checksums not in get_args(Checksums):
+            raise InputError(
+                f"there is no way {checksums!r} to treat checksums",
+                remedy=f"choose one of {', '.join(get_args(Checksums))}",
+                value=checksums,
+            )
         self.path = Path(path)
+        self._checksums = checksums
         self._unpacked: IO[bytes] | None = None
         self._stored_rows: dict[str, RowPlaces | None] = {}
+        self._summed: set[int] = set()
         self._lock = threading.Lock()
         self._stream: IO[bytes]
         with fits_stream(self.path) as opened:
             if is_compressed(opened):
-                content = opened.read()
+                content = _decompressed(opened, camera, self.path)
                 self._stream, size = io.BytesIO(content), len(content)
             else:
                 self._stream, size = os.fdopen(os.dup(opened.fileno()), "rb"), os.fstat(opened.fileno()).st_size
             try:
-                hdus = read_structure(self._stream, size, self.path)
-                self.detector: Detector = identify_detector(hdus[0].cards, self.path, camera)
-                self._hdus = find_segments(hdus, self.detector, self.path)
-                check_geometry(self._hdus, self.detector, camera, self.path)
+                with reading(self.path):
+                    self._open(camera, size)
             except BaseException:
                 self._stream.close()
                 raise
+
+    def _open(self, camera: Camera, size: int) -> None:
+        hdus = read_structure(self._stream, size, self.path)
+        self.detector: Detector = identify_detector(hdus[0].cards, self.path, camera)
+        self._hdus = find_segments(hdus, self.detector, self.path)
+        check_geometry(self._hdus, self.detector, camera, self.path)
         self.headers = tuple(hdu.cards.header for hdu in hdus)
+        for hdu in hdus:
+            # The headers of the exposure and of the readout board.
+            if hdu.data_size == 0 and self._checksums != "off" and has_changed_header(hdu.cards, hdu.header_sum):
+                warn_of_file(self.path, f"HDU {hdu.number}{_named(hdu)}: {CHANGED_HEADER}")
 
     def __enter__(self) -> Self:
         """Return the file itself."""
@@ -142,24 +179,25 @@ class RawFile(RawHeaders):
         RawFormatError
             If it cannot be decoded.
         """
-        hdu = self._hdus[name]
-        bits, zero = self._integers(hdu)
-        if hdu.cards.get("ZIMAGE") is True:
-            stored = self._decompressed(hdu, pixels)
-        else:
-            columns, rows = image_size(hdu)
-            stored = self._content(hdu)[: hdu.data_size].view(_big_endian(bits)).reshape(rows, columns)
-        if zero == 0:
-            return np.ascontiguousarray(stored, dtype=np.int32)
-        shifted = stored.astype(np.int64) + zero
-        if shifted.min() < _INT32.min or shifted.max() > _INT32.max:
-            raise RawFormatError(
-                f"HDU {hdu.number} has values that signed 32-bit integers cannot hold",
-                path=self.path,
-                remedy="check BZERO",
-                value=zero,
-            )
-        return shifted.astype(np.int32)
+        hdu = self._sound(name, is_mapped=True)
+        with self._reading(hdu):
+            bits, zero = self._integers(hdu)
+            if hdu.cards.get("ZIMAGE") is True:
+                stored: NDArray[Any] = self._decompressed(hdu, bits, pixels)
+            else:
+                columns, rows = image_size(hdu)
+                stored = self._content(hdu)[: hdu.data_size].view(_big_endian(bits)).reshape(rows, columns)
+            if zero == 0:
+                return np.ascontiguousarray(stored, dtype=np.int32)
+            shifted = stored.astype(np.int64) + zero
+            if shifted.min() < _INT32.min or shifted.max() > _INT32.max:
+                raise RawFormatError(
+                    f"HDU {hdu.number} has values that signed 32-bit integers cannot hold",
+                    path=self.path,
+                    remedy="check BZERO",
+                    value=zero,
+                )
+            return shifted.astype(np.int32)
 
     def rows(self, name: str) -> RowPlaces:
         """Return where the rows of a segment lie.
@@ -199,7 +237,9 @@ class RawFile(RawHeaders):
             If the descriptors are damaged.
         """
         if name not in self._stored_rows:
-            self._stored_rows[name] = self._find_rows(self._hdus[name])
+            hdu = self._sound(name, is_mapped=False)
+            with self._reading(hdu):
+                self._stored_rows[name] = self._find_rows(hdu)
         return self._stored_rows[name]
 
     def _find_rows(self, hdu: Hdu) -> RowPlaces | None:
@@ -208,31 +248,27 @@ class RawFile(RawHeaders):
             columns, rows = image_size(hdu)
             if hdu.cards.get("ZIMAGE") is not True:
                 offsets = columns * bits // 8 * np.arange(rows + 1, dtype=np.uint32)
-                return RowPlaces(self._stream.fileno(), hdu.data_offset, offsets, 0, bits // 8, zero)
+                return RowPlaces(self.path, self._stream.fileno(), hdu.data_offset, offsets, 0, bits // 8, zero)
             coding = rice_coding(hdu)
             if coding is not None and coding.is_by_row:
                 table = os.pread(self._stream.fileno(), hdu.cards.integer("NAXIS1", 0) * rows, hdu.data_offset)
-                with self._decoding(hdu):
-                    starts, stops = tile_places(hdu, np.frombuffer(table, dtype=np.uint8))
-                if (starts[1:] == stops[:-1]).all():
+                starts, stops = tile_places(hdu, np.frombuffer(table, dtype=np.uint8))
+                if (starts[1:] == stops[:-1]).all() and stops[-1] - starts[0] < _LARGEST_PLACE:
                     offsets = (np.append(starts, stops[-1]) - starts[0]).astype(np.uint32)
                     begin = hdu.data_offset + int(starts[0])
-                    return RowPlaces(self._stream.fileno(), begin, offsets, coding.block, coding.pixel_bytes, zero)
+                    return RowPlaces(self.path, self._stream.fileno(), begin, offsets, coding.block, coding.pixel_bytes, zero)
         return None
 
     def _unpacked_rows(self, name: str) -> RowPlaces:
         amplifiers = self.detector.amplifiers
         with self._lock:
             if self._unpacked is None:
-                unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the raw file
-                for amplifier in amplifiers:
-                    unpacked.write(self.segment(amplifier.name).astype(">i4").tobytes())
-                unpacked.flush()
-                self._unpacked = unpacked
+                segments = (self.segment(amplifier.name).astype(">i4").tobytes() for amplifier in amplifiers)
+                self._unpacked = _temporary_file(segments)
         sizes = [4 * amplifier.nx_raw * amplifier.ny_raw for amplifier in amplifiers]
         index = next(number for number, amplifier in enumerate(amplifiers) if amplifier.name == name)
         offsets = 4 * amplifiers[index].nx_raw * np.arange(amplifiers[index].ny_raw + 1, dtype=np.uint32)
-        return RowPlaces(self._unpacked.fileno(), sum(sizes[:index]), offsets, 0, 4, 0)
+        return RowPlaces(self.path, self._unpacked.fileno(), sum(sizes[:index]), offsets, 0, 4, 0)
 
     @cached_property
     def _bytes(self) -> NDArray[np.uint8]:
@@ -251,30 +287,107 @@ class RawFile(RawHeaders):
         """Return bits and BZERO of the pixels of a segment, which must be integers."""
         bits = hdu.cards.integer("ZBITPIX" if hdu.cards.get("ZIMAGE") is True else "BITPIX", 0)
         scale, zero = hdu.cards.get("BSCALE", 1), hdu.cards.get("BZERO", 0)
-        if bits not in (8, 16, 32) or scale != 1 or not isinstance(zero, int | float) or zero != int(zero):
+        is_whole = isinstance(zero, int | float) and math.isfinite(zero) and zero == int(zero)
+        if bits not in (8, 16, 32) or scale != 1 or not is_whole:
             raise RawFormatError(
                 f"HDU {hdu.number} does not hold integers (BITPIX {bits}, BSCALE {scale}, BZERO {zero})",
                 path=self.path,
                 remedy="give the file as the readout wrote it",
                 value=(bits, scale, zero),
             )
-        return bits, int(zero)
+        return bits, int(zero)  # type: ignore[arg-type]
 
-    def _decompressed(self, hdu: Hdu, pixels: IntegerImage | None) -> NDArray[Any]:
-        with self._decoding(hdu):
-            coding = rice_coding(hdu)
-            if coding is not None:
-                return decompress(hdu, coding, self._content(hdu), pixels)
-            table = fits.BinTableHDU.fromstring(hdu.cards.header + self._content(hdu).tobytes())
-            return np.asarray(fits.CompImageHDU(bintable=table, do_not_scale_image_data=True).data)
+    def _decompressed(self, hdu: Hdu, bits: int, pixels: IntegerImage | None) -> IntegerImage:
+        coding = rice_coding(hdu)
+        if coding is not None:
+            return decompress(hdu, coding, self._content(hdu), pixels)
+        return decode_tiles(hdu, self._content(hdu), bits)
 
-    @contextmanager
-    def _decoding(self, hdu: Hdu) -> Iterator[None]:
+    def _sound(self, name: str, *, is_mapped: bool) -> Hdu:
+        """Return the HDU of a segment; the first time its sums are compared.
+
+        With ``is_mapped`` its data are looked at where they are mapped into memory, which is best just before all of them are decoded.
+        """
+        hdu = self._hdus[name]
+        if self._checksums != "off" and hdu.number not in self._summed and has_sums(hdu.cards):
+            with self._reading(hdu):
+                in_memory = is_mapped or isinstance(self._stream, io.BytesIO)
+                self._compare_sums(hdu, sum_of_words(self._content(hdu)) if in_memory else self._sum_of_data(hdu))
+        self._summed.add(hdu.number)
+        return hdu
+
+    def _sum_of_data(self, hdu: Hdu) -> int:
+        """Return the sum of the data of an HDU, which are read piece by piece: half the time of mapping them for this alone."""
+        buffer = np.empty(_READ_AT_A_TIME, dtype=np.uint8)
+        total, place = 0, hdu.data_offset
+        while place < hdu.end:
+            count = os.preadv(self._stream.fileno(), [memoryview(buffer[: hdu.end - place])], place)  # type: ignore[arg-type]
+            if count == 0:
+                break
+            count = count // 4 * 4 or count
+            total += sum_of_words(buffer[:count])
+            place += count
+        return total
+
+    def _compare_sums(self, hdu: Hdu, data_sum: int) -> None:
+        """Refuse an HDU whose sums are wrong, or warn of it."""
+        fault = find_fault(hdu.cards, hdu.header_sum, data_sum)
+        if fault is None:
+            return
+        what = f"HDU {hdu.number}{_named(hdu)}: {fault.what}"
+        if fault.of_data and self._checksums == "refuse":
+            raise RawFormatError(what, path=self.path, remedy=_SUM_REMEDY)
+        warn_of_file(self.path, what)
+
+    def _reading(self, hdu: Hdu) -> AbstractContextManager[None]:
         """Turn what goes wrong with damaged data into an error that names the file."""
-        try:
-            yield
-        except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
-            raise RawFormatError(f"HDU {hdu.number} cannot be decompressed ({error})", path=self.path, remedy=_REMEDY) from error
+        return reading(self.path, f"HDU {hdu.number}{_named(hdu)}")
+
+
+def _named(hdu: Hdu) -> str:
+    name = hdu.cards.get("EXTNAME")
+    return f" ({name})" if name else ""
+
+
+def _decompressed(opened: IO[bytes], camera: Camera, path: Path) -> bytes:
+    """Return the content of a gzip file, if it is no larger than a raw file of the camera may be."""
+    pixels = max(sum(each.ny_raw * each.nx_raw for each in detector.amplifiers) for detector in camera.detectors.values())
+    most = _BYTES_PER_PIXEL * pixels + _BYTES_BESIDE_PIXELS
+    content = opened.read(most + 1)
+    if len(content) > most:
+        raise RawFormatError(
+            f"the gzip-compressed file holds more than {most} bytes, more than any raw file of camera {camera.name}",
+            path=path,
+            remedy="leave it out, or use the camera that took it",
+            allowed=most,
+        )
+    return content
+
+
+def _temporary_file(parts: Iterable[bytes]) -> IO[bytes]:
+    """Return a temporary file that holds some parts, one after the other; it is gone when it is closed.
+
+    Raises
+    ------
+    OutputError
+        If it cannot be written.
+    """
+    file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the raw file
+    try:
+        for part in parts:
+            try:
+                file.write(part)
+                file.flush()
+            except OSError as error:
+                raise OutputError(
+                    f"a temporary file cannot be written ({error.strerror or error})",
+                    path=tempfile.gettempdir(),
+                    remedy="make room there, or set TMPDIR to another folder",
+                ) from error
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _mapped(descriptor: int) -> NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from permil.camera import Camera, Detector
 from permil.camera.names import detector_key, serial_key
 from permil.errors import InputError
 from permil.exposures.cards import Cards
-from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header
+from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header, read_structure, warn_of_file
 from permil.exposures.names import (
     CcobFolder,
     FileName,
@@ -30,6 +30,7 @@ from permil.exposures.names import (
     run_and_job,
 )
 from permil.exposures.sensors import foreign_sensor, plain_serial, raft_key, sensor_serial
+from permil.exposures.sums import CHANGED_HEADER, Checksums, has_changed_header
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 NAN = math.nan
@@ -93,8 +94,8 @@ class Exposure:
     note: str = _column('what contradicts itself, the folder, the camera or other files; "" where nothing does', default="")
 
 
-def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = LEDS) -> Exposure:
-    """Read the primary header of a raw file; no other HDU is looked at.
+def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = LEDS, checksums: Checksums = "refuse") -> Exposure:
+    """Read the primary header of a raw file; no other HDU is looked at, unless the size of the file is not a number of FITS blocks.
 
     Parameters
     ----------
@@ -102,6 +103,13 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
         The camera that must have the detector.
     leds
         Names that an LED may have.
+    checksums
+        Whether a header that was changed after its CHECKSUM was made is warned of (all but ``off``).
+
+    Warns
+    -----
+    FileWarning
+        Of such a header, and of bytes behind the last HDU or padding that is missing there.
 
     Raises
     ------
@@ -110,14 +118,13 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
     """
     path = Path(path)
     with fits_stream(path) as stream:
-        cards = Cards(read_primary_header(stream, path))
+        header, header_sum = read_primary_header(stream, path)
         if not is_compressed(stream) and (size := path.stat().st_size) % BLOCK:
-            raise InputError(
-                "the file is cut short: its size is not a whole number of FITS blocks",
-                path=path,
-                remedy="copy the file again or leave it out",
-                value=size,
-            )
+            # Cut short, or longer than it should be: all headers tell.
+            read_structure(stream, size, path)
+    cards = Cards(header)
+    if checksums != "off" and cards.get("NAXIS") == 0 and has_changed_header(cards, header_sum):
+        warn_of_file(path, f"HDU 0: {CHANGED_HEADER}")
     image_type, test_type = cards.text("IMGTYPE").lower(), cards.text("TESTTYPE").lower()
     if not image_type:
         raise InputError("not a raw exposure (no IMGTYPE card)", path=path, remedy="leave it out of the folders to search")

@@ -30,6 +30,7 @@ _ZERO, _ONE, _TWO, _THREE = (np.uint64(number) for number in range(4))
 _WORD = np.uint64(32)
 _BUFFER = np.uint64(64)
 _LOW_BYTE = np.uint64(0xFF)
+_LARGEST_BLOCK = 2**31
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def rice_coding(hdu: Hdu) -> RiceCoding | None:
     coding = RiceCoding(
         columns,
         rows,
-        cards.integer("ZTILE1", columns),
-        cards.integer("ZTILE2", 1),
+        min(cards.integer("ZTILE1", columns), columns),
+        min(cards.integer("ZTILE2", 1), rows),
         parameters.get("BLOCKSIZE", 32),
         parameters.get("BYTEPIX", 4),
     )
@@ -86,6 +87,7 @@ def rice_coding(hdu: Hdu) -> RiceCoding | None:
         and cards.integer("TFIELDS", 0) == 1
         and cards.integer("NAXIS1", 0) == _descriptor_bytes(cards.get("TFORM1"))
         and min(columns, rows, coding.tile_columns, coding.tile_rows, coding.block) > 0
+        and coding.block <= _LARGEST_BLOCK
     )
     return coding if known and coding.tiles == cards.integer("NAXIS2", 0) else None
 
@@ -107,17 +109,47 @@ def tile_places(hdu: Hdu, table: Bytes) -> tuple[Places, Places]:
     Raises
     ------
     ValueError
-        If a tile lies outside the data.
+        If a tile is empty, lies outside the data or overlaps another one.
     """
     width, tiles = hdu.cards.integer("NAXIS1", 0), hdu.cards.integer("NAXIS2", 0)
-    lengths, starts = table.view(np.dtype(f">i{width // 2}")).reshape(tiles, 2).astype(np.int64).T
-    heap = hdu.cards.integer("THEAP", width * tiles)
-    # Each is compared by itself: the sum of two numbers out of a damaged file may not be a number any more.
+    counts, starts = table.view(np.dtype(f">i{width // 2}")).reshape(tiles, 2).astype(np.int64).T
+    starts, stops = descriptors(counts, starts, hdu, table.size)
+    if (counts == 0).any():
+        raise ValueError(f"tile {(counts == 0).argmax()} lies outside the data: it is empty")
+    return starts, stops
+
+
+def descriptors(counts: Places, starts: Places, hdu: Hdu, table_size: int, item_bytes: int = 1) -> tuple[Places, Places]:
+    """Return where the arrays of a column lie, in bytes from the beginning of the data of the HDU.
+
+    Parameters
+    ----------
+    counts, starts
+        Elements of each array, and where it begins in the heap, bytes.
+    table_size
+        Bytes in front of the heap, at least.
+    item_bytes
+        Bytes of an element.
+
+    Raises
+    ------
+    ValueError
+        If an array lies outside the heap or overlaps another one.
+    """
+    heap = hdu.cards.integer("THEAP", table_size)
     size = hdu.data_size - heap
-    outside = (starts < 0) | (lengths < 1) | (starts > size) | (lengths > size - np.clip(starts, 0, max(size, 0)))
-    if heap < width * tiles or outside.any():
+    # Each is compared by itself: the sum of two numbers out of a damaged file may not be a number any more.
+    outside = (starts < 0) | (counts < 0) | (starts > size) | (counts > (size - np.clip(starts, 0, max(size, 0))) // item_bytes)
+    outside &= counts != 0
+    if not table_size <= heap <= hdu.data_size or outside.any():
         raise ValueError(f"tile {outside.argmax()} lies outside the data")
-    return starts + heap, starts + lengths + heap
+    starts = np.where(counts > 0, starts, 0)
+    stops = starts + counts * item_bytes
+    if (starts[1:] < stops[:-1]).any():
+        order = np.argsort(starts[counts > 0], kind="stable")
+        if (starts[counts > 0][order][1:] < stops[counts > 0][order][:-1]).any():
+            raise ValueError("tiles overlap")
+    return starts + heap, stops + heap
 
 
 def decompress(hdu: Hdu, coding: RiceCoding, content: Bytes, pixels: NDArray[np.int32] | None = None) -> NDArray[np.int32]:

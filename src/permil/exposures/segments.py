@@ -73,7 +73,7 @@ def image_size(hdu: Hdu) -> tuple[int, int]:
 
 
 def check_geometry(found: dict[str, Hdu], detector: Detector, camera: Camera, path: Path) -> None:
-    """Check sizes and DATASEC of all segments.
+    """Check sizes and DATASEC of all segments, and that the data of a plain one are an image of that size and nothing else.
 
     Raises
     ------
@@ -91,6 +91,15 @@ def check_geometry(found: dict[str, Hdu], detector: Detector, camera: Camera, pa
                 remedy=_geometry_remedy(detector.name, amplifier.name, size),
                 value=size,
                 expected=expected,
+            )
+        n_bytes = size[0] * size[1] * abs(hdu.cards.integer("BITPIX", 0)) // 8
+        if hdu.cards.get("ZIMAGE") is not True and hdu.data_size != n_bytes:
+            raise RawFormatError(
+                f"segment {amplifier.extname} has {hdu.data_size} bytes of data for {size[0]} x {size[1]} pixels",
+                path=path,
+                remedy="the file is damaged or was edited (PCOUNT, GCOUNT); leave it out",
+                value=hdu.data_size,
+                expected=n_bytes,
             )
         section = hdu.cards.get("DATASEC")
         if section is not None and _without_blanks(section) != amplifier.datasec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,14 +14,21 @@ from permil.errors import InputError
 from permil.exposures.assemble import assemble
 from permil.exposures.index import Index, build_index
 from permil.exposures.raw import read_raw
+from permil.exposures.sums import Checksums
 from permil.products import check_output, provenance, read_table, write_hdus, write_table
 
-# Cards that are copied, with the unit of those that hold numbers.
-_CARDS_KEPT = {
-    **dict.fromkeys(("OBSID", "RUNNUM", "DATE-OBS", "RAFTBAY", "CCDSLOT", "LSST_NUM", "IMGTYPE", "TESTTYPE")),
-    "MJD-OBS": "d",
-    "EXPTIME": "s",
+_TEXTS_KEPT = {
+    "OBSID": "exposure",
+    "RUNNUM": "run",
+    "DATE-OBS": "date and time of the exposure",
+    "RAFTBAY": "bay of the raft",
+    "CCDSLOT": "slot of the sensor",
+    "LSST_NUM": "serial number of the sensor",
+    "IMGTYPE": "kind of exposure",
+    "TESTTYPE": "test it was taken for",
 }
+_LONGEST_WITH_COMMENT = 64
+_NUMBERS_KEPT = {"MJD-OBS": ("d", "modified Julian date of the exposure, d"), "EXPTIME": ("s", "exposure time, s")}
 
 
 def make_index(
@@ -73,8 +81,16 @@ def read_index(path: str | Path) -> Index:
         raise InputError(error.what, path=path, remedy=error.remedy) from error
 
 
-def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera) -> None:
+def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *, checksums: Checksums = "refuse") -> None:
     """Write the assembled image of a raw file, without any correction, as the primary HDU of a FITS file.
+
+    Its header repeats some cards of the raw file: without numbers that are none and control characters; letters that no card may hold
+    become "?".
+
+    Parameters
+    ----------
+    checksums
+        See `permil.exposures.RawFile`.
 
     Raises
     ------
@@ -84,21 +100,28 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera) ->
         If the image cannot be written.
     """
     check_output(out_path, inputs=[raw_path])
-    raw = read_raw(raw_path, camera)
+    raw = read_raw(raw_path, camera, checksums=checksums)
     header = provenance(
         {
-            "RAWFILE": (Path(raw_path).name, "raw file"),
+            "RAWFILE": (_printable(Path(raw_path).name), "raw file"),
             "CAMERA": (camera.name, "camera"),
             "DETECTOR": (raw.detector.name, "detector"),
             "PIXFRAME": ("DM", "pixel frame, x along rows"),
             "BUNIT": ("adu", "raw counts, no correction"),
         }
     )
-    for name, unit in _CARDS_KEPT.items():
-        # A card that no standard allows is left out, and a letter that it does not allow is replaced.
-        content = (
-            raw.primary.text(name).encode("ascii", "replace").decode() if unit is None else raw.primary.number(name, unit=unit)
-        )
-        if content != "" and content == content:
-            header[name] = content
+    for name, comment in _TEXTS_KEPT.items():
+        text = _printable(raw.primary.text(name))
+        if text:
+            # A long text fills its card.
+            header[name] = (text, comment if len(text.replace("'", "''")) + len(comment) < _LONGEST_WITH_COMMENT else None)
+    for name, (unit, comment) in _NUMBERS_KEPT.items():
+        number = raw.primary.number(name, unit=unit)
+        if math.isfinite(number):
+            header[name] = (number, comment)
     write_hdus(out_path, [fits.PrimaryHDU(data=assemble(raw), header=header)])
+
+
+def _printable(text: str) -> str:
+    """Return a text that a card can hold: without control characters, other letters than those of ASCII replaced."""
+    return "".join(letter if letter.isascii() else "?" for letter in text if letter.isprintable())

@@ -111,6 +111,7 @@ def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) ->
             files += sorted(path.glob(f"*{detector}*"))
     upstream = [stored_fingerprint(folder.superbias(detector)) or ""] if config.isr.bias == "auto" else []
     options = {"isr": config.isr.model_dump(mode="json"), "camera": config.camera, "detector": detector}
+    options["checksums"] = config.exposures.checksums
     return fingerprint(options, files=files, upstream=upstream)
 
 
@@ -131,6 +132,7 @@ def superbias_task(config: Config, folder: RunFolder, index: Index, detector: st
             detector=detector,
         )
     options = {"isr": config.isr.model_dump(mode="json", include=_BIAS_OPTIONS), "camera": config.camera, "detector": detector}
+    options["checksums"] = config.exposures.checksums
     output, serial = folder.superbias(detector), common_serial(rows, detector)
     return SuperbiasTask(config, detector, paths, output, fingerprint(options, files=paths), serial)
 
@@ -152,5 +154,6 @@ def make_superbias(task: SuperbiasTask) -> None:
         task.output,
         fingerprint=task.fingerprint,
         serial=task.serial,
+        checksums=task.config.exposures.checksums,
         threads=own_threads(),
     )

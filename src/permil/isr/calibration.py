@@ -124,10 +124,3 @@ class Calibration:
         for amplifier, gain in zip(self.detector.amplifiers, self.gains.gain, strict=True):
             variance[amplifier.slices] *= np.float32(gain**2)
         return variance
-
-    def add_superbias_variance(self, variance: NDArray[np.float32]) -> None:
-        """Add the variance of the superbias to that of a detector image in place; without superbias there is nothing to add."""
-        if self.superbias is None:
-            return
-        for amplifier, gain in zip(self.detector.amplifiers, self.gains.gain, strict=True):
-            variance[amplifier.slices] += self.superbias.variance[amplifier.slices] * np.float32(gain**2)

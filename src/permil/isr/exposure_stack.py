@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector
 from permil.errors import InputError, PermilError, RawFormatError
-from permil.exposures import RawFile
+from permil.exposures import Checksums, RawFile
 from permil.isr.calibration import Calibration
 from permil.isr.file_stack import FileStack, stack_files
 from permil.isr.photodiode import LeftOut, photodiode_scale
@@ -74,6 +74,8 @@ class OpenFiles:
         Returns the temperature that the gain follows, degree C, from the headers of a file.
     threads
         Files that are looked at, and segments that are worked on, at the same time.
+    checksums
+        See `permil.exposures.RawFile`.
     """
 
     def __init__(
@@ -84,8 +86,9 @@ class OpenFiles:
         temperature: Callable[[RawFile], float | None],
         *,
         threads: int,
+        checksums: Checksums = "refuse",
     ) -> None:
-        self.calibration, self.threads = calibration, threads
+        self.calibration, self.threads, self.checksums = calibration, threads, checksums
         self.left_out: list[LeftOut] = []
         self.files: list[ProbedFile] = []
         self._paths, self._camera, self._temperature = paths, camera, temperature
@@ -108,7 +111,7 @@ class OpenFiles:
         found: list[RawFile | LeftOut] = []
         for path in self._paths:
             try:
-                raw_file = self._opened.enter_context(RawFile(path, self._camera))
+                raw_file = self._opened.enter_context(RawFile(path, self._camera, checksums=self.checksums))
                 check_detector(raw_file.detector, self.calibration.detector, path)
                 raw_file.read_ahead()
                 found.append(raw_file)

@@ -15,7 +15,7 @@ from permil.borrowed import borrowed
 from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
-from permil.exposures import RawFile
+from permil.exposures import Checksums, RawFile
 from permil.exposures.coded_rows import CodedRows, decode_row, mapped_rows
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import check_detector, with_path
@@ -62,6 +62,8 @@ class OpenExposure:
         Rows that are reduced at once: they tell read noise and light.
     calibration
         Of the whole detector.
+    checksums
+        See `permil.exposures.RawFile`.
 
     Raises
     ------
@@ -71,9 +73,18 @@ class OpenExposure:
         If the board temperature is needed and not in the file.
     """
 
-    def __init__(self, path: str | Path, camera: Camera, calibration: Calibration, sample: RowSample, config: IsrConfig) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        camera: Camera,
+        calibration: Calibration,
+        sample: RowSample,
+        config: IsrConfig,
+        *,
+        checksums: Checksums = "refuse",
+    ) -> None:
         self.path, self.calibration, self.detector = Path(path), calibration, calibration.detector
-        self._file = RawFile(path, camera)
+        self._file = RawFile(path, camera, checksums=checksums)
         try:
             self._look(sample, config)
         except BaseException:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
-from permil.exposures import RawDetector, RawFile
+from permil.exposures import Checksums, RawDetector, RawFile, warn_of_file
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import MINIMUM_LIGHT, ExposureStack, OpenFiles, check_detector, scaled, with_path
 from permil.isr.gains import Gains
@@ -54,6 +54,7 @@ def build_superbias(
     *,
     fingerprint: str = "",
     serial: str = "",
+    checksums: Checksums = "refuse",
     threads: int = 1,
 ) -> Path:
     """Make the superbias of a detector from its bias exposures and write it.
@@ -68,6 +69,8 @@ def build_superbias(
         Of what the product is made from; kept in its header.
     serial
         Serial number of the sensor, where it is known; kept in the header.
+    checksums
+        See `permil.exposures.RawFile`.
     threads
         Segments that are worked on at the same time; 1 in worker processes.
 
@@ -75,6 +78,11 @@ def build_superbias(
     -------
     pathlib.Path
         ``output``.
+
+    Warns
+    -----
+    FileWarning
+        Of each bias exposure that is left out, with the reason.
 
     Raises
     ------
@@ -84,7 +92,8 @@ def build_superbias(
         If the product cannot be written.
     """
     calibration = bias_calibration(detector, overscan=overscan_options(config))
-    with OpenFiles([Path(path) for path in paths], camera, calibration, lambda _: None, threads=threads) as opened:
+    files = [Path(path) for path in paths]
+    with OpenFiles(files, camera, calibration, lambda _: None, threads=threads, checksums=checksums) as opened:
         stacked = opened.stack(lambda files: [1.0] * len(files), threshold=config.rejection_threshold, poisson=False)
         left_out = opened.left_out
     if stacked is None:
@@ -94,6 +103,8 @@ def build_superbias(
             remedy="add bias exposures to the roots, or set isr.bias to none",
             detector=detector.name,
         )
+    for entry in left_out:
+        warn_of_file(entry.path, f"left out of the superbias of {detector.name}: {entry.reason}")
     stack, summary = stacked.stack, summarise_bias(stacked)
     table = QTable(
         {
@@ -191,6 +202,7 @@ def reduce_file(
     calibration: Calibration,
     config: IsrConfig,
     *,
+    checksums: Checksums = "refuse",
     threads: int = 1,
     rooms: Rooms | None = None,
     rows: slice | None = None,
@@ -199,6 +211,8 @@ def reduce_file(
 
     Parameters
     ----------
+    checksums
+        See `permil.exposures.RawFile`.
     threads
         Segments that are decoded and reduced at the same time; 1 in worker processes.
     rooms
@@ -211,7 +225,7 @@ def reduce_file(
     InputError
         If the file cannot be used or is that of another detector, or the board temperature is needed and not in the file.
     """
-    with RawFile(path, camera) as raw_file:
+    with RawFile(path, camera, checksums=checksums) as raw_file:
         check_detector(raw_file.detector, calibration.detector, path)
         # Also where single rows are asked for: a disk is faster with all of the file than with its parts.
         raw_file.read_ahead()
@@ -229,7 +243,7 @@ def stack_group(
     calibration: Calibration,
     config: IsrConfig,
     *,
-    with_superbias_variance: bool = True,
+    checksums: Checksums = "refuse",
     threads: int = 1,
     rooms: Rooms | None = None,
 ) -> ExposureStack:
@@ -237,14 +251,15 @@ def stack_group(
 
     Frames are compared at their own light (the median of their pixels), so that the noise of the photodiode is neither taken for
     an outlier nor spread over the pixels; the sum of the photodiode readings then sets the scale of the whole. Where there is
-    hardly any light the photodiode takes that part too.
+    hardly any light the photodiode takes that part too. The variance does not hold that of the superbias, which several stacks have in
+    common (`Calibration.superbias_variance`).
 
     Parameters
     ----------
     paths, photodiodes
         Raw files and their photodiode readings.
-    with_superbias_variance
-        Whether the variance holds that of the superbias, which several stacks have in common.
+    checksums
+        See `permil.exposures.RawFile`.
     threads
         Segments that are worked on at the same time; 1 in worker processes.
     rooms
@@ -266,7 +281,10 @@ def stack_group(
         own = files[0].median >= MINIMUM_LIGHT
         return [file.median if own else readings[file.raw_file.path] for file in files]
 
-    with OpenFiles(wanted, camera, calibration, lambda file: board_temperature(file, config), threads=threads) as opened:
+    def temperature(file: RawFile) -> float | None:
+        return board_temperature(file, config)
+
+    with OpenFiles(wanted, camera, calibration, temperature, threads=threads, checksums=checksums) as opened:
         contradictions = opened.set_aside_contradictions(readings.__getitem__)
         stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True, rooms=rooms)
         left_out = (*selection.left_out, *contradictions, *opened.left_out)
@@ -280,6 +298,4 @@ def stack_group(
             )
         used = tuple(file.raw_file.path for file in opened.files)
         medians = [file.median for file in opened.files]
-    if with_superbias_variance:
-        calibration.add_superbias_variance(stacked.stack.variance)
     return scaled(stacked, medians, [readings[path] for path in used], used, left_out, normalise=normalise)

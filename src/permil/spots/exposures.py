@@ -9,6 +9,7 @@ from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import InputError
 from permil.exposures.record import Exposure, read_exposure
+from permil.exposures.sums import Checksums
 from permil.isr import Calibration
 from permil.isr.stage import reduce_file
 from permil.spots.errors import SpotError
@@ -23,6 +24,7 @@ def measure_exposure(
     *,
     options: MeasureOptions | None = None,
     band: str = "",
+    checksums: Checksums = "refuse",
 ) -> SpotMeasurement:
     """Reduce one raw spot exposure of one detector and measure its spots.
 
@@ -34,6 +36,8 @@ def measure_exposure(
         Of the detector that the file must be of.
     band
         Filter or LED of the exposure; by default what the card FILTER says. The CCOB cards of a spot exposure are leftovers.
+    checksums
+        See `permil.exposures.RawFile`.
 
     Returns
     -------
@@ -48,7 +52,7 @@ def measure_exposure(
     SpotError
         If the image cannot be measured.
     """
-    exposure = read_exposure(path, camera)
+    exposure = read_exposure(path, camera, checksums=checksums)
     if not is_spot_exposure(exposure):
         raise InputError(
             f"not a spot exposure (IMGTYPE {exposure.image_type.upper()}, TESTTYPE {exposure.test_type.upper() or 'missing'})",
@@ -56,7 +60,7 @@ def measure_exposure(
             remedy="give exposures of the spot projector",
             value=exposure.image_type,
         )
-    reduced = reduce_file(path, camera, calibration, isr_config)
+    reduced = reduce_file(path, camera, calibration, isr_config, checksums=checksums)
     try:
         measurement = measure_image(
             reduced.image,

@@ -130,10 +130,12 @@ def measured_catalogs(
 ) -> list[CatalogFile]:
     """Measure the raw spot exposures of an index that were not measured yet; return the catalogs of all.
 
+    A file that cannot be used is left out; the report says so.
+
     Raises
     ------
     InputError
-        If there are none.
+        If there are none, or none can be used.
     """
     rows = [] if index is None else list(index.select(purpose=SPOT))
     if options.detectors:
@@ -154,27 +156,40 @@ def measured_catalogs(
         output = products.catalog(name, str(row["obsid"]))
         tasks.append(_MeasureTask(config, options, folder.root, name, path, output, print_))
     waiting = [task for task in tasks if not is_current(task.output, task.fingerprint)]
-    parallel_map(_measure, waiting, workers=workers, description="spots of exposures")
-    report.done += len(waiting)
+    reasons = parallel_map(_measure, waiting, workers=workers, description="spots of exposures")
+    left_out = {task.output: reason for task, reason in zip(waiting, reasons, strict=True) if reason}
+    report.done += len(waiting) - len(left_out)
     report.skipped += len(tasks) - len(waiting)
-    return [CatalogFile(task.output) for task in tasks]
+    report.messages += [f"left out: {reason}" for reason in left_out.values()]
+    if len(left_out) == len(tasks):
+        raise InputError(f"none of {len(tasks)} spot exposures can be used; the first: {next(iter(left_out.values()))}")
+    return [CatalogFile(task.output) for task in tasks if task.output not in left_out]
 
 
-def _measure(task: _MeasureTask) -> None:
-    measurement = measure_exposure(
-        task.path,
-        shared_camera(task.config.camera),
-        shared_calibration(task.config, RunFolder(task.root), task.detector),
-        task.config.isr,
-        options=MeasureOptions(**task.options.measure.model_dump()),
-        band=task.options.band,
-    )
+def _measure(task: _MeasureTask) -> str:
+    """Measure an exposure and write its catalog; return what is wrong with the file, "" if it can be used."""
+    calibration = shared_calibration(task.config, RunFolder(task.root), task.detector)
+    try:
+        measurement = measure_exposure(
+            task.path,
+            shared_camera(task.config.camera),
+            calibration,
+            task.config.isr,
+            options=MeasureOptions(**task.options.measure.model_dump()),
+            band=task.options.band,
+            checksums=task.config.exposures.checksums,
+        )
+    except InputError as error:
+        # The catalog of an earlier run, which took the file for a good one.
+        task.output.unlink(missing_ok=True)
+        return str(error)
     write_catalog(
         task.output,
         measurement.catalog,
         header={FINGERPRINT_CARD: (task.fingerprint, "what this was made from")},
         extensions=[growth_hdu(measurement.growth)],
     )
+    return ""
 
 
 def detector_outlines(camera: Camera) -> Camera:

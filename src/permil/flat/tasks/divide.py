@@ -81,7 +81,7 @@ def _lit_stack(
         camera,
         calibration,
         config.isr,
-        with_superbias_variance=False,
+        checksums=config.exposures.checksums,
         threads=own_threads(),
         rooms=rooms,
     )

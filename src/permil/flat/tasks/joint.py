@@ -110,6 +110,7 @@ class _Detector:
         self.signals: SuperPixelSignals = read_signals(folder.super_pixels(task.led, task.detector))
         self.row_of = {str(obsid): row for row, obsid in enumerate(self.signals.obsid)}
         self.sampled = RowSample.of(self.calibration, sampling_step(self.calibration.detector.shape))
+        self.checksums = task.config.exposures.checksums
         self.isr = task.config.isr.model_copy(update={"photodiode": "header"})
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
@@ -174,7 +175,7 @@ class _Detector:
         if path in self.damaged:
             return LeftOut(path, self.damaged[path])
         try:
-            return OpenExposure(path, self.camera, self.calibration, self.sampled, self.isr)
+            return OpenExposure(path, self.camera, self.calibration, self.sampled, self.isr, checksums=self.checksums)
         except InputError as error:
             return LeftOut(path, error.what)
 
@@ -204,7 +205,7 @@ class _Detector:
             self.camera,
             self.calibration,
             self.isr,
-            with_superbias_variance=False,
+            checksums=self.checksums,
             threads=own_threads(),
             rooms=rooms,
         )

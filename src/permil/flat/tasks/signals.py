@@ -115,12 +115,12 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     shape = (len(task.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     left_out = []
-    rooms = Rooms()
+    rooms, checksums = Rooms(), config.exposures.checksums
 
     def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
         """Return signal and variance of an exposure, or what is wrong with it."""
         try:
-            image = reduce_file(path, camera, calibration, config.isr, rooms=rooms, rows=sample.raw_rows)
+            image = reduce_file(path, camera, calibration, config.isr, checksums=checksums, rooms=rooms, rows=sample.raw_rows)
         except InputError as error:
             return error.what
         mean, expected, _ = average_exposure(
@@ -146,16 +146,23 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
 
 def _layout(task: SignalsTask, camera: Camera, sample: RowSample, detector: Detector, block: int) -> SuperPixelLayout:
     block_rows = sample.detector_rows // block
+    reasons: list[str] = []
 
     def flat_exposure(path: str) -> NDArray[np.float32] | None:
         try:
-            image = reduce_file(path, camera, sample.calibration, task.config.isr, rows=sample.raw_rows)
-        except InputError:
+            image = reduce_file(
+                path, camera, sample.calibration, task.config.isr, checksums=task.config.exposures.checksums, rows=sample.raw_rows
+            )
+        except InputError as error:
             # It is noted where its signals are measured.
+            reasons.append(str(error))
             return None
         return flattened(image.image, is_usable(image.mask) & np.isfinite(image.image), block, block_rows=block_rows)
 
     images = [image for image in ahead(flat_exposure, task.nearest, threads=own_threads()) if image is not None]
     if not images:
-        raise FlatError("none of the exposures nearest to this detector can be read", remedy="leave the damaged files out")
+        raise FlatError(
+            f"none of the exposures nearest to this detector can be read ({min(reasons, default='there is none')})",
+            remedy="leave the damaged files out",
+        )
     return make_layout(images, is_good(sample.calibration.static_mask), detector, block=block, rows=sample.detector_rows)

@@ -1,4 +1,4 @@
-"""The studies behind docs/correlation.md: false positives, power and coverage, measurement errors, stripes and rings.
+"""The studies behind docs/correlation.md: false positives, power and coverage, measurement errors, stripes and rings, places.
 
 Fields are cut from larger periodic ones. Kinds: ``white``; ``gauss-L`` with the correlation exp(-h^2 / 2 L^2); ``smooth-L``, white noise
 smoothed with a Gaussian of sigma L; ``power-K`` with the spectrum k^-K. Pairs are written ``gauss-3/white``. For example
@@ -9,6 +9,7 @@ smoothed with a Gaussian of sigma L; ``power-K`` with the spectrum k^-K. Pairs a
     python benchmarks/study_correlation.py power
     python benchmarks/study_correlation.py noise
     python benchmarks/study_correlation.py rings
+    python benchmarks/study_correlation.py places --side 20 --draws 300
 """
 
 from __future__ import annotations
@@ -281,7 +282,56 @@ def study_rings(options: argparse.Namespace) -> None:
         )
 
 
-STUDIES = {"size": study_size, "methods": study_methods, "power": study_power, "noise": study_noise, "rings": study_rings}
+def study_places(options: argparse.Namespace) -> None:
+    """Print false positives and errors of r with several values at each place, and on lattices with unequal steps."""
+    row, column = (axis.ravel().astype(float) for axis in np.mgrid[: options.side, : options.side])
+    # Amplitudes of what is fixed, of what is new in each exposure, and of white noise; values at each place; length; ratio of the steps.
+    cases = {
+        "one value per place": ((1.0, 0.0, 0.0), (1.0, 0.0, 0.0), 1, "gauss-2", 1.0),
+        "fixed map and noise / the same": ((1.0, 0.0, 0.5), (1.0, 0.0, 0.5), 4, "gauss-2", 1.0),
+        "fixed map / new map in each exposure": ((1.0, 0.0, 0.0), (0.0, 1.0, 0.3), 4, "gauss-2", 1.0),
+        "fixed and new maps / the same": ((1.0, 1.0, 0.3), (1.0, 1.0, 0.3), 4, "gauss-2", 1.0),
+        "new maps / new maps": ((0.0, 1.0, 0.0), (0.0, 1.0, 0.0), 4, "gauss-2", 1.0),
+        "new maps, two values at each place / the same": ((0.0, 1.0, 0.1), (0.0, 1.0, 0.1), 2, "gauss-2", 1.0),
+        "white fixed map and noise / the same": ((1.0, 0.0, 1.0), (1.0, 0.0, 1.0), 4, "white", 1.0),
+        "steps 1:6, one value": ((1.0, 0.0, 0.0), (1.0, 0.0, 0.0), 1, "gauss-2", 6.0),
+        "steps 1:6, fixed map and noise / the same": ((1.0, 0.0, 0.5), (1.0, 0.0, 0.5), 4, "gauss-2", 6.0),
+    }
+    print_row("a / b", "n_eff true", "n_eff median", "given", "rejected of given", "r_err / scatter", "r_err holds")
+    print_row(*["---"] * 7)
+    for name, (*amplitudes, number, kind, ratio) in cases.items():
+        rng = np.random.default_rng(options.seed)
+        field = Field(kind, options.side, margin=4)
+        draws = (draw[: options.side, : options.side].ravel() for draw in field.draws(rng))
+        x, y = np.repeat(column, number), np.repeat(ratio * row, number)
+        results = []
+        for _ in range(options.draws):
+            maps = []
+            for fixed, new, noise in amplitudes:
+                values = fixed * np.repeat(next(draws), number) + noise * rng.standard_normal(x.size)
+                maps.append(values + new * np.column_stack([next(draws) for _ in range(number)]).ravel())
+            results.append(correlate(*maps, x, y, methods=()))
+        r, error, p_value = (np.array([getattr(result, part) for result in results]) for part in ("r", "r_err", "p_value"))
+        given = np.isfinite(p_value)
+        print_row(
+            name,
+            f"{1.0 + 1.0 / np.mean(r**2):.0f}",
+            f"{np.median([result.n_eff for result in results]):.0f}",
+            float(given.mean()),
+            float(np.mean(p_value[given] < 0.05)),
+            float(np.median(error) / r.std()),
+            float(np.mean(np.abs(r) < error)),
+        )
+
+
+STUDIES = {
+    "size": study_size,
+    "methods": study_methods,
+    "power": study_power,
+    "noise": study_noise,
+    "rings": study_rings,
+    "places": study_places,
+}
 
 
 def main() -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import warnings
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -19,14 +21,27 @@ from permil.errors import InputError
 FloatArray = NDArray[np.float64]
 
 _UNIT_NAMES = {
-    "e-": "electron", "e": "electron", "electrons": "electron", "photoelectron": "electron", "photoelectrons": "electron",
-    "adu": "adu", "adus": "adu", "dn": "adu", "dns": "adu", "count": "adu", "counts": "adu", "ct": "adu", "cts": "adu",
-    "pixels": "pixel", "px": "pixel", "microns": "micron", "per cent": "%", "percent": "%",
+    "e-": "electron", "electron": "electron", "e": "electron", "el": "electron", "ne": "electron", "electrons": "electron",
+    "photoelectron": "electron", "photoelectrons": "electron", "adu": "adu", "adus": "adu", "dn": "adu", "dns": "adu",
+    "count": "adu", "counts": "adu", "ct": "adu", "cts": "adu", "pixel": "pixel", "pix": "pixel", "pixels": "pixel",
+    "px": "pixel", "microns": "micron", "percent": "%", "ppm": "1e-6", "permil": "1e-3", "days": "d", "sec": "s", "secs": "s",
+    "seconds": "s", "msec": "ms", "degrees": "deg",
 }  # fmt: skip
+_WHOLE_NAMES = {
+    "per cent": "%",
+    "per mil": "1e-3",
+    "per mille": "1e-3",
+    "per thousand": "1e-3",
+    "\u2030": "1e-3",
+    "1/1000": "1e-3",
+}
+_NO_UNIT = ("", "-", "--", "none", "unitless", "dimensionless", "n/a")
 _ELECTRON = re.compile(r"(?<![\w.])e-(?![\w.])")
 _NAME = re.compile(r"(?<![\w.])[A-Za-z]+")
+_PER = re.compile(r"\s+per\s+", re.IGNORECASE)
 _POWER_OF_BRACKET = re.compile(r"\(([^()]*)\)(?:\^|\*\*)?(\d)$")
-_COUNTS = (u.ct, u.DN, u.Unit("adu"))
+_COUNTS = (u.ct, u.DN, u.adu)
+_LOGARITHMIC = {u.mag, u.dex}
 
 
 def plain_array(
@@ -62,17 +77,52 @@ def plain_array(
     >>> plain_array(np.ma.array([1, 2], mask=[False, True]), name="signal")
     array([ 1., nan])
     """
-    data, mask = _data_and_mask(values)
+    try:
+        data, mask = _data_and_mask(values)
+    except (ValueError, TypeError, u.UnitsError) as error:
+        raise InputError(
+            f"{name} cannot be made an array ({error})", remedy="give numbers of one unit, the same count in each row"
+        ) from error
     numbers = _numbers(data, mask, name)
     if mask is not None:
         numbers[np.broadcast_to(mask, numbers.shape)] = np.nan
     if unit is not None:
-        numbers = numbers * unit_factor(unit_of(values), unit, name=name)
+        numbers *= unit_factor(unit_of(values), unit, name=name)
     if ndim is not None and numbers.ndim != ndim:
         raise InputError(f"{name} has {numbers.ndim} dimensions, not {ndim}", remedy=f"give an array of {ndim} dimensions")
     if shape is not None and numbers.shape != shape:
-        raise InputError(f"{name} has the shape {numbers.shape}, not {shape}", remedy="give arrays that belong together")
+        raise _other_shape(name, numbers.shape, shape)
     return numbers
+
+
+def plain_image(values: Any, *, name: str, unit: str | u.UnitBase | None = None, shape: tuple[int, ...] | None = None) -> Any:
+    """Return an image of real numbers in native byte order, NaN where masked; no copy if it is a plain array of floats already.
+
+    Raises
+    ------
+    InputError
+        As `plain_array`.
+    """
+    if type(values) is np.ndarray and values.dtype in (np.float32, np.float64) and values.dtype.isnative:
+        if shape is not None and values.shape != shape:
+            raise _other_shape(name, values.shape, shape)
+        return values
+    return plain_array(values, name=name, unit=unit, shape=shape)
+
+
+def plain_flags(values: Any, *, name: str, shape: tuple[int, ...] | None = None) -> NDArray[np.bool_]:
+    """Return flags as a plain array of bool, False where masked.
+
+    Raises
+    ------
+    InputError
+        If a value is neither true nor false (0 and 1 are understood), or the shape is another.
+    """
+    plain = plain_array(values, name=name, shape=shape)
+    raised = plain == 1.0
+    if not np.all(raised | (plain == 0.0) | np.isnan(plain)):
+        raise InputError(f"{name} holds values that are neither true nor false", remedy="give an array of bool")
+    return np.asarray(raised)
 
 
 def mask_of(values: Any) -> NDArray[np.bool_]:
@@ -89,9 +139,11 @@ def unit_of(values: Any) -> u.UnitBase | None:
     InputError
         If the unit is not one that exists.
     """
-    if isinstance(values, list | tuple) and any(isinstance(entry, u.Quantity) for entry in values):
-        values = u.Quantity(values)
+    if isinstance(values, list | tuple):
+        return next((unit_of(entry) for entry in values if getattr(entry, "unit", None) is not None), None)
     declared = getattr(values, "unit", None)
+    if declared is None and hasattr(values, "magnitude"):  # a quantity of Pint
+        declared = getattr(values, "units", None)
     return None if declared is None else parse_unit(declared)
 
 
@@ -107,8 +159,10 @@ def parse_unit(text: str | u.UnitBase) -> u.UnitBase | None:
     """
     if not isinstance(text, u.UnrecognizedUnit) and isinstance(text, u.UnitBase | u.function.FunctionUnitBase):
         return None if text == u.dimensionless_unscaled else _with_one_count(text)
-    words = str(text).strip()
-    if not words:
+    words = str(text).strip().replace("\u2212", "-")
+    if words.startswith("[") and words.endswith("]"):
+        words = words[1:-1].strip()
+    if words.lower() in _NO_UNIT:
         return None
     try:
         with warnings.catch_warnings():
@@ -117,10 +171,24 @@ def parse_unit(text: str | u.UnitBase) -> u.UnitBase | None:
             if bracket:
                 return _with_one_count(u.Unit(_usual_spelling(bracket[1])) ** int(bracket[2]))
             return _with_one_count(u.Unit(_usual_spelling(words)))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError, u.UnitsError) as error:
         raise InputError(
             f"unit {words!r} is unknown", remedy="write a unit of the FITS standard, such as mm or electron/adu", value=words
         ) from error
+
+
+def require_linear(unit: u.UnitBase | None, *, name: str) -> None:
+    """Check that a unit is none of a logarithm (magnitudes, dex, decibels).
+
+    Raises
+    ------
+    InputError
+        If it is.
+    """
+    if isinstance(unit, u.function.FunctionUnitBase) or (unit is not None and _LOGARITHMIC & set(unit.decompose().bases)):
+        raise InputError(
+            f"{name} is given in {unit}, a logarithm", remedy="convert it to a flux, such as electron or adu", value=str(unit)
+        )
 
 
 def unit_factor(declared: u.UnitBase | None, wanted: str | u.UnitBase, *, name: str) -> float:
@@ -132,32 +200,43 @@ def unit_factor(declared: u.UnitBase | None, wanted: str | u.UnitBase, *, name: 
         If one cannot be converted to the other.
     """
     target = parse_unit(wanted) or u.dimensionless_unscaled
-    if declared is None:
+    if declared is None or declared == target:
         return 1.0
     try:
+        if isinstance(declared, u.function.FunctionUnitBase):
+            raise TypeError("a logarithm has no factor")
         return float((1.0 * declared).to_value(target))
     except (u.UnitConversionError, u.UnitTypeError, TypeError) as error:
+        named = str(wanted) or "a plain number"
         raise InputError(
-            f"{name} is given in {declared}, which cannot be converted to {wanted}",
-            remedy=f"give it in {wanted}",
+            f"{name} is given in {declared}, which cannot be converted to {named}",
+            remedy=f"give it in {named}" if str(wanted) else "give a plain number, or %",
             value=str(declared),
             expected=str(wanted),
         ) from error
 
 
 def _with_one_count(unit: Any) -> Any:
-    """Return the unit with counts and DN replaced by ADU."""
+    """Return the unit with counts and DN, also their multiples, replaced by ADU."""
     if not isinstance(unit, u.UnitBase) or isinstance(unit, u.UnrecognizedUnit):
         return unit
-    bases = [u.adu if base in _COUNTS else base for base in unit.bases]
-    return u.CompositeUnit(unit.scale, bases, unit.powers)
+    scale, bases = unit.scale, []
+    for base, power in zip(unit.bases, unit.powers, strict=True):
+        counts = base.represents if isinstance(base, u.PrefixUnit) else base
+        if len(counts.bases) == 1 and counts.bases[0] in _COUNTS:
+            scale *= counts.scale**power
+            base = u.adu
+        bases.append(base)
+    return u.CompositeUnit(scale, bases, unit.powers)
 
 
 def _usual_spelling(words: str) -> str:
     """Return a unit with the names that astropy knows."""
+    if words.lower() in _WHOLE_NAMES:
+        return _WHOLE_NAMES[words.lower()]
     if words.lower() in _UNIT_NAMES:
         return _UNIT_NAMES[words.lower()]
-    electrons = _ELECTRON.sub("electron", words)
+    electrons = _PER.sub(" / ", _ELECTRON.sub("electron", words))
     return _NAME.sub(lambda match: _UNIT_NAMES.get(match[0].lower(), match[0]), electrons)
 
 
@@ -172,18 +251,31 @@ def _data_and_mask(values: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]
         return data, mask if values.mask is None else np.broadcast_to(values.mask, data.shape)
     if isinstance(values, u.Quantity):
         return np.asarray(values.value), None
-    if isinstance(values, list | tuple) and any(isinstance(entry, u.Quantity) for entry in values):
-        return np.asarray(u.Quantity(values).value), None
-    if isinstance(values, list | tuple) and any(np.ma.isMaskedArray(entry) or hasattr(entry, "unmasked") for entry in values):
-        parts = [_data_and_mask(entry) for entry in values]
-        return np.array([data for data, _ in parts]), np.array(
-            [np.zeros(data.shape, bool) if mask is None else mask for data, mask in parts]
-        )
-    data = np.asarray(values)
+    if isinstance(values, list | tuple) and any(_carries_more(entry) for entry in values):
+        return _data_and_mask_of_list(values)
+    data = np.asarray(getattr(values, "magnitude", values))
     if data.dtype.kind == "O":
         missing = np.array([_is_missing(entry) for entry in data.ravel()], dtype=bool).reshape(data.shape)
         return data, missing if missing.any() else None
     return data, None
+
+
+def _carries_more(entry: Any) -> bool:
+    return np.ma.isMaskedArray(entry) or hasattr(entry, "unmasked") or isinstance(entry, u.Quantity)
+
+
+def _data_and_mask_of_list(values: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Return data and mask of a list of masked arrays or quantities, in the unit of the first that has one."""
+    unit = unit_of(values)
+    data, masks = [], []
+    for entry in values:
+        part, mask = _data_and_mask(entry)
+        if unit is not None and getattr(entry, "unit", None) is None and entry is not np.ma.masked:
+            raise TypeError("some entries have a unit, others have none")
+        own = None if unit is None else unit_of(entry)
+        data.append(part if own is None or own == unit else part * (1.0 * own).to_value(unit))
+        masks.append(np.zeros(part.shape, dtype=bool) if mask is None else mask)
+    return np.array(data), np.array(masks)
 
 
 def _is_missing(entry: Any) -> bool:
@@ -194,14 +286,19 @@ def _numbers(data: NDArray[Any], mask: NDArray[np.bool_] | None, name: str) -> F
     if data.dtype.kind in "fiub":
         return np.array(data, dtype=np.float64)
     if data.dtype.kind == "O":
+        missing = np.zeros(data.size, dtype=bool) if mask is None else np.broadcast_to(mask, data.shape).ravel()
         flat = np.full(data.size, np.nan)
         for index, entry in enumerate(data.ravel()):
-            if mask is None or not np.broadcast_to(mask, data.shape).ravel()[index]:
-                if isinstance(entry, str | bytes) or not np.isscalar(entry) or np.iscomplexobj(entry):
+            if not missing[index]:
+                if not isinstance(entry, Real | Decimal | np.bool_):
                     raise _not_numbers(name, entry)
-                flat[index] = float(entry)  # type: ignore[arg-type]
+                flat[index] = float(entry)
         return flat.reshape(data.shape)
     raise _not_numbers(name, data.ravel()[0] if data.size else data.dtype.name)
+
+
+def _other_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> InputError:
+    return InputError(f"{name} has the shape {found}, not {wanted}", remedy="give arrays that belong together", value=found)
 
 
 def _not_numbers(name: str, example: Any) -> InputError:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Column, MaskedColumn, Table
 from astropy.wcs import WCS
 from beams import lattice_inside, plateau, scan, scan_of_bunches, scan_positions
 
@@ -160,3 +160,28 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "short.fits").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"short.fits"):
         model_from_hdus(tmp_path / "short.fits")
+
+
+def test_positions_in_other_units_and_masked_ones(tmp_path: Path) -> None:
+    fit_table(node_table(tmp_path / "nodes.ecsv"), tmp_path / "beam.fits")
+    Table({"x_mm": [20.0, 3.0], "y_mm": [-20.0, 1.0]}).write(tmp_path / "mm.ecsv")
+    x = MaskedColumn([2.0, 0.3], mask=[False, True], unit="cm")
+    Table({"X_mm": x, "y_mm": Column([-20000.0, 1000.0], unit="um")}).write(tmp_path / "cm.ecsv")
+    for name in ("mm", "cm"):
+        predict_table(tmp_path / "beam.fits", tmp_path / f"{name}.ecsv", tmp_path / f"{name}_values.ecsv")
+    plain, other = (read_table(tmp_path / f"{name}_values.ecsv") for name in ("mm", "cm"))
+    assert other["beam"][0] == pytest.approx(plain["beam"][0], rel=1e-12)
+    assert np.isnan(other["beam"][1])
+    assert other["x_mm"].unit == "cm"
+    Table({"x_mm": Column([2.0], unit="deg"), "y_mm": [0.0]}).write(tmp_path / "deg.ecsv")
+    with pytest.raises(InputError, match=r"deg\.ecsv: column x_mm is given in deg"):
+        predict_table(tmp_path / "beam.fits", tmp_path / "deg.ecsv", tmp_path / "values.ecsv")
+
+
+def test_positions_given_twice_are_predicted_twice(tmp_path: Path) -> None:
+    fit_table(node_table(tmp_path / "nodes.ecsv"), tmp_path / "beam.fits")
+    Table({"x_mm": [3.0, 3.0], "y_mm": [1.0, 1.0]}).write(tmp_path / "points.ecsv")
+    predict_table(tmp_path / "beam.fits", tmp_path / "points.ecsv", tmp_path / "values.ecsv")
+    values = read_table(tmp_path / "values.ecsv")
+    assert len(values) == 2
+    assert values["beam"][0] == values["beam"][1]

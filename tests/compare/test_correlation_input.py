@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from astropy import units as u
+from astropy.table import MaskedColumn
+from astropy.utils.masked import Masked
 from correlation_fields import fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -155,3 +158,167 @@ def test_figure_and_row(maps: tuple[np.ndarray, np.ndarray]) -> None:
     assert row["r"] == result.r
     assert row["phases_p_value"] == result.figures("phases").p_value
     assert all(isinstance(cell, (int, float, str)) for cell in row.values())
+
+
+def hidden(values: np.ndarray, mask: np.ndarray, kind: str) -> object:
+    """Return the values with junk under a mask, in some kind of masked array."""
+    junk = np.where(mask, -9999.0, values)
+    if kind == "Masked":
+        return Masked(junk, mask=mask)
+    if kind == "masked quantity":
+        return Masked(junk * u.mm, mask=mask)
+    if kind == "big-endian":
+        return np.ma.array(junk.astype(">f8"), mask=mask)
+    if kind == "list with None":
+        return [[None if lost else value for value, lost in zip(*row, strict=True)] for row in zip(values, mask, strict=True)]
+    return np.ma.array(junk, mask=mask)
+
+
+@pytest.mark.parametrize("kind", ["numpy.ma", "Masked", "masked quantity", "big-endian", "list with None"])
+@pytest.mark.parametrize("name", ["a", "x", "a_err"])
+def test_masked_arrays_of_any_kind(maps: tuple[np.ndarray, np.ndarray], kind: str, name: str) -> None:
+    mask = np.zeros((20, 20), dtype=bool)
+    mask[::3, ::2] = True
+    arguments: dict = {"a": maps[0], "b": maps[1], "x": COLUMN, "y": ROW, "a_err": np.full((20, 20), 0.1)}
+    truth = correlate(**arguments | {"a": np.where(mask, np.nan, maps[0])}, methods=())
+    if name == "x" and kind == "masked quantity":
+        arguments["y"] = ROW * u.mm
+    if name == "a_err" and kind == "masked quantity":
+        arguments["a"] = maps[0] * u.mm
+    found = correlate(**arguments | {name: hidden(np.asarray(arguments[name]), mask, kind)}, methods=())
+    assert (found.r, found.n, found.n_masked) == (truth.r, truth.n, truth.n_masked)
+
+
+def test_a_masked_column_and_masked_groups(maps: tuple[np.ndarray, np.ndarray]) -> None:
+    a, b, x, y = (values.ravel() for values in (*maps, COLUMN, ROW))
+    mask = np.arange(400) % 7 == 0
+    truth = correlate(np.where(mask, np.nan, a), b, x, y, methods=())
+    assert correlate(MaskedColumn(np.where(mask, 1e9, a), mask=mask), b, x, y, methods=()).r == truth.r
+    with pytest.raises(CompareError, match="groups has no label for 58 points"):
+        correlate(a, b, x, y, groups=np.ma.array(y, mask=mask), methods=())
+    halves = np.ma.array(a, mask=mask), np.ma.array(b, mask=mask)
+    kept = split_half_reliability(*halves, x=x, y=y), split_half_reliability(a[~mask], b[~mask], x=x[~mask], y=y[~mask])
+    assert kept[0].value == kept[1].value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda maps: {"a": maps[0] * u.mm, "a_err": np.full((20, 20), 100.0) * u.um},
+        lambda maps: {"a": maps[0].tolist(), "x": COLUMN.astype(int)},
+        lambda maps: {"a": maps[0].astype(">f8"), "y": ROW.astype(">i2")},
+        lambda maps: {"a": np.asfortranarray(maps[0]), "x": np.ascontiguousarray(COLUMN.T).T},
+        lambda maps: {"a": maps[0].astype(np.longdouble)},
+        lambda _: {"x": COLUMN * u.mm, "y": 1e3 * ROW * u.um},
+        lambda maps: {"a": np.array(maps[0].tolist(), dtype=object)},
+    ],
+    ids=[
+        "errors in another unit",
+        "lists and integers",
+        "big-endian",
+        "other layouts",
+        "long doubles",
+        "places in two units",
+        "objects",
+    ],
+)
+def test_units_and_kinds_of_arrays(maps: tuple[np.ndarray, np.ndarray], change) -> None:
+    arguments: dict = {"a": maps[0], "b": maps[1], "x": COLUMN, "y": ROW, "a_err": 0.1, "methods": ()}
+    truth, found = correlate(**arguments), correlate(**arguments | change(maps))
+    assert found.r == pytest.approx(truth.r, rel=1e-12)
+    assert found.corrected.r.value == pytest.approx(truth.corrected.r.value, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"a_err": np.full((20, 20), 0.1) * u.s, "a": COLUMN * u.mm}, "a_err is given in s"),
+        ({"a": COLUMN + 1j}, "a does not hold real numbers"),
+        ({"a": COLUMN.astype(str)}, "a does not hold real numbers"),
+        ({"x": COLUMN * u.mm, "y": ROW * u.pixel}, "y is given in pix"),
+        ({"a": [[1.0, 2.0], [3.0]]}, "a cannot be made an array"),
+        (
+            {"x": np.where((ROW == 3) & (COLUMN == 4), 1e7, COLUMN)},
+            r"1 points lie more than 300 times farther out .* \(1e\+07, 3\)",
+        ),
+        ({"x": COLUMN % 2, "y": ROW % 3}, "only 6 places"),
+        ({"x": COLUMN * 1e200, "y": ROW * 1e200}, "in a usual unit"),
+        ({"x": COLUMN.astype(np.int64) + 2**60, "y": ROW.astype(np.int64) + 2**60}, "one place, to the precision"),
+    ],
+)
+def test_arrays_that_cannot_be_used(maps: tuple[np.ndarray, np.ndarray], change: dict, told: str) -> None:
+    arguments: dict = {"a": maps[0] + 0.0, "b": maps[1], "x": COLUMN, "y": ROW, "methods": ()} | change
+    with pytest.raises(CompareError, match=told):
+        correlate(**arguments)
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_points_given_twice_count_once(maps: tuple[np.ndarray, np.ndarray], copies: int) -> None:
+    columns = [values.ravel() for values in (*maps, COLUMN, ROW)]
+    once = correlate(*columns, methods=())
+    order = np.random.default_rng(0).permutation(400 * copies)
+    again = correlate(*(np.tile(column, copies)[order] for column in columns), methods=())
+    assert (again.r, again.r_err, again.p_value, again.n) == (once.r, once.r_err, once.p_value, 400)
+    assert again.n_repeated == 400 * (copies - 1)
+    assert f"{again.n_repeated} more are repeated and count once" in str(again)
+    part = correlate(*(np.append(column, column[:30]) for column in columns), methods=())
+    assert (part.r, part.n_repeated) == (once.r, 30)
+
+
+def test_maps_of_few_levels_may_have_equal_points() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 2, (2, 1200)).astype(float)
+    x, y = (np.tile(axis.ravel(), 3) for axis in (COLUMN, ROW))
+    result = correlate(a, b, x, y, methods=())
+    assert (result.n, result.n_repeated) == (1200, 0)
+    assert result.r == pytest.approx(np.corrcoef(a, b)[0, 1], rel=1e-9)
+    # All points given twice are a table given twice.
+    assert correlate(*(np.tile(column[:400], 2) for column in (a, b, x, y)), methods=()).n_repeated == 400
+
+
+PLACES = {
+    "five values at each place": (np.repeat(COLUMN.ravel(), 5), np.repeat(ROW.ravel(), 5)),
+    "unequal numbers of values": (
+        np.repeat(COLUMN.ravel(), 1 + np.arange(400) % 4),
+        np.repeat(ROW.ravel(), 1 + np.arange(400) % 4),
+    ),
+    "values at places equal up to rounding": (np.repeat(COLUMN.ravel(), 2) + 1e-13 * np.arange(800), np.repeat(ROW.ravel(), 2)),
+    "steps 1:6": (COLUMN.ravel(), 6.0 * ROW.ravel()),
+    "steps 1:100": (COLUMN.ravel(), 100.0 * ROW.ravel()),
+    "steps 1:6, three values": (np.repeat(COLUMN.ravel(), 3), np.repeat(6.0 * ROW.ravel(), 3)),
+    "two columns": (np.arange(80) % 2.0, np.arange(80) // 2.0),
+    "a thin strip": (np.random.default_rng(1).random(200), 1e-4 * np.random.default_rng(2).random(200)),
+    "a large offset": (COLUMN.ravel() + 1e9, ROW.ravel() - 1e9),
+    "few places, many values": (np.repeat(np.arange(20) % 5.0, 60), np.repeat(np.arange(20) // 5.0, 60)),
+    "an irregular grid twice": tuple(np.tile(np.random.default_rng(3).random((2, 150)), 2)),
+}
+
+
+@pytest.mark.parametrize("places", PLACES.values(), ids=PLACES)
+def test_repeated_and_degenerate_places_give_a_result(places: tuple[np.ndarray, np.ndarray]) -> None:
+    x, y = places
+    rng = np.random.default_rng(5)
+    a = rng.standard_normal(len(x))
+    result = correlate(
+        a, 0.6 * a + 0.8 * rng.standard_normal(len(x)), x, y, resamples=20, methods=("block_bootstrap", "phases", "shifts")
+    )
+    # The values are independent: r has the scatter of independent pairs.
+    assert result.n == len(x)
+    assert result.r_err == pytest.approx((1 - result.r**2) / np.sqrt(len(x)), rel=0.35)
+    assert result.p_value < 1e-2
+
+
+@pytest.mark.parametrize("values", ["one value", "both one value"])
+def test_a_jackknife_that_does_not_exist_has_a_reason(values: str) -> None:
+    a = np.where((ROW == 3) & (COLUMN == 4), 1.0, 0.0)
+    b = a if values == "both one value" else np.random.default_rng(0).standard_normal((20, 20))
+    result = correlate(a, b, COLUMN, ROW, a_err=0.01, methods=("block_jackknife",))
+    assert np.isfinite(result.r_err)
+    assert "one part of the field" in result.figures("block_jackknife").note
+    assert "one part of the field" in str(result.corrected.r)
+
+
+def test_extreme_values_are_standardised_without_overflow(maps: tuple[np.ndarray, np.ndarray]) -> None:
+    plain = correlate(*maps, COLUMN, ROW, methods=())
+    for factor in (1e300, 1e-300):
+        assert correlate(factor * maps[0], maps[1], COLUMN, ROW, methods=()).r == pytest.approx(plain.r, rel=1e-9)

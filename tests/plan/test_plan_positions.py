@@ -9,7 +9,7 @@ from plan_bench import toy_camera
 from permil.config.plan import PlanConfig
 from permil.errors import CameraError, ConfigError, InputError, PositionError
 from permil.plan.acquisition import read_acquisition
-from permil.plan.positions import amplifier_centre, quincunx, scan_grid
+from permil.plan.positions import amplifier_centre, named_detectors, quincunx, scan_grid
 from permil.plan.stage import planned_positions
 
 CFG = """\
@@ -181,3 +181,18 @@ def test_contradicting_scans(scan, message):
 def test_centre_of_a_detector_without_an_amplifier():
     camera = toy_camera()
     np.testing.assert_allclose(amplifier_centre(camera, "R00_S00"), (-16.45, -16.45))
+
+
+def test_a_byte_order_mark_does_not_hide_the_first_section(tmp_path):
+    plain = read_acquisition(write(tmp_path))
+    path = tmp_path / "mark.cfg"
+    path.write_bytes(b"\xef\xbb\xbf" + CFG.removeprefix("# a scan and pointings\n").encode())
+    assert read_acquisition(path) == plain
+
+
+@pytest.mark.parametrize("names", [["R22-S11"], ["94"], ["det094"], ["r22_s11"]])
+def test_detectors_of_a_plan_in_any_spelling(bin8, names):
+    assert [detector.name for detector in named_detectors(bin8, names)] == ["R22_S11"]
+    assert len(named_detectors(bin8, ["r22"])) == 9
+    with pytest.raises(PositionError, match="no science detector and no raft 'R22_S13'"):
+        named_detectors(bin8, ["R22_S13"])

@@ -65,6 +65,40 @@ def draw_grid(
     return TrueGrid(x[order], y[order], np.concatenate([i, none])[order], np.concatenate([j, none])[order])
 
 
+def draw_rim(
+    rng: np.random.Generator,
+    *,
+    angle_deg: float,
+    share: float,
+    saddles: str,
+    centre: tuple[float, float] = (2900.0, 2700.0),
+    jitter: float = 0.5,
+    missing: float = 0.0,
+    radius: float = 1000.0,
+) -> TrueGrid:
+    """Draw the mask with false sources along the rim of a disc around its centre: one at each saddle between spots next to the rim.
+
+    ``saddles`` are the midpoints of neighbours (``edges``; along i only: ``i``), the middle of four spots (``cells``), or all; ``share``
+    is that of the false ones among all sources.
+    """
+    pitch, detector = 65.3, np.array([4072, 4000])
+    true = draw_grid(rng, angle_deg=angle_deg, centre=centre, missing=missing, noise=0.1)
+    nodes = np.stack([index.ravel() for index in np.meshgrid(np.arange(49.0), np.arange(49.0), indexing="ij")], axis=1)
+    offsets = {"i": [(0.5, 0)], "edges": [(0.5, 0), (0, 0.5)], "cells": [(0.5, 0.5)], "all": [(0.5, 0), (0, 0.5), (0.5, 0.5)]}
+    places = np.concatenate([nodes + offset for offset in offsets[saddles]])
+    u, v = ((places[places.max(axis=1) < 48] - 24) * pitch).T
+    angle = np.deg2rad(angle_deg)
+    x, y = centre[0] + u * np.cos(angle) - v * np.sin(angle), centre[1] + u * np.sin(angle) + v * np.cos(angle)
+    on = (x > 5) & (x < detector[0] - 6) & (y > 5) & (y < detector[1] - 6)
+    from_rim = np.abs(np.hypot(x - centre[0], y - centre[1]) - radius)
+    chosen = np.argsort(np.where(on, from_rim, np.inf))[: round(share / (1 - share) * len(true.x))]
+    false_x, false_y = x[chosen] + rng.normal(0, jitter, len(chosen)), y[chosen] + rng.normal(0, jitter, len(chosen))
+    none = np.full(len(chosen), -1)
+    order = rng.permutation(len(true.x) + len(chosen))
+    parts = ((true.x, false_x), (true.y, false_y), (true.i, none), (true.j, none))
+    return TrueGrid(*(np.concatenate(part)[order] for part in parts))
+
+
 def label_faults(true: TrueGrid, grid_i, grid_j) -> tuple[int, int]:
     """Return how many true spots have no label, and how many labels are wrong, up to quarter turns and a shift of the window."""
     spot = true.i >= 0

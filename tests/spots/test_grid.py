@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.io import fits
-from grids import draw_grid, label_faults
+from grids import draw_grid, draw_rim, label_faults
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -151,6 +151,38 @@ def test_two_interleaved_grids(offset, angle, seed):
     centre = (2035 + along * cosine - across * sine, 1999 + along * sine + across * cosine)
     second = draw_grid(rng, angle_deg=angle, centre=centre)
     with pytest.raises(GridError, match=r"two interleaved grids|more than the 49|not nearly equal"):
+        find_grid(np.concatenate([first.x, second.x]), np.concatenate([first.y, second.y]))
+
+
+@pytest.mark.parametrize("saddles", ["edges", "cells", "i", "all"])
+@pytest.mark.parametrize(("angle", "share"), [(38.0, 0.15), (38.0, 0.2), (-3.0, 0.3), (0.0, 0.22), (44.5, 0.25), (46.0, 0.32)])
+def test_false_sources_along_the_rim_of_a_disc_do_no_harm(angle, share, saddles):
+    for seed, centre in enumerate([(2900.0, 2700.0), (900.0, 3600.0)]):
+        true = draw_rim(
+            np.random.default_rng(seed), angle_deg=angle, share=share, saddles=saddles, centre=centre, missing=0.05, jitter=1.0
+        )
+        false = int((true.i < 0).sum())
+        assert 500 < len(true.x) < 2900
+        grid = find_grid(true.x, true.y)
+        assert label_faults(true, grid.grid_i, grid.grid_j) == (0, 0)
+        assert 0.3 * false < grid.second <= false
+
+
+def test_whole_mask_with_a_rim_is_decided():
+    true = draw_rim(np.random.default_rng(7), angle_deg=2.0, share=0.2, saddles="edges", centre=(2035.0, 1999.0))
+    grid = find_grid(true.x, true.y)
+    assert grid.window == "decided"
+    np.testing.assert_array_equal(grid.grid_i, true.i)
+    np.testing.assert_array_equal(grid.grid_j, true.j)
+
+
+@pytest.mark.parametrize("offset", [(0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_two_grids_half_a_step_apart_are_refused(offset, missing):
+    rng = np.random.default_rng(11)
+    first = draw_grid(rng, missing=missing)
+    second = draw_grid(rng, centre=(2035 + 65.3 * offset[0], 1999 + 65.3 * offset[1]), missing=missing)
+    with pytest.raises(GridError, match=r"two interleaved grids|more than the 49"):
         find_grid(np.concatenate([first.x, second.x]), np.concatenate([first.y, second.y]))
 
 

@@ -21,7 +21,7 @@ from permil.products import RunFolder, read_table
 from permil.simulate.spots import SpotBench, simulate_spots
 from permil.spots.flux_model import FluxSolution, fit_fluxes
 from permil.spots.folder import SpotsFolder
-from permil.spots.inputs import label_file
+from permil.spots.inputs import CatalogFile, label_file
 from permil.spots.measurements import Measurements, gather
 from permil.spots.stage import run_spots, throughput_splines
 from permil.spots.window import common_window
@@ -41,7 +41,7 @@ def reduce_campaign(config: SimulateSpotsConfig, folder: Path, options: SpotsCon
     assert report.done == config.campaign.exposures + 1
     grids = sorted((folder / "out" / "spots" / "grids").rglob("*.fits"))
     assert len(grids) == config.campaign.exposures
-    labelled = [label_file(path, options=options) for path in grids]
+    labelled = [label_file(CatalogFile(path), options=options, camera=camera) for path in grids]
     placed = common_window(
         [entry.catalog for entry in labelled],
         [entry.decided for entry in labelled],

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import plain_array
 from permil.beam.fit import fit_nodes
 from permil.beam.hull import Hull
 from permil.beam.mixture import Mixture
@@ -21,6 +22,7 @@ FloatArray = NDArray[np.float64]
 
 STEPS_PER_SPACING = 4
 MAX_ERROR_STEPS = 60
+RUNS_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ class BeamModel:
         ndarray, shape (n, n)
             NaN in the rows and columns of places outside the hull.
         """
-        u = np.column_stack(np.broadcast_arrays(np.atleast_1d(np.asarray(ux, float)), np.atleast_1d(np.asarray(uy, float))))
+        u = np.column_stack(np.broadcast_arrays(*(np.atleast_1d(axis) for axis in _places(ux, uy))))
         inside = self.hull.contains(*u.T)
         result = np.full((len(u), len(u)), np.nan)
         result[np.ix_(inside, inside)] = self._mixture.covariance(u[inside])
@@ -276,7 +278,10 @@ class BeamModel:
         if self.outlying_exposures:
             places = ", ".join(f"({x:g}, {y:g})" for x, y in self.outlying_exposures)
             sentences.append(f"deviating exposures at {places} mm")
-        sentences += [f"{len(rows)} rows left out: {reason}" for reason, rows in self.nodes.dropped.items()]
+        sentences += [
+            f"{len(rows)} row{'s' if len(rows) > 1 else ''} left out: {reason} (row {_ranges(rows)} of the table, from 0)"
+            for reason, rows in self.nodes.dropped.items()
+        ]
         return "; ".join(sentences)
 
     def left_out_pulls(self) -> tuple[FloatArray, FloatArray]:
@@ -285,8 +290,21 @@ class BeamModel:
 
     def _on_hull(self, ux: ArrayLike, uy: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Return log signal and variance at some places, NaN outside the hull."""
-        ux, uy = np.broadcast_arrays(np.asarray(ux, dtype=float), np.asarray(uy, dtype=float))
+        ux, uy = np.broadcast_arrays(*_places(ux, uy))
         log_signal, variance = np.full(ux.shape, np.nan), np.full(ux.shape, np.nan)
         inside = self.hull.contains(ux, uy)
         log_signal[inside], variance[inside] = self._mixture.mean_and_variance(np.column_stack([ux[inside], uy[inside]]))
         return log_signal, variance
+
+
+def _places(ux: ArrayLike, uy: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return coordinates as plain arrays in mm; masked ones are NaN, which lies outside any hull."""
+    return plain_array(ux, name="ux", unit="mm"), plain_array(uy, name="uy", unit="mm")
+
+
+def _ranges(rows: list[int]) -> str:
+    """Return numbers in short: ``3, 7 to 12``; the first few runs where there are many."""
+    order = np.unique(np.asarray(rows, dtype=np.int64))
+    runs = np.split(order, np.flatnonzero(np.diff(order) > 1) + 1)
+    named = [f"{run[0]}" if run.size == 1 else f"{run[0]} to {run[-1]}" for run in runs[:RUNS_NAMED]]
+    return ", ".join([*named, "..."] if len(runs) > RUNS_NAMED else named)

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import plain_array, require_linear, unit_of
+from permil.camera import detector_key, is_bay_and_slot
 from permil.errors import BeamError, InputError, PhotodiodeError
+from permil.products.tables import labels, numbers, recognise
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
-    from permil.camera import Camera
+    from permil.camera import Camera, Detector
 
 FloatArray = NDArray[np.float64]
 
 REQUIRED_COLUMNS = ("x_mm", "y_mm", "signal")
 PLACE_COLUMNS = ("ref_x_mm", "ref_y_mm")
 BOX_COLUMNS = ("detector", "amp", "row", "column", "box")
+BUNCH_COLUMNS = ("bunch", *BOX_COLUMNS, *PLACE_COLUMNS)
+"""Columns that tell bunches apart, or where they are."""
+_OPTIONAL_COLUMNS = ("signal_err", "photodiode", "mjd", "exposure", *BUNCH_COLUMNS)
+_ALSO_KNOWN = ("rows", "obsid")
+
+REPEATED = "the same measurement as another row, counted once"
+# Signals with no more digits than these can agree by chance.
+_DIGITS = 6
+_AMPLIFIER = re.compile(r"(?:amp(?:lifier)?|(c|seg|segment))?[\s_-]*0*(\d{1,2})", re.IGNORECASE)
+_COPIED_NODES = 3
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,9 @@ class BeamNodes:
 
     def __post_init__(self) -> None:
         """Check the arrays."""
+        for name in ("x_mm", "y_mm", "ref_x_mm", "ref_y_mm", "signal", "signal_err", "mjd"):
+            unit = "mm" if name.endswith("_mm") else "d" if name == "mjd" else None
+            object.__setattr__(self, name, plain_array(getattr(self, name), name=name, unit=unit))
         lengths = {name: np.shape(getattr(self, name)) for name in _ARRAYS}
         if any(shape != (self.signal.size,) for shape in lengths.values()):
             raise BeamError(
@@ -101,29 +119,48 @@ class BeamNodes:
     ) -> BeamNodes:
         """Make nodes from columns in any order; unusable rows are left out and listed in `dropped`.
 
+        Masks and units are honoured: positions in other units are converted, the error must be convertible to the unit of the signal,
+        and a signal in magnitudes is refused. A row that repeats another one, with equal position, signal, error and photodiode, is
+        left out. Signals of at most six digits can agree by chance: they must also have the same time and exposure.
+
         Parameters
         ----------
         photodiode
             Reading of the control photodiode; signal and error are divided by it.
         exposure
-            Labels of the exposures (any integers, -1 for none). By default nodes of different bunches with equal projector
-            position and time belong to one exposure.
+            Labels of the exposures (integers or text; -1, masked or empty for none). By default nodes of different bunches with equal
+            projector position and time belong to one exposure.
 
         Raises
         ------
+        InputError
+            If a column does not hold real numbers, or its unit cannot be converted.
+        BeamError
+            If the columns differ in length, or two bunches at different places have the same signals.
         PhotodiodeError
             If photodiode readings are given and none is usable.
         """
-        given = {"x_mm": x_mm, "y_mm": y_mm, "ref_x_mm": ref_x_mm, "ref_y_mm": ref_y_mm}
-        given |= {"signal": signal, "signal_err": signal_err, "mjd": mjd}
-        floats: list[Any] = [np.atleast_1d(np.asarray(column, dtype=float)) for column in given.values()]
-        *floats, labels = np.broadcast_arrays(*floats, np.atleast_1d(np.asarray(bunch, dtype=str)))
-        columns: dict[str, Any] = {**dict(zip(given, floats, strict=True)), "bunch": labels}
-        columns["rows"] = np.arange(labels.size) if rows is None else np.asarray(rows)
+        signal_unit = unit or unit_of(signal) or unit_of(signal_err)
+        given: dict[str, tuple[Any, Any]] = {
+            "x_mm": (x_mm, "mm"),
+            "y_mm": (y_mm, "mm"),
+            "ref_x_mm": (ref_x_mm, "mm"),
+            "ref_y_mm": (ref_y_mm, "mm"),
+        }
+        given |= {"signal": (signal, signal_unit), "signal_err": (signal_err, signal_unit), "mjd": (mjd, "d")}
+        require_linear(unit_of(signal), name="signal")
+        floats: list[Any] = [np.atleast_1d(plain_array(column, name=name, unit=of)) for name, (column, of) in given.items()]
+        *floats, named = _broadcast([*floats, np.atleast_1d(np.asarray(bunch, dtype=str))], [*given, "bunch"])
+        columns: dict[str, Any] = {**dict(zip(given, floats, strict=True)), "bunch": named}
+        columns["rows"] = np.arange(named.size) if rows is None else np.asarray(rows)
+        numbered = None if exposure is None else _numbered_exposures(exposure, named.shape)
         positions = columns["x_mm"] + columns["y_mm"] + columns["ref_x_mm"] + columns["ref_y_mm"]
         reasons = {"position is not finite": ~np.isfinite(positions)}
+        measured = [columns["signal"], columns["signal_err"]]
         if photodiode is not None:
-            reading = np.asarray(photodiode, dtype=float)
+            require_linear(unit_of(photodiode), name="photodiode")
+            reading, _ = _broadcast([np.atleast_1d(plain_array(photodiode, name="photodiode")), named], ["photodiode", "bunch"])
+            measured.append(reading)
             unusable = ~(np.isfinite(reading) & (reading > 0))
             if unusable.all():
                 raise PhotodiodeError(
@@ -133,12 +170,15 @@ class BeamNodes:
             reading = np.where(unusable, 1.0, reading)
             columns["signal"], columns["signal_err"] = columns["signal"] / reading, columns["signal_err"] / reading
         reasons["signal is missing, zero or negative"] = ~(np.isfinite(columns["signal"]) & (columns["signal"] > 0))
-        columns["signal_err"] = np.where(columns["signal_err"] > 0, columns["signal_err"], np.nan)
+        columns["signal_err"] = np.where(
+            np.isfinite(columns["signal_err"]) & (columns["signal_err"] > 0), columns["signal_err"], np.nan
+        )
+        reasons[REPEATED] = _repeated(columns, measured, numbered, ~np.any(list(reasons.values()), axis=0))
         good = ~np.any(list(reasons.values()), axis=0)
         dropped = {reason: columns["rows"][bad].tolist() for reason, bad in reasons.items() if bad.any()}
         columns = {name: np.array(column[good]) for name, column in columns.items()}
-        numbers = _exposures_by_position(columns) if exposure is None else np.asarray(exposure, dtype=np.int64)[good]
-        return cls(**columns, exposure=numbers, dropped=dropped, unit=unit)
+        numbers_of = _exposures_by_position(columns) if numbered is None else numbered[good]
+        return cls(**columns, exposure=numbers_of, dropped=dropped, unit=unit or _unit_name(signal, signal_unit))
 
     @property
     def ux(self) -> FloatArray:
@@ -170,6 +210,112 @@ class BeamNodes:
 
 
 _ARRAYS = ("x_mm", "y_mm", "ref_x_mm", "ref_y_mm", "signal", "signal_err", "bunch", "exposure", "mjd", "rows")
+
+
+def _broadcast(arrays: list[Any], names: list[str]) -> list[Any]:
+    try:
+        return list(np.broadcast_arrays(*arrays))
+    except ValueError as error:
+        sizes = ", ".join(f"{name} {array.shape}" for name, array in zip(names, arrays, strict=True))
+        raise BeamError(
+            f"the node arrays differ in shape: {sizes}", remedy="give one-dimensional arrays of one length"
+        ) from error
+
+
+def _numbered_exposures(exposure: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Return a number for each label of an exposure, -1 for none."""
+    plain = np.asarray(getattr(exposure, "unmasked", np.ma.getdata(exposure)))
+    if plain.dtype.kind in "USO" and not all(
+        isinstance(entry, int | float | np.number) or entry is None for entry in plain.ravel()
+    ):
+        named = np.array([entry.decode() if isinstance(entry, bytes) else str(entry) for entry in plain.ravel()]).reshape(
+            plain.shape
+        )
+        named = np.where(np.ma.getmaskarray(exposure) | np.isin(named, ["", "-1", "None"]), "", np.char.strip(named))
+        different, number = np.unique(named, return_inverse=True)
+        found = np.where(named == "", -1, number.reshape(named.shape) - int(different[0] == ""))
+    else:
+        values = plain_array(exposure, name="exposure")
+        if np.any(np.isfinite(values) & (values != np.rint(values))):
+            raise InputError("exposure holds numbers that are not whole", remedy="give whole numbers or names of exposures")
+        found = np.where(np.isfinite(values), values, -1.0).astype(np.int64)
+    if found.shape not in (shape, ()):
+        raise BeamError(
+            f"the node arrays differ in shape: exposure {found.shape}, signal {shape}", remedy="give one label per node"
+        )
+    return np.broadcast_to(found, shape).astype(np.int64)
+
+
+def _repeated(
+    columns: dict[str, Any], measured: list[FloatArray], exposure: NDArray[np.int64] | None, usable: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return which rows repeat the measurement of an earlier one.
+
+    Raises
+    ------
+    BeamError
+        If all signals of a bunch are those of a bunch at another place.
+    """
+    positions = [columns["x_mm"], columns["y_mm"]]
+    places = [columns["ref_x_mm"], columns["ref_y_mm"]]
+    _, bunch = np.unique(columns["bunch"], return_inverse=True)
+    own = _groups([*positions, *places, *measured])
+    if _has_few_digits(measured[0][usable]):
+        further = [columns["mjd"]] if exposure is None else [columns["mjd"], exposure.astype(float)]
+        own = _groups([own.astype(float), bunch.reshape(-1).astype(float), *further])
+    repeated = np.zeros(usable.size, dtype=bool)
+    repeated[usable] = True
+    repeated[np.flatnonzero(usable)[np.unique(own[usable], return_index=True)[1]]] = False
+    _refuse_copied_bunches(columns, _groups([*positions, *measured]), usable & ~repeated)
+    repeated |= _copied_bunches(columns, _groups([*positions, *places, *measured]), usable & ~repeated)
+    return repeated
+
+
+def _groups(columns: Iterable[FloatArray]) -> NDArray[np.int64]:
+    """Return a number for each row that is the same for rows with equal values; NaN equals NaN."""
+    table = np.column_stack([np.where(np.isnan(column), np.inf, column) + 0.0 for column in columns])
+    return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+
+
+def _has_few_digits(signal: FloatArray) -> bool:
+    """Return whether all signals have so few digits that different measurements can agree."""
+    return all(float(f"{value:.{_DIGITS - 1}e}") == value for value in signal.tolist())
+
+
+def _copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the rows of bunches all of whose nodes are those of a bunch of another name at the same place."""
+    copied = np.zeros(usable.size, dtype=bool)
+    nodes: dict[str, set[int]] = {}
+    for name in dict.fromkeys(columns["bunch"][usable].tolist()):
+        own = usable & (columns["bunch"] == name)
+        seen = set(node[own].tolist())
+        alike = np.ptp(columns["signal"][own]) == 0.0
+        if len(seen) >= _COPIED_NODES and not alike and any(seen <= other for other in nodes.values()):
+            copied |= own
+        else:
+            nodes[name] = seen
+    return copied
+
+
+def _refuse_copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usable: NDArray[np.bool_]) -> None:
+    """Raise an error if all signals of a bunch are those of a bunch at another place."""
+    bunches: dict[tuple[str, float, float], dict[int, float]] = {}
+    keys = zip(columns["bunch"].tolist(), columns["ref_x_mm"].tolist(), columns["ref_y_mm"].tolist(), strict=True)
+    for row, key in enumerate(keys):
+        if usable[row]:
+            bunches.setdefault(key, {})[int(node[row])] = float(columns["signal"][row])
+    known = list(bunches.items())
+    for number, (key, nodes) in enumerate(known):
+        if len(nodes) < _COPIED_NODES or len(set(nodes.values())) == 1:
+            continue
+        for other, others in known[:number]:
+            if key[1:] != other[1:] and nodes.keys() <= others.keys():
+                raise BeamError(
+                    f"bunch {key[0]} at ({key[1]:g}, {key[2]:g}) mm has the same signals in all its {len(nodes)} nodes as bunch "
+                    f"{other[0]} at ({other[1]:g}, {other[2]:g}) mm",
+                    remedy="take out the one that is a copy",
+                    value=[key[0], other[0]],
+                )
 
 
 def _exposures_by_position(columns: dict[str, Any]) -> NDArray[np.int64]:
@@ -207,42 +353,51 @@ def nodes_from_table(table: Table, *, amp: str | int | None = None, camera: Came
     BeamError
         If the table holds several amplifiers and their places are not known.
     """
-    missing = [name for name in REQUIRED_COLUMNS if name not in table.colnames]
-    if missing:
-        raise InputError(
-            f"column {', '.join(missing)} is missing from the node table",
-            remedy=f"it needs x_mm, y_mm (projector position) and signal; it has {', '.join(table.colnames)}",
-            missing=missing,
-            allowed=list(REQUIRED_COLUMNS),
-        )
+    table = recognise(table, needed=REQUIRED_COLUMNS, optional=(*_OPTIONAL_COLUMNS, *_ALSO_KNOWN), purpose="node table")
     rows = np.arange(len(table))
     if amp is not None:
         rows = rows[_rows_of_amplifier(table, amp)]
         table = table[rows]
-    bunch = bunch_labels(table)
+    bunch = bunch_labels(table, camera)
     ref_x_mm, ref_y_mm = _places(table, bunch, camera)
-    optional = {name: float_column(table, name) for name in ("signal_err", "mjd") if name in table.colnames}
+    signal_unit = _common_unit(table, ("signal", "signal_err"))
     return BeamNodes.from_columns(
-        float_column(table, "x_mm"),
-        float_column(table, "y_mm"),
-        float_column(table, "signal"),
+        numbers(table, "x_mm", unit="mm"),
+        numbers(table, "y_mm", unit="mm"),
+        numbers(table, "signal", unit=signal_unit),
+        signal_err=numbers(table, "signal_err", unit=signal_unit, default=np.nan),
+        mjd=numbers(table, "mjd", unit="d", default=np.nan),
         ref_x_mm=ref_x_mm,
         ref_y_mm=ref_y_mm,
         bunch=bunch,
-        exposure=np.asarray(table["exposure"]) if "exposure" in table.colnames else None,
-        photodiode=float_column(table, "photodiode") if "photodiode" in table.colnames else None,
+        exposure=table["exposure"] if "exposure" in table.colnames else None,
+        photodiode=_photodiode(table),
         rows=rows,
-        unit=str(table["signal"].unit or ""),
-        **optional,
+        unit=_unit_name(table["signal"], signal_unit),
     )
 
 
-def float_column(table: Table, name: str) -> FloatArray:
-    """Return a column as floats, masked entries as NaN."""
-    try:
-        return np.ma.filled(np.ma.asarray(table[name]).astype(float), np.nan)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"column {name} of the node table is not numeric", remedy="give numbers (nan where unknown)") from error
+def _common_unit(table: Table, names: tuple[str, ...]) -> Any:
+    """Return the unit of the first column that declares one, which must be linear."""
+    for name in names:
+        unit = unit_of(table[name]) if name in table.colnames else None
+        if unit is not None:
+            require_linear(unit, name=f"column {name}")
+            return unit
+    return None
+
+
+def _unit_name(signal: Any, unit: Any) -> str:
+    """Return the unit of signals as it is declared, or that of their errors; empty where there is none."""
+    declared = getattr(signal, "unit", None)
+    return str(declared or unit or "")
+
+
+def _photodiode(table: Table) -> FloatArray | None:
+    if "photodiode" not in table.colnames:
+        return None
+    require_linear(unit_of(table["photodiode"]), name="column photodiode")
+    return numbers(table, "photodiode")
 
 
 def _rows_of_amplifier(table: Table, amp: str | int) -> NDArray[np.bool_]:
@@ -250,29 +405,82 @@ def _rows_of_amplifier(table: Table, amp: str | int) -> NDArray[np.bool_]:
         raise InputError(
             f"amplifier {amp} was asked for, but the node table has no column amp", remedy="leave the amplifier out", value=amp
         )
-    labels = np.asarray(table["amp"], dtype=str)
-    if str(amp) not in labels:
-        allowed = sorted(set(labels.tolist()), key=lambda label: (len(label), label))
+    named = np.array(_amplifier_labels(table))
+    if amplifier_label(amp) not in named:
+        allowed = sorted(set(named.tolist()) - {""}, key=lambda label: (len(label), label))
         raise InputError(
             f"the node table has no amplifier {amp}", remedy=f"it has {', '.join(allowed)}", value=amp, allowed=allowed
         )
-    return labels == str(amp)
+    return named == amplifier_label(amp)
 
 
-def bunch_labels(table: Table) -> NDArray[np.str_]:
-    """Return one label per row, made of the columns that tell bunches apart."""
+def amplifier_label(label: Any) -> str:
+    """Return the name of an amplifier in one spelling: ``C14`` for ``c14`` and ``Segment14``, ``5`` for ``Amp05`` and 5.0."""
+    text = str(label).strip()
+    match = _AMPLIFIER.fullmatch(text)
+    if match is None:
+        return text
+    return f"C{int(match[2]):02d}" if match[1] else str(int(match[2]))
+
+
+def _amplifier_labels(table: Table) -> list[str]:
+    return [amplifier_label(label) for label in labels(table, "amp")]
+
+
+def bunch_labels(table: Table, camera: Camera | None = None) -> NDArray[np.str_]:
+    """Return one label per row, made of the columns that tell bunches apart.
+
+    Raises
+    ------
+    InputError
+        If a row does not name its bunch, or names a detector that the camera does not have.
+    """
     names = [name for name in BOX_COLUMNS if name in table.colnames and name != "box"]
-    if not names and set(PLACE_COLUMNS) <= set(table.colnames):
-        names = list(PLACE_COLUMNS)
-    columns = [np.asarray(table[name]).astype(str) for name in names]
+    if "bunch" in table.colnames:
+        names = ["bunch"]
+    elif not names and set(PLACE_COLUMNS) <= set(table.colnames):
+        places = [numbers(table, name, unit="mm") for name in PLACE_COLUMNS]
+        return np.array([f"{x} {y}" for x, y in zip(*places, strict=True)], dtype=str)
+    columns = []
+    for name in names:
+        named = _amplifier_labels(table) if name == "amp" else [str(label) for label in labels(table, name)]
+        if name == "detector":
+            named = [_detector_label(label, camera, row) for row, label in enumerate(named)]
+        if "" in named:
+            raise InputError(
+                f"column {name} holds nothing in row {named.index('') + 1}",
+                remedy="name the bunch in each row, or take the row out",
+                row=named.index("") + 1,
+            )
+        columns.append(named)
     return np.array([" ".join(parts) for parts in zip(*columns, strict=True)] if columns else ["all"] * len(table), dtype=str)
+
+
+def _detector_label(label: str, camera: Camera | None, row: int) -> str:
+    """Return the name of a detector as the camera has it, or in its usual spelling."""
+    if camera is not None and label:
+        return _detector_of(camera, label, row).name
+    key = detector_key(label)
+    return f"{str(key)[:3]}_{str(key)[3:]}" if is_bay_and_slot(label) else label
+
+
+def _detector_of(camera: Camera, label: str | int, row: int) -> Detector:
+    detector = camera.find(label)
+    if detector is None:
+        raise InputError(
+            f"column detector holds {label!r} in row {row + 1}, which is no detector of camera {camera.name}",
+            remedy="write it as R22_S11, or as its number or serial number",
+            value=label,
+            row=row + 1,
+        )
+    return detector
 
 
 def _places(table: Table, bunch: NDArray[np.str_], camera: Camera | None) -> tuple[FloatArray, FloatArray]:
     """Return the place of the bunch of each row, CCS mm."""
     given = [name for name in PLACE_COLUMNS if name in table.colnames]
     if len(given) == len(PLACE_COLUMNS):
-        return float_column(table, "ref_x_mm"), float_column(table, "ref_y_mm")
+        return numbers(table, "ref_x_mm", unit="mm"), numbers(table, "ref_y_mm", unit="mm")
     if given:
         raise InputError(f"the node table has column {given[0]} alone", remedy="give both ref_x_mm and ref_y_mm, or neither")
     if camera is not None and set(BOX_COLUMNS) <= set(table.colnames):
@@ -291,13 +499,20 @@ def _places_in_camera(table: Table, bunch: NDArray[np.str_], camera: Camera) -> 
     from permil.camera.frames import box_in_detector, detector_to_ccs
 
     x_mm, y_mm = np.empty(len(table)), np.empty(len(table))
+    boxes = np.column_stack([numbers(table, name, unit="pixel") for name in ("row", "column", "box")])
+    detectors, amplifiers = labels(table, "detector"), _amplifier_labels(table)
     for label in np.unique(bunch):
         members = bunch == label
-        row = table[np.flatnonzero(members)[0]]
-        detector = camera[str(row["detector"])]
-        key = row["amp"]
-        amplifier = detector.amplifier(int(key) if str(key).isdigit() else str(key))
-        rows, columns = box_in_detector(amplifier, row=int(row["row"]), column=int(row["column"]), box=int(row["box"]))
+        first = int(np.flatnonzero(members)[0])
+        box = boxes[first]
+        if not np.array_equal(box, np.rint(box)):
+            raise InputError(
+                f"columns row, column and box hold {box.tolist()} in row {first + 1}", remedy="give whole pixels", row=first + 1
+            )
+        detector = _detector_of(camera, detectors[first], first)
+        key = amplifiers[first]
+        amplifier = detector.amplifier(int(key) if key.isdigit() else key)
+        rows, columns = box_in_detector(amplifier, row=int(box[0]), column=int(box[1]), box=int(box[2]))
         place = detector_to_ccs(detector, (columns.start + columns.stop - 1) / 2, (rows.start + rows.stop - 1) / 2)
         x_mm[members], y_mm[members] = place
     return x_mm, y_mm

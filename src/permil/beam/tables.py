@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
-from permil.beam.nodes import PLACE_COLUMNS, bunch_labels, float_column, nodes_from_table
+from permil.beam.nodes import BUNCH_COLUMNS, PLACE_COLUMNS, REQUIRED_COLUMNS, bunch_labels, nodes_from_table
 from permil.camera import Camera
 from permil.errors import BeamError, InputError, PermilError
 from permil.products import check_output, read_table, write_hdus, write_table
+from permil.products.tables import numbers, recognise
 
 FloatArray = NDArray[np.float64]
 
@@ -41,7 +42,8 @@ def fit_table(path_in: str | Path, path_out: str | Path, *, amp: str | int | Non
     """
     check_output(path_out, inputs=[path_in])
     try:
-        model = BeamModel.fit(nodes_from_table(read_table(path_in, purpose="node table"), amp=amp, camera=camera))
+        table = read_table(path_in, columns=REQUIRED_COLUMNS, purpose="node table")
+        model = BeamModel.fit(nodes_from_table(table, amp=amp, camera=camera))
     except PermilError as error:
         error.path = error.path or str(path_in)
         raise
@@ -85,19 +87,22 @@ def predict_table(path_model: str | Path, path_in: str | Path, path_out: str | P
 def predict(model: BeamModel, table: Table) -> Table:
     """Return a copy of a table of positions with the predicted signal and its error.
 
+    Positions in other units than mm are converted; a masked position has the signal NaN.
+
     Raises
     ------
     InputError
-        If the table already has one of the added columns.
+        If the table already has one of the added columns, lacks or misspells a column, or a position is no number in a unit of length.
     BeamError
         If the model has several bunches and the table does not tell the places.
     """
     present = [name for name in ADDED_COLUMNS if name in table.colnames]
     if present:
         raise InputError(f"the table already has a column {', '.join(present)}", remedy="rename or remove it", value=present)
-    bunches = _bunches(model, table)
-    ref_x_mm, ref_y_mm = _places(model, table, bunches)
-    ux, uy = ref_x_mm - float_column(table, "x_mm"), ref_y_mm - float_column(table, "y_mm")
+    places = recognise(table, needed=("x_mm", "y_mm"), optional=BUNCH_COLUMNS, purpose="table of positions")
+    bunches = _bunches(model, places)
+    ref_x_mm, ref_y_mm = _places(model, places, bunches)
+    ux, uy = ref_x_mm - numbers(places, "x_mm", unit="mm"), ref_y_mm - numbers(places, "y_mm", unit="mm")
     beam, beam_err = np.full(len(table), np.nan), np.full(len(table), np.nan)
     for bunch in np.unique(bunches):
         members = bunches == bunch
@@ -120,7 +125,7 @@ def _bunches(model: BeamModel, table: Table) -> NDArray[np.str_]:
 
 def _places(model: BeamModel, table: Table, bunches: NDArray[np.str_]) -> tuple[FloatArray, FloatArray]:
     if set(PLACE_COLUMNS) <= set(table.colnames):
-        return float_column(table, "ref_x_mm"), float_column(table, "ref_y_mm")
+        return numbers(table, "ref_x_mm", unit="mm"), numbers(table, "ref_y_mm", unit="mm")
     unknown = sorted(set(bunches.tolist()) - set(model.gains))
     if unknown:
         raise BeamError(

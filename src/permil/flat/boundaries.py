@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import plain_array, plain_flags, plain_image
 from permil.errors import FlatError
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def fit_boundary_steps(response: NDArray[np.floating], good: NDArray[np.bool_], 
     FlatError
         If no border has enough good pixels.
     """
+    response = plain_image(response, name="response")
+    good = plain_flags(good, name="good", shape=response.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         logarithm = np.where(good & (response > 0), np.log(response), np.nan)
     width = max(_BINS, round(_STRIP_MM / detector.pixel_mm) // _BINS * _BINS)
@@ -83,6 +86,7 @@ def fit_boundary_steps(response: NDArray[np.floating], good: NDArray[np.bool_], 
 
 def amplifier_factors(detector: Detector, factor: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return an image of the detector's shape with ``exp(factor)`` of each amplifier (1 where the factor is not known)."""
+    factor = plain_array(factor, name="factor", shape=(len(detector.amplifiers),))
     known = np.where(np.isfinite(factor), factor, 0.0)
     return np.exp(known)[detector.amplifier_map()].astype(np.float32)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import plain_flags, plain_image
 from permil.errors import FlatError
 
 _BINS_PER_E = 20000
@@ -39,7 +40,8 @@ def response_histogram(response: NDArray[np.floating], good: NDArray[np.bool_]) 
     FlatError
         If the detector has no good pixel with positive response.
     """
-    levels = response[good]
+    response = plain_image(response, name="response")
+    levels = response[plain_flags(good, name="good", shape=response.shape)]
     levels = levels[np.isfinite(levels) & (levels > 0)]
     if levels.size == 0:
         raise FlatError("a detector has no good pixel", remedy="check its masks and the pointings on it")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import plain_array
 from permil.errors import FlatError, InputError
 from permil.flat.superpixel import block_sums
 from permil.products import is_usable, read_image
@@ -23,7 +24,8 @@ def covariance_of_means(first: Regions, second: Regions) -> float:
     Parameters
     ----------
     first, second
-        Regions of flats of one LED from the joint solution; each may extend over several detectors. Unusable pixels do not count.
+        Regions of flats of one LED from the joint solution; each may extend over several detectors. Unusable pixels do not count, nor
+        do masked weights.
 
     Notes
     -----
@@ -35,7 +37,7 @@ def covariance_of_means(first: Regions, second: Regions) -> float:
     InputError
         If a file is not a flat from the joint solution.
     FlatError
-        If a region has no usable pixel, or another shape than its flat.
+        If a region has no usable pixel, another shape than its flat, or infinite weights.
     """
     totals = [0.0, 0.0]
     common: list[Any] = [0.0, 0.0]
@@ -66,11 +68,13 @@ def covariance_of_means(first: Regions, second: Regions) -> float:
 def _weights(region: Regions, path: Path, usable: NDArray[np.bool_]) -> NDArray[np.float64]:
     if path not in region:
         return np.zeros(usable.shape)
-    weights = np.asarray(region[path], dtype=np.float64)
+    weights = plain_array(region[path], name="a region", unit="")
     if weights.shape != usable.shape:
         raise FlatError(
             f"a region of shape {weights.shape} for an image of shape {usable.shape}",
             path=path,
             remedy="give one weight per pixel",
         )
-    return np.where(usable, weights, 0.0)
+    if np.isinf(weights).any():
+        raise FlatError("a region has infinite weights", path=path, remedy="give finite weights")
+    return np.where(usable & np.isfinite(weights), weights, 0.0)

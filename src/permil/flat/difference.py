@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import plain_array, plain_flags, unit_of
 from permil.camera import frames
 from permil.errors import FlatError
 from permil.flat.superpixel import size_in_pixels, super_pixels
@@ -57,11 +58,11 @@ class FlatDifference:
 
 
 def flat_difference(
-    first: NDArray[np.floating],
-    first_variance: NDArray[np.floating],
-    second: NDArray[np.floating],
-    second_variance: NDArray[np.floating],
-    good: NDArray[np.bool_],
+    first: ArrayLike,
+    first_variance: ArrayLike,
+    second: ArrayLike,
+    second_variance: ArrayLike,
+    good: ArrayLike,
     *,
     detector: Detector,
     super_pixel_mm: float,
@@ -71,8 +72,8 @@ def flat_difference(
     Parameters
     ----------
     first, first_variance, second, second_variance
-        Responses and their independent variances, shape (ny, nx). Where both variances are 0, or one is NaN, noise and chi-square
-        are not known.
+        Responses and their independent variances, shape (ny, nx). Masked pixels are not good. Where both variances are 0, noise and
+        chi-square are not known.
     good
         Pixels that are good in both.
     super_pixel_mm
@@ -82,19 +83,30 @@ def flat_difference(
     ------
     FlatError
         If the shapes differ or no super-pixel is good in both.
+    InputError
+        If the arrays do not hold real numbers, or have units that cannot be converted.
     """
-    if first.shape != second.shape:
+    unit = unit_of(first)
+    square = None if unit is None else unit**2
+    one, other = plain_array(first, name="first"), plain_array(second, name="second", unit=unit)
+    if one.shape != other.shape:
         raise FlatError(
-            f"flats of different shapes ({first.shape} and {second.shape}) cannot be compared",
+            f"flats of different shapes ({one.shape} and {other.shape}) cannot be compared",
             remedy="give two flats of one detector of one camera",
-            value=(first.shape, second.shape),
+            value=(one.shape, other.shape),
         )
-    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    good = good & np.isfinite(first) & np.isfinite(second) & (first > 0) & (second > 0)
+    noises = [
+        plain_array(values, name=name, unit=square, shape=one.shape)
+        for name, values in (("first_variance", first_variance), ("second_variance", second_variance))
+    ]
+    good = plain_flags(good, name="good", shape=one.shape)
+    for plane in (one, other, *noises):
+        good &= np.isfinite(plane)
+    good &= (one > 0) & (other > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = np.where(good, first / second, np.nan)
-        variance = np.where(good, first_variance / second**2 + second_variance * first**2 / second**4, np.nan)
-        known = good & (variance > 0) & np.isfinite(variance)
+        ratio = np.where(good, one / other, np.nan)
+        variance = np.where(good, noises[0] / other**2 + noises[1] * one**2 / other**4, np.nan)
+        known = good & (variance > 0)
     size = size_in_pixels(super_pixel_mm, detector.pixel_mm)
     blocks = super_pixels(ratio, good, size)
     filled = np.isfinite(blocks.mean)

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import plain_array
+
 FloatArray = NDArray[np.float64]
 
 
@@ -63,6 +65,9 @@ def shared_covariance(
     ndarray, shape (places, places)
         Relative covariance; NaN in rows and columns of places that no pointing covers.
     """
+    weights = np.nan_to_num(plain_array(weights, name="weights", ndim=2))
+    ux, uy = (plain_array(axis, name=name, unit="mm", shape=weights.shape) for name, axis in (("ux", ux), ("uy", uy)))
+    scale_errors = plain_array(scale_errors, name="scale_errors", shape=weights.shape[:1])
     places = weights.shape[1]
     with np.errstate(invalid="ignore", divide="ignore"):
         share = weights / weights.sum(axis=0)
@@ -110,7 +115,11 @@ def fit_plane(
     Plane
         NaN where there are fewer than three points.
     """
-    filled = np.isfinite(response)
+    response = plain_array(response, name="response")
+    x_mm, y_mm = (
+        plain_array(axis, name=name, unit="mm", shape=response.shape) for name, axis in (("x_mm", x_mm), ("y_mm", y_mm))
+    )
+    filled = np.isfinite(response) & np.isfinite(x_mm) & np.isfinite(y_mm)
     if filled.sum() < 3:
         return Plane(np.nan, np.nan, np.nan, np.full((3, 3), np.nan))
     level, slope_x, slope_y = _plane_operator(x_mm[filled], y_mm[filled], centre) @ response[filled]

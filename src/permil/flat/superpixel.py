@@ -8,6 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import mask_of, plain_array, plain_flags
+
 
 @dataclass(frozen=True)
 class SuperPixels:
@@ -39,7 +41,12 @@ class SuperPixels:
 
 
 def super_pixels(image: NDArray[np.floating], good: NDArray[np.bool_], size: int) -> SuperPixels:
-    """Average the good pixels of an image over blocks of ``size`` x ``size`` pixels."""
+    """Average the good pixels of an image over blocks of ``size`` x ``size`` pixels; masked pixels are not good."""
+    if type(image) is not np.ndarray or not image.dtype.isnative:
+        lost = mask_of(image)
+        image, good = plain_array(image, name="image"), plain_flags(good, name="good") & ~lost
+    elif type(good) is not np.ndarray or good.dtype != np.bool_:
+        good = plain_flags(good, name="good", shape=image.shape)
     total, count = block_sums(image, size, good=good), block_sums(good, size)
     sides = (np.diff(np.append(np.arange(0, length, size), length)) for length in image.shape)
     area = np.multiply.outer(*sides)

@@ -52,7 +52,7 @@ def make_calibrations(
     """
     report = StageReport("isr")
     check_output(folder.gains, inputs=[config.isr.gains])
-    gains = {name: read_gains(config.isr, camera[name]) for name in detectors}
+    gains = {name: read_gains(config.isr, camera[name], camera=camera) for name in detectors}
     if config.isr.bias == "auto":
         tasks = [superbias_task(config, folder, index, name) for name in detectors]
         waiting = [task for task in tasks if not is_current(task.output, task.fingerprint)]

@@ -11,10 +11,11 @@ from astropy.table import Table
 from numba import njit
 from numpy.typing import NDArray
 
-from permil.camera import Detector
+from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
 from permil.isr.rows import Placement, copy_flipped, copy_row, subtract_crosstalk_row
-from permil.isr.tables import PathName, amplifier_from_label, detector_rows, number, require_columns
+from permil.isr.tables import DetectorTable
+from permil.products.tables import PathName
 
 FloatArray = NDArray[np.float64]
 
@@ -22,8 +23,10 @@ FloatArray = NDArray[np.float64]
 NEGLIGIBLE = 1e-9
 
 
-def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = None) -> FloatArray:
+def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None) -> FloatArray:
     """Take the matrix of a detector from a table with columns ``detector, victim, source, coefficient``.
+
+    Coefficients are fractions; a column in per cent (or another dimensionless unit) is converted.
 
     Returns
     -------
@@ -35,34 +38,31 @@ def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = N
     CalibrationError
         If columns or the detector are missing, a segment is unknown, a pair is given twice, or a coefficient cannot be one.
     """
-    require_columns(table, ("detector", "victim", "source", "coefficient"), what="crosstalk", path=path)
-    index = {amplifier.name: place for place, amplifier in enumerate(detector.amplifiers)}
-    matrix = np.zeros((len(index), len(index)))
-    seen = set()
-    for row in detector_rows(table, detector, what="crosstalk", path=path):
-        victim, source = (
-            index[amplifier_from_label(detector, row[column], what="crosstalk", path=path, column="amp").name]
-            for column in ("victim", "source")
-        )
-        coefficient = number(row, "coefficient", what="crosstalk", path=path)
-        if victim == source or (victim, source) in seen or abs(coefficient) >= 0.1:
-            raise CalibrationError(
-                f"the crosstalk table gives {row['source']} to {row['victim']} of {detector.name} the coefficient {coefficient}, "
-                "which is given twice, couples a segment to itself or is not small",
-                path=path,
-                remedy="give each pair of different segments once, with a fraction below 0.1",
-                detector=detector.name,
-                value=coefficient,
-            )
-        seen.add((victim, source))
-        matrix[victim, source] = coefficient
-    if not seen:
+    own = DetectorTable(table, detector, what="crosstalk", path=path, camera=camera, needed=("victim", "source", "coefficient"))
+    if not len(own):
         raise CalibrationError(
             f"the crosstalk table has no row for detector {detector.name}",
             path=path,
             remedy="add its pairs, or set isr.crosstalk to none",
             detector=detector.name,
         )
+    index = {amplifier.name: place for place, amplifier in enumerate(detector.amplifiers)}
+    matrix = np.zeros((len(index), len(index)))
+    seen = set()
+    coefficients = own.numbers("coefficient", unit="")
+    pairs = zip(own.amplifiers("victim"), own.amplifiers("source"), strict=True)
+    for place, (victim, source) in enumerate((index[victim.name], index[source.name]) for victim, source in pairs):
+        coefficient = float(coefficients[place])
+        if victim == source or (victim, source) in seen or abs(coefficient) >= 0.1:
+            raise own.error(
+                f"gives {own.entry('source', place)} to {own.entry('victim', place)} of {detector.name} the coefficient "
+                f"{coefficient}, which is given twice, couples a segment to itself or is not small",
+                place,
+                remedy="give each pair of different segments once, with a fraction below 0.1",
+                value=coefficient,
+            )
+        seen.add((victim, source))
+        matrix[victim, source] = coefficient
     return matrix
 
 

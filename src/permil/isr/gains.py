@@ -11,13 +11,17 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.camera import Amplifier, Detector
-from permil.errors import CalibrationError
-from permil.isr.tables import PathName, amplifier_from_label, amplifier_rows, number, require_columns
+from permil.arrays import parse_unit
+from permil.camera import Amplifier, Camera, Detector
+from permil.errors import CalibrationError, InputError
+from permil.isr.tables import AMPLIFIER_COLUMNS, DetectorTable, amplifier_of
+from permil.products.tables import PathName, labels, numbers, recognise
 
 FloatArray = NDArray[np.float64]
-EOTEST_NAME = re.compile(r"(R\d\d)_(S[\dGW]\d?)_.*eotest_results\.fits$")
+EOTEST_NAME = re.compile(r"(R\d\d)[-_]?(S[\dGW]\d?)[-_].*eotest_results\.fits(?:\.gz)?$", re.IGNORECASE)
+EOTEST_FILE = re.compile(r"eotest_results\.fits(?:\.gz)?$", re.IGNORECASE)
 EOTEST_EXTENSION = "AMPLIFIER_RESULTS"
+_UNIT = "electron/adu"
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,41 @@ def unit_gains(detector: Detector) -> Gains:
     return Gains(np.ones(size), np.zeros(size), "none")
 
 
-def gains_from_table(table: Table, detector: Detector, *, path: PathName = None) -> Gains:
+def gains_from_table(table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None) -> Gains:
     """Take the gains of a detector from a table with columns ``detector``, ``segment`` or ``amp``, ``gain`` (``gain_err``).
+
+    Gains are in electron/adu. A table that declares adu/electron is inverted, with its errors; a masked error is NaN (not known).
 
     Raises
     ------
     CalibrationError
-        If a column or an amplifier is missing, given twice, or its gain is not a positive number.
+        If a column or an amplifier is missing, given twice, a gain is not a positive number, an error is negative, or a unit cannot
+        be converted.
     """
-    require_columns(table, ("detector", "gain"), what="gain", path=path)
+    own = DetectorTable(
+        table, detector, what="gain", path=path, camera=camera, needed=("gain",), optional=("gain_err", *AMPLIFIER_COLUMNS)
+    )
     found: dict[str, tuple[float, float]] = {}
-    for amplifier, row in amplifier_rows(table, detector, what="gain", path=path):
-        error = float(np.ma.filled(row["gain_err"], np.nan)) if "gain_err" in table.colnames else np.nan
-        _add(found, detector, amplifier, number(row, "gain", what="gain", path=path), error, path)
+    if len(own):
+        unit = _declared_unit(own)
+        gain = own.numbers("gain", unit=unit)
+        error = own.numbers("gain_err", unit=unit, unknown=True) if own.has("gain_err") else np.full(len(own), np.nan)
+        for place, amplifier in enumerate(own.amplifiers()):
+            if error[place] < 0:
+                raise own.error(f"holds the error {error[place]:g} in column gain_err", place, remedy="give a standard deviation")
+            _add(found, detector, amplifier, gain[place], error[place], path)
+            if unit != _UNIT:
+                found[amplifier.name] = (1.0 / gain[place], error[place] / gain[place] ** 2)
     return _collect(found, detector, path)
+
+
+def _declared_unit(own: DetectorTable) -> str:
+    """Return electron/adu, or adu/electron where the gains are given so."""
+    units = [unit for name in ("gain", "gain_err") if own.has(name) and (unit := own.unit(name)) is not None]
+    inverse = parse_unit("adu/electron")
+    if not units or inverse is None or not units[0].is_equivalent(inverse):
+        return _UNIT
+    return "adu/electron"
 
 
 def gains_from_eotest(table: Table, detector: Detector, *, column: str = "PTC_GAIN", path: PathName = None) -> Gains:
@@ -80,13 +105,35 @@ def gains_from_eotest(table: Table, detector: Detector, *, column: str = "PTC_GA
     CalibrationError
         As `gains_from_table`.
     """
-    require_columns(table, ("AMP", column), what="eotest", path=path)
     error_column = f"{column}_ERROR"
+    table = recognise(table, needed=("AMP", column), purpose="eotest table", path=path, error=CalibrationError)
+    try:
+        gain = numbers(table, column, unit=_UNIT, path=path)
+        error = numbers(table, error_column, unit=_UNIT, default=np.nan, path=path)
+        named = labels(table, "AMP", path=path)
+    except InputError as problem:
+        raise CalibrationError(f"the eotest table: {problem.what}", path=path, remedy=problem.remedy, **problem.data) from problem
     found: dict[str, tuple[float, float]] = {}
-    for row in table:
-        amplifier = amplifier_from_label(detector, int(row["AMP"]), what="eotest", path=path, column="amp")
-        error = float(row[error_column]) if error_column in table.colnames else np.nan
-        _add(found, detector, amplifier, number(row, column, what="eotest", path=path), error, path)
+    for row, label in enumerate(named):
+        amplifier = amplifier_of(detector, label, segment=False)
+        if amplifier is None:
+            raise CalibrationError(
+                f"the eotest table names amplifier {label or 'nothing'!r} in row {row + 1}, which detector {detector.name} does not have",
+                path=path,
+                remedy=f"its amplifiers are 1 to {len(detector.amplifiers)}",
+                value=label,
+                row=row + 1,
+                detector=detector.name,
+            )
+        if not np.isfinite(gain[row]):
+            raise CalibrationError(
+                f"the eotest table holds no finite number in column {column}, row {row + 1}",
+                path=path,
+                remedy="take the gains of another column (isr.gain_column) or file",
+                row=row + 1,
+                detector=detector.name,
+            )
+        _add(found, detector, amplifier, gain[row], error[row] if error[row] >= 0 else np.nan, path)
     return _collect(found, detector, path)
 
 
@@ -105,7 +152,7 @@ def eotest_detector(path: str | PathLike[str]) -> str:
             path=path,
             remedy="name it Rxx_Syy_<run>_eotest_results.fits",
         )
-    return f"{match[1]}_{match[2]}"
+    return f"{match[1]}_{match[2]}".upper()
 
 
 def temperature_factor(temperature: float, *, coefficient: float, reference: float) -> float:

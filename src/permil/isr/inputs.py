@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from astropy import units as u
-from astropy.io import fits
-from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.arrays import parse_unit, unit_factor
@@ -20,6 +18,8 @@ from permil.isr.calibration import Calibration, Superbias
 from permil.isr.crosstalk import crosstalk_from_table
 from permil.isr.gains import (
     EOTEST_EXTENSION,
+    EOTEST_FILE,
+    EOTEST_NAME,
     Gains,
     eotest_detector,
     gains_from_eotest,
@@ -197,8 +197,9 @@ def load_calibration(
     midline_mm = camera.midline_mm if config.midline_mm is None else config.midline_mm
     mask = zone_mask(detector, edge_mm=edge_mm, midline_mm=midline_mm)
     if config.defects != "none":
-        mask |= defect_mask(read_table(config.defects, purpose="defect table"), detector, path=config.defects)
-    gains = read_gains(config, detector)
+        table = read_table(config.defects, columns=("detector", "x", "y"), purpose="defect table")
+        mask |= defect_mask(table, detector, path=config.defects, camera=camera)
+    gains = read_gains(config, detector, camera=camera)
     bias = None
     bias_path = superbias_path(config, detector, superbias)
     if bias_path is not None:
@@ -206,9 +207,12 @@ def load_calibration(
         mask |= unusable | hot_pixel_mask(bias.image, detector, threshold=config.hot_pixel_threshold, threads=threads)
     linearity, crosstalk = None, None
     if config.linearity != "none":
-        linearity = linearity_from_table(read_table(config.linearity, purpose="linearity table"), detector, path=config.linearity)
+        table = read_table(config.linearity, columns=("detector",), purpose="linearity table")
+        linearity = linearity_from_table(table, detector, path=config.linearity, camera=camera)
     if config.crosstalk != "none":
-        crosstalk = crosstalk_from_table(read_table(config.crosstalk, purpose="crosstalk table"), detector, path=config.crosstalk)
+        columns = ("detector", "victim", "source", "coefficient")
+        table = read_table(config.crosstalk, columns=columns, purpose="crosstalk table")
+        crosstalk = crosstalk_from_table(table, detector, path=config.crosstalk, camera=camera)
     return Calibration(
         detector=detector,
         gains=gains,
@@ -296,8 +300,13 @@ def _saturation(config: IsrConfig, detector: Detector) -> FloatArray:
     return np.full(len(detector.amplifiers), limit)
 
 
-def read_gains(config: IsrConfig, detector: Detector) -> Gains:
+def read_gains(config: IsrConfig, detector: Detector, *, camera: Camera | None = None) -> Gains:
     """Return the gains of a detector from the source that the configuration names.
+
+    Parameters
+    ----------
+    camera
+        The camera of which a table may name detectors.
 
     Raises
     ------
@@ -313,8 +322,9 @@ def read_gains(config: IsrConfig, detector: Detector) -> Gains:
     path = Path(config.gains)
     if path.is_dir():
         path = _eotest_file(path, detector)
-    if not path.name.endswith((".fits", ".fits.gz")):
-        return gains_from_table(read_table(path, purpose="gain table"), detector, path=path)
+    if not EOTEST_FILE.search(path.name):
+        table = read_table(path, columns=("detector", "gain"), purpose="gain table")
+        return gains_from_table(table, detector, path=path, camera=camera)
     named = eotest_detector(path)
     if named != detector.name:
         raise CalibrationError(
@@ -323,17 +333,16 @@ def read_gains(config: IsrConfig, detector: Detector) -> Gains:
             remedy="give the folder that holds the results of all detectors",
             detector=detector.name,
         )
-    try:
-        table = Table(fits.getdata(path, EOTEST_EXTENSION))
-    except (OSError, KeyError, TypeError) as error:
-        raise InputError(
-            f"cannot be read as eotest results ({error})", path=path, remedy=f"it needs the extension {EOTEST_EXTENSION}"
-        ) from error
+    table = read_table(path, columns=("AMP",), purpose="table of eotest results", extension=EOTEST_EXTENSION)
     return gains_from_eotest(table, detector, column=config.gain_column, path=path)
 
 
 def _eotest_file(folder: Path, detector: Detector) -> Path:
-    found = sorted(folder.glob(f"{detector.name}_*eotest_results.fits"))
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if (match := EOTEST_NAME.search(path.name)) and f"{match[1]}_{match[2]}".upper() == detector.name
+    ]
     if len(found) != 1:
         problem = "no eotest results file" if not found else f"{len(found)} eotest results files"
         raise CalibrationError(

@@ -10,9 +10,11 @@ from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
-from permil.camera import Detector
+from permil.arrays import plain_array
+from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
-from permil.isr.tables import PathName, amplifier_rows, number
+from permil.isr.tables import AMPLIFIER_COLUMNS, DetectorTable
+from permil.products.tables import PathName
 
 FloatArray = NDArray[np.float64]
 
@@ -54,13 +56,13 @@ class LinearityCurve:
         CalibrationError
             If there are fewer than two knots or they do not rise.
         """
-        measured = np.asarray(adu, dtype=np.float64)
-        corrected = np.asarray(corrected_adu, dtype=np.float64)
+        measured = plain_array(adu, name="adu", unit="adu", ndim=1)
+        corrected = plain_array(corrected_adu, name="corrected_adu", unit="adu", shape=measured.shape)
         order = np.argsort(measured, kind="stable")
         measured, corrected = measured[order], corrected[order]
         if measured.size and measured[0] > 0:
             measured, corrected = np.concatenate([[0.0], measured]), np.concatenate([[0.0], corrected])
-        if measured.size < 2 or np.any(np.diff(measured) <= 0) or np.any(np.diff(corrected) <= 0):
+        if measured.size < 2 or not (np.all(np.diff(measured) > 0) and np.all(np.diff(corrected) > 0)):
             raise CalibrationError(
                 "the knots of a linearity curve do not rise",
                 remedy="give at least one knot above 0, each larger than the one before in adu and corrected_adu",
@@ -73,7 +75,7 @@ class LinearityCurve:
 
     def __call__(self, adu: ArrayLike) -> FloatArray:
         """Return corrected adu, same shape."""
-        measured = np.asarray(adu, dtype=np.float64)
+        measured = plain_array(adu, name="adu", unit="adu")
         return _evaluate(self.knots, self.coefficients, measured.ravel()).reshape(measured.shape)
 
 
@@ -99,8 +101,12 @@ def _evaluate(knots: FloatArray, coefficients: FloatArray, measured: FloatArray)
     return corrected
 
 
-def linearity_from_table(table: Table, detector: Detector, *, path: PathName = None) -> tuple[LinearityCurve, ...]:
+def linearity_from_table(
+    table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None
+) -> tuple[LinearityCurve, ...]:
     """Take the curves of a detector from a table: one row per amplifier with ``a1``, or one row per knot (``adu, corrected_adu``).
+
+    ``a1`` is in 1/adu, knots in adu; other units are converted.
 
     Returns
     -------
@@ -110,19 +116,34 @@ def linearity_from_table(table: Table, detector: Detector, *, path: PathName = N
     Raises
     ------
     CalibrationError
-        If columns or an amplifier are missing, or knots do not rise.
+        If columns or an amplifier are missing, knots do not rise, a knot or a1 is given twice, or a unit cannot be converted.
     """
-    by_knots = {"adu", "corrected_adu"} <= set(table.colnames)
-    if not by_knots and "a1" not in table.colnames:
+    own = DetectorTable(
+        table,
+        detector,
+        what="linearity",
+        path=path,
+        camera=camera,
+        optional=("a1", "adu", "corrected_adu", *AMPLIFIER_COLUMNS),
+    )
+    by_knots = own.has("adu") and own.has("corrected_adu")
+    if by_knots == own.has("a1"):
+        problem = "both a column a1 and" if by_knots else "neither a column a1 nor"
         raise CalibrationError(
-            "the linearity table has neither a column a1 nor the columns adu and corrected_adu",
+            f"the linearity table has {problem} the columns adu and corrected_adu",
             path=path,
-            remedy=f"its columns are {', '.join(table.colnames)}",
+            remedy=f"give one of the two; its columns are {', '.join(table.colnames)}",
         )
-    columns = ("adu", "corrected_adu") if by_knots else ("a1",)
+    columns = {"adu": "adu", "corrected_adu": "adu"} if by_knots else {"a1": "1/adu"}
     rows: dict[str, list[list[float]]] = {}
-    for amplifier, row in amplifier_rows(table, detector, what="linearity", path=path):
-        rows.setdefault(amplifier.name, []).append([number(row, column, what="linearity", path=path) for column in columns])
+    if len(own):
+        values = np.column_stack([own.numbers(name, unit=unit) for name, unit in columns.items()])
+        for place, amplifier in enumerate(own.amplifiers()):
+            given = rows.setdefault(amplifier.name, [])
+            if given and (not by_knots or values[place, 0] in [knot[0] for knot in given]):
+                what = f"the knot at {values[place, 0]:g} adu" if by_knots else "a1"
+                raise own.error(f"gives {what} of {amplifier.name} twice", place, remedy="leave one of the rows")
+            given.append(values[place].tolist())
     missing = [amplifier.name for amplifier in detector.amplifiers if amplifier.name not in rows]
     if missing:
         raise CalibrationError(
@@ -137,10 +158,6 @@ def linearity_from_table(table: Table, detector: Detector, *, path: PathName = N
 
 def _curve(rows: list[list[float]], detector: Detector, amplifier: str, path: PathName) -> LinearityCurve:
     if len(rows[0]) == 1:
-        if len(rows) > 1:
-            raise CalibrationError(
-                f"a1 of {detector.name} {amplifier} is given twice", path=path, remedy="leave one row per amplifier"
-            )
         return LinearityCurve.quadratic(rows[0][0])
     try:
         return LinearityCurve.through(*np.array(rows).T)

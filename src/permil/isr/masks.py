@@ -6,13 +6,15 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.camera import Amplifier, Detector
+from permil.camera import Amplifier, Camera, Detector
 from permil.engine import ahead
-from permil.errors import CalibrationError
-from permil.isr.tables import PathName, detector_rows, number, require_columns
+from permil.isr.tables import DetectorTable
 from permil.products.masks import MaskPlane
+from permil.products.tables import PathName
 
 Mask = NDArray[np.int16]
+
+_OTHER_NAMES = {"width": ("w", "dx", "nx", "x_size", "xsize"), "height": ("h", "dy", "ny", "y_size", "ysize")}
 
 
 def zone_pixels(width_mm: float, pixel_mm: float) -> int:
@@ -41,28 +43,42 @@ def zone_mask(detector: Detector, *, edge_mm: float, midline_mm: float) -> Mask:
     return mask
 
 
-def defect_mask(table: Table, detector: Detector, *, path: PathName = None) -> Mask:
+def defect_mask(table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None) -> Mask:
     """Return the plane BAD from a table of boxes: ``detector, x, y`` (DM frame, 0-based) and optionally ``width, height``.
+
+    All are whole numbers of pixels. A detector without a row has no defects.
 
     Raises
     ------
     CalibrationError
-        If a column is missing or a box leaves the detector.
+        If a column is missing or misspelt, an entry is no whole number of pixels, or a box leaves the detector.
     """
-    require_columns(table, ("detector", "x", "y"), what="defect", path=path)
+    own = DetectorTable(
+        table,
+        detector,
+        what="defect",
+        path=path,
+        camera=camera,
+        needed=("x", "y"),
+        optional=("width", "height"),
+        hints=_OTHER_NAMES,
+    )
     mask = np.zeros(detector.shape, dtype=np.int16)
-    for row in detector_rows(table, detector, what="defect", path=path):
-        x, y = (int(number(row, column, what="defect", path=path)) for column in ("x", "y"))
-        width, height = (
-            int(number(row, column, what="defect", path=path)) if column in table.colnames else 1
-            for column in ("width", "height")
-        )
+    columns = [own.numbers(name, unit="pixel") if own.has(name) else np.ones(len(own)) for name in ("x", "y", "width", "height")]
+    for place, box in enumerate(zip(*columns, strict=True)):
+        x, y, width, height = (int(number) for number in box)
+        if box != (x, y, width, height):
+            raise own.error(
+                f"holds the box {', '.join(f'{number:g}' for number in box)}, which is no whole number of pixels",
+                place,
+                remedy="give columns and rows as whole numbers, counted from 0",
+                value=box,
+            )
         if min(x, y) < 0 or min(width, height) < 1 or x + width > detector.nx or y + height > detector.ny:
-            raise CalibrationError(
-                f"the defect x {x}, y {y}, width {width}, height {height} leaves detector {detector.name}",
-                path=path,
+            raise own.error(
+                f"holds the defect x {x}, y {y}, width {width}, height {height}, which leaves detector {detector.name}",
+                place,
                 remedy=f"the detector has {detector.nx} columns and {detector.ny} rows, counted from 0",
-                detector=detector.name,
                 value=(x, y, width, height),
             )
         mask[y : y + height, x : x + width] |= MaskPlane.BAD

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import plain_array
 from permil.errors import PhotodiodeError
 
 FloatArray = NDArray[np.float64]
@@ -64,7 +65,7 @@ def select_by_photodiode(
     PhotodiodeError
         If there are exposures and none has a usable reading.
     """
-    values = np.array([np.nan if reading is None else float(reading) for reading in readings], dtype=np.float64)
+    values = plain_array(readings, name="photodiode readings", ndim=1)
     if not normalise:
         return PhotodiodeSelection(np.ones(values.size, dtype=bool), np.ones(values.size), ())
     used = np.isfinite(values) & (values > 0)
@@ -118,8 +119,8 @@ def photodiode_scale(light: ArrayLike, photodiode: ArrayLike) -> PhotodiodeScale
     photodiode
         Readings, positive.
     """
-    amounts = np.asarray(light, dtype=np.float64)
-    readings = np.asarray(photodiode, dtype=np.float64)
+    amounts = plain_array(light, name="light", ndim=1)
+    readings = plain_array(photodiode, name="photodiode readings", shape=amounts.shape)
     ratio = amounts / readings
     deviation = np.abs(ratio / np.median(ratio) - 1)
     limit = max(_OUTLIER_SIGMA * 1.4826 * float(np.median(deviation)), _OUTLIER_FLOOR)

@@ -48,7 +48,7 @@ def read_acquisition(path: str | Path) -> list[AcquisitionPoint]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError as error:
         raise InputError(f"the acquisition file cannot be read ({error.strerror})", path=path, remedy="check the path") from error
     sections = _sections(text)

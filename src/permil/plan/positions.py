@@ -84,7 +84,7 @@ def quincunx(detector: Detector) -> list[Place]:
 
 
 def named_detectors(camera: Camera, names: Sequence[str]) -> list[Detector]:
-    """Return the science detectors of some names of detectors and rafts, in the camera's order; all without any name.
+    """Return the science detectors of some names of detectors (in any spelling) and rafts, in the camera's order; all without any name.
 
     Raises
     ------
@@ -92,14 +92,19 @@ def named_detectors(camera: Camera, names: Sequence[str]) -> list[Detector]:
         If a name is neither.
     """
     for name in names:
-        if not any(name in (detector.name, detector.raft) for detector in camera.science):
+        if not any(_is_meant(detector, name) for detector in camera.science):
             rafts = sorted({detector.raft for detector in camera.science})
             raise PositionError(
                 f"camera {camera.name} has no science detector and no raft {name!r}",
                 remedy=f"detectors look like {camera.science[0].name}, rafts are {', '.join(rafts)}",
                 value=name,
             )
-    return [detector for detector in camera.science if not names or detector.name in names or detector.raft in names]
+    return [detector for detector in camera.science if not names or any(_is_meant(detector, name) for name in names)]
+
+
+def _is_meant(detector: Detector, name: str) -> bool:
+    """Return whether a name is that of a detector, in any spelling, or of its raft."""
+    return detector.is_called(name) or detector.raft == name.strip().upper()
 
 
 def read_with(camera: Camera, place: Place, readout: str) -> frozenset[str]:

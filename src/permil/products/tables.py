@@ -1,25 +1,53 @@
-"""Tables: ECSV, or Parquet when large; the suffix of the path decides."""
+"""Tables: ECSV, FITS, or Parquet when large; the suffix of the path decides.
+
+`read_table` is the one reader of tables. It keeps masks and units in every format, whichever program wrote the file. `recognise`
+finds the columns that a reader knows, and `numbers`, `texts`, `labels` and `flags` return their values.
+"""
 
 from __future__ import annotations
 
 import difflib
+import io
+import itertools
 import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from astropy import units as u
 from astropy.io import fits
-from astropy.table import Table
+from astropy.io.votable import parse as parse_votable
+from astropy.table import Column, MaskedColumn, Table
 from astropy.table.meta import get_header_from_yaml
+from astropy.utils.data import get_readable_fileobj
+from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
 from permil.arrays import mask_of, plain_array
-from permil.errors import InputError, OutputError
+from permil.errors import InputError, OutputError, PermilError
 from permil.products.atomic import atomic_output
 from permil.products.fits import provenance
 
+PathName = str | PathLike[str] | None
+
 _FORMATS = {".ecsv": "ascii.ecsv", ".parquet": "parquet", ".fits": "fits"}
+_SUFFIXES = {**_FORMATS, ".fit": "fits", ".fts": "fits", ".pq": "parquet", ".parq": "parquet"}
 _META = b"permil.meta"
+_ASTROPY_META, _VOTABLE_META = b"table_meta_yaml", b"IVOA.VOTable-Parquet.content"
+_COMPRESSED = (".gz", ".bz2", ".xz")
+_LOGICAL = {
+    "": False, "false": False, "f": False, "no": False, "n": False, "0": False, "0.0": False, "nan": False,
+    "true": True, "t": True, "yes": True, "y": True, "1": True, "1.0": True,
+}  # fmt: skip
+_WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
+# Below this similarity (difflib) two names are two things; "gain_error" and "gain_err" have 0.89.
+_CLOSE = 0.8
+_ERROR_WORDS = {"err", "errs", "error", "errors", "unc", "uncert", "uncertainty", "stderr", "e"}
 
 
 def write_table(path: str | Path, table: Table) -> None:
@@ -36,52 +64,151 @@ def write_table(path: str | Path, table: Table) -> None:
     with atomic_output(path) as temporary:
         if path.suffix == ".parquet":
             _write_parquet(temporary, table)
-            return
-        table.write(temporary, format=_FORMATS[path.suffix], overwrite=True)
-        if path.suffix == ".fits":
-            with fits.open(temporary, mode="update") as hdus:
-                hdus[0].header.update(provenance())
+        elif path.suffix == ".fits":
+            _write_fits(temporary, table)
+        else:
+            table.write(temporary, format=_FORMATS[path.suffix], overwrite=True)
 
 
-def read_table(path: str | Path, *, columns: tuple[str, ...] = (), purpose: str = "table") -> Table:
+def read_table(path: str | Path, *, columns: tuple[str, ...] = (), purpose: str = "table", extension: str | None = None) -> Table:
     """Read a table that must have some columns.
+
+    Masked entries (nulls, TNULL, empty entries) are masked in the result, except in columns of real numbers from Parquet, where they
+    are NaN. Units are those that the file declares. Of several tables in a FITS file the one that has the columns is taken.
 
     Parameters
     ----------
     columns
-        Names of columns without which the table is of no use.
+        Names of columns without which the table is of no use; a column is also found in other case and with blanks around its name.
     purpose
         What the table is, for the message.
+    extension
+        Name of the extension of a FITS file.
 
     Raises
     ------
     InputError
-        If the file is missing, cannot be parsed or lacks a column.
+        If the file is missing, cannot be parsed, has a column twice, lacks a column, or does not tell which of its tables is meant.
     """
     path = Path(path)
-    if path.suffix not in _FORMATS:
-        raise InputError(f"no {purpose} format for suffix {path.suffix!r}", path=path, remedy=f"use one of {', '.join(_FORMATS)}")
+    kind = _format_of(path)
+    if kind is None:
+        raise InputError(
+            f"no {purpose} format for suffix {path.suffix!r}",
+            path=path,
+            remedy=f"use one of {', '.join(_FORMATS)} (astropy.table.Table.read and write convert other formats)",
+        )
     if not path.is_file():
         raise InputError(f"there is no such {purpose}", path=path, remedy="check the path")
     try:
-        table = _read_parquet(path) if path.suffix == ".parquet" else Table.read(path, format=_FORMATS[path.suffix])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", u.UnitsWarning)  # units are checked where a column is used
+            table = _read(path, kind, columns, extension)
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"cannot be read as a {purpose} ({_first_line(error)})", path=path, remedy="check or remake the file"
         ) from error
-    missing = [name for name in columns if name not in table.colnames]
+    return recognise(table, needed=columns, purpose=purpose, path=path)
+
+
+def recognise(
+    table: Table,
+    *,
+    needed: Iterable[str] = (),
+    optional: Iterable[str] = (),
+    hints: Mapping[str, tuple[str, ...]] | None = None,
+    purpose: str = "table",
+    path: PathName = None,
+    error: type[PermilError] = InputError,
+) -> Table:
+    """Return a table with the columns that a reader knows under the names by which it knows them.
+
+    A name in other case or with blanks around it is understood. A column whose name is close to that of an optional column which is
+    missing is an error, since it would be ignored otherwise; columns of other purposes may be there.
+
+    Parameters
+    ----------
+    needed, optional
+        Names of the columns that the reader uses.
+    hints
+        Names by which optional columns go elsewhere: an error if the column itself is missing.
+    purpose, path
+        What the table is, and its file, for messages.
+    error
+        Class of the error.
+
+    Raises
+    ------
+    PermilError
+        Of the class that is asked for, if a needed column is missing, a name is ambiguous, or an optional column seems misspelt.
+    """
+    needed, optional = tuple(needed), tuple(optional)
+    renamed: dict[str, str] = {}
+    for name in (*needed, *optional):
+        if name in table.colnames:
+            continue
+        same = [other for other in table.colnames if other.strip().lower() == name.lower() and other not in (*needed, *optional)]
+        if len(same) > 1:
+            raise error(
+                f"the {purpose} has {' and '.join(repr(other) for other in same)}, each of which may be the column {name}",
+                path=path,
+                remedy=f"name the one that is meant {name}",
+                value=same,
+            )
+        if same:
+            renamed[same[0]] = name
+    if renamed:
+        table = table.copy(copy_data=False)
+        table.rename_columns(list(renamed), list(renamed.values()))
+    unknown = [name for name in table.colnames if name not in (*needed, *optional)]
+    missing = [name for name in needed if name not in table.colnames]
     if missing:
-        raise InputError(
+        close = [other for name in missing for other in unknown if _seems_to_mean(other, name)]
+        raise error(
             f"column {', '.join(missing)} is missing",
             path=path,
-            remedy=f"a {purpose} needs {', '.join(columns)}; this one has {', '.join(table.colnames)}",
+            remedy=f"a {purpose} needs {', '.join(needed)}; this one has {', '.join(table.colnames)}"
+            + (f"; did you mean {close[0]}?" if close else ""),
             missing=missing,
+            value=missing,
+            allowed=list(needed),
         )
+    for name in optional:
+        if name in table.colnames:
+            continue
+        for other in unknown:
+            if _seems_to_mean(other, name) or other.strip().lower() in (hints or {}).get(name, ()):
+                raise error(
+                    f"the {purpose} has a column {other!r}, which would be ignored (did you mean {name}?)",
+                    path=path,
+                    remedy=f"name it {name}, or take it out",
+                    value=other,
+                )
     return table
 
 
+def _seems_to_mean(other: str, name: str) -> bool:
+    """Return whether a column is probably meant to be one of another name."""
+    other, name = _snake(other), name.lower()
+    if name.endswith("_err"):
+        parts = set(other.split("_"))
+        if parts & _ERROR_WORDS and parts - _ERROR_WORDS == set(name.removesuffix("_err").split("_")):
+            return True
+    if name[-2:] != other[-2:] and name.startswith("ref_"):
+        return False
+    if len(name) > 2 and sorted(other) == sorted(name):
+        return True
+    return difflib.SequenceMatcher(None, other, name).ratio() >= _CLOSE
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"[\W_]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())).lower()
+
+
 def numbers(
-    table: Table, column: str, *, unit: str | None = None, default: float | None = None, path: str | Path | None = None
+    table: Table, column: str, *, unit: str | u.UnitBase | None = None, default: float | None = None, path: PathName = None
 ) -> NDArray[np.float64]:
     """Return a column of a table as numbers: one per row, NaN where masked, in the unit that is asked for.
 
@@ -97,7 +224,7 @@ def numbers(
     Raises
     ------
     InputError
-        If the column is missing, has more than one value per row, holds text that is not a number (the row is named) or has a unit
+        If the column is missing, has more than one value per row, holds what is not a real number (the row is named) or has a unit
         that cannot be converted.
     """
     if column not in table.colnames:
@@ -106,15 +233,18 @@ def numbers(
         return np.full(len(table), default)
     entries = _one_per_row(table, column, path)
     try:
-        if np.asarray(entries).dtype.kind in "USO":
+        kind = np.asarray(entries).dtype.kind
+        if kind in "USO":
             entries = _parsed(entries, column, path)
+        elif kind not in "fiu":
+            raise _no_number(np.ma.getdata(entries)[0] if len(table) else kind, column, 0, path)
         return plain_array(entries, name=f"column {column}", unit=unit)
     except InputError as error:
         error.path = error.path or (None if path is None else str(path))
         raise
 
 
-def texts(table: Table, column: str, *, default: str | None = None, path: str | Path | None = None) -> list[str]:
+def texts(table: Table, column: str, *, default: str | None = None, path: PathName = None) -> list[str]:
     """Return a column of a table as text without surrounding blanks, one per row, empty where masked.
 
     Parameters
@@ -138,7 +268,23 @@ def texts(table: Table, column: str, *, default: str | None = None, path: str | 
     return ["" if lost else _as_text(entry) for entry, lost in zip(np.ma.getdata(entries), masked, strict=True)]
 
 
-def flags(table: Table, column: str, *, path: str | Path | None = None) -> NDArray[np.bool_]:
+def labels(table: Table, column: str, *, path: PathName = None) -> list[str | int]:
+    """Return a column of names: text without surrounding blanks, whole numbers (also ``5.0`` and ``"5"``) as int, "" where masked.
+
+    Raises
+    ------
+    InputError
+        If the column is missing or has more than one value per row.
+    """
+    found = texts(table, column, path=path)
+    digits = np.asarray(table[column]).dtype.kind in "USO"
+    return [
+        "" if text.lower() == "nan" else text if not _WHOLE.fullmatch(text) or (digits and text[0] == "0") else int(float(text))
+        for text in found
+    ]
+
+
+def flags(table: Table, column: str, *, path: PathName = None) -> NDArray[np.bool_]:
     """Return a column of a table as true or false; logical values that came back as 0 and 1 or as letters are understood.
 
     A masked flag is not raised.
@@ -156,59 +302,64 @@ def flags(table: Table, column: str, *, path: str | Path | None = None) -> NDArr
                 path=path,
                 remedy="give true or false, 1 or 0",
                 value=entry,
+                row=row + 1,
             )
         raised[row] = _LOGICAL[entry.lower()]
     return raised
 
 
-_LOGICAL = {"": False, "false": False, "f": False, "0": False, "0.0": False, "true": True, "t": True, "1": True, "1.0": True}
-
-
-def _missing_column(table: Table, column: str, path: str | Path | None) -> InputError:
-    close = difflib.get_close_matches(column, table.colnames, n=1)
+def _missing_column(table: Table, column: str, path: PathName) -> InputError:
+    close = [name for name in table.colnames if _seems_to_mean(name, column)]
     hint = f"did you mean {close[0]}? " if close else ""
     return InputError(
         f"column {column} is missing", path=path, remedy=f"{hint}the columns are {', '.join(table.colnames)}", missing=[column]
     )
 
 
-def _one_per_row(table: Table, column: str, path: str | Path | None) -> Any:
+def _one_per_row(table: Table, column: str, path: PathName) -> Any:
     entries = table[column]
-    if len(np.shape(entries)) != 1:
+    shape = np.shape(entries)
+    if len(shape) > 1 and set(shape[1:]) == {1}:
+        return entries.reshape(shape[0])
+    if len(shape) != 1:
+        counts = " x ".join(str(size) for size in shape[1:]) or "no"
         raise InputError(
-            f"column {column} has {np.shape(entries)[1:]} values in each row, where one is needed",
+            f"column {column} has {counts} values in each row (row 1: {np.ma.getdata(entries)[:1].tolist()}), where one is needed",
             path=path,
             remedy="give one number per row",
-            value=np.shape(entries),
+            value=shape,
         )
     return entries
 
 
-def _parsed(entries: Any, column: str, path: str | Path | None) -> Any:
-    """Return text as numbers, with the unit of the column."""
-    from astropy.table import MaskedColumn
-
+def _parsed(entries: Any, column: str, path: PathName) -> Any:
+    """Return text and objects as numbers, with the unit of the column."""
     masked = mask_of(entries)
     parsed = np.full(len(masked), np.nan)
     for row, entry in enumerate(np.ma.getdata(entries)):
-        text = _as_text(entry)
-        if masked[row] or not text:
+        if masked[row] or (isinstance(entry, str | bytes) and not _as_text(entry)):
             continue
         try:
-            parsed[row] = float(text)
-        except ValueError:
-            raise InputError(
-                f"column {column} holds {text!r} in row {row + 1}, which is not a number",
-                path=path,
-                remedy="give a number, or leave the entry empty",
-                value=text,
-                row=row + 1,
-            ) from None
+            if isinstance(entry, bool | np.bool_) or "_" in str(entry):
+                raise TypeError("no number")
+            parsed[row] = float(_as_text(entry) if isinstance(entry, str | bytes) else entry)
+        except (TypeError, ValueError):
+            raise _no_number(_as_text(entry), column, row, path) from None
     return MaskedColumn(parsed, unit=getattr(entries, "unit", None))
 
 
+def _no_number(entry: Any, column: str, row: int, path: PathName) -> InputError:
+    return InputError(
+        f"column {column} holds {str(entry)!r} in row {row + 1}, which is not a number",
+        path=path,
+        remedy="give a number, or leave the entry empty",
+        value=entry,
+        row=row + 1,
+    )
+
+
 def _as_text(entry: Any) -> str:
-    return (entry.decode("utf-8", "replace") if isinstance(entry, bytes) else str(entry)).strip()
+    return (entry.decode("utf-8", "replace") if isinstance(entry, bytes) else str(entry)).strip().strip("\0").strip()
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
@@ -239,27 +390,188 @@ def _write_parquet(path: Path, table: Table) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns = {name: pa.array(np.asarray(table[name]).tolist() if _is_text(table[name]) else np.asarray(table[name]))
-               for name in table.colnames}  # fmt: skip
-    arrow = pa.table(columns).replace_schema_metadata({_META: json.dumps(dict(table.meta), default=str).encode()})
-    parquet.write_table(arrow, path)
+    fields, columns = [], []
+    for name in table.colnames:
+        column, lost = table[name], mask_of(table[name])
+        plain = np.asarray(np.ma.getdata(column))
+        values = plain.astype(object) if plain.dtype.kind in "UO" else plain.astype(plain.dtype.newbyteorder("="))
+        columns.append(pa.array(values.tolist() if plain.dtype.kind in "UO" else values, mask=lost if lost.any() else None))
+        notes = {"unit": column.unit and str(column.unit), "description": column.description}
+        kept = {key.encode(): text.encode() for key, text in notes.items() if text}
+        fields.append(pa.field(name, columns[-1].type, metadata=kept or None))
+    schema = pa.schema(fields, metadata={_META: json.dumps(dict(table.meta), default=str).encode()})
+    parquet.write_table(pa.table(columns, schema=schema), path)
+
+
+def _write_fits(path: Path, table: Table) -> None:
+    """Write a table with its units also where the FITS standard does not have them (electron, a scale such as 1e-6)."""
+    plain = table.copy(copy_data=False)
+    for name in plain.colnames:
+        plain[name].unit = None
+    hdu = fits.table_to_hdu(plain, character_as_bytes=True)
+    for name in table.colnames:
+        unit = getattr(table[name], "unit", None)
+        if unit is not None:
+            try:
+                hdu.columns[name].unit = unit.to_string(format="fits")
+            except ValueError:
+                hdu.columns[name].unit = str(unit)
+    lost = {name: mask_of(table[name]) for name in table.colnames if hdu.columns[name].format == "L"}
+    fits.HDUList([fits.PrimaryHDU(header=provenance()), hdu]).writeto(path, overwrite=True)
+    if any(mask.any() for mask in lost.values()):
+        # A null of a logical column is a byte of 0, which astropy does not write.
+        with fits.open(io.BytesIO(path.read_bytes())) as written:
+            for name, mask in lost.items():
+                written[1].data.view(np.ndarray)[name][mask] = 0
+            written.writeto(path, overwrite=True)
+
+
+def _format_of(path: Path) -> str | None:
+    """Return the format of a table file by its suffix, in any case and also compressed; None for an unknown one."""
+    name = path.name.lower()
+    for suffix in _COMPRESSED:
+        name = name.removesuffix(suffix)
+    kind = _SUFFIXES.get(Path(name).suffix)
+    return None if kind == "parquet" and name != path.name.lower() else kind
+
+
+def _read(path: Path, kind: str, columns: tuple[str, ...], extension: str | None) -> Table:
+    if kind == "fits":
+        return _read_fits(path, columns, extension)
+    if kind == "parquet":
+        return _read_parquet(path)
+    table = Table.read(path, format=kind, encoding="utf-8-sig")
+    if any(re.sub(r"_\d+$", "", name) in table.colnames for name in table.colnames if name[-1:].isdigit()):
+        with get_readable_fileobj(str(path), encoding="utf-8-sig") as stream:  # astropy numbers columns of one name
+            lines = [line[2:].rstrip() for line in itertools.takewhile(lambda line: line.startswith("# "), stream)]
+        _require_distinct([entry["name"] for entry in get_header_from_yaml(lines)["datatype"]], path)
+    return table
+
+
+def _read_fits(path: Path, columns: tuple[str, ...], extension: str | None) -> Table:
+    """Return the table of a FITS file that is meant, with what is null masked."""
+    with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
+        warnings.simplefilter("ignore", AstropyUserWarning)
+        tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and (extension in (None, hdu.name))]
+        hdu = _only_table(tables, columns, extension, path)
+        _require_distinct(hdu.columns.names, path)
+        table = Table.read(hdu, format="fits", unit_parse_strict="silent")
+        for name in hdu.columns.names if isinstance(hdu, fits.BinTableHDU) else ():
+            lost = _null_entries(hdu, name, table)
+            if lost is not None and lost.any():
+                table[name] = MaskedColumn(table[name], mask=lost | mask_of(table[name]), copy=False)
+    return table
+
+
+def _only_table(tables: list[Any], columns: tuple[str, ...], extension: str | None, path: Path) -> Any:
+    fitting = [
+        hdu for hdu in tables if {name.lower() for name in columns} <= {name.strip().lower() for name in hdu.columns.names}
+    ]
+    if len(fitting) == 1 or (not fitting and len(tables) == 1):
+        return (fitting or tables)[0]
+    if not tables:
+        which = "table" if extension is None else f"table in an extension {extension}"
+        raise InputError(f"there is no {which} in this file", path=path, remedy="give a FITS file with such a table")
+    named = ", ".join(f"{hdu.name or 'without a name'} ({', '.join(hdu.columns.names[:8])})" for hdu in fitting or tables)
+    raise InputError(
+        f"there are {len(fitting or tables)} tables in this file and it does not tell which one is meant: {named}",
+        path=path,
+        remedy="write the one that is meant to a file of its own" + (f", with {', '.join(columns)}" if columns else ""),
+    )
+
+
+def _null_entries(hdu: Any, name: str, table: Table) -> NDArray[np.bool_] | None:
+    """Return which entries of a column are null where astropy does not tell: scaled integers and logical values."""
+    column = hdu.columns[name]
+    stored = hdu.data.view(np.ndarray)[name]
+    scaled = column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0)
+    if column.null is not None and scaled:
+        return np.asarray(stored == int(column.null))
+    if str(column.format).strip("1") == "L" and stored.ndim == 1:
+        codes = stored.view(np.uint8).reshape(len(stored), -1)[:, 0]
+        if (codes == 1).any():  # written as 0 and 1 in place of F and T
+            table[name] = codes == 1
+            return None
+        return np.asarray(codes == 0)
+    return None
+
+
+def _require_distinct(names: Iterable[str], path: Path) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise InputError(f"column {', '.join(twice)} is given twice", path=path, remedy="leave one column of each name")
 
 
 def _read_parquet(path: Path) -> Table:
     from pyarrow import parquet
 
-    arrow = parquet.read_table(path)
-    columns = {}
-    for name in arrow.column_names:
-        column = arrow.column(name)
-        text = str(column.type) in ("string", "large_string")
-        columns[name] = np.array(column.to_pylist(), dtype=str) if text else column.to_numpy()
-    meta = json.loads((arrow.schema.metadata or {}).get(_META, b"{}"))
-    return Table(columns, meta=meta)
+    # One file, whatever the names of the folders above it: those are no columns of the table.
+    arrow = parquet.ParquetFile(path).read()
+    _require_distinct(arrow.column_names, path)
+    notes = arrow.schema.metadata or {}
+    header = get_header_from_yaml(notes[_ASTROPY_META].decode().split("\n")) if _ASTROPY_META in notes else {}
+    meta = json.loads(notes.get(_META, b"{}")) or dict(header.get("meta") or {})
+    serialized = meta.pop("__serialized_columns__", {})
+    table = Table({name: _from_arrow(arrow.column(name), name) for name in arrow.column_names}, meta=meta, copy=False)
+    described = {entry["name"]: entry for entry in header.get("datatype", ())}
+    if _VOTABLE_META in notes:
+        votable = parse_votable(io.BytesIO(notes[_VOTABLE_META]), verify="ignore")
+        described |= {
+            field.name: {"unit": field.unit, "description": field.description} for field in votable.iter_fields_and_params()
+        }
+    for field in arrow.schema:
+        entry = {key.decode(): text.decode() for key, text in (field.metadata or {}).items()} | described.get(field.name, {})
+        if entry.get("unit"):
+            table[field.name].unit = u.Unit(str(entry["unit"]), parse_strict="silent")
+        table[field.name].description = entry.get("description")
+    for name, parts in serialized.items():
+        _put_together(table, name, parts)
+    return table
 
 
-def _is_text(column: Any) -> bool:
-    return np.asarray(column).dtype.kind in "UO"
+def _put_together(table: Table, name: str, parts: Any) -> None:
+    """Make one column of the columns that astropy writes for a masked column or a quantity."""
+    data, mask = (parts.get(key) for key in ("data" if "data" in parts else "value", "mask"))
+    if not hasattr(data, "get") or data.get("name") not in table.colnames:
+        return
+    column = table[data["name"]]
+    unit = parts.get("unit")
+    if unit is not None:
+        column.unit = unit.get("unit") if hasattr(unit, "get") else unit
+    if hasattr(mask, "get"):
+        lost = np.asarray(table[mask["name"]], dtype=bool)
+        table.remove_column(mask["name"])
+        column = MaskedColumn(column, mask=lost)
+    if data["name"] == name:
+        table[name] = column
+    else:
+        table.rename_column(data["name"], name)
+        table[name] = column
+
+
+def _from_arrow(chunks: Any, name: str) -> Column:
+    """Return a column of Arrow with nulls masked, as NaN in columns of real numbers."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_dictionary(chunks.type):
+        chunks = chunks.cast(chunks.type.value_type)
+    if types.is_decimal(chunks.type):
+        chunks = chunks.cast(pa.float64())
+    lost = np.asarray(chunks.is_null().to_numpy(), dtype=bool)
+    kind = chunks.type
+    if types.is_floating(kind):
+        return Column(np.array(chunks.to_numpy()), name=name)
+    if types.is_integer(kind) or types.is_boolean(kind):
+        plain = np.array(chunks.fill_null(0 if types.is_integer(kind) else False).to_numpy())
+    elif types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind):
+        plain = np.array(["" if entry is None else entry for entry in chunks.to_pylist()], dtype=str)
+    else:
+        plain = np.array(chunks.to_numpy())
+        if plain.dtype.kind == "O" and len(plain) and not lost.any() and len({np.shape(entry) for entry in plain}) == 1:
+            plain = np.array(plain.tolist())
+        return Column(plain, name=name)
+    return MaskedColumn(plain, mask=lost, name=name) if lost.any() else Column(plain, name=name)
 
 
 def _first_line(error: Any) -> str:

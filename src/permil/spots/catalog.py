@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
 from enum import IntFlag
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import parse_unit, plain_array
 from permil.errors import InputError
 
 FloatArray = NDArray[np.float64]
@@ -41,6 +41,29 @@ BAD_FLAGS = SpotFlag.BLEND | SpotFlag.EDGE | SpotFlag.SATURATED | SpotFlag.MASKE
 """Flags of sources that are kept out of calibration and maps. AMP_BOUNDARY and MIDLINE inform: the measurement itself is sound."""
 
 
+FLUX_UNITS = ("electron", "count")
+_UNITS = {"x": "pixel", "y": "pixel", "xx": "pixel2", "yy": "pixel2", "xy": "pixel2"}
+
+
+def flux_unit_of(label: str) -> str:
+    """Return which of `FLUX_UNITS` a unit is, in any spelling (``e-``, ``adu``, ``DN``); "" for an empty label.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    try:
+        unit = parse_unit(label)
+        if unit is None:
+            return ""
+        return next(name for name in FLUX_UNITS if unit == parse_unit(name))
+    except (InputError, StopIteration) as error:
+        raise InputError(
+            f"fluxes are given in {label}", remedy="give them in electron or adu: other units cannot be converted", value=label
+        ) from error
+
+
 def _absent() -> FloatArray:
     return np.zeros(0)
 
@@ -53,7 +76,8 @@ def _no_labels() -> IntArray:
 class SpotCatalog:
     """Measured sources of one exposure on one detector; all arrays have shape (n,).
 
-    Arrays that are left out are filled: NaN for measurements and errors, 0 for flags, -1 for labels.
+    Arrays that are left out are filled: NaN for measurements and errors, 0 for flags, -1 for labels. Masks, units and byte order of
+    what is given count (see `permil.arrays.plain_array`): masked measurements are NaN, quantities in other units are converted.
 
     Attributes
     ----------
@@ -86,7 +110,11 @@ class SpotCatalog:
     aperture
         Radius of the flux aperture, pixels; NaN if unknown or not circular.
     flux_unit
-        ``electron`` or ``count``.
+        ``electron`` or ``count``; other spellings (``e-``, ``adu``) are understood.
+    serial
+        Serial number of the sensor; empty if unknown.
+    remarks
+        What is odd about the catalog, in clauses.
     """
 
     x: FloatArray
@@ -114,6 +142,8 @@ class SpotCatalog:
     mjd: float = np.nan
     aperture: float = np.nan
     flux_unit: str = "electron"
+    serial: str = ""
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Fill what was left out, and insist on one length.
@@ -121,19 +151,22 @@ class SpotCatalog:
         Raises
         ------
         InputError
-            If arrays differ in length.
+            If arrays differ in length, are not numbers, or have a unit that cannot be converted; if flags or labels are not whole.
         """
-        for name in ("x", "y", "xx", "yy", "xy", "flux", *(f"{quantity}_err" for quantity in QUANTITIES), "background"):
-            self._fill(name, np.nan, np.float64)
-        self._fill("flags", 0, np.int64)
-        self._fill("grid_i", -1, np.int64)
-        self._fill("grid_j", -1, np.int64)
+        object.__setattr__(self, "flux_unit", flux_unit_of(self.flux_unit) or "electron")
+        flux_unit = "adu" if self.flux_unit == "count" else self.flux_unit
+        for quantity in QUANTITIES:
+            self._fill(quantity, _UNITS.get(quantity, flux_unit))
+            self._fill(f"{quantity}_err", _UNITS.get(quantity, flux_unit))
+        self._fill("background", f"{flux_unit} / pixel")
+        for name, absent in (("flags", 0), ("grid_i", -1), ("grid_j", -1)):
+            self._fill_whole(name, absent)
 
-    def _fill(self, name: str, absent: float, dtype: type) -> None:
-        given: NDArray[Any] = np.asarray(getattr(self, name), dtype=dtype)
+    def _fill(self, name: str, unit: str | None) -> None:
+        given = plain_array(getattr(self, name), name=f"column {name} of a spot catalog", unit=unit)
         length = np.size(self.x)
         if given.size == 0 and length:
-            given = np.full(length, absent, dtype=dtype)
+            given = np.full(length, np.nan)
         if given.shape != (length,):
             raise InputError(
                 f"column {name} of a spot catalog has shape {given.shape}",
@@ -141,6 +174,16 @@ class SpotCatalog:
                 value=given.shape,
             )
         object.__setattr__(self, name, given)
+
+    def _fill_whole(self, name: str, absent: int) -> None:
+        self._fill(name, None)
+        given = getattr(self, name)
+        whole = np.where(np.isnan(given), absent, np.rint(given))
+        if (np.isfinite(given) & (given != whole)).any() or np.isinf(given).any():
+            raise InputError(
+                f"column {name} of a spot catalog has values that are not whole numbers", remedy="give whole numbers"
+            )
+        object.__setattr__(self, name, whole.astype(np.int64))
 
     def __len__(self) -> int:
         """Return the number of sources."""
@@ -165,8 +208,10 @@ class SpotCatalog:
 
     def with_labels(self, grid_i: ArrayLike, grid_j: ArrayLike) -> SpotCatalog:
         """Return the same sources with labels."""
-        return replace(self, grid_i=np.asarray(grid_i, dtype=np.int64), grid_j=np.asarray(grid_j, dtype=np.int64))
+        return replace(self, grid_i=grid_i, grid_j=grid_j)  # type: ignore[arg-type]
 
 
-METADATA = ("detector", "exposure", "exposure_time", "projector_x", "projector_y", "band", "mjd", "aperture", "flux_unit")
+METADATA = (
+    "detector", "exposure", "exposure_time", "projector_x", "projector_y", "band", "mjd", "aperture", "flux_unit", "serial", "remarks"
+)  # fmt: skip
 """Fields of `SpotCatalog` that hold for the whole exposure."""

@@ -41,6 +41,7 @@ def catalog_cards(catalog: SpotCatalog) -> dict[str, Any]:
         "PROJY": (catalog.projector_y, "[mm] projector Y"),
         "BAND": (catalog.band or None, "filter or LED"),
         "MJD": (catalog.mjd, "[d] modified Julian date"),
+        "LSST_NUM": (catalog.serial or None, "serial number of the sensor"),
         "APERTURE": (catalog.aperture, "[pixel] radius of the flux aperture"),
         "FLUXUNIT": (catalog.flux_unit, "unit of flux"),
         "PIXFRAME": ("DM", "pixel frame: x = column, y = row, 0-based"),

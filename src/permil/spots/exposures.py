@@ -77,6 +77,7 @@ def measure_exposure(
         band=band or (exposure.filter if exposure.filter.lower() not in ("none", "empty") else ""),
         mjd=exposure.mjd,
         flux_unit="electron" if calibration.unit == "electron" else "count",
+        serial=exposure.serial,
     )
     return replace(measurement, catalog=catalog)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+# Names of exposures and bands come from headers.
+_UNSAFE = re.compile(r"[^\w.+\-]")
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,15 @@ class SpotsFolder:
         return self.path / "summary.ecsv"
 
     @property
+    def remarks(self) -> Path:
+        """What is odd about catalogs: cards and values that were not used, repeated catalogs and rows, second grids."""
+        return self.path / "remarks.ecsv"
+
+    @property
     def left_out(self) -> Path:
         """Exposures that were left out, with the reason."""
         return self.path / "left_out.ecsv"
 
 
 def _file_name(*parts: str) -> str:
-    return "_".join(part for part in parts if part) + ".fits"
+    return _UNSAFE.sub("-", "_".join(part for part in parts if part)) + ".fits"

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from permil.spots.errors import GridError
 from permil.spots.grid_fit import AffineGrid, Distortion, RigidGrid, centred, fit_affine, fit_distortion, fit_rigid
 from permil.spots.labels import UNLABELLED, label_points
-from permil.spots.lattice import lattice_steps
+from permil.spots.lattice import coarser_steps, lattice_steps
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -19,7 +19,9 @@ IntArray = NDArray[np.int64]
 LEAST_SPOTS = 9
 # A catalog of which less than this share lies on the grid is not (only) an exposure of the mask.
 _LEAST_SHARE = 0.5
-_SECOND_GRID = 0.25
+# What is left over is searched for a second grid from this share of the first on; two exposures in one catalog are about equal.
+_SECOND_GRID = 0.1
+_AS_STRONG = 0.7
 # In a grid each spot has up to four neighbours; chance alignments have few.
 _LEAST_NEIGHBOURS = 1.6
 _MOST_SCATTER = 0.08
@@ -41,6 +43,9 @@ class SpotGrid:
         Whether it is certain which node is 0 along each axis. Where it is not, 0 is the first that was found.
     rigid, affine, distortion
         The fits.
+    second
+        Sources that lie on a second, weaker grid, and have no label: false ones half way between spots along the rim of a bright
+        disc, for example.
     """
 
     grid_i: IntArray
@@ -52,6 +57,7 @@ class SpotGrid:
     rigid: RigidGrid
     affine: AffineGrid
     distortion: Distortion
+    second: int = 0
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
@@ -83,7 +89,8 @@ def find_grid(
     Raises
     ------
     GridError
-        If there are fewer than nine sources, they lie on no grid or on two, or the grid has more nodes than the mask.
+        If there are fewer than nine sources, they lie on no grid or on two of about equal strength, or the grid has more nodes than
+        the mask.
     """
     keep = np.isfinite(x) & np.isfinite(y)
     if usable is not None:
@@ -96,7 +103,7 @@ def find_grid(
         )
     points = np.stack([x[keep], y[keep]], axis=1)
     labels = _labelled(points)
-    _reject_two_grids(points, labels)
+    second = _second_grid(points, labels)
     labels = _trimmed(labels, (columns, rows))
     inside = labels[:, 0] != UNLABELLED
     _require_grid(points, labels[inside], inside)
@@ -116,6 +123,7 @@ def find_grid(
         rigid=rigid,
         affine=fit_affine(on_grid, uv),
         distortion=fit_distortion(on_grid, uv, degree),
+        second=second,
     )
 
 
@@ -142,25 +150,40 @@ def _turned(points: FloatArray, labels: IntArray) -> tuple[IntArray, RigidGrid]:
 
 def _labelled(points: FloatArray) -> IntArray:
     tree = cKDTree(points)
-    return label_points(points, tree, lattice_steps(points, tree))
+    steps: FloatArray | None = lattice_steps(points, tree)
+    while steps is not None:
+        labels = label_points(points, tree, steps)
+        inside = labels[:, 0] != UNLABELLED
+        steps = coarser_steps(labels[inside], steps) if inside.any() else None
+    return labels
 
 
-def _reject_two_grids(points: FloatArray, labels: IntArray) -> None:
-    """Raise an error if what is not on the grid forms a second one."""
+def _second_grid(points: FloatArray, labels: IntArray) -> int:
+    """Return how many of the sources that are not on the grid lie on a second one.
+
+    Raises
+    ------
+    GridError
+        If the second grid is as strong as the first.
+    """
     rest = points[labels[:, 0] == UNLABELLED]
-    if len(rest) < max(LEAST_SPOTS, _SECOND_GRID * (len(points) - len(rest))):
-        return
+    first = len(points) - len(rest)
+    if len(rest) < max(LEAST_SPOTS, _SECOND_GRID * first):
+        return 0
     try:
         others = _labelled(rest)
         inside = others[:, 0] != UNLABELLED
         _require_grid(rest, others[inside], inside)
     except GridError:
-        return
-    raise GridError(
-        f"there are two interleaved grids: {len(points) - len(rest)} sources lie on one and {inside.sum()} others on another",
-        remedy="give one exposure of the mask at a time",
-        value=int(inside.sum()),
-    )
+        return 0
+    second = int(inside.sum())
+    if second > _AS_STRONG * first:
+        raise GridError(
+            f"there are two interleaved grids: {first} sources lie on one and {second} others on another",
+            remedy="give one exposure of the mask at a time",
+            value=second,
+        )
+    return second
 
 
 def _require_grid(points: FloatArray, labels: IntArray, inside: NDArray[np.bool_]) -> None:

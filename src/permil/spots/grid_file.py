@@ -68,7 +68,7 @@ def grid_file(catalog: str | Path, out: str | Path, *, columns: int = 49, rows: 
         sources = catalog_of(table)
         grid = label_catalog(sources, columns=columns, rows=rows, degree=degree, path=catalog)
         write_grid(out, table, sources, grid)
-    return describe_grid(grid, len(sources))
+    return "\n".join([describe_grid(grid, len(sources)), *(f"remark: {remark}" for remark in sources.remarks)])
 
 
 def write_grid(out: str | Path, table: SourceTable, sources: SpotCatalog, grid: SpotGrid) -> None:
@@ -106,6 +106,7 @@ def grid_cards(grid: SpotGrid) -> dict[str, Any]:
         "DEGREE": (grid.distortion.degree, "degree of the polynomial"),
         "NSPOTS": (int(grid.labelled.sum()), "sources that are spots of the grid"),
         "NREJECT": (int((~grid.labelled).sum()), "sources that are not"),
+        "NSECOND": (grid.second, "of these, sources on a second, weaker grid"),
         "WINDOW": (grid.window, "whether it is certain which node is (0, 0)"),
         "WINDOWI": (grid.decided_i, "certain along i"),
         "WINDOWJ": (grid.decided_j, "certain along j"),
@@ -113,7 +114,7 @@ def grid_cards(grid: SpotGrid) -> dict[str, Any]:
 
 
 def _source_cards(sources: SpotCatalog, table: SourceTable) -> dict[str, Any]:
-    return {
+    cards = {
         "DETECTOR": (sources.detector or None, "detector"),
         "EXPOSURE": (sources.exposure[:60] or None, "exposure"),
         "EXPTIME": (sources.exposure_time, "[s] exposure time"),
@@ -121,8 +122,12 @@ def _source_cards(sources: SpotCatalog, table: SourceTable) -> dict[str, Any]:
         "PROJY": (sources.projector_y, "[mm] projector Y"),
         "BAND": (sources.band or None, "filter or LED"),
         "MJD": (sources.mjd, "[d] modified Julian date"),
+        "LSST_NUM": (sources.serial or None, "serial number of the sensor"),
+        "FLUXUNIT": (sources.flux_unit, "unit of flux"),
         "CATKIND": (table.kind, "make of the catalog"),
     }
+    # The columns of a catalog of the stack have their radius in their names.
+    return cards if table.kind == "stack" else cards | {"APERTURE": (sources.aperture, "[pixel] radius of the flux aperture")}
 
 
 def labelled_hdu(table: SourceTable, grid: SpotGrid) -> fits.BinTableHDU:
@@ -133,9 +138,14 @@ def labelled_hdu(table: SourceTable, grid: SpotGrid) -> fits.BinTableHDU:
         fits.Column("grid_j", "J", array=grid.grid_j.astype(np.int32)),
     ]
     hdu = fits.BinTableHDU.from_columns(fits.ColDefs(kept) + fits.ColDefs(labels), name="CATALOG")
-    for card in table.hdu.header.cards:
-        if card.keyword.startswith("TFLAG"):
-            hdu.header[card.keyword] = (card.value, card.comment)
+    cards = table.header.table
+    for name in (f"TFLAG{number}" for number in range(1, 513)):
+        if cards.text(name):
+            hdu.header[name] = (cards.text(name), "name of a flag")
+    for flag in SpotFlag:
+        bit = cards.integer(f"FL_{flag.name}"[:8], -1)
+        if bit >= 0:
+            hdu.header[f"FL_{flag.name}"[:8]] = (bit, f"bit of flag {flag.name}")
     return hdu
 
 
@@ -177,4 +187,12 @@ def describe_grid(grid: SpotGrid, sources: int) -> str:
     else:
         axes = " and ".join(axis for axis, decided in (("i", grid.decided_i), ("j", grid.decided_j)) if not decided)
         lines.append(f"window: ambiguous along {axes}; 0 is the first line that was found, not that of the mask")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in grid_warnings(grid))])
+
+
+def grid_warnings(grid: SpotGrid) -> list[str]:
+    """Return what is odd about a grid that was found."""
+    if not grid.second:
+        return []
+    where = "half way between spots, along the rim of a bright disc?"
+    return [f"{grid.second} sources lie on a second, weaker grid and have no label (false sources {where})"]

@@ -2,38 +2,59 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from permil.camera import shared_camera
+import numpy as np
+
+from permil.camera import Camera, detector_key, shared_camera
 from permil.config import Config
 from permil.config.spots import SpotsConfig
-from permil.errors import InputError
+from permil.errors import InputError, OutputError, PermilError
 from permil.exposures import SPOT, Index
 from permil.isr.calibrate import calibration_fingerprint, shared_calibration
 from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
 from permil.progress import StageReport, parallel_map
 from permil.spots.catalog import SpotCatalog
 from permil.spots.catalog_file import growth_hdu, write_catalog
-from permil.spots.errors import GridError
+from permil.spots.errors import GridError, SpotError
 from permil.spots.exposures import measure_exposure
 from permil.spots.folder import SpotsFolder
-from permil.spots.grid_file import label_catalog, write_grid
+from permil.spots.grid_file import grid_warnings, label_catalog, write_grid
+from permil.spots.headers import stem_of
 from permil.spots.measure import MeasureOptions
+from permil.spots.names import facts_of_name
 from permil.spots.readers import catalog_of, open_source_table
 
 _NEEDED = ("x", "y", "xx", "yy", "flux")
-_FITS = {".fits", ".fit", ".cat", ".fz", ".gz"}
+_SUFFIXES = (".fits", ".fit", ".fts", ".cat")
+_PACKED = (".gz", ".fz", ".bz2", ".xz")
+# A catalog of which a larger share of the sources lies outside the detector is not of this detector.
+_MOST_OUTSIDE = 0.05
+
+
+@dataclass(frozen=True)
+class CatalogFile:
+    """A file of a catalog; ``name`` is the exposure where neither its header nor its name tell it."""
+
+    path: Path
+    name: str = ""
 
 
 @dataclass(frozen=True)
 class LabelledExposure:
-    """A catalog with labels; ``decided`` says whether they are absolute, ``reason`` why there are none."""
+    """A catalog with labels; ``decided`` says whether they are absolute, ``error`` why it cannot be used.
+
+    ``path`` is its file, ``warnings`` say what is odd about its grid.
+    """
 
     catalog: SpotCatalog
     decided: bool
-    reason: str = ""
+    error: PermilError | None = None
+    path: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,30 +70,64 @@ class _MeasureTask:
     fingerprint: str
 
 
-def catalog_files(entries: Sequence[str | Path]) -> list[Path]:
-    """Return the files among files and folders, in the order of their names.
+def catalog_files(entries: Sequence[str | Path]) -> tuple[list[CatalogFile], list[tuple[str, str]]]:
+    """Find the files among files and folders.
+
+    Returns
+    -------
+    files
+        In the order of their paths; a file that is reached by several ways (folder and file, links) is there once.
+    remarks
+        What was given more than once: path and clause.
 
     Raises
     ------
     InputError
         If one does not exist, or there is none.
     """
-    files: list[Path] = []
+    found: list[Path] = []
     for entry in map(Path, entries):
         if entry.is_dir():
-            files += [path for path in sorted(entry.rglob("*")) if path.is_file() and path.suffix in _FITS]
+            found += [path for path in sorted(entry.rglob("*")) if path.is_file() and _is_catalog(path.name)]
         elif entry.is_file():
-            files.append(entry)
+            found.append(entry)
         else:
             raise InputError("there is no such catalog", path=entry, remedy="check spots.catalogs")
-    if not files:
-        raise InputError("there are no catalogs", path=entries[0] if entries else None, remedy="check spots.catalogs")
-    return sorted(set(files))
+    if not found:
+        raise InputError(
+            "there are no catalogs",
+            path=entries[0] if entries else None,
+            remedy=f"check spots.catalogs; files in folders are taken if their names end in {', '.join(_SUFFIXES)}",
+        )
+    remarks: list[tuple[str, str]] = []
+    places: dict[tuple[int, int], Path] = {}
+    for path in sorted(set(found)):
+        status = path.stat()
+        first = places.setdefault((status.st_dev, status.st_ino), path)
+        if first != path:
+            remarks.append((str(path), f"is the same file as {first}: counted once"))
+    remarks += [
+        (str(path), "is given more than once: counted once") for path, times in sorted(Counter(found).items()) if times > 1
+    ]
+    files = sorted(places.values())
+    stems = [stem_of(path) for path in files]
+    return [
+        CatalogFile(path, f"{path.absolute().parent.name}_{stem}" if stems.count(stem) > 1 else stem)
+        for path, stem in zip(files, stems, strict=True)
+    ], remarks
+
+
+def _is_catalog(name: str) -> bool:
+    """Return whether a file in a folder is taken for a catalog; hidden files are still being written, or leftovers of a copy."""
+    lower = name.lower()
+    for suffix in _PACKED:
+        lower = lower.removesuffix(suffix)
+    return not name.startswith(".") and lower.endswith(_SUFFIXES)
 
 
 def measured_catalogs(
     options: SpotsConfig, config: Config, folder: RunFolder, index: Index | None, workers: int, report: StageReport
-) -> list[Path]:
+) -> list[CatalogFile]:
     """Measure the raw spot exposures of an index that were not measured yet; return the catalogs of all.
 
     Raises
@@ -102,7 +157,7 @@ def measured_catalogs(
     parallel_map(_measure, waiting, workers=workers, description="spots of exposures")
     report.done += len(waiting)
     report.skipped += len(tasks) - len(waiting)
-    return [task.output for task in tasks]
+    return [CatalogFile(task.output) for task in tasks]
 
 
 def _measure(task: _MeasureTask) -> None:
@@ -122,26 +177,133 @@ def _measure(task: _MeasureTask) -> None:
     )
 
 
-def label_file(path: Path, *, options: SpotsConfig, products: SpotsFolder | None = None) -> LabelledExposure:
-    """Label one catalog (unless it has labels) and write it, if there is a folder for it; say why where it has no grid.
+def detector_outlines(camera: Camera) -> Camera:
+    """Return a camera without amplifiers: names, serial numbers and sizes of the detectors, quickly sent to workers."""
+    return replace(camera, detectors={name: replace(entry, amplifiers=()) for name, entry in camera.detectors.items()})
+
+
+def label_file(
+    source: CatalogFile, *, options: SpotsConfig, camera: Camera, products: SpotsFolder | None = None
+) -> LabelledExposure:
+    """Label one catalog (unless it has labels) and write it, if there is a folder for it; say why where it cannot be used.
+
+    Parameters
+    ----------
+    source
+        The catalog.
+    options
+        Section `spots`; its detectors have the camera's names.
+    camera
+        The camera that must have the detector; amplifiers do not matter.
+    products
+        Where labelled catalogs are written; None: nowhere.
+
+    Returns
+    -------
+    LabelledExposure
+        ``catalog.detector`` is the name of the camera. A catalog that cannot be read is empty.
+    """
+    path, facts = str(source.path), facts_of_name(source.path)
+    read: SpotCatalog | None = None
+    try:
+        with open_source_table(source.path) as table:
+            read = catalog_of(table, flux=options.flux, band=options.band, name=source.name, needed=_NEEDED)
+            catalog = read = _of_camera(read, facts.detector, options, camera)
+            if catalog.labelled.any():
+                _require_light(catalog)
+                decided = table.header.text("WINDOW").lower() in ("", "decided")
+                return LabelledExposure(catalog, decided, path=path)
+            grid = label_catalog(catalog, columns=options.columns, rows=options.rows, degree=options.degree, path=source.path)
+            labelled = catalog.with_labels(grid.grid_i, grid.grid_j)
+            _require_light(labelled)
+            if products is not None:
+                write_grid(products.grid(catalog.detector, catalog.exposure), table, catalog, grid)
+    except OutputError:
+        raise
+    except PermilError as error:
+        empty = np.zeros(0)
+        nothing = SpotCatalog(empty, empty, exposure=facts.exposure or source.path.name, detector=facts.detector)
+        return LabelledExposure(read or nothing, False, error, path)
+    return LabelledExposure(labelled, grid.window == "decided", path=path, warnings=tuple(grid_warnings(grid)))
+
+
+def _require_light(catalog: SpotCatalog) -> None:
+    """Raise an error if a labelled catalog has no measurement that can be calibrated.
 
     Raises
     ------
-    InputError
-        If the file cannot be used.
+    SpotError
+        If no labelled spot is good, or most have no positive flux.
     """
-    with open_source_table(path) as table:
-        catalog = catalog_of(table, flux=options.flux, band=options.band, needed=_NEEDED)
-        if not catalog.detector and len(options.detectors) == 1:
-            catalog = replace(catalog, detector=options.detectors[0])
-        if options.detectors and catalog.detector not in options.detectors:
-            return LabelledExposure(catalog, False, f"it is of {catalog.detector}, not of {', '.join(options.detectors)}")
-        if catalog.labelled.any():
-            return LabelledExposure(catalog, str(table.header.get("WINDOW", "decided")) == "decided")
-        try:
-            grid = label_catalog(catalog, columns=options.columns, rows=options.rows, degree=options.degree, path=path)
-        except GridError as error:
-            return LabelledExposure(catalog, False, str(error))
-        if products is not None:
-            write_grid(products.grid(catalog.detector, catalog.exposure), table, catalog, grid)
-    return LabelledExposure(catalog.with_labels(grid.grid_i, grid.grid_j), grid.window == "decided")
+    flux = catalog.flux[catalog.labelled & catalog.good]
+    if not len(flux):
+        raise SpotError(
+            "no spot is good: all are saturated, blended, cut, masked or without flux",
+            remedy="check the exposure time and the flags of the catalog",
+        )
+    if not np.median(flux) > 0:
+        raise SpotError(
+            f"most spots have no light: the median flux is {np.median(flux):.3g}",
+            remedy="check that the projector was on, and the background",
+            value=float(np.median(flux)),
+        )
+
+
+def _of_camera(catalog: SpotCatalog, in_name: str, options: SpotsConfig, camera: Camera) -> SpotCatalog:
+    """Return a catalog under the camera's name of its detector; positions off the detector are NaN.
+
+    Raises
+    ------
+    PermilError
+        If it does not say of which detector it is, the camera has no such detector, the file's name says another one, too many
+        sources lie outside, or it is of a detector that is not asked for.
+    """
+    stated = catalog.detector or (options.detectors[0] if len(options.detectors) == 1 else "")
+    if not stated:
+        raise SpotError(
+            "the catalogs do not say of which detector they are: neither header (DETECTOR) nor file name",
+            remedy="name one detector in spots.detectors, or R22_S11 in file names",
+        )
+    detector = camera.find(stated)
+    if detector is None:
+        raise InputError(
+            f"it is of detector {stated!r}, which camera {camera.name} does not have",
+            remedy="check the card DETECTOR and the camera",
+            value=stated,
+        )
+    if in_name and camera.find(in_name) not in (None, detector):
+        raise InputError(
+            f"header and file name contradict each other: detector {stated} and {in_name}",
+            remedy="correct the one that is wrong",
+            value=stated,
+            other=in_name,
+        )
+    if options.detectors and detector.name not in options.detectors:
+        raise GridError(f"it is of {detector.name}, not of {', '.join(options.detectors)}")
+    remarks = list(catalog.remarks)
+    if catalog.serial and detector.serial and detector_key(catalog.serial) != detector_key(detector.serial):
+        remarks.append(f"it is of sensor {catalog.serial}, camera {camera.name} has {detector.serial} at {detector.name}")
+    low, high = -0.5, np.array([[detector.nx], [detector.ny]]) - 0.5
+    places = np.stack([catalog.x, catalog.y])
+    located = np.isfinite(places).all(axis=0)
+    outside = located & ((places < low) | (places > high)).any(axis=0)
+    if outside.any():
+        count, first = int(outside.sum()), int(np.flatnonzero(outside)[0])
+        where = f"({catalog.x[first]:.1f}, {catalog.y[first]:.1f})"
+        where = f"lie outside {detector.name} ({detector.nx} x {detector.ny} pixels), the first at {where}"
+        if count > _MOST_OUTSIDE * located.sum():
+            raise SpotError(
+                f"{count} of {located.sum()} sources {where}",
+                remedy="check that the exposure is of this detector, not binned, and positions are 0-based pixels of the whole detector",
+                value=count,
+            )
+        remarks.append(f"{count} sources {where}: not used")
+    return replace(
+        catalog,
+        detector=detector.name,
+        x=np.where(outside, np.nan, catalog.x),
+        y=np.where(outside, np.nan, catalog.y),
+        grid_i=np.where(outside, -1, catalog.grid_i),
+        grid_j=np.where(outside, -1, catalog.grid_j),
+        remarks=tuple(remarks),
+    )

@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 from permil.spots.errors import GridError
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 NEIGHBOURS = 8
 _SAMPLE = 1000
@@ -29,6 +30,11 @@ _DOUBLED = 0.35
 _REACH = 4.0
 _LEAST_SINE = 0.5
 _MOST_UNEQUAL = 1.35
+# Of a lattice that is finer than the grid one half of the places is filled by less than this share of the other, significantly so.
+_FILLED_ALIKE = 0.7
+_NEARLY_EMPTY = 0.35
+_LEAST_PLACES = 9
+_SIGNIFICANT = 4.0
 
 
 def lattice_steps(points: FloatArray, tree: cKDTree) -> FloatArray:
@@ -116,22 +122,76 @@ def _squared(vectors: FloatArray) -> FloatArray:
 
 
 def _shortest_pair(piles: FloatArray) -> FloatArray:
-    lengths = np.hypot(*piles.T)
-    order = np.argsort(lengths)
-    first = piles[order[0]]
-    for index in order[1:]:
-        sine = abs(first[0] * piles[index][1] - first[1] * piles[index][0]) / (lengths[order[0]] * lengths[index])
-        if sine > _LEAST_SINE:
-            steps = _reduced(first, piles[index])
+    """Return the shortest two steps that are neither parallel nor very unequal, reduced.
+
+    Sources half way between spots along one axis only repeat at half a step there; that step has no partner of its length.
+    """
+    piles = piles[np.argsort(np.hypot(*piles.T))]
+    unequal: tuple[float, float] | None = None
+    for index, second in enumerate(piles):
+        for first in piles[:index]:
+            if abs(first[0] * second[1] - first[1] * second[0]) <= _LEAST_SINE * np.hypot(*first) * np.hypot(*second):
+                continue
+            steps = _reduced(first, second)
             lengths = np.hypot(*steps.T)
-            if lengths.max() > _MOST_UNEQUAL * lengths.min():
-                raise GridError(
-                    f"the steps of the grid are {lengths[0]:.1f} and {lengths[1]:.1f} pixels, not nearly equal",
-                    remedy="the mask of spots is square: check for two grids in one catalog (two exposures?)",
-                    value=tuple(lengths),
-                )
-            return steps
-    raise _no_grid()
+            if lengths.max() <= _MOST_UNEQUAL * lengths.min():
+                return steps
+            unequal = unequal or (float(lengths[0]), float(lengths[1]))
+    if unequal is None:
+        raise _no_grid()
+    raise GridError(
+        f"the steps of the grid are {unequal[0]:.1f} and {unequal[1]:.1f} pixels, not nearly equal",
+        remedy="the mask of spots is square: check for two grids in one catalog (two exposures?)",
+        value=unequal,
+    )
+
+
+def coarser_steps(labels: IntArray, steps: FloatArray) -> FloatArray | None:
+    """Return the steps of the grid inside a finer lattice whose other places are filled here and there only.
+
+    False sources half way between spots (along the rim of a bright disc, for example) make a lattice finer than the mask. The places of
+    spots are then filled nearly everywhere, the places between them along the rim. A lattice is split into every second line along
+    one axis, or into the two colours of a chessboard; of each half, those places count that lie between labelled ones of the other.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (n, 2)
+        Labels of the points on the finer lattice.
+    steps : ndarray, shape (2, 2)
+        Its steps.
+
+    Returns
+    -------
+    ndarray, shape (2, 2), or None
+        None where the halves are filled alike.
+    """
+    low = labels.min(axis=0) - 1
+    filled = np.zeros(labels.max(axis=0) - low + 2, dtype=bool)
+    filled[tuple((labels - low).T)] = True
+    i, j = np.indices(filled.shape)
+    between_i, between_j = np.zeros_like(filled), np.zeros_like(filled)
+    between_i[1:-1] = filled[:-2] & filled[2:]
+    between_j[:, 1:-1] = filled[:, :-2] & filled[:, 2:]
+    first, second = steps
+    splits = (
+        (i % 2, between_i, (2 * first, second)),
+        (j % 2, between_j, (first, 2 * second)),
+        ((i + j) % 2, between_i & between_j, (first + second, second - first)),
+    )
+    best, coarser = 0.0, None
+    for half, between, basis in splits:
+        counts = np.array([(between & (half == side)).sum() for side in (0, 1)])
+        if counts.max() < _LEAST_PLACES:
+            continue
+        is_known = counts >= _LEAST_PLACES
+        shares = np.array([filled[between & (half == side)].mean() if is_known[side] else 1.0 for side in (0, 1)])
+        if shares.min() > (_FILLED_ALIKE if is_known.all() else _NEARLY_EMPTY) * shares.max():
+            continue
+        mean = filled[between].mean()
+        contrast = float(np.ptp(shares) / np.sqrt(max(mean * (1 - mean), 1e-6) * (1 / np.maximum(counts, 1)).sum()))
+        if contrast > max(_SIGNIFICANT if is_known.all() else 0.0, best):
+            best, coarser = contrast, np.stack(basis)
+    return None if coarser is None else _oriented(_reduced(*coarser))
 
 
 def _reduced(first: FloatArray, second: FloatArray) -> FloatArray:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from permil.spots.catalog import QUANTITIES, SpotCatalog
 from permil.spots.errors import SpotError
+from permil.spots.repeated import repeated_catalogs
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -84,17 +85,26 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
     Raises
     ------
     SpotError
-        If there is none, they are of several detectors, bands, apertures or flux units, a label lies outside the mask or occurs twice
-        in an exposure, or no measurement is good (saturated spots, for example).
+        If there is none, one repeats another, they are of several detectors, sensors, bands, apertures or flux units, a label lies
+        outside the mask or occurs twice in an exposure, or no measurement is good (saturated spots, for example).
     """
     if not catalogs:
         raise SpotError("there is no catalog with a grid of spots", remedy="give at least one")
     for name, what, remedy in (
         ("detector", "detectors", "give the exposures of one detector at a time"),
+        ("serial", "sensors", "give the exposures of one sensor at a time: another one was installed at this place"),
         ("band", "bands", "give the exposures of one filter or LED at a time, or set the band"),
         ("flux_unit", "flux units", "give catalogs of one make at a time"),
     ):
         _require_one(catalogs, name, what, remedy)
+    repeated = repeated_catalogs(catalogs, [f"catalog {number} ({entry.exposure})" for number, entry in enumerate(catalogs)])
+    if repeated:
+        raise SpotError(
+            f"catalog {repeated[0].number} ({catalogs[repeated[0].number].exposure}) repeats catalog {repeated[0].of} "
+            f"({catalogs[repeated[0].of].exposure})",
+            remedy="give each exposure once",
+            value=repeated[0].number,
+        )
     apertures = {catalog.aperture for catalog in catalogs if np.isfinite(catalog.aperture)}
     if len(apertures) > 1:
         raise SpotError(

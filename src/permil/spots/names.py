@@ -1,7 +1,7 @@
 """What file names of spot exposures tell: exposure, detector, exposure time and projector position.
 
 Names of the spot measurements of 2019 look like
-``MC_C_20191030_000363_R22_S11_15.0s_0.1x_-3.5y_processed_grid.fits``.
+``MC_C_20191030_000363_R22_S11_15.0s_0.1x_-3.5y_processed_grid.fits``; detectors are also written ``R22-S11`` or ``r22_s11``.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 _EXPOSURE = re.compile(r"[A-Z]{2}_[A-Z]_\d{8}_\d{6}")
-_DETECTOR = re.compile(r"R\d\d_S[\dGW][\d01]")
-_NUMBER = r"(-?\d+(?:\.\d+)?)"
+_DETECTOR = re.compile(r"(?<![A-Z])(R\d\d)[_-]?(S[\dGW]\d)(?!\d)", re.IGNORECASE)
+_NUMBER = r"([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"
 _CONDITIONS = re.compile(rf"_{_NUMBER}s_{_NUMBER}x_{_NUMBER}y(?:_|\.|$)")
 
 
@@ -36,7 +36,7 @@ def facts_of_name(path: str | Path) -> NameFacts:
     seconds, x, y = (float(entry) for entry in conditions.groups()) if conditions else (np.nan,) * 3
     return NameFacts(
         exposure=exposure.group() if exposure else "",
-        detector=detector.group() if detector else "",
+        detector="_".join(detector.groups()).upper() if detector else "",
         exposure_time=seconds,
         projector_x=x,
         projector_y=y,

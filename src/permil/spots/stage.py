@@ -13,6 +13,7 @@ from astropy.table import Table
 from permil.camera import Camera, Detector
 from permil.config import Config
 from permil.config.spots import SpotsConfig
+from permil.errors import PermilError
 from permil.exposures import Index
 from permil.products import FINGERPRINT_CARD, RunFolder, check_output, fingerprint, is_current, write_table
 from permil.progress import StageReport, parallel_map
@@ -28,11 +29,12 @@ from permil.spots.calibration_file import (
 from permil.spots.errors import GridError, SpotError
 from permil.spots.flux_model import FluxSolution
 from permil.spots.folder import SpotsFolder
-from permil.spots.inputs import LabelledExposure, catalog_files, label_file, measured_catalogs
+from permil.spots.inputs import LabelledExposure, catalog_files, detector_outlines, label_file, measured_catalogs
 from permil.spots.measurements import Measurements, gather
 from permil.spots.repeatability import LEAST_EXPOSURES, Repeatability, repeatability
+from permil.spots.repeated import repeated_catalogs
 from permil.spots.residuals import ExposureTable, Residuals
-from permil.spots.summary import applied_rows, calibration_rows, describe_calibration, summary_table
+from permil.spots.summary import applied_rows, calibration_rows, describe_calibration, summary_table, summed_up
 from permil.spots.throughput import MAPPED, amplifier_table, bin_residuals, check_cell, radial_profile, require_inside, ring_edges
 from permil.spots.throughput_file import model_map, write_throughput
 from permil.spots.window import common_window
@@ -62,36 +64,75 @@ def run_spots(
         If the measurements cannot be calibrated.
     """
     report, products = StageReport("spots"), SpotsFolder(folder.root)
-    sources = (
+    options = options.model_copy(update={"detectors": [camera[label].name for label in options.detectors]})
+    sources, remarks = (
         catalog_files(options.catalogs)
         if options.catalogs
-        else measured_catalogs(options, config, folder, index, workers, report)
+        else (measured_catalogs(options, config, folder, index, workers, report), [])
     )
-    inputs = [*sources, Path(options.calibration)] if options.calibration else sources
+    files = [source.path for source in sources]
+    inputs = [*files, Path(options.calibration)] if options.calibration else files
     print_ = fingerprint({"spots": options.model_dump(mode="json"), "camera": config.camera}, files=inputs)
     if is_current(products.summary, print_):
         report.skipped += 1
         return report
     exposures = parallel_map(
-        partial(label_file, options=options, products=products), sources, workers=workers, description="grids of spots"
+        partial(label_file, options=options, camera=detector_outlines(camera), products=products),
+        sources,
+        workers=workers,
+        description="grids of spots",
     )
-    left_out = [(entry.catalog.exposure, entry.catalog.detector, entry.reason) for entry in exposures if entry.reason]
-    usable = [entry for entry in exposures if not entry.reason]
-    if not usable:
-        raise GridError(
-            f"no exposure has a usable grid; the first: {left_out[0][0]}: {left_out[0][2]}",
-            remedy="check the catalogs and spots.columns",
-        )
+    usable, left_out, found = _usable(exposures)
     rows: list[dict[str, Any]] = []
+    failures: list[PermilError] = []
     for detector, band in sorted({(entry.catalog.detector, entry.catalog.band) for entry in usable}):
         members = [entry for entry in usable if (entry.catalog.detector, entry.catalog.band) == (detector, band)]
-        group = _gather(members, options, camera)
+        try:
+            group = _gather(members, options, camera)
+            rows += _reduce_group(options, group, products, print_, report)
+        except SpotError as error:
+            failures.append(error)
+            left_out += [(entry.catalog.exposure, detector, str(error)) for entry in members]
+            continue
         left_out += [(name, detector, reason) for name, reason in group.left_out]
-        rows += _reduce_group(options, group, products, print_, report)
         report.done += 1
-    _write_left_out(products, left_out, report)
+    if not rows and failures:
+        raise failures[0]
+    remarks += found
+    report.messages += summed_up(remarks)
+    _write_list(products.remarks, remarks, ("catalog", "remark"))
+    _write_list(products.left_out, left_out, ("exposure", "detector", "reason"))
+    if left_out:
+        report.messages.append(f"{len(left_out)} exposures left out, see {products.left_out.name}")
     write_table(products.summary, summary_table(rows, fingerprint=print_))
     return report
+
+
+def _usable(
+    exposures: Sequence[LabelledExposure],
+) -> tuple[list[LabelledExposure], list[tuple[str, str, str]], list[tuple[str, str]]]:
+    """Return the exposures that count, each once; exposure, detector and reason of the others; and what is odd about any.
+
+    Raises
+    ------
+    PermilError
+        If there is none: an error of the kind of the first.
+    SpotError
+        If two catalogs of one exposure and detector differ.
+    """
+    left_out = [(entry.catalog.exposure, entry.catalog.detector, str(entry.error)) for entry in exposures if entry.error]
+    usable = [entry for entry in exposures if not entry.error]
+    if not usable:
+        raise type(exposures[0].error or GridError(""))(
+            f"no exposure has a usable grid ({len(exposures)} catalogs); the first: {left_out[0][0]}: {left_out[0][2]}",
+            remedy="check the catalogs and spots.columns",
+            value=len(exposures),
+        )
+    remarks = [(entry.catalog.exposure, remark) for entry in exposures for remark in (*entry.catalog.remarks, *entry.warnings)]
+    repeated = repeated_catalogs([entry.catalog for entry in usable], [entry.path for entry in usable])
+    remarks += [(usable[copy.number].path, f"repeats {usable[copy.of].path}: counted once") for copy in repeated]
+    again = {copy.number for copy in repeated}
+    return [entry for number, entry in enumerate(usable) if number not in again], left_out, remarks
 
 
 @dataclass(frozen=True)
@@ -109,11 +150,6 @@ def _gather(exposures: Sequence[LabelledExposure], options: SpotsConfig, camera:
         [entry.catalog for entry in exposures], [entry.decided for entry in exposures], columns=options.columns, rows=options.rows
     )
     measurements = gather(placed.catalogs, columns=options.columns, rows=options.rows)
-    if not measurements.detector:
-        raise SpotError(
-            "the catalogs do not say of which detector they are",
-            remedy="name one detector in spots.detectors, or R22_S11 in file names",
-        )
     return _Group(measurements, camera[measurements.detector], placed.decided, placed.left_out)
 
 
@@ -223,12 +259,12 @@ def _write_maps(
     )
 
 
-def _write_left_out(products: SpotsFolder, left_out: list[tuple[str, str, str]], report: StageReport) -> None:
-    if not left_out:
-        products.left_out.unlink(missing_ok=True)
-        return
-    write_table(products.left_out, Table(rows=left_out, names=("exposure", "detector", "reason")))
-    report.messages.append(f"{len(left_out)} exposures left out, see {products.left_out.name}")
+def _write_list(path: Path, rows: Sequence[tuple[str, ...]], names: tuple[str, ...]) -> None:
+    """Write a table of text; remove it where there is nothing to say."""
+    if rows:
+        write_table(path, Table(rows=rows, names=names))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options: SpotsConfig, camera: Camera) -> str:
@@ -251,11 +287,18 @@ def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options:
     PermilError
         See `run_spots`.
     """
-    files = catalog_files(catalogs)
-    check_output(out, inputs=files)
-    exposures = [label_file(path, options=options) for path in files]
-    group = _gather([entry for entry in exposures if not entry.reason], options, camera)
+    options = options.model_copy(update={"detectors": [camera[label].name for label in options.detectors]})
+    sources, remarks = catalog_files(catalogs)
+    check_output(out, inputs=[source.path for source in sources])
+    usable, left_out, found = _usable([label_file(source, options=options, camera=camera) for source in sources])
+    group = _gather(usable, options, camera)
     calibration, repeated = _calibrate(group, options)
     write_calibration(out, calibration, decided=group.decided, repeatability=repeated)
-    left_out = [(entry.catalog.exposure, entry.reason) for entry in exposures if entry.reason] + list(group.left_out)
-    return "\n".join([describe_calibration(calibration, repeated), *(f"left out: {name}: {reason}" for name, reason in left_out)])
+    reasons = [(name, reason) for name, _, reason in left_out] + list(group.left_out)
+    return "\n".join(
+        [
+            describe_calibration(calibration, repeated),
+            *summed_up(remarks + found),
+            *(f"left out: {name}: {reason}" for name, reason in reasons),
+        ]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from astropy.table import Table
 from permil.spots.calibration import Calibration
 from permil.spots.repeatability import Repeatability
 from permil.spots.residuals import ExposureTable, Residuals
+
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?")
 
 COLUMNS = ("metric", "detector", "band", "value", "error", "unit")
 
@@ -60,6 +63,18 @@ def describe_calibration(calibration: Calibration, repeated: Repeatability | Non
         f"{text}, scatter over predicted error {repeated.ratio:.3f} +- {repeated.ratio_error:.3f}, "
         f"lamp drift {1e3 * repeated.drift:.3f} +- {1e3 * repeated.drift_error:.3f} per mil"
     )
+
+
+def summed_up(remarks: Sequence[tuple[str, str]]) -> list[str]:
+    """Return remarks (name of the catalog, clause) as lines, for people: those that differ in numbers only make one."""
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for name, clause in remarks:
+        alike.setdefault(_NUMBER.sub("", clause), []).append((name, clause))
+    lines = []
+    for group in alike.values():
+        others = f" (and {len(group) - 1} more like this)" if len(group) > 1 else ""
+        lines.append(f"{group[0][0]}: {group[0][1]}{others}")
+    return lines
 
 
 def _residual_metrics(residuals: Residuals) -> list[tuple[str, float, float, str]]:

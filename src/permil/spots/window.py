@@ -88,6 +88,8 @@ def _flux_image(catalog: SpotCatalog, frame: tuple[int, int], shift: tuple[int, 
     """Return the fluxes over their median at the nodes of a frame, NaN where there are none."""
     image = np.full(frame, np.nan)
     used = catalog.labelled & np.isfinite(catalog.flux) & (catalog.flux > 0)
+    if not used.any():
+        return image
     i, j = catalog.grid_i[used] + shift[0], catalog.grid_j[used] + shift[1]
     inside = (i < frame[0]) & (j < frame[1])
     image[i[inside], j[inside]] = catalog.flux[used][inside] / np.median(catalog.flux[used])

@@ -1,4 +1,4 @@
-"""What one isotropic covariance for the whole field misses: stripes, and rings whose direction turns over the field."""
+"""What one isotropic covariance for the whole field misses: stripes, rings whose direction turns over the field, and exposures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ FloatArray = NDArray[np.float64]
 # The products of lag covariances must exceed what isotropic maps give by this factor and by so many standard deviations.
 _FACTOR, _SIGNIFICANT = 1.5, 4.0
 _SHARE_OF_EXTENT = 0.5
+# Lags up to this share of the extents tell of maps that change between exposures.
+_SHARE_OF_EXPOSURES, _SIGNIFICANT_EXPOSURES = 0.25, 3.0
 # The same for directions that turn: within tiles, as many along each side.
 _TURNING_FACTOR, _TURNING_SIGNIFICANT, _TILES = 1.4, 3.0, 4
 
@@ -48,6 +50,33 @@ def excess_variance(
     expected *= 1.0 + 2.0 * r * r
     threshold = expected * max(_FACTOR, 1.0 + _SIGNIFICANT * _scatter(cells, expectations, weights_a, weights_b))
     return float(measured - expected) if measured > threshold else 0.0
+
+
+def exposure_variance(cells: Cells, a: FloatArray, b: FloatArray) -> float:
+    """Return the variance of r that deviations of both maps from their means at each place add; 0 where they are white.
+
+    Where both maps have neighbours in common within an exposure, the sum over the lags of the products ``c(p) c(q)`` of two points,
+    with c the product of the deviations, is positive; it is 0 for white deviations. It is used where it exceeds its scatter clearly.
+
+    Parameters
+    ----------
+    cells
+        The places.
+    a, b : ndarray, shape (n,)
+        Deviations of the standardised maps from their means at each place.
+    """
+    product = a * b
+    product = np.where(product != 0.0, product - product.mean(), 0.0)
+    limit = [_SHARE_OF_EXPOSURES * np.abs(lag).max() for lag in (cells.lag_y, cells.lag_x)]
+    used = (np.abs(cells.lag_y) <= limit[0])[:, None] & (np.abs(cells.lag_x) <= limit[1])[None, :] & (cells.pairs > 0)
+    used[0, 0] = False
+    excess = float(np.sum(cells.lag_products(product)[used]))
+    # Each pair of points is counted in both directions.
+    scatter = np.sqrt(2.0 * max(float(np.sum(cells.lag_products(product**2)[used])), 0.0))
+    if excess <= _SIGNIFICANT_EXPOSURES * scatter:
+        return 0.0
+    # Taking the mean off makes the sum over all lags 0, and that over the lags in use too small by their share.
+    return excess / cells.n**2 / (1.0 - float(cells.pairs[used].sum()) / cells.n**2)
 
 
 def common_directions(
@@ -100,7 +129,8 @@ def covariance(cells: Cells, expectations: Expectations, weights: FloatArray) ->
     variances = weights * expectations.variance
     along_x, along_y = (np.exp(-0.5 * (lag / expectations.lengths[:, None]) ** 2) for lag in (cells.lag_x, cells.lag_y))
     function = (along_y.T * variances[1:]) @ along_x
-    function[0, 0] += variances[0]
+    # White noise is common to a point and itself, not to several points at one place.
+    function[0, 0] += variances[0] * cells.n / cells.pairs[0, 0]
     return function
 
 

@@ -25,6 +25,9 @@ _OFFSETS = 10
 _FLAT = 1.04
 _JACKKNIFE_BLOCKS = 36
 _FEWEST_GROUPS = 5
+_ROUNDING = 1e-11
+ONE_BLOCK = "one part of the field holds all of the variance of a map"
+"""Why a jackknife has no error."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,13 @@ def correlation_of(sums: FloatArray) -> FloatArray:
     """Return r from sums of `moments` along the last axis."""
     n, a, b, aa, bb, ab = np.moveaxis(sums[..., :6], -1, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return (ab - a * b / n) / np.sqrt((aa - a * a / n) * (bb - b * b / n))
+        return (ab - a * b / n) / np.sqrt(centred_squares(n, a, aa) * centred_squares(n, b, bb))
+
+
+def centred_squares(n: FloatArray, total: FloatArray, squares: FloatArray) -> FloatArray:
+    """Return the sum of squares about the mean; NaN where it is 0 to rounding."""
+    centred = squares - total * total / n
+    return np.where(centred > _ROUNDING * squares, centred, np.nan)
 
 
 def block_sums(columns: FloatArray, labels: IntArray) -> FloatArray:
@@ -89,7 +98,7 @@ def block_bootstrap(
     Blocks tile the field from a random origin, anew for each tenth of the resamples.
     """
     columns = moments(a, b)
-    largest = np.sqrt(cells.spacing**2 * cells.n / _FEWEST_BLOCKS)
+    largest = np.sqrt(cells.area / _FEWEST_BLOCKS)
     smallest = max(cells.spacing, largest * np.sqrt(_FEWEST_BLOCKS / _MOST_BLOCKS))
     number = max(1, int(np.log(largest / smallest) / np.log(_SIZE_RATIO)) + 1)
     sizes = largest * _SIZE_RATIO ** np.arange(1 - number, 1)
@@ -132,20 +141,23 @@ def jackknife(sums: FloatArray, statistic: Statistic) -> tuple[FloatArray, Float
 
     Notes
     -----
-    Blocks of different size are weighted as in Busing, Meijer & van der Leeden (1999, Stat. Comput. 9, 3).
+    Blocks of different size are weighted as in Busing, Meijer & van der Leeden (1999, Stat. Comput. 9, 3). The error is NaN where the
+    statistic does not exist without one of the blocks, which then holds all of a map's variance.
     """
     total = sums.sum(axis=0)
-    full, left_out = statistic(total), statistic(total - sums)
-    share = sums[:, 0] / total[0]
-    ratio = (1.0 / share).reshape(-1, *[1] * (left_out.ndim - 1))
-    pseudo = ratio * full - (ratio - 1.0) * left_out
-    mean = len(sums) * full - np.sum((1.0 - 1.0 / ratio) * left_out, axis=0)
-    return full, np.sqrt(np.mean((pseudo - mean) ** 2 / (ratio - 1.0), axis=0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        full, left_out = statistic(total), statistic(total - sums)
+        share = sums[:, 0] / total[0]
+        ratio = (1.0 / share).reshape(-1, *[1] * (left_out.ndim - 1))
+        pseudo = ratio * full - (ratio - 1.0) * left_out
+        mean = len(sums) * full - np.sum((1.0 - 1.0 / ratio) * left_out, axis=0)
+        error = np.sqrt(np.mean((pseudo - mean) ** 2 / (ratio - 1.0), axis=0))
+    return full, np.where(np.isfinite(error), error, np.nan)
 
 
 def jackknife_labels(x: FloatArray, y: FloatArray, cells: Cells) -> IntArray:
     """Return the blocks of the jackknife: some 36 squares over the field."""
-    return tiles(x, y, np.sqrt(cells.spacing**2 * cells.n / _JACKKNIFE_BLOCKS) * (1.0 + 1e-9))
+    return tiles(x, y, np.sqrt(cells.area / _JACKKNIFE_BLOCKS) * (1.0 + 1e-9))
 
 
 def enough_groups(groups: IntArray) -> bool:

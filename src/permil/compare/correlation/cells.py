@@ -15,10 +15,12 @@ IntArray = NDArray[np.int64]
 # Cells of irregular points, in units of their mean spacing.
 _CELL = 0.75
 _ON_LATTICE = 0.01
+# Of the largest gap between coordinates: smaller gaps can be jitter.
+_JITTER = 0.02
 # A lattice with fewer of its nodes taken than this is treated as irregular points.
 _SPARSEST = 0.25
 # Cells of irregular points are halved while places that differ share cells more than this, up to so many cells.
-_LEAST_TAKEN, _MOST_CELLS = 0.4, 250_000
+_LEAST_TAKEN, _MOST_CELLS, _MOST_CELLS_PER_POINT = 0.4, 250_000, 64
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class Cells:
     step_x, step_y
         Size of a cell.
     spacing
-        Mean distance of neighbouring points: the root of the area per point.
+        Mean distance of neighbouring places: the root of the area per cell that has points.
+    on_lattice
+        Whether the cells are the points' own lattice.
     """
 
     column: IntArray
@@ -43,6 +47,7 @@ class Cells:
     step_x: float
     step_y: float
     spacing: float
+    on_lattice: bool
 
     @classmethod
     def of(cls, x: FloatArray, y: FloatArray) -> Cells:
@@ -50,17 +55,17 @@ class Cells:
         steps = _lattice_step(x), _lattice_step(y)
         if steps[0] > 0 and steps[1] > 0:
             cells = cls._with_steps(x, y, steps[0], steps[1])
-            if len(x) >= _SPARSEST * cells.shape[0] * cells.shape[1]:
+            if cells.places >= _SPARSEST * cells.shape[0] * cells.shape[1]:
                 return cells
         width, height = np.ptp(x), np.ptp(y)
-        # The outer points own half a spacing beyond the border: (width + s) (height + s) = n s^2.
-        n = len(x)
-        spacing = (width + height + np.sqrt((width + height) ** 2 + 4 * (n - 1) * width * height)) / (2 * (n - 1))
         places = len(np.unique(np.column_stack([x, y]), axis=0))
+        # The outer places own half a spacing beyond the border: (width + s) (height + s) = n s^2.
+        spacing = (width + height + np.sqrt((width + height) ** 2 + 4 * (places - 1) * width * height)) / (2 * (places - 1))
+        affordable = min(_MOST_CELLS, _MOST_CELLS_PER_POINT * len(x))
         while True:
             cells = cls._with_steps(x, y, _CELL * spacing, _CELL * spacing, spacing)
-            crowded = np.count_nonzero(cells.counts) < _LEAST_TAKEN * places
-            if not crowded or 4 * cells.shape[0] * cells.shape[1] > _MOST_CELLS:
+            crowded = cells.places < _LEAST_TAKEN * places
+            if not crowded or 4 * cells.shape[0] * cells.shape[1] > affordable:
                 return cells
             # Points in clusters: the mean density says nothing about the distance of neighbours.
             spacing /= 2.0
@@ -70,14 +75,32 @@ class Cells:
         column = np.rint((x - x.min()) / step_x).astype(np.int64)
         row = np.rint((y - y.min()) / step_y).astype(np.int64)
         shape = (int(row.max()) + 1, int(column.max()) + 1)
+        on_lattice = spacing is None
         if spacing is None:
-            spacing = np.sqrt((np.ptp(x) + step_x) * (np.ptp(y) + step_y) / len(x))
-        return cls(column, row, shape, step_x, step_y, float(spacing))
+            places = len(np.unique(row * shape[1] + column))
+            spacing = np.sqrt((np.ptp(x) + step_x) * (np.ptp(y) + step_y) / places)
+        return cls(column, row, shape, step_x, step_y, float(spacing), on_lattice)
 
     @property
     def n(self) -> int:
         """Number of points."""
         return len(self.column)
+
+    @cached_property
+    def places(self) -> int:
+        """Number of cells that have points."""
+        return len(np.unique(self.flat))
+
+    @property
+    def spacings(self) -> tuple[float, float]:
+        """Mean distance of neighbouring places along x and y: their ratio is that of the sides of a cell."""
+        ratio = np.sqrt(self.step_x / self.step_y)
+        return float(self.spacing * ratio), float(self.spacing / ratio)
+
+    @property
+    def area(self) -> float:
+        """Area of the cells that have points."""
+        return self.spacing**2 * self.places
 
     @property
     def diagonal(self) -> float:
@@ -140,15 +163,17 @@ class Cells:
 
 
 def _lattice_step(coordinate: FloatArray) -> float:
-    """Return the step of the lattice that a coordinate lies on, 0 for none."""
+    """Return the step of the lattice that a coordinate lies on, 0 for none; small jitter about the lattice does not matter."""
     values = np.unique(coordinate)
     extent = values[-1] - values[0]
-    gaps = np.diff(values)
-    gaps = gaps[gaps > 1e-6 * extent]
-    if not len(gaps) or len(gaps) > len(coordinate) / 4:
-        return 0.0
-    # The typical gap that is not a multiple; refined over the whole extent, so that rounding does not add up.
-    shortest = gaps.min()
-    step = extent / max(np.rint(extent / np.median(gaps[gaps < 1.5 * shortest])), 1.0)
-    steps = (values - values[0]) / step
-    return float(step) if np.abs(steps - np.rint(steps)).max() < _ON_LATTICE else 0.0
+    every_gap = np.diff(values)
+    for smallest in (1e-6 * extent, _JITTER * every_gap.max(initial=0.0)):
+        gaps = every_gap[every_gap > smallest]
+        if not len(gaps) or len(gaps) > len(coordinate) / 4:
+            continue
+        # The typical gap that is not a multiple; refined over the whole extent, so that rounding does not add up.
+        step = extent / max(np.rint(extent / np.median(gaps[gaps < 1.5 * gaps.min()])), 1.0)
+        steps = (values - values[0]) / step
+        if np.abs(steps - np.rint(steps)).max() < _ON_LATTICE:
+            return float(step)
+    return 0.0

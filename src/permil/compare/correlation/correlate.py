@@ -48,11 +48,13 @@ def correlate(
     Parameters
     ----------
     a, b : array_like, 1-D or 2-D
-        The maps, of one shape. A point that is not finite in one of them is masked.
+        The maps, of one shape. A point that is masked or not finite in one of them does not count. A point that is given several times,
+        with equal place, values and errors, counts once (`CorrelationResult.n_repeated`); several values at one place are fine.
     x, y : array_like
-        Positions of the points, finite, same shape, same unit.
+        Positions of the points, finite, same shape, same unit. A point with a masked position does not count.
     a_err, b_err : array_like or float, optional
-        Standard errors of the values, for the noise-corrected figures. Errors of a and b must be independent of each other.
+        Standard errors of the values, for the noise-corrected figures, in the units of a and b. Errors of a and b must be independent
+        of each other. A point with a masked error does not count.
     groups : array_like, optional
         Label of each point (its exposure), for the jackknife that leaves out whole groups; at least five.
     seed
@@ -86,17 +88,18 @@ def correlate(
     points = prepare(a, b, x, y, a_err=a_err, b_err=b_err, groups=groups)
     geometry = Geometry.of(points.x, points.y)
     summary = summarise(geometry, points.a, points.b)
-    p_value, reason = _quotable(geometry, points, summary)
+    p_value, reason = _quotable(points, summary)
     ranks = [_ranks(values) for values in (points.a, points.b)]
     ranked = summarise(geometry, *ranks)
     found, scan, nulls = other_methods(geometry, points, summary.r, seed, resamples, methods)
-    candidates = geometry.candidates
+    candidates = summary.geometry.candidates
     return CorrelationResult(
         r=summary.r,
         r_err=summary.r_err,
         interval=summary.interval,
         n=points.n,
         n_masked=points.masked,
+        n_repeated=points.repeated,
         n_eff=summary.n_eff,
         p_value=p_value,
         reason=reason,
@@ -131,8 +134,9 @@ def _check_options(methods: Sequence[str], resamples: int, reliabilities: tuple[
             )
 
 
-def _quotable(geometry: Geometry, points: Points, summary: Summary) -> tuple[float, str]:
+def _quotable(points: Points, summary: Summary) -> tuple[float, str]:
     """Return the p-value, or NaN and the reason for it."""
+    geometry = summary.geometry
     candidates, cells = geometry.candidates, geometry.cells
     posteriors = summary.posterior_a, summary.posterior_b
     if summary.n_eff_low < FEWEST_EFFECTIVE or np.isnan(summary.p_value):
@@ -146,7 +150,7 @@ def _quotable(geometry: Geometry, points: Points, summary: Summary) -> tuple[flo
     # Related maps have directions in common because they are related: one is taken as given, and what it explains of the other removed.
     turning = min(
         common_directions(cells, candidates.expectations, first, second, weights_a, weights_b)
-        for first, second in ((points.a, _unexplained(points.b, points.a)), (_unexplained(points.a, points.b), points.b))
+        for first, second in ((summary.a, _unexplained(summary.b, summary.a)), (_unexplained(summary.a, summary.b), summary.b))
     )
     if turning > 1.0:
         return np.nan, (
@@ -155,7 +159,7 @@ def _quotable(geometry: Geometry, points: Points, summary: Summary) -> tuple[flo
             f"across them, or {_WAY_OUT}"
         )
     own_a, own_b = (1.0 + np.exp(-candidates.null_variance(posterior, posterior)[0]) for posterior in posteriors)
-    factor = changes_in_common(points.x, points.y, points.a, points.b, own_a, own_b)
+    factor = changes_in_common(geometry.x, geometry.y, summary.a, summary.b, own_a, own_b)
     if factor > 1.0:
         return np.nan, (
             "both maps vary much more in the same parts of the field than in others (non-stationary: the variance of r would be "

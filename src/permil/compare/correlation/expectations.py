@@ -55,9 +55,9 @@ class Expectations:
 
 def expectations(cells: Cells, modes: NDArray[np.float32]) -> Expectations:
     """Compute the predictions for the points of some cells (points in one cell count as at one place)."""
-    longest = _LONGEST * cells.diagonal
-    number = int(np.ceil(np.log(longest / (_SHORTEST * cells.spacing)) / np.log(_RATIO) - 1e-6)) + 1
-    lengths = _SHORTEST * cells.spacing * _RATIO ** np.arange(number, dtype=float)
+    longest, shortest = _LONGEST * cells.diagonal, _SHORTEST * min(cells.spacings)
+    number = int(np.ceil(np.log(longest / shortest) / np.log(_RATIO) - 1e-6)) + 1
+    lengths = shortest * _RATIO ** np.arange(number, dtype=float)
     along_x = np.exp(-0.5 * (cells.lag_x / lengths[:, None]) ** 2)
     along_y = np.exp(-0.5 * (cells.lag_y / lengths[:, None]) ** 2)
     power = np.hstack([np.sum(modes**2, axis=0, dtype=float)[:, None], _mode_power(cells, modes, along_x, along_y)])

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import stats
 
 from permil.compare.correlation.blocks import (
+    ONE_BLOCK,
     BlockScan,
     block_bootstrap,
     block_sums,
@@ -63,6 +64,8 @@ def other_methods(
             n_eff = 1.0 + spread**-2.0
             found.append(
                 MethodFigures(name, error, fisher_interval(r, error), null.p_value, n_eff, f"{len(null.draws)} surrogates")
+                if len(null.draws)
+                else MethodFigures(name, note="no shift leaves enough pairs")
             )
     return tuple(found), scan, nulls
 
@@ -88,6 +91,8 @@ def _jackknife_figures(name: str, geometry: Geometry, points: Points, r: float) 
         labels = jackknife_labels(points.x, points.y, geometry.cells)
     sums = block_sums(moments(points.a, points.b), labels)
     _, error = jackknife(sums, correlation_of)
+    if np.isnan(error):
+        return MethodFigures(name, note=ONE_BLOCK)
     freedom = len(sums) - 1
     z = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15)) * (1.0 - r * r)
     p_value = float(2.0 * stats.t.sf(abs(z) / max(float(error), 1e-15), freedom))

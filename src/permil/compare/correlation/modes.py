@@ -19,7 +19,7 @@ FloatArray = NDArray[np.float64]
 _ALL_BELOW = 10.0
 # Fewer where the lattice is large: modes times cells, down to a hundred modes.
 _MODES, _FEWEST_MODES, _WORK = 800, 100, 30_720_000
-# Of n points at most this share: short modes at irregular points are nearly dependent.
+# Of n places at most this share: short modes at irregular points are nearly dependent.
 _SHARE = 0.7
 _RIDGE = 1e-5
 _POINTS_AT_ONCE = 8192
@@ -29,14 +29,18 @@ _SEED = 20_240_701
 def mode_numbers(cells: Cells) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return half waves along x and y of the modes that are used, from long to short."""
     width, height = (cells.shape[1] * cells.step_x, cells.shape[0] * cells.step_y)
-    along_x, along_y = (np.arange(max(1, round(extent / cells.spacing))) for extent in (width, height))
+    # A lattice tells no more waves apart than it has columns and rows.
+    along_x, along_y = (
+        np.arange(min(size, max(1, round(extent / spacing))))
+        for size, extent, spacing in zip(cells.shape[::-1], (width, height), cells.spacings, strict=True)
+    )
     kx, ky = (half_waves.ravel() for half_waves in np.meshgrid(along_x, along_y))
     # Rounded, so that equal wavelengths keep their order in any unit of length.
     number = np.round(np.hypot(kx / width, ky / height) * np.sqrt(width * height), 6)
     order = np.argsort(number, kind="stable")[1:]
     kx, ky, number = kx[order], ky[order], number[order]
     affordable = min(_MODES, max(_FEWEST_MODES, _WORK // (cells.shape[0] * cells.shape[1])))
-    wanted = min(affordable, int(_SHARE * (cells.n - 1)), len(number))
+    wanted = min(affordable, int(_SHARE * (cells.places - 1)), len(number))
     low = min(int(np.searchsorted(number, _ALL_BELOW)), wanted)
     taken = np.arange(low)
     if wanted > low:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from permil.compare.correlation.blocks import block_sums, correlation_of, jackknife, moments, tiles
+from permil.arrays import plain_array, unit_of
+from permil.compare.correlation.blocks import ONE_BLOCK, block_sums, centred_squares, correlation_of, jackknife, moments, tiles
 from permil.compare.errors import CompareError
+from permil.errors import InputError
 
 FloatArray = NDArray[np.float64]
 
@@ -86,7 +88,7 @@ def correct(
 
     def statistic(sums: FloatArray) -> FloatArray:
         n = sums[..., 0]
-        variance_a, variance_b = ((sums[..., k + 2] - sums[..., k] ** 2 / n) / (n - 1) for k in (1, 2))
+        variance_a, variance_b = (centred_squares(n, sums[..., k], sums[..., k + 2]) / (n - 1) for k in (1, 2))
         covariance = (sums[..., 5] - sums[..., 1] * sums[..., 2] / n) / (n - 1)
         share_a = 1.0 - sums[..., 6] / n / variance_a if a_reliability is None else np.full_like(n, a_reliability)
         share_b = 1.0 - sums[..., 7] / n / variance_b if b_reliability is None else np.full_like(n, b_reliability)
@@ -96,9 +98,13 @@ def correct(
         return np.stack([share_a, share_b, r, slope, covariance / variance_a, correlation_of(sums)], axis=-1)
 
     values, errors = jackknife(block_sums(columns, labels), statistic)
-    errors *= max(1.0, r_err / max(errors[-1], 1e-300))
-    share_a, share_b, r, slope, plain = (Estimate(float(v), float(e)) for v, e in zip(values[:-1], errors[:-1], strict=True))
-    bad = [name for name, share in (("a", share_a), ("b", share_b)) if not share.value > 0.0]
+    if np.isfinite(errors[-1]):
+        errors *= max(1.0, r_err / max(errors[-1], 1e-300))
+    share_a, share_b, r, slope, plain = (
+        Estimate(float(v), float(e)) if np.isfinite(e) else Estimate(np.nan, np.nan, ONE_BLOCK)
+        for v, e in zip(values[:-1], errors[:-1], strict=True)
+    )
+    bad = [name for name, share in (("a", share_a), ("b", share_b)) if share.value <= 0.0]
     if bad:
         reason = f"the errors of {' and '.join(bad)} explain all of its variance"
         r = Estimate(np.nan, np.nan, reason)
@@ -117,7 +123,7 @@ def split_half_reliability(
     Parameters
     ----------
     first, second : array_like
-        The map from each half of the data (odd and even exposures). Points that are not finite in both are dropped.
+        The map from each half of the data (odd and even exposures). Points that are masked or not finite in one are dropped.
     x, y : array_like, optional
         Positions: then the error comes from leaving out blocks of the field, else from leaving out points.
 
@@ -126,11 +132,17 @@ def split_half_reliability(
     CompareError
         If the shapes differ or fewer than 30 points are left.
     """
-    halves = [np.asarray(half, dtype=float).ravel() for half in (first, second)]
-    places = [np.zeros(len(halves[0])) if p is None else np.asarray(p, dtype=float).ravel() for p in (x, y)]
+    try:
+        halves = [plain_array(first, name="first").ravel(), plain_array(second, name="second", unit=unit_of(first)).ravel()]
+        places = [
+            np.zeros(len(halves[0])) if p is None else plain_array(p, name=name, unit=unit_of(x)).ravel()
+            for name, p in (("x", x), ("y", y))
+        ]
+    except InputError as problem:
+        raise CompareError(problem.what, remedy=problem.remedy, **problem.data) from problem
     if len({len(column) for column in (*halves, *places)}) > 1:
         raise CompareError("the halves and their positions differ in length", remedy="give both halves at the same points")
-    good = np.isfinite(halves[0]) & np.isfinite(halves[1])
+    good = np.logical_and.reduce([np.isfinite(column) for column in (*halves, *places)])
     if good.sum() < 30:
         raise CompareError(
             f"only {int(good.sum())} points are finite in both halves", remedy="at least 30 are needed", value=int(good.sum())

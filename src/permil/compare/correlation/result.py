@@ -65,7 +65,7 @@ class CorrelationResult:
     n
         Points used.
     n_masked
-        Points dropped because a value was not finite.
+        Points dropped because a value was masked or not finite.
     n_eff
         Independent pairs of values that would scatter r as much.
     p_value
@@ -90,6 +90,8 @@ class CorrelationResult:
         The values used.
     seed
         Of the random steps.
+    n_repeated
+        Points dropped because place and values (and errors) are those of another point; each counts once.
     """
 
     r: float
@@ -111,6 +113,7 @@ class CorrelationResult:
     seed: int
     a: FloatArray = field(repr=False)
     b: FloatArray = field(repr=False)
+    n_repeated: int = 0
 
     def figures(self, name: str) -> MethodFigures:
         """Return the figures of one method.
@@ -134,6 +137,7 @@ class CorrelationResult:
             "r_high": self.interval[1],
             "n": self.n,
             "n_masked": self.n_masked,
+            "n_repeated": self.n_repeated,
             "n_eff": self.n_eff,
             "p_value": self.p_value,
             "reason": self.reason,
@@ -159,6 +163,7 @@ class CorrelationResult:
             f"r = {self.r:+.3f} ± {self.r_err:.3f}   (68 % interval {self.interval[0]:+.3f} to {self.interval[1]:+.3f})",
             f"n = {self.n} values"
             + (f" ({self.n_masked} masked)" if self.n_masked else "")
+            + (f" ({self.n_repeated} more are repeated and count once)" if self.n_repeated else "")
             + f", worth {self.n_eff:.0f} independent ones, since neighbours resemble each other over "
             + f"{self.length_a[0]:.3g} (a) and {self.length_b[0]:.3g} (b)",
         ]

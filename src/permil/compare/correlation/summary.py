@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from permil.compare.correlation.anisotropy import excess_variance
+from permil.compare.correlation.anisotropy import excess_variance, exposure_variance
 from permil.compare.correlation.candidates import Candidates, Posterior
 from permil.compare.correlation.geometry import Geometry
 from permil.compare.correlation.textbook import fisher_interval
+from permil.compare.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 
@@ -20,6 +21,8 @@ _MOST_LEVERAGE = 0.9
 _CROSS_FLOOR = 0.1
 # The scatter of the variance over simulated maps beside that of its posterior (modes are not quite independent).
 _OVERCONFIDENCE = 2.0
+# Below this share of a map's variance its means at each place say nothing.
+_LEAST_SHARE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,14 @@ class Summary:
         Degrees of freedom of the t-test.
     null_variance
         Variance of r of independent maps.
+    scatter
+        Posterior variance of its logarithm.
     posterior_a, posterior_b
         What the maps say about their covariances.
+    a, b
+        The standardised maps, or their means at each place where places have several points.
+    geometry
+        The places of these values.
     """
 
     r: float
@@ -56,8 +65,12 @@ class Summary:
     p_value: float
     freedom: float
     null_variance: float
+    scatter: float
     posterior_a: Posterior
     posterior_b: Posterior
+    a: FloatArray
+    b: FloatArray
+    geometry: Geometry
 
 
 def correlation(a: FloatArray, b: FloatArray) -> float:
@@ -68,11 +81,13 @@ def correlation(a: FloatArray, b: FloatArray) -> float:
 def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
     """Return the figures to quote.
 
-    The variance of r of independent maps is ``tr(B Sa B Sb) / (tr(B Sa) tr(B Sb))`` (Clifford, Richardson & Hemon 1989,
-    Biometrics 45, 123; Dutilleul 1993, Biometrics 49, 305) with the covariances from `Candidates`. For the test, one map is taken as
-    given and what it explains of the other is removed before that one's covariance is told (as a t-test takes its variance from the
-    residuals); the geometric mean of both ways round is used. Degrees of freedom are reduced by the posterior scatter of the variance
-    (Satterthwaite 1946, Biometrics Bull. 2, 110).
+    Where places have several points, r is the sum of a part between places, from the means at each place, and a part within, from the
+    deviations from these means. The two are uncorrelated if the deviations are independent of the means, and their variances add. That
+    of the part within is ``(1 - share_a) (1 - share_b) / (n - places)`` for white deviations, with the shares of the variances that
+    are between places; `exposure_variance` adds what deviations have in common with their neighbours.
+
+    On a lattice with unequal steps neighbours may resemble each other alike in units of length or in steps: the figures are those with
+    the smaller effective number of values.
 
     Parameters
     ----------
@@ -80,6 +95,47 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
         Places of the points.
     a, b : ndarray, shape (n,)
         Standardised maps.
+    """
+    if geometry.place is None:
+        return _more_cautious(geometry, a, b)
+    number = np.bincount(geometry.place)
+    means = [np.bincount(geometry.place, values) / number for values in (a, b)]
+    deviations = [values - mean[geometry.place] for values, mean in zip((a, b), means, strict=True)]
+    shares = [float(np.mean(mean[geometry.place] ** 2)) for mean in means]
+    if min(shares) < _LEAST_SHARE:
+        raise CompareError(
+            "the means of a map at its places are all the same", remedy="there is nothing to correlate over the field"
+        )
+    between = _more_cautious(geometry, *((mean - mean.mean()) / mean.std() for mean in means))
+    r = correlation(a, b)
+    # Places with more points weigh more.
+    weight = shares[0] * shares[1] * len(number) * float(np.sum(number.astype(float) ** 2)) / len(a) ** 2
+    variances = [max(0.0, 1.0 - share) for share in shares]
+    within = variances[0] * variances[1] / (len(a) - len(number))
+    r_within = float(np.mean(deviations[0] * deviations[1]) / max(np.sqrt(variances[0] * variances[1]), 1e-300))
+    within += exposure_variance(geometry.cells, *deviations)
+    variance = weight * between.null_variance + within
+    return _with_figures(
+        replace(between, r=r, scatter=between.scatter * (weight * between.null_variance / variance) ** 2, null_variance=variance),
+        weight * between.r_err**2 + within * max(0.0, 1.0 - r_within**2) ** 2,
+        n=len(a),
+    )
+
+
+def _more_cautious(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
+    """Return the figures of maps with one value at each place, in the metric with the fewer effective values."""
+    metrics = [geometry.once] if geometry.even is None else [geometry.once, geometry.even]
+    return min((_at_places(metric, a, b) for metric in metrics), key=lambda summary: summary.n_eff)
+
+
+def _at_places(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
+    """Return the figures of maps with one value at each place.
+
+    The variance of r of independent maps is ``tr(B Sa B Sb) / (tr(B Sa) tr(B Sb))`` (Clifford, Richardson & Hemon 1989,
+    Biometrics 45, 123; Dutilleul 1993, Biometrics 49, 305) with the covariances from `Candidates`. For the test, one map is taken as
+    given and what it explains of the other is removed before that one's covariance is told (as a t-test takes its variance from the
+    residuals); the geometric mean of both ways round is used. Degrees of freedom are reduced by the posterior scatter of the variance
+    (Satterthwaite 1946, Biometrics Bull. 2, 110).
     """
     candidates = geometry.candidates
     r = correlation(a, b)
@@ -93,25 +149,32 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
     scatter = _OVERCONFIDENCE * float(np.mean([spread for _, spread in ways]))
     # The mean of a lognormal variance.
     variance = float(np.exp(np.mean([mean for mean, _ in ways]) + scatter / 2.0 / _OVERCONFIDENCE)) + excess
-    n_eff = min(1.0 + 1.0 / variance, float(len(a)))
-    n_eff_low = n_eff * float(np.exp(-np.sqrt(scatter / _OVERCONFIDENCE)))
+    unknown = (np.nan, (np.nan, np.nan), np.nan, np.nan, np.nan, np.nan)
+    return _with_figures(
+        Summary(r, *unknown, variance, scatter, posterior_a, posterior_b, a, b, geometry),
+        _error_variance(candidates, mode_a, mode_b, r, *means) + excess * (1.0 - r * r) ** 2,
+        n=len(a),
+    )
+
+
+def _with_figures(summary: Summary, error_variance: float, *, n: int) -> Summary:
+    """Return the summary with what follows from r, its variance for independent maps, and that for maps that correlate."""
+    r, variance, scatter = summary.r, summary.null_variance, summary.scatter
+    n_eff = min(1.0 + 1.0 / variance, float(n))
     p_value, freedom = np.nan, np.nan
     if n_eff > 3.0:
         freedom = 1.0 / (1.0 / (n_eff - 2.0) + scatter / 2.0)
         t = abs(r) * np.sqrt((n_eff - 2.0) / max(1.0 - r * r, 1e-15))
         p_value = float(2.0 * stats.t.sf(t, freedom))
-    r_err = np.sqrt(_error_variance(candidates, mode_a, mode_b, r, *means) + excess * (1.0 - r * r) ** 2)
-    return Summary(
-        r,
-        float(r_err),
-        fisher_interval(r, float(r_err)),
-        n_eff,
-        n_eff_low,
-        p_value,
-        float(freedom),
-        variance,
-        posterior_a,
-        posterior_b,
+    r_err = float(np.sqrt(error_variance))
+    return replace(
+        summary,
+        r_err=r_err,
+        interval=fisher_interval(r, r_err),
+        n_eff=n_eff,
+        n_eff_low=n_eff * float(np.exp(-np.sqrt(scatter / _OVERCONFIDENCE))),
+        p_value=p_value,
+        freedom=float(freedom),
     )
 
 

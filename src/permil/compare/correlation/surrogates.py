@@ -95,7 +95,7 @@ def shift_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
     """
     correlations, pairs = shifted_correlations(cells.total(a), cells.total(b), cells.counts, cells.counts)
     correlations[0, 0] = np.nan
-    return _null(_drawn(correlations, pairs, cells.n, resamples, rng), float(np.mean(a * b)))
+    return _null(_drawn(correlations, pairs, cells.places, resamples, rng), float(np.mean(a * b)))
 
 
 def rotation_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: int, rng: np.random.Generator) -> Null:
@@ -106,12 +106,12 @@ def rotation_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples
     for part, (turn, mirrored) in zip(np.array_split(np.arange(resamples), len(kinds)), kinds, strict=True):
         turned = [np.rot90(field[:, ::-1] if mirrored else field, turn) for field in (total, counts)]
         correlations, pairs = shifted_correlations(turned[0], cells.total(b), turned[1], counts)
-        draws.append(_drawn(correlations, pairs, cells.n, len(part), rng))
+        draws.append(_drawn(correlations, pairs, cells.places, len(part), rng))
     return _null(np.concatenate(draws), float(np.mean(a * b)))
 
 
 def _drawn(correlations: FloatArray, pairs: FloatArray, n: int, number: int, rng: np.random.Generator) -> FloatArray:
-    """Return the correlations of some shifts that leave enough pairs, scaled to the scatter of the whole."""
+    """Return the correlations of some shifts that leave enough pairs of n places, scaled to the scatter of the whole."""
     allowed = np.flatnonzero((pairs >= _OVERLAP * n) & np.isfinite(correlations))
     if not len(allowed):
         return np.empty(0)

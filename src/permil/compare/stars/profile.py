@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, least_squares
 
+from permil.arrays import plain_array
 from permil.compare.errors import CompareError
 
 FloatArray = NDArray[np.float64]
@@ -160,7 +161,7 @@ def fit_profile(radii: ArrayLike, fraction: ArrayLike, *, moment: float, compone
     CompareError
         If the growth curve is not finite or the moment is not positive.
     """
-    radii, fraction = np.asarray(radii, dtype=np.float64), np.asarray(fraction, dtype=np.float64)
+    radii, fraction = plain_array(radii, name="radii", unit="pixel"), plain_array(fraction, name="fraction", unit="")
     if not (np.isfinite(moment) and moment > 0):
         raise CompareError(f"an adaptive moment of {moment} pixel^2", remedy="measure the moments of stars first", value=moment)
     if radii.shape != fraction.shape or not (np.isfinite(radii) & np.isfinite(fraction)).all():

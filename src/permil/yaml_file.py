@@ -30,7 +30,7 @@ _DEEPEST = 100
 _EXPONENT_ONLY = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+")
 """Numbers such as ``1e3``, which YAML 1.1 takes for text."""
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
-_TRUE = ("true", "yes", "on")
+_TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
 class WrittenInt(int):
@@ -336,6 +336,9 @@ def _is_list(kind: Any) -> bool:
 def _fitted_scalar(kinds: list[Any], words: list[Any], value: Any) -> Any:
     takes_text, takes_number = str in kinds or Path in kinds, int in kinds or float in kinds
     if isinstance(value, bool):
+        meant = [word for word in words if word in (_TRUE if value else _FALSE)]
+        if len(meant) == 1:
+            return meant[0]
         if bool not in kinds:
             need = "write a number" if takes_number and not takes_text else "put the text in quotes"
             raise ValueError(f"yes, no, on, off, true and false are truth values in YAML; {need}")

@@ -210,7 +210,7 @@ def test_the_index_warns_of_edited_headers_and_reads_on(write_raw: RawWriter, bi
 def test_the_option_as_yaml_reads_it(written: str, meant: str) -> None:
     assert ExposuresConfig.model_validate(yaml.safe_load(f"checksums: {written}")).checksums == meant
     for wrong in ("on", "maybe", "0", "~"):
-        with pytest.raises(ValidationError, match="refuse"):
+        with pytest.raises(ValidationError, match=r"refuse|truth values|is empty"):
             ExposuresConfig.model_validate(yaml.safe_load(f"checksums: {wrong}"))
 
 

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from permil.config.base import FileName, Section
-
-
-def _off(entry: Any) -> Any:
-    # YAML reads the word off as false.
-    return "off" if entry is False else entry
-
 
 Label = Annotated[str, BeforeValidator(lambda entry: str(entry) if isinstance(entry, int) else entry)]
 """A detector's name or number."""
@@ -44,7 +38,7 @@ class ExposuresConfig(Section):
     same_position_mm: float = Field(
         default=0.1, gt=0, description="projector positions within this distance (mm) are one place; the stage repeats to 0.01 mm"
     )
-    checksums: Annotated[Literal["refuse", "warn", "off"], BeforeValidator(_off)] = Field(
+    checksums: Literal["refuse", "warn", "off"] = Field(
         default="refuse",
         description=(
             "data of raw files that do not have the sum that their header states (DATASUM): refuse (the file is left out), warn, or off "

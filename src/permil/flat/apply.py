@@ -6,29 +6,31 @@ from typing import Any
 
 import numpy as np
 from astropy import units as u
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import plain_array, unit_of
+from permil.arrays import plain_array, plain_image, unit_of
 from permil.errors import FlatError, InputError
 from permil.products import MaskPlane, is_usable
 
 
 def apply_flat(
-    image: Any, variance: Any, mask: Any, *, flat: Any, flat_variance: Any, flat_mask: Any
+    image: ArrayLike,
+    variance: ArrayLike,
+    mask: ArrayLike | None,
+    *,
+    flat: ArrayLike,
+    flat_variance: ArrayLike,
+    flat_mask: ArrayLike | None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]]:
     """Divide an image by a flat and carry the errors of both.
-
-    Arrays may be masked, have units and any byte order: masked values of image and flat are no data, the variance is converted to
-    the square of the unit of the image, a flat in per cent is divided by 100.
 
     Parameters
     ----------
     image, variance, mask
-        Image of one detector, shape (ny, nx); the variance may be 0 where it is not known, or an uncertainty of
-        `astropy.nddata`. The mask has the planes of
-        `MaskPlane`; in one of booleans, true is BAD, and None marks nothing.
+        Image of one detector, shape (ny, nx); the variance may be 0 where it is not known, or an uncertainty of `astropy.nddata`. A
+        pixel that is masked (NumPy, astropy) has no data; a mask of bool is true where there are none, None marks nothing.
     flat, flat_variance, flat_mask
-        Flat of the same detector.
+        Flat of the same detector, without a unit or in per cent.
 
     Returns
     -------
@@ -39,72 +41,59 @@ def apply_flat(
     Raises
     ------
     FlatError
-        If image and flat differ in shape, or the flat has the unit of a signal.
+        If the shapes of image and flat differ.
     InputError
-        If another array has another shape, or does not hold what it must.
+        If the arrays do not hold real numbers or belong together, the flat has the unit of a signal, or the variance has another
+        unit than the square of the image's.
     """
-    signal = plain_array(image, name="the image", ndim=2)
-    shape = signal.shape
-    response = _response(flat, shape)
-    unit, relative = unit_of(image), u.dimensionless_unscaled
-    noise = _noise(variance, "the variance of the image", shape, None if unit is None else unit**2)
-    flat_noise = _noise(flat_variance, "the variance of the flat", shape, relative)
-    planes, of_flat = _planes(mask, "the mask of the image", shape), _planes(flat_mask, "the mask of the flat", shape)
-    known = is_usable(of_flat) & np.isfinite(response) & (response > 0)
-    divisor = np.where(known, response, np.nan)
+    unit = unit_of(image)
+    light, response = plain_image(image, name="image"), plain_image(flat, name="flat", unit="")
+    if light.shape != response.shape:
+        raise FlatError(
+            f"the image has {_size(light.shape)} pixels, the flat {_size(response.shape)}",
+            remedy="give an image of the flat's detector, trimmed and assembled (permil assemble)",
+            value=(light.shape, response.shape),
+        )
+    noise = _noise(variance, "variance", light.shape, None if unit is None else unit**2)
+    flat_noise = _noise(flat_variance, "flat_variance", light.shape, "")
+    planes, flat_planes = (_planes(values, name, light.shape) for values, name in ((mask, "mask"), (flat_mask, "flat_mask")))
+    known = is_usable(flat_planes) & np.isfinite(response) & (response > 0)
+    divisor = np.where(known, response, np.nan).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        quotient = signal / divisor
+        quotient = light / divisor
         corrected = quotient.astype(np.float32)
         lost = ~np.isfinite(corrected)
-        corrected[lost] = np.nan
         error = (noise / divisor**2 + quotient**2 * flat_noise / divisor**2).astype(np.float32)
+    corrected[lost] = np.nan
     error[lost | ~np.isfinite(error)] = np.nan
-    planes |= of_flat
-    planes[lost] |= np.int32(MaskPlane.NO_DATA)
-    return corrected, error, planes
+    together = planes | flat_planes
+    together[lost] |= np.int32(MaskPlane.NO_DATA)
+    return corrected, error, together
 
 
-def _response(flat: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    unit = unit_of(flat)
-    if unit is not None and unit.physical_type != "dimensionless":
-        raise FlatError(
-            f"the flat is in {unit}, which is the unit of a signal", remedy="give a flat on a relative scale", value=str(unit)
-        )
-    response = plain_array(flat, name="the flat", unit=u.dimensionless_unscaled)
-    if response.shape != shape:
-        raise FlatError(
-            f"the image has {_size(shape)} pixels, the flat {_size(response.shape)}",
-            remedy="give an image of the flat's detector, trimmed and assembled (permil assemble)",
-            value=(shape, response.shape),
-        )
-    return response
-
-
-def _noise(variance: Any, name: str, shape: tuple[int, ...], unit: u.UnitBase | None) -> NDArray[np.float64]:
-    """Return a variance, NaN where it is negative or not finite."""
+def _noise(variance: Any, name: str, shape: tuple[int, ...], unit: str | u.UnitBase | None) -> NDArray[np.floating]:
+    """Return a variance, NaN where it is negative."""
     if hasattr(variance, "represent_as") and hasattr(variance, "uncertainty_type"):  # an uncertainty of astropy.nddata
         from astropy.nddata import VarianceUncertainty
 
         variance = variance.represent_as(VarianceUncertainty).quantity
-    values = plain_array(variance, name=name, unit=unit)
-    if values.ndim and values.shape != shape:
-        raise InputError(f"{name} has the shape {values.shape}, the image {shape}", remedy="give arrays that belong together")
-    noise = values if values.ndim else np.full(shape, values)
-    noise[~(np.isfinite(noise) & (noise >= 0))] = np.nan
-    return noise
+    noise = plain_image(variance, name=name, unit=unit, shape=shape)
+    return np.where(noise >= 0, noise, np.nan)
 
 
-def _planes(mask: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
-    """Return a mask as integers of 32 bits."""
-    if mask is None:
+def _planes(values: ArrayLike | None, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return mask planes; no data where a mask of bool is true or the mask itself is masked."""
+    if values is None:
         return np.zeros(shape, dtype=np.int32)
-    planes = np.ma.filled(mask, int(MaskPlane.NO_DATA)) if np.ma.isMaskedArray(mask) else np.asarray(mask)
-    if planes.dtype.kind not in "iub" or planes.shape != shape:
-        raise InputError(
-            f"{name} holds {planes.dtype} in the shape {planes.shape}, not integers in the shape {shape}",
-            remedy="give the planes of MaskPlane, or booleans that are true where a pixel is bad",
-        )
-    return planes.astype(np.int32)
+    if type(values) is np.ndarray and values.dtype.kind in "iu" and values.shape == shape:
+        return values.astype(np.int32)
+    plain = plain_array(values, name=name, shape=shape)
+    if np.any(plain != np.rint(plain), where=np.isfinite(plain)):
+        raise InputError(f"{name} holds no mask planes", remedy="give whole numbers or bool")
+    no_data = int(MaskPlane.NO_DATA)
+    if np.asarray(np.ma.getdata(values)).dtype.kind == "b":
+        plain = np.where(plain == 1.0, no_data, plain)
+    return np.where(np.isfinite(plain), plain, no_data).astype(np.int32)
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -72,8 +72,8 @@ def flat_difference(
     Parameters
     ----------
     first, first_variance, second, second_variance
-        Responses and their independent variances, shape (ny, nx). Masked pixels are not good. Where both variances are 0, or one is
-        NaN, noise and chi-square are not known.
+        Responses and their independent variances, shape (ny, nx). Masked pixels are not good. Where both variances are 0, noise and
+        chi-square are not known.
     good
         Pixels that are good in both.
     super_pixel_mm
@@ -100,12 +100,13 @@ def flat_difference(
         for name, values in (("first_variance", first_variance), ("second_variance", second_variance))
     ]
     good = plain_flags(good, name="good", shape=one.shape)
-    good &= np.isfinite(one) & np.isfinite(other)
+    for plane in (one, other, *noises):
+        good &= np.isfinite(plane)
     good &= (one > 0) & (other > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(good, one / other, np.nan)
         variance = np.where(good, noises[0] / other**2 + noises[1] * one**2 / other**4, np.nan)
-        known = good & (variance > 0) & np.isfinite(variance)
+        known = good & (variance > 0)
     size = size_in_pixels(super_pixel_mm, detector.pixel_mm)
     blocks = super_pixels(ratio, good, size)
     filled = np.isfinite(blocks.mean)

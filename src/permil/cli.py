@@ -295,9 +295,9 @@ def spots_run(config: ConfigPath, overrides: Overrides = None, scheduler: Schedu
 def spots_grid(
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog of one exposure (FITS)", parser=_path)],
     out: Out,
-    columns: Annotated[int, typer.Option(help="spots of the mask along x")] = 49,
-    rows: Annotated[int, typer.Option(help="spots of the mask along y")] = 49,
-    degree: Annotated[int, typer.Option(help="degree of the polynomial of the optical distortion")] = 3,
+    columns: Annotated[int, typer.Option(min=3, help="spots of the mask along x")] = 49,
+    rows: Annotated[int, typer.Option(min=3, help="spots of the mask along y")] = 49,
+    degree: Annotated[int, typer.Option(min=1, max=12, help="degree of the polynomial of the optical distortion")] = 3,
 ) -> None:
     """Name the spots of a catalog by their place in the grid of the mask."""
     from permil.spots.grid_file import grid_file
@@ -313,8 +313,8 @@ def spots_calibrate(
     ],
     out: Out,
     camera: Annotated[str, typer.Option(help="camera of the catalogs")] = "lsstcam",
-    columns: Annotated[int, typer.Option(help="spots of the mask along x")] = 49,
-    rows: Annotated[int, typer.Option(help="spots of the mask along y")] = 49,
+    columns: Annotated[int, typer.Option(min=3, help="spots of the mask along x")] = 49,
+    rows: Annotated[int, typer.Option(min=3, help="spots of the mask along y")] = 49,
 ) -> None:
     """Calibrate the spots of a mask from catalogs: flux, place and width of each, with errors."""
     from permil.camera import load_camera
@@ -352,7 +352,7 @@ def plan_check(config: ConfigPath, overrides: Overrides = None) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Argument(metavar="[OUT]", help="folder to make", parser=_path)] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="seed of the simulation")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the simulation")] = 1,
 ) -> None:
     """Simulate a small campaign, reduce it, compare with the truth."""
     from permil.demo import run_demo
@@ -420,6 +420,8 @@ def main() -> None:
         if error.errno not in _OF_THE_MACHINE:
             raise
         _end(_of_the_machine(error))
+    except MemoryError as error:
+        _end(f"the memory does not suffice ({str(error) or 'no more of it'}); use fewer workers, or options that need less")
     except UnicodeEncodeError as error:
         _end(f"{error.object!r} cannot be written in the encoding {error.encoding}; set LC_ALL to a UTF-8 locale such as C.UTF-8")
     except SystemExit as end:

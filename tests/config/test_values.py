@@ -106,6 +106,7 @@ def test_values_that_are_understood(tmp_path: Path, text: str, key: str, value: 
         ("isr: {saturation: abc}", "'nominal' or 'none', or .* number"),
         ("seed: " + "9" * 5000, r"key seed = '9+ \.\.\.: "),
         ("isr: {edge_mm: 1e999}", "finite number"),
+        ("flat: {super_pixel_mm: 1e9}", "less than or equal to 100"),
         ("plan: {pointings: {points: [[1, .inf]]}}", r"plan\.pointings\.points\.0\.1 = inf: .*finite"),
         ("compare: {rings: [.nan, 3]}", r"compare\.rings = \[nan, 3\]: .* finite number"),
     ],
@@ -229,6 +230,16 @@ def test_override_of_a_section_keeps_the_other_keys(tmp_path: Path) -> None:
     assert (config.flat.joint.drift, config.flat.joint.modes) == (False, 5)
     # A map that is a value is replaced as a whole.
     assert config.flat.beam_of == {"red": "uv"}
+
+
+def test_configuration_that_the_run_would_write_over(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("output: .")
+    (tmp_path / "link.yaml").symlink_to("run.yaml")
+    for name in ("run.yaml", "link.yaml"):
+        with pytest.raises(ConfigError, match=r"the run would write run\.yaml over this file; rename it"):
+            load_config(tmp_path / name)
+    assert load_config(path, ["output=out"]).output == tmp_path / "out"
 
 
 def test_infinite_threshold_comes_back(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_no_result_takes_the_place_of_an_input(
         os.link(name, link)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and not path.is_symlink()}
     for out in (*inputs, *links[:1]):
-        _refused(permil(*INPUTS[command], "--out", out), f"{out}: is an input of this result", "another name")
+        _refused(permil(*INPUTS[command], "--out", out), f"{out}: is an input of this result", "copy the input elsewhere")
     for out, what in (("raw", "is a folder"), ("null", "is a device"), ("raw.fits", "is a FITS file that permil did not write")):
         _refused(permil(*INPUTS[command], "--out", out), f"{out}: {what}")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and not path.is_symlink()} == before
@@ -100,6 +100,29 @@ def test_home_folder_after_an_equals_sign(permil: Permil, tmp_path: Path, monkey
     assert "environment variables such as $HOME are not expanded" in " ".join(messages.split())
     _refused(permil("run", "new.yaml", "output=~/out", "output=~/other"), "'output=~/out' and 'output=~/other' set the same key")
     assert {path.name for path in tmp_path.iterdir()} == {"old.yaml", "new.yaml"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("flat", "diff", "a", "b", "--super-pixel-mm", "nan"),
+        ("flat", "diff", "a", "b", "--super-pixel-mm", "inf"),
+        ("flat", "diff", "a", "b", "--super-pixel-mm", "0"),
+        ("flat", "diff", "a", "b", "--super-pixel-mm", "1e9"),
+        ("spots", "grid", "a", "--out", "b", "--columns", "0"),
+        ("spots", "grid", "a", "--out", "b", "--degree", "99"),
+        ("spots", "calibrate", "a", "--out", "b", "--rows", "-1"),
+        ("demo", "a", "--seed", "-1"),
+    ],
+)
+def test_numbers_that_make_no_sense(
+    permil: Permil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, messages = permil(*arguments)
+    assert code == 2
+    assert "not possible" in messages or "Invalid value for" in messages
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_full_disk_while_the_nodes_are_noted(permil: Permil, spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:

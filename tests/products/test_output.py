@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import os
 import resource
 import signal
@@ -87,6 +88,19 @@ def test_file_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=what):
             _write_image(tmp_path / name)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2"])
+def test_compressed_files(tmp_path: Path, suffix: str) -> None:
+    own, foreign = tmp_path / f"own.fits.{suffix}", tmp_path / f"raw.fits.{suffix}"
+    fits.PrimaryHDU(ONES).writeto(foreign)
+    for _ in range(2):
+        write_hdus(own, [fits.PrimaryHDU(ONES)])
+    with pytest.raises(OutputError, match="is a FITS file that permil did not write"):
+        write_hdus(foreign, [fits.PrimaryHDU(ONES)])
+    (tmp_path / "archive.tar.gz").write_bytes(gzip.compress(b"something else"))
+    with pytest.raises(OutputError, match="is a compressed file, the result is a FITS file"):
+        write_hdus(tmp_path / "archive.tar.gz", [fits.PrimaryHDU(ONES)])
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 5000, b"\xff\xfe" * 1000, b"SIMPLE  =  nonsense"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from permil.config import Config
 from permil.config.spots import SpotsConfig
 from permil.errors import InputError
 from permil.products import RunFolder
+from permil.progress import StageReport
 from permil.spots.calibration_file import read_calibration
 from permil.spots.catalog_file import write_catalog
 from permil.spots.errors import GridError, SpotError
 from permil.spots.folder import SpotsFolder
+from permil.spots.inputs import measured_catalogs
 from permil.spots.stage import calibrate_files, run_spots
 
 OPTIONS = SpotsConfig(columns=15, rows=15, knot_px=64.0, cell_px=64, rings=(-300.0, 200.0))
@@ -184,3 +187,12 @@ def test_bad_input(tmp_path, cutout):
     both = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "good")], "detectors": ["R02_S02"]})
     with pytest.raises(GridError, match="it is of R22_S11, not of R02_S02"):
         run_spots(both, Config(), cutout, RunFolder(tmp_path / "c"))
+
+
+def test_named_detector_without_exposures_is_not_ignored(tmp_path):
+    index = SimpleNamespace(
+        select=lambda **_: Table({"detector": ["R22_S11", "R22_S11"], "path": ["a", "b"], "obsid": ["1", "2"]})
+    )
+    options = SpotsConfig(detectors=["R22_S11", "R22_S12"])
+    with pytest.raises(InputError, match=r"no spot exposures \(IMGTYPE SPOT\) of R22_S12; detectors that have some: R22_S11"):
+        measured_catalogs(options, Config(), RunFolder(tmp_path), index, 1, StageReport("spots"))

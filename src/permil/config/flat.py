@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat
 
 from permil.config.base import Section
 from permil.config.names import DetectorOrRaft, KnownLed
+
+LARGEST_SUPER_PIXEL_MM = 100.0
+"""Larger than any detector, mm."""
+SuperPixel = Annotated[float, Field(gt=0, le=LARGEST_SUPER_PIXEL_MM)]
 
 
 class JointConfig(Section):
@@ -54,5 +58,5 @@ class FlatConfig(Section):
     keep_pointings: bool = Field(
         default=True, description="write the flat of each pointing aimed at a detector (needs as much disk as five flats)"
     )
-    super_pixel_mm: PositiveFloat = Field(default=0.64, description="side of the super-pixels of metrics and small maps, mm")
-    mosaic_mm: PositiveFloat = Field(default=0.64, description="cell of the binned mosaic of the focal plane, mm")
+    super_pixel_mm: SuperPixel = Field(default=0.64, description="side of the super-pixels of metrics and small maps, mm")
+    mosaic_mm: SuperPixel = Field(default=0.64, description="cell of the binned mosaic of the focal plane, mm")

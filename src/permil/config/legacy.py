@@ -49,7 +49,11 @@ def import_legacy(paths: list[Path]) -> str:
             old[key] = value
     remarks = [f"the key {key} is not known and was left out" for key in old if key not in _BEAM_KEYS | _FLAT_KEYS]
     new: dict[str, Any] = {"camera": "lsstcam", "exposures": {"roots": _roots(old, remarks)}}
-    new["beam"] = {"reference": _reference(old, remarks)}
+    try:
+        new["beam"] = {"reference": _reference(old, remarks)}
+    except ConfigError as error:
+        error.path = ", ".join(str(path) for path in paths)
+        raise
     flat = _flat(old, remarks)
     leds = [str(old[key]) for key in ("led_name", "led_beam_model", "led_analysis") if key in old]
     if leds:

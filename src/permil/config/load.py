@@ -14,6 +14,9 @@ from permil.config.names import with_names
 from permil.errors import ConfigError
 from permil.yaml_file import parse_yaml, read_yaml
 
+RECORD = "run.yaml"
+"""File of a run's folder that holds its resolved configuration."""
+
 _EXPLAINED = "`permil config example` explains every key"
 _LONGEST_SHOWN = 200
 
@@ -43,12 +46,18 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     content = read_yaml(path)
     _apply_overrides(content, overrides or [])
     try:
-        return with_names(Config.model_validate(content, context={FOLDER: path.resolve().parent}))
+        config = with_names(Config.model_validate(content, context={FOLDER: path.resolve().parent}))
     except ValidationError as error:
         raise _config_error(error, path) from error
     except ConfigError as error:
         error.path = str(path)
         raise
+    record = config.output / RECORD
+    if record.exists() and record.samefile(path):
+        raise ConfigError(
+            f"the run would write {RECORD} over this file", path=path, remedy="rename it, or name another folder with output="
+        )
+    return config
 
 
 def _apply_overrides(content: dict[str, Any], overrides: list[str]) -> None:

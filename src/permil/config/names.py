@@ -63,14 +63,8 @@ def with_names(config: Config) -> Config:
 
 
 def led_named(config: Config, text: str) -> str:
-    """Return the name of an LED that a user wrote in any letter case.
-
-    Raises
-    ------
-    ConfigError
-        If ``exposures.leds`` has no such LED.
-    """
-    return _Names(config.camera, config.exposures.leds, is_simulated=False).led(text, LedName(), "--led")
+    """Return the name of an LED that a user wrote in any letter case, and other text as it is."""
+    return _Names(config.camera, config.exposures.leds, is_simulated=False).led(text, LedName(is_known=False), "")
 
 
 class _Names:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from permil.config.base import FileName, Section
+from permil.config.flat import SuperPixel
 from permil.config.names import AnyLed, DetectorOrRaft, DetectorText
 
 Readout = Literal["detector", "board", "raft", "all"]
@@ -95,7 +96,7 @@ class PlanConfig(Section):
         description="distance of the knots of the beam that is fitted, mm: finer, the beam can hide more waves of the flat; by default "
         "2 mm, more where that makes more than some 3000 knots",
     )
-    super_pixel_mm: PositiveFloat = Field(default=0.64, description="side of the super-pixels whose error is predicted, mm")
+    super_pixel_mm: SuperPixel = Field(default=0.64, description="side of the super-pixels whose error is predicted, mm")
     cells: Annotated[int, Field(ge=2)] | None = Field(
         default=None,
         description="cells along each side of a detector on which the design is checked; by default finer than the knots, 8000 in all",

@@ -9,6 +9,7 @@ import numpy as np
 
 from permil.arrays import parse_unit
 from permil.camera import Detector, load_camera
+from permil.config.flat import LARGEST_SUPER_PIXEL_MM
 from permil.errors import FlatError, InputError, PermilError
 from permil.flat.apply import apply_flat
 from permil.flat.difference import FlatDifference, flat_difference
@@ -164,10 +165,16 @@ def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_p
     InputError
         If a file cannot be read.
     FlatError
-        If the flats do not belong together.
+        If the flats do not belong together, or there are no such super-pixels.
     OutputError
         If the map cannot be written.
     """
+    if not 0 < super_pixel_mm <= LARGEST_SUPER_PIXEL_MM:
+        raise FlatError(
+            f"super-pixels of {super_pixel_mm} mm are not possible",
+            remedy=f"give a side between 0 and {LARGEST_SUPER_PIXEL_MM:g} mm",
+            value=super_pixel_mm,
+        )
     if out is not None:
         check_output(out, inputs=[first_path, second_path])
     (first, sensor), (second, of_second) = _two_flats(first_path, second_path)

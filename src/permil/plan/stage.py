@@ -70,6 +70,7 @@ def check_plan(plan: PlanConfig, camera: Camera, folder: RunFolder, *, has_photo
     console.print(
         f"  checking {len(positions)} positions on {cells} cells of {len(signals)} detectors, beam with knots every {knots_mm:g} mm",
         highlight=False,
+        soft_wrap=True,
     )
     with console.status("checking what the signals determine"):
         prediction = predict(

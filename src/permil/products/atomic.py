@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import contextlib
 import errno
+import gzip
 import os
 import re
 import stat
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from permil.errors import OutputError
 
@@ -21,7 +25,19 @@ PROGRAM = "permil"
 _BLOCK = 2880
 _LONGEST_HEADER = 100 * _BLOCK
 _LONGEST_PREFIX = 100
-_SIGNATURES = {b"SIMPLE  =": "a FITS file", b"PAR1": "a Parquet table", b"\x89PNG": "a picture", b"# %ECSV": "an ECSV table"}
+_SIGNATURES = {
+    b"SIMPLE  =": "a FITS file",
+    b"PAR1": "a Parquet table",
+    b"\x89PNG": "a picture",
+    b"# %ECSV": "an ECSV table",
+    b"\x89HDF": "an HDF5 file",
+    b"PK\x03\x04": "an archive",
+    b"\x1f\x8b": "a compressed file",
+    b"BZh": "a compressed file",
+    b"\xfd7zXZ": "a compressed file",
+    b"%PDF": "a document",
+}
+_COMPRESSED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SPECIAL = {
     stat.S_IFDIR: "a folder",
@@ -107,7 +123,10 @@ def check_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path
         with contextlib.suppress(OSError):
             if os.path.samestat(Path(entry).stat(), there):
                 raise OutputError(
-                    "is an input of this result and would be lost", path=path, remedy="give another name", value=entry
+                    "is an input of this result and would be lost",
+                    path=path,
+                    remedy="name another file, or copy the input elsewhere",
+                    value=entry,
                 )
     if _is_own_fits(target) is False:
         raise OutputError(
@@ -170,13 +189,8 @@ def is_product(path: str | Path) -> bool:
 
 def _is_own_fits(path: Path) -> bool | None:
     """Return whether this program wrote a FITS file; None for another kind of file, or what is left of one."""
-    try:
-        with path.open("rb") as stream:
-            header = stream.read(_BLOCK)
-            if not header.startswith(b"SIMPLE  ="):
-                return None
-            header += stream.read(_LONGEST_HEADER - _BLOCK)
-    except OSError:
+    header = _begin(path, _LONGEST_HEADER)
+    if not header.startswith(b"SIMPLE  ="):
         return None
     for start in range(0, len(header), 80):
         card = header[start : start + 80]
@@ -197,11 +211,7 @@ def _require_same_kind(new: Path, old: Path, path: Path) -> None:
 
 def _kind(path: Path) -> str:
     """Return what kind of file there is; an empty text where there is none, nothing in it, or nothing that is known."""
-    try:
-        with path.open("rb") as stream:
-            begin = stream.read(_BLOCK)
-    except OSError:
-        return ""
+    begin = _begin(path, _BLOCK)
     for signature, kind in _SIGNATURES.items():
         if begin.startswith(signature):
             return kind
@@ -210,6 +220,21 @@ def _kind(path: Path) -> str:
     except UnicodeDecodeError:
         return ""
     return "text" if text and "\0" not in text else ""
+
+
+def _begin(path: Path, size: int) -> bytes:
+    """Return the first bytes of a file, of FITS also where it is compressed as a whole; nothing if it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(size)
+        for signature, opened in _COMPRESSED.items():
+            if begin.startswith(signature):
+                with opened(path, "rb") as stream:
+                    inside = stream.read(size)
+                return inside if inside.startswith(b"SIMPLE  =") else begin
+    except (OSError, EOFError, zlib.error):
+        return b""
+    return begin
 
 
 def _umask() -> int:

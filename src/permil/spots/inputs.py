@@ -135,9 +135,16 @@ def measured_catalogs(
     Raises
     ------
     InputError
-        If there are none, or none can be used.
+        If there are none, none of a detector that is named, or none can be used.
     """
     rows = [] if index is None else list(index.select(purpose=SPOT))
+    missing = [name for name in options.detectors if name not in {str(row["detector"]) for row in rows}]
+    if rows and missing:
+        raise InputError(
+            f"there are no spot exposures (IMGTYPE SPOT) of {', '.join(missing)}",
+            remedy=f"detectors that have some: {', '.join(sorted({str(row['detector']) for row in rows}))}; check spots.detectors",
+            value=missing,
+        )
     if options.detectors:
         rows = [row for row in rows if row["detector"] in options.detectors]
     if not rows:

@@ -381,3 +381,31 @@ def test_every_spot_saturated_or_without_light(tmp_path, cutout, catalogs, metho
     assert "left out: MC_C_20191030_000001: no spot is good: all are saturated" in text
     with pytest.raises(SpotError, match=r"no exposure has a usable grid \(2 catalogs\)"):
         calibrate_files(paths[:2], tmp_path / "none.fits", options=options, camera=cutout)
+
+
+def test_calibration_of_another_sensor_or_mask_is_refused(tmp_path, cutout, catalogs):
+    serial = cutout["R22_S11"].serial
+    paths = _write(tmp_path / "in", [replace(entry, serial=serial) for entry in catalogs])
+    calibration = tmp_path / "calibration.fits"
+    calibrate_files(paths, calibration, options=OPTIONS, camera=cutout)
+    assert fits.getheader(calibration)["LSST_NUM"] == serial
+    other = _write(tmp_path / "other", [replace(entry, serial="E2V-CCD250-999") for entry in catalogs[:2]])
+    options = OPTIONS.model_copy(update={"catalogs": [str(path) for path in other], "calibration": str(calibration)})
+    with pytest.raises(SpotError, match=f"the calibration is of sensor {serial}, the exposures are of E2V-CCD250-999"):
+        run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+    for change, sentence in ((_cut, "damaged|cannot be read"), (_fewer_rows, "has 224 rows, a mask of 15 x 15 has 225")):
+        change(calibration)
+        with pytest.raises(InputError, match=sentence):
+            run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+        calibrate_files(paths, calibration, options=OPTIONS, camera=cutout)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-20000])
+
+
+def _fewer_rows(path):
+    with fits.open(path) as hdus:
+        fits.HDUList([hdus[0].copy(), fits.BinTableHDU(Table(hdus["SPOTS"].data)[:-1], name="SPOTS")]).writeto(
+            path, overwrite=True
+        )

@@ -211,6 +211,7 @@ def require_same_mask(stored: StoredCalibration, measurements: Measurements, *, 
     """
     for name, of_calibration, of_exposures in (
         ("detector", stored.detector, measurements.detector),
+        ("sensor", stored.serial, measurements.serial),
         ("band", stored.band, measurements.band),
         ("flux unit", stored.flux_unit, measurements.flux_unit),
         ("aperture", stored.aperture, measurements.aperture),

@@ -187,6 +187,13 @@ def test_one_exposure_of_two_detectors_and_repeated_images_are_no_repetition(cat
         repeated_catalogs([catalogs[0], replace(catalogs[0], detector="R02_S02")], names)
 
 
+def test_one_exposure_given_twice_is_no_calibration(tmp_path, cutout, catalogs):
+    path = _write(tmp_path / "in", catalogs[:1])[0]
+    _copy(path)
+    with pytest.raises(SpotError, match=r"at least two exposures of the mask; .*counted once"):
+        calibrate_files([tmp_path / "in"], tmp_path / "c.fits", options=OPTIONS, camera=cutout)
+
+
 def test_arrays_given_twice_are_refused(catalogs):
     with pytest.raises(SpotError, match=r"catalog 2 \(MC_C_20191030_000000\) repeats catalog 0"):
         gather([*catalogs[:2], catalogs[0]], columns=15, rows=15)

@@ -179,7 +179,7 @@ def open_source_table(path: str | Path) -> Iterator[SourceTable]:
         warnings.simplefilter("always")
         content = _content(path)
         structure = read_structure(io.BytesIO(content), len(content), path)
-        hdus = fits.open(io.BytesIO(content), lazy_load_hdus=False)
+        hdus = fits.open(io.BytesIO(content[: structure[-1].end]), lazy_load_hdus=False)
     about_file = [
         text.removeprefix(f"{path}: ") for text in (str(entry.message) for entry in caught) if text.startswith(f"{path}: ")
     ]

@@ -326,7 +326,8 @@ def reduced_detectors(run: Run, index: Index) -> list[str]:
             index.select(purpose=SCAN)["detector"]
         )
     stars = set(index.select(purpose=SPOT)["detector"])
-    names |= stars & set(run.config.spots.detectors) if run.config.spots.detectors else stars
+    chosen = {run.camera[label].name for label in run.config.spots.detectors}
+    names |= stars & chosen if chosen else stars
     return [name for name in run.camera.detectors if name in names]
 
 

@@ -48,6 +48,13 @@ def _write(folder, catalogs, *, labels=True, suffix=""):
     return paths
 
 
+@pytest.fixture(scope="module")
+def once(tmp_path_factory, cutout, catalogs):
+    folder = tmp_path_factory.mktemp("once")
+    calibrate_files(_write(folder / "in", catalogs), folder / "once.fits", options=OPTIONS, camera=cutout)
+    return folder / "once.fits"
+
+
 def _flux_error(path):
     spots = fits.getdata(path, "SPOTS")
     return np.nanmedian(spots["flux_err"] / spots["flux"])
@@ -126,10 +133,9 @@ def _other_spelling_of_the_detector(path):
     _copy, _link, _hard_link, _folder_and_file, _same_path_in_another_spelling, _packed, _other_header, _other_order_of_columns,
     _other_order_of_rows, _single_precision, _under_another_exposure, _other_spelling_of_the_detector,
 ])  # fmt: skip
-def test_a_catalog_given_twice_counts_once(tmp_path, cutout, catalogs, again):
+def test_a_catalog_given_twice_counts_once(tmp_path, cutout, catalogs, once, again):
     # Names that say nothing, so that headers decide.
     paths = [path.rename(path.with_name(f"e{number}.fits")) for number, path in enumerate(_write(tmp_path / "in", catalogs))]
-    calibrate_files(paths, tmp_path / "once.fits", options=OPTIONS, camera=cutout)
     given = paths
     for path in paths:
         given = again(path)
@@ -138,9 +144,9 @@ def test_a_catalog_given_twice_counts_once(tmp_path, cutout, catalogs, again):
     )
     assert f"{COUNT} exposures" in text
     assert "counted once" in text
-    assert _flux_error(tmp_path / "twice.fits") == pytest.approx(_flux_error(tmp_path / "once.fits"), rel=1e-4)
+    assert _flux_error(tmp_path / "twice.fits") == pytest.approx(_flux_error(once), rel=1e-4)
     np.testing.assert_allclose(
-        fits.getdata(tmp_path / "twice.fits", "SPOTS")["flux"], fits.getdata(tmp_path / "once.fits", "SPOTS")["flux"], rtol=1e-6
+        fits.getdata(tmp_path / "twice.fits", "SPOTS")["flux"], fits.getdata(once, "SPOTS")["flux"], rtol=1e-6
     )
 
 
@@ -187,6 +193,27 @@ def test_one_exposure_of_two_detectors_and_repeated_images_are_no_repetition(cat
         repeated_catalogs([catalogs[0], replace(catalogs[0], detector="R02_S02")], names)
 
 
+def test_one_exposure_given_twice_is_no_calibration(tmp_path, cutout, catalogs):
+    path = _write(tmp_path / "in", catalogs[:1])[0]
+    _copy(path)
+    with pytest.raises(SpotError, match=r"at least two exposures of the mask; .*counted once"):
+        calibrate_files([tmp_path / "in"], tmp_path / "c.fits", options=OPTIONS, camera=cutout)
+
+
+def test_part_of_a_catalog_under_another_name_is_refused(catalogs):
+    part = replace(catalogs[0].select(np.arange(0, len(catalogs[0]), 2)), exposure="a part")
+    with pytest.raises(SpotError, match=rf"{len(part)} rows of b equal rows of a bit by bit"):
+        repeated_catalogs([catalogs[0], part], ["a", "b"])
+    few = replace(catalogs[1], exposure="few", x=np.where(np.arange(len(catalogs[1])) < 4, catalogs[1].x, catalogs[1].x + 1))
+    assert repeated_catalogs([catalogs[1], few], ["a", "b"]) == []
+
+
+def test_numbers_of_exposures_are_their_names(catalogs):
+    first = replace(catalogs[0], exposure="MC_C_20191030_000363")
+    with pytest.raises(SpotError, match="differ, although both are R22_S11 of exposure 3019103000363"):
+        repeated_catalogs([first, replace(_other_program(first), exposure="3019103000363")], ["a", "b"])
+
+
 def test_arrays_given_twice_are_refused(catalogs):
     with pytest.raises(SpotError, match=r"catalog 2 \(MC_C_20191030_000000\) repeats catalog 0"):
         gather([*catalogs[:2], catalogs[0]], columns=15, rows=15)
@@ -196,17 +223,15 @@ def test_arrays_given_twice_are_refused(catalogs):
         gather([replace(catalogs[0], serial="A-1"), replace(catalogs[1], serial="A-2")], columns=15, rows=15)
 
 
-def test_rows_given_twice_count_once(tmp_path, cutout, catalogs):
-    paths = _write(tmp_path / "in", catalogs, labels=False)
-    calibrate_files(paths, tmp_path / "once.fits", options=OPTIONS, camera=cutout)
+def test_rows_given_twice_count_once(tmp_path, cutout, catalogs, once):
     twice = [entry.select(np.concatenate([np.arange(len(entry)), np.arange(0, len(entry), 3)])) for entry in catalogs]
     paths = _write(tmp_path / "rows", twice, labels=False)
     text = calibrate_files(paths, tmp_path / "twice.fits", options=OPTIONS, camera=cutout)
     assert "rows repeat others bit by bit and count once" in text
     assert f"(and {COUNT - 1} more like this)" in text
     for name in ("flux", "flux_err"):
-        np.testing.assert_array_equal(
-            fits.getdata(tmp_path / "twice.fits", "SPOTS")[name], fits.getdata(tmp_path / "once.fits", "SPOTS")[name]
+        np.testing.assert_allclose(
+            fits.getdata(tmp_path / "twice.fits", "SPOTS")[name], fits.getdata(once, "SPOTS")[name], rtol=1e-9
         )
 
 
@@ -381,3 +406,31 @@ def test_every_spot_saturated_or_without_light(tmp_path, cutout, catalogs, metho
     assert "left out: MC_C_20191030_000001: no spot is good: all are saturated" in text
     with pytest.raises(SpotError, match=r"no exposure has a usable grid \(2 catalogs\)"):
         calibrate_files(paths[:2], tmp_path / "none.fits", options=options, camera=cutout)
+
+
+def test_calibration_of_another_sensor_or_mask_is_refused(tmp_path, cutout, catalogs):
+    serial = cutout["R22_S11"].serial
+    paths = _write(tmp_path / "in", [replace(entry, serial=serial) for entry in catalogs])
+    calibration = tmp_path / "calibration.fits"
+    calibrate_files(paths, calibration, options=OPTIONS, camera=cutout)
+    assert fits.getheader(calibration)["LSST_NUM"] == serial
+    other = _write(tmp_path / "other", [replace(entry, serial="E2V-CCD250-999") for entry in catalogs[:2]])
+    options = OPTIONS.model_copy(update={"catalogs": [str(path) for path in other], "calibration": str(calibration)})
+    with pytest.raises(SpotError, match=f"the calibration is of sensor {serial}, the exposures are of E2V-CCD250-999"):
+        run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+    for change, sentence in ((_cut, "damaged|cannot be read"), (_fewer_rows, "has 224 rows, a mask of 15 x 15 has 225")):
+        change(calibration)
+        with pytest.raises(InputError, match=sentence):
+            run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+        calibrate_files(paths, calibration, options=OPTIONS, camera=cutout)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-20000])
+
+
+def _fewer_rows(path):
+    with fits.open(path) as hdus:
+        fits.HDUList([hdus[0].copy(), fits.BinTableHDU(Table(hdus["SPOTS"].data)[:-1], name="SPOTS")]).writeto(
+            path, overwrite=True
+        )

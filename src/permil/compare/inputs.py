@@ -19,6 +19,7 @@ from permil.compare.stars.response import StarPlaces, StarResponse
 from permil.errors import InputError
 from permil.products import ImageProduct, RunFolder, read_image
 from permil.products.fits import whole_file
+from permil.products.tables import flags, numbers
 from permil.spots.folder import SpotsFolder
 
 FloatArray = NDArray[np.float64]
@@ -65,7 +66,9 @@ def star_groups(folder: SpotsFolder) -> list[tuple[str, str]]:
         try:
             with whole_file(path):
                 header = fits.getheader(path, 0)
-        except (OSError, ValueError) as error:
+        except InputError:
+            raise
+        except Exception as error:
             raise InputError(
                 f"cannot be read as residuals of stars ({error})", path=path, remedy="run permil spots again"
             ) from error
@@ -86,13 +89,15 @@ def read_stars(folder: SpotsFolder, detector: str, band: str) -> StarsProduct:
         with whole_file(path), fits.open(path, memmap=False) as hdus:
             header, table = hdus[0].header.copy(), Table(hdus["RESIDUALS"].data)
             exposures = Table(hdus["EXPOSURES"].data)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except InputError:
+        raise
+    except Exception as error:
         raise InputError(f"cannot be read as residuals of stars ({error})", path=path, remedy="run permil spots first") from error
     missing = [name for name in (*_NEEDED, *QUANTITIES) if name not in table.colnames]
     if missing:
         raise InputError(f"column {', '.join(missing)} is missing", path=path, remedy="run permil spots again", missing=missing)
-    table = table[np.asarray(table["used"], dtype=bool)]
-    column = {name: np.asarray(table[name], dtype=np.float64) for name in table.colnames if name != "used"}
+    table = table[flags(table, "used", path=path)]
+    column = {name: numbers(table, name, path=path) for name in table.colnames if name != "used"}
     names = tuple(str(name).strip() for name in exposures["exposure"])
     with np.errstate(invalid="ignore", divide="ignore"):
         glow = column["background"] / column["expected_flux"]
@@ -110,7 +115,8 @@ def read_stars(folder: SpotsFolder, detector: str, band: str) -> StarsProduct:
         values={name: column[name] for name in QUANTITIES},
         errors={name: column[f"{name}_err"] for name in QUANTITIES},
     )
-    aperture = float(header.get("APERTURE", np.nan))
+    stated = header.get("APERTURE")
+    aperture = float(stated) if isinstance(stated, int | float) else np.nan
     moment = float(np.nanmedian((column["expected_xx"] + column["expected_yy"]) / 2)) if len(table) else np.nan
     profile = _profile(folder, detector, names, moment, path)
     response = StarResponse(profile, aperture if np.isfinite(aperture) else _DEFAULT_APERTURE)
@@ -126,9 +132,18 @@ def _profile(folder: SpotsFolder, detector: str, exposures: tuple[str, ...], mom
         catalog = folder.catalog(detector, exposure)
         if not catalog.is_file():
             continue
-        with whole_file(catalog), fits.open(catalog, memmap=False) as hdus:
-            if "GROWTH" in hdus:
-                curves.append((np.array(hdus["GROWTH"].data["radius"], float), np.array(hdus["GROWTH"].data["fraction"], float)))
+        try:
+            with whole_file(catalog), fits.open(catalog, memmap=False) as hdus:
+                if "GROWTH" not in hdus:
+                    continue
+                growth = Table(hdus["GROWTH"].data)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"cannot be read as a catalog of stars ({error})", path=catalog, remedy="remove it and run permil spots again"
+            ) from error
+        curves.append((numbers(growth, "radius", path=catalog), numbers(growth, "fraction", path=catalog)))
     known = [(radius, fraction) for radius, fraction in curves if np.isfinite(fraction).all()]
     if not known:
         return StarProfile.gaussian(moment)

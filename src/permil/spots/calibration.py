@@ -46,7 +46,7 @@ class Calibration:
         Of the gradient along x and y; empty unless the throughput was solved for.
     chi_square, freedom
         Of the fluxes.
-    columns, rows, detector, band, aperture, flux_unit
+    columns, rows, detector, band, aperture, flux_unit, serial
         What the measurements have in common.
     """
 
@@ -65,6 +65,7 @@ class Calibration:
     band: str
     aperture: float
     flux_unit: str
+    serial: str = ""
 
 
 def calibrate(
@@ -139,6 +140,7 @@ def calibrate(
         band=measurements.band,
         aperture=measurements.aperture,
         flux_unit=measurements.flux_unit,
+        serial=measurements.serial,
     )
 
 

@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.errors import InputError
 from permil.products import provenance, write_hdus
+from permil.products.fits import whole_file
+from permil.products.tables import numbers
 from permil.spots.calibration import Calibration
+from permil.spots.catalog import flux_unit_of
 from permil.spots.positions import SpotPlaces
 from permil.spots.repeatability import Repeatability
 from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable
@@ -32,6 +36,7 @@ class StoredCalibration:
     band: str
     aperture: float
     flux_unit: str
+    serial: str = ""
 
 
 def write_calibration(
@@ -67,6 +72,7 @@ def calibration_cards(calibration: Calibration, *, decided: bool) -> dict[str, A
     """Return the cards of a calibration for a primary header."""
     return {
         "DETECTOR": (calibration.detector or None, "detector"),
+        "LSST_NUM": (calibration.serial or None, "serial number of the sensor"),
         "BAND": (calibration.band or None, "filter or LED"),
         "NCOLS": (calibration.columns, "columns of the mask (along i)"),
         "NROWS": (calibration.rows, "rows of the mask (along j)"),
@@ -184,40 +190,52 @@ def read_calibration(path: str | Path) -> StoredCalibration:
         If it cannot be read or is none.
     """
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with whole_file(path), fits.open(path, memmap=False) as hdus:
             header = hdus[0].header
             if "SPOTS" not in [hdu.name for hdu in hdus] or "METHOD" not in header:
                 raise InputError(
                     "not a calibration of a spot mask", path=path, remedy="give a calibration_*.fits of permil spots"
                 )
-            table = hdus["SPOTS"].data
-            column = {name: np.array(table[name]) for name in table.names}
+            table = Table(hdus["SPOTS"].data)
+            columns, rows = int(header["NCOLS"]), int(header["NROWS"])
+            if len(table) != columns * rows:
+                raise InputError(
+                    f"the table SPOTS has {len(table)} rows, a mask of {columns} x {rows} has {columns * rows}",
+                    path=path,
+                    remedy="make it again",
+                    value=len(table),
+                    expected=columns * rows,
+                )
             return StoredCalibration(
-                spots=_spot_table(column),
-                columns=int(header["NCOLS"]),
-                rows=int(header["NROWS"]),
-                detector=str(header.get("DETECTOR", "")),
-                band=str(header.get("BAND", "")),
+                spots=_spot_table({name: numbers(table, name, path=path) for name in table.colnames}),
+                columns=columns,
+                rows=rows,
+                detector=_text(header, "DETECTOR"),
+                band=_text(header, "BAND"),
                 aperture=float(header.get("APERTURE", np.nan)),
-                flux_unit=str(header["FLUXUNIT"]),
+                flux_unit=flux_unit_of(_text(header, "FLUXUNIT")),
+                serial=_text(header, "LSST_NUM"),
             )
     except InputError:
         raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:
         raise InputError(f"cannot be read as a calibration ({error})", path=path, remedy="make it again") from error
 
 
-def _spot_table(column: dict[str, NDArray[Any]]) -> SpotTable:
+def _text(header: fits.Header, card: str) -> str:
+    """Return a card as text, "" where it is missing or undefined."""
+    value = header.get(card)
+    return "" if value is None or isinstance(value, fits.card.Undefined) else str(value).strip()
+
+
+def _spot_table(column: dict[str, NDArray[np.float64]]) -> SpotTable:
     return SpotTable(
-        flux=column["flux"].astype(np.float64),
-        flux_error=column["flux_err"].astype(np.float64),
-        flux_count=column["flux_count"].astype(np.int64),
-        places=SpotPlaces(
-            np.stack([column["dx"], column["dy"]], axis=1).astype(np.float64),
-            np.stack([column["dx_err"], column["dy_err"]], axis=1).astype(np.float64),
-        ),
-        moments={name: column[name].astype(np.float64) for name in MOMENTS},
-        moment_errors={name: column[f"{name}_err"].astype(np.float64) for name in MOMENTS},
+        flux=column["flux"],
+        flux_error=column["flux_err"],
+        flux_count=np.nan_to_num(column["flux_count"]).astype(np.int64),
+        places=SpotPlaces(np.stack([column["dx"], column["dy"]], axis=1), np.stack([column["dx_err"], column["dy_err"]], axis=1)),
+        moments={name: column[name] for name in MOMENTS},
+        moment_errors={name: column[f"{name}_err"] for name in MOMENTS},
     )
 
 

@@ -36,7 +36,7 @@ class Measurements:
         Spots of the mask.
     names, mjd, projector : shapes (k,), (k,), (k, 2)
         Of the exposures.
-    detector, band, aperture, flux_unit
+    detector, band, aperture, flux_unit, serial
         What they have in common.
     """
 
@@ -55,6 +55,7 @@ class Measurements:
     band: str
     aperture: float
     flux_unit: str
+    serial: str = ""
 
     @property
     def spots(self) -> int:
@@ -145,6 +146,7 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
         band=next((catalog.band for catalog in catalogs if catalog.band), ""),
         aperture=next(iter(apertures), np.nan),
         flux_unit=catalogs[0].flux_unit,
+        serial=next((catalog.serial for catalog in catalogs if catalog.serial), ""),
     )
 
 

@@ -12,10 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
+from permil.exposures.names import parse_file_name
+
 _EXPOSURE = re.compile(r"[A-Z]{2}_[A-Z]_\d{8}_\d{6}")
 _DETECTOR = re.compile(r"(?<![A-Z])(R\d\d)[_-]?(S[\dGW]\d)(?!\d)", re.IGNORECASE)
 _NUMBER = r"([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"
 _CONDITIONS = re.compile(rf"_{_NUMBER}s_{_NUMBER}x_{_NUMBER}y(?:_|\.|$)")
+
+
+def exposure_key(name: str) -> str:
+    """Return the name of an exposure in one spelling: the number ``3019103000363`` is ``MC_C_20191030_000363``."""
+    numbered = parse_file_name(f"{name}-R22-S11-det094.fits") if name.isdigit() else None
+    return numbered.obsid if numbered else name
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ def open_source_table(path: str | Path) -> Iterator[SourceTable]:
         warnings.simplefilter("always")
         content = _content(path)
         structure = read_structure(io.BytesIO(content), len(content), path)
-        hdus = fits.open(io.BytesIO(content), lazy_load_hdus=False)
+        hdus = fits.open(io.BytesIO(content[: structure[-1].end]), lazy_load_hdus=False)
     about_file = [
         text.removeprefix(f"{path}: ") for text in (str(entry.message) for entry in caught) if text.startswith(f"{path}: ")
     ]
@@ -498,7 +498,7 @@ def _named_bits(table: SourceTable, is_wanted: Any) -> Iterator[tuple[str, NDArr
     Tables that went through other programs lose these names; their bits then say nothing (most are set for good sources as well).
     Bits may come back as bytes, or as one number 0 or 1 for each.
     """
-    for column in table.hdu.columns:
+    for column in table.hdu.columns if b"TFLAG" in table.header.table.header else ():
         format_ = str(column.format)
         if not (format_.endswith(("X", "L")) or column.name.lower() == "flags"):
             continue

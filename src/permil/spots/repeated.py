@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from permil.camera import detector_key
 from permil.spots.catalog import QUANTITIES, SpotCatalog
 from permil.spots.errors import SpotError
+from permil.spots.names import exposure_key
+
+# Measurements of different exposures have no rows in common but by rounding.
+_LEAST_COMMON, _COMMON_PART = 5, 0.1
 
 
 @dataclass(frozen=True)
@@ -37,17 +41,18 @@ def repeated_catalogs(catalogs: Sequence[SpotCatalog], names: Sequence[str]) -> 
     Raises
     ------
     SpotError
-        If catalogs of one exposure and detector differ, or catalogs of two detectors are equal.
+        If catalogs of one exposure and detector differ, catalogs of two detectors are equal, or one catalog has a part of the rows
+        of another one.
     """
     repeated: list[RepeatedCatalog] = []
     by_exposure: dict[tuple[str, str | int], int] = {}
-    by_values: dict[str, int] = {}
-    digests = [_digest(catalog) for catalog in catalogs]
+    by_values: dict[bytes, int] = {}
+    rows = [_row_keys(catalog) for catalog in catalogs]
     for number, catalog in enumerate(catalogs):
         detector = detector_key(catalog.detector)
-        equal = by_values.setdefault(digests[number], number)
-        same = by_exposure.setdefault((catalog.exposure, detector), number) if catalog.exposure else number
-        if same != number and digests[same] != digests[number]:
+        equal = by_values.setdefault(rows[number].tobytes(), number)
+        same = by_exposure.setdefault((exposure_key(catalog.exposure), detector), number) if catalog.exposure else number
+        if same != number and not np.array_equal(rows[same], rows[number]):
             raise SpotError(
                 f"{names[number]} and {names[same]} differ, although both are {catalog.detector or 'the same detector'} "
                 f"of exposure {catalog.exposure}",
@@ -65,12 +70,39 @@ def repeated_catalogs(catalogs: Sequence[SpotCatalog], names: Sequence[str]) -> 
             )
         if equal != number:
             repeated.append(RepeatedCatalog(number, equal))
+    again = {copy.number for copy in repeated}
+    _require_no_parts([rows[number] if number not in again else rows[number][:0] for number in range(len(rows))], names)
     return repeated
 
 
-def _digest(catalog: SpotCatalog) -> str:
+def _require_no_parts(rows: Sequence[NDArray[np.uint64]], names: Sequence[str]) -> None:
+    """Raise an error if many rows of one catalog are those of another."""
+    keys = np.concatenate([*rows, np.zeros(0, dtype=np.uint64)])
+    owner = np.repeat(np.arange(len(rows)), [len(entry) for entry in rows])
+    order = np.argsort(keys, kind="stable")
+    twice = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
+    pairs = np.stack([owner[order[twice]], owner[order[twice + 1]]], axis=1)
+    pairs, counts = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0, return_counts=True)
+    for (first, second), count in zip(pairs, counts, strict=True):
+        if count > max(_LEAST_COMMON, _COMMON_PART * min(len(rows[first]), len(rows[second]))):
+            raise SpotError(
+                f"{count} rows of {names[second]} equal rows of {names[first]} bit by bit: they hold parts of one measurement",
+                remedy="give each exposure once",
+                value=int(count),
+                other=names[first],
+            )
+
+
+def _row_keys(catalog: SpotCatalog) -> NDArray[np.uint64]:
+    """Return a sorted array of numbers of 64 bits that stand for the rows with a position."""
     located = np.isfinite(catalog.x) & np.isfinite(catalog.y)
     values = np.stack([getattr(catalog, name)[located] for name in QUANTITIES], axis=1)
     # Single precision, so that a copy in that format is told; adding 0 makes -0 one with 0.
-    rows = np.nan_to_num(values.astype(np.float32), nan=np.inf) + np.float32(0)
-    return hashlib.sha256(rows[np.lexsort(rows.T)].tobytes()).hexdigest()
+    bits = (np.nan_to_num(values.astype(np.float32), nan=np.inf) + np.float32(0)).view(np.uint32)
+    keys = np.zeros(len(bits), dtype=np.uint64)
+    for column in bits.T:
+        # The mixing of splitmix64 (Steele et al. 2014).
+        keys = (keys ^ column) * np.uint64(0xBF58476D1CE4E5B9)
+        keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        keys ^= keys >> np.uint64(31)
+    return np.sort(keys)

@@ -96,9 +96,10 @@ def run_spots(
             continue
         left_out += [(name, detector, reason) for name, reason in group.left_out]
         report.done += 1
-    if not rows and failures:
-        raise failures[0]
     remarks += found
+    if not rows and failures:
+        _add_remarks(failures[0], remarks)
+        raise failures[0]
     report.messages += summed_up(remarks)
     _write_list(products.remarks, remarks, ("catalog", "remark"))
     _write_list(products.left_out, left_out, ("exposure", "detector", "reason"))
@@ -211,6 +212,7 @@ def require_same_mask(stored: StoredCalibration, measurements: Measurements, *, 
     """
     for name, of_calibration, of_exposures in (
         ("detector", stored.detector, measurements.detector),
+        ("sensor", stored.serial, measurements.serial),
         ("band", stored.band, measurements.band),
         ("flux unit", stored.flux_unit, measurements.flux_unit),
         ("aperture", stored.aperture, measurements.aperture),
@@ -259,6 +261,12 @@ def _write_maps(
     )
 
 
+def _add_remarks(error: PermilError, remarks: list[tuple[str, str]]) -> None:
+    """Let an error say what is odd about the catalogs: it may be the cause."""
+    if remarks:
+        error.remedy = f"{error.remedy} ({'; '.join(summed_up(remarks))})"
+
+
 def _write_list(path: Path, rows: Sequence[tuple[str, ...]], names: tuple[str, ...]) -> None:
     """Write a table of text; remove it where there is nothing to say."""
     if rows:
@@ -291,14 +299,19 @@ def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options:
     sources, remarks = catalog_files(catalogs)
     check_output(out, inputs=[source.path for source in sources])
     usable, left_out, found = _usable([label_file(source, options=options, camera=camera) for source in sources])
-    group = _gather(usable, options, camera)
-    calibration, repeated = _calibrate(group, options)
+    remarks += found
+    try:
+        group = _gather(usable, options, camera)
+        calibration, repeated = _calibrate(group, options)
+    except SpotError as error:
+        _add_remarks(error, remarks)
+        raise
     write_calibration(out, calibration, decided=group.decided, repeatability=repeated)
     reasons = [(name, reason) for name, _, reason in left_out] + list(group.left_out)
     return "\n".join(
         [
             describe_calibration(calibration, repeated),
-            *summed_up(remarks + found),
+            *summed_up(remarks),
             *(f"left out: {name}: {reason}" for name, reason in reasons),
         ]
     )

@@ -84,6 +84,8 @@ def simulate(
     electrons=3e6,
     photodiode_noise=2e-3,
     photodiode_drift=0.0,
+    photodiode_walk=0.0,
+    photodiode_step=0.0,
     light_drift=1e-3,
     rotation=0.0,
     jitter=0.0,
@@ -93,6 +95,9 @@ def simulate(
     fiducial_every=0,
 ):
     """Scan of the middle detector, then a quincunx of pointings on each, all detectors read.
+
+    The photodiode has white noise, a linear drift (its change over the campaign), a random walk (its rms at the end) and a step
+    between scan and pointings.
 
     After so many positions the projector goes back to a fiducial one, the middle of the scan, for an exposure of all detectors.
     """
@@ -124,6 +129,9 @@ def simulate(
     phase = time / max(count - 1, 1)
     log_scale = np.log(electrons) + light_drift * np.sin(9 * phase) + 1e-3 * rng.standard_normal(count)
     reading = log_scale - np.log(electrons) + photodiode_drift * (phase - 0.5) + photodiode_noise * rng.standard_normal(count)
+    if photodiode_walk:
+        reading[np.argsort(time)] += photodiode_walk * np.cumsum(rng.standard_normal(count)) / np.sqrt(count)
+    reading += photodiode_step * (np.arange(count) >= scan**2)
     cosine, sine = np.cos(rotation), np.sin(rotation)
     lamp = positions + jitter * rng.standard_normal((move.max() + 1, 2))[move]
     centres = lamp @ np.array([[cosine, sine], [-sine, cosine]]) + np.asarray(offset)

@@ -7,17 +7,24 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from joint_bench import simulate
-from scipy import stats
+from scipy.special import logsumexp
 
 from permil.flat.joint.covariance import FlatCovariance
 from permil.flat.joint.photodiode import (
+    _RATIOS,
+    KERNELS,
+    USUAL_AMPLITUDE,
+    Contrasts,
     PhotodiodeModel,
+    _amplitude_prior,
+    _Components,
+    _Search,
     constants,
     drift_correlation,
     fit_photodiode,
     left_out_deviations,
-    log_evidence,
     marginal,
+    stuck_readings,
 )
 from permil.flat.joint.solve import solve_joint
 
@@ -34,28 +41,55 @@ def readings(rng, *, white=2e-3, drift=0.0, slope=0.0, regressor=None):
     return time, information, -information @ error
 
 
-def test_evidence_is_the_likelihood_of_what_the_signals_leave():
-    # Contrasts free of the constant and of what is open are normal with covariance C + noise of the signals.
+def test_evidence_is_the_likelihood_of_the_contrasts_averaged_over_noise_and_amplitudes():
+    # By brute force: normal densities with the whole covariance, summed over a grid of the logarithm of the white noise.
     rng = np.random.default_rng(0)
-    time, information, pull = readings(rng)
-    strength, directions = np.linalg.eigh(information)
-    contrasts = directions[:, strength > 1.0].T
-    error = contrasts @ (np.linalg.pinv(information) @ -pull)
-    fixed = constants(np.zeros((COUNT, 0)), COUNT)
-    evidences, likelihoods = [], []
-    for white, amplitude in ((1e-3, 0.0), (2e-3, 0.0), (2e-3, 2e-3), (3e-3, 1e-3)):
-        covariance = white**2 * np.eye(COUNT) + amplitude**2 * drift_correlation(time, 0.3)
-        evidences.append(log_evidence(covariance, fixed, information, pull))
-        signals = contrasts @ covariance @ contrasts.T + np.eye(len(contrasts)) / 1e10
-        # What is open but for the constant has a flat prior; given the contrasts its own readings add a factor.
-        likelihoods.append(stats.multivariate_normal(cov=signals, allow_singular=False).logpdf(error))
-    np.testing.assert_allclose(np.diff(evidences), np.diff(likelihoods), rtol=0.02, atol=0.5)
+    time, information, pull = readings(rng, drift=1e-3)
+    used = np.ones(COUNT, dtype=bool)
+    contrasts = Contrasts.of(information, pull, constants(np.zeros((COUNT, 0)), COUNT), used)
+    search = _Search(time, np.zeros(COUNT, dtype=np.int64), contrasts, 2e-3, [1])
+    components = _Components.of(time, np.zeros(COUNT, dtype=np.int64), [])
+    posterior = search.posterior(components)
+    smooth, length = KERNELS[1]
+    rows, phase = contrasts.rows, (time - time[0]) / np.ptp(time) - 0.5
+    unit = rows @ rows.T + contrasts.noise / 2e-3**2
+    kernel = rows @ drift_correlation(time, length, smooth=smooth) @ rows.T
+    slope = rows @ phase
+    chosen = [0, 5, 12]
+    found, expected = posterior.log_evidence[chosen], []
+    for place in chosen:
+        shape = unit + posterior.ratio[place] ** 2 * (kernel if posterior.kernel[place] >= 0 else 0)
+        white = np.sqrt(contrasts.values @ np.linalg.solve(shape, contrasts.values) / (contrasts.size - 2))
+        amplitudes = np.concatenate([[0.0], np.geomspace(0.3, 1e6, 24)])
+        density = amplitudes[1:] / (1 + (amplitudes[1:] * white / USUAL_AMPLITUDE) ** 2 / 3) ** 2
+        priors = np.concatenate([[0.5], 0.5 * density / density.sum()])
+        grid = np.log(white) + np.linspace(-1.0, 1.0, 81)
+        terms = []
+        for amplitude, prior in zip(amplitudes, priors, strict=True):
+            covariance = shape + amplitude**2 * np.outer(slope, slope)
+            _, log_determinant = np.linalg.slogdet(covariance)
+            chi_square = contrasts.values @ np.linalg.solve(covariance, contrasts.values)
+            terms += list(np.log(prior) - contrasts.size * grid - log_determinant / 2 - chi_square * np.exp(-2 * grid) / 2)
+        prior = 0.5 if posterior.kernel[place] < 0 else 0.5 * _amplitude_prior(_RATIOS * white)[place - 1]
+        expected.append(logsumexp(terms) + np.log(prior))
+    np.testing.assert_allclose(np.diff(found), np.diff(expected), atol=0.05)
+
+
+def test_contrasts_know_nothing_of_readings_that_are_not_used():
+    rng = np.random.default_rng(8)
+    _, information, pull = readings(rng)
+    used = np.ones(COUNT, dtype=bool)
+    used[[3, 77]] = False
+    contrasts = Contrasts.of(information, pull, constants(np.zeros((COUNT, 0)), COUNT), used)
+    np.testing.assert_allclose(contrasts.rows[:, ~used], 0.0, atol=1e-9)
+    np.testing.assert_allclose(contrasts.rows.sum(axis=1), 0.0, atol=1e-9)
+    assert contrasts.size == COUNT - 3 - 2
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_white_noise_is_found_and_no_drift_invented(seed):
     time, information, pull = readings(np.random.default_rng(seed))
-    model = fit_photodiode(time, np.zeros((COUNT, 0)), information, pull)
+    model = fit_photodiode(time, np.zeros((COUNT, 0)), information, pull).model
     assert abs(model.white - 2e-3) < 4 * model.white_err
     assert model.drift_probability < 0.6
 
@@ -63,18 +97,78 @@ def test_white_noise_is_found_and_no_drift_invented(seed):
 @pytest.mark.parametrize("drift", [1e-3, 4e-3])
 def test_drift_is_found(drift):
     time, information, pull = readings(np.random.default_rng(3), drift=drift)
-    model = fit_photodiode(time, np.zeros((COUNT, 0)), information, pull)
+    model = fit_photodiode(time, np.zeros((COUNT, 0)), information, pull).model
     assert model.drift_probability > 0.95
     assert drift / 3 < model.drift < 4 * drift
     assert abs(model.white - 2e-3) < 4 * model.white_err
+
+
+def fitted(errors, *, epoch=None):
+    """Fit to readings with these errors."""
+    time = np.arange(COUNT, dtype=float)
+    positions = np.column_stack([np.sin(time), np.cos(1.7 * time)])
+    open_to = np.linalg.qr(np.column_stack([np.ones(COUNT), positions]))[0]
+    information = 1e10 * (np.eye(COUNT) - open_to @ open_to.T)
+    return fit_photodiode(time, np.zeros((COUNT, 0)), information, -information @ errors, epoch=epoch)
+
+
+@pytest.mark.parametrize("size", [3e-3, -2e-2, 0.3])
+def test_a_linear_drift_far_above_the_noise_is_measured(size):
+    noise = 1e-4 * np.random.default_rng(1).standard_normal(COUNT)
+    model = fitted(size * (np.arange(COUNT) / (COUNT - 1) - 0.5) + noise).model
+    assert abs(model.white - 1e-4) < 4 * model.white_err
+    assert model.drift > 0.2 * abs(size)
+    assert not model.steps
+
+
+@pytest.mark.parametrize("size", [1e-3, -5e-3, np.log(1000.0)])
+def test_a_step_at_an_unknown_time_is_measured(size):
+    noise = 1e-4 * np.random.default_rng(2).standard_normal(COUNT)
+    model = fitted(size * (np.arange(COUNT) >= 130) + noise).model
+    assert abs(model.white - 1e-4) < 4 * model.white_err
+    (step,) = model.steps
+    assert step.time == 130
+    assert abs(step.size - size) < 4 * step.size_err
+    assert step.significance > 5
+
+
+def test_offsets_of_epochs_are_allowed_for():
+    epoch = np.repeat(np.arange(4), COUNT // 4)
+    noise = 1e-4 * np.random.default_rng(3).standard_normal(COUNT)
+    found = fitted(np.array([0.0, 2e-3, -1e-3, 3e-3])[epoch] + noise, epoch=epoch)
+    assert abs(found.model.white - 1e-4) < 4 * found.model.white_err
+    assert 5e-4 < found.model.epoch_rms < 1e-2
+    assert found.used.all()
+
+
+@pytest.mark.parametrize("count", [1, 5, 30])
+def test_outlying_readings_are_found_and_no_others(count):
+    rng = np.random.default_rng(4)
+    errors = 1e-4 * rng.standard_normal(COUNT)
+    bad = rng.choice(COUNT, count, replace=False)
+    errors[bad] += rng.choice([-1, 1], count) * rng.uniform(0.01, 0.5, count)
+    found = fitted(errors)
+    assert set(np.flatnonzero(~found.used)) == set(bad)
+    assert abs(found.model.white - 1e-4) < 4 * found.model.white_err
+
+
+def test_readings_that_repeat_one_value_are_stuck():
+    rng = np.random.default_rng(5)
+    reading, time = np.log(0.5 + 1e-3 * rng.standard_normal(40)), np.arange(40.0)
+    reading[20:] = reading[20]
+    assert list(np.flatnonzero(stuck_readings(reading, time))) == list(range(20, 40))
+    reading[25] = np.nan
+    assert list(np.flatnonzero(stuck_readings(reading, time))) == [*range(20, 25), *range(26, 40)]
+    coarse = np.log(0.5 + np.round(np.linspace(0, 1e-3, 40), 4))
+    assert not stuck_readings(coarse, time).any()
 
 
 def test_a_regressor_takes_its_part():
     rng = np.random.default_rng(4)
     temperature = np.cumsum(rng.standard_normal(COUNT))
     time, information, pull = readings(rng, slope=1e-2, regressor=temperature - temperature.mean())
-    without = fit_photodiode(time, np.zeros((COUNT, 0)), information, pull)
-    regressed = fit_photodiode(time, temperature[:, None], information, pull)
+    without = fit_photodiode(time, np.zeros((COUNT, 0)), information, pull).model
+    regressed = fit_photodiode(time, temperature[:, None], information, pull).model
     assert abs(regressed.white - 2e-3) < 5 * regressed.white_err
     assert regressed.drift < without.drift / 3
 
@@ -127,14 +221,12 @@ def test_drift_is_covered_and_a_random_order_reduces_its_error():
     assert smaller[0] < 0.8 * predicted[0]
 
 
-def test_a_revisited_fiducial_position_reduces_the_error_of_a_drift():
-    options = {"drift": 4e-3, "photodiode_noise": 1e-4}
-    once = [gradient_error(seed=seed, **options) for seed in range(3)]
-    revisited = [gradient_error(seed=seed, fiducial_every=4, **options) for seed in range(3)]
+def test_a_revisited_fiducial_position_reduces_the_error_of_a_wandering_photodiode():
+    options = {"drift": 0.0, "photodiode_walk": 3e-3, "photodiode_noise": 1e-4}
+    once = [gradient_error(seed=seed, **options) for seed in range(4)]
+    revisited = [gradient_error(seed=seed, fiducial_every=4, **options) for seed in range(4)]
     predicted, smaller = (np.median([error[0] for _, error in runs]) for runs in (once, revisited))
     assert smaller < 0.85 * predicted
     for runs in (once, revisited):
         pulls = [deviation / error for deviation, error in runs]
         assert np.sqrt(np.mean(np.square(pulls))) < 1.5
-    actual, less = (np.sqrt(np.mean([deviation[0] ** 2 for deviation, _ in runs])) for runs in (once, revisited))
-    assert less < 0.85 * actual

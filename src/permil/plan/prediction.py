@@ -32,10 +32,10 @@ class PlannedPhotodiode(PhotodiodeModel):
 
     images: tuple[int, ...] = ()
 
-    def covariance(self, time: FloatArray) -> FloatArray:
+    def covariance(self, time: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
         """Return the covariance of the mean readings of all positions, shape (n, n)."""
         white = np.diag(self.white**2 * (1.0 / np.array(self.images) - 1.0))
-        return super().covariance(time) + white
+        return super().covariance(time, epoch) + white
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def predict(
         first + (images - 1) / 2,
     )
     drifts = (Drift(photodiode_drift, 1.0, 1.0),) if photodiode_drift > 0 else ()
-    photodiode = PlannedPhotodiode(photodiode_noise or 1.0, 0.0, drifts, tuple(images.tolist()))
+    photodiode = PlannedPhotodiode(photodiode_noise or 1.0, 0.0, drifts, images=tuple(images.tolist()))
     footprints = [each.footprint for each in signals]
     try:
         design = check_design(exposures, footprints, spacing_mm=knots_mm, photodiode=photodiode, limit=limit)

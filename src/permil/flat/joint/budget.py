@@ -163,7 +163,7 @@ def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
     deviation[known] = (exposures.log_photodiode - solution.log_scales)[known]
     deviation -= np.nanmean(deviation)
     scale_errors = _scale_errors(solution)
-    precision = prior.photodiode.precision(exposures.time[known], exposures.regressors[known])
+    precision = prior.photodiode.precision(exposures.time[known], exposures.regressors[known], exposures.epoch[known])
     freedom = known.sum() - constants(exposures.regressors[known], int(known.sum())).shape[1] - 2
     chi_square = float(deviation[known] @ precision @ deviation[known] / max(freedom, 1))
     noisier = bool(prior.photodiode.white > NOISIER * float(np.nanmedian(scale_errors)))
@@ -172,7 +172,7 @@ def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
 
 def without_drift(solution: JointSolution) -> JointSolution:
     """Return a solution whose errors are those of a photodiode that is known not to drift; what was found stays the same."""
-    prior = replace(solution.prior, photodiode=replace(solution.prior.photodiode, drifts=()))
+    prior = replace(solution.prior, photodiode=solution.prior.photodiode.without_drift())
     # Only the scales' prior differs: the patterns, which stand before them, keep their rows of the factor.
     start, scales = solution.model.scales.start, solution.model.scales
     factor = solution.factor.copy(order="K")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +31,8 @@ class ExposureList:
         the same position.
     regressors : ndarray, shape (n, m)
         What the photodiode may depend on linearly (the LED's temperature), centred by the fit.
+    epoch : ndarray of int, shape (n,)
+        The photodiode may respond differently in each epoch (run, job). Default: a new one after each pause.
 
     Raises
     ------
@@ -42,6 +46,7 @@ class ExposureList:
     time: FloatArray
     move: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     regressors: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+    epoch: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         """Check, and number the stage moves where they are not given."""
@@ -58,8 +63,13 @@ class ExposureList:
             raise FlatError("regressors must be finite, one row for each exposure", remedy="leave out exposures without them")
         if self.move.size == 0:
             object.__setattr__(self, "move", self._moves())
-        if self.move.shape != (count,):
-            raise FlatError(f"{self.move.size} stage moves for {count} exposures", remedy="give one number for each exposure")
+        if self.epoch.size == 0:
+            object.__setattr__(self, "epoch", epochs_between_pauses(self.time))
+        for name, what in (("move", "stage moves"), ("epoch", "epochs")):
+            if getattr(self, name).shape != (count,):
+                raise FlatError(
+                    f"{getattr(self, name).size} {what} for {count} exposures", remedy="give one number for each exposure"
+                )
 
     def _moves(self) -> NDArray[np.int64]:
         order = np.argsort(self.time, kind="stable")
@@ -76,6 +86,49 @@ class ExposureList:
     def positions(self) -> FloatArray:
         """Projector positions, shape (n, 2), mm."""
         return np.column_stack([self.x_mm, self.y_mm])
+
+
+def epochs_between_pauses(time: FloatArray) -> NDArray[np.int64]:
+    """Return the number of the epoch of each exposure, counted from 0: a new one begins after each pause.
+
+    A pause lasts more than `PAUSE` times the usual time from one exposure to the next.
+    """
+    order = np.argsort(time, kind="stable")
+    gaps = np.diff(time[order])
+    usual = np.median(gaps[gaps > 0]) if (gaps > 0).any() else np.inf
+    epoch = np.empty(len(time), dtype=np.int64)
+    epoch[order] = np.concatenate([[0], np.cumsum(gaps > PAUSE * usual)])[: len(time)]
+    return epoch
+
+
+def epochs_of_readout(exposures: ExposureList, detectors: Sequence[DetectorSignals]) -> ExposureList:
+    """Return the exposures with a new epoch where a long series that reads one set of detectors begins or ends.
+
+    A scan and the pointings after it are two programs, with time between them in which the photodiode may have changed. A series is
+    long from `LONG_SERIES` exposures on. Exposures that have epochs already are returned as they are.
+    """
+    if not len(exposures) or exposures.epoch.max() > 0:
+        return exposures
+    sets: list[list[int]] = [[] for _ in range(len(exposures))]
+    for number, detector in enumerate(detectors):
+        for exposure in detector.exposures:
+            sets[exposure].append(number)
+    order = np.argsort(exposures.time, kind="stable")
+    changes = np.array([sets[before] != sets[after] for before, after in pairwise(order)], dtype=bool)
+    series = np.concatenate([[0], np.cumsum(changes)])
+    is_long = np.bincount(series) >= LONG_SERIES
+    begins = np.flatnonzero(changes) + 1
+    begins = begins[is_long[series[begins]] | is_long[series[begins - 1]]]
+    epoch = np.zeros(len(order), dtype=np.int64)
+    epoch[order] = np.searchsorted(begins, np.arange(len(order)), side="right")
+    return replace(exposures, epoch=epoch)
+
+
+LONG_SERIES = 25
+"""Exposures of one set of detectors, one after the other, that count as a program of their own."""
+
+PAUSE = 30.0
+"""Time without exposures that counts as a pause, in units of the usual time between exposures."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.kernels import slopes_along
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import DetectorFit, fit_detector
-from permil.flat.joint.photodiode import left_out_deviations
+from permil.flat.joint.photodiode import READING_LIMIT, left_out_deviations
 from permil.flat.joint.prior import Prior
 
 FloatArray = NDArray[np.float64]
@@ -23,11 +23,12 @@ LEFT_OUT = 1e-12
 SHAPE_LIMIT = 7.0
 """Robust standard deviations of the chi-square of exposures."""
 
-PHOTODIODE_LIMIT = 5.0
-"""Standard deviations of a reading from what all others predict."""
-
 _CLIP = 5.0
 _SMALLEST_EXCESS = 0.2
+_FITTED = 3
+"""Scale and position of an exposure are fitted to it before its chi-square is taken."""
+_FEWEST_FREE = 10.0
+"""Degrees of freedom below which the shape of an exposure is not tested."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class ExposureTests:
     Parameters
     ----------
     chi_square
-        Mean squared residual over its error, each at most 25; NaN without signals.
+        Sum of squared residuals over their variances, each at most 25, over the degrees of freedom that the response leaves; NaN where
+        there are too few of these.
     excess
         Deviation of that from the other exposures, in robust standard deviations.
     shift, shift_err : ndarray, shape (n, 2)
@@ -79,7 +81,7 @@ class ExposureTests:
         if self.moved[exposure] > SHAPE_LIMIT:
             x, y = self.shift[exposure]
             faults.append(f"projector displaced by ({x:.3f}, {y:.3f}) mm")
-        if abs(self.photodiode[exposure]) > PHOTODIODE_LIMIT:
+        if abs(self.photodiode[exposure]) > READING_LIMIT:
             faults.append(f"photodiode reading off by {self.photodiode[exposure]:.1f} standard deviations")
         return ", ".join(faults)
 
@@ -111,19 +113,20 @@ def exposure_tests(
             matrix[exposure] += weighted @ basis[number].T
             pull[exposure] += weighted @ fit.residual[number]
     solution, covariance = _solve(matrix, pull)
-    total, signals = np.zeros(count), np.zeros(count)
+    total, freedom = np.zeros(count), np.full(count, -float(_FITTED))
     for detector, fit, basis in kept or fits():
         weights = detector.weights
+        expected = _degrees_of_freedom(weights, exposure_weights[detector.exposures])
         for number, exposure in enumerate(detector.exposures):
             residual = fit.residual[number] - solution[exposure] @ basis[number]
             deviation = np.square(residual) * weights[number]
             total[exposure] += np.minimum(deviation, _CLIP**2).sum()
-            signals[exposure] += (weights[number] > 0).sum()
+            freedom[exposure] += expected[number].sum()
     with np.errstate(invalid="ignore", divide="ignore"):
-        chi_square = np.where(signals > 0, total / signals, np.nan)
-        usual = np.nanmedian(chi_square)
-        spread = 1.4826 * np.nanmedian(np.abs(chi_square - usual))
-        excess = (chi_square - usual) / np.maximum(spread, usual * np.sqrt(2 / signals))
+        chi_square = np.where(freedom >= _FEWEST_FREE, total / freedom, np.nan)
+        usual = np.nanmedian(chi_square) if np.isfinite(chi_square).any() else np.nan
+        spread = 1.4826 * np.nanmedian(np.abs(chi_square - usual)) if np.isfinite(usual) else np.nan
+        excess = (chi_square - usual) / np.maximum(spread, usual * np.sqrt(2 / freedom))
     shift = solution[:, 1:]
     if model.position_errors:
         shift = shift + vector[model.errors].reshape(-1, 2)[model.move_numbers]
@@ -141,13 +144,31 @@ def _photodiode_deviations(vector: FloatArray, correction: FloatArray, prior: Pr
     deviation = vector[model.scales] + np.nan_to_num(correction) - reading
     known = prior.has_photodiode
     exposures = model.exposures
-    precision = prior.photodiode.precision(exposures.time[known], exposures.regressors[known])
-    result[known] = -left_out_deviations(precision, deviation[known])
-    usual = np.median(deviation[known])
-    error = np.hypot(prior.photodiode.white, prior.photodiode.drift)
-    dropped = read & ~known
-    result[dropped] = (usual - deviation[dropped]) / error
+    photodiode = prior.photodiode
+
+    def deviations(some: NDArray[np.int64]) -> FloatArray:
+        precision = photodiode.precision(exposures.time[some], exposures.regressors[some], exposures.epoch[some])
+        return -left_out_deviations(precision, deviation[some])
+
+    kept = np.flatnonzero(known)
+    result[kept] = deviations(kept)
+    for dropped in np.flatnonzero(read & ~known):
+        # What the readings that count predict for it.
+        result[dropped] = deviations(np.append(kept, dropped))[-1]
     return result
+
+
+def _degrees_of_freedom(weights: FloatArray, factors: FloatArray) -> FloatArray:
+    """Return the expected square of each residual over its variance, given that the response is fitted to it, shape (e, p).
+
+    An exposure has the share ``h = w_e / W_p`` in the response of a super-pixel: its residual keeps ``1 - h``. One that is left out
+    has no share, and the error of the response adds to its residual: ``1 + w_e / W_p``.
+    """
+    total = np.einsum("ep,e->p", weights, factors)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = np.where(weights > 0, weights / total, 0.0)
+    kept = factors[:, None] > 0.5
+    return np.where(weights > 0, np.where(kept, np.maximum(1.0 - share, 0.0), 1.0 + np.minimum(share, 1.0)), 0.0)
 
 
 def _without_factor(detector: DetectorSignals, fit: DetectorFit, factors: FloatArray) -> FloatArray:

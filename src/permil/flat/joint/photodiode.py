@@ -1,34 +1,60 @@
 """What the photodiode says of the exposure scales, and how well it says it.
 
-``s_e = log q_e + constant + regressors . beta + white noise + drift(t_e)``. The constant and ``beta`` are free; white noise and
-drift are normal, with covariance ``C = white^2 I + amplitude^2 K(|t - t'| / length)``, ``K`` Matern 5/2. Constants removed, the
-precision of ``s`` is::
+``log q_e = s_e + constant + regressors . beta + drift(t_e) + white noise``. The constant and ``beta`` are free, all else is normal.
+White noise and drift of a real photodiode differ by orders of magnitude, and a drift looks like a gradient of the flat where time and
+position go together. So no single set of their sizes is believed: the covariance of the readings is averaged over the posterior of
+hypotheses. Each has
 
-    Q = C^-1 - C^-1 X (X' C^-1 X)^-1 X' C^-1,      X = [1, regressors]
+- white noise of any size (Jeffreys prior, integrated analytically),
+- no process in time, or one of a kernel of `KERNELS` with an amplitude of 0.1 to 300 times the white noise,
+- a linear drift, an offset of each epoch, and a step at each time where the readings ask for one, each absent or of any amplitude.
 
-White noise, amplitude and length maximise the restricted likelihood (Patterson & Thompson 1971) given what the joint solution
-knows of ``s`` without the photodiode. A drift looks like a gradient of the flat where time and position go together; so its
-amplitude is not set to its likeliest value, which is often zero, but averaged over the posterior of a set of hypotheses: no drift,
-or drift of several amplitudes and lengths.
+Amplitudes have a half-t prior with three degrees of freedom. What the joint solution knows of ``s`` without the photodiode is an
+information matrix with a pull. Directions in which it knows something are contrasts of the readings, whose restricted likelihood
+(Patterson & Thompson 1971) is that of a normal vector. For a kernel ``K`` and white noise ``W`` the pencil ``(K, W)`` is diagonalised
+once; the evidence of every amplitude then costs no more than sums.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, optimize
+from scipy import linalg
 
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 NO_DRIFT_PRIOR = 0.5
-"""Prior probability that the photodiode does not drift."""
+"""Prior probability that there is no process in time, no linear drift and no offsets of epochs, each."""
 
-_AMPLITUDES = (0.15, 0.4, 1.0, 2.5)
-_LENGTHS = (1.0, 0.3, 0.1)
-_WHITE_BOUNDS = (1e-6, 0.3)
-_MOST_EXPOSURES = 800
+READING_LIMIT = 5.0
+"""Standard deviations of a reading from what all others predict, beyond which it is not used."""
+
+USUAL_AMPLITUDE = 2e-3
+"""Scale of the prior of all amplitudes, relative: real photodiodes drift by 0.02 to 0.3 per cent in a run."""
+
+KERNELS = ((True, 2.0), (True, 0.6), (True, 0.2), (True, 0.06), (False, 3.0), (False, 0.2))
+"""Smooth (Matern 5/2) or rough (exponential; a random walk where it is long), and correlation length as a fraction of the campaign."""
+
+_RATIOS = np.geomspace(0.1, 300.0, 22)
+_EFFECTS = np.concatenate([[0.0], np.geomspace(0.3, 1e6, 24)])
+_STEP_PRIOR = 0.02
+"""Prior probability that the photodiode jumps at an unknown time."""
+_MOST_STEPS = 4
+_SWEEPS = 2
+_MOST_EXPOSURES = 400
+_LEAST_INFORMATION = 1e-9
+_ROUNDING = 1e-5
+_LEAST_WHITE, _UNKNOWN_WHITE = 1e-7, 0.01
+_LEAST_PROBABILITY = 1e-4
+_FEWEST_BESIDE_STEP = 3
+_MOST_REFINEMENTS, _SAME_WHITE = 8, 0.002
+"""The signals' own noise is weighed against the white noise: this is repeated until the white noise changes no more."""
+_STUCK = 6
 
 
 @dataclass(frozen=True)
@@ -43,16 +69,44 @@ class Drift:
         Correlation length as a fraction of the campaign.
     probability : float
         Posterior.
+    smooth : bool
+        Matern 5/2, else exponential.
     """
 
     amplitude: float
     length: float
     probability: float
+    smooth: bool = True
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A linear drift over the campaign, or a step.
+
+    Parameters
+    ----------
+    size, size_err : float
+        What the readings say, and its standard error; relative.
+    rms : float
+        Prior standard deviation, averaged over its posterior.
+    time : float
+        When a step happens; NaN for the linear drift.
+    """
+
+    size: float
+    size_err: float
+    rms: float
+    time: float = np.nan
+
+    @property
+    def significance(self) -> float:
+        """Size over its error."""
+        return abs(self.size) / self.size_err if self.size_err > 0 else 0.0
 
 
 @dataclass(frozen=True)
 class PhotodiodeModel:
-    """Noise of the photodiode.
+    """Noise and drift of the photodiode.
 
     Parameters
     ----------
@@ -61,34 +115,61 @@ class PhotodiodeModel:
     white_err : float
         Its standard error.
     drifts : tuple of Drift
-        Hypotheses of drift; what is missing to probability 1 is that of no drift.
+        Hypotheses of a process in time; what is missing to probability 1 is that of none.
+    linear : Effect or None
+        Linear drift; its size is the change from the first to the last exposure.
+    steps : tuple of Effect
+        Steps at times that the readings tell.
+    epoch_rms : float
+        Standard deviation of the offsets of epochs.
     """
 
     white: float
     white_err: float
     drifts: tuple[Drift, ...] = ()
+    linear: Effect | None = None
+    steps: tuple[Effect, ...] = ()
+    epoch_rms: float = 0.0
 
     @property
     def drift(self) -> float:
-        """Root mean square amplitude of the drift over its posterior."""
-        return float(np.sqrt(sum(drift.probability * drift.amplitude**2 for drift in self.drifts)))
+        """Root mean square of everything but white noise over the campaign, averaged over the posterior."""
+        linear = 0.0 if self.linear is None else self.linear.rms**2 / 12.0
+        return float(np.sqrt(sum(drift.probability * drift.amplitude**2 for drift in self.drifts) + linear + self.epoch_rms**2))
 
     @property
     def drift_probability(self) -> float:
-        """Posterior probability of a drift."""
+        """Posterior probability of a process in time."""
         return float(sum(drift.probability for drift in self.drifts))
 
-    def covariance(self, time: FloatArray) -> FloatArray:
-        """Return ``C`` for exposures at some times, averaged over the hypotheses."""
+    def without_drift(self) -> PhotodiodeModel:
+        """Return the same white noise alone."""
+        return PhotodiodeModel(self.white, self.white_err)
+
+    def covariance(self, time: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
+        """Return the covariance of the readings at some times, averaged over the hypotheses.
+
+        Parameters
+        ----------
+        epoch : ndarray of int, shape (n,)
+            Epoch of each exposure; by default all are of one.
+        """
         result = self.white**2 * np.eye(len(time))
         for drift in self.drifts:
-            if drift.probability > 1e-6:
-                result += drift.probability * drift.amplitude**2 * drift_correlation(time, drift.length)
+            result += drift.probability * drift.amplitude**2 * drift_correlation(time, drift.length, smooth=drift.smooth)
+        if self.linear is not None:
+            phase = _phase(time)
+            result += self.linear.rms**2 * np.multiply.outer(phase, phase)
+        for step in self.steps:
+            after = (time >= step.time) - 0.5
+            result += step.rms**2 * np.multiply.outer(after, after)
+        if self.epoch_rms > 0 and epoch is not None:
+            result += self.epoch_rms**2 * (epoch[:, None] == epoch)
         return result
 
-    def precision(self, time: FloatArray, regressors: FloatArray) -> FloatArray:
-        """Return ``Q`` for exposures at some times, shape (n, n)."""
-        return _precision(self.covariance(time), constants(regressors, len(time)))[0]
+    def precision(self, time: FloatArray, regressors: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
+        """Return the precision of the scales at some times with the constant and the regressors free, shape (n, n)."""
+        return _precision(self.covariance(time, epoch), constants(regressors, len(time)))
 
 
 def constants(regressors: FloatArray, count: int) -> FloatArray:
@@ -101,90 +182,459 @@ def constants(regressors: FloatArray, count: int) -> FloatArray:
     return np.column_stack(columns)
 
 
-def drift_correlation(time: FloatArray, length: float) -> FloatArray:
-    """Return the Matern 5/2 correlation of the drift between times; ``length`` is a fraction of their span."""
+def drift_correlation(time: FloatArray, length: float, *, smooth: bool = True) -> FloatArray:
+    """Return the correlation of the drift between times; ``length`` is a fraction of their span."""
     span = max(float(np.ptp(time)), np.finfo(float).tiny)
-    distance = np.sqrt(5.0) * np.abs(time[:, None] - time) / (length * span)
+    distance = np.abs(time[:, None] - time) / (length * span)
+    if not smooth:
+        return np.exp(-distance)
+    distance *= np.sqrt(5.0)
     return (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
 
 
-def _precision(covariance: FloatArray, fixed: FloatArray) -> tuple[FloatArray, float]:
-    """Return ``Q`` and the logarithm of its pseudo-determinant."""
+def _phase(time: FloatArray) -> FloatArray:
+    """Return times from -1/2 to 1/2."""
+    span = max(float(np.ptp(time)), np.finfo(float).tiny)
+    return (time - time.min()) / span - 0.5
+
+
+def _precision(covariance: FloatArray, fixed: FloatArray) -> FloatArray:
     factor = linalg.cholesky(covariance, lower=True)
     inverse = linalg.cho_solve((factor, True), np.eye(len(covariance)))
     projected = inverse @ fixed
-    information = fixed.T @ projected
-    precision = inverse - projected @ np.linalg.solve(information, projected.T)
-    log_determinant = (
-        -2 * np.log(np.diag(factor)).sum() - np.linalg.slogdet(information)[1] + np.linalg.slogdet(fixed.T @ fixed)[1]
-    )
-    return (precision + precision.T) / 2, float(log_determinant)
+    precision = inverse - projected @ np.linalg.lstsq(fixed.T @ projected, projected.T)[0]
+    return (precision + precision.T) / 2
 
 
-def log_evidence(covariance: FloatArray, fixed: FloatArray, information: FloatArray, pull: FloatArray) -> float:
-    """Return the logarithm of the restricted likelihood of photodiode readings, up to a constant.
+@dataclass(frozen=True)
+class Contrasts:
+    """Combinations of the readings' errors that the signals know.
 
     Parameters
     ----------
-    covariance : ndarray, shape (n, n)
-        ``C``.
-    fixed : ndarray, shape (n, k)
-        ``X``.
-    information : ndarray, shape (n, n)
-        What the signals know of the scales ``s``: inverse covariance, singular where they know nothing (constant, gradients).
-    pull : ndarray, shape (n,)
-        Gradient of the log likelihood of the signals where ``s`` equals the readings.
+    rows : ndarray, shape (m, n)
+        ``T``; free of the constant, the regressors and the readings that are not used.
+    values : ndarray, shape (m,)
+        ``T`` times the errors of the readings, as the signals see them.
+    noise : ndarray, shape (m, m)
+        Covariance that the signals' own noise gives them.
     """
-    precision, log_determinant = _precision(covariance, fixed)
-    # A common factor of all scales is unknown to both: any stiffness for it is the same factor in all hypotheses.
-    stiffness = np.trace(information) / len(covariance)
-    factor = linalg.cholesky(information + precision + stiffness / len(covariance), lower=True)
-    whitened = linalg.solve_triangular(factor, pull, lower=True)
-    return 0.5 * float(log_determinant - 2 * np.log(np.diag(factor)).sum() + whitened @ whitened)
+
+    rows: FloatArray
+    values: FloatArray
+    noise: FloatArray
+
+    @classmethod
+    def of(cls, information: FloatArray, pull: FloatArray, fixed: FloatArray, used: BoolArray) -> Contrasts:
+        """Return all contrasts.
+
+        Parameters
+        ----------
+        information : ndarray, shape (n, n)
+            What the signals know of the scales: inverse covariance, singular where they know nothing (constant, gradients).
+        pull : ndarray, shape (n,)
+            Gradient of the log likelihood of the signals where the scales equal the readings.
+        fixed : ndarray, shape (n, k)
+            ``X``.
+        used : ndarray of bool, shape (n,)
+            Readings that count.
+        """
+        strength, directions = np.linalg.eigh(information)
+        known = strength > _LEAST_INFORMATION * strength[-1]
+        strength, directions = strength[known], directions[:, known]
+        free = np.column_stack([fixed, np.eye(len(used))[:, ~used]])
+        outside = _complement(directions.T @ (free / np.linalg.norm(free, axis=0)))
+        rows = outside.T @ directions.T
+        values = -outside.T @ ((directions.T @ pull) / strength)
+        return cls(rows, values, (outside.T / strength) @ outside)
+
+    @property
+    def size(self) -> int:
+        """Number of contrasts."""
+        return len(self.values)
+
+
+def _complement(columns: FloatArray) -> FloatArray:
+    """Return an orthonormal basis of what is orthogonal to some columns, which are parts of unit vectors.
+
+    What is left of a vector that the signals know nothing of is rounding.
+    """
+    left, strength, _ = np.linalg.svd(columns, full_matrices=True)
+    return left[:, int((strength > _ROUNDING).sum()) :]
+
+
+@dataclass(frozen=True)
+class _Components:
+    """Linear drift, offsets of epochs and steps as columns with one amplitude each group."""
+
+    columns: FloatArray
+    groups: NDArray[np.int64]
+    priors: FloatArray
+
+    @classmethod
+    def of(cls, time: FloatArray, epoch: NDArray[np.int64], steps: Sequence[float]) -> _Components:
+        columns: list[NDArray[Any]] = [_phase(time)]
+        groups, priors = [0], [1.0 - NO_DRIFT_PRIOR]
+        numbers = np.unique(epoch)
+        if len(numbers) > 1:
+            columns += [(epoch == number).astype(float) for number in numbers]
+            groups += [1] * len(numbers)
+            priors.append(1.0 - NO_DRIFT_PRIOR)
+        for step in steps:
+            columns.append((time >= step) - 0.5)
+            groups.append(len(priors))
+            priors.append(0.9)
+        return cls(np.column_stack(columns), np.array(groups), np.array(priors))
+
+
+@dataclass
+class _Posterior:
+    """Evidence of every hypothesis and what each says; arrays over hypotheses."""
+
+    log_evidence: FloatArray
+    white_variance: FloatArray
+    kernel: NDArray[np.int64]
+    ratio: FloatArray
+    effect_variance: FloatArray
+    effects: FloatArray
+    effect_errors: FloatArray
+    weights: FloatArray = field(init=False)
+    total: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        most = float(self.log_evidence.max())
+        odds = np.exp(self.log_evidence - most)
+        self.total = most + float(np.log(odds.sum()))
+        self.weights = odds / odds.sum()
+
+    def mean(self, values: FloatArray) -> FloatArray:
+        """Return an average over the hypotheses."""
+        return np.tensordot(self.weights, values, axes=1)
+
+
+def _amplitude_prior(amplitude: FloatArray) -> FloatArray:
+    """Return the half-t prior of amplitudes on a logarithmic grid along the last axis, summing to 1."""
+    density = amplitude / (1.0 + (amplitude / USUAL_AMPLITUDE) ** 2 / 3.0) ** 2
+    return density / density.sum(axis=-1, keepdims=True)
+
+
+class _Search:
+    """Posterior of all hypotheses for given contrasts."""
+
+    def __init__(
+        self, time: FloatArray, epoch: NDArray[np.int64], contrasts: Contrasts, white: float, kernels: Sequence[int]
+    ) -> None:
+        self.time, self.epoch, self.contrasts = time, epoch, contrasts
+        self.factor = linalg.cholesky(contrasts.rows @ contrasts.rows.T + contrasts.noise / white**2, lower=True)
+        self.bases: list[tuple[int, FloatArray, FloatArray]] = [(-1, np.ones(1), self._whiten(np.eye(contrasts.size)))]
+        rows = self._whiten(contrasts.rows)
+        for number in kernels:
+            smooth, length = KERNELS[number]
+            strength, directions = linalg.eigh(rows @ drift_correlation(time, length, smooth=smooth) @ rows.T, check_finite=False)
+            self.bases.append((number, np.maximum(strength, 0.0), self._whiten_rows(directions)))
+
+    def _whiten(self, right: FloatArray) -> FloatArray:
+        return np.asarray(linalg.solve_triangular(self.factor, right, lower=True, check_finite=False))
+
+    def _whiten_rows(self, directions: FloatArray) -> FloatArray:
+        """Return ``V' L^-1``."""
+        return np.asarray(linalg.solve_triangular(self.factor, directions, lower=True, trans="T", check_finite=False)).T
+
+    def posterior(self, components: _Components) -> _Posterior:
+        """Return the posterior with some components besides white noise and kernels."""
+        found = [self._of_kernel(*basis, components) for basis in self.bases]
+        return _Posterior(*(np.concatenate([each[place] for each in found]) for place in range(7)))
+
+    def _of_kernel(self, kernel: int, strength: FloatArray, basis: FloatArray, components: _Components) -> tuple[FloatArray, ...]:
+        contrasts = self.contrasts
+        z, x = basis @ contrasts.values, basis @ (contrasts.rows @ components.columns)
+        ratios = np.zeros(1) if kernel < 0 else _RATIOS
+        variance = 1.0 + ratios[:, None] ** 2 * strength if kernel >= 0 else np.ones((1, contrasts.size))
+        inverse = 1.0 / variance
+        gram = np.einsum("mi,hm,mj->hij", x, inverse, x)
+        pull = np.einsum("mi,hm,m->hi", x, inverse, z)
+        chi_square = inverse @ z**2
+        # White noise without components sets the unit of their amplitudes at first.
+        relative = np.zeros((len(ratios), len(components.priors)))
+        log_evidence = np.zeros(len(ratios))
+        size = contrasts.size
+        for sweep in range(_SWEEPS):
+            log_evidence = -size / 2 * np.log(chi_square) - np.log(variance).sum(axis=1) / 2
+            for group, prior in enumerate(components.priors):
+                if sweep == 0:
+                    relative[:, group:] = 0.0
+                trial = np.repeat(relative[:, None], len(_EFFECTS), axis=1)
+                trial[:, :, group] = _EFFECTS**2
+                if sweep:
+                    # In the chain of evidences the later components are absent.
+                    chain = trial.copy()
+                    chain[:, :, group + 1 :] = 0.0
+                gains, quadratic = _gains(gram, pull, chi_square, size, trial[:, :, components.groups])
+                white = np.sqrt(quadratic / max(size - 2, 1))
+                prior_here = np.concatenate(
+                    [np.full((len(ratios), 1), 1 - prior), prior * _amplitude_prior(_EFFECTS[1:] * white[:, :1])], axis=1
+                )
+                relative[:, group] = _average(gains, prior_here, _EFFECTS**2)
+                if sweep:
+                    gains, _ = _gains(gram, pull, chi_square, size, chain[:, :, components.groups])
+                    log_evidence += _log_sum(gains - gains[:, :1], prior_here)
+        _, quadratic = _gains(gram, pull, chi_square, size, relative[:, None, components.groups])
+        white_variance = quadratic[:, 0] / max(size - 2, 1)
+        if kernel < 0:
+            log_evidence += np.log(NO_DRIFT_PRIOR)
+        else:
+            prior_ratio = np.diag(_amplitude_prior(np.sqrt(white_variance)[:, None] * ratios))
+            log_evidence += np.log((1 - NO_DRIFT_PRIOR) / max(len(self.bases) - 1, 1) * prior_ratio + 1e-300)
+        effects, errors = _effects(gram, pull, relative[:, components.groups])
+        return (
+            log_evidence,
+            white_variance,
+            np.full(len(ratios), kernel),
+            ratios,
+            relative * white_variance[:, None],
+            effects,
+            errors * np.sqrt(white_variance)[:, None],
+        )
+
+    def inverse_covariance(self, posterior: _Posterior, components: _Components) -> FloatArray:
+        """Return the inverse covariance of the contrasts, over the white variance, under the likeliest hypothesis."""
+        best = int(np.argmax(posterior.log_evidence))
+        kernel, ratio = int(posterior.kernel[best]), posterior.ratio[best]
+        _, strength, basis = next(each for each in self.bases if each[0] == kernel)
+        inverse = 1.0 / (1.0 + ratio**2 * strength) if kernel >= 0 else np.ones(self.contrasts.size)
+        matrix = (basis.T * inverse) @ basis
+        x = self.contrasts.rows @ components.columns
+        weight = np.sqrt(posterior.effect_variance[best] / posterior.white_variance[best])[components.groups]
+        projected = matrix @ (x * weight)
+        inner = np.eye(len(weight)) + (x * weight).T @ projected
+        return matrix - projected @ np.linalg.solve(inner, projected.T)
+
+
+def _gains(
+    gram: FloatArray, pull: FloatArray, chi_square: FloatArray, size: int, relative: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return what components of some relative variances add to the log evidence, and the quadratic form that is left.
+
+    Parameters
+    ----------
+    relative : ndarray, shape (hypotheses, trials, columns)
+    """
+    root = np.sqrt(relative)
+    inner = np.eye(gram.shape[-1]) + root[..., :, None] * gram[:, None] * root[..., None, :]
+    right = root * pull[:, None]
+    solved = np.linalg.solve(inner, right[..., None])[..., 0]
+    quadratic = np.maximum(chi_square[:, None] - (right * solved).sum(axis=-1), 1e-14 * chi_square[:, None] + 1e-300)
+    log_determinant = np.linalg.slogdet(inner)[1]
+    gain = -size / 2 * np.log(quadratic / chi_square[:, None]) - log_determinant / 2
+    return gain, quadratic
+
+
+def _log_sum(gains: FloatArray, prior: FloatArray) -> FloatArray:
+    most = gains.max(axis=1)
+    return most + np.log((prior * np.exp(gains - most[:, None])).sum(axis=1))
+
+
+def _average(gains: FloatArray, prior: FloatArray, values: FloatArray) -> FloatArray:
+    weights = prior * np.exp(gains - gains.max(axis=1, keepdims=True))
+    return weights @ values / weights.sum(axis=1)
+
+
+def _effects(gram: FloatArray, pull: FloatArray, relative: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the best linear predictions of the columns' coefficients, and their errors over the white noise."""
+    root = np.sqrt(relative)
+    inner = np.eye(gram.shape[-1]) + root[:, :, None] * gram * root[:, None, :]
+    inverse = np.linalg.inv(inner)
+    coefficients = root * np.einsum("hij,hj->hi", inverse, root * pull)
+    return coefficients, root * np.sqrt(np.maximum(np.einsum("hii->hi", inverse), 0.0))
+
+
+@dataclass(frozen=True)
+class PhotodiodeFit:
+    """The photodiode and the readings that count.
+
+    Parameters
+    ----------
+    model : PhotodiodeModel
+    used : ndarray of bool, shape (n,)
+        Readings that count.
+    """
+
+    model: PhotodiodeModel
+    used: BoolArray
 
 
 def fit_photodiode(
-    time: FloatArray, regressors: FloatArray, information: FloatArray, pull: FloatArray, *, with_drift: bool = True
-) -> PhotodiodeModel:
-    """Estimate the noise and the drift of the photodiode.
+    time: FloatArray,
+    regressors: FloatArray,
+    information: FloatArray,
+    pull: FloatArray,
+    *,
+    epoch: NDArray[np.int64] | None = None,
+    used: BoolArray | None = None,
+    white: float | None = None,
+    with_drift: bool = True,
+    reject: bool = True,
+) -> PhotodiodeFit:
+    """Estimate noise and drift of the photodiode, and find the readings that do not belong to it.
 
     Parameters
     ----------
     time, regressors
         Of the exposures with a reading.
     information, pull
-        See `log_evidence`.
+        See `Contrasts.of`.
+    epoch : ndarray of int, shape (n,)
+        The photodiode may have another response in each epoch. By default there is one.
+    used : ndarray of bool, shape (n,)
+        Readings that may count; by default all.
+    white : float
+        White noise to begin with; by default from differences of readings that follow one another.
     with_drift
-        Whether a drift is thought possible.
+        Whether it may change in time at all.
+    reject
+        Whether outlying readings are sought.
     """
-    if len(time) > _MOST_EXPOSURES:
-        kept = np.linspace(0, len(time) - 1, _MOST_EXPOSURES).astype(int)
-        information, pull = marginal(information, pull, kept)
-        time, regressors = time[kept], regressors[kept]
-    fixed = constants(regressors, len(time))
-    unit = np.eye(len(time))
+    count = len(time)
+    used = np.ones(count, dtype=bool) if used is None else used.copy()
+    epoch = np.zeros(count, dtype=np.int64) if epoch is None else epoch
+    fixed = constants(regressors, count)
+    kept = np.arange(count)
+    if count > _MOST_EXPOSURES:
+        # Neighbours are kept together: white noise and drift are told apart by them.
+        pairs = np.linspace(0, count - 2, _MOST_EXPOSURES // 2).astype(int)
+        kept = np.unique(np.concatenate([pairs, pairs + 1]))
+        kept = np.argsort(time, kind="stable")[kept]
+    model = PhotodiodeModel(_UNKNOWN_WHITE, _UNKNOWN_WHITE)
+    while True:
+        reduced = marginal(information, pull, kept) if len(kept) < count else (information, pull)
+        contrasts = Contrasts.of(*reduced, fixed[kept], used[kept])
+        if contrasts.size < 3:
+            return PhotodiodeFit(model, used)
+        white = white or _robust_noise(contrasts, time[kept])
+        for _ in range(_MOST_REFINEMENTS):
+            model, deviations = _fit(time[kept], epoch[kept], contrasts, white, with_drift=with_drift)
+            before, white = white, max(model.white, _LEAST_WHITE)
+            if abs(np.log(white / before)) < _SAME_WHITE:
+                break
+        worst = float(np.abs(deviations).max(initial=0.0))
+        if not reject or worst <= READING_LIMIT or used.sum() < count / 2:
+            return PhotodiodeFit(model, used)
+        used[kept[np.abs(deviations) > max(READING_LIMIT, 0.6 * worst)]] = False
 
-    def best_white(relative: FloatArray, bounds: tuple[float, float]) -> tuple[float, float]:
-        def cost(log_white: float) -> float:
-            return -log_evidence(np.exp(2 * log_white) * (unit + relative), fixed, information, pull)
 
-        found = optimize.minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 3e-3})
-        return float(found.x), -float(found.fun)
+def _robust_noise(contrasts: Contrasts, time: FloatArray) -> float:
+    """Return a first size of the white noise, from differences of readings that follow one another."""
+    order = np.argsort(time, kind="stable")
+    errors = (contrasts.rows.T @ contrasts.values)[order]
+    differences = np.diff(errors)
+    return max(float(1.4826 * np.median(np.abs(differences - np.median(differences))) / np.sqrt(2)), _LEAST_WHITE)
 
-    log_white, without = best_white(0 * unit, (np.log(_WHITE_BOUNDS[0]), np.log(_WHITE_BOUNDS[1])))
-    hypotheses = []
-    share = (1.0 - NO_DRIFT_PRIOR) / (len(_AMPLITUDES) * len(_LENGTHS)) / NO_DRIFT_PRIOR
-    for length in _LENGTHS if with_drift else ():
-        correlation = drift_correlation(time, length)
-        for ratio in _AMPLITUDES:
-            with_drift_white, evidence = best_white(ratio**2 * correlation, (log_white - 1.5, log_white + 0.1))
-            odds = share * np.exp(min(evidence - without, 500.0))
-            hypotheses.append((with_drift_white, ratio * np.exp(with_drift_white), length, odds))
-    total = 1.0 + sum(odds for *_, odds in hypotheses)
-    mean_white = (np.exp(2 * log_white) + sum(odds * np.exp(2 * white) for white, _, _, odds in hypotheses)) / total
-    drifts = tuple(Drift(float(amplitude), length, float(odds / total)) for _, amplitude, length, odds in hypotheses)
-    white = float(np.sqrt(mean_white))
-    return PhotodiodeModel(white, white / np.sqrt(2 * max(len(time) - 3 - regressors.shape[1], 1)), drifts)
+
+def _fit(
+    time: FloatArray, epoch: NDArray[np.int64], contrasts: Contrasts, white: float, *, with_drift: bool
+) -> tuple[PhotodiodeModel, FloatArray]:
+    """Return the model, and the deviation of each reading from what all others predict, in standard deviations."""
+    search = _Search(time, epoch, contrasts, white, range(len(KERNELS)) if with_drift else ())
+    steps: list[float] = []
+    components = _Components.of(time, epoch, steps)
+    if not with_drift:
+        components = replace(components, priors=np.full(len(components.priors), 1e-12))
+    posterior = search.posterior(components)
+    while with_drift and len(steps) < _MOST_STEPS:
+        step = _likeliest_step(search, posterior, components, time, steps)
+        if step is None:
+            break
+        trial = _Components.of(time, epoch, [*steps, step])
+        with_step = search.posterior(trial)
+        if with_step.total + np.log(_STEP_PRIOR / len(time)) <= posterior.total + np.log(0.5):
+            break
+        steps.append(step)
+        components, posterior = trial, with_step
+    inverse = search.inverse_covariance(posterior, components)
+    best_white = np.sqrt(posterior.white_variance[int(np.argmax(posterior.log_evidence))])
+    seen = inverse @ contrasts.rows
+    strength = np.einsum("me,me->e", contrasts.rows, seen)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        deviations = np.where(strength > 1e-9, contrasts.values @ seen / np.sqrt(strength) / best_white, 0.0)
+    # Outlying readings raise the noise that is estimated: the bulk of the deviations says by how much.
+    usual = 1.4826 * float(np.median(np.abs(deviations[strength > 1e-9]))) if (strength > 1e-9).any() else 1.0
+    # Fisher information of the logarithm of the white variance.
+    share = inverse @ contrasts.rows @ contrasts.rows.T
+    fisher = float(np.sum(share * share.T)) / 2
+    return _model(posterior, components, steps, fisher), deviations / max(min(usual, 1.0), 1e-3)
+
+
+def _likeliest_step(
+    search: _Search, posterior: _Posterior, components: _Components, time: FloatArray, steps: Sequence[float]
+) -> float | None:
+    """Return the time of the step that the likeliest hypothesis, or a steady photodiode, asks for most."""
+    times = np.unique(time)
+    first, last = _FEWEST_BESIDE_STEP, len(times) - _FEWEST_BESIDE_STEP
+    times = times[first:last]
+    times = times[~np.isin(times, steps)]
+    if not len(times):
+        return None
+    inverse = search.inverse_covariance(posterior, components)
+    best = posterior.white_variance[int(np.argmax(posterior.log_evidence))]
+    columns = search.contrasts.rows @ ((time[:, None] >= times) - 0.5)
+    weighted = inverse @ columns
+    strength = np.einsum("mk,mk->k", columns, weighted)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        gain = np.where(strength > 1e-9 * strength.max(), (search.contrasts.values @ weighted) ** 2 / strength / best, 0.0)
+    return float(times[int(np.argmax(gain))])
+
+
+def _model(posterior: _Posterior, components: _Components, steps: Sequence[float], fisher: float) -> PhotodiodeModel:
+    white = float(np.sqrt(posterior.mean(posterior.white_variance)))
+    process = posterior.weights * (posterior.kernel >= 0)
+    amplitude = posterior.ratio * np.sqrt(posterior.white_variance)
+    drifts = tuple(
+        Drift(
+            float(amplitude[place]),
+            KERNELS[posterior.kernel[place]][1],
+            float(process[place]),
+            KERNELS[posterior.kernel[place]][0],
+        )
+        for place in np.flatnonzero(process > _LEAST_PROBABILITY)
+    )
+    variance = posterior.mean(posterior.effect_variance)
+    sizes = posterior.mean(posterior.effects)
+    spread = posterior.mean(posterior.effect_errors**2 + (posterior.effects - sizes) ** 2)
+    errors = np.sqrt(spread)
+    column_of = {group: int(np.flatnonzero(components.groups == group)[0]) for group in range(len(components.priors))}
+
+    def effect(group: int, time: float) -> Effect:
+        column = column_of[group]
+        return Effect(float(sizes[column]), float(errors[column]), float(np.sqrt(variance[group])), time)
+
+    first_step = len(components.priors) - len(steps)
+    return PhotodiodeModel(
+        white,
+        white / (2 * np.sqrt(max(fisher, 0.5))),
+        drifts,
+        effect(0, np.nan),
+        tuple(effect(first_step + number, step) for number, step in enumerate(steps)),
+        float(np.sqrt(variance[1])) if first_step > 1 else 0.0,
+    )
+
+
+def stuck_readings(log_photodiode: FloatArray, time: FloatArray) -> BoolArray:
+    """Return which readings repeat one value, exposure after exposure, while others of the campaign vary."""
+    order = np.argsort(time, kind="stable")
+    order = order[np.isfinite(log_photodiode[order])]
+    stuck = np.zeros(len(time), dtype=bool)
+    if len(order) < _STUCK:
+        return stuck
+    values = log_photodiode[order]
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(values) != 0) + 1, [len(values)]])
+    runs = np.diff(starts)
+    # A coarse converter repeats values everywhere; a photodiode that is stuck does not.
+    if np.median(runs) > 2 and len(runs) > 1:
+        return stuck
+    for start, length in zip(starts[:-1], runs, strict=True):
+        if length >= _STUCK:
+            stuck[order[start : start + length]] = True
+    return stuck
 
 
 def marginal(information: FloatArray, pull: FloatArray, kept: NDArray[np.int64]) -> tuple[FloatArray, FloatArray]:

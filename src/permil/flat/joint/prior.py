@@ -59,7 +59,9 @@ class Prior:
         exposures = self.model.exposures
         precision = np.zeros((len(known), len(known)))
         if known.any():
-            precision[np.ix_(known, known)] = self.photodiode.precision(exposures.time[known], exposures.regressors[known])
+            precision[np.ix_(known, known)] = self.photodiode.precision(
+                exposures.time[known], exposures.regressors[known], exposures.epoch[known]
+            )
         precision[~known, ~known] = UNKNOWN_SCALE**-2
         object.__setattr__(self, "_precision", precision)
 

@@ -17,7 +17,7 @@ from scipy import linalg
 
 from permil.errors import FlatError
 from permil.flat.joint.curvature import Curvature
-from permil.flat.joint.data import DetectorSignals, ExposureList
+from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout
 from permil.flat.joint.descent import Descent, Place
 from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
 from permil.flat.joint.model import make_model
@@ -89,6 +89,7 @@ def solve_joint(
     FlatError
         If there are too few exposures, or it does not converge.
     """
+    exposures = epochs_of_readout(exposures, detectors)
     model = make_model(
         exposures, detectors, spacing_mm=spacing_mm, reflection=reflection, position_errors=position_errors, geometry=geometry
     )

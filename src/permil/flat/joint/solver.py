@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.exposure_tests import LEFT_OUT, PHOTODIODE_LIMIT, SHAPE_LIMIT, exposure_tests
+from permil.flat.joint.exposure_tests import LEFT_OUT, SHAPE_LIMIT, ExposureTests, exposure_tests
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import NormalEquations, normal_equations
-from permil.flat.joint.photodiode import PhotodiodeModel, fit_photodiode, marginal
+from permil.flat.joint.photodiode import READING_LIMIT, PhotodiodeModel, fit_photodiode, marginal, stuck_readings
 from permil.flat.joint.prior import Prior, common_deviation
 from permil.flat.joint.stiffness import best_stiffness
 
@@ -29,6 +29,13 @@ NEAR = 3.0
 SAME_ROWS, SAME_WEIGHT = 1e-2, 1e-3
 """Relative difference of the signals' rows, and of the sum of their weights, within which it holds however far away: the errors of flat
 and scales then agree to 0.001, those of the beam at the edge of the light to 0.01."""
+
+_MOST_RESTORATIONS = 2
+_RESTORED = 0.8
+"""Share of a limit below which what was left out is taken back."""
+
+_SAME_PHOTODIODE, _MOST_WAITS = 2e-3, 12
+"""Relative change of the photodiode's noise and drift from pass to pass with which they count as settled; passes to wait for that."""
 
 _ROUNDS = 2
 """Passes without a change of what is left out after which the prior is kept."""
@@ -83,9 +90,18 @@ class Solver:
         self._state: tuple[bool, bytes] | None = None
         self._rounds = 0
         self._stiffness_given = self._stiffness_known = stiffness is not None
-        known = np.isfinite(model.exposures.log_photodiode)
+        self._restorations = 0
+        self._left_out_before = np.zeros(len(model.exposures), dtype=bool)
+        self._reject_readings = False
+        self._settling, self._waits = False, 0
+        reading = model.exposures.log_photodiode
+        self._readable = np.isfinite(reading) & ~stuck_readings(reading, model.exposures.time)
         self.prior = Prior(
-            model, (stiffness or _FIRST_STIFFNESS,) * len(model.patterns), _FIRST_PHOTODIODE, known, stage_as_recorded=True
+            model,
+            (stiffness or _FIRST_STIFFNESS,) * len(model.patterns),
+            _FIRST_PHOTODIODE,
+            self._readable,
+            stage_as_recorded=True,
         )
 
     def equations(self, *, robust: bool) -> tuple[NormalEquations, Curvature]:
@@ -136,15 +152,8 @@ class Solver:
 
     def _estimate_strengths(self, curvature: Curvature, gradient: FloatArray) -> None:
         """Estimate photodiode and position errors."""
-        known = np.flatnonzero(self.prior.has_photodiode)
-        if known.size >= _FEWEST_READINGS:
-            pull = gradient + self.prior.gradient(self.vector)
-            information, at_vector = curvature.information(self.prior, gradient, pull, self.model.scales)
-            at_readings = at_vector + information @ (self.vector[self.model.scales] - self.prior.scale_centre)
-            information, at_readings = marginal(information, at_readings, known)
-            times, regressors = self.model.exposures.time[known], self.model.exposures.regressors[known]
-            photodiode = fit_photodiode(times, regressors, information, at_readings, with_drift=self.with_drift)
-            self.prior = replace(self.prior, photodiode=photodiode)
+        if self._readable.sum() >= _FEWEST_READINGS:
+            self._estimate_photodiode(curvature, gradient)
         if self.model.position_errors and not self.prior.stage_as_recorded:
             errors = self.vector[self.model.errors]
             pull = gradient + self.prior.gradient(self.vector)
@@ -155,6 +164,35 @@ class Solver:
             pull = differences @ (at_vector + information @ errors)
             size = common_deviation(differences @ information @ differences, pull, _POSITION_ERRORS_MM)
             self.prior = replace(self.prior, position_error_mm=size)
+
+    def _estimate_photodiode(self, curvature: Curvature, gradient: FloatArray) -> None:
+        """Estimate noise and drift of the photodiode, and which readings count."""
+        exposures, scales = self.model.exposures, self.model.scales
+        read = np.flatnonzero(self._readable)
+        pull = gradient + self.prior.gradient(self.vector)
+        information, at_vector = curvature.information(self.prior, gradient, pull, scales)
+        departure = np.zeros(len(exposures))
+        departure[read] = self.vector[scales][read] - exposures.log_photodiode[read]
+        information, at_readings = marginal(information, at_vector + information @ departure, read)
+        fit = fit_photodiode(
+            exposures.time[read],
+            exposures.regressors[read],
+            information,
+            at_readings,
+            epoch=exposures.epoch[read],
+            used=self.prior.has_photodiode[read],
+            white=None if self.prior.photodiode is _FIRST_PHOTODIODE else self.prior.photodiode.white,
+            with_drift=self.with_drift,
+            reject=self._reject_readings,
+        )
+        has_photodiode = np.zeros(len(exposures), dtype=bool)
+        has_photodiode[read] = fit.used
+        if (has_photodiode != self.prior.has_photodiode).any():
+            self._rounds = 0
+        before, now = self.prior.photodiode, fit.model
+        change = abs(np.log(now.white / before.white)), abs(now.drift - before.drift) / max(now.drift, now.white)
+        self._settling = max(change) > _SAME_PHOTODIODE
+        self.prior = replace(self.prior, photodiode=fit.model, has_photodiode=has_photodiode)
 
     def _estimate_stiffness(self, equations: NormalEquations) -> None:
         # The evidence wants the pull at coefficients 0; the equations are linear in them.
@@ -167,37 +205,54 @@ class Solver:
     def advance(self, *, judge: bool) -> None:
         """After a step: judge the exposures, then let the stage differ from its record, then keep the prior.
 
-        Before exposures that do not fit are left out, positions fitted to a beam that they have spoilt could lead anywhere.
+        Before exposures that do not fit are left out, positions fitted to a beam that they have spoilt could lead anywhere. In each
+        round exposures and readings can only be left out; what fits once nothing else changes is restored, a few times at most. So
+        this ends.
         """
         if self.steady:
             return
-        changed = judge and self.judge_exposures()
+        changed = judge and self._leave_out_exposures()
         self._rounds = 0 if changed else self._rounds + 1
         if self._rounds and self.prior.stage_as_recorded:
             self.prior = replace(self.prior, stage_as_recorded=False)
+            self._reject_readings = judge
             self._rounds = 0
             self._stiffness_known = self._stiffness_given
-        self.steady = self._rounds >= _ROUNDS
+        if self._rounds >= _ROUNDS and judge and self._restorations < _MOST_RESTORATIONS and self._restore():
+            self._rounds = 0
+        self._waits += self._settling
+        self.steady = self._rounds >= _ROUNDS and not (self._settling and self._waits <= _MOST_WAITS)
 
-    def judge_exposures(self) -> bool:
-        """Leave out the exposures, and readings, that fit worst, take back those that fit; return whether anything changed.
+    def _tests(self) -> ExposureTests:
+        return exposure_tests(
+            self.model, self.detectors, self.vector, self.prior, threshold=self.threshold, exposure_weights=self.exposure_weights
+        )
+
+    def _leave_out_exposures(self) -> bool:
+        """Leave out the exposures that fit worst; return whether there are any.
 
         Half the worst deviation is the limit of each round, since a bad exposure makes others look bad.
         """
-        tests = exposure_tests(
-            self.model, self.detectors, self.vector, self.prior, threshold=self.threshold, exposure_weights=self.exposure_weights
-        )
-        misfit, left_out = tests.misfit, self.exposure_weights < 0.5
+        misfit, left_out = self._tests().misfit, self.exposure_weights < 0.5
         worst = misfit[~left_out].max(initial=0.0)
-        bad = np.where(left_out, misfit > SHAPE_LIMIT, misfit > max(SHAPE_LIMIT, worst / 2))
-        self.exposure_weights = np.where(bad, LEFT_OUT, 1.0)
-        deviation = np.abs(np.nan_to_num(tests.photodiode))
-        known = self.prior.has_photodiode
-        limit = max(PHOTODIODE_LIMIT, deviation[known].max(initial=0.0) / 2)
-        trusted = np.isfinite(self.model.exposures.log_photodiode) & np.where(
-            known, deviation <= limit, deviation <= PHOTODIODE_LIMIT
-        )
-        changed = bool((bad != left_out).any() or (trusted != known).any())
-        if (trusted != known).any():
-            self.prior = replace(self.prior, has_photodiode=trusted)
-        return changed
+        bad = ~left_out & (misfit > max(SHAPE_LIMIT, worst / 2))
+        self.exposure_weights[bad] = LEFT_OUT
+        return bool(bad.any())
+
+    def _restore(self) -> bool:
+        """Take back exposures and readings that fit; return whether there are any."""
+        self._restorations += 1
+        tests = self._tests()
+        left_out = self.exposure_weights < 0.5
+        if self._restorations > 1 and (left_out == self._left_out_before).all():
+            return False
+        self._left_out_before = left_out
+        # Where no other exposure lights a part of the beam, one that is left out cannot fit: only the worst stay out.
+        worst = tests.misfit[left_out].max(initial=0.0)
+        fits = left_out & (tests.misfit < max(_RESTORED * SHAPE_LIMIT, worst / 4))
+        reads = self._readable & ~self.prior.has_photodiode
+        reads &= np.abs(np.nan_to_num(tests.photodiode, nan=np.inf)) < _RESTORED * READING_LIMIT
+        self.exposure_weights[fits] = 1.0
+        if reads.any():
+            self.prior = replace(self.prior, has_photodiode=self.prior.has_photodiode | reads)
+        return bool(fits.any() or reads.any())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from astropy.table import Table
+from numpy.typing import NDArray
 
-from permil.flat.joint.data import ExposureList
+from permil.flat.joint.data import ExposureList, epochs_between_pauses
 
 
 def unique_exposures(rows: Table) -> Table:
@@ -49,4 +50,12 @@ def exposure_list(exposures: Table, *, with_photodiode: bool) -> ExposureList:
         time,
         move.astype(np.int64),
         temperature[:, None] if varies else np.zeros((count, 0)),
+        _epochs(exposures, time),
     )
+
+
+def _epochs(exposures: Table, time: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the number of the epoch of each exposure: runs, jobs, scan and pointings are told apart, and what a pause divides."""
+    labels = [np.asarray(exposures[name]).astype(str) for name in ("run", "job", "purpose") if name in exposures.colnames]
+    labels.append(epochs_between_pauses(time).astype(str))
+    return np.unique(np.stack(labels), axis=1, return_inverse=True)[1].ravel().astype(np.int64)

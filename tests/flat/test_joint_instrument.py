@@ -1,0 +1,103 @@
+"""The joint solution on an instrument that behaves like a real one: it converges, and its errors are true, over seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from joint_bench import RandomBeam, simulate
+from scipy import stats
+
+from permil.flat.joint.covariance import FlatCovariance, plane_operator
+from permil.flat.joint.solve import solve_joint
+
+SETTINGS = {"columns": 3, "rows": 1, "pixels": 10, "pixel_mm": 1.6, "jitter": 0.01, "rotation": 2e-3, "offset": (5.0, -7.0)}
+SCAN = 144
+
+
+def campaign_of(row, seed):
+    """One campaign; sizes of what is injected are drawn from normal distributions."""
+    rng = np.random.default_rng(seed)
+    changes = {"photodiode_noise": 1e-4, "photodiode_drift": 3e-3 * rng.standard_normal()}
+    if row == "as in the preset":
+        changes = {"photodiode_noise": 2e-3}
+    elif row == "walk":
+        changes["photodiode_walk"] = 1e-3
+    elif row == "step":
+        changes["photodiode_step"] = 2e-3 * rng.standard_normal()
+    elif row == "random order":
+        changes["order"] = "random"
+    campaign = simulate(rng, beam=RandomBeam.draw(rng, width=15.0), **SETTINGS | changes)
+    if row in ("no photodiode", "unconnected"):
+        blind = replace(campaign.exposures, log_photodiode=np.full(len(campaign.exposures), np.nan))
+        campaign = replace(campaign, exposures=blind)
+    if row == "unconnected":
+        # The scan reads the middle detector, each pointing the detector that it aims at.
+        aimed = np.concatenate([np.ones(SCAN, dtype=int), np.repeat([0, 1, 2], 10)])
+        detectors = [detector.only(aimed == number) for number, detector in enumerate(campaign.detectors)]
+        campaign = replace(campaign, detectors=detectors)
+    return campaign
+
+
+def planes_of(row, seed):
+    """Errors of levels and gradients of the detectors, their covariance, and the solution."""
+    campaign = campaign_of(row, seed)
+    solution = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=3.0)
+    deviation = campaign.response_error(solution)
+    planes = np.concatenate(
+        [
+            plane_operator(detector.x_mm, detector.y_mm, np.isfinite(deviation[detector.name])) @ deviation[detector.name]
+            for detector in campaign.detectors
+        ]
+    )
+    return planes, FlatCovariance(solution, campaign.detectors).planes()[1], solution
+
+
+def chi_square(planes, covariance):
+    """Chi-square of levels and gradients; the mean of the levels is not free."""
+    return float(planes @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True) @ planes), len(planes) - 1
+
+
+ROWS = ("as in the preset", "drift", "walk", "step", "random order")
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_drift_far_above_the_noise_is_solved_for_with_true_errors(row):
+    total, freedom = 0.0, 0
+    for seed in (41, 42):
+        planes, covariance, solution = planes_of(row, seed)
+        assert solution.certificate.converged
+        assert not solution.left_out.any()
+        assert solution.prior.has_photodiode.all()
+        assert 0.97 < solution.reduced_chi_square < 1.03
+        one, free = chi_square(planes, covariance)
+        total, freedom = total + one, freedom + free
+    assert 1e-3 < stats.chi2.sf(total, freedom) < 0.9999
+
+
+@pytest.mark.parametrize("row", ["no photodiode", "unconnected"])
+def test_what_nothing_determines_has_the_error_of_its_prior(row):
+    planes, covariance, solution = planes_of(row, 43)
+    assert solution.certificate.converged
+    errors = np.sqrt(np.diag(covariance)).reshape(-1, 3)
+    assert (np.abs(planes.reshape(-1, 3)) < 3 * errors).all()
+    # A factor e for each scale: gradients of a few per mil per mm, and levels of unconnected detectors of tens of per cent.
+    assert (errors[:, 1] > 1e-3).all()
+    assert (errors[:, 0] > 0.1).all() == (row == "unconnected")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("row", ROWS)
+def test_errors_are_true_over_a_hundred_seeds(row):
+    total, freedom, pulls = 0.0, 0, []
+    for seed in range(7000, 7100):
+        planes, covariance, solution = planes_of(row, seed)
+        assert solution.certificate.converged
+        assert not solution.left_out.any()
+        one, free = chi_square(planes, covariance)
+        total, freedom = total + one, freedom + free
+        pulls.append(planes / np.sqrt(np.diag(covariance)))
+    rms = np.sqrt(np.mean(np.square(pulls)))
+    assert 0.85 < rms < 1.15, rms
+    assert 0.9 < total / freedom < 1.1, total / freedom

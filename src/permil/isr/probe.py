@@ -44,6 +44,8 @@ class ProbedFile:
         Variance of a pixel that does not depend on the light, electrons^2, as far as a sample of rows tells.
     overscans
         Known where the whole file had to be reduced: empty otherwise.
+    lost
+        Raw rows of each segment of which pixels hold no measurement, as far as was looked.
     """
 
     raw_file: RawFile
@@ -53,6 +55,7 @@ class ProbedFile:
     clip: FloatArray
     noise_variance: FloatArray
     overscans: tuple[Overscan, ...]
+    lost: tuple[NDArray[np.int64], ...]
 
 
 def is_row_by_row(calibration: Calibration) -> bool:
@@ -82,14 +85,16 @@ def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: floa
         return _probe_rows(raw_file, calibration, gain)
     reduced, overscans, dead = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads)
     median = frame_light(reduced.image, reduced.mask)
-    return ProbedFile(raw_file, gain, median, np.array(dead), np.zeros(gain.size), reduced.noise_variance, overscans)
+    lost = tuple(overscan.lost[:, 0] for overscan in overscans)
+    return ProbedFile(raw_file, gain, median, np.array(dead), np.zeros(gain.size), reduced.noise_variance, overscans, lost)
 
 
 def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> ProbedFile:
     amplifiers = calibration.detector.amplifiers
     samples = _samples(raw_file, calibration, gain)
     dead, clip, noise_variance = np.zeros(gain.size, dtype=bool), np.zeros(gain.size), np.zeros(gain.size)
-    for index, overscan in enumerate(samples.overscans):
+    for index, n_overscans in enumerate(samples.n_overscans):
+        overscan = samples.overscans[index, :n_overscans]
         clip[index] = clip_limit(overscan_deviations(overscan))
         variance = overscan_variance(overscan, clip[index])
         of_level = level_variance(calibration.overscan, variance, overscan.shape[1])
@@ -97,7 +102,8 @@ def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -
         constant = samples.lowest[index] == samples.highest[index]
         dead[index] = constant and np.ptp(raw_file.segment(amplifiers[index].name)) == 0
     light = np.concatenate([each[:n_light] for each, n_light in zip(samples.light, samples.n_light, strict=True)])
-    return ProbedFile(raw_file, gain, median_light(light), dead, clip, noise_variance, ())
+    lost = tuple(np.flatnonzero(own) for own in samples.lost)
+    return ProbedFile(raw_file, gain, median_light(light), dead, clip, noise_variance, (), lost)
 
 
 def _samples(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> RowSamples:

@@ -26,7 +26,7 @@ from permil.isr.probe import ProbedFile
 from permil.isr.reduce import DetectorImage, reduce_raw_file
 from permil.isr.rooms import Rooms
 from permil.isr.superbias import bias_calibration, summarise_bias
-from permil.products import FINGERPRINT_CARD, write_image, write_table
+from permil.products import FINGERPRINT_CARD, read_image, write_image, write_table
 
 __all__ = [
     "ExposureStack",
@@ -36,6 +36,7 @@ __all__ = [
     "load_calibration",
     "reduce_file",
     "stack_group",
+    "superbias_notes",
     "write_gains_table",
 ]
 
@@ -61,7 +62,8 @@ def build_superbias(
     paths
         Raw bias files of this detector.
     output
-        Where the product goes: IMAGE and VARIANCE in adu, MASK, and a table AMPLIFIERS with level and read noise.
+        Where the product goes: IMAGE and VARIANCE in adu, MASK, and tables AMPLIFIERS with level and read noise, and NOTES with
+        files that are left out or of which rows are masked.
     fingerprint
         Of what the product is made from; kept in its header.
     threads
@@ -83,6 +85,7 @@ def build_superbias(
     with OpenFiles([Path(path) for path in paths], camera, calibration, lambda _: None, threads=threads) as opened:
         stacked = opened.stack(lambda files: [1.0] * len(files), threshold=config.rejection_threshold, poisson=False)
         left_out = opened.left_out
+        used = [file.raw_file.path for file in opened.files]
     if stacked is None:
         raise CalibrationError(
             f"there is no usable bias exposure of {detector.name}" + (f" ({left_out[0].reason})" if left_out else ""),
@@ -91,6 +94,8 @@ def build_superbias(
             detector=detector.name,
         )
     stack, summary = stacked.stack, summarise_bias(stacked)
+    notes = [(str(entry.path), entry.reason) for entry in left_out]
+    notes += [(str(used[file]), sentence) for file, sentence in stacked.damage]
     table = QTable(
         {
             "amp": [amplifier.name for amplifier in detector.amplifiers],
@@ -115,9 +120,18 @@ def build_superbias(
             FINGERPRINT_CARD: (fingerprint, "what this was made from"),
         },
         image_cards={"BUNIT": "adu"},
-        extensions=[fits.BinTableHDU(table, name="AMPLIFIERS")],
+        extensions=[
+            fits.BinTableHDU(table, name="AMPLIFIERS"),
+            fits.BinTableHDU(Table(rows=notes or None, names=("path", "reason"), dtype=("U512", "U512")), name="NOTES"),
+        ],
     )
     return output
+
+
+def superbias_notes(path: Path) -> list[str]:
+    """Return what a person should know of a superbias: files that were left out, and rows of others that are masked."""
+    notes = read_image(path).extensions.get("NOTES")
+    return [] if notes is None else [f"{row['path']}: {row['reason']}" for row in notes.data]
 
 
 def gains_table(gains: Mapping[str, Gains], camera: Camera) -> Table:

@@ -86,7 +86,7 @@ def _lit_stack(
         rooms=rooms,
     )
     stack, n = exposures.stack, len(exposures.used)
-    noted += exposures.left_out
+    noted += [*exposures.left_out, *exposures.damaged]
     noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]
     # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
     scale_error = float(exposures.scale_error if np.isfinite(exposures.scale_error) else beam.node_noise / np.sqrt(n))

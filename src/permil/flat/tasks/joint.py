@@ -149,6 +149,7 @@ class _Detector:
                         if isinstance(each, LeftOut):
                             self.noted.append(each)
                         else:
+                            self.noted += [LeftOut(each.path, sentence) for sentence in each.damage]
                             each.close()
                             opened.discard(each)
         finally:
@@ -208,7 +209,7 @@ class _Detector:
             threads=own_threads(),
             rooms=rooms,
         )
-        self.noted += stacked.left_out
+        self.noted += [*stacked.left_out, *stacked.damaged]
         stack = stacked.stack
         chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         scale_error = float(np.sqrt(np.sum(np.square([exposure.error for exposure in exposures])))) / len(exposures)

@@ -113,8 +113,8 @@ def measure_box(
     temperature
         Readout-board temperature, degree C.
     threshold
-        Pixels off the median by this many sigma are left out. Sigma holds the noise and `prnu`, so that pixels are not left out
-        for their own response, which would change the set of pixels from exposure to exposure.
+        Pixels off the median by this many sigma are left out; with infinity none is. Sigma holds the noise and `prnu`, so that pixels
+        are not left out for their own response, which would change the set of pixels from exposure to exposure.
     prnu
         Relative rms that the responses of pixels are allowed.
 
@@ -233,6 +233,8 @@ def _near_median(
     signal: FloatArray, usable: NDArray[np.bool_], *, read_noise: float, threshold: float, prnu: float
 ) -> NDArray[np.bool_]:
     """Return where the signal is within the noise and the allowed response of its median."""
+    if np.isinf(threshold):
+        return usable
     median = float(np.median(signal[usable]))
     deviation = np.abs(signal - median)
     model = read_noise**2 + max(median, 0.0) + (prnu * median) ** 2

@@ -184,6 +184,13 @@ class OpenFiles:
                 self.files = [file for file in self.files if file.raw_file.path != Path(str(error.path))]
         return None
 
+    def set_aside_unusable(self) -> list[LeftOut]:
+        """Take out files none of whose pixels holds a measurement."""
+        reason = "none of its pixels can be used: all are saturated, masked or without data"
+        dropped = [LeftOut(file.raw_file.path, reason) for file in self.files if not file.is_usable]
+        self.files = [file for file in self.files if file.is_usable]
+        return dropped
+
     def set_aside_contradictions(self, reading: Callable[[Path], float]) -> list[LeftOut]:
         """Take out files whose light per photodiode is not that of the majority.
 
@@ -196,9 +203,10 @@ class OpenFiles:
         while self.files:
             readings = np.array([reading(file.raw_file.path) for file in self.files])
             medians = np.array([file.median for file in self.files])
-            if not _contradicts(medians, expected=medians[0] * readings / readings[0]).any():
+            ratios = (medians / readings)[np.isfinite(medians)]
+            if not ratios.size or not _contradicts(medians, expected=ratios[0] * readings).any():
                 break
-            bad = _contradicts(medians, expected=float(np.nanmedian(medians / readings)) * readings)
+            bad = _contradicts(medians, expected=float(np.median(ratios)) * readings)
             if 2 * np.count_nonzero(bad) >= bad.size or bad.size < 3:
                 raise InputError(
                     f"light and photodiode of {bad.size} exposures at one position contradict each other",
@@ -220,6 +228,11 @@ def _without_lost(calibration: Calibration, files: Sequence[ProbedFile]) -> Cali
         rows = np.unique(np.concatenate([file.lost[index] for file in files]))
         take_segment(amplifier, mask)[rows] |= MaskPlane.NO_DATA
     return replace(calibration, static_mask=mask)
+
+
+def has_light(medians: Sequence[float]) -> bool:
+    """Return whether frames have enough light of their own to be compared by it."""
+    return medians[0] >= MINIMUM_LIGHT and bool(np.isfinite(medians).all()) and min(medians) > 0
 
 
 def _left_out(path: Path, error: PermilError) -> LeftOut:
@@ -280,7 +293,7 @@ def scaled(
     if not normalise:
         return ExposureStack(stack, 1.0, np.nan, read_noise, used, left_out, (), damaged)
     # Without light of their own the frames cannot judge the photodiode.
-    own = medians[0] >= MINIMUM_LIGHT
+    own = has_light(medians)
     scale = photodiode_scale(np.array(medians) if own else stack.light, readings)
     if scale.factor != 1:
         factor = np.float32(scale.factor)

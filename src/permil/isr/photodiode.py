@@ -117,9 +117,20 @@ def photodiode_scale(light: ArrayLike, photodiode: ArrayLike) -> PhotodiodeScale
         Relative light per frame, from the frames themselves.
     photodiode
         Readings, positive.
+
+    Raises
+    ------
+    PhotodiodeError
+        If there is no frame, or the light or the reading of one is not a positive number.
     """
     amounts = np.asarray(light, dtype=np.float64)
     readings = np.asarray(photodiode, dtype=np.float64)
+    positive = np.isfinite(amounts) & np.isfinite(readings) & (amounts > 0) & (readings > 0)
+    if not positive.size or not positive.all():
+        raise PhotodiodeError(
+            f"{np.count_nonzero(~positive)} of {positive.size} frames have no positive light or photodiode reading",
+            remedy="leave these exposures out",
+        )
     ratio = amounts / readings
     deviation = np.abs(ratio / np.median(ratio) - 1)
     limit = max(_OUTLIER_SIGMA * 1.4826 * float(np.median(deviation)), _OUTLIER_FLOOR)

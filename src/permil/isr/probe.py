@@ -17,6 +17,7 @@ from permil.isr.probe_rows import RowSamples, Steps, overscan_deviations, oversc
 from permil.isr.reduce import reduce_raw_file
 from permil.isr.segment_group import SegmentGroup
 from permil.isr.stack import frame_light, light_steps, median_light
+from permil.products.masks import is_usable
 
 FloatArray = NDArray[np.float64]
 
@@ -36,6 +37,8 @@ class ProbedFile:
         Electrons per adu.
     median
         Median signal of a regular sample of good pixels, electrons; NaN when there is none.
+    is_usable
+        Whether any pixel of that sample holds a measurement.
     dead
         Channels that do not vary at all.
     clip
@@ -51,6 +54,7 @@ class ProbedFile:
     raw_file: RawFile
     gain: FloatArray
     median: float
+    is_usable: bool
     dead: NDArray[np.bool_]
     clip: FloatArray
     noise_variance: FloatArray
@@ -84,9 +88,11 @@ def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: floa
     if is_row_by_row(calibration):
         return _probe_rows(raw_file, calibration, gain)
     reduced, overscans, dead = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads)
-    median = frame_light(reduced.image, reduced.mask)
+    median, usable = frame_light(reduced.image, reduced.mask), bool(is_usable(reduced.mask).any())
     lost = tuple(overscan.lost[:, 0] for overscan in overscans)
-    return ProbedFile(raw_file, gain, median, np.array(dead), np.zeros(gain.size), reduced.noise_variance, overscans, lost)
+    return ProbedFile(
+        raw_file, gain, median, usable, np.array(dead), np.zeros(gain.size), reduced.noise_variance, overscans, lost
+    )
 
 
 def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> ProbedFile:
@@ -101,9 +107,12 @@ def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -
         noise_variance[index] = gain[index] ** 2 * (variance + of_level)
         constant = samples.lowest[index] == samples.highest[index]
         dead[index] = constant and np.ptp(raw_file.segment(amplifiers[index].name)) == 0
-    light = np.concatenate([each[:n_light] for each, n_light in zip(samples.light, samples.n_light, strict=True)])
+    # A dead channel sees no light.
+    n_light = np.where(dead, 0, samples.n_light)
+    light = np.concatenate([each[:number] for each, number in zip(samples.light, n_light, strict=True)])
     lost = tuple(np.flatnonzero(own) for own in samples.lost)
-    return ProbedFile(raw_file, gain, median_light(light), dead, clip, noise_variance, (), lost)
+    usable = bool(samples.n_usable[~dead].any())
+    return ProbedFile(raw_file, gain, median_light(light), usable, dead, clip, noise_variance, (), lost)
 
 
 def _samples(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> RowSamples:

@@ -14,11 +14,11 @@ from permil.isr.group_rows import flag_signal, overscan_of_row, response_of, tak
 from permil.isr.lost_rows import clear_lost, flag_lost, lost_columns
 from permil.isr.rows import copy_row, median_deviation, median_of_counts, subtract_crosstalk_row, to_measured
 from permil.isr.segment_group import SegmentGroup
-from permil.products.masks import NOT_GOOD
+from permil.products.masks import NOT_GOOD, UNUSABLE
 
 FloatArray = NDArray[np.float64]
 
-_NOT_GOOD = int(NOT_GOOD)
+_NOT_GOOD, _UNUSABLE = int(NOT_GOOD), int(UNUSABLE)
 
 
 class Steps(NamedTuple):
@@ -34,7 +34,8 @@ class RowSamples(NamedTuple):
 
     ``overscans``: counts of the overscan in a sample of rows, shape (n_segments, n_rows, n_overscan), of which the first ``n_overscans``
     are filled; ``lowest``, ``highest``: counts; ``light``: signal of good pixels, shape (n_segments, n), of which the first ``n_light``
-    are filled; ``lost``: whether pixels of a row hold no measurement, shape (n_segments, n_rows).
+    are filled; ``n_usable``: pixels of the same sample with a measurement, good or not; ``lost``: whether pixels of a row hold no
+    measurement, shape (n_segments, n_rows).
     """
 
     overscans: NDArray[np.int32]
@@ -43,6 +44,7 @@ class RowSamples(NamedTuple):
     highest: NDArray[np.int32]
     light: NDArray[np.float32]
     n_light: NDArray[np.int64]
+    n_usable: NDArray[np.int64]
     lost: NDArray[np.bool_]
 
     @classmethod
@@ -59,6 +61,7 @@ class RowSamples(NamedTuple):
             highest=np.full(n_segments, extreme.min, dtype=np.int32),
             light=np.empty((n_segments, n_light), dtype=np.float32),
             n_light=np.zeros(n_segments, dtype=np.int64),
+            n_usable=np.zeros(n_segments, dtype=np.int64),
             lost=np.zeros((n_segments, n_rows), dtype=np.bool_),
         )
 
@@ -158,6 +161,7 @@ def _take_light(
         if planes[column] & _NOT_GOOD == 0:
             light[n_light] = signal[column]
             n_light += 1
+        samples.n_usable[segment] += np.int64(planes[column] & _UNUSABLE == 0)
     samples.n_light[segment] = n_light
 
 

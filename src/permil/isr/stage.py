@@ -18,7 +18,7 @@ from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
 from permil.exposures import RawFile, RawHeaders
 from permil.isr.calibration import Calibration
-from permil.isr.exposure_stack import MINIMUM_LIGHT, ExposureStack, OpenFiles, check_detector, scaled, with_path
+from permil.isr.exposure_stack import ExposureStack, OpenFiles, check_detector, has_light, scaled, with_path
 from permil.isr.gains import Gains
 from permil.isr.inputs import load_calibration, overscan_options
 from permil.isr.photodiode import select_by_photodiode
@@ -251,11 +251,11 @@ def stack_group(
     wanted = [Path(path) for path, used in zip(paths, selection.used, strict=True) if used]
 
     def light(files: list[ProbedFile]) -> list[float]:
-        own = files[0].median >= MINIMUM_LIGHT
+        own = has_light([file.median for file in files])
         return [file.median if own else readings[file.raw_file.path] for file in files]
 
     with OpenFiles(wanted, camera, calibration, lambda file: board_temperature(file, config), threads=threads) as opened:
-        contradictions = opened.set_aside_contradictions(readings.__getitem__)
+        contradictions = [*opened.set_aside_unusable(), *opened.set_aside_contradictions(readings.__getitem__)]
         stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True, rooms=rooms)
         left_out = (*selection.left_out, *contradictions, *opened.left_out)
         if stacked is None:

@@ -19,7 +19,7 @@ from permil.camera import Camera, ReferenceBox, shared_camera
 from permil.camera.frames import box_in_detector, detector_to_ccs
 from permil.config import Config
 from permil.config.beam import ReferenceConfig
-from permil.errors import BeamError, InputError, PermilError
+from permil.errors import BeamError, InputError, PermilError, PhotodiodeError
 from permil.exposures import SCAN, Index, require_one_kind, summarise_files
 from permil.isr.box import BoxSignal
 from permil.isr.calibrate import calibration_fingerprint
@@ -103,7 +103,7 @@ def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *
     Raises
     ------
     BeamError
-        If no LED was scanned, or the scan did not read a reference detector.
+        If no LED was scanned, the scan did not read a reference detector, or the nodes of no LED make a model.
     """
     report = StageReport("beam")
     bunches = reference_bunches(config, camera)
@@ -121,11 +121,28 @@ def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *
         _nodes_of_led(config, folder, scan[scan["led"] == led], led, bunches, workers=workers, report=report) for led in leds
     ]
     waiting = [task for task in tasks if not is_current(folder.beam(task.led), task.fingerprint)]
-    descriptions = parallel_map(_fit_model, waiting, workers=workers, description="beam models")
-    report.done += len(waiting)
+    results = parallel_map(_attempt_model, waiting, workers=workers, description="beam models")
+    failed = [result for result in results if isinstance(result, PermilError)]
+    if failed and len(failed) == len(tasks):
+        raise failed[0]
+    report.done += len(waiting) - len(failed)
     report.skipped += len(tasks) - len(waiting)
-    report.messages += [f"{task.led}: {description}" for task, description in zip(waiting, descriptions, strict=True)]
+    for task, result in zip(waiting, results, strict=True):
+        if isinstance(result, PermilError):
+            # A model of an earlier run must not be taken for that of these nodes.
+            folder.beam(task.led).unlink(missing_ok=True)
+            report.messages.append(f"LED {task.led} is left out: {result}")
+        else:
+            report.messages.append(f"{task.led}: {result}")
     return report
+
+
+def _attempt_model(task: _ModelTask) -> str | PermilError:
+    """Fit the model of one LED; return what a person should know of it, or why its nodes make none."""
+    try:
+        return _fit_model(task)
+    except (BeamError, InputError, PhotodiodeError) as error:
+        return error
 
 
 @dataclass(frozen=True)

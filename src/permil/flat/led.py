@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from astropy.table import Table, vstack
@@ -18,13 +20,14 @@ from permil.flat.tasks.compose import compose
 from permil.flat.tasks.divide import divide_detector
 from permil.flat.tasks.joint import joint_detector
 from permil.flat.tasks.pointings import pointing_groups, wanted_detectors
-from permil.flat.tasks.signals import is_measured, measure_detector, nearest_exposures
+from permil.flat.tasks.signals import SignalsTask, is_measured, measure_detector, nearest_exposures
 from permil.flat.tasks.solution import JointTask, is_solved, joint_task, solve_led
-from permil.flat.tasks.task import FlatTask, is_done, write_relative
+from permil.flat.tasks.task import LEAVES_OUT, FlatTask, is_done, write_relative
 from permil.isr.calibrate import calibration_fingerprint, common_serial
 from permil.products import RunFolder, fingerprint, stored_fingerprint
 from permil.progress import StageReport
 
+_MOST_NAMES = 5
 _NOT_IN_FLAT = {"mosaic_mm", "detectors", "leds"}
 """Options that do not change the flat of a detector."""
 
@@ -38,11 +41,14 @@ class LedFlats:
         ``joint`` or ``divide``: what is asked for, as far as the data allow.
     reason
         Why it is not the solver that is asked for.
+    left_out
+        Detectors whose exposures cannot be used, with the reason.
     """
 
     def __init__(self, config: Config, camera: Camera, folder: RunFolder, index: Index, led: str) -> None:
         self.config, self.camera, self.folder, self.index, self.led = config, camera, folder, index, led
         self.solver, self.reason = _solver(config, index, led)
+        self.left_out: dict[str, PermilError] = {}
 
     @cached_property
     def wanted(self) -> list[str]:
@@ -57,34 +63,56 @@ class LedFlats:
 
     @cached_property
     def solution(self) -> JointTask:
-        """The joint solution and the signals that it is fitted to."""
+        """The joint solution and the signals that it is fitted to, without the detectors that are left out."""
         watching = [bunch.detector for bunch in reference_bunches(self.config, self.camera)]
-        detectors = list(dict.fromkeys([*self.wanted, *watching]))
+        detectors = [name for name in dict.fromkeys([*self.wanted, *watching]) if name not in self.left_out]
         return joint_task(self.config, self.camera, self.folder, self.index, self.led, detectors)
 
-    def chain(self) -> Chain[StageReport]:
-        """Do all that is not up to date.
-
-        Raises
-        ------
-        FlatError
-            If there is no solution, or no pointing puts light on a detector.
-        """
+    def chain(self) -> Chain[StageReport | PermilError]:
+        """Do all that is not up to date; return the error where exposures of this LED make no flat of any detector."""
         report = StageReport("flat", messages=[self.reason] if self.reason else [])
+        try:
+            yield from self._steps(report)
+        except LEAVES_OUT as error:
+            return error
+        return report
+
+    def _steps(self, report: StageReport) -> Chain[None]:
         if self.solver == "joint":
             waiting = [task for task in self.solution.signals if not is_measured(task)]
             report.count(done=len(waiting), of=len(self.solution.signals))
-            yield Batch(measure_detector, waiting, f"super-pixels {self.led}")
+            self._leave_out(waiting, (yield Batch(partial(_attempt, measure_detector), waiting, f"super-pixels {self.led}")))
             unsolved = [task for task in [self.solution] if not is_solved(task)]
             report.count(done=len(unsolved), of=1)
-            for messages in (yield Batch(solve_led, unsolved, f"joint solution {self.led}")):
+            for messages in (yield Batch(partial(_attempt, solve_led), unsolved, f"joint solution {self.led}")):
+                if isinstance(messages, PermilError):
+                    raise messages
                 report.messages += messages
         tasks = self.flat_tasks()
         undone = [task for task in tasks if not is_done(self.folder, task)]
         report.count(done=len(undone), of=len(tasks))
-        yield Batch(make_detector, undone, f"flats {self.led}")
+        self._leave_out(undone, (yield Batch(partial(_attempt, make_detector), undone, f"flats {self.led}")))
+        report.messages += [f"{self.led}: {name} is left out: {error}" for name, error in self.left_out.items()]
+        report.messages += _without_light(self.led, [name for name in self.wanted if name not in self.left_out], tasks)
+        tasks = [task for task in tasks if task.detector not in self.left_out]
         yield from compose(self.config, self.camera, self.folder, self.led, tasks, report)
-        return report
+
+    def _leave_out(self, tasks: Sequence[SignalsTask | FlatTask], results: Sequence[object]) -> None:
+        """Leave out the detectors whose task failed, as long as any other is left.
+
+        Raises
+        ------
+        PermilError
+            If none is left.
+        """
+        failed = {task.detector: result for task, result in zip(tasks, results, strict=True) if isinstance(result, PermilError)}
+        if not failed:
+            return
+        self.left_out |= failed
+        if not any(name not in self.left_out for name in self.wanted):
+            raise next(iter(failed.values()))
+        # The solution is that of the detectors that are left.
+        self.__dict__.pop("solution", None)
 
     def flat_tasks(self) -> list[FlatTask]:
         """Return one task per detector; a joint solution must be there.
@@ -143,7 +171,7 @@ class LedFlats:
         options = config.flat.model_dump(mode="json", exclude=_NOT_IN_FLAT | {"joint", "beam_of"})
         prints = {task.detector: task.fingerprint for task in self.solution.signals}
         tasks = []
-        for name in self.wanted:
+        for name in (name for name in self.wanted if name not in self.left_out):
             own = _with_moves(rows[rows["detector"] == name], self.solution.exposures)
             if not len(own):
                 continue
@@ -152,6 +180,22 @@ class LedFlats:
             nearest = nearest_exposures(own, self.camera[name])
             tasks.append(FlatTask(config, folder.root, name, led, groups, print_, "joint", nearest, common_serial(own, name)))
         return tasks
+
+
+def _attempt(function: Callable[[Any], Any], task: Any) -> Any:
+    """Return what a function returns, or its error where the exposures of the task are at fault."""
+    try:
+        return function(task)
+    except LEAVES_OUT as error:
+        return error
+
+
+def _without_light(led: str, wanted: Sequence[str], tasks: Sequence[FlatTask]) -> list[str]:
+    """Return which detectors have no flat for want of light."""
+    lit = {task.detector for task in tasks}
+    dark = [name for name in wanted if name not in lit]
+    shown = ", ".join(dark[:_MOST_NAMES]) + (", ..." if len(dark) > _MOST_NAMES else "")
+    return [f"{led}: no flat of {shown}: no exposure that can be used puts light there"] if dark else []
 
 
 def make_detector(task: FlatTask) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from permil.camera import Camera
 from permil.config import Config
-from permil.errors import FlatError, InputError
+from permil.errors import FlatError, InputError, PermilError
 from permil.exposures import Index
 from permil.flat.led import LedFlats, flat_leds, make_detector
 from permil.flat.tasks.signals import is_measured, measure_detector
@@ -36,11 +36,20 @@ def make_flats(config: Config, camera: Camera, folder: RunFolder, index: Index, 
     ------
     FlatError
         If there are no pointings, or an LED that is asked for has none or no beam model.
+    PermilError
+        If the exposures of no LED make a flat.
     """
     leds, reasons = flat_leds(config, folder, index)
     report = StageReport("flat", messages=reasons)
     chains = [LedFlats(config, camera, folder, index, led).chain() for led in leds]
-    for of_led in parallel_chains(chains, workers=workers):
+    results = parallel_chains(chains, workers=workers)
+    failed = {led: result for led, result in zip(leds, results, strict=True) if isinstance(result, PermilError)}
+    if len(failed) == len(leds):
+        raise failed[leds[0]]
+    report.messages += [f"LED {led} is left out: {error}" for led, error in failed.items()]
+    for of_led in results:
+        if isinstance(of_led, PermilError):
+            continue
         report.done += of_led.done
         report.skipped += of_led.skipped
         report.messages += of_led.messages
@@ -116,7 +125,10 @@ def _compose(of_led: LedFlats) -> StageReport:
         _require([(is_solved(of_led.solution), "")], "solution", of_led.led)
     _require([(is_done(of_led.folder, one), one.detector) for one in of_led.flat_tasks()], "flat", of_led.led)
     # With all detectors there, what is left of the chain is the composite.
-    return parallel_chains([of_led.chain()], workers=1)[0]
+    (result,) = parallel_chains([of_led.chain()], workers=1)
+    if isinstance(result, PermilError):
+        raise result
+    return result
 
 
 def _of_detector(tasks: list[Any], task: FlatStep) -> Any:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from permil.camera import Amplifier, ReferenceBox
 from permil.camera.frames import box_in_detector, take_segment
-from permil.errors import CalibrationError
+from permil.errors import CalibrationError, RawFormatError
 from permil.isr.calibration import Calibration
-from permil.isr.overscan import OverscanOptions, measure_overscan, overscan_columns
+from permil.isr.lost_rows import describe_lost, lost_runs
+from permil.isr.overscan import Overscan, measure_overscan, overscan_columns
 from permil.isr.reduce import is_dead, raw_segment
 from permil.products.masks import MaskPlane
 
@@ -78,7 +79,7 @@ def reduce_box(
     CameraError, CalibrationError
         See `measure_box`.
     RawFormatError
-        If a needed segment is missing or has another size.
+        If a needed segment is missing or has another size; and see `measure_box`.
     """
     detector = calibration.detector
     place = ReferenceBox(detector.name, amplifier, row, column, box)
@@ -112,8 +113,8 @@ def measure_box(
     temperature
         Readout-board temperature, degree C.
     threshold
-        Pixels off the median by this many sigma are left out. Sigma holds the noise and `prnu`, so that pixels are not left out
-        for their own response, which would change the set of pixels from exposure to exposure.
+        Pixels off the median by this many sigma are left out; with infinity none is. Sigma holds the noise and `prnu`, so that pixels
+        are not left out for their own response, which would change the set of pixels from exposure to exposure.
     prnu
         Relative rms that the responses of pixels are allowed.
 
@@ -122,7 +123,9 @@ def measure_box(
     CameraError
         If the amplifier is unknown or the bunch leaves its segment.
     CalibrationError
-        If no good pixel is left for a reason other than saturation, or the board temperature is needed and not known.
+        If all pixels are defects, or the board temperature is needed and not known.
+    RawFormatError
+        If the segment is blank, or rows of the bunch hold no measurement (`permil.isr.lost_rows`).
     """
     detector = calibration.detector
     target = detector.amplifier(place.amp)
@@ -131,7 +134,8 @@ def measure_box(
     gain = float(calibration.gain_at(temperature)[index])
 
     raw = read(target, slice(0, target.ny_raw))
-    target_overscan = measure_overscan(raw, target, calibration.overscan)
+    target_overscan = measure_overscan(raw, target, calibration.overscan, saturation_adu=calibration.saturation_adu)
+    _require_rows(raw, target_overscan, target, rows)
     counts = raw[target.data_slices][rows, columns]
     adu = {}
     for name in calibration.needed_segments(target.name):
@@ -139,7 +143,7 @@ def measure_box(
         if source is target:
             adu[name] = counts - target_overscan.level[rows, np.newaxis]
         else:
-            adu[name] = _counts_over_level(read, source, rows, columns, calibration.overscan)
+            adu[name] = _counts_over_level(read, source, rows, columns, calibration)
         if calibration.superbias is not None:
             adu[name] -= take_segment(source, calibration.superbias.image)[rows, columns]
 
@@ -153,11 +157,14 @@ def measure_box(
     read_noise = gain * target_overscan.read_noise
     saturated = (counts >= calibration.saturation_adu) | (signal >= calibration.saturation[index])
     bad = (take_segment(target, calibration.static_mask)[rows, columns] & MaskPlane.BAD) != 0
-    usable = ~saturated & ~bad
-    if is_dead(raw, target_overscan) or not (usable | saturated).any():
+    held = np.ones(raw[target.data_slices].shape, dtype=bool)
+    for number, begin, end in target_overscan.lost[:, :3]:
+        held[number, begin:end] = False
+    usable = ~saturated & ~bad & held[rows, columns]
+    if not (usable | saturated).any():
         raise CalibrationError(
             f"the bunch at row {place.row}, column {place.column} of {detector.name} {target.name} has no usable pixel",
-            remedy="choose another reference in the section beam, or check the defect table and the segment's overscan",
+            remedy="choose another reference in the section beam, or check the defect table",
             detector=detector.name,
             amplifier=target.name,
         )
@@ -186,25 +193,48 @@ def box_in_segment(amplifier: Amplifier, place: ReferenceBox) -> tuple[slice, sl
     return rows, columns
 
 
+def _require_rows(raw: NDArray[np.int32], overscan: Overscan, amplifier: Amplifier, rows: slice) -> None:
+    """Raise an error if a segment is blank, or does not hold some rows of a bunch."""
+    if is_dead(raw, overscan):
+        raise RawFormatError(
+            f"segment {amplifier.extname} is blank: all its counts are {raw[0, 0]}", remedy="copy the file again or leave it out"
+        )
+    inside = (overscan.lost[:, 0] >= rows.start) & (overscan.lost[:, 0] < rows.stop)
+    for sentence in describe_lost([overscan.lost[inside]], [amplifier]):
+        raise RawFormatError(f"the bunch of pixels is incomplete: {sentence}")
+
+
 def _counts_over_level(
-    read: RowReader, amplifier: Amplifier, rows: slice, columns: slice, options: OverscanOptions
+    read: RowReader, amplifier: Amplifier, rows: slice, columns: slice, calibration: Calibration
 ) -> FloatArray:
-    """Return a bunch of pixels over the level of its rows, adu."""
+    """Return a bunch of pixels over the level of its rows, adu; 0 where the file does not hold it."""
+    options, saturation = calibration.overscan, calibration.saturation_adu
+    active_rows, active_columns = amplifier.data_slices
     if options.method != "row_median":
         raw = read(amplifier, slice(0, amplifier.ny_raw))
-        level = measure_overscan(raw, amplifier, options).level
-        return raw[amplifier.data_slices][rows, columns] - level[rows, np.newaxis]
-    # The level of a row needs no other row.
-    active_rows, active_columns = amplifier.data_slices
-    raw = read(amplifier, slice(active_rows.start + rows.start, active_rows.start + rows.stop))
-    level = np.median(raw[:, overscan_columns(amplifier, options)], axis=1)
-    return raw[:, active_columns][:, columns] - level[:, np.newaxis]
+        overscan = measure_overscan(raw, amplifier, options, saturation_adu=saturation)
+        level, lost = overscan.level[rows], overscan.lost
+        raw = raw[active_rows][rows]
+        first = rows.start
+    else:
+        # The level of a row needs no other row.
+        raw = read(amplifier, slice(active_rows.start + rows.start, active_rows.start + rows.stop))
+        level = np.median(raw[:, overscan_columns(amplifier, options)], axis=1)
+        lost = lost_runs(np.ascontiguousarray(raw), len(raw), active_columns.start, active_columns.stop, saturation)
+        first = 0
+    adu = raw[:, active_columns] - level[:, np.newaxis]
+    for row, begin, end in lost[:, :3] - [first, 0, 0]:
+        if 0 <= row < len(adu):
+            adu[row, begin:end] = 0
+    return adu[:, columns]
 
 
 def _near_median(
     signal: FloatArray, usable: NDArray[np.bool_], *, read_noise: float, threshold: float, prnu: float
 ) -> NDArray[np.bool_]:
     """Return where the signal is within the noise and the allowed response of its median."""
+    if np.isinf(threshold):
+        return usable
     median = float(np.median(signal[usable]))
     deviation = np.abs(signal - median)
     model = read_noise**2 + max(median, 0.0) + (prnu * median) ** 2

@@ -15,7 +15,7 @@ from permil.errors import CalibrationError
 from permil.exposures import BIAS, Index
 from permil.isr.calibration import Calibration
 from permil.isr.inputs import check_superbias_serial, load_calibration, read_gains, superbias_path
-from permil.isr.stage import build_superbias, write_gains_table
+from permil.isr.stage import build_superbias, superbias_notes, write_gains_table
 from permil.products import RunFolder, check_output, fingerprint, is_current, stored_fingerprint
 from permil.progress import StageReport, parallel_map
 
@@ -59,6 +59,7 @@ def make_calibrations(
         parallel_map(make_superbias, waiting, workers=workers, description="superbias")
         report.done += len(waiting)
         report.skipped += len(tasks) - len(waiting)
+        report.messages += [f"superbias of {task.detector}: {note}" for task in tasks for note in superbias_notes(task.output)]
     elif config.isr.bias != "none":
         rows = index.to_table()
         for name in detectors:

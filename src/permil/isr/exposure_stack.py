@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector
+from permil.camera.frames import take_segment
 from permil.errors import InputError, PermilError, RawFormatError
 from permil.exposures import Checksums, RawFile
 from permil.isr.calibration import Calibration
@@ -25,6 +26,7 @@ from permil.isr.photodiode import LeftOut, photodiode_scale
 from permil.isr.probe import ProbedFile, is_row_by_row, probe_file
 from permil.isr.rooms import Rooms
 from permil.isr.stack import Stack
+from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
 
@@ -52,6 +54,8 @@ class ExposureStack:
         Files that are not in it, with the reason.
     photodiode_outliers
         Files in the stack whose photodiode reading contradicts their light and does not count in the scale.
+    damaged
+        Files in the stack of which some rows are masked, since they hold no measurement.
     """
 
     stack: Stack
@@ -61,6 +65,7 @@ class ExposureStack:
     used: tuple[Path, ...]
     left_out: tuple[LeftOut, ...]
     photodiode_outliers: tuple[Path, ...]
+    damaged: tuple[LeftOut, ...]
 
 
 class OpenFiles:
@@ -120,23 +125,34 @@ class OpenFiles:
         # Where whole files must be decoded their segments are spread over the threads instead.
         of_files, of_segments = (self.threads, 1) if is_row_by_row(self.calibration) else (1, self.threads)
 
+        calibration = self.calibration
+
         def probe(entry: RawFile | LeftOut) -> ProbedFile | LeftOut:
             if isinstance(entry, LeftOut):
                 return entry
             try:
                 temperature = self._temperature(entry)
-                return probe_file(entry, self.calibration, temperature=temperature, threads=of_segments)
+                return probe_file(entry, calibration, temperature=temperature, threads=of_segments)
             except InputError as error:
                 return _left_out(entry.path, error)
             except PermilError as error:
                 raise with_path(error, entry.path) from error
 
-        with ThreadPoolExecutor(of_files) as pool:
-            for entry in (pool.map if of_files > 1 else map)(probe, found):
-                if isinstance(entry, LeftOut):
-                    self.left_out.append(entry)
-                else:
-                    self.files.append(entry)
+        def probe_all(entries: Sequence[RawFile | LeftOut]) -> list[ProbedFile]:
+            probed = []
+            with ThreadPoolExecutor(of_files) as pool:
+                for entry in (pool.map if of_files > 1 else map)(probe, entries):
+                    if isinstance(entry, LeftOut):
+                        self.left_out.append(entry)
+                    else:
+                        probed.append(entry)
+            return probed
+
+        self.files = probe_all(found)
+        if any(rows.size for file in self.files for rows in file.lost):
+            # The light of exposures is compared in pixels that all of them hold.
+            calibration = _without_lost(self.calibration, self.files)
+            self.files = probe_all([file.raw_file for file in self.files])
 
     def stack(
         self,
@@ -171,6 +187,13 @@ class OpenFiles:
                 self.files = [file for file in self.files if file.raw_file.path != Path(str(error.path))]
         return None
 
+    def set_aside_unusable(self) -> list[LeftOut]:
+        """Take out files none of whose pixels holds a measurement."""
+        reason = "none of its pixels can be used: all are saturated, masked or without data"
+        dropped = [LeftOut(file.raw_file.path, reason) for file in self.files if not file.is_usable]
+        self.files = [file for file in self.files if file.is_usable]
+        return dropped
+
     def set_aside_contradictions(self, reading: Callable[[Path], float]) -> list[LeftOut]:
         """Take out files whose light per photodiode is not that of the majority.
 
@@ -183,9 +206,10 @@ class OpenFiles:
         while self.files:
             readings = np.array([reading(file.raw_file.path) for file in self.files])
             medians = np.array([file.median for file in self.files])
-            if not _contradicts(medians, expected=medians[0] * readings / readings[0]).any():
+            ratios = (medians / readings)[np.isfinite(medians)]
+            if not ratios.size or not _contradicts(medians, expected=ratios[0] * readings).any():
                 break
-            bad = _contradicts(medians, expected=float(np.nanmedian(medians / readings)) * readings)
+            bad = _contradicts(medians, expected=float(np.median(ratios)) * readings)
             if 2 * np.count_nonzero(bad) >= bad.size or bad.size < 3:
                 raise InputError(
                     f"light and photodiode of {bad.size} exposures at one position contradict each other",
@@ -198,6 +222,20 @@ class OpenFiles:
             dropped += [LeftOut(file.raw_file.path, reason) for file, wrong in zip(self.files, bad, strict=True) if wrong]
             self.files = [file for file, wrong in zip(self.files, bad, strict=True) if not wrong]
         return dropped
+
+
+def _without_lost(calibration: Calibration, files: Sequence[ProbedFile]) -> Calibration:
+    """Return the calibration with rows masked that any of some files has lost."""
+    mask = calibration.static_mask.copy()
+    for index, amplifier in enumerate(calibration.detector.amplifiers):
+        rows = np.unique(np.concatenate([file.lost[index] for file in files]))
+        take_segment(amplifier, mask)[rows] |= MaskPlane.NO_DATA
+    return replace(calibration, static_mask=mask)
+
+
+def has_light(medians: Sequence[float]) -> bool:
+    """Return whether frames have enough light of their own to be compared by it."""
+    return medians[0] >= MINIMUM_LIGHT and bool(np.isfinite(medians).all()) and min(medians) > 0
 
 
 def _left_out(path: Path, error: PermilError) -> LeftOut:
@@ -254,14 +292,15 @@ def scaled(
     """
     stack = stacked.stack
     read_noise = np.sqrt((stacked.read_noise**2).sum(axis=0) / len(used))
+    damaged = tuple(LeftOut(used[file], sentence) for file, sentence in stacked.damage)
     if not normalise:
-        return ExposureStack(stack, 1.0, np.nan, read_noise, used, left_out, ())
+        return ExposureStack(stack, 1.0, np.nan, read_noise, used, left_out, (), damaged)
     # Without light of their own the frames cannot judge the photodiode.
-    own = medians[0] >= MINIMUM_LIGHT
+    own = has_light(medians)
     scale = photodiode_scale(np.array(medians) if own else stack.light, readings)
     if scale.factor != 1:
         factor = np.float32(scale.factor)
         np.multiply(stack.image, factor, out=stack.image)
         np.multiply(stack.variance, factor**2, out=stack.variance)
     outliers = tuple(used[frame] for frame in scale.outliers)
-    return ExposureStack(stack, scale.mean, scale.error if own else np.nan, read_noise, used, left_out, outliers)
+    return ExposureStack(stack, scale.mean, scale.error if own else np.nan, read_noise, used, left_out, outliers, damaged)

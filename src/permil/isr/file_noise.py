@@ -29,7 +29,7 @@ class FileNoise:
             read_noise=np.array([[own.read_noise for own in of_file] for of_file in overscans]),
             read_noise_err=np.array([[own.read_noise_err for own in of_file] for of_file in overscans]),
             level_variance=np.array([[own.level_variance for own in of_file] for of_file in overscans]),
-            level=np.array([[own.level.mean() for own in of_file] for of_file in overscans]),
+            level=np.array([[own.mean_level for own in of_file] for of_file in overscans]),
         )
 
     def variance(self, gain: FloatArray) -> FloatArray:
@@ -79,7 +79,8 @@ class OverscanSums:
         for sums, rows in ((self._level, level), (self._squares, squares)):
             sums[:, amplifiers] = np.cumsum(np.concatenate([sums[:, amplifiers, np.newaxis], rows], axis=2), axis=2)[:, :, -1]
         self._freedom[:, amplifiers] += freedom.sum(axis=2)
-        self._rows[:, amplifiers] += level.shape[2]
+        # A row that has lost its level has no degrees of freedom, and level 0.
+        self._rows[:, amplifiers] += (freedom > 0).sum(axis=2)
 
     def noise(self, options: OverscanOptions, n_columns: int) -> FileNoise:
         """Return what all rows tell; arguments are those of `level_variance`."""
@@ -89,4 +90,4 @@ class OverscanSums:
             variance = float(self._squares[place]) / freedom if freedom > 0 else 0.0
             read_noise[place], error[place] = noise_with_error(variance, freedom)
             variance_of_level[place] = level_variance(options, variance, n_columns)
-        return FileNoise(read_noise, error, variance_of_level, self._level / self._rows)
+        return FileNoise(read_noise, error, variance_of_level, self._level / np.maximum(self._rows, 1))

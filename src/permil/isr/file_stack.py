@@ -21,6 +21,7 @@ from permil.isr.accumulate import MOST_FRAMES, relative_light
 from permil.isr.average import average_doubtful
 from permil.isr.calibration import Calibration
 from permil.isr.file_noise import FileNoise, OverscanSums
+from permil.isr.lost_rows import describe_lost
 from permil.isr.means import empty_averages
 from permil.isr.noise_fit import RowFit, finish_rows
 from permil.isr.probe import ProbedFile, damaged_segment, is_row_by_row
@@ -56,12 +57,15 @@ class FileStack:
         Electrons, shape (n_files, n_amplifiers).
     overscan_level
         Mean level, adu, same shape.
+    damage
+        What a file does not hold and is masked: number of the file, and a sentence for each segment.
     """
 
     stack: Stack
     read_noise: FloatArray
     read_noise_err: FloatArray
     overscan_level: FloatArray
+    damage: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,14 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Found:
-    """What is found on the way: runs of saturated pixels (see `grown_runs`), and pixels that are still to be tested."""
+    """What is found on the way.
+
+    Runs of saturated pixels (see `grown_runs`); file, amplifier and `permil.isr.lost_rows.LostRuns` of what holds no measurement; pixels
+    that are still to be tested.
+    """
 
     runs: Rows
+    lost: Rows
     doubtful: list[Doubtful]
 
 
@@ -160,7 +169,17 @@ class _Stacking:
             noise_variance=variance,
             chi_square=np.array([fit.reduced for fit in fits]),
         )
-        return FileStack(stack, self.gain * noise.read_noise, self.gain * noise.read_noise_err, noise.level)
+        damage = self._damage(np.concatenate([part.lost for part in found]))
+        return FileStack(stack, self.gain * noise.read_noise, self.gain * noise.read_noise_err, noise.level, damage)
+
+    def _damage(self, lost: Rows) -> tuple[tuple[int, str], ...]:
+        """Return what files do not hold, in segments that are not blank throughout."""
+        found = []
+        for file in np.unique(lost[:, 0]).tolist():
+            own = lost[lost[:, 0] == file, 1:]
+            runs = [own[(own[:, 0] == index) & ~dead, 1:] for index, dead in enumerate(self.dead[file])]
+            found += [(file, sentence) for sentence in describe_lost(runs, self.detector.amplifiers)]
+        return tuple(found)
 
     def _first_time(self, in_turn: _Map) -> tuple[FileNoise, FloatArray, list[_Found]]:
         """Sum all rows; return what the overscans tell, the variance that does not depend on the light, and what was found."""
@@ -205,7 +224,7 @@ class _Stacking:
         group, own = piece.group, piece.group.amplifiers
         places = [[of_file[index] for index in own] for of_file in self.places]
         frames = self._frames(piece)
-        runs, doubtful, room = [], [], RowRoom.of(group)
+        runs, lost, doubtful, room = [], [], [], RowRoom.of(group)
         size = max(1, _READ_AT_A_TIME // (2 * group.width * len(self.files) * own.size))
         first = 0
         while first < piece.rows.size:
@@ -230,11 +249,13 @@ class _Stacking:
                 extname = self.detector.amplifiers[own[added.damaged_segment]].extname
                 raise damaged_segment(self.files[added.damaged_file].raw_file, extname)
             runs.append(added.runs.astype(np.int64))
+            lost.append(added.lost)
             doubtful.append(added.doubtful)
             first += rows.size
-        saturated = np.concatenate(runs)
-        saturated[:, 1] = own[saturated[:, 1]]
-        return frames, _Found(saturated, doubtful)
+        saturated, without = np.concatenate(runs), np.concatenate(lost)
+        for found in (saturated, without):
+            found[:, 1] = own[found[:, 1]]
+        return frames, _Found(saturated, without, doubtful)
 
     def _frames(self, piece: _Piece) -> FrameRows:
         own = piece.group.amplifiers

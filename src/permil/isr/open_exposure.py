@@ -20,6 +20,7 @@ from permil.exposures.coded_rows import CodedRows, decode_row, mapped_rows
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import check_detector, with_path
 from permil.isr.group_rows import flag_signal, response_of, take_row, to_signal
+from permil.isr.lost_rows import LostRuns, clear_lost, describe_lost, flag_lost, look_for_lost
 from permil.isr.masks import grow_saturated
 from permil.isr.overscan import measure_overscan
 from permil.isr.reduce import DetectorImage, reduce_raw_file
@@ -28,11 +29,8 @@ from permil.isr.rows import copy_flipped, copy_row, median_of_counts, subtract_c
 from permil.isr.segment_group import SegmentGroup
 from permil.isr.stage import board_temperature
 from permil.isr.strip import Strip
-from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
-
-_NO_DATA = int(MaskPlane.NO_DATA)
 
 
 class _Memory(threading.local):
@@ -91,6 +89,8 @@ class OpenExposure:
             self._file.close()
             raise
 
+        self._lost: list[LostRuns] = []
+
     def _look(self, sample: RowSample, config: IsrConfig) -> None:
         check_detector(self._file.detector, self.detector, self.path)
         self._file.read_ahead()
@@ -113,7 +113,9 @@ class OpenExposure:
         self._levels = np.empty((0, 0))
         if self.calibration.overscan.method != "row_median":
             segments = ((amplifier, self._file.segment(amplifier.name)) for amplifier in amplifiers)
-            levels = [measure_overscan(counts, each, self.calibration.overscan).level for each, counts in segments]
+            saturation = self.calibration.saturation_adu
+            options = self.calibration.overscan
+            levels = [measure_overscan(counts, each, options, saturation_adu=saturation).level for each, counts in segments]
             self._levels = np.array(levels)
         self._group = SegmentGroup.of(self.calibration, range(len(amplifiers)))
 
@@ -140,6 +142,16 @@ class OpenExposure:
         """Variance that does not depend on the signal, per amplifier, electrons^2, from the sample."""
         return self.sample.noise_variance
 
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """What the file does not hold in the strips that were read, a sentence for each segment; it is masked."""
+        if not self._lost:
+            return ()
+        # Neighbours of strips are read twice.
+        lost = np.unique(np.concatenate(self._lost), axis=0)
+        own = [lost[(lost[:, 0] == index) & ~dead, 1:] for index, dead in enumerate(self._dead)]
+        return describe_lost(own, self.detector.amplifiers)
+
     def read(self, strip: Strip) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
         """Return image and mask of the rows ``strip.detector_rows``, as `permil.isr.reduce` makes them.
 
@@ -152,9 +164,11 @@ class OpenExposure:
         """
         image, mask = _MEMORY.room(strip.detector_rows.size, self.detector.nx)
         own = _Exposure(self.sample.gain, self._dead, self._levels)
-        damaged, flagged = _reduce_strip(
+        damaged, flagged, lost = _reduce_strip(
             self._coded, strip.first, strip.last, self._group, own, strip.detector_rows, _Room.of(self._group), image, mask
         )
+        if len(lost):
+            self._lost.append(lost)
         if damaged >= 0:
             raise RawFormatError(
                 f"rows {strip.first} to {strip.last - 1} of segment {self.detector.amplifiers[damaged].extname} "
@@ -219,8 +233,18 @@ def _reduce_strip(
     room: _Room,
     image: NDArray[np.float32],
     mask: NDArray[np.int16],
-) -> tuple[int, bool]:
-    """Fill image and mask; return the first segment that does not decode (-1: all do) and whether anything was flagged."""
+) -> tuple[int, bool, NDArray[np.int64]]:
+    """Fill image and mask.
+
+    Returns
+    -------
+    damaged : int
+        The first segment that does not decode, -1 where all do.
+    flagged : bool
+        Whether anything was flagged.
+    lost : ndarray of int, shape (n, 6)
+        Segment, and a row of `LostRuns`.
+    """
     coded, group, exposure, room, image, mask = borrowed((coded, group, exposure, room, image, mask))
     n_segments, n_columns = group.x_min.size, group.n_columns
     counts, planes, signal, level, shift = room.counts, room.planes, room.signal, room.level, room.shift
@@ -229,18 +253,24 @@ def _reduce_strip(
         # Rows of the detector follow each other within a run: where a segment's rows go is found once.
         y = group.y_first[segment] + group.y_step[segment] * first
         shift[segment] = np.searchsorted(detector_rows, y) - y
+    lost, runs = np.zeros((n_segments, 2), dtype=np.int64), np.empty((0, 6), dtype=np.int64)
+    n_runs = len(runs)
     flagged, file = False, coded.starts.shape[0] - 1
     begin, end = group.first_column, group.first_column + n_columns
     for row in range(first, last):
         for segment in range(n_segments):
             if not decode_row(coded, file, segment, row, counts[segment]):
-                return segment, False
+                return segment, False, runs[:n_runs]
+            runs, n_runs = look_for_lost(
+                counts[segment], (begin, end), group.saturation_adu, (segment, row), lost[segment], runs, n_runs
+            )
             if exposure.level.size:
                 level[segment] = exposure.level[segment, row]
-            else:
+            elif lost[segment, 1] - lost[segment, 0] < n_columns:
                 level[segment] = median_of_counts(counts[segment, group.first_overscan : group.last_overscan], level[segment])
             take_row(group, segment, row, room.bias, planes[segment])
             to_measured(counts[segment, begin:end], level[segment], room.bias, measured[segment])
+            clear_lost(measured[segment], lost[segment])
         if group.factors.size:
             subtract_crosstalk_row(measured, group.factors, signal, corrected)
             measured, corrected = corrected, measured
@@ -250,9 +280,9 @@ def _reduce_strip(
                 flag_signal(counts[segment, begin:end], measured[segment], response, group.saturation_adu, own)
                 flagged = True
             if exposure.dead[segment]:
-                signal[:] = np.nan
-                for column in range(n_columns):
-                    own[column] |= _NO_DATA
+                lost[segment, 0], lost[segment, 1] = 0, n_columns
+            signal[lost[segment, 0] : lost[segment, 1]] = np.nan
+            flag_lost(own, lost[segment])
             place = group.y_first[segment] + group.y_step[segment] * row + shift[segment]
             left, right = group.x_min[segment], group.x_min[segment] + n_columns
             if group.flip_x[segment]:
@@ -261,4 +291,4 @@ def _reduce_strip(
             else:
                 copy_row(signal, image[place, left:right])
                 copy_row(own, mask[place, left:right])
-    return -1, flagged
+    return -1, flagged, runs[:n_runs]

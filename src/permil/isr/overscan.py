@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Amplifier
 from permil.errors import ConfigError
+from permil.isr.lost_rows import LostRuns, lost_runs
 from permil.isr.rows import clipped_sums, median_deviation, median_of_counts
 
 FloatArray = NDArray[np.float64]
@@ -54,17 +55,23 @@ class Overscan:
     Parameters
     ----------
     level
-        Level of each active row, shape (ny,).
+        Level of each active row, shape (ny,); where a row has lost it, that of its neighbours.
     level_variance
         Variance of the level of one row.
     read_noise, read_noise_err
         Read noise with rounding to whole counts included, and its standard error.
+    mean_level
+        Mean of the levels that were measured; 0 if none was.
+    lost
+        Pixels without a measurement; see `permil.isr.lost_rows`.
     """
 
     level: FloatArray
     level_variance: float
     read_noise: float
     read_noise_err: float
+    mean_level: float
+    lost: LostRuns
 
 
 def native_counts(raw: NDArray[Any]) -> NDArray[np.int32]:
@@ -81,7 +88,9 @@ def median_variance_factor(size: int) -> float:
     return float(np.pi / (2 * size + np.pi - 2))
 
 
-def measure_overscan(raw: NDArray[Any], amplifier: Amplifier, options: OverscanOptions | None = None) -> Overscan:
+def measure_overscan(
+    raw: NDArray[Any], amplifier: Amplifier, options: OverscanOptions | None = None, *, saturation_adu: float = np.inf
+) -> Overscan:
     """Measure level and read noise in the serial overscan of the active rows of a raw segment.
 
     Parameters
@@ -92,6 +101,8 @@ def measure_overscan(raw: NDArray[Any], amplifier: Amplifier, options: OverscanO
         Where its overscan lies.
     options
         Method and columns.
+    saturation_adu
+        Raw count from which a pixel is saturated.
 
     Raises
     ------
@@ -99,14 +110,21 @@ def measure_overscan(raw: NDArray[Any], amplifier: Amplifier, options: OverscanO
         If too few overscan columns are left.
     """
     options = OverscanOptions() if options is None else options
-    rows, _ = amplifier.serial_overscan_slices
-    counts = native_counts(raw)[rows, overscan_columns(amplifier, options)]
-    medians, deviations = _row_medians(counts)
+    native, columns = native_counts(raw), amplifier.data_slices[1]
+    lost = lost_runs(native, amplifier.ny, columns.start, columns.stop, saturation_adu)
+    measured = np.ones(amplifier.ny, dtype=bool)
+    measured[lost[lost[:, 2] - lost[:, 1] == amplifier.nx, 0]] = False
+    counts = native[amplifier.serial_overscan_slices[0], overscan_columns(amplifier, options)]
+    medians, deviations = _row_medians(counts, measured)
     limit = clip_limit(deviations)
-    means, clipped_mean, variance, freedom, kept = _clipped_moments(counts, medians, limit)
+    means, clipped_mean, variance, freedom, kept = _clipped_moments(counts, measured, medians, limit)
+    if measured.any() and not measured.all():
+        row, good = np.arange(amplifier.ny), np.flatnonzero(measured)
+        medians, means = (np.interp(row, good, levels[good]) for levels in (medians, means))
     read_noise, read_noise_err = noise_with_error(variance, freedom)
     level, level_variance = _level(options, counts.shape, medians, means, clipped_mean, variance, kept)
-    return Overscan(level, level_variance, read_noise, read_noise_err)
+    mean_level = float(level[measured].mean()) if measured.any() else 0.0
+    return Overscan(level, level_variance, read_noise, read_noise_err, mean_level, lost)
 
 
 def overscan_columns(amplifier: Amplifier, options: OverscanOptions) -> slice:
@@ -132,7 +150,7 @@ def overscan_columns(amplifier: Amplifier, options: OverscanOptions) -> slice:
 def clip_limit(deviations: FloatArray) -> float:
     """Return from which deviation a count of the overscan is an outlier, for median absolute deviations of a sample of rows."""
     # The typical deviation is a whole number of counts: half a count more keeps the clip off the noise itself.
-    return _CLIP * (1.4826 * float(np.median(deviations)) + 0.5)
+    return _CLIP * (1.4826 * (float(np.median(deviations)) if deviations.size else 0.0) + 0.5)
 
 
 def noise_with_error(variance: float, freedom: int) -> tuple[float, float]:
@@ -178,16 +196,20 @@ def running_mean(samples: FloatArray, window: int) -> FloatArray:
 
 
 @njit(cache=True, nogil=True)
-def _row_medians(counts: NDArray[np.int32]) -> tuple[FloatArray, FloatArray]:
-    """Return the median of each row, and for a sample of rows the median absolute deviation from it."""
+def _row_medians(counts: NDArray[np.int32], measured: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+    """Return the median of each row that was measured, and for a sample of them the median absolute deviation from it."""
     n_rows = counts.shape[0]
     step = deviation_step(n_rows)
     medians, deviations = np.zeros(n_rows), np.empty((n_rows + step - 1) // step)
+    n_deviations = 0
     for row in range(n_rows):
+        if not measured[row]:
+            continue
         medians[row] = median_of_counts(counts[row], medians[max(row - 1, 0)])
         if row % step == 0:
-            deviations[row // step] = median_deviation(counts[row], medians[row])
-    return medians, deviations
+            deviations[n_deviations] = median_deviation(counts[row], medians[row])
+            n_deviations += 1
+    return medians, deviations[:n_deviations]
 
 
 @njit(cache=True, nogil=True)
@@ -197,14 +219,18 @@ def deviation_step(n_rows: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _clipped_moments(counts: NDArray[np.int32], centre: FloatArray, limit: float) -> tuple[FloatArray, float, float, int, int]:
+def _clipped_moments(
+    counts: NDArray[np.int32], measured: NDArray[np.bool_], centre: FloatArray, limit: float
+) -> tuple[FloatArray, float, float, int, int]:
     """Return row means, the overall mean, the variance within rows, its degrees of freedom and how many counts were kept."""
     n_rows = counts.shape[0]
     means = np.empty(n_rows)
     total, squares, freedom, kept_all = 0.0, 0.0, 0, 0
     for row in range(n_rows):
-        kept, row_sum, row_squares = clipped_sums(counts[row], centre[row], limit)
         means[row] = centre[row]
+        if not measured[row]:
+            continue
+        kept, row_sum, row_squares = clipped_sums(counts[row], centre[row], limit)
         if kept > 0:
             means[row] += row_sum / kept
             squares += row_squares - row_sum * row_sum / kept

@@ -118,9 +118,20 @@ def photodiode_scale(light: ArrayLike, photodiode: ArrayLike) -> PhotodiodeScale
         Relative light per frame, from the frames themselves.
     photodiode
         Readings, positive.
+
+    Raises
+    ------
+    PhotodiodeError
+        If there is no frame, or the light or the reading of one is not a positive number.
     """
     amounts = plain_array(light, name="light", ndim=1)
     readings = plain_array(photodiode, name="photodiode readings", shape=amounts.shape)
+    positive = np.isfinite(amounts) & np.isfinite(readings) & (amounts > 0) & (readings > 0)
+    if not positive.size or not positive.all():
+        raise PhotodiodeError(
+            f"{np.count_nonzero(~positive)} of {positive.size} frames have no positive light or photodiode reading",
+            remedy="leave these exposures out",
+        )
     ratio = amounts / readings
     deviation = np.abs(ratio / np.median(ratio) - 1)
     limit = max(_OUTLIER_SIGMA * 1.4826 * float(np.median(deviation)), _OUTLIER_FLOOR)

@@ -17,6 +17,7 @@ from permil.isr.probe_rows import RowSamples, Steps, overscan_deviations, oversc
 from permil.isr.reduce import reduce_raw_file
 from permil.isr.segment_group import SegmentGroup
 from permil.isr.stack import frame_light, light_steps, median_light
+from permil.products.masks import is_usable
 
 FloatArray = NDArray[np.float64]
 
@@ -36,6 +37,8 @@ class ProbedFile:
         Electrons per adu.
     median
         Median signal of a regular sample of good pixels, electrons; NaN when there is none.
+    is_usable
+        Whether any pixel of that sample holds a measurement.
     dead
         Channels that do not vary at all.
     clip
@@ -44,15 +47,19 @@ class ProbedFile:
         Variance of a pixel that does not depend on the light, electrons^2, as far as a sample of rows tells.
     overscans
         Known where the whole file had to be reduced: empty otherwise.
+    lost
+        Raw rows of each segment of which pixels hold no measurement, as far as was looked.
     """
 
     raw_file: RawFile
     gain: FloatArray
     median: float
+    is_usable: bool
     dead: NDArray[np.bool_]
     clip: FloatArray
     noise_variance: FloatArray
     overscans: tuple[Overscan, ...]
+    lost: tuple[NDArray[np.int64], ...]
 
 
 def is_row_by_row(calibration: Calibration) -> bool:
@@ -81,23 +88,31 @@ def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: floa
     if is_row_by_row(calibration):
         return _probe_rows(raw_file, calibration, gain)
     reduced, overscans, dead = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads)
-    median = frame_light(reduced.image, reduced.mask)
-    return ProbedFile(raw_file, gain, median, np.array(dead), np.zeros(gain.size), reduced.noise_variance, overscans)
+    median, usable = frame_light(reduced.image, reduced.mask), bool(is_usable(reduced.mask).any())
+    lost = tuple(overscan.lost[:, 0] for overscan in overscans)
+    return ProbedFile(
+        raw_file, gain, median, usable, np.array(dead), np.zeros(gain.size), reduced.noise_variance, overscans, lost
+    )
 
 
 def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> ProbedFile:
     amplifiers = calibration.detector.amplifiers
     samples = _samples(raw_file, calibration, gain)
     dead, clip, noise_variance = np.zeros(gain.size, dtype=bool), np.zeros(gain.size), np.zeros(gain.size)
-    for index, overscan in enumerate(samples.overscans):
+    for index, n_overscans in enumerate(samples.n_overscans):
+        overscan = samples.overscans[index, :n_overscans]
         clip[index] = clip_limit(overscan_deviations(overscan))
         variance = overscan_variance(overscan, clip[index])
         of_level = level_variance(calibration.overscan, variance, overscan.shape[1])
         noise_variance[index] = gain[index] ** 2 * (variance + of_level)
         constant = samples.lowest[index] == samples.highest[index]
         dead[index] = constant and np.ptp(raw_file.segment(amplifiers[index].name)) == 0
-    light = np.concatenate([each[:n_light] for each, n_light in zip(samples.light, samples.n_light, strict=True)])
-    return ProbedFile(raw_file, gain, median_light(light), dead, clip, noise_variance, ())
+    # A dead channel sees no light.
+    n_light = np.where(dead, 0, samples.n_light)
+    light = np.concatenate([each[:number] for each, number in zip(samples.light, n_light, strict=True)])
+    lost = tuple(np.flatnonzero(own) for own in samples.lost)
+    usable = bool(samples.n_usable[~dead].any())
+    return ProbedFile(raw_file, gain, median_light(light), usable, dead, clip, noise_variance, (), lost)
 
 
 def _samples(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> RowSamples:

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from permil.borrowed import borrowed
 from permil.exposures.coded_rows import CodedRows, decode_row
 from permil.isr.group_rows import flag_signal, overscan_of_row, response_of, take_row, to_signal
+from permil.isr.lost_rows import clear_lost, flag_lost, lost_columns
 from permil.isr.rows import copy_row, median_deviation, median_of_counts, subtract_crosstalk_row, to_measured
 from permil.isr.segment_group import SegmentGroup
-from permil.products.masks import NOT_GOOD
+from permil.products.masks import NOT_GOOD, UNUSABLE
 
 FloatArray = NDArray[np.float64]
 
-_NOT_GOOD = int(NOT_GOOD)
+_NOT_GOOD, _UNUSABLE = int(NOT_GOOD), int(UNUSABLE)
 
 
 class Steps(NamedTuple):
@@ -31,15 +32,20 @@ class Steps(NamedTuple):
 class RowSamples(NamedTuple):
     """What is found, by segment.
 
-    ``overscans``: counts of the overscan in a sample of rows, shape (n_segments, n_rows, n_overscan); ``lowest``, ``highest``: counts;
-    ``light``: signal of good pixels, shape (n_segments, n), of which the first ``n_light`` are filled.
+    ``overscans``: counts of the overscan in a sample of rows, shape (n_segments, n_rows, n_overscan), of which the first ``n_overscans``
+    are filled; ``lowest``, ``highest``: counts; ``light``: signal of good pixels, shape (n_segments, n), of which the first ``n_light``
+    are filled; ``n_usable``: pixels of the same sample with a measurement, good or not; ``lost``: whether pixels of a row hold no
+    measurement, shape (n_segments, n_rows).
     """
 
     overscans: NDArray[np.int32]
+    n_overscans: NDArray[np.int64]
     lowest: NDArray[np.int32]
     highest: NDArray[np.int32]
     light: NDArray[np.float32]
     n_light: NDArray[np.int64]
+    n_usable: NDArray[np.int64]
+    lost: NDArray[np.bool_]
 
     @classmethod
     def empty(cls, group: SegmentGroup, n_rows: int, steps: Steps) -> RowSamples:
@@ -50,10 +56,13 @@ class RowSamples(NamedTuple):
         extreme = np.iinfo(np.int32)
         return cls(
             overscans=np.zeros(shape, dtype=np.int32),
+            n_overscans=np.zeros(n_segments, dtype=np.int64),
             lowest=np.full(n_segments, extreme.max, dtype=np.int32),
             highest=np.full(n_segments, extreme.min, dtype=np.int32),
             light=np.empty((n_segments, n_light), dtype=np.float32),
             n_light=np.zeros(n_segments, dtype=np.int64),
+            n_usable=np.zeros(n_segments, dtype=np.int64),
+            lost=np.zeros((n_segments, n_rows), dtype=np.bool_),
         )
 
 
@@ -92,7 +101,7 @@ def probe_rows(
     measured = np.empty((n_segments, group.n_columns), dtype=np.float32)
     corrected, total = np.empty_like(measured), np.empty(group.n_columns, dtype=np.float32)
     signal = np.empty(group.n_columns, dtype=np.float32)
-    guess = np.zeros(n_segments)
+    guess, lost = np.zeros(n_segments), np.zeros((n_segments, 2), dtype=np.int64)
     first, last = group.first_column, group.first_column + group.n_columns
     for index in range(rows.size):
         row = rows[index]
@@ -100,9 +109,13 @@ def probe_rows(
             if not decode_row(coded, file, segment, index, counts[segment]):
                 return segment
             _extend_range(counts[segment], segment, samples)
-            if row % steps.overscan_rows == 0:
+            lost[segment, 0], lost[segment, 1], _, _ = lost_columns(counts[segment], first, last, group.saturation_adu)
+            n_lost = lost[segment, 1] - lost[segment, 0]
+            samples.lost[segment, row] = n_lost > 0
+            if row % steps.overscan_rows == 0 and n_lost < group.n_columns:
                 overscan = counts[segment, group.first_overscan : group.last_overscan]
-                copy_row(overscan, samples.overscans[segment, row // steps.overscan_rows])
+                copy_row(overscan, samples.overscans[segment, samples.n_overscans[segment]])
+                samples.n_overscans[segment] += 1
         if row % steps.light_rows != 0:
             continue
         for segment in range(n_segments):
@@ -110,6 +123,8 @@ def probe_rows(
             guess[segment] = median_of_counts(counts[segment, group.first_overscan : group.last_overscan], guess[segment])
             take_row(group, segment, row, bias, planes[segment])
             to_measured(counts[segment, first:last], guess[segment], bias, measured[segment])
+            clear_lost(measured[segment], lost[segment])
+            flag_lost(planes[segment], lost[segment])
         if group.factors.size:
             subtract_crosstalk_row(measured, group.factors, total, corrected)
             measured, corrected = corrected, measured
@@ -146,6 +161,7 @@ def _take_light(
         if planes[column] & _NOT_GOOD == 0:
             light[n_light] = signal[column]
             n_light += 1
+        samples.n_usable[segment] += np.int64(planes[column] & _UNUSABLE == 0)
     samples.n_light[segment] = n_light
 
 

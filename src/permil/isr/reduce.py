@@ -24,6 +24,7 @@ from permil.exposures.coded_rows import RowBuffer
 from permil.exposures.some_rows import read_rows
 from permil.isr.calibration import Calibration
 from permil.isr.crosstalk import subtract_crosstalk
+from permil.isr.lost_rows import LostRuns, describe_lost
 from permil.isr.masks import grow_saturated
 from permil.isr.overscan import Overscan, measure_overscan, native_counts
 from permil.isr.rooms import Rooms
@@ -41,6 +42,7 @@ from permil.isr.rows import (
 from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
+_NO_DATA = int(MaskPlane.NO_DATA)
 _OWN = threading.local()
 """Memory of each thread for a segment."""
 
@@ -65,6 +67,8 @@ class DetectorImage:
         Mean level, adu.
     gain
         Gains that were applied, e-/adu.
+    damage
+        What the file does not hold, a sentence for each segment; it is masked.
     """
 
     detector: Detector
@@ -75,6 +79,7 @@ class DetectorImage:
     level_variance: FloatArray
     overscan_level: FloatArray
     gain: FloatArray
+    damage: tuple[str, ...] = ()
 
     @property
     def noise_variance(self) -> FloatArray:
@@ -111,7 +116,8 @@ def reduce_exposure(
     Returns
     -------
     DetectorImage
-        A segment that does not vary at all (a dead channel) is NO_DATA.
+        A segment that does not vary at all (a dead channel) is NO_DATA, and so is what a damaged file does not hold
+        (`permil.isr.lost_rows`).
 
     Raises
     ------
@@ -158,7 +164,7 @@ def reduce_raw_file(
             return raw_file.segment(amplifier.name, _OWN.pixels)
         return read_rows(raw_file, amplifier.name, rows, buffer=_OWN.buffer, pixels=_OWN.pixels)
 
-    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, rooms=rooms)
+    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, rooms=rooms, rows=rows)
 
 
 def _reduce_segments(
@@ -168,6 +174,7 @@ def _reduce_segments(
     temperature: float | None,
     threads: int,
     rooms: Rooms | None = None,
+    rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
     """Reduce segments that are fetched one by one, each one once, by several threads."""
     detector = calibration.detector
@@ -183,12 +190,13 @@ def _reduce_segments(
     def reduce_one(index: int) -> tuple[Overscan, bool, bool]:
         amplifier = detector.amplifiers[index]
         counts = segment(amplifier)
-        overscan = measure_overscan(counts, amplifier, calibration.overscan)
+        overscan = measure_overscan(counts, amplifier, calibration.overscan, saturation_adu=calibration.saturation_adu)
         rows, columns = amplifier.data_slices
         flagged = _measure(
             counts,
             (rows.start, columns.start),
             overscan.level,
+            overscan.lost,
             calibration.bias_image,
             calibration.static_mask,
             Placement.of(amplifier),
@@ -209,6 +217,9 @@ def _reduce_segments(
             flagged = (*flagged, *in_turn(respond, indices))
     if any(flagged):
         grow_saturated(mask, calibration.saturation_grow)
+    for overscan, amplifier in zip(overscans, detector.amplifiers, strict=True):
+        if len(overscan.lost):
+            _drop_lost(image, mask, overscan.lost, Placement.of(amplifier))
     for index in np.flatnonzero(dead):
         part = detector.amplifiers[index].slices
         image[part] = np.nan
@@ -220,8 +231,13 @@ def _reduce_segments(
         read_noise=gain * [overscan.read_noise for overscan in overscans],
         read_noise_err=gain * [overscan.read_noise_err for overscan in overscans],
         level_variance=gain**2 * [overscan.level_variance for overscan in overscans],
-        overscan_level=np.array([overscan.level.mean() for overscan in overscans]),
+        overscan_level=np.array([overscan.mean_level for overscan in overscans]),
         gain=gain,
+        damage=describe_lost(
+            [overscan.lost[: 0 if is_blank else None] for overscan, is_blank in zip(overscans, dead, strict=True)],
+            detector.amplifiers,
+            rows=rows,
+        ),
     )
     return reduced, overscans, dead
 
@@ -263,6 +279,7 @@ def _measure(
     counts: NDArray[np.int32],
     first_pixel: tuple[int, int],
     level: FloatArray,
+    lost: LostRuns,
     bias: NDArray[np.float32],
     static_mask: NDArray[np.int16],
     place: Placement,
@@ -276,11 +293,11 @@ def _measure(
 
     With ``to_response`` it becomes electrons at once, while a row is in the nearest cache.
     """
-    counts, bias, static_mask, response, image, mask = borrowed((counts, bias, static_mask, response, image, mask))
+    counts, lost, bias, static_mask, response, image, mask = borrowed((counts, lost, bias, static_mask, response, image, mask))
     # Parts of rows of whole arrays: those of a part of an array are not known to be contiguous, and make no vector instructions.
     first_row, first_column = first_pixel
     flipped, measured = np.empty(place.n_columns, dtype=np.int32), np.empty(place.n_columns, dtype=np.float32)
-    found = False
+    found, next_lost = False, 0
     for row in range(level.size):
         y, first, last = place.y_first + place.y_step * row, place.x_min, place.x_min + place.n_columns
         ordered = counts[first_row + row, first_column : first_column + place.n_columns]
@@ -288,6 +305,11 @@ def _measure(
             copy_flipped(ordered, flipped)
             ordered = flipped
         to_measured(ordered, level[row], bias[y, first:last] if bias.size else bias[0], measured)
+        if next_lost < lost.shape[0] and lost[next_lost, 0] == row:
+            begin, end = _flipped(lost[next_lost], place)
+            for column in range(begin, end):
+                measured[column] = 0.0
+            next_lost += 1
         copy_row(static_mask[y, first:last], mask[y, first:last])
         if not to_response:
             copy_row(measured, image[y, first:last])
@@ -298,6 +320,23 @@ def _measure(
             flag_saturated(ordered, saturation_adu, mask[y, first:last])
             found = True
     return found
+
+
+@njit(cache=True, nogil=True)
+def _flipped(run: NDArray[np.int64], place: Placement) -> tuple[int, int]:
+    """Return first and last + 1 column of a lost run in the order of the detector."""
+    return (place.n_columns - run[2], place.n_columns - run[1]) if place.flip_x else (run[1], run[2])
+
+
+@njit(cache=True, nogil=True)
+def _drop_lost(image: NDArray[np.float32], mask: NDArray[np.int16], lost: LostRuns, place: Placement) -> None:
+    """Mask what holds no measurement."""
+    for run in range(lost.shape[0]):
+        y = place.y_first + place.y_step * lost[run, 0]
+        begin, end = _flipped(lost[run], place)
+        for column in range(place.x_min + begin, place.x_min + end):
+            image[y, column] = np.nan
+            mask[y, column] |= _NO_DATA
 
 
 @njit(cache=True, nogil=True)

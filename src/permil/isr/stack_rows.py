@@ -29,6 +29,7 @@ from permil.isr.accumulate import (
     row_of,
 )
 from permil.isr.group_rows import flag_signal, overscan_of_row, response_of, take_row, to_signal
+from permil.isr.lost_rows import clear_lost, flag_lost, look_for_lost, repeats_counts
 from permil.isr.means import Averages, RowMeans, average_row, empty_means
 from permil.isr.rejection import Doubtful, NoiseTest, no_doubtful, with_noise
 from permil.isr.rows import Placement, copy_row, subtract_crosstalk_row, to_measured
@@ -60,12 +61,14 @@ class FrameRows(NamedTuple):
 class RowRoom(NamedTuple):
     """Room for a raw row of all segments on its way through the files.
 
-    ``counts``: shape (n_segments, width); ``bias``, ``static``: superbias and mask; ``measured``, ``corrected``: adu, without and with
+    ``counts``: shape (n_segments, width); ``lost``: first column without a measurement and that behind the last; ``bias``, ``static``:
+    superbias and mask; ``measured``, ``corrected``: adu, without and with
     crosstalk corrected; ``total``, ``signal``, ``planes``: one row of a segment; ``sums``, ``alike``: by segment; ``falling``, ``means``:
     see there.
     """
 
     counts: NDArray[np.int32]
+    lost: NDArray[np.int64]
     bias: NDArray[np.float32]
     static: NDArray[np.int16]
     measured: NDArray[np.float32]
@@ -85,6 +88,7 @@ class RowRoom(NamedTuple):
         shape = group.x_min.size, n_columns
         return cls(
             counts=np.empty((group.x_min.size, group.width), dtype=np.int32),
+            lost=np.zeros((group.x_min.size, 2), dtype=np.int64),
             bias=np.empty((group.x_min.size, n_columns if group.bias.size else 0), dtype=np.float32),
             static=np.empty(shape, dtype=np.int16),
             measured=np.empty(shape, dtype=np.float32),
@@ -103,12 +107,14 @@ class SumsOfRows(NamedTuple):
     """What `add_rows` returns.
 
     ``damaged_file``, ``damaged_segment``: the first one with a row that does not decode, -1 if there is none; ``runs``: saturated pixels:
-    file, segment, row, first column, column behind the last, shape (n, 5); ``doubtful``: pixels whose test has to wait.
+    file, segment, row, first column, column behind the last, shape (n, 5); ``lost``: file, segment, and what `LostRuns` holds, shape
+    (n, 7); ``doubtful``: pixels whose test has to wait.
     """
 
     damaged_file: int
     damaged_segment: int
     runs: NDArray[np.int32]
+    lost: NDArray[np.int64]
     doubtful: Doubtful
 
 
@@ -145,8 +151,11 @@ def _begin_row(group: SegmentGroup, row: int, extremes: bool, room: RowRoom) -> 
 
 
 @njit(cache=True, nogil=True)
-def _flag_more(planes: NDArray[np.int16], dead: bool, spread: Spread, file: int, segment: int, index: int) -> None:
-    """Flag a row of a dead channel, and pixels beside saturated ones."""
+def _flag_more(
+    planes: NDArray[np.int16], dead: bool, lost: NDArray[np.int64], spread: Spread, file: int, segment: int, index: int
+) -> None:
+    """Flag a row of a dead channel, what holds no measurement, and pixels beside saturated ones."""
+    flag_lost(planes, lost)
     if dead:
         for column in range(planes.size):
             planes[column] |= _NO_DATA
@@ -207,7 +216,7 @@ def _end_row(
 
 
 @njit(cache=True, nogil=True)
-def add_rows(
+def add_rows(  # noqa: C901 - one loop, so that a row stays in the cache
     coded: CodedRows,
     rows: NDArray[np.int64],
     first_index: int,
@@ -249,9 +258,9 @@ def add_rows(
     n_files, n_segments = frames.gain.shape
     counts, static, signal, flagged = room.counts, room.static, room.signal, room.planes
     measured, corrected = room.measured, room.corrected
-    runs, doubtful = np.empty((0, 5), dtype=np.int32), no_doubtful()
+    runs, doubtful, lost = np.empty((0, 5), dtype=np.int32), no_doubtful(), np.empty((0, 7), dtype=np.int64)
     # No literals, of which the compiler would make versions of their own.
-    n_runs, n_doubtful = len(runs), len(doubtful.places)
+    n_runs, n_doubtful, n_lost = len(runs), len(doubtful.places), len(lost)
     first, last = group.first_column, group.first_column + group.n_columns
     extremes = bool(np.isfinite(test.threshold))
     for index in range(rows.size):
@@ -260,15 +269,23 @@ def add_rows(
         for file in range(n_files):
             for segment in range(n_segments):
                 if not decode_row(coded, file, segment, index, counts[segment]):
-                    return SumsOfRows(file, segment, runs[:n_runs], _filled(doubtful, n_doubtful))
+                    return SumsOfRows(file, segment, runs[:n_runs], lost[:n_lost], _filled(doubtful, n_doubtful))
                 level = frames.level[file, segment]
                 place = first_index + index
-                if measure:
+                own_lost = room.lost[segment]
+                own_lost[0], own_lost[1] = 0, 0
+                if repeats_counts(counts[segment], first, last):
+                    columns, place_of_row = (first, last), (file, segment, row)
+                    lost, n_lost = look_for_lost(
+                        counts[segment], columns, group.saturation_adu, place_of_row, own_lost, lost, n_lost
+                    )
+                if measure and own_lost[1] - own_lost[0] < group.n_columns:
                     overscan = counts[segment, group.first_overscan : group.last_overscan]
                     found = overscan_of_row(overscan, level[max(place - 1, 0)], frames.clip[file, segment], group.row_mean)
                     level[place], frames.squares[file, segment, place] = found.level, found.squares
                     frames.freedom[file, segment, place] = found.freedom
                 to_measured(counts[segment, first:last], level[place], room.bias[segment], measured[segment])
+                clear_lost(measured[segment], own_lost)
             if group.factors.size:
                 subtract_crosstalk_row(measured, group.factors, room.total, corrected)
                 measured, corrected = corrected, measured
@@ -276,13 +293,14 @@ def add_rows(
                 planes, own = static[segment], counts[segment, first:last]
                 response = response_of(group, segment, frames.gain[file, segment])
                 beyond = to_signal(own, measured[segment], response, group.saturation_adu, signal)
-                if beyond or frames.dead[file, segment] or spread.first.size:
+                is_whole = room.lost[segment, 1] == room.lost[segment, 0]
+                if beyond or frames.dead[file, segment] or spread.first.size or not is_whole:
                     copy_row(static[segment], flagged)
                     planes = flagged
                     if beyond:
                         flag_signal(own, measured[segment], response, group.saturation_adu, flagged)
                         runs, n_runs = _add_runs(flagged, file, segment, row, runs, n_runs)
-                    _flag_more(flagged, frames.dead[file, segment], spread, file, segment, index)
+                    _flag_more(flagged, frames.dead[file, segment], room.lost[segment], spread, file, segment, index)
                 elif room.alike.is_so[segment]:
                     before = room.alike.light[segment]
                     add_even_row(room.sums.signal[segment], room.sums.squares[segment], before, signal, frames.light[file])
@@ -294,7 +312,7 @@ def add_rows(
                     end_alike(sums, room.alike, segment)
                 add_row(sums, signal, planes, frames.light[file], extremes, room.falling)
         doubtful, n_doubtful = _end_row(group, row, noise_variance, test, room, out, squares, doubtful, n_doubtful)
-    return SumsOfRows(-1, -1, runs[:n_runs], _filled(doubtful, n_doubtful))
+    return SumsOfRows(-1, -1, runs[:n_runs], lost[:n_lost], _filled(doubtful, n_doubtful))
 
 
 @njit(cache=True, nogil=True)

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
-from permil.exposures import Checksums, RawDetector, RawFile, warn_of_file
+from permil.exposures import Checksums, RawDetector, RawFile
 from permil.isr.calibration import Calibration
-from permil.isr.exposure_stack import MINIMUM_LIGHT, ExposureStack, OpenFiles, check_detector, scaled, with_path
+from permil.isr.exposure_stack import ExposureStack, OpenFiles, check_detector, has_light, scaled, with_path
 from permil.isr.gains import Gains
 from permil.isr.inputs import load_calibration, overscan_options
 from permil.isr.photodiode import select_by_photodiode
@@ -27,7 +27,7 @@ from permil.isr.probe import ProbedFile
 from permil.isr.reduce import DetectorImage, reduce_raw_file
 from permil.isr.rooms import Rooms
 from permil.isr.superbias import bias_calibration, summarise_bias
-from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, write_image, write_table
+from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, read_image, write_image, write_table
 
 __all__ = [
     "ExposureStack",
@@ -37,6 +37,7 @@ __all__ = [
     "load_calibration",
     "reduce_file",
     "stack_group",
+    "superbias_notes",
     "write_gains_table",
 ]
 
@@ -64,7 +65,8 @@ def build_superbias(
     paths
         Raw bias files of this detector.
     output
-        Where the product goes: IMAGE and VARIANCE in adu, MASK, and a table AMPLIFIERS with level and read noise.
+        Where the product goes: IMAGE and VARIANCE in adu, MASK, and tables AMPLIFIERS with level and read noise, and NOTES with
+        files that are left out or of which rows are masked.
     fingerprint
         Of what the product is made from; kept in its header.
     serial
@@ -96,6 +98,7 @@ def build_superbias(
     with OpenFiles(files, camera, calibration, lambda _: None, threads=threads, checksums=checksums) as opened:
         stacked = opened.stack(lambda files: [1.0] * len(files), threshold=config.rejection_threshold, poisson=False)
         left_out = opened.left_out
+        used = [file.raw_file.path for file in opened.files]
     if stacked is None:
         raise CalibrationError(
             f"there is no usable bias exposure of {detector.name}" + (f" ({left_out[0].reason})" if left_out else ""),
@@ -103,9 +106,9 @@ def build_superbias(
             remedy="add bias exposures to the roots, or set isr.bias to none",
             detector=detector.name,
         )
-    for entry in left_out:
-        warn_of_file(entry.path, f"left out of the superbias of {detector.name}: {entry.reason}")
     stack, summary = stacked.stack, summarise_bias(stacked)
+    notes = [(str(entry.path), entry.reason) for entry in left_out]
+    notes += [(str(used[file]), sentence) for file, sentence in stacked.damage]
     table = QTable(
         {
             "amp": [amplifier.name for amplifier in detector.amplifiers],
@@ -132,9 +135,18 @@ def build_superbias(
             FINGERPRINT_CARD: (fingerprint, "what this was made from"),
         },
         image_cards={"BUNIT": "adu"},
-        extensions=[fits.BinTableHDU(table, name="AMPLIFIERS")],
+        extensions=[
+            fits.BinTableHDU(table, name="AMPLIFIERS"),
+            fits.BinTableHDU(Table(rows=notes or None, names=("path", "reason"), dtype=("U512", "U512")), name="NOTES"),
+        ],
     )
     return output
+
+
+def superbias_notes(path: Path) -> list[str]:
+    """Return what a person should know of a superbias: files that were left out, and rows of others that are masked."""
+    notes = read_image(path).extensions.get("NOTES")
+    return [] if notes is None else [f"{row['path']}: {row['reason']}" for row in notes.data]
 
 
 def gains_table(gains: Mapping[str, Gains], camera: Camera) -> Table:
@@ -278,14 +290,14 @@ def stack_group(
     wanted = [Path(path) for path, used in zip(paths, selection.used, strict=True) if used]
 
     def light(files: list[ProbedFile]) -> list[float]:
-        own = files[0].median >= MINIMUM_LIGHT
+        own = has_light([file.median for file in files])
         return [file.median if own else readings[file.raw_file.path] for file in files]
 
     def temperature(file: RawFile) -> float | None:
         return board_temperature(file, config)
 
     with OpenFiles(wanted, camera, calibration, temperature, threads=threads, checksums=checksums) as opened:
-        contradictions = opened.set_aside_contradictions(readings.__getitem__)
+        contradictions = [*opened.set_aside_unusable(), *opened.set_aside_contradictions(readings.__getitem__)]
         stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True, rooms=rooms)
         left_out = (*selection.left_out, *contradictions, *opened.left_out)
         if stacked is None:

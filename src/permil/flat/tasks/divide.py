@@ -7,24 +7,30 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, frames, shared_camera
 from permil.config import Config
 from permil.engine import behind, own_threads, tell_part
+from permil.errors import FlatError
 from permil.flat.divide import LitImage
 from permil.flat.pointing import LitStack, Pointing
 from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import DivideErrors
 from permil.flat.solve import solve_detector
 from permil.flat.tasks.pointings import PointingGroup
-from permil.flat.tasks.task import PART_OF_EXPOSURES, FlatTask, keep_pointing
+from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
 from permil.isr.rooms import Rooms
+from permil.isr.stack import Stack
 from permil.isr.stage import stack_group
-from permil.products import RunFolder
+from permil.products import RunFolder, is_usable
+
+DARK = 3.0
+"""Read noises below which the median signal of a pointing is no light."""
 
 
 @lru_cache(maxsize=8)
@@ -58,12 +64,28 @@ def divide_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
 def _lit_stacks(
     task: FlatTask, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
 ) -> Iterator[list[LitStack]]:
-    """Yield the stack of each pointing; what was left out or does not count in a scale is noted."""
+    """Yield the stack of each pointing; what was left out or does not count in a scale is noted.
+
+    Raises
+    ------
+    FlatError
+        If no pointing can be used.
+    """
     rooms = Rooms()
+    used = 0
     for number, group in enumerate(task.groups):
-        # Made in a function of its own, so that nothing of it is kept while the next one is made.
-        yield [_lit_stack(group, camera, calibration, task.config, beam, noted, rooms)]
+        try:
+            # Made in a function of its own, so that nothing of it is kept while the next one is made.
+            batch = [_lit_stack(group, camera, calibration, task.config, beam, noted, rooms)]
+        except LEAVES_OUT as error:
+            noted += left_out_pointing(group, error)
+        else:
+            used += 1
+            yield batch
+            # At full size a stack takes hundreds of megabytes.
+            del batch
         tell_part(PART_OF_EXPOSURES * (number + 1) / len(task.groups))
+    require_pointings(used, task, noted)
 
 
 def _lit_stack(
@@ -86,7 +108,7 @@ def _lit_stack(
         rooms=rooms,
     )
     stack, n = exposures.stack, len(exposures.used)
-    noted += exposures.left_out
+    noted += [*exposures.left_out, *exposures.damaged]
     noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]
     # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
     scale_error = float(exposures.scale_error if np.isfinite(exposures.scale_error) else beam.node_noise / np.sqrt(n))
@@ -101,5 +123,25 @@ def _lit_stack(
     )
     origin, matrix = frames.ccs_affine(calibration.detector)
     light = beam.evaluate_image(calibration.detector.shape, origin - [group.x_mm, group.y_mm], matrix)
+    _require_light(stack, light[0])
     image = LitImage(stack.image, stack.variance, stack.mask, *light, exposures.photodiode, scale_error)
     return LitStack(pointing, image, stack.n_rejected)
+
+
+def _require_light(stack: Stack, beam: NDArray[np.float32]) -> None:
+    """Raise an error if a stack is dark where the beam is brightest.
+
+    Raises
+    ------
+    FlatError
+        If it is.
+    """
+    steps = tuple(max(1, length // 256) for length in beam.shape)
+    light, signal = (plane[:: steps[0], :: steps[1]] for plane in (beam, stack.image))
+    lit = is_usable(stack.mask[:: steps[0], :: steps[1]]) & np.isfinite(signal) & (light > 0)
+    if not lit.any():
+        return
+    bright = lit & (light >= light[lit].max() / 2)
+    median, noise = float(np.median(signal[bright])), float(np.sqrt(stack.noise_variance.mean()))
+    if median < DARK * noise:
+        raise FlatError(f"it is dark: the median signal where the beam is brightest is {median:.3g} electrons")

@@ -29,7 +29,7 @@ from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals_file import SuperPixelSignals, read_signals
 from permil.flat.solve import STRIP_ROWS, solve_detector
 from permil.flat.tasks.pointings import PointingGroup
-from permil.flat.tasks.task import PART_OF_EXPOSURES, FlatTask, keep_pointing
+from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
 from permil.isr.calibrate import detector_calibration
 from permil.isr.open_exposure import OpenExposure
@@ -38,6 +38,8 @@ from permil.isr.row_sample import RowSample
 from permil.isr.stage import stack_group
 from permil.isr.strip import Strip, strips_of
 from permil.products import RunFolder, is_usable
+
+NOTHING_USABLE = "none of its super-pixels can be used: their pixels are saturated, masked or without data"
 
 FEWEST_FOR_STACK = 3
 """Images at one position from which outliers are found among themselves."""
@@ -105,6 +107,7 @@ class _Detector:
     def __init__(self, task: FlatTask, folder: RunFolder, light: JointLight, damaged: Mapping[Path, str]) -> None:
         self.task, self.light, self.damaged = task, light, damaged
         self.noted: list[LeftOut] = []
+        self.used = 0
         self.camera: Camera = shared_camera(task.config.camera)
         self.calibration: Calibration = detector_calibration(task.config, self.camera, folder, task.detector)
         self.signals: SuperPixelSignals = read_signals(folder.super_pixels(task.led, task.detector))
@@ -123,12 +126,20 @@ class _Detector:
             reference = self.reference() if reference is None else reference
             singles = [(group, number) for group in groups for number in range(len(group.paths))]
             yield from self._together(singles, reference)
+        require_pointings(self.used, self.task, self.noted)
 
     def _stacks(self, groups: Iterable[PointingGroup]) -> Iterator[list[LitStack]]:
         """Yield stacks one at a time, since at full size each takes hundreds of megabytes; one is made where another was."""
         rooms = Rooms()
         for group in groups:
-            yield [self._stack(group, rooms)]
+            try:
+                batch = [self._stack(group, rooms)]
+            except LEAVES_OUT as error:
+                self.noted += left_out_pointing(group, error)
+                continue
+            self.used += 1
+            yield batch
+            del batch
 
     def _together(self, singles: Sequence[Single], reference: NDArray[np.float32]) -> Iterator[list[LitExposure]]:
         """Yield single exposures with their light, a few together; the next ones are opened meanwhile."""
@@ -145,11 +156,15 @@ class _Detector:
                 for first in range(0, len(singles), TOGETHER):
                     # Taken one by one, in their order.
                     some = [(single, next(exposures)) for single in singles[first : first + TOGETHER]]
-                    yield [self._lit(*single, each, reference) for single, each in some if isinstance(each, OpenExposure)]
+                    lit = [self._lit(*single, each, reference) for single, each in some if isinstance(each, OpenExposure)]
+                    self.used += len(lit)
+                    yield lit
+                    del lit
                     for _, each in some:
                         if isinstance(each, LeftOut):
                             self.noted.append(each)
                         else:
+                            self.noted += [LeftOut(each.path, sentence) for sentence in each.damage]
                             each.close()
                             opened.discard(each)
         finally:
@@ -174,6 +189,8 @@ class _Detector:
         path = Path(group.paths[number])
         if path in self.damaged:
             return LeftOut(path, self.damaged[path])
+        if not np.isfinite(self.signals.signal[self.row_of[group.obsids[number]]]).any():
+            return LeftOut(path, NOTHING_USABLE)
         try:
             return OpenExposure(path, self.camera, self.calibration, self.sampled, self.isr, checksums=self.checksums)
         except InputError as error:
@@ -209,7 +226,7 @@ class _Detector:
             threads=own_threads(),
             rooms=rooms,
         )
-        self.noted += stacked.left_out
+        self.noted += [*stacked.left_out, *stacked.damaged]
         stack = stacked.stack
         chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         scale_error = float(np.sqrt(np.sum(np.square([exposure.error for exposure in exposures])))) / len(exposures)

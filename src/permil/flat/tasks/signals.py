@@ -114,11 +114,11 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     layout = _layout(task, camera, sample, whole.detector, block)
     shape = (len(task.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
-    left_out = []
+    left_out: list[tuple[str, str]] = []
     rooms, checksums = Rooms(), config.exposures.checksums
 
-    def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64]] | str:
-        """Return signal and variance of an exposure, or what is wrong with it."""
+    def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]] | str:
+        """Return signal and variance of an exposure and what it does not hold, or why it cannot be used."""
         try:
             image = reduce_file(path, camera, calibration, config.isr, checksums=checksums, rooms=rooms, rows=sample.raw_rows)
         except InputError as error:
@@ -131,13 +131,14 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
             level_variance=image.level_variance,
             threshold=config.isr.rejection_threshold,
         )
-        return mean, expected
+        return mean, expected, image.damage
 
     for number, measured in enumerate(ahead(measure, task.paths, threads=own_threads())):
         if isinstance(measured, str):
             left_out.append((task.paths[number], measured))
         else:
-            signal[number], variance[number] = measured
+            signal[number], variance[number], damage = measured
+            left_out += [(task.paths[number], sentence) for sentence in damage]
         tell_part((number + 1) / len(task.paths))
     return SuperPixelSignals.of(
         task.detector, layout, list(task.obsids), signal=signal, variance=variance, left_out=tuple(left_out)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from astropy.table import Table
 
 from permil.camera import Detector, shared_camera
 from permil.config import Config
+from permil.errors import FlatError, InputError, PermilError, PhotodiodeError
 from permil.flat.composite import response_histogram
 from permil.flat.divide import PointingFlat
 from permil.flat.pointing import LitPointing, Pointing
@@ -24,6 +25,10 @@ from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, RunFolder,
 
 PART_OF_EXPOSURES = 0.9
 """Of the time of a flat; the rest goes into its figures and files."""
+
+
+LEAVES_OUT = (FlatError, InputError, PhotodiodeError)
+"""Errors of the exposures of a pointing, of a detector or of an LED: it is left out, and the others go on."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,31 @@ class FlatTask:
 def relative_path(folder: RunFolder, task: FlatTask) -> Path:
     """Return where the flat on the detector's own scale waits for the composite."""
     return folder.flat(task.led, task.detector).parent / ".relative" / f"{task.detector}.fits"
+
+
+def left_out_pointing(group: PointingGroup, error: PermilError) -> list[LeftOut]:
+    """Return why the exposures of a pointing are left out, one for each."""
+    kind = "scan position" if group.scan else "pointing"
+    place = f"{kind} {group.number} at ({group.x_mm:.2f}, {group.y_mm:.2f}) mm is left out"
+    return [LeftOut(Path(path), f"{place}: {error.what}") for path in group.paths]
+
+
+def require_pointings(used: int, task: FlatTask, noted: Sequence[LeftOut]) -> None:
+    """Raise an error if no exposure of a detector was used.
+
+    Raises
+    ------
+    FlatError
+        With the first reason.
+    """
+    if not used:
+        why = f" ({noted[0].path.name}: {noted[0].reason})" if noted else ""
+        raise FlatError(
+            f"no exposure of {task.detector} with LED {task.led} can be used{why}",
+            remedy="take its exposures again, or leave the detector out with flat.detectors",
+            detector=task.detector,
+            led=task.led,
+        )
 
 
 def is_done(folder: RunFolder, task: FlatTask) -> bool:

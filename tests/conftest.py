@@ -10,8 +10,13 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import pytest
+from hypothesis import settings
 
 from permil.camera import Camera, load_camera
+
+# A busy machine is no reason to fail.
+settings.register_profile("permil", deadline=None)
+settings.load_profile("permil")
 
 
 @pytest.fixture(scope="session")

@@ -269,7 +269,7 @@ def test_lamp_glitch_of_a_whole_exposure_is_listed() -> None:
     assert rms(residual(model, plateau, 35.0)[0]) < 3e-4
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(
     scale=st.floats(1e-3, 1e6),
     shift=st.tuples(st.floats(-200.0, 200.0), st.floats(-200.0, 200.0)),

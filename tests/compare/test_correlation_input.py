@@ -102,7 +102,7 @@ summaries = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(change=summaries)
 def test_invariances(change: dict[str, float]) -> None:
     rng = np.random.default_rng(int(change["seed"]))

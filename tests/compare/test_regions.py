@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from permil.camera import Camera, load_camera
@@ -93,7 +93,6 @@ def test_tree_rings_yield_to_borders_and_fill_the_bulk(cutout):
     np.testing.assert_array_equal(image[outside], plain[outside])
 
 
-@settings(deadline=None)
 @given(cell=st.integers(2, 40))
 def test_cells_belong_to_what_they_touch(cell):
     """A cell has the first region (by number) that any of its pixels has, where widths are whole pixels."""

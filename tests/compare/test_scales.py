@@ -21,7 +21,7 @@ from permil.compare.scales import (
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     seed=st.integers(0, 1000),
     rows=st.integers(20, 60),

@@ -96,7 +96,7 @@ def test_whole_campaign_with_six_leds() -> None:
         assert (of_led["purpose"] == "pointing").sum() == 45
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     n=st.integers(8, 20),
     lost=st.floats(0.0, 0.25),

@@ -16,7 +16,7 @@ from permil.exposures import rice
 from permil.exposures.hdu import Hdu, read_structure
 from permil.exposures.rice import as_words, decode_tile, decompress, rice_coding, tile_places
 
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 CHECKED_DECODER = numba.njit(boundscheck=True)(decode_tile.py_func)
 
 

@@ -38,7 +38,7 @@ def write_eotest(path, size=16):
     return path
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     gain=st.lists(st.floats(0.1, 10), min_size=16, max_size=16),
     order=st.permutations(range(16)),

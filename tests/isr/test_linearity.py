@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.table import Table
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
@@ -13,7 +13,6 @@ from permil.errors import CalibrationError
 from permil.isr.linearity import LinearityCurve, linearity_from_table
 
 
-@settings(deadline=None)
 @given(a1=st.floats(-5e-7, 5e-7), light=st.floats(0, 1.5e5))
 def test_the_quadratic_undoes_its_inverse(a1, light):
     measured = 2 * light / (1 + np.sqrt(1 + 4 * a1 * light))

@@ -99,7 +99,7 @@ def test_rows_of_the_parallel_overscan_do_not_count(detector):
     assert np.abs(overscan.level - truth).max() < 8
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shift=st.integers(-20000, 200000), method=st.sampled_from(METHODS), seed=st.integers(0, 2**32 - 1))
 def test_a_common_shift_moves_the_level_and_nothing_else(detector, shift, method, seed):
     amplifier = detector.amplifiers[2]
@@ -128,7 +128,6 @@ def test_skipping_all_columns_is_an_error(detector):
         measure_overscan(raw, amplifier, OverscanOptions(skip_first=50, skip_last=2))
 
 
-@settings(deadline=None)
 @given(
     samples=st.lists(st.floats(-1e5, 1e5), min_size=1, max_size=60),
     window=st.integers(1, 60),

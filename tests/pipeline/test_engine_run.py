@@ -129,7 +129,7 @@ def test_killed_worker_process_changes_nothing(raw: Path, reference: dict[str, A
         return max(server.children(), key=lambda child: child.cpu_times().user).pid
 
     killed = _kill_when(lambda: any((out / "flat").rglob("*.partial*")), worker)
-    _, messages = process.communicate(timeout=120)
+    _, messages = process.communicate(timeout=600)
     killed.join(10)
     assert process.returncode == 0, messages
     assert killed.victims
@@ -162,12 +162,12 @@ def test_interrupt_ends_the_run_with_a_sentence(raw: Path, tmp_path: Path, begun
     start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from permil.cli import main; main()"
     command = [sys.executable, "-c", start, "run", str(raw / "config.yaml"), f"output={out}", *QUICK, "pipeline.workers=2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)  # noqa: S603
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(out.glob(begun)) and time.monotonic() < deadline:
         time.sleep(0.05)
     # As a terminal does it: every process of the run is told.
     os.killpg(process.pid, signal.SIGINT)
-    _, messages = process.communicate(timeout=30)
+    _, messages = process.communicate(timeout=300)
     assert process.returncode == 130, messages
     assert messages.endswith("permil: interrupted; nothing is lost, run the same command again to go on\n")
     assert "Traceback" not in messages
@@ -180,7 +180,7 @@ class _Killer(threading.Thread):
         self.is_time, self.victim, self.victims = is_time, victim, []
 
     def run(self) -> None:
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while time.monotonic() < deadline:
             if self.is_time():
                 process = self.victim()

@@ -51,7 +51,7 @@ def _groups(config: Path, *overrides: str) -> list[CommandGroup]:
 def _all_at_once(commands: list[str]) -> list[subprocess.CompletedProcess[str]]:
     def run(command: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", *shlex.split(command)]
-        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=100)  # noqa: S603
+        return subprocess.run(words, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
 
     with ThreadPoolExecutor(len(commands)) as threads:
         return list(threads.map(run, commands))

@@ -39,7 +39,7 @@ def test_cards_are_read_back(card):
     assert comment.startswith(parsed.comment.rstrip())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(min_size=4, max_size=400).filter(lambda data: len(data) % 4 == 0))
 def test_sum_and_letters_equal_those_of_astropy(data):
     hdu = fits.ImageHDU()

@@ -24,7 +24,7 @@ def of_mean_zero(ny: int, nx: int, seed: int) -> np.ndarray:
     return field - field.mean()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ny=SIZES, nx=SIZES, seed=st.integers(0, 2**32 - 1))
 def test_divergence_of_the_displacement_is_minus_the_field(ny: int, nx: int, seed: int) -> None:
     area = of_mean_zero(ny, nx, seed)
@@ -37,7 +37,7 @@ def test_divergence_of_the_displacement_is_minus_the_field(ny: int, nx: int, see
     assert np.abs(curl).max() < 1e-11
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ny=SIZES, nx=SIZES, seed=st.integers(0, 2**32 - 1))
 def test_diffusion_shows_the_field_in_the_flat(ny: int, nx: int, seed: int) -> None:
     wanted = 1e-4 * of_mean_zero(ny, nx, seed)

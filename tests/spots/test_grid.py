@@ -48,7 +48,7 @@ def test_real_catalog_has_the_known_residuals(real):
 
 
 @given(turn=st.integers(0, 3), shift=st.tuples(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4)), scale=st.floats(0.2, 5))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_turned_shifted_and_scaled_grids_give_turned_shifted_and_scaled_fits(turn, shift, scale):
     true = draw_grid(np.random.default_rng(turn), angle_deg=7.0, missing=0.1, spurious=0.03, size=(21, 21))
     first = find_grid(true.x, true.y, columns=21, rows=21)
@@ -73,7 +73,7 @@ def test_turned_shifted_and_scaled_grids_give_turned_shifted_and_scaled_fits(tur
     distortion=st.sampled_from([0.0, 1.1, 6.0, -4.0]),
 )
 @example(seed=12566, centre=(3246.375, 3467.75), noise=0.3, distortion=0.0)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_cut_grids_with_holes_and_spurious_sources_are_labelled(angle, seed, centre, noise, distortion):
     rng = np.random.default_rng(seed)
     true = draw_grid(rng, angle_deg=angle, centre=centre, missing=0.2, spurious=0.05, noise=noise, distortion=distortion)
@@ -92,7 +92,7 @@ def test_cut_grids_with_holes_and_spurious_sources_are_labelled(angle, seed, cen
 
 
 @given(angle=st.floats(-180, 180), seed=st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_angle(angle, seed):
     true = draw_grid(np.random.default_rng(seed), angle_deg=angle, missing=0.2, spurious=0.05, size=(25, 25))
     grid = find_grid(true.x, true.y, columns=25, rows=25)
@@ -134,7 +134,7 @@ def test_sources_twice_at_a_node_leave_one_label_each():
 
 
 @given(seed=st.integers(0, 2**31), count=st.one_of(st.integers(9, 40), st.integers(41, 3000)))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_stars_are_no_grid(seed, count):
     x, y = np.random.default_rng(seed).random((2, count)) * 4000
     with pytest.raises(GridError, match=r"no grid|not nearly equal|no other step repeats"):
@@ -142,7 +142,7 @@ def test_stars_are_no_grid(seed, count):
 
 
 @given(offset=st.tuples(st.floats(0.2, 0.8), st.floats(0.2, 0.8)), angle=st.floats(-45, 45), seed=st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_two_interleaved_grids(offset, angle, seed):
     rng = np.random.default_rng(seed)
     first = draw_grid(rng, angle_deg=angle)

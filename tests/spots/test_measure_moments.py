@@ -36,7 +36,7 @@ def measured(image: np.ndarray, x: float = 30.0, y: float = 30.0, **options: flo
     )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     g1=st.floats(-0.3, 0.3),
     g2=st.floats(-0.3, 0.3),

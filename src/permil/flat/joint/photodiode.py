@@ -142,6 +142,12 @@ class PhotodiodeModel:
         """Posterior probability of a process in time."""
         return float(sum(drift.probability for drift in self.drifts))
 
+    @property
+    def found(self) -> tuple[Effect, ...]:
+        """Linear drift and steps that exceed five times their error."""
+        effects = self.steps if self.linear is None else (self.linear, *self.steps)
+        return tuple(effect for effect in effects if effect.significance > READING_LIMIT)
+
     def without_drift(self) -> PhotodiodeModel:
         """Return the same white noise alone."""
         return PhotodiodeModel(self.white, self.white_err)

@@ -11,6 +11,7 @@ from scipy import linalg
 from permil.beam.tabulate import SplineTable
 from permil.flat.joint.exposure_tests import ExposureTests
 from permil.flat.joint.model import JointModel
+from permil.flat.joint.photodiode import stuck_readings
 from permil.flat.joint.prior import Prior
 
 FloatArray = NDArray[np.float64]
@@ -102,8 +103,13 @@ class JointSolution:
 
     def findings(self) -> dict[int, str]:
         """Return what is wrong with exposures that were left out, or whose photodiode reading was."""
-        wrong = self.left_out | (np.isfinite(self.model.exposures.log_photodiode) & ~self.prior.has_photodiode)
-        return {int(exposure): self.tests.reason(int(exposure)) for exposure in np.flatnonzero(wrong)}
+        exposures = self.model.exposures
+        unread = np.isfinite(exposures.log_photodiode) & ~self.prior.has_photodiode
+        stuck = unread & stuck_readings(exposures.log_photodiode, exposures.time)
+        reasons = {int(number): self.tests.reason(int(number)) for number in np.flatnonzero(self.left_out | unread)}
+        for number in np.flatnonzero(stuck & ~self.left_out):
+            reasons[int(number)] = "the photodiode repeats one value"
+        return {number: reason or "photodiode reading off" for number, reason in reasons.items()}
 
     def log_beam(self, ux: FloatArray, uy: FloatArray) -> FloatArray:
         """Return ``log B`` at places relative to the projector (mm), up to a constant; NaN where there is no data."""

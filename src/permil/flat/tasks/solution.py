@@ -40,6 +40,9 @@ from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
 
 # Of the time, by and large: knots are chosen, then all is solved for; the rest are errors and halves.
 _PART_OF_CHOICE, _PART_OF_SOLUTION = 0.3, 0.5
+_MOST_READINGS = 10
+_LARGE_STEP = 0.1
+"""Logarithm of a change of the photodiode's response that is told as a factor."""
 
 
 @dataclass(frozen=True)
@@ -281,7 +284,28 @@ def _messages(
             f"{task.led}: the photodiode ({1e3 * error_of['photodiode']:.2g} per mil per reading) is noisier than the joint scales "
             f"({1e3 * error_of['exposure_scale']:.2g} per mil): the solver divide would lose by it"
         )
+    messages += [f"{task.led}: {sentence}" for sentence in _photodiode_sentences(task, solution)]
+    unread = 0
     for number, reason in solution.findings().items():
-        what = "left out" if solution.left_out[number] else "photodiode reading not used"
-        messages.append(f"{task.led}: exposure {task.exposures['obsid'][number]} {what}: {reason}")
+        unread += not solution.left_out[number]
+        if solution.left_out[number] or unread <= _MOST_READINGS:
+            what = "left out" if solution.left_out[number] else "photodiode reading not used"
+            messages.append(f"{task.led}: exposure {task.exposures['obsid'][number]} {what}: {reason}")
+    if unread > _MOST_READINGS:
+        messages.append(f"{task.led}: {unread - _MOST_READINGS} more photodiode readings are not used; joint.fits lists them")
     return messages
+
+
+def _photodiode_sentences(task: JointTask, solution: JointSolution) -> list[str]:
+    """Return what the photodiode did beyond noise: a linear drift, steps."""
+    sentences = []
+    time = solution.model.exposures.time
+    for effect in solution.prior.photodiode.found:
+        size = f"{1e3 * effect.size:.3g} +- {1e3 * effect.size_err:.1g} per mil"
+        if np.isnan(effect.time):
+            sentences.append(f"the photodiode drifts by {size} from the first to the last exposure")
+            continue
+        first = int(np.argmin(np.where(time >= effect.time, time, np.inf)))
+        change = size if abs(effect.size) < _LARGE_STEP else f"a factor of {np.exp(effect.size):.4g}"
+        sentences.append(f"the photodiode's response changes by {change} before exposure {task.exposures['obsid'][first]}")
+    return sentences

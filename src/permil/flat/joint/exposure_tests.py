@@ -130,7 +130,8 @@ def exposure_tests(
     shift = solution[:, 1:]
     if model.position_errors:
         shift = shift + vector[model.errors].reshape(-1, 2)[model.move_numbers]
-    errors = np.sqrt(np.stack([covariance[:, 1, 1], covariance[:, 2, 2]], axis=1))
+    # Where nothing fits, rounding may make a variance negative.
+    errors = np.sqrt(np.maximum(np.stack([covariance[:, 1, 1], covariance[:, 2, 2]], axis=1), 0.0))
     return ExposureTests(chi_square, excess, shift, errors, solution[:, 0], _photodiode_deviations(vector, solution[:, 0], prior))
 
 

@@ -11,11 +11,23 @@ from numpy.typing import NDArray
 
 from permil.beam import BeamModel
 from permil.beam.stage import load_beam
-from permil.camera import Camera, frames, shared_camera
+from permil.camera import Camera, Detector, frames, shared_camera
 from permil.config import Config
 from permil.engine import behind, own_threads, tell_part
 from permil.errors import FlatError
 from permil.flat.divide import LitImage
+from permil.flat.orientation import (
+    FEWEST_POSITIONS,
+    MOST_OFF,
+    MOST_UNEXPLAINED,
+    SYMMETRIES,
+    Contradiction,
+    best_symmetry,
+    contradiction_error,
+    levels_of,
+    scatter,
+    unexplained_share,
+)
 from permil.flat.pointing import LitStack, Pointing
 from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import DivideErrors
@@ -58,7 +70,42 @@ def divide_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
             keep=keep_pointing(task, later),
             threads=own_threads(),
         )
+    _require_orientation(solution, calibration.detector, task.led)
     return solution, noted
+
+
+def _require_orientation(solution: DetectorSolution, detector: Detector, led: str) -> None:
+    """Raise an error if the light of the pointings moves over a detector as it would over one with its pixels in another order.
+
+    Raises
+    ------
+    FlatError
+        If it does.
+    """
+    if len(solution.stacks) < FEWEST_POSITIONS:
+        return
+    rows, columns = (solution.block_pixels * (np.arange(length) + 0.5) - 0.5 for length in solution.stacks.shape[1:])
+    x_mm, y_mm = frames.detector_to_ccs(detector, *(place.ravel() for place in np.meshgrid(columns, rows)))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        known = np.isfinite(solution.beams) & (solution.beams > 0) & (solution.stacks > 0)
+        logarithms = [np.log(np.where(known, part, np.nan)).reshape(len(part), -1) for part in (solution.stacks, solution.beams)]
+    covered = np.isfinite(logarithms[0]).any(axis=0)
+    (level, slope, enough), (expected, gradient, _) = (
+        levels_of(x_mm[covered], y_mm[covered], part[:, covered]) for part in logarithms
+    )
+    if enough.sum() < FEWEST_POSITIONS:
+        return
+    symmetry = best_symmetry(slope, gradient, float(max(np.ptp(x_mm), np.ptp(y_mm))) / 2)
+    aimed = solution.pointings[np.asarray(solution.pointings["aimed"], dtype=bool)][enough]
+    off = level - expected - np.log(np.asarray(aimed["photodiode"], dtype=np.float64))
+    # Half of the pointings at least: single photodiode readings may be wrong.
+    is_off = scatter(off) > max(MOST_OFF, scatter(expected) / 2)
+    is_upright = np.array_equal(symmetry, SYMMETRIES[0])
+    if is_upright and not is_off and unexplained_share(*logarithms) <= MOST_UNEXPLAINED:
+        return
+    # No other order of the pixels explains light that is upright and off.
+    contradiction = Contradiction(detector.name, None if is_upright else symmetry, detector.name)
+    raise contradiction_error([contradiction], {detector.name: detector}, led=led)
 
 
 def _lit_stacks(

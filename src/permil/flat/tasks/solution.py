@@ -32,6 +32,7 @@ from permil.flat.joint import (
 from permil.flat.joint.budget import Part, solve_part
 from permil.flat.joint.error_budget import Halves, compare_halves, divisions, error_budget, place_rows
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
+from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
 from permil.flat.signals_file import StoredDetectors, read_signals
 from permil.flat.tasks.exposures import exposure_list, unique_exposures
@@ -89,7 +90,7 @@ def solve_led(task: JointTask) -> list[str]:
     Raises
     ------
     FlatError
-        If there is no light, or the solution does not converge.
+        If there is no light, the signals of a detector contradict its place or orientation, or the solution does not converge.
     """
     config, folder, camera = task.config, RunFolder(task.root), shared_camera(task.config.camera)
     options = config.flat.joint
@@ -98,7 +99,13 @@ def solve_led(task: JointTask) -> list[str]:
     files = [folder.super_pixels(task.led, signals.detector) for signals in task.signals]
     number_of = {obsid: number for number, obsid in enumerate(obsids)}
     stored = StoredDetectors(files, number_of, options.least_signal)
-    lit = [number for number, detector in enumerate(stored) if len(detector.exposures)]
+    lit, levels = [], []
+    for number, detector in enumerate(stored):
+        if len(detector.exposures):
+            lit.append(number)
+            levels.append(detector_levels(exposures, detector))
+    if contradictions := find_contradictions(levels):
+        raise contradiction_error(contradictions, camera.detectors, led=task.led)
     detectors: Sequence[DetectorSignals] = StoredDetectors([files[number] for number in lit], number_of, options.least_signal)
     if len(detectors) == 1:
         # One at a time is in memory anyway.

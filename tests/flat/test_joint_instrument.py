@@ -9,8 +9,10 @@ import pytest
 from joint_bench import RandomBeam, simulate
 from scipy import stats
 
+from permil.errors import FlatError
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
 from permil.flat.joint.solve import solve_joint
+from permil.flat.tasks.solution import require_plausible_gradient
 
 SETTINGS = {"columns": 3, "rows": 1, "pixels": 10, "pixel_mm": 1.6, "jitter": 0.01, "rotation": 2e-3, "offset": (5.0, -7.0)}
 SCAN = 144
@@ -85,6 +87,15 @@ def test_what_nothing_determines_has_the_error_of_its_prior(row):
     # A factor e for each scale: gradients of a few per mil per mm, and levels of unconnected detectors of tens of per cent.
     assert (errors[:, 1] > 1e-3).all()
     assert (errors[:, 0] > 0.1).all() == (row == "unconnected")
+
+
+def test_a_response_that_no_camera_has_is_refused():
+    error = np.diag([1e-10, 1e-10])
+    require_plausible_gradient(np.array([5e-4, -5e-4]), error, led="red")
+    # Without a photodiode the gradient is not known at all, and its error says so.
+    require_plausible_gradient(np.array([5e-3, 0.0]), np.diag([1e-4, 1e-4]), led="red")
+    with pytest.raises(FlatError, match="red: the response would change by 2 per cent per mm"):
+        require_plausible_gradient(np.array([0.0, -2e-2]), error, led="red")
 
 
 @pytest.mark.full

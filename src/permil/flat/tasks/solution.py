@@ -41,6 +41,9 @@ from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
 
 # Of the time, by and large: knots are chosen, then all is solved for; the rest are errors and halves.
 _PART_OF_CHOICE, _PART_OF_SOLUTION = 0.3, 0.5
+MOST_GRADIENT = 1e-3
+"""Gradient of the response over all detectors, 1/mm, that is not plausible: 4 per cent over a detector of the LSST Camera."""
+
 _MOST_READINGS = 10
 _LARGE_STEP = 0.1
 """Logarithm of a change of the photodiode's response that is told as a factor."""
@@ -145,6 +148,7 @@ def solve_led(task: JointTask) -> list[str]:
         level_errors={name: float(covariance[-1, -1] ** 0.5) for name, covariance in shared.items()},
         halves=halves,
     )
+    require_plausible_gradient(*errors.composite_gradient(), led=task.led)
     known = solution.prior.has_photodiode
     readings = np.where(known, exposures.log_photodiode, 0.0)
     middle = (solution.log_scales - readings)[known if known.any() else ~solution.left_out]
@@ -164,6 +168,30 @@ def solve_led(task: JointTask) -> list[str]:
     )
     write_joint(folder.joint(task.led), hdus)
     return _messages(task, solution, choice, budget, noisier=check.noisier) + trouble
+
+
+def require_plausible_gradient(gradient: NDArray[np.float64], covariance: NDArray[np.float64], *, led: str) -> None:
+    """Raise an error if the response of all detectors changes more over them than any camera's does.
+
+    The gradient is as good as the photodiode: readings whose unit changes, or that have nothing to do with the light, are what makes it.
+
+    Parameters
+    ----------
+    gradient, covariance
+        Of the logarithm of the response along CCS X and Y, 1/mm.
+
+    Raises
+    ------
+    FlatError
+        If the gradient is beyond `MOST_GRADIENT` and five times its error.
+    """
+    size = np.abs(gradient)
+    if ((size > MOST_GRADIENT) & (size > 5 * np.sqrt(np.diag(covariance)))).any():
+        raise FlatError(
+            f"{led}: the response would change by {100 * float(size.max()):.2g} per cent per mm over the focal plane, which no camera does",
+            remedy="check the photodiode readings of this LED (their unit, and whether they follow the light), or set isr.photodiode: none",
+            gradient=gradient.tolist(),
+        )
 
 
 Errors = tuple[FlatCovariance, CorrelatedModes, dict[str, NDArray[np.float64]]]

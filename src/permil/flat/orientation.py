@@ -70,6 +70,8 @@ class DetectorLevels:
         Its middle, CCS mm.
     half_width : float
         Half its side, mm.
+    exposures : ndarray of int, shape (n,)
+        Numbers of the exposures.
     projector : ndarray, shape (n, 2)
         Where the projector was, CCS mm.
     level : ndarray, shape (n,)
@@ -81,6 +83,7 @@ class DetectorLevels:
     name: str
     place: FloatArray
     half_width: float
+    exposures: NDArray[np.int64]
     projector: FloatArray
     level: FloatArray
     slope: FloatArray
@@ -139,7 +142,7 @@ def detector_levels(exposures: ExposureList, detector: DetectorSignals) -> Detec
     light = np.where(known, reading, np.median(reading[known]) if known.any() else 0.0)
     place = np.array([_middle(detector.x_mm), _middle(detector.y_mm)])
     half_width = float(max(np.ptp(detector.x_mm), np.ptp(detector.y_mm))) / 2
-    return DetectorLevels(detector.name, place, half_width, exposures.positions[numbers], level - light[numbers], slope)
+    return DetectorLevels(detector.name, place, half_width, numbers, exposures.positions[numbers], level - light[numbers], slope)
 
 
 def find_contradictions(levels: Sequence[DetectorLevels]) -> list[Contradiction]:
@@ -244,11 +247,20 @@ def _best_places(levels: Sequence[DetectorLevels]) -> list[int]:
 
 
 def _misfits(levels: Sequence[DetectorLevels], fits: Sequence[int]) -> FloatArray:
-    """Return the rms deviation of the levels of each detector from a beam that is fitted to all."""
+    """Return the rms deviation of the levels of each detector from a beam that is fitted to all.
+
+    What the detectors of an exposure have in common (their median, of three and more) is noise of the photodiode.
+    """
     places = [levels[index].place for index in fits]
     beam = _Beam.fitted(levels, places)
-    deviations = [each.level - beam(place - each.projector) for each, place in zip(levels, places, strict=True)]
-    return np.array([float(np.std(deviation)) for deviation in deviations])
+    count = max(int(each.exposures.max()) for each in levels) + 1
+    deviations = np.full((len(levels), count), np.nan)
+    for own, each, place in zip(deviations, levels, places, strict=True):
+        deviation = each.level - beam(place - each.projector)
+        own[each.exposures] = deviation - np.median(deviation)
+    shared = np.isfinite(deviations).sum(axis=0) >= 3
+    deviations[:, shared] -= np.nanmedian(deviations[:, shared], axis=0)
+    return np.nanstd(deviations, axis=1)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,11 @@ from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import ExposureStack, OpenFiles, check_detector, has_light, scaled, with_path
 from permil.isr.gains import Gains
 from permil.isr.inputs import load_calibration, overscan_options
-from permil.isr.photodiode import select_by_photodiode
+from permil.isr.photodiode import LeftOut, select_by_photodiode
 from permil.isr.probe import ProbedFile
 from permil.isr.reduce import DetectorImage, reduce_raw_file
 from permil.isr.rooms import Rooms
-from permil.isr.superbias import bias_calibration, summarise_bias
+from permil.isr.superbias import BiasLight, bias_calibration, bias_light, carries_light, summarise_bias
 from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, read_image, write_image, write_table
 
 __all__ = [
@@ -96,6 +96,14 @@ def build_superbias(
     calibration = bias_calibration(detector, overscan=overscan_options(config))
     files = [Path(path) for path in paths]
     with OpenFiles(files, camera, calibration, lambda _: None, threads=threads, checksums=checksums) as opened:
+        light = bias_light([file.raw_file for file in opened.files], detector, overscan=calibration.overscan)
+        lit = light.is_lit
+        if 2 * np.count_nonzero(lit) < lit.size:
+            # A few among many: the others make the superbias.
+            found = zip(opened.files, lit, *light.by_file, strict=True)
+            opened.left_out += [_lit_bias(file, mean, error) for file, is_lit, mean, error in found if is_lit]
+            opened.files = [file for file, is_lit in zip(opened.files, lit, strict=True) if not is_lit]
+            light = BiasLight(light.light[~lit])
         stacked = opened.stack(lambda files: [1.0] * len(files), threshold=config.rejection_threshold, poisson=False)
         left_out = opened.left_out
         used = [file.raw_file.path for file in opened.files]
@@ -109,6 +117,9 @@ def build_superbias(
     stack, summary = stacked.stack, summarise_bias(stacked)
     notes = [(str(entry.path), entry.reason) for entry in left_out]
     notes += [(str(used[file]), sentence) for file, sentence in stacked.damage]
+    mean, error = light.mean
+    if carries_light(np.array(mean), np.array(error)):
+        notes.append((str(output), _SUPERBIAS_IS_LIT.format(mean, error)))
     table = QTable(
         {
             "amp": [amplifier.name for amplifier in detector.amplifiers],
@@ -132,6 +143,8 @@ def build_superbias(
             "NLEFTOUT": (len(left_out), "bias exposures that could not be used"),
             "NREJECT": (stack.n_rejected, "measurements rejected as outliers"),
             "OVERSCAN": (config.overscan, "method of the overscan level"),
+            "LIGHT": (mean if np.isfinite(mean) else None, "[electron] rows over parallel overscan"),
+            "LIGHTERR": (error if np.isfinite(error) else None, "[electron] its error"),
             FINGERPRINT_CARD: (fingerprint, "what this was made from"),
         },
         image_cards={"BUNIT": "adu"},
@@ -141,6 +154,17 @@ def build_superbias(
         ],
     )
     return output
+
+
+_SUPERBIAS_IS_LIT = (
+    "the bias exposures carry light: {:.1f} +- {:.1f} electrons more in their last active rows than in the parallel overscan; it is "
+    "subtracted from every exposure: take biases with the shutter closed and the lamps off"
+)
+
+
+def _lit_bias(file: ProbedFile, light: float, error: float) -> LeftOut:
+    reason = f"it carries light: {light:.1f} +- {error:.1f} electrons more in its last active rows than in the parallel overscan"
+    return LeftOut(file.raw_file.path, reason)
 
 
 def superbias_notes(path: Path) -> list[str]:

@@ -260,7 +260,7 @@ def _misfits(levels: Sequence[DetectorLevels], fits: Sequence[int]) -> FloatArra
         own[each.exposures] = deviation - np.median(deviation)
     shared = np.isfinite(deviations).sum(axis=0) >= 3
     deviations[:, shared] -= np.nanmedian(deviations[:, shared], axis=0)
-    return np.nanstd(deviations, axis=1)
+    return np.asarray(np.nanstd(deviations, axis=1), dtype=np.float64)
 
 
 @dataclass(frozen=True)

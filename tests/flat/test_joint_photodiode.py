@@ -222,9 +222,9 @@ def test_drift_is_covered_and_a_random_order_reduces_its_error():
 
 
 def test_a_revisited_fiducial_position_reduces_the_error_of_a_wandering_photodiode():
-    options = {"drift": 0.0, "photodiode_walk": 3e-3, "photodiode_noise": 1e-4}
-    once = [gradient_error(seed=seed, **options) for seed in range(4)]
-    revisited = [gradient_error(seed=seed, fiducial_every=4, **options) for seed in range(4)]
+    options = {"drift": 0.0, "photodiode_walk": 3e-3, "photodiode_noise": 1e-4, "rows": 1}
+    once = [gradient_error(seed=seed, **options) for seed in range(3)]
+    revisited = [gradient_error(seed=seed, fiducial_every=4, **options) for seed in range(3)]
     predicted, smaller = (np.median([error[0] for _, error in runs]) for runs in (once, revisited))
     assert smaller < 0.85 * predicted
     for runs in (once, revisited):

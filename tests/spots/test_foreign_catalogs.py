@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import re
 import warnings
 
 import numpy as np
@@ -382,6 +383,7 @@ def _damaged(folder):
         good.replace(b"NAXIS2  =                  400", b"NAXIS2  =           4000000000"),
         "cannot be|cut short|damaged",
     )
+    yield "negative.fits", re.sub(rb"(NAXIS1  = +)96", rb"\g<1>-8", good), "cannot be|damaged|negative"
     yield "bitpix.fits", good.replace(b"BITPIX  =                    8", b"BITPIX  =           8000000000", 2), "cannot be"
     yield "catalog.ecsv", b"# %ECSV 1.0\n", "a catalog of spots is a FITS file, not .ecsv"
     yield "catalog.parquet", b"PAR1", "a catalog of spots is a FITS file, not .parquet"
@@ -393,6 +395,15 @@ def test_damaged_files_are_named_in_one_sentence(tmp_path):
         with pytest.raises(InputError, match=sentence) as caught:
             read_catalog(tmp_path / name)
         assert str(caught.value).startswith(str(tmp_path / name)), name
+
+
+@pytest.mark.parametrize("more", [bytes(100), bytes(2880), b" " * 2880], ids=["zeros", "a block of zeros", "a block of blanks"])
+def test_bytes_behind_the_last_hdu_are_a_remark(tmp_path, more):
+    good = _write(tmp_path / "good.fits", Table(_values()))
+    (tmp_path / "longer.fits").write_bytes(good.read_bytes() + more)
+    found, expected = (read_catalog(tmp_path / name) for name in ("longer.fits", "good.fits"))
+    np.testing.assert_array_equal(found.x, expected.x)
+    assert any("behind the last HDU" in remark for remark in found.remarks)
 
 
 def test_changed_data_are_told_by_their_sum(tmp_path):

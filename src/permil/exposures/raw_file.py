@@ -382,7 +382,7 @@ def _temporary_file(parts: Iterable[bytes]) -> IO[bytes]:
                 raise OutputError(
                     f"a temporary file cannot be written ({error.strerror or error})",
                     path=tempfile.gettempdir(),
-                    remedy="make room there, or set TMPDIR to another folder",
+                    remedy="free some space there, or set TMPDIR to another folder",
                 ) from error
     except BaseException:
         file.close()

@@ -506,7 +506,7 @@ def fit_photodiode(
     fixed = constants(regressors, count)
     kept = np.arange(count)
     if count > _MOST_EXPOSURES:
-        # Neighbours are kept together: white noise and drift are told apart by them.
+        # Pairs of neighbours in time are kept: their differences separate white noise from drift.
         pairs = np.linspace(0, count - 2, _MOST_EXPOSURES // 2).astype(int)
         kept = np.unique(np.concatenate([pairs, pairs + 1]))
         kept = np.argsort(time, kind="stable")[kept]

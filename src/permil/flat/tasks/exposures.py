@@ -55,7 +55,7 @@ def exposure_list(exposures: Table, *, with_photodiode: bool) -> ExposureList:
 
 
 def _epochs(exposures: Table, time: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the number of the epoch of each exposure: runs, jobs, scan and pointings are told apart, and what a pause divides."""
+    """Return the epoch of each exposure: one for each run, job and kind of exposure, and a new one after each pause."""
     labels = [np.asarray(exposures[name]).astype(str) for name in ("run", "job", "purpose") if name in exposures.colnames]
     labels.append(epochs_between_pauses(time).astype(str))
     return np.unique(np.stack(labels), axis=1, return_inverse=True)[1].ravel().astype(np.int64)

@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/permil demo demo
 
 test: install lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-full: install
 	$(BIN)/python -m pytest -m full

@@ -20,6 +20,7 @@ from permil.flat.joint.photodiode import (
     _Components,
     _Search,
     constants,
+    deviations_from_others,
     drift_correlation,
     fit_photodiode,
     left_out_deviations,
@@ -191,6 +192,23 @@ def test_left_out_deviations_are_those_of_conditional_normals():
     share = np.linalg.solve(covariance[np.ix_(others, others)], covariance[others, 0])
     expected = (values[0] - share @ values[others]) / np.sqrt(covariance[0, 0] - share @ covariance[others, 0])
     assert left_out_deviations(np.linalg.inv(covariance), values)[0] == pytest.approx(expected)
+
+
+def test_readings_that_are_not_used_are_predicted_one_by_one():
+    # The precision of those that count and of one more gives the same, at the cost of a factor for each.
+    rng = np.random.default_rng(7)
+    root = rng.standard_normal((12, 12))
+    covariance, values = root @ root.T + np.eye(12), rng.standard_normal(12)
+    fixed = constants(rng.standard_normal((12, 1)), 12)
+    used = np.ones(12, dtype=bool)
+    used[[2, 5, 11]] = False
+    found = deviations_from_others(covariance, fixed, values, used)
+    for reading in np.flatnonzero(~used):
+        some = np.append(np.flatnonzero(used), reading)
+        inverse = np.linalg.inv(covariance[np.ix_(some, some)])
+        x = fixed[some]
+        precision = inverse - inverse @ x @ np.linalg.solve(x.T @ inverse @ x, x.T @ inverse)
+        assert found[reading] == pytest.approx(left_out_deviations(precision, values[some])[-1])
 
 
 def test_precision_is_the_limit_of_a_free_constant():

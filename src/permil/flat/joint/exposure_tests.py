@@ -12,7 +12,7 @@ from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.kernels import slopes_along
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import DetectorFit, fit_detector
-from permil.flat.joint.photodiode import READING_LIMIT, left_out_deviations
+from permil.flat.joint.photodiode import READING_LIMIT, constants, deviations_from_others
 from permil.flat.joint.prior import Prior
 
 FloatArray = NDArray[np.float64]
@@ -145,17 +145,9 @@ def _photodiode_deviations(vector: FloatArray, correction: FloatArray, prior: Pr
     deviation = vector[model.scales] + np.nan_to_num(correction) - reading
     known = prior.has_photodiode
     exposures = model.exposures
-    photodiode = prior.photodiode
-
-    def deviations(some: NDArray[np.int64]) -> FloatArray:
-        precision = photodiode.precision(exposures.time[some], exposures.regressors[some], exposures.epoch[some])
-        return -left_out_deviations(precision, deviation[some])
-
-    kept = np.flatnonzero(known)
-    result[kept] = deviations(kept)
-    for dropped in np.flatnonzero(read & ~known):
-        # What the readings that count predict for it.
-        result[dropped] = deviations(np.append(kept, dropped))[-1]
+    covariance = prior.photodiode.covariance(exposures.time[read], exposures.epoch[read])
+    fixed = constants(exposures.regressors[read], int(read.sum()))
+    result[read] = -deviations_from_others(covariance, fixed, deviation[read], known[read])
     return result
 
 

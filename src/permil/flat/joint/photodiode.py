@@ -657,6 +657,40 @@ def marginal(information: FloatArray, pull: FloatArray, kept: NDArray[np.int64])
     return (reduced + reduced.T) / 2, pull[kept] - cross.T @ solved[:, -1]
 
 
+def deviations_from_others(covariance: FloatArray, fixed: FloatArray, deviation: FloatArray, used: BoolArray) -> FloatArray:
+    """Return the deviation of each reading from what all others that count predict, over its error, shape (n,).
+
+    Parameters
+    ----------
+    covariance : ndarray, shape (n, n)
+        ``C``.
+    fixed : ndarray, shape (n, k)
+        ``X``, whose coefficients are free.
+    deviation : ndarray, shape (n,)
+    used : ndarray of bool, shape (n,)
+        Readings that count; the others are predicted from these all at once (universal kriging).
+    """
+    result = np.empty(len(used))
+    inside, outside = fixed[used], fixed[~used]
+    precision = _precision(covariance[np.ix_(used, used)], inside)
+    result[used] = left_out_deviations(precision, deviation[used])
+    if used.all():
+        return result
+    factor = linalg.cho_factor(covariance[np.ix_(used, used)], lower=True)
+    solved = linalg.cho_solve(factor, np.column_stack([inside, deviation[used], covariance[np.ix_(used, ~used)]]))
+    count = fixed.shape[1]
+    columns, values, weights = solved[:, :count], solved[:, count], solved[:, count + 1 :]
+    information = inside.T @ columns
+    coefficients = np.linalg.lstsq(information, inside.T @ values)[0]
+    cross = covariance[np.ix_(~used, used)]
+    residual = deviation[~used] - outside @ coefficients - cross @ (values - columns @ coefficients)
+    beyond = outside - weights.T @ inside
+    variance = np.diag(covariance)[~used] - np.einsum("ij,ji->i", cross, weights)
+    variance = variance + np.einsum("ij,ji->i", beyond, np.linalg.lstsq(information, beyond.T)[0])
+    result[~used] = residual / np.sqrt(variance)
+    return result
+
+
 def left_out_deviations(precision: FloatArray, deviation: FloatArray) -> FloatArray:
     """Return the deviation of each reading from what all others predict, over its error.
 

@@ -211,14 +211,16 @@ class Solver:
         """
         if self.steady:
             return
-        changed = judge and self._leave_out_exposures()
+        tests = self._tests() if judge else None
+        changed = tests is not None and self._leave_out_exposures(tests)
         self._rounds = 0 if changed else self._rounds + 1
         if self._rounds and self.prior.stage_as_recorded:
             self.prior = replace(self.prior, stage_as_recorded=False)
             self._reject_readings = judge
             self._rounds = 0
             self._stiffness_known = self._stiffness_given
-        if self._rounds >= _ROUNDS and judge and self._restorations < _MOST_RESTORATIONS and self._restore():
+        may_restore = self._rounds >= _ROUNDS and self._restorations < _MOST_RESTORATIONS
+        if tests is not None and may_restore and self._restore(tests):
             self._rounds = 0
         self._waits += self._settling
         self.steady = self._rounds >= _ROUNDS and not (self._settling and self._waits <= _MOST_WAITS)
@@ -228,21 +230,20 @@ class Solver:
             self.model, self.detectors, self.vector, self.prior, threshold=self.threshold, exposure_weights=self.exposure_weights
         )
 
-    def _leave_out_exposures(self) -> bool:
+    def _leave_out_exposures(self, tests: ExposureTests) -> bool:
         """Leave out the exposures that fit worst; return whether there are any.
 
         Half the worst deviation is the limit of each round, since a bad exposure makes others look bad.
         """
-        misfit, left_out = self._tests().misfit, self.exposure_weights < 0.5
+        misfit, left_out = tests.misfit, self.exposure_weights < 0.5
         worst = misfit[~left_out].max(initial=0.0)
         bad = ~left_out & (misfit > max(SHAPE_LIMIT, worst / 2))
         self.exposure_weights[bad] = LEFT_OUT
         return bool(bad.any())
 
-    def _restore(self) -> bool:
+    def _restore(self, tests: ExposureTests) -> bool:
         """Take back exposures and readings that fit; return whether there are any."""
         self._restorations += 1
-        tests = self._tests()
         left_out = self.exposure_weights < 0.5
         if self._restorations > 1 and (left_out == self._left_out_before).all():
             return False

@@ -75,7 +75,7 @@ def joint_task(config: Config, camera: Camera, folder: RunFolder, index: Index, 
     rows = rows[np.isin(np.asarray(rows["detector"], dtype=np.str_), list(detectors))]
     signals = tuple(signals_tasks(config, camera, folder, rows, led))
     exposures = unique_exposures(rows)
-    columns = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose")
+    columns = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose", "run", "job")
     records = [[str(row[name]) for name in columns] for row in exposures]
     options = {"joint": config.flat.joint.model_dump(mode="json"), "photodiode": config.isr.photodiode, "seed": config.seed}
     print_ = fingerprint({**options, "exposures": records}, upstream=[task.fingerprint for task in signals])

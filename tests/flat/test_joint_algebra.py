@@ -208,3 +208,24 @@ def test_errors_without_drift_are_those_of_the_prior_without_it():
     total[scales, scales] += steady.prior.scale_precision - drifting.scale_precision
     np.testing.assert_allclose(steady.factor @ steady.factor.T, total, rtol=1e-9, atol=1e-9 * np.abs(total).max())
     assert steady.error_of(scales).max() < drifting_solution.error_of(scales).max()
+
+
+def test_what_the_prior_determines_takes_no_degree_of_freedom():
+    """The signals determine ``tr(H (H + P)^-1)`` unknowns, with their own information ``H``: from the model's derivatives, dense."""
+    campaign, *_ = posed()
+    solution = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=3.0)
+    equations = normal_equations(
+        solution.model,
+        campaign.detectors,
+        solution.vector,
+        threshold=solution.threshold,
+        exposure_weights=solution.exposure_weights,
+    )
+    information = equations.full_matrix
+    whole = information.copy()
+    solution.prior.add_to(whole)
+    expected = np.trace(linalg.solve(whole, information, assume_a="pos"))
+    assert expected < 0.9 * solution.model.size
+    assert solution.determined == pytest.approx(expected, abs=0.05 * solution.model.size)
+    freedom = solution.signals - solution.responses - expected
+    assert solution.reduced_chi_square == pytest.approx(solution.objective / freedom, rel=0.02)

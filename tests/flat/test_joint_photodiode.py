@@ -120,6 +120,32 @@ def test_a_linear_drift_far_above_the_noise_is_measured(size):
     assert abs(model.white - 1e-4) < 4 * model.white_err
     assert model.drift > 0.2 * abs(size)
     assert not model.steps
+    assert model.found == (model.whole_drift,)
+    assert abs(model.whole_drift.size - size) < 4 * model.whole_drift.size_err
+
+
+def test_changes_are_reported_where_they_happen_with_true_errors():
+    """Drift, walk and differences between three epochs of sizes from far below the noise to far above it, over seeds."""
+    epoch = np.repeat(np.arange(3), [80, 40, 80])
+    pulls, reported, large = [], [], []
+    for seed in range(40):
+        rng = np.random.default_rng([17, seed])
+        sizes = rng.choice([0.0, 1e-4, 3e-3]) * rng.standard_normal(3)
+        walk = np.cumsum(rng.standard_normal(COUNT)) * rng.choice([0.0, 1e-3]) / COUNT**0.5
+        drift = sizes[0] * np.linspace(-0.5, 0.5, COUNT) + walk
+        errors = drift + np.array([0.0, sizes[1], sizes[1] + sizes[2]])[epoch] + 1e-4 * rng.standard_normal(COUNT)
+        model = fitted(errors, epoch=epoch).model
+        effects = (model.whole_drift, *model.changes)
+        assert [effect.time for effect in model.changes] == [80.0, 120.0]
+        for effect, true in zip(effects, (drift[-1] - drift[0], *sizes[1:]), strict=True):
+            pulls.append((effect.size - true) / effect.size_err)
+            large.append(abs(true) / effect.size_err)
+            reported.append(effect in model.found)
+    reported, large = np.array(reported), np.array(large)
+    assert 0.7 < np.sqrt(np.mean(np.square(pulls))) < 1.15
+    assert reported[large > 5].mean() > 0.95
+    assert (large > 5).sum() > 15
+    assert reported[large < 1].mean() < 0.05
 
 
 @pytest.mark.parametrize("size", [1e-3, -5e-3, np.log(1000.0)])

@@ -34,6 +34,9 @@ NO_DRIFT_PRIOR = 0.5
 READING_LIMIT = 5.0
 """Standard deviations of a reading from what all others predict, beyond which it is not used."""
 
+REPORT_LIMIT = 3.5
+"""Standard errors beyond which a drift or a step is reported: nearly all that are of five are, and few that are none."""
+
 USUAL_AMPLITUDE = 2e-3
 """Scale of the prior of all amplitudes, relative: real photodiodes drift by 0.02 to 0.3 per cent in a run."""
 
@@ -81,7 +84,7 @@ class Drift:
 
 @dataclass(frozen=True)
 class Effect:
-    """A linear drift over the campaign, or a step.
+    """A change of the photodiode's response: by drift over the campaign, by a step, or between epochs.
 
     Parameters
     ----------
@@ -90,7 +93,7 @@ class Effect:
     rms : float
         Prior standard deviation, averaged over its posterior.
     time : float
-        When a step happens; NaN for the linear drift.
+        The first exposure after a step or in a new epoch; NaN for the drift.
     """
 
     size: float
@@ -116,26 +119,32 @@ class PhotodiodeModel:
         Its standard error.
     drifts : tuple of Drift
         Hypotheses of a process in time; what is missing to probability 1 is that of none.
-    linear : Effect or None
-        Linear drift; its size is the change from the first to the last exposure.
+    linear_rms : float
+        Prior standard deviation of the change by linear drift, averaged over its posterior.
     steps : tuple of Effect
         Steps at times that the readings tell.
     epoch_rms : float
         Standard deviation of the offsets of epochs.
+    changes : tuple of Effect
+        Differences between the offsets of epochs that follow one another.
+    whole_drift : Effect or None
+        The change from the first to the last exposure by linear drift and processes together, which cannot be told apart.
     """
 
     white: float
     white_err: float
     drifts: tuple[Drift, ...] = ()
-    linear: Effect | None = None
+    linear_rms: float = 0.0
     steps: tuple[Effect, ...] = ()
     epoch_rms: float = 0.0
+    changes: tuple[Effect, ...] = ()
+    whole_drift: Effect | None = None
 
     @property
     def drift(self) -> float:
         """Root mean square of everything but white noise over the campaign, averaged over the posterior."""
-        linear = 0.0 if self.linear is None else self.linear.rms**2 / 12.0
-        return float(np.sqrt(sum(drift.probability * drift.amplitude**2 for drift in self.drifts) + linear + self.epoch_rms**2))
+        processes = sum(drift.probability * drift.amplitude**2 for drift in self.drifts)
+        return float(np.sqrt(processes + self.linear_rms**2 / 12.0 + self.epoch_rms**2))
 
     @property
     def drift_probability(self) -> float:
@@ -144,9 +153,9 @@ class PhotodiodeModel:
 
     @property
     def found(self) -> tuple[Effect, ...]:
-        """Linear drift and steps that exceed five times their error."""
-        effects = self.steps if self.linear is None else (self.linear, *self.steps)
-        return tuple(effect for effect in effects if effect.significance > READING_LIMIT)
+        """Drift, changes between epochs and steps that exceed their errors well."""
+        effects = (*(() if self.whole_drift is None else (self.whole_drift,)), *self.changes, *self.steps)
+        return tuple(effect for effect in effects if effect.significance > REPORT_LIMIT)
 
     def without_drift(self) -> PhotodiodeModel:
         """Return the same white noise alone."""
@@ -160,17 +169,20 @@ class PhotodiodeModel:
         epoch : ndarray of int, shape (n,)
             Epoch of each exposure; by default all are of one.
         """
-        result = self.white**2 * np.eye(len(time))
-        for drift in self.drifts:
-            result += drift.probability * drift.amplitude**2 * drift_correlation(time, drift.length, smooth=drift.smooth)
-        if self.linear is not None:
-            phase = _phase(time)
-            result += self.linear.rms**2 * np.multiply.outer(phase, phase)
+        result = self.white**2 * np.eye(len(time)) + self.drift_covariance(time)
         for step in self.steps:
             after = (time >= step.time) - 0.5
             result += step.rms**2 * np.multiply.outer(after, after)
         if self.epoch_rms > 0 and epoch is not None:
             result += self.epoch_rms**2 * (epoch[:, None] == epoch)
+        return result
+
+    def drift_covariance(self, time: FloatArray) -> FloatArray:
+        """Return the covariance that linear drift and processes give the readings at some times."""
+        phase = _phase(time)
+        result = self.linear_rms**2 * np.multiply.outer(phase, phase)
+        for drift in self.drifts:
+            result += drift.probability * drift.amplitude**2 * drift_correlation(time, drift.length, smooth=drift.smooth)
         return result
 
     def precision(self, time: FloatArray, regressors: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
@@ -271,26 +283,47 @@ def _complement(columns: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class _Components:
-    """Linear drift, offsets of epochs and steps as columns with one amplitude each group."""
+    """Linear drift, offsets of epochs and steps.
+
+    Parameters
+    ----------
+    columns : ndarray, shape (n, k)
+        What each adds to the readings.
+    groups : ndarray of int, shape (k,)
+        Columns of one group share one amplitude.
+    priors : ndarray
+        Probability of each group.
+    effects : ndarray, shape (m, k)
+        What is reported, as rows that act on the coefficients of the columns: differences between epochs that follow one another,
+        steps.
+    times : ndarray, shape (m,)
+        See `Effect`.
+    """
 
     columns: FloatArray
     groups: NDArray[np.int64]
     priors: FloatArray
+    effects: FloatArray
+    times: FloatArray
 
     @classmethod
     def of(cls, time: FloatArray, epoch: NDArray[np.int64], steps: Sequence[float]) -> _Components:
         columns: list[NDArray[Any]] = [_phase(time)]
         groups, priors = [0], [1.0 - NO_DRIFT_PRIOR]
-        numbers = np.unique(epoch)
-        if len(numbers) > 1:
-            columns += [(epoch == number).astype(float) for number in numbers]
-            groups += [1] * len(numbers)
+        starts = sorted((float(time[epoch == number].min()), int(number)) for number in np.unique(epoch))
+        if len(starts) > 1:
+            columns += [(epoch == number).astype(float) for _, number in starts]
+            groups += [1] * len(starts)
             priors.append(1.0 - NO_DRIFT_PRIOR)
         for step in steps:
             columns.append((time >= step) - 0.5)
             groups.append(len(priors))
             priors.append(0.9)
-        return cls(np.column_stack(columns), np.array(groups), np.array(priors))
+        unit = np.eye(len(columns))
+        offsets = unit[1 : 1 + len(starts)] if len(starts) > 1 else unit[:0]
+        effects = np.concatenate([np.diff(offsets, axis=0), unit[1 + len(offsets) :]])
+        times = np.array([*(start for start, _ in starts[1:]), *steps])
+        return cls(np.column_stack(columns), np.array(groups), np.array(priors), effects, times)
 
 
 @dataclass
@@ -391,7 +424,7 @@ class _Search:
         else:
             prior_ratio = np.diag(_amplitude_prior(np.sqrt(white_variance)[:, None] * ratios))
             log_evidence += np.log((1 - NO_DRIFT_PRIOR) / max(len(self.bases) - 1, 1) * prior_ratio + 1e-300)
-        effects, errors = _effects(gram, pull, relative[:, components.groups])
+        effects, errors = _effects(gram, pull, relative[:, components.groups], components.effects)
         return (
             log_evidence,
             white_variance,
@@ -445,13 +478,14 @@ def _average(gains: FloatArray, prior: FloatArray, values: FloatArray) -> FloatA
     return weights @ values / weights.sum(axis=1)
 
 
-def _effects(gram: FloatArray, pull: FloatArray, relative: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the best linear predictions of the columns' coefficients, and their errors over the white noise."""
+def _effects(gram: FloatArray, pull: FloatArray, relative: FloatArray, rows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the best linear predictions of combinations of the columns' coefficients, and their errors over the white noise."""
     root = np.sqrt(relative)
     inner = np.eye(gram.shape[-1]) + root[:, :, None] * gram * root[:, None, :]
     inverse = np.linalg.inv(inner)
     coefficients = root * np.einsum("hij,hj->hi", inverse, root * pull)
-    return coefficients, root * np.sqrt(np.maximum(np.einsum("hii->hi", inverse), 0.0))
+    scaled = rows * root[:, None, :]
+    return coefficients @ rows.T, np.sqrt(np.maximum(np.einsum("hmi,hij,hmj->hm", scaled, inverse, scaled), 0.0))
 
 
 @dataclass(frozen=True)
@@ -567,7 +601,9 @@ def _fit(
     # Fisher information of the logarithm of the white variance.
     share = inverse @ contrasts.rows @ contrasts.rows.T
     fisher = float(np.sum(share * share.T)) / 2
-    return _model(posterior, components, steps, fisher), deviations / max(min(usual, 1.0), 1e-3)
+    model = _model(posterior, components, steps, fisher)
+    model = replace(model, whole_drift=_whole_drift(model, time, epoch, contrasts))
+    return model, deviations / max(min(usual, 1.0), 1e-3)
 
 
 def _likeliest_step(
@@ -603,25 +639,36 @@ def _model(posterior: _Posterior, components: _Components, steps: Sequence[float
         )
         for place in np.flatnonzero(process > _LEAST_PROBABILITY)
     )
-    variance = posterior.mean(posterior.effect_variance)
     sizes = posterior.mean(posterior.effects)
     spread = posterior.mean(posterior.effect_errors**2 + (posterior.effects - sizes) ** 2)
-    errors = np.sqrt(spread)
-    column_of = {group: int(np.flatnonzero(components.groups == group)[0]) for group in range(len(components.priors))}
-
-    def effect(group: int, time: float) -> Effect:
-        column = column_of[group]
-        return Effect(float(sizes[column]), float(errors[column]), float(np.sqrt(variance[group])), time)
-
-    first_step = len(components.priors) - len(steps)
+    rms = np.sqrt(posterior.mean(posterior.effect_variance))
+    groups = components.groups[np.argmax(components.effects != 0, axis=1)]
+    effects = [
+        Effect(float(size), float(error), float(rms[group]), float(time))
+        for size, error, group, time in zip(sizes, np.sqrt(spread), groups, components.times, strict=True)
+    ]
+    first_step = len(effects) - len(steps)
     return PhotodiodeModel(
         white,
         white / (2 * np.sqrt(max(fisher, 0.5))),
         drifts,
-        effect(0, np.nan),
-        tuple(effect(first_step + number, step) for number, step in enumerate(steps)),
-        float(np.sqrt(variance[1])) if first_step > 1 else 0.0,
+        float(rms[0]),
+        tuple(effects[first_step:]),
+        float(rms[1]) if first_step else 0.0,
+        tuple(effects[:first_step]),
     )
+
+
+def _whole_drift(model: PhotodiodeModel, time: FloatArray, epoch: NDArray[np.int64], contrasts: Contrasts) -> Effect:
+    """Return the best linear prediction of the change by drift from the first to the last reading."""
+    drift = model.drift_covariance(time)
+    change = drift[np.argmax(time)] - drift[np.argmin(time)]
+    variance = float(change[np.argmax(time)] - change[np.argmin(time)])
+    rows = contrasts.rows
+    factor = linalg.cho_factor(rows @ model.covariance(time, epoch) @ rows.T + contrasts.noise, lower=True)
+    weights = linalg.cho_solve(factor, rows @ change)
+    error = np.sqrt(max(variance - float(weights @ rows @ change), 0.0))
+    return Effect(float(weights @ contrasts.values), float(error), float(np.sqrt(max(variance, 0.0))))
 
 
 def stuck_readings(log_photodiode: FloatArray, time: FloatArray) -> BoolArray:

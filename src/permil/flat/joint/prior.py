@@ -142,15 +142,21 @@ class Prior:
         deviations = np.concatenate([errors, [ROTATION_RAD, STAGE_SCALE] if model.geometry else []])
         return deviations * _HELD if self.stage_as_recorded else deviations
 
-    def gradient(self, vector: FloatArray) -> FloatArray:
-        """Return the gradient of the logarithm of the prior."""
+    def times(self, vector: FloatArray) -> FloatArray:
+        """Return the precision times a vector of the unknowns, without the terms that hold what changes no signal."""
         model, result = self.model, np.zeros(self.model.size)
         for pattern, where, stiffness in zip(model.patterns, model.pattern_slices, self.stiffness, strict=True):
-            result[where] = -stiffness * (roughness_of(pattern.grid) @ vector[where])
-        result[model.scales] = -self.scale_precision @ (vector[model.scales] - self.scale_centre)
-        result[model.scales.stop :] = -vector[model.scales.stop :] / self._stage_deviations**2
-        result[model.errors] -= self._common_error_precision() @ vector[model.errors]
+            result[where] = stiffness * (roughness_of(pattern.grid) @ vector[where])
+        result[model.scales] = self.scale_precision @ vector[model.scales]
+        result[model.scales.stop :] = vector[model.scales.stop :] / self._stage_deviations**2
+        result[model.errors] += self._common_error_precision() @ vector[model.errors]
         return result
+
+    def gradient(self, vector: FloatArray) -> FloatArray:
+        """Return the gradient of the logarithm of the prior."""
+        centre = np.zeros(self.model.size)
+        centre[self.model.scales] = self.scale_centre
+        return self.times(centre - vector)
 
     def chi_square(self, vector: FloatArray) -> float:
         """Return minus twice the logarithm of the prior, up to a constant; the prior is quadratic with its centre at no pull."""

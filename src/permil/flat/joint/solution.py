@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,9 @@ from permil.flat.joint.photodiode import stuck_readings
 from permil.flat.joint.prior import Prior
 
 FloatArray = NDArray[np.float64]
+
+_PROBES = 16
+"""Random vectors from which a trace is estimated."""
 
 
 @dataclass(frozen=True)
@@ -96,10 +100,23 @@ class JointSolution:
         """Exposures that do not fit and have no effect."""
         return self.exposure_weights < 0.5
 
+    @cached_property
+    def determined(self) -> float:
+        """Number of unknowns that the signals determine: ``n - tr(P V)`` with the prior's precision ``P`` and the covariance ``V``.
+
+        What the prior determines takes no degree of freedom from the signals (Gull 1989; MacKay 1992, Neural Computation 4, 415). The
+        trace is estimated from random vectors (Hutchinson 1990, Communications in Statistics 19, 433): its error is a few unknowns.
+        """
+        probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, self.model.size))
+        weighted = np.array([self.prior.times(probe) for probe in probes])
+        whitened = linalg.solve_triangular(self.factor, np.concatenate([probes, weighted]).T, lower=True, check_finite=False)
+        from_prior = float(np.sum(whitened[:, :_PROBES] * whitened[:, _PROBES:])) / _PROBES
+        return min(max(self.model.size - from_prior, 0.0), float(self.model.size))
+
     @property
     def reduced_chi_square(self) -> float:
         """Objective over the degrees of freedom."""
-        return self.objective / max(self.signals - self.responses - self.model.size, 1)
+        return self.objective / max(self.signals - self.responses - self.determined, 1.0)
 
     def findings(self) -> dict[int, str]:
         """Return what is wrong with exposures that were left out, or whose photodiode reading was."""

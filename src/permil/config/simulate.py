@@ -42,8 +42,10 @@ class SimulateEffects(Section):
     nonlinearity: bool = Field(True, description="quadratic response of each amplifier")
     offset: bool = Field(True, description="shift between projector position and beam centre")
     offset_drift: bool = Field(True, description="bias level that drifts between exposures and rows")
-    photodiode_drift: bool = Field(True, description="photodiode whose response changes over the campaign")
+    photodiode_drift: bool = Field(True, description="photodiode whose response changes linearly over the campaign")
     photodiode_noise: bool = Field(True, description="noise of each photodiode reading")
+    photodiode_step: bool = Field(True, description="photodiode whose response jumps once")
+    photodiode_walk: bool = Field(True, description="photodiode whose response walks randomly")
     prnu: bool = Field(True, description="response that differs from pixel to pixel")
     read_noise: bool = Field(True, description="read noise")
     response_gradient: bool = Field(True, description="smooth change of response across a detector")
@@ -118,8 +120,17 @@ class SimulateLamp(Section):
     """LEDs and the control photodiode."""
 
     electrons: Positive = Field(50000.0, description="electrons per pixel at the beam's maximum where the flat is 1")
-    photodiode_noise: Fraction = Field(3e-4, description="noise of one photodiode reading, relative rms")
-    photodiode_drift: float = Field(0.0, description="change of the photodiode's response over the campaign, relative")
+    photodiode_noise: Fraction = Field(1e-4, description="noise of one photodiode reading, relative rms")
+    photodiode_drift: Fraction = Field(
+        3e-3, description="linear change of the photodiode's response from begin to end, relative; rms over seeds"
+    )
+    photodiode_walk: Fraction = Field(
+        1e-3, description="random walk of that response: its change from begin to end, relative; rms over seeds"
+    )
+    photodiode_step: Fraction = Field(1e-3, description="step of that response, relative; rms over seeds")
+    photodiode_step_at: Literal["pointings"] | Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        "pointings", description="where the step is: pointings (after the scan), or a fraction of the campaign's exposures"
+    )
     led_instability: Fraction = Field(1e-3, description="scatter of the light between exposures, relative rms")
     led_drift: Fraction = Field(1e-3, description="slow change of the light over the campaign, relative amplitude")
 
@@ -187,7 +198,7 @@ NO_NUISANCES: dict[str, Any] = {
         (
             "bias_structure", "cosmic_rays", "crosstalk", "dark_current", "deferred_charge", "hot_pixels", "jitter",
             "led_drift", "led_instability", "nonlinearity", "offset", "offset_drift", "photodiode_drift", "photodiode_noise",
-            "ring", "rotation", "structure", "temperature_drift",
+            "photodiode_step", "photodiode_walk", "ring", "rotation", "structure", "temperature_drift",
         ),
         False,
     )

@@ -34,6 +34,8 @@ class ExposureTruth:
         Electrons per pixel at the beam's maximum where the flat is 1; 0 for a bias.
     photodiode
         Recorded photodiode reading; of a bias, the stale one.
+    photodiode_response
+        Response of the photodiode relative to nominal, without the noise of the reading.
     lamp
         Where the lamp stood, in the stage's axes, mm.
     recorded
@@ -48,6 +50,7 @@ class ExposureTruth:
 
     electrons: float
     photodiode: float
+    photodiode_response: float
     lamp: Position
     recorded: Position
     beam_centre: Position
@@ -129,16 +132,28 @@ class Bench:
     def exposure_truths(self) -> list[ExposureTruth]:
         """Return the truth of each exposure of `exposures`."""
         truths: list[ExposureTruth] = []
-        for exposure in self.exposures:
+        for exposure, response in zip(self.exposures, self._photodiode_responses(), strict=True):
             if exposure.kind == "bias":
                 # Nothing was lit or moved: the cards keep what the last exposure left.
                 board, sensors = self._temperatures(exposure)
                 truths.append(replace(truths[-1], electrons=0.0, board_temperature=board, sensor_temperature=sensors))
             else:
-                truths.append(self._exposure_truth(exposure))
+                truths.append(self._exposure_truth(exposure, float(response)))
         return truths
 
-    def _exposure_truth(self, exposure: PlannedExposure) -> ExposureTruth:
+    def _photodiode_responses(self) -> NDArray[np.float64]:
+        """Return the response of the photodiode in each exposure, relative to nominal."""
+        settings, at = self.config.lamp, self.config.lamp.photodiode_step_at
+        return lamp.photodiode_response(
+            self._random("photodiode"),
+            np.array([exposure.phase for exposure in self.exposures]),
+            np.array([exposure.kind != "scan" if at == "pointings" else exposure.phase >= at for exposure in self.exposures]),
+            drift=self._size("photodiode_drift", settings.photodiode_drift),
+            walk=self._size("photodiode_walk", settings.photodiode_walk),
+            step=self._size("photodiode_step", settings.photodiode_step),
+        )
+
+    def _exposure_truth(self, exposure: PlannedExposure, photodiode_response: float) -> ExposureTruth:
         settings, rng = self.config.lamp, self._random("lamp", *exposure.identity)
         relative_light = lamp.light(
             rng,
@@ -149,17 +164,16 @@ class Bench:
         )
         reading = lamp.photodiode_reading(
             rng,
-            relative_light,
+            relative_light * photodiode_response,
             nominal=lamp.PHOTODIODE[exposure.led],
-            phase=exposure.phase,
             noise=self._size("photodiode_noise", settings.photodiode_noise),
-            drift=self._size("photodiode_drift", settings.photodiode_drift),
         )
         place = self.stage.lamp(exposure.commanded, self._random("stage", exposure.kind, exposure.target, exposure.point))
         board, sensors = self._temperatures(exposure)
         return ExposureTruth(
             electrons=settings.electrons * relative_light,
             photodiode=reading,
+            photodiode_response=photodiode_response,
             lamp=place,
             recorded=self.stage.record(exposure.commanded, place, self._random("readback", *exposure.identity)),
             beam_centre=self.stage.beam_centre(place),

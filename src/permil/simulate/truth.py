@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from permil.products import is_good
 from permil.simulate.bench import Bench, ExposureTruth
+from permil.simulate.campaign import modified_julian_date
 
 BEAM_STEP_MM = 0.25
 BEAM_HALF_SIDE_MM = 60.0
@@ -85,12 +86,21 @@ def beam_cards(bench: Bench, led: str) -> tuple[dict[str, Any], fits.Header]:
 def scale_table(bench: Bench, truths: list[ExposureTruth]) -> Table:
     """Return the light and the photodiode of each exposure with light."""
     rows = [
-        (*_identity(exposure), exposure.exposure_time, truth.electrons, truth.photodiode, truth.board_temperature)
+        (
+            *_identity(exposure),
+            modified_julian_date(exposure.end),
+            exposure.exposure_time,
+            truth.electrons,
+            truth.photodiode,
+            truth.photodiode_response,
+            truth.board_temperature,
+        )
         for exposure, truth in zip(bench.exposures, truths, strict=True)
         if exposure.kind != "bias"
     ]
-    table = Table(rows=rows, names=(*_IDENTITY, "exposure_s", "electrons", "photodiode", "board_temperature"))
-    for name, unit in (("exposure_s", "s"), ("electrons", "electron"), ("board_temperature", "deg_C")):
+    names = ("mjd", "exposure_s", "electrons", "photodiode", "photodiode_response", "board_temperature")
+    table = Table(rows=rows, names=(*_IDENTITY, *names))
+    for name, unit in (("mjd", "d"), ("exposure_s", "s"), ("electrons", "electron"), ("board_temperature", "deg_C")):
         table[name].unit = unit
     return table
 

@@ -63,6 +63,15 @@ def test_nonlinearity_is_undone_by_its_table():
     np.testing.assert_allclose(measured * (1 + 5e-8 * measured), linear, rtol=1e-6)
 
 
+@pytest.mark.parametrize("curvature", [5e-8, -5e-8, -1e-4])
+def test_counts_are_finite_whatever_the_sign_of_the_curvature(curvature):
+    linear = counts_of(np.ones(SHAPE), level=80_000.0)
+    measured = counts_of(np.ones(SHAPE), level=80_000.0, curvature=curvature).astype(np.float64)
+    assert np.all(measured < linear) if curvature > 0 else np.all(measured > linear)
+    if abs(curvature) < 1e-5:
+        np.testing.assert_allclose(measured * (1 + curvature * measured), linear, rtol=1e-6)
+
+
 def test_full_well_cuts_off():
     counts = counts_of(np.linspace(0, 3, np.prod(SHAPE)).reshape(SHAPE), well=100_000.0, gain=2.0)
     assert counts.max() == 50_000.0

@@ -152,10 +152,9 @@ def expose(light, level, dark, full_well, gain, curvature, state, counts):  # ty
                 mean = np.float32(level) * light[amplifier, row, column] + dark[amplifier, row, column]
                 charge = mean + np.sqrt(max(mean, np.float32(0.0))) * normals[column]
                 linear = min(charge, well) * per_adu
-                # Solves linear = measured (1 + a measured).
-                counts[amplifier, row, column] = (
-                    np.float32(2.0) * linear / (np.float32(1.0) + np.sqrt(np.float32(1.0) + four_a * linear))
-                )
+                # Solves linear = measured (1 + a measured); beyond the largest linear of a negative a there is no solution.
+                square = max(np.float32(1.0) + four_a * linear, np.float32(0.0))
+                counts[amplifier, row, column] = np.float32(2.0) * linear / (np.float32(1.0) + np.sqrt(square))
 
 
 @njit(cache=True)

@@ -12,6 +12,7 @@ from permil.simulate.electronics import cosmic_rays, expose, level_drift, read_o
 from permil.simulate.headers import dark_time
 from permil.simulate.randoms import generator, normal_state
 from permil.simulate.targets import Position
+from permil.simulate.weather import weather_on_detector
 
 
 class ExposedDetector:
@@ -46,9 +47,10 @@ class ExposedDetector:
         state = normal_state(config.seed, "pixels", *names)
         rng = generator(config.seed, "readout", *names)
         light = self._illuminate(exposure, truth)
+        if truth.electrons and any(truth.weather):
+            light = light * self._weather(truth)
         counts = np.empty_like(light)
-        warming = config.electronics.temperature_coefficient * truth.board_temperature
-        gain = amplifiers.gain / (1.0 + warming)
+        gain = self._bench.gains_in(detector, exposure)
         expose(
             light,
             truth.electrons,
@@ -84,6 +86,11 @@ class ExposedDetector:
                 self._light = np.zeros((len(self._detector.amplifiers), first.ny, first.nx), dtype=np.float32)
             self._lit = key
         return self._light
+
+    def _weather(self, truth: ExposureTruth) -> NDArray[np.float32]:
+        """Return the factor of the light in raw segments."""
+        window = self._bench.config.beam.half_window_mm
+        return self._segments(weather_on_detector(truth.weather, self._detector, truth.beam_centre, half_window=window))
 
     def _flat_of(self, led: str) -> NDArray[np.float32]:
         if led != self._flat_led:

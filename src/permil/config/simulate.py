@@ -26,6 +26,9 @@ class SimulateEffects(Section):
     annealing: bool = Field(True, description="laser-annealing pattern in uv")
     bad_columns: bool = Field(True, description="columns of low response")
     bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
+    brighter_fatter: bool = Field(
+        False, description="charge already gathered repels charge: noise of neighbouring pixels correlates"
+    )
     cosmic_rays: bool = Field(True, description="tracks of charge in every exposure")
     crosstalk: bool = Field(True, description="ghosts of the neighbouring amplifiers")
     dark_current: bool = Field(True, description="dark current of all pixels")
@@ -90,6 +93,9 @@ class SimulateSensor(Section):
     hot_pixels: Annotated[int, Field(ge=0)] = Field(10, description="hot pixels per detector")
     hot_pixel_rate: NotNegative = Field(500.0, description="mean dark current of a hot pixel, electrons per s")
     dark_current: NotNegative = Field(0.05, description="dark current of a pixel, electrons per s")
+    brighter_fatter: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
+        0.15, description="part of the photon variance that a flat of 50,000 electrons loses by the brighter-fatter effect"
+    )
     annealing_amplitude: Fraction = Field(0.01, description="laser-annealing pattern, relative amplitude in uv")
     annealing_period_mm: Positive = Field(1.5, description="period of that pattern, mm")
     detector_rms: Fraction = Field(0.01, description="scatter of the response between detectors of a vendor, relative")
@@ -224,9 +230,10 @@ LIGHT: dict[str, Any] = {"campaign": {"images": 1}}
 NO_NUISANCES: dict[str, Any] = {
     "effects": dict.fromkeys(
         (
-            "bias_structure", "cosmic_rays", "crosstalk", "dark_current", "deferred_charge", "gain_steps", "hot_pixels", "jitter",
-            "led_drift", "led_instability", "nonlinearity", "offset", "offset_drift", "photodiode_drift", "photodiode_noise",
-            "photodiode_step", "photodiode_walk", "ring", "rotation", "structure", "temperature_drift", "weather",
+            "bias_structure", "brighter_fatter", "cosmic_rays", "crosstalk", "dark_current", "deferred_charge", "gain_steps",
+            "hot_pixels", "jitter", "led_drift", "led_instability", "nonlinearity", "offset", "offset_drift",
+            "photodiode_drift", "photodiode_noise", "photodiode_step", "photodiode_walk", "ring", "rotation", "structure",
+            "temperature_drift", "weather",
         ),
         False,
     )

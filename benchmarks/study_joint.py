@@ -94,7 +94,13 @@ def main() -> None:
 
 def study_seed(work: Path, seed: int, case: str, workers: int, solvers: str) -> Iterator[DetectorFigures | StageFigures]:
     """Simulate one campaign and yield its figures for each solver; the raw files are deleted at the end."""
-    lamp = {"photodiode_noise": 2e-3, **CASES[case].get("lamp", {})}
+    lamp = {
+        "photodiode_noise": 2e-3,
+        "photodiode_drift": 0.0,
+        "photodiode_walk": 0.0,
+        "photodiode_step": 0.0,
+        **CASES[case].get("lamp", {}),
+    }
     simulate = {"preset": "mini", "seed": seed, "leds": [LED], **CASES[case], "lamp": lamp}
     common = {"camera": "lsstcam-bin8", "seed": seed, "pipeline": {"workers": workers}}
     work.mkdir(parents=True, exist_ok=True)

@@ -54,6 +54,24 @@ def test_pointings_have_the_documented_order_and_offsets(lsstcam: Camera, name, 
     np.testing.assert_allclose(positions - positions[2], offsets, atol=2e-3)
 
 
+def test_a_random_scan_visits_the_same_positions():
+    planned, shuffled, other = (
+        [
+            exposure
+            for exposure in Bench(SimulateConfig(seed=seed, campaign={"scan_order": order})).exposures
+            if exposure.kind == "scan"
+        ]
+        for order, seed in (("planned", 1), ("random", 1), ("random", 2))
+    )
+    paths = [[exposure.commanded for exposure in scan] for scan in (planned, shuffled, other)]
+    assert paths[0] != paths[1] != paths[2]
+    assert set(paths[0]) == set(paths[1]) == set(paths[2])
+    # Positions in random order do not follow their place in the scan.
+    order = [paths[0].index(position) for position in paths[1][::2]]
+    assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 4 / len(order) ** 0.5
+    assert [exposure.test_sequence for exposure in shuffled] == list(range(len(shuffled)))
+
+
 def test_pointings_equal_the_documented_positions_but_for_the_geometry_of_2019(lsstcam: Camera):
     # R02_S21: raft and slot stood at (-254.1 + 42.285, -0.395) in 2019, at (-254 + 42.25, 0) since; ITL aims are a pixel off.
     documented = np.array([(-201.815, -10.575), (-201.815, 9.785), (-211.815, -0.395), (-221.815, -10.575), (-221.815, 9.785)])

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from permil.camera import Camera
-from permil.simulate.electronics import ADC_LARGEST, bias_pattern, cosmic_rays, crosstalk_matrix, expose, level_drift, read_out
+from permil.simulate.electronics import (
+    ADC_LARGEST,
+    bias_pattern,
+    convert_charge,
+    cosmic_rays,
+    crosstalk_matrix,
+    draw_charge,
+    level_drift,
+    read_out,
+)
 from permil.simulate.randoms import generator, normal_state
 
 SHAPE = (2, 200, 300)
@@ -15,16 +24,9 @@ SHAPE = (2, 200, 300)
 def counts_of(light, *, level=50_000.0, well=np.inf, gain=1.5, curvature=0.0):
     counts = np.empty(light.shape, dtype=np.float32)
     amplifiers = len(light)
-    expose(
-        light.astype(np.float32),
-        level,
-        np.zeros(light.shape, dtype=np.float32),
-        np.full(amplifiers, well),
-        np.full(amplifiers, gain),
-        np.full(amplifiers, curvature),
-        normal_state(1, "counts"),
-        counts,
-    )
+    dark = np.zeros(light.shape, dtype=np.float32)
+    draw_charge(light.astype(np.float32), level, dark, normal_state(1, "counts"), counts)
+    convert_charge(counts, np.full(amplifiers, well), np.full(amplifiers, gain), np.full(amplifiers, curvature))
     return counts
 
 
@@ -61,6 +63,15 @@ def test_nonlinearity_is_undone_by_its_table():
     measured = counts_of(np.ones(SHAPE), level=80_000.0, curvature=5e-8).astype(np.float64)
     assert np.all(measured < linear)
     np.testing.assert_allclose(measured * (1 + 5e-8 * measured), linear, rtol=1e-6)
+
+
+@pytest.mark.parametrize("curvature", [5e-8, -5e-8, -1e-4])
+def test_counts_are_finite_whatever_the_sign_of_the_curvature(curvature):
+    linear = counts_of(np.ones(SHAPE), level=80_000.0)
+    measured = counts_of(np.ones(SHAPE), level=80_000.0, curvature=curvature).astype(np.float64)
+    assert np.all(measured < linear) if curvature > 0 else np.all(measured > linear)
+    if abs(curvature) < 1e-5:
+        np.testing.assert_allclose(measured * (1 + curvature * measured), linear, rtol=1e-6)
 
 
 def test_full_well_cuts_off():

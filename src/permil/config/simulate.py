@@ -26,6 +26,9 @@ class SimulateEffects(Section):
     annealing: bool = Field(True, description="laser-annealing pattern in uv")
     bad_columns: bool = Field(True, description="columns of low response")
     bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
+    brighter_fatter: bool = Field(
+        False, description="charge already gathered repels charge: noise of neighbouring pixels correlates"
+    )
     cosmic_rays: bool = Field(True, description="tracks of charge in every exposure")
     crosstalk: bool = Field(True, description="ghosts of the neighbouring amplifiers")
     dark_current: bool = Field(True, description="dark current of all pixels")
@@ -33,6 +36,7 @@ class SimulateEffects(Section):
     detector_response: bool = Field(True, description="quantum efficiency that differs between detectors and vendors")
     dust: bool = Field(True, description="shadows of dust on the sensor")
     edge_rolloff: bool = Field(True, description="roll-off along the outer edges")
+    gain_steps: bool = Field(True, description="gains of some amplifiers that change once, in mid-campaign")
     gain_scatter: bool = Field(True, description="gains that scatter about the camera's nominal ones")
     hot_pixels: bool = Field(True, description="pixels of high dark current")
     jitter: bool = Field(True, description="the stage misses the commanded position")
@@ -42,8 +46,10 @@ class SimulateEffects(Section):
     nonlinearity: bool = Field(True, description="quadratic response of each amplifier")
     offset: bool = Field(True, description="shift between projector position and beam centre")
     offset_drift: bool = Field(True, description="bias level that drifts between exposures and rows")
-    photodiode_drift: bool = Field(True, description="photodiode whose response changes over the campaign")
+    photodiode_drift: bool = Field(True, description="photodiode whose response changes linearly over the campaign")
     photodiode_noise: bool = Field(True, description="noise of each photodiode reading")
+    photodiode_step: bool = Field(True, description="photodiode whose response jumps once")
+    photodiode_walk: bool = Field(True, description="photodiode whose response walks randomly")
     prnu: bool = Field(True, description="response that differs from pixel to pixel")
     read_noise: bool = Field(True, description="read noise")
     response_gradient: bool = Field(True, description="smooth change of response across a detector")
@@ -53,6 +59,7 @@ class SimulateEffects(Section):
     structure: bool = Field(True, description="random structure of the beam")
     temperature_drift: bool = Field(True, description="gain that follows the readout-board temperature")
     tree_rings: bool = Field(True, description="tree rings")
+    weather: bool = Field(True, description="smooth patterns in the light that come and go; the photodiode does not see them")
 
 
 class SimulateBeam(Section):
@@ -86,6 +93,9 @@ class SimulateSensor(Section):
     hot_pixels: Annotated[int, Field(ge=0)] = Field(10, description="hot pixels per detector")
     hot_pixel_rate: NotNegative = Field(500.0, description="mean dark current of a hot pixel, electrons per s")
     dark_current: NotNegative = Field(0.05, description="dark current of a pixel, electrons per s")
+    brighter_fatter: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
+        0.15, description="part of the photon variance that a flat of 50,000 electrons loses by the brighter-fatter effect"
+    )
     annealing_amplitude: Fraction = Field(0.01, description="laser-annealing pattern, relative amplitude in uv")
     annealing_period_mm: Positive = Field(1.5, description="period of that pattern, mm")
     detector_rms: Fraction = Field(0.01, description="scatter of the response between detectors of a vendor, relative")
@@ -106,11 +116,14 @@ class SimulateElectronics(Section):
     deferred_pixels: Positive = Field(1.5, description="e-folding length of the deferred charge, pixels")
     crosstalk: NotNegative = Field(2.5e-4, description="mean coefficient between neighbouring amplifiers of one half")
     crosstalk_rms: Fraction = Field(0.3, description="scatter of the coefficients, relative")
-    curvature: Fraction = Field(2e-3, description="loss of response at the reference level, relative")
-    curvature_rms: Fraction = Field(0.3, description="scatter of the curvature between amplifiers, relative")
+    curvature: Fraction = Field(2e-3, description="loss of response at the reference level, relative, mean over amplifiers")
+    curvature_rms: Fraction = Field(6e-4, description="rms of that loss between amplifiers; above the mean, some amplifiers gain")
     curvature_level_adu: Positive = Field(45000.0, description="reference level of the curvature, adu above bias")
     temperature_coefficient: float = Field(-6.5e-4, description="relative change of the counts per deg C of the readout board")
-    temperature_amplitude: NotNegative = Field(0.1, description="slow swing of the readout-board temperature, deg C")
+    temperature_amplitude: NotNegative = Field(
+        0.1, description="amplitude of the swing of each readout board's temperature, half of peak to peak, deg C"
+    )
+    temperature_period_s: Positive = Field(1200.0, description="period of that swing, s; each board has a phase of its own")
     cosmic_ray_rate: NotNegative = Field(0.02, description="cosmic rays per cm2 and s")
 
 
@@ -118,10 +131,35 @@ class SimulateLamp(Section):
     """LEDs and the control photodiode."""
 
     electrons: Positive = Field(50000.0, description="electrons per pixel at the beam's maximum where the flat is 1")
-    photodiode_noise: Fraction = Field(3e-4, description="noise of one photodiode reading, relative rms")
-    photodiode_drift: float = Field(0.0, description="change of the photodiode's response over the campaign, relative")
+    photodiode_noise: Fraction = Field(1e-4, description="noise of one photodiode reading, relative rms")
+    photodiode_drift: Fraction = Field(
+        3e-3, description="linear change of the photodiode's response from begin to end, relative; rms over seeds"
+    )
+    photodiode_walk: Fraction = Field(
+        1e-3, description="random walk of that response: its change from begin to end, relative; rms over seeds"
+    )
+    photodiode_step: Fraction = Field(1e-3, description="step of that response, relative; rms over seeds")
+    photodiode_step_at: Literal["pointings"] | Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        "pointings", description="where the step is: pointings (after the scan), or a fraction of the campaign's exposures"
+    )
     led_instability: Fraction = Field(1e-3, description="scatter of the light between exposures, relative rms")
     led_drift: Fraction = Field(1e-3, description="slow change of the light over the campaign, relative amplitude")
+
+
+class SimulateWeather(Section):
+    """Smooth patterns in the light path, of the same form in all LEDs, that the photodiode does not see."""
+
+    rms: Fraction = Field(0.0, description="relative rms over the beam's window (beam.half_window_mm) and over time")
+    correlation_s: Positive = Field(600.0, description="correlation time, s; an exposure takes 3.1 s")
+
+
+class SimulateGainSteps(Section):
+    """Gains that change once."""
+
+    count: Annotated[int, Field(ge=0)] = Field(0, description="amplifiers or boards that step")
+    unit: Literal["amplifier", "board"] = Field("amplifier", description="what steps: single amplifiers, or all of a board")
+    size: Fraction = Field(2e-3, description="size of each step, relative; up or down as the seed has it")
+    at: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="when: fraction of the campaign's exposures")
 
 
 class SimulateStage(Section):
@@ -142,6 +180,7 @@ class SimulateCampaign(Section):
 
     scan_size: Annotated[int, Field(ge=2)] = Field(12, description="positions of the beam scan along each axis")
     scan_width_mm: Positive = Field(80.0, description="side of the scanned window, mm")
+    scan_order: Literal["planned", "random"] = Field("planned", description="positions of the scan column by column, or shuffled")
     images: Annotated[int, Field(ge=1)] = Field(5, description="images per pointing and LED")
     biases: Annotated[int, Field(ge=0)] = Field(10, description="bias exposures before the pointings of a run")
     readout: Literal["raft", "target"] = Field("raft", description="a pointing reads the whole raft, or the CCD aimed at")
@@ -153,8 +192,14 @@ class SimulateCampaign(Section):
 class SimulateHandover(Section):
     """What is handed to the reduction beside the raw files."""
 
-    wrong_gains: bool = Field(False, description="hand over gains with errors")
-    wrong_gains_rms: Fraction = Field(2e-3, description="their relative errors, rms (Fe55 against photon transfer)")
+    gains: Literal["true", "fe55", "ptc"] = Field(
+        "true", description="gains of the configuration: true ones, or as measured with Fe55 or by photon transfer (both written)"
+    )
+    fe55_rms: Fraction = Field(2e-3, description="errors of gains from Fe55, relative rms over amplifiers")
+    ptc_rms: Fraction = Field(2e-3, description="errors of gains from photon transfer, relative rms over amplifiers")
+    ptc_bias: float = Field(5e-3, gt=-1.0, description="common error of all gains from photon transfer, relative")
+    linearity: bool = Field(True, description="hand over the table of linearity")
+    temperature_coefficient: bool = Field(True, description="hand over the gains' temperature coefficient, where it matters")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -185,9 +230,10 @@ LIGHT: dict[str, Any] = {"campaign": {"images": 1}}
 NO_NUISANCES: dict[str, Any] = {
     "effects": dict.fromkeys(
         (
-            "bias_structure", "cosmic_rays", "crosstalk", "dark_current", "deferred_charge", "hot_pixels", "jitter",
-            "led_drift", "led_instability", "nonlinearity", "offset", "offset_drift", "photodiode_drift", "photodiode_noise",
-            "ring", "rotation", "structure", "temperature_drift",
+            "bias_structure", "brighter_fatter", "cosmic_rays", "crosstalk", "dark_current", "deferred_charge", "gain_steps",
+            "hot_pixels", "jitter", "led_drift", "led_instability", "nonlinearity", "offset", "offset_drift",
+            "photodiode_drift", "photodiode_noise", "photodiode_step", "photodiode_walk", "ring", "rotation", "structure",
+            "temperature_drift", "weather",
         ),
         False,
     )
@@ -213,6 +259,8 @@ class SimulateConfig(Section):
     sensor: SimulateSensor = Field(SimulateSensor(), description="response and defects of the sensors")
     electronics: SimulateElectronics = Field(SimulateElectronics(), description="amplifiers")
     lamp: SimulateLamp = Field(SimulateLamp(), description="LEDs and photodiode")
+    weather: SimulateWeather = Field(SimulateWeather(), description="the light path")
+    gain_steps: SimulateGainSteps = Field(SimulateGainSteps(), description="gains that change once")
     stage: SimulateStage = Field(SimulateStage(), description="the projector's stage")
     campaign: SimulateCampaign = Field(SimulateCampaign(), description="what is exposed and read")
     handover: SimulateHandover = Field(SimulateHandover(), description="what is handed to the reduction")

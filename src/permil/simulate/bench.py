@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector, load_camera
 from permil.config.simulate import SimulateConfig
 from permil.errors import ConfigError
-from permil.simulate import electronics, lamp
+from permil.simulate import electronics, gain_changes, lamp
 from permil.simulate.beam import BeamTruth
 from permil.simulate.campaign import CampaignPlan, PlannedExposure
 from permil.simulate.electronics import Electronics
@@ -19,8 +19,8 @@ from permil.simulate.projector import Stage
 from permil.simulate.randoms import generator
 from permil.simulate.sensor_truth import SensorTruth
 from permil.simulate.targets import Position, scan_centre, scan_positions, scanned_detectors, select_detectors
+from permil.simulate.weather import weather_series
 
-_TEMPERATURE_PERIODS = 2.0
 _DEFERRED_PIXELS = 12
 
 
@@ -34,24 +34,27 @@ class ExposureTruth:
         Electrons per pixel at the beam's maximum where the flat is 1; 0 for a bias.
     photodiode
         Recorded photodiode reading; of a bias, the stale one.
+    photodiode_response
+        Response of the photodiode relative to nominal, without the noise of the reading.
     lamp
         Where the lamp stood, in the stage's axes, mm.
     recorded
         Recorded position of the lamp, CCS mm.
     beam_centre
         Where the beam's centre lay, CCS mm.
-    board_temperature
-        Readout-board temperature minus its reference, deg C.
+    weather
+        Coefficients of the patterns `permil.simulate.weather.WEATHER_TERMS` in the light.
     sensor_temperature
         Deg C.
     """
 
     electrons: float
     photodiode: float
+    photodiode_response: float
     lamp: Position
     recorded: Position
     beam_centre: Position
-    board_temperature: float
+    weather: tuple[float, ...]
     sensor_temperature: float
 
 
@@ -72,7 +75,7 @@ class Bench:
     PositionError
         If a raft or detector is not in the camera.
     ConfigError
-        If the beam's levels make no beam.
+        If the beam's levels make no beam, or more gains should step than there are.
     """
 
     def __init__(self, config: SimulateConfig, *, sensors: SensorTruth | None = None) -> None:
@@ -82,6 +85,7 @@ class Bench:
         self.scanned = scanned_detectors(self.camera, config.detectors)
         self.sensors = sensors or SensorTruth(config, self.camera)
         self.leds: tuple[str, ...] = tuple(dict.fromkeys(config.leds))
+        self._gain_steps = gain_changes.gain_steps(config.seed, self.read, config.gain_steps) if config.effects.gain_steps else {}
         self._beams = {led: self._make_beam(led) for led in self.leds}
 
     @property
@@ -102,6 +106,8 @@ class Bench:
         """All exposures in the order of time."""
         campaign = self.config.campaign
         positions = scan_positions(scan_centre(self.camera), size=campaign.scan_size, width=campaign.scan_width_mm)
+        if campaign.scan_order == "random":
+            positions = [positions[number] for number in self._random("scan order").permutation(len(positions))]
         return CampaignPlan(
             leds=self.leds,
             science=self.science,
@@ -129,16 +135,41 @@ class Bench:
     def exposure_truths(self) -> list[ExposureTruth]:
         """Return the truth of each exposure of `exposures`."""
         truths: list[ExposureTruth] = []
-        for exposure in self.exposures:
+        for exposure, response, weather in zip(self.exposures, self._photodiode_responses(), self._weather(), strict=True):
             if exposure.kind == "bias":
                 # Nothing was lit or moved: the cards keep what the last exposure left.
-                board, sensors = self._temperatures(exposure)
-                truths.append(replace(truths[-1], electrons=0.0, board_temperature=board, sensor_temperature=sensors))
+                sensor_temperature = self._sensor_temperature(exposure)
+                truths.append(replace(truths[-1], electrons=0.0, sensor_temperature=sensor_temperature))
             else:
-                truths.append(self._exposure_truth(exposure))
+                truths.append(self._exposure_truth(exposure, float(response), tuple(weather.tolist())))
         return truths
 
-    def _exposure_truth(self, exposure: PlannedExposure) -> ExposureTruth:
+    def _photodiode_responses(self) -> NDArray[np.float64]:
+        """Return the response of the photodiode in each exposure, relative to nominal."""
+        settings, at = self.config.lamp, self.config.lamp.photodiode_step_at
+        return lamp.photodiode_response(
+            self._random("photodiode"),
+            np.array([exposure.phase for exposure in self.exposures]),
+            np.array([exposure.kind != "scan" if at == "pointings" else exposure.phase >= at for exposure in self.exposures]),
+            drift=self._size("photodiode_drift", settings.photodiode_drift),
+            walk=self._size("photodiode_walk", settings.photodiode_walk),
+            step=self._size("photodiode_step", settings.photodiode_step),
+        )
+
+    def _weather(self) -> NDArray[np.float64]:
+        """Return the coefficients of the weather's patterns in each exposure."""
+        return weather_series(
+            self._random("weather"),
+            np.array([self._seconds(exposure) for exposure in self.exposures]),
+            rms=self._size("weather", self.config.weather.rms),
+            correlation_s=self.config.weather.correlation_s,
+        )
+
+    def _seconds(self, exposure: PlannedExposure) -> float:
+        """Return the time since the first exposure, s."""
+        return (exposure.end - self.exposures[0].end).total_seconds()
+
+    def _exposure_truth(self, exposure: PlannedExposure, photodiode_response: float, weather: tuple[float, ...]) -> ExposureTruth:
         settings, rng = self.config.lamp, self._random("lamp", *exposure.identity)
         relative_light = lamp.light(
             rng,
@@ -149,29 +180,36 @@ class Bench:
         )
         reading = lamp.photodiode_reading(
             rng,
-            relative_light,
+            relative_light * photodiode_response,
             nominal=lamp.PHOTODIODE[exposure.led],
-            phase=exposure.phase,
             noise=self._size("photodiode_noise", settings.photodiode_noise),
-            drift=self._size("photodiode_drift", settings.photodiode_drift),
         )
         place = self.stage.lamp(exposure.commanded, self._random("stage", exposure.kind, exposure.target, exposure.point))
-        board, sensors = self._temperatures(exposure)
         return ExposureTruth(
             electrons=settings.electrons * relative_light,
             photodiode=reading,
+            photodiode_response=photodiode_response,
             lamp=place,
             recorded=self.stage.record(exposure.commanded, place, self._random("readback", *exposure.identity)),
             beam_centre=self.stage.beam_centre(place),
-            board_temperature=board,
-            sensor_temperature=sensors,
+            weather=weather,
+            sensor_temperature=self._sensor_temperature(exposure),
         )
 
-    def _temperatures(self, exposure: PlannedExposure) -> tuple[float, float]:
-        """Return the temperatures of readout boards (above their reference) and sensors, deg C."""
-        swing = self._size("temperature_drift", self.config.electronics.temperature_amplitude)
-        board = swing * np.sin(2 * np.pi * _TEMPERATURE_PERIODS * exposure.phase)
-        return float(board), float(self._random("sensor temperature", *exposure.identity).normal(-98.95, 0.03))
+    def _sensor_temperature(self, exposure: PlannedExposure) -> float:
+        """Return the temperature of the sensors, deg C."""
+        return float(self._random("sensor temperature", *exposure.identity).normal(-98.95, 0.03))
+
+    def board_temperature(self, detector: Detector, exposure: PlannedExposure) -> float:
+        """Return the temperature of a detector's readout board above its reference, deg C."""
+        settings = self.config.electronics
+        return gain_changes.board_temperature(
+            self.config.seed,
+            gain_changes.board_of(detector),
+            self._seconds(exposure),
+            amplitude=self._size("temperature_drift", settings.temperature_amplitude),
+            period_s=settings.temperature_period_s,
+        )
 
     def beam(self, led: str) -> BeamTruth:
         """Return the beam of an LED."""
@@ -201,6 +239,20 @@ class Bench:
         scatter = self._random("gain", detector.name).standard_normal(nominal.size)
         return np.asarray(nominal * (1.0 + self._size("gain_scatter", self.config.electronics.gain_rms) * scatter))
 
+    def gain_steps(self, detector: Detector) -> NDArray[np.float64]:
+        """Return the relative step of the gain of a detector's amplifiers in the course of the campaign, 0 for most."""
+        return self._gain_steps.get(detector.name, np.zeros(len(detector.amplifiers)))
+
+    def is_after_gain_steps(self, exposure: PlannedExposure) -> bool:
+        """Return whether an exposure is taken with the gains after the steps."""
+        return exposure.phase >= self.config.gain_steps.at
+
+    def gains_in(self, detector: Detector, exposure: PlannedExposure) -> NDArray[np.float64]:
+        """Return the gains of a detector's amplifiers in an exposure: at the temperature of their board, and after steps."""
+        steps = self.gain_steps(detector) if self.is_after_gain_steps(exposure) else 0.0
+        warming = self.config.electronics.temperature_coefficient * self.board_temperature(detector, exposure)
+        return np.asarray(self.gains(detector) * (1.0 + steps) / (1.0 + warming))
+
     def electronics(self, detector: Detector) -> Electronics:
         """Return the amplifiers of a detector."""
         settings, effects, amplifiers = self.config.electronics, self.config.effects, detector.amplifiers
@@ -209,7 +261,7 @@ class Bench:
         noise = noise * (1.0 + settings.read_noise_rms * self._random("read noise", detector.name).standard_normal(count))
         wells = np.array([amplifier.saturation for amplifier in amplifiers])
         scatter = self._random("linearity", detector.name).standard_normal(count)
-        bend = settings.curvature / settings.curvature_level_adu * (1.0 + settings.curvature_rms * scatter)
+        bend = (settings.curvature + settings.curvature_rms * scatter) / settings.curvature_level_adu
         coupling = electronics.crosstalk_matrix(
             detector,
             self._random("crosstalk", detector.name),

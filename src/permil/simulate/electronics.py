@@ -120,8 +120,8 @@ def cosmic_rays(detector: Detector, rng: np.random.Generator, *, rate: float, se
 
 
 @njit(cache=True)
-def expose(light, level, dark, full_well, gain, curvature, state, counts):  # type: ignore[no-untyped-def]
-    """Draw the charge of every active pixel and turn it into counts above bias, without noise of the readout.
+def draw_charge(light, level, dark, state, charge):  # type: ignore[no-untyped-def]
+    """Draw the charge of every active pixel, electrons.
 
     Photon noise is normal of variance equal to the mean: exact in mean and variance, and indistinguishable from Poisson's after
     the read noise of several electrons.
@@ -134,28 +134,41 @@ def expose(light, level, dark, full_well, gain, curvature, state, counts):  # ty
         Electrons at 1.
     dark : ndarray, shape (n, ny, nx)
         Electrons that come without light.
-    full_well, gain, curvature : ndarray, shape (n,)
-        See `Electronics`.
     state : ndarray, shape (4,)
         Of the random generator; advanced.
-    counts : ndarray, shape (n, ny, nx)
+    charge : ndarray, shape (n, ny, nx)
         Filled.
     """
     # Normals of a row come first, since the rest then runs on vector units.
     normals = np.empty(light.shape[2], dtype=np.float32)
     for amplifier in range(light.shape[0]):
-        per_adu, well = np.float32(1.0 / gain[amplifier]), np.float32(full_well[amplifier])
-        four_a = np.float32(4.0 * curvature[amplifier])
         for row in range(light.shape[1]):
             fill_normal(state, normals)
             for column in range(light.shape[2]):
                 mean = np.float32(level) * light[amplifier, row, column] + dark[amplifier, row, column]
-                charge = mean + np.sqrt(max(mean, np.float32(0.0))) * normals[column]
-                linear = min(charge, well) * per_adu
-                # Solves linear = measured (1 + a measured).
-                counts[amplifier, row, column] = (
-                    np.float32(2.0) * linear / (np.float32(1.0) + np.sqrt(np.float32(1.0) + four_a * linear))
-                )
+                charge[amplifier, row, column] = mean + np.sqrt(max(mean, np.float32(0.0))) * normals[column]
+
+
+@njit(cache=True)
+def convert_charge(charge, full_well, gain, curvature):  # type: ignore[no-untyped-def]
+    """Turn charge into counts above bias in place, without noise of the readout.
+
+    Parameters
+    ----------
+    charge : ndarray, shape (n, ny, nx)
+        Electrons; becomes adu.
+    full_well, gain, curvature : ndarray, shape (n,)
+        See `Electronics`.
+    """
+    for amplifier in range(charge.shape[0]):
+        per_adu, well = np.float32(1.0 / gain[amplifier]), np.float32(full_well[amplifier])
+        four_a = np.float32(4.0 * curvature[amplifier])
+        for row in range(charge.shape[1]):
+            for column in range(charge.shape[2]):
+                linear = min(charge[amplifier, row, column], well) * per_adu
+                # Solves linear = measured (1 + a measured); beyond the largest linear of a negative a there is no solution.
+                square = max(np.float32(1.0) + four_a * linear, np.float32(0.0))
+                charge[amplifier, row, column] = np.float32(2.0) * linear / (np.float32(1.0) + np.sqrt(square))
 
 
 @njit(cache=True)
@@ -165,7 +178,7 @@ def read_out(counts, crosstalk, bias, drift, noise, deferred, prescan, state, ra
     Parameters
     ----------
     counts : ndarray, shape (n, ny, nx)
-        From `expose`.
+        From `convert_charge`.
     crosstalk, bias, deferred
         See `Electronics`.
     drift : ndarray, shape (n, ny_raw)

@@ -7,11 +7,13 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector, frames
 from permil.simulate.bench import Bench, ExposureTruth
+from permil.simulate.brighter_fatter import repel_charge, strength
 from permil.simulate.campaign import READOUT_SECONDS, PlannedExposure
-from permil.simulate.electronics import cosmic_rays, expose, level_drift, read_out
+from permil.simulate.electronics import convert_charge, cosmic_rays, draw_charge, level_drift, read_out
 from permil.simulate.headers import dark_time
 from permil.simulate.randoms import generator, normal_state
 from permil.simulate.targets import Position
+from permil.simulate.weather import weather_on_detector
 
 
 class ExposedDetector:
@@ -34,6 +36,7 @@ class ExposedDetector:
         self._electronics = bench.electronics(detector)
         hot_places, self._hot_rates = bench.sensors.hot_pixels(detector)
         self._hot = self._places(*hot_places)
+        self._repulsion = strength(bench.config.sensor.brighter_fatter) if bench.config.effects.brighter_fatter else 0.0
         self._lit: tuple[str, Position] | None = None
         self._light = np.empty(0, dtype=np.float32)
         self._flat_led = ""
@@ -46,19 +49,14 @@ class ExposedDetector:
         state = normal_state(config.seed, "pixels", *names)
         rng = generator(config.seed, "readout", *names)
         light = self._illuminate(exposure, truth)
+        if truth.electrons and any(truth.weather):
+            light = light * self._weather(truth)
         counts = np.empty_like(light)
-        warming = config.electronics.temperature_coefficient * truth.board_temperature
-        gain = amplifiers.gain / (1.0 + warming)
-        expose(
-            light,
-            truth.electrons,
-            self._dark(exposure, rng, light.shape),
-            amplifiers.full_well,
-            gain,
-            amplifiers.curvature,
-            state,
-            counts,
-        )
+        gain = self._bench.gains_in(detector, exposure)
+        draw_charge(light, truth.electrons, self._dark(exposure, rng, light.shape), state, counts)
+        if self._repulsion:
+            self._repel(counts)
+        convert_charge(counts, amplifiers.full_well, gain, amplifiers.curvature)
         raw: NDArray[np.int32] = np.empty(amplifiers.bias.shape, dtype=np.int32)
         drifts = config.effects.offset_drift
         drift = level_drift(
@@ -72,6 +70,14 @@ class ExposedDetector:
         read_out(counts, amplifiers.crosstalk, amplifiers.bias, drift, noise, amplifiers.deferred, prescan, state, raw)
         return raw
 
+    def _repel(self, charge: NDArray[np.float32]) -> None:
+        """Apply the brighter-fatter effect to the charge in raw segments, in place, across the borders of amplifiers as well."""
+        image = np.empty(self._detector.shape, dtype=np.float32)
+        for amplifier, segment in zip(self._detector.amplifiers, charge, strict=True):
+            image[amplifier.slices] = frames.place_segment(amplifier, segment)
+        repel_charge(image, self._repulsion)
+        charge[:] = self._segments(image)
+
     def _illuminate(self, exposure: PlannedExposure, truth: ExposureTruth) -> NDArray[np.float32]:
         """Return beam times flat in raw segments; images of one pointing share it."""
         key = (exposure.led, truth.beam_centre) if truth.electrons else ("", (0.0, 0.0))
@@ -84,6 +90,11 @@ class ExposedDetector:
                 self._light = np.zeros((len(self._detector.amplifiers), first.ny, first.nx), dtype=np.float32)
             self._lit = key
         return self._light
+
+    def _weather(self, truth: ExposureTruth) -> NDArray[np.float32]:
+        """Return the factor of the light in raw segments."""
+        window = self._bench.config.beam.half_window_mm
+        return self._segments(weather_on_detector(truth.weather, self._detector, truth.beam_centre, half_window=window))
 
     def _flat_of(self, led: str) -> NDArray[np.float32]:
         if led != self._flat_led:

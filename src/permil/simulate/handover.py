@@ -20,16 +20,24 @@ _LARGEST_IGNORED = 1e-4
 _THERMOMETERS = tuple(f"TEMP{number}" for number in range(1, 7))
 
 
-def gains(bench: Bench) -> Table:
-    """Return the gains that are handed over: the true ones, or ones with errors; columns detector, segment, gain."""
+def gains(bench: Bench, kind: str) -> Table:
+    """Return the true gains, or as they are measured with Fe55 or by photon transfer; columns detector, segment, gain.
+
+    Parameters
+    ----------
+    kind
+        ``true``, ``fe55`` or ``ptc``.
+    """
     handover = bench.config.handover
+    rms, bias = {"true": (0.0, 0.0), "fe55": (handover.fe55_rms, 0.0), "ptc": (handover.ptc_rms, handover.ptc_bias)}[kind]
     rows = []
     for detector in bench.read:
         true = bench.gains(detector)
-        if handover.wrong_gains:
-            rng = generator(bench.config.seed, "wrong gains", detector.name)
-            true = true * (1.0 + handover.wrong_gains_rms * rng.standard_normal(true.size))
-        rows += [(detector.name, amplifier.name, float(gain)) for amplifier, gain in zip(detector.amplifiers, true, strict=True)]
+        errors = rms * generator(bench.config.seed, "measured gains", kind, detector.name).standard_normal(true.size)
+        measured = true * (1.0 + bias) * (1.0 + errors)
+        rows += [
+            (detector.name, amplifier.name, float(gain)) for amplifier, gain in zip(detector.amplifiers, measured, strict=True)
+        ]
     table = Table(rows=rows, names=("detector", "segment", "gain"))
     table["gain"].unit = "electron / adu"
     return table
@@ -80,14 +88,19 @@ def board_reference() -> float:
 def write_tables(bench: Bench, folder: Path) -> dict[str, str]:
     """Write the tables of the section ``isr`` that the bench asks for; return the file of each.
 
+    Gains with errors are written as measured in both ways, of which one is in the section.
+
     Raises
     ------
     OutputError
         If one cannot be written.
     """
-    effects = bench.config.effects
-    tables = {"gains": gains(bench)}
-    if effects.nonlinearity:
+    effects, handover = bench.config.effects, bench.config.handover
+    measured = () if handover.gains == "true" else ("fe55", "ptc")
+    for kind in measured:
+        write_table(folder / f"gains_{kind}.ecsv", gains(bench, kind))
+    tables = {} if measured else {"gains": gains(bench, "true")}
+    if effects.nonlinearity and handover.linearity:
         tables["linearity"] = linearity(bench)
     if effects.crosstalk:
         tables["crosstalk"] = crosstalk(bench)
@@ -95,7 +108,8 @@ def write_tables(bench: Bench, folder: Path) -> dict[str, str]:
         tables["defects"] = boxes
     for name, table in tables.items():
         write_table(folder / f"{name}.ecsv", table)
-    return {name: f"{name}.ecsv" for name in tables}
+    of_gains = {"gains": f"gains_{handover.gains}.ecsv"} if measured else {}
+    return of_gains | {name: f"{name}.ecsv" for name in tables}
 
 
 def configuration(bench: Bench, tables: dict[str, str], *, flats: bool = True) -> dict[str, Any]:
@@ -118,7 +132,8 @@ def configuration(bench: Bench, tables: dict[str, str], *, flats: bool = True) -
     }
     electronics = config.electronics
     swing = abs(electronics.temperature_coefficient * electronics.temperature_amplitude)
-    if config.effects.temperature_drift and swing > _LARGEST_IGNORED:
+    known = config.effects.temperature_drift and config.handover.temperature_coefficient
+    if known and swing > _LARGEST_IGNORED:
         content["isr"] |= {
             "temperature_coefficient": -electronics.temperature_coefficient,
             "temperature_reference": board_reference(),

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from permil.products import is_good
 from permil.simulate.bench import Bench, ExposureTruth
+from permil.simulate.campaign import modified_julian_date
+from permil.simulate.gain_changes import board_of
+from permil.simulate.weather import WEATHER_TERMS
 
 BEAM_STEP_MM = 0.25
 BEAM_HALF_SIDE_MM = 60.0
@@ -83,14 +86,24 @@ def beam_cards(bench: Bench, led: str) -> tuple[dict[str, Any], fits.Header]:
 
 
 def scale_table(bench: Bench, truths: list[ExposureTruth]) -> Table:
-    """Return the light and the photodiode of each exposure with light."""
+    """Return the light, the photodiode and the weather of each exposure with light."""
     rows = [
-        (*_identity(exposure), exposure.exposure_time, truth.electrons, truth.photodiode, truth.board_temperature)
+        (
+            *_identity(exposure),
+            modified_julian_date(exposure.end),
+            exposure.exposure_time,
+            truth.electrons,
+            truth.photodiode,
+            truth.photodiode_response,
+            *truth.weather,
+        )
         for exposure, truth in zip(bench.exposures, truths, strict=True)
         if exposure.kind != "bias"
     ]
-    table = Table(rows=rows, names=(*_IDENTITY, "exposure_s", "electrons", "photodiode", "board_temperature"))
-    for name, unit in (("exposure_s", "s"), ("electrons", "electron"), ("board_temperature", "deg_C")):
+    weather = (f"weather_{term}" for term in WEATHER_TERMS)
+    names = ("mjd", "exposure_s", "electrons", "photodiode", "photodiode_response", *weather)
+    table = Table(rows=rows, names=(*_IDENTITY, *names))
+    for name, unit in (("mjd", "d"), ("exposure_s", "s"), ("electrons", "electron")):
         table[name].unit = unit
     return table
 
@@ -110,15 +123,35 @@ def position_table(bench: Bench, truths: list[ExposureTruth]) -> Table:
 
 
 def amplifier_table(bench: Bench) -> Table:
-    """Return the true gain, read noise, full well and curvature of each amplifier."""
+    """Return the true gain, read noise, full well, curvature and gain step of each amplifier."""
     rows = []
+    stepped = [exposure for exposure in bench.exposures if bench.is_after_gain_steps(exposure)]
+    begin = modified_julian_date(stepped[0].end) if stepped else np.nan
     for detector in bench.read:
         truth = bench.electronics(detector)
-        columns = zip(detector.amplifiers, truth.gain, truth.read_noise, truth.full_well, truth.curvature, strict=True)
+        steps = bench.gain_steps(detector)
+        times = np.where(steps == 0, np.nan, begin)
+        numbers_of = (truth.gain, truth.read_noise, truth.full_well, truth.curvature, steps, times)
+        columns = zip(detector.amplifiers, *numbers_of, strict=True)
         rows += [(detector.name, amplifier.name, *map(float, numbers)) for amplifier, *numbers in columns]
-    table = Table(rows=rows, names=("detector", "segment", "gain", "read_noise", "full_well", "a1"))
-    for name, unit in (("gain", "electron / adu"), ("read_noise", "electron"), ("full_well", "electron"), ("a1", "1 / adu")):
+    units = {"gain": "electron / adu", "read_noise": "electron", "full_well": "electron", "a1": "1 / adu"}
+    table = Table(rows=rows, names=("detector", "segment", *units, "gain_step", "gain_step_mjd"))
+    for name, unit in (*units.items(), ("gain_step_mjd", "d")):
         table[name].unit = unit
+    return table
+
+
+def board_table(bench: Bench) -> Table:
+    """Return the temperature of each readout board in each exposure that it reads, and what it makes of the counts."""
+    coefficient = bench.config.electronics.temperature_coefficient
+    rows = []
+    for exposure in bench.exposures:
+        boards = {board_of(bench.camera[name]): bench.camera[name] for name in exposure.detectors}
+        for board, detector in boards.items():
+            above = bench.board_temperature(detector, exposure)
+            rows.append((exposure.obsid, modified_julian_date(exposure.end), *board, above, 1.0 + coefficient * above))
+    table = Table(rows=rows, names=("obsid", "mjd", "raft", "board", "temperature", "counts_factor"))
+    table["mjd"].unit, table["temperature"].unit = "d", "deg_C"
     return table
 
 

@@ -107,6 +107,7 @@ def _write_truth(
     write_table(run.truth / "scales.ecsv", truth.scale_table(bench, truths))
     write_table(run.truth / "positions.ecsv", truth.position_table(bench, truths))
     write_table(run.truth / "gains.ecsv", truth.amplifier_table(bench))
+    write_table(run.truth / "boards.ecsv", truth.board_table(bench))
 
 
 def _write_flat(task: _ResponseTask) -> None:
@@ -165,7 +166,7 @@ def _write_exposures(task: _ExposureTask) -> tuple[int, int]:
         conditions = Conditions(
             photodiode=exposure_truth.photodiode,
             position=exposure_truth.recorded,
-            board_temperature=exposure_truth.board_temperature,
+            board_temperature=bench_of(task.recipe).board_temperature(detector, exposure),
             sensor_temperature=exposure_truth.sensor_temperature,
         )
         size += writer.write(

@@ -72,4 +72,4 @@ class SpotReadout:
 def _counts(electrons: NDArray[np.float32], gain: float, full_well: float, curvature: float) -> NDArray[np.float32]:
     """Return counts above bias: clipped at the full well, over the gain, bent by ``linear = counts (1 + curvature counts)``."""
     linear = np.minimum(electrons, full_well) / gain
-    return (2.0 * linear / (1.0 + np.sqrt(1.0 + 4.0 * curvature * linear))).astype(np.float32)
+    return (2.0 * linear / (1.0 + np.sqrt(np.maximum(1.0 + 4.0 * curvature * linear, 0.0)))).astype(np.float32)

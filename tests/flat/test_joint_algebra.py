@@ -229,3 +229,12 @@ def test_what_the_prior_determines_takes_no_degree_of_freedom():
     assert solution.determined == pytest.approx(expected, abs=0.05 * solution.model.size)
     freedom = solution.signals - solution.responses - expected
     assert solution.reduced_chi_square == pytest.approx(solution.objective / freedom, rel=0.02)
+
+
+def test_progress_rises_after_each_detector_of_each_pass():
+    campaign, *_ = posed()
+    shares: list[float] = []
+    solution = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=6.0, progress=shares.append)
+    assert len(shares) >= len(campaign.detectors) * solution.certificate.passes
+    assert (np.diff(shares) > 0).all()
+    assert 0 < shares[0] < shares[-1] < 1

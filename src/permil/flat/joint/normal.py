@@ -144,7 +144,7 @@ def normal_equations(
     exposure_weights: FloatArray | None = None,
     held_out: NDArray[np.bool_] | None = None,
     with_matrix: bool = True,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> NormalEquations:
     """Pass once through the data of all detectors.
 
@@ -161,14 +161,12 @@ def normal_equations(
     with_matrix
         Whether the matrix is asked for: the gradient alone takes a small part of the time.
     progress
-        Called with the name of each detector.
+        Called with the share of the detectors that are done.
     """
     factors = np.ones(len(model.exposures)) if exposure_weights is None else exposure_weights
     size = model.size if with_matrix else 0
     result = NormalEquations(vector.copy(), np.zeros((size, size)), np.zeros(model.size))
-    for detector in detectors:
-        if progress is not None:
-            progress(detector.name)
+    for number, detector in enumerate(detectors):
         fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=factors)
         weights = fit.weights if held_out is None else fit.weights * ~held_out[detector.exposures, None]
         rows = DetectorRows(model, detector, vector, fit.residual, weights)
@@ -180,6 +178,8 @@ def normal_equations(
         result.signals += int((fit.weights > 0).sum())
         result.responses += int(np.isfinite(fit.log_response).sum())
         result.fits[detector.name] = fit.log_response
+        if progress is not None:
+            progress((number + 1) / len(detectors))
     return result
 
 

@@ -49,7 +49,7 @@ def solve_joint(
     leave_out: bool = True,
     tolerance: float = 0.01,
     most_passes: int = 40,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> JointSolution:
     """Solve for beam, flat and exposure scales together.
 
@@ -82,7 +82,7 @@ def solve_joint(
     most_passes
         Passes through the data.
     progress
-        Called with the name of each detector in each pass.
+        Called after each detector in each pass with the share of the whole that is done; how many passes it takes is a guess.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
     if decrement > _FARTHEST or not solver.steady:
         raise FlatError(
             f"the joint solution did not converge: {decrement:.3g} standard errors from its optimum after {most_passes} passes",
-            remedy="leave out the exposures with large residuals, correct what bends the signals, or set flat.solver: divide",
+            remedy="set a larger flat.joint.spacing_mm, or set flat.solver: divide",
             decrement=decrement,
         )
     tests = exposure_tests(

@@ -37,6 +37,9 @@ _RESTORED = 0.8
 _SAME_PHOTODIODE, _MOST_WAITS = 2e-3, 12
 """Relative change of the photodiode's noise and drift from pass to pass with which they count as settled; passes to wait for that."""
 
+_USUAL_PASSES = 6
+"""Passes that a solution takes where nothing is left out."""
+
 _ROUNDS = 2
 """Passes without a change of what is left out after which the prior is kept."""
 
@@ -70,7 +73,7 @@ class Solver:
         detectors: Sequence[DetectorSignals],
         threshold: float,
         with_drift: bool,
-        progress: Callable[[str], None] | None,
+        progress: Callable[[float], None] | None,
         stiffness: float | None = None,
         *,
         start: Start | None = None,
@@ -84,7 +87,7 @@ class Solver:
         self.vector = model.start() if vector is None else vector
         self.exposure_weights = np.ones(len(model.exposures))
         self.steady = False
-        self.curvatures = 0
+        self.curvatures = self.passes = 0
         self._near, self._held_out = near, held_out
         self._curvature: Curvature | None = None
         self._state: tuple[bool, bytes] | None = None
@@ -135,6 +138,7 @@ class Solver:
 
     def _pass(self, *, robust: bool) -> NormalEquations:
         """Pass through the data, for the matrix too where there is no curvature."""
+        self.passes += 1
         return normal_equations(
             self.model,
             self.detectors,
@@ -143,8 +147,14 @@ class Solver:
             exposure_weights=self.exposure_weights,
             held_out=self._held_out,
             with_matrix=self._curvature is None,
-            progress=self.progress,
+            progress=self._report,
         )
+
+    def _report(self, part: float) -> None:
+        """Report the share of the whole that is done, after a part of a pass."""
+        if self.progress is not None:
+            passes = self.passes - 1 + part
+            self.progress(passes / _USUAL_PASSES if passes < _USUAL_PASSES - 1 else 1.0 - 1.0 / (passes + 1.0))
 
     def refresh(self) -> None:
         """Have the curvature made again in the next pass."""

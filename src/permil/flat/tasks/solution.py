@@ -129,6 +129,7 @@ def solve_led(task: JointTask) -> list[str]:
         geometry=options.geometry,
         with_drift=options.drift,
         threshold=options.threshold,
+        progress=lambda share: tell_part(_PART_OF_CHOICE + (_PART_OF_SOLUTION - _PART_OF_CHOICE) * share),
     )
     tell_part(_PART_OF_SOLUTION)
     check = check_photodiode(solution)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from permil.config.simulate import SimulateConfig
+from permil.camera import Camera
+from permil.config.simulate import SimulateConfig, SimulateGainSteps
 from permil.errors import ConfigError
 from permil.simulate import Bench, handover
+from permil.simulate.gain_changes import gain_steps
 from permil.simulate.truth import amplifier_table, board_table
 
 SMALL = {"leds": ["red"], "campaign": {"scan_size": 4, "images": 1, "biases": 1}}
@@ -79,15 +81,12 @@ def test_gains_step_once(unit, count, amplifiers):
     assert np.count_nonzero(table["gain_step"]) == np.count_nonzero(np.isfinite(table["gain_step_mjd"])) == amplifiers
 
 
-def test_steps_go_up_and_down_by_the_seed():
-    chosen, signs = set(), []
-    for seed in range(900, 960):
-        table = amplifier_table(bench(seed, detectors=["R22_S11"], gain_steps={"count": 1}))
-        (place,) = np.flatnonzero(table["gain_step"])
-        chosen.add(int(place))
-        signs.append(table["gain_step"][place] > 0)
-    assert 15 < sum(signs) < 45
-    assert len(chosen) >= 12
+def test_steps_go_up_and_down_by_the_seed(bin8: Camera):
+    detector, settings = bin8["R22_S11"], SimulateGainSteps(count=1)
+    steps = np.array([gain_steps(seed, [detector], settings)["R22_S11"] for seed in range(900, 1100)])
+    assert np.all(np.count_nonzero(steps, axis=1) == 1)
+    assert abs(np.sum(steps > 0) - 100) < 4 * 50**0.5
+    assert np.all(np.count_nonzero(steps, axis=0) > 0), "any amplifier may step"
 
 
 def test_more_steps_than_amplifiers_are_an_error():

@@ -11,6 +11,7 @@ from scipy import stats
 
 from permil.errors import FlatError
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
+from permil.flat.joint.gain_steps import find_gain_steps
 from permil.flat.joint.solve import solve_joint
 from permil.flat.tasks.solution import require_plausible_gradient
 
@@ -112,3 +113,40 @@ def test_errors_are_true_over_a_hundred_seeds(row):
     rms = np.sqrt(np.mean(np.square(pulls)))
     assert 0.85 < rms < 1.15, rms
     assert 0.9 < total / freedom < 1.1, total / freedom
+
+
+def amplifiers_of(detector):
+    """Five amplifiers of two columns of super-pixels in either half."""
+    column = np.unique(np.round(detector.x_mm, 3), return_inverse=True)[1] // 2
+    row = np.unique(np.round(detector.y_mm, 3), return_inverse=True)[1] // 5
+    return (column + 5 * row).astype(np.int64)
+
+
+@pytest.mark.parametrize(("first", "last"), [(60, 174), (SCAN, 174), (40, 100)])
+@pytest.mark.parametrize("size", [1e-2, -2e-3])
+def test_a_gain_that_changes_is_found_where_both_epochs_constrain_the_amplifier(first, last, size):
+    campaign = campaign_of("drift", 44)
+    number = 1
+    detector = campaign.detectors[number]
+    amplifier = amplifiers_of(detector) == 6
+    later = (detector.exposures >= first) & (detector.exposures < last)
+    changed = detector.log_signal + size * later[:, None] * amplifier
+    campaign.detectors[number] = replace(detector, log_signal=changed)
+    solution = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=3.0)
+    steps = find_gain_steps(solution, campaign.detectors, {one.name: amplifiers_of(one) for one in campaign.detectors})
+    assert all(step.detector == detector.name and step.amplifier == 6 for step in steps)
+    times = [first] if last == len(campaign.exposures) else [first, last]
+    assert [step.exposure for step in steps] == pytest.approx(times, abs=1)
+    for step, sign in zip(steps, (1, -1), strict=False):
+        # Beam and exposure scales absorb a part.
+        assert 0.6 < sign * step.size / size < 1.1
+
+
+@pytest.mark.parametrize("row", ["as in the preset", "walk", "step"])
+def test_no_gain_changes_where_the_photodiode_does(row):
+    for seed in (45, 46):
+        campaign = campaign_of(row, seed)
+        # Knots that do not follow the beam leave residuals that change with the position, that is, with time.
+        for spacing in (3.0, 6.0):
+            solution = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=spacing)
+            assert not find_gain_steps(solution, campaign.detectors, {one.name: amplifiers_of(one) for one in campaign.detectors})

@@ -31,6 +31,7 @@ from permil.flat.joint import (
 )
 from permil.flat.joint.budget import Part, solve_part
 from permil.flat.joint.error_budget import Halves, compare_halves, divisions, error_budget, place_rows
+from permil.flat.joint.gain_steps import find_gain_steps
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
@@ -168,7 +169,31 @@ def solve_led(task: JointTask) -> list[str]:
         log_unit=float(np.median(middle)) - beam_maximum(solution),
     )
     write_joint(folder.joint(task.led), hdus)
-    return _messages(task, solution, choice, budget, noisier=check.noisier) + trouble
+    gain_steps = _gain_step_sentences(task, solution, detectors, [files[number] for number in lit], camera)
+    return _messages(task, solution, choice, budget, noisier=check.noisier) + gain_steps + trouble
+
+
+def _gain_step_sentences(
+    task: JointTask, solution: JointSolution, detectors: Sequence[DetectorSignals], files: Sequence[Path], camera: Camera
+) -> list[str]:
+    """Return which amplifiers change their gain during the campaign."""
+    amplifiers = {}
+    for path in files:
+        signals = read_signals(path)
+        middle = signals.block // 2
+        amplifier_map = camera[signals.detector].amplifier_map()
+        rows, columns = (
+            np.minimum(place * signals.block + middle, side - 1)
+            for place, side in zip((signals.row, signals.column), amplifier_map.shape, strict=True)
+        )
+        amplifiers[signals.detector] = amplifier_map[rows, columns].astype(np.int64)
+    return [
+        f"{task.led}: the signals of amplifier {camera[step.detector].amplifiers[step.amplifier].name} of {step.detector} change by "
+        f"{1e3 * step.size:.3g} +- {1e3 * step.size_err:.1g} per mil against those of the others before exposure "
+        f"{task.exposures['obsid'][step.exposure]}: its gain has changed, and its flat is wrong by a part of that; "
+        "take exposures of one side of the change only"
+        for step in find_gain_steps(solution, detectors, amplifiers)
+    ]
 
 
 def require_plausible_gradient(gradient: NDArray[np.float64], covariance: NDArray[np.float64], *, led: str) -> None:

@@ -1,0 +1,134 @@
+"""Amplifiers whose gain changes once during a campaign: steps in time of their residuals against the other amplifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.normal import fit_detector
+from permil.flat.joint.solution import JointSolution
+
+FloatArray = NDArray[np.float64]
+
+_LEAST_SIGNIFICANCE = 7.0
+_LEAST_SIZE = 3e-4
+"""Relative size below which a step is not reported: a beam with coarse knots leaves residuals of this size."""
+_FEWEST_BESIDE = 3
+"""Exposures that a step needs before and after it."""
+_MOST_STEPS = 3
+_FEWEST_AMPLIFIERS = 3
+"""Amplifiers of a detector of which the median tells what they have in common."""
+_ECHO = 0.3
+"""Part of the largest step below which another may be its echo and is not reported."""
+
+
+@dataclass(frozen=True)
+class GainStep:
+    """A change of one amplifier's signals against those of the other amplifiers.
+
+    Parameters
+    ----------
+    detector : str
+    amplifier : int
+        Its place among the amplifiers of the detector.
+    exposure : int
+        Number of the first exposure after it.
+    size, size_err : float
+        Relative change of the signals, and its standard error. Beam and exposure scales absorb a part of it.
+    """
+
+    detector: str
+    amplifier: int
+    exposure: int
+    size: float
+    size_err: float
+
+
+def find_gain_steps(
+    solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, NDArray[np.int64]]
+) -> list[GainStep]:
+    """Return the steps that residuals of amplifiers show.
+
+    The response of a super-pixel absorbs the mean of its residuals, not their change: the difference between the weighted means before
+    and after a step is its size. The place is the one with the largest likelihood ratio. Errors are raised by the scatter and the
+    correlation of successive residuals that are left, so that a beam that does not fit is not taken for a step.
+
+    Parameters
+    ----------
+    amplifiers
+        Number of the amplifier of each super-pixel of each detector, shape (p,).
+    """
+    found = []
+    time = solution.model.exposures.time
+    weights_of = np.where(solution.left_out, 0.0, 1.0)
+    for detector in detectors:
+        fit = fit_detector(solution.model, detector, solution.vector, threshold=np.inf, exposure_weights=weights_of)
+        order = np.argsort(time[detector.exposures], kind="stable")
+        exposures = detector.exposures[order]
+        members = [amplifiers[detector.name] == amplifier for amplifier in np.unique(amplifiers[detector.name])]
+        weights = np.array([fit.weights[np.ix_(order, chosen)].sum(axis=1) for chosen in members])
+        sums = np.array([(fit.weights * fit.residual)[np.ix_(order, chosen)].sum(axis=1) for chosen in members])
+        means = np.divide(sums, weights, out=np.full(sums.shape, np.nan), where=weights > 0)
+        # A step of one amplifier moves the exposure scales, and so the residuals of all others.
+        common = np.zeros(len(order))
+        several = (weights > 0).sum(axis=0) >= _FEWEST_AMPLIFIERS
+        common[several] = np.nanmedian(means[:, several], axis=0)
+        for chosen, mean, weight in zip(members, means - common, weights, strict=True):
+            lit = weight > 0
+            number = int(amplifiers[detector.name][chosen][0])
+            for first, size, error in _steps(mean[lit], weight[lit]):
+                found.append(GainStep(detector.name, number, int(exposures[lit][first]), size, error))
+    # The beam carries a part of a large step over to other amplifiers.
+    largest = max((abs(step.size) for step in found), default=0.0)
+    return [step for step in found if abs(step.size) > _ECHO * largest]
+
+
+def _steps(means: FloatArray, weights: FloatArray) -> list[tuple[int, float, float]]:
+    """Return first place, size and error of the steps of a series in the order of time."""
+    places: list[int] = []
+    left = means
+    while len(places) < _MOST_STEPS:
+        place = _likeliest_step(left, weights, places)
+        if place is None:
+            break
+        places.append(place)
+        _, _, left = _fit_steps(means, weights, places)
+    while places:
+        sizes, errors, _ = _fit_steps(means, weights, places)
+        significance = np.abs(sizes) / np.maximum(_LEAST_SIGNIFICANCE * errors, _LEAST_SIZE)
+        if (significance > 1.0).all():
+            return sorted(zip(places, sizes.tolist(), errors.tolist(), strict=True))
+        del places[int(np.argmin(significance))]
+    return []
+
+
+def _likeliest_step(means: FloatArray, weights: FloatArray, others: Sequence[int]) -> int | None:
+    """Return the place of the step with the largest likelihood ratio that is not beside other steps."""
+    before = np.cumsum(weights)[:-1]
+    after = weights.sum() - before
+    sums = np.cumsum(weights * means)[:-1]
+    sizes = (np.sum(weights * means) - sums) / after - sums / before
+    ratio = sizes**2 / (1.0 / before + 1.0 / after)
+    places = np.arange(1, len(means))
+    for edge in (0, len(means), *others):
+        ratio[np.abs(places - edge) < _FEWEST_BESIDE] = 0.0
+    return int(places[np.argmax(ratio)]) if ratio.any() else None
+
+
+def _fit_steps(means: FloatArray, weights: FloatArray, places: Sequence[int]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return sizes and errors of steps at some places, and the series without them."""
+    number = np.arange(len(means))
+    columns = np.column_stack([np.ones(len(means)), *(number >= place for place in places)])
+    root = np.sqrt(weights)
+    inverse = np.linalg.inv((columns.T * weights) @ columns)
+    coefficients = inverse @ (columns.T @ (weights * means))
+    left = means - columns @ coefficients
+    deviations = left * root
+    scatter = max(float(np.sum(deviations**2)) / (len(means) - len(coefficients)), 1.0)
+    correlation = float(np.clip(np.sum(deviations[1:] * deviations[:-1]) / np.sum(deviations**2), 0.0, 0.95))
+    errors = np.sqrt(np.diag(inverse) * scatter * (1.0 + correlation) / (1.0 - correlation))
+    return coefficients[1:], errors[1:], left

@@ -170,18 +170,17 @@ def test_the_table_of_detectors_has_the_numbers(made: dict[str, Page]) -> None:
     heading, *rows = made["index.html"].tables["detectors-red"]
     assert [row[0] for row in rows] == ["R01_S00", "R22_S00", "R22_S01"]
     found = dict(zip(heading, rows[1], strict=True))
-    assert found["median response"] == "1.00123 ± 0.00045"
-    assert found["rms over pixels (‰)"] == "5.20 ± 0.10"
+    assert found["median"] == "1.00123 ± 0.00045"
+    assert found["rms (‰)"] == "5.20 ± 0.10"
     assert found["gradient along X (10⁻⁶/mm)"] == "12.5 ± 2.1"
     assert found["gradient along Y (10⁻⁶/mm)"] == "\N{MINUS SIGN}3.4 ± 2.2"
-    assert found["scatter between pointings (‰)"] == "1.600 ± 0.020"
-    assert found["scatter between pointings by noise (‰)"] == "1.5"
-    assert found["scatter between pointings beyond noise (‰)"] == "0.550 ± 0.050"
-    assert found["largest amplifier step (‰)"] == "3.60 ± 0.12"
+    assert found["scatter by noise (‰)"] == "1.5"
+    assert found["beyond noise (‰)"] == "0.550 ± 0.050"
+    assert found["largest step (‰)"] == "3.60 ± 0.12"
     assert found["verdict"] == "1 beyond"
-    assert rows[2][-1] == "pass"
+    assert rows[2][1] == "pass"
     # 512 rejected of 20 exposures of 500 x 512 pixels.
-    assert float(found["rejected (per million)"]) == pytest.approx(512 / (20 * 500 * 512) * 1e6, rel=5e-3)
+    assert float(found["rejected (10⁻⁶)"]) == pytest.approx(512 / (20 * 500 * 512) * 1e6, rel=5e-3)
 
 
 def test_a_detector_page_has_the_numbers(made: dict[str, Page], bin8: Camera) -> None:

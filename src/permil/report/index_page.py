@@ -38,6 +38,14 @@ if TYPE_CHECKING:
     from permil.camera import Camera
     from permil.config.report import ReportConfig
 
+_SHORT = {
+    "median": "median",
+    "rms": "rms (‰)",
+    "noise": "error (‰)",
+    "scatter_noise": "scatter by noise (‰)",
+    "scatter_excess": "beyond noise (‰)",
+}
+"""Headings in the table of detectors, which is wide."""
 _STATES = {YES: "pass", NO: "fail", OPEN: "open"}
 
 
@@ -120,21 +128,21 @@ def detector_grid(
         {detector: len(entries) for (_, detector), entries in with_verdict(measurements, limits, verdict).items()}
         for verdict in (NO, OPEN)
     )
-    metrics = ("median", "rms", "noise", "scatter", "scatter_noise", "scatter_excess", "gradient_x", "gradient_y")
+    metrics = ("median", "rms", "noise", "scatter_noise", "scatter_excess", "gradient_x", "gradient_y")
     rows = []
     for name in detectors:
+        measured = any(entry.detector == name for entry in measurements)
         cells = [text_cell(name, link=links.get(name, ""))]
+        # First, so that it is seen however wide the table is.
+        cells.append(_verdict_cell(failed.get(name, 0), undecided.get(name, 0), measured=measured))
         cells += [_measurement_cell(whole.get((name, metric)), limits) for metric in metrics]
         cells.append(_measurement_cell(steps.get(name), limits))
         rate = rejected.get(name, np.nan)
         cells.append(Cell(f"{rate:.3g}", rate) if np.isfinite(rate) else Cell(MISSING))
-        measured = any(entry.detector == name for entry in measurements)
-        cells.append(_verdict_cell(failed.get(name, 0), undecided.get(name, 0), measured=measured))
         rows.append(cells)
-    headings = (
-        "detector", *(QUANTITIES[metric].heading for metric in metrics), "largest amplifier step (‰)", "rejected (per million)", "verdict",
-    )  # fmt: skip
-    return grid(headings, rows)
+    named = [_SHORT.get(metric, QUANTITIES[metric].heading) for metric in metrics]
+    headings = ("detector", "verdict", *named, "largest step (‰)", "rejected (10⁻⁶)")
+    return grid(headings, rows, text_columns=2)
 
 
 def _verdict_cell(failed: int, undecided: int, *, measured: bool) -> Cell:

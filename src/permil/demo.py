@@ -54,7 +54,9 @@ def run_demo(out: Path, *, seed: int) -> None:
     comparison = compare_with_truth(folder, load_camera(config.camera), super_pixel_mm=config.flat.super_pixel_mm)
     run_pipeline(config, rooms=("report",))
     stars = _demonstrate_stars(out / STARS, seed=seed)
-    console.print(truth_table(summarise(comparison), config.flat.super_pixel_mm))
+    figures = summarise(comparison)
+    console.print(truth_table(figures, config.flat.super_pixel_mm))
+    console.print(pull_table(figures))
     console.print(_stars_text(stars), highlight=False, soft_wrap=True)
     console.print(
         f"done in {time.perf_counter() - begin:.0f} s\n"
@@ -90,6 +92,32 @@ def _stars_text(folder: CompareFolder) -> str:
         f"fractions of the flat's variance: {fractions}\n"
         f"{verdicts['sentence'][0]}\n"
     )
+
+
+def pull_table(summaries: list[TruthSummary]) -> TextTable:
+    """Return deviations from the truth over their stated errors, per LED, as a table to print."""
+    table = TextTable(
+        title="deviations from the truth over their stated errors",
+        caption="rms over CCDs of their levels (relative to the mean of all) and gradients, rms of super-pixels, plane through all CCDs "
+        "along X and Y; chi-square of levels and gradients with their covariance, degrees of freedom, and the chance of a larger one",
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("LED", "levels", "gradients", "super-pixels", "plane X, Y", "chi-square", "chance"):
+        table.add_column(heading, justify="left" if heading == "LED" else "right", no_wrap=True)
+    for s in summaries:
+        table.add_row(
+            s.led,
+            f"{s.level_pull:.2f}",
+            f"{s.gradient_pull:.2f}",
+            f"{s.super_pull:.2f}±{s.super_pull_err:.2f}",
+            f"{s.tilt_x / s.tilt_x_err:+.1f}, {s.tilt_y / s.tilt_y_err:+.1f}",
+            f"{s.planes_chi_square:.1f} / {s.planes_freedom}",
+            f"{s.p_value:.2g}",
+        )
+    return table
 
 
 def truth_table(summaries: list[TruthSummary], super_pixel_mm: float) -> TextTable:

@@ -20,6 +20,7 @@ from permil.compare.stars.response import StarResponse
 from permil.flat.files import difference_of_products
 from permil.products import RunFolder, read_image, read_table, write_table
 from permil.spots.folder import SpotsFolder
+from permil.truth_errors import LedDeviation, detector_deviation, led_deviation
 
 FloatArray = NDArray[np.float64]
 
@@ -27,7 +28,31 @@ _DENSITY_SCALE = 32.0
 """Sigma in pixels over which the number of stars is smoothed: the truth is asked where the stars are."""
 _TRUE_MAPS = ("AREA", "DIFFUSION_FLAT")
 
-_UNITS = {"gradient_x": "1 / mm", "gradient_y": "1 / mm", "gradient_err": "1 / mm"}
+_COLUMNS = {
+    "led": ("", "LED"),
+    "detector": ("", "detector"),
+    "scale": ("", "median of recovered over true"),
+    "level": ("", "mean of log(recovered / true), relative to that of all detectors of the LED"),
+    "level_err": ("", "its stated error; 0 for a single detector, whose level is a convention"),
+    "level_pull": ("", "level over its error"),
+    "rms_pixel": ("", "standard deviation of recovered over true, over pixels"),
+    "rms_pixel_err": ("", "error of rms_pixel"),
+    "rms_super": ("", "standard deviation of recovered over true, over super-pixels"),
+    "rms_super_err": ("", "error of rms_super"),
+    "super_noise": ("", "what the variance plane, photon and read noise, predicts for rms_super"),
+    "super_pull": (
+        "",
+        "root mean square over super-pixels of recovered over true, relative to all detectors, over its stated error",
+    ),
+    "chi_square": ("", "chi-square per pixel of the small-scale part over the variance plane"),
+    "chi_square_err": ("", "error of chi_square"),
+    "gradient_x": ("1 / mm", "gradient of recovered over true along CCS X"),
+    "gradient_x_err": ("1 / mm", "its stated error"),
+    "gradient_x_pull": ("", "gradient_x over its error"),
+    "gradient_y": ("1 / mm", "gradient of recovered over true along CCS Y"),
+    "gradient_y_err": ("1 / mm", "its stated error"),
+    "gradient_y_pull": ("", "gradient_y over its error"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +71,14 @@ class TruthSummary:
         Small-scale chi-square per pixel.
     gradient, gradient_err
         Root mean square gradient of recovered over true, per mm.
+    level_pull, gradient_pull
+        Root mean square of levels, and of gradients, over their stated errors; NaN where there is none.
+    super_pull, super_pull_err
+        Root mean square of super-pixels over their stated errors, and its error.
+    tilt_x, tilt_y, tilt_x_err, tilt_y_err
+        Gradient of recovered over true over all detectors together, per mm, and its stated error.
+    planes_chi_square, planes_freedom, p_value
+        Of the levels and gradients of all detectors with their covariance; NaN and 0 where the products do not hold it.
     """
 
     led: str
@@ -60,10 +93,24 @@ class TruthSummary:
     chi_square_err: float
     gradient: float
     gradient_err: float
+    level_pull: float
+    gradient_pull: float
+    super_pull: float
+    super_pull_err: float
+    tilt_x: float
+    tilt_x_err: float
+    tilt_y: float
+    tilt_y_err: float
+    planes_chi_square: float
+    planes_freedom: int
+    p_value: float
 
 
 def compare_with_truth(folder: RunFolder, camera: Camera, *, super_pixel_mm: float) -> Table:
     """Compare every flat of a run with the truth of the simulation, write and return the figures, one row per LED and detector.
+
+    Deviations are given over their stated errors, too (`permil.truth_errors`); the entry ``planes`` of the table's metadata has those of
+    all detectors of an LED together.
 
     Raises
     ------
@@ -73,19 +120,21 @@ def compare_with_truth(folder: RunFolder, camera: Camera, *, super_pixel_mm: flo
         If the table cannot be written.
     """
     rows: list[dict[str, Any]] = []
+    planes: dict[str, dict[str, float]] = {}
     for led_folder in sorted((folder.truth / "flat").glob("*")):
         led = led_folder.name
+        of_led, deviations = [], []
         for detector in camera.detectors.values():
-            made, true = folder.flat(led, detector.name), folder.truth_flat(led, detector.name)
-            if not (made.is_file() and true.is_file()):
+            made_path, true_path = folder.flat(led, detector.name), folder.truth_flat(led, detector.name)
+            if not (made_path.is_file() and true_path.is_file()):
                 continue
-            d = difference_of_products(read_image(made), read_image(true), detector, super_pixel_mm=super_pixel_mm)
-            rows.append(
+            made, true = read_image(made_path), read_image(true_path)
+            d = difference_of_products(made, true, detector, super_pixel_mm=super_pixel_mm)
+            of_led.append(
                 {
                     "led": led,
                     "detector": detector.name,
                     "scale": d.scale,
-                    "scale_err": d.scale_error,
                     "rms_pixel": d.rms_pixel,
                     "rms_pixel_err": d.rms_pixel_error,
                     "rms_super": d.rms_super,
@@ -93,18 +142,52 @@ def compare_with_truth(folder: RunFolder, camera: Camera, *, super_pixel_mm: flo
                     "super_noise": d.super_noise,
                     "chi_square": d.chi_square,
                     "chi_square_err": d.chi_square_error,
-                    "gradient_x": d.gradient_x,
-                    "gradient_y": d.gradient_y,
-                    "gradient_err": d.gradient_error,
                 }
             )
-    table = Table(rows=rows)
-    for name, unit in _UNITS.items():
-        if rows:
+            deviation = detector_deviation(made, true, detector, super_pixel_mm=super_pixel_mm)
+            if deviation is not None:
+                deviations.append(deviation)
+        if deviations:
+            found = led_deviation(deviations)
+            _add_deviations(of_led, [one.name for one in deviations], found)
+            planes[led] = _together(found)
+        rows += of_led
+    table = Table()
+    for name, (unit, description) in _COLUMNS.items() if rows else ():
+        table[name] = [row.get(name, np.nan) for row in rows]
+        table[name].description = description
+        if unit:
             table[name].unit = unit
-    table.meta = {"super_pixel_mm": super_pixel_mm}
+    table.meta = {"super_pixel_mm": super_pixel_mm, "planes": planes}
     write_table(folder.comparison, table)
     return table
+
+
+def _add_deviations(rows: list[dict[str, Any]], names: list[str], found: LedDeviation) -> None:
+    """Add levels, gradients and super-pixels over their errors to the rows of the detectors of one LED."""
+    for row in rows:
+        if row["detector"] not in names:
+            continue
+        number = names.index(row["detector"])
+        row["super_pull"] = float(found.detector_pulls[number])
+        for term, name in enumerate(("level", "gradient_x", "gradient_y")):
+            row[name], row[f"{name}_err"], row[f"{name}_pull"] = (
+                float(part[number, term]) for part in (found.planes, found.plane_errors, found.plane_pulls)
+            )
+
+
+def _together(found: LedDeviation) -> dict[str, float]:
+    return {
+        "chi_square": found.chi_square,
+        "freedom": found.freedom,
+        "p_value": found.p_value,
+        "tilt_x": float(found.tilt[0]),
+        "tilt_x_err": float(found.tilt_error[0]),
+        "tilt_y": float(found.tilt[1]),
+        "tilt_y_err": float(found.tilt_error[1]),
+        "super_pull": found.super_pull,
+        "super_pull_err": found.super_pull_error,
+    }
 
 
 def summarise(comparison: Table) -> list[TruthSummary]:
@@ -117,6 +200,7 @@ def summarise(comparison: Table) -> list[TruthSummary]:
         gradients = np.hypot(rows["gradient_x"], rows["gradient_y"])
         supers = np.asarray(rows["rms_super"], dtype=float)
         scale_rms = float(np.std(scale / scale.mean(), ddof=1)) if count > 1 else np.nan
+        together = comparison.meta["planes"].get(str(led), {})
         summaries.append(
             TruthSummary(
                 led=str(led),
@@ -131,13 +215,23 @@ def summarise(comparison: Table) -> list[TruthSummary]:
                 chi_square_err=float(np.sqrt(np.sum(np.square(rows["chi_square_err"]))) / count),
                 gradient=_root_mean_square(gradients),
                 gradient_err=float(np.std(gradients) / np.sqrt(count)),
+                level_pull=_root_mean_square(rows["level_pull"]),
+                gradient_pull=_root_mean_square([rows["gradient_x_pull"], rows["gradient_y_pull"]]),
+                planes_chi_square=together.get("chi_square", np.nan),
+                planes_freedom=int(together.get("freedom", 0)),
+                **{
+                    name: together.get(name, np.nan)
+                    for name in ("super_pull", "super_pull_err", "tilt_x", "tilt_x_err", "tilt_y", "tilt_y_err", "p_value")
+                },
             )
         )
     return summaries
 
 
 def _root_mean_square(values: Any) -> float:
-    return float(np.sqrt(np.mean(np.square(np.asarray(values, dtype=float)))))
+    known = np.asarray(values, dtype=float)
+    known = known[np.isfinite(known)]
+    return float(np.sqrt(np.mean(np.square(known)))) if known.size else np.nan
 
 
 def compare_fractions(folder: CompareFolder) -> Table:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from permil.camera import Camera
 from permil.errors import FlatError
+from permil.excess import variance_of_root
 from permil.flat.combine import PointingCombination
 from permil.flat.composite import composite_median, response_histogram
 from permil.flat.divide import LitImage, PointingWeights, divide_by_beam
+from permil.flat.gradient import Plane
+from permil.flat.metrics import PREDICTION, flat_metrics
 from permil.products import MaskPlane
 
 SHAPE = (80, 96)
@@ -143,6 +147,52 @@ def test_scatter_is_that_of_the_pointings() -> None:
     np.testing.assert_allclose(flat.response, mean, rtol=1e-6)
     # Responses are of single precision.
     np.testing.assert_allclose(flat.scatter, scatter, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("excess", [0.0, 0.5e-3, 4e-3])
+def test_scatter_beyond_noise_is_found(bin8: Camera, excess: float) -> None:
+    """Each pointing is off by a pattern of its own, of which no error speaks."""
+    detector, rng = bin8["R22_S11"], np.random.default_rng(71)
+    rows, columns = np.mgrid[: detector.ny, : detector.nx]
+    combination = PointingCombination(detector.shape)
+    sums, levels = np.zeros(3), np.array([2e5, 1e5, 3e5, 5e4, 2e5])
+    for number, electrons in enumerate(levels):
+        pattern = np.sqrt(2) * excess * np.sin(2 * np.pi * (rows + (number + 1) * columns) / 60)
+        beam = 1 - 0.2 * number * columns / detector.nx
+        expected = electrons * beam * (1 + pattern)
+        planes = [
+            np.asarray(plane, dtype=np.float32) for plane in (rng.normal(expected, np.sqrt(expected)), expected, beam, 0 * beam)
+        ]
+        lit = LitImage(*planes[:2], np.zeros(detector.shape, np.int32), *planes[2:], photodiode=electrons, scale_error=0.0)
+        _add(combination, lit)
+        weight = electrons * beam
+        sums += [np.mean(weight * pattern**2), np.mean(weight * pattern), np.mean(weight)]
+    flat = combination.result()
+    everything = np.ones(detector.shape, dtype=bool)
+    plane = Plane(1.0, 0.0, 0.0, np.zeros((3, 3)))
+    row = flat_metrics(flat, everything, detector=detector, led="red", plane=plane, steps=None)[0]
+    predicted = np.sqrt(np.mean(flat.predicted_scatter.astype(float) ** 2))
+    assert row["scatter_noise"] == pytest.approx(predicted, rel=1e-3)
+    assert np.mean(flat.scatter.astype(float) ** 2) - predicted**2 == pytest.approx(
+        # Weighted patterns of five phases hardly have a mean of their own.
+        sums[0] / sums[2] * (1 - (levels**2).sum() / levels.sum() ** 2), abs=0.15 * excess**2 + 2e-8
+    )  # fmt: skip
+    found, error = variance_of_root(row["scatter_excess"], row["scatter_excess_err"])
+    assert abs(found - excess**2 * 0.75) < 3 * error + 0.15 * excess**2
+    # One per cent of the predicted variance.
+    assert error == pytest.approx(PREDICTION * predicted**2, rel=0.5)
+
+
+def test_one_pointing_says_nothing_of_scatter(bin8: Camera) -> None:
+    detector = bin8["R22_S11"]
+    ones = np.ones(detector.shape, np.float32)
+    combination = PointingCombination(detector.shape)
+    _add(
+        combination, LitImage(ones, 1e-6 * ones, np.zeros(ones.shape, np.int32), ones, 0 * ones, photodiode=1.0, scale_error=0.0)
+    )
+    plane = Plane(1.0, 0.0, 0.0, np.zeros((3, 3)))
+    rows = flat_metrics(combination.result(), ones > 0, detector=detector, led="red", plane=plane, steps=None)
+    assert all(np.isnan(row["scatter_excess"]) and np.isnan(row["scatter_excess_err"]) for row in rows)
 
 
 def test_hot_and_dead_pixels_are_flagged_and_good_ones_are_not() -> None:

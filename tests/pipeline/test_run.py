@@ -18,6 +18,7 @@ from astropy.table import Table
 
 from permil.camera import Camera
 from permil.config import load_config
+from permil.demo import pull_table
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table, stored_fingerprint
 from permil.truth import compare_with_truth, summarise
@@ -36,6 +37,23 @@ def test_flat_is_the_true_one(reduced: Path, bin8: Camera) -> None:
     assert figures.rms_super < 0.15e-3
     assert figures.rms_super**2 - (figures.gradient * side) ** 2 / 12 < (1.5 * figures.super_noise) ** 2
     assert figures.chi_square == pytest.approx(1, abs=0.05)
+    # One detector: two gradients, and no level of its own.
+    assert figures.planes_freedom == 2
+    assert figures.p_value > 1e-3
+    assert 0.5 < figures.super_pull < 1 + 4 * figures.super_pull_err
+    assert figures.led in str(pull_table([figures]).columns[0]._cells)
+    comparison = read_table(RunFolder(reduced).comparison)
+    assert str(comparison["gradient_x"].unit) == "1 / mm"
+    assert all(comparison[name].description for name in comparison.colnames)
+    assert comparison["gradient_y_pull"][0] == pytest.approx(comparison["gradient_y"][0] / comparison["gradient_y_err"][0])
+
+
+def test_data_as_simulated_have_no_red_verdict(reduced: Path) -> None:
+    summary = read_table(RunFolder(reduced).summary)
+    passed = [row["metric"] for row in summary if str(row["pass"]) == "yes"]
+    assert {"scatter_excess", "step", "noise"} <= set(passed)
+    assert "no" not in set(summary["pass"])
+    assert 'class="badge no"' not in RunFolder(reduced).report.read_text(encoding="utf-8")
 
 
 def test_products_are_those_of_the_design(reduced: Path) -> None:

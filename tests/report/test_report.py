@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from synthetic_run import FAILING_STEP, SyntheticRun, write_flat
+from synthetic_run import FAILING_STEP, SyntheticRun, metric_rows, write_flat
 
 from permil.camera import Camera
 from permil.errors import InputError, OutputError
+from permil.flat.metrics import metrics_table
 from permil.products import RunFolder, read_table, write_table
 from permil.report import make_report
 from permil.report.quantities import MISSING
@@ -132,35 +133,65 @@ def test_the_index_shows_what_was_not_used(made: dict[str, Page]) -> None:
 def test_the_verdicts_name_what_fails(made: dict[str, Page]) -> None:
     rows = {(row[0], row[1]): row[2:] for row in made["index.html"].tables["verdict-table"][1:]}
     step = rows["amplifier step (‰)", "red"]
-    assert step == ["fail", "3.10 ± 0.12", "R22_S00 C14", "3", "48", "1"]
-    scatter = rows["scatter between pointings (‰)", "red"]
-    assert scatter[:2] == ["pass", "1.600 ± 0.020"]
-    assert rows["noise of a beam node (‰)", "nm960"][0] in ("pass", "fail")
+    assert step == ["fail", "3.60 ± 0.12", "R22_S00 C14", "3", "48", "1", "0"]
+    scatter = rows["scatter between pointings beyond noise (‰)", "red"]
+    assert scatter[:2] == ["pass", "0.550 ± 0.050"]
+    assert rows["noise of a beam node (‰)", "nm960"][0] in ("pass", "open", "fail")
+
+
+@pytest.mark.parametrize(
+    ("scatter", "noise", "excess", "error", "verdict"),
+    [
+        # Nearly all of 5.04 per mil is photon noise.
+        (5.04e-3, 4.98e-3, 0.78e-3, 0.3e-3, "pass"),
+        (8.4e-3, 4.5e-3, 7.1e-3, 0.1e-3, "fail"),
+        # One per cent of the variance of 60 per mil of noise is more than the specification.
+        (60e-3, 59.9e-3, 3.4e-3, 3.5e-3, "open"),
+    ],
+)
+def test_scatter_is_judged_by_what_is_beyond_noise(
+    run: SyntheticRun, bin8: Camera, scatter: float, noise: float, excess: float, error: float, verdict: str
+) -> None:
+    folder, led = run.folder, "red"
+    folder.metrics("nm960").unlink()
+    numbers = {"scatter": scatter, "scatter_noise": noise, "scatter_excess": excess, "scatter_excess_err": error, "step": 2e-4}
+    metrics = metrics_table([{**row, **numbers} for row in metric_rows(bin8["R22_S00"], led, first=False)])
+    metrics.meta = {"fingerprint": "changed"}
+    write_table(folder.metrics(led), metrics)
+    few = run.config.model_copy(update={"report": run.config.report.model_copy(update={"detector_pages": False})})
+    page = Page(make_report(few, bin8, folder, workers=1))
+    rows = {row[0]: row[2:] for row in page.tables["verdict-table"][1:] if row[1] == led}
+    assert rows["scatter between pointings beyond noise (‰)"][0] == verdict
+    assert ("Some results are beyond their specification" in page.body) == (verdict == "fail")
+    assert 'class="badge no"' not in page.text or verdict == "fail"
 
 
 def test_the_table_of_detectors_has_the_numbers(made: dict[str, Page]) -> None:
     heading, *rows = made["index.html"].tables["detectors-red"]
     assert [row[0] for row in rows] == ["R01_S00", "R22_S00", "R22_S01"]
     found = dict(zip(heading, rows[1], strict=True))
-    assert found["median response"] == "1.00123 ± 0.00045"
-    assert found["rms over pixels (‰)"] == "5.20 ± 0.10"
+    assert found["median"] == "1.00123 ± 0.00045"
+    assert found["rms (‰)"] == "5.20 ± 0.10"
     assert found["gradient along X (10⁻⁶/mm)"] == "12.5 ± 2.1"
     assert found["gradient along Y (10⁻⁶/mm)"] == "\N{MINUS SIGN}3.4 ± 2.2"
-    assert found["largest amplifier step (‰)"] == "3.10 ± 0.12"
+    assert found["scatter by noise (‰)"] == "1.5"
+    assert found["beyond noise (‰)"] == "0.550 ± 0.050"
+    assert found["largest step (‰)"] == "3.60 ± 0.12"
     assert found["verdict"] == "1 beyond"
-    assert rows[2][-1] == "pass"
+    assert rows[2][1] == "pass"
     # 512 rejected of 20 exposures of 500 x 512 pixels.
-    assert float(found["rejected (per million)"]) == pytest.approx(512 / (20 * 500 * 512) * 1e6, rel=5e-3)
+    assert float(found["rejected (10⁻⁶)"]) == pytest.approx(512 / (20 * 500 * 512) * 1e6, rel=5e-3)
 
 
 def test_a_detector_page_has_the_numbers(made: dict[str, Page], bin8: Camera) -> None:
     page = made["detectors/red/R22_S00.html"]
     rows = {row[0]: row[1:] for row in page.tables["amplifier-table"][1:]}
     assert list(rows) == [amplifier.name for amplifier in bin8["R22_S00"].amplifiers]
-    assert rows["C14"][-1] == "3.10 ± 0.12"
+    assert rows["C14"][-1] == "3.60 ± 0.12"
     assert rows["C13"][-1] == "0.40 ± 0.12"
     results = {row[0]: row[1:] for row in page.tables["result-table"][1:]}
-    assert results["scatter between pointings"] == ["‰", "1.600 ± 0.020", "5", "yes"]
+    assert results["scatter between pointings"] == ["‰", "1.600 ± 0.020", MISSING, "-"]
+    assert results["scatter between pointings beyond noise"] == ["‰", "0.550 ± 0.050", "5", "yes"]
     assert results["median response"] == ["", "1.00123 ± 0.00045", MISSING, "-"]
     pointings = page.tables["pointing-table"][1:]
     assert [row[1] for row in pointings] == ["yes", "yes", "yes", "no"]
@@ -211,10 +242,10 @@ def test_pages_that_are_up_to_date_stay(run: SyntheticRun, bin8: Camera) -> None
 def test_other_specifications_make_other_pages(run: SyntheticRun, bin8: Camera) -> None:
     for name in ("R22_S00", "R01_S00"):
         run.folder.flat("nm960", name).unlink()
-    strict = run.config.model_copy(update={"report": run.config.report.model_copy(update={"scatter_limit": 0.001})})
+    strict = run.config.model_copy(update={"report": run.config.report.model_copy(update={"scatter_limit": 0.0003})})
     make_report(strict, bin8, run.folder, workers=1)
-    assert "scatter between pointings: 1.600" in Page(run.folder.report.parent / "detectors/nm960/R22_S01.html").body
-    assert set(read_table(run.folder.summary)["spec"]) >= {0.001}
+    assert "scatter between pointings beyond noise: 0.550" in Page(run.folder.report.parent / "detectors/nm960/R22_S01.html").body
+    assert set(read_table(run.folder.summary)["spec"]) >= {0.0003}
 
 
 def test_pages_of_detectors_that_are_gone_vanish(run: SyntheticRun, bin8: Camera) -> None:
@@ -242,19 +273,25 @@ def test_truth_is_shown_when_it_was_compared(run: SyntheticRun, bin8: Camera) ->
         {
             "led": ["red", "nm960"],
             "detector": ["R22_S00", "R22_S00"],
-            "scale": [1.00021, 0.9998],
-            "scale_err": [2e-5, 2e-5],
+            "level": [2.1e-4, -2e-4],
+            "level_err": [2e-5, 2e-5],
+            "level_pull": [10.5, -10.0],
             "rms_super": [4.1e-4, 3.9e-4],
             "rms_super_err": [1.1e-5, 1e-5],
             "chi_square": [1.012, 0.99],
             "chi_square_err": [0.003, 0.003],
         }
     )
+    planes = {"chi_square": 12.34, "freedom": 8, "p_value": 0.1366, "tilt_x": 2.1e-6, "tilt_x_err": 6.3e-7, "tilt_y": 1e-7}
+    comparison.meta["planes"] = {"red": planes | {"tilt_y_err": 5e-7, "super_pull": 1.31, "super_pull_err": 0.25}}
     write_table(run.folder.comparison, comparison)
     index = Page(report(run, bin8))
     heading, *rows = index.tables["truth-table"]
-    assert heading == ["LED", "detector", "scale - 1 (‰)", "rms per super-pixel (‰)", "small-scale χ² per pixel"]
-    assert rows[0] == ["red", "R22_S00", "0.210 ± 0.020", "0.410 ± 0.011", "1.0120 ± 0.0030"]
+    assert heading[2:4] == ["rms per super-pixel (‰)", "small-scale χ² per pixel"]
+    assert heading[4:] == ["level against all detectors (‰)", "over its error"]
+    assert rows[0] == ["red", "R22_S00", "0.410 ± 0.011", "1.0120 ± 0.0030", "0.210 ± 0.020", "10.50"]
+    together = index.tables["truth-led-table"][1]
+    assert together == ["red", "1.31 ± 0.25", "2.10 ± 0.63", "3.33", "0.10 ± 0.50", "0.20", "12.3 of 8", "0.14"]
     page = Page(run.folder.report.parent / "detectors/red/R22_S00.html")
     assert page.tables["truth-table"][1][0] == "R22_S00"
     assert "Recovered flat over true flat" in page.body

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from numpy.typing import NDArray
 from synthetic_run import write_run
 from test_report import OUTSIDE, Page
 
@@ -28,21 +31,36 @@ from permil.spots.folder import SpotsFolder
 from permil.spots.grid_fit import RigidGrid
 from permil.spots.stage import run_spots
 
+FloatArray = NDArray[np.float64]
+
 SIDE, STEP, ANGLE = 15, 55.0, 0.2
 DETECTOR, BAND = "R22_S11", "red"
 DRIFT = 0.004
 GROWTH = ([3.0, 12.0, 25.0], [0.5, 0.95, 1.0], [1e-3, 1e-4, 0.0])
 
 
-def catalogs(rng: np.random.Generator, *, exposures: int, dither: float, band: str = BAND) -> list[SpotCatalog]:
-    """Return catalogs of a mask whose spot (i, j) is shifted by 0.01 (j - 7) pixels along i; the lamp brightens by `DRIFT`."""
+def catalogs(
+    rng: np.random.Generator,
+    *,
+    exposures: int,
+    dither: float,
+    band: str = BAND,
+    structure: Callable[[FloatArray, FloatArray], FloatArray] = lambda x, _y: np.zeros_like(x),
+    unstable: float = 0.0,
+) -> list[SpotCatalog]:
+    """Return catalogs of a mask whose spot (i, j) is shifted by 0.01 (j - 7) pixels along i; the lamp brightens by `DRIFT`.
+
+    The sensor's throughput is ``1 + structure(x, y)``; fluxes scatter from exposure to exposure by ``unstable``, of which the errors in
+    the catalogs say nothing.
+    """
     i, j = (index.ravel() for index in np.indices((SIDE, SIDE)))
     flux = 10 ** rng.uniform(4.5, 6, i.size)
     found = []
     for number, scale in enumerate(np.linspace(1 - DRIFT / 2, 1 + DRIFT / 2, exposures)):
         x0, y0 = 511.5 + dither * rng.uniform(-1, 1, 2)
         place = RigidGrid(x0, y0, STEP, STEP, ANGLE, SIDE, SIDE).positions(i + 0.01 * (j - 7) ** 2 / STEP, j)
-        measured = scale * flux + np.sqrt(flux) * rng.standard_normal(i.size)
+        measured = scale * flux * (1 + structure(*place.T)) + np.sqrt(flux) * rng.standard_normal(i.size)
+        measured *= 1 + unstable * rng.standard_normal(i.size)
         noise = rng.standard_normal((5, i.size))
         inside = ((place > 20) & (place < 1003)).all(axis=1)
         error = np.full(i.size, 0.01)
@@ -118,6 +136,33 @@ def test_there_is_a_page_for_each_detector_and_band(pages: dict[str, Page]) -> N
             assert not place or f'id="{place}"' in target.read_text(encoding="utf-8")
     assert {"spots/R22_S11_red.html", "spots/R22_S11.html"} <= set(pages["index.html"].links)
     assert "R22_S11.html" in pages["spots/R22_S11_red.html"].links
+
+
+def fine_structure(x: FloatArray, y: FloatArray) -> FloatArray:
+    """Return a throughput with a period of 50 pixels: much finer than knots 256 pixels apart."""
+    return 0.004 * np.sin(2 * np.pi * x / 50) * np.sin(2 * np.pi * y / 50)
+
+
+@pytest.mark.parametrize(
+    ("options", "verdict", "words"),
+    [
+        ({"structure": fine_structure}, "pass", "Spots that fall on one place share"),
+        ({"unstable": 0.004}, "fail", "Do not use this calibration"),
+    ],
+)
+def test_a_large_chi_square_is_explained_or_fails(
+    tmp_path: Path, cutout: Camera, options: dict[str, Any], verdict: str, words: str
+) -> None:
+    group = catalogs(np.random.default_rng(21), exposures=40, dither=110.0, **options)
+    folder = write_products(tmp_path / "run", cutout, group)
+    index = Page(report(folder, cutout))
+    rows = {row[0]: row[2:] for row in index.tables["verdict-table"][1:]}
+    assert rows["scatter of fluxes that nothing explains (‰)"][0] == verdict
+    assert ('class="badge no"' in index.text) == (verdict == "fail")
+    page = Page(folder.report.parent / "spots" / "R22_S11_red.html")
+    chi_square = float(page.body.split("have a chi-square of ")[1].split()[0])
+    assert chi_square > 2
+    assert words in page.body
 
 
 def test_pages_need_nothing_from_elsewhere(pages: dict[str, Page]) -> None:

@@ -56,9 +56,9 @@ class PointingCombination:
 
     def __post_init__(self) -> None:
         """Set all sums to zero."""
-        # The first response r0 of each pixel; sums of w, w (r - r0), w (r - r0)^2, w^2 var and w / light.
+        # The first response r0 of each pixel; sums of w, w (r - r0), w (r - r0)^2, w^2 var, w / light and w var.
         self._first = np.zeros(self.shape, dtype=np.float32)
-        self._sums = np.zeros((self.shape[0], 5, self.shape[1]), dtype=np.float32)
+        self._sums = np.zeros((self.shape[0], 6, self.shape[1]), dtype=np.float32)
         self._count = np.zeros(self.shape, dtype=np.int16)
         self._all_planes = np.full(self.shape, -1, dtype=np.int16)
         self._any_planes = np.zeros(self.shape, dtype=np.int16)
@@ -107,17 +107,18 @@ class PointingCombination:
         covered = self._count > 0
         if not covered.any():
             raise FlatError("no pointing has light on this detector", remedy="check the positions and the area of the beam scan")
-        response, variance, scatter = (np.empty(self.shape, dtype=np.float32) for _ in range(3))
+        response, variance, scatter, predicted = (np.empty(self.shape, dtype=np.float32) for _ in range(4))
         mask = np.empty(self.shape, dtype=np.int32)
         # A few rows at a time: at full size each intermediate image would be another 65 MB of fresh memory.
         parts = [slice(first, first + _ROWS_OF_RESULT) for first in range(0, self.shape[0], _ROWS_OF_RESULT)]
 
         def mean(rows: slice) -> None:
-            total, deviations, squares, noise, per_light = np.moveaxis(self._sums[rows], 1, 0)
+            total, deviations, squares, noise, per_light, weighted = np.moveaxis(self._sums[rows], 1, 0)
             with np.errstate(invalid="ignore", divide="ignore"):
                 shift = deviations / total
                 response[rows] = np.where(covered[rows], self._first[rows] + shift, np.nan)
                 variance[rows] = noise / total**2
+                predicted[rows] = np.sqrt(np.maximum(weighted / total - variance[rows], 0))
                 if common_variance is not None:
                     variance[rows] += common_variance[rows] * (per_light / total) ** 2
                 scatter[rows] = np.sqrt(np.maximum(squares - deviations * shift, 0) / total)
@@ -130,7 +131,14 @@ class PointingCombination:
         level = float(np.median(response[covered]))
         for _ in ahead(flag, parts, threads=threads):
             pass
-        return CombinedFlat(response=response, variance=variance, mask=mask, scatter=scatter, count=self._count.copy())
+        return CombinedFlat(
+            response=response,
+            variance=variance,
+            mask=mask,
+            scatter=scatter,
+            predicted_scatter=predicted,
+            count=self._count.copy(),
+        )
 
     def _mask(self, rows: slice, response: FloatImage, scatter: FloatImage, level: float) -> NDArray[np.int32]:
         """Return the mask of some rows."""
@@ -156,13 +164,17 @@ class PointingCombination:
 class CombinedFlat:
     """Response of one detector from all its pointings.
 
-    ``scatter`` is the weighted rms deviation of the pointings from their mean, ``count`` the number of pointings, per pixel.
+    ``scatter`` is the weighted rms deviation of the pointings from their mean, ``predicted_scatter`` what photon and read noise alone
+    would make of it on average, ``count`` the number of pointings, per pixel. With weights ``w`` and independent variances ``v``
+
+        E(scatter^2) = sum(w v) / sum(w) - sum(w^2 v) / sum(w)^2
     """
 
     response: FloatImage
     variance: FloatImage
     mask: NDArray[np.int32]
     scatter: FloatImage
+    predicted_scatter: FloatImage
     count: NDArray[np.int16]
 
 
@@ -193,7 +205,7 @@ def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
             error[k] = beam_error[row, k]
         row_weights(signal[row], variance[row], mask[row], beam[row], error, light, inverse, weight)
         _row_mean(signal[row], inverse, weight, first[row], sums[row, 0], sums[row, 1], sums[row, 2], deviation, shift)
-        _row_noise(variance[row], inverse, weight, sums[row, 3], sums[row, 4], deviation)
+        _row_noise(variance[row], inverse, weight, sums[row, 3], sums[row, 4], sums[row, 5], deviation)
         _row_planes(mask[row], weight, count[row], all_planes[row], any_planes[row])
 
 
@@ -220,7 +232,7 @@ def _row_mean(signal, inverse, weight, first, total, deviations, squares, deviat
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _row_noise(variance, inverse, weight, noise, per_light, share):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _row_noise(variance, inverse, weight, noise, per_light, weighted, share):  # type: ignore[no-untyped-def]  # pragma: no cover
     none = np.float32(0)
     for k in range(weight.size):
         share[k] = weight[k] * inverse[k] if weight[k] > none else none
@@ -228,6 +240,8 @@ def _row_noise(variance, inverse, weight, noise, per_light, share):  # type: ign
         noise[k] += share[k] * share[k] * variance[k] if weight[k] > none else none
     for k in range(weight.size):
         per_light[k] += share[k]
+    for k in range(weight.size):
+        weighted[k] += share[k] * inverse[k] * variance[k] if weight[k] > none else none
 
 
 @numba.njit(cache=True, nogil=True)

@@ -9,14 +9,19 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.engine import ahead, own_threads
+from permil.excess import root_of_variance
 
 if TYPE_CHECKING:
     from permil.camera import Detector
     from permil.flat.boundaries import BoundarySteps
+    from permil.flat.combine import CombinedFlat
     from permil.flat.gradient import Plane
 
 WHOLE_DETECTOR = "all"
 """What the column ``amp`` says for the whole detector."""
+
+PREDICTION = 0.01
+"""Relative error of a predicted variance: gains, and linearity, are known to about this."""
 
 _COLUMNS = {
     "detector": ("", "detector"),
@@ -31,6 +36,9 @@ _COLUMNS = {
     "noise_err": ("", "error of noise"),
     "scatter": ("", "median relative scatter of a pixel between pointings"),
     "scatter_err": ("", "error of scatter"),
+    "scatter_noise": ("", "rms scatter between pointings that photon and read noise predict"),
+    "scatter_excess": ("", "rms scatter between pointings beyond that noise"),
+    "scatter_excess_err": ("", "error of scatter_excess"),
     "pointings": ("", "median number of pointings that see a pixel"),
     "step": ("", "relative excess of the amplifier, from the steps at its borders"),
     "step_err": ("", "error of step"),
@@ -42,10 +50,7 @@ _COLUMNS = {
 
 
 def flat_metrics(
-    response: NDArray[np.floating],
-    variance: NDArray[np.floating],
-    scatter: NDArray[np.floating],
-    count: NDArray[np.integer],
+    flat: CombinedFlat,
     good: NDArray[np.bool_],
     *,
     detector: Detector,
@@ -57,9 +62,8 @@ def flat_metrics(
 
     Parameters
     ----------
-    response, variance, scatter, count, good
-        Images of the detector, shape (ny, nx): response, its independent variance, scatter between pointings, number of
-        pointings, good pixels.
+    flat, good
+        The combined response and its good pixels, shape (ny, nx).
     plane
         Plane of the response with its errors.
     steps
@@ -68,7 +72,7 @@ def flat_metrics(
     shared = float(plane.errors[0])
 
     def region(where: tuple[slice, slice]) -> dict[str, Any]:
-        return _region(response[where], variance[where], scatter[where], count[where], good[where], shared)
+        return _region(flat, good, where, shared)
 
     # The whole detector first: it takes longest.
     everything = (slice(None), slice(None))
@@ -101,23 +105,19 @@ def metrics_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _region(
-    response: NDArray[np.floating],
-    variance: NDArray[np.floating],
-    scatter: NDArray[np.floating],
-    count: NDArray[np.integer],
-    good: NDArray[np.bool_],
-    shared_error: float,
-) -> dict[str, Any]:
-    pixels = int(good.sum())
+def _region(flat: CombinedFlat, good: NDArray[np.bool_], where: tuple[slice, slice], shared_error: float) -> dict[str, Any]:
+    chosen = good[where]
+    pixels = int(chosen.sum())
     if pixels == 0:
         return {"pixels": 0}
-    levels = response[good].astype(np.float64)
+    levels = flat.response[where][chosen].astype(np.float64)
     low, median, high = np.percentile(levels, [15.865, 50, 84.135])
     rms = (high - low) / 2 / median
-    noise = np.sqrt(variance[good]) / median
-    spread = scatter[good] / median
+    noise = np.sqrt(flat.variance[where][chosen]) / median
+    count = flat.count[where][chosen]
+    spread = flat.scatter[where][chosen].astype(np.float64) / median
     typical_noise, typical_scatter = float(np.median(noise)), float(np.median(spread))
+    predicted, excess, excess_error = _excess(spread, flat.predicted_scatter[where][chosen].astype(np.float64) / median, count)
     # Errors of a median, and of a robust width, in units of the width over sqrt(n) for a normal distribution.
     root = np.sqrt(pixels)
     return {
@@ -130,5 +130,24 @@ def _region(
         "noise_err": float(1.2533 * noise.std() / root),
         "scatter": typical_scatter,
         "scatter_err": float(1.2533 * spread.std() / root),
-        "pointings": float(np.median(count[good])),
+        "scatter_noise": predicted,
+        "scatter_excess": excess,
+        "scatter_excess_err": excess_error,
+        "pointings": float(np.median(count)),
     }
+
+
+def _excess(
+    scatter: NDArray[np.float64], predicted: NDArray[np.float64], count: NDArray[np.integer]
+) -> tuple[float, float, float]:
+    """Return the rms scatter that noise predicts, the scatter beyond it, and the error of that; NaN with one pointing.
+
+    The square of the scatter of a pixel that ``n`` pointings see is that of a chi-square with ``n - 1`` degrees of freedom, so that its
+    variance is ``2 / (n - 1)`` times the square of its mean. The predicted variance itself is known to `PREDICTION`.
+    """
+    seen = (count > 1) & np.isfinite(scatter) & np.isfinite(predicted)
+    if not seen.any():
+        return float("nan"), float("nan"), float("nan")
+    squares, noise = float(np.mean(scatter[seen] ** 2)), float(np.mean(predicted[seen] ** 2))
+    chance = squares * np.sqrt(2 * np.mean(1 / (count[seen] - 1)) / seen.sum())
+    return float(np.sqrt(noise)), *root_of_variance(squares - noise, float(np.hypot(chance, PREDICTION * noise)))

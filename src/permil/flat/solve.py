@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -102,9 +102,7 @@ def solve_detector(
     place_x_mm, place_y_mm = frames.detector_to_ccs(detector, places_x, places_y)
     good = good_pixels(flat)
     plane = _plane(flat, good, detector, block, (place_x_mm, place_y_mm), covariance)
-    rows = flat_metrics(
-        flat.response, flat.variance, flat.scatter, flat.count, good, detector=detector, led=led, plane=plane, steps=steps
-    )
+    rows = flat_metrics(flat, good, detector=detector, led=led, plane=plane, steps=steps)
     return DetectorSolution(
         flat=flat,
         pointings=Table(rows=[row for row in seen.rows if not row["scan"]]),
@@ -195,7 +193,13 @@ def _without_steps(flat: CombinedFlat, steps: BoundarySteps | None, detector: De
             detector=detector.name,
         )
     factor = amplifier_factors(detector, steps.factor)
-    return CombinedFlat(flat.response / factor, flat.variance / factor**2, flat.mask, flat.scatter / factor, flat.count)
+    return replace(
+        flat,
+        response=flat.response / factor,
+        variance=flat.variance / factor**2,
+        scatter=flat.scatter / factor,
+        predicted_scatter=flat.predicted_scatter / factor,
+    )
 
 
 def _plane(

@@ -29,6 +29,7 @@ from permil.report.style import (
     symmetric_limits,
     write_on_map,
 )
+from permil.report.summary import NO, judge_size
 
 if TYPE_CHECKING:
     from permil.camera import Detector
@@ -155,8 +156,8 @@ def amplifier_steps(names: Sequence[str], step: FloatArray, error: FloatArray, *
     figure = Figure(figsize=(5.7, 3.3))
     axes = figure.add_axes((0.12, 0.19, 0.86, 0.72))
     places = np.arange(len(names))
-    failed = np.abs(step) > limit
-    axes.bar(places, 1e3 * step, color=[ALARM if bad else ACCENT for bad in failed], width=0.7)
+    colours = [ALARM if judge_size(*one, limit) == NO else ACCENT for one in zip(step, error, strict=True)]
+    axes.bar(places, 1e3 * step, color=colours, width=0.7)
     axes.errorbar(places, 1e3 * step, yerr=1e3 * error, fmt="none", color=INK, elinewidth=1.0, capsize=2)
     for side in (-1, 1):
         axes.axhline(side * 1e3 * limit, color=ALARM, linestyle="--", linewidth=0.9)

@@ -24,21 +24,19 @@ from permil.report.pages import (
     result_cell,
     text_cell,
 )
-from permil.report.quantities import FLAT_METRICS, MISSING, QUANTITIES, format_measurement
-from permil.report.summary import NO, Measurement, flat_measurements, judge, specification
+from permil.report.quantities import FLAT_METRICS, MISSING, QUANTITIES, format_measurement, with_minus
+from permil.report.summary import NO, OPEN, Measurement, flat_measurements, judge, specification
 
 if TYPE_CHECKING:
     from permil.camera import Detector
     from permil.config.report import ReportConfig
 
 _TRUTH_COLUMNS = (
-    ("scale", "scale_err", "scale_offset"),
-    ("rms_pixel", "rms_pixel_err", "rms_pixel"),
-    ("rms_super", "rms_super_err", "rms_super"),
-    ("chi_square", "chi_square_err", "chi_square"),
-    ("gradient_x", "gradient_err", "gradient_x"),
-    ("gradient_y", "gradient_err", "gradient_y"),
-)
+    "rms_pixel", "rms_super", "super_pull", "chi_square", "level", "level_pull", "gradient_x", "gradient_x_pull", "gradient_y",
+    "gradient_y_pull",
+)  # fmt: skip
+_PULL = "_pull"
+_OVER_ERROR = "over its error"
 
 
 @dataclass(frozen=True)
@@ -108,30 +106,44 @@ def detector_page(
         following=links.following,
         others=links.others,
         fingerprint=fingerprint,
-        failed=tuple(_failures(measurements, limits)),
+        failed=tuple(_with_verdict(measurements, limits, NO)),
+        undecided=tuple(_with_verdict(measurements, limits, OPEN)),
     )
 
 
 def comparison_grid(comparison: Table, *, with_led: bool) -> Grid:
     """Return recovered over true as a table; columns that are absent are left out."""
-    columns = [entry for entry in _TRUTH_COLUMNS if entry[0] in comparison.colnames]
+    columns = [name for name in _TRUTH_COLUMNS if name in comparison.colnames]
     names = ("led", "detector") if with_led else ("detector",)
     rows = []
     for row in comparison:
         cells = [text_cell(row[name]) for name in names]
-        for number, error, quantity in columns:
-            known_error = float(row[error]) if error in comparison.colnames else np.nan
-            cells.append(result_cell(quantity, float(row[number]) - (quantity == "scale_offset"), known_error))
+        for name in columns:
+            number = float(row[name])
+            if name.endswith(_PULL):
+                cells.append(pull_cell(number))
+            else:
+                cells.append(
+                    result_cell(name, number, float(row[f"{name}_err"]) if f"{name}_err" in comparison.colnames else np.nan)
+                )
         rows.append(cells)
-    headings = (*(name.upper() if name == "led" else name for name in names), *(QUANTITIES[name].heading for *_, name in columns))
+    headings = [name.upper() if name == "led" else name for name in names]
+    for name in columns:
+        of_super = "super-pixels over error" if name == "super_pull" else _OVER_ERROR
+        headings.append(of_super if name.endswith(_PULL) else QUANTITIES[name].heading)
     return grid(headings, rows, text_columns=len(names))
 
 
-def _failures(measurements: Sequence[Measurement], limits: ReportConfig) -> list[str]:
+def pull_cell(number: float) -> Cell:
+    """Return a cell with a deviation over its error."""
+    return Cell(with_minus(f"{number:.2f}"), number) if np.isfinite(number) else Cell(MISSING)
+
+
+def _with_verdict(measurements: Sequence[Measurement], limits: ReportConfig, verdict: str) -> list[str]:
     found = []
     for entry in measurements:
         spec = specification(entry.metric, limits)
-        if judge(entry.number, spec) == NO:
+        if judge(entry, limits) == verdict:
             quantity = QUANTITIES[entry.metric]
             where = "" if entry.amp == WHOLE_DETECTOR else f" of {entry.amp}"
             shown = f"{quantity.show(entry.number, entry.error)} {quantity.unit}".strip()
@@ -145,7 +157,7 @@ def result_cells(entry: Measurement, limits: ReportConfig) -> tuple[Cell, Cell, 
     return (
         text_cell(quantity.label),
         text_cell(quantity.unit),
-        result_cell(entry.metric, entry.number, entry.error, failed=judge(entry.number, spec) == NO),
+        result_cell(entry.metric, entry.number, entry.error, verdict=judge(entry, limits)),
         Cell(quantity.show(spec), spec if np.isfinite(spec) else ""),
     )
 
@@ -153,10 +165,7 @@ def result_cells(entry: Measurement, limits: ReportConfig) -> tuple[Cell, Cell, 
 def _results(measurements: Sequence[Measurement], limits: ReportConfig) -> Grid | None:
     if not measurements:
         return None
-    rows = [
-        (*result_cells(entry, limits), text_cell(judge(entry.number, specification(entry.metric, limits))))
-        for entry in measurements
-    ]
+    rows = [(*result_cells(entry, limits), Cell(verdict := judge(entry, limits), verdict, verdict)) for entry in measurements]
     content = grid(("result", "unit", "value", "specification", "pass"), rows, text_columns=2)
     return Grid(content.headings, content.rows, (False, False, True, True, False))
 
@@ -174,8 +183,7 @@ def _amplifiers(measurements: Sequence[Measurement], detector: Detector, limits:
             if entry is None:
                 cells.append(Cell(MISSING))
                 continue
-            failed = judge(entry.number, specification(metric, limits)) == NO
-            cells.append(result_cell(metric, entry.number, entry.error, failed=failed))
+            cells.append(result_cell(metric, entry.number, entry.error, verdict=judge(entry, limits)))
         rows.append(cells)
     return grid(("amplifier", *(QUANTITIES[name].heading for name in metrics)), rows)
 

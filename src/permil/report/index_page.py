@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -14,7 +13,7 @@ from astropy.time import Time
 from permil import __version__
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.report.compare_page import compare_section
-from permil.report.detector_page import comparison_grid, result_cells
+from permil.report.detector_page import comparison_grid, pull_cell, result_cells
 from permil.report.exposure_figures import PhotodiodeSeries, photodiode_timeline
 from permil.report.inputs import RunProducts
 from permil.report.pages import (
@@ -31,13 +30,23 @@ from permil.report.pages import (
     text_cell,
 )
 from permil.report.performance import performance_grid
-from permil.report.quantities import MISSING, QUANTITIES, format_count
+from permil.report.quantities import MISSING, QUANTITIES, format_chance, format_count, format_measurement
 from permil.report.spots_page import spots_section
-from permil.report.summary import NO, Measurement, Verdict, failures, judge, specification, verdicts
+from permil.report.summary import NO, OPEN, YES, Measurement, Verdict, judge, verdicts, with_verdict
 
 if TYPE_CHECKING:
     from permil.camera import Camera
     from permil.config.report import ReportConfig
+
+_SHORT = {
+    "median": "median",
+    "rms": "rms (‰)",
+    "noise": "error (‰)",
+    "scatter_noise": "scatter by noise (‰)",
+    "scatter_excess": "beyond noise (‰)",
+}
+"""Headings in the table of detectors, which is wide."""
+_STATES = {YES: "pass", NO: "fail", OPEN: "open"}
 
 
 def index_page(
@@ -58,9 +67,12 @@ def index_page(
         title=f"Run {products.folder.root.name}",
         facts=_facts(products, camera),
         absent=products.absent,
-        verdicts=_verdicts(judged) if judged else None,
-        passed=all(verdict.passed for verdict in judged),
+        verdicts=_verdicts(judged, limits) if judged else None,
+        state=next((state for state in (NO, OPEN) if any(verdict.state == state for verdict in judged)), YES),
         truth=comparison_grid(comparison, with_led=True) if comparison is not None and len(comparison) else None,
+        truth_planes=_truth_planes(comparison.meta["planes"])
+        if comparison is not None and comparison.meta.get("planes")
+        else None,
         exposures=_exposures(products.exposures) if products.exposures is not None else None,
         timeline=_timeline(products),
         unused=(
@@ -69,7 +81,7 @@ def index_page(
             ("Files that are used, with a note", reason_lists(_notes(products.exposures))),
         ),
         sections=tuple(sections),
-        spots=spots_section(products.spots, spots_address) if products.spots is not None else None,
+        spots=spots_section(products.spots, spots_address, limits) if products.spots is not None else None,
         compare=compare_section(products.compare, compare_address) if products.compare is not None else None,
         stages=_stages(products.stages) if products.stages is not None else None,
         performance=performance_grid(products.folder),
@@ -112,23 +124,33 @@ def detector_grid(
     for entry in measurements:
         if entry.metric == "step" and (entry.detector not in steps or abs(entry.number) > abs(steps[entry.detector].number)):
             steps[entry.detector] = entry
-    failed = Counter(detector for (_, detector), entries in failures(measurements, limits).items() for _ in entries)
-    metrics = ("median", "rms", "noise", "scatter", "gradient_x", "gradient_y")
+    failed, undecided = (
+        {detector: len(entries) for (_, detector), entries in with_verdict(measurements, limits, verdict).items()}
+        for verdict in (NO, OPEN)
+    )
+    metrics = ("median", "rms", "noise", "scatter_noise", "scatter_excess", "gradient_x", "gradient_y")
     rows = []
     for name in detectors:
+        measured = any(entry.detector == name for entry in measurements)
         cells = [text_cell(name, link=links.get(name, ""))]
+        # First, so that it is seen however wide the table is.
+        cells.append(_verdict_cell(failed.get(name, 0), undecided.get(name, 0), measured=measured))
         cells += [_measurement_cell(whole.get((name, metric)), limits) for metric in metrics]
         cells.append(_measurement_cell(steps.get(name), limits))
         rate = rejected.get(name, np.nan)
         cells.append(Cell(f"{rate:.3g}", rate) if np.isfinite(rate) else Cell(MISSING))
-        number = failed[name]
-        measured = any(entry.detector == name for entry in measurements)
-        cells.append(Cell(f"{number} beyond", number, failed=True) if number else Cell("pass" if measured else MISSING, 0))
         rows.append(cells)
-    headings = (
-        "detector", *(QUANTITIES[metric].heading for metric in metrics), "largest amplifier step (‰)", "rejected (per million)", "verdict",
-    )  # fmt: skip
-    return grid(headings, rows)
+    named = [_SHORT.get(metric, QUANTITIES[metric].heading) for metric in metrics]
+    headings = ("detector", "verdict", *named, "largest step (‰)", "rejected (10⁻⁶)")
+    return grid(headings, rows, text_columns=2)
+
+
+def _verdict_cell(failed: int, undecided: int, *, measured: bool) -> Cell:
+    if failed:
+        return Cell(f"{failed} beyond", 2, NO)
+    if undecided:
+        return Cell(f"{undecided} open", 1, OPEN)
+    return Cell("pass" if measured else MISSING, 0)
 
 
 def beam_grid(measurements: Sequence[Measurement], *, limits: ReportConfig) -> Grid:
@@ -140,9 +162,7 @@ def beam_grid(measurements: Sequence[Measurement], *, limits: ReportConfig) -> G
 def _measurement_cell(entry: Measurement | None, limits: ReportConfig) -> Cell:
     if entry is None:
         return Cell(MISSING)
-    return result_cell(
-        entry.metric, entry.number, entry.error, failed=judge(entry.number, specification(entry.metric, limits)) == NO
-    )
+    return result_cell(entry.metric, entry.number, entry.error, verdict=judge(entry, limits))
 
 
 def _facts(products: RunProducts, camera: Camera) -> tuple[tuple[str, str], ...]:
@@ -168,7 +188,7 @@ def _facts(products: RunProducts, camera: Camera) -> tuple[tuple[str, str], ...]
     )
 
 
-def _verdicts(judged: Sequence[Verdict]) -> Grid:
+def _verdicts(judged: Sequence[Verdict], limits: ReportConfig) -> Grid:
     rows = []
     for verdict in judged:
         quantity, worst = QUANTITIES[verdict.metric], verdict.worst
@@ -177,17 +197,35 @@ def _verdicts(judged: Sequence[Verdict]) -> Grid:
             (
                 text_cell(quantity.heading),
                 text_cell(verdict.led),
-                Cell("pass" if verdict.passed else "fail", failed=not verdict.passed),
-                result_cell(verdict.metric, worst.number, worst.error, failed=not verdict.passed),
+                Cell(_STATES[verdict.state], verdict=verdict.state),
+                result_cell(verdict.metric, worst.number, worst.error, verdict=judge(worst, limits)),
                 text_cell(where or "beam"),
                 Cell(quantity.show(verdict.spec), verdict.spec),
                 count_cell(verdict.checked),
                 count_cell(verdict.failed),
+                count_cell(verdict.undecided),
             )
         )
-    headings = ("result", "LED", "verdict", "worst", "where", "specification", "checked", "beyond")
+    headings = ("result", "LED", "verdict", "largest", "where", "specification", "checked", "beyond", "open")
     content = grid(headings, rows, text_columns=3)
-    return Grid(content.headings, content.rows, (False, False, False, True, False, True, True, True))
+    return Grid(content.headings, content.rows, (False, False, False, True, False, True, True, True, True))
+
+
+def _truth_planes(planes: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Return the deviations of all detectors of each LED together from the truth, over their stated errors."""
+    rows = []
+    for led, found in planes.items():
+        cells = [text_cell(led), Cell(format_measurement(found["super_pull"], found["super_pull_err"]), found["super_pull"])]
+        for axis in "xy":
+            tilt, error = found[f"tilt_{axis}"], found[f"tilt_{axis}_err"]
+            cells += [result_cell(f"tilt_{axis}", tilt, error), pull_cell(tilt / error if error > 0 else np.nan)]
+        chi_square = found["chi_square"]
+        shown = f"{chi_square:.1f} of {found['freedom']}" if np.isfinite(chi_square) else MISSING
+        cells += [Cell(shown, chi_square), Cell(format_chance(found["p_value"]), found["p_value"])]
+        rows.append(cells)
+    tilts = (part for axis in "xy" for part in (QUANTITIES[f"tilt_{axis}"].heading, "over its error"))
+    headings = ("LED", "super-pixels over their errors, rms", *tilts, "χ² of levels and gradients", "chance of a larger one")
+    return grid(headings, rows)
 
 
 def _exposures(exposures: Table) -> Grid:
@@ -209,7 +247,7 @@ def _exposures(exposures: Table) -> Grid:
                 count_cell(len(chosen)),
                 count_cell(len(set(chosen["detector"]))),
                 count_cell(len(positions)) if led else Cell(MISSING),
-                Cell(format_count(unusable), unusable, failed=unusable > 0),
+                Cell(format_count(unusable), unusable, NO if unusable else ""),
             )
         )
     headings = ("purpose", "LED", "exposures", "files", "detectors", "positions", "files without photodiode")

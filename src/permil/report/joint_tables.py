@@ -97,7 +97,7 @@ def finding_table(products: JointProducts) -> Grid | None:
             (
                 text_cell(row["obsid"]),
                 text_cell(str(row["purpose"]) or MISSING),
-                Cell("left out" if products.left_out[number] else "reading not used", failed=True),
+                Cell("left out" if products.left_out[number] else "reading not used", verdict="no"),
                 text_cell(_findings(products)[number] or "no reason is recorded"),
                 Cell(with_minus(f"{row['x_mm']:.2f}"), float(row["x_mm"])),
                 Cell(with_minus(f"{row['y_mm']:.2f}"), float(row["y_mm"])),

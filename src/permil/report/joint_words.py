@@ -18,12 +18,15 @@ def sentence(products: JointProducts) -> str:
     """Return what was solved and how well, and in a few words what is wrong."""
     found = f"converged (Newton decrement {products.card('DECREMEN'):.1g})" if is_converged(products) else "did NOT converge"
     wrong = ", ".join(fault.short for fault in faults(products))
+    # The level of a single detector is a convention.
+    several = len(products.detectors) > 1
+    scale = f"the scale of a detector to {per_mil(products.error_of('detector_scale'))} ‰, " if several else ""
     return (
         f"{format_count(int(products.card('NSIGNAL')))} signals of {counted(len(products.exposures), 'exposure')} on "
         f"{counted(len(products.detectors), 'detector')} were solved for beam, exposure scales and flat together: the solution {found}, "
         f"with a reduced chi-square of {format_measurement(*chi_square_of(products))}; a super-pixel is known to "
         f"{per_mil(products.error_of('photon'))} ‰ from its own signals and to {per_mil(products.error_of('common'))} ‰ in what it shares "
-        f"with others, the scale of a detector to {per_mil(products.error_of('detector_scale'))} ‰, the gradient of all detectors to "
+        f"with others, {scale}the gradient of all detectors to "
         f"{per_mil(products.error_of('gradient_x'))} (X) and {per_mil(products.error_of('gradient_y'))} ‰/mm (Y). "
         + (f"To look at: {wrong}." if wrong else "Nothing stands out as wrong.")
     )

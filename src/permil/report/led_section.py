@@ -18,7 +18,7 @@ from permil.report.focal_plane_figures import coverage, flat_map, scatter_map
 from permil.report.index_page import beam_grid, detector_grid
 from permil.report.pages import Cell, Grid, JointSummary, LedSection, Picture, drawing, grid, raster, text_cell
 from permil.report.quantities import format_measurement
-from permil.report.summary import Measurement, failures
+from permil.report.summary import NO, OPEN, Measurement, with_verdict
 
 if TYPE_CHECKING:
     from permil.beam import BeamModel
@@ -84,7 +84,8 @@ def led_section(
         outliers=_outliers(beam) if beam is not None and beam.outliers else None,
         plane_pictures=tuple(pictures),
         detectors=detector_grid(measurements, detectors, links, rejected, limits=limits) if detectors else None,
-        failed=sum(len(entries) for entries in failures(measurements, limits).values()),
+        failed=sum(len(entries) for entries in with_verdict(measurements, limits, NO).values()),
+        undecided=sum(len(entries) for entries in with_verdict(measurements, limits, OPEN).values()),
         joint=joint,
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from permil.products import RunFolder, atomic_output, stored_fingerprint
 from permil.products.fingerprint import file_signature
 
-LAYOUT = 4
+LAYOUT = 5
 """Number of the layout of the pages: one more whenever pages of the same products would look different."""
 
 _HEAD_CHARACTERS = 2000

@@ -22,11 +22,11 @@ _MOST_PATHS = 50
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: what it shows, what it is sorted by, whether it says that something failed, where it leads."""
+    """One cell of a table: what it shows, what it is sorted by, the verdict that marks it (no or open), where it leads."""
 
     text: str
     key: float | str = ""
-    failed: bool = False
+    verdict: str = ""
     link: str = ""
 
 
@@ -84,6 +84,7 @@ class LedSection:
     plane_pictures: tuple[Picture, ...]
     detectors: Grid | None
     failed: int = 0
+    undecided: int = 0
     joint: JointSummary | None = None
 
 
@@ -117,8 +118,9 @@ class IndexPage:
     facts: tuple[tuple[str, str], ...]
     absent: tuple[str, ...]
     verdicts: Grid | None
-    passed: bool
+    state: str
     truth: Grid | None
+    truth_planes: Grid | None
     exposures: Grid | None
     timeline: Picture | None
     unused: tuple[tuple[str, tuple[ReasonList, ...]], ...]
@@ -154,6 +156,7 @@ class DetectorPage:
     others: tuple[Link, ...]
     fingerprint: str
     failed: tuple[str, ...] = field(default=())
+    undecided: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,7 @@ class SpotsPage:
     band: str
     facts: tuple[tuple[str, str], ...]
     results: Grid
+    words: str
     mask: tuple[Picture, ...]
     sensor: tuple[Picture, ...]
     amplifiers: Grid
@@ -273,9 +277,9 @@ def count_cell(number: float) -> Cell:
     return Cell(format_count(round(number)), float(number)) if math.isfinite(number) else Cell(MISSING)
 
 
-def result_cell(name: str, number: float, error: float, *, failed: bool = False) -> Cell:
+def result_cell(name: str, number: float, error: float, *, verdict: str = "") -> Cell:
     """Return a cell with a quantity and its error."""
-    return Cell(QUANTITIES[name].show(number, error), float(number) if math.isfinite(number) else "", failed)
+    return Cell(QUANTITIES[name].show(number, error), float(number) if math.isfinite(number) else "", verdict)
 
 
 def grid(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, text_columns: int = 1) -> Grid:

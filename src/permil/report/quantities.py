@@ -27,6 +27,8 @@ class Quantity:
         Pages show ``scale`` times the number, in ``unit``.
     limit
         Key of the section ``report`` that holds its specification, "" where there is none.
+    beyond_noise
+        Whether it is the root of a difference of variances (`permil.excess`), on which it is judged.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Quantity:
     scale: float = 1.0
     unit: str = ""
     limit: str = ""
+    beyond_noise: bool = False
 
     @property
     def heading(self) -> str:
@@ -49,7 +52,9 @@ _ALL = (
     Quantity("median", "median response"),
     Quantity("rms", "rms over pixels", 1e3, "‰"),
     Quantity("noise", "error of a pixel", 1e3, "‰", "noise_limit"),
-    Quantity("scatter", "scatter between pointings", 1e3, "‰", "scatter_limit"),
+    Quantity("scatter", "scatter between pointings", 1e3, "‰"),
+    Quantity("scatter_noise", "scatter between pointings by noise", 1e3, "‰"),
+    Quantity("scatter_excess", "scatter between pointings beyond noise", 1e3, "‰", "scatter_limit", beyond_noise=True),
     Quantity("step", "amplifier step", 1e3, "‰", "step_limit"),
     Quantity("gradient_x", "gradient along X", 1e6, "10⁻⁶/mm"),
     Quantity("gradient_y", "gradient along Y", 1e6, "10⁻⁶/mm"),
@@ -68,10 +73,16 @@ _ALL = (
     Quantity("rms_pixel", "rms per pixel", 1e3, "‰"),
     Quantity("rms_super", "rms per super-pixel", 1e3, "‰"),
     Quantity("chi_square", "small-scale χ² per pixel"),
-    Quantity("scale_offset", "scale - 1", 1e3, "‰"),
+    Quantity("level", "level against all detectors", 1e3, "‰"),
+    *(Quantity(f"tilt_{axis}", f"plane through all detectors along {axis.upper()}", 1e6, "10⁻⁶/mm") for axis in "xy"),
     Quantity("spots", "spots"),
     Quantity("exposures", "exposures"),
-    Quantity("chi_square_per_freedom", "χ² per degree of freedom"),
+    Quantity("chi_square_per_freedom", "χ² per degree of freedom, catalog errors alone"),
+    Quantity("flux_excess", "scatter of fluxes beyond their errors", 1e3, "‰"),
+    Quantity("flux_excess_structure", "of that, structure of the sensor", 1e3, "‰"),
+    Quantity(
+        "flux_excess_unexplained", "scatter of fluxes that nothing explains", 1e3, "‰", "spot_excess_limit", beyond_noise=True
+    ),
     Quantity("spot_flux_error", "error of a spot's flux, median", 1e3, "‰"),
     Quantity("flux_residual_scatter", "scatter of flux residuals", 1e3, "‰"),
     *(Quantity(f"{name}_residual_scatter", f"scatter of {name}", 1e3, "10⁻³ px") for name in ("dx", "dy")),
@@ -93,8 +104,10 @@ _ALL = (
     Quantity("flux_scatter_change", "change of star fluxes by dividing", 1e3, "‰"),
 )
 QUANTITIES = {quantity.name: quantity for quantity in _ALL}
-FLAT_METRICS = ("median", "rms", "noise", "scatter", "step", "gradient_x", "gradient_y")
-"""Columns of the metrics of a flat that are reported, each with its ``_err``."""
+FLAT_METRICS = (
+    "median", "rms", "noise", "scatter", "scatter_noise", "scatter_excess", "step", "gradient_x", "gradient_y",
+)  # fmt: skip
+"""Columns of the metrics of a flat that are reported, with their ``_err`` where they have one."""
 
 
 def format_measurement(number: float, error: float = math.nan) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 from astropy.table import Table
 
 from permil.camera import Detector
+from permil.config.report import ReportConfig
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.report.inputs import provenance_cards
 from permil.report.pages import (
@@ -24,11 +25,11 @@ from permil.report.pages import (
 from permil.report.quantities import MISSING, QUANTITIES, Quantity, format_count, format_measurement
 from permil.report.spots_inputs import SpotsProducts, SpotsRun
 from permil.report.spots_pictures import lamp_picture, mask_pictures, repeatability_picture, sensor_pictures
-from permil.report.summary import Measurement
+from permil.report.summary import NO, NONE, OPEN, YES, Measurement, judge, judge_size, specification
 
 _INDEX_METRICS = (
-    "spots", "exposures", "chi_square_per_freedom", "spot_flux_error", "flux_residual_scatter", "dx_residual_scatter",
-    "dy_residual_scatter", "scatter_over_predicted", "lamp_drift",
+    "spots", "exposures", "chi_square_per_freedom", "flux_excess", "flux_excess_unexplained", "spot_flux_error",
+    "flux_residual_scatter", "dx_residual_scatter", "dy_residual_scatter", "scatter_over_predicted", "lamp_drift",
 )  # fmt: skip
 _AMPLIFIER_COLUMNS = (
     ("flux", "flux (‰)"),
@@ -38,6 +39,12 @@ _AMPLIFIER_COLUMNS = (
     ("yy", "YY (10⁻³ px²)"),
     ("xy", "XY (10⁻³ px²)"),
 )
+_EXPLAINED = {
+    YES: "What the sensor does not explain is within its specification.",
+    OPEN: "Whether what the sensor does not explain is within its specification cannot be told.",
+    NO: "What the sensor does not explain is beyond its specification: the errors of the catalogs are too small, or spots change from "
+    "exposure to exposure. Do not use this calibration before the cause is found.",
+}
 _METHODS = {"joint": "joint fit of spots, exposures and throughput", "mean": "means over exposures"}
 _MODES = {"fixed": "all at one place", "dithered": "each at its own place"}
 
@@ -48,6 +55,7 @@ def spots_page(
     band: str,
     *,
     results: Table,
+    limits: ReportConfig,
     home: Link,
     others: Sequence[Link],
     fingerprint: str,
@@ -58,6 +66,8 @@ def spots_page(
     ----------
     results
         Rows of the summary for this detector and band.
+    limits
+        Specifications.
     home, others
         Links to the index and to the pages of other detectors and bands.
     """
@@ -68,7 +78,8 @@ def spots_page(
         detector=detector.name,
         band=band,
         facts=_facts(products, detector),
-        results=_results(results),
+        results=_results(results, detector.name, limits),
+        words=_excess_words(results, detector.name, limits),
         mask=tuple(mask_pictures(products, detector, absent)),
         sensor=tuple(sensor_pictures(products, detector)),
         amplifiers=_amplifiers(products.amplifiers),
@@ -88,14 +99,14 @@ def spots_page(
     )
 
 
-def spots_section(run: SpotsRun, address: Callable[[str, str], str]) -> SpotsSection:
+def spots_section(run: SpotsRun, address: Callable[[str, str], str], limits: ReportConfig) -> SpotsSection:
     """Return the section of the index page; ``address`` is that of the page of a detector and band, "" without pages."""
     metrics = [name for name in _INDEX_METRICS if name in set(run.summary["metric"])]
     rows = []
     for detector, band in run.groups:
         found = {str(row["metric"]): row for row in run.rows(detector, band)}
         cells = [text_cell(detector, link=address(detector, band)), text_cell(band or MISSING)]
-        cells += [_result_cell(found[name]) if name in found else Cell(MISSING) for name in metrics]
+        cells += [_judged_cell(found[name], detector, limits) if name in found else Cell(MISSING) for name in metrics]
         rows.append(cells)
     headings = ("detector", "band", *(QUANTITIES[name].heading for name in metrics))
     return SpotsSection(grid(headings, rows, text_columns=2), reason_lists(run.left_out, column="exposure"))
@@ -103,13 +114,8 @@ def spots_section(run: SpotsRun, address: Callable[[str, str], str]) -> SpotsSec
 
 def spots_measurements(run: SpotsRun) -> list[Measurement]:
     """Return the figures of all detectors and bands; what is NaN was not measured and is left out."""
-    return [
-        Measurement(
-            str(row["metric"]), str(row["band"]), float(row["value"]), float(row["error"]), str(row["detector"]), WHOLE_DETECTOR
-        )
-        for row in run.summary
-        if str(row["metric"]) in QUANTITIES and np.isfinite(row["value"])
-    ]
+    found = (_measurement(row, str(row["detector"])) for row in run.summary)
+    return [entry for entry in found if entry is not None]
 
 
 def group_name(detector: str, band: str) -> str:
@@ -139,14 +145,58 @@ def _quantity(row: Table.Row) -> Quantity:
     return QUANTITIES.get(name) or Quantity(name, name.replace("_", " "), unit=str(row["unit"]))
 
 
-def _result_cell(row: Table.Row) -> Cell:
-    number, error = float(row["value"]), float(row["error"])
-    return Cell(_quantity(row).show(number, error), number if np.isfinite(number) else "")
+def _judged_cell(row: Table.Row, detector: str, limits: ReportConfig) -> Cell:
+    number, error, entry = float(row["value"]), float(row["error"]), _measurement(row, detector)
+    verdict = judge(entry, limits) if entry is not None else NONE
+    return Cell(_quantity(row).show(number, error), number if np.isfinite(number) else "", verdict)
 
 
-def _results(results: Table) -> Grid:
-    rows = [(text_cell(_quantity(row).label), text_cell(_quantity(row).unit), _result_cell(row)) for row in results]
-    return grid(("result", "unit", "value"), rows, text_columns=2)
+def _results(results: Table, detector: str, limits: ReportConfig) -> Grid:
+    rows = []
+    for row in results:
+        quantity, entry = _quantity(row), _measurement(row, detector)
+        verdict = judge(entry, limits) if entry is not None else NONE
+        spec = specification(entry.metric, limits) if entry is not None else np.nan
+        rows.append(
+            (
+                text_cell(quantity.label),
+                text_cell(quantity.unit),
+                _judged_cell(row, detector, limits),
+                Cell(quantity.show(spec), spec if np.isfinite(spec) else ""),
+                Cell(verdict, verdict, verdict),
+            )
+        )
+    content = grid(("result", "unit", "value", "specification", "pass"), rows, text_columns=2)
+    return Grid(content.headings, content.rows, (False, False, True, True, False))
+
+
+def _measurement(row: Table.Row, detector: str) -> Measurement | None:
+    """Return a row of the summary as a result, None where it is none that is reported."""
+    metric, number = str(row["metric"]), float(row["value"])
+    if metric not in QUANTITIES or not np.isfinite(number):
+        return None
+    return Measurement(metric, str(row["band"]), number, float(row["error"]), detector, WHOLE_DETECTOR)
+
+
+def _excess_words(results: Table, detector: str, limits: ReportConfig) -> str:
+    """Return what the scatter of the fluxes beyond their errors is, and what follows; "" where there is nothing to say."""
+    found = {entry.metric: entry for row in results if (entry := _measurement(row, detector)) is not None}
+    chi_square, excess, own = (found.get(name) for name in ("chi_square_per_freedom", "flux_excess", "flux_excess_unexplained"))
+    if chi_square is None or excess is None or own is None:
+        return ""
+    shown = {name: f"{QUANTITIES[name].show(entry.number, entry.error)} ‰" for name, entry in found.items()}
+    words = f"With the errors of the catalogs alone the fluxes have a chi-square of {chi_square.number:.2f} per degree of freedom"
+    if judge_size(excess.number, excess.error, 0.0, beyond_noise=True) != NO:
+        return f"{words}: they scatter about the model as these errors say."
+    words += f": they scatter by {shown['flux_excess']} more than these say. The errors of spots, exposures and throughput contain it. "
+    if "flux_excess_structure" not in found:
+        words += "Too few spots fell near a place where another spot had been to tell whether this belongs to the sensor. "
+    else:
+        words += (
+            f"Spots that fall on one place share {shown['flux_excess_structure']} of it: structure of the sensor finer than the knots of "
+            f"the throughput. {shown['flux_excess_unexplained']} is not shared by neighbours. "
+        )
+    return words + _EXPLAINED[judge(own, limits)]
 
 
 def _measured_cell(row: Table.Row, name: str, *, error: str = "", scale: float = 1e3) -> Cell:

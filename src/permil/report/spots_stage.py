@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from permil.camera import Camera, Detector
+from permil.config.report import ReportConfig
 from permil.products import RunFolder, fingerprint
 from permil.report.page_files import LAYOUT, source_fingerprint, spots_path, write_page
 from permil.report.spots_inputs import SpotsRun, read_spots
@@ -20,6 +21,7 @@ class SpotsTask:
     run: SpotsRun
     detector: Detector
     band: str
+    limits: ReportConfig
     fingerprint: str
 
     @property
@@ -28,7 +30,7 @@ class SpotsTask:
         return spots_path(self.folder, self.detector.name, self.band)
 
 
-def spots_tasks(folder: RunFolder, camera: Camera, run: SpotsRun | None) -> list[SpotsTask]:
+def spots_tasks(folder: RunFolder, camera: Camera, run: SpotsRun | None, limits: ReportConfig) -> list[SpotsTask]:
     """Return the pages of a run, none if it has no artificial stars."""
     if run is None:
         return []
@@ -36,9 +38,9 @@ def spots_tasks(folder: RunFolder, camera: Camera, run: SpotsRun | None) -> list
     tasks = []
     for detector, band in run.groups:
         products = [make(detector, band) for make in (spots.residuals, spots.throughput, spots.calibration)]
-        options = {"layout": LAYOUT, "camera": camera.name, "groups": run.groups}
+        options = {"layout": LAYOUT, "camera": camera.name, "groups": run.groups, "limits": limits.model_dump(mode="json")}
         print_ = fingerprint(options, upstream=[source_fingerprint(path) for path in (spots.summary, *products)])
-        tasks.append(SpotsTask(folder, run, camera[detector], band, print_))
+        tasks.append(SpotsTask(folder, run, camera[detector], band, limits, print_))
     return tasks
 
 
@@ -53,6 +55,7 @@ def make_spots_page(task: SpotsTask) -> None:
         task.detector,
         band,
         results=task.run.rows(name, band),
+        limits=task.limits,
         home=Link("all artificial stars", "../index.html#spots"),
         others=[
             Link(group_name(*group), spots_path(task.folder, *group).name) for group in task.run.groups if group != (name, band)

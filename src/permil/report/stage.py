@@ -96,7 +96,7 @@ def make_report(config: Config, camera: Camera, folder: RunFolder, *, workers: i
     products = read_run(folder, camera, leds=config.exposures.leds)
     has_pages = config.report.detector_pages
     tasks = _detector_tasks(config, products) if has_pages else []
-    spots_pages = spots_tasks(folder, camera, products.spots) if has_pages else []
+    spots_pages = spots_tasks(folder, camera, products.spots, config.report) if has_pages else []
     waiting = [task for task in tasks if page_fingerprint(task.path) != task.fingerprint]
     parallel_map(make_detector_page, waiting, workers=workers, description="detector pages")
     waiting_spots = [task for task in spots_pages if page_fingerprint(task.path) != task.fingerprint]

@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.table import Table
 
+from permil.excess import variance_of_root
 from permil.report.quantities import FLAT_METRICS, QUANTITIES
 
 if TYPE_CHECKING:
     from permil.config.report import ReportConfig
 
-YES, NO, NONE = "yes", "no", "-"
-"""Verdicts: within the specification, beyond it, no specification (also stands for no detector or amplifier)."""
+YES, NO, OPEN, NONE = "yes", "no", "open", "-"
+"""Verdicts: within the specification, beyond it, too near to it for its error, no specification (also stands for no detector or
+amplifier)."""
+
+SIGNIFICANT = 3.0
+"""Standard errors by which a result must be beyond its specification to fail, and within it to pass."""
 
 _COLUMNS = {
     "metric": "what was measured",
@@ -26,7 +31,7 @@ _COLUMNS = {
     "value": "result",
     "error": "standard error of the result",
     "spec": "largest size that passes, NaN where there is none",
-    "pass": "yes, no, or - where there is no specification or no result",
+    "pass": "yes, no, open where the error does not allow to tell, or - where there is no specification or no result",
 }
 
 
@@ -46,7 +51,7 @@ class Measurement:
 class Verdict:
     """All results of one metric and LED against their specification.
 
-    ``worst`` is the result of the largest size; ``failed`` and ``checked`` count results.
+    ``worst`` is the result of the largest size; ``checked``, ``failed`` and ``undecided`` count results.
     """
 
     metric: str
@@ -54,19 +59,37 @@ class Verdict:
     spec: float
     checked: int
     failed: int
+    undecided: int
     worst: Measurement
 
     @property
-    def passed(self) -> bool:
-        """Whether nothing failed."""
-        return self.failed == 0
+    def state(self) -> str:
+        """`NO` if a result failed, else `OPEN` if one is open, else `YES`."""
+        if self.failed:
+            return NO
+        return OPEN if self.undecided else YES
 
 
-def judge(number: float, spec: float) -> str:
-    """Return the verdict on a number: its size against the specification, errors not counted."""
+def judge(entry: Measurement, limits: ReportConfig) -> str:
+    """Return the verdict on a result: its size against the specification, with `SIGNIFICANT` errors to either side.
+
+    A scatter beyond noise is judged on its variance, whose error is normal.
+    """
+    spec = specification(entry.metric, limits)
+    return judge_size(entry.number, entry.error, spec, beyond_noise=QUANTITIES[entry.metric].beyond_noise)
+
+
+def judge_size(number: float, error: float, spec: float, *, beyond_noise: bool = False) -> str:
+    """Return the verdict on a number; an error that is not known counts as none."""
     if not (math.isfinite(number) and math.isfinite(spec)):
         return NONE
-    return YES if abs(number) <= spec else NO
+    size, margin = abs(number), SIGNIFICANT * error if math.isfinite(error) else 0.0
+    if beyond_noise:
+        size, own = variance_of_root(size, margin / SIGNIFICANT)
+        margin, spec = SIGNIFICANT * own, spec**2
+    if size > spec + margin:
+        return NO
+    return YES if size <= spec - margin else OPEN
 
 
 def specification(metric: str, limits: ReportConfig) -> float:
@@ -102,7 +125,7 @@ def summary_table(measurements: Iterable[Measurement], limits: ReportConfig) -> 
         spec = specification(entry.metric, limits)
         # ECSV reads an empty text as missing.
         where = entry.detector or NONE, entry.amp or NONE, entry.led or NONE
-        rows.append((entry.metric, *where, entry.number, entry.error, spec, judge(entry.number, spec)))
+        rows.append((entry.metric, *where, entry.number, entry.error, spec, judge(entry, limits)))
     kinds = (np.str_, np.str_, np.str_, np.str_, float, float, float, np.str_)
     columns = zip(*rows, strict=True) if rows else ([] for _ in kinds)
     table = Table({name: np.array(column, dtype=kind) for name, column, kind in zip(_COLUMNS, columns, kinds, strict=True)})
@@ -120,15 +143,18 @@ def verdicts(measurements: Iterable[Measurement], limits: ReportConfig) -> list[
     found = []
     for (metric, led), entries in groups.items():
         spec = specification(metric, limits)
-        failed = sum(judge(entry.number, spec) == NO for entry in entries)
-        found.append(Verdict(metric, led, spec, len(entries), failed, max(entries, key=lambda entry: abs(entry.number))))
+        states = [judge(entry, limits) for entry in entries]
+        worst = max(entries, key=lambda entry: abs(entry.number))
+        found.append(Verdict(metric, led, spec, len(entries), states.count(NO), states.count(OPEN), worst))
     return found
 
 
-def failures(measurements: Iterable[Measurement], limits: ReportConfig) -> Mapping[tuple[str, str], list[Measurement]]:
-    """Return what failed, per LED and detector."""
+def with_verdict(
+    measurements: Iterable[Measurement], limits: ReportConfig, verdict: str
+) -> Mapping[tuple[str, str], list[Measurement]]:
+    """Return what failed (`NO`) or is open (`OPEN`), per LED and detector."""
     found: dict[tuple[str, str], list[Measurement]] = {}
     for entry in measurements:
-        if judge(entry.number, specification(entry.metric, limits)) == NO:
+        if judge(entry, limits) == verdict:
             found.setdefault((entry.led, entry.detector), []).append(entry)
     return found

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from permil.spots.basis import TensorSplines
 from permil.spots.degeneracy import GradientDegeneracy, gradient_degeneracies
 from permil.spots.errors import SpotError
+from permil.spots.flux_excess import UNKNOWN, FluxExcess, fit_excess, own_excess
 from permil.spots.flux_model import FluxSolution, expected_sigma, fit_fluxes, grouped_median, robust_weight, starting_values
 from permil.spots.grid_fit import RigidGrid
 from permil.spots.means import TwoWayMeans, two_way_means
@@ -45,7 +46,9 @@ class Calibration:
     degeneracies
         Of the gradient along x and y; empty unless the throughput was solved for.
     chi_square, freedom
-        Of the fluxes.
+        Of the fluxes over their expected errors, without the excess.
+    excess
+        Scatter of the fluxes beyond these errors, which is part of the errors of spots, exposures and throughput.
     columns, rows, detector, band, aperture, flux_unit, serial
         What the measurements have in common.
     """
@@ -59,6 +62,7 @@ class Calibration:
     degeneracies: tuple[GradientDegeneracy, ...]
     chi_square: float
     freedom: int
+    excess: FluxExcess
     columns: int
     rows: int
     detector: str
@@ -106,13 +110,16 @@ def calibrate(
         scale, scale_error = solution.exposure_scale, solution.exposure_error
         sigma, used = solution.sigma, solution.used
         chi_square, freedom = solution.chi_square, solution.freedom
+        predicted, known_errors = solution.predicted * (1 + solution.throughput), not solution.errors_from_scatter
         if solution.splines is not None:
             degeneracies = gradient_degeneracies(
                 measurements, solution, pointing=exposures.centres, places=_places(measurements, positions)
             )
     else:
         flux, flux_error, scale, scale_error, sigma, used = _mean_fluxes(measurements)
-        pull = (measurements.quantities["flux"] - flux[measurements.spot] * scale[measurements.exposure]) / sigma
+        predicted = flux[measurements.spot] * scale[measurements.exposure]
+        known_errors = bool(np.isfinite(measurements.errors["flux"][used]).any())
+        pull = (measurements.quantities["flux"] - predicted) / sigma
         chi_square = float((pull[used] ** 2).sum())
         freedom = int(used.sum() - np.isfinite(flux).sum() - np.isfinite(scale).sum() + 1)
     exposures = replace(exposures, scale=scale, scale_error=scale_error)
@@ -134,6 +141,7 @@ def calibrate(
         degeneracies=degeneracies,
         chi_square=chi_square,
         freedom=freedom,
+        excess=_excess(measurements, predicted, sigma, used, freedom, mode=mode) if known_errors else UNKNOWN,
         columns=measurements.columns,
         rows=measurements.rows,
         detector=measurements.detector,
@@ -255,6 +263,23 @@ def _mean_fluxes(
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.bincount(measurements.spot, weight * np.nan_to_num(measured / scale), minlength=measurements.spots) / sums
         return mean, scatter / np.sqrt(sums), scales, scales / np.sqrt(scale_sums), sigma, weight > 0
+
+
+def _excess(
+    measurements: Measurements, predicted: FloatArray, sigma: FloatArray, used: NDArray[np.bool_], freedom: int, *, mode: Mode
+) -> FluxExcess:
+    """Return the scatter of the fluxes beyond their errors, and the part of it that neighbours do not share.
+
+    At one place each spot sees the same pixels in all exposures: nothing that it scatters by belongs to the sensor.
+    """
+    model, quantities = predicted[used], measurements.quantities
+    residual, variance = quantities["flux"][used] / model - 1, (sigma[used] / model) ** 2
+    excess, error = fit_excess(residual, variance, freedom)
+    if mode == "fixed":
+        return FluxExcess(excess, error, excess, error, 0)
+    places = np.column_stack([quantities["x"][used], quantities["y"][used]])
+    own = own_excess(residual, variance, excess, places, measurements.spot[used], measurements.exposure[used])
+    return FluxExcess(excess, error, *own)
 
 
 def _scatter_sigma(difference: FloatArray, good: NDArray[np.bool_], predicted: FloatArray) -> FloatArray:

@@ -83,10 +83,24 @@ def calibration_cards(calibration: Calibration, *, decided: bool) -> dict[str, A
         "MODE": (calibration.mode, "exposures at one place, or dithered"),
         "NEXPOSUR": (len(calibration.exposures.names), "exposures"),
         "NMEAS": (int(calibration.residuals.used.sum()), "measurements used"),
-        "CHI2": (calibration.chi_square, "of the fluxes"),
+        "CHI2": (calibration.chi_square, "of the fluxes over the errors of the catalogs"),
         "DOF": (calibration.freedom, "degrees of freedom"),
+        **_excess_cards(calibration),
         "GAUGESC": ("mean exposure scale is 1", "gauge of the common factor"),
         "GAUGETH": ("mean and gradient of throughput are 0", "gauge of the throughput"),
+    }
+
+
+def _excess_cards(calibration: Calibration) -> dict[str, Any]:
+    if np.isnan(calibration.excess.variance):
+        return {}
+    (scatter, scatter_error), (own, own_error) = calibration.excess.scatter, calibration.excess.unexplained
+    return {
+        "EXCESS": (scatter, "relative scatter of fluxes beyond their errors"),
+        "EXCESSER": (scatter_error, "its error"),
+        "EXCESSUN": (own, "the part that the sensor does not explain"),
+        "EXCUNERR": (own_error, "its error"),
+        "NPAIRS": (calibration.excess.pairs, "neighbours that were compared for it"),
     }
 
 

@@ -3,7 +3,8 @@
 The model is fitted by Gauss-Newton steps with robust weights (Huber 1964: weight 1 within 3 sigma, falling as 3 sigma / |residual|
 beyond; 0 beyond 8 sigma). Weights come from expected variances: the variance of each measurement is that of its spot, scaled with the
 brightness of the exposure. Were each measurement weighted by its own reported error, bright fluctuations would count less and bias
-the fluxes.
+the fluxes. To it is added the excess that the residuals ask for, a relative variance common to all measurements
+(`permil.spots.flux_excess`): structure of the sensor finer than the knots limits bright spots, whatever their photon noise.
 
 What the data cannot tell is fixed openly:
 
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from permil.spots.basis import TensorSplines
 from permil.spots.errors import SpotError
+from permil.spots.flux_excess import fit_excess
 from permil.spots.measurements import Measurements
 from permil.spots.normal import NormalEquations, normal_equations, solve
 
@@ -33,8 +35,10 @@ IntArray = NDArray[np.int64]
 
 PRIOR_THROUGHPUT = 0.1
 _HUBER, _REJECT = 3.0, 8.0
-_ITERATIONS = 12
+_ITERATIONS = 20
 _CONVERGED = 1e-7
+# Change of the excess over its error below which it has settled.
+_SETTLED = 1e-3
 # Weight of the gauge relative to the mean weight of the parameters: far above the data, and still well conditioned.
 _STIFF = 1e3
 
@@ -56,13 +60,15 @@ class FluxSolution:
     equations
         Normal equations at the solution, before gauge and prior.
     predicted, sigma : ndarray, shape (n,)
-        Predicted flux without the throughput (spot times exposure) and expected error of each measurement.
+        Predicted flux without the throughput (spot times exposure) and expected error of each measurement, without the excess.
     throughput : ndarray, shape (n,)
         Fitted throughput minus 1 at each measurement.
     used : ndarray, shape (n,)
         Measurements that took part.
     chi_square, freedom
-        Of the measurements that took part.
+        Of the measurements that took part, over their expected errors without the excess.
+    excess, excess_error
+        Relative variance of the fluxes beyond their expected errors, which is part of all errors here, and its standard error.
     errors_from_scatter
         Whether the catalogs had no flux errors: then chi-square is 1 per degree of freedom by construction.
     """
@@ -81,6 +87,8 @@ class FluxSolution:
     used: NDArray[np.bool_]
     chi_square: float
     freedom: int
+    excess: float
+    excess_error: float
     errors_from_scatter: bool
 
 
@@ -180,6 +188,7 @@ class _Fit:
         else:
             self.index, self.values = splines.local(x, y)
         self.moments = gauge_moments(self.index, self.values, x, y, self.terms)
+        self.excess, self.excess_error = 0.0, 0.0
 
     def run(self, fluxes: FloatArray, scales: FloatArray) -> FluxSolution:
         """Iterate to convergence."""
@@ -187,7 +196,8 @@ class _Fit:
         fluxes, scales = np.where(seen_spots, fluxes, 1.0), np.where(seen_exposures, scales, 1.0)
         coefficients = np.zeros(self.terms)
         for _ in range(_ITERATIONS):
-            equations, _ = self._equations(fluxes, scales, coefficients)
+            settled = self._update_excess(fluxes, scales, coefficients)
+            equations, _, _ = self._equations(fluxes, scales, coefficients)
             extra, side = self._gauge(equations, scales, seen_exposures, coefficients)
             solution = solve(equations, extra, side)
             change = solution.others[: len(scales)]
@@ -197,16 +207,41 @@ class _Fit:
             coefficients = coefficients + solution.others[len(scales) :]
             mean = scales[seen_exposures].mean()
             scales, fluxes = scales / mean, fluxes * mean
-            if max(np.abs(solution.spots).max(), np.abs(solution.others).max()) < _CONVERGED:
+            if settled and max(np.abs(solution.spots).max(), np.abs(solution.others).max()) < _CONVERGED:
                 break
         return self._solution(fluxes, scales, coefficients, seen_exposures)
 
-    def _equations(self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray) -> tuple[NormalEquations, FloatArray]:
-        predicted = fluxes[self.spot] * scales[self.exposure]
+    def _model(self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the expected flux of each measurement, and its throughput."""
         factor = 1 + np.einsum("nm,nm->n", coefficients[self.index], self.values)
-        model = predicted * factor
-        pull = (self.flux - model) / self.sigma
-        weight = robust_weight(pull) * (model / self.sigma) ** 2
+        return fluxes[self.spot] * scales[self.exposure] * factor, factor
+
+    def _update_excess(self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray) -> bool:
+        """Fit the excess to the residuals; return whether it has settled."""
+        if self.from_scatter:
+            return True
+        model, _ = self._model(fluxes, scales, coefficients)
+        residual, variance = (self.flux - model) / model, (self.sigma / model) ** 2
+        # At the start nothing is rejected: residuals of an excess far above the errors are no outliers.
+        kept = (
+            residual**2 <= _REJECT**2 * (variance + self.excess) if self.excess_error > 0 else np.ones(len(residual), dtype=bool)
+        )
+        data = np.bincount(
+            self.index[kept].ravel(), (self.values[kept] ** 2 / variance[kept, None]).ravel(), minlength=self.terms
+        )
+        parameters = len(np.unique(self.spot)) + len(np.unique(self.exposure)) + (data / (data + PRIOR_THROUGHPUT**-2)).sum()
+        before = self.excess
+        self.excess, self.excess_error = fit_excess(residual[kept], variance[kept], float(kept.sum() - parameters))
+        return abs(self.excess - before) <= _SETTLED * self.excess_error
+
+    def _equations(
+        self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray
+    ) -> tuple[NormalEquations, FloatArray, FloatArray]:
+        """Return the normal equations, and the residuals over errors with and without the excess."""
+        model, factor = self._model(fluxes, scales, coefficients)
+        total = np.sqrt(self.sigma**2 + self.excess * model**2)
+        pull = (self.flux - model) / total
+        weight = robust_weight(pull) * (model / total) ** 2
         equations = normal_equations(
             self.spot,
             self.exposure,
@@ -219,7 +254,7 @@ class _Fit:
             exposures=len(scales),
             terms=self.terms,
         )
-        return equations, pull
+        return equations, pull, (self.flux - model) / self.sigma
 
     def _gauge(
         self, equations: NormalEquations, scales: FloatArray, seen: NDArray[np.bool_], coefficients: FloatArray
@@ -244,7 +279,7 @@ class _Fit:
     def _solution(
         self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray, seen_exposures: NDArray[np.bool_]
     ) -> FluxSolution:
-        equations, pull = self._equations(fluxes, scales, coefficients)
+        equations, pull, noise_pull = self._equations(fluxes, scales, coefficients)
         extra, side = self._gauge(equations, scales, seen_exposures, coefficients)
         solution = solve(equations, extra, side)
         kept = np.abs(pull) <= _REJECT
@@ -254,7 +289,7 @@ class _Fit:
         gauges = 1 + len(self.moments)
         parameters = seen_spots.sum() + seen_exposures.sum() + self.terms - held - gauges
         freedom = round(float(kept.sum() - parameters))
-        chi_square = float((pull[kept] ** 2).sum())
+        chi_square = float((noise_pull[kept] ** 2).sum())
         stretch = np.sqrt(chi_square / max(freedom, 1)) if self.from_scatter else 1.0
         used = np.zeros(len(self.good), dtype=bool)
         used[self.rows[kept]] = True
@@ -280,6 +315,8 @@ class _Fit:
             used=used,
             chi_square=chi_square / stretch**2,
             freedom=freedom,
+            excess=self.excess,
+            excess_error=self.excess_error,
             errors_from_scatter=self.from_scatter,
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 from astropy.table import Table
 
 from permil.spots.calibration import Calibration
+from permil.spots.flux_excess import FluxExcess
 from permil.spots.repeatability import Repeatability
 from permil.spots.residuals import ExposureTable, Residuals
 
@@ -32,6 +33,7 @@ def calibration_rows(calibration: Calibration, repeated: Repeatability | None, *
         ("spots", float(np.isfinite(calibration.spots.flux).sum()), 0.0, ""),
         ("exposures", float(len(calibration.exposures.names)), 0.0, ""),
         ("chi_square_per_freedom", calibration.chi_square / freedom, float(np.sqrt(2 / freedom)), ""),
+        *_excess_metrics(calibration.excess),
         _median("spot_flux_error", calibration.spots.flux_error / calibration.spots.flux, ""),
         *_residual_metrics(calibration.residuals),
     ]
@@ -57,12 +59,20 @@ def describe_calibration(calibration: Calibration, repeated: Repeatability | Non
         f"{name}: {int(np.isfinite(calibration.spots.flux).sum())} spots, {len(calibration.exposures.names)} exposures "
         f"({calibration.mode}), chi-square per degree of freedom {calibration.chi_square / max(calibration.freedom, 1):.3f}"
     )
+    excess = calibration.excess
+    if not np.isnan(excess.variance):
+        text += f", scatter beyond the errors {_per_mil(*excess.scatter)} per mil, of which the sensor does not explain "
+        text += _per_mil(*excess.unexplained)
     if repeated is None:
         return text
     return (
         f"{text}, scatter over predicted error {repeated.ratio:.3f} +- {repeated.ratio_error:.3f}, "
         f"lamp drift {1e3 * repeated.drift:.3f} +- {1e3 * repeated.drift_error:.3f} per mil"
     )
+
+
+def _per_mil(number: float, error: float) -> str:
+    return f"{1e3 * number:.2f} +- {1e3 * error:.2f}"
 
 
 def summed_up(remarks: Sequence[tuple[str, str]]) -> list[str]:
@@ -75,6 +85,15 @@ def summed_up(remarks: Sequence[tuple[str, str]]) -> list[str]:
         others = f" (and {len(group) - 1} more like this)" if len(group) > 1 else ""
         lines.append(f"{group[0][0]}: {group[0][1]}{others}")
     return lines
+
+
+def _excess_metrics(excess: FluxExcess) -> list[tuple[str, float, float, str]]:
+    parts = {
+        "flux_excess": excess.scatter,
+        "flux_excess_structure": excess.structure,
+        "flux_excess_unexplained": excess.unexplained,
+    }
+    return [(name, *part, "") for name, part in parts.items() if not np.isnan(part[0])]
 
 
 def _residual_metrics(residuals: Residuals) -> list[tuple[str, float, float, str]]:

@@ -199,7 +199,7 @@ class SimulateHandover(Section):
     ptc_rms: Fraction = Field(2e-3, description="errors of gains from photon transfer, relative rms over amplifiers")
     ptc_bias: float = Field(5e-3, gt=-1.0, description="common error of all gains from photon transfer, relative")
     linearity: bool = Field(True, description="hand over the table of linearity")
-    temperature_coefficient: bool = Field(True, description="hand over the gains' temperature coefficient, where it matters")
+    temperature_coefficient: bool = Field(True, description="hand over the gains' temperature coefficient, where they change")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -16,7 +16,6 @@ from permil.simulate.claim import CONFIGURATION
 from permil.simulate.conditions import REB_COND
 from permil.simulate.randoms import generator
 
-_LARGEST_IGNORED = 1e-4
 _THERMOMETERS = tuple(f"TEMP{number}" for number in range(1, 7))
 
 
@@ -131,9 +130,8 @@ def configuration(bench: Bench, tables: dict[str, str], *, flats: bool = True) -
         "isr": dict(tables),
     }
     electronics = config.electronics
-    swing = abs(electronics.temperature_coefficient * electronics.temperature_amplitude)
-    known = config.effects.temperature_drift and config.handover.temperature_coefficient
-    if known and swing > _LARGEST_IGNORED:
+    changes = config.effects.temperature_drift and electronics.temperature_coefficient * electronics.temperature_amplitude != 0
+    if changes and config.handover.temperature_coefficient:
         content["isr"] |= {
             "temperature_coefficient": -electronics.temperature_coefficient,
             "temperature_reference": board_reference(),

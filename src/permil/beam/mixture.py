@@ -7,9 +7,8 @@ from numpy.typing import NDArray
 
 from permil.beam.calibration import calibration_nodes, inflation
 from permil.beam.hull import Hull
-from permil.beam.likelihood import Observations
 from permil.beam.nodes import BeamNodes
-from permil.beam.parameters import BeamParameters, centres_of, observations_of
+from permil.beam.parameters import BeamParameters, centres_of, hole_of, observations_of
 from permil.beam.process import GaussianProcess
 from permil.engine import ahead, own_threads
 
@@ -19,7 +18,7 @@ POINTS_AT_ONCE = 4096
 
 
 class Mixture:
-    """Log of the beam as a mixture of Gaussian processes.
+    """Log of the beam as a mixture of Gaussian processes, one for each kernel family and choice of the outliers.
 
     The mean is ``m = sum_k w_k m_k``, the variance ``sum_k w_k (c_k s_k^2 + (m_k - m)^2)`` with the weights ``w_k`` and the
     leave-one-out inflations ``c_k``.
@@ -27,7 +26,7 @@ class Mixture:
     Parameters
     ----------
     processes
-        Posterior of each family.
+        Posterior of each member.
     parameters
         Weights and down-weighting.
     hull
@@ -36,17 +35,30 @@ class Mixture:
 
     def __init__(self, processes: list[GaussianProcess], parameters: BeamParameters, hull: Hull) -> None:
         self.processes = processes
-        self.extra_variance = parameters.extra_variance
+        self.extra_variances = np.array([member.extra_variance for member in parameters.members])
         self.weights = np.array([member.weight for member in parameters.members])
-        self.calibrating = calibration_nodes(hull, parameters.extra_variance)
-        self.factors = np.array([inflation(process.leave_one_out, self.calibrating) for process in processes])
+        self.calibrating = calibration_nodes(hull, self.extra_variances.max(axis=0))
+        self.factors = np.array(
+            [
+                inflation(process.leave_hole_out, calibration_nodes(hull, extra))
+                for process, extra in zip(processes, self.extra_variances, strict=True)
+            ]
+        )
 
     @classmethod
     def of(cls, nodes: BeamNodes, parameters: BeamParameters, hull: Hull) -> Mixture:
         """Return the mixture that nodes (in canonical order) and parameters determine."""
-        observations: Observations = observations_of(nodes, parameters.extra_variance, parameters.exposure_weight)
-        centres = centres_of(nodes.u, hull)
-        processes = [GaussianProcess(observations, member.family, member.variances, centres) for member in parameters.members]
+        centres, hole = centres_of(nodes.u, hull), hole_of(nodes, hull)
+        processes = [
+            GaussianProcess(
+                observations_of(nodes, member.extra_variance, parameters.exposure_weight),
+                member.family,
+                member.variances,
+                centres,
+                hole,
+            )
+            for member in parameters.members
+        ]
         return cls(processes, parameters, hull)
 
     def mean(self, u: FloatArray) -> FloatArray:
@@ -87,17 +99,19 @@ class Mixture:
 
     def left_out_pulls(self) -> tuple[FloatArray, FloatArray]:
         """Return deviation (log) and pull of each node from what all others predict; its own down-weighting is not counted."""
+        deviation, variance, _ = self.left_out_moments()
+        return deviation, deviation / np.sqrt(variance)
+
+    def left_out_moments(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return deviation (log) of each node from what all others predict, its variance, and the node noise in that."""
         left_out = [process.leave_one_out for process in self.processes]
         deviations = np.array([part.deviation for part in left_out])
-        variances = np.array(
-            [
-                factor * np.maximum(part.variance - self.extra_variance, process.variances.node)
-                for factor, part, process in zip(self.factors, left_out, self.processes, strict=True)
-            ]
-        )
+        nodes = np.array([process.variances.node for process in self.processes])[:, None]
+        variances = np.maximum(np.array([part.variance for part in left_out]) - self.extra_variances, nodes)
+        noise = np.maximum(np.array([part.noise for part in left_out]) - self.extra_variances, nodes)
         deviation = self.weights @ deviations
-        variance = self.weights @ (variances + (deviations - deviation) ** 2)
-        return deviation, deviation / np.sqrt(variance)
+        variance = self.weights @ (self.factors[:, None] * variances + (deviations - deviation) ** 2)
+        return deviation, variance, (self.weights * self.factors) @ noise
 
     def exposure_scales(self) -> tuple[FloatArray, FloatArray]:
         """Return the log scale of each exposure that several nodes share, and the spread expected of it, in the same unit."""

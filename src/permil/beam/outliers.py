@@ -1,0 +1,163 @@
+"""Outliers: nodes and exposures that the others contradict, and how probable it is that a node is one.
+
+A node that deviates from what all others predict is an outlier, or the beam has structure there that the others do not resolve. The
+deviation of a good node has the variance ``n + r s``: node noise ``n`` and interpolation ``s``, with the roughness ``r`` of the beam
+around it relative to the whole scan. Its prior is inverse gamma, which gives interpolation the tails of Student's t; the deviations of
+the neighbours update it. A bad node can have any size of deviation (log-uniform). Bayes' theorem gives the probability of each (Box &
+Tiao 1968, Biometrika 55, 119, with a heavy-tailed distribution of the good ones). Where it leaves both possible, the model is the
+mixture of the fits with and without the node, so that its error holds their difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from scipy.spatial.distance import cdist
+
+from permil.beam.mixture import Mixture
+from permil.beam.nodes import BeamNodes
+from permil.beam.parameters import observations_of
+
+FloatArray = NDArray[np.float64]
+
+PRIOR_PROBABILITY = 0.01  # of a node to be bad
+SIZE_RANGE = 100.0  # ratio of the largest to the smallest deviation of bad nodes
+ROUGHNESS_FREEDOM = 5.0  # degrees of freedom of the prior of the roughness
+NEIGHBOURS = 8
+NEIGHBOUR_FREEDOM = 0.5  # degrees of freedom of one neighbour: deviations of neighbours are correlated
+ROUGHNESS_STEPS = 101
+PROBABLE = 0.01  # what is less probable is left out of the mixture
+MOST_AMBIGUOUS = 3
+NORMAL_90 = 1.645
+
+
+@dataclass
+class Suspects:
+    """Down-weighting: variance added to single nodes, factor on the variance of exposures' scales."""
+
+    extra_variance: FloatArray
+    exposure_weight: FloatArray
+
+    @classmethod
+    def start(cls, nodes: BeamNodes) -> Suspects:
+        """Return the state in which everything counts."""
+        none = np.zeros(len(nodes))
+        return cls(none, observations_of(nodes, none, None).exposure_weight)
+
+    def flag(self, mixture: Mixture, threshold: float) -> bool:
+        """Down-weight the worst nodes and exposures beyond the threshold; tell whether there were any.
+
+        Only deviations of at least half the largest are flagged in one round, since a bad node makes its neighbours look bad.
+        """
+        deviation, pull = mixture.left_out_pulls()
+        regular = self.extra_variance == 0.0
+        pull = np.where(regular, pull / _scale(pull[mixture.calibrating]), 0.0)
+        new = (np.abs(pull) > threshold) & (np.abs(pull) >= 0.5 * np.abs(pull).max())
+        self.extra_variance = np.where(new, deviation**2, self.extra_variance)
+        return self._flag_exposures(mixture, threshold) or bool(new.any())
+
+    def _flag_exposures(self, mixture: Mixture, threshold: float) -> bool:
+        regular = self.exposure_weight == 1.0
+        if not regular.any():
+            return False
+        scale, spread = mixture.exposure_scales()
+        pull = np.where(regular, scale / spread, 0.0)
+        pull /= _scale(pull[regular])
+        new = (np.abs(pull) > threshold) & (np.abs(pull) >= 0.5 * np.abs(pull).max())
+        self.exposure_weight = np.where(new, np.maximum(scale**2, 1.0) * threshold**2, self.exposure_weight)
+        return bool(new.any())
+
+    def release(self, mixture: Mixture, threshold: float) -> bool:
+        """Restore the nodes that the final fit no longer finds deviating; tell whether there were any."""
+        _, pull = mixture.left_out_pulls()
+        innocent = (self.extra_variance > 0.0) & (np.abs(pull) < threshold * _scale(pull[mixture.calibrating]))
+        self.extra_variance = np.where(innocent, 0.0, self.extra_variance)
+        return bool(innocent.any())
+
+
+def _scale(pull: FloatArray) -> float:
+    """Return the robust scale of pulls from their 90th percentile of size: up to a tenth of them may be bad.
+
+    The median would take the tails that a ring or an edge of the beam gives the pulls for outliers.
+    """
+    return float(max(np.quantile(np.abs(pull), 0.9) / NORMAL_90, np.finfo(float).tiny))
+
+
+def outlier_probabilities(mixture: Mixture, u: FloatArray) -> FloatArray:
+    """Return the probability of each node that it is bad.
+
+    Parameters
+    ----------
+    mixture
+        Fit in which all suspects are down-weighted.
+    u : ndarray, shape (n, 2)
+        Places of the nodes, mm.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        0 for nodes that are not down-weighted.
+    """
+    deviation, variance, noise = mixture.left_out_moments()
+    pull = deviation / np.sqrt(variance)
+    scale = _scale(pull[mixture.calibrating])
+    suspect = np.flatnonzero(mixture.extra_variances.max(axis=0))
+    regular = np.flatnonzero(mixture.extra_variances.max(axis=0) == 0.0)
+    probability = np.zeros(len(u))
+    for index in suspect:
+        near = regular[np.argsort(cdist(u[index : index + 1], u[regular])[0], kind="stable")[:NEIGHBOURS]]
+        own = scale**2 * min(noise[index], variance[index])
+        good = _good_density(deviation[index], own, scale**2 * variance[index] - own, pull[near] / scale)
+        bad = 1.0 / (2.0 * abs(deviation[index]) * np.log(SIZE_RANGE))
+        odds = PRIOR_PROBABILITY / (1.0 - PRIOR_PROBABILITY) * bad / max(good, np.finfo(float).tiny)
+        probability[index] = odds / (1.0 + odds)
+    return probability
+
+
+def _good_density(deviation: float, noise: float, interpolation: float, neighbours: FloatArray) -> float:
+    """Return the probability density of the deviation of a good node.
+
+    Parameters
+    ----------
+    noise, interpolation
+        Variance of node noise and interpolation.
+    neighbours : ndarray
+        Pulls of the neighbours.
+    """
+    # The pulls are scaled to the 90th percentile of a normal distribution; the prior of the roughness keeps that.
+    unit = (NORMAL_90 / stats.t.ppf(0.95, ROUGHNESS_FREEDOM)) ** 2
+    freedom = ROUGHNESS_FREEDOM + NEIGHBOUR_FREEDOM * neighbours.size
+    total = ROUGHNESS_FREEDOM * unit + NEIGHBOUR_FREEDOM * np.sum(neighbours**2)
+    steps = (np.arange(ROUGHNESS_STEPS) + 0.5) / ROUGHNESS_STEPS
+    roughness = total / stats.chi2.ppf(steps, freedom)
+    return float(np.mean(stats.norm.pdf(deviation, scale=np.sqrt(noise + roughness * interpolation))))
+
+
+def hypotheses(extra_variance: FloatArray, probability: FloatArray) -> Iterator[tuple[float, FloatArray]]:
+    """Yield the plausible choices of bad nodes: their probability, which sums to 1, and the extra variance of each node.
+
+    Parameters
+    ----------
+    extra_variance : ndarray, shape (n,)
+        Variance that down-weights each suspect; 0 for other nodes.
+    probability : ndarray, shape (n,)
+        Probability of each node that it is bad. Nodes are independent; of many open cases the three most open ones are
+        enumerated and the others decided.
+    """
+    openness = np.minimum(probability, 1.0 - probability)
+    open_cases = [int(index) for index in np.argsort(-openness, kind="stable")[:MOST_AMBIGUOUS] if openness[index] >= PROBABLE]
+    decided = np.where(probability > 0.5, extra_variance, 0.0)
+    choices = []
+    for bad in product((True, False), repeat=len(open_cases)):
+        chosen = decided.copy()
+        chosen[open_cases] = np.where(bad, extra_variance[open_cases], 0.0)
+        choices.append((float(np.prod(np.where(bad, probability[open_cases], 1.0 - probability[open_cases]))), chosen))
+    kept = [(weight, chosen) for weight, chosen in choices if weight >= PROBABLE]
+    total = sum(weight for weight, _ in kept)
+    for weight, chosen in kept:
+        yield weight / total, chosen

@@ -13,7 +13,7 @@ from permil.beam.kernels import KernelFamily, cubic_family, ladder_family
 from permil.beam.likelihood import maximise_likelihood
 from permil.beam.mixture import Mixture
 from permil.beam.nodes import BeamNodes
-from permil.beam.outliers import Suspects, hypotheses, outlier_probabilities
+from permil.beam.outliers import Suspects, hypotheses, outlier_probabilities, screen
 from permil.beam.parameters import BeamParameters, Member, centres_of, hole_of, observations_of, spacing_of
 from permil.beam.peak import BeamPosition, maximum_of
 from permil.beam.process import GaussianProcess
@@ -29,6 +29,7 @@ TOP_LEVEL = 0.985
 FEWEST_TOP_NODES = 16
 FINEST_PER_SPACING = 0.8
 FINEST_PER_LATTICE = 1.5
+UNKNOWN = 1.0  # variance of a log signal that says nothing
 CONSTANT_SIGNAL = 1e-9  # relative: below it there is no beam to model
 
 
@@ -90,6 +91,10 @@ def _maximum_of_top(nodes: BeamNodes, parameters: BeamParameters, mixture: Mixtu
 def _fit_robustly(nodes: BeamNodes, hull: Hull, threshold: float) -> tuple[BeamParameters, Mixture]:
     """Fit, down-weight what deviates until nothing does, and fit once for each plausible choice of the outliers in that."""
     state = Suspects.start(nodes)
+    first = screen(nodes, hull, threshold)
+    if first.any():
+        _, mixture = _fit_members(nodes, hull, replace(state, extra_variance=np.where(first, UNKNOWN, 0.0)))
+        state.admit(first, mixture, threshold)
     parameters, mixture = _fit_members(nodes, hull, state)
     for _ in range(MAX_ROUNDS):
         if not state.flag(mixture, threshold):
@@ -100,7 +105,7 @@ def _fit_robustly(nodes: BeamNodes, hull: Hull, threshold: float) -> tuple[BeamP
     if not np.any(state.extra_variance):
         return parameters, mixture
     members, processes = [], []
-    for probability, extra_variance in hypotheses(state.extra_variance, outlier_probabilities(mixture, nodes.u)):
+    for probability, extra_variance in hypotheses(state.extra_variance, outlier_probabilities(mixture, nodes.u, hull)):
         chosen, fitted = _fit_members(nodes, hull, replace(state, extra_variance=extra_variance))
         members += [replace(member, weight=probability * member.weight) for member in chosen.members]
         processes += fitted.processes

@@ -17,15 +17,18 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.linalg import null_space
+from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
+from permil.beam.hull import Hull
 from permil.beam.mixture import Mixture
 from permil.beam.nodes import BeamNodes
-from permil.beam.parameters import observations_of
+from permil.beam.parameters import MAX_CENTRES, observations_of, spacing_of
 
 FloatArray = NDArray[np.float64]
 
-PRIOR_PROBABILITY = 0.01  # of a node to be bad
+PRIOR_PROBABILITY = 0.005  # of a node to be bad
 SIZE_RANGE = 100.0  # ratio of the largest to the smallest deviation of bad nodes
 ROUGHNESS_FREEDOM = 5.0  # degrees of freedom of the prior of the roughness
 NEIGHBOURS = 8
@@ -34,6 +37,9 @@ ROUGHNESS_STEPS = 101
 PROBABLE = 0.01  # what is less probable is left out of the mixture
 MOST_AMBIGUOUS = 3
 NORMAL_90 = 1.645
+ONE_SIGMA = 0.683
+CORNER = 1.5  # size of a corner in node spacings
+INTERPOLATION = 5.0  # variance of the cubic covariance at the node spacing, noise 1: leave-one-out errors are half interpolation
 
 
 @dataclass
@@ -56,7 +62,7 @@ class Suspects:
         """
         deviation, pull = mixture.left_out_pulls()
         regular = self.extra_variance == 0.0
-        pull = np.where(regular, pull / _scale(pull[mixture.calibrating]), 0.0)
+        pull = np.where(regular, pull / _scale(pull), 0.0)
         new = (np.abs(pull) > threshold) & (np.abs(pull) >= 0.5 * np.abs(pull).max())
         self.extra_variance = np.where(new, deviation**2, self.extra_variance)
         return self._flag_exposures(mixture, threshold) or bool(new.any())
@@ -75,9 +81,15 @@ class Suspects:
     def release(self, mixture: Mixture, threshold: float) -> bool:
         """Restore the nodes that the final fit no longer finds deviating; tell whether there were any."""
         _, pull = mixture.left_out_pulls()
-        innocent = (self.extra_variance > 0.0) & (np.abs(pull) < threshold * _scale(pull[mixture.calibrating]))
+        innocent = (self.extra_variance > 0.0) & (np.abs(pull) < threshold * _scale(pull))
         self.extra_variance = np.where(innocent, 0.0, self.extra_variance)
         return bool(innocent.any())
+
+    def admit(self, first: NDArray[np.bool_], mixture: Mixture, threshold: float) -> None:
+        """Down-weight those of the nodes at first suspected that a fit without them finds deviating."""
+        deviation, pull = mixture.left_out_pulls()
+        guilty = first & (np.abs(pull) > threshold * _scale(pull))
+        self.extra_variance = np.where(guilty, deviation**2, 0.0)
 
 
 def _scale(pull: FloatArray) -> float:
@@ -88,8 +100,83 @@ def _scale(pull: FloatArray) -> float:
     return float(max(np.quantile(np.abs(pull), 0.9) / NORMAL_90, np.finfo(float).tiny))
 
 
-def outlier_probabilities(mixture: Mixture, u: FloatArray) -> FloatArray:
+def screen(nodes: BeamNodes, hull: Hull, threshold: float) -> NDArray[np.bool_]:
+    """Return the nodes that contradict their neighbours at first sight.
+
+    Outliers that a fit of the covariance has seen look like fine structure to it and mask each other. Here the covariance is fixed, the
+    cubic one with as much interpolation error as noise, and nodes are removed one by one, the worst first, which changes what the others
+    predict, until none deviates by more than the threshold or a tenth is removed.
+
+    Parameters
+    ----------
+    nodes
+        Nodes in canonical order.
+    threshold
+        Deviation from what the others predict, in robust standard deviations.
+
+    Returns
+    -------
+    ndarray of bool, shape (n,)
+        None at the corners of the scan, which are extrapolated from the others; none with several bunches, which see each other's
+        outliers, or with more than 2500 nodes.
+    """
+    removed = np.zeros(len(nodes), dtype=bool)
+    if np.unique(nodes.bunch).size > 1 or len(nodes) > MAX_CENTRES:
+        return removed
+    spacing = spacing_of(nodes.u, hull)
+    precision = _cubic_precision(nodes, spacing)
+    weighted = precision @ np.log(nodes.signal)
+    inside = hull.contains(*nodes.u.T, tolerance=-0.5 * spacing)
+    corner = cdist(nodes.u, nodes.u[hull.vertices]).min(axis=1) < CORNER * spacing
+    pairs = cKDTree(nodes.u).query_pairs(CORNER * spacing, output_type="ndarray")
+    while np.count_nonzero(removed) < len(nodes) // 10:
+        open_cases = ~removed & ~corner
+        pull = np.abs(weighted) / np.sqrt(np.maximum(np.diag(precision), np.finfo(float).tiny))
+        # A node of the border has neighbours on one side only; its prediction errs more. Each bad node spoils those of many others.
+        parts = [np.append(pull[open_cases & part], 0.0) for part in (inside, ~inside)]
+        unit_inside, unit_border = (max(np.quantile(part, ONE_SIGMA), np.finfo(float).tiny) for part in parts)
+        unit = np.where(inside, unit_inside, unit_border)
+        worst = np.array([int(np.argmax(np.where(open_cases, pull / unit, 0.0)))])
+        height = (pull / unit)[worst[0]]
+        # Two bad neighbours support each other: what both lose counts, for each of them.
+        first, second = pairs[open_cases[pairs].all(axis=1)].T
+        if first.size:
+            joint = np.sqrt(0.5 * _explained(precision, weighted, first, second) / (unit[first] * unit[second]))
+            if joint.max() > height:
+                best = int(np.argmax(joint))
+                worst, height = np.array([first[best], second[best]]), joint[best]
+        if height <= threshold:
+            break
+        removed[worst] = True
+        for index in worst:
+            column = precision[:, index] / precision[index, index]
+            weighted = weighted - column * weighted[index]
+            precision = precision - np.outer(column, precision[index])
+    return removed
+
+
+def _cubic_precision(nodes: BeamNodes, spacing: float) -> FloatArray:
+    """Return the inverse covariance of the nodes' log signals without gain and slope, for the noise 1, shape (n, n)."""
+    known = (nodes.signal_err / nodes.signal) ** 2
+    noise = np.where(np.isfinite(known), known / np.nanmedian(known), 1.0) if np.isfinite(known).any() else np.ones(len(nodes))
+    offset = (nodes.u - nodes.u.mean(axis=0)) / spacing
+    basis = null_space(np.column_stack([np.ones(len(nodes)), offset]).T)
+    contrasts = basis.T @ (INTERPOLATION * cdist(offset, offset) ** 3 + np.diag(noise)) @ basis
+    return basis @ np.linalg.solve(contrasts, basis.T)
+
+
+def _explained(precision: FloatArray, weighted: FloatArray, first: NDArray[np.int64], second: NDArray[np.int64]) -> FloatArray:
+    """Return by how much chi square falls when both nodes of some pairs are left out."""
+    a, b, c = precision[first, first], precision[second, second], precision[first, second]
+    u, v = weighted[first], weighted[second]
+    return (b * u**2 - 2.0 * c * u * v + a * v**2) / np.maximum(a * b - c**2, np.finfo(float).tiny)
+
+
+def outlier_probabilities(mixture: Mixture, u: FloatArray, hull: Hull) -> FloatArray:
     """Return the probability of each node that it is bad.
+
+    The roughness of the beam around a node comes from the pulls of its neighbours that are not suspect. A corner of the scan is
+    extrapolated from the others, which holds a curvature that interpolation does not: it is compared with the other corners.
 
     Parameters
     ----------
@@ -97,6 +184,8 @@ def outlier_probabilities(mixture: Mixture, u: FloatArray) -> FloatArray:
         Fit in which all suspects are down-weighted.
     u : ndarray, shape (n, 2)
         Places of the nodes, mm.
+    hull
+        Hull of the nodes.
 
     Returns
     -------
@@ -105,36 +194,41 @@ def outlier_probabilities(mixture: Mixture, u: FloatArray) -> FloatArray:
     """
     deviation, variance, noise = mixture.left_out_moments()
     pull = deviation / np.sqrt(variance)
-    scale = _scale(pull[mixture.calibrating])
+    scale = _scale(pull)
     suspect = np.flatnonzero(mixture.extra_variances.max(axis=0))
     regular = np.flatnonzero(mixture.extra_variances.max(axis=0) == 0.0)
     probability = np.zeros(len(u))
     for index in suspect:
-        near = regular[np.argsort(cdist(u[index : index + 1], u[regular])[0], kind="stable")[:NEIGHBOURS]]
+        if index in hull.vertices:
+            similar, freedom = hull.vertices[hull.vertices != index], 1.0
+        else:
+            nearest = np.argsort(cdist(u[index : index + 1], u[regular])[0], kind="stable")
+            similar, freedom = regular[nearest[:NEIGHBOURS]], NEIGHBOUR_FREEDOM
         own = scale**2 * min(noise[index], variance[index])
-        good = _good_density(deviation[index], own, scale**2 * variance[index] - own, pull[near] / scale)
+        good = _good_density(deviation[index], own, scale**2 * variance[index] - own, pull[similar] / scale, freedom)
         bad = 1.0 / (2.0 * abs(deviation[index]) * np.log(SIZE_RANGE))
         odds = PRIOR_PROBABILITY / (1.0 - PRIOR_PROBABILITY) * bad / max(good, np.finfo(float).tiny)
         probability[index] = odds / (1.0 + odds)
     return probability
 
 
-def _good_density(deviation: float, noise: float, interpolation: float, neighbours: FloatArray) -> float:
+def _good_density(deviation: float, noise: float, interpolation: float, similar: FloatArray, freedom: float) -> float:
     """Return the probability density of the deviation of a good node.
 
     Parameters
     ----------
     noise, interpolation
         Variance of node noise and interpolation.
-    neighbours : ndarray
-        Pulls of the neighbours.
+    similar : ndarray
+        Pulls of similar nodes.
+    freedom
+        Degrees of freedom that each of these adds to what is known of the roughness.
     """
     # The pulls are scaled to the 90th percentile of a normal distribution; the prior of the roughness keeps that.
     unit = (NORMAL_90 / stats.t.ppf(0.95, ROUGHNESS_FREEDOM)) ** 2
-    freedom = ROUGHNESS_FREEDOM + NEIGHBOUR_FREEDOM * neighbours.size
-    total = ROUGHNESS_FREEDOM * unit + NEIGHBOUR_FREEDOM * np.sum(neighbours**2)
+    total = ROUGHNESS_FREEDOM * unit + freedom * np.sum(similar**2)
     steps = (np.arange(ROUGHNESS_STEPS) + 0.5) / ROUGHNESS_STEPS
-    roughness = total / stats.chi2.ppf(steps, freedom)
+    roughness = total / stats.chi2.ppf(steps, ROUGHNESS_FREEDOM + freedom * similar.size)
     return float(np.mean(stats.norm.pdf(deviation, scale=np.sqrt(noise + roughness * interpolation))))
 
 

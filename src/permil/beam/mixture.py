@@ -37,7 +37,7 @@ class Mixture:
         self.processes = processes
         self.extra_variances = np.array([member.extra_variance for member in parameters.members])
         self.weights = np.array([member.weight for member in parameters.members])
-        self.calibrating = calibration_nodes(hull, self.extra_variances.max(axis=0))
+        self.interior = calibration_nodes(hull, np.zeros(self.extra_variances.shape[1]))
         self.factors = np.array(
             [
                 inflation(process.leave_hole_out, calibration_nodes(hull, extra))

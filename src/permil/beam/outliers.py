@@ -62,7 +62,7 @@ class Suspects:
         """
         deviation, pull = mixture.left_out_pulls()
         regular = self.extra_variance == 0.0
-        pull = np.where(regular, pull / _scale(pull), 0.0)
+        pull = np.where(regular, pull / _scale(pull[mixture.interior]), 0.0)
         new = (np.abs(pull) > threshold) & (np.abs(pull) >= 0.5 * np.abs(pull).max())
         self.extra_variance = np.where(new, deviation**2, self.extra_variance)
         return self._flag_exposures(mixture, threshold) or bool(new.any())
@@ -81,14 +81,14 @@ class Suspects:
     def release(self, mixture: Mixture, threshold: float) -> bool:
         """Restore the nodes that the final fit no longer finds deviating; tell whether there were any."""
         _, pull = mixture.left_out_pulls()
-        innocent = (self.extra_variance > 0.0) & (np.abs(pull) < threshold * _scale(pull))
+        innocent = (self.extra_variance > 0.0) & (np.abs(pull) < threshold * _scale(pull[mixture.interior]))
         self.extra_variance = np.where(innocent, 0.0, self.extra_variance)
         return bool(innocent.any())
 
     def admit(self, first: NDArray[np.bool_], mixture: Mixture, threshold: float) -> None:
         """Down-weight those of the nodes at first suspected that a fit without them finds deviating."""
         deviation, pull = mixture.left_out_pulls()
-        guilty = first & (np.abs(pull) > threshold * _scale(pull))
+        guilty = first & (np.abs(pull) > threshold * _scale(pull[mixture.interior]))
         self.extra_variance = np.where(guilty, deviation**2, 0.0)
 
 
@@ -141,7 +141,7 @@ def screen(nodes: BeamNodes, hull: Hull, threshold: float) -> NDArray[np.bool_]:
         # Two bad neighbours support each other: what both lose counts, for each of them.
         first, second = pairs[open_cases[pairs].all(axis=1)].T
         if first.size:
-            joint = np.sqrt(0.5 * _explained(precision, weighted, first, second) / (unit[first] * unit[second]))
+            joint = np.sqrt(0.5 * _explained(precision, weighted, first, second)) / np.maximum(unit[first], unit[second])
             if joint.max() > height:
                 best = int(np.argmax(joint))
                 worst, height = np.array([first[best], second[best]]), joint[best]
@@ -194,7 +194,7 @@ def outlier_probabilities(mixture: Mixture, u: FloatArray, hull: Hull) -> FloatA
     """
     deviation, variance, noise = mixture.left_out_moments()
     pull = deviation / np.sqrt(variance)
-    scale = _scale(pull)
+    scale = _scale(pull[mixture.interior])
     suspect = np.flatnonzero(mixture.extra_variances.max(axis=0))
     regular = np.flatnonzero(mixture.extra_variances.max(axis=0) == 0.0)
     probability = np.zeros(len(u))

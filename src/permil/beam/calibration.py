@@ -1,10 +1,13 @@
 """Calibration and weights of the kernel families from their leave-one-out predictions.
 
-The predicted variances of a family are multiplied by the mean square of its leave-one-out pulls (the cross-validated scale of
-kriging; Cressie 1993, Statistics for Spatial Data, section 2.6.4). The families are then weighted by stacking of predictive
-distributions (Yao, Vehtari, Simpson & Gelman 2018, Bayesian Analysis 13, 917): the weights maximise the product over nodes of the
-mixture's leave-one-out density. A Dirichlet prior keeps most of the weight on the cubic spline while few nodes cannot tell the families
-apart: it assumes least, and no table of nodes makes it much worse than another.
+The predicted variances of a family are multiplied by the mean square of its left-out pulls (the cross-validated scale of kriging;
+Cressie 1993, Statistics for Spatial Data, section 2.6.4). A node is predicted across a hole as large as those between the nodes of the
+scan: on a square grid it alone is left out; on a grid that is fine in one direction only its neighbours along that are left out too,
+since they tell how fine the structure along it is, not across it (Roberts et al. 2017, Ecography 40, 913).
+
+The families are then weighted by stacking of predictive distributions (Yao, Vehtari, Simpson & Gelman 2018, Bayesian Analysis 13, 917):
+the weights maximise the product over nodes of the mixture's leave-one-out density. A Dirichlet prior keeps most of the weight on the
+cubic spline while few nodes cannot tell the families apart: it assumes least, and no table of nodes makes it much worse than another.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ def calibration_nodes(hull: Hull, extra_variance: FloatArray) -> NDArray[np.bool
 
 
 def inflation(left_out: LeaveOneOut, use: NDArray[np.bool_]) -> float:
-    """Return the factor on predicted variances that makes the mean squared leave-one-out pull of some nodes 1."""
-    return float(np.mean(left_out.deviation[use] ** 2 / left_out.variance[use]))
+    """Return the factor on predicted variances that makes the mean squared left-out pull of some nodes 1."""
+    use = use & np.isfinite(left_out.variance)
+    return float(np.mean(left_out.deviation[use] ** 2 / left_out.variance[use])) if use.any() else 1.0
 
 
 def stacking_weights(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,8 @@ from permil.beam.kernels import KernelFamily, cubic_family, ladder_family
 from permil.beam.likelihood import maximise_likelihood
 from permil.beam.mixture import Mixture
 from permil.beam.nodes import BeamNodes
-from permil.beam.parameters import BeamParameters, Member, centres_of, observations_of, spacing_of
+from permil.beam.outliers import Suspects, hypotheses, judge, screen
+from permil.beam.parameters import BeamParameters, Member, centres_of, hole_of, observations_of, spacing_of
 from permil.beam.peak import BeamPosition, maximum_of
 from permil.beam.process import GaussianProcess
 from permil.engine import ahead, own_threads
@@ -28,6 +29,7 @@ TOP_LEVEL = 0.985
 FEWEST_TOP_NODES = 16
 FINEST_PER_SPACING = 0.8
 FINEST_PER_LATTICE = 1.5
+UNKNOWN = 1.0  # variance of a log signal that says nothing
 CONSTANT_SIGNAL = 1e-9  # relative: below it there is no beam to model
 
 
@@ -75,20 +77,24 @@ def _best_maximum(nodes: BeamNodes, hull: Hull, parameters: BeamParameters, mixt
 def _maximum_of_top(nodes: BeamNodes, parameters: BeamParameters, mixture: Mixture, *, seed: int) -> BeamPosition | None:
     """Return the maximum from a fit to the top of the beam alone; None where too few nodes, or almost all, are in it."""
     log_beam = mixture.mean(nodes.u)
-    top = nodes[(parameters.extra_variance == 0.0) & (log_beam > log_beam.max() + np.log(TOP_LEVEL))]
-    if not FEWEST_TOP_NODES * np.unique(top.bunch).size <= len(top) < len(nodes):
+    top = nodes[(parameters.outlier_probability < 0.5) & (log_beam > log_beam.max() + np.log(TOP_LEVEL))]
+    if not FEWEST_TOP_NODES * max(np.unique(top.bunch).size, 1) <= len(top) < len(nodes):
         return None
     try:
         hull = Hull.of(top.u)
     except BeamError:  # the top is one line of nodes
         return None
-    _, top_mixture = _fit_members(top, hull, _Robust.start(top))
+    _, top_mixture = _fit_members(top, hull, Suspects.start(top))
     return maximum_of(top_mixture, hull, seed=seed)
 
 
 def _fit_robustly(nodes: BeamNodes, hull: Hull, threshold: float) -> tuple[BeamParameters, Mixture]:
-    """Fit, down-weight what deviates, and fit again until nothing deviates."""
-    state = _Robust.start(nodes)
+    """Fit, down-weight what deviates until nothing does, and fit once for each plausible choice of the outliers in that."""
+    state = Suspects.start(nodes)
+    first = screen(nodes, hull, threshold)
+    if first.any():
+        _, mixture = _fit_members(nodes, hull, replace(state, extra_variance=np.where(first, UNKNOWN, 0.0)))
+        state.admit(first, mixture, threshold)
     parameters, mixture = _fit_members(nodes, hull, state)
     for _ in range(MAX_ROUNDS):
         if not state.flag(mixture, threshold):
@@ -96,7 +102,17 @@ def _fit_robustly(nodes: BeamNodes, hull: Hull, threshold: float) -> tuple[BeamP
         parameters, mixture = _fit_members(nodes, hull, state)
     if state.release(mixture, threshold):
         parameters, mixture = _fit_members(nodes, hull, state)
-    return parameters, mixture
+    if not np.any(state.extra_variance):
+        return parameters, mixture
+    members, processes = [], []
+    bad, roughness = judge(mixture, nodes.u, hull)
+    for probability, extra_variance in hypotheses(state.extra_variance, bad):
+        good = np.where(extra_variance == 0.0, roughness, 1.0)
+        chosen, fitted = _fit_members(nodes, hull, replace(state, extra_variance=extra_variance, roughness=good))
+        members += [replace(member, weight=probability * member.weight) for member in chosen.members]
+        processes += fitted.processes
+    parameters = BeamParameters(tuple(members), state.exposure_weight)
+    return parameters, Mixture(processes, parameters, nodes, hull)
 
 
 def _check_number(nodes: BeamNodes) -> None:
@@ -114,22 +130,23 @@ def _check_number(nodes: BeamNodes) -> None:
         )
 
 
-def _fit_members(nodes: BeamNodes, hull: Hull, state: _Robust) -> tuple[BeamParameters, Mixture]:
+def _fit_members(nodes: BeamNodes, hull: Hull, state: Suspects) -> tuple[BeamParameters, Mixture]:
     """Fit every kernel family with the present down-weighting, and weight them."""
     observations = observations_of(nodes, state.extra_variance, state.exposure_weight)
-    centres = centres_of(nodes.u, hull)
+    centres, hole = centres_of(nodes.u, hull), hole_of(nodes, hull)
     families = _families(nodes, hull)
     variances = [maximise_likelihood(observations, family) for family in families]
-    processes = [GaussianProcess(observations, *fitted, centres) for fitted in zip(families, variances, strict=True)]
+    processes = [GaussianProcess(observations, *fitted, centres, hole) for fitted in zip(families, variances, strict=True)]
     left_out = [process.leave_one_out for process in processes]
     use = calibration_nodes(hull, state.extra_variance)
     prior = PRIOR_NODES[-len(families) :]
     weights = stacking_weights(left_out, [inflation(part, use) for part in left_out], use, prior)
     members = tuple(
-        Member(family, fitted, float(weight)) for family, fitted, weight in zip(families, variances, weights, strict=True)
+        Member(family, fitted, float(weight), state.extra_variance, state.roughness)
+        for family, fitted, weight in zip(families, variances, weights, strict=True)
     )
-    parameters = BeamParameters(members, state.extra_variance, state.exposure_weight)
-    return parameters, Mixture(processes, parameters, hull)
+    parameters = BeamParameters(members, state.exposure_weight)
+    return parameters, Mixture(processes, parameters, nodes, hull)
 
 
 def _families(nodes: BeamNodes, hull: Hull) -> list[KernelFamily]:
@@ -142,55 +159,3 @@ def _families(nodes: BeamNodes, hull: Hull) -> list[KernelFamily]:
     finest = FINEST_PER_LATTICE * spacing_of(centres, hull) if reduced else FINEST_PER_SPACING * spacing_of(u, hull)
     ladder = ladder_family(centre, extent, finest)
     return [ladder] if reduced else [cubic_family(centre, extent), ladder]
-
-
-@dataclass
-class _Robust:
-    """Down-weighting: variance added to single nodes, factor on the variance of exposures' scales."""
-
-    extra_variance: FloatArray
-    exposure_weight: FloatArray
-
-    @classmethod
-    def start(cls, nodes: BeamNodes) -> _Robust:
-        """Return the state in which everything counts."""
-        none = np.zeros(len(nodes))
-        return cls(none, observations_of(nodes, none, None).exposure_weight)
-
-    def flag(self, mixture: Mixture, threshold: float) -> bool:
-        """Down-weight the worst nodes and exposures beyond the threshold; tell whether there were any.
-
-        Only deviations of at least half the largest are flagged in one round, since a bad node makes its neighbours look bad.
-        """
-        deviation, pull = mixture.left_out_pulls()
-        regular = self.extra_variance == 0.0
-        pull = np.where(regular, pull / _scale(pull[mixture.calibrating]), 0.0)
-        new = (np.abs(pull) > threshold) & (np.abs(pull) >= 0.5 * np.abs(pull).max())
-        self.extra_variance = np.where(new, deviation**2, self.extra_variance)
-        return self._flag_exposures(mixture, threshold) or bool(new.any())
-
-    def _flag_exposures(self, mixture: Mixture, threshold: float) -> bool:
-        regular = self.exposure_weight == 1.0
-        if not regular.any():
-            return False
-        scale, spread = mixture.exposure_scales()
-        pull = np.where(regular, scale / spread, 0.0)
-        pull /= _scale(pull[regular])
-        new = (np.abs(pull) > threshold) & (np.abs(pull) >= 0.5 * np.abs(pull).max())
-        self.exposure_weight = np.where(new, np.maximum(scale**2, 1.0) * threshold**2, self.exposure_weight)
-        return bool(new.any())
-
-    def release(self, mixture: Mixture, threshold: float) -> bool:
-        """Restore the nodes that the final fit no longer finds deviating; tell whether there were any."""
-        _, pull = mixture.left_out_pulls()
-        innocent = (self.extra_variance > 0.0) & (np.abs(pull) < threshold * _scale(pull[mixture.calibrating]))
-        self.extra_variance = np.where(innocent, 0.0, self.extra_variance)
-        return bool(innocent.any())
-
-
-def _scale(pull: FloatArray) -> float:
-    """Return the robust scale of pulls from their 90th percentile of size: up to a tenth of them may be bad.
-
-    The median would take the tails that a ring or an edge of the beam gives the pulls for outliers.
-    """
-    return float(max(np.quantile(np.abs(pull), 0.9) / 1.645, np.finfo(float).tiny))

@@ -89,9 +89,7 @@ def model_from_hdus(path: str | Path) -> BeamModel:
             tables = {hdu.name: Table(hdu.data) for hdu in hdus if isinstance(hdu, fits.BinTableHDU)}
         nodes = _nodes(tables, str(header["SIGUNIT"]))
         weights = np.array(tables["EXPOSURES"]["weight"], dtype=float) if "EXPOSURES" in tables else np.zeros(0)
-        parameters = BeamParameters(
-            _members(tables["KERNELS"]), np.array(tables["NODES"]["extra_variance"], dtype=float), weights
-        )
+        parameters = BeamParameters(_members(tables["KERNELS"], tables["NODES"]), weights)
         covariance = np.array([[header["MAXVARX"], header["MAXCOVXY"]], [header["MAXCOVXY"], header["MAXVARY"]]])
         maximum = BeamPosition(header["MAXUX"], header["MAXUY"], covariance)
     except InputError:
@@ -144,7 +142,9 @@ def _nodes_table(model: BeamModel) -> Table:
     for name, unit in _NODE_COLUMNS.items():
         table[name].unit = unit or None
     deviation, pull = model.left_out_pulls()
-    table["extra_variance"] = model.parameters.extra_variance
+    table["outlier_probability"] = model.parameters.outlier_probability
+    table["extra_variance"] = np.column_stack([member.extra_variance for member in model.parameters.members])
+    table["roughness"] = np.column_stack([member.roughness for member in model.parameters.members])
     table["left_out_deviation"] = deviation
     table["left_out_pull"] = pull
     return table
@@ -153,6 +153,7 @@ def _nodes_table(model: BeamModel) -> Table:
 def _kernels_table(model: BeamModel) -> Table:
     rows = [
         {
+            "member": number,
             "family": member.family.name,
             "degree": member.family.degree,
             "centre_x": member.family.centre[0],
@@ -165,7 +166,7 @@ def _kernels_table(model: BeamModel) -> Table:
             "exposure_variance": member.variances.exposure,
             "weight": member.weight,
         }
-        for member in model.parameters.members
+        for number, member in enumerate(model.parameters.members)
         for kernel, variance in zip(member.family.kernels, member.variances.kernels, strict=True)
     ]
     return Table(rows=rows)
@@ -192,17 +193,22 @@ def _nodes(tables: dict[str, Table], unit: str) -> BeamNodes:
     )
 
 
-def _members(kernels: Table) -> tuple[Member, ...]:
+def _members(kernels: Table, nodes: Table) -> tuple[Member, ...]:
     members = []
-    for name in dict.fromkeys(str(family).strip() for family in kernels["family"]):
-        part = kernels[np.char.strip(np.array(kernels["family"]).astype(str)) == name]
+    columns = (np.array(nodes[name], dtype=float).T.copy() for name in ("extra_variance", "roughness"))
+    for number, (extra_variance, roughness) in enumerate(zip(*columns, strict=True)):
+        part = kernels[np.array(kernels["member"]) == number]
         first = part[0]
         rungs = tuple(Kernel(str(row["shape"]).strip(), float(row["length"])) for row in part)
         family = KernelFamily(
-            name, int(first["degree"]), rungs, (float(first["centre_x"]), float(first["centre_y"])), float(first["extent"])
+            str(first["family"]).strip(),
+            int(first["degree"]),
+            rungs,
+            (float(first["centre_x"]), float(first["centre_y"])),
+            float(first["extent"]),
         )
         variances = Variances(
             np.array(part["variance"], dtype=float), float(first["node_variance"]), float(first["exposure_variance"])
         )
-        members.append(Member(family, variances, float(first["weight"])))
+        members.append(Member(family, variances, float(first["weight"]), extra_variance, roughness))
     return tuple(members)

@@ -41,6 +41,8 @@ class Outlier:
         Relative deviation of its signal from what all other nodes predict.
     pull : float
         The same over its predicted error.
+    probability : float
+        Probability that it is bad: the weight of the fits that down-weight it.
     """
 
     row: int
@@ -49,6 +51,7 @@ class Outlier:
     y_mm: float
     deviation: float
     pull: float
+    probability: float
 
 
 class BeamModel:
@@ -88,7 +91,7 @@ class BeamModel:
             Nodes in any order, on any grid or none; duplicates and several bunches are welcome.
         outlier_threshold
             Nodes, and scales of whole exposures, that deviate from what all others predict by more than this many robust standard
-            deviations are down-weighted and listed.
+            deviations are suspects: they are down-weighted and listed as far as they are probably bad.
         seed
             Seed of the draws that give the maximum its error.
 
@@ -236,9 +239,9 @@ class BeamModel:
 
     @cached_property
     def outliers(self) -> list[Outlier]:
-        """The down-weighted nodes, worst first."""
+        """Nodes that all or some fits down-weight, worst first."""
         deviation, pull = self.left_out_pulls()
-        flagged = np.flatnonzero(self.parameters.extra_variance > 0.0)
+        probability = self.parameters.outlier_probability
         listed = [
             Outlier(
                 row=int(self.nodes.rows[index]),
@@ -247,8 +250,9 @@ class BeamModel:
                 y_mm=float(self.nodes.y_mm[index]),
                 deviation=float(np.expm1(deviation[index])),
                 pull=float(pull[index]),
+                probability=float(probability[index]),
             )
-            for index in flagged
+            for index in np.flatnonzero(probability)
         ]
         return sorted(listed, key=lambda outlier: -abs(outlier.pull))
 
@@ -256,7 +260,7 @@ class BeamModel:
     def outlying_exposures(self) -> list[tuple[float, float]]:
         """Projector positions (mm) of the exposures whose common scale was found deviating and left free."""
         glitches = np.flatnonzero(self.parameters.exposure_weight > 1.0)
-        number = observations_of(self.nodes, self.parameters.extra_variance, self.parameters.exposure_weight).exposure
+        number = observations_of(self.nodes, np.zeros(len(self.nodes)), self.parameters.exposure_weight).exposure
         first = [int(np.flatnonzero(number == glitch)[0]) for glitch in glitches]
         return [(float(self.nodes.x_mm[index]), float(self.nodes.y_mm[index])) for index in first]
 
@@ -273,7 +277,9 @@ class BeamModel:
         if self.exposure_noise:
             sentences.append(f"exposure scale noise {self.exposure_noise:.2e}")
         if self.outliers:
-            rows = ", ".join(f"{outlier.row} ({outlier.deviation:+.2%})" for outlier in self.outliers)
+            rows = ", ".join(
+                f"{outlier.row} ({outlier.deviation:+.2%}, probability {outlier.probability:.2g})" for outlier in self.outliers
+            )
             sentences.append(f"down-weighted rows: {rows}")
         if self.outlying_exposures:
             places = ", ".join(f"({x:g}, {y:g})" for x, y in self.outlying_exposures)

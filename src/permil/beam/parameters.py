@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from permil.beam.hull import Hull
 from permil.beam.kernels import KernelFamily
@@ -19,11 +20,13 @@ MAX_CENTRES = 2500
 LATTICE_CENTRES = 2000
 MAX_EXPOSURES = 1000
 SAME_POSITION_MM = 1e-6
+HOLE_LATTICE = 60
+HOLE_QUANTILE = 0.98  # a single missing node is no reason to take the scan for a sparser one
 
 
 @dataclass(frozen=True)
 class Member:
-    """One kernel family of the model.
+    """One kernel family with one choice of the down-weighted nodes.
 
     Parameters
     ----------
@@ -31,30 +34,40 @@ class Member:
         Covariance of the log beam.
     weight
         Weight of its prediction; the weights of all members sum to 1.
+    extra_variance : ndarray, shape (n,)
+        Variance added to the log signal of each node: 0, or the squared deviation of a node that counts as an outlier here.
+    roughness : ndarray, shape (n,)
+        Factor on the variance of the log beam around each node: 1, or more where a suspect node counts as good here.
     """
 
     family: KernelFamily
     variances: Variances
     weight: float
+    extra_variance: FloatArray
+    roughness: FloatArray
 
 
 @dataclass(frozen=True)
 class BeamParameters:
-    """Members and down-weighting of a beam model; with the nodes they determine it.
+    """Members and weights of exposures of a beam model; with the nodes they determine it.
 
     Parameters
     ----------
     members
-        The kernel families.
-    extra_variance : ndarray, shape (n,)
-        Variance added to the log signal of each node: 0, or the squared deviation of an outlier.
+        The kernel families, once for each choice of the outliers.
     exposure_weight : ndarray, shape (n_exposures,)
         Factor on the variance of each exposure's scale: 1, or larger for a glitch.
     """
 
     members: tuple[Member, ...]
-    extra_variance: FloatArray
     exposure_weight: FloatArray
+
+    @property
+    def outlier_probability(self) -> FloatArray:
+        """Probability of each node that it is an outlier: the weight of the members that down-weight it, shape (n,)."""
+        weights = np.array([member.weight for member in self.members])
+        bad = np.array([member.extra_variance > 0.0 for member in self.members])
+        return weights @ bad / weights.sum()
 
 
 def observations_of(nodes: BeamNodes, extra_variance: FloatArray, exposure_weight: FloatArray | None) -> Observations:
@@ -96,6 +109,29 @@ def spacing_of(u: FloatArray, hull: Hull) -> float:
     """Return the typical distance of neighbours, mm: the root of the area per distinct position."""
     distinct = len(np.unique((u / SAME_POSITION_MM).round(), axis=0))
     return float(np.sqrt(hull.area / distinct))
+
+
+def hole_of(nodes: BeamNodes, hull: Hull) -> float:
+    """Return the radius of the larger holes between the nodes, mm: how far a point of the hull is from the nearest node.
+
+    On a square grid it is below the spacing. Where nodes are close in one direction only, repeated or scattered, it is above. It is 0
+    with several bunches, which sample the beam between the positions of the scan, and with more than 2500 nodes.
+    """
+    if np.unique(nodes.bunch).size > 1 or len(nodes) > MAX_CENTRES:
+        return 0.0
+    distance, _ = cKDTree(nodes.u).query(hull.lattice(HOLE_LATTICE))
+    return float(np.quantile(distance, HOLE_QUANTILE))
+
+
+def holes_of(u: FloatArray, radius: float) -> list[NDArray[np.int64]]:
+    """Return for each node the nodes in the hole around it, itself first; an empty list where no hole holds two nodes."""
+    if radius == 0.0:
+        return []
+    pairs = cKDTree(u).query_pairs(radius, output_type="ndarray")
+    if not len(pairs):
+        return []
+    first, second = np.concatenate([pairs, pairs[:, ::-1]]).T
+    return [np.array([index, *np.sort(second[first == index])]) for index in range(len(u))]
 
 
 def centres_of(u: FloatArray, hull: Hull) -> FloatArray:

@@ -18,27 +18,32 @@ from scipy.linalg import qr, solve_triangular
 
 from permil.beam.kernels import KernelFamily
 from permil.beam.likelihood import Observations, Variances, exposure_design, fixed_effects
+from permil.beam.parameters import holes_of
 
 FloatArray = NDArray[np.float64]
 
 ROWS_AT_ONCE = 7000
 JITTER = 1e-12
+SINGULAR = 1e-11
 
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Prediction of each node from all others.
+    """Prediction of each node from all others, or from those outside a hole around it.
 
     Parameters
     ----------
     deviation : ndarray, shape (n,)
         Measured minus predicted log signal.
     variance : ndarray, shape (n,)
-        Predicted variance of the deviation: model and node noise.
+        Predicted variance of the deviation: model and node noise; infinite where the others do not determine the beam.
+    noise : ndarray, shape (n,)
+        Part of the node itself in that.
     """
 
     deviation: FloatArray
     variance: FloatArray
+    noise: FloatArray
 
 
 class GaussianProcess:
@@ -52,9 +57,25 @@ class GaussianProcess:
         Covariance of the log beam, node noise and exposure scales.
     centres : ndarray, shape (m, 2)
         Points that carry the beam, mm.
+    hole
+        Radius of the holes of `leave_hole_out`, mm; 0 for none.
+
+    Attributes
+    ----------
+    leave_one_out : LeaveOneOut
+        Prediction of each node from all others.
+    leave_hole_out : LeaveOneOut
+        Prediction of each node from those farther away than the hole's radius. It is `leave_one_out` where no hole holds two nodes.
     """
 
-    def __init__(self, observations: Observations, family: KernelFamily, variances: Variances, centres: FloatArray) -> None:
+    def __init__(
+        self,
+        observations: Observations,
+        family: KernelFamily,
+        variances: Variances,
+        centres: FloatArray,
+        hole: float = 0.0,
+    ) -> None:
         self.family = family
         self.variances = variances
         self.centres = centres
@@ -64,6 +85,8 @@ class GaussianProcess:
         covariance[np.diag_indices_from(covariance)] += JITTER * np.trace(covariance) / len(centres) + JITTER
         self._lower = np.linalg.cholesky(covariance)
         self._solve(observations)
+        groups = holes_of(observations.u, hole)
+        self.leave_hole_out = self._leave_out(observations, groups) if groups else self.leave_one_out
 
     def _solve(self, observations: Observations) -> None:
         """Find the unknowns ``(a, exposure scales, gains and drift)`` and the triangular root of their precision."""
@@ -80,7 +103,7 @@ class GaussianProcess:
         self._root = triangle[:size, :size]
         self._unknowns = solve_triangular(self._root, triangle[:size, size])
         self._weights = solve_triangular(self._lower, self._unknowns[: len(self.centres)], lower=True, trans="T")
-        deviation, variance = np.empty(len(observations.u)), np.empty(len(observations.u))
+        deviation, variance, own = np.empty((3, len(observations.u)))
         for piece in pieces:
             if len(pieces) > 1:  # one piece is still at hand
                 design, noise = self._design(observations.take(piece))
@@ -89,7 +112,27 @@ class GaussianProcess:
             rest = np.maximum(1.0 - leverage, 1e-12)
             deviation[piece] = (observations.log_signal[piece] - design @ self._unknowns) / rest
             variance[piece] = noise / rest
-        self.leave_one_out = LeaveOneOut(deviation, variance)
+            own[piece] = noise
+        self.leave_one_out = LeaveOneOut(deviation, variance, own)
+
+    def _leave_out(self, observations: Observations, groups: list[NDArray[np.int64]]) -> LeaveOneOut:
+        """Return the prediction of each node without its group, whose first member it is.
+
+        With the hat matrix ``H`` of the weighted fit and its residuals ``r``, those of a group that is left out are
+        ``(1 - H_gg)^-1 r_g`` and their covariance ``(1 - H_gg)^-1``, in units of the noise.
+        """
+        design, noise = self._design(observations)
+        root_noise = np.sqrt(noise)
+        projected = solve_triangular(self._root, (design / root_noise[:, None]).T, trans="T", check_finite=False)
+        residual = (observations.log_signal - design @ self._unknowns) / root_noise
+        deviation, variance = np.zeros(len(noise)), np.full(len(noise), np.inf)
+        for index, group in enumerate(groups):
+            eigenvalues, vectors = np.linalg.eigh(np.eye(group.size) - projected[:, group].T @ projected[:, group])
+            if eigenvalues[0] > SINGULAR:
+                row = (vectors[0] / eigenvalues) @ vectors.T
+                deviation[index] = row @ residual[group] * root_noise[index]
+                variance[index] = row[0] * noise[index]
+        return LeaveOneOut(deviation, variance, noise)
 
     def _design(self, observations: Observations) -> tuple[FloatArray, FloatArray]:
         """Return the rows of the design and the noise variance of each."""

@@ -27,5 +27,6 @@ class BeamConfig(Section):
     )
     leds: list[KnownLed] = Field(default=[], description="LEDs whose beam is fitted; empty: all that were scanned")
     outlier_threshold: PositiveFloat = Field(
-        default=5.0, description="nodes that deviate by more than this many standard errors are down-weighted and listed"
+        default=5.0,
+        description="nodes that deviate by more than this many standard errors are suspect, and down-weighted if bad",
     )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator, RectBivariateSpline
 
 from permil.beam import BeamModel, BeamNodes, nodes_from_table
+from permil.beam.parameters import spacing_of
 
 FloatArray = NDArray[np.float64]
 SIXTEEN = "ccob_scan_red_12x12_16amps.ecsv"
@@ -119,6 +120,21 @@ def test_scans_that_are_coarser_in_one_direction(shared_data: Path, name: str, a
             assert max(rms(part.ours) / rms(part.radial) for part in parts) <= 1.10
             assert rms(pooled(parts).ours) <= 1.03 * rms(pooled(parts).radial)
             assert rms(pooled(parts).pull) < 1.6
+
+
+def test_errors_hold_beside_a_dip_that_is_suspect(shared_data: Path) -> None:
+    """A dip of amplifier 2, which the nodes between those kept show to be real."""
+    nodes = list(scans(shared_data, SIXTEEN))[1]
+    pulls = []
+    for step in (2, 3):
+        keep = every_nth(nodes, step, 1, "x")
+        model, held = BeamModel.fit(nodes[keep]), nodes[~keep]
+        (outlier,) = model.outliers
+        assert outlier.probability < 0.5
+        near = np.hypot(held.x_mm - outlier.x_mm, held.y_mm - outlier.y_mm) < 1.5 * spacing_of(model.nodes.u, model.hull)
+        predicted, error = model.predict_signal(held.ux[near], held.uy[near])
+        pulls.append((predicted / held.signal[near] - 1.0) / np.hypot(error / predicted, model.node_noise))
+    assert 0.7 < rms(np.concatenate(pulls)) < 1.3
 
 
 def folds(nodes: BeamNodes, number: int, seed: int) -> Iterator[NDArray[np.bool_]]:

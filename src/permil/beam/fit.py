@@ -13,7 +13,7 @@ from permil.beam.kernels import KernelFamily, cubic_family, ladder_family
 from permil.beam.likelihood import maximise_likelihood
 from permil.beam.mixture import Mixture
 from permil.beam.nodes import BeamNodes
-from permil.beam.outliers import Suspects, hypotheses, outlier_probabilities, screen
+from permil.beam.outliers import Suspects, hypotheses, judge, screen
 from permil.beam.parameters import BeamParameters, Member, centres_of, hole_of, observations_of, spacing_of
 from permil.beam.peak import BeamPosition, maximum_of
 from permil.beam.process import GaussianProcess
@@ -105,12 +105,14 @@ def _fit_robustly(nodes: BeamNodes, hull: Hull, threshold: float) -> tuple[BeamP
     if not np.any(state.extra_variance):
         return parameters, mixture
     members, processes = [], []
-    for probability, extra_variance in hypotheses(state.extra_variance, outlier_probabilities(mixture, nodes.u, hull)):
-        chosen, fitted = _fit_members(nodes, hull, replace(state, extra_variance=extra_variance))
+    bad, roughness = judge(mixture, nodes.u, hull)
+    for probability, extra_variance in hypotheses(state.extra_variance, bad):
+        good = np.where(extra_variance == 0.0, roughness, 1.0)
+        chosen, fitted = _fit_members(nodes, hull, replace(state, extra_variance=extra_variance, roughness=good))
         members += [replace(member, weight=probability * member.weight) for member in chosen.members]
         processes += fitted.processes
     parameters = BeamParameters(tuple(members), state.exposure_weight)
-    return parameters, Mixture(processes, parameters, hull)
+    return parameters, Mixture(processes, parameters, nodes, hull)
 
 
 def _check_number(nodes: BeamNodes) -> None:
@@ -140,11 +142,11 @@ def _fit_members(nodes: BeamNodes, hull: Hull, state: Suspects) -> tuple[BeamPar
     prior = PRIOR_NODES[-len(families) :]
     weights = stacking_weights(left_out, [inflation(part, use) for part in left_out], use, prior)
     members = tuple(
-        Member(family, fitted, float(weight), state.extra_variance)
+        Member(family, fitted, float(weight), state.extra_variance, state.roughness)
         for family, fitted, weight in zip(families, variances, weights, strict=True)
     )
     parameters = BeamParameters(members, state.exposure_weight)
-    return parameters, Mixture(processes, parameters, hull)
+    return parameters, Mixture(processes, parameters, nodes, hull)
 
 
 def _families(nodes: BeamNodes, hull: Hull) -> list[KernelFamily]:

@@ -144,6 +144,7 @@ def _nodes_table(model: BeamModel) -> Table:
     deviation, pull = model.left_out_pulls()
     table["outlier_probability"] = model.parameters.outlier_probability
     table["extra_variance"] = np.column_stack([member.extra_variance for member in model.parameters.members])
+    table["roughness"] = np.column_stack([member.roughness for member in model.parameters.members])
     table["left_out_deviation"] = deviation
     table["left_out_pull"] = pull
     return table
@@ -194,7 +195,8 @@ def _nodes(tables: dict[str, Table], unit: str) -> BeamNodes:
 
 def _members(kernels: Table, nodes: Table) -> tuple[Member, ...]:
     members = []
-    for number, extra_variance in enumerate(np.array(nodes["extra_variance"], dtype=float).T):
+    columns = (np.array(nodes[name], dtype=float).T.copy() for name in ("extra_variance", "roughness"))
+    for number, (extra_variance, roughness) in enumerate(zip(*columns, strict=True)):
         part = kernels[np.array(kernels["member"]) == number]
         first = part[0]
         rungs = tuple(Kernel(str(row["shape"]).strip(), float(row["length"])) for row in part)
@@ -208,5 +210,5 @@ def _members(kernels: Table, nodes: Table) -> tuple[Member, ...]:
         variances = Variances(
             np.array(part["variance"], dtype=float), float(first["node_variance"]), float(first["exposure_variance"])
         )
-        members.append(Member(family, variances, float(first["weight"]), extra_variance.copy()))
+        members.append(Member(family, variances, float(first["weight"]), extra_variance, roughness))
     return tuple(members)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 
 from permil.beam.calibration import calibration_nodes, inflation
 from permil.beam.hull import Hull
 from permil.beam.nodes import BeamNodes
-from permil.beam.parameters import BeamParameters, centres_of, hole_of, observations_of
+from permil.beam.parameters import BeamParameters, centres_of, hole_of, observations_of, spacing_of
 from permil.beam.process import GaussianProcess
 from permil.engine import ahead, own_threads
 
@@ -20,8 +21,8 @@ POINTS_AT_ONCE = 4096
 class Mixture:
     """Log of the beam as a mixture of Gaussian processes, one for each kernel family and choice of the outliers.
 
-    The mean is ``m = sum_k w_k m_k``, the variance ``sum_k w_k (c_k s_k^2 + (m_k - m)^2)`` with the weights ``w_k`` and the
-    leave-one-out inflations ``c_k``.
+    The mean is ``m = sum_k w_k m_k``, the variance ``sum_k w_k (c_k r_k s_k^2 + (m_k - m)^2)`` with the weights ``w_k``, the left-out
+    inflations ``c_k``, and the roughness ``r_k(u)`` around suspect nodes that are good in member ``k`` (1 elsewhere).
 
     Parameters
     ----------
@@ -29,12 +30,16 @@ class Mixture:
         Posterior of each member.
     parameters
         Weights and down-weighting.
-    hull
-        Hull of the nodes.
+    nodes, hull
+        The nodes in canonical order and their hull.
     """
 
-    def __init__(self, processes: list[GaussianProcess], parameters: BeamParameters, hull: Hull) -> None:
+    def __init__(self, processes: list[GaussianProcess], parameters: BeamParameters, nodes: BeamNodes, hull: Hull) -> None:
         self.processes = processes
+        self._rough = [
+            (nodes.u[member.roughness > 1.0], member.roughness[member.roughness > 1.0]) for member in parameters.members
+        ]
+        self._reach = spacing_of(nodes.u, hull)
         self.extra_variances = np.array([member.extra_variance for member in parameters.members])
         self.weights = np.array([member.weight for member in parameters.members])
         self.interior = calibration_nodes(hull, np.zeros(self.extra_variances.shape[1]))
@@ -59,7 +64,7 @@ class Mixture:
             )
             for member in parameters.members
         ]
-        return cls(processes, parameters, hull)
+        return cls(processes, parameters, nodes, hull)
 
     def mean(self, u: FloatArray) -> FloatArray:
         """Return the mean log signal of the mean bunch at points ``u`` (n, 2)."""
@@ -76,6 +81,7 @@ class Mixture:
         moments = [process.mean_and_variance(u) for process in self.processes]
         means = np.array([member_mean for member_mean, _ in moments])
         variances = self.factors[:, None] * np.array([member_variance for _, member_variance in moments])
+        variances = variances * np.array([self._roughness(number, u) for number in range(len(moments))])
         mean = self.weights @ means
         return mean, self.weights @ (variances + (means - mean) ** 2)
 
@@ -84,18 +90,40 @@ class Mixture:
         means = np.array([process.mean(u) for process in self.processes])
         differences = means - self.weights @ means
         total = (differences.T * self.weights) @ differences
-        for weight, factor, process in zip(self.weights, self.factors, self.processes, strict=True):
-            total += weight * factor * process.covariance(u)
+        for number, weight in enumerate(self.weights):
+            total += weight * self._member_covariance(number, u)
         return total
 
-    def draw(self, u: FloatArray, number: int, rng: np.random.Generator) -> FloatArray:
-        """Return about ``number`` draws from the mixture at points ``u`` (n, 2), shape (number, n)."""
+    def _member_covariance(self, number: int, u: FloatArray) -> FloatArray:
+        root = np.sqrt(self._roughness(number, u))
+        return self.factors[number] * self.processes[number].covariance(u) * root[:, None] * root
+
+    def _roughness(self, number: int, u: FloatArray) -> FloatArray:
+        """Return the factor on the variance of a member at points ``u`` (n, 2)."""
+        places, roughness = self._rough[number]
+        if not roughness.size:
+            return np.ones(len(u))
+        nearness = np.exp(-0.5 * (cdist(u, places) / self._reach) ** 2)
+        return 1.0 + (nearness * (roughness - 1.0)).max(axis=1)
+
+    def draw(self, u: FloatArray, size: int, rng: np.random.Generator) -> FloatArray:
+        """Return about ``size`` draws from the mixture at points ``u`` (n, 2), shape (size, n)."""
         draws = []
-        for weight, factor, process in zip(self.weights, self.factors, self.processes, strict=True):
-            eigenvalues, vectors = np.linalg.eigh(factor * process.covariance(u))
-            normal = rng.standard_normal((round(number * weight), len(u)))
+        for number, (weight, process) in enumerate(zip(self.weights, self.processes, strict=True)):
+            eigenvalues, vectors = np.linalg.eigh(self._member_covariance(number, u))
+            normal = rng.standard_normal((round(size * weight), len(u)))
             draws.append(process.mean(u) + normal * np.sqrt(np.maximum(eigenvalues, 0.0)) @ vectors.T)
         return np.vstack(draws)
+
+    def hole_excess(self) -> float:
+        """Return how much larger the variance is across the holes of the scan than single left-out nodes show, at least 1."""
+        single = np.array(
+            [
+                inflation(process.leave_one_out, self.interior & (extra == 0.0))
+                for process, extra in zip(self.processes, self.extra_variances, strict=True)
+            ]
+        )
+        return float(max(self.weights @ (self.factors / single), 1.0))
 
     def left_out_pulls(self) -> tuple[FloatArray, FloatArray]:
         """Return deviation (log) and pull of each node from what all others predict; its own down-weighting is not counted."""

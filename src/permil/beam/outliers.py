@@ -20,6 +20,7 @@ from scipy import stats
 from scipy.linalg import null_space
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
+from scipy.special import expit, logit
 
 from permil.beam.hull import Hull
 from permil.beam.mixture import Mixture
@@ -44,16 +45,17 @@ INTERPOLATION = 5.0  # variance of the cubic covariance at the node spacing, noi
 
 @dataclass
 class Suspects:
-    """Down-weighting: variance added to single nodes, factor on the variance of exposures' scales."""
+    """Variance added to single nodes, factor on the variance of exposures' scales, roughness around good suspects."""
 
     extra_variance: FloatArray
     exposure_weight: FloatArray
+    roughness: FloatArray
 
     @classmethod
     def start(cls, nodes: BeamNodes) -> Suspects:
         """Return the state in which everything counts."""
         none = np.zeros(len(nodes))
-        return cls(none, observations_of(nodes, none, None).exposure_weight)
+        return cls(none, observations_of(nodes, none, None).exposure_weight, np.ones(len(nodes)))
 
     def flag(self, mixture: Mixture, threshold: float) -> bool:
         """Down-weight the worst nodes and exposures beyond the threshold; tell whether there were any.
@@ -172,8 +174,8 @@ def _explained(precision: FloatArray, weighted: FloatArray, first: NDArray[np.in
     return (b * u**2 - 2.0 * c * u * v + a * v**2) / np.maximum(a * b - c**2, np.finfo(float).tiny)
 
 
-def outlier_probabilities(mixture: Mixture, u: FloatArray, hull: Hull) -> FloatArray:
-    """Return the probability of each node that it is bad.
+def judge(mixture: Mixture, u: FloatArray, hull: Hull) -> tuple[FloatArray, FloatArray]:
+    """Return the probability of each node that it is bad, and the roughness around it if it is good.
 
     The roughness of the beam around a node comes from the pulls of its neighbours that are not suspect. A corner of the scan is
     extrapolated from the others, which holds a curvature that interpolation does not: it is compared with the other corners.
@@ -189,15 +191,16 @@ def outlier_probabilities(mixture: Mixture, u: FloatArray, hull: Hull) -> FloatA
 
     Returns
     -------
-    ndarray, shape (n,)
-        0 for nodes that are not down-weighted.
+    probability, roughness : ndarray, shape (n,)
+        0 and 1 for nodes that are not down-weighted. The roughness is a factor on the predicted variance.
     """
     deviation, variance, noise = mixture.left_out_moments()
     pull = deviation / np.sqrt(variance)
     scale = _scale(pull[mixture.interior])
     suspect = np.flatnonzero(mixture.extra_variances.max(axis=0))
     regular = np.flatnonzero(mixture.extra_variances.max(axis=0) == 0.0)
-    probability = np.zeros(len(u))
+    excess = mixture.hole_excess()
+    probability, roughness = np.zeros(len(u)), np.ones(len(u))
     for index in suspect:
         if index in hull.vertices:
             similar, freedom = hull.vertices[hull.vertices != index], 1.0
@@ -205,15 +208,18 @@ def outlier_probabilities(mixture: Mixture, u: FloatArray, hull: Hull) -> FloatA
             nearest = np.argsort(cdist(u[index : index + 1], u[regular])[0], kind="stable")
             similar, freedom = regular[nearest[:NEIGHBOURS]], NEIGHBOUR_FREEDOM
         own = scale**2 * min(noise[index], variance[index])
-        good = _good_density(deviation[index], own, scale**2 * variance[index] - own, pull[similar] / scale, freedom)
-        bad = 1.0 / (2.0 * abs(deviation[index]) * np.log(SIZE_RANGE))
-        odds = PRIOR_PROBABILITY / (1.0 - PRIOR_PROBABILITY) * bad / max(good, np.finfo(float).tiny)
-        probability[index] = odds / (1.0 + odds)
-    return probability
+        interpolation = excess * (scale**2 * variance[index] - own)
+        good, rough = _good_density(deviation[index], own, interpolation, pull[similar] / scale, freedom)
+        roughness[index] = max(rough * excess * scale**2, 1.0)
+        bad = -np.log(2.0 * max(abs(deviation[index]), np.finfo(float).tiny) * np.log(SIZE_RANGE))
+        probability[index] = expit(logit(PRIOR_PROBABILITY) + bad - good)
+    return probability, roughness
 
 
-def _good_density(deviation: float, noise: float, interpolation: float, similar: FloatArray, freedom: float) -> float:
-    """Return the probability density of the deviation of a good node.
+def _good_density(
+    deviation: float, noise: float, interpolation: float, similar: FloatArray, freedom: float
+) -> tuple[float, float]:
+    """Return the log density of the deviation of a good node, and the mean roughness around it given its deviation.
 
     Parameters
     ----------
@@ -229,7 +235,9 @@ def _good_density(deviation: float, noise: float, interpolation: float, similar:
     total = ROUGHNESS_FREEDOM * unit + freedom * np.sum(similar**2)
     steps = (np.arange(ROUGHNESS_STEPS) + 0.5) / ROUGHNESS_STEPS
     roughness = total / stats.chi2.ppf(steps, ROUGHNESS_FREEDOM + freedom * similar.size)
-    return float(np.mean(stats.norm.pdf(deviation, scale=np.sqrt(noise + roughness * interpolation))))
+    logarithm = np.asarray(stats.norm.logpdf(deviation, scale=np.sqrt(noise + roughness * interpolation)))
+    share = np.exp(logarithm - logarithm.max())
+    return float(logarithm.max() + np.log(share.mean())), float(share @ roughness / share.sum())
 
 
 def hypotheses(extra_variance: FloatArray, probability: FloatArray) -> Iterator[tuple[float, FloatArray]]:

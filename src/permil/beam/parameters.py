@@ -36,12 +36,15 @@ class Member:
         Weight of its prediction; the weights of all members sum to 1.
     extra_variance : ndarray, shape (n,)
         Variance added to the log signal of each node: 0, or the squared deviation of a node that counts as an outlier here.
+    roughness : ndarray, shape (n,)
+        Factor on the variance of the log beam around each node: 1, or more where a suspect node counts as good here.
     """
 
     family: KernelFamily
     variances: Variances
     weight: float
     extra_variance: FloatArray
+    roughness: FloatArray
 
 
 @dataclass(frozen=True)

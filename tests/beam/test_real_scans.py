@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from scipy.interpolate import RBFInterpolator, RectBivariateSpline
 
 from permil.beam import BeamModel, BeamNodes, nodes_from_table
+from permil.beam.parameters import spacing_of
 
 FloatArray = NDArray[np.float64]
 SIXTEEN = "ccob_scan_red_12x12_16amps.ecsv"
-SPACING_MM = 6.6
 RUN5 = "ccob_scan_run5_12x12.ecsv"
 PARITIES = [(0, 0), (0, 1), (1, 0), (1, 1)]
 # Position of the maximum of the existing analysis' 300 x 300 image (README of the measured data), projector mm.
@@ -131,7 +131,7 @@ def test_errors_hold_beside_a_dip_that_is_suspect(shared_data: Path) -> None:
         model, held = BeamModel.fit(nodes[keep]), nodes[~keep]
         (outlier,) = model.outliers
         assert outlier.probability < 0.5
-        near = np.hypot(held.x_mm - outlier.x_mm, held.y_mm - outlier.y_mm) < 1.5 * SPACING_MM * np.sqrt(step)
+        near = np.hypot(held.x_mm - outlier.x_mm, held.y_mm - outlier.y_mm) < 1.5 * spacing_of(model.nodes.u, model.hull)
         predicted, error = model.predict_signal(held.ux[near], held.uy[near])
         pulls.append((predicted / held.signal[near] - 1.0) / np.hypot(error / predicted, model.node_noise))
     assert 0.7 < rms(np.concatenate(pulls)) < 1.3

@@ -44,7 +44,7 @@ def _run(seed: int, seconds: float, *, only_decoding: bool) -> bool:
     faults = [verdict for _, verdict in verdicts if verdict.fault]
     slowest = max(verdicts, key=lambda each: each[1].seconds)
     largest = max(verdicts, key=lambda each: each[1].growth)
-    print(f"{'decoding with checks of bounds' if only_decoding else 'reading and reduction'}, seed {seed}: {len(verdicts)} files")
+    print(f"{'decoding with checked kernels' if only_decoding else 'reading and reduction'}, seed {seed}: {len(verdicts)} files")
     print("  " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) + f"; {len(faults)} faults")
     print(f"  slowest: {slowest[1].seconds:.2f} s (number {slowest[0]}, {slowest[1].damage})")
     print(f"  most memory: {largest[1].growth / 2**20:.0f} MiB (number {largest[0]}, {largest[1].damage})", flush=True)

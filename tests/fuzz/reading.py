@@ -63,7 +63,7 @@ class Bench:
     folder
         For temporary files.
     only_decoding
-        Whether files are read and not reduced: for kernels that are compiled with checks of bounds.
+        Whether files are read and not reduced: for the checked kernels.
     """
 
     def __init__(self, folder: Path, *, only_decoding: bool = False) -> None:

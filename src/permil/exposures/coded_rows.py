@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import llvmlite.binding
 import numpy as np
-from numba import njit
+from numba import njit, types
 from numpy.typing import NDArray
 
+from permil._kernels import exposures as kernels
 from permil.exposures.hdu import reading
 from permil.exposures.raw_file import RawFile, RowPlaces
-from permil.exposures.rice import as_words, decode_tile
+from permil.exposures.rice import whole_words
 
 _ALIGNMENT = 8
 # Bytes between rows from which on they are read one by one: to ask the system for more takes as long as to copy this much.
@@ -22,12 +24,11 @@ _WORTH_SKIPPING = 12_000
 class CodedRows(NamedTuple):
     """Some rows of the same segments of several files.
 
-    ``octets``, ``words``: the bytes, twice; ``starts``, ``stops``: where a row lies in them, shape (n_files, n_segments, n_rows);
+    ``octets``: the bytes, a multiple of 4 in number; ``starts``, ``stops``: where a row lies in them, shape (n_files, n_segments, n_rows);
     ``block``, ``pixel_bytes``, ``zero``: see `RowPlaces`, shape (n_files, n_segments).
     """
 
     octets: NDArray[np.uint8]
-    words: NDArray[np.uint32]
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
     block: NDArray[np.int64]
@@ -46,8 +47,7 @@ def mapped_rows(raw_file: RawFile) -> CodedRows:
     octets, places = raw_file.mapped_rows()
     bounds = np.array([place.bounds(np.arange(place.offsets.size - 1)) for place in places])
     return CodedRows(
-        octets=octets,
-        words=as_words(octets),
+        octets=whole_words(octets),
         starts=np.ascontiguousarray(bounds[np.newaxis, :, 0]),
         stops=np.ascontiguousarray(bounds[np.newaxis, :, 1]),
         block=np.array([[place.block for place in places]]),
@@ -96,13 +96,21 @@ class RowBuffer:
         shift = offsets[:-1].reshape(parts.shape) - parts
         return CodedRows(
             octets=self._octets,
-            words=self._octets.view(np.uint32),
             starts=(begins + shift).reshape(*shape, -1),
             stops=(ends + shift).reshape(*shape, -1),
             block=np.array([place.block for place in flat]).reshape(shape),
             pixel_bytes=np.array([place.pixel_bytes for place in flat]).reshape(shape),
             zero=np.array([place.zero for place in flat]).reshape(shape),
         )
+
+
+# The kernel of `permil._kernels`, as loops that Numba compiles call it.
+llvmlite.binding.add_symbol("permil_decode_tile", kernels.decode_tile_address())
+_ADDRESS, _INTEGER = types.uintp, types.int64
+_decode_tile: Any = types.ExternalFunction(
+    "permil_decode_tile",
+    _INTEGER(_ADDRESS, _INTEGER, _INTEGER, _INTEGER, _ADDRESS, _INTEGER, _INTEGER, _INTEGER),
+)
 
 
 @njit(cache=True, nogil=True)
@@ -121,7 +129,8 @@ def decode_row(
     start, pixel_bytes = coded.starts[file, segment, row], coded.pixel_bytes[file, segment]
     if coded.block[file, segment] > 0:
         stop, block = coded.stops[file, segment, row], coded.block[file, segment]
-        if not decode_tile(coded.words, start, stop, pixels, block, pixel_bytes):
+        octets, n_octets = coded.octets.ctypes.data, coded.octets.size
+        if not _decode_tile(octets, n_octets, start, stop, pixels.ctypes.data, pixels.size, block, pixel_bytes):
             return False
     else:
         for column in range(pixels.size):

@@ -10,6 +10,9 @@ namespace nb = nanobind;
 namespace permil::exposures {
 void bind(nb::module_& module);
 }
+namespace permil::isr {
+void bind(nb::module_& module);
+}
 
 NB_MODULE(_kernels, module) {
   module.doc() = "Compiled kernels, one submodule for each package.";
@@ -21,4 +24,6 @@ NB_MODULE(_kernels, module) {
   module.def("use_level", &permil::use_level, nb::arg("name"), "Use the kernels of a level from now on, in this process.");
   auto exposures = module.def_submodule("exposures", "Raw bytes: RICE tiles, rows of files, checksums.");
   permil::exposures::bind(exposures);
+  auto isr = module.def_submodule("isr", "Counts to electrons, stacks.");
+  permil::isr::bind(isr);
 }

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import llvmlite.binding
 import numpy as np
-from numba import njit, types
 from numpy.typing import NDArray
 
-from permil._kernels import exposures as kernels
 from permil.exposures.hdu import reading
 from permil.exposures.raw_file import RawFile, RowPlaces
 from permil.exposures.rice import whole_words
@@ -102,45 +99,3 @@ class RowBuffer:
             pixel_bytes=np.array([place.pixel_bytes for place in flat]).reshape(shape),
             zero=np.array([place.zero for place in flat]).reshape(shape),
         )
-
-
-# The kernel of `permil._kernels`, as loops that Numba compiles call it.
-llvmlite.binding.add_symbol("permil_decode_tile", kernels.decode_tile_address())
-_ADDRESS, _INTEGER = types.uintp, types.int64
-_decode_tile: Any = types.ExternalFunction(
-    "permil_decode_tile",
-    _INTEGER(_ADDRESS, _INTEGER, _INTEGER, _INTEGER, _ADDRESS, _INTEGER, _INTEGER, _INTEGER),
-)
-
-
-@njit(cache=True, nogil=True)
-def decode_row(
-    coded: CodedRows, file: int, segment: int, row: int, pixels: NDArray[np.int32]
-) -> bool:  # pragma: no cover - compiled
-    """Decode one row; return whether its bits were enough.
-
-    Parameters
-    ----------
-    row
-        Counted from the first of the coded ones.
-    pixels
-        Result, shape (nx_raw,).
-    """
-    start, pixel_bytes = coded.starts[file, segment, row], coded.pixel_bytes[file, segment]
-    if coded.block[file, segment] > 0:
-        stop, block = coded.stops[file, segment, row], coded.block[file, segment]
-        octets, n_octets = coded.octets.ctypes.data, coded.octets.size
-        if not _decode_tile(octets, n_octets, start, stop, pixels.ctypes.data, pixels.size, block, pixel_bytes):
-            return False
-    else:
-        for column in range(pixels.size):
-            place = start + column * pixel_bytes
-            pixel = np.int64(0)
-            for octet in range(pixel_bytes):
-                pixel = (pixel << 8) | coded.octets[place + octet]
-            pixels[column] = np.int16(pixel) if pixel_bytes == 2 else np.int32(pixel)
-    zero = coded.zero[file, segment]
-    if zero != 0:
-        for column in range(pixels.size):
-            pixels[column] += zero
-    return True

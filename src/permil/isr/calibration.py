@@ -82,14 +82,15 @@ class Calibration:
         CalibrationError
             If the gain depends on the temperature and that is not known.
         """
+        gain = np.ascontiguousarray(self.gains.gain, dtype=np.float64)
         if self.temperature_coefficient == 0:
-            return self.gains.gain
+            return gain
         factor = temperature_factor(
             np.nan if temperature is None else temperature,
             coefficient=self.temperature_coefficient,
             reference=self.temperature_reference,
         )
-        return self.gains.gain * factor
+        return gain * factor
 
     @property
     def bias_image(self) -> NDArray[np.float32]:

@@ -15,23 +15,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels import isr as kernels
 from permil.errors import InputError
 from permil.exposures.coded_rows import RowBuffer
 from permil.isr.accumulate import MOST_FRAMES, relative_light
-from permil.isr.average import average_doubtful
+from permil.isr.averages import Doubtful, NoiseTest, RowFit, empty_averages
 from permil.isr.calibration import Calibration
 from permil.isr.file_noise import FileNoise, OverscanSums
 from permil.isr.lost_rows import describe_lost
-from permil.isr.means import empty_averages
-from permil.isr.noise_fit import RowFit, finish_rows
 from permil.isr.probe import ProbedFile, damaged_segment, is_row_by_row
-from permil.isr.rejection import Doubtful, NoiseTest
 from permil.isr.rooms import Rooms
 from permil.isr.rows import Placement
 from permil.isr.saturation import grown_runs
 from permil.isr.segment_group import SegmentGroup
 from permil.isr.stack import Stack
-from permil.isr.stack_rows import FrameRows, RowRoom, Spread, add_rows
+from permil.isr.stack_rows import FrameRows, Spread, SumsOfRows
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -224,33 +222,34 @@ class _Stacking:
         group, own = piece.group, piece.group.amplifiers
         places = [[of_file[index] for index in own] for of_file in self.places]
         frames = self._frames(piece)
-        runs, lost, doubtful, room = [], [], [], RowRoom.of(group)
+        runs, lost, doubtful = [], [], []
         size = max(1, _READ_AT_A_TIME // (2 * group.width * len(self.files) * own.size))
         first = 0
         while first < piece.rows.size:
             rows = piece.rows[first : np.searchsorted(piece.rows, piece.rows[first] + size)]
             coded = self._buffer().read(places, rows)
             spread = Spread.nothing() if grown is None else spread_of(grown, len(self.files), own, rows)
-            added = add_rows(
-                coded,
-                rows,
-                first,
-                group,
-                frames,
-                self.measure,
-                spread,
-                noise_variance,
-                self.test,
-                room,
-                self.out,
-                self.squares,
+            added = SumsOfRows(
+                *kernels.add_rows(
+                    coded,
+                    rows,
+                    first,
+                    group,
+                    frames,
+                    self.measure,
+                    spread,
+                    noise_variance,
+                    self.test,
+                    self.out,
+                    self.squares,
+                )
             )
             if added.damaged_file >= 0:
                 extname = self.detector.amplifiers[own[added.damaged_segment]].extname
                 raise damaged_segment(self.files[added.damaged_file].raw_file, extname)
-            runs.append(added.runs.astype(np.int64))
+            runs.append(added.runs)
             lost.append(added.lost)
-            doubtful.append(added.doubtful)
+            doubtful.append(Doubtful(added.places, added.sums))
             first += rows.size
         saturated, without = np.concatenate(runs), np.concatenate(lost)
         for found in (saturated, without):
@@ -276,13 +275,13 @@ class _Stacking:
     def _test(self, found: list[_Found], noise_variance: FloatArray) -> None:
         """Test the pixels that were set aside, now that the noise is known."""
         for doubtful in (entry for part in found for entry in part.doubtful):
-            average_doubtful(doubtful, len(doubtful.places), noise_variance, self.test, self.out, self.squares)
+            kernels.average_doubtful(*doubtful, noise_variance, self.test, self.out, self.squares)
 
     def _finish(self, index: int, noise_variance: float) -> RowFit:
         """Complete the result of an amplifier."""
         amplifier = self.detector.amplifiers[index]
         fit, test = RowFit.empty(amplifier.ny), self.test._replace(noise_variance=noise_variance)
-        finish_rows(np.arange(amplifier.ny), test, Placement.of(amplifier), self.squares, self.out, fit)
+        kernels.finish_rows(test, Placement.of(amplifier), self.out, self.squares, fit)
         return fit
 
     def _buffer(self) -> RowBuffer:

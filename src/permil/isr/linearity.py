@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import Table
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
@@ -76,29 +75,9 @@ class LinearityCurve:
     def __call__(self, adu: ArrayLike) -> FloatArray:
         """Return corrected adu, same shape."""
         measured = plain_array(adu, name="adu", unit="adu")
-        return _evaluate(self.knots, self.coefficients, measured.ravel()).reshape(measured.shape)
-
-
-@njit(cache=True, nogil=True)
-def evaluate_piece(knots: FloatArray, coefficients: FloatArray, adu: float) -> float:
-    """Evaluate the piecewise polynomial at one point."""
-    step = adu - knots[0]
-    if step < 0:
-        return coefficients[0, 0] + coefficients[0, 1] * step
-    piece = 0
-    if knots.size > 1:
-        piece = int(np.searchsorted(knots, adu, side="right")) - 1
-        step = adu - knots[piece]
-    c = coefficients[piece]
-    return c[0] + step * (c[1] + step * (c[2] + step * c[3]))
-
-
-@njit(cache=True, nogil=True)
-def _evaluate(knots: FloatArray, coefficients: FloatArray, measured: FloatArray) -> FloatArray:
-    corrected = np.empty_like(measured)
-    for index in range(measured.size):
-        corrected[index] = evaluate_piece(knots, coefficients, measured[index])
-    return corrected
+        piece = np.maximum(np.searchsorted(self.knots, measured, side="right") - 1, 0)
+        step, c = measured - self.knots[piece], np.moveaxis(self.coefficients[piece], -1, 0)
+        return np.where(step < 0, c[0] + c[1] * step, c[0] + step * (c[1] + step * (c[2] + step * c[3])))
 
 
 def linearity_from_table(

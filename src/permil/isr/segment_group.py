@@ -1,4 +1,4 @@
-"""Calibration of the segments that are reduced together, as the compiled loops take it."""
+"""Calibration of the segments that are reduced together, as the kernels take it."""
 
 from __future__ import annotations
 
@@ -72,6 +72,8 @@ class SegmentGroup(NamedTuple):
             knots[number, : n_knots[number]] = response.knots
             coefficients[number, : n_knots[number]] = response.coefficients
         correction = calibration.crosstalk_correction()
+        if correction is not None:
+            correction = correction[np.ix_(indices, indices)]
         return cls(
             amplifiers=np.array(indices),
             width=amplifiers[0].nx_raw,
@@ -84,8 +86,8 @@ class SegmentGroup(NamedTuple):
             flip_x=np.array([place.flip_x for place in places]),
             y_first=np.array([place.y_first for place in places]),
             y_step=np.array([place.y_step for place in places]),
-            bias=calibration.bias_image,
-            static_mask=calibration.static_mask,
+            bias=np.ascontiguousarray(calibration.bias_image),
+            static_mask=np.ascontiguousarray(calibration.static_mask),
             knots=knots,
             n_knots=n_knots,
             coefficients=coefficients,

@@ -69,12 +69,6 @@ void overrun(Array<const uint32_t, 1> words) {
 
 }  // namespace
 
-/// `decode_tile` for loops that Numba compiles; ranges are checked where the rows were found.
-extern "C" int64_t permil_decode_tile(const uint32_t* words, int64_t n_octets, int64_t start, int64_t stop, int32_t* pixels, int64_t size,
-                                      int64_t block, int64_t pixel_bytes) {
-  return kernels().decode_tile(words, n_octets / 4, start, stop, pixels, size, block, pixel_bytes);
-}
-
 CodedRows CodedArrays::rows() const {
   return {octets.data(), int64_t(octets.size()), int64_t(starts.shape(0)), int64_t(starts.shape(1)), int64_t(starts.shape(2)),
           starts.data(), stops.data(),           block.data(),             pixel_bytes.data(),       zero.data()};
@@ -109,8 +103,6 @@ void bind(nb::module_& module) {
              "Decode all tiles of an image; return the first one that does not decode, -1 if all do.");
   module.def("decode_rows", &decode_rows, nb::arg("coded"), nb::arg("pixels").noconvert(),
              "Decode the rows of one segment of one file; return the first one that does not decode, -1 if all do.");
-  module.def("decode_tile_address", [] { return reinterpret_cast<uintptr_t>(&permil_decode_tile); },
-             "Return the address of the tile decoder for loops that Numba compiles.");
   module.def("sum_words", &sum_words, nb::arg("words").noconvert(), "Return the sum of big-endian words.");
   module.def("overrun", &overrun, nb::arg("words").noconvert(),
              "Read behind a row of words, as a negative control of the checked kernels: they raise IndexError.");

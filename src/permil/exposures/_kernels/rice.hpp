@@ -3,14 +3,14 @@
 // The first value of a tile is stored as it is. Each block of pixels starts with a few bits that tell how many low bits of the folded
 // differences are stored plainly; the rest of a difference is counted in zeros.
 #pragma once
-#include "_kernels/row.hpp"
+#include "_kernels/span.hpp"
 
 namespace permil::exposures {
 namespace {
 
 /// The bits of a tile, leftmost first, 32 at a time from big-endian words; beyond the last word of the tile all bits are 0.
 struct Bits {
-  Row<const uint32_t> words;
+  Span<const uint32_t> words;
   uint64_t place, last;      // next word, and the one behind the tile
   uint64_t buffer, n_bits;   // the bits in waiting, at the upper end
 
@@ -50,7 +50,7 @@ struct Bits {
 };
 
 /// Return the bits that begin at a byte.
-inline Bits bits_from(Row<const uint32_t> words, uint64_t start, uint64_t stop) {
+inline Bits bits_from(Span<const uint32_t> words, uint64_t start, uint64_t stop) {
   Bits bits{words, start / 4, (stop + 3) / 4, 0, 0};
   const uint64_t skipped = 8 * (start % 4);
   bits.append();
@@ -85,7 +85,7 @@ inline bool take_code(Bits& bits, uint64_t low_bits, uint64_t& code) {
 /// Decode the tile of bytes `start` to `stop - 1`; return whether its bits were enough.
 ///
 /// `block` pixels have the number of low bits in common; a pixel has 1 (unsigned), 2 or 4 (signed) bytes.
-inline bool decode_tile(Row<const uint32_t> words, uint64_t start, uint64_t stop, Row<int32_t> pixels, uint64_t size, uint64_t block,
+inline bool decode_tile(Span<const uint32_t> words, uint64_t start, uint64_t stop, Span<int32_t> pixels, uint64_t size, uint64_t block,
                         uint64_t pixel_bytes) {
   const uint64_t pixel_bits = 8 * pixel_bytes, split_bits = pixel_bytes == 4 ? 5 : 2 + pixel_bytes;
   // The number of a block whose differences are stored in full.

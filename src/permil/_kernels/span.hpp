@@ -1,4 +1,4 @@
-// Rows of numbers in kernels.
+// Rows of numbers, and memory for them, in kernels.
 //
 // Everything that a kernel file defines lies in its own unnamed namespace, and no template of the standard library is used in it:
 // the linker merges functions of one name, and could take that of an instruction level which the processor does not have.
@@ -23,10 +23,10 @@ namespace {
 #ifdef PERMIL_CHECKED
 /// A row whose indices are tested.
 template <class T>
-class Row {
+class Span {
  public:
-  Row(T* first, int64_t size) : first_(first), size_(size) {}
-  operator Row<const T>() const { return {first_, size_}; }
+  Span(T* first, int64_t size) : first_(first), size_(size) {}
+  operator Span<const T>() const { return {first_, size_}; }
   T& operator[](uint64_t index) const {
     if (index >= uint64_t(size_)) throw std::out_of_range("a kernel uses an index outside its row");
     return first_[index];
@@ -39,16 +39,28 @@ class Row {
 
 /// Return the row that begins at an element.
 template <class T>
-Row<T> row_of(T* first, int64_t size) {
+Span<T> span_of(T* first, int64_t size) {
   return {first, size};
+}
+
+/// Return a part of a row.
+template <class T>
+Span<T> part_of(Span<T> row, int64_t first, int64_t size) {
+  if (size > 0) row[first + size - 1];
+  return {size > 0 ? &row[first] : nullptr, size};
 }
 #else
 template <class T>
-using Row = T* __restrict;
+using Span = T* __restrict;
 
 template <class T>
-inline T* row_of(T* first, int64_t) {
+inline T* span_of(T* first, int64_t) {
   return first;
+}
+
+template <class T>
+inline T* part_of(T* row, int64_t first, int64_t) {
+  return row + first;
 }
 #endif
 

@@ -4,12 +4,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.exposures.coded_rows import CodedRows
-from permil.isr.accumulate import Sums
-from permil.isr.averages import Averages, NoiseTest, RowFit
+from permil.isr.averages import Averages, NoiseTest, RowFit, Sums
+from permil.isr.file_stack import FrameRows, Spread
 from permil.isr.probe import RowSamples, Steps
-from permil.isr.rows import Placement
-from permil.isr.segment_group import SegmentGroup
-from permil.isr.stack_rows import FrameRows, Spread
+from permil.isr.segment_group import Placement, SegmentGroup
 
 PLANES: dict[str, int]
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from permil.camera import Detector
 from permil.isr.crosstalk import correction_matrix, source_segments
 from permil.isr.gains import Gains, temperature_factor
-from permil.isr.linearity import LinearityCurve
+from permil.isr.linearity import LinearityCurve, Response
 from permil.isr.overscan import OverscanOptions
-from permil.isr.rows import Response
 
 FloatArray = NDArray[np.float64]
 

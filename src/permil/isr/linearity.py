@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from astropy.table import Table
@@ -78,6 +79,27 @@ class LinearityCurve:
         piece = np.maximum(np.searchsorted(self.knots, measured, side="right") - 1, 0)
         step, c = measured - self.knots[piece], np.moveaxis(self.coefficients[piece], -1, 0)
         return np.where(step < 0, c[0] + c[1] * step, c[0] + step * (c[1] + step * (c[2] + step * c[3])))
+
+
+class Response(NamedTuple):
+    """How the counts of an amplifier become electrons.
+
+    ``knots``, ``coefficients``, ``limit``: see `LinearityCurve`; ``straight``: whether that changes nothing; ``gain``: electrons per
+    adu; ``saturation``: electrons from which a pixel is saturated.
+    """
+
+    knots: FloatArray
+    coefficients: FloatArray
+    limit: float
+    straight: bool
+    gain: float
+    saturation: float
+
+    @classmethod
+    def of(cls, curve: LinearityCurve, gain: float, saturation: float) -> Response:
+        """Return the response with a linearity curve."""
+        straight = curve.knots.tolist() == [0.0] and curve.coefficients.tolist() == [[0.0, 1.0, 0.0, 0.0]]
+        return cls(curve.knots, curve.coefficients, float(curve.limit), straight, float(gain), float(saturation))
 
 
 def linearity_from_table(

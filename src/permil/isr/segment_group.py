@@ -8,11 +8,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.camera import Amplifier
+from permil.camera.frames import segment_to_detector
 from permil.isr.calibration import Calibration
 from permil.isr.overscan import overscan_columns
-from permil.isr.rows import Placement
 
 FloatArray = NDArray[np.float64]
+
+
+class Placement(NamedTuple):
+    """Where the active pixels of a segment lie in the DM frame: row r in image row ``y_first + y_step * r``."""
+
+    x_min: int
+    n_columns: int
+    flip_x: bool
+    y_first: int
+    y_step: int
+
+    @classmethod
+    def of(cls, amplifier: Amplifier) -> Placement:
+        """Return the place of an amplifier."""
+        x, y = segment_to_detector(amplifier, np.array([0, amplifier.nx - 1]), np.array([0, amplifier.ny - 1]))
+        return cls(int(x.min()), amplifier.nx, bool(x[0] > x[1]), int(y[0]), 1 if y[1] > y[0] else -1)
 
 
 class SegmentGroup(NamedTuple):

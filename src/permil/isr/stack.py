@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from permil._kernels import isr as kernels
 from permil.camera import Detector
 from permil.errors import InputError, PhotodiodeError
-from permil.isr.accumulate import MOST_FRAMES, Sums, empty_sums, relative_light
-from permil.isr.averages import NoiseTest, RowFit, empty_averages
+from permil.isr.averages import MOST_FRAMES, NoiseTest, RowFit, Sums, empty_averages, empty_sums, relative_light
 from permil.isr.rooms import Rooms
-from permil.isr.rows import Placement
+from permil.isr.segment_group import Placement
 from permil.products.masks import is_good
 
 FloatArray = NDArray[np.float64]

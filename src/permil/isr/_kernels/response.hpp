@@ -31,7 +31,7 @@ inline void subtract_crosstalk(Span<const float> measured, Span<const float> cor
   }
 }
 
-/// How the adu of a segment become electrons; see permil.isr.rows.Response.
+/// How the adu of a segment become electrons; see permil.isr.linearity.Response.
 struct Response {
   Span<const double> knots, coefficients;
   int64_t n_knots;

@@ -83,7 +83,7 @@ struct Target {
   const bool* flip_x;              // [segment]
 };
 
-/// Sums of a row or of an image; see permil.isr.accumulate.Sums.
+/// Sums of a row or of an image; see permil.isr.averages.Sums.
 struct Sums {
   double* signal;
   float *light, *squares, *high, *second, *low, *high_light, *second_light, *low_light;
@@ -91,7 +91,7 @@ struct Sums {
   int16_t* planes;
 };
 
-/// What differs from file to file in a stack; see permil.isr.stack_rows.FrameRows.
+/// What differs from file to file in a stack; see permil.isr.file_stack.FrameRows.
 struct Frames {
   const float* light;                // [file]
   const double *gain, *clip;         // [file, segment]
@@ -101,7 +101,7 @@ struct Frames {
   int64_t n_rows;
 };
 
-/// Pixels beside saturated ones; see permil.isr.stack_rows.Spread. `first` is null where there are none.
+/// Pixels beside saturated ones; see permil.isr.file_stack.Spread. `first` is null where there are none.
 struct Spread {
   const int64_t *first, *start, *stop;
 };
@@ -146,7 +146,7 @@ struct Doubtful {
   Table<double, 10> sums;
 };
 
-/// What is found while rows are stacked; see permil.isr.stack_rows.SumsOfRows.
+/// What is found while rows are stacked; see permil.isr.file_stack.SumsOfRows.
 struct StackedRows {
   int64_t damaged_file = -1, damaged_segment = -1;
   Table<int64_t, 5> runs;

@@ -19,22 +19,22 @@ _LONGEST_START = 900.0
 _ROOM = 2 * 2**30
 
 
-def examine_all(numbers: range, seed: int, *, only_decoding: bool = False) -> Iterator[tuple[int, Verdict]]:
+def examine_all(numbers: range, seed: int, *, checked: bool = False) -> Iterator[tuple[int, Verdict]]:
     """Examine files by number and yield what became of each.
 
     Parameters
     ----------
     seed
         Of the damage.
-    only_decoding
-        See `Bench`; the checked kernels are used, which test every index.
+    checked
+        Whether the checked kernels are used, which test every index.
     """
     waiting = list(numbers)
     while waiting:
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
         with tempfile.TemporaryDirectory() as folder:
             process = multiprocessing.get_context("spawn").Process(
-                target=_examine, args=(theirs, Path(folder), list(waiting), seed, only_decoding), daemon=True
+                target=_examine, args=(theirs, Path(folder), list(waiting), seed, checked), daemon=True
             )
             process.start()
             theirs.close()
@@ -65,10 +65,10 @@ def _answers(pipe: Connection, process: multiprocessing.process.BaseProcess, wai
             return
 
 
-def _examine(pipe: Connection, folder: Path, numbers: list[int], seed: int, only_decoding: bool) -> None:
-    if only_decoding:
+def _examine(pipe: Connection, folder: Path, numbers: list[int], seed: int, checked: bool) -> None:
+    if checked:
         use_level("checked")
-    bench = Bench(folder, only_decoding=only_decoding)
+    bench = Bench(folder)
     bench.examine(-1 % 2**31, seed)
     # What is believed of a size in a damaged file asks for more than this.
     virtual = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()

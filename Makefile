@@ -2,20 +2,33 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+# The kernels are compiled again when one of these changes.
+NATIVE := CMakeLists.txt $(shell find src -name '*.cpp' -o -name '*.hpp')
+# That of CXX, else the first that works.
+COMPILERS := $(if $(filter default,$(origin CXX)),c++ g++ clang++,$(CXX))
 # Of `make fuzz`.
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: install demo test test-full fuzz lint bench
+.PHONY: install wheel demo test test-full fuzz lint bench
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "permil needs Python 3.11 or newer; say which with: make PYTHON=/path/to/python3"; exit 2; }
+	@for compiler in $(COMPILERS); do \
+	    echo 'int main() { if constexpr (true) return 0; }' | $$compiler -std=c++17 -fsyntax-only -x c++ - 2>/dev/null && exit 0; \
+	  done; \
+	  echo "permil needs a C++17 compiler to be installed from source; install g++ or clang++, or say which with: make CXX=/path/to/g++"; exit 2
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[report,spots,dev]'
+	$(PIP) install -c constraints.txt cmake nanobind ninja scikit-build-core
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[report,spots,dev]'
 	@touch $@
+
+wheel: install
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 demo: install
 	$(BIN)/permil demo demo
@@ -35,5 +48,5 @@ lint: install
 	$(BIN)/mypy
 
 bench: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	$(BIN)/python benchmarks/run.py

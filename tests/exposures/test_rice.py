@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import numba
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -12,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from permil import _kernels
+from permil._kernels.exposures import decode_tile
 from permil.exposures import rice
 from permil.exposures.hdu import Hdu, read_structure
-from permil.exposures.rice import as_words, decode_tile, decompress, rice_coding, tile_places
+from permil.exposures.rice import as_words, decompress, rice_coding, tile_places
 
 SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-CHECKED_DECODER = numba.njit(boundscheck=True)(decode_tile.py_func)
 
 
 def integers(kind: type[np.integer]) -> st.SearchStrategy[np.ndarray]:
@@ -43,6 +45,15 @@ def decoded(hdu: Hdu, content: bytes) -> np.ndarray:
     coding = rice_coding(hdu)
     assert coding is not None
     return decompress(hdu, coding, np.frombuffer(content, dtype=np.uint8))
+
+
+@contextmanager
+def kernels_of(level: str) -> Iterator[None]:
+    _kernels.use_level(level)
+    try:
+        yield
+    finally:
+        _kernels.use_level(_kernels.levels()[-1])
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
@@ -102,9 +113,12 @@ def test_no_bits_whatever_lead_out_of_the_tile(stream: bytes, start: int, size: 
     words = as_words(np.frombuffer(bytes(start) + stream, dtype=np.uint8))
     arguments = words, start, start + len(stream)
     checked, fast = np.zeros(size, dtype=np.int32), np.zeros(size, dtype=np.int32)
-    good = CHECKED_DECODER(*arguments, checked, block, pixel_bytes)
-    assert decode_tile(*arguments, fast, block, pixel_bytes) == good
-    np.testing.assert_array_equal(fast, checked)
+    with kernels_of("checked"):
+        good = decode_tile(*arguments, checked, block, pixel_bytes)
+    for level in _kernels.levels():
+        with kernels_of(level):
+            assert decode_tile(*arguments, fast, block, pixel_bytes) == good
+        np.testing.assert_array_equal(fast, checked)
     # What lies behind the tile never changes whether it decodes, nor the pixels.
     longer = as_words(np.frombuffer(bytes(start) + stream + b"\xff" * 16, dtype=np.uint8))
     other = np.zeros(size, dtype=np.int32)
@@ -165,3 +179,16 @@ def test_a_row_is_a_tile_only_where_it_is() -> None:
     assert rice_coding(encoded(pixels, tile_shape=(1, 40))[0]).is_by_row  # type: ignore[union-attr]
     assert not rice_coding(encoded(pixels, tile_shape=(2, 40))[0]).is_by_row  # type: ignore[union-attr]
     assert rice.RiceCoding(40, 4, 30, 3, 32, 4).tiles == 4
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "block", "pixel_bytes"), [(-1, 8, 32, 4), (0, 13, 32, 4), (4, 4, 32, 4), (0, 12, 0, 4), (0, 12, 32, 3)]
+)
+def test_tiles_outside_their_words_are_refused(start: int, stop: int, block: int, pixel_bytes: int) -> None:
+    with pytest.raises(ValueError, match=r"outside the data|no such block"):
+        decode_tile(np.zeros(3, dtype=np.uint32), start, stop, np.zeros(5, dtype=np.int32), block, pixel_bytes)
+
+
+def test_levels_that_the_processor_does_not_have() -> None:
+    with pytest.raises(ValueError, match="no kernels v5; this processor has checked, baseline"):
+        _kernels.use_level("v5")

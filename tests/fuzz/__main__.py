@@ -20,19 +20,19 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="how long")
     parser.add_argument("--seed", type=int, default=1, help="of the damage")
     options = parser.parse_args()
-    whole = _run(options.seed, options.seconds * (1 - _CHECKED_PART), only_decoding=False)
-    checked = _run(options.seed, options.seconds * _CHECKED_PART, only_decoding=True)
+    whole = _run(options.seed, options.seconds * (1 - _CHECKED_PART), checked=False)
+    checked = _run(options.seed, options.seconds * _CHECKED_PART, checked=True)
     return int(whole or checked)
 
 
-def _run(seed: int, seconds: float, *, only_decoding: bool) -> bool:
+def _run(seed: int, seconds: float, *, checked: bool) -> bool:
     """Examine files for some time; return whether there was any fault."""
     verdicts: list[tuple[int, Verdict]] = []
     end: float | None = None
     first = 0
     while end is None or time.monotonic() < end:
-        for number, verdict in examine_all(range(first, first + _AT_A_TIME), seed, only_decoding=only_decoding):
-            # Time counts from the first answer: before, kernels are compiled.
+        for number, verdict in examine_all(range(first, first + _AT_A_TIME), seed, checked=checked):
+            # Time counts from the first answer: before, the good files are made.
             end = end or time.monotonic() + seconds
             verdicts.append((number, verdict))
             if verdict.fault:
@@ -44,7 +44,7 @@ def _run(seed: int, seconds: float, *, only_decoding: bool) -> bool:
     faults = [verdict for _, verdict in verdicts if verdict.fault]
     slowest = max(verdicts, key=lambda each: each[1].seconds)
     largest = max(verdicts, key=lambda each: each[1].growth)
-    print(f"{'decoding with checks of bounds' if only_decoding else 'reading and reduction'}, seed {seed}: {len(verdicts)} files")
+    print(f"reading and reduction{' with checked kernels' if checked else ''}, seed {seed}: {len(verdicts)} files")
     print("  " + ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) + f"; {len(faults)} faults")
     print(f"  slowest: {slowest[1].seconds:.2f} s (number {slowest[0]}, {slowest[1].damage})")
     print(f"  most memory: {largest[1].growth / 2**20:.0f} MiB (number {largest[0]}, {largest[1].damage})", flush=True)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from permil import _kernels
+from permil._kernels.exposures import overrun
 
 from .files import LAYOUTS
-from .reading import ACCEPTED, REFUSED, REPORTED
+from .reading import ACCEPTED, REFUSED, REPORTED, Bench
 from .watch import examine_all
 
 NUMBER = 600
@@ -20,3 +27,20 @@ def test_damaged_files() -> None:
     assert {each.layout for each in verdicts.values()} == set(LAYOUTS)
     fates = Counter(each.outcome for each in verdicts.values())
     assert min(fates[outcome] for outcome in (ACCEPTED, REPORTED, REFUSED)) > NUMBER // 40
+
+
+def test_an_index_outside_its_row_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Negative control: a decoder that reads one word too many."""
+    words = np.zeros(4, dtype=np.uint32)
+    with pytest.raises(ValueError, match="only the checked kernels"):
+        overrun(words)
+    bench = Bench(tmp_path)
+    numbers = range(20)
+    _kernels.use_level("checked")
+    try:
+        assert not any(bench.examine(number, seed=3).fault for number in numbers)
+        monkeypatch.setattr("permil.exposures.rice.kernels.decode_image", lambda *_: overrun(words))
+        faults = [bench.examine(number, seed=3).fault for number in numbers]
+    finally:
+        _kernels.use_level(_kernels.levels()[-1])
+    assert "reads out of bounds: a kernel uses an index outside its row" in faults

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import resource
 import tempfile
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+
+from permil._kernels import use_level
 
 from .reading import Bench, Verdict
 
@@ -18,24 +19,24 @@ _LONGEST_START = 900.0
 _ROOM = 2 * 2**30
 
 
-def examine_all(numbers: range, seed: int, *, only_decoding: bool = False) -> Iterator[tuple[int, Verdict]]:
+def examine_all(numbers: range, seed: int, *, checked: bool = False) -> Iterator[tuple[int, Verdict]]:
     """Examine files by number and yield what became of each.
 
     Parameters
     ----------
     seed
         Of the damage.
-    only_decoding
-        See `Bench`; kernels are compiled anew, with checks of bounds.
+    checked
+        Whether the checked kernels are used, which test every index.
     """
     waiting = list(numbers)
     while waiting:
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        environment = {"NUMBA_BOUNDSCHECK": "1"} if only_decoding else {}
         with tempfile.TemporaryDirectory() as folder:
-            if only_decoding:
-                environment["NUMBA_CACHE_DIR"] = str(Path(folder, "cache"))
-            process = _start(theirs, Path(folder), waiting, seed, only_decoding, environment)
+            process = multiprocessing.get_context("spawn").Process(
+                target=_examine, args=(theirs, Path(folder), list(waiting), seed, checked), daemon=True
+            )
+            process.start()
             theirs.close()
             try:
                 yield from _answers(ours, process, waiting)
@@ -43,25 +44,6 @@ def examine_all(numbers: range, seed: int, *, only_decoding: bool = False) -> It
                 process.kill()
                 process.join()
                 ours.close()
-
-
-def _start(
-    pipe: Connection, folder: Path, numbers: list[int], seed: int, only_decoding: bool, environment: dict[str, str]
-) -> multiprocessing.process.BaseProcess:
-    before = {name: os.environ.get(name) for name in environment}
-    os.environ.update(environment)
-    try:
-        process = multiprocessing.get_context("spawn").Process(
-            target=_examine, args=(pipe, folder, list(numbers), seed, only_decoding), daemon=True
-        )
-        process.start()
-        return process
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 def _answers(pipe: Connection, process: multiprocessing.process.BaseProcess, waiting: list[int]) -> Iterator[tuple[int, Verdict]]:
@@ -83,8 +65,10 @@ def _answers(pipe: Connection, process: multiprocessing.process.BaseProcess, wai
             return
 
 
-def _examine(pipe: Connection, folder: Path, numbers: list[int], seed: int, only_decoding: bool) -> None:
-    bench = Bench(folder, only_decoding=only_decoding)
+def _examine(pipe: Connection, folder: Path, numbers: list[int], seed: int, checked: bool) -> None:
+    if checked:
+        use_level("checked")
+    bench = Bench(folder)
     bench.examine(-1 % 2**31, seed)
     # What is believed of a size in a damaged file asks for more than this.
     virtual = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()

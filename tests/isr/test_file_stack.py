@@ -10,15 +10,14 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from permil._kernels.isr import add_rows, probe_rows
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
 from permil.isr import FrameStack, LinearityCurve, OverscanOptions, Superbias, frame_light
 from permil.isr.file_stack import stack_files
 from permil.isr.probe import probe_file
-from permil.isr.probe_rows import probe_rows
 from permil.isr.reduce import reduce_raw_file
-from permil.isr.stack_rows import add_rows
 from permil.isr.stage import stack_group
 from permil.products import MaskPlane
 
@@ -196,8 +195,8 @@ def test_each_row_is_decoded_once(detector, bin8, calibration, make_raw, tmp_pat
     def whole(*_):
         raise AssertionError("a whole segment was decoded")
 
-    monkeypatch.setattr("permil.isr.file_stack.add_rows", add)
-    monkeypatch.setattr("permil.isr.probe.probe_rows", probe)
+    monkeypatch.setattr("permil.isr.file_stack.kernels.add_rows", add)
+    monkeypatch.setattr("permil.isr.probe.kernels.probe_rows", probe)
     monkeypatch.setattr("permil.isr.probe.light_steps", lambda _: (32, 2))
     monkeypatch.setattr(RawFile, "segment", whole)
     stack_group(paths, [1.0] * number, bin8, full, IsrConfig(photodiode="none"))
@@ -232,7 +231,7 @@ def test_what_a_sample_of_rows_says_of_the_noise_changes_nothing(
     full = full_calibration(calibration, rng, crosstalk=crosstalk(rng))
     calls = []
     monkeypatch.setattr("permil.isr.file_stack._SURE_PART", part)
-    monkeypatch.setattr("permil.isr.file_stack.add_rows", lambda *arguments: calls.append(1) or add_rows(*arguments))
+    monkeypatch.setattr("permil.isr.file_stack.kernels.add_rows", lambda *arguments: calls.append(1) or add_rows(*arguments))
     streamed, whole, _, _ = both_ways(paths, bin8, full, poisson=poisson)
     assert_same(streamed, whole)
     pieces = -(-detector.amplifiers[0].ny // 64)

@@ -15,7 +15,7 @@ from permil.camera.frames import take_segment
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.isr import OverscanOptions, reduce_box, reduce_exposure
-from permil.isr.lost_rows import describe_lost, lost_columns, lost_runs
+from permil.isr.lost_rows import describe_lost, lost_runs
 from permil.isr.overscan import measure_overscan
 from permil.isr.stage import build_superbias, stack_group, superbias_notes
 from permil.isr.superbias import bias_calibration
@@ -32,6 +32,12 @@ def noisy(rng, *, rows=250, width=138, first=10, last=74, light=9000.0, noise=5.
     return np.rint(raw).astype(np.int32), first, last
 
 
+def lost_columns(row, first, last):
+    """Return first column, that behind the last, value and fault of what is lost of a row; None for nothing."""
+    lost = lost_runs(row[np.newaxis], 1, slice(first, last), SATURATION)
+    return tuple(lost[0, 1:]) if len(lost) else None
+
+
 @pytest.mark.parametrize("value", [0, -1, 0x20202020, 2**31 - 1, 32768, 27000, 40000])
 @pytest.mark.parametrize(
     ("begin", "end"), [(60 * 138, 180 * 138), (60 * 138 + 31, 180 * 138 + 7), (5 * 138 + 100, 7 * 138 + 40), (0, 500)]
@@ -42,7 +48,7 @@ def test_blocks_of_one_value_are_found_wherever_they_begin_and_end(value, begin,
     damaged = np.zeros(raw.shape, dtype=bool)
     damaged.reshape(-1)[begin:end] = True
     found = np.zeros((len(raw), last - first), dtype=bool)
-    for row, left, right, repeated, is_fault in lost_runs(raw, len(raw), first, last, SATURATION):
+    for row, left, right, repeated, is_fault in lost_runs(raw, len(raw), slice(first, last), SATURATION):
         found[row, left:right] = True
         assert (repeated, is_fault) == (value, 1)
     own = damaged[:, first:last]
@@ -61,28 +67,28 @@ def test_a_block_within_a_row_is_found_but_not_a_plateau_of_saturation():
     raw[1, 100:228] = 262143
     raw[2, 100:228] = raw[2].max() + 10
     raw[3, 100:228] = 26000
-    assert lost_columns(raw[0], first, last, SATURATION) == (90, 218, 0, True)
-    assert lost_columns(raw[1], first, last, SATURATION)[:2] == (0, 0)
+    assert lost_columns(raw[0], first, last) == (90, 218, 0, True)
+    assert lost_columns(raw[1], first, last) is None
     # What is clipped below the limit that is known is masked; the file is not at fault.
-    assert lost_columns(raw[2], first, last, SATURATION) == (90, 218, raw[2, 100], False)
-    assert lost_columns(raw[3], first, last, SATURATION) == (90, 218, 26000, True)
+    assert lost_columns(raw[2], first, last) == (90, 218, raw[2, 100], False)
+    assert lost_columns(raw[3], first, last) == (90, 218, 26000, True)
 
 
 def test_rows_with_noise_or_a_step_at_their_overscan_are_whole():
     rng = np.random.default_rng(3)
     for noise in (4.0, 6.0, 30.0):
         raw, first, last = noisy(rng, rows=20_000, light=0.0, noise=noise)
-        assert not len(lost_runs(raw, len(raw), first, last, SATURATION))
+        assert not len(lost_runs(raw, len(raw), slice(first, last), SATURATION))
     row = np.full(138, 27000, dtype=np.int32)
     row[10:74] = 41000
-    assert lost_columns(row, 10, 74, SATURATION)[:2] == (0, 0)
+    assert lost_columns(row, 10, 74) is None
     # Deferred charge of a row without noise.
     row[74:80] += np.array([80, 40, 20, 10, 5, 2], dtype=np.int32)
-    assert lost_columns(row, 10, 74, SATURATION)[:2] == (0, 0)
+    assert lost_columns(row, 10, 74) is None
     # A saturated row has an overscan that differs.
     saturated = np.rint(rng.normal(27000, 5, 138)).astype(np.int32)
     saturated[10:74] = 262143
-    assert lost_columns(saturated, 10, 74, SATURATION)[:2] == (0, 0)
+    assert lost_columns(saturated, 10, 74) is None
 
 
 @pytest.mark.parametrize("method", ["row_median", "row_mean", "smoothed", "constant"])

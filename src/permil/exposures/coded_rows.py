@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from permil.exposures.hdu import reading
 from permil.exposures.raw_file import RawFile, RowPlaces
-from permil.exposures.rice import as_words, decode_tile
+from permil.exposures.rice import whole_words
 
 _ALIGNMENT = 8
 # Bytes between rows from which on they are read one by one: to ask the system for more takes as long as to copy this much.
@@ -22,12 +21,11 @@ _WORTH_SKIPPING = 12_000
 class CodedRows(NamedTuple):
     """Some rows of the same segments of several files.
 
-    ``octets``, ``words``: the bytes, twice; ``starts``, ``stops``: where a row lies in them, shape (n_files, n_segments, n_rows);
+    ``octets``: the bytes, a multiple of 4 in number; ``starts``, ``stops``: where a row lies in them, shape (n_files, n_segments, n_rows);
     ``block``, ``pixel_bytes``, ``zero``: see `RowPlaces`, shape (n_files, n_segments).
     """
 
     octets: NDArray[np.uint8]
-    words: NDArray[np.uint32]
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
     block: NDArray[np.int64]
@@ -46,8 +44,7 @@ def mapped_rows(raw_file: RawFile) -> CodedRows:
     octets, places = raw_file.mapped_rows()
     bounds = np.array([place.bounds(np.arange(place.offsets.size - 1)) for place in places])
     return CodedRows(
-        octets=octets,
-        words=as_words(octets),
+        octets=whole_words(octets),
         starts=np.ascontiguousarray(bounds[np.newaxis, :, 0]),
         stops=np.ascontiguousarray(bounds[np.newaxis, :, 1]),
         block=np.array([[place.block for place in places]]),
@@ -96,42 +93,9 @@ class RowBuffer:
         shift = offsets[:-1].reshape(parts.shape) - parts
         return CodedRows(
             octets=self._octets,
-            words=self._octets.view(np.uint32),
             starts=(begins + shift).reshape(*shape, -1),
             stops=(ends + shift).reshape(*shape, -1),
             block=np.array([place.block for place in flat]).reshape(shape),
             pixel_bytes=np.array([place.pixel_bytes for place in flat]).reshape(shape),
             zero=np.array([place.zero for place in flat]).reshape(shape),
         )
-
-
-@njit(cache=True, nogil=True)
-def decode_row(
-    coded: CodedRows, file: int, segment: int, row: int, pixels: NDArray[np.int32]
-) -> bool:  # pragma: no cover - compiled
-    """Decode one row; return whether its bits were enough.
-
-    Parameters
-    ----------
-    row
-        Counted from the first of the coded ones.
-    pixels
-        Result, shape (nx_raw,).
-    """
-    start, pixel_bytes = coded.starts[file, segment, row], coded.pixel_bytes[file, segment]
-    if coded.block[file, segment] > 0:
-        stop, block = coded.stops[file, segment, row], coded.block[file, segment]
-        if not decode_tile(coded.words, start, stop, pixels, block, pixel_bytes):
-            return False
-    else:
-        for column in range(pixels.size):
-            place = start + column * pixel_bytes
-            pixel = np.int64(0)
-            for octet in range(pixel_bytes):
-                pixel = (pixel << 8) | coded.octets[place + octet]
-            pixels[column] = np.int16(pixel) if pixel_bytes == 2 else np.int32(pixel)
-    zero = coded.zero[file, segment]
-    if zero != 0:
-        for column in range(pixels.size):
-            pixels[column] += zero
-    return True

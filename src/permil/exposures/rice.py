@@ -1,12 +1,6 @@
 """Decompress Rice-coded tiles of integers: the algorithm RICE_1 of the FITS standard, for every tile shape and pixel size.
 
-Algorithm: FITS Standard 4.0, section 10.4.1 (R. Rice, P.-S. Yeh and W. Miller 1993). The first value of a tile is stored as it is;
-then each block of pixels starts with a few bits that tell how many low bits of the folded differences are stored plainly, the rest
-being counted in zeros.
-
-The bits wait, leftmost first, in a 64-bit buffer that takes 32 of them at a time; the zeros are counted by one instruction. All
-indices are unsigned, since the compiler would otherwise make each of them ready to count from the end. Nothing is read beyond the
-last word of a tile, whatever its bits say.
+Tables and sizes are checked here; ``_kernels/rice.hpp`` decodes the bits of a tile and reads nothing beyond its last word.
 """
 
 from __future__ import annotations
@@ -14,22 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from permil._kernels import exposures as kernels
 from permil.exposures.hdu import Hdu
 
 Bytes = NDArray[np.uint8]
 Places = NDArray[np.int64]
 
-_ZERO, _ONE, _TWO, _THREE = (np.uint64(number) for number in range(4))
-_WORD = np.uint64(32)
-_BUFFER = np.uint64(64)
-_LOW_BYTE = np.uint64(0xFF)
 _LARGEST_BLOCK = 2**31
 
 
@@ -171,168 +158,19 @@ def decompress(hdu: Hdu, coding: RiceCoding, content: Bytes, pixels: NDArray[np.
     """
     image = np.empty((coding.rows, coding.columns), dtype=np.int32) if pixels is None else pixels
     starts, stops = tile_places(hdu, content[: hdu.cards.integer("NAXIS1", 0) * coding.tiles])
-    first = _decode_image(
-        as_words(content), starts, stops, image, coding.tile_columns, coding.tile_rows, coding.block, coding.pixel_bytes
-    )
+    shape = coding.tile_rows, coding.tile_columns
+    first = kernels.decode_image(as_words(content), starts, stops, image, shape, coding.block, coding.pixel_bytes)
     if first >= 0:
         raise ValueError(f"tile {first} is damaged")
     return image
 
 
 def as_words(content: Bytes) -> NDArray[np.uint32]:
-    """Return bytes as native 32-bit words; what is no whole word at the end is copied into one."""
-    if content.size % 4:
-        content = np.concatenate([content, np.zeros(-content.size % 4, dtype=np.uint8)])
-    return content.view(np.uint32)
+    """Return bytes as 32-bit words of the machine; if the last word is not complete, return a copy with zeros appended."""
+    return whole_words(content).view(np.uint32)
 
 
-@intrinsic
-def _leading_zeros(_context: Any, _number: Any) -> Any:
-    """Count the zeros above the highest bit that is set; 64 for 0."""
-
-    def generate(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(ir.IntType(64), [ir.IntType(64), ir.IntType(1)])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.ctlz.i64")
-        return builder.call(function, [arguments[0], ir.Constant(ir.IntType(1), 0)])
-
-    return types.uint64(types.uint64), generate
-
-
-@numba.njit(cache=True, inline="always")
-def _big_endian(words: NDArray[np.uint32], place: np.uint64) -> np.uint64:  # pragma: no cover - compiled
-    word = np.uint64(words[place])
-    low = ((word & _LOW_BYTE) << np.uint64(24)) | ((word & np.uint64(0xFF00)) << np.uint64(8))
-    return low | ((word >> np.uint64(8)) & np.uint64(0xFF00)) | (word >> np.uint64(24))
-
-
-@numba.njit(cache=True, nogil=True)
-def decode_tile(  # noqa: C901 - one loop; parts of it would need all of its state
-    words: NDArray[np.uint32], start: int, stop: int, pixels: NDArray[np.int32], block: int, pixel_bytes: int
-) -> bool:  # pragma: no cover - compiled
-    """Decode one tile; return whether its bits were enough.
-
-    Parameters
-    ----------
-    words
-        From `as_words`.
-    start, stop
-        Bytes of the tile, within the words.
-    pixels
-        Where its pixels go, one-dimensional.
-    block, pixel_bytes
-        See `RiceCoding`.
-    """
-    pixel_bits = np.uint64(8 * pixel_bytes)
-    split_bits = np.uint64(5 if pixel_bytes == 4 else 2 + pixel_bytes)
-    # The code of a block whose differences are stored in full.
-    plain = np.uint64(26 if pixel_bytes == 4 else 15 if pixel_bytes == 2 else 7)
-    last = (np.uint64(stop) + _THREE) >> _TWO
-    place = np.uint64(start) >> _TWO
-    skipped = (np.uint64(start) & _THREE) << _THREE
-    buffer, n_bits = _big_endian(words, place) << (_WORD + skipped), _WORD - skipped
-    place += _ONE
-    if place < last:
-        buffer |= _big_endian(words, place) << (_WORD - n_bits)
-    n_bits += _WORD
-    place += _ONE
-    pixel = buffer >> (_BUFFER - pixel_bits)
-    buffer <<= pixel_bits
-    n_bits -= pixel_bits
-    column, size = _ZERO, np.uint64(pixels.size)
-    while column < size:
-        end = min(column + np.uint64(block), size)
-        if n_bits <= _WORD:
-            if place < last:
-                buffer |= _big_endian(words, place) << (_WORD - n_bits)
-            n_bits += _WORD
-            place += _ONE
-        split = buffer >> (_BUFFER - split_bits)
-        buffer <<= split_bits
-        n_bits -= split_bits
-        if split == _ZERO:
-            while column < end:
-                pixels[column] = np.int32(pixel)
-                column += _ONE
-            continue
-        if split > plain:
-            return False
-        low_bits = split - _ONE
-        while column < end:
-            if n_bits <= _WORD:
-                if place < last:
-                    buffer |= _big_endian(words, place) << (_WORD - n_bits)
-                n_bits += _WORD
-                place += _ONE
-            if split == plain:
-                folded = buffer >> (_BUFFER - pixel_bits)
-                buffer <<= pixel_bits
-                n_bits -= pixel_bits
-            else:
-                zeros: np.uint64 = _leading_zeros(buffer)  # type: ignore[call-arg]
-                if zeros + split <= n_bits:
-                    # Two shifts where one could be by the whole width, which means nothing.
-                    buffer = buffer << zeros << _ONE
-                    n_bits -= zeros + split
-                else:
-                    zeros = _ZERO
-                    while buffer == _ZERO:
-                        if place >= last:
-                            return False
-                        zeros += n_bits
-                        buffer, n_bits = _big_endian(words, place) << _WORD, _WORD
-                        place += _ONE
-                    more = _leading_zeros(buffer)
-                    buffer = buffer << more << _ONE
-                    n_bits -= more + _ONE
-                    zeros += more
-                    if n_bits < low_bits:
-                        if place < last:
-                            buffer |= _big_endian(words, place) << (_WORD - n_bits)
-                        n_bits += _WORD
-                        place += _ONE
-                    n_bits -= low_bits
-                folded = (zeros << low_bits) | (buffer >> _ONE >> (_BUFFER - split))
-                buffer <<= low_bits
-            # Even codes are positive differences, odd ones negative; of numbers that are too large the low 32 bits count.
-            folded &= np.uint64(0xFFFFFFFF)
-            pixel += (folded >> _ONE) ^ (_ZERO - (folded & _ONE))
-            pixels[column] = np.int32(pixel)
-            column += _ONE
-    if pixel_bytes == 2:
-        for index in range(pixels.size):
-            pixels[index] = np.int16(pixels[index])
-    elif pixel_bytes == 1:
-        for index in range(pixels.size):
-            pixels[index] = np.uint8(pixels[index])
-    return bool(place * _WORD - n_bits <= np.uint64(stop) << _THREE)
-
-
-@numba.njit(cache=True, nogil=True)
-def _decode_image(
-    words: NDArray[np.uint32],
-    starts: Places,
-    stops: Places,
-    image: NDArray[np.int32],
-    tile_columns: int,
-    tile_rows: int,
-    block: int,
-    pixel_bytes: int,
-) -> int:  # pragma: no cover - compiled
-    """Fill ``image``; return the first tile that does not decode, -1 if all do."""
-    rows, columns = image.shape
-    across = -(-columns // tile_columns)
-    flat = image.reshape(-1)
-    pixels = np.empty(min(tile_rows, rows) * min(tile_columns, columns), dtype=np.int32)
-    for tile in range(starts.size):
-        top, left = tile // across * tile_rows, tile % across * tile_columns
-        height, width = min(tile_rows, rows - top), min(tile_columns, columns - left)
-        if width == columns:
-            first = top * columns
-            if not decode_tile(words, starts[tile], stops[tile], flat[first : first + height * width], block, pixel_bytes):
-                return tile
-            continue
-        if not decode_tile(words, starts[tile], stops[tile], pixels[: height * width], block, pixel_bytes):
-            return tile
-        for row in range(height):
-            image[top + row, left : left + width] = pixels[row * width : (row + 1) * width]
-    return -1
+def whole_words(content: Bytes) -> Bytes:
+    """Return bytes whose number is a multiple of 4; a copy with zeros appended where it is not."""
+    missing = -content.size % 4
+    return np.concatenate([content, np.zeros(missing, dtype=np.uint8)]) if missing else content

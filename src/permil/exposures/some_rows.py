@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
+from permil._kernels import exposures as kernels
 from permil.errors import RawFormatError
-from permil.exposures.coded_rows import CodedRows, RowBuffer, decode_row
+from permil.exposures.coded_rows import RowBuffer
 from permil.exposures.raw_file import IntegerImage, RawFile
 
 
@@ -48,7 +47,7 @@ def read_rows(
     if pixels is None or pixels.shape != shape:
         pixels = np.empty(shape, dtype=np.int32)
     coded = (buffer or RowBuffer()).read([[places]], chosen)
-    damaged = _decode_rows(coded, pixels)
+    damaged = kernels.decode_rows(coded, pixels)
     if damaged >= 0:
         raise RawFormatError(
             f"row {chosen[damaged]} of segment {name} cannot be decompressed",
@@ -56,12 +55,3 @@ def read_rows(
             remedy="copy the file again or leave it out",
         )
     return pixels
-
-
-@njit(cache=True, nogil=True)
-def _decode_rows(coded: CodedRows, pixels: NDArray[np.int32]) -> int:  # pragma: no cover - compiled
-    """Fill ``pixels``; return the first row that does not decode, -1 if all do."""
-    for row in range(pixels.shape[0]):
-        if not decode_row(coded, 0, 0, row, pixels[row]):
-            return row
-    return -1

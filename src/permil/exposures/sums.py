@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from permil._kernels import exposures as kernels
 from permil.exposures.cards import Cards
 
 Checksums = Literal["refuse", "warn", "off"]
@@ -22,8 +22,6 @@ Checksums = Literal["refuse", "warn", "off"]
 CHANGED_HEADER = "its header was changed after its CHECKSUM was made"
 
 _MODULUS = 2**32 - 1
-_LOW_BYTE, _SECOND_BYTE = np.uint32(0xFF), np.uint32(0xFF00)
-_ONE_BYTE, _THREE_BYTES = np.uint32(8), np.uint32(24)
 
 
 @dataclass(frozen=True)
@@ -38,18 +36,8 @@ def sum_of_words(content: bytes | NDArray[np.uint8]) -> int:
     """Return the ones' complement sum of big-endian 32-bit words; bytes that are no whole word count as if zeros followed."""
     octets = np.frombuffer(content, dtype=np.uint8)
     whole = octets.size // 4 * 4
-    total = int(_add_words(octets[:whole].view(np.uint32))) if whole else 0
+    total = kernels.sum_words(octets[:whole].view(np.uint32)) if whole else 0
     return (total + int.from_bytes(octets[whole:].tobytes().ljust(4, b"\0"), "big")) % _MODULUS
-
-
-@njit(cache=True, nogil=True)
-def _add_words(words: NDArray[np.uint32]) -> np.uint64:  # pragma: no cover - compiled
-    total = np.uint64(0)
-    for index in range(words.size):
-        word = words[index]
-        low = ((word & _LOW_BYTE) << _THREE_BYTES) | ((word & _SECOND_BYTE) << _ONE_BYTE)
-        total += np.uint64(np.uint32(low | ((word >> _ONE_BYTE) & _SECOND_BYTE) | (word >> _THREE_BYTES)))
-    return total
 
 
 def has_sums(cards: Cards) -> bool:

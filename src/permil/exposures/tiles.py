@@ -17,9 +17,10 @@ import numpy as np
 from astropy.io.fits.hdu.compressed._codecs import PLIO1, HCompress1
 from numpy.typing import NDArray
 
+from permil._kernels import exposures as kernels
 from permil.exposures.cards import Cards
 from permil.exposures.hdu import Hdu
-from permil.exposures.rice import as_words, decode_tile, descriptors
+from permil.exposures.rice import as_words, descriptors
 
 Bytes = NDArray[np.uint8]
 IntegerImage = NDArray[np.int32]
@@ -208,7 +209,7 @@ def _rice(block: int, pixel_bytes: int) -> Decoder:
     def decode(octets: Bytes, shape: tuple[int, ...]) -> NDArray[Any]:
         pixels = np.empty(prod(shape), dtype=np.int32)
         # A copy, so that the tile begins with a whole word.
-        if not decode_tile(as_words(octets.copy()), 0, octets.size, pixels, block, pixel_bytes):
+        if not kernels.decode_tile(as_words(octets.copy()), 0, octets.size, pixels, block, pixel_bytes):
             raise ValueError("a tile is damaged")
         return pixels
 

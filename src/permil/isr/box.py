@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels import isr as kernels
 from permil.camera import Amplifier, ReferenceBox
-from permil.camera.frames import box_in_detector, take_segment
+from permil.camera.frames import box_in_detector
 from permil.errors import CalibrationError, RawFormatError
 from permil.isr.calibration import Calibration
-from permil.isr.lost_rows import describe_lost, lost_runs
+from permil.isr.lost_rows import describe_lost
 from permil.isr.overscan import Overscan, measure_overscan, overscan_columns
 from permil.isr.reduce import is_dead, raw_segment
-from permil.products.masks import MaskPlane
+from permil.isr.segment_group import SegmentGroup
+from permil.products.masks import MaskPlane, is_usable
 
 FloatArray = NDArray[np.float64]
 RowReader = Callable[[Amplifier, slice], NDArray[np.int32]]
@@ -130,37 +132,24 @@ def measure_box(
     detector = calibration.detector
     target = detector.amplifier(place.amp)
     rows, columns = box_in_segment(target, place)
-    index = detector.amplifiers.index(target)
-    gain = float(calibration.gain_at(temperature)[index])
-
     raw = read(target, slice(0, target.ny_raw))
     target_overscan = measure_overscan(raw, target, calibration.overscan, saturation_adu=calibration.saturation_adu)
     _require_rows(raw, target_overscan, target, rows)
-    counts = raw[target.data_slices][rows, columns]
-    adu = {}
-    for name in calibration.needed_segments(target.name):
-        source = detector.amplifier(name)
-        if source is target:
-            adu[name] = counts - target_overscan.level[rows, np.newaxis]
-        else:
-            adu[name] = _counts_over_level(read, source, rows, columns, calibration)
-        if calibration.superbias is not None:
-            adu[name] -= take_segment(source, calibration.superbias.image)[rows, columns]
+    counts, levels = [raw[target.data_slices[0]][rows]], [target_overscan.level[rows]]
+    sources = [detector.amplifier(name) for name in calibration.needed_segments(target.name)]
+    for source in sources[1:]:
+        source_counts, level = _counts_and_level(read, source, rows, calibration)
+        counts.append(source_counts)
+        levels.append(level)
+    electrons, mask = np.empty((place.box, target.nx), dtype=np.float32), np.empty((place.box, target.nx), dtype=np.int16)
+    group = SegmentGroup.of(calibration, [detector.amplifiers.index(source) for source in sources])
+    gains = calibration.gain_at(temperature)[group.amplifiers]
+    kernels.reduce_first_segment(counts, (rows.start, rows.stop), group, gains, np.array(levels), electrons, mask)
+    signal, planes = electrons[:, columns].astype(np.float64), mask[:, columns]
 
-    measured = adu[target.name]
-    correction = calibration.crosstalk_correction()
-    if correction is not None:
-        names = [source.name for source in detector.amplifiers]
-        measured = measured - sum(correction[index, names.index(name)] * sources for name, sources in adu.items())
-    signal = gain * calibration.curve(index)(measured)
-
+    gain = float(gains[0])
     read_noise = gain * target_overscan.read_noise
-    saturated = (counts >= calibration.saturation_adu) | (signal >= calibration.saturation[index])
-    bad = (take_segment(target, calibration.static_mask)[rows, columns] & MaskPlane.BAD) != 0
-    held = np.ones(raw[target.data_slices].shape, dtype=bool)
-    for number, begin, end in target_overscan.lost[:, :3]:
-        held[number, begin:end] = False
-    usable = ~saturated & ~bad & held[rows, columns]
+    saturated, usable = (planes & MaskPlane.SAT) != 0, is_usable(planes)
     if not (usable | saturated).any():
         raise CalibrationError(
             f"the bunch at row {place.row}, column {place.column} of {detector.name} {target.name} has no usable pixel",
@@ -204,29 +193,18 @@ def _require_rows(raw: NDArray[np.int32], overscan: Overscan, amplifier: Amplifi
         raise RawFormatError(f"the bunch of pixels is incomplete: {sentence}")
 
 
-def _counts_over_level(
-    read: RowReader, amplifier: Amplifier, rows: slice, columns: slice, calibration: Calibration
-) -> FloatArray:
-    """Return a bunch of pixels over the level of its rows, adu; 0 where the file does not hold it."""
-    options, saturation = calibration.overscan, calibration.saturation_adu
-    active_rows, active_columns = amplifier.data_slices
+def _counts_and_level(
+    read: RowReader, amplifier: Amplifier, rows: slice, calibration: Calibration
+) -> tuple[NDArray[np.int32], FloatArray]:
+    """Return some rows of a segment, and the level of each, adu."""
+    options, active = calibration.overscan, amplifier.data_slices[0]
     if options.method != "row_median":
         raw = read(amplifier, slice(0, amplifier.ny_raw))
-        overscan = measure_overscan(raw, amplifier, options, saturation_adu=saturation)
-        level, lost = overscan.level[rows], overscan.lost
-        raw = raw[active_rows][rows]
-        first = rows.start
-    else:
-        # The level of a row needs no other row.
-        raw = read(amplifier, slice(active_rows.start + rows.start, active_rows.start + rows.stop))
-        level = np.median(raw[:, overscan_columns(amplifier, options)], axis=1)
-        lost = lost_runs(np.ascontiguousarray(raw), len(raw), active_columns.start, active_columns.stop, saturation)
-        first = 0
-    adu = raw[:, active_columns] - level[:, np.newaxis]
-    for row, begin, end in lost[:, :3] - [first, 0, 0]:
-        if 0 <= row < len(adu):
-            adu[row, begin:end] = 0
-    return adu[:, columns]
+        overscan = measure_overscan(raw, amplifier, options, saturation_adu=calibration.saturation_adu)
+        return np.ascontiguousarray(raw[active][rows]), overscan.level[rows]
+    # The level of a row needs no other row.
+    raw = np.ascontiguousarray(read(amplifier, slice(active.start + rows.start, active.start + rows.stop)))
+    return raw, np.median(raw[:, overscan_columns(amplifier, options)], axis=1)
 
 
 def _near_median(

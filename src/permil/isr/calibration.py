@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from permil.camera import Detector
 from permil.isr.crosstalk import correction_matrix, source_segments
 from permil.isr.gains import Gains, temperature_factor
-from permil.isr.linearity import LinearityCurve
+from permil.isr.linearity import LinearityCurve, Response
 from permil.isr.overscan import OverscanOptions
-from permil.isr.rows import Response
 
 FloatArray = NDArray[np.float64]
 
@@ -82,14 +81,15 @@ class Calibration:
         CalibrationError
             If the gain depends on the temperature and that is not known.
         """
+        gain = np.ascontiguousarray(self.gains.gain, dtype=np.float64)
         if self.temperature_coefficient == 0:
-            return self.gains.gain
+            return gain
         factor = temperature_factor(
             np.nan if temperature is None else temperature,
             coefficient=self.temperature_coefficient,
             reference=self.temperature_reference,
         )
-        return self.gains.gain * factor
+        return gain * factor
 
     @property
     def bias_image(self) -> NDArray[np.float32]:

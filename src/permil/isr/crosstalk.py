@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 from astropy.table import Table
-from numba import njit
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
-from permil.isr.rows import Placement, copy_flipped, copy_row, subtract_crosstalk_row
 from permil.isr.tables import DetectorTable
 from permil.products.tables import PathName
 
@@ -76,48 +74,3 @@ def correction_matrix(crosstalk: FloatArray) -> FloatArray:
 def source_segments(correction: FloatArray, victim: int) -> list[int]:
     """Return the indices of the segments that the correction of one segment needs (itself, when it matters, left out)."""
     return [int(source) for source in np.flatnonzero(correction[victim]) if source != victim]
-
-
-def subtract_crosstalk(image: NDArray[np.float32], detector: Detector, correction: FloatArray) -> None:
-    """Correct an assembled image (adu, DM frame) in place.
-
-    Parameters
-    ----------
-    image
-        Overscan and bias taken off, shape (ny, nx).
-    correction
-        From `correction_matrix`.
-    """
-    places = [Placement.of(amplifier) for amplifier in detector.amplifiers]
-    x_min, _, flip_x, y_first, y_step = (np.array(column) for column in zip(*places, strict=True))
-    rows = (detector.amplifiers[0].ny, detector.amplifiers[0].nx)
-    _correct_image(image, rows, x_min, flip_x, y_first, y_step, correction.astype(np.float32))
-
-
-@njit(cache=True, nogil=True)
-def _correct_image(
-    image: NDArray[np.float32],
-    size: tuple[int, int],
-    x_min: NDArray[np.int64],
-    flip_x: NDArray[np.bool_],
-    y_first: NDArray[np.int64],
-    y_step: NDArray[np.int64],
-    factors: NDArray[np.float32],
-) -> None:
-    n_rows, n_columns = size
-    measured = np.empty((x_min.size, n_columns), dtype=np.float32)
-    corrected, total = np.empty_like(measured), np.empty(n_columns, dtype=np.float32)
-    for row in range(n_rows):
-        for segment in range(x_min.size):
-            place = image[y_first[segment] + y_step[segment] * row, x_min[segment] : x_min[segment] + n_columns]
-            if flip_x[segment]:
-                copy_flipped(place, measured[segment])
-            else:
-                copy_row(place, measured[segment])
-        subtract_crosstalk_row(measured, factors, total, corrected)
-        for segment in range(x_min.size):
-            place = image[y_first[segment] + y_step[segment] * row, x_min[segment] : x_min[segment] + n_columns]
-            if flip_x[segment]:
-                copy_flipped(corrected[segment], place)
-            else:
-                copy_row(corrected[segment], place)

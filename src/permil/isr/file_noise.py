@@ -75,7 +75,7 @@ class OverscanSums:
         self._freedom, self._rows = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
 
     def add(self, amplifiers: NDArray[np.int64], level: FloatArray, squares: FloatArray, freedom: NDArray[np.int64]) -> None:
-        """Add the next rows of some amplifiers; see `permil.isr.stack_rows.FrameRows`."""
+        """Add the next rows of some amplifiers; see `permil.isr.file_stack.FrameRows`."""
         for sums, rows in ((self._level, level), (self._squares, squares)):
             sums[:, amplifiers] = np.cumsum(np.concatenate([sums[:, amplifiers, np.newaxis], rows], axis=2), axis=2)[:, :, -1]
         self._freedom[:, amplifiers] += freedom.sum(axis=2)

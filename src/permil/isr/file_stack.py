@@ -10,28 +10,23 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels import isr as kernels
+from permil.camera import Detector
 from permil.errors import InputError
 from permil.exposures.coded_rows import RowBuffer
-from permil.isr.accumulate import MOST_FRAMES, relative_light
-from permil.isr.average import average_doubtful
+from permil.isr.averages import MOST_FRAMES, Doubtful, NoiseTest, RowFit, empty_averages, relative_light
 from permil.isr.calibration import Calibration
 from permil.isr.file_noise import FileNoise, OverscanSums
 from permil.isr.lost_rows import describe_lost
-from permil.isr.means import empty_averages
-from permil.isr.noise_fit import RowFit, finish_rows
 from permil.isr.probe import ProbedFile, damaged_segment, is_row_by_row
-from permil.isr.rejection import Doubtful, NoiseTest
 from permil.isr.rooms import Rooms
-from permil.isr.rows import Placement
-from permil.isr.saturation import grown_runs
-from permil.isr.segment_group import SegmentGroup
+from permil.isr.segment_group import Placement, SegmentGroup
 from permil.isr.stack import Stack
-from permil.isr.stack_rows import FrameRows, RowRoom, Spread, add_rows
 
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -66,6 +61,56 @@ class FileStack:
     read_noise_err: FloatArray
     overscan_level: FloatArray
     damage: tuple[tuple[int, str], ...]
+
+
+class FrameRows(NamedTuple):
+    """What differs from file to file; shapes (n_files, n_segments), of ``light`` (n_files,), of the last three (.., n_rows).
+
+    ``light``: relative light q; ``gain``: electrons per adu; ``dead``: channels without data; ``clip``: deviation from which a count of
+    the overscan is an outlier; ``level``: of the overscan, adu; ``squares``, ``freedom``: sum of squared
+    deviations from the mean of the overscan, and their degrees of freedom.
+    """
+
+    light: NDArray[np.float32]
+    gain: FloatArray
+    dead: NDArray[np.bool_]
+    clip: FloatArray
+    level: FloatArray
+    squares: FloatArray
+    freedom: NDArray[np.int64]
+
+
+class SumsOfRows(NamedTuple):
+    """What the kernel ``add_rows`` returns.
+
+    ``damaged_file``, ``damaged_segment``: the first one with a row that does not decode, -1 if there is none; ``runs``: saturated pixels:
+    file, segment, row, first column, column behind the last, shape (n, 5); ``lost``: file, segment, and what `LostRuns` holds, shape
+    (n, 7); ``places``, ``sums``: see `Doubtful`.
+    """
+
+    damaged_file: int
+    damaged_segment: int
+    runs: NDArray[np.int64]
+    lost: NDArray[np.int64]
+    places: NDArray[np.int64]
+    sums: FloatArray
+
+
+class Spread(NamedTuple):
+    """Pixels beside saturated ones: for file f, segment s and the i-th row those from ``start[k]`` to ``stop[k] - 1``.
+
+    k runs from ``first[f, s, i]`` to ``first[f, s, i + 1] - 1`` (``first`` has no elements where nothing is saturated); columns are raw.
+    """
+
+    first: NDArray[np.int64]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+    @classmethod
+    def nothing(cls) -> Spread:
+        """Return the spread where nothing is saturated."""
+        none = np.empty(0, dtype=np.int64)
+        return cls(np.empty((0, 0, 0), dtype=np.int64), none, none)
 
 
 @dataclass(frozen=True)
@@ -224,33 +269,34 @@ class _Stacking:
         group, own = piece.group, piece.group.amplifiers
         places = [[of_file[index] for index in own] for of_file in self.places]
         frames = self._frames(piece)
-        runs, lost, doubtful, room = [], [], [], RowRoom.of(group)
+        runs, lost, doubtful = [], [], []
         size = max(1, _READ_AT_A_TIME // (2 * group.width * len(self.files) * own.size))
         first = 0
         while first < piece.rows.size:
             rows = piece.rows[first : np.searchsorted(piece.rows, piece.rows[first] + size)]
             coded = self._buffer().read(places, rows)
             spread = Spread.nothing() if grown is None else spread_of(grown, len(self.files), own, rows)
-            added = add_rows(
-                coded,
-                rows,
-                first,
-                group,
-                frames,
-                self.measure,
-                spread,
-                noise_variance,
-                self.test,
-                room,
-                self.out,
-                self.squares,
+            added = SumsOfRows(
+                *kernels.add_rows(
+                    coded,
+                    rows,
+                    first,
+                    group,
+                    frames,
+                    self.measure,
+                    spread,
+                    noise_variance,
+                    self.test,
+                    self.out,
+                    self.squares,
+                )
             )
             if added.damaged_file >= 0:
                 extname = self.detector.amplifiers[own[added.damaged_segment]].extname
                 raise damaged_segment(self.files[added.damaged_file].raw_file, extname)
-            runs.append(added.runs.astype(np.int64))
+            runs.append(added.runs)
             lost.append(added.lost)
-            doubtful.append(added.doubtful)
+            doubtful.append(Doubtful(added.places, added.sums))
             first += rows.size
         saturated, without = np.concatenate(runs), np.concatenate(lost)
         for found in (saturated, without):
@@ -276,13 +322,13 @@ class _Stacking:
     def _test(self, found: list[_Found], noise_variance: FloatArray) -> None:
         """Test the pixels that were set aside, now that the noise is known."""
         for doubtful in (entry for part in found for entry in part.doubtful):
-            average_doubtful(doubtful, len(doubtful.places), noise_variance, self.test, self.out, self.squares)
+            kernels.average_doubtful(*doubtful, noise_variance, self.test, self.out, self.squares)
 
     def _finish(self, index: int, noise_variance: float) -> RowFit:
         """Complete the result of an amplifier."""
         amplifier = self.detector.amplifiers[index]
         fit, test = RowFit.empty(amplifier.ny), self.test._replace(noise_variance=noise_variance)
-        finish_rows(np.arange(amplifier.ny), test, Placement.of(amplifier), self.squares, self.out, fit)
+        kernels.finish_rows(test, Placement.of(amplifier), self.out, self.squares, fit)
         return fit
 
     def _buffer(self) -> RowBuffer:
@@ -310,3 +356,37 @@ def spread_of(runs: Rows, n_files: int, amplifiers: Rows, rows: Rows) -> Spread:
     starts = np.arange(n_files * len(amplifiers)).reshape(n_files, len(amplifiers), 1) * rows.size
     first = ends[starts + np.arange(rows.size + 1)]
     return Spread(first, runs[order, 3].copy(), runs[order, 4].copy())
+
+
+def grown_runs(runs: Rows, detector: Detector, pixels: int) -> Rows:
+    """Return runs that cover all pixels within a square of ``2 pixels + 1`` around saturated ones, also in other segments.
+
+    Parameters
+    ----------
+    runs : ndarray, shape (n, 5)
+        File, number of the amplifier, raw row, first raw column, column behind the last.
+
+    Returns
+    -------
+    ndarray, shape (m, 5)
+        The same columns; runs may overlap.
+    """
+    places = [Placement.of(amplifier) for amplifier in detector.amplifiers]
+    x_min, width, flip_x, y_first, y_step = (np.array(column) for column in zip(*places, strict=True))
+    file, amplifier, row, start, stop = runs.T
+    flipped = flip_x[amplifier]
+    first = x_min[amplifier] + np.where(flipped, width[amplifier] - stop, start) - pixels
+    last = x_min[amplifier] + np.where(flipped, width[amplifier] - start, stop) + pixels
+    y = y_first[amplifier] + y_step[amplifier] * row
+    grown = []
+    for number, target in enumerate(detector.amplifiers):
+        # Columns and rows of this amplifier, counted as it is read.
+        left, right = np.clip(first - target.x_min, 0, target.nx), np.clip(last - target.x_min, 0, target.nx)
+        if flip_x[number]:
+            left, right = target.nx - right, target.nx - left
+        for step in range(-pixels, pixels + 1):
+            own_row = (y + step - y_first[number]) * y_step[number]
+            touched = (left < right) & (own_row >= 0) & (own_row < target.ny)
+            parts = (file, np.full_like(file, number), own_row, left, right)
+            grown.append(np.stack([part[touched] for part in parts], axis=1))
+    return np.concatenate(grown)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from astropy.table import Table
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import PchipInterpolator
 
@@ -76,29 +76,30 @@ class LinearityCurve:
     def __call__(self, adu: ArrayLike) -> FloatArray:
         """Return corrected adu, same shape."""
         measured = plain_array(adu, name="adu", unit="adu")
-        return _evaluate(self.knots, self.coefficients, measured.ravel()).reshape(measured.shape)
+        piece = np.maximum(np.searchsorted(self.knots, measured, side="right") - 1, 0)
+        step, c = measured - self.knots[piece], np.moveaxis(self.coefficients[piece], -1, 0)
+        return np.where(step < 0, c[0] + c[1] * step, c[0] + step * (c[1] + step * (c[2] + step * c[3])))
 
 
-@njit(cache=True, nogil=True)
-def evaluate_piece(knots: FloatArray, coefficients: FloatArray, adu: float) -> float:
-    """Evaluate the piecewise polynomial at one point."""
-    step = adu - knots[0]
-    if step < 0:
-        return coefficients[0, 0] + coefficients[0, 1] * step
-    piece = 0
-    if knots.size > 1:
-        piece = int(np.searchsorted(knots, adu, side="right")) - 1
-        step = adu - knots[piece]
-    c = coefficients[piece]
-    return c[0] + step * (c[1] + step * (c[2] + step * c[3]))
+class Response(NamedTuple):
+    """How the counts of an amplifier become electrons.
 
+    ``knots``, ``coefficients``, ``limit``: see `LinearityCurve`; ``straight``: whether that changes nothing; ``gain``: electrons per
+    adu; ``saturation``: electrons from which a pixel is saturated.
+    """
 
-@njit(cache=True, nogil=True)
-def _evaluate(knots: FloatArray, coefficients: FloatArray, measured: FloatArray) -> FloatArray:
-    corrected = np.empty_like(measured)
-    for index in range(measured.size):
-        corrected[index] = evaluate_piece(knots, coefficients, measured[index])
-    return corrected
+    knots: FloatArray
+    coefficients: FloatArray
+    limit: float
+    straight: bool
+    gain: float
+    saturation: float
+
+    @classmethod
+    def of(cls, curve: LinearityCurve, gain: float, saturation: float) -> Response:
+        """Return the response with a linearity curve."""
+        straight = curve.knots.tolist() == [0.0] and curve.coefficients.tolist() == [[0.0, 1.0, 0.0, 0.0]]
+        return cls(curve.knots, curve.coefficients, float(curve.limit), straight, float(gain), float(saturation))
 
 
 def linearity_from_table(

@@ -5,27 +5,24 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from permil.borrowed import borrowed
+from permil._kernels import isr as kernels
 from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.exposures import Checksums, RawFile
-from permil.exposures.coded_rows import CodedRows, decode_row, mapped_rows
+from permil.exposures.coded_rows import mapped_rows
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import check_detector, with_path
-from permil.isr.group_rows import flag_signal, response_of, take_row, to_signal
-from permil.isr.lost_rows import LostRuns, clear_lost, describe_lost, flag_lost, look_for_lost
+from permil.isr.lost_rows import LostRuns, describe_lost
 from permil.isr.masks import grow_saturated
 from permil.isr.overscan import measure_overscan
 from permil.isr.reduce import DetectorImage, reduce_raw_file
 from permil.isr.row_sample import RowSample
-from permil.isr.rows import copy_flipped, copy_row, median_of_counts, subtract_crosstalk_row, to_measured
 from permil.isr.segment_group import SegmentGroup
 from permil.isr.stage import board_temperature
 from permil.isr.strip import Strip
@@ -163,9 +160,18 @@ class OpenExposure:
             If they cannot be decoded.
         """
         image, mask = _MEMORY.room(strip.detector_rows.size, self.detector.nx)
-        own = _Exposure(self.sample.gain, self._dead, self._levels)
-        damaged, flagged, lost = _reduce_strip(
-            self._coded, strip.first, strip.last, self._group, own, strip.detector_rows, _Room.of(self._group), image, mask
+        # Rows of the detector follow each other within a strip: where those of a segment go is found once.
+        first_row = self._group.y_first + self._group.y_step * strip.first
+        damaged, flagged, lost = kernels.reduce_coded(
+            self._coded,
+            (strip.first, strip.last),
+            self._group,
+            self.sample.gain,
+            self._dead,
+            np.ascontiguousarray(self._levels[:, strip.first : strip.last]),
+            np.searchsorted(strip.detector_rows, first_row),
+            image,
+            mask,
         )
         if len(lost):
             self._lost.append(lost)
@@ -180,115 +186,3 @@ class OpenExposure:
             for part in strip.adjoining:
                 grow_saturated(mask[part], self.calibration.saturation_grow)
         return image, mask
-
-
-class _Exposure(NamedTuple):
-    """What differs between exposures, per segment; ``level`` per row, without elements where it is that row's median."""
-
-    gain: FloatArray
-    dead: NDArray[np.bool_]
-    level: FloatArray
-
-
-class _Room(NamedTuple):
-    """Room for a raw row of all segments on its way.
-
-    ``counts``: shape (n_segments, width); ``bias``: superbias of a segment; ``planes``: masks; ``measured``, ``corrected``: adu, without
-    and with crosstalk corrected; ``signal``: a row of a segment; ``level``: of the overscans, adu; ``shift``: from rows of the detector
-    to those of the strip.
-    """
-
-    counts: NDArray[np.int32]
-    bias: NDArray[np.float32]
-    planes: NDArray[np.int16]
-    measured: NDArray[np.float32]
-    corrected: NDArray[np.float32]
-    signal: NDArray[np.float32]
-    level: FloatArray
-    shift: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, group: SegmentGroup) -> _Room:
-        n_segments, n_columns = group.x_min.size, group.n_columns
-        return cls(
-            counts=np.empty((n_segments, group.width), dtype=np.int32),
-            bias=np.empty(n_columns if group.bias.size else 0, dtype=np.float32),
-            planes=np.empty((n_segments, n_columns), dtype=np.int16),
-            measured=np.empty((n_segments, n_columns), dtype=np.float32),
-            corrected=np.empty((n_segments, n_columns), dtype=np.float32),
-            signal=np.empty(n_columns, dtype=np.float32),
-            level=np.zeros(n_segments),
-            shift=np.empty(n_segments, dtype=np.int64),
-        )
-
-
-@njit(cache=True, nogil=True)
-def _reduce_strip(
-    coded: CodedRows,
-    first: int,
-    last: int,
-    group: SegmentGroup,
-    exposure: _Exposure,
-    detector_rows: NDArray[np.int64],
-    room: _Room,
-    image: NDArray[np.float32],
-    mask: NDArray[np.int16],
-) -> tuple[int, bool, NDArray[np.int64]]:
-    """Fill image and mask.
-
-    Returns
-    -------
-    damaged : int
-        The first segment that does not decode, -1 where all do.
-    flagged : bool
-        Whether anything was flagged.
-    lost : ndarray of int, shape (n, 6)
-        Segment, and a row of `LostRuns`.
-    """
-    coded, group, exposure, room, image, mask = borrowed((coded, group, exposure, room, image, mask))
-    n_segments, n_columns = group.x_min.size, group.n_columns
-    counts, planes, signal, level, shift = room.counts, room.planes, room.signal, room.level, room.shift
-    measured, corrected = room.measured, room.corrected
-    for segment in range(n_segments):
-        # Rows of the detector follow each other within a run: where a segment's rows go is found once.
-        y = group.y_first[segment] + group.y_step[segment] * first
-        shift[segment] = np.searchsorted(detector_rows, y) - y
-    lost, runs = np.zeros((n_segments, 2), dtype=np.int64), np.empty((0, 6), dtype=np.int64)
-    n_runs = len(runs)
-    flagged, file = False, coded.starts.shape[0] - 1
-    begin, end = group.first_column, group.first_column + n_columns
-    for row in range(first, last):
-        for segment in range(n_segments):
-            if not decode_row(coded, file, segment, row, counts[segment]):
-                return segment, False, runs[:n_runs]
-            runs, n_runs = look_for_lost(
-                counts[segment], (begin, end), group.saturation_adu, (segment, row), lost[segment], runs, n_runs
-            )
-            if exposure.level.size:
-                level[segment] = exposure.level[segment, row]
-            elif lost[segment, 1] - lost[segment, 0] < n_columns:
-                level[segment] = median_of_counts(counts[segment, group.first_overscan : group.last_overscan], level[segment])
-            take_row(group, segment, row, room.bias, planes[segment])
-            to_measured(counts[segment, begin:end], level[segment], room.bias, measured[segment])
-            clear_lost(measured[segment], lost[segment])
-        if group.factors.size:
-            subtract_crosstalk_row(measured, group.factors, signal, corrected)
-            measured, corrected = corrected, measured
-        for segment in range(n_segments):
-            response, own = response_of(group, segment, exposure.gain[segment]), planes[segment]
-            if to_signal(counts[segment, begin:end], measured[segment], response, group.saturation_adu, signal):
-                flag_signal(counts[segment, begin:end], measured[segment], response, group.saturation_adu, own)
-                flagged = True
-            if exposure.dead[segment]:
-                lost[segment, 0], lost[segment, 1] = 0, n_columns
-            signal[lost[segment, 0] : lost[segment, 1]] = np.nan
-            flag_lost(own, lost[segment])
-            place = group.y_first[segment] + group.y_step[segment] * row + shift[segment]
-            left, right = group.x_min[segment], group.x_min[segment] + n_columns
-            if group.flip_x[segment]:
-                copy_flipped(signal, image[place, left:right])
-                copy_flipped(own, mask[place, left:right])
-            else:
-                copy_row(signal, image[place, left:right])
-                copy_row(own, mask[place, left:right])
-    return -1, flagged, runs[:n_runs]

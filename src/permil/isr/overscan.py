@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from permil._kernels import isr as kernels
 from permil.camera import Amplifier
 from permil.errors import ConfigError
 from permil.isr.lost_rows import LostRuns, lost_runs
-from permil.isr.rows import clipped_sums, median_deviation, median_of_counts
 
 FloatArray = NDArray[np.float64]
 OverscanMethod = Literal["row_median", "row_mean", "smoothed", "constant"]
@@ -75,8 +74,8 @@ class Overscan:
 
 
 def native_counts(raw: NDArray[Any]) -> NDArray[np.int32]:
-    """Return raw counts as native 32-bit integers (FITS files are big-endian); no copy when they are already."""
-    return np.asarray(raw, dtype=np.int32)
+    """Return raw counts as native 32-bit integers (FITS files are big-endian), C-contiguous; no copy when they are already."""
+    return np.ascontiguousarray(raw, dtype=np.int32)
 
 
 def median_variance_factor(size: int) -> float:
@@ -111,18 +110,18 @@ def measure_overscan(
     """
     options = OverscanOptions() if options is None else options
     native, columns = native_counts(raw), amplifier.data_slices[1]
-    lost = lost_runs(native, amplifier.ny, columns.start, columns.stop, saturation_adu)
+    lost = lost_runs(native, amplifier.ny, columns, saturation_adu)
     measured = np.ones(amplifier.ny, dtype=bool)
     measured[lost[lost[:, 2] - lost[:, 1] == amplifier.nx, 0]] = False
-    counts = native[amplifier.serial_overscan_slices[0], overscan_columns(amplifier, options)]
-    medians, deviations = _row_medians(counts, measured)
-    limit = clip_limit(deviations)
-    means, clipped_mean, variance, freedom, kept = _clipped_moments(counts, measured, medians, limit)
+    counts, overscan = native[amplifier.serial_overscan_slices[0]], overscan_columns(amplifier, options)
+    medians, deviations = row_medians(counts, overscan, measured, deviation_step(amplifier.ny))
+    moments = clipped_moments(counts, overscan, measured, medians, clip_limit(deviations))
+    means = moments.row_means
     if measured.any() and not measured.all():
         row, good = np.arange(amplifier.ny), np.flatnonzero(measured)
         medians, means = (np.interp(row, good, levels[good]) for levels in (medians, means))
-    read_noise, read_noise_err = noise_with_error(variance, freedom)
-    level, level_variance = _level(options, counts.shape, medians, means, clipped_mean, variance, kept)
+    read_noise, read_noise_err = noise_with_error(moments.variance, moments.freedom)
+    level, level_variance = _level(options, overscan.stop - overscan.start, medians, means, moments)
     mean_level = float(level[measured].mean()) if measured.any() else 0.0
     return Overscan(level, level_variance, read_noise, read_noise_err, mean_level, lost)
 
@@ -165,24 +164,17 @@ def row_median_variance(variance: float, n_columns: int) -> float:
 
 
 def _level(
-    options: OverscanOptions,
-    shape: tuple[int, ...],
-    medians: FloatArray,
-    means: FloatArray,
-    clipped_mean: float,
-    variance: float,
-    kept: int,
+    options: OverscanOptions, n_columns: int, medians: FloatArray, means: FloatArray, moments: ClippedMoments
 ) -> tuple[FloatArray, float]:
     """Return level per row and the variance of one of them for the chosen method."""
-    n_rows, n_columns = shape
     if options.method == "row_mean":
-        return means, variance / n_columns
+        return means, moments.variance / n_columns
     if options.method == "constant":
-        return np.full(n_rows, clipped_mean), variance / max(kept, 1)
-    median_variance = row_median_variance(variance, n_columns)
+        return np.full(medians.size, moments.mean), moments.variance / max(moments.kept, 1)
+    median_variance = row_median_variance(moments.variance, n_columns)
     if options.method == "row_median":
         return medians, median_variance
-    window = min(options.window, n_rows)
+    window = min(options.window, medians.size)
     return running_mean(medians, window), median_variance / window
 
 
@@ -195,47 +187,61 @@ def running_mean(samples: FloatArray, window: int) -> FloatArray:
     return samples[0] + (sums[stop] - sums[first]) / (stop - first)
 
 
-@njit(cache=True, nogil=True)
-def _row_medians(counts: NDArray[np.int32], measured: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """Return the median of each row that was measured, and for a sample of them the median absolute deviation from it."""
-    n_rows = counts.shape[0]
-    step = deviation_step(n_rows)
-    medians, deviations = np.zeros(n_rows), np.empty((n_rows + step - 1) // step)
-    n_deviations = 0
-    for row in range(n_rows):
-        if not measured[row]:
-            continue
-        medians[row] = median_of_counts(counts[row], medians[max(row - 1, 0)])
-        if row % step == 0:
-            deviations[n_deviations] = median_deviation(counts[row], medians[row])
-            n_deviations += 1
+def row_medians(
+    counts: NDArray[np.int32], columns: slice, measured: NDArray[np.bool_], step: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return the median of each row that was measured (0 else), and every ``step`` rows the median absolute deviation from it.
+
+    Parameters
+    ----------
+    counts
+        Raw rows, C-contiguous.
+    columns
+        Those of the overscan.
+    """
+    medians, deviations = np.empty(measured.size), np.empty(-(-measured.size // step))
+    n_deviations = kernels.row_medians(counts, (columns.start, columns.stop), measured, step, medians, deviations)
     return medians, deviations[:n_deviations]
 
 
-@njit(cache=True, nogil=True)
 def deviation_step(n_rows: int) -> int:
     """Return the step of the rows in which the typical deviation is measured."""
     return max(1, n_rows // _ROWS_FOR_DEVIATION)
 
 
-@njit(cache=True, nogil=True)
-def _clipped_moments(
-    counts: NDArray[np.int32], measured: NDArray[np.bool_], centre: FloatArray, limit: float
-) -> tuple[FloatArray, float, float, int, int]:
-    """Return row means, the overall mean, the variance within rows, its degrees of freedom and how many counts were kept."""
-    n_rows = counts.shape[0]
-    means = np.empty(n_rows)
-    total, squares, freedom, kept_all = 0.0, 0.0, 0, 0
-    for row in range(n_rows):
-        means[row] = centre[row]
-        if not measured[row]:
-            continue
-        kept, row_sum, row_squares = clipped_sums(counts[row], centre[row], limit)
-        if kept > 0:
-            means[row] += row_sum / kept
-            squares += row_squares - row_sum * row_sum / kept
-            freedom += kept - 1
-            kept_all += kept
-            total += kept * (means[row] - centre[0])
-    overall = centre[0] + total / kept_all if kept_all > 0 else centre[0]
-    return means, overall, (squares / freedom if freedom > 0 else 0.0), freedom, kept_all
+@dataclass(frozen=True)
+class ClippedMoments:
+    """Counts of an overscan without outliers: mean of each row and of all, variance within rows, its degrees of freedom, counts kept."""
+
+    row_means: FloatArray
+    mean: float
+    variance: float
+    freedom: int
+    kept: int
+
+
+def clipped_moments(
+    counts: NDArray[np.int32], columns: slice, measured: NDArray[np.bool_], centre: FloatArray, limit: float
+) -> ClippedMoments:
+    """Return the moments of the counts of measured rows that deviate from ``centre`` by no more than ``limit``.
+
+    Parameters
+    ----------
+    counts, columns, measured
+        See `row_medians`.
+    centre
+        Of each row, a multiple of 1/2.
+    """
+    kept, (total, squares) = np.empty(measured.size, dtype=np.int64), np.empty((2, measured.size))
+    kernels.clip_rows(counts, (columns.start, columns.stop), measured, centre, limit, kept, total, squares)
+    number = np.maximum(kept, 1)
+    means = centre + total / number
+    # Rows are added in their order, so that stacks, which see few rows at a time, have the same bits.
+    all_kept, freedom = int(kept.sum()), int((kept - (kept > 0)).sum())
+    about_means = _sum_in_order(squares - total * total / number)
+    mean = centre[0] + _sum_in_order(kept * (means - centre[0])) / max(all_kept, 1) if measured.size else 0.0
+    return ClippedMoments(means, float(mean), about_means / freedom if freedom > 0 else 0.0, freedom, all_kept)
+
+
+def _sum_in_order(addends: FloatArray) -> float:
+    return float(np.cumsum(addends)[-1]) if addends.size else 0.0

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels import isr as kernels
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
 from permil.exposures.coded_rows import RowBuffer
 from permil.isr.calibration import Calibration
 from permil.isr.file_noise import level_variance
-from permil.isr.overscan import Overscan, clip_limit, deviation_step
-from permil.isr.probe_rows import RowSamples, Steps, overscan_deviations, overscan_variance, probe_rows
+from permil.isr.overscan import Overscan, clip_limit, clipped_moments, deviation_step, row_medians
 from permil.isr.reduce import reduce_raw_file
 from permil.isr.segment_group import SegmentGroup
 from permil.isr.stack import frame_light, light_steps, median_light
@@ -62,6 +63,51 @@ class ProbedFile:
     lost: tuple[NDArray[np.int64], ...]
 
 
+class Steps(NamedTuple):
+    """Which pixels are looked at: every how many rows the light, columns for it, and rows the overscan."""
+
+    light_rows: int
+    light_columns: int
+    overscan_rows: int
+
+
+class RowSamples(NamedTuple):
+    """What is found, by segment.
+
+    ``overscans``: counts of the overscan in a sample of rows, shape (n_segments, n_rows, n_overscan), of which the first ``n_overscans``
+    are filled; ``lowest``, ``highest``: counts; ``light``: signal of good pixels, shape (n_segments, n), of which the first ``n_light``
+    are filled; ``n_usable``: pixels of the same sample with a measurement, good or not; ``lost``: whether pixels of a row hold no
+    measurement, shape (n_segments, n_rows).
+    """
+
+    overscans: NDArray[np.int32]
+    n_overscans: NDArray[np.int64]
+    lowest: NDArray[np.int32]
+    highest: NDArray[np.int32]
+    light: NDArray[np.float32]
+    n_light: NDArray[np.int64]
+    n_usable: NDArray[np.int64]
+    lost: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, group: SegmentGroup, n_rows: int, steps: Steps) -> RowSamples:
+        """Return room for segments of so many rows."""
+        n_segments = group.x_min.size
+        n_light = -(-n_rows // steps.light_rows) * -(-group.n_columns // steps.light_columns)
+        shape = n_segments, -(-n_rows // steps.overscan_rows), group.last_overscan - group.first_overscan
+        extreme = np.iinfo(np.int32)
+        return cls(
+            overscans=np.zeros(shape, dtype=np.int32),
+            n_overscans=np.zeros(n_segments, dtype=np.int64),
+            lowest=np.full(n_segments, extreme.max, dtype=np.int32),
+            highest=np.full(n_segments, extreme.min, dtype=np.int32),
+            light=np.empty((n_segments, n_light), dtype=np.float32),
+            n_light=np.zeros(n_segments, dtype=np.int64),
+            n_usable=np.zeros(n_segments, dtype=np.int64),
+            lost=np.zeros((n_segments, n_rows), dtype=np.bool_),
+        )
+
+
 def is_row_by_row(calibration: Calibration) -> bool:
     """Return whether a row can be reduced without knowing other rows."""
     return calibration.overscan.method in ("row_median", "row_mean")
@@ -100,9 +146,11 @@ def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -
     samples = _samples(raw_file, calibration, gain)
     dead, clip, noise_variance = np.zeros(gain.size, dtype=bool), np.zeros(gain.size), np.zeros(gain.size)
     for index, n_overscans in enumerate(samples.n_overscans):
-        overscan = samples.overscans[index, :n_overscans]
-        clip[index] = clip_limit(overscan_deviations(overscan))
-        variance = overscan_variance(overscan, clip[index])
+        overscan, measured = samples.overscans[index, :n_overscans], np.ones(n_overscans, dtype=bool)
+        columns = slice(0, overscan.shape[1])
+        medians, deviations = row_medians(overscan, columns, measured, 1)
+        clip[index] = clip_limit(deviations)
+        variance = clipped_moments(overscan, columns, measured, medians, clip[index]).variance
         of_level = level_variance(calibration.overscan, variance, overscan.shape[1])
         noise_variance[index] = gain[index] ** 2 * (variance + of_level)
         constant = samples.lowest[index] == samples.highest[index]
@@ -130,7 +178,7 @@ def _samples(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> R
     places = [[raw_file.rows(amplifier.name) for amplifier in detector.amplifiers]]
     for first in range(0, wanted.size, size):
         rows = wanted[first : first + size]
-        damaged = probe_rows(buffer.read(places, rows), rows, group, gain, steps, samples)
+        damaged = kernels.probe_rows(buffer.read(places, rows), rows, group, gain, steps, samples)
         if damaged >= 0:
             raise damaged_segment(raw_file, detector.amplifiers[damaged].extname)
     return samples

@@ -7,42 +7,35 @@ structure, noise). So, from the far end: overscan level, superbias, crosstalk, l
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-from permil.borrowed import borrowed
+from permil._kernels import isr as kernels
 from permil.camera import Amplifier, Detector
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
 from permil.exposures.coded_rows import RowBuffer
 from permil.exposures.some_rows import read_rows
 from permil.isr.calibration import Calibration
-from permil.isr.crosstalk import subtract_crosstalk
-from permil.isr.lost_rows import LostRuns, describe_lost
+from permil.isr.lost_rows import describe_lost
 from permil.isr.masks import grow_saturated
 from permil.isr.overscan import Overscan, measure_overscan, native_counts
 from permil.isr.rooms import Rooms
-from permil.isr.rows import (
-    Placement,
-    Response,
-    any_saturated,
-    copy_flipped,
-    copy_row,
-    flag_response,
-    flag_saturated,
-    to_electrons,
-    to_measured,
-)
+from permil.isr.segment_group import SegmentGroup
 from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
-_NO_DATA = int(MaskPlane.NO_DATA)
+IntegerImage = NDArray[np.int32]
+_SegmentReader = Callable[[Amplifier, IntegerImage | None], IntegerImage]
+"""Returns the raw segment of an amplifier, in an array that may be given for it."""
+
+# Raw rows that a thread reduces at a time where all segments are reduced together.
+_ROWS_TOGETHER = 128
 _OWN = threading.local()
 """Memory of each thread for a segment."""
 
@@ -127,7 +120,7 @@ def reduce_exposure(
         If the board temperature is needed and not known.
     """
 
-    def segment(amplifier: Amplifier) -> NDArray[np.int32]:
+    def segment(amplifier: Amplifier, _: IntegerImage | None) -> IntegerImage:
         return raw_segment(segments, calibration.detector, amplifier)
 
     return _reduce_segments(segment, calibration, temperature=temperature, threads=threads)[0]
@@ -142,7 +135,7 @@ def reduce_raw_file(
     rooms: Rooms | None = None,
     rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
-    """Reduce an open file; a decoded segment is reduced while it is in the cache of its core.
+    """Reduce an open file; without crosstalk a decoded segment is reduced while it is in the cache of its core.
 
     Parameters and errors are those of `reduce_exposure`; ``rooms`` may be used for image and mask of the result. Where only some
     ``rows`` of the raw segments are read the calibration is that of these rows (`permil.isr.row_sample`).
@@ -157,18 +150,19 @@ def reduce_raw_file(
         Which channels do not vary at all.
     """
 
-    def segment(amplifier: Amplifier) -> NDArray[np.int32]:
+    def segment(amplifier: Amplifier, pixels: IntegerImage | None) -> IntegerImage:
         if getattr(_OWN, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
             _OWN.pixels, _OWN.buffer = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32), RowBuffer()
+        pixels = _OWN.pixels if pixels is None else pixels
         if rows is None:
-            return raw_file.segment(amplifier.name, _OWN.pixels)
-        return read_rows(raw_file, amplifier.name, rows, buffer=_OWN.buffer, pixels=_OWN.pixels)
+            return raw_file.segment(amplifier.name, pixels)
+        return read_rows(raw_file, amplifier.name, rows, buffer=_OWN.buffer, pixels=pixels)
 
     return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, rooms=rooms, rows=rows)
 
 
 def _reduce_segments(
-    segment: Callable[[Amplifier], NDArray[np.int32]],
+    segment: _SegmentReader,
     calibration: Calibration,
     *,
     temperature: float | None,
@@ -181,45 +175,41 @@ def _reduce_segments(
     gain = calibration.gain_at(temperature)
     rooms = rooms or Rooms()
     image, mask = rooms.empty(detector.shape, np.float32), rooms.empty(detector.shape, np.int16)
-    correction = calibration.crosstalk_correction()
+    groups = SegmentGroup.all_of(calibration)
+    indices = range(len(detector.amplifiers))
 
-    def respond(index: int) -> bool:
-        place = Placement.of(detector.amplifiers[index])
-        return _respond(image, mask, place, detector.amplifiers[index].ny, calibration.response(index, gain[index]))
+    def measure(index: int, pixels: IntegerImage | None) -> tuple[IntegerImage, Overscan, bool]:
+        amplifier = detector.amplifiers[index]
+        counts = segment(amplifier, pixels)
+        overscan = measure_overscan(counts, amplifier, calibration.overscan, saturation_adu=calibration.saturation_adu)
+        return counts[amplifier.data_slices[0]], overscan, is_dead(counts, overscan)
+
+    def reduce_rows(group: SegmentGroup, counts: list[IntegerImage], overscans: Sequence[Overscan], part: slice) -> bool:
+        levels = np.array([overscan.level[part] for overscan in overscans])
+        own_rows = [each[part] for each in counts]
+        return kernels.reduce_segments(own_rows, (part.start, part.stop), group, gain[group.amplifiers], levels, image, mask)[1]
 
     def reduce_one(index: int) -> tuple[Overscan, bool, bool]:
-        amplifier = detector.amplifiers[index]
-        counts = segment(amplifier)
-        overscan = measure_overscan(counts, amplifier, calibration.overscan, saturation_adu=calibration.saturation_adu)
-        rows, columns = amplifier.data_slices
-        flagged = _measure(
-            counts,
-            (rows.start, columns.start),
-            overscan.level,
-            overscan.lost,
-            calibration.bias_image,
-            calibration.static_mask,
-            Placement.of(amplifier),
-            calibration.saturation_adu,
-            calibration.response(index, gain[index]),
-            correction is None,
-            image,
-            mask,
-        )
-        return overscan, flagged, is_dead(counts, overscan)
+        counts, overscan, dead = measure(index, None)
+        flagged = reduce_rows(groups[index], [counts], [overscan], slice(0, len(counts)))
+        return overscan, dead, flagged
 
-    indices = range(len(detector.amplifiers))
+    def measure_one(index: int) -> tuple[IntegerImage, Overscan, bool]:
+        amplifier = detector.amplifiers[index]
+        return measure(index, rooms.empty((amplifier.ny_raw, amplifier.nx_raw), np.int32))
+
     with ThreadPoolExecutor(threads) as pool:
         in_turn = pool.map if threads > 1 else map
-        overscans, flagged, dead = zip(*in_turn(reduce_one, indices), strict=True)
-        if correction is not None:
-            subtract_crosstalk(image, detector, correction)
-            flagged = (*flagged, *in_turn(respond, indices))
+        if calibration.crosstalk is None:
+            overscans, dead, flagged = zip(*in_turn(reduce_one, indices), strict=True)
+        else:
+            counts, overscans, dead = zip(*in_turn(measure_one, indices), strict=True)
+            parts = [
+                slice(first, min(first + _ROWS_TOGETHER, len(counts[0]))) for first in range(0, len(counts[0]), _ROWS_TOGETHER)
+            ]
+            flagged = tuple(in_turn(lambda part: reduce_rows(groups[0], list(counts), overscans, part), parts))
     if any(flagged):
         grow_saturated(mask, calibration.saturation_grow)
-    for overscan, amplifier in zip(overscans, detector.amplifiers, strict=True):
-        if len(overscan.lost):
-            _drop_lost(image, mask, overscan.lost, Placement.of(amplifier))
     for index in np.flatnonzero(dead):
         part = detector.amplifiers[index].slices
         image[part] = np.nan
@@ -272,83 +262,3 @@ def raw_segment(segments: Mapping[str, NDArray[Any]], detector: Detector, amplif
 def is_dead(raw: NDArray[Any], overscan: Overscan) -> bool:
     """Return whether a channel is dead: all counts of the segment are the same."""
     return overscan.read_noise == 0 and bool(np.ptp(raw) == 0)
-
-
-@njit(cache=True, nogil=True)
-def _measure(
-    counts: NDArray[np.int32],
-    first_pixel: tuple[int, int],
-    level: FloatArray,
-    lost: LostRuns,
-    bias: NDArray[np.float32],
-    static_mask: NDArray[np.int16],
-    place: Placement,
-    saturation_adu: float,
-    response: Response,
-    to_response: bool,
-    image: NDArray[np.float32],
-    mask: NDArray[np.int16],
-) -> bool:
-    """Put a segment into the image, level and bias subtracted, and its flags into the mask; return whether anything was flagged.
-
-    With ``to_response`` it becomes electrons at once, while a row is in the nearest cache.
-    """
-    counts, lost, bias, static_mask, response, image, mask = borrowed((counts, lost, bias, static_mask, response, image, mask))
-    # Parts of rows of whole arrays: those of a part of an array are not known to be contiguous, and make no vector instructions.
-    first_row, first_column = first_pixel
-    flipped, measured = np.empty(place.n_columns, dtype=np.int32), np.empty(place.n_columns, dtype=np.float32)
-    found, next_lost = False, 0
-    for row in range(level.size):
-        y, first, last = place.y_first + place.y_step * row, place.x_min, place.x_min + place.n_columns
-        ordered = counts[first_row + row, first_column : first_column + place.n_columns]
-        if place.flip_x:
-            copy_flipped(ordered, flipped)
-            ordered = flipped
-        to_measured(ordered, level[row], bias[y, first:last] if bias.size else bias[0], measured)
-        if next_lost < lost.shape[0] and lost[next_lost, 0] == row:
-            begin, end = _flipped(lost[next_lost], place)
-            for column in range(begin, end):
-                measured[column] = 0.0
-            next_lost += 1
-        copy_row(static_mask[y, first:last], mask[y, first:last])
-        if not to_response:
-            copy_row(measured, image[y, first:last])
-        elif to_electrons(measured, response, image[y, first:last]):
-            flag_response(measured, response, mask[y, first:last])
-            found = True
-        if any_saturated(ordered, saturation_adu):
-            flag_saturated(ordered, saturation_adu, mask[y, first:last])
-            found = True
-    return found
-
-
-@njit(cache=True, nogil=True)
-def _flipped(run: NDArray[np.int64], place: Placement) -> tuple[int, int]:
-    """Return first and last + 1 column of a lost run in the order of the detector."""
-    return (place.n_columns - run[2], place.n_columns - run[1]) if place.flip_x else (run[1], run[2])
-
-
-@njit(cache=True, nogil=True)
-def _drop_lost(image: NDArray[np.float32], mask: NDArray[np.int16], lost: LostRuns, place: Placement) -> None:
-    """Mask what holds no measurement."""
-    for run in range(lost.shape[0]):
-        y = place.y_first + place.y_step * lost[run, 0]
-        begin, end = _flipped(lost[run], place)
-        for column in range(place.x_min + begin, place.x_min + end):
-            image[y, column] = np.nan
-            mask[y, column] |= _NO_DATA
-
-
-@njit(cache=True, nogil=True)
-def _respond(image: NDArray[np.float32], mask: NDArray[np.int16], place: Placement, n_rows: int, response: Response) -> bool:
-    """Turn adu of a segment into electrons in place; return whether anything was flagged."""
-    image, mask, response = borrowed((image, mask, response))
-    found = False
-    measured = np.empty(place.n_columns, dtype=np.float32)
-    for row in range(n_rows):
-        y, first, last = place.y_first + place.y_step * row, place.x_min, place.x_min + place.n_columns
-        copy_row(image[y, first:last], measured)
-        if to_electrons(measured, response, image[y, first:last]):
-            flag_response(measured, response, mask[y, first:last])
-            found = True
-    return found

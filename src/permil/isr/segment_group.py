@@ -1,4 +1,4 @@
-"""Calibration of the segments that are reduced together, as the compiled loops take it."""
+"""Calibration of the segments that are reduced together, as the kernels take it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.camera import Amplifier
+from permil.camera.frames import segment_to_detector
 from permil.isr.calibration import Calibration
 from permil.isr.overscan import overscan_columns
-from permil.isr.rows import Placement
 
 FloatArray = NDArray[np.float64]
+
+
+class Placement(NamedTuple):
+    """Where the active pixels of a segment lie in the DM frame: row r in image row ``y_first + y_step * r``."""
+
+    x_min: int
+    n_columns: int
+    flip_x: bool
+    y_first: int
+    y_step: int
+
+    @classmethod
+    def of(cls, amplifier: Amplifier) -> Placement:
+        """Return the place of an amplifier."""
+        x, y = segment_to_detector(amplifier, np.array([0, amplifier.nx - 1]), np.array([0, amplifier.ny - 1]))
+        return cls(int(x.min()), amplifier.nx, bool(x[0] > x[1]), int(y[0]), 1 if y[1] > y[0] else -1)
 
 
 class SegmentGroup(NamedTuple):
@@ -72,6 +89,8 @@ class SegmentGroup(NamedTuple):
             knots[number, : n_knots[number]] = response.knots
             coefficients[number, : n_knots[number]] = response.coefficients
         correction = calibration.crosstalk_correction()
+        if correction is not None:
+            correction = correction[np.ix_(indices, indices)]
         return cls(
             amplifiers=np.array(indices),
             width=amplifiers[0].nx_raw,
@@ -84,8 +103,8 @@ class SegmentGroup(NamedTuple):
             flip_x=np.array([place.flip_x for place in places]),
             y_first=np.array([place.y_first for place in places]),
             y_step=np.array([place.y_step for place in places]),
-            bias=calibration.bias_image,
-            static_mask=calibration.static_mask,
+            bias=np.ascontiguousarray(calibration.bias_image),
+            static_mask=np.ascontiguousarray(calibration.static_mask),
             knots=knots,
             n_knots=n_knots,
             coefficients=coefficients,

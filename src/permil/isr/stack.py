@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels import isr as kernels
 from permil.camera import Detector
 from permil.errors import InputError, PhotodiodeError
-from permil.isr.accumulate import MOST_FRAMES, Sums, add_frame, empty_sums, relative_light
-from permil.isr.average import NoiseTest, RowFit, average, empty_averages
+from permil.isr.averages import MOST_FRAMES, NoiseTest, RowFit, Sums, empty_averages, empty_sums, relative_light
 from permil.isr.rooms import Rooms
-from permil.isr.rows import Placement
+from permil.isr.segment_group import Placement
 from permil.products.masks import is_good
 
 FloatArray = NDArray[np.float64]
@@ -127,9 +127,8 @@ class FrameStack:
             raise ValueError(f"frame of shape {image.shape}, mask {mask.shape}, detector {self.detector.shape}")
         self._light.append(light)
         relative = relative_light(self._light)[-1]
-        add_frame(
-            self._sums, np.ascontiguousarray(image), np.ascontiguousarray(mask), relative, bool(np.isfinite(self.threshold))
-        )
+        pixels, planes = np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(mask, dtype=np.int16)
+        kernels.add_frame(self._sums, pixels, planes, float(relative), bool(np.isfinite(self.threshold)))
         self._noise_variance += noise_variance
 
     def result(self, *, superbias_variance: NDArray[np.float32] | None = None) -> Stack:
@@ -150,6 +149,7 @@ class FrameStack:
         light = relative_light(self._light).astype(np.float64)
         noise_variance = self._noise_variance / light.size
         out = empty_averages(self.detector.shape, Rooms())
+        squares = np.empty_like(out.image)
         chi_square = np.empty(noise_variance.size)
         for index, amplifier in enumerate(self.detector.amplifiers):
             rows, columns = amplifier.slices
@@ -157,7 +157,9 @@ class FrameStack:
             place = Placement(columns.start, amplifier.nx, False, rows.start, 1)
             fit = RowFit.empty(amplifier.ny)
             part = Sums._make(array[rows] for array in self._sums)
-            average(part, columns.start, np.arange(amplifier.ny), test, place, out, fit)
+            doubtful = kernels.average_rows(part, columns.start, test, place, out, squares)
+            kernels.average_doubtful(*doubtful, noise_variance[index : index + 1], test, out, squares)
+            kernels.finish_rows(test, place, out, squares, fit)
             chi_square[index] = fit.reduced
         if superbias_variance is not None:
             np.add(out.variance, superbias_variance, out=out.variance)

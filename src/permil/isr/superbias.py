@@ -139,7 +139,7 @@ def _light_of_segment(file: RawFile, amplifier: Amplifier, overscan: OverscanOpt
     first = max(amplifier.ny - n_rows, 0)
     counts = np.asarray(read_rows(file, amplifier.name, slice(first, amplifier.ny_raw)), dtype=np.int32)
     columns, serial = amplifier.data_slices[1], overscan_columns(amplifier, overscan)
-    if len(lost_runs(np.ascontiguousarray(counts), len(counts), columns.start, columns.stop, np.inf)):
+    if len(lost_runs(np.ascontiguousarray(counts), len(counts), columns, np.inf)):
         return np.nan
     n_active = amplifier.ny - first
     parts = (counts[:n_active], counts[n_active + skipped :])

@@ -1,0 +1,29 @@
+// permil._kernels: compiled kernels, one submodule for each package.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include "_kernels/levels.hpp"
+
+namespace nb = nanobind;
+
+namespace permil::exposures {
+void bind(nb::module_& module);
+}
+namespace permil::isr {
+void bind(nb::module_& module);
+}
+
+NB_MODULE(_kernels, module) {
+  module.doc() = "Compiled kernels, one submodule for each package.";
+  module.def("levels", [] {
+    std::vector<std::string> names;
+    for (permil::Level level : permil::supported_levels()) names.push_back(permil::name_of(level));
+    return names;
+  }, "Return the levels of instructions that this processor has, the fastest last.");
+  module.def("use_level", &permil::use_level, nb::arg("name"), "Use the kernels of a level from now on, in this process.");
+  auto exposures = module.def_submodule("exposures", "Raw bytes: RICE tiles, rows of files, checksums.");
+  permil::exposures::bind(exposures);
+  auto isr = module.def_submodule("isr", "Counts to electrons, stacks.");
+  permil::isr::bind(isr);
+}

@@ -20,8 +20,8 @@ from permil.config.report import ReportConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.report import make_report
-from permil.report.compare_pictures import coarse
-from permil.report.quantities import MISSING
+from permil.report.compare.figures import coarse
+from permil.report.kit.quantities import MISSING
 
 DETECTOR = "R22_S11"
 GROUPS = ((DETECTOR, "red"), (DETECTOR, ""))

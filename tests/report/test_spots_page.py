@@ -24,7 +24,7 @@ from permil.config.spots import SpotsConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.report import make_report
-from permil.report.spots_inputs import read_spots
+from permil.report.spots.inputs import read_spots
 from permil.spots.catalog import SpotCatalog
 from permil.spots.catalog_file import write_catalog
 from permil.spots.folder import SpotsFolder

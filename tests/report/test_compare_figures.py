@@ -81,8 +81,8 @@ def test_the_null_distribution_has_the_curves_of_both_counts() -> None:
     axes = figure.axes[0]
     heights = {line.get_label(): float(np.max(line.get_ydata())) for line in axes.lines}
     # The height of a normal curve of the standard deviation 1 / sqrt(n - 1).
-    assert heights["as many independent values as quoted"] == pytest.approx(10 / np.sqrt(2 * np.pi), rel=1e-3)
-    assert heights["were every star independent"] == pytest.approx(np.sqrt(1000 / (2 * np.pi)), rel=1e-3)
+    assert heights["independent values as quoted"] == pytest.approx(10 / np.sqrt(2 * np.pi), rel=1e-3)
+    assert heights["every star independent"] == pytest.approx(np.sqrt(1000 / (2 * np.pi)), rel=1e-3)
     # Five draws are no distribution.
     names = [entry.get_text() for entry in axes.get_legend().get_texts()]
     assert "400 phases" in names
@@ -115,7 +115,7 @@ def test_the_error_by_block_marks_the_plateau_and_both_errors() -> None:
     figure = figures.error_by_block(side, error, quoted=0.031, naive=0.01, plateau=40.0)
     drawn(figure)
     labels = {entry.get_text() for entry in figure.axes[0].get_legend().get_texts()}
-    assert {"quoted: 0.031", "were every star independent: 0.01", "constant from 40 px on"} <= labels
+    assert {"quoted: 0.031", "every star independent: 0.01", "constant above 40 px"} <= labels
 
 
 @pytest.mark.parametrize(

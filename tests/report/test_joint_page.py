@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +234,19 @@ def test_pictures_are_drawn_with_all_exposures(products: JointProducts, bin8: Ca
     assert sum(title.startswith("mode ") for title in titles) == 6
 
 
+def test_a_drifting_photodiode_stays_within_its_panel(products: JointProducts) -> None:
+    """A drift that is far larger than the errors sets the limits of the panel, one wrong reading does not."""
+    exposures = products.exposures.copy()
+    drift = np.linspace(-0.01, 0.01, len(exposures))
+    exposures["photodiode"] = products.column("photodiode") * np.exp(drift)
+    time_axes = photodiode_figure(replace(products, exposures=exposures)).axes[0]
+    low, high = time_axes.get_ylim()
+    assert low < -10
+    assert 10 < high < 20
+    low, high = photodiode_figure(products).axes[0].get_ylim()
+    assert low == pytest.approx(-5e3 * PHOTODIODE_NOISE, rel=0.3)
+
+
 def test_a_solution_without_photodiode_says_so(copy: RunFolder, bin8: Camera) -> None:
     with fits.open(copy.joint("red")) as hdus:
         budget = Table(hdus["BUDGET"].data)
@@ -245,7 +259,7 @@ def test_a_solution_without_photodiode_says_so(copy: RunFolder, bin8: Camera) ->
     assert "no photodiode" in [caution.phrase for caution in cautions(products)]
     page = joint_path(copy, "red")
     make_report(run_config(copy, bin8), bin8, copy, workers=1)
-    assert "No photodiode reading took part" in page.read_text(encoding="utf-8")
+    assert "No photodiode reading was used" in page.read_text(encoding="utf-8")
 
 
 def run_config(folder: RunFolder, camera: Camera):  # type: ignore[no-untyped-def]

@@ -9,6 +9,7 @@ import numpy as np
 from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -31,7 +32,7 @@ _DENSITY_SHARES = (0.9, 0.6, 0.3)
 _FEWEST_FOR_DENSITY = 200
 _GROUPS = 12
 _EDGE_PERCENT = 1.0
-_MAP_TITLES = ("the flat predicts", "stars show", "difference: stars less flat")
+_MAP_TITLES = ("the flat predicts", "stars show", "difference: stars minus flat")
 _FAR_APART = 10.0
 """Ratio of the flat's prediction to the stars from which on its map is divided."""
 _NULL_BINS = 40
@@ -64,9 +65,9 @@ def scatter_picture(products: CompareProducts, absent: list[str]) -> Picture | N
     divided = bool(products.header.get("FLATFLD", False))
     expected = {"efficiency": 0.0 if divided else 1.0, "pixel area or diffusion": -1.0 if divided else 0.0}
     caption = (
-        "Each point is one measurement of a star: how bright it was beside what the flat says of the pixels that it lay on. 30, 60 and "
-        "90 % of the points lie within the thin lines. The fitted line allows for the noise of stars and flat; a star that follows "
-        "the line of the efficiency is corrected by dividing by the flat, one on the line of the pixel area is spoiled by it."
+        "Each point is one measurement of a star: its brightness, and the flat in the pixels that it covers. The thin lines contain 30, 60 "
+        "and 90 % of the points. The fitted line allows for the noise of stars and flat. Dividing by the flat corrects stars that "
+        "follow the line of the efficiency, and biases stars that follow the line of the pixel area."
     )
     return raster(flux_against_flat(clouds, expected), caption)
 
@@ -92,15 +93,15 @@ def map_pictures(products: CompareProducts, absent: list[str]) -> list[Picture]:
             pair, extent = _pair(products, "FLUX", "relative flux", "‰", factor)
             caption = (
                 f"Star fluxes and the flat as those stars see it, averaged over cells of {cell} pixels; grey: no stars. All three have the "
-                "same colours: what the flat explains is absent from the difference."
+                "same colour scale: the difference is what the flat does not explain."
             )
             pictures.append(raster(map_pairs([pair], extent=extent), caption))
         others = [_pair(products, name, label, unit, factor) for name, label, unit in _SHIFTS_AND_SHAPES if name in names]
         if others:
             caption = (
-                "Shifts (dx, dy) and shapes (second moments XX, YY, XY) of stars beside what the flat would make of them: shifts and "
-                "XY were all of it the area of pixels (charge moves towards the pixels that are larger), XX and YY were all of it "
-                "diffusion. Stars show only the part of the flat that is of this kind. Each row has one colour scale."
+                "Shifts (dx, dy) and shapes (second moments XX, YY, XY) of stars beside the prediction of the flat: for shifts and "
+                "XY if all of it were pixel area (charge moves towards larger pixels), for XX and YY if all of it were diffusion. "
+                "Stars show only the part of the flat that is of this kind. Each row has one colour scale."
             )
             pictures.append(raster(map_pairs([pair for pair, _ in others], extent=others[0][1]), caption))
     arrows = _displacement_picture(products)
@@ -163,10 +164,10 @@ def _displacement_picture(products: CompareProducts) -> Picture | None:
     row, column = np.indices(dx.shape)
     x, y = (np.asarray(cell * index.ravel() + (cell - 1) / 2, dtype=np.float64) for index in (column, row))
     whole = (shape[0] * products.cell, shape[1] * products.cell)
-    figure = displacement_figure(x, y, dx.ravel(), dy.ravel(), shape=whole, title="shift, were the flat all pixel area")
+    figure = displacement_figure(x, y, dx.ravel(), dy.ravel(), shape=whole, title="shift if the flat were all pixel area")
     caption = (
-        f"How far each place would be moved were the whole flat a matter of pixel sizes, on all scales (means over {cell} pixels). Star "
-        "places are compared with the part of it that calibration has not taken out."
+        f"Shift of each position if the whole flat were pixel area, on all scales (means over {cell} pixels). The positions of stars "
+        "are compared with the part that the calibration has not removed."
     )
     return raster(figure, caption, narrow=True)
 
@@ -186,7 +187,7 @@ def scale_picture(products: CompareProducts) -> Picture | None:
         return None
     caption = (
         "Correlation by scale: of single stars, and of means over larger and larger cells, where the noise of single stars averages "
-        "down. Errors count neighbours as what they are worth; shifts and shapes are compared with what pixel area or diffusion predicts."
+        "down. Errors allow for correlated neighbours; shifts and shapes are compared with the prediction of pixel area or diffusion."
     )
     return drawing(correlation_by_scale(panels), caption)
 
@@ -208,9 +209,8 @@ def chance_pictures(products: CompareProducts, row: Table.Row) -> list[Picture]:
         draws = {f"random maps ({name})": np.asarray(table[name], dtype=float) for name in table.colnames}
         figure = null_distribution(draws, r=number_in(row, "r"), n_eff=number_in(row, "n_eff"), n=number_in(row, "n"))
         caption = (
-            "Correlations of maps that have nothing to do with each other but look like these, and the normal curve that the quoted number "
-            "of independent values stands for. The dotted curve is that of a test which takes every star as independent: it calls chance "
-            "significant."
+            "Correlations of unrelated maps with the same texture, and the normal curve for the quoted number of independent values. The "
+            "dotted curve is that of a test that counts every star as independent: it overestimates significance."
         )
         pictures.append(drawing(figure, caption, narrow=True))
     side, error = products.column("BLOCKS", "side"), products.column("BLOCKS", "error")
@@ -219,8 +219,8 @@ def chance_pictures(products: CompareProducts, row: Table.Row) -> list[Picture]:
             side, error, quoted=number_in(row, "r_err"), naive=number_in(row, f"{NAIVE}_r_err"), plateau=products.plateau
         )
         caption = (
-            "Error of r from whole blocks of the sensor drawn at random. Blocks that are too small cut through what belongs together "
-            "and give too small an error; from where it stays constant, blocks are independent."
+            "Error of r from random draws of whole blocks of the sensor. Blocks smaller than the correlated areas give too small an error; "
+            "where it is constant, blocks are independent."
         )
         pictures.append(drawing(figure, caption, narrow=True))
     return pictures
@@ -241,7 +241,8 @@ def fraction_picture(products: CompareProducts) -> Picture | None:
         names = [name.replace(" ", "\n") for name in regions]
         panels.append(_fraction_panel("by region, all scales together", [(region, TOTAL) for region in regions], names, found))
     caption = (
-        "How much of the variance of the flat is efficiency (dividing corrects it), pixel area and diffusion (dividing spoils it). The "
+        "How much of the variance of the flat is efficiency (which dividing corrects), pixel area and diffusion "
+        "(which dividing adds to star fluxes). The "
         "three are fitted freely: a fraction may come out below 0 or above 1 within its error. Bars without a point lie beyond the panel."
     )
     return drawing(fractions(panels, KINDS), caption)
@@ -265,8 +266,8 @@ def ring_picture(products: CompareProducts) -> Picture | None:
         return None
     radius, level, error = (np.asarray(column) for column in columns)
     caption = (
-        "The flat averaged along circles around the centre, structure larger than the rings taken off. Rings that are pixel area move "
-        "stars, too."
+        "The flat averaged along circles around the centre, without structure larger than the rings. Rings of pixel area also move "
+        "stars."
     )
     return drawing(ring_profile(radius, 1e3 * level, 1e3 * error), caption)
 
@@ -397,6 +398,8 @@ def map_pairs(pairs: Sequence[MapPair], *, extent: tuple[float, float, float, fl
             shown = show_image(axes, image, extent=extent, limits=limits, colours=DIVERGING)
             if row == 0:
                 axes.set_title(title)
+            # Labels at the ends of neighbouring panels would overlap.
+            axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
             if row == len(pairs) - 1:
                 axes.set_xlabel("x (pixels)")
         if divisor > 1:
@@ -467,8 +470,8 @@ def null_distribution(draws: Mapping[str, FloatArray], *, r: float, n_eff: float
                 label=f"{known.size} {name}",
             )
     for count, style, colour, label in (
-        (n_eff, "-", INK, "as many independent values as quoted"),
-        (n, ":", ALARM, "were every star independent"),
+        (n_eff, "-", INK, "independent values as quoted"),
+        (n, ":", ALARM, "every star independent"),
     ):
         if count > 1:
             width = (count - 1) ** -0.5
@@ -477,8 +480,8 @@ def null_distribution(draws: Mapping[str, FloatArray], *, r: float, n_eff: float
             axes.plot(grid, curve, style, color=colour, linewidth=1.1, label=label)
     if np.isfinite(r):
         axes.axvline(r, color=ALARM, linewidth=2.0, label=f"observed: {r:.3f}")
-    axes.set(xlabel="correlation r of maps without any relation", ylabel="how often", yticks=[])
-    axes.set_title("what chance gives")
+    axes.set(xlabel="correlation r of unrelated maps", ylabel="frequency", yticks=[])
+    axes.set_title("unrelated maps")
     low, high = axes.get_ylim()
     axes.set_ylim(low, 1.45 * high)
     _legend(axes)
@@ -495,19 +498,19 @@ def error_by_block(side: FloatArray, error: FloatArray, *, quoted: float, naive:
     axes.plot(side[known], error[known], "o-", color=ACCENT, markersize=4, label="from resampled blocks")
     for level, style, colour, label in (
         (quoted, "-", INK, "quoted"),
-        (naive, ":", ALARM, "were every star independent"),
+        (naive, ":", ALARM, "every star independent"),
     ):
         if np.isfinite(level):
             axes.axhline(level, linestyle=style, color=colour, linewidth=1.1, label=f"{label}: {level:.3g}")
     if np.isfinite(plateau):
-        axes.axvline(plateau, linestyle="--", color=FAINT, label=f"constant from {plateau:.3g} px on")
+        axes.axvline(plateau, linestyle="--", color=FAINT, label=f"constant above {plateau:.3g} px")
     if known.any():
         axes.set_xscale("log")
         ticks = side[known][:: max(1, int(known.sum()) // 4)]
         axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
         axes.set_xticks([], minor=True)
     axes.set_ylim(0, 1.35 * max([*error[known], *(level for level in (quoted, naive) if np.isfinite(level)), 1e-9]))
-    axes.set(xlabel="side of the blocks (pixels)", ylabel="error of r", title="how large the error is")
+    axes.set(xlabel="side of the blocks (pixels)", ylabel="error of r", title="error of r by size of blocks")
     _legend(axes, columns=2)
     plain_axes(axes)
     return figure
@@ -532,7 +535,7 @@ class FractionPanel:
 
 @styled
 def fractions(panels: Sequence[FractionPanel], kinds: Sequence[str]) -> Figure:
-    """Draw fractions with errors as points, and as bars from the share of nothing."""
+    """Draw fractions with errors as points, and as bars from 0."""
     widths = [max(len(panel.places), 2) for panel in panels]
     figure = Figure(figsize=(11.6, 3.9))
     figure.subplots_adjust(left=0.06, right=0.985, bottom=0.14, top=0.85, wspace=0.1)

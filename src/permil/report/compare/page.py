@@ -64,10 +64,10 @@ from permil.report.kit.run import RunProducts
 
 _EXPECTED_TABLES = {
     "CORRELATIONS": "the table of correlations (CORRELATIONS)",
-    "NULL": "correlations of maps without relation (NULL)",
+    "NULL": "correlations of unrelated maps (NULL)",
     "BLOCKS": "the error against the size of blocks (BLOCKS)",
     "HYPOTHESES": "fractions and slopes (HYPOTHESES)",
-    "VERDICTS": "what dividing by the flat does (VERDICTS)",
+    "VERDICTS": "the effect of dividing by the flat (VERDICTS)",
 }
 
 

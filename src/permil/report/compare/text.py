@@ -39,17 +39,17 @@ from permil.report.kit.summary import Measurement
 
 _QUOTED = "quoted"
 _METHODS = {
-    _QUOTED: "the covariance of neighbouring values, fitted to each map, says how many independent values the stars are worth",
-    NAIVE: "takes every star as independent of its neighbours: for comparison only",
-    "modified_t": "the same idea with the covariances as they come out, without a fit (Clifford, Richardson and Hémon; Dutilleul)",
-    "block_bootstrap": "draws whole blocks of the sensor at random, many times, and looks how much r scatters",
-    "block_jackknife": "leaves out one block of the sensor at a time",
-    "group_jackknife": "leaves out one exposure at a time: tells the noise of exposures, not that of the piece of sensor",
-    "phases": "random maps with the same texture as the real ones, but without any relation",
-    "shifts": "one map moved against the other, as far as the two still overlap",
-    "rotations": "one map turned and mirrored against the other",
+    _QUOTED: "effective number of stars from the covariance of neighbouring values, fitted to each map",
+    NAIVE: "every star independent of its neighbours: for comparison only",
+    "modified_t": "effective number from the measured covariances, without a fit (Clifford, Richardson and Hémon; Dutilleul)",
+    "block_bootstrap": "scatter of r over random draws of whole blocks of the sensor",
+    "block_jackknife": "one block of the sensor left out at a time",
+    "group_jackknife": "one exposure left out at a time: noise of the exposures, not of the choice of the sensor area",
+    "phases": "unrelated random maps with the texture of the real ones",
+    "shifts": "one map shifted against the other, where both overlap",
+    "rotations": "one map rotated and mirrored against the other",
 }
-"""What is known about methods; one that is not here is shown by its name."""
+"""Descriptions of methods; others are shown by name alone."""
 _SLOPES = ("flux", "shift", "size")
 _LEVELS = {
     "place": "smooth trend over the focal plane",
@@ -59,7 +59,15 @@ _LEVELS = {
     "cell": "within amplifiers",
     "measurement": "repeated measurements",
 }
-_GROUP_HEADINGS = ("r", "p", "measurements", "worth", "slope", *(f"fraction {kind}" for kind in KINDS), "dividing by the flat")
+_GROUP_HEADINGS = (
+    "r",
+    "p",
+    "measurements",
+    "effective number",
+    "slope",
+    *(f"fraction {kind}" for kind in KINDS),
+    "dividing by the flat",
+)
 _REFERENCES = {"amplifier": "mean of its amplifier", "detector": "mean of the detector"}
 
 
@@ -90,7 +98,7 @@ def facts(products: CompareProducts, detector: Detector, band: str) -> tuple[tup
 
 @dataclass(frozen=True)
 class MethodLine:
-    """What one method says of the headline: name, what it does, error of r, chance of such an r without any relation."""
+    """Result of one method for the headline: name, description, error of r, p-value."""
 
     name: str
     what: str
@@ -112,34 +120,34 @@ def method_lines(headline: Table.Row) -> list[MethodLine]:
 
 
 def plain_sentence(sentence: str) -> str:
-    """Return a sentence of a product as pages write it."""
+    """Return a sentence of a product in the notation of pages."""
     in_pages = sentence.replace("+-", "±").replace(" per mil", " ‰").replace(" sigma", " times its error")
     return re.sub(r"(?<=[ (])-\d", lambda found: with_minus(found.group()), in_pages)
 
 
 def correlation_text(headline: Table.Row, compared: float) -> str:
-    """Return what the correlation of the headline means, and what it stands on.
+    """Return the correlation of the headline with its meaning and the number of stars.
 
     Parameters
     ----------
     compared
-        Measurements that were compared, NaN where that is not known; the noisiest of them may not be in the correlation.
+        Number of compared measurements, NaN if unknown; the correlation may exclude the noisiest.
     """
     r, error = number_in(headline, "r"), number_in(headline, "r_err")
     n, n_eff = number_in(headline, "n"), number_in(headline, "n_eff")
     naive = number_in(headline, f"{NAIVE}_r_err")
     sentence = (
-        f"The correlation between star fluxes and the flat is r = {format_measurement(r, error)} (1: both rise and fall together, 0: "
-        f"neither says anything about the other, {with_minus('-1')}: one rises where the other falls)."
+        f"The correlation between star fluxes and the flat is r = {format_measurement(r, error)} (1: they vary together, 0: "
+        f"no relation, {with_minus('-1')}: they vary oppositely)."
     )
     if math.isfinite(n) and math.isfinite(n_eff):
-        noisier = f" (of {format_count(round(compared))}; the noisiest would only add noise)" if compared > n else ""
+        noisier = f" (of {format_count(round(compared))}; the noisiest are excluded)" if compared > n else ""
         sentence += (
-            f" It stands on {format_count(round(n))} measurements of stars{noisier}. Those near each other see alike parts of the "
-            f"sensor, so that together they are worth {format_count(round(n_eff))} independent ones."
+            f" It uses {format_count(round(n))} measurements of stars{noisier}. Neighbouring measurements are correlated; together "
+            f"they are equivalent to {format_count(round(n_eff))} independent ones."
         )
     if naive > 0 and math.isfinite(error):
-        sentence += f" A test that takes no notice of this states an error {naive_text(error / naive)}."
+        sentence += f" A test that ignores this gives an error {naive_text(error / naive)}."
     return sentence
 
 
@@ -151,7 +159,7 @@ def naive_text(ratio: float) -> str:
 
 
 def chance_text(headline: Table.Row, coarser: Sequence[Table.Row]) -> str:
-    """Return what the p-value says, or why there is none and what to look at instead.
+    """Return the meaning of the p-value, or the reason why there is none and those of larger cells.
 
     Parameters
     ----------
@@ -163,8 +171,8 @@ def chance_text(headline: Table.Row, coarser: Sequence[Table.Row]) -> str:
     chance = number_in(headline, "p_value")
     if math.isfinite(chance):
         shown = format_chance(chance)
-        sentence = f"Chance alone gives two maps without any relation so strong a correlation with the probability p = {shown}"
-        return sentence + (": stars and flat are related." if chance < 0.05 else ": this may well be chance.")
+        sentence = f"Unrelated maps have a correlation of this size or larger with the probability p = {shown}"
+        return sentence + (": stars and flat are related." if chance < 0.05 else ": this is consistent with chance.")
     reason = text_in(headline, "reason")
     sentence = "No p-value is given for single stars" + (f": {reason}." if reason else ".")
     given = [row for row in coarser if math.isfinite(number_in(row, "p_value"))]
@@ -177,19 +185,19 @@ def chance_text(headline: Table.Row, coarser: Sequence[Table.Row]) -> str:
 
 
 def slope_text(headline: Table.Row, *, divided: bool) -> str:
-    """Return what the slope means, empty where there is none; ``divided``: fluxes were measured after dividing by the flat."""
+    """Return the meaning of the slope, "" without one; ``divided`` says whether fluxes were divided by the flat."""
     slope, error = number_in(headline, "slope"), number_in(headline, "slope_err")
     if not math.isfinite(slope):
         return ""
     efficient, large = (0, with_minus("-1")) if divided else (1, 0)
     return (
-        f"Where the flat is 1 ‰ higher, stars are {format_measurement(slope, error)} ‰ brighter (slope, after allowing for the noise of "
-        f"both): {efficient} would mean that the flat shows how efficient pixels are, {large} that it shows how large they are."
+        f"Where the flat is 1 ‰ higher, stars are {format_measurement(slope, error)} ‰ brighter (slope, corrected for the noise of "
+        f"both): {efficient} is expected if the flat shows the efficiency of pixels, {large} if it shows their area."
     )
 
 
 def ring_text(header: dict[str, float], *, found: bool) -> str:
-    """Return whether there are tree rings, and where.
+    """Return whether there are tree rings, with their centre.
 
     Parameters
     ----------
@@ -199,7 +207,7 @@ def ring_text(header: dict[str, float], *, found: bool) -> str:
         Whether there is a profile.
     """
     chance = header.get("RINGP", math.nan)
-    told = f"a map without rings looks as much like rings with p = {format_chance(chance)}" if math.isfinite(chance) else ""
+    told = f"p = {format_chance(chance)} for a map without rings" if math.isfinite(chance) else ""
     if not found:
         return f"No tree rings were found in the flat ({told})." if told else "Tree rings were not looked for."
     place = " and ".join(
@@ -211,18 +219,18 @@ def ring_text(header: dict[str, float], *, found: bool) -> str:
 
 
 def amplifier_text(header: dict[str, float]) -> str:
-    """Return what stands between amplifiers; cards AMPSLOPE, AMPSLERR, AMPRMS, AMPRMSER."""
+    """Return the variation between amplifiers, from the cards AMPSLOPE, AMPSLERR, AMPRMS, AMPRMSER."""
     rms = 1e3 * header.get("AMPRMS", math.nan), 1e3 * header.get("AMPRMSER", math.nan)
     slope = header.get("AMPSLOPE", math.nan), header.get("AMPSLERR", math.nan)
     sentence = f"The means of the flat's amplifiers scatter by {format_measurement(*rms)} ‰" if math.isfinite(rms[0]) else ""
     if math.isfinite(slope[0]):
         sentence += "; the" if sentence else "The"
         return f"{sentence} means of the stars follow them with the slope {format_measurement(*slope)}."
-    return f"{sentence}; stars do not reach across amplifiers enough to compare." if sentence else ""
+    return f"{sentence}; the stars of too few amplifiers can be compared." if sentence else ""
 
 
 def headline_table(row: Table.Row) -> Grid:
-    """Return the headline beside what a test says that takes every star as independent."""
+    """Return the headline beside the naive test that counts every star as independent."""
     r, naive_error = number_in(row, "r"), number_in(row, f"{NAIVE}_r_err")
     low, high = number_in(row, "r_low"), number_in(row, "r_high")
     interval = f"{low:.3f} to {high:.3f}" if math.isfinite(low + high) else MISSING
@@ -241,16 +249,16 @@ def headline_table(row: Table.Row) -> Grid:
         ),
         ("independent values", count_cell(number_in(row, "n_eff")), count_cell(number_in(row, "n")) if has_naive else empty),
         (
-            "p: chance of such an r without any relation",
+            "p: probability of such an r for unrelated maps",
             _chance_cell(number_in(row, "p_value")),
             _chance_cell(number_in(row, f"{NAIVE}_p_value")),
         ),
-        ("correlation of ranks (Spearman: outliers count little)", _column_cell(row, "rank"), empty),
+        ("correlation of ranks (Spearman, robust against outliers)", _column_cell(row, "rank"), empty),
         ("r without measurement errors", _column_cell(row, "r_corrected"), empty),
         ("slope, star flux on flat", _column_cell(row, "slope"), empty),
     )
     rows = [(text_cell(name), ours, naive) for name, ours, naive in lines]
-    return grid(("single stars", "neighbours counted as what they are worth", "naive test: every star independent"), rows)
+    return grid(("single stars", "with correlated neighbours", "naive test: every star independent"), rows)
 
 
 def method_table(row: Table.Row) -> Grid:
@@ -288,7 +296,7 @@ def pair_table(products: CompareProducts) -> Grid | None:
             )
         )
     headings = (
-        "quantity", "region", "scale", "r", "values", "worth", "p", "p, naive", "r without measurement errors", "slope",
+        "quantity", "region", "scale", "r", "values", "effective number", "p", "p, naive", "r without measurement errors", "slope",
     )  # fmt: skip
     return grid(headings, rows, text_columns=(0, 1))
 
@@ -329,7 +337,7 @@ def slope_table(products: CompareProducts) -> Grid | None:
 
 
 def verdict_table(products: CompareProducts) -> Grid | None:
-    """Return what dividing does by region, None if nothing is known."""
+    """Return the effect of dividing by region, None without verdicts."""
     table = products.tables.get("VERDICTS")
     if table is None:
         return None
@@ -374,13 +382,13 @@ def level_table(levels: Table | None) -> Grid | None:
             )
         )
     headings = (
-        "of", "level", "part", "flat, rms (‰)", "stars, rms (‰)", "r without noise", "slope", "degrees of freedom", "where it comes from",
+        "of", "level", "part", "flat, rms (‰)", "stars, rms (‰)", "r without noise", "slope", "degrees of freedom", "origin",
     )  # fmt: skip
     return grid(headings, rows, text_columns=(0, 1, 2, 8))
 
 
 def level_reasons(levels: Table | None) -> tuple[ReasonList, ...]:
-    """Return what cannot be told apart, grouped by the reason."""
+    """Return the levels that cannot be separated, grouped by the reason."""
     groups: dict[str, list[str]] = {}
     for row in levels if levels is not None else ():
         if text_in(row, "reason"):
@@ -432,7 +440,7 @@ def missing_chances(tables: CompareTables) -> list[tuple[str, str]]:
 def _group_cells(
     headline: Sequence[Table.Row], hypotheses: Sequence[Table.Row], verdicts: Sequence[Table.Row]
 ) -> tuple[Cell, ...]:
-    """Return the cells of a detector and band in the index: r, p, stars, worth, slope, fractions, what dividing does."""
+    """Return the cells of a detector and band in the index: r, p, numbers of stars, slope, fractions, effect of dividing."""
     empty = Cell(MISSING)
     fractions = {text_in(row, "of"): row for row in hypotheses}
     outcome = text_cell(text_in(verdicts[0], "outcome")) if verdicts else empty

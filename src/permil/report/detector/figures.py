@@ -19,7 +19,7 @@ from permil.products import is_good, is_usable
 from permil.report.detector.inputs import DetectorProducts, PointingCubes, pointing_name
 from permil.report.kit.elements import Picture, drawing, raster
 from permil.report.kit.maps import colour_bar, robust_limits, show_image, symmetric_limits, write_on_map
-from permil.report.kit.quantities import format_count
+from permil.report.kit.quantities import format_count, with_minus
 from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, INK, SEQUENTIAL, SPREAD, led_colour, plain_axes, styled
 from permil.report.kit.summary import NO, judge_size
 
@@ -55,7 +55,11 @@ def detector_pictures(
     ]
     if content is not None:
         pictures.append(
-            drawing(histogram(content), "All good pixels at full resolution, and what noise alone would give.", narrow=True)
+            drawing(
+                histogram(content),
+                "All good pixels at full resolution, and the distribution expected from noise alone.",
+                narrow=True,
+            )
         )
     else:
         absent.append("good pixels")
@@ -84,7 +88,7 @@ def _pointing_pictures(
     names = [pointing_name(aimed, index) for index in range(len(aimed))]
     # Adding zero turns the -0.0 of rounding into 0.0.
     rounded = np.round(np.column_stack([aimed["x_mm"], aimed["y_mm"]]), 1) + 0.0
-    places = [f"X {x:.1f}, Y {y:.1f} mm" for x, y in rounded]
+    places = [with_minus(f"X {x:.1f}, Y {y:.1f} mm") for x, y in rounded]
     # One pointing is drawn as an example: the one nearest to their mean position.
     distance = np.hypot(aimed["x_mm"] - np.mean(aimed["x_mm"]), aimed["y_mm"] - np.mean(aimed["y_mm"]))
     chosen = int(np.argmin(distance))
@@ -100,7 +104,7 @@ def _pointing_pictures(
                 title=f"pointing {names[chosen]}",
                 detector=detector,
             ),
-            f"Pointing {names[chosen]} ({places[chosen]}): the stack of its exposures, the beam there, and one over the other.",
+            f"Pointing {names[chosen]} ({places[chosen]}): the stack of its exposures, the beam, and their ratio.",
         ),
         raster(
             residual_maps(
@@ -113,8 +117,8 @@ def _pointing_pictures(
         ),
         drawing(
             pointing_levels(names, residuals, _column(aimed, "scale_error"), rate, led=led),
-            "Level of each pointing against the combined flat, and how many values its stack rejected: "
-            f"{format_count(int(np.nansum(rejected)))} in all.",
+            "Level of each pointing against the combined flat, and the values rejected in its stack: "
+            f"{format_count(int(np.nansum(rejected)))} in total.",
         ),
     ]
 

@@ -148,7 +148,7 @@ def _plane_pictures(plane: PlaneMaps, detectors: Sequence[Detector]) -> list[Pic
         pictures.append(
             raster(
                 scatter_map(plane.scatter, plane.grid, rejected, detectors),
-                "Scatter of the pointings about their mean, and the rate of values that the stacks rejected.",
+                "Scatter of the pointings about their mean, and the rate of values rejected in the stacks.",
             )
         )
     return pictures
@@ -239,7 +239,7 @@ def scatter_map(
 
 @styled
 def coverage(scan: NDArray[np.floating], pointings: NDArray[np.floating], detectors: Sequence[Detector], *, led: str) -> Figure:
-    """Draw where the projector stood.
+    """Draw positions of the projector.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def coverage(scan: NDArray[np.floating], pointings: NDArray[np.floating], detect
     margin = 0.03 * max(right - left, top - bottom)
     axes.set(
         xlim=(left - margin, right + margin), ylim=(bottom - margin, top + 4 * margin), aspect="equal",
-        xlabel="x (mm, DVCS)", ylabel="y (mm, DVCS)", title="where the projector stood",
+        xlabel="x (mm, DVCS)", ylabel="y (mm, DVCS)", title="positions of the projector",
     )  # fmt: skip
     axes.legend(loc="upper center", ncols=2)
     return figure

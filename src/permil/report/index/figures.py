@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from permil.beam import BeamModel
 from permil.report.kit.elements import Picture, drawing, raster
 from permil.report.kit.maps import colour_bar, robust_limits, show_image, symmetric_limits
+from permil.report.kit.quantities import with_minus
 from permil.report.kit.run import RunProducts
 from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, INK, SEQUENTIAL, SPREAD, led_colour, plain_axes, styled
 
@@ -24,6 +25,8 @@ _PROFILE_POINTS = 121
 _CONTOURS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 # Nodes of a profile lie within this share of the scanned width of its axis.
 _NEAR_AXIS = 0.06
+# Around the nodes at the border, as a share of the scanned width.
+_NODE_MARGIN = 0.04
 _MARKERS = {"scan": ".", "pointing": "o", "other": "x"}
 
 
@@ -33,7 +36,7 @@ def beam_pictures(beam: BeamModel) -> list[Picture]:
     return [
         raster(
             beam_maps(content),
-            "The beam as a function of place minus projector. Each node is compared with what the model predicts from all other nodes.",
+            "The beam as a function of place minus projector. Each node is compared with the prediction from all other nodes.",
         ),
         drawing(beam_profiles(content), "Profiles through the maximum, and the nodes' deviations over their predicted errors."),
     ]
@@ -56,7 +59,7 @@ def timeline_picture(run: RunProducts) -> Picture | None:
     if not series:
         return None
     return raster(
-        photodiode_timeline(series), "Control photodiode in time; bars at the foot are exposures whose reading cannot be used."
+        photodiode_timeline(series), "Control photodiode in time; bars at the lower edge mark exposures without a usable reading."
     )
 
 
@@ -170,7 +173,9 @@ def beam_maps(view: BeamView) -> Figure:
     node_axes.plot(view.node_x[view.outlier], view.node_y[view.outlier], "o", markerfacecolor="none", color=ALARM, markersize=8)
     number = int(view.outlier.sum())
     node_axes.set_title(f"nodes against all others ({number} down-weighted, circled)")
-    node_axes.set(aspect="equal", xlim=view.extent[:2], ylim=view.extent[2:])
+    left, right, bottom, top = view.extent
+    margin = _NODE_MARGIN * (right - left)
+    node_axes.set(aspect="equal", xlim=(left - margin, right + margin), ylim=(bottom - margin, top + margin))
     colour_bar(figure, points, node_axes, "deviation (‰)")
     for axes in (beam_axes, error_axes, node_axes):
         axes.set(xlabel="u_x (mm, CCS)")
@@ -188,9 +193,13 @@ def beam_profiles(view: BeamView) -> Figure:
     near_x = np.abs(view.node_y - view.maximum[1]) < _NEAR_AXIS * widths[1]
     near_y = np.abs(view.node_x - view.maximum[0]) < _NEAR_AXIS * widths[0]
     _draw_profile(x_axes, view.along_x, view.node_x[near_x], view.node_beam[near_x])
-    x_axes.set(xlabel="u_x (mm, CCS)", ylabel="beam (maximum = 1)", title=f"along X at u_y = {view.maximum[1]:.1f} mm")
+    x_axes.set(
+        xlabel="u_x (mm, CCS)", ylabel="beam (maximum = 1)", title=with_minus(f"along X at u_y = {view.maximum[1]:.1f} mm")
+    )
     _draw_profile(y_axes, view.along_y, view.node_y[near_y], view.node_beam[near_y])
-    y_axes.set(xlabel="u_y (mm, CCS)", ylabel="beam (maximum = 1)", title=f"along Y at u_x = {view.maximum[0]:.1f} mm")
+    y_axes.set(
+        xlabel="u_y (mm, CCS)", ylabel="beam (maximum = 1)", title=with_minus(f"along Y at u_x = {view.maximum[0]:.1f} mm")
+    )
     _draw_pulls(pull_axes, view.pull)
     for axes in (x_axes, y_axes, pull_axes):
         plain_axes(axes)

@@ -27,11 +27,10 @@ from permil.report.kit.elements import (
     text_cell,
 )
 from permil.report.kit.quantities import MISSING, QUANTITIES, format_chance, format_count
-from permil.report.kit.results import measurement_cell, pull_cell, result_cells
+from permil.report.kit.results import measurement_cell, pull_cell, result_cells, verdict_cell
 from permil.report.kit.run import RunProducts
-from permil.report.kit.summary import NO, OPEN, YES, Measurement, MetricVerdict
+from permil.report.kit.summary import NO, Measurement, MetricVerdict
 
-_STATES = {YES: "pass", NO: "fail", OPEN: "open"}
 _COST_COLUMNS = (
     "stage", "step", "tasks", "workers", "seconds", "task_seconds", "cpu_seconds", "gigabytes_read", "gigabytes_per_second",
     "peak_memory_mib", "restarted",
@@ -75,8 +74,8 @@ def verdict_table(judged: Sequence[MetricVerdict], limits: ReportConfig) -> Grid
         rows.append(
             (
                 text_cell(quantity.heading),
-                text_cell(verdict.led),
-                Cell(_STATES[verdict.state], verdict=verdict.state),
+                text_cell(verdict.led or MISSING),
+                verdict_cell(verdict.state),
                 measurement_cell(worst, limits),
                 text_cell(where or "beam"),
                 number_cell(quantity.show(verdict.spec), verdict.spec),

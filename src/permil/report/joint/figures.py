@@ -33,12 +33,14 @@ _SIZES = {"scan": 2.4, "pointing": 3.8, "": 2.4}
 _MEANS = 12
 _FEWEST_IN_MEAN = 4
 _REACH = 5.0
+_MARGIN = 1.15
+_SHOWN_PERCENT = 98.0
 _FEW_HOURS = 3.0
 _BINS = 31
 _MOST_ARROWS = 1500
 _LEAST_ARROW = 1e-3
 _ARROW = 0.09
-"""Longest shift (µm) that is drawn as nothing; length of the longest arrow over the width of what is shown."""
+"""Shifts (µm) below which no arrows are drawn; length of the longest arrow over the width of the panel."""
 _MODES_SHOWN = 6
 _CONTOURS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _LATTICE = 161
@@ -58,8 +60,8 @@ def mode_picture(products: JointProducts, detectors: Sequence[Detector]) -> Pict
     """Return the maps of the largest modes."""
     return raster(
         mode_figure(products, detectors),
-        "The largest modes of the errors that super-pixels have in common: where a mode is red, all is too high together, or too low, "
-        "by one standard deviation. The colours of each map have their own range.",
+        "The largest modes of the correlated errors of super-pixels, each in the size of one standard deviation: errors have the same "
+        "sign in red areas, and the opposite sign in blue ones. The colour scales differ.",
     )
 
 
@@ -68,7 +70,7 @@ def beam_picture(products: JointProducts, scan: BeamModel | None) -> Picture:
     view = view_joint_beam(products, scan)
     caption = "The beam as a function of place minus projector; its centre is the centroid above 0.9 of its maximum."
     if view.over_scan is not None:
-        caption += " What the beam model from the scan alone has over it is what dividing by that model would put into the flat."
+        caption += " The ratio of the beam model from the scan alone to it is the error that dividing by that model would add to the flat."
     figure = joint_beam_figure(view, _pair(products, "BEAMX", "BEAMY"), _pair(products, "BEAMXERR", "BEAMYERR"))
     return raster(figure, caption)
 
@@ -91,7 +93,7 @@ def exposure_picture(products: JointProducts) -> Picture:
     return raster(
         photodiode_figure(products),
         "Readings of the photodiode over the joint scales, with the error of both; readings that were not used, and exposures that were "
-        "left out, are red. What lies beyond the axes stands at their edge.",
+        "left out, are red. Points beyond the axes are drawn at their edge.",
     )
 
 
@@ -102,8 +104,9 @@ def residual_pictures(products: JointProducts, detectors: Sequence[Detector]) ->
     return (
         raster(
             moving_residual_figure(products.residuals, products),
-            "Mean residuals in cells of 2 mm that move with the projector, and against it; the chi-square of each exposure where the "
-            "projector stood (the mean residual of an exposure vanishes: its scale takes it), crosses are exposures that were left out.",
+            "Mean residuals in cells of 2 mm that move with the projector, and against it; the chi-square of each exposure at the "
+            "position of the projector (the mean residual of an exposure vanishes: its scale takes it), crosses "
+            "are exposures that were left out.",
         ),
         raster(
             detector_residual_figure(products.residuals, detectors),
@@ -123,7 +126,7 @@ def photodiode_figure(products: JointProducts) -> Figure:
     time, label = _time(products)
     deviation, error = (1e3 * part for part in products.deviations)
     used = np.isfinite(products.column("deviation")) & ~products.left_out
-    reach = _REACH * float(np.median(error[used])) if used.any() else 1.0
+    reach = _reach(deviation[used], error[used])
     figure = Figure(figsize=(12.0, 6.0))
     figure.subplots_adjust(left=0.06, right=0.985, bottom=0.085, top=0.95, wspace=0.2, hspace=0.38)
     cells = figure.add_gridspec(2, 3)
@@ -216,6 +219,13 @@ def stage_figure(products: JointProducts) -> Figure:
     return figure
 
 
+def _reach(deviation: FloatArray, error: FloatArray) -> float:
+    """Return the limit of axes that show deviations: several errors, and nearly all deviations where these are larger."""
+    if not deviation.size:
+        return 1.0
+    return max(_REACH * float(np.median(error)), _MARGIN * float(np.percentile(np.abs(deviation), _SHOWN_PERCENT)))
+
+
 def _time(products: JointProducts) -> tuple[FloatArray, str]:
     time = products.column("time")
     if not products.in_hours:
@@ -234,7 +244,7 @@ def _of_purpose(products: JointProducts, purpose: str) -> Mask:
 def _against(
     axes: Axes, products: JointProducts, place: FloatArray, deviation: FloatArray, error: FloatArray, reach: float
 ) -> None:
-    """Draw deviations with errors; those that were not used in red; what lies beyond the axes stands at their edge."""
+    """Draw deviations with errors, unused ones in red; points beyond the axes are drawn at their edge."""
     used = np.isfinite(products.column("deviation")) & ~products.left_out
     shown = np.clip(deviation, -0.97 * reach, 0.97 * reach)
     for purpose, size in _SIZES.items():
@@ -426,7 +436,7 @@ def moving_residual_figure(residuals: JointResiduals, products: JointProducts) -
     chi_square = products.column("chi_square")[kept]
     middle = float(np.median(chi_square)) if chi_square.size else 1.0
     low, high = symmetric_limits(chi_square, centre=middle)
-    # Several exposures of one place lie on each other: the last is seen.
+    # Of several exposures at one position only the last is visible.
     points = panels[2].scatter(
         products.column("x_mm")[kept], products.column("y_mm")[kept], c=chi_square, cmap=DIVERGING, vmin=low, vmax=high, s=16,
         linewidths=0.3, edgecolors=INK,

@@ -14,7 +14,7 @@ from permil.report.kit.elements import Cell, Grid, count_cell, decimal_cell, gri
 from permil.report.kit.quantities import MISSING, format_count, format_measurement, two_digits, with_minus
 
 _UNITS = {"": (1e3, "‰"), "mm": (1e3, "µm"), "1 / mm": (1e3, "‰/mm")}
-"""Factor and name of the unit in which pages show a term of the budget, by the unit that the product has."""
+"""Factor and name of the unit of a term of the budget on pages, by its unit in the product."""
 
 _LABELS = {
     "photon": ("signals' own noise", "VARIANCE of a flat (there for each pixel)"),
@@ -48,7 +48,7 @@ _SIGNIFICANT = 3.0
 
 
 def solution_text(products: JointProducts) -> str:
-    """Return what was solved and how well, and in a few words what is wrong."""
+    """Return the size and accuracy of the solution, and its cautions as phrases."""
     found = f"converged (Newton decrement {products.card('DECREMEN'):.1g})" if is_converged(products) else "did NOT converge"
     wrong = ", ".join(caution.phrase for caution in cautions(products))
     # The level of a single detector is a convention.
@@ -58,72 +58,76 @@ def solution_text(products: JointProducts) -> str:
         f"{format_count(int(products.card('NSIGNAL')))} signals of {counted(len(products.exposures), 'exposure')} on "
         f"{counted(len(products.detectors), 'detector')} were solved for beam, exposure scales and flat together: the solution {found}, "
         f"with a reduced chi-square of {format_measurement(*chi_square_of(products))}; a super-pixel is known to "
-        f"{per_mil(products.error_of('photon'))} ‰ from its own signals and to {per_mil(products.error_of('common'))} ‰ in what it shares "
-        f"with others, {scale}the gradient of all detectors to "
+        f"{per_mil(products.error_of('photon'))} ‰ from its own signals and to {per_mil(products.error_of('common'))} ‰ in the error "
+        f"that it shares with others, {scale}the gradient of all detectors to "
         f"{per_mil(products.error_of('gradient_x'))} (X) and {per_mil(products.error_of('gradient_y'))} ‰/mm (Y). "
-        + (f"To look at: {wrong}." if wrong else "Nothing stands out as wrong.")
+        + (f"To check: {wrong}." if wrong else "No problem was found.")
     )
 
 
 def convergence_text(products: JointProducts) -> str:
-    """Return how near the solution is to its optimum."""
+    """Return the distance of the solution from its optimum."""
     return (
-        f"Newton decrement {products.card('DECREMEN'):.2g} (limit {products.card('DECRETOL'):.2g}): no figure here is farther from "
-        "the optimum than that many of its own standard errors. Norm of the gradient: "
+        f"Newton decrement {products.card('DECREMEN'):.2g} (limit {products.card('DECRETOL'):.2g}): every figure on this page "
+        "is within this number of its standard errors from the optimum. Norm of the gradient: "
         f"{products.card('GRADNORM'):.1e} of that at the start, after {int(products.card('PASSES'))} passes through the data."
     )
 
 
 def gradient_text(products: JointProducts) -> str:
-    """Return the gradient of the flat and how well it is known."""
+    """Return the gradient of the flat with its error."""
     shown = [format_measurement(1e3 * products.card(f"GRAD{axis}"), 1e3 * products.card(f"GRAD{axis}ERR")) for axis in "XY"]
     return (
-        f"Gradient of all detectors together: {shown[0]} ‰/mm along CCS X and {shown[1]} ‰/mm along CCS Y. Signals cannot tell it "
-        "from a gradient of the beam; it is as good as the photodiode."
+        f"Gradient of all detectors together: {shown[0]} ‰/mm along CCS X and {shown[1]} ‰/mm along CCS Y. Signals cannot "
+        "distinguish it from a gradient of the beam: its accuracy is that of the photodiode."
     )
 
 
 def drift_text(products: JointProducts) -> str:
-    """Return what is known of a drift of the photodiode."""
+    """Return the drift of the photodiode, "" without photodiode."""
     if not products.has_photodiode:
         return ""
     if not len(products.drift):
-        return "No drift of the photodiode was allowed for (flat.joint.drift), or the readings were too few to tell."
+        return "No drift of the photodiode was allowed for (flat.joint.drift), or there were too few readings."
     amplitude, probability = (np.asarray(products.drift[name]) for name in ("amplitude", "probability"))
     best = int(np.argmax(probability))
     part = [per_mil(products.error_of(f"drift_{axis}")) for axis in "xy"]
     return (
         f"Probability that the photodiode drifts: {products.card('PDDRIFTP'):.2g} (before the data: 0.5). Its amplitude, averaged over "
-        f"what the data allow, is {per_mil(products.error_of('photodiode_drift'))} ‰; the likeliest drift has "
+        f"its posterior, is {per_mil(products.error_of('photodiode_drift'))} ‰; the likeliest drift has "
         f"{per_mil(amplitude[best])} ‰ and a correlation length of {float(products.drift['length'][best]):.2g} of the campaign, with a "
-        f"probability of {probability[best]:.2g}. The error of the gradient has {part[0]} (X) and {part[1]} ‰/mm (Y) of this in it."
+        f"probability of {probability[best]:.2g}. The drift contributes {part[0]} (X) and {part[1]} ‰/mm (Y) to the error of the gradient."
     )
 
 
 def stage_text(products: JointProducts) -> str:
-    """Return what the stage did."""
+    """Return the errors of stage moves."""
     if "position" not in products.budget:
-        turned = ", but for rotation and scale" if "ROTATION" in products.header else ""
+        turned = ", apart from rotation and scale" if "ROTATION" in products.header else ""
         return f"Errors of single stage moves were not fitted: positions are as recorded{turned}."
     return (
-        f"A stage move errs by {1e3 * products.error_of('position'):.2g} µm along each axis, estimated from the signals alone. Rotation "
-        "and scale of the stage's axes are those of all moves together; an offset of the stage cannot be told from one of the beam, and is "
+        f"A stage move has an error of {1e3 * products.error_of('position'):.2g} µm along each axis, estimated "
+        f"from the signals alone. Rotation "
+        "and scale of the stage's axes are those of all moves together; an offset of the stage is equivalent to one of the beam, and is "
         "part of the beam's centre."
     )
 
 
 def fit_text(products: JointProducts) -> str:
-    """Return what the signals leave beyond their noise."""
+    """Return the scatter of the residuals beyond noise."""
     if products.residuals is None:
-        return "The signals on super-pixels are not there any more: no residuals can be shown. Making the flat again brings them back."
+        return "The signals on super-pixels were removed: no residuals can be shown. Make the flat again to restore them."
     chi_square, error = chi_square_of(products)
     signal = products.residuals.signal_error
     known = f"A signal (one super-pixel in one exposure) has an error of {per_mil(signal)} ‰ rms"
     if chi_square - 1 <= _SIGNIFICANT * error:
-        return f"{known}, and noise explains all that the fit leaves."
+        return f"{known}, and the residuals are consistent with noise."
     beyond = math.sqrt(chi_square - 1) * signal
     shown = format_measurement(1e3 * beyond, 1e3 * signal**2 * error / (2 * beyond))
-    return f"{known}; what the chi-square has above 1 is a further scatter of {shown} ‰. What stands still in one frame names its cause."
+    return (
+        f"{known}; the excess of the chi-square over 1 is an additional scatter of {shown} ‰. The frame in which residuals are constant "
+        "indicates its cause."
+    )
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def _exposures_left_out(products: JointProducts) -> Caution | None:
     if not count:
         return None
     short = f"{counted(count, 'exposure')} left out"
-    return Caution(short, f"{short}: the table under Exposures has name and reason. The flat does not use what was left out.")
+    return Caution(short, f"{short}: see the table under Exposures. The flat does not use them.")
 
 
 def _readings_unused(products: JointProducts) -> Caution | None:
@@ -163,15 +167,15 @@ def _readings_unused(products: JointProducts) -> Caution | None:
     if not count:
         return None
     short = f"{counted(count, 'photodiode reading')} not used"
-    return Caution(short, f"{short}: contradicts what all others say; the exposure itself is used.")
+    return Caution(short, f"{short}: inconsistent with all others; the exposure itself is used.")
 
 
 def _photodiode(products: JointProducts) -> Caution | None:
     if not products.has_photodiode:
         return Caution(
             "no photodiode",
-            "No photodiode reading took part: the gradient of the flat hangs on the assumption that the light did not depend on where "
-            "the projector stood, and its error says so.",
+            "No photodiode reading was used: the gradient of the flat rests on the assumption that the light did not depend on the "
+            "position of the projector, and its error allows for this.",
         )
     noise, scale = products.error_of("photodiode"), products.error_of("exposure_scale")
     if noise <= NOISIER * scale:
@@ -190,8 +194,8 @@ def _drift(products: JointProducts) -> Caution | None:
         return None
     return Caution(
         "the photodiode drifts",
-        f"The photodiode drifts with a probability of {chance:.3g}, and the gradient is less well known for it. A position that is visited "
-        "again and again, or an order of positions drawn by lot, would tell drift and gradient apart.",
+        f"The photodiode drifts with a probability of {chance:.3g}, which increases the error of the gradient. Repeated visits "
+        "of one position, or a random order of positions, would separate drift and gradient.",
     )
 
 
@@ -201,8 +205,8 @@ def _misfit(products: JointProducts) -> Caution | None:
         return None
     return Caution(
         f"chi-square {chi_square:.3f}",
-        f"The reduced chi-square is {format_measurement(chi_square, error)}: the signals differ from the model by more than noise. Errors "
-        "here know noise alone, and are too small by what the residual maps show.",
+        f"The reduced chi-square is {format_measurement(chi_square, error)}: the signals differ from the model by more than noise. The "
+        "errors on this page include noise alone, and are too small by the patterns in the residual maps.",
     )
 
 
@@ -211,11 +215,11 @@ def _stage_scale(products: JointProducts) -> Caution | None:
     if not (abs(scale) > _CLEAR * error and abs(scale) > _MUCH_STAGE_SCALE):
         return None
     shown = format_measurement(1e3 * scale, 1e3 * error)
-    return Caution("scale of the stage", f"The stage moves {shown} ‰ farther than its record says.")
+    return Caution("scale of the stage", f"The stage moves {shown} ‰ farther than recorded.")
 
 
 def _positions(products: JointProducts) -> Caution | None:
-    """Return whether positions that were taken as recorded contradict the signals."""
+    """Return a caution if positions that were taken as recorded contradict the signals."""
     kept = ~products.left_out & np.isfinite(products.column("shift_x_mm"))
     if "position" in products.budget or not kept.any():
         return None
@@ -237,13 +241,13 @@ def _knots(products: JointProducts) -> Caution | None:
         return None
     return Caution(
         "finer knots wanted",
-        f"The data would bear knots of the beam finer than {products.card('KNOTS'):.1f} mm, which were out of reach; "
-        "flat.joint.spacing_mm sets them.",
+        f"The data support knots of the beam finer than {products.card('KNOTS'):.1f} mm, the finest that were tried; "
+        "set flat.joint.spacing_mm.",
     )
 
 
 def _pattern(products: JointProducts) -> Caution | None:
-    """Return the largest pattern that the residuals hold: each is seen in the other frames, too, smeared."""
+    """Return the largest pattern of the residuals; each is also seen in the other frames, smeared."""
     found = products.residuals
     if found is None:
         return None
@@ -261,7 +265,7 @@ def _beam_structure(products: JointProducts, excess: float) -> Caution:
     return Caution(
         "structure of the beam left over",
         f"A pattern of {per_mil(excess)} ‰ rms moves with the beam: structure finer than the knots ({products.card('KNOTS'):.1f} mm). "
-        "Finer ones (flat.joint.spacing_mm) would follow it.",
+        "Finer knots (flat.joint.spacing_mm) would fit it.",
     )
 
 
@@ -275,8 +279,8 @@ def _reflection(_: JointProducts, excess: float) -> Caution:
 def _change(_: JointProducts, excess: float) -> Caution:
     return Caution(
         "the response changed",
-        f"Earlier and later exposures differ by {per_mil(excess)} ‰ rms on a super-pixel beyond noise: the response changed, or the beam "
-        "is wrong in another way at the places that the later ones saw.",
+        f"Earlier and later exposures differ by {per_mil(excess)} ‰ rms on a super-pixel beyond noise: the response changed, or the "
+        "error of the beam differs between their positions.",
     )
 
 
@@ -287,7 +291,7 @@ _TESTS: tuple[Callable[[JointProducts], Caution | None], ...] = (
 
 
 def budget_table(products: JointProducts) -> Grid:
-    """Return the error budget: term, error, unit, meaning, where it stands in the products."""
+    """Return the error budget: term, error, unit, meaning, place in the products."""
     rows = []
     for name, term in products.budget.items():
         shown, unit = (f"{term.error:.4g}", "") if name in _NUMBERS else shown_term(term)
@@ -307,7 +311,7 @@ def budget_table(products: JointProducts) -> Grid:
 
 
 def detector_table(products: JointProducts, links: dict[str, str]) -> Grid:
-    """Return one row for each detector: level with its error, errors of its super-pixels, how it fits."""
+    """Return one row for each detector: level with its error, errors of its super-pixels, goodness of fit."""
     headings = [
         "detector", "level (‰)", "error of a super-pixel, own (‰)", "in common (‰)",
         "χ² of a signal", "later - earlier, rms (‰)", "of that noise (‰)",
@@ -364,7 +368,7 @@ def finding_table(products: JointProducts) -> Grid | None:
     headings = (
         "exposure",
         "purpose",
-        "what was done",
+        "action",
         "reason",
         "X (mm, CCS)",
         "Y (mm, CCS)",
@@ -433,14 +437,14 @@ def frame_table(products: JointProducts) -> Grid | None:
         _frame("reflection (moves against it)", found.reflected.rms, found.reflected.noise,
                int(np.isfinite(found.reflected.mean).sum()), "light reflected between camera and projector"),
         _frame("detectors (stands still in the camera), later - earlier", change, change_noise, count,
-               "a response that changed; the part that does not change is the flat"),
+               "a response that changed; the constant part is the flat"),
     ]  # fmt: skip
-    headings = ("frame", "rms (‰)", "noise (‰)", "beyond noise (‰)", "what would cause it")
+    headings = ("frame", "rms (‰)", "noise (‰)", "beyond noise (‰)", "possible cause")
     return grid(headings, rows, text_columns=(0, 4))
 
 
 def mode_table(products: JointProducts) -> Grid:
-    """Return the sizes of all modes that are kept, and their share of the variance in common."""
+    """Return the sizes of all stored modes, and their share of the common variance."""
     sizes = mode_sizes(products)
     total = products.error_of("common") ** 2
     rows = []
@@ -457,7 +461,7 @@ def mode_table(products: JointProducts) -> Grid:
 
 
 def facts(products: JointProducts) -> tuple[tuple[str, str], ...]:
-    """Return what the solution was made of."""
+    """Return name and content of the facts below the heading of the page."""
     purposes = np.asarray(products.exposures["purpose"], dtype=np.str_)
     kinds = [f"{int((purposes == kind).sum())} {name}" for kind, name in (("scan", "of the scan"), ("pointing", "of pointings"))]
     known = (purposes != "").any()
@@ -514,7 +518,7 @@ def shown_term(term: Term) -> tuple[str, str]:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number of things."""
+    """Return a number with its noun."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

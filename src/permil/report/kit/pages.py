@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from permil.report.kit.run import LedProducts, RunProducts
     from permil.report.kit.summary import Measurement
 
-LAYOUT = 6
+LAYOUT = 7
 """Version of the layout. Increase it whenever the same products would give different pages."""
 
 _FINGERPRINT_META = "permil-fingerprint"

@@ -83,9 +83,7 @@ _ALL = (
     Quantity("chi_square_per_freedom", "χ² per degree of freedom, catalog errors alone"),
     Quantity("flux_excess", "scatter of fluxes beyond their errors", 1e3, "‰"),
     Quantity("flux_excess_structure", "of that, structure of the sensor", 1e3, "‰"),
-    Quantity(
-        "flux_excess_unexplained", "scatter of fluxes that nothing explains", 1e3, "‰", "spot_excess_limit", beyond_noise=True
-    ),
+    Quantity("flux_excess_unexplained", "unexplained scatter of fluxes", 1e3, "‰", "spot_excess_limit", beyond_noise=True),
     Quantity("spot_flux_error", "error of a spot's flux, median", 1e3, "‰"),
     Quantity("flux_residual_scatter", "scatter of flux residuals", 1e3, "‰"),
     *(Quantity(f"{name}_residual_scatter", f"scatter of {name}", 1e3, "10⁻³ px") for name in ("dx", "dy")),

@@ -10,13 +10,14 @@ from astropy.table import Table
 from permil.config.report import ReportConfig
 from permil.report.kit.elements import Cell, Grid, grid, number_cell, result_cell, text_cell
 from permil.report.kit.quantities import MISSING, QUANTITIES, with_minus
-from permil.report.kit.summary import Measurement, judge, specification
+from permil.report.kit.summary import NO, OPEN, YES, Measurement, judge, specification
 
 _TRUTH_COLUMNS = (
     "rms_pixel", "rms_super", "super_pull", "chi_square", "level", "level_pull", "gradient_x", "gradient_x_pull", "gradient_y",
     "gradient_y_pull",
 )  # fmt: skip
 _PULL = "_pull"
+_VERDICTS = {YES: "pass", NO: "fail", OPEN: "open"}
 
 
 def measurement_cell(entry: Measurement | None, limits: ReportConfig) -> Cell:
@@ -39,12 +40,12 @@ def result_cells(entry: Measurement, limits: ReportConfig) -> tuple[Cell, ...]:
 
 def result_grid(rows: Sequence[Sequence[Cell]]) -> Grid:
     """Return the table of results: name, unit, value, specification, verdict."""
-    return grid(("result", "unit", "value", "specification", "pass"), rows, text_columns=(0, 1, 4))
+    return grid(("result", "unit", "value", "specification", "verdict"), rows, text_columns=(0, 1, 4))
 
 
 def verdict_cell(verdict: str) -> Cell:
-    """Return a cell with a verdict."""
-    return Cell(verdict, verdict, verdict)
+    """Return a cell with a verdict, a dash without a specification."""
+    return Cell(_VERDICTS.get(verdict, MISSING), verdict, verdict)
 
 
 def pull_cell(number: float) -> Cell:

@@ -82,12 +82,12 @@ def sensor_pictures(products: SpotsProducts, detector: Detector) -> list[Picture
     extent = (-0.5, columns * cell - 0.5, -0.5, rows * cell - 0.5)
     shown = [SensorMap(title, 1e3 * maps[name], label) for name, title, label in _MAPS]
     caption = (
-        f"What each measurement leaves after the means of its spot and exposure, averaged over cells of {cell} pixels. Positions and "
+        f"Residuals of the measurements from the means of their spots and exposures, averaged over cells of {cell} pixels. Positions and "
         "moments are measured minus expected."
     )
     if products.header.get("MODE") == "fixed":
         caption += (
-            " All exposures are at one place: what the sensor does there is part of the spots' means, and only noise is left."
+            " All exposures are at one position: the effect of the sensor is part of the spots' means, and only noise is left."
         )
     pictures = [raster(residual_maps(shown, extent=extent), caption)]
     pictures.append(_displacement_picture(products, detector))
@@ -95,13 +95,13 @@ def sensor_pictures(products: SpotsProducts, detector: Detector) -> list[Picture
     if "MODEL" in maps:
         model = [SensorMap("throughput of the joint fit, minus 1", 1e3 * maps["MODEL"], "‰")]
         caption = (
-            "What the joint fit of spots, exposures and throughput finds for the sensor; its mean and gradient are set to 0."
+            "Throughput of the sensor from the joint fit of spots, exposures and throughput; its mean and gradient are set to 0."
         )
         pictures.append(raster(residual_maps(model, extent=extent), caption, narrow=True))
         quality.append(SensorMap("error of the joint fit", 1e3 * maps["MODEL_ERR"], "‰"))
     count = np.where(maps["FLUX_N"] > 0, maps["FLUX_N"], np.nan)
     quality.append(SensorMap(f"{format_count(int(np.nansum(count)))} measurements", count, "per cell"))
-    caption = "How well the flux residuals are known, and from how many measurements."
+    caption = "Errors of the flux residuals, and numbers of measurements."
     pictures.append(raster(quality_maps(quality, extent=extent), caption))
     if products.profile is not None:
         pictures.append(_profile_picture(products.profile, products))
@@ -120,8 +120,8 @@ def repeatability_picture(products: SpotsProducts) -> Picture | None:
     figure = repeatability(flux, 1e3 * scatter, 1e3 * predicted, quantity="flux", unit="‰")
     return drawing(
         figure,
-        f"Relative scatter of each spot over {len(products.exposures)} exposures at one place, after the exposures' scales, against what "
-        f"the errors of the fluxes predict. The median ratio is {float(header['SCATRAT']):.3f} ± {float(header['SCATRERR']):.3f}.",
+        f"Relative scatter of each spot over {len(products.exposures)} exposures at one position, after the exposures' scales, against the "
+        f"predicted errors of the fluxes. The median ratio is {float(header['SCATRAT']):.3f} ± {float(header['SCATRERR']):.3f}.",
     )
 
 
@@ -147,13 +147,14 @@ def _calibrated_pictures(calibration: MaskCalibration, exposure: Table.Row, dete
     return [
         raster(
             fluxes_and_widths(x, y, flux, xx, yy, shape=shape, unit=_UNITS.get(unit, unit)),
-            f"Mean fluxes and widths of the spots, where they lie in exposure {exposure['exposure']}, whose grid is nearest to the middle "
+            f"Mean fluxes and widths of the spots, at their positions in exposure {exposure['exposure']}, whose "
+            f"grid is nearest to the middle "
             f"of the sensor ({int(inside.sum())} of the mask's {len(spots)} spots). {WIDTH_CAPTION}",
         ),
         raster(
             displacement_figure(x, y, dx, dy, shape=shape, title="distortion: spots minus regular grid"),
-            "Mean places of the spots minus the nodes of a regular grid (centre, two steps and an angle are fitted): the distortion "
-            "of the optics, and pinholes that are not in their place.",
+            "Mean positions of the spots minus the nodes of a regular grid (centre, two steps and an angle are fitted): the distortion "
+            "of the optics, and displaced pinholes.",
             narrow=True,
         ),
     ]
@@ -176,7 +177,7 @@ def _displacement_picture(products: SpotsProducts, detector: Detector) -> Pictur
     figure = displacement_figure(
         x, y, maps["DX"].ravel(), maps["DY"].ravel(), shape=detector.shape, title="shift by the sensor: measured minus expected"
     )
-    caption = "The maps of dx and dy as arrows: where the sensor puts charge beside the place where light fell."
+    caption = "The maps of dx and dy as arrows: displacement of the charge from the position of the light."
     return raster(figure, caption, narrow=True)
 
 
@@ -188,7 +189,7 @@ def _profile_picture(profile: Table, products: SpotsProducts) -> Picture:
     centre = ", ".join(f"{float(products.header[card]):g}" for card in ("RINGX", "RINGY"))
     return drawing(
         radial_profiles(np.asarray(profile["radius"], dtype=float), profiles),
-        f"Mean residuals in rings around ({centre}), where tree rings have their centre.",
+        f"Mean residuals in rings around ({centre}), the centre of the tree rings.",
     )
 
 

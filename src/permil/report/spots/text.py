@@ -29,13 +29,14 @@ _AMPLIFIER_COLUMNS = (
     ("xy", "XY (10⁻³ px²)"),
 )
 _EXPLAINED = {
-    YES: "What the sensor does not explain is within its specification.",
-    OPEN: "Whether what the sensor does not explain is within its specification cannot be told.",
-    NO: "What the sensor does not explain is beyond its specification: the errors of the catalogs are too small, or spots change from "
-    "exposure to exposure. Do not use this calibration before the cause is found.",
+    YES: "The part that the sensor does not explain is within its specification.",
+    OPEN: "The error of the part that the sensor does not explain is too large for a verdict.",
+    NO: "The part that the sensor does not explain is beyond its specification: the errors of the catalogs are too small, or spots "
+    "change from exposure to exposure. Do not use this calibration before the cause is found.",
 }
+_WINDOWS = {"decided": "first node certain", "ambiguous": "first node ambiguous"}
 _METHODS = {"joint": "joint fit of spots, exposures and throughput", "mean": "means over exposures"}
-_MODES = {"fixed": "all at one place", "dithered": "each at its own place"}
+_MODES = {"fixed": "all at one position", "dithered": "each at its own position"}
 
 
 def group_table(tables: SpotsTables, addresses: Mapping[tuple[str, str], str], limits: ReportConfig) -> Grid:
@@ -67,11 +68,11 @@ def facts(products: SpotsProducts, detector: Detector) -> tuple[tuple[str, str],
     header = products.header
     columns, rows = header.get("NCOLS"), header.get("NROWS")
     method, mode = str(header.get("METHOD", "")), str(header.get("MODE", ""))
-    used = header.get("NMEAS")
+    used, window = header.get("NMEAS"), str(header.get("WINDOW", MISSING))
     return (
         ("sensor", f"{detector.serial}, {detector.kind}"),
         ("pixels", f"{detector.nx} x {detector.ny} of {1e3 * detector.pixel_mm:g} µm"),
-        ("mask", f"{columns} x {rows} spots, first node {header.get('WINDOW', MISSING)}" if columns else MISSING),
+        ("mask", f"{columns} x {rows} spots, {_WINDOWS.get(window, window)}" if columns else MISSING),
         ("exposures", ", ".join(part for part in (format_count(len(products.exposures)), _MODES.get(mode, mode)) if part)),
         ("measurements used", format_count(int(used)) if used is not None else MISSING),
         ("calibration", _METHODS.get(method, method) or str(header.get("CALIB", MISSING))),
@@ -142,13 +143,14 @@ def excess_text(results: Table, limits: ReportConfig) -> str:
     shown = {name: f"{QUANTITIES[name].show(entry.number, entry.error)} ‰" for name, entry in found.items()}
     text = f"With the errors of the catalogs alone the fluxes have a chi-square of {chi_square.number:.2f} per degree of freedom"
     if judge_size(excess.number, excess.error, 0.0, beyond_noise=True) != NO:
-        return f"{text}: they scatter about the model as these errors say."
-    text += f": they scatter by {shown['flux_excess']} more than these say. The errors of spots, exposures and throughput contain it. "
+        return f"{text}: their scatter about the model is consistent with these errors."
+    text += f": they scatter by {shown['flux_excess']} beyond these errors. The errors of spots, exposures and "
+    "throughput include this scatter. "
     if "flux_excess_structure" not in found:
-        text += "Too few spots fell near a place where another spot had been to tell whether this belongs to the sensor. "
+        text += "Too few spots were measured close to the position of another one to tell whether the sensor is the cause. "
     else:
         text += (
-            f"Spots that fall on one place share {shown['flux_excess_structure']} of it: structure of the sensor finer than the knots of "
+            f"Spots at the same position share {shown['flux_excess_structure']} of it: structure of the sensor finer than the knots of "
             f"the throughput. {shown['flux_excess_unexplained']} is not shared by neighbours. "
         )
     return text + _EXPLAINED[judge(own, limits)]

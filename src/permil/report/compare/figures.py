@@ -81,7 +81,7 @@ def _cloud(title: str, products: CompareProducts, cell: int, flat: FloatArray, s
 
 
 def map_pictures(products: CompareProducts, absent: list[str]) -> list[Picture]:
-    """Return the maps of what the flat predicts beside those of the stars: flux, then shifts and shapes, then the displacement."""
+    """Return the maps predicted by the flat beside those of the stars: flux, shifts and shapes, displacement."""
     names = [name for name in ("FLUX", *(entry[0] for entry in _SHIFTS_AND_SHAPES)) if _has_pair(products, name)]
     if "FLUX" not in names:
         absent.append("maps of stars and flat (images FLUX and FLUX_FLAT)")
@@ -285,7 +285,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class MapPair:
-    """What the flat predicts and what stars show, in one unit: two images ``[row, column]``, NaN where nothing is known."""
+    """Prediction of the flat and measurement of the stars, in one unit: two images ``[row, column]``, NaN without data."""
 
     name: str
     unit: str
@@ -374,7 +374,7 @@ def _group_means(axes: Axes, x: FloatArray, y: FloatArray) -> None:
 
 @styled
 def map_pairs(pairs: Sequence[MapPair], *, extent: tuple[float, float, float, float]) -> Figure:
-    """Draw what the flat predicts, what stars show, and the difference; one row per pair, one colour scale per row.
+    """Draw prediction of the flat, measurement of the stars, and difference; one row per pair, one colour scale per row.
 
     Parameters
     ----------
@@ -398,8 +398,8 @@ def map_pairs(pairs: Sequence[MapPair], *, extent: tuple[float, float, float, fl
             shown = show_image(axes, image, extent=extent, limits=limits, colours=DIVERGING)
             if row == 0:
                 axes.set_title(title)
-            # Labels at the ends of neighbouring panels would overlap.
-            axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
+            # Labels at the ends of neighbouring narrow panels would overlap.
+            axes.xaxis.set_major_locator(MaxNLocator(5 if large else 3))
             if row == len(pairs) - 1:
                 axes.set_xlabel("x (pixels)")
         if divisor > 1:
@@ -525,7 +525,7 @@ def _legend(axes: Axes, *, columns: int = 1) -> None:
 
 @dataclass(frozen=True)
 class FractionPanel:
-    """Fractions of the flat's variance: ``value`` and ``error`` of shape (kinds, places), and what the places are called."""
+    """Fractions of the flat's variance: ``value`` and ``error`` of shape (kinds, places), and names of the places."""
 
     title: str
     places: tuple[str, ...]

@@ -273,7 +273,7 @@ def _method_cells(line: MethodLine) -> tuple[Cell, ...]:
 
 
 def pair_table(products: CompareProducts) -> Grid | None:
-    """Return all correlations of a product, None if it has none."""
+    """Return all correlations of a product, None without any."""
     table = products.tables.get("CORRELATIONS")
     if table is None:
         return None
@@ -318,7 +318,7 @@ def fraction_table(products: CompareProducts) -> Grid | None:
 
 
 def slope_table(products: CompareProducts) -> Grid | None:
-    """Return the slopes by region below what each hypothesis alone would give; None if there are none."""
+    """Return the slopes by region below the expectation of each hypothesis; None without slopes."""
     found: dict[str, dict[str, Table.Row]] = {}
     for row in products.rows("HYPOTHESES", figure="slope"):
         found.setdefault(text_in(row, "region"), {})[text_in(row, "of")] = row

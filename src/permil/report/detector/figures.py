@@ -1,4 +1,4 @@
-"""Pictures of the page of a detector, in its own pixel frame: what they show, the figures, the captions."""
+"""Pictures of the page of a detector, in its own pixel frame: data, figures and captions."""
 
 from __future__ import annotations
 

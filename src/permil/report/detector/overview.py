@@ -269,7 +269,7 @@ def coverage(scan: NDArray[np.floating], pointings: NDArray[np.floating], detect
 
 def _two_maps(detectors: Sequence[Detector]) -> tuple[Figure, tuple[Axes, Axes]]:
     left, right, bottom, top = focal_plane.bounds(detectors)
-    # Each map is 4.7 inches wide; the height follows, within bounds, from the shape of what is shown.
+    # Each map is 4.7 inches wide; the height follows, within bounds, from the shape of the focal plane.
     height = float(np.clip(4.7 * (top - bottom) / (right - left), 2.6, 7.5)) + 0.9
     figure = Figure(figsize=(12.4, height))
     figure.subplots_adjust(left=0.055, right=0.93, bottom=0.55 / height, top=1 - 0.35 / height, wspace=0.36)

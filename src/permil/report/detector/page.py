@@ -1,4 +1,4 @@
-"""The pages of detectors: what they depend on and how they are made."""
+"""The pages of detectors: dependencies, and how they are made."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def _evaluate_profile(model: BeamModel, u: FloatArray, through: float, *, swap: 
 
 @styled
 def beam_maps(view: BeamView) -> Figure:
-    """Draw the beam with contours and nodes, its relative error, and the nodes against what all others predict."""
+    """Draw the beam with contours and nodes, its relative error, and the nodes against the prediction of all others."""
     figure = Figure(figsize=(12.0, 3.6))
     figure.subplots_adjust(left=0.05, right=0.925, bottom=0.13, top=0.92, wspace=0.42)
     beam_axes, error_axes, node_axes = figure.subplots(1, 3)

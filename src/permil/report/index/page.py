@@ -1,4 +1,4 @@
-"""The index page: what it depends on and how it is made, together with the table of all results."""
+"""The index page and the table of all results: dependencies, and how they are made."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class IndexRequest:
 
 
 def request_index(run: RunProducts, kinds: Sequence[PageKind]) -> IndexRequest:
-    """Return what the index page of a run has to show.
+    """Return the content of the index page of a run, declared but not yet made.
 
     Raises
     ------

@@ -66,7 +66,7 @@ def mode_picture(products: JointProducts, detectors: Sequence[Detector]) -> Pict
 
 
 def beam_picture(products: JointProducts, scan: BeamModel | None) -> Picture:
-    """Return the beam, and the beam model of the scan over it where there is one (``scan`` is not None)."""
+    """Return the beam, and the beam model of the scan over it unless ``scan`` is None."""
     view = view_joint_beam(products, scan)
     caption = "The beam as a function of place minus projector; its centre is the centroid above 0.9 of its maximum."
     if view.over_scan is not None:
@@ -355,7 +355,7 @@ class BeamPicture:
 
 
 def view_joint_beam(products: JointProducts, scan: BeamModel | None) -> BeamPicture:
-    """Evaluate the beam where there were signals (everywhere if that is not known), and compare it with the scan's model."""
+    """Evaluate the beam where signals were measured (everywhere without residuals), and compare it with the scan's model."""
     ux, uy, lit = _lattice(products.beam, products.residuals.beam if products.residuals is not None else None)
     beam = np.where(lit, np.exp(_evaluate(products.beam, ux, uy)), np.nan)
     if scan is None:
@@ -402,7 +402,7 @@ def joint_beam_figure(view: BeamPicture, centre: tuple[float, float], error: tup
 
 @styled
 def reflection_figure(products: JointProducts, table: SplineTable) -> Figure:
-    """Draw the reflected pattern where there were signals (everywhere if that is not known), its mean taken off."""
+    """Draw the reflected pattern minus its mean where signals were measured (everywhere without residuals)."""
     ux, uy, lit = _lattice(table, products.residuals.reflected if products.residuals is not None else None)
     pattern = np.where(lit, _evaluate(table, ux, uy), np.nan)
     per_mil = 1e3 * (pattern - np.nanmean(pattern))

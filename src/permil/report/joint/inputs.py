@@ -47,7 +47,7 @@ _OF_DETECTOR = ("COVARIANCE", "PLACES", "MODES", "REMAINDER")
 
 @dataclass(frozen=True)
 class Term:
-    """A term of the error budget: its error, relative or in ``unit``, and what it means."""
+    """A term of the error budget: its error, relative or in ``unit``, and its meaning."""
 
     error: float
     unit: str

@@ -159,7 +159,7 @@ def _exposures_left_out(products: JointProducts) -> Caution | None:
     if not count:
         return None
     short = f"{counted(count, 'exposure')} left out"
-    return Caution(short, f"{short}: see the table under Exposures. The flat does not use them.")
+    return Caution(short, f"{short}: see the table under Exposures. Exposures that are left out do not contribute to the flat.")
 
 
 def _readings_unused(products: JointProducts) -> Caution | None:
@@ -425,7 +425,7 @@ def drift_table(products: JointProducts) -> Grid | None:
 
 
 def frame_table(products: JointProducts) -> Grid | None:
-    """Return the residuals of each frame: rms, noise, what is beyond it, its cause; None without residuals."""
+    """Return the residuals of each frame: rms, noise, excess over noise, possible cause; None without residuals."""
     found = products.residuals
     if found is None:
         return None

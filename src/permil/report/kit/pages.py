@@ -66,7 +66,7 @@ class Page(Declaration):
 
 @dataclass(frozen=True)
 class LedContext:
-    """What a block in the section of an LED is made from.
+    """Everything that a block in the section of an LED is made from.
 
     Attributes
     ----------
@@ -168,7 +168,7 @@ def relative_address(page: Path, target: Path) -> str:
 
 
 def index_address(config: Config, folder: RunFolder, page: Path) -> str:
-    """Return the address of a page in a link of the index page, "" where the configuration asks for the index page alone."""
+    """Return the address of a page in a link of the index page, "" if the configuration asks for the index page alone."""
     return relative_address(folder.report, page) if config.report.detector_pages else ""
 
 
@@ -187,7 +187,7 @@ def source_fingerprint(path: Path) -> str:
 
 
 def is_current_page(page: Page) -> bool:
-    """Return whether a page is there and was made from what it depends on now."""
+    """Return whether a page exists and was made from its present products and options."""
     return page_fingerprint(page.path) == page.fingerprint
 
 

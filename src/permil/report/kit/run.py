@@ -1,4 +1,4 @@
-"""Products of a run that belong to no single page: configuration, tables, and the names of what each LED has."""
+"""Products of a run that belong to no single page: configuration, tables, and the products of each LED."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def judge_size(number: float, error: float, spec: float, *, beyond_noise: bool =
 
 
 def specification(metric: str, limits: ReportConfig) -> float:
-    """Return the limit of a metric, NaN where it has none."""
+    """Return the limit of a metric, NaN without one."""
     key = QUANTITIES[metric].limit
     return float(getattr(limits, key)) if key else math.nan
 

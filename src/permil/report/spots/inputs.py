@@ -111,7 +111,7 @@ class SpotsProducts:
 
 
 def read_spots_tables(folder: RunFolder) -> SpotsTables | None:
-    """Read the tables of all artificial stars of a run, None if it has none.
+    """Read the tables of all artificial stars of a run, None without any.
 
     Raises
     ------

@@ -54,9 +54,10 @@ from permil.report.kit.pages import (
     IndexSection,
     Page,
     PageKind,
+    group_addresses,
+    group_links,
     group_name,
     group_path,
-    index_address,
     relative_address,
     render,
 )
@@ -153,8 +154,6 @@ def declare_section(run: RunProducts) -> Declaration | None:
 
 def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
     """Return the section of the index page."""
-    paths = {group: group_path(run.folder, COMPARE_PAGES.folder, *group) for group in tables.groups}
-    addresses = {group: index_address(run.config, run.folder, path) for group, path in paths.items()}
     return IndexSection(
         anchor="compare",
         link="Stars against flats",
@@ -163,7 +162,7 @@ def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
         content=render(
             "compare/section.html",
             sentences=group_sentences(tables),
-            groups=group_table(tables, addresses),
+            groups=group_table(tables, group_addresses(run, COMPARE_PAGES.folder, tables.groups)),
             no_chance=missing_chances(tables),
             levels=level_table(tables.levels),
             not_told_apart=level_reasons(tables.levels),
@@ -187,10 +186,9 @@ def _correlation_texts(products: CompareProducts) -> list[str]:
 
 
 def _links(request: CompareRequest) -> list[Link]:
-    own = request.detector.name, request.band
-    paths = {group: group_path(request.folder, COMPARE_PAGES.folder, *group) for group in request.groups}
-    others = [Link(group_name(*group), relative_address(paths[own], path)) for group, path in paths.items() if group != own]
-    return [Link("all detectors and bands", f"{relative_address(paths[own], request.folder.report)}#compare"), *others]
+    own, folder = (request.detector.name, request.band), request.folder
+    home = relative_address(group_path(folder, COMPARE_PAGES.folder, *own), folder.report)
+    return [Link("all detectors and bands", f"{home}#compare"), *group_links(folder, COMPARE_PAGES.folder, own, request.groups)]
 
 
 COMPARE_PAGES = PageKind("compare", "pages of stars against flats", compare_pages, section=declare_section)

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from permil.products import RunFolder, atomic_output, fingerprint, stored_fingerprint
 from permil.products.fingerprint import file_signature
+from permil.report.kit.elements import Link
 
 if TYPE_CHECKING:
     from permil.config import Config
@@ -160,6 +161,19 @@ def group_name(detector: str, band: str) -> str:
 def group_path(folder: RunFolder, kind: str, detector: str, band: str) -> Path:
     """Return the path of the page of a detector and band; ``band`` may be empty."""
     return page_path(folder, kind, "_".join(part for part in (detector, band) if part))
+
+
+def group_addresses(run: RunProducts, kind: str, groups: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the address in links of the index page of the page of each detector and band, "" without pages."""
+    return {group: index_address(run.config, run.folder, group_path(run.folder, kind, *group)) for group in groups}
+
+
+def group_links(folder: RunFolder, kind: str, own: tuple[str, str], groups: Sequence[tuple[str, str]]) -> list[Link]:
+    """Return the links from the page of a detector and band to those of all others."""
+    path = group_path(folder, kind, *own)
+    return [
+        Link(group_name(*group), relative_address(path, group_path(folder, kind, *group))) for group in groups if group != own
+    ]
 
 
 def relative_address(page: Path, target: Path) -> str:

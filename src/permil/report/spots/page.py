@@ -14,9 +14,10 @@ from permil.report.kit.pages import (
     IndexSection,
     Page,
     PageKind,
+    group_addresses,
+    group_links,
     group_name,
     group_path,
-    index_address,
     relative_address,
     render,
 )
@@ -109,8 +110,6 @@ def declare_section(run: RunProducts) -> Declaration | None:
 
 def make_section(run: RunProducts, tables: SpotsTables) -> IndexSection:
     """Return the section of the index page."""
-    paths = {group: group_path(run.folder, SPOTS_PAGES.folder, *group) for group in tables.groups}
-    addresses = {group: index_address(run.config, run.folder, path) for group, path in paths.items()}
     return IndexSection(
         anchor="spots",
         link="Artificial stars",
@@ -118,7 +117,7 @@ def make_section(run: RunProducts, tables: SpotsTables) -> IndexSection:
         heading="Artificial stars",
         content=render(
             "spots/section.html",
-            groups=group_table(tables, addresses, run.config.report),
+            groups=group_table(tables, group_addresses(run, SPOTS_PAGES.folder, tables.groups), run.config.report),
             left_out=reason_lists(tables.left_out, column="exposure"),
         ),
         measurements=spots_measurements(tables),
@@ -126,10 +125,9 @@ def make_section(run: RunProducts, tables: SpotsTables) -> IndexSection:
 
 
 def _links(request: SpotsRequest) -> list[Link]:
-    own = request.detector.name, request.band
-    paths = {group: group_path(request.folder, SPOTS_PAGES.folder, *group) for group in request.tables.groups}
-    others = [Link(group_name(*group), relative_address(paths[own], path)) for group, path in paths.items() if group != own]
-    return [Link("all artificial stars", f"{relative_address(paths[own], request.folder.report)}#spots"), *others]
+    own, folder = (request.detector.name, request.band), request.folder
+    home = relative_address(group_path(folder, SPOTS_PAGES.folder, *own), folder.report)
+    return [Link("all artificial stars", f"{home}#spots"), *group_links(folder, SPOTS_PAGES.folder, own, request.tables.groups)]
 
 
 SPOTS_PAGES = PageKind("spots", "pages of artificial stars", spots_pages, section=declare_section)

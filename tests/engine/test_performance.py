@@ -11,7 +11,7 @@ from permil.engine import InProcess, LocalProcesses, session
 from permil.engine.performance import WHOLE_STAGE, StepCost, metered_stage, performance_table
 from permil.products import RunFolder, read_table, write_table
 from permil.progress import parallel_map
-from permil.report.performance import performance_grid
+from permil.report.index.text import cost_table
 
 from . import chores
 
@@ -57,13 +57,13 @@ def test_stage_that_had_nothing_to_do_keeps_what_it_cost(tmp_path: Path) -> None
 
 def test_table_has_units_and_reaches_the_page(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    assert performance_grid(folder) is None
+    assert cost_table(folder) is None
     costs = [_cost("isr", seconds=2.5), _cost("isr", "superbias", tasks=7)]
     write_table(folder.performance, performance_table(costs, order=ORDER))
     table = read_table(folder.performance)
     assert str(table["gigabytes_per_second"].unit) == "Gbyte / s"
     assert np.all(np.isfinite(table["peak_memory_mib"]))
-    grid = performance_grid(folder)
+    grid = cost_table(folder)
     assert [[cell.text for cell in row][:5] for row in grid.rows] == [
         ["isr", "", "1", "1", "2.5"],
         ["isr", "superbias", "7", "1", "1.0"],

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from permil.report import compare_figures as figures
-from permil.report import hypothesis_figures
-from permil.report.compare_words import naive_words, plain_sentence
-from permil.report.quantities import MISSING, format_chance
-from permil.report.style import png, svg
+from permil.report.compare import figures
+from permil.report.compare.text import naive_text, plain_sentence
+from permil.report.kit.quantities import MISSING, format_chance
+from permil.report.kit.style import png, svg
 
 RNG = np.random.default_rng(6)
 EXTENT = (-0.5, 1023.5, -0.5, 1023.5)
@@ -82,8 +81,8 @@ def test_the_null_distribution_has_the_curves_of_both_counts() -> None:
     axes = figure.axes[0]
     heights = {line.get_label(): float(np.max(line.get_ydata())) for line in axes.lines}
     # The height of a normal curve of the standard deviation 1 / sqrt(n - 1).
-    assert heights["as many independent values as quoted"] == pytest.approx(10 / np.sqrt(2 * np.pi), rel=1e-3)
-    assert heights["were every star independent"] == pytest.approx(np.sqrt(1000 / (2 * np.pi)), rel=1e-3)
+    assert heights["independent values as quoted"] == pytest.approx(10 / np.sqrt(2 * np.pi), rel=1e-3)
+    assert heights["every star independent"] == pytest.approx(np.sqrt(1000 / (2 * np.pi)), rel=1e-3)
     # Five draws are no distribution.
     names = [entry.get_text() for entry in axes.get_legend().get_texts()]
     assert "400 phases" in names
@@ -92,8 +91,8 @@ def test_the_null_distribution_has_the_curves_of_both_counts() -> None:
 
 def test_fractions_that_are_hardly_known_do_not_decide_how_far_a_panel_reaches() -> None:
     value, error = np.array([[0.6, 0.5], [0.3, -9.0], [0.1, 3.0]]), np.array([[0.05, 0.1], [0.04, 50.0], [0.02, 9.0]])
-    panel = hypothesis_figures.FractionPanel("by scale", ("total", "16-32 px"), value, error)
-    figure = hypothesis_figures.fractions([panel], ("efficiency", "pixel area", "diffusion"))
+    panel = figures.FractionPanel("by scale", ("total", "16-32 px"), value, error)
+    figure = figures.fractions([panel], ("efficiency", "pixel area", "diffusion"))
     drawn(figure)
     low, high = figure.axes[0].get_ylim()
     assert -0.5 < low < 0 < 1 < high < 1.5
@@ -106,9 +105,9 @@ def test_figures_without_a_single_value_can_be_drawn() -> None:
     drawn(figures.correlation_by_scale({"flux": []}))
     drawn(figures.null_distribution({}, r=np.nan, n_eff=np.nan, n=np.nan))
     drawn(figures.error_by_block(NOTHING, NOTHING, quoted=np.nan, naive=np.nan, plateau=np.nan))
-    panel = hypothesis_figures.FractionPanel("by scale", ("total",), np.full((3, 1), np.nan), np.full((3, 1), np.nan))
-    drawn(hypothesis_figures.fractions([panel], ("a", "b", "c")))
-    drawn(hypothesis_figures.ring_profile(NOTHING, NOTHING, NOTHING))
+    panel = figures.FractionPanel("by scale", ("total",), np.full((3, 1), np.nan), np.full((3, 1), np.nan))
+    drawn(figures.fractions([panel], ("a", "b", "c")))
+    drawn(figures.ring_profile(NOTHING, NOTHING, NOTHING))
 
 
 def test_the_error_by_block_marks_the_plateau_and_both_errors() -> None:
@@ -116,7 +115,7 @@ def test_the_error_by_block_marks_the_plateau_and_both_errors() -> None:
     figure = figures.error_by_block(side, error, quoted=0.031, naive=0.01, plateau=40.0)
     drawn(figure)
     labels = {entry.get_text() for entry in figure.axes[0].get_legend().get_texts()}
-    assert {"quoted: 0.031", "were every star independent: 0.01", "constant from 40 px on"} <= labels
+    assert {"quoted: 0.031", "every star independent: 0.01", "constant above 40 px"} <= labels
 
 
 @pytest.mark.parametrize(
@@ -138,7 +137,7 @@ def test_p_values_are_short(chance: float, expected: str) -> None:
     ("ratio", "expected"), [(2.24, "2.2 times too small"), (1.0, "about right"), (0.5, "2.0 times too large")]
 )
 def test_the_naive_error_is_put_into_words(ratio: float, expected: str) -> None:
-    assert expected in naive_words(ratio)
+    assert expected in naive_text(ratio)
 
 
 def test_sentences_have_signs_and_units_of_pages_and_keep_hyphens() -> None:

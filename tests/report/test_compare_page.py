@@ -20,8 +20,8 @@ from permil.config.report import ReportConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.report import make_report
-from permil.report.compare_pictures import coarse
-from permil.report.quantities import MISSING
+from permil.report.compare.figures import coarse
+from permil.report.kit.quantities import MISSING
 
 DETECTOR = "R22_S11"
 GROUPS = ((DETECTOR, "red"), (DETECTOR, ""))
@@ -96,7 +96,7 @@ def test_the_naive_test_stands_beside_the_quoted_figures(page: Page) -> None:
     rows = {row[0]: row[1:] for row in page.tables["headline-table"][1:]}
     assert rows["correlation r, with its standard error"] == ["0.700 ± 0.030", "0.700 ± 0.010"]
     assert rows["independent values"] == ["123", "2\N{THIN SPACE}000"]
-    assert rows["p: chance of such an r without any relation"] == [MISSING, "below 10⁻⁹⁹"]
+    assert rows["p: probability of such an r for unrelated maps"] == [MISSING, "below 10⁻⁹⁹"]
     assert "that is 3.0 times too small" in page.body
 
 
@@ -104,7 +104,7 @@ def test_a_missing_p_value_has_its_reason_and_larger_cells_are_offered(page: Pag
     assert f"No p-value is given for single stars: {STRIPES}." in page.body
     assert "p = 1.0 \N{MULTIPLICATION SIGN} 10⁻⁴ (16 pixels), p = 1.0 \N{MULTIPLICATION SIGN} 10⁻⁴ (64 pixels)" in page.body
     other = pages["compare/R22_S11.html"]
-    assert "p = 0.2: this may well be chance." in other.body
+    assert "p = 0.2: this is consistent with chance." in other.body
     assert "No p-value is given" not in other.body
 
 
@@ -134,7 +134,7 @@ def test_stars_that_were_divided_have_other_expected_slopes(run: RunFolder, cuto
     page = Page(run.report.parent / "compare" / "R22_S11_red.html")
     rows = {row[0]: row[1:] for row in page.tables["slope-table"][1:]}
     assert rows["expected: all efficiency"] == ["0", "0", "0"]
-    assert "0 would mean that the flat shows how efficient pixels are" in page.body
+    assert "0 is expected if the flat shows the efficiency of pixels" in page.body
     assert rows["expected: all diffusion"] == ["\N{MINUS SIGN}1", "0", "1"]
 
 
@@ -158,7 +158,7 @@ def test_the_index_has_the_headline_of_each_detector(pages: dict[str, Page]) -> 
     found = {row[1]: dict(zip(heading, row, strict=True)) for row in rows}
     assert set(found) == {"red", MISSING}
     red = found["red"]
-    assert (red["r"], red["p"], red["worth"]) == ("0.700 ± 0.030", MISSING, "123")
+    assert (red["r"], red["p"], red["effective number"]) == ("0.700 ± 0.030", MISSING, "123")
     assert red["fraction pixel area"] == "0.350 ± 0.040"
     assert red["dividing by the flat"] == "corrects"
     assert f"R22_S11 red: {STRIPES}" in index.body
@@ -166,7 +166,7 @@ def test_the_index_has_the_headline_of_each_detector(pages: dict[str, Page]) -> 
     assert [row[1] for row in levels] == ["between amplifiers"]
     assert levels[0][-1] == "response of the CCD or light source"
     assert "all cells lie on one raft" in index.body
-    assert "Not there" not in index.body.replace("Not there: the resolved", "")
+    assert "Missing" not in index.body.replace("Missing: the resolved", "")
 
 
 def test_the_summary_has_the_headline_figures(made: RunFolder) -> None:
@@ -192,9 +192,9 @@ def test_a_product_without_some_extensions_still_has_a_page(without: tuple[str, 
     report(RunFolder(tmp_path), cutout)
     page = Page(tmp_path / "report" / "compare" / "R22_S11_red.html")
     for name in {"CORRELATIONS", "HYPOTHESES", "FLUX"} & set(without):
-        assert name in page.body[page.body.index("Not there") : page.body.index("Stars and flat")]
+        assert name in page.body[page.body.index("Missing") : page.body.index("Stars and flat")]
     if "RINGS" in without:
-        assert "No tree rings were found in the flat (a map without rings looks as much like rings with p = 0.01)." in page.body
+        assert "No tree rings were found in the flat (p = 0.01 for a map without rings)." in page.body
 
 
 def test_columns_may_be_missing_and_figures_nan(tmp_path: Path, cutout: Camera) -> None:

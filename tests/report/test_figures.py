@@ -12,12 +12,16 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+import permil.report
 from permil.camera import Camera
 from permil.flat.mosaic import MosaicGrid, mosaic_grid
-from permil.report import beam_figures, detector_figures, exposure_figures, focal_plane_figures
-from permil.report.beam_view import BeamView, Profile
-from permil.report.detector_view import DisplayImage, flat_histogram, pointing_residuals
-from permil.report.style import (
+from permil.report.detector import figures as detector_figures
+from permil.report.detector import overview
+from permil.report.detector.figures import DisplayImage, flat_histogram, pointing_residuals
+from permil.report.index import figures as index_figures
+from permil.report.index.figures import BeamView, Profile
+from permil.report.kit.maps import robust_limits, symmetric_limits
+from permil.report.kit.style import (
     DIVERGING,
     LED_COLOURS,
     SEQUENTIAL,
@@ -25,9 +29,7 @@ from permil.report.style import (
     embedded,
     led_colour,
     png,
-    robust_limits,
     svg,
-    symmetric_limits,
 )
 
 Draw = Callable[[Camera], Figure]
@@ -58,19 +60,19 @@ def _plane(camera: Camera, *, whole: bool) -> tuple[MosaicGrid, np.ndarray, list
 
 def _flat_map(camera: Camera, *, whole: bool) -> Figure:
     grid, image, detectors = _plane(camera, whole=whole)
-    return focal_plane_figures.flat_map(image, image, grid, detectors)
+    return overview.flat_map(image, image, grid, detectors)
 
 
 def _scatter_map(camera: Camera, *, whole: bool) -> Figure:
     grid, image, detectors = _plane(camera, whole=whole)
     rejected = np.linspace(50, 500, len(detectors))
     rejected[0] = np.nan
-    return focal_plane_figures.scatter_map(np.abs(image - 1), grid, rejected, detectors)
+    return overview.scatter_map(np.abs(image - 1), grid, rejected, detectors)
 
 
 def _coverage(camera: Camera) -> Figure:
     scan = np.stack(np.meshgrid(np.linspace(-60, 60, 12), np.linspace(-60, 60, 12)), axis=-1).reshape(-1, 2)
-    return focal_plane_figures.coverage(scan, np.empty((0, 2)), _plane(camera, whole=False)[2], led="red")
+    return overview.coverage(scan, np.empty((0, 2)), _plane(camera, whole=False)[2], led="red")
 
 
 def _residuals(number: int) -> tuple[np.ndarray, object]:
@@ -129,12 +131,12 @@ def _timeline(_: Camera) -> Figure:
     reading = 4 + 0.01 * RNG.standard_normal(40)
     reading[7] = np.nan
     purpose = np.array(["scan"] * 30 + ["pointing"] * 10)
-    lost = exposure_figures.PhotodiodeSeries(mjd, np.full(40, np.nan), purpose)
-    return exposure_figures.photodiode_timeline({"red": exposure_figures.PhotodiodeSeries(mjd, reading, purpose), "uv": lost})
+    lost = index_figures.PhotodiodeSeries(mjd, np.full(40, np.nan), purpose)
+    return index_figures.photodiode_timeline({"red": index_figures.PhotodiodeSeries(mjd, reading, purpose), "uv": lost})
 
 
 MAPS: dict[str, Draw] = {
-    "beam": lambda _: beam_figures.beam_maps(_beam_view()),
+    "beam": lambda _: index_figures.beam_maps(_beam_view()),
     "flat of a raft": lambda camera: _flat_map(camera, whole=False),
     "flat of the focal plane": lambda camera: _flat_map(camera, whole=True),
     "scatter of a raft": lambda camera: _scatter_map(camera, whole=False),
@@ -149,7 +151,7 @@ MAPS: dict[str, Draw] = {
     "coverage": _coverage,
 }
 DRAWINGS: dict[str, Draw] = {
-    "beam profiles": lambda _: beam_figures.beam_profiles(_beam_view()),
+    "beam profiles": lambda _: index_figures.beam_profiles(_beam_view()),
     "histogram": _histogram,
     "steps": _steps,
     "levels": _levels,
@@ -191,7 +193,7 @@ def test_drawings_need_nothing_from_elsewhere(name: str, bin8: Camera) -> None:
 
 def test_the_palette_keeps_the_colours_of_maps(bin8: Camera) -> None:
     grid, image, detectors = _plane(bin8, whole=False)
-    figure = focal_plane_figures.flat_map(np.full_like(image, 1.0), image, grid, detectors)
+    figure = overview.flat_map(np.full_like(image, 1.0), image, grid, detectors)
     with Image.open(io.BytesIO(png(figure))) as picture:
         found = np.array(picture.convert("RGB")).reshape(-1, 3)
     levels = mpl.colormaps[DIVERGING].resampled(60)(np.linspace(0, 1, 60))[:, :3]
@@ -237,5 +239,6 @@ def test_a_picture_is_embedded_with_its_content() -> None:
 
 
 def test_figures_do_without_the_global_state_of_pyplot() -> None:
-    room = Path(focal_plane_figures.__file__).parent
-    assert not [path.name for path in room.glob("*.py") if "pyplot" in path.read_text(encoding="utf-8")]
+    modules = list(Path(permil.report.__file__).parent.rglob("*.py"))
+    assert len(modules) > 10
+    assert not [path.name for path in modules if "pyplot" in path.read_text(encoding="utf-8")]

@@ -9,7 +9,7 @@ from astropy.io import fits
 from permil.camera import Camera, frames
 from permil.errors import InputError
 from permil.flat.mosaic import MosaicGrid, mosaic_grid
-from permil.report import focal_plane
+from permil.report.kit import focal_plane
 
 # A science raft of either vendor, and a corner raft with rotated sensors.
 NAMES = ("R22_S00", "R22_S11", "R01_S12", "R00_SG0", "R00_SW1", "R44_SG1")

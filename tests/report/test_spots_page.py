@@ -24,7 +24,7 @@ from permil.config.spots import SpotsConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.report import make_report
-from permil.report.spots_inputs import read_spots
+from permil.report.spots.inputs import read_spots
 from permil.spots.catalog import SpotCatalog
 from permil.spots.catalog_file import write_catalog
 from permil.spots.folder import SpotsFolder
@@ -146,7 +146,7 @@ def fine_structure(x: FloatArray, y: FloatArray) -> FloatArray:
 @pytest.mark.parametrize(
     ("options", "verdict", "words"),
     [
-        ({"structure": fine_structure}, "pass", "Spots that fall on one place share"),
+        ({"structure": fine_structure}, "pass", "Spots at the same position share"),
         ({"unstable": 0.004}, "fail", "Do not use this calibration"),
     ],
 )
@@ -157,7 +157,7 @@ def test_a_large_chi_square_is_explained_or_fails(
     folder = write_products(tmp_path / "run", cutout, group)
     index = Page(report(folder, cutout))
     rows = {row[0]: row[2:] for row in index.tables["verdict-table"][1:]}
-    assert rows["scatter of fluxes that nothing explains (‰)"][0] == verdict
+    assert rows["unexplained scatter of fluxes (‰)"][0] == verdict
     assert ('class="badge no"' in index.text) == (verdict == "fail")
     page = Page(folder.report.parent / "spots" / "R22_S11_red.html")
     chi_square = float(page.body.split("have a chi-square of ")[1].split()[0])
@@ -182,7 +182,7 @@ def test_the_index_has_the_figures_of_the_summary(pages: dict[str, Page], made: 
     assert error < 0.2
     # Positions were drawn with errors of 0.01 pixels.
     assert float(found["red"]["scatter of dx (10⁻³ px)"].split(" ± ")[0]) == pytest.approx(10.0, rel=0.1)
-    assert "Not there" not in index.body.replace("Not there: the resolved", "")
+    assert "Missing" not in index.body.replace("Missing: the resolved", "")
     summary = read_table(made.summary)
     assert set(summary["led"]) == {"red", "-"}
     row = summary[(summary["metric"] == "lamp_drift") & (summary["led"] == "red")][0]
@@ -211,7 +211,7 @@ def test_the_page_of_dithered_exposures(pages: dict[str, Page], cutout: Camera) 
     assert [row[0] for row in page.tables["degeneracy-table"][1:]] == ["x", "y"]
     amplifiers = page.tables["amplifier-table"][1:]
     assert [row[0] for row in amplifiers] == [amplifier.name for amplifier in cutout[DETECTOR].amplifiers]
-    assert "throughput finds for the sensor" in page.body
+    assert "Throughput of the sensor from the joint fit" in page.body
 
 
 def test_spots_are_placed_as_the_catalog_has_them(made: RunFolder, cutout: Camera) -> None:

@@ -7,8 +7,10 @@ import pytest
 
 from permil.beam import BeamModel, BeamNodes
 from permil.products import MaskPlane
-from permil.report.beam_view import beam_measurements, view_beam
-from permil.report.detector_view import display_image, flat_histogram, mask_counts, pointing_residuals
+from permil.report.detector.figures import display_image, flat_histogram, pointing_residuals
+from permil.report.detector.text import mask_counts
+from permil.report.index.figures import view_beam
+from permil.report.index.text import beam_measurements
 
 BAD_NODE = 30
 

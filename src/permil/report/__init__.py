@@ -1,7 +1,7 @@
-"""What a person looks at: figures, the table of all figures with verdicts, static pages."""
+"""The report: one package for each kind of pages, `kit` with what they share, and `registry` with the list of kinds."""
 
 import permil.canvas  # noqa: F401 - before anything of matplotlib
+from permil.report.kit.summary import summary_table
 from permil.report.stage import make_report
-from permil.report.summary import summary_table
 
 __all__ = ["make_report", "summary_table"]

@@ -1,0 +1,194 @@
+"""The pages that compare stars with flats and their section of the index page: dependencies, and how they are made."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+from permil.camera import Detector
+from permil.compare.comparison import WHOLE
+from permil.compare.folder import CompareFolder
+from permil.products import RunFolder
+from permil.report.compare.figures import (
+    chance_pictures,
+    fraction_picture,
+    map_pictures,
+    ring_picture,
+    scale_picture,
+    scatter_picture,
+)
+from permil.report.compare.inputs import (
+    CompareProducts,
+    CompareTables,
+    headline,
+    number_in,
+    read_compare_tables,
+    read_comparison,
+    text_in,
+)
+from permil.report.compare.text import (
+    amplifier_text,
+    chance_text,
+    compare_measurements,
+    correlation_text,
+    facts,
+    fraction_table,
+    group_sentences,
+    group_table,
+    headline_table,
+    level_reasons,
+    level_table,
+    method_table,
+    missing_chances,
+    pair_table,
+    plain_sentence,
+    ring_text,
+    slope_table,
+    slope_text,
+    verdict_table,
+)
+from permil.report.kit.elements import Link, header_grid
+from permil.report.kit.pages import (
+    Declaration,
+    IndexSection,
+    Page,
+    PageKind,
+    group_addresses,
+    group_links,
+    group_name,
+    group_path,
+    relative_address,
+    render,
+)
+from permil.report.kit.run import RunProducts
+
+_EXPECTED_TABLES = {
+    "CORRELATIONS": "the table of correlations (CORRELATIONS)",
+    "NULL": "correlations of unrelated maps (NULL)",
+    "BLOCKS": "the error against the size of blocks (BLOCKS)",
+    "HYPOTHESES": "fractions and slopes (HYPOTHESES)",
+    "VERDICTS": "the effect of dividing by the flat (VERDICTS)",
+}
+
+
+@dataclass(frozen=True)
+class CompareRequest:
+    """The page of one detector and band, and all detectors and bands of the run."""
+
+    folder: RunFolder
+    groups: tuple[tuple[str, str], ...]
+    detector: Detector
+    band: str
+
+
+def compare_pages(run: RunProducts) -> list[Page]:
+    """Return one page for each detector and band with a comparison."""
+    tables = read_compare_tables(run.folder)
+    if tables is None:
+        return []
+    groups = tuple(tables.groups)
+    options = {"camera": run.config.camera, "groups": groups}
+    pages = []
+    for detector, band in groups:
+        request = CompareRequest(run.folder, groups, run.camera[detector], band)
+        source = CompareFolder(run.folder.root).comparison(detector, band)
+        path = group_path(run.folder, COMPARE_PAGES.folder, detector, band)
+        pages.append(Page((source,), options, partial(make_compare_page, request), path))
+    return pages
+
+
+def make_compare_page(request: CompareRequest, fingerprint: str) -> str:
+    """Return the page of one detector and band as HTML.
+
+    Raises
+    ------
+    InputError
+        If the comparison is missing or cannot be read.
+    """
+    detector, band = request.detector, request.band
+    products = read_comparison(CompareFolder(request.folder.root).comparison(detector.name, band))
+    absent = [name for table, name in _EXPECTED_TABLES.items() if table not in products.tables]
+    verdicts = products.rows("VERDICTS", region=WHOLE)
+    cards = {str(card.keyword): float(card.value) for card in products.header.cards if isinstance(card.value, int | float)}
+    first, rings = headline(products), ring_picture(products)
+    return render(
+        "compare/page.html",
+        fingerprint=fingerprint,
+        title=f"{group_name(detector.name, band)}, stars against flat - permil",
+        links=_links(request),
+        detector=detector.name,
+        band=band,
+        facts=facts(products, detector, band),
+        sentence=plain_sentence(text_in(verdicts[0], "sentence")) if verdicts else "",
+        correlation=_correlation_texts(products),
+        headline=headline_table(first) if first is not None else None,
+        scatter=scatter_picture(products, absent),
+        maps=map_pictures(products, absent),
+        absent=absent,
+        scales=scale_picture(products),
+        chance=chance_pictures(products, first) if first is not None else (),
+        methods=method_table(first) if first is not None else None,
+        fraction_picture=fraction_picture(products),
+        fractions=fraction_table(products),
+        slopes=slope_table(products),
+        verdicts=verdict_table(products),
+        silent=[(text_in(row, "of"), plain_sentence(text_in(row, "reason"))) for row in products.rows("SILENT")],
+        amplifiers=amplifier_text(cards),
+        rings=ring_text(cards, found=rings is not None),
+        ring_picture=rings,
+        pairs=pair_table(products),
+        header=header_grid(products.header),
+    )
+
+
+def declare_section(run: RunProducts) -> Declaration | None:
+    """Declare the section of the index page, None if the run compares no stars with flats."""
+    tables = read_compare_tables(run.folder)
+    if tables is None:
+        return None
+    products = CompareFolder(run.folder.root)
+    sources = products.correlations, products.hypotheses, products.verdicts, products.levels
+    return Declaration(sources, {}, partial(make_section, run, tables))
+
+
+def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
+    """Return the section of the index page."""
+    return IndexSection(
+        anchor="compare",
+        link="Stars against flats",
+        subject="stars against flats",
+        heading="Do the stars see what the flat sees?",
+        content=render(
+            "compare/section.html",
+            sentences=group_sentences(tables),
+            groups=group_table(tables, group_addresses(run, COMPARE_PAGES.folder, tables.groups)),
+            no_chance=missing_chances(tables),
+            levels=level_table(tables.levels),
+            not_told_apart=level_reasons(tables.levels),
+        ),
+        measurements=compare_measurements(tables),
+    )
+
+
+def _correlation_texts(products: CompareProducts) -> list[str]:
+    """Return the sentences about correlation, significance and slope of single stars, none without a correlation."""
+    row = headline(products)
+    if row is None:
+        return []
+    coarser = [entry for entry in products.rows("CORRELATIONS", quantity="flux", region=WHOLE) if number_in(entry, "cell") > 0]
+    sentences = (
+        correlation_text(row, float(products.header.get("NSTARS", math.nan))),
+        chance_text(row, coarser),
+        slope_text(row, divided=bool(products.header.get("FLATFLD", False))),
+    )
+    return [sentence for sentence in sentences if sentence]
+
+
+def _links(request: CompareRequest) -> list[Link]:
+    own, folder = (request.detector.name, request.band), request.folder
+    home = relative_address(group_path(folder, COMPARE_PAGES.folder, *own), folder.report)
+    return [Link("all detectors and bands", f"{home}#compare"), *group_links(folder, COMPARE_PAGES.folder, own, request.groups)]
+
+
+COMPARE_PAGES = PageKind("compare", "pages of stars against flats", compare_pages, section=declare_section)

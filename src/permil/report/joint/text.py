@@ -1,0 +1,528 @@
+"""Sentences and tables of the page of a joint solution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from permil.flat.joint.budget import NOISIER
+from permil.report.joint.inputs import JointProducts, Term, mode_sizes
+from permil.report.kit.elements import Cell, Grid, count_cell, decimal_cell, grid, measured_cell, number_cell, text_cell
+from permil.report.kit.quantities import MISSING, format_count, format_measurement, two_digits, with_minus
+
+_UNITS = {"": (1e3, "‰"), "mm": (1e3, "µm"), "1 / mm": (1e3, "‰/mm")}
+"""Factor and name of the unit of a term of the budget on pages, by its unit in the product."""
+
+_LABELS = {
+    "photon": ("signals' own noise", "VARIANCE of a flat (there for each pixel)"),
+    "common": ("in common", "MODES and REMAINDER of a flat"),
+    "modes": ("in common, largest modes", "MODES of a flat"),
+    "remainder": ("in common, the rest", "REMAINDER of a flat"),
+    "detector_scale": ("scale of a detector", "COVARIANCE and PLACES of a flat"),
+    "gradient_x": ("gradient along X", "joint.fits, GRADX, GRADXERR"),
+    "gradient_y": ("gradient along Y", "joint.fits, GRADY, GRADYERR"),
+    "drift_x": ("of which drift, X", "joint.fits, DRIFT"),
+    "drift_y": ("of which drift, Y", "joint.fits, DRIFT"),
+    "exposure_scale": ("scale of an exposure", "joint.fits, EXPOSURES, scale_err"),
+    "fit": ("fit", "joint.fits, REDCHI2"),
+    "photodiode": ("photodiode, noise", "joint.fits, PDNOISE, PDNOISER"),
+    "photodiode_drift": ("photodiode, drift", "joint.fits, PDDRIFT, DRIFT"),
+    "position": ("stage move", "joint.fits, POSERROR"),
+    "split_half": ("odd against even exposures", ""),
+    "split_half_noise": ("the same, noise alone", ""),
+    "split_time": ("later against earlier exposures", ""),
+    "cross_validation": ("exposures left out", ""),
+}
+_NUMBERS = ("fit", "cross_validation")
+"""Terms that are ratios, not errors."""
+_LIKELY = 0.5
+_MUCH_CHI_SQUARE = 0.05
+_MUCH_STAGE_SCALE = 1e-3
+_MUCH_SHIFT = 2.0
+_CLEAR = 5.0
+"""Standard errors from which on a misfit or the scale of the stage is pointed out."""
+_SIGNIFICANT = 3.0
+
+
+def solution_text(products: JointProducts) -> str:
+    """Return the size and accuracy of the solution, and its cautions as phrases."""
+    found = f"converged (Newton decrement {products.card('DECREMEN'):.1g})" if is_converged(products) else "did NOT converge"
+    wrong = ", ".join(caution.phrase for caution in cautions(products))
+    # The level of a single detector is a convention.
+    several = len(products.detectors) > 1
+    scale = f"the scale of a detector to {per_mil(products.error_of('detector_scale'))} ‰, " if several else ""
+    return (
+        f"{format_count(int(products.card('NSIGNAL')))} signals of {counted(len(products.exposures), 'exposure')} on "
+        f"{counted(len(products.detectors), 'detector')} were solved for beam, exposure scales and flat together: the solution {found}, "
+        f"with a reduced chi-square of {format_measurement(*chi_square_of(products))}; a super-pixel is known to "
+        f"{per_mil(products.error_of('photon'))} ‰ from its own signals and to {per_mil(products.error_of('common'))} ‰ in the error "
+        f"that it shares with others, {scale}the gradient of all detectors to "
+        f"{per_mil(products.error_of('gradient_x'))} (X) and {per_mil(products.error_of('gradient_y'))} ‰/mm (Y). "
+        + (f"To check: {wrong}." if wrong else "No problem was found.")
+    )
+
+
+def convergence_text(products: JointProducts) -> str:
+    """Return the distance of the solution from its optimum."""
+    return (
+        f"Newton decrement {products.card('DECREMEN'):.2g} (limit {products.card('DECRETOL'):.2g}): every figure on this page "
+        "is within this number of its standard errors from the optimum. Norm of the gradient: "
+        f"{products.card('GRADNORM'):.1e} of that at the start, after {int(products.card('PASSES'))} passes through the data."
+    )
+
+
+def gradient_text(products: JointProducts) -> str:
+    """Return the gradient of the flat with its error."""
+    shown = [format_measurement(1e3 * products.card(f"GRAD{axis}"), 1e3 * products.card(f"GRAD{axis}ERR")) for axis in "XY"]
+    return (
+        f"Gradient of all detectors together: {shown[0]} ‰/mm along CCS X and {shown[1]} ‰/mm along CCS Y. Signals cannot "
+        "distinguish it from a gradient of the beam: its accuracy is that of the photodiode."
+    )
+
+
+def drift_text(products: JointProducts) -> str:
+    """Return the drift of the photodiode, "" without photodiode."""
+    if not products.has_photodiode:
+        return ""
+    if not len(products.drift):
+        return "No drift of the photodiode was allowed for (flat.joint.drift), or there were too few readings."
+    amplitude, probability = (np.asarray(products.drift[name]) for name in ("amplitude", "probability"))
+    best = int(np.argmax(probability))
+    part = [per_mil(products.error_of(f"drift_{axis}")) for axis in "xy"]
+    return (
+        f"Probability that the photodiode drifts: {products.card('PDDRIFTP'):.2g} (before the data: 0.5). Its amplitude, averaged over "
+        f"its posterior, is {per_mil(products.error_of('photodiode_drift'))} ‰; the likeliest drift has "
+        f"{per_mil(amplitude[best])} ‰ and a correlation length of {float(products.drift['length'][best]):.2g} of the campaign, with a "
+        f"probability of {probability[best]:.2g}. The drift contributes {part[0]} (X) and {part[1]} ‰/mm (Y) to the error of the gradient."
+    )
+
+
+def stage_text(products: JointProducts) -> str:
+    """Return the errors of stage moves."""
+    if "position" not in products.budget:
+        turned = ", apart from rotation and scale" if "ROTATION" in products.header else ""
+        return f"Errors of single stage moves were not fitted: positions are as recorded{turned}."
+    return (
+        f"A stage move has an error of {1e3 * products.error_of('position'):.2g} µm along each axis, estimated "
+        f"from the signals alone. Rotation "
+        "and scale of the stage's axes are those of all moves together; an offset of the stage is equivalent to one of the beam, and is "
+        "part of the beam's centre."
+    )
+
+
+def fit_text(products: JointProducts) -> str:
+    """Return the scatter of the residuals beyond noise."""
+    if products.residuals is None:
+        return "The signals on super-pixels were removed: no residuals can be shown. Make the flat again to restore them."
+    chi_square, error = chi_square_of(products)
+    signal = products.residuals.signal_error
+    known = f"A signal (one super-pixel in one exposure) has an error of {per_mil(signal)} ‰ rms"
+    if chi_square - 1 <= _SIGNIFICANT * error:
+        return f"{known}, and the residuals are consistent with noise."
+    beyond = math.sqrt(chi_square - 1) * signal
+    shown = format_measurement(1e3 * beyond, 1e3 * signal**2 * error / (2 * beyond))
+    return (
+        f"{known}; the excess of the chi-square over 1 is an additional scatter of {shown} ‰. The frame in which residuals are constant "
+        "indicates its cause."
+    )
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A reason to check a solution before using it, as a phrase and as a sentence."""
+
+    phrase: str
+    sentence: str
+
+
+def cautions(products: JointProducts) -> tuple[Caution, ...]:
+    """Return the reasons to check a solution, the most important first."""
+    return tuple(found for test in _TESTS if (found := test(products)) is not None)
+
+
+def is_converged(products: JointProducts) -> bool:
+    """Return whether the Newton decrement is within its limit."""
+    return products.card("DECREMEN") <= products.card("DECRETOL")
+
+
+def _not_converged(products: JointProducts) -> Caution | None:
+    if is_converged(products):
+        return None
+    return Caution("no convergence", "The solution has not converged: do not use this flat.")
+
+
+def _exposures_left_out(products: JointProducts) -> Caution | None:
+    count = int(products.left_out.sum())
+    if not count:
+        return None
+    short = f"{counted(count, 'exposure')} left out"
+    return Caution(short, f"{short}: see the table under Exposures. Exposures that are left out do not contribute to the flat.")
+
+
+def _readings_unused(products: JointProducts) -> Caution | None:
+    count = int((products.unused_reading & ~products.left_out).sum())
+    if not count:
+        return None
+    short = f"{counted(count, 'photodiode reading')} not used"
+    return Caution(short, f"{short}: inconsistent with all others; the exposure itself is used.")
+
+
+def _photodiode(products: JointProducts) -> Caution | None:
+    if not products.has_photodiode:
+        return Caution(
+            "no photodiode",
+            "No photodiode reading was used: the gradient of the flat rests on the assumption that the light did not depend on the "
+            "position of the projector, and its error allows for this.",
+        )
+    noise, scale = products.error_of("photodiode"), products.error_of("exposure_scale")
+    if noise <= NOISIER * scale:
+        return None
+    shown = format_measurement(1e3 * noise, 1e3 * products.card("PDNOISER"))
+    return Caution(
+        "photodiode noisier than the joint scales",
+        f"The photodiode is {two_digits(noise / scale)} times noisier than the joint scales: one reading scatters by {shown} ‰, a "
+        f"joint scale is known to {per_mil(scale)} ‰. Dividing by the photodiode (flat.solver: divide) would put its noise into the flat.",
+    )
+
+
+def _drift(products: JointProducts) -> Caution | None:
+    chance = products.card("PDDRIFTP")
+    if not (products.has_photodiode and chance > _LIKELY):
+        return None
+    return Caution(
+        "the photodiode drifts",
+        f"The photodiode drifts with a probability of {chance:.3g}, which increases the error of the gradient. Repeated visits "
+        "of one position, or a random order of positions, would separate drift and gradient.",
+    )
+
+
+def _misfit(products: JointProducts) -> Caution | None:
+    chi_square, error = chi_square_of(products)
+    if chi_square - 1 <= max(_MUCH_CHI_SQUARE, _CLEAR * error):
+        return None
+    return Caution(
+        f"chi-square {chi_square:.3f}",
+        f"The reduced chi-square is {format_measurement(chi_square, error)}: the signals differ from the model by more than noise. The "
+        "errors on this page include noise alone, and are too small by the patterns in the residual maps.",
+    )
+
+
+def _stage_scale(products: JointProducts) -> Caution | None:
+    scale, error = products.card("STAGESCL"), products.card("STAGESER")
+    if not (abs(scale) > _CLEAR * error and abs(scale) > _MUCH_STAGE_SCALE):
+        return None
+    shown = format_measurement(1e3 * scale, 1e3 * error)
+    return Caution("scale of the stage", f"The stage moves {shown} ‰ farther than recorded.")
+
+
+def _positions(products: JointProducts) -> Caution | None:
+    """Return a caution if positions that were taken as recorded contradict the signals."""
+    kept = ~products.left_out & np.isfinite(products.column("shift_x_mm"))
+    if "position" in products.budget or not kept.any():
+        return None
+    shift, error = (
+        float(np.sqrt(np.mean([products.column(f"shift_{axis}{suffix}_mm")[kept] ** 2 for axis in "xy"])))
+        for suffix in ("", "_err")
+    )
+    if shift <= _MUCH_SHIFT * error:
+        return None
+    return Caution(
+        "positions are not as recorded",
+        f"The signals place the projector {two_digits(1e3 * shift)} µm (rms, along an axis) from where it is recorded, their errors "
+        f"explain {two_digits(1e3 * error)} µm: fit the stage's geometry (flat.joint.geometry) and its moves (flat.joint.position_errors).",
+    )
+
+
+def _knots(products: JointProducts) -> Caution | None:
+    if not products.header.get("KNOTLIM", False):
+        return None
+    return Caution(
+        "finer knots wanted",
+        f"The data support knots of the beam finer than {products.card('KNOTS'):.1f} mm, the finest that were tried; "
+        "set flat.joint.spacing_mm.",
+    )
+
+
+def _pattern(products: JointProducts) -> Caution | None:
+    """Return the largest pattern of the residuals; each is also seen in the other frames, smeared."""
+    found = products.residuals
+    if found is None:
+        return None
+    rms, noise = found.change_rms
+    patterns = {
+        _beam_structure: (found.beam.excess_rms, found.beam.noise),
+        _reflection: (found.reflected.excess_rms, found.reflected.noise),
+        _change: (math.sqrt(max(rms**2 - noise**2, 0.0)), noise),
+    }
+    describe, (excess, noise) = max(patterns.items(), key=lambda entry: entry[1][0])
+    return describe(products, excess) if excess > noise else None
+
+
+def _beam_structure(products: JointProducts, excess: float) -> Caution:
+    return Caution(
+        "structure of the beam left over",
+        f"A pattern of {per_mil(excess)} ‰ rms moves with the beam: structure finer than the knots ({products.card('KNOTS'):.1f} mm). "
+        "Finer knots (flat.joint.spacing_mm) would fit it.",
+    )
+
+
+def _reflection(_: JointProducts, excess: float) -> Caution:
+    return Caution(
+        "a pattern moves against the projector",
+        f"A pattern of {per_mil(excess)} ‰ rms moves against the projector, as a reflection does; flat.joint.reflection: true fits it.",
+    )
+
+
+def _change(_: JointProducts, excess: float) -> Caution:
+    return Caution(
+        "the response changed",
+        f"Earlier and later exposures differ by {per_mil(excess)} ‰ rms on a super-pixel beyond noise: the response changed, or the "
+        "error of the beam differs between their positions.",
+    )
+
+
+_TESTS: tuple[Callable[[JointProducts], Caution | None], ...] = (
+    _not_converged, _exposures_left_out, _readings_unused, _photodiode, _drift, _misfit, _positions, _pattern, _knots,
+    _stage_scale,
+)  # fmt: skip
+
+
+def budget_table(products: JointProducts) -> Grid:
+    """Return the error budget: term, error, unit, meaning, place in the products."""
+    rows = []
+    for name, term in products.budget.items():
+        shown, unit = (f"{term.error:.4g}", "") if name in _NUMBERS else shown_term(term)
+        if name == "photodiode":
+            shown = format_measurement(1e3 * term.error, 1e3 * products.card("PDNOISER"))
+        label, where = _LABELS.get(name, (name.replace("_", " "), ""))
+        rows.append(
+            (
+                text_cell(label),
+                number_cell(shown, term.error),
+                text_cell(unit),
+                text_cell(term.meaning),
+                text_cell(where or "BUDGET"),
+            )
+        )
+    return grid(("term", "error", "unit", "meaning", "where"), rows, text_columns=(0, 2, 3, 4))
+
+
+def detector_table(products: JointProducts, links: dict[str, str]) -> Grid:
+    """Return one row for each detector: level with its error, errors of its super-pixels, goodness of fit."""
+    headings = [
+        "detector", "level (‰)", "error of a super-pixel, own (‰)", "in common (‰)",
+        "χ² of a signal", "later - earlier, rms (‰)", "of that noise (‰)",
+    ]  # fmt: skip
+    rows = []
+    for name, share in products.detectors.items():
+        found = products.residuals.detectors.get(name) if products.residuals is not None else None
+        cells = [text_cell(name, link=links.get(name, ""))]
+        if found is None:
+            level_error = Cell(f"± {two_digits(1e3 * share.level_error)}", "")
+            cells += [level_error, Cell(MISSING), _per_mil_cell(share.common_rms), *[Cell(MISSING)] * 3]
+            rows.append(cells)
+            continue
+        level = float(np.nanmean(np.expm1(found.log_response)))
+        chi_square, count = float(np.nanmean(found.chi_square)), int(np.isfinite(found.chi_square).sum())
+        scatter = float(np.nanstd(found.chi_square)) / math.sqrt(max(count, 1))
+        changed = np.isfinite(found.change)
+        change, noise = (
+            float(np.sqrt(np.mean(part[changed] ** 2))) if changed.any() else math.nan
+            for part in (found.change, found.change_error)
+        )
+        cells += [
+            measured_cell(level, share.level_error, scale=1e3),
+            _per_mil_cell(float(np.nanmedian(found.error))),
+            _per_mil_cell(share.common_rms),
+            measured_cell(chi_square, scatter),
+            measured_cell(change, change / math.sqrt(2 * max(changed.sum(), 1)), scale=1e3),
+            _per_mil_cell(noise),
+        ]
+        rows.append(cells)
+    return grid(headings, rows)
+
+
+def finding_table(products: JointProducts) -> Grid | None:
+    """Return the exposures that were left out, or whose photodiode reading was, with the reason; None if all fit."""
+    flagged = np.flatnonzero(products.left_out | products.unused_reading | np.array([bool(text) for text in _findings(products)]))
+    if not flagged.size:
+        return None
+    deviation, error = products.deviations
+    rows = []
+    for number in flagged:
+        row = products.exposures[number]
+        rows.append(
+            (
+                text_cell(row["obsid"]),
+                text_cell(str(row["purpose"]) or MISSING),
+                Cell("left out" if products.left_out[number] else "reading not used", verdict="no"),
+                text_cell(_findings(products)[number] or "no reason is recorded"),
+                *(number_cell(with_minus(f"{row[name]:.2f}"), row[name]) for name in ("x_mm", "y_mm")),
+                measured_cell(deviation[number], error[number], scale=1e3),
+                decimal_cell(float(row["chi_square"]), 3),
+            )
+        )
+    headings = (
+        "exposure",
+        "purpose",
+        "action",
+        "reason",
+        "X (mm, CCS)",
+        "Y (mm, CCS)",
+        "photodiode / scale - 1 (‰)",
+        "χ²",
+    )
+    return grid(headings, rows, text_columns=range(4))
+
+
+def stage_table(products: JointProducts) -> Grid:
+    """Return beam centre, rotation, scale and errors of moves, with their errors."""
+    rows = [
+        _measured(products, "beam centre, u_x", "mm", "BEAMX", "BEAMXERR"),
+        _measured(products, "beam centre, u_y", "mm", "BEAMY", "BEAMYERR"),
+    ]
+    if "ROTATION" in products.header:
+        rows.append(_measured(products, "rotation of the stage's axes", "mrad", "ROTATION", "ROTATERR", 1e3))
+        rows.append(_measured(products, "scale of the stage's axes - 1", "‰", "STAGESCL", "STAGESER", 1e3))
+    kept = ~products.left_out & np.isfinite(products.column("shift_x_mm"))
+    for axis in "xy":
+        shift, error = (1e3 * products.column(f"shift_{axis}{suffix}_mm")[kept] for suffix in ("", "_err"))
+        if shift.size > 1:
+            spread = float(np.std(shift))
+            own = float(np.sqrt(np.mean(error**2)))
+            scatter = measured_cell(spread, spread / math.sqrt(2 * shift.size))
+            rows.append((text_cell(f"scatter of positions, {axis.upper()}"), text_cell("µm"), scatter))
+            label = text_cell(f"of that their own errors, {axis.upper()} (rms)")
+            rows.append((label, text_cell("µm"), number_cell(two_digits(own), own)))
+    jitter = products.error_of("position")
+    if math.isfinite(jitter):
+        rows.append(
+            (text_cell("error of a stage move, estimated"), text_cell("µm"), number_cell(two_digits(1e3 * jitter), jitter))
+        )
+    return grid(("result", "unit", "value"), rows, text_columns=(0, 1))
+
+
+def drift_table(products: JointProducts) -> Grid | None:
+    """Return the hypotheses of drift with their probabilities, the likeliest first; None without any."""
+    if not products.has_photodiode or not len(products.drift):
+        return None
+    rows = [("none", math.nan, 1.0 - float(np.sum(products.drift["probability"])))]
+    rows += [
+        (two_digits(1e3 * float(row["amplitude"])), float(row["length"]), float(row["probability"])) for row in products.drift
+    ]
+    cells = [
+        (
+            Cell(amplitude),
+            number_cell(f"{length:.2g}" if math.isfinite(length) else MISSING, length),
+            number_cell(f"{chance:.2g}", chance),
+        )
+        for amplitude, length, chance in sorted(rows, key=lambda row: -row[2])
+    ]
+    return grid(("amplitude (‰)", "length (part of the campaign)", "probability"), cells, text_columns=())
+
+
+def frame_table(products: JointProducts) -> Grid | None:
+    """Return the residuals of each frame: rms, noise, excess over noise, possible cause; None without residuals."""
+    found = products.residuals
+    if found is None:
+        return None
+    change, change_noise = found.change_rms
+    count = sum(int(np.isfinite(one.change).sum()) for one in found.detectors.values())
+    rows = [
+        _frame("beam (moves with the projector)", found.beam.rms, found.beam.noise, int(np.isfinite(found.beam.mean).sum()),
+               "structure of the beam finer than its knots"),
+        _frame("reflection (moves against it)", found.reflected.rms, found.reflected.noise,
+               int(np.isfinite(found.reflected.mean).sum()), "light reflected between camera and projector"),
+        _frame("detectors (stands still in the camera), later - earlier", change, change_noise, count,
+               "a response that changed; the constant part is the flat"),
+    ]  # fmt: skip
+    headings = ("frame", "rms (‰)", "noise (‰)", "beyond noise (‰)", "possible cause")
+    return grid(headings, rows, text_columns=(0, 4))
+
+
+def mode_table(products: JointProducts) -> Grid:
+    """Return the sizes of all stored modes, and their share of the common variance."""
+    sizes = mode_sizes(products)
+    total = products.error_of("common") ** 2
+    rows = []
+    for number, size in enumerate(sizes, start=1):
+        share = size**2 / total if total > 0 else math.nan
+        rows.append(
+            (
+                count_cell(number),
+                _per_mil_cell(float(size)),
+                number_cell(f"{100 * share:.2g}" if math.isfinite(share) else MISSING, share),
+            )
+        )
+    return grid(("mode", "rms (‰)", "share of the variance in common (%)"), rows, text_columns=())
+
+
+def facts(products: JointProducts) -> tuple[tuple[str, str], ...]:
+    """Return name and content of the facts below the heading of the page."""
+    purposes = np.asarray(products.exposures["purpose"], dtype=np.str_)
+    kinds = [f"{int((purposes == kind).sum())} {name}" for kind, name in (("scan", "of the scan"), ("pointing", "of pointings"))]
+    known = (purposes != "").any()
+    return (
+        ("detectors", str(len(products.detectors))),
+        ("exposures", str(len(products.exposures)) + (f" ({', '.join(kinds)})" if known else "")),
+        ("left out", counted(int(products.left_out.sum()), "exposure")),
+        (
+            "readings not used",
+            str(int((products.unused_reading & ~products.left_out).sum())) if products.has_photodiode else MISSING,
+        ),
+        ("unknowns besides the flat", str(int(products.card("NUNKNOWN")))),
+        ("knots of the beam", f"{products.card('KNOTS'):.2f} mm apart"),
+        ("signals used from", f"{products.card('LEASTSIG'):.0f} electrons on"),
+        ("reflected pattern", "not fitted" if products.reflection is None else "fitted"),
+    )
+
+
+def _findings(products: JointProducts) -> list[str]:
+    return [str(text) for text in products.exposures["finding"]]
+
+
+def _measured(products: JointProducts, label: str, unit: str, card: str, error: str, factor: float = 1.0) -> tuple[Cell, ...]:
+    number = factor * products.card(card)
+    return text_cell(label), text_cell(unit), measured_cell(number, factor * products.card(error))
+
+
+def _frame(name: str, rms: float, noise: float, count: int, cause: str) -> tuple[Cell, ...]:
+    error = rms / math.sqrt(2 * count) if count else math.nan
+    beyond = math.sqrt(max(rms**2 - noise**2, 0.0)) if math.isfinite(rms) else math.nan
+    shown = format_measurement(1e3 * beyond, 1e3 * error * rms / beyond) if beyond > 3 * error else "within noise"
+    return (
+        text_cell(name),
+        measured_cell(rms, error, scale=1e3),
+        _per_mil_cell(noise),
+        number_cell(shown if math.isfinite(rms) else MISSING, beyond),
+        text_cell(cause),
+    )
+
+
+def _per_mil_cell(relative: float) -> Cell:
+    return number_cell(two_digits(1e3 * relative), relative)
+
+
+def per_mil(relative: float) -> str:
+    """Return an error in per mil with two digits; a dash for NaN."""
+    return two_digits(1e3 * relative)
+
+
+def shown_term(term: Term) -> tuple[str, str]:
+    """Return the error of a term of the budget, and its unit."""
+    factor, unit = _UNITS.get(term.unit, (1.0, term.unit))
+    return two_digits(factor * term.error), unit
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def chi_square_of(products: JointProducts) -> tuple[float, float]:
+    """Return the reduced chi-square and its standard error."""
+    freedom = products.card("NSIGNAL") - products.card("NUNKNOWN")
+    return products.card("REDCHI2"), math.sqrt(2 / max(freedom, 1.0))

@@ -1,0 +1,127 @@
+"""Elements of a page: tables, pictures, links, lists of files by reason."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from astropy.io import fits
+from astropy.table import Table
+from matplotlib.figure import Figure
+
+from permil.report.kit.quantities import MISSING, QUANTITIES, format_count, format_measurement
+from permil.report.kit.style import embedded, png, svg
+
+_MOST_PATHS = 50
+_STRUCTURAL_CARDS = {"SIMPLE", "BITPIX", "NAXIS", "EXTEND", "CHECKSUM", "DATASUM", "COMMENT", "HISTORY", ""}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table: its text, the key that sorts it, the verdict that marks it (no or open), the address it links to."""
+
+    text: str
+    key: float | str = ""
+    verdict: str = ""
+    link: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of a page; ``numeric`` says which columns are aligned to the right."""
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    numeric: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture with its whole content in ``address``, and the caption below it."""
+
+    address: str
+    caption: str
+    narrow: bool = False
+
+
+@dataclass(frozen=True)
+class Link:
+    """A link; ``relation`` is its HTML relation (prev, next), "" for none."""
+
+    text: str
+    address: str
+    relation: str = ""
+
+
+@dataclass(frozen=True)
+class ReasonList:
+    """Files that share a reason; ``paths`` may be cut, ``count`` is their total number."""
+
+    reason: str
+    count: int
+    paths: tuple[str, ...]
+
+
+def raster(figure: Figure, caption: str, *, narrow: bool = False) -> Picture:
+    """Return a figure as a PNG picture, for maps."""
+    return Picture(embedded(png(figure), "png"), caption, narrow)
+
+
+def drawing(figure: Figure, caption: str, *, narrow: bool = False) -> Picture:
+    """Return a figure as an SVG picture, for lines and points."""
+    return Picture(embedded(svg(figure), "svg+xml"), caption, narrow)
+
+
+def text_cell(text: object, *, link: str = "") -> Cell:
+    """Return a cell with text."""
+    return Cell(str(text), str(text), link=link)
+
+
+def number_cell(text: str, number: float, *, verdict: str = "") -> Cell:
+    """Return a cell that shows a text and is sorted by a number; NaN is sorted last."""
+    return Cell(text, float(number) if math.isfinite(number) else "", verdict)
+
+
+def count_cell(number: float) -> Cell:
+    """Return a cell with a whole number, a dash for NaN."""
+    return number_cell(format_count(round(number)), number) if math.isfinite(number) else Cell(MISSING)
+
+
+def decimal_cell(number: float, decimals: int) -> Cell:
+    """Return a cell with a number of fixed decimals, a dash for NaN."""
+    return number_cell(f"{number:.{decimals}f}", number) if math.isfinite(number) else Cell(MISSING)
+
+
+def measured_cell(number: float, error: float, *, scale: float = 1.0, verdict: str = "") -> Cell:
+    """Return a cell with a number and its error, both multiplied by ``scale``."""
+    return number_cell(format_measurement(scale * number, scale * error), number, verdict=verdict)
+
+
+def result_cell(name: str, number: float, error: float, *, verdict: str = "") -> Cell:
+    """Return a cell with a reported quantity and its error, in the unit of pages."""
+    return number_cell(QUANTITIES[name].show(number, error), number, verdict=verdict)
+
+
+def grid(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, text_columns: Collection[int] = (0,)) -> Grid:
+    """Return a table; the columns with the numbers ``text_columns`` hold text, all others numbers."""
+    numeric = tuple(number not in text_columns for number in range(len(headings)))
+    return Grid(tuple(headings), tuple(tuple(row) for row in rows), numeric)
+
+
+def header_grid(header: fits.Header) -> Grid:
+    """Return the cards of a primary header that record how a product was made, as a table."""
+    rows = [
+        (text_cell(card.keyword), text_cell(card.value), text_cell(card.comment))
+        for card in header.cards
+        if card.keyword not in _STRUCTURAL_CARDS
+    ]
+    return grid(("card", "content", "meaning"), rows, text_columns=(0, 1, 2))
+
+
+def reason_lists(table: Table | None, *, column: str = "path") -> tuple[ReasonList, ...]:
+    """Return the entries of ``column`` grouped by the column ``reason``; none without a table."""
+    groups: dict[str, list[str]] = {}
+    for row in table if table is not None else ():
+        groups.setdefault(str(row["reason"]), []).append(str(row[column]))
+    return tuple(ReasonList(reason, len(names), tuple(names[:_MOST_PATHS])) for reason, names in groups.items())

@@ -1,0 +1,206 @@
+"""The focal plane, DVCS mm: outlines of detectors and amplifiers, detectors of the cells of a mosaic, and how both are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from astropy.io import fits
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from numpy.typing import NDArray
+
+from permil.camera import frames
+from permil.errors import InputError
+from permil.flat.mosaic import MosaicGrid
+from permil.flat.superpixel import super_pixels
+from permil.report.kit.maps import show_image, write_on_map
+from permil.report.kit.style import FAINT, INK
+
+if TYPE_CHECKING:
+    from permil.camera import Detector
+
+FloatArray = NDArray[np.float64]
+
+MOST_NAMED = 30
+"""Largest number of detectors that are drawn with amplifiers and names."""
+
+_MARGIN_MM = 4.0
+_MOST_CELLS = 330
+
+
+def outline(detector: Detector) -> FloatArray:
+    """Return the corners of a detector, DVCS mm, shape (5, 2), closed."""
+    return _box(detector, -0.5, detector.nx - 0.5, -0.5, detector.ny - 0.5)
+
+
+def amplifier_outlines(detector: Detector) -> list[FloatArray]:
+    """Return the corners of each amplifier, DVCS mm, shape (5, 2), closed."""
+    return [
+        _box(
+            detector,
+            amplifier.x_min - 0.5,
+            amplifier.x_min + amplifier.nx - 0.5,
+            amplifier.y_min - 0.5,
+            amplifier.y_min + amplifier.ny - 0.5,
+        )
+        for amplifier in detector.amplifiers
+    ]
+
+
+def _box(detector: Detector, left: float, right: float, bottom: float, top: float) -> FloatArray:
+    x, y = frames.detector_to_dvcs(detector, [left, right, right, left, left], [bottom, bottom, top, top, bottom])
+    return np.column_stack([x, y])
+
+
+def centre(detector: Detector) -> tuple[float, float]:
+    """Return the middle of a detector, DVCS mm."""
+    x, y = frames.detector_to_dvcs(detector, *detector.centre_pixel)
+    return float(x), float(y)
+
+
+def bounds(detectors: Iterable[Detector]) -> tuple[float, float, float, float]:
+    """Return left, right, bottom and top of a map of some detectors, with a margin, DVCS mm."""
+    corners = np.vstack([outline(detector) for detector in detectors])
+    (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
+    return float(left - _MARGIN_MM), float(right + _MARGIN_MM), float(bottom - _MARGIN_MM), float(top + _MARGIN_MM)
+
+
+def raft_centres(detectors: Iterable[Detector]) -> dict[str, tuple[float, float]]:
+    """Return the mean centre of the given detectors of each raft, DVCS mm."""
+    places: dict[str, list[tuple[float, float]]] = {}
+    for detector in detectors:
+        places.setdefault(detector.raft, []).append(centre(detector))
+    means = {raft: np.mean(members, axis=0) for raft, members in places.items()}
+    return {raft: (float(x), float(y)) for raft, (x, y) in means.items()}
+
+
+def grid_of(header: fits.Header, shape: tuple[int, int]) -> MosaicGrid:
+    """Return the grid of a mosaic from its world coordinate system (DVCS mm along rows and columns).
+
+    Raises
+    ------
+    InputError
+        If the header has none.
+    """
+    try:
+        cell = float(header["CDELT1"])
+        low = [float(header[f"CRVAL{axis}"]) + (0.5 - float(header[f"CRPIX{axis}"])) * cell for axis in (1, 2)]
+    except KeyError as error:
+        raise InputError(f"the mosaic has no card {error.args[0]}", remedy="make the flat again") from error
+    return MosaicGrid(low[0], low[1], cell, shape)
+
+
+def extent(grid: MosaicGrid) -> tuple[float, float, float, float]:
+    """Return left, right, bottom and top of a mosaic, DVCS mm."""
+    rows, columns = grid.shape
+    return grid.x_low, grid.x_low + columns * grid.cell_mm, grid.y_low, grid.y_low + rows * grid.cell_mm
+
+
+def detector_cells(grid: MosaicGrid, detectors: Sequence[Detector]) -> NDArray[np.int32]:
+    """Return the index of the detector that holds the centre of each cell, -1 between detectors."""
+    index = np.full(grid.shape, -1, dtype=np.int32)
+    for number, detector in enumerate(detectors):
+        where, x, y = _cells_around(grid, detector)
+        inside = (x >= -0.5) & (x < detector.nx - 0.5) & (y >= -0.5) & (y < detector.ny - 0.5)
+        index[where][inside] = number
+    return index
+
+
+def sample(grid: MosaicGrid, maps: Mapping[Detector, NDArray[np.floating]], *, block_pixels: int) -> FloatArray:
+    """Return a mosaic of small maps of detectors: each cell shows the super-pixel that holds its centre, NaN where none does.
+
+    Parameters
+    ----------
+    maps
+        Image on super-pixels of each detector, ``[row, column]``.
+    block_pixels
+        Side of a super-pixel in pixels.
+    """
+    mosaic = np.full(grid.shape, np.nan)
+    for detector, image in maps.items():
+        where, x, y = _cells_around(grid, detector)
+        inside = (x >= -0.5) & (x < detector.nx - 0.5) & (y >= -0.5) & (y < detector.ny - 0.5)
+        row = np.clip((y[inside] + 0.5).astype(int) // block_pixels, 0, image.shape[0] - 1)
+        column = np.clip((x[inside] + 0.5).astype(int) // block_pixels, 0, image.shape[1] - 1)
+        mosaic[where][inside] = image[row, column]
+    return mosaic
+
+
+def over_detector_median(image: NDArray[np.floating], index: NDArray[np.int32]) -> FloatArray:
+    """Return a mosaic with each detector divided by the median of its own cells, NaN between detectors.
+
+    Parameters
+    ----------
+    image
+        Mosaic.
+    index
+        Detector of each cell, -1 for none (`detector_cells`).
+    """
+    flattened = np.full(image.shape, np.nan)
+    known = np.isfinite(image) & (index >= 0)
+    for number in np.unique(index[known]):
+        where = known & (index == number)
+        flattened[where] = image[where] / np.median(image[where])
+    return flattened
+
+
+def _cells_around(grid: MosaicGrid, detector: Detector) -> tuple[tuple[slice, slice], FloatArray, FloatArray]:
+    """Return the cells of the box around a detector and the detector pixel (x, y) of the centre of each."""
+    corners = outline(detector)
+    rows, columns = grid.shape
+    first_column, first_row = np.floor((corners.min(axis=0) - (grid.x_low, grid.y_low)) / grid.cell_mm).astype(int)
+    last_column, last_row = np.ceil((corners.max(axis=0) - (grid.x_low, grid.y_low)) / grid.cell_mm).astype(int)
+    where = (
+        slice(int(np.clip(first_row, 0, rows)), int(np.clip(last_row, 0, rows))),
+        slice(int(np.clip(first_column, 0, columns)), int(np.clip(last_column, 0, columns))),
+    )
+    x_mm, y_mm = np.meshgrid(
+        grid.x_low + (np.arange(where[1].start, where[1].stop) + 0.5) * grid.cell_mm,
+        grid.y_low + (np.arange(where[0].start, where[0].stop) + 0.5) * grid.cell_mm,
+    )
+    x, y = frames.dvcs_to_detector(detector, x_mm, y_mm)
+    return where, x, y
+
+
+def show_mosaic(
+    axes: Axes, image: NDArray[np.floating], grid: MosaicGrid, *, limits: tuple[float, float], colours: str
+) -> ScalarMappable:
+    """Draw a mosaic, binned if it has more cells than a picture can show."""
+    size = int(np.ceil(max(image.shape) / _MOST_CELLS))
+    binned = super_pixels(image, np.isfinite(image), size).mean if size > 1 else image
+    rows, columns = binned.shape
+    left, _, bottom, _ = extent(grid)
+    cell = grid.cell_mm * size
+    return show_image(
+        axes, binned, extent=(left, left + columns * cell, bottom, bottom + rows * cell), limits=limits, colours=colours
+    )
+
+
+def show_outlines(axes: Axes, detectors: Sequence[Detector], *, named: bool, faint: bool = False) -> None:
+    """Draw the outlines of detectors, and of their amplifiers and names where these can be distinguished."""
+    few = len(detectors) <= MOST_NAMED
+    if few and not faint:
+        borders = [corners for detector in detectors for corners in amplifier_outlines(detector)]
+        axes.add_collection(LineCollection(borders, colors=INK, linewidths=0.25, alpha=0.35))
+    corners = [outline(detector) for detector in detectors]
+    axes.add_collection(LineCollection(corners, colors=FAINT if faint else INK, linewidths=0.8 if few else 0.4))
+    if not named:
+        return
+    if few:
+        for detector in detectors:
+            x, y = centre(detector)
+            # Pointings cover the middle of a detector.
+            foot = float(outline(detector)[:, 1].min()) + 1.0
+            write_on_map(axes, (x, foot if faint else y), detector.name, vertical="bottom" if faint else "center")
+    else:
+        for raft, place in raft_centres(detectors).items():
+            write_on_map(axes, place, raft)
+
+
+def frame_axes(axes: Axes, detectors: Sequence[Detector]) -> None:
+    """Set the limits and labels of axes that show some detectors, DVCS mm."""
+    left, right, bottom, top = bounds(detectors)
+    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="x (mm, DVCS)", ylabel="y (mm, DVCS)")

@@ -1,0 +1,240 @@
+"""How a page is declared, written and skipped while it is current, and how it becomes part of the index page.
+
+A kind of pages is one `PageKind` in `permil.report.registry`. Everything else follows from it: writing, skipping pages that are current,
+removing stale ones, and the links of the index page.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from astropy.table import Table
+from markupsafe import Markup
+
+from permil.products import RunFolder, atomic_output, fingerprint, stored_fingerprint
+from permil.products.fingerprint import file_signature
+from permil.report.kit.elements import Link
+
+if TYPE_CHECKING:
+    from permil.config import Config
+    from permil.report.kit.run import LedProducts, RunProducts
+    from permil.report.kit.summary import Measurement
+
+LAYOUT = 7
+"""Version of the layout. Increase it whenever the same products would give different pages."""
+
+_FINGERPRINT_META = "permil-fingerprint"
+_HEAD_CHARACTERS = 2000
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A part of the report.
+
+    Attributes
+    ----------
+    sources
+        Products that it depends on; they need not exist.
+    options
+        Everything else that it depends on, as JSON can hold it.
+    make
+        Function that computes it; it must be possible to pickle it.
+    """
+
+    sources: tuple[Path, ...]
+    options: Mapping[str, Any]
+    make: Callable[..., Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that it depends on."""
+        return fingerprint({"layout": LAYOUT, **self.options}, upstream=[source_fingerprint(path) for path in self.sources])
+
+
+@dataclass(frozen=True)
+class Page(Declaration):
+    """A page, written to ``path``; ``make(fingerprint)`` returns its HTML."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class LedContext:
+    """Everything that a block in the section of an LED is made from.
+
+    Attributes
+    ----------
+    config, folder
+        Configuration and folder of the run.
+    products
+        Products of this LED.
+    exposures
+        Rows of the index of exposures with this LED, None where there is no index.
+    measurements
+        Results of the beam model and the flats.
+    """
+
+    config: Config
+    folder: RunFolder
+    products: LedProducts
+    exposures: Table | None
+    measurements: Sequence[Measurement]
+
+
+@dataclass(frozen=True)
+class LedBlock:
+    """HTML below the beam in the section of an LED, and the measurements that it adds to the summary."""
+
+    content: Markup
+    measurements: Sequence[Measurement] = ()
+
+
+@dataclass(frozen=True)
+class IndexSection:
+    """A section of the index page.
+
+    Attributes
+    ----------
+    anchor
+        Identifier that links point to.
+    link
+        Text of the link in the navigation.
+    subject
+        Entry in the line above the title.
+    heading, content
+        HTML of heading and content.
+    measurements
+        Results that it adds to the summary.
+    """
+
+    anchor: str
+    link: str
+    subject: str
+    heading: Markup | str
+    content: Markup
+    measurements: Sequence[Measurement] = field(default=())
+
+
+@dataclass(frozen=True)
+class PageKind:
+    """A kind of pages.
+
+    Attributes
+    ----------
+    folder
+        Folder below ``report``; it belongs to this kind alone.
+    description
+        Name of the pages in progress bars.
+    pages
+        Function that returns the pages of a run.
+    led_block
+        Function that declares the block in the section of an LED, None where an LED has none; ``make(context)`` returns a `LedBlock`.
+    section
+        Function that declares the section of the index page, None where a run has none; ``make()`` returns an `IndexSection`.
+    """
+
+    folder: str
+    description: str
+    pages: Callable[[RunProducts], list[Page]]
+    led_block: Callable[[RunProducts, LedProducts], Declaration | None] = lambda _run, _led: None
+    section: Callable[[RunProducts], Declaration | None] = lambda _run: None
+
+
+def page_path(folder: RunFolder, *names: str) -> Path:
+    """Return the path of a page from the names of its folders below ``report`` and its own; empty names are left out."""
+    *folders, name = (part for part in names if part)
+    return folder.report.parent.joinpath(*folders, f"{name}.html")
+
+
+def group_name(detector: str, band: str) -> str:
+    """Return the name of a detector and band as pages show it; ``band`` may be empty."""
+    return " ".join(part for part in (detector, band) if part)
+
+
+def group_path(folder: RunFolder, kind: str, detector: str, band: str) -> Path:
+    """Return the path of the page of a detector and band; ``band`` may be empty."""
+    return page_path(folder, kind, "_".join(part for part in (detector, band) if part))
+
+
+def group_addresses(run: RunProducts, kind: str, groups: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return the address in links of the index page of the page of each detector and band, "" without pages."""
+    return {group: index_address(run.config, run.folder, group_path(run.folder, kind, *group)) for group in groups}
+
+
+def group_links(folder: RunFolder, kind: str, own: tuple[str, str], groups: Sequence[tuple[str, str]]) -> list[Link]:
+    """Return the links from the page of a detector and band to those of all others."""
+    path = group_path(folder, kind, *own)
+    return [
+        Link(group_name(*group), relative_address(path, group_path(folder, kind, *group))) for group in groups if group != own
+    ]
+
+
+def relative_address(page: Path, target: Path) -> str:
+    """Return the address of a page in a link on another."""
+    return Path(os.path.relpath(target, page.parent)).as_posix()
+
+
+def index_address(config: Config, folder: RunFolder, page: Path) -> str:
+    """Return the address of a page in a link of the index page, "" if the configuration asks for the index page alone."""
+    return relative_address(folder.report, page) if config.report.detector_pages else ""
+
+
+def page_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint in a page, None if there is no such page."""
+    if not path.is_file():
+        return None
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        found = re.search(rf'<meta name="{_FINGERPRINT_META}" content="([0-9a-f]+)">', stream.read(_HEAD_CHARACTERS))
+    return found.group(1) if found else None
+
+
+def source_fingerprint(path: Path) -> str:
+    """Return the fingerprint in a product, or the signature of a file that has none."""
+    return stored_fingerprint(path) or str(file_signature(path))
+
+
+def is_current_page(page: Page) -> bool:
+    """Return whether a page exists and was made from its present products and options."""
+    return page_fingerprint(page.path) == page.fingerprint
+
+
+def write_page(page: Page) -> None:
+    """Make a page and write it."""
+    write_html(page.path, page.make(page.fingerprint))
+
+
+def write_html(path: Path, html: str) -> None:
+    """Write HTML atomically."""
+    with atomic_output(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def remove_stale_pages(folder: RunFolder, kind: PageKind, pages: Sequence[Page]) -> None:
+    """Remove the pages of a kind that the run no longer has."""
+    wanted = {page.path for page in pages}
+    for path in (folder.report.parent / kind.folder).rglob("*.html"):
+        if path not in wanted:
+            path.unlink()
+
+
+def render(template: str, **content: Any) -> Markup:
+    """Return a template of the report, such as ``detector/page.html``, filled with content, as HTML."""
+    return Markup(_templates().get_template(template).render(**content, meta=_FINGERPRINT_META))  # noqa: S704 - autoescaped
+
+
+@lru_cache(maxsize=1)
+def _templates() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("permil.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )

@@ -1,0 +1,15 @@
+"""The kinds of pages that a report has beside its index page.
+
+A new kind is a package with a `PageKind`, and an entry here: pages are then written, skipped while current, removed when stale, and
+shown by the index page. Blocks and sections of the index page are in the order of this list.
+"""
+
+from __future__ import annotations
+
+from permil.report.compare.page import COMPARE_PAGES
+from permil.report.detector.page import DETECTOR_PAGES
+from permil.report.joint.page import JOINT_PAGES
+from permil.report.kit.pages import PageKind
+from permil.report.spots.page import SPOTS_PAGES
+
+PAGE_KINDS: tuple[PageKind, ...] = (JOINT_PAGES, DETECTOR_PAGES, SPOTS_PAGES, COMPARE_PAGES)

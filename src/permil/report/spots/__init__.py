@@ -1,0 +1,1 @@
+"""The page of the artificial stars of one detector and band, and their section of the index page."""

@@ -2,7 +2,8 @@
 
 In the logarithm of the light of exposure ``e`` stands ``sum_k c_ek P_k((x_p - place_e) / half)`` with the five Legendre polynomials of
 first and second order, of unit rms over the square of that half side; the level of a pattern is the exposure's scale. Each ``c_k`` is
-an Ornstein-Uhlenbeck process, ``<c_k(s) c_k(t)> = a_n^2 exp(-|s - t| / tau)`` with an amplitude of first and one of second order.
+an Ornstein-Uhlenbeck process, ``<c_k(s) c_k(t)> = a_n^2 exp(-|s - t| / tau)`` with an amplitude of first and one of second order. Its mean
+over all exposures belongs to the beam: the weather is the departure from that.
 
 What the signals know of all ``c``, beam, response, scales and positions free, is an information matrix ``I`` with a pull ``h`` at 0. The
 restricted likelihood of amplitudes and time is that of a normal vector with covariance ``I + I K I``. Close to amplitude 0 it is known from
@@ -41,14 +42,16 @@ _USUAL_AMPLITUDE, _SPREAD = 2e-4, 2.0
 
 _USUAL_TIME, _TIME_SPREAD = 0.05, 2.5
 _NUGGET = 1e-6
-"""Part of the variance without correlation in time, for exposures at one time."""
+"""Part of the variance without correlation in time, for exposures at one time; the mean of all is held by it."""
 
 _MOST_ITERATIONS = 30
 _NEARLY, _SETTLED = 0.3, 0.05
 """Length of the last step in standard errors: of a first estimate, and of one from before."""
 
 _LONGEST_STEP = 1.5
-_EXPLAINED = 0.9
+_EXPLAINED = 0.5
+"""Part of the excess of chi-square that weather must explain: a gain that changes leaves it a tenth."""
+
 _BOUNDS = np.log([[1e-6, 1e-6, 1e-4], [0.02, 0.02, 30.0]])
 """Least and largest amplitudes, and time over that of the campaign."""
 
@@ -176,7 +179,7 @@ def fit_weather(
     half_mm
         See `WeatherFrame`.
     excess
-        By how much chi-square is larger than noise allows. Weather that explains less than 0.9 of it is not found: the residuals are then
+        By how much chi-square is larger than noise allows. Weather that explains less than half of it is not found: the residuals are then
         of another kind (a gain that changes, a beam that the knots do not follow).
     before
         An estimate from nearly the same signals, from which the search begins.
@@ -233,7 +236,7 @@ class _Score:
 
 def _score(distance: FloatArray, information: FloatArray, pull: FloatArray) -> _Score:
     count, patterns = len(distance), len(PATTERNS)
-    correlation = np.exp(-distance) / patterns
+    correlation = _centred(np.exp(-distance)) / patterns
     product = (information.reshape(-1, count) @ correlation).reshape(information.shape)
     by_pattern = pull.reshape(patterns, count)
     slope = (float(np.sum((by_pattern @ correlation) * by_pattern)) - float(np.trace(product))) / 2
@@ -244,6 +247,12 @@ def _score(distance: FloatArray, information: FloatArray, pull: FloatArray) -> _
     tail = stats.norm.sf(-likeliest / error)
     limit = likeliest + error * float(stats.norm.isf((1 - _CONFIDENCE) * tail))
     return _Score(max(likeliest, 0.0), error, likeliest / error, max(limit, 0.0) ** 0.5)
+
+
+def _centred(covariance: FloatArray) -> FloatArray:
+    """Return the covariance of the departures from the mean over all exposures."""
+    means = covariance.mean(axis=0)
+    return np.asarray(covariance - means - means[:, None] + means.mean())
 
 
 def _search(
@@ -286,7 +295,7 @@ def _likelihood(
     size = count * patterns
     ratio = distance * np.exp(-place[2])
     correlation = np.exp(-ratio)
-    factor = linalg.cholesky(correlation + _NUGGET * np.eye(count), lower=True, check_finite=False)
+    factor = linalg.cholesky(_centred(correlation) + _NUGGET * np.eye(count), lower=True, check_finite=False)
     scale = np.repeat(np.exp(place[:2])[ORDERS], count)
     matrix = (information.reshape(-1, count) @ factor).reshape(size, size).T
     matrix = (np.ascontiguousarray(matrix).reshape(-1, count) @ factor).reshape(size, size)
@@ -302,7 +311,7 @@ def _likelihood(
     mirror_upper(known)
     np.negative(known, out=known)
     known.flat[:: size + 1] += 1.0
-    half = linalg.solve_triangular(factor, correlation * ratio, lower=True, check_finite=False)
+    half = linalg.solve_triangular(factor, _centred(correlation * ratio), lower=True, check_finite=False)
     bend = linalg.solve_triangular(factor, half.T, lower=True, check_finite=False)
     product = (known.reshape(-1, count) @ bend).reshape(size, size)
     by_pattern = solved.reshape(patterns, count)
@@ -335,7 +344,7 @@ def _averaged(distance: FloatArray, place: FloatArray, covariance: FloatArray) -
     result = np.zeros((2, *distance.shape))
     for shift in np.clip([*shifts, *-shifts], -_LONGEST_STEP, _LONGEST_STEP):
         first, second, tau = np.exp(place + shift)
-        correlation = np.exp(-distance / tau) + _NUGGET * np.eye(len(distance))
+        correlation = _centred(np.exp(-distance / tau)) + _NUGGET * np.eye(len(distance))
         result[0] += first**2 * correlation
         result[1] += second**2 * correlation
     return result / (2 * len(place))

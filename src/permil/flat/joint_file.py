@@ -225,7 +225,7 @@ def _exposures_hdu(solution: JointSolution, obsids: list[str], check: Photodiode
     frame = solution.model.weather_frame
     if frame is not None:
         for card, value in zip(FRAME_CARDS, (*frame.centre, frame.half_mm), strict=True):
-            hdu.header[card] = (float(value), "[mm] patterns of weather: centre in the beam, half side")
+            hdu.header[card] = (float(value), "[mm] weather: centre in the beam, half side")
     return hdu
 
 

@@ -326,7 +326,7 @@ def _cards(
         cards |= {
             "WEATHER": (weather.rms, "weather of the light path, rms"),
             "WEATHERR": (weather.rms_err, "its error"),
-            "WEATHTFA": (weather.time_factor, "factor by which its correlation time may be wrong"),
+            "WEATHTFA": (weather.time_factor, "error of its correlation time, a factor"),
         }
         if np.isfinite(seconds := unit_seconds(task.exposures)):
             cards["WEATHTIM"] = (weather.time * seconds, "[s] correlation time of the weather")

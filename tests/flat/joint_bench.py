@@ -47,6 +47,7 @@ class Campaign:
     beam: RandomBeam
     centres: np.ndarray
     floor: dict[str, np.ndarray]
+    weather: np.ndarray
 
     def response_error(self, solution):
         """Fitted minus true log response of each detector, its mean over all taken off."""
@@ -71,6 +72,19 @@ def detector_places(columns, rows, *, pixels=16, pixel_mm=1.0, gap=0.5):
     return places
 
 
+def weather_of(rng, time, *, rms, correlation):
+    """Coefficients of the five patterns of weather in each exposure."""
+    covariance = np.exp(-np.abs(time[:, None] - time) / correlation) + 1e-12 * np.eye(len(time))
+    return rms / 5**0.5 * np.linalg.cholesky(covariance) @ rng.standard_normal((len(time), 5))
+
+
+def weather_pattern(coefficients, u, v):
+    """Relative change of the light of each exposure at places (e, p) over the half side."""
+    x, y, xx, xy, yy = (part[:, None] for part in coefficients.T)
+    first = 3**0.5 * (x * u + y * v)
+    return first + 5**0.5 / 2 * (xx * (3 * u**2 - 1) + yy * (3 * v**2 - 1)) + 3 * xy * u * v
+
+
 def simulate(
     rng,
     *,
@@ -93,11 +107,17 @@ def simulate(
     beam=None,
     order="time",
     fiducial_every=0,
+    weather=0.0,
+    weather_time=1.0,
+    weather_half=30.0,
 ):
     """Scan of the middle detector, then a quincunx of pointings on each, all detectors read.
 
     The photodiode has white noise, a linear drift (its change over the campaign), a random walk (its rms at the end) and a step
     between scan and pointings.
+
+    Weather of that rms multiplies the light by Legendre polynomials of first and second order of the place in the beam over a square of
+    half side ``weather_half``; each coefficient is an Ornstein-Uhlenbeck process of the given correlation time (in exposures).
 
     After so many positions the projector goes back to a fiducial one, the middle of the scan, for an exposure of all detectors.
     """
@@ -136,6 +156,7 @@ def simulate(
     lamp = positions + jitter * rng.standard_normal((move.max() + 1, 2))[move]
     centres = lamp @ np.array([[cosine, sine], [-sine, cosine]]) + np.asarray(offset)
     beam = beam or RandomBeam.draw(rng)
+    coefficients = weather_of(rng, time, rms=weather, correlation=weather_time) if weather else np.zeros((count, 5))
     exposures = ExposureList(positions[:, 0], positions[:, 1], reading, time, move)
     detectors, responses, floors = [], {}, {}
     for name, (x, y, centre) in places.items():
@@ -144,10 +165,13 @@ def simulate(
         response = 0.01 * rng.standard_normal() + tilt[0] * (x - centre[0]) + tilt[1] * (y - centre[1])
         response = response + 1e-3 * rng.standard_normal(x.size)
         log_mean = log_scale[chosen, None] + response + beam.log(x - centres[chosen, :1], y - centres[chosen, 1:])
+        if weather:
+            u, v = ((place - centres[chosen, axis, None]) / weather_half for axis, place in enumerate((x, y)))
+            log_mean += np.log1p(weather_pattern(coefficients[chosen], u, v))
         mean = np.exp(log_mean)
         signal = mean + np.sqrt(mean) * rng.standard_normal(mean.shape)
         log_signal, variance = logarithm_of(signal, mean)
         detectors.append(DetectorSignals(name, x, y, chosen, log_signal, variance))
         responses[name] = response
         floors[name] = 1 / np.sqrt(mean.sum(axis=0))
-    return Campaign(exposures, detectors, responses, log_scale, beam, centres, floors)
+    return Campaign(exposures, detectors, responses, log_scale, beam, centres, floors, coefficients)

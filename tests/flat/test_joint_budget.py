@@ -99,7 +99,7 @@ def test_a_reflected_pattern_is_taken_up_when_asked_for(campaign):
         vx, vy = detector.x_mm + centres[:, :1], detector.y_mm + centres[:, 1:]
         ghost = 2e-3 * np.exp(-(vx**2 + vy**2) / 2 / 9.0**2)
         detectors.append(replace(detector, log_signal=detector.log_signal + ghost))
-    settings = {"spacing_mm": 4.0, "position_errors": False, "geometry": False, "leave_out": False}
+    settings = {"spacing_mm": 4.0, "position_errors": False, "geometry": False, "leave_out": False, "with_weather": False}
     plain = solve_joint(campaign.exposures, detectors, **settings)
     reflected = solve_joint(campaign.exposures, detectors, reflection=True, **settings)
     assert plain.reduced_chi_square > 1.15

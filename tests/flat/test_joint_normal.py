@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from joint_bench import RandomBeam, simulate
+from joint_bench import RandomBeam, simulate, weather_pattern
 from scipy import linalg
 
 from permil.beam.hull import Hull
@@ -17,6 +19,7 @@ from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.prior import Prior
 from permil.flat.joint.solve import solve_joint
 from permil.flat.joint.spline import SplineGrid
+from permil.flat.joint.weather import WeatherFrame
 
 
 def small_campaign(seed=1, **changes):
@@ -37,6 +40,11 @@ def dense_model(model: JointModel, detectors, vector):
                 for place, centre in zip((detector.x_mm, detector.y_mm), centres.T, strict=True)
             ]
             total = total + pattern.grid.design(*places) @ vector[where]
+        if model.weather_frame is not None:
+            frame, chosen = model.weather_frame, detector.exposures
+            places = frame.projector[chosen] + frame.centre
+            u, v = ((place - places[:, axis, None]) / frame.half_mm for axis, place in enumerate((detector.x_mm, detector.y_mm)))
+            total = total + weather_pattern(vector[model.weather].reshape(5, -1).T[chosen], u, v).ravel()
         signals.append(total)
     return np.concatenate(signals)
 
@@ -54,8 +62,8 @@ def dense_system(model, detectors, vector):
     return np.array(unknowns).T, response, weights, signals - dense_model(model, detectors, vector)
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_normal_equations_are_those_of_the_dense_jacobian(full):
+@pytest.mark.parametrize(("full", "with_weather"), [(False, False), (True, False), (True, True), (False, True)])
+def test_normal_equations_are_those_of_the_dense_jacobian(full, with_weather):
     campaign = small_campaign()
     campaign.detectors[0].log_signal[3, 5:9] = np.nan
     for detector in campaign.detectors:
@@ -63,6 +71,8 @@ def test_normal_equations_are_those_of_the_dense_jacobian(full):
     model = make_model(
         campaign.exposures, campaign.detectors, spacing_mm=8.0, reflection=full, position_errors=full, geometry=full
     )
+    if with_weather:
+        model = replace(model, weather_frame=WeatherFrame(campaign.exposures.positions, np.array([1.0, -2.0]), 20.0))
     vector = model.start() + 0.01 * np.random.default_rng(2).standard_normal(model.size)
     equations = normal_equations(model, campaign.detectors, vector)
     jacobian, response, weights, residual = dense_system(model, campaign.detectors, vector)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from permil.beam.tabulate import SplineTable
 from permil.camera import Detector, frames, load_camera
-from permil.flat.joint_file import ExposureLight, JointLight
+from permil.flat.joint_file import ExposureLight, JointLight, mean_light
 from permil.flat.light_lattice import CELL, LightLattice
+from permil.simulate.weather import weather_on_detector
 
 KNOTS_MM = 2.0
 EXPOSURE = ExposureLight(scale=1e5, error=1e-4, x_mm=3.0, y_mm=-5.0)
@@ -38,6 +41,19 @@ def test_it_is_the_light_itself_to_single_precision() -> None:
     error = image[y, x] / _exact(light, DETECTOR, y, x) - 1
     assert np.abs(error).max() < 1e-6
     assert error.std() < 2e-7
+
+
+def test_weather_of_the_light_is_the_simulated_one() -> None:
+    clean, coefficients, half = _light(), (2e-4, -3e-4, 1e-4, 4e-4, -2e-4), 40.0
+    light = replace(clean, weather_frame=(1.0, 2.0, half))
+    exposure = replace(EXPOSURE, weather=coefficients)
+    columns = slice(5, None, 40)
+    ratio = light.on_detector(DETECTOR, exposure)(columns, columns) / clean.on_detector(DETECTOR, EXPOSURE)(columns, columns)
+    centre = (EXPOSURE.x_mm + 1.0, EXPOSURE.y_mm + 2.0)
+    expected = weather_on_detector(coefficients, DETECTOR, centre, half_window=half)[columns, columns]
+    np.testing.assert_allclose(ratio, np.exp(expected - 1.0), atol=2e-6)
+    opposite = replace(exposure, weather=tuple(-each for each in coefficients))
+    assert mean_light([exposure, opposite]).weather == (0.0,) * 5
 
 
 @pytest.mark.parametrize("rows", [slice(0, 1), slice(1000, 1033), slice(3999, None), slice(8, None, 16), slice(5, 3000, 7)])

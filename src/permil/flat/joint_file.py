@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,14 @@ from permil.flat.joint.budget import PhotodiodeCheck
 from permil.flat.joint.covariance import CorrelatedModes
 from permil.flat.joint.error_budget import Halves
 from permil.flat.joint.solution import JointSolution
+from permil.flat.joint.weather import PATTERNS, pattern_values
 from permil.flat.light_lattice import CELL, LightLattice
 from permil.products import provenance, whole_file, write_hdus
 
 FloatArray = NDArray[np.float64]
+
+FRAME_CARDS = ("WEATHRX", "WEATHRY", "WEATHRH")
+"""Cards of EXPOSURES with the centre and the half side of the patterns of weather, mm."""
 
 _LATTICE_MM = 0.1
 """Longest cell of a lattice on which light is known: a beam has no structure a few tenths of a millimetre wide."""
@@ -57,12 +61,29 @@ class DetectorErrors:
 
 @dataclass(frozen=True)
 class ExposureLight:
-    """Light of one exposure: scale (photodiode units), its relative error, and where the projector stood (CCS mm)."""
+    """Light of one exposure.
+
+    Parameters
+    ----------
+    scale, error : float
+        Photodiode units, and the relative error.
+    x_mm, y_mm : float
+        Where the projector stood (CCS).
+    weather : tuple of float
+        Coefficients of the patterns of weather (`permil.flat.joint.weather`); empty without weather.
+    """
 
     scale: float
     error: float
     x_mm: float
     y_mm: float
+    weather: tuple[float, ...] = ()
+
+
+def mean_light(exposures: Sequence[ExposureLight]) -> ExposureLight:
+    """Return the first of some exposures of one position with the mean of their weather, for their stack."""
+    weather = np.mean([exposure.weather for exposure in exposures], axis=0)
+    return replace(exposures[0], weather=tuple(weather.tolist()))
 
 
 @dataclass(frozen=True)
@@ -75,10 +96,13 @@ class JointLight:
         Logarithm of each pattern as a table, and the sign with which it moves against the projector: -1 beam, +1 reflection.
     exposures : dict
         By observation; those that were left out are not there.
+    weather_frame : tuple of float
+        Centre of the patterns of weather in the beam's own coordinates, and half side of their square, mm; empty without weather.
     """
 
     tables: tuple[tuple[SplineTable, float], ...]
     exposures: Mapping[str, ExposureLight]
+    weather_frame: tuple[float, ...] = ()
 
     def on_detector(self, detector: Detector, exposure: ExposureLight) -> Callable[[slice, slice], NDArray[np.float32]]:
         """Return what gives the beam on rows and columns of a detector, 1 at its maximum; NaN outside the splines.
@@ -113,6 +137,14 @@ class JointLight:
         total = next(logarithms)
         for logarithm in logarithms:
             total += logarithm
+        if exposure.weather:
+            columns, rows = step[1] * np.arange(shape[1]), step[0] * np.arange(shape[0])[:, None]
+            centre_x, centre_y, half = self.weather_frame
+            projector = (exposure.x_mm + centre_x, exposure.y_mm + centre_y)
+            places = (
+                (origin[axis] - projector[axis] + matrix[axis, 0] * columns + matrix[axis, 1] * rows) / half for axis in (0, 1)
+            )
+            total += np.tensordot(exposure.weather, pattern_values(*places), axes=1).astype(np.float32)
         return np.exp(total, out=total)
 
     @cached_property
@@ -168,7 +200,7 @@ def joint_hdus(
         hdu.header["MEANING"] = "coefficients [x, y] of cubic B-splines of the logarithm"
         hdus.append(hdu)
     hdus += [
-        fits.BinTableHDU(exposures_table(solution, obsids, check, log_unit), name="EXPOSURES"),
+        _exposures_hdu(solution, obsids, check, log_unit),
         fits.BinTableHDU(_drift_table(solution), name="DRIFT"),
         fits.BinTableHDU(budget, name="BUDGET"),
     ]
@@ -186,6 +218,15 @@ def beam_maximum(solution: JointSolution) -> float:
     grid = solution.model.patterns[0].grid
     x, y = (np.linspace(low, high, 400) for low, high in zip(grid.lower, grid.upper, strict=True))
     return float(np.nanmax(solution.log_beam(x[:, None], y[None, :])))
+
+
+def _exposures_hdu(solution: JointSolution, obsids: list[str], check: PhotodiodeCheck, log_unit: float) -> fits.BinTableHDU:
+    hdu = fits.BinTableHDU(exposures_table(solution, obsids, check, log_unit), name="EXPOSURES")
+    frame = solution.model.weather_frame
+    if frame is not None:
+        for card, value in zip(FRAME_CARDS, (*frame.centre, frame.half_mm), strict=True):
+            hdu.header[card] = (float(value), "[mm] weather: centre in the beam, half side")
+    return hdu
 
 
 def exposures_table(solution: JointSolution, obsids: list[str], check: PhotodiodeCheck, log_unit: float) -> Table:
@@ -214,6 +255,8 @@ def exposures_table(solution: JointSolution, obsids: list[str], check: Photodiod
             "finding": np.array([findings.get(number, "") for number in range(len(obsids))], dtype=np.str_),
         }
     )
+    for pattern, coefficients in zip(PATTERNS, model.weather_of(solution.vector).T, strict=False):
+        table[f"weather_{pattern}"] = coefficients
     for name in table.colnames:
         if name.endswith("_mm"):
             table[name].unit = "mm"
@@ -278,14 +321,19 @@ def read_light(path: Path) -> JointLight:
                 origin = np.array([hdu.header["ORIGINX"], hdu.header["ORIGINY"]], dtype=np.float64)
                 coefficients = np.array(hdu.data, dtype=np.float64)
                 tables.append((SplineTable(coefficients, origin, float(hdu.header["STEP"])), float(hdu.header["SIGN"])))
+        frame = tuple(float(hdus["EXPOSURES"].header[name]) for name in FRAME_CARDS if name in hdus["EXPOSURES"].header)
         exposures = {
             str(row["obsid"]): ExposureLight(
-                float(row["scale"]), float(row["scale_err"]), float(row["fitted_x_mm"]), float(row["fitted_y_mm"])
+                float(row["scale"]),
+                float(row["scale_err"]),
+                float(row["fitted_x_mm"]),
+                float(row["fitted_y_mm"]),
+                tuple(float(row[f"weather_{pattern}"]) for pattern in PATTERNS) if frame else (),
             )
             for row in hdus["EXPOSURES"].data
             if not row["left_out"]
         }
-        return JointLight(tuple(tables), exposures)
+        return JointLight(tuple(tables), exposures, frame)
 
 
 def read_errors(path: Path, detector: str) -> tuple[DetectorErrors, Table]:

@@ -14,6 +14,7 @@ from permil.flat.joint.model import JointModel, Pattern
 from permil.flat.joint.normal import DetectorFit, fit_detector
 from permil.flat.joint.residuals import FrameSums, ResidualMap
 from permil.flat.joint.spline import SplineGrid
+from permil.flat.joint.weather import WeatherFrame
 from permil.flat.joint_file import JointLight
 from permil.flat.signals_file import SuperPixelSignals, read_signals
 
@@ -129,7 +130,12 @@ def _model(light: JointLight) -> tuple[JointModel, FloatArray]:
     x_mm, y_mm, scale = (np.array([getattr(one, name) for one in exposures]) for name in ("x_mm", "y_mm", "scale"))
     # The file has them in the order of time.
     listed = ExposureList(x_mm, y_mm, np.full(len(scale), np.nan), np.arange(len(scale), dtype=np.float64))
-    return JointModel(tuple(patterns), listed), np.concatenate([*vector, np.log(scale)])
+    if not light.weather_frame:
+        return JointModel(tuple(patterns), listed), np.concatenate([*vector, np.log(scale)])
+    centre_x, centre_y, half_mm = light.weather_frame
+    frame = WeatherFrame(listed.positions, np.array([centre_x, centre_y]), half_mm)
+    weather = np.array([one.weather for one in exposures]).T.ravel()
+    return JointModel(tuple(patterns), listed, weather_frame=frame), np.concatenate([*vector, np.log(scale), weather])
 
 
 def _of_detector(stored: SuperPixelSignals, detector: DetectorSignals, fit: DetectorFit, time: FloatArray) -> DetectorResiduals:

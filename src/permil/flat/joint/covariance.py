@@ -34,6 +34,9 @@ Region = Mapping[str, FloatArray]
 _MODE_TOLERANCE = 1e-8
 """Relative, of the strength of a mode: whatever it leaves out is in the remainder."""
 
+_PROBES = 64
+"""Random vectors from which a trace is estimated."""
+
 _TILES = 4
 """How many tiles are summed before their products are added."""
 
@@ -216,6 +219,33 @@ class FlatCovariance:
             operators += [{detector.name: row} for row in rows]
             values.append(rows @ np.where(used, response, 0.0))
         return np.array(values), self.covariance(operators)
+
+    def of_weather(self, regions: Sequence[Region]) -> FloatArray:
+        """Return the part of `covariance` that weather adds: without it were it known in each exposure."""
+        rows, _ = self._rows(regions)
+        return self._of_weather(rows)
+
+    def composite_gradient_of_weather(self) -> FloatArray:
+        """Return the part of the covariance of the composite's gradient that weather adds, shape (2, 2)."""
+        return self._of_weather(self._composite[1])
+
+    def _of_weather(self, rows: FloatArray) -> FloatArray:
+        # Its coefficients are the last unknowns: what they add to ``L^-1 r`` is its last part.
+        whitened = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
+        added = whitened[self.solution.model.weather]
+        return np.asarray(added.T @ added)
+
+    def common_variance_of_weather(self) -> float:
+        """Return the mean over all super-pixels of the variance that weather adds.
+
+        The trace is estimated from random vectors (Hutchinson 1990), which takes a small part of the time and is good to some per cent.
+        """
+        factor, where = self.solution.factor, self.solution.model.weather
+        probes = np.zeros((len(factor), _PROBES))
+        probes[where] = np.random.default_rng(0).choice([-1.0, 1.0], (where.stop - where.start, _PROBES))
+        unknowns = linalg.solve_triangular(factor, probes, lower=True, trans="T", check_finite=False)
+        inner = linalg.blas.dsymm(1.0, self._gram.T, unknowns, lower=1)
+        return max(float(np.sum(unknowns * inner)), 0.0) / (_PROBES * self._pixels)
 
     def composite_gradient(self) -> tuple[FloatArray, FloatArray]:
         """Return the gradient (X, Y; 1/mm) of the log response over all detectors together, and its covariance."""

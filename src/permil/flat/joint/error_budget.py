@@ -35,6 +35,12 @@ _MEANINGS = {
     "gradient_y": ("1 / mm", "error of the gradient of all detectors along CCS Y"),
     "drift_x": ("1 / mm", "the part of gradient_x that a drift of the photodiode adds"),
     "drift_y": ("1 / mm", "the part of gradient_y that a drift of the photodiode adds"),
+    "weather": ("", "rms of the changes of the light's pattern from exposure to exposure"),
+    "weather_limit": ("", "what such changes do not exceed with 95 % probability (rms); none were found"),
+    "weather_scale": ("", "the part of detector_scale that they add"),
+    "weather_x": ("1 / mm", "the part of gradient_x that they add"),
+    "weather_y": ("1 / mm", "the part of gradient_y that they add"),
+    "weather_common": ("", "the part of common that they add; it is smooth, and none of photon"),
     "photodiode": ("", "noise of one photodiode reading"),
     "photodiode_drift": ("", "amplitude of its drift, averaged over what the data allow"),
     "exposure_scale": ("", "median error of an exposure's scale, constant and gradients taken off"),
@@ -106,6 +112,7 @@ def error_budget(
         found |= {"photodiode": photodiode.white, "photodiode_drift": photodiode.drift}
     if solution.model.position_errors:
         found["position"] = solution.prior.position_error_mm
+    found |= _of_weather(solution, errors)
     if halves is not None:
         noise = np.concatenate(list(halves.odd.error.values()))
         left_out = halves.odd.left_out[~solution.left_out]
@@ -117,6 +124,24 @@ def error_budget(
         }
     rows = [(name, float(error), *_MEANINGS[name]) for name, error in found.items()]
     return Table(rows=rows, names=("term", "error", "unit", "meaning"))
+
+
+def _of_weather(solution: JointSolution, errors: FlatCovariance) -> dict[str, float]:
+    """Return the terms of weather: its size and what it adds to others, or what it does not exceed."""
+    if solution.weather is None:
+        return {}
+    if not solution.weather.found:
+        return {"weather_limit": solution.weather.limit} if np.isfinite(solution.weather.limit) else {}
+    lit = {name: np.isfinite(response) for name, response in solution.log_response.items()}
+    levels = errors.of_weather([{name: one / one.sum()} for name, one in lit.items()])
+    gradient = errors.composite_gradient_of_weather()
+    return {
+        "weather": solution.weather.rms,
+        "weather_scale": float(np.sqrt(np.mean(np.diag(levels)))),
+        "weather_x": float(gradient[0, 0] ** 0.5),
+        "weather_y": float(gradient[1, 1] ** 0.5),
+        "weather_common": errors.common_variance_of_weather() ** 0.5,
+    }
 
 
 @dataclass(frozen=True)

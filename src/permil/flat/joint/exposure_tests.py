@@ -14,6 +14,7 @@ from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import DetectorFit, fit_detector
 from permil.flat.joint.photodiode import READING_LIMIT, constants, deviations_from_others
 from permil.flat.joint.prior import Prior
+from permil.flat.joint.weather import ORDERS, PATTERNS, pattern_values
 
 FloatArray = NDArray[np.float64]
 
@@ -95,7 +96,7 @@ def exposure_tests(
     threshold: float,
     exposure_weights: FloatArray,
 ) -> ExposureTests:
-    """Fit scale and position of each exposure to its residuals, and test what is left."""
+    """Fit scale and position (and weather, where it is an unknown) of each exposure to its residuals, and test what is left."""
     count = len(model.exposures)
 
     def fits() -> Iterator[tuple[DetectorSignals, DetectorFit, FloatArray]]:
@@ -105,15 +106,20 @@ def exposure_tests(
 
     # One detector at a time is in memory: if there is only one, it is fitted once.
     kept = list(fits()) if len(detectors) == 1 else None
-    matrix, pull = np.zeros((count, 3, 3)), np.zeros((count, 3))
+    held = _precision_of_weather(model, prior)
+    fitted = _FITTED + len(held)
+    matrix, pull = np.zeros((count, fitted, fitted)), np.zeros((count, fitted))
     for detector, fit, basis in kept or fits():
         weights = _without_factor(detector, fit, exposure_weights)
         for number, exposure in enumerate(detector.exposures):
             weighted = basis[number] * weights[number]
             matrix[exposure] += weighted @ basis[number].T
             pull[exposure] += weighted @ fit.residual[number]
-    solution, covariance = _solve(matrix, pull)
+    solution, covariance = _solve(matrix, pull, held)
     total, freedom = np.zeros(count), np.full(count, -float(_FITTED))
+    if held.size:
+        # What their prior determines takes no degree of freedom.
+        freedom -= held.size - np.nan_to_num(np.einsum("ekk->ek", covariance[:, _FITTED:, _FITTED:])) @ held
     for detector, fit, basis in kept or fits():
         weights = detector.weights
         expected = _degrees_of_freedom(weights, exposure_weights[detector.exposures])
@@ -127,7 +133,7 @@ def exposure_tests(
         usual = np.nanmedian(chi_square) if np.isfinite(chi_square).any() else np.nan
         spread = 1.4826 * np.nanmedian(np.abs(chi_square - usual)) if np.isfinite(usual) else np.nan
         excess = (chi_square - usual) / np.maximum(spread, usual * np.sqrt(2 / freedom))
-    shift = solution[:, 1:]
+    shift = solution[:, 1:_FITTED]
     if model.position_errors:
         shift = shift + vector[model.errors].reshape(-1, 2)[model.move_numbers]
     # Where nothing fits, rounding may make a variance negative.
@@ -169,19 +175,33 @@ def _without_factor(detector: DetectorSignals, fit: DetectorFit, factors: FloatA
 
 
 def _basis(model: JointModel, detector: DetectorSignals, vector: FloatArray) -> FloatArray:
-    """Return 1 and the derivatives of the logarithm with respect to the projector's position, shape (e, 3, p)."""
+    """Return 1, the derivatives of the logarithm with respect to the projector's position, and the patterns of weather, shape (e, m, p)."""
     counts, places = model.pattern_arrays()
-    basis = np.ones((len(detector.exposures), 3, len(detector.x_mm)))
+    fitted = _FITTED if model.weather_frame is None else _FITTED + len(PATTERNS)
+    basis = np.ones((len(detector.exposures), fitted, len(detector.x_mm)))
     centres = model.centres(vector)[detector.exposures]
-    slopes_along(detector.x_mm, detector.y_mm, centres, counts, places, vector, basis[:, 1:])
+    slopes_along(detector.x_mm, detector.y_mm, centres, counts, places, vector, basis[:, 1:_FITTED])
+    if model.weather_frame is not None:
+        frames = model.frames[detector.exposures]
+        along_x, along_y = (
+            (place - frames[:, axis, None]) / frames[:, 2:] for axis, place in enumerate((detector.x_mm, detector.y_mm))
+        )
+        basis[:, _FITTED:] = pattern_values(along_x, along_y).transpose(1, 0, 2)
     return basis
 
 
-def _solve(matrix: FloatArray, pull: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Solve for scale and position of each exposure; NaN where there are no signals."""
+def _precision_of_weather(model: JointModel, prior: Prior) -> FloatArray:
+    """Return the precision of each coefficient of the weather before the fit; empty without weather."""
+    if model.weather_frame is None or prior.weather is None:
+        return np.empty(0)
+    return np.asarray(prior.weather.amplitudes[ORDERS] ** -2.0)
+
+
+def _solve(matrix: FloatArray, pull: FloatArray, held: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Solve for scale, position and weather of each exposure; NaN where there are no signals."""
     solution, covariance = np.full(pull.shape, np.nan), np.full(matrix.shape, np.nan)
     for number in np.flatnonzero(matrix[:, 0, 0] > 0):
         # Where the beam is level a displacement cannot be seen: a weak prior of 1 mm keeps it at zero.
-        inverse = np.linalg.inv(matrix[number] + np.diag([0.0, 1.0, 1.0]))
+        inverse = np.linalg.inv(matrix[number] + np.diag([0.0, 1.0, 1.0, *held]))
         solution[number], covariance[number] = inverse @ pull[number], inverse
     return solution, covariance

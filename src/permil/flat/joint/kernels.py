@@ -10,11 +10,32 @@ from numba import njit
 from permil.flat.joint.spline import cubic_weights
 
 _REWEIGHTINGS = 8
+_ROOT3, _HALF_ROOT5 = 3.0**0.5, 5.0**0.5 / 2
+
+
+@njit(cache=True, inline="always")
+def fill_smooth(x, y, frame, smooth):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    """Fill the patterns of weather (`permil.flat.joint.weather.pattern_values`) at a place; nothing where there are none."""
+    if smooth.size > 0:
+        u, v = (x - frame[0]) / frame[2], (y - frame[1]) / frame[2]
+        smooth[0], smooth[1] = _ROOT3 * u, _ROOT3 * v
+        smooth[2], smooth[3], smooth[4] = _HALF_ROOT5 * (3.0 * u * u - 1.0), 3.0 * u * v, _HALF_ROOT5 * (3.0 * v * v - 1.0)
 
 
 @njit(cache=True, nogil=True)
-def predict(x, y, centres, scales, counts, places, vector):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    """Return ``log d - f`` of each exposure and super-pixel, shape (e, p), for a vector of unknowns."""
+def predict(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
+    x, y, centres, scales, counts, places, vector, frames, weather
+):
+    """Return ``log d - f`` of each exposure and super-pixel, shape (e, p), for a vector of unknowns.
+
+    Parameters
+    ----------
+    frames : ndarray, shape (e, 3)
+        Place and half side of the patterns of weather.
+    weather : ndarray, shape (e, 5)
+        Their coefficients; of shape (e, 0) without weather.
+    """
+    smooth = np.zeros(weather.shape[1])
     result = np.empty((centres.shape[0], x.size))
     for exposure in range(centres.shape[0]):
         for pixel in range(x.size):
@@ -29,6 +50,9 @@ def predict(x, y, centres, scales, counts, places, vector):  # type: ignore[no-u
                     start = counts[pattern, 2] + (first_x + i) * counts[pattern, 1] + first_y
                     for j in range(4):
                         total += weights_x[i] * weights_y[j] * vector[start + j]
+            fill_smooth(x[pixel], y[pixel], frames[exposure], smooth)
+            for number in range(smooth.size):
+                total += weather[exposure, number] * smooth[number]
             result[exposure, pixel] = total
     return result
 
@@ -130,13 +154,15 @@ def slopes_along(x, y, centres, counts, places, vector, result):  # type: ignore
 
 @njit(cache=True, nogil=True)
 def add_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    x, y, residual, weights, centres, counts, places, vector, further, parts, gradient
+    x, y, residual, weights, centres, counts, places, vector, further, parts, frames, gradient
 ):
     """Add the sum of ``w x r`` of a detector to the gradient."""
     patterns = counts.shape[0]
+    smooth, along_smooth = np.zeros(parts.shape[2] - 3), np.zeros(parts.shape[2] - 3)
     first, along_x, along_y = np.empty((patterns, 2), dtype=np.int64), np.empty((patterns, 4)), np.empty((patterns, 4))
     for exposure in range(centres.shape[0]):
         level, moved_x, moved_y = 0.0, 0.0, 0.0
+        along_smooth[:] = 0.0
         for pixel in range(x.size):
             pull = weights[exposure, pixel] * residual[exposure, pixel]
             if pull == 0.0:
@@ -145,6 +171,9 @@ def add_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
             level += pull
             moved_x += pull * slope_x
             moved_y += pull * slope_y
+            fill_smooth(x[pixel], y[pixel], frames[exposure], smooth)
+            for number in range(smooth.size):
+                along_smooth[number] += pull * smooth[number]
             for pattern in range(patterns):
                 for i in range(4):
                     start = counts[pattern, 2] + (first[pattern, 0] + i) * counts[pattern, 1] + first[pattern, 1]
@@ -153,7 +182,10 @@ def add_gradient(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
                         gradient[start + j] += part * along_y[pattern, j]
         for number in range(further.shape[1]):
             of = parts[exposure, number]
-            gradient[further[exposure, number]] += of[0] * level + of[1] * moved_x + of[2] * moved_y
+            total = of[0] * level + of[1] * moved_x + of[2] * moved_y
+            for k in range(smooth.size):
+                total += of[3 + k] * along_smooth[k]
+            gradient[further[exposure, number]] += total
 
 
 @njit(cache=True, nogil=True)

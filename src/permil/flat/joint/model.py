@@ -2,10 +2,11 @@
 
 In logarithms, with the beam ``b = log B``, exposure scales ``s``, response ``f = log F`` on super-pixels::
 
-    log d_ep = b(x_p - c_e) + s_e + f_p [+ r(x_p + c_e)],        c_e = (1 + m) R(theta) c_e(recorded) + j_e
+    log d_ep = b(x_p - c_e) + s_e + f_p [+ r(x_p + c_e)] [+ weather],        c_e = (1 + m) R(theta) c_e(recorded) + j_e
 
 ``r`` is a reflected pattern (it moves against the projector), ``theta`` and ``m`` rotation and scale of the stage's axes, ``j`` the
-position error of a stage move. A stage offset is a shift of the beam's own coordinates. All but ``f`` stand in one vector.
+position error of a stage move, the weather five smooth patterns of each exposure (`permil.flat.joint.weather`). A stage offset is a shift
+of the beam's own coordinates. All but ``f`` stand in one vector.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
 from permil.flat.joint.spline import SplineGrid
+from permil.flat.joint.weather import PATTERNS, WeatherFrame
 
 FloatArray = NDArray[np.float64]
 
@@ -42,12 +44,15 @@ class JointModel:
     exposures : ExposureList
     position_errors, geometry : bool
         Whether the stage's position errors (two per move), and its rotation and scale, are unknowns.
+    weather_frame : WeatherFrame, optional
+        Where the patterns of weather stand whose coefficients are unknowns; without it there are none.
     """
 
     patterns: tuple[Pattern, ...]
     exposures: ExposureList
     position_errors: bool = False
     geometry: bool = False
+    weather_frame: WeatherFrame | None = None
 
     @property
     def pattern_slices(self) -> list[slice]:
@@ -79,9 +84,20 @@ class JointModel:
         return slice(start, start + (2 if self.geometry else 0))
 
     @property
+    def weather(self) -> slice:
+        """Place of the coefficients of the weather: of one pattern in all exposures, then of the next."""
+        start = self.stage.stop
+        return slice(start, start + (0 if self.weather_frame is None else len(PATTERNS) * len(self.exposures)))
+
+    @property
+    def frames(self) -> FloatArray:
+        """Place and half side of the patterns of weather in each exposure, shape (n, 3)."""
+        return np.zeros((len(self.exposures), 3)) if self.weather_frame is None else self.weather_frame.rows
+
+    @property
     def size(self) -> int:
         """Number of unknowns besides the response."""
-        return int(self.stage.stop)
+        return int(self.weather.stop)
 
     def start(self) -> FloatArray:
         """Return a first vector: a level beam, exposure scales as the photodiode has them."""
@@ -107,6 +123,10 @@ class JointModel:
             moved = moved + vector[self.errors].reshape(-1, 2)[self.move_numbers]
         return moved
 
+    def weather_of(self, vector: FloatArray) -> FloatArray:
+        """Return the coefficients of the weather in each exposure, shape (n, 5), or (n, 0) without weather."""
+        return np.ascontiguousarray(vector[self.weather].reshape(-1, len(self.exposures)).T)
+
     def further_columns(self, vector: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
         """Return the unknowns of each exposure besides the patterns, and how the logarithm depends on them.
 
@@ -114,8 +134,8 @@ class JointModel:
         -------
         columns : ndarray of int, shape (n, m)
             Places in the vector, rising.
-        parts : ndarray, shape (n, m, 3)
-            The derivative is ``parts[0] + parts[1:] . d(log signal) / d(projector position)``.
+        parts : ndarray, shape (n, m, 3) or (n, m, 8)
+            The derivative is ``parts[0] + parts[1:3] . d(log signal) / d(projector position)``, with weather ``+ parts[3:] . patterns``.
         """
         count = len(self.exposures)
         columns = [np.arange(count) + self.scales.start]
@@ -129,7 +149,14 @@ class JointModel:
             for number in range(2):
                 columns.append(np.full(count, self.stage.start + number))
                 parts.append(np.column_stack([np.zeros(count), derivatives[:, number]]))
-        return np.column_stack(columns).astype(np.int64), np.stack(parts, axis=1)
+        if self.weather_frame is None:
+            return np.column_stack(columns).astype(np.int64), np.stack(parts, axis=1)
+        known = np.stack(parts, axis=1)
+        of_weather = np.zeros((count, len(PATTERNS), 3 + len(PATTERNS)))
+        of_weather[:, :, 3:] = np.eye(len(PATTERNS))
+        columns += [self.weather.start + number * count + np.arange(count) for number in range(len(PATTERNS))]
+        padded = np.concatenate([known, np.zeros((count, known.shape[1], len(PATTERNS)))], axis=2)
+        return np.column_stack(columns).astype(np.int64), np.concatenate([padded, of_weather], axis=1)
 
     def pattern_arrays(self) -> tuple[NDArray[np.int64], FloatArray]:
         """Return what compiled loops need of the patterns.

@@ -122,6 +122,8 @@ def fit_detector(
         counts,
         places,
         vector,
+        model.frames[detector.exposures],
+        model.weather_of(vector)[detector.exposures],
     )
     np.subtract(detector.log_signal, difference, out=difference)
     weights = detector.weights * exposure_weights[detector.exposures, None]

@@ -12,6 +12,7 @@ from scipy import optimize, sparse
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.spline import SplineGrid
+from permil.flat.joint.weather import ORDERS, Weather
 
 FloatArray = NDArray[np.float64]
 
@@ -43,6 +44,8 @@ class Prior:
         Standard deviation of the stage's position errors.
     stage_as_recorded : bool
         Hold position errors, rotation and scale of the stage at 0.
+    weather : Weather, optional
+        Of the light path; without it nothing is known of its coefficients where these are unknowns.
     """
 
     model: JointModel
@@ -51,6 +54,7 @@ class Prior:
     has_photodiode: NDArray[np.bool_]
     position_error_mm: float = 0.01
     stage_as_recorded: bool = False
+    weather: Weather | None = None
     _precision: FloatArray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -127,6 +131,19 @@ class Prior:
         block[places, places] += self._stage_deviations**-2
         errors = slice(model.errors.start - start, model.errors.stop - start)
         block[errors, errors] += self._common_error_precision()
+        for where, precision in self._weather_blocks():
+            inside = slice(where.start - start, where.stop - start)
+            block[inside, inside] += precision
+
+    def _weather_blocks(self) -> list[tuple[slice, FloatArray]]:
+        """Return the place of each pattern of weather and the precision of its coefficients."""
+        if self.weather is None or not self.weather.found:
+            return []
+        start, count = self.model.weather.start, len(self.model.exposures)
+        return [
+            (slice(start + number * count, start + (number + 1) * count), self.weather.precision[order])
+            for number, order in enumerate(ORDERS)
+        ]
 
     def _common_error_precision(self) -> FloatArray:
         """Return what holds the mean of all position errors at 0: it is a shift of the beam's own coordinates."""
@@ -148,8 +165,11 @@ class Prior:
         for pattern, where, stiffness in zip(model.patterns, model.pattern_slices, self.stiffness, strict=True):
             result[where] = stiffness * (roughness_of(pattern.grid) @ vector[where])
         result[model.scales] = self.scale_precision @ vector[model.scales]
-        result[model.scales.stop :] = vector[model.scales.stop :] / self._stage_deviations**2
+        stage = slice(model.scales.stop, model.stage.stop)
+        result[stage] = vector[stage] / self._stage_deviations**2
         result[model.errors] += self._common_error_precision() @ vector[model.errors]
+        for where, precision in self._weather_blocks():
+            result[where] = precision @ vector[where]
         return result
 
     def gradient(self, vector: FloatArray) -> FloatArray:

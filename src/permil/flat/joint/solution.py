@@ -14,6 +14,7 @@ from permil.flat.joint.exposure_tests import ExposureTests
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.photodiode import stuck_readings
 from permil.flat.joint.prior import Prior
+from permil.flat.joint.weather import Weather
 
 FloatArray = NDArray[np.float64]
 
@@ -75,6 +76,8 @@ class JointSolution:
         Twice the minimum of the data's part.
     signals, responses : int
         Numbers.
+    weather : Weather, optional
+        Of the light path; None where it was not measured.
     """
 
     model: JointModel
@@ -89,6 +92,7 @@ class JointSolution:
     objective: float
     signals: int
     responses: int
+    weather: Weather | None = None
 
     @property
     def log_scales(self) -> FloatArray:

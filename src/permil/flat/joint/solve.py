@@ -16,16 +16,24 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from permil.errors import FlatError
+from permil.flat.joint.beam_centre import centroid
 from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout
 from permil.flat.joint.descent import Descent, Place
 from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
-from permil.flat.joint.model import make_model
+from permil.flat.joint.model import MOST_UNKNOWNS, make_model
 from permil.flat.joint.normal import NormalEquations
 from permil.flat.joint.solution import Certificate, JointSolution
 from permil.flat.joint.solver import NEAR, Solver, Start
+from permil.flat.joint.weather import PATTERNS, frame_of
 
 FloatArray = NDArray[np.float64]
+
+_SCATTER = 3.0
+"""Standard deviations of chi-square that noise alone may add."""
+
+_LATTICE = 200
+"""Places along an axis at which the beam is looked at for its centre."""
 
 _CONTRACTION = 0.3
 """What a step must leave of the decrement, or else the curvature is computed again."""
@@ -45,6 +53,7 @@ def solve_joint(
     position_errors: bool = True,
     geometry: bool = True,
     with_drift: bool = True,
+    with_weather: bool = True,
     threshold: float = 6.0,
     leave_out: bool = True,
     tolerance: float = 0.01,
@@ -73,6 +82,9 @@ def solve_joint(
         Fit rotation and scale of the stage's axes.
     with_drift
         Whether the photodiode may drift.
+    with_weather
+        Whether the pattern of the light may change from exposure to exposure (`permil.flat.joint.weather`). Where it does, its coefficients
+        become unknowns.
     threshold
         Single signals are down-weighted beyond so many standard deviations (Huber).
     leave_out
@@ -94,7 +106,26 @@ def solve_joint(
         exposures, detectors, spacing_mm=spacing_mm, reflection=reflection, position_errors=position_errors, geometry=geometry
     )
     solver = Solver(model, detectors, threshold, with_drift, progress, stiffness, start=start)
+    solution = _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
+    if not with_weather or model.size + len(PATTERNS) * len(exposures) > MOST_UNKNOWNS:
+        return solution
+    frame = frame_of(detectors, model.centres(solution.vector), _lightest(solution))
+    solver = solver.with_weather(frame)
+    freedom = max(solution.signals - solution.responses - solution.determined, 1.0)
+    weather = solver.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
+    if not weather.found:
+        return replace(solution, weather=weather)
+    # What did not fit without weather is judged anew.
+    solver.exposure_weights[:] = 1.0
     return _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
+
+
+def _lightest(solution: JointSolution) -> FloatArray:
+    """Return the centre of the beam in its own coordinates, mm."""
+    grid = solution.model.patterns[0].grid
+    x, y = np.meshgrid(*(np.linspace(*ends, _LATTICE) for ends in zip(grid.lower, grid.upper, strict=True)), indexing="ij")
+    logarithm = solution.log_beam(x, y)
+    return centroid(x, y, np.exp(logarithm - np.nanmax(logarithm)))
 
 
 def solve_again(
@@ -181,6 +212,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
         objective=equations.objective,
         signals=equations.signals,
         responses=equations.responses,
+        weather=solver.prior.weather,
     )
 
 

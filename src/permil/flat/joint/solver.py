@@ -16,6 +16,7 @@ from permil.flat.joint.normal import NormalEquations, normal_equations
 from permil.flat.joint.photodiode import READING_LIMIT, PhotodiodeModel, fit_photodiode, marginal, stuck_readings
 from permil.flat.joint.prior import Prior, common_deviation
 from permil.flat.joint.stiffness import best_stiffness
+from permil.flat.joint.weather import Weather, WeatherFrame, fit_weather
 
 FloatArray = NDArray[np.float64]
 
@@ -97,6 +98,7 @@ class Solver:
         self._left_out_before = np.zeros(len(model.exposures), dtype=bool)
         self._reject_readings = False
         self._settling, self._waits = False, 0
+        self._weather_settled = False
         reading = model.exposures.log_photodiode
         self._readable = np.isfinite(reading) & ~stuck_readings(reading, model.exposures.time)
         self.prior = Prior(
@@ -106,6 +108,26 @@ class Solver:
             self._readable,
             stage_as_recorded=True,
         )
+
+    def with_weather(self, frame: WeatherFrame) -> Solver:
+        """Return a solver from here on with the coefficients of the weather as unknowns."""
+        model = replace(self.model, weather_frame=frame)
+        other = Solver(model, self.detectors, self.threshold, self.with_drift, None, near=self._near)
+        other.vector = np.concatenate([self.vector, np.zeros(model.size - self.model.size)])
+        other.exposure_weights, other.begun = self.exposure_weights.copy(), True
+        other.prior = replace(self.prior, model=model)
+        other._stiffness_given = other._stiffness_known = True
+        other._reject_readings = self._reject_readings
+        # The photodiode has settled without weather.
+        other._waits = _MOST_WAITS
+        return other
+
+    def measure_weather(self, frame: WeatherFrame, excess: float) -> Weather:
+        """Return the weather that the residuals tell of, at a solution without; see `fit_weather`."""
+        equations = self._pass(robust=True)
+        self._curvature, self._state = Curvature(equations, self.prior), (True, self.exposure_weights.tobytes())
+        self.curvatures += 1
+        return self._estimate_weather(frame, self._curvature, equations.gradient, excess)
 
     def equations(self, *, robust: bool) -> tuple[NormalEquations, Curvature]:
         """Pass through the data: for the gradient alone as long as the curvature holds, else for both; estimate the prior.
@@ -161,7 +183,7 @@ class Solver:
         self._curvature = None
 
     def _estimate_strengths(self, curvature: Curvature, gradient: FloatArray) -> None:
-        """Estimate photodiode and position errors."""
+        """Estimate photodiode, position errors and weather."""
         if self._readable.sum() >= _FEWEST_READINGS:
             self._estimate_photodiode(curvature, gradient)
         if self.model.position_errors and not self.prior.stage_as_recorded:
@@ -174,6 +196,22 @@ class Solver:
             pull = differences @ (at_vector + information @ errors)
             size = common_deviation(differences @ information @ differences, pull, _POSITION_ERRORS_MM)
             self.prior = replace(self.prior, position_error_mm=size)
+        if self.model.weather_frame is not None and not self._weather_settled:
+            # Position errors and photodiode look better with weather than they did without.
+            self._estimate_weather(self.model.weather_frame, curvature, gradient)
+            self._weather_settled = True
+
+    def _estimate_weather(self, frame: WeatherFrame, curvature: Curvature, gradient: FloatArray, excess: float = 0.0) -> Weather:
+        """Estimate size and correlation time of the weather."""
+        model = self.model
+        pull = gradient + self.prior.gradient(self.vector)
+        information, at_vector = curvature.information(self.prior, gradient, pull, model.weather)
+        at_zero = at_vector + information @ self.vector[model.weather]
+        weather = fit_weather(
+            model.exposures.time, information, at_zero, half_mm=frame.half_mm, excess=excess, before=self.prior.weather
+        )
+        self.prior = replace(self.prior, weather=weather)
+        return weather
 
     def _estimate_photodiode(self, curvature: Curvature, gradient: FloatArray) -> None:
         """Estimate noise and drift of the photodiode, and which readings count."""

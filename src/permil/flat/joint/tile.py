@@ -52,16 +52,27 @@ class Tile:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """What a tile depends on, before its rows are summed: super-pixels, unknowns, and see `mark_windows`."""
+    """What a tile depends on, before its rows are summed.
+
+    Parameters
+    ----------
+    pixels, columns : ndarray of int
+        Super-pixels and unknowns.
+    windows : ndarray of int, shape (e, patterns, 4)
+        See `mark_windows`.
+    shared : int
+        Unknowns of a block that stand for all but the B-splines.
+    """
 
     pixels: NDArray[np.int64]
     columns: NDArray[np.int64]
     windows: NDArray[np.int64]
+    shared: int
 
     @property
     def block_size(self) -> int:
         """Side of the largest of the blocks of `sum_tile`."""
-        return int((self.windows[:, :, 1] * self.windows[:, :, 3]).sum(axis=1).max(initial=0)) + 3
+        return int((self.windows[:, :, 1] * self.windows[:, :, 3]).sum(axis=1).max(initial=0)) + self.shared
 
 
 class DetectorRows:
@@ -82,11 +93,12 @@ class DetectorRows:
         columns, parts = model.further_columns(vector)
         chosen = detector.exposures
         self._further, self._parts, self._centres = columns[chosen], parts[chosen], model.centres(vector)[chosen]
+        self._frames = model.frames[chosen]
 
     def add_gradient(self, gradient: FloatArray) -> None:
         """Add ``sum w x r`` of all signals, shape (unknowns,)."""
         detector = self._detector
-        state = self._centres, self._counts, self._places, self._vector, self._further, self._parts
+        state = self._centres, self._counts, self._places, self._vector, self._further, self._parts, self._frames
         add_gradient(detector.x_mm, detector.y_mm, self._residual, self._weights, *state, gradient)
 
     def plans(self) -> Iterator[TilePlan]:
@@ -98,7 +110,7 @@ class DetectorRows:
             bounds = np.array([x.min(), x.max(), y.min(), y.max()])
             lit = self._weights[:, pixels].any(axis=1)
             mark_windows(bounds, self._centres, self._counts, self._places, self._further, lit, windows, marked)
-            yield TilePlan(pixels, np.flatnonzero(marked), windows)
+            yield TilePlan(pixels, np.flatnonzero(marked), windows, self._parts.shape[2])
 
     def tile(self, plan: TilePlan) -> Tile:
         """Return the sums of a tile."""
@@ -120,7 +132,7 @@ class DetectorRows:
         sums, moments = np.zeros((pixels.size, used.size)), np.zeros(pixels.size)
         x, y = self._detector.x_mm[pixels], self._detector.y_mm[pixels]
         weights = np.ascontiguousarray(self._weights[:, pixels])
-        state = self._counts, self._places, self._vector, self._further, self._parts
+        state = self._counts, self._places, self._vector, self._further, self._parts, self._frames
         sum_tile(x, y, weights, self._centres, *state, plan.windows, positions, sums, moments, blocks)
         return Tile(pixels, used, sums, moments)
 

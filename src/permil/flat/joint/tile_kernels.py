@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from permil.flat.joint.kernels import evaluate
+from permil.flat.joint.kernels import evaluate, fill_smooth
 from permil.flat.joint.spline import cubic_weights
 
 
@@ -41,7 +41,7 @@ def mark_windows(bounds, centres, counts, places, further, lit, windows, marked)
 
 @njit(cache=True, nogil=True)
 def sum_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    x, y, weights, centres, counts, places, vector, further, parts, windows, positions, sums, moments, blocks
+    x, y, weights, centres, counts, places, vector, further, parts, frames, windows, positions, sums, moments, blocks
 ):
     """Sum the rows of a tile of super-pixels.
 
@@ -56,12 +56,14 @@ def sum_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     moments : ndarray, shape (p,)
         Sum of ``w`` of each super-pixel is added.
     blocks : ndarray, shape (e, s, s)
-        Sum of ``w x x'`` of each exposure is added, its upper triangle: B-splines of the windows in turn, then three unknowns that
-        stand for all others, a change of the logarithm and shifts of the projector along both axes. Nothing if it is empty.
+        Sum of ``w x x'`` of each exposure is added, its upper triangle: B-splines of the windows in turn, then unknowns that
+        stand for all others: a change of the logarithm, shifts of the projector along both axes, patterns of weather. Nothing if it is
+        empty.
     """
     patterns = counts.shape[0]
     first, along_x, along_y = np.empty((patterns, 2), dtype=np.int64), np.empty((patterns, 4)), np.empty((patterns, 4))
     inside = np.empty(patterns, dtype=np.int64)
+    smooth = np.zeros(parts.shape[2] - 3)
     for exposure in range(centres.shape[0]):
         if windows[exposure, 0, 1] == 0:
             continue
@@ -70,6 +72,7 @@ def sum_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
             if weight <= 0.0:
                 continue
             slope_x, slope_y = evaluate(x[pixel], y[pixel], centres[exposure], counts, places, vector, first, along_x, along_y)
+            fill_smooth(x[pixel], y[pixel], frames[exposure], smooth)
             moments[pixel] += weight
             size = 0
             for pattern in range(patterns):
@@ -87,13 +90,19 @@ def sum_tile(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
             for number in range(further.shape[1]):
                 of = parts[exposure, number]
                 derivative = of[0] + of[1] * slope_x + of[2] * slope_y
+                for k in range(smooth.size):
+                    derivative += of[3 + k] * smooth[k]
                 sums[pixel, positions[further[exposure, number]]] += weight * derivative
             if blocks.shape[0]:
-                _add_products(blocks[exposure], weight, slope_x, slope_y, windows[exposure], inside, size, along_x, along_y)
+                _add_products(
+                    blocks[exposure], weight, slope_x, slope_y, smooth, windows[exposure], inside, size, along_x, along_y
+                )
 
 
 @njit(cache=True, inline="always")
-def _add_products(block, weight, slope_x, slope_y, windows, inside, size, along_x, along_y):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _add_products(  # type: ignore[no-untyped-def]  # pragma: no cover
+    block, weight, slope_x, slope_y, smooth, windows, inside, size, along_x, along_y
+):
     """Add the products of the derivatives of one logarithm."""
     for one in range(inside.size):
         for i in range(4):
@@ -112,12 +121,21 @@ def _add_products(block, weight, slope_x, slope_y, windows, inside, size, along_
                 row[size] += value
                 row[size + 1] += value * slope_x
                 row[size + 2] += value * slope_y
+                for k in range(smooth.size):
+                    row[size + 3 + k] += value * smooth[k]
     block[size, size] += weight
     block[size, size + 1] += weight * slope_x
     block[size, size + 2] += weight * slope_y
     block[size + 1, size + 1] += weight * slope_x * slope_x
     block[size + 1, size + 2] += weight * slope_x * slope_y
     block[size + 2, size + 2] += weight * slope_y * slope_y
+    for k in range(smooth.size):
+        part = weight * smooth[k]
+        block[size, size + 3 + k] += part
+        block[size + 1, size + 3 + k] += part * slope_x
+        block[size + 2, size + 3 + k] += part * slope_y
+        for m in range(k, smooth.size):
+            block[size + 3 + k, size + 3 + m] += part * smooth[m]
 
 
 @njit(cache=True, nogil=True)
@@ -140,11 +158,12 @@ def add_blocks(matrix, blocks, windows, counts, further, parts, low, high):  # t
                     values = block[inside + place]
                     _add_splines(matrix[row], values, windows[exposure], counts, one, inside, i, j)
                     for number in range(others.size):
-                        matrix[row, others[number]] += (
-                            of[number, 0] * values[size] + of[number, 1] * values[size + 1] + of[number, 2] * values[size + 2]
-                        )
+                        total = of[number, 0] * values[size] + of[number, 1] * values[size + 1] + of[number, 2] * values[size + 2]
+                        for k in range(3, of.shape[1]):
+                            total += of[number, k] * values[size + k]
+                        matrix[row, others[number]] += total
             inside += number_x * number_y
-        corner = block[size : size + 3, size : size + 3]
+        corner = block[size : size + of.shape[1], size : size + of.shape[1]]
         for one in range(others.size):
             if low <= others[one] < high:
                 for two in range(one, others.size):
@@ -155,8 +174,8 @@ def add_blocks(matrix, blocks, windows, counts, further, parts, low, high):  # t
 def _product(one, two, corner):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     """Return the product of two vectors with a symmetric matrix, of which the upper triangle is given, between."""
     total = 0.0
-    for k in range(3):
-        for m in range(3):
+    for k in range(one.size):
+        for m in range(one.size):
             total += one[k] * two[m] * corner[min(k, m), max(k, m)]
     return total
 

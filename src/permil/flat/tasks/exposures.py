@@ -54,6 +54,11 @@ def exposure_list(exposures: Table, *, with_photodiode: bool) -> ExposureList:
     )
 
 
+def unit_seconds(exposures: Table) -> float:
+    """Return the unit of the times of `exposure_list` in seconds; NaN where the order of the rows stands for time."""
+    return 86400.0 if np.isfinite(np.asarray(exposures["mjd"], dtype=np.float64)).all() else float("nan")
+
+
 def _epochs(exposures: Table, time: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the epoch of each exposure: one for each run, job and kind of exposure, and a new one after each pause."""
     labels = [np.asarray(exposures[name]).astype(str) for name in ("run", "job", "purpose") if name in exposures.colnames]

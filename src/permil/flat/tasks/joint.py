@@ -21,7 +21,7 @@ from permil.engine import ahead, behind, own_threads, tell_part
 from permil.errors import FlatError, InputError, RawFormatError
 from permil.flat.divide import LitImage, sampling_step
 from permil.flat.joint.average import median_image
-from permil.flat.joint_file import ExposureLight, JointLight, read_errors, read_light
+from permil.flat.joint_file import ExposureLight, JointLight, mean_light, read_errors, read_light
 from permil.flat.lit_exposure import LitExposure
 from permil.flat.pointing import LitStack, Pointing
 from permil.flat.product import DetectorSolution
@@ -230,7 +230,7 @@ class _Detector:
         stack = stacked.stack
         chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         scale_error = float(np.sqrt(np.sum(np.square([exposure.error for exposure in exposures])))) / len(exposures)
-        beam = self.light_of(group.obsids[0], exposures[0])(slice(None), slice(None))
+        beam = self.light_of(group.obsids[0], mean_light(exposures))(slice(None), slice(None))
         # The errors of the beam are all in the covariance of the joint solution.
         exact = np.broadcast_to(np.float32(0), beam.shape)
         image = LitImage(stack.image, stack.variance, stack.mask, beam, exact, stacked.photodiode, scale_error)

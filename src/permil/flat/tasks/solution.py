@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
 from permil.flat.signals_file import StoredDetectors, read_signals
-from permil.flat.tasks.exposures import exposure_list, unique_exposures
+from permil.flat.tasks.exposures import exposure_list, unique_exposures, unit_seconds
 from permil.flat.tasks.signals import SignalsTask, signals_tasks
 from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
 
@@ -318,6 +318,18 @@ def _cards(
         }
     if solution.model.position_errors:
         cards["POSERROR"] = (solution.prior.position_error_mm, "[mm] error of a stage move")
+    weather = solution.weather
+    if weather is not None and np.isfinite(weather.limit):
+        cards["WEATHLIM"] = (weather.limit, "rms of the weather is below that (95 %)")
+        cards["WEATHHAL"] = (weather.half_mm, "[mm] half side of the square of that rms")
+    if weather is not None and weather.found:
+        cards |= {
+            "WEATHER": (weather.rms, "weather of the light path, rms"),
+            "WEATHERR": (weather.rms_err, "its error"),
+            "WEATHTFA": (weather.time_factor, "error of its correlation time, a factor"),
+        }
+        if np.isfinite(seconds := unit_seconds(task.exposures)):
+            cards["WEATHTIM"] = (weather.time * seconds, "[s] correlation time of the weather")
     return cards
 
 
@@ -345,6 +357,7 @@ def _messages(
             f"{task.led}: the photodiode ({1e3 * error_of['photodiode']:.2g} per mil per reading) is noisier than the joint scales "
             f"({1e3 * error_of['exposure_scale']:.2g} per mil): the solver divide would lose by it"
         )
+    messages += [f"{task.led}: {sentence}" for sentence in _weather_sentences(task, solution, error_of)]
     messages += [f"{task.led}: {sentence}" for sentence in _photodiode_sentences(task, solution)]
     unread = 0
     for number, reason in solution.findings().items():
@@ -355,6 +368,25 @@ def _messages(
     if unread > _MOST_READINGS:
         messages.append(f"{task.led}: {unread - _MOST_READINGS} more photodiode readings are not used; joint.fits lists them")
     return messages
+
+
+def _weather_sentences(task: JointTask, solution: JointSolution, error_of: Mapping[str, float]) -> list[str]:
+    """Return how much the pattern of the light changes from exposure to exposure, where it does."""
+    weather = solution.weather
+    if weather is None or not weather.found:
+        return []
+    seconds = unit_seconds(task.exposures)
+    time = f"{weather.time * seconds:.2g} s" if np.isfinite(seconds) else f"{weather.time:.2g} exposures"
+    size, side = f"{1e3 * weather.rms:.2g} +- {1e3 * weather.rms_err:.1g} per mil rms", f"{2 * weather.half_mm:.0f}"
+    found = (
+        f"the pattern of the light changes from exposure to exposure (weather): {size} over {side} x {side} mm, with a correlation time "
+        f"of {time} (within a factor {weather.time_factor:.2g})"
+    )
+    slow = (
+        "a pattern that changes slowly while the projector moves looks like a quadratic flat: the weather adds "
+        f"{1e3 * error_of['weather_common']:.2g} per mil to the error in common, which contains it"
+    )
+    return [found, slow]
 
 
 def _photodiode_sentences(task: JointTask, solution: JointSolution) -> list[str]:

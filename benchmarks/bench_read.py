@@ -15,8 +15,8 @@ from harness import REPEATS, publish
 from permil.camera import Camera, Detector, load_camera
 from permil.config.isr import IsrConfig
 from permil.exposures import Checksums, RawFile, read_raw
+from permil.isr.array_pool import ArrayPool
 from permil.isr.inputs import load_calibration
-from permil.isr.rooms import Rooms
 from permil.isr.stage import reduce_file, stack_group
 
 FILES, TIMES = 5, 5
@@ -103,10 +103,10 @@ def _moments(paths: list[Path], camera: Camera, detector: Detector) -> None:
     plain = IsrConfig(bias="none", photodiode="none", rejection_threshold=np.inf)
     calibration = load_calibration(detector, camera, plain)
     # As in a task of the pipeline, the result of one turn is written where that of the turn before was; that of all peers is, too.
-    moments, rooms = RunningMoments(detector.shape), Rooms()
+    moments, pool = RunningMoments(detector.shape), ArrayPool()
 
     def ours(config: IsrConfig, threads: int) -> None:
-        stack_group(paths, [1.0] * len(paths), camera, calibration, config, threads=threads, rooms=rooms)
+        stack_group(paths, [1.0] * len(paths), camera, calibration, config, threads=threads, pool=pool)
 
     pixels = {each.name: np.empty((each.ny_raw, each.nx_raw), dtype=np.int32) for each in detector.amplifiers}
 
@@ -124,7 +124,7 @@ def _moments(paths: list[Path], camera: Camera, detector: Detector) -> None:
             "permil, all files, outliers rejected, 2 threads": lambda: ours(robust, 2),
             "permil, decoding alone (file to arrays)": lambda: decode(path),
             "permil, file to reduced image with masks (reduce_file)": lambda: reduce_file(
-                path, camera, calibration, plain, rooms=rooms
+                path, camera, calibration, plain, pool=pool
             ),
             "astropy + NumPy": lambda: moments.add(reduce_with_numpy(read_astropy(path, detector), detector)),
             "fitsio + NumPy": lambda: moments.add(reduce_with_numpy(read_fitsio(path, detector), detector)),

@@ -32,7 +32,7 @@ class VirtualCluster(Executor):
         self.now = 0.0
         self._ends: list[tuple[float, int, Call]] = []
 
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Return whether a worker is idle."""
         return len(self._ends) < self.workers
 

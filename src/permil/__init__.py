@@ -1,6 +1,6 @@
 """Composite flat fields at the per-mil level from a scanned-beam projector.
 
-How data flow through the rooms (imports run from top to bottom only)::
+How data flow through the packages (imports run from top to bottom only)::
 
     raw FITS files
       |  exposures   headers -> one row per detector file: what was taken, where, for what purpose

@@ -48,7 +48,7 @@ Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="file to write"
 
 
 class _RoomGroup(TyperGroup):
-    """A command of a room that also has subcommands: `permil flat CONFIG` beside `permil flat apply ...`."""
+    """A command of a stage that also has subcommands: `permil flat CONFIG` beside `permil flat apply ...`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
@@ -86,7 +86,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(plan_app, name="plan")
 
 
-def _run(config: Path, overrides: list[str] | None, scheduler: str | None, rooms: tuple[str, ...] | None = None) -> None:
+def _run(config: Path, overrides: list[str] | None, scheduler: str | None, stages: tuple[str, ...] | None = None) -> None:
     from permil.config import load_config
     from permil.engine import prepare_workers
 
@@ -96,7 +96,7 @@ def _run(config: Path, overrides: list[str] | None, scheduler: str | None, rooms
     prepare_workers(loaded.pipeline)
     from permil.pipeline import run_pipeline
 
-    run_pipeline(loaded, rooms=rooms)
+    run_pipeline(loaded, stages=stages)
 
 
 @app.command()

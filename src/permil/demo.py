@@ -50,9 +50,9 @@ def run_demo(out: Path, *, seed: int) -> None:
     simulate_bench(SimulateConfig(preset="mini", seed=seed, campaign=SimulateCampaign(images=3)), out, workers=default_workers())
     # Halves of the exposures would take as long again as the solution.
     config = load_config(out / "config.yaml", ["flat.joint.checks=false"])
-    run_pipeline(config, rooms=("index", "isr", "beam", "flat"))
+    run_pipeline(config, stages=("index", "isr", "beam", "flat"))
     comparison = compare_with_truth(folder, load_camera(config.camera), super_pixel_mm=config.flat.super_pixel_mm)
-    run_pipeline(config, rooms=("report",))
+    run_pipeline(config, stages=("report",))
     stars = _demonstrate_stars(out / STARS, seed=seed)
     figures = summarise(comparison)
     console.print(truth_table(figures, config.flat.super_pixel_mm))

@@ -59,12 +59,12 @@ class Run:
         return cls(config, load_camera(config.camera), RunFolder(config.output), config.pipeline.workers or default_workers())
 
 
-def run_pipeline(config: Config, *, rooms: tuple[str, ...] | None = None) -> list[StageReport]:
+def run_pipeline(config: Config, *, stages: tuple[str, ...] | None = None) -> list[StageReport]:
     """Do the stages that are asked for, in order, each only as far as it is not up to date.
 
     Parameters
     ----------
-    rooms
+    stages
         Some of `STAGES`; when None, those that the data ask for. A stage that is asked for alone uses what earlier ones left.
 
     Raises
@@ -77,7 +77,7 @@ def run_pipeline(config: Config, *, rooms: tuple[str, ...] | None = None) -> lis
         remove_partial_files(run.folder.root)
         _write_configuration(run)
         try:
-            return _do_stages(run, _executor(run), rooms)
+            return _do_stages(run, _executor(run), stages)
         finally:
             # Workers that were killed in the middle of a write leave what they had begun.
             remove_partial_files(run.folder.root)
@@ -88,14 +88,14 @@ def _executor(run: Run) -> Executor:
     return make_executor(run.config.pipeline, workers=run.workers, folder=run.folder.root.absolute(), tell=tell)
 
 
-def _do_stages(run: Run, executor: Executor, rooms: tuple[str, ...] | None) -> list[StageReport]:
+def _do_stages(run: Run, executor: Executor, stages: tuple[str, ...] | None) -> list[StageReport]:
     reports: list[StageReport] = []
     costs: list[StepCost] = []
     warned: set[str] = set()
     before = read_table(run.folder.performance) if run.folder.performance.is_file() else None
     with session(executor) as opened:
         for name, stage in _stages(run):
-            if name not in rooms if rooms is not None else not _is_wanted(run, name):
+            if name not in stages if stages is not None else not _is_wanted(run, name):
                 continue
             begin = time.perf_counter()
             with metered_stage(name, opened) as meter:
@@ -130,18 +130,18 @@ def describe_warnings(records: list[BatchRecord], *, but: set[str] | None = None
     return [f"warning: {sentence}" for sentence in sentences[:_WARNINGS_SHOWN]] + more
 
 
-def _is_wanted(run: Run, room: str) -> bool:
-    """Return whether the data ask for a room: a run may hold beam and pointings, artificial stars, or both."""
+def _is_wanted(run: Run, name: str) -> bool:
+    """Return whether the data ask for a stage: a run may hold beam and pointings, artificial stars, or both."""
     catalogs = bool(run.config.spots.catalogs)
-    if room in ("index", "isr"):
+    if name in ("index", "isr"):
         return bool(run.config.exposures.roots) or not catalogs
-    if room == "report":
+    if name == "report":
         return True
     purposes = set(read_run_index(run.folder).table["purpose"]) if run.config.exposures.roots else set()
     has_stars = catalogs or SPOT in purposes
-    if room == "spots":
+    if name == "spots":
         return has_stars
-    if room == "compare":
+    if name == "compare":
         from permil.compare.stage import has_pairs
 
         return has_pairs(run.config, run.folder)

@@ -163,9 +163,9 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
     run = Run.from_config(config)
     index = read_run_index(run.folder)
 
-    def command(room: str, **options: str) -> str:
+    def command(stage: str, **options: str) -> str:
         words = [word for name, entry in options.items() if entry for word in (f"--{name}", entry)]
-        return shlex.join(["permil", room, str(path), *overrides, *words])
+        return shlex.join(["permil", stage, str(path), *overrides, *words])
 
     groups: dict[str, list[str]] = {name: [] for name in GROUPS}
     if config.isr.bias == "auto":

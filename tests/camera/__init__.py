@@ -1,1 +1,1 @@
-"""Tests of the room camera."""
+"""Tests of the package camera."""

@@ -1,4 +1,4 @@
-"""Parts of the correlation room against independent formulas."""
+"""Parts of the correlation against independent formulas."""
 
 from __future__ import annotations
 

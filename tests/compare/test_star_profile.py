@@ -1,4 +1,4 @@
-"""Profile and response of stars, against images drawn by the simulator and measured by the room ``spots``."""
+"""Profile and response of stars, against images drawn by the simulator and measured by the package ``spots``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tests of the room exposures."""
+"""Tests of the package exposures."""

@@ -16,9 +16,9 @@ from permil.config.isr import IsrConfig
 from permil.errors import InputError, RawFormatError
 from permil.exposures import RawFile
 from permil.isr import OverscanOptions
+from permil.isr.array_pool import ArrayPool
 from permil.isr.open_exposure import OpenExposure
 from permil.isr.reduce import reduce_raw_file
-from permil.isr.rooms import Rooms
 from permil.isr.row_sample import RowSample
 from permil.isr.strip import strips_of
 from permil.products import MaskPlane
@@ -167,16 +167,16 @@ def test_the_file_of_another_detector_is_refused(detector, itl, bin8, calibratio
 def test_memory_of_an_image_is_used_again(detector, bin8, calibration, make_raw, tmp_path):
     path = write(tmp_path / "a.fits", detector, next(exposures(detector, make_raw)))
     expected = whole(path, bin8, calibration)
-    rooms = Rooms()
+    pool = ArrayPool()
     places = []
-    for array in (rooms.empty(detector.shape, np.float32), rooms.empty(detector.shape, np.int16)):
+    for array in (pool.empty(detector.shape, np.float32), pool.empty(detector.shape, np.int16)):
         array.fill(7)
         places.append(array.ctypes.data)
     del array
     with RawFile(path, bin8) as file:
-        image = reduce_raw_file(file, calibration, rooms=rooms)[0]
+        image = reduce_raw_file(file, calibration, pool=pool)[0]
         assert [image.image.ctypes.data, image.mask.ctypes.data] == places
-        other = reduce_raw_file(file, calibration, rooms=rooms)[0]
+        other = reduce_raw_file(file, calibration, pool=pool)[0]
     assert not {other.image.ctypes.data, other.mask.ctypes.data} & set(places)
     for each in (image, other):
         np.testing.assert_array_equal(each.image, expected.image)

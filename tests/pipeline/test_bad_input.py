@@ -57,8 +57,8 @@ INPUTS = {
 def test_every_command_that_writes_a_file_is_listed_here() -> None:
     group = typer.main.get_command(cli.app)
     commands = dict(group.commands.items())  # type: ignore[attr-defined]
-    for room, inner in list(commands.items()):
-        commands |= {f"{room} {name}": command for name, command in getattr(inner, "commands", {}).items()}
+    for outer, inner in list(commands.items()):
+        commands |= {f"{outer} {name}": command for name, command in getattr(inner, "commands", {}).items()}
     assert {name for name, command in commands.items() if any(p.name == "out" for p in command.params)} - {"demo"} == set(INPUTS)
 
 
@@ -372,13 +372,13 @@ def test_output_that_cannot_be_written(permil: Permil, spoiled: Path) -> None:
 
 
 def test_full_disk_while_writing(permil: Permil, spoiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The disk fills up when the flat is written; after making room the run goes on."""
+    """The disk fills up when the flat is written; after making space the run goes on."""
     real = fits.HDUList.writeto
-    room = [2]
+    space = [2]
 
     def limited(hdus: fits.HDUList, *arguments: object, **options: object) -> None:
-        room[0] -= 1
-        if room[0] < 0:
+        space[0] -= 1
+        if space[0] < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(hdus, *arguments, **options)
 
@@ -386,7 +386,7 @@ def test_full_disk_while_writing(permil: Permil, spoiled: Path, monkeypatch: pyt
     config = spoiled / "config.yaml"
     _refused(permil("run", config, ONE), r"\.fits: cannot be written \(No space left on device\); free some space and run again")
     assert not list(spoiled.rglob("*.partial*"))
-    room[0] = 1000
+    space[0] = 1000
     code, _, messages = permil("run", config, ONE)
     assert code == 0, messages
     assert RunFolder(spoiled).flat("red", DETECTOR).is_file()

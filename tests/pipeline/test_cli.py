@@ -71,7 +71,7 @@ def flats(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder
 
     folder = tmp_path_factory.mktemp("flats") / "run"
     shutil.copytree(campaign, folder, copy_function=os.link)
-    run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]), rooms=("index", "isr", "beam", "flat"))
+    run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]), stages=("index", "isr", "beam", "flat"))
     return RunFolder(folder)
 
 

@@ -51,7 +51,7 @@ def test_damaged_pixels_and_odd_files_in_a_run(permil: Permil, spoiled: Path) ->
     assert flat.header["NEXPOSUR"] == 24
     assert any(pointing.name in line and "its data are not those" in line for line in messages.splitlines())
     # Products that were made without these files are not those of a run that uses them.
-    reports = run_pipeline(load_config(config, ["pipeline.workers=1", "exposures.checksums=off"]), rooms=("index", "isr"))
+    reports = run_pipeline(load_config(config, ["pipeline.workers=1", "exposures.checksums=off"]), stages=("index", "isr"))
     assert reports[1].done == 1
     assert fits.getheader(folder.superbias(DETECTOR))["NFRAMES"] == len(others) + 1
 

@@ -24,7 +24,7 @@ from permil.truth import compare_with_truth, summarise
 
 from .conftest import DETECTOR, edit_header, raw_files, replace_bytes, small_campaign
 
-ROOMS = ("index", "isr", "beam", "flat")
+STAGES_TO_FLAT = ("index", "isr", "beam", "flat")
 POINTING = "6841D/BOT_acq/v0/*/ccob_red_*"
 SHUTTER_HALF = {f"C1{number}" for number in range(8)}
 MOVED_MM = (0.6, -0.4)
@@ -34,7 +34,7 @@ def reduce_campaign(folder: Path) -> RunFolder:
     """Make the flats of LED red."""
     # Where header and folder disagree, a run stops and says so: the header is believed, so that it comes to the joint solution.
     options = ["pipeline.workers=1", "flat.leds=[red]", "exposures.position=header"]
-    run_pipeline(load_config(folder / "config.yaml", options), rooms=ROOMS)
+    run_pipeline(load_config(folder / "config.yaml", options), stages=STAGES_TO_FLAT)
     return RunFolder(folder)
 
 
@@ -141,7 +141,7 @@ def test_damage_that_only_the_last_pass_meets_leaves_the_exposure_out(campaign: 
     replace_bytes(spoiled, bytes(content))
     # Checksums would tell at once.
     options = ["pipeline.workers=1", "flat.joint.signal_pixels=16", "flat.keep_pointings=false", "exposures.checksums=off"]
-    run_pipeline(load_config(copy / "config.yaml", options), rooms=ROOMS)
+    run_pipeline(load_config(copy / "config.yaml", options), stages=STAGES_TO_FLAT)
     flat = RunFolder(copy).flat("red", DETECTOR)
     notes = Table.read(flat, "LEFT_OUT")
     assert [Path(path).name for path in notes["path"]] == [spoiled.name]

@@ -29,7 +29,7 @@ from .conftest import small_campaign
 DETECTORS = ("R22_S11", "R22_S12")
 # A coarse solution: these tests compare bits, not errors.
 QUICK = ("flat.joint.spacing_mm=6", "flat.joint.checks=false", "flat.joint.modes=4", "flat.super_pixel_mm=2.56")
-ROOMS = ("index", "isr", "beam", "flat")
+STAGES_TO_FLAT = ("index", "isr", "beam", "flat")
 NOT_COMPARED = {"DATE", "CHECKSUM", "DATASUM"}
 
 
@@ -43,9 +43,9 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run(raw: Path, name: str, *overrides: str, rooms: tuple[str, ...] = ROOMS) -> Path:
+def _run(raw: Path, name: str, *overrides: str, stages: tuple[str, ...] = STAGES_TO_FLAT) -> Path:
     out = raw / name
-    run_pipeline(load_config(raw / "config.yaml", [f"output={out}", *QUICK, *overrides]), rooms=rooms)
+    run_pipeline(load_config(raw / "config.yaml", [f"output={out}", *QUICK, *overrides]), stages=stages)
     return out
 
 
@@ -58,8 +58,8 @@ def reference(raw: Path) -> dict[str, Any]:
 def products(out: Path) -> dict[str, Any]:
     """Return the content of all products of isr, beam and flat but for dates and checksums."""
     content: dict[str, Any] = {}
-    for room in ("calib", "beam", "flat"):
-        for path in sorted(entry for entry in (out / room).rglob("*") if entry.is_file()):
+    for stage in ("calib", "beam", "flat"):
+        for path in sorted(entry for entry in (out / stage).rglob("*") if entry.is_file()):
             name = str(path.relative_to(out))
             content[name] = _hdus(path) if path.suffix == ".fits" else path.read_bytes()
     return content
@@ -88,7 +88,7 @@ def test_processes_give_the_same_bits(raw: Path, reference: dict[str, Any]) -> N
     assert_same(out, reference)
     table = read_table(RunFolder(out).performance)
     whole = {row["stage"]: row for row in table if row["step"] == "all"}
-    assert list(whole) == list(ROOMS)
+    assert list(whole) == list(STAGES_TO_FLAT)
     steps = {row["step"]: row["tasks"] for row in table if row["stage"] == "flat"}
     assert steps == {"all": 7, "super-pixels red": 2, "joint solution red": 1, "flats red": 2, "composite red": 2}
     raw_bytes = sum(path.stat().st_size for path in (raw / "raw").rglob("*.fits"))
@@ -120,7 +120,7 @@ def test_killed_worker_process_changes_nothing(raw: Path, reference: dict[str, A
     psutil = pytest.importorskip("psutil", reason="psutil is not installed")
     out = raw / "killed"
     command = [sys.executable, "-m", "permil", "flat", str(raw / "config.yaml"), f"output={out}", *QUICK, "pipeline.workers=2"]
-    _run(raw, "killed", "pipeline.workers=1", rooms=("index", "isr", "beam"))
+    _run(raw, "killed", "pipeline.workers=1", stages=("index", "isr", "beam"))
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)  # noqa: S603
 
     def worker() -> int:
@@ -196,10 +196,10 @@ def _kill_when(is_time: Callable[[], bool], victim: Callable[[], int]) -> _Kille
     return killer
 
 
-@pytest.mark.parametrize("room", ["run", "flat", "isr"])
-def test_wrong_scheduler_is_one_sentence(raw: Path, permil: Callable[..., tuple[int, str, str]], room: str) -> None:
+@pytest.mark.parametrize("stage", ["run", "flat", "isr"])
+def test_wrong_scheduler_is_one_sentence(raw: Path, permil: Callable[..., tuple[int, str, str]], stage: str) -> None:
     pytest.importorskip("distributed", reason="distributed (extra `cluster`) is not installed")
-    code, _, messages = permil(room, raw / "config.yaml", f"output={raw / 'none'}", "--scheduler", "tcp://127.0.0.1:9")
+    code, _, messages = permil(stage, raw / "config.yaml", f"output={raw / 'none'}", "--scheduler", "tcp://127.0.0.1:9")
     assert code == 2
     assert messages.count("\n") == 1
     assert "no Dask scheduler answers at tcp://127.0.0.1:9" in messages
@@ -215,7 +215,7 @@ def test_scheduler_and_jobs_exclude_each_other(raw: Path, permil: Callable[..., 
 def test_dask_is_not_loaded_where_it_is_not_asked_for(raw: Path) -> None:
     code = (
         "import sys\nfrom permil.config import load_config\nfrom permil.pipeline import run_pipeline\nimport permil.cli, permil.tasks\n"
-        f"run_pipeline(load_config({str(raw / 'config.yaml')!r}, ['output={raw / 'plain'}', 'pipeline.workers=2']), rooms=('index',))\n"
+        f"run_pipeline(load_config({str(raw / 'config.yaml')!r}, ['output={raw / 'plain'}', 'pipeline.workers=2']), stages=('index',))\n"
         "print(sorted({name.split('.')[0] for name in sys.modules} & {'dask', 'distributed', 'tornado'}))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603

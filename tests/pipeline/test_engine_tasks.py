@@ -30,7 +30,7 @@ def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("indexed") / "run"
     simulate_bench(small_campaign(campaign={"scan_size": 6, "images": 2, "biases": 3, "readout": "target"}), folder, workers=1)
     shutil.rmtree(folder / "truth")
-    run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]), rooms=("index",))
+    run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]), stages=("index",))
     return folder
 
 
@@ -66,11 +66,11 @@ def test_tasks_one_by_one_make_what_a_run_makes(fresh: Path) -> None:
         for process in _all_at_once([command for command in group.commands for _ in range(1 + twice)]):
             assert process.returncode == 0, process.stderr
     by_tasks = products(fresh.parent)
-    reports = run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), rooms=("index", "isr", "beam", "flat"))
+    reports = run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), stages=("index", "isr", "beam", "flat"))
     assert [report.done for report in reports if report.stage != "index"] == [0, 0, 0]
-    for room in ("calib", "beam", "flat"):
-        shutil.rmtree(fresh.parent / room)
-    run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), rooms=("isr", "beam", "flat"))
+    for stage in ("calib", "beam", "flat"):
+        shutil.rmtree(fresh.parent / stage)
+    run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), stages=("isr", "beam", "flat"))
     by_run = products(fresh.parent)
     # The table of gains is for people; the last command of the list writes it.
     del by_run["calib/gains.ecsv"]
@@ -138,7 +138,7 @@ def test_task_that_does_not_exist(fresh: Path, permil: Permil, arguments: tuple[
 
 
 def test_steps_of_the_joint_solution_are_not_of_divide(fresh: Path, permil: Permil) -> None:
-    run_pipeline(load_config(fresh, ["pipeline.workers=1"]), rooms=("isr", "beam"))
+    run_pipeline(load_config(fresh, ["pipeline.workers=1"]), stages=("isr", "beam"))
     code, _, messages = permil("flat", fresh, "flat.solver=divide", "--step", "solution", "--led", "red")
     assert (code, "divide has no such step; go on with the step flat" in messages) == (2, True)
     assert permil("flat", fresh, "flat.solver=divide", "--led", "red", "--detector", DETECTOR)[0] == 0

@@ -100,7 +100,7 @@ def test_a_damaged_solution_is_made_again(reduced: Path, tmp_path: Path) -> None
     folder = RunFolder(copy)
     before = folder.joint("red").read_bytes()
     folder.joint("red").write_bytes(before[: len(before) // 2])
-    run_pipeline(load_config(copy / "config.yaml", ["pipeline.workers=1"]), rooms=("flat",))
+    run_pipeline(load_config(copy / "config.yaml", ["pipeline.workers=1"]), stages=("flat",))
     with fits.open(folder.joint("red")) as made, fits.open(RunFolder(reduced).joint("red")) as first:
         np.testing.assert_array_equal(made["BEAM"].data, first["BEAM"].data)
 

@@ -186,8 +186,8 @@ def test_interrupted_nodes_are_not_measured_again(reduced: Path, tmp_path: Path,
 
     monkeypatch.setattr(stage, "box_signals", counted)
     with pytest.raises(KeyboardInterrupt):
-        run_pipeline(_config(folder), rooms=("beam",))
-    run_pipeline(_config(folder), rooms=("beam",))
+        run_pipeline(_config(folder), stages=("beam",))
+    run_pipeline(_config(folder), stages=("beam",))
     assert len(measured) < 64 + 8
     before, after = (read_table(RunFolder(place).beam_nodes("red")) for place in (reduced, folder))
     np.testing.assert_array_equal(before["signal"], after["signal"])
@@ -196,14 +196,14 @@ def test_interrupted_nodes_are_not_measured_again(reduced: Path, tmp_path: Path,
 def test_nodes_survive_a_journal_that_ends_in_the_middle_of_a_line(reduced: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(reduced, folder, copy_function=os.link)
-    run_pipeline(_config(folder), rooms=("beam",))
+    run_pipeline(_config(folder), stages=("beam",))
     run = RunFolder(folder)
     run.beam_nodes("red").unlink()
     journal = run.state / "nodes_red.jsonl"
     content = journal.read_bytes()
     journal.unlink()
     journal.write_bytes(content[: int(len(content) * 0.6)])
-    run_pipeline(_config(folder), rooms=("beam",))
+    run_pipeline(_config(folder), stages=("beam",))
     before, after = (read_table(RunFolder(place).beam_nodes("red")) for place in (reduced, folder))
     np.testing.assert_array_equal(before["signal"], after["signal"])
 
@@ -226,11 +226,11 @@ def test_a_superbias_that_is_remade_is_read_again(reduced: Path, tmp_path: Path)
     folder = tmp_path / "run"
     shutil.copytree(reduced, folder, copy_function=os.link)
     config, run = _config(folder), RunFolder(folder)
-    run_pipeline(config, rooms=("index", "isr"))
+    run_pipeline(config, stages=("index", "isr"))
     first = shared_calibration(config, run, DETECTOR)
     assert shared_calibration(config, run, DETECTOR) is first
     next((folder / "raw").rglob("bias_*/*.fits")).unlink()
-    run_pipeline(config, rooms=("index", "isr"))
+    run_pipeline(config, stages=("index", "isr"))
     second = shared_calibration(config, run, DETECTOR)
     assert first.superbias is not None
     assert second.superbias is not None

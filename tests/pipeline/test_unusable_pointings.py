@@ -21,7 +21,7 @@ from permil.progress import StageReport
 
 from .conftest import DETECTOR, edit_header, raw_files
 
-ROOMS = ("index", "isr", "beam", "flat")
+STAGES_TO_FLAT = ("index", "isr", "beam", "flat")
 
 
 def positions(folder: Path) -> list[str]:
@@ -57,7 +57,7 @@ def test_pointings_that_cannot_be_used_are_left_out_and_listed(spoiled: Path) ->
         for path in raw_files(spoiled, f"6841D/BOT_acq/v0/*/{place}_*"):
             edit_header(path, changes[kind])
     options = ["pipeline.workers=1", "flat.solver=divide", "flat.keep_pointings=false"]
-    reports = run_pipeline(load_config(spoiled / "config.yaml", options), rooms=ROOMS)
+    reports = run_pipeline(load_config(spoiled / "config.yaml", options), stages=STAGES_TO_FLAT)
     flat = RunFolder(spoiled).flat("red", DETECTOR)
     notes = Table.read(flat, "LEFT_OUT")
     reasons = {kind: {str(row["reason"]) for row in notes if place in str(row["path"])} for place, kind in chosen.items()}
@@ -79,7 +79,7 @@ def test_a_detector_without_a_usable_pointing_is_named(spoiled: Path) -> None:
         edit_header(path, saturate)
     options = ["pipeline.workers=1", "flat.solver=divide"]
     with pytest.raises(FlatError, match=r"no exposure of R22_S11 with LED red can be used .*saturated.*flat\.detectors"):
-        run_pipeline(load_config(spoiled / "config.yaml", options), rooms=ROOMS)
+        run_pipeline(load_config(spoiled / "config.yaml", options), stages=STAGES_TO_FLAT)
 
 
 def stub(outcomes: dict[str, object]) -> type:

@@ -1,4 +1,4 @@
-"""Products of the room `compare` whose numbers are known, written column by column as its documentation has them."""
+"""Products of the package `compare` whose numbers are known, written column by column as its documentation has them."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def _images(rng: np.random.Generator) -> list[fits.ImageHDU]:
 
 
 def write_tables(root: Path, groups: Sequence[tuple[str, str]], *, p_value: float = np.nan, without: Sequence[str] = ()) -> None:
-    """Write the tables of the run; names without text are dashes, as the room writes them."""
+    """Write the tables of the run; names without text are dashes, as the package writes them."""
     folder = CompareFolder(root)
     levels = {
         "of": ["flat", "flat"], "level": ["amplifier", "raft"], "part": ["both", "both"], "flat_rms_per_mil": [0.54, np.nan],

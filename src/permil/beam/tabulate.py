@@ -111,7 +111,7 @@ def _fill(
     n_rows, n_columns = image.shape
     last_x, last_y = coefficients.shape[0] - 3, coefficients.shape[1] - 3
     slope_x, slope_y = matrix[0, 0] / step, matrix[1, 0] / step
-    polynomial, room = np.empty(7), np.empty((9, 4))
+    polynomial, scratch = np.empty(7), np.empty((9, 4))
     for row in range(n_rows):
         row_x, row_y = origin[0] + matrix[0, 1] * row, origin[1] + matrix[1, 1] * row
         # A row of the image is a straight line in u: it lies in the convex hull from one column to another.
@@ -139,7 +139,7 @@ def _fill(
             # polynomial before it, which goes on smoothly.
             length = min(last + 1.0 - column, _columns_to_line(x - i, slope_x), _columns_to_line(y - j, slope_y))
             stop = column + max(1, int(length))
-            _line_polynomial(coefficients, i, j, x - i, y - j, slope_x, slope_y, polynomial, room)
+            _line_polynomial(coefficients, i, j, x - i, y - j, slope_x, slope_y, polynomial, scratch)
             c0, c1, c2, c3, c4, c5, c6 = polynomial
             part = image[row, column:stop]
             for index in range(part.size):
@@ -166,10 +166,10 @@ def _line_polynomial(
     slope_s: float,
     slope_t: float,
     polynomial: FloatArray,
-    room: FloatArray,
+    scratch: FloatArray,
 ) -> None:  # pragma: no cover  compiled
     """Fill the coefficients of the spline along a line through a cell, ``s + slope_s k`` and ``t + slope_t k``, by power of k."""
-    along_s, along_t, across = room[:4], room[4:8], room[8]
+    along_s, along_t, across = scratch[:4], scratch[4:8], scratch[8]
     _weights(s, slope_s, along_s)
     _weights(t, slope_t, along_t)
     for power in range(7):

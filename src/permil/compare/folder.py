@@ -1,4 +1,4 @@
-"""The names of the products of this room below a run's folder."""
+"""The names of the products of this package below a run's folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class CompareFolder:
 
     @property
     def path(self) -> Path:
-        """The folder of the room."""
+        """The folder of this package."""
         return self.root / "compare"
 
     def comparison(self, detector: str, band: str) -> Path:

@@ -1,4 +1,4 @@
-"""The whole configuration: one section per room."""
+"""The whole configuration: one section per stage."""
 
 from __future__ import annotations
 

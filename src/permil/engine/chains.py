@@ -108,7 +108,7 @@ class _Weaver:
         self.links[number] = link
 
     def _begin_calls(self) -> None:
-        while self.executor.room():
+        while self.executor.has_capacity():
             link = next((self.links[number] for number in sorted(self.links) if self.links[number].waiting), None)
             if link is None:
                 return

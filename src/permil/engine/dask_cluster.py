@@ -60,7 +60,7 @@ class DaskCluster(Executor):
             self._client.close()
             raise
 
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Return True: the scheduler keeps what its workers cannot begin yet."""
         return True
 

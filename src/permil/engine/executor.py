@@ -22,7 +22,7 @@ def _hear_nothing(_: Call, __: float) -> None:
 class Executor(ABC):
     """Whoever does the tasks.
 
-    Used by one thread: `begin` calls as long as there is `room`, take each `outcome` as it comes. An executor is a context: it holds
+    Used by one thread: `begin` calls as long as it `has_capacity`, take each `outcome` as it comes. An executor is a context: it holds
     workers from entering to leaving it.
 
     Attributes
@@ -39,7 +39,7 @@ class Executor(ABC):
         return 1
 
     @abstractmethod
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Return whether another call may begin."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class InProcess(Executor):
     def __init__(self) -> None:
         self._calls: deque[Call] = deque()
 
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Return whether no call waits."""
         return not self._calls
 

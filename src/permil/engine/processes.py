@@ -52,7 +52,7 @@ class LocalProcesses(Executor):
         start_server()
         return super().__enter__()
 
-    def room(self) -> bool:
+    def has_capacity(self) -> bool:
         """Return whether a worker is idle or may still be made."""
         return sum(worker.call is not None for worker in self._workers) + len(self._again) < self._most
 

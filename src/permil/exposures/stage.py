@@ -1,4 +1,4 @@
-"""The steps of this room that read and write files."""
+"""The steps of this package that read and write files."""
 
 from __future__ import annotations
 

@@ -198,8 +198,8 @@ def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     signal, variance, mask, beam = borrowed((signal, variance, mask, beam))
     first, sums, count, all_planes, any_planes = borrowed((first, sums, count, all_planes, any_planes))
     columns = signal.shape[1]
-    room = np.empty((5, columns), dtype=np.float32)
-    inverse, error, weight, deviation, shift = room[0], room[1], room[2], room[3], room[4]
+    scratch = np.empty((5, columns), dtype=np.float32)
+    inverse, error, weight, deviation, shift = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     for row in range(signal.shape[0]):
         for k in range(columns):
             error[k] = beam_error[row, k]

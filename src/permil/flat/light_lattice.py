@@ -49,8 +49,8 @@ class LightLattice:
 @numba.njit(cache=True, nogil=True)
 def _interpolate(nodes, first, step, image):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
     number, columns = nodes.shape[1], image.shape[1]
-    room = np.empty((5, number), dtype=np.float32)
-    line, zeroth, linear, square, cube = room[0], room[1], room[2], room[3], room[4]
+    scratch = np.empty((5, number), dtype=np.float32)
+    line, zeroth, linear, square, cube = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
     third, half, sixth = np.float32(1 / 3), np.float32(0.5), np.float32(1 / 6)
     width = np.float32(1 / CELL)
     for index in range(image.shape[0]):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from permil.isr.rooms import Rooms
+from permil.isr.array_pool import ArrayPool
 
 MOST_FRAMES = 65535
 
@@ -72,12 +72,12 @@ class Averages(NamedTuple):
     rejected: NDArray[np.uint8]
 
 
-def empty_averages(shape: tuple[int, int], rooms: Rooms) -> Averages:
-    """Return averages that are still to be filled; those that a flat needs for long are made in the rooms, others are soon given up."""
+def empty_averages(shape: tuple[int, int], pool: ArrayPool) -> Averages:
+    """Return averages that are still to be filled; those that a flat needs for long are made in the pool, others are soon given up."""
     return Averages(
-        image=rooms.empty(shape, np.float32),
-        variance=rooms.empty(shape, np.float32),
-        mask=rooms.empty(shape, np.int32),
+        image=pool.empty(shape, np.float32),
+        variance=pool.empty(shape, np.float32),
+        mask=pool.empty(shape, np.int32),
         kept=np.empty(shape, dtype=np.uint16),
         rejected=np.empty(shape, dtype=np.uint8),
     )

@@ -20,11 +20,11 @@ from permil.camera import Camera, Detector
 from permil.camera.frames import take_segment
 from permil.errors import InputError, PermilError, RawFormatError
 from permil.exposures import Checksums, RawFile
+from permil.isr.array_pool import ArrayPool
 from permil.isr.calibration import Calibration
 from permil.isr.file_stack import FileStack, stack_files
 from permil.isr.photodiode import LeftOut, photodiode_scale
 from permil.isr.probe import ProbedFile, is_row_by_row, probe_file
-from permil.isr.rooms import Rooms
 from permil.isr.stack import Stack
 from permil.products.masks import MaskPlane
 
@@ -140,8 +140,8 @@ class OpenFiles:
 
         def probe_all(entries: Sequence[RawFile | LeftOut]) -> list[ProbedFile]:
             probed = []
-            with ThreadPoolExecutor(of_files) as pool:
-                for entry in (pool.map if of_files > 1 else map)(probe, entries):
+            with ThreadPoolExecutor(of_files) as executor:
+                for entry in (executor.map if of_files > 1 else map)(probe, entries):
                     if isinstance(entry, LeftOut):
                         self.left_out.append(entry)
                     else:
@@ -160,7 +160,7 @@ class OpenFiles:
         *,
         threshold: float,
         poisson: bool,
-        rooms: Rooms | None = None,
+        pool: ArrayPool | None = None,
     ) -> FileStack | None:
         """Stack the files; those that turn out to be damaged are left out, and the others stacked anew. None without any.
 
@@ -168,7 +168,7 @@ class OpenFiles:
         ----------
         light
             Returns the light of each file.
-        threshold, poisson, rooms
+        threshold, poisson, pool
             See `stack_files`.
         """
         while self.files:
@@ -180,7 +180,7 @@ class OpenFiles:
                     threshold=threshold,
                     poisson=poisson,
                     threads=self.threads,
-                    rooms=rooms,
+                    pool=pool,
                 )
             except RawFormatError as error:
                 self.left_out.append(_left_out(Path(str(error.path)), error))

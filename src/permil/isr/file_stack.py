@@ -19,12 +19,12 @@ from permil._kernels import isr as kernels
 from permil.camera import Detector
 from permil.errors import InputError
 from permil.exposures.coded_rows import RowBuffer
+from permil.isr.array_pool import ArrayPool
 from permil.isr.averages import MOST_FRAMES, Doubtful, NoiseTest, RowFit, empty_averages, relative_light
 from permil.isr.calibration import Calibration
 from permil.isr.file_noise import FileNoise, OverscanSums
 from permil.isr.lost_rows import describe_lost
 from permil.isr.probe import ProbedFile, damaged_segment, is_row_by_row
-from permil.isr.rooms import Rooms
 from permil.isr.segment_group import Placement, SegmentGroup
 from permil.isr.stack import Stack
 
@@ -142,7 +142,7 @@ def stack_files(
     threshold: float,
     poisson: bool = True,
     threads: int = 1,
-    rooms: Rooms | None = None,
+    pool: ArrayPool | None = None,
 ) -> FileStack:
     """Reduce and stack files; the result is that of `FrameStack` with the reduced exposures, bit by bit.
 
@@ -156,7 +156,7 @@ def stack_files(
         See `FrameStack`.
     threads
         Pieces that are worked on at the same time; 1 in worker processes.
-    rooms
+    pool
         May be used for the result.
 
     Raises
@@ -168,7 +168,9 @@ def stack_files(
     """
     if len(files) >= MOST_FRAMES:
         raise InputError(f"more than {MOST_FRAMES} exposures at one position", remedy="stack them in parts")
-    return _Stacking(files, calibration, np.asarray(light, dtype=np.float64), threshold, poisson, rooms or Rooms()).run(threads)
+    return _Stacking(files, calibration, np.asarray(light, dtype=np.float64), threshold, poisson, pool or ArrayPool()).run(
+        threads
+    )
 
 
 class _Stacking:
@@ -181,23 +183,23 @@ class _Stacking:
         light: FloatArray,
         threshold: float,
         poisson: bool,
-        rooms: Rooms,
+        pool: ArrayPool,
     ) -> None:
         self.files, self.calibration, self.detector = files, calibration, calibration.detector
         self.places = [[file.raw_file.rows(amplifier.name) for amplifier in self.detector.amplifiers] for file in files]
         self.light = relative_light(light)
         self.gain, self.dead, self.clip = (np.array([getattr(file, name) for file in files]) for name in ("gain", "dead", "clip"))
         self.test = NoiseTest(light.size, self.light.astype(np.float64).mean(), np.nan, threshold, 1.0 if poisson else 0.0)
-        self.out = empty_averages(self.detector.shape, rooms)
+        self.out = empty_averages(self.detector.shape, pool)
         self.squares = np.empty_like(self.out.image)
         self.groups = SegmentGroup.all_of(calibration)
         self.measure = is_row_by_row(calibration)
-        self.room = threading.local()
+        self.scratch = threading.local()
 
     def run(self, threads: int) -> FileStack:
         """Stack."""
-        with ThreadPoolExecutor(threads) as pool:
-            in_turn: _Map = pool.map if threads > 1 else map
+        with ThreadPoolExecutor(threads) as executor:
+            in_turn: _Map = executor.map if threads > 1 else map
             noise, variance, found = self._first_time(in_turn)
             self._test(found, variance)
             saturated = np.concatenate([part.runs for part in found])
@@ -332,9 +334,9 @@ class _Stacking:
         return fit
 
     def _buffer(self) -> RowBuffer:
-        if not hasattr(self.room, "buffer"):
-            self.room.buffer = RowBuffer()
-        return self.room.buffer
+        if not hasattr(self.scratch, "buffer"):
+            self.scratch.buffer = RowBuffer()
+        return self.scratch.buffer
 
 
 def spread_of(runs: Rows, n_files: int, amplifiers: Rows, rows: Rows) -> Spread:

@@ -36,8 +36,8 @@ class _Memory(threading.local):
     def __init__(self) -> None:
         self.image, self.mask = np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.int16)
 
-    def room(self, n_rows: int, n_columns: int) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-        """Return room for a strip; what was there before is overwritten."""
+    def for_strip(self, n_rows: int, n_columns: int) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """Return image and mask for a strip; their previous content is overwritten."""
         if self.image.shape[0] < n_rows or self.image.shape[1] != n_columns:
             self.image, self.mask = np.empty((n_rows, n_columns), dtype=np.float32), np.empty((n_rows, n_columns), dtype=np.int16)
         return self.image[:n_rows], self.mask[:n_rows]
@@ -159,7 +159,7 @@ class OpenExposure:
         RawFormatError
             If they cannot be decoded.
         """
-        image, mask = _MEMORY.room(strip.detector_rows.size, self.detector.nx)
+        image, mask = _MEMORY.for_strip(strip.detector_rows.size, self.detector.nx)
         # Rows of the detector follow each other within a strip: where those of a segment go is found once.
         first_row = self._group.y_first + self._group.y_step * strip.first
         damaged, flagged, lost = kernels.reduce_coded(

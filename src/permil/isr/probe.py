@@ -91,7 +91,7 @@ class RowSamples(NamedTuple):
 
     @classmethod
     def empty(cls, group: SegmentGroup, n_rows: int, steps: Steps) -> RowSamples:
-        """Return room for segments of so many rows."""
+        """Return buffers for segments of a number of rows."""
         n_segments = group.x_min.size
         n_light = -(-n_rows // steps.light_rows) * -(-group.n_columns // steps.light_columns)
         shape = n_segments, -(-n_rows // steps.overscan_rows), group.last_overscan - group.first_overscan

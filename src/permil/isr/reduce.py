@@ -21,11 +21,11 @@ from permil.errors import RawFormatError
 from permil.exposures import RawFile
 from permil.exposures.coded_rows import RowBuffer
 from permil.exposures.some_rows import read_rows
+from permil.isr.array_pool import ArrayPool
 from permil.isr.calibration import Calibration
 from permil.isr.lost_rows import describe_lost
 from permil.isr.masks import grow_saturated
 from permil.isr.overscan import Overscan, measure_overscan, native_counts
-from permil.isr.rooms import Rooms
 from permil.isr.segment_group import SegmentGroup
 from permil.products.masks import MaskPlane
 
@@ -132,12 +132,12 @@ def reduce_raw_file(
     *,
     temperature: float | None = None,
     threads: int = 1,
-    rooms: Rooms | None = None,
+    pool: ArrayPool | None = None,
     rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
     """Reduce an open file; without crosstalk a decoded segment is reduced while it is in the cache of its core.
 
-    Parameters and errors are those of `reduce_exposure`; ``rooms`` may be used for image and mask of the result. Where only some
+    Parameters and errors are those of `reduce_exposure`; ``pool`` may be used for image and mask of the result. Where only some
     ``rows`` of the raw segments are read the calibration is that of these rows (`permil.isr.row_sample`).
 
     Returns
@@ -158,7 +158,7 @@ def reduce_raw_file(
             return raw_file.segment(amplifier.name, pixels)
         return read_rows(raw_file, amplifier.name, rows, buffer=_OWN.buffer, pixels=pixels)
 
-    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, rooms=rooms, rows=rows)
+    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, pool=pool, rows=rows)
 
 
 def _reduce_segments(
@@ -167,14 +167,14 @@ def _reduce_segments(
     *,
     temperature: float | None,
     threads: int,
-    rooms: Rooms | None = None,
+    pool: ArrayPool | None = None,
     rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
     """Reduce segments that are fetched one by one, each one once, by several threads."""
     detector = calibration.detector
     gain = calibration.gain_at(temperature)
-    rooms = rooms or Rooms()
-    image, mask = rooms.empty(detector.shape, np.float32), rooms.empty(detector.shape, np.int16)
+    pool = pool or ArrayPool()
+    image, mask = pool.empty(detector.shape, np.float32), pool.empty(detector.shape, np.int16)
     groups = SegmentGroup.all_of(calibration)
     indices = range(len(detector.amplifiers))
 
@@ -196,10 +196,10 @@ def _reduce_segments(
 
     def measure_one(index: int) -> tuple[IntegerImage, Overscan, bool]:
         amplifier = detector.amplifiers[index]
-        return measure(index, rooms.empty((amplifier.ny_raw, amplifier.nx_raw), np.int32))
+        return measure(index, pool.empty((amplifier.ny_raw, amplifier.nx_raw), np.int32))
 
-    with ThreadPoolExecutor(threads) as pool:
-        in_turn = pool.map if threads > 1 else map
+    with ThreadPoolExecutor(threads) as executor:
+        in_turn = executor.map if threads > 1 else map
         if calibration.crosstalk is None:
             overscans, dead, flagged = zip(*in_turn(reduce_one, indices), strict=True)
         else:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from permil._kernels import isr as kernels
 from permil.camera import Detector
 from permil.errors import InputError, PhotodiodeError
+from permil.isr.array_pool import ArrayPool
 from permil.isr.averages import MOST_FRAMES, NoiseTest, RowFit, Sums, empty_averages, empty_sums, relative_light
-from permil.isr.rooms import Rooms
 from permil.isr.segment_group import Placement
 from permil.products.masks import is_good
 
@@ -148,7 +148,7 @@ class FrameStack:
             raise InputError("there is no exposure to stack", remedy="check which exposures were left out")
         light = relative_light(self._light).astype(np.float64)
         noise_variance = self._noise_variance / light.size
-        out = empty_averages(self.detector.shape, Rooms())
+        out = empty_averages(self.detector.shape, ArrayPool())
         squares = np.empty_like(out.image)
         chi_square = np.empty(noise_variance.size)
         for index, amplifier in enumerate(self.detector.amplifiers):

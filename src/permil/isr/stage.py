@@ -18,6 +18,7 @@ from permil.camera import Camera, Detector
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
 from permil.exposures import Checksums, RawDetector, RawFile
+from permil.isr.array_pool import ArrayPool
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import ExposureStack, OpenFiles, check_detector, has_light, scaled, with_path
 from permil.isr.gains import Gains
@@ -25,7 +26,6 @@ from permil.isr.inputs import load_calibration, overscan_options
 from permil.isr.photodiode import LeftOut, select_by_photodiode
 from permil.isr.probe import ProbedFile
 from permil.isr.reduce import DetectorImage, reduce_raw_file
-from permil.isr.rooms import Rooms
 from permil.isr.superbias import BiasLight, bias_calibration, bias_light, carries_light, summarise_bias
 from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, read_image, write_image, write_table
 
@@ -240,7 +240,7 @@ def reduce_file(
     *,
     checksums: Checksums = "refuse",
     threads: int = 1,
-    rooms: Rooms | None = None,
+    pool: ArrayPool | None = None,
     rows: slice | None = None,
 ) -> DetectorImage:
     """Read and reduce one raw file.
@@ -251,7 +251,7 @@ def reduce_file(
         See `permil.exposures.RawFile`.
     threads
         Segments that are decoded and reduced at the same time; 1 in worker processes.
-    rooms
+    pool
         May be used for image and mask of the result.
     rows
         Rows of the raw segments that are read, where it is not all; the calibration is that of these rows (`RowSample`).
@@ -267,7 +267,7 @@ def reduce_file(
         raw_file.read_ahead()
         try:
             temperature = board_temperature(raw_file, config)
-            return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, rooms=rooms, rows=rows)[0]
+            return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, pool=pool, rows=rows)[0]
         except PermilError as error:
             raise with_path(error, path) from error
 
@@ -281,7 +281,7 @@ def stack_group(
     *,
     checksums: Checksums = "refuse",
     threads: int = 1,
-    rooms: Rooms | None = None,
+    pool: ArrayPool | None = None,
 ) -> ExposureStack:
     """Stack the exposures of one position, LED and detector, all files together, a few rows at a time.
 
@@ -298,7 +298,7 @@ def stack_group(
         See `permil.exposures.RawFile`.
     threads
         Segments that are worked on at the same time; 1 in worker processes.
-    rooms
+    pool
         May be used for the result.
 
     Raises
@@ -322,7 +322,7 @@ def stack_group(
 
     with OpenFiles(wanted, camera, calibration, temperature, threads=threads, checksums=checksums) as opened:
         contradictions = [*opened.set_aside_unusable(), *opened.set_aside_contradictions(readings.__getitem__)]
-        stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True, rooms=rooms)
+        stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True, pool=pool)
         left_out = (*selection.left_out, *contradictions, *opened.left_out)
         if stacked is None:
             raise InputError(

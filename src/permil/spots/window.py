@@ -53,7 +53,7 @@ def common_window(catalogs: list[SpotCatalog], decided: list[bool], *, columns: 
         Spots of the mask.
     """
     absolute = any(decided)
-    # Where nothing is absolute the largest part is put in the middle of a frame with room on all sides.
+    # Where nothing is absolute the largest part is put in the middle of a frame with space on all sides.
     margin = (0, 0) if absolute else (columns, rows)
     frame = (columns + 2 * margin[0], rows + 2 * margin[1])
     sizes = [int(catalog.labelled.sum()) for catalog in catalogs]

@@ -13,7 +13,7 @@ struct Kernels {
   /// Decode one tile; return whether its bits were enough.
   bool (*decode_tile)(const uint32_t* words, int64_t n_words, int64_t start, int64_t stop, int32_t* pixels, int64_t size, int64_t block,
                       int64_t pixel_bytes);
-  /// Fill an image; return the first tile that does not decode, -1 if all do. `tile` has room for one.
+  /// Fill an image; return the first tile that does not decode, -1 if all do. `tile` holds one.
   int64_t (*decode_image)(const uint32_t* words, int64_t n_words, const int64_t* starts, const int64_t* stops, const Tiling& tiling,
                           int32_t* tile, int32_t* image);
   /// Decode all rows of the first segment of the first file; return the first one that does not decode, -1 if all do.

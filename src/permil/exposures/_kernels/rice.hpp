@@ -16,7 +16,7 @@ struct Bits {
 
   uint64_t word(uint64_t at) const { return __builtin_bswap32(words[at]); }
 
-  /// Append the next word; there must be room for it.
+  /// Append the next word; the caller checks that it fits.
   void append() {
     if (place < last) buffer |= word(place) << (32 - n_bits);
     n_bits += 32;

@@ -280,8 +280,8 @@ def _average(image, mask, pattern, block, limits, noise, limit, signal, kept):  
     Columns of a super-pixel are summed in single precision, which is enough for a signal of that precision; the columns in double.
     """
     columns = image.shape[1]
-    room = np.empty((6, columns), dtype=np.float32)
-    level, of_noise, use, total, weight, count = room[0], room[1], room[2], room[3], room[4], room[5]
+    scratch = np.empty((6, columns), dtype=np.float32)
+    level, of_noise, use, total, weight, count = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4], scratch[5]
     rejected = 0
     for number in range(signal.shape[0]):
         first, last = limits[number], limits[number + 1]

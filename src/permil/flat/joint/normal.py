@@ -218,12 +218,12 @@ def subtract_products(matrix: FloatArray, products: Sequence[Product]) -> None:
     widest = max(columns.size for columns, _ in products)
 
     def subtract(strip: tuple[int, int]) -> None:
-        room = np.empty(min(_STRIP_ROWS, strip[1] - strip[0]) * widest)
+        scratch = np.empty(min(_STRIP_ROWS, strip[1] - strip[0]) * widest)
         for columns, rows in products:
             start, stop = (int(place) for place in np.searchsorted(columns, strip))
             for first in range(start, stop, _STRIP_ROWS):
                 last = min(first + _STRIP_ROWS, stop)
-                product = room[: (last - first) * (columns.size - first)].reshape(last - first, -1)
+                product = scratch[: (last - first) * (columns.size - first)].reshape(last - first, -1)
                 np.matmul(rows[:, first:last].T, rows[:, first:], out=product)
                 subtract_rows(matrix, product, columns, first)
 

@@ -35,8 +35,8 @@ from permil.flat.solve import solve_detector
 from permil.flat.tasks.pointings import PointingGroup
 from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
+from permil.isr.array_pool import ArrayPool
 from permil.isr.calibrate import detector_calibration
-from permil.isr.rooms import Rooms
 from permil.isr.stack import Stack
 from permil.isr.stage import stack_group
 from permil.products import RunFolder, is_usable
@@ -118,12 +118,12 @@ def _lit_stacks(
     FlatError
         If no pointing can be used.
     """
-    rooms = Rooms()
+    pool = ArrayPool()
     used = 0
     for number, group in enumerate(task.groups):
         try:
             # Made in a function of its own, so that nothing of it is kept while the next one is made.
-            batch = [_lit_stack(group, camera, calibration, task.config, beam, noted, rooms)]
+            batch = [_lit_stack(group, camera, calibration, task.config, beam, noted, pool)]
         except LEAVES_OUT as error:
             noted += left_out_pointing(group, error)
         else:
@@ -142,7 +142,7 @@ def _lit_stack(
     config: Config,
     beam: BeamModel,
     noted: list[LeftOut],
-    rooms: Rooms,
+    pool: ArrayPool,
 ) -> LitStack:
     exposures = stack_group(
         group.paths,
@@ -152,7 +152,7 @@ def _lit_stack(
         config.isr,
         checksums=config.exposures.checksums,
         threads=own_threads(),
-        rooms=rooms,
+        pool=pool,
     )
     stack, n = exposures.stack, len(exposures.used)
     noted += [*exposures.left_out, *exposures.damaged]

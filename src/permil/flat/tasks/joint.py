@@ -31,9 +31,9 @@ from permil.flat.solve import STRIP_ROWS, solve_detector
 from permil.flat.tasks.pointings import PointingGroup
 from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
+from permil.isr.array_pool import ArrayPool
 from permil.isr.calibrate import detector_calibration
 from permil.isr.open_exposure import OpenExposure
-from permil.isr.rooms import Rooms
 from permil.isr.row_sample import RowSample
 from permil.isr.stage import stack_group
 from permil.isr.strip import Strip, strips_of
@@ -130,10 +130,10 @@ class _Detector:
 
     def _stacks(self, groups: Iterable[PointingGroup]) -> Iterator[list[LitStack]]:
         """Yield stacks one at a time, since at full size each takes hundreds of megabytes; one is made where another was."""
-        rooms = Rooms()
+        pool = ArrayPool()
         for group in groups:
             try:
-                batch = [self._stack(group, rooms)]
+                batch = [self._stack(group, pool)]
             except LEAVES_OUT as error:
                 self.noted += left_out_pointing(group, error)
                 continue
@@ -212,7 +212,7 @@ class _Detector:
 
         return light
 
-    def _stack(self, group: PointingGroup, rooms: Rooms) -> LitStack:
+    def _stack(self, group: PointingGroup, pool: ArrayPool) -> LitStack:
         """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
         exposures = [self.light.exposures[obsid] for obsid in group.obsids]
         scales = [exposure.scale for exposure in exposures]
@@ -224,7 +224,7 @@ class _Detector:
             self.isr,
             checksums=self.checksums,
             threads=own_threads(),
-            rooms=rooms,
+            pool=pool,
         )
         self.noted += [*stacked.left_out, *stacked.damaged]
         stack = stacked.stack

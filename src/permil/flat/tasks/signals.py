@@ -17,8 +17,8 @@ from permil.errors import FlatError, InputError, PermilError
 from permil.flat.joint.average import SuperPixelLayout, average_exposure, flattened, make_layout
 from permil.flat.signals_file import SuperPixelSignals, write_signals
 from permil.flat.superpixel import size_in_pixels
+from permil.isr.array_pool import ArrayPool
 from permil.isr.calibrate import calibration_fingerprint, detector_calibration
-from permil.isr.rooms import Rooms
 from permil.isr.row_sample import RowSample
 from permil.isr.stage import reduce_file
 from permil.products import RunFolder, fingerprint, is_current, is_good, is_usable
@@ -115,12 +115,12 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     shape = (len(task.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     left_out: list[tuple[str, str]] = []
-    rooms, checksums = Rooms(), config.exposures.checksums
+    pool, checksums = ArrayPool(), config.exposures.checksums
 
     def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]] | str:
         """Return signal and variance of an exposure and what it does not hold, or why it cannot be used."""
         try:
-            image = reduce_file(path, camera, calibration, config.isr, checksums=checksums, rooms=rooms, rows=sample.raw_rows)
+            image = reduce_file(path, camera, calibration, config.isr, checksums=checksums, pool=pool, rows=sample.raw_rows)
         except InputError as error:
             return error.what
         mean, expected, _ = average_exposure(

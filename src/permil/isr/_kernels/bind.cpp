@@ -458,7 +458,7 @@ int64_t probe_rows(nb::handle coded, Array<const int64_t, 1> rows, nb::handle gr
   for (int64_t s = 0; s < own.count; ++s)
     require(n_overscans.data()[s] >= 0 && n_overscans.data()[s] + more_overscans <= own_samples.most_overscans && n_light.data()[s] >= 0 &&
                 n_light.data()[s] + more_light <= own_samples.most_light,
-            "there is no room for the samples");
+            "the array of samples is too small");
   nb::gil_scoped_release release;
   Scratch scratch;
   return kernels().probe_rows(file, rows.data(), int64_t(rows.size()), own, gain.data(), own_samples, scratch);
@@ -474,7 +474,7 @@ int64_t row_medians(Array<const int32_t, 2> counts, std::pair<int64_t, int64_t> 
                     Array<double, 1> medians, Array<double, 1> deviations) {
   const int64_t n_rows = int64_t(measured.size());
   require_columns(counts, columns.first, columns.second, n_rows);
-  require(step > 0 && int64_t(medians.size()) == n_rows && int64_t(deviations.size()) * step >= n_rows, "there is no room for the medians");
+  require(step > 0 && int64_t(medians.size()) == n_rows && int64_t(deviations.size()) * step >= n_rows, "the arrays of medians and deviations are too small");
   nb::gil_scoped_release release;
   Scratch scratch;
   return kernels().row_medians(counts.data(), int64_t(counts.shape(1)), columns.first, columns.second, measured.data(), n_rows, step,

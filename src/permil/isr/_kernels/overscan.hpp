@@ -59,7 +59,7 @@ inline double median_of_counts(Span<const int32_t> counts, int64_t n, double gue
   return (double(lower) + double(upper)) / 2;
 }
 
-/// Return the median absolute deviation of counts from a centre that is a multiple of 1/2; `doubled` has room for n numbers.
+/// Return the median absolute deviation of counts from a centre that is a multiple of 1/2; `doubled` holds n numbers.
 inline double median_deviation(Span<const int32_t> counts, int64_t n, double centre, Span<int32_t> doubled) {
   const int64_t twice = int64_t(2 * centre);
   for (int64_t x = 0; x < n; ++x) {

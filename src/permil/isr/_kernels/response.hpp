@@ -15,7 +15,7 @@ inline void to_measured(Span<const int32_t> counts, double level, Span<const flo
   if (has_bias) LOOP (int64_t x = 0; x < n; ++x) measured[x] -= bias[x];
 }
 
-/// Subtract from each segment what it sees of the others: s_v = m_v - sum over sources of K_vs m_s. `total` has room for a row.
+/// Subtract from each segment what it sees of the others: s_v = m_v - sum over sources of K_vs m_s. `total` holds a row.
 inline void subtract_crosstalk(Span<const float> measured, Span<const float> correction, Span<float> total, Span<float> corrected,
                                int64_t n_segments, int64_t n) {
   for (int64_t victim = 0; victim < n_segments; ++victim) {

@@ -1,6 +1,6 @@
 """Memory for large arrays that is used again: fresh memory costs as much time as filling it.
 
-An array of `Rooms` is an ordinary array. When nobody refers to it nor to a part of it any more, its memory is free for the next one;
+An array of `ArrayPool` is an ordinary array. When nobody refers to it nor to a part of it any more, its memory is free for the next one;
 nobody has to give it back.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import DTypeLike, NDArray
 _Memory = NDArray[np.uint8]
 
 
-class Rooms:
+class ArrayPool:
     """Memory that is used again, by any thread; what is free is given up with this object."""
 
     def __init__(self) -> None:

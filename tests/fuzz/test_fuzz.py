@@ -15,7 +15,7 @@ from .files import LAYOUTS
 from .reading import ACCEPTED, REFUSED, REPORTED, Bench
 from .watch import examine_all
 
-NUMBER = 600
+NUMBER = 400
 
 
 def test_damaged_files() -> None:

@@ -257,6 +257,7 @@ def gradient_error(*, drift, seed=7, **changes):
     return found - true, np.sqrt(np.diag(covariance))
 
 
+@pytest.mark.full
 def test_drift_is_covered_and_a_random_order_reduces_its_error():
     in_order, predicted = gradient_error(drift=8e-3)
     shuffled, smaller = gradient_error(drift=8e-3, order="random")
@@ -265,6 +266,7 @@ def test_drift_is_covered_and_a_random_order_reduces_its_error():
     assert smaller[0] < 0.8 * predicted[0]
 
 
+@pytest.mark.full
 def test_a_revisited_fiducial_position_reduces_the_error_of_a_wandering_photodiode():
     options = {"drift": 0.0, "photodiode_walk": 3e-3, "photodiode_noise": 1e-4, "rows": 1}
     once = [gradient_error(seed=seed, **options) for seed in range(3)]

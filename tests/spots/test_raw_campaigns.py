@@ -136,6 +136,7 @@ def test_chain_on_raw_files(tmp_path: Path) -> None:
     assert np.std(solution.exposure_scale / lamp) < np.std(lamp)
 
 
+@pytest.mark.full
 def test_default_campaign_recovers_the_throughput(tmp_path: Path) -> None:
     config = SimulateSpotsConfig()
     options = SpotsConfig(columns=15, rows=15)

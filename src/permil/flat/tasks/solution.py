@@ -373,6 +373,11 @@ def _messages(
 def _weather_sentences(task: JointTask, solution: JointSolution, error_of: Mapping[str, float]) -> list[str]:
     """Return how much the pattern of the light changes from exposure to exposure, where it does."""
     weather = solution.weather
+    if weather is not None and not weather.found and not np.isfinite(weather.limit):
+        cause = "a beam that the knots do not follow, or a gain that changes"
+        return [
+            f"whether the pattern of the light changes from exposure to exposure cannot be told: the residuals have another cause ({cause})"
+        ]
     if weather is None or not weather.found:
         return []
     seconds = unit_seconds(task.exposures)

@@ -22,6 +22,7 @@ from scipy import linalg
 from scipy.special import chdtrc
 
 from permil.camera import Detector, frames
+from permil.flat.gradient import plane_matrix
 from permil.flat.superpixel import size_in_pixels, super_pixels
 from permil.products import ImageProduct, is_good
 
@@ -56,7 +57,7 @@ class DetectorDeviation:
     @property
     def operator(self) -> FloatArray:
         """Rows that turn values into level at the mean place and gradients (least squares), shape (3, p)."""
-        return _plane_operator(self.x_mm, self.y_mm)
+        return plane_matrix(self.x_mm, self.y_mm)
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ def detector_deviation(
     x, y = np.meshgrid(*blocks.centres(ratio.shape))
     x_mm, y_mm = frames.detector_to_ccs(detector, x[filled], y[filled])
     photon = (noise.mean / noise.count)[filled]
-    operator = _plane_operator(x_mm, y_mm)
+    operator = plane_matrix(x_mm, y_mm)
     if modes is not None:
         patterns = np.asarray(modes.data, dtype=np.float64)[:, filled]
         remainder = np.asarray(made.extensions["REMAINDER"].data, dtype=np.float64)[filled]
@@ -129,7 +130,7 @@ def detector_deviation(
         covariance, places = _shared(made)
         patterns = np.zeros((0, int(filled.sum())))
         remainder = np.diag(covariance)[_nearest(places, x[filled], y[filled])]
-        of_places = _plane_operator(*frames.detector_to_ccs(detector, places[:, 0], places[:, 1]))
+        of_places = plane_matrix(*frames.detector_to_ccs(detector, places[:, 0], places[:, 1]))
         plane_covariance = of_places @ covariance @ of_places.T + (operator * photon) @ operator.T
     return DetectorDeviation(
         name=detector.name,
@@ -177,10 +178,6 @@ def led_deviation(detectors: Sequence[DetectorDeviation]) -> LedDeviation:
     )
 
 
-def _plane_operator(x_mm: FloatArray, y_mm: FloatArray) -> FloatArray:
-    return np.linalg.pinv(np.column_stack([np.ones(x_mm.size), x_mm - x_mm.mean(), y_mm - y_mm.mean()]))
-
-
 def _shared(made: ImageProduct) -> tuple[FloatArray, FloatArray]:
     """Return the covariance of what pixels have in common, and the places (x, y in pixels) of its rows, where it is known."""
     table = made.extensions["PLACES"].data
@@ -226,7 +223,7 @@ def _chi_square(deviation: FloatArray, covariance: FloatArray) -> tuple[float, i
 def _tilt(detectors: Sequence[DetectorDeviation]) -> tuple[FloatArray, FloatArray]:
     """Return the gradient of all super-pixels together, and its covariance."""
     x_mm, y_mm = (np.concatenate([getattr(one, name) for one in detectors]) for name in ("x_mm", "y_mm"))
-    whole = _plane_operator(x_mm, y_mm)[1:]
+    whole = plane_matrix(x_mm, y_mm)[1:]
     states_modes = _states_modes(detectors)
     gradient, common, own = np.zeros(2), np.zeros((2, len(detectors[0].modes))), np.zeros((2, 2))
     ends = np.cumsum([one.log_ratio.size for one in detectors])[:-1]

@@ -122,16 +122,23 @@ def fit_plane(
     filled = np.isfinite(response) & np.isfinite(x_mm) & np.isfinite(y_mm)
     if filled.sum() < 3:
         return Plane(np.nan, np.nan, np.nan, np.full((3, 3), np.nan))
-    level, slope_x, slope_y = _plane_operator(x_mm[filled], y_mm[filled], centre) @ response[filled]
+    level, slope_x, slope_y = plane_matrix(x_mm[filled], y_mm[filled], centre) @ response[filled]
     known = np.isfinite(np.diag(covariance))
     if known.sum() < 3:
         relative = np.full((3, 3), np.nan)
     else:
-        operator = _plane_operator(places[0][known], places[1][known], centre)
+        operator = plane_matrix(places[0][known], places[1][known], centre)
         relative = operator @ covariance[np.ix_(known, known)] @ operator.T
     return Plane(float(level), float(slope_x / level), float(slope_y / level), relative)
 
 
-def _plane_operator(x_mm: FloatArray, y_mm: FloatArray, centre: tuple[float, float]) -> FloatArray:
-    """Return the matrix that turns values at places into level and slopes."""
+def plane_matrix(x_mm: FloatArray, y_mm: FloatArray, centre: tuple[float, float] | None = None) -> FloatArray:
+    """Return the matrix that turns values at places into level and slopes (least squares), shape (3, n).
+
+    Parameters
+    ----------
+    centre
+        Where the level is given; by default the mean place.
+    """
+    centre = (x_mm.mean(), y_mm.mean()) if centre is None else centre
     return np.linalg.pinv(np.column_stack([np.ones(x_mm.size), x_mm - centre[0], y_mm - centre[1]]))

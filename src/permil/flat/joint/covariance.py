@@ -21,6 +21,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from permil.engine import ahead, own_threads
 from permil.errors import FlatError
+from permil.flat.gradient import plane_matrix
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.factor import Whitening
 from permil.flat.joint.normal import DetectorFit, fit_detector, subtract_products, tiles
@@ -307,6 +308,5 @@ def plane_operator(x_mm: FloatArray, y_mm: FloatArray, used: NDArray[np.bool_]) 
     rows = np.zeros((3, x_mm.size))
     if used.sum() < 3:
         raise FlatError("a plane needs three super-pixels with a response", remedy="leave this detector out")
-    x, y = x_mm[used], y_mm[used]
-    rows[:, used] = np.linalg.pinv(np.column_stack([np.ones(x.size), x - x.mean(), y - y.mean()]))
+    rows[:, used] = plane_matrix(x_mm[used], y_mm[used])
     return rows

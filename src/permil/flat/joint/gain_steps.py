@@ -21,7 +21,7 @@ _FEWEST_BESIDE = 3
 """Exposures that a step needs before and after it."""
 _MOST_STEPS = 3
 _FEWEST_AMPLIFIERS = 3
-"""Amplifiers of a detector of which the median tells what they have in common."""
+"""Amplifiers from which on their median stands for what all of a detector have in common."""
 _ECHO = 0.3
 """Part of the largest step below which another may be its echo and is not reported."""
 

@@ -558,7 +558,7 @@ def fit_photodiode(
                 break
         worst = float(np.abs(deviations).max(initial=0.0))
         if not reject or worst <= READING_LIMIT or used.sum() < count / 2:
-            return PhotodiodeFit(model, used)
+            return PhotodiodeFit(replace(model, whole_drift=_whole_drift(model, time[kept], epoch[kept], contrasts)), used)
         used[kept[np.abs(deviations) > max(READING_LIMIT, 0.6 * worst)]] = False
 
 
@@ -601,9 +601,7 @@ def _fit(
     # Fisher information of the logarithm of the white variance.
     share = inverse @ contrasts.rows @ contrasts.rows.T
     fisher = float(np.sum(share * share.T)) / 2
-    model = _model(posterior, components, steps, fisher)
-    model = replace(model, whole_drift=_whole_drift(model, time, epoch, contrasts))
-    return model, deviations / max(min(usual, 1.0), 1e-3)
+    return _model(posterior, components, steps, fisher), deviations / max(min(usual, 1.0), 1e-3)
 
 
 def _likeliest_step(

@@ -77,6 +77,13 @@ class Prior:
         return np.where(self.has_photodiode, reading, usual)
 
     @property
+    def _centre(self) -> FloatArray:
+        """All unknowns where the prior expects them."""
+        centre = np.zeros(self.model.size)
+        centre[self.model.scales] = self.scale_centre
+        return centre
+
+    @property
     def scale_precision(self) -> FloatArray:
         """Precision of the exposure scales, shape (n, n)."""
         return self._precision
@@ -174,16 +181,11 @@ class Prior:
 
     def gradient(self, vector: FloatArray) -> FloatArray:
         """Return the gradient of the logarithm of the prior."""
-        centre = np.zeros(self.model.size)
-        centre[self.model.scales] = self.scale_centre
-        return self.times(centre - vector)
+        return self.times(self._centre - vector)
 
     def chi_square(self, vector: FloatArray) -> float:
         """Return minus twice the logarithm of the prior, up to a constant; the prior is quadratic with its centre at no pull."""
-        model = self.model
-        centre = np.zeros(model.size)
-        centre[model.scales] = self.scale_centre
-        return float(-(vector - centre) @ self.gradient(vector))
+        return float(-(vector - self._centre) @ self.gradient(vector))
 
 
 @lru_cache(maxsize=8)

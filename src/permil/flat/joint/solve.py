@@ -115,7 +115,7 @@ def solve_joint(
     weather = solver.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
     if not weather.found:
         return replace(solution, weather=weather)
-    # What did not fit without weather is judged anew.
+    # What did not fit without weather is judged again.
     solver.exposure_weights[:] = 1.0
     return _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
 

@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
-from permil.camera import Camera, shared_camera
+from permil.camera import Camera, Detector, shared_camera
 from permil.config import Config
 from permil.engine import ahead, own_threads, tell_part
 from permil.engine.threads import allow_threads
@@ -31,11 +31,11 @@ from permil.flat.joint import (
 )
 from permil.flat.joint.budget import Part, solve_part
 from permil.flat.joint.error_budget import Halves, compare_halves, divisions, error_budget, place_rows
-from permil.flat.joint.gain_steps import find_gain_steps
+from permil.flat.joint.gain_steps import GainStep, find_gain_steps
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
-from permil.flat.signals_file import StoredDetectors, read_signals
+from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals
 from permil.flat.tasks.exposures import exposure_list, unique_exposures, unit_seconds
 from permil.flat.tasks.signals import SignalsTask, signals_tasks
 from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
@@ -47,7 +47,7 @@ MOST_GRADIENT = 1e-3
 
 _MOST_READINGS = 10
 _LARGE_STEP = 0.1
-"""Logarithm of a change of the photodiode's response that is told as a factor."""
+"""Logarithm of a change of the photodiode's response that is reported as a factor."""
 
 
 @dataclass(frozen=True)
@@ -136,12 +136,14 @@ def solve_led(task: JointTask) -> list[str]:
     check = check_photodiode(solution)
     (errors, modes, shared), halves, trouble = _errors_and_halves(task, solution, detectors, camera)
     found: dict[str, DetectorErrors] = {}
+    amplifiers: dict[str, NDArray[np.int64]] = {}
     for number in lit:
         signals = read_signals(files[number])
         name = signals.detector
         places = np.column_stack(shared_places(camera[name]))
         where = (signals.row, signals.column)
         found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where, halves)
+        amplifiers[name] = _amplifiers_of(signals, camera[name])
     budget = error_budget(
         solution,
         errors,
@@ -169,30 +171,28 @@ def solve_led(task: JointTask) -> list[str]:
         log_unit=float(np.median(middle)) - beam_maximum(solution),
     )
     write_joint(folder.joint(task.led), hdus)
-    gain_steps = _gain_step_sentences(task, solution, detectors, [files[number] for number in lit], camera)
+    gain_steps = _gain_step_sentences(task, find_gain_steps(solution, detectors, amplifiers), camera)
     return _messages(task, solution, choice, budget, noisier=check.noisier) + gain_steps + trouble
 
 
-def _gain_step_sentences(
-    task: JointTask, solution: JointSolution, detectors: Sequence[DetectorSignals], files: Sequence[Path], camera: Camera
-) -> list[str]:
+def _amplifiers_of(signals: SuperPixelSignals, detector: Detector) -> NDArray[np.int64]:
+    """Return the number of the amplifier in the middle of each super-pixel, shape (p,)."""
+    amplifier_map, middle = detector.amplifier_map(), signals.block // 2
+    rows, columns = (
+        np.minimum(place * signals.block + middle, side - 1)
+        for place, side in zip((signals.row, signals.column), amplifier_map.shape, strict=True)
+    )
+    return amplifier_map[rows, columns].astype(np.int64)
+
+
+def _gain_step_sentences(task: JointTask, steps: Sequence[GainStep], camera: Camera) -> list[str]:
     """Return which amplifiers change their gain during the campaign."""
-    amplifiers = {}
-    for path in files:
-        signals = read_signals(path)
-        middle = signals.block // 2
-        amplifier_map = camera[signals.detector].amplifier_map()
-        rows, columns = (
-            np.minimum(place * signals.block + middle, side - 1)
-            for place, side in zip((signals.row, signals.column), amplifier_map.shape, strict=True)
-        )
-        amplifiers[signals.detector] = amplifier_map[rows, columns].astype(np.int64)
     return [
         f"{task.led}: the signals of amplifier {camera[step.detector].amplifiers[step.amplifier].name} of {step.detector} change by "
         f"{1e3 * step.size:.3g} +- {1e3 * step.size_err:.1g} per mil against those of the others before exposure "
         f"{task.exposures['obsid'][step.exposure]}: its gain has changed, and its flat is wrong by a part of that; "
         "take exposures of one side of the change only"
-        for step in find_gain_steps(solution, detectors, amplifiers)
+        for step in steps
     ]
 
 

@@ -89,6 +89,12 @@ def test_either_card_identifies_a_segment(write_raw: RawWriter, bin8: Camera, ca
     assert_as_written(write_raw(change=remove), bin8)
 
 
+def board_temperatures(raw):
+    """Temperatures of the readout board that can be right, degree C."""
+    found = {name: raw.readout_board.temperature(name) for name in (f"TEMP{number}" for number in range(1, 11))}
+    return {name: temperature for name, temperature in found.items() if not np.isnan(temperature)}
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_readout_board(write_raw: RawWriter, bin8: Camera, named: bool) -> None:
     def rename(hdus: fits.HDUList) -> None:
@@ -96,7 +102,7 @@ def test_readout_board(write_raw: RawWriter, bin8: Camera, named: bool) -> None:
             del hdus["REB_COND"].header["EXTNAME"]
 
     raw = read_raw(write_raw(change=rename), bin8, segments=[])
-    assert raw.board_temperatures == {"TEMP1": 9.875, "TEMP2": -1.5}
+    assert board_temperatures(raw) == {"TEMP1": 9.875, "TEMP2": -1.5}
     assert raw.primary.text("CCOBLED") == "red"
 
 
@@ -507,8 +513,8 @@ def test_real_files(shared_data: Path, lsstcam: Camera) -> None:
     assert np.median(overscan) == pytest.approx(27026, abs=1.0)
     assert np.std(overscan[:, 5:]) == pytest.approx(6.4, abs=0.2)
     assert np.median(blanked.segments["C00"][amplifier.data_slices]) == pytest.approx(47800, rel=0.01)
-    assert found["R10_S22"].board_temperatures["TEMP1"] == -1.5625
-    assert found["R22_S22"].board_temperatures["TEMP10"] == -0.25
+    assert board_temperatures(found["R10_S22"])["TEMP1"] == -1.5625
+    assert board_temperatures(found["R22_S22"])["TEMP10"] == -0.25
 
 
 def test_truncated_real_file(shared_data: Path, lsstcam: Camera, tmp_path: Path) -> None:

@@ -32,12 +32,3 @@ class RawHeaders:
                 if name == _BOARD_EXTENSION or (not name and cards.get("TEMP1") is not None):
                     return cards
         return None
-
-    @property
-    def board_temperatures(self) -> dict[str, float]:
-        """Temperatures of the readout board (TEMP1 to TEMP10) that can be right, degree C."""
-        cards = self.readout_board
-        if cards is None:
-            return {}
-        found = {name: cards.temperature(name) for name in (f"TEMP{number}" for number in range(1, 11))}
-        return {name: temperature for name, temperature in found.items() if temperature == temperature}

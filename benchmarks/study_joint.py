@@ -115,7 +115,7 @@ def study_seed(work: Path, seed: int, case: str, workers: int, solvers: str) -> 
             work / "bench" / "config.yaml", [f"output={out}", f"flat.solver={solver}", f"pipeline.workers={workers}"]
         )
         shutil.copytree(work / "bench" / "truth", out / "truth", dirs_exist_ok=True)
-        run_pipeline(config, pool=("index", "isr", "beam", "flat"))
+        run_pipeline(config, stages=("index", "isr", "beam", "flat"))
         yield from _detector_figures(config, RunFolder(out), bench, seed, case, solver)
         if solver == "joint":
             yield _stage_figures(RunFolder(out), bench, seed, case)

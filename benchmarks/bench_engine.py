@@ -173,7 +173,9 @@ def _raw_files(folder: Path, clusters: dict[str, LocalCluster]) -> None:
 def _costs(config: Path, *overrides: str) -> Table:
     """Reduce a campaign in one process and return what its tasks cost."""
     out = config.parent / "tasks"
-    run_pipeline(load_config(config, [f"output={out}", "pipeline.workers=1", *overrides]), stages=("index", "isr", "beam", "flat"))
+    run_pipeline(
+        load_config(config, [f"output={out}", "pipeline.workers=1", *overrides]), stages=("index", "isr", "beam", "flat")
+    )
     return read_table(RunFolder(out).performance)
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.table import Table
+from scipy import special
+from scipy.ndimage import spline_filter
 
+from permil.beam.tabulate import SplineTable
 from permil.camera import Camera
 from permil.camera.frames import detector_to_ccs
 from permil.errors import FlatError, InputError
 from permil.exposures.record import Exposure, exposures_to_table
 from permil.flat.joint.average import average_exposure, flattened, make_layout, median_image
+from permil.flat.joint_file import JointLight
 from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals, write_signals
 from permil.flat.superpixel import block_sums
 from permil.flat.tasks.exposures import exposure_list, unique_exposures
@@ -220,6 +224,42 @@ def test_footprint_reaches_edges_but_not_the_dark(stand: Stand) -> None:
     x = np.linspace(-1, 1, half.shape[1])
     assert half[:, 3000 * (1 + 0.5 * x) > 2700].all()
     assert not half[:, 3000 * (1 + 0.5 * x) < 2300].any()
+
+
+def test_signals_near_the_limit_are_not_chosen_by_their_noise(stand: Stand) -> None:
+    """Signals of 300 +- 2.2 electrons about a limit of 300: chosen by themselves they would be 1.8 electrons too bright."""
+    layout = stand.layout()
+    rng = np.random.default_rng(11)
+    expected = 300.0 + 0.2 * (layout.column - layout.column.mean())
+    noise = 2.2 * rng.standard_normal((40, len(expected)))
+    signals = SuperPixelSignals.of(
+        "R22_S11", layout, [str(number) for number in range(40)], signal=(expected + noise).astype(np.float32), variance=noise**0
+    )
+    lit = signals.lit(300.0)
+    near = lit & (np.abs(expected - 300.0) < 1.0)
+    assert 0.3 < lit.mean() < 0.7
+    assert near.sum() > 5000
+    assert noise[near].mean() == pytest.approx(0.0, abs=5 * 2.2 / np.sqrt(near.sum()))
+
+
+def test_light_of_pixels_is_that_of_which_super_pixels_see_the_mean() -> None:
+    """A Gaussian of 12 mm, averaged over squares of 1 mm, gives back the one that is averaged over 0.1 mm."""
+    sigma, step, origin = 12.0, 1.5, np.array([-30.0, -33.0])
+
+    def logarithm(side: float, u: np.ndarray) -> np.ndarray:
+        ends = special.erf((u + side / 2) / (sigma * 2**0.5)) - special.erf((u - side / 2) / (sigma * 2**0.5))
+        return np.log(ends * sigma * (np.pi / 2) ** 0.5 / side)
+
+    axes = [start + step * np.arange(count) for start, count in zip(origin, (41, 45), strict=True)]
+    values = [np.add.outer(*(logarithm(side, axis) for axis in axes)) for side in (1.0, 0.1)]
+    table, wanted = (SplineTable(spline_filter(value, order=3, mode="mirror"), origin, step) for value in values)
+    light = JointLight(((table, -1.0),), {}, side_mm=1.0).averaged_over(0.1)
+    places = np.random.default_rng(1).uniform(-14, 14, (200, 2))
+    found, expected = light.tables[0][0].at(places), wanted.at(places)
+    # The change is k (b_xx + b_yy + b_x^2 + b_y^2) with k = 0.041 mm^2; what is left is of fourth order.
+    assert np.abs(table.at(places) - expected).max() > 4e-4
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+    assert light.side_mm == 0.1
 
 
 def rows(**columns: list) -> Table:

@@ -13,6 +13,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
+from scipy.ndimage import spline_filter
 
 from permil.beam.hull import Hull
 from permil.beam.tabulate import SplineTable
@@ -81,9 +82,10 @@ class ExposureLight:
 
 
 def mean_light(exposures: Sequence[ExposureLight]) -> ExposureLight:
-    """Return the first of some exposures of one position with the mean of their weather, for their stack."""
+    """Return the first of some exposures of one position with the means of their places and of their weather, for their stack."""
+    x_mm, y_mm = np.mean([(exposure.x_mm, exposure.y_mm) for exposure in exposures], axis=0)
     weather = np.mean([exposure.weather for exposure in exposures], axis=0)
-    return replace(exposures[0], weather=tuple(weather.tolist()))
+    return replace(exposures[0], x_mm=float(x_mm), y_mm=float(y_mm), weather=tuple(weather.tolist()))
 
 
 @dataclass(frozen=True)
@@ -98,11 +100,25 @@ class JointLight:
         By observation; those that were left out are not there.
     weather_frame : tuple of float
         Centre of the patterns of weather in the beam's own coordinates, and half side of their square, mm; empty without weather.
+    side_mm : float
+        Side of the squares over which this light is averaged.
     """
 
     tables: tuple[tuple[SplineTable, float], ...]
     exposures: Mapping[str, ExposureLight]
     weather_frame: tuple[float, ...] = ()
+    side_mm: float = 0.0
+
+    def averaged_over(self, side_mm: float) -> JointLight:
+        """Return the same light, averaged over smaller squares (pixels instead of super-pixels).
+
+        The mean over a square of side ``s`` is ``B + (s^2 / 24) (B_xx + B_yy)`` to second order. With ``b = log B`` and
+        ``k = (side_mm_before^2 - side_mm^2) / 24`` the logarithm changes by ``-k (b_xx + b_yy + b_x^2 + b_y^2)``. Of a beam and its
+        reflection each is treated as if it were alone.
+        """
+        excess = (self.side_mm**2 - side_mm**2) / 24.0
+        tables = tuple((_less_averaged(table, excess), sign) for table, sign in self.tables)
+        return replace(self, tables=tables, side_mm=side_mm)
 
     def on_detector(self, detector: Detector, exposure: ExposureLight) -> Callable[[slice, slice], NDArray[np.float32]]:
         """Return what gives the beam on rows and columns of a detector, 1 at its maximum; NaN outside the splines.
@@ -152,6 +168,22 @@ class JointLight:
         return tuple(_extent(table) for table, _ in self.tables)
 
 
+def _less_averaged(table: SplineTable, excess_mm2: float) -> SplineTable:
+    """Return ``b - k (b_xx + b_yy + b_x^2 + b_y^2)`` of a logarithm ``b``, from its derivatives on the lattice."""
+    padded = np.pad(table.coefficients, 1, mode="reflect", reflect_type="odd")
+    level_x, slope_x, bend_x = _derivatives(padded, table.step)
+    slope_y, bend_y = _derivatives(level_x.T, table.step)[1:]
+    slope_x, bend_x = (_derivatives(part.T, table.step)[0].T for part in (slope_x, bend_x))
+    correction = excess_mm2 * (bend_x + bend_y.T + slope_x**2 + slope_y.T**2)
+    return replace(table, coefficients=table.coefficients - spline_filter(correction, order=3, mode="mirror"))
+
+
+def _derivatives(coefficients: FloatArray, step: float) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return values, first and second derivatives of cubic B-splines at the inner centres along the first axis."""
+    before, here, after = coefficients[:-2], coefficients[1:-1], coefficients[2:]
+    return (before + 4 * here + after) / 6, (after - before) / (2 * step), (after - 2 * here + before) / step**2
+
+
 def _extent(table: SplineTable) -> Hull:
     """Return the rectangle in which a spline is defined."""
     low = table.origin + table.step
@@ -168,6 +200,7 @@ def joint_hdus(
     budget: Table,
     cards: Mapping[str, Any],
     log_unit: float,
+    side_mm: float,
 ) -> list[Any]:
     """Return the HDUs of a joint solution.
 
@@ -185,6 +218,8 @@ def joint_hdus(
         Of the primary header.
     log_unit
         Logarithm of the signal, in the middle of all exposures, for photodiode reading, beam and response 1.
+    side_mm
+        Side of the super-pixels.
     """
     hdus: list[Any] = [fits.PrimaryHDU(header=provenance(dict(cards)))]
     patterns = zip(solution.model.patterns, solution.model.pattern_slices, strict=True)
@@ -197,6 +232,7 @@ def joint_hdus(
         hdu.header["ORIGINY"] = (pattern.grid.origin[1], "[mm] place of the first coefficient")
         hdu.header["STEP"] = (pattern.grid.spacing, "[mm] distance of the knots")
         hdu.header["SIGN"] = (pattern.sign, "function of place + SIGN * projector")
+        hdu.header["SIDE"] = (round(side_mm, 9), "[mm] side of the squares of its means")
         hdu.header["MEANING"] = "coefficients [x, y] of cubic B-splines of the logarithm"
         hdus.append(hdu)
     hdus += [
@@ -333,7 +369,7 @@ def read_light(path: Path) -> JointLight:
             for row in hdus["EXPOSURES"].data
             if not row["left_out"]
         }
-        return JointLight(tuple(tables), exposures, frame)
+        return JointLight(tuple(tables), exposures, frame, side_mm=float(hdus["BEAM"].header["SIDE"]))
 
 
 def read_errors(path: Path, detector: str) -> tuple[DetectorErrors, Table]:

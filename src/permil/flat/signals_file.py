@@ -70,17 +70,29 @@ class SuperPixelSignals:
         )
 
     def lit(self, least_signal: float) -> NDArray[np.bool_]:
-        """Return where there is enough light, shape (e, p)."""
-        with np.errstate(invalid="ignore"):
-            return self.signal >= least_signal
+        """Return where there is enough light, shape (e, p).
+
+        The mean signal of the super-pixels beside one decides, not its own: near the limit only upward noise would be kept.
+        """
+        signal, grid = self._on_grid(self.signal), np.s_[:, 1:-1, 1:-1]
+        total, count = (_sums_beside(part) for part in (np.nan_to_num(signal), np.isfinite(signal).astype(np.float32)))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            beside = np.where(count > 0, total / count, signal[grid])
+            return (beside[:, self.row, self.column] >= least_signal) & (self.signal > 0)
 
     def footprint(self, exposure: int, least_signal: float) -> NDArray[np.bool_]:
-        """Return which super-pixels of the grid an exposure lights, with those beside them (edges have too few good pixels)."""
-        grid = np.zeros((self.shape[0] + 2, self.shape[1] + 2), dtype=bool)
+        """Return which super-pixels of the grid an exposure lights, and those beside them that have no signal (too few good pixels)."""
         chosen = self.lit(least_signal)[exposure]
-        grid[self.row[chosen] + 1, self.column[chosen] + 1] = True
-        grid = grid[:-2] | grid[1:-1] | grid[2:]
-        return grid[:, :-2] | grid[:, 1:-1] | grid[:, 2:]
+        lit = self._on_grid(np.where(chosen, 1.0, np.nan)[None])
+        is_dark = np.isfinite(self._on_grid(self.signal[exposure][None])[0, 1:-1, 1:-1])
+        found = np.isfinite(lit[0, 1:-1, 1:-1])
+        return found | (~is_dark & (_sums_beside(np.nan_to_num(lit))[0] > 0))
+
+    def _on_grid(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return values on the grid of super-pixels with a border, NaN where there is none, shape (e, rows + 2, columns + 2)."""
+        grid = np.full((len(values), self.shape[0] + 2, self.shape[1] + 2), np.nan, dtype=values.dtype)
+        grid[:, self.row + 1, self.column + 1] = values
+        return grid
 
     def to_detector(self, number_of: dict[str, int], least_signal: float) -> DetectorSignals:
         """Return what the solver takes; exposures that it does not know, or without enough light, are left out.
@@ -99,6 +111,12 @@ class SuperPixelSignals:
         signal = np.where(lit[rows], self.signal[rows].astype(np.float64), np.nan)
         logarithm, variance = logarithm_of(signal, self.variance[rows].astype(np.float64))
         return DetectorSignals(self.detector, self.x_mm, self.y_mm, numbers, logarithm, variance)
+
+
+def _sums_beside(grid: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return the sum over the eight neighbours of each inner cell, shape (e, rows - 2, columns - 2)."""
+    rows = grid[:, :-2] + grid[:, 1:-1] + grid[:, 2:]
+    return rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:] - grid[:, 1:-1, 1:-1]
 
 
 def write_signals(path: Path, signals: SuperPixelSignals, *, fingerprint: str, led: str) -> None:

@@ -52,15 +52,15 @@ TOGETHER = 6
 
 
 @lru_cache(maxsize=4)
-def _light(path: Path, _changed: int) -> JointLight:
-    return read_light(path)
+def _light(path: Path, _changed: int, pixel_mm: float) -> JointLight:
+    return read_light(path).averaged_over(pixel_mm)
 
 
 def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
     """Return the flat of one detector on its own scale, and what was left out of it."""
     folder, config = RunFolder(task.root), task.config
     path = folder.joint(task.led)
-    light = _light(path, path.stat().st_mtime_ns)
+    light = _light(path, path.stat().st_mtime_ns, shared_camera(config.camera)[task.detector].pixel_mm)
     errors, budget = read_errors(path, task.detector)
     damaged: dict[Path, str] = {}
     while True:

@@ -169,6 +169,7 @@ def solve_led(task: JointTask) -> list[str]:
         budget=budget,
         cards=cards,
         log_unit=float(np.median(middle)) - beam_maximum(solution),
+        side_mm=signals.block * camera[signals.detector].pixel_mm,
     )
     write_joint(folder.joint(task.led), hdus)
     gain_steps = _gain_step_sentences(task, find_gain_steps(solution, detectors, amplifiers), camera)

@@ -1,5 +1,6 @@
 from . import exposures as exposures
 from . import isr as isr
+from . import spots as spots
 
 def levels() -> list[str]: ...
 def use_level(name: str) -> None: ...

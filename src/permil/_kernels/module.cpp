@@ -13,6 +13,9 @@ void bind(nb::module_& module);
 namespace permil::isr {
 void bind(nb::module_& module);
 }
+namespace permil::spots {
+void bind(nb::module_& module);
+}
 
 NB_MODULE(_kernels, module) {
   module.doc() = "Compiled kernels, one submodule for each package.";
@@ -26,4 +29,6 @@ NB_MODULE(_kernels, module) {
   permil::exposures::bind(exposures);
   auto isr = module.def_submodule("isr", "Counts to electrons, stacks.");
   permil::isr::bind(isr);
+  auto spots = module.def_submodule("spots", "Places, shapes and fluxes of spots.");
+  permil::spots::bind(spots);
 }

@@ -1,3 +1,4 @@
+from . import compare as compare
 from . import exposures as exposures
 from . import isr as isr
 from . import spots as spots

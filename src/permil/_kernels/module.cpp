@@ -7,6 +7,9 @@
 
 namespace nb = nanobind;
 
+namespace permil::compare {
+void bind(nb::module_& module);
+}
 namespace permil::exposures {
 void bind(nb::module_& module);
 }
@@ -25,6 +28,8 @@ NB_MODULE(_kernels, module) {
     return names;
   }, "Return the levels of instructions that this processor has, the fastest last.");
   module.def("use_level", &permil::use_level, nb::arg("name"), "Use the kernels of a level from now on, in this process.");
+  auto compare = module.def_submodule("compare", "Answers of stars to maps, annuli of tree rings.");
+  permil::compare::bind(compare);
   auto exposures = module.def_submodule("exposures", "Raw bytes: RICE tiles, rows of files, checksums.");
   permil::exposures::bind(exposures);
   auto isr = module.def_submodule("isr", "Counts to electrons, stacks.");

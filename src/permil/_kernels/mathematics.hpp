@@ -37,6 +37,19 @@ inline double under_circle(double x, double radius) {
   return 0.5 * (x * std::sqrt(at_least(radius * radius - x * x, 0.0)) + radius * radius * std::asin(at_most(x / radius, 1.0)));
 }
 
+/// Inverse of a covariance in two dimensions.
+struct Inverse {
+  double xx, yy, xy;
+};
+
+inline Inverse inverse_of(double xx, double yy, double xy) {
+  const double determinant = xx * yy - xy * xy;
+  return {yy / determinant, xx / determinant, -xy / determinant};
+}
+
+/// Return a density on a border, to sixth order, from sums over the two pixels nearest to it, the next two and those after.
+inline double on_border(double nearest, double second, double third) { return (37.0 * nearest - 8.0 * second + third) / 60.0; }
+
 /// Invert a small matrix by elimination with partial pivoting; return its determinant. Its inverse is NaN where that is 0.
 template <int N>
 double invert(const double (&matrix)[N][N], double (&inverse)[N][N]) {

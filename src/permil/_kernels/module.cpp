@@ -16,6 +16,9 @@ void bind(nb::module_& module);
 namespace permil::isr {
 void bind(nb::module_& module);
 }
+namespace permil::simulate {
+void bind(nb::module_& module);
+}
 namespace permil::spots {
 void bind(nb::module_& module);
 }
@@ -34,6 +37,8 @@ NB_MODULE(_kernels, module) {
   permil::exposures::bind(exposures);
   auto isr = module.def_submodule("isr", "Counts to electrons, stacks.");
   permil::isr::bind(isr);
+  auto simulate = module.def_submodule("simulate", "Light, charge and raw counts of the simulators.");
+  permil::simulate::bind(simulate);
   auto spots = module.def_submodule("spots", "Places, shapes and fluxes of spots.");
   permil::spots::bind(spots);
 }

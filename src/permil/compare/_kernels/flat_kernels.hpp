@@ -24,9 +24,6 @@ inline void five_point_laplacian(Span<const double> stamp, int64_t size, Span<do
   }
 }
 
-/// Return a density on a border, to sixth order, from sums over the two pixels nearest to it, the next two and those after.
-inline double on_border(double nearest, double second, double third) { return (37.0 * nearest - 8.0 * second + third) / 60.0; }
-
 /// Fill the light on the borders of pixels; borders near the edges of the stamp are closed.
 inline void fill_borders(const Stamp& stamp) {
   const int64_t size = stamp.size, pixels = size * size;

@@ -27,16 +27,6 @@ inline double circle_part(double u, double v, double radius) {
   return corner(right, high, radius) - corner(left, high, radius) - corner(right, low, radius) + corner(left, low, radius);
 }
 
-/// Inverse of a covariance.
-struct Inverse {
-  double xx, yy, xy;
-};
-
-inline Inverse inverse_of(double xx, double yy, double xy) {
-  const double determinant = xx * yy - xy * xy;
-  return {yy / determinant, xx / determinant, -xy / determinant};
-}
-
 /// Draw a star, its centre at (u0, v0) from that of the stamp, as light per pixel.
 inline void draw_star(double u0, double v0, const double* fractions, const double* covariances, int64_t n_components, int64_t size,
                       Span<double> light) {

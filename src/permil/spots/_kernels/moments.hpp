@@ -9,16 +9,6 @@ constexpr int MOST_ITERATIONS = 60;
 // Largest change in the last iteration: of the centroid relative to the spot's radius, of the moments relative to their own size.
 constexpr double ACCURACY = 1e-7;
 
-/// Inverse of the covariance of a weight.
-struct Inverse {
-  double xx, yy, xy;
-};
-
-inline Inverse inverse_of(double xx, double yy, double xy) {
-  const double determinant = xx * yy - xy * xy;
-  return {yy / determinant, xx / determinant, -xy / determinant};
-}
-
 /// Sums of light under the weight times powers of the distance from its centre.
 struct LightSums {
   double s, x, y, xx, yy, xy;

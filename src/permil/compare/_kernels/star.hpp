@@ -31,19 +31,26 @@ inline double circle_part(double u, double v, double radius) {
 inline void draw_star(double u0, double v0, const double* fractions, const double* covariances, int64_t n_components, int64_t size,
                       Span<double> light) {
   constexpr double PI = 3.14159265358979323846;
+  constexpr int64_t PART = 64;
   const int64_t half = size / 2;
   for (int64_t pixel = 0; pixel < size * size; ++pixel) light[pixel] = 0.0;
   for (int64_t component = 0; component < n_components; ++component) {
     const double xx = covariances[3 * component], yy = covariances[3 * component + 1], xy = covariances[3 * component + 2];
     const Inverse inverse = inverse_of(xx, yy, xy);
     const double height = fractions[component] / (2.0 * PI * std::sqrt(xx * yy - xy * xy));
-    for (int64_t row = 0; row < size; ++row) {
-      const double v = double(row - half) - v0;
-      for (int64_t column = 0; column < size; ++column) {
-        const double u = double(column - half) - u0;
-        light[row * size + column] += height * std::exp(-0.5 * (inverse.xx * u * u + inverse.yy * v * v) - inverse.xy * u * v);
+    for (int64_t row = 0; row < size; ++row)
+      for (int64_t first = 0; first < size; first += PART) {
+        // Exponents come first, since they then run on vector units.
+        double exponent[PART];
+        const double v = double(row - half) - v0;
+        const int32_t n = int32_t(smaller(PART, size - first)), offset = int32_t(first - half);
+        LOOP (int32_t pixel = 0; pixel < n; ++pixel) {
+          const double u = double(offset + pixel) - u0;
+          exponent[pixel] = -0.5 * (inverse.xx * u * u + inverse.yy * v * v) - inverse.xy * u * v;
+        }
+        const auto own = part_of(light, row * size + first, n);
+        for (int32_t pixel = 0; pixel < n; ++pixel) own[pixel] += height * std::exp(exponent[pixel]);
       }
-    }
   }
 }
 

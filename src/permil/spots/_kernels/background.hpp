@@ -23,20 +23,21 @@ struct PlaneRow {
 /// Return the sums over columns `low` to `high - 1`; `along` holds u from column `origin` on.
 inline PlaneRow sum_row(Span<const float> image, Span<const bool> free, int64_t low, int64_t high, Span<const double> along,
                         int64_t origin, double height, double slope, double limit) {
-  PlaneRow sums{};
+  // Numbers of their own stay in registers.
+  double a0 = 0.0, a1 = 0.0, a2 = 0.0, a3 = 0.0, b0 = 0.0, b1 = 0.0, b2 = 0.0;
   for (int64_t x = low; x < high; ++x) {
     if (!free[x]) continue;
     const double u = along[x - origin], residual = double(image[x]) - height - slope * u;
     if (!(std::fabs(residual) <= limit)) continue;
-    sums.a0 += 1.0;
-    sums.a1 += u;
-    sums.a2 += u * u;
-    sums.a3 += u * u * u;
-    sums.b0 += residual;
-    sums.b1 += residual * u;
-    sums.b2 += residual * residual;
+    a0 += 1.0;
+    a1 += u;
+    a2 += u * u;
+    a3 += u * u * u;
+    b0 += residual;
+    b1 += residual * u;
+    b2 += residual * residual;
   }
-  return sums;
+  return {a0, a1, a2, a3, b0, b1, b2};
 }
 
 /// Sums over the free pixels of a box, named after their powers of u and v and of the residual b.
@@ -98,6 +99,8 @@ inline PlaneSums sum_box(const Image& image, const Boxes& boxes, const RowNoise&
     for (int64_t strip = 0; strip < n; ++strip) {
       int64_t first = x_low, last = x_low + width - 1;
       limit_to_strip(noise, strip, first, last);
+      zeroth[y * n + strip] = first_power[y * n + strip] = 0.0;
+      if (first > last) continue;
       const PlaneRow own = sum_row(span_of(image.signal + at, image.nx), span_of(image.usable + at, image.nx), first, last + 1,
                                    span_of<const double>(memory.along, width), x_low, plane[0] + plane[2] * v, plane[1], limit);
       zeroth[y * n + strip] = own.a0;

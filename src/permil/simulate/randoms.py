@@ -1,8 +1,8 @@
-"""Seeds that do not depend on the order of work, and a fast normal generator for compiled loops.
+"""Seeds that do not depend on the order of work, for NumPy's generators and for the compiled generator of normals.
 
-Normals: ziggurat of 256 layers (Marsaglia & Tsang 2000, J. Stat. Softw. 5, 8; layer constants after Doornik 2005) on xoshiro256++
-(Blackman & Vigna 2021, ACM Trans. Math. Softw. 47, 36). A bench draws several 10^9 normals; called from a compiled loop this
-takes a quarter of the time of `numpy.random.Generator`.
+The latter (``_kernels/randoms.hpp``) is a ziggurat of 256 layers (Marsaglia & Tsang 2000, J. Stat. Softw. 5, 8; layer constants after
+Doornik 2005) on xoshiro256++ (Blackman & Vigna 2021, ACM Trans. Math. Softw. 47, 36). A bench draws several 10^9 normals; in compiled
+loops this takes a quarter of the time of `numpy.random.Generator`.
 """
 
 from __future__ import annotations
@@ -26,5 +26,5 @@ def generator(seed: int, *names: str | int) -> np.random.Generator:
 
 
 def normal_state(seed: int, *names: str | int) -> NDArray[np.uint64]:
-    """Return the state, shape (4,), that compiled kernels advance."""
+    """Return the state, shape (4,), of the compiled generator of normals; kernels that draw advance it."""
     return np.random.SeedSequence(seed, spawn_key=_spawn_key(names)).generate_state(4, np.uint64).astype(np.uint64)

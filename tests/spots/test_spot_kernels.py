@@ -75,10 +75,11 @@ def test_discs_hold_the_pixels_within_a_radius() -> None:
     np.testing.assert_array_equal(free, ~inside.any(axis=0))
     mask, usable = (1 << rng.integers(0, 31, shape)).astype(np.int32), rng.random(shape) < 0.99
     mask[rng.random(shape) < 0.98] = 0
-    planes, unusable = np.empty(12, dtype=np.int64), np.empty(12, dtype=np.bool_)
-    kernels.planes_in_discs(mask, usable, x, y, radius, planes, unusable)
-    np.testing.assert_array_equal(planes, [np.bitwise_or.reduce(mask[disc], initial=0) for disc in inside])
-    np.testing.assert_array_equal(unusable, [(~usable[disc]).any() for disc in inside])
+    for own in (mask, (mask & 0x7FFF).astype(np.int16)):
+        planes, unusable = np.empty(12, dtype=np.int64), np.empty(12, dtype=np.bool_)
+        kernels.planes_in_discs(own, usable, x, y, radius, planes, unusable)
+        np.testing.assert_array_equal(planes, [np.bitwise_or.reduce(own[disc], initial=0) for disc in inside])
+        np.testing.assert_array_equal(unusable, [(~usable[disc]).any() for disc in inside])
 
 
 def test_a_place_that_is_not_finite_has_no_pixels() -> None:

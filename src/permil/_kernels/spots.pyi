@@ -74,7 +74,7 @@ def bin_pixels(
 ) -> None: ...
 def clear_discs(free: NDArray[np.bool_], x: NDArray[np.float64], y: NDArray[np.float64], radius: float) -> None: ...
 def planes_in_discs(
-    mask: NDArray[np.int32],
+    mask: NDArray[np.int16] | NDArray[np.int32],
     usable: NDArray[np.bool_],
     x: NDArray[np.float64],
     y: NDArray[np.float64],

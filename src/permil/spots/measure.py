@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -235,7 +236,8 @@ def _flags(
     radius: float,
 ) -> IntArray:
     planes, unusable = np.empty(x.size, dtype=np.int64), np.empty(x.size, dtype=np.bool_)
-    kernels.planes_in_discs(np.ascontiguousarray(mask, dtype=np.int32), usable, x, y, radius, planes, unusable)
+    own: Any = np.ascontiguousarray(mask, dtype=np.int16 if mask.dtype == np.int16 else np.int32)
+    kernels.planes_in_discs(own, usable, x, y, radius, planes, unusable)
     columns, rows = ({getattr(amplifier, name) for amplifier in detector.amplifiers} - {0} for name in ("x_min", "y_min"))
     leaves = (x - radius < -0.5) | (y - radius < -0.5) | (x + radius > detector.nx - 0.5) | (y + radius > detector.ny - 0.5)
     marks = {

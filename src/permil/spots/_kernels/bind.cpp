@@ -199,14 +199,18 @@ void clear_discs(Array<bool, 2> free, Array<const double, 1> x, Array<const doub
   kernels().clear_discs(places, radius, int64_t(free.shape(0)), int64_t(free.shape(1)), free.data());
 }
 
-void planes_in_discs(Array<const int32_t, 2> mask, Array<const bool, 2> usable, Array<const double, 1> x, Array<const double, 1> y,
+template <class Plane>
+void planes_in_discs(Array<const Plane, 2> mask, Array<const bool, 2> usable, Array<const double, 1> x, Array<const double, 1> y,
                      double radius, Array<int64_t, 1> planes, Array<bool, 1> unusable) {
   const Places places = places_of(x, y);
   const int64_t ny = int64_t(mask.shape(0)), nx = int64_t(mask.shape(1));
   require(has_shape(usable, {ny, nx}), IMAGES_DIFFER);
   require(has_shape(planes, {places.count}) && has_shape(unusable, {places.count}), SPOTS_DIFFER);
   nb::gil_scoped_release release;
-  kernels().planes_in_discs(places, radius, ny, nx, mask.data(), usable.data(), planes.data(), unusable.data());
+  if constexpr (sizeof(Plane) == 2)
+    kernels().planes_in_discs_16(places, radius, ny, nx, mask.data(), usable.data(), planes.data(), unusable.data());
+  else
+    kernels().planes_in_discs_32(places, radius, ny, nx, mask.data(), usable.data(), planes.data(), unusable.data());
 }
 
 }  // namespace
@@ -236,9 +240,13 @@ void bind(nb::module_& module) {
              arg("empty").noconvert(), "Fill means of the usable ones among 2 x 2 pixels, and where there is none.");
   module.def("clear_discs", &clear_discs, arg("free").noconvert(), arg("x").noconvert(), arg("y").noconvert(), arg("radius"),
              "Clear pixels within a radius of places.");
-  module.def("planes_in_discs", &planes_in_discs, arg("mask").noconvert(), arg("usable").noconvert(), arg("x").noconvert(),
-             arg("y").noconvert(), arg("radius"), arg("planes").noconvert(), arg("unusable").noconvert(),
-             "Fill the mask planes within a radius of places, and whether one of the pixels there is not usable.");
+  const auto define_planes = [&](auto function) {
+    module.def("planes_in_discs", function, arg("mask").noconvert(), arg("usable").noconvert(), arg("x").noconvert(), arg("y").noconvert(),
+               arg("radius"), arg("planes").noconvert(), arg("unusable").noconvert(),
+               "Fill the mask planes within a radius of places, and whether one of the pixels there is not usable.");
+  };
+  define_planes(&planes_in_discs<int16_t>);
+  define_planes(&planes_in_discs<int32_t>);
 }
 
 }  // namespace permil::spots

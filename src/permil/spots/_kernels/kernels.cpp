@@ -74,26 +74,29 @@ void clear_discs(const Places& places, double radius, int64_t ny, int64_t nx, bo
     });
 }
 
-void planes_in_discs(const Places& places, double radius, int64_t ny, int64_t nx, const int32_t* mask, const bool* usable, int64_t* planes,
+template <class Plane>
+void planes_in_discs(const Places& places, double radius, int64_t ny, int64_t nx, const Plane* mask, const bool* usable, int64_t* planes,
                      bool* unusable) {
   for (int64_t spot = 0; spot < places.count; ++spot) {
-    int32_t all = 0, lost = 0;
+    Plane all = 0;
+    bool all_usable = true;
     for_rows_of_disc(places.x[spot], places.y[spot], radius, ny, nx, [&](int64_t row, int64_t first, int64_t last) {
       const auto own = span_of(mask + row * nx, nx);
       const auto is_usable = span_of(usable + row * nx, nx);
       for (int64_t column = first; column <= last; ++column) {
         all |= own[column];
-        lost |= !is_usable[column];
+        all_usable &= is_usable[column];
       }
     });
     planes[spot] = all;
-    unusable[spot] = lost != 0;
+    unusable[spot] = !all_usable;
   }
 }
 
 }  // namespace
 
 extern const Kernels PERMIL_LEVEL = {add_measurements, sum_circles, measure_moments, fit_boxes,
-                                     propagate,        bin_pixels,  clear_discs,     planes_in_discs};
+                                     propagate,        bin_pixels,  clear_discs,     planes_in_discs<int16_t>,
+                                     planes_in_discs<int32_t>};
 
 }  // namespace permil::spots

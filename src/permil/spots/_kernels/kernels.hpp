@@ -21,9 +21,12 @@ struct Kernels {
   void (*bin_pixels)(const Image&, float* binned, bool* empty);
   /// Clear pixels within a radius of places.
   void (*clear_discs)(const Places&, double radius, int64_t ny, int64_t nx, bool* free);
-  /// Fill the mask planes within a radius of places, and whether one of the pixels there is not usable.
-  void (*planes_in_discs)(const Places&, double radius, int64_t ny, int64_t nx, const int32_t* mask, const bool* usable, int64_t* planes,
-                          bool* unusable);
+  /// Fill the mask planes within a radius of places, and whether one of the pixels there is not usable: masks of exposures have 16 bits,
+  /// those of products 32.
+  void (*planes_in_discs_16)(const Places&, double radius, int64_t ny, int64_t nx, const int16_t* mask, const bool* usable, int64_t* planes,
+                             bool* unusable);
+  void (*planes_in_discs_32)(const Places&, double radius, int64_t ny, int64_t nx, const int32_t* mask, const bool* usable, int64_t* planes,
+                             bool* unusable);
 };
 
 extern const Kernels checked, baseline, v3, v4;

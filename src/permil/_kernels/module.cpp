@@ -7,10 +7,19 @@
 
 namespace nb = nanobind;
 
+namespace permil::compare {
+void bind(nb::module_& module);
+}
 namespace permil::exposures {
 void bind(nb::module_& module);
 }
 namespace permil::isr {
+void bind(nb::module_& module);
+}
+namespace permil::simulate {
+void bind(nb::module_& module);
+}
+namespace permil::spots {
 void bind(nb::module_& module);
 }
 
@@ -22,8 +31,14 @@ NB_MODULE(_kernels, module) {
     return names;
   }, "Return the levels of instructions that this processor has, the fastest last.");
   module.def("use_level", &permil::use_level, nb::arg("name"), "Use the kernels of a level from now on, in this process.");
+  auto compare = module.def_submodule("compare", "Answers of stars to maps, annuli of tree rings.");
+  permil::compare::bind(compare);
   auto exposures = module.def_submodule("exposures", "Raw bytes: RICE tiles, rows of files, checksums.");
   permil::exposures::bind(exposures);
   auto isr = module.def_submodule("isr", "Counts to electrons, stacks.");
   permil::isr::bind(isr);
+  auto simulate = module.def_submodule("simulate", "Light, charge and raw counts of the simulators.");
+  permil::simulate::bind(simulate);
+  auto spots = module.def_submodule("spots", "Places, shapes and fluxes of spots.");
+  permil::spots::bind(spots);
 }

@@ -1,5 +1,6 @@
 from . import exposures as exposures
 from . import isr as isr
+from . import joint as joint
 
 def levels() -> list[str]: ...
 def use_level(name: str) -> None: ...

@@ -1,4 +1,5 @@
 from . import exposures as exposures
+from . import flat as flat
 from . import isr as isr
 from . import joint as joint
 

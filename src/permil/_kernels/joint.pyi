@@ -1,3 +1,5 @@
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,3 +86,23 @@ def add_blocks(
 ) -> None: ...
 def subtract_rows(matrix: NDArray[np.float64], product: NDArray[np.float64], columns: NDArray[np.int64], first: int) -> None: ...
 def mirror_upper(matrix: NDArray[np.float64]) -> None: ...
+def medians(images: Sequence[NDArray[np.float32]], result: NDArray[np.float32]) -> None: ...
+def divide_blocks(
+    image: NDArray[np.float32],
+    good: NDArray[np.bool_],
+    mean: NDArray[np.float64],
+    block: int,
+    block_rows: NDArray[np.int64],
+    result: NDArray[np.float32],
+) -> None: ...
+def average(
+    image: NDArray[np.float32],
+    mask: NDArray[np.int16],
+    pattern: NDArray[np.float32],
+    block: int,
+    limits: NDArray[np.int64],
+    noise: NDArray[np.float64],
+    limit: float,
+    signals: NDArray[np.float64],
+    kept: NDArray[np.int64],
+) -> int: ...

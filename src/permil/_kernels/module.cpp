@@ -10,6 +10,9 @@ namespace nb = nanobind;
 namespace permil::exposures {
 void bind(nb::module_& module);
 }
+namespace permil::flat {
+void bind(nb::module_& module);
+}
 namespace permil::joint {
 void bind(nb::module_& module);
 }
@@ -27,6 +30,8 @@ NB_MODULE(_kernels, module) {
   module.def("use_level", &permil::use_level, nb::arg("name"), "Use the kernels of a level from now on, in this process.");
   auto exposures = module.def_submodule("exposures", "Raw bytes: RICE tiles, rows of files, checksums.");
   permil::exposures::bind(exposures);
+  auto flat = module.def_submodule("flat", "Pointings, their combination, light and sums of pixels.");
+  permil::flat::bind(flat);
   auto joint = module.def_submodule("joint", "Sums over exposures and super-pixels of the joint solution.");
   permil::joint::bind(joint);
   auto isr = module.def_submodule("isr", "Counts to electrons, stacks.");

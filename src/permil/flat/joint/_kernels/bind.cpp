@@ -1,5 +1,6 @@
 // permil._kernels.joint: types, sizes and ranges are checked here, once for each call, so that kernels need not.
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <initializer_list>
@@ -278,6 +279,46 @@ void mirror_upper(Matrix matrix) {
   kernels().mirror_upper(square);
 }
 
+void medians(const std::vector<Array<const float, 2>>& images, Array<float, 2> result) {
+  std::vector<const float*> pixels;
+  for (const auto& image : images) {
+    require(has_shape(image, {int64_t(result.shape(0)), int64_t(result.shape(1))}), "images and their medians differ in shape");
+    pixels.push_back(image.data());
+  }
+  nb::gil_scoped_release release;
+  std::vector<float> scratch(images.size() * MEDIANS_TOGETHER);
+  kernels().medians(pixels.data(), int64_t(pixels.size()), int64_t(result.size()), result.data(), scratch.data());
+}
+
+void divide_blocks(Array<const float, 2> image, Array<const bool, 2> good, Rows mean, int64_t block, Array<const int64_t, 1> block_rows,
+                   Array<float, 2> result) {
+  const int64_t n_rows = int64_t(image.shape(0)), n_columns = int64_t(image.shape(1));
+  require(has_shape(good, {n_rows, n_columns}) && has_shape(result, {n_rows, n_columns}) && has_shape(block_rows, {n_rows}),
+          "good pixels or rows are not those of the image");
+  require(block > 0 && int64_t(mean.shape(1)) == (n_columns + block - 1) / block, "means are not those of the blocks");
+  for (int64_t row = 0; row < n_rows; ++row)
+    require(block_rows.data()[row] >= 0 && block_rows.data()[row] < int64_t(mean.shape(0)), "a row lies in no block");
+  nb::gil_scoped_release release;
+  kernels().divide_blocks(image.data(), reinterpret_cast<const uint8_t*>(good.data()), mean.data(), n_rows, n_columns, block,
+                          block_rows.data(), result.data());
+}
+
+int64_t average(Array<const float, 2> image, Array<const int16_t, 2> mask, Array<const float, 2> pattern, int64_t block,
+                Array<const int64_t, 1> limits, Rows noise, float limit, Array<double, 2> signals, Array<int64_t, 2> kept) {
+  const int64_t n = int64_t(image.shape(0)), n_columns = int64_t(image.shape(1)), n_rows = int64_t(signals.shape(0));
+  require(has_shape(mask, {n, n_columns}) && has_shape(pattern, {n, n_columns}), "mask and pattern have not the shape of the image");
+  require(block > 0 && int64_t(signals.shape(1)) == (n_columns + block - 1) / block, "super-pixels are not those of the image");
+  const int64_t n_blocks = int64_t(signals.shape(1));
+  require(has_shape(noise, {n_rows, n_blocks}) && has_shape(kept, {n_rows, n_blocks}) && has_shape(limits, {n_rows + 1}),
+          "super-pixels differ in number");
+  for (int64_t row = 0; row <= n_rows; ++row)
+    require(limits.data()[row] >= 0 && limits.data()[row] <= n, "rows of super-pixels lie outside the image");
+  nb::gil_scoped_release release;
+  std::vector<float> scratch(size_t(ROWS_OF_AVERAGE * n_columns));
+  return kernels().average({n_columns, block, image.data(), mask.data(), pattern.data()}, limits.data(), n_rows, noise.data(), limit,
+                           signals.data(), kept.data(), scratch.data());
+}
+
 }  // namespace
 
 void bind(nb::module_& module) {
@@ -326,6 +367,17 @@ void bind(nb::module_& module) {
              "Subtract rows of a symmetric product from the upper triangle of a matrix.\n\n"
              "product, shape (m, columns - first): rows that belong to the unknowns columns[first : first + m], from column first on. columns:\n"
              "the unknowns, rising.");
+  module.def("medians", &medians, nb::arg("images").noconvert(), nb::arg("result").noconvert(),
+             "Fill the medians over images, pixel by pixel and without NaN; NaN where no image has a value.");
+  module.def("divide_blocks", &divide_blocks, nb::arg("image").noconvert(), nb::arg("good").noconvert(), nb::arg("mean").noconvert(),
+             nb::arg("block"), nb::arg("block_rows").noconvert(), nb::arg("result").noconvert(),
+             "Fill the quotients of good pixels and the means of their blocks; NaN where they are not good.");
+  module.def("average", &average, nb::arg("image").noconvert(), nb::arg("mask").noconvert(), nb::arg("pattern").noconvert(),
+             nb::arg("block"), nb::arg("limits").noconvert(), nb::arg("noise").noconvert(), nb::arg("limit"),
+             nb::arg("signals").noconvert(), nb::arg("kept").noconvert(),
+             "Fill signals and numbers of pixels of all super-pixels of an exposure; return how many pixels were left out as outliers.\n\n"
+             "limits, shape (rows + 1,): first row of the image of each row of super-pixels. noise, shape (rows, columns): variance of a\n"
+             "pixel that does not depend on the signal. limit: squared standard deviations from which a pixel is an outlier.");
   module.def("mirror_upper", &mirror_upper, nb::arg("matrix").noconvert(), "Copy the upper triangle of a matrix to its lower one.");
 }
 

@@ -55,8 +55,18 @@ struct TileSums {
   int64_t side;
 };
 
+/// An exposure of which super-pixels are averaged.
+struct ExposurePixels {
+  int64_t n_columns, block;
+  const float* image;    // [y, x]
+  const int16_t* mask;   // [y, x]
+  const float* pattern;  // [y, x]: response of a good pixel over the mean of its super-pixel; NaN where it is not good
+};
+
 namespace {
 
+/// Pixels of which medians are found together, and rows of floats that `average` needs.
+constexpr int64_t MEDIANS_TOGETHER = 512, ROWS_OF_AVERAGE = 5;
 constexpr int64_t MOST_PATTERNS = 4;
 constexpr int64_t DOUBLES_OF_SLOPES = 7;
 /// Rows of one run of super-pixels whose products are summed together.
@@ -102,6 +112,15 @@ struct Kernels {
   void (*subtract_rows)(const Square&, const double* product, int64_t n_rows, int64_t n_columns, const int64_t* columns, int64_t first);
   /// Copy the upper triangle of a matrix to its lower one.
   void (*mirror_upper)(const Square&);
+  /// Fill the medians over images, pixel by pixel and without NaN; `scratch` holds MEDIANS_TOGETHER numbers for each image.
+  void (*medians)(const float* const* images, int64_t n_images, int64_t n_pixels, float* result, float* scratch);
+  /// Divide good pixels by the mean of their block [row of blocks, block]; NaN where they are not good.
+  void (*divide_blocks)(const float* image, const uint8_t* good, const double* mean, int64_t n_rows, int64_t n_columns, int64_t block,
+                        const int64_t* block_rows, float* result);
+  /// Fill signals and numbers of pixels of rows of super-pixels, limits[row] to limits[row + 1] of the image, for their noise per pixel;
+  /// return how many pixels are off by more than the limit, in squared standard deviations.
+  int64_t (*average)(const ExposurePixels&, const int64_t* limits, int64_t n_rows, const double* noise, float limit, double* signals,
+                     int64_t* kept, float* scratch);
 };
 
 extern const Kernels checked, baseline, v3, v4;

@@ -1,3 +1,4 @@
+from . import beam as beam
 from . import exposures as exposures
 from . import flat as flat
 from . import isr as isr

@@ -7,6 +7,9 @@
 
 namespace nb = nanobind;
 
+namespace permil::beam {
+void bind(nb::module_& module);
+}
 namespace permil::exposures {
 void bind(nb::module_& module);
 }
@@ -28,6 +31,8 @@ NB_MODULE(_kernels, module) {
     return names;
   }, "Return the levels of instructions that this processor has, the fastest last.");
   module.def("use_level", &permil::use_level, nb::arg("name"), "Use the kernels of a level from now on, in this process.");
+  auto beam = module.def_submodule("beam", "Splines of the beam on images.");
+  permil::beam::bind(beam);
   auto exposures = module.def_submodule("exposures", "Raw bytes: RICE tiles, rows of files, checksums.");
   permil::exposures::bind(exposures);
   auto flat = module.def_submodule("flat", "Pointings, their combination, light and sums of pixels.");

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 from scipy.interpolate import NdBSpline
 
-from permil import _kernels
+from kernel_levels import LEVELS, kernels_of
 from permil._kernels import beam as kernels
 from permil.beam.hull import Hull
 from permil.beam.tabulate import SplineTable
 
-LEVELS = _kernels.levels()
 STEP, START = 0.7, np.array([-9.0, -8.0])
 HULL = Hull.of(np.array([[-4.0, -5.0], [5.0, -4.0], [6.0, 3.0], [-1.0, 6.0], [-5.0, 2.0]]))
-
-
-@contextmanager
-def kernels_of(level: str) -> Iterator[None]:
-    _kernels.use_level(level)
-    try:
-        yield
-    finally:
-        _kernels.use_level(LEVELS[-1])
 
 
 def table() -> tuple[SplineTable, NdBSpline]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from permil import _kernels
+from kernel_levels import LEVELS, kernels_of
 from permil._kernels import flat as kernels
 from permil._kernels import joint as joint_kernels
 from permil.flat.combine import PointingCombination
@@ -18,18 +17,8 @@ from permil.flat.joint.average import flattened, median_image
 from permil.flat.superpixel import block_sums
 from permil.products import UNUSABLE, MaskPlane
 
-LEVELS = _kernels.levels()
 SHAPE = (23, 75)
 NO_DATA = int(MaskPlane.NO_DATA)
-
-
-@contextmanager
-def kernels_of(level: str) -> Iterator[None]:
-    _kernels.use_level(level)
-    try:
-        yield
-    finally:
-        _kernels.use_level(LEVELS[-1])
 
 
 def pointing(seed: int, kind: type[np.integer], *, exact: bool) -> LitImage:

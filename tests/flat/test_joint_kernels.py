@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from scipy.interpolate import NdBSpline
 
-from permil import _kernels
+from kernel_levels import LEVELS, kernels_of
 from permil._kernels import joint as kernels
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import pattern_values
 
-LEVELS = _kernels.levels()
 PIXELS, EXPOSURES = 150, 9
-
-
-@contextmanager
-def kernels_of(level: str) -> Iterator[None]:
-    _kernels.use_level(level)
-    try:
-        yield
-    finally:
-        _kernels.use_level(LEVELS[-1])
 
 
 @dataclass

@@ -16,15 +16,15 @@ const Kernels& kernels() {
 
 Table table_of(const Array<const double, 2>& coefficients, const Array<const double, 1>& origin, double step) {
   require(coefficients.shape(0) >= 4 && coefficients.shape(1) >= 4, "a table has fewer than four B-splines along an axis");
-  require(origin.size() == 2 && step > 0.0, "a table has no origin or no step");
+  require(has_shape(origin, {2}) && step > 0.0, "a table has no origin or no step");
   return {coefficients.data(), int64_t(coefficients.shape(0)), int64_t(coefficients.shape(1)), origin.data()[0], origin.data()[1], step};
 }
 
 void fill_image(Array<float, 2> image, Array<const double, 1> origin, Array<const double, 2> matrix, Array<const double, 2> half_planes,
                 Array<const double, 2> coefficients, Array<const double, 1> start, double step) {
   const Table table = table_of(coefficients, start, step);
-  require(origin.size() == 2 && matrix.shape(0) == 2 && matrix.shape(1) == 2, "an image has no origin or no matrix");
-  require(half_planes.shape(1) == 3, "half planes have three coefficients");
+  require(has_shape(origin, {2}) && has_shape(matrix, {2, 2}), "an image has no origin or no matrix");
+  require(has_shape(half_planes, {int64_t(half_planes.shape(0)), 3}), "half planes have three coefficients");
   require(image.shape(1) < (1u << 31), "an image has too many columns");
   nb::gil_scoped_release release;
   const Frame frame{int64_t(image.shape(0)), int64_t(image.shape(1)), origin.data()[0], origin.data()[1], matrix.data()};
@@ -34,7 +34,7 @@ void fill_image(Array<float, 2> image, Array<const double, 1> origin, Array<cons
 void values_at(Array<const double, 2> points, Array<const double, 2> coefficients, Array<const double, 1> start, double step,
                Array<double, 1> values) {
   const Table table = table_of(coefficients, start, step);
-  require(points.shape(1) == 2 && points.shape(0) == values.size(), "values are not those of the points");
+  require(has_shape(points, {int64_t(values.size()), 2}), "values are not those of the points");
   nb::gil_scoped_release release;
   kernels().values_at(table, points.data(), int64_t(values.size()), values.data());
 }

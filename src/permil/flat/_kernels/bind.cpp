@@ -2,7 +2,6 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 
-#include <initializer_list>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -23,14 +22,6 @@ const Kernels& kernels() {
 #else
   return kernels_in_use<Kernels>(checked, baseline, nullptr, nullptr);
 #endif
-}
-
-template <class AnyArray>
-bool has_shape(const AnyArray& array, std::initializer_list<int64_t> shape) {
-  int axis = 0;
-  for (int64_t size : shape)
-    if (int64_t(array.shape(axis++)) != size) return false;
-  return true;
 }
 
 template <class AnyArray>

@@ -61,14 +61,6 @@ nb::object array_of_table(const Table<Number, N>& table) {
 int64_t whole(nb::handle owner, const char* name) { return nb::cast<int64_t>(owner.attr(name)); }
 double number(nb::handle owner, const char* name) { return nb::cast<double>(owner.attr(name)); }
 
-template <class AnyArray>
-bool has_shape(const AnyArray& array, std::initializer_list<int64_t> shape) {
-  int axis = 0;
-  for (int64_t size : shape)
-    if (int64_t(array.shape(axis++)) != size) return false;
-  return true;
-}
-
 /// Segments, and the arrays that they lie in.
 struct SegmentArrays {
   Array<const int64_t, 1> amplifiers, x_min, y_first, y_step, n_knots;

@@ -3,7 +3,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
-#include <initializer_list>
 #include <utility>
 #include <vector>
 
@@ -25,14 +24,6 @@ const Kernels& kernels() {
 #else
   return kernels_in_use<Kernels>(checked, baseline, nullptr, nullptr);
 #endif
-}
-
-template <class AnyArray>
-bool has_shape(const AnyArray& array, std::initializer_list<int64_t> shape) {
-  int axis = 0;
-  for (int64_t size : shape)
-    if (int64_t(array.shape(axis++)) != size) return false;
-  return true;
 }
 
 /// Return a matrix, or a leading part of one.

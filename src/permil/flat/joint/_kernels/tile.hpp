@@ -8,10 +8,13 @@
 namespace permil::joint {
 namespace {
 
-#ifdef __AVX512F__
+// Numbers in a vector register.
+#if defined(__AVX512F__)
 constexpr int64_t LANES = 8;
-#else
+#elif defined(__AVX__)
 constexpr int64_t LANES = 4;
+#else
+constexpr int64_t LANES = 2;
 #endif
 typedef double Lanes __attribute__((vector_size(8 * LANES), aligned(8), may_alias));
 

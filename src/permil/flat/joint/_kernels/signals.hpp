@@ -35,7 +35,7 @@ void evaluate(const Pixels& pixels, const Patterns& patterns, double* result) {
   const auto x = span_of(pixels.x, n), y = span_of(pixels.y, n);
   const auto values = span_of(result, n);
   constexpr double at_rest[2] = {0.0, 0.0};
-  const Seen seen = seen_in(patterns, Exposures{1, at_rest, nullptr, 0}, 0, 0);
+  const SeenPattern seen = seen_in(patterns, Exposures{1, at_rest, nullptr, 0}, 0, 0);
   for (int64_t point = 0; point < n; ++point) values[point] = 0.0;
   add_pattern(seen, span_of(patterns.vector, patterns.n_unknowns), x, y, values, n);
   for (int64_t point = 0; point < n; ++point) {

@@ -26,7 +26,7 @@ inline Cubic cubic_at(double place, double count) {
 }
 
 /// One pattern as an exposure sees it.
-struct Seen {
+struct SeenPattern {
   double moved_x, moved_y;  // sign times the projector's position
   double origin_x, origin_y, spacing, sign;
   double count_x, count_y;
@@ -36,7 +36,7 @@ struct Seen {
   Cubic along_y(double y) const { return cubic_at((y + moved_y - origin_y) / spacing, count_y); }
 };
 
-inline Seen seen_in(const Patterns& patterns, const Exposures& exposures, int64_t pattern, int64_t exposure) {
+inline SeenPattern seen_in(const Patterns& patterns, const Exposures& exposures, int64_t pattern, int64_t exposure) {
   const int64_t* counts = patterns.counts + 3 * pattern;
   const double *place = patterns.places + 4 * pattern, *centre = exposures.centres + 2 * exposure;
   return {place[3] * centre[0], place[3] * centre[1], place[0], place[1], place[2], place[3],
@@ -49,7 +49,7 @@ struct Window {
 };
 
 /// Return the B-splines of a pattern between bounds: least and largest x, least and largest y.
-inline Window window_of(const double* bounds, const Seen& seen) {
+inline Window window_of(const double* bounds, const SeenPattern& seen) {
   const int64_t low_x = seen.along_x(bounds[0]).first, low_y = seen.along_y(bounds[2]).first;
   return {low_x, seen.along_x(bounds[1]).first + 4 - low_x, low_y, seen.along_y(bounds[3]).first + 4 - low_y};
 }
@@ -65,9 +65,9 @@ inline void fill_smooth(double x, double y, const double* frame, double (&smooth
 }
 
 /// Add a pattern to a row of logarithms.
-inline void add_pattern(const Seen& seen, Span<const double> vector, Span<const double> x, Span<const double> y, Span<double> result,
+inline void add_pattern(const SeenPattern& seen, Span<const double> vector, Span<const double> x, Span<const double> y, Span<double> result,
                         int64_t n) {
-  const Seen own = seen;
+  const SeenPattern own = seen;
   LOOP (int64_t pixel = 0; pixel < n; ++pixel) {
     const Cubic across = own.along_x(x[pixel]), along = own.along_y(y[pixel]);
     const int32_t first = own.start + across.first * own.n_y + along.first;
@@ -79,9 +79,9 @@ inline void add_pattern(const Seen& seen, Span<const double> vector, Span<const 
 }
 
 /// Add the derivatives of a pattern with respect to the projector's position to rows of slopes.
-inline void add_slopes(const Seen& seen, Span<const double> vector, Span<const double> x, Span<const double> y, Span<double> slope_x,
+inline void add_slopes(const SeenPattern& seen, Span<const double> vector, Span<const double> x, Span<const double> y, Span<double> slope_x,
                        Span<double> slope_y, int64_t n) {
-  const Seen own = seen;
+  const SeenPattern own = seen;
   const double scale = own.sign / own.spacing;
   LOOP (int64_t pixel = 0; pixel < n; ++pixel) {
     const Cubic across = own.along_x(x[pixel]), along = own.along_y(y[pixel]);
@@ -127,8 +127,8 @@ inline Derivatives derivatives_in(double* memory, int64_t n_patterns, int64_t n)
   return rows;
 }
 
-inline void fill_values(const Seen& seen, Span<const double> x, Span<const double> y, const Derivatives& rows, int64_t pattern) {
-  const Seen own = seen;
+inline void fill_values(const SeenPattern& seen, Span<const double> x, Span<const double> y, const Derivatives& rows, int64_t pattern) {
+  const SeenPattern own = seen;
   const int64_t n = rows.n;
   const auto first_x = rows.first(pattern, 0), first_y = rows.first(pattern, 1);
   const auto x0 = rows.values(pattern, 0), x1 = rows.values(pattern, 1), x2 = rows.values(pattern, 2), x3 = rows.values(pattern, 3);
@@ -159,7 +159,7 @@ inline void fill_derivatives(const Pixels& pixels, const Exposures& exposures, c
   const auto slope_x = span_of(rows.slope_x, n), slope_y = span_of(rows.slope_y, n);
   for (int64_t pixel = 0; pixel < n; ++pixel) slope_x[pixel] = slope_y[pixel] = 0.0;
   for (int64_t pattern = 0; pattern < patterns.count; ++pattern) {
-    const Seen seen = seen_in(patterns, exposures, pattern, exposure);
+    const SeenPattern seen = seen_in(patterns, exposures, pattern, exposure);
     add_slopes(seen, span_of(patterns.vector, patterns.n_unknowns), x, y, slope_x, slope_y, n);
     fill_values(seen, x, y, rows, pattern);
   }

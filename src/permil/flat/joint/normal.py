@@ -19,9 +19,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels.joint import mirror_upper, predict, profile_response, subtract_rows
 from permil.engine import ahead, own_threads
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.kernels import mirror_upper, predict, profile_response, subtract_rows
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.tile import DetectorRows, Tile, TilePlan
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels.joint import add_blocks, add_gradient, mark_windows, sum_tile
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.kernels import add_gradient
 from permil.flat.joint.model import JointModel
-from permil.flat.joint.tile_kernels import add_blocks, mark_windows, sum_tile
 
 FloatArray = NDArray[np.float64]
 
@@ -108,7 +107,7 @@ class DetectorRows:
             marked = np.zeros(self._size, dtype=np.bool_)
             windows = np.zeros((len(self._centres), len(self._counts), 4), dtype=np.int64)
             bounds = np.array([x.min(), x.max(), y.min(), y.max()])
-            lit = self._weights[:, pixels].any(axis=1)
+            lit = np.asarray(self._weights[:, pixels].any(axis=1))
             mark_windows(bounds, self._centres, self._counts, self._places, self._further, lit, windows, marked)
             yield TilePlan(pixels, np.flatnonzero(marked), windows, self._parts.shape[2])
 

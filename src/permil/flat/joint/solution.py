@@ -110,11 +110,18 @@ class JointSolution:
 
         What the prior determines takes no degree of freedom from the signals (Gull 1989; MacKay 1992, Neural Computation 4, 415). The
         trace is estimated from random vectors (Hutchinson 1990, Communications in Statistics 19, 433): its error is a few unknowns.
+        The part of the gains, whose unknowns have very different sizes, is exact.
         """
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, self.model.size))
+        gains = slice(self.model.board_gains.start, self.model.step_sizes.stop)
+        probes[:, gains] = 0.0
         weighted = np.array([self.prior.times(probe) for probe in probes])
         whitened = linalg.solve_triangular(self.factor, np.concatenate([probes, weighted]).T, lower=True, check_finite=False)
         from_prior = float(np.sum(whitened[:, :_PROBES] * whitened[:, _PROBES:])) / _PROBES
+        covariance = self.covariance_of(gains)
+        for where, precision in self.prior.gain_blocks():
+            inside = slice(where.start - gains.start, where.stop - gains.start)
+            from_prior += float(np.sum(precision * covariance[inside, inside]))
         return min(max(self.model.size - from_prior, 0.0), float(self.model.size))
 
     @property
@@ -147,6 +154,13 @@ class JointSolution:
         unit = np.zeros((self.model.size, places.stop - places.start))
         unit[np.arange(places.start, places.stop), np.arange(unit.shape[1])] = 1.0
         return np.sqrt(np.square(linalg.solve_triangular(self.factor, unit, lower=True)).sum(axis=0))
+
+    def covariance_of(self, places: slice) -> FloatArray:
+        """Return the covariance of some of the unknowns, shape (m, m)."""
+        unit = np.eye(self.model.size - places.start, places.stop - places.start)
+        behind = self.factor[places.start :, places.start :]
+        whitened = linalg.solve_triangular(behind, unit, lower=True, check_finite=False)
+        return np.asarray(whitened.T @ whitened)
 
     @property
     def rotation(self) -> tuple[float, float]:

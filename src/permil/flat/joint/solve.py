@@ -8,7 +8,7 @@ as they should.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,8 @@ from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout
 from permil.flat.joint.descent import Descent, Place
 from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
+from permil.flat.joint.gain_steps import new_steps
+from permil.flat.joint.gains import BoardTerms
 from permil.flat.joint.model import MOST_UNKNOWNS, make_model
 from permil.flat.joint.normal import NormalEquations
 from permil.flat.joint.solution import Certificate, JointSolution
@@ -34,6 +36,9 @@ _SCATTER = 3.0
 
 _LATTICE = 200
 """Places along an axis at which the beam is looked at for its centre."""
+
+_ROUNDS_OF_STEPS = 3
+"""How often steps of amplifiers are sought: large ones hide others."""
 
 _CONTRACTION = 0.3
 """What a step must leave of the decrement, or else the curvature is computed again."""
@@ -54,6 +59,8 @@ def solve_joint(
     geometry: bool = True,
     with_drift: bool = True,
     with_weather: bool = True,
+    boards: BoardTerms | None = None,
+    amplifiers: Mapping[str, NDArray[np.int64]] | None = None,
     threshold: float = 6.0,
     leave_out: bool = True,
     tolerance: float = 0.01,
@@ -85,6 +92,11 @@ def solve_joint(
     with_weather
         Whether the pattern of the light may change from exposure to exposure (`permil.flat.joint.weather`). Where it does, its coefficients
         become unknowns.
+    boards
+        Readout boards, whose gains change with temperature and time (`permil.flat.joint.gains.board_terms`); default: none do.
+    amplifiers
+        Number of the amplifier of each super-pixel of each detector, shape (p,). Where they are given, steps of their gains are sought
+        (`permil.flat.joint.gain_steps`), and their sizes become unknowns.
     threshold
         Single signals are down-weighted beyond so many standard deviations (Huber).
     leave_out
@@ -103,21 +115,44 @@ def solve_joint(
     """
     exposures = epochs_of_readout(exposures, detectors)
     model = make_model(
-        exposures, detectors, spacing_mm=spacing_mm, reflection=reflection, position_errors=position_errors, geometry=geometry
+        exposures,
+        detectors,
+        spacing_mm=spacing_mm,
+        reflection=reflection,
+        position_errors=position_errors,
+        geometry=geometry,
+        boards=boards,
     )
     solver = Solver(model, detectors, threshold, with_drift, progress, stiffness, start=start)
-    solution = _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
-    if not with_weather or model.size + len(PATTERNS) * len(exposures) > MOST_UNKNOWNS:
-        return solution
-    frame = frame_of(detectors, model.centres(solution.vector), _lightest(solution))
-    solver = solver.with_weather(frame)
-    freedom = max(solution.signals - solution.responses - solution.determined, 1.0)
-    weather = solver.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
-    if not weather.found:
-        return replace(solution, weather=weather)
-    # What did not fit without weather is judged again.
-    solver.exposure_weights[:] = 1.0
-    return _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
+
+    def iterate(solver: Solver) -> JointSolution:
+        return _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
+
+    def look_for_weather(solver: Solver, solution: JointSolution) -> tuple[Solver, JointSolution]:
+        if not with_weather or solver.model.size + len(PATTERNS) * len(exposures) > MOST_UNKNOWNS:
+            return solver, solution
+        frame = frame_of(detectors, solver.model.centres(solution.vector), _lightest(solution))
+        further = solver.with_weather(frame)
+        freedom = max(solution.signals - solution.responses - solution.determined, 1.0)
+        weather = further.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
+        if not weather.found:
+            return solver, replace(solution, weather=weather)
+        # What did not fit without weather is judged again.
+        further.exposure_weights[:] = 1.0
+        return further, iterate(further)
+
+    solver, solution = look_for_weather(solver, iterate(solver))
+    for _ in range(_ROUNDS_OF_STEPS if amplifiers else 0):
+        steps = new_steps(solution, detectors, amplifiers or {})
+        if not steps:
+            break
+        solver = solver.with_steps(steps)
+        solver.exposure_weights[:] = 1.0
+        without, solution = solution, iterate(solver)
+        if without.weather is not None and not without.weather.found:
+            # Steps may have hidden the weather.
+            solver, solution = look_for_weather(solver, solution)
+    return solution
 
 
 def _lightest(solution: JointSolution) -> FloatArray:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, SHAPE_LIMIT, ExposureTests, exposure_tests
+from permil.flat.joint.gains import AmplifierStep, BoardPrior, fit_time_rms
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import NormalEquations, normal_equations
 from permil.flat.joint.photodiode import READING_LIMIT, PhotodiodeModel, fit_photodiode, marginal, stuck_readings
@@ -107,18 +108,28 @@ class Solver:
             _FIRST_PHOTODIODE,
             self._readable,
             stage_as_recorded=True,
+            boards=None if model.boards is None else BoardPrior(model.boards),
         )
 
     def with_weather(self, frame: WeatherFrame) -> Solver:
         """Return a solver from here on with the coefficients of the weather as unknowns."""
-        model = replace(self.model, weather_frame=frame)
+        return self._continued(replace(self.model, weather_frame=frame))
+
+    def with_steps(self, steps: tuple[AmplifierStep, ...]) -> Solver:
+        """Return a solver from here on with the sizes of further steps of amplifiers as unknowns."""
+        return self._continued(replace(self.model, gain_steps=(*self.model.gain_steps, *steps)))
+
+    def _continued(self, model: JointModel) -> Solver:
         other = Solver(model, self.detectors, self.threshold, self.with_drift, None, near=self._near)
-        other.vector = np.concatenate([self.vector, np.zeros(model.size - self.model.size)])
+        known, weather = self.vector[: self.model.step_sizes.stop], self.vector[self.model.weather]
+        further = np.zeros(model.step_sizes.stop - self.model.step_sizes.stop)
+        beyond = np.zeros(model.size - len(known) - len(further) - len(weather))
+        other.vector = np.concatenate([known, further, weather, beyond])
         other.exposure_weights, other.begun = self.exposure_weights.copy(), True
         other.prior = replace(self.prior, model=model)
         other._stiffness_given = other._stiffness_known = True
         other._reject_readings = self._reject_readings
-        # The photodiode has settled without weather.
+        # The photodiode has settled without them.
         other._waits = _MOST_WAITS
         return other
 
@@ -183,7 +194,7 @@ class Solver:
         self._curvature = None
 
     def _estimate_strengths(self, curvature: Curvature, gradient: FloatArray) -> None:
-        """Estimate photodiode, position errors and weather."""
+        """Estimate photodiode, position errors, changes of the boards' gains and weather."""
         if self._readable.sum() >= _FEWEST_READINGS:
             self._estimate_photodiode(curvature, gradient)
         if self.model.position_errors and not self.prior.stage_as_recorded:
@@ -196,10 +207,21 @@ class Solver:
             pull = differences @ (at_vector + information @ errors)
             size = common_deviation(differences @ information @ differences, pull, _POSITION_ERRORS_MM)
             self.prior = replace(self.prior, position_error_mm=size)
+        if self.prior.boards is not None and not self.prior.stage_as_recorded:
+            self._estimate_boards(self.prior.boards, curvature, gradient)
         if self.model.weather_frame is not None and not self._weather_settled:
             # Position errors and photodiode look better with weather than they did without.
             self._estimate_weather(self.model.weather_frame, curvature, gradient)
             self._weather_settled = True
+
+    def _estimate_boards(self, boards: BoardPrior, curvature: Curvature, gradient: FloatArray) -> None:
+        """Estimate the size of the change of the boards' gains in time."""
+        start, times = self.model.board_gains.start, boards.terms.times
+        block = slice(start + times.start, start + times.stop)
+        pull = gradient + self.prior.gradient(self.vector)
+        information, at_vector = curvature.information(self.prior, gradient, pull, block)
+        time_rms = fit_time_rms(boards.terms, information, at_vector + information @ self.vector[block])
+        self.prior = replace(self.prior, boards=BoardPrior(boards.terms, time_rms))
 
     def _estimate_weather(self, frame: WeatherFrame, curvature: Curvature, gradient: FloatArray, excess: float = 0.0) -> Weather:
         """Estimate size and correlation time of the weather."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 from astropy.table import Table, vstack
 from numpy.typing import NDArray
 
-from permil.camera import Camera, Detector, shared_camera
+from permil.camera import Camera, shared_camera
 from permil.config import Config
 from permil.engine import ahead, own_threads, tell_part
 from permil.engine.threads import allow_threads
@@ -29,9 +29,11 @@ from permil.flat.joint import (
     choose_spacing,
     solve_joint,
 )
+from permil.flat.joint.boards import board_results
 from permil.flat.joint.budget import Part, solve_part
 from permil.flat.joint.error_budget import Halves, compare_halves, divisions, error_budget, place_rows
-from permil.flat.joint.gain_steps import GainStep, find_gain_steps
+from permil.flat.joint.gain_steps import solved_steps
+from permil.flat.joint.gains import BLIND_RMS, BoardReadings, Coefficient, board_terms
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
@@ -45,7 +47,7 @@ _PART_OF_CHOICE, _PART_OF_SOLUTION = 0.3, 0.5
 MOST_GRADIENT = 1e-3
 """Gradient of the response over all detectors, 1/mm, that is not plausible: 4 per cent over a detector of the LSST Camera."""
 
-_MOST_READINGS = 10
+_MOST_READINGS, _MOST_NAMES = 10, 6
 _LARGE_STEP = 0.1
 """Logarithm of a change of the photodiode's response that is reported as a factor."""
 
@@ -78,7 +80,12 @@ def joint_task(config: Config, camera: Camera, folder: RunFolder, index: Index, 
     exposures = unique_exposures(rows)
     columns = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose", "run", "job")
     records = [[str(row[name]) for name in columns] for row in exposures]
-    options = {"joint": config.flat.joint.model_dump(mode="json"), "photodiode": config.isr.photodiode, "seed": config.seed}
+    options = {
+        "joint": config.flat.joint.model_dump(mode="json"),
+        "photodiode": config.isr.photodiode,
+        "temperature_coefficient": camera.temperature_coefficient,
+        "seed": config.seed,
+    }
     print_ = fingerprint({**options, "exposures": records}, upstream=[task.fingerprint for task in signals])
     return JointTask(config, folder.root, led, exposures, signals, print_)
 
@@ -114,6 +121,7 @@ def solve_led(task: JointTask) -> list[str]:
     if len(detectors) == 1:
         # One at a time is in memory anyway.
         detectors = list(detectors)
+    boards, amplifiers = _boards_and_amplifiers((read_signals(files[number]) for number in lit), number_of, camera)
     choice, spacing_mm = None, options.spacing_mm
     if spacing_mm is None:
         choice = choose_spacing(exposures, detectors)
@@ -129,6 +137,10 @@ def solve_led(task: JointTask) -> list[str]:
         position_errors=options.position_errors,
         geometry=options.geometry,
         with_drift=options.drift,
+        boards=board_terms(
+            exposures.time, boards, Coefficient(camera.temperature_coefficient, config.isr.temperature_coefficient)
+        ),
+        amplifiers=amplifiers,
         threshold=options.threshold,
         progress=lambda share: tell_part(_PART_OF_CHOICE + (_PART_OF_SOLUTION - _PART_OF_CHOICE) * share),
     )
@@ -136,14 +148,12 @@ def solve_led(task: JointTask) -> list[str]:
     check = check_photodiode(solution)
     (errors, modes, shared), halves, trouble = _errors_and_halves(task, solution, detectors, camera)
     found: dict[str, DetectorErrors] = {}
-    amplifiers: dict[str, NDArray[np.int64]] = {}
     for number in lit:
         signals = read_signals(files[number])
         name = signals.detector
         places = np.column_stack(shared_places(camera[name]))
         where = (signals.row, signals.column)
         found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where, halves)
-        amplifiers[name] = _amplifiers_of(signals, camera[name])
     budget = error_budget(
         solution,
         errors,
@@ -172,29 +182,86 @@ def solve_led(task: JointTask) -> list[str]:
         side_mm=signals.block * camera[signals.detector].pixel_mm,
     )
     write_joint(folder.joint(task.led), hdus)
-    gain_steps = _gain_step_sentences(task, find_gain_steps(solution, detectors, amplifiers), camera)
-    return _messages(task, solution, choice, budget, noisier=check.noisier) + gain_steps + trouble
+    gains = [
+        f"{task.led}: {sentence}" for sentence in (*_step_sentences(task, solution, camera), *_board_sentences(solution, budget))
+    ]
+    return _messages(task, solution, choice, budget, noisier=check.noisier) + gains + trouble
 
 
-def _amplifiers_of(signals: SuperPixelSignals, detector: Detector) -> NDArray[np.int64]:
-    """Return the number of the amplifier in the middle of each super-pixel, shape (p,)."""
-    amplifier_map, middle = detector.amplifier_map(), signals.block // 2
-    rows, columns = (
-        np.minimum(place * signals.block + middle, side - 1)
-        for place, side in zip((signals.row, signals.column), amplifier_map.shape, strict=True)
-    )
-    return amplifier_map[rows, columns].astype(np.int64)
+def _boards_and_amplifiers(
+    stored: Iterable[SuperPixelSignals], number_of: Mapping[str, int], camera: Camera
+) -> tuple[list[BoardReadings], dict[str, NDArray[np.int64]]]:
+    """Return the readout boards of some detectors, the exposures that they read and their thermometers, and amplifiers of super-pixels."""
+    readings: dict[str, dict[int, NDArray[np.float64]]] = {}
+    detectors: dict[str, list[str]] = {}
+    amplifiers = {}
+    for signals in stored:
+        detector = camera[signals.detector]
+        amplifiers[detector.name] = signals.amplifier
+        if not detector.reb:
+            continue
+        board = f"{detector.raft}/{detector.reb}"
+        detectors.setdefault(board, []).append(detector.name)
+        own = readings.setdefault(board, {})
+        for obsid, temperature in zip(signals.obsid, signals.temperature, strict=True):
+            # All detectors of a board have its temperatures in their files.
+            if (number := number_of.get(str(obsid))) is not None and not np.isfinite(own.get(number, np.nan)).all():
+                own[number] = temperature
+    boards = [
+        BoardReadings(board, tuple(detectors[board]), np.array(sorted(own)), np.array([own[number] for number in sorted(own)]))
+        for board, own in readings.items()
+    ]
+    return boards, amplifiers
 
 
-def _gain_step_sentences(task: JointTask, steps: Sequence[GainStep], camera: Camera) -> list[str]:
+def _step_sentences(task: JointTask, solution: JointSolution, camera: Camera) -> list[str]:
     """Return which amplifiers change their gain during the campaign."""
     return [
-        f"{task.led}: the signals of amplifier {camera[step.detector].amplifiers[step.amplifier].name} of {step.detector} change by "
-        f"{1e3 * step.size:.3g} +- {1e3 * step.size_err:.1g} per mil against those of the others before exposure "
-        f"{task.exposures['obsid'][step.exposure]}: its gain has changed, and its flat is wrong by a part of that; "
-        "take exposures of one side of the change only"
-        for step in steps
+        f"the signals of amplifier {camera[step.detector].amplifiers[step.amplifier].name} of {step.detector} change by "
+        f"{1e3 * step.size:.3g} +- {1e3 * step.size_err:.1g} per mil before exposure {task.exposures['obsid'][step.exposure]}: its gain "
+        "has changed; signals before that are corrected, and the flat is that of the gain after it"
+        for step in solved_steps(solution)
     ]
+
+
+def _board_sentences(solution: JointSolution, budget: Table) -> list[str]:
+    """Return which readout boards differ from what is expected, have no temperatures, or are known from their prior alone."""
+    terms, boards = solution.model.boards, board_results(solution)
+    if terms is None:
+        return []
+    sentences = [
+        f"the gain of readout board {one.name} changes by {1e3 * (terms.coefficient.applied + one.coefficient):.2f} +- "
+        f"{1e3 * one.coefficient_err:.1g} per mil per degree C, where {1e3 * (terms.coefficient.applied + one.expected):.2g} is expected"
+        for one in boards
+        if one.is_unusual
+    ]
+    sentences += [
+        f"the signals of readout board {one.name} change by {1e3 * one.change:.2g} +- {1e3 * one.change_err:.1g} per mil from its first to "
+        "its last exposure, beyond what its temperature does"
+        for one in boards
+        if one.has_changed
+    ]
+    blind = [one.name for one, is_blind in zip(boards, terms.blind, strict=True) if is_blind]
+    if blind:
+        sentences.append(
+            f"there are no usable temperatures of readout board {_list_of(blind)}: changes of its gain are followed in time alone, "
+            f"with {1e3 * BLIND_RMS:.1g} per mil expected; name thermometers that work in isr.temperature_card"
+        )
+    dominated = [one.name for one in boards if one.is_dominated]
+    error_of = dict(zip(budget["term"], budget["error"], strict=True))
+    added = float(np.hypot(error_of["board_coefficient_scale"], error_of["board_time_scale"]))
+    if dominated:
+        sentences.append(
+            f"the gain of readout board {_list_of(dominated)} is dominated by its prior: no exposures that several boards read determine "
+            f"it better; what is not known of boards adds {1e3 * added:.1g} per mil to the levels of detectors"
+        )
+    return sentences
+
+
+def _list_of(names: Sequence[str]) -> str:
+    """Return names in one phrase, the first few of many."""
+    listed = ", ".join(names[:_MOST_NAMES])
+    return listed if len(names) <= _MOST_NAMES else f"{listed} and {len(names) - _MOST_NAMES} more"
 
 
 def require_plausible_gradient(gradient: NDArray[np.float64], covariance: NDArray[np.float64], *, led: str) -> None:

@@ -269,13 +269,14 @@ def joint_hdus(
     hdus: list[Any] = [fits.PrimaryHDU(header=provenance(dict(cards)))]
     patterns = zip(solution.model.patterns, solution.model.pattern_slices, strict=True)
     for number, (pattern, where) in enumerate(patterns):
-        level = np.array(solution.vector[where]).reshape(pattern.grid.shape)
+        grid, coefficients = solution.model.beam(solution.vector) if number == 0 else (pattern.grid, solution.vector[where])
+        level = np.array(coefficients).reshape(grid.shape)
         hdu = fits.ImageHDU(
             level - (beam_maximum(solution) if number == 0 else 0.0), name="BEAM" if number == 0 else "REFLECTION"
         )
-        hdu.header["ORIGINX"] = (pattern.grid.origin[0], "[mm] place of the first coefficient")
-        hdu.header["ORIGINY"] = (pattern.grid.origin[1], "[mm] place of the first coefficient")
-        hdu.header["STEP"] = (pattern.grid.spacing, "[mm] distance of the knots")
+        hdu.header["ORIGINX"] = (grid.origin[0], "[mm] place of the first coefficient")
+        hdu.header["ORIGINY"] = (grid.origin[1], "[mm] place of the first coefficient")
+        hdu.header["STEP"] = (grid.spacing, "[mm] distance of the knots")
         hdu.header["SIGN"] = (pattern.sign, "function of place + SIGN * projector")
         hdu.header["SIDE"] = (round(side_mm, 9), "[mm] side of the squares of its means")
         hdu.header["MEANING"] = "coefficients [x, y] of cubic B-splines of the logarithm"

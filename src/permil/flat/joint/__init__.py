@@ -9,7 +9,7 @@ from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.residuals import ResidualMap, residual_map
 from permil.flat.joint.solution import Certificate, JointSolution
 from permil.flat.joint.solve import solve_again, solve_joint
-from permil.flat.joint.spacing import SpacingChoice, choose_spacing
+from permil.flat.joint.spacing import SpacingChoice, choose_spacing, coarse_spacing
 
 __all__ = [
     "Certificate",
@@ -27,6 +27,7 @@ __all__ = [
     "check_design",
     "check_photodiode",
     "choose_spacing",
+    "coarse_spacing",
     "footprint",
     "logarithm_of",
     "odd_exposures",

@@ -311,7 +311,9 @@ class FlatCovariance:
                 pattern[:, tile.pixels] = (tile.shifts @ unknowns[tile.columns] - self._mean @ unknowns).T
                 common += float(shared.sum())
                 inside = np.square(pattern[:, tile.pixels]).sum(axis=0)
-                beyond[tile.pixels] = np.maximum(shared - inside, 0.0)
+                of_details = self.solution.detail_errors.noise_share / tile.moments
+                common += float(of_details.sum())
+                beyond[tile.pixels] = np.maximum(shared - inside, 0.0) + of_details
                 variance[tile.pixels] = 1.0 / tile.moments + beyond[tile.pixels]
             patterns[detector.name] = np.nan_to_num(pattern)
             independent[detector.name], remainder[detector.name] = variance, beyond

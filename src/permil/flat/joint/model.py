@@ -13,10 +13,11 @@ readout boards and steps of single amplifiers (`permil.flat.joint.gains`). A sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
@@ -33,6 +34,24 @@ class Pattern:
 
     grid: SplineGrid
     sign: float
+
+
+@dataclass(frozen=True)
+class BeamDetails:
+    """Structure of the beam between the knots of its pattern, in addition to it and known (`permil.flat.joint.details`).
+
+    Parameters
+    ----------
+    grid : SplineGrid
+        Of finer knots: the beam's grid, halved once or several times.
+    coefficients : ndarray, shape (grid.size,)
+    prolongation : sparse array
+        Turns coefficients of the beam's pattern into those on the finer grid.
+    """
+
+    grid: SplineGrid
+    coefficients: FloatArray = field(repr=False)
+    prolongation: sparse.csr_array = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -82,6 +101,8 @@ class JointModel:
         Readout boards whose gains change.
     gain_steps : tuple of AmplifierStep
         Steps of single amplifiers whose sizes are unknowns.
+    details : BeamDetails, optional
+        Structure of the beam between its knots.
     """
 
     patterns: tuple[Pattern, ...]
@@ -91,6 +112,7 @@ class JointModel:
     weather_frame: WeatherFrame | None = None
     boards: BoardTerms | None = None
     gain_steps: tuple[AmplifierStep, ...] = ()
+    details: BeamDetails | None = None
 
     @property
     def pattern_slices(self) -> list[slice]:
@@ -234,6 +256,23 @@ class JointModel:
         columns += [self.weather.start + number * count + np.arange(count) for number in range(len(PATTERNS))]
         padded = np.concatenate([known, np.zeros((count, known.shape[1], len(PATTERNS)))], axis=2)
         return np.column_stack(columns).astype(np.int64), np.concatenate([padded, of_weather], axis=1)
+
+    def beam(self, vector: FloatArray) -> tuple[SplineGrid, FloatArray]:
+        """Return grid and coefficients of ``log B``, with its details."""
+        coefficients = vector[self.pattern_slices[0]]
+        if self.details is None:
+            return self.patterns[0].grid, coefficients
+        return self.details.grid, self.details.prolongation @ coefficients + self.details.coefficients
+
+    def light_arrays(self, vector: FloatArray) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+        """Return what compiled loops need to predict the light: see `pattern_arrays`, and the vector with the whole beam behind it."""
+        counts, places = self.pattern_arrays()
+        if self.details is None:
+            return counts, places, vector
+        grid, coefficients = self.beam(vector)
+        counts[0] = (*grid.shape, len(vector))
+        places[0, :3] = (*grid.origin, grid.spacing)
+        return counts, places, np.concatenate([vector, coefficients])
 
     def pattern_arrays(self) -> tuple[NDArray[np.int64], FloatArray]:
         """Return what compiled loops need of the patterns.

@@ -113,7 +113,7 @@ def fit_detector(
     exposure_weights : ndarray, shape (n,)
         Factor of the weight of each exposure of the list, 0 for those that are left out.
     """
-    counts, places = model.pattern_arrays()
+    counts, places, light = model.light_arrays(vector)
     chosen, scales = detector.exposures, vector[model.scales]
     groups = model.gain_groups(detector)
     parts = [
@@ -124,7 +124,7 @@ def fit_detector(
             scales[chosen] + group.change(vector),
             counts,
             places,
-            vector,
+            light,
             model.frames[chosen],
             model.weather_of(vector)[chosen],
         )

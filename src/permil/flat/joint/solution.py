@@ -52,6 +52,22 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class DetailErrors:
+    """What the fine structure of the beam (`permil.flat.joint.details`) adds to errors, beyond what the dense factor knows.
+
+    Parameters
+    ----------
+    determined : float
+        Coefficients that the signals determine.
+    noise_share : float
+        Mean variance that they add to a super-pixel, over that of its own noise.
+    """
+
+    determined: float = 0.0
+    noise_share: float = 0.0
+
+
+@dataclass(frozen=True)
 class JointSolution:
     """Beam, flat and exposure scales.
 
@@ -78,6 +94,7 @@ class JointSolution:
         Numbers.
     weather : Weather, optional
         Of the light path; None where it was not measured.
+    detail_errors : DetailErrors
     """
 
     model: JointModel
@@ -93,6 +110,7 @@ class JointSolution:
     signals: int
     responses: int
     weather: Weather | None = None
+    detail_errors: DetailErrors = DetailErrors()
 
     @property
     def log_scales(self) -> FloatArray:
@@ -125,9 +143,14 @@ class JointSolution:
         return min(max(self.model.size - from_prior, 0.0), float(self.model.size))
 
     @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the objective."""
+        return max(self.signals - self.responses - self.determined - self.detail_errors.determined, 1.0)
+
+    @property
     def reduced_chi_square(self) -> float:
-        """Objective over the degrees of freedom."""
-        return self.objective / max(self.signals - self.responses - self.determined, 1.0)
+        """Objective over its degrees of freedom."""
+        return self.objective / self.freedom
 
     def findings(self) -> dict[int, str]:
         """Return what is wrong with exposures that were left out, or whose photodiode reading was."""
@@ -141,13 +164,13 @@ class JointSolution:
 
     def log_beam(self, ux: FloatArray, uy: FloatArray) -> FloatArray:
         """Return ``log B`` at places relative to the projector (mm), up to a constant; NaN where there is no data."""
-        return self.model.patterns[0].grid.evaluate(self.vector[self.model.pattern_slices[0]], ux, uy)
+        grid, coefficients = self.model.beam(self.vector)
+        return grid.evaluate(coefficients, ux, uy)
 
     def log_beam_table(self) -> SplineTable:
         """Return ``log B`` as a table that fills images of whole detectors quickly."""
-        grid = self.model.patterns[0].grid
-        coefficients = self.vector[self.model.pattern_slices[0]].reshape(grid.shape)
-        return SplineTable(coefficients, np.array(grid.origin), grid.spacing)
+        grid, coefficients = self.model.beam(self.vector)
+        return SplineTable(coefficients.reshape(grid.shape), np.array(grid.origin), grid.spacing)
 
     def error_of(self, places: slice) -> FloatArray:
         """Return the standard errors of some of the unknowns."""

@@ -20,12 +20,13 @@ from permil.flat.joint.beam_centre import centroid
 from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout
 from permil.flat.joint.descent import Descent, Place
-from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
+from permil.flat.joint.details import detail_grid, solve_details
+from permil.flat.joint.exposure_tests import LEFT_OUT
 from permil.flat.joint.gain_steps import new_steps
 from permil.flat.joint.gains import BoardTerms
 from permil.flat.joint.model import MOST_UNKNOWNS, make_model
 from permil.flat.joint.normal import NormalEquations
-from permil.flat.joint.solution import Certificate, JointSolution
+from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution
 from permil.flat.joint.solver import NEAR, Solver, Start
 from permil.flat.joint.weather import PATTERNS, frame_of
 
@@ -52,6 +53,7 @@ def solve_joint(
     detectors: Sequence[DetectorSignals],
     *,
     spacing_mm: float,
+    finest_mm: float | None = None,
     stiffness: float | None = None,
     start: Start | None = None,
     reflection: bool = False,
@@ -77,6 +79,8 @@ def solve_joint(
         Their signals; a sequence that loads a detector when asked for it keeps memory small.
     spacing_mm
         Distance of the knots of the beam (`choose_spacing` finds one).
+    finest_mm
+        Distance that finer knots may have (`permil.flat.joint.details`); default: there are none.
     stiffness
         Of the beam; default: the one with the largest evidence, which takes some time when there are many knots.
     start
@@ -125,15 +129,18 @@ def solve_joint(
     )
     solver = Solver(model, detectors, threshold, with_drift, progress, stiffness, start=start)
 
+    of_details = DetailErrors()
+
     def iterate(solver: Solver) -> JointSolution:
-        return _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
+        found = _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
+        return replace(found, detail_errors=of_details)
 
     def look_for_weather(solver: Solver, solution: JointSolution) -> tuple[Solver, JointSolution]:
         if not with_weather or solver.model.size + len(PATTERNS) * len(exposures) > MOST_UNKNOWNS:
             return solver, solution
         frame = frame_of(detectors, solver.model.centres(solution.vector), _lightest(solution))
         further = solver.with_weather(frame)
-        freedom = max(solution.signals - solution.responses - solution.determined, 1.0)
+        freedom = solution.freedom
         weather = further.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
         if not weather.found:
             return solver, replace(solution, weather=weather)
@@ -141,7 +148,16 @@ def solve_joint(
         further.exposure_weights[:] = 1.0
         return further, iterate(further)
 
-    solver, solution = look_for_weather(solver, iterate(solver))
+    solution = iterate(solver)
+    fine = None if finest_mm is None else detail_grid(model.patterns[0].grid, finest_mm)
+    if fine is not None:
+        detailed = solve_details(solution, detectors, fine, estimate_stiffness=True)
+        of_details = detailed.detail_errors
+        solver = solver.with_details(detailed)
+        # What did not fit without details is judged again.
+        solver.exposure_weights[:] = 1.0
+        solution = iterate(solver)
+    solver, solution = look_for_weather(solver, solution)
     for _ in range(_ROUNDS_OF_STEPS if amplifiers else 0):
         steps = new_steps(solution, detectors, amplifiers or {})
         if not steps:
@@ -152,7 +168,10 @@ def solve_joint(
         if without.weather is not None and not without.weather.found:
             # Steps may have hidden the weather.
             solver, solution = look_for_weather(solver, solution)
-    return solution
+    if fine is None:
+        return solution
+    solution = solve_details(solution, detectors, fine, estimate_stiffness=False, tolerance=tolerance)
+    return replace(solution, tests=solver.with_details(solution).tests())
 
 
 def _lightest(solution: JointSolution) -> FloatArray:
@@ -225,14 +244,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
             remedy="set a larger flat.joint.spacing_mm, or set flat.solver: divide",
             decrement=decrement,
         )
-    tests = exposure_tests(
-        solver.model,
-        solver.detectors,
-        solver.vector,
-        solver.prior,
-        threshold=solver.threshold,
-        exposure_weights=solver.exposure_weights,
-    )
+    tests = solver.tests()
     mean = np.nanmean(np.concatenate(list(equations.fits.values())))
     return JointSolution(
         model=solver.model,

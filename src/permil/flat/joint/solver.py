@@ -16,6 +16,7 @@ from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import NormalEquations, normal_equations
 from permil.flat.joint.photodiode import READING_LIMIT, PhotodiodeModel, fit_photodiode, marginal, stuck_readings
 from permil.flat.joint.prior import Prior, common_deviation
+from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.stiffness import best_stiffness
 from permil.flat.joint.weather import Weather, WeatherFrame, fit_weather
 
@@ -111,6 +112,13 @@ class Solver:
             boards=None if model.boards is None else BoardPrior(model.boards),
         )
 
+    def with_details(self, solution: JointSolution) -> Solver:
+        """Return a solver from a solution on whose beam has details; the photodiode is estimated again."""
+        other = self._continued(solution.model, has_settled=False)
+        other.vector, other.prior = solution.vector, solution.prior
+        other.exposure_weights = solution.exposure_weights.copy()
+        return other
+
     def with_weather(self, frame: WeatherFrame) -> Solver:
         """Return a solver from here on with the coefficients of the weather as unknowns."""
         return self._continued(replace(self.model, weather_frame=frame))
@@ -119,7 +127,7 @@ class Solver:
         """Return a solver from here on with the sizes of further steps of amplifiers as unknowns."""
         return self._continued(replace(self.model, gain_steps=(*self.model.gain_steps, *steps)))
 
-    def _continued(self, model: JointModel) -> Solver:
+    def _continued(self, model: JointModel, *, has_settled: bool = True) -> Solver:
         other = Solver(model, self.detectors, self.threshold, self.with_drift, None, near=self._near)
         known, weather = self.vector[: self.model.step_sizes.stop], self.vector[self.model.weather]
         further = np.zeros(model.step_sizes.stop - self.model.step_sizes.stop)
@@ -129,8 +137,8 @@ class Solver:
         other.prior = replace(self.prior, model=model)
         other._stiffness_given = other._stiffness_known = True
         other._reject_readings = self._reject_readings
-        # The photodiode has settled without them.
-        other._waits = _MOST_WAITS
+        # The photodiode has settled without further unknowns.
+        other._waits = _MOST_WAITS if has_settled else 0
         return other
 
     def measure_weather(self, frame: WeatherFrame, excess: float) -> Weather:
@@ -281,7 +289,7 @@ class Solver:
         """
         if self.steady:
             return
-        tests = self._tests() if judge else None
+        tests = self.tests() if judge else None
         changed = tests is not None and self._leave_out_exposures(tests)
         self._rounds = 0 if changed else self._rounds + 1
         if self._rounds and self.prior.stage_as_recorded:
@@ -295,7 +303,8 @@ class Solver:
         self._waits += self._settling
         self.steady = self._rounds >= _ROUNDS and not (self._settling and self._waits <= _MOST_WAITS)
 
-    def _tests(self) -> ExposureTests:
+    def tests(self) -> ExposureTests:
+        """Judge each exposure where the solution stands."""
         return exposure_tests(
             self.model, self.detectors, self.vector, self.prior, threshold=self.threshold, exposure_weights=self.exposure_weights
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.kernels import add_gradient
+from permil.flat.joint.kernels import add_gradient, predict, slopes_along
 from permil.flat.joint.model import GainGroup, JointModel
 from permil.flat.joint.tile_kernels import add_blocks, mark_windows, sum_tile
 
@@ -105,14 +106,35 @@ class DetectorRows:
             (group.pixels, *_with_gains(columns[chosen], parts[chosen], group)) for group in model.gain_groups(detector)
         ]
 
-    def add_gradient(self, gradient: FloatArray) -> None:
-        """Add ``sum w x r`` of all signals, shape (unknowns,)."""
+    def product(self, step: FloatArray) -> FloatArray:
+        """Return ``x . step`` of all signals, shape (e, p): how much a small step of the unknowns changes the logarithms."""
         detector = self._detector
+        result = np.empty(self._residual.shape)
+        for pixels, further, parts in self._groups:
+            along = (parts * step[further][:, :, None]).sum(axis=1)
+            light = self._counts, self._places, step, self._frames, np.ascontiguousarray(along[:, 3:])
+            change = predict(
+                detector.x_mm[pixels], detector.y_mm[pixels], self._centres, np.ascontiguousarray(along[:, 0]), *light
+            )
+            change += along[:, 1, None] * self._slopes[:, 0, pixels]
+            change += along[:, 2, None] * self._slopes[:, 1, pixels]
+            result[:, pixels] = change
+        return result
+
+    @cached_property
+    def _slopes(self) -> NDArray[np.float32]:
+        """Derivatives of the logarithms with respect to the projector's position, shape (e, 2, p)."""
+        detector = self._detector
+        slopes = np.empty((len(self._centres), 2, len(detector.x_mm)))
+        slopes_along(detector.x_mm, detector.y_mm, self._centres, self._counts, self._places, self._vector, slopes)
+        return slopes.astype(np.float32)
+
+    def add_gradient(self, gradient: FloatArray, residual: FloatArray | None = None) -> None:
+        """Add ``sum w x r`` of all signals, shape (unknowns,), for their residuals or others in place of these."""
+        detector, of_signals = self._detector, self._residual if residual is None else residual
         for pixels, further, parts in self._groups:
             alone = len(self._groups) == 1
-            residual, weights = (
-                rows if alone else np.ascontiguousarray(rows[:, pixels]) for rows in (self._residual, self._weights)
-            )
+            residual, weights = (rows if alone else np.ascontiguousarray(rows[:, pixels]) for rows in (of_signals, self._weights))
             state = self._centres, self._counts, self._places, self._vector, further, parts, self._frames
             add_gradient(detector.x_mm[pixels], detector.y_mm[pixels], residual, weights, *state, gradient)
 

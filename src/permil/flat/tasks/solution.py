@@ -27,6 +27,7 @@ from permil.flat.joint import (
     beam_centre,
     check_photodiode,
     choose_spacing,
+    coarse_spacing,
     solve_joint,
 )
 from permil.flat.joint.boards import board_results
@@ -44,6 +45,9 @@ from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
 
 # Of the time, by and large: knots are chosen, then all is solved for; the rest are errors and halves.
 _PART_OF_CHOICE, _PART_OF_SOLUTION = 0.3, 0.5
+_SUPER_PIXELS_PER_KNOT = 2.0
+"""Finest distance of knots: signals are means over super-pixels."""
+
 MOST_GRADIENT = 1e-3
 """Gradient of the response over all detectors, 1/mm, that is not plausible: 4 per cent over a detector of the LSST Camera."""
 
@@ -122,15 +126,21 @@ def solve_led(task: JointTask) -> list[str]:
         # One at a time is in memory anyway.
         detectors = list(detectors)
     boards, amplifiers = _boards_and_amplifiers((read_signals(files[number]) for number in lit), number_of, camera)
-    choice, spacing_mm = None, options.spacing_mm
-    if spacing_mm is None:
+    choice, finest_mm = None, options.spacing_mm
+    if finest_mm is None:
         choice = choose_spacing(exposures, detectors)
         spacing_mm = choice.spacing_mm
+        if choice.limited:
+            signals = read_signals(files[lit[0]])
+            finest_mm = _SUPER_PIXELS_PER_KNOT * signals.block * camera[signals.detector].pixel_mm
         tell_part(_PART_OF_CHOICE)
+    else:
+        spacing_mm = coarse_spacing(exposures, detectors, finest_mm)
     solution = solve_joint(
         exposures,
         detectors,
         spacing_mm=spacing_mm,
+        finest_mm=finest_mm,
         stiffness=None if choice is None else choice.stiffness,
         start=None if choice is None else choice.start,
         reflection=options.reflection,
@@ -344,7 +354,7 @@ def _cards(
     errors: FlatCovariance,
     detectors: Sequence[DetectorSignals],
 ) -> dict[str, Any]:
-    certificate, photodiode, grid = solution.certificate, solution.prior.photodiode, solution.model.patterns[0].grid
+    certificate, photodiode, grid = solution.certificate, solution.prior.photodiode, solution.model.beam(solution.vector)[0]
     centre, centre_covariance = beam_centre(solution)
     gradient, gradient_covariance = errors.composite_gradient()
     cards: dict[str, Any] = {
@@ -361,7 +371,7 @@ def _cards(
         "GRADNORM": (certificate.gradient, "norm of the gradient over that at the start"),
         "REDCHI2": (solution.reduced_chi_square, "reduced chi-square of the signals"),
         "KNOTS": (grid.spacing, "[mm] distance of the knots of the beam"),
-        "KNOTLIM": (bool(choice is not None and choice.limited), "finer knots were out of reach"),
+        "KNOTLIM": (_is_limited(solution, choice), "finer knots were out of reach"),
         "STIFFNES": (solution.prior.stiffness[0], "[mm2] stiffness of the beam"),
         "BEAMX": (centre[0], "[mm] centre of the beam, u along CCS X"),
         "BEAMXERR": (centre_covariance[0, 0] ** 0.5, "[mm] its error"),
@@ -401,11 +411,16 @@ def _cards(
     return cards
 
 
+def _is_limited(solution: JointSolution, choice: SpacingChoice | None) -> bool:
+    """Return whether the data would bear finer knots than are possible."""
+    return choice is not None and choice.limited and solution.model.details is None
+
+
 def _messages(
     task: JointTask, solution: JointSolution, choice: SpacingChoice | None, budget: Table, *, noisier: bool
 ) -> list[str]:
     error_of = dict(zip(budget["term"], budget["error"], strict=True))
-    knots = solution.model.patterns[0].grid.spacing
+    knots = solution.model.beam(solution.vector)[0].spacing
     summary = (
         f"{task.led}: joint solution of {solution.signals} signals, {solution.model.size} unknowns, knots {knots:.1f} mm apart, "
         f"reduced chi-square {solution.reduced_chi_square:.3f}; "
@@ -418,7 +433,7 @@ def _messages(
         messages.append(
             f"{task.led}: stopped {certificate.decrement:.2g} standard errors from its optimum, after {certificate.passes} passes"
         )
-    if choice is not None and choice.limited:
+    if _is_limited(solution, choice):
         messages.append(f"{task.led}: the data would bear knots finer than {knots:.1f} mm; set flat.joint.spacing_mm for that")
     if noisier:
         messages.append(

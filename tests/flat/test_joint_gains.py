@@ -171,6 +171,22 @@ def test_boards_that_do_not_move_cost_little():
     assert not any(result.is_unusual or result.has_changed for result in board_results(solution))
 
 
+def test_a_board_without_temperatures_is_followed_in_time_with_a_larger_error():
+    campaign = campaign_with(66, boards=Boards(temperature=0.1))
+    before = FlatCovariance(solved(campaign), campaign.detectors).planes()[1]
+    blind = campaign.boards[0]
+    campaign.boards[0] = replace(blind, temperature=np.full_like(blind.temperature, np.nan))
+    solution = solved(campaign)
+    assert solution.certificate.converged
+    result = board_results(solution)[0]
+    assert np.isnan(result.coefficient)
+    assert not result.is_unusual
+    planes, covariance = planes_of(campaign, solution)
+    one, free = chi_square(planes, covariance)
+    assert 1e-3 < stats.chi2.sf(one, free) < 0.9999
+    assert covariance[0, 0] > before[0, 0]
+
+
 def test_a_campaign_without_boards_is_as_before():
     campaign = campaign_with(63)
     assert board_terms(campaign.exposures.time, campaign.boards, NOMINAL) is None

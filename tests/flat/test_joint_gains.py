@@ -76,6 +76,19 @@ def test_a_rough_temperature_is_taken_as_it_is_read():
     np.testing.assert_allclose(found.value, readings[:, 0] - readings[:, 0].mean(), atol=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_readings_that_hardly_round_are_taken_as_they_are(seed):
+    rng = np.random.default_rng(400 + seed)
+    time = np.sort(rng.uniform(0, 1, 90))
+    true = 10 ** rng.uniform(-2, 1) * smooth_process(rng, time, 0.2)
+    readings = true[:, None] + rng.uniform(0, 1, 2)
+    found = smooth_temperature(time, readings)
+    np.testing.assert_allclose(found.value, true - true.mean(), atol=1e-12)
+    readings[10:13] = np.nan
+    filled = smooth_temperature(time, readings)
+    assert filled is None or np.abs(filled.value - found.value).max() < 0.2 * np.ptp(true)
+
+
 def test_missing_readings_are_filled_and_thermometers_without_enough_do_not_count():
     rng = np.random.default_rng(4)
     time = np.arange(120.0)

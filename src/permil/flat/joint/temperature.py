@@ -25,6 +25,9 @@ FEWEST_READINGS = 8
 USUAL_STEP = 0.0625
 """Step of the thermometers of LSSTCam's readout boards, deg C."""
 
+_FINE_STEP = 0.005
+"""Step below which rounding does not matter, deg C: 1e-6 in the gain."""
+
 _LEAST_SHARE = 0.5
 """Share of a board's exposures that a thermometer must have read to count."""
 
@@ -63,7 +66,8 @@ def smooth_temperature(time: FloatArray, readings: FloatArray) -> Temperature | 
     """Return the temperature of a board; None where no thermometer read it in enough exposures.
 
     The mean is over the thermometers that read at least half of the exposures, each above its own mean, so that one that is missing now and
-    then does not make it jump. Their errors are taken for equal: thermometers of one board may round alike.
+    then does not make it jump; those whose readings scatter and have gaps do not count. Errors of thermometers are taken for equal: those
+    of one board may round alike.
 
     Parameters
     ----------
@@ -78,14 +82,17 @@ def smooth_temperature(time: FloatArray, readings: FloatArray) -> Temperature | 
     if not usable.any():
         return None
     functions = _functions(time)
-    curves: dict[bytes, tuple[FloatArray, FloatArray]] = {}
+    curves: dict[bytes, tuple[FloatArray, FloatArray] | None] = {}
     found = []
     for reading in readings[:, usable].T:
         # Thermometers that differ by a constant round alike.
         key = np.round(reading - np.nanmin(reading), 6).tobytes()
         if key not in curves:
-            curves[key] = _smooth(time, reading, functions)
-        found.append(curves[key])
+            curves[key] = _smooth(reading, functions)
+        if (curve := curves[key]) is not None:
+            found.append(curve)
+    if not found:
+        return None
     value = np.mean([curve for curve, _ in found], axis=0)
     strength, directions = np.linalg.eigh(np.mean([covariance for _, covariance in found], axis=0))
     modes = (functions - functions.mean(axis=0)) @ (directions * np.sqrt(np.maximum(strength, 0.0)))
@@ -102,20 +109,23 @@ def _functions(time: FloatArray) -> FloatArray:
     return np.column_stack([np.ones(len(time)), phase, phase**2, cosines])
 
 
-def _smooth(time: FloatArray, reading: FloatArray, functions: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return the curve of one thermometer, mean 0, and the covariance of its coefficients."""
+def _smooth(reading: FloatArray, functions: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+    """Return the curve of one thermometer, mean 0, and the covariance of its coefficients; None where no curve goes through its gaps."""
     known = np.isfinite(reading)
     differences = np.diff(np.unique(reading[known]))
     step = float(differences.min(initial=np.inf, where=differences > 1e-6))
     # A reading that never changes does not show its step.
     step = step if np.isfinite(step) else USUAL_STEP
+    as_read = np.nan_to_num(reading - np.mean(reading[known])), np.zeros((functions.shape[1], functions.shape[1]))
+    if step < _FINE_STEP and known.all():
+        return as_read
+    step = max(step, _FINE_STEP)
     scaled = (reading[known] - np.mean(reading[known])) / step
     fits = [list(_curves(functions, known, scaled, noise)) for noise in (_EDGE, _ROUGH)]
     smooth, rough = (max(fit[0] for fit in each) for each in fits)
     if rough > smooth:
         # The temperature itself may scatter: the readings are better than any curve, and rounding is small beside that.
-        filled = np.interp(time, time[known], reading[known])
-        return filled - filled.mean(), np.zeros((functions.shape[1], functions.shape[1]))
+        return as_read if known.all() else None
     weights = np.exp([evidence - smooth for evidence, *_ in fits[0]])
     weights /= weights.sum()
     mean = np.sum([weight * fit[1] for weight, fit in zip(weights, fits[0], strict=True)], axis=0)

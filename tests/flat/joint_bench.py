@@ -115,7 +115,10 @@ def smooth_process(rng, time, length):
 
 
 def draw_boards(rng, boards, time, read):
-    """Readings of the boards, the logarithm of what they make of the signals (mean 0 over their exposures), and coefficients."""
+    """Readings of the boards, the logarithm of what they make of the signals, and coefficients.
+
+    The mean of that is 0 over the exposures that several boards read, in proportion to how many others do; or over all.
+    """
     common = boards.nominal + boards.common * rng.standard_normal()
     readings, changes, coefficients = [], {}, []
     for name, chosen in read.items():
@@ -125,7 +128,9 @@ def draw_boards(rng, boards, time, read):
         offsets = rng.uniform(-5, 5, boards.thermometers)
         thermometers = np.round((temperature[:, None] + offsets) / THERMOMETER_STEP) * THERMOMETER_STEP
         readings.append(BoardReadings(f"board of {name}", (name,), chosen, thermometers))
-        changes[name] = drift - drift.mean() - coefficient * (temperature - temperature.mean())
+        shared = np.sum([np.isin(chosen, others) for others in read.values()], axis=0) - 1
+        weights = shared / shared.sum() if shared.any() else np.full(len(chosen), 1 / len(chosen))
+        changes[name] = drift - weights @ drift - coefficient * (temperature - weights @ temperature)
         coefficients.append(coefficient)
     return readings, changes, np.array(coefficients)
 

@@ -147,7 +147,7 @@ class JointLight:
         own = [step for step in self.gain_steps if step.detector == detector]
         changes = np.zeros(count)
         for step in own:
-            changes[step.amplifier] -= step.size * np.mean([obsid in step.before for obsid in obsids])
+            changes[step.amplifier] -= np.log1p(step.size) * np.mean([obsid in step.before for obsid in obsids])
         return changes if own else None
 
     def log_gains(self, detector: str, obsids: Sequence[str], amplifier: NDArray[np.int64]) -> FloatArray:

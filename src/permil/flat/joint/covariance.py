@@ -245,17 +245,8 @@ class FlatCovariance:
         return max(float(np.sum(unknowns * inner)), 0.0) / (_PROBES * self._pixels)
 
     def _basis(self, places: slice) -> Places:
-        """Return where some unknowns stand, and an orthonormal basis of ``L^-1`` of them, 0 before these; None where it is the identity.
-
-        With the covariance ``V`` of all unknowns, those of a set ``S`` add ``r' V_S V_SS^-1 V_S' r`` to the variance of ``r' z``: the
-        squared length of ``L^-1 r`` within the space of ``L^-1 E_S``.
-        """
-        factor = self.solution.factor
-        if places.stop == len(factor):
-            return places, None
-        unit = np.eye(len(factor) - places.start, places.stop - places.start)
-        behind = factor[places.start :, places.start :]
-        return places, np.linalg.qr(linalg.solve_triangular(behind, unit, lower=True, check_finite=False))[0]
+        """Return where some unknowns stand, and `JointSolution.basis_of` them; None where it is the identity."""
+        return places, None if places.stop == len(self.solution.factor) else self.solution.basis_of(places)
 
     def _added(self, basis: Places, rows: FloatArray) -> FloatArray:
         places, directions = basis

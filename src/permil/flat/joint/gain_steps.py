@@ -116,7 +116,7 @@ def solved_steps(solution: JointSolution) -> list[GainStep]:
     places = solution.model.step_sizes
     sizes, errors = solution.vector[places], solution.error_of(places)
     return [
-        GainStep(step.detector, step.amplifier, step.exposure, float(size), float(error))
+        GainStep(step.detector, step.amplifier, step.exposure, float(np.expm1(size)), float(np.exp(size) * error))
         for step, size, error in zip(solution.model.gain_steps, sizes, errors, strict=True)
     ]
 

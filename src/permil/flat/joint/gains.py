@@ -4,12 +4,14 @@ A readout board digitises several detectors. In the logarithm of their signals s
 
     -k_b (T_be - mean T_b) + time_b(t_e)
 
-with the residual coefficient ``k_b`` of the gain (e-/adu per deg C, beyond what the reduction has applied) and a slow change in time, whose
-mean over the exposures of the board is 0. The flat belongs to the mean temperature and the mean gain of each board. The change in time is a
-random walk: with its mean taken off its functions are ``cos(j pi u)`` of the campaign's phase ``u``, with variances ``rms^2 / (j pi)^2``
-(Karhunen-Loeve), ``rms`` being that of the change from the first to the last exposure. The first is nearly a linear drift; the
-``TIME_FUNCTIONS`` first have 92 % of the variance, and all of what is slower than the pointings of a detector. What is not known of the
-temperature itself (`permil.flat.joint.temperature`) adds its largest modes as further unknowns of unit variance.
+with the residual coefficient ``k_b`` of the gain (e-/adu per deg C, beyond what the reduction has applied) and a slow change in time of
+mean 0. Means are over the exposures that a board shares with other boards, in proportion to their number; over all of its exposures where
+it shares none. The flat belongs to the mean temperature and the mean gain of each board.
+
+The change in time is a random walk. With its mean taken off its functions are ``cos(j pi u)`` of the campaign's phase ``u``, with variances
+``rms^2 / (j pi)^2`` (Karhunen-Loeve), ``rms`` being that of the change from the first to the last exposure. The first is nearly a linear
+drift; the ``TIME_FUNCTIONS`` first have 92 % of the variance, and nearly all of what is slower than the pointings of a detector. What is
+not known of the temperature itself (`permil.flat.joint.temperature`) adds its largest modes as further unknowns of unit variance.
 """
 
 from __future__ import annotations
@@ -197,22 +199,27 @@ def board_terms(time: FloatArray, boards: Sequence[BoardReadings], coefficient: 
     read = np.zeros((len(boards), len(time)), dtype=bool)
     blind = np.zeros(len(boards), dtype=bool)
     for number, board in enumerate(boards):
+        read[number, board.exposures] = True
+    for number, board in enumerate(boards):
         own = board.exposures
-        read[number, own] = True
+        shared = read[:, own].sum(axis=0) - 1.0
+        weights = shared / shared.sum() if shared.any() else np.full(len(own), 1.0 / len(own))
         of_time = functions[:, own]
-        values[1 : 1 + TIME_FUNCTIONS, number, own] = of_time - of_time.mean(axis=1, keepdims=True)
+        values[1 : 1 + TIME_FUNCTIONS, number, own] = of_time - (of_time @ weights)[:, None]
         temperature = smooth_temperature(time[own], board.temperature)
         if temperature is None:
             blind[number] = True
             continue
-        values[0, number, own] = -temperature.value
+        smooth = temperature.value - weights @ temperature.value
+        values[0, number, own] = -smooth
         errors = coefficient.size * temperature.errors[:_ERROR_MODES]
+        errors -= (errors @ weights)[:, None]
         errors[np.sqrt(np.mean(errors**2, axis=1)) < _NEGLIGIBLE] = 0.0
         values[1 + TIME_FUNCTIONS : 1 + TIME_FUNCTIONS + len(errors), number, own] = errors
         if coefficient.applied != 0:
             reading = board.temperature.mean(axis=1)
             difference = np.nan_to_num(reading - np.nanmean(reading) - temperature.value)
-            offset[number, own] = coefficient.applied * difference
+            offset[number, own] = coefficient.applied * (difference - weights @ difference)
     used = np.asarray(values.any(axis=(1, 2)))
     used[: 1 + TIME_FUNCTIONS] = True
     board_of = {name: number for number, board in enumerate(boards) for name in board.detectors}

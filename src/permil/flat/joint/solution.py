@@ -178,12 +178,23 @@ class JointSolution:
         unit[np.arange(places.start, places.stop), np.arange(unit.shape[1])] = 1.0
         return np.sqrt(np.square(linalg.solve_triangular(self.factor, unit, lower=True)).sum(axis=0))
 
+    def basis_of(self, places: slice) -> FloatArray:
+        """Return an orthonormal basis of ``L^-1`` of some unknowns; its rows before these are 0 and left out, shape (n - start, m).
+
+        With the covariance ``V`` of all unknowns, those of a set ``S`` add ``r' V_S V_SS^-1 V_S' r`` to the variance of ``r' z``: the
+        squared length of ``L^-1 r`` within the space of ``L^-1 E_S``.
+        """
+        return np.asarray(np.linalg.qr(self._whitened(places))[0])
+
     def covariance_of(self, places: slice) -> FloatArray:
         """Return the covariance of some of the unknowns, shape (m, m)."""
+        whitened = self._whitened(places)
+        return np.asarray(whitened.T @ whitened)
+
+    def _whitened(self, places: slice) -> FloatArray:
         unit = np.eye(self.model.size - places.start, places.stop - places.start)
         behind = self.factor[places.start :, places.start :]
-        whitened = linalg.solve_triangular(behind, unit, lower=True, check_finite=False)
-        return np.asarray(whitened.T @ whitened)
+        return np.asarray(linalg.solve_triangular(behind, unit, lower=True, check_finite=False))
 
     @property
     def rotation(self) -> tuple[float, float]:

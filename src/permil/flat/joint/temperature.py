@@ -2,9 +2,10 @@
 
 A reading ``r`` of a thermometer with the step ``q`` means that its temperature lies in ``r +- q / 2``. The errors of successive readings
 are the same as long as the temperature hardly changes: as white noise of variance ``q^2 / 12`` they would be believed too much. So the
-temperature is a normal process, a sum of cosines of time whose amplitudes fall with the square of their number (an integrated random walk),
-and the likelihood of a reading is the probability of its interval. The posterior is found by expectation propagation (Minka 2001; Rasmussen
-& Williams 2006, Gaussian Processes for Machine Learning, section 3.6), and averaged over the evidence of sizes of the process.
+temperature is a normal process, a parabola and a sum of cosines of time whose amplitudes fall with the square of their number (an
+integrated random walk), and the likelihood of a reading is the probability of its interval. The posterior is found by expectation
+propagation (Minka 2001; Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, section 3.6), and averaged over the evidence
+of sizes of the process.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ FEWEST_READINGS = 8
 USUAL_STEP = 0.0625
 """Step of the thermometers of LSSTCam's readout boards, deg C."""
 
+_FINE_STEP = 0.005
+"""Step below which rounding does not matter, deg C: 1e-6 in the gain."""
+
 _LEAST_SHARE = 0.5
 """Share of a board's exposures that a thermometer must have read to count."""
 
-_MOST_COSINES = 100
+_OF_PARABOLA, _MOST_COSINES = 3, 100
 _SIZES = np.geomspace(3e3, 0.2, 14)
 """Amplitudes of the process over the step; the smallest is an rms of a fiftieth of the step."""
 
@@ -38,7 +42,8 @@ _EDGE, _ROUGH = 0.1, 1.0
 """Noise of a thermometer over its step: of one that rounds, and of one whose readings scatter by more than rounding."""
 
 _MOST_SWEEPS, _SETTLED, _DAMPING = 40, 0.02, 0.7
-_LEAST_WEIGHT = 1e-3
+_LEAST_LEFT = 1e-4
+"""Share of the precision of a value that all other readings must give it, or its own term stays as it is in a sweep."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,8 @@ def smooth_temperature(time: FloatArray, readings: FloatArray) -> Temperature | 
     """Return the temperature of a board; None where no thermometer read it in enough exposures.
 
     The mean is over the thermometers that read at least half of the exposures, each above its own mean, so that one that is missing now and
-    then does not make it jump. Their errors are taken for equal: thermometers of one board may round alike.
+    then does not make it jump; those whose readings scatter and have gaps do not count. Errors of thermometers are taken for equal: those
+    of one board may round alike.
 
     Parameters
     ----------
@@ -75,67 +81,73 @@ def smooth_temperature(time: FloatArray, readings: FloatArray) -> Temperature | 
     usable = known.sum(axis=0) >= max(FEWEST_READINGS, _LEAST_SHARE * count)
     if not usable.any():
         return None
-    curves: dict[bytes, Temperature] = {}
+    functions = _functions(time)
+    curves: dict[bytes, tuple[FloatArray, FloatArray] | None] = {}
     found = []
     for reading in readings[:, usable].T:
         # Thermometers that differ by a constant round alike.
         key = np.round(reading - np.nanmin(reading), 6).tobytes()
         if key not in curves:
-            curves[key] = _smooth(time, reading)
-        found.append(curves[key])
-    value = np.mean([one.value for one in found], axis=0)
-    share = len(found) ** -0.5
-    errors = np.concatenate([share * one.errors for one in found])
-    if not len(errors):
-        return Temperature(value, errors)
-    _, strength, directions = np.linalg.svd(errors, full_matrices=False)
-    return Temperature(value, strength[:, None] * directions)
+            curves[key] = _smooth(reading, functions)
+        if (curve := curves[key]) is not None:
+            found.append(curve)
+    if not found:
+        return None
+    value = np.mean([curve for curve, _ in found], axis=0)
+    strength, directions = np.linalg.eigh(np.mean([covariance for _, covariance in found], axis=0))
+    modes = (functions - functions.mean(axis=0)) @ (directions * np.sqrt(np.maximum(strength, 0.0)))
+    order = np.linalg.eigh(modes.T @ modes)[1][:, ::-1]
+    return Temperature(value - value.mean(), (modes @ order).T)
 
 
-def _smooth(time: FloatArray, reading: FloatArray) -> Temperature:
+def _functions(time: FloatArray) -> FloatArray:
+    """Return a parabola and cosines of time, whose coefficients have one size, shape (n, m)."""
+    phase = (time - time.min()) / max(float(np.ptp(time)), np.finfo(float).tiny) - 0.5
+    number = np.arange(1, min(len(time) - _OF_PARABOLA, _MOST_COSINES) + 1)
+    cosines = np.sqrt(2) * np.cos(np.pi * number * (phase[:, None] + 0.5)) / (np.pi * number) ** 2
+    # Cosines are level at both ends: a parabola has the slopes there.
+    return np.column_stack([np.ones(len(time)), phase, phase**2, cosines])
+
+
+def _smooth(reading: FloatArray, functions: FloatArray) -> tuple[FloatArray, FloatArray] | None:
+    """Return the curve of one thermometer, mean 0, and the covariance of its coefficients; None where no curve goes through its gaps."""
     known = np.isfinite(reading)
-    span = max(float(np.ptp(time)), np.finfo(float).tiny)
-    cosines = min(int(known.sum()) - 2, _MOST_COSINES)
-    number = np.arange(1, cosines + 1)
-    functions = np.sqrt(2) * np.cos(np.pi * number * ((time - time.min()) / span)[:, None]) / (np.pi * number) ** 2
-    functions = np.column_stack([np.ones(len(time)), functions])
     differences = np.diff(np.unique(reading[known]))
     step = float(differences.min(initial=np.inf, where=differences > 1e-6))
     # A reading that never changes does not show its step.
     step = step if np.isfinite(step) else USUAL_STEP
+    as_read = np.nan_to_num(reading - np.mean(reading[known])), np.zeros((functions.shape[1], functions.shape[1]))
+    if step < _FINE_STEP and known.all():
+        return as_read
+    step = max(step, _FINE_STEP)
     scaled = (reading[known] - np.mean(reading[known])) / step
-    best: list[tuple[float, FloatArray, FloatArray]] = []
-    for noise in (_EDGE, _ROUGH):
-        fits = list(_curves(functions, known, scaled, noise))
-        if best and max(fit[0] for fit in fits) > max(fit[0] for fit in best):
-            # The temperature itself may scatter: the readings are better than any curve, and rounding is small beside that.
-            filled = np.interp(time, time[known], reading[known]) if not known.all() else reading
-            return Temperature(filled - filled.mean(), np.empty((0, len(time))))
-        best = best or fits
-    weights = np.exp([fit[0] - max(fit[0] for fit in best) for fit in best])
+    fits = [list(_curves(functions, known, scaled, noise)) for noise in (_EDGE, _ROUGH)]
+    smooth, rough = (max(fit[0] for fit in each) for each in fits)
+    if rough > smooth:
+        # The temperature itself may scatter: the readings are better than any curve, and rounding is small beside that.
+        return as_read if known.all() else None
+    weights = np.exp([evidence - smooth for evidence, *_ in fits[0]])
     weights /= weights.sum()
-    value = np.sum([weight * fit[1] for weight, fit in zip(weights, best, strict=True)], axis=0)
-    errors = [
-        np.sqrt(weight) * np.concatenate([fit[2], [fit[1] - value]])
-        for weight, fit in zip(weights, best, strict=True)
-        if weight > _LEAST_WEIGHT
-    ]
-    return Temperature(step * value, step * np.concatenate(errors))
+    mean = np.sum([weight * fit[1] for weight, fit in zip(weights, fits[0], strict=True)], axis=0)
+    covariance = np.zeros((len(mean), len(mean)))
+    for weight, (_, coefficients, factor) in zip(weights, fits[0], strict=True):
+        inverse = linalg.solve_triangular(factor, np.eye(len(mean)), lower=True, check_finite=False)
+        covariance += weight * (inverse.T @ inverse + np.outer(coefficients - mean, coefficients - mean))
+    curve = functions @ mean
+    return step * (curve - curve.mean()), step**2 * covariance
 
 
 def _curves(
     functions: FloatArray, known: NDArray[np.bool_], scaled: FloatArray, noise: float
 ) -> Iterator[tuple[float, FloatArray, FloatArray]]:
-    """Yield evidence, curve and errors (their means taken off) for each size of the process; all over the step."""
+    """Yield evidence, coefficients and the factor of their precision for each size of the process; all over the step."""
     precision, pull = np.full(len(scaled), 12.0), 12.0 * scaled
-    inside = functions[known]
-    size_of_one = float(np.sqrt(np.mean(np.square(functions[:, 1:] - functions[:, 1:].mean(axis=0)).sum(axis=1))))
+    inside, cosines = functions[known], functions[:, _OF_PARABOLA:]
+    size_of_one = float(np.sqrt(np.mean(np.square(cosines - cosines.mean(axis=0)).sum(axis=1))))
     for size in _SIZES[_SIZES * size_of_one >= _LEAST_RMS]:
         prior = np.concatenate([[(1.0 + np.ptp(scaled)) ** 2], np.full(functions.shape[1] - 1, size**2)])
         evidence, factor, precision, pull = _propagate(inside, prior, scaled, noise, precision, pull)
-        rows = linalg.solve_triangular(factor, functions.T, lower=True, check_finite=False)
-        curve = rows.T @ linalg.solve_triangular(factor, inside.T @ pull, lower=True, check_finite=False)
-        yield evidence, curve - curve.mean(), rows - rows.mean(axis=1, keepdims=True)
+        yield evidence, linalg.cho_solve((factor, True), inside.T @ pull, check_finite=False), factor
 
 
 def _propagate(
@@ -156,7 +168,7 @@ def _propagate(
         factor = linalg.cholesky(np.diag(1.0 / prior) + (functions.T * precision) @ functions, lower=True, check_finite=False)
         rows = linalg.solve_triangular(factor, functions.T, lower=True, check_finite=False)
         variance, drawn = np.einsum("ji,ji->i", rows, rows), rows @ pull
-        without = 1.0 / np.maximum(1.0 / variance - precision, 1e-9)
+        without = 1.0 / np.maximum(1.0 / variance - precision, _LEAST_LEFT / variance)
         middle = without * (rows.T @ drawn / variance - pull)
         width = np.sqrt(without + noise**2)
         first, last = (low - middle) / width, (high - middle) / width
@@ -172,7 +184,11 @@ def _propagate(
             + drawn @ drawn / 2
         )
         left = np.maximum(1.0 + bend * without, 1e-6)
-        change = -bend / left - precision, (slope - middle * bend) / left - pull
+        steady = (1.0 / variance - precision > _LEAST_LEFT / variance) & (-bend < left / noise**2)
+        change = (
+            np.where(steady, -bend / left - precision, 0.0),
+            np.where(steady, (slope - middle * bend) / left - pull, 0.0),
+        )
         if np.max(np.abs(change[0]) * variance) < _SETTLED:
             break
         precision, pull = precision + _DAMPING * change[0], pull + _DAMPING * change[1]

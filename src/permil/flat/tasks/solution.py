@@ -257,7 +257,8 @@ def _board_sentences(solution: JointSolution, budget: Table) -> list[str]:
             f"there are no usable temperatures of readout board {_list_of(blind)}: changes of its gain are followed in time alone, "
             f"with {1e3 * BLIND_RMS:.1g} per mil expected; name thermometers that work in isr.temperature_card"
         )
-    dominated = [one.name for one in boards if one.is_dominated]
+    # The gain of a single board is part of the light.
+    dominated = [one.name for one in boards if one.is_dominated and len(boards) > 1]
     error_of = dict(zip(budget["term"], budget["error"], strict=True))
     added = float(np.hypot(error_of["board_coefficient_scale"], error_of["board_time_scale"]))
     if dominated:

@@ -36,6 +36,7 @@ class SolvedCampaign:
     obsids: tuple[str, ...]
     log_scale: np.ndarray
     log_response: dict[str, np.ndarray]
+    messages: list[str]
 
 
 def log_beam(ux: np.ndarray, uy: np.ndarray) -> np.ndarray:
@@ -87,9 +88,11 @@ def solved_campaign(root: Path, camera: Camera, *, led: str = "red", seed: int =
         write_signals(folder.super_pixels(led, name), signals, fingerprint=f"aa{name}", led=led)
         tasks.append(SignalsTask(config, root, name, led, (), (), (), f"aa{name}"))
         responses[name] = response.reshape(rows, columns)
-    solve_led(JointTask(config, root, led, exposures, tuple(tasks), "ff01"))
+    messages = solve_led(JointTask(config, root, led, exposures, tuple(tasks), "ff01"))
     mean = np.mean(list(responses.values()))
-    return SolvedCampaign(folder, config, led, obsids, log_scale, {name: part - mean for name, part in responses.items()})
+    return SolvedCampaign(
+        folder, config, led, obsids, log_scale, {name: part - mean for name, part in responses.items()}, messages
+    )
 
 
 def _exposures(camera: Camera, led: str, rng: np.random.Generator) -> tuple[Table, np.ndarray, np.ndarray]:

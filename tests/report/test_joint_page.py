@@ -33,7 +33,16 @@ from permil.report import make_report
 from permil.report.joint.figures import mode_figure, photodiode_figure, reflection_figure, stage_figure, view_joint_beam
 from permil.report.joint.inputs import JointProducts, mode_sizes, read_joint, read_solution
 from permil.report.joint.page import joint_path
-from permil.report.joint.text import budget_table, cautions, detector_table, finding_table, solution_text, stage_table
+from permil.report.joint.text import (
+    board_table,
+    budget_table,
+    cautions,
+    detector_table,
+    finding_table,
+    gain_step_table,
+    solution_text,
+    stage_table,
+)
 from permil.report.kit.quantities import MISSING, two_digits
 
 WAVE_MM = 24.0
@@ -349,6 +358,18 @@ def other_shape(path: Path) -> None:
     with fits.open(path) as hdus:
         hdus["REMAINDER_R22_S11"].data = np.zeros((3, 3), dtype=np.float32)
         hdus.writeto(path, overwrite=True)
+
+
+def test_a_board_without_temperatures_is_named_and_has_no_coefficient(solved: SolvedCampaign, products: JointProducts) -> None:
+    said = [message for message in solved.messages if "readout board" in message]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "red: there are no usable temperatures of readout board R22/Reb1: changes of its gain are followed in time"
+    )
+    table = board_table(products)
+    assert table is not None
+    assert [cell.text for cell in table.rows[0]][:2] == ["R22/Reb1", MISSING]
+    assert gain_step_table(products) is None
 
 
 @pytest.mark.parametrize(

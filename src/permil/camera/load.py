@@ -81,6 +81,7 @@ class _CameraFile(YamlModel):
     pixel_mm: Positive
     edge_mm: Positive
     midline_mm: Positive
+    temperature_coefficient: float | None = None
     reference: _ReferenceEntry
     amplifiers: list[_AmplifierEntry]
     layouts: dict[str, _Layout]
@@ -244,6 +245,7 @@ def _build(entries: _CameraFile, where: Path) -> Camera:
         pixel_mm=entries.pixel_mm,
         edge_mm=entries.edge_mm,
         midline_mm=entries.midline_mm,
+        temperature_coefficient=entries.temperature_coefficient,
         reference=reference,
         detectors=dict(sorted(detectors.items(), key=lambda item: item[1].id)),
     )

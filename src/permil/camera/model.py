@@ -181,7 +181,11 @@ class ReferenceBox:
 
 @dataclass(frozen=True)
 class Camera:
-    """All detectors of a camera, by name."""
+    """All detectors of a camera, by name.
+
+    ``temperature_coefficient`` is the nominal relative change of the gains (e-/adu) per deg C of their readout board; None where it is not
+    known.
+    """
 
     name: str
     title: str
@@ -190,6 +194,7 @@ class Camera:
     midline_mm: float
     reference: ReferenceBox
     detectors: dict[str, Detector] = field(repr=False)
+    temperature_coefficient: float | None = None
 
     def __getitem__(self, label: Any) -> Detector:
         """Return a detector by its name (``R22_S11``), number or serial number in any spelling.

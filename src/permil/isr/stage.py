@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, read_image
 __all__ = [
     "ExposureStack",
     "board_temperature",
+    "board_thermometers",
     "build_superbias",
     "gains_table",
     "load_calibration",
@@ -212,8 +214,7 @@ def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | 
     """
     if config.temperature_coefficient == 0:
         return None
-    cards, wanted = raw.readout_board, config.temperature_card
-    names = _BOARD_SENSORS if wanted == "mean" else (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    cards, names = raw.readout_board, _board_sensors(config)
     remedy = "name sensors that work in all exposures in isr.temperature_card, or set isr.temperature_coefficient to 0"
     if cards is None:
         raise InputError("there is no board temperature: no extension REB_COND", path=raw.path, remedy=remedy)
@@ -230,6 +231,18 @@ def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | 
             sensors=list(names),
         )
     return float(np.mean(list(temperatures.values())))
+
+
+def board_thermometers(raw: RawFile | RawDetector, config: IsrConfig) -> tuple[float, ...]:
+    """Return the temperatures of the sensors of ``isr.temperature_card``, degree C; NaN where one has none, or all read exactly 0."""
+    cards, names = raw.readout_board, _board_sensors(config)
+    temperatures = tuple(math.nan if cards is None else cards.temperature(name) for name in names)
+    return temperatures if len(names) == 1 or any(temperatures) else (math.nan,) * len(names)
+
+
+def _board_sensors(config: IsrConfig) -> tuple[str, ...]:
+    wanted = config.temperature_card
+    return _BOARD_SENSORS if wanted == "mean" else (wanted,) if isinstance(wanted, str) else tuple(wanted)
 
 
 def reduce_file(
@@ -267,7 +280,8 @@ def reduce_file(
         raw_file.read_ahead()
         try:
             temperature = board_temperature(raw_file, config)
-            return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, pool=pool, rows=rows)[0]
+            reduced, *_ = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, pool=pool, rows=rows)
+            return replace(reduced, thermometers=board_thermometers(raw_file, config))
         except PermilError as error:
             raise with_path(error, path) from error
 

@@ -57,6 +57,17 @@ class SplineGrid:
         """Upper corner of that area, mm."""
         return np.array(self.origin) + self.spacing * (np.array(self.shape) - 2)
 
+    def halved(self) -> SplineGrid:
+        """Return the grid of knots half as far apart over the same area; its splines contain those of this one."""
+        count_x, count_y = (2 * count - 3 for count in self.shape)
+        origin_x, origin_y = (start + self.spacing / 2 for start in self.origin)
+        return SplineGrid((origin_x, origin_y), self.spacing / 2, (count_x, count_y))
+
+    def prolongation(self) -> sparse.csr_array:
+        """Return the matrix that turns coefficients into those on the halved grid of the same function (Lane & Riesenfeld 1980)."""
+        along_x, along_y = (_halving(count) for count in self.shape)
+        return sparse.csr_array(sparse.kron(along_x, along_y))
+
     def knots(self) -> FloatArray:
         """Return the centres of the B-splines, shape (size, 2), mm."""
         axes = [start + self.spacing * np.arange(count) for start, count in zip(self.origin, self.shape, strict=True)]
@@ -98,6 +109,15 @@ class SplineGrid:
         places = (rows.indices.reshape(-1, 4, 1) * self.shape[1] + columns.indices.reshape(-1, 1, 4)).ravel()
         products = (rows.data.reshape(-1, 4, 1) * columns.data.reshape(-1, 1, 4)).ravel()
         return sparse.csr_array((products, places, 16 * np.arange(np.size(x) + 1)), shape=(np.size(x), self.size))
+
+
+def _halving(count: int) -> sparse.csr_array:
+    """Return the matrix for one axis: a cubic B-spline is the sum of five narrower ones with weights (1, 4, 6, 4, 1) / 8."""
+    fine, coarse = np.meshgrid(np.arange(3, 2 * count), np.arange(count), indexing="ij")
+    weights = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 8
+    place = fine - 2 * coarse
+    inside = (place >= 0) & (place <= 4)
+    return sparse.csr_array((weights[place[inside]], (fine[inside] - 3, coarse[inside])), shape=(2 * count - 3, count))
 
 
 def _differences(count: int, order: int) -> sparse.csr_array:

@@ -27,6 +27,9 @@ PATTERN_EXPOSURES = 5
 """Exposures, the nearest to the middle of the detector, whose median is taken for its pixels' pattern."""
 
 
+Measured = tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...], tuple[float, ...]]
+
+
 @dataclass(frozen=True)
 class SignalsTask:
     """All exposures of one LED that read one detector."""
@@ -114,11 +117,12 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     layout = _layout(task, camera, sample, whole.detector, block)
     shape = (len(task.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
+    temperatures: dict[int, tuple[float, ...]] = {}
     left_out: list[tuple[str, str]] = []
     pool, checksums = ArrayPool(), config.exposures.checksums
 
-    def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]] | str:
-        """Return signal and variance of an exposure and what it does not hold, or why it cannot be used."""
+    def measure(path: str) -> Measured | str:
+        """Return signal and variance of an exposure, what it does not hold, temperatures, or why it cannot be used."""
         try:
             image = reduce_file(path, camera, calibration, config.isr, checksums=checksums, pool=pool, rows=sample.raw_rows)
         except InputError as error:
@@ -131,18 +135,38 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
             level_variance=image.level_variance,
             threshold=config.isr.rejection_threshold,
         )
-        return mean, expected, image.damage
+        return mean, expected, image.damage, image.thermometers
 
     for number, measured in enumerate(ahead(measure, task.paths, threads=own_threads())):
         if isinstance(measured, str):
             left_out.append((task.paths[number], measured))
         else:
-            signal[number], variance[number], damage = measured
+            signal[number], variance[number], damage, temperatures[number] = measured
             left_out += [(task.paths[number], sentence) for sentence in damage]
         tell_part((number + 1) / len(task.paths))
+    temperature = np.full((len(task.paths), max((len(each) for each in temperatures.values()), default=1)), np.nan)
+    for number, each in temperatures.items():
+        temperature[number] = each
     return SuperPixelSignals.of(
-        task.detector, layout, list(task.obsids), signal=signal, variance=variance, left_out=tuple(left_out)
+        task.detector,
+        layout,
+        list(task.obsids),
+        signal=signal,
+        variance=variance,
+        left_out=tuple(left_out),
+        temperature=temperature,
+        amplifier=_amplifiers_of(layout, whole.detector),
     )
+
+
+def _amplifiers_of(layout: SuperPixelLayout, detector: Detector) -> NDArray[np.int64]:
+    """Return the number of the amplifier in the middle of each super-pixel, shape (p,)."""
+    amplifier_map, middle = detector.amplifier_map(), layout.block // 2
+    rows, columns = (
+        np.minimum(place * layout.block + middle, side - 1)
+        for place, side in zip((layout.row, layout.column), amplifier_map.shape, strict=True)
+    )
+    return amplifier_map[rows, columns].astype(np.int64)
 
 
 def _layout(task: SignalsTask, camera: Camera, sample: RowSample, detector: Detector, block: int) -> SuperPixelLayout:

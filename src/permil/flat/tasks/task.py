@@ -117,6 +117,7 @@ def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
         "GAINSRC": (Path(config.isr.gains).name, "gains"),
         "LINEAR": (Path(config.isr.linearity).name, "linearity correction"),
         "XTALK": (Path(config.isr.crosstalk).name, "crosstalk correction"),
+        "GAINEPOC": ("boards: mean; steps: after" if task.solver == "joint" else None, "gains that this belongs to"),
         "STEPSREM": (config.flat.remove_amplifier_steps, "amplifier steps divided out"),
     }
 

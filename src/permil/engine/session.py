@@ -70,7 +70,7 @@ class BatchRecord:
 
 @dataclass
 class Session:
-    """An executor and what was done with it since the last look at ``records``; it does one set of chains at a time."""
+    """An executor and what was done with it since the last look at ``records``; it does one set of tasks at a time."""
 
     executor: Executor
     records: list[BatchRecord] = field(default_factory=list)

@@ -32,10 +32,9 @@ from permil.flat.tasks.pointings import PointingGroup
 from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
 from permil.isr.array_pool import ArrayPool
-from permil.isr.calibrate import detector_calibration
 from permil.isr.open_exposure import OpenExposure
 from permil.isr.row_sample import RowSample
-from permil.isr.stage import stack_group
+from permil.isr.stage import detector_calibration, stack_group
 from permil.isr.strip import Strip, strips_of
 from permil.products import RunFolder, is_usable
 
@@ -51,6 +50,11 @@ TOGETHER = 6
 """Single exposures that are open together, and added while the sums of some rows are in the cache."""
 
 
+def joint_light(path: Path) -> JointLight:
+    """Return what light a joint solution expects, read once per process as long as it does not change."""
+    return _light(path, path.stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=4)
 def _light(path: Path, _changed: int) -> JointLight:
     return read_light(path)
@@ -60,7 +64,7 @@ def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
     """Return the flat of one detector on its own scale, and what was left out of it."""
     folder, config = RunFolder(task.root), task.config
     path = folder.joint(task.led)
-    light = _light(path, path.stat().st_mtime_ns)
+    light = joint_light(path)
     errors, budget = read_errors(path, task.detector)
     damaged: dict[Path, str] = {}
     while True:

@@ -20,7 +20,7 @@ from harness import REPEATS, publish
 from permil.config import load_config
 from permil.config.simulate import SimulateConfig
 from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, session
-from permil.engine.dask_cluster import DaskCluster
+from permil.engine.cluster import DaskCluster
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.progress import do_tasks

@@ -25,6 +25,9 @@ from permil.isr.stage import superbias_task
 from permil.progress import StageReport, describe_warnings, do_tasks, tell, tell_report
 from permil.run import Run
 
+KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS}
+"""Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
+
 _SECONDS_OF_REPORT, _SECONDS_OF_PAGE = 6.0, 3.0
 
 
@@ -128,7 +131,7 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
         If there is no index yet.
     """
     run = Run.from_config(config)
-    groups: dict[str, list[str]] = {name: [] for name in ("superbias", "beam", *STEPS)}
+    groups: dict[str, list[str]] = {name: [] for name in KINDS}
     commands: dict[tuple[str, ...], str] = {task.command: task.key[0] for task in declared_tasks(run) if task.command}
     for (stage, *words), kind in commands.items():
         groups[kind].append(shlex.join(["permil", stage, str(path), *overrides, *words]))
@@ -136,72 +139,60 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
     return [CommandGroup(name, tuple(lines)) for name, lines in groups.items() if lines]
 
 
-def run_superbias(config: Config, *, detector: str) -> StageReport:
-    """Make the superbias of one detector.
+def run_single(config: Config, kind: str, *, led: str = "", detector: str = "") -> StageReport:
+    """Do what one command does: the superbias of a detector, the beam of an LED, or one step of the flats of an LED.
 
     Raises
     ------
     ConfigError
-        If the configuration asks for none.
+        If there is no such kind of task, a name is missing or one too many.
     PermilError
         Whatever a user has to mend.
     """
-    if config.isr.bias != "auto":
-        raise ConfigError(f"there is no superbias to make with isr.bias={config.isr.bias}", remedy="leave this task out")
+    names = KINDS.get(kind)
+    if names is None:
+        raise ConfigError(f"there is no step {kind}", remedy=f"steps are {', '.join(STEPS)}", value=kind, allowed=list(STEPS))
+    if ("detector" in names) != bool(detector):
+        what = "is of all detectors of an LED" if detector else "is of one detector"
+        raise ConfigError(f"the step {kind} {what}", remedy="leave --detector out" if detector else "name one with --detector")
+    if "led" in names and not led:
+        raise ConfigError("the LED of this task is missing", remedy="name it with --led")
     run = Run.from_config(config)
-    return _run_tasks(run, [superbias_task(run, run.camera[detector].name)])
+    led = led_named(led, camera=config.camera, leds=config.exposures.leds)
+    detector = run.camera[detector].name if detector else ""
+    if kind == "superbias":
+        if config.isr.bias != "auto":
+            raise ConfigError(f"there is no superbias to make with isr.bias={config.isr.bias}", remedy="leave this task out")
+        return _run_tasks(run, [superbias_task(run, detector)])
+    if kind == "beam":
+        if led not in beam_leds(run):
+            scanned = ", ".join(beam_leds(run)) or "none"
+            raise ConfigError(f"there is no scan of LED {led} to fit", remedy=f"scanned LEDs: {scanned}; check beam.leds")
+        model = beam_task(run, led)
+        return _run_tasks(run, [*model.needs, model])
+    return _run_tasks(run, [_flat_task(run, kind, led, detector)])
 
 
-def run_beam(config: Config, *, led: str) -> StageReport:
-    """Measure the nodes of one LED and fit its beam.
-
-    Raises
-    ------
-    PermilError
-        Whatever a user has to mend.
-    """
-    run, led = Run.from_config(config), led_named(config, led)
-    if led not in beam_leds(run):
-        scanned = ", ".join(beam_leds(run)) or "none"
-        raise ConfigError(f"there is no scan of LED {led} to fit", remedy=f"scanned LEDs: {scanned}; check beam.leds", value=led)
-    model = beam_task(run, led)
-    return _run_tasks(run, [*model.needs, model])
-
-
-def run_flat_step(config: Config, *, step: str, led: str, detector: str) -> StageReport:
-    """Do one step of the flats of an LED, of one detector where the step is of a detector.
+def _flat_task(run: Run, step: str, led: str, detector: str) -> Task:
+    """Return one step of the flats of an LED.
 
     Raises
     ------
-    ConfigError
-        If a detector is missing, or named for a step of the whole LED.
     FlatError
         If there is no such task.
-    PermilError
-        Whatever a user has to mend.
     """
-    if step not in STEPS:
-        raise ConfigError(f"there is no step {step}", remedy=f"steps are {', '.join(STEPS)}", value=step, allowed=list(STEPS))
-    of_detector = "detector" in STEPS[step]
-    if of_detector != bool(detector):
-        what = "is of one detector" if of_detector else "is of all detectors of an LED"
-        remedy = "name one with --detector" if of_detector else "leave --detector out"
-        raise ConfigError(f"the step {step} {what}", remedy=remedy)
-    run, led = Run.from_config(config), led_named(config, led)
-    names = (led, run.camera[detector].name) if detector else (led,)
     leds, reasons = flat_leds(run, planned=True)
     if led not in leds:
         remedy = "; ".join(reasons) or f"LEDs with pointings: {', '.join(leds)}; check exposures.roots and flat.leds"
         raise FlatError(f"LED {led} has no pointings or no beam model", remedy=remedy, value=led)
     flats = led_flats(run, led)
-    tasks = [task for task in flats.tasks if task.key[0] == step]
+    tasks = {task.key[2] if detector else "": task for task in flats.tasks if task.key[0] == step}
     if not tasks:
         raise FlatError(flats.reason or "the solver divide has no such step", remedy="go on with the step flat", value=step)
-    chosen = [task for task in tasks if task.key[1:] == names]
-    if not chosen:
-        remedy = f"detectors that have one: {', '.join(task.key[2] for task in tasks)}"
-        raise FlatError(f"there is no step {step} of {names[-1]}, LED {led}", remedy=remedy, value=names[-1])
-    return _run_tasks(run, chosen)
+    if detector not in tasks:
+        remedy = f"detectors that have one: {', '.join(tasks)}"
+        raise FlatError(f"there is no step {step} of {detector}, LED {led}", remedy=remedy, value=detector)
+    return tasks[detector]
 
 
 def _run_tasks(run: Run, tasks: list[Task]) -> StageReport:

@@ -13,10 +13,9 @@ pytest.importorskip("distributed", reason="distributed (extra `cluster`) is not 
 from distributed import LocalCluster
 
 from permil.config.pipeline import JobsConfig
-from permil.engine import Call, EngineError, InProcess, session
-from permil.engine.dask_cluster import DaskCluster
-from permil.engine.jobs import cluster_options, make_cluster
-from permil.errors import FlatError
+from permil.engine import Call, InProcess, session
+from permil.engine.cluster import DaskCluster, cluster_options, make_cluster
+from permil.errors import EngineError, FlatError
 from permil.progress import parallel_map
 
 from . import chores

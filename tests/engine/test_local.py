@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from permil.engine import EngineError, Executor, InProcess, LocalProcesses, session
-from permil.errors import FlatError
+from permil.engine import Executor, InProcess, LocalProcesses, session
+from permil.errors import EngineError, FlatError
 from permil.progress import parallel_map
 
 from . import chores

@@ -140,7 +140,7 @@ def test_a_beam_that_cannot_be_fitted_leaves_its_led_out(monkeypatch: pytest.Mon
     red = beam_stage.beam_task(run, "red")
     nodes = red.needs[0]
 
-    def fail(_: object) -> str:
+    def fail(_: str, **_options: object) -> list[str]:
         raise BeamError("0 nodes are too few")
 
     monkeypatch.setattr(beam_stage, "_fit_model", fail)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,6 @@ class _Bunch:
     ref_y_mm: float
 
 
-@dataclass(frozen=True)
-class _NodeRequest:
-    """Some scan exposures of one detector, and the journal to which their nodes go."""
-
-    config: Config
-    root: Path
-    rows: tuple[dict[str, Any], ...]
-    bunches: tuple[_Bunch, ...]
-    journal: Path
-
-
 def reference_bunches(config: Config, camera: Camera) -> list[_Bunch]:
     """Return the bunches of the configuration, or the camera's own one, with their places.
 
@@ -102,13 +92,12 @@ def beam_task(run: Run, led: str) -> Task:
 def _beam_task(run: Run, led: str) -> Task:
     config, folder = run.config, run.folder
     scan = run.index.select(purpose=SCAN, led=led)
+    kind = str(scan["position_kind"][0])
     return Task(
         ("beam", led),
         "beam models",
         lambda task: Work(
-            _fit_model,
-            [ModelRequest(config, folder.root, led, str(scan["position_kind"][0]), task.fingerprint)],
-            lambda described: [f"{led}: {described[0]}"],
+            partial(_fit_model, config=config, folder=folder, position_kind=kind, fingerprint=task.fingerprint), [led]
         ),
         outputs=(folder.beam(led),),
         options=run.options("beam.outlier_threshold", "seed"),
@@ -147,7 +136,8 @@ def _nodes_task(run: Run, led: str, scan: Table) -> Task:
             write_table(folder.beam_nodes(led), table)
             return [f"{led}: a node is missing: {sentence}" for sentence in _missing_nodes(table)]
 
-        return Work(_measure_nodes, _node_requests(run, scan, bunches, found, journal), finish)
+        measure = partial(_measure_nodes, config=config, folder=folder, bunches=tuple(bunches), journal=journal)
+        return Work(measure, _unmeasured(scan, found), finish)
 
     return Task(
         ("nodes", led),
@@ -193,35 +183,23 @@ def fit_beams(run: Run) -> StageReport:
     return report
 
 
-@dataclass(frozen=True)
-class ModelRequest:
-    """The beam model of one LED, to be fitted to the nodes that are in the folder."""
-
-    config: Config
-    root: Path
-    led: str
-    position_kind: str
-    fingerprint: str
-
-
-def _fit_model(task: ModelRequest) -> str:
-    """Fit and write the model of one LED; return what a person should know of it."""
-    folder = RunFolder(task.root)
-    path = folder.beam_nodes(task.led)
+def _fit_model(led: str, *, config: Config, folder: RunFolder, position_kind: str, fingerprint: str) -> list[str]:
+    """Fit and write the model of one LED to the nodes in the folder; return what a person should know of it."""
+    path = folder.beam_nodes(led)
     try:
-        nodes = _usable_nodes(read_table(path), task.config)
-        model = BeamModel.fit(nodes, outlier_threshold=task.config.beam.outlier_threshold, seed=task.config.seed)
+        nodes = _usable_nodes(read_table(path), config)
+        model = BeamModel.fit(nodes, outlier_threshold=config.beam.outlier_threshold, seed=config.seed)
     except PermilError as error:
         error.path = str(path)
         raise
     cards = {
-        FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
-        "LED": (task.led, "LED"),
-        "PDNORM": (task.config.isr.photodiode, "normalisation of each exposure"),
-        "POSKIND": (task.position_kind, "projector positions from header or folder"),
+        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+        "LED": (led, "LED"),
+        "PDNORM": (config.isr.photodiode, "normalisation of each exposure"),
+        "POSKIND": (position_kind, "projector positions from header or folder"),
     }
-    write_hdus(folder.beam(task.led), model_to_hdus(model, header=cards))
-    return model.describe()
+    write_hdus(folder.beam(led), model_to_hdus(model, header=cards))
+    return [f"{led}: {model.describe()}"]
 
 
 def _missing_nodes(table: Table) -> list[str]:
@@ -243,22 +221,15 @@ def _positions(scan: Table) -> list[list[float]]:
     return sorted([float(row["x_mm"]), float(row["y_mm"])] for row in scan)
 
 
-def _node_requests(
-    run: Run, scan: Table, bunches: list[_Bunch], found: list[dict[str, Any]], journal: Path
-) -> list[_NodeRequest]:
-    """Return the exposures that are not in the journal, a few together."""
+def _unmeasured(scan: Table, found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the rows of the exposures that are not in the journal, a few of one detector together."""
     measured = {(record["obsid"], record["detector"]) for record in found}
-    rows = [dict(zip(scan.colnames, row, strict=True)) for row in scan.iterrows()]
-    rows = [_plain(row) for row in rows if (row["obsid"], row["detector"]) not in measured]
-    requests = []
-    for detector in sorted({bunch.detector for bunch in bunches}):
-        own = tuple(bunch for bunch in bunches if bunch.detector == detector)
-        exposures = [row for row in rows if row["detector"] == detector]
-        requests += [
-            _NodeRequest(run.config, run.folder.root, tuple(exposures[start : start + _EXPOSURES_PER_CALL]), own, journal)
-            for start in range(0, len(exposures), _EXPOSURES_PER_CALL)
-        ]
-    return requests
+    rows = [_plain(dict(zip(scan.colnames, row, strict=True))) for row in scan.iterrows()]
+    together = []
+    for detector in sorted({row["detector"] for row in rows}):
+        own = [row for row in rows if row["detector"] == detector and (row["obsid"], detector) not in measured]
+        together += [own[start : start + _EXPOSURES_PER_CALL] for start in range(0, len(own), _EXPOSURES_PER_CALL)]
+    return together
 
 
 def _nodes_table(records: list[dict[str, Any]], config: Config) -> Table:
@@ -296,16 +267,18 @@ def _parsed(line: str) -> Any:
         return None
 
 
-def _measure_nodes(task: _NodeRequest) -> list[dict[str, Any]]:
-    """Measure the bunches of some exposures and note them in the journal."""
-    camera = shared_camera(task.config.camera)
-    boxes = tuple(ReferenceBox(bunch.detector, bunch.amp, bunch.row, bunch.column, bunch.box) for bunch in task.bunches)
-    calibration = shared_box_calibration(task.config, RunFolder(task.root), boxes)
+def _measure_nodes(
+    rows: list[dict[str, Any]], *, config: Config, folder: RunFolder, bunches: tuple[_Bunch, ...], journal: Path
+) -> list[dict[str, Any]]:
+    """Measure the bunches of some exposures of one detector and note them in the journal."""
+    camera, own = shared_camera(config.camera), tuple(bunch for bunch in bunches if bunch.detector == rows[0]["detector"])
+    boxes = tuple(ReferenceBox(bunch.detector, bunch.amp, bunch.row, bunch.column, bunch.box) for bunch in own)
+    calibration = shared_box_calibration(config, folder, boxes)
     records = []
-    for row in task.rows:
-        records += _nodes_of_exposure(row, task.bunches, boxes, calibration, camera, task.config)
-    # One short write per task: lines of different workers do not mix. Each begins with the end of the line before, which may be cut.
-    with writing(task.journal), task.journal.open("a", encoding="utf-8") as stream:
+    for row in rows:
+        records += _nodes_of_exposure(row, own, boxes, calibration, camera, config)
+    # One short write per call: lines of different workers do not mix. Each begins with the end of the line before, which may be cut.
+    with writing(journal), journal.open("a", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps(records))
     return records
 

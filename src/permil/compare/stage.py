@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +42,6 @@ _LEVEL_COLUMNS: dict[str, Any] = {
     "star_rms_per_mil_err": np.nan, "r": np.nan, "r_err": np.nan, "slope": np.nan, "slope_err": np.nan, "explained": np.nan,
     "explained_err": np.nan, "degrees_of_freedom": -1, "origin": "-", "reason": "-",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CompareRequest:
-    """One detector and band: folders of the flats and the stars, and of the run."""
-
-    config: Config
-    flats: Path
-    stars: Path
-    root: Path
-    detector: str
-    band: str
-    led: str
-    fingerprint: str
 
 
 def run_compare(run: Run) -> StageReport:
@@ -121,11 +107,14 @@ def _led_of(run: Run, band: str) -> str:
 
 def _comparison_task(run: Run, detector: str, band: str) -> Task:
     (flats, stars), led = _sources(run.config, run.folder), _led_of(run, band)
+    flat, residuals = RunFolder(flats).flat(led, detector), SpotsFolder(stars).residuals(detector, band)
     read_flat(RunFolder(flats), led, run.camera[detector])
 
     def work(task: Task) -> Work:
-        request = CompareRequest(run.config, flats, stars, run.folder.root, detector, band, led, task.fingerprint)
-        return Work(_compare_detector, [request])
+        compare = partial(
+            _compare_detector, config=run.config, folder=run.folder, band=band, led=led, fingerprint=task.fingerprint
+        )
+        return Work(compare, [detector])
 
     return Task(
         ("comparison", detector, band),
@@ -134,7 +123,7 @@ def _comparison_task(run: Run, detector: str, band: str) -> Task:
         outputs=(CompareFolder(run.folder.root).comparison(detector, band),),
         options=run.options("compare", "camera", "seed"),
         # A flat on another composite scale has the same fingerprint.
-        files=(RunFolder(flats).flat(led, detector), SpotsFolder(stars).residuals(detector, band)),
+        files=(flat, residuals),
     )
 
 
@@ -176,7 +165,7 @@ def options_of(config: CompareConfig, seed: int) -> CompareOptions:
     )
 
 
-def _compare_detector(task: CompareRequest) -> None:
+def _compare_detector(name: str, *, config: Config, folder: RunFolder, band: str, led: str, fingerprint: str) -> None:
     """Compare one detector and band and write everything about it.
 
     Raises
@@ -184,12 +173,12 @@ def _compare_detector(task: CompareRequest) -> None:
     PermilError
         Naming the detector where no file is named.
     """
-    detector = shared_camera(task.config.camera)[task.detector]
-    flat = read_flat(RunFolder(task.flats), task.led, detector)
-    product = read_stars(SpotsFolder(task.stars), task.detector, task.band)
-    options = options_of(task.config.compare, task.config.seed)
+    detector = shared_camera(config.camera)[name]
+    flats, stars = _sources(config, folder)
+    flat = read_flat(RunFolder(flats), led, detector)
+    product = read_stars(SpotsFolder(stars), name, band)
+    options = options_of(config.compare, config.seed)
     usable = is_usable(flat.mask) & np.isfinite(flat.image) & np.isfinite(flat.variance)
-    name = " ".join(part for part in (task.detector, task.band) if part)
     try:
         comparison = compare_stars(product.stars, product.response, flat.image, flat.variance, usable, detector, options)
     except PermilError as error:
@@ -197,18 +186,18 @@ def _compare_detector(task: CompareRequest) -> None:
             error.path = str(product.path)
         raise
     cards: dict[str, Any] = {
-        FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
-        "DETECTOR": (task.detector, "detector"),
-        "BAND": (task.band or None, "band of the stars"),
-        "LED": (task.led, "LED of the flat"),
+        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+        "DETECTOR": (name, "detector"),
+        "BAND": (band or None, "band of the stars"),
+        "LED": (led, "LED of the flat"),
         "NEXPOSUR": (len(product.exposures), "exposures of stars"),
         "CELL": (options.cells[0], "[pixel] side of a cell of the maps"),
         "HIGHPASS": (options.high_pass, "[pixel] sigma of the high-pass"),
         "FLATFLD": (options.flat_fielded, "stars were flat-fielded"),
         "SEED": (options.seed, "seed of bootstrap and surrogates"),
     }
-    cards |= {f"SUMMARY{number}": line for number, line in enumerate(describe(comparison, name))}
-    write_comparison(CompareFolder(task.root).comparison(task.detector, task.band), comparison, header=cards)
+    cards |= {f"SUMMARY{number}": line for number, line in enumerate(describe(comparison, f"{name} {band}".strip()))}
+    write_comparison(CompareFolder(folder.root).comparison(name, band), comparison, header=cards)
 
 
 def _write_tables(

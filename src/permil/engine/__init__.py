@@ -4,12 +4,10 @@ Every call is idempotent: it writes its product atomically, so that one whose wo
 """
 
 from permil.engine.call import Call, Outcome
-from permil.engine.choose import make_executor, prepare_workers
-from permil.engine.errors import EngineError
 from permil.engine.executor import Executor, InProcess
 from permil.engine.parts import tell_part
 from permil.engine.processes import LocalProcesses
-from permil.engine.session import Session, current_session, session
+from permil.engine.session import Session, current_session, make_executor, prepare_workers, session
 from permil.engine.task import CURRENT, DONE, DROPPED, EMPTY, FAILED, End, Ends, Task, Work, needs_first, run_tasks
 from permil.engine.threads import ahead, behind, own_threads
 
@@ -22,7 +20,6 @@ __all__ = [
     "Call",
     "End",
     "Ends",
-    "EngineError",
     "Executor",
     "InProcess",
     "LocalProcesses",

@@ -98,38 +98,32 @@ def _stage_costs(
     name: str, records: list[BatchRecord], *, seconds: float, own_cpu: float, own_read: int, own_peak: int
 ) -> list[StepCost]:
     steps = [
-        StepCost(
-            stage=name,
-            step=record.description,
-            tasks=record.tasks,
-            workers=len(record.workers),
-            seconds=record.seconds,
-            task_seconds=record.task_seconds,
-            cpu_seconds=record.cpu_seconds,
-            gigabytes_read=record.bytes_read / _GIGABYTE,
-            gigabytes_per_second=record.bytes_read / _GIGABYTE / max(record.seconds, 1e-9),
-            peak_memory_mib=record.peak_bytes / _MEBIBYTE,
-            restarted=record.restarted,
-        )
-        for record in records
+        _cost(name, each.description, [each], each.seconds, each.cpu_seconds, each.bytes_read, each.peak_bytes)
+        for each in records
     ]
-    # Tasks of this process are in its own counters already.
+    # Calls of this process are in its own counters already.
     all_cpu = own_cpu + sum(record.cpu_seconds - record.own_cpu_seconds for record in records)
     all_read = own_read + sum(record.bytes_read - record.own_bytes_read for record in records)
-    whole = StepCost(
-        stage=name,
-        step=WHOLE_STAGE,
+    peak = max([own_peak, *(record.peak_bytes for record in records)])
+    return [_cost(name, WHOLE_STAGE, records, seconds, all_cpu, all_read, peak), *steps]
+
+
+def _cost(
+    stage: str, step: str, records: list[BatchRecord], seconds: float, cpu_seconds: float, read: int, peak: int
+) -> StepCost:
+    return StepCost(
+        stage=stage,
+        step=step,
         tasks=sum(record.tasks for record in records),
         workers=len(set().union(*(record.workers for record in records))),
         seconds=seconds,
         task_seconds=sum(record.task_seconds for record in records),
-        cpu_seconds=all_cpu,
-        gigabytes_read=all_read / _GIGABYTE,
-        gigabytes_per_second=all_read / _GIGABYTE / max(seconds, 1e-9),
-        peak_memory_mib=max([own_peak, *(record.peak_bytes for record in records)]) / _MEBIBYTE,
+        cpu_seconds=cpu_seconds,
+        gigabytes_read=read / _GIGABYTE,
+        gigabytes_per_second=read / _GIGABYTE / max(seconds, 1e-9),
+        peak_memory_mib=peak / _MEBIBYTE,
         restarted=sum(record.restarted for record in records),
     )
-    return [whole, *steps]
 
 
 def performance_table(costs: Iterable[StepCost], *, order: Sequence[str], before: Table | None = None) -> Table:

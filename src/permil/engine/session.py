@@ -1,18 +1,24 @@
-"""The executor that the work of a run goes to, and the record of what it cost."""
+"""The executor of a run: which one, what goes to it, what that cost, and that an interrupt is not lost."""
 
 from __future__ import annotations
 
 import os
 import platform
+import signal
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
 
+from permil.config.pipeline import PipelineConfig
 from permil.engine.call import Outcome
-from permil.engine.executor import Executor
-from permil.engine.interrupt import noted_interrupts
+from permil.engine.executor import Executor, InProcess
+from permil.engine.processes import LocalProcesses, start_server
 
 
 @dataclass
@@ -100,3 +106,83 @@ def session(executor: Executor) -> Iterator[Session]:
             yield opened
         finally:
             _SESSION.reset(token)
+
+
+def prepare_workers(options: PipelineConfig) -> None:
+    """Let the libraries of worker processes of this machine, where a configuration asks for any, be loaded from now on."""
+    if options.jobs.system == "none" and not options.scheduler and options.workers != 1:
+        start_server()
+
+
+def make_executor(options: PipelineConfig, *, workers: int, folder: Path, tell: Callable[[str], None]) -> Executor:
+    """Return the executor: jobs of a batch system, a Dask cluster, processes of this machine, or this process.
+
+    Parameters
+    ----------
+    options
+        Section ``pipeline``.
+    workers
+        Processes on this machine.
+    folder
+        Of the run.
+    tell
+        Called with what a person should know of the workers.
+
+    Raises
+    ------
+    EngineError
+        If there are no workers to be had.
+    """
+    # Dask takes a second to load: it is loaded only where it is asked for.
+    if options.jobs.system != "none":
+        from permil.engine.cluster import JobCluster
+
+        return JobCluster(options.jobs, folder=folder, tell=tell)
+    if options.scheduler:
+        from permil.engine.cluster import DaskCluster
+
+        return DaskCluster(options.scheduler, folder=folder, tell=tell)
+    return LocalProcesses(workers) if workers > 1 else InProcess()
+
+
+_RECEIVED = threading.Event()
+
+
+@contextmanager
+def noted_interrupts() -> Iterator[None]:
+    """Note interrupts; where they are ignored, or someone else handles them, nothing changes."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, _note)
+    hook = sys.unraisablehook
+
+    def tell_others(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is not KeyboardInterrupt:
+            hook(dropped)
+
+    sys.unraisablehook = tell_others
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, before)
+        _RECEIVED.clear()
+
+
+def raise_if_interrupted() -> None:
+    """Raise the interrupt that was noted.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If there was one.
+    """
+    if _RECEIVED.is_set():
+        raise KeyboardInterrupt
+
+
+def _note(_signal: int, _frame: FrameType | None) -> None:
+    _RECEIVED.set()
+    raise KeyboardInterrupt

@@ -1,8 +1,7 @@
 """Tasks: what each needs, which options matter to it, what it writes and what computes it; and the loop that runs them.
 
-A package declares its tasks, and the rest follows from the declarations: their order, which of them are up to date, the commands that do
-single tasks, the estimate of a run, progress and costs. What only the products of earlier tasks can tell, such as the exposures that
-a solution uses, is decided when a task begins (`Task.work`).
+Order, skipping, single commands, estimate, progress and costs follow from the declarations. What only the products of earlier tasks can
+tell, such as the exposures that a solution uses, is decided when a task begins (`Task.work`).
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from typing import Any
 
 from permil.engine.call import Call, label
 from permil.engine.executor import Executor
-from permil.engine.interrupt import raise_if_interrupted
-from permil.engine.session import BatchRecord
+from permil.engine.session import BatchRecord, raise_if_interrupted
 from permil.errors import InputError, PermilError
 from permil.products import fingerprint, is_current, source_fingerprint
 
@@ -33,10 +31,6 @@ CURRENT, DONE, EMPTY, FAILED, DROPPED = "current", "done", "empty", "failed", "d
 def _messages(results: list[Any]) -> list[str]:
     """Return what the calls of a task return: sentences for people, or None."""
     return [sentence for sentences in results for sentence in sentences or []]
-
-
-def _nothing(_: object) -> None:
-    """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +54,7 @@ class Work:
     @classmethod
     def here(cls, function: Callable[[], Sequence[str]]) -> Work:
         """Return work that the main process does itself; the function returns sentences for people."""
-        return cls(_nothing, (), lambda _: function())
+        return cls(str, (), lambda _: function())
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,28 +218,21 @@ class _Loop:
 
     def _open_ready(self, waiting: list[Task]) -> list[Task]:
         """Open the tasks all of whose needs have ended; return the others."""
-        ready: list[Task] = []
-        changed = True
-        while changed:
-            changed, left = False, []
-            for task in waiting:
-                if any(need.key in self.ranks and need.key not in self.ends for need in (*task.after, *task.needs)):
-                    left.append(task)
-                    continue
-                changed = True
-                found = self._resolve(task)
-                if isinstance(found, End):
-                    self.ends[task.key] = found
-                else:
-                    ready.append(found)
-            waiting = left
+        ready, left = [], []
+        for task in waiting:
+            if any(need.key in self.ranks and need.key not in self.ends for need in (*task.after, *task.needs)):
+                left.append(task)
+            elif isinstance(found := self._resolve(task), End):
+                self.ends[task.key] = found
+            else:
+                ready.append(found)
         self.unopened = len(ready)
         totals = {task.description: sum(task.description == other.description for other in ready) for task in ready}
         for task in ready:
             self._open(task, totals[task.description])
             # What the executor can begin at once need not wait until all tasks are open.
             self._begin_calls()
-        return waiting
+        return left
 
     def _resolve(self, task: Task) -> Task | End:
         """Return a task with the needs whose products are there; its end where it need not or cannot be done."""
@@ -275,21 +262,20 @@ class _Loop:
             return
         if work is None:
             self.ends[task.key] = End(task, EMPTY)
-            return
-        if not work.arguments:
+        elif not work.arguments:
             self._finish(task, work, [])
-            return
-        group = self.groups.get(task.description) or self._new_group(task.description, total - 1 + len(work.arguments))
-        self.opened.append(_Opened(task, work, group, self.ranks[task.key], deque(range(len(work.arguments)))))
-        self.opened.sort(key=lambda opened: opened.rank)
+        else:
+            group = self.groups.get(task.description) or self._new_group(task.description, total - 1 + len(work.arguments))
+            self.opened.append(_Opened(task, work, group, self.ranks[task.key], deque(range(len(work.arguments)))))
+            self.opened.sort(key=lambda opened: opened.rank)
 
     def _new_group(self, description: str, total: int) -> _Group:
-        if description not in self.recorded:
-            self.recorded[description] = BatchRecord(description)
-            self.records.append(self.recorded[description])
+        record = self.recorded.get(description)
+        if record is None:
+            record = self.recorded[description] = BatchRecord(description)
+            self.records.append(record)
         stack = ExitStack()
-        reached = stack.enter_context(self.display(description, total))
-        group = self.groups[description] = _Group(self.recorded[description], reached, stack)
+        group = self.groups[description] = _Group(record, stack.enter_context(self.display(description, total)), stack)
         return group
 
     def _begin_calls(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -150,8 +150,8 @@ def index_run(config: Config, camera: Camera, folder: RunFolder, *, workers: int
             "no folders to search", remedy="name the folders of raw files in exposures.roots", key="exposures.roots"
         )
     index = make_index(roots, camera, folder.exposures, options=config.exposures, workers=workers)
-    _write_unreadable(folder, index)
-    _write_left_out(config, folder, index)
+    _write_reasons(folder.unreadable, [(entry.path, entry.reason) for entry in index.unreadable])
+    _write_reasons(folder.left_out, _left_out(index, with_photodiode=config.isr.photodiode == "header"))
     return StageReport("index", done=len(index.table), messages=describe_index(index))
 
 
@@ -187,13 +187,14 @@ def describe_index(index: Index) -> list[str]:
     return lines
 
 
-def _write_unreadable(folder: RunFolder, index: Index) -> None:
-    rows = [(entry.path, entry.reason) for entry in index.unreadable]
-    write_table(folder.unreadable, Table(rows=rows, names=("path", "reason"), dtype=(str, str)) if rows else _empty_list())
+def _write_reasons(path: Path, rows: Sequence[tuple[str, str]]) -> None:
+    """Write a table of files with reasons, which may be empty."""
+    columns = {name: np.array([row[place] for row in rows], dtype=np.str_) for place, name in enumerate(("path", "reason"))}
+    write_table(path, Table(columns))
 
 
-def _write_left_out(config: Config, folder: RunFolder, index: Index) -> None:
-    """List the exposures that the photodiode leaves out.
+def _left_out(index: Index, *, with_photodiode: bool) -> list[tuple[str, str]]:
+    """Return the exposures that the photodiode leaves out and those that repeat others, with the reason.
 
     Raises
     ------
@@ -201,7 +202,7 @@ def _write_left_out(config: Config, folder: RunFolder, index: Index) -> None:
         If it leaves out all scans or all pointings.
     """
     rows: list[tuple[str, str]] = []
-    if config.isr.photodiode == "header":
+    if with_photodiode:
         for purpose in (SCAN, POINTING):
             chosen = index.select(purpose=purpose)
             missing = ~np.isfinite(np.asarray(chosen["photodiode"], dtype=float))
@@ -213,10 +214,4 @@ def _write_left_out(config: Config, folder: RunFolder, index: Index) -> None:
                 )
             reason = "photodiode is missing, zero or negative: not used for the beam, nor for flats but by the solver joint"
             rows += [(str(path), reason) for path in chosen["path"][missing]]
-    rows += [(entry.left_out, f"same content as {entry.kept}") for entry in index.duplicates]
-    path = folder.left_out
-    write_table(path, Table(rows=rows, names=("path", "reason"), dtype=(str, str)) if rows else _empty_list())
-
-
-def _empty_list() -> Table:
-    return Table({"path": np.array([], dtype="U1"), "reason": np.array([], dtype="U1")})
+    return rows + [(entry.left_out, f"same content as {entry.kept}") for entry in index.duplicates]

@@ -20,9 +20,8 @@ from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
 from permil.flat.tasks.compose import MadeFlat, compose
 from permil.flat.tasks.divide import beam_of, divide_detector
-from permil.flat.tasks.exposures import unique_exposures
+from permil.flat.tasks.exposures import pointing_groups, unique_exposures, wanted_detectors
 from permil.flat.tasks.joint import joint_detector, joint_light
-from permil.flat.tasks.pointings import pointing_groups, wanted_detectors
 from permil.flat.tasks.signals import SignalsTask, measure_detector, nearest_exposures
 from permil.flat.tasks.solution import JointTask, solve_led
 from permil.flat.tasks.task import LEAVES_OUT, FlatTask, relative_path, write_relative

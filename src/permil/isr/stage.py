@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -44,20 +44,11 @@ from permil.products import (
 from permil.progress import StageReport, do_tasks
 from permil.run import Run
 
-__all__ = [
-    "ExposureStack",
-    "board_temperature",
-    "build_superbias",
-    "gains_table",
-    "load_calibration",
-    "reduce_file",
-    "stack_group",
-    "superbias_notes",
-    "write_gains_table",
-]
-
 FloatArray = NDArray[np.float64]
 
+_BIAS_OPTIONS = (
+    "isr.overscan", "isr.overscan_skip_first", "isr.overscan_skip_last", "isr.overscan_window", "isr.rejection_threshold",
+)  # fmt: skip
 _BOARD_SENSORS = tuple(f"TEMP{number}" for number in range(1, 7))
 
 
@@ -188,8 +179,14 @@ def superbias_notes(path: Path) -> list[str]:
     return [] if notes is None else [f"{row['path']}: {row['reason']}" for row in notes.data]
 
 
-def gains_table(gains: Mapping[str, Gains], camera: Camera) -> Table:
-    """Return the gains that are used, one row per detector and amplifier; `gains` by detector name."""
+def write_gains_table(path: Path, gains: Mapping[str, Gains], camera: Camera) -> None:
+    """Write the gains that are used, one row per detector and amplifier; the table can be given to ``isr.gains`` again.
+
+    Raises
+    ------
+    OutputError
+        If the table cannot be written.
+    """
     rows = [
         (name, amplifier.name, gain, error, taken.source)
         for name, taken in gains.items()
@@ -200,18 +197,7 @@ def gains_table(gains: Mapping[str, Gains], camera: Camera) -> Table:
     )
     for column in ("gain", "gain_err"):
         table[column].unit = "electron / adu"
-    return table
-
-
-def write_gains_table(path: Path, gains: Mapping[str, Gains], camera: Camera) -> None:
-    """Write the gains that are used; the table can be given to ``isr.gains`` again.
-
-    Raises
-    ------
-    OutputError
-        If the table cannot be written.
-    """
-    write_table(path, gains_table(gains, camera))
+    write_table(path, table)
 
 
 def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | None:
@@ -294,6 +280,7 @@ def stack_group(
     calibration: Calibration,
     config: IsrConfig,
     *,
+    normalise: bool = True,
     checksums: Checksums = "refuse",
     threads: int = 1,
     pool: ArrayPool | None = None,
@@ -309,6 +296,8 @@ def stack_group(
     ----------
     paths, photodiodes
         Raw files and their photodiode readings.
+    normalise
+        Whether the photodiode sets the scale; else readings may be missing.
     checksums
         See `permil.exposures.RawFile`.
     threads
@@ -323,7 +312,6 @@ def stack_group(
     InputError
         If no file can be used, or light and photodiode contradict each other and no majority says which exposure is wrong.
     """
-    normalise = config.photodiode == "header"
     selection = select_by_photodiode(photodiodes, paths, normalise=normalise)
     readings = dict(zip((Path(path) for path in paths), selection.photodiode.tolist(), strict=True))
     wanted = [Path(path) for path, used in zip(paths, selection.used, strict=True) if used]
@@ -350,18 +338,6 @@ def stack_group(
         used = tuple(file.raw_file.path for file in opened.files)
         medians = [file.median for file in opened.files]
     return scaled(stacked, medians, [readings[path] for path in used], used, left_out, normalise=normalise)
-
-
-@dataclass(frozen=True)
-class SuperbiasRequest:
-    """Bias exposures of one detector."""
-
-    config: Config
-    detector: str
-    paths: tuple[str, ...]
-    output: Path
-    fingerprint: str
-    serial: str = ""
 
 
 def seconds_of_file(detector: Detector) -> float:
@@ -391,22 +367,17 @@ def _superbias_task(run: Run, detector: str) -> Task:
                 remedy="add the folder of bias exposures to exposures.roots, name a superbias in isr.bias, or set isr.bias to none",
                 detector=detector,
             )
-        return Work(_make_superbias, [SuperbiasRequest(run.config, detector, paths, output, task.fingerprint, serial)])
+        make = partial(
+            _make_superbias, config=run.config, paths=paths, output=output, fingerprint=task.fingerprint, serial=serial
+        )
+        return Work(make, [detector])
 
     return Task(
         ("superbias", detector),
         "superbias",
         work,
         outputs=(output,),
-        options=run.options(
-            "camera",
-            "exposures.checksums",
-            "isr.overscan",
-            "isr.overscan_skip_first",
-            "isr.overscan_skip_last",
-            "isr.overscan_window",
-            "isr.rejection_threshold",
-        ),
+        options=run.options("camera", "exposures.checksums", *_BIAS_OPTIONS),
         files=paths,
         command=("isr", "--detector", detector),
         seconds=len(paths) * seconds_of_file(run.camera[detector]),
@@ -458,18 +429,18 @@ def make_calibrations(run: Run, detectors: Sequence[str]) -> StageReport:
     return report
 
 
-def _make_superbias(task: SuperbiasRequest) -> None:
+def _make_superbias(name: str, *, config: Config, paths: Sequence[str], output: Path, fingerprint: str, serial: str) -> None:
     """Make and write the superbias of one detector."""
-    camera = shared_camera(task.config.camera)
+    camera = shared_camera(config.camera)
     build_superbias(
-        task.paths,
-        camera[task.detector],
+        paths,
+        camera[name],
         camera,
-        task.config.isr,
-        task.output,
-        fingerprint=task.fingerprint,
-        serial=task.serial,
-        checksums=task.config.exposures.checksums,
+        config.isr,
+        output,
+        fingerprint=fingerprint,
+        serial=serial,
+        checksums=config.exposures.checksums,
         threads=own_threads(),
     )
 

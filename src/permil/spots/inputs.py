@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,18 +58,6 @@ class LabelledExposure:
     error: PermilError | None = None
     path: str = ""
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _MeasureRequest:
-    """One raw exposure of one detector."""
-
-    config: Config
-    root: Path
-    detector: str
-    path: str
-    output: Path
-    fingerprint: str
 
 
 def catalog_files(entries: Sequence[str | Path]) -> tuple[list[CatalogFile], list[tuple[str, str]]]:
@@ -160,7 +149,12 @@ def _catalog_task(run: Run, row: Table.Row, reduction: Reduction) -> Task:
     return Task(
         ("catalog", detector, exposure),
         "spots of exposures",
-        lambda task: Work(_measure, [_MeasureRequest(run.config, run.folder.root, detector, path, output, task.fingerprint)]),
+        lambda task: Work(
+            partial(
+                _measure, config=run.config, folder=run.folder, detector=detector, output=output, fingerprint=task.fingerprint
+            ),
+            [path],
+        ),
         outputs=(output,),
         options=reduction.options | run.options("spots.measure", "spots.band"),
         files=[path, *reduction.files],
@@ -169,22 +163,21 @@ def _catalog_task(run: Run, row: Table.Row, reduction: Reduction) -> Task:
     )
 
 
-def _measure(task: _MeasureRequest) -> None:
+def _measure(path: str, *, config: Config, folder: RunFolder, detector: str, output: Path, fingerprint: str) -> None:
     """Measure an exposure and write its catalog."""
-    options = task.config.spots
     measurement = measure_exposure(
-        task.path,
-        shared_camera(task.config.camera),
-        shared_calibration(task.config, RunFolder(task.root), task.detector),
-        task.config.isr,
-        options=MeasureOptions(**options.measure.model_dump()),
-        band=options.band,
-        checksums=task.config.exposures.checksums,
+        path,
+        shared_camera(config.camera),
+        shared_calibration(config, folder, detector),
+        config.isr,
+        options=MeasureOptions(**config.spots.measure.model_dump()),
+        band=config.spots.band,
+        checksums=config.exposures.checksums,
     )
     write_catalog(
-        task.output,
+        output,
         measurement.catalog,
-        header={FINGERPRINT_CARD: (task.fingerprint, "what this was made from")},
+        header={FINGERPRINT_CARD: (fingerprint, "what this was made from")},
         extensions=[growth_hdu(measurement.growth)],
     )
 

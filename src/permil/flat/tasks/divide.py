@@ -32,7 +32,7 @@ from permil.flat.pointing import LitStack, Pointing
 from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import DivideErrors
 from permil.flat.solve import solve_detector
-from permil.flat.tasks.pointings import PointingGroup
+from permil.flat.tasks.exposures import PointingGroup
 from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
 from permil.isr.array_pool import ArrayPool
@@ -154,6 +154,7 @@ def _lit_stack(
         camera,
         calibration,
         config.isr,
+        normalise=config.isr.photodiode == "header",
         checksums=config.exposures.checksums,
         threads=own_threads(),
         pool=pool,

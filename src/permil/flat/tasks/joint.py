@@ -28,7 +28,7 @@ from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals_file import SuperPixelSignals, read_signals
 from permil.flat.solve import STRIP_ROWS, solve_detector
-from permil.flat.tasks.pointings import PointingGroup
+from permil.flat.tasks.exposures import PointingGroup
 from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
 from permil.isr.array_pool import ArrayPool
@@ -118,7 +118,7 @@ class _Detector:
         self.row_of = {str(obsid): row for row, obsid in enumerate(self.signals.obsid)}
         self.sampled = RowSample.of(self.calibration, sampling_step(self.calibration.detector.shape))
         self.checksums = task.config.exposures.checksums
-        self.isr = task.config.isr.model_copy(update={"photodiode": "header"})
+        self.isr = task.config.isr
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
         """Yield stacks one by one, and single exposures a few together."""

@@ -19,7 +19,7 @@ from permil.flat.composite import response_histogram
 from permil.flat.divide import PointingFlat
 from permil.flat.pointing import LitPointing, Pointing
 from permil.flat.product import DetectorSolution, good_pixels, solution_extensions
-from permil.flat.tasks.pointings import PointingGroup
+from permil.flat.tasks.exposures import PointingGroup
 from permil.isr import LeftOut
 from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, RunFolder, write_image
 

@@ -14,6 +14,7 @@ import yaml
 from astropy.table import Table
 
 from permil import __version__
+from permil.beam.stage import fit_beams
 from permil.camera import load_camera
 from permil.config import Config
 from permil.config.exposures import ExposuresConfig
@@ -22,6 +23,8 @@ from permil.engine.locks import locked_folder
 from permil.engine.performance import StepCost, metered_stage, performance_table
 from permil.exposures import POINTING, SCAN, SPOT
 from permil.exposures.stage import describe_index, index_run, make_index
+from permil.flat.stage import make_flats
+from permil.isr.stage import make_calibrations
 from permil.products import atomic_output, check_output, make_folder, read_table, remove_partial_files, write_table
 from permil.progress import StageReport, console, default_workers, describe_warnings, tell, tell_report
 from permil.run import Run
@@ -61,22 +64,16 @@ def index(run: Run) -> StageReport:
 
 def isr(run: Run) -> StageReport:
     """Make superbias and gains of every detector whose exposures are used."""
-    from permil.isr.stage import make_calibrations
-
     return make_calibrations(run, reduced_detectors(run))
 
 
 def beam(run: Run) -> StageReport:
     """Fit the beam of each LED to its scan."""
-    from permil.beam.stage import fit_beams
-
     return fit_beams(run)
 
 
 def flat(run: Run) -> StageReport:
     """Make the composite flats of each LED."""
-    from permil.flat.stage import make_flats
-
     return make_flats(run)
 
 

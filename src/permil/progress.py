@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -23,8 +23,8 @@ from rich.progress import (
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from permil.engine import CURRENT, DONE, Ends, InProcess, LocalProcesses, Task, Work, current_session, run_tasks
-from permil.engine.session import BatchRecord
+from permil.engine import Ends, InProcess, LocalProcesses, State, Task, Work, current_session, run_tasks
+from permil.engine.session import CallCosts
 from permil.errors import FileWarning
 
 
@@ -41,8 +41,8 @@ class StageReport:
     def count(self, ends: Ends) -> None:
         """Count tasks that are done, and those that were up to date."""
         states = [end.state for end in ends.values()]
-        self.done += states.count(DONE)
-        self.skipped += states.count(CURRENT)
+        self.done += states.count(State.DONE)
+        self.skipped += states.count(State.CURRENT)
 
 
 Item = TypeVar("Item")
@@ -76,7 +76,7 @@ class _Bars:
         self._shown = 0
 
     @contextmanager
-    def bar(self, description: str, total: int | None) -> Iterator[Callable[[float], None]]:
+    def bar(self, description: str, total: int) -> Iterator[Callable[[float], None]]:
         """Show a bar; yield what to call with how many items are done."""
         progress = self._progress = self._progress or self._start()
         self._shown += 1
@@ -109,7 +109,7 @@ _BARS = _Bars()
 
 
 @contextmanager
-def _display(description: str, total: int | None) -> Iterator[Callable[[float], None]]:
+def _display(description: str, total: int) -> Iterator[Callable[[float], None]]:
     """Show a bar on a terminal, a line now and then elsewhere; yield what to call with how many items are done."""
     if not console.is_terminal:
         yield from _lines(description, total)
@@ -118,18 +118,17 @@ def _display(description: str, total: int | None) -> Iterator[Callable[[float], 
         yield reached
 
 
-def _lines(description: str, total: int | None) -> Iterator[Callable[[float], None]]:
+def _lines(description: str, total: int) -> Iterator[Callable[[float], None]]:
     begin = told = time.monotonic()
     count = 0.0
 
     def tell() -> None:
         seconds = time.monotonic() - begin
         rate = count / max(seconds, 1e-3)
-        of_total = "" if total is None else f" of {total}"
-        left = "" if total is None or count >= total else f", {(total - count) / max(rate, 1e-9):.0f} s left"
+        left = "" if count >= total else f", {(total - count) / max(rate, 1e-9):.0f} s left"
         number = f"{count:.0f}" if count == int(count) else f"{count:.1f}"
         console.print(
-            f"  {description}: {number}{of_total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False, soft_wrap=True
+            f"  {description}: {number} of {total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False, soft_wrap=True
         )
 
     def reached(number: float) -> None:
@@ -142,16 +141,6 @@ def _lines(description: str, total: int | None) -> Iterator[Callable[[float], No
     yield reached
     if count:
         tell()
-
-
-def track(items: Iterable[Item], *, description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield items while a bar shows how far the work is and how fast it goes."""
-    if total is None and isinstance(items, Sequence):
-        total = len(items)
-    with _display(description, total) as reached:
-        for number, item in enumerate(items, start=1):
-            yield item
-            reached(number)
 
 
 def default_workers() -> int:
@@ -220,7 +209,7 @@ def do_tasks(tasks: Sequence[Task], *, workers: int = 1, is_local: bool = False)
     if opened is None or opened.is_busy:
         # Work within the work of a run, or outside of any.
         with LocalProcesses(workers) if workers > 1 and opened is None else InProcess() as executor:
-            records: list[BatchRecord] = []
+            records: list[CallCosts] = []
             ends = run_tasks(tasks, executor, display=_display, records=records)
         for sentence in dict.fromkeys(sentence for record in records for sentence in record.file_warnings):
             warnings.warn(sentence, FileWarning, stacklevel=2)
@@ -233,7 +222,7 @@ def do_tasks(tasks: Sequence[Task], *, workers: int = 1, is_local: bool = False)
         opened.is_busy = False
 
 
-def describe_warnings(records: list[BatchRecord], *, but: set[str] | None = None) -> list[str]:
+def describe_warnings(records: list[CallCosts], *, but: set[str] | None = None) -> list[str]:
     """Return what was warned of files, each sentence once, and some of them if there are many.
 
     Parameters

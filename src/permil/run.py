@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import getitem
 from typing import Any
 
 from permil.camera import Camera, load_camera
@@ -55,19 +56,16 @@ class Run:
             raise InputError("there is no index yet", path=self.folder.exposures, remedy="run `permil index CONFIG` first")
         return read_index(self.folder.exposures)
 
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json")
+
     def options(self, *keys: str) -> dict[str, Any]:
         """Return values of the configuration by their keys (``isr.overscan``) or those of whole sections (``isr``)."""
-        values = self.config.model_dump(mode="json")
-        return {key: _value(values, key) for key in keys}
+        return {key: reduce(getitem, key.split("."), self._values) for key in keys}
 
     def once(self, key: tuple[str, ...], declare: Callable[[], Task]) -> Task:
         """Return the task of a key, declared at the first call."""
         if key not in self.shared:
             self.shared[key] = declare()
         return self.shared[key]
-
-
-def _value(values: Any, key: str) -> Any:
-    for name in key.split("."):
-        values = values[name]
-    return values

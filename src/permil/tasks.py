@@ -16,7 +16,7 @@ from pathlib import Path
 from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.config import Config
 from permil.config.names import led_named
-from permil.engine import EMPTY, InProcess, Task, needs_first, session
+from permil.engine import InProcess, State, Task, needs_first, session
 from permil.engine.locks import locked_folder, locked_task
 from permil.errors import ConfigError, FlatError, OutputError, PermilError
 from permil.exposures import POINTING, SCAN, SPOT
@@ -206,7 +206,7 @@ def _run_tasks(run: Run, tasks: list[Task]) -> StageReport:
             if end.error is not None:
                 raise end.error
             report.messages += end.messages
-            if end.state == EMPTY:
+            if end.state == State.EMPTY:
                 report.messages.append(f"{' '.join(end.task.key)}: no exposure puts light on it, so that it has no flat")
         report.messages += describe_warnings(opened.take_records())
     report.seconds = time.perf_counter() - begin

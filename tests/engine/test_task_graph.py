@@ -16,20 +16,7 @@ from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from permil.engine import (
-    CURRENT,
-    DONE,
-    DROPPED,
-    EMPTY,
-    FAILED,
-    Executor,
-    InProcess,
-    LocalProcesses,
-    Task,
-    Work,
-    needs_first,
-    session,
-)
+from permil.engine import Executor, InProcess, LocalProcesses, State, Task, Work, needs_first, session
 from permil.errors import FlatError, InputError
 from permil.products import write_table
 from permil.progress import do_tasks, parallel_map
@@ -74,9 +61,9 @@ def test_a_task_begins_with_what_its_needs_have_made(executor: Executor) -> None
     with session(executor) as opened:
         # The order of the list does not matter.
         ends = do_tasks([second, first])
-        assert [(record.description, record.tasks) for record in opened.records] == [("squares", 3), ("fourth powers", 3)]
+        assert [(record.description, len(record.measures)) for record in opened.records] == [("squares", 3), ("fourth powers", 3)]
     assert list(ends["fourth powers",].messages) == ["fourth powers: 98"]
-    assert [end.state for end in ends.values()] == [DONE, DONE]
+    assert [end.state for end in ends.values()] == [State.DONE, State.DONE]
 
 
 def test_a_task_without_calls_is_done_at_once() -> None:
@@ -207,7 +194,14 @@ def test_what_needs_a_failed_task_is_dropped_and_others_go_on(tmp_path: Path) ->
     alone = _writing(tmp_path / "alone.ecsv", log, needs=(bad,), tolerant=True)
     later = _writing(tmp_path / "later.ecsv", log, needs=(good,), after=(bad,), tolerant=True)
     ends = do_tasks([bad, good, strict, tolerant, alone, later])
-    assert [end.state for end in ends.values()] == [FAILED, DONE, DROPPED, DONE, DROPPED, DROPPED]
+    assert [end.state for end in ends.values()] == [
+        State.FAILED,
+        State.DONE,
+        State.DROPPED,
+        State.DONE,
+        State.DROPPED,
+        State.DROPPED,
+    ]
     assert str(ends["strict",].error) == str(ends["bad",].error) == "the third is refused; leave it out"
     # It must not be taken for what these inputs make.
     assert not stale.exists()
@@ -215,7 +209,7 @@ def test_what_needs_a_failed_task_is_dropped_and_others_go_on(tmp_path: Path) ->
     assert ends["tolerant",].task.needs == (good,)
     # The same again, whether what failed is declared or not.
     again = do_tasks([_writing(tmp_path / "tolerant.ecsv", log, needs=(good,), tolerant=True)])
-    assert [end.state for end in again.values()] == [CURRENT]
+    assert [end.state for end in again.values()] == [State.CURRENT]
 
 
 def test_a_task_may_find_nothing_to_do(tmp_path: Path) -> None:
@@ -225,10 +219,10 @@ def test_a_task_may_find_nothing_to_do(tmp_path: Path) -> None:
     tolerant = _writing(tmp_path / "tolerant.ecsv", log, needs=(nothing, good), tolerant=True)
     strict = _writing(tmp_path / "strict.ecsv", log, needs=(nothing,))
     ends = do_tasks([nothing, good, tolerant, strict])
-    assert [end.state for end in ends.values()] == [EMPTY, DONE, DONE, DROPPED]
+    assert [end.state for end in ends.values()] == [State.EMPTY, State.DONE, State.DONE, State.DROPPED]
     assert ends["strict",].error is None
     # The need that made nothing counts no more where it is not done now.
-    assert do_tasks([tolerant])["tolerant",].state == CURRENT
+    assert do_tasks([tolerant])["tolerant",].state == State.CURRENT
 
 
 def test_a_need_that_is_not_done_now_must_be_up_to_date(tmp_path: Path) -> None:
@@ -253,7 +247,7 @@ def test_calls_of_similar_tasks_are_counted_together() -> None:
     tasks = [Task((name,), "squares", lambda _: Work(chores.square, [1, 2], lambda _: ())) for name in "abc"]
     with session(InProcess()) as opened:
         do_tasks(tasks)
-    assert [(record.description, record.tasks) for record in opened.records] == [("squares", 6)]
+    assert [(record.description, len(record.measures)) for record in opened.records] == [("squares", 6)]
 
 
 @given(st.integers(0, 2**32 - 1))

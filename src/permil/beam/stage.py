@@ -113,7 +113,7 @@ def _nodes_task(run: Run, led: str, scan: Table) -> Task:
     bunches = reference_bunches(config, run.camera)
     wanted = sorted({bunch.detector for bunch in bunches})
     scan = scan[np.isin(scan["detector"], wanted)]
-    reduction = reduction_of(run, *wanted)
+    reduction = reduction_of(run, *sorted({str(name) for name in scan["detector"]}))
 
     def work(task: Task) -> Work:
         unread = sorted(set(wanted) - set(scan["detector"]))

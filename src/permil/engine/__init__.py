@@ -8,15 +8,10 @@ from permil.engine.executor import Executor, InProcess
 from permil.engine.parts import tell_part
 from permil.engine.processes import LocalProcesses
 from permil.engine.session import Session, current_session, make_executor, prepare_workers, session
-from permil.engine.task import CURRENT, DONE, DROPPED, EMPTY, FAILED, End, Ends, Task, Work, needs_first, run_tasks
+from permil.engine.task import End, Ends, State, Task, Work, needs_first, run_tasks
 from permil.engine.threads import ahead, behind, own_threads
 
 __all__ = [
-    "CURRENT",
-    "DONE",
-    "DROPPED",
-    "EMPTY",
-    "FAILED",
     "Call",
     "End",
     "Ends",
@@ -25,6 +20,7 @@ __all__ = [
     "LocalProcesses",
     "Outcome",
     "Session",
+    "State",
     "Task",
     "Work",
     "ahead",

@@ -103,9 +103,6 @@ class DaskCluster(Executor):
             if futures and self._client.status == "running":
                 self._client.cancel(futures, force=True)
 
-    def rest(self) -> None:
-        """Do nothing: the workers are not ours."""
-
     def close(self) -> None:
         """Leave the scheduler; it and its workers go on."""
         self._client.close()

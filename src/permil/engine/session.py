@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import signal
 import sys
 import threading
@@ -16,62 +14,40 @@ from pathlib import Path
 from types import FrameType
 
 from permil.config.pipeline import PipelineConfig
-from permil.engine.call import Outcome
+from permil.engine.call import Measure, Outcome
 from permil.engine.executor import Executor, InProcess
 from permil.engine.processes import LocalProcesses, start_server
 
 
 @dataclass
-class BatchRecord:
-    """What a batch of tasks cost.
+class CallCosts:
+    """What the calls of one description cost.
 
     Attributes
     ----------
     seconds
-        From the begin of the batch to its last outcome.
-    task_seconds, cpu_seconds, bytes_read
-        Sums over the tasks.
-    own_cpu_seconds, own_bytes_read
-        The part of these that this process did.
-    peak_bytes
-        The most memory that one process held during a task.
+        From the begin of the first call to the last outcome.
     restarted
-        Tasks that ran again because their worker died, counted as often as that happened.
-    file_warnings
-        Sentences of each `FileWarning`, in the order of the tasks that ended.
+        Calls that were made again because their worker died, counted as often as that happened.
     """
 
     description: str
-    tasks: int = 0
     seconds: float = 0.0
-    task_seconds: float = 0.0
-    cpu_seconds: float = 0.0
-    bytes_read: int = 0
-    own_cpu_seconds: float = 0.0
-    own_bytes_read: int = 0
-    peak_bytes: int = 0
     restarted: int = 0
-    workers: set[tuple[str, int]] = field(default_factory=set)
-    file_warnings: list[str] = field(default_factory=list)
+    measures: list[Measure] = field(default_factory=list)
     _begin: float = field(default_factory=time.perf_counter)
 
     def add(self, outcome: Outcome) -> None:
-        """Count one task."""
-        self.tasks += 1
+        """Count one call."""
         self.restarted += outcome.deaths
         self.seconds = time.perf_counter() - self._begin
-        measure = outcome.measure
-        if measure is None:
-            return
-        self.task_seconds += measure.seconds
-        self.cpu_seconds += measure.cpu_seconds
-        self.bytes_read += measure.bytes_read
-        self.peak_bytes = max(self.peak_bytes, measure.peak_bytes)
-        self.workers.add((measure.host, measure.process))
-        self.file_warnings += measure.file_warnings
-        if (measure.host, measure.process) == (platform.node(), os.getpid()):
-            self.own_cpu_seconds += measure.cpu_seconds
-            self.own_bytes_read += measure.bytes_read
+        if outcome.measure is not None:
+            self.measures.append(outcome.measure)
+
+    @property
+    def file_warnings(self) -> list[str]:
+        """Sentences of each `FileWarning`, in the order of the calls that ended."""
+        return [sentence for measure in self.measures for sentence in measure.file_warnings]
 
 
 @dataclass
@@ -79,10 +55,10 @@ class Session:
     """An executor and what was done with it since the last look at ``records``; it does one set of tasks at a time."""
 
     executor: Executor
-    records: list[BatchRecord] = field(default_factory=list)
+    records: list[CallCosts] = field(default_factory=list)
     is_busy: bool = False
 
-    def take_records(self) -> list[BatchRecord]:
+    def take_records(self) -> list[CallCosts]:
         """Return the records since the last time."""
         taken, self.records = self.records, []
         return taken

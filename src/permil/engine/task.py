@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 from permil.engine.call import Call, label
 from permil.engine.executor import Executor
-from permil.engine.session import BatchRecord, raise_if_interrupted
+from permil.engine.session import CallCosts, raise_if_interrupted
 from permil.errors import InputError, PermilError
 from permil.products import fingerprint, is_current, source_fingerprint
 
@@ -24,8 +25,15 @@ Key = tuple[str, ...]
 Display = Callable[[str, int], AbstractContextManager[Callable[[float], None]]]
 """Given a description and a number of calls, shows them as long as it is entered; yields what to call with how many are done."""
 
-CURRENT, DONE, EMPTY, FAILED, DROPPED = "current", "done", "empty", "failed", "dropped"
-"""How a task may end: its products were up to date, or are made now; there is nothing to do; its inputs are at fault; a need failed."""
+
+class State(Enum):
+    """How a task may end."""
+
+    CURRENT = "its products were up to date"
+    DONE = "its products are made"
+    EMPTY = "there is nothing to do"
+    FAILED = "its inputs are at fault"
+    DROPPED = "what it needs failed"
 
 
 def _messages(results: list[Any]) -> list[str]:
@@ -69,32 +77,22 @@ class Task:
         Title of this and similar tasks where progress and costs are shown.
     work
         Given the task itself, with those of its needs whose products are there, returns its work; None if there is nothing to do.
-    outputs
-        Products, each of which holds the fingerprint of the task.
-    pending
-        Place where the product may be until another task puts it where it belongs.
-    options
-        Keys of the configuration that matter to the products, with their values (`permil.run.Run.options`).
-    facts
-        Anything else that the products depend on, as JSON can hold it.
-    files
-        Input files; size and time of change count.
-    products
-        Input files that may be products of permil; their fingerprint counts.
-    needs
-        Tasks whose products are used.
-    after
-        Tasks that must have ended well, but whose products are not used.
+    outputs, pending
+        Products, each of which holds the fingerprint of the task; where the product may be until another task puts it into its place.
+    options, facts
+        Keys of the configuration that matter to the products, with their values (`permil.run.Run.options`); what else does, as JSON.
+    files, products
+        Input files: size and time of change count for the first, the fingerprints of products of permil for the second.
+    needs, after
+        Tasks whose products are used; tasks that must have ended well, but whose products are not used.
     tolerant
         Whether the task goes on without needs that failed, as long as one is left.
     leaves_out
         Errors of the inputs of this task, for which its products are left out; any other error ends the run.
     command
         Words of the command that does this task: ``("beam", "--led", "red")``; empty where there is none.
-    seconds, size
-        Estimates: processor time of one core, and bytes of the products.
-    is_serial
-        Whether more cores than tasks are of no use.
+    seconds, size, is_serial
+        Estimates: processor time of one core, bytes of the products, and whether more cores than tasks are of no use.
     """
 
     key: Key
@@ -134,29 +132,17 @@ class Task:
 
 @dataclass(frozen=True)
 class End:
-    """How a task ended.
-
-    Attributes
-    ----------
-    task
-        The task, with those of its needs whose products are there.
-    state
-        `CURRENT`, `DONE`, `EMPTY`, `FAILED` or `DROPPED`.
-    messages
-        What a person should know.
-    error
-        Why it failed or was dropped.
-    """
+    """How a task ended: with those of its needs whose products are there, sentences for people, and why it failed or was dropped."""
 
     task: Task
-    state: str
+    state: State
     messages: Sequence[str] = ()
     error: PermilError | None = None
 
     @property
     def is_there(self) -> bool:
         """Whether the products are there."""
-        return self.state in (CURRENT, DONE)
+        return self.state in (State.CURRENT, State.DONE)
 
 
 Ends = dict[Key, End]
@@ -167,7 +153,7 @@ Ends = dict[Key, End]
 class _Group:
     """Calls of one description: what is shown of them, and what they cost."""
 
-    record: BatchRecord
+    record: CallCosts
     reached: Callable[[float], None]
     stack: ExitStack
     done: int = 0
@@ -193,12 +179,12 @@ class _Opened:
 class _Loop:
     """Takes tasks to an executor as what they need ends."""
 
-    def __init__(self, tasks: Sequence[Task], executor: Executor, display: Display, records: list[BatchRecord]) -> None:
+    def __init__(self, tasks: Sequence[Task], executor: Executor, display: Display, records: list[CallCosts]) -> None:
         self.tasks, self.executor, self.display, self.records = tasks, executor, display, records
         self.ranks = {task.key: rank for rank, task in enumerate(tasks)}
         self.ends: Ends = {}
         self.groups: dict[str, _Group] = {}
-        self.recorded: dict[str, BatchRecord] = {}
+        self.recorded: dict[str, CallCosts] = {}
         self.opened: list[_Opened] = []
         self.running: dict[int, tuple[_Opened, int]] = {}
         self.unopened = 0
@@ -241,10 +227,10 @@ class _Loop:
         lost = [end for number, end in enumerate(ends) if not end.is_there and not (task.tolerant and number >= len(task.after))]
         if lost or (task.needs and not there):
             first = next((end.error for end in (*lost, *ends) if end.error is not None), None)
-            return End(task, DROPPED, error=first)
+            return End(task, State.DROPPED, error=first)
         if there != list(task.needs):
             task = replace(task, needs=tuple(there))
-        return End(task, CURRENT) if task.is_current else task
+        return End(task, State.CURRENT) if task.is_current else task
 
     def _end_of(self, need: Task) -> End:
         """Return how a need has ended; one that is not to be done now must be up to date."""
@@ -261,7 +247,7 @@ class _Loop:
             self._fail(task, error)
             return
         if work is None:
-            self.ends[task.key] = End(task, EMPTY)
+            self.ends[task.key] = End(task, State.EMPTY)
         elif not work.arguments:
             self._finish(task, work, [])
         else:
@@ -272,7 +258,7 @@ class _Loop:
     def _new_group(self, description: str, total: int) -> _Group:
         record = self.recorded.get(description)
         if record is None:
-            record = self.recorded[description] = BatchRecord(description)
+            record = self.recorded[description] = CallCosts(description)
             self.records.append(record)
         stack = ExitStack()
         group = self.groups[description] = _Group(record, stack.enter_context(self.display(description, total)), stack)
@@ -320,7 +306,7 @@ class _Loop:
             self._fail(task, errors[0])
             return
         try:
-            self.ends[task.key] = End(task, DONE, work.finish(results))
+            self.ends[task.key] = End(task, State.DONE, work.finish(results))
         except task.leaves_out as error:
             self._fail(task, error)
 
@@ -328,7 +314,7 @@ class _Loop:
         # What an earlier run made must not be taken for the product of these inputs.
         for path in task.outputs:
             path.unlink(missing_ok=True)
-        self.ends[task.key] = End(task, FAILED, error=error)
+        self.ends[task.key] = End(task, State.FAILED, error=error)
 
     def _hear_part(self, call: Call, part: float) -> None:
         opened, _ = self.running[call.number]
@@ -357,7 +343,7 @@ def _require_nothing(task: Task) -> End:
         If there is; the error says which command does it.
     """
     if task.work(task) is None:
-        return End(task, EMPTY)
+        return End(task, State.EMPTY)
     name = " ".join(task.key)
     stage, *words = task.command or ("run",)
     raise InputError(
@@ -367,7 +353,7 @@ def _require_nothing(task: Task) -> End:
     )
 
 
-def run_tasks(tasks: Sequence[Task], executor: Executor, *, display: Display, records: list[BatchRecord]) -> Ends:
+def run_tasks(tasks: Sequence[Task], executor: Executor, *, display: Display, records: list[CallCosts]) -> Ends:
     """Do tasks as far as they are not up to date; earlier ones go first.
 
     Parameters

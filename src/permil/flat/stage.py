@@ -15,7 +15,7 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from permil.beam.stage import beam_leds, beam_task, reference_bunches
-from permil.engine import DROPPED, EMPTY, FAILED, Ends, Task, Work
+from permil.engine import Ends, State, Task, Work
 from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
 from permil.flat.tasks.compose import MadeFlat, compose
@@ -71,7 +71,7 @@ def make_flats(run: Run) -> StageReport:
 def _error(flats: LedFlats, ends: Ends) -> PermilError | None:
     """Return why an LED has no flat, None if it has."""
     composite = ends[flats.composite.key]
-    if composite.is_there or composite.state == FAILED:
+    if composite.is_there or composite.state == State.FAILED:
         return composite.error
     dark = FlatError(
         f"no pointing of LED {flats.led} puts light on a detector that was read",
@@ -84,9 +84,9 @@ def _error(flats: LedFlats, ends: Ends) -> PermilError | None:
 def _messages(flats: LedFlats, ends: Ends) -> list[str]:
     """Return what a person should know of the flats of an LED."""
     left_out = {
-        task.key[2]: ends[task.key].error for task in flats.tasks if len(task.key) > 2 and ends[task.key].state != DROPPED
+        task.key[2]: ends[task.key].error for task in flats.tasks if len(task.key) > 2 and ends[task.key].state != State.DROPPED
     }
-    dark = [task.key[2] for task in flats.flats if ends[task.key].state == EMPTY]
+    dark = [task.key[2] for task in flats.flats if ends[task.key].state == State.EMPTY]
     shown = ", ".join(dark[:_MOST_NAMES]) + (", ..." if len(dark) > _MOST_NAMES else "")
     return [
         *([flats.reason] if flats.reason else []),
@@ -237,7 +237,7 @@ def _signals_task(run: Run, led: str, detector: str, rows: Table, beams: tuple[T
 
 
 def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple[Task, ...]) -> Task:
-    options, every = run.config.flat, unique_exposures(_stacked(rows.values()))
+    options, every = run.config.flat, unique_exposures(vstack(list(rows.values()), metadata_conflicts="silent"))
 
     def work(task: Task) -> Work:
         detectors = tuple(need.key[2] for need in task.needs)
@@ -387,13 +387,9 @@ def _by_detector(rows: Table, wanted: Iterable[str]) -> dict[str, Table]:
     return {name: rows[read == name] for name in set(wanted) & set(read.tolist())}
 
 
-def _stacked(tables: Iterable[Table]) -> Table:
-    return vstack(list(tables), metadata_conflicts="silent")
-
-
 def _exposures_of(rows: Mapping[str, Table], solution: Task) -> Table:
     """Return the exposures of a solution: those that read the detectors whose signals are there."""
-    return unique_exposures(_stacked(rows[need.key[2]] for need in solution.needs))
+    return unique_exposures(vstack([rows[need.key[2]] for need in solution.needs], metadata_conflicts="silent"))
 
 
 def _with_moves(rows: Table, exposures: Table) -> Table:

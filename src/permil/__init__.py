@@ -1,6 +1,6 @@
 """Composite flat fields at the per-mil level from a scanned-beam projector.
 
-How data flow through the packages (imports run from top to bottom only)::
+How data flow through the packages (docs/development/architecture.md has them all)::
 
     raw FITS files
       |  exposures   headers -> one row per detector file: what was taken, where, for what purpose
@@ -21,8 +21,8 @@ How data flow through the packages (imports run from top to bottom only)::
     report/index.html, summary.ecsv
 
 ``plan`` says before the data what a list of pointings determines. ``camera`` knows where a pixel is, ``products`` how things are
-written, ``progress`` spreads work over processes, ``simulate`` makes raw files with known truth, ``pipeline`` runs the stages in order
-and skips what is up to date, ``cli`` is the thin command line.
+written, ``engine`` runs declared tasks as far as they are not up to date, ``simulate`` makes raw files with known truth, ``pipeline`` has
+the stages in order, ``cli`` is the thin command line.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -90,5 +90,9 @@ class OutputError(PermilError):
     """A product cannot be written."""
 
 
+class EngineError(PermilError):
+    """Workers cannot be had, or a task kills them."""
+
+
 class FileWarning(UserWarning):
     """A file is used although something about it is not as it should be, or it is left out and the work goes on without it."""

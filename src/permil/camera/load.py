@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from permil.camera.model import Amplifier, Camera, Detector, ReferenceBox
+from permil.camera.camera import Camera
+from permil.camera.model import Amplifier, Detector, ReferenceBox
 from permil.errors import CameraError
 from permil.yaml_file import YamlModel, merged, read_yaml
 

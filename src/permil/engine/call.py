@@ -55,6 +55,11 @@ class Measure:
     peak_bytes: int
     file_warnings: tuple[str, ...] = ()
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it ran in this process."""
+        return (self.host, self.process) == (platform.node(), os.getpid())
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -12,7 +12,7 @@ squared, size times its fourth power): then every coefficient is the same thing,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,13 @@ from permil.compare.fixed_effects import FixedEffects
 from permil.compare.hypotheses.fractions import HypothesisFit
 from permil.compare.hypotheses.moment_equations import Rows, solve_moments
 from permil.compare.hypotheses.result import result_of
-from permil.compare.hypotheses.structure import FlatSpectrum, flat_spectrum
-from permil.compare.scales import PERIODS, Band, bands_between, halves, split_bands
+from permil.compare.hypotheses.stars import PredictedStars, Stars
+from permil.compare.hypotheses.structure import flat_spectrum
+from permil.compare.scales import PERIODS, bands_between, halves, split_bands
 from permil.compare.stars.background import typical_pitch
 from permil.compare.stars.kernels import QUANTITIES
 from permil.compare.stars.match import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
-from permil.compare.stars.response import StarPlaces, StarResponse, StarTemplates
+from permil.compare.stars.response import StarResponse
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -37,75 +38,6 @@ BoolArray = NDArray[np.bool_]
 LEAST_STARS = 30
 LARGEST_GLOW = 0.3
 """Stars with more light of the background in their circle, relative to their own, are not fitted: what is left of it is not known well."""
-
-
-@dataclass(frozen=True)
-class Stars:
-    """Residuals of calibrated stars; arrays of shape (n,), one row per measurement.
-
-    Attributes
-    ----------
-    places
-        Where, and how wide the star's spot is.
-    spot, exposure
-        Which spot and which exposure: the calibration has absorbed means and trends of these.
-    values, errors
-        By name (`permil.compare.stars.kernels.QUANTITIES`): flux as ratio minus 1, shifts in pixels, moments in pixel^2. Rows whose
-        value or error is not finite do not count for that quantity.
-    """
-
-    places: StarPlaces
-    spot: IntArray
-    exposure: IntArray
-    values: dict[str, FloatArray]
-    errors: dict[str, FloatArray]
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.places)
-
-
-@dataclass(frozen=True)
-class PredictedStars:
-    """Stars with what each band of a flat predicts for them: made once, fitted for any region.
-
-    Attributes
-    ----------
-    stars
-        Those that are kept.
-    kept : ndarray of bool
-        Of the rows that were given.
-    templates
-        What stars would show were the flat of one kind, band by band.
-    maps : ndarray, shape (ny, nx, bands)
-        The flat in bands, without gaps.
-    scales
-        Bands of periods of which the result speaks.
-    bands
-        Bands that are fitted: those below and above the scales, and the halves of each, since fractions may change with the period.
-    scale_of : ndarray, shape (bands,)
-        Which of the scales each band is part of; -1: of none.
-    spectrum
-        Power of the flat, and its noise.
-    noise : ndarray, shape (n,)
-        Variance per pixel of the flat at each star.
-    response
-        Of the stars.
-    lost
-        Stars left out because of pixels that are not usable.
-    """
-
-    stars: Stars
-    kept: BoolArray
-    templates: StarTemplates
-    maps: NDArray[np.float32]
-    scales: tuple[Band, ...]
-    bands: tuple[Band, ...]
-    scale_of: IntArray
-    spectrum: FlatSpectrum
-    noise: FloatArray
-    response: StarResponse
-    lost: int
 
 
 def predict_bands(

@@ -28,14 +28,13 @@ from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals_file import SuperPixelSignals, read_signals
 from permil.flat.solve import STRIP_ROWS, solve_detector
-from permil.flat.tasks.pointings import PointingGroup
+from permil.flat.tasks.exposures import PointingGroup
 from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
 from permil.isr.array_pool import ArrayPool
-from permil.isr.calibrate import detector_calibration
 from permil.isr.open_exposure import OpenExposure
 from permil.isr.row_sample import RowSample
-from permil.isr.stage import stack_group
+from permil.isr.stage import detector_calibration, stack_group
 from permil.isr.strip import Strip, strips_of
 from permil.products import RunFolder, is_usable
 
@@ -51,16 +50,21 @@ TOGETHER = 6
 """Single exposures that are open together, and added while the sums of some rows are in the cache."""
 
 
+def joint_light(path: Path) -> JointLight:
+    """Return what light a joint solution expects, read once per process as long as it does not change."""
+    return _light(path, path.stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=4)
-def _light(path: Path, _changed: int, pixel_mm: float) -> JointLight:
-    return read_light(path).averaged_over(pixel_mm)
+def _light(path: Path, _changed: int) -> JointLight:
+    return read_light(path)
 
 
 def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
     """Return the flat of one detector on its own scale, and what was left out of it."""
     folder, config = RunFolder(task.root), task.config
     path = folder.joint(task.led)
-    light = _light(path, path.stat().st_mtime_ns, shared_camera(config.camera)[task.detector].pixel_mm)
+    light = joint_light(path).averaged_over(shared_camera(config.camera)[task.detector].pixel_mm)
     errors, budget = read_errors(path, task.detector)
     damaged: dict[Path, str] = {}
     while True:
@@ -115,7 +119,7 @@ class _Detector:
         self.amplifier_map = self.calibration.detector.amplifier_map()
         self.sampled = RowSample.of(self.calibration, sampling_step(self.calibration.detector.shape))
         self.checksums = task.config.exposures.checksums
-        self.isr = task.config.isr.model_copy(update={"photodiode": "header"})
+        self.isr = task.config.isr
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
         """Yield stacks one by one, and single exposures a few together."""

@@ -18,10 +18,9 @@ from permil.flat.joint.average import SuperPixelLayout, average_exposure, flatte
 from permil.flat.signals_file import SuperPixelSignals, write_signals
 from permil.flat.superpixel import size_in_pixels
 from permil.isr.array_pool import ArrayPool
-from permil.isr.calibrate import calibration_fingerprint, detector_calibration
 from permil.isr.row_sample import RowSample
-from permil.isr.stage import reduce_file
-from permil.products import RunFolder, fingerprint, is_current, is_good, is_usable
+from permil.isr.stage import detector_calibration, reduce_file
+from permil.products import RunFolder, is_good, is_usable
 
 PATTERN_EXPOSURES = 5
 """Exposures, the nearest to the middle of the detector, whose median is taken for its pixels' pattern."""
@@ -51,41 +50,6 @@ def nearest_exposures(exposures: Table, detector: Detector) -> tuple[str, ...]:
     # Positions within a millimetre are as good as one another: images of one place come first, in the order of time.
     order = np.lexsort((np.asarray(exposures["mjd"]), np.asarray(exposures["position_id"]), np.round(distance)))
     return tuple(str(path) for path in exposures["path"][order[:PATTERN_EXPOSURES]])
-
-
-def signals_tasks(config: Config, camera: Camera, folder: RunFolder, exposures: Table, led: str) -> list[SignalsTask]:
-    """Return one task for each detector that was read.
-
-    Parameters
-    ----------
-    exposures
-        Rows of the index: scan and pointings of the LED, all detectors that take part.
-    """
-    tasks = []
-    options = {
-        "super_pixel_mm": config.flat.super_pixel_mm,
-        "signal_pixels": config.flat.joint.signal_pixels,
-        "threshold": config.isr.rejection_threshold,
-    }
-    read = np.asarray(exposures["detector"], dtype=np.str_)
-    for name in camera.detectors:
-        own = exposures[read == name]
-        if not len(own):
-            continue
-        own.sort(["mjd", "obsid"])
-        paths = tuple(str(path) for path in own["path"])
-        nearest = nearest_exposures(own, camera[name])
-        print_ = fingerprint(
-            {"signals": options, "nearest": nearest}, files=paths, upstream=[calibration_fingerprint(config, folder, name)]
-        )
-        obsids = tuple(str(obsid) for obsid in own["obsid"])
-        tasks.append(SignalsTask(config, folder.root, name, led, paths, obsids, nearest, print_))
-    return tasks
-
-
-def is_measured(task: SignalsTask) -> bool:
-    """Return whether the signals are there and up to date."""
-    return is_current(RunFolder(task.root).super_pixels(task.led, task.detector), task.fingerprint)
 
 
 def measure_detector(task: SignalsTask) -> None:

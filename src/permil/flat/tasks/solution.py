@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import Table, vstack
+from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
@@ -17,7 +17,7 @@ from permil.config import Config
 from permil.engine import ahead, own_threads, tell_part
 from permil.engine.threads import allow_threads
 from permil.errors import FlatError
-from permil.exposures import POINTING, SCAN, Index, require_one_kind
+from permil.exposures import SCAN
 from permil.flat.joint import (
     CorrelatedModes,
     DetectorSignals,
@@ -39,9 +39,8 @@ from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
 from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals
-from permil.flat.tasks.exposures import exposure_list, unique_exposures, unit_seconds
-from permil.flat.tasks.signals import SignalsTask, signals_tasks
-from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
+from permil.flat.tasks.exposures import exposure_list, unit_seconds
+from permil.products import FINGERPRINT_CARD, RunFolder
 
 # Of the time, by and large: knots are chosen, then all is solved for; the rest are errors and halves.
 _PART_OF_CHOICE, _PART_OF_SOLUTION = 0.3, 0.5
@@ -58,45 +57,14 @@ _LARGE_STEP = 0.1
 
 @dataclass(frozen=True)
 class JointTask:
-    """The joint solution of one LED, of signals that are measured before."""
+    """The joint solution of one LED, of the signals of some detectors, which are measured before."""
 
     config: Config
     root: Path
     led: str
     exposures: Table
-    signals: tuple[SignalsTask, ...]
+    detectors: tuple[str, ...]
     fingerprint: str
-
-
-def joint_task(config: Config, camera: Camera, folder: RunFolder, index: Index, led: str, detectors: Sequence[str]) -> JointTask:
-    """Return what is to be solved for one LED.
-
-    Parameters
-    ----------
-    detectors
-        Names of those that take part, where they were read.
-    """
-    scan, pointings = (index.select(purpose=purpose, led=led) for purpose in (SCAN, POINTING))
-    require_one_kind(*(rows for rows in (scan, pointings) if len(rows)))
-    rows = vstack([scan, pointings], metadata_conflicts="silent")
-    rows = rows[np.isin(np.asarray(rows["detector"], dtype=np.str_), list(detectors))]
-    signals = tuple(signals_tasks(config, camera, folder, rows, led))
-    exposures = unique_exposures(rows)
-    columns = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose", "run", "job")
-    records = [[str(row[name]) for name in columns] for row in exposures]
-    options = {
-        "joint": config.flat.joint.model_dump(mode="json"),
-        "photodiode": config.isr.photodiode,
-        "temperature_coefficient": camera.temperature_coefficient,
-        "seed": config.seed,
-    }
-    print_ = fingerprint({**options, "exposures": records}, upstream=[task.fingerprint for task in signals])
-    return JointTask(config, folder.root, led, exposures, signals, print_)
-
-
-def is_solved(task: JointTask) -> bool:
-    """Return whether the solution is there and up to date."""
-    return is_current(RunFolder(task.root).joint(task.led), task.fingerprint)
 
 
 def solve_led(task: JointTask) -> list[str]:
@@ -111,7 +79,7 @@ def solve_led(task: JointTask) -> list[str]:
     options = config.flat.joint
     obsids = [str(obsid) for obsid in task.exposures["obsid"]]
     exposures = exposure_list(task.exposures, with_photodiode=config.isr.photodiode == "header")
-    files = [folder.super_pixels(task.led, signals.detector) for signals in task.signals]
+    files = [folder.super_pixels(task.led, name) for name in task.detectors]
     number_of = {obsid: number for number, obsid in enumerate(obsids)}
     stored = StoredDetectors(files, number_of, options.least_signal)
     lit, levels = [], []

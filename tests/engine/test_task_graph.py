@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from permil.engine import Executor, InProcess, LocalProcesses, State, Task, Work, needs_first, session
+from permil.engine import Executor, InProcess, LocalProcesses, State, Task, Work, needs_first, run_tasks, session
 from permil.errors import FlatError, InputError
 from permil.products import write_table
 from permil.progress import do_tasks, parallel_map
@@ -248,6 +248,26 @@ def test_calls_of_similar_tasks_are_counted_together() -> None:
     with session(InProcess()) as opened:
         do_tasks(tasks)
     assert [(record.description, len(record.measures)) for record in opened.records] == [("squares", 6)]
+
+
+def test_similar_tasks_that_begin_one_after_the_other_are_shown_together() -> None:
+    shown: dict[str, int] = {}
+    told: dict[str, list[float]] = {}
+
+    @contextmanager
+    def display(description: str, total: int) -> Iterator[Callable[[float], None]]:
+        shown[description] = total
+        yield told.setdefault(description, []).append
+
+    nodes = [Task((f"nodes {led}",), f"nodes {led}", lambda _: Work(chores.square, [1], lambda _: ())) for led in "ab"]
+    models = [
+        Task((f"model {led}",), "models", lambda _: Work(chores.square, [1], lambda _: ()), needs=(nodes[place],))
+        for place, led in enumerate("ab")
+    ]
+    with InProcess() as executor:
+        run_tasks([nodes[0], models[0], nodes[1], models[1]], executor, display=display, records=[])
+    assert shown == {"nodes a": 1, "nodes b": 1, "models": 2}
+    assert told["models"][0] == 1
 
 
 @given(st.integers(0, 2**32 - 1))

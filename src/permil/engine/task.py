@@ -6,7 +6,7 @@ tell, such as the exposures that a solution uses, is decided when a task begins 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
@@ -182,6 +182,7 @@ class _Loop:
     def __init__(self, tasks: Sequence[Task], executor: Executor, display: Display, records: list[CallCosts]) -> None:
         self.tasks, self.executor, self.display, self.records = tasks, executor, display, records
         self.ranks = {task.key: rank for rank, task in enumerate(tasks)}
+        self.waiting = list(tasks)
         self.ends: Ends = {}
         self.groups: dict[str, _Group] = {}
         self.recorded: dict[str, CallCosts] = {}
@@ -192,9 +193,8 @@ class _Loop:
         executor.hear_part = self._hear_part
 
     def run(self) -> Ends:
-        waiting = list(self.tasks)
-        while waiting or self.opened:
-            waiting = self._open_ready(waiting)
+        while self.waiting or self.opened:
+            self._open_ready()
             if not self.opened:
                 continue
             raise_if_interrupted()
@@ -202,23 +202,23 @@ class _Loop:
             self._take_outcome()
         return {task.key: self.ends[task.key] for task in self.tasks}
 
-    def _open_ready(self, waiting: list[Task]) -> list[Task]:
-        """Open the tasks all of whose needs have ended; return the others."""
-        ready, left = [], []
-        for task in waiting:
+    def _open_ready(self) -> None:
+        """Open the tasks all of whose needs have ended."""
+        ready, tasks, self.waiting = [], self.waiting, []
+        for task in tasks:
             if any(need.key in self.ranks and need.key not in self.ends for need in (*task.after, *task.needs)):
-                left.append(task)
+                self.waiting.append(task)
             elif isinstance(found := self._resolve(task), End):
                 self.ends[task.key] = found
             else:
                 ready.append(found)
         self.unopened = len(ready)
-        totals = {task.description: sum(task.description == other.description for other in ready) for task in ready}
+        # Similar tasks that wait are shown together with those that begin now.
+        totals = Counter(task.description for task in (*ready, *self.waiting))
         for task in ready:
             self._open(task, totals[task.description])
             # What the executor can begin at once need not wait until all tasks are open.
             self._begin_calls()
-        return left
 
     def _resolve(self, task: Task) -> Task | End:
         """Return a task with the needs whose products are there; its end where it need not or cannot be done."""
@@ -295,9 +295,10 @@ class _Loop:
         if len(opened.results) < len(opened.work.arguments):
             return
         self.opened.remove(opened)
-        if not any(each.group is group for each in self.opened):
+        description = opened.task.description
+        if not any(task.description == description for task in (*self.waiting, *(each.task for each in self.opened))):
             group.stack.close()
-            del self.groups[opened.task.description]
+            del self.groups[description]
         self._finish(opened.task, opened.work, [opened.results[number] for number in range(len(opened.results))])
 
     def _finish(self, task: Task, work: Work, results: list[Any]) -> None:

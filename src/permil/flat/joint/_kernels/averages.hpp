@@ -67,30 +67,31 @@ struct Columns {
   float *total, *weight, *count, *level, *noise;
 };
 
-/// Add the usable pixels of a row; from the second round on without those that are off the level.
+/// Add the usable pixels of rows from `row` on; from the second round on without those that are off the level.
 ///
 /// Columns are summed in single precision, which is enough for a signal of that precision.
-inline void add_pixels(Span<const float> signal, Span<const int16_t> mask, Span<const float> share, const Columns& columns, bool is_first,
-                       float limit, int64_t n) {
+template <int ROWS>
+void add_pixels(const ExposurePixels& exposure, int64_t row, const Columns& columns, bool is_first, float limit) {
+  const int64_t n = exposure.n_columns;
   const auto total = span_of(columns.total, n), weight = span_of(columns.weight, n), count = span_of(columns.count, n);
   const auto level = span_of(columns.level, n), noise = span_of(columns.noise, n);
-  if (is_first) {
-    LOOP (int64_t x = 0; x < n; ++x) {
-      const bool is_used = (__builtin_fabsf(signal[x] * share[x]) < __builtin_inff()) & ((mask[x] & isr::UNUSABLE) == 0);
-      total[x] += is_used ? signal[x] : 0.0f;
-      weight[x] += is_used ? share[x] : 0.0f;
-      count[x] += is_used ? 1.0f : 0.0f;
-    }
-  } else {
-    LOOP (int64_t x = 0; x < n; ++x) {
-      const float expected = level[x] * share[x], off = signal[x] - expected;
+  const auto signals = span_of(exposure.image + row * n, ROWS * n), shares = span_of(exposure.pattern + row * n, ROWS * n);
+  const auto mask = span_of(exposure.mask + row * n, ROWS * n);
+  LOOP (int64_t x = 0; x < n; ++x) {
+    float sum = total[x], sum_of_shares = weight[x], pixels = count[x];
+    for (int64_t k = 0; k < ROWS; ++k) {
+      const float signal = signals[k * n + x], share = shares[k * n + x];
+      const float expected = level[x] * share, off = signal - expected;
       const float spread = noise[x] + (expected > 0.0f ? expected : 0.0f);
-      const bool is_usable = (__builtin_fabsf(signal[x] * share[x]) < __builtin_inff()) & ((mask[x] & isr::UNUSABLE) == 0);
-      const bool is_used = is_usable & (off * off <= limit * spread);
-      total[x] += is_used ? signal[x] : 0.0f;
-      weight[x] += is_used ? share[x] : 0.0f;
-      count[x] += is_used ? 1.0f : 0.0f;
+      const bool is_usable = (__builtin_fabsf(signal * share) < __builtin_inff()) & ((mask[k * n + x] & isr::UNUSABLE) == 0);
+      const bool is_used = is_usable & (is_first | (off * off <= limit * spread));
+      sum += is_used ? signal : 0.0f;
+      sum_of_shares += is_used ? share : 0.0f;
+      pixels += is_used ? 1.0f : 0.0f;
     }
+    total[x] = sum;
+    weight[x] = sum_of_shares;
+    count[x] = pixels;
   }
 }
 
@@ -128,9 +129,9 @@ int64_t average(const ExposurePixels& exposure, const int64_t* limits, int64_t n
     int64_t present = 0, all = 0;
     for (int round = 0; round < ROUNDS; ++round) {
       for (int64_t place = 0; place < 3 * n; ++place) scratch[place] = 0.0f;
-      for (int64_t row = limits[number]; row < limits[number + 1]; ++row)
-        add_pixels(span_of(exposure.image + row * n, n), span_of(exposure.mask + row * n, n), span_of(exposure.pattern + row * n, n), columns,
-                   round == 0, limit, n);
+      int64_t row = limits[number];
+      for (; row + 4 <= limits[number + 1]; row += 4) add_pixels<4>(exposure, row, columns, round == 0, limit);
+      for (; row < limits[number + 1]; ++row) add_pixels<1>(exposure, row, columns, round == 0, limit);
       const int64_t before = all;
       all = take_signals(columns, block, n, own_signals, own_kept, n_blocks);
       if (round == 0) present = all;

@@ -27,14 +27,9 @@ the stages in order, ``cli`` is the thin command line.
 
 from importlib.metadata import PackageNotFoundError, version
 
-from permil.environment import prepare_numba
-
 try:
     __version__ = version("permil")
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
-
-# Numba looks where compiled functions are kept when it is loaded.
-prepare_numba()
 
 __all__ = ["__version__"]

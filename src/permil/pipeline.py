@@ -160,7 +160,7 @@ def _record(run: Run, reports: list[StageReport]) -> None:
 def _write_configuration(run: Run) -> None:
     from importlib.metadata import version
 
-    libraries = {name: version(name) for name in ("numpy", "scipy", "astropy", "numba")}
+    libraries = {name: version(name) for name in ("numpy", "scipy", "astropy")}
     content = {
         "versions": {"permil": __version__, "python": platform.python_version(), **libraries},
         "config": run.config.model_dump(mode="json"),

@@ -173,7 +173,15 @@ def _isr_stage(run: Run) -> StageReport:
     from permil.isr.calibrate import make_calibrations
 
     index = read_run_index(run.folder)
-    return make_calibrations(run.config, run.camera, run.folder, index, reduced_detectors(run, index), workers=run.workers)
+    detectors = reduced_detectors(run, index)
+    report = make_calibrations(run.config, run.camera, run.folder, index, detectors, workers=run.workers)
+    if run.config.isr.photon_transfer:
+        from permil.isr.measured_gains import measure_gains
+
+        measured = measure_gains(run.config, run.camera, run.folder, index, detectors, workers=run.workers)
+        report.done, report.skipped = report.done + measured.done, report.skipped + measured.skipped
+        report.messages += measured.messages
+    return report
 
 
 def _beam_stage(run: Run) -> StageReport:

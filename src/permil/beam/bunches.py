@@ -18,7 +18,7 @@ from permil.errors import PermilError
 from permil.exposures import Checksums, RawFile
 from permil.exposures.some_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
-from permil.isr.calibrate import calibration_fingerprint
+from permil.isr.calibrate import calibration_fingerprint, with_measured
 from permil.isr.calibration import Calibration, Superbias
 from permil.isr.exposure_stack import check_detector, with_path
 from permil.isr.inputs import load_calibration, read_superbias, superbias_path
@@ -92,7 +92,7 @@ def _box_calibration(config_json: str, folder: RunFolder, boxes: BoxPlaces, _sta
     config = Config.model_validate_json(config_json)
     camera = shared_camera(config.camera)
     detector = camera[boxes[0].detector]
-    calibration = load_calibration(detector, camera, config.isr.model_copy(update={"bias": "none"}))
+    calibration = load_calibration(detector, camera, with_measured(config.isr, folder).model_copy(update={"bias": "none"}))
     path = superbias_path(config.isr, detector, folder.superbias(detector.name))
     if path is None:
         return calibration

@@ -17,6 +17,7 @@ from permil.config import Config
 from permil.errors import FlatError, InputError, PermilError
 from permil.exposures import Index
 from permil.flat.led import LedFlats, flat_leds, make_detector
+from permil.flat.measured_linearity import write_measured_linearity
 from permil.flat.tasks.signals import is_measured, measure_detector
 from permil.flat.tasks.solution import is_solved, solve_led
 from permil.flat.tasks.task import is_done
@@ -53,6 +54,8 @@ def make_flats(config: Config, camera: Camera, folder: RunFolder, index: Index, 
         report.done += of_led.done
         report.skipped += of_led.skipped
         report.messages += of_led.messages
+    if config.isr.linearity != "measured":
+        report.messages += write_measured_linearity(config, camera, folder, [led for led in leds if led not in failed])
     return report
 
 

@@ -10,6 +10,7 @@ from astropy.table import Table
 
 from permil.camera import Camera, shared_camera
 from permil.config import Config
+from permil.config.isr import IsrConfig
 from permil.engine import own_threads
 from permil.errors import CalibrationError
 from permil.exposures import BIAS, Index
@@ -20,6 +21,7 @@ from permil.products import RunFolder, check_output, fingerprint, is_current, st
 from permil.progress import StageReport, parallel_map
 
 _BIAS_OPTIONS = {"overscan", "overscan_skip_first", "overscan_skip_last", "overscan_window", "rejection_threshold"}
+_NOT_IN_CALIBRATION = {"photon_transfer"}
 _INPUT_FILES = ("gains", "linearity", "crosstalk", "defects", "bias")
 
 
@@ -52,7 +54,8 @@ def make_calibrations(
     """
     report = StageReport("isr")
     check_output(folder.gains, inputs=[config.isr.gains])
-    gains = {name: read_gains(config.isr, camera[name], camera=camera) for name in detectors}
+    isr = with_measured(config.isr, folder)
+    gains = {name: read_gains(isr, camera[name], camera=camera) for name in detectors}
     if config.isr.bias == "auto":
         tasks = [superbias_task(config, folder, index, name) for name in detectors]
         waiting = [task for task in tasks if not is_current(task.output, task.fingerprint)]
@@ -68,6 +71,29 @@ def make_calibrations(
     return report
 
 
+def with_measured(isr: IsrConfig, folder: RunFolder) -> IsrConfig:
+    """Return the section with the files of what earlier runs measured in place of ``measured``.
+
+    Raises
+    ------
+    CalibrationError
+        If a file is not there.
+    """
+    update: dict[str, str] = {}
+    makers = {"gains": "isr.photon_transfer: true", "linearity": "flat.solver: joint"}
+    for name, path in (("gains", folder.measured_gains), ("linearity", folder.measured_linearity)):
+        if getattr(isr, name) != "measured":
+            continue
+        if not path.is_file():
+            raise CalibrationError(
+                f"there is no measured table of {name} yet",
+                path=path,
+                remedy=f"run with isr.{name}: none or a table, and {makers[name]}, first",
+            )
+        update[name] = str(path)
+    return isr.model_copy(update=update) if update else isr
+
+
 def detector_calibration(config: Config, camera: Camera, folder: RunFolder, detector: str) -> Calibration:
     """Load everything that the reduction of a detector needs, with the superbias of this run.
 
@@ -77,7 +103,8 @@ def detector_calibration(config: Config, camera: Camera, folder: RunFolder, dete
         See `permil.isr.inputs.load_calibration`.
     """
     superbias = folder.superbias(detector)
-    return load_calibration(camera[detector], camera, config.isr, superbias=superbias, threads=own_threads())
+    isr = with_measured(config.isr, folder)
+    return load_calibration(camera[detector], camera, isr, superbias=superbias, threads=own_threads())
 
 
 def shared_calibration(config: Config, folder: RunFolder, detector: str) -> Calibration:
@@ -101,8 +128,9 @@ def _calibration(config_json: str, folder: RunFolder, detector: str, _state: str
 def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) -> str:
     """Return the fingerprint of everything that turns raw counts of a detector into electrons."""
     files: list[Path] = []
+    isr = with_measured(config.isr, folder)
     for name in _INPUT_FILES:
-        path = Path(getattr(config.isr, name))
+        path = Path(getattr(isr, name))
         if not path.is_dir():
             files.append(path)
         elif name == "bias":
@@ -111,7 +139,11 @@ def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) ->
         else:
             files += sorted(path.glob(f"*{detector}*"))
     upstream = [stored_fingerprint(folder.superbias(detector)) or ""] if config.isr.bias == "auto" else []
-    options = {"isr": config.isr.model_dump(mode="json"), "camera": config.camera, "detector": detector}
+    options = {
+        "isr": config.isr.model_dump(mode="json", exclude=_NOT_IN_CALIBRATION),
+        "camera": config.camera,
+        "detector": detector,
+    }
     options["checksums"] = config.exposures.checksums
     return fingerprint(options, files=files, upstream=upstream)
 

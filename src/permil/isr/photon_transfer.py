@@ -82,6 +82,11 @@ class TransferPoints:
         amplifier, group = (np.repeat(np.array([each[at] for each in moments], dtype=np.int64), sizes) for at in (0, 1))
         return cls(amplifier, group, mean, variance, covariance, noise, freedom)
 
+    @classmethod
+    def together(cls, parts: Sequence[TransferPoints]) -> TransferPoints:
+        """Return the points of several collections."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
     def __len__(self) -> int:
         """Return the number of points."""
         return self.mean.size

@@ -70,6 +70,12 @@ class NoiseMoments:
     freedom: FloatArray
     rejected: int = 0
 
+    def brighter_than(self, least: float) -> NoiseMoments:
+        """Return the moments of cells of a larger signal than some adu."""
+        lit = self.mean > least
+        mean, variance, noise, freedom = (part[lit] for part in (self.mean, self.variance, self.noise, self.freedom))
+        return NoiseMoments(mean, variance, self.covariance[lit], noise, freedom, self.rejected)
+
     def merged(self) -> NoiseMoments:
         """Return the moments of cells of nearly the same light together."""
         if not self.mean.size:

@@ -20,6 +20,7 @@ from permil.flat.joint import (
     odd_exposures,
     without_drift,
 )
+from permil.flat.joint.amplifier_linearity import AmplifierLosses
 from permil.flat.joint.budget import Part, PhotodiodeCheck, compare_parts
 from permil.flat.shared_errors import shared_places
 
@@ -41,6 +42,11 @@ _MEANINGS = {
     "weather_x": ("1 / mm", "the part of gradient_x that they add"),
     "weather_y": ("1 / mm", "the part of gradient_y that they add"),
     "weather_common": ("", "the part of common that they add; it is smooth, and none of photon"),
+    "linearity": ("", "rms of the loss of signal at 50,000 electrons between amplifiers, its noise taken off"),
+    "linearity_scale": (
+        "",
+        "what a loss of 2 per mil that all amplifiers share would add to detector_scale, which does not contain it",
+    ),
     "photodiode": ("", "noise of one photodiode reading"),
     "photodiode_drift": ("", "amplitude of its drift, averaged over what the data allow"),
     "exposure_scale": ("", "median error of an exposure's scale, constant and gradients taken off"),
@@ -76,6 +82,7 @@ def error_budget(
     check: PhotodiodeCheck,
     *,
     level_errors: Mapping[str, float],
+    losses: AmplifierLosses,
     halves: Halves | None,
 ) -> Table:
     """Return the error budget: one row for each cause, relative (or with its unit).
@@ -86,6 +93,8 @@ def error_budget(
         Of the solution.
     level_errors
         Of each detector.
+    losses
+        Non-linearity of the amplifiers.
     halves
         Solutions of halves of the data, where there are such.
     """
@@ -112,6 +121,7 @@ def error_budget(
         found |= {"photodiode": photodiode.white, "photodiode_drift": photodiode.drift}
     if solution.model.position_errors:
         found["position"] = solution.prior.position_error_mm
+    found |= {"linearity": losses.scatter, "linearity_scale": losses.level_error}
     found |= _of_weather(solution, errors)
     if halves is not None:
         noise = np.concatenate(list(halves.odd.error.values()))

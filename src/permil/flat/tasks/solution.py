@@ -29,10 +29,12 @@ from permil.flat.joint import (
     choose_spacing,
     solve_joint,
 )
+from permil.flat.joint.amplifier_linearity import measure_losses
 from permil.flat.joint.budget import Part, solve_part
 from permil.flat.joint.error_budget import Halves, compare_halves, divisions, error_budget, place_rows
 from permil.flat.joint.gain_steps import GainStep, find_gain_steps
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
+from permil.flat.measured_linearity import losses_hdu
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
 from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals
@@ -144,12 +146,14 @@ def solve_led(task: JointTask) -> list[str]:
         where = (signals.row, signals.column)
         found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where, halves)
         amplifiers[name] = _amplifiers_of(signals, camera[name])
+    losses = measure_losses(solution, detectors, amplifiers)
     budget = error_budget(
         solution,
         errors,
         modes,
         check,
         level_errors={name: float(covariance[-1, -1] ** 0.5) for name, covariance in shared.items()},
+        losses=losses,
         halves=halves,
     )
     require_plausible_gradient(*errors.composite_gradient(), led=task.led)
@@ -170,6 +174,7 @@ def solve_led(task: JointTask) -> list[str]:
         cards=cards,
         log_unit=float(np.median(middle)) - beam_maximum(solution),
     )
+    hdus.append(losses_hdu(losses, camera))
     write_joint(folder.joint(task.led), hdus)
     gain_steps = _gain_step_sentences(task, find_gain_steps(solution, detectors, amplifiers), camera)
     return _messages(task, solution, choice, budget, noisier=check.noisier) + gain_steps + trouble

@@ -8,13 +8,14 @@ super-pixel, the rows ``X`` of all other unknowns and their covariance ``V``, th
 
     I = x' W x - x' W X V X' W x,      h = x' W r,
 
-with the residuals ``r`` of the solution. Nothing is solved again.
+with the residuals ``r`` of the solution. Nothing is solved again. A beam that the knots do not follow leaves residuals that an exposure has
+in common: errors grow by the scatter between stage moves of what each of them says of a loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,12 +91,89 @@ def measure_losses(
     reference
         Signal at which losses are given, in the unit of the signals.
     """
-    names: list[str] = []
-    numbers: list[int] = []
     rows: list[FloatArray] = []
+    owners: list[tuple[str, int]] = []
     known: list[tuple[float, float]] = []
     moved: dict[str, tuple[float, FloatArray]] = {}
     for detector in detectors:
+        signals = _Signals.of(solution, detector, amplifiers[detector.name], reference)
+        for number, chosen in signals.members():
+            x, w, r = (part[:, chosen] for part in (signals.regressor, signals.weights, signals.residual))
+            owners.append((detector.name, number))
+            known.append((float(np.sum(w * x**2)), float(np.sum(w * x * r))))
+            rows.append(_gradient(solution, detector, chosen, signals.regressor, signals.weights))
+        if signals.lit.any():
+            moved[detector.name] = signals.level, _gradient(solution, detector, signals.lit, signals.shares(), signals.weights)
+    matrix = np.array(rows).reshape(len(rows), solution.model.size)
+    diagonal, pull = np.array(known).reshape(-1, 2).T
+    whitened = linalg.solve_triangular(solution.factor, matrix.T, lower=True, check_finite=False)
+    information, own = np.diag(diagonal) - whitened.T @ whitened, np.eye(len(rows))
+    loss = np.linalg.solve(information + own * USUAL_LOSS**-2.0, pull)
+    excess = _excess(solution, detectors, amplifiers, reference, owners, (loss, whitened, diagonal))
+    covariance = np.linalg.inv(information / excess + own * USUAL_LOSS**-2.0)
+    difference = own - 1.0 / max(len(rows), 1)
+    # All amplifiers bent alike: what other unknowns and the responses make of it.
+    unknowns = linalg.solve_triangular(solution.factor, whitened.sum(axis=1), lower=True, trans="T", check_finite=False)
+    levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
+    common = float(np.mean(list(levels.values()))) if levels else 0.0
+    return AmplifierLosses(
+        [name for name, _ in owners],
+        np.array([number for _, number in owners], dtype=np.int64),
+        difference @ (covariance @ pull) / excess,
+        difference @ covariance @ difference,
+        {name: level - common for name, level in levels.items()},
+    )
+
+
+def _excess(
+    solution: JointSolution,
+    detectors: Sequence[DetectorSignals],
+    amplifiers: Mapping[str, NDArray[np.int64]],
+    reference: float,
+    owners: Sequence[tuple[str, int]],
+    found: tuple[FloatArray, FloatArray, FloatArray],
+) -> float:
+    """Return by how much the pulls of stage moves scatter more than noise lets them, 1 or more; losses and unknowns at their optimum.
+
+    Parameters
+    ----------
+    found
+        Losses, whitened rows of the other unknowns, information of each amplifier on its own.
+    """
+    loss, whitened, diagonal = found
+    change = linalg.solve_triangular(solution.factor, whitened @ loss, lower=True, trans="T", check_finite=False)
+    better = replace(solution, vector=solution.vector - change)
+    place = {owner: number for number, owner in enumerate(owners)}
+    move = solution.model.move_numbers
+    ratios = []
+    for detector in detectors:
+        own = amplifiers[detector.name]
+        of_pixel = np.array([loss[place[detector.name, int(one)]] if (detector.name, int(one)) in place else 0.0 for one in own])
+        with np.errstate(invalid="ignore", over="ignore"):
+            straight = detector.log_signal + of_pixel * np.exp(detector.log_signal) / reference
+        signals = _Signals.of(better, replace(detector, log_signal=straight), own, reference)
+        for number, chosen in signals.members():
+            x, w, r = (part[:, chosen] for part in (signals.regressor, signals.weights, signals.residual))
+            pulls = np.bincount(move[detector.exposures], np.sum(w * x * r, axis=1))
+            ratios.append(float(np.sum(pulls**2)) / diagonal[place[detector.name, number]])
+    # Noise alone gives the square of the pull of a move the size of its information.
+    return max(float(np.mean(ratios)), 1.0) if ratios else 1.0
+
+
+@dataclass(frozen=True)
+class _Signals:
+    """Signals of a detector at a solution: residuals, weights, and the regressor of a loss, shape (e, p), less its means."""
+
+    residual: FloatArray
+    weights: FloatArray
+    regressor: FloatArray
+    means: FloatArray
+    lit: NDArray[np.bool_]
+    amplifier: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, solution: JointSolution, detector: DetectorSignals, amplifier: NDArray[np.int64], reference: float) -> _Signals:
+        """Return the signals of a detector."""
         fit = fit_detector(
             solution.model,
             detector,
@@ -105,40 +183,25 @@ def measure_losses(
         )
         weights, total = fit.weights, fit.weights.sum(axis=0)
         lit = total > 0
-        signal = np.where(weights > 0, np.exp(detector.log_signal - fit.residual), 0.0)
-        regressor = -signal / reference
-        mean = np.divide((weights * regressor).sum(axis=0), total, out=np.zeros(total.size), where=lit)
-        regressor = np.where(weights > 0, regressor - mean, 0.0)
-        own = amplifiers[detector.name]
-        for number in np.unique(own[lit]):
-            chosen = lit & (own == number)
-            row = _gradient(solution, detector, chosen, regressor, weights)
-            x, w, r = (part[:, chosen] for part in (regressor, weights, fit.residual))
-            names.append(detector.name)
-            numbers.append(int(number))
-            rows.append(row)
-            known.append((float(np.sum(w * x**2)), float(np.sum(w * x * r))))
-        if lit.any():
-            # Of each super-pixel's response one part in the mean over the detector.
-            shares = np.broadcast_to(np.divide(1.0, total, out=np.zeros(total.size), where=lit) / lit.sum(), weights.shape)
-            moved[detector.name] = float(mean[lit].mean()), _gradient(solution, detector, lit, shares, weights)
-    matrix = np.array(rows).reshape(len(rows), solution.model.size)
-    diagonal, pull = np.array(known).reshape(-1, 2).T
-    whitened = linalg.solve_triangular(solution.factor, matrix.T, lower=True, check_finite=False)
-    information = np.diag(diagonal) - whitened.T @ whitened
-    covariance = np.linalg.inv(information + np.eye(len(diagonal)) * USUAL_LOSS**-2.0)
-    difference = np.eye(len(diagonal)) - 1.0 / max(len(diagonal), 1)
-    # All amplifiers bent alike: what other unknowns and the responses make of it.
-    unknowns = linalg.solve_triangular(solution.factor, whitened.sum(axis=1), lower=True, trans="T", check_finite=False)
-    levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
-    common = float(np.mean(list(levels.values()))) if levels else 0.0
-    return AmplifierLosses(
-        names,
-        np.array(numbers, dtype=np.int64),
-        difference @ (covariance @ pull),
-        difference @ covariance @ difference,
-        {name: level - common for name, level in levels.items()},
-    )
+        regressor = np.where(weights > 0, -np.exp(detector.log_signal - fit.residual) / reference, 0.0)
+        means = np.divide((weights * regressor).sum(axis=0), total, out=np.zeros(total.size), where=lit)
+        return cls(fit.residual, weights, np.where(weights > 0, regressor - means, 0.0), means, lit, amplifier)
+
+    def members(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+        """Yield the number of each amplifier that is lit, and its super-pixels."""
+        for number in np.unique(self.amplifier[self.lit]):
+            yield int(number), self.lit & (self.amplifier == number)
+
+    @property
+    def level(self) -> float:
+        """Mean over super-pixels of the mean regressor: what a loss of 1 does to the mean response, all else known."""
+        return float(self.means[self.lit].mean())
+
+    def shares(self) -> FloatArray:
+        """Return the part that each signal has in the mean response of the detector, over its weight."""
+        total = self.weights.sum(axis=0)
+        share = np.divide(1.0, total, out=np.zeros(total.size), where=self.lit) / self.lit.sum()
+        return np.broadcast_to(share, self.weights.shape)
 
 
 def _gradient(

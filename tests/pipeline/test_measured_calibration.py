@@ -80,7 +80,7 @@ def test_a_run_with_measured_gains_uses_them_and_nothing_is_measured_again(measu
     assert np.asarray(used["gain"]) == pytest.approx(np.asarray(found["gain"]))
     assert folder.measured_gains.read_bytes() == before
     settings = ["pipeline.workers=1", "isr.gains=measured", "isr.photon_transfer=true"]
-    with pytest.raises(CalibrationError, match="gains cannot be measured with isr.gains: measured"):
+    with pytest.raises(CalibrationError, match="gains cannot be measured with"):
         run_pipeline(load_config(measured / "config.yaml", settings), stages=ISR)
 
 

@@ -17,7 +17,7 @@ from permil.flat.joint.amplifier_linearity import REFERENCE_ELECTRONS, Amplifier
 from permil.isr.calibrate import with_measured
 from permil.isr.inputs import read_gains
 from permil.isr.linearity import LinearityCurve, linearity_from_table
-from permil.products import RunFolder, fingerprint, read_table, stored_fingerprint, write_table
+from permil.products import RunFolder, fingerprint, is_current, read_table, stored_fingerprint, write_table
 
 FloatArray = NDArray[np.float64]
 Losses = dict[tuple[str, str], tuple[float, float]]
@@ -84,12 +84,16 @@ def write_measured_linearity(config: Config, camera: Camera, folder: RunFolder, 
         table[column].unit = "adu" if by_knots else "1 / adu"
     upstream = [stored_fingerprint(path) or "" for path in solutions]
     table.meta = {
-        "fingerprint": fingerprint({"step": "measured linearity"}, upstream=upstream),
+        "fingerprint": fingerprint(
+            {"step": "measured linearity", "detectors": detectors}, files=[isr.linearity], upstream=upstream
+        ),
         "linearity": Path(config.isr.linearity).name,
         "leds": [str(led) for led in leds],
         "loss_at_electrons": REFERENCE_ELECTRONS,
     }
-    write_table(folder.measured_linearity, table)
+    # A table that a later run applies must not look new when it is not.
+    if not is_current(folder.measured_linearity, table.meta["fingerprint"]):
+        write_table(folder.measured_linearity, table)
     return _messages(losses)
 
 

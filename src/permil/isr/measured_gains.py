@@ -177,7 +177,9 @@ def measure_gains(
         rows += found
         meta["vendors"][vendor] = facts  # type: ignore[index]
         report.messages += messages
-    write_table(folder.measured_gains, _table(rows, meta))
+    # A table that a later run applies must not look new when it is not.
+    if not is_current(folder.measured_gains, print_):
+        write_table(folder.measured_gains, _table(rows, meta))
     return report
 
 

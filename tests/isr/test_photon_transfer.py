@@ -185,15 +185,17 @@ def test_absolute_gains_and_the_loss_of_variance_are_those_of_the_truth() -> Non
 
 @pytest.mark.full
 def test_a_strength_that_differs_between_amplifiers_is_in_the_errors() -> None:
-    settings = Amplifiers(strength_rms=0.08)
-    deviations = []
-    for seed in (3120, 3121, 3122):
+    settings = Amplifiers(strength_rms=0.03)
+    alone, deviations = [], []
+    for seed in (3120, 3121, 3122, 3123):
         gains, _, points = campaign(seed, settings)
         fit = measured(points, settings.count)
         found = fit.ratio(gains)
+        alone.append(found.pull)
         deviations.append((found.ratio - 1) / np.hypot(found.error, fit.unseen))
-        assert max(fit.scatter, fit.scatter_limit) >= 0.04
-    assert np.sqrt(np.mean(np.square(deviations))) < 1.5
+        assert max(fit.scatter, fit.scatter_limit) >= 0.015
+    assert np.sqrt(np.mean(np.square(deviations))) < 1.6
+    assert np.sqrt(np.mean(np.square(alone))) > 1.6
 
 
 @pytest.mark.full

@@ -47,6 +47,9 @@ _SCATTERS = (0.0, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12
 _NOISE_ERROR = 0.01
 """Relative error of the variance of the read noise: that of pixels may differ from that of the overscan."""
 
+_USUAL_SCATTER = 0.02
+"""Prior of that scatter (half-normal): few images cannot tell it from their own noise."""
+
 _LAGS = float((2 * REACH + 1) ** 2 - 1)
 _ITERATIONS = 4
 _SHARED, _OWN = 3, 3
@@ -247,10 +250,10 @@ def fit_gains(points: TransferPoints, n_amplifiers: int, *, curvature: Curvature
 
 
 def _likeliest(problem: _Problem) -> tuple[_Fit, float]:
-    """Return the fit with the likeliest scatter of the strength, and the scatter that is less likely by half a unit of the logarithm."""
+    """Return the fit with the likeliest scatter of the strength, and the largest one that is less likely by a factor of e^(1/2)."""
     start = problem.start()
     trials = [_solve(problem, scatter, start) for scatter in _SCATTERS]
-    likelihood = np.array([trial.likelihood for trial in trials])
+    likelihood = np.array([trial.likelihood - (trial.scatter / _USUAL_SCATTER) ** 2 / 2 for trial in trials])
     within = np.flatnonzero(likelihood > likelihood.max() - 0.5)
     return trials[int(np.argmax(likelihood))], float(_SCATTERS[within[-1]])
 

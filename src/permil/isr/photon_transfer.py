@@ -255,8 +255,6 @@ def _likeliest(problem: _Problem) -> tuple[_Fit, float]:
     trials = [_solve(problem, scatter, start) for scatter in _SCATTERS]
     likelihood = np.array([trial.likelihood - (trial.scatter / _USUAL_SCATTER) ** 2 / 2 for trial in trials])
     within = np.flatnonzero(likelihood > likelihood.max() - 0.5)
-    # One more parameter must gain more than 1 (Akaike 1974): else chance would often find a scatter, and errors be too large.
-    likelihood[1:] -= 1.0
     return trials[int(np.argmax(likelihood))], float(_SCATTERS[within[-1]])
 
 

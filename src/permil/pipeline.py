@@ -24,6 +24,7 @@ from permil.engine.performance import StepCost, metered_stage, performance_table
 from permil.exposures import POINTING, SCAN, SPOT
 from permil.exposures.stage import describe_index, index_run, make_index
 from permil.flat.stage import make_flats
+from permil.isr.measured_gains import measure_gains
 from permil.isr.stage import make_calibrations
 from permil.products import atomic_output, check_output, make_folder, read_table, remove_partial_files, write_table
 from permil.progress import StageReport, console, default_workers, describe_warnings, tell, tell_report
@@ -63,8 +64,14 @@ def index(run: Run) -> StageReport:
 
 
 def isr(run: Run) -> StageReport:
-    """Make superbias and gains of every detector whose exposures are used."""
-    return make_calibrations(run, reduced_detectors(run))
+    """Make superbias and gains of every detector whose exposures are used; measure gains where that is asked for."""
+    detectors = reduced_detectors(run)
+    made = make_calibrations(run, detectors)
+    if run.config.isr.photon_transfer:
+        measured = measure_gains(run, detectors)
+        made.done, made.skipped = made.done + measured.done, made.skipped + measured.skipped
+        made.messages += measured.messages
+    return made
 
 
 def beam(run: Run) -> StageReport:

@@ -11,7 +11,7 @@ from typing import Any
 from permil.camera import Camera, load_camera
 from permil.config import Config
 from permil.engine import Task
-from permil.errors import InputError
+from permil.errors import CalibrationError, InputError
 from permil.exposures import Index
 from permil.exposures.stage import read_index
 from permil.products import RunFolder
@@ -35,8 +35,15 @@ class Run:
 
     @classmethod
     def from_config(cls, config: Config) -> Run:
-        """Load the camera and name the folder."""
-        return cls(config, load_camera(config.camera), RunFolder(config.output))
+        """Load the camera, name the folder, and put the tables that earlier runs measured in place of ``measured``.
+
+        Raises
+        ------
+        CalibrationError
+            If such a table is not there.
+        """
+        folder = RunFolder(config.output)
+        return cls(_with_measured_tables(config, folder), load_camera(config.camera), folder)
 
     @property
     def workers(self) -> int:
@@ -69,3 +76,19 @@ class Run:
         if key not in self.shared:
             self.shared[key] = declare()
         return self.shared[key]
+
+
+def _with_measured_tables(config: Config, folder: RunFolder) -> Config:
+    found: dict[str, str] = {}
+    makers = {"gains": "isr.photon_transfer: true", "linearity": "flat.solver: joint"}
+    for name, path in (("gains", folder.measured_gains), ("linearity", folder.measured_linearity)):
+        if getattr(config.isr, name) != "measured":
+            continue
+        if not path.is_file():
+            raise CalibrationError(
+                f"there is no measured table of {name} yet",
+                path=path,
+                remedy=f"run with isr.{name}: none or a table, and {makers[name]}, first",
+            )
+        found[name] = str(path)
+    return config.model_copy(update={"isr": config.isr.model_copy(update=found)}) if found else config

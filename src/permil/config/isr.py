@@ -27,19 +27,24 @@ class IsrConfig(Section):
         description="Superbias: `auto` makes one from the bias exposures of the run, `none` subtracts none, a path names a superbias "
         "file or a folder of superbias_<CCD>.fits.",
     )
-    gains: Annotated[str, FileName("nominal", "none")] = Field(
+    gains: Annotated[str, FileName("nominal", "none", "measured")] = Field(
         "nominal",
         description="Gains in e-/adu: an ECSV table (detector, segment or amp, gain), an eotest results file or a folder of them, "
-        "`nominal` (the camera's stand-ins, which are not those of your run) or `none` (stay in adu).",
+        "`nominal` (the camera's stand-ins, which are not those of your run), `measured` (those that an earlier run with "
+        "`photon_transfer` left in the output folder) or `none` (stay in adu).",
     )
     gain_column: Literal["GAIN", "PTC_GAIN"] = Field(
         "PTC_GAIN",
         description="Which gain of an eotest results file is used: Fe55 (`GAIN`) or photon transfer curve (`PTC_GAIN`).",
     )
-    linearity: Annotated[str, FileName("none")] = Field(
+    photon_transfer: bool = Field(
+        False,
+        description="Measure the gains from the noise of repeated images and compare them with those handed over.",
+    )
+    linearity: Annotated[str, FileName("none", "measured")] = Field(
         "none",
         description="ECSV table of the linearity correction per amplifier (columns detector, segment or amp, and a1 or the knots adu, "
-        "corrected_adu), or `none`.",
+        "corrected_adu), `measured` (that which an earlier run's joint solutions left in the output folder), or `none`.",
     )
     crosstalk: Annotated[str, FileName("none")] = Field(
         "none", description="ECSV table of crosstalk coefficients (detector, victim, source, coefficient), or `none`."

@@ -18,6 +18,7 @@ from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.engine import Ends, State, Task, Work
 from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
+from permil.flat.measured_linearity import write_measured_linearity
 from permil.flat.tasks.compose import MadeFlat, compose
 from permil.flat.tasks.divide import beam_of, divide_detector
 from permil.flat.tasks.exposures import pointing_groups, unique_exposures, wanted_detectors
@@ -65,6 +66,8 @@ def make_flats(run: Run) -> StageReport:
         raise failed[leds[0]]
     report.messages += [f"LED {led} is left out: {failed[led]}" for led in leds if led in failed]
     report.messages += [sentence for led, sentences in messages.items() if led not in failed for sentence in sentences]
+    if run.config.isr.linearity != str(run.folder.measured_linearity):
+        report.messages += write_measured_linearity(run, [led for led in leds if led not in failed])
     return report
 
 

@@ -397,6 +397,10 @@ def _superbias_task(run: Run, detector: str) -> Task:
     )
 
 
+_REDUCTION_OPTIONS = tuple(f"isr.{name}" for name in IsrConfig.model_fields if name != "photon_transfer")
+"""What is measured beside the reduction does not change it."""
+
+
 @dataclass(frozen=True)
 class Reduction:
     """What turns the raw counts of some detectors into electrons: keys of the configuration, files, tasks that make superbiases."""
@@ -410,7 +414,7 @@ def reduction_of(run: Run, *detectors: str) -> Reduction:
     """Return what a task depends on that reduces raw files of some detectors."""
     files = [path for detector in detectors for path in calibration_files(run.config, detector)]
     needs = tuple(superbias_task(run, name) for name in detectors) if run.config.isr.bias == "auto" else ()
-    return Reduction(run.options("camera", "isr", "exposures.checksums"), tuple(dict.fromkeys(files)), needs)
+    return Reduction(run.options("camera", *_REDUCTION_OPTIONS, "exposures.checksums"), tuple(dict.fromkeys(files)), needs)
 
 
 def make_calibrations(run: Run, detectors: Sequence[str]) -> StageReport:
@@ -491,7 +495,8 @@ def _calibration(isr_json: str, camera_name: str, superbias: Path, detector: str
 def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) -> str:
     """Return the fingerprint of everything in the folder that turns raw counts of a detector into electrons."""
     upstream = [stored_fingerprint(folder.superbias(detector)) or ""] if config.isr.bias == "auto" else []
-    options = {"isr": config.isr.model_dump(mode="json"), "camera": config.camera, "detector": detector}
+    isr = config.isr.model_dump(mode="json", exclude={"photon_transfer"})
+    options = {"isr": isr, "camera": config.camera, "detector": detector}
     options["checksums"] = config.exposures.checksums
     return fingerprint(options, files=calibration_files(config, detector), upstream=upstream)
 

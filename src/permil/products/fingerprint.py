@@ -24,6 +24,8 @@ FINGERPRINT_META = "permil-fingerprint"
 """Name of the meta element of a page that holds its fingerprint."""
 _PAGE_FINGERPRINT = re.compile(rf'<meta name="{FINGERPRINT_META}" content="([0-9a-f]+)">')
 _HEAD_CHARACTERS = 2000
+_FITS_BLOCK = 2880
+"""Every FITS file consists of blocks of so many bytes."""
 
 
 def file_signature(path: str | Path) -> list[Any]:
@@ -70,6 +72,9 @@ def stored_fingerprint(path: str | Path) -> str | None:
             return found[1] if found else None
         if path.suffix != ".fits":
             return read_meta(path).get("fingerprint")
+        if path.stat().st_size % _FITS_BLOCK:
+            # Cut short.
+            return None
         with whole_file(path):
             return fits.getheader(path, 0).get(FINGERPRINT_CARD)
     except (OSError, ValueError, InputError):

@@ -61,6 +61,20 @@ class RunFolder:
         """Gains that were used."""
         return self.root / "calib" / "gains.ecsv"
 
+    def noise_moments(self, detector: str) -> Path:
+        """Noise of the repeated images of one detector."""
+        return self.root / "calib" / ".noise" / f"{detector}.ecsv"
+
+    @property
+    def measured_gains(self) -> Path:
+        """Gains from the noise of repeated images, beside those handed over."""
+        return self.root / "calib" / "measured_gains.ecsv"
+
+    @property
+    def measured_linearity(self) -> Path:
+        """Linearity of amplifiers from the residuals of joint solutions."""
+        return self.root / "calib" / "measured_linearity.ecsv"
+
     def beam(self, led: str) -> Path:
         """Beam model of one LED."""
         return self.root / "beam" / f"{led}.fits"

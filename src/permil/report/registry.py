@@ -6,10 +6,11 @@ shown by the index page. Blocks and sections of the index page are in the order 
 
 from __future__ import annotations
 
+from permil.report.calibration.section import CALIBRATION_SECTION
 from permil.report.compare.page import COMPARE_PAGES
 from permil.report.detector.page import DETECTOR_PAGES
 from permil.report.joint.page import JOINT_PAGES
 from permil.report.kit.pages import PageKind
 from permil.report.spots.page import SPOTS_PAGES
 
-PAGE_KINDS: tuple[PageKind, ...] = (JOINT_PAGES, DETECTOR_PAGES, SPOTS_PAGES, COMPARE_PAGES)
+PAGE_KINDS: tuple[PageKind, ...] = (JOINT_PAGES, DETECTOR_PAGES, CALIBRATION_SECTION, SPOTS_PAGES, COMPARE_PAGES)

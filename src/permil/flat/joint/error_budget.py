@@ -20,6 +20,7 @@ from permil.flat.joint import (
     odd_exposures,
     without_drift,
 )
+from permil.flat.joint.amplifier_linearity import AmplifierLosses
 from permil.flat.joint.budget import Part, PhotodiodeCheck, compare_parts
 from permil.flat.shared_errors import shared_places
 
@@ -56,6 +57,11 @@ _MEANINGS = {
         )
     },
     "board_time": ("", "rms of the change of a board's gain from the first to the last exposure, before the fit"),
+    "linearity": ("", "rms of the loss of signal at 50,000 electrons between amplifiers, its noise taken off"),
+    "linearity_scale": (
+        "",
+        "what a loss of 2 per mil that all amplifiers share would add to detector_scale, which does not contain it",
+    ),
     "photodiode": ("", "noise of one photodiode reading"),
     "photodiode_drift": ("", "amplitude of its drift, averaged over what the data allow"),
     "exposure_scale": ("", "median error of an exposure's scale, constant and gradients taken off"),
@@ -91,6 +97,7 @@ def error_budget(
     check: PhotodiodeCheck,
     *,
     level_errors: Mapping[str, float],
+    losses: AmplifierLosses,
     halves: Halves | None,
 ) -> Table:
     """Return the error budget: one row for each cause, relative (or with its unit).
@@ -101,6 +108,8 @@ def error_budget(
         Of the solution.
     level_errors
         Of each detector.
+    losses
+        Non-linearity of the amplifiers.
     halves
         Solutions of halves of the data, where there are such.
     """
@@ -128,6 +137,7 @@ def error_budget(
     if solution.model.position_errors:
         found["position"] = solution.prior.position_error_mm
     found |= _of_weather(solution, errors) | _of_gains(solution, errors)
+    found |= {"linearity": losses.scatter, "linearity_scale": losses.level_error}
     if halves is not None:
         noise = np.concatenate(list(halves.odd.error.values()))
         left_out = halves.odd.left_out[~solution.left_out]

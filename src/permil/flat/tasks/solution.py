@@ -30,12 +30,14 @@ from permil.flat.joint import (
     coarse_spacing,
     solve_joint,
 )
+from permil.flat.joint.amplifier_linearity import measure_losses
 from permil.flat.joint.boards import board_results
 from permil.flat.joint.budget import Part, solve_part
 from permil.flat.joint.error_budget import Halves, compare_halves, divisions, error_budget, place_rows
 from permil.flat.joint.gain_steps import solved_steps
 from permil.flat.joint.gains import BLIND_RMS, BoardReadings, Coefficient, board_terms
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
+from permil.flat.measured_linearity import losses_hdu
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
 from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals
@@ -132,12 +134,14 @@ def solve_led(task: JointTask) -> list[str]:
         places = np.column_stack(shared_places(camera[name]))
         where = (signals.row, signals.column)
         found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where, halves)
+    losses = measure_losses(solution, detectors, amplifiers)
     budget = error_budget(
         solution,
         errors,
         modes,
         check,
         level_errors={name: float(covariance[-1, -1] ** 0.5) for name, covariance in shared.items()},
+        losses=losses,
         halves=halves,
     )
     require_plausible_gradient(*errors.composite_gradient(), led=task.led)
@@ -159,6 +163,7 @@ def solve_led(task: JointTask) -> list[str]:
         log_unit=float(np.median(middle)) - beam_maximum(solution),
         side_mm=signals.block * camera[signals.detector].pixel_mm,
     )
+    hdus.append(losses_hdu(losses, camera))
     write_joint(folder.joint(task.led), hdus)
     gains = [
         f"{task.led}: {sentence}" for sentence in (*_step_sentences(task, solution, camera), *_board_sentences(solution, budget))

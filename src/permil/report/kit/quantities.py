@@ -59,6 +59,8 @@ _ALL = (
     Quantity("scatter_noise", "scatter between pointings by noise", 1e3, "‰"),
     Quantity("scatter_excess", "scatter between pointings beyond noise", 1e3, "‰", "scatter_limit", beyond_noise=True),
     Quantity("step", "amplifier step", 1e3, "‰", "step_limit"),
+    Quantity("gain_ratio", "gain measured over handed over - 1", 1e3, "‰"),
+    Quantity("linearity_loss", "loss of signal at 50,000 electrons against the mean", 1e3, "‰"),
     Quantity("gradient_x", "gradient along X", 1e6, "10⁻⁶/mm"),
     Quantity("gradient_y", "gradient along Y", 1e6, "10⁻⁶/mm"),
     Quantity("beam_node_noise", "noise of a beam node", 1e3, "‰", "node_noise_limit"),

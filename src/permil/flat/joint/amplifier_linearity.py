@@ -1,0 +1,222 @@
+"""Non-linearity of amplifiers from the residuals of a joint solution: how they differ, and what they have in common does to the flat.
+
+A response that is bent makes the logarithm of a signal lower by ``k d / d_0``, with the signal ``d``, the reference ``d_0`` (50,000
+electrons) and the loss ``k`` of the amplifier. The response of a super-pixel absorbs the mean of this over exposures. What all amplifiers
+have in common looks like another beam, ``B (1 - k B)``, where the lamp is steady; but amplifiers that are lit by the same beam at different
+places in it tell how their losses differ. With the regressor ``x = -d / d_0``, less its weighted mean over the exposures of each
+super-pixel, the rows ``X`` of all other unknowns and their covariance ``V``, the signals know of the losses
+
+    I = x' W x - x' W X V X' W x,      h = x' W r,
+
+with the residuals ``r`` of the solution. Nothing is solved again. A beam that the knots do not follow leaves residuals that an exposure has
+in common: errors grow by the scatter between stage moves of what each of them says of a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.normal import fit_detector
+from permil.flat.joint.solution import JointSolution
+from permil.flat.joint.tile import DetectorRows
+
+FloatArray = NDArray[np.float64]
+
+REFERENCE_ELECTRONS = 50_000.0
+"""Signal at which losses are given."""
+
+USUAL_LOSS = 2e-3
+"""Prior standard deviation of a loss at the reference: acceptance tests and linearity tables leave 1 to 3 per mil."""
+
+
+@dataclass(frozen=True)
+class AmplifierLosses:
+    """Losses of signal at the reference, relative to the mean of all amplifiers.
+
+    Parameters
+    ----------
+    detector : list of str
+        Of each amplifier.
+    amplifier : ndarray of int, shape (n,)
+        Its place among the amplifiers of the detector.
+    loss : ndarray, shape (n,)
+        Difference from the mean over all amplifiers.
+    covariance : ndarray, shape (n, n)
+        Of the differences, the prior included.
+    levels : dict
+        By how much the level of each detector against the mean of all is wrong (relative), for a loss of 1 that all have in common.
+    """
+
+    detector: list[str]
+    amplifier: NDArray[np.int64]
+    loss: FloatArray
+    covariance: FloatArray
+    levels: dict[str, float]
+
+    @property
+    def error(self) -> FloatArray:
+        """Standard errors of the differences."""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def scatter(self) -> float:
+        """Root mean square of the differences, what their errors give taken off."""
+        return max(float(np.mean(self.loss**2)) - float(np.mean(self.error**2)), 0.0) ** 0.5
+
+    @property
+    def level_error(self) -> float:
+        """Root mean square over detectors of what a usual common loss does to their levels."""
+        return USUAL_LOSS * float(np.sqrt(np.mean(np.square(list(self.levels.values())))))
+
+
+def measure_losses(
+    solution: JointSolution,
+    detectors: Sequence[DetectorSignals],
+    amplifiers: Mapping[str, NDArray[np.int64]],
+    *,
+    reference: float = REFERENCE_ELECTRONS,
+) -> AmplifierLosses:
+    """Measure how the non-linearity of amplifiers differs.
+
+    Parameters
+    ----------
+    amplifiers
+        Number of the amplifier of each super-pixel of each detector, shape (p,).
+    reference
+        Signal at which losses are given, in the unit of the signals.
+    """
+    rows: list[FloatArray] = []
+    owners: list[tuple[str, int]] = []
+    known: list[tuple[float, float]] = []
+    moved: dict[str, tuple[float, FloatArray]] = {}
+    for detector in detectors:
+        signals = _Signals.of(solution, detector, amplifiers[detector.name], reference)
+        for number, chosen in signals.members():
+            x, w, r = (part[:, chosen] for part in (signals.regressor, signals.weights, signals.residual))
+            owners.append((detector.name, number))
+            known.append((float(np.sum(w * x**2)), float(np.sum(w * x * r))))
+            rows.append(_gradient(solution, detector, chosen, signals.regressor, signals.weights))
+        if signals.lit.any():
+            moved[detector.name] = signals.level, _gradient(solution, detector, signals.lit, signals.shares(), signals.weights)
+    matrix = np.array(rows).reshape(len(rows), solution.model.size)
+    diagonal, pull = np.array(known).reshape(-1, 2).T
+    whitened = linalg.solve_triangular(solution.factor, matrix.T, lower=True, check_finite=False)
+    information, own = np.diag(diagonal) - whitened.T @ whitened, np.eye(len(rows))
+    loss = np.linalg.solve(information + own * USUAL_LOSS**-2.0, pull)
+    excess = _excess(solution, detectors, amplifiers, reference, owners, (loss, whitened, diagonal))
+    covariance = np.linalg.inv(information / excess + own * USUAL_LOSS**-2.0)
+    difference = own - 1.0 / max(len(rows), 1)
+    # All amplifiers bent alike: what other unknowns and the responses make of it.
+    unknowns = linalg.solve_triangular(solution.factor, whitened.sum(axis=1), lower=True, trans="T", check_finite=False)
+    levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
+    common = float(np.mean(list(levels.values()))) if levels else 0.0
+    return AmplifierLosses(
+        [name for name, _ in owners],
+        np.array([number for _, number in owners], dtype=np.int64),
+        difference @ (covariance @ pull) / excess,
+        difference @ covariance @ difference,
+        {name: level - common for name, level in levels.items()},
+    )
+
+
+def _excess(
+    solution: JointSolution,
+    detectors: Sequence[DetectorSignals],
+    amplifiers: Mapping[str, NDArray[np.int64]],
+    reference: float,
+    owners: Sequence[tuple[str, int]],
+    found: tuple[FloatArray, FloatArray, FloatArray],
+) -> float:
+    """Return by how much the pulls of stage moves scatter more than noise lets them, 1 or more; losses and unknowns at their optimum.
+
+    Parameters
+    ----------
+    found
+        Losses, whitened rows of the other unknowns, information of each amplifier on its own.
+    """
+    loss, whitened, diagonal = found
+    change = linalg.solve_triangular(solution.factor, whitened @ loss, lower=True, trans="T", check_finite=False)
+    better = replace(solution, vector=solution.vector - change)
+    place = {owner: number for number, owner in enumerate(owners)}
+    move = solution.model.move_numbers
+    ratios = []
+    for detector in detectors:
+        own = amplifiers[detector.name]
+        of_pixel = np.array([loss[place[detector.name, int(one)]] if (detector.name, int(one)) in place else 0.0 for one in own])
+        with np.errstate(invalid="ignore", over="ignore"):
+            straight = detector.log_signal + of_pixel * np.exp(detector.log_signal) / reference
+        signals = _Signals.of(better, replace(detector, log_signal=straight), own, reference)
+        for number, chosen in signals.members():
+            x, w, r = (part[:, chosen] for part in (signals.regressor, signals.weights, signals.residual))
+            pulls = np.bincount(move[detector.exposures], np.sum(w * x * r, axis=1))
+            ratios.append(float(np.sum(pulls**2)) / diagonal[place[detector.name, number]])
+    # Noise alone gives the square of the pull of a move the size of its information.
+    return max(float(np.mean(ratios)), 1.0) if ratios else 1.0
+
+
+@dataclass(frozen=True)
+class _Signals:
+    """Signals of a detector at a solution: residuals, weights, and the regressor of a loss, shape (e, p), less its means."""
+
+    residual: FloatArray
+    weights: FloatArray
+    regressor: FloatArray
+    means: FloatArray
+    lit: NDArray[np.bool_]
+    amplifier: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, solution: JointSolution, detector: DetectorSignals, amplifier: NDArray[np.int64], reference: float) -> _Signals:
+        """Return the signals of a detector."""
+        fit = fit_detector(
+            solution.model,
+            detector,
+            solution.vector,
+            threshold=solution.threshold,
+            exposure_weights=solution.exposure_weights,
+        )
+        weights, total = fit.weights, fit.weights.sum(axis=0)
+        lit = total > 0
+        regressor = np.where(weights > 0, -np.exp(detector.log_signal - fit.residual) / reference, 0.0)
+        means = np.divide((weights * regressor).sum(axis=0), total, out=np.zeros(total.size), where=lit)
+        return cls(fit.residual, weights, np.where(weights > 0, regressor - means, 0.0), means, lit, amplifier)
+
+    def members(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+        """Yield the number of each amplifier that is lit, and its super-pixels."""
+        for number in np.unique(self.amplifier[self.lit]):
+            yield int(number), self.lit & (self.amplifier == number)
+
+    @property
+    def level(self) -> float:
+        """Mean over super-pixels of the mean regressor: what a loss of 1 does to the mean response, all else known."""
+        return float(self.means[self.lit].mean())
+
+    def shares(self) -> FloatArray:
+        """Return the part that each signal has in the mean response of the detector, over its weight."""
+        total = self.weights.sum(axis=0)
+        share = np.divide(1.0, total, out=np.zeros(total.size), where=self.lit) / self.lit.sum()
+        return np.broadcast_to(share, self.weights.shape)
+
+
+def _gradient(
+    solution: JointSolution, detector: DetectorSignals, chosen: NDArray[np.bool_], values: FloatArray, weights: FloatArray
+) -> FloatArray:
+    """Return ``X' W v`` of some super-pixels of a detector, shape (unknowns,)."""
+    part = DetectorSignals(
+        detector.name,
+        detector.x_mm[chosen],
+        detector.y_mm[chosen],
+        detector.exposures,
+        detector.log_signal[:, chosen],
+        detector.variance[:, chosen],
+    )
+    columns = (np.ascontiguousarray(array[:, chosen], dtype=np.float64) for array in (values, weights))
+    gradient = np.zeros(solution.model.size)
+    DetectorRows(solution.model, part, solution.vector, *columns).add_gradient(gradient)
+    return gradient

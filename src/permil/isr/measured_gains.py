@@ -1,0 +1,312 @@
+"""Gains measured from the repeated images of a campaign: the noise of each detector, the fit of each vendor, the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.camera import Camera, Detector, shared_camera
+from permil.camera.frames import detector_to_ccs
+from permil.config import Config
+from permil.engine import Task, Work
+from permil.errors import CalibrationError, InputError
+from permil.exposures import POINTING, SCAN, Index
+from permil.isr.calibration import Calibration
+from permil.isr.inputs import read_gains
+from permil.isr.photon_transfer import SIGNIFICANT, CurvaturePrior, GainRatio, TransferGains, TransferPoints, fit_gains
+from permil.isr.repeated_images import REACH, NoiseMoments, noise_moments
+from permil.isr.stage import detector_calibration, reduce_file, reduction_of, seconds_of_file
+from permil.products import RunFolder, fingerprint, is_current, is_good, read_table, write_table
+from permil.progress import StageReport, do_tasks
+from permil.run import Run
+
+FloatArray = NDArray[np.float64]
+
+USUAL_BEND = 2e-3
+"""Prior of a loss of signal at 50,000 electrons that no linearity table corrects."""
+
+_MOST_IMAGES = 10
+"""Images of a group that are in memory together."""
+
+_MOST_GROUPS = 6
+"""Groups of each LED, those nearest to the detector: its own pointings, with the most light."""
+
+_LEAST_ELECTRONS = 1000.0
+"""Mean signal of a cell below which the noise of the readout has too large a part."""
+
+_MOST_NAMES = 10
+_MOMENTS = ("mean", "variance", "noise", "freedom")
+
+
+@dataclass(frozen=True)
+class NoiseRequest:
+    """The repeated images of one detector; each group is of one position and LED."""
+
+    config: Config
+    root: Path
+    detector: str
+    groups: tuple[tuple[str, ...], ...]
+    output: Path
+    fingerprint: str
+
+
+def repeated_groups(index: Index, detector: Detector) -> list[tuple[str, ...]]:
+    """Return the files of the groups of images of one position and LED, two or more each."""
+    groups: list[tuple[str, ...]] = []
+    centre = np.array(detector_to_ccs(detector, *detector.centre_pixel), dtype=np.float64)
+    for led in index.leds:
+        found = []
+        for purpose in (POINTING, SCAN):
+            rows = index.select(purpose=purpose, led=led, detector=detector.name)
+            rows.sort(["mjd", "obsid"])
+            for position in dict.fromkeys(int(number) for number in rows["position_id"]):
+                members = rows[rows["position_id"] == position]
+                if position >= 0 and len(members) > 1:
+                    place = np.array([np.mean(members["x_mm"]), np.mean(members["y_mm"])])
+                    found.append((float(np.hypot(*(place - centre))), [str(path) for path in members["path"]]))
+        for _, paths in sorted(found)[:_MOST_GROUPS]:
+            pieces = [tuple(paths[first : first + _MOST_IMAGES]) for first in range(0, len(paths), _MOST_IMAGES)]
+            groups += [piece for piece in pieces if len(piece) > 1]
+    return groups
+
+
+def noise_task(run: Run, detector: str) -> Task | None:
+    """Declare the noise of the repeated images of a detector; None without such images."""
+    groups = tuple(repeated_groups(run.index, run.camera[detector]))
+    if not groups:
+        return None
+    files, reduction = [path for group in groups for path in group], reduction_of(run, detector)
+
+    def work(task: Task) -> Work:
+        return Work(
+            measure_noise, [NoiseRequest(run.config, run.folder.root, detector, groups, task.outputs[0], task.fingerprint)]
+        )
+
+    return Task(
+        ("noise", detector),
+        "photon transfer",
+        work,
+        outputs=(run.folder.noise_moments(detector),),
+        options=reduction.options,
+        facts=[len(group) for group in groups],
+        files=[*files, *reduction.files],
+        needs=reduction.needs,
+        seconds=len(files) * 2 * seconds_of_file(run.camera[detector]),
+    )
+
+
+def measure_noise(task: NoiseRequest) -> None:
+    """Measure the noise of the repeated images of a detector and write it.
+
+    Raises
+    ------
+    CalibrationError, InputError
+        If the calibration of the detector cannot be read. Files that cannot be used are left out.
+    """
+    camera, folder = shared_camera(task.config.camera), RunFolder(task.root)
+    calibration = detector_calibration(task.config, camera, folder, task.detector)
+    moments = []
+    for number, paths in enumerate(task.groups):
+        moments += [
+            (amplifier, number, each) for amplifier, each in enumerate(_group_moments(task.config, camera, calibration, paths))
+        ]
+    points = TransferPoints.of([one for one in moments if one[2].mean.size])
+    table = Table({"amplifier": points.amplifier, "group": points.group})
+    for name in _MOMENTS:
+        table[name] = getattr(points, name)
+    for distance in range(REACH):
+        table[f"covariance_{distance + 1}"] = points.covariance[:, distance]
+    for name in ("variance", "noise", *(f"covariance_{distance + 1}" for distance in range(REACH))):
+        table[name].unit = "adu2"
+    table["mean"].unit = "adu"
+    table.meta = {"fingerprint": task.fingerprint, "detector": task.detector}
+    write_table(task.output, table)
+
+
+def _group_moments(config: Config, camera: Camera, calibration: Calibration, paths: Sequence[str]) -> list[NoiseMoments]:
+    """Return the moments of the images of one position, one for each amplifier that has light; nothing of fewer than two images."""
+    detector, gain = calibration.detector, calibration.gains.gain
+    images = np.empty((len(paths), *detector.shape), dtype=np.float32)
+    usable = np.ones(detector.shape, dtype=np.bool_)
+    noise: list[FloatArray] = []
+    level: list[FloatArray] = []
+    for path in paths:
+        try:
+            image = reduce_file(path, camera, calibration, config.isr, checksums=config.exposures.checksums)
+        except InputError:
+            # Whoever reduces it for the flat lists it.
+            continue
+        images[len(noise)] = image.image
+        usable &= is_good(image.mask)
+        noise.append(image.noise_variance / gain**2)
+        level.append(image.level_variance / gain**2)
+    if len(noise) < 2:
+        return []
+    by_amplifier = zip(detector.amplifiers, gain, np.array(noise).T, np.array(level).T, strict=True)
+    found = []
+    for amplifier, own_gain, own_noise, own_level in by_amplifier:
+        # Counts at the reference temperature, linear.
+        counts = images[: len(noise), *amplifier.slices] / np.float32(own_gain)
+        moments = noise_moments(counts, usable[amplifier.slices], noise_variance=own_noise, level_variance=own_level)
+        found.append(moments.brighter_than(_LEAST_ELECTRONS / own_gain).merged())
+    return found
+
+
+def measure_gains(run: Run, detectors: Sequence[str]) -> StageReport:
+    """Measure the gains of all detectors, vendor by vendor, and write `RunFolder.measured_gains`.
+
+    Raises
+    ------
+    CalibrationError
+        If there are no repeated images, or the gains of this run are measured ones or none.
+    """
+    gains, folder = run.config.isr.gains, run.folder
+    if gains in (str(folder.measured_gains), "none"):
+        raise CalibrationError(
+            f"gains cannot be measured with isr.gains: {'none' if gains == 'none' else 'measured'}, since they are compared with those "
+            "handed over",
+            remedy="name a table of gains, or set isr.photon_transfer to false",
+        )
+    report = StageReport("isr")
+    tasks = [task for name in detectors if (task := noise_task(run, name)) is not None]
+    if not tasks:
+        raise CalibrationError(
+            "no position has two images of one LED, so that no noise can be measured",
+            remedy="set isr.photon_transfer to false",
+        )
+    report.count(do_tasks(tasks))
+    print_ = fingerprint({"step": "photon transfer"}, upstream=[task.fingerprint for task in tasks])
+    # A small fit: always made, so that what it has to say is said again.
+    rows: list[tuple[object, ...]] = []
+    meta: dict[str, object] = {"fingerprint": print_, "gains": Path(gains).name, "vendors": {}}
+    measured = [task.key[1] for task in tasks]
+    for vendor in sorted({run.camera[name].vendor for name in measured}):
+        found, facts, messages = _measure_vendor(run, vendor, [name for name in measured if run.camera[name].vendor == vendor])
+        rows += found
+        meta["vendors"][vendor] = facts  # type: ignore[index]
+        report.messages += messages
+    # A table that a later run applies must not look new when it is not.
+    if not is_current(folder.measured_gains, print_):
+        write_table(folder.measured_gains, _table(rows, meta))
+    return report
+
+
+def _measure_vendor(
+    run: Run, vendor: str, detectors: Sequence[str]
+) -> tuple[list[tuple[object, ...]], dict[str, float], list[str]]:
+    """Return rows of the table of one vendor, facts about it, and what a person should know."""
+    isr, camera = run.config.isr, run.camera
+    names = [(name, amplifier.name) for name in detectors for amplifier in camera[name].amplifiers]
+    handed_over = np.concatenate([read_gains(isr, camera[name], camera=camera).gain for name in detectors])
+    points = _read_points(run, detectors)
+    if not len(points):
+        return (
+            [(*names[place], vendor, handed_over[place], *[np.nan] * 9, False) for place in range(len(names))],
+            {},
+            [f"{vendor}: no amplifier has light of which the noise can be measured; its gains stay as they are"],
+        )
+    fit = fit_gains(points, len(names), curvature=_curvature(run.config, run.folder, names))
+    found = fit.ratio(handed_over)
+    measured = np.isfinite(fit.gain)
+    kept = handed_over[measured].mean() / fit.gain[measured].mean()
+    gain = np.where(measured, fit.gain * kept, handed_over)
+    rows: list[tuple[object, ...]] = [
+        (
+            *names[place],
+            vendor,
+            gain[place],
+            gain[place] * np.hypot(found.error[place], fit.unseen[place]),
+            handed_over[place],
+            fit.gain[place],
+            fit.gain_err[place],
+            fit.systematic[place],
+            found.ratio[place],
+            found.error[place],
+            found.pull[place],
+            fit.inconsistent[place] if measured[place] else np.nan,
+            bool(found.contradicts[place]),
+        )
+        for place in range(len(names))
+    ]
+    facts = {
+        "level": found.level,
+        "loss_50ke": fit.loss,
+        "loss_50ke_err": fit.loss_err,
+        "strength_scatter": fit.scatter,
+        "strength_scatter_limit": fit.scatter_limit,
+        "chi_square": fit.chi_square,
+    }
+    return rows, {name: float(number) for name, number in facts.items()}, _messages(vendor, names, fit, found)
+
+
+def _read_points(run: Run, detectors: Sequence[str]) -> TransferPoints:
+    """Return the points of the detectors of a vendor, amplifiers and groups numbered through."""
+    parts = []
+    first_amplifier = first_group = 0
+    for name in detectors:
+        table = read_table(run.folder.noise_moments(name))
+        covariance = np.column_stack(
+            [np.asarray(table[f"covariance_{distance + 1}"], dtype=np.float64) for distance in range(REACH)]
+        )
+        mean, variance, noise, freedom = (np.asarray(table[moment], dtype=np.float64) for moment in _MOMENTS)
+        amplifier = np.asarray(table["amplifier"], dtype=np.int64) + first_amplifier
+        group = np.asarray(table["group"], dtype=np.int64) + first_group
+        parts.append(TransferPoints(amplifier, group, mean, variance, covariance, noise, freedom))
+        first_amplifier += len(run.camera[name].amplifiers)
+        first_group = int(group.max(initial=first_group - 1)) + 1
+    return TransferPoints.together(parts)
+
+
+def _curvature(config: Config, folder: RunFolder, names: Sequence[tuple[str, str]]) -> CurvaturePrior:
+    """Return how well the linearity is known: not at all, as measured, or exactly where a table was handed over."""
+    if config.isr.linearity == "none":
+        return CurvaturePrior(USUAL_BEND, np.full(len(names), USUAL_BEND))
+    if config.isr.linearity != str(folder.measured_linearity):
+        return CurvaturePrior(0.0, np.zeros(len(names)))
+    table = read_table(folder.measured_linearity, columns=("detector", "amp", "loss_err"))
+    keys = zip(table["detector"], table["amp"], strict=True)
+    error = {(str(detector), str(amp)): float(number) for (detector, amp), number in zip(keys, table["loss_err"], strict=True)}
+    own = np.array([error.get(name, np.nan) for name in names])
+    return CurvaturePrior(USUAL_BEND, np.where(np.isfinite(own), own, USUAL_BEND))
+
+
+def _messages(vendor: str, names: Sequence[tuple[str, str]], fit: TransferGains, found: GainRatio) -> list[str]:
+    """Return which gains contradict the noise of the images."""
+    measured = np.isfinite(fit.gain)
+    error = float(np.nanmedian(found.error))
+    level_error = float(np.nanmedian(np.hypot(fit.gain_err, fit.systematic) / fit.gain))
+    summary = (
+        f"{vendor}: gains from photon transfer are {1e2 * (found.level - 1):+.2f} +- {1e2 * level_error:.2g} % from those handed over; "
+        f"ratios of {measured.sum()} amplifiers scatter by {1e3 * float(np.nanstd(found.ratio)):.2g} per mil "
+        f"(median error {1e3 * error:.2g})"
+    )
+    sentences = [
+        f"{detector} {amp}: the noise of its images wants a gain {1e3 * (found.ratio[place] - 1):+.1f} +- {1e3 * found.error[place]:.1g} "
+        f"per mil from the one handed over, against the other amplifiers of {vendor}"
+        for place, (detector, amp) in enumerate(names)
+        if found.contradicts[place]
+    ]
+    sentences += [
+        f"{detector} {amp}: the noise of its images at different positions contradicts itself ({fit.inconsistent[place]:.1f} sigma): "
+        "its gain changes during the campaign, or its noise is not that of photons"
+        for place, (detector, amp) in enumerate(names)
+        if measured[place] and fit.inconsistent[place] > SIGNIFICANT
+    ]
+    more = [f"... and {len(sentences) - _MOST_NAMES} more amplifiers of {vendor}"] if len(sentences) > _MOST_NAMES else []
+    return [summary, *sentences[:_MOST_NAMES], *more]
+
+
+def _table(rows: Sequence[tuple[object, ...]], meta: dict[str, object]) -> Table:
+    """Return the table of measured gains; it can be given to ``isr.gains``."""
+    gains = ("gain", "gain_err", "handed_over", "measured", "measured_err", "systematic_err")
+    names = ("detector", "amp", "vendor", *gains, "ratio", "ratio_err", "pull", "inconsistency", "contradicts")
+    table = Table(rows=list(rows), names=names, dtype=("U16", "U8", "U8", *["f8"] * 10, "?"))
+    for name in gains:
+        table[name].unit = "electron / adu"
+    table.meta = meta
+    return table

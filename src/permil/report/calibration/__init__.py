@@ -1,0 +1,1 @@
+"""The section of gains and linearity that the campaign itself measures."""

@@ -1,0 +1,94 @@
+"""How the non-linearity of amplifiers differs, from joint solutions of signals that were bent on purpose."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from joint_bench import Campaign, RandomBeam, simulate
+
+from permil.flat.joint.amplifier_linearity import USUAL_LOSS, AmplifierLosses, measure_losses
+from permil.flat.joint.solution import JointSolution
+from permil.flat.joint.solve import solve_joint
+
+ELECTRONS = 1e7
+SETTINGS = {"columns": 2, "rows": 1, "pixels": 10, "pixel_mm": 1.6, "scan": 7, "photodiode_noise": 1e-3}
+
+
+def amplifiers_of(campaign: Campaign) -> dict[str, np.ndarray]:
+    """Return the number of the amplifier of each super-pixel: four quadrants of each detector."""
+    return {
+        one.name: 2 * (one.x_mm > np.median(one.x_mm)).astype(np.int64) + (one.y_mm > np.median(one.y_mm))
+        for one in campaign.detectors
+    }
+
+
+def bent_campaign(seed: int, *, rms: float, mean: float = 0.0) -> tuple[Campaign, dict[str, np.ndarray], np.ndarray]:
+    """Return a campaign whose amplifiers lose signal, the amplifier of each super-pixel, and all losses."""
+    rng = np.random.default_rng(seed)
+    campaign = simulate(rng, beam=RandomBeam.draw(rng, width=15.0), electrons=ELECTRONS, **SETTINGS)
+    losses, detectors, amplifiers = [], [], amplifiers_of(campaign)
+    for detector in campaign.detectors:
+        own = mean + rms * rng.standard_normal(4)
+        lost = own[amplifiers[detector.name]] * np.exp(detector.log_signal) / ELECTRONS
+        detectors.append(replace(detector, log_signal=detector.log_signal - lost))
+        losses.append(own)
+    return replace(campaign, detectors=detectors), amplifiers, np.concatenate(losses)
+
+
+def solved(campaign: Campaign) -> JointSolution:
+    return solve_joint(
+        campaign.exposures, campaign.detectors, spacing_mm=4.0, with_drift=False, position_errors=False, geometry=False
+    )
+
+
+def measured(seed: int, *, rms: float) -> tuple[np.ndarray, AmplifierLosses]:
+    """Return deviations of measured from true differences, and what was measured."""
+    campaign, amplifiers, losses = bent_campaign(seed, rms=rms)
+    found = measure_losses(solved(campaign), campaign.detectors, amplifiers, reference=ELECTRONS)
+    assert found.detector == ["D00"] * 4 + ["D10"] * 4
+    assert found.amplifier.tolist() == [0, 1, 2, 3] * 2
+    return found.loss - (losses - losses.mean()), found
+
+
+def test_linear_amplifiers_do_not_differ() -> None:
+    deviations, found = measured(511, rms=0.0)
+    assert np.all(np.abs(deviations) < 5 * found.error)
+    assert found.error.max() < 0.2 * USUAL_LOSS
+    assert found.scatter < 3 * found.error.max()
+
+
+def test_losses_that_differ_are_found_with_true_errors() -> None:
+    deviations, found = measured(512, rms=2e-3)
+    assert np.all(np.abs(deviations) < 5 * found.error)
+    assert found.error.max() < 0.25 * USUAL_LOSS
+    assert found.scatter == pytest.approx(2e-3, rel=0.7)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("rms", [0.0, 2e-3])
+def test_pulls_of_losses_over_campaigns(rms: float) -> None:
+    """Seeds that were not used in development."""
+    chi_square, pulls = [], []
+    for seed in range(88_000, 88_016):
+        deviations, found = measured(seed, rms=rms)
+        pulls.append(deviations / found.error)
+        chi_square.append(deviations @ np.linalg.pinv(found.covariance, rcond=1e-9, hermitian=True) @ deviations / 7)
+    pulls_rms = float(np.sqrt(np.mean(np.square(pulls))))
+    print(f"rms {rms}: pulls {pulls_rms:.3f}, chi-square {np.mean(chi_square):.2f}")
+    assert 0.8 < pulls_rms < 1.2
+
+
+def test_what_all_have_in_common_moves_levels_as_predicted() -> None:
+    """The signals of one campaign, straight and bent alike everywhere: the change of the levels is what the rows predict."""
+    common = 4e-3
+    straight, amplifiers, _ = bent_campaign(513, rms=0.0)
+    bent, _, _ = bent_campaign(513, rms=0.0, mean=common)
+    first, second = solved(straight), solved(bent)
+    found = measure_losses(first, straight.detectors, amplifiers, reference=ELECTRONS)
+    change = {name: float(np.nanmean(second.log_response[name] - first.log_response[name])) for name in first.log_response}
+    middle = np.mean(list(change.values()))
+    for name, level in found.levels.items():
+        assert change[name] - middle == pytest.approx(common * level, abs=2e-6 + 0.2 * abs(common * level))
+    assert found.level_error == pytest.approx(USUAL_LOSS * np.sqrt(np.mean(np.square(list(found.levels.values())))))

@@ -170,7 +170,7 @@ def test_a_read_only_array_is_copied():
 
 @pytest.mark.parametrize("values", [[[1.0, 2.0], [3.0]], [1.0 * u.mm, 2.0 * u.s], [1.0 * u.mm, 2.0]])
 def test_lists_that_are_no_array(values):
-    with pytest.raises(InputError, match="x cannot be made an array"):
+    with pytest.raises(InputError, match="x cannot be converted to an array"):
         plain_array(values, name="x")
 
 

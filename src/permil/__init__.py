@@ -1,28 +1,28 @@
 """Composite flat fields at the per-mil level from a scanned-beam projector.
 
-How data flow through the packages (imports run from top to bottom only)::
+Data flow through the packages (imports run from top to bottom only)::
 
     raw FITS files
-      |  exposures   headers -> one row per detector file: what was taken, where, for what purpose
+      |  exposures   headers -> one row per detector file: position and purpose
       v
     exposures.parquet
       |  isr         raw counts -> electrons per detector; superbias; stack of the exposures at one position
       v
     |- scan exposures -> beam   photometry of reference bunches over the photodiode -> nodes -> BeamModel(u), with errors
     |- pointings      -> flat   stack / beam(u) per pointing -> per detector -> composite, with masks and variance
-    |- star exposures -> spots  detect, measure, name by grid index, calibrate -> throughput where each star lay
+    |- star exposures -> spots  detect, measure, name by grid index, calibrate -> throughput at the position of each star
       v
     beam/<LED>.fits, flat/<LED>/<CCD>.fits, spots/
-      |  compare     stars beside what the flat predicts for them -> correlation, significance, QE / pixel area / diffusion
+      |  compare     stars against the prediction of the flat -> correlation, significance, QE / pixel area / diffusion
       v
     compare/
-      |  report      pictures, tables, verdicts
+      |  report      figures, tables, verdicts
       v
     report/index.html, summary.ecsv
 
-``plan`` says before the data what a list of pointings determines. ``camera`` knows where a pixel is, ``products`` how things are
-written, ``progress`` spreads work over processes, ``simulate`` makes raw files with known truth, ``pipeline`` runs the stages in order
-and skips what is up to date, ``cli`` is the thin command line.
+``plan`` predicts the errors of a list of pointings. ``camera`` holds the geometry, ``products`` reads and writes files, ``progress``
+distributes work over processes, ``simulate`` makes raw files with known truth, ``pipeline`` runs the stages in order and skips what is
+up to date, ``cli`` is the command line.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -34,7 +34,7 @@ try:
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
 
-# Numba looks where compiled functions are kept when it is loaded.
+# Numba chooses its cache folder when it is loaded.
 prepare_numba()
 
 __all__ = ["__version__"]

@@ -1,7 +1,7 @@
-"""Where compiled functions and fonts are cached if neither the installation nor the home folder can be written to.
+"""Cache folders for compiled functions and fonts if neither the installation nor the home folder is writable.
 
-Numba keeps compiled functions beside the source or below the home folder, and raises an error if it may write to neither (an installation
-of another user in a batch job or a container without a home). Then a private folder among the temporary files takes their place.
+Numba caches compiled functions beside the source or below the home folder, and raises an error if neither is writable (an installation of
+another user in a batch job, a container without a home). In that case a private temporary folder is used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MATPLOTLIB_CACHE = "MPLCONFIGDIR"
 
 
 def prepare_numba() -> None:
-    """Give Numba a folder for compiled functions if it would find none; worker processes inherit it.
+    """Set a cache folder for Numba if it would find none; worker processes inherit it.
 
     Call it before Numba is loaded.
     """
@@ -39,7 +39,7 @@ def prepare_numba() -> None:
 
 
 def prepare_matplotlib() -> None:
-    """Give matplotlib a folder for its cache of fonts if it would find none; call it before matplotlib is loaded."""
+    """Set a font cache folder for matplotlib if it would find none; call it before matplotlib is loaded."""
     named = os.environ.get(MATPLOTLIB_CACHE)
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path(os.path.expanduser("~"), ".config"))  # noqa: PTH111 - raises nothing
     places = [Path(named)] if named else [home / "matplotlib", _user_cache() / "matplotlib"]
@@ -52,10 +52,10 @@ def prepare_matplotlib() -> None:
 
 @lru_cache(maxsize=1)
 def private_folder() -> Path | None:
-    """Return a folder among the temporary files that only this user may enter; None if there is no place for one.
+    """Return a private folder among the temporary files; None if it cannot be created.
 
-    It is the same for all processes of a user, unless somebody else has made one of its name: then it is a new one, which ends with this
-    process.
+    All processes of a user share it, unless another user owns a folder of that name: then a new one is created and removed when the
+    process ends.
     """
     try:
         folder = Path(tempfile.gettempdir(), f"permil-{os.geteuid()}")
@@ -81,14 +81,14 @@ def _user_cache() -> Path:
 
 
 def _is_package_writable() -> bool:
-    """Return whether files may be made beside all sources: a look at permissions, less than 1 ms."""
+    """Return whether files may be created beside all sources, from permissions alone (less than 1 ms)."""
     folders = [path.parent for path in _PACKAGE.rglob("__init__.py")]
     caches = [folder / "__pycache__" for folder in folders]
     return all(os.access(cache if cache.exists() else cache.parent, os.W_OK | os.X_OK) for cache in caches)
 
 
 def _is_usable(folder: Path) -> bool:
-    """Return whether a folder is there or can be made, and files in it."""
+    """Return whether a folder exists or can be created, and is writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

@@ -236,7 +236,7 @@ def test_units_and_kinds_of_arrays(maps: tuple[np.ndarray, np.ndarray], change) 
         ({"a": COLUMN + 1j}, "a does not hold real numbers"),
         ({"a": COLUMN.astype(str)}, "a does not hold real numbers"),
         ({"x": COLUMN * u.mm, "y": ROW * u.pixel}, "y is given in pix"),
-        ({"a": [[1.0, 2.0], [3.0]]}, "a cannot be made an array"),
+        ({"a": [[1.0, 2.0], [3.0]]}, "a cannot be converted to an array"),
         (
             {"x": np.where((ROW == 3) & (COLUMN == 4), 1e7, COLUMN)},
             r"1 points lie more than 300 times farther out .* \(1e\+07, 3\)",

@@ -43,7 +43,7 @@ def test_damaged_pixels_and_odd_files_in_a_run(permil: Permil, spoiled: Path) ->
     told = [line for line in messages.splitlines() if "warning: " in line]
     assert [bias.name in line and f"superbias of {DETECTOR}" in line for line in messages.splitlines()].count(True) == 1
     assert [edited.name in line and "header was changed" in line for line in told].count(True) == 1
-    assert [longer.name in line and "512 bytes behind the last HDU" in line for line in told].count(True) == 1
+    assert [longer.name in line and "512 bytes after the last HDU" in line for line in told].count(True) == 1
     assert fits.getheader(folder.superbias(DETECTOR))["NFRAMES"] == len(others)
     assert scan.name in messages
     assert np.isnan(read_table(folder.beam_nodes("red"))["signal"]).sum() == 1

@@ -378,7 +378,7 @@ def test_signals_of_another_run_are_refused(copy: RunFolder, bin8: Camera) -> No
 
 
 def test_no_such_solution(tmp_path: Path, bin8: Camera) -> None:
-    with pytest.raises(InputError, match="there is no such joint solution"):
+    with pytest.raises(InputError, match="the joint solution does not exist"):
         read_solution(RunFolder(tmp_path), bin8, "red")
 
 

@@ -163,7 +163,7 @@ def test_exposures_without_a_grid_are_left_out(tmp_path, cutout):
 
 
 def test_bad_input(tmp_path, cutout):
-    with pytest.raises(InputError, match=r"absent.*no such catalog"):
+    with pytest.raises(InputError, match=r"absent.*catalog does not exist"):
         run_spots(OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "absent")]}), Config(), cutout, RunFolder(tmp_path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no catalogs"):

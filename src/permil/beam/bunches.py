@@ -16,7 +16,7 @@ from permil.config import Config
 from permil.config.isr import IsrConfig
 from permil.errors import PermilError
 from permil.exposures import Checksums, RawFile
-from permil.exposures.some_rows import read_rows
+from permil.exposures.segment_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
 from permil.isr.calibrate import calibration_fingerprint
 from permil.isr.calibration import Calibration, Superbias

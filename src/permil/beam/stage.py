@@ -35,7 +35,7 @@ from permil.products import (
     write_table,
     writing,
 )
-from permil.products.sensors import card_of
+from permil.products.sensor_identity import card_of
 from permil.progress import StageReport, parallel_map
 
 _EXPOSURES_PER_TASK = 4

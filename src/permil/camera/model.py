@@ -1,4 +1,4 @@
-"""Camera, detectors and amplifiers: plain immutable facts."""
+"""Camera, detectors and amplifiers: immutable descriptions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from permil.camera.names import detector_key, keys_of
+from permil.camera.detector_names import detector_key, keys_of
 from permil.errors import CameraError
 
 
 @dataclass(frozen=True)
 class Amplifier:
-    """One amplifier: its segment in the raw file and its place in the detector.
+    """One amplifier: its segment in the raw file and its position in the detector.
 
     ``x_min`` and ``y_min`` are the first column and row in the DM pixel frame of the detector (0-based); the flips turn the
     trimmed raw segment into that frame. Gain is in electrons per adu, read noise and saturation in electrons (nominal values).
@@ -81,7 +81,7 @@ class Amplifier:
 
     @property
     def detsec(self) -> str:
-        """DETSEC card as raw headers write it: the mirror image in y of the DM pixel frame, reversed limits for a mirror."""
+        """DETSEC card as in raw headers: mirrored in y from the DM pixel frame, with reversed limits for flipped axes."""
         first_x, last_x = self.x_min + 1, self.x_min + self.nx
         ny_detector = self.detector_shape[0]
         low_y, high_y = ny_detector - self.y_min - self.ny + 1, ny_detector - self.y_min
@@ -92,7 +92,7 @@ class Amplifier:
 
 @dataclass(frozen=True)
 class Detector:
-    """One sensor: its place in the focal plane and its amplifiers.
+    """One sensor: its position in the focal plane and its amplifiers.
 
     ``centre_dvcs`` is the DVCS position (mm) of ``reference_pixel`` (x, y; 0-based, pixel centres at integers).
     """
@@ -130,7 +130,7 @@ class Detector:
         return self.ny, self.nx
 
     def is_called(self, label: Any) -> bool:
-        """Return whether a label means this detector: its name, number or serial number in any spelling."""
+        """Return whether a label is the name, number or serial number of this detector, in any spelling."""
         return label == self.name or detector_key(label) in keys_of(self.name, self.id, self.serial)
 
     @property
@@ -139,7 +139,7 @@ class Detector:
         return (self.nx - 1) / 2, (self.ny - 1) / 2
 
     def amplifier(self, key: str | int) -> Amplifier:
-        """Return the amplifier of a name (``C14``), an extension name (``Segment14``) or an eotest number (5).
+        """Return the amplifier with a name (``C14``), an extension name (``Segment14``) or an eotest number (5).
 
         Raises
         ------
@@ -211,7 +211,7 @@ class Camera:
         return detector
 
     def find(self, label: Any) -> Detector | None:
-        """Return the detector that a label means (see `permil.camera.names`); None where it is none of this camera."""
+        """Return the detector with a label (see `permil.camera.detector_names`), None if this camera has none."""
         if isinstance(label, str) and label in self.detectors:
             return self.detectors[label]
         name = self._names_by_key.get(detector_key(label))
@@ -240,7 +240,7 @@ class Camera:
         return np.array(names), np.array(bounds)
 
     def detector_at(self, x_ccs: ArrayLike, y_ccs: ArrayLike) -> NDArray[np.str_]:
-        """Return the name of the detector that holds each CCS point, ``""`` where none does.
+        """Return the name of the detector that holds each CCS point, ``""`` if none does.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The names of everything in a run's folder."""
+"""Paths of all products in the folder of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of the products of one run below ``root``; nothing here touches the disk."""
+    """Paths of the products of one run below ``root``; the disk is not accessed."""
 
     root: Path
 
@@ -34,22 +34,22 @@ class RunFolder:
 
     @property
     def stages(self) -> Path:
-        """What each stage of the last run did and how long it took."""
+        """Work and duration of each stage of the last run."""
         return self.root / "stages.ecsv"
 
     @property
     def performance(self) -> Path:
-        """What the tasks of each stage cost: time, bytes read, memory."""
+        """Cost of the tasks of each stage: time, bytes read, memory."""
         return self.root / "performance.ecsv"
 
     @property
     def comparison(self) -> Path:
-        """Recovered over true; only after a demonstration."""
+        """Recovered over true flat; only after a demonstration."""
         return self.root / "comparison.ecsv"
 
     @property
     def state(self) -> Path:
-        """What each stage was made from, so that stages that are up to date are skipped."""
+        """Fingerprints of all stages, so that current stages are skipped."""
         return self.root / ".state"
 
     def superbias(self, detector: str) -> Path:
@@ -58,7 +58,7 @@ class RunFolder:
 
     @property
     def gains(self) -> Path:
-        """Gains that were used."""
+        """Gains in use."""
         return self.root / "calib" / "gains.ecsv"
 
     def beam(self, led: str) -> Path:
@@ -66,7 +66,7 @@ class RunFolder:
         return self.root / "beam" / f"{led}.fits"
 
     def beam_nodes(self, led: str) -> Path:
-        """What the beam model of one LED was fitted to."""
+        """Measurements to which the beam model of one LED was fitted."""
         return self.root / "beam" / f"{led}_nodes.ecsv"
 
     def flat(self, led: str, detector: str) -> Path:
@@ -90,12 +90,12 @@ class RunFolder:
         return self.root / "flat" / led / "focal_plane.fits"
 
     def metrics(self, led: str) -> Path:
-        """Figures of the flat per detector and amplifier."""
+        """Quality metrics of the flat per detector and amplifier."""
         return self.root / "flat" / led / "metrics.ecsv"
 
     @property
     def report(self) -> Path:
-        """What a person opens."""
+        """Start page of the report."""
         return self.root / "report" / "index.html"
 
     @property

@@ -8,8 +8,8 @@ from pathlib import Path
 from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import InputError
-from permil.exposures.record import Exposure, read_exposure
-from permil.exposures.sums import Checksums
+from permil.exposures.checksums import Checksums
+from permil.exposures.exposure import Exposure, read_exposure
 from permil.isr import Calibration
 from permil.isr.stage import reduce_file
 from permil.spots.errors import SpotError

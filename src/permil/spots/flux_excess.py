@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 
-from permil.excess import root_of_variance
+from permil.excess_scatter import root_of_variance
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

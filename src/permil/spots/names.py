@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from permil.exposures.names import parse_file_name
+from permil.exposures.file_names import parse_file_name
 
 _EXPOSURE = re.compile(r"[A-Z]{2}_[A-Z]_\d{8}_\d{6}")
 _DETECTOR = re.compile(r"(?<![A-Z])(R\d\d)[_-]?(S[\dGW]\d)(?!\d)", re.IGNORECASE)

@@ -31,7 +31,7 @@ class Quantity:
     limit
         Key of its specification in the section ``report``, "" where there is none.
     beyond_noise
-        Whether it is the root of a difference of variances (`permil.excess`); its verdict is that of the difference.
+        Whether it is the root of a difference of variances (`permil.excess_scatter`); its verdict is that of the difference.
     """
 
     name: str

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from permil.canvas import own_settings
+from permil.plotting import own_settings
 
 DIVERGING = "RdBu_r"
 SEQUENTIAL = "viridis"

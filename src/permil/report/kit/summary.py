@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.table import Table
 
-from permil.excess import variance_of_root
+from permil.excess_scatter import variance_of_root
 from permil.report.kit.quantities import FLAT_METRICS, QUANTITIES
 
 if TYPE_CHECKING:

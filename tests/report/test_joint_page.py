@@ -129,7 +129,7 @@ def test_the_frame_of_the_largest_pattern_is_named(copy: RunFolder, bin8: Camera
     with_pattern(copy, sign=1.0)
     shorts = [caution.phrase for caution in cautions(read_joint(copy, bin8, "red"))]
     assert "a pattern moves against the projector" in shorts
-    assert not {"structure of the beam left over", "the response changed"} & set(shorts)
+    assert not {"residual structure of the beam", "the response changed"} & set(shorts)
 
 
 def test_a_change_of_the_response_is_found_where_it_is(copy: RunFolder, bin8: Camera) -> None:
@@ -358,7 +358,7 @@ def other_shape(path: Path) -> None:
         (without_column, "column shift_x_err_mm of EXPOSURES missing"),
         (without_modes, "MODES_R22_S11"),
         (without_card, "card REDCHI2 missing"),
-        (other_shape, "do not belong together"),
+        (other_shape, "have inconsistent shapes"),
     ],
 )
 def test_a_damaged_solution_is_one_clear_sentence(copy: RunFolder, bin8: Camera, damage, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -391,7 +391,7 @@ def test_positions_that_were_taken_as_recorded_are_doubted(copy: RunFolder, bin8
         hdus.writeto(copy.joint("red"), overwrite=True)
     found = {caution.phrase: caution.sentence for caution in cautions(read_solution(copy, bin8, "red"))}
     # 50 um along one of two axes, rms over both.
-    assert "projector 35 µm" in found["positions are not as recorded"]
+    assert "projector 35 µm" in found["positions differ from the recorded ones"]
 
 
 def test_a_reflection_that_was_fitted_is_drawn(copy: RunFolder, bin8: Camera) -> None:

@@ -1,4 +1,4 @@
-"""The pages that compare stars with flats and their section of the index page: dependencies, and how they are made."""
+"""The pages that compare stars with flats and their section of the index page: dependencies and content."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ _ARROW_SHARE = 0.7
 
 
 def robust_limits(*images: NDArray[np.floating], percent: float = 1.0) -> tuple[float, float]:
-    """Return colour limits that leave ``percent`` of the finite pixels of all images on either side."""
+    """Return colour limits that exclude ``percent`` of the finite pixels of all images on either side."""
     levels = np.concatenate([image[np.isfinite(image)].ravel() for image in images]) if images else np.array([])
     if levels.size == 0:
         return 0.0, 1.0

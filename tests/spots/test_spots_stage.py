@@ -127,7 +127,7 @@ def test_calibration_is_applied_to_other_exposures(run, tmp_path, cutout):
     assert fits.getheader(SpotsFolder(tmp_path / "out").throughput("R22_S11", "red"))["CALIB"] == calibration.name
     elsewhere = [replace(entry, detector="R02_S02") for entry in others]
     update["catalogs"] = [str(_write(tmp_path / "elsewhere", elsewhere))]
-    with pytest.raises(SpotError, match="the calibration is of detector R22_S11, the exposures are of R02_S02"):
+    with pytest.raises(SpotError, match="the calibration is of detector R22_S11, but the exposures are of R02_S02"):
         run_spots(options.model_copy(update=update), Config(), cutout, RunFolder(tmp_path / "other"))
 
 
@@ -173,7 +173,7 @@ def test_bad_input(tmp_path, cutout):
     catalogs = draw_campaign(np.random.default_rng(5), exposures=3).catalogs
     nameless = [replace(entry, detector="") for entry in catalogs]
     _write(tmp_path / "nameless", nameless)
-    with pytest.raises(SpotError, match="do not say of which detector"):
+    with pytest.raises(SpotError, match="do not identify their detector"):
         run_spots(
             OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "nameless")]}), Config(), cutout, RunFolder(tmp_path / "a")
         )
@@ -194,5 +194,7 @@ def test_named_detector_without_exposures_is_not_ignored(tmp_path):
         select=lambda **_: Table({"detector": ["R22_S11", "R22_S11"], "path": ["a", "b"], "obsid": ["1", "2"]})
     )
     options = SpotsConfig(detectors=["R22_S11", "R22_S12"])
-    with pytest.raises(InputError, match=r"no spot exposures \(IMGTYPE SPOT\) of R22_S12; detectors that have some: R22_S11"):
+    with pytest.raises(
+        InputError, match=r"no spot exposures \(IMGTYPE SPOT\) of R22_S12; detectors with spot exposures: R22_S11"
+    ):
         measured_catalogs(options, Config(), RunFolder(tmp_path), index, 1, StageReport("spots"))

@@ -141,11 +141,11 @@ def test_account_for_people(maps: tuple[np.ndarray, np.ndarray]) -> None:
     text = str(result)
     assert f"r = {result.r:+.3f}" in text
     assert "400 values" in text
-    assert f"worth {result.n_eff:.0f} independent" in text
+    assert f"equivalent to {result.n_eff:.0f} independent" in text
     assert "without measurement errors" in text
     for method in METHODS:
         assert method in text
-    assert "No p-value: the maps change so slowly" in str(correlate(ROW**2, COLUMN + ROW, COLUMN, ROW, methods=()))
+    assert "No p-value: the maps vary so slowly" in str(correlate(ROW**2, COLUMN + ROW, COLUMN, ROW, methods=()))
 
 
 def test_figure_and_row(maps: tuple[np.ndarray, np.ndarray]) -> None:
@@ -260,7 +260,7 @@ def test_points_given_twice_count_once(maps: tuple[np.ndarray, np.ndarray], copi
     again = correlate(*(np.tile(column, copies)[order] for column in columns), methods=())
     assert (again.r, again.r_err, again.p_value, again.n) == (once.r, once.r_err, once.p_value, 400)
     assert again.n_repeated == 400 * (copies - 1)
-    assert f"{again.n_repeated} more are repeated and count once" in str(again)
+    assert f"{again.n_repeated} more are duplicates and count once" in str(again)
     part = correlate(*(np.append(column, column[:30]) for column in columns), methods=())
     assert (part.r, part.n_repeated) == (once.r, 30)
 
@@ -314,8 +314,8 @@ def test_a_jackknife_that_does_not_exist_has_a_reason(values: str) -> None:
     b = a if values == "both one value" else np.random.default_rng(0).standard_normal((20, 20))
     result = correlate(a, b, COLUMN, ROW, a_err=0.01, methods=("block_jackknife",))
     assert np.isfinite(result.r_err)
-    assert "one part of the field" in result.figures("block_jackknife").note
-    assert "one part of the field" in str(result.corrected.r)
+    assert "one block contains the whole variance" in result.figures("block_jackknife").note
+    assert "one block contains the whole variance" in str(result.corrected.r)
 
 
 def test_extreme_values_are_standardised_without_overflow(maps: tuple[np.ndarray, np.ndarray]) -> None:

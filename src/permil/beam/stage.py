@@ -1,4 +1,4 @@
-"""The stage `beam`: scan exposures to nodes (resumable), nodes to a model per LED."""
+"""The stage `beam`: measurement of nodes from scan exposures (resumable), and one model per LED."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.beam.bunches import box_signals, shared_box_calibration
-from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
+from permil.beam.model_file import model_from_hdus, model_to_hdus
 from permil.beam.nodes import nodes_from_table
 from permil.camera import Camera, ReferenceBox, shared_camera
 from permil.camera.frames import box_in_detector, detector_to_ccs
@@ -41,12 +41,12 @@ from permil.progress import StageReport, parallel_map
 _EXPOSURES_PER_TASK = 4
 _SATURATED_FRACTION = 0.005
 _NODE_KEYS = ("obsid", "detector", "amp", "row", "column", "box")
-"""What tells nodes apart."""
+"""Columns that identify a node."""
 
 
 @dataclass(frozen=True)
 class _Bunch:
-    """A bunch of pixels that watches the beam."""
+    """A bunch of pixels that measures the beam."""
 
     detector: str
     amp: str
@@ -59,7 +59,7 @@ class _Bunch:
 
 @dataclass(frozen=True)
 class _NodeTask:
-    """Some scan exposures of one detector, and the journal to which their nodes go."""
+    """Some scan exposures of one detector, and the journal of their nodes."""
 
     config: Config
     root: Path
@@ -69,12 +69,12 @@ class _NodeTask:
 
 
 def reference_bunches(config: Config, camera: Camera) -> list[_Bunch]:
-    """Return the bunches of the configuration, or the camera's own one, with their places.
+    """Return the bunches of the configuration, or that of the camera, with their positions.
 
     Raises
     ------
     CameraError
-        If a detector or amplifier does not exist or a box leaves its segment.
+        If a detector or amplifier does not exist, or a box extends beyond its segment.
     """
     references = config.beam.reference or [ReferenceConfig(**asdict(camera.reference))]
     bunches = []
@@ -98,12 +98,12 @@ def beam_fingerprint(config: Config, folder: RunFolder, scan: Table, bunches: li
 
 
 def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *, workers: int) -> StageReport:
-    """Measure the nodes and fit the beam of each LED that was scanned.
+    """Measure the nodes and fit the beam of each scanned LED.
 
     Raises
     ------
     BeamError
-        If no LED was scanned, the scan did not read a reference detector, or the nodes of no LED make a model.
+        If no LED was scanned, the scan did not read a reference detector, or no LED has enough nodes for a model.
     """
     report = StageReport("beam")
     bunches = reference_bunches(config, camera)
@@ -111,7 +111,7 @@ def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *
     leds = [led for led in index.leds if led in set(scan["led"]) and (not config.beam.leds or led in config.beam.leds)]
     missing = [led for led in config.beam.leds if led not in leds]
     if missing or not leds:
-        what = f"LED {', '.join(missing)} was not scanned" if missing else "there is no beam scan among the exposures"
+        what = f"LED {', '.join(missing)} was not scanned" if missing else "the exposures contain no beam scan"
         raise BeamError(
             what,
             path=config.exposures.roots[0] if config.exposures.roots else None,
@@ -129,7 +129,7 @@ def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *
     report.skipped += len(tasks) - len(waiting)
     for task, result in zip(waiting, results, strict=True):
         if isinstance(result, PermilError):
-            # A model of an earlier run must not be taken for that of these nodes.
+            # A model of an earlier run must not be mistaken for that of these nodes.
             folder.beam(task.led).unlink(missing_ok=True)
             report.messages.append(f"LED {task.led} is left out: {result}")
         else:
@@ -138,7 +138,7 @@ def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *
 
 
 def _attempt_model(task: _ModelTask) -> str | PermilError:
-    """Fit the model of one LED; return what a person should know of it, or why its nodes make none."""
+    """Fit the model of one LED; return its summary, or the error if it cannot be fitted."""
     try:
         return _fit_model(task)
     except (BeamError, InputError, PhotodiodeError) as error:
@@ -147,7 +147,7 @@ def _attempt_model(task: _ModelTask) -> str | PermilError:
 
 @dataclass(frozen=True)
 class _ModelTask:
-    """The beam model of one LED, to be fitted to the nodes that are in the folder."""
+    """The beam model of one LED, fitted to the nodes in the folder."""
 
     config: Config
     root: Path
@@ -165,7 +165,7 @@ def _nodes_of_led(
     if unread:
         raise BeamError(
             f"the scan of LED {led} did not read the reference detector {', '.join(unread)}",
-            remedy="name a detector of the scan in beam.reference",
+            remedy="give a detector of the scan in beam.reference",
             led=led,
         )
     require_one_kind(scan)
@@ -181,7 +181,7 @@ def _nodes_of_led(
 
 
 def _fit_model(task: _ModelTask) -> str:
-    """Fit and write the model of one LED; return what a person should know of it."""
+    """Fit and write the model of one LED; return its summary."""
     folder = RunFolder(task.root)
     path = folder.beam_nodes(task.led)
     try:
@@ -207,7 +207,7 @@ def _missing_nodes(table: Table) -> list[str]:
 def _usable_nodes(table: Table, config: Config) -> Any:
     if len(table) and all(table["note"]):
         raise BeamError(
-            f"none of {len(table)} nodes could be measured; {_missing_nodes(table)[0]}", remedy="mend the cause, and run again"
+            f"none of {len(table)} nodes could be measured; {_missing_nodes(table)[0]}", remedy="correct the cause and run again"
         )
     if config.isr.photodiode == "none":
         table = table.copy()
@@ -229,7 +229,7 @@ def _measure(
     *,
     workers: int,
 ) -> Table:
-    """Measure all nodes of one LED; what an interrupted run has measured is taken from its journal."""
+    """Measure all nodes of one LED; nodes of an interrupted run are taken from its journal."""
     journal = make_folder(folder.state) / f"nodes_{led}.jsonl"
     found = _read_journal(journal, nodes_print)
     if not found:
@@ -263,13 +263,13 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_journal(journal: Path, expected: str) -> list[dict[str, Any]]:
-    """Return the nodes of a journal that was begun for just this measurement; lines that are cut short do not count."""
+    """Return the nodes of a journal of the same measurement; incomplete lines are ignored."""
     if not journal.is_file():
         return []
     first, *lines = journal.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     if _parsed(first) != {"fingerprint": expected}:
         return []
-    # A task whose worker died after its line was written ran again: what it measured twice is one node.
+    # A task is repeated if its worker died after writing its line: duplicate nodes are merged.
     entries = [entry for line in lines if isinstance(entry := _parsed(line), list)]
     return list({tuple(record[name] for name in _NODE_KEYS): record for entry in entries for record in entry}.values())
 
@@ -282,14 +282,14 @@ def _parsed(line: str) -> Any:
 
 
 def _measure_nodes(task: _NodeTask) -> list[dict[str, Any]]:
-    """Measure the bunches of some exposures and note them in the journal."""
+    """Measure the bunches of some exposures and append them to the journal."""
     camera = shared_camera(task.config.camera)
     boxes = tuple(ReferenceBox(bunch.detector, bunch.amp, bunch.row, bunch.column, bunch.box) for bunch in task.bunches)
     calibration = shared_box_calibration(task.config, RunFolder(task.root), boxes)
     records = []
     for row in task.rows:
         records += _nodes_of_exposure(row, task.bunches, boxes, calibration, camera, task.config)
-    # One short write per task: lines of different workers do not mix. Each begins with the end of the line before, which may be cut.
+    # One short write per task, so that lines of workers do not mix. Each starts with a newline, since the line before may be incomplete.
     with writing(task.journal), task.journal.open("a", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps(records))
     return records
@@ -307,12 +307,12 @@ def _nodes_of_exposure(
     try:
         signals = box_signals(row["path"], boxes, camera, calibration, config.isr, checksums=config.exposures.checksums)
     except InputError as error:
-        # One damaged file of a scan is a missing node, not the end of the run.
+        # A damaged file of a scan is a missing node and does not stop the run.
         note = f"{error.path}: {error.what}"
         signals = [BoxSignal(np.nan, np.nan, 0, 0, 0, np.nan) for _ in boxes]
     records = []
     for bunch, box in zip(bunches, signals, strict=True):
-        # Saturated light pulls the mean of the bunch, so that the node says nothing; the track of a cosmic ray does not.
+        # Saturation biases the mean of the bunch and invalidates the node; the track of a cosmic ray does not.
         saturated = box.saturated > _SATURATED_FRACTION * bunch.box**2
         records.append(
             {
@@ -345,12 +345,12 @@ def load_beam(path: Path, *, led: str = "") -> BeamModel:
     Parameters
     ----------
     led
-        LED that it must be of, where the file says so.
+        Expected LED, checked if the file names one.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, no beam model, or that of another LED.
+        If the file is missing, damaged, not a beam model, or of another LED.
     """
     model = model_from_hdus(path)
     found = card_of(fits.getheader(path, 0), "LED") if led else None
@@ -358,7 +358,7 @@ def load_beam(path: Path, *, led: str = "") -> BeamModel:
         raise InputError(
             f"this is the beam of LED {found}, not of {led}",
             path=path,
-            remedy="fit the beam of this LED again, or name another LED in flat.beam_of",
+            remedy="fit the beam of this LED again, or choose another LED with flat.beam_of",
             value=str(found),
             expected=led,
         )

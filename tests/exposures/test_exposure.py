@@ -148,8 +148,8 @@ def test_only_the_first_blocks_are_read(write_primary: RawWriter, lsstcam: Camer
         ({"CCOBLED": "green"}, "unknown LED 'green'; known LEDs are uv, blue, red, nm750, nm850, nm960"),
         ({"CCOBLED": None}, "without the name of its LED"),
         ({"RAFTBAY": "R99"}, "camera lsstcam has no detector 'R99_S11'"),
-        ({"RAFTBAY": None}, "says which detector it is (the header says S11)"),
-        ({"CCDSLOT": None}, "says which detector it is (the header says R22)"),
+        ({"RAFTBAY": None}, "identifies the detector (the header says S11)"),
+        ({"CCDSLOT": None}, "identifies the detector (the header says R22)"),
         ({"CCDSLOT": "S33"}, "camera lsstcam has no detector 'R22_S33'"),
         ({"RAFTBAY": None, "CCDSLOT": None}, "says which detector"),
         ({"LSST_NUM": "ITL-3800C-001"}, "sensor of ITL, but R22_S11 of camera lsstcam is a sensor of E2V"),
@@ -212,7 +212,7 @@ def test_statements_about_the_detector(write_primary: RawWriter, lsstcam: Camera
         ("22_CCOB_red_0.012A_0.06s_X300_Y192_0000_20171215013413.fits", {}, "header says detector R22_S11, the file name S22"),
         ("30191028000001-R22-S11-det095.fits", {}, "header says detector R22_S11, the number in the file name R22_S12"),
         ("exposure.fits", {"RAFTBAY": "R22", "CCDSLOT": "R21_S11"}, "has no detector 'R22_R21_S11'"),
-        (RAFT_NAME, NO_PLACE, "says which detector it is .the file name says S11."),
+        (RAFT_NAME, NO_PLACE, "identifies the detector .the file name says S11."),
     ],
 )
 def test_statements_that_exclude_each_other(

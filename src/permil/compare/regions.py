@@ -34,7 +34,7 @@ class Region(IntEnum):
 
     @property
     def title(self) -> str:
-        """Name in words."""
+        """Name for tables and messages."""
         return self.name.lower().replace("_", " ")
 
 

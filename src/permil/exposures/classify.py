@@ -230,8 +230,8 @@ def _scan_units(units: list[_Unit], lattice: Lattice) -> list[_Unit]:
         for unit in units
         if (unit.run, unit.job) in taking_part and len(unit.exposures) <= _MAX_IMAGES_OF_NODE and unit.detectors <= read
     ]
-    beside = Counter((unit.run, unit.job) for unit in eligible if unit.site not in continued)
-    return [unit for unit in eligible if unit.site in continued or beside[unit.run, unit.job] <= _MAX_STRAGGLERS]
+    off_grid = Counter((unit.run, unit.job) for unit in eligible if unit.site not in continued)
+    return [unit for unit in eligible if unit.site in continued or off_grid[unit.run, unit.job] <= _MAX_STRAGGLERS]
 
 
 def _position_ids(listed: CcobExposures, purpose: NDArray[np.str_], tolerance_mm: float) -> NDArray[np.int64]:

@@ -233,8 +233,8 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
         "folder": folder.led if folder else "",
         "file name": named.led,
     }
-    said = {source: known.get(led.lower(), led) for source, led in written.items() if led}
-    led = next(iter(said.values()), "")
+    stated = {source: known.get(led.lower(), led) for source, led in written.items() if led}
+    led = next(iter(stated.values()), "")
     if led not in leds:
         raise InputError(
             f"unknown LED {led!r}" if led else "a CCOB exposure without the name of its LED",
@@ -243,10 +243,10 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
             value=led,
             allowed=tuple(leds),
         )
-    for source, other in said.items():
+    for source, other in stated.items():
         if other != led:
             raise InputError(
-                f"the {next(iter(said))} names the LED {led}, the {source} {other}",
+                f"the {next(iter(stated))} names the LED {led}, the {source} {other}",
                 path=path,
                 remedy="move the file to the right folder or rename the folder",
                 value=led,
@@ -269,12 +269,12 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
 def _contradictions(cards: Cards, entries: Mapping[str, Any], named: FileName, folder: CcobFolder | None) -> list[str]:
     """Return contradictions between cards, file name and folder that do not exclude the file."""
     notes = []
-    said, in_header = parse_obsid(entries["obsid"]), cards.text("OBSID")
+    by_obsid, in_header = parse_obsid(entries["obsid"]), cards.text("OBSID")
     by_name = parse_obsid(named.obsid)
     by_cards = (entries["day_obs"], entries["seqnum"])
     if in_header and by_name and parse_obsid(in_header) != by_name:
         notes.append(f"the header says exposure {in_header[:40]}, the file name {named.obsid}")
-    elif said and by_cards[0] and by_cards[1] >= 0 and said != by_cards:
+    elif by_obsid and by_cards[0] and by_cards[1] >= 0 and by_obsid != by_cards:
         notes.append(f"OBSID {entries['obsid']} contradicts DAYOBS {by_cards[0]} and SEQNUM {by_cards[1]}")
     if folder and entries["test_seqnum"] != folder.sequence:
         notes.append(f"TSEQNUM is {entries['test_seqnum']}, the folder's number {folder.sequence}")
@@ -346,9 +346,9 @@ def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detecto
     if len(names) != 1:
         names = _by_serial_numbers(names, serial, cards.text("RAFTNAME"), camera)
     if len(names) != 1:
-        said = " and ".join(f"{statement.source} says {statement.label}" for statement in statements)
+        stated = " and ".join(f"{statement.source} says {statement.label}" for statement in statements)
         raise InputError(
-            "neither header nor file name says which detector it is" + (f" ({said})" if said else ""),
+            "neither header nor file name identifies the detector" + (f" ({stated})" if stated else ""),
             path=path,
             remedy=f"give a raw file of camera {camera.name}",
             value=serial,

@@ -62,7 +62,7 @@ _BIAS_FOLDER = re.compile(r"^bias_bias(_.*)?$", re.IGNORECASE)
 _OBSID_FOLDER = re.compile(r"^[A-Z]{2}_[A-Z]_\d{8}_\d{6}$")
 _OBSID = re.compile(r"^[A-Z]{2}_(?P<controller>[A-Z])_(?P<day>\d{8})_(?P<sequence>\d{6})$")
 # Parts of a name that identify a detector within an exposure.
-_DETECTOR_WORDS = re.compile(rf"(?<![A-Za-z0-9])(?:{_BAY}[_-]?{_SLOT}|{_BAY}|{_SLOT}|det\d{{1,3}})(?![A-Za-z0-9])", re.IGNORECASE)
+_DETECTOR_PARTS = re.compile(rf"(?<![A-Za-z0-9])(?:{_BAY}[_-]?{_SLOT}|{_BAY}|{_SLOT}|det\d{{1,3}})(?![A-Za-z0-9])", re.IGNORECASE)
 # obs_lsst numbers the controllers from 2 on, so that the first digit of the year carries them.
 _CONTROLLERS = "OCHPQS"
 
@@ -187,8 +187,8 @@ def parse_obsid(obsid: str) -> tuple[str, int] | None:
 def exposure_name(path: PurePath) -> str:
     """Return a name of the exposure from file and folder names alone, the same for all its detectors if possible."""
     stem = _FITS_NAME.sub("", path.name)
-    words = [_DETECTOR_WORDS.sub("", part).strip(" _-.") for part in (*path.parts[-3:-1], stem)]
-    return "/".join(word for word in words if word) or stem
+    parts = [_DETECTOR_PARTS.sub("", part).strip(" _-.") for part in (*path.parts[-3:-1], stem)]
+    return "/".join(part for part in parts if part) or stem
 
 
 def parse_ccob_folder(name: str) -> CcobFolder | None:

@@ -126,7 +126,7 @@ def read_any_image(
         image = _image(chosen)
         bits = _Masks(image, dict(planes or {}), hdus[0].header, path)
         used = bits.add(others, chosen)
-        variance, sources, said = _variance(others, chosen, bits.mask, path)
+        variance, sources, on_variance = _variance(others, chosen, bits.mask, path)
         used += [plane for plane in sources if plane not in used]
         if used and [plane.name for plane in (chosen, *used)] != ["IMAGE", "MASK", "VARIANCE"]:
             remarks.append(f"read {chosen} with {', '.join(map(str, used))}")
@@ -137,7 +137,7 @@ def read_any_image(
             header=hdus[0].header.copy(),
             image_header=chosen.header.copy(),
             planes=bits.planes,
-            remarks=(*remarks, *bits.remarks, *said),
+            remarks=(*remarks, *bits.remarks, *on_variance),
         )
 
 
@@ -373,8 +373,8 @@ def _variance(
             variance = np.where(variance > 0, np.square(variance, dtype=np.float64), np.nan)
         elif plane.role == "inverse":
             variance = 1 / variance.astype(np.float64)
-    variance, said = known_variance(variance if factor == 1 else variance * factor, mask)
-    return variance, [plane], said
+    variance, remarks = known_variance(variance if factor == 1 else variance * factor, mask)
+    return variance, [plane], remarks
 
 
 def known_variance(variance: NDArray[np.floating], mask: NDArray[np.integer]) -> tuple[NDArray[np.floating], tuple[str, ...]]:
@@ -386,8 +386,8 @@ def known_variance(variance: NDArray[np.floating], mask: NDArray[np.integer]) ->
     if not known.any():
         return np.zeros(variance.shape, dtype=variance.dtype), ()
     unknown = int(np.count_nonzero(~known & is_usable(mask)))
-    said = (f"the variance of {unknown} usable pixels is unknown",) if unknown else ()
-    return np.where(known, variance, np.nan).astype(variance.dtype), said
+    remarks = (f"the variance of {unknown} usable pixels is unknown",) if unknown else ()
+    return np.where(known, variance, np.nan).astype(variance.dtype), remarks
 
 
 def _unit_factor(plane: _Plane, image: _Plane) -> float | None:

@@ -263,6 +263,6 @@ def _unnamed(values: NDArray[np.unsignedinteger], used: int, path: str | Path | 
             remedy="name its planes (MP_BAD = 0 where bit 0 marks bad pixels), or call the extension GOOD if it marks good ones",
             value=marked,
         )
-    said = [f"the mask names no planes: {marked} pixels whose value is not 0 are set to BAD"]
+    notes = [f"the mask names no planes: {marked} pixels whose value is not 0 are set to BAD"]
     several = (values[values != 0] != values.max()).any()
-    return ({f"BIT{bit}": bit for bit in range(_MOST_BITS) if used >> bit & 1} if several else {}), said
+    return ({f"BIT{bit}": bit for bit in range(_MOST_BITS) if used >> bit & 1} if several else {}), notes

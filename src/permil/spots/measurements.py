@@ -18,7 +18,7 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Measurements:
-    """Measurements of labelled spots; arrays of shape (n,) unless said otherwise.
+    """Measurements of labelled spots; arrays of shape (n,) unless stated otherwise.
 
     Attributes
     ----------

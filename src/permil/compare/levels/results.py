@@ -123,7 +123,7 @@ class LevelSplit:
         reasons = [entry.reason for entry in self.left_out if entry.level == key[0]]
         raise CompareError(
             f"component {key[0]} ({key[1]}) was not determined",
-            remedy="; ".join(reasons) or "these are there: " + ", ".join(f"{c.level} ({c.part})" for c in self.components),
+            remedy="; ".join(reasons) or "determined components: " + ", ".join(f"{c.level} ({c.part})" for c in self.components),
             value=key,
         )
 

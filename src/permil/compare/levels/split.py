@@ -33,7 +33,7 @@ from permil.compare.levels.groups import (
     smooth_terms,
 )
 from permil.compare.levels.results import LevelPair, LevelSplit, PairSplit, VarianceComponent
-from permil.compare.levels.variance_components import Estimate, QuadraticForms
+from permil.compare.levels.variance_components import ComponentFit, QuadraticForms
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -211,7 +211,7 @@ def _separable(
     raise CompareError("the cells do not determine any level", remedy="use more cells, or a lower degree")
 
 
-def _place_components(estimate: Estimate, leds: int) -> FloatArray:
+def _place_components(estimate: ComponentFit, leds: int) -> FloatArray:
     """Return the variance of the smooth function: common to LEDs and specific to them, shape (0 to 2, m, m).
 
     The terms are orthonormal over the cells, so that sums of squares of coefficients are variances over the cells.
@@ -234,7 +234,7 @@ def _place_components(estimate: Estimate, leds: int) -> FloatArray:
     return np.stack([common - specific / leds, specific])
 
 
-def _without_noise(estimate: Estimate, leds: int) -> FloatArray:
+def _without_noise(estimate: ComponentFit, leds: int) -> FloatArray:
     """Return coefficients of the fixed effects, with those of position shrunk to the variance that is not noise."""
     columns = estimate.fixed.shape[1]
     coefficients = estimate.fixed.reshape(leds, -1, columns).copy()

@@ -25,7 +25,7 @@ IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ComponentFit:
     """Estimated components and fixed effects of one fit.
 
     Attributes
@@ -81,7 +81,7 @@ class QuadraticForms:
             return np.inf
         return float(np.linalg.cond(self.coefficients / diagonal / diagonal[:, None]))
 
-    def estimate(self, columns: FloatArray) -> Estimate:
+    def estimate(self, columns: FloatArray) -> ComponentFit:
         """Return components and fixed effects of measurements, shape (n, m)."""
         scaled = self._root[:, None] * columns
         on_basis = self._basis.T @ scaled
@@ -91,7 +91,7 @@ class QuadraticForms:
         for column in range(columns.shape[1]):
             moments[:, column, column] -= self._noise[:, column]
         components = np.linalg.solve(self.coefficients, moments.reshape(len(means), -1)).reshape(moments.shape)
-        return Estimate(components, self._to_fixed @ on_basis, self._fixed_covariance(components))
+        return ComponentFit(components, self._to_fixed @ on_basis, self._fixed_covariance(components))
 
     def draw(self, components: FloatArray, expected: FloatArray, rng: np.random.Generator) -> FloatArray:
         """Return measurements drawn from the model, shape (n, m); negative parts of components are set to 0.

@@ -54,8 +54,8 @@ def show_image(
 
 def colour_bar(figure: Figure, mappable: ScalarMappable, axes: Axes, label: str) -> None:
     """Add a thin colour bar to the right of axes, of the same height."""
-    beside = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
-    bar = figure.colorbar(mappable, cax=beside)
+    bar_axes = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
+    bar = figure.colorbar(mappable, cax=bar_axes)
     bar.set_label(label)
     bar.outline.set_linewidth(0.5)
     bar.ax.tick_params(width=0.5, length=2.5)

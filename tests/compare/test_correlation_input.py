@@ -243,7 +243,7 @@ def test_units_and_kinds_of_arrays(maps: tuple[np.ndarray, np.ndarray], change) 
         ),
         ({"x": COLUMN % 2, "y": ROW % 3}, "only 6 places"),
         ({"x": COLUMN * 1e200, "y": ROW * 1e200}, "in a usual unit"),
-        ({"x": COLUMN.astype(np.int64) + 2**60, "y": ROW.astype(np.int64) + 2**60}, "one place, to the precision"),
+        ({"x": COLUMN.astype(np.int64) + 2**60, "y": ROW.astype(np.int64) + 2**60}, "the same position, to numerical precision"),
     ],
 )
 def test_arrays_that_cannot_be_used(maps: tuple[np.ndarray, np.ndarray], change: dict, told: str) -> None:

@@ -198,7 +198,7 @@ def test_bad_input():
         predict(few(stars, slice(20)), flat)
     with pytest.raises(CompareError, match="constant"):
         predict(stars, replace(flat, excess=np.zeros_like(flat.excess)))
-    with pytest.raises(CompareError, match="outside of the flat"):
+    with pytest.raises(CompareError, match="outside the flat"):
         predict(stars, replace(flat, excess=flat.excess[:200], variance=flat.variance[:200], usable=flat.usable[:200]))
     nowhere = np.zeros_like(flat.usable)
     nowhere[:3, :3] = True

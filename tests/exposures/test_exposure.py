@@ -151,7 +151,7 @@ def test_only_the_first_blocks_are_read(write_primary: RawWriter, lsstcam: Camer
         ({"RAFTBAY": None}, "identifies the detector (the header says S11)"),
         ({"CCDSLOT": None}, "identifies the detector (the header says R22)"),
         ({"CCDSLOT": "S33"}, "camera lsstcam has no detector 'R22_S33'"),
-        ({"RAFTBAY": None, "CCDSLOT": None}, "says which detector"),
+        ({"RAFTBAY": None, "CCDSLOT": None}, "identifies the detector"),
         ({"LSST_NUM": "ITL-3800C-001"}, "sensor of ITL, but R22_S11 of camera lsstcam is a sensor of E2V"),
         ({"CCD_MANU": "ITL"}, "sensor of ITL, but R22_S11 of camera lsstcam is a sensor of E2V"),
     ],

@@ -341,7 +341,7 @@ def test_scan_with_too_few_nodes(permil: Permil, spoiled: Path) -> None:
 
 def test_no_scan_at_all(permil: Permil, spoiled: Path) -> None:
     shutil.rmtree(spoiled / "raw" / "6840D")
-    _refused(permil("run", spoiled / "config.yaml", ONE), "no beam scan among the exposures", "check exposures.roots")
+    _refused(permil("run", spoiled / "config.yaml", ONE), "the exposures contain no beam scan", "check exposures.roots")
 
 
 def test_no_bias(permil: Permil, spoiled: Path) -> None:

@@ -318,7 +318,7 @@ def test_what_is_absent_is_named(run: SyntheticRun, bin8: Camera) -> None:
         "the resolved configuration (run.yaml)",
         "the list of unreadable files",
         "the list of exposures left out",
-        "the time that the stages took",
+        "the times of the stages",
         "LED red: beam model",
         "LED nm960: mosaic of the focal plane",
         "LED red: metrics",

@@ -197,7 +197,7 @@ def test_the_page_of_exposures_at_one_place(pages: dict[str, Page]) -> None:
     assert "sqrt((XX + YY) / 2)" in page.body
     assert "squared length" in page.body
     assert "median of 107 bright spots" in page.body
-    assert "only noise is left" in page.body
+    assert "only noise remains" in page.body
     assert [row[0] for row in page.tables["exposure-table"][1:]] == [f"red{number:03d}" for number in range(12)]
     steps = {row[3].split(" ± ")[0][:4] for row in page.tables["exposure-table"][1:]}
     assert steps <= {"55.0", "54.9"}

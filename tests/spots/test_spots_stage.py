@@ -155,7 +155,7 @@ def test_exposures_without_a_grid_are_left_out(tmp_path, cutout):
     report = run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
     left_out = Table.read(SpotsFolder(tmp_path / "out").left_out, format="ascii.ecsv")
     assert list(left_out["exposure"]) == [stars.exposure]
-    assert "no grid" in left_out["reason"][0]
+    assert "not lie on a grid" in left_out["reason"][0]
     assert "1 exposures left out" in report.messages[-1]
     only = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "in" / f"{stars.exposure}.fits")]})
     with pytest.raises(GridError, match="no exposure has a usable grid"):

@@ -21,8 +21,8 @@ from permil.compare.regions import Region, RegionWidths, region_labels
 from permil.compare.rings.profile import RingProfile, RingZone, radial_profile, ring_zone
 from permil.compare.rings.search import RingSearch, find_rings
 from permil.compare.scales import cell_means
+from permil.compare.stars.flat_at_stars import Reference, RelativeFlat, flat_as_seen, relative_flat
 from permil.compare.stars.kernels import QUANTITIES
-from permil.compare.stars.match import Reference, RelativeFlat, flat_as_seen, relative_flat
 from permil.compare.stars.pairs import CellPairs, Pairs, bin_pairs, pair_up, with_steps
 from permil.compare.stars.response import StarResponse
 
@@ -150,7 +150,8 @@ def compare_stars(
     Raises
     ------
     CompareError
-        If stars or flat cannot be used; see `permil.compare.stars.match.relative_flat` and `permil.compare.hypotheses.fit.predict_bands`.
+        If stars or flat cannot be used; see `permil.compare.stars.flat_at_stars.relative_flat` and
+        `permil.compare.hypotheses.fit.predict_bands`.
     """
     rows, columns = np.indices(detector.shape)
     amplifier = amplifier_at(detector, columns, rows)

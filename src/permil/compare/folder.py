@@ -18,7 +18,7 @@ class CompareFolder:
         return self.root / "compare"
 
     def comparison(self, detector: str, band: str) -> Path:
-        """Comparison of one detector and band."""
+        """Return the path of the comparison of one detector and band."""
         return self.path / ("_".join(part for part in ("compare", detector, band) if part) + ".fits")
 
     @property

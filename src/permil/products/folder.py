@@ -53,7 +53,7 @@ class RunFolder:
         return self.root / ".state"
 
     def superbias(self, detector: str) -> Path:
-        """Superbias of one detector."""
+        """Return the path of the superbias of one detector."""
         return self.root / "calib" / f"superbias_{detector}.fits"
 
     @property
@@ -62,35 +62,35 @@ class RunFolder:
         return self.root / "calib" / "gains.ecsv"
 
     def beam(self, led: str) -> Path:
-        """Beam model of one LED."""
+        """Return the path of the beam model of one LED."""
         return self.root / "beam" / f"{led}.fits"
 
     def beam_nodes(self, led: str) -> Path:
-        """Measurements to which the beam model of one LED was fitted."""
+        """Return the path of the measurements to which the beam model of one LED was fitted."""
         return self.root / "beam" / f"{led}_nodes.ecsv"
 
     def flat(self, led: str, detector: str) -> Path:
-        """Composite-scaled flat of one detector."""
+        """Return the path of the composite-scaled flat of one detector."""
         return self.root / "flat" / led / f"{detector}.fits"
 
     def joint(self, led: str) -> Path:
-        """Joint solution of beam, flat and exposure scales of one LED."""
+        """Return the path of the joint solution of beam, flat and exposure scales of one LED."""
         return self.root / "flat" / led / "joint.fits"
 
     def super_pixels(self, led: str, detector: str) -> Path:
-        """Signals of one detector on super-pixels, which the joint solution is fitted to."""
+        """Return the path of the signals of one detector on super-pixels, which the joint solution is fitted to."""
         return self.root / "flat" / led / ".superpixels" / f"{detector}.fits"
 
     def pointing(self, led: str, detector: str, number: int) -> Path:
-        """Flat of one detector from one pointing."""
+        """Return the path of the flat of one detector from one pointing."""
         return self.root / "flat" / led / "pointings" / f"{detector}_{number}.fits"
 
     def focal_plane(self, led: str) -> Path:
-        """Binned mosaic of the focal plane."""
+        """Return the path of the binned mosaic of the focal plane."""
         return self.root / "flat" / led / "focal_plane.fits"
 
     def metrics(self, led: str) -> Path:
-        """Quality metrics of the flat per detector and amplifier."""
+        """Return the path of the quality metrics of the flat per detector and amplifier."""
         return self.root / "flat" / led / "metrics.ecsv"
 
     @property
@@ -109,9 +109,9 @@ class RunFolder:
         return self.root / "truth"
 
     def truth_flat(self, led: str, detector: str) -> Path:
-        """True flat of one detector."""
+        """Return the path of the true flat of one detector."""
         return self.truth / "flat" / led / f"{detector}.fits"
 
     def truth_beam(self, led: str) -> Path:
-        """True beam of one LED."""
+        """Return the path of the true beam of one LED."""
         return self.truth / "beam" / f"{led}.fits"

@@ -22,23 +22,23 @@ class SpotsFolder:
         return self.root / "spots"
 
     def catalog(self, detector: str, exposure: str) -> Path:
-        """Catalog measured on one exposure."""
+        """Return the path of the catalog measured on one exposure."""
         return self.path / "catalogs" / _file_name(exposure, detector)
 
     def grid(self, detector: str, exposure: str) -> Path:
-        """Labelled catalog of one exposure."""
+        """Return the path of the labelled catalog of one exposure."""
         return self.path / "grids" / _file_name(exposure, detector)
 
     def calibration(self, detector: str, band: str) -> Path:
-        """Calibration of the mask."""
+        """Return the path of the calibration of the mask."""
         return self.path / _file_name("calibration", detector, band)
 
     def residuals(self, detector: str, band: str) -> Path:
-        """Residual of each measurement at its position on the detector."""
+        """Return the path of the residual of each measurement at its position on the detector."""
         return self.path / _file_name("residuals", detector, band)
 
     def throughput(self, detector: str, band: str) -> Path:
-        """Binned maps of the residuals."""
+        """Return the path of the binned maps of the residuals."""
         return self.path / _file_name("throughput", detector, band)
 
     @property

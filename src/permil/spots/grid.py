@@ -89,7 +89,7 @@ def find_grid(
     Raises
     ------
     GridError
-        If there are fewer than nine sources, they lie on no grid or on two of about equal strength, or the grid has more nodes than
+        If there are fewer than nine sources, they do not form a single grid, or the grid has more nodes than
         the mask.
     """
     keep = np.isfinite(x) & np.isfinite(y)

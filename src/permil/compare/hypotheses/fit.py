@@ -26,8 +26,8 @@ from permil.compare.hypotheses.result import result_of
 from permil.compare.hypotheses.structure import FlatSpectrum, flat_spectrum
 from permil.compare.scales import PERIODS, Band, bands_between, halves, split_bands
 from permil.compare.stars.background import typical_pitch
+from permil.compare.stars.flat_at_stars import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.kernels import QUANTITIES
-from permil.compare.stars.match import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.response import StarPlaces, StarResponse, StarTemplates
 
 FloatArray = NDArray[np.float64]

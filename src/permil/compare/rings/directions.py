@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from permil.compare.errors import CompareError
-from permil.compare.rings.cells import CellMap
+from permil.compare.rings.cell_map import CellMap
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

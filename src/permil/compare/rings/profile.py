@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from permil.compare.errors import CompareError
-from permil.compare.rings.cells import CellMap, bin_cells, high_passed
+from permil.compare.rings.cell_map import CellMap, bin_cells, high_passed
 
 FloatArray = NDArray[np.float64]
 

@@ -403,7 +403,7 @@ def test_bytes_behind_the_last_hdu_are_a_remark(tmp_path, more):
     (tmp_path / "longer.fits").write_bytes(good.read_bytes() + more)
     found, expected = (read_catalog(tmp_path / name) for name in ("longer.fits", "good.fits"))
     np.testing.assert_array_equal(found.x, expected.x)
-    assert any("behind the last HDU" in remark for remark in found.remarks)
+    assert any("after the last HDU" in remark for remark in found.remarks)
 
 
 def test_changed_data_are_told_by_their_sum(tmp_path):

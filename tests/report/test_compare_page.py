@@ -244,7 +244,9 @@ def test_a_damaged_or_missing_product_is_named(run: RunFolder, cutout: Camera, l
     if content:
         path.write_bytes(content)
     (run.report.parent / "compare" / "R22_S11_red.html").unlink()
-    with pytest.raises(InputError, match=r"compare_R22_S11_red\.fits: (damaged|cannot be read|the comparison does not exist)"):
+    with pytest.raises(
+        InputError, match=r"compare_R22_S11_red\.fits: (damaged|cannot be read|the comparison of stars and flat does not exist)"
+    ):
         report(run, cutout)
 
 

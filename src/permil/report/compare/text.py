@@ -229,7 +229,7 @@ def amplifier_text(header: dict[str, float]) -> str:
     sentence = f"The means of the flat's amplifiers scatter by {format_measurement(*rms)} ‰" if math.isfinite(rms[0]) else ""
     if math.isfinite(slope[0]):
         sentence += "; the" if sentence else "The"
-        return f"{sentence} the means of the stars follow them with slope {format_measurement(*slope)}."
+        return f"{sentence} means of the stars follow them with slope {format_measurement(*slope)}."
     return f"{sentence}; the stars of too few amplifiers can be compared." if sentence else ""
 
 

@@ -130,7 +130,7 @@ def _read(name_or_path: str | Path) -> tuple[Path, dict[str, Any], set[str]]:
             raise CameraError(
                 f"key extends = {base!r} is circular ({base_path.name})",
                 path=path,
-                remedy="extend a camera that extends no other in this chain",
+                remedy="extend a camera outside this chain",
                 value=base,
             )
         path = base_path

@@ -209,7 +209,7 @@ def ring_zone(profile: RingProfile, *, amplitude: float = 5e-4, window_px: float
     """
     if not amplitude > 0:
         raise CompareError(
-            f"the amplitude {amplitude} is not valid", remedy="give the rms of rings, such as 5e-4", value=amplitude
+            f"the threshold amplitude {amplitude} is not valid", remedy="give the rms of rings, such as 5e-4", value=amplitude
         )
     local, significance = profile.local_amplitude(window_px)
     stands_out = (np.nan_to_num(local) >= amplitude) & (np.nan_to_num(significance) >= _SIGNIFICANT)

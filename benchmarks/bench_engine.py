@@ -19,11 +19,11 @@ from engine_tasks import TIMES_READ, compute, nothing, read_often
 from harness import REPEATS, publish
 from permil.config import load_config
 from permil.config.simulate import SimulateConfig
-from permil.engine import Batch, Chain, Executor, InProcess, LocalProcesses, session
-from permil.engine.dask_cluster import DaskCluster
+from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, session
+from permil.engine.cluster import DaskCluster
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
-from permil.progress import parallel_chains
+from permil.progress import do_tasks
 from permil.simulate.stage import simulate_bench
 
 TASKS = 8
@@ -77,15 +77,18 @@ def main() -> None:
 
 def _timed(make: Callable[[], Executor], function: Callable[..., object], tasks: Sequence[object]) -> tuple[float, list[object]]:
     """Return the seconds of tasks on workers that are there already, and their results."""
+    found: list[object] = []
+    begin: list[float] = []
 
-    def chain() -> Chain[tuple[float, list[object]]]:
-        yield Batch(function, tasks[:MOST_WORKERS], "warm")
-        begin = time.perf_counter()
-        results = yield Batch(function, tasks, "timed")
-        return time.perf_counter() - begin, results
+    def timed(_: Task) -> Work:
+        begin.append(time.perf_counter())
+        return Work(function, tasks, lambda results: found.extend(results) or ())
 
+    # The workers stay as long as there are tasks.
+    warm = Task(("warm",), "warm", lambda _: Work(function, tasks[:MOST_WORKERS], lambda _: ()))
     with session(make()):
-        return parallel_chains([chain()], workers=1)[0]
+        do_tasks([warm, Task(("timed",), "timed", timed, needs=(warm,))])
+        return time.perf_counter() - begin[0], found
 
 
 def _silent(_: str) -> None:

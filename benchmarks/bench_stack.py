@@ -38,7 +38,7 @@ def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> d
 
     camera = load_camera("lsstcam")
     detector = camera["R22_S11"]
-    config = IsrConfig(bias="none", photodiode="none")
+    config = IsrConfig(bias="none")
     bias = Superbias(np.zeros(detector.shape, dtype=np.float32), np.ones(detector.shape, dtype=np.float32))
     gains = Gains(np.full(len(detector.amplifiers), GAIN), np.zeros(len(detector.amplifiers)), "known")
     calibration = replace(load_calibration(detector, camera, config), superbias=bias, gains=gains)
@@ -46,7 +46,7 @@ def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> d
     processor: list[float] = []
     for _ in range(repeats):
         begin, used = time.perf_counter(), time.process_time()
-        stack = stack_group(paths, [1.0] * len(paths), camera, calibration, config, threads=threads).stack
+        stack = stack_group(paths, [1.0] * len(paths), camera, calibration, config, normalise=False, threads=threads).stack
         seconds.append(time.perf_counter() - begin)
         processor.append(time.process_time() - used)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -74,7 +74,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
 
     camera = load_camera("lsstcam")
     detector = camera["R22_S11"]
-    config = IsrConfig(bias="none", photodiode="none")
+    config = IsrConfig(bias="none")
     calibration = load_calibration(detector, camera, config)
     # The files are of even light; a beam as narrow as a real one would make each a pointing of its own, which changes no time.
     x_mm, y_mm = (float(place) for place in detector_to_ccs(detector, *detector.centre_pixel))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from permil.engine import Batch, Call, Chain, Executor, Outcome, run_chains
+from permil.engine import Call, Executor, Outcome, Task, Work, run_tasks
 
 
 @dataclass(frozen=True)
@@ -65,25 +64,30 @@ def campaign_seconds(times: TaskTimes, *, workers: int, detectors: int, leds: in
         Whether LEDs go side by side, as the engine lets them; else each kind of task waits for the last of the kind before.
     """
     cluster = VirtualCluster(workers, times.overhead)
-    for stage in ([_stage([times.superbias] * detectors)], [_stage([times.beam] * leds)]):
-        run_chains(stage, cluster, display=_silent, records=[])
-    steps = [[times.signals] * detectors, [times.solution], [times.flat] * detectors, [times.composite] * detectors]
+    for stage in ([_task("superbias", [times.superbias] * detectors)], [_task("beam", [times.beam] * leds)]):
+        run_tasks(stage, cluster, display=_silent, records=[])
+    steps = {
+        "signals": [times.signals] * detectors,
+        "solution": [times.solution],
+        "flat": [times.flat] * detectors,
+        "composite": [times.composite] * detectors,
+    }
+    tasks: list[Task] = []
     if side_by_side:
-        run_chains([_led(steps) for _ in range(leds)], cluster, display=_silent, records=[])
+        for led in range(leds):
+            before: tuple[Task, ...] = ()
+            for step, seconds in steps.items():
+                tasks.append(_task(f"{step} {led}", seconds, before))
+                before = (tasks[-1],)
     else:
-        for step in steps:
-            run_chains([_stage(step * leds)], cluster, display=_silent, records=[])
+        for step, seconds in steps.items():
+            tasks.append(_task(step, seconds * leds, tuple(tasks[-1:])))
+    run_tasks(tasks, cluster, display=_silent, records=[])
     return cluster.now
 
 
-def _stage(seconds: list[float]) -> Chain[None]:
-    yield Batch(abs, seconds, "")
-
-
-def _led(steps: list[list[float]]) -> Chain[None]:
-    waiting = deque(steps)
-    while waiting:
-        yield Batch(abs, waiting.popleft(), "")
+def _task(name: str, seconds: list[float], needs: tuple[Task, ...] = ()) -> Task:
+    return Task((name,), name, lambda _: Work(abs, seconds, lambda _: ()), needs=needs)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from harness import PUBLISHED
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- begin of what `make bench` writes -->", "<!-- end of what `make bench` writes -->"
-_PACKAGES = ("numpy", "scipy", "astropy", "numba", "distributed")
+_PACKAGES = ("numpy", "scipy", "astropy", "distributed")
 
 
 def main() -> None:

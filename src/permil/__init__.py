@@ -1,6 +1,6 @@
 """Composite flat fields at the per-mil level from a scanned-beam projector.
 
-Data flow through the packages (imports run from top to bottom only)::
+Data flow through the packages (docs/development/architecture.md describes all of them)::
 
     raw FITS files
       |  exposures   headers -> one row per detector file: position and purpose
@@ -20,21 +20,16 @@ Data flow through the packages (imports run from top to bottom only)::
       v
     report/index.html, summary.ecsv
 
-``plan`` predicts the errors of a list of pointings. ``camera`` holds the geometry, ``products`` reads and writes files, ``progress``
-distributes work over processes, ``simulate`` makes raw files with known truth, ``pipeline`` runs the stages in order and skips what is
-up to date, ``cli`` is the command line.
+``plan`` predicts the errors of a list of pointings. ``camera`` holds the geometry, ``products`` reads and writes files, ``engine``
+runs declared tasks that are not up to date, ``simulate`` makes raw files with known truth, ``pipeline`` runs the stages in order,
+``cli`` is the command line.
 """
 
 from importlib.metadata import PackageNotFoundError, version
-
-from permil.environment import prepare_numba
 
 try:
     __version__ = version("permil")
 except PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0+unknown"
-
-# Numba chooses its cache folder when it is loaded.
-prepare_numba()
 
 __all__ = ["__version__"]

@@ -169,9 +169,9 @@ def isr(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = 
         _run(config, overrides, scheduler, ("isr",))
         return
     from permil.config import load_config
-    from permil.tasks import run_superbias
+    from permil.tasks import run_single
 
-    run_superbias(load_config(config, overrides), detector=detector)
+    run_single(load_config(config, overrides), "superbias", detector=detector)
 
 
 @beam_app.command("run", hidden=True)
@@ -181,9 +181,9 @@ def beam_run(config: ConfigPath, overrides: Overrides = None, scheduler: Schedul
         _run(config, overrides, scheduler, ("beam",))
         return
     from permil.config import load_config
-    from permil.tasks import run_beam
+    from permil.tasks import run_single
 
-    run_beam(load_config(config, overrides), led=led)
+    run_single(load_config(config, overrides), "beam", led=led)
 
 
 @beam_app.command("fit")
@@ -223,17 +223,14 @@ def flat_run(
 ) -> None:
     """Make the flats of a run, or do one task of them: a step of an LED, and of a detector where the step is of one."""
     from permil.config import load_config
-    from permil.errors import ConfigError
 
     if detector is None and step is None:
         chosen = [f"flat.leds=[{led}]"] if led else []
         _run(config, [*(overrides or []), *chosen], scheduler, ("flat",))
         return
-    if led is None:
-        raise ConfigError("the LED of this task is missing", remedy="name it with --led")
-    from permil.tasks import run_flat_step
+    from permil.tasks import run_single
 
-    run_flat_step(load_config(config, overrides), step=step or "flat", led=led, detector=detector or "")
+    run_single(load_config(config, overrides), step or "flat", led=led or "", detector=detector or "")
 
 
 @flat_app.command("apply")

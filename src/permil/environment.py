@@ -1,8 +1,4 @@
-"""Cache folders for compiled functions and fonts if neither the installation nor the home folder is writable.
-
-Numba caches compiled functions beside the source or below the home folder, and raises an error if neither is writable (an installation of
-another user in a batch job, a container without a home). In that case a private temporary folder is used.
-"""
+"""Cache folder of matplotlib for its fonts if the home folder is not writable: a private temporary folder."""
 
 from __future__ import annotations
 
@@ -10,32 +6,11 @@ import atexit
 import os
 import shutil
 import stat
-import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 
-_PACKAGE = Path(__file__).resolve().parent
-NUMBA_CACHE = "NUMBA_CACHE_DIR"
 MATPLOTLIB_CACHE = "MPLCONFIGDIR"
-
-
-def prepare_numba() -> None:
-    """Set a cache folder for Numba if it would find none; worker processes inherit it.
-
-    Call it before Numba is loaded.
-    """
-    named = os.environ.get(NUMBA_CACHE)
-    if (named and _is_usable(Path(named))) or _is_package_writable() or _is_usable(_user_cache() / "numba"):
-        return
-    folder = private_folder()
-    if folder is None:
-        _compile_without_cache()
-        return
-    os.environ[NUMBA_CACHE] = str(folder / "numba")
-    loaded = sys.modules.get("numba.core.config")
-    if loaded is not None:
-        loaded.CACHE_DIR = os.environ[NUMBA_CACHE]  # type: ignore[attr-defined]
 
 
 def prepare_matplotlib() -> None:
@@ -80,13 +55,6 @@ def _user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache"))  # noqa: PTH111 - raises nothing
 
 
-def _is_package_writable() -> bool:
-    """Return whether files may be created beside all sources, from permissions alone (less than 1 ms)."""
-    folders = [path.parent for path in _PACKAGE.rglob("__init__.py")]
-    caches = [folder / "__pycache__" for folder in folders]
-    return all(os.access(cache if cache.exists() else cache.parent, os.W_OK | os.X_OK) for cache in caches)
-
-
 def _is_usable(folder: Path) -> bool:
     """Return whether a folder exists or can be created, and is writable."""
     try:
@@ -95,9 +63,3 @@ def _is_usable(folder: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _compile_without_cache() -> None:
-    from numba.core.dispatcher import Dispatcher
-
-    Dispatcher.enable_caching = lambda _dispatcher: None  # type: ignore[method-assign, assignment]

@@ -90,5 +90,9 @@ class OutputError(PermilError):
     """A product cannot be written."""
 
 
+class EngineError(PermilError):
+    """Workers cannot be had, or a task kills them."""
+
+
 class FileWarning(UserWarning):
     """A defective file is used, or left out while processing continues."""

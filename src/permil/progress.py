@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -16,15 +16,15 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     ProgressColumn,
-    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Task as Bar
 from rich.text import Text
 
-from permil.engine import Batch, Chain, InProcess, LocalProcesses, current_session, run_chains
-from permil.engine.session import BatchRecord
+from permil.engine import Ends, InProcess, LocalProcesses, State, Task, Work, current_session, run_tasks
+from permil.engine.session import CallCosts
 from permil.errors import FileWarning
 
 
@@ -38,10 +38,11 @@ class StageReport:
     seconds: float = 0.0
     messages: list[str] = field(default_factory=list)
 
-    def count(self, *, done: int, of: int) -> None:
-        """Count pieces of work, of which some are done and the others were up to date."""
-        self.done += done
-        self.skipped += of - done
+    def count(self, ends: Ends) -> None:
+        """Count tasks that are done, and those that were up to date."""
+        states = [end.state for end in ends.values()]
+        self.done += states.count(State.DONE)
+        self.skipped += states.count(State.CURRENT)
 
 
 Item = TypeVar("Item")
@@ -51,12 +52,18 @@ console = Console(stderr=True, markup=False, emoji=False)
 """For sentences to people; names of files are shown as they are, also those with brackets and colons."""
 
 _SECONDS_BETWEEN_LINES = 20.0
+_WARNINGS_SHOWN = 10
+
+
+def tell(sentence: str) -> None:
+    """Show a sentence to whoever watches the run."""
+    console.print(f"  {sentence}", highlight=False, soft_wrap=True)
 
 
 class _RateColumn(ProgressColumn):
     """Items per second."""
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: Bar) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
 
@@ -69,7 +76,7 @@ class _Bars:
         self._shown = 0
 
     @contextmanager
-    def bar(self, description: str, total: int | None) -> Iterator[Callable[[float], None]]:
+    def bar(self, description: str, total: int) -> Iterator[Callable[[float], None]]:
         """Show a bar; yield what to call with how many items are done."""
         progress = self._progress = self._progress or self._start()
         self._shown += 1
@@ -102,7 +109,7 @@ _BARS = _Bars()
 
 
 @contextmanager
-def _display(description: str, total: int | None) -> Iterator[Callable[[float], None]]:
+def _display(description: str, total: int) -> Iterator[Callable[[float], None]]:
     """Show a bar on a terminal, a line now and then elsewhere; yield what to call with how many items are done."""
     if not console.is_terminal:
         yield from _lines(description, total)
@@ -111,18 +118,17 @@ def _display(description: str, total: int | None) -> Iterator[Callable[[float], 
         yield reached
 
 
-def _lines(description: str, total: int | None) -> Iterator[Callable[[float], None]]:
+def _lines(description: str, total: int) -> Iterator[Callable[[float], None]]:
     begin = told = time.monotonic()
     count = 0.0
 
     def tell() -> None:
         seconds = time.monotonic() - begin
         rate = count / max(seconds, 1e-3)
-        of_total = "" if total is None else f" of {total}"
-        left = "" if total is None or count >= total else f", {(total - count) / max(rate, 1e-9):.0f} s left"
+        left = "" if count >= total else f", {(total - count) / max(rate, 1e-9):.0f} s left"
         number = f"{count:.0f}" if count == int(count) else f"{count:.1f}"
         console.print(
-            f"  {description}: {number}{of_total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False, soft_wrap=True
+            f"  {description}: {number} of {total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False, soft_wrap=True
         )
 
     def reached(number: float) -> None:
@@ -137,16 +143,6 @@ def _lines(description: str, total: int | None) -> Iterator[Callable[[float], No
         tell()
 
 
-def track(items: Iterable[Item], *, description: str, total: int | None = None) -> Iterator[Item]:
-    """Yield items while a bar shows how far the work is and how fast it goes."""
-    if total is None and isinstance(items, Sequence):
-        total = len(items)
-    with _display(description, total) as reached:
-        for number, item in enumerate(items, start=1):
-            yield item
-            reached(number)
-
-
 def default_workers() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -154,69 +150,98 @@ def default_workers() -> int:
 
 def parallel_map(
     function: Callable[[Item], Result],
-    tasks: Sequence[Item],
+    arguments: Sequence[Item],
     *,
     workers: int,
     description: str,
     is_quick: bool = False,
 ) -> list[Result]:
-    """Apply a function to all tasks, by whoever does the work of this run; results come in the order of the tasks.
+    """Apply a function to all arguments, on the workers of this run; results come in the order of the arguments.
 
     Parameters
     ----------
     function
         Importable by its name (workers are separate processes).
-    tasks
-        Picklable arguments, one per call.
+    arguments
+        Picklable, one for each call.
     workers
-        Number of processes where no run has chosen (see `permil.engine`); with 1, or a single task, everything runs in this process.
+        Number of processes outside of a run (see `permil.engine`); with 1, or a single call, everything runs in this process.
     description
         What the progress bar says.
     is_quick
-        Whether a task takes less time than a worker takes to begin: a single one is done in this process, whoever works for the run.
+        Whether a call takes less time than a worker takes to begin: a single one is done in this process.
 
     Raises
     ------
     Exception
-        The first error of any task, after tasks that have not begun are dropped.
+        The first error of any call, after calls that have not begun are dropped.
     """
+    found: list[Result] = []
 
-    def chain() -> Chain[list[Result]]:
-        return (yield Batch(function, tasks, description))
+    def finish(results: list[Result]) -> tuple[str, ...]:
+        found.extend(results)
+        return ()
 
-    is_single = len(tasks) <= 1
-    return parallel_chains([chain()], workers=1 if is_single else min(workers, len(tasks)), is_local=is_single and is_quick)[0]
+    task = Task((description,), description, lambda _: Work(function, arguments, finish))
+    is_single = len(arguments) <= 1
+    do_tasks([task], workers=1 if is_single else min(workers, len(arguments)), is_local=is_single and is_quick)
+    return found
 
 
-def parallel_chains(chains: Sequence[Chain[Result]], *, workers: int, is_local: bool = False) -> list[Result]:
-    """Run chains of batches, which need nothing of each other, side by side; return what each returned.
+def do_tasks(tasks: Sequence[Task], *, workers: int = 1, is_local: bool = False) -> Ends:
+    """Do tasks as far as they are not up to date, on the workers of this run; return how each ended.
 
     Parameters
     ----------
-    chains
-        See `permil.engine.Chain`.
+    tasks
+        See `permil.engine.Task`.
     workers
-        Number of processes where no run has chosen.
+        Number of processes outside of a run.
     is_local
         Whether this process does the work of a run itself.
 
     Raises
     ------
     Exception
-        The first error of any task or chain.
+        See `permil.engine.run_tasks`.
     """
     opened = current_session()
     if opened is None or opened.is_busy:
         # Work within the work of a run, or outside of any.
         with LocalProcesses(workers) if workers > 1 and opened is None else InProcess() as executor:
-            records: list[BatchRecord] = []
-            returned = run_chains(chains, executor, display=_display, records=records)
+            records: list[CallCosts] = []
+            ends = run_tasks(tasks, executor, display=_display, records=records)
         for sentence in dict.fromkeys(sentence for record in records for sentence in record.file_warnings):
             warnings.warn(sentence, FileWarning, stacklevel=2)
-        return returned
+        return ends
     opened.is_busy = True
     try:
         chosen = InProcess() if is_local else opened.executor
-        return run_chains(chains, chosen, display=_display, records=opened.records)
+        return run_tasks(tasks, chosen, display=_display, records=opened.records)
     finally:
         opened.is_busy = False
+
+
+def describe_warnings(records: list[CallCosts], *, but: set[str] | None = None) -> list[str]:
+    """Return what was warned of files, each sentence once, and some of them if there are many.
+
+    Parameters
+    ----------
+    records
+        Of the calls in which the files were read.
+    but
+        Sentences that a person has seen; the others are added.
+    """
+    seen = set() if but is None else but
+    sentences = list(dict.fromkeys(each for record in records for each in record.file_warnings if each not in seen))
+    seen.update(sentences)
+    more = [f"... and {len(sentences) - _WARNINGS_SHOWN} more warnings of files"] if len(sentences) > _WARNINGS_SHOWN else []
+    return [f"warning: {sentence}" for sentence in sentences[:_WARNINGS_SHOWN]] + more
+
+
+def tell_report(report: StageReport) -> None:
+    """Show what a stage did."""
+    for message in report.messages:
+        tell(message)
+    skipped = f", {report.skipped} up to date" if report.skipped else ""
+    console.print(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s", highlight=False, soft_wrap=True)

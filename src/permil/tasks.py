@@ -1,140 +1,110 @@
-"""Single tasks of a run, each by itself as one process, and the list of them all.
+"""All tasks of a run: what they will need, the list of commands that do them, and single ones of them.
 
-For batch systems and other programs that start processes (HTCondor, BPS, GNU parallel). A task makes its own product and nothing else:
-what it needs and is not there is an error that says what to run first. Tasks share the folder of the run; each product appears under its
-name only when it is complete, and is made once even if two processes are told to make it.
+For batch systems and other programs that start processes (HTCondor, BPS, GNU parallel). A command makes its own products and nothing
+else: what it needs and is not there is an error that names the command to run first. Commands share the folder of the run; each product
+appears under its name only when it is complete, and is made once even if two processes are told to make it.
 """
 
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from permil.beam.stage import fit_beams, reference_bunches
-from permil.camera import Camera, load_camera
+from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.config import Config
 from permil.config.names import led_named
-from permil.engine import InProcess, session
+from permil.engine import InProcess, State, Task, needs_first, session
 from permil.engine.locks import locked_folder, locked_task
-from permil.errors import ConfigError, InputError
-from permil.exposures import POINTING, SCAN, Index
-from permil.flat.stage import OF_DETECTOR, STEPS, FlatStep, list_steps, make_step
-from permil.isr.calibrate import make_superbias, superbias_task
-from permil.pipeline import Run, describe_warnings, read_run_index, reduced_detectors, tell, tell_report
-from permil.products import is_current
-from permil.progress import StageReport
+from permil.errors import ConfigError, FlatError, OutputError, PermilError
+from permil.exposures import POINTING, SCAN, SPOT
+from permil.flat.stage import STEPS, flat_leds, led_flats
+from permil.isr.stage import superbias_task
+from permil.progress import StageReport, describe_warnings, do_tasks, tell, tell_report
+from permil.run import Run
 
-GROUPS = ("superbias", "beam", *STEPS, "finish")
-"""Groups of tasks: those of a group need nothing of each other, and all of the groups before."""
+KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS}
+"""Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
 
-
-def run_superbias(config: Config, *, detector: str) -> StageReport:
-    """Make the superbias of one detector.
-
-    Raises
-    ------
-    ConfigError
-        If the configuration asks for none.
-    PermilError
-        Whatever a user has to mend.
-    """
-    if config.isr.bias != "auto":
-        raise ConfigError(f"there is no superbias to make with isr.bias={config.isr.bias}", remedy="leave this task out")
-
-    def make(run: Run, index: Index) -> StageReport:
-        report = StageReport(f"superbias {detector}")
-        task = superbias_task(config, run.folder, index, run.camera[detector].name)
-        is_done = is_current(task.output, task.fingerprint)
-        if not is_done:
-            make_superbias(task)
-        report.count(done=int(not is_done), of=1)
-        return report
-
-    return _run_task(config, f"superbias_{detector}", make)
+_SECONDS_OF_REPORT, _SECONDS_OF_PAGE = 6.0, 3.0
 
 
-def run_beam(config: Config, *, led: str) -> StageReport:
-    """Measure the nodes of one LED and fit its beam.
-
-    Raises
-    ------
-    PermilError
-        Whatever a user has to mend.
-    """
-    led = led_named(config, led)
-    of_led = config.model_copy(update={"beam": config.beam.model_copy(update={"leds": [led]})})
-
-    def make(run: Run, index: Index) -> StageReport:
-        if led in _beam_leds(config, index):
-            _require_superbias(run, index, sorted({bunch.detector for bunch in reference_bunches(config, run.camera)}))
-        return fit_beams(of_led, run.camera, run.folder, index, workers=1)
-
-    return _run_task(config, f"beam_{led}", make)
-
-
-def run_flat_step(config: Config, *, step: str, led: str, detector: str) -> StageReport:
-    """Do one step of the flats of an LED, of one detector where the step is of a detector.
-
-    Raises
-    ------
-    ConfigError
-        If a detector is missing, or named for a step of the whole LED.
-    PermilError
-        Whatever a user has to mend.
-    """
-    if step not in STEPS:
-        raise ConfigError(f"there is no step {step}", remedy=f"steps are {', '.join(STEPS)}", value=step, allowed=STEPS)
-    if (step in OF_DETECTOR) != bool(detector):
-        what = "is of one detector" if step in OF_DETECTOR else "is of all detectors of an LED"
-        raise ConfigError(
-            f"the step {step} {what}", remedy="name one with --detector" if step in OF_DETECTOR else "leave --detector out"
+def reduced_detectors(run: Run) -> list[str]:
+    """Return the detectors that are reduced: those with pointings or stars that are wanted, and those that watch the beam."""
+    index, wanted = run.index, run.config.flat.detectors
+    pointed = set(index.select(purpose=POINTING)["detector"])
+    names = {name for name in pointed if not wanted or name in wanted or name[:3] in wanted}
+    if len(index.select(purpose=SCAN)):
+        names |= {bunch.detector for bunch in reference_bunches(run.config, run.camera)} & set(
+            index.select(purpose=SCAN)["detector"]
         )
-    led = led_named(config, led)
-    if detector:
-        detector = load_camera(config.camera)[detector].name
-    task = FlatStep(step, led, detector)
-
-    def make(run: Run, index: Index) -> StageReport:
-        if detector:
-            _require_superbias(run, index, [run.camera[detector].name])
-        source = config.flat.beam_of.get(led, led)
-        if source in _beam_leds(config, index) and not run.folder.beam(source).is_file():
-            raise InputError(
-                f"there is no beam model of LED {source} yet", remedy=f"run `permil beam CONFIG --led {source}` first"
-            )
-        return make_step(config, run.camera, run.folder, index, task)
-
-    return _run_task(config, "_".join(word for word in ("flat", step, led, detector) if word), make)
+    stars = set(index.select(purpose=SPOT)["detector"])
+    chosen = {run.camera[label].name for label in run.config.spots.detectors}
+    names |= stars & chosen if chosen else stars
+    return [name for name in run.camera.detectors if name in names]
 
 
-def _require_superbias(run: Run, index: Index, detectors: list[str]) -> None:
-    """Raise an error if a detector has no superbias of just these biases and options."""
-    if run.config.isr.bias != "auto":
-        return
-    for name in detectors:
-        task = superbias_task(run.config, run.folder, index, name)
-        if not is_current(task.output, task.fingerprint):
-            raise InputError(
-                f"the superbias of {name} is not there, or no longer up to date",
-                remedy=f"run `permil isr CONFIG --detector {name}` first",
-                detector=name,
-            )
+def declared_tasks(run: Run) -> list[Task]:
+    """Return all tasks that can be declared before the run begins, each after those that it needs.
+
+    LEDs whose exposures do not make a flat are left out; the stages say why.
+    """
+    superbiases = [superbias_task(run, name) for name in reduced_detectors(run)] if run.config.isr.bias == "auto" else []
+    tasks = [*superbiases, *(beam_task(run, led) for led in beam_leds(run))]
+    for led in _planned_leds(run):
+        try:
+            tasks += led_flats(run, led).tasks
+        except PermilError as error:
+            tell(f"LED {led}: {error}")
+    return needs_first(tasks)
 
 
-def _run_task(config: Config, name: str, make: Callable[[Run, Index], StageReport]) -> StageReport:
-    run = Run.from_config(config)
-    index = read_run_index(run.folder)
-    root, state = run.folder.root, run.folder.state
-    begin = time.perf_counter()
-    with locked_folder(root, state, shared=True, tell=tell), locked_task(root, state, name), session(InProcess()) as opened:
-        report = make(run, index)
-        report.messages += describe_warnings(opened.take_records())
-    report.seconds = time.perf_counter() - begin
-    tell_report(report)
-    return report
+def _planned_leds(run: Run) -> list[str]:
+    try:
+        return flat_leds(run, planned=True)[0]
+    except FlatError:
+        return []
+
+
+def estimate(run: Run) -> str:
+    """Return what the run will need; see that the disk has it.
+
+    Raises
+    ------
+    OutputError
+        If the disk cannot hold the products.
+    """
+    tasks, workers = declared_tasks(run), run.workers
+    need = sum(task.size for task in tasks)
+    free = shutil.disk_usage(_existing(run.folder.root)).free
+    if need > free:
+        raise OutputError(
+            f"the products need about {need / 1e9:.2g} GB, the disk has {free / 1e9:.2g} GB free",
+            path=run.folder.root,
+            remedy="choose another output folder, fewer detectors (flat.detectors), or set flat.keep_pointings=false",
+            value=need,
+            allowed=free,
+        )
+    pages = sum(task.key[0] == "flat" for task in tasks) if run.config.report.detector_pages else 0
+    serial = [task.seconds for task in tasks if task.is_serial]
+    seconds = sum(task.seconds for task in tasks if not task.is_serial) / workers
+    seconds += sum(serial) / max(min(workers, len(serial)), 1) + _SECONDS_OF_REPORT + _SECONDS_OF_PAGE * pages / workers
+    return f"this run will take about {_duration(seconds)} and {max(need, 1e6) / 1e9:.2g} GB of disk, if nothing is there yet"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _existing(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
 
 
 @dataclass(frozen=True)
@@ -161,29 +131,84 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
         If there is no index yet.
     """
     run = Run.from_config(config)
-    index = read_run_index(run.folder)
-
-    def command(stage: str, **options: str) -> str:
-        words = [word for name, entry in options.items() if entry for word in (f"--{name}", entry)]
-        return shlex.join(["permil", stage, str(path), *overrides, *words])
-
-    groups: dict[str, list[str]] = {name: [] for name in GROUPS}
-    if config.isr.bias == "auto":
-        groups["superbias"] = [command("isr", detector=name) for name in reduced_detectors(run, index)]
-    groups["beam"] = [command("beam", led=led) for led in _beam_leds(config, index)]
-    for one in _flat_steps(config, run.camera, run, index):
-        groups[one.step].append(command("flat", step=one.step, led=one.led, detector=one.detector))
-    groups["finish"] = [command("run")]
-    return [CommandGroup(name, tuple(commands)) for name, commands in groups.items() if commands]
+    groups: dict[str, list[str]] = {name: [] for name in KINDS}
+    commands: dict[tuple[str, ...], str] = {task.command: task.key[0] for task in declared_tasks(run) if task.command}
+    for (stage, *words), kind in commands.items():
+        groups[kind].append(shlex.join(["permil", stage, str(path), *overrides, *words]))
+    groups["finish"] = [shlex.join(["permil", "run", str(path), *overrides])]
+    return [CommandGroup(name, tuple(lines)) for name, lines in groups.items() if lines]
 
 
-def _beam_leds(config: Config, index: Index) -> list[str]:
-    scanned = set(index.select(purpose=SCAN)["led"])
-    return [led for led in index.leds if led in scanned and (not config.beam.leds or led in config.beam.leds)]
+def run_single(config: Config, kind: str, *, led: str = "", detector: str = "") -> StageReport:
+    """Do what one command does: the superbias of a detector, the beam of an LED, or one step of the flats of an LED.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such kind of task, a name is missing or one too many.
+    PermilError
+        Whatever a user has to mend.
+    """
+    names = KINDS.get(kind)
+    if names is None:
+        raise ConfigError(f"there is no step {kind}", remedy=f"steps are {', '.join(STEPS)}", value=kind, allowed=list(STEPS))
+    if ("detector" in names) != bool(detector):
+        what = "is of all detectors of an LED" if detector else "is of one detector"
+        raise ConfigError(f"the step {kind} {what}", remedy="leave --detector out" if detector else "name one with --detector")
+    if "led" in names and not led:
+        raise ConfigError("the LED of this task is missing", remedy="name it with --led")
+    run = Run.from_config(config)
+    led = led_named(led, camera=config.camera, leds=config.exposures.leds)
+    detector = run.camera[detector].name if detector else ""
+    if kind == "superbias":
+        if config.isr.bias != "auto":
+            raise ConfigError(f"there is no superbias to make with isr.bias={config.isr.bias}", remedy="leave this task out")
+        return _run_tasks(run, [superbias_task(run, detector)])
+    if kind == "beam":
+        if led not in beam_leds(run):
+            scanned = ", ".join(beam_leds(run)) or "none"
+            raise ConfigError(f"there is no scan of LED {led} to fit", remedy=f"scanned LEDs: {scanned}; check beam.leds")
+        model = beam_task(run, led)
+        return _run_tasks(run, [*model.needs, model])
+    return _run_tasks(run, [_flat_task(run, kind, led, detector)])
 
 
-def _flat_steps(config: Config, camera: Camera, run: Run, index: Index) -> list[FlatStep]:
-    pointed, beams = set(index.select(purpose=POINTING)["led"]), _beam_leds(config, index)
-    leds = [led for led in index.leds if led in pointed and (not config.flat.leds or led in config.flat.leds)]
-    with_beam = [led for led in leds if config.flat.beam_of.get(led, led) in beams]
-    return list_steps(config, camera, run.folder, index, with_beam)
+def _flat_task(run: Run, step: str, led: str, detector: str) -> Task:
+    """Return one step of the flats of an LED.
+
+    Raises
+    ------
+    FlatError
+        If there is no such task.
+    """
+    leds, reasons = flat_leds(run, planned=True)
+    if led not in leds:
+        remedy = "; ".join(reasons) or f"LEDs with pointings: {', '.join(leds)}; check exposures.roots and flat.leds"
+        raise FlatError(f"LED {led} has no pointings or no beam model", remedy=remedy, value=led)
+    flats = led_flats(run, led)
+    tasks = {task.key[2] if detector else "": task for task in flats.tasks if task.key[0] == step}
+    if not tasks:
+        raise FlatError(flats.reason or "the solver divide has no such step", remedy="go on with the step flat", value=step)
+    if detector not in tasks:
+        remedy = f"detectors that have one: {', '.join(tasks)}"
+        raise FlatError(f"there is no step {step} of {detector}, LED {led}", remedy=remedy, value=detector)
+    return tasks[detector]
+
+
+def _run_tasks(run: Run, tasks: list[Task]) -> StageReport:
+    """Do the tasks of one command."""
+    root, state, name = run.folder.root, run.folder.state, "_".join(tasks[-1].key)
+    report, begin = StageReport(name.replace("_", " ")), time.perf_counter()
+    with locked_folder(root, state, shared=True, tell=tell), locked_task(root, state, name), session(InProcess()) as opened:
+        ends = do_tasks(tasks)
+        report.count(ends)
+        for end in ends.values():
+            if end.error is not None:
+                raise end.error
+            report.messages += end.messages
+            if end.state == State.EMPTY:
+                report.messages.append(f"{' '.join(end.task.key)}: no exposure puts light on it, so that it has no flat")
+        report.messages += describe_warnings(opened.take_records())
+    report.seconds = time.perf_counter() - begin
+    tell_report(report)
+    return report

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, ndimage
 
-from permil.compare.hypotheses.fit import Stars
+from permil.compare.hypotheses.stars import Stars
 from permil.compare.scales import Band, bands_between, cosine_wavenumbers, split_bands
 from permil.compare.stars.flat_at_stars import RelativeFlat, relative_flat
 from permil.compare.stars.kernels import QUANTITIES

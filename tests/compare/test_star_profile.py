@@ -10,10 +10,11 @@ import pytest
 from scipy import integrate, ndimage, optimize
 from scipy.spatial import cKDTree
 
+from permil._kernels.compare import circle_part, draw_star
 from permil.camera import load_camera
 from permil.compare.errors import CompareError
 from permil.compare.scales import Band, split_bands
-from permil.compare.stars.kernels import QUANTITIES, circle_part, draw_star
+from permil.compare.stars.kernels import QUANTITIES
 from permil.compare.stars.profile import StarProfile, fit_profile
 from permil.compare.stars.response import StarPlaces, StarResponse
 from permil.simulate.spots.profile import SpotLight, SpotProfile, add_spots
@@ -28,12 +29,12 @@ TRUE = StarProfile((0.62, 0.30, 0.08), (CORE + PIXEL, WINGS + PIXEL, HALO + PIXE
 
 def test_light_within_a_radius_is_what_sums_over_pixels_find():
     image = np.zeros((121, 121))
-    covariances = np.array([(v, v, 0.0) for v in TRUE.variances])
+    response = StarResponse(TRUE)
     radii = np.array([3.0, 4.5, 12.0])
     sums = np.zeros(3)
     places = np.random.default_rng(1).uniform(-0.5, 0.5, (30, 2))
     for u, v in places:
-        draw_star(u, v, np.array(TRUE.fractions), covariances, image)
+        draw_star(response.shapes(StarPlaces.round(np.array([u]), np.array([v]))), image)
         found = aperture_fluxes(
             image.astype(np.float32),
             np.ones_like(image, dtype=np.float32),

@@ -42,18 +42,11 @@ def process_id(_: int) -> int:
     return os.getpid()
 
 
-def threads(_: int) -> tuple[bool, list[int]]:
-    """Return whether this process has threads of Numba, and how many those of other libraries may use."""
-    import numba
+def threads(_: int) -> list[int]:
+    """Return how many threads the numerical libraries of this process may use."""
     from threadpoolctl import threadpool_info
 
-    try:
-        numba.threading_layer()
-    except ValueError:
-        has_numba_threads = False
-    else:
-        has_numba_threads = True
-    return has_numba_threads, [entry["num_threads"] for entry in threadpool_info()]
+    return [entry["num_threads"] for entry in threadpool_info()]
 
 
 def fresh_pages(_: int) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from permil import progress
-from permil.engine import Batch, Chain, Executor, InProcess, LocalProcesses, parts, run_chains, tell_part
+from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, parts, run_tasks, tell_part
 from permil.engine.parts import heard_by
 
 from . import chores
@@ -23,11 +23,11 @@ def _reached(executor: Executor, function: Callable[[int], int], tasks: list[int
         yield told.append
         assert told[-1] == total
 
-    def chain() -> Chain[list[int]]:
-        return (yield Batch(function, tasks, "parts"))
-
+    returned: list[int] = []
+    task = Task(("parts",), "parts", lambda _: Work(function, tasks, lambda results: returned.extend(results) or ()))
     with executor:
-        assert run_chains([chain()], executor, display=display, records=[]) == [tasks]
+        run_tasks([task], executor, display=display, records=[])
+    assert returned == tasks
     return told
 
 

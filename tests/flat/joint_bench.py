@@ -8,6 +8,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
+from permil.flat.joint.gains import BoardReadings
 
 
 @dataclass
@@ -48,6 +49,8 @@ class Campaign:
     centres: np.ndarray
     floor: dict[str, np.ndarray]
     weather: np.ndarray
+    boards: list[BoardReadings]
+    coefficients: np.ndarray
 
     def response_error(self, solution):
         """Fitted minus true log response of each detector, its mean over all taken off."""
@@ -85,6 +88,53 @@ def weather_pattern(coefficients, u, v):
     return first + 5**0.5 / 2 * (xx * (3 * u**2 - 1) + yy * (3 * v**2 - 1)) + 3 * xy * u * v
 
 
+THERMOMETER_STEP = 0.0625
+
+
+@dataclass
+class Boards:
+    """Readout boards, one for each detector: their temperature moves by about its rms, smoothly; thermometers round.
+
+    Coefficients (of the gain, per deg C) are drawn about a nominal one, with a common and an own part; the change in time is smooth, with
+    its rms over the campaign.
+    """
+
+    temperature: float = 0.75
+    length: float = 40.0
+    nominal: float = 6.5e-4
+    common: float = 1.5e-4
+    own: float = 1.5e-4
+    drift: float = 3e-5
+    thermometers: int = 6
+
+
+def smooth_process(rng, time, length):
+    """A smooth process of unit variance."""
+    covariance = np.exp(-(((time[:, None] - time) / length) ** 2) / 2) + 1e-9 * np.eye(len(time))
+    return np.linalg.cholesky(covariance) @ rng.standard_normal(len(time))
+
+
+def draw_boards(rng, boards, time, read):
+    """Readings of the boards, the logarithm of what they make of the signals, and coefficients.
+
+    The mean of that is 0 over the exposures that several boards read, in proportion to how many others do; or over all.
+    """
+    common = boards.nominal + boards.common * rng.standard_normal()
+    readings, changes, coefficients = [], {}, []
+    for name, chosen in read.items():
+        temperature = boards.temperature * smooth_process(rng, time, boards.length)[chosen]
+        drift = boards.drift * smooth_process(rng, time, len(time) / 3)[chosen]
+        coefficient = common + boards.own * rng.standard_normal()
+        offsets = rng.uniform(-5, 5, boards.thermometers)
+        thermometers = np.round((temperature[:, None] + offsets) / THERMOMETER_STEP) * THERMOMETER_STEP
+        readings.append(BoardReadings(f"board of {name}", (name,), chosen, thermometers))
+        shared = np.sum([np.isin(chosen, others) for others in read.values()], axis=0) - 1
+        weights = shared / shared.sum() if shared.any() else np.full(len(chosen), 1 / len(chosen))
+        changes[name] = drift - weights @ drift - coefficient * (temperature - weights @ temperature)
+        coefficients.append(coefficient)
+    return readings, changes, np.array(coefficients)
+
+
 def simulate(
     rng,
     *,
@@ -110,8 +160,10 @@ def simulate(
     weather=0.0,
     weather_time=1.0,
     weather_half=30.0,
+    boards=None,
+    whole=True,
 ):
-    """Scan of the middle detector, then a quincunx of pointings on each, all detectors read.
+    """Scan of the middle detector, then a quincunx of pointings on each; all detectors are read, or the one that is aimed at.
 
     The photodiode has white noise, a linear drift (its change over the campaign), a random walk (its rms at the end) and a step
     between scan and pointings.
@@ -133,7 +185,7 @@ def simulate(
         for point in QUINCUNX:
             number = move[-1] + 1 if move else 0
             positions += [places[name][2] + reach * point] * images
-            read += [set(names)] * images
+            read += [set(names) if whole else {name}] * images
             move += [number] * images
     if fiducial_every:
         for place in range(len(positions) - len(positions) % fiducial_every, -1, -fiducial_every):
@@ -159,8 +211,12 @@ def simulate(
     coefficients = weather_of(rng, time, rms=weather, correlation=weather_time) if weather else np.zeros((count, 5))
     exposures = ExposureList(positions[:, 0], positions[:, 1], reading, time, move)
     detectors, responses, floors = [], {}, {}
+    read_by = {name: np.array([number for number in range(count) if name in read[number]]) for name in names}
+    readings, changes, board_coefficients = [], {}, np.zeros(0)
+    if boards:
+        readings, changes, board_coefficients = draw_boards(rng.spawn(1)[0], boards, time, read_by)
     for name, (x, y, centre) in places.items():
-        chosen = np.array([number for number in range(count) if name in read[number]])
+        chosen = read_by[name]
         tilt = 2e-3 * rng.standard_normal(2) / (pixels * pixel_mm)
         response = 0.01 * rng.standard_normal() + tilt[0] * (x - centre[0]) + tilt[1] * (y - centre[1])
         response = response + 1e-3 * rng.standard_normal(x.size)
@@ -168,10 +224,12 @@ def simulate(
         if weather:
             u, v = ((place - centres[chosen, axis, None]) / weather_half for axis, place in enumerate((x, y)))
             log_mean += np.log1p(weather_pattern(coefficients[chosen], u, v))
+        if boards:
+            log_mean += changes[name][:, None]
         mean = np.exp(log_mean)
         signal = mean + np.sqrt(mean) * rng.standard_normal(mean.shape)
         log_signal, variance = logarithm_of(signal, mean)
         detectors.append(DetectorSignals(name, x, y, chosen, log_signal, variance))
         responses[name] = response
         floors[name] = 1 / np.sqrt(mean.sum(axis=0))
-    return Campaign(exposures, detectors, responses, log_scale, beam, centres, floors, coefficients)
+    return Campaign(exposures, detectors, responses, log_scale, beam, centres, floors, coefficients, readings, board_coefficients)

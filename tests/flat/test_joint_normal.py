@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from joint_bench import RandomBeam, simulate, weather_pattern
+from joint_bench import Boards, RandomBeam, simulate, weather_pattern
 from scipy import linalg
 
 from permil.beam.hull import Hull
 from permil.errors import FlatError
 from permil.flat.joint.covariance import FlatCovariance
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
+from permil.flat.joint.gains import AmplifierStep, Coefficient, board_terms
 from permil.flat.joint.model import JointModel, make_model
 from permil.flat.joint.normal import normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel
@@ -45,6 +46,16 @@ def dense_model(model: JointModel, detectors, vector):
             places = frame.projector[chosen] + frame.centre
             u, v = ((place - places[:, axis, None]) / frame.half_mm for axis, place in enumerate((detector.x_mm, detector.y_mm)))
             total = total + weather_pattern(vector[model.weather].reshape(5, -1).T[chosen], u, v).ravel()
+        if model.boards is not None:
+            board = model.boards.board_of[detector.name]
+            unknowns = vector[model.board_gains].reshape(-1, len(model.boards.names))[:, board]
+            change = model.boards.offset[board] + sum(
+                unknown * values[board] for unknown, values in zip(unknowns, model.boards.values, strict=True)
+            )
+            total = total + np.repeat(change[detector.exposures], len(detector.x_mm))
+        for size, step in zip(vector[model.step_sizes], model.gain_steps, strict=True):
+            if step.detector == detector.name:
+                total = total - size * np.outer(step.before[detector.exposures], step.pixels).ravel()
         signals.append(total)
     return np.concatenate(signals)
 
@@ -62,9 +73,23 @@ def dense_system(model, detectors, vector):
     return np.array(unknowns).T, response, weights, signals - dense_model(model, detectors, vector)
 
 
+def with_gains(model, campaign):
+    """The model with boards, one of which has no temperatures, and steps of two amplifiers of one detector, one of them twice."""
+    blind = replace(campaign.boards[1], temperature=np.full((len(campaign.boards[1].exposures), 1), np.nan))
+    boards = board_terms(model.exposures.time, [campaign.boards[0], blind], Coefficient(6.5e-4, 3e-4))
+    detector = campaign.detectors[0]
+    steps = []
+    for amplifier, first in ((0, 5), (0, 12), (1, 9)):
+        pixels = (detector.x_mm > np.median(detector.x_mm)) == bool(amplifier)
+        pixels[0] = False
+        steps.append(AmplifierStep(detector.name, amplifier, first, pixels, model.exposures.time < first))
+    return replace(model, boards=boards, gain_steps=tuple(steps))
+
+
+@pytest.mark.parametrize("gains", [False, True])
 @pytest.mark.parametrize(("full", "with_weather"), [(False, False), (True, False), (True, True), (False, True)])
-def test_normal_equations_are_those_of_the_dense_jacobian(full, with_weather):
-    campaign = small_campaign()
+def test_normal_equations_are_those_of_the_dense_jacobian(full, with_weather, gains):
+    campaign = small_campaign(boards=Boards() if gains else None)
     campaign.detectors[0].log_signal[3, 5:9] = np.nan
     for detector in campaign.detectors:
         np.nan_to_num(detector.variance, copy=False, nan=1.0)
@@ -73,6 +98,8 @@ def test_normal_equations_are_those_of_the_dense_jacobian(full, with_weather):
     )
     if with_weather:
         model = replace(model, weather_frame=WeatherFrame(campaign.exposures.positions, np.array([1.0, -2.0]), 20.0))
+    if gains:
+        model = with_gains(model, campaign)
     vector = model.start() + 0.01 * np.random.default_rng(2).standard_normal(model.size)
     equations = normal_equations(model, campaign.detectors, vector)
     jacobian, response, weights, residual = dense_system(model, campaign.detectors, vector)
@@ -88,11 +115,13 @@ def test_normal_equations_are_those_of_the_dense_jacobian(full, with_weather):
     np.testing.assert_allclose(np.concatenate(list(equations.fits.values())), fitted, atol=1e-10)
 
 
-def test_solution_and_covariance_are_those_of_dense_least_squares():
+@pytest.mark.parametrize("gains", [False, True])
+def test_solution_and_covariance_are_those_of_dense_least_squares(gains):
     smooth = RandomBeam.draw(np.random.default_rng(0), rms=0.0, width=25.0)
-    campaign = small_campaign(jitter=0.01, pixels=8, beam=smooth)
+    campaign = small_campaign(jitter=0.01, pixels=8, beam=smooth, boards=Boards() if gains else None)
+    boards = board_terms(campaign.exposures.time, campaign.boards, Coefficient(6.5e-4))
     solution = solve_joint(
-        campaign.exposures, campaign.detectors, spacing_mm=8.0, threshold=np.inf, leave_out=False, geometry=True, tolerance=1e-5
+        campaign.exposures, campaign.detectors, spacing_mm=8.0, threshold=np.inf, leave_out=False, tolerance=1e-5, boards=boards
     )
     model, vector = solution.model, solution.vector
     jacobian, response, weights, residual = dense_system(model, campaign.detectors, vector)

@@ -170,11 +170,15 @@ def test_what_weather_adds_to_the_errors_is_what_known_weather_would_take_off():
     known = errors.under(replace(solution, factor=np.linalg.cholesky(precision)))
     regions = [{name: np.full(len(response), 1 / len(response))} for name, response in solution.log_response.items()]
     expected = errors.covariance(regions) - known.covariance(regions)
-    np.testing.assert_allclose(errors.of_weather(regions), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        errors.added_by(solution.model.weather, regions), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()
+    )
     expected = errors.composite_gradient()[1] - known.composite_gradient()[1]
-    np.testing.assert_allclose(errors.composite_gradient_of_weather(), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        errors.composite_gradient_added_by(solution.model.weather), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max()
+    )
     total, rest = errors.largest_modes(20).total, known.largest_modes(20).total
-    assert errors.common_variance_of_weather() == pytest.approx(total - rest, rel=0.15)
+    assert errors.common_variance_added_by(solution.model.weather) == pytest.approx(total - rest, rel=0.15)
 
 
 @pytest.mark.full

@@ -72,7 +72,7 @@ class Bench:
         self.files: dict[str, RawBytes] = {layout: raw_bytes(self.camera, layout) for layout in LAYOUTS}
         self.path = folder / "MC_C_20191028_000000_R44_SW1.fits"
         self._check_readers()
-        self.config = IsrConfig(bias="none", gains="nominal", photodiode="none", rejection_threshold=np.inf)
+        self.config = IsrConfig(bias="none", gains="nominal", rejection_threshold=np.inf)
         self.others = []
         for seed in (1, 2):
             self.others.append(folder / f"MC_C_20191028_{seed:06d}_R44_SW1.fits")
@@ -227,7 +227,7 @@ class Bench:
             return np.concatenate([exposure.read(strip)[0].copy() for strip in strips])
 
     def _stack(self, paths: list[Path]) -> np.ndarray:
-        return stack_group(paths, [1.0] * len(paths), self.camera, self.calibration, self.config).stack.image
+        return stack_group(paths, [1.0] * len(paths), self.camera, self.calibration, self.config, normalise=False).stack.image
 
     def _superbias(self, paths: list[Path]) -> np.ndarray:
         out = self.folder / "superbias.fits"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from permil.config.isr import IsrConfig
 from permil.errors import InputError
 from permil.exposures import RawDetector
-from permil.isr.stage import board_temperature
+from permil.isr.stage import board_temperature, board_thermometers
 
 FOLLOWING = IsrConfig(temperature_coefficient=6.5e-4)
 GOOD = {f"TEMP{number}": f"{5.0 + number}" for number in range(1, 11)}
@@ -67,3 +68,14 @@ def test_repeated_sensors_contradict_each_other() -> None:
     lines = raw.headers[1].replace(b"END".ljust(80), b"TEMP1   = 9.0".ljust(80) + b"END".ljust(80))
     with pytest.raises(InputError, match="card TEMP1 is repeated with another value"):
         board_temperature(RawDetector("raw.fits", None, {}, (raw.headers[0], lines)), FOLLOWING)  # type: ignore[arg-type]
+
+
+def test_thermometers_are_read_one_by_one() -> None:
+    """The joint solution smooths each of them: one that is missing now and then does no harm."""
+    broken = raw_with(GOOD | {"TEMP3": "-273.15"})
+    np.testing.assert_array_equal(board_thermometers(broken, IsrConfig()), [6, 7, np.nan, 9, 10, 11])
+    chosen = IsrConfig(temperature_card=["TEMP2", "TEMP9"])
+    assert board_thermometers(broken, chosen) == (7.0, 14.0)
+    for dead in (raw_with(None), raw_with(dict.fromkeys(GOOD, "0.0"))):
+        assert np.isnan(board_thermometers(dead, IsrConfig())).tolist() == [True] * 6
+    assert board_thermometers(raw_with(dict.fromkeys(GOOD, "0.0")), IsrConfig(temperature_card="TEMP1")) == (0.0,)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from chain_reference import Reference, reference_of
 from test_file_stack import exposures, full_calibration, of_sensor, write
 from test_open_exposure import CONFIG, crosstalk
 
+from kernel_levels import LEVELS, kernels_of
 from permil import _kernels
 from permil.camera import Camera, ReferenceBox
 from permil.camera.frames import take_segment
@@ -31,15 +30,6 @@ from permil.products import MaskPlane
 
 # Single precision on the way, at up to 1e5 electrons.
 TOLERANCE = {"rtol": 4e-7, "atol": 0.02}
-
-
-@contextmanager
-def kernels_of(level: str) -> Iterator[None]:
-    _kernels.use_level(level)
-    try:
-        yield
-    finally:
-        _kernels.use_level(_kernels.levels()[-1])
 
 
 def calibrations(plain: Calibration, seed: int) -> dict[str, Calibration]:
@@ -138,7 +128,7 @@ def test_all_levels_have_the_same_bits(
     frames[1]["C11"][40:42, 30:90] = 26000
     paths = [write(tmp_path / f"{number}.fits", detector, each) for number, each in enumerate(frames)]
     found = []
-    for level in _kernels.levels():
+    for level in LEVELS:
         with kernels_of(level):
             files = [RawFile(path, bin8) for path in paths]
             probed = [probe_file(file, own, temperature=None) for file in files]

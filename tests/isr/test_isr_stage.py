@@ -136,7 +136,7 @@ def test_no_usable_exposure_is_an_error(files, bin8, config, loaded, tmp_path):
 
 
 def test_without_photodiode_the_stack_is_at_the_mean_light(files, bin8, config, loaded):
-    result = stack_group(files["paths"], [np.nan] * 6, bin8, loaded, config.model_copy(update={"photodiode": "none"}))
+    result = stack_group(files["paths"], [np.nan] * 6, bin8, loaded, config, normalise=False)
     assert result.photodiode == 1
     assert np.isnan(result.scale_error)
     expected = files["electrons"] * np.mean([1.0, 1.02, 0.97, 1.3, 1.0, 1.01])

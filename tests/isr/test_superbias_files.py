@@ -13,9 +13,9 @@ from astropy.table import Table
 from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
-from permil.isr.calibrate import common_serial
 from permil.isr.gains import nominal_gains, unit_gains
 from permil.isr.inputs import check_superbias_serial, load_calibration, read_superbias, superbias_path
+from permil.isr.stage import common_serial
 from permil.products import MaskPlane, write_image
 
 DETECTOR = "R22_S11"

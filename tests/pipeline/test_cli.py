@@ -40,7 +40,7 @@ def test_example_configuration_is_valid(permil: Permil, tmp_path: Path) -> None:
 
 def test_help_starts_without_the_heavy_libraries() -> None:
     code = "import sys; sys.argv = ['permil', '--help']\nfrom permil.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-    code += "print(sorted(set(sys.modules) & {'numpy', 'scipy', 'astropy', 'numba', 'matplotlib'}))"
+    code += "print(sorted(set(sys.modules) & {'numpy', 'scipy', 'astropy', 'matplotlib'}))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
     assert run.stdout.splitlines()[-1] == "[]"
 

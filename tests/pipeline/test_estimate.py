@@ -10,15 +10,14 @@ import pytest
 from permil.camera import load_camera
 from permil.config import load_config
 from permil.errors import OutputError
-from permil.estimate import estimate
-from permil.exposures.stage import read_index
 from permil.products import RunFolder
+from permil.run import Run
+from permil.tasks import estimate
 
 
 def _seconds(reduced: Path, *options: str, camera: str = "lsstcam-bin8", workers: int = 1) -> float:
-    config = load_config(reduced / "config.yaml", list(options))
-    folder = RunFolder(reduced)
-    said = estimate(config, load_camera(camera), folder, read_index(folder.exposures), workers=workers)
+    config = load_config(reduced / "config.yaml", [*options, f"pipeline.workers={workers}"])
+    said = estimate(Run(config, load_camera(camera), RunFolder(reduced)))
     number, unit = re.search(r"about ([\d.]+) (s|min|h) and", said).groups()
     return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
 
@@ -35,6 +34,6 @@ def test_larger_detectors_take_longer_and_more_workers_less(reduced: Path) -> No
 
 
 def test_a_disk_that_is_too_small_is_said_at_once(reduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("permil.estimate.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr("permil.tasks.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OutputError, match=r"fewer detectors \(flat.detectors\)"):
         _seconds(reduced)

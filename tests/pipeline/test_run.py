@@ -221,7 +221,7 @@ def test_only_one_run_works_in_a_folder(reduced: Path) -> None:
 
 def test_a_superbias_that_is_remade_is_read_again(reduced: Path, tmp_path: Path) -> None:
     """In one process, too: the calibration is kept only as long as nothing that it is made from changes."""
-    from permil.isr.calibrate import shared_calibration
+    from permil.isr.stage import shared_calibration
 
     folder = tmp_path / "run"
     shutil.copytree(reduced, folder, copy_function=os.link)

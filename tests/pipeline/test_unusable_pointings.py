@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +11,20 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.beam import stage as beam_stage
-from permil.camera import load_camera
 from permil.config import load_config
+from permil.engine import Task, Work
 from permil.errors import BeamError, FlatError
+from permil.exposures import POINTING, SCAN
 from permil.flat import stage as flat_stage
-from permil.flat.led import LedFlats
+from permil.flat.stage import LedFlats
+from permil.flat.tasks.task import LEAVES_OUT
 from permil.pipeline import run_pipeline
-from permil.products import RunFolder, read_image
-from permil.progress import StageReport
+from permil.products import RunFolder, read_image, stored_fingerprint
+from permil.run import Run
+from permil.simulate.stage import simulate_bench
 
-from .conftest import DETECTOR, edit_header, raw_files
+from .conftest import DETECTOR, edit_header, raw_files, small_campaign
+from .test_engine_run import QUICK
 
 STAGES_TO_FLAT = ("index", "isr", "beam", "flat")
 
@@ -82,52 +87,71 @@ def test_a_detector_without_a_usable_pointing_is_named(spoiled: Path) -> None:
         run_pipeline(load_config(spoiled / "config.yaml", options), stages=STAGES_TO_FLAT)
 
 
-def stub(outcomes: dict[str, object]) -> type:
-    """Return what stands in for the flats of LEDs."""
+def led(name: str, error: FlatError | None) -> LedFlats:
+    """Return the tasks of an LED whose composite is made, or cannot be."""
 
-    class Stub:
-        def __init__(self, *arguments: object) -> None:
-            self.led = str(arguments[-1])
+    def work(_: Task) -> Work:
+        if error is not None:
+            raise error
+        return Work.here(lambda: [f"{name}: fine"])
 
-        def chain(self) -> object:
-            yield from ()
-            return outcomes[self.led]
-
-    return Stub
+    return LedFlats(name, "", (Task(("composite", name), "composite", work, leaves_out=LEAVES_OUT),))
 
 
 def test_an_led_that_fails_does_not_end_the_others(monkeypatch: pytest.MonkeyPatch, campaign: Path) -> None:
-    config, camera = load_config(campaign / "config.yaml"), load_camera("lsstcam-bin8")
-    monkeypatch.setattr(flat_stage, "flat_leds", lambda *_: (["red", "blue"], []))
-    error = FlatError("no exposure can be used")
-    monkeypatch.setattr(
-        flat_stage, "LedFlats", stub({"red": error, "blue": StageReport("flat", done=2, messages=["blue: fine"])})
-    )
-    report = flat_stage.make_flats(config, camera, RunFolder(campaign), None, workers=1)  # type: ignore[arg-type]
-    assert report.done == 2
+    run = Run.from_config(load_config(campaign / "config.yaml"))
+    errors: dict[str, FlatError | None] = {"red": FlatError("no exposure can be used"), "blue": None}
+    monkeypatch.setattr(flat_stage, "flat_leds", lambda _: (["red", "blue"], []))
+    monkeypatch.setattr(flat_stage, "led_flats", lambda _, name: led(name, errors[name]))
+    report = flat_stage.make_flats(run)
+    assert report.done == 1
     assert report.messages == ["LED red is left out: no exposure can be used", "blue: fine"]
-    monkeypatch.setattr(flat_stage, "LedFlats", stub({"red": error, "blue": FlatError("neither")}))
+    errors["blue"] = FlatError("neither")
     with pytest.raises(FlatError, match="no exposure can be used"):
-        flat_stage.make_flats(config, camera, RunFolder(campaign), None, workers=1)  # type: ignore[arg-type]
+        flat_stage.make_flats(run)
 
 
-def test_a_detector_that_fails_does_not_end_the_others() -> None:
-    of_led = object.__new__(LedFlats)
-    of_led.__dict__.update(left_out={}, wanted=["R22_S11", "R22_S12"], solution="of both")
-    tasks = [type("Task", (), {"detector": name})() for name in ("R22_S11", "R22_S12")]
-    of_led._leave_out(tasks, [None, FlatError("saturated")])
-    assert list(of_led.left_out) == ["R22_S12"]
-    # The solution is made anew, of those that are left.
-    assert "solution" not in of_led.__dict__
-    with pytest.raises(FlatError, match="saturated, too"):
-        of_led._leave_out(tasks[:1], [FlatError("saturated, too")])
+def test_a_detector_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
+    campaign = {"scan_size": 6, "images": 2, "biases": 3, "readout": "target"}
+    simulate_bench(small_campaign(detectors=[DETECTOR, "R22_S12"], campaign=campaign), tmp_path, workers=1)
+    config, folder = load_config(tmp_path / "config.yaml", QUICK), RunFolder(tmp_path)
+    run_pipeline(config, stages=("index", "isr", "beam"))
+    run = Run.from_config(config)
+    first = {task.key: task.fingerprint for task in flat_stage.led_flats(run, "red").tasks}
+    for purpose in (SCAN, POINTING):
+        for path in run.index.select(purpose=purpose, detector="R22_S12")["path"]:
+            Path(path).write_bytes(Path(path).read_bytes()[:100_000])
+    report = run_pipeline(config, stages=("flat",))[0]
+    assert sum("red: R22_S12 is left out:" in message for message in report.messages) == 1
+    assert folder.flat("red", DETECTOR).is_file()
+    assert not folder.flat("red", "R22_S12").exists()
+    # The solution is that of the detectors that are left.
+    assert stored_fingerprint(folder.joint("red")) not in (None, first["solution", "red"])
+    # What was left out is tried again, and the rest is up to date.
+    again = run_pipeline(config, stages=("flat",))[0]
+    assert (again.done, again.skipped) == (0, 4)
+    assert sum("red: R22_S12 is left out:" in message for message in again.messages) == 1
 
 
-def test_a_beam_that_cannot_be_fitted_leaves_its_led_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    error = BeamError("0 nodes are too few")
+def test_a_beam_that_cannot_be_fitted_leaves_its_led_out(monkeypatch: pytest.MonkeyPatch, spoiled: Path) -> None:
+    config = load_config(spoiled / "config.yaml", ["pipeline.workers=1"])
+    run_pipeline(config, stages=("index", "isr", "beam"))
+    run = Run.from_config(config)
+    red = beam_stage.beam_task(run, "red")
+    nodes = red.needs[0]
 
-    def fail(_: object) -> str:
-        raise error
+    def fail(_: str, **_options: object) -> list[str]:
+        raise BeamError("0 nodes are too few")
 
     monkeypatch.setattr(beam_stage, "_fit_model", fail)
-    assert beam_stage._attempt_model(None) is error  # type: ignore[arg-type]
+    # Another LED goes on; the model of an earlier run is not taken for that of these nodes.
+    other = Task(("beam", "blue"), "beam models", lambda _: Work.here(lambda: ["blue: fine"]))
+    changed = replace(red, facts="other nodes")
+    monkeypatch.setattr(beam_stage, "beam_leds", lambda _: ["red", "blue"])
+    monkeypatch.setattr(beam_stage, "beam_task", lambda _, led: {"red": changed, "blue": replace(other, needs=(nodes,))}[led])
+    report = beam_stage.fit_beams(run)
+    assert report.messages == ["LED red is left out: 0 nodes are too few", "blue: fine"]
+    assert not run.folder.beam("red").exists()
+    monkeypatch.setattr(beam_stage, "beam_leds", lambda _: ["red"])
+    with pytest.raises(BeamError, match="0 nodes are too few"):
+        beam_stage.fit_beams(run)

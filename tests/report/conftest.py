@@ -6,11 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_run import SyntheticRun, write_run
+from synthetic_run import SyntheticRun, make_pages, write_run
 
 from permil.camera import Camera
 from permil.products import RunFolder
-from permil.report import make_report
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +17,7 @@ def written_run(tmp_path_factory: pytest.TempPathFactory, bin8: Camera) -> Synth
     """Return a run's folder with its pages; tests must not change it."""
     root = tmp_path_factory.mktemp("written") / "run"
     written = write_run(root, bin8, leds=("red", "nm960"), detectors=("R22_S00", "R22_S01", "R01_S00"))
-    make_report(written.config, bin8, written.folder, workers=1)
+    make_pages(written.config, bin8, written.folder)
     return written
 
 

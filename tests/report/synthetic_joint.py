@@ -12,7 +12,6 @@ from permil.camera import Camera, frames
 from permil.config import Config
 from permil.flat.signals_file import SuperPixelSignals, write_signals
 from permil.flat.tasks.exposures import unique_exposures
-from permil.flat.tasks.signals import SignalsTask
 from permil.flat.tasks.solution import JointTask, solve_led
 from permil.products import RunFolder, write_table
 
@@ -36,6 +35,7 @@ class SolvedCampaign:
     obsids: tuple[str, ...]
     log_scale: np.ndarray
     log_response: dict[str, np.ndarray]
+    messages: list[str]
 
 
 def log_beam(ux: np.ndarray, uy: np.ndarray) -> np.ndarray:
@@ -58,7 +58,7 @@ def solved_campaign(root: Path, camera: Camera, *, led: str = "red", seed: int =
     exposures = unique_exposures(index)
     obsids = tuple(str(obsid) for obsid in exposures["obsid"])
     write_table(folder.exposures, index)
-    responses, tasks = {}, []
+    responses = {}
     for name in DETECTORS:
         detector = camera[name]
         rows, columns = (-(-length // BLOCK) for length in detector.shape)
@@ -85,11 +85,12 @@ def solved_campaign(root: Path, camera: Camera, *, led: str = "red", seed: int =
             BLOCK,
         )
         write_signals(folder.super_pixels(led, name), signals, fingerprint=f"aa{name}", led=led)
-        tasks.append(SignalsTask(config, root, name, led, (), (), (), f"aa{name}"))
         responses[name] = response.reshape(rows, columns)
-    solve_led(JointTask(config, root, led, exposures, tuple(tasks), "ff01"))
+    messages = solve_led(JointTask(config, root, led, exposures, DETECTORS, "ff01"))
     mean = np.mean(list(responses.values()))
-    return SolvedCampaign(folder, config, led, obsids, log_scale, {name: part - mean for name, part in responses.items()})
+    return SolvedCampaign(
+        folder, config, led, obsids, log_scale, {name: part - mean for name, part in responses.items()}, messages
+    )
 
 
 def _exposures(camera: Camera, led: str, rng: np.random.Generator) -> tuple[Table, np.ndarray, np.ndarray]:

@@ -18,6 +18,8 @@ from permil.flat.metrics import metrics_table
 from permil.flat.mosaic import assemble_mosaic, mosaic_grid, mosaic_piece
 from permil.flat.superpixel import super_pixels
 from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, write_hdus, write_image, write_table
+from permil.report import make_report
+from permil.run import Run
 
 BLOCK = 8
 FAILING_STEP = 0.0036
@@ -32,6 +34,12 @@ class SyntheticRun:
     config: Config
     leds: tuple[str, ...]
     detectors: tuple[str, ...]
+
+
+def make_pages(config: Config, camera: Camera, folder: RunFolder) -> Path:
+    """Make the report of a folder; return its index page."""
+    make_report(Run(config, camera, folder))
+    return folder.report
 
 
 def write_run(root: Path, camera: Camera, *, leds: Sequence[str], detectors: Sequence[str]) -> SyntheticRun:

@@ -11,6 +11,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from synthetic_comparison import SENTENCE, STRIPES, write_comparison, write_tables
+from synthetic_run import make_pages
 from test_report import OUTSIDE, Page
 
 from permil.camera import Camera, load_camera
@@ -19,7 +20,6 @@ from permil.config import Config
 from permil.config.report import ReportConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
-from permil.report import make_report
 from permil.report.compare.figures import coarse
 from permil.report.kit.quantities import MISSING
 
@@ -29,7 +29,7 @@ GROUPS = ((DETECTOR, "red"), (DETECTOR, ""))
 
 def report(folder: RunFolder, camera: Camera, **options: object) -> Path:
     config = Config(camera="spots-cutout", output=folder.root, report=ReportConfig(**options))
-    return make_report(config, camera, folder, workers=1)
+    return make_pages(config, camera, folder)
 
 
 @pytest.fixture(scope="module")

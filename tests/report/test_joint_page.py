@@ -21,7 +21,7 @@ from synthetic_joint import (
     SolvedCampaign,
     solved_campaign,
 )
-from synthetic_run import SyntheticRun
+from synthetic_run import SyntheticRun, make_pages
 
 from permil.camera import Camera
 from permil.errors import InputError
@@ -29,11 +29,19 @@ from permil.flat.joint_file import read_light
 from permil.flat.joint_residuals import JointResiduals, joint_residuals
 from permil.flat.signals_file import SuperPixelSignals, read_signals, write_signals
 from permil.products import RunFolder, read_table
-from permil.report import make_report
 from permil.report.joint.figures import mode_figure, photodiode_figure, reflection_figure, stage_figure, view_joint_beam
 from permil.report.joint.inputs import JointProducts, mode_sizes, read_joint, read_solution
 from permil.report.joint.page import joint_path
-from permil.report.joint.text import budget_table, cautions, detector_table, finding_table, solution_text, stage_table
+from permil.report.joint.text import (
+    board_table,
+    budget_table,
+    cautions,
+    detector_table,
+    finding_table,
+    gain_step_table,
+    solution_text,
+    stage_table,
+)
 from permil.report.kit.quantities import MISSING, two_digits
 
 WAVE_MM = 24.0
@@ -258,7 +266,7 @@ def test_a_solution_without_photodiode_says_so(copy: RunFolder, bin8: Camera) ->
     products = read_joint(copy, bin8, "red")
     assert "no photodiode" in [caution.phrase for caution in cautions(products)]
     page = joint_path(copy, "red")
-    make_report(run_config(copy, bin8), bin8, copy, workers=1)
+    make_pages(run_config(copy, bin8), bin8, copy)
     assert "No photodiode reading was used" in page.read_text(encoding="utf-8")
 
 
@@ -269,7 +277,7 @@ def run_config(folder: RunFolder, camera: Camera):  # type: ignore[no-untyped-de
 
 
 def test_the_report_has_the_page_and_leads_to_it(copy: RunFolder, bin8: Camera) -> None:
-    make_report(run_config(copy, bin8), bin8, copy, workers=1)
+    make_pages(run_config(copy, bin8), bin8, copy)
     page = joint_path(copy, "red")
     text, index = page.read_text(encoding="utf-8"), copy.report.read_text(encoding="utf-8")
     assert 'href="joint/red.html"' in index
@@ -283,11 +291,11 @@ def test_the_report_has_the_page_and_leads_to_it(copy: RunFolder, bin8: Camera) 
     rows = {str(row["metric"]): (float(row["value"]), float(row["error"])) for row in summary if row["led"] == "red"}
     assert abs(rows["joint_rotation"][0] - ROTATION) < 4 * rows["joint_rotation"][1]
     written = page.stat().st_mtime_ns
-    make_report(run_config(copy, bin8), bin8, copy, workers=1)
+    make_pages(run_config(copy, bin8), bin8, copy)
     assert page.stat().st_mtime_ns == written
     copy.joint("red").unlink()
     (copy.root / "beam").mkdir()
-    make_report(run_config(copy, bin8), bin8, copy, workers=1)
+    make_pages(run_config(copy, bin8), bin8, copy)
     assert not page.exists()
     assert "Joint solution" not in copy.report.read_text(encoding="utf-8")
 
@@ -298,7 +306,7 @@ def test_without_signals_the_page_says_so(copy: RunFolder, bin8: Camera) -> None
     products = read_joint(copy, bin8, "red")
     assert products.residuals is None
     assert [row[1].text[0] for row in detector_table(products, {}).rows] == ["±"] * 3
-    make_report(run_config(copy, bin8), bin8, copy, workers=1)
+    make_pages(run_config(copy, bin8), bin8, copy)
     text = joint_path(copy, "red").read_text(encoding="utf-8")
     assert "no residuals can be shown" in text
     assert text.count("<img") == 4
@@ -311,11 +319,11 @@ def test_a_run_without_joint_solution_has_no_such_page(written_run: SyntheticRun
 
 def test_flats_that_were_since_divided_have_no_such_page(run: SyntheticRun, solved: SolvedCampaign, bin8: Camera) -> None:
     shutil.copy(solved.folder.joint("red"), run.folder.joint("red"))
-    make_report(run.config, bin8, run.folder, workers=1)
+    make_pages(run.config, bin8, run.folder)
     assert not joint_path(run.folder, "red").exists()
     with fits.open(run.folder.flat("red", "R22_S00"), mode="update") as hdus:
         hdus[0].header["SOLVER"] = "joint"
-    make_report(run.config, bin8, run.folder, workers=1)
+    make_pages(run.config, bin8, run.folder)
     assert "../detectors/red/R22_S00.html" not in joint_path(run.folder, "red").read_text(encoding="utf-8")
     assert 'href="joint/red.html"' in run.folder.report.read_text(encoding="utf-8")
 
@@ -351,6 +359,18 @@ def other_shape(path: Path) -> None:
         hdus.writeto(path, overwrite=True)
 
 
+def test_a_board_without_temperatures_is_named_and_has_no_coefficient(solved: SolvedCampaign, products: JointProducts) -> None:
+    said = [message for message in solved.messages if "readout board" in message]
+    assert len(said) == 1
+    assert said[0].startswith(
+        "red: there are no usable temperatures of readout board R22/Reb1: changes of its gain are followed in time"
+    )
+    table = board_table(products)
+    assert table is not None
+    assert [cell.text for cell in table.rows[0]][:2] == ["R22/Reb1", MISSING]
+    assert gain_step_table(products) is None
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -364,7 +384,7 @@ def other_shape(path: Path) -> None:
 def test_a_damaged_solution_is_one_clear_sentence(copy: RunFolder, bin8: Camera, damage, words: str) -> None:  # type: ignore[no-untyped-def]
     damage(copy.joint("red"))
     with pytest.raises(InputError, match=re.escape(words)) as raised:
-        make_report(run_config(copy, bin8), bin8, copy, workers=1)
+        make_pages(run_config(copy, bin8), bin8, copy)
     assert "\n" not in str(raised.value)
     assert "joint.fits" in str(raised.value)
 

@@ -6,12 +6,12 @@ from functools import partial
 
 import pytest
 from markupsafe import Markup
-from synthetic_run import SyntheticRun
+from synthetic_run import SyntheticRun, make_pages
 from test_report import Page as ParsedPage
 
 from permil.camera import Camera
 from permil.products import read_table
-from permil.report import make_report, registry
+from permil.report import registry
 from permil.report.kit.elements import Link
 from permil.report.kit.pages import (
     Declaration,
@@ -68,7 +68,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> PageKind:
 
 
 def test_one_entry_makes_a_kind_of_pages(run: SyntheticRun, bin8: Camera, toys: PageKind) -> None:
-    make_report(run.config, bin8, run.folder, workers=1)
+    make_pages(run.config, bin8, run.folder)
     folder = run.folder.report.parent / "toys"
     pages = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert set(pages) == {"red.html", "nm960.html"}
@@ -80,12 +80,12 @@ def test_one_entry_makes_a_kind_of_pages(run: SyntheticRun, bin8: Camera, toys: 
     assert 12.0 in read_table(run.folder.summary)["value"]
 
     # What has not changed is skipped; what the run has no longer is removed.
-    make_report(run.config, bin8, run.folder, workers=1)
+    make_pages(run.config, bin8, run.folder)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == pages
     for path in (run.folder.beam("nm960"), *(run.folder.root / "flat" / "nm960").rglob("*.*")):
         path.unlink()
     (run.folder.root / "flat" / "nm960").rmdir()
-    make_report(run.config, bin8, run.folder, workers=1)
+    make_pages(run.config, bin8, run.folder)
     assert [path.name for path in folder.iterdir()] == ["red.html"]
     assert "toys/nm960.html" not in ParsedPage(run.folder.report).links
 
@@ -97,6 +97,6 @@ def test_folders_of_kinds_differ() -> None:
 
 def test_without_pages_the_index_links_to_none(run: SyntheticRun, bin8: Camera, toys: PageKind) -> None:
     few = run.config.model_copy(update={"report": run.config.report.model_copy(update={"detector_pages": False})})
-    index = ParsedPage(make_report(few, bin8, run.folder, workers=1))
+    index = ParsedPage(make_pages(few, bin8, run.folder))
     assert not any(link.startswith("toys/") for link in index.links)
     assert not list((run.folder.report.parent / "toys").rglob("*.html"))

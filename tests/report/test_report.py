@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
-from synthetic_run import FAILING_STEP, SyntheticRun, metric_rows, write_flat
+from synthetic_run import FAILING_STEP, SyntheticRun, make_pages, metric_rows, write_flat
 
 from permil.camera import Camera
+from permil.engine import LocalProcesses, session
 from permil.errors import InputError, OutputError
 from permil.flat.metrics import metrics_table
 from permil.products import RunFolder, read_table, write_table
-from permil.report import make_report
 from permil.report.kit.quantities import MISSING
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -77,7 +77,7 @@ class Page(HTMLParser):
 
 
 def report(run: SyntheticRun, camera: Camera) -> Path:
-    return make_report(run.config, camera, run.folder, workers=1)
+    return make_pages(run.config, camera, run.folder)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_scatter_is_judged_by_what_is_beyond_noise(
     metrics.meta = {"fingerprint": "changed"}
     write_table(folder.metrics(led), metrics)
     few = run.config.model_copy(update={"report": run.config.report.model_copy(update={"detector_pages": False})})
-    page = Page(make_report(few, bin8, folder, workers=1))
+    page = Page(make_pages(few, bin8, folder))
     rows = {row[0]: row[2:] for row in page.tables["verdict-table"][1:] if row[1] == led}
     assert rows["scatter between pointings in excess of noise (‰)"][0] == verdict
     assert ("Some results exceed their specification" in page.body) == (verdict == "fail")
@@ -243,7 +243,7 @@ def test_other_specifications_make_other_pages(run: SyntheticRun, bin8: Camera) 
     for name in ("R22_S00", "R01_S00"):
         run.folder.flat("nm960", name).unlink()
     strict = run.config.model_copy(update={"report": run.config.report.model_copy(update={"scatter_limit": 0.0003})})
-    make_report(strict, bin8, run.folder, workers=1)
+    make_pages(strict, bin8, run.folder)
     assert (
         "scatter between pointings in excess of noise: 0.550"
         in Page(run.folder.report.parent / "detectors/nm960/R22_S01.html").body
@@ -264,7 +264,7 @@ def test_pages_of_detectors_that_are_gone_vanish(run: SyntheticRun, bin8: Camera
 
 def test_without_detector_pages_the_index_links_to_none(run: SyntheticRun, bin8: Camera) -> None:
     few = run.config.model_copy(update={"report": run.config.report.model_copy(update={"detector_pages": False})})
-    index = make_report(few, bin8, run.folder, workers=1)
+    index = make_pages(few, bin8, run.folder)
     assert [path.name for path in index.parent.rglob("*.html")] == ["index.html"]
     page = Page(index)
     assert not any("detectors/" in link for link in page.links)
@@ -336,7 +336,7 @@ def test_an_index_alone_makes_a_page(run: SyntheticRun, bin8: Camera, tmp_path: 
     folder.root.mkdir()
     folder.exposures.write_bytes(run.folder.exposures.read_bytes())
     config = run.config.model_copy(update={"output": folder.root})
-    page = Page(make_report(config, bin8, folder, workers=1))
+    page = Page(make_pages(config, bin8, folder))
     assert "beam models and flats" in page.body
     assert "No result has a specification." in page.body
     assert "exposure-table" in page.tables
@@ -345,10 +345,10 @@ def test_an_index_alone_makes_a_page(run: SyntheticRun, bin8: Camera, tmp_path: 
 
 def test_a_folder_without_a_run_is_an_error(run: SyntheticRun, bin8: Camera, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the run does not exist"):
-        make_report(run.config, bin8, RunFolder(tmp_path / "nowhere"), workers=1)
+        make_pages(run.config, bin8, RunFolder(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no products"):
-        make_report(run.config, bin8, RunFolder(tmp_path / "empty"), workers=1)
+        make_pages(run.config, bin8, RunFolder(tmp_path / "empty"))
 
 
 def test_a_damaged_flat_is_named(run: SyntheticRun, bin8: Camera) -> None:
@@ -361,7 +361,7 @@ def test_a_damaged_flat_is_named(run: SyntheticRun, bin8: Camera) -> None:
 
 def test_a_flat_of_another_camera_is_named(run: SyntheticRun, lsstcam: Camera) -> None:
     with pytest.raises(InputError, match="camera lsstcam has"):
-        make_report(run.config.model_copy(update={"camera": "lsstcam"}), lsstcam, run.folder, workers=1)
+        make_pages(run.config.model_copy(update={"camera": "lsstcam"}), lsstcam, run.folder)
 
 
 def test_small_maps_that_do_not_fit_are_named(run: SyntheticRun, bin8: Camera) -> None:
@@ -384,7 +384,8 @@ def test_worker_processes_make_the_same_pages(written_run: SyntheticRun, run: Sy
     name = "detectors/red/R22_S01.html"
     for path in run.folder.report.parent.rglob("R22_S0*.html"):
         path.unlink()
-    make_report(run.config, bin8, run.folder, workers=2)
+    with session(LocalProcesses(2)):
+        make_pages(run.config, bin8, run.folder)
     alone = Page(written_run.folder.report.parent / name)
     together = Page(run.folder.report.parent / name)
     assert together.tables == alone.tables

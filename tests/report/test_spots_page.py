@@ -14,7 +14,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
-from synthetic_run import write_run
+from synthetic_run import make_pages, write_run
 from test_report import OUTSIDE, Page
 
 from permil.camera import Camera, load_camera
@@ -23,8 +23,8 @@ from permil.config.report import ReportConfig
 from permil.config.spots import SpotsConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
-from permil.report import make_report
 from permil.report.spots.inputs import read_spots
+from permil.run import Run
 from permil.spots.catalog import SpotCatalog
 from permil.spots.catalog_file import write_catalog
 from permil.spots.folder import SpotsFolder
@@ -90,13 +90,13 @@ def write_products(root: Path, camera: Camera, *groups: list[SpotCatalog], calib
         catalogs=[str(path) for path in paths], columns=SIDE, rows=SIDE, cell_px=128, knot_px=256.0, rings=(-100.0, 50.0),
         ring_px=60.0, calibration=str(calibration or ""),
     )  # fmt: skip
-    run_spots(options, Config(), camera, folder)
+    run_spots(Run(Config(spots=options), camera, folder))
     return folder
 
 
 def report(folder: RunFolder, camera: Camera, **options: object) -> Path:
     config = Config(camera="spots-cutout", output=folder.root, report=ReportConfig(**options))
-    return make_report(config, camera, folder, workers=1)
+    return make_pages(config, camera, folder)
 
 
 @pytest.fixture(scope="module")
@@ -288,8 +288,8 @@ def test_a_damaged_product_is_named(run: RunFolder, cutout: Camera, length: int)
 def test_flats_and_spots_share_an_index(made: RunFolder, tmp_path: Path, bin8: Camera) -> None:
     run = write_run(tmp_path / "run", bin8, leds=("red",), detectors=("R22_S11",))
     config = run.config.model_copy(update={"report": ReportConfig(detector_pages=False)})
-    before = Page(make_report(config, bin8, run.folder, workers=1))
+    before = Page(make_pages(config, bin8, run.folder))
     assert "spots" not in before.ids
     shutil.copytree(made.root / "spots", run.folder.root / "spots")
-    page = Page(make_report(config, bin8, run.folder, workers=1))
+    page = Page(make_pages(config, bin8, run.folder))
     assert {"spots", "led-red", "verdicts"} <= set(page.ids)

@@ -8,6 +8,7 @@ import pytest
 from permil.camera import Camera
 from permil.simulate.electronics import (
     ADC_LARGEST,
+    Electronics,
     bias_pattern,
     convert_charge,
     cosmic_rays,
@@ -33,17 +34,18 @@ def counts_of(light, *, level=50_000.0, well=np.inf, gain=1.5, curvature=0.0):
 def raw_of(counts, *, crosstalk=None, noise=0.0, deferred=(), prescan=3, overscan=20, parallel=5, bias=25_000.0):
     amplifiers, ny, nx = counts.shape
     raw = np.empty((amplifiers, ny + parallel, prescan + nx + overscan), dtype=np.int32)
-    read_out(
-        counts,
-        np.zeros((amplifiers, amplifiers)) if crosstalk is None else crosstalk,
-        np.full(raw.shape, bias, dtype=np.float32),
-        np.zeros(raw.shape[:2], dtype=np.float32),
-        np.full(amplifiers, noise),
-        np.asarray(deferred, dtype=float),
-        prescan,
-        normal_state(2, "raw"),
-        raw,
+    ones = np.ones(amplifiers)
+    electronics = Electronics(
+        gain=ones,
+        read_noise=ones,
+        full_well=ones,
+        curvature=ones,
+        crosstalk=np.zeros((amplifiers, amplifiers)) if crosstalk is None else crosstalk,
+        bias=np.full(raw.shape, bias, dtype=np.float32),
+        deferred=np.asarray(deferred, dtype=float),
     )
+    drift = np.zeros(raw.shape[:2], dtype=np.float32)
+    read_out(counts, electronics, drift, np.full(amplifiers, noise), prescan, normal_state(2, "raw"), raw)
     return raw
 
 

@@ -16,8 +16,9 @@ from permil.config import load_config
 from permil.config.simulate_spots import SimulateSpotsConfig
 from permil.config.spots import SpotsConfig
 from permil.exposures.stage import make_index
-from permil.isr.calibrate import make_calibrations
+from permil.isr.stage import make_calibrations
 from permil.products import RunFolder, read_table
+from permil.run import Run
 from permil.simulate.spots import SpotBench, simulate_spots
 from permil.spots.flux_model import FluxSolution, fit_fluxes
 from permil.spots.folder import SpotsFolder
@@ -35,9 +36,10 @@ def reduce_campaign(config: SimulateSpotsConfig, folder: Path, options: SpotsCon
     written = simulate_spots(config, folder, workers=1)
     run, camera = load_config(written.configuration), load_camera(config.camera)
     products = RunFolder(folder / "out")
-    index = make_index(run.exposures.roots, camera, products.exposures, options=run.exposures, workers=1)
-    make_calibrations(run, camera, products, index, [config.detector], workers=1)
-    report = run_spots(options, run, camera, products, index=index)
+    make_index(run.exposures.roots, camera, products.exposures, options=run.exposures, workers=1)
+    reduced = Run(run.model_copy(update={"spots": options}), camera, products)
+    make_calibrations(reduced, [config.detector])
+    report = run_spots(reduced)
     assert report.done == config.campaign.exposures + 1
     grids = sorted((folder / "out" / "spots" / "grids").rglob("*.fits"))
     assert len(grids) == config.campaign.exposures

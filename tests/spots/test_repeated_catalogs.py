@@ -17,6 +17,7 @@ from permil.config import Config
 from permil.config.spots import SpotsConfig
 from permil.errors import CameraError, InputError, PermilError
 from permil.products import RunFolder
+from permil.run import Run
 from permil.spots.catalog_file import write_catalog
 from permil.spots.duplicate_catalogs import repeated_catalogs
 from permil.spots.errors import SpotError
@@ -154,7 +155,7 @@ def test_run_names_what_counts_once(tmp_path, cutout, catalogs):
     paths = _write(tmp_path / "in", catalogs)
     _copy(paths[1])
     options = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "in")]})
-    report = run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+    report = run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
     assert any(f"repeats {paths[1]}" in message or f"copy_of_{paths[1].name}" in message for message in report.messages)
     remarks = Table.read(SpotsFolder(tmp_path / "out").remarks)
     assert len(remarks) == 1
@@ -239,7 +240,7 @@ def test_files_of_one_name_in_several_folders_are_several_exposures(tmp_path, cu
     for number, catalog in enumerate(catalogs):
         write_catalog(tmp_path / "in" / f"exposure{number}" / "catalog.fits", replace(catalog, exposure=""))
     options = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "in")]})
-    run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+    run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
     with fits.open(SpotsFolder(tmp_path / "out").calibration("R22_S11", "red")) as hdus:
         assert list(hdus["EXPOSURES"].data["exposure"]) == [f"exposure{number}_catalog" for number in range(COUNT)]
 
@@ -296,7 +297,7 @@ def test_catalogs_that_cannot_be_used_do_not_end_the_run(tmp_path, cutout, catal
     _write(tmp_path / "in", catalogs)
     reasons = _spoiled(tmp_path / "in", catalogs)
     options = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "in")]})
-    report = run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+    report = run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
     left_out = Table.read(SpotsFolder(tmp_path / "out").left_out)
     assert len(left_out) == 9
     for row in left_out:
@@ -310,7 +311,7 @@ def test_if_all_catalogs_fail_one_sentence_says_so(tmp_path, cutout, catalogs):
     _spoiled(tmp_path / "in", catalogs)
     options = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "in")]})
     with pytest.raises(PermilError, match=r"no exposure has a usable grid \(9 catalogs\); the first: dark\.fits: .*all fluxes"):
-        run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+        run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
     assert not SpotsFolder(tmp_path / "out").summary.exists()
 
 
@@ -338,8 +339,8 @@ def test_detectors_and_bands_are_kept_apart(tmp_path, cutout, catalogs):
     )
     _write(tmp_path / "in", [*catalogs, *others, single])
     options = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "in")]})
-    report = run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
-    assert report.done == 2
+    report = run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
+    assert [line.split(":")[0] for line in report.messages if "exposures (dithered)" in line] == ["R02_S02 red", "R22_S11 red"]
     products = SpotsFolder(tmp_path / "out")
     assert fits.getheader(products.calibration("R02_S02", "red"))["DETECTOR"] == "R02_S02"
     # A band with one exposure cannot be calibrated; the others can.
@@ -417,11 +418,11 @@ def test_calibration_of_another_sensor_or_mask_is_refused(tmp_path, cutout, cata
     other = _write(tmp_path / "other", [replace(entry, serial="E2V-CCD250-999") for entry in catalogs[:2]])
     options = OPTIONS.model_copy(update={"catalogs": [str(path) for path in other], "calibration": str(calibration)})
     with pytest.raises(SpotError, match=f"the calibration is of sensor {serial}, but the exposures are of E2V-CCD250-999"):
-        run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+        run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
     for change, sentence in ((_cut, "damaged|cannot be read"), (_fewer_rows, "has 224 rows, but a mask of 15 x 15 has 225")):
         change(calibration)
         with pytest.raises(InputError, match=sentence):
-            run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+            run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
         calibrate_files(paths, calibration, options=OPTIONS, camera=cutout)
 
 

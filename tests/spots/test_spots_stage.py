@@ -17,12 +17,12 @@ from permil.config import Config
 from permil.config.spots import SpotsConfig
 from permil.errors import InputError
 from permil.products import RunFolder
-from permil.progress import StageReport
+from permil.run import Run
 from permil.spots.calibration_file import read_calibration
 from permil.spots.catalog_file import write_catalog
 from permil.spots.errors import GridError, SpotError
 from permil.spots.folder import SpotsFolder
-from permil.spots.inputs import measured_catalogs
+from permil.spots.inputs import catalog_tasks
 from permil.spots.stage import calibrate_files, run_spots
 
 OPTIONS = SpotsConfig(columns=15, rows=15, knot_px=64.0, cell_px=64, rings=(-300.0, 200.0))
@@ -42,6 +42,10 @@ def _write(folder, catalogs, *, labels=False):
     return folder
 
 
+def _run(folder, camera, **options):
+    return Run(Config(spots=OPTIONS.model_copy(update=options)), camera, RunFolder(folder))
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, cutout):
     """A dithered run from catalogs without labels; every tenth exposure is cut by the edge of the detector."""
@@ -53,7 +57,7 @@ def run(tmp_path_factory, cutout):
     ]
     _write(folder / "in", catalogs)
     options = OPTIONS.model_copy(update={"catalogs": [str(folder / "in")]})
-    report = run_spots(options, Config(), cutout, RunFolder(folder / "out"))
+    report = run_spots(Run(Config(spots=options), cutout, RunFolder(folder / "out")))
     return folder, options, campaign, report
 
 
@@ -101,7 +105,7 @@ def test_cut_exposures_have_the_true_labels(run):
 def test_nothing_is_done_twice(run, cutout):
     folder, options, _, _ = run
     before = SpotsFolder(folder / "out").summary.stat().st_mtime_ns
-    report = run_spots(options, Config(), cutout, RunFolder(folder / "out"))
+    report = run_spots(Run(Config(spots=options), cutout, RunFolder(folder / "out")))
     assert (report.done, report.skipped) == (0, 1)
     assert SpotsFolder(folder / "out").summary.stat().st_mtime_ns == before
 
@@ -122,13 +126,13 @@ def test_calibration_is_applied_to_other_exposures(run, tmp_path, cutout):
     _write(tmp_path / "in", others)
     calibration = SpotsFolder(folder / "out").calibration("R22_S11", "red")
     update = {"catalogs": [str(tmp_path / "in")], "calibration": str(calibration)}
-    report = run_spots(options.model_copy(update=update), Config(), cutout, RunFolder(tmp_path / "out"))
+    report = run_spots(Run(Config(spots=options.model_copy(update=update)), cutout, RunFolder(tmp_path / "out")))
     assert "applied to 3 exposures" in report.messages[0]
     assert fits.getheader(SpotsFolder(tmp_path / "out").throughput("R22_S11", "red"))["CALIB"] == calibration.name
     elsewhere = [replace(entry, detector="R02_S02") for entry in others]
     update["catalogs"] = [str(_write(tmp_path / "elsewhere", elsewhere))]
     with pytest.raises(SpotError, match="the calibration is of detector R22_S11, but the exposures are of R02_S02"):
-        run_spots(options.model_copy(update=update), Config(), cutout, RunFolder(tmp_path / "other"))
+        run_spots(Run(Config(spots=options.model_copy(update=update)), cutout, RunFolder(tmp_path / "other")))
 
 
 def test_fixed_place(tmp_path, cutout):
@@ -152,49 +156,46 @@ def test_exposures_without_a_grid_are_left_out(tmp_path, cutout):
     stars = replace(catalogs[3], x=rng.random(len(catalogs[3])) * 1000, y=rng.random(len(catalogs[3])) * 1000)
     _write(tmp_path / "in", [*catalogs[:3], stars])
     options = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "in")], "method": "mean"})
-    report = run_spots(options, Config(), cutout, RunFolder(tmp_path / "out"))
+    report = run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
     left_out = Table.read(SpotsFolder(tmp_path / "out").left_out, format="ascii.ecsv")
     assert list(left_out["exposure"]) == [stars.exposure]
     assert "not lie on a grid" in left_out["reason"][0]
     assert "1 exposures left out" in report.messages[-1]
     only = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "in" / f"{stars.exposure}.fits")]})
     with pytest.raises(GridError, match="no exposure has a usable grid"):
-        run_spots(only, Config(), cutout, RunFolder(tmp_path / "none"))
+        run_spots(Run(Config(spots=only), cutout, RunFolder(tmp_path / "none")))
 
 
 def test_bad_input(tmp_path, cutout):
     with pytest.raises(InputError, match=r"absent.*catalog does not exist"):
-        run_spots(OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "absent")]}), Config(), cutout, RunFolder(tmp_path))
+        run_spots(_run(tmp_path, cutout, catalogs=[str(tmp_path / "absent")]))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no catalogs"):
-        run_spots(OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "empty")]}), Config(), cutout, RunFolder(tmp_path))
+        run_spots(_run(tmp_path, cutout, catalogs=[str(tmp_path / "empty")]))
     with pytest.raises(InputError, match="no spot exposures"):
-        run_spots(OPTIONS, Config(), cutout, RunFolder(tmp_path))
+        run_spots(Run(Config(spots=OPTIONS), cutout, RunFolder(tmp_path)))
     catalogs = draw_campaign(np.random.default_rng(5), exposures=3).catalogs
     nameless = [replace(entry, detector="") for entry in catalogs]
     _write(tmp_path / "nameless", nameless)
     with pytest.raises(SpotError, match="do not identify their detector"):
-        run_spots(
-            OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "nameless")]}), Config(), cutout, RunFolder(tmp_path / "a")
-        )
+        run_spots(_run(tmp_path / "a", cutout, catalogs=[str(tmp_path / "nameless")]))
     far = [replace(entry, x=entry.x + 500) for entry in catalogs]
     _write(tmp_path / "far", far)
     with pytest.raises(SpotError, match="lie outside R22_S11"):
-        run_spots(OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "far")]}), Config(), cutout, RunFolder(tmp_path / "b"))
+        run_spots(_run(tmp_path / "b", cutout, catalogs=[str(tmp_path / "far")]))
     _write(tmp_path / "good", catalogs)
     with pytest.raises(InputError, match="not a calibration"):
         read_calibration(tmp_path / "good" / f"{catalogs[0].exposure}.fits")
     both = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "good")], "detectors": ["R02_S02"]})
     with pytest.raises(GridError, match="it is of R22_S11, not of R02_S02"):
-        run_spots(both, Config(), cutout, RunFolder(tmp_path / "c"))
+        run_spots(Run(Config(spots=both), cutout, RunFolder(tmp_path / "c")))
 
 
-def test_named_detector_without_exposures_is_not_ignored(tmp_path):
+def test_named_detector_without_exposures_is_not_ignored(tmp_path, cutout):
     index = SimpleNamespace(
         select=lambda **_: Table({"detector": ["R22_S11", "R22_S11"], "path": ["a", "b"], "obsid": ["1", "2"]})
     )
-    options = SpotsConfig(detectors=["R22_S11", "R22_S12"])
-    with pytest.raises(
-        InputError, match=r"no spot exposures \(IMGTYPE SPOT\) of R22_S12; detectors with spot exposures: R22_S11"
-    ):
-        measured_catalogs(options, Config(), RunFolder(tmp_path), index, 1, StageReport("spots"))
+    indexed = type("Indexed", (Run,), {"index": index})
+    options = SpotsConfig(detectors=["R22_S11", "R02_S02"])
+    with pytest.raises(InputError, match=r"no spot exposures \(IMGTYPE SPOT\) of R02_S02; detectors that have some: R22_S11"):
+        catalog_tasks(indexed(Config(spots=options, exposures={"roots": [tmp_path]}), cutout, RunFolder(tmp_path)))

@@ -3,6 +3,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <cstdint>
+#include <initializer_list>
 #include <string>
 
 namespace permil {
@@ -20,6 +22,15 @@ Array<T, N> array_of(nb::handle owner, const char* name) {
   if (!nb::try_cast(owner.attr(name), found, false))
     throw nb::type_error((std::string(name) + " is no C-contiguous array of the type and number of axes that the kernel takes").c_str());
   return found;
+}
+
+/// Return whether an array has a shape.
+template <class AnyArray>
+bool has_shape(const AnyArray& array, std::initializer_list<int64_t> shape) {
+  int axis = 0;
+  for (int64_t size : shape)
+    if (int64_t(array.shape(axis++)) != size) return false;
+  return true;
 }
 
 /// Raise ValueError unless something holds.

@@ -30,4 +30,11 @@ const Kernels& kernels_in_use(const Kernels& checked, const Kernels& baseline, c
   }
 }
 
+// The kernels that are used, among those of the package in whose namespace this stands.
+#ifdef PERMIL_X86_LEVELS
+#define KERNELS_IN_USE kernels_in_use(checked, baseline, &v3, &v4)
+#else
+#define KERNELS_IN_USE kernels_in_use<Kernels>(checked, baseline, nullptr, nullptr)
+#endif
+
 }  // namespace permil

@@ -18,12 +18,11 @@ from permil.errors import PermilError
 from permil.exposures import Checksums, RawFile
 from permil.exposures.segment_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
-from permil.isr.calibrate import calibration_fingerprint
 from permil.isr.calibration import Calibration, Superbias
 from permil.isr.exposure_stack import check_detector, with_path
 from permil.isr.inputs import load_calibration, read_superbias, superbias_path
 from permil.isr.masks import hot_pixel_mask
-from permil.isr.stage import board_temperature
+from permil.isr.stage import board_temperature, calibration_fingerprint
 from permil.products import RunFolder
 
 BoxPlaces = tuple[ReferenceBox, ...]
@@ -83,19 +82,20 @@ def shared_box_calibration(config: Config, folder: RunFolder, boxes: BoxPlaces) 
     CalibrationError, InputError
         See `permil.isr.inputs.load_calibration`.
     """
-    return _box_calibration(config.model_dump_json(), folder, boxes, calibration_fingerprint(config, folder, boxes[0].detector))
+    detector = boxes[0].detector
+    state = calibration_fingerprint(config, folder, detector)
+    return _box_calibration(config.isr.model_dump_json(), config.camera, folder.superbias(detector), boxes, state)
 
 
 @lru_cache(maxsize=16)
-def _box_calibration(config_json: str, folder: RunFolder, boxes: BoxPlaces, _state: str) -> Calibration:
-    config = Config.model_validate_json(config_json)
-    camera = shared_camera(config.camera)
+def _box_calibration(isr_json: str, camera_name: str, made: Path, boxes: BoxPlaces, _state: str) -> Calibration:
+    camera, options = shared_camera(camera_name), IsrConfig.model_validate_json(isr_json)
     detector = camera[boxes[0].detector]
-    calibration = load_calibration(detector, camera, config.isr.model_copy(update={"bias": "none"}))
-    path = superbias_path(config.isr, detector, folder.superbias(detector.name))
+    calibration = load_calibration(detector, camera, options, with_superbias=False)
+    path = superbias_path(options, detector, made)
     if path is None:
         return calibration
-    return _with_superbias(calibration, boxes, path, camera=camera, threshold=config.isr.hot_pixel_threshold)
+    return _with_superbias(calibration, boxes, path, camera=camera, threshold=options.hot_pixel_threshold)
 
 
 def _with_superbias(calibration: Calibration, boxes: BoxPlaces, path: Path, *, camera: Camera, threshold: float) -> Calibration:

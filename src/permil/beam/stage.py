@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,15 @@ from permil.camera import Camera, ReferenceBox, shared_camera
 from permil.camera.frames import box_in_detector, detector_to_ccs
 from permil.config import Config
 from permil.config.beam import ReferenceConfig
+from permil.engine import Task, Work
 from permil.errors import BeamError, InputError, PermilError, PhotodiodeError
-from permil.exposures import SCAN, Index, require_one_kind, summarise_files
+from permil.exposures import SCAN, require_one_kind, summarise_files
 from permil.isr.box import BoxSignal
-from permil.isr.calibrate import calibration_fingerprint
 from permil.isr.calibration import Calibration
+from permil.isr.stage import reduction_of
 from permil.products import (
     FINGERPRINT_CARD,
     RunFolder,
-    fingerprint,
-    is_current,
     make_folder,
     read_table,
     write_hdus,
@@ -36,9 +36,10 @@ from permil.products import (
     writing,
 )
 from permil.products.sensor_identity import card_of
-from permil.progress import StageReport, parallel_map
+from permil.progress import StageReport, do_tasks
+from permil.run import Run
 
-_EXPOSURES_PER_TASK = 4
+_EXPOSURES_PER_CALL = 4
 _SATURATED_FRACTION = 0.005
 _NODE_KEYS = ("obsid", "detector", "amp", "row", "column", "box")
 """Columns that identify a node."""
@@ -55,17 +56,6 @@ class _Bunch:
     box: int
     ref_x_mm: float
     ref_y_mm: float
-
-
-@dataclass(frozen=True)
-class _NodeTask:
-    """Some scan exposures of one detector, and the journal of their nodes."""
-
-    config: Config
-    root: Path
-    rows: tuple[dict[str, Any], ...]
-    bunches: tuple[_Bunch, ...]
-    journal: Path
 
 
 def reference_bunches(config: Config, camera: Camera) -> list[_Bunch]:
@@ -88,16 +78,82 @@ def reference_bunches(config: Config, camera: Camera) -> list[_Bunch]:
     return bunches
 
 
-def beam_fingerprint(config: Config, folder: RunFolder, scan: Table, bunches: list[_Bunch]) -> tuple[str, str]:
-    """Return the fingerprints of the nodes and of the model of one LED."""
-    detectors = sorted({bunch.detector for bunch in bunches})
-    options = {"bunches": [asdict(bunch) for bunch in bunches], "positions": _positions(scan)}
-    calibrations = [calibration_fingerprint(config, folder, detector) for detector in detectors]
-    nodes = fingerprint(options, files=sorted(scan["path"]), upstream=calibrations)
-    return nodes, fingerprint({"outlier_threshold": config.beam.outlier_threshold, "seed": config.seed}, upstream=[nodes])
+def beam_leds(run: Run) -> list[str]:
+    """Return the LEDs that were scanned and whose beam is wanted."""
+    scanned, wanted = set(run.index.select(purpose=SCAN)["led"]), run.config.beam.leds
+    return [led for led in run.index.leds if led in scanned and (not wanted or led in wanted)]
 
 
-def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *, workers: int) -> StageReport:
+def beam_task(run: Run, led: str) -> Task:
+    """Declare the beam model of one LED, which needs the nodes of its scan."""
+    return run.once(("beam", led), lambda: _beam_task(run, led))
+
+
+def _beam_task(run: Run, led: str) -> Task:
+    config, folder = run.config, run.folder
+    scan = run.index.select(purpose=SCAN, led=led)
+    kind = str(scan["position_kind"][0])
+    return Task(
+        ("beam", led),
+        "beam models",
+        lambda task: Work(
+            partial(_fit_model, config=config, folder=folder, position_kind=kind, fingerprint=task.fingerprint), [led]
+        ),
+        outputs=(folder.beam(led),),
+        options=run.options("beam.outlier_threshold", "seed"),
+        needs=(_nodes_task(run, led, scan),),
+        leaves_out=(BeamError, InputError, PhotodiodeError),
+        command=("beam", "--led", led),
+    )
+
+
+def _nodes_task(run: Run, led: str, scan: Table) -> Task:
+    """Declare the nodes of one LED; what an interrupted run has measured is taken from its journal."""
+    config, folder = run.config, run.folder
+    bunches = reference_bunches(config, run.camera)
+    wanted = sorted({bunch.detector for bunch in bunches})
+    scan = scan[np.isin(scan["detector"], wanted)]
+    reduction = reduction_of(run, *sorted({str(name) for name in scan["detector"]}))
+
+    def work(task: Task) -> Work:
+        unread = sorted(set(wanted) - set(scan["detector"]))
+        if unread:
+            raise BeamError(
+                f"the scan of LED {led} did not read the reference detector {', '.join(unread)}",
+                remedy="name a detector of the scan in beam.reference",
+                led=led,
+            )
+        require_one_kind(scan)
+        journal = make_folder(folder.state) / f"nodes_{led}.jsonl"
+        found = _read_journal(journal, task.fingerprint)
+        if not found:
+            with writing(journal):
+                journal.write_text(json.dumps({"fingerprint": task.fingerprint}), encoding="utf-8")
+
+        def finish(measured: list[list[dict[str, Any]]]) -> list[str]:
+            table = _nodes_table([*found, *(record for records in measured for record in records)], config)
+            table.meta = {"fingerprint": task.fingerprint, "led": led, "photodiode": config.isr.photodiode}
+            write_table(folder.beam_nodes(led), table)
+            return [f"{led}: a node is missing: {sentence}" for sentence in _missing_nodes(table)]
+
+        measure = partial(_measure_nodes, config=config, folder=folder, bunches=tuple(bunches), journal=journal)
+        return Work(measure, _unmeasured(scan, found), finish)
+
+    return Task(
+        ("nodes", led),
+        f"beam nodes {led}",
+        work,
+        outputs=(folder.beam_nodes(led),),
+        options=reduction.options,
+        facts={"bunches": [asdict(bunch) for bunch in bunches], "positions": _positions(scan)},
+        files=[*sorted(scan["path"]), *reduction.files],
+        needs=reduction.needs,
+        command=("beam", "--led", led),
+        seconds=sum(0.01 + 1e-9 * run.camera[str(name)].nx * run.camera[str(name)].ny for name in scan["detector"]),
+    )
+
+
+def fit_beams(run: Run) -> StageReport:
     """Measure the nodes and fit the beam of each scanned LED.
 
     Raises
@@ -105,99 +161,45 @@ def fit_beams(config: Config, camera: Camera, folder: RunFolder, index: Index, *
     BeamError
         If no LED was scanned, the scan did not read a reference detector, or no LED has enough nodes for a model.
     """
-    report = StageReport("beam")
-    bunches = reference_bunches(config, camera)
-    scan = index.select(purpose=SCAN)
-    leds = [led for led in index.leds if led in set(scan["led"]) and (not config.beam.leds or led in config.beam.leds)]
+    report, config = StageReport("beam"), run.config
+    leds = beam_leds(run)
     missing = [led for led in config.beam.leds if led not in leds]
     if missing or not leds:
         what = f"LED {', '.join(missing)} was not scanned" if missing else "the exposures contain no beam scan"
+        scanned = sorted(set(run.index.select(purpose=SCAN)["led"]))
         raise BeamError(
             what,
             path=config.exposures.roots[0] if config.exposures.roots else None,
-            remedy=f"scanned LEDs: {', '.join(sorted(set(scan['led']))) or 'none'}; check exposures.roots and beam.leds",
+            remedy=f"scanned LEDs: {', '.join(scanned) or 'none'}; check exposures.roots and beam.leds",
         )
-    tasks = [
-        _nodes_of_led(config, folder, scan[scan["led"] == led], led, bunches, workers=workers, report=report) for led in leds
-    ]
-    waiting = [task for task in tasks if not is_current(folder.beam(task.led), task.fingerprint)]
-    results = parallel_map(_attempt_model, waiting, workers=workers, description="beam models")
-    failed = [result for result in results if isinstance(result, PermilError)]
-    if failed and len(failed) == len(tasks):
+    models = [beam_task(run, led) for led in leds]
+    ends = do_tasks([*(model.needs[0] for model in models), *models])
+    failed = [end.error for end in ends.values() if end.error is not None]
+    if len(failed) == len(leds):
         raise failed[0]
-    report.done += len(waiting) - len(failed)
-    report.skipped += len(tasks) - len(waiting)
-    for task, result in zip(waiting, results, strict=True):
-        if isinstance(result, PermilError):
-            # A model of an earlier run must not be mistaken for that of these nodes.
-            folder.beam(task.led).unlink(missing_ok=True)
-            report.messages.append(f"LED {task.led} is left out: {result}")
-        else:
-            report.messages.append(f"{task.led}: {result}")
+    report.count(ends)
+    for end in ends.values():
+        report.messages += end.messages if end.error is None else [f"LED {end.task.key[1]} is left out: {end.error}"]
     return report
 
 
-def _attempt_model(task: _ModelTask) -> str | PermilError:
-    """Fit the model of one LED; return its summary, or the error if it cannot be fitted."""
+def _fit_model(led: str, *, config: Config, folder: RunFolder, position_kind: str, fingerprint: str) -> list[str]:
+    """Fit and write the model of one LED to the nodes in the folder; return what a person should know of it."""
+    path = folder.beam_nodes(led)
     try:
-        return _fit_model(task)
-    except (BeamError, InputError, PhotodiodeError) as error:
-        return error
-
-
-@dataclass(frozen=True)
-class _ModelTask:
-    """The beam model of one LED, fitted to the nodes in the folder."""
-
-    config: Config
-    root: Path
-    led: str
-    position_kind: str
-    fingerprint: str
-
-
-def _nodes_of_led(
-    config: Config, folder: RunFolder, scan: Table, led: str, bunches: list[_Bunch], *, workers: int, report: StageReport
-) -> _ModelTask:
-    wanted = {bunch.detector for bunch in bunches}
-    scan = scan[np.isin(scan["detector"], sorted(wanted))]
-    unread = sorted(wanted - set(scan["detector"]))
-    if unread:
-        raise BeamError(
-            f"the scan of LED {led} did not read the reference detector {', '.join(unread)}",
-            remedy="give a detector of the scan in beam.reference",
-            led=led,
-        )
-    require_one_kind(scan)
-    nodes_print, model_print = beam_fingerprint(config, folder, scan, bunches)
-    if is_current(folder.beam_nodes(led), nodes_print):
-        report.skipped += 1
-    else:
-        table = _measure(config, folder, scan, led, bunches, nodes_print, workers=workers)
-        write_table(folder.beam_nodes(led), table)
-        report.done += len(table)
-        report.messages += [f"{led}: a node is missing: {sentence}" for sentence in _missing_nodes(table)]
-    return _ModelTask(config, folder.root, led, str(scan["position_kind"][0]), model_print)
-
-
-def _fit_model(task: _ModelTask) -> str:
-    """Fit and write the model of one LED; return its summary."""
-    folder = RunFolder(task.root)
-    path = folder.beam_nodes(task.led)
-    try:
-        nodes = _usable_nodes(read_table(path), task.config)
-        model = BeamModel.fit(nodes, outlier_threshold=task.config.beam.outlier_threshold, seed=task.config.seed)
+        nodes = _usable_nodes(read_table(path), config)
+        model = BeamModel.fit(nodes, outlier_threshold=config.beam.outlier_threshold, seed=config.seed)
     except PermilError as error:
         error.path = str(path)
         raise
     cards = {
-        FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
-        "LED": (task.led, "LED"),
-        "PDNORM": (task.config.isr.photodiode, "normalisation of each exposure"),
-        "POSKIND": (task.position_kind, "projector positions from header or folder"),
+        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+        "LED": (led, "LED"),
+        "PDNORM": (config.isr.photodiode, "normalisation of each exposure"),
+        "POSKIND": (position_kind, "projector positions from header or folder"),
     }
-    write_hdus(folder.beam(task.led), model_to_hdus(model, header=cards))
-    return model.describe()
+    write_hdus(folder.beam(led), model_to_hdus(model, header=cards))
+    return [f"{led}: {model.describe()}"]
 
 
 def _missing_nodes(table: Table) -> list[str]:
@@ -219,42 +221,26 @@ def _positions(scan: Table) -> list[list[float]]:
     return sorted([float(row["x_mm"]), float(row["y_mm"])] for row in scan)
 
 
-def _measure(
-    config: Config,
-    folder: RunFolder,
-    scan: Table,
-    led: str,
-    bunches: list[_Bunch],
-    nodes_print: str,
-    *,
-    workers: int,
-) -> Table:
-    """Measure all nodes of one LED; nodes of an interrupted run are taken from its journal."""
-    journal = make_folder(folder.state) / f"nodes_{led}.jsonl"
-    found = _read_journal(journal, nodes_print)
-    if not found:
-        with writing(journal):
-            journal.write_text(json.dumps({"fingerprint": nodes_print}), encoding="utf-8")
+def _unmeasured(scan: Table, found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the rows of the exposures that are not in the journal, a few of one detector together."""
     measured = {(record["obsid"], record["detector"]) for record in found}
-    rows = [dict(zip(scan.colnames, row, strict=True)) for row in scan.iterrows()]
-    rows = [_plain(row) for row in rows if (row["obsid"], row["detector"]) not in measured]
-    tasks = []
-    for detector in sorted({bunch.detector for bunch in bunches}):
-        own = tuple(bunch for bunch in bunches if bunch.detector == detector)
-        exposures = [row for row in rows if row["detector"] == detector]
-        tasks += [
-            _NodeTask(config, folder.root, tuple(exposures[start : start + _EXPOSURES_PER_TASK]), own, journal)
-            for start in range(0, len(exposures), _EXPOSURES_PER_TASK)
-        ]
-    for records in parallel_map(_measure_nodes, tasks, workers=workers, description=f"beam nodes {led}"):
-        found += records
-    found.sort(key=lambda record: (record["x_mm"], record["y_mm"], record["obsid"], record["detector"], record["amp"]))
-    table = Table(rows=found)
+    rows = [_plain(dict(zip(scan.colnames, row, strict=True))) for row in scan.iterrows()]
+    together = []
+    for detector in sorted({row["detector"] for row in rows}):
+        own = [row for row in rows if row["detector"] == detector and (row["obsid"], detector) not in measured]
+        together += [own[start : start + _EXPOSURES_PER_CALL] for start in range(0, len(own), _EXPOSURES_PER_CALL)]
+    return together
+
+
+def _nodes_table(records: list[dict[str, Any]], config: Config) -> Table:
+    """Return all nodes of one LED, with units."""
+    table = Table(
+        rows=sorted(records, key=lambda record: tuple(record[name] for name in ("x_mm", "y_mm", "obsid", "detector", "amp")))
+    )
     for name, unit in (("x_mm", "mm"), ("y_mm", "mm"), ("ref_x_mm", "mm"), ("ref_y_mm", "mm")):
         table[name].unit = unit
     signal_unit = "adu" if config.isr.gains == "none" else "electron"
     table["signal"].unit = table["signal_err"].unit = signal_unit
-    table.meta = {"fingerprint": nodes_print, "led": led, "photodiode": config.isr.photodiode}
     return table
 
 
@@ -281,16 +267,18 @@ def _parsed(line: str) -> Any:
         return None
 
 
-def _measure_nodes(task: _NodeTask) -> list[dict[str, Any]]:
-    """Measure the bunches of some exposures and append them to the journal."""
-    camera = shared_camera(task.config.camera)
-    boxes = tuple(ReferenceBox(bunch.detector, bunch.amp, bunch.row, bunch.column, bunch.box) for bunch in task.bunches)
-    calibration = shared_box_calibration(task.config, RunFolder(task.root), boxes)
+def _measure_nodes(
+    rows: list[dict[str, Any]], *, config: Config, folder: RunFolder, bunches: tuple[_Bunch, ...], journal: Path
+) -> list[dict[str, Any]]:
+    """Measure the bunches of some exposures of one detector and note them in the journal."""
+    camera, own = shared_camera(config.camera), tuple(bunch for bunch in bunches if bunch.detector == rows[0]["detector"])
+    boxes = tuple(ReferenceBox(bunch.detector, bunch.amp, bunch.row, bunch.column, bunch.box) for bunch in own)
+    calibration = shared_box_calibration(config, folder, boxes)
     records = []
-    for row in task.rows:
-        records += _nodes_of_exposure(row, task.bunches, boxes, calibration, camera, task.config)
-    # One short write per task, so that lines of workers do not mix. Each starts with a newline, since the line before may be incomplete.
-    with writing(task.journal), task.journal.open("a", encoding="utf-8") as stream:
+    for row in rows:
+        records += _nodes_of_exposure(row, own, boxes, calibration, camera, config)
+    # One short write per call: lines of different workers do not mix. Each begins with the end of the line before, which may be cut.
+    with writing(journal), journal.open("a", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps(records))
     return records
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from permil.camera.model import Amplifier, Camera, Detector, ReferenceBox
+from permil.camera.camera import Camera
+from permil.camera.model import Amplifier, Detector, ReferenceBox
 from permil.errors import CameraError
 from permil.yaml_file import YamlModel, merged, read_yaml
 
@@ -81,6 +82,7 @@ class _CameraFile(YamlModel):
     pixel_mm: Positive
     edge_mm: Positive
     midline_mm: Positive
+    temperature_coefficient: float | None = None
     reference: _ReferenceEntry
     amplifiers: list[_AmplifierEntry]
     layouts: dict[str, _Layout]
@@ -244,6 +246,7 @@ def _build(entries: _CameraFile, where: Path) -> Camera:
         pixel_mm=entries.pixel_mm,
         edge_mm=entries.edge_mm,
         midline_mm=entries.midline_mm,
+        temperature_coefficient=entries.temperature_coefficient,
         reference=reference,
         detectors=dict(sorted(detectors.items(), key=lambda item: item[1].id)),
     )

@@ -14,8 +14,9 @@ from permil.compare.amplifiers import BetweenAmplifiers, between_amplifiers
 from permil.compare.correlation import CorrelationResult, correlate
 from permil.compare.displacement import Boundary, displacement_from_flat
 from permil.compare.errors import CompareError
-from permil.compare.hypotheses.fit import PredictedStars, Stars, fit_hypotheses, predict_bands
+from permil.compare.hypotheses.fit import fit_hypotheses, predict_bands
 from permil.compare.hypotheses.fractions import HypothesisFit
+from permil.compare.hypotheses.stars import PredictedStars, Stars
 from permil.compare.hypotheses.verdict import Verdict, verdict
 from permil.compare.regions import Region, RegionWidths, region_labels
 from permil.compare.rings.profile import RingProfile, RingZone, radial_profile, ring_zone

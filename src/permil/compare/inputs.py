@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector
 from permil.compare.errors import CompareError
-from permil.compare.hypotheses.fit import Stars
+from permil.compare.hypotheses.stars import Stars
 from permil.compare.stars.kernels import QUANTITIES
 from permil.compare.stars.profile import StarProfile, fit_profile
 from permil.compare.stars.response import StarPlaces, StarResponse

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,17 @@ from permil.compare.product import write_comparison
 from permil.compare.regions import RegionWidths
 from permil.config import Config
 from permil.config.compare import CompareConfig
+from permil.engine import Task, Work
 from permil.errors import PermilError
 from permil.products import (
     FINGERPRINT_CARD,
     RunFolder,
-    fingerprint,
-    is_current,
     is_usable,
     read_image,
-    stored_fingerprint,
     write_table,
 )
-from permil.progress import StageReport, parallel_map
+from permil.progress import StageReport, do_tasks
+from permil.run import Run
 from permil.spots.folder import SpotsFolder
 
 SUMMARY_LINES = 3
@@ -44,21 +44,7 @@ _LEVEL_COLUMNS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class CompareTask:
-    """One detector and band."""
-
-    config: Config
-    flats: Path
-    stars: Path
-    root: Path
-    detector: str
-    band: str
-    led: str
-    fingerprint: str
-
-
-def run_compare(config: Config, camera: Camera, folder: RunFolder, *, workers: int = 1) -> StageReport:
+def run_compare(run: Run) -> StageReport:
     """Compare the stars of all detectors and bands with the flats of the same detectors and light.
 
     Raises
@@ -68,28 +54,31 @@ def run_compare(config: Config, camera: Camera, folder: RunFolder, *, workers: i
     InputError
         If a product is missing or damaged.
     """
-    report = StageReport("compare")
-    tasks = compare_tasks(config, camera, folder)
-    products = CompareFolder(folder.root)
-    waiting = [task for task in tasks if not is_current(products.comparison(task.detector, task.band), task.fingerprint)]
-    report.done, report.skipped = len(waiting), len(tasks) - len(waiting)
-    parallel_map(compare_detector, waiting, workers=workers, description="stars against flats")
-    together = fingerprint(config.compare.model_dump(mode="json"), upstream=[task.fingerprint for task in tasks])
-    _write_tables(config, products, camera, tasks, together)
-    report.messages += _messages(products, tasks)
+    report, products = StageReport("compare"), CompareFolder(run.folder.root)
+    comparisons = comparison_tasks(run)
+    ends = do_tasks([*comparisons, _tables_task(run, comparisons)])
+    report.count({task.key: ends[task.key] for task in comparisons})
+    for task in comparisons:
+        header = fits.getheader(products.comparison(*task.key[1:]), 0)
+        report.messages += [str(header[f"SUMMARY{number}"]) for number in range(SUMMARY_LINES)]
     return report
 
 
 def has_pairs(config: Config, folder: RunFolder) -> bool:
     """Return whether there are stars and a flat of the same detector and light."""
-    stars = SpotsFolder(Path(config.compare.stars) if config.compare.stars else folder.root)
-    flats = RunFolder(Path(config.compare.flats) if config.compare.flats else folder.root)
+    flats, stars = _sources(config, folder)
     leds = config.compare.led_of
-    return any(flats.flat(leds.get(band, band), name).is_file() for name, band in star_groups(stars))
+    return any(RunFolder(flats).flat(leds.get(band, band), name).is_file() for name, band in star_groups(SpotsFolder(stars)))
 
 
-def compare_tasks(config: Config, camera: Camera, folder: RunFolder) -> list[CompareTask]:
-    """Return one task per detector and band with stars.
+def _sources(config: Config, folder: RunFolder) -> tuple[Path, Path]:
+    """Return the folders of the flats and the stars."""
+    options = config.compare
+    return Path(options.flats) if options.flats else folder.root, Path(options.stars) if options.stars else folder.root
+
+
+def comparison_tasks(run: Run) -> list[Task]:
+    """Declare the comparison of each detector and band with stars.
 
     Raises
     ------
@@ -98,10 +87,8 @@ def compare_tasks(config: Config, camera: Camera, folder: RunFolder) -> list[Com
     InputError
         If a flat is missing.
     """
-    options = config.compare
-    flats = Path(options.flats) if options.flats else folder.root
-    stars = Path(options.stars) if options.stars else folder.root
-    spots = SpotsFolder(stars)
+    options = run.config.compare
+    spots = SpotsFolder(_sources(run.config, run.folder)[1])
     groups = [(name, band) for name, band in star_groups(spots) if not options.detectors or name in options.detectors]
     missing = [name for name in options.detectors if name not in {detector for detector, _ in groups}]
     if missing or not groups:
@@ -111,19 +98,54 @@ def compare_tasks(config: Config, camera: Camera, folder: RunFolder) -> list[Com
             remedy="run permil spots first, or give the folder of a run with stars in compare.stars",
             value=missing,
         )
-    tasks = []
-    for name, band in groups:
-        led = options.led_of.get(band, band)
-        read_flat(RunFolder(flats), led, camera[name])
-        flat_print = stored_fingerprint(RunFolder(flats).flat(led, name)) or ""
-        star_print = stored_fingerprint(spots.residuals(name, band)) or ""
-        print_ = fingerprint(
-            {"compare": options.model_dump(mode="json"), "camera": config.camera, "seed": config.seed, "led": led},
-            files=[RunFolder(flats).flat(led, name), spots.residuals(name, band)],
-            upstream=[flat_print, star_print],
+    return [_comparison_task(run, name, band) for name, band in groups]
+
+
+def _led_of(run: Run, band: str) -> str:
+    return run.config.compare.led_of.get(band, band)
+
+
+def _comparison_task(run: Run, detector: str, band: str) -> Task:
+    (flats, stars), led = _sources(run.config, run.folder), _led_of(run, band)
+    flat, residuals = RunFolder(flats).flat(led, detector), SpotsFolder(stars).residuals(detector, band)
+    read_flat(RunFolder(flats), led, run.camera[detector])
+
+    def work(task: Task) -> Work:
+        compare = partial(
+            _compare_detector, config=run.config, folder=run.folder, band=band, led=led, fingerprint=task.fingerprint
         )
-        tasks.append(CompareTask(config, flats, stars, folder.root, name, band, led, print_))
-    return tasks
+        return Work(compare, [detector])
+
+    return Task(
+        ("comparison", detector, band),
+        "stars against flats",
+        work,
+        outputs=(CompareFolder(run.folder.root).comparison(detector, band),),
+        options=run.options("compare", "camera", "seed"),
+        # A flat on another composite scale has the same fingerprint.
+        files=(flat, residuals),
+    )
+
+
+def _tables_task(run: Run, comparisons: list[Task]) -> Task:
+    """Declare the tables of correlations, hypotheses, verdicts and levels of all detectors and bands."""
+    products, flats = CompareFolder(run.folder.root), RunFolder(_sources(run.config, run.folder)[0])
+    groups = [(task.key[1], task.key[2]) for task in comparisons]
+    mosaics = {led: flats.focal_plane(led) for led in dict.fromkeys(_led_of(run, band) for _, band in groups)}
+
+    def write(print_: str) -> tuple[str, ...]:
+        _write_tables(products, groups, mosaics, run.camera, seed=run.config.seed, print_=print_)
+        return ()
+
+    return Task(
+        ("levels",),
+        "tables of stars and flats",
+        lambda task: Work.here(lambda: write(task.fingerprint)),
+        outputs=(products.levels, products.correlations, products.hypotheses, products.verdicts),
+        options=run.options("compare", "seed"),
+        files=tuple(mosaics.values()),
+        needs=tuple(comparisons),
+    )
 
 
 def options_of(config: CompareConfig, seed: int) -> CompareOptions:
@@ -143,7 +165,7 @@ def options_of(config: CompareConfig, seed: int) -> CompareOptions:
     )
 
 
-def compare_detector(task: CompareTask) -> None:
+def _compare_detector(name: str, *, config: Config, folder: RunFolder, band: str, led: str, fingerprint: str) -> None:
     """Compare one detector and band and write the result.
 
     Raises
@@ -151,12 +173,12 @@ def compare_detector(task: CompareTask) -> None:
     PermilError
         With the detector in the message if it names no file.
     """
-    detector = shared_camera(task.config.camera)[task.detector]
-    flat = read_flat(RunFolder(task.flats), task.led, detector)
-    product = read_stars(SpotsFolder(task.stars), task.detector, task.band)
-    options = options_of(task.config.compare, task.config.seed)
+    detector = shared_camera(config.camera)[name]
+    flats, stars = _sources(config, folder)
+    flat = read_flat(RunFolder(flats), led, detector)
+    product = read_stars(SpotsFolder(stars), name, band)
+    options = options_of(config.compare, config.seed)
     usable = is_usable(flat.mask) & np.isfinite(flat.image) & np.isfinite(flat.variance)
-    name = " ".join(part for part in (task.detector, task.band) if part)
     try:
         comparison = compare_stars(product.stars, product.response, flat.image, flat.variance, usable, detector, options)
     except PermilError as error:
@@ -164,32 +186,38 @@ def compare_detector(task: CompareTask) -> None:
             error.path = str(product.path)
         raise
     cards: dict[str, Any] = {
-        FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
-        "DETECTOR": (task.detector, "detector"),
-        "BAND": (task.band or None, "band of the stars"),
-        "LED": (task.led, "LED of the flat"),
+        FINGERPRINT_CARD: (fingerprint, "what this was made from"),
+        "DETECTOR": (name, "detector"),
+        "BAND": (band or None, "band of the stars"),
+        "LED": (led, "LED of the flat"),
         "NEXPOSUR": (len(product.exposures), "exposures of stars"),
         "CELL": (options.cells[0], "[pixel] side of a cell of the maps"),
         "HIGHPASS": (options.high_pass, "[pixel] sigma of the high-pass"),
         "FLATFLD": (options.flat_fielded, "stars were flat-fielded"),
         "SEED": (options.seed, "seed of bootstrap and surrogates"),
     }
-    cards |= {f"SUMMARY{number}": line for number, line in enumerate(describe(comparison, name))}
-    write_comparison(CompareFolder(task.root).comparison(task.detector, task.band), comparison, header=cards)
+    cards |= {f"SUMMARY{number}": line for number, line in enumerate(describe(comparison, f"{name} {band}".strip()))}
+    write_comparison(CompareFolder(folder.root).comparison(name, band), comparison, header=cards)
 
 
-def _write_tables(config: Config, products: CompareFolder, camera: Camera, tasks: list[CompareTask], print_: str) -> None:
-    """Write correlations, hypotheses, verdicts and levels of all detectors and bands, unless they are up to date."""
-    if is_current(products.levels, print_):
-        return
+def _write_tables(
+    products: CompareFolder,
+    groups: Sequence[tuple[str, str]],
+    mosaics: Mapping[str, Path],
+    camera: Camera,
+    *,
+    seed: int,
+    print_: str,
+) -> None:
+    """Write correlations, hypotheses, verdicts and levels of all detectors and bands; ``mosaics`` are the flats of each LED."""
     tables: dict[str, list[Table]] = {"CORRELATIONS": [], "HYPOTHESES": [], "VERDICTS": [], "CELLS": []}
-    for task in tasks:
-        with fits.open(products.comparison(task.detector, task.band), memmap=False) as hdus:
+    for detector, band in groups:
+        with fits.open(products.comparison(detector, band), memmap=False) as hdus:
             for name, parts in tables.items():
                 table = _text(Table(hdus[name].data))
                 if name != "CELLS":
-                    table.add_column(task.detector, name="detector", index=0)
-                    table.add_column(task.band or "-", name="band", index=1)
+                    table.add_column(detector, name="detector", index=0)
+                    table.add_column(band or "-", name="band", index=1)
                 parts.append(table)
     for name, path in (
         ("CORRELATIONS", products.correlations),
@@ -199,12 +227,11 @@ def _write_tables(config: Config, products: CompareFolder, camera: Camera, tasks
         table = vstack(tables[name], metadata_conflicts="silent")
         table.meta = {"fingerprint": print_}
         write_table(path, table)
-    cells = [(task.detector, task.band, table) for task, table in zip(tasks, tables["CELLS"], strict=True)]
-    rows = star_levels(cells, camera, seed=config.seed)
-    flats = {task.led: RunFolder(task.flats).focal_plane(task.led) for task in tasks}
-    mosaics = [(led, read_image(path)) for led, path in flats.items() if path.is_file()]
-    if mosaics:
-        rows += flat_levels(mosaics, camera, seed=config.seed)
+    cells = [(*group, table) for group, table in zip(groups, tables["CELLS"], strict=True)]
+    rows = star_levels(cells, camera, seed=seed)
+    images = [(led, read_image(path)) for led, path in mosaics.items() if path.is_file()]
+    if images:
+        rows += flat_levels(images, camera, seed=seed)
     levels = Table({name: [row.get(name, absent) for row in rows] for name, absent in _LEVEL_COLUMNS.items()})
     levels.meta = {"fingerprint": print_}
     write_table(products.levels, levels)
@@ -216,11 +243,3 @@ def _text(table: Table) -> Table:
         if table[name].dtype.kind in "SU":
             table[name] = [str(entry).strip() or "-" for entry in table[name]]
     return table
-
-
-def _messages(products: CompareFolder, tasks: list[CompareTask]) -> list[str]:
-    messages = []
-    for task in tasks:
-        header = fits.getheader(products.comparison(task.detector, task.band), 0)
-        messages += [str(header[f"SUMMARY{number}"]) for number in range(SUMMARY_LINES)]
-    return messages

@@ -52,7 +52,8 @@ class IsrConfig(Section):
     )
     temperature_coefficient: float = Field(
         0.0,
-        description="Relative change of the gain (e-/adu) per degree C of the readout board; about 6.5e-4 for LSSTCam; 0 corrects nothing.",
+        description="Relative change of the gain (e-/adu) per degree C of the readout board that is applied; about 6.5e-4 for LSSTCam. "
+        "The joint solution solves for what is left, also with 0.",
     )
     temperature_reference: float = Field(0.0, description="Board temperature, degree C, to which the gains belong.")
     temperature_card: str | Annotated[list[str], Field(min_length=1)] = Field(

@@ -46,7 +46,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     content = read_yaml(path)
     _apply_overrides(content, overrides or [])
     try:
-        config = with_names(Config.model_validate(content, context={FOLDER: path.resolve().parent}))
+        config = Config.model_validate(content, context={FOLDER: path.resolve().parent})
+        own = {"simulate": config.simulate.camera, "simulate_spots": config.simulate_spots.camera}
+        config = with_names(config, camera=config.camera, cameras=own, leds=config.exposures.leds)
     except ValidationError as error:
         raise _config_error(error, path) from error
     except ConfigError as error:

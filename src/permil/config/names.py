@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 from permil.config.base import Section
 from permil.errors import ConfigError
 
 if TYPE_CHECKING:
     from permil.camera import Camera
-    from permil.config.model import Config
+
+Sections = TypeVar("Sections", bound=Section)
 
 _PLAIN = re.compile(r"R\d\d(_[A-Z]\w\d)?")
 
@@ -40,10 +41,19 @@ KnownLed = Annotated[str, LedName()]
 AnyLed = Annotated[str, LedName(is_known=False)]
 
 
-def with_names(config: Config) -> Config:
+def with_names(config: Sections, *, camera: str, cameras: Mapping[str, str], leds: list[str]) -> Sections:
     """Return a configuration with names of detectors, rafts and LEDs in their canonical spelling.
 
     ``r22-s11``, ``94`` and the serial number of a sensor become ``R22_S11``, ``r22`` becomes ``R22``, ``Red`` becomes ``red``.
+
+    Parameters
+    ----------
+    camera
+        Of the run.
+    cameras
+        Those of sections that have one of their own, which simulate.
+    leds
+        Accepted names of LEDs.
 
     Raises
     ------
@@ -52,19 +62,18 @@ def with_names(config: Config) -> Config:
     CameraError
         If a detector is named and the camera cannot be loaded.
     """
-    own = {"simulate": config.simulate.camera, "simulate_spots": config.simulate_spots.camera}
     changes: dict[str, Section] = {}
     for name in config.model_fields_set:
         section = getattr(config, name)
         if isinstance(section, Section):
-            names = _Names(own.get(name, config.camera), config.exposures.leds, is_simulated=name in own)
+            names = _Names(cameras.get(name, camera), leds, is_simulated=name in cameras)
             changes[name] = _named(section, names, name)
     return config.model_copy(update=changes)
 
 
-def led_named(config: Config, text: str) -> str:
+def led_named(text: str, *, camera: str, leds: list[str]) -> str:
     """Return the canonical name of an LED, ignoring case; other text is returned unchanged."""
-    return _Names(config.camera, config.exposures.leds, is_simulated=False).led(text, LedName(is_known=False), "")
+    return _Names(camera, leds, is_simulated=False).led(text, LedName(is_known=False), "")
 
 
 class _Names:

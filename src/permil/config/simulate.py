@@ -26,6 +26,7 @@ class SimulateEffects(Section):
     annealing: bool = Field(True, description="laser-annealing pattern in uv")
     bad_columns: bool = Field(True, description="columns of low response")
     bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
+    board_drift: bool = Field(True, description="gain of the readout boards that changes over the campaign")
     brighter_fatter: bool = Field(
         False, description="charge already gathered repels charge: noise of neighbouring pixels correlates"
     )
@@ -120,6 +121,10 @@ class SimulateElectronics(Section):
     curvature_rms: Fraction = Field(6e-4, description="rms of that loss between amplifiers; above the mean, some amplifiers gain")
     curvature_level_adu: Positive = Field(45000.0, description="reference level of the curvature, adu above bias")
     temperature_coefficient: float = Field(-6.5e-4, description="relative change of the counts per deg C of the readout board")
+    temperature_coefficient_rms: NotNegative = Field(0.0, description="scatter of that between boards, per deg C")
+    board_drift: Fraction = Field(
+        0.0, description="linear change of a board's counts from the first to the last exposure, relative; rms over boards"
+    )
     temperature_amplitude: NotNegative = Field(
         0.1, description="amplitude of the swing of each readout board's temperature, half of peak to peak, deg C"
     )
@@ -230,7 +235,7 @@ LIGHT: dict[str, Any] = {"campaign": {"images": 1}}
 NO_NUISANCES: dict[str, Any] = {
     "effects": dict.fromkeys(
         (
-            "bias_structure", "brighter_fatter", "cosmic_rays", "crosstalk", "dark_current", "deferred_charge", "gain_steps",
+            "bias_structure", "board_drift", "brighter_fatter", "cosmic_rays", "crosstalk", "dark_current", "deferred_charge", "gain_steps",
             "hot_pixels", "jitter", "led_drift", "led_instability", "nonlinearity", "offset", "offset_drift",
             "photodiode_drift", "photodiode_noise", "photodiode_step", "photodiode_walk", "ring", "rotation", "structure",
             "temperature_drift", "weather",

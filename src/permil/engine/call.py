@@ -22,7 +22,7 @@ from permil.errors import FileWarning
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """What numerical libraries look at, when they are loaded, for the number of their threads."""
 
 _ONE_AT_A_TIME = threading.Lock()
@@ -54,6 +54,11 @@ class Measure:
     bytes_read: int
     peak_bytes: int
     file_warnings: tuple[str, ...] = ()
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it ran in this process."""
+        return (self.host, self.process) == (platform.node(), os.getpid())
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,7 @@ def one_thread() -> Iterator[None]:
     """Hold the threads of numerical libraries at one.
 
     Workers are one per core, so that more threads would wait for each other; and the order of sums, with it the last bit, depends on
-    their number. Numba is not asked: no kernel of ours is parallel, and a question about its threads starts them, with a lock among
-    processes that a worker which is killed leaves behind.
+    their number.
     """
     with _libraries(len(sys.modules)).limit(limits=1):
         yield

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from astropy.table import Table
 
-from permil.engine.session import BatchRecord, Session
+from permil.engine.call import Measure
+from permil.engine.session import CallCosts, Session
 from permil.engine.usage import bytes_read, forget_peak, peak_memory
 
 WHOLE_STAGE = "all"
@@ -59,17 +60,10 @@ class StepCost:
 
 
 _UNITS = {
-    "seconds": "s", "task_seconds": "s", "cpu_seconds": "s", "gigabytes_read": "Gbyte", "gigabytes_per_second": "Gbyte / s",
-    "peak_memory_mib": "Mibyte",
+    "seconds": ("s", 3), "task_seconds": ("s", 3), "cpu_seconds": ("s", 3), "gigabytes_read": ("Gbyte", 4),
+    "gigabytes_per_second": ("Gbyte / s", 4), "peak_memory_mib": ("Mibyte", 1),
 }  # fmt: skip
-_DIGITS = {
-    "seconds": 3,
-    "task_seconds": 3,
-    "cpu_seconds": 3,
-    "gigabytes_read": 4,
-    "gigabytes_per_second": 4,
-    "peak_memory_mib": 1,
-}
+"""Units of the columns, and digits that are kept."""
 
 
 @dataclass
@@ -77,7 +71,7 @@ class StageMeter:
     """Costs of one stage, and the batches that it did, there when its context is left."""
 
     costs: list[StepCost] = field(default_factory=list)
-    records: list[BatchRecord] = field(default_factory=list)
+    records: list[CallCosts] = field(default_factory=list)
 
 
 @contextmanager
@@ -89,47 +83,37 @@ def metered_stage(name: str, opened: Session) -> Iterator[StageMeter]:
     begin, cpu, read = time.perf_counter(), time.process_time(), bytes_read()
     yield meter
     seconds, cpu, read = time.perf_counter() - begin, time.process_time() - cpu, bytes_read() - read
-    records = opened.take_records()
-    meter.records += records
-    meter.costs += _stage_costs(name, records, seconds=seconds, own_cpu=cpu, own_read=read, own_peak=peak_memory())
-
-
-def _stage_costs(
-    name: str, records: list[BatchRecord], *, seconds: float, own_cpu: float, own_read: int, own_peak: int
-) -> list[StepCost]:
+    meter.records = opened.take_records()
     steps = [
-        StepCost(
-            stage=name,
-            step=record.description,
-            tasks=record.tasks,
-            workers=len(record.workers),
-            seconds=record.seconds,
-            task_seconds=record.task_seconds,
-            cpu_seconds=record.cpu_seconds,
-            gigabytes_read=record.bytes_read / _GIGABYTE,
-            gigabytes_per_second=record.bytes_read / _GIGABYTE / max(record.seconds, 1e-9),
-            peak_memory_mib=record.peak_bytes / _MEBIBYTE,
-            restarted=record.restarted,
-        )
-        for record in records
+        _cost(name, each.description, each.measures, seconds=each.seconds, restarted=each.restarted) for each in meter.records
     ]
-    # Tasks of this process are in its own counters already.
-    all_cpu = own_cpu + sum(record.cpu_seconds - record.own_cpu_seconds for record in records)
-    all_read = own_read + sum(record.bytes_read - record.own_bytes_read for record in records)
-    whole = StepCost(
-        stage=name,
-        step=WHOLE_STAGE,
-        tasks=sum(record.tasks for record in records),
-        workers=len(set().union(*(record.workers for record in records))),
-        seconds=seconds,
-        task_seconds=sum(record.task_seconds for record in records),
-        cpu_seconds=all_cpu,
-        gigabytes_read=all_read / _GIGABYTE,
-        gigabytes_per_second=all_read / _GIGABYTE / max(seconds, 1e-9),
-        peak_memory_mib=max([own_peak, *(record.peak_bytes for record in records)]) / _MEBIBYTE,
-        restarted=sum(record.restarted for record in records),
+    # Calls of this process are in its own counters already.
+    measures = [measure for record in meter.records for measure in record.measures]
+    others = [measure for measure in measures if not measure.is_own]
+    whole = replace(
+        _cost(name, WHOLE_STAGE, measures, seconds=seconds, restarted=sum(record.restarted for record in meter.records)),
+        cpu_seconds=cpu + sum(measure.cpu_seconds for measure in others),
+        gigabytes_read=(read + sum(measure.bytes_read for measure in others)) / _GIGABYTE,
+        peak_memory_mib=max([peak_memory(), *(measure.peak_bytes for measure in measures)]) / _MEBIBYTE,
     )
-    return [whole, *steps]
+    meter.costs = [replace(whole, gigabytes_per_second=whole.gigabytes_read / max(seconds, 1e-9)), *steps]
+
+
+def _cost(stage: str, step: str, measures: Sequence[Measure], *, seconds: float, restarted: int) -> StepCost:
+    read = sum(measure.bytes_read for measure in measures) / _GIGABYTE
+    return StepCost(
+        stage=stage,
+        step=step,
+        tasks=len(measures),
+        workers=len({(measure.host, measure.process) for measure in measures}),
+        seconds=seconds,
+        task_seconds=sum(measure.seconds for measure in measures),
+        cpu_seconds=sum(measure.cpu_seconds for measure in measures),
+        gigabytes_read=read,
+        gigabytes_per_second=read / max(seconds, 1e-9),
+        peak_memory_mib=max((measure.peak_bytes for measure in measures), default=0) / _MEBIBYTE,
+        restarted=restarted,
+    )
 
 
 def performance_table(costs: Iterable[StepCost], *, order: Sequence[str], before: Table | None = None) -> Table:
@@ -150,9 +134,9 @@ def performance_table(costs: Iterable[StepCost], *, order: Sequence[str], before
     known = {row["stage"] for row in kept}
     rows = [*kept, *(row for row in rows if row["stage"] not in known)]
     table = Table(rows=sorted(rows, key=lambda row: order.index(row["stage"])))
-    for name, digits in _DIGITS.items():
+    for name, (unit, digits) in _UNITS.items():
         table[name] = table[name].astype(float).round(digits)
-        table[name].unit = _UNITS[name]
+        table[name].unit = unit
     return table
 
 

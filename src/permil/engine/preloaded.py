@@ -18,10 +18,6 @@ _MODULES = (
 def _load() -> None:
     for name in _MODULES:
         import_module(name)
-    # What Numba looks up at the first call of a compiled function of a process.
-    target = import_module("numba.core.registry").cpu_target
-    target.typing_context.refresh()
-    target.target_context.refresh()
 
 
 gc.disable()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.camera import Camera
+from permil.camera.detector_names import serial_key
+from permil.errors import ConfigError, InputError
 from permil.exposures.exposure import Exposure
 from permil.exposures.file_names import parse_obsid
 from permil.exposures.positions import OFFSET_TOLERANCE_MM, groups
@@ -202,3 +205,53 @@ def _longest_rise(values: NDArray[np.float64]) -> list[int]:
         rise.append(place)
         place = int(before[place])
     return rise
+
+
+def choose_sensors(
+    exposures: Sequence[Exposure], camera: Camera, serials: Mapping[str, Sequence[str]]
+) -> tuple[list[Exposure], list[tuple[Exposure, str]]]:
+    """Select the exposures of the requested sensors.
+
+    Parameters
+    ----------
+    serials
+        Serial numbers by detector; exposures of other detectors, and headers without a serial number, are kept.
+
+    Returns
+    -------
+    kept, left_out
+        Files to use, and excluded files with the reason.
+
+    Raises
+    ------
+    ConfigError
+        If the camera has no such detector.
+    InputError
+        If a detector has no exposure of a requested sensor.
+    """
+    wanted: dict[str, Sequence[str]] = {}
+    for label, names in serials.items():
+        detector = camera.find(label)
+        if detector is None:
+            raise ConfigError(
+                f"camera {camera.name} has no detector {label!r}", remedy="correct exposures.serials", key="exposures.serials"
+            )
+        wanted[detector.name] = names
+    kept: list[Exposure] = []
+    left_out: list[tuple[Exposure, str]] = []
+    for exposure in exposures:
+        names = wanted.get(exposure.detector, ())
+        if not names or not exposure.serial or serial_key(exposure.serial) in map(serial_key, names):
+            kept.append(exposure)
+        else:
+            left_out.append((exposure, f"{exposure.detector} is sensor {exposure.serial}, requested is {' or '.join(names)}"))
+    for name, names in wanted.items():
+        others = [exposure for exposure, _ in left_out if exposure.detector == name]
+        if others and not any(exposure.detector == name and exposure.serial for exposure in kept):
+            raise InputError(
+                f"none of the {len(others)} exposures of {name} is of sensor {' or '.join(names)}; they are of {others[0].serial}",
+                path=others[0].path,
+                remedy="correct exposures.serials",
+                detector=name,
+            )
+    return kept, left_out

@@ -17,12 +17,12 @@ from permil.config.exposures import ExposuresConfig
 from permil.errors import InputError
 from permil.exposures.checksums import Checksums
 from permil.exposures.classify import OTHER, classify
-from permil.exposures.contradictions import leave_out_disagreeing, leave_out_moved, note_unusual
+from permil.exposures.contradictions import choose_sensors, leave_out_disagreeing, leave_out_moved, note_unusual
 from permil.exposures.duplicates import Duplicate, leave_out_duplicates
 from permil.exposures.exposure import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
 from permil.exposures.hdu import reading
 from permil.exposures.positions import RunOffset, groups, resolve_positions
-from permil.exposures.sensor_serials import choose_sensors, require_one_sensor
+from permil.exposures.sensor_serials import require_one_sensor
 from permil.exposures.walk import Unreadable, find_files
 from permil.products import is_product
 from permil.progress import parallel_map

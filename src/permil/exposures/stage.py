@@ -1,21 +1,26 @@
-"""Steps that read and write files: the index, and the assembled image of a raw file."""
+"""Steps that read and write files: the stage `index`, and the assembled image of a raw file."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from astropy.io import fits
+from astropy.table import Table
 
 from permil.camera import Camera
+from permil.config import Config
 from permil.config.exposures import ExposuresConfig
-from permil.errors import InputError
+from permil.errors import ConfigError, InputError, PhotodiodeError
 from permil.exposures.assemble import assemble
 from permil.exposures.checksums import Checksums
-from permil.exposures.index import Index, build_index
+from permil.exposures.classify import POINTING, SCAN
+from permil.exposures.index import Index, build_index, summarise_files
 from permil.exposures.raw_detector import read_raw
-from permil.products import check_output, provenance, read_table, write_hdus, write_table
+from permil.products import RunFolder, check_output, provenance, read_table, write_hdus, write_table
+from permil.progress import StageReport
 
 _TEXTS_KEPT = {
     "OBSID": "exposure",
@@ -27,6 +32,8 @@ _TEXTS_KEPT = {
     "IMGTYPE": "kind of exposure",
     "TESTTYPE": "type of test",
 }
+# Sentences of one kind about the files of an index, and duplicates, that are shown.
+_MOST_SENTENCES, _MOST_DUPLICATES = 10, 3
 _LONGEST_WITH_COMMENT = 64
 _NUMBERS_KEPT = {"MJD-OBS": ("d", "modified Julian date of the exposure, d"), "EXPTIME": ("s", "exposure time, s")}
 
@@ -125,3 +132,86 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *,
 def _printable(text: str) -> str:
     """Return text that a card can hold: without control characters, non-ASCII letters replaced."""
     return "".join(letter if letter.isascii() else "?" for letter in text if letter.isprintable())
+
+
+def index_run(config: Config, camera: Camera, folder: RunFolder, *, workers: int) -> StageReport:
+    """Write the index of a run, and the lists of what is not used.
+
+    Raises
+    ------
+    ConfigError
+        If no folders are named.
+    PhotodiodeError
+        If the photodiode leaves out all scans or all pointings.
+    """
+    roots = config.exposures.roots
+    if not roots:
+        raise ConfigError(
+            "no folders to search", remedy="name the folders of raw files in exposures.roots", key="exposures.roots"
+        )
+    index = make_index(roots, camera, folder.exposures, options=config.exposures, workers=workers)
+    _write_reasons(folder.unreadable, [(entry.path, entry.reason) for entry in index.unreadable])
+    _write_reasons(folder.left_out, _left_out(index, with_photodiode=config.isr.photodiode == "header"))
+    return StageReport("index", done=len(index.table), messages=describe_index(index))
+
+
+def describe_index(index: Index) -> list[str]:
+    """Return what a person should know of an index."""
+    lines = []
+    for row in index.summary():
+        led = f" {row['led']}" if row["led"] else ""
+        lines.append(
+            f"run {row['run'] or '?'}: {row['exposures']} {row['purpose']}{led} exposures, {row['files']} files, "
+            f"{row['detectors']} detectors, {row['positions']} positions"
+        )
+    lines += [
+        f"run {offset.run}: header position = folder position + ({offset.x_mm:.3f}, {offset.y_mm:.3f}) mm, "
+        f"constant to {offset.scatter_mm:.3f} mm over {offset.n_exposures} exposures"
+        for offset in index.offsets
+        if offset.is_named
+    ]
+    for title, entries in (
+        ("not used", [(entry.path, entry.reason) for entry in index.unreadable]),
+        ("noticed", index.notes),
+    ):
+        sentences = summarise_files(entries)
+        lines += [f"{title}: {sentence}" for sentence in sentences[:_MOST_SENTENCES]]
+        if len(sentences) > _MOST_SENTENCES:
+            lines.append(f"... and {len(sentences) - _MOST_SENTENCES} more, {title}")
+    lines += [f"left out, same content as {entry.kept}: {entry.left_out}" for entry in index.duplicates[:_MOST_DUPLICATES]]
+    if len(index.duplicates) > _MOST_DUPLICATES:
+        lines.append(f"... and {len(index.duplicates) - _MOST_DUPLICATES} more files with the content of another one")
+    if index.off_detector:
+        shown = ", ".join(index.off_detector[:5])
+        lines.append(f"{len(index.off_detector)} exposures point at no detector and are not used: {shown}")
+    return lines
+
+
+def _write_reasons(path: Path, rows: Sequence[tuple[str, str]]) -> None:
+    """Write a table of files with reasons, which may be empty."""
+    columns = {name: np.array([row[place] for row in rows], dtype=np.str_) for place, name in enumerate(("path", "reason"))}
+    write_table(path, Table(columns))
+
+
+def _left_out(index: Index, *, with_photodiode: bool) -> list[tuple[str, str]]:
+    """Return the exposures that the photodiode leaves out and those that repeat others, with the reason.
+
+    Raises
+    ------
+    PhotodiodeError
+        If it leaves out all scans or all pointings.
+    """
+    rows: list[tuple[str, str]] = []
+    if with_photodiode:
+        for purpose in (SCAN, POINTING):
+            chosen = index.select(purpose=purpose)
+            missing = ~np.isfinite(np.asarray(chosen["photodiode"], dtype=float))
+            if len(chosen) and missing.all():
+                raise PhotodiodeError(
+                    f"none of {len(chosen)} {purpose} files has a usable photodiode reading (CCOBADC)",
+                    path=str(chosen["path"][0]),
+                    remedy="set isr.photodiode=none to go on without normalisation (the products will say so)",
+                )
+            reason = "photodiode is missing, zero or negative: not used for the beam, nor for flats but by the solver joint"
+            rows += [(str(path), reason) for path in chosen["path"][missing]]
+    return rows + [(entry.left_out, f"same content as {entry.kept}") for entry in index.duplicates]

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from permil.borrowed import borrowed
+from permil._kernels import flat as kernels
 from permil.engine import ahead
 from permil.errors import FlatError
-from permil.flat.divide import LitImage, PointingWeights, row_weights
+from permil.flat.divide import LitImage, PointingWeights
 from permil.flat.superpixel import block_medians
 from permil.products import MaskPlane
 
@@ -30,8 +29,6 @@ _NEIGHBOURHOOD = 32
 
 DEAD_RESPONSE = 0.2
 """Response over the detector's median below which a pixel is BAD (dead)."""
-
-_NO_DATA = np.int16(MaskPlane.NO_DATA)
 
 _ROWS_OF_RESULT = 8 * _NEIGHBOURHOOD
 """Rows of the result that are worked on together: whole neighbourhoods."""
@@ -75,11 +72,8 @@ class PointingCombination:
         rows
             Which rows of the detector these are.
         """
-        _accumulate(
-            lit.signal,
-            lit.variance,
-            lit.mask,
-            lit.beam,
+        kernels.add_pointing(
+            *lit.pixels,
             lit.beam_error,
             weights.arguments(lit),
             self._first[rows],
@@ -184,72 +178,3 @@ def _chi_square_limits(most: int) -> NDArray[np.float32]:
     limits = np.full(most + 1, np.inf)
     limits[2:] = chdtri(freedom[2:], CHANCE)
     return limits.astype(np.float32)
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _accumulate(  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    signal, variance, mask, beam, beam_error, light, first, sums, count, all_planes, any_planes
-):
-    """Add a pointing to all sums.
-
-    A row at a time, contiguous in all arrays, goes through loops that write one array each without conditions on whether: the compiler
-    makes vector instructions of such loops only.
-    """
-    signal, variance, mask, beam = borrowed((signal, variance, mask, beam))
-    first, sums, count, all_planes, any_planes = borrowed((first, sums, count, all_planes, any_planes))
-    columns = signal.shape[1]
-    scratch = np.empty((5, columns), dtype=np.float32)
-    inverse, error, weight, deviation, shift = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4]
-    for row in range(signal.shape[0]):
-        for k in range(columns):
-            error[k] = beam_error[row, k]
-        row_weights(signal[row], variance[row], mask[row], beam[row], error, light, inverse, weight)
-        _row_mean(signal[row], inverse, weight, first[row], sums[row, 0], sums[row, 1], sums[row, 2], deviation, shift)
-        _row_noise(variance[row], inverse, weight, sums[row, 3], sums[row, 4], sums[row, 5], deviation)
-        _row_planes(mask[row], weight, count[row], all_planes[row], any_planes[row])
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _row_mean(signal, inverse, weight, first, total, deviations, squares, deviation, shift):  # type: ignore[no-untyped-def]  # pragma: no cover
-    none = np.float32(0)
-    for k in range(weight.size):
-        deviation[k] = signal[k] * inverse[k]
-    for k in range(weight.size):
-        deviation[k] = deviation[k] - first[k] if weight[k] > none else none
-    # A pixel's first response is what its deviations are counted from.
-    for k in range(weight.size):
-        shift[k] = deviation[k] if total[k] == none else none
-    for k in range(weight.size):
-        first[k] += shift[k]
-    for k in range(weight.size):
-        deviation[k] -= shift[k]
-    for k in range(weight.size):
-        total[k] += weight[k]
-    for k in range(weight.size):
-        deviations[k] += weight[k] * deviation[k]
-    for k in range(weight.size):
-        squares[k] += weight[k] * deviation[k] * deviation[k]
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _row_noise(variance, inverse, weight, noise, per_light, weighted, share):  # type: ignore[no-untyped-def]  # pragma: no cover
-    none = np.float32(0)
-    for k in range(weight.size):
-        share[k] = weight[k] * inverse[k] if weight[k] > none else none
-    for k in range(weight.size):
-        noise[k] += share[k] * share[k] * variance[k] if weight[k] > none else none
-    for k in range(weight.size):
-        per_light[k] += share[k]
-    for k in range(weight.size):
-        weighted[k] += share[k] * inverse[k] * variance[k] if weight[k] > none else none
-
-
-@numba.njit(cache=True, nogil=True)
-def _row_planes(mask, weight, count, all_planes, any_planes):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    none = np.float32(0)
-    for k in range(weight.size):
-        count[k] += 1 if weight[k] > none else 0
-    for k in range(weight.size):
-        all_planes[k] &= np.int16(mask[k]) | (np.int16(0) if weight[k] > none else _NO_DATA)
-    for k in range(weight.size):
-        any_planes[k] |= np.int16(mask[k]) | (np.int16(0) if weight[k] > none else _NO_DATA)

@@ -20,19 +20,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels import flat as kernels
 from permil.errors import FlatError
-from permil.products import UNUSABLE, MaskPlane
+from permil.products import is_usable
 
 FloatImage = NDArray[np.float32]
 
 _SAMPLES = 60_000
 """Pixels, about, from which the level and the noise of a pointing are taken."""
-
-_UNUSABLE, _NO_DATA = int(UNUSABLE), int(MaskPlane.NO_DATA)
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,12 @@ class LitImage:
     beam_error: FloatImage
     photodiode: float
     scale_error: float
+
+    @property
+    def pixels(self) -> tuple[FloatImage, FloatImage, NDArray[np.integer], FloatImage]:
+        """Signal, variance, mask and beam as kernels take them: without gaps between rows or columns."""
+        signal, variance, beam = (np.ascontiguousarray(each, np.float32) for each in (self.signal, self.variance, self.beam))
+        return signal, variance, np.ascontiguousarray(self.mask), beam
 
     def part(self, rows: slice, columns: slice) -> LitImage:
         """Return a part of it, without a copy."""
@@ -104,7 +108,7 @@ def divide_by_beam(lit: LitImage) -> PointingFlat:
         )
     shape = lit.signal.shape
     flat = PointingFlat(np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int16))
-    _divide(lit.signal, lit.variance, lit.mask, lit.beam, float(lit.photodiode), flat.response, flat.variance, flat.mask)
+    kernels.divide(*lit.pixels, float(lit.photodiode), flat.response, flat.variance, flat.mask)
     return flat
 
 
@@ -133,7 +137,7 @@ class PointingWeights:
             If its photodiode reading is not positive.
         """
         flat = divide_by_beam(sample)
-        usable = (flat.mask & _UNUSABLE) == 0
+        usable = is_usable(flat.mask)
         if not usable.any():
             return cls(0.0, 1.0)
         # Photon noise: var(r) is proportional to 1 / B at equal response.
@@ -142,56 +146,16 @@ class PointingWeights:
     def at(self, lit: LitImage) -> FloatImage:
         """Return the weights of pixels of this pointing; 0 where there is no data."""
         weights = np.empty(lit.signal.shape, dtype=np.float32)
-        _fill_weights(lit.signal, lit.variance, lit.mask, lit.beam, lit.beam_error, self.arguments(lit), weights)
+        kernels.fill_weights(*lit.pixels, lit.beam_error, self.arguments(lit), weights)
         return weights
 
-    def arguments(self, lit: LitImage) -> tuple[np.float32, np.float32, np.float32]:
-        """Return what `row_weights` wants to know of a pointing: its light, and its weights."""
+    def arguments(self, lit: LitImage) -> tuple[float, float, float]:
+        """Return what kernels need of a pointing: its light, the variance of its photons, and that of its scale."""
         # All in units of the squared level; where that is 0 there is no pixel with data.
         squared = self.level**2 if self.level else 1.0
-        return np.float32(lit.photodiode), np.float32(self.photon * lit.photodiode / squared), np.float32(lit.scale_error**2)
+        return float(lit.photodiode), float(self.photon * lit.photodiode / squared), float(lit.scale_error**2)
 
 
 def sampling_step(shape: tuple[int, int]) -> int:
     """Return the step, in rows and columns, of a sample of a detector's pixels that is enough for medians."""
     return max(1, math.isqrt(shape[0] * shape[1] // _SAMPLES))
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _divide(signal, variance, mask, beam, photodiode, response, response_variance, planes):  # type: ignore[no-untyped-def]  # pragma: no cover
-    for row in range(signal.shape[0]):
-        for column in range(signal.shape[1]):
-            inverse = 1.0 / (photodiode * beam[row, column])
-            level, noise = signal[row, column] * inverse, variance[row, column] * inverse * inverse
-            # A stack marks as NO_DATA what it has no value for; saturated or bad pixels may still carry a number that nobody should use.
-            usable = np.isfinite(level) and np.isfinite(noise) and (mask[row, column] & _UNUSABLE) == 0
-            response[row, column] = level if usable else np.nan
-            response_variance[row, column] = noise if usable else np.nan
-            planes[row, column] = mask[row, column] | (0 if usable else _NO_DATA)
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def row_weights(signal, variance, mask, beam, error, light, inverse, weight):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Fill the inverse of the light, and the weight, of the pixels of a row (see `PointingWeights.arguments`).
-
-    All numbers are of single precision, twice as fast; loops that write one array make vector instructions.
-    """
-    photodiode, photon, of_scale = light
-    one, endless = np.float32(1), np.float32(np.inf)
-    for k in range(inverse.size):
-        inverse[k] = one / (photodiode * beam[k])
-    for k in range(inverse.size):
-        relative = error[k] * photodiode * inverse[k]
-        weight[k] = one / (photon * inverse[k] + relative * relative + of_scale)
-    for k in range(inverse.size):
-        usable = (abs(signal[k] * inverse[k]) + variance[k] * inverse[k] < endless) & ((mask[k] & _UNUSABLE) == 0)
-        weight[k] = weight[k] if usable else np.float32(0)
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _fill_weights(signal, variance, mask, beam, beam_error, light, weights):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    inverse, error = np.empty(signal.shape[1], dtype=np.float32), np.empty(signal.shape[1], dtype=np.float32)
-    for row in range(signal.shape[0]):
-        for k in range(error.size):
-            error[k] = beam_error[row, k]
-        row_weights(signal[row], variance[row], mask[row], beam[row], error, light, inverse, weights[row])

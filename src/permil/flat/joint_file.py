@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from permil.beam.hull import Hull
 from permil.beam.tabulate import SplineTable
 from permil.camera import Detector, frames
 from permil.errors import InputError
+from permil.flat.joint.boards import BoardResult, board_results
 from permil.flat.joint.budget import PhotodiodeCheck
 from permil.flat.joint.covariance import CorrelatedModes
 from permil.flat.joint.error_budget import Halves
+from permil.flat.joint.gain_steps import solved_steps
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.weather import PATTERNS, pattern_values
 from permil.flat.light_lattice import CELL, LightLattice
@@ -89,6 +91,16 @@ def mean_light(exposures: Sequence[ExposureLight]) -> ExposureLight:
 
 
 @dataclass(frozen=True)
+class StoredStep:
+    """A step of the gain of one amplifier: its relative size, and the observations before it; the flat belongs to those after it."""
+
+    detector: str
+    amplifier: int
+    size: float
+    before: frozenset[str]
+
+
+@dataclass(frozen=True)
 class JointLight:
     """The light that the joint solution expects on any pixel.
 
@@ -102,12 +114,18 @@ class JointLight:
         Centre of the patterns of weather in the beam's own coordinates, and half side of their square, mm; empty without weather.
     side_mm : float
         Side of the squares over which this light is averaged.
+    gains : mapping
+        Of each detector whose readout board's gain changes: logarithm of what that makes of its signals, by observation.
+    gain_steps : tuple of StoredStep
+        Steps of single amplifiers.
     """
 
     tables: tuple[tuple[SplineTable, float], ...]
     exposures: Mapping[str, ExposureLight]
     weather_frame: tuple[float, ...] = ()
     side_mm: float = 0.0
+    gains: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gain_steps: tuple[StoredStep, ...] = ()
 
     def averaged_over(self, side_mm: float) -> JointLight:
         """Return the same light, averaged over smaller squares (pixels instead of super-pixels).
@@ -119,6 +137,33 @@ class JointLight:
         excess = (self.side_mm**2 - side_mm**2) / 24.0
         tables = tuple((_less_averaged(table, excess), sign) for table, sign in self.tables)
         return replace(self, tables=tables, side_mm=side_mm)
+
+    def scale_on(self, detector: str, obsid: str) -> float:
+        """Return the scale of an exposure on a detector, with the gain of its readout board."""
+        return self.exposures[obsid].scale * float(np.exp(self.gains.get(detector, {}).get(obsid, 0.0)))
+
+    def log_amplifiers(self, detector: str, obsids: Sequence[str], count: int) -> FloatArray | None:
+        """Return the logarithm of what steps make of each amplifier's signals, mean of some exposures, shape (count,); None without."""
+        own = [step for step in self.gain_steps if step.detector == detector]
+        changes = np.zeros(count)
+        for step in own:
+            changes[step.amplifier] -= np.log1p(step.size) * np.mean([obsid in step.before for obsid in obsids])
+        return changes if own else None
+
+    def log_gains(self, detector: str, obsids: Sequence[str], amplifier: NDArray[np.int64]) -> FloatArray:
+        """Return the logarithm of what gains make of the signals of a detector in some exposures, shape (e, p).
+
+        Parameters
+        ----------
+        amplifier : ndarray of int, shape (p,)
+            Of each super-pixel.
+        """
+        of_board = self.gains.get(detector, {})
+        result = np.tile([[of_board.get(obsid, 0.0)] for obsid in obsids], (1, len(amplifier)))
+        for row, obsid in zip(result, obsids, strict=True):
+            steps = self.log_amplifiers(detector, [obsid], int(amplifier.max()) + 1)
+            row += 0.0 if steps is None else steps[amplifier]
+        return result
 
     def on_detector(self, detector: Detector, exposure: ExposureLight) -> Callable[[slice, slice], NDArray[np.float32]]:
         """Return what gives the beam on rows and columns of a detector, 1 at its maximum; NaN outside the splines.
@@ -224,13 +269,14 @@ def joint_hdus(
     hdus: list[Any] = [fits.PrimaryHDU(header=provenance(dict(cards)))]
     patterns = zip(solution.model.patterns, solution.model.pattern_slices, strict=True)
     for number, (pattern, where) in enumerate(patterns):
-        level = np.array(solution.vector[where]).reshape(pattern.grid.shape)
+        grid, coefficients = solution.model.beam(solution.vector) if number == 0 else (pattern.grid, solution.vector[where])
+        level = np.array(coefficients).reshape(grid.shape)
         hdu = fits.ImageHDU(
             level - (beam_maximum(solution) if number == 0 else 0.0), name="BEAM" if number == 0 else "REFLECTION"
         )
-        hdu.header["ORIGINX"] = (pattern.grid.origin[0], "[mm] place of the first coefficient")
-        hdu.header["ORIGINY"] = (pattern.grid.origin[1], "[mm] place of the first coefficient")
-        hdu.header["STEP"] = (pattern.grid.spacing, "[mm] distance of the knots")
+        hdu.header["ORIGINX"] = (grid.origin[0], "[mm] place of the first coefficient")
+        hdu.header["ORIGINY"] = (grid.origin[1], "[mm] place of the first coefficient")
+        hdu.header["STEP"] = (grid.spacing, "[mm] distance of the knots")
         hdu.header["SIGN"] = (pattern.sign, "function of place + SIGN * projector")
         hdu.header["SIDE"] = (round(side_mm, 9), "[mm] side of the squares of its means")
         hdu.header["MEANING"] = "coefficients [x, y] of cubic B-splines of the logarithm"
@@ -239,6 +285,7 @@ def joint_hdus(
         _exposures_hdu(solution, obsids, check, log_unit),
         fits.BinTableHDU(_drift_table(solution), name="DRIFT"),
         fits.BinTableHDU(budget, name="BUDGET"),
+        *_gain_hdus(solution, obsids),
     ]
     for name, found in errors.items():
         for extension, array in (
@@ -297,6 +344,53 @@ def exposures_table(solution: JointSolution, obsids: list[str], check: Photodiod
         if name.endswith("_mm"):
             table[name].unit = "mm"
     return table
+
+
+def _gain_hdus(solution: JointSolution, obsids: Sequence[str]) -> list[Any]:
+    """Return the readout boards, what they make of the signals in each exposure, and the steps of amplifiers; none without these."""
+    hdus: list[Any] = []
+    boards, places = solution.model.boards, solution.model.board_gains
+    if boards is not None:
+        detectors = [[name for name, board in boards.board_of.items() if board == number] for number in range(len(boards.names))]
+        rows = [
+            (*astuple(one), one.limit, one.is_dominated, " ".join(own))
+            for one, own in zip(board_results(solution), detectors, strict=True)
+        ]
+        names = (*(each.name for each in fields(BoardResult)), "limit", "dominated", "detectors")
+        hdus.append(fits.BinTableHDU(Table(rows=rows, names=names), name="BOARDS"))
+        changes = np.where(boards.read, boards.changes(solution.vector[places]), np.nan)
+        hdu = fits.ImageHDU(changes, name="BOARD_GAINS")
+        hdu.header["MEANING"] = "logarithm of the signals' change [exposure, board]"
+        hdus.append(hdu)
+    if solution.model.gain_steps:
+        steps = [
+            (step.detector, step.amplifier, obsids[step.exposure], step.size, step.size_err) for step in solved_steps(solution)
+        ]
+        table = Table(rows=steps, names=("detector", "amplifier", "obsid", "size", "size_err"))
+        hdu = fits.BinTableHDU(table, name="GAIN_STEPS")
+        hdu.header["MEANING"] = "size: (after - before) / before; the flat is that after"
+        hdus.append(hdu)
+    return hdus
+
+
+def _read_gains(hdus: Any) -> tuple[dict[str, dict[str, float]], tuple[StoredStep, ...]]:
+    """Return what `JointLight` has of gains."""
+    names = {hdu.name for hdu in hdus}
+    exposures = hdus["EXPOSURES"].data
+    obsids = [str(obsid) for obsid in exposures["obsid"]]
+    gains: dict[str, dict[str, float]] = {}
+    if "BOARDS" in names:
+        for row, changes in zip(hdus["BOARDS"].data, hdus["BOARD_GAINS"].data, strict=True):
+            read = {obsid: float(change) for obsid, change in zip(obsids, changes, strict=True) if np.isfinite(change)}
+            gains |= dict.fromkeys(str(row["detectors"]).split(), read)
+    steps = []
+    if "GAIN_STEPS" in names:
+        rank = np.argsort(np.argsort(exposures["time"], kind="stable"))
+        for row in hdus["GAIN_STEPS"].data:
+            first = rank[obsids.index(str(row["obsid"]))]
+            before = frozenset(obsid for obsid, place in zip(obsids, rank, strict=True) if place < first)
+            steps.append(StoredStep(str(row["detector"]), int(row["amplifier"]), float(row["size"]), before))
+    return gains, tuple(steps)
 
 
 def _drift_table(solution: JointSolution) -> Table:
@@ -369,7 +463,8 @@ def read_light(path: Path) -> JointLight:
             for row in hdus["EXPOSURES"].data
             if not row["left_out"]
         }
-        return JointLight(tuple(tables), exposures, frame, side_mm=float(hdus["BEAM"].header["SIDE"]))
+        side_mm = float(hdus["BEAM"].header["SIDE"])
+        return JointLight(tuple(tables), exposures, frame, side_mm, *_read_gains(hdus))
 
 
 def read_errors(path: Path, detector: str) -> tuple[DetectorErrors, Table]:

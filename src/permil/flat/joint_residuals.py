@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +98,8 @@ def joint_residuals(
         If a file is missing or damaged.
     """
     model, vector = _model(light)
-    number_of = {obsid: number for number, obsid in enumerate(light.exposures)}
+    listed = list(light.exposures)
+    number_of = {obsid: number for number, obsid in enumerate(listed)}
     centres = model.exposures.positions
     beam, reflected = FrameSums("beam", cell_mm), FrameSums("reflected", cell_mm)
     found: dict[str, DetectorResiduals] = {}
@@ -107,6 +108,8 @@ def joint_residuals(
         detector = stored.to_detector(number_of, least_signal)
         if not len(detector.exposures):
             continue
+        gains = light.log_gains(stored.detector, [listed[number] for number in detector.exposures], stored.amplifier)
+        detector = replace(detector, log_signal=detector.log_signal - gains)
         fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=np.ones(len(model.exposures)))
         places = np.column_stack([detector.x_mm, detector.y_mm])
         for sums in (beam, reflected):

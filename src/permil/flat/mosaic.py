@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
-from numba import njit
 from numpy.typing import NDArray
 
+from permil._kernels import flat as kernels
 from permil.camera import frames
 from permil.engine import ahead, own_threads
 
@@ -95,6 +95,8 @@ def mosaic_piece(
 
     Each pixel goes to the cell that holds its centre. Detectors turned by quarter turns are exact; so are others.
     """
+    response, variance = (np.ascontiguousarray(each, dtype=np.float32) for each in (response, variance))
+    good = np.ascontiguousarray(good, dtype=np.bool_)
     x, y = _corners(detector)
     first_row, first_column = _cells(y.min(), grid.y_low, grid), _cells(x.min(), grid.x_low, grid)
     shape = int(_cells(y.max(), grid.y_low, grid) - first_row) + 1, int(_cells(x.max(), grid.x_low, grid) - first_column) + 1
@@ -106,7 +108,8 @@ def mosaic_piece(
             rows = np.arange(first, min(first + _ROWS_AT_ONCE, detector.ny))
             x, y = frames.detector_to_dvcs(detector, columns, rows[:, np.newaxis])
             cell = (_cells(y, grid.y_low, grid) - first_row) * shape[1] + _cells(x, grid.x_low, grid) - first_column
-            _add_pixels(response[rows[0] :], variance[rows[0] :], good[rows[0] :], cell, part)
+            own = slice(first, first + len(rows))
+            kernels.add_to_cells(response[own], variance[own], good[own], cell, part)
         return part
 
     sums = np.zeros((3, shape[0] * shape[1]))
@@ -114,24 +117,6 @@ def mosaic_piece(
         sums += part
     total, noise, count = sums.reshape(3, *shape)
     return MosaicPiece(int(first_row), int(first_column), total, noise, count.astype(np.int64))
-
-
-@njit(cache=True, nogil=True)
-def _add_pixels(
-    response: NDArray[np.floating],
-    variance: NDArray[np.floating],
-    good: NDArray[np.bool_],
-    cell: NDArray[np.int64],
-    sums: NDArray[np.float64],
-) -> None:  # pragma: no cover - compiled
-    """Add good pixels of the first rows, as many as ``cell`` has, to the sums of response, variance and number of their cells."""
-    for row in range(cell.shape[0]):
-        for column in range(cell.shape[1]):
-            if good[row, column]:
-                place = cell[row, column]
-                sums[0, place] += response[row, column]
-                sums[1, place] += variance[row, column]
-                sums[2, place] += 1.0
 
 
 def _cells(place: NDArray[np.float64], low: float, grid: MosaicGrid) -> NDArray[np.int64]:

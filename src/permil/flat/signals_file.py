@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
@@ -40,6 +40,10 @@ class SuperPixelSignals:
         Side of a super-pixel in pixels.
     left_out : tuple
         Path and reason of files that could not be used.
+    temperature : ndarray, shape (e, thermometers)
+        Of the readout board, deg C; NaN where there is none. By default there are none.
+    amplifier : ndarray of int, shape (p,)
+        Number of the amplifier of each super-pixel. By default all are of the first.
     """
 
     detector: str
@@ -53,6 +57,15 @@ class SuperPixelSignals:
     shape: tuple[int, int]
     block: int
     left_out: tuple[tuple[str, str], ...] = ()
+    temperature: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+    amplifier: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        """Fill what is not known."""
+        if not self.temperature.size:
+            object.__setattr__(self, "temperature", np.full((len(self.obsid), 1), np.nan))
+        if not self.amplifier.size:
+            object.__setattr__(self, "amplifier", np.zeros(len(self.row), dtype=np.int64))
 
     @classmethod
     def of(cls, detector: str, layout: SuperPixelLayout, obsid: list[str], **arrays: Any) -> SuperPixelSignals:
@@ -137,7 +150,7 @@ def write_signals(path: Path, signals: SuperPixelSignals, *, fingerprint: str, l
             "BLOCKPIX": (signals.block, "side of a super-pixel, pixels"),
         }
     )
-    places = Table({name: getattr(signals, name) for name in ("row", "column", "x_mm", "y_mm")})
+    places = Table({name: getattr(signals, name) for name in ("row", "column", "x_mm", "y_mm", "amplifier")})
     left_out = Table(rows=list(signals.left_out) or None, names=("path", "reason"), dtype=("U512", "U512"))
     write_hdus(
         path,
@@ -145,7 +158,7 @@ def write_signals(path: Path, signals: SuperPixelSignals, *, fingerprint: str, l
             fits.PrimaryHDU(header=header),
             fits.ImageHDU(signals.signal, name="SIGNAL"),
             fits.ImageHDU(signals.variance, name="VARIANCE"),
-            fits.BinTableHDU(Table({"obsid": signals.obsid}), name="EXPOSURES"),
+            fits.BinTableHDU(Table({"obsid": signals.obsid, "temperature": signals.temperature}), name="EXPOSURES"),
             fits.BinTableHDU(places, name="SUPERPIXELS"),
             fits.BinTableHDU(left_out, name="LEFT_OUT"),
         ],
@@ -175,6 +188,10 @@ def read_signals(path: Path) -> SuperPixelSignals:
                 y_mm=np.array(places["y_mm"], dtype=np.float64),
                 shape=(int(header["ROWS"]), int(header["COLUMNS"])),
                 block=int(header["BLOCKPIX"]),
+                temperature=np.array(hdus["EXPOSURES"].data["temperature"], dtype=np.float64).reshape(
+                    len(hdus["EXPOSURES"].data), -1
+                ),
+                amplifier=np.array(places["amplifier"], dtype=np.int64),
                 left_out=tuple((str(row["path"]), str(row["reason"])) for row in left_out),
             )
     except InputError:

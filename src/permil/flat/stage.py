@@ -2,34 +2,43 @@
 
 With the solver `joint`, beam, flat and scales of an LED are solved for together on super-pixels first. Then each detector is made
 by itself and written with its own scale below ``.relative``; once all detectors of an LED are there, the composite median is known
-and the scaled flats take their names. A run that is killed anywhere goes on where it was. LEDs need nothing of each other: while one is
-solved for, the detectors of the next are measured.
+and the scaled flats take their names. LEDs need nothing of each other: while one is solved for, the detectors of the next are measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from permil.camera import Camera
-from permil.config import Config
-from permil.errors import FlatError, InputError, PermilError
-from permil.exposures import Index
-from permil.flat.led import LedFlats, flat_leds, make_detector
-from permil.flat.tasks.signals import is_measured, measure_detector
-from permil.flat.tasks.solution import is_solved, solve_led
-from permil.flat.tasks.task import is_done
+import numpy as np
+from astropy.table import Table, vstack
+
+from permil.beam.stage import beam_leds, beam_task, reference_bunches
+from permil.engine import Ends, State, Task, Work
+from permil.errors import FlatError, PermilError
+from permil.exposures import POINTING, SCAN, require_one_kind
+from permil.flat.tasks.compose import MadeFlat, compose
+from permil.flat.tasks.divide import beam_of, divide_detector
+from permil.flat.tasks.exposures import pointing_groups, unique_exposures, wanted_detectors
+from permil.flat.tasks.joint import joint_detector, joint_light
+from permil.flat.tasks.signals import SignalsTask, measure_detector, nearest_exposures
+from permil.flat.tasks.solution import JointTask, solve_led
+from permil.flat.tasks.task import LEAVES_OUT, FlatTask, relative_path, write_relative
+from permil.isr.stage import common_serial, reduction_of, seconds_of_file, size_of_image
 from permil.products import RunFolder
-from permil.progress import StageReport, parallel_chains
+from permil.progress import StageReport, do_tasks
+from permil.run import Run
 
-STEPS = ("signals", "solution", "flat", "composite")
-"""Kinds of tasks, in the order in which they need each other; the first two are of the solver `joint`."""
-OF_DETECTOR = ("signals", "flat")
-"""Those of one detector and LED; the others are of an LED."""
+STEPS = {"signals": ("led", "detector"), "solution": ("led",), "flat": ("led", "detector"), "composite": ("led",)}
+"""Kinds of tasks, in the order in which they need each other, and what each is of; the first two are of the solver `joint`."""
+
+_EXPOSURE_FACTS = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose", "run", "job")
+"""Columns of the index that matter to a solution."""
+_MOST_NAMES = 5
 
 
-def make_flats(config: Config, camera: Camera, folder: RunFolder, index: Index, *, workers: int) -> StageReport:
+def make_flats(run: Run) -> StageReport:
     """Make the flats of all detectors and LEDs that the data and the configuration allow.
 
     Raises
@@ -39,120 +48,355 @@ def make_flats(config: Config, camera: Camera, folder: RunFolder, index: Index, 
     PermilError
         If the exposures of no LED make a flat.
     """
-    leds, reasons = flat_leds(config, folder, index)
+    leds, reasons = flat_leds(run)
     report = StageReport("flat", messages=reasons)
-    chains = [LedFlats(config, camera, folder, index, led).chain() for led in leds]
-    results = parallel_chains(chains, workers=workers)
-    failed = {led: result for led, result in zip(leds, results, strict=True) if isinstance(result, PermilError)}
+    declared: list[LedFlats] = []
+    failed: dict[str, PermilError] = {}
+    for led in leds:
+        try:
+            declared.append(led_flats(run, led))
+        except LEAVES_OUT as error:
+            failed[led] = error
+    ends = do_tasks([task for flats in declared for task in flats.tasks])
+    report.count(ends)
+    messages = {flats.led: _messages(flats, ends) for flats in declared}
+    failed |= {flats.led: why for flats in declared if (why := _error(flats, ends)) is not None}
     if len(failed) == len(leds):
         raise failed[leds[0]]
-    report.messages += [f"LED {led} is left out: {error}" for led, error in failed.items()]
-    for of_led in results:
-        if isinstance(of_led, PermilError):
-            continue
-        report.done += of_led.done
-        report.skipped += of_led.skipped
-        report.messages += of_led.messages
+    report.messages += [f"LED {led} is left out: {failed[led]}" for led in leds if led in failed]
+    report.messages += [sentence for led, sentences in messages.items() if led not in failed for sentence in sentences]
     return report
 
 
-@dataclass(frozen=True)
-class FlatStep:
-    """One task that can be done by itself; ``detector`` is empty for those of an LED."""
-
-    step: str
-    led: str
-    detector: str = ""
-
-
-def list_steps(config: Config, camera: Camera, folder: RunFolder, index: Index, leds: list[str]) -> list[FlatStep]:
-    """Return all tasks of some LEDs, in an order in which each comes after those that it needs."""
-    flats = [LedFlats(config, camera, folder, index, led) for led in leds]
-    joint = [of_led for of_led in flats if of_led.solver == "joint"]
-    steps = [FlatStep("signals", of_led.led, task.detector) for of_led in joint for task in of_led.solution.signals]
-    steps += [FlatStep("solution", of_led.led) for of_led in joint]
-    steps += [FlatStep("flat", of_led.led, name) for of_led in flats for name in of_led.wanted]
-    return steps + [FlatStep("composite", of_led.led) for of_led in flats]
+def _error(flats: LedFlats, ends: Ends) -> PermilError | None:
+    """Return why an LED has no flat, None if it has."""
+    composite = ends[flats.composite.key]
+    if composite.is_there or composite.state == State.FAILED:
+        return composite.error
+    dark = FlatError(
+        f"no pointing of LED {flats.led} puts light on a detector that was read",
+        remedy="check the positions of the pointings against the area of the beam scan",
+        led=flats.led,
+    )
+    return next((error for task in flats.tasks if (error := ends[task.key].error) is not None), dark)
 
 
-def make_step(config: Config, camera: Camera, folder: RunFolder, index: Index, task: FlatStep) -> StageReport:
-    """Do one task, if it is not up to date, of what others have left in the folder.
+def _messages(flats: LedFlats, ends: Ends) -> list[str]:
+    """Return what a person should know of the flats of an LED."""
+    left_out = {
+        task.key[2]: ends[task.key].error for task in flats.tasks if len(task.key) > 2 and ends[task.key].state != State.DROPPED
+    }
+    dark = [task.key[2] for task in flats.flats if ends[task.key].state == State.EMPTY]
+    shown = ", ".join(dark[:_MOST_NAMES]) + (", ..." if len(dark) > _MOST_NAMES else "")
+    return [
+        *([flats.reason] if flats.reason else []),
+        *(sentence for task in flats.tasks[:-1] for sentence in ends[task.key].messages),
+        *(f"{flats.led}: {name} is left out: {error}" for name, error in left_out.items() if error is not None),
+        *([f"{flats.led}: no flat of {shown}: no exposure that can be used puts light there"] if dark else []),
+        *ends[flats.composite.key].messages,
+    ]
+
+
+def flat_leds(run: Run, *, planned: bool = False) -> tuple[list[str], list[str]]:
+    """Return the LEDs that have pointings and a beam model, and why others that have pointings are left out.
+
+    Parameters
+    ----------
+    planned
+        Whether a beam model that a run will make counts.
 
     Raises
     ------
     FlatError
-        If there is no such task.
-    InputError
-        If what it needs is not there or not up to date, naming the step that makes it.
+        If there are no pointings, or an LED that is asked for has none or no beam model.
     """
-    leds, _ = flat_leds(config.model_copy(update={"flat": config.flat.model_copy(update={"leds": [task.led]})}), folder, index)
-    of_led = LedFlats(config, camera, folder, index, leds[0])
-    if task.step == "composite":
-        return _compose(of_led)
-    report = StageReport(f"flat, {task.step}")
-    is_current, make, argument = _single(of_led, task)
-    if argument is None:
-        report.messages.append(f"{task.detector}: no exposure of LED {task.led} puts light on it, so that it has no flat")
-        return report
-    if is_current():
-        report.count(done=0, of=1)
-        return report
-    report.messages += make(argument) or []
-    report.count(done=1, of=1)
-    return report
+    config, index = run.config.flat, run.index
+    pointings = index.select(purpose=POINTING)
+    available = [led for led in index.leds if led in set(pointings["led"])]
+    wanted = config.leds or available
+    missing = [led for led in wanted if led not in available]
+    if missing or not available:
+        what = f"LED {', '.join(missing)} has no pointings" if missing else "there are no pointings among the exposures"
+        raise FlatError(
+            what,
+            remedy=f"LEDs with pointings: {', '.join(available) or 'none'}; check exposures.roots and flat.leds",
+            value=missing,
+        )
+    scanned = beam_leds(run) if planned else []
+    leds, reasons = [], []
+    for led in wanted:
+        source = config.beam_of.get(led, led)
+        if source in scanned or run.folder.beam(source).is_file():
+            leds.append(led)
+            continue
+        if led in config.leds or source != led:
+            raise FlatError(
+                f"there is no beam model of LED {source}", remedy="scan it, or name another LED in flat.beam_of", led=led
+            )
+        reasons.append(
+            f"LED {led}: no flat, since there is no beam model of {source} (scan it, or name another LED in flat.beam_of)"
+        )
+    if not leds:
+        raise FlatError("no LED has both pointings and a beam model", remedy="name a beam for each in flat.beam_of")
+    return leds, reasons
 
 
-def _single(of_led: LedFlats, task: FlatStep) -> tuple[Callable[[], bool], Callable[[Any], list[str] | None], Any]:
-    """Return what tells whether a task is done, what does it, and its argument."""
-    if task.step in ("signals", "solution") and of_led.solver != "joint":
-        raise FlatError(of_led.reason or "the solver divide has no such step", remedy="go on with the step flat", value=task.step)
-    if task.step == "signals":
-        signals = _of_detector(list(of_led.solution.signals), task)
-        return lambda: is_measured(signals), measure_detector, signals
-    if task.step == "solution":
-        _require([(is_measured(one), one.detector) for one in of_led.solution.signals], "signals", of_led.led)
-        return lambda: is_solved(of_led.solution), solve_led, of_led.solution
-    if of_led.solver == "joint":
-        _require([(is_solved(of_led.solution), "")], "solution", of_led.led)
-    if task.detector in of_led.wanted and task.detector not in {one.detector for one in of_led.flat_tasks()}:
-        return lambda: False, make_detector, None
-    flat = _of_detector(of_led.flat_tasks(), task)
-    return lambda: is_done(of_led.folder, flat), make_detector, flat
+@dataclass(frozen=True)
+class LedFlats:
+    """The tasks of one LED.
+
+    Attributes
+    ----------
+    reason
+        Why its solver is not the one that is asked for.
+    tasks
+        All tasks; each comes after those that it needs.
+    """
+
+    led: str
+    reason: str
+    tasks: tuple[Task, ...]
+
+    @property
+    def flats(self) -> list[Task]:
+        """Those that make the flat of a detector."""
+        return [task for task in self.tasks if task.key[0] == "flat"]
+
+    @property
+    def composite(self) -> Task:
+        """The one that puts all flats on one scale."""
+        return self.tasks[-1]
 
 
-def _compose(of_led: LedFlats) -> StageReport:
-    if of_led.solver == "joint":
-        _require([(is_solved(of_led.solution), "")], "solution", of_led.led)
-    _require([(is_done(of_led.folder, one), one.detector) for one in of_led.flat_tasks()], "flat", of_led.led)
-    # With all detectors there, what is left of the chain is the composite.
-    (result,) = parallel_chains([of_led.chain()], workers=1)
-    if isinstance(result, PermilError):
-        raise result
-    return result
+def led_flats(run: Run, led: str) -> LedFlats:
+    """Declare all tasks of one LED.
+
+    Raises
+    ------
+    FlatError
+        If a detector that is asked for was not read with this LED.
+    PositionError
+        If the positions of its exposures are of two kinds.
+    """
+    solver, reason = _solver(run, led)
+    wanted = wanted_detectors(run.config, run.camera, run.index.select(purpose=POINTING, led=led))
+    tasks = _joint_tasks(run, led, wanted) if solver == "joint" else _divide_tasks(run, led, wanted)
+    flats = tuple(task for task in tasks if task.key[0] == "flat")
+    return LedFlats(led, reason, (*tasks, _composite_task(run, led, flats)))
 
 
-def _of_detector(tasks: list[Any], task: FlatStep) -> Any:
-    for one in tasks:
-        if one.detector == task.detector:
-            return one
-    raise FlatError(
-        f"there is no step {task.step} of {task.detector}, LED {task.led}",
-        remedy=f"detectors that have one: {', '.join(one.detector for one in tasks)}",
-        value=task.detector,
+def _solver(run: Run, led: str) -> tuple[str, str]:
+    """Return the solver of an LED, and why if not the one that is asked for: what borrows a beam can only be divided."""
+    config = run.config.flat
+    source = config.beam_of.get(led, led)
+    if config.solver == "joint" and source != led:
+        return "divide", f"LED {led}: divided by the beam of {source}; a joint solution needs a scan of its own"
+    if config.solver == "joint" and not len(run.index.select(purpose=SCAN, led=led)):
+        return "divide", f"LED {led}: divided by the beam that is there; a joint solution needs its scan"
+    return config.solver, ""
+
+
+def _joint_tasks(run: Run, led: str, wanted: Sequence[str]) -> list[Task]:
+    """Declare the signals of all detectors that take part, the solution, and the flats of those that are wanted."""
+    scan, pointings = (run.index.select(purpose=purpose, led=led) for purpose in (SCAN, POINTING))
+    require_one_kind(*(rows for rows in (scan, pointings) if len(rows)))
+    watching = [bunch.detector for bunch in reference_bunches(run.config, run.camera)]
+    rows = _by_detector(vstack([scan, pointings], metadata_conflicts="silent"), {*wanted, *watching})
+    # An LED without a beam model has no flat.
+    beams = _beam_tasks(run, led)
+    signals = {name: _signals_task(run, led, name, rows[name], beams) for name in run.camera.detectors if name in rows}
+    solution = _solution_task(run, led, rows, tuple(signals.values()))
+    flats = [_joint_flat_task(run, led, name, rows, solution, signals[name]) for name in wanted]
+    return [*signals.values(), solution, *flats]
+
+
+def _signals_task(run: Run, led: str, detector: str, rows: Table, beams: tuple[Task, ...]) -> Task:
+    reduction, rows = reduction_of(run, detector), rows.copy()
+    rows.sort(["mjd", "obsid"])
+    paths, obsids = (tuple(str(entry) for entry in rows[name]) for name in ("path", "obsid"))
+    nearest = nearest_exposures(rows, run.camera[detector])
+
+    def work(task: Task) -> Work:
+        request = SignalsTask(run.config, run.folder.root, detector, led, paths, obsids, nearest, task.fingerprint)
+        return Work(measure_detector, [request])
+
+    return Task(
+        ("signals", led, detector),
+        f"super-pixels {led}",
+        work,
+        outputs=(run.folder.super_pixels(led, detector),),
+        options=reduction.options | run.options("flat.super_pixel_mm", "flat.joint.signal_pixels"),
+        facts=nearest,
+        files=[*paths, *reduction.files],
+        needs=reduction.needs,
+        after=beams,
+        leaves_out=LEAVES_OUT,
+        command=step_command("signals", led, detector),
+        seconds=len(paths) * 1.5 * seconds_of_file(run.camera[detector]),
     )
 
 
-def _require(done: list[tuple[bool, str]], step: str, led: str) -> None:
-    missing = [name for is_there, name in done if not is_there]
-    if missing:
-        count = (
-            f" of {len(missing)} detectors ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})" if missing[0] else ""
-        )
-        detector = f" --detector {missing[0]}" if missing[0] else ""
-        raise InputError(
-            f"LED {led}: the step {step}{count} is not done, or no longer up to date",
-            remedy=f"run `permil flat CONFIG --step {step} --led {led}{detector}` first",
-            step=step,
-            led=led,
-            missing=missing,
-        )
+def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple[Task, ...]) -> Task:
+    options, every = run.config.flat, unique_exposures(vstack(list(rows.values()), metadata_conflicts="silent"))
+
+    def work(task: Task) -> Work:
+        detectors = tuple(need.key[2] for need in task.needs)
+        exposures = _exposures_of(rows, task)
+        return Work(solve_led, [JointTask(run.config, run.folder.root, led, exposures, detectors, task.fingerprint)])
+
+    areas = {name: run.camera[name].nx * run.camera[name].ny * run.camera[name].pixel_mm ** 2 for name in rows}
+    n_signals = sum(len(own) * areas[name] for name, own in rows.items()) / options.super_pixel_mm**2
+    return Task(
+        ("solution", led),
+        f"joint solution {led}",
+        work,
+        outputs=(run.folder.joint(led),),
+        options=run.options("flat.joint", "isr.photodiode", "seed"),
+        facts=[run.camera.temperature_coefficient, [[str(row[name]) for name in _EXPOSURE_FACTS] for row in every]],
+        needs=signals,
+        tolerant=True,
+        leaves_out=LEAVES_OUT,
+        command=step_command("solution", led),
+        seconds=(1.5 + 2.2e-6 * n_signals) * (2 if options.joint.checks else 1),
+        is_serial=True,
+    )
+
+
+def _joint_flat_task(run: Run, led: str, detector: str, rows: Mapping[str, Table], solution: Task, signals: Task) -> Task:
+    def work(task: Task) -> Work | None:
+        solved = task.needs[0]
+        light = joint_light(run.folder.joint(led)).exposures
+        own = rows[detector]
+        own = _with_moves(own[np.isin(np.asarray(own["obsid"], dtype=np.str_), list(light))], _exposures_of(rows, solved))
+        if not len(own):
+            return None
+        groups = tuple(pointing_groups(own, run.camera[detector], lambda x, y: np.ones(np.broadcast(x, y).shape, dtype=bool)))
+        nearest, serial = nearest_exposures(own, run.camera[detector]), common_serial(own, detector)
+        request = FlatTask(run.config, run.folder.root, detector, led, groups, task.fingerprint, "joint", nearest, serial)
+        return Work(_make_detector, [request])
+
+    return _flat_task(run, led, detector, rows[detector], work=work, needs=(solution, signals))
+
+
+def _divide_tasks(run: Run, led: str, wanted: Sequence[str]) -> list[Task]:
+    """Declare the flat of each detector that is wanted, by the beam of the LED or that of another."""
+    source = run.config.flat.beam_of.get(led, led)
+    rows, scan = run.index.select(purpose=POINTING, led=led), run.index.select(purpose=SCAN, led=source)
+    require_one_kind(*([scan] if len(scan) else []), rows)
+    if run.config.isr.photodiode == "header":
+        rows = rows[np.isfinite(rows["photodiode"])]
+    else:
+        rows["photodiode"] = 1.0
+    by_detector = _by_detector(rows, wanted)
+    return [_divide_task(run, led, name, by_detector.get(name, rows[:0])) for name in wanted]
+
+
+def _divide_task(run: Run, led: str, detector: str, rows: Table) -> Task:
+    source = run.config.flat.beam_of.get(led, led)
+    reduction, beam_path = reduction_of(run, detector), run.folder.beam(source)
+
+    def work(task: Task) -> Work | None:
+        beam = beam_of(beam_path, led=source)
+        groups = tuple(pointing_groups(rows, run.camera[detector], beam.hull.contains))
+        serial = common_serial(rows, detector)
+        request = FlatTask(run.config, run.folder.root, detector, led, groups, task.fingerprint, serial=serial)
+        return Work(_make_detector, [request]) if groups else None
+
+    beams = _beam_tasks(run, source)
+    return _flat_task(
+        run,
+        led,
+        detector,
+        rows,
+        work=work,
+        facts=[[str(row[name]) for name in (*_EXPOSURE_FACTS, "aimed")] for row in rows],
+        files=[*(str(path) for path in rows["path"]), *reduction.files],
+        products=() if beams else (beam_path,),
+        needs=(*reduction.needs, *beams),
+        options=reduction.options | run.options("flat.beam_of"),
+    )
+
+
+def _beam_tasks(run: Run, led: str) -> tuple[Task, ...]:
+    """Return the task that makes the beam of an LED; none where it was not scanned, and its model is there."""
+    return (beam_task(run, led),) if led in beam_leds(run) else ()
+
+
+def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) -> Task:
+    """Declare the flat of a detector by either solver, from exposures in the index."""
+    options = run.options("flat.solver", "flat.remove_amplifier_steps", "flat.keep_pointings", "flat.super_pixel_mm")
+    kept = np.unique(np.asarray(rows["position_id"])[np.asarray(rows["aimed"]) == detector]).size
+    pixels = run.camera[detector].nx * run.camera[detector].ny
+    return Task(
+        ("flat", led, detector),
+        f"flats {led}",
+        outputs=(run.folder.flat(led, detector),),
+        pending=relative_path(run.folder, led, detector),
+        options=inputs.pop("options", {}) | options,
+        leaves_out=LEAVES_OUT,
+        command=step_command("flat", led, detector),
+        seconds=0.3 + 1.5e-7 * pixels + len(rows) * seconds_of_file(run.camera[detector]),
+        size=size_of_image(run.camera[detector]) * (1 + (kept if run.config.flat.keep_pointings else 0)),
+        **inputs,
+    )
+
+
+def _make_detector(task: FlatTask) -> None:
+    """Make the flat of one detector and LED and write it on its own scale.
+
+    Raises
+    ------
+    PermilError
+        With the detector in the message if it names no file.
+    """
+    try:
+        solution, noted = (joint_detector if task.solver == "joint" else divide_detector)(task)
+    except PermilError as error:
+        if error.path is None:
+            error.path = f"flat of {task.detector}, LED {task.led}"
+        raise
+    write_relative(RunFolder(task.root), task, solution, noted)
+
+
+def _composite_task(run: Run, led: str, flats: tuple[Task, ...]) -> Task:
+    def work(task: Task) -> Work:
+        made = [MadeFlat(led, need.key[2], need.fingerprint) for need in task.needs]
+        return compose(run.config, run.camera, run.folder, made, task.fingerprint)
+
+    return Task(
+        ("composite", led),
+        f"composite {led}",
+        work,
+        outputs=(run.folder.metrics(led), run.folder.focal_plane(led)),
+        options=run.options("flat.mosaic_mm"),
+        needs=flats,
+        tolerant=True,
+        leaves_out=LEAVES_OUT,
+        command=step_command("composite", led),
+    )
+
+
+def step_command(step: str, led: str, detector: str = "") -> tuple[str, ...]:
+    """Return the words of the command that does one task."""
+    return ("flat", "--step", step, "--led", led, *(("--detector", detector) if detector else ()))
+
+
+def _by_detector(rows: Table, wanted: Iterable[str]) -> dict[str, Table]:
+    """Return the rows of each detector."""
+    read = np.asarray(rows["detector"], dtype=np.str_)
+    return {name: rows[read == name] for name in set(wanted) & set(read.tolist())}
+
+
+def _exposures_of(rows: Mapping[str, Table], solution: Task) -> Table:
+    """Return the exposures of a solution: those that read the detectors whose signals are there."""
+    return unique_exposures(vstack([rows[need.key[2]] for need in solution.needs], metadata_conflicts="silent"))
+
+
+def _with_moves(rows: Table, exposures: Table) -> Table:
+    """Return rows of the index whose ``position_id`` numbers the moves of the stage: a place that is visited again counts anew."""
+    position = np.asarray(exposures["position_id"])
+    begins = np.concatenate([[0], (np.diff(position) != 0) | (position[1:] < 0)]).astype(np.int64)
+    number_of = dict(zip((str(obsid) for obsid in exposures["obsid"]), np.cumsum(begins), strict=True))
+    rows = rows.copy()
+    rows["position_id"] = [int(number_of[str(obsid)]) for obsid in rows["obsid"]]
+    return rows

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels import flat as kernels
 from permil.arrays import mask_of, plain_array, plain_flags
 
 
@@ -91,19 +91,14 @@ def block_sums(
     block_rows : ndarray of int, shape (ny,)
         Row of blocks to which each row of the image belongs, rising; by default ``size`` rows of the image are one.
     """
-    kind = np.float64 if np.issubdtype(image.dtype, np.floating) else np.int64
-    block_rows = np.arange(image.shape[0]) // size if block_rows is None else block_rows
-    sums = np.zeros((int(block_rows[-1]) + 1, -(-image.shape[1] // size)), dtype=kind)
-    _add_blocks(image, np.broadcast_to(np.True_, image.shape) if good is None else good, size, block_rows, sums)
-    return sums
+    numbers = (np.arange(image.shape[0]) // size if block_rows is None else block_rows).astype(np.int64, copy=False)
+    pixels = image if image.dtype in (np.float32, np.float64, np.bool_) else image.astype(np.float64)
+    sums = np.zeros((int(numbers[-1]) + 1, -(-image.shape[1] // size)))
+    kernels.add_to_blocks(_side_by_side(pixels), None if good is None else _side_by_side(good), size, numbers, sums)
+    # Sums of integers are exact.
+    return sums if np.issubdtype(image.dtype, np.floating) else sums.astype(np.int64)
 
 
-@numba.njit(cache=True, nogil=True)
-def _add_blocks(image, good, size, block_rows, sums):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    zero = sums.dtype.type(0)
-    for row in range(image.shape[0]):
-        for block in range(sums.shape[1]):
-            total = zero
-            for column in range(block * size, min((block + 1) * size, image.shape[1])):
-                total += image[row, column] if good[row, column] else zero
-            sums[block_rows[row], block] += total
+def _side_by_side(image: NDArray) -> NDArray:
+    """Return an image whose pixels of a row lie side by side in memory."""
+    return image if image.strides[1] == image.itemsize else np.ascontiguousarray(image)

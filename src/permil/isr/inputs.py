@@ -175,7 +175,13 @@ def check_superbias_serial(config: IsrConfig, detector: Detector, camera: Camera
 
 
 def load_calibration(
-    detector: Detector, camera: Camera, config: IsrConfig, *, superbias: Path | None = None, threads: int = 1
+    detector: Detector,
+    camera: Camera,
+    config: IsrConfig,
+    *,
+    superbias: Path | None = None,
+    with_superbias: bool = True,
+    threads: int = 1,
 ) -> Calibration:
     """Read everything that the reduction of a detector needs.
 
@@ -183,6 +189,8 @@ def load_calibration(
     ----------
     superbias
         The product of `build_superbias`, for ``isr.bias: auto``.
+    with_superbias
+        Whether the superbias is read, and hot pixels are looked for in it.
     threads
         Amplifiers that are looked at at the same time.
 
@@ -201,7 +209,7 @@ def load_calibration(
         mask |= defect_mask(table, detector, path=config.defects, camera=camera)
     gains = read_gains(config, detector, camera=camera)
     bias = None
-    bias_path = superbias_path(config, detector, superbias)
+    bias_path = superbias_path(config, detector, superbias) if with_superbias else None
     if bias_path is not None:
         bias, unusable = read_superbias(bias_path, detector, camera=camera, gains=gains)
         mask |= unusable | hot_pixel_mask(bias.image, detector, threshold=config.hot_pixel_threshold, threads=threads)

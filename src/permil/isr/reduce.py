@@ -62,6 +62,8 @@ class DetectorImage:
         Gains that were applied, e-/adu.
     damage
         What the file does not hold, a sentence for each segment; it is masked.
+    thermometers
+        Temperatures of the readout board, degree C; NaN where a sensor has none, empty where the headers were not read.
     """
 
     detector: Detector
@@ -73,6 +75,7 @@ class DetectorImage:
     overscan_level: FloatArray
     gain: FloatArray
     damage: tuple[str, ...] = ()
+    thermometers: tuple[float, ...] = ()
 
     @property
     def noise_variance(self) -> FloatArray:

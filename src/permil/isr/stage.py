@@ -1,48 +1,54 @@
-"""Read raw files and calibration inputs, call the algorithms, write the calibration products.
-
-Every function works on one detector and takes and returns what can travel between processes.
-"""
+"""The stage `isr`: superbias and gains of every detector whose exposures are used, and what reads and reduces raw files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
-from permil.camera import Camera, Detector
+from permil.camera import Camera, Detector, shared_camera
+from permil.config import Config
 from permil.config.isr import IsrConfig
+from permil.engine import Task, Work, own_threads
 from permil.errors import CalibrationError, InputError, PermilError
-from permil.exposures import Checksums, RawDetector, RawFile
+from permil.exposures import BIAS, Checksums, RawDetector, RawFile
 from permil.isr.array_pool import ArrayPool
 from permil.isr.calibration import Calibration
 from permil.isr.exposure_stack import ExposureStack, OpenFiles, check_detector, has_light, scaled, with_path
 from permil.isr.gains import Gains
-from permil.isr.inputs import load_calibration, overscan_options
+from permil.isr.inputs import check_superbias_serial, load_calibration, overscan_options, read_gains, superbias_path
 from permil.isr.photodiode import LeftOut, select_by_photodiode
 from permil.isr.probe import ProbedFile
 from permil.isr.reduce import DetectorImage, reduce_raw_file
 from permil.isr.superbias import BiasLight, bias_calibration, bias_light, carries_light, summarise_bias
-from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, read_image, write_image, write_table
-
-__all__ = [
-    "ExposureStack",
-    "board_temperature",
-    "build_superbias",
-    "gains_table",
-    "load_calibration",
-    "reduce_file",
-    "stack_group",
-    "superbias_notes",
-    "write_gains_table",
-]
+from permil.products import (
+    FINGERPRINT_CARD,
+    KIND_CARD,
+    SERIAL_CARD,
+    RunFolder,
+    check_output,
+    fingerprint,
+    read_image,
+    stored_fingerprint,
+    write_image,
+    write_table,
+)
+from permil.progress import StageReport, do_tasks
+from permil.run import Run
 
 FloatArray = NDArray[np.float64]
 
+_BIAS_OPTIONS = (
+    "isr.overscan", "isr.overscan_skip_first", "isr.overscan_skip_last", "isr.overscan_window", "isr.rejection_threshold",
+)  # fmt: skip
 _BOARD_SENSORS = tuple(f"TEMP{number}" for number in range(1, 7))
 
 
@@ -173,8 +179,14 @@ def superbias_notes(path: Path) -> list[str]:
     return [] if notes is None else [f"{row['path']}: {row['reason']}" for row in notes.data]
 
 
-def gains_table(gains: Mapping[str, Gains], camera: Camera) -> Table:
-    """Return the gains that are used, one row per detector and amplifier; `gains` by detector name."""
+def write_gains_table(path: Path, gains: Mapping[str, Gains], camera: Camera) -> None:
+    """Write the gains that are used, one row per detector and amplifier; the table can be given to ``isr.gains`` again.
+
+    Raises
+    ------
+    OutputError
+        If the table cannot be written.
+    """
     rows = [
         (name, amplifier.name, gain, error, taken.source)
         for name, taken in gains.items()
@@ -185,18 +197,7 @@ def gains_table(gains: Mapping[str, Gains], camera: Camera) -> Table:
     )
     for column in ("gain", "gain_err"):
         table[column].unit = "electron / adu"
-    return table
-
-
-def write_gains_table(path: Path, gains: Mapping[str, Gains], camera: Camera) -> None:
-    """Write the gains that are used; the table can be given to ``isr.gains`` again.
-
-    Raises
-    ------
-    OutputError
-        If the table cannot be written.
-    """
-    write_table(path, gains_table(gains, camera))
+    write_table(path, table)
 
 
 def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | None:
@@ -212,8 +213,7 @@ def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | 
     """
     if config.temperature_coefficient == 0:
         return None
-    cards, wanted = raw.readout_board, config.temperature_card
-    names = _BOARD_SENSORS if wanted == "mean" else (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    cards, names = raw.readout_board, _board_sensors(config)
     remedy = "name sensors that work in all exposures in isr.temperature_card, or set isr.temperature_coefficient to 0"
     if cards is None:
         raise InputError("there is no board temperature: no extension REB_COND", path=raw.path, remedy=remedy)
@@ -230,6 +230,18 @@ def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | 
             sensors=list(names),
         )
     return float(np.mean(list(temperatures.values())))
+
+
+def board_thermometers(raw: RawFile | RawDetector, config: IsrConfig) -> tuple[float, ...]:
+    """Return the temperatures of the sensors of ``isr.temperature_card``, degree C; NaN where one has none, or all read exactly 0."""
+    cards, names = raw.readout_board, _board_sensors(config)
+    temperatures = tuple(math.nan if cards is None else cards.temperature(name) for name in names)
+    return temperatures if len(names) == 1 or any(temperatures) else (math.nan,) * len(names)
+
+
+def _board_sensors(config: IsrConfig) -> tuple[str, ...]:
+    wanted = config.temperature_card
+    return _BOARD_SENSORS if wanted == "mean" else (wanted,) if isinstance(wanted, str) else tuple(wanted)
 
 
 def reduce_file(
@@ -259,7 +271,7 @@ def reduce_file(
     Raises
     ------
     InputError
-        If the file cannot be used or is that of another detector, or the board temperature is needed and not in the file.
+        If the file cannot be used or is of another detector, or a required board temperature is missing.
     """
     with RawFile(path, camera, checksums=checksums) as raw_file:
         check_detector(raw_file.detector, calibration.detector, path)
@@ -267,7 +279,8 @@ def reduce_file(
         raw_file.read_ahead()
         try:
             temperature = board_temperature(raw_file, config)
-            return reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, pool=pool, rows=rows)[0]
+            reduced, *_ = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, pool=pool, rows=rows)
+            return replace(reduced, thermometers=board_thermometers(raw_file, config))
         except PermilError as error:
             raise with_path(error, path) from error
 
@@ -279,6 +292,7 @@ def stack_group(
     calibration: Calibration,
     config: IsrConfig,
     *,
+    normalise: bool = True,
     checksums: Checksums = "refuse",
     threads: int = 1,
     pool: ArrayPool | None = None,
@@ -294,6 +308,8 @@ def stack_group(
     ----------
     paths, photodiodes
         Raw files and their photodiode readings.
+    normalise
+        Whether the photodiode sets the scale; else readings may be missing.
     checksums
         See `permil.exposures.RawFile`.
     threads
@@ -308,7 +324,6 @@ def stack_group(
     InputError
         If no file can be used, or light and photodiode contradict each other and no majority says which exposure is wrong.
     """
-    normalise = config.photodiode == "header"
     selection = select_by_photodiode(photodiodes, paths, normalise=normalise)
     readings = dict(zip((Path(path) for path in paths), selection.photodiode.tolist(), strict=True))
     wanted = [Path(path) for path, used in zip(paths, selection.used, strict=True) if used]
@@ -335,3 +350,168 @@ def stack_group(
         used = tuple(file.raw_file.path for file in opened.files)
         medians = [file.median for file in opened.files]
     return scaled(stacked, medians, [readings[path] for path in used], used, left_out, normalise=normalise)
+
+
+def seconds_of_file(detector: Detector) -> float:
+    """Return the time, s, that one core of 2 to 3 GHz takes to read and reduce a raw file, measured."""
+    return 0.01 + 5e-9 * detector.nx * detector.ny
+
+
+def size_of_image(detector: Detector) -> float:
+    """Return the bytes of an image product with mask and variance."""
+    return 12.5 * detector.nx * detector.ny
+
+
+def superbias_task(run: Run, detector: str) -> Task:
+    """Declare the superbias of a detector from the bias exposures of a run."""
+    return run.once(("superbias", detector), lambda: _superbias_task(run, detector))
+
+
+def _superbias_task(run: Run, detector: str) -> Task:
+    rows = run.index.select(purpose=BIAS, detector=detector)
+    paths = tuple(sorted(str(path) for path in rows["path"]))
+    output, serial = run.folder.superbias(detector), common_serial(rows, detector)
+
+    def work(task: Task) -> Work:
+        if not paths:
+            raise CalibrationError(
+                f"there is no bias exposure of {detector}",
+                remedy="add the folder of bias exposures to exposures.roots, name a superbias in isr.bias, or set isr.bias to none",
+                detector=detector,
+            )
+        make = partial(
+            _make_superbias, config=run.config, paths=paths, output=output, fingerprint=task.fingerprint, serial=serial
+        )
+        return Work(make, [detector])
+
+    return Task(
+        ("superbias", detector),
+        "superbias",
+        work,
+        outputs=(output,),
+        options=run.options("camera", "exposures.checksums", *_BIAS_OPTIONS),
+        files=paths,
+        command=("isr", "--detector", detector),
+        seconds=len(paths) * seconds_of_file(run.camera[detector]),
+        size=size_of_image(run.camera[detector]),
+    )
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What turns the raw counts of some detectors into electrons: keys of the configuration, files, tasks that make superbiases."""
+
+    options: dict[str, Any]
+    files: tuple[Path, ...]
+    needs: tuple[Task, ...]
+
+
+def reduction_of(run: Run, *detectors: str) -> Reduction:
+    """Return what a task depends on that reduces raw files of some detectors."""
+    files = [path for detector in detectors for path in calibration_files(run.config, detector)]
+    needs = tuple(superbias_task(run, name) for name in detectors) if run.config.isr.bias == "auto" else ()
+    return Reduction(run.options("camera", "isr", "exposures.checksums"), tuple(dict.fromkeys(files)), needs)
+
+
+def make_calibrations(run: Run, detectors: Sequence[str]) -> StageReport:
+    """Make the superbias of each detector (``isr.bias: auto``) and write the gains that are used.
+
+    Parameters
+    ----------
+    detectors
+        Names of the detectors whose exposures are reduced.
+
+    Raises
+    ------
+    CalibrationError
+        If a detector has no bias exposure, or no gain.
+    """
+    report, config = StageReport("isr"), run.config.isr
+    check_output(run.folder.gains, inputs=[config.gains])
+    gains = {name: read_gains(config, run.camera[name], camera=run.camera) for name in detectors}
+    if config.bias == "auto":
+        report.count(do_tasks([superbias_task(run, name) for name in detectors]))
+        notes = {name: superbias_notes(run.folder.superbias(name)) for name in detectors}
+        report.messages += [f"superbias of {name}: {note}" for name, found in notes.items() for note in found]
+    elif config.bias != "none":
+        rows = run.index.to_table()
+        for name in detectors:
+            check_superbias_serial(config, run.camera[name], run.camera, common_serial(rows, name))
+    write_gains_table(run.folder.gains, gains, run.camera)
+    return report
+
+
+def _make_superbias(name: str, *, config: Config, paths: Sequence[str], output: Path, fingerprint: str, serial: str) -> None:
+    """Make and write the superbias of one detector."""
+    camera = shared_camera(config.camera)
+    build_superbias(
+        paths,
+        camera[name],
+        camera,
+        config.isr,
+        output,
+        fingerprint=fingerprint,
+        serial=serial,
+        checksums=config.exposures.checksums,
+        threads=own_threads(),
+    )
+
+
+def detector_calibration(config: Config, camera: Camera, folder: RunFolder, detector: str) -> Calibration:
+    """Load everything that the reduction of a detector needs, with the superbias of this run.
+
+    Raises
+    ------
+    CalibrationError, InputError
+        See `permil.isr.inputs.load_calibration`.
+    """
+    superbias = folder.superbias(detector)
+    return load_calibration(camera[detector], camera, config.isr, superbias=superbias, threads=own_threads())
+
+
+def shared_calibration(config: Config, folder: RunFolder, detector: str) -> Calibration:
+    """Return the calibration of a detector, read once per process as long as nothing it is made from changes.
+
+    Raises
+    ------
+    CalibrationError, InputError
+        See `permil.isr.inputs.load_calibration`.
+    """
+    # Keyed by the JSON of the options, which themselves cannot be hashed, and by the state of every input.
+    state = calibration_fingerprint(config, folder, detector)
+    return _calibration(config.isr.model_dump_json(), config.camera, folder.superbias(detector), detector, state)
+
+
+@lru_cache(maxsize=4)
+def _calibration(isr_json: str, camera_name: str, superbias: Path, detector: str, _state: str) -> Calibration:
+    camera, options = shared_camera(camera_name), IsrConfig.model_validate_json(isr_json)
+    return load_calibration(camera[detector], camera, options, superbias=superbias, threads=own_threads())
+
+
+def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) -> str:
+    """Return the fingerprint of everything in the folder that turns raw counts of a detector into electrons."""
+    upstream = [stored_fingerprint(folder.superbias(detector)) or ""] if config.isr.bias == "auto" else []
+    options = {"isr": config.isr.model_dump(mode="json"), "camera": config.camera, "detector": detector}
+    options["checksums"] = config.exposures.checksums
+    return fingerprint(options, files=calibration_files(config, detector), upstream=upstream)
+
+
+def calibration_files(config: Config, detector: str) -> list[Path]:
+    """Return the files that the section `isr` names for a detector."""
+    files: list[Path] = []
+    for name in ("gains", "linearity", "crosstalk", "defects", "bias"):
+        path = Path(getattr(config.isr, name))
+        if not path.is_dir():
+            files.append(path)
+        elif name == "bias":
+            found = superbias_path(config.isr, shared_camera(config.camera)[detector], None)
+            files += [] if found is None else [found]
+        else:
+            files += sorted(path.glob(f"*{detector}*"))
+    return files
+
+
+def common_serial(rows: Table, detector: str) -> str:
+    """Return the serial number that rows of the index have in common for a detector, empty where they have none or several."""
+    serials = {str(serial).strip() for serial in rows["serial"][rows["detector"] == detector]} - {""}
+    return serials.pop() if len(serials) == 1 else ""

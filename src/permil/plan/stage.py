@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from permil.plan.prediction import PlanPrediction, predict
 from permil.plan.taken import positions_taken
 from permil.plan.text import describe
 from permil.products import RunFolder, write_table
-from permil.progress import console, track
+from permil.progress import console, parallel_map
 
 _SCAN_WIDTH_MM = 80.0
 
@@ -175,10 +176,10 @@ def _signals(plan: PlanConfig, camera: Camera, positions: Sequence[PlannedPositi
     beam = _beam_shape(plan)
 
     def seen(cells: int) -> list[PlannedSignals]:
-        found = [
-            planned_signals(detector, positions, beam, cells=cells, electrons=plan.electrons, lit_above=plan.lit_above)
-            for detector in track(detectors, description="illumination of the detectors")
-        ]
+        function = partial(
+            planned_signals, positions=positions, beam=beam, cells=cells, electrons=plan.electrons, lit_above=plan.lit_above
+        )
+        found = parallel_map(function, detectors, workers=1, description="light on the detectors")
         return [each for each in found if each is not None]
 
     coarse = seen(FEWEST_CELLS)

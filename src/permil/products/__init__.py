@@ -1,7 +1,7 @@
 """Data products: FITS images with mask and variance, tables, provenance; written atomically, with checksums."""
 
 from permil.products.atomic import atomic_output, check_output, is_product, make_folder, remove_partial_files, writing
-from permil.products.fingerprint import fingerprint, is_current, stored_fingerprint
+from permil.products.fingerprint import fingerprint, is_current, source_fingerprint, stored_fingerprint
 from permil.products.fits import (
     FINGERPRINT_CARD,
     KIND_CARD,
@@ -47,6 +47,7 @@ __all__ = [
     "read_table",
     "remove_partial_files",
     "sensor_statements",
+    "source_fingerprint",
     "stored_fingerprint",
     "whole_file",
     "write_hdus",

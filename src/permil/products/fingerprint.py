@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ from permil import __version__
 from permil.errors import InputError
 from permil.products.fits import FINGERPRINT_CARD, whole_file
 from permil.products.tables import read_meta
+
+FINGERPRINT_META = "permil-fingerprint"
+"""Name of the meta element of a page that holds its fingerprint."""
+_PAGE_FINGERPRINT = re.compile(rf'<meta name="{FINGERPRINT_META}" content="([0-9a-f]+)">')
+_HEAD_CHARACTERS = 2000
 
 
 def file_signature(path: str | Path) -> list[Any]:
@@ -58,12 +64,21 @@ def stored_fingerprint(path: str | Path) -> str | None:
     if not path.is_file():
         return None
     try:
+        if path.suffix == ".html":
+            with path.open(encoding="utf-8", errors="replace") as stream:
+                found = _PAGE_FINGERPRINT.search(stream.read(_HEAD_CHARACTERS))
+            return found[1] if found else None
         if path.suffix != ".fits":
             return read_meta(path).get("fingerprint")
         with whole_file(path):
             return fits.getheader(path, 0).get(FINGERPRINT_CARD)
     except (OSError, ValueError, InputError):
         return None
+
+
+def source_fingerprint(path: str | Path) -> str:
+    """Return the fingerprint in a product, or the signature of a file without one."""
+    return stored_fingerprint(path) or str(file_signature(path))
 
 
 def is_current(path: str | Path, expected: str) -> bool:

@@ -170,7 +170,8 @@ def whole_file(path: str | Path) -> Iterator[None]:
         yield
     complaints = [str(entry.message) for entry in caught if issubclass(entry.category, AstropyUserWarning)]
     if complaints:
-        raise InputError(f"damaged ({complaints[0]})", path=path, remedy="make the file again")
+        # Some have several lines.
+        raise InputError(f"damaged ({' '.join(complaints[0].split())})", path=path, remedy="make the file again")
 
 
 def is_own_product(header: fits.Header) -> bool:

@@ -29,7 +29,7 @@ class RunFolder:
 
     @property
     def left_out(self) -> Path:
-        """Exposures that were left out, with the reason."""
+        """Excluded exposures, with the reason."""
         return self.root / "left_out.ecsv"
 
     @property

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
-from permil.camera import Camera
-from permil.config import Config
 from permil.errors import OutputError
-from permil.products import RunFolder
-from permil.progress import parallel_map
+from permil.progress import StageReport, do_tasks
+from permil.run import Run
 
 
-def make_report(config: Config, camera: Camera, folder: RunFolder, *, workers: int) -> Path:
-    """Write the pages of a run and ``summary.ecsv``; pages that are current are skipped.
-
-    Parameters
-    ----------
-    config
-        Configuration of the run; the section ``report`` holds the specifications.
-    camera
-        Camera of the run.
-    folder
-        Folder of the run; the pages name missing products.
-    workers
-        Number of processes.
-
-    Returns
-    -------
-    Path
-        The index page.
+def make_report(run: Run) -> StageReport:
+    """Write the pages of a run and ``summary.ecsv``; pages that are current are skipped, and those that it no longer has are removed.
 
     Raises
     ------
@@ -40,20 +21,20 @@ def make_report(config: Config, camera: Camera, folder: RunFolder, *, workers: i
     """
     _require_packages()
     # These modules need the packages.
-    from permil.report.index.page import request_index, write_index
-    from permil.report.kit.pages import is_current_page, remove_stale_pages, write_page
+    from permil.report.index.page import index_task, request_index
+    from permil.report.kit.pages import remove_stale_pages
     from permil.report.kit.run import read_run
     from permil.report.registry import PAGE_KINDS
 
-    run = read_run(config, camera, folder)
-    index = request_index(run, PAGE_KINDS)
+    products = read_run(run.config, run.camera, run.folder)
+    index, tasks = index_task(request_index(products, PAGE_KINDS)), []
     for kind in PAGE_KINDS:
-        pages = kind.pages(run) if config.report.detector_pages else []
-        waiting = [page for page in pages if not is_current_page(page)]
-        parallel_map(write_page, waiting, workers=workers, description=kind.description)
-        remove_stale_pages(folder, kind, pages)
-    write_index(index, workers=workers)
-    return folder.report
+        pages = kind.pages(products) if run.config.report.detector_pages else []
+        remove_stale_pages(run.folder, kind, pages)
+        tasks += [page.task(kind.description) for page in pages]
+    report = StageReport("report", messages=[f"open {run.folder.report}"])
+    report.count(do_tasks([*tasks, index]))
+    return report
 
 
 def _require_packages() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from permil._kernels import simulate as kernels
 from permil.camera import Detector, frames
 
 FloatArray = NDArray[np.float64]
@@ -136,7 +136,7 @@ class BeamTruth:
         """Return the beam at projector-relative places (mm, any shapes that broadcast)."""
         x, y = np.broadcast_arrays(np.asarray(u_x, dtype=np.float64), np.asarray(u_y, dtype=np.float64))
         levels = np.empty(x.size)
-        _evaluate_points(x.ravel(), y.ravel(), self._knots, self._spacing, self._shape, levels)
+        kernels.beam_at_points(x.ravel(), y.ravel(), self._knots, self._spacing, self._shape, levels)
         return levels.reshape(x.shape)
 
     def on_detector(self, detector: Detector, centre: tuple[float, float]) -> NDArray[np.float32]:
@@ -157,81 +157,14 @@ class BeamTruth:
         start = origin - np.asarray(centre)
         if matrix[0, 0] == 0 and matrix[1, 1] == 0:
             along_rows, along_columns = start[0] + matrix[0, 1] * y, start[1] + matrix[1, 0] * x
-            _evaluate_grid(along_rows, along_columns, self._knots, self._spacing, self._shape, levels)
+            kernels.beam_on_grid(along_rows, along_columns, self._knots, self._spacing, self._shape, levels)
         elif matrix[0, 1] == 0 and matrix[1, 0] == 0:
             along_rows, along_columns = start[1] + matrix[1, 1] * y, start[0] + matrix[0, 0] * x
             shape = self._shape.copy()
             shape[[4, 5]] = shape[[5, 4]]
-            _evaluate_grid(along_rows, along_columns, self._knots.T.copy(), self._spacing, shape, levels)
+            kernels.beam_on_grid(along_rows, along_columns, self._knots.T.copy(), self._spacing, shape, levels)
         else:
             levels[:] = self(
                 start[0] + matrix[0, 0] * x + matrix[0, 1] * y[:, None], start[1] + matrix[1, 0] * x + matrix[1, 1] * y[:, None]
             )
         return levels
-
-
-@njit(inline="always")
-def _radial(squared, shape):  # type: ignore[no-untyped-def]
-    """Return plateau times ring at a squared radius, over the maximum."""
-    fourth = squared * squared
-    plateau = math.exp(-shape[0] * squared * fourth / (fourth + shape[1]))
-    beyond = math.sqrt(squared) - shape[2]
-    ring = 1.0 - shape[3] * beyond if beyond > 0.0 else 1.0
-    return plateau * max(ring, 0.0) * shape[6]
-
-
-@njit(inline="always")
-def _spline_weights(place, spacing, knots):  # type: ignore[no-untyped-def]
-    """Return the first of four knots and the weights of the cubic B-spline there; all zero outside the grid."""
-    knot = place / spacing + 0.5 * (knots - 1)
-    first = math.floor(knot)
-    t = knot - first
-    first -= 1
-    if first < 0 or first + 3 >= knots:
-        return 0, 0.0, 0.0, 0.0, 0.0
-    cube = t * t * t / 6.0
-    rest = 1.0 - t
-    return (
-        int(first),
-        rest * rest * rest / 6.0,
-        2.0 / 3.0 - t * t + 3.0 * cube,
-        2.0 / 3.0 - rest * rest + 0.5 * rest * rest * rest,
-        cube,
-    )
-
-
-@njit(cache=True)
-def _evaluate_points(x, y, knots, spacing, shape, levels):  # type: ignore[no-untyped-def]
-    for point in range(x.size):
-        row, w0, w1, w2, w3 = _spline_weights(x[point], spacing, knots.shape[0])
-        column, v0, v1, v2, v3 = _spline_weights(y[point], spacing, knots.shape[1])
-        structure = 0.0
-        for i, w in enumerate((w0, w1, w2, w3)):
-            for j, v in enumerate((v0, v1, v2, v3)):
-                structure += w * v * knots[row + i, column + j]
-        levels[point] = _radial(shape[4] * x[point] ** 2 + shape[5] * y[point] ** 2, shape) * (1.0 + structure)
-
-
-@njit(cache=True)
-def _evaluate_grid(along_rows, along_columns, knots, spacing, shape, levels):  # type: ignore[no-untyped-def]
-    """Evaluate where the first coordinate depends on the row alone and the second on the column alone."""
-    count = along_columns.size
-    first = np.empty(count, dtype=np.int64)
-    weights = np.empty((count, 4))
-    for j in range(count):
-        first[j], weights[j, 0], weights[j, 1], weights[j, 2], weights[j, 3] = _spline_weights(
-            along_columns[j], spacing, knots.shape[1]
-        )
-    lowest, highest = first.min(), first.max() + 4
-    line = np.empty(knots.shape[1])
-    for i in range(along_rows.size):
-        row, w0, w1, w2, w3 = _spline_weights(along_rows[i], spacing, knots.shape[0])
-        for k in range(lowest, highest):
-            line[k] = w0 * knots[row, k] + w1 * knots[row + 1, k] + w2 * knots[row + 2, k] + w3 * knots[row + 3, k]
-        from_row = shape[4] * along_rows[i] ** 2
-        for j in range(count):
-            k = first[j]
-            structure = (
-                weights[j, 0] * line[k] + weights[j, 1] * line[k + 1] + weights[j, 2] * line[k + 2] + weights[j, 3] * line[k + 3]
-            )
-            levels[i, j] = _radial(from_row + shape[5] * along_columns[j] ** 2, shape) * (1.0 + structure)

@@ -211,6 +211,27 @@ class Bench:
             period_s=settings.temperature_period_s,
         )
 
+    def board_coefficient(self, detector: Detector) -> float:
+        """Return the relative change of the counts of a detector per deg C of its readout board."""
+        settings = self.config.electronics
+        return gain_changes.board_coefficient(
+            self.config.seed,
+            gain_changes.board_of(detector),
+            mean=settings.temperature_coefficient,
+            rms=settings.temperature_coefficient_rms,
+        )
+
+    def counts_factor(self, detector: Detector, exposure: PlannedExposure) -> float:
+        """Return the counts of a detector over those at the reference temperature of its board in the middle of the campaign."""
+        drift = gain_changes.board_drift(
+            self.config.seed,
+            gain_changes.board_of(detector),
+            exposure.phase,
+            rms=self._size("board_drift", self.config.electronics.board_drift),
+        )
+        warming = self.board_coefficient(detector) * self.board_temperature(detector, exposure)
+        return float((1.0 + warming) * (1.0 + drift))
+
     def beam(self, led: str) -> BeamTruth:
         """Return the beam of an LED."""
         return self._beams[led]
@@ -250,8 +271,7 @@ class Bench:
     def gains_in(self, detector: Detector, exposure: PlannedExposure) -> NDArray[np.float64]:
         """Return the gains of a detector's amplifiers in an exposure: at the temperature of their board, and after steps."""
         steps = self.gain_steps(detector) if self.is_after_gain_steps(exposure) else 0.0
-        warming = self.config.electronics.temperature_coefficient * self.board_temperature(detector, exposure)
-        return np.asarray(self.gains(detector) * (1.0 + steps) / (1.0 + warming))
+        return np.asarray(self.gains(detector) * (1.0 + steps) / self.counts_factor(detector, exposure))
 
     def electronics(self, detector: Detector) -> Electronics:
         """Return the amplifiers of a detector."""

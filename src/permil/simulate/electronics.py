@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import signal
 
+from permil._kernels import simulate as kernels
 from permil.camera import Amplifier, Detector
-from permil.simulate.randoms import fill_normal
 
 FloatArray = NDArray[np.float64]
+Image = NDArray[np.float32]
 
 ADC_LARGEST = 2**18 - 1
 """Largest count of the 18-bit converters."""
@@ -119,8 +119,7 @@ def cosmic_rays(detector: Detector, rng: np.random.Generator, *, rate: float, se
     return deposits
 
 
-@njit(cache=True)
-def draw_charge(light, level, dark, state, charge):  # type: ignore[no-untyped-def]
+def draw_charge(light: Image, level: float, dark: Image, state: NDArray[np.uint64], charge: Image) -> None:
     """Draw the charge of every active pixel, electrons.
 
     Photon noise is normal of variance equal to the mean: exact in mean and variance, and indistinguishable from Poisson's after
@@ -128,92 +127,59 @@ def draw_charge(light, level, dark, state, charge):  # type: ignore[no-untyped-d
 
     Parameters
     ----------
-    light : ndarray, shape (n, ny, nx)
+    light : ndarray of float32, shape (n, ny, nx)
         Beam times response.
     level : float
         Electrons at 1.
-    dark : ndarray, shape (n, ny, nx)
+    dark : ndarray of float32, shape (n, ny, nx)
         Electrons that come without light.
     state : ndarray, shape (4,)
         Of the random generator; advanced.
-    charge : ndarray, shape (n, ny, nx)
+    charge : ndarray of float32, shape (n, ny, nx)
         Filled.
     """
-    # Normals of a row come first, since the rest then runs on vector units.
-    normals = np.empty(light.shape[2], dtype=np.float32)
-    for amplifier in range(light.shape[0]):
-        for row in range(light.shape[1]):
-            fill_normal(state, normals)
-            for column in range(light.shape[2]):
-                mean = np.float32(level) * light[amplifier, row, column] + dark[amplifier, row, column]
-                charge[amplifier, row, column] = mean + np.sqrt(max(mean, np.float32(0.0))) * normals[column]
+    kernels.draw_charge(light, level, dark, state, charge)
 
 
-@njit(cache=True)
-def convert_charge(charge, full_well, gain, curvature):  # type: ignore[no-untyped-def]
+def convert_charge(charge: Image, full_well: FloatArray, gain: FloatArray, curvature: FloatArray) -> None:
     """Turn charge into counts above bias in place, without noise of the readout.
 
     Parameters
     ----------
-    charge : ndarray, shape (n, ny, nx)
+    charge : ndarray of float32, shape (n, ny, nx)
         Electrons; becomes adu.
     full_well, gain, curvature : ndarray, shape (n,)
         See `Electronics`.
     """
-    for amplifier in range(charge.shape[0]):
-        per_adu, well = np.float32(1.0 / gain[amplifier]), np.float32(full_well[amplifier])
-        four_a = np.float32(4.0 * curvature[amplifier])
-        for row in range(charge.shape[1]):
-            for column in range(charge.shape[2]):
-                linear = min(charge[amplifier, row, column], well) * per_adu
-                # Solves linear = measured (1 + a measured); beyond the largest linear of a negative a there is no solution.
-                square = max(np.float32(1.0) + four_a * linear, np.float32(0.0))
-                charge[amplifier, row, column] = np.float32(2.0) * linear / (np.float32(1.0) + np.sqrt(square))
+    kernels.convert_charge(charge, full_well, gain, curvature)
 
 
-@njit(cache=True)
-def read_out(counts, crosstalk, bias, drift, noise, deferred, prescan, state, raw):  # type: ignore[no-untyped-def]
+def read_out(
+    counts: Image,
+    electronics: Electronics,
+    drift: NDArray[np.float32],
+    noise: FloatArray,
+    prescan: int,
+    state: NDArray[np.uint64],
+    raw: NDArray[np.int32],
+) -> None:
     """Turn counts above bias into raw segments: crosstalk, overscans, bias, read noise, and whole numbers.
 
     Parameters
     ----------
-    counts : ndarray, shape (n, ny, nx)
+    counts : ndarray of float32, shape (n, ny, nx)
         From `convert_charge`.
-    crosstalk, bias, deferred
-        See `Electronics`.
-    drift : ndarray, shape (n, ny_raw)
+    electronics
+        Crosstalk, bias and deferred charge.
+    drift : ndarray of float32, shape (n, ny_raw)
         From `level_drift`.
     noise : ndarray, shape (n,)
         Read noise, adu.
-    prescan : int
+    prescan
         Columns before the active ones.
     state : ndarray, shape (4,)
         Of the random generator; advanced.
     raw : ndarray of int32, shape (n, ny_raw, nx_raw)
         Filled.
     """
-    amplifiers, ny, nx = counts.shape
-    line = np.zeros(raw.shape[2], dtype=np.float32)
-    normals = np.empty(raw.shape[2], dtype=np.float32)
-    for victim in range(amplifiers):
-        sources = np.flatnonzero(crosstalk[victim])
-        for row in range(raw.shape[1]):
-            line[:] = 0.0
-            if row < ny:
-                for column in range(nx):
-                    line[prescan + column] = counts[victim, row, column]
-                for source in sources:
-                    coefficient = np.float32(crosstalk[victim, source])
-                    for column in range(nx):
-                        line[prescan + column] += coefficient * counts[source, row, column]
-                last = counts[victim, row, nx - 1]
-                for pixel in range(min(deferred.size, raw.shape[2] - prescan - nx)):
-                    line[prescan + nx + pixel] = deferred[pixel] * last
-            elif row - ny < deferred.size:
-                for column in range(nx):
-                    line[prescan + column] = deferred[row - ny] * counts[victim, ny - 1, column]
-            fill_normal(state, normals)
-            level, sigma = drift[victim, row] + np.float32(0.5), np.float32(noise[victim])
-            for column in range(raw.shape[2]):
-                adu = line[column] + bias[victim, row, column] + level + sigma * normals[column]
-                raw[victim, row, column] = np.int32(min(max(adu, np.float32(0.0)), np.float32(ADC_LARGEST)))
+    kernels.read_out(counts, electronics, drift, noise, prescan, state, raw)

@@ -67,7 +67,7 @@ class ExposedDetector:
         )
         noise = amplifiers.read_noise / gain
         prescan = detector.amplifiers[0].prescan
-        read_out(counts, amplifiers.crosstalk, amplifiers.bias, drift, noise, amplifiers.deferred, prescan, state, raw)
+        read_out(counts, amplifiers, drift, noise, prescan, state, raw)
         return raw
 
     def _repel(self, charge: NDArray[np.float32]) -> None:

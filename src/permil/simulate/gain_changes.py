@@ -35,6 +35,16 @@ def board_temperature(seed: int, board: Board, seconds: float, *, amplitude: flo
     return float(amplitude * np.sin(2 * np.pi * seconds / period_s + phase))
 
 
+def board_coefficient(seed: int, board: Board, *, mean: float, rms: float) -> float:
+    """Return the relative change of the counts of a readout board per deg C."""
+    return float(mean + rms * generator(seed, "board coefficient", *board).standard_normal())
+
+
+def board_drift(seed: int, board: Board, phase: float, *, rms: float) -> float:
+    """Return the relative change of the counts of a readout board, linear in the phase of the campaign and 0 in its middle."""
+    return float(rms * generator(seed, "board drift", *board).standard_normal() * (phase - 0.5))
+
+
 def gain_steps(seed: int, detectors: Sequence[Detector], settings: SimulateGainSteps) -> dict[str, FloatArray]:
     """Return the relative step of the gain of each amplifier, 0 for most, by the name of the detector.
 

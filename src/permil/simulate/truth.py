@@ -143,13 +143,12 @@ def amplifier_table(bench: Bench) -> Table:
 
 def board_table(bench: Bench) -> Table:
     """Return the temperature of each readout board in each exposure that it reads, and what it makes of the counts."""
-    coefficient = bench.config.electronics.temperature_coefficient
     rows = []
     for exposure in bench.exposures:
         boards = {board_of(bench.camera[name]): bench.camera[name] for name in exposure.detectors}
         for board, detector in boards.items():
-            above = bench.board_temperature(detector, exposure)
-            rows.append((exposure.obsid, modified_julian_date(exposure.end), *board, above, 1.0 + coefficient * above))
+            changes = bench.board_temperature(detector, exposure), bench.counts_factor(detector, exposure)
+            rows.append((exposure.obsid, modified_julian_date(exposure.end), *board, *changes))
     table = Table(rows=rows, names=("obsid", "mjd", "raft", "board", "temperature", "counts_factor"))
     table["mjd"].unit, table["temperature"].unit = "d", "deg_C"
     return table

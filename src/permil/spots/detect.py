@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from permil._kernels import spots as kernels
 from permil.spots.errors import SpotError
 
 FloatArray = NDArray[np.float64]
@@ -71,7 +71,10 @@ def detect_spots(image: Image, usable: NDArray[np.bool_], *, threshold: float, b
         raise SpotError("finding spots on images needs SEP", remedy="pip install permil[spots]") from error
     if min(image.shape) < 2 * _BINNING or not usable.any():
         raise SpotError("the image has no usable pixels to find spots in", remedy="check the mask and the exposure")
-    binned, empty = _bin_pixels(np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(usable))
+    # An odd last row or column is left out.
+    halves = image.shape[0] // _BINNING, image.shape[1] // _BINNING
+    binned, empty = np.empty(halves, dtype=np.float32), np.empty(halves, dtype=np.bool_)
+    kernels.bin_pixels(np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(usable), binned, empty)
     side = max(box // _BINNING, 2)
     background = sep.Background(binned, mask=empty, bw=side, bh=side)
     if not background.globalrms > 0:
@@ -93,23 +96,3 @@ def detect_spots(image: Image, usable: NDArray[np.bool_], *, threshold: float, b
         sigma=_BINNING * np.sqrt((found["x2"] + found["y2"]) / 2),
         brightness=found["cflux"].astype(np.float64),
     )
-
-
-@njit(cache=True, nogil=True)
-def _bin_pixels(image, usable):  # type: ignore[no-untyped-def]
-    """Return means of the usable ones among 2 x 2 pixels, and where there is none; an odd last row or column is left out."""
-    ny, nx = image.shape[0] // _BINNING, image.shape[1] // _BINNING
-    binned = np.zeros((ny, nx), dtype=np.float32)
-    empty = np.zeros((ny, nx), dtype=np.bool_)
-    for row in range(ny):
-        for column in range(nx):
-            total, count = np.float32(0.0), 0
-            for y in range(_BINNING * row, _BINNING * row + _BINNING):
-                for x in range(_BINNING * column, _BINNING * column + _BINNING):
-                    if usable[y, x]:
-                        total += image[y, x]
-                        count += 1
-            empty[row, column] = count == 0
-            if count:
-                binned[row, column] = total / np.float32(count)
-    return binned, empty

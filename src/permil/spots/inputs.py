@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from astropy.table import Table
 
 from permil.camera import Camera, detector_key, shared_camera
 from permil.config import Config
 from permil.config.spots import SpotsConfig
+from permil.engine import Task, Work
 from permil.errors import InputError, OutputError, PermilError
-from permil.exposures import SPOT, Index
-from permil.isr.calibrate import calibration_fingerprint, shared_calibration
-from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
-from permil.progress import StageReport, parallel_map
+from permil.exposures import SPOT
+from permil.isr.stage import Reduction, reduction_of, shared_calibration
+from permil.products import FINGERPRINT_CARD, RunFolder
+from permil.run import Run
 from permil.spots.catalog import SpotCatalog
 from permil.spots.catalog_file import growth_hdu, write_catalog
 from permil.spots.catalog_header import stem_of
@@ -55,19 +58,6 @@ class LabelledExposure:
     error: PermilError | None = None
     path: str = ""
     warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _MeasureTask:
-    """One raw exposure of one detector."""
-
-    config: Config
-    options: SpotsConfig
-    root: Path
-    detector: str
-    path: str
-    output: Path
-    fingerprint: str
 
 
 def catalog_files(entries: Sequence[str | Path]) -> tuple[list[CatalogFile], list[tuple[str, str]]]:
@@ -125,78 +115,71 @@ def _is_catalog(name: str) -> bool:
     return not name.startswith(".") and lower.endswith(_SUFFIXES)
 
 
-def measured_catalogs(
-    options: SpotsConfig, config: Config, folder: RunFolder, index: Index | None, workers: int, report: StageReport
-) -> list[CatalogFile]:
-    """Measure the raw spot exposures of an index that are not yet measured; return all catalogs.
-
-    An unusable file is left out and reported.
+def catalog_tasks(run: Run) -> list[Task]:
+    """Declare the catalogs of the raw spot exposures that are wanted, one task for each.
 
     Raises
     ------
     InputError
-        If there are none, none of a requested detector, or none can be used.
+        If there are none, or none of a detector that is named.
     """
-    rows = [] if index is None else list(index.select(purpose=SPOT))
-    missing = [name for name in options.detectors if name not in {str(row["detector"]) for row in rows}]
+    wanted = [run.camera[label].name for label in run.config.spots.detectors]
+    rows = list(run.index.select(purpose=SPOT)) if run.config.exposures.roots else []
+    missing = [name for name in wanted if name not in {str(row["detector"]) for row in rows}]
     if rows and missing:
         raise InputError(
             f"there are no spot exposures (IMGTYPE SPOT) of {', '.join(missing)}",
             remedy=f"detectors with spot exposures: {', '.join(sorted({str(row['detector']) for row in rows}))}; check spots.detectors",
             value=missing,
         )
-    if options.detectors:
-        rows = [row for row in rows if row["detector"] in options.detectors]
+    if wanted:
+        rows = [row for row in rows if row["detector"] in wanted]
     if not rows:
         raise InputError(
-            "there are no spot exposures (IMGTYPE SPOT)" + (f" of {', '.join(options.detectors)}" if options.detectors else ""),
+            "there are no spot exposures (IMGTYPE SPOT)" + (f" of {', '.join(wanted)}" if wanted else ""),
             remedy="give catalogs in spots.catalogs, or folders of raw spot exposures in exposures.roots",
         )
-    products = SpotsFolder(folder.root)
-    prints = {name: calibration_fingerprint(config, folder, name) for name in sorted({str(row["detector"]) for row in rows})}
-    tasks = []
-    for row in rows:
-        name, path = str(row["detector"]), str(row["path"])
-        print_ = fingerprint(
-            {"measure": options.measure.model_dump(mode="json"), "band": options.band}, files=[path], upstream=[prints[name]]
-        )
-        output = products.catalog(name, str(row["obsid"]))
-        tasks.append(_MeasureTask(config, options, folder.root, name, path, output, print_))
-    waiting = [task for task in tasks if not is_current(task.output, task.fingerprint)]
-    reasons = parallel_map(_measure, waiting, workers=workers, description="spots of exposures")
-    left_out = {task.output: reason for task, reason in zip(waiting, reasons, strict=True) if reason}
-    report.done += len(waiting) - len(left_out)
-    report.skipped += len(tasks) - len(waiting)
-    report.messages += [f"left out: {reason}" for reason in left_out.values()]
-    if len(left_out) == len(tasks):
-        raise InputError(f"none of {len(tasks)} spot exposures can be used; the first: {next(iter(left_out.values()))}")
-    return [CatalogFile(task.output) for task in tasks if task.output not in left_out]
+    reductions = {name: reduction_of(run, name) for name in sorted({str(row["detector"]) for row in rows})}
+    return [_catalog_task(run, row, reductions[str(row["detector"])]) for row in rows]
 
 
-def _measure(task: _MeasureTask) -> str:
-    """Measure an exposure and write its catalog; return the fault of the file, "" if it can be used."""
-    calibration = shared_calibration(task.config, RunFolder(task.root), task.detector)
-    try:
-        measurement = measure_exposure(
-            task.path,
-            shared_camera(task.config.camera),
-            calibration,
-            task.config.isr,
-            options=MeasureOptions(**task.options.measure.model_dump()),
-            band=task.options.band,
-            checksums=task.config.exposures.checksums,
-        )
-    except InputError as error:
-        # Remove the catalog of an earlier run that accepted the file.
-        task.output.unlink(missing_ok=True)
-        return str(error)
+def _catalog_task(run: Run, row: Table.Row, reduction: Reduction) -> Task:
+    detector, exposure, path = (str(row[name]) for name in ("detector", "obsid", "path"))
+    output = SpotsFolder(run.folder.root).catalog(detector, exposure)
+    return Task(
+        ("catalog", detector, exposure),
+        "spots of exposures",
+        lambda task: Work(
+            partial(
+                _measure, config=run.config, folder=run.folder, detector=detector, output=output, fingerprint=task.fingerprint
+            ),
+            [path],
+        ),
+        outputs=(output,),
+        options=reduction.options | run.options("spots.measure", "spots.band"),
+        files=[path, *reduction.files],
+        needs=reduction.needs,
+        leaves_out=(InputError,),
+    )
+
+
+def _measure(path: str, *, config: Config, folder: RunFolder, detector: str, output: Path, fingerprint: str) -> None:
+    """Measure an exposure and write its catalog."""
+    measurement = measure_exposure(
+        path,
+        shared_camera(config.camera),
+        shared_calibration(config, folder, detector),
+        config.isr,
+        options=MeasureOptions(**config.spots.measure.model_dump()),
+        band=config.spots.band,
+        checksums=config.exposures.checksums,
+    )
     write_catalog(
-        task.output,
+        output,
         measurement.catalog,
-        header={FINGERPRINT_CARD: (task.fingerprint, "what this was made from")},
+        header={FINGERPRINT_CARD: (fingerprint, "what this was made from")},
         extensions=[growth_hdu(measurement.growth)],
     )
-    return ""
 
 
 def detector_outlines(camera: Camera) -> Camera:
@@ -214,7 +197,7 @@ def label_file(
     source
         The catalog.
     options
-        Section `spots`; with the camera's detector names.
+        Section `spots`.
     camera
         The camera with the detector; amplifiers are not needed.
     products
@@ -280,7 +263,8 @@ def _of_camera(catalog: SpotCatalog, in_name: str, options: SpotsConfig, camera:
         If it does not identify its detector, the camera has no such detector, the file name contradicts it, too many sources lie
         outside, or its detector is not requested.
     """
-    stated = catalog.detector or (options.detectors[0] if len(options.detectors) == 1 else "")
+    wanted = [camera[label].name for label in options.detectors]
+    stated = catalog.detector or (wanted[0] if len(wanted) == 1 else "")
     if not stated:
         raise SpotError(
             "the catalogs do not identify their detector in header (DETECTOR) or file name",
@@ -300,8 +284,8 @@ def _of_camera(catalog: SpotCatalog, in_name: str, options: SpotsConfig, camera:
             value=stated,
             other=in_name,
         )
-    if options.detectors and detector.name not in options.detectors:
-        raise GridError(f"it is of {detector.name}, not of {', '.join(options.detectors)}")
+    if wanted and detector.name not in wanted:
+        raise GridError(f"it is of {detector.name}, not of {', '.join(wanted)}")
     remarks = list(catalog.remarks)
     if catalog.serial and detector.serial and detector_key(catalog.serial) != detector_key(detector.serial):
         remarks.append(

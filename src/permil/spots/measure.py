@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from permil._kernels import spots as kernels
 from permil.camera import Detector
 from permil.products import MaskPlane
 from permil.spots.apertures import ApertureFluxes, GrowthCurve, aperture_fluxes, growth_curve
@@ -220,7 +221,7 @@ def _growth_spots(catalog: SpotCatalog, detector: Detector, options: MeasureOpti
 
 def _free_of_spots(usable: NDArray[np.bool_], found: Detections, radius: float) -> NDArray[np.bool_]:
     free = usable.copy()
-    _clear_discs(free, found.x, found.y, radius)
+    kernels.clear_discs(free, found.x, found.y, radius)
     return free
 
 
@@ -234,7 +235,9 @@ def _flags(
     detector: Detector,
     radius: float,
 ) -> IntArray:
-    planes, unusable = _planes_in_discs(np.ascontiguousarray(mask), usable, x, y, radius)
+    planes, unusable = np.empty(x.size, dtype=np.int64), np.empty(x.size, dtype=np.bool_)
+    own: Any = np.ascontiguousarray(mask, dtype=np.int16 if mask.dtype == np.int16 else np.int32)
+    kernels.planes_in_discs(own, usable, x, y, radius, planes, unusable)
     columns, rows = ({getattr(amplifier, name) for amplifier in detector.amplifiers} - {0} for name in ("x_min", "y_min"))
     leaves = (x - radius < -0.5) | (y - radius < -0.5) | (x + radius > detector.nx - 0.5) | (y + radius > detector.ny - 0.5)
     marks = {
@@ -270,27 +273,3 @@ def _blended(found: Detections, distance: float) -> NDArray[np.bool_]:
     blended[first[brightness[second] > _LEAST_BRIGHTNESS_RATIO * brightness[first]]] = True
     blended[second[brightness[first] > _LEAST_BRIGHTNESS_RATIO * brightness[second]]] = True
     return blended
-
-
-@njit(cache=True, nogil=True)
-def _clear_discs(free, x, y, radius):  # type: ignore[no-untyped-def]
-    for spot in range(x.size):
-        for row in range(max(int(np.ceil(y[spot] - radius)), 0), min(int(np.floor(y[spot] + radius)), free.shape[0] - 1) + 1):
-            half = np.sqrt(radius**2 - (row - y[spot]) ** 2)
-            low, high = max(int(np.ceil(x[spot] - half)), 0), min(int(np.floor(x[spot] + half)), free.shape[1] - 1)
-            free[row, low : high + 1] = False
-
-
-@njit(cache=True, nogil=True)
-def _planes_in_discs(mask, usable, x, y, radius):  # type: ignore[no-untyped-def]
-    """Return the mask planes within each circle, and whether it holds a pixel that is not usable."""
-    planes = np.zeros(x.size, dtype=np.int64)
-    unusable = np.zeros(x.size, dtype=np.bool_)
-    for spot in range(x.size):
-        for row in range(max(int(np.ceil(y[spot] - radius)), 0), min(int(np.floor(y[spot] + radius)), mask.shape[0] - 1) + 1):
-            half = np.sqrt(radius**2 - (row - y[spot]) ** 2)
-            low, high = max(int(np.ceil(x[spot] - half)), 0), min(int(np.floor(x[spot] + half)), mask.shape[1] - 1)
-            for column in range(low, high + 1):
-                planes[spot] |= mask[row, column]
-                unusable[spot] |= not usable[row, column]
-    return planes, unusable

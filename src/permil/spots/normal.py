@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+
+from permil._kernels import spots as kernels
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -113,59 +114,5 @@ def normal_equations(
     equations = NormalEquations(
         np.zeros(spots), np.zeros(spots), np.zeros((spots, others)), np.zeros((others, others)), np.zeros(others)
     )
-    _sum_up(
-        spot,
-        exposure,
-        index,
-        values,
-        weight,
-        residual,
-        factor,
-        exposures,
-        equations.spot_weight,
-        equations.spot_side,
-        equations.coupling,
-        equations.other_weight,
-        equations.other_side,
-    )
+    kernels.add_measurements(spot, exposure, index, values, weight, residual, factor, exposures, equations)
     return equations
-
-
-@numba.njit(cache=True)
-def _sum_up(
-    spot: IntArray,
-    exposure: IntArray,
-    index: NDArray[np.int32],
-    values: FloatArray,
-    weight: FloatArray,
-    residual: FloatArray,
-    factor: FloatArray,
-    exposures: int,
-    spot_weight: FloatArray,
-    spot_side: FloatArray,
-    coupling: FloatArray,
-    other_weight: FloatArray,
-    other_side: FloatArray,
-) -> None:
-    width = index.shape[1]
-    for n in range(len(spot)):
-        w = weight[n]
-        if w == 0.0:
-            continue
-        s, e = spot[n], exposure[n]
-        pull = w * residual[n]
-        spot_weight[s] += w
-        spot_side[s] += pull
-        coupling[s, e] += w
-        other_weight[e, e] += w
-        other_side[e] += pull
-        for a in range(width):
-            first = exposures + index[n, a]
-            slope = values[n, a] / factor[n]
-            weighted = w * slope
-            coupling[s, first] += weighted
-            other_weight[e, first] += weighted
-            other_weight[first, e] += weighted
-            other_side[first] += pull * slope
-            for b in range(width):
-                other_weight[first, exposures + index[n, b]] += weighted * values[n, b] / factor[n]

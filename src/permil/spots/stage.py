@@ -11,12 +11,12 @@ from typing import Any
 from astropy.table import Table
 
 from permil.camera import Camera, Detector
-from permil.config import Config
 from permil.config.spots import SpotsConfig
-from permil.errors import PermilError
-from permil.exposures import Index
-from permil.products import FINGERPRINT_CARD, RunFolder, check_output, fingerprint, is_current, write_table
-from permil.progress import StageReport, parallel_map
+from permil.engine import Task, Work
+from permil.errors import InputError, PermilError
+from permil.products import FINGERPRINT_CARD, check_output, write_table
+from permil.progress import StageReport, do_tasks
+from permil.run import Run
 from permil.spots.basis import TensorSplines
 from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
 from permil.spots.calibration_file import (
@@ -30,7 +30,7 @@ from permil.spots.duplicate_catalogs import repeated_catalogs
 from permil.spots.errors import GridError, SpotError
 from permil.spots.flux_model import FluxSolution
 from permil.spots.folder import SpotsFolder
-from permil.spots.inputs import LabelledExposure, catalog_files, detector_outlines, label_file, measured_catalogs
+from permil.spots.inputs import CatalogFile, LabelledExposure, catalog_files, catalog_tasks, detector_outlines, label_file
 from permil.spots.measurements import Measurements, gather
 from permil.spots.repeatability import LEAST_EXPOSURES, Repeatability, repeatability
 from permil.spots.residuals import ExposureTable, Residuals
@@ -40,19 +40,8 @@ from permil.spots.throughput_file import model_map, write_throughput
 from permil.spots.window import common_window
 
 
-def run_spots(
-    options: SpotsConfig, config: Config, camera: Camera, folder: RunFolder, *, index: Index | None = None, workers: int = 1
-) -> StageReport:
+def run_spots(run: Run) -> StageReport:
     """Reduce catalogs or raw exposures to throughput maps, per detector and band.
-
-    Parameters
-    ----------
-    options
-        Section `spots`.
-    config
-        Configuration of the reduction of raw exposures (sections `isr` and `camera`).
-    index
-        Index of exposures; required if no catalogs are given.
 
     Raises
     ------
@@ -63,50 +52,82 @@ def run_spots(
     SpotError
         If the measurements cannot be calibrated.
     """
-    report, products = StageReport("spots"), SpotsFolder(folder.root)
-    options = options.model_copy(update={"detectors": [camera[label].name for label in options.detectors]})
-    sources, remarks = (
-        catalog_files(options.catalogs)
-        if options.catalogs
-        else (measured_catalogs(options, config, folder, index, workers, report), [])
+    report = StageReport("spots")
+    catalogs = [] if run.config.spots.catalogs else catalog_tasks(run)
+    calibrations = calibrations_task(run, catalogs)
+    ends = do_tasks([*catalogs, calibrations])
+    failed = [ends[task.key].error for task in catalogs if ends[task.key].error is not None]
+    if catalogs and len(failed) == len(catalogs):
+        raise InputError(f"none of {len(catalogs)} spot exposures can be used; the first: {failed[0]}")
+    report.count(ends)
+    report.messages += [f"left out: {error}" for error in failed]
+    report.messages += ends[calibrations.key].messages
+    return report
+
+
+def calibrations_task(run: Run, catalogs: Sequence[Task]) -> Task:
+    """Declare the calibrations, residuals and maps of all detectors and bands.
+
+    Parameters
+    ----------
+    catalogs
+        Tasks that make the catalogs, where the configuration names none.
+
+    Raises
+    ------
+    InputError
+        If a catalog that is named does not exist, or there is none.
+    """
+    options, products = run.config.spots, SpotsFolder(run.folder.root)
+    named, remarks = catalog_files(options.catalogs) if options.catalogs else ([], [])
+
+    def work(task: Task) -> Work:
+        sources = [*named, *(CatalogFile(need.outputs[0]) for need in task.needs)]
+        function = partial(label_file, options=options, camera=detector_outlines(run.camera), products=products)
+        return Work(function, sources, lambda exposures: _reduce(run, exposures, remarks, task.fingerprint))
+
+    return Task(
+        ("spots",),
+        "grids of spots",
+        work,
+        outputs=(products.summary,),
+        options=run.options("spots", "camera"),
+        files=[*(source.path for source in named), *([Path(options.calibration)] if options.calibration else [])],
+        needs=tuple(catalogs),
+        tolerant=True,
     )
-    files = [source.path for source in sources]
-    inputs = [*files, Path(options.calibration)] if options.calibration else files
-    print_ = fingerprint({"spots": options.model_dump(mode="json"), "camera": config.camera}, files=inputs)
-    if is_current(products.summary, print_):
-        report.skipped += 1
-        return report
-    exposures = parallel_map(
-        partial(label_file, options=options, camera=detector_outlines(camera), products=products),
-        sources,
-        workers=workers,
-        description="grids of spots",
-    )
+
+
+def _reduce(run: Run, exposures: Sequence[LabelledExposure], remarks: Sequence[tuple[str, str]], print_: str) -> list[str]:
+    """Write everything that follows from labelled exposures; return what a person should know."""
+    options, products, camera = run.config.spots, SpotsFolder(run.folder.root), run.camera
     usable, left_out, found = _usable(exposures)
+    remarks = [*remarks, *found]
     rows: list[dict[str, Any]] = []
+    messages: list[str] = []
     failures: list[PermilError] = []
     for detector, band in sorted({(entry.catalog.detector, entry.catalog.band) for entry in usable}):
         members = [entry for entry in usable if (entry.catalog.detector, entry.catalog.band) == (detector, band)]
         try:
             group = _gather(members, options, camera)
-            rows += _reduce_group(options, group, products, print_, report)
+            found_rows, message = _reduce_group(options, group, products, print_)
         except SpotError as error:
             failures.append(error)
             left_out += [(entry.catalog.exposure, detector, str(error)) for entry in members]
             continue
+        rows += found_rows
+        messages.append(message)
         left_out += [(name, detector, reason) for name, reason in group.left_out]
-        report.done += 1
-    remarks += found
     if not rows and failures:
         _add_remarks(failures[0], remarks)
         raise failures[0]
-    report.messages += summed_up(remarks)
+    messages += summed_up(remarks)
     _write_list(products.remarks, remarks, ("catalog", "remark"))
     _write_list(products.left_out, left_out, ("exposure", "detector", "reason"))
     if left_out:
-        report.messages.append(f"{len(left_out)} exposures left out, see {products.left_out.name}")
+        messages.append(f"{len(left_out)} exposures left out, see {products.left_out.name}")
     write_table(products.summary, summary_table(rows, fingerprint=print_))
-    return report
+    return messages
 
 
 def _usable(
@@ -173,10 +194,8 @@ def _calibrate(group: _Group, options: SpotsConfig) -> tuple[SpotCalibration, Re
     return calibration, repeatability(calibration.residuals, calibration.exposures, spots=measurements.spots)
 
 
-def _reduce_group(
-    options: SpotsConfig, group: _Group, products: SpotsFolder, print_: str, report: StageReport
-) -> list[dict[str, Any]]:
-    """Calibrate the exposures of one detector and band, or apply a calibration to them, and write all products."""
+def _reduce_group(options: SpotsConfig, group: _Group, products: SpotsFolder, print_: str) -> tuple[list[dict[str, Any]], str]:
+    """Calibrate the exposures of one detector and band, or apply a calibration to them; return rows of the summary and a sentence."""
     detector, measurements = group.detector, group.measurements
     check_cell(options.cell_px, detector)
     cards: dict[str, Any] = {
@@ -191,15 +210,14 @@ def _reduce_group(
         exposures, residuals = apply_spots(stored.spots, measurements)
         cards["CALIB"] = (Path(options.calibration).name[:60], "calibration that was applied")
         _write_maps(options, group, products, residuals, exposures, cards)
-        report.messages.append(f"{detector.name}: calibration applied to {len(exposures.names)} exposures")
-        return applied_rows(exposures, residuals, detector=detector.name, band=measurements.band)
+        rows = applied_rows(exposures, residuals, detector=detector.name, band=measurements.band)
+        return rows, f"{detector.name}: calibration applied to {len(exposures.names)} exposures"
     calibration, repeated = _calibrate(group, options)
     path = products.calibration(detector.name, measurements.band)
     write_calibration(path, calibration, decided=group.decided, repeatability=repeated, header=cards)
     cards = calibration_cards(calibration, decided=group.decided) | cards
     _write_maps(options, group, products, calibration.residuals, calibration.exposures, cards, calibration.solution)
-    report.messages.append(describe_calibration(calibration, repeated))
-    return calibration_rows(calibration, repeated, detector=detector.name)
+    return calibration_rows(calibration, repeated, detector=detector.name), describe_calibration(calibration, repeated)
 
 
 def require_same_mask(stored: StoredCalibration, measurements: Measurements, *, path: str | Path) -> None:
@@ -295,7 +313,6 @@ def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options:
     PermilError
         See `run_spots`.
     """
-    options = options.model_copy(update={"detectors": [camera[label].name for label in options.detectors]})
     sources, remarks = catalog_files(catalogs)
     check_output(out, inputs=[source.path for source in sources])
     usable, left_out, found = _usable([label_file(source, options=options, camera=camera) for source in sources])

@@ -12,7 +12,7 @@ squared, size times its fourth power): every coefficient is then ``cov(kind, F) 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,13 @@ from permil.compare.fixed_effects import FixedEffects
 from permil.compare.hypotheses.fractions import HypothesisFit
 from permil.compare.hypotheses.moment_equations import Rows, solve_moments
 from permil.compare.hypotheses.result import result_of
-from permil.compare.hypotheses.structure import FlatSpectrum, flat_spectrum
-from permil.compare.scales import PERIODS, Band, bands_between, halves, split_bands
+from permil.compare.hypotheses.stars import PredictedStars, Stars
+from permil.compare.hypotheses.structure import flat_spectrum
+from permil.compare.scales import PERIODS, bands_between, halves, split_bands
 from permil.compare.stars.background import typical_pitch
 from permil.compare.stars.flat_at_stars import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.kernels import QUANTITIES
-from permil.compare.stars.response import StarPlaces, StarResponse, StarTemplates
+from permil.compare.stars.response import StarResponse
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -37,75 +38,6 @@ BoolArray = NDArray[np.bool_]
 LEAST_STARS = 30
 LARGEST_GLOW = 0.3
 """Largest ratio of background to star light in the aperture of fitted stars: the residual background is poorly known."""
-
-
-@dataclass(frozen=True)
-class Stars:
-    """Residuals of calibrated stars; arrays of shape (n,), one row per measurement.
-
-    Attributes
-    ----------
-    places
-        Position and width of each star.
-    spot, exposure
-        Spot and exposure of each row: the calibration has absorbed their means and trends.
-    values, errors
-        By name (`permil.compare.stars.kernels.QUANTITIES`): flux as ratio minus 1, shifts in pixels, moments in pixel^2. Rows whose
-        value or error is not finite are ignored for that quantity.
-    """
-
-    places: StarPlaces
-    spot: IntArray
-    exposure: IntArray
-    values: dict[str, FloatArray]
-    errors: dict[str, FloatArray]
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self.places)
-
-
-@dataclass(frozen=True)
-class PredictedStars:
-    """Stars with the predictions of each band of a flat, computed once and fitted for any region.
-
-    Attributes
-    ----------
-    stars
-        Stars that are kept.
-    kept : ndarray of bool
-        Mask of the input rows that are kept.
-    templates
-        Predictions if the flat were of one kind, by band.
-    maps : ndarray, shape (ny, nx, bands)
-        The flat in bands, without gaps.
-    scales
-        Reported bands of periods.
-    bands
-        Fitted bands: those below and above the scales, and the halves of each, since fractions may change with the period.
-    scale_of : ndarray, shape (bands,)
-        Index of the scale of each band; -1: none.
-    spectrum
-        Power of the flat, and its noise.
-    noise : ndarray, shape (n,)
-        Noise variance per pixel of the flat at each star.
-    response
-        Response of the stars.
-    lost
-        Number of stars excluded because of unusable pixels.
-    """
-
-    stars: Stars
-    kept: BoolArray
-    templates: StarTemplates
-    maps: NDArray[np.float32]
-    scales: tuple[Band, ...]
-    bands: tuple[Band, ...]
-    scale_of: IntArray
-    spectrum: FlatSpectrum
-    noise: FloatArray
-    response: StarResponse
-    lost: int
 
 
 def predict_bands(

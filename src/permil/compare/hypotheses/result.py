@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
@@ -11,12 +9,10 @@ from scipy import fft, ndimage
 from permil.compare.hypotheses.fractions import KINDS, SUM, TOTAL, Fraction, HypothesisFit
 from permil.compare.hypotheses.moment_equations import MomentFit, Rows, scatter_left
 from permil.compare.hypotheses.slopes import flux_change, simple_slopes
+from permil.compare.hypotheses.stars import PredictedStars
 from permil.compare.hypotheses.structure import Structure
 from permil.compare.scales import cosine_wavenumbers
 from permil.compare.stars.kernels import QUANTITIES, SIGNATURE
-
-if TYPE_CHECKING:
-    from permil.compare.hypotheses.fit import PredictedStars
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

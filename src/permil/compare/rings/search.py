@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import optimize
 
+from permil._kernels import compare as kernels
 from permil.compare.errors import CompareError
 from permil.compare.rings.cell_map import CellMap, bin_cells, evened, high_passed
 from permil.compare.rings.directions import DirectionalPower, isotropic_surrogates
@@ -222,7 +222,7 @@ class _RadialPower:
 
     def power(self, axis: FloatArray) -> float:
         """Return the sum over annuli of cells times the squared mean."""
-        total, share = _radial_sums(self._x, self._y, self._level, self._one, 1, axis[0], axis[1], self._width)
+        total, share = kernels.radial_sums(self._x, self._y, self._level, self._one, 1, axis[0], axis[1], self._width)
         return float(np.sum(total**2 / np.maximum(share, 1e-9)))
 
     def negative_power(self, axis: FloatArray) -> float:
@@ -235,7 +235,7 @@ class _RadialPower:
         without = []
         for offset in offsets:
             x, y = axis + offset
-            total, share = _radial_sums(self._x, self._y, self._level, self._tile, _TILES**2, x, y, self._width)
+            total, share = kernels.radial_sums(self._x, self._y, self._level, self._tile, _TILES**2, x, y, self._width)
             left, left_share = total.sum(axis=0) - total, share.sum(axis=0) - share
             without.append(np.sum(left**2 / np.maximum(left_share, 1e-9), axis=1))
         dx, dy = offsets.T
@@ -246,25 +246,3 @@ class _RadialPower:
         maxima = -np.linalg.solve(hessian, np.stack([slope_x, slope_y], -1)[used][..., None])[..., 0]
         from_mean = maxima - maxima.mean(axis=0)
         return np.asarray((used.size - 1) / used.size * from_mean.T @ from_mean)
-
-
-@njit(cache=True)
-def _radial_sums(x, y, level, tile, tiles, axis_x, axis_y, width):  # type: ignore[no-untyped-def]
-    """Return sums and weights of annuli for each tile; a cell is shared by the two nearest annuli."""
-    furthest, nearest = 0.0, np.inf
-    for corner_x in (x.min(), x.max()):
-        for corner_y in (y.min(), y.max()):
-            furthest = max(furthest, np.hypot(corner_x - axis_x, corner_y - axis_y))
-    nearest = np.hypot(max(x.min() - axis_x, axis_x - x.max(), 0.0), max(y.min() - axis_y, axis_y - y.max(), 0.0))
-    first = int(nearest / width)
-    count = int(furthest / width) - first + 3
-    total, share = np.zeros((tiles, count)), np.zeros((tiles, count))
-    for index in range(x.size):
-        place = np.sqrt((x[index] - axis_x) ** 2 + (y[index] - axis_y) ** 2) / width - first
-        annulus = int(place)
-        part = place - annulus
-        total[tile[index], annulus] += (1 - part) * level[index]
-        share[tile[index], annulus] += 1 - part
-        total[tile[index], annulus + 1] += part * level[index]
-        share[tile[index], annulus + 1] += part
-    return total, share

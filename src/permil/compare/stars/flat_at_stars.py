@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
+from permil._kernels import compare as kernels
 from permil.compare.displacement import fill
 from permil.compare.errors import CompareError
 from permil.compare.scales import cosine_wavenumbers
 from permil.compare.stars.kernels import MARGIN
-from permil.compare.stars.maps import weigh_flat
 from permil.compare.stars.response import StarPlaces, StarResponse
 
 FloatArray = NDArray[np.float64]
@@ -163,30 +163,13 @@ def flat_as_seen(
         If stars lie outside of the flat.
     """
     require_inside(places, flat.excess.shape)
-    moments = response.moments(places)
-    if weight == "aperture":
-        fractions, covariances, radius = (
-            np.array(response.profile.fractions),
-            response.profile.covariances(places.xx, places.yy, places.xy),
-            float(response.aperture),
-        )
-    else:
-        fractions, covariances, radius = np.ones(1), moments[:, None, :].copy(), 1e6
+    shapes = response.shapes(places)
+    # The pixels that kernels of area and diffusion need around the circle are not needed here.
+    shapes = replace(shapes, half=shapes.half - MARGIN + 1)
+    if weight == "moments":
+        shapes = replace(shapes, fractions=np.ones(1), covariances=shapes.moments[:, None, :].copy(), radius=1e6)
     seen, spread, lost = np.full(len(places), np.nan), np.full(len(places), np.nan), np.zeros(len(places))
-    weigh_flat(
-        np.ascontiguousarray(places.x, dtype=np.float64),
-        np.ascontiguousarray(places.y, dtype=np.float64),
-        fractions,
-        covariances,
-        radius,
-        response.half(moments) - MARGIN + 1,
-        flat.excess,
-        flat.variance,
-        flat.usable,
-        seen,
-        spread,
-        lost,
-    )
+    kernels.weigh_flat(shapes, flat.excess, flat.variance, flat.usable, seen, spread, lost)
     kept = lost <= largest_loss
     return SeenFlat(np.where(kept, seen, np.nan), np.where(kept, np.sqrt(spread), np.nan), lost)
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from permil.compare.errors import CompareError
 from permil.compare.fixed_effects import FixedEffects
-from permil.compare.hypotheses.fit import PredictedStars
+from permil.compare.hypotheses.stars import PredictedStars
 from permil.compare.scales import high_pass_points
 from permil.compare.stars.kernels import QUANTITIES
 

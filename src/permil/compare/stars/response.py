@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import j0
 
+from permil._kernels import compare as kernels
 from permil.compare.errors import CompareError
 from permil.compare.scales import Band, laplacian_eigenvalues
 from permil.compare.stars.background import BackgroundFilter
@@ -20,11 +20,8 @@ from permil.compare.stars.kernels import (
     MARGIN,
     SIGNATURE,
     WEIGHT_REACH,
-    glow_kernels,
-    star_answers,
-    star_kernels,
+    StarShapes,
 )
-from permil.compare.stars.maps import predict_stars, spread_weights
 from permil.compare.stars.profile import StarProfile
 from permil.engine import ahead, own_threads
 
@@ -161,8 +158,7 @@ class StarResponse:
         unseen = self._unseen(bands, excess.shape[2])
 
         def predict_part(rows: slice) -> None:
-            star, half = self._arguments(places[rows])
-            predict_stars(*star, half, excess, potential, unseen, templates[rows], instruments[rows])  # type: ignore[call-arg]
+            kernels.predict_stars(self.shapes(places[rows]), excess, potential, unseen, templates[rows], instruments[rows])
 
         limits = np.linspace(0, len(places), _PARTS + 1).astype(int)
         list(ahead(predict_part, [slice(*pair) for pair in pairwise(limits)], threads=own_threads()))
@@ -196,8 +192,7 @@ class StarResponse:
         unseen = self._unseen(bands, weights.shape[2])
 
         def spread_part(rows: IntArray) -> None:
-            star, half = self._arguments(places[rows])
-            spread_weights(*star, half, cell, shape, unseen, np.ascontiguousarray(weights[rows]), maps)  # type: ignore[call-arg]
+            kernels.spread_weights(self.shapes(places[rows]), cell, shape, unseen, np.ascontiguousarray(weights[rows]), maps)
 
         reach = 2 * self.half(self.moments(places)) + 2 * cell + 2
         for strips in _apart(places.y, reach):
@@ -206,15 +201,10 @@ class StarResponse:
 
     def kernels(self) -> tuple[FloatArray, FloatArray]:
         """Return the kernels (3, 6, size, size) of the mean star centred on a pixel, and those of uniform light of glow 1."""
-        (_, _, _, fractions, covariances, moments, radius, adaptive), half = self._arguments(
-            StarPlaces.round(np.zeros(1), np.zeros(1))
-        )
-        size = 2 * half + 1
-        light, answer, work = np.empty((size, size)), np.empty((6, size, size)), np.empty((size, size))
+        shapes = self.shapes(StarPlaces.round(np.zeros(1), np.zeros(1)))
+        size = 2 * shapes.half + 1
         of_star, of_glow = np.empty((3, 6, size, size)), np.empty((3, 6, size, size))
-        flux = star_answers(0.0, 0.0, fractions, covariances[0], moments[0], radius, adaptive, light, answer)
-        star_kernels(light, answer, work, of_star)
-        glow_kernels(answer, of_glow)
+        flux = kernels.fill_kernels(shapes, of_star, of_glow)
         return of_star, flux * of_glow
 
     def _unseen(self, bands: tuple[Band, ...] | None, count: int) -> FloatArray:
@@ -278,22 +268,20 @@ class StarResponse:
                     ]
         return products, squares
 
-    def _arguments(self, places: StarPlaces) -> tuple[tuple[Any, ...], int]:
-        """Return the arguments of the kernels for the stars, and half the side of their stamps."""
+    def shapes(self, places: StarPlaces) -> StarShapes:
+        """Return stars as the kernels take them."""
         moments = self.moments(places)
-        covariances = self.profile.covariances(places.xx, places.yy, places.xy)
-        x, y = (np.ascontiguousarray(place, dtype=np.float64) for place in (places.x, places.y))
-        star = (
-            x,
-            y,
-            places.even_light,
-            np.array(self.profile.fractions),
-            covariances,
-            moments,
-            float(self.aperture),
-            bool(self.adaptive),
+        return StarShapes(
+            x=np.ascontiguousarray(places.x, dtype=np.float64),
+            y=np.ascontiguousarray(places.y, dtype=np.float64),
+            glow=np.ascontiguousarray(places.even_light, dtype=np.float64),
+            fractions=np.array(self.profile.fractions),
+            covariances=self.profile.covariances(places.xx, places.yy, places.xy),
+            moments=moments,
+            radius=self.aperture,
+            adaptive=self.adaptive,
+            half=self.half(moments),
         )
-        return star, self.half(moments)
 
 
 def _apart(y: FloatArray, reach: float) -> list[list[IntArray]]:

@@ -11,13 +11,7 @@
 namespace permil::exposures {
 namespace {
 
-const Kernels& kernels() {
-#ifdef PERMIL_X86_LEVELS
-  return kernels_in_use(checked, baseline, &v3, &v4);
-#else
-  return kernels_in_use<Kernels>(checked, baseline, nullptr, nullptr);
-#endif
-}
+const Kernels& kernels() { return KERNELS_IN_USE; }
 
 constexpr const char* OUTSIDE = "a tile lies outside the data";
 

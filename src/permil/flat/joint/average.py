@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels import joint as kernels
 from permil.camera import Detector
 from permil.camera.frames import detector_to_ccs
 from permil.errors import FlatError
 from permil.flat.superpixel import block_sums
-from permil.products import UNUSABLE
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -31,11 +30,6 @@ FEWEST_KEPT = 0.9
 
 _DEAD = 0.2
 """Pattern below which a pixel is dead."""
-
-_ROUNDS = 4
-_ROWS = 256
-
-_UNUSABLE = int(UNUSABLE)
 
 
 @dataclass(frozen=True)
@@ -84,9 +78,7 @@ class SuperPixelLayout:
 def median_image(images: Sequence[Image]) -> Image:
     """Return the median over images, pixel by pixel and without NaN; NaN where no image has a value."""
     result = np.empty(images[0].shape, dtype=np.float32)
-    for first in range(0, len(result), _ROWS):
-        rows = slice(first, first + _ROWS)
-        _medians(np.stack([image[rows].ravel() for image in images]), result[rows].reshape(-1))
+    kernels.medians([np.ascontiguousarray(image, np.float32) for image in images], result)
     return result
 
 
@@ -107,7 +99,9 @@ def flattened(image: Image, good: NDArray[np.bool_], block: int, *, block_rows: 
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.where(total > 0, total / count, np.nan)
     result = np.empty(image.shape, dtype=np.float32)
-    _divide_blocks(image, good, mean, block, block_rows, result)
+    kernels.divide_blocks(
+        np.ascontiguousarray(image, np.float32), good, mean, block, block_rows.astype(np.int64, copy=False), result
+    )
     return result
 
 
@@ -222,8 +216,8 @@ def average_exposure(
     signals, pixels = np.empty(layout.shape), np.zeros(layout.shape, dtype=np.int64)
     pixel_noise = layout.on_grid(layout.count * (layout.amplifier_share @ (noise_variance + level_variance)), fill=0.0)
     limits = np.searchsorted(layout.block_rows, np.arange(layout.shape[0] + 1))
-    limit = np.float32(threshold**2)
-    rejected = _average(image, mask, layout.pattern, layout.block, limits, pixel_noise, limit, signals, pixels)
+    planes = np.ascontiguousarray(mask, dtype=np.int16)
+    rejected = kernels.average(image, planes, layout.pattern, layout.block, limits, pixel_noise, threshold**2, signals, pixels)
     signal, kept = signals[layout.row, layout.column], pixels[layout.row, layout.column]
     signal[kept < FEWEST_KEPT * layout.count] = np.nan
     grid = layout.on_grid(signal)
@@ -232,7 +226,7 @@ def average_exposure(
     photons = np.maximum(around[layout.row, layout.column], 1.0) / np.maximum(kept, 1)
     variance = photons + layout.amplifier_share @ noise_variance + layout.row_share @ level_variance
     variance[~np.isfinite(signal)] = np.nan
-    return signal, variance, int(rejected)
+    return signal, variance, rejected
 
 
 def _neighbourhood(grid: FloatArray) -> FloatArray:
@@ -240,112 +234,3 @@ def _neighbourhood(grid: FloatArray) -> FloatArray:
     padded = np.pad(grid, 1)
     along = padded[:-2] + padded[1:-1] + padded[2:]
     return along[:, :-2] + along[:, 1:-1] + along[:, 2:]
-
-
-@numba.njit(cache=True, nogil=True)
-def _divide_blocks(image, good, mean, block, block_rows, result):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    for row in range(image.shape[0]):
-        for column in range(image.shape[1]):
-            quotient = image[row, column] / mean[block_rows[row], column // block]
-            result[row, column] = quotient if good[row, column] else np.nan
-
-
-@numba.njit(cache=True, nogil=True)
-def _medians(stack: NDArray[np.float32], result: NDArray[np.float32]) -> None:  # pragma: no cover  compiled
-    sample = np.empty(stack.shape[0], dtype=np.float32)
-    for pixel in range(stack.shape[1]):
-        count = 0
-        for number in range(stack.shape[0]):
-            level = stack[number, pixel]
-            if np.isnan(level):
-                continue
-            place = count
-            while place > 0 and sample[place - 1] > level:
-                sample[place] = sample[place - 1]
-                place -= 1
-            sample[place] = level
-            count += 1
-        if count == 0:
-            result[pixel] = np.nan
-        elif count % 2:
-            result[pixel] = sample[count // 2]
-        else:
-            result[pixel] = np.float32(0.5) * (sample[count // 2 - 1] + sample[count // 2])
-
-
-@numba.njit(cache=True, nogil=True)
-def _average(image, mask, pattern, block, limits, noise, limit, signal, kept):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    """Fill signal and number of pixels of all super-pixels of the grid, a row of super-pixels at a time.
-
-    Columns of a super-pixel are summed in single precision, which is enough for a signal of that precision; the columns in double.
-    """
-    columns = image.shape[1]
-    scratch = np.empty((6, columns), dtype=np.float32)
-    level, of_noise, use, total, weight, count = scratch[0], scratch[1], scratch[2], scratch[3], scratch[4], scratch[5]
-    rejected = 0
-    for number in range(signal.shape[0]):
-        first, last = limits[number], limits[number + 1]
-        signals, pixels = signal[number], kept[number]
-        for j in range(columns):
-            of_noise[j] = noise[number, j // block]
-        present = 0
-        for attempt in range(_ROUNDS):
-            total[:], weight[:], count[:] = 0.0, 0.0, 0.0
-            for i in range(first, last):
-                _choose(image[i], mask[i], pattern[i], use)
-                if attempt > 0:
-                    _drop_outliers(image[i], pattern[i], level, of_noise, limit, use)
-                _add_chosen(image[i], pattern[i], use, total, weight, count)
-            before = pixels.sum()
-            for place in range(pixels.size):
-                within = slice(place * block, (place + 1) * block)
-                weights = _sum(weight[within])
-                pixels[place] = _sum(count[within]) if weights > 0.0 else 0
-                signals[place] = _sum(total[within]) / weights if weights > 0.0 else np.nan
-                level[within] = signals[place]
-            if attempt == 0:
-                present = pixels.sum()
-            elif pixels.sum() == before:
-                # A level is that of its pixels: where they stay, it stays.
-                break
-        rejected += present - pixels.sum()
-    return rejected
-
-
-@numba.njit(cache=True, nogil=True)
-def _sum(row):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    total = 0.0
-    for k in range(row.size):
-        total += row[k]
-    return total
-
-
-# Loops that write one array and have no branches become vector instructions.
-
-
-@numba.njit(cache=True, nogil=True)
-def _choose(signals, mask, shares, use):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    one, none, endless = np.float32(1), np.float32(0), np.float32(np.inf)
-    for j in range(use.size):
-        use[j] = one if (abs(signals[j] * shares[j]) < endless) & ((mask[j] & _UNUSABLE) == 0) else none
-
-
-@numba.njit(cache=True, nogil=True)
-def _drop_outliers(signals, shares, level, noise, limit, use):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    none = np.float32(0)
-    for j in range(use.size):
-        expected = level[j] * shares[j]
-        off = signals[j] - expected
-        spread = noise[j] + max(expected, none)
-        use[j] = use[j] if off * off <= limit * spread else none
-
-
-@numba.njit(cache=True, nogil=True)
-def _add_chosen(signals, shares, use, total, weight, count):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    none = np.float32(0)
-    for j in range(signals.size):
-        total[j] += signals[j] if use[j] > none else none
-    for j in range(signals.size):
-        weight[j] += shares[j] if use[j] > none else none
-    for j in range(signals.size):
-        count[j] += use[j]

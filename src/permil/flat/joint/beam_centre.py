@@ -29,7 +29,7 @@ def beam_centre(solution: JointSolution, *, seed: int = 0) -> tuple[FloatArray, 
     FlatError
         If the beam is nowhere within the area of the signals.
     """
-    grid, where = solution.model.patterns[0].grid, solution.model.pattern_slices[0]
+    (grid, coefficients), where = solution.model.beam(solution.vector), solution.model.pattern_slices[0]
     axes = [np.arange(low, high, _STEP_MM) for low, high in zip(grid.lower, grid.upper, strict=True)]
     x, y = (part.ravel() for part in np.meshgrid(*axes, indexing="ij"))
     logarithm = solution.log_beam(x, y)
@@ -39,11 +39,13 @@ def beam_centre(solution: JointSolution, *, seed: int = 0) -> tuple[FloatArray, 
     near = logarithm > np.nanmax(logarithm) + np.log(LEVEL) - 0.05
     x, y = x[near], y[near]
     design = grid.design(x, y)
+    whole = design @ coefficients
+    of_pattern = design if solution.model.details is None else design @ solution.model.details.prolongation
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((solution.model.size, _DRAWS))
     draws = linalg.solve_triangular(solution.factor, noise, lower=True, trans="T")[where]
-    centre = centroid(x, y, np.exp(design @ solution.vector[where]))
-    beams = np.exp(design @ (solution.vector[where, None] + draws - draws.mean(axis=0)))
+    centre = centroid(x, y, np.exp(whole))
+    beams = np.exp(whole[:, None] + of_pattern @ (draws - draws.mean(axis=0)))
     offsets = np.array([centroid(x, y, beam) for beam in beams.T]) - centre
     return centre, offsets.T @ offsets / _DRAWS
 

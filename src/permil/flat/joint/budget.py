@@ -134,8 +134,8 @@ class PhotodiodeCheck:
     deviation : ndarray, shape (n,)
         Logarithm of the reading minus that of the scale, mean 0; NaN where the reading does not count.
     scale_errors : ndarray, shape (n,)
-        Error of each scale once the constant, and the gradients that only the photodiode knows, are taken off;
-        NaN for exposures that were left out.
+        Error of each scale once the constant, and the gradients that only the photodiode knows, are taken off, with the gains of boards
+        known (only scale and gain together act on a signal); NaN for exposures that were left out.
     chi_square : float
         Of the deviations under the estimated noise and drift, over its degrees of freedom.
     noisier : bool
@@ -191,6 +191,10 @@ def _scale_errors(solution: JointSolution) -> FloatArray:
     unit = np.zeros((model.size, kept.size))
     unit[model.scales.start + kept, np.arange(kept.size)] = 1.0
     whitened = linalg.solve_triangular(solution.factor, unit, lower=True)
+    gains = slice(model.board_gains.start, model.step_sizes.stop)
+    if gains.stop > gains.start:
+        basis, behind = solution.basis_of(gains), whitened[gains.start :]
+        behind -= basis @ (basis.T @ behind)
     fixed = np.linalg.qr(np.column_stack([np.ones(kept.size), model.exposures.positions[kept]]))[0]
     errors = np.full(len(model.exposures), np.nan)
     errors[kept] = np.sqrt(np.square(whitened - (whitened @ fixed) @ fixed.T).sum(axis=0))

@@ -32,6 +32,8 @@ FloatArray = NDArray[np.float64]
 Region = Mapping[str, FloatArray]
 """Weights of the super-pixels of each detector that takes part; a mean has weights that sum to 1."""
 
+Places = tuple[slice, FloatArray | None]
+
 _MODE_TOLERANCE = 1e-8
 """Relative, of the strength of a mode: whatever it leaves out is in the remainder."""
 
@@ -221,32 +223,36 @@ class FlatCovariance:
             values.append(rows @ np.where(used, response, 0.0))
         return np.array(values), self.covariance(operators)
 
-    def of_weather(self, regions: Sequence[Region]) -> FloatArray:
-        """Return the part of `covariance` that weather adds: without it were it known in each exposure."""
-        rows, _ = self._rows(regions)
-        return self._of_weather(rows)
+    def added_by(self, places: slice, regions: Sequence[Region]) -> FloatArray:
+        """Return the part of `covariance` that some unknowns add: without it were they known."""
+        return self._added(self._basis(places), self._rows(regions)[0])
 
-    def composite_gradient_of_weather(self) -> FloatArray:
-        """Return the part of the covariance of the composite's gradient that weather adds, shape (2, 2)."""
-        return self._of_weather(self._composite[1])
+    def composite_gradient_added_by(self, places: slice) -> FloatArray:
+        """Return the part of the covariance of the composite's gradient that some unknowns add, shape (2, 2)."""
+        return self._added(self._basis(places), self._composite[1])
 
-    def _of_weather(self, rows: FloatArray) -> FloatArray:
-        # Its coefficients are the last unknowns: what they add to ``L^-1 r`` is its last part.
-        whitened = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
-        added = whitened[self.solution.model.weather]
-        return np.asarray(added.T @ added)
-
-    def common_variance_of_weather(self) -> float:
-        """Return the mean over all super-pixels of the variance that weather adds.
+    def common_variance_added_by(self, places: slice) -> float:
+        """Return the mean over all super-pixels of the variance that some unknowns add.
 
         The trace is estimated from random vectors (Hutchinson 1990), which takes a small part of the time and is good to some per cent.
         """
-        factor, where = self.solution.factor, self.solution.model.weather
+        factor, (_, basis) = self.solution.factor, self._basis(places)
         probes = np.zeros((len(factor), _PROBES))
-        probes[where] = np.random.default_rng(0).choice([-1.0, 1.0], (where.stop - where.start, _PROBES))
+        drawn = np.random.default_rng(0).choice([-1.0, 1.0], (places.stop - places.start, _PROBES))
+        probes[places.start :] = drawn if basis is None else basis @ drawn
         unknowns = linalg.solve_triangular(factor, probes, lower=True, trans="T", check_finite=False)
         inner = linalg.blas.dsymm(1.0, self._gram.T, unknowns, lower=1)
         return max(float(np.sum(unknowns * inner)), 0.0) / (_PROBES * self._pixels)
+
+    def _basis(self, places: slice) -> Places:
+        """Return where some unknowns stand, and `JointSolution.basis_of` them; None where it is the identity."""
+        return places, None if places.stop == len(self.solution.factor) else self.solution.basis_of(places)
+
+    def _added(self, basis: Places, rows: FloatArray) -> FloatArray:
+        places, directions = basis
+        whitened = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)[places.start :]
+        added = whitened if directions is None else directions.T @ whitened
+        return np.asarray(added.T @ added)
 
     def composite_gradient(self) -> tuple[FloatArray, FloatArray]:
         """Return the gradient (X, Y; 1/mm) of the log response over all detectors together, and its covariance."""
@@ -296,7 +302,9 @@ class FlatCovariance:
                 pattern[:, tile.pixels] = (tile.shifts @ unknowns[tile.columns] - self._mean @ unknowns).T
                 common += float(shared.sum())
                 inside = np.square(pattern[:, tile.pixels]).sum(axis=0)
-                beyond[tile.pixels] = np.maximum(shared - inside, 0.0)
+                of_details = self.solution.detail_errors.noise_share / tile.moments
+                common += float(of_details.sum())
+                beyond[tile.pixels] = np.maximum(shared - inside, 0.0) + of_details
                 variance[tile.pixels] = 1.0 / tile.moments + beyond[tile.pixels]
             patterns[detector.name] = np.nan_to_num(pattern)
             independent[detector.name], remainder[detector.name] = variance, beyond

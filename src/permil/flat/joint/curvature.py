@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from permil._kernels.joint import mirror_upper
 from permil.flat.joint.factor import factorise_rows, lower_factor
-from permil.flat.joint.kernels import mirror_upper
 from permil.flat.joint.normal import NormalEquations
 from permil.flat.joint.prior import Prior
 

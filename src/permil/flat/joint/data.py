@@ -165,6 +165,8 @@ class DetectorSignals:
 
     def __post_init__(self) -> None:
         """Check shapes and variances."""
+        for name in ("x_mm", "y_mm"):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.float64))
         shape = (len(self.exposures), len(self.x_mm))
         if self.log_signal.shape != shape or self.variance.shape != shape or len(self.y_mm) != shape[1]:
             raise FlatError(
@@ -182,7 +184,7 @@ class DetectorSignals:
     def weights(self) -> FloatArray:
         """Inverse variances, 0 where there is no signal, shape (e, p)."""
         with np.errstate(invalid="ignore", divide="ignore"):
-            weights = 1.0 / self.variance.astype(np.float64)
+            weights = 1.0 / self.variance.astype(np.float64, order="C")
         weights[~np.isfinite(self.log_signal)] = 0.0
         return weights
 

@@ -41,6 +41,21 @@ _MEANINGS = {
     "weather_x": ("1 / mm", "the part of gradient_x that they add"),
     "weather_y": ("1 / mm", "the part of gradient_y that they add"),
     "weather_common": ("", "the part of common that they add; it is smooth, and none of photon"),
+    **{
+        f"{name}_{term}": (unit, f"the part of {whole} that {cause} adds{note}")
+        for name, cause in (
+            ("board_coefficient", "what is not known of the boards' temperature coefficients"),
+            ("board_time", "the change of the boards' gains in time, and what is not known of their temperatures,"),
+            ("gain_step", "what is not known of the steps of amplifiers"),
+        )
+        for term, unit, whole, note in (
+            ("scale", "", "detector_scale", ""),
+            ("x", "1 / mm", "gradient_x", ""),
+            ("y", "1 / mm", "gradient_y", ""),
+            ("common", "", "common", "; none of photon"),
+        )
+    },
+    "board_time": ("", "rms of the change of a board's gain from the first to the last exposure, before the fit"),
     "photodiode": ("", "noise of one photodiode reading"),
     "photodiode_drift": ("", "amplitude of its drift, averaged over what the data allow"),
     "exposure_scale": ("", "median error of an exposure's scale, constant and gradients taken off"),
@@ -112,7 +127,7 @@ def error_budget(
         found |= {"photodiode": photodiode.white, "photodiode_drift": photodiode.drift}
     if solution.model.position_errors:
         found["position"] = solution.prior.position_error_mm
-    found |= _of_weather(solution, errors)
+    found |= _of_weather(solution, errors) | _of_gains(solution, errors)
     if halves is not None:
         noise = np.concatenate(list(halves.odd.error.values()))
         left_out = halves.odd.left_out[~solution.left_out]
@@ -132,15 +147,34 @@ def _of_weather(solution: JointSolution, errors: FlatCovariance) -> dict[str, fl
         return {}
     if not solution.weather.found:
         return {"weather_limit": solution.weather.limit} if np.isfinite(solution.weather.limit) else {}
+    return {"weather": solution.weather.rms} | _added("weather", solution.model.weather, solution, errors)
+
+
+def _of_gains(solution: JointSolution, errors: FlatCovariance) -> dict[str, float]:
+    """Return what changes of gains add: temperature coefficients and the rest of the boards, steps of amplifiers."""
+    model = solution.model
+    found: dict[str, float] = {}
+    if solution.prior.boards is not None:
+        start, coefficients = model.board_gains.start, solution.prior.boards.terms.coefficients
+        middle = start + coefficients.stop
+        found |= {"board_time": solution.prior.boards.time_rms}
+        found |= _added("board_coefficient", slice(start, middle), solution, errors)
+        found |= _added("board_time", slice(middle, model.board_gains.stop), solution, errors)
+    if model.gain_steps:
+        found |= _added("gain_step", model.step_sizes, solution, errors)
+    return found
+
+
+def _added(cause: str, places: slice, solution: JointSolution, errors: FlatCovariance) -> dict[str, float]:
+    """Return what some unknowns add to detector levels, gradient and errors in common."""
     lit = {name: np.isfinite(response) for name, response in solution.log_response.items()}
-    levels = errors.of_weather([{name: one / one.sum()} for name, one in lit.items()])
-    gradient = errors.composite_gradient_of_weather()
+    levels = errors.added_by(places, [{name: one / one.sum()} for name, one in lit.items()])
+    gradient = errors.composite_gradient_added_by(places)
     return {
-        "weather": solution.weather.rms,
-        "weather_scale": float(np.sqrt(np.mean(np.diag(levels)))),
-        "weather_x": float(gradient[0, 0] ** 0.5),
-        "weather_y": float(gradient[1, 1] ** 0.5),
-        "weather_common": errors.common_variance_of_weather() ** 0.5,
+        f"{cause}_scale": float(np.sqrt(np.mean(np.diag(levels)))),
+        f"{cause}_x": float(gradient[0, 0] ** 0.5),
+        f"{cause}_y": float(gradient[1, 1] ** 0.5),
+        f"{cause}_common": errors.common_variance_added_by(places) ** 0.5,
     }
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels.joint import slopes_along
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.kernels import slopes_along
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import DetectorFit, fit_detector
 from permil.flat.joint.photodiode import READING_LIMIT, constants, deviations_from_others

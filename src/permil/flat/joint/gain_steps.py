@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.gains import AmplifierStep
 from permil.flat.joint.normal import fit_detector
 from permil.flat.joint.solution import JointSolution
 
@@ -38,7 +39,7 @@ class GainStep:
     exposure : int
         Number of the first exposure after it.
     size, size_err : float
-        Relative change of the signals, and its standard error. Beam and exposure scales absorb a part of it.
+        Relative change of the signals, and its standard error. Where residuals show it, beam and exposure scales have absorbed a part.
     """
 
     detector: str
@@ -85,6 +86,39 @@ def find_gain_steps(
     # The beam carries a part of a large step over to other amplifiers.
     largest = max((abs(step.size) for step in found), default=0.0)
     return [step for step in found if abs(step.size) > _ECHO * largest]
+
+
+def new_steps(
+    solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, NDArray[np.int64]]
+) -> tuple[AmplifierStep, ...]:
+    """Return the steps that residuals show and that are no unknowns of a solution yet, in the order of detectors and time."""
+    exposures, known = solution.model.exposures, solution.model.gain_steps
+    rank = np.argsort(np.argsort(exposures.time, kind="stable"))
+    return tuple(
+        AmplifierStep(
+            step.detector,
+            step.amplifier,
+            step.exposure,
+            amplifiers[step.detector] == step.amplifier,
+            rank < rank[step.exposure],
+        )
+        for step in find_gain_steps(solution, detectors, amplifiers)
+        if not any(
+            (one.detector, one.amplifier) == (step.detector, step.amplifier)
+            and abs(rank[one.exposure] - rank[step.exposure]) < _FEWEST_BESIDE
+            for one in known
+        )
+    )
+
+
+def solved_steps(solution: JointSolution) -> list[GainStep]:
+    """Return the steps that are unknowns of a solution, with its sizes and errors."""
+    places = solution.model.step_sizes
+    sizes, errors = solution.vector[places], solution.error_of(places)
+    return [
+        GainStep(step.detector, step.amplifier, step.exposure, float(np.expm1(size)), float(np.exp(size) * error))
+        for step, size, error in zip(solution.model.gain_steps, sizes, errors, strict=True)
+    ]
 
 
 def _steps(means: FloatArray, weights: FloatArray) -> list[tuple[int, float, float]]:

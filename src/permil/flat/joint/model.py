@@ -2,23 +2,26 @@
 
 In logarithms, with the beam ``b = log B``, exposure scales ``s``, response ``f = log F`` on super-pixels::
 
-    log d_ep = b(x_p - c_e) + s_e + f_p [+ r(x_p + c_e)] [+ weather],        c_e = (1 + m) R(theta) c_e(recorded) + j_e
+    log d_ep = b(x_p - c_e) + s_e + f_p [+ r(x_p + c_e)] [+ weather] [+ gains],     c_e = (1 + m) R(theta) c_e(recorded) + j_e
 
 ``r`` is a reflected pattern (it moves against the projector), ``theta`` and ``m`` rotation and scale of the stage's axes, ``j`` the
-position error of a stage move, the weather five smooth patterns of each exposure (`permil.flat.joint.weather`). A stage offset is a shift
-of the beam's own coordinates. All but ``f`` stand in one vector.
+position error of a stage move, the weather five smooth patterns of each exposure (`permil.flat.joint.weather`), the gains those of the
+readout boards and steps of single amplifiers (`permil.flat.joint.gains`). A stage offset is a shift of the beam's own coordinates. All but
+``f`` stand in one vector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
+from permil.flat.joint.gains import AmplifierStep, BoardTerms
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import PATTERNS, WeatherFrame
 
@@ -34,6 +37,54 @@ class Pattern:
 
 
 @dataclass(frozen=True)
+class BeamDetails:
+    """Structure of the beam between the knots of its pattern, in addition to it and known (`permil.flat.joint.details`).
+
+    Parameters
+    ----------
+    grid : SplineGrid
+        Of finer knots: the beam's grid, halved once or several times.
+    coefficients : ndarray, shape (grid.size,)
+    prolongation : sparse array
+        Turns coefficients of the beam's pattern into those on the finer grid.
+    """
+
+    grid: SplineGrid
+    coefficients: FloatArray = field(repr=False)
+    prolongation: sparse.csr_array = field(repr=False)
+
+
+@dataclass(frozen=True)
+class GainGroup:
+    """Super-pixels of a detector whose gains change alike.
+
+    Parameters
+    ----------
+    pixels : ndarray of int, shape (p,)
+    columns : ndarray of int, shape (m,)
+        Places of the unknowns, rising.
+    values : ndarray, shape (e, m)
+        Derivatives of the logarithm in each exposure of the detector.
+    offset : ndarray, shape (e,)
+        Part of the logarithm that no unknown changes.
+    """
+
+    pixels: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    values: FloatArray
+    offset: FloatArray
+
+    def change(self, vector: FloatArray) -> FloatArray:
+        """Return the gains' part of the logarithm in each exposure, shape (e,)."""
+        return self.offset + self.values @ vector[self.columns]
+
+
+def _as_arrays(columns: Sequence[int], values: Sequence[FloatArray], count: int) -> tuple[NDArray[np.int64], FloatArray]:
+    """Return places, and values as columns, shapes (m,) and (count, m)."""
+    return np.array(columns, dtype=np.int64), np.array(values, dtype=np.float64).reshape(len(columns), count).T
+
+
+@dataclass(frozen=True)
 class JointModel:
     """Unknowns of the joint solution and their places in its vector.
 
@@ -46,6 +97,12 @@ class JointModel:
         Whether the stage's position errors (two per move), and its rotation and scale, are unknowns.
     weather_frame : WeatherFrame, optional
         Where the patterns of weather stand whose coefficients are unknowns; without it there are none.
+    boards : BoardTerms, optional
+        Readout boards whose gains change.
+    gain_steps : tuple of AmplifierStep
+        Steps of single amplifiers whose sizes are unknowns.
+    details : BeamDetails, optional
+        Structure of the beam between its knots.
     """
 
     patterns: tuple[Pattern, ...]
@@ -53,6 +110,9 @@ class JointModel:
     position_errors: bool = False
     geometry: bool = False
     weather_frame: WeatherFrame | None = None
+    boards: BoardTerms | None = None
+    gain_steps: tuple[AmplifierStep, ...] = ()
+    details: BeamDetails | None = None
 
     @property
     def pattern_slices(self) -> list[slice]:
@@ -84,9 +144,21 @@ class JointModel:
         return slice(start, start + (2 if self.geometry else 0))
 
     @property
+    def board_gains(self) -> slice:
+        """Place of the unknowns of the readout boards."""
+        start = self.stage.stop
+        return slice(start, start + (0 if self.boards is None else self.boards.count))
+
+    @property
+    def step_sizes(self) -> slice:
+        """Place of the sizes of the steps of amplifiers, relative."""
+        start = self.board_gains.stop
+        return slice(start, start + len(self.gain_steps))
+
+    @property
     def weather(self) -> slice:
         """Place of the coefficients of the weather: of one pattern in all exposures, then of the next."""
-        start = self.stage.stop
+        start = self.step_sizes.stop
         return slice(start, start + (0 if self.weather_frame is None else len(PATTERNS) * len(self.exposures)))
 
     @property
@@ -127,6 +199,33 @@ class JointModel:
         """Return the coefficients of the weather in each exposure, shape (n, 5), or (n, 0) without weather."""
         return np.ascontiguousarray(vector[self.weather].reshape(-1, len(self.exposures)).T)
 
+    def gain_groups(self, detector: DetectorSignals) -> list[GainGroup]:
+        """Return the super-pixels of a detector in groups whose gains change alike: one, or more where amplifiers step.
+
+        The gains' part of the logarithm does not depend on other unknowns: it is ``offset + values . vector[columns]``.
+        """
+        chosen, count = detector.exposures, len(detector.x_mm)
+        columns, values, offset = [], [], np.zeros(len(chosen))
+        if self.boards is not None and detector.name in self.boards.board_of:
+            board = self.boards.board_of[detector.name]
+            terms, boards = self.boards.values.shape[:2]
+            columns += [self.board_gains.start + board + boards * term for term in range(terms)]
+            values += list(self.boards.values[:, board, chosen])
+            offset = self.boards.offset[board, chosen]
+        own = [(number, step) for number, step in enumerate(self.gain_steps) if step.detector == detector.name]
+        amplifiers = sorted({step.amplifier for _, step in own})
+        groups = []
+        rest = np.ones(count, dtype=bool)
+        for amplifier in amplifiers:
+            its = [(self.step_sizes.start + number, step) for number, step in own if step.amplifier == amplifier]
+            pixels = its[0][1].pixels
+            rest &= ~pixels
+            places, parts = columns + [place for place, _ in its], values + [-1.0 * step.before[chosen] for _, step in its]
+            groups.append(GainGroup(np.flatnonzero(pixels), *_as_arrays(places, parts, len(chosen)), offset))
+        if rest.any() or not groups:
+            groups.insert(0, GainGroup(np.flatnonzero(rest), *_as_arrays(columns, values, len(chosen)), offset))
+        return groups
+
     def further_columns(self, vector: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
         """Return the unknowns of each exposure besides the patterns, and how the logarithm depends on them.
 
@@ -158,6 +257,23 @@ class JointModel:
         padded = np.concatenate([known, np.zeros((count, known.shape[1], len(PATTERNS)))], axis=2)
         return np.column_stack(columns).astype(np.int64), np.concatenate([padded, of_weather], axis=1)
 
+    def beam(self, vector: FloatArray) -> tuple[SplineGrid, FloatArray]:
+        """Return grid and coefficients of ``log B``, with its details."""
+        coefficients = vector[self.pattern_slices[0]]
+        if self.details is None:
+            return self.patterns[0].grid, coefficients
+        return self.details.grid, self.details.prolongation @ coefficients + self.details.coefficients
+
+    def light_arrays(self, vector: FloatArray) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+        """Return what compiled loops need to predict the light: see `pattern_arrays`, and the vector with the whole beam behind it."""
+        counts, places = self.pattern_arrays()
+        if self.details is None:
+            return counts, places, vector
+        grid, coefficients = self.beam(vector)
+        counts[0] = (*grid.shape, len(vector))
+        places[0, :3] = (*grid.origin, grid.spacing)
+        return counts, places, np.concatenate([vector, coefficients])
+
     def pattern_arrays(self) -> tuple[NDArray[np.int64], FloatArray]:
         """Return what compiled loops need of the patterns.
 
@@ -181,6 +297,7 @@ def make_model(
     reflection: bool = False,
     position_errors: bool = False,
     geometry: bool = False,
+    boards: BoardTerms | None = None,
     margin_mm: float = 0.5,
 ) -> JointModel:
     """Return a model whose patterns cover all signals.
@@ -191,7 +308,7 @@ def make_model(
         Distance of the knots.
     reflection
         Whether there is a reflected pattern.
-    position_errors, geometry
+    position_errors, geometry, boards
         See `JointModel`.
     margin_mm
         By how much places may move when rotation, scale and position errors are fitted.
@@ -206,7 +323,7 @@ def make_model(
     for sign in signs:
         lower, upper = _extent(exposures, detectors, sign)
         patterns.append(Pattern(SplineGrid.covering(lower - margin_mm, upper + margin_mm, spacing_mm), sign))
-    model = JointModel(tuple(patterns), exposures, position_errors, geometry)
+    model = JointModel(tuple(patterns), exposures, position_errors, geometry, boards=boards)
     if model.size > MOST_UNKNOWNS:
         raise FlatError(
             f"knots {spacing_mm} mm apart make {model.size} unknowns", remedy="choose a larger spacing", value=model.size

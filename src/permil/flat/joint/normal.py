@@ -19,9 +19,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from permil._kernels.joint import mirror_upper, predict, profile_response, subtract_rows
 from permil.engine import ahead, own_threads
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.kernels import mirror_upper, predict, profile_response, subtract_rows
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.tile import DetectorRows, Tile, TilePlan
 
@@ -113,18 +113,28 @@ def fit_detector(
     exposure_weights : ndarray, shape (n,)
         Factor of the weight of each exposure of the list, 0 for those that are left out.
     """
-    counts, places = model.pattern_arrays()
-    difference = predict(
-        detector.x_mm,
-        detector.y_mm,
-        model.centres(vector)[detector.exposures],
-        vector[model.scales][detector.exposures],
-        counts,
-        places,
-        vector,
-        model.frames[detector.exposures],
-        model.weather_of(vector)[detector.exposures],
-    )
+    counts, places, light = model.light_arrays(vector)
+    chosen, scales = detector.exposures, vector[model.scales]
+    groups = model.gain_groups(detector)
+    parts = [
+        predict(
+            detector.x_mm[group.pixels],
+            detector.y_mm[group.pixels],
+            model.centres(vector)[chosen],
+            scales[chosen] + group.change(vector),
+            counts,
+            places,
+            light,
+            model.frames[chosen],
+            model.weather_of(vector)[chosen],
+        )
+        for group in groups
+    ]
+    difference = parts[0]
+    if len(groups) > 1:
+        difference = np.empty(detector.log_signal.shape)
+        for group, part in zip(groups, parts, strict=True):
+            difference[:, group.pixels] = part
     np.subtract(detector.log_signal, difference, out=difference)
     weights = detector.weights * exposure_weights[detector.exposures, None]
     response, objective = profile_response(difference, weights, threshold)

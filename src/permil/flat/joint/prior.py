@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, sparse
 
+from permil.flat.joint.gains import STEP_DEVIATION, BoardPrior
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.spline import SplineGrid
@@ -46,6 +47,8 @@ class Prior:
         Hold position errors, rotation and scale of the stage at 0.
     weather : Weather, optional
         Of the light path; without it nothing is known of its coefficients where these are unknowns.
+    boards : BoardPrior, optional
+        Of the readout boards, where the model has these.
     """
 
     model: JointModel
@@ -55,6 +58,7 @@ class Prior:
     position_error_mm: float = 0.01
     stage_as_recorded: bool = False
     weather: Weather | None = None
+    boards: BoardPrior | None = None
     _precision: FloatArray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -81,6 +85,8 @@ class Prior:
         """All unknowns where the prior expects them."""
         centre = np.zeros(self.model.size)
         centre[self.model.scales] = self.scale_centre
+        if self.boards is not None:
+            centre[self.model.board_gains] = self.boards.terms.centre
         return centre
 
     @property
@@ -138,9 +144,16 @@ class Prior:
         block[places, places] += self._stage_deviations**-2
         errors = slice(model.errors.start - start, model.errors.stop - start)
         block[errors, errors] += self._common_error_precision()
-        for where, precision in self._weather_blocks():
+        for where, precision in [*self.gain_blocks(), *self._weather_blocks()]:
             inside = slice(where.start - start, where.stop - start)
             block[inside, inside] += precision
+
+    def gain_blocks(self) -> list[tuple[slice, FloatArray]]:
+        """Return the places and precisions of the unknowns of readout boards, and of the steps of amplifiers."""
+        blocks = [] if self.boards is None else [(self.model.board_gains, self.boards.precision)]
+        if self.model.gain_steps:
+            blocks.append((self.model.step_sizes, np.eye(len(self.model.gain_steps)) / STEP_DEVIATION**2))
+        return blocks
 
     def _weather_blocks(self) -> list[tuple[slice, FloatArray]]:
         """Return the place of each pattern of weather and the precision of its coefficients."""
@@ -175,7 +188,7 @@ class Prior:
         stage = slice(model.scales.stop, model.stage.stop)
         result[stage] = vector[stage] / self._stage_deviations**2
         result[model.errors] += self._common_error_precision() @ vector[model.errors]
-        for where, precision in self._weather_blocks():
+        for where, precision in [*self.gain_blocks(), *self._weather_blocks()]:
             result[where] = precision @ vector[where]
         return result
 

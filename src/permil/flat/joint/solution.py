@@ -52,6 +52,22 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class DetailErrors:
+    """What the fine structure of the beam (`permil.flat.joint.details`) adds to errors, beyond what the dense factor knows.
+
+    Parameters
+    ----------
+    determined : float
+        Coefficients that the signals determine.
+    noise_share : float
+        Mean variance that they add to a super-pixel, over that of its own noise.
+    """
+
+    determined: float = 0.0
+    noise_share: float = 0.0
+
+
+@dataclass(frozen=True)
 class JointSolution:
     """Beam, flat and exposure scales.
 
@@ -78,6 +94,7 @@ class JointSolution:
         Numbers.
     weather : Weather, optional
         Of the light path; None where it was not measured.
+    detail_errors : DetailErrors
     """
 
     model: JointModel
@@ -93,6 +110,7 @@ class JointSolution:
     signals: int
     responses: int
     weather: Weather | None = None
+    detail_errors: DetailErrors = DetailErrors()
 
     @property
     def log_scales(self) -> FloatArray:
@@ -110,17 +128,29 @@ class JointSolution:
 
         What the prior determines takes no degree of freedom from the signals (Gull 1989; MacKay 1992, Neural Computation 4, 415). The
         trace is estimated from random vectors (Hutchinson 1990, Communications in Statistics 19, 433): its error is a few unknowns.
+        The part of the gains, whose unknowns have very different sizes, is exact.
         """
         probes = np.random.default_rng(0).choice([-1.0, 1.0], (_PROBES, self.model.size))
+        gains = slice(self.model.board_gains.start, self.model.step_sizes.stop)
+        probes[:, gains] = 0.0
         weighted = np.array([self.prior.times(probe) for probe in probes])
         whitened = linalg.solve_triangular(self.factor, np.concatenate([probes, weighted]).T, lower=True, check_finite=False)
         from_prior = float(np.sum(whitened[:, :_PROBES] * whitened[:, _PROBES:])) / _PROBES
+        covariance = self.covariance_of(gains)
+        for where, precision in self.prior.gain_blocks():
+            inside = slice(where.start - gains.start, where.stop - gains.start)
+            from_prior += float(np.sum(precision * covariance[inside, inside]))
         return min(max(self.model.size - from_prior, 0.0), float(self.model.size))
 
     @property
+    def freedom(self) -> float:
+        """Degrees of freedom of the objective."""
+        return max(self.signals - self.responses - self.determined - self.detail_errors.determined, 1.0)
+
+    @property
     def reduced_chi_square(self) -> float:
-        """Objective over the degrees of freedom."""
-        return self.objective / max(self.signals - self.responses - self.determined, 1.0)
+        """Objective over its degrees of freedom."""
+        return self.objective / self.freedom
 
     def findings(self) -> dict[int, str]:
         """Return what is wrong with exposures that were left out, or whose photodiode reading was."""
@@ -134,19 +164,37 @@ class JointSolution:
 
     def log_beam(self, ux: FloatArray, uy: FloatArray) -> FloatArray:
         """Return ``log B`` at places relative to the projector (mm), up to a constant; NaN where there is no data."""
-        return self.model.patterns[0].grid.evaluate(self.vector[self.model.pattern_slices[0]], ux, uy)
+        grid, coefficients = self.model.beam(self.vector)
+        return grid.evaluate(coefficients, ux, uy)
 
     def log_beam_table(self) -> SplineTable:
         """Return ``log B`` as a table that fills images of whole detectors quickly."""
-        grid = self.model.patterns[0].grid
-        coefficients = self.vector[self.model.pattern_slices[0]].reshape(grid.shape)
-        return SplineTable(coefficients, np.array(grid.origin), grid.spacing)
+        grid, coefficients = self.model.beam(self.vector)
+        return SplineTable(coefficients.reshape(grid.shape), np.array(grid.origin), grid.spacing)
 
     def error_of(self, places: slice) -> FloatArray:
         """Return the standard errors of some of the unknowns."""
         unit = np.zeros((self.model.size, places.stop - places.start))
         unit[np.arange(places.start, places.stop), np.arange(unit.shape[1])] = 1.0
         return np.sqrt(np.square(linalg.solve_triangular(self.factor, unit, lower=True)).sum(axis=0))
+
+    def basis_of(self, places: slice) -> FloatArray:
+        """Return an orthonormal basis of ``L^-1`` of some unknowns; its rows before these are 0 and left out, shape (n - start, m).
+
+        With the covariance ``V`` of all unknowns, those of a set ``S`` add ``r' V_S V_SS^-1 V_S' r`` to the variance of ``r' z``: the
+        squared length of ``L^-1 r`` within the space of ``L^-1 E_S``.
+        """
+        return np.asarray(np.linalg.qr(self._whitened(places))[0])
+
+    def covariance_of(self, places: slice) -> FloatArray:
+        """Return the covariance of some of the unknowns, shape (m, m)."""
+        whitened = self._whitened(places)
+        return np.asarray(whitened.T @ whitened)
+
+    def _whitened(self, places: slice) -> FloatArray:
+        unit = np.eye(self.model.size - places.start, places.stop - places.start)
+        behind = self.factor[places.start :, places.start :]
+        return np.asarray(linalg.solve_triangular(behind, unit, lower=True, check_finite=False))
 
     @property
     def rotation(self) -> tuple[float, float]:

@@ -8,7 +8,7 @@ as they should.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,10 +20,13 @@ from permil.flat.joint.beam_centre import centroid
 from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout
 from permil.flat.joint.descent import Descent, Place
-from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
+from permil.flat.joint.details import detail_grid, solve_details
+from permil.flat.joint.exposure_tests import LEFT_OUT
+from permil.flat.joint.gain_steps import new_steps
+from permil.flat.joint.gains import BoardTerms
 from permil.flat.joint.model import MOST_UNKNOWNS, make_model
 from permil.flat.joint.normal import NormalEquations
-from permil.flat.joint.solution import Certificate, JointSolution
+from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution
 from permil.flat.joint.solver import NEAR, Solver, Start
 from permil.flat.joint.weather import PATTERNS, frame_of
 
@@ -34,6 +37,9 @@ _SCATTER = 3.0
 
 _LATTICE = 200
 """Places along an axis at which the beam is looked at for its centre."""
+
+_ROUNDS_OF_STEPS = 3
+"""How often steps of amplifiers are sought: large ones hide others."""
 
 _CONTRACTION = 0.3
 """What a step must leave of the decrement, or else the curvature is computed again."""
@@ -47,6 +53,7 @@ def solve_joint(
     detectors: Sequence[DetectorSignals],
     *,
     spacing_mm: float,
+    finest_mm: float | None = None,
     stiffness: float | None = None,
     start: Start | None = None,
     reflection: bool = False,
@@ -54,6 +61,8 @@ def solve_joint(
     geometry: bool = True,
     with_drift: bool = True,
     with_weather: bool = True,
+    boards: BoardTerms | None = None,
+    amplifiers: Mapping[str, NDArray[np.int64]] | None = None,
     threshold: float = 6.0,
     leave_out: bool = True,
     tolerance: float = 0.01,
@@ -70,6 +79,8 @@ def solve_joint(
         Their signals; a sequence that loads a detector when asked for it keeps memory small.
     spacing_mm
         Distance of the knots of the beam (`choose_spacing` finds one).
+    finest_mm
+        Distance that finer knots may have (`permil.flat.joint.details`); default: there are none.
     stiffness
         Of the beam; default: the one with the largest evidence, which takes some time when there are many knots.
     start
@@ -85,6 +96,11 @@ def solve_joint(
     with_weather
         Whether the pattern of the light may change from exposure to exposure (`permil.flat.joint.weather`). Where it does, its coefficients
         become unknowns.
+    boards
+        Readout boards, whose gains change with temperature and time (`permil.flat.joint.gains.board_terms`); default: none do.
+    amplifiers
+        Number of the amplifier of each super-pixel of each detector, shape (p,). Where they are given, steps of their gains are sought
+        (`permil.flat.joint.gain_steps`), and their sizes become unknowns.
     threshold
         Single signals are down-weighted beyond so many standard deviations (Huber).
     leave_out
@@ -103,21 +119,59 @@ def solve_joint(
     """
     exposures = epochs_of_readout(exposures, detectors)
     model = make_model(
-        exposures, detectors, spacing_mm=spacing_mm, reflection=reflection, position_errors=position_errors, geometry=geometry
+        exposures,
+        detectors,
+        spacing_mm=spacing_mm,
+        reflection=reflection,
+        position_errors=position_errors,
+        geometry=geometry,
+        boards=boards,
     )
     solver = Solver(model, detectors, threshold, with_drift, progress, stiffness, start=start)
-    solution = _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
-    if not with_weather or model.size + len(PATTERNS) * len(exposures) > MOST_UNKNOWNS:
+
+    of_details = DetailErrors()
+
+    def iterate(solver: Solver) -> JointSolution:
+        found = _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
+        return replace(found, detail_errors=of_details)
+
+    def look_for_weather(solver: Solver, solution: JointSolution) -> tuple[Solver, JointSolution]:
+        if not with_weather or solver.model.size + len(PATTERNS) * len(exposures) > MOST_UNKNOWNS:
+            return solver, solution
+        frame = frame_of(detectors, solver.model.centres(solution.vector), _lightest(solution))
+        further = solver.with_weather(frame)
+        freedom = solution.freedom
+        weather = further.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
+        if not weather.found:
+            return solver, replace(solution, weather=weather)
+        # What did not fit without weather is judged again.
+        further.exposure_weights[:] = 1.0
+        return further, iterate(further)
+
+    solution = iterate(solver)
+    fine = None if finest_mm is None else detail_grid(model.patterns[0].grid, finest_mm)
+    if fine is not None:
+        detailed = solve_details(solution, detectors, fine, estimate_stiffness=True)
+        of_details = detailed.detail_errors
+        solver = solver.with_details(detailed)
+        # What did not fit without details is judged again.
+        solver.exposure_weights[:] = 1.0
+        solution = iterate(solver)
+    solver, solution = look_for_weather(solver, solution)
+    for _ in range(_ROUNDS_OF_STEPS if amplifiers else 0):
+        steps = new_steps(solution, detectors, amplifiers or {})
+        if not steps:
+            break
+        solver = solver.with_steps(steps)
+        solver.exposure_weights[:] = 1.0
+        without, solution = solution, iterate(solver)
+        if without.weather is not None and not without.weather.found:
+            # Steps may have hidden the weather.
+            solver, solution = look_for_weather(solver, solution)
+    if fine is None:
         return solution
-    frame = frame_of(detectors, model.centres(solution.vector), _lightest(solution))
-    solver = solver.with_weather(frame)
-    freedom = max(solution.signals - solution.responses - solution.determined, 1.0)
-    weather = solver.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
-    if not weather.found:
-        return replace(solution, weather=weather)
-    # What did not fit without weather is judged again.
-    solver.exposure_weights[:] = 1.0
-    return _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
+    solution = solve_details(solution, detectors, fine, estimate_stiffness=False, tolerance=tolerance)
+    return replace(solution, tests=solver.with_details(solution).tests())
 
 
 def _lightest(solution: JointSolution) -> FloatArray:
@@ -190,14 +244,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
             remedy="set a larger flat.joint.spacing_mm, or set flat.solver: divide",
             decrement=decrement,
         )
-    tests = exposure_tests(
-        solver.model,
-        solver.detectors,
-        solver.vector,
-        solver.prior,
-        threshold=solver.threshold,
-        exposure_weights=solver.exposure_weights,
-    )
+    tests = solver.tests()
     mean = np.nanmean(np.concatenate(list(equations.fits.values())))
     return JointSolution(
         model=solver.model,

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, SHAPE_LIMIT, ExposureTests, exposure_tests
+from permil.flat.joint.gains import AmplifierStep, BoardPrior, fit_time_rms
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import NormalEquations, normal_equations
 from permil.flat.joint.photodiode import READING_LIMIT, PhotodiodeModel, fit_photodiode, marginal, stuck_readings
 from permil.flat.joint.prior import Prior, common_deviation
+from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.stiffness import best_stiffness
 from permil.flat.joint.weather import Weather, WeatherFrame, fit_weather
 
@@ -107,19 +109,36 @@ class Solver:
             _FIRST_PHOTODIODE,
             self._readable,
             stage_as_recorded=True,
+            boards=None if model.boards is None else BoardPrior(model.boards),
         )
+
+    def with_details(self, solution: JointSolution) -> Solver:
+        """Return a solver from a solution on whose beam has details; the photodiode is estimated again."""
+        other = self._continued(solution.model, has_settled=False)
+        other.vector, other.prior = solution.vector, solution.prior
+        other.exposure_weights = solution.exposure_weights.copy()
+        return other
 
     def with_weather(self, frame: WeatherFrame) -> Solver:
         """Return a solver from here on with the coefficients of the weather as unknowns."""
-        model = replace(self.model, weather_frame=frame)
+        return self._continued(replace(self.model, weather_frame=frame))
+
+    def with_steps(self, steps: tuple[AmplifierStep, ...]) -> Solver:
+        """Return a solver from here on with the sizes of further steps of amplifiers as unknowns."""
+        return self._continued(replace(self.model, gain_steps=(*self.model.gain_steps, *steps)))
+
+    def _continued(self, model: JointModel, *, has_settled: bool = True) -> Solver:
         other = Solver(model, self.detectors, self.threshold, self.with_drift, None, near=self._near)
-        other.vector = np.concatenate([self.vector, np.zeros(model.size - self.model.size)])
+        known, weather = self.vector[: self.model.step_sizes.stop], self.vector[self.model.weather]
+        further = np.zeros(model.step_sizes.stop - self.model.step_sizes.stop)
+        beyond = np.zeros(model.size - len(known) - len(further) - len(weather))
+        other.vector = np.concatenate([known, further, weather, beyond])
         other.exposure_weights, other.begun = self.exposure_weights.copy(), True
         other.prior = replace(self.prior, model=model)
         other._stiffness_given = other._stiffness_known = True
         other._reject_readings = self._reject_readings
-        # The photodiode has settled without weather.
-        other._waits = _MOST_WAITS
+        # The photodiode has settled without further unknowns.
+        other._waits = _MOST_WAITS if has_settled else 0
         return other
 
     def measure_weather(self, frame: WeatherFrame, excess: float) -> Weather:
@@ -183,7 +202,7 @@ class Solver:
         self._curvature = None
 
     def _estimate_strengths(self, curvature: Curvature, gradient: FloatArray) -> None:
-        """Estimate photodiode, position errors and weather."""
+        """Estimate photodiode, position errors, changes of the boards' gains and weather."""
         if self._readable.sum() >= _FEWEST_READINGS:
             self._estimate_photodiode(curvature, gradient)
         if self.model.position_errors and not self.prior.stage_as_recorded:
@@ -196,10 +215,21 @@ class Solver:
             pull = differences @ (at_vector + information @ errors)
             size = common_deviation(differences @ information @ differences, pull, _POSITION_ERRORS_MM)
             self.prior = replace(self.prior, position_error_mm=size)
+        if self.prior.boards is not None and not self.prior.stage_as_recorded:
+            self._estimate_boards(self.prior.boards, curvature, gradient)
         if self.model.weather_frame is not None and not self._weather_settled:
             # Position errors and photodiode look better with weather than they did without.
             self._estimate_weather(self.model.weather_frame, curvature, gradient)
             self._weather_settled = True
+
+    def _estimate_boards(self, boards: BoardPrior, curvature: Curvature, gradient: FloatArray) -> None:
+        """Estimate the size of the change of the boards' gains in time."""
+        start, times = self.model.board_gains.start, boards.terms.times
+        block = slice(start + times.start, start + times.stop)
+        pull = gradient + self.prior.gradient(self.vector)
+        information, at_vector = curvature.information(self.prior, gradient, pull, block)
+        time_rms = fit_time_rms(boards.terms, information, at_vector + information @ self.vector[block])
+        self.prior = replace(self.prior, boards=BoardPrior(boards.terms, time_rms))
 
     def _estimate_weather(self, frame: WeatherFrame, curvature: Curvature, gradient: FloatArray, excess: float = 0.0) -> Weather:
         """Estimate size and correlation time of the weather."""
@@ -259,7 +289,7 @@ class Solver:
         """
         if self.steady:
             return
-        tests = self._tests() if judge else None
+        tests = self.tests() if judge else None
         changed = tests is not None and self._leave_out_exposures(tests)
         self._rounds = 0 if changed else self._rounds + 1
         if self._rounds and self.prior.stage_as_recorded:
@@ -273,7 +303,8 @@ class Solver:
         self._waits += self._settling
         self.steady = self._rounds >= _ROUNDS and not (self._settling and self._waits <= _MOST_WAITS)
 
-    def _tests(self) -> ExposureTests:
+    def tests(self) -> ExposureTests:
+        """Judge each exposure where the solution stands."""
         return exposure_tests(
             self.model, self.detectors, self.vector, self.prior, threshold=self.threshold, exposure_weights=self.exposure_weights
         )

@@ -24,7 +24,7 @@ _RATIO = 2**-0.5
 _GAIN = 5.0
 _GAIN_PER_SIGNAL = 0.005
 """Gain of the evidence, in all and per signal, below which finer knots are not worth their time: 1 % of chi-square."""
-_MOST_UNKNOWNS = 4000
+_MOST_UNKNOWNS = 2000
 _STANDS_OUT = 10.0
 """Chi-square of an exposure over the usual one with coarse knots."""
 _PHOTODIODE = PhotodiodeModel(3e-3, 0.0)
@@ -116,6 +116,24 @@ def choose_spacing(
     best = int(np.argmax(evidence))
     relative = tuple(value - evidence[best] for value in evidence)
     return SpacingChoice(tried[best], tuple(tried), relative, limited and best == len(tried) - 1, stiffness[best], starts[best])
+
+
+def coarse_spacing(
+    exposures: ExposureList, detectors: Sequence[DetectorSignals], spacing_mm: float, *, most_unknowns: int = _MOST_UNKNOWNS
+) -> float:
+    """Return the distance of the knots of a dense solution that `permil.flat.joint.details` turns into the wanted one by halving.
+
+    Parameters
+    ----------
+    spacing_mm
+        That is wanted.
+    most_unknowns
+        Coefficients that the beam of the dense solution may have.
+    """
+    whole = make_model(exposures, detectors, spacing_mm=_FIRST_SPACING_MM).patterns[0].grid
+    while SplineGrid.covering(np.array(whole.lower), np.array(whole.upper), spacing_mm).size > most_unknowns:
+        spacing_mm *= 2
+    return spacing_mm
 
 
 def _at_start(exposures: ExposureList, detector: DetectorSignals, spacing_mm: float) -> tuple[JointModel, NormalEquations]:

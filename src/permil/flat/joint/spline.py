@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import sparse
 from scipy.interpolate import BSpline
+
+from permil._kernels import joint as kernels
 
 FloatArray = NDArray[np.float64]
 
@@ -56,6 +57,17 @@ class SplineGrid:
         """Upper corner of that area, mm."""
         return np.array(self.origin) + self.spacing * (np.array(self.shape) - 2)
 
+    def halved(self) -> SplineGrid:
+        """Return the grid of knots half as far apart over the same area; its splines contain those of this one."""
+        count_x, count_y = (2 * count - 3 for count in self.shape)
+        origin_x, origin_y = (start + self.spacing / 2 for start in self.origin)
+        return SplineGrid((origin_x, origin_y), self.spacing / 2, (count_x, count_y))
+
+    def prolongation(self) -> sparse.csr_array:
+        """Return the matrix that turns coefficients into those on the halved grid of the same function (Lane & Riesenfeld 1980)."""
+        along_x, along_y = (_halving(count) for count in self.shape)
+        return sparse.csr_array(sparse.kron(along_x, along_y))
+
     def knots(self) -> FloatArray:
         """Return the centres of the B-splines, shape (size, 2), mm."""
         axes = [start + self.spacing * np.arange(count) for start, count in zip(self.origin, self.shape, strict=True)]
@@ -83,9 +95,9 @@ class SplineGrid:
     def evaluate(self, coefficients: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
         """Return the spline at places (mm, any shapes that broadcast); NaN outside the area in which it is defined."""
         places = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
-        result = np.empty(places[0].size)
-        _evaluate(places[0].ravel(), places[1].ravel(), coefficients, self.origin, self.spacing, self.shape, result)
-        return result.reshape(places[0].shape)
+        counts, grid = np.array([[*self.shape, 0]]), np.array([[*self.origin, self.spacing, 1.0]])
+        values = kernels.evaluate(places[0].ravel(), places[1].ravel(), counts, grid, np.ascontiguousarray(coefficients))
+        return values.reshape(places[0].shape)
 
     def design(self, x: FloatArray, y: FloatArray) -> sparse.csr_array:
         """Return the matrix that turns coefficients into values at places (mm) inside the grid, shape (places, size)."""
@@ -99,37 +111,14 @@ class SplineGrid:
         return sparse.csr_array((products, places, 16 * np.arange(np.size(x) + 1)), shape=(np.size(x), self.size))
 
 
+def _halving(count: int) -> sparse.csr_array:
+    """Return the matrix for one axis: a cubic B-spline is the sum of five narrower ones with weights (1, 4, 6, 4, 1) / 8."""
+    fine, coarse = np.meshgrid(np.arange(3, 2 * count), np.arange(count), indexing="ij")
+    weights = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 8
+    place = fine - 2 * coarse
+    inside = (place >= 0) & (place <= 4)
+    return sparse.csr_array((weights[place[inside]], (fine[inside] - 3, coarse[inside])), shape=(2 * count - 3, count))
+
+
 def _differences(count: int, order: int) -> sparse.csr_array:
     return sparse.csr_array(np.diff(np.eye(count), n=order, axis=0))
-
-
-@njit(cache=True, inline="always")
-def cubic_weights(place, count):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    """Return the first of four B-splines at a place in units of the knots, their values, and their slopes per knot."""
-    cell = min(max(int(np.floor(place)), 1), count - 3)
-    t = place - cell
-    rest = 1.0 - t
-    values = (
-        rest * rest * rest / 6.0,
-        2.0 / 3.0 - t * t + 0.5 * t * t * t,
-        2.0 / 3.0 - rest * rest + 0.5 * rest * rest * rest,
-        t * t * t / 6.0,
-    )
-    slopes = (-0.5 * rest * rest, -2.0 * t + 1.5 * t * t, 2.0 * rest - 1.5 * rest * rest, 0.5 * t * t)
-    return cell - 1, values, slopes
-
-
-@njit(cache=True, nogil=True)
-def _evaluate(x, y, coefficients, origin, spacing, shape, result):  # type: ignore[no-untyped-def]  # pragma: no cover  compiled
-    for point in range(x.size):
-        at_x, at_y = (x[point] - origin[0]) / spacing, (y[point] - origin[1]) / spacing
-        if not (1.0 <= at_x <= shape[0] - 2 and 1.0 <= at_y <= shape[1] - 2):
-            result[point] = np.nan
-            continue
-        first_x, weights_x, _ = cubic_weights(at_x, shape[0])
-        first_y, weights_y, _ = cubic_weights(at_y, shape[1])
-        total = 0.0
-        for i in range(4):
-            for j in range(4):
-                total += weights_x[i] * weights_y[j] * coefficients[(first_x + i) * shape[1] + first_y + j]
-        result[point] = total

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, stats
 
+from permil._kernels.joint import mirror_upper
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.kernels import mirror_upper
 
 FloatArray = NDArray[np.float64]
 

@@ -32,29 +32,33 @@ from permil.flat.pointing import LitStack, Pointing
 from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import DivideErrors
 from permil.flat.solve import solve_detector
-from permil.flat.tasks.pointings import PointingGroup
+from permil.flat.tasks.exposures import PointingGroup
 from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
 from permil.isr.array_pool import ArrayPool
-from permil.isr.calibrate import detector_calibration
 from permil.isr.stack import Stack
-from permil.isr.stage import stack_group
+from permil.isr.stage import detector_calibration, stack_group
 from permil.products import RunFolder, is_usable
 
 DARK = 3.0
 """Read noises below which the median signal of a pointing is no light."""
 
 
+def beam_of(path: Path, *, led: str) -> BeamModel:
+    """Return a beam model, read once per process as long as it does not change."""
+    return _beam(path, led, path.stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=8)
-def _beam(path: Path, _changed: int) -> BeamModel:
-    return load_beam(path)
+def _beam(path: Path, led: str, _changed: int) -> BeamModel:
+    return load_beam(path, led=led)
 
 
 def divide_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
     """Return the flat of one detector on its own scale, and what was left out of it."""
     folder, config = RunFolder(task.root), task.config
-    beam_path = folder.beam(config.flat.beam_of.get(task.led, task.led))
-    beam = _beam(beam_path, beam_path.stat().st_mtime_ns)
+    source = config.flat.beam_of.get(task.led, task.led)
+    beam = beam_of(folder.beam(source), led=source)
     camera = shared_camera(config.camera)
     calibration = detector_calibration(config, camera, folder, task.detector)
     noted: list[LeftOut] = []
@@ -150,6 +154,7 @@ def _lit_stack(
         camera,
         calibration,
         config.isr,
+        normalise=config.isr.photodiode == "header",
         checksums=config.exposures.checksums,
         threads=own_threads(),
         pool=pool,

@@ -28,14 +28,13 @@ from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals_file import SuperPixelSignals, read_signals
 from permil.flat.solve import STRIP_ROWS, solve_detector
-from permil.flat.tasks.pointings import PointingGroup
+from permil.flat.tasks.exposures import PointingGroup
 from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
 from permil.isr.array_pool import ArrayPool
-from permil.isr.calibrate import detector_calibration
 from permil.isr.open_exposure import OpenExposure
 from permil.isr.row_sample import RowSample
-from permil.isr.stage import stack_group
+from permil.isr.stage import detector_calibration, stack_group
 from permil.isr.strip import Strip, strips_of
 from permil.products import RunFolder, is_usable
 
@@ -51,16 +50,21 @@ TOGETHER = 6
 """Single exposures that are open together, and added while the sums of some rows are in the cache."""
 
 
+def joint_light(path: Path) -> JointLight:
+    """Return what light a joint solution expects, read once per process as long as it does not change."""
+    return _light(path, path.stat().st_mtime_ns)
+
+
 @lru_cache(maxsize=4)
-def _light(path: Path, _changed: int, pixel_mm: float) -> JointLight:
-    return read_light(path).averaged_over(pixel_mm)
+def _light(path: Path, _changed: int) -> JointLight:
+    return read_light(path)
 
 
 def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
     """Return the flat of one detector on its own scale, and what was left out of it."""
     folder, config = RunFolder(task.root), task.config
     path = folder.joint(task.led)
-    light = _light(path, path.stat().st_mtime_ns, shared_camera(config.camera)[task.detector].pixel_mm)
+    light = joint_light(path).averaged_over(shared_camera(config.camera)[task.detector].pixel_mm)
     errors, budget = read_errors(path, task.detector)
     damaged: dict[Path, str] = {}
     while True:
@@ -112,9 +116,10 @@ class _Detector:
         self.calibration: Calibration = detector_calibration(task.config, self.camera, folder, task.detector)
         self.signals: SuperPixelSignals = read_signals(folder.super_pixels(task.led, task.detector))
         self.row_of = {str(obsid): row for row, obsid in enumerate(self.signals.obsid)}
+        self.amplifier_map = self.calibration.detector.amplifier_map()
         self.sampled = RowSample.of(self.calibration, sampling_step(self.calibration.detector.shape))
         self.checksums = task.config.exposures.checksums
-        self.isr = task.config.isr.model_copy(update={"photodiode": "header"})
+        self.isr = task.config.isr
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
         """Yield stacks one by one, and single exposures a few together."""
@@ -172,13 +177,14 @@ class _Detector:
                 exposure.close()
 
     def _lit(self, group: PointingGroup, number: int, exposure: OpenExposure, reference: NDArray[np.float32]) -> LitExposure:
-        known = self.light.exposures[group.obsids[number]]
+        obsid = group.obsids[number]
+        known = self.light.exposures[obsid]
         return LitExposure(
             _pointing(group, known.error, 1, float("nan")),
             exposure,
             self.sampled,
-            self.light_of(group.obsids[number], known),
-            scale=known.scale,
+            self.light_of([obsid], known),
+            scale=self.light.scale_on(self.task.detector, obsid),
             reference=reference,
             threshold=self.isr.rejection_threshold,
         )
@@ -196,11 +202,15 @@ class _Detector:
         except InputError as error:
             return LeftOut(path, error.what)
 
-    def light_of(self, obsid: str, exposure: ExposureLight) -> Callable[[slice, slice], NDArray[np.float32]]:
-        """Return what gives the beam on rows and columns of the detector; NaN where there is not enough light to be known."""
-        dark = ~self.signals.footprint(self.row_of[obsid], self.task.config.flat.joint.least_signal)
+    def light_of(self, obsids: Sequence[str], exposure: ExposureLight) -> Callable[[slice, slice], NDArray[np.float32]]:
+        """Return what gives the beam on rows and columns of the detector; NaN where there is not enough light to be known.
+
+        It contains the steps of amplifiers, as the mean of some exposures of one position.
+        """
+        dark = ~self.signals.footprint(self.row_of[obsids[0]], self.task.config.flat.joint.least_signal)
         detector, block = self.calibration.detector, self.signals.block
         on_pixels = self.light.on_detector(detector, exposure)
+        steps = self.light.log_amplifiers(self.task.detector, obsids, len(detector.amplifiers))
 
         def light(rows: slice, columns: slice) -> NDArray[np.float32]:
             beam = on_pixels(rows, columns)
@@ -208,6 +218,8 @@ class _Detector:
             block_columns = np.arange(detector.nx)[columns] // block
             if dark[block_rows[0] : block_rows[-1] + 1].any():
                 beam[dark[block_rows[:, None], block_columns]] = np.nan
+            if steps is not None:
+                beam *= np.exp(steps).astype(np.float32)[self.amplifier_map[rows, columns]]
             return beam
 
         return light
@@ -215,7 +227,7 @@ class _Detector:
     def _stack(self, group: PointingGroup, pool: ArrayPool) -> LitStack:
         """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
         exposures = [self.light.exposures[obsid] for obsid in group.obsids]
-        scales = [exposure.scale for exposure in exposures]
+        scales = [self.light.scale_on(self.task.detector, obsid) for obsid in group.obsids]
         stacked = stack_group(
             group.paths,
             scales,
@@ -230,7 +242,7 @@ class _Detector:
         stack = stacked.stack
         chi_square = float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan
         scale_error = float(np.sqrt(np.sum(np.square([exposure.error for exposure in exposures])))) / len(exposures)
-        beam = self.light_of(group.obsids[0], mean_light(exposures))(slice(None), slice(None))
+        beam = self.light_of(group.obsids, mean_light(exposures))(slice(None), slice(None))
         # The errors of the beam are all in the covariance of the joint solution.
         exact = np.broadcast_to(np.float32(0), beam.shape)
         image = LitImage(stack.image, stack.variance, stack.mask, beam, exact, stacked.photodiode, scale_error)
@@ -266,8 +278,9 @@ class _Detector:
 
     def _light(self, group: PointingGroup, number: int) -> Callable[[slice], NDArray[np.float32]]:
         """Return what gives the light, electrons for response 1, on rows of the detector."""
-        known = self.light.exposures[group.obsids[number]]
-        beam, scale = self.light_of(group.obsids[number], known), np.float32(known.scale)
+        obsid = group.obsids[number]
+        beam = self.light_of([obsid], self.light.exposures[obsid])
+        scale = np.float32(self.light.scale_on(self.task.detector, obsid))
         return lambda rows: scale * beam(rows, slice(None))
 
 

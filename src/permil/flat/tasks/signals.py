@@ -18,13 +18,15 @@ from permil.flat.joint.average import SuperPixelLayout, average_exposure, flatte
 from permil.flat.signals_file import SuperPixelSignals, write_signals
 from permil.flat.superpixel import size_in_pixels
 from permil.isr.array_pool import ArrayPool
-from permil.isr.calibrate import calibration_fingerprint, detector_calibration
 from permil.isr.row_sample import RowSample
-from permil.isr.stage import reduce_file
-from permil.products import RunFolder, fingerprint, is_current, is_good, is_usable
+from permil.isr.stage import detector_calibration, reduce_file
+from permil.products import RunFolder, is_good, is_usable
 
 PATTERN_EXPOSURES = 5
 """Exposures, the nearest to the middle of the detector, whose median is taken for its pixels' pattern."""
+
+
+Measured = tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...], tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -50,48 +52,13 @@ def nearest_exposures(exposures: Table, detector: Detector) -> tuple[str, ...]:
     return tuple(str(path) for path in exposures["path"][order[:PATTERN_EXPOSURES]])
 
 
-def signals_tasks(config: Config, camera: Camera, folder: RunFolder, exposures: Table, led: str) -> list[SignalsTask]:
-    """Return one task for each detector that was read.
-
-    Parameters
-    ----------
-    exposures
-        Rows of the index: scan and pointings of the LED, all detectors that take part.
-    """
-    tasks = []
-    options = {
-        "super_pixel_mm": config.flat.super_pixel_mm,
-        "signal_pixels": config.flat.joint.signal_pixels,
-        "threshold": config.isr.rejection_threshold,
-    }
-    read = np.asarray(exposures["detector"], dtype=np.str_)
-    for name in camera.detectors:
-        own = exposures[read == name]
-        if not len(own):
-            continue
-        own.sort(["mjd", "obsid"])
-        paths = tuple(str(path) for path in own["path"])
-        nearest = nearest_exposures(own, camera[name])
-        print_ = fingerprint(
-            {"signals": options, "nearest": nearest}, files=paths, upstream=[calibration_fingerprint(config, folder, name)]
-        )
-        obsids = tuple(str(obsid) for obsid in own["obsid"])
-        tasks.append(SignalsTask(config, folder.root, name, led, paths, obsids, nearest, print_))
-    return tasks
-
-
-def is_measured(task: SignalsTask) -> bool:
-    """Return whether the signals are there and up to date."""
-    return is_current(RunFolder(task.root).super_pixels(task.led, task.detector), task.fingerprint)
-
-
 def measure_detector(task: SignalsTask) -> None:
     """Reduce every exposure of one detector and write its signals.
 
     Raises
     ------
     PermilError
-        Naming the detector where no file is named.
+        With the detector in the message if it names no file.
     """
     try:
         signals = _signals_of(task)
@@ -114,11 +81,12 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
     layout = _layout(task, camera, sample, whole.detector, block)
     shape = (len(task.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
+    temperatures: dict[int, tuple[float, ...]] = {}
     left_out: list[tuple[str, str]] = []
     pool, checksums = ArrayPool(), config.exposures.checksums
 
-    def measure(path: str) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]] | str:
-        """Return signal and variance of an exposure and what it does not hold, or why it cannot be used."""
+    def measure(path: str) -> Measured | str:
+        """Return signal and variance of an exposure, what it does not hold, temperatures, or why it cannot be used."""
         try:
             image = reduce_file(path, camera, calibration, config.isr, checksums=checksums, pool=pool, rows=sample.raw_rows)
         except InputError as error:
@@ -131,18 +99,38 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
             level_variance=image.level_variance,
             threshold=config.isr.rejection_threshold,
         )
-        return mean, expected, image.damage
+        return mean, expected, image.damage, image.thermometers
 
     for number, measured in enumerate(ahead(measure, task.paths, threads=own_threads())):
         if isinstance(measured, str):
             left_out.append((task.paths[number], measured))
         else:
-            signal[number], variance[number], damage = measured
+            signal[number], variance[number], damage, temperatures[number] = measured
             left_out += [(task.paths[number], sentence) for sentence in damage]
         tell_part((number + 1) / len(task.paths))
+    temperature = np.full((len(task.paths), max((len(each) for each in temperatures.values()), default=1)), np.nan)
+    for number, each in temperatures.items():
+        temperature[number] = each
     return SuperPixelSignals.of(
-        task.detector, layout, list(task.obsids), signal=signal, variance=variance, left_out=tuple(left_out)
+        task.detector,
+        layout,
+        list(task.obsids),
+        signal=signal,
+        variance=variance,
+        left_out=tuple(left_out),
+        temperature=temperature,
+        amplifier=_amplifiers_of(layout, whole.detector),
     )
+
+
+def _amplifiers_of(layout: SuperPixelLayout, detector: Detector) -> NDArray[np.int64]:
+    """Return the number of the amplifier in the middle of each super-pixel, shape (p,)."""
+    amplifier_map, middle = detector.amplifier_map(), layout.block // 2
+    rows, columns = (
+        np.minimum(place * layout.block + middle, side - 1)
+        for place, side in zip((layout.row, layout.column), amplifier_map.shape, strict=True)
+    )
+    return amplifier_map[rows, columns].astype(np.int64)
 
 
 def _layout(task: SignalsTask, camera: Camera, sample: RowSample, detector: Detector, block: int) -> SuperPixelLayout:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.table import Table, vstack
+from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.camera import Camera, Detector, shared_camera
+from permil.camera import Camera, shared_camera
 from permil.config import Config
 from permil.engine import ahead, own_threads, tell_part
 from permil.engine.threads import allow_threads
 from permil.errors import FlatError
-from permil.exposures import POINTING, SCAN, Index, require_one_kind
+from permil.exposures import SCAN
 from permil.flat.joint import (
     CorrelatedModes,
     DetectorSignals,
@@ -27,65 +27,44 @@ from permil.flat.joint import (
     beam_centre,
     check_photodiode,
     choose_spacing,
+    coarse_spacing,
     solve_joint,
 )
+from permil.flat.joint.boards import board_results
 from permil.flat.joint.budget import Part, solve_part
 from permil.flat.joint.error_budget import Halves, compare_halves, divisions, error_budget, place_rows
-from permil.flat.joint.gain_steps import GainStep, find_gain_steps
+from permil.flat.joint.gain_steps import solved_steps
+from permil.flat.joint.gains import BLIND_RMS, BoardReadings, Coefficient, board_terms
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
 from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals
-from permil.flat.tasks.exposures import exposure_list, unique_exposures, unit_seconds
-from permil.flat.tasks.signals import SignalsTask, signals_tasks
-from permil.products import FINGERPRINT_CARD, RunFolder, fingerprint, is_current
+from permil.flat.tasks.exposures import exposure_list, unit_seconds
+from permil.products import FINGERPRINT_CARD, RunFolder
 
 # Of the time, by and large: knots are chosen, then all is solved for; the rest are errors and halves.
 _PART_OF_CHOICE, _PART_OF_SOLUTION = 0.3, 0.5
+_SUPER_PIXELS_PER_KNOT = 2.0
+"""Finest distance of knots: signals are means over super-pixels."""
+
 MOST_GRADIENT = 1e-3
 """Gradient of the response over all detectors, 1/mm, that is not plausible: 4 per cent over a detector of the LSST Camera."""
 
-_MOST_READINGS = 10
+_MOST_READINGS, _MOST_NAMES = 10, 6
 _LARGE_STEP = 0.1
 """Logarithm of a change of the photodiode's response that is reported as a factor."""
 
 
 @dataclass(frozen=True)
 class JointTask:
-    """The joint solution of one LED, of signals that are measured before."""
+    """The joint solution of one LED, of the signals of some detectors, which are measured before."""
 
     config: Config
     root: Path
     led: str
     exposures: Table
-    signals: tuple[SignalsTask, ...]
+    detectors: tuple[str, ...]
     fingerprint: str
-
-
-def joint_task(config: Config, camera: Camera, folder: RunFolder, index: Index, led: str, detectors: Sequence[str]) -> JointTask:
-    """Return what is to be solved for one LED.
-
-    Parameters
-    ----------
-    detectors
-        Names of those that take part, where they were read.
-    """
-    scan, pointings = (index.select(purpose=purpose, led=led) for purpose in (SCAN, POINTING))
-    require_one_kind(*(rows for rows in (scan, pointings) if len(rows)))
-    rows = vstack([scan, pointings], metadata_conflicts="silent")
-    rows = rows[np.isin(np.asarray(rows["detector"], dtype=np.str_), list(detectors))]
-    signals = tuple(signals_tasks(config, camera, folder, rows, led))
-    exposures = unique_exposures(rows)
-    columns = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose", "run", "job")
-    records = [[str(row[name]) for name in columns] for row in exposures]
-    options = {"joint": config.flat.joint.model_dump(mode="json"), "photodiode": config.isr.photodiode, "seed": config.seed}
-    print_ = fingerprint({**options, "exposures": records}, upstream=[task.fingerprint for task in signals])
-    return JointTask(config, folder.root, led, exposures, signals, print_)
-
-
-def is_solved(task: JointTask) -> bool:
-    """Return whether the solution is there and up to date."""
-    return is_current(RunFolder(task.root).joint(task.led), task.fingerprint)
 
 
 def solve_led(task: JointTask) -> list[str]:
@@ -100,7 +79,7 @@ def solve_led(task: JointTask) -> list[str]:
     options = config.flat.joint
     obsids = [str(obsid) for obsid in task.exposures["obsid"]]
     exposures = exposure_list(task.exposures, with_photodiode=config.isr.photodiode == "header")
-    files = [folder.super_pixels(task.led, signals.detector) for signals in task.signals]
+    files = [folder.super_pixels(task.led, name) for name in task.detectors]
     number_of = {obsid: number for number, obsid in enumerate(obsids)}
     stored = StoredDetectors(files, number_of, options.least_signal)
     lit, levels = [], []
@@ -114,21 +93,32 @@ def solve_led(task: JointTask) -> list[str]:
     if len(detectors) == 1:
         # One at a time is in memory anyway.
         detectors = list(detectors)
-    choice, spacing_mm = None, options.spacing_mm
-    if spacing_mm is None:
+    boards, amplifiers = _boards_and_amplifiers((read_signals(files[number]) for number in lit), number_of, camera)
+    choice, finest_mm = None, options.spacing_mm
+    if finest_mm is None:
         choice = choose_spacing(exposures, detectors)
         spacing_mm = choice.spacing_mm
+        if choice.limited:
+            signals = read_signals(files[lit[0]])
+            finest_mm = _SUPER_PIXELS_PER_KNOT * signals.block * camera[signals.detector].pixel_mm
         tell_part(_PART_OF_CHOICE)
+    else:
+        spacing_mm = coarse_spacing(exposures, detectors, finest_mm)
     solution = solve_joint(
         exposures,
         detectors,
         spacing_mm=spacing_mm,
+        finest_mm=finest_mm,
         stiffness=None if choice is None else choice.stiffness,
         start=None if choice is None else choice.start,
         reflection=options.reflection,
         position_errors=options.position_errors,
         geometry=options.geometry,
         with_drift=options.drift,
+        boards=board_terms(
+            exposures.time, boards, Coefficient(camera.temperature_coefficient, config.isr.temperature_coefficient)
+        ),
+        amplifiers=amplifiers,
         threshold=options.threshold,
         progress=lambda share: tell_part(_PART_OF_CHOICE + (_PART_OF_SOLUTION - _PART_OF_CHOICE) * share),
     )
@@ -136,14 +126,12 @@ def solve_led(task: JointTask) -> list[str]:
     check = check_photodiode(solution)
     (errors, modes, shared), halves, trouble = _errors_and_halves(task, solution, detectors, camera)
     found: dict[str, DetectorErrors] = {}
-    amplifiers: dict[str, NDArray[np.int64]] = {}
     for number in lit:
         signals = read_signals(files[number])
         name = signals.detector
         places = np.column_stack(shared_places(camera[name]))
         where = (signals.row, signals.column)
         found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where, halves)
-        amplifiers[name] = _amplifiers_of(signals, camera[name])
     budget = error_budget(
         solution,
         errors,
@@ -172,29 +160,87 @@ def solve_led(task: JointTask) -> list[str]:
         side_mm=signals.block * camera[signals.detector].pixel_mm,
     )
     write_joint(folder.joint(task.led), hdus)
-    gain_steps = _gain_step_sentences(task, find_gain_steps(solution, detectors, amplifiers), camera)
-    return _messages(task, solution, choice, budget, noisier=check.noisier) + gain_steps + trouble
+    gains = [
+        f"{task.led}: {sentence}" for sentence in (*_step_sentences(task, solution, camera), *_board_sentences(solution, budget))
+    ]
+    return _messages(task, solution, choice, budget, noisier=check.noisier) + gains + trouble
 
 
-def _amplifiers_of(signals: SuperPixelSignals, detector: Detector) -> NDArray[np.int64]:
-    """Return the number of the amplifier in the middle of each super-pixel, shape (p,)."""
-    amplifier_map, middle = detector.amplifier_map(), signals.block // 2
-    rows, columns = (
-        np.minimum(place * signals.block + middle, side - 1)
-        for place, side in zip((signals.row, signals.column), amplifier_map.shape, strict=True)
-    )
-    return amplifier_map[rows, columns].astype(np.int64)
+def _boards_and_amplifiers(
+    stored: Iterable[SuperPixelSignals], number_of: Mapping[str, int], camera: Camera
+) -> tuple[list[BoardReadings], dict[str, NDArray[np.int64]]]:
+    """Return the readout boards of some detectors, the exposures that they read and their thermometers, and amplifiers of super-pixels."""
+    readings: dict[str, dict[int, NDArray[np.float64]]] = {}
+    detectors: dict[str, list[str]] = {}
+    amplifiers = {}
+    for signals in stored:
+        detector = camera[signals.detector]
+        amplifiers[detector.name] = signals.amplifier
+        if not detector.reb:
+            continue
+        board = f"{detector.raft}/{detector.reb}"
+        detectors.setdefault(board, []).append(detector.name)
+        own = readings.setdefault(board, {})
+        for obsid, temperature in zip(signals.obsid, signals.temperature, strict=True):
+            # All detectors of a board have its temperatures in their files.
+            if (number := number_of.get(str(obsid))) is not None and not np.isfinite(own.get(number, np.nan)).all():
+                own[number] = temperature
+    boards = [
+        BoardReadings(board, tuple(detectors[board]), np.array(sorted(own)), np.array([own[number] for number in sorted(own)]))
+        for board, own in readings.items()
+    ]
+    return boards, amplifiers
 
 
-def _gain_step_sentences(task: JointTask, steps: Sequence[GainStep], camera: Camera) -> list[str]:
+def _step_sentences(task: JointTask, solution: JointSolution, camera: Camera) -> list[str]:
     """Return which amplifiers change their gain during the campaign."""
     return [
-        f"{task.led}: the signals of amplifier {camera[step.detector].amplifiers[step.amplifier].name} of {step.detector} change by "
-        f"{1e3 * step.size:.3g} +- {1e3 * step.size_err:.1g} per mil against those of the others before exposure "
-        f"{task.exposures['obsid'][step.exposure]}: its gain has changed, and its flat is wrong by a part of that; "
-        "take exposures of one side of the change only"
-        for step in steps
+        f"the signals of amplifier {camera[step.detector].amplifiers[step.amplifier].name} of {step.detector} change by "
+        f"{1e3 * step.size:.3g} +- {1e3 * step.size_err:.1g} per mil before exposure {task.exposures['obsid'][step.exposure]}: its gain "
+        "has changed; signals before that are corrected, and the flat is that of the gain after it"
+        for step in solved_steps(solution)
     ]
+
+
+def _board_sentences(solution: JointSolution, budget: Table) -> list[str]:
+    """Return which readout boards differ from what is expected, have no temperatures, or are known from their prior alone."""
+    terms, boards = solution.model.boards, board_results(solution)
+    if terms is None:
+        return []
+    sentences = [
+        f"the gain of readout board {one.name} changes by {1e3 * (terms.coefficient.applied + one.coefficient):.2f} +- "
+        f"{1e3 * one.coefficient_err:.1g} per mil per degree C, where {1e3 * (terms.coefficient.applied + one.expected):.2g} is expected"
+        for one in boards
+        if one.is_unusual
+    ]
+    sentences += [
+        f"the signals of readout board {one.name} change by {1e3 * one.change:.2g} +- {1e3 * one.change_err:.1g} per mil from its first to "
+        "its last exposure, beyond what its temperature does"
+        for one in boards
+        if one.has_changed
+    ]
+    blind = [one.name for one, is_blind in zip(boards, terms.blind, strict=True) if is_blind]
+    if blind:
+        sentences.append(
+            f"there are no usable temperatures of readout board {_list_of(blind)}: changes of its gain are followed in time alone, "
+            f"with {1e3 * BLIND_RMS:.1g} per mil expected; name thermometers that work in isr.temperature_card"
+        )
+    # The gain of a single board is part of the light.
+    dominated = [one.name for one in boards if one.is_dominated and len(boards) > 1]
+    error_of = dict(zip(budget["term"], budget["error"], strict=True))
+    added = float(np.hypot(error_of["board_coefficient_scale"], error_of["board_time_scale"]))
+    if dominated:
+        sentences.append(
+            f"the gain of readout board {_list_of(dominated)} is dominated by its prior: no exposures that several boards read determine "
+            f"it better; what is not known of boards adds {1e3 * added:.1g} per mil to the levels of detectors"
+        )
+    return sentences
+
+
+def _list_of(names: Sequence[str]) -> str:
+    """Return names in one phrase, the first few of many."""
+    listed = ", ".join(names[:_MOST_NAMES])
+    return listed if len(names) <= _MOST_NAMES else f"{listed} and {len(names) - _MOST_NAMES} more"
 
 
 def require_plausible_gradient(gradient: NDArray[np.float64], covariance: NDArray[np.float64], *, led: str) -> None:
@@ -277,7 +323,7 @@ def _cards(
     errors: FlatCovariance,
     detectors: Sequence[DetectorSignals],
 ) -> dict[str, Any]:
-    certificate, photodiode, grid = solution.certificate, solution.prior.photodiode, solution.model.patterns[0].grid
+    certificate, photodiode, grid = solution.certificate, solution.prior.photodiode, solution.model.beam(solution.vector)[0]
     centre, centre_covariance = beam_centre(solution)
     gradient, gradient_covariance = errors.composite_gradient()
     cards: dict[str, Any] = {
@@ -294,7 +340,7 @@ def _cards(
         "GRADNORM": (certificate.gradient, "norm of the gradient over that at the start"),
         "REDCHI2": (solution.reduced_chi_square, "reduced chi-square of the signals"),
         "KNOTS": (grid.spacing, "[mm] distance of the knots of the beam"),
-        "KNOTLIM": (bool(choice is not None and choice.limited), "finer knots were out of reach"),
+        "KNOTLIM": (_is_limited(solution, choice), "finer knots were out of reach"),
         "STIFFNES": (solution.prior.stiffness[0], "[mm2] stiffness of the beam"),
         "BEAMX": (centre[0], "[mm] centre of the beam, u along CCS X"),
         "BEAMXERR": (centre_covariance[0, 0] ** 0.5, "[mm] its error"),
@@ -334,11 +380,16 @@ def _cards(
     return cards
 
 
+def _is_limited(solution: JointSolution, choice: SpacingChoice | None) -> bool:
+    """Return whether the data would bear finer knots than are possible."""
+    return choice is not None and choice.limited and solution.model.details is None
+
+
 def _messages(
     task: JointTask, solution: JointSolution, choice: SpacingChoice | None, budget: Table, *, noisier: bool
 ) -> list[str]:
     error_of = dict(zip(budget["term"], budget["error"], strict=True))
-    knots = solution.model.patterns[0].grid.spacing
+    knots = solution.model.beam(solution.vector)[0].spacing
     summary = (
         f"{task.led}: joint solution of {solution.signals} signals, {solution.model.size} unknowns, knots {knots:.1f} mm apart, "
         f"reduced chi-square {solution.reduced_chi_square:.3f}; "
@@ -351,7 +402,7 @@ def _messages(
         messages.append(
             f"{task.led}: stopped {certificate.decrement:.2g} standard errors from its optimum, after {certificate.passes} passes"
         )
-    if choice is not None and choice.limited:
+    if _is_limited(solution, choice):
         messages.append(f"{task.led}: the data would bear knots finer than {knots:.1f} mm; set flat.joint.spacing_mm for that")
     if noisier:
         messages.append(

@@ -19,9 +19,9 @@ from permil.flat.composite import response_histogram
 from permil.flat.divide import PointingFlat
 from permil.flat.pointing import LitPointing, Pointing
 from permil.flat.product import DetectorSolution, good_pixels, solution_extensions
-from permil.flat.tasks.pointings import PointingGroup
+from permil.flat.tasks.exposures import PointingGroup
 from permil.isr import LeftOut
-from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, RunFolder, is_current, write_image
+from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, RunFolder, write_image
 
 PART_OF_EXPOSURES = 0.9
 """Of the time of a flat; the rest goes into its figures and files."""
@@ -49,9 +49,9 @@ class FlatTask:
     serial: str = ""
 
 
-def relative_path(folder: RunFolder, task: FlatTask) -> Path:
+def relative_path(folder: RunFolder, led: str, detector: str) -> Path:
     """Return where the flat on the detector's own scale waits for the composite."""
-    return folder.flat(task.led, task.detector).parent / ".relative" / f"{task.detector}.fits"
+    return folder.flat(led, detector).parent / ".relative" / f"{detector}.fits"
 
 
 def left_out_pointing(group: PointingGroup, error: PermilError) -> list[LeftOut]:
@@ -77,11 +77,6 @@ def require_pointings(used: int, task: FlatTask, noted: Sequence[LeftOut]) -> No
             detector=task.detector,
             led=task.led,
         )
-
-
-def is_done(folder: RunFolder, task: FlatTask) -> bool:
-    """Return whether the flat is there, on its own scale or the composite's."""
-    return any(is_current(path, task.fingerprint) for path in (folder.flat(task.led, task.detector), relative_path(folder, task)))
 
 
 def keep_pointing(
@@ -117,6 +112,7 @@ def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
         "GAINSRC": (Path(config.isr.gains).name, "gains"),
         "LINEAR": (Path(config.isr.linearity).name, "linearity correction"),
         "XTALK": (Path(config.isr.crosstalk).name, "crosstalk correction"),
+        "GAINEPOC": ("boards: mean; steps: after" if task.solver == "joint" else None, "gains that this belongs to"),
         "STEPSREM": (config.flat.remove_amplifier_steps, "amplifier steps divided out"),
     }
 
@@ -158,7 +154,7 @@ def write_relative(folder: RunFolder, task: FlatTask, solution: DetectorSolution
     else:
         histogram = response_histogram(flat.response, np.isfinite(flat.response))
     write_image(
-        relative_path(folder, task),
+        relative_path(folder, task.led, task.detector),
         flat.response,
         flat.mask,
         flat.variance,

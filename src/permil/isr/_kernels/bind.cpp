@@ -42,13 +42,7 @@ namespace {
 
 using exposures::coded_arrays;
 
-const Kernels& kernels() {
-#ifdef PERMIL_X86_LEVELS
-  return kernels_in_use(checked, baseline, &v3, &v4);
-#else
-  return kernels_in_use<Kernels>(checked, baseline, nullptr, nullptr);
-#endif
-}
+const Kernels& kernels() { return KERNELS_IN_USE; }
 
 /// Return an array that owns copies of numbers.
 template <class Number, int N>
@@ -60,14 +54,6 @@ nb::object array_of_table(const Table<Number, N>& table) {
 
 int64_t whole(nb::handle owner, const char* name) { return nb::cast<int64_t>(owner.attr(name)); }
 double number(nb::handle owner, const char* name) { return nb::cast<double>(owner.attr(name)); }
-
-template <class AnyArray>
-bool has_shape(const AnyArray& array, std::initializer_list<int64_t> shape) {
-  int axis = 0;
-  for (int64_t size : shape)
-    if (int64_t(array.shape(axis++)) != size) return false;
-  return true;
-}
 
 /// Segments, and the arrays that they lie in.
 struct SegmentArrays {

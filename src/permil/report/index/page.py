@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from permil.beam.stage import load_beam
+from permil.engine import Task, Work
 from permil.errors import InputError
-from permil.products import fingerprint, stored_fingerprint, write_table
-from permil.progress import parallel_map
+from permil.products import write_table
 from permil.report.index.figures import beam_pictures, timeline_picture
 from permil.report.index.text import (
     beam_measurements,
@@ -31,9 +31,7 @@ from permil.report.kit.pages import (
     IndexSection,
     LedContext,
     PageKind,
-    page_fingerprint,
     render,
-    source_fingerprint,
     write_html,
 )
 from permil.report.kit.results import truth_grid
@@ -66,25 +64,6 @@ class IndexRequest:
     sections: tuple[Declaration, ...]
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of all inputs of the page and of the table of results."""
-        run, folder = self.run, self.run.folder
-        tables = (
-            folder.configuration, folder.exposures, folder.unreadable, folder.left_out, folder.stages, folder.performance,
-            folder.comparison,
-        )  # fmt: skip
-        products = (path(led.led) for led in run.leds for path in (folder.beam, folder.metrics))
-        parts = [*self.sections, *(block for blocks in self.blocks.values() for block in blocks)]
-        options = {
-            "layout": LAYOUT,
-            "camera": run.config.camera,
-            "limits": run.config.report.model_dump(mode="json"),
-            "absent": self.absent,
-        }
-        upstream = [*(source_fingerprint(path) for path in products), *(part.fingerprint for part in parts)]
-        return fingerprint(options, files=tables, upstream=upstream)
-
-    @property
     def absent(self) -> tuple[str, ...]:
         """Names of the products that are missing; flats are not needed if there are other sections."""
         if self.run.leds:
@@ -107,25 +86,48 @@ def request_index(run: RunProducts, kinds: Sequence[PageKind]) -> IndexRequest:
     return IndexRequest(run, blocks, sections)
 
 
-def write_index(request: IndexRequest, *, workers: int) -> None:
-    """Write the index page and the table of results, unless both are current.
+def index_task(request: IndexRequest) -> Task:
+    """Declare the index page and the table of results."""
+    run, folder = request.run, request.run.folder
+    parts = [*request.sections, *(block for blocks in request.blocks.values() for block in blocks)]
+    facts = {
+        "layout": LAYOUT,
+        "camera": run.config.camera,
+        "limits": run.config.report.model_dump(mode="json"),
+        "absent": request.absent,
+        "parts": [part.facts for part in parts],
+    }
+    tables = (
+        folder.configuration, folder.exposures, folder.unreadable, folder.left_out, folder.stages, folder.performance,
+        folder.comparison,
+    )  # fmt: skip
+    products = [path(led.led) for led in run.leds for path in (folder.beam, folder.metrics)]
 
-    Raises
-    ------
-    InputError
-        If a product cannot be read.
-    """
-    run, folder, current = request.run, request.run.folder, request.fingerprint
-    if page_fingerprint(folder.report) == current and stored_fingerprint(folder.summary) == current:
-        return
-    requests = [LedRequest(_context(run, led), request.blocks[led.led]) for led in run.leds]
-    sections = parallel_map(make_led_section, requests, workers=workers, description="LEDs")
-    sections += [section.make() for section in request.sections]
+    def work(task: Task) -> Work:
+        requests = [LedRequest(_context(run, led), request.blocks[led.led]) for led in run.leds]
+        return Work(make_led_section, requests, lambda sections: _write_index(request, sections, task.fingerprint))
+
+    return Task(
+        ("report",),
+        "LEDs",
+        work,
+        outputs=(folder.report, folder.summary),
+        facts=facts,
+        files=tables,
+        products=[*products, *(path for part in parts for path in part.sources)],
+    )
+
+
+def _write_index(request: IndexRequest, sections: list[IndexSection], print_: str) -> tuple[str, ...]:
+    """Write the index page and the table of results."""
+    run, folder = request.run, request.run.folder
+    sections = [*sections, *(section.make() for section in request.sections)]
     measurements = [entry for section in sections for entry in section.measurements]
     summary = summary_table(measurements, run.config.report)
-    summary.meta = {"fingerprint": current}
+    summary.meta = {"fingerprint": print_}
     write_table(folder.summary, summary)
-    write_html(folder.report, _index_html(request, sections, measurements, current))
+    write_html(folder.report, _index_html(request, sections, measurements, print_))
+    return ()
 
 
 def make_led_section(request: LedRequest) -> IndexSection:

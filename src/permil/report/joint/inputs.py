@@ -97,6 +97,10 @@ class JointProducts:
         Correlated errors by detector name.
     residuals
         Residuals of the signals, None if these were removed.
+    boards
+        Readout boards: coefficient, change in time; None where there are none.
+    gain_steps
+        Steps of amplifiers with the column ``segment``, the amplifier's name; None where there are none.
     """
 
     led: str
@@ -108,6 +112,8 @@ class JointProducts:
     light: JointLight
     detectors: Mapping[str, DetectorShare]
     residuals: JointResiduals | None
+    boards: Table | None = None
+    gain_steps: Table | None = None
 
     def card(self, name: str) -> float:
         """Return a card as a number, NaN if it is missing."""
@@ -224,6 +230,7 @@ def read_solution(folder: RunFolder, camera: Camera, led: str) -> JointProducts:
         with whole_file(path), fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
             header = hdus[0].header.copy()
             tables = {name: Table(hdus[name].data) for name in ("EXPOSURES", "DRIFT", "BUDGET")}
+            boards, steps = (Table(hdus[name].data) if name in hdus else None for name in ("BOARDS", "GAIN_STEPS"))
             lit = [hdu.name.removeprefix("COVARIANCE_") for hdu in hdus if hdu.name.startswith("COVARIANCE_")]
             names = [name for name in camera.detectors if name in lit]
             detectors = {name: _share(*(np.asarray(hdus[f"{part}_{name}"].data) for part in _OF_DETECTOR)) for name in names}
@@ -238,12 +245,14 @@ def read_solution(folder: RunFolder, camera: Camera, led: str) -> JointProducts:
     missing += [] if detectors else ["extension COVARIANCE of any detector of the camera"]
     if missing:
         raise InputError(f"is not a complete joint solution: {', '.join(missing)} missing", path=path, remedy=_AGAIN)
+    if steps is not None:
+        steps["segment"] = [camera[row["detector"]].amplifiers[row["amplifier"]].name for row in steps]
     exposures, in_hours = _with_index(tables["EXPOSURES"], folder.exposures)
     budget = {
         str(row["term"]).strip(): Term(float(row["error"]), str(row["unit"]).strip(), str(row["meaning"]).strip())
         for row in tables["BUDGET"]
     }
-    return JointProducts(led, header, exposures, in_hours, budget, tables["DRIFT"], light, detectors, None)
+    return JointProducts(led, header, exposures, in_hours, budget, tables["DRIFT"], light, detectors, None, boards, steps)
 
 
 def mode_sizes(products: JointProducts) -> FloatArray:

@@ -22,6 +22,7 @@ from permil.report.joint.figures import (
 )
 from permil.report.joint.inputs import JointProducts, read_joint, solution_path
 from permil.report.joint.text import (
+    board_table,
     budget_table,
     cautions,
     convergence_text,
@@ -32,6 +33,7 @@ from permil.report.joint.text import (
     finding_table,
     fit_text,
     frame_table,
+    gain_step_table,
     gradient_text,
     mode_table,
     solution_text,
@@ -129,6 +131,8 @@ def make_joint_page(request: JointRequest, fingerprint: str) -> str:
         findings=finding_table(products),
         drift_text=drift_text(products),
         drifts=drift_table(products),
+        boards=board_table(products),
+        gain_steps=gain_step_table(products),
         stage_text=stage_text(products),
         stage=stage_table(products),
         stage_picture=stage_picture(products),

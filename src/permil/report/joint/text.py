@@ -31,6 +31,7 @@ _LABELS = {
     "photodiode": ("photodiode, noise", "joint.fits, PDNOISE, PDNOISER"),
     "photodiode_drift": ("photodiode, drift", "joint.fits, PDDRIFT, DRIFT"),
     "position": ("stage move", "joint.fits, POSERROR"),
+    "board_time": ("readout boards, change in time", "joint.fits, BOARDS"),
     "split_half": ("odd minus even exposures", ""),
     "split_half_noise": ("the same, noise alone", ""),
     "split_time": ("later minus earlier exposures", ""),
@@ -422,6 +423,48 @@ def drift_table(products: JointProducts) -> Grid | None:
         for amplitude, length, chance in sorted(rows, key=lambda row: -row[2])
     ]
     return grid(("amplitude (‰)", "length (fraction of the campaign)", "probability"), cells, text_columns=())
+
+
+def board_table(products: JointProducts) -> Grid | None:
+    """Return one row for each readout board: coefficient, what was expected, change in time, share of the prior; None without boards."""
+    if products.boards is None:
+        return None
+    rows = [
+        (
+            text_cell(row["name"]),
+            measured_cell(float(row["coefficient"]), float(row["coefficient_err"]), scale=1e3),
+            measured_cell(float(row["expected"]), float(row["expected_err"]), scale=1e3),
+            measured_cell(float(row["change"]), float(row["change_err"]), scale=1e3),
+            number_cell(f"{row['share']:.2f}", float(row["share"])),
+            text_cell("the prior" if row["dominated"] else "the signals"),
+        )
+        for row in products.boards
+    ]
+    headings = (
+        "board",
+        "gain, per °C (‰)",
+        "expected (‰)",
+        "signals, last - first exposure (‰)",
+        "variance, after / before",
+        "known from",
+    )
+    return grid(headings, rows, text_columns=(0, 5))
+
+
+def gain_step_table(products: JointProducts) -> Grid | None:
+    """Return one row for each amplifier and step of its gain; None without steps."""
+    if products.gain_steps is None:
+        return None
+    rows = [
+        (
+            text_cell(row["detector"]),
+            text_cell(row["segment"]),
+            text_cell(row["obsid"]),
+            measured_cell(float(row["size"]), float(row["size_err"]), scale=1e3),
+        )
+        for row in products.gain_steps
+    ]
+    return grid(("detector", "amplifier", "first exposure after it", "change of the signals (‰)"), rows, text_columns=(0, 1, 2))
 
 
 def frame_table(products: JointProducts) -> Grid | None:

@@ -7,7 +7,6 @@ the index page follow from it.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,8 +17,9 @@ import jinja2
 from astropy.table import Table
 from markupsafe import Markup
 
-from permil.products import RunFolder, atomic_output, fingerprint, stored_fingerprint
-from permil.products.fingerprint import file_signature
+from permil.engine import Task, Work
+from permil.products import RunFolder, atomic_output
+from permil.products.fingerprint import FINGERPRINT_META
 from permil.report.kit.elements import Link
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 LAYOUT = 8
 """Version of the layout. Increase it when the same products give different pages."""
-
-_FINGERPRINT_META = "permil-fingerprint"
-_HEAD_CHARACTERS = 2000
 
 
 @dataclass(frozen=True)
@@ -53,9 +50,9 @@ class Declaration:
     make: Callable[..., Any]
 
     @property
-    def fingerprint(self) -> str:
-        """Digest of all its dependencies."""
-        return fingerprint({"layout": LAYOUT, **self.options}, upstream=[source_fingerprint(path) for path in self.sources])
+    def facts(self) -> dict[str, Any]:
+        """Everything that it depends on besides its sources."""
+        return {"layout": LAYOUT, **self.options}
 
 
 @dataclass(frozen=True)
@@ -63,6 +60,17 @@ class Page(Declaration):
     """A page, written to ``path``; ``make(fingerprint)`` returns its HTML."""
 
     path: Path
+
+    def task(self, description: str) -> Task:
+        """Declare the task that writes the page."""
+        return Task(
+            ("page", str(self.path)),
+            description,
+            lambda task: Work(_write_page, [(self, task.fingerprint)]),
+            outputs=(self.path,),
+            facts=self.facts,
+            products=self.sources,
+        )
 
 
 @dataclass(frozen=True)
@@ -186,28 +194,10 @@ def index_address(config: Config, folder: RunFolder, page: Path) -> str:
     return relative_address(folder.report, page) if config.report.detector_pages else ""
 
 
-def page_fingerprint(path: Path) -> str | None:
-    """Return the fingerprint in a page, None if the page does not exist."""
-    if not path.is_file():
-        return None
-    with path.open(encoding="utf-8", errors="replace") as stream:
-        found = re.search(rf'<meta name="{_FINGERPRINT_META}" content="([0-9a-f]+)">', stream.read(_HEAD_CHARACTERS))
-    return found.group(1) if found else None
-
-
-def source_fingerprint(path: Path) -> str:
-    """Return the fingerprint in a product, or the signature of a file without one."""
-    return stored_fingerprint(path) or str(file_signature(path))
-
-
-def is_current_page(page: Page) -> bool:
-    """Return whether a page exists and was made from the current products and options."""
-    return page_fingerprint(page.path) == page.fingerprint
-
-
-def write_page(page: Page) -> None:
-    """Make a page and write it."""
-    write_html(page.path, page.make(page.fingerprint))
+def _write_page(page: tuple[Page, str]) -> None:
+    """Make a page with its fingerprint and write it."""
+    declared, print_ = page
+    write_html(declared.path, declared.make(print_))
 
 
 def write_html(path: Path, html: str) -> None:
@@ -226,7 +216,7 @@ def remove_stale_pages(folder: RunFolder, kind: PageKind, pages: Sequence[Page])
 
 def render(template: str, **content: Any) -> Markup:
     """Return a template of the report, such as ``detector/page.html``, filled with content, as HTML."""
-    return Markup(_templates().get_template(template).render(**content, meta=_FINGERPRINT_META))  # noqa: S704 - autoescaped
+    return Markup(_templates().get_template(template).render(**content, meta=FINGERPRINT_META))  # noqa: S704 - autoescaped
 
 
 @lru_cache(maxsize=1)

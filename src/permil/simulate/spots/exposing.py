@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from permil._kernels import simulate as kernels
 from permil.camera import Detector, frames, load_camera
 from permil.config.simulate_spots import SimulateSpotsConfig
-from permil.simulate.randoms import fill_normal, generator, normal_state
+from permil.simulate.randoms import generator, normal_state
 from permil.simulate.spots.mask import SpotMask, glow, spot_mask
 from permil.simulate.spots.photons import gather_photons
 from permil.simulate.spots.profile import SpotLight, add_spots
@@ -137,12 +137,7 @@ def draw_exposure(bench: SpotBench, exposure: SpotExposure) -> NDArray[np.float3
     return image
 
 
-@njit(cache=True)
-def _with_photon_noise(mean, state):  # type: ignore[no-untyped-def]
+def _with_photon_noise(mean: FloatArray, state: NDArray[np.uint64]) -> NDArray[np.float32]:
     charge = np.empty(mean.shape, dtype=np.float32)
-    normals = np.empty(mean.shape[1], dtype=np.float32)
-    for row in range(mean.shape[0]):
-        fill_normal(state, normals)
-        for column in range(mean.shape[1]):
-            charge[row, column] = mean[row, column] + np.sqrt(max(mean[row, column], 0.0)) * normals[column]
+    kernels.add_photon_noise(mean, state, charge)
     return charge

@@ -54,7 +54,7 @@ class SpotReadout:
         raw: NDArray[np.int32] = np.empty(amplifiers.bias.shape, dtype=np.int32)
         noise = amplifiers.read_noise / amplifiers.gain
         prescan = self._detector.amplifiers[0].prescan
-        read_out(counts, amplifiers.crosstalk, amplifiers.bias, drift, noise, amplifiers.deferred, prescan, state, raw)
+        read_out(counts, amplifiers, drift, noise, prescan, state, raw)
         return raw
 
     def _dark_charge(self, rng: np.random.Generator, seconds: float) -> NDArray[np.float32]:

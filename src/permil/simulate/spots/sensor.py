@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from permil._kernels import simulate as kernels
 from permil.camera import Detector
 from permil.config.simulate_spots import SimulateSpotsConfig
 from permil.errors import ConfigError
@@ -73,7 +73,16 @@ class SensorMaps:
 
     def respond(self, light: FloatArray) -> FloatArray:
         """Return the mean charge in each pixel for light per pixel, shape (ny, nx) each."""
-        return _move_charge(self.efficiency * light, self.shift_x, self.shift_y, self.displacement, self.diffusion)
+        charge = np.empty(self.efficiency.shape)
+        kernels.move_charge(
+            np.ascontiguousarray(self.efficiency * light),
+            np.ascontiguousarray(self.shift_x),
+            np.ascontiguousarray(self.shift_y),
+            self.displacement,
+            np.ascontiguousarray(self.diffusion),
+            charge,
+        )
+        return charge
 
     def flat(self) -> FloatArray:
         """Return the answer to uniform light: the true flat, shape (ny, nx)."""
@@ -204,59 +213,3 @@ def _tree_rings(rng: np.random.Generator, shape: tuple[int, int], *, rms: float,
     columns: FloatArray = np.arange(nx + 1, dtype=float)[None, :] - 0.5
     rows: FloatArray = np.arange(ny + 1, dtype=float)[:, None] - 0.5
     return radial(columns, y)[0], radial(x, rows)[1]
-
-
-@njit(cache=True, inline="always")
-def _on_border(nearest, second, third):  # type: ignore[no-untyped-def]
-    """Return a density on a border, to sixth order, from sums over the two pixels nearest to it, the next two and those after."""
-    return (37.0 * nearest - 8.0 * second + third) / 60.0
-
-
-@njit(cache=True, inline="always")
-def _slope_on_border(before_last, last, following, after_following):  # type: ignore[no-untyped-def]
-    """Return the slope of a density on the border between two of four pixels from its means over them, to fourth order."""
-    return (15.0 * (following - last) - (after_following - before_last)) / 12.0
-
-
-@njit(cache=True)
-def _move_charge(charge, shift_x, shift_y, displacement, diffusion):  # type: ignore[no-untyped-def]
-    """Carry charge across the borders of pixels; nothing crosses the outer ones."""
-    ny, nx = charge.shape
-    spread_xx, spread_yy, spread_xy = np.empty((ny, nx)), np.empty((ny, nx)), np.empty((ny, nx))
-    fourth = charge * diffusion**2
-    for row in range(ny):
-        above, below = min(row + 1, ny - 1), max(row - 1, 0)
-        for column in range(nx):
-            right, left = min(column + 1, nx - 1), max(column - 1, 0)
-            x, y = displacement[0, row, column], displacement[1, row, column]
-            around = fourth[above, column] + fourth[below, column] + fourth[row, right] + fourth[row, left]
-            diffused = charge[row, column] * diffusion[row, column] + 0.25 * (around - 4.0 * fourth[row, column])
-            spread_xx[row, column] = charge[row, column] * x * x + diffused
-            spread_yy[row, column] = charge[row, column] * y * y + diffused
-            spread_xy[row, column] = charge[row, column] * x * y
-    moved = charge.copy()
-    for row in range(ny):
-        above, below = min(row + 1, ny - 1), max(row - 1, 0)
-        for border in range(1, nx):
-            a, b, c, d = max(border - 2, 0), border - 1, border, min(border + 1, nx - 1)
-            outer = charge[row, max(border - 3, 0)] + charge[row, min(border + 2, nx - 1)]
-            across = shift_x[row, border] * _on_border(charge[row, b] + charge[row, c], charge[row, a] + charge[row, d], outer)
-            across -= 0.5 * _slope_on_border(spread_xx[row, a], spread_xx[row, b], spread_xx[row, c], spread_xx[row, d])
-            across -= 0.125 * (spread_xy[above, b] + spread_xy[above, c] - spread_xy[below, b] - spread_xy[below, c])
-            moved[row, b] -= across
-            moved[row, c] += across
-    for border in range(1, ny):
-        a, b, c, d = max(border - 2, 0), border - 1, border, min(border + 1, ny - 1)
-        for column in range(nx):
-            right, left = min(column + 1, nx - 1), max(column - 1, 0)
-            outer = charge[max(border - 3, 0), column] + charge[min(border + 2, ny - 1), column]
-            across = shift_y[border, column] * _on_border(
-                charge[b, column] + charge[c, column], charge[a, column] + charge[d, column], outer
-            )
-            across -= 0.5 * _slope_on_border(
-                spread_yy[a, column], spread_yy[b, column], spread_yy[c, column], spread_yy[d, column]
-            )
-            across -= 0.125 * (spread_xy[b, right] + spread_xy[c, right] - spread_xy[b, left] - spread_xy[c, left])
-            moved[b, column] -= across
-            moved[c, column] += across
-    return moved

@@ -1,0 +1,66 @@
+// The kernels of permil.compare; compiled once for each level of instructions.
+#include "compare/_kernels/kernels.hpp"
+
+#include "compare/_kernels/maps.hpp"
+#include "compare/_kernels/rings.hpp"
+
+namespace permil::compare {
+namespace {
+
+double part_in_circle(double u, double v, double radius) { return circle_part(u, v, radius); }
+
+void draw_first_star(const Stars& stars, int64_t size, double* light) {
+  draw_star(stars.x[0], stars.y[0], stars.fractions, stars.covariances, stars.n_components, size, span_of(light, size * size));
+}
+
+double fill_kernels(const Stars& stars, const Stamp& of_star, const Stamp& of_glow) {
+  const double flux = answer_of_star(stars, 0, place_of(stars, 0), of_star);
+  fill_star_kernels(of_star);
+  fill_glow_kernels(of_glow);
+  return flux;
+}
+
+void predict_stars(const Stars& stars, const Maps& maps, const double* unseen, const StarMemory& memory, double* templates,
+                   double* instruments) {
+  const int64_t n_templates = N_QUANTITIES * N_KINDS * maps.bands, n_instruments = N_QUANTITIES * maps.bands;
+  for (int64_t star = 0; star < stars.count; ++star)
+    predict_star(stars, star, maps, unseen, memory.stamp, memory.patches, memory.curved, memory.columns,
+                 span_of(templates + star * n_templates, n_templates), span_of(instruments + star * n_instruments, n_instruments));
+}
+
+void spread_weights(const Stars& stars, const double* unseen, const double* weights, const StarMemory& memory, double* binned, int64_t side,
+                    const CellMaps& maps) {
+  const Stamp& stamp = memory.stamp;
+  const int64_t n_weights = N_SPREAD * maps.bands;
+  for (int64_t star = 0; star < stars.count; ++star) {
+    const StarPlace place = place_of(stars, star);
+    const double flux = answer_of_star(stars, star, place, stamp), glow = stars.glow[star];
+    const Binned cells{binned, side, larger(place.row - stamp.half, 0) / maps.cell, larger(place.column - stamp.half, 0) / maps.cell};
+    const auto own = span_of(weights + star * n_weights, n_weights);
+    fill_star_kernels(stamp);
+    bin_kernels(stamp, place, maps, memory.columns, cells);
+    add_cells(cells, own, 1.0, nullptr, maps);
+    if (!(glow > 0.0)) continue;
+    fill_glow_kernels(stamp);
+    bin_kernels(stamp, place, maps, memory.columns, cells);
+    add_cells(cells, own, glow * flux, unseen, maps);
+  }
+}
+
+void weigh_flat(const Stars& stars, const Flat& flat, const Stamp& stamp, double* seen, double* spread, double* lost) {
+  for (int64_t star = 0; star < stars.count; ++star) {
+    const FlatSums sums = sum_flat(stars, star, flat, stamp);
+    lost[star] = 1.0 - sums.known / sums.total;
+    if (!(sums.known > 0.0)) continue;
+    seen[star] = sums.mean / sums.known;
+    spread[star] = sums.squares / (sums.known * sums.known);
+  }
+}
+
+void sum_annuli(const Cells& cells, const Annuli& annuli, double* total, double* share) { add_to_annuli(cells, annuli, total, share); }
+
+}  // namespace
+
+extern const Kernels PERMIL_LEVEL = {part_in_circle, draw_first_star, fill_kernels, predict_stars, spread_weights, weigh_flat, sum_annuli};
+
+}  // namespace permil::compare

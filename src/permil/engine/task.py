@@ -1,0 +1,400 @@
+"""Tasks: what each needs, which options matter to it, what it writes and what computes it; and the loop that runs them.
+
+Order, skipping, single commands, estimate, progress and costs follow from the declarations. What only the products of earlier tasks can
+tell, such as the exposures that a solution uses, is decided when a task begins (`Task.work`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from permil.engine.call import Call, label
+from permil.engine.executor import Executor
+from permil.engine.session import CallCosts, raise_if_interrupted
+from permil.errors import InputError, PermilError
+from permil.products import fingerprint, is_current, source_fingerprint
+
+Key = tuple[str, ...]
+Display = Callable[[str, int], AbstractContextManager[Callable[[float], None]]]
+"""Given a description and a number of calls, shows them as long as it is entered; yields what to call with how many are done."""
+
+
+class State(Enum):
+    """How a task may end."""
+
+    CURRENT = "its products were up to date"
+    DONE = "its products are made"
+    EMPTY = "there is nothing to do"
+    FAILED = "its inputs are at fault"
+    DROPPED = "what it needs failed"
+
+
+def _messages(results: list[Any]) -> list[str]:
+    """Return what the calls of a task return: sentences for people, or None."""
+    return [sentence for sentences in results for sentence in sentences or []]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Calls of a function that need nothing of each other.
+
+    Attributes
+    ----------
+    function
+        Importable by its name: workers are separate processes. A call can be repeated, since its worker may die.
+    arguments
+        One for each call; they can be pickled.
+    finish
+        Given the results in the order of the arguments, in the main process; returns sentences for people.
+    """
+
+    function: Callable[[Any], Any]
+    arguments: Sequence[Any]
+    finish: Callable[[list[Any]], Sequence[str]] = _messages
+
+    @classmethod
+    def here(cls, function: Callable[[], Sequence[str]]) -> Work:
+        """Return work that the main process does itself; the function returns sentences for people."""
+        return cls(str, (), lambda _: function())
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Products that are made together, and everything that they depend on.
+
+    Attributes
+    ----------
+    key
+        Kind of the task and the names that tell it from others of its kind: ``("flat", "red", "R22_S11")``.
+    description
+        Title of this and similar tasks where progress and costs are shown.
+    work
+        Given the task itself, with those of its needs whose products are there, returns its work; None if there is nothing to do.
+    outputs, pending
+        Products, each of which holds the fingerprint of the task; where the product may be until another task puts it into its place.
+    options, facts
+        Keys of the configuration that matter to the products, with their values (`permil.run.Run.options`); what else does, as JSON.
+    files, products
+        Input files: size and time of change count for the first, the fingerprints of products of permil for the second.
+    needs, after
+        Tasks whose products are used; tasks that must have ended well, but whose products are not used.
+    tolerant
+        Whether the task goes on without needs that failed, as long as one is left.
+    leaves_out
+        Errors of the inputs of this task, for which its products are left out; any other error ends the run.
+    command
+        Words of the command that does this task: ``("beam", "--led", "red")``; empty where there is none.
+    seconds, size, is_serial
+        Estimates: processor time of one core, bytes of the products, and whether more cores than tasks are of no use.
+    """
+
+    key: Key
+    description: str
+    work: Callable[[Task], Work | None]
+    outputs: tuple[Path, ...] = ()
+    pending: Path | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    facts: Any = None
+    files: Sequence[str | Path] = ()
+    products: Sequence[Path] = ()
+    needs: tuple[Task, ...] = ()
+    after: tuple[Task, ...] = ()
+    tolerant: bool = False
+    leaves_out: tuple[type[PermilError], ...] = ()
+    command: tuple[str, ...] = ()
+    seconds: float = 0.0
+    size: float = 0.0
+    is_serial: bool = False
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of everything that the products depend on."""
+        content = {"key": self.key, "options": dict(self.options), "facts": self.facts}
+        upstream = [*(need.fingerprint for need in self.needs), *map(source_fingerprint, self.products)]
+        return fingerprint(content, files=self.files, upstream=upstream)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the products are there and were made from just what would be used now."""
+        if not self.outputs:
+            return False
+        if self.pending is not None and is_current(self.pending, self.fingerprint):
+            return True
+        return all(is_current(path, self.fingerprint) for path in self.outputs)
+
+
+@dataclass(frozen=True)
+class End:
+    """How a task ended: with those of its needs whose products are there, sentences for people, and why it failed or was dropped."""
+
+    task: Task
+    state: State
+    messages: Sequence[str] = ()
+    error: PermilError | None = None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the products are there."""
+        return self.state in (State.CURRENT, State.DONE)
+
+
+Ends = dict[Key, End]
+"""How tasks ended, by their keys, in the order of their declaration."""
+
+
+@dataclass
+class _Group:
+    """Calls of one description: what is shown of them, and what they cost."""
+
+    record: CallCosts
+    reached: Callable[[float], None]
+    stack: ExitStack
+    done: int = 0
+    parts: dict[int, float] = field(default_factory=dict)
+
+    def tell(self) -> None:
+        """Show how many calls are done, parts of those that run included."""
+        self.reached(self.done + sum(self.parts.values()))
+
+
+@dataclass
+class _Opened:
+    """A task that is being done."""
+
+    task: Task
+    work: Work
+    group: _Group
+    rank: int
+    waiting: deque[int]
+    results: dict[int, Any] = field(default_factory=dict)
+
+
+class _Loop:
+    """Takes tasks to an executor as what they need ends."""
+
+    def __init__(self, tasks: Sequence[Task], executor: Executor, display: Display, records: list[CallCosts]) -> None:
+        self.tasks, self.executor, self.display, self.records = tasks, executor, display, records
+        self.ranks = {task.key: rank for rank, task in enumerate(tasks)}
+        self.waiting = list(tasks)
+        self.ends: Ends = {}
+        self.groups: dict[str, _Group] = {}
+        self.recorded: dict[str, CallCosts] = {}
+        self.opened: list[_Opened] = []
+        self.running: dict[int, tuple[_Opened, int]] = {}
+        self.unopened = 0
+        self.numbers = 0
+        executor.hear_part = self._hear_part
+
+    def run(self) -> Ends:
+        while self.waiting or self.opened:
+            self._open_ready()
+            if not self.opened:
+                continue
+            raise_if_interrupted()
+            self._begin_calls()
+            self._take_outcome()
+        return {task.key: self.ends[task.key] for task in self.tasks}
+
+    def _open_ready(self) -> None:
+        """Open the tasks all of whose needs have ended."""
+        ready, tasks, self.waiting = [], self.waiting, []
+        for task in tasks:
+            if any(need.key in self.ranks and need.key not in self.ends for need in (*task.after, *task.needs)):
+                self.waiting.append(task)
+            elif isinstance(found := self._resolve(task), End):
+                self.ends[task.key] = found
+            else:
+                ready.append(found)
+        self.unopened = len(ready)
+        # Similar tasks that wait are shown together with those that begin now.
+        totals = Counter(task.description for task in (*ready, *self.waiting))
+        for task in ready:
+            self._open(task, totals[task.description])
+            # What the executor can begin at once need not wait until all tasks are open.
+            self._begin_calls()
+
+    def _resolve(self, task: Task) -> Task | End:
+        """Return a task with the needs whose products are there; its end where it need not or cannot be done."""
+        ends = [self._end_of(need) for need in (*task.after, *task.needs)]
+        there = [end.task for end in ends[len(task.after) :] if end.is_there]
+        lost = [end for number, end in enumerate(ends) if not end.is_there and not (task.tolerant and number >= len(task.after))]
+        if lost or (task.needs and not there):
+            first = next((end.error for end in (*lost, *ends) if end.error is not None), None)
+            return End(task, State.DROPPED, error=first)
+        if there != list(task.needs):
+            task = replace(task, needs=tuple(there))
+        return End(task, State.CURRENT) if task.is_current else task
+
+    def _end_of(self, need: Task) -> End:
+        """Return how a need has ended; one that is not to be done now must be up to date."""
+        if need.key not in self.ends:
+            found = self._resolve(need)
+            self.ends[need.key] = found if isinstance(found, End) else _require_nothing(found)
+        return self.ends[need.key]
+
+    def _open(self, task: Task, total: int) -> None:
+        self.unopened -= 1
+        try:
+            work = task.work(task)
+        except task.leaves_out as error:
+            self._fail(task, error)
+            return
+        if work is None:
+            self.ends[task.key] = End(task, State.EMPTY)
+        elif not work.arguments:
+            self._finish(task, work, [])
+        else:
+            group = self.groups.get(task.description) or self._new_group(task.description, total - 1 + len(work.arguments))
+            self.opened.append(_Opened(task, work, group, self.ranks[task.key], deque(range(len(work.arguments)))))
+            self.opened.sort(key=lambda opened: opened.rank)
+
+    def _new_group(self, description: str, total: int) -> _Group:
+        record = self.recorded.get(description)
+        if record is None:
+            record = self.recorded[description] = CallCosts(description)
+            self.records.append(record)
+        stack = ExitStack()
+        group = self.groups[description] = _Group(record, stack.enter_context(self.display(description, total)), stack)
+        return group
+
+    def _begin_calls(self) -> None:
+        while self.executor.has_capacity():
+            opened = next((opened for opened in self.opened if opened.waiting), None)
+            if opened is None:
+                return
+            # Calls that wait or run want cores as well.
+            calls = len(self.running) + sum(len(each.waiting) for each in self.opened) + self.unopened
+            threads = max(1, self.executor.cores // calls)
+            place = opened.waiting.popleft()
+            task, argument = opened.task, opened.work.arguments[place]
+            name = label(argument) or f"{place + 1} of {len(opened.work.arguments)}"
+            function = partial(_attempt, opened.work.function, task.leaves_out) if task.leaves_out else opened.work.function
+            call = Call(self.numbers, function, argument, f"{task.description}, {name}", opened.rank, threads)
+            self.numbers += 1
+            self.running[call.number] = opened, place
+            self.executor.begin(call)
+
+    def _take_outcome(self) -> None:
+        outcome = self.executor.outcome()
+        if outcome.error is not None:
+            raise outcome.error
+        opened, place = self.running.pop(outcome.call.number)
+        group = opened.group
+        opened.results[place] = outcome.result
+        group.parts.pop(outcome.call.number, None)
+        group.done += 1
+        group.record.add(outcome)
+        group.tell()
+        if len(opened.results) < len(opened.work.arguments):
+            return
+        self.opened.remove(opened)
+        description = opened.task.description
+        if not any(task.description == description for task in (*self.waiting, *(each.task for each in self.opened))):
+            group.stack.close()
+            del self.groups[description]
+        self._finish(opened.task, opened.work, [opened.results[number] for number in range(len(opened.results))])
+
+    def _finish(self, task: Task, work: Work, results: list[Any]) -> None:
+        errors = [result for result in results if isinstance(result, task.leaves_out)]
+        if errors:
+            self._fail(task, errors[0])
+            return
+        try:
+            self.ends[task.key] = End(task, State.DONE, work.finish(results))
+        except task.leaves_out as error:
+            self._fail(task, error)
+
+    def _fail(self, task: Task, error: PermilError) -> None:
+        # What an earlier run made must not be taken for the product of these inputs.
+        for path in task.outputs:
+            path.unlink(missing_ok=True)
+        self.ends[task.key] = End(task, State.FAILED, error=error)
+
+    def _hear_part(self, call: Call, part: float) -> None:
+        opened, _ = self.running[call.number]
+        opened.group.parts[call.number] = part
+        opened.group.tell()
+
+    def close(self) -> None:
+        for group in self.groups.values():
+            group.stack.close()
+
+
+def _attempt(function: Callable[[Any], Any], errors: tuple[type[PermilError], ...], argument: object) -> Any:
+    """Return what a function returns, or its error where the inputs of the task are at fault."""
+    try:
+        return function(argument)
+    except errors as error:
+        return error
+
+
+def _require_nothing(task: Task) -> End:
+    """Return the end of a task that is not up to date and not to be done now, if there is nothing to do.
+
+    Raises
+    ------
+    InputError
+        If there is; the error says which command does it.
+    """
+    if task.work(task) is None:
+        return End(task, State.EMPTY)
+    name = " ".join(task.key)
+    stage, *words = task.command or ("run",)
+    raise InputError(
+        f"{name}: this is not there, or no longer up to date",
+        remedy=f"run `{' '.join(('permil', stage, 'CONFIG', *words))}` first",
+        task=name,
+    )
+
+
+def run_tasks(tasks: Sequence[Task], executor: Executor, *, display: Display, records: list[CallCosts]) -> Ends:
+    """Do tasks as far as they are not up to date; earlier ones go first.
+
+    Parameters
+    ----------
+    tasks
+        Declared tasks. Tasks that they need and that are not among them must be up to date.
+    display
+        Shows how far the calls of each description are.
+    records
+        To which the costs of the calls of each description are added.
+
+    Raises
+    ------
+    InputError
+        If a task that is needed and not among them is not up to date.
+    Exception
+        The first error of a call that does not leave a product out; what has not begun is dropped then.
+    """
+    loop = _Loop(tasks, executor, display, records)
+    try:
+        ends = loop.run()
+    except BaseException:
+        executor.drop()
+        raise
+    finally:
+        loop.close()
+    executor.rest()
+    return ends
+
+
+def needs_first(tasks: Sequence[Task]) -> list[Task]:
+    """Return tasks and all that they need, each once, after those that it needs."""
+    ordered: dict[Key, Task] = {}
+
+    def add(task: Task) -> None:
+        if task.key not in ordered:
+            for need in (*task.after, *task.needs):
+                add(need)
+            ordered[task.key] = task
+
+    for task in tasks:
+        add(task)
+    return list(ordered.values())

@@ -1,0 +1,71 @@
+"""One run: its configuration, camera, folder and index, which every stage is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, reduce
+from operator import getitem
+from typing import Any
+
+from permil.camera import Camera, load_camera
+from permil.config import Config
+from permil.engine import Task
+from permil.errors import InputError
+from permil.exposures import Index
+from permil.exposures.stage import read_index
+from permil.products import RunFolder
+from permil.progress import default_workers
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run; nothing here writes.
+
+    Attributes
+    ----------
+    shared
+        Tasks that several others need, by their keys, so that each is declared once.
+    """
+
+    config: Config
+    camera: Camera
+    folder: RunFolder
+    shared: dict[tuple[str, ...], Task] = field(default_factory=dict)
+
+    @classmethod
+    def from_config(cls, config: Config) -> Run:
+        """Load the camera and name the folder."""
+        return cls(config, load_camera(config.camera), RunFolder(config.output))
+
+    @property
+    def workers(self) -> int:
+        """How many processes of this machine may work."""
+        return self.config.pipeline.workers or default_workers()
+
+    @cached_property
+    def index(self) -> Index:
+        """The index of exposures.
+
+        Raises
+        ------
+        InputError
+            If there is none yet.
+        """
+        if not self.folder.exposures.is_file():
+            raise InputError("there is no index yet", path=self.folder.exposures, remedy="run `permil index CONFIG` first")
+        return read_index(self.folder.exposures)
+
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json")
+
+    def options(self, *keys: str) -> dict[str, Any]:
+        """Return values of the configuration by their keys (``isr.overscan``) or those of whole sections (``isr``)."""
+        return {key: reduce(getitem, key.split("."), self._values) for key in keys}
+
+    def once(self, key: tuple[str, ...], declare: Callable[[], Task]) -> Task:
+        """Return the task of a key, declared at the first call."""
+        if key not in self.shared:
+            self.shared[key] = declare()
+        return self.shared[key]

@@ -197,5 +197,7 @@ def test_named_detector_without_exposures_is_not_ignored(tmp_path, cutout):
     )
     indexed = type("Indexed", (Run,), {"index": index})
     options = SpotsConfig(detectors=["R22_S11", "R02_S02"])
-    with pytest.raises(InputError, match=r"no spot exposures \(IMGTYPE SPOT\) of R02_S02; detectors that have some: R22_S11"):
+    with pytest.raises(
+        InputError, match=r"no spot exposures \(IMGTYPE SPOT\) of R02_S02; detectors with spot exposures: R22_S11"
+    ):
         catalog_tasks(indexed(Config(spots=options, exposures={"roots": [tmp_path]}), cutout, RunFolder(tmp_path)))

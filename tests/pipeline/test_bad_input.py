@@ -201,7 +201,7 @@ def test_no_files(permil: Permil, tmp_path: Path) -> None:
     config.write_text("output: out\n")
     _refused(permil("run", config), "name the folders of raw files in exposures.roots")
     config.write_text("exposures: {roots: [missing]}\noutput: out\n")
-    _refused(permil("run", config), "missing: there is the folder does not exist")
+    _refused(permil("run", config), "missing: the folder does not exist")
 
 
 def test_truncated_files_are_listed_and_the_rest_goes_on(permil: Permil, spoiled: Path) -> None:

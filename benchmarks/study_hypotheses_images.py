@@ -22,8 +22,8 @@ from permil.compare.hypotheses.fit import fit_hypotheses, predict_bands
 from permil.compare.hypotheses.fractions import KINDS, TOTAL, HypothesisFit
 from permil.compare.hypotheses.stars import Stars
 from permil.compare.scales import PERIODS, bands_between, cosine_wavenumbers
+from permil.compare.stars.flat_at_stars import RelativeFlat, relative_flat
 from permil.compare.stars.kernels import QUANTITIES
-from permil.compare.stars.match import RelativeFlat, relative_flat
 from permil.compare.stars.profile import fit_profile
 from permil.compare.stars.response import StarPlaces, StarResponse
 from permil.config.simulate_spots import SimulateSpotsConfig

@@ -117,7 +117,7 @@ def test_names_that_declare_no_unit(text):
 
 @pytest.mark.parametrize("unit", ["mag", "mmag", "mag(ct)", "dB", "dex", "mag(AB)"])
 def test_logarithms_are_told_from_fluxes(unit):
-    with pytest.raises(InputError, match="a logarithm"):
+    with pytest.raises(InputError, match="a logarithmic unit"):
         require_linear(u.Unit(unit), name="signal")
     with pytest.raises(InputError, match="cannot be converted"):
         plain_array(Column([1.0], unit=unit), name="signal", unit="adu")
@@ -170,7 +170,7 @@ def test_a_read_only_array_is_copied():
 
 @pytest.mark.parametrize("values", [[[1.0, 2.0], [3.0]], [1.0 * u.mm, 2.0 * u.s], [1.0 * u.mm, 2.0]])
 def test_lists_that_are_no_array(values):
-    with pytest.raises(InputError, match="x cannot be made an array"):
+    with pytest.raises(InputError, match="x cannot be converted to an array"):
         plain_array(values, name="x")
 
 

@@ -1,28 +1,28 @@
 """Composite flat fields at the per-mil level from a scanned-beam projector.
 
-How data flow through the packages (docs/development/architecture.md has them all)::
+Data flow through the packages (docs/development/architecture.md describes all of them)::
 
     raw FITS files
-      |  exposures   headers -> one row per detector file: what was taken, where, for what purpose
+      |  exposures   headers -> one row per detector file: position and purpose
       v
     exposures.parquet
       |  isr         raw counts -> electrons per detector; superbias; stack of the exposures at one position
       v
     |- scan exposures -> beam   photometry of reference bunches over the photodiode -> nodes -> BeamModel(u), with errors
     |- pointings      -> flat   stack / beam(u) per pointing -> per detector -> composite, with masks and variance
-    |- star exposures -> spots  detect, measure, name by grid index, calibrate -> throughput where each star lay
+    |- star exposures -> spots  detect, measure, name by grid index, calibrate -> throughput at the position of each star
       v
     beam/<LED>.fits, flat/<LED>/<CCD>.fits, spots/
-      |  compare     stars beside what the flat predicts for them -> correlation, significance, QE / pixel area / diffusion
+      |  compare     stars against the prediction of the flat -> correlation, significance, QE / pixel area / diffusion
       v
     compare/
-      |  report      pictures, tables, verdicts
+      |  report      figures, tables, verdicts
       v
     report/index.html, summary.ecsv
 
-``plan`` says before the data what a list of pointings determines. ``camera`` knows where a pixel is, ``products`` how things are
-written, ``engine`` runs declared tasks as far as they are not up to date, ``simulate`` makes raw files with known truth, ``pipeline`` has
-the stages in order, ``cli`` is the thin command line.
+``plan`` predicts the errors of a list of pointings. ``camera`` holds the geometry, ``products`` reads and writes files, ``engine``
+runs declared tasks that are not up to date, ``simulate`` makes raw files with known truth, ``pipeline`` runs the stages in order,
+``cli`` is the command line.
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -1,4 +1,4 @@
-"""Lets ``python -m permil`` do what the command ``permil`` does."""
+"""Run the command ``permil`` with ``python -m permil``."""
 
 from permil.cli import main
 

@@ -1,7 +1,7 @@
-"""One gate for arrays: whatever holds numbers becomes a plain array, NaN where a value is masked, in the unit that is asked for.
+"""Conversion of array-like input to plain arrays, with masked values as NaN and in a given unit.
 
-Public functions pass their array arguments through `plain_array`, readers of tables and images pass their columns and planes. A
-mask, a unit or a foreign byte order is therefore honoured everywhere or nowhere.
+Public functions convert their array arguments with `plain_array`; readers of tables and images convert columns and planes. Masks, units
+and byte order are therefore treated the same way everywhere.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ _LOGARITHMIC = {u.mag, u.dex}
 def plain_array(
     values: Any, *, name: str, unit: str | u.UnitBase | None = None, ndim: int | None = None, shape: tuple[int, ...] | None = None
 ) -> FloatArray:
-    """Return numbers as a float64 array in native byte order, NaN where they are masked.
+    """Return numbers as a float64 array in native byte order, NaN where masked.
 
     Parameters
     ----------
     values
-        A number, sequence, array, masked array, column, quantity, series, or anything that NumPy can make an array of.
+        A number, sequence, array, masked array, column, quantity, series, or anything that NumPy can convert to an array.
     name
-        What the values are, for messages.
+        Name of the values in messages.
     unit
-        Unit of the result. Values with another unit are converted, values without a unit are taken to be in this one. None keeps
-        the values as they are.
+        Unit of the result. Values with another unit are converted; values without a unit are assumed to be in this one. None leaves the
+        values unchanged.
     ndim, shape
         Number of dimensions or shape that the values must have.
 
@@ -81,7 +81,8 @@ def plain_array(
         data, mask = _data_and_mask(values)
     except (ValueError, TypeError, u.UnitsError) as error:
         raise InputError(
-            f"{name} cannot be made an array ({error})", remedy="give numbers of one unit, the same count in each row"
+            f"{name} cannot be converted to an array ({error})",
+            remedy="give numbers of one unit, with the same count in each row",
         ) from error
     numbers = _numbers(data, mask, name)
     if mask is not None:
@@ -96,7 +97,7 @@ def plain_array(
 
 
 def plain_image(values: Any, *, name: str, unit: str | u.UnitBase | None = None, shape: tuple[int, ...] | None = None) -> Any:
-    """Return an image of real numbers in native byte order, NaN where masked; no copy if it is a plain array of floats already.
+    """Return an image of real numbers in native byte order, NaN where masked; not copied if it is already a plain array of floats.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def plain_flags(values: Any, *, name: str, shape: tuple[int, ...] | None = None)
     Raises
     ------
     InputError
-        If a value is neither true nor false (0 and 1 are understood), or the shape is another.
+        If a value is neither true nor false (0 and 1 are accepted), or the shape differs.
     """
     plain = plain_array(values, name=name, shape=shape)
     raised = plain == 1.0
@@ -126,18 +127,18 @@ def plain_flags(values: Any, *, name: str, shape: tuple[int, ...] | None = None)
 
 
 def mask_of(values: Any) -> NDArray[np.bool_]:
-    """Return where values are masked or missing, in the shape of the values."""
+    """Return a mask of masked or missing values, of the same shape."""
     data, mask = _data_and_mask(values)
     return np.zeros(np.shape(data), dtype=bool) if mask is None else np.broadcast_to(mask, np.shape(data)).copy()
 
 
 def unit_of(values: Any) -> u.UnitBase | None:
-    """Return the unit that values declare, None where they declare none.
+    """Return the unit of values, None if they have none.
 
     Raises
     ------
     InputError
-        If the unit is not one that exists.
+        If the unit is unknown.
     """
     if isinstance(values, list | tuple):
         return next((unit_of(entry) for entry in values if getattr(entry, "unit", None) is not None), None)
@@ -148,51 +149,53 @@ def unit_of(values: Any) -> u.UnitBase | None:
 
 
 def parse_unit(text: str | u.UnitBase) -> u.UnitBase | None:
-    """Return the unit of a name in any usual spelling (``e-/ADU``, ``electron / DN``); None for an empty name.
+    """Return the unit with a name in any common spelling (``e-/ADU``, ``electron / DN``); None for an empty name.
 
-    Counts, ADU and DN are one unit.
+    Counts, ADU and DN are the same unit.
 
     Raises
     ------
     InputError
-        If there is no such unit.
+        If the unit is unknown.
     """
     if not isinstance(text, u.UnrecognizedUnit) and isinstance(text, u.UnitBase | u.function.FunctionUnitBase):
         return None if text == u.dimensionless_unscaled else _with_one_count(text)
-    words = str(text).strip().replace("\u2212", "-")
-    if words.startswith("[") and words.endswith("]"):
-        words = words[1:-1].strip()
-    if words.lower() in _NO_UNIT:
+    text = str(text).strip().replace("\u2212", "-")
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1].strip()
+    if text.lower() in _NO_UNIT:
         return None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", u.UnitsWarning)
-            bracket = _POWER_OF_BRACKET.fullmatch(words)
+            bracket = _POWER_OF_BRACKET.fullmatch(text)
             if bracket:
                 return _with_one_count(u.Unit(_usual_spelling(bracket[1])) ** int(bracket[2]))
-            return _with_one_count(u.Unit(_usual_spelling(words)))
+            return _with_one_count(u.Unit(_usual_spelling(text)))
     except (ValueError, TypeError, AttributeError, u.UnitsError) as error:
         raise InputError(
-            f"unit {words!r} is unknown", remedy="write a unit of the FITS standard, such as mm or electron/adu", value=words
+            f"unit {text!r} is unknown", remedy="write a unit of the FITS standard, such as mm or electron/adu", value=text
         ) from error
 
 
 def require_linear(unit: u.UnitBase | None, *, name: str) -> None:
-    """Check that a unit is none of a logarithm (magnitudes, dex, decibels).
+    """Check that a unit is not logarithmic (magnitudes, dex, decibels).
 
     Raises
     ------
     InputError
-        If it is.
+        If it is logarithmic.
     """
     if isinstance(unit, u.function.FunctionUnitBase) or (unit is not None and _LOGARITHMIC & set(unit.decompose().bases)):
         raise InputError(
-            f"{name} is given in {unit}, a logarithm", remedy="convert it to a flux, such as electron or adu", value=str(unit)
+            f"{name} is given in {unit}, a logarithmic unit",
+            remedy="convert it to a flux, such as electron or adu",
+            value=str(unit),
         )
 
 
 def unit_factor(declared: u.UnitBase | None, wanted: str | u.UnitBase, *, name: str) -> float:
-    """Return by what values in a declared unit are multiplied to be in the wanted one; 1 where no unit is declared.
+    """Return the factor that converts values from their declared unit to another; 1 if no unit is declared.
 
     Raises
     ------
@@ -204,7 +207,7 @@ def unit_factor(declared: u.UnitBase | None, wanted: str | u.UnitBase, *, name: 
         return 1.0
     try:
         if isinstance(declared, u.function.FunctionUnitBase):
-            raise TypeError("a logarithm has no factor")
+            raise TypeError("a logarithmic unit has no conversion factor")
         return float((1.0 * declared).to_value(target))
     except (u.UnitConversionError, u.UnitTypeError, TypeError) as error:
         named = str(wanted) or "a plain number"
@@ -230,18 +233,18 @@ def _with_one_count(unit: Any) -> Any:
     return u.CompositeUnit(scale, bases, unit.powers)
 
 
-def _usual_spelling(words: str) -> str:
-    """Return a unit with the names that astropy knows."""
-    if words.lower() in _WHOLE_NAMES:
-        return _WHOLE_NAMES[words.lower()]
-    if words.lower() in _UNIT_NAMES:
-        return _UNIT_NAMES[words.lower()]
-    electrons = _PER.sub(" / ", _ELECTRON.sub("electron", words))
+def _usual_spelling(text: str) -> str:
+    """Return a unit with the names used by astropy."""
+    if text.lower() in _WHOLE_NAMES:
+        return _WHOLE_NAMES[text.lower()]
+    if text.lower() in _UNIT_NAMES:
+        return _UNIT_NAMES[text.lower()]
+    electrons = _PER.sub(" / ", _ELECTRON.sub("electron", text))
     return _NAME.sub(lambda match: _UNIT_NAMES.get(match[0].lower(), match[0]), electrons)
 
 
 def _data_and_mask(values: Any) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-    """Return plain data and mask (None where nothing is masked)."""
+    """Return plain data and mask (None if nothing is masked)."""
     if isinstance(values, np.ma.MaskedArray):
         return np.asarray(np.ma.getdata(values)), np.asarray(np.ma.getmaskarray(values))
     if hasattr(values, "unmasked") and hasattr(values, "mask"):  # astropy's Masked
@@ -265,7 +268,7 @@ def _carries_more(entry: Any) -> bool:
 
 
 def _data_and_mask_of_list(values: Any) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return data and mask of a list of masked arrays or quantities, in the unit of the first that has one."""
+    """Return data and mask of a list of masked arrays or quantities, in the unit of the first entry that has one."""
     unit = unit_of(values)
     data, masks = [], []
     for entry in values:
@@ -298,7 +301,7 @@ def _numbers(data: NDArray[Any], mask: NDArray[np.bool_] | None, name: str) -> F
 
 
 def _other_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> InputError:
-    return InputError(f"{name} has the shape {found}, not {wanted}", remedy="give arrays that belong together", value=found)
+    return InputError(f"{name} has the shape {found}, not {wanted}", remedy="give arrays of matching shapes", value=found)
 
 
 def _not_numbers(name: str, example: Any) -> InputError:

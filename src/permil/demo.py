@@ -1,7 +1,7 @@
-"""The demonstration: simulate two small campaigns, reduce them, compare with the truth, say where to look.
+"""The demonstration: simulate two small campaigns, reduce them and compare the results with the truth.
 
-The first has a beam scan and pointings on a raft of binned CCDs and ends with composite flats. The second has flats and artificial stars of
-one cut-out sensor and ends with the question whether the stars see what the flat sees.
+The first has a beam scan and pointings on a raft of binned CCDs, and yields composite flats. The second has flats and artificial stars of
+one cut-out sensor, and tests whether stars respond like the flat.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from permil.truth import TruthSummary, compare_fractions, compare_with_truth, su
 
 _PER_MIL = 1e3
 STARS = "stars"
-"""Folder of the campaign of artificial stars below that of the demonstration."""
+"""Subfolder of the demonstration with the campaign of artificial stars."""
 
 
 def run_demo(out: Path, *, seed: int) -> None:
-    """Simulate the presets `mini` and `stars-and-flats` below a folder, run the pipeline on both and print recovered beside true.
+    """Simulate the presets `mini` and `stars-and-flats` in a folder, run the pipeline on both and print recovered and true values.
 
-    What is there already and belongs to the same simulation is used.
+    Existing files of the same simulation are reused.
 
     Raises
     ------
     PermilError
-        If the folder cannot be written to.
+        If the folder is not writable.
     """
     begin = time.perf_counter()
     out = out.absolute()
@@ -48,7 +48,7 @@ def run_demo(out: Path, *, seed: int) -> None:
         f"simulating a small campaign (raft R22, 80 um pixels, two LEDs, seed {seed}) in {out}", highlight=False, soft_wrap=True
     )
     simulate_bench(SimulateConfig(preset="mini", seed=seed, campaign=SimulateCampaign(images=3)), out, workers=default_workers())
-    # Halves of the exposures would take as long again as the solution.
+    # Solving halves of the exposures would double the time of the solution.
     config = load_config(out / "config.yaml", ["flat.joint.checks=false"])
     run_pipeline(config, stages=("index", "isr", "beam", "flat"))
     comparison = compare_with_truth(folder, load_camera(config.camera), super_pixel_mm=config.flat.super_pixel_mm)
@@ -63,7 +63,7 @@ def run_demo(out: Path, *, seed: int) -> None:
         f"  pages    {folder.report}\n"
         f"           {RunFolder(stars.root).report} (artificial stars)\n"
         f"  flats    {out / 'flat'}\n"
-        f"  figures  {folder.comparison} (recovered over true), {folder.summary}",
+        f"  metrics  {folder.comparison} (recovered over true), {folder.summary}",
         highlight=False,
         soft_wrap=True,
     )
@@ -78,7 +78,7 @@ def _demonstrate_stars(out: Path, *, seed: int) -> CompareFolder:
 
 
 def _stars_text(folder: CompareFolder) -> str:
-    """Return what stars and flat say of each other, and what is true."""
+    """Return the comparison of stars and flat, with the true values."""
     correlations, verdicts = read_table(folder.correlations), read_table(folder.verdicts)
     headline = correlations[(correlations["quantity"] == "flux") & (correlations["scale"] == SINGLE)][0]
     fractions = ", ".join(
@@ -87,19 +87,19 @@ def _stars_text(folder: CompareFolder) -> str:
     p_value = float(headline["p_value"])
     chance = f"p = {p_value:.2g}" if np.isfinite(p_value) else f"no p-value: {headline['reason']}"
     return (
-        f"do the stars see what the flat sees? r = {headline['r']:+.3f} ± {headline['r_err']:.3f}, {chance}; "
-        f"{headline['n']} stars are worth {headline['n_eff']:.0f} independent ones\n"
+        f"correlation of stars and flat: r = {headline['r']:+.3f} ± {headline['r_err']:.3f}, {chance}; "
+        f"{headline['n']} stars, equivalent to {headline['n_eff']:.0f} independent ones\n"
         f"fractions of the flat's variance: {fractions}\n"
         f"{verdicts['sentence'][0]}\n"
     )
 
 
 def pull_table(summaries: list[TruthSummary]) -> TextTable:
-    """Return deviations from the truth over their stated errors, per LED, as a table to print."""
+    """Return deviations from the truth relative to their stated errors, per LED, as a printable table."""
     table = TextTable(
-        title="deviations from the truth over their stated errors",
+        title="deviations from the truth relative to their stated errors",
         caption="rms over CCDs of their levels (relative to the mean of all) and gradients, rms of super-pixels, plane through all CCDs "
-        "along X and Y; chi-square of levels and gradients with their covariance, degrees of freedom, and the chance of a larger one",
+        "along X and Y; chi-square of levels and gradients with their covariance, degrees of freedom, and the probability of a larger one",
         caption_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
@@ -121,10 +121,10 @@ def pull_table(summaries: list[TruthSummary]) -> TextTable:
 
 
 def truth_table(summaries: list[TruthSummary], super_pixel_mm: float) -> TextTable:
-    """Return the figures per LED as a table to print."""
+    """Return the metrics per LED as a printable table."""
     table = TextTable(
         title=f"recovered flat over true flat, per mil, {max(s.detectors for s in summaries)} CCDs",
-        caption=f"rms of pixels and of {super_pixel_mm:g} mm super-pixels, what photon and read noise alone give on super-pixels, scatter "
+        caption=f"rms of pixels and of {super_pixel_mm:g} mm super-pixels, expected rms from photon and read noise alone, scatter "
         "of the scale from CCD to CCD, gradient per mm; chi-square per pixel of the small-scale part over the variance plane",
         caption_justify="left",
         box=SIMPLE_HEAD,

@@ -1,4 +1,4 @@
-"""Where matplotlib caches its fonts if the home folder cannot be written to: a private folder among the temporary files."""
+"""Cache folder of matplotlib for its fonts if the home folder is not writable: a private temporary folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MATPLOTLIB_CACHE = "MPLCONFIGDIR"
 
 
 def prepare_matplotlib() -> None:
-    """Give matplotlib a folder for its cache of fonts if it would find none; call it before matplotlib is loaded."""
+    """Set a font cache folder for matplotlib if it would find none; call it before matplotlib is loaded."""
     named = os.environ.get(MATPLOTLIB_CACHE)
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path(os.path.expanduser("~"), ".config"))  # noqa: PTH111 - raises nothing
     places = [Path(named)] if named else [home / "matplotlib", _user_cache() / "matplotlib"]
@@ -27,10 +27,10 @@ def prepare_matplotlib() -> None:
 
 @lru_cache(maxsize=1)
 def private_folder() -> Path | None:
-    """Return a folder among the temporary files that only this user may enter; None if there is no place for one.
+    """Return a private folder among the temporary files; None if it cannot be created.
 
-    It is the same for all processes of a user, unless somebody else has made one of its name: then it is a new one, which ends with this
-    process.
+    All processes of a user share it, unless another user owns a folder of that name: then a new one is created and removed when the
+    process ends.
     """
     try:
         folder = Path(tempfile.gettempdir(), f"permil-{os.geteuid()}")
@@ -56,7 +56,7 @@ def _user_cache() -> Path:
 
 
 def _is_usable(folder: Path) -> bool:
-    """Return whether a folder is there or can be made, and files in it."""
+    """Return whether a folder exists or can be created, and is writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

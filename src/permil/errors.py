@@ -1,7 +1,7 @@
-"""What can go wrong, in the user's words.
+"""Errors and warnings of the package.
 
-Every error is one clear sentence that names the file (when there is one), what is wrong and what to do,
-and carries the data it speaks of as attributes, so that a program can act on it without parsing text.
+Every error is one clear sentence that names the file (if any), the fault and the remedy. The values in the sentence are also attributes,
+so that a program can use them without parsing text.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 class PermilError(Exception):
-    """Base of all errors that a user can cause and mend; the command line ends with exit code 2.
+    """Base class of all errors that a user can cause and correct; the command line returns exit code 2.
 
     Parameters
     ----------
     what
         What is wrong.
     path
-        The file or folder that it is wrong with.
+        The file or folder concerned.
     remedy
         What to do about it.
     **data
-        The values that the sentence speaks of; kept as attributes and in ``data``.
+        The values in the sentence; kept as attributes and in ``data``.
     """
 
     def __init__(self, what: str, *, path: str | PathLike[str] | None = None, remedy: str | None = None, **data: Any) -> None:
@@ -42,7 +42,7 @@ class PermilError(Exception):
         return sentence if self.remedy is None else f"{sentence}; {self.remedy}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let the error travel between processes with its data."""
+        """Support pickling with all data."""
         return _rebuild, (type(self), self.what, self.path, self.remedy, self.data)
 
 
@@ -95,4 +95,4 @@ class EngineError(PermilError):
 
 
 class FileWarning(UserWarning):
-    """A file is used although something about it is not as it should be, or it is left out and the work goes on without it."""
+    """A defective file is used, or left out while processing continues."""

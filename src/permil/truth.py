@@ -1,4 +1,4 @@
-"""Recovered over true: how well a run did on simulated data."""
+"""Comparison of recovered with true flats and fractions, for simulated data."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from permil.truth_errors import LedDeviation, detector_deviation, led_deviation
 FloatArray = NDArray[np.float64]
 
 _DENSITY_SCALE = 32.0
-"""Sigma in pixels over which the number of stars is smoothed: the truth is asked where the stars are."""
+"""Sigma in pixels over which the number of stars is smoothed: the truth is averaged over the positions of the stars."""
 _TRUE_MAPS = ("AREA", "DIFFUSION_FLAT")
 
 _COLUMNS = {
@@ -33,13 +33,13 @@ _COLUMNS = {
     "detector": ("", "detector"),
     "scale": ("", "median of recovered over true"),
     "level": ("", "mean of log(recovered / true), relative to that of all detectors of the LED"),
-    "level_err": ("", "its stated error; 0 for a single detector, whose level is a convention"),
+    "level_err": ("", "stated error of level; 0 for a single detector, whose level is a convention"),
     "level_pull": ("", "level over its error"),
     "rms_pixel": ("", "standard deviation of recovered over true, over pixels"),
     "rms_pixel_err": ("", "error of rms_pixel"),
     "rms_super": ("", "standard deviation of recovered over true, over super-pixels"),
     "rms_super_err": ("", "error of rms_super"),
-    "super_noise": ("", "what the variance plane, photon and read noise, predicts for rms_super"),
+    "super_noise": ("", "prediction of the variance plane (photon and read noise) for rms_super"),
     "super_pull": (
         "",
         "root mean square over super-pixels of recovered over true, relative to all detectors, over its stated error",
@@ -57,14 +57,14 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class TruthSummary:
-    """Figures over all detectors of one LED; rms values relative.
+    """Accuracy metrics over all detectors of one LED; rms values are relative.
 
     Attributes
     ----------
     rms_super, rms_super_err
-        Root mean square over detectors of the rms on super-pixels, each detector over its own median.
+        Root mean square over detectors of the rms on super-pixels, each detector relative to its own median.
     super_noise
-        What the variance planes predict for it.
+        Prediction of the variance planes for it.
     scale_rms, scale_rms_err
         Scatter of recovered over true scale from detector to detector.
     chi_square, chi_square_err
@@ -72,13 +72,13 @@ class TruthSummary:
     gradient, gradient_err
         Root mean square gradient of recovered over true, per mm.
     level_pull, gradient_pull
-        Root mean square of levels, and of gradients, over their stated errors; NaN where there is none.
+        Root mean square of levels, and of gradients, over their stated errors; NaN if there is none.
     super_pull, super_pull_err
         Root mean square of super-pixels over their stated errors, and its error.
     tilt_x, tilt_y, tilt_x_err, tilt_y_err
-        Gradient of recovered over true over all detectors together, per mm, and its stated error.
+        Gradient of recovered over true fitted to all detectors together, per mm, and its stated error.
     planes_chi_square, planes_freedom, p_value
-        Of the levels and gradients of all detectors with their covariance; NaN and 0 where the products do not hold it.
+        Test of the levels and gradients of all detectors with their covariance; NaN and 0 if the products do not contain it.
     """
 
     led: str
@@ -107,10 +107,10 @@ class TruthSummary:
 
 
 def compare_with_truth(folder: RunFolder, camera: Camera, *, super_pixel_mm: float) -> Table:
-    """Compare every flat of a run with the truth of the simulation, write and return the figures, one row per LED and detector.
+    """Compare every flat of a run with the simulated truth; write and return one row per LED and detector.
 
-    Deviations are given over their stated errors, too (`permil.truth_errors`); the entry ``planes`` of the table's metadata has those of
-    all detectors of an LED together.
+    Deviations are also given relative to their stated errors (`permil.truth_errors`); the entry ``planes`` of the table's metadata holds
+    those of all detectors of an LED together.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def compare_with_truth(folder: RunFolder, camera: Camera, *, super_pixel_mm: flo
 
 
 def _add_deviations(rows: list[dict[str, Any]], names: list[str], found: LedDeviation) -> None:
-    """Add levels, gradients and super-pixels over their errors to the rows of the detectors of one LED."""
+    """Add levels, gradients and super-pixels, relative to their errors, to the rows of the detectors of one LED."""
     for row in rows:
         if row["detector"] not in names:
             continue
@@ -191,7 +191,7 @@ def _together(found: LedDeviation) -> dict[str, float]:
 
 
 def summarise(comparison: Table) -> list[TruthSummary]:
-    """Return the figures per LED."""
+    """Return the metrics per LED."""
     summaries = []
     for led in sorted(set(comparison["led"])):
         rows = comparison[comparison["led"] == led]
@@ -235,9 +235,9 @@ def _root_mean_square(values: Any) -> float:
 
 
 def compare_fractions(folder: CompareFolder) -> Table:
-    """Compare the fractions of efficiency, pixel area and diffusion with the truth of the simulation, write and return them.
+    """Compare the fractions of efficiency, pixel area and diffusion with the simulated truth; write and return them.
 
-    The truth is ``cov(kind, F) / var(F)`` of the true maps as stars see them, where the stars are.
+    The truth is ``cov(kind, F) / var(F)`` of the true maps, with the response of stars and at the positions of the stars.
 
     Raises
     ------

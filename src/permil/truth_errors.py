@@ -1,14 +1,14 @@
-"""Deviations of recovered from true flats over their stated errors: levels, planes and super-pixels of the detectors of one LED.
+"""Deviations of recovered from true flats relative to stated errors: levels, planes and super-pixels of one LED.
 
-Everything is relative, on super-pixels, in ``log(recovered / true)``. With the operators ``T_d`` that fit planes to the super-pixels of
-each detector, the covariance of all planes that products of the joint solution state is (`permil.flat.correlated`)::
+All quantities are relative, on super-pixels, in ``log(recovered / true)``. Let the operators ``T_d`` fit planes to the super-pixels of each
+detector. The covariance of all planes stated by products of the joint solution (`permil.flat.correlated`) is::
 
     cov = (T M') (T M')' + diag_d(T_d diag(photon + REMAINDER) T_d')
 
 with the extension MODES of all detectors, ``M``, and the noise of super-pixels from the variance planes. Products of the solver `divide`
-state what the pixels of each detector have in common, at PLACES, and nothing of pairs of detectors: ``cov`` has a block of COVARIANCE
-for each detector, which gives the errors of each, but not those of all together. A common factor of all detectors is a convention: the
-mean level is taken off.
+state the correlated errors of the pixels of each detector, at PLACES, but not between detectors: ``cov`` has one block COVARIANCE per
+detector, which gives the errors of each detector, but not of all together. The common factor of all detectors is a convention: the mean
+level is subtracted.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DetectorDeviation:
-    """The logarithm of recovered over true on the super-pixels of a detector, and what its product states of the errors.
+    """The logarithm of recovered over true on the super-pixels of a detector, and the errors stated by its product.
 
     Attributes
     ----------
     x_mm, y_mm, log_ratio, photon : ndarray, shape (p,)
         Centres of the super-pixels with a ratio (CCS mm), its logarithm, and the variance of independent noise in it.
     modes : ndarray, shape (k, p)
-        Modes of what all detectors have in common; k = 0 where the product has none.
+        Modes of the errors common to all detectors; k = 0 if the product has none.
     remainder : ndarray, shape (p,)
-        Variance of what super-pixels have in common beyond the modes.
+        Variance of correlated errors beyond the modes.
     plane_covariance : ndarray, shape (3, 3)
-        Of level (relative) and gradient along X and Y (1/mm), from noise and what is beyond the modes.
+        Covariance of level (relative) and gradient along X and Y (1/mm), from noise and errors beyond the modes.
     """
 
     name: str
@@ -56,25 +56,25 @@ class DetectorDeviation:
 
     @property
     def operator(self) -> FloatArray:
-        """Rows that turn values into level at the mean place and gradients (least squares), shape (3, p)."""
+        """Least-squares operator from values to the level at the mean position and gradients, shape (3, p)."""
         return plane_matrix(self.x_mm, self.y_mm)
 
 
 @dataclass(frozen=True)
 class LedDeviation:
-    """Planes and super-pixels of all detectors of one LED against their errors.
+    """Planes and super-pixels of all detectors of one LED relative to their errors.
 
     Attributes
     ----------
     planes, plane_errors : ndarray, shape (detectors, 3)
         Level relative to the mean of all, gradient along X and Y (1/mm), and their stated errors.
     chi_square, freedom, p_value
-        Of all planes together with their covariance; NaN where the products do not say what detectors have in common.
+        Test of all planes with their covariance; NaN if the products do not state errors common to detectors.
     tilt, tilt_error : ndarray, shape (2,)
-        Gradient of recovered over true over all detectors together, along X and Y (1/mm), and its error; the error is NaN where the
-        products do not say what detectors have in common.
+        Gradient of recovered over true fitted to all detectors together, along X and Y (1/mm), and its error; the error is NaN if the
+        products do not state errors common to detectors.
     super_pull, super_pull_error
-        Root mean square of super-pixels over their errors, and how much it scatters for errors as stated; the latter is NaN without
+        Root mean square of super-pixels over their errors, and its expected scatter for the stated errors; the latter is NaN without
         modes.
     detector_pulls : ndarray, shape (detectors,)
         The same per detector.
@@ -101,12 +101,12 @@ class LedDeviation:
 def detector_deviation(
     made: ImageProduct, true: ImageProduct, detector: Detector, *, super_pixel_mm: float
 ) -> DetectorDeviation | None:
-    """Return recovered over true on super-pixels, with its errors; None where fewer than three super-pixels are good.
+    """Return recovered over true on super-pixels, with its errors; None if fewer than three super-pixels are good.
 
     Parameters
     ----------
     super_pixel_mm
-        Side of the super-pixels of products without modes; modes have their own.
+        Side of the super-pixels for products without modes; products with modes have their own.
     """
     modes = made.extensions.get("MODES")
     size = int(modes.header["BLOCKPIX"]) if modes is not None else size_in_pixels(super_pixel_mm, detector.pixel_mm)
@@ -145,7 +145,7 @@ def detector_deviation(
 
 
 def led_deviation(detectors: Sequence[DetectorDeviation]) -> LedDeviation:
-    """Return the deviations of all detectors of one LED over their errors."""
+    """Return the deviations of all detectors of one LED relative to their errors."""
     count = len(detectors)
     size = np.array([one.log_ratio.size for one in detectors], dtype=np.float64)
     operators = [one.operator for one in detectors]
@@ -179,7 +179,7 @@ def led_deviation(detectors: Sequence[DetectorDeviation]) -> LedDeviation:
 
 
 def _shared(made: ImageProduct) -> tuple[FloatArray, FloatArray]:
-    """Return the covariance of what pixels have in common, and the places (x, y in pixels) of its rows, where it is known."""
+    """Return the covariance of correlated pixel errors, and the positions (x, y in pixels) of its rows."""
     table = made.extensions["PLACES"].data
     places = np.column_stack([np.asarray(table[name], dtype=np.float64) for name in ("x_pixel", "y_pixel")])
     covariance = np.asarray(made.extensions["COVARIANCE"].data, dtype=np.float64)
@@ -206,12 +206,12 @@ def _plane_covariance(detectors: Sequence[DetectorDeviation], operators: Sequenc
 
 
 def _states_modes(detectors: Sequence[DetectorDeviation]) -> bool:
-    """Return whether the products say what all detectors have in common."""
+    """Return whether the products state errors common to all detectors."""
     return all(len(one.modes) for one in detectors)
 
 
 def _chi_square(deviation: FloatArray, covariance: FloatArray) -> tuple[float, int]:
-    """Return chi-square and degrees of freedom; the common factor has none."""
+    """Return chi-square and degrees of freedom; the common factor does not count."""
     scale = np.sqrt(np.diag(covariance))
     scale[scale == 0] = 1.0
     values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale))
@@ -221,7 +221,7 @@ def _chi_square(deviation: FloatArray, covariance: FloatArray) -> tuple[float, i
 
 
 def _tilt(detectors: Sequence[DetectorDeviation]) -> tuple[FloatArray, FloatArray]:
-    """Return the gradient of all super-pixels together, and its covariance."""
+    """Return the gradient fitted to all super-pixels together, and its covariance."""
     x_mm, y_mm = (np.concatenate([getattr(one, name) for one in detectors]) for name in ("x_mm", "y_mm"))
     whole = plane_matrix(x_mm, y_mm)[1:]
     states_modes = _states_modes(detectors)
@@ -237,9 +237,9 @@ def _tilt(detectors: Sequence[DetectorDeviation]) -> tuple[FloatArray, FloatArra
 
 
 def _pull_scatter(detectors: Sequence[DetectorDeviation]) -> float:
-    """Return the standard error of the mean square of the super-pixels over their errors: ``sqrt(2 sum(r_pq^2)) / n``.
+    """Return the standard error of the mean square of super-pixels relative to their errors: ``sqrt(2 sum(r_pq^2)) / n``.
 
-    ``r`` are correlations; those of the modes are summed without a matrix of all super-pixels.
+    ``r`` are correlations; those of the modes are summed without forming a matrix over all super-pixels.
     """
     gram, own, pixels = np.zeros((len(detectors[0].modes),) * 2), 0.0, 0
     for one in detectors:

@@ -1,8 +1,8 @@
-"""YAML files: one reader for configurations, camera files and files of the old analysis, and the base of the models they are checked by.
+"""Reader of YAML files (configurations, camera files, files of the old analysis), and the base class of their models.
 
-YAML 1.1, as PyYAML reads it, changes what people write: of a key given twice the last one wins, ``12:00:00`` becomes 43200, ``0123``
-becomes 83, ``1e3`` stays text and ``on:`` becomes the key True. Here a key given twice is an error, keys are always the text that was
-written, numbers remember how they were written, and what reads as something else than it looks like stays text.
+Plain YAML 1.1, as in PyYAML, changes input silently: of duplicate keys the last one wins, ``12:00:00`` becomes 43200, ``0123`` becomes 83,
+``1e3`` stays text and ``on:`` becomes the key True. Here a duplicate key is an error, keys are always text, numbers keep their original
+spelling, and values with a surprising YAML type stay text.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ _LARGEST_FILE = 10_000_000
 _MOST_ENTRIES = 100_000
 _DEEPEST = 100
 _EXPONENT_ONLY = re.compile(r"[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+")
-"""Numbers such as ``1e3``, which YAML 1.1 takes for text."""
+"""Numbers such as ``1e3``, which YAML 1.1 reads as text."""
 _LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
 _TRUE, _FALSE = ("true", "yes", "on"), ("false", "no", "off")
 
 
 class WrittenInt(int):
-    """An integer of a YAML file that remembers how it was written."""
+    """An integer of a YAML file with its original spelling."""
 
     written: str
 
     def __repr__(self) -> str:
-        """Return the number as it was written."""
+        """Return the original spelling."""
         return self.written
 
 
 class WrittenFloat(float):
-    """A number of a YAML file that remembers how it was written."""
+    """A real number of a YAML file with its original spelling."""
 
     written: str
 
     def __repr__(self) -> str:
-        """Return the number as it was written."""
+        """Return the original spelling."""
         return self.written
 
 
@@ -61,14 +61,14 @@ def read_yaml(path: Path, *, kind: str = "configuration", error: type[PermilErro
     path
         The file: UTF-8, or UTF-16 with a byte order mark.
     kind
-        What the file is, for messages.
+        Name of the kind of file in messages.
     error
         Class of the errors.
 
     Raises
     ------
     PermilError
-        Of the class ``error``, if the file cannot be read, is not YAML, gives a key twice, or has another top level.
+        Of class ``error``, if the file cannot be read, is not YAML, has a duplicate key, or its top level is not a map.
     """
     try:
         with path.open("rb") as stream:
@@ -87,12 +87,12 @@ def read_yaml(path: Path, *, kind: str = "configuration", error: type[PermilErro
 
 
 def parse_yaml(text: str) -> Any:
-    """Return the content of a piece of YAML, such as the value of an option of the command line.
+    """Return the content of a YAML text, such as the value of a command-line option.
 
     Raises
     ------
     ConfigError
-        If it is not YAML or gives a key twice.
+        If it is not YAML or has a duplicate key.
     """
     return _Parser(text, path=None, error=ConfigError).content()
 
@@ -111,7 +111,7 @@ def _decoded(content: bytes, path: Path, kind: str, error: type[PermilError]) ->
 
 
 class _Parser:
-    """Builds plain maps, lists and scalars from the nodes of a YAML text."""
+    """Converter of the nodes of a YAML text to plain maps, lists and scalars."""
 
     def __init__(self, text: str, *, path: Path | None, error: type[PermilError]) -> None:
         self._text, self._path, self._error_class = text, path, error
@@ -133,7 +133,7 @@ class _Parser:
         return None if node is None else self._value(node)
 
     def _require_shallow(self) -> None:
-        # Nodes are composed by recursion, which a text of brackets alone could exhaust.
+        # Nodes are composed recursively; a text of brackets alone could exhaust the recursion limit.
         depth = 0
         for event in yaml.parse(self._text, Loader=_LOADER):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -145,7 +145,7 @@ class _Parser:
         mark = problem.problem_mark or problem.context_mark
         line = "" if mark is None else f" in line {mark.line + 1}"
         if problem.problem == "but found another document":
-            return self._error(f"a second document begins{line}", "keep one, and no other line of ---")
+            return self._error(f"a second document starts{line}", "keep one, and no other line of ---")
         if mark is not None and mark.line < len(lines := self._text.splitlines()) and "\t" in lines[mark.line]:
             return self._error(f"not valid YAML{line}, which has a tab", "indent with spaces")
         return self._error(f"not valid YAML{line} ({problem.problem})", "check indentation, colons, quotes and brackets there")
@@ -154,9 +154,11 @@ class _Parser:
         self._entries += 1
         line = node.start_mark.line + 1
         if self._entries > _MOST_ENTRIES:
-            raise self._error(f"more than {_MOST_ENTRIES} entries, with what aliases repeat", "write fewer aliases (*name)")
+            raise self._error(
+                f"more than {_MOST_ENTRIES} entries, including those repeated by aliases", "write fewer aliases (*name)"
+            )
         if id(node) in self._open:
-            raise self._error(f"the entry that begins in line {line} contains itself by an alias (*name)", "remove the alias")
+            raise self._error(f"the entry that starts in line {line} contains itself by an alias (*name)", "remove the alias")
         self._open.append(id(node))
         try:
             if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
@@ -186,16 +188,18 @@ class _Parser:
             self._keys.append(key)
             own[key] = self._value(value_node)
             self._keys.pop()
-        # What a map says itself wins over what it takes in by a merge key.
+        # Keys of the map itself take precedence over those of a merge key.
         return inherited | own
 
     def _merged(self, node: yaml.Node) -> dict[str, Any]:
-        """Return what a merge key (<<) takes in: a map, or several of which the first wins."""
+        """Return the map of a merge key (<<); of several maps the first takes precedence."""
         maps = node.value if isinstance(node, yaml.SequenceNode) else [node]
         merged: dict[str, Any] = {}
         for one in maps:
             if not isinstance(one, yaml.MappingNode):
-                raise self._error(f"the merge key << in line {node.start_mark.line + 1} has no map", "write `<<: *name` of a map")
+                raise self._error(
+                    f"the merge key << in line {node.start_mark.line + 1} names no map", "write `<<: *name` of a map"
+                )
             merged = self._value(one) | merged
         return merged
 
@@ -207,7 +211,7 @@ class _Parser:
         hidden = next((letter for letter in key if letter != " " and not letter.isprintable()), None)
         if hidden is not None:
             raise self._error(
-                f"the key {key.strip()} in line {line} has the invisible character U+{ord(hidden):04X}", "type the line anew"
+                f"the key {key.strip()} in line {line} has the invisible character U+{ord(hidden):04X}", "retype the line"
             )
         return key
 
@@ -221,7 +225,7 @@ class _Parser:
         if tag == "bool":
             return text.lower() in _TRUE
         if tag in ("int", "float"):
-            # 12:00:00 and 0123 are 43200 and 83 to YAML 1.1, which nobody means.
+            # YAML 1.1 reads 12:00:00 and 0123 as 43200 and 83, which is never intended.
             if ":" in text or (tag == "int" and _LEADING_ZERO.fullmatch(text)):
                 return text
             return self._number(text, _integer if tag == "int" else _real)
@@ -238,7 +242,7 @@ class _Parser:
 
     def _unknown_tag(self, node: yaml.Node) -> PermilError:
         tag = node.tag.replace(_TAG, "!!")
-        return self._error(f"the tag {tag} in line {node.start_mark.line + 1} is not known here", "write the value without it")
+        return self._error(f"the tag {tag} in line {node.start_mark.line + 1} is not supported", "write the value without it")
 
     def _error(self, what: str, remedy: str) -> PermilError:
         return self._error_class(what, path=self._path, remedy=remedy)
@@ -259,11 +263,10 @@ def _real(text: str) -> float:
 
 
 class YamlModel(BaseModel):
-    """Base of what YAML files hold: immutable, unknown keys are errors, and numbers are finite unless a key declares otherwise.
+    """Base class of models of YAML files: immutable; unknown keys are errors; numbers are finite unless a key declares otherwise.
 
-    What YAML makes of a plain word is turned into what the key declares: numbers become the text that was written where text is
-    declared, one entry becomes a list of one, an empty section is the section with its defaults. A truth value is no number, and no
-    number is a truth value.
+    Values are converted to the declared type: numbers to their original spelling if text is declared, a single entry to a list of one, an
+    empty section to the section with its defaults. Booleans and numbers are never converted to each other.
     """
 
     model_config = ConfigDict(
@@ -277,7 +280,7 @@ class YamlModel(BaseModel):
 
 
 def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """Return a map with the entries of another over its own, map by map; an empty entry leaves a map as it is."""
+    """Merge a map over another, map by map; an empty entry leaves a map unchanged."""
     result = dict(base)
     for key, value in change.items():
         below = result.get(key)
@@ -290,7 +293,7 @@ def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=1000)
 def _alternatives(annotation: Any) -> list[Any]:
-    """Return the types of a union, without what annotates them."""
+    """Return the types of a union, without annotations."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return _alternatives(get_args(annotation)[0])
@@ -300,12 +303,12 @@ def _alternatives(annotation: Any) -> list[Any]:
 
 
 def _fitted(annotation: Any, value: Any) -> Any:
-    """Return a value of a YAML file as what a key declares."""
+    """Convert a value of a YAML file to the declared type."""
     kinds = _alternatives(annotation)
     if Any in kinds:
         return plain(value)
     sections = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    words = [word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)]
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     items = next((get_args(kind)[0] for kind in kinds if _is_list(kind)), None)
     if value is None and NoneType not in kinds:
         if sections:
@@ -322,10 +325,10 @@ def _fitted(annotation: Any, value: Any) -> Any:
             return {key: _fitted(entries, entry) for key, entry in value.items()}
         return [value] if items is not None and not sections else value
     if items is not None and isinstance(value, str | int | float | Path) and not isinstance(value, bool) and str not in kinds:
-        if isinstance(value, str) and "," in value and not words and Path not in _alternatives(items):
+        if isinstance(value, str) and "," in value and not choices and Path not in _alternatives(items):
             raise ValueError(f"write a list: [{', '.join(part.strip() for part in value.split(','))}]")
-        return value if value in words else [_fitted(items, value)]
-    return _fitted_scalar(kinds, words, value)
+        return value if value in choices else [_fitted(items, value)]
+    return _fitted_scalar(kinds, choices, value)
 
 
 def _is_list(kind: Any) -> bool:
@@ -333,10 +336,10 @@ def _is_list(kind: Any) -> bool:
     return get_origin(kind) is list or (get_origin(kind) is tuple and len(arguments) == 2 and arguments[1] is Ellipsis)
 
 
-def _fitted_scalar(kinds: list[Any], words: list[Any], value: Any) -> Any:
+def _fitted_scalar(kinds: list[Any], choices: list[Any], value: Any) -> Any:
     takes_text, takes_number = str in kinds or Path in kinds, int in kinds or float in kinds
     if isinstance(value, bool):
-        meant = [word for word in words if word in (_TRUE if value else _FALSE)]
+        meant = [choice for choice in choices if choice in (_TRUE if value else _FALSE)]
         if len(meant) == 1:
             return meant[0]
         if bool not in kinds:
@@ -348,7 +351,7 @@ def _fitted_scalar(kinds: list[Any], words: list[Any], value: Any) -> Any:
     if isinstance(value, int | float):
         if takes_number:
             return plain(value)
-        if takes_text or words:
+        if takes_text or choices:
             return getattr(value, "written", str(value) if isinstance(value, int) else value)
         return plain(value)
     if isinstance(value, str) and not takes_text:
@@ -357,13 +360,13 @@ def _fitted_scalar(kinds: list[Any], words: list[Any], value: Any) -> Any:
             raise ValueError(f"numbers with leading zeros are octal in YAML; write {digits}")
         if takes_number and _EXPONENT_ONLY.fullmatch(value.strip()):
             return float(value)
-        same = [word for word in words if str(word).casefold() == value.casefold()]
+        same = [choice for choice in choices if str(choice).casefold() == value.casefold()]
         return same[0] if len(same) == 1 else value
     return value
 
 
 def plain(value: Any) -> Any:
-    """Return a value without how its numbers were written."""
+    """Return a value with plain numbers."""
     if isinstance(value, dict):
         return {key: plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):

@@ -136,7 +136,7 @@ def test_a_superbias_that_does_not_fit_is_refused(folder: Path, tmp_path: Path, 
     for name, size in (("R22_S12", shape), (DETECTOR, (9, 9))):
         path = tmp_path / f"{name}.fits"
         write_image(path, np.zeros(size), np.zeros(size), np.ones(size), header={"DETECTOR": name})
-        with pytest.raises(CalibrationError, match=f"the superbias is that of {name}"):
+        with pytest.raises(CalibrationError, match=rf"the superbias is (that )?of {name}"):
             shared_box_calibration(_config(folder, bias=str(path)), RunFolder(folder), BOXES)
     path = RunFolder(folder).superbias(DETECTOR)
     cut = tmp_path / "cut.fits"

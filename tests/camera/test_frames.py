@@ -197,7 +197,7 @@ def test_box_holds_the_pixels_of_the_segment(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(("row", "column"), [(10, 32), (245, 32), (125, 5), (125, 60)])
 def test_box_that_leaves_the_segment(bin8: Camera, row: int, column: int) -> None:
-    with pytest.raises(CameraError, match="leaves amplifier C14; its active pixels are 250 rows by 64 columns"):
+    with pytest.raises(CameraError, match="extends beyond amplifier C14; its active pixels are 250 rows by 64 columns"):
         box_in_detector(bin8["R22_S11"].amplifier("C14"), row=row, column=column, box=30)
 
 

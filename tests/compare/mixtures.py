@@ -9,8 +9,8 @@ from scipy import fft, ndimage
 
 from permil.compare.hypotheses.stars import Stars
 from permil.compare.scales import Band, bands_between, cosine_wavenumbers, split_bands
+from permil.compare.stars.flat_at_stars import RelativeFlat, relative_flat
 from permil.compare.stars.kernels import QUANTITIES
-from permil.compare.stars.match import RelativeFlat, relative_flat
 from permil.compare.stars.profile import StarProfile
 from permil.compare.stars.response import StarPlaces, StarResponse
 

@@ -33,7 +33,7 @@ def maps() -> tuple[np.ndarray, np.ndarray]:
         ({"b": np.where(np.arange(400).reshape(20, 20) < 29, 1.0 * np.arange(400).reshape(20, 20), np.nan)}, "only 29 points"),
         ({"b": np.zeros((20, 19))}, "shapes"),
         ({"x": np.where(ROW == 3, np.nan, COLUMN)}, "not finite"),
-        ({"x": np.full((20, 20), 5.0), "y": np.full((20, 20), 5.0)}, "one place"),
+        ({"x": np.full((20, 20), 5.0), "y": np.full((20, 20), 5.0)}, "the same position"),
         ({"x": np.full((20, 20), 5.0)}, "one line"),
         ({"x": COLUMN + ROW, "y": 2.0 * (COLUMN + ROW)}, "one line"),
         ({"a_err": -np.ones((20, 20))}, "negative"),
@@ -141,11 +141,11 @@ def test_account_for_people(maps: tuple[np.ndarray, np.ndarray]) -> None:
     text = str(result)
     assert f"r = {result.r:+.3f}" in text
     assert "400 values" in text
-    assert f"worth {result.n_eff:.0f} independent" in text
+    assert f"equivalent to {result.n_eff:.0f} independent" in text
     assert "without measurement errors" in text
     for method in METHODS:
         assert method in text
-    assert "No p-value: the maps change so slowly" in str(correlate(ROW**2, COLUMN + ROW, COLUMN, ROW, methods=()))
+    assert "No p-value: the maps vary so slowly" in str(correlate(ROW**2, COLUMN + ROW, COLUMN, ROW, methods=()))
 
 
 def test_figure_and_row(maps: tuple[np.ndarray, np.ndarray]) -> None:
@@ -236,14 +236,14 @@ def test_units_and_kinds_of_arrays(maps: tuple[np.ndarray, np.ndarray], change) 
         ({"a": COLUMN + 1j}, "a does not hold real numbers"),
         ({"a": COLUMN.astype(str)}, "a does not hold real numbers"),
         ({"x": COLUMN * u.mm, "y": ROW * u.pixel}, "y is given in pix"),
-        ({"a": [[1.0, 2.0], [3.0]]}, "a cannot be made an array"),
+        ({"a": [[1.0, 2.0], [3.0]]}, "a cannot be converted to an array"),
         (
             {"x": np.where((ROW == 3) & (COLUMN == 4), 1e7, COLUMN)},
             r"1 points lie more than 300 times farther out .* \(1e\+07, 3\)",
         ),
-        ({"x": COLUMN % 2, "y": ROW % 3}, "only 6 places"),
+        ({"x": COLUMN % 2, "y": ROW % 3}, "only 6 distinct positions"),
         ({"x": COLUMN * 1e200, "y": ROW * 1e200}, "in a usual unit"),
-        ({"x": COLUMN.astype(np.int64) + 2**60, "y": ROW.astype(np.int64) + 2**60}, "one place, to the precision"),
+        ({"x": COLUMN.astype(np.int64) + 2**60, "y": ROW.astype(np.int64) + 2**60}, "the same position, to numerical precision"),
     ],
 )
 def test_arrays_that_cannot_be_used(maps: tuple[np.ndarray, np.ndarray], change: dict, told: str) -> None:
@@ -260,7 +260,7 @@ def test_points_given_twice_count_once(maps: tuple[np.ndarray, np.ndarray], copi
     again = correlate(*(np.tile(column, copies)[order] for column in columns), methods=())
     assert (again.r, again.r_err, again.p_value, again.n) == (once.r, once.r_err, once.p_value, 400)
     assert again.n_repeated == 400 * (copies - 1)
-    assert f"{again.n_repeated} more are repeated and count once" in str(again)
+    assert f"{again.n_repeated} more are duplicates and count once" in str(again)
     part = correlate(*(np.append(column, column[:30]) for column in columns), methods=())
     assert (part.r, part.n_repeated) == (once.r, 30)
 
@@ -314,8 +314,8 @@ def test_a_jackknife_that_does_not_exist_has_a_reason(values: str) -> None:
     b = a if values == "both one value" else np.random.default_rng(0).standard_normal((20, 20))
     result = correlate(a, b, COLUMN, ROW, a_err=0.01, methods=("block_jackknife",))
     assert np.isfinite(result.r_err)
-    assert "one part of the field" in result.figures("block_jackknife").note
-    assert "one part of the field" in str(result.corrected.r)
+    assert "one block contains the whole variance" in result.figures("block_jackknife").note
+    assert "one block contains the whole variance" in str(result.corrected.r)
 
 
 def test_extreme_values_are_standardised_without_overflow(maps: tuple[np.ndarray, np.ndarray]) -> None:

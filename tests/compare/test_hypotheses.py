@@ -194,11 +194,11 @@ def predict(stars, flat, **settings):
 def test_bad_input():
     scene = scene_of("both", 0)
     stars, flat = scene.stars, scene.flat
-    with pytest.raises(CompareError, match="20 stars, 30 are needed"):
+    with pytest.raises(CompareError, match="20 stars, but 30 are needed"):
         predict(few(stars, slice(20)), flat)
     with pytest.raises(CompareError, match="constant"):
         predict(stars, replace(flat, excess=np.zeros_like(flat.excess)))
-    with pytest.raises(CompareError, match="outside of the flat"):
+    with pytest.raises(CompareError, match="outside the flat"):
         predict(stars, replace(flat, excess=flat.excess[:200], variance=flat.variance[:200], usable=flat.usable[:200]))
     nowhere = np.zeros_like(flat.usable)
     nowhere[:3, :3] = True

@@ -270,7 +270,7 @@ def test_same_seed_same_errors():
         ({"error": np.full(100, np.nan)}, "zero, negative or not finite"),
         ({"error": np.full(100, -1.0)}, "zero, negative or not finite"),
         ({"x_mm": np.full(100, np.nan), "y_mm": np.zeros(100)}, "not finite"),
-        ({"x_mm": np.zeros(100)}, "one of x_mm and y_mm is missing"),
+        ({"x_mm": np.zeros(100)}, "only one of x_mm and y_mm is given"),
         ({"amplifier": np.zeros((10, 10), dtype=str)}, "amplifier has shape"),
     ],
 )

@@ -12,8 +12,8 @@ import pytest
 from permil import _kernels
 from permil._kernels import compare as kernels
 from permil.compare.scales import Band, split_bands
+from permil.compare.stars.flat_at_stars import RelativeFlat, flat_as_seen
 from permil.compare.stars.kernels import StarShapes
-from permil.compare.stars.match import RelativeFlat, flat_as_seen
 from permil.compare.stars.profile import StarProfile
 from permil.compare.stars.response import StarPlaces, StarResponse
 

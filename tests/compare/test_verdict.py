@@ -56,5 +56,5 @@ def test_scatter_that_noise_explains_gives_no_roots_of_negative_numbers():
 
 
 def test_figures_that_are_not_known():
-    with pytest.raises(CompareError, match="not known"):
+    with pytest.raises(CompareError, match="unknown"):
         verdict(FluxChange(1e-6, 1e-6, 0.0, float("nan")))

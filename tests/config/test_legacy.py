@@ -84,7 +84,7 @@ def test_both_files_together(tmp_path: Path) -> None:
 
 def test_unknown_keys_are_named(tmp_path: Path) -> None:
     text, _ = _import(tmp_path, "{led_name: red, colour: blue}")
-    assert "the key colour is not known" in text
+    assert "the key colour is unknown" in text
     assert yaml.safe_load(text)["beam"]["leds"] == ["red"]
 
 

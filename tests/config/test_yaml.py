@@ -101,7 +101,7 @@ def test_what_is_read_is_what_was_written(text: str, content: Any) -> None:
         (b"SIMPLE  =                    T" + b"\x00\xff" * 5000, "not UTF-8 text"),
         ("isr: {}\n\x00flat: {}", r"line 2 has the character U\+0000"),
         ("isr:\n\tgains: x", "line 2, which has a tab; indent with spaces"),
-        ("isr: {}\n---\nflat: {}", "a second document begins in line 2"),
+        ("isr: {}\n---\nflat: {}", "a second document starts in line 2"),
         ("- isr", "not a configuration"),
         ("isr", "not a configuration"),
         ("isr: &x {gains: *x}", "line 1 contains itself"),
@@ -110,11 +110,11 @@ def test_what_is_read_is_what_was_written(text: str, content: Any) -> None:
         ("? [isr, flat]\n: x", "a key in line 1 is empty or not a name"),
         ("'': x", "a key in line 1 is empty"),
         ("isr:\n\u00a0 gains: x", r"the key gains in line 2 has the invisible character U\+00A0"),
-        ("isr: {gains: !include x}", "the tag !include in line 1 is not known"),
+        ("isr: {gains: !include x}", "the tag !include in line 1 is not supported"),
         ("isr: !!python/object:os.system {}", "the tag !!python/object:os.system"),
         ("on: 1", "unknown key on;"),
         ("Isr: {}", "unknown key Isr; did you mean isr"),
-        ("isr: {<<: 3}", "the merge key << in line 1 has no map"),
+        ("isr: {<<: 3}", "the merge key << in line 1 names no map"),
     ],
 )
 def test_what_is_no_configuration(tmp_path: Path, text: str | bytes, message: str) -> None:

@@ -127,10 +127,10 @@ def test_damaged_data_are_not_assembled(write_raw: RawWriter, bin8: Camera, tmp_
     content = bytearray(path.read_bytes())
     content[80_000] ^= 4
     path.write_bytes(content)
-    with pytest.raises(RawFormatError, match="its data are not those that were written"):
+    with pytest.raises(RawFormatError, match="its data have changed since they were written"):
         assemble_file(path, tmp_path / "image.fits", bin8)
     assert not (tmp_path / "image.fits").exists()
-    with pytest.warns(FileWarning, match="its data are not those that were written"):
+    with pytest.warns(FileWarning, match="its data have changed since they were written"):
         assemble_file(path, tmp_path / "image.fits", bin8, checksums="warn")
 
 

@@ -19,8 +19,8 @@ from permil.config.exposures import ExposuresConfig
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, FileWarning, InputError, RawFormatError
 from permil.exposures import RawFile, build_index, read_exposure, read_raw
-from permil.exposures.some_rows import read_rows
-from permil.exposures.sums import sum_of_words
+from permil.exposures.checksums import sum_of_words
+from permil.exposures.segment_rows import read_rows
 from permil.isr.stage import build_superbias, superbias_notes
 
 from .conftest import RawWriter, segment_pixels
@@ -80,7 +80,7 @@ def test_one_bit_of_the_data(write_raw: RawWriter, bin8: Camera, stored: dict[st
     if zipped:
         path.write_bytes(gzip.compress(path.read_bytes(), 1))
     with pytest.raises(
-        RawFormatError, match=r"HDU 5 \(Segment14\): its data are not those .* exposures\.checksums to warn"
+        RawFormatError, match=r"HDU 5 \(Segment14\): its data have changed .* exposures\.checksums to warn"
     ) as caught:
         read_raw(path, bin8)
     assert caught.value.path == str(path)
@@ -99,12 +99,12 @@ def test_warn_and_off(write_raw: RawWriter, bin8: Camera, stored: dict[str, Any]
     path = write_raw(**stored)
     damage(path, 5)
     true = segment_pixels(bin8["R22_S11"].amplifier("C14"), 1)
-    with pytest.warns(FileWarning, match=r"HDU 5 \(Segment14\): its data are not those") as caught:
+    with pytest.warns(FileWarning, match=r"HDU 5 \(Segment14\): its data have changed") as caught:
         pixels = read_raw(path, bin8, checksums="warn").segments["C14"]
     assert len(caught) == 1
     assert np.count_nonzero(pixels != true) == 1
     np.testing.assert_array_equal(read_raw(path, bin8, checksums="off").segments["C14"], pixels)
-    with pytest.raises(InputError, match=r"no way 'maybe'.*refuse, warn, off"):
+    with pytest.raises(InputError, match=r"unknown treatment of checksums 'maybe'.*refuse, warn, off"):
         RawFile(path, bin8, checksums="maybe")  # type: ignore[arg-type]
 
 
@@ -123,7 +123,7 @@ def test_an_edited_header_is_warned_of(
 ) -> None:
     path = write_raw(compressed=compressed)
     set_card(path, number, name, value)
-    with pytest.warns(FileWarning, match=rf"HDU {number}.*header was changed after its CHECKSUM was made") as caught:
+    with pytest.warns(FileWarning, match=rf"HDU {number}.*header was changed after its CHECKSUM was written") as caught:
         raw = read_raw(path, bin8)
     assert len(caught) == 1
     np.testing.assert_array_equal(raw.segments["C14"], segment_pixels(raw.detector.amplifier("C14"), 1))
@@ -185,7 +185,7 @@ def test_real_files_whose_pixels_were_replaced(shared_data: Path, lsstcam: Camer
     for path in sorted((shared_data / "raw").glob("*.fits")):
         with pytest.raises(RawFormatError, match=r"DATASUM is .* set exposures\.checksums to warn"):
             read_raw(path, lsstcam)
-        with pytest.warns(FileWarning, match="its data are not those that were written") as caught:
+        with pytest.warns(FileWarning, match="its data have changed since they were written") as caught:
             read_raw(path, lsstcam, segments=["C10", "C11"], checksums="warn")
         assert len(caught) == 2
 
@@ -222,7 +222,7 @@ def test_a_superbias_is_made_without_a_damaged_file(write_raw: RawWriter, bin8: 
     damage(paths[1], 9)
     damage(paths[3], 16)
     build_superbias(paths, detector, bin8, config, out)
-    assert all(re.search(r"bias_[13].fits: HDU \d+ .*not those", note) for note in superbias_notes(out))
+    assert all(re.search(r"bias_[13].fits: HDU \d+ .*data have changed", note) for note in superbias_notes(out))
     assert len(superbias_notes(out)) == 2
     header = fits.getheader(out)
     assert (header["NFRAMES"], header["NLEFTOUT"]) == (2, 2)

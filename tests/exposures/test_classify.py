@@ -265,7 +265,9 @@ def test_order_of_files_does_not_matter(shuffle: int) -> None:
 
 def test_steps_below_the_tolerance() -> None:
     exposures = take([(0.05 * step, 0.0) for step in range(20)], R22, jitter=0.0)
-    with pytest.raises(PositionError, match=r"form a chain.*steps cannot be told from jitter; set exposures.same_position_mm"):
+    with pytest.raises(
+        PositionError, match=r"form a chain.*steps cannot be distinguished from jitter; set exposures.same_position_mm"
+    ):
         classified(exposures)
     assert len(set(classified(exposures, same_position_mm=0.02)["position_id"])) == 20
 

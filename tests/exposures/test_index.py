@@ -141,7 +141,7 @@ def test_nothing_usable(bench: Bench, bin8: Camera, tmp_path: Path) -> None:
         build_index([tmp_path], bin8)
     with pytest.raises(InputError, match="no folders to search"):
         build_index([], bin8)
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="the folder does not exist"):
         build_index([tmp_path / "absent"], bin8)
     (path,) = bench.ccob("6840D", "green", (2.0, 0.0), ["R22_S11"])
     with pytest.raises(InputError, match="none of 1 FITS files can be used; the first reason: unknown LED 'green'"):
@@ -181,7 +181,7 @@ def test_different_duplicates_are_an_error(bench: Bench, bin8: Camera, tmp_path:
     other = tmp_path / "other" / first.name
     other.parent.mkdir()
     other.write_bytes(first.read_bytes() + bytes(2880))
-    with pytest.raises(InputError, match="although both are R22_S10 of exposure MC_C_20191028_000001") as caught:
+    with pytest.raises(InputError, match="although both hold R22_S10 of exposure MC_C_20191028_000001") as caught:
         build_index([tmp_path], bin8)
     assert str(first) in str(caught.value)
     assert str(other) in str(caught.value)
@@ -244,7 +244,7 @@ def test_written_and_read(bench: Bench, bin8: Camera, tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_index(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such index"):
+    with pytest.raises(InputError, match="the index does not exist"):
         read_index(tmp_path / "exposures.parquet")
     (tmp_path / "broken.parquet").write_text("PAR1")
     with pytest.raises(InputError, match="cannot be read as"):

@@ -16,7 +16,7 @@ from astropy.io import fits
 from permil.camera import Camera
 from permil.errors import CameraError, FileWarning, InputError, OutputError, RawFormatError
 from permil.exposures import RawFile, read_raw
-from permil.exposures.some_rows import read_rows
+from permil.exposures.segment_rows import read_rows
 
 from .conftest import RawWriter, segment_pixels
 
@@ -167,7 +167,7 @@ def test_missing_segment(write_raw: RawWriter, bin8: Camera) -> None:
 
 def test_duplicate_segment(write_raw: RawWriter, bin8: Camera) -> None:
     path = write_raw(change=lambda hdus: hdus.append(hdus["Segment05"].copy()))
-    with pytest.raises(RawFormatError, match="Segment05 stands twice"):
+    with pytest.raises(RawFormatError, match="Segment05 is duplicated"):
         read_raw(path, bin8)
 
 
@@ -254,7 +254,7 @@ def test_bytes_behind_the_last_hdu_are_warned_of(write_raw: RawWriter, bin8: Cam
     path = write_raw()
     content = path.read_bytes() + more
     path.write_bytes(gzip.compress(content, 1) if zipped else content)
-    with pytest.warns(FileWarning, match=rf"{path.name}: {len(more)} bytes behind the last HDU \(18\) are passed over"):
+    with pytest.warns(FileWarning, match=rf"{path.name}: {len(more)} bytes after the last HDU \(18\) are ignored"):
         assert_as_written(path, bin8)
 
 
@@ -431,10 +431,10 @@ def test_a_header_of_many_blocks_and_a_million_small_hdus(write_raw: RawWriter, 
     path.write_bytes(content + empty * 50)
     assert_as_written(path, bin8)
     path.write_bytes(content + empty * 3000)
-    with pytest.raises(RawFormatError, match="more than any raw file has"):
+    with pytest.raises(RawFormatError, match="more than those of any raw file"):
         read_raw(path, bin8)
     path.write_bytes((content[:80] + comments + content[80:2880]) + (empty[:80] + comments + empty[80:]) * 5)
-    with pytest.raises(RawFormatError, match="more than any raw file has"):
+    with pytest.raises(RawFormatError, match="more than those of any raw file"):
         read_raw(path, bin8)
 
 

@@ -90,10 +90,10 @@ def test_links_and_roots_given_twice_are_no_copies(
 @pytest.mark.parametrize(
     ("cards", "reason"),
     [
-        ({"EXPTIME": 0.7}, "another header: exposure_s 0.7 instead of 0.32"),
-        ({"CCOBADC": 3.3}, "another header: photodiode 3.3 instead of 0.3319"),
-        ({"BOTXCAM": 5.0}, "another header: x_header_mm 5.0 instead of 0.0"),
-        ({"LSST_NUM": OTHER_E2V}, f"another header: serial {OTHER_E2V} instead of "),
+        ({"EXPTIME": 0.7}, "a different header: exposure_s 0.7 instead of 0.32"),
+        ({"CCOBADC": 3.3}, "a different header: photodiode 3.3 instead of 0.3319"),
+        ({"BOTXCAM": 5.0}, "a different header: x_header_mm 5.0 instead of 0.0"),
+        ({"LSST_NUM": OTHER_E2V}, f"a different header: serial {OTHER_E2V} instead of "),
     ],
 )
 def test_the_same_pixels_with_another_header_are_an_error(
@@ -109,7 +109,7 @@ def test_the_same_pixels_with_another_header_are_an_error(
 def test_other_pixels_of_one_exposure_are_an_error(write_raw: RawWriter, bin8: Camera, tmp_path: Path) -> None:
     write_raw(path="raw/MC_C_20191028_000001_R22_S11.fits")
     write_raw(path="raw/packed.fits", compressed=True, seed=2)
-    with pytest.raises(InputError, match=r"differs from .*although both are R22_S11 of exposure"):
+    with pytest.raises(InputError, match=r"differs from .*although both hold R22_S11 of exposure"):
         build_index([tmp_path / "raw"], bin8)
 
 
@@ -148,7 +148,7 @@ def test_one_sensor_in_several_spellings(write_primary: RawWriter, bin8: Camera,
 def test_exposures_of_no_product_may_be_of_another_sensor(write_primary: RawWriter, bin8: Camera, tmp_path: Path) -> None:
     _two_sensors(write_primary, OTHER_E2V, kind={"IMGTYPE": "DARK", "TESTTYPE": "DARK"})
     index = build_index([tmp_path / "raw"], bin8)
-    assert [note for _, note in index.notes] == [f"R22_S11 is sensor {OTHER_E2V}, in camera lsstcam-bin8 {E2V}"] * 2
+    assert [note for _, note in index.notes] == [f"R22_S11 is sensor {OTHER_E2V}, but {E2V} in camera lsstcam-bin8"] * 2
 
 
 @pytest.mark.parametrize("label", ["R22_S11", "r22-s11", 94, "det094"])
@@ -158,7 +158,7 @@ def test_the_sensor_may_be_chosen(write_primary: RawWriter, bin8: Camera, tmp_pa
     options = ExposuresConfig.model_validate({"serials": {label: "e2v-ccd250-112-09"}})
     index = build_index([tmp_path / "raw"], bin8, options=options)
     assert index.table["serial"].tolist() == [OTHER_E2V, OTHER_E2V, "E2V-CCD250-1"]
-    assert [entry.reason for entry in index.unreadable] == [f"R22_S11 is sensor {E2V}, wanted is e2v-ccd250-112-09"] * 3
+    assert [entry.reason for entry in index.unreadable] == [f"R22_S11 is sensor {E2V}, requested is e2v-ccd250-112-09"] * 3
     both = ExposuresConfig.model_validate({"serials": {label: [E2V, OTHER_E2V]}})
     assert len(build_index([tmp_path / "raw"], bin8, options=both).table) == 6
 
@@ -176,12 +176,12 @@ def test_sensors_that_match_nothing(write_primary: RawWriter, bin8: Camera, tmp_
 @pytest.mark.parametrize(
     ("cards", "reason"),
     [
-        ({"EXPTIME": 3.2}, "EXPTIME is 3.2, in 2 other files of exposure MC_C_20191028_000001 0.32"),
-        ({"CCOBADC": 0.1}, "CCOBADC is 0.1, in 2 other files"),
-        ({"CCOBCURR": 0.09}, "CCOBCURR is 0.09, in 2 other files"),
-        ({"CCOBLED": "blue"}, "CCOBLED is blue, in 2 other files of exposure MC_C_20191028_000001 red"),
-        ({"BOTXCAM": 7.0}, "BOTXCAM is 7.0, in 2 other files"),
-        ({"IMGTYPE": "FLAT"}, "IMGTYPE is flat, in 2 other files"),
+        ({"EXPTIME": 3.2}, "EXPTIME is 3.2, but 0.32 in 2 other files of exposure MC_C_20191028_000001"),
+        ({"CCOBADC": 0.1}, "CCOBADC is 0.1, but 0.3"),
+        ({"CCOBCURR": 0.09}, "CCOBCURR is 0.09, but 0.0"),
+        ({"CCOBLED": "blue"}, "CCOBLED is blue, but red in 2 other files of exposure MC_C_20191028_000001"),
+        ({"BOTXCAM": 7.0}, "BOTXCAM is 7.0, but 0.0 in 2 other files"),
+        ({"IMGTYPE": "FLAT"}, "IMGTYPE is flat, but ccob in 2 other files"),
     ],
 )
 def test_files_that_contradict_their_exposure(
@@ -221,7 +221,7 @@ def test_position_that_contradicts_the_stage(write_primary: RawWriter, bin8: Cam
     assert sorted(index.table["path"]) == sorted(str(path) for path in paths if path != paths[6])
     ((path, reason),) = [(entry.path, entry.reason) for entry in index.unreadable]
     assert path == str(paths[6])
-    assert "off that of the stage (BOTX, BOTY) by 10.000 mm" in reason
+    assert "differs from that of the stage (BOTX, BOTY) by 10.000 mm" in reason
 
 
 def test_projectors_with_constants_of_their_own(write_primary: RawWriter, bin8: Camera, tmp_path: Path) -> None:
@@ -253,8 +253,8 @@ def test_settings_and_readings_unlike_those_of_the_run() -> None:
     spoilt[3], spoilt[9], spoilt[15] = changed
     notes = noted(spoilt)
     assert list(notes) == [entry.path for entry in changed]
-    assert notes[changed[0].path] == "EXPTIME is 0.7, in the other exposures of run 6840D with LED red 0.07"
-    assert notes[changed[1].path].startswith("CCOBADC is 3.3, in exposures of the same light of run 6840D 0.33")
+    assert notes[changed[0].path] == "EXPTIME is 0.7, but 0.07 in the other exposures of run 6840D with LED red"
+    assert notes[changed[1].path].startswith("CCOBADC is 3.3, but 0.333 in exposures of run 6840D")
     assert notes[changed[2].path] == "MJD 58700.00000 contradicts the order of the exposures of day 20191028"
 
 

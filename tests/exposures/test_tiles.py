@@ -103,7 +103,7 @@ def test_tiles_in_other_columns() -> None:
         ({"ZCMPTYPE": "RICE_1", "ZNAME1": "BYTEPIX", "ZVAL1": 3}, "BYTEPIX 3"),
         ({"ZCMPTYPE": "HCOMPRESS_1"}, "damaged"),
         ({"ZCMPTYPE": "PLIO_1"}, "damaged"),
-        ({"ZCMPTYPE": "PLIO_1", "BZERO": 32768}, "no single meaning"),
+        ({"ZCMPTYPE": "PLIO_1", "BZERO": 32768}, "is ambiguous"),
         ({"ZCMPTYPE": "NOCOMPRESS"}, "bytes for 60 pixels"),
     ],
     ids=str,
@@ -138,7 +138,7 @@ def test_a_tile_that_unpacks_to_much_more_than_its_pixels() -> None:
     bomb = np.frombuffer(gzip.compress(bytes(10**7)), dtype=np.uint8)
     table = np.array([bomb.size, 0], dtype=">i4").view(np.uint8)
     changed = with_cards(hdu, PCOUNT=bomb.size)
-    with pytest.raises(ValueError, match="not as many bytes as 1560 pixels"):
+    with pytest.raises(ValueError, match="wrong number of bytes for 1560 pixels"):
         decode_tiles(changed, np.concatenate([table, bomb]), 32)
 
 

@@ -108,7 +108,7 @@ def test_an_image_of_the_sensor_is_divided(flat: Path, bin8: Camera, tmp_path: P
 @pytest.mark.parametrize("said", DIFFERENT, ids=str)
 def test_an_image_of_another_sensor_is_refused(flat: Path, bin8: Camera, tmp_path: Path, said: dict[str, Any]) -> None:
     image = write(tmp_path / "image.fits", bin8, **said)
-    with pytest.raises(FlatError, match=r"image\.fits: the image is that of .*, not of R22_S11 \(E2V-CCD250-382\); give"):
+    with pytest.raises(FlatError, match=r"image\.fits: the image is of .*, not of R22_S11 \(E2V-CCD250-382\); give"):
         apply_files(flat, image, tmp_path / "out.fits")
     assert not (tmp_path / "out.fits").exists()
 

@@ -7,7 +7,7 @@ import pytest
 
 from permil.camera import Camera
 from permil.errors import FlatError
-from permil.excess import variance_of_root
+from permil.excess_scatter import variance_of_root
 from permil.flat.combine import PointingCombination
 from permil.flat.composite import composite_median, response_histogram
 from permil.flat.divide import LitImage, PointingWeights, divide_by_beam

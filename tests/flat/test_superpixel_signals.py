@@ -12,7 +12,7 @@ from permil.beam.tabulate import SplineTable
 from permil.camera import Camera
 from permil.camera.frames import detector_to_ccs
 from permil.errors import FlatError, InputError
-from permil.exposures.record import Exposure, exposures_to_table
+from permil.exposures.exposure import Exposure, exposures_to_table
 from permil.flat.joint.average import average_exposure, flattened, make_layout, median_image
 from permil.flat.joint_file import JointLight
 from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals, write_signals

@@ -17,7 +17,7 @@ from permil.engine.usage import forget_peak, peak_memory
 from permil.errors import FileWarning, PermilError
 from permil.exposures import RawFile, assemble, read_exposure, read_raw
 from permil.exposures.hdu import BLOCK
-from permil.exposures.some_rows import read_rows
+from permil.exposures.segment_rows import read_rows
 from permil.exposures.stage import assemble_file
 from permil.isr.box import BoxSignal
 from permil.isr.calibration import Calibration

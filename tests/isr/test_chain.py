@@ -17,7 +17,7 @@ from permil import _kernels
 from permil.camera import Camera, ReferenceBox
 from permil.camera.frames import take_segment
 from permil.exposures import RawFile
-from permil.exposures.some_rows import read_rows
+from permil.exposures.segment_rows import read_rows
 from permil.isr import Calibration, OverscanOptions, reduce_exposure
 from permil.isr.box import measure_box
 from permil.isr.file_stack import stack_files

@@ -170,7 +170,7 @@ def test_frames_without_light_go_by_the_photodiode(files, bin8, config, loaded):
 
 
 def test_the_board_temperature_is_read_when_it_is_needed(files, bin8, config, loaded, detector):
-    from permil.exposures.raw import read_raw
+    from permil.exposures.raw_detector import read_raw
 
     raw = read_raw(files["paths"][0], bin8, segments=["C10"])
     assert board_temperature(raw, config) is None
@@ -224,7 +224,7 @@ def test_a_superbias_is_found_by_file_and_by_folder_and_must_fit(superbias, bin8
     by_file = load_calibration(detector, bin8, config.model_copy(update={"bias": str(superbias)}))
     by_folder = load_calibration(detector, bin8, config.model_copy(update={"bias": str(superbias.parent)}))
     np.testing.assert_array_equal(by_file.superbias.image, by_folder.superbias.image)
-    with pytest.raises(CalibrationError, match="superbias is that of R22_S11"):
+    with pytest.raises(CalibrationError, match="superbias is of R22_S11"):
         load_calibration(itl, bin8, config.model_copy(update={"bias": str(superbias), "gains": "nominal"}))
     with pytest.raises(InputError):
         load_calibration(itl, bin8, config.model_copy(update={"bias": str(superbias.parent), "gains": "nominal"}))

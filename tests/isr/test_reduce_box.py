@@ -102,5 +102,5 @@ def test_a_bunch_without_a_usable_pixel_is_an_error(detector, calibration, make_
 
 def test_a_bunch_off_its_segment_is_an_error(detector, calibration, make_raw):
     segments = make_raw(detector, np.zeros(detector.shape), np.random.default_rng(6))
-    with pytest.raises(CameraError, match="leaves amplifier"):
+    with pytest.raises(CameraError, match="extends beyond amplifier"):
         reduce_box(segments, calibration, amplifier="C14", row=5, column=32, box=30)

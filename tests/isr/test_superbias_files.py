@@ -99,9 +99,9 @@ def test_the_unit_of_a_superbias_counts(bin8: Camera, tmp_path: Path, unit: str,
 @pytest.mark.parametrize(
     ("cards", "message"),
     [
-        ({"DETECTOR": "R22_S12"}, "the superbias is that of R22_S12"),
-        ({"DETECTOR": 95}, "the superbias is that of 95"),
-        ({"CCDSLOT": "S12"}, "the superbias is that of S12"),
+        ({"DETECTOR": "R22_S12"}, "the superbias is of R22_S12"),
+        ({"DETECTOR": 95}, "the superbias is of 95"),
+        ({"CCDSLOT": "S12"}, "the superbias is of S12"),
         ({"PRODUCT": "flat"}, "this is a flat, not a superbias"),
         ({"OBSTYPE": "dark"}, "this is a dark, not a superbias"),
         # A flat of an earlier version.

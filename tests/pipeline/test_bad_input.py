@@ -81,7 +81,7 @@ def test_no_result_takes_the_place_of_an_input(
         os.link(name, link)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and not path.is_symlink()}
     for out in (*inputs, *links[:1]):
-        _refused(permil(*INPUTS[command], "--out", out), f"{out}: is an input of this result", "copy the input elsewhere")
+        _refused(permil(*INPUTS[command], "--out", out), f"{out}: is an input of this product", "copy the input elsewhere")
     for out, what in (("raw", "is a folder"), ("null", "is a device"), ("raw.fits", "is a FITS file that permil did not write")):
         _refused(permil(*INPUTS[command], "--out", out), f"{out}: {what}")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and not path.is_symlink()} == before
@@ -189,7 +189,7 @@ def test_gains_that_the_run_would_write_itself(permil: Permil, spoiled: Path) ->
     shutil.copy(spoiled / "gains.ecsv", gains)
     before = gains.read_bytes()
     assert permil("index", config, ONE)[0] == 0
-    _refused(permil("isr", config, "isr.gains=calib/gains.ecsv", ONE), r"calib/gains\.ecsv: is an input of this result")
+    _refused(permil("isr", config, "isr.gains=calib/gains.ecsv", ONE), r"calib/gains\.ecsv: is an input of this product")
     assert gains.read_bytes() == before
 
 
@@ -201,7 +201,7 @@ def test_no_files(permil: Permil, tmp_path: Path) -> None:
     config.write_text("output: out\n")
     _refused(permil("run", config), "name the folders of raw files in exposures.roots")
     config.write_text("exposures: {roots: [missing]}\noutput: out\n")
-    _refused(permil("run", config), "missing: there is no such folder")
+    _refused(permil("run", config), "missing: the folder does not exist")
 
 
 def test_truncated_files_are_listed_and_the_rest_goes_on(permil: Permil, spoiled: Path) -> None:
@@ -311,7 +311,7 @@ def test_bias_exposures_of_another_sensor(permil: Permil, spoiled: Path) -> None
     _refused(permil(*mixed), DETECTOR, "E2V-CCD250-382", other, "in 2 files", "exposures.serials")
     code, _, messages = permil(*mixed, "exposures.serials={R22_S11: E2V-CCD250-382}")
     assert code == 0, messages
-    assert re.search(rf"not used: 2 files, for example .*: {DETECTOR} is sensor {other}, wanted is E2V-CCD250-382", messages)
+    assert re.search(rf"not used: 2 files, for example .*: {DETECTOR} is sensor {other}, requested is E2V-CCD250-382", messages)
     assert "2 bias exposures" in messages
 
 
@@ -341,7 +341,7 @@ def test_scan_with_too_few_nodes(permil: Permil, spoiled: Path) -> None:
 
 def test_no_scan_at_all(permil: Permil, spoiled: Path) -> None:
     shutil.rmtree(spoiled / "raw" / "6840D")
-    _refused(permil("run", spoiled / "config.yaml", ONE), "no beam scan among the exposures", "check exposures.roots")
+    _refused(permil("run", spoiled / "config.yaml", ONE), "the exposures contain no beam scan", "check exposures.roots")
 
 
 def test_no_bias(permil: Permil, spoiled: Path) -> None:
@@ -363,7 +363,7 @@ def test_gain_table_without_an_amplifier(permil: Permil, spoiled: Path) -> None:
 
 def test_gain_table_missing(permil: Permil, spoiled: Path) -> None:
     (spoiled / "gains.ecsv").unlink()
-    _refused(permil("run", spoiled / "config.yaml", ONE), r"gains\.ecsv: there is no such gain table")
+    _refused(permil("run", spoiled / "config.yaml", ONE), r"gains\.ecsv: the gain table does not exist")
 
 
 def test_output_that_cannot_be_written(permil: Permil, spoiled: Path) -> None:
@@ -405,7 +405,7 @@ def test_reference_that_the_scan_did_not_read(permil: Permil, spoiled: Path) -> 
     reference = "beam.reference=[{detector: R22_S00, amp: C14, row: 125, column: 32}]"
     _refused(permil("run", spoiled / "config.yaml", ONE, reference), "did not read the reference detector R22_S00")
     outside = "beam.reference=[{detector: R22_S11, amp: C14, row: 125, column: 60}]"
-    _refused(permil("run", spoiled / "config.yaml", ONE, outside), "leaves amplifier C14")
+    _refused(permil("run", spoiled / "config.yaml", ONE, outside), "extends beyond amplifier C14")
 
 
 def test_two_kinds_of_positions_are_not_mixed(permil: Permil, spoiled: Path) -> None:

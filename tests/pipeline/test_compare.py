@@ -116,7 +116,7 @@ def fails(permil: Permil, folder: Path, *options: str) -> str:
 
 def test_flat_of_another_led(permil: Permil, spoiled: Path) -> None:
     messages = fails(permil, spoiled, "compare.led_of={red: blue}")
-    assert "no flat of R22_S11 in LED blue" in messages
+    assert "the flat of R22_S11 in LED blue does not exist" in messages
     assert "compare.led_of" in messages
 
 

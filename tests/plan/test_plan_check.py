@@ -11,7 +11,7 @@ from astropy.table import Table
 from plan_bench import toy_camera
 
 from permil.beam import BeamModel, nodes_from_table
-from permil.beam.fits import model_to_hdus
+from permil.beam.model_file import model_to_hdus
 from permil.config.plan import PlanConfig
 from permil.errors import FlatError, InputError, PositionError
 from permil.plan.stage import check_plan
@@ -65,8 +65,8 @@ def test_detectors_that_are_never_read_together_are_named(tmp_path):
     camera = toy_camera(2, 1)
     plan = {"beam_knots_mm": 4.0, "cells": 8}
     text = plain(checked(tmp_path, camera, pointings={"read": "raft"}, **plan))
-    assert "the level of 1 set of detectors against the others, since no exposure reads and lights both: R0" in text
-    assert "Read the neighbours too (plan.pointings.read: all)." in text
+    assert "the level of 1 set of detectors relative to the others, as no exposure illuminates and reads out both: R0" in text
+    assert "Also read out the neighbours (plan.pointings.read: all)." in text
     apart = read_table(tmp_path / "plan" / "check.ecsv")["level_error"]
     assert "set of detectors" not in checked(tmp_path, camera, pointings={"read": "all"}, **plan)
     together = read_table(tmp_path / "plan" / "check.ecsv")["level_error"]
@@ -93,7 +93,7 @@ def test_tables(tmp_path):
 def test_without_a_photodiode(tmp_path):
     camera = toy_camera(1, 1)
     text = plain(checked(tmp_path, camera, scan={}, has_photodiode=False))
-    assert "without a photodiode only a prior holds it" in text
+    assert "without a photodiode only a prior limits it" in text
     blind = read_table(tmp_path / "plan" / "check.ecsv").meta["gradient_error_x_per_mm"]
     checked(tmp_path, camera, scan={})
     assert blind > 100 * read_table(tmp_path / "plan" / "check.ecsv").meta["gradient_error_x_per_mm"]
@@ -102,9 +102,9 @@ def test_without_a_photodiode(tmp_path):
 def test_detectors_without_light_are_named(tmp_path):
     camera = toy_camera(3, 1)
     text = plain(checked(tmp_path, camera, detectors=["R00", "R02"], pointings={"aim": ["R00"]}, beam_knots_mm=4.0))
-    assert "No position lights and reads R02_S00: add pointings there (plan.pointings.aim)." in text
+    assert "No position illuminates and reads out R02_S00: add pointings there (plan.pointings.aim)." in text
     text = plain(checked(tmp_path, camera, pointings={"points": POINTS_OF_A_CORNER}, beam_knots_mm=4.0, beam_fwhm_mm=12.0))
-    assert "Part of these detectors is never lit: R00_S00 (" in text
+    assert "Part of these detectors is never illuminated: R00_S00 (" in text
 
 
 def test_drift(tmp_path):
@@ -113,12 +113,12 @@ def test_drift(tmp_path):
 
 
 def test_nothing_is_lit(tmp_path):
-    with pytest.raises(PositionError, match="no position of the plan lights a detector"):
+    with pytest.raises(PositionError, match="no position of the plan illuminates a detector"):
         checked(tmp_path, toy_camera(1, 1), pointings={"points": [(500.0, 0.0)]})
 
 
 def test_nothing_is_read(tmp_path, lsstcam):
-    with pytest.raises(PositionError, match="no position of the plan lights a detector"):
+    with pytest.raises(PositionError, match="no position of the plan illuminates a detector"):
         checked(tmp_path, lsstcam, detectors=["R10_S00"], pointings={"points": [(0.0, 0.0)]})
 
 
@@ -127,12 +127,12 @@ def test_too_few_pointings_for_the_knots(tmp_path, monkeypatch):
         raise np.linalg.LinAlgError
 
     monkeypatch.setattr("permil.plan.prediction.check_design", singular)
-    with pytest.raises(FlatError, match=r"2 positions determine next to nothing .* add pointings"):
+    with pytest.raises(FlatError, match=r"2 positions hardly constrain .* add pointings"):
         checked(tmp_path, toy_camera(1, 1), pointings={"points": [(0.0, 0.0), (3.0, 4.0)]}, **FINE)
 
 
 def test_one_pointing(tmp_path):
-    with pytest.raises(PositionError, match="no pixel is lit from two positions"):
+    with pytest.raises(PositionError, match="no pixel is illuminated from two positions"):
         checked(tmp_path, toy_camera(1, 1), pointings={"points": [(0.0, 0.0)]})
 
 
@@ -146,6 +146,6 @@ def test_beam_model_of_a_scan(tmp_path):
     camera = toy_camera(2, 1)
     text = plain(checked(tmp_path, camera, pointings={"points": POINTS, "read": "all"}, beam=str(path), cells=8))
     # Nothing is known of the beam beyond 10 mm: the neighbour gets light only next to the border.
-    assert "Part of these detectors is never lit: R01_S00 (" in text
+    assert "Part of these detectors is never illuminated: R01_S00 (" in text
     with pytest.raises(InputError, match="cannot be read as a beam model"):
         checked(tmp_path, camera, beam=str(tmp_path / "none.fits"))

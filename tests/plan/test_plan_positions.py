@@ -119,7 +119,7 @@ def test_acquisition_files_of_different_leds(tmp_path, lsstcam):
     first.write_text("[ACQUIRE]\nccob\n[CCOB]\nexpose = red 1 1\npoint = 0 0\n")
     second.write_text("[ACQUIRE]\nccob\n[CCOB]\nexpose = blue 1 1\npoint = 1 1\n")
     files = [str(first), str(second)]
-    with pytest.raises(ConfigError, match=r"no LED in common; say which one in plan\.led: blue, red"):
+    with pytest.raises(ConfigError, match=r"no LED in common; choose one with plan\.led: blue, red"):
         planned_positions(PlanConfig(acquisition=files), lsstcam)
     assert [position.x_mm for position in planned_positions(PlanConfig(acquisition=files, led="blue"), lsstcam)] == [1.0]
     with pytest.raises(ConfigError, match=r"'uv'.*can be blue, red"):
@@ -133,8 +133,8 @@ def test_acquisition_files_of_different_leds(tmp_path, lsstcam):
         ("[ACQUIRE]\nccob\n", r"step ccob of \[ACQUIRE\] has no section"),
         ("[ACQUIRE]\nccob\n[CCOB]\npoint = 1 two\n", "point: 'two' is not a number"),
         ("[ACQUIRE]\nccob\n[CCOB]\npoint = 1 nan\n", "'nan' is not a number"),
-        ("[ACQUIRE]\nccob\n[CCOB]\npoint = 1\n", "cannot understand the point '1'"),
-        ("[ACQUIRE]\nccob\n[CCOB]\nIMCOUNT = 0\npoint = 1 1\n", "IMCOUNT = 0 is not a number of images"),
+        ("[ACQUIRE]\nccob\n[CCOB]\npoint = 1\n", "the point '1' is not valid"),
+        ("[ACQUIRE]\nccob\n[CCOB]\nIMCOUNT = 0\npoint = 1 1\n", "IMCOUNT = 0 is not a valid number of images"),
         ("[ACQUIRE]\nccob\n[CCOB]\nXOFFSET = left\npoint = 1 1\n", "XOFFSET: 'left'"),
     ],
 )
@@ -155,7 +155,7 @@ def test_missing_acquisition_file(tmp_path):
         ({"pointings": {"aim": ["R22_S33"]}}, PositionError, "R22_S33"),
         ({"scan": {"detector": "R22_S11", "amp": "C99"}}, CameraError, "no amplifier 'C99'"),
         ({"scan": {"detector": "R22_X11"}}, CameraError, "no detector 'R22_X11'"),
-        ({"taken": "/nowhere"}, InputError, "there is no such index"),
+        ({"taken": "/nowhere"}, InputError, "the index does not exist"),
     ],
 )
 def test_what_is_not_there(lsstcam, plan, error, message):

@@ -60,15 +60,15 @@ def test_further_pointings_join_those_taken(tmp_path, lsstcam):
 
 def test_several_leds_need_a_name():
     index = index_of([*ROWS, row(9, "R22_S11", 7, 3.0, "scan", led="blue")])
-    with pytest.raises(InputError, match=r"exposures of blue, red are taken; say which LED with plan\.led"):
+    with pytest.raises(InputError, match=r"several LEDs .blue, red.; choose one with plan\.led"):
         positions_taken(index)
     assert [position.x_mm for position in positions_taken(index, "blue")] == [3.0]
-    with pytest.raises(InputError, match="of LED uv with a position is taken; there are blue, red"):
+    with pytest.raises(InputError, match="of LED uv with a position; the LEDs are blue, red"):
         positions_taken(index, "uv")
 
 
 def test_nothing_taken():
-    with pytest.raises(InputError, match="no scan and no pointing with a position is taken; there are none of any LED"):
+    with pytest.raises(InputError, match="no scan or pointing with a position; the index has no scan or pointing"):
         positions_taken(index_of(ROWS[-2:]))
 
 

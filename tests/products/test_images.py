@@ -124,13 +124,13 @@ def test_masks_of_any_width(read: Read, dtype: str, bit: int) -> None:
 @pytest.mark.parametrize(
     ("mask", "cards", "meaning", "said"),
     [
-        (marked(1, "u1"), {}, MaskPlane.BAD, "taken as BAD"),
-        (marked(255, "u1"), {}, MaskPlane.BAD, "taken as BAD"),
-        (marked(16, "i2"), {}, MaskPlane.BAD, "taken as BAD"),
+        (marked(1, "u1"), {}, MaskPlane.BAD, "set to BAD"),
+        (marked(255, "u1"), {}, MaskPlane.BAD, "set to BAD"),
+        (marked(16, "i2"), {}, MaskPlane.BAD, "set to BAD"),
         (marked(np.nan, "f4"), {}, MaskPlane.NO_DATA, "MASK"),
         (marked(-99, "i2"), {"BLANK": -99, "MP_BAD": 0}, MaskPlane.NO_DATA, "MASK"),
         (marked(4), {"MP_BAD": 0}, MaskPlane.SUSPECT, "BIT2"),
-        (marked(4), {"MP_BAD": 0, "MP_MY_OWN_PLANE": 2}, MaskPlane(0), "MY_OWN_PLANE have no known meaning"),
+        (marked(4), {"MP_BAD": 0, "MP_MY_OWN_PLANE": 2}, MaskPlane(0), "MY_OWN_PLANE are unknown"),
     ],
 )
 def test_what_has_no_name_or_no_known_one_is_said(
@@ -161,7 +161,7 @@ def test_planes_without_a_free_bit_are_named() -> None:
     assert {"P0", "P1", "P31"} <= set(translated.planes)
     everything = translate_mask(np.array([[2**32 - 1]], dtype=np.int64), names)
     assert len(everything.planes) == 24
-    assert any("no free bit" in remark for remark in everything.remarks)
+    assert any("no bit is free" in remark for remark in everything.remarks)
     assert everything.mask.dtype == np.int32
 
 
@@ -169,7 +169,7 @@ def test_planes_without_a_free_bit_are_named() -> None:
     ("mask", "cards", "message"),
     [
         (1 - marked(1, "u1"), {}, "may mark the good ones"),
-        (marked(0.5, "f4"), {}, "values that are no bits"),
+        (marked(0.5, "f4"), {}, "values that are not integers"),
         (marked(), {"MP_BAD": "zero"}, "card MP_BAD is 'zero'"),
         (marked(), {"MP_BAD": -1}, "card MP_BAD is -1"),
         (marked(), {"MP_BAD": 1.5}, "card MP_BAD is 1.5"),
@@ -300,23 +300,23 @@ def test_a_variance_that_is_not_one_is_not_known(read: Read, value: float) -> No
     product = read(primary(), hdu(level(), "IMAGE"), hdu(variance, "VARIANCE"))
     assert np.isnan(product.variance[PLACE])
     assert np.count_nonzero(product.variance == 30) == variance.size - 1
-    assert "the variance of 1 usable pixels is not known" in product.remarks
+    assert "the variance of 1 usable pixels is unknown" in product.remarks
 
 
 @pytest.mark.parametrize(
     ("hdus", "message"),
     [
-        ([primary(), hdu(level()), hdu(level())], "several images might be meant: HDU 1 .*HDU 2"),
-        ([primary(), hdu(level(), "IMAGE"), hdu(level(), "IMAGE")], "several images might be meant"),
-        ([primary(), hdu(level(), "A"), hdu(level(), "B")], "several images might be meant"),
+        ([primary(), hdu(level()), hdu(level())], "the image is ambiguous: HDU 1 .*HDU 2"),
+        ([primary(), hdu(level(), "IMAGE"), hdu(level(), "IMAGE")], "the image is ambiguous"),
+        ([primary(), hdu(level(), "A"), hdu(level(), "B")], "the image is ambiguous"),
         ([primary(), hdu(marked(), "MASK")], r"no image in this file .*MASK"),
         ([primary()], "no image in this file"),
         ([primary(np.zeros((3, *SHAPE), np.float32))], "no image in this file"),
         ([primary(), hdu(np.zeros((3, *SHAPE), np.float32), "SCI"), hdu(level(), "PSF")], r"HDU 1 \(SCI\) has 3 axes"),
         ([primary(), hdu(level(), "IMAGE"), hdu(np.zeros((2, *SHAPE), np.uint8), "MASK")], r"HDU 2 \(MASK\) has 3 axes"),
         ([primary(), *(hdu(level(), f"Segment{number:02d}") for number in range(16))], "permil assemble"),
-        ([primary(), hdu(level(), "IMAGE"), hdu(marked(), "MASK"), hdu(marked(), "MASK")], "several masks might be meant"),
-        ([primary(), hdu(level(), "IMAGE"), hdu(level(), "VAR"), hdu(level(), "VARIANCE")], "several variances might be meant"),
+        ([primary(), hdu(level(), "IMAGE"), hdu(marked(), "MASK"), hdu(marked(), "MASK")], "the mask is ambiguous"),
+        ([primary(), hdu(level(), "IMAGE"), hdu(level(), "VAR"), hdu(level(), "VARIANCE")], "the variance is ambiguous"),
         ([primary(), hdu(level(), "IMAGE"), hdu(marked(), "MASK", {"DETECTOR": "R22_S12"})], "MASK.* is of another sensor than"),
     ],
 )
@@ -361,13 +361,13 @@ def test_data_of_another_program_that_changed_are_said(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[2 * 2880 + 3] ^= 1
     path.write_bytes(content)
-    assert any("data sum of HDU 1" in remark for remark in read_any_image(path).remarks)
+    assert any("data of HDU 1 do not match DATASUM" in remark for remark in read_any_image(path).remarks)
 
 
 def test_planes_that_are_there_twice_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "flat.fits"
     fits.HDUList([primary(), *(hdu(level(), name) for name in ("IMAGE", "IMAGE", "MASK", "VARIANCE"))]).writeto(path)
-    with pytest.raises(InputError, match="IMAGE is there more than once"):
+    with pytest.raises(InputError, match="IMAGE is duplicated"):
         read_image(path)
 
 

@@ -81,10 +81,16 @@ def test_file_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
     _write_text(tmp_path / "text")
     (tmp_path / "table.ecsv").rename(tmp_path / "table")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    for name, what in (("image", "is a FITS file, the result is text"), ("table", "is an ECSV table, the result is text")):
+    for name, what in (
+        ("image", "is a FITS file, but the product is text"),
+        ("table", "is an ECSV table, but the product is text"),
+    ):
         with pytest.raises(OutputError, match=what):
             _write_text(tmp_path / name)
-    for name, what in (("table", "is an ECSV table, the result is a FITS file"), ("text", "is text, the result is a FITS file")):
+    for name, what in (
+        ("table", "is an ECSV table, but the product is a FITS file"),
+        ("text", "is text, but the product is a FITS file"),
+    ):
         with pytest.raises(OutputError, match=what):
             _write_image(tmp_path / name)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -99,7 +105,7 @@ def test_compressed_files(tmp_path: Path, suffix: str) -> None:
     with pytest.raises(OutputError, match="is a FITS file that permil did not write"):
         write_hdus(foreign, [fits.PrimaryHDU(ONES)])
     (tmp_path / "archive.tar.gz").write_bytes(gzip.compress(b"something else"))
-    with pytest.raises(OutputError, match="is a compressed file, the result is a FITS file"):
+    with pytest.raises(OutputError, match="is a compressed file, but the product is a FITS file"):
         write_hdus(tmp_path / "archive.tar.gz", [fits.PrimaryHDU(ONES)])
 
 
@@ -138,7 +144,7 @@ def test_inputs_are_found_by_links_too(tmp_path: Path) -> None:
     (tmp_path / "link.ecsv").symlink_to("nodes.ecsv")
     os.link(nodes, tmp_path / "hard.ecsv")
     for name in ("nodes.ecsv", "link.ecsv", "hard.ecsv", "../" + tmp_path.name + "/nodes.ecsv"):
-        with pytest.raises(OutputError, match="is an input of this result"):
+        with pytest.raises(OutputError, match="is an input of this product"):
             check_output(tmp_path / name, inputs=[tmp_path / "missing", nodes])
     assert check_output(tmp_path / "other.ecsv", inputs=[nodes]) == tmp_path / "other.ecsv"
 
@@ -159,7 +165,7 @@ def test_symbolic_links_are_followed(tmp_path: Path) -> None:
 def test_protected_file_is_not_replaced(tmp_path: Path) -> None:
     _write_text(tmp_path / "config.yaml")
     (tmp_path / "config.yaml").chmod(0o444)
-    with pytest.raises(OutputError, match="protected against writing"):
+    with pytest.raises(OutputError, match="write-protected"):
         _write_text(tmp_path / "config.yaml")
 
 

@@ -137,7 +137,7 @@ def test_the_frame_of_the_largest_pattern_is_named(copy: RunFolder, bin8: Camera
     with_pattern(copy, sign=1.0)
     shorts = [caution.phrase for caution in cautions(read_joint(copy, bin8, "red"))]
     assert "a pattern moves against the projector" in shorts
-    assert not {"structure of the beam left over", "the response changed"} & set(shorts)
+    assert not {"residual structure of the beam", "the response changed"} & set(shorts)
 
 
 def test_a_change_of_the_response_is_found_where_it_is(copy: RunFolder, bin8: Camera) -> None:
@@ -378,7 +378,7 @@ def test_a_board_without_temperatures_is_named_and_has_no_coefficient(solved: So
         (without_column, "column shift_x_err_mm of EXPOSURES missing"),
         (without_modes, "MODES_R22_S11"),
         (without_card, "card REDCHI2 missing"),
-        (other_shape, "do not belong together"),
+        (other_shape, "have inconsistent shapes"),
     ],
 )
 def test_a_damaged_solution_is_one_clear_sentence(copy: RunFolder, bin8: Camera, damage, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -398,7 +398,7 @@ def test_signals_of_another_run_are_refused(copy: RunFolder, bin8: Camera) -> No
 
 
 def test_no_such_solution(tmp_path: Path, bin8: Camera) -> None:
-    with pytest.raises(InputError, match="there is no such joint solution"):
+    with pytest.raises(InputError, match="the joint solution does not exist"):
         read_solution(RunFolder(tmp_path), bin8, "red")
 
 
@@ -411,7 +411,7 @@ def test_positions_that_were_taken_as_recorded_are_doubted(copy: RunFolder, bin8
         hdus.writeto(copy.joint("red"), overwrite=True)
     found = {caution.phrase: caution.sentence for caution in cautions(read_solution(copy, bin8, "red"))}
     # 50 um along one of two axes, rms over both.
-    assert "projector 35 µm" in found["positions are not as recorded"]
+    assert "projector 35 µm" in found["positions differ from the recorded ones"]
 
 
 def test_a_reflection_that_was_fitted_is_drawn(copy: RunFolder, bin8: Camera) -> None:

@@ -134,7 +134,7 @@ def test_the_verdicts_name_what_fails(made: dict[str, Page]) -> None:
     rows = {(row[0], row[1]): row[2:] for row in made["index.html"].tables["verdict-table"][1:]}
     step = rows["amplifier step (‰)", "red"]
     assert step == ["fail", "3.60 ± 0.12", "R22_S00 C14", "3", "48", "1", "0"]
-    scatter = rows["scatter between pointings beyond noise (‰)", "red"]
+    scatter = rows["scatter between pointings in excess of noise (‰)", "red"]
     assert scatter[:2] == ["pass", "0.550 ± 0.050"]
     assert rows["noise of a beam node (‰)", "nm960"][0] in ("pass", "open", "fail")
 
@@ -161,8 +161,8 @@ def test_scatter_is_judged_by_what_is_beyond_noise(
     few = run.config.model_copy(update={"report": run.config.report.model_copy(update={"detector_pages": False})})
     page = Page(make_pages(few, bin8, folder))
     rows = {row[0]: row[2:] for row in page.tables["verdict-table"][1:] if row[1] == led}
-    assert rows["scatter between pointings beyond noise (‰)"][0] == verdict
-    assert ("Some results are beyond their specification" in page.body) == (verdict == "fail")
+    assert rows["scatter between pointings in excess of noise (‰)"][0] == verdict
+    assert ("Some results exceed their specification" in page.body) == (verdict == "fail")
     assert 'class="badge no"' not in page.text or verdict == "fail"
 
 
@@ -174,7 +174,7 @@ def test_the_table_of_detectors_has_the_numbers(made: dict[str, Page]) -> None:
     assert found["rms (‰)"] == "5.20 ± 0.10"
     assert found["gradient along X (10⁻⁶/mm)"] == "12.5 ± 2.1"
     assert found["gradient along Y (10⁻⁶/mm)"] == "\N{MINUS SIGN}3.4 ± 2.2"
-    assert found["scatter by noise (‰)"] == "1.5"
+    assert found["scatter from noise (‰)"] == "1.5"
     assert found["beyond noise (‰)"] == "0.550 ± 0.050"
     assert found["largest step (‰)"] == "3.60 ± 0.12"
     assert found["verdict"] == "1 beyond"
@@ -191,7 +191,7 @@ def test_a_detector_page_has_the_numbers(made: dict[str, Page], bin8: Camera) ->
     assert rows["C13"][-1] == "0.40 ± 0.12"
     results = {row[0]: row[1:] for row in page.tables["result-table"][1:]}
     assert results["scatter between pointings"] == ["‰", "1.600 ± 0.020", MISSING, MISSING]
-    assert results["scatter between pointings beyond noise"] == ["‰", "0.550 ± 0.050", "5", "pass"]
+    assert results["scatter between pointings in excess of noise"] == ["‰", "0.550 ± 0.050", "5", "pass"]
     assert results["median response"] == ["", "1.00123 ± 0.00045", MISSING, MISSING]
     pointings = page.tables["pointing-table"][1:]
     assert [row[1] for row in pointings] == ["yes", "yes", "yes", "no"]
@@ -244,7 +244,10 @@ def test_other_specifications_make_other_pages(run: SyntheticRun, bin8: Camera) 
         run.folder.flat("nm960", name).unlink()
     strict = run.config.model_copy(update={"report": run.config.report.model_copy(update={"scatter_limit": 0.0003})})
     make_pages(strict, bin8, run.folder)
-    assert "scatter between pointings beyond noise: 0.550" in Page(run.folder.report.parent / "detectors/nm960/R22_S01.html").body
+    assert (
+        "scatter between pointings in excess of noise: 0.550"
+        in Page(run.folder.report.parent / "detectors/nm960/R22_S01.html").body
+    )
     assert set(read_table(run.folder.summary)["spec"]) >= {0.0003}
 
 
@@ -288,7 +291,7 @@ def test_truth_is_shown_when_it_was_compared(run: SyntheticRun, bin8: Camera) ->
     index = Page(report(run, bin8))
     heading, *rows = index.tables["truth-table"]
     assert heading[2:4] == ["rms per super-pixel (‰)", "small-scale χ² per pixel"]
-    assert heading[4:] == ["level against all detectors (‰)", "over its error"]
+    assert heading[4:] == ["level relative to all detectors (‰)", "over its error"]
     assert rows[0] == ["red", "R22_S00", "0.410 ± 0.011", "1.0120 ± 0.0030", "0.210 ± 0.020", "10.50"]
     together = index.tables["truth-led-table"][1]
     assert together == ["red", "1.31 ± 0.25", "2.10 ± 0.63", "3.33", "0.10 ± 0.50", "0.20", "12.3 of 8", "0.14"]
@@ -313,9 +316,9 @@ def test_what_is_absent_is_named(run: SyntheticRun, bin8: Camera) -> None:
     index = Page(report(run, bin8))
     for what in (
         "the resolved configuration (run.yaml)",
-        "the list of files that could not be read",
-        "the list of exposures that were left out",
-        "the time that the stages took",
+        "the list of unreadable files",
+        "the list of exposures left out",
+        "the times of the stages",
         "LED red: beam model",
         "LED nm960: mosaic of the focal plane",
         "LED red: metrics",
@@ -335,13 +338,13 @@ def test_an_index_alone_makes_a_page(run: SyntheticRun, bin8: Camera, tmp_path: 
     config = run.config.model_copy(update={"output": folder.root})
     page = Page(make_pages(config, bin8, folder))
     assert "beam models and flats" in page.body
-    assert "Nothing was measured that has a specification." in page.body
+    assert "No result has a specification." in page.body
     assert "exposure-table" in page.tables
     assert len(read_table(folder.summary)) == 0
 
 
 def test_a_folder_without_a_run_is_an_error(run: SyntheticRun, bin8: Camera, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no such run"):
+    with pytest.raises(InputError, match="the run does not exist"):
         make_pages(run.config, bin8, RunFolder(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no products"):

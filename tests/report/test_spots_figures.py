@@ -27,7 +27,7 @@ def test_width_is_a_length() -> None:
     assert figures.spot_width(4.0, 4.0) == pytest.approx(2.0)
     # Twice the size, four times the moments, twice the width.
     assert figures.spot_width(4 * 5.1, 4 * 5.5) == pytest.approx(2 * figures.spot_width(5.1, 5.5))
-    assert "length squared" in figures.WIDTH_CAPTION
+    assert "squared length" in figures.WIDTH_CAPTION
 
 
 def test_fluxes_and_widths_show_what_is_known() -> None:

@@ -147,7 +147,7 @@ def fine_structure(x: FloatArray, y: FloatArray) -> FloatArray:
     ("options", "verdict", "words"),
     [
         ({"structure": fine_structure}, "pass", "Spots at the same position share"),
-        ({"unstable": 0.004}, "fail", "Do not use this calibration"),
+        ({"unstable": 0.004}, "fail", "Find the cause before using this calibration"),
     ],
 )
 def test_a_large_chi_square_is_explained_or_fails(
@@ -195,9 +195,9 @@ def test_the_page_of_exposures_at_one_place(pages: dict[str, Page]) -> None:
     assert results["drift of the lamp, first to last"][0] == "‰"
     assert "repeatability" in page.ids
     assert "sqrt((XX + YY) / 2)" in page.body
-    assert "length squared" in page.body
+    assert "squared length" in page.body
     assert "median of 107 bright spots" in page.body
-    assert "only noise is left" in page.body
+    assert "only noise remains" in page.body
     assert [row[0] for row in page.tables["exposure-table"][1:]] == [f"red{number:03d}" for number in range(12)]
     steps = {row[3].split(" ± ")[0][:4] for row in page.tables["exposure-table"][1:]}
     assert steps <= {"55.0", "54.9"}
@@ -207,7 +207,7 @@ def test_the_page_of_exposures_at_one_place(pages: dict[str, Page]) -> None:
 def test_the_page_of_dithered_exposures(pages: dict[str, Page], cutout: Camera) -> None:
     page = pages["spots/R22_S11.html"]
     assert "repeatability" not in page.ids
-    assert "a growth curve: only catalogs that were measured here have one" in page.body
+    assert "a growth curve: only catalogs measured by permil have one" in page.body
     assert [row[0] for row in page.tables["degeneracy-table"][1:]] == ["x", "y"]
     amplifiers = page.tables["amplifier-table"][1:]
     assert [row[0] for row in amplifiers] == [amplifier.name for amplifier in cutout[DETECTOR].amplifiers]

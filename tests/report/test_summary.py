@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from permil.config.report import ReportConfig
-from permil.excess import root_of_variance, variance_of_root
+from permil.excess_scatter import root_of_variance, variance_of_root
 from permil.products import read_table, write_table
 from permil.report import summary_table
 from permil.report.kit.summary import NO, OPEN, Measurement, flat_measurements, judge_size, verdicts, with_verdict

@@ -14,7 +14,7 @@ from permil.camera import frames, load_camera
 from permil.config import load_config
 from permil.config.simulate_spots import SimulateSpotsConfig
 from permil.errors import CameraError, OutputError
-from permil.exposures.record import read_exposure
+from permil.exposures.exposure import read_exposure
 from permil.products import read_image
 from permil.simulate.spots import SpotBench, SpotSimulationSummary, draw_exposure, simulate_spots
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from permil.spots.basis import TensorSplines
-from permil.spots.calibration import Calibration, calibrate
+from permil.spots.calibration import SpotCalibration, calibrate
 from permil.spots.flux_excess import fit_excess, own_excess
 from permil.spots.measurements import gather
 
@@ -30,7 +30,7 @@ def _structure(rng: np.random.Generator, rms: float):
 
 def _calibrated(
     seed: int, *, rms: float = RMS, error_factor: float = 1.0, fixed: bool = False, unstable: float = 0.0
-) -> tuple[Campaign, Calibration]:
+) -> tuple[Campaign, SpotCalibration]:
     """Return a campaign of 40 dithers and its calibration; catalogs state errors too small by ``error_factor``."""
     rng = np.random.default_rng(seed)
     response = _structure(rng, rms) if rms else no_throughput

@@ -112,7 +112,7 @@ def test_unit_of_the_flux_is_what_the_column_says(tmp_path, stored, card, expect
 def test_units_of_column_and_card_contradict_each_other(tmp_path):
     table = Table(_values())
     table["flux"].unit = "adu"
-    with pytest.raises(InputError, match=r"column flux is in adu, the card FLUXUNIT says electron"):
+    with pytest.raises(InputError, match=r"column flux is in adu, but the card FLUXUNIT is electron"):
         read_catalog(_write(tmp_path / "a.fits", table, primary=["FLUXUNIT= 'electron'"]))
 
 
@@ -195,7 +195,7 @@ def test_markers_of_missing_values(tmp_path, column, rows, marker, lost, kind):
     table[column][rows] = marker
     catalog = read_catalog(_write(tmp_path / "a.fits", table))
     np.testing.assert_array_equal(np.isnan(getattr(catalog, lost)), np.isin(np.arange(COUNT), rows))
-    is_listed = any(f"{len(rows)} values of {column} only mark missing" in remark for remark in catalog.remarks)
+    is_listed = any(f"{len(rows)} values of {column} mark missing" in remark for remark in catalog.remarks)
     assert is_listed == (not column.endswith("_err") and np.isfinite(marker))
 
 
@@ -227,7 +227,7 @@ def test_rows_that_repeat_others_count_once(tmp_path):
     whole = Table(np.concatenate([table.as_array(), again.as_array()]))
     catalog = read_catalog(_write(tmp_path / "a.fits", whole))
     np.testing.assert_array_equal(np.isfinite(catalog.x), [*[True] * COUNT, False, False, False, True])
-    assert catalog.remarks == ("3 rows repeat others bit by bit and count once (the first: row 13)",)
+    assert catalog.remarks == ("3 rows repeat others exactly and count once (the first: row 13)",)
 
 
 # Flags
@@ -279,7 +279,7 @@ def test_flags_of_permil_are_told_by_name(tmp_path):
     named = read_catalog(_write(tmp_path / "a.fits", table, cards={"FL_EDGE": 0, "FL_SATUR": 1, "FL_BLEND": 2}))
     blend, edge, saturated = int(SpotFlag.BLEND), int(SpotFlag.EDGE), int(SpotFlag.SATURATED)
     np.testing.assert_array_equal(named.flags[:5], [0, edge, saturated, blend, int(SpotFlag.BAD_FIT)])
-    assert "1 sources have flags that no card FL_* names" in named.remarks[0]
+    assert "1 sources have flags without a name in a card FL_*" in named.remarks[0]
     np.testing.assert_array_equal(read_catalog(_write(tmp_path / "b.fits", table)).flags[:5], [0, 1, 2, 4, 8])
 
 
@@ -301,7 +301,7 @@ def test_grid_files_keep_the_names_of_flags_the_unit_and_the_aperture(tmp_path):
 @pytest.mark.parametrize("value", [1.5, 0.25])
 def test_labels_that_are_no_nodes_are_refused(tmp_path, value):
     table = Table(_values() | {"grid_i": np.full(COUNT, value), "grid_j": np.arange(COUNT)})
-    with pytest.raises(InputError, match="which is no node"):
+    with pytest.raises(InputError, match="which is not a node"):
         read_catalog(_write(tmp_path / "a.fits", table))
 
 
@@ -403,7 +403,7 @@ def test_bytes_behind_the_last_hdu_are_a_remark(tmp_path, more):
     (tmp_path / "longer.fits").write_bytes(good.read_bytes() + more)
     found, expected = (read_catalog(tmp_path / name) for name in ("longer.fits", "good.fits"))
     np.testing.assert_array_equal(found.x, expected.x)
-    assert any("behind the last HDU" in remark for remark in found.remarks)
+    assert any("after the last HDU" in remark for remark in found.remarks)
 
 
 def test_changed_data_are_told_by_their_sum(tmp_path):

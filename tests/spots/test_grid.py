@@ -137,7 +137,7 @@ def test_sources_twice_at_a_node_leave_one_label_each():
 @settings(max_examples=60)
 def test_stars_are_no_grid(seed, count):
     x, y = np.random.default_rng(seed).random((2, count)) * 4000
-    with pytest.raises(GridError, match=r"no grid|not nearly equal|no other step repeats"):
+    with pytest.raises(GridError, match=r"not lie on a grid|not nearly equal|no other step repeats"):
         find_grid(x, y)
 
 

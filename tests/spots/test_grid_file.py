@@ -103,7 +103,7 @@ def test_errors_name_the_file_and_leave_nothing(tmp_path):
     x, y = np.random.default_rng(0).random((2, 500)) * 4000
     path = tmp_path / "stars.fits"
     fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(Table({"X": x, "Y": y}))]).writeto(path)
-    with pytest.raises(GridError, match=r"stars\.fits: the sources lie on no grid"):
+    with pytest.raises(GridError, match=r"stars\.fits: the sources do not lie on a grid"):
         grid_file(path, tmp_path / "out.fits")
     few = tmp_path / "few.fits"
     fits.HDUList([fits.PrimaryHDU(), fits.BinTableHDU(Table({"X": x[:5], "Y": y[:5]}))]).writeto(few)

@@ -19,11 +19,11 @@ from permil.errors import CameraError, InputError, PermilError
 from permil.products import RunFolder
 from permil.run import Run
 from permil.spots.catalog_file import write_catalog
+from permil.spots.duplicate_catalogs import repeated_catalogs
 from permil.spots.errors import SpotError
 from permil.spots.folder import SpotsFolder
 from permil.spots.inputs import CatalogFile, catalog_files, label_file
 from permil.spots.measurements import gather
-from permil.spots.repeated import repeated_catalogs
 from permil.spots.stage import calibrate_files, run_spots
 
 OPTIONS = SpotsConfig(columns=15, rows=15, method="mean", cell_px=128)
@@ -178,7 +178,7 @@ def _half(catalog):
 def test_two_catalogs_of_one_exposure_that_differ_are_refused(tmp_path, cutout, catalogs, other):
     first = _write(tmp_path / "a", catalogs)
     second = _write(tmp_path / "b", [other(catalogs[2])])
-    with pytest.raises(SpotError, match="differ, although both are R22_S11 of exposure MC_C_20191030_000002") as caught:
+    with pytest.raises(SpotError, match="differ, although both hold R22_S11 of exposure MC_C_20191030_000002") as caught:
         calibrate_files([*first, *second], tmp_path / "c.fits", options=OPTIONS, camera=cutout)
     assert str(first[2]) in str(caught.value)
     assert str(second[0]) in str(caught.value)
@@ -203,7 +203,7 @@ def test_one_exposure_given_twice_is_no_calibration(tmp_path, cutout, catalogs):
 
 def test_part_of_a_catalog_under_another_name_is_refused(catalogs):
     part = replace(catalogs[0].select(np.arange(0, len(catalogs[0]), 2)), exposure="a part")
-    with pytest.raises(SpotError, match=rf"{len(part)} rows of b equal rows of a bit by bit"):
+    with pytest.raises(SpotError, match=rf"{len(part)} rows of b are identical to rows of a"):
         repeated_catalogs([catalogs[0], part], ["a", "b"])
     few = replace(catalogs[1], exposure="few", x=np.where(np.arange(len(catalogs[1])) < 4, catalogs[1].x, catalogs[1].x + 1))
     assert repeated_catalogs([catalogs[1], few], ["a", "b"]) == []
@@ -211,14 +211,14 @@ def test_part_of_a_catalog_under_another_name_is_refused(catalogs):
 
 def test_numbers_of_exposures_are_their_names(catalogs):
     first = replace(catalogs[0], exposure="MC_C_20191030_000363")
-    with pytest.raises(SpotError, match="differ, although both are R22_S11 of exposure 3019103000363"):
+    with pytest.raises(SpotError, match="differ, although both hold R22_S11 of exposure 3019103000363"):
         repeated_catalogs([first, replace(_other_program(first), exposure="3019103000363")], ["a", "b"])
 
 
 def test_arrays_given_twice_are_refused(catalogs):
     with pytest.raises(SpotError, match=r"catalog 2 \(MC_C_20191030_000000\) repeats catalog 0"):
         gather([*catalogs[:2], catalogs[0]], columns=15, rows=15)
-    with pytest.raises(SpotError, match="differ, although both are R22_S11 of exposure"):
+    with pytest.raises(SpotError, match="differ, although both hold R22_S11 of exposure"):
         gather([*catalogs[:2], _other_program(catalogs[0])], columns=15, rows=15)
     with pytest.raises(SpotError, match=r"different sensors \(A-1, A-2"):
         gather([replace(catalogs[0], serial="A-1"), replace(catalogs[1], serial="A-2")], columns=15, rows=15)
@@ -228,7 +228,7 @@ def test_rows_given_twice_count_once(tmp_path, cutout, catalogs, once):
     twice = [entry.select(np.concatenate([np.arange(len(entry)), np.arange(0, len(entry), 3)])) for entry in catalogs]
     paths = _write(tmp_path / "rows", twice, labels=False)
     text = calibrate_files(paths, tmp_path / "twice.fits", options=OPTIONS, camera=cutout)
-    assert "rows repeat others bit by bit and count once" in text
+    assert "rows repeat others exactly and count once" in text
     assert f"(and {COUNT - 1} more like this)" in text
     for name in ("flux", "flux_err"):
         np.testing.assert_allclose(
@@ -269,7 +269,7 @@ def test_files_in_folders(tmp_path):
         "f.fts.bz2",
     ]
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match=r"there are no catalogs.*end in \.fits"):
+    with pytest.raises(InputError, match=r"no catalogs were found.*end in \.fits"):
         catalog_files([tmp_path / "none"])
 
 
@@ -288,7 +288,7 @@ def _spoiled(folder, catalogs):
     write_catalog(folder / "far.fits", replace(catalogs[0], exposure="far", y=catalogs[0].y + 400))
     return {
         "spoiled_cut.fits": "cut short", "text.fits": "not FITS", "image.fits": "no table of spots", "zero.fits": "empty",
-        "nan": "all positions", "nan.fits": "all positions", "dark.fits": "all fluxes", "whose": "do not say of which detector",
+        "nan": "all positions", "nan.fits": "all positions", "dark.fits": "all fluxes", "whose": "do not identify their detector",
         "foreign": "camera spots-cutout does not have", "far": "lie outside R22_S11",
     }  # fmt: skip
 
@@ -356,7 +356,7 @@ def test_another_sensor_at_the_same_place_is_reported_and_two_are_refused(tmp_pa
     serial = cutout["R22_S11"].serial
     paths = _write(tmp_path / "in", [replace(entry, serial="E2V-CCD250-999") for entry in catalogs])
     text = calibrate_files(paths, tmp_path / "c.fits", options=OPTIONS, camera=cutout)
-    assert f"of sensor E2V-CCD250-999, camera spots-cutout has {serial} at R22_S11 (and {COUNT - 1} more" in text
+    assert f"of sensor E2V-CCD250-999, but R22_S11 of camera spots-cutout is sensor {serial} (and {COUNT - 1} more" in text
     paths = _write(
         tmp_path / "two", [replace(catalogs[0], serial="E2V-CCD250-999"), *(replace(c, serial=serial) for c in catalogs[1:])]
     )
@@ -403,7 +403,7 @@ def test_every_spot_saturated_or_without_light(tmp_path, cutout, catalogs, metho
     options = OPTIONS.model_copy(update={"method": method})
     text = calibrate_files(paths, tmp_path / "c.fits", options=options, camera=cutout)
     assert "R22_S11 red: 225 spots, 2 exposures" in text
-    assert "left out: MC_C_20191030_000000: most spots have no light: the median flux is -" in text
+    assert "left out: MC_C_20191030_000000: most spots have no positive flux: the median flux is -" in text
     assert "left out: MC_C_20191030_000001: no spot is good: all are saturated" in text
     with pytest.raises(SpotError, match=r"no exposure has a usable grid \(2 catalogs\)"):
         calibrate_files(paths[:2], tmp_path / "none.fits", options=options, camera=cutout)
@@ -417,9 +417,9 @@ def test_calibration_of_another_sensor_or_mask_is_refused(tmp_path, cutout, cata
     assert fits.getheader(calibration)["LSST_NUM"] == serial
     other = _write(tmp_path / "other", [replace(entry, serial="E2V-CCD250-999") for entry in catalogs[:2]])
     options = OPTIONS.model_copy(update={"catalogs": [str(path) for path in other], "calibration": str(calibration)})
-    with pytest.raises(SpotError, match=f"the calibration is of sensor {serial}, the exposures are of E2V-CCD250-999"):
+    with pytest.raises(SpotError, match=f"the calibration is of sensor {serial}, but the exposures are of E2V-CCD250-999"):
         run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
-    for change, sentence in ((_cut, "damaged|cannot be read"), (_fewer_rows, "has 224 rows, a mask of 15 x 15 has 225")):
+    for change, sentence in ((_cut, "damaged|cannot be read"), (_fewer_rows, "has 224 rows, but a mask of 15 x 15 has 225")):
         change(calibration)
         with pytest.raises(InputError, match=sentence):
             run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))

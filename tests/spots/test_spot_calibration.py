@@ -224,7 +224,7 @@ def test_bad_collections():
         gather([replace(first, aperture=12.0), replace(second, aperture=9.0)], columns=15, rows=15)
     with pytest.raises(SpotError, match="outside a mask of 10 x 10"):
         gather([first, third], columns=10, rows=10)
-    with pytest.raises(SpotError, match="label twice"):
+    with pytest.raises(SpotError, match="duplicate label"):
         gather([replace(first, grid_i=first.grid_i * 0)], columns=15, rows=15)
     with pytest.raises(SpotError, match="no catalog"):
         gather([], columns=15, rows=15)

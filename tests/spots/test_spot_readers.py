@@ -10,7 +10,7 @@ from astropy.table import Table
 from permil.errors import InputError
 from permil.spots.catalog import SpotCatalog, SpotFlag
 from permil.spots.catalog_file import write_catalog
-from permil.spots.names import facts_of_name
+from permil.spots.file_names import facts_of_name
 from permil.spots.readers import read_catalog
 
 STACK = ("base_SdssCentroid_x", "base_SdssCentroid_y", "base_SdssShape_xx", "base_SdssShape_yy", "base_SdssShape_xy")

@@ -131,7 +131,7 @@ def test_calibration_is_applied_to_other_exposures(run, tmp_path, cutout):
     assert fits.getheader(SpotsFolder(tmp_path / "out").throughput("R22_S11", "red"))["CALIB"] == calibration.name
     elsewhere = [replace(entry, detector="R02_S02") for entry in others]
     update["catalogs"] = [str(_write(tmp_path / "elsewhere", elsewhere))]
-    with pytest.raises(SpotError, match="the calibration is of detector R22_S11, the exposures are of R02_S02"):
+    with pytest.raises(SpotError, match="the calibration is of detector R22_S11, but the exposures are of R02_S02"):
         run_spots(Run(Config(spots=options.model_copy(update=update)), cutout, RunFolder(tmp_path / "other")))
 
 
@@ -159,7 +159,7 @@ def test_exposures_without_a_grid_are_left_out(tmp_path, cutout):
     report = run_spots(Run(Config(spots=options), cutout, RunFolder(tmp_path / "out")))
     left_out = Table.read(SpotsFolder(tmp_path / "out").left_out, format="ascii.ecsv")
     assert list(left_out["exposure"]) == [stars.exposure]
-    assert "no grid" in left_out["reason"][0]
+    assert "not lie on a grid" in left_out["reason"][0]
     assert "1 exposures left out" in report.messages[-1]
     only = OPTIONS.model_copy(update={"catalogs": [str(tmp_path / "in" / f"{stars.exposure}.fits")]})
     with pytest.raises(GridError, match="no exposure has a usable grid"):
@@ -167,7 +167,7 @@ def test_exposures_without_a_grid_are_left_out(tmp_path, cutout):
 
 
 def test_bad_input(tmp_path, cutout):
-    with pytest.raises(InputError, match=r"absent.*no such catalog"):
+    with pytest.raises(InputError, match=r"absent.*catalog does not exist"):
         run_spots(_run(tmp_path, cutout, catalogs=[str(tmp_path / "absent")]))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no catalogs"):
@@ -177,7 +177,7 @@ def test_bad_input(tmp_path, cutout):
     catalogs = draw_campaign(np.random.default_rng(5), exposures=3).catalogs
     nameless = [replace(entry, detector="") for entry in catalogs]
     _write(tmp_path / "nameless", nameless)
-    with pytest.raises(SpotError, match="do not say of which detector"):
+    with pytest.raises(SpotError, match="do not identify their detector"):
         run_spots(_run(tmp_path / "a", cutout, catalogs=[str(tmp_path / "nameless")]))
     far = [replace(entry, x=entry.x + 500) for entry in catalogs]
     _write(tmp_path / "far", far)
@@ -197,5 +197,7 @@ def test_named_detector_without_exposures_is_not_ignored(tmp_path, cutout):
     )
     indexed = type("Indexed", (Run,), {"index": index})
     options = SpotsConfig(detectors=["R22_S11", "R02_S02"])
-    with pytest.raises(InputError, match=r"no spot exposures \(IMGTYPE SPOT\) of R02_S02; detectors that have some: R22_S11"):
+    with pytest.raises(
+        InputError, match=r"no spot exposures \(IMGTYPE SPOT\) of R02_S02; detectors with spot exposures: R22_S11"
+    ):
         catalog_tasks(indexed(Config(spots=options, exposures={"roots": [tmp_path]}), cutout, RunFolder(tmp_path)))

@@ -1,4 +1,4 @@
-"""The projector's light: nodes from the scan, the beam model, its errors."""
+"""The projector beam: nodes of the scan, the beam model, and its errors."""
 
 from permil.beam.model import BeamModel, Outlier
 from permil.beam.nodes import BeamNodes, nodes_from_table

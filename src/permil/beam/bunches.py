@@ -1,4 +1,4 @@
-"""What bunches of pixels see in one raw file: a few rows of it are read, and of the calibration what lies under the bunches."""
+"""Measure bunches of pixels in one raw file, reading only their rows and their part of the calibration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from permil.config import Config
 from permil.config.isr import IsrConfig
 from permil.errors import PermilError
 from permil.exposures import Checksums, RawFile
-from permil.exposures.some_rows import read_rows
+from permil.exposures.segment_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
 from permil.isr.calibration import Calibration, Superbias
 from permil.isr.exposure_stack import check_detector, with_path
@@ -42,12 +42,12 @@ def box_signals(
     Parameters
     ----------
     checksums
-        See `permil.exposures.RawFile`; only the segments that bunches and their crosstalk are in are looked at.
+        See `permil.exposures.RawFile`; only segments with bunches, and those of their crosstalk, are checked.
 
     Raises
     ------
     InputError
-        If the file cannot be used or is that of another detector, or the board temperature is needed and not in the file.
+        If the file cannot be used or is of another detector, or a required board temperature is missing.
     CameraError
         If a bunch is not on the detector.
     CalibrationError
@@ -73,10 +73,9 @@ def box_signals(
 
 
 def shared_box_calibration(config: Config, folder: RunFolder, boxes: BoxPlaces) -> Calibration:
-    """Return the calibration of bunches of one detector, read once per process as long as nothing it is made from changes.
+    """Return the calibration of bunches of one detector, cached per process until its inputs change.
 
-    Superbias and hot pixels are those of the bunches, and of the same pixels of the segments whose crosstalk they see; elsewhere
-    there are none.
+    Superbias and hot pixels are limited to the bunches, and to the same pixels of the segments with crosstalk into them.
 
     Raises
     ------
@@ -113,11 +112,11 @@ def _with_superbias(calibration: Calibration, boxes: BoxPlaces, path: Path, *, c
     for name in dict.fromkeys(box.amp for box in boxes):
         target = detector.amplifier(name)
         mask[target.slices] |= unusable[target.slices] | _hot_pixels(stored[target.name], detector, target, threshold=threshold)
-    # The variance of the superbias is common to all exposures of a scan: bunches do not ask for it.
+    # The variance of the superbias is common to all exposures of a scan and is not used for bunches.
     return replace(calibration, superbias=Superbias(image, np.zeros_like(image)), static_mask=mask)
 
 
 def _hot_pixels(stored: NDArray[np.float32], detector: Detector, amplifier: Amplifier, *, threshold: float) -> NDArray[np.int16]:
-    """Return the hot pixels of a segment, as if the detector had no other."""
+    """Return the hot pixels of one segment."""
     alone = replace(detector, nx=amplifier.nx, ny=amplifier.ny, amplifiers=(replace(amplifier, x_min=0, y_min=0),))
     return hot_pixel_mask(stored, alone, threshold=threshold)

@@ -1,4 +1,4 @@
-"""Fit of a beam to nodes: variances, posterior, calibration, outliers, weights, maximum."""
+"""Fit of the beam to nodes: variances, posterior, calibration, outliers, weights, maximum."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.beam.calibration import calibration_nodes, inflation, stacking_weights
+from permil.beam.gaussian_process import GaussianProcess
 from permil.beam.hull import Hull
 from permil.beam.kernels import KernelFamily, cubic_family, ladder_family
 from permil.beam.likelihood import maximise_likelihood
@@ -16,7 +16,7 @@ from permil.beam.nodes import BeamNodes
 from permil.beam.outliers import Suspects, hypotheses, judge, screen
 from permil.beam.parameters import BeamParameters, Member, centres_of, hole_of, observations_of, spacing_of
 from permil.beam.peak import BeamPosition, maximum_of
-from permil.beam.process import GaussianProcess
+from permil.beam.stacking import calibration_nodes, inflation, stacking_weights
 from permil.engine import ahead, own_threads
 from permil.errors import BeamError
 
@@ -29,8 +29,8 @@ TOP_LEVEL = 0.985
 FEWEST_TOP_NODES = 16
 FINEST_PER_SPACING = 0.8
 FINEST_PER_LATTICE = 1.5
-UNKNOWN = 1.0  # variance of a log signal that says nothing
-CONSTANT_SIGNAL = 1e-9  # relative: below it there is no beam to model
+UNKNOWN = 1.0  # variance of a log signal without information
+CONSTANT_SIGNAL = 1e-9  # relative scatter of signals below which there is no beam to model
 
 
 def fit_nodes(nodes: BeamNodes, *, outlier_threshold: float, seed: int) -> tuple[BeamParameters, Mixture, BeamPosition]:
@@ -41,13 +41,13 @@ def fit_nodes(nodes: BeamNodes, *, outlier_threshold: float, seed: int) -> tuple
     nodes
         Nodes in canonical order.
     outlier_threshold
-        Nodes, and scales of whole exposures, that deviate from what all others predict by more than this many robust standard
+        Nodes, and scales of whole exposures, that deviate from the prediction of all others by more than this many robust standard
         deviations are down-weighted.
 
     Returns
     -------
     parameters, mixture, maximum
-        What determines the model, the log beam, and the place of its maximum.
+        Parameters of the model, the log beam, and the position of its maximum.
 
     Raises
     ------
@@ -58,16 +58,16 @@ def fit_nodes(nodes: BeamNodes, *, outlier_threshold: float, seed: int) -> tuple
     hull = Hull.of(nodes.u)
     if np.ptp(np.log(nodes.signal)) < CONSTANT_SIGNAL:
         raise BeamError(
-            f"all {len(nodes)} nodes have the same signal; there is no beam to model", remedy="check the column signal"
+            f"all {len(nodes)} nodes have the same signal: there is no beam to model", remedy="check the column signal"
         )
     parameters, mixture = _fit_robustly(nodes, hull, outlier_threshold)
     return parameters, mixture, _best_maximum(nodes, hull, parameters, mixture, seed=seed)
 
 
 def _best_maximum(nodes: BeamNodes, hull: Hull, parameters: BeamParameters, mixture: Mixture, *, seed: int) -> BeamPosition:
-    """Return the maximum from the whole fit or from a fit to the top of the beam alone, whichever knows it better.
+    """Return the maximum from the full fit or from a fit to the top of the beam alone, whichever has the smaller error.
 
-    A plateau can be far smoother than the ring around it, and then its own nodes tell more about its maximum than all together.
+    A plateau can be much smoother than the ring around it; its own nodes then constrain the maximum better than all nodes.
     """
     candidates = (lambda: maximum_of(mixture, hull, seed=seed), lambda: _maximum_of_top(nodes, parameters, mixture, seed=seed))
     found = ahead(lambda candidate: candidate(), candidates, threads=own_threads())
@@ -75,21 +75,21 @@ def _best_maximum(nodes: BeamNodes, hull: Hull, parameters: BeamParameters, mixt
 
 
 def _maximum_of_top(nodes: BeamNodes, parameters: BeamParameters, mixture: Mixture, *, seed: int) -> BeamPosition | None:
-    """Return the maximum from a fit to the top of the beam alone; None where too few nodes, or almost all, are in it."""
+    """Return the maximum from a fit to the top of the beam alone; None if it contains too few nodes, or almost all."""
     log_beam = mixture.mean(nodes.u)
     top = nodes[(parameters.outlier_probability < 0.5) & (log_beam > log_beam.max() + np.log(TOP_LEVEL))]
     if not FEWEST_TOP_NODES * max(np.unique(top.bunch).size, 1) <= len(top) < len(nodes):
         return None
     try:
         hull = Hull.of(top.u)
-    except BeamError:  # the top is one line of nodes
+    except BeamError:  # the nodes of the top lie on one line
         return None
     _, top_mixture = _fit_members(top, hull, Suspects.start(top))
     return maximum_of(top_mixture, hull, seed=seed)
 
 
 def _fit_robustly(nodes: BeamNodes, hull: Hull, threshold: float) -> tuple[BeamParameters, Mixture]:
-    """Fit, down-weight what deviates until nothing does, and fit once for each plausible choice of the outliers in that."""
+    """Fit and down-weight outliers until none remain, then fit once for each plausible set of outliers."""
     state = Suspects.start(nodes)
     first = screen(nodes, hull, threshold)
     if first.any():
@@ -124,14 +124,14 @@ def _check_number(nodes: BeamNodes) -> None:
         also = f" ({left_out} more were left out: {', '.join(nodes.dropped)})" if left_out else ""
         raise BeamError(
             f"{len(nodes)} nodes at {distinct} positions{also} are too few for the beam model",
-            remedy=f"it needs {max(needed, 6 + SPARE_NODES)}: 5 of the drift, {bunches} of the gains and {SPARE_NODES} to spare",
+            remedy=f"it needs {max(needed, 6 + SPARE_NODES)}: 5 for the drift, {bunches} for the gains and {SPARE_NODES} in excess",
             value=len(nodes),
             needed=max(needed, 6 + SPARE_NODES),
         )
 
 
 def _fit_members(nodes: BeamNodes, hull: Hull, state: Suspects) -> tuple[BeamParameters, Mixture]:
-    """Fit every kernel family with the present down-weighting, and weight them."""
+    """Fit every kernel family with the current down-weighting, and compute their weights."""
     observations = observations_of(nodes, state.extra_variance, state.exposure_weight)
     centres, hole = centres_of(nodes.u, hull), hole_of(nodes, hull)
     families = _families(nodes, hull)
@@ -150,7 +150,7 @@ def _fit_members(nodes: BeamNodes, hull: Hull, state: Suspects) -> tuple[BeamPar
 
 
 def _families(nodes: BeamNodes, hull: Hull) -> list[KernelFamily]:
-    """Return the kernel families that suit the scan; a reduced set of centres carries the ladder alone."""
+    """Return the kernel families for the scan; with a reduced set of centres only the ladder is used."""
     u = nodes.u
     centre = (float(0.5 * (hull.lower + hull.upper)[0]), float(0.5 * (hull.lower + hull.upper)[1]))
     extent = float(np.sqrt(hull.area))

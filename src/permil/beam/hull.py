@@ -1,4 +1,4 @@
-"""Where the beam was measured: the convex hull of the nodes."""
+"""Convex hull of the nodes: the area in which the beam was measured."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Hull:
         spread = np.linalg.svd(centred, compute_uv=False)
         if len(spread) < 2 or spread[1] <= FLATNESS * max(spread[0], TOLERANCE_MM):
             raise BeamError(
-                f"the {len(u)} nodes lie on one line, which says nothing about the beam across it",
+                f"the {len(u)} nodes lie on one line and do not constrain the beam across it",
                 remedy="scan in both directions",
                 value=len(u),
             )
@@ -61,7 +61,7 @@ class Hull:
         )
 
     def contains(self, ux: ArrayLike, uy: ArrayLike, *, tolerance: float = TOLERANCE_MM) -> NDArray[np.bool_]:
-        """Tell which points lie inside, or within the tolerance (mm) of the edge."""
+        """Return which points lie inside, or within the tolerance (mm) of the edge."""
         ux, uy = np.broadcast_arrays(np.asarray(ux, dtype=float), np.asarray(uy, dtype=float))
         inside = np.ones(ux.shape, dtype=bool)
         for normal_x, normal_y, offset in self.half_planes:

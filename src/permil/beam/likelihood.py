@@ -1,13 +1,13 @@
 """Restricted maximum likelihood (REML) of the variances of a kernel family.
 
-The log-likelihood of the contrasts ``z = P^T y`` that carry no drift and no gains (Patterson & Thompson 1971, Biometrika 58, 545):
+The log-likelihood of the contrasts ``z = P^T y``, free of drift and gains (Patterson & Thompson 1971, Biometrika 58, 545):
 
     -2 log L = log|C| + z^T C^-1 z,   C = P^T (sum_k s_k K_k + t Z Z^T + n 1 + D) P
 
-with the kernels ``K_k``, the scale errors of exposures (``Z`` says which node belongs to which), the node noise ``n``, and the
-known variances ``D`` of the nodes. Its gradient with respect to ``log s_k`` is analytic. Thousands of nodes are cut into blocks
-whose likelihoods are multiplied (composite likelihood; Caragea & Smith 2007, J. Multivariate Anal. 98, 1417): one block is thinned
-over the whole scan and so sees the long lengths, the others are compact and see the short ones.
+with the kernels ``K_k``, the scale errors of exposures (``Z`` assigns nodes to exposures), the node noise ``n``, and the
+known variances ``D`` of the nodes. Its gradient with respect to ``log s_k`` is analytic. Thousands of nodes are divided into blocks
+whose likelihoods are multiplied (composite likelihood; Caragea & Smith 2007, J. Multivariate Anal. 98, 1417): one block is a sparse sample
+of the whole scan, which constrains long lengths; the others are compact and constrain short ones.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BLOCK_SIZE = 256
 SINGLE_BLOCK_LIMIT = 400
 COMPACT_BLOCKS = 3
 NEGLIGIBLE = 1e-14  # variance of a kernel that changes the beam by no more than 1e-7
-NOISE_FLOOR = 1e-5  # relative: 1e10 electrons; also keeps the algebra well conditioned
+NOISE_FLOOR = 1e-5  # relative: 1e10 electrons; also keeps the matrices well conditioned
 EXPOSURE_FLOOR = 5e-7
 KERNEL_RANGE = (1e-12, 1e3)
 START_NOISE = 1e-7
@@ -38,7 +38,7 @@ STARTS = ((1e-3, 1.0), (0.3, 0.01), (0.02, 0.1))
 
 @dataclass(frozen=True)
 class Observations:
-    """What is fitted: log signals with their design.
+    """Fitted data: log signals with their design.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ class Observations:
 
 @dataclass(frozen=True)
 class Variances:
-    """Variances of the log signal: one per kernel, of the node noise, of the exposures' scales."""
+    """Variances of the log signal: one per kernel, that of the node noise, and that of the exposure scales."""
 
     kernels: FloatArray
     node: float
@@ -108,8 +108,8 @@ def maximise_likelihood(observations: Observations, family: KernelFamily) -> Var
 
     Notes
     -----
-    A wide log-normal prior on the relative node noise, 2e-4 within a factor 4.5, decides where a sparse scan cannot tell noise from
-    fine structure: 1e8 electrons in a bunch and a photodiode of 2e-4 give about that. Data that can tell override it.
+    A wide log-normal prior on the relative node noise, 2e-4 within a factor 4.5, applies if a sparse scan cannot separate noise from fine
+    structure: it corresponds to 1e8 electrons in a bunch and a photodiode noise of 2e-4. Informative data override it.
     """
     blocks = [_Block(observations.take(index), family) for index in blocks_of(observations.u)]
     n_kernels = len(family.kernels)
@@ -135,7 +135,7 @@ def maximise_likelihood(observations: Observations, family: KernelFamily) -> Var
 
 
 def blocks_of(u: FloatArray) -> list[NDArray[np.int64]]:
-    """Cut points into blocks for the composite likelihood: all in one, or one thinned and some compact blocks."""
+    """Divide points into blocks for the composite likelihood: a single block, or one sparse and several compact blocks."""
     everything = np.arange(len(u))
     if len(u) <= SINGLE_BLOCK_LIMIT:
         return [everything]
@@ -146,7 +146,7 @@ def blocks_of(u: FloatArray) -> list[NDArray[np.int64]]:
 
 
 def _leaves(u: FloatArray, index: NDArray[np.int64], size: float) -> list[NDArray[np.int64]]:
-    """Halve a set of points along its longer side until no part has more than ``size`` members."""
+    """Halve a set of points along its longer side until no part has more than ``size`` points."""
     if len(index) <= max(size, 1.0):
         return [index]
     axis = int(np.argmax(np.ptp(u[index], axis=0)))

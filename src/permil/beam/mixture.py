@@ -1,4 +1,4 @@
-"""Weighted mixture of the calibrated posteriors of the kernel families: the log of the beam with its error."""
+"""The log of the beam with its error: weighted mixture of the calibrated posteriors of the kernel families."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from permil.beam.calibration import calibration_nodes, inflation
+from permil.beam.gaussian_process import GaussianProcess
 from permil.beam.hull import Hull
 from permil.beam.nodes import BeamNodes
 from permil.beam.parameters import BeamParameters, centres_of, hole_of, observations_of, spacing_of
-from permil.beam.process import GaussianProcess
+from permil.beam.stacking import calibration_nodes, inflation
 from permil.engine import ahead, own_threads
 
 FloatArray = NDArray[np.float64]
@@ -22,7 +22,7 @@ class Mixture:
     """Log of the beam as a mixture of Gaussian processes, one for each kernel family and choice of the outliers.
 
     The mean is ``m = sum_k w_k m_k``, the variance ``sum_k w_k (c_k r_k s_k^2 + (m_k - m)^2)`` with the weights ``w_k``, the left-out
-    inflations ``c_k``, and the roughness ``r_k(u)`` around suspect nodes that are good in member ``k`` (1 elsewhere).
+    inflations ``c_k``, and the roughness ``r_k(u)`` around suspect nodes treated as good in member ``k`` (1 elsewhere).
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class Mixture:
         return np.vstack(draws)
 
     def hole_excess(self) -> float:
-        """Return how much larger the variance is across the holes of the scan than single left-out nodes show, at least 1."""
+        """Return the ratio, at least 1, of the variance across holes of the scan to that of single left-out nodes."""
         single = np.array(
             [
                 inflation(process.leave_one_out, self.interior & (extra == 0.0))
@@ -126,12 +126,12 @@ class Mixture:
         return float(max(self.weights @ (self.factors / single), 1.0))
 
     def left_out_pulls(self) -> tuple[FloatArray, FloatArray]:
-        """Return deviation (log) and pull of each node from what all others predict; its own down-weighting is not counted."""
+        """Return deviation (log) and pull of each node relative to the prediction of all others, without its own down-weighting."""
         deviation, variance, _ = self.left_out_moments()
         return deviation, deviation / np.sqrt(variance)
 
     def left_out_moments(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return deviation (log) of each node from what all others predict, its variance, and the node noise in that."""
+        """Return the deviation (log) of each node from the prediction of all others, its variance, and the node noise included."""
         left_out = [process.leave_one_out for process in self.processes]
         deviations = np.array([part.deviation for part in left_out])
         nodes = np.array([process.variances.node for process in self.processes])[:, None]
@@ -142,7 +142,7 @@ class Mixture:
         return deviation, variance, (self.weights * self.factors) @ noise
 
     def exposure_scales(self) -> tuple[FloatArray, FloatArray]:
-        """Return the log scale of each exposure that several nodes share, and the spread expected of it, in the same unit."""
+        """Return the log scale of each exposure with several nodes, and its expected scatter, in the same unit."""
         scales, spreads = zip(*(process.exposure_scales() for process in self.processes), strict=True)
         return self.weights @ np.array(scales), self.weights @ np.array(spreads)
 
@@ -152,7 +152,7 @@ class Mixture:
         return self.weights @ np.array(gains), np.sqrt((self.weights * self.factors) @ np.array(errors) ** 2)
 
     def noise(self, known_variance: float) -> tuple[float, float]:
-        """Return the relative noise of a node whose known variance is given, and that of an exposure's scale."""
+        """Return the relative noise of a node with a given known variance, and that of an exposure scale."""
         calibrated = self.weights * self.factors
         node = calibrated @ np.array([process.variances.node + known_variance for process in self.processes])
         exposure = calibrated @ np.array([process.variances.exposure for process in self.processes])

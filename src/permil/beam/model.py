@@ -1,4 +1,4 @@
-"""The beam model: the projector's light as a function of place minus projector, with errors."""
+"""The beam model: the beam as a function of position minus projector, with errors."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Outlier:
     x_mm, y_mm : float
         Its projector position, mm.
     deviation : float
-        Relative deviation of its signal from what all other nodes predict.
+        Relative deviation of its signal from the prediction of all other nodes.
     pull : float
-        The same over its predicted error.
+        The same, divided by its predicted error.
     probability : float
         Probability that it is bad: the weight of the fits that down-weight it.
     """
@@ -55,11 +55,10 @@ class Outlier:
 
 
 class BeamModel:
-    """Beam of one LED, 1 at its maximum; made by `fit` or read from FITS.
+    """Beam of one LED, 1 at its maximum; created by `fit` or read from FITS.
 
-    The log of the beam is a weighted mixture of Gaussian processes (see `permil.beam.kernels`); errors are the standard deviation
-    of the mixture, each member's inflated by its own leave-one-out calibration. Outside the convex hull of the nodes there are no
-    data: NaN.
+    The log of the beam is a weighted mixture of Gaussian processes (see `permil.beam.kernels`); errors are the standard deviation of the
+    mixture, with each member inflated by its own leave-one-out calibration. Outside the convex hull of the nodes the beam is NaN.
 
     Parameters
     ----------
@@ -68,9 +67,9 @@ class BeamModel:
     parameters
         Kernel families, variances, weights and down-weighting.
     mixture
-        The log beam that nodes and parameters determine.
+        The log beam determined by nodes and parameters.
     maximum
-        Place of the maximum, with its error.
+        Position of the maximum, with its error.
     """
 
     def __init__(self, nodes: BeamNodes, parameters: BeamParameters, mixture: Mixture, maximum: BeamPosition) -> None:
@@ -88,12 +87,12 @@ class BeamModel:
         Parameters
         ----------
         nodes
-            Nodes in any order, on any grid or none; duplicates and several bunches are welcome.
+            Nodes in any order, on any grid or none; duplicates and several bunches are allowed.
         outlier_threshold
-            Nodes, and scales of whole exposures, that deviate from what all others predict by more than this many robust standard
-            deviations are suspects: they are down-weighted and listed as far as they are probably bad.
+            Nodes, and scales of whole exposures, that deviate from the prediction of all others by more than this many robust standard
+            deviations are suspects: they are down-weighted, and listed if probably bad.
         seed
-            Seed of the draws that give the maximum its error.
+            Seed of the draws for the error of the maximum.
 
         Raises
         ------
@@ -103,15 +102,15 @@ class BeamModel:
         nodes = nodes.canonical()
         return cls(nodes, *fit_nodes(nodes, outlier_threshold=outlier_threshold, seed=seed))
 
-    # What the beam is
+    # Values of the beam
 
     def evaluate(self, ux: ArrayLike, uy: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Return the beam and its standard error at some places.
+        """Return the beam and its standard error at positions.
 
         Parameters
         ----------
         ux, uy : array_like
-            Place minus projector, mm; broadcast against each other.
+            Position minus projector, mm; broadcast against each other.
 
         Returns
         -------
@@ -123,7 +122,7 @@ class BeamModel:
         return beam, beam * np.sqrt(variance)
 
     def predict_signal(self, ux: ArrayLike, uy: ArrayLike, *, bunch: str | None = None) -> tuple[FloatArray, FloatArray]:
-        """Return the signal that a bunch would see, and its standard error, in the unit of the fitted signal.
+        """Return the predicted signal of a bunch, and its standard error, in the unit of the fitted signal.
 
         Parameters
         ----------
@@ -133,13 +132,15 @@ class BeamModel:
         Raises
         ------
         BeamError
-            If there is no such bunch.
+            If the bunch does not exist.
         """
         log_beam, variance = self._on_hull(ux, uy)
         log_gain = 0.0
         if bunch is not None:
             if bunch not in self.gains:
-                raise BeamError(f"the beam model has no bunch {bunch!r}", remedy=f"it has {', '.join(self.gains)}", value=bunch)
+                raise BeamError(
+                    f"the beam model has no bunch {bunch!r}", remedy=f"bunches are {', '.join(self.gains)}", value=bunch
+                )
             gain, error = self.gains[bunch]
             log_gain = np.log(gain)
             variance = variance + (error / gain) ** 2
@@ -147,17 +148,17 @@ class BeamModel:
         return signal, signal * np.sqrt(variance)
 
     def covariance(self, ux: ArrayLike, uy: ArrayLike) -> FloatArray:
-        """Return the posterior covariance matrix of the relative beam (of its logarithm) at a modest number of places.
+        """Return the posterior covariance matrix of the relative beam (of its logarithm) at a moderate number of positions.
 
         Parameters
         ----------
         ux, uy : array_like, shape (n,)
-            Place minus projector, mm.
+            Position minus projector, mm.
 
         Returns
         -------
         ndarray, shape (n, n)
-            NaN in the rows and columns of places outside the hull.
+            NaN in the rows and columns of positions outside the hull.
         """
         u = np.column_stack(np.broadcast_arrays(*(np.atleast_1d(axis) for axis in _places(ux, uy))))
         inside = self.hull.contains(*u.T)
@@ -168,21 +169,21 @@ class BeamModel:
     def evaluate_image(
         self, shape: tuple[int, int], origin: FloatArray, matrix: FloatArray
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return the beam and its error on a whole image, such as a detector.
+        """Return the beam and its error on an image, such as that of a detector.
 
         Parameters
         ----------
         shape
             Rows and columns.
         origin : ndarray, shape (2,)
-            Place minus projector of the pixel in column 0, row 0, mm.
+            Position minus projector of the pixel in column 0, row 0, mm.
         matrix : ndarray, shape (2, 2)
             ``u = origin + matrix @ (column, row)``, mm per pixel.
 
         Returns
         -------
         beam, beam_err : ndarray of float32
-            As `evaluate` gives them; the beam from a table with a relative error below 1e-6, its error from a coarser one.
+            As from `evaluate`; the beam from a table with a relative error below 1e-6, its error from a coarser one.
         """
         beam = self._beam_table.image(shape, origin, matrix, self.hull)
         error = self._error_table.image(shape, origin, matrix, self.hull)
@@ -205,7 +206,7 @@ class BeamModel:
         """Return the relative standard error of the beam at points ``u`` (n, 2), also outside the hull."""
         return np.sqrt(self._mixture.mean_and_variance(u)[1])
 
-    # Where it is
+    # Position of the beam
 
     @cached_property
     def centroid(self) -> BeamPosition:
@@ -214,20 +215,20 @@ class BeamModel:
 
     @property
     def offset_mm(self) -> tuple[float, float]:
-        """What to add to a place to get the projector position (CCS mm) that puts the beam's maximum on it."""
+        """Offset from a position to the projector position (CCS mm) that puts the beam's maximum on it."""
         return -self.maximum.ux, -self.maximum.uy
 
-    # How well it is known
+    # Accuracy of the model
 
     @property
     def node_noise(self) -> float:
-        """Relative noise of a typical node, which a measured node carries besides the error of the model."""
+        """Relative noise of a typical node, in addition to the error of the model."""
         known = np.where(np.isfinite(self.nodes.signal_err), self.nodes.signal_err / self.nodes.signal, 0.0) ** 2
         return self._mixture.noise(float(np.median(known)))[0]
 
     @property
     def exposure_noise(self) -> float:
-        """Relative error of the scale of an exposure, common to its nodes; 0 where one bunch is all there is."""
+        """Relative error of the scale of an exposure, common to its nodes; 0 with a single bunch."""
         return self._mixture.noise(0.0)[1]
 
     @cached_property
@@ -239,7 +240,7 @@ class BeamModel:
 
     @cached_property
     def outliers(self) -> list[Outlier]:
-        """Nodes that all or some fits down-weight, worst first."""
+        """Nodes down-weighted by all or some fits, worst first."""
         deviation, pull = self.left_out_pulls()
         probability = self.parameters.outlier_probability
         listed = [
@@ -258,21 +259,21 @@ class BeamModel:
 
     @property
     def outlying_exposures(self) -> list[tuple[float, float]]:
-        """Projector positions (mm) of the exposures whose common scale was found deviating and left free."""
+        """Projector positions (mm) of the exposures whose common scale deviates and was left free."""
         glitches = np.flatnonzero(self.parameters.exposure_weight > 1.0)
         number = observations_of(self.nodes, np.zeros(len(self.nodes)), self.parameters.exposure_weight).exposure
         first = [int(np.flatnonzero(number == glitch)[0]) for glitch in glitches]
         return [(float(self.nodes.x_mm[index]), float(self.nodes.y_mm[index])) for index in first]
 
     def describe(self) -> str:
-        """Return one paragraph for people: noise, error, maximum, what was left out."""
+        """Return a summary of one paragraph: noise, error, maximum, outliers and omitted rows."""
         maximum, bunches = self.maximum, len(self.gains)
         lattice_error = self.relative_error(self.hull.lattice(LATTICE))
         sentences = [
             f"{len(self.nodes)} nodes of {bunches} bunch{'es' if bunches > 1 else ''}",
             f"maximum at u = ({maximum.ux:.3f} +- {maximum.ux_err:.3f}, {maximum.uy:.3f} +- {maximum.uy_err:.3f}) mm",
             f"median model error {np.median(lattice_error):.2e}",
-            f"node noise {self.node_noise:.2e} (which held-out nodes carry besides)",
+            f"node noise {self.node_noise:.2e} (in addition to the model error)",
         ]
         if self.exposure_noise:
             sentences.append(f"exposure scale noise {self.exposure_noise:.2e}")
@@ -291,11 +292,11 @@ class BeamModel:
         return "; ".join(sentences)
 
     def left_out_pulls(self) -> tuple[FloatArray, FloatArray]:
-        """Return deviation (log) and pull of each node from what all others predict (an outlier's down-weighting not counted)."""
+        """Return deviation (log) and pull of each node relative to the prediction of all others (ignoring outlier down-weighting)."""
         return self._mixture.left_out_pulls()
 
     def _on_hull(self, ux: ArrayLike, uy: ArrayLike) -> tuple[FloatArray, FloatArray]:
-        """Return log signal and variance at some places, NaN outside the hull."""
+        """Return log signal and variance at positions, NaN outside the hull."""
         ux, uy = np.broadcast_arrays(*_places(ux, uy))
         log_signal, variance = np.full(ux.shape, np.nan), np.full(ux.shape, np.nan)
         inside = self.hull.contains(ux, uy)
@@ -304,12 +305,12 @@ class BeamModel:
 
 
 def _places(ux: ArrayLike, uy: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Return coordinates as plain arrays in mm; masked ones are NaN, which lies outside any hull."""
+    """Return coordinates as plain arrays in mm; masked ones are NaN, which is outside any hull."""
     return plain_array(ux, name="ux", unit="mm"), plain_array(uy, name="uy", unit="mm")
 
 
 def _ranges(rows: list[int]) -> str:
-    """Return numbers in short: ``3, 7 to 12``; the first few runs where there are many."""
+    """Abbreviate row numbers: ``3, 7 to 12``; only the first few ranges if there are many."""
     order = np.unique(np.asarray(rows, dtype=np.int64))
     runs = np.split(order, np.flatnonzero(np.diff(order) > 1) + 1)
     named = [f"{run[0]}" if run.size == 1 else f"{run[0]} to {run[-1]}" for run in runs[:RUNS_NAMED]]

@@ -1,4 +1,4 @@
-"""Nodes of a beam scan: what one bunch of pixels saw with the projector at one position."""
+"""Nodes of a beam scan: the signals of bunches of pixels with the projector at one position."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ REQUIRED_COLUMNS = ("x_mm", "y_mm", "signal")
 PLACE_COLUMNS = ("ref_x_mm", "ref_y_mm")
 BOX_COLUMNS = ("detector", "amp", "row", "column", "box")
 BUNCH_COLUMNS = ("bunch", *BOX_COLUMNS, *PLACE_COLUMNS)
-"""Columns that tell bunches apart, or where they are."""
+"""Columns that identify bunches, or locate them."""
 _OPTIONAL_COLUMNS = ("signal_err", "photodiode", "mjd", "exposure", *BUNCH_COLUMNS)
 _ALSO_KNOWN = ("rows", "obsid")
 
 REPEATED = "the same measurement as another row, counted once"
-# Signals with no more digits than these can agree by chance.
+# Signals with no more digits than this can agree by chance.
 _DIGITS = 6
 _AMPLIFIER = re.compile(r"(?:amp(?:lifier)?|(c|seg|segment))?[\s_-]*0*(\d{1,2})", re.IGNORECASE)
 _COPIED_NODES = 3
@@ -46,21 +46,21 @@ class BeamNodes:
     x_mm, y_mm : ndarray, shape (n,)
         Projector positions, CCS mm.
     ref_x_mm, ref_y_mm : ndarray, shape (n,)
-        Place of the bunch of pixels, CCS mm.
+        Position of the bunch of pixels, CCS mm.
     signal : ndarray, shape (n,)
         Positive signal of the bunch, any unit.
     signal_err : ndarray, shape (n,)
         Its standard error; NaN where unknown.
     bunch : ndarray of str, shape (n,)
-        Which bunch: each has its own relative gain.
+        Label of the bunch; each bunch has its own relative gain.
     exposure : ndarray of int, shape (n,)
-        Which exposure: nodes of one exposure share its scale error; -1 for a node on its own.
+        Number of the exposure: nodes of one exposure share its scale error; -1 for a single node.
     mjd : ndarray, shape (n,)
         Time; NaN where unknown.
     rows : ndarray of int, shape (n,)
-        Row of each node in the table that it came from.
+        Row of each node in its table.
     dropped : dict
-        Rows that were left out, by reason.
+        Rows left out, by reason.
     unit : str
         Unit of the signal.
 
@@ -92,13 +92,13 @@ class BeamNodes:
         if any(shape != (self.signal.size,) for shape in lengths.values()):
             raise BeamError(
                 f"the node arrays differ in shape: {', '.join(f'{name} {shape}' for name, shape in lengths.items())}",
-                remedy="give one-dimensional arrays of one length",
+                remedy="give one-dimensional arrays of equal length",
             )
         positions = (self.x_mm, self.y_mm, self.ref_x_mm, self.ref_y_mm)
         if not all(np.isfinite(position).all() for position in positions):
-            raise BeamError("a node has a position that is not finite", remedy="leave such nodes out")
+            raise BeamError("a node has a position that is not finite", remedy="remove such nodes")
         if not (np.isfinite(self.signal) & (self.signal > 0)).all():
-            raise BeamError("a node has a signal that is not positive", remedy="leave such nodes out")
+            raise BeamError("a node has a signal that is not positive", remedy="remove such nodes")
 
     @classmethod
     def from_columns(
@@ -117,9 +117,9 @@ class BeamNodes:
         rows: ArrayLike | None = None,
         unit: str = "",
     ) -> BeamNodes:
-        """Make nodes from columns in any order; unusable rows are left out and listed in `dropped`.
+        """Create nodes from columns with rows in any order; unusable rows are left out and listed in `dropped`.
 
-        Masks and units are honoured: positions in other units are converted, the error must be convertible to the unit of the signal,
+        Masks and units are respected: positions in other units are converted, the error must be convertible to the unit of the signal,
         and a signal in magnitudes is refused. A row that repeats another one, with equal position, signal, error and photodiode, is
         left out. Signals of at most six digits can agree by chance: they must also have the same time and exposure.
 
@@ -136,7 +136,7 @@ class BeamNodes:
         InputError
             If a column does not hold real numbers, or its unit cannot be converted.
         BeamError
-            If the columns differ in length, or two bunches at different places have the same signals.
+            If the columns differ in length, or two bunches at different positions have the same signals.
         PhotodiodeError
             If photodiode readings are given and none is usable.
         """
@@ -164,7 +164,7 @@ class BeamNodes:
             unusable = ~(np.isfinite(reading) & (reading > 0))
             if unusable.all():
                 raise PhotodiodeError(
-                    "no node has a usable photodiode reading", remedy="leave the column photodiode out to do without it"
+                    "no node has a usable photodiode reading", remedy="remove the column photodiode to fit without it"
                 )
             reasons["photodiode is missing, zero or negative"] = unusable
             reading = np.where(unusable, 1.0, reading)
@@ -182,12 +182,12 @@ class BeamNodes:
 
     @property
     def ux(self) -> FloatArray:
-        """First beam coordinate, place minus projector, mm."""
+        """First beam coordinate, position minus projector, mm."""
         return self.ref_x_mm - self.x_mm
 
     @property
     def uy(self) -> FloatArray:
-        """Second beam coordinate, place minus projector, mm."""
+        """Second beam coordinate, position minus projector, mm."""
         return self.ref_y_mm - self.y_mm
 
     @property
@@ -204,7 +204,7 @@ class BeamNodes:
         return replace(self, **{name: getattr(self, name)[index] for name in _ARRAYS})
 
     def canonical(self) -> BeamNodes:
-        """Return the same nodes in an order that does not depend on the order of the rows."""
+        """Return the nodes in an order independent of the order of the rows."""
         keys = (self.mjd, self.signal_err, self.signal, self.bunch, self.uy, self.ux)
         return self[np.lexsort(keys)]
 
@@ -218,12 +218,12 @@ def _broadcast(arrays: list[Any], names: list[str]) -> list[Any]:
     except ValueError as error:
         sizes = ", ".join(f"{name} {array.shape}" for name, array in zip(names, arrays, strict=True))
         raise BeamError(
-            f"the node arrays differ in shape: {sizes}", remedy="give one-dimensional arrays of one length"
+            f"the node arrays differ in shape: {sizes}", remedy="give one-dimensional arrays of equal length"
         ) from error
 
 
 def _numbered_exposures(exposure: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
-    """Return a number for each label of an exposure, -1 for none."""
+    """Return a number for each exposure label, -1 for none."""
     plain = np.asarray(getattr(exposure, "unmasked", np.ma.getdata(exposure)))
     if plain.dtype.kind in "USO" and not all(
         isinstance(entry, int | float | np.number) or entry is None for entry in plain.ravel()
@@ -237,7 +237,7 @@ def _numbered_exposures(exposure: Any, shape: tuple[int, ...]) -> NDArray[np.int
     else:
         values = plain_array(exposure, name="exposure")
         if np.any(np.isfinite(values) & (values != np.rint(values))):
-            raise InputError("exposure holds numbers that are not whole", remedy="give whole numbers or names of exposures")
+            raise InputError("exposure holds numbers that are not integers", remedy="give integers or names of exposures")
         found = np.where(np.isfinite(values), values, -1.0).astype(np.int64)
     if found.shape not in (shape, ()):
         raise BeamError(
@@ -249,12 +249,12 @@ def _numbered_exposures(exposure: Any, shape: tuple[int, ...]) -> NDArray[np.int
 def _repeated(
     columns: dict[str, Any], measured: list[FloatArray], exposure: NDArray[np.int64] | None, usable: NDArray[np.bool_]
 ) -> NDArray[np.bool_]:
-    """Return which rows repeat the measurement of an earlier one.
+    """Return which rows repeat an earlier measurement.
 
     Raises
     ------
     BeamError
-        If all signals of a bunch are those of a bunch at another place.
+        If all signals of a bunch equal those of a bunch at another position.
     """
     positions = [columns["x_mm"], columns["y_mm"]]
     places = [columns["ref_x_mm"], columns["ref_y_mm"]]
@@ -272,18 +272,18 @@ def _repeated(
 
 
 def _groups(columns: Iterable[FloatArray]) -> NDArray[np.int64]:
-    """Return a number for each row that is the same for rows with equal values; NaN equals NaN."""
+    """Return a group number for each row, equal for rows with equal values; NaN equals NaN."""
     table = np.column_stack([np.where(np.isnan(column), np.inf, column) + 0.0 for column in columns])
     return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 def _has_few_digits(signal: FloatArray) -> bool:
-    """Return whether all signals have so few digits that different measurements can agree."""
+    """Return whether all signals have so few digits that different measurements may agree by chance."""
     return all(float(f"{value:.{_DIGITS - 1}e}") == value for value in signal.tolist())
 
 
 def _copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return the rows of bunches all of whose nodes are those of a bunch of another name at the same place."""
+    """Return the rows of bunches whose nodes all equal those of a bunch with another name at the same position."""
     copied = np.zeros(usable.size, dtype=bool)
     nodes: dict[str, set[int]] = {}
     for name in dict.fromkeys(columns["bunch"][usable].tolist()):
@@ -298,7 +298,7 @@ def _copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usable: ND
 
 
 def _refuse_copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usable: NDArray[np.bool_]) -> None:
-    """Raise an error if all signals of a bunch are those of a bunch at another place."""
+    """Raise an error if all signals of a bunch equal those of a bunch at another position."""
     bunches: dict[tuple[str, float, float], dict[int, float]] = {}
     keys = zip(columns["bunch"].tolist(), columns["ref_x_mm"].tolist(), columns["ref_y_mm"].tolist(), strict=True)
     for row, key in enumerate(keys):
@@ -313,45 +313,45 @@ def _refuse_copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usa
                 raise BeamError(
                     f"bunch {key[0]} at ({key[1]:g}, {key[2]:g}) mm has the same signals in all its {len(nodes)} nodes as bunch "
                     f"{other[0]} at ({other[1]:g}, {other[2]:g}) mm",
-                    remedy="take out the one that is a copy",
+                    remedy="remove the copy",
                     value=[key[0], other[0]],
                 )
 
 
 def _exposures_by_position(columns: dict[str, Any]) -> NDArray[np.int64]:
-    """Number the exposures by projector position and time; -1 where that does not tell them apart or says nothing."""
+    """Number the exposures by projector position and time; -1 if these are ambiguous or unknown."""
     mjd = np.where(np.isfinite(columns["mjd"]), columns["mjd"], -1.0)
     keys = np.column_stack([columns["x_mm"], columns["y_mm"], mjd])
     _, label = np.unique(keys, axis=0, return_inverse=True)
     label = label.reshape(-1).astype(np.int64)
     _, bunch = np.unique(columns["bunch"], return_inverse=True)
     pairs, counts = np.unique(np.column_stack([label, bunch.reshape(-1)]), axis=0, return_counts=True)
-    # A bunch that occurs twice at one position means several exposures there: which node belongs to which is not known.
+    # A bunch that occurs twice at one position implies several exposures, to which nodes cannot be assigned.
     ambiguous = np.unique(pairs[counts > 1, 0]) if len(pairs) else label
     label[np.isin(label, ambiguous)] = -1
     return label
 
 
 def nodes_from_table(table: Table, *, amp: str | int | None = None, camera: Camera | None = None) -> BeamNodes:
-    """Take the nodes from a table, rows in any order.
+    """Create nodes from a table with rows in any order.
 
     Parameters
     ----------
     table
         Columns ``x_mm``, ``y_mm`` (projector, CCS mm), ``signal``; optionally ``signal_err``, ``photodiode``, ``mjd``, ``amp``,
-        ``exposure``, and the place of the bunch: ``ref_x_mm``, ``ref_y_mm``, or ``detector``, ``amp``, ``row``, ``column``,
-        ``box`` (trimmed raw segment; needs ``camera``). Without a place the bunch is at (0, 0).
+        ``exposure``, and the position of the bunch: ``ref_x_mm``, ``ref_y_mm``, or ``detector``, ``amp``, ``row``, ``column``,
+        ``box`` (trimmed raw segment; needs ``camera``). Without a position the bunch is at (0, 0).
     amp
-        Take only the rows of this amplifier.
+        Use only the rows of this amplifier.
     camera
-        Where the amplifiers are.
+        Camera with the positions of the amplifiers.
 
     Raises
     ------
     InputError
         If a column is missing, or ``amp`` is not in the table.
     BeamError
-        If the table holds several amplifiers and their places are not known.
+        If the table has several amplifiers at unknown positions.
     """
     table = recognise(table, needed=REQUIRED_COLUMNS, optional=(*_OPTIONAL_COLUMNS, *_ALSO_KNOWN), purpose="node table")
     rows = np.arange(len(table))
@@ -388,7 +388,7 @@ def _common_unit(table: Table, names: tuple[str, ...]) -> Any:
 
 
 def _unit_name(signal: Any, unit: Any) -> str:
-    """Return the unit of signals as it is declared, or that of their errors; empty where there is none."""
+    """Return the declared unit of signals, or that of their errors; empty if there is none."""
     declared = getattr(signal, "unit", None)
     return str(declared or unit or "")
 
@@ -403,19 +403,19 @@ def _photodiode(table: Table) -> FloatArray | None:
 def _rows_of_amplifier(table: Table, amp: str | int) -> NDArray[np.bool_]:
     if "amp" not in table.colnames:
         raise InputError(
-            f"amplifier {amp} was asked for, but the node table has no column amp", remedy="leave the amplifier out", value=amp
+            f"amplifier {amp} was requested, but the node table has no column amp", remedy="omit the amplifier", value=amp
         )
     named = np.array(_amplifier_labels(table))
     if amplifier_label(amp) not in named:
         allowed = sorted(set(named.tolist()) - {""}, key=lambda label: (len(label), label))
         raise InputError(
-            f"the node table has no amplifier {amp}", remedy=f"it has {', '.join(allowed)}", value=amp, allowed=allowed
+            f"the node table has no amplifier {amp}", remedy=f"amplifiers are {', '.join(allowed)}", value=amp, allowed=allowed
         )
     return named == amplifier_label(amp)
 
 
 def amplifier_label(label: Any) -> str:
-    """Return the name of an amplifier in one spelling: ``C14`` for ``c14`` and ``Segment14``, ``5`` for ``Amp05`` and 5.0."""
+    """Normalise the name of an amplifier: ``C14`` for ``c14`` and ``Segment14``, ``5`` for ``Amp05`` and 5.0."""
     text = str(label).strip()
     match = _AMPLIFIER.fullmatch(text)
     if match is None:
@@ -428,12 +428,12 @@ def _amplifier_labels(table: Table) -> list[str]:
 
 
 def bunch_labels(table: Table, camera: Camera | None = None) -> NDArray[np.str_]:
-    """Return one label per row, made of the columns that tell bunches apart.
+    """Return one label per row from the columns that identify bunches.
 
     Raises
     ------
     InputError
-        If a row does not name its bunch, or names a detector that the camera does not have.
+        If a row does not name its bunch, or names a detector unknown to the camera.
     """
     names = [name for name in BOX_COLUMNS if name in table.colnames and name != "box"]
     if "bunch" in table.colnames:
@@ -448,8 +448,8 @@ def bunch_labels(table: Table, camera: Camera | None = None) -> NDArray[np.str_]
             named = [_detector_label(label, camera, row) for row, label in enumerate(named)]
         if "" in named:
             raise InputError(
-                f"column {name} holds nothing in row {named.index('') + 1}",
-                remedy="name the bunch in each row, or take the row out",
+                f"column {name} is empty in row {named.index('') + 1}",
+                remedy="name the bunch in each row, or remove the row",
                 row=named.index("") + 1,
             )
         columns.append(named)
@@ -457,7 +457,7 @@ def bunch_labels(table: Table, camera: Camera | None = None) -> NDArray[np.str_]
 
 
 def _detector_label(label: str, camera: Camera | None, row: int) -> str:
-    """Return the name of a detector as the camera has it, or in its usual spelling."""
+    """Return the camera's name of a detector, or its usual spelling."""
     if camera is not None and label:
         return _detector_of(camera, label, row).name
     key = detector_key(label)
@@ -468,7 +468,7 @@ def _detector_of(camera: Camera, label: str | int, row: int) -> Detector:
     detector = camera.find(label)
     if detector is None:
         raise InputError(
-            f"column detector holds {label!r} in row {row + 1}, which is no detector of camera {camera.name}",
+            f"column detector holds {label!r} in row {row + 1}, which is not a detector of camera {camera.name}",
             remedy="write it as R22_S11, or as its number or serial number",
             value=label,
             row=row + 1,
@@ -477,18 +477,20 @@ def _detector_of(camera: Camera, label: str | int, row: int) -> Detector:
 
 
 def _places(table: Table, bunch: NDArray[np.str_], camera: Camera | None) -> tuple[FloatArray, FloatArray]:
-    """Return the place of the bunch of each row, CCS mm."""
+    """Return the position of the bunch of each row, CCS mm."""
     given = [name for name in PLACE_COLUMNS if name in table.colnames]
     if len(given) == len(PLACE_COLUMNS):
         return numbers(table, "ref_x_mm", unit="mm"), numbers(table, "ref_y_mm", unit="mm")
     if given:
-        raise InputError(f"the node table has column {given[0]} alone", remedy="give both ref_x_mm and ref_y_mm, or neither")
+        raise InputError(
+            f"the node table has column {given[0]} without its pair", remedy="give both ref_x_mm and ref_y_mm, or neither"
+        )
     if camera is not None and set(BOX_COLUMNS) <= set(table.colnames):
         return _places_in_camera(table, bunch, camera)
     bunches = np.unique(bunch)
     if bunches.size > 1:
         raise BeamError(
-            f"the node table holds {bunches.size} amplifiers but not where they are",
+            f"the node table holds {bunches.size} amplifiers without their positions",
             remedy="add columns ref_x_mm and ref_y_mm (or detector, row, column and box), or choose one amplifier with --amp",
             allowed=bunches.tolist(),
         )
@@ -507,7 +509,7 @@ def _places_in_camera(table: Table, bunch: NDArray[np.str_], camera: Camera) -> 
         box = boxes[first]
         if not np.array_equal(box, np.rint(box)):
             raise InputError(
-                f"columns row, column and box hold {box.tolist()} in row {first + 1}", remedy="give whole pixels", row=first + 1
+                f"columns row, column and box hold {box.tolist()} in row {first + 1}", remedy="give integers", row=first + 1
             )
         detector = _detector_of(camera, detectors[first], first)
         key = amplifiers[first]

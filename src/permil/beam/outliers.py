@@ -1,11 +1,11 @@
-"""Outliers: nodes and exposures that the others contradict, and how probable it is that a node is one.
+"""Outliers: nodes and exposures that contradict the others, and their probabilities.
 
-A node that deviates from what all others predict is an outlier, or the beam has structure there that the others do not resolve. The
-deviation of a good node has the variance ``n + r s``: node noise ``n`` and interpolation ``s``, with the roughness ``r`` of the beam
+A node that deviates from the prediction of all others is an outlier, or the beam has unresolved structure there. The deviation of a good
+node has the variance ``n + r s``: node noise ``n`` and interpolation ``s``, with the roughness ``r`` of the beam
 around it relative to the whole scan. Its prior is inverse gamma, which gives interpolation the tails of Student's t; the deviations of
 the neighbours update it. A bad node can have any size of deviation (log-uniform). Bayes' theorem gives the probability of each (Box &
-Tiao 1968, Biometrika 55, 119, with a heavy-tailed distribution of the good ones). Where it leaves both possible, the model is the
-mixture of the fits with and without the node, so that its error holds their difference.
+Tiao 1968, Biometrika 55, 119, with a heavy-tailed distribution of the good ones). If both remain possible, the model is the
+mixture of the fits with and without the node, so that its error includes their difference.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from permil.beam.parameters import MAX_CENTRES, observations_of, spacing_of
 
 FloatArray = NDArray[np.float64]
 
-PRIOR_PROBABILITY = 0.005  # of a node to be bad
+PRIOR_PROBABILITY = 0.005  # prior probability of a bad node
 SIZE_RANGE = 100.0  # ratio of the largest to the smallest deviation of bad nodes
 ROUGHNESS_FREEDOM = 5.0  # degrees of freedom of the prior of the roughness
 NEIGHBOURS = 8
 NEIGHBOUR_FREEDOM = 0.5  # degrees of freedom of one neighbour: deviations of neighbours are correlated
 ROUGHNESS_STEPS = 101
-PROBABLE = 0.01  # what is less probable is left out of the mixture
+PROBABLE = 0.01  # less probable cases are omitted from the mixture
 MOST_AMBIGUOUS = 3
 NORMAL_90 = 1.645
 ONE_SIGMA = 0.683
@@ -53,14 +53,14 @@ class Suspects:
 
     @classmethod
     def start(cls, nodes: BeamNodes) -> Suspects:
-        """Return the state in which everything counts."""
+        """Return the initial state without down-weighting."""
         none = np.zeros(len(nodes))
         return cls(none, observations_of(nodes, none, None).exposure_weight, np.ones(len(nodes)))
 
     def flag(self, mixture: Mixture, threshold: float) -> bool:
-        """Down-weight the worst nodes and exposures beyond the threshold; tell whether there were any.
+        """Down-weight the worst nodes and exposures beyond the threshold; return whether there were any.
 
-        Only deviations of at least half the largest are flagged in one round, since a bad node makes its neighbours look bad.
+        Only deviations of at least half the largest are flagged in one round, since a bad node makes its neighbours deviate.
         """
         deviation, pull = mixture.left_out_pulls()
         regular = self.extra_variance == 0.0
@@ -81,46 +81,46 @@ class Suspects:
         return bool(new.any())
 
     def release(self, mixture: Mixture, threshold: float) -> bool:
-        """Restore the nodes that the final fit no longer finds deviating; tell whether there were any."""
+        """Restore nodes that no longer deviate in the final fit; return whether there were any."""
         _, pull = mixture.left_out_pulls()
         innocent = (self.extra_variance > 0.0) & (np.abs(pull) < threshold * _scale(pull[mixture.interior]))
         self.extra_variance = np.where(innocent, 0.0, self.extra_variance)
         return bool(innocent.any())
 
     def admit(self, first: NDArray[np.bool_], mixture: Mixture, threshold: float) -> None:
-        """Down-weight those of the nodes at first suspected that a fit without them finds deviating."""
+        """Down-weight initially suspected nodes that deviate from a fit without them."""
         deviation, pull = mixture.left_out_pulls()
         guilty = first & (np.abs(pull) > threshold * _scale(pull[mixture.interior]))
         self.extra_variance = np.where(guilty, deviation**2, 0.0)
 
 
 def _scale(pull: FloatArray) -> float:
-    """Return the robust scale of pulls from their 90th percentile of size: up to a tenth of them may be bad.
+    """Return the robust scale of pulls from the 90th percentile of their absolute values: up to a tenth may be bad.
 
-    The median would take the tails that a ring or an edge of the beam gives the pulls for outliers.
+    With the median, the tails of pulls at a ring or an edge of the beam would count as outliers.
     """
     return float(max(np.quantile(np.abs(pull), 0.9) / NORMAL_90, np.finfo(float).tiny))
 
 
 def screen(nodes: BeamNodes, hull: Hull, threshold: float) -> NDArray[np.bool_]:
-    """Return the nodes that contradict their neighbours at first sight.
+    """Return the nodes that contradict their neighbours, before any fit of the covariance.
 
-    Outliers that a fit of the covariance has seen look like fine structure to it and mask each other. Here the covariance is fixed, the
-    cubic one with as much interpolation error as noise, and nodes are removed one by one, the worst first, which changes what the others
-    predict, until none deviates by more than the threshold or a tenth is removed.
+    Outliers included in a fit of the covariance resemble fine structure and mask each other. Here the covariance is fixed, the
+    cubic one with as much interpolation error as noise, and nodes are removed one by one, the worst first, which changes the predictions of
+    the others, until none deviates by more than the threshold or a tenth is removed.
 
     Parameters
     ----------
     nodes
         Nodes in canonical order.
     threshold
-        Deviation from what the others predict, in robust standard deviations.
+        Deviation from the prediction of the others, in robust standard deviations.
 
     Returns
     -------
     ndarray of bool, shape (n,)
-        None at the corners of the scan, which are extrapolated from the others; none with several bunches, which see each other's
-        outliers, or with more than 2500 nodes.
+        None at the corners of the scan, which are extrapolated from the others; none with several bunches, which share outliers, or with
+        more than 2500 nodes.
     """
     removed = np.zeros(len(nodes), dtype=bool)
     if np.unique(nodes.bunch).size > 1 or len(nodes) > MAX_CENTRES:
@@ -134,13 +134,13 @@ def screen(nodes: BeamNodes, hull: Hull, threshold: float) -> NDArray[np.bool_]:
     while np.count_nonzero(removed) < len(nodes) // 10:
         open_cases = ~removed & ~corner
         pull = np.abs(weighted) / np.sqrt(np.maximum(np.diag(precision), np.finfo(float).tiny))
-        # A node of the border has neighbours on one side only; its prediction errs more. Each bad node spoils those of many others.
+        # A border node has neighbours on one side only and a less accurate prediction. Each bad node affects many predictions.
         parts = [np.append(pull[open_cases & part], 0.0) for part in (inside, ~inside)]
         unit_inside, unit_border = (max(np.quantile(part, ONE_SIGMA), np.finfo(float).tiny) for part in parts)
         unit = np.where(inside, unit_inside, unit_border)
         worst = np.array([int(np.argmax(np.where(open_cases, pull / unit, 0.0)))])
         height = (pull / unit)[worst[0]]
-        # Two bad neighbours support each other: what both lose counts, for each of them.
+        # Two bad neighbours support each other: the joint change of chi-square is attributed to each of them.
         first, second = pairs[open_cases[pairs].all(axis=1)].T
         if first.size:
             joint = np.sqrt(0.5 * _explained(precision, weighted, first, second)) / np.maximum(unit[first], unit[second])
@@ -158,7 +158,7 @@ def screen(nodes: BeamNodes, hull: Hull, threshold: float) -> NDArray[np.bool_]:
 
 
 def _cubic_precision(nodes: BeamNodes, spacing: float) -> FloatArray:
-    """Return the inverse covariance of the nodes' log signals without gain and slope, for the noise 1, shape (n, n)."""
+    """Return the inverse covariance of the log signals of nodes without gain and slope, for noise 1, shape (n, n)."""
     known = (nodes.signal_err / nodes.signal) ** 2
     noise = np.where(np.isfinite(known), known / np.nanmedian(known), 1.0) if np.isfinite(known).any() else np.ones(len(nodes))
     offset = (nodes.u - nodes.u.mean(axis=0)) / spacing
@@ -168,24 +168,24 @@ def _cubic_precision(nodes: BeamNodes, spacing: float) -> FloatArray:
 
 
 def _explained(precision: FloatArray, weighted: FloatArray, first: NDArray[np.int64], second: NDArray[np.int64]) -> FloatArray:
-    """Return by how much chi square falls when both nodes of some pairs are left out."""
+    """Return the decrease of chi-square when both nodes of each pair are left out."""
     a, b, c = precision[first, first], precision[second, second], precision[first, second]
     u, v = weighted[first], weighted[second]
     return (b * u**2 - 2.0 * c * u * v + a * v**2) / np.maximum(a * b - c**2, np.finfo(float).tiny)
 
 
 def judge(mixture: Mixture, u: FloatArray, hull: Hull) -> tuple[FloatArray, FloatArray]:
-    """Return the probability of each node that it is bad, and the roughness around it if it is good.
+    """Return the probability that each node is bad, and the roughness around it if it is good.
 
-    The roughness of the beam around a node comes from the pulls of its neighbours that are not suspect. A corner of the scan is
-    extrapolated from the others, which holds a curvature that interpolation does not: it is compared with the other corners.
+    The roughness of the beam around a node is estimated from the pulls of its unsuspected neighbours. A corner of the scan is
+    extrapolated, so that its deviation includes curvature: it is compared with the other corners.
 
     Parameters
     ----------
     mixture
         Fit in which all suspects are down-weighted.
     u : ndarray, shape (n, 2)
-        Places of the nodes, mm.
+        Positions of the nodes, mm.
     hull
         Hull of the nodes.
 
@@ -228,9 +228,9 @@ def _good_density(
     similar : ndarray
         Pulls of similar nodes.
     freedom
-        Degrees of freedom that each of these adds to what is known of the roughness.
+        Degrees of freedom that each of these contributes to the roughness.
     """
-    # The pulls are scaled to the 90th percentile of a normal distribution; the prior of the roughness keeps that.
+    # The pulls are scaled to the 90th percentile of a normal distribution; the prior of the roughness preserves this scaling.
     unit = (NORMAL_90 / stats.t.ppf(0.95, ROUGHNESS_FREEDOM)) ** 2
     total = ROUGHNESS_FREEDOM * unit + freedom * np.sum(similar**2)
     steps = (np.arange(ROUGHNESS_STEPS) + 0.5) / ROUGHNESS_STEPS
@@ -241,14 +241,14 @@ def _good_density(
 
 
 def hypotheses(extra_variance: FloatArray, probability: FloatArray) -> Iterator[tuple[float, FloatArray]]:
-    """Yield the plausible choices of bad nodes: their probability, which sums to 1, and the extra variance of each node.
+    """Yield the plausible sets of bad nodes: their probability (sum 1) and the extra variance of each node.
 
     Parameters
     ----------
     extra_variance : ndarray, shape (n,)
         Variance that down-weights each suspect; 0 for other nodes.
     probability : ndarray, shape (n,)
-        Probability of each node that it is bad. Nodes are independent; of many open cases the three most open ones are
+        Probability that each node is bad. Nodes are independent; of many undecided cases the three most uncertain ones are
         enumerated and the others decided.
     """
     openness = np.minimum(probability, 1.0 - probability)

@@ -1,4 +1,4 @@
-"""What determines a beam model, besides its nodes."""
+"""Parameters that determine a beam model together with its nodes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from permil.beam.nodes import BeamNodes
 FloatArray = NDArray[np.float64]
 
 MAX_CENTRES = 2500
-"""Up to so many distinct positions every node is a centre: the exact Gaussian process."""
+"""Largest number of distinct positions with every node as a centre (exact Gaussian process)."""
 LATTICE_CENTRES = 2000
 MAX_EXPOSURES = 1000
 SAME_POSITION_MM = 1e-6
 HOLE_LATTICE = 60
-HOLE_QUANTILE = 0.98  # a single missing node is no reason to take the scan for a sparser one
+HOLE_QUANTILE = 0.98  # a single missing node must not make the scan count as sparser
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Member:
     weight
         Weight of its prediction; the weights of all members sum to 1.
     extra_variance : ndarray, shape (n,)
-        Variance added to the log signal of each node: 0, or the squared deviation of a node that counts as an outlier here.
+        Variance added to the log signal of each node: 0, or the squared deviation of a node treated as an outlier here.
     roughness : ndarray, shape (n,)
-        Factor on the variance of the log beam around each node: 1, or more where a suspect node counts as good here.
+        Factor on the variance of the log beam around each node: 1, or more if a suspect node is treated as good here.
     """
 
     family: KernelFamily
@@ -64,16 +64,16 @@ class BeamParameters:
 
     @property
     def outlier_probability(self) -> FloatArray:
-        """Probability of each node that it is an outlier: the weight of the members that down-weight it, shape (n,)."""
+        """Probability that each node is an outlier: the weight of the members that down-weight it, shape (n,)."""
         weights = np.array([member.weight for member in self.members])
         bad = np.array([member.extra_variance > 0.0 for member in self.members])
         return weights @ bad / weights.sum()
 
 
 def observations_of(nodes: BeamNodes, extra_variance: FloatArray, exposure_weight: FloatArray | None) -> Observations:
-    """Turn nodes into what is fitted.
+    """Convert nodes to the observations of the fit.
 
-    The log turns the gain of a bunch and the scale of an exposure, which multiply the beam, into terms of a linear model.
+    In the logarithm, the gain of a bunch and the scale of an exposure become terms of a linear model.
     """
     relative = nodes.signal_err / nodes.signal
     _, bunch = np.unique(nodes.bunch, return_inverse=True)
@@ -91,9 +91,9 @@ def observations_of(nodes: BeamNodes, extra_variance: FloatArray, exposure_weigh
 
 
 def _shared_exposures(labels: NDArray[np.int64], bunch: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the exposures that several nodes share from 0; -1 for the others.
+    """Number the exposures with several nodes from 0; -1 for the others.
 
-    Where one bunch is all there is, and where the exposures are so many that their scales average out, all are -1: the scale errors
+    With a single bunch, or with so many exposures that their scales average out, all are -1: the scale errors
     are then part of the node noise.
     """
     numbers = np.full(labels.size, -1, dtype=np.int64)
@@ -106,7 +106,7 @@ def _shared_exposures(labels: NDArray[np.int64], bunch: NDArray[np.int64]) -> ND
 
 
 def spacing_of(u: FloatArray, hull: Hull) -> float:
-    """Return the typical distance of neighbours, mm: the root of the area per distinct position."""
+    """Return the typical distance of neighbours, mm: square root of the area per distinct position."""
     distinct = len(np.unique((u / SAME_POSITION_MM).round(), axis=0))
     return float(np.sqrt(hull.area / distinct))
 
@@ -114,7 +114,7 @@ def spacing_of(u: FloatArray, hull: Hull) -> float:
 def hole_of(nodes: BeamNodes, hull: Hull) -> float:
     """Return the radius of the larger holes between the nodes, mm: how far a point of the hull is from the nearest node.
 
-    On a square grid it is below the spacing. Where nodes are close in one direction only, repeated or scattered, it is above. It is 0
+    On a square grid it is below the spacing; if nodes are close in one direction only, repeated or scattered, it is above. It is 0
     with several bunches, which sample the beam between the positions of the scan, and with more than 2500 nodes.
     """
     if np.unique(nodes.bunch).size > 1 or len(nodes) > MAX_CENTRES:
@@ -124,7 +124,7 @@ def hole_of(nodes: BeamNodes, hull: Hull) -> float:
 
 
 def holes_of(u: FloatArray, radius: float) -> list[NDArray[np.int64]]:
-    """Return for each node the nodes in the hole around it, itself first; an empty list where no hole holds two nodes."""
+    """Return for each node the nodes in the hole around it, itself first; an empty list if no hole contains two nodes."""
     if radius == 0.0:
         return []
     pairs = cKDTree(u).query_pairs(radius, output_type="ndarray")
@@ -135,7 +135,7 @@ def holes_of(u: FloatArray, radius: float) -> list[NDArray[np.int64]]:
 
 
 def centres_of(u: FloatArray, hull: Hull) -> FloatArray:
-    """Return the points that carry the beam: the distinct positions, or a regular lattice where they are too many."""
+    """Return the centres of the process: the distinct positions, or a regular lattice if there are too many."""
     _, first = np.unique((u / SAME_POSITION_MM).round(), axis=0, return_index=True)
     if first.size <= MAX_CENTRES:
         return u[np.sort(first)]

@@ -1,4 +1,4 @@
-"""Where the beam is: its maximum and its centroid, with errors."""
+"""Maximum and centroid of the beam, with errors."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ CENTROID_LEVEL = 0.9
 
 @dataclass(frozen=True)
 class BeamPosition:
-    """A place in the beam's coordinates with its error.
+    """A position in beam coordinates with its error.
 
     Parameters
     ----------
     ux, uy : float
-        Place minus projector, mm.
+        Position minus projector, mm.
     covariance : ndarray, shape (2, 2)
         Covariance, mm^2.
     """
@@ -50,7 +50,7 @@ class BeamPosition:
 
 
 def peak_of(mixture: Mixture, hull: Hull) -> tuple[FloatArray, float]:
-    """Return place and height of the largest mean log signal inside the hull, by a lattice search that zooms in."""
+    """Return position and value of the largest mean log signal inside the hull, by an iterated lattice search."""
     points = hull.lattice(LATTICE)
     half_width = 1.5 * (hull.upper - hull.lower) / (LATTICE - 1)
     step = np.linspace(-1.0, 1.0, ZOOM_LATTICE)
@@ -68,10 +68,10 @@ def peak_of(mixture: Mixture, hull: Hull) -> tuple[FloatArray, float]:
 
 
 def maximum_of(mixture: Mixture, hull: Hull, *, seed: int) -> BeamPosition:
-    """Return the place of the maximum with an error that is honest on a flat top.
+    """Return the position of the maximum, with an error that remains valid for a flat top.
 
-    Its covariance is the mean square distance of the maxima of seeded draws from the posterior: where a linear propagation of
-    errors fails, the draws still find every place where the maximum may be.
+    Its covariance is the mean square distance of the maxima of seeded draws from the posterior: if a linear propagation of
+    errors fails, the draws still cover all possible positions of the maximum.
     """
     peak, height = peak_of(mixture, hull)
     lattice = np.vstack([hull.lattice(LATTICE), peak])
@@ -93,7 +93,7 @@ def maximum_of(mixture: Mixture, hull: Hull, *, seed: int) -> BeamPosition:
 def centroid_of(mixture: Mixture, hull: Hull) -> BeamPosition:
     """Return the centroid of the beam above 0.9 of its maximum, weighted with the height above that, with its linear error.
 
-    Where that part reaches the edge of the scanned area it is the centroid of what was scanned.
+    If that part reaches the edge of the scanned area, it is the centroid of the scanned part.
     """
     peak, log_height = peak_of(mixture, hull)
     lattice = hull.lattice(LATTICE)
@@ -110,7 +110,7 @@ def centroid_of(mixture: Mixture, hull: Hull) -> BeamPosition:
 
 
 def _refined_maximum(values: FloatArray, axes: list[FloatArray]) -> FloatArray:
-    """Return the place of the largest value of a lattice, refined by a parabola along each axis."""
+    """Return the position of the largest value of a lattice, refined by a parabola along each axis."""
     index = np.unravel_index(np.argmax(values), values.shape)
     place = np.empty(2)
     for dimension, axis in enumerate(axes):

@@ -1,4 +1,4 @@
-"""The stage `beam`: scan exposures to nodes (resumable), nodes to a model per LED."""
+"""The stage `beam`: measurement of nodes from scan exposures (resumable), and one model per LED."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.beam.bunches import box_signals, shared_box_calibration
-from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
+from permil.beam.model_file import model_from_hdus, model_to_hdus
 from permil.beam.nodes import nodes_from_table
 from permil.camera import Camera, ReferenceBox, shared_camera
 from permil.camera.frames import box_in_detector, detector_to_ccs
@@ -35,19 +35,19 @@ from permil.products import (
     write_table,
     writing,
 )
-from permil.products.sensors import card_of
+from permil.products.sensor_identity import card_of
 from permil.progress import StageReport, do_tasks
 from permil.run import Run
 
 _EXPOSURES_PER_CALL = 4
 _SATURATED_FRACTION = 0.005
 _NODE_KEYS = ("obsid", "detector", "amp", "row", "column", "box")
-"""What tells nodes apart."""
+"""Columns that identify a node."""
 
 
 @dataclass(frozen=True)
 class _Bunch:
-    """A bunch of pixels that watches the beam."""
+    """A bunch of pixels that measures the beam."""
 
     detector: str
     amp: str
@@ -59,12 +59,12 @@ class _Bunch:
 
 
 def reference_bunches(config: Config, camera: Camera) -> list[_Bunch]:
-    """Return the bunches of the configuration, or the camera's own one, with their places.
+    """Return the bunches of the configuration, or that of the camera, with their positions.
 
     Raises
     ------
     CameraError
-        If a detector or amplifier does not exist or a box leaves its segment.
+        If a detector or amplifier does not exist, or a box extends beyond its segment.
     """
     references = config.beam.reference or [ReferenceConfig(**asdict(camera.reference))]
     bunches = []
@@ -154,18 +154,18 @@ def _nodes_task(run: Run, led: str, scan: Table) -> Task:
 
 
 def fit_beams(run: Run) -> StageReport:
-    """Measure the nodes and fit the beam of each LED that was scanned.
+    """Measure the nodes and fit the beam of each scanned LED.
 
     Raises
     ------
     BeamError
-        If no LED was scanned, the scan did not read a reference detector, or the nodes of no LED make a model.
+        If no LED was scanned, the scan did not read a reference detector, or no LED has enough nodes for a model.
     """
     report, config = StageReport("beam"), run.config
     leds = beam_leds(run)
     missing = [led for led in config.beam.leds if led not in leds]
     if missing or not leds:
-        what = f"LED {', '.join(missing)} was not scanned" if missing else "there is no beam scan among the exposures"
+        what = f"LED {', '.join(missing)} was not scanned" if missing else "the exposures contain no beam scan"
         scanned = sorted(set(run.index.select(purpose=SCAN)["led"]))
         raise BeamError(
             what,
@@ -209,7 +209,7 @@ def _missing_nodes(table: Table) -> list[str]:
 def _usable_nodes(table: Table, config: Config) -> Any:
     if len(table) and all(table["note"]):
         raise BeamError(
-            f"none of {len(table)} nodes could be measured; {_missing_nodes(table)[0]}", remedy="mend the cause, and run again"
+            f"none of {len(table)} nodes could be measured; {_missing_nodes(table)[0]}", remedy="correct the cause and run again"
         )
     if config.isr.photodiode == "none":
         table = table.copy()
@@ -249,13 +249,13 @@ def _plain(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_journal(journal: Path, expected: str) -> list[dict[str, Any]]:
-    """Return the nodes of a journal that was begun for just this measurement; lines that are cut short do not count."""
+    """Return the nodes of a journal of the same measurement; incomplete lines are ignored."""
     if not journal.is_file():
         return []
     first, *lines = journal.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
     if _parsed(first) != {"fingerprint": expected}:
         return []
-    # A task whose worker died after its line was written ran again: what it measured twice is one node.
+    # A task is repeated if its worker died after writing its line: duplicate nodes are merged.
     entries = [entry for line in lines if isinstance(entry := _parsed(line), list)]
     return list({tuple(record[name] for name in _NODE_KEYS): record for entry in entries for record in entry}.values())
 
@@ -295,12 +295,12 @@ def _nodes_of_exposure(
     try:
         signals = box_signals(row["path"], boxes, camera, calibration, config.isr, checksums=config.exposures.checksums)
     except InputError as error:
-        # One damaged file of a scan is a missing node, not the end of the run.
+        # A damaged file of a scan is a missing node and does not stop the run.
         note = f"{error.path}: {error.what}"
         signals = [BoxSignal(np.nan, np.nan, 0, 0, 0, np.nan) for _ in boxes]
     records = []
     for bunch, box in zip(bunches, signals, strict=True):
-        # Saturated light pulls the mean of the bunch, so that the node says nothing; the track of a cosmic ray does not.
+        # Saturation biases the mean of the bunch and invalidates the node; the track of a cosmic ray does not.
         saturated = box.saturated > _SATURATED_FRACTION * bunch.box**2
         records.append(
             {
@@ -333,12 +333,12 @@ def load_beam(path: Path, *, led: str = "") -> BeamModel:
     Parameters
     ----------
     led
-        LED that it must be of, where the file says so.
+        Expected LED, checked if the file names one.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged, no beam model, or that of another LED.
+        If the file is missing, damaged, not a beam model, or of another LED.
     """
     model = model_from_hdus(path)
     found = card_of(fits.getheader(path, 0), "LED") if led else None
@@ -346,7 +346,7 @@ def load_beam(path: Path, *, led: str = "") -> BeamModel:
         raise InputError(
             f"this is the beam of LED {found}, not of {led}",
             path=path,
-            remedy="fit the beam of this LED again, or name another LED in flat.beam_of",
+            remedy="fit the beam of this LED again, or choose another LED with flat.beam_of",
             value=str(found),
             expected=led,
         )

@@ -1,4 +1,4 @@
-"""Tables of nodes to a model file, tables of positions to predicted signals: what `permil beam fit` and `predict` do."""
+"""`permil beam fit` and `predict`: fit a model to a table of nodes, and predict signals for a table of positions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
+from permil.beam.model_file import model_from_hdus, model_to_hdus
 from permil.beam.nodes import BUNCH_COLUMNS, PLACE_COLUMNS, REQUIRED_COLUMNS, bunch_labels, nodes_from_table
 from permil.camera import Camera
 from permil.errors import BeamError, InputError, PermilError
@@ -31,14 +31,14 @@ def fit_table(path_in: str | Path, path_out: str | Path, *, amp: str | int | Non
     path_out
         FITS file of the model.
     amp
-        Take only the rows of this amplifier.
+        Use only the rows of this amplifier.
     camera
-        Where the amplifiers are, for tables that name detector and box.
+        Camera with the positions of the amplifiers, for tables that name detector and box.
 
     Raises
     ------
     PermilError
-        If the table cannot be used or the model not be fitted or written.
+        If the table cannot be used, or the model cannot be fitted or written.
     """
     check_output(path_out, inputs=[path_in])
     try:
@@ -52,24 +52,24 @@ def fit_table(path_in: str | Path, path_out: str | Path, *, amp: str | int | Non
 
 
 def predict_table(path_model: str | Path, path_in: str | Path, path_out: str | Path) -> str:
-    """Add the columns ``beam`` and ``beam_err`` to a table of projector positions and write it; return one sentence.
+    """Add the columns ``beam`` and ``beam_err`` to a table of projector positions and write it; return a summary sentence.
 
-    Both are in the unit of the fitted signal and NaN outside the hull of the nodes. ``beam_err`` is the error of the model: what is
-    measured at a position carries the node noise besides, which the table's metadata name.
+    Both are in the unit of the fitted signal and NaN outside the hull of the nodes. ``beam_err`` is the error of the model: a measurement
+    also has the node noise, which is given in the metadata of the table.
 
     Parameters
     ----------
     path_model
         FITS file of the model.
     path_in
-        Table with ``x_mm``, ``y_mm``; the place is that of the fitted bunch unless ``ref_x_mm``, ``ref_y_mm`` tell another.
+        Table with ``x_mm``, ``y_mm``; the position is that of the fitted bunch unless ``ref_x_mm``, ``ref_y_mm`` give another.
     path_out
-        The same rows and columns with the two added.
+        Table to write: the same rows and columns plus the two columns.
 
     Raises
     ------
     PermilError
-        If the model or the table cannot be used, or the result not be written.
+        If the model or the table cannot be used, or the result cannot be written.
     """
     check_output(path_out, inputs=[path_model, path_in])
     model = model_from_hdus(path_model)
@@ -92,9 +92,9 @@ def predict(model: BeamModel, table: Table) -> Table:
     Raises
     ------
     InputError
-        If the table already has one of the added columns, lacks or misspells a column, or a position is no number in a unit of length.
+        If the table already has one of the added columns, lacks or misspells a column, or a position is not a number in a unit of length.
     BeamError
-        If the model has several bunches and the table does not tell the places.
+        If the model has several bunches and the table does not give positions.
     """
     present = [name for name in ADDED_COLUMNS if name in table.colnames]
     if present:
@@ -117,7 +117,7 @@ def predict(model: BeamModel, table: Table) -> Table:
 
 
 def _bunches(model: BeamModel, table: Table) -> NDArray[np.str_]:
-    """Return the bunch of each row: the only one, one that the row names, or none (the mean gain)."""
+    """Return the bunch of each row: the only one, the one named in the row, or none (mean gain)."""
     if len(model.gains) == 1:
         return np.full(len(table), next(iter(model.gains)))
     return bunch_labels(table)
@@ -129,7 +129,7 @@ def _places(model: BeamModel, table: Table, bunches: NDArray[np.str_]) -> tuple[
     unknown = sorted(set(bunches.tolist()) - set(model.gains))
     if unknown:
         raise BeamError(
-            "the model was fitted to several bunches and the table does not tell the place of each row",
+            "the model was fitted to several bunches and the table does not give the position of each row",
             remedy="add columns ref_x_mm and ref_y_mm, or the columns that name the bunch",
             value=unknown,
             allowed=list(model.gains),

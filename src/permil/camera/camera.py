@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from permil.camera.detector_names import detector_key, keys_of
 from permil.camera.frames import detector_to_ccs
 from permil.camera.model import Detector, ReferenceBox
-from permil.camera.names import detector_key, keys_of
 from permil.errors import CameraError
 
 
@@ -53,7 +53,7 @@ class Camera:
         return detector
 
     def find(self, label: Any) -> Detector | None:
-        """Return the detector that a label means (see `permil.camera.names`); None where it is none of this camera."""
+        """Return the detector with a label (see `permil.camera.detector_names`), None if this camera has none."""
         if isinstance(label, str) and label in self.detectors:
             return self.detectors[label]
         name = self._names_by_key.get(detector_key(label))
@@ -80,7 +80,7 @@ class Camera:
         return np.array(names), np.array(bounds)
 
     def detector_at(self, x_ccs: ArrayLike, y_ccs: ArrayLike) -> NDArray[np.str_]:
-        """Return the name of the detector that holds each CCS point, ``""`` where none does.
+        """Return the name of the detector that holds each CCS point, ``""`` if none does.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""The only module that flips or swaps: raw segment, amplifier, detector pixel, DVCS, CCS, projector-relative.
+"""Transformations between coordinate frames; all flips and axis swaps of the package are here.
 
 Frames (0-based pixels with centres at integers, millimetres elsewhere):
 
@@ -48,7 +48,7 @@ def _rotation(detector: Detector) -> tuple[float, float]:
 
 
 def segment_to_detector(amplifier: Amplifier, column: ArrayLike, row: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn (column, row) of the trimmed raw segment into detector pixels (x, y)."""
+    """Convert (column, row) of the trimmed raw segment into detector pixels (x, y)."""
     column, row = _as_floats(column, row)
     x = amplifier.x_min + (amplifier.nx - 1 - column if amplifier.flip_x else column)
     y = amplifier.y_min + (amplifier.ny - 1 - row if amplifier.flip_y else row)
@@ -56,7 +56,7 @@ def segment_to_detector(amplifier: Amplifier, column: ArrayLike, row: ArrayLike)
 
 
 def detector_to_segment(amplifier: Amplifier, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn detector pixels (x, y) into (column, row) of the trimmed raw segment of an amplifier."""
+    """Convert detector pixels (x, y) into (column, row) of the trimmed raw segment of an amplifier."""
     x, y = _as_floats(x, y)
     column, row = x - amplifier.x_min, y - amplifier.y_min
     return (
@@ -99,14 +99,14 @@ def box_in_detector(amplifier: Amplifier, *, row: int, column: int, box: int) ->
     Raises
     ------
     CameraError
-        If the bunch leaves the segment.
+        If the bunch extends beyond the segment.
     """
     from permil.errors import CameraError
 
     first_row, first_column = row - box // 2, column - box // 2
     if min(first_row, first_column) < 0 or first_row + box > amplifier.ny or first_column + box > amplifier.nx:
         raise CameraError(
-            f"a box of {box} pixels at row {row}, column {column} leaves amplifier {amplifier.name}",
+            f"a box of {box} pixels at row {row}, column {column} extends beyond amplifier {amplifier.name}",
             remedy=f"its active pixels are {amplifier.ny} rows by {amplifier.nx} columns",
             value=(row, column, box),
         )
@@ -119,7 +119,7 @@ def box_in_detector(amplifier: Amplifier, *, row: int, column: int, box: int) ->
 
 
 def detector_to_dvcs(detector: Detector, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn detector pixels into DVCS millimetres."""
+    """Convert detector pixels into DVCS millimetres."""
     x, y = _as_floats(x, y)
     cosine, sine = _rotation(detector)
     from_x = (x - detector.reference_pixel[0]) * detector.pixel_mm
@@ -131,7 +131,7 @@ def detector_to_dvcs(detector: Detector, x: ArrayLike, y: ArrayLike) -> tuple[Fl
 
 
 def dvcs_to_detector(detector: Detector, x_mm: ArrayLike, y_mm: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn DVCS millimetres into detector pixels (also outside the array)."""
+    """Convert DVCS millimetres into detector pixels (also outside the array)."""
     x_mm, y_mm = _as_floats(x_mm, y_mm)
     cosine, sine = _rotation(detector)
     from_x = (x_mm - detector.centre_dvcs[0]) / detector.pixel_mm
@@ -143,24 +143,24 @@ def dvcs_to_detector(detector: Detector, x_mm: ArrayLike, y_mm: ArrayLike) -> tu
 
 
 def dvcs_to_ccs(x_mm: ArrayLike, y_mm: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn DVCS (x, y) into CCS (X, Y): a pure transpose."""
+    """Convert DVCS (x, y) into CCS (X, Y): a pure transpose."""
     x_mm, y_mm = _as_floats(x_mm, y_mm)
     return y_mm, x_mm
 
 
 def ccs_to_dvcs(x_ccs: ArrayLike, y_ccs: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn CCS (X, Y) into DVCS (x, y): a pure transpose."""
+    """Convert CCS (X, Y) into DVCS (x, y): a pure transpose."""
     x_ccs, y_ccs = _as_floats(x_ccs, y_ccs)
     return y_ccs, x_ccs
 
 
 def detector_to_ccs(detector: Detector, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn detector pixels into CCS millimetres."""
+    """Convert detector pixels into CCS millimetres."""
     return dvcs_to_ccs(*detector_to_dvcs(detector, x, y))
 
 
 def ccs_to_detector(detector: Detector, x_ccs: ArrayLike, y_ccs: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn CCS millimetres into detector pixels (also outside the array)."""
+    """Convert CCS millimetres into detector pixels (also outside the array)."""
     return dvcs_to_detector(detector, *ccs_to_dvcs(x_ccs, y_ccs))
 
 
@@ -182,19 +182,19 @@ def ccs_affine(detector: Detector) -> tuple[FloatArray, FloatArray]:
 def projector_relative(
     x_ccs: ArrayLike, y_ccs: ArrayLike, projector_x: ArrayLike, projector_y: ArrayLike
 ) -> tuple[FloatArray, FloatArray]:
-    """Return ``u``: place minus projector, both CCS millimetres. The beam is a function of ``u`` alone."""
+    """Return ``u``, the position minus the projector position, both in CCS mm. The beam is a function of ``u`` alone."""
     x_ccs, y_ccs, projector_x, projector_y = _as_floats(x_ccs, y_ccs, projector_x, projector_y)
     return x_ccs - projector_x, y_ccs - projector_y
 
 
 def detector_to_detsec(detector: Detector, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn detector pixels into the 1-based DETSEC frame of raw headers (mirrored in y)."""
+    """Convert detector pixels into the 1-based DETSEC frame of raw headers (mirrored in y)."""
     x, y = _as_floats(x, y)
     return x + 1, detector.ny - y
 
 
 def detsec_to_detector(detector: Detector, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn the 1-based DETSEC frame of raw headers into detector pixels."""
+    """Convert the 1-based DETSEC frame of raw headers into detector pixels."""
     x, y = _as_floats(x, y)
     return x - 1, detector.ny - y
 
@@ -205,13 +205,13 @@ def detsec_view(detector_array: NDArray[Any]) -> NDArray[Any]:
 
 
 def detector_to_eotest_mosaic(detector: Detector, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn detector pixels into (row, column) of the display mosaic of eotest."""
+    """Convert detector pixels into (row, column) of the display mosaic of eotest."""
     x, y = _as_floats(x, y)
     return y, detector.nx - 1 - x
 
 
 def eotest_mosaic_to_detector(detector: Detector, row: ArrayLike, column: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """Turn (row, column) of the display mosaic of eotest into detector pixels (x, y)."""
+    """Convert (row, column) of the display mosaic of eotest into detector pixels (x, y)."""
     row, column = _as_floats(row, column)
     return detector.nx - 1 - column, row
 

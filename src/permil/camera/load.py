@@ -100,9 +100,9 @@ def _folder() -> Any:
 
 
 def _read(name_or_path: str | Path) -> tuple[Path, dict[str, Any], set[str]]:
-    """Return where a camera file lies, its content over that of the files that it extends, and the names in all of them.
+    """Return the path of a camera file, its content merged over the files that it extends, and the names in all of them.
 
-    The names are those of detectors and amplifiers: a file may leave out some of those that the file that it extends has gains of.
+    The names are those of detectors and amplifiers; a file may omit some for which the extended file has gains.
     """
     first = path = _find(name_or_path, Path())
     chain: list[Path] = []
@@ -118,7 +118,7 @@ def _read(name_or_path: str | Path) -> tuple[Path, dict[str, Any], set[str]]:
         base = content.pop("extends")
         if not isinstance(base, str):
             raise CameraError(
-                f"key extends = {base!r}: the name of one camera or the path of one camera file is expected",
+                f"key extends = {base!r}: expected is the name of a camera or the path of a camera file",
                 path=path,
                 remedy=f"give one of {', '.join(camera_names())} or a path relative to this file",
                 value=base,
@@ -130,9 +130,9 @@ def _read(name_or_path: str | Path) -> tuple[Path, dict[str, Any], set[str]]:
             raise
         if base_path.resolve() in chain:
             raise CameraError(
-                f"key extends = {base!r} leads back to {base_path.name}",
+                f"key extends = {base!r} is circular ({base_path.name})",
                 path=path,
-                remedy="end the chain at a camera",
+                remedy="extend a camera outside this chain",
                 value=base,
             )
         path = base_path
@@ -145,7 +145,7 @@ def _read(name_or_path: str | Path) -> tuple[Path, dict[str, Any], set[str]]:
 
 
 def _find(name_or_path: str | Path, folder: Path) -> Path:
-    """Return the path of a camera file: of a camera of the package by its name, else relative to a folder."""
+    """Return the path of a camera file: a camera of the package by name, else relative to a folder."""
     if str(name_or_path) in camera_names():
         return Path(str(_folder() / f"{name_or_path}.yaml"))
     try:
@@ -155,7 +155,7 @@ def _find(name_or_path: str | Path, folder: Path) -> Path:
         is_there = False
     if not is_there:
         raise CameraError(
-            f"there is no camera {str(name_or_path)!r}",
+            f"camera {str(name_or_path)!r} does not exist",
             remedy=f"give one of {', '.join(camera_names())} or the path of a camera file",
             value=str(name_or_path),
             allowed=camera_names(),
@@ -166,8 +166,8 @@ def _find(name_or_path: str | Path, folder: Path) -> Path:
 def load_camera(name_or_path: str | Path) -> Camera:
     """Load a camera by its name (``lsstcam``, ``lsstcam-bin8``) or from a camera file.
 
-    A camera file may extend another, ``extends: lsstcam`` or a path relative to itself: its keys win, map by map, and lists as a whole.
-    A name of the package is never a path: a file of such a name is given as ``./lsstcam``.
+    A camera file may extend another, ``extends: lsstcam`` or a path relative to itself: its keys take precedence, map by map, and lists
+    replace whole lists. A camera name of the package is never read as a path: write ``./lsstcam`` for a file of that name.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def load_camera(name_or_path: str | Path) -> Camera:
 
 
 def _require_consistent(camera: _CameraFile, known: set[str]) -> None:
-    """Raise an error if something is given twice, or a name matches nothing."""
+    """Check that nothing is duplicated and every name is known."""
     for what, listed in (
         ("amplifier number", [entry.number for entry in camera.amplifiers]),
         ("amplifier name", [entry.name for entry in camera.amplifiers]),
@@ -260,7 +260,7 @@ def _build(entries: _CameraFile, where: Path) -> Camera:
 
 @lru_cache(maxsize=4)
 def shared_camera(name_or_path: str) -> Camera:
-    """Return a camera that is loaded once per process: for workers that do one task after another.
+    """Return a camera that is loaded once per process, for workers that run many tasks.
 
     Raises
     ------

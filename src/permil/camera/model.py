@@ -1,4 +1,4 @@
-"""Detectors and amplifiers: plain immutable facts."""
+"""Detectors and amplifiers: immutable descriptions."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.camera.names import detector_key, keys_of
+from permil.camera.detector_names import detector_key, keys_of
 from permil.errors import CameraError
 
 
 @dataclass(frozen=True)
 class Amplifier:
-    """One amplifier: its segment in the raw file and its place in the detector.
+    """One amplifier: its segment in the raw file and its position in the detector.
 
     ``x_min`` and ``y_min`` are the first column and row in the DM pixel frame of the detector (0-based); the flips turn the
     trimmed raw segment into that frame. Gain is in electrons per adu, read noise and saturation in electrons (nominal values).
@@ -79,7 +79,7 @@ class Amplifier:
 
     @property
     def detsec(self) -> str:
-        """DETSEC card as raw headers write it: the mirror image in y of the DM pixel frame, reversed limits for a mirror."""
+        """DETSEC card as in raw headers: mirrored in y from the DM pixel frame, with reversed limits for flipped axes."""
         first_x, last_x = self.x_min + 1, self.x_min + self.nx
         ny_detector = self.detector_shape[0]
         low_y, high_y = ny_detector - self.y_min - self.ny + 1, ny_detector - self.y_min
@@ -90,7 +90,7 @@ class Amplifier:
 
 @dataclass(frozen=True)
 class Detector:
-    """One sensor: its place in the focal plane and its amplifiers.
+    """One sensor: its position in the focal plane and its amplifiers.
 
     ``centre_dvcs`` is the DVCS position (mm) of ``reference_pixel`` (x, y; 0-based, pixel centres at integers).
     """
@@ -128,7 +128,7 @@ class Detector:
         return self.ny, self.nx
 
     def is_called(self, label: Any) -> bool:
-        """Return whether a label means this detector: its name, number or serial number in any spelling."""
+        """Return whether a label is the name, number or serial number of this detector, in any spelling."""
         return label == self.name or detector_key(label) in keys_of(self.name, self.id, self.serial)
 
     @property
@@ -137,7 +137,7 @@ class Detector:
         return (self.nx - 1) / 2, (self.ny - 1) / 2
 
     def amplifier(self, key: str | int) -> Amplifier:
-        """Return the amplifier of a name (``C14``), an extension name (``Segment14``) or an eotest number (5).
+        """Return the amplifier with a name (``C14``), an extension name (``Segment14``) or an eotest number (5).
 
         Raises
         ------

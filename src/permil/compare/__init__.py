@@ -1,6 +1,6 @@
-"""Stars against the flat: what they see of it, how that correlates, and what it means.
+"""Comparison of artificial stars with the flat: predictions for stars, correlations, and their interpretation.
 
-The front door on plain arrays is `correlate`; `permil.compare.stage` does a run.
+`correlate` works on plain arrays; `permil.compare.stage` processes a run.
 """
 
 from permil.compare.correlation import CorrelationResult, correlate, split_half_reliability

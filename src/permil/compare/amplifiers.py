@@ -1,4 +1,4 @@
-"""What stands between amplifiers: do the means of stars follow those of the flat? Wrong gains would make them."""
+"""Variation between amplifiers: whether star fluxes follow the amplifier means of the flat, as wrong gains would cause."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class BetweenAmplifiers:
     Attributes
     ----------
     slope, error
-        1 where stars follow the flat (efficiency, or gains that are wrong for both alike), 0 where they do not; NaN where the stars
-        do not reach across amplifiers.
+        1 if stars follow the flat (efficiency, or gains wrong for both alike), 0 if not; NaN if the stars do not extend across
+        amplifiers.
     rms, rms_error
-        Scatter of the amplifiers' means in the flat, relative.
+        Relative scatter of the amplifier means of the flat, and its error.
     """
 
     slope: float
@@ -46,7 +46,7 @@ def between_amplifiers(
     x: FloatArray,
     y: FloatArray,
 ) -> BetweenAmplifiers:
-    """Fit the steps of the flat between amplifiers to the fluxes of stars, means of spots and exposures taken out of both.
+    """Fit the steps of the flat between amplifiers to the fluxes of stars, with means of spots and exposures removed from both.
 
     Parameters
     ----------
@@ -55,9 +55,9 @@ def between_amplifiers(
     means : ndarray, shape (n,)
         Mean of the flat of each star's amplifier relative to the sensor, minus 1.
     spread
-        Rms of the amplifiers' means, and its error.
+        Rms of the amplifier means, and its error.
     spot, exposure, x, y : ndarray, shape (n,)
-        Of each star.
+        Spot, exposure and position of each star.
     """
     good = np.isfinite(flux) & np.isfinite(error) & (error > 0) & np.isfinite(means)
     if good.sum() < _LEAST or np.ptp(means[good]) == 0:

@@ -1,4 +1,4 @@
-"""Stars of one detector and band against its flat: correlations, hypotheses, verdicts, whole and by region."""
+"""Comparison of the stars of one detector and band with its flat: correlations, hypotheses, verdicts, in total and by region."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from permil.compare.regions import Region, RegionWidths, region_labels
 from permil.compare.rings.profile import RingProfile, RingZone, radial_profile, ring_zone
 from permil.compare.rings.search import RingSearch, find_rings
 from permil.compare.scales import cell_means
+from permil.compare.stars.flat_at_stars import Reference, RelativeFlat, flat_as_seen, relative_flat
 from permil.compare.stars.kernels import QUANTITIES
-from permil.compare.stars.match import Reference, RelativeFlat, flat_as_seen, relative_flat
 from permil.compare.stars.pairs import CellPairs, Pairs, bin_pairs, pair_up, with_steps
 from permil.compare.stars.response import StarResponse
 
@@ -32,17 +32,17 @@ BoolArray = NDArray[np.bool_]
 
 WHOLE = "whole detector"
 SINGLE = "stars"
-"""Name of the correlation of single stars; others are of cells."""
+"""Name of the scale of single stars; the others are cells."""
 _LEAST_CELLS = 30
 _METHODS_OF_CELLS = ("naive", "modified_t", "block_bootstrap")
 _RING_HIGH_PASS = 50.0
 _LEVEL_CELLS = 32
-"""Cells along a side of the detector for the split over levels."""
+"""Number of cells along a side of the detector for the split over levels."""
 
 
 @dataclass(frozen=True)
 class CompareOptions:
-    """How stars and flat are compared; lengths in pixels unless the name says mm. See section ``compare`` of the configuration."""
+    """Options of the comparison; lengths in pixels unless the name ends in mm. See section ``compare`` of the configuration."""
 
     reference: Reference
     high_pass: float
@@ -59,7 +59,7 @@ class CompareOptions:
 
 @dataclass(frozen=True)
 class Correlation:
-    """One correlation: of what, where, and on which scale (`SINGLE`, or cells of so many pixels)."""
+    """One correlation, with its quantity, region and scale (`SINGLE`, or the cell size in pixels)."""
 
     quantity: str
     region: str
@@ -68,38 +68,38 @@ class Correlation:
     result: CorrelationResult
 
     def row(self) -> dict[str, Any]:
-        """Return it as one row of a table."""
+        """Return the correlation as one row of a table."""
         return {"quantity": self.quantity, "region": self.region, "scale": self.scale, "cell": self.cell, **self.result.row()}
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything about the stars and the flat of one detector and band.
+    """Comparison of the stars and the flat of one detector and band.
 
     Attributes
     ----------
     flat
         Relative flat.
     predicted
-        Stars that are used, with what the flat predicts.
+        Stars used, with the predictions of the flat.
     regions
-        `Region` of each of them.
+        `Region` of each star.
     pairs, cells
-        Values that were correlated, by quantity: star by star, and in the cells that are shown.
+        Correlated values by quantity: of single stars, and in the displayed cells.
     correlations
-        The headline first.
+        Correlations, the headline first.
     fits, verdicts
-        By region, `WHOLE` first.
+        Fits and verdicts by region, `WHOLE` first.
     silent
-        Regions and quantities of which nothing can be said, with the reason.
+        Regions and quantities without a result, with the reason.
     amplifiers
-        What stands between amplifiers.
+        Variation between amplifiers.
     search, rings
-        Search for tree rings (None if there was none), and profile around their centre (None without rings).
+        Result of the search for tree rings (None without a search), and profile around their centre (None without rings).
     shift_x, shift_y
-        Displacement that the whole flat would make were it all pixel area, in the cells that are shown, pixels.
+        Displacement if the whole flat were pixel area, in the displayed cells, pixels.
     level_cells
-        Fluxes and flat with the steps between amplifiers, on all scales, for the split over levels.
+        Fluxes and flat including the steps between amplifiers, on all scales, for the split over levels.
     """
 
     flat: RelativeFlat
@@ -138,20 +138,21 @@ def compare_stars(
     Parameters
     ----------
     stars, response
-        Residuals of the stars, and how their measurement answers to a flat.
+        Residuals of the stars, and their response to a flat.
     image, variance : ndarray, shape (ny, nx)
         Flat and its variance.
     usable : ndarray of bool, shape (ny, nx)
-        Pixels of it that count.
+        Usable pixels of the flat.
     detector
-        Of both.
+        Detector of both.
     options
-        How.
+        Options of the comparison.
 
     Raises
     ------
     CompareError
-        If stars or flat cannot be used; see `permil.compare.stars.match.relative_flat` and `permil.compare.hypotheses.fit.predict_bands`.
+        If stars or flat cannot be used; see `permil.compare.stars.flat_at_stars.relative_flat` and
+        `permil.compare.hypotheses.fit.predict_bands`.
     """
     rows, columns = np.indices(detector.shape)
     amplifier = amplifier_at(detector, columns, rows)
@@ -219,7 +220,7 @@ def _pairs(
 def _correlations(
     pairs: dict[str, Pairs], regions: NDArray[np.int8], detector: Detector, options: CompareOptions, silent: dict[str, str]
 ) -> list[Correlation]:
-    """Return correlations of single stars: flux, the other quantities; of cells; then flux by region."""
+    """Return the correlations of single stars (flux, then other quantities), of cells, and of flux by region."""
     found = []
     for quantity, each in pairs.items():
         found.append(Correlation(quantity, WHOLE, SINGLE, 0, _of_stars(each, options)))
@@ -276,7 +277,7 @@ def _known(error: FloatArray) -> FloatArray | None:
 def _fits(
     predicted: PredictedStars, regions: NDArray[np.int8], options: CompareOptions, silent: dict[str, str]
 ) -> tuple[dict[str, HypothesisFit], dict[str, Verdict]]:
-    """Return fits and verdicts of the whole detector, and of each region that has enough stars."""
+    """Return fits and verdicts of the whole detector, and of each region with enough stars."""
     fits = {WHOLE: fit_hypotheses(predicted, flat_fielded=options.flat_fielded)}
     verdicts = {WHOLE: verdict(fits[WHOLE].flux_change)}
     for region in Region:
@@ -310,11 +311,11 @@ def _between(predicted: PredictedStars, flat: RelativeFlat, steps: FloatArray) -
 
 
 def describe(comparison: Comparison, name: str) -> tuple[str, str, str]:
-    """Return what a person should know, in three lines."""
+    """Return a summary of three lines."""
     result, fit = comparison.headline, comparison.fits[WHOLE]
     chance = f"p = {result.p_value:.2g}" if np.isfinite(result.p_value) else f"no p-value: {result.reason}"
     correlation = (
         f"{name}: r = {result.r:+.3f} +- {result.r_err:.3f} between star fluxes and flat, {chance} "
-        f"({result.n} stars, worth {result.n_eff:.0f} independent ones)"
+        f"({result.n} stars, equivalent to {result.n_eff:.0f} independent ones)"
     )
     return correlation, f"{name}: {fit}", f"{name}: {comparison.verdicts[WHOLE]}"

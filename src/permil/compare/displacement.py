@@ -1,6 +1,6 @@
-"""The displacement that a flat predicts where its structure is the area of pixels.
+"""Displacement predicted by a flat if its structure is due to pixel area.
 
-Light that is absorbed at x is recorded at ``x + d(x)``: charge is conserved, so that uniform light shows ``F - 1 = -div d`` to first
+Light absorbed at x is recorded at ``x + d(x)``: charge is conserved, so that uniform light shows ``F - 1 = -div d`` to first
 order. A curl-free field has a potential, ``d = -grad phi`` with ``laplacian(phi) = F - 1``. Where d depends on the radius only,
 ``d_r(r) = -(1 / r) integral r' (F - 1) dr'``; the integral in Plazas, Bernstein & Sheldon 2014 (PASP 126, 750, equation 3) is ``-d`` here.
 """
@@ -22,7 +22,7 @@ BoolArray = NDArray[np.bool_]
 
 Boundary = Literal["closed", "open"]
 _FILL_SCALE = 2.0
-"""Sigma (pixels) of the mean over the neighbours of small holes; larger holes take it from wherever pixels are near."""
+"""Sigma (pixels) of the mean over the neighbours of small holes; larger holes use the nearest usable pixels."""
 _FILL_GROWTH = 2.0
 _FILL_ROUNDS = 12
 
@@ -40,9 +40,9 @@ class Displacement:
     potential : ndarray, shape (ny, nx)
         ``d = -grad potential``.
     boundary
-        ``closed``: nothing crosses the edges of the map. ``open``: the sensor goes on for half its size on each side with F = 1.
+        ``closed``: no displacement across the edges of the map. ``open``: the sensor continues for half its size on each side with F = 1.
     filled
-        Part of the map that was not usable and was filled from its surroundings.
+        Fraction of the map that was unusable and filled from its surroundings.
     """
 
     shift_x: FloatArray
@@ -53,12 +53,12 @@ class Displacement:
 
     @property
     def x(self) -> FloatArray:
-        """Displacement along x in the middle of each cell, shape (ny, nx)."""
+        """Displacement along x at the centre of each cell, shape (ny, nx)."""
         return np.asarray((self.shift_x[:, 1:] + self.shift_x[:, :-1]) / 2)
 
     @property
     def y(self) -> FloatArray:
-        """Displacement along y in the middle of each cell, shape (ny, nx)."""
+        """Displacement along y at the centre of each cell, shape (ny, nx)."""
         return np.asarray((self.shift_y[1:] + self.shift_y[:-1]) / 2)
 
     @property
@@ -68,7 +68,7 @@ class Displacement:
 
 
 def fill(image: NDArray[np.floating], usable: BoolArray) -> FloatArray:
-    """Return a map whose unusable pixels are means of the usable ones around them, weighted with Gaussians as narrow as the holes allow.
+    """Fill the unusable pixels of a map with Gaussian-weighted means of usable pixels, as narrow as the holes allow.
 
     Raises
     ------
@@ -77,12 +77,14 @@ def fill(image: NDArray[np.floating], usable: BoolArray) -> FloatArray:
     """
     if usable.shape != image.shape:
         raise CompareError(
-            f"the mask has shape {usable.shape}, the map {image.shape}", remedy="give both of one detector", value=usable.shape
+            f"the mask has shape {usable.shape}, but the map {image.shape}",
+            remedy="give both of one detector",
+            value=usable.shape,
         )
     if not usable.any():
         raise CompareError("no pixel of the map is usable", remedy="check its mask")
     if not np.isfinite(image[usable]).all():
-        raise CompareError("the map is not finite in pixels that count as usable", remedy="mask them")
+        raise CompareError("the map is not finite in pixels marked as usable", remedy="mask them")
     filled = np.where(usable, image, 0.0).astype(np.float64)
     holes, scale = ~usable, _FILL_SCALE
     for _ in range(_FILL_ROUNDS):
@@ -105,21 +107,21 @@ def displacement_from_flat(excess: NDArray[np.floating], usable: BoolArray, *, b
     Parameters
     ----------
     excess : ndarray, shape (ny, nx)
-        ``F - 1``; its mean is taken off, since a mean cannot be told from the scale of the flat.
+        ``F - 1``; its mean is subtracted, since it is degenerate with the scale of the flat.
     usable : ndarray of bool, shape (ny, nx)
-        Where the flat is known.
+        Pixels with a known flat.
     boundary
         See `Displacement`.
 
     Returns
     -------
     Displacement
-        In cells of the map. ``divergence`` is ``-(F - 1)`` less the mean, exactly, in every cell.
+        Displacement in cells of the map. ``divergence`` is ``-(F - 1)`` less the mean, exactly, in every cell.
 
     Raises
     ------
     CompareError
-        If nothing is usable, or the map is not finite where it is.
+        If nothing is usable, or the map is not finite at usable pixels.
     """
     whole = fill(excess, usable)
     whole -= whole[usable].mean()
@@ -145,7 +147,7 @@ def displacement_from_flat(excess: NDArray[np.floating], usable: BoolArray, *, b
 def displacement_error(
     variance: float, shape: tuple[int, int], *, shortest: float = 0.0, longest: float = np.inf
 ) -> tuple[float, float]:
-    """Return the rms error of the displacement along x and y that white noise of a flat makes, over a map with closed edges.
+    """Return the rms error of the displacement along x and y due to white noise of a flat, over a map with closed edges.
 
     Parameters
     ----------
@@ -154,12 +156,12 @@ def displacement_error(
     shape
         Cells of the map.
     shortest, longest
-        Periods (cells) of the structure that counts. The error grows with the logarithm of the longest.
+        Periods (cells) of the structure considered. The error grows with the logarithm of the longest.
 
     Returns
     -------
     tuple of float
-        In cells.
+        Errors along x and y, cells.
     """
     along_y, along_x = cosine_wavenumbers(shape)
     wavenumber = np.hypot(along_y, along_x)
@@ -175,7 +177,7 @@ def displacement_error(
 
 @dataclass(frozen=True)
 class RadialDisplacement:
-    """Radial displacement on the limits of rings, relative to that on the innermost one.
+    """Radial displacement at the limits of rings, relative to the innermost one.
 
     Attributes
     ----------
@@ -184,7 +186,7 @@ class RadialDisplacement:
     shift, error : ndarray, shape (rings + 1,)
         Outward displacement, pixels; recorded minus true.
     covariance : ndarray, shape (rings + 1, rings + 1)
-        Of the shifts: errors add up along the radius.
+        Covariance of the shifts: errors accumulate along the radius.
     """
 
     radius: FloatArray
@@ -201,7 +203,7 @@ def radial_displacement(edges: FloatArray, excess: FloatArray, error: FloatArray
     edges : ndarray, shape (rings + 1,)
         Limits of the rings around the centre, pixels, increasing.
     excess, error : ndarray, shape (rings,)
-        Mean of ``F - 1`` in each ring and its standard error. A ring without a value counts as 0 with the scatter of the others as error.
+        Mean of ``F - 1`` in each ring and its standard error. A ring without a value is set to 0, with the scatter of the others as error.
 
     Raises
     ------
@@ -215,7 +217,7 @@ def radial_displacement(edges: FloatArray, excess: FloatArray, error: FloatArray
         )
     known = np.isfinite(excess) & np.isfinite(error)
     if not known.any():
-        raise CompareError("no ring of the profile has a value", remedy="give rings that the flat covers")
+        raise CompareError("no ring of the profile has a value", remedy="give rings covered by the flat")
     typical = float(np.sqrt((excess[known] ** 2).mean()))
     value, sigma = np.where(known, excess, 0.0), np.where(known, error, typical)
     area = (edges[1:] ** 2 - edges[:-1] ** 2) / 2

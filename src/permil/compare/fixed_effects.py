@@ -1,8 +1,8 @@
-"""What calibration takes out of star residuals, taken out of templates alike: means of spots, and terms of exposures.
+"""Projection of the calibration terms (means of spots, terms of exposures) out of star residuals and templates.
 
-Residuals are relative to the mean of each spot over its dithers and to the brightness, grid or focus of each exposure, so that they hold
-only part of what the flat does to stars. A regression on templates from which the same terms are projected, with the same weights, is the
-regression with these terms as free parameters (Frisch & Waugh 1933; Lovell 1963).
+Residuals are relative to the mean of each spot over its dithers and to the brightness, grid or focus of each exposure, and therefore
+contain only part of the effect of the flat on stars. A regression on templates from which the same terms are projected out, with the same
+weights, equals the regression with these terms as free parameters (Frisch & Waugh 1933; Lovell 1963).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class FixedEffects:
     Parameters
     ----------
     spot, exposure : ndarray of int, shape (n,)
-        Of each row.
+        Spot and exposure of each row.
     weight : ndarray, shape (n,)
-        Positive.
+        Weight of each row, positive.
     trend : ndarray, shape (n, terms)
-        What each exposure has a free factor of: ones, or ones, x and y.
+        Terms with a free factor per exposure: ones, or ones, x and y.
     """
 
     def __init__(self, spot: IntArray, exposure: IntArray, weight: FloatArray, trend: FloatArray) -> None:
@@ -43,15 +43,15 @@ class FixedEffects:
         weighted = sparse.diags_array(weight) @ self._terms
         shared = (self._spots.T @ weighted).toarray()
         normal = (self._terms.T @ weighted).toarray() - shared.T @ (shared / self._sums[:, None])
-        # Exposure terms that are also those of spots (a mean, a gradient over the mask) have no information of their own.
+        # Exposure terms that equal spot terms (a mean, a gradient over the mask) are redundant.
         values, vectors = linalg.eigh((normal + normal.T) / 2)
         kept = values > _RANK * values.max()
         self._inverse = (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
         self.rank = int(self._sums.size + kept.sum())
-        """Degrees of freedom that are taken out."""
+        """Number of degrees of freedom projected out."""
 
     def residuals(self, columns: FloatArray) -> FloatArray:
-        """Return columns (n, c) less their weighted fit by the terms."""
+        """Return columns (n, c) minus their weighted fit by the terms."""
         left = columns - self._spots @ self._spot_means(columns)
         factors = self._inverse @ (self._terms.T @ (self._weight[:, None] * left))
         left = columns - self._terms @ factors

@@ -1,4 +1,4 @@
-"""The names of the products of this package below a run's folder."""
+"""Paths of the products of this package in a run's folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class CompareFolder:
-    """Paths below ``root / compare``; nothing here touches the disk. ``band`` may be empty."""
+    """Paths below ``root / compare``; the disk is not accessed. ``band`` may be empty."""
 
     root: Path
 
@@ -18,7 +18,7 @@ class CompareFolder:
         return self.root / "compare"
 
     def comparison(self, detector: str, band: str) -> Path:
-        """Everything about one detector and band."""
+        """Return the path of the comparison of one detector and band."""
         return self.path / ("_".join(part for part in ("compare", detector, band) if part) + ".fits")
 
     @property
@@ -33,15 +33,15 @@ class CompareFolder:
 
     @property
     def verdicts(self) -> Path:
-        """What dividing by the flats does to star fluxes, in sentences and figures."""
+        """Effect of dividing star fluxes by the flats, in sentences and numbers."""
         return self.path / "verdicts.ecsv"
 
     @property
     def truth(self) -> Path:
-        """Fractions that were found and that are true; only after a demonstration."""
+        """Recovered and true fractions; only after a demonstration."""
         return self.path / "truth.ecsv"
 
     @property
     def levels(self) -> Path:
-        """Variation of flats and stars, split into light source, raft, detector, amplifier and what is within amplifiers."""
+        """Variation of flats and stars, split into light source, raft, detector, amplifier and variation within amplifiers."""
         return self.path / "levels.ecsv"

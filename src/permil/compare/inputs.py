@@ -1,4 +1,4 @@
-"""What the stage begins with: stars of one detector and band, and the flat of the same detector and light."""
+"""Inputs of the stage: stars of one detector and band, and the flat of the same detector and light."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ class StarsProduct:
     Attributes
     ----------
     stars
-        Measurements that calibration has used.
+        Measurements used in the calibration.
     response
-        How their measurement answers to a flat.
+        Response of their measurement to a flat.
     exposures
         Names of the exposures.
     header
         Primary header of the file.
     path
-        Of the file.
+        Path of the file.
     """
 
     stars: Stars
@@ -54,7 +54,7 @@ class StarsProduct:
 
 
 def star_groups(folder: SpotsFolder) -> list[tuple[str, str]]:
-    """Return detector and band of all residuals in a folder, in the order of their names.
+    """Return detector and band of all residuals in a folder, sorted by name.
 
     Raises
     ------
@@ -124,7 +124,7 @@ def read_stars(folder: SpotsFolder, detector: str, band: str) -> StarsProduct:
 
 
 def _profile(folder: SpotsFolder, detector: str, exposures: tuple[str, ...], moment: float, path: Path) -> StarProfile:
-    """Return the light of the mean star: from the growth curves where they were measured, else from its moments alone."""
+    """Return the light of the mean star: from measured growth curves if available, else from its moments alone."""
     if not moment > 0:
         raise CompareError("the stars have no second moments", path=path, remedy="give catalogs with shapes", value=moment)
     curves = []
@@ -151,28 +151,28 @@ def _profile(folder: SpotsFolder, detector: str, exposures: tuple[str, ...], mom
 
 
 def read_flat(folder: RunFolder, led: str, detector: Detector) -> ImageProduct:
-    """Read the flat of a detector and LED, and see that it is what its name says.
+    """Read the flat of a detector and LED, and check that it matches its path.
 
     Raises
     ------
     InputError
         If it is missing or damaged.
     CompareError
-        If it is the flat of another detector or LED, or in other pixels.
+        If it is the flat of another detector or LED, or has other pixels.
     """
     path = folder.flat(led, detector.name)
     if not path.is_file():
         raise InputError(
-            f"there is no flat of {detector.name} in LED {led or '?'}",
+            f"the flat of {detector.name} in LED {led or '?'} does not exist",
             path=path,
-            remedy="make it with permil flat, or name the LED of the band of the stars in compare.led_of",
+            remedy="make it with permil flat, or give the LED for the band of the stars in compare.led_of",
         )
     product = read_image(path)
     for card, expected, what in (("DETECTOR", detector.name, "detector"), ("LED", led, "LED"), ("PIXFRAME", "DM", "pixel frame")):
         found = str(product.header.get(card, expected))
         if found != expected and not (card == "DETECTOR" and detector.is_called(product.header[card])):
             raise CompareError(
-                f"the flat is of {what} {found}, the stars are of {expected}",
+                f"the flat is of {what} {found}, but the stars are of {expected}",
                 path=path,
                 remedy="compare stars with the flat of the same detector and light",
                 value=found,
@@ -180,9 +180,9 @@ def read_flat(folder: RunFolder, led: str, detector: Detector) -> ImageProduct:
             )
     if product.image.shape != detector.shape:
         raise CompareError(
-            f"the flat has {product.image.shape[1]} x {product.image.shape[0]} pixels, {detector.name} has {detector.nx} x {detector.ny}",
+            f"the flat has {product.image.shape[1]} x {product.image.shape[0]} pixels, {detector.name} {detector.nx} x {detector.ny}",
             path=path,
-            remedy="give the flat of this camera, not binned",
+            remedy="give an unbinned flat of this camera",
             value=product.image.shape,
             allowed=detector.shape,
         )

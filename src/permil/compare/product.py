@@ -1,4 +1,4 @@
-"""The comparison of one detector and band as a FITS product, and the tables of a run."""
+"""Write the comparison of one detector and band as a FITS product, and rows for the tables of a run."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _UNITS = {"flux": None, "dx": "pixel", "dy": "pixel", "xx": "pixel2", "yy": "pix
 def write_comparison(path: Path, comparison: Comparison, *, header: Mapping[str, Any]) -> None:
     """Write a comparison.
 
-    Tables: STARS (one row per measurement: what the flat predicts and what was measured), CORRELATIONS, NULL (correlations of
+    Tables: STARS (one row per measurement: predicted and measured values), CORRELATIONS, NULL (correlations of
     surrogates of the headline), BLOCKS (its error against block size), CELLS (flux and flat on all scales), HYPOTHESES, VERDICTS,
     SILENT, RINGS. Images, in cells: ``<QUANTITY>`` and ``<QUANTITY>_ERR`` of the stars, ``<QUANTITY>_FLAT`` and ``<QUANTITY>_FLAT_ERR`` of
-    what the flat predicts; SHIFT_X and SHIFT_Y, the displacement that the whole flat would make were it pixel area.
+    the predictions of the flat; SHIFT_X and SHIFT_Y, the displacement if the whole flat were pixel area.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def hypothesis_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def verdict_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """Return what dividing by the flat does, one row per region."""
+    """Return the effect of dividing by the flat, one row per region."""
     return [
         {
             "region": region,
@@ -113,7 +113,7 @@ def _star_table(comparison: Comparison) -> fits.BinTableHDU:
 
 
 def _pair_columns(pairs: Pairs, size: int) -> list[fits.Column]:
-    """Return measured and predicted values on the rows of all stars; NaN where a star is not used for this quantity."""
+    """Return measured and predicted values on the rows of all stars; NaN if a star is not used for this quantity."""
     name, unit = pairs.quantity, _UNITS[pairs.quantity]
     columns = []
     parts = (("", pairs.star), ("_err", pairs.star_error), ("_flat", pairs.flat), ("_flat_err", pairs.flat_error))
@@ -173,5 +173,5 @@ def _headline_tables(comparison: Comparison) -> list[fits.BinTableHDU]:
 
 
 def _filled(table: Table) -> Table:
-    """Return a table of rows that do not all have the same columns, with NaN for what a row does not have."""
+    """Return a table of rows with different columns, with NaN for missing entries."""
     return table.filled(np.nan) if table.masked or table.has_masked_columns else table

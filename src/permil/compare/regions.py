@@ -1,4 +1,4 @@
-"""Which part of a detector a point lies in: bulk, edge, amplifier boundary, mid-line, tree rings."""
+"""Regions of a detector: bulk, edge, amplifier boundary, mid-line, tree rings."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 
 
 class Region(IntEnum):
-    """Parts of a detector. A point that is in several has the lowest number of these (but `OUTSIDE` is apart)."""
+    """Regions of a detector. A point in several regions has the lowest of their numbers (except `OUTSIDE`)."""
 
     OUTSIDE = 0
     """Not on the detector, or not finite."""
@@ -26,28 +26,28 @@ class Region(IntEnum):
     MID_LINE = 2
     """Near the line between the two halves of the sensor."""
     AMPLIFIER_BOUNDARY = 3
-    """Near a border between segments beside each other: gains differ, and columns at the border differ in size."""
+    """Near a border between adjacent segments: gains differ, and columns at the border differ in size."""
     TREE_RINGS = 4
-    """Where tree rings stand out in the flat."""
+    """Where tree rings are significant in the flat."""
     BULK = 5
     """Everything else."""
 
     @property
     def title(self) -> str:
-        """Name in words."""
+        """Name for tables and messages."""
         return self.name.lower().replace("_", " ")
 
 
 @dataclass(frozen=True)
 class RegionWidths:
-    """How far from its border each region reaches, on each side.
+    """Width of each region on either side of its border.
 
-    The defaults are some times the thickness of the sensor (0.1 mm), over which its field straightens.
+    The defaults are a few times the thickness of the sensor (0.1 mm), the scale on which its field becomes uniform.
 
     Attributes
     ----------
     edge, mid_line, amplifier_boundary
-        Widths; 0 for a region that is not wanted.
+        Widths; 0 for no such region.
     unit
         ``mm`` or ``pixel``.
     """
@@ -62,11 +62,9 @@ class RegionWidths:
         for name in ("edge", "mid_line", "amplifier_boundary"):
             width = getattr(self, name)
             if not (np.isfinite(width) and width >= 0):
-                raise CompareError(
-                    f"a width of {width} for {name} is not possible", remedy="give 0 or a positive width", value=width
-                )
+                raise CompareError(f"the width {width} of {name} is not valid", remedy="give 0 or a positive width", value=width)
         if self.unit not in ("mm", "pixel"):
-            raise CompareError(f"widths in {self.unit!r} are not known", remedy="use mm or pixel", value=self.unit)
+            raise CompareError(f"the unit {self.unit!r} of the widths is unknown", remedy="use mm or pixel", value=self.unit)
 
     def in_pixels(self, width: float, detector: Detector) -> float:
         """Return one of the widths in pixels of a detector."""
@@ -87,19 +85,19 @@ def region_labels(
     Parameters
     ----------
     detector
-        Gives the border of the array and those of the segments.
+        Detector with the borders of the array and of the segments.
     x, y
         DM pixels, 0-based, pixel centres at integers; any shapes that broadcast.
     widths
-        Widths of the regions; the defaults of `RegionWidths` when None.
+        Widths of the regions; None for the defaults of `RegionWidths`.
     reach_px
-        Half the size of what lies at each point (radius of a star's aperture, half a cell): it belongs to a region that it
+        Half the size of the object at each point (radius of a star's aperture, half a cell): it belongs to every region that it
         touches.
     rings
-        Where tree rings stand out (by `permil.compare.rings.profile.ring_zone`); None for no such region.
+        Zone of significant tree rings (from `permil.compare.rings.profile.ring_zone`); None for no such region.
     """
     if not (np.isfinite(reach_px) and reach_px >= 0):
-        raise CompareError(f"a reach of {reach_px} pixels is not possible", remedy="give 0 or a positive one", value=reach_px)
+        raise CompareError(f"the reach {reach_px} pixels is not valid", remedy="give 0 or a positive number", value=reach_px)
     widths = RegionWidths() if widths is None else widths
     x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
     labels = np.full(x.shape, Region.BULK, dtype=np.int8)
@@ -112,7 +110,7 @@ def region_labels(
     edge = widths.in_pixels(widths.edge, detector)
     at_edge = _near(x, [-0.5, detector.nx - 0.5], edge, reach_px) | _near(y, [-0.5, detector.ny - 0.5], edge, reach_px)
     labels[at_edge] = Region.EDGE
-    # Comparisons with NaN are false, so that points without a place are outside.
+    # Comparisons with NaN are false, so that points without a position are outside.
     inside = (x >= -0.5) & (x < detector.nx - 0.5) & (y >= -0.5) & (y < detector.ny - 0.5)
     labels[~inside] = Region.OUTSIDE
     return labels
@@ -127,13 +125,13 @@ def region_image(
 ) -> NDArray[np.int8]:
     """Return the `Region` of each pixel, or of each square cell of ``cell_px`` pixels, of a detector.
 
-    A cell belongs to a region that it touches; rings count at its middle. Cells begin at pixel (0, 0); the last ones may reach beyond
-    the detector (as many as cover it).
+    A cell belongs to a region that it touches; rings are evaluated at its centre. Cells start at pixel (0, 0); the last ones may extend
+    beyond the detector, which they cover completely.
     """
     if cell_px < 1:
-        raise CompareError(f"cells of {cell_px} pixels are not possible", remedy="give at least 1", value=cell_px)
+        raise CompareError(f"cells of {cell_px} pixels are not valid", remedy="give at least 1", value=cell_px)
     x, y = (cell_px * np.arange(-(-size // cell_px)) + (cell_px - 1) / 2 for size in (detector.nx, detector.ny))
-    # The middle of a last cell that reaches beyond is kept on the detector; its own edge decides.
+    # The centre of a last cell that extends beyond the detector is moved onto it.
     x, y = np.minimum(x, detector.nx - 1.0), np.minimum(y, detector.ny - 1.0)
     return region_labels(detector, x[None, :], y[:, None], widths=widths, reach_px=cell_px / 2, rings=rings)
 
@@ -146,7 +144,7 @@ def _segment_borders(detector: Detector) -> tuple[list[float], list[float]]:
 
 
 def _near(place: FloatArray, borders: list[float], width: float, reach: float) -> NDArray[np.bool_]:
-    """Return where something of a given reach comes nearer to a border than a width."""
+    """Return which objects with a given reach come nearer to a border than a width."""
     near = np.zeros(place.shape, dtype=bool)
     if width > 0:
         for border in borders:

@@ -1,4 +1,4 @@
-"""Maps and points on a stated scale: high-pass, cells, and bands of periods."""
+"""Filters of maps and points by scale: high-pass, cells, and bands of periods."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Map = NDArray[np.float32]
 
 PERIODS = (16.0, 32.0, 64.0, 128.0, 256.0)
 """Limits of the bands, pixels. Structure smoothed with a Gaussian of sigma s has most of its variance at periods around 2 pi s; periods
-below 16 pixels are damped by more than half in what a star sees."""
+below 16 pixels are damped by more than half in the response of a star."""
 _POINT_CELLS = 4
-"""Cells per scale on which points are smoothed."""
+"""Number of cells per smoothing scale of points."""
 
 
 def smooth(image: NDArray[np.floating], usable: BoolArray, scale: float) -> FloatArray:
@@ -32,7 +32,9 @@ def smooth(image: NDArray[np.floating], usable: BoolArray, scale: float) -> Floa
         If the scale is not positive or nothing is usable.
     """
     if not scale > 0:
-        raise CompareError(f"a smoothing scale of {scale} pixels", remedy="give a positive number of pixels", value=scale)
+        raise CompareError(
+            f"the smoothing scale {scale} pixels is not valid", remedy="give a positive number of pixels", value=scale
+        )
     if not usable.any():
         raise CompareError("no pixel of the map is usable", remedy="check its mask")
     weight = ndimage.gaussian_filter(usable.astype(np.float64), scale, mode="constant", truncate=4.0)
@@ -46,7 +48,7 @@ def smooth(image: NDArray[np.floating], usable: BoolArray, scale: float) -> Floa
 
 
 def high_pass(image: NDArray[np.floating], usable: BoolArray, scale: float) -> FloatArray:
-    """Return a map less its mean around each pixel, weighted with a Gaussian of sigma ``scale`` (pixels); NaN where not usable.
+    """Return a map minus its local mean, weighted with a Gaussian of sigma ``scale`` (pixels); NaN at unusable pixels.
 
     Raises
     ------
@@ -57,9 +59,9 @@ def high_pass(image: NDArray[np.floating], usable: BoolArray, scale: float) -> F
 
 
 def high_pass_points(values: FloatArray, x: FloatArray, y: FloatArray, *, errors: FloatArray | None, scale: float) -> FloatArray:
-    """Return values at points less their weighted mean around each, with a Gaussian of sigma ``scale`` (pixels).
+    """Return values at points minus their weighted local mean, with a Gaussian of sigma ``scale`` (pixels).
 
-    The mean is taken on cells of a quarter of the scale and joined linearly between them. NaN where a value is not finite.
+    The mean is computed on cells of a quarter of the scale and interpolated linearly. NaN if a value is not finite.
 
     Raises
     ------
@@ -96,7 +98,7 @@ def high_pass_points(values: FloatArray, x: FloatArray, y: FloatArray, *, errors
 
 @dataclass(frozen=True)
 class CellMeans:
-    """Means over square cells of a detector, with errors; NaN where fewer than half of the pixels are usable."""
+    """Means over square cells of a detector, with errors; NaN if fewer than half of the pixels are usable."""
 
     mean: FloatArray
     error: FloatArray
@@ -112,7 +114,7 @@ def cell_means(image: NDArray[np.floating], variance: NDArray[np.floating], usab
         If a cell is not smaller than the map.
     """
     if not 1 <= cell < min(image.shape):
-        raise CompareError(f"a cell of {cell} pixels", remedy=f"give 1 to {min(image.shape) - 1} pixels", value=cell)
+        raise CompareError(f"cells of {cell} pixels are not valid", remedy=f"give 1 to {min(image.shape) - 1} pixels", value=cell)
     means = super_pixels(image, usable, cell)
     squares = super_pixels(variance, usable, cell)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -122,7 +124,7 @@ def cell_means(image: NDArray[np.floating], variance: NDArray[np.floating], usab
 
 @dataclass(frozen=True)
 class Band:
-    """Structure of periods between two limits, pixels."""
+    """Structure with periods between two limits, pixels."""
 
     shortest: float
     longest: float
@@ -135,7 +137,7 @@ class Band:
         return f"above {self.shortest:g} px" if np.isinf(self.longest) else f"{self.shortest:g}-{self.longest:g} px"
 
     def holds(self, wavenumber: FloatArray) -> BoolArray:
-        """Return whether wavenumbers (radian per pixel) are of this band; a constant is of none."""
+        """Return whether wavenumbers (radian per pixel) lie in this band; zero lies in none."""
         low = 2 * np.pi / self.longest if np.isfinite(self.longest) else 0.0
         high = 2 * np.pi / self.shortest if self.shortest > 0 else np.inf
         return (wavenumber > low) & (wavenumber <= high)
@@ -157,7 +159,9 @@ def bands_between(periods: tuple[float, ...]) -> tuple[Band, ...]:
     """
     if len(periods) < 2 or periods[0] < 2 or any(b <= a for a, b in pairwise(periods)):
         raise CompareError(
-            f"limits of bands {periods}", remedy="give at least two periods in pixels, increasing, from 2 on", value=periods
+            f"limits of bands {periods} are not valid",
+            remedy="give at least two periods in pixels, increasing, at least 2",
+            value=periods,
         )
     limits = (0.0, *periods, float("inf"))
     return tuple(Band(a, b) for a, b in pairwise(limits))
@@ -179,7 +183,7 @@ def laplacian_eigenvalues(along_y: FloatArray, along_x: FloatArray) -> FloatArra
 def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[Map, Map]:
     """Split a map without gaps into bands, with the potential of each.
 
-    The bands are parts of the cosine transform: they do not overlap, are not correlated over the map, and add up to the map less its mean.
+    The bands are parts of the cosine transform: they do not overlap, are not correlated over the map, and add up to the map minus its mean.
 
     Parameters
     ----------
@@ -191,7 +195,7 @@ def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[M
     Returns
     -------
     maps, potentials : ndarray of float32, shape (ny, nx, bands)
-        ``laplacian(potential) = map`` with nothing crossing the edges.
+        ``laplacian(potential) = map`` with no flux across the edges.
     """
     spectrum = fft.dctn(np.asarray(image, dtype=np.float64), norm="ortho", workers=2)
     along_y, along_x = cosine_wavenumbers(spectrum.shape)

@@ -1,4 +1,4 @@
-"""The stage `compare`: stars and flats of a run to correlations, hypotheses and verdicts, per detector and band."""
+"""The stage `compare`: correlations, hypotheses and verdicts from the stars and flats of a run, per detector and band."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from permil.run import Run
 from permil.spots.folder import SpotsFolder
 
 SUMMARY_LINES = 3
-"""Lines for people in the header of a comparison (cards SUMMARY0 ...)."""
+"""Prefix of the cards with summary lines in the header of a comparison (SUMMARY0 ...)."""
 
 _LEVEL_COLUMNS: dict[str, Any] = {
     "of": "", "level": "", "part": "", "flat_rms_per_mil": np.nan, "flat_rms_per_mil_err": np.nan, "star_rms_per_mil": np.nan,
@@ -50,7 +50,7 @@ def run_compare(run: Run) -> StageReport:
     Raises
     ------
     CompareError
-        If there are no stars, or stars and flats do not belong together.
+        If there are no stars, or stars and flats do not match.
     InputError
         If a product is missing or damaged.
     """
@@ -83,7 +83,7 @@ def comparison_tasks(run: Run) -> list[Task]:
     Raises
     ------
     CompareError
-        If there is none, or one that is asked for has no stars.
+        If there is none, or a requested detector has no stars.
     InputError
         If a flat is missing.
     """
@@ -95,7 +95,7 @@ def comparison_tasks(run: Run) -> list[Task]:
         raise CompareError(
             f"there are no residuals of stars{' of ' + ', '.join(missing) if missing else ''}",
             path=spots.path,
-            remedy="run permil spots first, or name the folder of the run that has them in compare.stars",
+            remedy="run permil spots first, or give the folder of a run with stars in compare.stars",
             value=missing,
         )
     return [_comparison_task(run, name, band) for name, band in groups]
@@ -149,7 +149,7 @@ def _tables_task(run: Run, comparisons: list[Task]) -> Task:
 
 
 def options_of(config: CompareConfig, seed: int) -> CompareOptions:
-    """Return the options of the comparison that the configuration asks for."""
+    """Return the options of the comparison from the configuration."""
     return CompareOptions(
         reference=config.reference,
         high_pass=config.high_pass_px,
@@ -166,12 +166,12 @@ def options_of(config: CompareConfig, seed: int) -> CompareOptions:
 
 
 def _compare_detector(name: str, *, config: Config, folder: RunFolder, band: str, led: str, fingerprint: str) -> None:
-    """Compare one detector and band and write everything about it.
+    """Compare one detector and band and write the result.
 
     Raises
     ------
     PermilError
-        Naming the detector where no file is named.
+        With the detector in the message if it names no file.
     """
     detector = shared_camera(config.camera)[name]
     flats, stars = _sources(config, folder)
@@ -238,7 +238,7 @@ def _write_tables(
 
 
 def _text(table: Table) -> Table:
-    """Return a table from FITS whose texts are without the blanks that FITS fills them with; an empty one is a dash."""
+    """Return a FITS table with trailing blanks removed from text; empty text becomes a dash."""
     for name in table.colnames:
         if table[name].dtype.kind in "SU":
             table[name] = [str(entry).strip() or "-" for entry in table[name]]

@@ -1,4 +1,4 @@
-"""The YAML file of a run as validated sections, one per stage; unknown keys are errors that name the valid ones."""
+"""Configuration of a run: the YAML file as validated sections, one per stage; unknown keys are errors."""
 
 from permil.config.load import load_config
 from permil.config.model import Config

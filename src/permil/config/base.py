@@ -1,4 +1,4 @@
-"""The base of every section of the configuration, and the one type of its paths."""
+"""Base class of all sections of the configuration, and the annotation of keys that hold paths."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from permil.yaml_file import YamlModel
 
 FOLDER = "folder"
-"""Entry of the validation context: the folder that relative paths are relative to."""
+"""Entry of the validation context: the folder to which relative paths refer."""
 
 _VARIABLE = re.compile(r"(^|/)\$(\w+|\{\w+\})")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
@@ -23,43 +23,43 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 class Section(YamlModel):
     """One section of the configuration.
 
-    Give every field a ``Field(description=...)``: the example configuration and the documentation are made from it. Annotate every
-    field that holds a path with `FileName`.
+    Give every field a ``Field(description=...)``, from which the example configuration and the documentation are generated. Annotate
+    every field that holds a path with `ConfigPath`.
     """
 
 
 @dataclass(frozen=True)
-class FileName:
-    """What makes a key of the configuration a path: ``Annotated[str, FileName("none")]`` or ``Annotated[Path, FileName()]``.
+class ConfigPath:
+    """Annotation of a key that holds a path: ``Annotated[str, ConfigPath("none")]`` or ``Annotated[Path, ConfigPath()]``.
 
-    ``~`` and ``~user`` are the home folder, a relative path is relative to the folder of the configuration, and environment variables
-    are not expanded: a path that begins with one, or has one as a part of its own, is an error unless a file of just that name exists.
+    ``~`` and ``~user`` are home folders, and a relative path refers to the folder of the configuration. Environment variables are not
+    expanded: a path that starts with one, or has one as a component, is an error unless a file of exactly that name exists.
 
     Attributes
     ----------
-    words
-        Entries that are no paths, in any letter case; a file of such a name is written ``./none``. The empty text is one of them where
-        a path may be left out.
+    keywords
+        Entries that are not paths, case-insensitive; a file of such a name is written ``./none``. The empty text is a keyword if the
+        path is optional.
     is_camera
-        Whether the entry may be the name of a camera that comes with the package.
+        Whether the entry may be the name of a camera of the package.
     """
 
-    words: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
     is_camera: bool = False
 
-    def __init__(self, *words: str, is_camera: bool = False) -> None:
-        object.__setattr__(self, "words", words)
+    def __init__(self, *keywords: str, is_camera: bool = False) -> None:
+        object.__setattr__(self, "keywords", keywords)
         object.__setattr__(self, "is_camera", is_camera)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Let pydantic locate the path before it is taken as text or path."""
+        """Resolve the path before pydantic validates it as text or path."""
         return core_schema.with_info_before_validator_function(self._located, handler(source))
 
     def _located(self, entry: Any, info: ValidationInfo) -> Any:
         if not isinstance(entry, str | os.PathLike):
             return entry
         text = os.fspath(entry)
-        if text.casefold() in self.words:
+        if text.casefold() in self.keywords:
             return text.casefold()
         folder = (info.context or {}).get(FOLDER)
         if self.is_camera and _names_camera(text, folder):
@@ -68,28 +68,28 @@ class FileName:
 
 
 def located(text: str, folder: Path | None = None) -> Path:
-    """Return the path that a user's text means.
+    """Return the path given by a user as text.
 
     Parameters
     ----------
     text
-        A path, relative or not, or one that begins with ``~``.
+        A relative or absolute path, or one that starts with ``~``.
     folder
-        What a relative path is relative to; None leaves it as it is.
+        Folder to which a relative path refers; None leaves the path relative.
 
     Raises
     ------
     ValueError
-        If it is empty, holds an environment variable or is an address; the message says what to write.
+        If it is empty, holds an environment variable or is a URL; the message says what to write.
     """
     if not text or "\0" in text:
         raise ValueError("a path is expected; write `.` for the folder of the configuration itself")
     if _URL.match(text):
-        raise ValueError("an address is no path; copy the files and name their folder")
+        raise ValueError("a URL is not a path; copy the files and give their folder")
     try:
         path = Path(text).expanduser()
     except RuntimeError as error:
-        raise ValueError("the home folder is not known; write the whole path") from error
+        raise ValueError("the home folder is unknown; write the full path") from error
     path = path if folder is None else folder / path
     variable = _VARIABLE.search(text)
     if variable is not None and not os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""Section `beam`: which pixels watch the beam, and how the model is fitted."""
+"""Section `beam`: reference pixels of the beam scan, and the fit of the beam model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ class ReferenceConfig(Section):
 
 
 class BeamConfig(Section):
-    """How the beam is measured and modelled."""
+    """Measurement and model of the beam."""
 
     reference: list[ReferenceConfig] = Field(
         default=[],
-        description="bunches of pixels that watch the beam during the scan (any number); empty: the camera's reference bunch",
+        description="bunches of pixels that measure the beam during the scan (any number); empty: the camera's reference bunch",
     )
-    leds: list[KnownLed] = Field(default=[], description="LEDs whose beam is fitted; empty: all that were scanned")
+    leds: list[KnownLed] = Field(default=[], description="LEDs whose beam is fitted; empty: all with a scan")
     outlier_threshold: PositiveFloat = Field(
         default=5.0,
-        description="nodes that deviate by more than this many standard errors are suspect, and down-weighted if bad",
+        description="nodes that deviate by more than this many standard errors are suspect, and are down-weighted if bad",
     )

@@ -1,4 +1,4 @@
-"""A configuration with every key explained, made from the models themselves."""
+"""Example configuration with every key explained, generated from the models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ _WIDTH = 110
 def example_yaml() -> str:
     """Return the default configuration as YAML with a comment above every key."""
     return (
-        "# Every key with its default. What is left out has just this value.\n" + "\n".join(_section(Config, Config(), 0)) + "\n"
+        "# Every key with its default value, which is used if the key is left out.\n"
+        + "\n".join(_section(Config, Config(), 0))
+        + "\n"
     )
 
 
@@ -40,7 +42,7 @@ def _section(model: type[BaseModel], defaults: BaseModel, depth: int) -> list[st
 
 
 def _list_entry(annotation: Any, content: Any, depth: int) -> list[str]:
-    """Return the keys of a list's entries as comments, when the default list is empty."""
+    """Return the keys of list entries as comments if the default list is empty."""
     inner = next(
         (kind for kind in getattr(annotation, "__args__", ()) if isinstance(kind, type) and issubclass(kind, BaseModel)), None
     )

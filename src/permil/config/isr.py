@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from permil.config.base import FileName, Section
+from permil.config.base import ConfigPath, Section
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -22,12 +22,12 @@ class IsrConfig(Section):
     overscan_skip_first: Count = Field(5, description="Leading overscan columns left out: they hold deferred charge.")
     overscan_skip_last: Count = Field(2, description="Trailing overscan columns left out.")
     overscan_window: Annotated[int, Field(ge=1)] = Field(31, description="Rows in the running mean of `overscan: smoothed`.")
-    bias: Annotated[str, FileName("auto", "none")] = Field(
+    bias: Annotated[str, ConfigPath("auto", "none")] = Field(
         "auto",
         description="Superbias: `auto` makes one from the bias exposures of the run, `none` subtracts none, a path names a superbias "
         "file or a folder of superbias_<CCD>.fits.",
     )
-    gains: Annotated[str, FileName("nominal", "none", "measured")] = Field(
+    gains: Annotated[str, ConfigPath("nominal", "none", "measured")] = Field(
         "nominal",
         description="Gains in e-/adu: an ECSV table (detector, segment or amp, gain), an eotest results file or a folder of them, "
         "`nominal` (the camera's stand-ins, which are not those of your run), `measured` (those that an earlier run with "
@@ -41,15 +41,15 @@ class IsrConfig(Section):
         False,
         description="Measure the gains from the noise of repeated images and compare them with those handed over.",
     )
-    linearity: Annotated[str, FileName("none", "measured")] = Field(
+    linearity: Annotated[str, ConfigPath("none", "measured")] = Field(
         "none",
         description="ECSV table of the linearity correction per amplifier (columns detector, segment or amp, and a1 or the knots adu, "
         "corrected_adu), `measured` (that which an earlier run's joint solutions left in the output folder), or `none`.",
     )
-    crosstalk: Annotated[str, FileName("none")] = Field(
+    crosstalk: Annotated[str, ConfigPath("none")] = Field(
         "none", description="ECSV table of crosstalk coefficients (detector, victim, source, coefficient), or `none`."
     )
-    defects: Annotated[str, FileName("none")] = Field(
+    defects: Annotated[str, ConfigPath("none")] = Field(
         "none", description="ECSV table of bad pixels (detector, x, y, and optionally width, height), or `none`."
     )
     hot_pixel_threshold: Annotated[float, Field(gt=0)] = Field(

@@ -1,4 +1,4 @@
-"""Configurations of the ccob-wb analysis (beam_config.yaml, analysis_config.yaml) turned into ours."""
+"""Import of configurations of the ccob-wb analysis (beam_config.yaml, analysis_config.yaml)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _FLAT_KEYS = {
 
 
 def import_legacy(paths: list[Path]) -> str:
-    """Return our configuration, as YAML with remarks, that does what old configuration files ask for.
+    """Translate old configuration files to a configuration of permil, as YAML with remarks.
 
     Parameters
     ----------
     paths
-        One or both of the files of step 1 (beam) and step 2 (flat).
+        The file of step 1 (beam), of step 2 (flat), or both.
 
     Raises
     ------
@@ -39,15 +39,13 @@ def import_legacy(paths: list[Path]) -> str:
             raise ConfigError(
                 "not a configuration of the old analysis",
                 path=path,
-                remedy="its keys are led_name, rootdir, rundir ... or path_to_beam_model, model_ccdid, led_analysis ...",
+                remedy="keys of the old analysis are led_name, rootdir, rundir ... or path_to_beam_model, model_ccdid, led_analysis ...",
             )
         for key, value in content.items():
             if key in old and old[key] != value:
-                raise ConfigError(
-                    f"key {key} stands in both files with different values", path=path, remedy="import one at a time"
-                )
+                raise ConfigError(f"key {key} has different values in the two files", path=path, remedy="import one at a time")
             old[key] = value
-    remarks = [f"the key {key} is not known and was left out" for key in old if key not in _BEAM_KEYS | _FLAT_KEYS]
+    remarks = [f"the key {key} is unknown and was left out" for key in old if key not in _BEAM_KEYS | _FLAT_KEYS]
     new: dict[str, Any] = {"camera": "lsstcam", "exposures": {"roots": _roots(old, remarks)}}
     try:
         new["beam"] = {"reference": _reference(old, remarks)}
@@ -60,7 +58,7 @@ def import_legacy(paths: list[Path]) -> str:
         new["beam"]["leds"] = sorted(set(leds))
     if flat:
         new["flat"] = flat
-    remarks.append("gains: name the table or the eotest results of the run that is analysed; nominal gains are only stand-ins")
+    remarks.append("gains: give the table or the eotest results of the analysed run; nominal gains are only approximate")
     new["isr"] = {"gains": "nominal"}
     new["output"] = str(old.get("outdir_fits") or old.get("tmpdir") or "out")
     text = "".join(f"# {remark}\n" for remark in remarks)
@@ -73,10 +71,10 @@ def _listed(value: Any) -> list[Any]:
 
 def _roots(old: dict[str, Any], remarks: list[str]) -> list[str]:
     if "rundir" in old:
-        # The old code joined the two as text: a leading slash of rundir does not mean the root of the file system.
+        # The old code concatenated the two: a leading slash of rundir does not make it absolute.
         top = Path(str(old.get("rootdir", ".")))
         return [str(top / str(run).strip("/")) for run in _listed(old["rundir"])]
-    remarks.append("exposures.roots: name the folders of the pointings, of the beam scan and of the biases")
+    remarks.append("exposures.roots: give the folders of the pointings, of the beam scan and of the biases")
     return ["raw"]
 
 
@@ -100,7 +98,7 @@ def _reference(old: dict[str, Any], remarks: list[str]) -> list[dict[str, Any]]:
 
 def _integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} = {value!r} is not an integer", remedy="write its number", value=value)
+        raise ConfigError(f"{name} = {value!r} is not an integer", remedy="write an integer", value=value)
     return int(value)
 
 
@@ -108,13 +106,13 @@ def _flat(old: dict[str, Any], remarks: list[str]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     if "path_to_beam_model" in old:
         remarks.append(
-            f"path_to_beam_model = {old['path_to_beam_model']}: pickled beams are not read; put the folders of that scan into "
-            "exposures.roots and the beam is fitted from them"
+            f"path_to_beam_model = {old['path_to_beam_model']}: pickled beams are not read; add the folders of that scan to "
+            "exposures.roots, and the beam is fitted again"
         )
     if "path_to_bias" in old:
-        remarks.append(f"path_to_bias = {old['path_to_bias']}: put the folders of the raw biases into exposures.roots instead")
+        remarks.append(f"path_to_bias = {old['path_to_bias']}: add the folders of the raw biases to exposures.roots instead")
     if "outdir_figs" in old:
-        remarks.append("outdir_figs is not needed: pictures are in the folder report of the output")
+        remarks.append("outdir_figs is not needed: figures are in the folder report of the output")
     if "led_analysis" in old:
         flat["leds"] = [str(old["led_analysis"])]
         if old.get("led_beam_model", old["led_analysis"]) != old["led_analysis"]:

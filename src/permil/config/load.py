@@ -1,4 +1,4 @@
-"""Read, override and validate configurations."""
+"""Read configuration files, apply overrides and validate them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from permil.errors import ConfigError
 from permil.yaml_file import parse_yaml, read_yaml
 
 RECORD = "run.yaml"
-"""File of a run's folder that holds its resolved configuration."""
+"""Name of the file with the resolved configuration in a run's folder."""
 
 _EXPLAINED = "`permil config example` explains every key"
 _LONGEST_SHOWN = 200
@@ -24,21 +24,21 @@ _LONGEST_SHOWN = 200
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Load a configuration file.
 
-    Relative paths in it and in the overrides are relative to the file's own folder, and ``~`` is the home folder. Detectors, rafts and
-    LEDs may be written in any spelling that is understood (see `permil.config.names`).
+    Relative paths in the file and in the overrides refer to the folder of the file, and ``~`` is the home folder. Detectors, rafts and LEDs
+    may be written in any known spelling (see `permil.config.names`).
 
     Parameters
     ----------
     path
         YAML file.
     overrides
-        ``section.key=value`` strings; the value is parsed as YAML. They win over the file; a section given as a map replaces the keys
-        that it names.
+        ``section.key=value`` strings; the value is parsed as YAML. They take precedence over the file; a section given as a map
+        replaces only the keys in the map.
 
     Raises
     ------
     ConfigError
-        If the file is missing or not YAML, a key is unknown or given twice, a value is not allowed or a name matches nothing.
+        If the file is missing or not YAML, a key is unknown or duplicated, a value is not allowed, or a name is unknown.
     CameraError
         If a detector is named and the camera cannot be loaded.
     """
@@ -57,7 +57,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     record = config.output / RECORD
     if record.exists() and record.samefile(path):
         raise ConfigError(
-            f"the run would write {RECORD} over this file", path=path, remedy="rename it, or name another folder with output="
+            f"the run would write {RECORD} over this file", path=path, remedy="rename it, or choose another folder with output="
         )
     return config
 
@@ -68,7 +68,9 @@ def _apply_overrides(content: dict[str, Any], overrides: list[str]) -> None:
         key, separator, text = override.partition("=")
         parts = tuple(key.strip().split("."))
         if not separator or not all(parts):
-            raise ConfigError(f"cannot understand the option {override!r}", remedy="write section.key=value", value=override)
+            raise ConfigError(
+                f"the option {override!r} is not of the form section.key=value", remedy="write section.key=value", value=override
+            )
         for before, other in given.items():
             shorter = min(len(before), len(parts))
             if before[:shorter] == parts[:shorter]:
@@ -84,7 +86,7 @@ def _apply_overrides(content: dict[str, Any], overrides: list[str]) -> None:
 def _set(content: dict[str, Any], parts: tuple[str, ...], value: Any, override: str) -> None:
     here = content
     for part in parts[:-1]:
-        # A section without keys is read as None.
+        # YAML reads a section without keys as None.
         deeper = here[part] = here.get(part) if here.get(part) is not None else {}
         if not isinstance(deeper, dict):
             raise ConfigError(f"{part} in {override!r} is not a section", remedy="write section.key=value", value=override)
@@ -96,7 +98,7 @@ def _set(content: dict[str, Any], parts: tuple[str, ...], value: Any, override: 
 
 
 def _merged(before: dict[str, Any], change: dict[str, Any], location: list[str]) -> dict[str, Any]:
-    """Return a section with the keys of another over it, section by section."""
+    """Merge a section over another, section by section."""
     merged = dict(before)
     for key, value in change.items():
         deeper = [*location, key]
@@ -106,7 +108,7 @@ def _merged(before: dict[str, Any], change: dict[str, Any], location: list[str])
 
 
 def _config_error(error: ValidationError, path: Path) -> ConfigError:
-    # A misspelt key often leaves a required one missing: the misspelling is what the user should hear of.
+    # A misspelt key often leaves a required one missing: report the misspelling.
     entries = error.errors()
     first = next((entry for entry in entries if entry["type"] == "extra_forbidden"), entries[0])
     location = _location(first["loc"])
@@ -125,7 +127,7 @@ def _config_error(error: ValidationError, path: Path) -> ConfigError:
         )
     if first["type"] == "missing":
         return ConfigError(f"key {key} is missing", path=path, remedy=f"give it; {_EXPLAINED}", key=key)
-    # Where one of several types is allowed, each of them has a complaint.
+    # If several types are allowed, each of them gives an error.
     messages = [_message(entry) for entry in entries if _location(entry["loc"]) == location]
     value = first["input"]
     what = f"key {key}" if value is None else f"key {key} = {_shown(value)}"
@@ -143,7 +145,7 @@ def _shown(value: Any) -> str:
 
 
 def _location(loc: tuple[int | str, ...]) -> list[int | str]:
-    """Return the keys and list indices of an error's location, without the types of a union that pydantic puts at its end."""
+    """Return the keys and list indices of an error's location, without the union types that pydantic appends."""
     location: list[int | str] = []
     annotation: Any = Config
     for part in loc:
@@ -159,7 +161,7 @@ def _location(loc: tuple[int | str, ...]) -> list[int | str]:
 
 
 def _section(location: list[Any]) -> type[BaseModel] | None:
-    """Return the section at a location, or of the entries of a list there; None where a plain value stands."""
+    """Return the section at a location, or of the list entries there; None for a plain value."""
     model: type[BaseModel] | None = Config
     for part in location:
         if isinstance(part, int):

@@ -1,4 +1,4 @@
-"""Names of detectors, rafts and LEDs in the configuration: every spelling becomes the one that data and products have."""
+"""Normalisation of names of detectors, rafts and LEDs in the configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PLAIN = re.compile(r"R\d\d(_[A-Z]\w\d)?")
 
 @dataclass(frozen=True)
 class DetectorName:
-    """What makes a key the name of a detector, ``Annotated[str, DetectorName()]``, or also of a raft."""
+    """Annotation of a key with the name of a detector or raft: ``Annotated[str, DetectorName()]``."""
 
     or_raft: bool = False
     or_detector: bool = True
@@ -29,7 +29,7 @@ class DetectorName:
 
 @dataclass(frozen=True)
 class LedName:
-    """What makes a key the name of an LED; ``is_known`` if only those of ``exposures.leds`` may be named."""
+    """Annotation of a key with the name of an LED; ``is_known`` if it must be one of ``exposures.leds``."""
 
     is_known: bool = True
 
@@ -42,9 +42,9 @@ AnyLed = Annotated[str, LedName(is_known=False)]
 
 
 def with_names(config: Sections, *, camera: str, cameras: Mapping[str, str], leds: list[str]) -> Sections:
-    """Return a configuration with the names of detectors, rafts and LEDs as camera and data have them.
+    """Return a configuration with names of detectors, rafts and LEDs in their canonical spelling.
 
-    ``r22-s11``, ``94`` and the serial of a sensor become ``R22_S11``, ``r22`` becomes ``R22``, ``Red`` becomes ``red``.
+    ``r22-s11``, ``94`` and the serial number of a sensor become ``R22_S11``, ``r22`` becomes ``R22``, ``Red`` becomes ``red``.
 
     Parameters
     ----------
@@ -53,12 +53,12 @@ def with_names(config: Sections, *, camera: str, cameras: Mapping[str, str], led
     cameras
         Those of sections that have one of their own, which simulate.
     leds
-        Names that an LED may have.
+        Accepted names of LEDs.
 
     Raises
     ------
     ConfigError
-        If a name is none of the camera, or of ``exposures.leds``.
+        If the camera or ``exposures.leds`` does not have a name.
     CameraError
         If a detector is named and the camera cannot be loaded.
     """
@@ -72,14 +72,14 @@ def with_names(config: Sections, *, camera: str, cameras: Mapping[str, str], led
 
 
 def led_named(text: str, *, camera: str, leds: list[str]) -> str:
-    """Return the name of an LED that a user wrote in any letter case, and other text as it is."""
+    """Return the canonical name of an LED, ignoring case; other text is returned unchanged."""
     return _Names(camera, leds, is_simulated=False).led(text, LedName(is_known=False), "")
 
 
 class _Names:
-    """The names that a camera and a list of LEDs know; the camera is loaded when a detector is looked for.
+    """Names of a camera and a list of LEDs; the camera is loaded when a detector is first looked up.
 
-    A simulation checks its detectors itself, and its camera need not be there to reduce what it made.
+    A simulation checks its detectors itself, and its camera is not needed to reduce its files.
     """
 
     def __init__(self, camera: str, leds: list[str], *, is_simulated: bool) -> None:
@@ -99,7 +99,7 @@ class _Names:
         """Return the name of a detector or raft."""
         if not text or (self._is_simulated and _PLAIN.fullmatch(text)):
             return text
-        from permil.camera.names import detector_key
+        from permil.camera.detector_names import detector_key
 
         found = self.camera.find(text) if rule.or_detector else None
         if found is not None:
@@ -110,14 +110,14 @@ class _Names:
             return label
         what = " or ".join([*["detector"] * rule.or_detector, *["raft"] * rule.or_raft])
         known = [*(list(self.camera.detectors) if rule.or_detector else []), *sorted(rafts)]
-        raise _unknown(key, text, f"camera {self.camera.name} has no {what} of this name", known)
+        raise _unknown(key, text, f"camera {self.camera.name} has no {what} with this name", known)
 
     def led(self, text: str, rule: LedName, key: str) -> str:
         """Return the name of an LED."""
         found = next((led for led in self._leds if led.casefold() == text.casefold()), None)
         if found is not None or not text or not rule.is_known:
             return found or text
-        raise _unknown(key, text, "it is none of exposures.leds", self._leds)
+        raise _unknown(key, text, "it is not in exposures.leds", self._leds)
 
 
 def _unknown(key: str, text: str, why: str, known: Iterable[str]) -> ConfigError:
@@ -162,7 +162,7 @@ def _named_value(annotation: Any, value: Any, names: _Names, key: str) -> Any:
         for name, entry in value.items():
             new = _named_value(of_key, name, names, key)
             if new in renamed:
-                raise ConfigError(f"key {key} names {new} twice", remedy="keep one of them", key=key, value=name)
+                raise ConfigError(f"key {key} lists {new} twice", remedy="keep one of them", key=key, value=name)
             renamed[new] = _named_value(of_value, entry, names, key)
         return renamed
     return value

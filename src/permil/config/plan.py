@@ -1,4 +1,4 @@
-"""Section `plan`: a list of pointings, and what is expected of lamp, photodiode and beam while they are taken."""
+"""Section `plan`: a list of pointings, and the assumed lamp, photodiode and beam."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from permil.config.base import FileName, Section
+from permil.config.base import ConfigPath, Section
 from permil.config.flat import SuperPixel
 from permil.config.names import AnyLed, DetectorOrRaft, DetectorText
 
@@ -18,20 +18,23 @@ class PlanScan(Section):
     """A beam scan on a grid."""
 
     detector: DetectorText = Field(
-        default="", description="detector whose amplifier is the centre; empty: the camera's reference detector"
+        default="", description="detector whose amplifier is at the centre of the scan; empty: the camera's reference detector"
     )
     amp: str | int = Field(
-        default="", description="amplifier whose middle is the centre; empty: the camera's reference amplifier, else the detector"
+        default="",
+        description="amplifier at whose centre the scan is centred; empty: the camera's reference amplifier, else the detector",
     )
     centre_mm: tuple[float, float] | None = Field(default=None, description="centre, CCS X, Y in mm, instead of an amplifier")
     nx: PositiveInt = Field(default=12, description="positions along CCS X")
     ny: PositiveInt = Field(default=12, description="positions along CCS Y")
     width_mm: PositiveFloat | None = Field(
-        default=None, description="from the first to the last position along the longer axis, mm; 80 without pitch_mm"
+        default=None, description="distance from the first to the last position along the longer axis, mm; 80 without pitch_mm"
     )
     pitch_mm: PositiveFloat | None = Field(default=None, description="distance of positions, mm, instead of width_mm")
     images: PositiveInt = Field(default=1, description="images at each position")
-    read: Readout = Field(default="board", description="what is read: the detector aimed at, its readout board, its raft, or all")
+    read: Readout = Field(
+        default="board", description="detectors read out: the one aimed at, its readout board, its raft, or all"
+    )
 
     @model_validator(mode="after")
     def _one_size_and_one_centre(self) -> PlanScan:
@@ -43,7 +46,7 @@ class PlanScan(Section):
 
 
 class PlanPointings(Section):
-    """Pointings of the flat; what is given is added up, without any: the five points of each detector of the plan."""
+    """Pointings of the flat: the sum of all keys given; by default five points of each detector of the plan."""
 
     aim: list[DetectorOrRaft] = Field(
         default=[],
@@ -51,56 +54,56 @@ class PlanPointings(Section):
     )
     points: list[tuple[float, float]] = Field(default=[], description="further positions, CCS X, Y in mm")
     images: PositiveInt = Field(default=5, description="images at each position")
-    read: Readout = Field(default="raft", description="what is read: the detector aimed at, its readout board, its raft, or all")
+    read: Readout = Field(default="raft", description="detectors read out: the one aimed at, its readout board, its raft, or all")
 
 
 class PlanConfig(Section):
-    """What is planned; without scan, pointings, acquisition and taken: a 12 x 12 scan and five points of each detector."""
+    """The plan; without scan, pointings, acquisition and taken: a 12 x 12 scan and five points per detector."""
 
     detectors: list[DetectorOrRaft] = Field(
         default=[],
-        description="detectors (R22_S11) or rafts (R22) whose flat is wanted, with those that the scan is centred on; empty: all "
-        "science detectors that are lit",
+        description="detectors (R22_S11) or rafts (R22) whose flat is planned, plus the detector at the scan centre; empty: all "
+        "illuminated science detectors",
     )
     led: AnyLed = Field(
-        default="", description="LED whose positions count in acquisition files and in the index; empty: the only one"
+        default="", description="LED whose positions are used from acquisition files and the index; empty: the only one"
     )
     scan: PlanScan | None = Field(default=None, description="a beam scan, for example {nx: 12, ny: 12, width_mm: 80}")
     pointings: PlanPointings | None = Field(
         default=None, description="pointings of the flat, for example {aim: [R22], images: 5}"
     )
-    acquisition: list[Annotated[str, FileName()]] = Field(
-        default=[], description="acquisition files (cfg) whose points are planned, scan or pointings"
+    acquisition: list[Annotated[str, ConfigPath()]] = Field(
+        default=[], description="acquisition files (cfg) with planned positions, scan or pointings"
     )
-    taken: Annotated[str, FileName("")] = Field(
-        default="", description="folder of a run, or its exposures.parquet, whose exposures are taken already"
+    taken: Annotated[str, ConfigPath("")] = Field(
+        default="", description="folder of a run, or its exposures.parquet, with exposures already taken"
     )
     order: Literal["listed", "shuffled"] = Field(
         default="listed",
-        description="order in time: as listed, or shuffled with the seed (a drift then looks less like a gradient)",
+        description="order in time: as listed, or shuffled with the seed (which makes a drift look less like a gradient)",
     )
     electrons: PositiveFloat = Field(default=50_000.0, description="electrons per pixel of one image at the beam's maximum")
     beam_fwhm_mm: PositiveFloat = Field(default=140.0, description="full width at half maximum of the beam, mm")
-    beam: Annotated[str, FileName("")] = Field(
-        default="", description="beam model (FITS) whose shape is used instead; nothing is lit outside its scan"
+    beam: Annotated[str, ConfigPath("")] = Field(
+        default="", description="beam model (FITS) whose shape is used instead; no light outside its scan"
     )
     lit_above: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.1, description="part of the beam's maximum below which a pixel does not count as lit"
+        default=0.1, description="fraction of the beam's maximum above which a pixel counts as illuminated"
     )
     photodiode_noise: PositiveFloat = Field(default=2e-3, description="noise of one photodiode reading, relative rms")
     photodiode_drift: NotNegative = Field(
-        default=0.0, description="change of the photodiode's response from begin to end, relative rms; smooth and random"
+        default=0.0, description="smooth random change of the photodiode's response from start to end, relative rms"
     )
     beam_knots_mm: PositiveFloat | None = Field(
         default=None,
-        description="distance of the knots of the beam that is fitted, mm: finer, the beam can hide more waves of the flat; by default "
-        "2 mm, more where that makes more than some 3000 knots",
+        description="knot spacing of the fitted beam, mm: a finer beam is degenerate with more modes of the flat; by default "
+        "2 mm, or more to keep about 3000 knots",
     )
-    super_pixel_mm: SuperPixel = Field(default=0.64, description="side of the super-pixels whose error is predicted, mm")
+    super_pixel_mm: SuperPixel = Field(default=0.64, description="side of the super-pixels of the predicted error, mm")
     cells: Annotated[int, Field(ge=2)] | None = Field(
         default=None,
-        description="cells along each side of a detector on which the design is checked; by default finer than the knots, 8000 in all",
+        description="cells along each side of a detector in the check of the design; by default finer than the knots, 8000 in all",
     )
     mode_limit: PositiveFloat = Field(
-        default=1e-4, description="a mode of which signals alone leave more than this (relative rms) is called undetermined"
+        default=1e-4, description="a mode whose error from signals alone exceeds this (relative rms) is undetermined"
     )

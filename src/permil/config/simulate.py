@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from permil.config.base import FileName, Section
+from permil.config.base import ConfigPath, Section
 from permil.config.names import DetectorText, RaftText
 from permil.yaml_file import merged
 
@@ -253,7 +253,7 @@ class SimulateConfig(Section):
     light: bool = Field(False, description="one image per pointing")
     nuisances: bool = Field(True, description="false: only photon noise, read noise, gains and the flat")
     seed: Annotated[int, Field(ge=0)] = Field(1, description="seed of everything random")
-    camera: Annotated[str, FileName(is_camera=True)] = Field("lsstcam-bin8", description="camera by name or file")
+    camera: Annotated[str, ConfigPath(is_camera=True)] = Field("lsstcam-bin8", description="camera by name or file")
     rafts: tuple[RaftText, ...] = Field((), description="rafts that are pointed at; empty: all with science detectors")
     detectors: tuple[DetectorText, ...] = Field((), description="restrict to these detectors; empty: all of the rafts")
     leds: Annotated[tuple[LedName, ...], Field(min_length=1)] = Field(

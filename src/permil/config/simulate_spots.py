@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from permil.config.base import FileName, Section
+from permil.config.base import ConfigPath, Section
 from permil.config.names import DetectorText
 from permil.config.simulate import LedName, SimulateElectronics, given_values
 from permil.yaml_file import merged
@@ -157,7 +157,7 @@ class SimulateSpotsConfig(Section):
 
     preset: Literal["stars", "stars-and-flats"] = Field("stars", description="named set of values; explicit keys win over it")
     seed: Count = Field(1, description="seed of everything random")
-    camera: Annotated[str, FileName(is_camera=True)] = Field("spots-cutout", description="camera by name or file")
+    camera: Annotated[str, ConfigPath(is_camera=True)] = Field("spots-cutout", description="camera by name or file")
     detector: DetectorText = Field("R22_S11", description="detector that the spots fall on")
     effects: SimulateSpotsEffects = Field(SimulateSpotsEffects(), description="switches of all effects")
     mask: SimulateSpotsMask = Field(SimulateSpotsMask(), description="mask of pinholes and its image")

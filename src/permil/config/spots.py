@@ -1,4 +1,4 @@
-"""Section `spots`: the artificial stars."""
+"""Section `spots`: measurement and calibration of the artificial stars."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from permil.config.base import FileName, Section
+from permil.config.base import ConfigPath, Section
 from permil.config.names import DetectorText
 
 Positive = Annotated[float, Field(gt=0)]
@@ -14,13 +14,13 @@ Count = Annotated[int, Field(ge=3)]
 
 
 class MeasureConfig(Section):
-    """How spots are found and measured on images; lengths in pixels."""
+    """Detection and measurement of spots on images; lengths in pixels."""
 
     threshold: Positive = Field(default=5.0, description="detection threshold, in units of the noise of 2 x 2 pixels")
     background_box: Annotated[int, Field(ge=8)] = Field(
         default=64, description="box of the background mesh; about the pitch of the spots"
     )
-    mask_radius: Positive = Field(default=28.0, description="radius around each spot that does not count as background")
+    mask_radius: Positive = Field(default=28.0, description="radius around each spot that is excluded from the background")
     radii: tuple[float, ...] = Field(
         default=(3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0), min_length=1, description="radii of the apertures"
     )
@@ -30,11 +30,11 @@ class MeasureConfig(Section):
 
 
 class SpotsConfig(Section):
-    """From exposures or catalogs of the spot mask to calibrated throughput."""
+    """Calibrated throughput from exposures or catalogs of the spot mask."""
 
-    catalogs: list[Annotated[str, FileName()]] = Field(
+    catalogs: list[Annotated[str, ConfigPath()]] = Field(
         default=[],
-        description="catalogs (FITS), or folders of them; empty: the raw spot exposures among exposures.roots are measured",
+        description="catalogs (FITS), or folders of them; empty: raw spot exposures in exposures.roots are measured",
     )
     detectors: list[DetectorText] = Field(default=[], description="detectors whose exposures are used; empty: all")
     band: str = Field(
@@ -48,22 +48,22 @@ class SpotsConfig(Section):
     degree: int = Field(default=3, ge=1, le=12, description="degree of the polynomial that describes the optical distortion")
     mode: Literal["auto", "dithered", "fixed"] = Field(
         default="auto",
-        description="dithered: maps; fixed: all exposures at one place, repeatability; auto: by the places of the grids",
+        description="dithered: maps; fixed: repeatability, all exposures at one position; auto: from the positions of the grids",
     )
     method: Literal["joint", "mean"] = Field(
         default="joint",
         description="joint: spots, exposures and throughput in one fit; mean: means of each spot over the exposures",
     )
     basis: Literal["splines", "cells"] = Field(
-        default="splines", description="throughput of the joint fit: cubic B-splines, or cells of constant throughput"
+        default="splines", description="throughput model of the joint fit: cubic B-splines, or cells of constant throughput"
     )
-    knot_px: Positive = Field(default=64.0, description="distance of the knots, or side of the cells, of that throughput, pixels")
+    knot_px: Positive = Field(default=64.0, description="knot spacing or cell size of that model, pixels")
     cell_px: Annotated[int, Field(ge=1)] = Field(default=64, description="cell of the binned maps, pixels")
     rings: tuple[float, float] | None = Field(
         default=None, description="centre x, y of tree rings in pixels of the detector, for radial profiles"
     )
     ring_px: Positive = Field(default=20.0, description="width of a ring of the radial profiles, pixels")
-    calibration: Annotated[str, FileName("")] = Field(
-        default="", description="calibration product of the same mask to apply; empty: the exposures calibrate themselves"
+    calibration: Annotated[str, ConfigPath("")] = Field(
+        default="", description="calibration product of the same mask to apply; empty: the exposures are self-calibrated"
     )
-    measure: MeasureConfig = Field(default=MeasureConfig(), description="how spots are found and measured on images")
+    measure: MeasureConfig = Field(default=MeasureConfig(), description="detection and measurement of spots on images")

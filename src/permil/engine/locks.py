@@ -50,7 +50,7 @@ def locked_task(root: Path, state: Path, name: str) -> Iterator[None]:
     Raises
     ------
     OutputError
-        If the folder cannot be written to.
+        If the folder is not writable.
     """
     with _open(state / "tasks" / name, root) as stream:
         try:

@@ -1,4 +1,4 @@
-"""Put the segments of a detector together in the DM pixel frame, without any correction."""
+"""Assemble the segments of a detector in the DM pixel frame, without any correction."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 
 from permil.camera.frames import place_segment
 from permil.errors import InputError
-from permil.exposures.raw import RawDetector
+from permil.exposures.raw_detector import RawDetector
 from permil.exposures.raw_file import IntegerImage
 
 
 def assemble(raw: RawDetector) -> IntegerImage:
-    """Return the active pixels of a detector: trimmed, flipped and put in place; every value is exactly that of the file.
+    """Return the active pixels of a detector, trimmed, flipped and placed; pixel values are those of the file.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""The guarded reader of FITS header cards: what no standard allows never raises, and is never taken for a number by chance.
+"""Reader of FITS header cards that tolerates cards outside the standard.
 
-Real headers hold lower-case keywords, bare NaN, decimal commas, quoted numbers, texts without their second quote, accented letters,
-cards that are repeated with another value, and numbers with a unit behind them. What has one meaning only is understood; any other
-value counts as missing and is kept in `Cards.problems`, so that the reader of a file can name it.
+Real headers hold lower-case keywords, bare NaN, decimal commas, quoted numbers, strings without a closing quote, accented letters,
+keywords repeated with another value, and numbers followed by a unit. A value with a single possible meaning is accepted. Any other
+value counts as missing and is recorded in `Cards.problems`, so that the caller can report it.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _KEYWORD = re.compile(r"\s*(?:HIERARCH\s+)?([A-Z0-9_][A-Z0-9_. -]*?)\s*=(.*)", r
 _UNDEFINED = frozenset({"", "null", "undefined", "undef", "n/a"})
 _FLAGS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 _LARGEST_INTEGER = 2**63
-# Temperatures (deg C) that no sensor of a camera or projector reads: markers of missing values and broken sensors.
+# Temperatures (deg C) that mark a missing value or a broken sensor.
 _COLDEST, _HOTTEST = -200.0, 150.0
 
 
 class _Entry(NamedTuple):
-    """The value of a card: a quoted text, or the characters that stand before the comment; "" where it is undefined."""
+    """The value of a card: a quoted string, or the characters before the comment; "" if undefined."""
 
     characters: str
     is_quoted: bool
 
     def parsed(self) -> CardValue:
-        """Return the value by the rules of the standard; characters that are no value by these rules are text."""
+        """Return the value as the standard defines it; anything else is returned as text."""
         characters = self.characters
         if self.is_quoted:
             return characters
@@ -46,7 +46,7 @@ class _Entry(NamedTuple):
         return characters if number is None else number
 
     def meaning(self) -> CardValue:
-        """Return the value by which two cards are compared: numbers by value, texts without case, None where undefined."""
+        """Return the value used to compare two cards: numbers by value, text without case, None if undefined."""
         characters = self.characters.strip().lower()
         number = _finite(characters)
         return float(number) if number is not None else None if characters in _UNDEFINED else characters
@@ -54,17 +54,17 @@ class _Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Cards:
-    """The cards of a header; only those asked for are parsed.
+    """The cards of a header, parsed on request.
 
     Parameters
     ----------
     header
-        The header as it is in the file: cards of 80 bytes.
+        The header as stored in the file: cards of 80 bytes.
 
     Attributes
     ----------
     problems
-        What is wrong with cards that were asked for, by keyword: one clause each, with the value.
+        Faults of the requested cards, by keyword: one clause each, with the value.
     """
 
     header: bytes
@@ -72,14 +72,14 @@ class Cards:
     _known: dict[str, tuple[_Entry | None, _Entry | None]] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, name: str, default: CardValue = None) -> CardValue:
-        """Return the value of a card as the standard reads it, None for an undefined one; of repeated cards the first counts."""
+        """Return the value of a card as the standard defines it, None if undefined; the first of repeated cards is used."""
         entry, _ = self._entries(name)
         return default if entry is None else entry.parsed()
 
     def text(self, name: str) -> str:
-        """Return the text of a card, "" where it is missing or undefined.
+        """Return the text of a card, "" if it is missing or undefined.
 
-        A number is returned as it is written (a run ``0680`` keeps its zero); a logical value and NaN are no text.
+        A number is returned as written (run ``0680`` keeps its zero). A logical value or NaN gives "".
         """
         _, entry = self._entries(name)
         if entry is None or (not entry.is_quoted and entry.characters in ("T", "F")):
@@ -90,12 +90,12 @@ class Cards:
         return characters if characters.isprintable() else "".join(filter(str.isprintable, characters)).strip()
 
     def number(self, name: str, *, unit: str | None = None) -> float:
-        """Return the number of a card, NaN where it is missing, undefined, not finite or not understood.
+        """Return the number of a card, NaN if it is missing, undefined, not finite or not understood.
 
         Parameters
         ----------
         unit
-            Unit that the number is wanted in. A value such as ``'15000 ms'`` is converted; without ``unit`` it is not understood.
+            Unit of the result. A value such as ``'15000 ms'`` is converted; without ``unit`` it is not understood.
         """
         _, entry = self._entries(name)
         if entry is None:
@@ -105,12 +105,12 @@ class Cards:
         if number is None and unit is not None:
             number = _converted(characters, unit)
         if number is None:
-            self.problems[name] = f"card {name} has no number ({characters[:40]!r})"
+            self.problems[name] = f"card {name} is not a number ({characters[:40]!r})"
             return math.nan
         return float(number)
 
     def temperature(self, name: str) -> float:
-        """Return a temperature, degree C; NaN also where no sensor can have measured it (-273.15, 999)."""
+        """Return a temperature, degree C; NaN also for impossible values (-273.15, 999)."""
         number = self.number(name, unit="deg_C")
         if _COLDEST < number < _HOTTEST or math.isnan(number):
             return number
@@ -118,29 +118,29 @@ class Cards:
         return math.nan
 
     def integer(self, name: str, default: int) -> int:
-        """Return the value of a card that holds a whole number below 2^63, else the default."""
+        """Return the value of a card that holds an integer below 2^63, else the default."""
         _, entry = self._entries(name)
         if entry is None:
             return default
         characters = entry.characters.strip()
         number = int(characters) if _INTEGER.fullmatch(characters) else _finite(characters)
         if number is None or abs(number) >= _LARGEST_INTEGER or number != int(number):
-            self.problems[name] = f"card {name} has no whole number ({characters[:40]!r})"
+            self.problems[name] = f"card {name} is not an integer ({characters[:40]!r})"
             return default
         return int(number)
 
     def flag(self, name: str) -> bool | None:
-        """Return a logical value (T or F; true, false, 1 and 0 too), None where it is missing or not understood."""
+        """Return a logical value (T or F; also true, false, 1 and 0), None if it is missing or not understood."""
         _, entry = self._entries(name)
         if entry is None:
             return None
         value = _FLAGS.get(entry.characters.strip().lower())
         if value is None:
-            self.problems[name] = f"card {name} has no logical value ({entry.characters[:40]!r})"
+            self.problems[name] = f"card {name} is not a logical value ({entry.characters[:40]!r})"
         return value
 
     def _entries(self, name: str) -> tuple[_Entry | None, _Entry | None]:
-        """Return the first card of a name, and the one that counts: None where all are undefined or two contradict each other."""
+        """Return the first card of a name, and the one to use: None if all are undefined or two disagree."""
         known = self._known.get(name)
         if known is None:
             fields = self._fields.get(name)
@@ -159,7 +159,7 @@ class Cards:
 
     @cached_property
     def _fields(self) -> dict[str, list[list[bytes]]]:
-        """Return the value field of each card, with those that continue it, by keyword."""
+        """Return the value field of each card and of its continuation cards, by keyword."""
         found: dict[str, list[list[bytes]]] = {}
         latest: list[bytes] = []
         for start in range(0, len(self.header), CARD):
@@ -180,7 +180,7 @@ class Cards:
 
 
 def _entry(fields: list[bytes]) -> _Entry:
-    """Return the value of a card and of those that continue it."""
+    """Return the value of a card and of its continuation cards."""
     characters = fields[0].decode("latin-1")
     quoted = _TEXT.match(characters)
     if quoted is not None:
@@ -198,10 +198,10 @@ def _entry(fields: list[bytes]) -> _Entry:
 
 
 def _finite(characters: str) -> int | float | None:
-    """Return the finite number that characters are, None if they are none; the exponent may be marked by D."""
+    """Return the characters as a finite number, None if they are not one; the exponent may be marked by D."""
     if _INTEGER.fullmatch(characters):
         whole = int(characters)
-        # Longer ones are integers, too, but no array holds them.
+        # Longer integers do not fit into an array.
         return whole if abs(whole) < 10**300 else None
     if not _NUMBER.fullmatch(characters):
         return None
@@ -210,7 +210,7 @@ def _finite(characters: str) -> int | float | None:
 
 
 def _converted(characters: str, unit: str) -> float | None:
-    """Return the number of characters like ``15.0 s`` in another unit, None if that is not what they are."""
+    """Return a quantity such as ``15.0 s`` converted to another unit, None if the characters are not a quantity."""
     found = _NUMBER.match(characters)
     if found is None:
         return None

@@ -1,8 +1,8 @@
-"""What each exposure is for: bias, beam scan, pointing of the flat, or something else.
+"""Classify exposures by purpose: bias, beam scan, pointing of the flat, or other.
 
-Run numbers and folder names guarantee nothing, so that positions decide. Per LED, the places where the projector stood are searched
-for regular grids (see `permil.exposures.lattice`). A grid whose nodes were exposed once is a scan; one whose places were exposed
-several times in a row is a set of pointings; what lies on no grid is a pointing too. Runs may be named explicitly instead.
+Run numbers and folder names are not reliable, so positions decide. For each LED, the projector positions are searched for regular
+grids (see `permil.exposures.lattice`). A grid with one exposure per node is a scan. A grid with several consecutive exposures per node
+is a set of pointings, and so is every position off a grid. Runs may be named explicitly instead.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from permil.exposures.lattice import Lattice, cluster, find_lattices
 from permil.exposures.positions import groups
 
 BIAS, SCAN, POINTING, SPOT, OTHER = "bias", "scan", "pointing", "spot", "other"
-# Positions within this distance are one place; the stage repeats to 0.01 mm.
+# Positions within this distance count as one; the stage repeats to 0.01 mm.
 SAME_POSITION_MM = 0.1
 
-# A node may have been taken twice, after an interruption; more images at one place were meant.
+# A node may be exposed twice after an interruption; more exposures at one position are intentional.
 _MAX_IMAGES_OF_NODE = 2
-# A job takes part in a grid when so many of its places, or this share of them, are nodes; a chance coincidence is neither.
+# A job belongs to a grid if at least this number or this fraction of its positions are nodes; chance coincidences reach neither.
 _MIN_NODES_OF_JOB = 16
 _MIN_SHARE_OF_JOB = 0.5
-# So few exposures of a job beside the grid are nodes that missed their place, or the first ones of a new column.
+# Up to this number of exposures of a job off the grid are displaced nodes, or the first nodes of a new column.
 _MAX_STRAGGLERS = 3
-# A set of detectors belongs to a scan when it was read at this share of the nodes (a file may be missing at some).
+# A set of detectors belongs to a scan if it was read at this fraction of the nodes (files may be missing at some).
 _MIN_SHARE_OF_READOUT = 0.1
 
 
 @dataclass(frozen=True)
 class _Unit:
-    """What was taken at one place in one go: images of one job with the same detectors and settings."""
+    """Consecutive images at one position, of one job, with the same detectors and settings."""
 
     site: int
     run: str
@@ -47,7 +47,7 @@ class _Unit:
 
 
 @dataclass(frozen=True)
-class ExposureList:
+class CcobExposures:
     """The CCOB exposures of an index, one entry per exposure.
 
     Attributes
@@ -67,12 +67,12 @@ class ExposureList:
     rows: list[NDArray[np.int64]]
 
     def settings(self, index: int) -> str:
-        """Return LED current and exposure time of an exposure as text (NaN equals NaN there)."""
+        """Return LED current and exposure time of an exposure as text (so that NaN equals NaN)."""
         return f"{self.current_a[index]:.6g} {self.exposure_s[index]:.6g}"
 
     @classmethod
-    def from_table(cls, exposures: Table, *, tolerance_mm: float) -> ExposureList:
-        """Gather the detectors of each CCOB exposure that has a position.
+    def from_table(cls, exposures: Table, *, tolerance_mm: float) -> CcobExposures:
+        """Group the files of each CCOB exposure that has a position.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class ExposureList:
                 raise PositionError(
                     f"the files of exposure {obsid[members[0]]} disagree about the position of the projector",
                     path=str(exposures["path"][members[0]]),
-                    remedy="leave out the wrong ones",
+                    remedy="exclude the wrong files",
                     obsid=str(obsid[members[0]]),
                 )
         first = np.array([members[0] for members in rows], dtype=np.int64)
@@ -106,7 +106,7 @@ class ExposureList:
 
 
 def aimed_detector(camera: Camera, x_mm: NDArray[np.float64], y_mm: NDArray[np.float64]) -> NDArray[np.str_]:
-    """Return the name of the detector that the projector points at, "" where it points at none or has no position.
+    """Return the name of the detector that the projector points at, "" if there is none or no position is known.
 
     Parameters
     ----------
@@ -131,22 +131,22 @@ def classify(
     exposures
         Index table with resolved positions; changed in place.
     camera
-        Tells which detector the projector points at. A pointing that is aimed at none becomes ``other``.
+        Used to find the detector that the projector points at. A pointing at no detector becomes ``other``.
     scan_runs, pointing_runs
-        Runs that hold scans or pointings. A run that stands in one of them holds nothing else; one that stands in both is sorted by
-        positions; when one of them is given, other runs are not taken for it.
+        Runs that hold scans or pointings. A run named in one of them holds nothing else; exposures of a run named in both are classified by
+        their positions. If one of them is given, no other run is used for that purpose.
     same_position_mm
-        Positions within this distance are one place.
+        Positions within this distance count as one.
 
     Raises
     ------
     PositionError
-        If jitter cannot be told from steps, or the files of one exposure disagree.
+        If jitter cannot be distinguished from steps, or the files of one exposure disagree.
     """
     table_purpose = _purpose_by_header(exposures)
     table_position = np.full(len(exposures), -1, dtype=np.int64)
     aimed = aimed_detector(camera, np.asarray(exposures["x_mm"]), np.asarray(exposures["y_mm"]))
-    listed = ExposureList.from_table(exposures, tolerance_mm=same_position_mm)
+    listed = CcobExposures.from_table(exposures, tolerance_mm=same_position_mm)
     purpose = np.full(len(listed.led), OTHER, dtype="U8")
     for _, members in groups(listed.led):
         on_grid = _on_scan_grid(listed, members, same_position_mm)
@@ -166,7 +166,7 @@ def classify(
 
 
 def _purpose_by_header(exposures: Table) -> NDArray[np.str_]:
-    """Return what the image and test types alone tell."""
+    """Return the purpose that follows from the image and test types alone."""
     image_type, test_type = (np.asarray(exposures[name], dtype=np.str_) for name in ("image_type", "test_type"))
     is_bias = image_type == BIAS
     is_spot = (image_type == SPOT) | (np.char.startswith(test_type, SPOT) & ~np.isin(image_type, (BIAS, "dark")))
@@ -183,9 +183,9 @@ def _decide(run: str, is_node: bool, scan_runs: Collection[str], pointing_runs: 
     return by_position
 
 
-def _on_scan_grid(listed: ExposureList, members: NDArray[np.int64], tolerance_mm: float) -> NDArray[np.bool_]:
-    """Return which exposures of one LED are nodes of a scan."""
-    # Places of different runs that nearly coincide are one site here: it does not matter for the grid.
+def _on_scan_grid(listed: CcobExposures, members: NDArray[np.int64], tolerance_mm: float) -> NDArray[np.bool_]:
+    """Return a mask of the exposures of one LED that are nodes of a scan."""
+    # Nearly coincident positions of different runs are merged into one site, which does not affect the grid.
     site = cluster(listed.x_mm[members], listed.y_mm[members], tolerance_mm=tolerance_mm, require_compact=False)
     counts = np.bincount(site)
     x, y = (np.bincount(site, weights=axis[members]) / counts for axis in (listed.x_mm, listed.y_mm))
@@ -197,7 +197,7 @@ def _on_scan_grid(listed: ExposureList, members: NDArray[np.int64], tolerance_mm
     return is_node
 
 
-def _units(listed: ExposureList, members: NDArray[np.int64], site: NDArray[np.int64]) -> list[_Unit]:
+def _units(listed: CcobExposures, members: NDArray[np.int64], site: NDArray[np.int64]) -> list[_Unit]:
     together: dict[tuple[int, str, str, frozenset[str], str], list[int]] = {}
     for number, index in enumerate(members):
         key = (int(site[number]), str(listed.run[index]), str(listed.job[index]), listed.detectors[index], listed.settings(index))
@@ -206,7 +206,7 @@ def _units(listed: ExposureList, members: NDArray[np.int64], site: NDArray[np.in
 
 
 def _scan_units(units: list[_Unit], lattice: Lattice) -> list[_Unit]:
-    """Return what belongs to a scan over a grid: nothing when its places were exposed repeatedly."""
+    """Return the units that belong to a scan over a grid; none if its positions were exposed repeatedly."""
     nodes, continued = set(lattice.nodes.tolist()), set(lattice.continued.tolist())
     sites_of_job: dict[tuple[str, str], set[int]] = {}
     for unit in units:
@@ -230,12 +230,12 @@ def _scan_units(units: list[_Unit], lattice: Lattice) -> list[_Unit]:
         for unit in units
         if (unit.run, unit.job) in taking_part and len(unit.exposures) <= _MAX_IMAGES_OF_NODE and unit.detectors <= read
     ]
-    beside = Counter((unit.run, unit.job) for unit in eligible if unit.site not in continued)
-    return [unit for unit in eligible if unit.site in continued or beside[unit.run, unit.job] <= _MAX_STRAGGLERS]
+    off_grid = Counter((unit.run, unit.job) for unit in eligible if unit.site not in continued)
+    return [unit for unit in eligible if unit.site in continued or off_grid[unit.run, unit.job] <= _MAX_STRAGGLERS]
 
 
-def _position_ids(listed: ExposureList, purpose: NDArray[np.str_], tolerance_mm: float) -> NDArray[np.int64]:
-    """Number the groups of exposures that may be stacked: one LED, purpose, run, place, current and exposure time."""
+def _position_ids(listed: CcobExposures, purpose: NDArray[np.str_], tolerance_mm: float) -> NDArray[np.int64]:
+    """Number the groups of exposures that may be stacked: same LED, purpose, run, position, current and exposure time."""
     identifiers = np.full(len(purpose), -1, dtype=np.int64)
     settings = np.array([listed.settings(index) for index in range(len(purpose))], dtype=np.str_)
     number = 0

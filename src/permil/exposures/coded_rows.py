@@ -1,4 +1,4 @@
-"""Rows of segments of several files, as they are coded in the files, side by side in memory; decoded one at a time when needed."""
+"""Compressed segment rows of several files, kept in memory as stored in the files."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from permil.exposures.raw_file import RawFile, RowPlaces
 from permil.exposures.rice import whole_words
 
 _ALIGNMENT = 8
-# Bytes between rows from which on they are read one by one: to ask the system for more takes as long as to copy this much.
+# Rows separated by more bytes than this are read one by one: a system call takes as long as copying this many bytes.
 _WORTH_SKIPPING = 12_000
 
 
 class CodedRows(NamedTuple):
-    """Some rows of the same segments of several files.
+    """Stored rows of the same segments of several files.
 
-    ``octets``: the bytes, a multiple of 4 in number; ``starts``, ``stops``: where a row lies in them, shape (n_files, n_segments, n_rows);
+    ``octets``: the bytes, their number a multiple of 4; ``starts``, ``stops``: limits of each row in them, (n_files, n_segments, n_rows);
     ``block``, ``pixel_bytes``, ``zero``: see `RowPlaces`, shape (n_files, n_segments).
     """
 
@@ -34,7 +34,7 @@ class CodedRows(NamedTuple):
 
 
 def mapped_rows(raw_file: RawFile) -> CodedRows:
-    """Return all rows of all segments of an open file, without reading any: they are mapped into memory.
+    """Map all rows of all segments of an open file into memory, without reading them.
 
     Raises
     ------
@@ -54,20 +54,20 @@ def mapped_rows(raw_file: RawFile) -> CodedRows:
 
 
 class RowBuffer:
-    """Memory for coded rows, used again and again."""
+    """Reusable memory for stored rows."""
 
     def __init__(self) -> None:
         self._octets = np.zeros(0, dtype=np.uint8)
 
     def read(self, places: Sequence[Sequence[RowPlaces]], rows: NDArray[np.int64]) -> CodedRows:
-        """Read rows; what was read before is overwritten.
+        """Read rows, overwriting those read before.
 
         Parameters
         ----------
         places
             By file and segment.
         rows
-            Rising, at least one.
+            Row numbers in ascending order, at least one.
 
         Raises
         ------
@@ -88,7 +88,7 @@ class RowBuffer:
         for place, begin, size, offset in zip(files, parts.ravel().tolist(), sizes.tolist(), offsets[:-1].tolist(), strict=True):
             with reading(place.path):
                 if os.preadv(place.descriptor, [memory[offset : offset + size]], begin) != size:
-                    raise EOFError("it became shorter while it was open")
+                    raise EOFError("the file was truncated while it was open")
         shape = (len(places), len(places[0]))
         shift = offsets[:-1].reshape(parts.shape) - parts
         return CodedRows(

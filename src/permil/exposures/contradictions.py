@@ -1,4 +1,4 @@
-"""What exposures say against each other: plausible cards that are wrong stand out among the files of one exposure and its neighbours."""
+"""Find wrong but plausible header cards by comparing the files of one exposure and exposures of one run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import Camera
-from permil.camera.names import serial_key
+from permil.camera.detector_names import serial_key
 from permil.errors import ConfigError, InputError
-from permil.exposures.names import parse_obsid
+from permil.exposures.exposure import Exposure
+from permil.exposures.file_names import parse_obsid
 from permil.exposures.positions import OFFSET_TOLERANCE_MM, groups
-from permil.exposures.record import Exposure
 
-# Cards that belong to an exposure as a whole, so that all its files have the same: name, and how far two files may differ
+# Cards that describe an exposure as a whole, so that all its files agree: name, and the largest difference between two files
 # (relative; positions in mm).
 _SHARED_TEXTS = {"image_type": "IMGTYPE", "led": "CCOBLED"}
 _SHARED_NUMBERS = {
@@ -27,24 +27,24 @@ _SHARED_NUMBERS = {
     "x_header_mm": ("BOTXCAM", OFFSET_TOLERANCE_MM, 0.0),
     "y_header_mm": ("BOTYCAM", OFFSET_TOLERANCE_MM, 0.0),
 }
-# Fewer exposures say nothing of what is usual among them.
+# Fewer exposures do not define a usual value.
 _FEWEST = 5
-# A setting or a constant of the stage is unusual when so few of the exposures of a run have another one than all others.
+# A setting or a constant of the stage is unusual if at most this number of exposures of a run differ from all others.
 _UNUSUAL_SHARE = 0.05
-# A photodiode reading off the median of its like by this factor is no reading of that light.
+# A photodiode reading that differs by this factor from the median at the same settings is not a measurement of that light.
 _PHOTODIODE_FACTOR = 2.0
 
 
 def leave_out_disagreeing(exposures: Sequence[Exposure]) -> tuple[list[Exposure], list[tuple[Exposure, str]]]:
-    """Leave out files that contradict the other files of their exposure.
+    """Exclude files that contradict the other files of their exposure.
 
-    Image type, LED, current, time, photodiode and position are those of the exposure: where one file of several has another value its
-    header is wrong. Without a majority all files of the exposure are left out.
+    Image type, LED, current, time, photodiode and position belong to the exposure: a file whose value differs from that of the majority has
+    a wrong header. Without a majority all files of the exposure are left out.
 
     Returns
     -------
     kept, left_out
-        The latter with the reason.
+        Files to use, and excluded files with the reason.
     """
     together: dict[str, list[Exposure]] = {}
     for exposure in exposures:
@@ -79,21 +79,21 @@ def _against(card: str, files: list[tuple[Exposure, Any]], usual: Any, agrees: l
     if 2 * sum(agrees) <= len(agrees):
         return {file.path: f"the files of exposure {file.obsid} disagree about {card}" for file, _ in files}
     return {
-        file.path: f"{card} is {value}, in {sum(agrees)} other files of exposure {file.obsid} {usual}"
+        file.path: f"{card} is {value}, but {usual} in {sum(agrees)} other files of exposure {file.obsid}"
         for (file, value), same in zip(files, agrees, strict=True)
         if not same
     }
 
 
 def leave_out_moved(exposures: Sequence[Exposure]) -> tuple[list[Exposure], list[tuple[Exposure, str]]]:
-    """Leave out files whose position in the camera contradicts that of the stage, where no folder says which one is right.
+    """Exclude files whose camera position contradicts the stage position, unless the folder name decides which is right.
 
-    BOTXCAM + BOTX and BOTYCAM + BOTY are constants of a run: a file that is off them has a wrong position.
+    BOTXCAM + BOTX and BOTYCAM + BOTY are constants of a run: a file with another sum has a wrong position.
 
     Returns
     -------
     kept, left_out
-        The latter with the reason.
+        Files to use, and excluded files with the reason.
     """
     sums = np.array([(row.x_header_mm + row.x_stage_mm, row.y_header_mm + row.y_stage_mm) for row in exposures]).reshape(-1, 2)
     known = np.flatnonzero(np.isfinite(sums).all(axis=1))
@@ -110,7 +110,7 @@ def leave_out_moved(exposures: Sequence[Exposure]) -> tuple[list[Exposure], list
         for row in moved:
             if np.isnan(exposures[row].x_folder_mm):
                 reasons[row] = (
-                    f"the position in the camera (BOTXCAM, BOTYCAM) is off that of the stage (BOTX, BOTY) by "
+                    f"the position in the camera (BOTXCAM, BOTYCAM) differs from that of the stage (BOTX, BOTY) by "
                     f"{np.abs(sums[row] - centre).max():.3f} mm"
                 )
     kept = [exposure for row, exposure in enumerate(exposures) if row not in reasons]
@@ -118,7 +118,7 @@ def leave_out_moved(exposures: Sequence[Exposure]) -> tuple[list[Exposure], list
 
 
 def note_unusual(exposures: Table) -> None:
-    """Note what sets an exposure apart from those of the same run and LED, and times that contradict the order of exposures.
+    """Note settings that differ from the other exposures of the run and LED, and times that contradict the order of exposures.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ def _unusual_settings(exposures: Table, first: NDArray[np.int64], text: dict[str
                 for row in other:
                     yield (
                         int(row),
-                        f"{card} is {columns[name][row]:g}, in the other exposures of run {run} with LED {led} {usual:g}",
+                        f"{card} is {columns[name][row]:g}, but {usual:g} in the other exposures of run {run} with LED {led}",
                     )
         settings = np.array([f"{columns['exposure_s'][row]:.6g} {columns['current_a'][row]:.6g}" for row in rows], dtype=np.str_)
         for _, part in groups(settings):
@@ -168,12 +168,12 @@ def _unusual_settings(exposures: Table, first: NDArray[np.int64], text: dict[str
             usual = float(np.nanmedian(readings))
             for row in same[(readings > _PHOTODIODE_FACTOR * usual) | (readings < usual / _PHOTODIODE_FACTOR)]:
                 reading = columns["photodiode"][row]
-                yield int(row), f"CCOBADC is {reading:g}, in exposures of the same light of run {run} {usual:g}"
+                yield int(row), f"CCOBADC is {reading:g}, but {usual:g} in exposures of run {run} with the same settings"
 
 
 def _unusual_times(exposures: Table, first: NDArray[np.int64], text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
     mjd = np.asarray(exposures["mjd"], dtype=float)
-    # The number of an OBSID counts the exposures of a controller and day; that of other names may begin anew with each test.
+    # OBSID numbers count the exposures of a controller and day; other numbers may restart with each test.
     series: dict[tuple[str, str], list[tuple[int, int]]] = {}
     for row in first[np.isfinite(mjd[first])].tolist():
         obsid = str(text["obsid"][row])
@@ -191,7 +191,7 @@ def _unusual_times(exposures: Table, first: NDArray[np.int64], text: dict[str, N
 
 
 def _longest_rise(values: NDArray[np.float64]) -> list[int]:
-    """Return the places of the longest sequence of values that do not fall."""
+    """Return the indices of the longest non-decreasing subsequence."""
     ends: list[float] = []
     last: list[int] = []
     before = np.full(len(values), -1)
@@ -210,24 +210,24 @@ def _longest_rise(values: NDArray[np.float64]) -> list[int]:
 def choose_sensors(
     exposures: Sequence[Exposure], camera: Camera, serials: Mapping[str, Sequence[str]]
 ) -> tuple[list[Exposure], list[tuple[Exposure, str]]]:
-    """Keep the exposures of the sensors that are wanted.
+    """Select the exposures of the requested sensors.
 
     Parameters
     ----------
     serials
-        Serial numbers by detector; a detector that is not named keeps all its exposures, and so does a header without a serial.
+        Serial numbers by detector; exposures of other detectors, and headers without a serial number, are kept.
 
     Returns
     -------
     kept, left_out
-        The latter with the reason.
+        Files to use, and excluded files with the reason.
 
     Raises
     ------
     ConfigError
         If the camera has no such detector.
     InputError
-        If no exposure of a detector is of a sensor that is wanted.
+        If a detector has no exposure of a requested sensor.
     """
     wanted: dict[str, Sequence[str]] = {}
     for label, names in serials.items():
@@ -244,7 +244,7 @@ def choose_sensors(
         if not names or not exposure.serial or serial_key(exposure.serial) in map(serial_key, names):
             kept.append(exposure)
         else:
-            left_out.append((exposure, f"{exposure.detector} is sensor {exposure.serial}, wanted is {' or '.join(names)}"))
+            left_out.append((exposure, f"{exposure.detector} is sensor {exposure.serial}, requested is {' or '.join(names)}"))
     for name, names in wanted.items():
         others = [exposure for exposure, _ in left_out if exposure.detector == name]
         if others and not any(exposure.detector == name and exposure.serial for exposure in kept):

@@ -1,4 +1,4 @@
-"""The same measurement found in two files."""
+"""Find measurements that are present in two files, and keep one of them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pathlib import Path
 
 from permil.camera import Camera
 from permil.errors import InputError
+from permil.exposures.exposure import Exposure
 from permil.exposures.hdu import fits_stream
 from permil.exposures.raw_file import RawFile
-from permil.exposures.record import Exposure
 
 _CHUNK = 1 << 20
-# What follows from the place of a file, and not from the file.
+# Fields that depend on the path of a file, not on its content.
 _OF_PLACE = frozenset({"path", "run", "job", "test_seqnum", "x_folder_mm", "y_folder_mm", "note"})
-# What names an exposure.
+# Fields that name an exposure.
 _OF_NAME = frozenset({"obsid", "day_obs", "seqnum"})
 
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two files with the same content: the one that is used and the one that is left out."""
+    """Two files with the same content: one is used, the other is left out."""
 
     kept: str
     left_out: str
@@ -33,17 +33,17 @@ class Duplicate:
 def leave_out_duplicates(exposures: Sequence[Exposure], camera: Camera) -> tuple[list[Exposure], list[Duplicate]]:
     """Keep one file per exposure and detector.
 
-    Two files are the same measurement when they are of one exposure and detector, or when two exposures of a detector have the same
-    time, the same readings and bit by bit the same pixels (a copy whose name or OBSID was changed). Of two copies the one is kept
-    that contradicts nothing and that lies in the folder of its position.
+    Two files hold the same measurement if they belong to one exposure and detector, or if two exposures of a detector have the same time,
+    readings and identical pixels (a copy with another name or OBSID). The copy that is kept is the one without contradictions, in the
+    folder of its position.
 
     Returns
     -------
     exposures
         Sorted by exposure and detector.
     duplicates
-        Files that are left out because their content is that of a file that is kept: the same bytes (decompressed, if need be), or
-        the same pixels and readings in another compression.
+        Excluded files whose content is that of a file that is kept: the same bytes (after decompression), or the same pixels and readings
+        with another compression.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def _same_content(first: str | Path, second: str | Path) -> bool:
 
 
 def _require_same_exposure(kept: Exposure, other: Exposure, camera: Camera) -> None:
-    """Make sure that two files of one exposure and detector hold the same pixels and readings.
+    """Check that two files of one exposure and detector hold the same pixels and readings.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def _require_same_exposure(kept: Exposure, other: Exposure, camera: Camera) -> N
     pixels = _pixels(kept, camera)
     if pixels is None or pixels != _pixels(other, camera):
         raise InputError(
-            f"differs from {kept.path}, although both are {other.detector} of exposure {other.obsid}",
+            f"differs from {kept.path}, although both hold {other.detector} of exposure {other.obsid}",
             path=other.path,
             remedy="remove the wrong one, or search fewer folders (exposures.roots)",
             other=kept.path,
@@ -95,7 +95,7 @@ def _require_same_exposure(kept: Exposure, other: Exposure, camera: Camera) -> N
     if differing:
         values = ", ".join(f"{name} {getattr(other, name)} instead of {getattr(kept, name)}" for name in differing)
         raise InputError(
-            f"has the pixels of {kept.path}, but another header: {values}",
+            f"has the same pixels as {kept.path}, but a different header: {values}",
             path=other.path,
             remedy="remove the wrong one, or search fewer folders (exposures.roots)",
             other=kept.path,
@@ -103,7 +103,7 @@ def _require_same_exposure(kept: Exposure, other: Exposure, camera: Camera) -> N
 
 
 def _leave_out_renamed(exposures: Sequence[Exposure], camera: Camera) -> tuple[list[Exposure], list[Duplicate]]:
-    """Leave out copies under the name of another exposure: no two readouts have the same time, readings and pixels."""
+    """Exclude copies named as another exposure: two readouts never share time, readings and pixels."""
     at_one_time: dict[tuple[str, float], list[Exposure]] = {}
     for exposure in exposures:
         if not math.isnan(exposure.mjd):

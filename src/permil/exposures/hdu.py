@@ -1,8 +1,8 @@
-"""The bare structure of a FITS file: headers, and where the data of each HDU lie. No pixel is touched.
+"""Structure of a FITS file: headers, and the byte range of the data of each HDU. Pixels are not read.
 
-An index of thousands of exposures reads one header of each file, and a raw file has eighteen; both need about twenty cards of
-each. Parsing only those is what makes the index fast, and knowing where data must lie is what finds a file that was cut short.
-Sizes that a header states are compared with the size of the file before anything is allocated or repeated.
+An index of thousands of exposures reads one header of each file, and a raw file has eighteen; both need about twenty cards of each.
+Parsing only these cards makes the index fast, and the expected data ranges reveal a truncated file. Sizes stated in a header are
+compared with the size of the file before anything is allocated or repeated.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import IO
 
 from permil.errors import FileWarning, InputError, PermilError, RawFormatError
 from permil.exposures.cards import CARD, Cards
-from permil.exposures.sums import sum_of_words
+from permil.exposures.checksums import sum_of_words
 
 BLOCK = 2880
 GZIP_MAGIC = b"\x1f\x8b"
 
 _END = b"END".ljust(CARD)
-# Programs that pad with NUL, or write keywords in lower case.
+# Some programs pad with NUL, or write keywords in lower case.
 _LIKE_END = re.compile(rb"(?i:END)[ \0]{77}")
-# The longest header of a raw file has five blocks, and it has some twenty HDUs; a file without an END card is not read to its end in
-# search of one, and one of a million HDUs is no raw file.
+# The longest header of a raw file has five blocks, and the file has some twenty HDUs. The search for an END card stops beyond this
+# number of blocks, and a file with more HDUs is not a raw file.
 _MAX_HEADER_BLOCKS = 500
 _MAX_BLOCKS_OF_ALL = 2000
 _MAX_HDUS = 1000
@@ -41,7 +41,7 @@ _REMEDY = "copy the file again or leave it out"
 
 @contextmanager
 def fits_stream(path: str | Path) -> Iterator[IO[bytes]]:
-    """Open a FITS file for reading; gzip is recognised by content, whatever the name.
+    """Open a FITS file for reading; gzip is recognised by content, not by name.
 
     Raises
     ------
@@ -66,13 +66,13 @@ def fits_stream(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def is_compressed(stream: IO[bytes]) -> bool:
-    """Return whether a stream of `fits_stream` is decompressed on the way."""
+    """Return whether a stream of `fits_stream` is decompressed while it is read."""
     return isinstance(stream, gzip.GzipFile)
 
 
 @contextmanager
 def reading(path: str | Path, what: str = "the file") -> Iterator[None]:
-    """Turn whatever goes wrong within, while a raw file is parsed or decoded, into an error that names the file.
+    """Convert exceptions raised while a raw file is parsed or decoded into an error that names the file.
 
     Parameters
     ----------
@@ -89,19 +89,19 @@ def reading(path: str | Path, what: str = "the file") -> Iterator[None]:
     except (PermilError, FileWarning):
         raise
     except Exception as error:
-        # What is wrong with a value is said by this package; the sentences of others need the name of their error.
+        # ValueErrors of this package are complete sentences; messages of other exceptions need the exception's name.
         reason = str(error) if isinstance(error, ValueError) and str(error) else f"{type(error).__name__} {error}".strip()
         raise RawFormatError(f"{what} cannot be read ({reason})", path=path, remedy=_REMEDY) from error
 
 
 def warn_of_file(path: str | Path, what: str) -> None:
-    """Warn that a file is used although something about it is not as it should be."""
+    """Warn about a defect of a file that is used nevertheless."""
     warnings.warn(f"{path}: {what}", FileWarning, stacklevel=3)
 
 
 @dataclass(frozen=True)
 class Hdu:
-    """One HDU: its header and the place of its data in the file.
+    """One HDU: its header and the location of its data in the file.
 
     Parameters
     ----------
@@ -110,9 +110,9 @@ class Hdu:
     cards
         Header up to its END card.
     data_offset
-        Where its data begin, bytes.
+        Offset of its data, bytes.
     header_sum
-        Sum of the words of the whole header, see `permil.exposures.sums`.
+        Checksum of the whole header, see `permil.exposures.checksums`.
     """
 
     number: int
@@ -122,12 +122,12 @@ class Hdu:
 
     @cached_property
     def data_size(self) -> int:
-        """Bytes of data, without padding.
+        """Size of the data without padding, bytes.
 
         Raises
         ------
         ValueError
-            If a size is missing, no integer, negative or absurd.
+            If a size is missing, not an integer, negative or absurdly large.
         """
         axes = self._size("NAXIS")
         if axes == 0:
@@ -140,7 +140,7 @@ class Hdu:
         elements = prod(self._size(f"NAXIS{axis}") for axis in range(1, axes + 1))
         size = abs(int(bits)) // 8 * self._size("GCOUNT", 1) * (self._size("PCOUNT", 0) + elements)
         if size > _LARGEST_SIZE:
-            raise ValueError("the product of its NAXISn is absurd")
+            raise ValueError("the product of its NAXISn is absurdly large")
         return size
 
     def _size(self, name: str, default: int | None = None) -> int:
@@ -151,7 +151,7 @@ class Hdu:
 
     @property
     def end(self) -> int:
-        """Where the next HDU begins."""
+        """Offset of the next HDU, bytes."""
         return self.data_offset + padded(self.data_size)
 
 
@@ -166,14 +166,14 @@ def read_header(stream: IO[bytes], path: str | Path, number: int = 0) -> tuple[b
     Parameters
     ----------
     number
-        Of the HDU.
+        Number of the HDU.
 
     Returns
     -------
     header
-        All its blocks; what follows the END card is blank.
+        All its blocks, blank after the END card.
     header_sum
-        Sum of the words of the header as it is in the file.
+        Checksum of the header as stored in the file.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def read_header(stream: IO[bytes], path: str | Path, number: int = 0) -> tuple[b
 
 
 def _end_card(block: bytes) -> int:
-    """Return where the END card of a block begins, -1 without any."""
+    """Return the offset of the END card in a block, -1 if there is none."""
     place = block.find(_END)
     while place >= 0 and place % CARD:
         place = block.find(_END, place + 1)
@@ -208,7 +208,7 @@ def _end_card(block: bytes) -> int:
 
 
 def read_primary_header(stream: IO[bytes], path: str | Path) -> tuple[bytes, int]:
-    """Read the primary header and its sum, see `read_header`.
+    """Read the primary header and its checksum, see `read_header`.
 
     Raises
     ------
@@ -227,7 +227,7 @@ def read_primary_header(stream: IO[bytes], path: str | Path) -> tuple[bytes, int
 def read_structure(stream: IO[bytes], size: int, path: str | Path) -> list[Hdu]:
     """Return all HDUs of a seekable stream.
 
-    Bytes behind the last HDU (special records, zeros, blanks) and a file that ends with its last data, unpadded, are warned of.
+    Bytes after the last HDU (special records, zeros, blanks) and missing padding of the last data give a warning.
 
     Parameters
     ----------
@@ -247,14 +247,14 @@ def read_structure(stream: IO[bytes], size: int, path: str | Path) -> list[Hdu]:
         start = hdus[-1].end
         stream.seek(start)
         if stream.read(8) != b"XTENSION":
-            warn_of_file(path, f"{size - start} bytes behind the last HDU ({hdus[-1].number}) are passed over")
+            warn_of_file(path, f"{size - start} bytes after the last HDU ({hdus[-1].number}) are ignored")
             break
         stream.seek(start)
         header, header_sum = read_header(stream, path, len(hdus))
         header_bytes += len(header)
         if len(hdus) == _MAX_HDUS or header_bytes > _MAX_BLOCKS_OF_ALL * BLOCK:
             raise RawFormatError(
-                f"the first {len(hdus)} HDUs have headers of {header_bytes} bytes, more than any raw file has",
+                f"the headers of the first {len(hdus)} HDUs take {header_bytes} bytes, more than those of any raw file",
                 path=path,
                 remedy="leave the file out",
                 value=header_bytes,
@@ -263,19 +263,19 @@ def read_structure(stream: IO[bytes], size: int, path: str | Path) -> list[Hdu]:
     last = hdus[-1]
     if last.end > size:
         if last.data_offset + last.data_size < size:
-            # Neither the end of the data nor that of the padding: a copy that stopped somewhere.
+            # The file ends neither after the data nor after the padding: an interrupted copy.
             raise _cut_short(last, last.end, size, path)
         warn_of_file(path, f"the data of the last HDU ({last.number}) are not padded to a whole FITS block")
     return hdus
 
 
 def _placed(hdu: Hdu, size: int, path: str | Path) -> Hdu:
-    """Return an HDU after checking that a file of some size can hold its data."""
+    """Return the HDU if a file of this size can hold its data."""
     try:
         end = hdu.data_offset + hdu.data_size
     except ValueError as error:
         raise RawFormatError(
-            f"the header of HDU {hdu.number} does not tell the size of its data ({error})", path=path, remedy=_REMEDY
+            f"the header of HDU {hdu.number} does not give the size of its data ({error})", path=path, remedy=_REMEDY
         ) from error
     if end > size:
         raise _cut_short(hdu, end, size, path)

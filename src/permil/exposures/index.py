@@ -1,4 +1,4 @@
-"""The index: every raw file of some folders, what it is and what it is for."""
+"""The index: every raw file below the given folders, with its header values and its purpose."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from astropy.table import Table
 from permil.camera import Camera
 from permil.config.exposures import ExposuresConfig
 from permil.errors import InputError
+from permil.exposures.checksums import Checksums
 from permil.exposures.classify import OTHER, classify
 from permil.exposures.contradictions import choose_sensors, leave_out_disagreeing, leave_out_moved, note_unusual
 from permil.exposures.duplicates import Duplicate, leave_out_duplicates
+from permil.exposures.exposure import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
 from permil.exposures.hdu import reading
 from permil.exposures.positions import RunOffset, groups, resolve_positions
-from permil.exposures.record import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
-from permil.exposures.sensors import require_one_sensor
-from permil.exposures.sums import Checksums
+from permil.exposures.sensor_serials import require_one_sensor
 from permil.exposures.walk import Unreadable, find_files
 from permil.products import is_product
 from permil.progress import parallel_map
@@ -30,9 +30,9 @@ from permil.progress import parallel_map
 _FILES_PER_TASK = 500
 _LISTS = {"unreadable": Unreadable, "duplicates": Duplicate, "offsets": RunOffset}
 _VERSION = 2
-# What sentences of one kind may differ in: paths and numbers.
+# Paths and numbers, in which messages of one kind may differ.
 _OWN_WORDS = re.compile(r"\S*/\S*|[-+]?\d+(?:[.eE+-]+\d+)*")
-# So many sentences of one kind are shown one by one, where each is of one file and where each is of several.
+# Up to this number of messages of one kind are shown individually, if each concerns one file or several.
 _ALIKE_SHOWN, _SHARED_SHOWN = 3, 10
 
 
@@ -45,13 +45,13 @@ class Index:
     table
         One row per detector file with the columns of `permil.exposures.Exposure`, sorted by exposure and detector.
     unreadable
-        Files and folders that are not used, with the reason.
+        Files and folders that cannot be used, with the reason.
     duplicates
-        Files left out because another one has the same content.
+        Files left out because another file has the same content.
     offsets
-        Header minus folder position of the runs that have both.
+        Header position minus folder position, for runs that have both.
     off_detector
-        Exposures on no scan grid whose projector points at no detector; their purpose is ``other``.
+        Exposures off every scan grid, with the projector pointing at no detector; their purpose is ``other``.
     """
 
     table: Table
@@ -62,12 +62,12 @@ class Index:
 
     @property
     def notes(self) -> list[tuple[str, str]]:
-        """Files that are used although something is odd about them: path, and what it is (column ``note`` of the table)."""
+        """Files that are used despite an inconsistency: path and description (column ``note`` of the table)."""
         rows = np.flatnonzero(np.asarray(self.table["note"]) != "")
         return [(str(self.table["path"][row]), str(self.table["note"][row])) for row in rows]
 
     def to_table(self) -> Table:
-        """Return everything as one table: the rows, and the lists in its metadata."""
+        """Return the index as one table, with the lists in its metadata."""
         content: dict[str, Any] = {name: [asdict(entry) for entry in getattr(self, name)] for name in _LISTS}
         table = self.table.copy(copy_data=False)
         table.meta = content | {"off_detector": self.off_detector, "version": _VERSION}
@@ -75,7 +75,7 @@ class Index:
 
     @classmethod
     def from_table(cls, table: Table) -> Index:
-        """Return the index that `to_table` made a table of.
+        """Return an index from a table written by `to_table`.
 
         Raises
         ------
@@ -98,7 +98,7 @@ class Index:
 
     @property
     def leds(self) -> list[str]:
-        """LEDs that have a scan or pointings, in the order of their wavelengths, unknown ones last."""
+        """LEDs with a scan or pointings, in order of wavelength, unknown ones last."""
         present = {str(led) for led in self.table["led"]} - {""}
         return sorted(present, key=lambda led: (LEDS.index(led) if led in LEDS else len(LEDS), led))
 
@@ -118,23 +118,23 @@ class Index:
 def build_index(
     roots: Iterable[str | Path], camera: Camera, *, options: ExposuresConfig | None = None, workers: int = 1
 ) -> Index:
-    """Search folders for raw files and sort out what they are.
+    """Search folders for raw files and classify them.
 
     Parameters
     ----------
     roots
         Folders (or single files), searched recursively.
     camera
-        The camera that took them.
+        The camera that took the exposures.
     options
-        How to tell exposures apart (the ``roots`` in there are not looked at); by default nothing is known beforehand.
+        Options of the classification (``roots`` is ignored); by default everything is inferred from the files.
     workers
         Processes that read headers.
 
     Raises
     ------
     InputError
-        If there is no usable raw file, two files of one exposure and detector differ, or a detector has exposures of two sensors.
+        If no raw file is usable, two files of one exposure and detector differ, or a detector has exposures of two sensors.
     ConfigError
         If ``options`` name a detector that the camera does not have.
     PositionError
@@ -188,18 +188,18 @@ def _nothing_usable(n_files: int, unreadable: list[Unreadable]) -> InputError:
 
 
 def summarise_files(entries: Iterable[tuple[str, str]]) -> list[str]:
-    """Return sentences about files, one for all files that it is true of.
+    """Merge messages about files: one message for all files that share it.
 
     Parameters
     ----------
     entries
-        Path of a file, and what is to be said of it.
+        Path of a file, and the message.
 
     Returns
     -------
     sentences
-        ``path: sentence``, or ``n files, for example path: sentence`` where several have the same one, or one that differs in
-        numbers and paths only. The most frequent first.
+        ``path: message``, or ``n files, for example path: message`` where several files share a message, up to numbers and paths. The most
+        frequent first.
     """
     same: dict[str, list[str]] = {}
     for path, sentence in entries:

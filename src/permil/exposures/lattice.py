@@ -1,9 +1,9 @@
-"""Find the regular grids of beam scans among projector positions.
+"""Search projector positions for the regular grids of beam scans.
 
-A scan steps the projector over a rectangular grid. A grid is recognised by its steps: its nodes have neighbours one step away
-along X or along Y. The quincunx of five pointings per detector does not link up in that way: the gap between the pointings of one
-detector is not the gap to the next detector, so that never more than a few of them join. Missing nodes, whole missing columns,
-an unfinished last column, a slight rotation and jitter do no harm.
+A scan steps the projector over a rectangular grid. A grid is recognised by its steps: its nodes have neighbours one step away along X
+or Y. The quincunx of five pointings per detector does not link up in this way: the gap between the pointings of one detector differs
+from the gap to the next detector, so that only a few of them join. Missing nodes, missing columns, an unfinished last column, a slight
+rotation and jitter are allowed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from permil.errors import PositionError
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-# Fewer nodes cannot carry a beam model, and nine pointings in a raft can look like a grid.
+# Fewer nodes do not constrain a beam model, and nine pointings in a raft can look like a grid.
 MIN_NODES = 16
-# Share of the crossings of rows and columns that must be occupied.
+# Fraction of the crossings of rows and columns that must be occupied.
 MIN_FILL = 0.5
-# Share of the sites inside the grid's window that must be nodes: the pointings of all detectors are five interleaved grids.
+# Fraction of the sites inside the window of a grid that must be nodes: pointings at all detectors form five interleaved grids.
 MIN_SHARE = 0.28
 _GAPS_TRIED = 5
 _CELLS_PER_TOLERANCE = 10
@@ -40,8 +40,8 @@ class Lattice:
     nodes
         Sorted indices of the sites that form the grid.
     continued
-        Sorted indices of the nodes and of further sites on its prolongation, up to its own length away: nodes of an unfinished scan,
-        or others that lie there by chance.
+        Sorted indices of the nodes and of further sites on the extended grid, up to one grid length away: nodes of an unfinished scan, or
+        sites that coincide with the grid by chance.
     """
 
     nodes: IntArray
@@ -49,20 +49,20 @@ class Lattice:
 
 
 def cluster(x: FloatArray, y: FloatArray, *, tolerance_mm: float, require_compact: bool = True) -> IntArray:
-    """Return a label for each position; positions within the tolerance of each other, directly or by a chain, share it.
+    """Return a label for each position; positions within the tolerance of each other, directly or by a chain, share a label.
 
     Labels are numbered in the order of the clusters' mean positions (x, then y), whatever the order of the input.
 
     Raises
     ------
     PositionError
-        If ``require_compact`` and a chain of close positions is longer than twice the tolerance, so that jitter cannot be told
+        If ``require_compact`` and a chain of close positions is longer than twice the tolerance, so that jitter cannot be distinguished
         from steps.
     """
     if len(x) == 0:
         return np.zeros(0, dtype=np.int64)
     points = np.stack([x, y], axis=1)
-    # Thousands of images at one place would make millions of pairs: what falls into one cell is one point.
+    # Thousands of images at one position would make millions of pairs: positions in one cell count as one point.
     cell = tolerance_mm / _CELLS_PER_TOLERANCE
     cells, member_of = np.unique(np.rint(points / cell).astype(np.int64), axis=0, return_inverse=True)
     pairs = cKDTree(cells).query_pairs(_CELLS_PER_TOLERANCE, output_type="ndarray")
@@ -75,7 +75,7 @@ def cluster(x: FloatArray, y: FloatArray, *, tolerance_mm: float, require_compac
             worst = distance.argmax()
             raise PositionError(
                 f"positions near ({x[worst]:.3f}, {y[worst]:.3f}) mm form a chain longer than {2 * tolerance_mm:g} mm with gaps below "
-                f"{tolerance_mm:g} mm: steps cannot be told from jitter",
+                f"{tolerance_mm:g} mm: steps cannot be distinguished from jitter",
                 remedy="set exposures.same_position_mm below the smallest step",
                 value=float(distance.max()),
             )
@@ -91,14 +91,14 @@ def _components(n_points: int, pairs: IntArray) -> IntArray:
 
 
 def find_lattices(x: FloatArray, y: FloatArray, *, tolerance_mm: float) -> list[Lattice]:
-    """Find the regular grids among sites, the largest first.
+    """Return the regular grids among sites, the largest first.
 
     Parameters
     ----------
     x, y : ndarray, shape (n,)
-        Sites, mm; each place once.
+        Distinct sites, mm.
     tolerance_mm
-        How far a node may lie from its place in the grid.
+        Largest distance of a node from its nominal position in the grid.
     """
     free = np.arange(len(x))
     found: list[Lattice] = []
@@ -115,7 +115,7 @@ def _largest_lattice(points: FloatArray, tolerance_mm: float) -> Lattice | None:
     tree = cKDTree(points)
     x, y = points.T
     gaps = [_frequent_gaps(x, y, tolerance_mm), _frequent_gaps(y, x, tolerance_mm)]
-    # A scan that has only begun may have a single gap along X; it is likely that along Y.
+    # A scan that has only begun may have a single gap along X, probably the same as along Y.
     links = [
         [_step_links(tree, points, step * direction, tolerance_mm) for step in [*gaps[axis], *gaps[1 - axis][:1]]]
         for axis, direction in enumerate(np.eye(2))
@@ -139,7 +139,7 @@ def _largest_lattice(points: FloatArray, tolerance_mm: float) -> Lattice | None:
 
 
 def _frequent_gaps(along: FloatArray, across: FloatArray, tolerance_mm: float) -> list[float]:
-    """Return the most frequent distances to the next site in the same row, the most frequent first."""
+    """Return the distances to the next site in the same row, the most frequent first."""
     order = np.argsort(across, kind="stable")
     row = np.empty(len(along), dtype=np.int64)
     row[order] = np.cumsum(np.concatenate([[0], np.diff(across[order]) > tolerance_mm]))
@@ -163,9 +163,9 @@ def _step_links(tree: cKDTree, points: FloatArray, step: FloatArray, tolerance_m
 
 
 def _completed(points: FloatArray, nodes: IntArray, pairs_x: IntArray, pairs_y: IntArray, tolerance_mm: float) -> Lattice:
-    """Add the sites that continue a grid across gaps of one missing row or column, and find those farther away."""
+    """Add sites that continue a grid across one missing row or column, and find those farther away."""
     steps = [_mean_step(points, nodes, pairs, axis) for axis, pairs in enumerate((pairs_x, pairs_y))]
-    # An axis without any step has no prolongation.
+    # An axis without steps cannot be extended.
     has_step = np.array([step > 0 for step in steps])
     while True:
         cells = _cells(points, nodes, steps)
@@ -217,7 +217,7 @@ def _is_filled_grid(points: FloatArray, nodes: IntArray, tolerance_mm: float) ->
 
 
 def _fill(occupied: NDArray[np.bool_]) -> float:
-    # The last column or row may be unfinished: the emptiest one does not count where there are more.
+    # The last column or row may be unfinished: the least occupied one is ignored if there are others.
     fills = [occupied.mean()]
     for axis in (0, 1):
         if occupied.shape[axis] > 1:

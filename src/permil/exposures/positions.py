@@ -1,8 +1,8 @@
-"""Where the projector was: measured (header) or commanded (folder name), never a mixture.
+"""Projector positions: measured (header) or commanded (folder name), never a mixture.
 
-The header holds the measured position. The folder's name holds the commanded one, in some runs before the constant XOFFSET,
-YOFFSET of the acquisition configuration. Where both exist their difference is measured; where the header is missing it is added to
-what the folder says.
+The header holds the measured position. The folder name holds the commanded one, in some runs before the constant XOFFSET, YOFFSET of the
+acquisition configuration is added. Where both exist, their difference is measured; where the header position is missing, the difference
+is added to the folder position.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from permil.errors import PositionError
 
 HEADER, FOLDER, FOLDER_WITH_OFFSET = "header", "folder", "folder+offset"
-# Header minus folder is named as an offset above this, and may scatter by this much (mm); the stage repeats to 0.01 mm.
+# A header minus folder difference above this is an offset; it may scatter by this much (mm). The stage repeats to 0.01 mm.
 OFFSET_TOLERANCE_MM = 0.1
 
 Preference = Literal["auto", "header", "folder"]
@@ -26,7 +26,7 @@ Preference = Literal["auto", "header", "folder"]
 
 @dataclass(frozen=True)
 class RunOffset:
-    """Header minus folder position of a run (or of one of its jobs, where they differ).
+    """Header minus folder position of a run, or of one of its jobs if they differ.
 
     Attributes
     ----------
@@ -54,12 +54,12 @@ class RunOffset:
 
     @property
     def is_named(self) -> bool:
-        """Whether it is large enough to be called an offset."""
+        """Whether the difference is large enough to be reported as an offset."""
         return self.size_mm > OFFSET_TOLERANCE_MM
 
     @property
     def is_constant(self) -> bool:
-        """Whether it is the same for all exposures."""
+        """Whether the offset is the same for all exposures."""
         return self.scatter_mm <= OFFSET_TOLERANCE_MM
 
 
@@ -77,7 +77,7 @@ def groups(*keys: NDArray[np.str_]) -> Iterator[tuple[tuple[str, ...], NDArray[n
 def measure_offsets(exposures: Table) -> list[RunOffset]:
     """Return header minus folder position of each run that has both.
 
-    Where the jobs of a run have different constants (each has its own acquisition configuration), one entry per job is returned.
+    If the jobs of a run differ (each has its own acquisition configuration), one entry per job is returned.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def measure_offsets(exposures: Table) -> list[RunOffset]:
 
 
 def _differences(exposures: Table) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Return header minus folder, x and y, and the rows that count: one per exposure, those with both positions."""
+    """Return header minus folder, x and y, and the rows used: one per exposure that has both positions."""
     x_difference = np.asarray(exposures["x_header_mm"]) - np.asarray(exposures["x_folder_mm"])
     y_difference = np.asarray(exposures["y_header_mm"]) - np.asarray(exposures["y_folder_mm"])
     both = np.flatnonzero(np.isfinite(x_difference + y_difference))
@@ -114,15 +114,15 @@ def _offset(run: str, job: str, x_mm: NDArray[np.float64], y_mm: NDArray[np.floa
 
 
 def resolve_positions(exposures: Table, *, preference: Preference = "auto") -> list[RunOffset]:
-    """Decide which position counts and fill in ``x_mm``, ``y_mm`` and ``position_kind``, one kind for each run and LED.
+    """Choose one kind of position per run and LED, and fill in ``x_mm``, ``y_mm`` and ``position_kind``.
 
     Parameters
     ----------
     exposures
         Index table; changed in place. Exposures without any position keep NaN.
     preference
-        ``header`` or ``folder`` force one kind; ``auto`` takes the header where all exposures of a run and LED have it, else the
-        folder's position (plus the offset of the run, where it could be measured) for all of them.
+        ``header`` or ``folder`` force one kind; ``auto`` takes the header if all exposures of a run and LED have it, else the folder
+        position (plus the offset of the run, if measured) for all of them.
 
     Returns
     -------
@@ -132,8 +132,8 @@ def resolve_positions(exposures: Table, *, preference: Preference = "auto") -> l
     Raises
     ------
     PositionError
-        With ``auto``: if header and folder disagree by more than a constant, or if some exposures of a run and LED have only a
-        header position and others only a folder position.
+        With ``auto``: if header and folder differ by more than a constant, or if some exposures of a run and LED have only a header
+        position and others only a folder position.
     """
     offsets = measure_offsets(exposures)
     if preference == "auto":
@@ -166,7 +166,7 @@ def resolve_positions(exposures: Table, *, preference: Preference = "auto") -> l
 
 
 def _like(column: NDArray[np.str_], content: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Return a column of new text that keeps the description."""
+    """Return a column with new text and the description of the old one."""
     replacement = column.astype(content.dtype)
     replacement[:] = content
     return replacement
@@ -180,7 +180,7 @@ def _scattered(exposures: Table, offset: RunOffset) -> PositionError:
     return PositionError(
         f"run {offset.run}: header minus folder position scatters by {offset.scatter_mm:.3f} mm around its median "
         f"({offset.x_mm:.3f}, {offset.y_mm:.3f}) mm; the worst file is {exposures['path'][worst]}",
-        remedy="leave that file out, or say which position to believe with exposures.position: header or folder",
+        remedy="exclude that file, or choose the position to use with exposures.position: header or folder",
         run=offset.run,
         scatter_mm=offset.scatter_mm,
         worst=str(exposures["path"][worst]),
@@ -190,18 +190,18 @@ def _scattered(exposures: Table, offset: RunOffset) -> PositionError:
 def _mixed(run: str, led: str, n_header: int, n_folder: int, n_files: int) -> PositionError:
     return PositionError(
         f"run {run}, LED {led or 'none'}: of {n_files} files {n_header} have a header position and {n_folder} a folder position, "
-        "so that no kind of position serves all",
-        remedy="choose one with exposures.position: header or folder, which leaves the others out",
+        "so that neither kind covers all of them",
+        remedy="choose one with exposures.position (header or folder); files without it are left out",
         run=run,
         led=led,
     )
 
 
 def require_one_kind(*tables: Table) -> None:
-    """Make sure that all exposures that enter one fit have comparable positions.
+    """Check that all exposures of one fit have comparable positions.
 
-    Header positions and folder positions with the measured offset are comparable; folder positions whose offset is unknown are
-    comparable only to their like.
+    Header positions and folder positions with a measured offset are comparable. Folder positions with an unknown offset are comparable only
+    among themselves.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def require_one_kind(*tables: Table) -> None:
     Raises
     ------
     PositionError
-        If they are not comparable; the message names the runs of each kind.
+        If they are not comparable; the message lists the runs of each kind.
     """
     runs: dict[str, set[str]] = {}
     for table in tables:
@@ -220,7 +220,7 @@ def require_one_kind(*tables: Table) -> None:
     if FOLDER in runs and len(runs.keys() - {""}) > 1:
         known = sorted(set().union(*(names for kind, names in runs.items() if kind not in (FOLDER, ""))))
         raise PositionError(
-            f"the position of run {', '.join(sorted(runs[FOLDER]))} is known from folder names only, with an unknown offset, that of "
+            f"the position of run {', '.join(sorted(runs[FOLDER]))} is known from folder names only, with an unknown offset, but that of "
             f"run {', '.join(known)} from headers",
             remedy="use folder positions for all (exposures.position: folder), or add exposures that have both",
             kinds={kind: sorted(names) for kind, names in runs.items()},

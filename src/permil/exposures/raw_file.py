@@ -1,4 +1,4 @@
-"""An open raw file: its structure is checked at once, its pixels are decoded when they are asked for, whole or row by row."""
+"""An open raw file: its structure is checked on opening, its pixels are decoded on request, whole or row by row."""
 
 from __future__ import annotations
 
@@ -22,49 +22,49 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector
 from permil.engine.usage import count_mapped
 from permil.errors import InputError, OutputError, RawFormatError
+from permil.exposures.checksums import CHANGED_HEADER, Checksums, find_fault, has_changed_header, has_sums, sum_of_words
+from permil.exposures.exposure import identify_detector
 from permil.exposures.hdu import Hdu, fits_stream, is_compressed, read_structure, reading, warn_of_file
 from permil.exposures.raw_headers import RawHeaders
-from permil.exposures.record import identify_detector
 from permil.exposures.rice import decompress, rice_coding, tile_places
 from permil.exposures.segments import check_geometry, find_segments, image_size
-from permil.exposures.sums import CHANGED_HEADER, Checksums, find_fault, has_changed_header, has_sums, sum_of_words
 from permil.exposures.tiles import decode_tiles
 
 IntegerImage = NDArray[np.int32]
 
 _REMEDY = "copy the file again or leave it out"
 _INT32 = np.iinfo(np.int32)
-# What can be added to pixels of 16 bits without leaving 32.
+# Offsets that keep 16-bit pixels within 32 bits.
 _LARGEST_ZERO = 2**30
 _LARGEST_PLACE = 2**32
-# Bytes of a decompressed file: no more than this for each raw pixel of the largest detector, and this for headers and tables.
+# Limits of a decompressed file: bytes per raw pixel of the largest detector, and bytes for headers and tables.
 _BYTES_PER_PIXEL = 16
 _BYTES_BESIDE_PIXELS = 16_000_000
-# A number of words.
+# A multiple of the word size.
 _READ_AT_A_TIME = 2**18
 _SUM_REMEDY = "copy the file again, or set exposures.checksums to warn to use it as it is"
 
 
 @dataclass(frozen=True)
 class RowPlaces:
-    """Where the rows of a segment lie in a file, one after the other, and how they are coded.
+    """Location and coding of the consecutive rows of a segment in a file.
 
     Parameters
     ----------
     path
         The raw file.
     descriptor
-        Of the open file.
+        File descriptor of the open file.
     begin
-        Where the first row begins, bytes.
+        Offset of the first row, bytes.
     offsets
-        Where each row begins from there, and behind the last, where that ends, shape (ny_raw + 1,).
+        Start of each row relative to ``begin``, then the end of the last row, shape (ny_raw + 1,).
     block
-        Of the Rice coding, 0 for plain big-endian integers.
+        Block size of the Rice coding, 0 for plain big-endian integers.
     pixel_bytes
-        Bytes of a pixel; 1 is unsigned.
+        Bytes per pixel; 1-byte pixels are unsigned.
     zero
-        Is added to each pixel (BZERO).
+        Offset added to each pixel (BZERO).
     """
 
     path: Path
@@ -76,7 +76,7 @@ class RowPlaces:
     zero: int
 
     def bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return where rows begin and where they end."""
+        """Return the start and the end of rows."""
         return self.begin + self.offsets[rows].astype(np.int64), self.begin + self.offsets[rows + 1].astype(np.int64)
 
 
@@ -86,31 +86,31 @@ class RawFile(RawHeaders):
     Parameters
     ----------
     path
-        Plain and compressed image HDUs, in any order, plain files and gzip (by content) are taken; further HDUs are passed over.
+        Plain and compressed image HDUs in any order are accepted, in plain and gzip files (recognised by content); other HDUs are ignored.
     camera
-        Whose geometry the file must have.
+        Camera that defines the expected geometry.
     checksums
-        What becomes of a segment whose data do not have the sum that its header states (DATASUM): ``refuse`` it, ``warn``, or do not
-        look (``off``). It is looked at once, before anything of the segment is read, also where only some rows are. A header that
-        was edited (only CHECKSUM is wrong) is warned of. What has no sums is read.
+        Treatment of a segment whose data do not match the DATASUM of the header: ``refuse`` it, ``warn``, or do not check (``off``). The
+        whole segment is checked once before its first use, even if only some rows are read. An edited header (only CHECKSUM is wrong)
+        gives a warning. Segments without checksums are accepted.
 
     Warns
     -----
     FileWarning
-        Of sums, as said above, of bytes behind the last HDU, and of padding that is missing or not what it should be.
+        About wrong checksums (see ``checksums``), bytes after the last HDU, and missing or wrong padding.
 
     Raises
     ------
     RawFormatError
-        If the file is damaged or cut short, a segment is missing or stands twice, or sizes are not those of the camera.
+        If the file is damaged or cut short, a segment is missing or duplicated, or sizes differ from those of the camera.
     InputError
-        If the file cannot be opened or says of no detector of the camera that it is its own.
+        If the file cannot be opened or does not identify a detector of this camera.
     """
 
     def __init__(self, path: str | Path, camera: Camera, *, checksums: Checksums = "refuse") -> None:
         if checksums not in get_args(Checksums):
             raise InputError(
-                f"there is no way {checksums!r} to treat checksums",
+                f"unknown treatment of checksums {checksums!r}",
                 remedy=f"choose one of {', '.join(get_args(Checksums))}",
                 value=checksums,
             )
@@ -154,13 +154,13 @@ class RawFile(RawHeaders):
         self.close()
 
     def close(self) -> None:
-        """Close the file; the arrays that were taken from it stay."""
+        """Close the file; arrays already returned remain valid."""
         self._stream.close()
         if self._unpacked is not None:
             self._unpacked.close()
 
     def read_ahead(self) -> None:
-        """Let the operating system read the file before it is needed."""
+        """Ask the operating system to prefetch the file."""
         if not isinstance(self._stream, io.BytesIO) and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
@@ -170,14 +170,14 @@ class RawFile(RawHeaders):
         Parameters
         ----------
         name
-            Of an amplifier.
+            Name of the amplifier.
         pixels
-            An array that may be used for the result; C-contiguous, of the size of the segment.
+            Array for the result, C-contiguous, of the size of the segment; allocated by default.
 
         Raises
         ------
         RawFormatError
-            If it cannot be decoded.
+            If the segment cannot be decoded.
         """
         hdu = self._sound(name, is_mapped=True)
         with self._reading(hdu):
@@ -200,9 +200,9 @@ class RawFile(RawHeaders):
             return shifted.astype(np.int32)
 
     def rows(self, name: str) -> RowPlaces:
-        """Return where the rows of a segment lie.
+        """Return the location of the rows of a segment.
 
-        Whatever is not stored row by row in a plain file is unpacked into a temporary one first.
+        A segment that is not stored row by row in a plain file is first unpacked into a temporary file.
 
         Raises
         ------
@@ -212,7 +212,7 @@ class RawFile(RawHeaders):
         return self.stored_rows(name) or self._unpacked_rows(name)
 
     def mapped_rows(self) -> tuple[NDArray[np.uint8], list[RowPlaces]]:
-        """Return bytes that are mapped into memory, and where in them the rows of each segment lie.
+        """Return memory-mapped bytes, and the location of the rows of each segment in them.
 
         Raises
         ------
@@ -229,7 +229,7 @@ class RawFile(RawHeaders):
         return _mapped(unpacked[0].descriptor), unpacked
 
     def stored_rows(self, name: str) -> RowPlaces | None:
-        """Return where the rows of a segment lie; None unless it is stored row by row in a plain file.
+        """Return the location of the rows of a segment; None unless it is stored row by row in a plain file.
 
         Raises
         ------
@@ -272,7 +272,7 @@ class RawFile(RawHeaders):
 
     @cached_property
     def _bytes(self) -> NDArray[np.uint8]:
-        """All bytes of the file, mapped into memory where it is not there already."""
+        """All bytes of the file, memory-mapped unless already in memory."""
         if isinstance(self._stream, io.BytesIO):
             return np.frombuffer(self._stream.getvalue(), dtype=np.uint8)
         return _mapped(self._stream.fileno())
@@ -292,7 +292,7 @@ class RawFile(RawHeaders):
             raise RawFormatError(
                 f"HDU {hdu.number} does not hold integers (BITPIX {bits}, BSCALE {scale}, BZERO {zero})",
                 path=self.path,
-                remedy="give the file as the readout wrote it",
+                remedy="give the original file of the readout",
                 value=(bits, scale, zero),
             )
         return bits, int(zero)  # type: ignore[arg-type]
@@ -304,9 +304,9 @@ class RawFile(RawHeaders):
         return decode_tiles(hdu, self._content(hdu), bits)
 
     def _sound(self, name: str, *, is_mapped: bool) -> Hdu:
-        """Return the HDU of a segment; the first time its sums are compared.
+        """Return the HDU of a segment after checking its checksums on first use.
 
-        With ``is_mapped`` its data are looked at where they are mapped into memory, which is best just before all of them are decoded.
+        With ``is_mapped`` the check reads the memory-mapped data, which is fastest just before all of them are decoded.
         """
         hdu = self._hdus[name]
         if self._checksums != "off" and hdu.number not in self._summed and has_sums(hdu.cards):
@@ -317,7 +317,7 @@ class RawFile(RawHeaders):
         return hdu
 
     def _sum_of_data(self, hdu: Hdu) -> int:
-        """Return the sum of the data of an HDU, which are read piece by piece: half the time of mapping them for this alone."""
+        """Return the checksum of the data of an HDU, read in pieces; this takes half the time of mapping them."""
         buffer = np.empty(_READ_AT_A_TIME, dtype=np.uint8)
         total, place = 0, hdu.data_offset
         while place < hdu.end:
@@ -330,7 +330,7 @@ class RawFile(RawHeaders):
         return total
 
     def _compare_sums(self, hdu: Hdu, data_sum: int) -> None:
-        """Refuse an HDU whose sums are wrong, or warn of it."""
+        """Refuse an HDU with wrong checksums, or warn about it."""
         fault = find_fault(hdu.cards, hdu.header_sum, data_sum)
         if fault is None:
             return
@@ -340,7 +340,7 @@ class RawFile(RawHeaders):
         warn_of_file(self.path, what)
 
     def _reading(self, hdu: Hdu) -> AbstractContextManager[None]:
-        """Turn what goes wrong with damaged data into an error that names the file."""
+        """Convert exceptions caused by damaged data into an error that names the file."""
         return reading(self.path, f"HDU {hdu.number}{_named(hdu)}")
 
 
@@ -365,7 +365,7 @@ def _decompressed(opened: IO[bytes], camera: Camera, path: Path) -> bytes:
 
 
 def _temporary_file(parts: Iterable[bytes]) -> IO[bytes]:
-    """Return a temporary file that holds some parts, one after the other; it is gone when it is closed.
+    """Write parts to a temporary file, which is deleted when it is closed.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What the headers of a raw file tell of the exposure as a whole."""
+"""Headers of a raw file that describe the whole exposure."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class RawHeaders:
 
     @cached_property
     def readout_board(self) -> Cards | None:
-        """Cards of the extension REB_COND (temperatures, voltages and currents of the readout board); None where there is none.
+        """Cards of the extension REB_COND (temperatures, voltages and currents of the readout board); None if it is missing.
 
-        In 2019-03 it had no name; its cards tell.
+        In March 2019 it had no name and is recognised by its cards.
         """
         for header in self.headers[1:]:
             if _BOARD_EXTENSION.encode() in header or b"TEMP1   =" in header:

@@ -1,6 +1,6 @@
-"""Decompress Rice-coded tiles of integers: the algorithm RICE_1 of the FITS standard, for every tile shape and pixel size.
+"""Decompress Rice-coded tiles of integers (RICE_1 of the FITS standard), for every tile shape and pixel size.
 
-Tables and sizes are checked here; ``_kernels/rice.hpp`` decodes the bits of a tile and reads nothing beyond its last word.
+Tables and sizes are checked here; ``_kernels/rice.hpp`` decodes the bits of a tile and never reads beyond its last word.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _LARGEST_BLOCK = 2**31
 
 @dataclass(frozen=True)
 class RiceCoding:
-    """How the tiles of an image are coded.
+    """Coding of the tiles of an image.
 
     Parameters
     ----------
     columns, rows
         Size of the image.
     tile_columns, tile_rows
-        Size of a tile; those at the end may be smaller.
+        Size of a tile; the last ones may be smaller.
     block
-        Pixels that have the number of plain bits in common.
+        Number of pixels per block, which share the number of uncoded bits.
     pixel_bytes
         Bytes of a pixel: 1 (unsigned), 2 or 4 (signed).
     """
@@ -50,12 +50,12 @@ class RiceCoding:
 
     @property
     def is_by_row(self) -> bool:
-        """Whether each row of the image is a tile."""
+        """Whether each row of the image is one tile."""
         return self.tile_rows == 1 and self.tile_columns == self.columns
 
 
 def rice_coding(hdu: Hdu) -> RiceCoding | None:
-    """Return how a compressed image of integers is Rice-coded; None when it needs more than this module knows."""
+    """Return the Rice coding of a compressed image of integers; None if this module does not support it."""
     cards = hdu.cards
     parameters = {cards.get(f"ZNAME{number}"): cards.integer(f"ZVAL{number}", 0) for number in range(1, 5)}
     columns, rows = cards.integer("ZNAXIS1", 0), cards.integer("ZNAXIS2", 0)
@@ -80,13 +80,13 @@ def rice_coding(hdu: Hdu) -> RiceCoding | None:
 
 
 def _descriptor_bytes(form: Any) -> int:
-    """Return the bytes of a descriptor of a column of byte arrays, 0 for another kind of column."""
+    """Return the size of a descriptor of a column of byte arrays, 0 for other columns."""
     kind = str(form).lstrip("1")[:2]
     return {"PB": 8, "QB": 16}.get(kind, 0)
 
 
 def tile_places(hdu: Hdu, table: Bytes) -> tuple[Places, Places]:
-    """Return where the tiles begin and end, in bytes from the beginning of the data of the HDU.
+    """Return start and end of the tiles, in bytes from the start of the data of the HDU.
 
     Parameters
     ----------
@@ -107,14 +107,14 @@ def tile_places(hdu: Hdu, table: Bytes) -> tuple[Places, Places]:
 
 
 def descriptors(counts: Places, starts: Places, hdu: Hdu, table_size: int, item_bytes: int = 1) -> tuple[Places, Places]:
-    """Return where the arrays of a column lie, in bytes from the beginning of the data of the HDU.
+    """Return start and end of the arrays of a column, in bytes from the start of the data of the HDU.
 
     Parameters
     ----------
     counts, starts
-        Elements of each array, and where it begins in the heap, bytes.
+        Number of elements of each array, and its offset in the heap, bytes.
     table_size
-        Bytes in front of the heap, at least.
+        Minimum number of bytes before the heap.
     item_bytes
         Bytes of an element.
 
@@ -125,7 +125,7 @@ def descriptors(counts: Places, starts: Places, hdu: Hdu, table_size: int, item_
     """
     heap = hdu.cards.integer("THEAP", table_size)
     size = hdu.data_size - heap
-    # Each is compared by itself: the sum of two numbers out of a damaged file may not be a number any more.
+    # Compared separately: the sum of two values from a damaged file may overflow.
     outside = (starts < 0) | (counts < 0) | (starts > size) | (counts > (size - np.clip(starts, 0, max(size, 0))) // item_bytes)
     outside &= counts != 0
     if not table_size <= heap <= hdu.data_size or outside.any():
@@ -145,16 +145,16 @@ def decompress(hdu: Hdu, coding: RiceCoding, content: Bytes, pixels: NDArray[np.
     Parameters
     ----------
     hdu, coding
-        Its header, and what `rice_coding` says of it.
+        Its header, and the result of `rice_coding`.
     content
-        Its data, whole words: descriptors, heap and the padding that follows.
+        Its data as whole words: descriptors, heap and padding.
     pixels
-        Where the image goes, C-contiguous; a new array by default.
+        Array for the image, C-contiguous; allocated by default.
 
     Raises
     ------
     ValueError
-        If a tile does not decode to as many pixels as it should have.
+        If a tile does not decode to the expected number of pixels.
     """
     image = np.empty((coding.rows, coding.columns), dtype=np.int32) if pixels is None else pixels
     starts, stops = tile_places(hdu, content[: hdu.cards.integer("NAXIS1", 0) * coding.tiles])
@@ -166,11 +166,11 @@ def decompress(hdu: Hdu, coding: RiceCoding, content: Bytes, pixels: NDArray[np.
 
 
 def as_words(content: Bytes) -> NDArray[np.uint32]:
-    """Return bytes as 32-bit words of the machine; if the last word is not complete, return a copy with zeros appended."""
+    """Return bytes as native 32-bit words; an incomplete last word is padded with zeros in a copy."""
     return whole_words(content).view(np.uint32)
 
 
 def whole_words(content: Bytes) -> Bytes:
-    """Return bytes whose number is a multiple of 4; a copy with zeros appended where it is not."""
+    """Return bytes padded with zeros, in a copy if needed, to a multiple of 4."""
     missing = -content.size % 4
     return np.concatenate([content, np.zeros(missing, dtype=np.uint8)]) if missing else content

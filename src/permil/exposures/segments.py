@@ -1,4 +1,4 @@
-"""Which HDU of a raw file is which segment, and whether its geometry is the camera's."""
+"""Match the HDUs of a raw file with the segments of a detector, and check their geometry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def find_segments(hdus: list[Hdu], detector: Detector, path: Path) -> dict[str, 
     Raises
     ------
     RawFormatError
-        If a segment is missing, stands twice, contradicts itself or is not one of the detector's.
+        If a segment is missing, duplicated, contradicts itself or does not belong to the detector.
     """
     by_name = {amplifier.extname.lower(): amplifier for amplifier in detector.amplifiers}
     by_channel = {amplifier.channel: amplifier for amplifier in detector.amplifiers}
@@ -40,9 +40,9 @@ def find_segments(hdus: list[Hdu], detector: Detector, path: Path) -> dict[str, 
             )
         if amplifier.name in found:
             raise RawFormatError(
-                f"segment {amplifier.extname} stands twice (HDU {found[amplifier.name].number} and {hdu.number})",
+                f"segment {amplifier.extname} is duplicated (HDU {found[amplifier.name].number} and {hdu.number})",
                 path=path,
-                remedy="the file was assembled wrongly; take the original",
+                remedy="use the original file",
                 segment=amplifier.name,
             )
         found[amplifier.name] = hdu
@@ -73,12 +73,12 @@ def image_size(hdu: Hdu) -> tuple[int, int]:
 
 
 def check_geometry(found: dict[str, Hdu], detector: Detector, camera: Camera, path: Path) -> None:
-    """Check sizes and DATASEC of all segments, and that the data of a plain one are an image of that size and nothing else.
+    """Check sizes and DATASEC of all segments, and that the data of a plain segment are exactly one image.
 
     Raises
     ------
     RawFormatError
-        If one is not the camera's.
+        If one differs from the camera.
     """
     for amplifier in detector.amplifiers:
         hdu = found[amplifier.name]

@@ -1,4 +1,4 @@
-"""The stage `index`, and what else of this package reads and writes files."""
+"""Steps that read and write files: the stage `index`, and the assembled image of a raw file."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from permil.config import Config
 from permil.config.exposures import ExposuresConfig
 from permil.errors import ConfigError, InputError, PhotodiodeError
 from permil.exposures.assemble import assemble
+from permil.exposures.checksums import Checksums
 from permil.exposures.classify import POINTING, SCAN
 from permil.exposures.index import Index, build_index, summarise_files
-from permil.exposures.raw import read_raw
-from permil.exposures.sums import Checksums
+from permil.exposures.raw_detector import read_raw
 from permil.products import RunFolder, check_output, provenance, read_table, write_hdus, write_table
 from permil.progress import StageReport
 
@@ -30,7 +30,7 @@ _TEXTS_KEPT = {
     "CCDSLOT": "slot of the sensor",
     "LSST_NUM": "serial number of the sensor",
     "IMGTYPE": "kind of exposure",
-    "TESTTYPE": "test it was taken for",
+    "TESTTYPE": "type of test",
 }
 # Sentences of one kind about the files of an index, and duplicates, that are shown.
 _MOST_SENTENCES, _MOST_DUPLICATES = 10, 3
@@ -53,11 +53,11 @@ def make_index(
     roots
         Folders with raw files.
     camera
-        The camera that took them.
+        The camera that took the exposures.
     out_path
         Parquet file to write.
     options
-        How to tell exposures apart; the ``roots`` in there are not looked at.
+        Options of the classification; ``roots`` is ignored.
     workers
         Processes that read headers.
 
@@ -74,7 +74,7 @@ def make_index(
 
 
 def read_index(path: str | Path) -> Index:
-    """Read the index that `make_index` wrote.
+    """Read an index written by `make_index`.
 
     Raises
     ------
@@ -91,8 +91,8 @@ def read_index(path: str | Path) -> Index:
 def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *, checksums: Checksums = "refuse") -> None:
     """Write the assembled image of a raw file, without any correction, as the primary HDU of a FITS file.
 
-    Its header repeats some cards of the raw file: without numbers that are none and control characters; letters that no card may hold
-    become "?".
+    Its header repeats some cards of the raw file, except numbers that are not finite and control characters; letters that a card cannot
+    hold become "?".
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *,
     for name, comment in _TEXTS_KEPT.items():
         text = _printable(raw.primary.text(name))
         if text:
-            # A long text fills its card.
+            # A long text leaves no space for a comment.
             header[name] = (text, comment if len(text.replace("'", "''")) + len(comment) < _LONGEST_WITH_COMMENT else None)
     for name, (unit, comment) in _NUMBERS_KEPT.items():
         number = raw.primary.number(name, unit=unit)
@@ -130,7 +130,7 @@ def assemble_file(raw_path: str | Path, out_path: str | Path, camera: Camera, *,
 
 
 def _printable(text: str) -> str:
-    """Return a text that a card can hold: without control characters, other letters than those of ASCII replaced."""
+    """Return text that a card can hold: without control characters, non-ASCII letters replaced."""
     return "".join(letter if letter.isascii() else "?" for letter in text if letter.isprintable())
 
 

@@ -1,7 +1,7 @@
-"""Decode compressed images of integers tile by tile, whatever the algorithm; what `permil.exposures.rice` decodes in one piece is faster.
+"""Decode compressed images of integers tile by tile, for all algorithms; `permil.exposures.rice` is faster for Rice-coded images.
 
-Formats: FITS Standard 4.0, section 10.4. Every length in the table and in the tiles is checked before anything is allocated or handed
-to a decoder: the codecs of astropy for PLIO_1 and HCOMPRESS_1 believe what a tile says of itself.
+Formats: FITS Standard 4.0, section 10.4. Every length in the table and in the tiles is checked before anything is allocated or passed to
+a decoder: the astropy codecs for PLIO_1 and HCOMPRESS_1 do not check lengths.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ IntegerImage = NDArray[np.int32]
 _FORM = re.compile(r"(\d{0,9})([LXBIJKAEDCMPQ])([A-Z]?)")
 _WIDTHS = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
 _COLUMNS = ("COMPRESSED_DATA", "GZIP_COMPRESSED_DATA", "UNCOMPRESSED_DATA")
-# The most tiles per row of an image: compressors make one.
+# Largest number of tiles per row of an image; compressors write one.
 _MOST_TILES_PER_ROW = 8
 _GZIP = 31
-# Of an HCOMPRESS tile: magic number, columns, rows, scale, sum, and three numbers of bit planes.
+# Header of an HCOMPRESS tile: magic number, columns, rows, scale, sum, and three numbers of bit planes.
 _HCOMPRESS_MAGIC = b"\xdd\x99"
 _HCOMPRESS_HEADER = 25
 _MOST_PLANES = 63
@@ -41,7 +41,7 @@ _LIMITS = {8: (0, 255), 16: (-(2**15), 2**15 - 1), 32: (-(2**31), 2**31 - 1)}
 
 @dataclass(frozen=True)
 class _Column:
-    """Where a column of descriptors lies in a row of the table, and the bytes of an element in the heap."""
+    """Offset of a descriptor column in a table row, and bytes per element in the heap."""
 
     offset: int
     is_wide: bool
@@ -50,7 +50,7 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Tiling:
-    """How an image is cut into tiles, [row, column]."""
+    """Division of an image into tiles, [row, column]."""
 
     shape: tuple[int, int]
     tile: tuple[int, int]
@@ -70,16 +70,16 @@ class _Tiling:
 
 
 def decode_tiles(hdu: Hdu, content: Bytes, bits: int) -> IntegerImage:
-    """Return a compressed image of integers.
+    """Decompress an image of integers.
 
     Parameters
     ----------
     hdu
-        Its header; it says so of the size of the image what the camera says.
+        Its header; the image size must already have been checked against the camera.
     content
         Its data: table and heap.
     bits
-        Bits of a pixel (ZBITPIX).
+        Bits per pixel (ZBITPIX).
 
     Raises
     ------
@@ -130,7 +130,7 @@ def _columns(cards: Cards, width: int) -> dict[str, _Column]:
     Raises
     ------
     ValueError
-        If a column has a format that tables do not have, or columns and row differ in size.
+        If the format of a column is invalid, or the columns do not add up to the row length.
     """
     fields = cards.integer("TFIELDS", 0)
     if not 1 <= fields <= 999:
@@ -152,7 +152,7 @@ def _columns(cards: Cards, width: int) -> dict[str, _Column]:
 
 
 Decoder = Callable[[Bytes, tuple[int, ...]], NDArray[Any]]
-"""Given the bytes of a tile and its shape, returns its pixels."""
+"""Function of the bytes and the shape of a tile that returns its pixels."""
 
 
 def _tile(
@@ -162,7 +162,7 @@ def _tile(
     shape: tuple[int, ...],
     decode: Decoder,
 ) -> NDArray[Any]:
-    """Return the pixels of a tile from the first column that has any for it."""
+    """Return the pixels of a tile from the first column with data for it."""
     for name in _COLUMNS:
         if name not in places:
             continue
@@ -181,12 +181,12 @@ def _tile(
 
 
 def _decoder(cards: Cards) -> Decoder:
-    """Return what decodes the tiles of the column COMPRESSED_DATA.
+    """Return the decoder of the tiles in column COMPRESSED_DATA.
 
     Raises
     ------
     ValueError
-        If the algorithm is not known, or is asked for what it cannot do.
+        If the algorithm is unknown or its parameters are not supported.
     """
     parameters = {cards.get(f"ZNAME{number}"): cards.integer(f"ZVAL{number}", 0) for number in range(1, 5)}
     kind = cards.get("ZCMPTYPE")
@@ -195,7 +195,7 @@ def _decoder(cards: Cards) -> Decoder:
     if kind == "HCOMPRESS_1":
         return _hcompress(bool(parameters.get("SMOOTH", 0)))
     if kind == "PLIO_1" and cards.get("BZERO", 0) != 0:
-        raise ValueError("PLIO_1 with BZERO has no single meaning")
+        raise ValueError("PLIO_1 with BZERO is ambiguous")
     decoders: dict[Any, Decoder] = {"GZIP_1": _gunzip, "GZIP_2": _gunzip_shuffled, "NOCOMPRESS": _plain, "PLIO_1": _plio}
     if kind not in decoders:
         raise ValueError(f"the algorithm {kind} (ZCMPTYPE) is not known")
@@ -217,11 +217,11 @@ def _rice(block: int, pixel_bytes: int) -> Decoder:
 
 
 def _inflated(octets: Bytes, shape: tuple[int, ...]) -> Bytes:
-    """Return the bytes of a tile, of which there are 1, 2 or 4 per pixel; no more than that is ever unpacked."""
+    """Unpack the bytes of a tile, 1, 2 or 4 per pixel, and never more."""
     decompressor = zlib.decompressobj(_GZIP)
     unpacked = decompressor.decompress(octets.tobytes(), 4 * prod(shape) + 1)
     if not decompressor.eof or len(unpacked) not in [size * prod(shape) for size in (1, 2, 4)]:
-        raise ValueError(f"a tile has not as many bytes as {prod(shape)} pixels")
+        raise ValueError(f"a tile has the wrong number of bytes for {prod(shape)} pixels")
     return np.frombuffer(unpacked, dtype=np.uint8)
 
 
@@ -255,7 +255,7 @@ def _hcompress(smooth: bool) -> Decoder:
         is_sound = len(coded) > _HCOMPRESS_HEADER and coded.startswith(_HCOMPRESS_MAGIC) and max(planes) <= _MOST_PLANES
         if not is_sound or sides != list(shape):
             raise ValueError("a tile is damaged")
-        # A plane of bits takes no more than two bits per pixel: what is read beyond a damaged tile are these zeros.
+        # A bit plane takes at most two bits per pixel: reads beyond a damaged tile return these zeros.
         coded += bytes((_MOST_PLANES + 1) * prod(shape) // 4 + _HCOMPRESS_HEADER)
         codec = HCompress1(scale=0, smooth=smooth, bytepix=8, nx=shape[0], ny=shape[1])
         return np.asarray(codec.decode(np.frombuffer(coded, dtype=np.uint8)))

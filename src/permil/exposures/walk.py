@@ -1,4 +1,4 @@
-"""Find raw files in folders."""
+"""Search folders for raw files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from permil.errors import InputError
-from permil.exposures.names import is_fits_name
+from permil.exposures.file_names import is_fits_name
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def find_files(roots: Iterable[str | Path]) -> tuple[list[Path], list[Unreadable
     files
         Sorted by path.
     unreadable
-        Folders that may not be entered.
+        Folders that cannot be opened.
 
     Raises
     ------
@@ -39,14 +39,14 @@ def find_files(roots: Iterable[str | Path]) -> tuple[list[Path], list[Unreadable
     starts = [Path(root) for root in roots]
     if not starts:
         raise InputError("no folders to search", remedy="name at least one in exposures.roots")
-    # What has been seen, by device and inode: loops of links end, overlapping roots do no harm.
+    # Visited folders and files, by device and inode: ends loops of links and allows overlapping roots.
     seen: set[tuple[int, int]] = set()
     files: list[Path] = []
     unreadable: list[Unreadable] = []
     waiting = []
     for root in starts:
         if not root.exists():
-            raise InputError("there is no such folder", path=root, remedy="check exposures.roots")
+            raise InputError("the folder does not exist", path=root, remedy="check exposures.roots")
         waiting.append(root.absolute())
     waiting.reverse()
     while waiting:
@@ -72,7 +72,7 @@ def find_files(roots: Iterable[str | Path]) -> tuple[list[Path], list[Unreadable
 
 
 def _is_candidate(entry: os.DirEntry[str]) -> bool:
-    # Hidden names are files that are still being written.
+    # Hidden files are still being written.
     if entry.name.startswith("."):
         return False
     if is_fits_name(entry.name):

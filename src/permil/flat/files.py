@@ -29,7 +29,7 @@ from permil.products import (
     write_image,
 )
 from permil.products.fits import kept_cards, wcs_cards
-from permil.products.sensors import card_of
+from permil.products.sensor_identity import card_of
 
 _PER_MIL = 1e3
 _DOUBTFUL = {

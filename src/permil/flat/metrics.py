@@ -9,7 +9,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.engine import ahead, own_threads
-from permil.excess import root_of_variance
+from permil.excess_scatter import root_of_variance
 
 if TYPE_CHECKING:
     from permil.camera import Detector

@@ -350,7 +350,7 @@ def _make_detector(task: FlatTask) -> None:
     Raises
     ------
     PermilError
-        Naming the detector where no file is named.
+        With the detector in the message if it names no file.
     """
     try:
         solution, noted = (joint_detector if task.solver == "joint" else divide_detector)(task)

@@ -175,7 +175,7 @@ def box_in_segment(amplifier: Amplifier, place: ReferenceBox) -> tuple[slice, sl
     Raises
     ------
     CameraError
-        If the bunch leaves the segment.
+        If the bunch extends beyond the segment.
     """
     box_in_detector(amplifier, row=place.row, column=place.column, box=place.box)
     rows, columns = (slice(centre - place.box // 2, centre - place.box // 2 + place.box) for centre in (place.row, place.column))

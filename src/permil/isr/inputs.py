@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from permil.arrays import parse_unit, unit_factor
 from permil.camera import Camera, Detector
-from permil.camera.names import serial_key
+from permil.camera.detector_names import serial_key
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError
-from permil.exposures.names import is_fits_name
+from permil.exposures.file_names import is_fits_name
 from permil.isr.calibration import Calibration, Superbias
 from permil.isr.crosstalk import crosstalk_from_table
 from permil.isr.gains import (
@@ -42,7 +42,7 @@ from permil.products import (
     sensor_statements,
 )
 from permil.products.images import read_headers
-from permil.products.sensors import card_of, label_in
+from permil.products.sensor_identity import card_of, label_in
 
 FloatArray = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from permil.camera import Amplifier, Detector
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
 from permil.exposures.coded_rows import RowBuffer
-from permil.exposures.some_rows import read_rows
+from permil.exposures.segment_rows import read_rows
 from permil.isr.array_pool import ArrayPool
 from permil.isr.calibration import Calibration
 from permil.isr.lost_rows import describe_lost

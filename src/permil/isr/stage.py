@@ -271,7 +271,7 @@ def reduce_file(
     Raises
     ------
     InputError
-        If the file cannot be used or is that of another detector, or the board temperature is needed and not in the file.
+        If the file cannot be used or is of another detector, or a required board temperature is missing.
     """
     with RawFile(path, camera, checksums=checksums) as raw_file:
         check_detector(raw_file.detector, calibration.detector, path)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from permil.camera import Amplifier, Detector
 from permil.errors import InputError
 from permil.exposures import RawFile
-from permil.exposures.some_rows import read_rows
+from permil.exposures.segment_rows import read_rows
 from permil.isr.calibration import Calibration
 from permil.isr.file_stack import FileStack
 from permil.isr.gains import unit_gains

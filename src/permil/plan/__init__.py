@@ -1,4 +1,4 @@
-"""Before the data: what a list of pointings can determine of a flat, and with which errors."""
+"""Planning: the parts of a flat that a list of pointings determines, and their predicted errors."""
 
 from permil.plan.acquisition import AcquisitionPoint, read_acquisition
 from permil.plan.illumination import PlannedSignals, planned_signals, plateau

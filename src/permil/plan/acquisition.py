@@ -1,4 +1,4 @@
-"""Acquisition files: lists of pointings as the test stand takes them (INI-like; the files of 2019 to 2022 have small defects)."""
+"""Read acquisition files of the test stand: INI-like lists of pointings (the files of 2019 to 2022 have small defects)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from permil.errors import InputError
 
-# Something may be glued to the closing bracket, as in a file in use.
+# Text may follow the closing bracket directly, as in a file in use.
 _SECTION = re.compile(r"^\[([^\]]+)\]")
 _ENTRY = re.compile(r"^\s*([A-Za-z_]\w*)\s*=(.*)$")
 _COMMENTS = ("#", ";")
@@ -22,13 +22,13 @@ class AcquisitionPoint:
     Parameters
     ----------
     x_mm, y_mm : float
-        CCS, with the file's offset.
+        CCS, including the offset of the file.
     images : int
-        Images for each LED.
+        Number of images per LED.
     leds : tuple of str
-        LEDs that light up.
+        LEDs that are switched on.
     location : str
-        What is read: ``R22/Reb1``, ``R02``; empty for everything.
+        Part of the camera that is read out: ``R22/Reb1``, ``R02``; empty for all.
     """
 
     x_mm: float
@@ -39,12 +39,12 @@ class AcquisitionPoint:
 
 
 def read_acquisition(path: str | Path) -> list[AcquisitionPoint]:
-    """Return the points of an acquisition file in the order in which they are taken.
+    """Return the points of an acquisition file in the order of acquisition.
 
     Raises
     ------
     InputError
-        If the file cannot be read, has no points or has a word where a number should stand.
+        If the file cannot be read, has no points, or has text in place of a number.
     """
     path = Path(path)
     try:
@@ -69,7 +69,7 @@ def read_acquisition(path: str | Path) -> list[AcquisitionPoint]:
 
 
 def _sections(text: str) -> dict[str, dict[str, list[str]]]:
-    """Return the lines of each entry of each section; lines without an entry stand under an empty name."""
+    """Return the lines of each entry of each section; lines without an entry are listed under an empty name."""
     sections: dict[str, dict[str, list[str]]] = {}
     section: dict[str, list[str]] = {}
     name = ""
@@ -92,23 +92,25 @@ def _points(section: dict[str, list[str]], path: Path) -> list[AcquisitionPoint]
     offset = [_number(" ".join(section.get(name, ["0"])), name.upper(), path) for name in ("xoffset", "yoffset")]
     images = _number(" ".join(section.get("imcount", ["1"])), "IMCOUNT", path)
     if images < 1 or images != round(images):
-        raise InputError(f"IMCOUNT = {images:g} is not a number of images", path=path, remedy="give 1 or more", value=images)
-    leds = tuple(words[0] for words in _words(section.get("expose", [])))
+        raise InputError(
+            f"IMCOUNT = {images:g} is not a valid number of images", path=path, remedy="give 1 or more", value=images
+        )
+    leds = tuple(fields[0] for fields in _fields(section.get("expose", [])))
     locations = " ".join(section.get("locations", []))
     points = []
-    for words in _words(section["point"]):
-        if len(words) not in (2, 3):
+    for fields in _fields(section["point"]):
+        if len(fields) not in (2, 3):
             raise InputError(
-                f"cannot understand the point {' '.join(words)!r}", path=path, remedy="write x y, or x y location", value=words
+                f"the point {' '.join(fields)!r} is not valid", path=path, remedy="write x y, or x y location", value=fields
             )
-        x, y = (_number(word, "point", path) for word in words[:2])
-        location = words[2] if len(words) == 3 else locations
+        x, y = (_number(word, "point", path) for word in fields[:2])
+        location = fields[2] if len(fields) == 3 else locations
         points.append(AcquisitionPoint(x + offset[0], y + offset[1], int(images), leds, location))
     return points
 
 
-def _words(lines: list[str]) -> list[list[str]]:
-    """Return the words of entries that are separated by commas or lines: one comma is missing in files in use."""
+def _fields(lines: list[str]) -> list[list[str]]:
+    """Split entries, separated by commas or lines, into fields; one comma is missing in files in use."""
     return [entry.split() for line in lines for entry in line.split(",") if entry.strip()]
 
 

@@ -1,4 +1,4 @@
-"""What detectors will see: the planned beam, cells of detectors, and the photon noise of their signals."""
+"""Planned signals of the detectors: the beam, cells of detectors, and photon noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from permil.plan.positions import PlannedPosition
 
 FloatArray = NDArray[np.float64]
 BeamShape = Callable[[FloatArray, FloatArray], FloatArray]
-"""Beam over its maximum as a function of place minus projector (mm); NaN where nothing is known of it."""
+"""Beam relative to its maximum, as a function of position minus projector (mm); NaN where it is unknown."""
 
 _EXPONENT = 2.5
 _CELLS_PER_KNOT = 1.5
@@ -23,13 +23,13 @@ _KNOTS_IN_ALL = 3000
 _CELLS_IN_ALL = 8000
 
 FEWEST_CELLS = 4
-"""Along each side of a detector."""
+"""Smallest number of cells along each side of a detector."""
 
 
 def plateau(fwhm_mm: float) -> BeamShape:
-    """Return a round beam of a width: ``exp(-ln 2 (2 r / fwhm)^2.5)``.
+    """Return a round beam of a given width: ``exp(-ln 2 (2 r / fwhm)^2.5)``.
 
-    The exponent is that of scans of the projector: 0.84 at 40 mm and 0.66 in the corners of a window of 80 mm (fwhm 140 mm).
+    The exponent was fitted to scans of the projector: 0.84 at 40 mm and 0.66 in the corners of a window of 80 mm (fwhm 140 mm).
     """
 
     def shape(ux: FloatArray, uy: FloatArray) -> FloatArray:
@@ -40,19 +40,19 @@ def plateau(fwhm_mm: float) -> BeamShape:
 
 @dataclass(frozen=True)
 class PlannedSignals:
-    """What one detector will see.
+    """Planned signals of one detector.
 
     Parameters
     ----------
     detector : Detector
     footprint : DetectorSignals
-        Cells, exposures that light them, and the relative variance of the mean of each cell.
+        Cells, exposures that illuminate them, and the relative variance of the mean of each cell.
     electrons : ndarray, shape (cells,)
-        Electrons per pixel in all images.
+        Electrons per pixel, summed over all images.
     pixel_error : ndarray, shape (cells,)
-        Error of the response of one pixel from photon and read noise; infinite where there is no light.
+        Error of the response of one pixel from photon and read noise; infinite without light.
     images : int
-        Images that light the detector.
+        Number of images that illuminate the detector.
     """
 
     detector: Detector
@@ -62,15 +62,15 @@ class PlannedSignals:
     images: int
 
     def independent_error(self, side_mm: float) -> float:
-        """Return the median error from photon and read noise of the mean over a square of a side, at least a pixel."""
+        """Return the median error, from photon and read noise, of the mean over a square of this side (at least a pixel)."""
         return float(np.median(self.pixel_error)) * min(self.detector.pixel_mm / side_mm, 1.0)
 
 
 def cells_for(detectors: Sequence[Detector], knots_mm: float) -> int:
-    """Return into how many cells the sides of detectors are divided.
+    """Return the number of cells along each side of a detector.
 
-    Cells are finer than the knots of the beam, or waves between the knots would seem undetermined; with many detectors they are
-    coarser, so that the check takes minutes at most. Undetermined modes are then rather too many than too few.
+    Cells are finer than the knots of the beam, since otherwise waves between the knots would seem undetermined. With many detectors they
+    are coarser, so that the check takes minutes at most; this overestimates the number of undetermined modes.
     """
     side_mm = max(max(detector.nx, detector.ny) * detector.pixel_mm for detector in detectors)
     wanted = np.ceil(_CELLS_PER_KNOT * side_mm / knots_mm)
@@ -78,7 +78,7 @@ def cells_for(detectors: Sequence[Detector], knots_mm: float) -> int:
 
 
 def knots_for(signals: Sequence[PlannedSignals], positions: Sequence[PlannedPosition]) -> float:
-    """Return the distance of the knots of the beam (mm): as fine as is solved in a minute, and not below 2 mm."""
+    """Return the knot spacing of the beam (mm): the finest that can be solved in a minute, at least 2 mm."""
     lower, upper = np.full(2, np.inf), np.full(2, -np.inf)
     centres = np.array([(position.x_mm, position.y_mm) for position in positions])
     for each in signals:
@@ -98,20 +98,20 @@ def planned_signals(
     electrons: float,
     lit_above: float,
 ) -> PlannedSignals | None:
-    """Return what a detector will see, or None if no position lights it.
+    """Return the planned signals of a detector, or None if no position illuminates it.
 
     Parameters
     ----------
     positions
-        All of the plan; images at one position count as one exposure.
+        All positions of the plan; images at one position count as one exposure.
     beam
-        Its shape.
+        Shape of the beam.
     cells
-        Along each side of the detector.
+        Number of cells along each side of the detector.
     electrons
-        Per pixel of one image at the beam's maximum.
+        Electrons per pixel of one image at the maximum of the beam.
     lit_above
-        Part of the beam's maximum from which on a cell is lit.
+        Fraction of the maximum of the beam above which a cell counts as illuminated.
     """
     x_mm, y_mm = cell_places(detector, cells)
     read = np.array([number for number, position in enumerate(positions) if detector.name in position.read], dtype=np.int64)
@@ -142,7 +142,7 @@ def planned_signals(
 
 
 def cell_places(detector: Detector, cells: int) -> tuple[FloatArray, FloatArray]:
-    """Return the CCS places (mm) of the middles of equal cells, shape (cells^2,); x of the detector fastest."""
+    """Return the CCS positions (mm) of the centres of equal cells, shape (cells^2,); x of the detector varies fastest."""
     along_x, along_y = ((np.arange(cells) + 0.5) / cells * side - 0.5 for side in (detector.nx, detector.ny))
     x, y = np.meshgrid(along_x, along_y)
     return frames.detector_to_ccs(detector, x.ravel(), y.ravel())

@@ -1,4 +1,4 @@
-"""Undetermined modes as a table: what they are, and how large the prior leaves them."""
+"""Table of the undetermined modes, with their errors under the prior."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def mode_table(prediction: PlanPrediction) -> Table:
     Returns
     -------
     Table
-        ``name``; ``wave_x``, ``wave_y`` (radians per mm) and ``period_mm`` of a lattice wave; ``detectors`` of a set; ``part`` of the
-        named pattern's square that is undetermined; ``error``, its relative error (rms over the flat) with photodiode and
-        smoothness, NaN for a mode without a name.
+        ``name``; ``wave_x``, ``wave_y`` (radians per mm) and ``period_mm`` of a lattice wave; ``detectors`` of a set; ``part``, the
+        undetermined fraction of the square of the named pattern; ``error``, its relative error (rms over the flat) with photodiode and
+        smoothness prior, NaN for a mode without a name.
     """
     modes = prediction.design.modes
     table = Table(
@@ -39,7 +39,7 @@ def mode_table(prediction: PlanPrediction) -> Table:
 
 
 def errors_of_modes(prediction: PlanPrediction) -> NDArray[np.float64]:
-    """Return the relative error of each undetermined mode with the prior, rms over the flat; NaN for those without a name."""
+    """Return the relative error of each undetermined mode under the prior, rms over the flat; NaN for modes without a name."""
     design = prediction.design
     lit = [np.isfinite(signals.pixel_error) for signals in prediction.signals]
     places = [
@@ -57,7 +57,7 @@ def errors_of_modes(prediction: PlanPrediction) -> NDArray[np.float64]:
 
 
 def _pattern(mode: UndeterminedMode, places: NDArray[np.float64], names: NDArray[np.str_]) -> NDArray[np.complex128] | None:
-    """Return a mode's pattern over the cells, its mean taken off; of a wave the complex one, for sine and cosine together."""
+    """Return the pattern of a mode over the cells, minus its mean; complex for a wave (sine and cosine)."""
     inside = np.isin(names, mode.detectors) if mode.detectors else np.ones(len(names), dtype=bool)
     if mode.name == "lattice":
         pattern = np.exp(1j * (places @ mode.wave_vector))

@@ -1,4 +1,4 @@
-"""Where the projector will stand, how often, and what is read there."""
+"""Planned projector positions, with the number of images and the detectors read out."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class PlannedPosition:
     x_mm, y_mm : float
         CCS.
     images : int
-        Images, one after the other.
+        Number of consecutive images.
     read : frozenset of str
-        Detectors that are read.
+        Detectors that are read out.
     """
 
     x_mm: float
@@ -36,16 +36,16 @@ class PlannedPosition:
 
 
 def scan_grid(centre: Place, shape: tuple[int, int], pitch_mm: float) -> list[Place]:
-    """Return the places of a scan, X slow and Y fast.
+    """Return the positions of a scan; Y varies fastest.
 
     Parameters
     ----------
     centre
         CCS mm.
     shape
-        Places along X and Y.
+        Number of positions along X and Y.
     pitch_mm
-        Their distance.
+        Distance between positions.
     """
     along_x, along_y = (
         middle + pitch_mm * (np.arange(count) - (count - 1) / 2) for middle, count in zip(centre, shape, strict=True)
@@ -54,14 +54,14 @@ def scan_grid(centre: Place, shape: tuple[int, int], pitch_mm: float) -> list[Pl
 
 
 def amplifier_centre(camera: Camera, detector: str = "", amp: str | int = "") -> Place:
-    """Return the CCS place (mm) of the middle of an amplifier; by default the camera's reference amplifier.
+    """Return the CCS position (mm) of the centre of an amplifier; by default the camera's reference amplifier.
 
-    Without an amplifier, the middle of the detector.
+    Without an amplifier, return the centre of the detector.
 
     Raises
     ------
     CameraError
-        If there is no such detector or amplifier.
+        If the detector or amplifier does not exist.
     """
     if not detector:
         detector, amp = camera.reference.detector, amp or camera.reference.amp
@@ -74,9 +74,10 @@ def amplifier_centre(camera: Camera, detector: str = "", amp: str | int = "") ->
 
 
 def quincunx(detector: Detector) -> list[Place]:
-    """Return the five places (CCS mm) that point at a detector.
+    """Return the five pointings (CCS mm) of a detector.
 
-    The middles of its quadrants and its centre: upper left, upper right, centre, lower left, lower right in the detector frame.
+    They are the centres of its quadrants and its own centre: upper left, upper right, centre, lower left, lower right in the detector
+    frame.
     """
     pixels = np.array(_QUARTERS) * (detector.nx, detector.ny)
     x, y = frames.detector_to_ccs(detector, pixels[:, 0], pixels[:, 1])
@@ -84,12 +85,12 @@ def quincunx(detector: Detector) -> list[Place]:
 
 
 def named_detectors(camera: Camera, names: Sequence[str]) -> list[Detector]:
-    """Return the science detectors of some names of detectors (in any spelling) and rafts, in the camera's order; all without any name.
+    """Return the science detectors with given names (in any spelling) or in given rafts, in the camera's order; all by default.
 
     Raises
     ------
     PositionError
-        If a name is neither.
+        If a name is neither a detector nor a raft.
     """
     for name in names:
         if not any(_is_meant(detector, name) for detector in camera.science):
@@ -103,17 +104,17 @@ def named_detectors(camera: Camera, names: Sequence[str]) -> list[Detector]:
 
 
 def _is_meant(detector: Detector, name: str) -> bool:
-    """Return whether a name is that of a detector, in any spelling, or of its raft."""
+    """Return whether a name is that of the detector, in any spelling, or of its raft."""
     return detector.is_called(name) or detector.raft == name.strip().upper()
 
 
 def read_with(camera: Camera, place: Place, readout: str) -> frozenset[str]:
-    """Return the science detectors that are read when the projector stands at a place.
+    """Return the science detectors that are read out at a projector position.
 
     Parameters
     ----------
     readout
-        ``detector`` that is aimed at, its ``board``, its ``raft``, or ``all``. Between detectors the nearest one counts.
+        The ``detector`` aimed at, its ``board``, its ``raft``, or ``all``. Between detectors the nearest one is used.
     """
     if readout == "all":
         return frozenset(detector.name for detector in camera.science)
@@ -127,18 +128,18 @@ def read_with(camera: Camera, place: Place, readout: str) -> frozenset[str]:
 
 
 def nearest_detector(detectors: Sequence[Detector], place: Place) -> Detector:
-    """Return the detector whose centre is nearest to a place (CCS mm)."""
+    """Return the detector whose centre is nearest to a position (CCS mm)."""
     centres = np.array([frames.detector_to_ccs(detector, *detector.centre_pixel) for detector in detectors])
     return detectors[int(np.argmin(np.hypot(*(centres - place).T)))]
 
 
 def read_at_location(camera: Camera, locations: str) -> frozenset[str]:
-    """Return the science detectors of readout locations, ``R22/Reb1`` or ``R02``; all of them where it is empty.
+    """Return the science detectors of readout locations, ``R22/Reb1`` or ``R02``; all if empty.
 
     Raises
     ------
     PositionError
-        If the camera has no such raft or board.
+        If the camera does not have the raft or board.
     """
     science = camera.science
     chosen: set[str] = set()
@@ -158,7 +159,7 @@ def read_at_location(camera: Camera, locations: str) -> frozenset[str]:
 
 
 def only_these(positions: Sequence[PlannedPosition], detectors: Collection[str]) -> list[PlannedPosition]:
-    """Return positions with the readout restricted to some detectors; those at which nothing is left are dropped."""
+    """Return positions with the readout restricted to some detectors, without positions at which none is left."""
     restricted = [
         PlannedPosition(position.x_mm, position.y_mm, position.images, position.read & frozenset(detectors))
         for position in positions

@@ -1,4 +1,4 @@
-"""Errors of the flat that a plan will lead to."""
+"""Predicted errors of the flat of a plan."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ FloatArray = NDArray[np.float64]
 class PlannedPhotodiode(PhotodiodeModel):
     """The photodiode averaged over the images of each position.
 
-    Images at one position see the same beam on the same pixels: their mean signal and mean reading hold all that the flat can learn
-    from them, and white noise averages.
+    Images at one position see the same beam on the same pixels: their mean signal and mean reading contain all information about the flat,
+    and white noise averages.
 
     Parameters
     ----------
     images : tuple of int
-        Images of each position.
+        Number of images at each position.
     """
 
     images: tuple[int, ...] = ()
@@ -40,15 +40,15 @@ class PlannedPhotodiode(PhotodiodeModel):
 
 @dataclass(frozen=True)
 class PlanPrediction:
-    """What a plan will determine.
+    """Predicted errors of a plan.
 
     Parameters
     ----------
     positions : list of PlannedPosition
     signals : list of PlannedSignals
-        Of the detectors that are lit.
+        Signals of the illuminated detectors.
     design : DesignReport
-        Undetermined modes, errors at large scale.
+        Undetermined modes and large-scale errors.
     """
 
     positions: list[PlannedPosition]
@@ -66,7 +66,7 @@ class PlanPrediction:
         return float(np.median(np.concatenate([signals.pixel_error for signals in self.signals])))
 
     def mode_error_maps(self) -> list[FloatArray]:
-        """Return for the cells of each detector the error from the undetermined modes, as the prior holds them; NaN unlit."""
+        """Return the error from undetermined modes under the prior, for the cells of each detector; NaN without light."""
         variance = np.square(self.design.basis) @ np.square(self.design.mode_errors) * len(self.design.basis)
         maps, start = [], 0
         for signals in self.signals:
@@ -78,7 +78,7 @@ class PlanPrediction:
         return maps
 
     def super_pixel_error(self, side_mm: float) -> float:
-        """Return the error of super-pixels of a side: photon noise, and what they have in common."""
+        """Return the error of super-pixels of this side: photon noise and correlated errors."""
         independent = np.median([signals.independent_error(side_mm) for signals in self.signals])
         return float(np.hypot(independent, self.design.large_scale_error))
 
@@ -93,24 +93,24 @@ def predict(
     limit: float,
     shuffle: np.random.Generator | None = None,
 ) -> PlanPrediction:
-    """Predict what positions will determine of the flat.
+    """Predict the errors of a flat from planned positions.
 
     Parameters
     ----------
     positions
-        In the order of time.
+        Positions in time order.
     signals
-        What the detectors see there.
+        Signals of the detectors at these positions.
     photodiode_noise
         Relative noise of one reading; None without a photodiode.
     photodiode_drift
-        Relative rms change of its response from begin to end; smooth.
+        Relative rms change of its response from start to end; smooth.
     knots_mm
-        Distance of the knots of the beam.
+        Knot spacing of the beam.
     limit
         See `permil.flat.joint.check_design`.
     shuffle
-        Takes the positions in random order.
+        Random generator for a shuffled order.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def predict(
         design = check_design(exposures, footprints, spacing_mm=knots_mm, photodiode=photodiode, limit=limit)
     except np.linalg.LinAlgError as error:
         raise FlatError(
-            f"{len(positions)} positions determine next to nothing of a beam with knots every {knots_mm:g} mm",
-            remedy="add pointings that light the same detectors, or choose coarser knots",
+            f"{len(positions)} positions hardly constrain a beam with knots every {knots_mm:g} mm",
+            remedy="add pointings that illuminate the same detectors, or choose coarser knots",
         ) from error
     return PlanPrediction(list(positions), list(signals), design)

@@ -1,4 +1,4 @@
-"""Check a plan: positions from the configuration, predicted errors, tables and words."""
+"""Check a plan: positions from the configuration, predicted errors, tables and a summary text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from permil.beam.fits import model_from_hdus
+from permil.beam.model_file import model_from_hdus
 from permil.camera import Camera
 from permil.config.plan import PlanConfig, PlanPointings, PlanScan
 from permil.errors import ConfigError, PositionError
@@ -32,7 +32,7 @@ from permil.plan.positions import (
 )
 from permil.plan.prediction import PlanPrediction, predict
 from permil.plan.taken import positions_taken
-from permil.plan.words import describe
+from permil.plan.text import describe
 from permil.products import RunFolder, write_table
 from permil.progress import console, parallel_map
 
@@ -40,30 +40,30 @@ _SCAN_WIDTH_MM = 80.0
 
 
 def check_plan(plan: PlanConfig, camera: Camera, folder: RunFolder, *, has_photodiode: bool = True, seed: int = 0) -> str:
-    """Predict what a plan will determine of the flat, write it below ``plan/`` of the run's folder, and say it in words.
+    """Predict the errors of a plan, write them below ``plan/`` in the run's folder, and return a summary text.
 
     Parameters
     ----------
     plan
         Section ``plan``.
     camera
-        Where the detectors are.
+        Camera with the positions of the detectors.
     folder
-        Of the run; ``plan/check.ecsv``, ``plan/modes.ecsv`` and, if matplotlib is installed, ``plan/check.png`` are written.
+        Folder of the run; ``plan/check.ecsv``, ``plan/modes.ecsv`` and, if matplotlib is installed, ``plan/check.png`` are written.
     has_photodiode
         Whether exposures will have a photodiode reading.
     seed
-        Of a shuffled order.
+        Seed of a shuffled order.
 
     Returns
     -------
     str
-        For people.
+        Summary text.
 
     Raises
     ------
     PermilError
-        If something that is named is not there, or nothing is lit.
+        If a named detector, file or LED does not exist, or no detector is illuminated.
     """
     positions = planned_positions(plan, camera)
     signals, knots_mm = _signals(plan, camera, positions)
@@ -73,7 +73,7 @@ def check_plan(plan: PlanConfig, camera: Camera, folder: RunFolder, *, has_photo
         highlight=False,
         soft_wrap=True,
     )
-    with console.status("checking what the signals determine"):
+    with console.status("checking which modes the signals determine"):
         prediction = predict(
             positions,
             signals,
@@ -87,7 +87,7 @@ def check_plan(plan: PlanConfig, camera: Camera, folder: RunFolder, *, has_photo
     write_table(where / "check.ecsv", detector_table(prediction, plan))
     write_table(where / "modes.ecsv", mode_table(prediction))
     if importlib.util.find_spec("matplotlib") is not None:
-        from permil.plan.picture import write_error_map
+        from permil.plan.error_map import write_error_map
 
         write_error_map(where / "check.png", prediction)
     text = describe(
@@ -102,14 +102,14 @@ def check_plan(plan: PlanConfig, camera: Camera, folder: RunFolder, *, has_photo
 
 
 def planned_positions(plan: PlanConfig, camera: Camera) -> list[PlannedPosition]:
-    """Return all positions of a plan in the order as listed: taken, scan, pointings, acquisition files.
+    """Return all positions of a plan in this order: taken, scan, pointings, acquisition files.
 
     The readout is restricted to the detectors of the plan.
 
     Raises
     ------
     PermilError
-        If a detector, raft, LED, file or index that is named is not there.
+        If a named detector, raft, LED, file or index does not exist.
     """
     wanted = named_detectors(camera, plan.detectors)
     names = {detector.name for detector in wanted}
@@ -137,7 +137,7 @@ def planned_positions(plan: PlanConfig, camera: Camera) -> list[PlannedPosition]
 
 def _scan_positions(scan: PlanScan, centre: Place, camera: Camera) -> list[PlannedPosition]:
     pitch = scan.pitch_mm or (scan.width_mm or _SCAN_WIDTH_MM) / max(scan.nx - 1, scan.ny - 1, 1)
-    # A scan is read where it is centred, however far its positions go.
+    # The detectors read out are those at the centre of the scan, for all positions.
     read = read_with(camera, centre, scan.read)
     return [PlannedPosition(*place, scan.images, read) for place in scan_grid(centre, (scan.nx, scan.ny), pitch)]
 
@@ -151,26 +151,26 @@ def _acquisition_positions(plan: PlanConfig, camera: Camera) -> list[PlannedPosi
 
 
 def _of_one_led(points: Sequence[AcquisitionPoint], led: str) -> list[AcquisitionPoint]:
-    """Return the points of an LED; without a name all points must have one LED in common."""
+    """Return the points of an LED; without a name all points must share one LED."""
     listed = sorted({name for point in points for name in point.leds})
     if led:
         chosen = [point for point in points if led in point.leds or not point.leds]
         if points and not chosen:
             raise ConfigError(
-                f"no acquisition file lights the LED {led!r}", remedy=f"plan.led can be {', '.join(listed)}", value=led
+                f"no acquisition file uses the LED {led!r}", remedy=f"plan.led can be {', '.join(listed)}", value=led
             )
         return chosen
     if listed and not set.intersection(*(set(point.leds or listed) for point in points)):
         raise ConfigError(
             "the acquisition files have no LED in common",
-            remedy=f"say which one in plan.led: {', '.join(listed)}",
+            remedy=f"choose one with plan.led: {', '.join(listed)}",
             allowed=listed,
         )
     return list(points)
 
 
 def _signals(plan: PlanConfig, camera: Camera, positions: Sequence[PlannedPosition]) -> tuple[list[PlannedSignals], float]:
-    """Return what the detectors see, and the distance of the knots of the beam, mm."""
+    """Return the planned signals of all detectors, and the knot spacing of the beam, mm."""
     read = set().union(*(position.read for position in positions)) if positions else set()
     detectors = [detector for detector in camera.science if detector.name in read]
     beam = _beam_shape(plan)
@@ -185,13 +185,13 @@ def _signals(plan: PlanConfig, camera: Camera, positions: Sequence[PlannedPositi
     coarse = seen(FEWEST_CELLS)
     if not coarse:
         raise PositionError(
-            "no position of the plan lights a detector that it reads and that takes part",
-            remedy="check plan.detectors, the positions, what they read and the width of the beam",
+            "no position of the plan illuminates a detector of the plan that it reads out",
+            remedy="check plan.detectors, the positions, their readout and the width of the beam",
         )
     if max(int(np.isfinite(each.footprint.log_signal).sum(axis=0).max()) for each in coarse) < 2:
         raise PositionError(
-            "no pixel is lit from two positions, so that nothing tells the beam from the flat",
-            remedy="add pointings that light the same detectors (plan.scan, plan.pointings)",
+            "no pixel is illuminated from two positions, so that beam and flat cannot be separated",
+            remedy="add pointings that illuminate the same detectors (plan.scan, plan.pointings)",
         )
     knots_mm = plan.beam_knots_mm or knots_for(coarse, positions)
     return seen(plan.cells or cells_for([each.detector for each in coarse], knots_mm)), knots_mm
@@ -210,9 +210,9 @@ def detector_table(prediction: PlanPrediction, plan: PlanConfig) -> Table:
     Returns
     -------
     Table
-        ``detector``; ``images`` that light it; ``electrons`` per pixel in all (median); relative errors: ``pixel_error`` and
-        ``super_pixel_error`` from photon and read noise (medians), ``level_error`` of its level against the mean of all,
-        ``mode_error`` from modes that signals do not determine (rms). Errors of the whole flat are in the metadata.
+        ``detector``; ``images`` that illuminate it; ``electrons`` per pixel, summed over all images (median); relative errors:
+        ``pixel_error`` and ``super_pixel_error`` from photon and read noise (medians), ``level_error`` of its level relative to the mean
+        of all, ``mode_error`` from modes not determined by signals (rms). Errors of the whole flat are in the metadata.
     """
     signals, design = prediction.signals, prediction.design
     table = Table(

@@ -1,4 +1,4 @@
-"""Positions of exposures that are taken already, from the index of a run."""
+"""Positions of exposures that were already taken, from the index of a run."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from permil.plan.positions import PlannedPosition
 
 
 def positions_taken(index: Index, led: str = "") -> list[PlannedPosition]:
-    """Return the positions of scans and pointings of one LED in the order of time.
+    """Return the positions of scans and pointings of one LED in time order.
 
     Parameters
     ----------
     index
-        Of a run.
+        Index of a run.
     led
-        LED; empty: the only one there is.
+        LED; empty: the only one.
 
     Raises
     ------
     InputError
-        If there are several LEDs and none is named, or there is no scan or pointing of the one that is.
+        If there are several LEDs and none is named, or the LED has no scan or pointing.
     """
     purposes = np.asarray(index.table["purpose"], dtype=np.str_)
     rows = index.table[(purposes == SCAN) | (purposes == POINTING)]
     names = np.asarray(rows["led"], dtype=np.str_)
     present = sorted(set(names.tolist()))
     if not led and len(present) > 1:
-        raise InputError(f"exposures of {', '.join(present)} are taken", remedy="say which LED with plan.led", allowed=present)
+        raise InputError(
+            f"the exposures have several LEDs ({', '.join(present)})", remedy="choose one with plan.led", allowed=present
+        )
     rows = rows[names == led] if led else rows
     rows = rows[np.isfinite(np.asarray(rows["x_mm"], dtype=float)) & np.isfinite(np.asarray(rows["y_mm"], dtype=float))]
     if not len(rows):
-        listed = f"there are {', '.join(present)}" if present else "there are none of any LED"
+        listed = f"the LEDs are {', '.join(present)}" if present else "the index has no scan or pointing"
         raise InputError(
-            f"no scan and no pointing{f' of LED {led}' if led else ''} with a position is taken", remedy=listed, allowed=present
+            f"the index has no scan or pointing{f' of LED {led}' if led else ''} with a position", remedy=listed, allowed=present
         )
     rows.sort("mjd")
     numbers = np.asarray(rows["position_id"])

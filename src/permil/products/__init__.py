@@ -1,4 +1,4 @@
-"""What is written: FITS images with mask and variance, tables, provenance; atomic and checksummed."""
+"""Data products: FITS images with mask and variance, tables, provenance; written atomically, with checksums."""
 
 from permil.products.atomic import atomic_output, check_output, is_product, make_folder, remove_partial_files, writing
 from permil.products.fingerprint import fingerprint, is_current, source_fingerprint, stored_fingerprint
@@ -15,7 +15,7 @@ from permil.products.fits import (
 from permil.products.folder import RunFolder
 from permil.products.images import known_variance, read_any_image
 from permil.products.masks import NOT_GOOD, UNUSABLE, MaskPlane, add_mask_cards, is_good, is_usable
-from permil.products.sensors import SERIAL_CARD, Sensor, check_sensor, identify_sensor, product_kind, sensor_statements
+from permil.products.sensor_identity import SERIAL_CARD, Sensor, check_sensor, identify_sensor, product_kind, sensor_statements
 from permil.products.tables import read_table, write_table
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Nothing half-written, and nothing lost: a product appears under its name only when it is complete, and never in the place of an input."""
+"""Atomic writing: a product appears under its name only when complete, and never replaces an input."""
 
 from __future__ import annotations
 
@@ -49,25 +49,25 @@ _SPECIAL = {
 
 
 def make_folder(path: Path) -> Path:
-    """Make a folder and those above it.
+    """Create a folder and its parents.
 
     Raises
     ------
     OutputError
-        If it cannot be made.
+        If the folder cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the folder cannot be made ({error.strerror})", path=path, remedy="choose a folder that you may write to"
+            f"the folder cannot be created ({error.strerror})", path=path, remedy="choose a folder that you may write to"
         ) from error
     return path
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turn what the system says against writing a file into one sentence.
+    """Convert an OSError raised while a file is written into an error that names the file.
 
     Raises
     ------
@@ -81,8 +81,8 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def cannot_write(path: str | Path, error: OSError) -> OutputError:
-    """Return the error of a file that the system does not let be written."""
-    # Numpy and astropy give no number: "7680 requested and 4096 written", "Not enough space on disk".
+    """Return the error for a file that cannot be written."""
+    # NumPy and astropy set no errno: "7680 requested and 4096 written", "Not enough space on disk".
     if error.errno in _FULL or (error.errno is None and re.search(r"space|requested and \d+ written", str(error))):
         remedy = "free some space and run again"
     elif error.errno == errno.EIO:
@@ -93,22 +93,22 @@ def cannot_write(path: str | Path, error: OSError) -> OutputError:
 
 
 def check_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path:
-    """Return the file that a product of some name will be written to, after symbolic links.
+    """Return the file that a product will be written to, with symbolic links resolved.
 
-    Whoever makes a file from files that a user names calls this first, with these files.
+    Call this before a product is made from files given by the user.
 
     Parameters
     ----------
     path
-        Name of the product.
+        Path of the product.
     inputs
         Files that the product is made from.
 
     Raises
     ------
     OutputError
-        If the name is that of an input (also by a link), a folder, a device, a pipe or a socket, of a FITS file that this program did
-        not write, or of a file that is protected against writing.
+        If the path is that of an input (also through a link), a folder, a device, a pipe, a socket, a FITS file that this program did not
+        write, or a write-protected file.
     """
     target = Path(os.path.realpath(path))
     with writing(path):
@@ -118,38 +118,38 @@ def check_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path
             return target
     what = _SPECIAL.get(stat.S_IFMT(there.st_mode))
     if what is not None:
-        raise OutputError(f"is {what}, not a file to write", path=path, remedy="give the name of a file")
+        raise OutputError(f"is {what}, not a file to write", path=path, remedy="give the path of a file")
     for entry in inputs:
         with contextlib.suppress(OSError):
             if os.path.samestat(Path(entry).stat(), there):
                 raise OutputError(
-                    "is an input of this result and would be lost",
+                    "is an input of this product and would be overwritten",
                     path=path,
-                    remedy="name another file, or copy the input elsewhere",
+                    remedy="give another name, or copy the input elsewhere",
                     value=entry,
                 )
     if _is_own_fits(target) is False:
         raise OutputError(
-            f"is a FITS file that {PROGRAM} did not write and would be lost",
+            f"is a FITS file that {PROGRAM} did not write and would be overwritten",
             path=path,
             remedy="give another name, or remove it first",
         )
     if not os.access(target, os.W_OK):
-        raise OutputError("is protected against writing", path=path, remedy="give another name, or let it be written")
+        raise OutputError("is write-protected", path=path, remedy="give another name, or change its permissions")
     return target
 
 
 @contextlib.contextmanager
 def atomic_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
-    """Give a temporary file beside ``path``; on success it takes the name, on any failure it vanishes.
+    """Yield a temporary file beside ``path``; it is renamed on success and removed on failure.
 
-    A symbolic link stays, and the file that it leads to is replaced.
+    A symbolic link is kept, and its target is replaced.
 
     Raises
     ------
     OutputError
-        If the file cannot be written (no space, no permission), or would take the place of something else: see `check_output`; a file
-        of another kind (a FITS file for a table) is not replaced either.
+        If the file cannot be written (no space, no permission), or would replace a file that must be kept, see `check_output`, or a file of
+        another kind (a FITS file in place of a table).
     """
     path = Path(path)
     target = check_output(path, inputs=inputs)
@@ -157,7 +157,7 @@ def atomic_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Ite
     temporary = None
     try:
         with writing(path):
-            # The name keeps the suffix, since writers choose the format by it.
+            # The name keeps the suffix, from which writers choose the format.
             prefix, suffix = f".{path.name[:_LONGEST_PREFIX]}.", f".partial{path.suffix[:_LONGEST_PREFIX]}"
             handle, name = tempfile.mkstemp(prefix=prefix, suffix=suffix, dir=target.parent)
             temporary = Path(name)
@@ -175,7 +175,7 @@ def atomic_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Ite
 
 
 def remove_partial_files(folder: Path) -> int:
-    """Remove what an interrupted run left behind; return how many files that were."""
+    """Remove temporary files of an interrupted run; return their number."""
     leftovers = [path for path in folder.rglob(".*.partial*") if path.is_file()]
     for path in leftovers:
         path.unlink(missing_ok=True)
@@ -188,7 +188,7 @@ def is_product(path: str | Path) -> bool:
 
 
 def _is_own_fits(path: Path) -> bool | None:
-    """Return whether this program wrote a FITS file; None for another kind of file, or what is left of one."""
+    """Return whether this program wrote a FITS file; None for other files and truncated ones."""
     header = _begin(path, _LONGEST_HEADER)
     if not header.startswith(b"SIMPLE  ="):
         return None
@@ -205,12 +205,12 @@ def _require_same_kind(new: Path, old: Path, path: Path) -> None:
     before, now = _kind(old), _kind(new)
     if before and now and before != now:
         raise OutputError(
-            f"is {before}, the result is {now}", path=path, remedy="give another name, or remove it first", value=before
+            f"is {before}, but the product is {now}", path=path, remedy="give another name, or remove it first", value=before
         )
 
 
 def _kind(path: Path) -> str:
-    """Return what kind of file there is; an empty text where there is none, nothing in it, or nothing that is known."""
+    """Return the kind of a file; "" if it is missing, empty or unknown."""
     begin = _begin(path, _BLOCK)
     for signature, kind in _SIGNATURES.items():
         if begin.startswith(signature):
@@ -223,7 +223,7 @@ def _kind(path: Path) -> str:
 
 
 def _begin(path: Path, size: int) -> bytes:
-    """Return the first bytes of a file, of FITS also where it is compressed as a whole; nothing if it cannot be read."""
+    """Return the first bytes of a file, of a compressed FITS file after decompression; empty if it cannot be read."""
     try:
         with path.open("rb") as stream:
             begin = stream.read(size)

@@ -1,7 +1,7 @@
-"""Fingerprints: what a product was made from, so that a run redoes what has changed and nothing else.
+"""Fingerprints of the inputs of products, so that a run repeats only what has changed.
 
-A fingerprint is a digest of the options, the input files (path, size, time of change) and the fingerprints of the products that
-were used. It is stored in the product itself: a product that is there under its name is complete, and tells whether it is current.
+A fingerprint is a digest of the options, the input files (path, size, modification time) and the fingerprints of upstream products.
+It is stored in the product itself: a product that exists is complete, and its fingerprint shows whether it is current.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FITS_BLOCK = 2880
 
 
 def file_signature(path: str | Path) -> list[Any]:
-    """Return path, size and time of change of an input file; path alone if it is not there."""
+    """Return path, size and modification time of an input file; the path alone if it is missing."""
     path = Path(path)
     try:
         status = path.stat()
@@ -44,11 +44,11 @@ def fingerprint(options: Any, *, files: Iterable[str | Path] = (), upstream: Ite
     Parameters
     ----------
     options
-        Anything that JSON can hold.
+        Any value that JSON can represent.
     files
         Input files.
     upstream
-        Fingerprints of products that were used.
+        Fingerprints of the products used as input.
     """
     content = {
         "version": __version__,
@@ -82,10 +82,10 @@ def stored_fingerprint(path: str | Path) -> str | None:
 
 
 def source_fingerprint(path: str | Path) -> str:
-    """Return the fingerprint in a product, or the signature of a file that has none."""
+    """Return the fingerprint in a product, or the signature of a file without one."""
     return stored_fingerprint(path) or str(file_signature(path))
 
 
 def is_current(path: str | Path, expected: str) -> bool:
-    """Return whether a product is there and was made from just what would be used now."""
+    """Return whether a product exists and has the expected fingerprint."""
     return stored_fingerprint(path) == expected

@@ -24,7 +24,7 @@ from permil.products.masks import add_mask_cards, mask_bits, translate_mask
 
 FINGERPRINT_CARD = "FINGERPR"
 KIND_CARD = "PRODUCT"
-"""Card that says what a product is (``flat``, ``superbias``)."""
+"""Card with the kind of a product (``flat``, ``superbias``)."""
 
 _OF_FILE = re.compile(
     r"SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|NEXTEND|PCOUNT|GCOUNT|GROUPS|TFIELDS|EXT(?:NAME|TYPE|VER|LEVEL)|INHERIT|B(?:SCALE|ZERO)|BLANK"
@@ -41,7 +41,7 @@ class ImageProduct:
     """An image with its mask and variance, all ``[row, column]`` of one shape.
 
     ``extensions`` holds further HDUs by name (tables, small images), ``planes`` the bits of mask planes beyond those of `MaskPlane`.
-    ``remarks`` tells what a user should know of a file of another program. Floating-point numbers of 64 bits are kept.
+    ``remarks`` holds messages to the user about a file of another program. 64-bit floating-point numbers are kept.
     """
 
     image: NDArray[np.floating]
@@ -55,9 +55,9 @@ class ImageProduct:
 
 
 def provenance(entries: Mapping[str, Any] | fits.Header | None = None) -> fits.Header:
-    """Return a primary header that names the program, its version and the time, then the given cards.
+    """Return a primary header with the program, its version, the time, and the given cards.
 
-    Values of ``entries`` may be plain or ``(value, comment)``; None and NaN say nothing and get no card.
+    Values of ``entries`` may be plain or ``(value, comment)``; None and NaN are skipped.
     """
     header = fits.Header()
     header[ORIGIN_CARD] = (PROGRAM, "program")
@@ -77,14 +77,14 @@ def provenance(entries: Mapping[str, Any] | fits.Header | None = None) -> fits.H
 
 
 def kept_cards(header: fits.Header) -> fits.Header:
-    """Return the cards of an input that its products keep: all but those of the file itself and those that cannot be parsed."""
+    """Return the cards that a product inherits from an input: all but structural cards and those that cannot be parsed."""
     has_archive = "AR HDU" in header
     kept = fits.Header()
     for card in header.cards:
         try:
             card.verify("silentfix+exception")
             keyword = str(card.keyword).upper()
-            # Pointers into the archive of an exposure of the LSST stack lead nowhere in another file.
+            # Archive pointers of LSST stack exposures are meaningless in another file.
             if not _OF_FILE.fullmatch(keyword) and not (has_archive and keyword.endswith("_ID")):
                 kept.append(card)
         except (VerifyError, ValueError):
@@ -93,7 +93,7 @@ def kept_cards(header: fits.Header) -> fits.Header:
 
 
 def wcs_cards(header: fits.Header) -> fits.Header:
-    """Return the cards of world coordinates."""
+    """Return the world coordinate cards."""
     return fits.Header([card for card in header.cards if _OF_WCS.fullmatch(str(card.keyword))])
 
 
@@ -105,7 +105,7 @@ def write_hdus(path: str | Path, hdus: Sequence[Any]) -> None:
     OutputError
         If the file cannot be written.
     """
-    # By this card the file is known as one that may be replaced.
+    # This card identifies a file that may be replaced.
     hdus[0].header[ORIGIN_CARD] = (PROGRAM, "program")
     with atomic_output(path) as temporary:
         fits.HDUList(list(hdus)).writeto(temporary, checksum=True, overwrite=True)
@@ -158,7 +158,7 @@ def write_image(
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[None]:
-    """Turn astropy's warnings of a damaged file into an error: a file that is cut short only makes it warn.
+    """Convert astropy's warnings about a damaged file into an error; astropy only warns about a truncated file.
 
     Raises
     ------
@@ -175,23 +175,23 @@ def whole_file(path: str | Path) -> Iterator[None]:
 
 
 def is_own_product(header: fits.Header) -> bool:
-    """Return whether permil wrote a file, by its primary header."""
+    """Return whether permil wrote a file, according to its primary header."""
     return header.get(ORIGIN_CARD) == PROGRAM
 
 
 def has_wrong_sum(hdu: Any) -> bool:
-    """Return whether the data of an HDU do not have the sum of its card DATASUM. The data must not have been used before."""
+    """Return whether the data of an HDU contradict its card DATASUM. The data must not have been accessed before."""
     try:
         return hdu.verify_datasum() == 0
     except ValueError:
-        # The card holds no number: it says nothing of the data.
+        # The card is not a number and cannot be compared.
         return False
 
 
 def wrong_sum(path: str | Path, hdus: Sequence[str | int]) -> InputError:
-    """Return the error of a product whose data have changed since it was written."""
+    """Return the error for a product whose data have changed since it was written."""
     return InputError(
-        f"damaged: the data of HDU {', '.join(map(str, hdus))} do not have the sum in the header (DATASUM)",
+        f"damaged: the data of HDU {', '.join(map(str, hdus))} do not match the checksum in the header (DATASUM)",
         path=path,
         remedy="make the file again; if the data were changed on purpose, remove the card DATASUM",
         value=list(hdus),
@@ -199,12 +199,12 @@ def wrong_sum(path: str | Path, hdus: Sequence[str | int]) -> InputError:
 
 
 def check_sums(hdus: fits.HDUList, path: str | Path) -> None:
-    """Check that the data of a product are those that were written; no data may have been used before.
+    """Check the data checksums of a product; the data must not have been accessed before.
 
     Raises
     ------
     InputError
-        Naming the HDUs whose data changed.
+        If data changed; the message names the HDUs.
     """
     changed = [hdu.name for hdu in hdus if has_wrong_sum(hdu)]
     if changed:
@@ -212,9 +212,9 @@ def check_sums(hdus: fits.HDUList, path: str | Path) -> None:
 
 
 def read_image(path: str | Path) -> ImageProduct:
-    """Read an image product of permil; `permil.products.read_any_image` reads those of other programs.
+    """Read an image product of permil; see `permil.products.read_any_image` for files of other programs.
 
-    Planes of the mask are known by their ``MP_`` cards. The sums of all data are checked.
+    Mask planes are identified by their ``MP_`` cards. All data checksums are checked.
 
     Raises
     ------
@@ -234,7 +234,7 @@ def read_image(path: str | Path) -> ImageProduct:
                 )
             if repeated := sorted(name for name in ("IMAGE", "MASK", "VARIANCE") if names.count(name) > 1):
                 raise InputError(
-                    f"extension {', '.join(repeated)} is there more than once",
+                    f"extension {', '.join(repeated)} is duplicated",
                     path=path,
                     remedy="make the file again, or remove all but one",
                     value=repeated,

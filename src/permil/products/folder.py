@@ -1,4 +1,4 @@
-"""The names of everything in a run's folder."""
+"""Paths of all products in the folder of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of the products of one run below ``root``; nothing here touches the disk."""
+    """Paths of the products of one run below ``root``; the disk is not accessed."""
 
     root: Path
 
@@ -29,36 +29,36 @@ class RunFolder:
 
     @property
     def left_out(self) -> Path:
-        """Exposures that were left out, with the reason."""
+        """Excluded exposures, with the reason."""
         return self.root / "left_out.ecsv"
 
     @property
     def stages(self) -> Path:
-        """What each stage of the last run did and how long it took."""
+        """Work and duration of each stage of the last run."""
         return self.root / "stages.ecsv"
 
     @property
     def performance(self) -> Path:
-        """What the tasks of each stage cost: time, bytes read, memory."""
+        """Cost of the tasks of each stage: time, bytes read, memory."""
         return self.root / "performance.ecsv"
 
     @property
     def comparison(self) -> Path:
-        """Recovered over true; only after a demonstration."""
+        """Recovered over true flat; only after a demonstration."""
         return self.root / "comparison.ecsv"
 
     @property
     def state(self) -> Path:
-        """What each stage was made from, so that stages that are up to date are skipped."""
+        """Fingerprints of all stages, so that current stages are skipped."""
         return self.root / ".state"
 
     def superbias(self, detector: str) -> Path:
-        """Superbias of one detector."""
+        """Return the path of the superbias of one detector."""
         return self.root / "calib" / f"superbias_{detector}.fits"
 
     @property
     def gains(self) -> Path:
-        """Gains that were used."""
+        """Gains in use."""
         return self.root / "calib" / "gains.ecsv"
 
     def noise_moments(self, detector: str) -> Path:
@@ -76,40 +76,40 @@ class RunFolder:
         return self.root / "calib" / "measured_linearity.ecsv"
 
     def beam(self, led: str) -> Path:
-        """Beam model of one LED."""
+        """Return the path of the beam model of one LED."""
         return self.root / "beam" / f"{led}.fits"
 
     def beam_nodes(self, led: str) -> Path:
-        """What the beam model of one LED was fitted to."""
+        """Return the path of the measurements to which the beam model of one LED was fitted."""
         return self.root / "beam" / f"{led}_nodes.ecsv"
 
     def flat(self, led: str, detector: str) -> Path:
-        """Composite-scaled flat of one detector."""
+        """Return the path of the composite-scaled flat of one detector."""
         return self.root / "flat" / led / f"{detector}.fits"
 
     def joint(self, led: str) -> Path:
-        """Joint solution of beam, flat and exposure scales of one LED."""
+        """Return the path of the joint solution of beam, flat and exposure scales of one LED."""
         return self.root / "flat" / led / "joint.fits"
 
     def super_pixels(self, led: str, detector: str) -> Path:
-        """Signals of one detector on super-pixels, which the joint solution is fitted to."""
+        """Return the path of the signals of one detector on super-pixels, which the joint solution is fitted to."""
         return self.root / "flat" / led / ".superpixels" / f"{detector}.fits"
 
     def pointing(self, led: str, detector: str, number: int) -> Path:
-        """Flat of one detector from one pointing."""
+        """Return the path of the flat of one detector from one pointing."""
         return self.root / "flat" / led / "pointings" / f"{detector}_{number}.fits"
 
     def focal_plane(self, led: str) -> Path:
-        """Binned mosaic of the focal plane."""
+        """Return the path of the binned mosaic of the focal plane."""
         return self.root / "flat" / led / "focal_plane.fits"
 
     def metrics(self, led: str) -> Path:
-        """Figures of the flat per detector and amplifier."""
+        """Return the path of the quality metrics of the flat per detector and amplifier."""
         return self.root / "flat" / led / "metrics.ecsv"
 
     @property
     def report(self) -> Path:
-        """What a person opens."""
+        """Start page of the report."""
         return self.root / "report" / "index.html"
 
     @property
@@ -123,9 +123,9 @@ class RunFolder:
         return self.root / "truth"
 
     def truth_flat(self, led: str, detector: str) -> Path:
-        """True flat of one detector."""
+        """Return the path of the true flat of one detector."""
         return self.truth / "flat" / led / f"{detector}.fits"
 
     def truth_beam(self, led: str) -> Path:
-        """True beam of one LED."""
+        """Return the path of the true beam of one LED."""
         return self.truth / "beam" / f"{led}.fits"

@@ -1,8 +1,8 @@
-"""Read images of any program: which extension is the image, its mask and its variance, and what their values mean.
+"""Read images of any program: identify image, mask and variance, and interpret their values.
 
-Understood are products of permil, exposures and calibrations of the LSST stack (planes by EXTNAME or, in older files, by EXTTYPE),
-files of astropy and ccdproc (MASK, UNCERT), of HST and JWST (SCI, ERR, DQ), of ESO (DATA, STAT, QUAL), images with weight maps, and
-plain images. A file in which several images might be meant is refused.
+Supported are products of permil, exposures and calibrations of the LSST stack (planes by EXTNAME or, in older files, by EXTTYPE), files of
+astropy and ccdproc (MASK, UNCERT), of HST and JWST (SCI, ERR, DQ), of ESO (DATA, STAT, QUAL), images with weight maps, and plain images.
+A file with several candidate images is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from permil.arrays import parse_unit
 from permil.errors import InputError, PermilError
 from permil.products.fits import ImageProduct, has_wrong_sum, is_own_product, wrong_sum
 from permil.products.masks import MaskPlane, is_usable, mask_bits, translate_mask
-from permil.products.sensors import Sensor, card_of, sensor_statements, without_label
+from permil.products.sensor_identity import Sensor, card_of, sensor_statements, without_label
 
 Role = Literal["image", "mask", "good", "variance", "error", "inverse", "weight", "other", ""]
 
@@ -89,25 +89,24 @@ def read_any_image(
     Parameters
     ----------
     sensor, shape
-        Sensor that is wanted, and rows and columns of its array: they choose among several images. Whether the image that is found
-        is of this sensor remains to be checked (`permil.products.check_sensor`).
+        Expected sensor, and rows and columns of its array: used to choose among several images. The caller must still check that the image
+        is of this sensor (`permil.products.check_sensor`).
     planes
-        Bits on which mask planes of other programs are to be carried, where that is settled before.
+        Bits already assigned to mask planes of other programs.
     purpose
-        What the file is read as, for messages.
+        Name of the kind of file in messages.
 
     Returns
     -------
     ImageProduct
         Image as floating-point numbers, NaN where the file has no value (NaN, infinite, BLANK); mask in the planes of `MaskPlane`
         with those of other programs on the bits in ``planes``, NO_DATA where the image is NaN; variance in the square of the
-        image's unit, 0 everywhere where the file has none, NaN where it is not known. ``remarks`` tells what was understood.
+        image unit, 0 everywhere if the file has none, NaN where it is unknown. ``remarks`` describes the interpretation.
 
     Raises
     ------
     InputError
-        If the file cannot be read, has no image or several that might be meant, is a raw file of segments, or its planes do not
-        belong together.
+        If the file cannot be read, has no image or several candidates, is a raw file of segments, or its planes do not belong together.
     """
     path = Path(path)
     with _readable(path, purpose), fits.open(path, memmap=False, do_not_scale_image_data=True) as hdus:
@@ -127,7 +126,7 @@ def read_any_image(
         image = _image(chosen)
         bits = _Masks(image, dict(planes or {}), hdus[0].header, path)
         used = bits.add(others, chosen)
-        variance, sources, said = _variance(others, chosen, bits.mask, path)
+        variance, sources, on_variance = _variance(others, chosen, bits.mask, path)
         used += [plane for plane in sources if plane not in used]
         if used and [plane.name for plane in (chosen, *used)] != ["IMAGE", "MASK", "VARIANCE"]:
             remarks.append(f"read {chosen} with {', '.join(map(str, used))}")
@@ -138,7 +137,7 @@ def read_any_image(
             header=hdus[0].header.copy(),
             image_header=chosen.header.copy(),
             planes=bits.planes,
-            remarks=(*remarks, *bits.remarks, *said),
+            remarks=(*remarks, *bits.remarks, *on_variance),
         )
 
 
@@ -156,7 +155,7 @@ def read_headers(path: str | Path) -> list[fits.Header]:
 
 @contextlib.contextmanager
 def _readable(path: Path, purpose: str) -> Iterator[None]:
-    """Turn whatever reading a foreign file raises into an error of ours, and ignore warnings of what is odd but harmless."""
+    """Convert exceptions of a foreign reader into InputError, and ignore harmless warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -195,14 +194,14 @@ def _planes(hdus: fits.HDUList, sensor: Sensor | None, path: Path) -> list[_Plan
             continue
         verdict = None if sensor is None else sensor.verdict(sensor_statements(hdu.header, camera=camera))
         if isinstance(hdu, fits.PrimaryHDU) and verdict:
-            # The primary header speaks of the whole file.
+            # The primary header applies to the whole file.
             verdict = None
         found.append(_Plane(number, hdu, _role(hdu, sensor), verdict))
     return found
 
 
 def _role(hdu: Any, sensor: Sensor | None) -> Role:
-    """Return what the name of an HDU says it is; "" for an image without a name."""
+    """Return the role of an HDU according to its name; "" for an image without a name."""
     name = str(card_of(hdu.header, "EXTNAME") or "")
     kind = str(card_of(hdu.header, "EXTTYPE") or "")
     if name.upper() in _NAMELESS or (kind.upper() in _ROLES and without_label(name).upper() not in _ROLES):
@@ -212,7 +211,7 @@ def _role(hdu: Any, sensor: Sensor | None) -> Role:
         integers = int(card_of(hdu.header, "BITPIX") or 0) > 0 and not isinstance(hdu, fits.PrimaryHDU)
         if integers and any(str(card.keyword).upper().startswith("MP_") for card in hdu.header.cards):
             return "mask"
-        # A name that is nothing but that of a detector is the name of an image.
+        # An extension named only after a detector is an image.
         return "image" if name.upper() not in _NAMELESS else ""
     if rest == "UNCERT":
         return _UNCERTAINTIES.get(str(card_of(hdu.header, "UTYPE") or "std").lower(), "other")
@@ -223,20 +222,20 @@ def _role(hdu: Any, sensor: Sensor | None) -> Role:
 
 
 def _choose_image(found: Sequence[_Plane], path: Path, sensor: Sensor | None, shape: tuple[int, int] | None) -> _Plane:
-    """Return the one plane that can be meant."""
+    """Return the single candidate for the image."""
     candidates = next((some for role in ("image", "", "other") if (some := [plane for plane in found if plane.role == role])), [])
     if not candidates:
-        there = f" ({', '.join(map(str, found))} is none)" if found else ""
+        there = f" ({', '.join(map(str, found))} is not an image)" if found else ""
         raise InputError(f"there is no image in this file{there}", path=path, remedy="give an assembled image (permil assemble)")
     for verdict in (True, None, False):
         some = [plane for plane in candidates if plane.verdict is verdict]
         if len(some) > 1 and any(not plane.role for plane in some):
-            # Images without names differ by their size at best: a preview is no image of the sensor.
+            # Unnamed images can only be chosen by size: a preview does not have the size of the sensor.
             some = [plane for plane in some if plane.shape == shape] or some
         if len(some) == 1:
             return some[0]
         if some:
-            other = f"there is no image of {sensor}" if verdict is False else "several images might be meant"
+            other = f"the file has no image of {sensor}" if verdict is False else "the image is ambiguous"
             raise InputError(
                 f"{other}: {', '.join(map(str, some))}",
                 path=path,
@@ -247,7 +246,7 @@ def _choose_image(found: Sequence[_Plane], path: Path, sensor: Sensor | None, sh
 
 
 def _belongs(plane: _Plane, image: _Plane, *, by_version: bool) -> bool:
-    """Return whether a plane is not one of another image of the file: of another sensor, or of another EXTVER."""
+    """Return whether a plane may belong to the image: not of another sensor, nor of another EXTVER."""
     if plane.verdict not in (None, image.verdict):
         return False
     versions = {card_of(entry.header, "EXTVER") or 1 for entry in (plane, image)}
@@ -255,7 +254,7 @@ def _belongs(plane: _Plane, image: _Plane, *, by_version: bool) -> bool:
 
 
 def _check_owners(found: Sequence[_Plane], image: _Plane, path: Path) -> None:
-    """Check that planes of other sensors belong to images of other sensors in the file."""
+    """Check that every plane of another sensor belongs to another image of the file."""
     strangers = [plane for plane in found if plane.verdict is False and image.verdict is not False]
     if strangers and not any(plane.role in ("image", "") for plane in strangers):
         named = next((plane for plane in strangers if plane.role != "other"), None)
@@ -269,9 +268,9 @@ def _check_owners(found: Sequence[_Plane], image: _Plane, path: Path) -> None:
 
 
 def _values(plane: _Plane) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Return the values of a plane in native byte order, and where it has none.
+    """Return the values of a plane in native byte order, and a mask of missing values.
 
-    Integers remain integers as long as the scale is 1, also unsigned ones; those of BLANK have no value.
+    Integers, also unsigned ones, stay integers if the scale is 1; values equal to BLANK are missing.
     """
     scale, zero = (float(card_of(plane.header, card) or default) for card, default in (("BSCALE", 1), ("BZERO", 0)))
     blank = card_of(plane.header, "BLANK")
@@ -298,7 +297,7 @@ def _image(plane: _Plane) -> NDArray[np.floating]:
 
 
 class _Masks:
-    """The mask of an image, from all planes of a file that say something of its pixels."""
+    """The mask of an image, combined from all mask and weight planes of a file."""
 
     def __init__(self, image: NDArray[np.floating], planes: dict[str, int], primary: fits.Header, path: Path) -> None:
         self.mask = np.where(np.isnan(image), np.int32(MaskPlane.NO_DATA), np.int32(0))
@@ -307,7 +306,7 @@ class _Masks:
         self._primary, self._path = primary, path
 
     def add(self, planes: Sequence[_Plane], image: _Plane) -> list[_Plane]:
-        """Add masks and weights; return those that were used."""
+        """Add masks and weights; return the planes used."""
         used = []
         for plane in planes:
             if plane.role == "mask":
@@ -316,18 +315,18 @@ class _Masks:
                 values, lost = _values(plane)
                 self._mark(lost, MaskPlane.NO_DATA)
                 self._mark(~lost & (values == 0), MaskPlane.BAD)
-                self.remarks.append(f"{plane} marks good pixels; the others are taken as BAD")
+                self.remarks.append(f"{plane} marks good pixels; all others are set to BAD")
             elif plane.role in ("weight", "inverse"):
                 values, lost = _values(plane)
                 self._mark(lost | ~(values > 0), MaskPlane.NO_DATA)
             else:
                 continue
             used.append(plane)
-        # Planes that have names may be spread over several masks.
+        # Named planes may be distributed over several masks.
         nameless = [plane.name.upper() for plane in used if plane.role == "mask" and not mask_bits(plane.header)]
         if len(set(nameless)) < len(nameless):
             raise InputError(
-                f"several masks might be meant: {', '.join(map(str, used))}",
+                f"the mask is ambiguous: {', '.join(map(str, used))}",
                 path=self._path,
                 remedy="give a file with one of them",
             )
@@ -351,50 +350,50 @@ class _Masks:
 def _variance(
     planes: Sequence[_Plane], image: _Plane, mask: NDArray[np.int32], path: Path
 ) -> tuple[NDArray[np.floating], list[_Plane], tuple[str, ...]]:
-    """Return the variance of an image (0 where the file has none), the planes that it is from, and what to say of it."""
+    """Return the variance of an image (0 if the file has none), the planes used, and remarks."""
     none = np.zeros(image.shape, dtype=np.float32)
     candidates = next((some for role in _VARIANCE_ROLES if (some := [plane for plane in planes if plane.role == role])), [])
     if len(candidates) > 1:
         raise InputError(
-            f"several variances might be meant: {', '.join(map(str, candidates))}",
+            f"the variance is ambiguous: {', '.join(map(str, candidates))}",
             path=path,
             remedy="give a file with one of them",
         )
     if not candidates:
         weights = [plane for plane in planes if plane.role == "weight"]
-        return none, [], (f"{weights[0]} has no absolute scale: it gives no variance",) if weights else ()
+        return none, [], (f"{weights[0]} has no absolute scale and is not used as a variance",) if weights else ()
     plane = candidates[0]
     factor = _unit_factor(plane, image)
     if factor is None:
         units = [card_of(entry.header, "BUNIT") for entry in (plane, image)]
-        return none, [], (f"{plane} is in {units[0]!r}, the image in {units[1]!r}: its variance is not used",)
+        return none, [], (f"{plane} has the unit {units[0]!r}, the image {units[1]!r}: its variance is not used",)
     variance = _image(plane)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         if plane.role == "error":
             variance = np.where(variance > 0, np.square(variance, dtype=np.float64), np.nan)
         elif plane.role == "inverse":
             variance = 1 / variance.astype(np.float64)
-    variance, said = known_variance(variance if factor == 1 else variance * factor, mask)
-    return variance, [plane], said
+    variance, remarks = known_variance(variance if factor == 1 else variance * factor, mask)
+    return variance, [plane], remarks
 
 
 def known_variance(variance: NDArray[np.floating], mask: NDArray[np.integer]) -> tuple[NDArray[np.floating], tuple[str, ...]]:
-    """Return a variance that is NaN where it is not known, or 0 everywhere where it is known nowhere; and what to say of it.
+    """Return a variance that is NaN where unknown, or 0 everywhere if unknown for all pixels; and remarks.
 
-    A variance that is not finite or not positive is not known.
+    A variance that is not finite or not positive is unknown.
     """
     known = np.isfinite(variance) & (variance > 0)
     if not known.any():
         return np.zeros(variance.shape, dtype=variance.dtype), ()
     unknown = int(np.count_nonzero(~known & is_usable(mask)))
-    said = (f"the variance of {unknown} usable pixels is not known",) if unknown else ()
-    return np.where(known, variance, np.nan).astype(variance.dtype), said
+    remarks = (f"the variance of {unknown} usable pixels is unknown",) if unknown else ()
+    return np.where(known, variance, np.nan).astype(variance.dtype), remarks
 
 
 def _unit_factor(plane: _Plane, image: _Plane) -> float | None:
-    """Return by what a variance or error is multiplied to be in the unit of the image; None where the units do not fit."""
+    """Return the factor that converts a variance or error to the unit of the image; None if units are incompatible."""
     declared, of_image = (card_of(entry.header, "BUNIT") for entry in (plane, image))
-    # Programs copy the cards of the image to all planes.
+    # Some programs copy the cards of the image to all planes.
     if not declared or not of_image or declared == of_image:
         return 1.0
     power = {"variance": 2, "error": 1, "inverse": -2}[plane.role]
@@ -407,10 +406,10 @@ def _unit_factor(plane: _Plane, image: _Plane) -> float | None:
 
 
 def _sum_remarks(path: Path, planes: Sequence[_Plane], *, is_own: bool) -> list[str]:
-    """Check the data sums of the HDUs that are read; a product of ours must not have changed, of others it is said."""
+    """Check data checksums: a changed product of permil is an error, a changed file of another program gives a remark."""
     numbers = {plane.number for plane in planes if plane.role != "other"}
     with fits.open(path, memmap=False, disable_image_compression=True) as hdus:
         changed = [number for number, hdu in enumerate(hdus) if number in numbers and has_wrong_sum(hdu)]
     if changed and is_own:
         raise wrong_sum(path, changed)
-    return [f"the data sum of HDU {', '.join(map(str, changed))} does not fit: the data were changed"] if changed else []
+    return [f"the data of HDU {', '.join(map(str, changed))} do not match DATASUM: they were changed"] if changed else []

@@ -1,7 +1,7 @@
-"""Mask planes: what they mean, and the names by which masks of any program are translated.
+"""Mask planes: their meaning, and the translation of masks of other programs by plane name.
 
-A plane is known by its name, never by its bit: the header card ``MP_<NAME>`` holds the number of the bit, as in files of the LSST
-stack. Planes of other programs are carried through on bits that `MaskPlane` leaves free.
+A plane is identified by its name, never by its bit: the header card ``MP_<NAME>`` holds the bit number, as in files of the LSST stack.
+Planes of other programs are kept on bits that `MaskPlane` does not use.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 class MaskPlane(IntFlag):
-    """What can be said of a pixel."""
+    """Conditions of a pixel."""
 
     BAD = 1
     """Defect: dead, hot, bad column, or listed in the defect table."""
     SAT = 2
-    """Saturated in the exposures that were used."""
+    """Saturated in the exposures used."""
     NO_DATA = 4
-    """Nothing was measured here (outside the beam's known area, or all exposures rejected)."""
+    """Not measured (outside the known area of the beam, or all exposures rejected)."""
     EDGE = 8
     """In the zone along the outer edge of the sensor, where charge is displaced."""
     MIDLINE = 16
     """Along the line between the two halves of the sensor."""
     REJECTED = 32
-    """At least one exposure was rejected as an outlier; the rest is good."""
+    """At least one exposure was rejected as an outlier; the others are good."""
     SUSPECT = 64
     """Usable with care: scatters more than its noise model allows, or was not measured but interpolated."""
 
@@ -45,11 +45,11 @@ UNUSABLE = MaskPlane.BAD | MaskPlane.SAT | MaskPlane.NO_DATA
 """Planes whose pixels carry no measurement."""
 
 NOT_GOOD = UNUSABLE | MaskPlane.EDGE | MaskPlane.MIDLINE | MaskPlane.SUSPECT
-"""Planes that are left out of medians, scales and statements about quality."""
+"""Planes excluded from medians, scales and quality metrics."""
 
 FIRST_FREE_BIT = max(plane.bit_length() for plane in MaskPlane)
 LAST_BIT = 30
-"""Bits of a 32-bit mask on which planes of other programs are carried; the sign is not used."""
+"""Bits of a 32-bit mask for planes of other programs; the sign bit is not used."""
 
 _OWN_BITS = {str(plane.name): plane.bit_length() - 1 for plane in MaskPlane}
 _CARD = "MP_"
@@ -68,18 +68,18 @@ _MEANINGS = {
     "INTRP": MaskPlane.SUSPECT, "INTERP": MaskPlane.SUSPECT, "INTERPOLATED": MaskPlane.SUSPECT, "CROSSTALK": MaskPlane.SUSPECT,
     "STREAK": MaskPlane.SUSPECT, "SPIKE": MaskPlane.SUSPECT, "PARTLY_VIGNETTED": MaskPlane.SUSPECT, "ITL_DIP": MaskPlane.SUSPECT,
     "HIGH_VARIANCE": MaskPlane.SUSPECT,
-    # No fault of the pixel.
+    # Not a fault of the pixel.
     "DETECTED": _NOTHING, "DETECTED_NEGATIVE": _NOTHING, "NOT_DEBLENDED": _NOTHING, "BRIGHT_OBJECT": _NOTHING, "CLIPPED": _NOTHING,
     "INEXACT_PSF": _NOTHING, "SENSOR_EDGE": MaskPlane.EDGE, "DETECTION_EDGE": MaskPlane.EDGE, "INJECTED": _NOTHING,
     "INJECTED_CORE": _NOTHING,
     "INJECTED_TEMPLATE": _NOTHING, "SAT_TEMPLATE": _NOTHING, "STREAK_TEMPLATE": _NOTHING, "FAKE": _NOTHING,
 }  # fmt: skip
-"""What planes of other programs mean here, beyond those of the same name."""
+"""Translation of planes of other programs that have a different name here."""
 
 
 @dataclass(frozen=True)
 class TranslatedMask:
-    """A mask in the planes of this package.
+    """A mask translated to the planes of this package.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class TranslatedMask:
     planes
         Bits by name of planes of other programs.
     remarks
-        What a user should know of the translation.
+        Messages to the user about the translation.
     """
 
     mask: NDArray[np.int32]
@@ -97,7 +97,7 @@ class TranslatedMask:
 
 
 def add_mask_cards(header: Header, planes: Mapping[str, int] | None = None) -> None:
-    """Name the planes in a header: ``MP_SAT = 1`` says that bit 1 (value 2) means ``SAT``.
+    """Name the planes in a header: ``MP_SAT = 1`` means that bit 1 (value 2) is plane ``SAT``.
 
     Parameters
     ----------
@@ -106,13 +106,13 @@ def add_mask_cards(header: Header, planes: Mapping[str, int] | None = None) -> N
     """
     for name, bit in {**_OWN_BITS, **(planes or {})}.items():
         card = f"{_CARD}{name}"
-        # Longer keywords need the convention HIERARCH.
+        # Longer keywords need the HIERARCH convention.
         keyword = card if len(card) <= _SHORT_CARD else f"HIERARCH {card}"
         header[keyword] = (bit, f"mask bit of plane {name}"[: max(0, 60 - 2 * len(name))])
 
 
 def mask_bits(*headers: Header, path: str | Path | None = None) -> dict[str, int]:
-    """Return the bits of a mask by the names of its planes; the first header that names a plane counts.
+    """Return the bits of a mask by the names of its planes; the first header that names a plane is used.
 
     A card ``MP_<NAME>`` holds the number of a bit; of a pair of cards ``MSKN0001`` and ``MSKM0001`` (of the package lsst.images) the
     first holds the name, the second the value of the bit. Names that earlier versions of permil cut to eight characters
@@ -147,9 +147,9 @@ def mask_bits(*headers: Header, path: str | Path | None = None) -> dict[str, int
 def translate_mask(
     mask: NDArray[Any], bits: Mapping[str, int], *, planes: Mapping[str, int] | None = None, path: str | Path | None = None
 ) -> TranslatedMask:
-    """Return a mask in the planes of this package; planes of other programs are carried under their own names.
+    """Translate a mask to the planes of this package; planes of other programs keep their names.
 
-    Without names every pixel whose value is not 0 is BAD. Bits without a name in a mask that names others make a pixel SUSPECT.
+    In a mask without plane names every nonzero pixel is BAD. An unnamed bit in a mask with names makes a pixel SUSPECT.
 
     Parameters
     ----------
@@ -158,16 +158,16 @@ def translate_mask(
     bits
         Bits by the names of the planes.
     planes
-        Bits on which planes are to be carried, where that is settled before.
+        Bits already assigned to planes of other programs.
 
     Raises
     ------
     InputError
-        If values are no bits, or a mask without names marks most pixels, so that it may mark the good ones.
+        If values are not bits, or a mask without names marks most pixels and may therefore mark the good ones.
     """
     values, lost = _as_bits(mask, path)
     if bits == _OWN_BITS and not lost.any():
-        # Bits that are ours already, as in all products of a run.
+        # Bits already used by this package, as in all products of a run.
         own_mask = values.astype(np.int32)
         if not np.bitwise_or.reduce(own_mask, axis=None) >> FIRST_FREE_BIT:
             return TranslatedMask(own_mask, dict(planes or {}))
@@ -179,7 +179,7 @@ def translate_mask(
         translated[values != 0] |= np.int32(MaskPlane.BAD)
     elif nameless := {f"BIT{bit}": bit for bit in range(_MOST_BITS) if used >> bit & 1 and bit not in bits.values()}:
         listed = ", ".join(nameless) if len(nameless) <= _MOST_LISTED else f"{len(nameless)} of them"
-        remarks.append(f"mask bits without a name ({listed}) are taken as SUSPECT")
+        remarks.append(f"mask bits without a name ({listed}) are set to SUSPECT")
         bits = {**bits, **nameless}
     carried = _carried(bits, used, planes or {})
     marking = {name: bit for name, bit in bits.items() if used >> bit & 1}
@@ -187,19 +187,19 @@ def translate_mask(
         value = int(_meaning(name) or 0) | (1 << carried[name] if name in carried else 0)
         translated[(values >> values.dtype.type(bit)) & values.dtype.type(1) != 0] |= np.int32(value)
     if unknown := sorted(name for name in marking if _meaning(name) is None):
-        remarks.append(f"mask planes {', '.join(unknown)} have no known meaning; they are carried through, as no fault")
-    if without_room := sorted(name for name in marking if name not in carried and name not in _OWN_BITS):
-        remarks.append(f"mask planes {', '.join(without_room)} are not carried through: there is no free bit")
+        remarks.append(f"mask planes {', '.join(unknown)} are unknown; they are kept and do not exclude pixels")
+    if dropped := sorted(name for name in marking if name not in carried and name not in _OWN_BITS):
+        remarks.append(f"mask planes {', '.join(dropped)} are dropped: no bit is free")
     return TranslatedMask(translated, carried, tuple(remarks))
 
 
 def is_good(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Return where a mask has none of the planes of `NOT_GOOD`."""
+    """Return which pixels have none of the planes `NOT_GOOD`."""
     return (mask & int(NOT_GOOD)) == 0
 
 
 def is_usable(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Return where a mask has none of the planes of `UNUSABLE`."""
+    """Return which pixels have none of the planes `UNUSABLE`."""
     return (mask & int(UNUSABLE)) == 0
 
 
@@ -219,7 +219,7 @@ def _whole_name(name: str) -> str:
 
 
 def _carried(bits: Mapping[str, int], used: int, planes: Mapping[str, int]) -> dict[str, int]:
-    """Return the bits on which planes of other programs are carried; those that mark nothing come last."""
+    """Assign bits to planes of other programs; planes that mark no pixel come last."""
     carried = dict(planes)
     for name, _ in sorted(bits.items(), key=lambda entry: not used >> entry[1] & 1):
         free = next((bit for bit in range(FIRST_FREE_BIT, LAST_BIT + 1) if bit not in carried.values()), None)
@@ -229,7 +229,7 @@ def _carried(bits: Mapping[str, int], used: int, planes: Mapping[str, int]) -> d
 
 
 def _meaning(name: str) -> MaskPlane | None:
-    """Return what a plane means here, None where that is not known."""
+    """Return the corresponding plane of this package, None if unknown."""
     if name in _OWN_BITS:
         return MaskPlane[name]
     if name.startswith("BIT") and name[3:].isdecimal():
@@ -238,12 +238,12 @@ def _meaning(name: str) -> MaskPlane | None:
 
 
 def _as_bits(mask: NDArray[Any], path: str | Path | None) -> tuple[NDArray[np.unsignedinteger], NDArray[np.bool_]]:
-    """Return a mask as unsigned integers in native byte order, and where it has no value."""
+    """Return a mask as unsigned integers in native byte order, and which pixels have no value."""
     if mask.dtype.kind == "f":
         lost = ~np.isfinite(mask)
         filled = np.where(lost, 0, mask)
         if (filled != np.floor(filled)).any() or (np.abs(filled) >= 2**53).any():
-            raise InputError("the mask holds values that are no bits", path=path, remedy="give a mask of integers")
+            raise InputError("the mask holds values that are not integers", path=path, remedy="give a mask of integers")
         mask = filled.astype(np.int64)
     else:
         lost = np.zeros(mask.shape, dtype=bool)
@@ -252,7 +252,7 @@ def _as_bits(mask: NDArray[Any], path: str | Path | None) -> tuple[NDArray[np.un
 
 
 def _unnamed(values: NDArray[np.unsignedinteger], used: int, path: str | Path | None) -> tuple[dict[str, int], list[str]]:
-    """Return names for the bits of a mask without names, and what to say of it; a mask of one value needs no names."""
+    """Return names for the bits of a mask without names, and remarks; a mask with one value needs no names."""
     if not used:
         return {}, []
     marked = np.count_nonzero(values)
@@ -263,6 +263,6 @@ def _unnamed(values: NDArray[np.unsignedinteger], used: int, path: str | Path | 
             remedy="name its planes (MP_BAD = 0 where bit 0 marks bad pixels), or call the extension GOOD if it marks good ones",
             value=marked,
         )
-    said = [f"the mask names no planes: {marked} pixels whose value is not 0 are taken as BAD"]
+    notes = [f"the mask names no planes: {marked} pixels whose value is not 0 are set to BAD"]
     several = (values[values != 0] != values.max()).any()
-    return ({f"BIT{bit}": bit for bit in range(_MOST_BITS) if used >> bit & 1} if several else {}), said
+    return ({f"BIT{bit}": bit for bit in range(_MOST_BITS) if used >> bit & 1} if several else {}), notes

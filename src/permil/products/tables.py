@@ -1,7 +1,7 @@
-"""Tables: ECSV, FITS, or Parquet when large; the suffix of the path decides.
+"""Read and write tables: ECSV, FITS, or Parquet for large ones, according to the suffix.
 
-`read_table` is the one reader of tables. It keeps masks and units in every format, whichever program wrote the file. `recognise`
-finds the columns that a reader knows, and `numbers`, `texts`, `labels` and `flags` return their values.
+`read_table` reads all tables. It keeps masks and units in every format, from any program. `recognise` finds the columns that a caller
+needs, and `numbers`, `texts`, `labels` and `flags` return their values.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _LOGICAL = {
     "true": True, "t": True, "yes": True, "y": True, "1": True, "1.0": True,
 }  # fmt: skip
 _WHOLE = re.compile(r"[+-]?\d+(\.0*)?")
-# Below this similarity (difflib) two names are two things; "gain_error" and "gain_err" have 0.89.
+# Names below this similarity (difflib) are unrelated; "gain_error" and "gain_err" have 0.89.
 _CLOSE = 0.8
 _ERROR_WORDS = {"err", "errs", "error", "errors", "unc", "uncert", "uncertainty", "stderr", "e"}
 
@@ -71,24 +71,24 @@ def write_table(path: str | Path, table: Table) -> None:
 
 
 def read_table(path: str | Path, *, columns: tuple[str, ...] = (), purpose: str = "table", extension: str | None = None) -> Table:
-    """Read a table that must have some columns.
+    """Read a table with required columns.
 
-    Masked entries (nulls, TNULL, empty entries) are masked in the result, except in columns of real numbers from Parquet, where they
-    are NaN. Units are those that the file declares. Of several tables in a FITS file the one that has the columns is taken.
+    Masked entries (nulls, TNULL, empty entries) are masked in the result, except in columns of real numbers from Parquet, where they are
+    NaN. Units are those of the file. Of several tables in a FITS file, the one with the columns is used.
 
     Parameters
     ----------
     columns
-        Names of columns without which the table is of no use; a column is also found in other case and with blanks around its name.
+        Names of required columns; case and surrounding blanks of column names are ignored.
     purpose
-        What the table is, for the message.
+        Name of the kind of table in messages.
     extension
         Name of the extension of a FITS file.
 
     Raises
     ------
     InputError
-        If the file is missing, cannot be parsed, has a column twice, lacks a column, or does not tell which of its tables is meant.
+        If the file is missing, cannot be parsed, has a duplicate column, lacks a column, or has several candidate tables.
     """
     path = Path(path)
     kind = _format_of(path)
@@ -99,7 +99,7 @@ def read_table(path: str | Path, *, columns: tuple[str, ...] = (), purpose: str 
             remedy=f"use one of {', '.join(_FORMATS)} (astropy.table.Table.read and write convert other formats)",
         )
     if not path.is_file():
-        raise InputError(f"there is no such {purpose}", path=path, remedy="check the path")
+        raise InputError(f"the {purpose} does not exist", path=path, remedy="check the path")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", u.UnitsWarning)  # units are checked where a column is used
@@ -108,7 +108,7 @@ def read_table(path: str | Path, *, columns: tuple[str, ...] = (), purpose: str 
         raise
     except Exception as error:
         raise InputError(
-            f"cannot be read as a {purpose} ({_first_line(error)})", path=path, remedy="check or remake the file"
+            f"cannot be read as a {purpose} ({_first_line(error)})", path=path, remedy="check the file or make it again"
         ) from error
     return recognise(table, needed=columns, purpose=purpose, path=path)
 
@@ -123,26 +123,26 @@ def recognise(
     path: PathName = None,
     error: type[PermilError] = InputError,
 ) -> Table:
-    """Return a table with the columns that a reader knows under the names by which it knows them.
+    """Return a table whose known columns have their standard names.
 
-    A name in other case or with blanks around it is understood. A column whose name is close to that of an optional column which is
-    missing is an error, since it would be ignored otherwise; columns of other purposes may be there.
+    Case and surrounding blanks of a name are ignored. A column with a name close to that of a missing optional column is an error, since it
+    would otherwise be ignored; unrelated columns are allowed.
 
     Parameters
     ----------
     needed, optional
-        Names of the columns that the reader uses.
+        Names of the columns that the caller uses.
     hints
-        Names by which optional columns go elsewhere: an error if the column itself is missing.
+        Other common names of optional columns: an error if the column itself is missing.
     purpose, path
-        What the table is, and its file, for messages.
+        Name of the kind of table, and its file, for messages.
     error
         Class of the error.
 
     Raises
     ------
     PermilError
-        Of the class that is asked for, if a needed column is missing, a name is ambiguous, or an optional column seems misspelt.
+        Of class ``error``, if a needed column is missing, a name is ambiguous, or an optional column seems misspelt.
     """
     needed, optional = tuple(needed), tuple(optional)
     renamed: dict[str, str] = {}
@@ -152,9 +152,9 @@ def recognise(
         same = [other for other in table.colnames if other.strip().lower() == name.lower() and other not in (*needed, *optional)]
         if len(same) > 1:
             raise error(
-                f"the {purpose} has {' and '.join(repr(other) for other in same)}, each of which may be the column {name}",
+                f"the {purpose} has {' and '.join(repr(other) for other in same)}, and either may be the column {name}",
                 path=path,
-                remedy=f"name the one that is meant {name}",
+                remedy=f"name the right one {name}",
                 value=same,
             )
         if same:
@@ -183,14 +183,14 @@ def recognise(
                 raise error(
                     f"the {purpose} has a column {other!r}, which would be ignored (did you mean {name}?)",
                     path=path,
-                    remedy=f"name it {name}, or take it out",
+                    remedy=f"name it {name}, or remove it",
                     value=other,
                 )
     return table
 
 
 def _seems_to_mean(other: str, name: str) -> bool:
-    """Return whether a column is probably meant to be one of another name."""
+    """Return whether a column name is probably a misspelling of another."""
     other, name = _snake(other), name.lower()
     if name.endswith("_err"):
         parts = set(other.split("_"))
@@ -210,22 +210,22 @@ def _snake(name: str) -> str:
 def numbers(
     table: Table, column: str, *, unit: str | u.UnitBase | None = None, default: float | None = None, path: PathName = None
 ) -> NDArray[np.float64]:
-    """Return a column of a table as numbers: one per row, NaN where masked, in the unit that is asked for.
+    """Return a column of a table as numbers: one per row, NaN where masked, in the given unit.
 
     Parameters
     ----------
     unit
-        Unit of the result; a column without a unit is taken to be in it.
+        Unit of the result; a column without a unit is assumed to be in it.
     default
-        What all rows get if there is no such column. Without it the column is needed.
+        Value of all rows if the column is missing. Without a default the column is required.
     path
         File of the table, for messages.
 
     Raises
     ------
     InputError
-        If the column is missing, has more than one value per row, holds what is not a real number (the row is named) or has a unit
-        that cannot be converted.
+        If the column is missing, has more than one value per row, holds an entry that is not a real number (the message
+        names the row) or has a unit that cannot be converted.
     """
     if column not in table.colnames:
         if default is None:
@@ -250,7 +250,7 @@ def texts(table: Table, column: str, *, default: str | None = None, path: PathNa
     Parameters
     ----------
     default
-        What all rows get if there is no such column. Without it the column is needed.
+        Value of all rows if the column is missing. Without a default the column is required.
     path
         File of the table, for messages.
 
@@ -285,9 +285,9 @@ def labels(table: Table, column: str, *, path: PathName = None) -> list[str | in
 
 
 def flags(table: Table, column: str, *, path: PathName = None) -> NDArray[np.bool_]:
-    """Return a column of a table as true or false; logical values that came back as 0 and 1 or as letters are understood.
+    """Return a column of a table as booleans; logical values stored as 0 and 1 or as letters are accepted.
 
-    A masked flag is not raised.
+    A masked flag is false.
 
     Raises
     ------
@@ -324,7 +324,7 @@ def _one_per_row(table: Table, column: str, path: PathName) -> Any:
     if len(shape) != 1:
         counts = " x ".join(str(size) for size in shape[1:]) or "no"
         raise InputError(
-            f"column {column} has {counts} values in each row (row 1: {np.ma.getdata(entries)[:1].tolist()}), where one is needed",
+            f"column {column} has {counts} values per row (row 1: {np.ma.getdata(entries)[:1].tolist()}), but one is needed",
             path=path,
             remedy="give one number per row",
             value=shape,
@@ -419,7 +419,7 @@ def _write_fits(path: Path, table: Table) -> None:
     lost = {name: mask_of(table[name]) for name in table.colnames if hdu.columns[name].format == "L"}
     fits.HDUList([fits.PrimaryHDU(header=provenance()), hdu]).writeto(path, overwrite=True)
     if any(mask.any() for mask in lost.values()):
-        # A null of a logical column is a byte of 0, which astropy does not write.
+        # FITS stores a null logical value as a zero byte, which astropy does not write.
         with fits.open(io.BytesIO(path.read_bytes())) as written:
             for name, mask in lost.items():
                 written[1].data.view(np.ndarray)[name][mask] = 0
@@ -442,14 +442,14 @@ def _read(path: Path, kind: str, columns: tuple[str, ...], extension: str | None
         return _read_parquet(path)
     table = Table.read(path, format=kind, encoding="utf-8-sig")
     if any(re.sub(r"_\d+$", "", name) in table.colnames for name in table.colnames if name[-1:].isdigit()):
-        with get_readable_fileobj(str(path), encoding="utf-8-sig") as stream:  # astropy numbers columns of one name
+        with get_readable_fileobj(str(path), encoding="utf-8-sig") as stream:  # astropy renames duplicate columns
             lines = [line[2:].rstrip() for line in itertools.takewhile(lambda line: line.startswith("# "), stream)]
         _require_distinct([entry["name"] for entry in get_header_from_yaml(lines)["datatype"]], path)
     return table
 
 
 def _read_fits(path: Path, columns: tuple[str, ...], extension: str | None) -> Table:
-    """Return the table of a FITS file that is meant, with what is null masked."""
+    """Return the matching table of a FITS file, with null entries masked."""
     with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
         warnings.simplefilter("ignore", AstropyUserWarning)
         tables = [hdu for hdu in hdus if isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and (extension in (None, hdu.name))]
@@ -471,17 +471,17 @@ def _only_table(tables: list[Any], columns: tuple[str, ...], extension: str | No
         return (fitting or tables)[0]
     if not tables:
         which = "table" if extension is None else f"table in an extension {extension}"
-        raise InputError(f"there is no {which} in this file", path=path, remedy="give a FITS file with such a table")
+        raise InputError(f"the file has no {which}", path=path, remedy="give a FITS file with such a table")
     named = ", ".join(f"{hdu.name or 'without a name'} ({', '.join(hdu.columns.names[:8])})" for hdu in fitting or tables)
     raise InputError(
-        f"there are {len(fitting or tables)} tables in this file and it does not tell which one is meant: {named}",
+        f"the file has {len(fitting or tables)} possible tables: {named}",
         path=path,
-        remedy="write the one that is meant to a file of its own" + (f", with {', '.join(columns)}" if columns else ""),
+        remedy="write the right one to a separate file" + (f", with {', '.join(columns)}" if columns else ""),
     )
 
 
 def _null_entries(hdu: Any, name: str, table: Table) -> NDArray[np.bool_] | None:
-    """Return which entries of a column are null where astropy does not tell: scaled integers and logical values."""
+    """Return which entries of a column are null if astropy does not mask them: scaled integers and logical values."""
     column = hdu.columns[name]
     stored = hdu.data.view(np.ndarray)[name]
     scaled = column.bscale not in (None, "", 1) or column.bzero not in (None, "", 0)
@@ -505,7 +505,7 @@ def _require_distinct(names: Iterable[str], path: Path) -> None:
 def _read_parquet(path: Path) -> Table:
     from pyarrow import parquet
 
-    # One file, whatever the names of the folders above it: those are no columns of the table.
+    # Read as one file: folder names such as key=value must not become columns.
     arrow = parquet.ParquetFile(path).read()
     _require_distinct(arrow.column_names, path)
     notes = arrow.schema.metadata or {}
@@ -530,7 +530,7 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _put_together(table: Table, name: str, parts: Any) -> None:
-    """Make one column of the columns that astropy writes for a masked column or a quantity."""
+    """Merge the columns that astropy writes for one masked column or quantity."""
     data, mask = (parts.get(key) for key in ("data" if "data" in parts else "value", "mask"))
     if not hasattr(data, "get") or data.get("name") not in table.colnames:
         return
@@ -550,7 +550,7 @@ def _put_together(table: Table, name: str, parts: Any) -> None:
 
 
 def _from_arrow(chunks: Any, name: str) -> Column:
-    """Return a column of Arrow with nulls masked, as NaN in columns of real numbers."""
+    """Convert an Arrow column; nulls are masked, or NaN in columns of real numbers."""
     import pyarrow as pa
     from pyarrow import types
 

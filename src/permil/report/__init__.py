@@ -1,6 +1,6 @@
-"""The report: one package for each kind of pages, `kit` with what they share, and `registry` with the list of kinds."""
+"""The report: one package per kind of page, `kit` with shared parts, and `registry` with the list of kinds."""
 
-import permil.canvas  # noqa: F401 - before anything of matplotlib
+import permil.plotting  # noqa: F401 - before matplotlib
 from permil.report.kit.summary import summary_table
 from permil.report.stage import make_report
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 
 from permil.camera import Detector
-from permil.exposures import names
+from permil.exposures import file_names
 from permil.simulate.targets import POINTINGS_PER_DETECTOR, Position, pointing_positions
 
 LED_SETTINGS: dict[str, tuple[float, float]] = {
@@ -90,20 +90,20 @@ class PlannedExposure:
     @property
     def obsid(self) -> str:
         """OBSID, for example ``MC_C_20191028_005273``."""
-        return names.observation_id(self.day, self.sequence)
+        return file_names.observation_id(self.day, self.sequence)
 
     @property
     def folder(self) -> str:
         """Folder of the exposure below the root of raw files."""
         if self.kind == "bias":
-            name = names.bias_folder(self.test_sequence)
+            name = file_names.bias_folder(self.test_sequence)
         else:
-            name = names.CcobFolder(self.led, *self.commanded, self.test_sequence).name
-        return str(names.run_folder(self.run, self.job) / name)
+            name = file_names.CcobFolder(self.led, *self.commanded, self.test_sequence).name
+        return str(file_names.run_folder(self.run, self.job) / name)
 
     def file(self, detector: str) -> str:
         """Return the path of one detector's file below the root of raw files."""
-        return f"{self.folder}/{names.file_name(self.obsid, detector)}"
+        return f"{self.folder}/{file_names.file_name(self.obsid, detector)}"
 
     @property
     def identity(self) -> tuple[str | int, ...]:

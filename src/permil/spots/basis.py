@@ -1,4 +1,4 @@
-"""The relative throughput of a detector as a sum of tensor-product B-splines (de Boor 1978); degree 0 is a map of cells."""
+"""Relative throughput of a detector as a sum of tensor-product B-splines (de Boor 1978); degree 0 is a map of cells."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TensorSplines:
     shape
         Rows and columns of the detector, pixels.
     cell
-        Distance of knots, pixels.
+        Knot spacing, pixels.
     degree
         0 (cells) to 3 (cubic).
     """
@@ -43,7 +43,7 @@ class TensorSplines:
         return self.counts[0] * self.counts[1]
 
     def local(self, x: FloatArray, y: FloatArray) -> tuple[IndexArray, FloatArray]:
-        """Return the coefficients that matter at points, and their values.
+        """Return the indices of the splines that are nonzero at points, and their values.
 
         Returns
         -------
@@ -73,6 +73,6 @@ class TensorSplines:
         return first, np.stack(values, axis=1)
 
     def evaluate(self, coefficients: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
-        """Return the sum at points."""
+        """Return the sum of splines at points."""
         index, values = self.local(x, y)
         return (coefficients[index] * values).sum(axis=1)

@@ -1,4 +1,4 @@
-"""The calibration of a mask: flux, place and moments of each spot over many exposures; and its use on any exposure of the mask."""
+"""Calibration of a mask: flux, position and moments of each spot from many exposures, and its application to other exposures."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ IntArray = NDArray[np.int64]
 Method = Literal["joint", "mean"]
 Mode = Literal["dithered", "fixed"]
 _REJECT = 8.0
-# Exposures count as being at one place while their centres scatter by less than this, pixels.
+# Exposures count as being at one position if their centres scatter by less than this, pixels.
 _ONE_PLACE = 3.0
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A calibrated mask and the exposures that calibrated it.
+class SpotCalibration:
+    """A calibrated mask and the exposures used for it.
 
     Attributes
     ----------
     spots, exposures, residuals
-        What was found.
+        Results for spots, exposures and measurements.
     method
         ``joint`` or ``mean``.
     mode
-        ``fixed`` (all exposures at one place) or ``dithered``.
+        ``fixed`` (all exposures at one position) or ``dithered``.
     solution
         Joint flux solution; None with method ``mean``.
     degeneracies
-        Of the gradient along x and y; empty unless the throughput was solved for.
+        Degeneracies of the gradient along x and y; empty unless the throughput was fitted.
     chi_square, freedom
-        Of the fluxes over their expected errors, without the excess.
+        Chi-square of the fluxes with their expected errors, without the excess, and degrees of freedom.
     excess
-        Scatter of the fluxes beyond these errors, which is part of the errors of spots, exposures and throughput.
+        Scatter of the fluxes in excess of these errors, included in the errors of spots, exposures and throughput.
     columns, rows, detector, band, aperture, flux_unit, serial
-        What the measurements have in common.
+        Properties common to all measurements.
     """
 
     spots: SpotTable
@@ -74,7 +74,7 @@ class Calibration:
 
 def calibrate(
     measurements: Measurements, *, method: Method = "joint", splines: TensorSplines | None = None, mode: Mode | None = None
-) -> Calibration:
+) -> SpotCalibration:
     """Calibrate a mask.
 
     Parameters
@@ -82,12 +82,12 @@ def calibrate(
     measurements
         At least two exposures.
     method
-        ``joint``: spots, exposures and throughput in one fit. ``mean``: robust means over the exposures of each flux over the
-        brightness of its exposure, with the throughput left in; its mean over the dithers of a spot then is part of the spot's flux.
+        ``joint``: spots, exposures and throughput in one fit. ``mean``: robust means over the exposures of each flux divided by the
+        scale of its exposure, without a throughput: its mean over the dithers of a spot is then part of the spot's flux.
     splines
-        Throughput model of the joint fit; None: not solved for.
+        Throughput model of the joint fit; None: not fitted.
     mode
-        None: decided by the scatter of the grids' centres.
+        None: chosen from the scatter of the grid centres.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def calibrate(
         moments={name: entry.spot for name, entry in moments.items()},
         moment_errors={name: entry.spot_error for name, entry in moments.items()},
     )
-    return Calibration(
+    return SpotCalibration(
         spots=spots,
         exposures=exposures,
         residuals=residuals_of(measurements, spots, exposures, sigma, used),
@@ -153,7 +153,7 @@ def calibrate(
 
 
 def apply_spots(spots: SpotTable, measurements: Measurements) -> tuple[ExposureTable, Residuals]:
-    """Use a calibration on other exposures of the same mask: only brightness, grid and moment offsets of each are solved for.
+    """Apply a calibration to other exposures of the same mask: fit only scale, grid and moment offsets of each.
 
     Raises
     ------
@@ -185,9 +185,9 @@ def apply_spots(spots: SpotTable, measurements: Measurements) -> tuple[ExposureT
 
 
 def _offset(measurements: Measurements, name: str, spot_values: FloatArray) -> TwoWayMeans:
-    """Return the offsets of the exposures from known moments of the spots."""
+    """Return the offsets of the exposures, given the moments of the spots."""
     difference = measurements.quantities[name] - spot_values[measurements.spot]
-    # One group of spots: the mean over the spots of each exposure.
+    # A single group of spots gives the mean over all spots of each exposure.
     means = two_way_means(
         difference,
         measurements.good,
@@ -230,7 +230,7 @@ def _exposure_table(
 
 
 def _places(measurements: Measurements, positions: PositionSolution) -> FloatArray:
-    """Return places of the spots relative to the centre of the mask, in pixels along the detector's axes."""
+    """Return positions of the spots relative to the centre of the mask, in pixels along the detector axes."""
     grid = next(grid for grid in positions.grids if grid is not None)
     i, j = np.divmod(np.arange(measurements.spots), measurements.rows)
     return grid.positions(i, j) - [grid.x0, grid.y0]
@@ -239,13 +239,13 @@ def _places(measurements: Measurements, positions: PositionSolution) -> FloatArr
 def _mean_fluxes(
     measurements: Measurements,
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Return spot fluxes, exposure scales (with errors), errors of measurements and what was used, from robust means."""
+    """Return spot fluxes, exposure scales (with errors), errors of measurements and the measurements used, from robust means."""
     fluxes, scales = starting_values(measurements, measurements.good)
     good = measurements.good & (np.nan_to_num(fluxes)[measurements.spot] > 0) & (np.nan_to_num(scales)[measurements.exposure] > 0)
     measured, scale = measurements.quantities["flux"], scales[measurements.exposure]
     predicted = fluxes[measurements.spot] * scale
     sigma = expected_sigma(measurements, good, scales, fluxes)
-    # The throughput is part of the scatter here: errors come from the scatter of each spot.
+    # The scatter includes the throughput: errors are taken from the scatter of each spot.
     scatter = 1.4826 * grouped_median(
         np.abs(measured / scale - fluxes[measurements.spot])[good], measurements.spot[good], measurements.spots
     )
@@ -268,9 +268,9 @@ def _mean_fluxes(
 def _excess(
     measurements: Measurements, predicted: FloatArray, sigma: FloatArray, used: NDArray[np.bool_], freedom: int, *, mode: Mode
 ) -> FluxExcess:
-    """Return the scatter of the fluxes beyond their errors, and the part of it that neighbours do not share.
+    """Return the scatter of the fluxes in excess of their errors, and its part not shared by neighbours.
 
-    At one place each spot sees the same pixels in all exposures: nothing that it scatters by belongs to the sensor.
+    At a fixed position each spot falls on the same pixels in all exposures: its scatter is not due to the sensor.
     """
     model, quantities = predicted[used], measurements.quantities
     residual, variance = quantities["flux"][used] / model - 1, (sigma[used] / model) ** 2

@@ -1,4 +1,4 @@
-"""The calibration of a mask as a FITS product."""
+"""Read and write the calibration of a mask as a FITS product."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from permil.errors import InputError
 from permil.products import provenance, write_hdus
 from permil.products.fits import whole_file
 from permil.products.tables import numbers
-from permil.spots.calibration import Calibration
+from permil.spots.calibration import SpotCalibration
 from permil.spots.catalog import flux_unit_of
 from permil.spots.positions import SpotPlaces
 from permil.spots.repeatability import Repeatability
@@ -27,7 +27,7 @@ _GRID = ("x0", "y0", "xstep", "ystep", "theta")
 
 @dataclass(frozen=True)
 class StoredCalibration:
-    """A calibration as it is applied to other exposures: the spots and what must fit."""
+    """A stored calibration: the spots, and properties that other exposures must share."""
 
     spots: SpotTable
     columns: int
@@ -41,13 +41,13 @@ class StoredCalibration:
 
 def write_calibration(
     path: str | Path,
-    calibration: Calibration,
+    calibration: SpotCalibration,
     *,
     decided: bool,
     repeatability: Repeatability | None = None,
     header: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a calibration: tables SPOTS, EXPOSURES, DEGENERACY and REPEATABILITY as far as there are such.
+    """Write a calibration: tables SPOTS, EXPOSURES and, if available, DEGENERACY and REPEATABILITY.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def write_calibration(
     write_hdus(path, [fits.PrimaryHDU(header=provenance(cards)), *tables])
 
 
-def calibration_cards(calibration: Calibration, *, decided: bool) -> dict[str, Any]:
+def calibration_cards(calibration: SpotCalibration, *, decided: bool) -> dict[str, Any]:
     """Return the cards of a calibration for a primary header."""
     return {
         "DETECTOR": (calibration.detector or None, "detector"),
@@ -91,7 +91,7 @@ def calibration_cards(calibration: Calibration, *, decided: bool) -> dict[str, A
     }
 
 
-def _excess_cards(calibration: Calibration) -> dict[str, Any]:
+def _excess_cards(calibration: SpotCalibration) -> dict[str, Any]:
     if np.isnan(calibration.excess.variance):
         return {}
     (scatter, scatter_error), (own, own_error) = calibration.excess.scatter, calibration.excess.unexplained
@@ -124,7 +124,7 @@ def spots_hdu(spots: SpotTable, rows: int, flux_unit: str) -> fits.BinTableHDU:
 
 
 def exposures_hdu(exposures: ExposureTable) -> fits.BinTableHDU:
-    """Return the table EXPOSURES: brightness, grid and moment offsets of each."""
+    """Return the table EXPOSURES: scale, grid and moment offsets of each exposure."""
     width = max(1, *(len(name) for name in exposures.names))
     columns = [
         fits.Column("exposure", f"{width}A", array=np.array(exposures.names)),
@@ -146,7 +146,7 @@ def exposures_hdu(exposures: ExposureTable) -> fits.BinTableHDU:
 
 
 def residuals_hdu(residuals: Residuals, exposures: ExposureTable, rows: int) -> fits.BinTableHDU:
-    """Return the table RESIDUALS: one row per measurement, in single precision except for the places."""
+    """Return the table RESIDUALS: one row per measurement, in single precision except for positions."""
     i, j = np.divmod(residuals.spot, rows)
     columns = [
         fits.Column("grid_i", "J", array=i.astype(np.int32)),
@@ -182,7 +182,7 @@ def write_residuals(
     rows: int,
     header: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what is left of each measurement, with the table of exposures.
+    """Write the residual of each measurement, with the table of exposures.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def read_calibration(path: str | Path) -> StoredCalibration:
     Raises
     ------
     InputError
-        If it cannot be read or is none.
+        If the file cannot be read or is not a calibration.
     """
     try:
         with whole_file(path), fits.open(path, memmap=False) as hdus:
@@ -214,7 +214,7 @@ def read_calibration(path: str | Path) -> StoredCalibration:
             columns, rows = int(header["NCOLS"]), int(header["NROWS"])
             if len(table) != columns * rows:
                 raise InputError(
-                    f"the table SPOTS has {len(table)} rows, a mask of {columns} x {rows} has {columns * rows}",
+                    f"the table SPOTS has {len(table)} rows, but a mask of {columns} x {rows} has {columns * rows}",
                     path=path,
                     remedy="make it again",
                     value=len(table),
@@ -237,7 +237,7 @@ def read_calibration(path: str | Path) -> StoredCalibration:
 
 
 def _text(header: fits.Header, card: str) -> str:
-    """Return a card as text, "" where it is missing or undefined."""
+    """Return a card as text, "" if it is missing or undefined."""
     value = header.get(card)
     return "" if value is None or isinstance(value, fits.card.Undefined) else str(value).strip()
 
@@ -253,7 +253,7 @@ def _spot_table(column: dict[str, NDArray[np.float64]]) -> SpotTable:
     )
 
 
-def _degeneracy_hdu(calibration: Calibration) -> fits.BinTableHDU:
+def _degeneracy_hdu(calibration: SpotCalibration) -> fits.BinTableHDU:
     entries = calibration.degeneracies
     columns = [fits.Column("axis", "1A", array=np.array([entry.axis for entry in entries]))]
     for name in ("free_error", "exposure_trend", "exposure_trend_error", "spot_gradient", "spot_gradient_error"):

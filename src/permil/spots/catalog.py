@@ -1,4 +1,4 @@
-"""The measured sources of one exposure on one detector, as arrays: what readers and measurement make and everything else uses."""
+"""Catalog of measured sources of one exposure on one detector, the common form of all spot data."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 QUANTITIES = ("x", "y", "xx", "yy", "xy", "flux")
-"""What is measured of each source; each has a column of errors of the same name with ``_err``."""
+"""Measured quantities of each source; each has a column of errors with the suffix ``_err``."""
 
 
 class SpotFlag(IntFlag):
-    """What can be wrong with a measured source."""
+    """Defects of a measured source."""
 
     BLEND = 1
     """Shares light with a neighbour."""
     EDGE = 2
-    """Its aperture leaves the detector."""
+    """Its aperture extends beyond the detector."""
     SATURATED = 4
     """Has saturated pixels."""
     MASKED = 8
-    """Has bad pixels, or pixels without data, in its aperture."""
+    """Its aperture contains bad pixels or pixels without data."""
     AMP_BOUNDARY = 16
-    """Its aperture crosses the border of two amplifiers; gains of both count."""
+    """Its aperture crosses the border of two amplifiers, so that both gains contribute."""
     MIDLINE = 32
     """Its aperture touches the line between the two halves of the detector."""
     BAD_FIT = 64
-    """The measurement of position, moments or flux failed, or the program that made the catalog raised a flag."""
+    """The measurement of position, moments or flux failed, or the program that wrote the catalog set a flag."""
 
 
 BAD_FLAGS = SpotFlag.BLEND | SpotFlag.EDGE | SpotFlag.SATURATED | SpotFlag.MASKED | SpotFlag.BAD_FIT
-"""Flags of sources that are kept out of calibration and maps. AMP_BOUNDARY and MIDLINE inform: the measurement itself is sound."""
+"""Flags of sources excluded from calibration and maps. AMP_BOUNDARY and MIDLINE are informative: the measurement is valid."""
 
 
 FLUX_UNITS = ("electron", "count")
@@ -46,12 +46,12 @@ _UNITS = {"x": "pixel", "y": "pixel", "xx": "pixel2", "yy": "pixel2", "xy": "pix
 
 
 def flux_unit_of(label: str) -> str:
-    """Return which of `FLUX_UNITS` a unit is, in any spelling (``e-``, ``adu``, ``DN``); "" for an empty label.
+    """Return the unit in `FLUX_UNITS` with a name in any spelling (``e-``, ``adu``, ``DN``); "" for an empty label.
 
     Raises
     ------
     InputError
-        If it is neither.
+        If it is another unit.
     """
     try:
         unit = parse_unit(label)
@@ -76,25 +76,25 @@ def _no_labels() -> IntArray:
 class SpotCatalog:
     """Measured sources of one exposure on one detector; all arrays have shape (n,).
 
-    Arrays that are left out are filled: NaN for measurements and errors, 0 for flags, -1 for labels. Masks, units and byte order of
-    what is given count (see `permil.arrays.plain_array`): masked measurements are NaN, quantities in other units are converted.
+    Arrays not given are filled: NaN for measurements and errors, 0 for flags, -1 for labels. Masks, units and byte order are respected (see
+    `permil.arrays.plain_array`): masked measurements are NaN, quantities in other units are converted.
 
     Attributes
     ----------
     x, y
         Centroid in the DM pixel frame of the detector (0-based, pixel centres at integers), pixels.
     xx, yy, xy
-        Second moments of the light, pixel^2 (the pixel's own extent is part of them).
+        Second moments of the light, pixel^2 (including the extent of the pixel).
     flux
         Flux in ``flux_unit``.
     x_err, y_err, xx_err, yy_err, xy_err, flux_err
         Standard errors; NaN where unknown.
     background
-        Light under the source that was subtracted, ``flux_unit`` per pixel; NaN where unknown.
+        Subtracted background under the source, ``flux_unit`` per pixel; NaN where unknown.
     flags
         Bits of `SpotFlag`.
     grid_i, grid_j
-        Column and row in the grid of the mask; -1 where a source has no label.
+        Column and row in the grid of the mask; -1 for a source without a label.
     detector
         Name, for example ``R22_S11``; empty if unknown.
     exposure
@@ -110,11 +110,11 @@ class SpotCatalog:
     aperture
         Radius of the flux aperture, pixels; NaN if unknown or not circular.
     flux_unit
-        ``electron`` or ``count``; other spellings (``e-``, ``adu``) are understood.
+        ``electron`` or ``count``; other spellings (``e-``, ``adu``) are accepted.
     serial
         Serial number of the sensor; empty if unknown.
     remarks
-        What is odd about the catalog, in clauses.
+        Inconsistencies of the catalog, as clauses.
     """
 
     x: FloatArray
@@ -146,12 +146,12 @@ class SpotCatalog:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Fill what was left out, and insist on one length.
+        """Fill missing arrays, and check that all have the same length.
 
         Raises
         ------
         InputError
-            If arrays differ in length, are not numbers, or have a unit that cannot be converted; if flags or labels are not whole.
+            If arrays differ in length, are not numbers, or have a unit that cannot be converted; if flags or labels are not integers.
         """
         object.__setattr__(self, "flux_unit", flux_unit_of(self.flux_unit) or "electron")
         flux_unit = "adu" if self.flux_unit == "count" else self.flux_unit
@@ -180,9 +180,7 @@ class SpotCatalog:
         given = getattr(self, name)
         whole = np.where(np.isnan(given), absent, np.rint(given))
         if (np.isfinite(given) & (given != whole)).any() or np.isinf(given).any():
-            raise InputError(
-                f"column {name} of a spot catalog has values that are not whole numbers", remedy="give whole numbers"
-            )
+            raise InputError(f"column {name} of a spot catalog has values that are not integers", remedy="give integers")
         object.__setattr__(self, name, whole.astype(np.int64))
 
     def __len__(self) -> int:
@@ -191,12 +189,12 @@ class SpotCatalog:
 
     @property
     def good(self) -> NDArray[np.bool_]:
-        """Where position and flux are finite and none of `BAD_FLAGS` is set."""
+        """Mask of sources with finite position and flux and none of `BAD_FLAGS`."""
         return np.isfinite(self.x) & np.isfinite(self.y) & np.isfinite(self.flux) & ((self.flags & int(BAD_FLAGS)) == 0)
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """Where a source has a place in the grid."""
+        """Mask of sources with a label."""
         return (self.grid_i >= 0) & (self.grid_j >= 0)
 
     def select(self, rows: ArrayLike) -> SpotCatalog:
@@ -214,4 +212,4 @@ class SpotCatalog:
 METADATA = (
     "detector", "exposure", "exposure_time", "projector_x", "projector_y", "band", "mjd", "aperture", "flux_unit", "serial", "remarks"
 )  # fmt: skip
-"""Fields of `SpotCatalog` that hold for the whole exposure."""
+"""Fields of `SpotCatalog` that apply to the whole exposure."""

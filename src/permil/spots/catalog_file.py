@@ -17,7 +17,7 @@ _UNITS = {"x": "pixel", "y": "pixel", "xx": "pixel2", "yy": "pixel2", "xy": "pix
 
 
 def catalog_hdu(catalog: SpotCatalog) -> fits.BinTableHDU:
-    """Return the table ``SPOTS`` of a catalog; its header names the bits of the flags (``FL_*``: the number of the bit)."""
+    """Return the table ``SPOTS`` of a catalog; its header names the bits of the flags (``FL_*``: bit number)."""
     columns = [
         fits.Column(name, "D", unit=_UNITS.get(quantity, catalog.flux_unit), array=getattr(catalog, name))
         for quantity in QUANTITIES
@@ -32,7 +32,7 @@ def catalog_hdu(catalog: SpotCatalog) -> fits.BinTableHDU:
 
 
 def catalog_cards(catalog: SpotCatalog) -> dict[str, Any]:
-    """Return the cards of what holds for the whole exposure."""
+    """Return the cards that apply to the whole exposure."""
     return {
         "DETECTOR": (catalog.detector or None, "detector"),
         "EXPOSURE": (catalog.exposure or None, "exposure"),

@@ -1,15 +1,15 @@
-"""What spots, exposures and throughput cannot tell from each other, and how large it may be.
+"""Degenerate gradient of spots, exposures and throughput, and bounds on its size.
 
 With ``x_sk = p_k + u_s`` a throughput gradient ``g`` is ``g . p_k + g . u_s``: a trend of the exposures with the pointing and a gradient
-of the spot fluxes over the mask. Only what the lamp and the mask may do limits it. Three figures per axis, all per 1000 pixels:
+of the spot fluxes over the mask. Only assumptions about lamp and mask limit it. Three quantities per axis, per 1000 pixels:
 
 ``free_error``
-    Error of the throughput gradient when it is left free: how little the data themselves say (limited by the weak prior).
+    Error of the throughput gradient without any assumption (limited only by the weak prior).
 ``exposure_trend``
-    Slope of the solved exposure scales over the pointing. If the lamp does not follow the pointing, this is the throughput gradient
-    that the gauge took out; its error is the scatter of the lamp.
+    Slope of the fitted exposure scales with pointing. If the lamp is independent of the pointing, this is the throughput gradient
+    removed by the gauge; its error is the scatter of the lamp.
 ``spot_gradient``
-    Slope of the solved spot fluxes over the mask (true gradient of the illumination plus that of the throughput).
+    Slope of the fitted spot fluxes over the mask (true gradient of the illumination plus that of the throughput).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PIXELS = 1000.0
 
 @dataclass(frozen=True)
 class GradientDegeneracy:
-    """Size of the degenerate gradient along one axis, per 1000 pixels; NaN where there are too few exposures or spots to tell."""
+    """Size of the degenerate gradient along one axis, per 1000 pixels; NaN with too few exposures or spots."""
 
     axis: str
     free_error: float
@@ -43,16 +43,16 @@ class GradientDegeneracy:
 def gradient_degeneracies(
     measurements: Measurements, solution: FluxSolution, *, pointing: FloatArray, places: FloatArray
 ) -> tuple[GradientDegeneracy, GradientDegeneracy]:
-    """Return the sizes along x and y.
+    """Return the degenerate gradients along x and y.
 
     Parameters
     ----------
     measurements, solution
-        What was solved.
+        Measurements, and the joint flux solution.
     pointing : ndarray, shape (exposures, 2)
         Centre of the grid on the detector, pixels.
     places : ndarray, shape (spots, 2)
-        Place of each spot relative to the centre of the grid, pixels of the detector.
+        Position of each spot relative to the centre of the grid, detector pixels.
     """
     free = _free_errors(measurements, solution)
     trend, trend_error = _slopes(pointing, solution.exposure_scale)
@@ -78,7 +78,7 @@ def _free_errors(measurements: Measurements, solution: FluxSolution) -> FloatArr
     stiffness = float(np.diag(matrix)[:count].sum()) + 1.0
     matrix = matrix + stiffness * (np.outer(common, common) + np.outer(constant, constant))
     matrix[np.diag_indices_from(matrix)] += np.concatenate([np.where(seen, 0.0, 1.0), np.full(len(mean), PRIOR_THROUGHPUT**-2)])
-    # Pinning the exposures' trend to nothing at all is impossible without more data: a ridge keeps the matrix invertible.
+    # The trend of the exposures is not constrained by the data: a ridge keeps the matrix invertible.
     matrix[np.diag_indices_from(matrix)] += 1e-12 * stiffness
     functionals = np.stack([np.concatenate([np.zeros(count), slope]) for slope in slopes])
     errors = np.sqrt(np.einsum("fo,of->f", functionals, cho_solve(cho_factor(matrix, lower=True), functionals.T)))

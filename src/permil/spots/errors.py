@@ -6,7 +6,7 @@ from permil.errors import PermilError
 
 
 class GridError(PermilError):
-    """Points are not a grid of spots, or not one that can be told."""
+    """Points do not form an identifiable grid of spots."""
 
 
 class SpotError(PermilError):

@@ -1,4 +1,4 @@
-"""Measure the spots of a raw exposure."""
+"""Reduce a raw spot exposure and measure its spots."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import InputError
-from permil.exposures.record import Exposure, read_exposure
-from permil.exposures.sums import Checksums
+from permil.exposures.checksums import Checksums
+from permil.exposures.exposure import Exposure, read_exposure
 from permil.isr import Calibration
 from permil.isr.stage import reduce_file
 from permil.spots.errors import SpotError
@@ -33,9 +33,9 @@ def measure_exposure(
     path
         Raw file.
     calibration
-        Of the detector that the file must be of.
+        Calibration of the expected detector.
     band
-        Filter or LED of the exposure; by default what the card FILTER says. The CCOB cards of a spot exposure are leftovers.
+        Filter or LED of the exposure; by default the card FILTER. The CCOB cards of a spot exposure are stale.
     checksums
         See `permil.exposures.RawFile`.
 
@@ -46,9 +46,9 @@ def measure_exposure(
     Raises
     ------
     InputError
-        If the file cannot be used, is not a spot exposure, or is that of another detector.
+        If the file cannot be used, is not a spot exposure, or is of another detector.
     CalibrationError
-        If the reduction lacks something.
+        If a calibration input is missing or does not match.
     SpotError
         If the image cannot be measured.
     """
@@ -87,7 +87,7 @@ def measure_exposure(
 
 
 def is_spot_exposure(exposure: Exposure) -> bool:
-    """Return whether an exposure is one of the spot projector: IMGTYPE SPOT, or TESTTYPE that begins with it."""
+    """Return whether an exposure is of the spot projector: IMGTYPE is SPOT, or TESTTYPE starts with it."""
     return exposure.image_type == "spot" or (
         exposure.image_type not in ("bias", "dark") and exposure.test_type.startswith("spot")
     )

@@ -1,20 +1,20 @@
-"""Scatter of fluxes beyond their errors, and whether it belongs to the sensor.
+"""Scatter of fluxes in excess of their errors, and its part due to the sensor.
 
-Measured fluxes scatter about the model by more than their errors where the throughput has structure finer than its knots, or where the
-errors are too small. The excess ``t`` is a relative variance: that of a measurement is ``v = s^2 + t`` with its relative error ``s``. It
-is what makes the residuals ``r`` scatter as they should (Paule & Mandel 1982, J. Res. NBS 87, 377, with the squares bounded)::
+Fluxes scatter about the model by more than their errors if the throughput has structure finer than its knots, or if the errors are
+too small. The excess ``t`` is a relative variance: a measurement with relative error ``s`` has the variance ``v = s^2 + t``. It is
+chosen such that the residuals ``r`` scatter as expected (Paule & Mandel 1982, J. Res. NBS 87, 377, with the squares bounded)::
 
     sum(min(r^2 / v, 9)) = 0.995 freedom
 
-Structure of the sensor is the same for different spots at one place; errors of measurements and of spots are not. Half the squared
+Structure of the sensor is the same for different spots at one position; errors of measurements and of spots are not. Half the squared
 difference of two residuals at a distance ``d``, of different spots and exposures, is on average::
 
     (1 - h) ((s_1^2 + s_2^2) / 2 + t_0) + h (t - t_0) + a d^2
 
-where ``t_0`` is the part of the excess that neighbours do not share (the nugget of a variogram; Cressie 1993, Statistics for Spatial
-Data, 2.3) and ``h`` the part of a measurement in the fluxes of its spot and the scale of its exposure: these take that part of what is the
-measurement's own, and are themselves off by what the structure does to them elsewhere. What the throughput takes of the residuals is
-common to both and drops out. Pairs are mutual nearest neighbours, so that no measurement counts twice.
+where ``t_0`` is the part of the excess not shared by neighbours (the nugget of a variogram; Cressie 1993, Statistics for Spatial Data,
+2.3) and ``h`` the weight of a measurement in the flux of its spot and the scale of its exposure: these absorb that fraction of the
+measurement's own error, and are themselves shifted by the structure at other positions. What the throughput absorbs of the residuals is
+common to both and cancels. Pairs are mutual nearest neighbours, so that no measurement is used twice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 
-from permil.excess import root_of_variance
+from permil.excess_scatter import root_of_variance
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -36,7 +36,7 @@ _BOUND = 9.0
 _MEAN_BOUNDED, _VARIANCE_BOUNDED = 0.9950, 1.9013
 """Mean and variance of the square of a standard normal number, bounded."""
 _LARGEST = 1.0
-"""Largest excess that is looked for, relative variance."""
+"""Upper limit of the fitted excess, relative variance."""
 _NEIGHBOUR_PX = 5.0
 """Largest distance of neighbours, pixels: about the diameter of a star's image."""
 _CANDIDATES = 8
@@ -45,17 +45,17 @@ _FEWEST_PAIRS = 30
 
 @dataclass(frozen=True)
 class FluxExcess:
-    """Relative variance of fluxes beyond their errors.
+    """Relative variance of fluxes in excess of their errors.
 
     Attributes
     ----------
     variance, variance_error
-        Of all measurements, with its standard error; NaN where the catalogs have no errors.
+        Excess of all measurements and its standard error; NaN if the catalogs have no errors.
     own, own_error
-        The part that neighbouring measurements of different spots do not share. It may be negative within its error; NaN where there are
-        too few neighbours.
+        The part not shared by neighbouring measurements of different spots. It may be negative within its error; NaN with too few
+        neighbours.
     pairs
-        Neighbours that were compared.
+        Number of pairs of neighbours compared.
     """
 
     variance: float
@@ -66,19 +66,19 @@ class FluxExcess:
 
     @property
     def scatter(self) -> tuple[float, float]:
-        """All of the excess as a relative scatter, and its error."""
+        """Total excess as a relative scatter, and its error."""
         return root_of_variance(self.variance, self.variance_error)
 
     @property
     def structure(self) -> tuple[float, float]:
-        """The part that belongs to the place on the sensor, and its error; NaN where it is not known."""
+        """The part due to the position on the sensor, and its error; NaN if unknown."""
         return root_of_variance(self.variance - self.own, math.hypot(self.variance_error, self.own_error))
 
     @property
     def unexplained(self) -> tuple[float, float]:
-        """The part that does not belong to the sensor, and its error.
+        """The part not due to the sensor, and its error.
 
-        Where neighbours cannot tell, all of the excess with an error of the same size: it may be none.
+        Without enough neighbours, the total excess with an error of the same size, since it may be zero.
         """
         if math.isnan(self.own):
             return self.scatter[0], self.scatter[0] + self.scatter[1]
@@ -86,11 +86,11 @@ class FluxExcess:
 
 
 UNKNOWN = FluxExcess(math.nan, math.nan, math.nan, math.nan, 0)
-"""Where catalogs have no errors."""
+"""Result for catalogs without errors."""
 
 
 def fit_excess(residual: FloatArray, variance: FloatArray, freedom: float) -> tuple[float, float]:
-    """Return the relative variance of residuals beyond their errors, at least 0, and its standard error.
+    """Fit the relative variance of residuals in excess of their errors (at least 0); return it with its standard error.
 
     Parameters
     ----------
@@ -118,14 +118,14 @@ def fit_excess(residual: FloatArray, variance: FloatArray, freedom: float) -> tu
 def own_excess(
     residual: FloatArray, variance: FloatArray, excess: float, places: FloatArray, spot: IntArray, exposure: IntArray
 ) -> tuple[float, float, int]:
-    """Return the part of the excess that neighbours do not share, its standard error, and the number of pairs (module docstring).
+    """Return the part of the excess not shared by neighbours, its standard error, and the number of pairs (module docstring).
 
     Parameters
     ----------
     residual, variance : ndarray, shape (n,)
         Relative residuals and the squares of their relative errors.
     excess
-        Of `fit_excess`.
+        Result of `fit_excess`.
     places : ndarray, shape (n, 2)
         x, y in pixels.
     spot, exposure : ndarray, shape (n,)
@@ -143,7 +143,7 @@ def own_excess(
     half_squares = (residual[first] - residual[second]) ** 2 / 2
     matrix = np.column_stack([of_own, distance**2])
     own, error = excess, math.nan
-    # The variance of half a squared difference is twice the square of its mean, which depends on what is looked for.
+    # The variance of half a squared difference is twice the square of its mean, which depends on the parameters fitted.
     for _ in range(2):
         weights = 1 / (2 * (noise + of_own * max(own, 0.0)) ** 2)
         inverse = np.linalg.pinv(matrix.T @ (weights[:, None] * matrix))

@@ -1,20 +1,20 @@
-"""Fluxes of spots over many exposures: ``flux_sk = spot_s * exposure_k * (1 + throughput(x_sk))``, solved jointly in flux.
+"""Joint fit of spot fluxes over many exposures: ``flux_sk = spot_s * exposure_k * (1 + throughput(x_sk))``.
 
-The model is fitted by Gauss-Newton steps with robust weights (Huber 1964: weight 1 within 3 sigma, falling as 3 sigma / |residual|
-beyond; 0 beyond 8 sigma). Weights come from expected variances: the variance of each measurement is that of its spot, scaled with the
-brightness of the exposure. Were each measurement weighted by its own reported error, bright fluctuations would count less and bias
-the fluxes. To it is added the excess that the residuals ask for, a relative variance common to all measurements
-(`permil.spots.flux_excess`): structure of the sensor finer than the knots limits bright spots, whatever their photon noise.
+The model is fitted by Gauss-Newton steps with robust weights (Huber 1964: weight 1 within 3 sigma, decreasing as 3 sigma / |residual|
+beyond; 0 beyond 8 sigma). Weights use expected variances: the variance of each spot, scaled with the brightness of the exposure. Weights
+from the reported error of each measurement would favour faint fluctuations and bias the fluxes. An excess, a relative variance common
+to all measurements, is fitted to the residuals and added (`permil.spots.flux_excess`): structure of the sensor finer than the knots
+limits bright spots, whatever their photon noise.
 
-What the data cannot tell is fixed openly:
+Degenerate modes are fixed by explicit conventions (the gauge):
 
 - a common factor: the mean of the exposure scales is 1;
 - a constant throughput: its mean over the measurements is 0;
 - a gradient of the throughput: since ``x_sk = p_k + u_s``, it is the same as a gradient of the spot fluxes over the mask together
   with a trend of the exposure scales with the pointing. The gradient of the throughput over the measurements is set to 0 and
-  `permil.spots.degeneracy` says how large it may be.
+  `permil.spots.degeneracy` gives bounds on its size.
 
-A weak prior (throughput within 0.1, one sigma) holds splines at the rim of the covered area that hardly any spot touches.
+A weak prior (throughput 0 +- 0.1) constrains splines at the rim of the covered area, where there are few spots.
 """
 
 from __future__ import annotations
@@ -37,26 +37,26 @@ PRIOR_THROUGHPUT = 0.1
 _HUBER, _REJECT = 3.0, 8.0
 _ITERATIONS = 20
 _CONVERGED = 1e-7
-# Change of the excess over its error below which it has settled.
+# Change of the excess, relative to its error, below which it has converged.
 _SETTLED = 1e-3
-# Weight of the gauge relative to the mean weight of the parameters: far above the data, and still well conditioned.
+# Weight of the gauge relative to the mean weight of the parameters: large, but still well conditioned.
 _STIFF = 1e3
 
 
 @dataclass(frozen=True)
 class FluxSolution:
-    """The solved model.
+    """Solution of the joint flux model.
 
     Attributes
     ----------
     spot_flux, spot_error : ndarray, shape (spots,)
         Flux of each spot at exposure scale 1 and throughput 1; NaN for spots without a good measurement.
     exposure_scale, exposure_error : ndarray, shape (exposures,)
-        Relative brightness of each exposure, mean 1; NaN where none of its measurements is good.
+        Relative brightness of each exposure, mean 1; NaN without a good measurement.
     splines, coefficients
-        The throughput; no coefficients where it was not solved for.
+        Throughput model; no coefficients if it was not fitted.
     covariance : ndarray
-        Of (exposure scales relative, coefficients), in the gauge of this module.
+        Covariance of (relative exposure scales, coefficients), in the gauge of this module.
     equations
         Normal equations at the solution, before gauge and prior.
     predicted, sigma : ndarray, shape (n,)
@@ -64,13 +64,13 @@ class FluxSolution:
     throughput : ndarray, shape (n,)
         Fitted throughput minus 1 at each measurement.
     used : ndarray, shape (n,)
-        Measurements that took part.
+        Measurements used in the fit.
     chi_square, freedom
-        Of the measurements that took part, over their expected errors without the excess.
+        Chi-square of the measurements used, with their expected errors without the excess, and degrees of freedom.
     excess, excess_error
-        Relative variance of the fluxes beyond their expected errors, which is part of all errors here, and its standard error.
+        Relative variance of the fluxes in excess of their expected errors, included in all errors here, and its standard error.
     errors_from_scatter
-        Whether the catalogs had no flux errors: then chi-square is 1 per degree of freedom by construction.
+        Whether the catalogs had no flux errors; chi-square per degree of freedom is then 1 by construction.
     """
 
     spot_flux: FloatArray
@@ -93,7 +93,7 @@ class FluxSolution:
 
 
 def starting_values(measurements: Measurements, good: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """Return spot fluxes and exposure scales (mean 1) from medians of ratios, taken in turns; NaN without a good measurement."""
+    """Return spot fluxes and exposure scales (mean 1) from alternating medians of ratios; NaN without a good measurement."""
     flux, spot, exposure = measurements.quantities["flux"][good], measurements.spot[good], measurements.exposure[good]
     scales = np.ones(measurements.exposures)
     for _ in range(4):
@@ -116,13 +116,13 @@ def grouped_median(values: FloatArray, group: IntArray, groups: int) -> FloatArr
 
 
 def expected_sigma(measurements: Measurements, good: NDArray[np.bool_], scales: FloatArray, fluxes: FloatArray) -> FloatArray:
-    """Return the expected error of each measurement (module docstring); NaN where the catalogs have no errors."""
+    """Return the expected error of each measurement (module docstring); NaN if the catalogs have no errors."""
     variance = measurements.errors["flux"] ** 2 / scales[measurements.exposure]
     known = good & np.isfinite(variance)
     if not known.any():
         return np.full(len(good), np.nan)
     per_spot = grouped_median(variance[known], measurements.spot[known], measurements.spots)
-    # A spot whose measurements carry no error gets the typical one of its brightness.
+    # A spot without errors gets the typical error at its brightness.
     per_flux = np.nanmedian(per_spot / np.abs(fluxes))
     per_spot = np.where(np.isfinite(per_spot), per_spot, per_flux * np.abs(fluxes))
     return np.sqrt(per_spot[measurements.spot] * scales[measurements.exposure])
@@ -134,9 +134,9 @@ def fit_fluxes(measurements: Measurements, *, splines: TensorSplines | None) -> 
     Parameters
     ----------
     measurements
-        Of all exposures.
+        Measurements of all exposures.
     splines
-        Throughput model; None to solve for spots and exposures alone (exposures at one place say nothing about the throughput).
+        Throughput model; None to fit spots and exposures alone (exposures at one position do not constrain the throughput).
 
     Raises
     ------
@@ -167,7 +167,7 @@ def _sigma_from_scatter(
 
 
 class _Fit:
-    """Gauss-Newton with robust weights; one object per fit."""
+    """State of one Gauss-Newton fit with robust weights."""
 
     def __init__(
         self,
@@ -201,7 +201,7 @@ class _Fit:
             extra, side = self._gauge(equations, scales, seen_exposures, coefficients)
             solution = solve(equations, extra, side)
             change = solution.others[: len(scales)]
-            # Steps are bounded, so that a bad start cannot turn a flux negative.
+            # Steps are bounded, so that a bad start cannot make a flux negative.
             fluxes = fluxes * np.clip(1 + solution.spots, 0.5, 2.0)
             scales = scales * np.clip(1 + change, 0.5, 2.0)
             coefficients = coefficients + solution.others[len(scales) :]
@@ -217,12 +217,12 @@ class _Fit:
         return fluxes[self.spot] * scales[self.exposure] * factor, factor
 
     def _update_excess(self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray) -> bool:
-        """Fit the excess to the residuals; return whether it has settled."""
+        """Fit the excess to the residuals; return whether it has converged."""
         if self.from_scatter:
             return True
         model, _ = self._model(fluxes, scales, coefficients)
         residual, variance = (self.flux - model) / model, (self.sigma / model) ** 2
-        # At the start nothing is rejected: residuals of an excess far above the errors are no outliers.
+        # Nothing is rejected at the start: residuals due to a large excess are not outliers.
         kept = (
             residual**2 <= _REJECT**2 * (variance + self.excess) if self.excess_error > 0 else np.ones(len(residual), dtype=bool)
         )
@@ -237,7 +237,7 @@ class _Fit:
     def _equations(
         self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray
     ) -> tuple[NormalEquations, FloatArray, FloatArray]:
-        """Return the normal equations, and the residuals over errors with and without the excess."""
+        """Return the normal equations, and the residuals divided by their errors with and without the excess."""
         model, factor = self._model(fluxes, scales, coefficients)
         total = np.sqrt(self.sigma**2 + self.excess * model**2)
         pull = (self.flux - model) / total
@@ -284,7 +284,7 @@ class _Fit:
         solution = solve(equations, extra, side)
         kept = np.abs(pull) <= _REJECT
         seen_spots = equations.spot_weight > 0
-        # Coefficients that the prior holds are no free parameters: what counts is the trace of the data's part.
+        # Coefficients constrained by the prior are not free parameters: the trace of the contribution of the data counts.
         held = PRIOR_THROUGHPUT**-2 * float(np.trace(solution.covariance[len(scales) :, len(scales) :]))
         gauges = 1 + len(self.moments)
         parameters = seen_spots.sum() + seen_exposures.sum() + self.terms - held - gauges
@@ -328,9 +328,9 @@ def robust_weight(pull: FloatArray) -> FloatArray:
 
 
 def gauge_moments(index: NDArray[np.int32], values: FloatArray, x: FloatArray, y: FloatArray, terms: int) -> list[FloatArray]:
-    """Return the functionals of the coefficients that the gauge sets to 0: mean and slopes of the throughput over the measurements.
+    """Return the linear functionals that the gauge sets to 0: mean and slopes of the throughput over the measurements.
 
-    Slopes are per standard deviation of the positions, so that all have the size of a throughput.
+    Slopes are per standard deviation of the positions, so that all have the scale of a throughput.
     """
     if terms == 0:
         return []

@@ -1,4 +1,4 @@
-"""The names of the products of this package below a run's folder."""
+"""Paths of the products of this package in a run's folder."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# Names of exposures and bands come from headers.
+# Names of exposures and bands are read from headers and may contain any character.
 _UNSAFE = re.compile(r"[^\w.+\-]")
 
 
 @dataclass(frozen=True)
 class SpotsFolder:
-    """Paths below ``root / spots``; nothing here touches the disk. ``band`` may be empty."""
+    """Paths below ``root / spots``; the disk is not accessed. ``band`` may be empty."""
 
     root: Path
 
@@ -22,38 +22,38 @@ class SpotsFolder:
         return self.root / "spots"
 
     def catalog(self, detector: str, exposure: str) -> Path:
-        """What was measured on one exposure."""
+        """Return the path of the catalog measured on one exposure."""
         return self.path / "catalogs" / _file_name(exposure, detector)
 
     def grid(self, detector: str, exposure: str) -> Path:
-        """Labelled catalog of one exposure."""
+        """Return the path of the labelled catalog of one exposure."""
         return self.path / "grids" / _file_name(exposure, detector)
 
     def calibration(self, detector: str, band: str) -> Path:
-        """Calibration of the mask."""
+        """Return the path of the calibration of the mask."""
         return self.path / _file_name("calibration", detector, band)
 
     def residuals(self, detector: str, band: str) -> Path:
-        """What is left of each measurement, placed on the detector."""
+        """Return the path of the residual of each measurement at its position on the detector."""
         return self.path / _file_name("residuals", detector, band)
 
     def throughput(self, detector: str, band: str) -> Path:
-        """Binned maps of the residuals."""
+        """Return the path of the binned maps of the residuals."""
         return self.path / _file_name("throughput", detector, band)
 
     @property
     def summary(self) -> Path:
-        """Figures of all detectors and bands."""
+        """Results of all detectors and bands."""
         return self.path / "summary.ecsv"
 
     @property
     def remarks(self) -> Path:
-        """What is odd about catalogs: cards and values that were not used, repeated catalogs and rows, second grids."""
+        """Inconsistencies of catalogs: unused cards and values, repeated catalogs and rows, second grids."""
         return self.path / "remarks.ecsv"
 
     @property
     def left_out(self) -> Path:
-        """Exposures that were left out, with the reason."""
+        """Excluded exposures, with the reason."""
         return self.path / "left_out.ecsv"
 
 

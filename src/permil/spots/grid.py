@@ -1,4 +1,4 @@
-"""The grid of spots: found from the points alone, labelled, fitted; its window decided where the data decide it."""
+"""Find the grid of spots from the points alone, label and fit it, and determine its window in the mask if possible."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 LEAST_SPOTS = 9
-# A catalog of which less than this share lies on the grid is not (only) an exposure of the mask.
+# If less than this fraction of a catalog lies on the grid, it is not (only) an exposure of the mask.
 _LEAST_SHARE = 0.5
-# What is left over is searched for a second grid from this share of the first on; two exposures in one catalog are about equal.
+# Remaining sources are searched for a second grid if they exceed this fraction of the first; two exposures have about equal grids.
 _SECOND_GRID = 0.1
 _AS_STRONG = 0.7
-# In a grid each spot has up to four neighbours; chance alignments have few.
+# A spot of a grid has up to four neighbours; chance alignments have few.
 _LEAST_NEIGHBOURS = 1.6
 _MOST_SCATTER = 0.08
-# A line beyond the size of the mask with fewer of its nodes than this is there by chance.
+# A line beyond the size of the mask with a lower fraction of its nodes is a chance alignment.
 _CHANCE_LINE = 0.1
 
 
@@ -36,16 +36,16 @@ class SpotGrid:
     Attributes
     ----------
     grid_i, grid_j : ndarray, shape (n,)
-        Labels in the order of the input; -1 where a source is not a spot of the grid. No label occurs twice.
+        Labels in the order of the input; -1 for sources that are not spots of the grid. Labels are unique.
     columns, rows
-        Size of the grid: of the mask where the window is decided, of what was found along an axis where it is ambiguous.
+        Size of the grid along each axis: that of the mask if the window is decided, that of the detected grid if it is ambiguous.
     decided_i, decided_j
-        Whether it is certain which node is 0 along each axis. Where it is not, 0 is the first that was found.
+        Whether node 0 along each axis is certainly that of the mask. If not, 0 is the first detected node.
     rigid, affine, distortion
-        The fits.
+        Fits of the grid.
     second
-        Sources that lie on a second, weaker grid, and have no label: false ones half way between spots along the rim of a bright
-        disc, for example.
+        Sources on a second, weaker grid, without a label: for example false sources half way between spots along the rim of a bright
+        disc.
     """
 
     grid_i: IntArray
@@ -61,7 +61,7 @@ class SpotGrid:
 
     @property
     def labelled(self) -> NDArray[np.bool_]:
-        """Which sources are spots of the grid."""
+        """Mask of sources that are spots of the grid."""
         return self.grid_i >= 0
 
     @property
@@ -73,7 +73,7 @@ class SpotGrid:
 def find_grid(
     x: FloatArray, y: FloatArray, *, columns: int = 49, rows: int = 49, degree: int = 3, usable: NDArray[np.bool_] | None = None
 ) -> SpotGrid:
-    """Find the grid of spots among sources, with no initial guess of place, pitch or angle.
+    """Find the grid of spots among sources, without an initial guess of position, pitch or angle.
 
     Parameters
     ----------
@@ -82,14 +82,14 @@ def find_grid(
     columns, rows
         Spots of the mask along i (the axis nearer to +x) and j.
     degree
-        Of the polynomial distortion.
+        Degree of the polynomial distortion.
     usable : ndarray, shape (n,), optional
-        Sources whose position can be trusted; the others get no label.
+        Sources with a reliable position; the others get no label.
 
     Raises
     ------
     GridError
-        If there are fewer than nine sources, they lie on no grid or on two of about equal strength, or the grid has more nodes than
+        If there are fewer than nine sources, they do not form a single grid, or the grid has more nodes than
         the mask.
     """
     keep = np.isfinite(x) & np.isfinite(y)
@@ -128,9 +128,9 @@ def find_grid(
 
 
 def _turned(points: FloatArray, labels: IntArray) -> tuple[IntArray, RigidGrid]:
-    """Return labels that begin at 0 and the five parameters, turned so that THETA is in its range.
+    """Return labels that start at 0 and the five parameters, rotated so that THETA is in its range.
 
-    The rough steps choose the axes well except next to 45 degrees, where the fit may end on the other side.
+    The rough steps determine the axes except near 45 degrees, where the fit may end on the other side.
     """
     quarter = np.pi / 4
     while True:
@@ -139,7 +139,7 @@ def _turned(points: FloatArray, labels: IntArray) -> tuple[IntArray, RigidGrid]:
         rigid = fit_rigid(points, centred(labels, columns, rows), columns, rows)
         if -quarter < rigid.theta <= quarter:
             return labels, rigid
-        # A grid at 45 + e degrees is one at e - 45 degrees whose axis i is the old axis -j, and the other way round.
+        # A grid at 45 + e degrees is one at e - 45 degrees whose axis i is the old axis -j, and vice versa.
         turn = (
             np.stack([-labels[:, 1], labels[:, 0]], axis=1)
             if rigid.theta > 0
@@ -159,7 +159,7 @@ def _labelled(points: FloatArray) -> IntArray:
 
 
 def _second_grid(points: FloatArray, labels: IntArray) -> int:
-    """Return how many of the sources that are not on the grid lie on a second one.
+    """Return the number of unlabelled sources that lie on a second grid.
 
     Raises
     ------
@@ -179,7 +179,7 @@ def _second_grid(points: FloatArray, labels: IntArray) -> int:
     second = int(inside.sum())
     if second > _AS_STRONG * first:
         raise GridError(
-            f"there are two interleaved grids: {first} sources lie on one and {second} others on another",
+            f"the sources form two interleaved grids: {first} sources lie on one and {second} others on another",
             remedy="give one exposure of the mask at a time",
             value=second,
         )
@@ -187,7 +187,7 @@ def _second_grid(points: FloatArray, labels: IntArray) -> int:
 
 
 def _require_grid(points: FloatArray, labels: IntArray, inside: NDArray[np.bool_]) -> None:
-    """Raise an error if the labelled points may be there by chance."""
+    """Raise an error if the labelled points may be a chance alignment."""
     count = int(inside.sum())
     if (
         count < max(LEAST_SPOTS, _LEAST_SHARE * len(points))
@@ -195,7 +195,7 @@ def _require_grid(points: FloatArray, labels: IntArray, inside: NDArray[np.bool_
         or len(np.unique(labels[:, 1])) < 2
     ):
         raise GridError(
-            f"the sources lie on no grid: the largest part that fits one has {count} of {len(points)} sources",
+            f"the sources do not lie on a grid: the largest consistent part has {count} of {len(points)} sources",
             remedy="give a catalog of an exposure of the spot mask",
             value=count,
         )
@@ -206,7 +206,7 @@ def _require_grid(points: FloatArray, labels: IntArray, inside: NDArray[np.bool_
     scatter = fit_distortion(points[inside], labels.astype(np.float64), degree).rms / np.hypot(*affine.steps.T).mean()
     if neighbours < _LEAST_NEIGHBOURS or scatter > _MOST_SCATTER:
         raise GridError(
-            f"the sources lie on no grid: those that fit best have {neighbours:.1f} neighbours on average "
+            f"the sources do not lie on a grid: the best-fitting ones have {neighbours:.1f} neighbours on average "
             f"and scatter by {scatter:.3f} steps",
             remedy="give a catalog of an exposure of the spot mask",
             value=(neighbours, scatter),
@@ -214,7 +214,7 @@ def _require_grid(points: FloatArray, labels: IntArray, inside: NDArray[np.bool_
 
 
 def _trimmed(labels: IntArray, size: tuple[int, int]) -> IntArray:
-    """Unlabel lines beyond the size of the mask that are there by chance.
+    """Unlabel chance alignments beyond the size of the mask.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""`permil spots grid`: label the sources of a catalog by their place in the grid and write the catalog with its labels."""
+"""`permil spots grid`: label the sources of a catalog by their position in the grid and write the labelled catalog."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from permil.spots.grid import SpotGrid, find_grid
 from permil.spots.readers import SourceTable, catalog_of, open_source_table
 
 POSITION_FLAGS = SpotFlag.BAD_FIT | SpotFlag.EDGE
-"""Flags of sources whose position cannot be trusted: they get no label. A saturated spot is still a spot."""
+"""Flags of sources without a reliable position, which get no label. A saturated spot keeps its label."""
 
 
 def label_catalog(
@@ -26,7 +26,7 @@ def label_catalog(
     Raises
     ------
     GridError
-        If its sources are no grid; it names ``path``.
+        If its sources do not form a grid; the message names ``path``.
     """
     usable = (catalog.flags & int(POSITION_FLAGS)) == 0
     try:
@@ -42,26 +42,26 @@ def grid_file(catalog: str | Path, out: str | Path, *, columns: int = 49, rows: 
     Parameters
     ----------
     catalog
-        FITS catalog of any make that `permil.spots.readers` knows.
+        FITS catalog of any kind supported by `permil.spots.readers`.
     out
         FITS file to write: the grid in the primary header; the table of the input, all rows and columns in their order, with
-        ``grid_i`` and ``grid_j`` (-1 for sources that are no spots of the grid); the table NODES with the shift of each node.
+        ``grid_i`` and ``grid_j`` (-1 for sources that are not spots of the grid); the table NODES with the shift of each node.
     columns, rows
         Spots of the mask along i and j.
     degree
-        Of the polynomial distortion.
+        Degree of the polynomial distortion.
 
     Returns
     -------
     str
-        What was found, for people.
+        Summary text.
 
     Raises
     ------
     InputError
         If the catalog cannot be used.
     GridError
-        If its sources are no grid, with the path of the catalog.
+        If its sources do not form a grid; the message names the catalog.
     """
     check_output(out, inputs=[catalog])
     with open_source_table(catalog) as table:
@@ -126,12 +126,12 @@ def _source_cards(sources: SpotCatalog, table: SourceTable) -> dict[str, Any]:
         "FLUXUNIT": (sources.flux_unit, "unit of flux"),
         "CATKIND": (table.kind, "make of the catalog"),
     }
-    # The columns of a catalog of the stack have their radius in their names.
+    # Column names of stack catalogs contain the radius.
     return cards if table.kind == "stack" else cards | {"APERTURE": (sources.aperture, "[pixel] radius of the flux aperture")}
 
 
 def labelled_hdu(table: SourceTable, grid: SpotGrid) -> fits.BinTableHDU:
-    """Return the table of a catalog with the columns ``grid_i`` and ``grid_j``; labels that it had are replaced."""
+    """Return the table of a catalog with the columns ``grid_i`` and ``grid_j``; existing labels are replaced."""
     kept = [column for column in table.hdu.columns if column.name not in ("grid_i", "grid_j")]
     labels = [
         fits.Column("grid_i", "J", array=grid.grid_i.astype(np.int32)),
@@ -150,7 +150,7 @@ def labelled_hdu(table: SourceTable, grid: SpotGrid) -> fits.BinTableHDU:
 
 
 def nodes_hdu(sources: SpotCatalog, grid: SpotGrid) -> fits.BinTableHDU:
-    """Return the table of the shift of each spot from its node, whole and beyond the polynomial (pixels)."""
+    """Return the table of shifts of spots from their nodes, total and relative to the polynomial (pixels)."""
     spots = np.flatnonzero(grid.labelled)
     points = np.stack([sources.x[spots], sources.y[spots]], axis=1)
     shift = points - grid.rigid.positions(grid.grid_i[spots], grid.grid_j[spots])
@@ -165,7 +165,7 @@ def nodes_hdu(sources: SpotCatalog, grid: SpotGrid) -> fits.BinTableHDU:
 
 
 def describe_grid(grid: SpotGrid, sources: int) -> str:
-    """Return what was found, for people."""
+    """Return a summary text of the grid."""
     rigid = grid.rigid
     spots = int(grid.labelled.sum())
     lines = [f"{spots} of {sources} sources are spots of a grid of {grid.columns} x {grid.rows}; {sources - spots} rejected"]
@@ -186,12 +186,12 @@ def describe_grid(grid: SpotGrid, sources: int) -> str:
         lines.append("window: decided, node (0, 0) is certain")
     else:
         axes = " and ".join(axis for axis, decided in (("i", grid.decided_i), ("j", grid.decided_j)) if not decided)
-        lines.append(f"window: ambiguous along {axes}; 0 is the first line that was found, not that of the mask")
+        lines.append(f"window: ambiguous along {axes}; 0 is the first detected line, not that of the mask")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in grid_warnings(grid))])
 
 
 def grid_warnings(grid: SpotGrid) -> list[str]:
-    """Return what is odd about a grid that was found."""
+    """Return warnings about a grid."""
     if not grid.second:
         return []
     where = "half way between spots, along the rim of a bright disc?"

@@ -1,4 +1,4 @@
-"""Fits of a labelled grid: five parameters, affine, polynomial distortion, and what is left at each node.
+"""Fits of a labelled grid: five parameters, affine, polynomial distortion, and residuals at the nodes.
 
 Node (i, j) of a mask of ``columns`` x ``rows`` has ``u = i - (columns - 1) / 2`` and ``v = j - (rows - 1) / 2``. Five parameters
 (the header cards of grid files of mixcoatl and permil)::
@@ -6,8 +6,8 @@ Node (i, j) of a mask of ``columns`` x ``rows`` has ``u = i - (columns - 1) / 2`
     x = X0 + u XSTEP cos THETA - v YSTEP sin THETA
     y = Y0 + u XSTEP sin THETA + v YSTEP cos THETA
 
-All residual rms are radial: ``sqrt(mean(dx^2 + dy^2))`` over all labelled spots. Errors of parameters come from the scatter of the
-residuals, as if these were independent; where distortion dominates them they describe the misfit, not the noise.
+All residual rms are radial: ``sqrt(mean(dx^2 + dy^2))`` over all labelled spots. Errors of parameters follow from the scatter of the
+residuals, treated as independent; if distortion dominates, they describe the misfit, not the noise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ITERATIONS = 8
 class RigidGrid:
     """The five parameters of a grid: pixels and radians, THETA in (-pi/4, pi/4].
 
-    ``errors`` are those of (x0, y0, xstep, ystep, theta); ``rms`` is the radial residual in pixels, NaN where the grid was not fitted.
+    ``errors`` are those of (x0, y0, xstep, ystep, theta); ``rms`` is the radial residual in pixels, NaN if the grid was not fitted.
     """
 
     x0: float
@@ -50,7 +50,7 @@ class RigidGrid:
         return np.stack([self.x0 + along * cosine - across * sine, self.y0 + along * sine + across * cosine], axis=1)
 
     def nodes(self, x: FloatArray, y: FloatArray) -> FloatArray:
-        """Return the continuous node coordinates (i, j) of places, shape (n, 2)."""
+        """Return the continuous node coordinates (i, j) of positions, shape (n, 2)."""
         cosine, sine = np.cos(self.theta), np.sin(self.theta)
         from_x, from_y = np.asarray(x) - self.x0, np.asarray(y) - self.y0
         return np.stack(
@@ -73,18 +73,18 @@ class AffineGrid:
 
 @dataclass(frozen=True)
 class Distortion:
-    """Polynomial map of (u, v) to the detector, with its radial residual rms and the shift that it leaves at each node.
+    """Polynomial map of (u, v) to the detector, with its radial residual rms and the residual shift of each node.
 
     Attributes
     ----------
     map
-        Of (u, v) to (x, y), pixels.
+        Map of (u, v) to (x, y), pixels.
     degree
         Total degree.
     rms
         Radial residual rms, pixels.
     residuals : ndarray, shape (n, 2)
-        Measured minus fitted position of the labelled spots: the free shift per node together with the noise.
+        Measured minus fitted position of the labelled spots: the individual shift of each node plus noise.
     """
 
     map: Polynomial2D
@@ -117,9 +117,9 @@ def fit_rigid(points: FloatArray, uv: FloatArray, columns: int, rows: int) -> Ri
     Parameters
     ----------
     points, uv : ndarray, shape (n, 2)
-        Positions (pixels) and nodes (u, v); at least three that are not on one line.
+        Positions (pixels) and nodes (u, v); at least three, not collinear.
     columns, rows
-        Of the mask.
+        Size of the mask.
     """
     affine = fit_affine(points, uv)
     along_i, along_j = affine.steps
@@ -163,7 +163,7 @@ def fit_rigid(points: FloatArray, uv: FloatArray, columns: int, rows: int) -> Ri
 
 
 def fit_distortion(points: FloatArray, uv: FloatArray, degree: int) -> Distortion:
-    """Fit a polynomial of total degree ``degree`` (lowered where there are too few spots) to positions of nodes."""
+    """Fit a polynomial of total degree ``degree`` (lowered if there are too few spots) to positions of nodes."""
     polynomial = fit_polynomial(uv, points, degree)
     residuals = points - polynomial(uv)
     return Distortion(polynomial, polynomial.degree, radial_rms(residuals), residuals)

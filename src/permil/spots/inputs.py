@@ -1,4 +1,4 @@
-"""What the stage begins with: files of catalogs, raw exposures that are measured first, and the labels of each."""
+"""Inputs of the stage: catalog files, raw exposures to be measured, and the labels of each."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from permil.products import FINGERPRINT_CARD, RunFolder
 from permil.run import Run
 from permil.spots.catalog import SpotCatalog
 from permil.spots.catalog_file import growth_hdu, write_catalog
+from permil.spots.catalog_header import stem_of
 from permil.spots.errors import GridError, SpotError
 from permil.spots.exposures import measure_exposure
+from permil.spots.file_names import facts_of_name
 from permil.spots.folder import SpotsFolder
 from permil.spots.grid_file import grid_warnings, label_catalog, write_grid
-from permil.spots.headers import stem_of
 from permil.spots.measure import MeasureOptions
-from permil.spots.names import facts_of_name
 from permil.spots.readers import catalog_of, open_source_table
 
 _NEEDED = ("x", "y", "xx", "yy", "flux")
 _SUFFIXES = (".fits", ".fit", ".fts", ".cat")
 _PACKED = (".gz", ".fz", ".bz2", ".xz")
-# A catalog of which a larger share of the sources lies outside the detector is not of this detector.
+# A catalog with a larger fraction of sources outside the detector is of another detector.
 _MOST_OUTSIDE = 0.05
 
 
 @dataclass(frozen=True)
 class CatalogFile:
-    """A file of a catalog; ``name`` is the exposure where neither its header nor its name tell it."""
+    """A file of a catalog; ``name`` is the exposure if neither header nor file name contains it."""
 
     path: Path
     name: str = ""
@@ -48,9 +48,9 @@ class CatalogFile:
 
 @dataclass(frozen=True)
 class LabelledExposure:
-    """A catalog with labels; ``decided`` says whether they are absolute, ``error`` why it cannot be used.
+    """A catalog with labels; ``decided`` if they are absolute, ``error`` if it cannot be used.
 
-    ``path`` is its file, ``warnings`` say what is odd about its grid.
+    ``path`` is its file, ``warnings`` are about its grid.
     """
 
     catalog: SpotCatalog
@@ -61,19 +61,19 @@ class LabelledExposure:
 
 
 def catalog_files(entries: Sequence[str | Path]) -> tuple[list[CatalogFile], list[tuple[str, str]]]:
-    """Find the files among files and folders.
+    """Find catalog files in files and folders.
 
     Returns
     -------
     files
-        In the order of their paths; a file that is reached by several ways (folder and file, links) is there once.
+        Sorted by path; a file reached in several ways (folder and file, links) is listed once.
     remarks
-        What was given more than once: path and clause.
+        Repeated files: path and clause.
 
     Raises
     ------
     InputError
-        If one does not exist, or there is none.
+        If an entry does not exist, or there is no catalog.
     """
     found: list[Path] = []
     for entry in map(Path, entries):
@@ -82,12 +82,12 @@ def catalog_files(entries: Sequence[str | Path]) -> tuple[list[CatalogFile], lis
         elif entry.is_file():
             found.append(entry)
         else:
-            raise InputError("there is no such catalog", path=entry, remedy="check spots.catalogs")
+            raise InputError("the catalog does not exist", path=entry, remedy="check spots.catalogs")
     if not found:
         raise InputError(
-            "there are no catalogs",
+            "no catalogs were found",
             path=entries[0] if entries else None,
-            remedy=f"check spots.catalogs; files in folders are taken if their names end in {', '.join(_SUFFIXES)}",
+            remedy=f"check spots.catalogs; files in folders are used if their names end in {', '.join(_SUFFIXES)}",
         )
     remarks: list[tuple[str, str]] = []
     places: dict[tuple[int, int], Path] = {}
@@ -108,7 +108,7 @@ def catalog_files(entries: Sequence[str | Path]) -> tuple[list[CatalogFile], lis
 
 
 def _is_catalog(name: str) -> bool:
-    """Return whether a file in a folder is taken for a catalog; hidden files are still being written, or leftovers of a copy."""
+    """Return whether a file in a folder is a catalog by its name; hidden files are incomplete, or left over from a copy."""
     lower = name.lower()
     for suffix in _PACKED:
         lower = lower.removesuffix(suffix)
@@ -129,7 +129,7 @@ def catalog_tasks(run: Run) -> list[Task]:
     if rows and missing:
         raise InputError(
             f"there are no spot exposures (IMGTYPE SPOT) of {', '.join(missing)}",
-            remedy=f"detectors that have some: {', '.join(sorted({str(row['detector']) for row in rows}))}; check spots.detectors",
+            remedy=f"detectors with spot exposures: {', '.join(sorted({str(row['detector']) for row in rows}))}; check spots.detectors",
             value=missing,
         )
     if wanted:
@@ -137,7 +137,7 @@ def catalog_tasks(run: Run) -> list[Task]:
     if not rows:
         raise InputError(
             "there are no spot exposures (IMGTYPE SPOT)" + (f" of {', '.join(wanted)}" if wanted else ""),
-            remedy="name catalogs in spots.catalogs, or folders of raw spot exposures in exposures.roots",
+            remedy="give catalogs in spots.catalogs, or folders of raw spot exposures in exposures.roots",
         )
     reductions = {name: reduction_of(run, name) for name in sorted({str(row["detector"]) for row in rows})}
     return [_catalog_task(run, row, reductions[str(row["detector"])]) for row in rows]
@@ -183,14 +183,14 @@ def _measure(path: str, *, config: Config, folder: RunFolder, detector: str, out
 
 
 def detector_outlines(camera: Camera) -> Camera:
-    """Return a camera without amplifiers: names, serial numbers and sizes of the detectors, quickly sent to workers."""
+    """Return a camera without amplifiers: names, serial numbers and sizes of the detectors, for fast transfer to workers."""
     return replace(camera, detectors={name: replace(entry, amplifiers=()) for name, entry in camera.detectors.items()})
 
 
 def label_file(
     source: CatalogFile, *, options: SpotsConfig, camera: Camera, products: SpotsFolder | None = None
 ) -> LabelledExposure:
-    """Label one catalog (unless it has labels) and write it, if there is a folder for it; say why where it cannot be used.
+    """Label one catalog unless it has labels, and write it if a folder is given; record why it cannot be used.
 
     Parameters
     ----------
@@ -199,14 +199,14 @@ def label_file(
     options
         Section `spots`.
     camera
-        The camera that must have the detector; amplifiers do not matter.
+        The camera with the detector; amplifiers are not needed.
     products
-        Where labelled catalogs are written; None: nowhere.
+        Where labelled catalogs are written; None: they are not written.
 
     Returns
     -------
     LabelledExposure
-        ``catalog.detector`` is the name of the camera. A catalog that cannot be read is empty.
+        ``catalog.detector`` is the camera's name of the detector. A catalog that cannot be read is empty.
     """
     path, facts = str(source.path), facts_of_name(source.path)
     read: SpotCatalog | None = None
@@ -238,7 +238,7 @@ def _require_light(catalog: SpotCatalog) -> None:
     Raises
     ------
     SpotError
-        If no labelled spot is good, or most have no positive flux.
+        If no labelled spot is good, or most fluxes are not positive.
     """
     flux = catalog.flux[catalog.labelled & catalog.good]
     if not len(flux):
@@ -248,27 +248,27 @@ def _require_light(catalog: SpotCatalog) -> None:
         )
     if not np.median(flux) > 0:
         raise SpotError(
-            f"most spots have no light: the median flux is {np.median(flux):.3g}",
+            f"most spots have no positive flux: the median flux is {np.median(flux):.3g}",
             remedy="check that the projector was on, and the background",
             value=float(np.median(flux)),
         )
 
 
 def _of_camera(catalog: SpotCatalog, in_name: str, options: SpotsConfig, camera: Camera) -> SpotCatalog:
-    """Return a catalog under the camera's name of its detector; positions off the detector are NaN.
+    """Return a catalog with the camera's name of its detector; positions off the detector are NaN.
 
     Raises
     ------
     PermilError
-        If it does not say of which detector it is, the camera has no such detector, the file's name says another one, too many
-        sources lie outside, or it is of a detector that is not asked for.
+        If it does not identify its detector, the camera has no such detector, the file name contradicts it, too many sources lie
+        outside, or its detector is not requested.
     """
     wanted = [camera[label].name for label in options.detectors]
     stated = catalog.detector or (wanted[0] if len(wanted) == 1 else "")
     if not stated:
         raise SpotError(
-            "the catalogs do not say of which detector they are: neither header (DETECTOR) nor file name",
-            remedy="name one detector in spots.detectors, or R22_S11 in file names",
+            "the catalogs do not identify their detector in header (DETECTOR) or file name",
+            remedy="give one detector in spots.detectors, or include its name (R22_S11) in file names",
         )
     detector = camera.find(stated)
     if detector is None:
@@ -280,7 +280,7 @@ def _of_camera(catalog: SpotCatalog, in_name: str, options: SpotsConfig, camera:
     if in_name and camera.find(in_name) not in (None, detector):
         raise InputError(
             f"header and file name contradict each other: detector {stated} and {in_name}",
-            remedy="correct the one that is wrong",
+            remedy="correct the wrong one",
             value=stated,
             other=in_name,
         )
@@ -288,7 +288,9 @@ def _of_camera(catalog: SpotCatalog, in_name: str, options: SpotsConfig, camera:
         raise GridError(f"it is of {detector.name}, not of {', '.join(wanted)}")
     remarks = list(catalog.remarks)
     if catalog.serial and detector.serial and detector_key(catalog.serial) != detector_key(detector.serial):
-        remarks.append(f"it is of sensor {catalog.serial}, camera {camera.name} has {detector.serial} at {detector.name}")
+        remarks.append(
+            f"it is of sensor {catalog.serial}, but {detector.name} of camera {camera.name} is sensor {detector.serial}"
+        )
     low, high = -0.5, np.array([[detector.nx], [detector.ny]]) - 0.5
     places = np.stack([catalog.x, catalog.y])
     located = np.isfinite(places).all(axis=0)

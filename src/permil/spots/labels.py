@@ -1,8 +1,8 @@
-"""Name the points of a lattice: links between neighbours, labels along the links, then growth and rejection by a smooth map.
+"""Label the points of a lattice: links between neighbours, labels along the links, then growth and rejection by a smooth map.
 
-Links need the steps to a quarter only, so that distortion does no harm; they break at missing rows, and a spurious source may link
-by chance. The labels of the largest linked part therefore only start a smooth map from place to node; the map names all points
-near it, grows across gaps, and says how well a point must fit: by the scatter of those that do.
+Links need the steps only to within a quarter, so that distortion is tolerated; they break at missing rows, and a spurious source may link
+by chance. The labels of the largest linked part therefore only start a smooth map from position to node. The map labels all points near
+it, grows across gaps, and sets the tolerance of the fit from the scatter of the labelled points.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 UNLABELLED = np.iinfo(np.int64).min
-"""What stands for "no label" before the window is decided (labels may be negative)."""
+"""Value of missing labels before the window is decided (labels may be negative)."""
 
-# How far a point may lie from where a link expects it, in steps.
+# Largest distance of a point from the position expected by a link, in steps.
 _LINK = 0.25
-# How far, in steps, a point may lie from its node: a multiple of the scatter within these limits.
+# Largest distance of a point from its node, in steps: a multiple of the scatter, within these limits.
 _SCATTERS = 6.0
 _LEAST_TOLERANCE, _MOST_TOLERANCE = 0.015, 0.2
-# How far, in steps, the map may be stretched beyond what is labelled.
+# Largest extrapolation of the map beyond labelled points, in steps.
 _REACH = 6.6
 _ROUNDS = 40
 _DEGREE = 3
 _POINTS_PER_TERM = 4
-# A line at the border with a smaller share of its nodes is looked at closely.
+# A line at the border with a smaller fraction of its nodes is checked for chance alignments.
 _THIN_LINE = 0.4
 _CLOSE_SCATTERS = 4.0
 _SHORTEST_LINE = 4
@@ -47,12 +47,12 @@ def label_points(points: FloatArray, tree: cKDTree, steps: FloatArray) -> IntArr
     tree
         Tree of the same points.
     steps : ndarray, shape (2, 2)
-        Rows are the steps along i and j, good to a few per cent.
+        Rows are the steps along i and j, accurate to a few per cent.
 
     Returns
     -------
     ndarray, shape (n, 2)
-        Labels (i, j) up to a common shift; both `UNLABELLED` for spurious points. No label is given twice.
+        Labels (i, j) up to a common shift; both `UNLABELLED` for spurious points. Labels are unique.
     """
     labels = _linked_labels(points, tree, steps)
     pitch = float(np.hypot(*steps.T).mean())
@@ -80,11 +80,11 @@ def label_points(points: FloatArray, tree: cKDTree, steps: FloatArray) -> IntArr
 
 
 def _linked_labels(points: FloatArray, tree: cKDTree, steps: FloatArray) -> IntArray:
-    """Label the largest part that hangs together by mutual links of one step."""
+    """Label the largest component connected by mutual links of one step."""
     pitch = np.hypot(*steps.T).mean()
     starts, ends, axes = [], [], []
     for axis, step in enumerate(steps):
-        # The number of points stands for "none".
+        # The number of points means "none".
         forward, backward = (
             np.asarray(tree.query(points + sign * step, distance_upper_bound=_LINK * pitch)[1]) for sign in (1, -1)
         )
@@ -97,7 +97,7 @@ def _linked_labels(points: FloatArray, tree: cKDTree, steps: FloatArray) -> IntA
     links = coo_array((np.ones(len(start), dtype=np.int8), (start, end)), shape=(len(points), len(points))).tocsr()
     _, part = connected_components(links, directed=False)
     largest = part == np.bincount(part).argmax()
-    # The walk begins in the middle, where the distortion is least.
+    # Start in the middle, where the distortion is smallest.
     middle = np.median(points[largest], axis=0)
     seed = np.flatnonzero(largest)[np.hypot(*(points[largest] - middle).T).argmin()]
     order, before = breadth_first_order(links, seed, directed=False)
@@ -114,7 +114,7 @@ def _linked_labels(points: FloatArray, tree: cKDTree, steps: FloatArray) -> IntA
 
 
 def _robust_map(points: FloatArray, labels: IntArray) -> Polynomial2D:
-    """Fit the map from place to node; points that contradict the rest are left out."""
+    """Fit the map from position to node, excluding inconsistent points."""
     degree = _DEGREE
     while degree > 1 and (degree + 1) * (degree + 2) // 2 * _POINTS_PER_TERM > len(points):
         degree -= 1
@@ -129,12 +129,12 @@ def _robust_map(points: FloatArray, labels: IntArray) -> Polynomial2D:
 def _tolerance(off: FloatArray, before: float) -> float:
     # The median of the length of a Gaussian vector is 1.18 times the scatter along one axis.
     scatter = float(np.median(off)) / 1.18
-    # Not at once: the first map is stretched far beyond the first part.
+    # Reduced gradually, since the first map is extrapolated far beyond the first part.
     return max(before / 2, float(np.clip(_SCATTERS * scatter, _LEAST_TOLERANCE, _MOST_TOLERANCE)))
 
 
 def _keep_nearest(labels: IntArray, off: FloatArray) -> None:
-    """Unlabel all but the nearest of the points that claim one node."""
+    """Unlabel all but the nearest of the points with the same label."""
     inside = np.flatnonzero(labels[:, 0] != UNLABELLED)
     order = inside[np.lexsort((off[inside], labels[inside, 1], labels[inside, 0]))]
     repeated = (labels[order[1:]] == labels[order[:-1]]).all(axis=1)
@@ -142,9 +142,9 @@ def _keep_nearest(labels: IntArray, off: FloatArray) -> None:
 
 
 def _drop_chance_lines(points: FloatArray, labels: IntArray, off: FloatArray) -> None:
-    """Unlabel points on thin lines at the border that are there by chance.
+    """Unlabel chance alignments on sparse lines at the border.
 
-    A spurious source outside the mask falls on the continued grid with a small chance. It stands alone on its line although most
+    A spurious source outside the mask falls on the extrapolated grid with a small probability. It is then alone on its line although most
     of the line lies on the detector; a true spot on such a line (faint ones may be missing) fits closely and has neighbours.
     """
     low, high = points.min(axis=0), points.max(axis=0)
@@ -170,7 +170,7 @@ def _drop_chance_lines(points: FloatArray, labels: IntArray, off: FloatArray) ->
 def _expected(
     points: FloatArray, labels: IntArray, inside: IntArray, axis: int, border: int, low: FloatArray, high: FloatArray
 ) -> int:
-    """Return how many nodes of a line lie where there are sources; 0 where they are too few to tell."""
+    """Return the number of nodes of a line within the area of the sources; 0 if there are too few to decide."""
     place_of = fit_polynomial(labels[inside].astype(np.float64), points[inside], _DEGREE if len(inside) > 40 else 1)
     across = labels[inside, 1 - axis]
     nodes = np.empty((int(across.max() - across.min()) + 1, 2))
@@ -182,6 +182,6 @@ def _expected(
 
 
 def _neighbours(labels: IntArray, inside: IntArray, of: IntArray) -> IntArray:
-    """Return how many of the eight surrounding nodes are labelled."""
+    """Return the number of labelled nodes among the eight neighbours."""
     apart = np.abs(labels[of][:, None, :] - labels[inside][None, :, :]).max(axis=2)
     return (apart == 1).sum(axis=1)

@@ -1,7 +1,7 @@
-"""The two steps of a lattice from points alone: no guess of place, pitch or angle.
+"""Estimate the two steps of a lattice from points alone, without a guess of position, pitch or angle.
 
-The differences between each point and its nearest neighbours pile up at the lattice vectors, whatever is missing or spurious (the
-two-dimensional autocorrelation, as used to index diffraction patterns). The shortest two piles that are not parallel are the steps.
+The differences between each point and its nearest neighbours cluster at the lattice vectors, even with missing or spurious points (the
+two-dimensional autocorrelation, as in the indexing of diffraction patterns). The two shortest non-parallel clusters give the steps.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ IntArray = NDArray[np.int64]
 
 NEIGHBOURS = 8
 _SAMPLE = 1000
-# Size of a pile in units of the median distance to the nearest neighbour: distortion spreads it, noise too.
+# Size of a cluster in units of the median distance to the nearest neighbour: distortion and noise broaden it.
 _BIN = 0.04
 _PILE = 5
-# A pile holds nearly one difference per point; random points put fewer than one in ten there.
+# A cluster has nearly one difference per point; for random points fewer than one in ten.
 _LEAST_PILE = 0.25
 _RELATIVE_PILE = 0.6
 _PILES_TRIED = 24
-# One step that repeats for so many points, and no other: each spot is there twice.
+# If only one step repeats, for at least this fraction of points, each spot is duplicated.
 _DOUBLED = 0.35
 _REACH = 4.0
 _LEAST_SINE = 0.5
 _MOST_UNEQUAL = 1.35
-# Of a lattice that is finer than the grid one half of the places is filled by less than this share of the other, significantly so.
+# In a lattice finer than the grid, one half of the nodes is occupied significantly less than this fraction of the other.
 _FILLED_ALIKE = 0.7
 _NEARLY_EMPTY = 0.35
 _LEAST_PLACES = 9
@@ -38,7 +38,7 @@ _SIGNIFICANT = 4.0
 
 
 def lattice_steps(points: FloatArray, tree: cKDTree) -> FloatArray:
-    """Estimate the steps of the lattice that most of some points lie on.
+    """Estimate the steps of the lattice on which most points lie.
 
     Parameters
     ----------
@@ -50,44 +50,44 @@ def lattice_steps(points: FloatArray, tree: cKDTree) -> FloatArray:
     Returns
     -------
     ndarray, shape (2, 2)
-        Rows are the steps along i and along j (right-handed, i nearer to +x), good to a few per cent.
+        Rows are the steps along i and along j (right-handed, i nearer to +x), accurate to a few per cent.
 
     Raises
     ------
     GridError
-        If the distances between neighbours do not repeat, or repeat in no nearly square lattice.
+        If the steps between neighbours do not repeat, or do not form a nearly square lattice.
     """
     count = min(NEIGHBOURS, len(points) - 1)
-    # A thousand points say enough.
+    # A thousand points are sufficient.
     sample = points[:: max(1, len(points) // _SAMPLE)]
     distance, neighbour = (np.asarray(part) for part in tree.query(sample, k=count + 1))
     scale = float(np.median(distance[:, 1]))
     if not scale > 0:
-        raise GridError("more than half of the sources stand twice at one place", remedy="give each source once")
+        raise GridError("more than half of the sources are duplicated", remedy="give each source once")
     differences = (points[neighbour[:, 1:]] - sample[:, None, :]).reshape(-1, 2)
-    piles, counts = _piles(differences, scale)
+    clusters, counts = _clusters(differences, scale)
     enough = counts >= max(_LEAST_PILE * len(sample), _RELATIVE_PILE * counts[0] if len(counts) else 0)
-    piles, counts = piles[enough], counts[enough]
-    if len(piles) == 1 and counts[0] > _DOUBLED * len(sample):
+    clusters, counts = clusters[enough], counts[enough]
+    if len(clusters) == 1 and counts[0] > _DOUBLED * len(sample):
         raise GridError(
-            f"most sources have a neighbour at ({piles[0][0]:.1f}, {piles[0][1]:.1f}) pixels and no other step repeats",
+            f"most sources have a neighbour at ({clusters[0][0]:.1f}, {clusters[0][1]:.1f}) pixels and no other step repeats",
             remedy="check for two grids in one catalog (two exposures, or sources measured twice)",
-            value=tuple(piles[0]),
+            value=tuple(clusters[0]),
         )
-    if len(piles) < 2:
+    if len(clusters) < 2:
         raise _no_grid()
-    return _oriented(_shortest_pair(piles))
+    return _oriented(_shortest_pair(clusters))
 
 
 def _no_grid() -> GridError:
     return GridError(
-        "the sources lie on no grid: the steps between neighbours do not repeat",
+        "the sources do not lie on a grid: the steps between neighbours do not repeat",
         remedy="give a catalog of an exposure of the spot mask",
     )
 
 
-def _piles(differences: FloatArray, scale: float) -> tuple[FloatArray, FloatArray]:
-    """Return where differences (and their opposites) pile up, and how many points take part, the largest pile first."""
+def _clusters(differences: FloatArray, scale: float) -> tuple[FloatArray, FloatArray]:
+    """Return the clusters of differences (and their opposites), and their numbers of points, the largest first."""
     half = int(_REACH / _BIN)
     width = 2 * half + 1
     both = np.concatenate([differences, -differences])
@@ -96,40 +96,40 @@ def _piles(differences: FloatArray, scale: float) -> tuple[FloatArray, FloatArra
     both, bins = both[inside], bins[inside]
     histogram = np.bincount(bins[:, 0] * width + bins[:, 1], minlength=width**2).reshape(width, width)
     smooth = uniform_filter(histogram.astype(np.float64), size=_PILE, mode="constant") * _PILE**2
-    # Half of the plane is enough: piles come in opposite pairs.
+    # Half of the plane is sufficient: clusters occur in opposite pairs.
     smooth[:half] = 0
     smooth[half, : half + 1] = 0
-    piles, counts = [], []
+    clusters, counts = [], []
     least = max(3.0, _RELATIVE_PILE / 3 * smooth.max())
     radius = _PILE * _BIN * scale
     for _ in range(_PILES_TRIED):
         row, column = (int(index) for index in np.unravel_index(int(smooth.argmax()), smooth.shape))
         if smooth[row, column] < least:
             break
-        # The square around the pile first: distances to all differences would take most of the time.
+        # Select a square around the cluster first: distances to all differences would dominate the time.
         near = both[(np.abs(bins - (row, column)) <= 2 * _PILE).all(axis=1)]
         centre = np.array([row - half, column - half]) * _BIN * scale
         centre = np.median(near[_squared(near - centre) < radius**2], axis=0)
-        piles.append(centre)
+        clusters.append(centre)
         counts.append((_squared(near - centre) < radius**2).sum() / 2)
         smooth[max(0, row - _PILE) : row + _PILE + 1, max(0, column - _PILE) : column + _PILE + 1] = 0
     order = np.argsort(counts)[::-1]
-    return np.array(piles).reshape(-1, 2)[order], np.array(counts, dtype=np.float64)[order]
+    return np.array(clusters).reshape(-1, 2)[order], np.array(counts, dtype=np.float64)[order]
 
 
 def _squared(vectors: FloatArray) -> FloatArray:
     return vectors[:, 0] ** 2 + vectors[:, 1] ** 2
 
 
-def _shortest_pair(piles: FloatArray) -> FloatArray:
-    """Return the shortest two steps that are neither parallel nor very unequal, reduced.
+def _shortest_pair(clusters: FloatArray) -> FloatArray:
+    """Return the reduced shortest pair of steps that are neither parallel nor very unequal.
 
-    Sources half way between spots along one axis only repeat at half a step there; that step has no partner of its length.
+    Sources half way between spots along one axis repeat at half a step; that step has no partner of equal length.
     """
-    piles = piles[np.argsort(np.hypot(*piles.T))]
+    clusters = clusters[np.argsort(np.hypot(*clusters.T))]
     unequal: tuple[float, float] | None = None
-    for index, second in enumerate(piles):
-        for first in piles[:index]:
+    for index, second in enumerate(clusters):
+        for first in clusters[:index]:
             if abs(first[0] * second[1] - first[1] * second[0]) <= _LEAST_SINE * np.hypot(*first) * np.hypot(*second):
                 continue
             steps = _reduced(first, second)
@@ -147,23 +147,23 @@ def _shortest_pair(piles: FloatArray) -> FloatArray:
 
 
 def coarser_steps(labels: IntArray, steps: FloatArray) -> FloatArray | None:
-    """Return the steps of the grid inside a finer lattice whose other places are filled here and there only.
+    """Return the steps of the grid within a finer lattice whose additional nodes are sparsely occupied.
 
-    False sources half way between spots (along the rim of a bright disc, for example) make a lattice finer than the mask. The places of
-    spots are then filled nearly everywhere, the places between them along the rim. A lattice is split into every second line along
-    one axis, or into the two colours of a chessboard; of each half, those places count that lie between labelled ones of the other.
+    False sources half way between spots (for example along the rim of a bright disc) produce a lattice finer than the mask. The nodes of
+    the spots are then occupied nearly everywhere, the nodes between them only along the rim. The lattice is split into alternate lines
+    along one axis, or into the two colours of a chessboard; in each half only nodes between labelled nodes of the other half are counted.
 
     Parameters
     ----------
     labels : ndarray, shape (n, 2)
         Labels of the points on the finer lattice.
     steps : ndarray, shape (2, 2)
-        Its steps.
+        Steps of the finer lattice.
 
     Returns
     -------
     ndarray, shape (2, 2), or None
-        None where the halves are filled alike.
+        None if both halves are equally occupied.
     """
     low = labels.min(axis=0) - 1
     filled = np.zeros(labels.max(axis=0) - low + 2, dtype=bool)
@@ -206,10 +206,10 @@ def _reduced(first: FloatArray, second: FloatArray) -> FloatArray:
 
 
 def _oriented(steps: FloatArray) -> FloatArray:
-    """Return the steps so that the first is the nearest to +x and the second is a quarter turn to the left of it."""
+    """Return the steps ordered such that the first is nearest to +x and the second is a quarter turn to its left."""
     if steps[0, 0] * steps[1, 1] - steps[0, 1] * steps[1, 0] < 0:
         steps = steps[::-1]
     turns = [steps, np.stack([steps[1], -steps[0]]), -steps, np.stack([-steps[1], steps[0]])]
-    # The mean direction of both axes decides, so that a slight skew does not matter.
+    # The mean direction of both axes decides, so that a slight skew has no effect.
     along = [turn[0, 0] + turn[1, 1] for turn in turns]
     return turns[int(np.argmax(along))]

@@ -1,4 +1,4 @@
-"""Robust means of quantities that add: a value per spot plus an offset per exposure (the focus may drift)."""
+"""Robust means in an additive model: a value per spot plus an offset per exposure (the focus may drift)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _CONVERGED = 1e-9
 
 @dataclass(frozen=True)
 class TwoWayMeans:
-    """``value_sk = spot_s + offset_k``, the mean of the offsets being 0.
+    """``value_sk = spot_s + offset_k``, with mean offset 0.
 
     Attributes
     ----------
     spot, spot_error : ndarray, shape (spots,)
-        NaN where nothing was measured; the error is from the scatter (of all spots together where a spot has fewer than five).
+        NaN without measurements; the error is from the scatter (of all spots together for a spot with fewer than five).
     offset, offset_error : ndarray, shape (exposures,)
         Offsets of the exposures.
     count : ndarray, shape (spots,)
-        Measurements of each spot that took part.
+        Number of measurements used of each spot.
     sigma : ndarray, shape (n,)
         Typical scatter of the measurements of the same spot.
     """
@@ -43,7 +43,7 @@ class TwoWayMeans:
 def two_way_means(
     values: FloatArray, good: NDArray[np.bool_], spot: IntArray, exposure: IntArray, *, spots: int, exposures: int
 ) -> TwoWayMeans:
-    """Solve for spots and offsets in turns, with the robust weights of `permil.spots.flux_model.robust_weight`."""
+    """Solve alternately for spots and offsets, with the robust weights of `permil.spots.flux_model.robust_weight`."""
     good = good & np.isfinite(values)
     value, of_spot, of_exposure = values[good], spot[good], exposure[good]
     offset = np.zeros(exposures)
@@ -76,10 +76,10 @@ def _weighted_mean(values: FloatArray, weight: FloatArray, group: IntArray, grou
 
 
 def _scatter(residuals: FloatArray, group: IntArray, groups: int) -> FloatArray:
-    """Return the robust scatter of each group; that of all where a group is too small to tell."""
+    """Return the robust scatter of each group, or of all measurements if the group is too small."""
     overall = max(1.4826 * float(np.median(np.abs(residuals))), 1e-300)
     scatter = 1.4826 * grouped_median(np.abs(residuals), group, groups)
     counts = np.bincount(group, minlength=groups)
-    # A median of few absolute values is itself uncertain: it is drawn towards that of all spots, which counts as ten measurements.
+    # A median of few absolute values is uncertain: it is averaged with that of all spots, weighted as ten measurements.
     shrunk = np.sqrt((counts * np.nan_to_num(scatter) ** 2 + 10 * overall**2) / (counts + 10))
     return np.maximum(shrunk, 1e-3 * overall)

@@ -1,4 +1,4 @@
-"""All measurements of all exposures of one mask on one detector, in flat arrays."""
+"""Measurements of all exposures of one mask on one detector, in flat arrays."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.spots.catalog import QUANTITIES, SpotCatalog
+from permil.spots.duplicate_catalogs import repeated_catalogs
 from permil.spots.errors import SpotError
-from permil.spots.repeated import repeated_catalogs
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -18,7 +18,7 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Measurements:
-    """Measurements of labelled spots; arrays of shape (n,) unless said otherwise.
+    """Measurements of labelled spots; arrays of shape (n,) unless stated otherwise.
 
     Attributes
     ----------
@@ -29,15 +29,15 @@ class Measurements:
     quantities, errors
         x, y, xx, yy, xy, flux by name, and their errors (NaN where unknown).
     background
-        Light under each that was subtracted, ``flux_unit`` per pixel; NaN where unknown.
+        Subtracted background under each spot, ``flux_unit`` per pixel; NaN where unknown.
     good
-        Measurements without a flag that spoils them.
+        Measurements without a bad flag.
     columns, rows
         Spots of the mask.
     names, mjd, projector : shapes (k,), (k,), (k, 2)
-        Of the exposures.
+        Names, dates and projector positions of the exposures.
     detector, band, aperture, flux_unit, serial
-        What they have in common.
+        Properties common to all measurements.
     """
 
     spot: IntArray
@@ -74,7 +74,7 @@ class Measurements:
 
 
 def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measurements:
-    """Put labelled catalogs of one mask together.
+    """Combine labelled catalogs of one mask.
 
     Parameters
     ----------
@@ -86,16 +86,16 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
     Raises
     ------
     SpotError
-        If there is none, one repeats another, they are of several detectors, sensors, bands, apertures or flux units, a label lies
-        outside the mask or occurs twice in an exposure, or no measurement is good (saturated spots, for example).
+        If there are no catalogs, one repeats another, they differ in detector, sensor, band, aperture or flux unit, a label lies outside
+        the mask or is duplicated within an exposure, or no measurement is good (saturated spots, for example).
     """
     if not catalogs:
         raise SpotError("there is no catalog with a grid of spots", remedy="give at least one")
     for name, what, remedy in (
         ("detector", "detectors", "give the exposures of one detector at a time"),
-        ("serial", "sensors", "give the exposures of one sensor at a time: another one was installed at this place"),
+        ("serial", "sensors", "give the exposures of one sensor at a time: the bay held different sensors"),
         ("band", "bands", "give the exposures of one filter or LED at a time, or set the band"),
-        ("flux_unit", "flux units", "give catalogs of one make at a time"),
+        ("flux_unit", "flux units", "give catalogs of one kind at a time"),
     ):
         _require_one(catalogs, name, what, remedy)
     repeated = repeated_catalogs(catalogs, [f"catalog {number} ({entry.exposure})" for number, entry in enumerate(catalogs)])
@@ -169,5 +169,5 @@ def _spot_numbers(catalog: SpotCatalog, columns: int, rows: int) -> IntArray:
         )
     spot = i * rows + j
     if len(np.unique(spot)) < len(spot):
-        raise SpotError(f"exposure {catalog.exposure} has a label twice", remedy="label it again: permil spots grid")
+        raise SpotError(f"exposure {catalog.exposure} has a duplicate label", remedy="label it again: permil spots grid")
     return spot

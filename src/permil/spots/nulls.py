@@ -1,4 +1,4 @@
-"""Values of catalogs that only mark missing ones, and rows that stand in a catalog more than once."""
+"""Markers of missing values in catalogs, and duplicate rows."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-# What programs write where they measured nothing. None of it is a place, a moment or a flux by itself: see `drop_nulls`.
+# Values that programs write for missing measurements. They are ambiguous individually: see `drop_nulls`.
 _NEGATIVE = (-99.0, -99.9, -999.0, -9999.0, -99999.0, -999999.0, -32768.0, -2147483648.0)
 _OTHER = (-1.0, 0.0, 99.0, 99.9, 999.0, 9999.0, 99999.0, 999999.0, 32767.0, 2147483647.0)
-# No sensor has as many pixels, no spot as much light.
+# Larger than any sensor (pixels) or flux.
 _FAR, _BRIGHT = 1e6, 1e15
-# Markers are rounded by single precision.
+# Single precision rounds markers.
 _ROUNDING = 1e-6
 
 
 def drop_nulls(values: dict[str, FloatArray], columns: dict[str, str]) -> list[str]:
-    """Replace markers of missing values by NaN where nothing else can be meant; return what was done, in clauses.
+    """Replace unambiguous markers of missing values by NaN; return clauses that describe the changes.
 
-    A position, moment or flux of enormous size; a negative marker (-99, -999, -9999 ...) as a position or moment, or as a flux that
-    occurs twice or has such an error; the same marker (also -1, 0, 99 ...) in both coordinates, in both moments, or in a flux and its
-    error, where not all values are whole numbers. Errors that are not positive, or enormous, say nothing.
+    Markers are: a position, moment or flux of enormous size; a negative marker (-99, -999, -9999 ...) as a position or moment, or as a flux
+    that occurs twice or has such an error; the same marker (also -1, 0, 99 ...) in both coordinates, in both moments, or in a flux and its
+    error, unless all values are integers. Errors that are enormous or not positive are also removed.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def drop_nulls(values: dict[str, FloatArray], columns: dict[str, str]) -> list[s
     x, y, xx, yy, xy = (values[name] for name in ("x", "y", "xx", "yy", "xy"))
     flux, flux_err = values["flux"], values["flux_err"]
     found: dict[str, NDArray[np.bool_]] = {}
-    # Neither coordinate of such a source is a measurement.
+    # If one coordinate is a marker, neither is a measurement.
     nowhere = _impossible(x) | _impossible(y) | _same_marker(x, y)
     found["x"], found["y"] = nowhere & np.isfinite(x), nowhere & np.isfinite(y)
     shapeless = _same_marker(xx, yy)
@@ -49,7 +49,7 @@ def drop_nulls(values: dict[str, FloatArray], columns: dict[str, str]) -> list[s
     for name, missing in found.items():
         if missing.any():
             example = values[name][np.flatnonzero(missing)[0]]
-            clauses.append(f"{int(missing.sum())} values of {columns[name]} only mark missing ones ({example:g}): not used")
+            clauses.append(f"{int(missing.sum())} values of {columns[name]} mark missing data ({example:g}): not used")
             values[name][missing] = np.nan
     for name in found:
         value, error = values[name], values[f"{name}_err"]
@@ -59,7 +59,7 @@ def drop_nulls(values: dict[str, FloatArray], columns: dict[str, str]) -> list[s
 
 
 def repeated_rows(values: dict[str, FloatArray]) -> IntArray:
-    """Return the rows whose positions, moments and flux equal those of an earlier row bit by bit; rows without a position do not count."""
+    """Return the rows whose positions, moments and flux equal those of an earlier row exactly; rows without a position are ignored."""
     located = np.flatnonzero(np.isfinite(values["x"]) & np.isfinite(values["y"]))
     rows = np.stack([values[name][located] for name in ("x", "y", "xx", "yy", "xy", "flux")], axis=1)
     _, first = np.unique(np.nan_to_num(rows, nan=np.inf), axis=0, return_index=True)
@@ -71,7 +71,7 @@ def _impossible(values: FloatArray) -> NDArray[np.bool_]:
 
 
 def _same_marker(first: FloatArray, second: FloatArray) -> NDArray[np.bool_]:
-    """Return where two quantities are the same marker; nowhere if all values are whole numbers, which may be equal by chance."""
+    """Return which rows have the same marker in two quantities; none if all values are integers, which may be equal by chance."""
     known = np.concatenate([first[np.isfinite(first)], second[np.isfinite(second)]])
     if (known == np.rint(known)).all():
         return (first == second) & _is_one_of(first, (*_NEGATIVE, -1.0))

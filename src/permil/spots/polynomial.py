@@ -1,6 +1,6 @@
 """Polynomials of two variables up to a total degree, in scaled coordinates.
 
-The terms are products of Chebyshev polynomials: they span the same space as powers, and normal equations of them stay well
+The terms are products of Chebyshev polynomials: they span the same space as powers, and their normal equations remain well
 conditioned to high degrees.
 """
 
@@ -20,7 +20,7 @@ def degrees_of_terms(degree: int) -> list[tuple[int, int]]:
 
 
 def design(u: FloatArray, v: FloatArray, degree: int) -> FloatArray:
-    """Return the values of all terms, shape (n, terms), of coordinates that should lie within about -1 and 1."""
+    """Return the values of all terms, shape (n, terms), of coordinates within about -1 and 1."""
     in_u, in_v = _chebyshev(u, degree), _chebyshev(v, degree)
     return np.stack([in_u[a] * in_v[b] for a, b in degrees_of_terms(degree)], axis=1)
 
@@ -39,9 +39,9 @@ class Polynomial2D:
     Attributes
     ----------
     coefficients : ndarray, shape (terms, 2)
-        Of the terms of `degrees_of_terms`, in the scaled coordinates ``(u - centre) / scale``.
+        Coefficients of the terms of `degrees_of_terms`, in the scaled coordinates ``(u - centre) / scale``.
     centre, scale
-        Of the input coordinates.
+        Offset and scale of the input coordinates.
     degree
         Total degree.
     """
@@ -65,7 +65,7 @@ def fit_polynomial(points: FloatArray, values: FloatArray, degree: int) -> Polyn
     points, values : ndarray, shape (n, 2)
         Input and output of the map.
     degree
-        Total degree; lowered where there are fewer points than terms.
+        Total degree; lowered if there are fewer points than terms.
     """
     while degree > 0 and (degree + 1) * (degree + 2) // 2 > len(points):
         degree -= 1
@@ -74,6 +74,6 @@ def fit_polynomial(points: FloatArray, values: FloatArray, degree: int) -> Polyn
     u, v = ((points - centre) / scale).T
     matrix = design(u, v, degree)
     normal = matrix.T @ matrix
-    # Points on few lines do not determine all terms: the smallest solution is taken, as least squares does.
+    # Points on few lines do not determine all terms: the minimum-norm solution is used.
     coefficients = np.linalg.pinv(normal, rcond=1e-13, hermitian=True) @ (matrix.T @ values)
     return Polynomial2D(coefficients, centre, scale, degree)

@@ -1,8 +1,8 @@
-"""Places of spots relative to the grid over many exposures, and what is left of each measured position.
+"""Positions of spots relative to the grid over many exposures, and residuals of the measured positions.
 
-Each exposure has its own five parameters (`permil.spots.grid_fit`); each spot has a place in the mask that all exposures share: the
-regular node plus its own shift (mask, optical distortion). Both are solved in turns. The sensor's displacements remain as residuals;
-what of them looks like a change of the five parameters is absorbed by these.
+Each exposure has its own five parameters (`permil.spots.grid_fit`); each spot has a position in the mask that all exposures share: the
+regular node plus a shift of its own (mask, optical distortion). Both are solved alternately. Displacements by the sensor remain as
+residuals, except the part equivalent to a change of the five parameters.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _LEAST_SPOTS = 6
 
 @dataclass(frozen=True)
 class SpotPlaces:
-    """Places of the spots in the mask.
+    """Positions of the spots in the mask.
 
     Attributes
     ----------
     shift, error : ndarray, shape (spots, 2)
-        Shift from the regular node along the axes i and j, pixels; NaN for spots that were not measured.
+        Shift from the regular node along the axes i and j, pixels; NaN for spots without measurements.
     """
 
     shift: FloatArray
@@ -38,7 +38,7 @@ class SpotPlaces:
 
 @dataclass(frozen=True)
 class PositionSolution:
-    """Places of the spots, the grid of each exposure (None with fewer than six spots) and the residuals (n, 2) in pixels."""
+    """Positions of the spots, the grid of each exposure (None with fewer than six spots) and the residuals (n, 2) in pixels."""
 
     places: SpotPlaces
     grids: tuple[RigidGrid | None, ...]
@@ -46,7 +46,7 @@ class PositionSolution:
 
 
 def solve_positions(measurements: Measurements) -> PositionSolution:
-    """Solve for places and grids in turns."""
+    """Solve alternately for positions and grids."""
     nothing = np.zeros((measurements.spots, 2))
     places = SpotPlaces(nothing, np.full_like(nothing, np.nan))
     for _ in range(_TURNS):
@@ -62,7 +62,7 @@ def nodes_uv(measurements: Measurements) -> FloatArray:
 
 
 def fit_grids(measurements: Measurements, places: SpotPlaces) -> tuple[RigidGrid | None, ...]:
-    """Fit the five parameters of each exposure to known places of the spots."""
+    """Fit the five parameters of each exposure given the positions of the spots."""
     uv, points = nodes_uv(measurements), measurements.positions
     usable = measurements.good & np.isfinite(places.shift[measurements.spot]).all(axis=1)
     grids: list[RigidGrid | None] = []
@@ -72,7 +72,7 @@ def fit_grids(measurements: Measurements, places: SpotPlaces) -> tuple[RigidGrid
         if len(rows) < _LEAST_SPOTS or np.ptp(uv[spot, 0]) == 0 or np.ptp(uv[spot, 1]) == 0:
             grids.append(None)
             continue
-        # Shifts are in pixels, nodes in steps: the regular grid tells how many pixels a step has.
+        # Shifts are in pixels, nodes in steps: the regular grid gives the size of a step in pixels.
         steps = np.hypot(*fit_affine(points[rows], uv[spot]).steps.T)
         shifted = uv[spot] + places.shift[spot] / steps
         grids.append(fit_rigid(points[rows], shifted, measurements.columns, measurements.rows))
@@ -80,7 +80,7 @@ def fit_grids(measurements: Measurements, places: SpotPlaces) -> tuple[RigidGrid
 
 
 def _mean_places(measurements: Measurements, grids: tuple[RigidGrid | None, ...]) -> SpotPlaces:
-    """Average the places of each spot in the frames of the exposures' grids; no part of the mean looks like five parameters."""
+    """Average the positions of each spot in the frames of the grids, and remove the part equivalent to the five parameters."""
     uv = nodes_uv(measurements)
     shift = np.full((len(measurements.spot), 2), np.nan)
     for number, rows in _rows_by_exposure(measurements):
@@ -112,7 +112,7 @@ def _mean_places(measurements: Measurements, grids: tuple[RigidGrid | None, ...]
 
 
 def position_residuals(measurements: Measurements, places: SpotPlaces, grids: tuple[RigidGrid | None, ...]) -> FloatArray:
-    """Return measured minus expected position on the detector, shape (n, 2), pixels; NaN where nothing is expected."""
+    """Return measured minus expected position on the detector, shape (n, 2), pixels; NaN without an expected position."""
     uv = nodes_uv(measurements)
     residuals = np.full((len(measurements.spot), 2), np.nan)
     for number, rows in _rows_by_exposure(measurements):

@@ -1,8 +1,8 @@
-"""Spot catalogs of any make, told apart by content: the LSST stack, processed grid files, permil's own.
+"""Read spot catalogs: of the LSST stack, processed grid files and permil catalogs, recognised by content.
 
-Masks (TNULL), scaled columns and units count. Error columns that are zero or NaN throughout carry no information and become NaN, as does
-any single error that is not positive. Values that only mark missing ones (-9999, 1e30) are missing, and rows that repeat another
-bit by bit count once; `SpotCatalog.remarks` says so.
+Masks (TNULL), scaled columns and units are respected. Error columns that are zero or NaN throughout carry no information and become NaN,
+as does any single error that is not positive. Markers of missing values (-9999, 1e30) become NaN, and exact duplicates of rows count
+once; both are recorded in `SpotCatalog.remarks`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from permil.exposures.cards import Cards
 from permil.exposures.hdu import read_structure
 from permil.products import tables
 from permil.spots.catalog import QUANTITIES, SpotCatalog, SpotFlag, flux_unit_of
+from permil.spots.catalog_header import CatalogHeader, catalog_facts
 from permil.spots.grid_fit import RigidGrid
-from permil.spots.headers import CatalogHeader, catalog_facts
 from permil.spots.nulls import drop_nulls, repeated_rows
 
 if TYPE_CHECKING:
@@ -69,20 +69,20 @@ _OTHER_TABLES = frozenset({".ecsv", ".csv", ".parquet", ".parq", ".txt", ".vot",
 
 @dataclass(frozen=True)
 class SourceTable:
-    """A table of sources as it stands in a file.
+    """A table of sources as stored in a file.
 
     Attributes
     ----------
     path
         The file.
     header
-        Cards of the primary header and of the table's.
+        Cards of the primary header and of the table header.
     hdu
         The table.
     kind
         ``stack``, ``processed`` or ``permil``.
     remarks
-        What is odd about it, in clauses.
+        Inconsistencies of the table, as clauses.
     """
 
     path: Path
@@ -97,7 +97,7 @@ class SourceTable:
         return list(self.hdu.columns.names)
 
     def find(self, *wanted: str) -> str:
-        """Return the column of one of some names, without regard to case if there is none in that case; "" if there is none."""
+        """Return the first column with one of some names (if necessary ignoring case); "" if there is none."""
         for name in wanted:
             if name in self.names:
                 return name
@@ -108,7 +108,7 @@ class SourceTable:
         return ""
 
     def column(self, name: str) -> Table:
-        """Return a table of one column, masked where the file says so (TNULL), with its unit.
+        """Return a table of one column, masked according to TNULL, with its unit.
 
         Raises
         ------
@@ -120,11 +120,11 @@ class SourceTable:
             values = np.asarray(self.hdu.data[name])
             mask = np.zeros(values.shape, dtype=bool)
             if isinstance(declared.null, int) and not isinstance(self.hdu, fits.TableHDU):
-                # The null is one of the stored values, which TSCAL and TZERO have not been applied to.
+                # TNULL refers to stored values, before TSCAL and TZERO are applied.
                 mask |= np.reshape(self.hdu.data.view(np.ndarray)[name] == declared.null, values.shape)
         except Exception as error:
             raise InputError(
-                f"column {name} cannot be decoded ({error})", path=self.path, remedy="check or remake the file", value=name
+                f"column {name} cannot be decoded ({error})", path=self.path, remedy="check the file or make it again", value=name
             ) from error
         if values.ndim == 2 and values.shape[1] == 1:
             values, mask = values[:, 0], mask[:, 0]
@@ -137,7 +137,7 @@ class SourceTable:
         return Table([column], copy=False)
 
     def unit(self, name: str) -> str:
-        """Return the unit of a column as it is declared, "" where there is none."""
+        """Return the declared unit of a column, "" if there is none."""
         unit = str(self.hdu.columns[name].unit or self._serialized_units.get(name, "")).strip()
         return "" if unit.lower() in _NO_UNIT else unit
 
@@ -152,7 +152,9 @@ class SourceTable:
                 columns = Table.read(self.hdu)
         except Exception as error:
             raise InputError(
-                f"the description of the columns by astropy cannot be read ({error})", path=self.path, remedy="remake the file"
+                f"the description of the columns by astropy cannot be read ({error})",
+                path=self.path,
+                remedy="make the file again",
             ) from error
         return {name: str(getattr(columns[name], "unit", None) or "") for name in columns.colnames}
 
@@ -164,7 +166,7 @@ def open_source_table(path: str | Path) -> Iterator[SourceTable]:
     Raises
     ------
     InputError
-        If it cannot be read, is damaged or cut short, has no table of spots or several, or the table is empty.
+        If it cannot be read, is damaged or truncated, has no table of spots or several, or the table is empty.
     """
     path = Path(path)
     if path.suffix.lower() in _OTHER_TABLES:
@@ -174,7 +176,7 @@ def open_source_table(path: str | Path) -> Iterator[SourceTable]:
             remedy="convert it: astropy.table.Table.read(...).write('catalog.fits')",
             value=path.suffix,
         )
-    # What is odd about cards makes astropy warn; those that matter are read by `permil.exposures.cards`.
+    # Astropy warns about odd cards; relevant cards are read with `permil.exposures.cards`.
     with _foreign_errors(path, "cannot be read as FITS"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         content = _content(path)
@@ -191,12 +193,12 @@ def open_source_table(path: str | Path) -> Iterator[SourceTable]:
             _require_whole(place.cards, content[place.data_offset : place.end], path)
             rows = len(hdu.data)
         if rows == 0:
-            raise InputError("the catalog is empty: it has no source", path=path, remedy="check the exposure and the detection")
+            raise InputError("the catalog is empty", path=path, remedy="check the exposure and the detection")
         yield SourceTable(path, CatalogHeader(structure[0].cards, place.cards), hdu, kind, about_file)
 
 
 def _content(path: Path) -> bytes:
-    """Return the bytes of a file, decompressed; formats are told by content."""
+    """Return the bytes of a file, decompressed; compression is recognised by content."""
     with path.open("rb") as stream:
         start = stream.read(8)
     opener = next((opener for magic, opener in _PACKERS.items() if start.startswith(magic)), open)
@@ -206,7 +208,7 @@ def _content(path: Path) -> bytes:
 
 @contextmanager
 def _foreign_errors(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever goes wrong in a damaged file into an error that names the file."""
+    """Convert exceptions caused by a damaged file into an error that names the file."""
     try:
         yield
     except RawFormatError as error:
@@ -251,7 +253,7 @@ def _table_of_spots(hdus: fits.HDUList, path: Path) -> tuple[Any, str]:
 
 
 def _require_whole(cards: Cards, data: bytes, path: Path) -> None:
-    """Raise an error if a table is compressed, or if its data do not have the sum that its header states."""
+    """Raise an error if a table is compressed, or if its data do not match DATASUM."""
     if cards.flag("ZTABLE"):
         raise InputError("the table is compressed in tiles", path=path, remedy="unpack it with funpack")
     stated = cards.text("DATASUM")
@@ -298,25 +300,25 @@ def read_catalog(
     Parameters
     ----------
     path
-        FITS file: of the LSST stack, a processed grid file, or permil's own.
+        FITS file of the LSST stack, a processed grid file, or a catalog of permil.
     flux
         Column of the flux in catalogs of the stack.
     band
         Filter or LED; empty: the FILTER card. The CCOB cards of spot exposures are stale and never used.
     needed
-        Quantities without which the catalog is of no use.
+        Required quantities.
 
     Returns
     -------
     SpotCatalog
-        ``detector`` is what the file says, in its spelling. ``remarks`` lists cards that cannot be used, values that mark missing
-        ones, and rows that repeat others (their positions are NaN, so that each measurement counts once).
+        ``detector`` is in the spelling of the file. ``remarks`` lists unusable cards, markers of missing values, and duplicate rows
+        (whose positions are NaN, so that each measurement counts once).
 
     Raises
     ------
     InputError
-        If the file has no such table, lacks a column (which are named), is empty, gives a quantity in a unit that cannot be
-        converted (magnitudes, nJy, arcsec) or more than one value per row, or contradicts itself.
+        If the file has no such table, lacks columns (the message names them), is empty, has a quantity in a unit that cannot be converted
+        (magnitudes, nJy, arcsec) or more than one value per row, or contradicts itself.
     """
     with open_source_table(path) as table:
         return catalog_of(table, flux=flux, band=band, needed=needed)
@@ -330,7 +332,7 @@ def catalog_of(
     name: str = "",
     needed: tuple[str, ...] = ("x", "y"),
 ) -> SpotCatalog:
-    """Return the catalog of a table; see `read_catalog`. ``name`` is the exposure where neither header nor file name tell it."""
+    """Return the catalog of a table; see `read_catalog`. ``name`` is the exposure if neither header nor file name contains it."""
     columns = {"stack": _stack_columns, "processed": _own_columns, "permil": _own_columns}[table.kind](table, flux)
     _require(table, {entry: columns[entry] for entry in needed})
     unit = _flux_unit(table, columns["flux"][0])
@@ -345,18 +347,18 @@ def catalog_of(
     if len(repeats):
         read["x"][repeats] = read["y"][repeats] = np.nan
         rows = "1 row repeats another" if len(repeats) == 1 else f"{len(repeats)} rows repeat others"
-        table.remarks.append(f"{rows} bit by bit and count once (the first: row {repeats[0] + 1})")
+        table.remarks.append(f"{rows} exactly and count once (the first: row {repeats[0] + 1})")
     if not (np.isfinite(read["x"]) & np.isfinite(read["y"])).any():
         raise InputError(
             f"all positions ({table.find(*columns['x'])}, {table.find(*columns['y'])}) are NaN or missing",
             path=table.path,
-            remedy="check how the catalog was made",
+            remedy="check the catalog",
         )
     if "flux" in needed and not np.isfinite(read["flux"]).any():
         raise InputError(
             f"all fluxes ({table.find(*columns['flux'])}) are NaN or missing",
             path=table.path,
-            remedy="check how the catalog was made, or name another column in spots.flux",
+            remedy="check the catalog, or choose another column with spots.flux",
         )
     flags = {"stack": _stack_flags, "processed": _no_flags, "permil": _own_flags}[table.kind](table, columns)
     grid_i, grid_j = _labels(table, read["x"], read["y"])
@@ -380,7 +382,7 @@ def _stack_columns(_table: SourceTable, flux: str) -> dict[str, tuple[str, ...]]
 
 
 def _own_columns(table: SourceTable, _flux: str) -> dict[str, tuple[str, ...]]:
-    """Return the names of columns that permil and processed grid files have."""
+    """Return the column names of permil catalogs and processed grid files."""
     columns: dict[str, tuple[str, ...]] = {"background": ("background",)}
     for name in QUANTITIES:
         columns[name] = (name,) if table.kind == "permil" else (name.upper(),)
@@ -393,7 +395,7 @@ def _require(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> None:
     if not missing:
         return
     fluxes = [name for name in table.names if name.endswith("instFlux")]
-    would_do = f"; fluxes that are there: {_some(fluxes, 24)}" if columns.get("flux", ("",))[0] in missing and fluxes else ""
+    would_do = f"; available fluxes: {_some(fluxes, 24)}" if columns.get("flux", ("",))[0] in missing and fluxes else ""
     raise InputError(
         f"column {', '.join(missing)} is missing",
         path=table.path,
@@ -403,7 +405,7 @@ def _require(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> None:
 
 
 def _flux_unit(table: SourceTable, flux: str) -> str:
-    """Return ``electron`` or ``count``, as the unit of the flux column or the card FLUXUNIT says."""
+    """Return ``electron`` or ``count``, from the unit of the flux column or the card FLUXUNIT."""
     column = table.find(flux)
     declared = table.unit(column) if column else ""
     stated = table.header.text("FLUXUNIT")
@@ -419,9 +421,9 @@ def _flux_unit(table: SourceTable, flux: str) -> str:
         ) from error
     if of_column and of_card and of_column != of_card:
         raise InputError(
-            f"column {column} is in {declared}, the card FLUXUNIT says {stated}",
+            f"column {column} is in {declared}, but the card FLUXUNIT is {stated}",
             path=table.path,
-            remedy="remove the one that is wrong",
+            remedy="remove the wrong one",
             value=stated,
             expected=declared,
         )
@@ -451,7 +453,7 @@ def _no_flags(table: SourceTable, _columns: dict[str, tuple[str, ...]]) -> IntAr
 
 
 def _own_flags(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> IntArray:
-    """Return the column ``flags``; its bits are those that the cards FL_* name, else permil's own."""
+    """Return the column ``flags``; its bits are named by the cards FL_*, else those of permil."""
     flags = _no_flags(table, columns)
     column = table.find("flags")
     if not column:
@@ -466,12 +468,12 @@ def _own_flags(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> IntAr
     unnamed = (stored & ~sum(1 << bit for bit in named.values())) != 0
     if unnamed.any():
         flags[unnamed] |= int(SpotFlag.BAD_FIT)
-        table.remarks.append(f"{int(unnamed.sum())} sources have flags that no card FL_* names (column {column}): not used")
+        table.remarks.append(f"{int(unnamed.sum())} sources have flags without a name in a card FL_* (column {column}): not used")
     return flags
 
 
 def _stack_flags(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> IntArray:
-    """Translate the flags of the measurements that are used, and of the pixels."""
+    """Translate the flags of the used measurements and of the pixels."""
     flags = _no_flags(table, columns)
     failures = tuple({f"{columns[name][0].rsplit('_', 1)[0]}_flag".lower() for name in ("x", "xx", "flux")})
     prefix = _PIXEL_FLAG_PREFIX.lower()
@@ -493,10 +495,10 @@ def _stack_flags(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> Int
 
 
 def _named_bits(table: SourceTable, is_wanted: Any) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Yield name and values of the bits of the column ``flags`` as far as TFLAG cards name them.
+    """Yield name and values of the bits of the column ``flags`` that are named by TFLAG cards.
 
-    Tables that went through other programs lose these names; their bits then say nothing (most are set for good sources as well).
-    Bits may come back as bytes, or as one number 0 or 1 for each.
+    Tables processed by other programs lose these names; their bits are then meaningless (most are set for good sources as well). Bits may
+    be stored as bytes, or as one number 0 or 1 for each.
     """
     for column in table.hdu.columns if b"TFLAG" in table.header.table.header else ():
         format_ = str(column.format)
@@ -511,9 +513,9 @@ def _named_bits(table: SourceTable, is_wanted: Any) -> Iterator[tuple[str, NDArr
         bits = _as_bits(values, max(names) + 1)
         if bits is None:
             raise InputError(
-                f"the bits of column {column.name} (format {format_}) cannot be told",
+                f"the bits of column {column.name} (format {format_}) cannot be identified",
                 path=table.path,
-                remedy="give the flags as logical columns of their own, or as bits (format X)",
+                remedy="give the flags as separate logical columns, or as bits (format X)",
                 value=format_,
             )
         for bit, name in names.items():
@@ -522,7 +524,7 @@ def _named_bits(table: SourceTable, is_wanted: Any) -> Iterator[tuple[str, NDArr
 
 
 def _as_bits(values: NDArray[Any], least: int) -> NDArray[np.bool_] | None:
-    """Return bits by row; None where it is not certain in which order they are stored."""
+    """Return bits by row; None if their order is uncertain."""
     if values.dtype == np.bool_:
         return values if values.shape[1] >= least else None
     values = values.reshape(len(values), -1)
@@ -531,13 +533,13 @@ def _as_bits(values: NDArray[Any], least: int) -> NDArray[np.bool_] | None:
     if values.shape[1] >= least and np.isin(values, (0, 1)).all():
         return values.astype(bool)
     if values.dtype == np.uint8 and 8 * values.shape[1] >= least:
-        # As the standard stores bits: the first is the most significant of the first byte.
+        # FITS bit order: the first bit is the most significant one of the first byte.
         return np.unpackbits(values, axis=1).astype(bool)
     return None
 
 
 def _labels(table: SourceTable, x: FloatArray, y: FloatArray) -> tuple[IntArray, IntArray]:
-    """Return labels from their columns, or from the grid in the header of a processed file; -1 where there are none."""
+    """Return labels from their columns, or from the grid in the header of a processed file; -1 without labels."""
     none = np.full(len(x), -1, dtype=np.int64)
     columns = [table.find("grid_i"), table.find("grid_j")]
     if all(columns):
@@ -546,9 +548,9 @@ def _labels(table: SourceTable, x: FloatArray, y: FloatArray) -> tuple[IntArray,
         if (labels != np.rint(labels)).any():
             row = int(np.flatnonzero((labels != np.rint(labels)).any(axis=1))[0])
             raise InputError(
-                f"columns {' and '.join(columns)} have ({labels[row, 0]:g}, {labels[row, 1]:g}) in row {row + 1}, which is no node",
+                f"columns {' and '.join(columns)} have ({labels[row, 0]:g}, {labels[row, 1]:g}) in row {row + 1}, which is not a node",
                 path=table.path,
-                remedy="labels are whole numbers; label the catalog again with permil spots grid",
+                remedy="labels are integers; label the catalog again with permil spots grid",
                 row=row + 1,
             )
         labels[labels < 0] = -1

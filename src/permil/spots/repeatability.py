@@ -1,4 +1,4 @@
-"""Many exposures at one place: whether fluxes scatter as their errors say, and whether the lamp drifts."""
+"""Repeatability at one position: scatter of fluxes relative to their errors, and drift of the lamp."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class Repeatability:
     Attributes
     ----------
     scatter, scatter_error, predicted : ndarray, shape (spots,)
-        Relative rms of each spot's flux after the exposure scales, its error, and the rms that the errors predict.
+        Relative rms of each spot's flux after division by the exposure scales, its error, and the rms predicted from errors.
     count : ndarray, shape (spots,)
-        Measurements.
+        Number of measurements.
     ratio, ratio_error
-        Median over the spots of scatter over prediction, with its error.
+        Median over the spots of the ratio of scatter to prediction, with its error.
     drift, drift_error
-        Change of the lamp from the first exposure to the last, relative, by a straight line in time. The error is from the scatter
-        around the line, or from the errors of the scales where these are larger.
+        Relative change of the lamp from the first exposure to the last, from a straight line in time. The error is from the scatter around
+        the line, or from the errors of the scales if these are larger.
     lamp_scatter
         Relative rms of the exposure scales around the line.
     in_time
-        Whether the line is over the dates; otherwise over the order of the exposures.
+        Whether the line is fitted against dates; otherwise against the order of the exposures.
     """
 
     scatter: FloatArray
@@ -54,7 +54,7 @@ def repeatability(residuals: Residuals, exposures: ExposureTable, *, spots: int)
     Raises
     ------
     SpotError
-        If there are fewer than three exposures with a brightness.
+        If there are fewer than three exposures with a scale.
     """
     used = residuals.used & np.isfinite(residuals.flux)
     spot = residuals.spot[used]
@@ -62,14 +62,14 @@ def repeatability(residuals: Residuals, exposures: ExposureTable, *, spots: int)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = np.bincount(spot, residuals.flux[used], minlength=spots) / count
         squares = np.bincount(spot, (residuals.flux[used] - mean[spot]) ** 2, minlength=spots)
-        # The exposure scales take part of the freedom: one for all spots of an exposure.
+        # The exposure scales use one degree of freedom per exposure, shared by all spots.
         share = 1 - 1 / max(1, int((count > 0).sum()))
         scatter = np.where(count > 1, np.sqrt(squares / (count - 1) / share), np.nan)
         predicted = np.sqrt(np.bincount(spot, residuals.flux_error[used] ** 2, minlength=spots) / count)
         scatter_error = scatter / np.sqrt(2 * np.maximum(count - 1, 1))
     known = (count > 1) & np.isfinite(scatter / predicted)
     freedom = count[known] - 1
-    # The median of chi-square lies below its mean (Wilson and Hilferty 1931).
+    # The median of chi-square is below its mean (Wilson and Hilferty 1931).
     ratios = (scatter / predicted)[known] / (1 - 2 / (9 * freedom)) ** 1.5
     drift, drift_error, lamp_scatter, in_time = _drift(exposures)
     return Repeatability(
@@ -99,7 +99,7 @@ def _drift(exposures: ExposureTable) -> tuple[float, float, float, bool]:
     inverse = np.linalg.inv(matrix.T @ (weight[:, None] * matrix))
     level, slope = inverse @ (matrix.T @ (weight * scale))
     residual = scale - level - slope * time
-    # Weighted line: errors follow from the scatter, and are at least those that the scales have of themselves.
+    # Weighted line: errors follow from the scatter, and are at least those of the scales.
     own = np.sqrt((inverse @ matrix.T * (weight * error) ** 2 @ matrix @ inverse)[1, 1])
     scattered = np.sqrt((inverse @ matrix.T * (weight * residual) ** 2 @ matrix @ inverse)[1, 1] * len(time) / (len(time) - 2))
     lamp = float(np.sqrt(max(0.0, (residual**2).sum() / (len(time) - 2))))

@@ -1,4 +1,4 @@
-"""What is known of spots and of exposures, and what both leave of each measurement."""
+"""Tables of spots and exposures, and the residual of each measurement."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MOMENTS = ("xx", "yy", "xy")
 
 @dataclass(frozen=True)
 class SpotTable:
-    """What is known of each spot of a mask; arrays of shape (spots,), spot ``grid_i * rows + grid_j``.
+    """Results for each spot of a mask; arrays of shape (spots,), spot ``grid_i * rows + grid_j``.
 
     Attributes
     ----------
     flux, flux_error
-        At exposure scale 1 and throughput 1.
+        Flux at exposure scale 1 and throughput 1, and its error.
     flux_count
-        Measurements in it.
+        Number of measurements.
     places
         Shift from the regular node, pixels.
     moments, moment_errors
@@ -44,16 +44,16 @@ class SpotTable:
 
 @dataclass(frozen=True)
 class ExposureTable:
-    """What is known of each exposure; arrays of shape (exposures,).
+    """Results for each exposure; arrays of shape (exposures,).
 
     Attributes
     ----------
     names, mjd, projector
         As in `Measurements`.
     scale, scale_error
-        Relative brightness.
+        Relative brightness and its error.
     grids
-        Five parameters, None where there are too few spots.
+        Five parameters, None with too few spots.
     offsets, offset_errors
         Common change of xx, yy, xy by name, pixel^2.
     """
@@ -75,12 +75,12 @@ class ExposureTable:
 
 @dataclass(frozen=True)
 class Residuals:
-    """What is left of each measurement; arrays of shape (n,) in the order of the measurements.
+    """Residuals of all measurements; arrays of shape (n,) in the order of the measurements.
 
     Attributes
     ----------
     spot, exposure, x, y
-        Of the measurement.
+        Spot, exposure and position of the measurement.
     flux, flux_error
         Ratio: measured over predicted flux (spot times exposure) minus 1: the relative throughput.
     flux_difference, flux_difference_error
@@ -88,13 +88,13 @@ class Residuals:
     dx, dy, xx, yy, xy
         Measured minus expected position (pixels) and moments (pixel^2).
     errors
-        Of dx, dy, xx, yy, xy by name: reported by the catalogs, or the scatter where these are silent.
+        Errors of dx, dy, xx, yy, xy by name: reported by the catalogs, else the scatter.
     expected
-        What flux, xx, yy, xy were expected to be, by name.
+        Expected flux, xx, yy, xy by name.
     background
-        Light under the spot that was subtracted, per pixel; NaN where unknown.
+        Subtracted background under the spot, per pixel; NaN where unknown.
     used
-        Measurements that are good and no outliers in flux.
+        Good measurements that are not outliers in flux.
     """
 
     spot: IntArray
@@ -119,14 +119,14 @@ class Residuals:
 def residuals_of(
     measurements: Measurements, spots: SpotTable, exposures: ExposureTable, sigma: FloatArray, used: NDArray[np.bool_]
 ) -> Residuals:
-    """Return what is left of measurements after spots and exposures.
+    """Return the residuals of measurements relative to spots and exposures.
 
     Parameters
     ----------
     sigma : ndarray, shape (n,)
         Expected errors of the fluxes.
     used : ndarray, shape (n,)
-        Measurements that are good and no outliers.
+        Good measurements that are not outliers.
     """
     spot, exposure, quantities = measurements.spot, measurements.exposure, measurements.quantities
     predicted = spots.flux[spot] * exposures.scale[exposure]
@@ -155,7 +155,7 @@ def residuals_of(
 
 
 def _known_errors(reported: FloatArray, residuals: FloatArray, measurements: Measurements) -> FloatArray:
-    """Return reported errors; where there are none, the robust scatter of the residuals of the spot."""
+    """Return the reported errors or, if missing, the robust scatter of the residuals of the spot."""
     known = measurements.good & np.isfinite(residuals)
     if np.isfinite(reported[known]).all() or not known.any():
         return reported

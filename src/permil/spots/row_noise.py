@@ -1,6 +1,6 @@
-"""Noise that is common to the pixels of a row of an amplifier: the overscan level that was subtracted from each row.
+"""Noise common to the pixels of a row of an amplifier, from the subtracted overscan level.
 
-In a sum over pixels with weights it adds ``variance (sum of the weights along the row)^2``, where independent noise adds
+In a weighted sum over pixels it adds ``variance (sum of the weights along the row)^2``, where independent noise adds
 ``variance (sum of the squared weights)``.
 """
 
@@ -24,7 +24,7 @@ class RowNoise:
     Attributes
     ----------
     starts : ndarray, shape (m,)
-        First column of each of the strips of columns that amplifiers read, increasing, from 0.
+        First column of each strip of columns read by one amplifier, ascending from 0.
     variance : ndarray, shape (ny, m)
         Variance of the level, electrons^2.
     """
@@ -35,16 +35,16 @@ class RowNoise:
 
 @dataclass(frozen=True)
 class RowErrors:
-    """Row noise around spots, and what the background under each spot has of it.
+    """Row noise around spots, and its effect on the background under each spot.
 
     Attributes
     ----------
     noise
-        Of the image.
+        Row noise of the image.
     first_row : ndarray, shape (n,)
-        Row at which ``answer`` begins; it may lie outside of the image.
+        First row of ``answer``; it may lie outside the image.
     answer : ndarray, shape (n, rows, m)
-        Change of the background at the spot with the level of each row and strip.
+        Derivative of the background at the spot with respect to the level of each row and strip.
     """
 
     noise: RowNoise
@@ -62,10 +62,10 @@ def row_noise(detector: Detector, variance: FloatArray) -> RowNoise:
 
 
 def no_row_noise(rows: int) -> RowNoise:
-    """Return the row noise of an image of that many rows whose pixels are independent."""
+    """Return the row noise of an image with independent pixels."""
     return RowNoise(np.zeros(1, dtype=np.int64), np.zeros((rows, 1)))
 
 
 def no_row_errors(rows: int, spots: int) -> RowErrors:
-    """Return the errors of spots in an image of that many rows whose pixels are independent."""
+    """Return the errors of spots in an image with independent pixels."""
     return RowErrors(no_row_noise(rows), np.zeros(spots, dtype=np.int64), np.zeros((spots, 1, 1)))

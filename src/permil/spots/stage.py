@@ -1,4 +1,4 @@
-"""The stage `spots`: exposures or catalogs of the mask to grids, calibration, residuals and throughput maps."""
+"""The stage `spots`: grids, calibration, residuals and throughput maps from exposures or catalogs of the mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from permil.products import FINGERPRINT_CARD, check_output, write_table
 from permil.progress import StageReport, do_tasks
 from permil.run import Run
 from permil.spots.basis import TensorSplines
-from permil.spots.calibration import Calibration, apply_spots, calibrate
+from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
 from permil.spots.calibration_file import (
     StoredCalibration,
     calibration_cards,
@@ -26,13 +26,13 @@ from permil.spots.calibration_file import (
     write_calibration,
     write_residuals,
 )
+from permil.spots.duplicate_catalogs import repeated_catalogs
 from permil.spots.errors import GridError, SpotError
 from permil.spots.flux_model import FluxSolution
 from permil.spots.folder import SpotsFolder
 from permil.spots.inputs import CatalogFile, LabelledExposure, catalog_files, catalog_tasks, detector_outlines, label_file
 from permil.spots.measurements import Measurements, gather
 from permil.spots.repeatability import LEAST_EXPOSURES, Repeatability, repeatability
-from permil.spots.repeated import repeated_catalogs
 from permil.spots.residuals import ExposureTable, Residuals
 from permil.spots.summary import applied_rows, calibration_rows, describe_calibration, summary_table, summed_up
 from permil.spots.throughput import MAPPED, amplifier_table, bin_residuals, check_cell, radial_profile, require_inside, ring_edges
@@ -41,7 +41,7 @@ from permil.spots.window import common_window
 
 
 def run_spots(run: Run) -> StageReport:
-    """Do everything from catalogs or raw exposures to throughput maps, per detector and band.
+    """Reduce catalogs or raw exposures to throughput maps, per detector and band.
 
     Raises
     ------
@@ -133,12 +133,12 @@ def _reduce(run: Run, exposures: Sequence[LabelledExposure], remarks: Sequence[t
 def _usable(
     exposures: Sequence[LabelledExposure],
 ) -> tuple[list[LabelledExposure], list[tuple[str, str, str]], list[tuple[str, str]]]:
-    """Return the exposures that count, each once; exposure, detector and reason of the others; and what is odd about any.
+    """Return the distinct usable exposures; exposure, detector and reason of the others; and remarks on all.
 
     Raises
     ------
     PermilError
-        If there is none: an error of the kind of the first.
+        If there is none; the class is that of the first error.
     SpotError
         If two catalogs of one exposure and detector differ.
     """
@@ -176,11 +176,11 @@ def _gather(exposures: Sequence[LabelledExposure], options: SpotsConfig, camera:
 
 
 def throughput_splines(options: SpotsConfig, detector: Detector) -> TensorSplines:
-    """Return the throughput model that the configuration asks for."""
+    """Return the throughput model of the configuration."""
     return TensorSplines(detector.shape, options.knot_px, 3 if options.basis == "splines" else 0)
 
 
-def _calibrate(group: _Group, options: SpotsConfig) -> tuple[Calibration, Repeatability | None]:
+def _calibrate(group: _Group, options: SpotsConfig) -> tuple[SpotCalibration, Repeatability | None]:
     measurements = group.measurements
     require_inside(measurements.quantities["x"], measurements.quantities["y"], group.detector)
     calibration = calibrate(
@@ -221,12 +221,12 @@ def _reduce_group(options: SpotsConfig, group: _Group, products: SpotsFolder, pr
 
 
 def require_same_mask(stored: StoredCalibration, measurements: Measurements, *, path: str | Path) -> None:
-    """Raise an error if a calibration is not of the mask, sensor, band and aperture of some measurements.
+    """Raise an error if calibration and measurements differ in mask, sensor, band or aperture.
 
     Raises
     ------
     SpotError
-        Naming what differs.
+        If they differ; the message names the difference.
     """
     for name, of_calibration, of_exposures in (
         ("detector", stored.detector, measurements.detector),
@@ -239,7 +239,7 @@ def require_same_mask(stored: StoredCalibration, measurements: Measurements, *, 
         unknown = of_calibration in ("", None) or of_exposures in ("", None) or of_calibration != of_calibration
         if not unknown and of_exposures == of_exposures and of_calibration != of_exposures:
             raise SpotError(
-                f"the calibration is of {name} {of_calibration}, the exposures are of {of_exposures}",
+                f"the calibration is of {name} {of_calibration}, but the exposures are of {of_exposures}",
                 path=path,
                 remedy="give the calibration of the same mask, detector and band",
                 value=of_exposures,
@@ -280,13 +280,13 @@ def _write_maps(
 
 
 def _add_remarks(error: PermilError, remarks: list[tuple[str, str]]) -> None:
-    """Let an error say what is odd about the catalogs: it may be the cause."""
+    """Add remarks about the catalogs to an error, since they may explain it."""
     if remarks:
         error.remedy = f"{error.remedy} ({'; '.join(summed_up(remarks))})"
 
 
 def _write_list(path: Path, rows: Sequence[tuple[str, ...]], names: tuple[str, ...]) -> None:
-    """Write a table of text; remove it where there is nothing to say."""
+    """Write a table of text; remove it if there are no rows."""
     if rows:
         write_table(path, Table(rows=rows, names=names))
     else:
@@ -306,7 +306,7 @@ def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options:
     Returns
     -------
     str
-        What was found, for people.
+        Summary text.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Figures of the stage: one row per metric, detector and band, each with its error."""
+"""Summary of the stage: one row per metric, detector and band, with its error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from permil.spots.calibration import Calibration
+from permil.spots.calibration import SpotCalibration
 from permil.spots.flux_excess import FluxExcess
 from permil.spots.repeatability import Repeatability
 from permil.spots.residuals import ExposureTable, Residuals
@@ -26,7 +26,7 @@ def summary_table(rows: Sequence[dict[str, Any]], *, fingerprint: str) -> Table:
     return table
 
 
-def calibration_rows(calibration: Calibration, repeated: Repeatability | None, *, detector: str) -> list[dict[str, Any]]:
+def calibration_rows(calibration: SpotCalibration, repeated: Repeatability | None, *, detector: str) -> list[dict[str, Any]]:
     """Return the rows of a calibration."""
     freedom = max(calibration.freedom, 1)
     metrics: list[tuple[str, float, float, str]] = [
@@ -47,13 +47,13 @@ def calibration_rows(calibration: Calibration, repeated: Repeatability | None, *
 
 
 def applied_rows(exposures: ExposureTable, residuals: Residuals, *, detector: str, band: str) -> list[dict[str, Any]]:
-    """Return the rows of a calibration that was applied to other exposures."""
+    """Return the rows of a calibration applied to other exposures."""
     metrics = [("exposures", float(len(exposures.names)), 0.0, ""), *_residual_metrics(residuals)]
     return _rows(metrics, detector, band)
 
 
-def describe_calibration(calibration: Calibration, repeated: Repeatability | None) -> str:
-    """Return the most important figures in one line, for people."""
+def describe_calibration(calibration: SpotCalibration, repeated: Repeatability | None) -> str:
+    """Return the most important results as one line of text."""
     name = " ".join(part for part in (calibration.detector, calibration.band) if part)
     text = (
         f"{name}: {int(np.isfinite(calibration.spots.flux).sum())} spots, {len(calibration.exposures.names)} exposures "
@@ -61,7 +61,7 @@ def describe_calibration(calibration: Calibration, repeated: Repeatability | Non
     )
     excess = calibration.excess
     if not np.isnan(excess.variance):
-        text += f", scatter beyond the errors {_per_mil(*excess.scatter)} per mil, of which the sensor does not explain "
+        text += f", scatter in excess of errors {_per_mil(*excess.scatter)} per mil, part not explained by the sensor "
         text += _per_mil(*excess.unexplained)
     if repeated is None:
         return text
@@ -76,7 +76,7 @@ def _per_mil(number: float, error: float) -> str:
 
 
 def summed_up(remarks: Sequence[tuple[str, str]]) -> list[str]:
-    """Return remarks (name of the catalog, clause) as lines, for people: those that differ in numbers only make one."""
+    """Return remarks (name of the catalog, clause) as lines of text, merging those that differ only in numbers."""
     alike: dict[str, list[tuple[str, str]]] = {}
     for name, clause in remarks:
         alike.setdefault(_NUMBER.sub("", clause), []).append((name, clause))

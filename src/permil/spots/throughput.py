@@ -1,4 +1,4 @@
-"""Residuals placed on the detector: binned maps, means per amplifier, profiles around a centre (tree rings)."""
+"""Residuals on the detector: binned maps, means per amplifier, radial profiles (tree rings)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class BinnedMap:
     Attributes
     ----------
     mean, error
-        Weighted mean and its error (the larger of what the errors and what the scatter in the cell say); NaN in empty cells.
+        Weighted mean and its error (the larger of the propagated error and that from the scatter in the cell); NaN in empty cells.
     count
-        Measurements in each cell.
+        Number of measurements in each cell.
     cell
         Side, pixels.
     """
@@ -51,7 +51,7 @@ class Means:
 
 
 def grouped_means(values: FloatArray, errors: FloatArray, group: IntArray, groups: int) -> Means:
-    """Average values with weights ``1 / errors^2`` in each group; a group of -1 is nowhere."""
+    """Average values with weights ``1 / errors^2`` in each group; group -1 is ignored."""
     known = np.isfinite(values) & np.isfinite(errors) & (errors > 0) & (group >= 0)
     value, weight, group = values[known], errors[known] ** -2.0, group[known]
     count = np.bincount(group, minlength=groups)
@@ -65,7 +65,7 @@ def grouped_means(values: FloatArray, errors: FloatArray, group: IntArray, group
 
 
 def residual_of(residuals: Residuals, quantity: str) -> tuple[FloatArray, FloatArray]:
-    """Return values and errors of one of `MAPPED`; NaN for measurements that were not used."""
+    """Return values and errors of one of `MAPPED`; NaN for unused measurements."""
     values = np.where(residuals.used, getattr(residuals, quantity), np.nan)
     return values, residuals.flux_error if quantity == "flux" else residuals.errors[quantity]
 
@@ -76,7 +76,7 @@ def require_inside(x: FloatArray, y: FloatArray, detector: Detector) -> None:
     Raises
     ------
     SpotError
-        Then the exposures are of another detector.
+        If any spot lies outside: the exposures are of another detector.
     """
     outside = (x < -0.5) | (y < -0.5) | (x > detector.nx - 0.5) | (y > detector.ny - 0.5)
     if outside.any():
@@ -95,11 +95,11 @@ def bin_residuals(residuals: Residuals, quantity: str, detector: Detector, *, ce
     Parameters
     ----------
     residuals
-        Of a calibration.
+        Residuals of a calibration.
     quantity
         One of `MAPPED`.
     detector
-        Where the spots lie.
+        Detector of the spots.
     cell
         Side of a cell, pixels.
 
@@ -138,16 +138,16 @@ def amplifier_table(residuals: Residuals, detector: Detector) -> Table:
 
 
 def radial_profile(residuals: Residuals, *, centre: tuple[float, float], edges: FloatArray) -> Table:
-    """Return the mean of each residual in rings around a centre; positions also along the radius and across it.
+    """Return the mean of each residual in rings around a centre, including radial and tangential displacement.
 
     Parameters
     ----------
     residuals
-        Of a calibration.
+        Residuals of a calibration.
     centre
-        x, y in pixels of the detector; tree rings have theirs outside of it.
+        x, y in pixels of the detector; the centre of tree rings lies outside.
     edges
-        Radii that part the rings, pixels.
+        Radii of the ring boundaries, pixels.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def radial_profile(residuals: Residuals, *, centre: tuple[float, float], edges: 
 
 
 def ring_edges(detector: Detector, centre: tuple[float, float], width: float) -> FloatArray:
-    """Return radii, ``width`` pixels apart, that cover a detector around a centre in it or outside of it."""
+    """Return radii, ``width`` pixels apart, that cover a detector, for a centre inside or outside."""
     x = np.array([0.0, detector.nx])
     y = np.array([0.0, detector.ny])
     nearest = np.hypot(centre[0] - np.clip(centre[0], *x), centre[1] - np.clip(centre[1], *y))
@@ -200,7 +200,9 @@ def check_cell(cell: int, detector: Detector) -> None:
     Raises
     ------
     SpotError
-        Then there is no map.
+        If the cell is empty or too large.
     """
     if not 1 <= cell < min(detector.shape):
-        raise SpotError(f"a cell of {cell} pixels", remedy=f"give 1 to {min(detector.shape) - 1} pixels", value=cell)
+        raise SpotError(
+            f"cells of {cell} pixels cannot be used", remedy=f"give 1 to {min(detector.shape) - 1} pixels", value=cell
+        )

@@ -1,4 +1,4 @@
-"""Maps of residuals on the detector as a FITS product."""
+"""Write maps of residuals on the detector as a FITS product."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write_throughput(
     Parameters
     ----------
     maps
-        By the names of `permil.spots.throughput.MAPPED`. FLUX is the relative throughput minus 1.
+        Maps by the names in `permil.spots.throughput.MAPPED`. FLUX is the relative throughput minus 1.
     model
         The splines of the joint fit at the centres of the cells (``MODEL``, ``MODEL_ERR``).
 

@@ -1,7 +1,7 @@
-"""Bring the labels of many exposures of one mask into one window, where the edge of the detector hides part of the mask.
+"""Shift the labels of many exposures of one mask to a common window, if the edge of the detector cuts off part of the mask.
 
-Where an exposure shows the whole mask its labels are absolute. Where it does not, the fluxes of its spots say which part is seen: at
-the right shift the ratio of its fluxes to those of the same spots elsewhere scatters least.
+If an exposure shows the whole mask, its labels are absolute. Otherwise the fluxes of its spots identify the visible part: at the right
+shift the ratio of its fluxes to those of the same spots in other exposures scatters least.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from permil.spots.catalog import SpotCatalog
 
 FloatArray = NDArray[np.float64]
 
-# At the second best shift the ratios must scatter so much more than at the best.
+# Smallest ratio of the scatter at the second best shift to that at the best.
 _CLEARLY = 1.3
 _LEAST_OVERLAP = 0.5
 _LEAST_SPOTS = 9
@@ -28,11 +28,11 @@ class WindowedCatalogs:
     Attributes
     ----------
     catalogs
-        Those whose place in the mask was known or found, in the order of the input.
+        Catalogs whose position in the mask is known or was found, in input order.
     decided
-        Whether node (0, 0) is certainly the first of the mask; otherwise the labels only agree with each other.
+        Whether node (0, 0) is certainly the first of the mask; otherwise the labels are only mutually consistent.
     left_out
-        Name and reason of the others.
+        Name and reason of the excluded catalogs.
     """
 
     catalogs: tuple[SpotCatalog, ...]
@@ -53,7 +53,7 @@ def common_window(catalogs: list[SpotCatalog], decided: list[bool], *, columns: 
         Spots of the mask.
     """
     absolute = any(decided)
-    # Where nothing is absolute the largest part is put in the middle of a frame with space on all sides.
+    # If no catalog is absolute, the largest one is centred in a frame with margins on all sides.
     margin = (0, 0) if absolute else (columns, rows)
     frame = (columns + 2 * margin[0], rows + 2 * margin[1])
     sizes = [int(catalog.labelled.sum()) for catalog in catalogs]
@@ -65,7 +65,7 @@ def common_window(catalogs: list[SpotCatalog], decided: list[bool], *, columns: 
         shift = _best_shift(catalogs[number], _median_image(images), frame)
         if shift is None:
             left_out.append(
-                (catalogs[number].exposure, "its place in the mask is ambiguous: the fluxes of its spots do not tell")
+                (catalogs[number].exposure, "its position in the mask is ambiguous, also from the fluxes of its spots")
             )
             continue
         shifts[number] = shift
@@ -85,7 +85,7 @@ def _median_image(images: list[FloatArray]) -> FloatArray:
 
 
 def _flux_image(catalog: SpotCatalog, frame: tuple[int, int], shift: tuple[int, int]) -> FloatArray:
-    """Return the fluxes over their median at the nodes of a frame, NaN where there are none."""
+    """Return the fluxes over their median at the nodes of a frame, NaN at empty nodes."""
     image = np.full(frame, np.nan)
     used = catalog.labelled & np.isfinite(catalog.flux) & (catalog.flux > 0)
     if not used.any():

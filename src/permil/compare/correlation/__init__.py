@@ -1,4 +1,4 @@
-"""Correlation of two maps of which neighbouring values are correlated, and its significance."""
+"""Correlation of two spatially correlated maps, and its significance."""
 
 from permil.compare.correlation.correlate import correlate
 from permil.compare.correlation.methods import METHODS

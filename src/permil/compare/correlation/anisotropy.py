@@ -1,4 +1,4 @@
-"""What one isotropic covariance for the whole field misses: stripes, rings whose direction turns over the field, and exposures."""
+"""Corrections for structure that a single isotropic covariance does not describe: stripes, rings, and exposures."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from permil.compare.correlation.expectations import Expectations
 
 FloatArray = NDArray[np.float64]
 
-# The products of lag covariances must exceed what isotropic maps give by this factor and by so many standard deviations.
+# The products of lag covariances must exceed what isotropic maps give by this factor and by this number of standard deviations.
 _FACTOR, _SIGNIFICANT = 1.5, 4.0
 _SHARE_OF_EXTENT = 0.5
-# Lags up to this share of the extents tell of maps that change between exposures.
+# Lags up to this fraction of the extents are used for maps that change between exposures.
 _SHARE_OF_EXPOSURES, _SIGNIFICANT_EXPOSURES = 0.25, 3.0
-# The same for directions that turn: within tiles, as many along each side.
+# The same for directions that vary over the field: within tiles, this number along each side.
 _TURNING_FACTOR, _TURNING_SIGNIFICANT, _TILES = 1.4, 3.0, 4
 
 
 def excess_variance(
     cells: Cells, expectations: Expectations, a: FloatArray, b: FloatArray, weights_a: FloatArray, weights_b: FloatArray
 ) -> float:
-    """Return the variance of r that the maps' own lag covariances show beyond isotropic ones, 0 where that is not significant.
+    """Return the excess of the variance of r from measured lag covariances over isotropic ones, 0 if not significant.
 
     The sum ``sum_h N(h) Ca(h) Cb(h) / n^2`` over the measured lag covariances has a known expectation for independent maps of the fitted
-    covariances (centring included), and far more scatter than the fit. It takes the place of the fit only where it exceeds it
-    clearly: stripes or rings concentrate both maps in few waves, which no isotropic covariance tells.
+    covariances (centring included), and far more scatter than the fit. It replaces the fit only if it exceeds it clearly: stripes or rings
+    concentrate both maps in few waves, which an isotropic covariance cannot describe.
 
     Parameters
     ----------
     cells, expectations
-        The places.
+        Positions of the points.
     a, b : ndarray, shape (n,)
         Standardised maps.
     weights_a, weights_b : ndarray, shape (components,)
-        Weights of the fitted components, shares of the mean square.
+        Weights of the fitted components, fractions of the mean square.
     """
     rows, columns = (np.abs(lag) <= _SHARE_OF_EXTENT * np.abs(lag).max() for lag in (cells.lag_y, cells.lag_x))
     used = rows[:, None] & columns[None, :] & (cells.pairs > 0)
@@ -45,7 +45,7 @@ def excess_variance(
     models = [covariance(cells, expectations, weights) for weights in (weights_a, weights_b)]
     first, second = (_expected_products(cells, model)[used] for model in models)
     expected = np.sum(first * second / pairs) / cells.n**2
-    # Correlated maps share waves, which adds to the sum what r^2 of them does.
+    # Correlated maps share waves, which contributes a term proportional to r^2 to the sum.
     r = np.mean(a * b)
     expected *= 1.0 + 2.0 * r * r
     threshold = expected * max(_FACTOR, 1.0 + _SIGNIFICANT * _scatter(cells, expectations, weights_a, weights_b))
@@ -53,17 +53,17 @@ def excess_variance(
 
 
 def exposure_variance(cells: Cells, a: FloatArray, b: FloatArray) -> float:
-    """Return the variance of r that deviations of both maps from their means at each place add; 0 where they are white.
+    """Return the variance of r due to deviations of both maps from their means at each position; 0 if these are white.
 
-    Where both maps have neighbours in common within an exposure, the sum over the lags of the products ``c(p) c(q)`` of two points,
-    with c the product of the deviations, is positive; it is 0 for white deviations. It is used where it exceeds its scatter clearly.
+    If both maps are correlated between neighbours within an exposure, the sum over the lags of the products ``c(p) c(q)`` of two points,
+    with c the product of the deviations, is positive; it is 0 for white deviations. It is used if it clearly exceeds its scatter.
 
     Parameters
     ----------
     cells
-        The places.
+        Positions of the points.
     a, b : ndarray, shape (n,)
-        Deviations of the standardised maps from their means at each place.
+        Deviations of the standardised maps from their means at each position.
     """
     product = a * b
     product = np.where(product != 0.0, product - product.mean(), 0.0)
@@ -75,18 +75,18 @@ def exposure_variance(cells: Cells, a: FloatArray, b: FloatArray) -> float:
     scatter = np.sqrt(2.0 * max(float(np.sum(cells.lag_products(product**2)[used])), 0.0))
     if excess <= _SIGNIFICANT_EXPOSURES * scatter:
         return 0.0
-    # Taking the mean off makes the sum over all lags 0, and that over the lags in use too small by their share.
+    # Subtracting the mean makes the sum over all lags 0, and that over the lags in use too small by their fraction.
     return excess / cells.n**2 / (1.0 - float(cells.pairs[used].sum()) / cells.n**2)
 
 
 def common_directions(
     cells: Cells, expectations: Expectations, a: FloatArray, b: FloatArray, weights_a: FloatArray, weights_b: FloatArray
 ) -> float:
-    """Return the factor by which directions that both maps have in common, part by part, raise the variance of r; 1 where not significant.
+    """Return the factor by which local directions common to both maps increase the variance of r; 1 if not significant.
 
     Lag covariances are measured within 4 x 4 tiles and multiplied tile by tile; for stationary independent maps the sum is
-    expected to be that of the covariances of all tiles together. Rings about one centre have the same direction in both maps at each
-    place, but not over the whole field, and what they are worth cannot be told from lags.
+    expected to equal that of the covariances of all tiles together. Rings about one centre have the same direction in both maps at each
+    position, but not over the whole field, and their effective number of values cannot be determined from lags.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def common_directions(
 
 
 def _scatter(cells: Cells, expectations: Expectations, weights_a: FloatArray, weights_b: FloatArray) -> float:
-    """Return the relative scatter of the sum of products of measured covariances: ``sqrt(8 / waves that the maps share)``."""
+    """Return the relative scatter of the sum of products of measured covariances: ``sqrt(8 / shared waves)``."""
     products = (expectations.power @ weights_a) * (expectations.power @ weights_b)
     variance = float(weights_a @ expectations.traces @ weights_b)
     waves = min((cells.n**2 * variance) ** 2 / np.sum(products**2), 1.0 / variance)
@@ -129,13 +129,13 @@ def covariance(cells: Cells, expectations: Expectations, weights: FloatArray) ->
     variances = weights * expectations.variance
     along_x, along_y = (np.exp(-0.5 * (lag / expectations.lengths[:, None]) ** 2) for lag in (cells.lag_x, cells.lag_y))
     function = (along_y.T * variances[1:]) @ along_x
-    # White noise is common to a point and itself, not to several points at one place.
+    # White noise correlates a point only with itself, not with other points at the same position.
     function[0, 0] += variances[0] * cells.n / cells.pairs[0, 0]
     return function
 
 
 def _expected_products(cells: Cells, function: FloatArray) -> FloatArray:
-    """Return the expected sum of lag products of a centred map with some covariance function."""
+    """Return the expected sum of lag products of a centred map with a given covariance function."""
     counted = cells.transform(np.ones(cells.n))
     row_sums = cells.smoothed(counted, fft.rfft2(function))
     products = cells.lag_products(np.ones(cells.n), row_sums)

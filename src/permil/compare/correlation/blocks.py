@@ -1,6 +1,6 @@
 """Resampling of whole blocks of the field: bootstrap with a scan of the block size, and delete-block and delete-group jackknife.
 
-Everything is a function of sums over blocks, so a resample costs as much as there are blocks.
+All statistics are functions of sums over blocks, so that the cost of a resample is proportional to the number of blocks.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Statistic = Callable[[FloatArray], FloatArray]
 
-# The scan goes from blocks of about one point, or from this many blocks, to so few over the field.
+# Largest and smallest number of blocks in the scan; blocks hold at least about one point.
 _MOST_BLOCKS, _FEWEST_BLOCKS = 1500, 16
 _SIZE_RATIO = 2.0**0.5
 _OFFSETS = 10
-# The plateau begins where the next two larger blocks raise the error by less than this.
+# The plateau starts where the next two larger block sizes increase the error by less than this.
 _FLAT = 1.04
 _JACKKNIFE_BLOCKS = 36
 _FEWEST_GROUPS = 5
 _ROUNDING = 1e-11
-ONE_BLOCK = "one part of the field holds all of the variance of a map"
-"""Why a jackknife has no error."""
+ONE_BLOCK = "one block contains the whole variance of a map"
+"""Reason why a jackknife has no error."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class BlockScan:
     errors : ndarray, shape (sizes,)
         Standard error of r.
     plateau
-        Size where the error stops growing; NaN where it never does.
+        Size above which the error is constant; NaN if it never is.
     draws : ndarray, shape (resamples,)
         r of the resamples at the plateau, or at the largest size.
     """
@@ -53,7 +53,7 @@ class BlockScan:
 
     @property
     def chosen(self) -> int:
-        """Number of the size that is used."""
+        """Index of the size used."""
         return len(self.sizes) - 1 if np.isnan(self.plateau) else int(np.argmin(np.abs(self.sizes - self.plateau)))
 
 
@@ -70,13 +70,13 @@ def correlation_of(sums: FloatArray) -> FloatArray:
 
 
 def centred_squares(n: FloatArray, total: FloatArray, squares: FloatArray) -> FloatArray:
-    """Return the sum of squares about the mean; NaN where it is 0 to rounding."""
+    """Return the sum of squares about the mean; NaN if it is 0 to rounding."""
     centred = squares - total * total / n
     return np.where(centred > _ROUNDING * squares, centred, np.nan)
 
 
 def block_sums(columns: FloatArray, labels: IntArray) -> FloatArray:
-    """Return the sums of columns over blocks that have points, shape (blocks, columns)."""
+    """Return the sums of columns over blocks with points, shape (blocks, columns)."""
     number = int(labels.max()) + 1
     sums = np.column_stack([np.bincount(labels, column, minlength=number) for column in columns.T])
     there: NDArray[np.bool_] = np.bincount(labels, minlength=number) > 0
@@ -84,7 +84,7 @@ def block_sums(columns: FloatArray, labels: IntArray) -> FloatArray:
 
 
 def tiles(x: FloatArray, y: FloatArray, size: float, offset: tuple[float, float] = (0.0, 0.0)) -> IntArray:
-    """Return the number of the square block that each point lies in; ``offset`` (0 to 1) shifts the blocks by parts of one."""
+    """Return the number of the square block of each point; ``offset`` (0 to 1) shifts the blocks by a fraction of their size."""
     column = np.floor((x - x.min()) / size + offset[0]).astype(np.int64)
     row = np.floor((y - y.min()) / size + offset[1]).astype(np.int64)
     return row * (int(column.max()) + 1) + column
@@ -95,7 +95,7 @@ def block_bootstrap(
 ) -> BlockScan:
     """Draw blocks with replacement, for a range of block sizes (Künsch 1989, Ann. Stat. 17, 1217; Lahiri 2003).
 
-    Blocks tile the field from a random origin, anew for each tenth of the resamples.
+    Blocks tile the field from a random origin, which is redrawn for each tenth of the resamples.
     """
     columns = moments(a, b)
     largest = np.sqrt(cells.area / _FEWEST_BLOCKS)
@@ -141,8 +141,8 @@ def jackknife(sums: FloatArray, statistic: Statistic) -> tuple[FloatArray, Float
 
     Notes
     -----
-    Blocks of different size are weighted as in Busing, Meijer & van der Leeden (1999, Stat. Comput. 9, 3). The error is NaN where the
-    statistic does not exist without one of the blocks, which then holds all of a map's variance.
+    Blocks of different size are weighted as in Busing, Meijer & van der Leeden (1999, Stat. Comput. 9, 3). The error is NaN if the
+    statistic is undefined without one of the blocks, which then contains the whole variance of a map.
     """
     total = sums.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -156,10 +156,10 @@ def jackknife(sums: FloatArray, statistic: Statistic) -> tuple[FloatArray, Float
 
 
 def jackknife_labels(x: FloatArray, y: FloatArray, cells: Cells) -> IntArray:
-    """Return the blocks of the jackknife: some 36 squares over the field."""
+    """Return the blocks of the jackknife: about 36 squares over the field."""
     return tiles(x, y, np.sqrt(cells.area / _JACKKNIFE_BLOCKS) * (1.0 + 1e-9))
 
 
 def enough_groups(groups: IntArray) -> bool:
-    """Whether there are at least five groups: fewer give no error worth the name."""
+    """Return whether there are at least five groups, the minimum for an error."""
     return int(groups.max()) + 1 >= _FEWEST_GROUPS

@@ -1,15 +1,15 @@
-"""The covariances that a map may have, each a mixture of white noise and Gaussians, and what the map says about them.
+"""Candidate covariances of a map, mixtures of white noise and Gaussians, and their posterior probabilities.
 
-Four families, each over all lengths and all shares of white noise:
+Four families, each over all lengths and all fractions of white noise:
 
-- Matérn with the smoothness from -1/2 to 5 (spectra ``k^-1`` to ``k^-12`` below the length; power laws where it exceeds the field),
+- Matérn with the smoothness from -1/2 to 5 (spectra ``k^-1`` to ``k^-12`` below the length; power laws if it exceeds the field),
 - a Gaussian,
 - two Gaussians of different lengths,
 - white noise alone.
 
 The posterior probability of each follows from the powers of the map's modes, taken as independent and exponential in their expectation
-(Whittle 1953, Ark. Mat. 2, 423). What is quoted is an average over the posterior: a spectrum that is known from a few long modes has a
-variance of r that is uncertain, and the average carries that, where a best fit would hide it.
+(Whittle 1953, Ark. Mat. 2, 423). The quoted result is an average over the posterior: a spectrum known from a few long modes gives an
+uncertain variance of r, which the average includes and a best fit would hide.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ FloatArray = NDArray[np.float64]
 
 _WHITE_SHARES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97])
 _SMOOTHNESS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
-# In units of the longest Gaussian: a power law has no length within the field.
+# In units of the longest Gaussian: a power law has no scale within the field.
 _LONGEST = 20.0
 _SCALES_EVERY, _MIXED_EVERY = 3, 6
-# Rungs between the two lengths of a mixture: closer ones would only pass for a length between them, with a tail that is not there.
+# Steps of the ladder between the two lengths of a mixture: closer lengths would imitate an intermediate one, with a spurious tail.
 _APART = 2
 _MIXED_SHARES = (0.1, 0.3, 0.5, 0.7, 0.9)
-# Prior probability of white noise alone, and the shares of the others in the rest: Matérn, one Gaussian, two Gaussians (which can pass for
-# a length between two rungs of the ladder, with a tail that is not there, and must be needed to count).
+# Prior probability of white noise alone, and the fractions of the others in the rest: Matérn, one Gaussian, two Gaussians (which can
+# imitate a length between two steps of the ladder, with a spurious tail, and therefore have a low prior).
 _PRIOR_WHITE = 0.2
 _PRIOR_FAMILIES = (0.4995, 0.4995, 0.001)
-# Power that is added to every mode and to its expectation, relative to the mean over all modes and to the mean of the longest:
-# modes far below it cannot matter for r, but they would dominate the likelihood of a smooth map.
+# Power added to every mode and to its expectation, relative to the mean over all modes and to the mean of the longest:
+# modes far below it do not affect r, but would dominate the likelihood of a smooth map.
 _FLOOR, _FLOOR_OF_LONGEST, _LONGEST_MODES = 0.02, 0.005, 12
 _FLOOR_STEP = 4.0
 _NEGLIGIBLE = 1e-3
-# Beyond the longest modes, neighbours in wavelength are taken together: their expectations hardly differ.
+# Except for the longest modes, neighbours in wavelength are averaged: their expectations are nearly equal.
 _SINGLE_MODES, _TOGETHER = 60, 6
 _LAGS = 160
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Probabilities of the candidates that matter for one map.
+    """Probabilities of the relevant candidates of one map.
 
     Attributes
     ----------
     members : ndarray of int, shape (m,)
-        Which candidates.
+        Indices of the candidates.
     probability : ndarray, shape (m,)
-        Their probabilities, summing to 1.
+        Their probabilities, with sum 1.
     """
 
     members: NDArray[np.int64]
@@ -62,7 +62,7 @@ class Posterior:
 
 
 class Candidates:
-    """All candidate covariances at the points of one geometry.
+    """Candidate covariances at the points of one geometry.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Candidates:
     def __init__(self, expectations: Expectations) -> None:
         self.expectations = expectations
         shapes, prior = _shapes(expectations.lengths)
-        # Weights are shares of the mean square of the centred map.
+        # Weights are fractions of the mean square of the centred map.
         shapes = shapes / expectations.variance[1:]
         shapes /= shapes.sum(axis=1, keepdims=True)
         weights = [np.concatenate([[1.0], np.zeros(shapes.shape[1])])[None, :]]
@@ -96,7 +96,7 @@ class Candidates:
         return (standardised.astype(np.float32) @ self.expectations.modes).astype(float)
 
     def posterior(self, power: FloatArray) -> Posterior:
-        """Return what the squared projections of a map (mean square 1) on the modes say about its covariance."""
+        """Return the posterior of the covariance from the squared projections of a map (mean square 1) on the modes."""
         level = _FLOOR + _FLOOR_OF_LONGEST * float(power[:_LONGEST_MODES].mean())
         floor = _FLOOR * _FLOOR_STEP ** float(np.rint(np.log(level / _FLOOR) / np.log(_FLOOR_STEP)))
         inverse, logarithm = self._with_floor(floor)
@@ -125,18 +125,18 @@ class Candidates:
         return float(mean), float(a.probability @ (logarithm - mean) ** 2 @ b.probability)
 
     def mean_weights(self, posterior: Posterior) -> FloatArray:
-        """Return the posterior mean of the weights of the components, shares of the mean square."""
+        """Return the posterior mean of the weights of the components, fractions of the mean square."""
         return posterior.probability @ self.weights[posterior.members]
 
     def length(self, posterior: Posterior) -> tuple[float, float]:
-        """Return mean and standard deviation of the correlation length (the e-folding length of what is not white noise)."""
+        """Return mean and standard deviation of the correlation length (e-folding length without white noise)."""
         lengths = np.concatenate([[0.0], np.tile(self._shape_lengths, len(_WHITE_SHARES))])[posterior.members]
         mean = float(posterior.probability @ lengths)
         return mean, float(np.sqrt(posterior.probability @ (lengths - mean) ** 2))
 
 
 def _shapes(lengths: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return weights (variances) of the Gaussians and prior probability of each candidate without white noise."""
+    """Return weights (variances) of the Gaussians and prior probability of each candidate, without white noise."""
     identity = np.eye(len(lengths))
     matern = []
     longest = _LONGEST * lengths[-1]
@@ -149,7 +149,7 @@ def _shapes(lengths: FloatArray) -> tuple[FloatArray, FloatArray]:
             square = (lengths / scale) ** 2
             logarithm = smoothness * np.log(square) - (max(smoothness, 0.0) + 0.5) * square
             matern.append(np.exp(logarithm - logarithm.max()))
-    # Neighbours in equal parts stand for the lengths between the rungs.
+    # Equal mixtures of neighbours represent lengths between the steps of the ladder.
     gaussian = [*identity, *(0.5 * (identity[1:] + identity[:-1]))]
     rungs = identity[::_MIXED_EVERY]
     mixed = [
@@ -165,7 +165,7 @@ def _shapes(lengths: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _folding_lengths(variances: FloatArray, lengths: FloatArray) -> FloatArray:
-    """Return where the correlation of each mixture of Gaussians falls to 1/e."""
+    """Return the length at which the correlation of each mixture of Gaussians is 1/e."""
     lags = np.geomspace(lengths[0] / 4.0, 4.0 * lengths[-1], _LAGS)
     gaussians = np.exp(-0.5 * (lags / lengths[:, None]) ** 2)
     correlation = variances @ gaussians / variances.sum(axis=1, keepdims=True)

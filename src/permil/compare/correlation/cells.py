@@ -1,4 +1,4 @@
-"""Points on a lattice of cells: what lets sums over all pairs of points be done by FFT."""
+"""Points on a lattice of cells, for sums over all pairs of points by FFT."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from scipy import fft
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-# Cells of irregular points, in units of their mean spacing.
+# Cell size for irregular points, in units of their mean spacing.
 _CELL = 0.75
 _ON_LATTICE = 0.01
-# Of the largest gap between coordinates: smaller gaps can be jitter.
+# Fraction of the largest gap between coordinates: smaller gaps may be jitter.
 _JITTER = 0.02
-# A lattice with fewer of its nodes taken than this is treated as irregular points.
+# Points that occupy a smaller fraction of a lattice are treated as irregular.
 _SPARSEST = 0.25
-# Cells of irregular points are halved while places that differ share cells more than this, up to so many cells.
+# Cells of irregular points are halved while a larger fraction of positions shares cells, up to this number of cells.
 _LEAST_TAKEN, _MOST_CELLS, _MOST_CELLS_PER_POINT = 0.4, 250_000, 64
 
 
@@ -36,9 +36,9 @@ class Cells:
     step_x, step_y
         Size of a cell.
     spacing
-        Mean distance of neighbouring places: the root of the area per cell that has points.
+        Mean distance of neighbouring positions: square root of the area per occupied cell.
     on_lattice
-        Whether the cells are the points' own lattice.
+        Whether the points themselves lie on the lattice.
     """
 
     column: IntArray
@@ -51,7 +51,7 @@ class Cells:
 
     @classmethod
     def of(cls, x: FloatArray, y: FloatArray) -> Cells:
-        """Return the lattice of the points: their own where they have one, else square cells of 0.75 mean spacings."""
+        """Return the lattice on which the points lie, if any, else square cells of 0.75 mean spacings."""
         steps = _lattice_step(x), _lattice_step(y)
         if steps[0] > 0 and steps[1] > 0:
             cells = cls._with_steps(x, y, steps[0], steps[1])
@@ -59,7 +59,7 @@ class Cells:
                 return cells
         width, height = np.ptp(x), np.ptp(y)
         places = len(np.unique(np.column_stack([x, y]), axis=0))
-        # The outer places own half a spacing beyond the border: (width + s) (height + s) = n s^2.
+        # The area extends half a spacing beyond the outer points: (width + s) (height + s) = n s^2.
         spacing = (width + height + np.sqrt((width + height) ** 2 + 4 * (places - 1) * width * height)) / (2 * (places - 1))
         affordable = min(_MOST_CELLS, _MOST_CELLS_PER_POINT * len(x))
         while True:
@@ -67,7 +67,7 @@ class Cells:
             crowded = cells.places < _LEAST_TAKEN * places
             if not crowded or 4 * cells.shape[0] * cells.shape[1] > affordable:
                 return cells
-            # Points in clusters: the mean density says nothing about the distance of neighbours.
+            # Clustered points: the mean density is unrelated to the distance of neighbours.
             spacing /= 2.0
 
     @classmethod
@@ -88,18 +88,18 @@ class Cells:
 
     @cached_property
     def places(self) -> int:
-        """Number of cells that have points."""
+        """Number of occupied cells."""
         return len(np.unique(self.flat))
 
     @property
     def spacings(self) -> tuple[float, float]:
-        """Mean distance of neighbouring places along x and y: their ratio is that of the sides of a cell."""
+        """Mean distance of neighbouring positions along x and y, in the ratio of the sides of a cell."""
         ratio = np.sqrt(self.step_x / self.step_y)
         return float(self.spacing * ratio), float(self.spacing / ratio)
 
     @property
     def area(self) -> float:
-        """Area of the cells that have points."""
+        """Area of the occupied cells."""
         return self.spacing**2 * self.places
 
     @property
@@ -114,7 +114,7 @@ class Cells:
 
     @cached_property
     def padded(self) -> tuple[int, int]:
-        """Shape on which a circular correlation is the same as a plain one."""
+        """Shape on which a circular correlation equals a plain one."""
         rows, columns = (fft.next_fast_len(2 * size - 1, real=True) for size in self.shape)
         return rows, columns
 
@@ -158,12 +158,12 @@ class Cells:
         return fft.irfft2(first.conj() * second, self.padded)
 
     def smoothed(self, transform: NDArray[np.complex128], kernel_transform: NDArray[np.complex128]) -> FloatArray:
-        """Return a sum over all points with a kernel of the lag, at each point."""
+        """Return, at each point, the sum over all points weighted with a kernel of the lag."""
         return fft.irfft2(transform * kernel_transform, self.padded)[self.row, self.column]
 
 
 def _lattice_step(coordinate: FloatArray) -> float:
-    """Return the step of the lattice that a coordinate lies on, 0 for none; small jitter about the lattice does not matter."""
+    """Return the step of the lattice of a coordinate, 0 if there is none; small jitter is tolerated."""
     values = np.unique(coordinate)
     extent = values[-1] - values[0]
     every_gap = np.diff(values)
@@ -171,7 +171,7 @@ def _lattice_step(coordinate: FloatArray) -> float:
         gaps = every_gap[every_gap > smallest]
         if not len(gaps) or len(gaps) > len(coordinate) / 4:
             continue
-        # The typical gap that is not a multiple; refined over the whole extent, so that rounding does not add up.
+        # Typical gap that is not a multiple, refined over the whole extent to avoid accumulated rounding.
         step = extent / max(np.rint(extent / np.median(gaps[gaps < 1.5 * gaps.min()])), 1.0)
         steps = (values - values[0]) / step
         if np.abs(steps - np.rint(steps)).max() < _ON_LATTICE:

@@ -1,4 +1,4 @@
-"""The correlation of two maps, with everything that can be said about its significance."""
+"""The correlation of two maps, with its error and significance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from permil.compare.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 
-_WAY_OUT = "subtract from both maps what is smooth on a stated scale (high-pass), and correlate what is left"
+_WAY_OUT = "apply a high-pass filter of a stated scale to both maps and correlate again"
 
 
 def correlate(
@@ -39,37 +39,36 @@ def correlate(
     a_reliability: float | None = None,
     b_reliability: float | None = None,
 ) -> CorrelationResult:
-    """Correlate two maps, and say how significant that is when neighbouring values resemble each other.
+    """Correlate two maps, with a significance that allows for correlated neighbours.
 
-    The figures to quote (``r``, ``r_err``, ``interval``, ``n_eff``, ``p_value``) come from the maps' own covariances, told from
-    their cosine modes and averaged over what fits (see ``docs/correlation.md``). They need no random numbers and do not depend on
-    ``methods``.
+    The quoted results (``r``, ``r_err``, ``interval``, ``n_eff``, ``p_value``) use the covariances of the maps, estimated from their cosine
+    modes and averaged over the posterior (see ``docs/correlation.md``). They use no random numbers and do not depend on ``methods``.
 
     Parameters
     ----------
     a, b : array_like, 1-D or 2-D
-        The maps, of one shape. A point that is masked or not finite in one of them does not count. A point that is given several times,
-        with equal place, values and errors, counts once (`CorrelationResult.n_repeated`); several values at one place are fine.
+        The maps, of one shape. A point that is masked or not finite in one of them is ignored. A point given several times, with equal
+        position, values and errors, counts once (`CorrelationResult.n_repeated`); different values at one position are allowed.
     x, y : array_like
-        Positions of the points, finite, same shape, same unit. A point with a masked position does not count.
+        Positions of the points, finite, same shape, same unit. Points with a masked position are ignored.
     a_err, b_err : array_like or float, optional
-        Standard errors of the values, for the noise-corrected figures, in the units of a and b. Errors of a and b must be independent
-        of each other. A point with a masked error does not count.
+        Standard errors of the values, for the noise-corrected results, in the units of a and b. Errors of a and b must be mutually
+        independent. Points with a masked error are ignored.
     groups : array_like, optional
-        Label of each point (its exposure), for the jackknife that leaves out whole groups; at least five.
+        Label of each point (its exposure), for the jackknife over groups; at least five groups.
     seed
-        Of bootstrap and surrogates.
+        Seed of bootstrap and surrogates.
     resamples
-        Of bootstrap and surrogates, each.
+        Number of bootstrap and of surrogate samples.
     methods
-        Which of the other methods to run, of `METHODS`; all by default. () is the fastest.
+        Further methods to run, of `METHODS`; all by default. () is the fastest.
     a_reliability, b_reliability
-        Known reliability (see `split_half_reliability`) in place of errors.
+        Known reliability (see `split_half_reliability`) instead of errors.
 
     Returns
     -------
     CorrelationResult
-        The figures; ``print`` it.
+        The results; ``print`` shows a summary.
 
     Raises
     ------
@@ -121,14 +120,14 @@ def _check_options(methods: Sequence[str], resamples: int, reliabilities: tuple[
     unknown = [name for name in methods if name not in METHODS]
     if unknown:
         raise CompareError(
-            f"unknown method {unknown[0]!r}", remedy=f"choose of {', '.join(METHODS)}", value=unknown[0], allowed=METHODS
+            f"unknown method {unknown[0]!r}", remedy=f"choose from {', '.join(METHODS)}", value=unknown[0], allowed=METHODS
         )
     if resamples < 20:
-        raise CompareError(f"{resamples} resamples are too few for an error", remedy="take at least 20", value=resamples)
+        raise CompareError(f"{resamples} resamples are too few for an error", remedy="use at least 20", value=resamples)
     for reliability in reliabilities:
         if reliability is not None and not 0.0 < reliability <= 1.0:
             raise CompareError(
-                f"the reliability {reliability} is not a share of the variance",
+                f"the reliability {reliability} is not a fraction of the variance",
                 remedy="give a number above 0, at most 1",
                 value=reliability,
             )
@@ -142,20 +141,20 @@ def _quotable(points: Points, summary: Summary) -> tuple[float, str]:
     if summary.n_eff_low < FEWEST_EFFECTIVE or np.isnan(summary.p_value):
         lengths = [candidates.length(posterior)[0] for posterior in posteriors]
         return np.nan, (
-            f"the maps change so slowly (over {lengths[0]:.3g} and {lengths[1]:.3g}, in a field of {cells.diagonal:.3g}) that "
-            f"{points.n} values are worth only about {summary.n_eff:.0f} (at least {summary.n_eff_low:.0f}) independent ones, and "
+            f"the maps vary so slowly (over {lengths[0]:.3g} and {lengths[1]:.3g}, in a field of {cells.diagonal:.3g}) that "
+            f"{points.n} values are equivalent to only about {summary.n_eff:.0f} (at least {summary.n_eff_low:.0f}) independent ones, but "
             f"{FEWEST_EFFECTIVE:.0f} are needed; {_WAY_OUT}"
         )
     weights_a, weights_b = (candidates.mean_weights(posterior) for posterior in posteriors)
-    # Related maps have directions in common because they are related: one is taken as given, and what it explains of the other removed.
+    # Related maps share directions because they are related: the part of one map explained by the other is removed first.
     turning = min(
         common_directions(cells, candidates.expectations, first, second, weights_a, weights_b)
         for first, second in ((summary.a, _unexplained(summary.b, summary.a)), (_unexplained(summary.a, summary.b), summary.b))
     )
     if turning > 1.0:
         return np.nan, (
-            "both maps have stripes or rings that run the same way in each part of the field (non-stationary), and along them "
-            f"values are one value, not many (the variance of r would be at least {turning:.2g} times larger); correlate profiles "
+            "both maps have stripes or rings with the same local direction (non-stationary), along which "
+            f"values are not independent (the variance of r would be at least {turning:.2g} times larger); correlate profiles "
             f"across them, or {_WAY_OUT}"
         )
     own_a, own_b = (1.0 + np.exp(-candidates.null_variance(posterior, posterior)[0]) for posterior in posteriors)
@@ -163,14 +162,14 @@ def _quotable(points: Points, summary: Summary) -> tuple[float, str]:
     if factor > 1.0:
         return np.nan, (
             "both maps vary much more in the same parts of the field than in others (non-stationary: the variance of r would be "
-            f"{factor:.2g} times what one covariance for the whole field says); divide each map by its local scatter, take the parts "
-            f"one by one, or {_WAY_OUT}"
+            f"{factor:.2g} times that of one covariance for the whole field); divide each map by its local scatter, correlate the parts "
+            f"separately, or {_WAY_OUT}"
         )
     return summary.p_value, ""
 
 
 def _unexplained(values: FloatArray, given: FloatArray) -> FloatArray:
-    """Return what one standardised map does not explain of another, standardised."""
+    """Return the part of a standardised map not explained by another, standardised."""
     left = values - np.mean(values * given) * given
     spread = left.std()
     return left / spread if spread > 0 else left
@@ -184,7 +183,7 @@ def _ranks(values: FloatArray) -> FloatArray:
 def _corrected(
     geometry: Geometry, points: Points, r_err: float, a_reliability: float | None, b_reliability: float | None
 ) -> Corrected:
-    """Return the noise-corrected figures, slopes in the units of the input."""
+    """Return the noise-corrected results, with slopes in the units of the input."""
     corrected = correct(
         points.a,
         points.b,

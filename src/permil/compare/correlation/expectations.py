@@ -1,9 +1,9 @@
-"""What a sum of Gaussian covariances predicts for centred maps at given points: mode powers and traces, all exact.
+"""Exact predictions of a sum of Gaussian covariances for centred maps at given points: mode powers and traces.
 
 A covariance that is valid for isotropic fields in any number of dimensions is a non-negative mixture of Gaussians of all lengths
 (Schoenberg 1938, Ann. Math. 39, 811): white, Gaussian, Matérn, and power laws within a window are all of this kind. For such a mixture
-every expectation of a quadratic form is linear in the weights, so the centring, the border, holes and irregular places cost no bias:
-nothing is ever compared with a spectrum that a finite, centred map cannot have (the idea of the debiased Whittle likelihood:
+every expectation of a quadratic form is linear in the weights, so that centring, border, holes and irregular positions cause no bias:
+observations are never compared with a spectrum that a finite, centred map cannot have (the idea of the debiased Whittle likelihood:
 Sykulski et al. 2019, Biometrika 106, 251; Guillaumin et al. 2022, J. R. Stat. Soc. B 84, 1526).
 """
 
@@ -20,7 +20,7 @@ from permil.compare.correlation.cells import Cells
 FloatArray = NDArray[np.float64]
 
 _SHORTEST = 0.5
-# In units of the diagonal: what is longer yet is a gradient.
+# In units of the diagonal: longer components are gradients.
 _LONGEST = 2.0
 _RATIO = 2.0 ** (1.0 / 6.0)
 _MODES_AT_ONCE = 32
@@ -30,7 +30,7 @@ _MODES_AT_ONCE = 32
 class Expectations:
     """Predictions for each component of the mixture: white noise first, then Gaussians ``exp(-h^2 / 2 l^2)``.
 
-    All are for components whose centred maps have unit mean square.
+    All components are scaled to unit mean square of the centred map.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Expectations:
 
 
 def expectations(cells: Cells, modes: NDArray[np.float32]) -> Expectations:
-    """Compute the predictions for the points of some cells (points in one cell count as at one place)."""
+    """Compute the predictions for the points of some cells (points in one cell count as one position)."""
     longest, shortest = _LONGEST * cells.diagonal, _SHORTEST * min(cells.spacings)
     number = int(np.ceil(np.log(longest / shortest) / np.log(_RATIO) - 1e-6)) + 1
     lengths = shortest * _RATIO ** np.arange(number, dtype=float)

@@ -1,4 +1,4 @@
-"""One set of places: cells, modes and candidate covariances, kept for the next map at the same places."""
+"""Geometry of a set of positions: cells, modes and candidate covariances, cached for further maps at the same positions."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from permil.compare.errors import CompareError
 FloatArray = NDArray[np.float64]
 
 FEWEST_PLACES = 12
-# From this ratio of its steps a lattice is also taken with equal ones.
+# Above this ratio of its steps a lattice is also evaluated with equal steps.
 _UNEVEN = 1.5
 _KEPT = 4
-# In units of a cell: points nearer than this are at one place.
+# In units of a cell: points nearer than this are at one position.
 _SAME_PLACE = 1e-3
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Places of the points and what follows from them alone.
+    """Positions of the points, and quantities that depend on them alone.
 
     Attributes
     ----------
@@ -36,13 +36,13 @@ class Geometry:
     cells
         Lattice of the points.
     candidates
-        Covariances with their predictions, for one value at each place.
+        Covariances with their predictions, for one value per position.
     place : ndarray of int, shape (n,), or None
-        Number of the place of each point; None where no place has several points.
+        Index of the position of each point; None if all positions differ.
     once : Geometry
-        The geometry with each place once; itself where no place has several points.
+        The geometry of the distinct positions; itself if all positions differ.
     even : Geometry, or None
-        On a lattice with unequal steps the geometry with equal steps and the same area, each place once; else None.
+        On a lattice with unequal steps, the geometry of the distinct positions with equal steps and the same area; else None.
     """
 
     x: FloatArray
@@ -55,17 +55,17 @@ class Geometry:
 
     @property
     def once(self) -> Geometry:
-        """The geometry with each place once."""
+        """The geometry of the distinct positions."""
         return self if self._once is None else self._once
 
     @classmethod
     def of(cls, x: FloatArray, y: FloatArray) -> Geometry:
-        """Return the geometry of some places; the last four are kept, since one mask is used for many maps.
+        """Return the geometry of positions; the last four are cached, since one mask is used for many maps.
 
         Raises
         ------
         CompareError
-            If the points lie in so few places that nothing can be said about neighbours.
+            If there are too few distinct positions to estimate the correlation of neighbours.
         """
         key = hashlib.sha256(np.ascontiguousarray([x, y]).tobytes()).digest()
         if key in _geometries:
@@ -82,8 +82,8 @@ class Geometry:
         cells = Cells.of(x, y)
         if cells.places < FEWEST_PLACES:
             raise CompareError(
-                f"the {cells.n} points lie in only {cells.places} places, on the scale of the field",
-                remedy=f"the correlation of neighbours is taken from maps with values at {FEWEST_PLACES} places or more",
+                f"the {cells.n} points have only {cells.places} distinct positions on the scale of the field",
+                remedy=f"the correlation of neighbours needs values at {FEWEST_PLACES} positions or more",
                 value=cells.places,
                 allowed=FEWEST_PLACES,
             )
@@ -100,13 +100,13 @@ class Geometry:
 
     @classmethod
     def _single(cls, x: FloatArray, y: FloatArray) -> Geometry:
-        """Return the geometry of points of which no two are at one place."""
+        """Return the geometry of points at distinct positions."""
         cells = Cells.of(x, y)
         return cls(x, y, cells, Candidates(expectations(cells, cosine_modes(x, y, cells))), None, None, None)
 
 
 def _place_numbers(x: FloatArray, y: FloatArray, cells: Cells) -> NDArray[np.int64] | None:
-    """Return the number of each point's place, None if all places differ."""
+    """Return the index of each point's position, None if all positions differ."""
     if cells.on_lattice:
         labels = np.unique(cells.flat, return_inverse=True)[1]
     else:

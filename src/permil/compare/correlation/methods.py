@@ -1,4 +1,4 @@
-"""The methods beside the summary, each with its own figures."""
+"""The alternative methods, each with its own results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _ONE_SIGMA = 0.682689492137086
 def other_methods(
     geometry: Geometry, points: Points, r: float, seed: int, resamples: int, methods: Sequence[str]
 ) -> tuple[tuple[MethodFigures, ...], BlockScan | None, dict[str, Null]]:
-    """Run the methods beside the summary; each has random numbers of its own, so that none depends on which others run."""
+    """Run the alternative methods; each has independent random numbers and does not depend on the others."""
     found: list[MethodFigures] = []
     scan: BlockScan | None = None
     nulls: dict[str, Null] = {}
@@ -74,10 +74,10 @@ def _bootstrap_figures(scan: BlockScan, r: float) -> MethodFigures:
     size, error = scan.sizes[scan.chosen], float(scan.errors[scan.chosen])
     low, high = np.quantile(scan.draws, [0.5 - _ONE_SIGMA / 2, 0.5 + _ONE_SIGMA / 2])
     p_value = float(2.0 * stats.norm.sf(abs(np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))) * (1.0 - r * r) / max(error, 1e-15)))
-    told = (
+    note = (
         f"plateau from blocks of {size:.3g}" if np.isfinite(scan.plateau) else f"no plateau up to blocks of {size:.3g}: too small"
     )
-    return MethodFigures("block_bootstrap", error, (float(low), float(high)), p_value, _worth(r, error), told)
+    return MethodFigures("block_bootstrap", error, (float(low), float(high)), p_value, _worth(r, error), note)
 
 
 def _jackknife_figures(name: str, geometry: Geometry, points: Points, r: float) -> MethodFigures:
@@ -102,5 +102,5 @@ def _jackknife_figures(name: str, geometry: Geometry, points: Points, r: float) 
 
 
 def _worth(r: float, error: float) -> float:
-    """Return the number of independent normal pairs with some error of r."""
+    """Return the number of independent normal pairs with a given error of r."""
     return float(1.0 + ((1.0 - r * r) / error) ** 2) if error > 0 else np.nan

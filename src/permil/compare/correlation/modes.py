@@ -1,8 +1,8 @@
-"""Cosine modes at the points: the statistics from which a map's covariance is told.
+"""Cosine modes at the points: the statistics from which the covariance of a map is estimated.
 
-Cosines (as in the DCT-II) see no jump at the border, other than the waves of a Fourier transform. They are made orthogonal at the points,
-from long to short, so that a short mode sees nothing of the long ones through holes and irregular places, and orthogonal to the constant,
-so that taking the mean off costs nothing. Long modes are all taken; of the shorter ones a sample, as many in each octave.
+Cosines (as in the DCT-II) have no jump at the border, unlike the waves of a Fourier transform. They are made orthogonal at the points, from
+long to short, so that a short mode does not pick up long ones through holes and irregular positions, and orthogonal to the constant, so
+that subtracting the mean has no effect. All long modes are used, and a sample of the shorter ones, of equal number per octave.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from permil.compare.correlation.cells import Cells
 
 FloatArray = NDArray[np.float64]
 
-# Modes with fewer half waves across the field than this are all taken.
+# All modes with fewer half waves across the field than this are used.
 _ALL_BELOW = 10.0
-# Fewer where the lattice is large: modes times cells, down to a hundred modes.
+# Limit of modes times cells, with at least a hundred modes.
 _MODES, _FEWEST_MODES, _WORK = 800, 100, 30_720_000
-# Of n places at most this share: short modes at irregular points are nearly dependent.
+# Largest ratio of modes to positions: short modes at irregular points are nearly dependent.
 _SHARE = 0.7
 _RIDGE = 1e-5
 _POINTS_AT_ONCE = 8192
@@ -27,9 +27,9 @@ _SEED = 20_240_701
 
 
 def mode_numbers(cells: Cells) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return half waves along x and y of the modes that are used, from long to short."""
+    """Return half waves along x and y of the modes used, from long to short."""
     width, height = (cells.shape[1] * cells.step_x, cells.shape[0] * cells.step_y)
-    # A lattice tells no more waves apart than it has columns and rows.
+    # A lattice resolves no more waves than it has columns and rows.
     along_x, along_y = (
         np.arange(min(size, max(1, round(extent / spacing))))
         for size, extent, spacing in zip(cells.shape[::-1], (width, height), cells.spacings, strict=True)

@@ -16,10 +16,10 @@ IntArray = NDArray[np.int64]
 
 FEWEST = 30
 _KEYS = {"a", "b", "x", "y"}
-# Beyond this extent, or below one over it, squares of positions leave the range of numbers.
+# Beyond this extent, or below its inverse, squares of positions overflow or underflow.
 _LARGEST = 1e100
 _FAR = 300.0
-# A map of which this share of the values differs tells points apart.
+# If at least this fraction of its values differs, a map distinguishes points.
 _TELLS_APART = 0.99
 # Below this ratio of the extents across and along the longest direction, points lie on one line.
 _FLAT = 1e-6
@@ -34,7 +34,7 @@ class Points:
     a, b : ndarray, shape (n,)
         Values, standardised: mean 0, variance 1.
     a_mean, b_mean, a_scale, b_scale
-        Means that were taken off and standard deviations that were divided out.
+        Subtracted means, and standard deviations divided out.
     x, y : ndarray, shape (n,)
         Positions.
     a_err, b_err : ndarray, shape (n,), or None
@@ -42,9 +42,9 @@ class Points:
     groups : ndarray of int, shape (n,), or None
         Number of the group (exposure) of each point.
     masked
-        Points that were dropped because a value was masked or not finite.
+        Number of points dropped because a value was masked or not finite.
     repeated
-        Points that were dropped because they repeat another one.
+        Number of points dropped as duplicates.
     """
 
     a: FloatArray
@@ -79,13 +79,13 @@ def prepare(
 ) -> Points:
     """Check the input, drop points whose value or error is masked or not finite, count repeated points once, and standardise.
 
-    The order is canonical (by y, x, a, b), so that the order of the rows cannot matter.
+    The order is canonical (by y, x, a, b), so that the result does not depend on the order of the rows.
 
     Raises
     ------
     CompareError
-        If the arrays do not fit together or are no real numbers, a unit cannot be converted, a position is not finite, an error is
-        negative, fewer than 30 points are left, a map is constant, or all points lie in one place or on one line.
+        If shapes differ, values are not real numbers, a unit cannot be converted, a position is not finite, an error is negative, fewer
+        than 30 points are left, a map is constant, or all points have one position or lie on one line.
     """
     lost = mask_of(x) | mask_of(y) if np.shape(x) == np.shape(y) else np.zeros((), dtype=bool)
     columns = _plain_columns({"a": a, "b": b, "x": x, "y": y, "a_err": a_err, "b_err": b_err})
@@ -140,7 +140,7 @@ def prepare(
 
 
 def _plain_columns(given: dict[str, ArrayLike | None]) -> dict[str, FloatArray]:
-    """Return plain arrays; errors in the unit of their map, y in that of x, and one error for all points repeated for each."""
+    """Return plain arrays; errors in the unit of their map, y in that of x, and a single error repeated for all points."""
     units = {"a_err": "a", "b_err": "b", "y": "x"}
     columns: dict[str, FloatArray] = {}
     try:
@@ -156,10 +156,10 @@ def _plain_columns(given: dict[str, ArrayLike | None]) -> dict[str, FloatArray]:
 
 
 def _repeated(columns: dict[str, FloatArray]) -> NDArray[np.bool_]:
-    """Return which of the ordered points repeat the one before them.
+    """Return which of the ordered points equal the one before them.
 
-    Where neither map has a resolution that tells points apart (maps of a few levels), equal points may be different measurements:
-    there they count as repeated only if all points are given equally often.
+    If neither map has enough distinct values to distinguish points (maps of a few levels), equal points may be different measurements:
+    they then count as duplicates only if all points are given equally often.
     """
     again = np.zeros(len(columns["a"]), dtype=bool)
     again[1:] = np.logical_and.reduce([column[1:] == column[:-1] for column in columns.values()])
@@ -173,19 +173,19 @@ def _repeated(columns: dict[str, FloatArray]) -> NDArray[np.bool_]:
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
     if len(set(shapes.values())) > 1 or len(shapes["a"]) not in (1, 2):
-        told = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise CompareError(f"arrays of different or unusable shapes: {told}", remedy="give 1-D or 2-D arrays of one shape")
+        shown = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise CompareError(f"arrays of different or unusable shapes: {shown}", remedy="give 1-D or 2-D arrays of one shape")
 
 
 def _group_numbers(groups: ArrayLike, shape: tuple[int, ...]) -> IntArray:
     lost = mask_of(groups)
     labels = np.asarray(getattr(groups, "unmasked", np.ma.getdata(groups)))
     if labels.shape != shape:
-        raise CompareError(f"groups has shape {labels.shape}, the maps have {shape}", remedy="give one label for each point")
+        raise CompareError(f"groups has shape {labels.shape}, but the maps have {shape}", remedy="give one label for each point")
     if labels.dtype.kind == "f":
         lost |= np.isnan(labels)
     if lost.any():
-        raise CompareError(f"groups has no label for {int(lost.sum())} points", remedy="name the exposure of each point")
+        raise CompareError(f"groups has no label for {int(lost.sum())} points", remedy="give the exposure of each point")
     if labels.dtype.kind == "O":
         labels = labels.astype(str)
     return np.unique(labels.ravel(), return_inverse=True)[1].reshape(-1)
@@ -196,8 +196,8 @@ def _check_places(x: FloatArray, y: FloatArray) -> None:
     extent = max(np.ptp(x), np.ptp(y))
     if not extent > 4.0 * np.finfo(float).eps * size:
         raise CompareError(
-            "all points lie in one place, to the precision of their positions",
-            remedy="a map needs positions that differ; take off an offset that all have in common",
+            "all points have the same position, to numerical precision",
+            remedy="give different positions; subtract a common offset",
         )
     if not 1.0 / _LARGEST < extent < _LARGEST:
         raise CompareError(f"the positions extend over {extent:.3g}", remedy="give them in a usual unit", value=float(extent))
@@ -208,15 +208,15 @@ def _check_places(x: FloatArray, y: FloatArray) -> None:
     if np.median(distance) > 0 and far.any():
         farthest = int(np.argmax(distance))
         raise CompareError(
-            f"{int(far.sum())} points lie more than {_FAR:g} times farther out than most, such as that at ({x[farthest]:g}, "
+            f"{int(far.sum())} points lie more than {_FAR:g} times farther out than most, for example that at ({x[farthest]:g}, "
             f"{y[farthest]:g})",
-            remedy="correct their positions, or leave them out",
+            remedy="correct or remove them",
             value=(float(x[farthest]), float(y[farthest])),
         )
     if spread[1] <= _FLAT * spread[0]:
         raise CompareError(
             "all points lie on one line",
-            remedy="the correlation of neighbours is taken from maps in two dimensions; give both coordinates",
+            remedy="the correlation of neighbours needs two dimensions; give both coordinates",
         )
 
 

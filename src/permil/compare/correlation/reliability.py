@@ -1,4 +1,4 @@
-"""What measurement errors do to a correlation and to a slope, and how to undo it."""
+"""Correction of correlation and slope for measurement errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _HALVES_BLOCKS = 36
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its standard error; NaN with the reason where it cannot be given."""
+    """A value with its standard error; NaN with a reason if it cannot be determined."""
 
     value: float
     error: float
@@ -32,18 +32,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Corrected:
-    """Figures without the measurement errors.
+    """Results corrected for measurement errors.
 
     Attributes
     ----------
     reliability_a, reliability_b
-        Share of each map's variance that is not measurement error.
+        Fraction of each map's variance that is not measurement error.
     r
         Correlation of the true maps.
     slope
-        Slope of the true b against the true a.
+        Slope of the true b on the true a.
     plain_slope
-        Least squares, which the errors of a flatten.
+        Least-squares slope, which is biased low by the errors of a.
     """
 
     reliability_a: Estimate
@@ -68,7 +68,8 @@ def correct(
 
     ``r / sqrt(rel_a rel_b)`` (Spearman 1904, Am. J. Psychol. 15, 72) with ``rel = 1 - <err^2> / var``, and ``cov / (var_a - <err_a^2>)``
     (Fuller 1987, Measurement Error Models, section 1.2; Akritas & Bershady 1996, ApJ 470, 706, for errors that differ from point to point
-    and are independent between the maps). Nothing is weighted. Errors by the jackknife over blocks, which respects neighbours.
+    and are independent between the maps). Points are not weighted.
+    Errors are from the jackknife over blocks, which allows for correlated neighbours.
 
     Parameters
     ----------
@@ -79,10 +80,10 @@ def correct(
     a_variance, b_variance
         Squared errors of the points in the units of the standardised maps; 0 for none.
     a_reliability, b_reliability
-        Known reliabilities, which are used instead of the errors.
+        Known reliabilities, used instead of the errors.
     r_err
-        Standard error of r from elsewhere. Where it is larger than that of the jackknife, blocks are not independent, and all errors grow
-        in that ratio.
+        Standard error of r from elsewhere. If it is larger than that of the jackknife, blocks are not independent, and all errors are
+        scaled by the ratio.
     """
     columns = np.column_stack([moments(a, b), np.broadcast_to(a_variance, a.shape), np.broadcast_to(b_variance, b.shape)])
 
@@ -116,7 +117,7 @@ def correct(
 def split_half_reliability(
     first: ArrayLike, second: ArrayLike, *, x: ArrayLike | None = None, y: ArrayLike | None = None
 ) -> Estimate:
-    """Return the reliability of the mean of two halves that were measured independently.
+    """Return the reliability of the mean of two independently measured halves.
 
     ``2 r / (1 + r)`` with the correlation r of the halves (Spearman 1910; Brown 1910, Br. J. Psychol. 3).
 
@@ -125,7 +126,7 @@ def split_half_reliability(
     first, second : array_like
         The map from each half of the data (odd and even exposures). Points that are masked or not finite in one are dropped.
     x, y : array_like, optional
-        Positions: then the error comes from leaving out blocks of the field, else from leaving out points.
+        Positions: with them the error is from a jackknife over blocks of the field, else over points.
 
     Raises
     ------
@@ -160,5 +161,5 @@ def split_half_reliability(
 
     value, error = jackknife(block_sums(moments(a, b), labels), statistic)
     if not value > 0.0:
-        return Estimate(np.nan, np.nan, "the halves do not correlate: there is no signal to speak of")
+        return Estimate(np.nan, np.nan, "the halves do not correlate: no signal is detected")
     return Estimate(float(value), float(error))

@@ -1,4 +1,4 @@
-"""What `permil.compare.correlate` returns: figures, a readable account, a figure, a table row."""
+"""Result of `permil.compare.correlate`: numbers, a summary text, figures, a table row."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SCATTER_POINTS = 5000
 
 @dataclass(frozen=True)
 class MethodFigures:
-    """What one method says; NaN where it says nothing of the kind.
+    """Results of one method; NaN for those it does not provide.
 
     Attributes
     ----------
     name
-        The method.
+        Name of the method.
     r_err
         Standard error of r.
     interval
@@ -39,7 +39,7 @@ class MethodFigures:
     n_eff
         Its effective number of points.
     note
-        What to know: block size, number of surrogates, why there is no figure.
+        Remark: block size, number of surrogates, or why there is no result.
     """
 
     name: str
@@ -52,36 +52,36 @@ class MethodFigures:
 
 @dataclass(frozen=True)
 class CorrelationResult:
-    """Correlation of two maps of which neighbouring values are correlated.
+    """Correlation of two maps whose neighbouring values are correlated.
 
     Attributes
     ----------
     r
-        Pearson's correlation of the values as they are.
+        Pearson's correlation of the uncorrected values.
     r_err
-        Its standard error, with the correlation of neighbours.
+        Its standard error, including the correlation of neighbours.
     interval
         68.3 % interval of the true correlation.
     n
-        Points used.
+        Number of points used.
     n_masked
-        Points dropped because a value was masked or not finite.
+        Number of points dropped because a value was masked or not finite.
     n_eff
-        Independent pairs of values that would scatter r as much.
+        Number of independent pairs of values with the same scatter of r.
     p_value
-        The one to quote: chance of an r as far from 0, whatever its sign, for maps that have nothing to do with each other. NaN with
-        `reason` where the maps do not allow a statement.
+        The p-value to quote: probability of an r as far from 0, of either sign, for unrelated maps. NaN with `reason` if the maps do not
+        allow a statement.
     reason
-        Why there is no p-value, and the way out; empty where there is one.
+        Why there is no p-value, and a remedy; empty if there is one.
     rank, rank_p_value
         Spearman's correlation, and its p-value with the same treatment of the ranks.
     length_a, length_b
-        Correlation length of each map, in the units of x and y: where the fitted correlation, without white noise, falls to 1/e.
+        Correlation length of each map, in the units of x and y: where the fitted correlation, without white noise, is 1/e.
         Value and error; about 0 for white noise.
     corrected
         Reliabilities, r without measurement errors, and slopes (b per a, in the units given).
     methods
-        The other methods' own figures.
+        Results of the alternative methods.
     scan
         Error of the block bootstrap against block size.
     nulls
@@ -89,9 +89,9 @@ class CorrelationResult:
     a, b
         The values used.
     seed
-        Of the random steps.
+        Seed of the random steps.
     n_repeated
-        Points dropped because place and values (and errors) are those of another point; each counts once.
+        Number of points dropped because position, values and errors equal those of another point.
     """
 
     r: float
@@ -116,7 +116,7 @@ class CorrelationResult:
     n_repeated: int = 0
 
     def figures(self, name: str) -> MethodFigures:
-        """Return the figures of one method.
+        """Return the results of one method.
 
         Raises
         ------
@@ -158,23 +158,23 @@ class CorrelationResult:
         return row
 
     def __str__(self) -> str:
-        """Return an account for a person who is not a statistician."""
+        """Return a summary for non-statisticians."""
         lines = [
             f"r = {self.r:+.3f} ± {self.r_err:.3f}   (68 % interval {self.interval[0]:+.3f} to {self.interval[1]:+.3f})",
             f"n = {self.n} values"
             + (f" ({self.n_masked} masked)" if self.n_masked else "")
-            + (f" ({self.n_repeated} more are repeated and count once)" if self.n_repeated else "")
-            + f", worth {self.n_eff:.0f} independent ones, since neighbours resemble each other over "
+            + (f" ({self.n_repeated} more are duplicates and count once)" if self.n_repeated else "")
+            + f", equivalent to {self.n_eff:.0f} independent ones, since neighbours are correlated over "
             + f"{self.length_a[0]:.3g} (a) and {self.length_b[0]:.3g} (b)",
         ]
         if np.isnan(self.p_value):
             lines.append(f"No p-value: {self.reason}.")
         else:
-            lines.append(f"p = {self.p_value:.2g}: {_in_words(self.p_value)}")
+            lines.append(f"p = {self.p_value:.2g}: {_meaning(self.p_value)}")
         lines.append(f"Spearman (ranks): {self.rank:+.3f}, p = {self.rank_p_value:.2g}")
         lines += self._corrected_lines()
         if self.methods:
-            lines.append("The methods one by one (error of r, p-value):")
+            lines.append("All methods (error of r, p-value):")
         lines += [
             f"  {method.name:<17} {_cell(method.r_err)}  {_cell(method.p_value)}" + (f"  {method.note}" if method.note else "")
             for method in self.methods
@@ -186,7 +186,7 @@ class CorrelationResult:
         lines = []
         if corrected.reliability_a.value != 1.0 or corrected.reliability_b.value != 1.0:
             lines += [
-                f"Share of the variance that is not measurement error: {corrected.reliability_a} (a), {corrected.reliability_b} (b)",
+                f"Fraction of the variance that is not measurement error: {corrected.reliability_a} (a), {corrected.reliability_b} (b)",
                 f"r without measurement errors: {corrected.r}",
             ]
         lines.append(f"Slope, b per a: {corrected.slope} (least squares: {corrected.plain_slope})")
@@ -198,7 +198,7 @@ class CorrelationResult:
         Parameters
         ----------
         figure
-            An empty figure; a new one if not given.
+            An empty figure; by default a new one.
         """
         from matplotlib.figure import Figure as NewFigure
 
@@ -220,7 +220,7 @@ class CorrelationResult:
         axes.legend(fontsize="small")
 
     def plot_null(self, axes: Axes) -> None:
-        """Draw the distribution of r of maps that have nothing to do with each other, and the observed r."""
+        """Draw the distribution of r of unrelated maps, and the observed r."""
         for name, null in self.nulls.items():
             axes.hist(null.draws, bins=_BINS, density=True, histtype="step", label=f"{name}, p = {null.p_value:.2g}")
         width = 1.0 / np.sqrt(max(self.n_eff - 1.0, 1.0))
@@ -251,12 +251,12 @@ class CorrelationResult:
         axes.legend(fontsize="small")
 
 
-def _in_words(p_value: float) -> str:
-    """Return what a p-value means."""
+def _meaning(p_value: float) -> str:
+    """Return the meaning of a p-value."""
     if p_value < 0.001:
-        return "maps that have nothing to do with each other correlate as strongly less than once in 1000 cases."
-    share = f"{100.0 * p_value:.2g} % of pairs of maps that have nothing to do with each other correlate as strongly"
-    return share + (": the maps are related, as far as this test can tell." if p_value < 0.05 else ": this may well be chance.")
+        return "unrelated maps correlate as strongly in fewer than 1 of 1000 cases."
+    share = f"{100.0 * p_value:.2g} % of pairs of unrelated maps correlate as strongly"
+    return share + (": the maps are related, according to this test." if p_value < 0.05 else ": this is consistent with chance.")
 
 
 def _cell(value: float) -> str:

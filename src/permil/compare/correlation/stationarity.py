@@ -1,4 +1,4 @@
-"""Whether the variance of a map is the same everywhere."""
+"""Test whether the variance of both maps changes over the field."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ FloatArray = NDArray[np.float64]
 
 _TILES = 4
 _FEWEST_IN_TILE = 6
-# A map is called non-stationary below this chance, and it matters where the variances of both maps go together by this factor.
+# A map is non-stationary below this p-value; it is relevant if the common variances of both maps increase that of r by this factor.
 _CHANCE = 1e-4
 _MATTERS = 1.3
-# Effective values per tile below which the variances of tiles say nothing.
+# Smallest effective number of values per tile for a test.
 _FEWEST_EFFECTIVE = 4.0
 
 
 def changes_in_common(x: FloatArray, y: FloatArray, a: FloatArray, b: FloatArray, own_a: float, own_b: float) -> float:
-    """Return the factor by which variances that change over the field, in both maps together, raise the variance of r; else 1.
+    """Return the factor by which common changes of both variances over the field increase the variance of r; else 1.
 
     Parameters
     ----------
@@ -27,12 +27,12 @@ def changes_in_common(x: FloatArray, y: FloatArray, a: FloatArray, b: FloatArray
     a, b : ndarray, shape (n,)
         Standardised maps.
     own_a, own_b
-        Effective number of values of each map on its own.
+        Effective number of values of each map.
 
     Notes
     -----
     The variances within 4 x 4 tiles (about the mean of each) are compared with their scatter for stationary maps of the same kurtosis.
-    One stationary map is enough for the test of r, so both must fail.
+    One stationary map is sufficient for the test of r, so both must fail.
     """
     tiles = _tile(x) * _TILES + _tile(y)
     counts = np.bincount(tiles, minlength=_TILES**2).astype(float)
@@ -48,7 +48,7 @@ def changes_in_common(x: FloatArray, y: FloatArray, a: FloatArray, b: FloatArray
         variance = np.bincount(tiles, (values - mean[tiles]) ** 2, minlength=_TILES**2)[used] / counts[used]
         relative = variance / np.average(variance, weights=counts[used])
         kurtosis = max(float(np.mean(values**4)) - 1.0, 2.0)
-        # Squares are correlated over a shorter distance than values: per_tile counts too few of them, which errs on the quiet side.
+        # Squares are correlated over a shorter distance than values: per_tile counts too few of them, which is conservative.
         chi_square = np.sum((relative - 1.0) ** 2 * per_tile * counts[used] / counts[used].mean()) / kurtosis
         if stats.chi2.sf(chi_square, used.sum() - 1) > _CHANCE:
             return 1.0

@@ -1,4 +1,4 @@
-"""The figures to quote: r, its error and interval, the effective number of points and the p-value."""
+"""The results to quote: r, its error and interval, the effective number of points and the p-value."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FloatArray = NDArray[np.float64]
 FEWEST_EFFECTIVE = 15.0
 _MOST_LEVERAGE = 0.9
 _CROSS_FLOOR = 0.1
-# The scatter of the variance over simulated maps beside that of its posterior (modes are not quite independent).
+# Scatter of the variance over simulated maps in addition to its posterior (modes are not quite independent).
 _OVERCONFIDENCE = 2.0
-# Below this share of a map's variance its means at each place say nothing.
+# Below this fraction of a map's variance its means at each position are not used.
 _LEAST_SHARE = 1e-9
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Correlation of two maps and what it is worth.
+    """Correlation of two maps with its error and significance.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class Summary:
     n_eff
         Number of independent pairs with the same scatter of r.
     n_eff_low
-        The same at the lower end of its error.
+        The same, at the lower end of its error.
     p_value
-        Probability of such an r of independent maps, whatever its sign.
+        Probability of such an r, of either sign, for independent maps.
     freedom
         Degrees of freedom of the t-test.
     null_variance
@@ -50,11 +50,11 @@ class Summary:
     scatter
         Posterior variance of its logarithm.
     posterior_a, posterior_b
-        What the maps say about their covariances.
+        Posteriors of the covariances of both maps.
     a, b
-        The standardised maps, or their means at each place where places have several points.
+        The standardised maps, or their means at each position if positions have several points.
     geometry
-        The places of these values.
+        Positions of these values.
     """
 
     r: float
@@ -79,20 +79,20 @@ def correlation(a: FloatArray, b: FloatArray) -> float:
 
 
 def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
-    """Return the figures to quote.
+    """Return the results to quote.
 
-    Where places have several points, r is the sum of a part between places, from the means at each place, and a part within, from the
-    deviations from these means. The two are uncorrelated if the deviations are independent of the means, and their variances add. That
-    of the part within is ``(1 - share_a) (1 - share_b) / (n - places)`` for white deviations, with the shares of the variances that
-    are between places; `exposure_variance` adds what deviations have in common with their neighbours.
+    If positions have several points, r is the sum of a part between positions, from the means at each position, and a part within, from
+    the deviations from these means. The two are uncorrelated if the deviations are independent of the means, and their variances add.
+    That of the part within is ``(1 - share_a) (1 - share_b) / (n - places)`` for white deviations, with the fractions of the variances
+    between positions; `exposure_variance` adds the effect of deviations correlated with their neighbours.
 
-    On a lattice with unequal steps neighbours may resemble each other alike in units of length or in steps: the figures are those with
-    the smaller effective number of values.
+    On a lattice with unequal steps, neighbours may be equally correlated per unit of length or per step: the result with the smaller
+    effective number of values is used.
 
     Parameters
     ----------
     geometry
-        Places of the points.
+        Positions of the points.
     a, b : ndarray, shape (n,)
         Standardised maps.
     """
@@ -103,12 +103,10 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
     deviations = [values - mean[geometry.place] for values, mean in zip((a, b), means, strict=True)]
     shares = [float(np.mean(mean[geometry.place] ** 2)) for mean in means]
     if min(shares) < _LEAST_SHARE:
-        raise CompareError(
-            "the means of a map at its places are all the same", remedy="there is nothing to correlate over the field"
-        )
+        raise CompareError("the means of a map at its positions are all equal", remedy="give a map that varies over the field")
     between = _more_cautious(geometry, *((mean - mean.mean()) / mean.std() for mean in means))
     r = correlation(a, b)
-    # Places with more points weigh more.
+    # Positions with more points have larger weights.
     weight = shares[0] * shares[1] * len(number) * float(np.sum(number.astype(float) ** 2)) / len(a) ** 2
     variances = [max(0.0, 1.0 - share) for share in shares]
     within = variances[0] * variances[1] / (len(a) - len(number))
@@ -123,18 +121,18 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
 
 
 def _more_cautious(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
-    """Return the figures of maps with one value at each place, in the metric with the fewer effective values."""
+    """Return the results for one value per position, in the metric with the smaller effective number of values."""
     metrics = [geometry.once] if geometry.even is None else [geometry.once, geometry.even]
     return min((_at_places(metric, a, b) for metric in metrics), key=lambda summary: summary.n_eff)
 
 
 def _at_places(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
-    """Return the figures of maps with one value at each place.
+    """Return the results for maps with one value per position.
 
     The variance of r of independent maps is ``tr(B Sa B Sb) / (tr(B Sa) tr(B Sb))`` (Clifford, Richardson & Hemon 1989,
-    Biometrics 45, 123; Dutilleul 1993, Biometrics 49, 305) with the covariances from `Candidates`. For the test, one map is taken as
-    given and what it explains of the other is removed before that one's covariance is told (as a t-test takes its variance from the
-    residuals); the geometric mean of both ways round is used. Degrees of freedom are reduced by the posterior scatter of the variance
+    Biometrics 45, 123; Dutilleul 1993, Biometrics 49, 305) with the covariances from `Candidates`. For the test, one map is taken as given
+    and the part of the other explained by it is removed before the other's covariance is estimated (as a t-test takes its variance from
+    the residuals); the geometric mean of both directions is used. Degrees of freedom are reduced by the posterior scatter of the variance
     (Satterthwaite 1946, Biometrics Bull. 2, 110).
     """
     candidates = geometry.candidates
@@ -158,7 +156,7 @@ def _at_places(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
 
 
 def _with_figures(summary: Summary, error_variance: float, *, n: int) -> Summary:
-    """Return the summary with what follows from r, its variance for independent maps, and that for maps that correlate."""
+    """Complete a summary from r, its variance for independent maps, and its variance for correlated maps."""
     r, variance, scatter = summary.r, summary.null_variance, summary.scatter
     n_eff = min(1.0 + 1.0 / variance, float(n))
     p_value, freedom = np.nan, np.nan
@@ -179,7 +177,7 @@ def _with_figures(summary: Summary, error_variance: float, *, n: int) -> Summary
 
 
 def _residual_power(mode: FloatArray, other: FloatArray, r: float, n: int) -> FloatArray:
-    """Return the power of the modes of one map without what the other explains, scaled back by what a chance fit removes."""
+    """Return the mode powers of one map without the part explained by the other, corrected for the part removed by chance."""
     leverage = np.minimum(other**2 / n, _MOST_LEVERAGE)
     return (mode - r * other) ** 2 / (1.0 - leverage)
 
@@ -187,12 +185,12 @@ def _residual_power(mode: FloatArray, other: FloatArray, r: float, n: int) -> Fl
 def _error_variance(
     candidates: Candidates, mode_a: FloatArray, mode_b: FloatArray, r: float, of_a: FloatArray, of_b: FloatArray
 ) -> float:
-    """Return the variance of r of maps that do correlate.
+    """Return the variance of r of correlated maps.
 
     To first order, with covariances ``Sa, Sb`` and the cross-covariance ``C`` of maps of unit variance (Bartlett 1966, Introduction to
     Stochastic Processes, section 9; here with the traces of the centred maps, ``<X Y> = tr(B X B Y) / n^2``):
     ``<Sa Sb> + <C C> - 2 r (<Sa C> + <Sb C>) + r^2 (<Sa Sa> / 2 + <C C> + <Sb Sb> / 2)``. C is r times a mean of Sa and Sb, the one
-    that fits the products of the modes best: what the maps share looks like one of them, or like something between.
+    that best fits the products of the modes: the common part resembles one of the maps, or is intermediate.
     """
     traces, power = candidates.expectations.traces, candidates.expectations.power
     power_a, power_b = power @ of_a, power @ of_b

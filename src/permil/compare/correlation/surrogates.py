@@ -1,8 +1,8 @@
-"""Null distributions from the maps themselves: phase randomisation, random shifts, and turned maps shifted.
+"""Null distributions from the maps themselves: phase randomisation, random shifts, and rotated maps with shifts.
 
-All keep each map's own correlation of neighbours and break the relation between the maps. Each has its failure, measured in the
-documentation: phases are randomised as if the map were periodic, and shifts of a map whose correlation length is a
-good part of the field are few.
+All keep the correlation of neighbours within each map and break the relation between the maps. Each has a limitation, quantified in the
+documentation: phases are randomised as if the map were periodic, and a map with a correlation length of a large part of the field allows
+few independent shifts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ITERATIONS = 5
 # Points times surrogates of the phase randomisation; maps too large for all resamples get fewer.
 _WORK = 6e6
 _FEWEST_SURROGATES = 40
-# Shifts must leave this share of the pairs.
+# Shifts must leave at least this fraction of the pairs.
 _OVERLAP = 0.3
 _AT_ONCE = 32
 
@@ -33,9 +33,9 @@ class Null:
     Attributes
     ----------
     draws : ndarray
-        Correlations, those of smaller windows scaled to the whole.
+        Correlations, those of smaller windows scaled to the full field.
     p_value
-        Share of surrogates (counting the observation) at least as large as the observation, whatever the sign.
+        Fraction of surrogates (including the observation) at least as large as the observation, of either sign.
     """
 
     draws: FloatArray
@@ -50,7 +50,7 @@ def _null(draws: FloatArray, r: float) -> Null:
 
 
 def filled(cells: Cells, values: FloatArray) -> FloatArray:
-    """Return the map on the lattice, empty cells with the value of the nearest."""
+    """Return the map on the lattice, with empty cells filled from the nearest one."""
     image = cells.mean(values)
     empty = np.isnan(image)
     if empty.any():
@@ -88,7 +88,7 @@ def phase_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
 
 
 def shift_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: int, rng: np.random.Generator) -> Null:
-    """Return r over the common window of a shifted against b, scaled to the window's share of the pairs.
+    """Return r over the common window of a shifted against b, scaled to the window's fraction of the pairs.
 
     Shifts without wrapping, with the variance correction of Mrkvička et al. (2021, Stat. Comput. 31, 39). All shifts are
     computed together by FFT; ``resamples`` of them are drawn.
@@ -99,7 +99,7 @@ def shift_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
 
 
 def rotation_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: int, rng: np.random.Generator) -> Null:
-    """Return r of a turned by quarter turns or mirrored, each also shifted, with b; scaled as for shifts."""
+    """Return r of b with a rotated by quarter turns or mirrored, each also shifted; scaled as for shifts."""
     total, counts = cells.total(a), cells.counts
     draws = []
     kinds = [(turn, mirrored) for mirrored in (False, True) for turn in range(4) if turn or mirrored]
@@ -111,7 +111,7 @@ def rotation_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples
 
 
 def _drawn(correlations: FloatArray, pairs: FloatArray, n: int, number: int, rng: np.random.Generator) -> FloatArray:
-    """Return the correlations of some shifts that leave enough pairs of n places, scaled to the scatter of the whole."""
+    """Return the correlations of random shifts with enough of the n pairs, scaled to the scatter of the full field."""
     allowed = np.flatnonzero((pairs >= _OVERLAP * n) & np.isfinite(correlations))
     if not len(allowed):
         return np.empty(0)
@@ -127,7 +127,7 @@ def shifted_correlations(a: FloatArray, b: FloatArray, count_a: FloatArray, coun
     a, b : ndarray, shape (rows, columns)
         Sums in cells; the shapes may differ.
     count_a, count_b : ndarray
-        Points in cells; cells count as one place each.
+        Number of points in cells.
     """
     rows, columns = (fft.next_fast_len(first + second - 1, real=True) for first, second in zip(a.shape, b.shape, strict=True))
     fields = []

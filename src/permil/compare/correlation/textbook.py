@@ -1,4 +1,4 @@
-"""The tests of the textbooks: every point independent, and the modified t-test with plug-in covariances."""
+"""Textbook tests: the t-test for independent points, and the modified t-test with plug-in covariances."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def t_test(r: float, n_eff: float) -> float:
 
 
 def fisher_interval(r: float, error: float, sigmas: float = 1.0) -> tuple[float, float]:
-    """Return the interval of so many standard errors that is symmetric in ``arctanh(r)`` (Fisher 1915)."""
+    """Return the interval of ``sigmas`` standard errors, symmetric in ``arctanh(r)`` (Fisher 1915)."""
     z, half = np.arctanh(np.clip(r, -1.0 + 1e-15, 1.0 - 1e-15)), sigmas * error / max(1.0 - r * r, 1e-12)
     return float(np.tanh(z - half)), float(np.tanh(z + half))
 
@@ -44,6 +44,6 @@ def plug_in_n_eff(cells: Cells, a: FloatArray, b: FloatArray) -> float:
     number = np.where(distance[used] == 0.0, 0, 1 + (distance[used] / longest * _CLASSES).astype(np.int64))
     pairs = np.bincount(number, cells.pairs[used])
     products = [np.bincount(number, cells.lag_products(values)[used]) for values in (a, b)]
-    # Pairs at one place are exactly those of each point with itself only where no two points share a cell.
+    # Pairs at lag 0 are exactly those of each point with itself only if no two points share a cell.
     total = np.sum(np.divide(products[0] * products[1], pairs, out=np.zeros_like(pairs), where=pairs > 0))
     return float(1.0 + cells.n**2 / total) if total > 0 else np.nan

@@ -1,1 +1,1 @@
-"""Efficiency, pixel area, diffusion: fitted together, as fractions of the variance of a flat, with slopes and a verdict."""
+"""Joint fit of efficiency, pixel area and diffusion as fractions of the variance of a flat, with slopes and a verdict."""

@@ -1,12 +1,12 @@
-"""Which part of a flat is efficiency, which pixel area, which diffusion: fitted together to flux, place and size of stars.
+"""Joint fit of efficiency, pixel area and diffusion to flux, position and size of stars.
 
-In each band of periods ``F - 1 = Q + A + D``. Were the band of one kind, every quantity of every star would follow its template
-(`permil.compare.stars.response`); the stars tell how much of each template they show. Each kind has the coefficient that makes its
-signature right: efficiency the flux, pixel area the shift, diffusion the size. The three are coupled: all templates of all bands enter each
-signature, so that the shift of a star by a gradient of the efficiency, or the change of its size by shear, is taken off.
+In each band of periods ``F - 1 = Q + A + D``. If the band were of one kind, every quantity of every star would follow its template
+(`permil.compare.stars.response`); the stars determine the fraction of each template. Each kind has the coefficient that reproduces its
+signature: efficiency the flux, pixel area the shift, diffusion the size. The three are coupled: all templates of all bands enter each
+signature, so that for example the shift of a star by a gradient of the efficiency, or the change of its size by shear, is subtracted.
 
-Signatures are compared under instruments that weigh all wavelengths of a band as the flat itself has them (shift times wavenumber
-squared, size times its fourth power): then every coefficient is the same thing, ``cov(kind, F) / var(F)``, and they add up to 1.
+Signatures are compared with instruments that weight all wavelengths of a band as the flat does (shift times wavenumber
+squared, size times its fourth power): every coefficient is then ``cov(kind, F) / var(F)``, and their sum is 1.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from permil.compare.hypotheses.stars import PredictedStars, Stars
 from permil.compare.hypotheses.structure import flat_spectrum
 from permil.compare.scales import PERIODS, bands_between, halves, split_bands
 from permil.compare.stars.background import typical_pitch
+from permil.compare.stars.flat_at_stars import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.kernels import QUANTITIES
-from permil.compare.stars.match import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.response import StarResponse
 
 FloatArray = NDArray[np.float64]
@@ -37,7 +37,7 @@ BoolArray = NDArray[np.bool_]
 
 LEAST_STARS = 30
 LARGEST_GLOW = 0.3
-"""Stars with more light of the background in their circle, relative to their own, are not fitted: what is left of it is not known well."""
+"""Largest ratio of background to star light in the aperture of fitted stars: the residual background is poorly known."""
 
 
 def predict_bands(
@@ -48,7 +48,7 @@ def predict_bands(
     periods: Sequence[float] = PERIODS,
     largest_loss: float = LARGEST_LOSS,
 ) -> PredictedStars:
-    """Predict what stars show, band by band, were the flat of one kind.
+    """Predict the quantities of stars, band by band, if the flat were of one kind.
 
     Parameters
     ----------
@@ -57,11 +57,11 @@ def predict_bands(
     flat
         Relative flat.
     response
-        Measurement of the stars.
+        Response of the stars to a flat.
     periods
-        Limits of the bands, pixels. Longer periods are fitted, and not reported; of shorter ones only what fluxes see.
+        Limits of the bands, pixels. Longer periods are fitted but not reported; of shorter ones only the effect on fluxes is fitted.
     largest_loss
-        Stars with more of their weight on unusable pixels are left out.
+        Stars with a larger fraction of their weight on unusable pixels are excluded.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def predict_bands(
     kept = np.isfinite(seen.excess)
     if kept.sum() < LEAST_STARS:
         raise CompareError(
-            f"{int(kept.sum())} stars lie on usable pixels of the flat, {LEAST_STARS} are needed",
+            f"{int(kept.sum())} stars lie on usable pixels of the flat, but {LEAST_STARS} are needed",
             remedy="give more exposures, or check the mask of the flat",
             value=int(kept.sum()),
         )
@@ -122,11 +122,11 @@ def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None
     Parameters
     ----------
     predicted
-        Stars and what the flat predicts for them.
+        Stars with the predictions of the flat.
     region : ndarray of bool, shape (n,), optional
-        Rows, as they were given to `predict_bands`, that lie in the region.
+        Mask of the rows given to `predict_bands` that lie in the region.
     flat_fielded
-        Whether stars were measured on images divided by this flat. Then what dividing did is put back first.
+        Whether stars were measured on images divided by this flat. The effect of dividing is then undone first.
 
     Raises
     ------
@@ -138,7 +138,7 @@ def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None
         chosen &= np.asarray(region)[predicted.kept]
     if chosen.sum() < LEAST_STARS:
         raise CompareError(
-            f"the region has {int(chosen.sum())} stars that are brighter than the background under them, {LEAST_STARS} are needed",
+            f"the region has {int(chosen.sum())} stars brighter than the background under them, but {LEAST_STARS} are needed",
             remedy="give a larger region, more or longer exposures",
             value=int(chosen.sum()),
         )
@@ -148,20 +148,20 @@ def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None
 
 
 def _rows_of(predicted: PredictedStars, quantity: int, chosen: BoolArray, flat_fielded: bool) -> Rows:
-    """Return the rows of one quantity, calibration terms projected out of measurements and templates."""
+    """Return the rows of one quantity, with calibration terms projected out of measurements and templates."""
     stars, name = predicted.stars, QUANTITIES[quantity]
     value, error = stars.values[name], stars.errors[name]
     with np.errstate(invalid="ignore"):
         good = np.flatnonzero(chosen & np.isfinite(value) & np.isfinite(error) & (error > 0))
     if good.size < LEAST_STARS:
         raise CompareError(
-            f"{good.size} stars have a finite {name} with an error, {LEAST_STARS} are needed",
+            f"{good.size} stars have a finite {name} with an error, but {LEAST_STARS} are needed",
             remedy="give catalogs with errors",
             value=int(good.size),
         )
     templates = predicted.templates.templates[good, quantity]
     instruments = predicted.templates.instruments[good, quantity]
-    # Dividing by the flat took off what efficiency would add, noise of the flat and all.
+    # Dividing by the flat removed the effect of efficiency, including the noise of the flat.
     raw = value[good] + (templates[:, 0].sum(axis=1) if flat_fielded else 0.0)
     spread = error[good] ** 2
     x, y = stars.places.x[good], stars.places.y[good]
@@ -178,7 +178,7 @@ def _rows_of(predicted: PredictedStars, quantity: int, chosen: BoolArray, flat_f
         if freedom < LEAST_STARS:
             raise CompareError(
                 f"{good.size} stars of {np.unique(stars.spot[good]).size} spots in {np.unique(stars.exposure[good]).size} exposures leave "
-                f"{freedom} degrees of freedom, {LEAST_STARS} are needed",
+                f"{freedom} degrees of freedom, but {LEAST_STARS} are needed",
                 remedy="give more dithered exposures of the same spots",
                 value=int(freedom),
             )
@@ -205,7 +205,7 @@ def _rows_of(predicted: PredictedStars, quantity: int, chosen: BoolArray, flat_f
 
 
 def _with_pitch(response: StarResponse, stars: Stars) -> StarResponse:
-    """Return a response that knows how far apart the stars are: the background was found between them."""
+    """Return a response with the distance of the stars, since the background was measured between them."""
     pitch = typical_pitch(stars.places.x, stars.places.y, stars.exposure)
     if response.background is None or not stars.places.even_light.any() or not pitch > 0:
         return replace(response, background=None)
@@ -213,14 +213,16 @@ def _with_pitch(response: StarResponse, stars: Stars) -> StarResponse:
 
 
 def _local_noise(seen_error: FloatArray, noise: float) -> FloatArray:
-    """Return the variance per pixel of the flat at each star, from that of the mean over its light."""
+    """Return the variance per pixel of the flat at each star, from the variance of the mean over its light."""
     typical = float(np.mean(seen_error**2))
     return np.asarray(noise * seen_error**2 / typical) if typical > 0 else np.zeros(seen_error.size)
 
 
 def _check(stars: Stars) -> None:
     if len(stars) < LEAST_STARS:
-        raise CompareError(f"{len(stars)} stars, {LEAST_STARS} are needed", remedy="give more exposures", value=len(stars))
+        raise CompareError(
+            f"there are {len(stars)} stars, but {LEAST_STARS} are needed", remedy="give more exposures", value=len(stars)
+        )
     for group in (stars.values, stars.errors):
         missing = [name for name in QUANTITIES if name not in group]
         if missing:

@@ -15,22 +15,23 @@ TOTAL, SUM = "total", "sum"
 
 @dataclass(frozen=True)
 class Fraction:
-    """The fraction of the flat's variance of one kind.
+    """The fraction of the variance of the flat due to one kind.
 
     Attributes
     ----------
     kind
-        One of `KINDS`, or ``sum`` of the three: 1 where the stars account for the whole flat.
+        One of `KINDS`, or ``sum`` of the three: 1 if the stars account for the whole flat.
     scale
         Periods, or ``total``.
     value
-        cov(kind, F) / var(F) on this scale, as stars see it; not bound to 0 to 1. NaN where the flat has no structure above its noise.
+        cov(kind, F) / var(F) on this scale, with the response of stars; may lie outside 0 to 1. NaN if the flat has no
+        structure above its noise.
     error
-        Standard error for this piece of silicon: noise of stars and flat, and what stars miss of the structure. The one to quote.
+        Standard error for this sensor, to be quoted: noise of stars and flat, and incomplete sampling of the structure by stars.
     population_error
-        Standard error as a sample of sensors like this one: also how much the fraction differs from one piece of silicon to another.
+        Standard error for the population of such sensors: also includes the variation from sensor to sensor.
     flat_rms
-        Rms of F - 1 on this scale as stars see it, without the flat's noise.
+        Rms of F - 1 on this scale with the response of stars, without the noise of the flat.
     """
 
     kind: str
@@ -43,7 +44,7 @@ class Fraction:
 
 @dataclass(frozen=True)
 class Slope:
-    """How a quantity of stars follows what the flat predicts.
+    """Slope of a quantity of stars on the prediction of the flat.
 
     Attributes
     ----------
@@ -52,7 +53,7 @@ class Slope:
     value, error
         Slope and its standard error (delete-block jackknife over blocks of the detector).
     expected
-        By efficiency, pixel area and diffusion alone.
+        Expected slope for efficiency, pixel area and diffusion alone.
     """
 
     quantity: str
@@ -63,14 +64,14 @@ class Slope:
 
 @dataclass(frozen=True)
 class FluxChange:
-    """What dividing star fluxes by the flat does to their scatter (variances of relative fluxes, this flat with its noise).
+    """Change of the scatter of star fluxes by dividing by the flat (variances of relative fluxes, including the noise of this flat).
 
     Attributes
     ----------
     before, noise
-        Variance of the fluxes as measured without flat-fielding, and the part of it that their errors explain.
+        Variance of the fluxes as measured without flat-fielding, and the part explained by their errors.
     change, error
-        Variance after dividing less that before, and its standard error (delete-block jackknife).
+        Variance after dividing minus that before, and its standard error (delete-block jackknife).
     """
 
     before: float
@@ -81,22 +82,22 @@ class FluxChange:
 
 @dataclass(frozen=True)
 class HypothesisFit:
-    """The three hypotheses, fitted together.
+    """Result of the joint fit of the three hypotheses.
 
     Attributes
     ----------
     fractions
-        Per scale and kind, then total; the limits of the scales are those of the fit.
+        Fractions per scale and kind, then in total; the scales are those of the fit.
     slopes
-        Of flux, shift and size.
+        Slopes of flux, shift and size.
     flux_change
-        For `permil.compare.hypotheses.verdict.verdict`.
+        Input of `permil.compare.hypotheses.verdict.verdict`.
     excess_scatter
-        Per quantity (flux, dx, dy, xx, yy, xy): what is left of the variance, over what errors and structure explain.
+        Per quantity (flux, dx, dy, xx, yy, xy): ratio of the residual variance to that explained by errors and structure.
     stars, exposures
-        Rows that took part.
+        Numbers of rows and exposures used.
     lost
-        Stars left out because their light lies on pixels that are not usable in the flat.
+        Number of stars excluded because their light falls on unusable pixels of the flat.
     flat_fielded
         Whether fluxes were divided by the flat.
     """

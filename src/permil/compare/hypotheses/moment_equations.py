@@ -1,4 +1,4 @@
-"""The coupled moment equations of the three kinds and all bands, corrected for the noise of the flat, with their errors."""
+"""Coupled moment equations of the three kinds and all bands, corrected for the noise of the flat, with errors."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _LEAST_RELIABILITY = 0.1
-"""Part of an instrument's variance that must be structure and not noise of the flat; below it a coefficient is not fitted."""
+"""Smallest fraction of an instrument's variance due to structure, not noise of the flat, for which a coefficient is fitted."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Measurements of one quantity, calibration terms projected out.
+    """Measurements of one quantity, with calibration terms projected out.
 
     Attributes
     ----------
     index
-        Of the stars.
+        Indices of the stars.
     x, y, places
-        Where.
+        Positions of the stars.
     value, variance, weight : ndarray, shape (n,)
         Measurement, variance of its error, and weight.
     templates : ndarray, shape (n, 3, bands)
-        For the three kinds.
+        Templates of the three kinds.
     instruments : ndarray, shape (n, bands)
-        Of the kind whose signature this quantity is.
+        Instruments of the kind with its signature in this quantity.
     flat_noise : ndarray, shape (3,)
-        Weighted sums over the rows of the variance of a pixel of the flat times powers 0 to 2 of the glow, degrees of freedom taken off.
+        Weighted sums over the rows of the variance of a pixel of the flat times powers 0 to 2 of the glow, with the lost
+        degrees of freedom removed.
     freedom
         Degrees of freedom per row.
     """
@@ -65,11 +66,11 @@ class MomentFit:
     Attributes
     ----------
     coefficients : ndarray, shape (3, bands)
-        Of the three kinds; 0 where not fitted.
+        Coefficients of the three kinds; 0 if not fitted.
     fitted : ndarray of bool, shape (3, bands)
-        What the stars and the flat can tell.
+        Mask of the coefficients determined by stars and flat.
     gain : ndarray, shape (3 bands, 3 bands)
-        Change of the coefficients per change of the weighted sums over stars (kind by kind, band by band); 0 where not fitted.
+        Change of the coefficients per change of the weighted sums over stars (kind by kind, band by band); 0 if not fitted.
     noise : ndarray, shape (3 bands, 3 bands)
         Covariance of the sums from the errors of the stars.
     template_noise : ndarray, shape (3, 5, bands)
@@ -94,13 +95,13 @@ def solve_moments(rows: list[Rows], response: StarResponse, bands: tuple[Band, .
     Parameters
     ----------
     rows
-        Of the six quantities.
+        Rows of the six quantities.
     response
-        Tells how noise of the flat enters instruments and templates.
+        Response that determines how noise of the flat enters instruments and templates.
     bands
-        Of periods.
+        Bands of periods.
     spectrum
-        Of the flat.
+        Power spectrum of the flat.
 
     Raises
     ------
@@ -123,9 +124,9 @@ def solve_moments(rows: list[Rows], response: StarResponse, bands: tuple[Band, .
     matrix = whole - correction.reshape(size, size)
     with np.errstate(invalid="ignore", divide="ignore"):
         reliability = np.diag(matrix) / np.diag(whole)
-    # An instrument that sees a template with the wrong sign only has both negative: it knows nothing of the template.
+    # If both are negative, the instrument responds to the template with the wrong sign and does not constrain it.
     fitted = np.isfinite(reliability) & (reliability > _LEAST_RELIABILITY) & (np.diag(matrix) > 0)
-    # Of structure finer than a star only fluxes see anything.
+    # Only fluxes respond to structure finer than a star.
     fitted.reshape(3, count)[1:, [number for number, band in enumerate(bands) if band.shortest == 0]] = False
     if not fitted.any():
         raise CompareError(

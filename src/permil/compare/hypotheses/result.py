@@ -1,4 +1,4 @@
-"""From the solved moment equations to fractions with errors, slopes, and what dividing by the flat does."""
+"""Results of the solved moment equations: fractions with errors, slopes, and the effect of dividing by the flat."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BoolArray = NDArray[np.bool_]
 
 _CELLS_PER_PERIOD = 5
 _SIGNIFICANT = 3.0
-"""Kinds, and scatter beyond what is explained, count as structure from so many standard errors on."""
+"""Significance (standard errors) above which kinds, and unexplained scatter, count as structure."""
 
 
 def result_of(
@@ -32,9 +32,9 @@ def result_of(
     fit
         Solved equations.
     rows
-        Of the six quantities.
+        Rows of the six quantities.
     predicted, chosen
-        Stars and the flat in bands, and which of the stars took part.
+        Stars and the flat in bands, and the mask of the stars used.
     flat_fielded
         Whether fluxes were divided by the flat.
     """
@@ -59,10 +59,10 @@ def result_of(
 
 
 def _shares(fit: MomentFit) -> FloatArray:
-    """Return fractions of each band (bands, 3) as shares: of sum 1, 0 for kinds that do not stand out of the noise of the stars.
+    """Return fractions of each band (bands, 3) with sum 1, and 0 for kinds not significant above the noise of the stars.
 
-    A template can be so much larger than the errors of the stars (diffusion on long periods) that noise alone, if it counted as a share,
-    would predict more structure than there is.
+    A template can be so much larger than the errors of the stars (diffusion on long periods) that noise alone, if counted as a fraction,
+    would predict more structure than present.
     """
     noise = np.sqrt(np.diag(fit.gain @ fit.noise @ fit.gain.T)).reshape(fit.coefficients.shape)
     seen = fit.fitted & (fit.coefficients > _SIGNIFICANT * noise)
@@ -72,7 +72,7 @@ def _shares(fit: MomentFit) -> FloatArray:
 
 
 def _excess(fit: MomentFit, rows: list[Rows], model: FloatArray) -> tuple[dict[str, float], FloatArray]:
-    """Return the scatter left over what is explained, and structure that it may mean (bands, 3), relative to that of the flat."""
+    """Return the ratio of residual to explained scatter, and the structure it may indicate (bands, 3), relative to the flat."""
     scatter: dict[str, float] = {}
     unexplained, spread, templates = np.zeros(3), np.zeros(3), np.zeros(3)
     for quantity, of in enumerate(rows):
@@ -93,7 +93,7 @@ def _excess(fit: MomentFit, rows: list[Rows], model: FloatArray) -> tuple[dict[s
 
 
 def _structure(rows: list[Rows], predicted: PredictedStars, bands: int) -> Structure:
-    """Return the maps with which the sums over stars weigh the sensor, and those of an ideal estimate."""
+    """Return the weight maps of the sums over stars, and those of an ideal estimate."""
     shape = predicted.maps.shape[:2]
     cell = max(1, int(predicted.scales[0].shortest) // _CELLS_PER_PERIOD)
     stars = len(predicted.stars)
@@ -109,7 +109,7 @@ def _structure(rows: list[Rows], predicted: PredictedStars, bands: int) -> Struc
 
 
 def _ideal(of: Rows, predicted: PredictedStars, shape: tuple[int, ...], cell: int) -> tuple[NDArray[np.float32], FloatArray]:
-    """Return the transform of the flat weighted with where the stars are, band by band, and its product with the flat."""
+    """Return the transform of the flat weighted with the density of stars, by band, and its product with the flat."""
     where = np.zeros(shape)
     np.add.at(where, (np.floor((of.y + 0.5) / cell).astype(np.int64), np.floor((of.x + 0.5) / cell).astype(np.int64)), of.weight)
     spacing = np.sqrt(np.ptp(of.x) * np.ptp(of.y) / of.x.size)
@@ -145,7 +145,7 @@ def _cell_means(image: NDArray[np.float32], cell: int) -> FloatArray:
 
 
 def _seen_power(structure: Structure, predicted: PredictedStars) -> FloatArray:
-    """Return the variance of the flat of each band as stars see it, without its noise, where the stars are."""
+    """Return the variance of each band of the flat with the response and at the positions of stars, without noise."""
     return np.where(predicted.scale_of >= 0, np.maximum(structure.energies, 0.0), 0.0)
 
 
@@ -172,7 +172,7 @@ def _of_weights(fit: MomentFit, covariance: FloatArray, realised: FloatArray, we
     parts = [np.concatenate([weight * (kind == of) for of in range(3)]) / weight.sum() for kind in range(3)]
     for name, part in (*zip(KINDS, parts, strict=True), (SUM, np.sum(parts, axis=0))):
         variance = float(part @ covariance @ part)
-        # The realised fractions of the kinds have the sum 1 whatever they are.
+        # The realised fractions of the kinds always have the sum 1.
         sample = 0.0 if name == SUM else float(part @ realised @ part)
         value = float(part @ fit.coefficients.ravel())
         entries.append(Fraction(name, scale, value, float(np.sqrt(variance)), float(np.sqrt(variance + sample)), rms))

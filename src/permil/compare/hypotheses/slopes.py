@@ -1,4 +1,4 @@
-"""Simple slopes of flux, shift and size on what the flat predicts, and the change of flux scatter by dividing; errors by blocks."""
+"""Simple slopes of flux, shift and size on the prediction of the flat, and the change of flux scatter by dividing."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 _FEWEST_BLOCKS, _MOST_BLOCKS = 4, 8
-"""Blocks per axis of the jackknife."""
+"""Smallest and largest number of blocks per axis of the jackknife."""
 _QUANTITIES = {"flux": (0,), "shift": (1, 2), "size": (3, 4)}
 
 
 def blocks_of(x: FloatArray, y: FloatArray, side: float = 1.0) -> IntArray:
-    """Return the block of each star: the area that the stars cover in 4 x 4 to 8 x 8 parts, of about ``side`` pixels if that fits."""
+    """Return the block of each star: the area of the stars in 4 x 4 to 8 x 8 parts, if possible of about ``side`` pixels."""
     extent = max(float(np.ptp(x)), float(np.ptp(y)), 1e-9)
     count = int(np.clip(extent / side, _FEWEST_BLOCKS, _MOST_BLOCKS))
     across, along = (np.minimum((count * (place - place.min()) / extent).astype(np.int64), count - 1) for place in (x, y))
@@ -31,7 +31,7 @@ def blocks_of(x: FloatArray, y: FloatArray, side: float = 1.0) -> IntArray:
 
 
 def jackknife_ratio(above: FloatArray, below: FloatArray, block: IntArray) -> tuple[float, float]:
-    """Return the ratio of two sums over stars and its error by leaving out one block at a time (Kunsch 1989).
+    """Return the ratio of two sums over stars and its delete-block jackknife error (Kunsch 1989).
 
     Blocks differ in size: the error is that of Busing, Meijer & van der Leeden (1999) for unequal blocks.
     """
@@ -51,10 +51,10 @@ def jackknife_ratio(above: FloatArray, below: FloatArray, block: IntArray) -> tu
 def simple_slopes(
     fit: MomentFit, rows: list[Rows], shown: NDArray[np.bool_], *, side: float, flat_fielded: bool
 ) -> tuple[Slope, ...]:
-    """Return the slopes of flux, shift and size on what efficiency, pixel area and diffusion alone would make of the flat.
+    """Return the slopes of flux, shift and size on the predictions for efficiency, pixel area and diffusion alone.
 
-    What the fit says of bands that are not shown is taken off first; of shifts and sizes also what they owe to the other kinds.
-    Blocks of the jackknife have about the side ``side`` (pixels): the longest period that is shown.
+    The fitted contribution of bands that are not shown is subtracted first, for shifts and sizes also that of the other kinds. Blocks of
+    the jackknife have about the side ``side`` (pixels): the longest period shown.
     """
     slopes = []
     for kind, (name, quantities) in enumerate(_QUANTITIES.items()):
@@ -80,7 +80,7 @@ def simple_slopes(
 
 
 def flux_change(of: Rows, side: float) -> FluxChange:
-    """Return how the scatter of fluxes changes by dividing by the flat, with its noise and on all scales.
+    """Return the change of the scatter of fluxes by dividing by the flat, including its noise, on all scales.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def flux_change(of: Rows, side: float) -> FluxChange:
     side
         Side of the blocks, pixels.
     """
-    # Per degree of freedom: what calibration has absorbed counts neither before nor after.
+    # Per degree of freedom: terms absorbed by the calibration count neither before nor after.
     weight = of.weight / of.weight.sum()
     seen = of.templates[:, 0].sum(axis=1)
     block = blocks_of(of.x, of.y, side)

@@ -23,12 +23,12 @@ class Stars:
     Attributes
     ----------
     places
-        Where, and how wide the star's spot is.
+        Position and width of each star.
     spot, exposure
-        Which spot and which exposure: the calibration has absorbed means and trends of these.
+        Spot and exposure of each row: the calibration has absorbed their means and trends.
     values, errors
         By name (`permil.compare.stars.kernels.QUANTITIES`): flux as ratio minus 1, shifts in pixels, moments in pixel^2. Rows whose
-        value or error is not finite do not count for that quantity.
+        value or error is not finite are ignored for that quantity.
     """
 
     places: StarPlaces
@@ -44,32 +44,32 @@ class Stars:
 
 @dataclass(frozen=True)
 class PredictedStars:
-    """Stars with what each band of a flat predicts for them: made once, fitted for any region.
+    """Stars with the predictions of each band of a flat, computed once and fitted for any region.
 
     Attributes
     ----------
     stars
         Those that are kept.
     kept : ndarray of bool
-        Of the rows that were given.
+        Mask of the input rows that are kept.
     templates
-        What stars would show were the flat of one kind, band by band.
+        Predictions if the flat were of one kind, by band.
     maps : ndarray, shape (ny, nx, bands)
         The flat in bands, without gaps.
     scales
-        Bands of periods of which the result speaks.
+        Reported bands of periods.
     bands
-        Bands that are fitted: those below and above the scales, and the halves of each, since fractions may change with the period.
+        Fitted bands: those below and above the scales, and the halves of each, since fractions may change with the period.
     scale_of : ndarray, shape (bands,)
-        Which of the scales each band is part of; -1: of none.
+        Index of the scale of each band; -1: none.
     spectrum
         Power of the flat, and its noise.
     noise : ndarray, shape (n,)
-        Variance per pixel of the flat at each star.
+        Noise variance per pixel of the flat at each star.
     response
         Of the stars.
     lost
-        Stars left out because of pixels that are not usable.
+        Number of stars excluded because of unusable pixels.
     """
 
     stars: Stars

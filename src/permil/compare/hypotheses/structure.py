@@ -1,13 +1,13 @@
-"""Errors of fractions from the structure of the sensor: what of each kind does not follow the flat.
+"""Errors of fractions from structure of the sensor: the part of each kind that does not follow the flat.
 
-An estimate is a weighted sum over stars, and a sum over stars is a weighted mean of maps: ``estimate_j = sum_k <G_jk, map_k>``,
+An estimate is a weighted sum over stars, which is a weighted mean of maps: ``estimate_j = sum_k <G_jk, map_k>``,
 with G from the adjoint of the response (`StarResponse.spread`). In a band, ``map_k = f_k (F - 1) + u_k``, and the three u_k add up to 0.
-Were G the flat itself, u_k would not count: f_k is defined as cov(map_k, F) / var(F). What of G is not the flat lets the u_k in: stars
-are few, and leave out what calibration has absorbed. With u_k as random fields of the flat's power spectrum,
+If G were the flat itself, u_k would not contribute: f_k is defined as cov(map_k, F) / var(F). The part of G that is not the flat admits
+the u_k: stars are few, and do not contain terms absorbed by the calibration. With u_k as random fields of the flat's power spectrum,
 
     variance = sum_kk' C_kk' (<G_k| S |G_k'> - <G_k| S |E> <E| S |G_k'> / <E| S |E>),    C = diag(f) - f f^T
 
-(E: the flat where the stars are). C is that of independent kinds.
+(E: the flat at the positions of the stars). C is the covariance of independent kinds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class FlatSpectrum:
     Attributes
     ----------
     wavenumber, power : ndarray
-        Of the flat without its noise, radian per pixel.
+        Wavenumbers (radian per pixel), and power of the flat without its noise.
     noise
         Variance of a pixel of the flat.
     """
@@ -49,7 +49,7 @@ class FlatSpectrum:
 
 
 def flat_spectrum(excess: FloatArray, noise: float) -> FlatSpectrum:
-    """Return the power spectrum of a map without gaps, less that of white noise of variance ``noise``."""
+    """Return the power spectrum of a map without gaps, minus that of white noise of variance ``noise``."""
     spectrum = fft.dctn(excess, norm="ortho", workers=2) ** 2
     wavenumber = np.hypot(*cosine_wavenumbers(excess.shape)).ravel()
     longest = np.pi / max(excess.shape)
@@ -66,7 +66,7 @@ def flat_spectrum(excess: FloatArray, noise: float) -> FlatSpectrum:
 
 @dataclass(frozen=True)
 class Structure:
-    """The maps of an estimate as spectra on cells, ready for any model of the structure.
+    """The maps of an estimate as spectra on cells, for any model of the structure.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class Structure:
     flats : ndarray, shape (bands, rows, columns)
         Cosine transforms of E.
     energies : ndarray, shape (bands,)
-        <E, F - 1> of each band, the flat's noise taken off.
+        <E, F - 1> of each band, without the noise of the flat.
     cell
         Side of a cell, pixels.
     bands
@@ -92,14 +92,14 @@ class Structure:
     spectrum: FlatSpectrum
 
     def variances(self, covariance: FloatArray, extra: FloatArray, fractions: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the covariance of the sums from structure, and the variance of the realised fractions among sensors like this one.
+        """Return the covariance of the sums from structure, and the variance of the realised fractions in the population of such sensors.
 
         Parameters
         ----------
         covariance : ndarray, shape (bands, 3, 3)
             C of each band.
         extra : ndarray, shape (bands, 3)
-            Variance, relative to the flat's, of structure that stars see and the flat does not have.
+            Variance, relative to that of the flat, of structure that affects stars but not the flat.
         fractions : ndarray, shape (bands, 3)
             The noise of the flat acts as structure ``-f_k noise``.
 
@@ -118,10 +118,10 @@ class Structure:
             modes = np.flatnonzero(band.holds(wavenumber))
             if band.shortest < 2 * self.cell or modes.size == 0:
                 continue
-            # A mode of the transform of means over cells is one of the pixels' over the cell's side.
+            # A mode of cell means is a mode of the pixels divided by the side of a cell.
             amplitude = np.sqrt(self.spectrum.at(wavenumber[modes])) / self.cell
             weights = sums[:, modes].astype(np.float64)
-            # Those of pixel area and diffusion weigh the potential.
+            # Maps of pixel area and diffusion weight the potential.
             weights[count:] /= eigenvalues[modes]
             white = (weights @ weights.T).reshape(3, count, 3, count) * (self.spectrum.noise / self.cell**2)
             weights *= amplitude

@@ -1,4 +1,4 @@
-"""One sentence: what dividing by this flat does to star fluxes."""
+"""Verdict in one sentence: the effect of dividing star fluxes by this flat."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from permil.compare.hypotheses.fractions import FluxChange
 Outcome = Literal["corrects", "does not affect", "harms", "cannot tell"]
 
 NEGLIGIBLE = 1e-4
-"""A change of the scatter by less is none: a tenth of a per mil."""
+"""Negligible change of the scatter: a tenth of a per mil."""
 SIGNIFICANCE = 3.0
-"""Standard errors from which a change counts."""
+"""Significance of a change, in standard errors."""
 _PER_MIL = 1e3
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What dividing by the flat does to star fluxes.
+    """Effect of dividing star fluxes by the flat.
 
     Attributes
     ----------
     outcome
         ``corrects``, ``does not affect``, ``harms`` or ``cannot tell``.
     sentence
-        The same in words, with figures.
+        The same as a sentence, with numbers.
     before, after
-        Scatter of the fluxes (relative, rms) without the errors of the stars, not divided and divided.
+        Scatter of the fluxes (relative, rms) without the errors of the stars, before and after dividing.
     change, change_error
         ``after - before``.
     significance
@@ -52,37 +52,37 @@ class Verdict:
 def verdict(
     change: FluxChange, *, where: str = "here", negligible: float = NEGLIGIBLE, significance: float = SIGNIFICANCE
 ) -> Verdict:
-    """Say whether dividing by the flat corrects, does not affect or harms star fluxes.
+    """Decide whether dividing by the flat corrects, does not affect or harms star fluxes.
 
-    ``var(f - F) - var(f) = var(F) (1 - 2 slope)``: dividing helps where fluxes follow the flat with a slope above one half, and harms
-    below. Which it is is judged by the change of the variance, which is found far better than the variances themselves.
+    ``var(f - F) - var(f) = var(F) (1 - 2 slope)``: dividing helps if fluxes follow the flat with a slope above one half, and harms below.
+    The decision uses the change of the variance, which is determined far better than the variances themselves.
 
     Parameters
     ----------
     change
         Change of the variance by dividing (`permil.compare.hypotheses.fractions.HypothesisFit.flux_change`).
     where
-        Names the place in the sentence.
+        Name of the region in the sentence.
     negligible
-        Change of the rms (relative flux) that does not matter.
+        Negligible change of the rms (relative flux).
     significance
-        Standard errors from which a change counts.
+        Significance of a change, in standard errors.
 
     Raises
     ------
     CompareError
-        If the figures are not finite.
+        If the change or its error is not finite.
     """
     if not all(math.isfinite(figure) for figure in (change.before, change.noise, change.change, change.error)):
         raise CompareError(
-            "the change of the scatter of star fluxes is not known", remedy="give stars in more than one block of the detector"
+            "the change of the scatter of star fluxes is unknown", remedy="give stars in more than one block of the detector"
         )
-    # What the errors of the stars explain is no scatter of the sensor; it cannot be less than what dividing takes away.
+    # Scatter explained by the errors of the stars is not due to the sensor, whose scatter is at least what dividing removes.
     variance = max(change.before - change.noise, 0.0)
     if variance + change.change < 0:
         variance = -change.change
     before, after = math.sqrt(variance), math.sqrt(variance + change.change)
-    # The error of a difference of roots; where both vanish, that of a root.
+    # Error of a difference of roots; if both vanish, that of a root.
     change_error = change.error / max(before + after, math.sqrt(change.error), 1e-12)
     shift = after - before
     strength = change.change / change.error if change.error > 0 else math.copysign(math.inf, change.change)
@@ -97,8 +97,8 @@ def verdict(
     figure = f"change {_PER_MIL * shift:+.2f} +- {_PER_MIL * change_error:.2f} per mil, {abs(strength):.1f} sigma"
     if outcome == "cannot tell":
         sentence = (
-            f"These stars cannot tell whether dividing by this flat corrects or harms star fluxes {where}: {scatter} ({figure}); "
-            f"more exposures would."
+            f"These stars do not determine whether dividing by this flat corrects or harms star fluxes {where}: {scatter} ({figure}); "
+            f"use more exposures."
         )
     else:
         sentence = f"Dividing by this flat {outcome} star fluxes {where}: {scatter} ({figure})."

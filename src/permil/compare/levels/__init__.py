@@ -1,1 +1,1 @@
-"""At which level variation stands: light source, raft, detector, amplifier, cell."""
+"""Split of the variation over levels: light source, raft, detector, amplifier, cell."""

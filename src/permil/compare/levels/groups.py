@@ -1,4 +1,4 @@
-"""Which levels of the focal plane a set of cells can tell apart, as groupings and smooth functions of the place."""
+"""Levels of the focal plane that a set of cells can separate, as groupings and smooth functions of position."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 LEVELS = ("place", "raft", "detector", "amplifier", "cell", "measurement")
-"""From the whole focal plane down."""
+"""Levels from the whole focal plane down."""
 
 COMMON, SPECIFIC, BOTH = "common", "LED", "both"
-"""Part that all LEDs share, part that differs between LEDs, or what one LED cannot tell apart."""
+"""Part common to all LEDs, part that differs between LEDs, or both if measured with one LED."""
 
 _ROWS_PER_TERM = 2
-"""Detectors (or amplifiers, cells) that a term of the smooth function needs, so that it does not follow single ones."""
+"""Smallest number of detectors (or amplifiers, cells) per term of the smooth function, so that it cannot follow single ones."""
 
 
 @dataclass(frozen=True)
 class CellPlaces:
-    """Where each cell lies and in which light it was measured; one entry per measurement, all of shape (n,).
+    """Position and light of each measured cell; one entry per measurement, all of shape (n,).
 
     Attributes
     ----------
     detector
         Names of detectors.
     amplifier
-        Names of amplifiers, unique within a detector; None when not known.
+        Names of amplifiers, unique within a detector; None if unknown.
     raft
-        Names of rafts; None when not known.
+        Names of rafts; None if unknown.
     led
-        Names of LEDs; None when all cells were measured in one light.
+        Names of LEDs; None if all cells were measured in one light.
     cell
-        Names or numbers of cells, unique within an amplifier: the same cell in two LEDs has the same name. None when no cell was
+        Names or numbers of cells, unique within an amplifier: the same cell in two LEDs has the same name. None if no cell was
         measured twice.
     x_mm, y_mm
-        Place in the focal plane, mm; None when the smooth function of the place is not wanted.
+        Position in the focal plane, mm; None without a smooth function of position.
     """
 
     detector: NDArray[np.str_]
@@ -67,7 +67,7 @@ class CellPlaces:
                 )
             object.__setattr__(self, field.name, array)
         if (self.x_mm is None) != (self.y_mm is None):
-            raise CompareError("one of x_mm and y_mm is missing", remedy="give both or none")
+            raise CompareError("only one of x_mm and y_mm is given", remedy="give both or none")
 
     def __len__(self) -> int:
         """Return the number of measurements."""
@@ -81,7 +81,7 @@ class CellPlaces:
 
 @dataclass(frozen=True)
 class Grouping:
-    """One random effect: the level and part that it stands for, and the group of each measurement."""
+    """One random effect: its level and part, and the group of each measurement."""
 
     level: str
     part: str
@@ -95,8 +95,8 @@ class Grouping:
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A component that the cells cannot tell, and why."""
+class OmittedComponent:
+    """A component that the cells cannot determine, and the reason."""
 
     level: str
     part: str
@@ -112,15 +112,15 @@ def numbered(*names: NDArray[np.generic]) -> IntArray:
     return numbers
 
 
-def find_groupings(places: CellPlaces, *, has_errors: bool) -> tuple[list[Grouping], list[LeftOut]]:
-    """Return the random effects that can be told apart, and what is left out with the reason.
+def find_groupings(places: CellPlaces, *, has_errors: bool) -> tuple[list[Grouping], list[OmittedComponent]]:
+    """Return the random effects that can be separated, and the omitted ones with the reason.
 
     Parameters
     ----------
     places
         The measurements.
     has_errors
-        Whether errors of the measurements are known; otherwise the finest level contains them.
+        Whether errors of the measurements are known; otherwise the finest level includes them.
     """
     levels, left_out = _nested_levels(places)
     led = np.zeros(len(places), dtype=np.int64) if places.led is None else numbered(places.led)
@@ -135,7 +135,7 @@ def find_groupings(places: CellPlaces, *, has_errors: bool) -> tuple[list[Groupi
         if level == "measurement" or crossed_count == count or crossed_freedom < 1:
             reason = f"each {level} was measured in one LED only" if several else "all cells were measured in one LED"
             if level != "measurement":
-                left_out.append(LeftOut(level, SPECIFIC, f"{reason}: light and response cannot be told apart"))
+                left_out.append(OmittedComponent(level, SPECIFIC, f"{reason}: light and response cannot be separated"))
             groupings.append(Grouping(level, BOTH, groups, freedom))
         else:
             groupings.append(Grouping(level, COMMON, groups, freedom))
@@ -143,36 +143,38 @@ def find_groupings(places: CellPlaces, *, has_errors: bool) -> tuple[list[Groupi
         above, above_crossed = count, crossed_count
     if not has_errors:
         finest = groupings[-1]
-        left_out.append(LeftOut("noise", BOTH, f"no errors are given: the noise is part of {finest.level} ({finest.part})"))
+        left_out.append(
+            OmittedComponent("noise", BOTH, f"no errors are given: the noise is part of {finest.level} ({finest.part})")
+        )
     return groupings, left_out
 
 
-def _nested_levels(places: CellPlaces) -> tuple[list[tuple[str, IntArray]], list[LeftOut]]:
+def _nested_levels(places: CellPlaces) -> tuple[list[tuple[str, IntArray]], list[OmittedComponent]]:
     """Return nested groupings from the coarsest to the finest, each finer than the one before."""
     names = {"raft": places.raft, "detector": places.detector, "amplifier": places.amplifier, "cell": places.cell}
     if places.cell is None:
         names["cell"] = np.arange(len(places))
     led = np.zeros(len(places), dtype=np.int64) if places.led is None else numbered(places.led)
     levels: list[tuple[str, IntArray]] = []
-    left_out: list[LeftOut] = []
+    left_out: list[OmittedComponent] = []
     within: list[NDArray[np.generic]] = []
     for level, name in names.items():
         if name is None:
-            left_out.append(LeftOut(level, BOTH, f"no {level}s are given"))
+            left_out.append(OmittedComponent(level, BOTH, f"no {level}s are given"))
             continue
         within.append(name)
         groups = numbered(*within)
         count = int(groups.max()) + 1
         if count == 1:
-            left_out.append(LeftOut(level, BOTH, f"all cells lie on one {level}"))
+            left_out.append(OmittedComponent(level, BOTH, f"all cells lie on one {level}"))
         elif levels and count == int(levels[-1][1].max()) + 1:
             coarser = levels[-1][0]
-            # A raft of one detector is a detector; an amplifier with one cell is still an amplifier.
+            # A raft with one detector counts as a detector; an amplifier with one cell remains an amplifier.
             if level == "detector":
                 levels[-1] = (level, groups)
-                left_out.append(LeftOut(coarser, BOTH, f"no {coarser} has more than one {level}: given as {level}"))
+                left_out.append(OmittedComponent(coarser, BOTH, f"no {coarser} has more than one {level}: given as {level}"))
             else:
-                left_out.append(LeftOut(level, BOTH, f"no {coarser} has more than one {level}: given as {coarser}"))
+                left_out.append(OmittedComponent(level, BOTH, f"no {coarser} has more than one {level}: given as {coarser}"))
         else:
             levels.append((level, groups))
     if levels and int(numbered(levels[-1][1], led).max()) + 1 < len(places):
@@ -180,14 +182,16 @@ def _nested_levels(places: CellPlaces) -> tuple[list[tuple[str, IntArray]], list
     return levels, left_out
 
 
-def smooth_terms(places: CellPlaces, led: IntArray, weights: FloatArray, *, degree: int) -> tuple[FloatArray, list[LeftOut]]:
-    """Return polynomials of the place, orthonormal over all measurements and without mean, shape (n, terms).
+def smooth_terms(
+    places: CellPlaces, led: IntArray, weights: FloatArray, *, degree: int
+) -> tuple[FloatArray, list[OmittedComponent]]:
+    """Return polynomials of position, orthonormal over all measurements and without mean, shape (n, terms).
 
     The degree is lowered until every LED has at least two detectors (amplifiers on a single detector, cells on a single amplifier)
-    per term; a smooth function that could follow single detectors would take their component.
+    per term; a smooth function that could follow single detectors would absorb their component.
     """
     if places.x_mm is None or places.y_mm is None:
-        return np.zeros((len(places), 0)), [LeftOut("place", BOTH, "no places in the focal plane are given")]
+        return np.zeros((len(places), 0)), [OmittedComponent("place", BOTH, "no positions in the focal plane are given")]
     unit, groups = _units(places)
     fewest = min(np.unique(groups[led == number]).size for number in range(int(led.max()) + 1))
     possible = degree
@@ -195,9 +199,9 @@ def smooth_terms(places: CellPlaces, led: IntArray, weights: FloatArray, *, degr
         possible -= 1
     left_out = []
     if possible < degree:
-        terms = f"polynomial of degree {degree} ({_term_count(degree)} terms) of the place"
+        terms = f"polynomial of degree {degree} ({_term_count(degree)} terms) of position"
         reason = f"{fewest} {unit}s are too few for a {terms}: " + (f"degree {possible} is used" if possible else "none is used")
-        left_out.append(LeftOut("place", BOTH, reason))
+        left_out.append(OmittedComponent("place", BOTH, reason))
     if possible == 0:
         return np.zeros((len(places), 0)), left_out
     share = weights / weights.sum()
@@ -207,12 +211,14 @@ def smooth_terms(places: CellPlaces, led: IntArray, weights: FloatArray, *, degr
     basis, triangle = np.linalg.qr(design)
     size = np.abs(np.diag(triangle))
     if size.min() < 1e-8 * size.max():
-        return np.zeros((len(places), 0)), [LeftOut("place", BOTH, "the cells lie on too few places for a smooth function")]
+        return np.zeros((len(places), 0)), [
+            OmittedComponent("place", BOTH, "the cells have too few positions for a smooth function")
+        ]
     return np.asarray(basis[:, 1:] / np.sqrt(share)[:, None]), left_out
 
 
 def _units(places: CellPlaces) -> tuple[str, IntArray]:
-    """Return the coarsest of detectors, amplifiers and cells of which there is more than one."""
+    """Return the coarsest of detectors, amplifiers and cells with more than one member."""
     within: list[NDArray[np.generic]] = []
     for unit, name in (("detector", places.detector), ("amplifier", places.amplifier), ("cell", places.cell)):
         if name is not None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from permil.compare.errors import CompareError
-from permil.compare.levels.groups import BOTH, COMMON, SPECIFIC, LeftOut
+from permil.compare.levels.groups import BOTH, COMMON, SPECIFIC, OmittedComponent
 
 FloatArray = NDArray[np.float64]
 
@@ -34,14 +34,14 @@ class VarianceComponent:
     Attributes
     ----------
     level
-        ``place``, ``raft``, ``detector``, ``amplifier``, ``cell``, or ``measurement`` (scatter of repeated measurements beyond their
+        ``place``, ``raft``, ``detector``, ``amplifier``, ``cell``, or ``measurement`` (scatter of repeated measurements in excess of their
         errors).
     part
-        ``common`` to all LEDs, specific of the ``LED``, or ``both`` where one LED alone was measured.
+        ``common`` to all LEDs, specific to the ``LED``, or ``both`` if only one LED was measured.
     variance, error
         Relative variance without noise, and its error; may be negative.
     groups, degrees_of_freedom
-        Groups of the level (terms, for the place), and how many are free beside the level above.
+        Number of groups of the level (terms, for position), and degrees of freedom beyond the level above.
     """
 
     level: str
@@ -53,19 +53,19 @@ class VarianceComponent:
 
     @property
     def rms_per_mil(self) -> float:
-        """Square root of the variance in per mil; 0 where the estimate is negative."""
+        """Square root of the variance in per mil; 0 if the estimate is negative."""
         return 1e3 * float(np.sqrt(max(self.variance, 0.0)))
 
     @property
     def rms_error_per_mil(self) -> float:
-        """Error of the rms; where the variance is not above its error, what the error alone would be as an rms."""
+        """Error of the rms; if the variance is below its error, the error expressed as an rms."""
         return 1e3 * self.error / (2 * float(np.sqrt(max(self.variance, self.error / 4, 1e-300))))
 
     @property
     def interval(self) -> tuple[float, float]:
         """Interval of 68 per cent for the variance.
 
-        Few groups make a skew estimate: where it is above its error, that of a chi-square with ``2 (variance / error)^2`` degrees of
+        Few groups give a skewed estimate: above its error, the interval is that of a chi-square with ``2 (variance / error)^2`` degrees of
         freedom (Satterthwaite 1946, Biometrics 2, 110), otherwise that of a normal distribution.
         """
         return self._quantile(0.8413), self._quantile(0.1587)
@@ -76,7 +76,7 @@ class VarianceComponent:
         return 1e3 * float(np.sqrt(self._quantile(0.05)))
 
     def _quantile(self, probability: float) -> float:
-        """Return the variance for which an estimate this low has some probability."""
+        """Return the variance for which an estimate this low has a given probability."""
         if self.variance > self.error > 0:
             freedom = 2 * (self.variance / self.error) ** 2
             return float(freedom * self.variance / stats.chi2.ppf(probability, freedom))
@@ -84,7 +84,7 @@ class VarianceComponent:
 
     @property
     def origin(self) -> str:
-        """Where variation of this level and part comes from."""
+        """Origin of variation of this level and part."""
         return _ORIGINS.get((self.level, self.part), _ORIGIN_OF_PART[self.part])
 
 
@@ -95,18 +95,18 @@ class LevelSplit:
     Attributes
     ----------
     components
-        From the whole focal plane down.
+        Components from the whole focal plane down.
     covariance
         Covariance of their estimates, shape (k, k).
     left_out
-        What cannot be told from these cells, and why.
+        Components that these cells cannot determine, and why.
     cells
-        Measurements that were used.
+        Number of measurements used.
     """
 
     components: tuple[VarianceComponent, ...]
     covariance: FloatArray
-    left_out: tuple[LeftOut, ...]
+    left_out: tuple[OmittedComponent, ...]
     cells: int
 
     def __getitem__(self, key: tuple[str, str]) -> VarianceComponent:
@@ -115,15 +115,15 @@ class LevelSplit:
         Raises
         ------
         CompareError
-            If there is none; the error says why.
+            If there is none; the message gives the reason.
         """
         for component in self.components:
             if (component.level, component.part) == key:
                 return component
         reasons = [entry.reason for entry in self.left_out if entry.level == key[0]]
         raise CompareError(
-            f"there is no component {key[0]} ({key[1]})",
-            remedy="; ".join(reasons) or "these are there: " + ", ".join(f"{c.level} ({c.part})" for c in self.components),
+            f"component {key[0]} ({key[1]}) was not determined",
+            remedy="; ".join(reasons) or "determined components: " + ", ".join(f"{c.level} ({c.part})" for c in self.components),
             value=key,
         )
 
@@ -150,7 +150,7 @@ class LevelSplit:
         ]
 
     def by_origin(self) -> list[dict[str, Any]]:
-        """Return one row per origin: light source, response of the CCD, position in the focal plane, or what is not told apart."""
+        """Return one row per origin: light source, response of the CCD, position in the focal plane, or not separated."""
         rows = []
         for origin in dict.fromkeys(component.origin for component in self.components):
             of_origin = np.array([component.origin == origin for component in self.components])
@@ -177,12 +177,12 @@ class LevelPair:
     Attributes
     ----------
     r, r_error
-        Covariance of the two over the root of both variances; NaN where a variance is not above its error.
+        Covariance divided by the root of both variances; NaN if a variance is not above its error.
     slope, slope_error
-        Covariance over the variance of the flat: how much the star changes per change of the flat; NaN where the variance of
+        Covariance divided by the variance of the flat: change of the star per change of the flat; NaN if the variance of
         the flat is not above its error.
     covariance, covariance_error
-        Of flat and star.
+        Covariance of flat and star, and its error.
     """
 
     level: str
@@ -196,12 +196,12 @@ class LevelPair:
 
     @property
     def explained(self) -> float:
-        """Part of the stars' variance that the flat explains."""
+        """Fraction of the variance of stars explained by the flat."""
         return self.r**2
 
     @property
     def explained_error(self) -> float:
-        """Error of the part explained, to first order."""
+        """Error of the explained fraction, to first order."""
         return 2 * abs(self.r) * self.r_error
 
 

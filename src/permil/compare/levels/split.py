@@ -1,15 +1,15 @@
-"""How much of the variation of a flat, or of stars, stands at which level: place, raft, detector, amplifier, cell, and LED.
+"""Split of the variation of a flat, or of stars, over levels: position, raft, detector, amplifier, cell, and LED.
 
-Each value is a relative deviation in a cell of a detector in one light. It is taken as the sum of
+Each value is a relative deviation in a cell of a detector in one light. It is modelled as the sum of
 
-- a level per LED, which is free (the brightness of the lamp) and no component;
-- a smooth function of the focal-plane place per LED, a polynomial of low degree: what an error of the beam, or real large-scale
-  structure, looks like; its mean over LEDs is the common part, the rest is specific of the LED;
+- a free level per LED (the brightness of the lamp), not reported;
+- a smooth function of focal-plane position per LED, a polynomial of low degree, as from an error of the beam or real large-scale
+  structure; its mean over LEDs is the common part, the remainder is specific to the LED;
 - random effects of raft, detector in raft, amplifier in detector, cell in amplifier, each with a part common to all LEDs (response of
-  silicon and readout: a wrong gain is common) and a part specific of the LED (light source, or response to its colour);
-- measurement errors, whose known variance is taken off.
+  silicon and readout: a wrong gain is common) and a part specific to the LED (light source, or response to its colour);
+- measurement errors, whose known variance is subtracted.
 
-What the cells cannot tell apart is left out, or given for both parts together, with the reason. Estimates are unbiased and not
+Components that the cells cannot separate are omitted, or given for both parts together, with the reason. Estimates are unbiased and not
 clipped: `permil.compare.levels.variance_components`. The function for pairs splits the covariance of flat and stars in the same way.
 """
 
@@ -27,13 +27,13 @@ from permil.compare.levels.groups import (
     SPECIFIC,
     CellPlaces,
     Grouping,
-    LeftOut,
+    OmittedComponent,
     find_groupings,
     numbered,
     smooth_terms,
 )
 from permil.compare.levels.results import LevelPair, LevelSplit, PairSplit, VarianceComponent
-from permil.compare.levels.variance_components import Estimate, QuadraticForms
+from permil.compare.levels.variance_components import ComponentFit, QuadraticForms
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -56,15 +56,15 @@ def split_levels(
     Parameters
     ----------
     value
-        Relative value in each cell, shape (n,): response or throughput over its mean (or that minus 1). NaN cells are left out.
+        Relative value in each cell, shape (n,): response or throughput over its mean (or that minus 1). NaN cells are ignored.
     error
-        Its independent error, shape (n,); None when not known: the finest level then contains the noise.
+        Its independent error, shape (n,); None if unknown: the finest level then includes the noise.
     places
-        Where the cells lie and in which LED they were measured.
+        Positions of the cells and LED of each measurement.
     degree
-        Degree of the smooth function of the focal-plane place; 0 for none.
+        Degree of the smooth function of focal-plane position; 0 for none.
     draws
-        Draws of the bootstrap that makes the errors.
+        Number of bootstrap samples for the errors.
     seed
         Seed of the bootstrap.
 
@@ -111,10 +111,10 @@ def pair_levels(
 
 @dataclass(frozen=True)
 class _Frame:
-    """What the split stands on: one entry of (level, part, groups, degrees of freedom) per component."""
+    """Description of the components: one entry of (level, part, groups, degrees of freedom) each."""
 
     levels: list[tuple[str, str, int, int]]
-    left_out: list[LeftOut]
+    left_out: list[OmittedComponent]
     cells: int
 
 
@@ -127,7 +127,7 @@ def _split(
     draws: int,
     seed: int,
 ) -> tuple[FloatArray, FloatArray, _Frame]:
-    """Return components (k, m, m), their covariance (k, m, m, k, m, m) and what they stand for."""
+    """Return components (k, m, m), their covariance (k, m, m, k, m, m) and their description."""
     measured, noise, places = _checked(columns, errors, places)
     weights = _weights(measured, noise)
     led = np.zeros(len(places), dtype=np.int64) if places.led is None else numbered(places.led)
@@ -135,7 +135,7 @@ def _split(
     terms, left_out = smooth_terms(places, led, weights, degree=degree)
     fixed = _per_led(np.column_stack([np.ones(len(places)), terms]), led, leds)
     groupings, more_left_out = find_groupings(places, has_errors=errors is not None)
-    forms, groupings = _told_apart(groupings, fixed, weights, noise, left_out)
+    forms, groupings = _separable(groupings, fixed, weights, noise, left_out)
     left_out += more_left_out
 
     estimate = forms.estimate(measured)
@@ -166,11 +166,11 @@ def _checked(
     known = np.isfinite(measured).all(axis=1)
     for place in (places.x_mm, places.y_mm):
         if place is not None and not np.isfinite(place[known]).all():
-            raise CompareError("places in the focal plane are not finite", remedy="leave these cells out or correct them")
+            raise CompareError("positions in the focal plane are not finite", remedy="remove these cells or correct them")
     if errors is not None and not (np.isfinite(noise[known]).all() and (noise[known] > 0).all()):
         raise CompareError(
             "errors of cells are zero, negative or not finite",
-            remedy="give the error of every cell that has a value, or None when errors are not known",
+            remedy="give the error of every cell that has a value, or None if errors are unknown",
         )
     if known.sum() < _LEAST_CELLS:
         raise CompareError(
@@ -179,12 +179,12 @@ def _checked(
             value=int(known.sum()),
         )
     if not np.all(measured[known].std(axis=0) > 0):
-        raise CompareError("all cells have the same value", remedy="there is no variance to split; check the input")
+        raise CompareError("all cells have the same value", remedy="check the input: there is no variance to split")
     return measured[known], noise[known], places.take(np.asarray(known))
 
 
 def _weights(measured: FloatArray, noise: FloatArray) -> FloatArray:
-    """Return weights for errors beside the scatter that is not noise (robust, per column; they need not be exact)."""
+    """Return weights from errors and excess scatter (robust, per column; they need not be exact)."""
     scatter = (1.4826 * np.median(np.abs(measured - np.median(measured, axis=0)), axis=0)) ** 2
     scatter = np.where(scatter > 0, scatter, measured.var(axis=0))
     intrinsic = np.maximum(scatter - np.median(noise**2, axis=0), 0.05 * scatter)
@@ -196,21 +196,23 @@ def _per_led(terms: FloatArray, led: IntArray, leds: int) -> FloatArray:
     return np.concatenate([terms * (led == number)[:, None] for number in range(leds)], axis=1)
 
 
-def _told_apart(
-    groupings: list[Grouping], fixed: FloatArray, weights: FloatArray, noise: FloatArray, left_out: list[LeftOut]
+def _separable(
+    groupings: list[Grouping], fixed: FloatArray, weights: FloatArray, noise: FloatArray, left_out: list[OmittedComponent]
 ) -> tuple[QuadraticForms, list[Grouping]]:
-    """Return the forms, without the coarsest groupings that the fixed effects or finer groupings leave nothing of."""
+    """Return the forms without the coarsest groupings that are absorbed by fixed effects or finer groupings."""
     while groupings:
         forms = QuadraticForms([grouping.groups for grouping in groupings], fixed, weights, noise)
         if forms.condition < _WORST_CONDITION:
             return forms, groupings
         first, *groupings = groupings
-        left_out.append(LeftOut(first.level, first.part, f"the cells are too few to tell {first.level} from other levels"))
-    raise CompareError("the cells cannot tell any level", remedy="use more cells, or a lower degree")
+        left_out.append(
+            OmittedComponent(first.level, first.part, f"the cells are too few to separate {first.level} from other levels")
+        )
+    raise CompareError("the cells do not determine any level", remedy="use more cells, or a lower degree")
 
 
-def _place_components(estimate: Estimate, leds: int) -> FloatArray:
-    """Return the variance of the smooth function: common to LEDs and specific, shape (0 to 2, m, m).
+def _place_components(estimate: ComponentFit, leds: int) -> FloatArray:
+    """Return the variance of the smooth function: common to LEDs and specific to them, shape (0 to 2, m, m).
 
     The terms are orthonormal over the cells, so that sums of squares of coefficients are variances over the cells.
     """
@@ -228,12 +230,12 @@ def _place_components(estimate: Estimate, leds: int) -> FloatArray:
     from_mean = coefficients - mean
     specific = np.einsum("ltm,ltn->mn", from_mean, from_mean)
     specific = (specific - np.einsum("ltltmn->mn", spread) + leds * mean_noise) / (leds - 1)
-    # The mean over LEDs still holds its share of what is specific of each.
+    # The mean over LEDs still contains a fraction of the specific parts.
     return np.stack([common - specific / leds, specific])
 
 
-def _without_noise(estimate: Estimate, leds: int) -> FloatArray:
-    """Return coefficients of the fixed effects, those of the place shrunk to the variance that is not noise."""
+def _without_noise(estimate: ComponentFit, leds: int) -> FloatArray:
+    """Return coefficients of the fixed effects, with those of position shrunk to the variance that is not noise."""
     columns = estimate.fixed.shape[1]
     coefficients = estimate.fixed.reshape(leds, -1, columns).copy()
     variances = [np.diag(component) for component in _place_components(estimate, leds)]

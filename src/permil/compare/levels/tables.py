@@ -1,4 +1,4 @@
-"""The split over levels for a whole run: of its flats, and of stars with their flats."""
+"""The split over levels for a whole run: for its flats, and for stars with their flats."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from permil.products import ImageProduct
 FloatArray = NDArray[np.float64]
 
 _MOST_CELLS = 20_000
-"""Cells of the focal plane that are used per LED; the mosaic is binned until there are no more."""
+"""Largest number of cells of the focal plane per LED; the mosaic is binned accordingly."""
 
 
 def star_levels(cells: Sequence[tuple[str, str, Table]], camera: Camera, *, seed: int) -> list[dict[str, Any]]:
-    """Return the split of flux and flat, one row per level; detectors are each relative to their own mean.
+    """Return the split of flux and flat, one row per level; each detector is relative to its own mean.
 
     Parameters
     ----------
@@ -90,12 +90,12 @@ def flat_levels(mosaics: Sequence[tuple[str, ImageProduct]], camera: Camera, *, 
 
 
 def _mosaic_cells(mosaic: ImageProduct, camera: Camera) -> tuple[Any, ...]:
-    """Return detector, amplifier, cell, place (mm), value and error of the cells of a mosaic, binned to a modest number."""
+    """Return detector, amplifier, cell, position (mm), value and error of the cells of a mosaic, after binning."""
     good = (mosaic.mask == 0) & np.isfinite(mosaic.image) & (mosaic.image > 0)
     block = max(1, int(np.ceil(np.sqrt(good.sum() / _MOST_CELLS))))
     mean, spread = super_pixels(mosaic.image, good, block), super_pixels(mosaic.variance, good, block)
     rows, columns = np.nonzero(mean.count > 0.75 * block**2)
-    # The alternate system C is CCS.
+    # The alternate coordinate system C is CCS.
     wcs = WCS(mosaic.image_header, key="C")
     x_mm, y_mm = wcs.pixel_to_world_values(*(block * index + (block - 1) / 2 for index in (columns, rows)))
     names = np.asarray(camera.detector_at(x_mm, y_mm)).astype(str)

@@ -5,10 +5,10 @@ Model of m columns (one, or a flat and a star) of n measurements:
     Y = X beta + sum_k Z_k U_k + E
 
 with fixed effects ``X``, group membership ``Z_k`` (zeros and ones), effects ``U_k`` of one row per group with covariance ``S_k``
-(m, m), and independent errors ``E`` of known variance. For each grouping the sum of squares of weighted group means of what the fixed
-effects leave is a quadratic form whose expectation is linear in all ``S_k``; as many forms as groupings give the components
-(Henderson's methods; Searle, Casella and McCulloch 1992, Variance Components, chapter 5). Nothing is clipped, so that estimates are
-unbiased and may come out negative. Errors come from a parametric bootstrap of the fitted model.
+(m, m), and independent errors ``E`` of known variance. For each grouping the sum of squares of weighted group means of the residuals from
+the fixed effects is a quadratic form whose expectation is linear in all ``S_k``; as many forms as groupings give the components
+(Henderson's methods; Searle, Casella and McCulloch 1992, Variance Components, chapter 5). Estimates are not clipped, so that they are
+unbiased and may be negative. Errors come from a parametric bootstrap of the fitted model.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Components and fixed effects of one fit.
+class ComponentFit:
+    """Estimated components and fixed effects of one fit.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class QuadraticForms:
     weights
         Weight of each measurement, shape (n,); they affect precision only, not bias.
     errors
-        Errors of the measurements, shape (n, m); 0 where not known.
+        Errors of the measurements, shape (n, m); 0 if unknown.
     """
 
     def __init__(self, groupings: Sequence[IntArray], fixed: FloatArray, weights: FloatArray, errors: FloatArray) -> None:
@@ -75,13 +75,13 @@ class QuadraticForms:
 
     @property
     def condition(self) -> float:
-        """Condition number of the expectations, scaled to a unit diagonal: infinite when groupings cannot be told apart."""
+        """Condition number of the expectations, scaled to a unit diagonal: infinite if groupings cannot be separated."""
         diagonal = np.sqrt(np.diag(self.coefficients))
         if not np.all(diagonal > 0):
             return np.inf
         return float(np.linalg.cond(self.coefficients / diagonal / diagonal[:, None]))
 
-    def estimate(self, columns: FloatArray) -> Estimate:
+    def estimate(self, columns: FloatArray) -> ComponentFit:
         """Return components and fixed effects of measurements, shape (n, m)."""
         scaled = self._root[:, None] * columns
         on_basis = self._basis.T @ scaled
@@ -91,10 +91,10 @@ class QuadraticForms:
         for column in range(columns.shape[1]):
             moments[:, column, column] -= self._noise[:, column]
         components = np.linalg.solve(self.coefficients, moments.reshape(len(means), -1)).reshape(moments.shape)
-        return Estimate(components, self._to_fixed @ on_basis, self._fixed_covariance(components))
+        return ComponentFit(components, self._to_fixed @ on_basis, self._fixed_covariance(components))
 
     def draw(self, components: FloatArray, expected: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """Return measurements drawn from the model, shape (n, m); negative parts of components count as none.
+        """Return measurements drawn from the model, shape (n, m); negative parts of components are set to 0.
 
         Parameters
         ----------
@@ -112,7 +112,7 @@ class QuadraticForms:
     def _expectation(self, effects: sparse.csr_array) -> FloatArray:
         """Return the expectation of each form for effects of variance 1: squared Frobenius norm of means x projector x effects.
 
-        The projector is the identity minus the (few) fixed effects, so that everything stays sparse but for small products.
+        The projector is the identity minus the (few) fixed effects, so that everything except small products stays sparse.
         """
         on_basis = np.asarray(effects.T @ self._basis)
         gram = on_basis.T @ on_basis

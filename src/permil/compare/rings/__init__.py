@@ -1,1 +1,1 @@
-"""Tree rings in a flat: found, measured, and where they stand out."""
+"""Tree rings in a flat: search, profile, and zone of significance."""

@@ -1,4 +1,4 @@
-"""Power of a map of cells in each direction, block by block, and random maps without any direction."""
+"""Directional power of a map of cells by block, and isotropic random maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from permil.compare.errors import CompareError
-from permil.compare.rings.cells import CellMap
+from permil.compare.rings.cell_map import CellMap
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -21,14 +21,14 @@ _LEAST_BLOCKS = 9
 
 
 class DirectionalPower:
-    """Measures power by direction in overlapping blocks.
+    """Power by direction in overlapping blocks of a map.
 
     Parameters
     ----------
     cells
-        High-passed map, which gives mask and geometry.
+        High-passed map that defines mask and geometry.
     longest_ring_px
-        Distance of the widest rings. Blocks are as large as such rings stay straight in them: the geometric mean of this and the
+        Distance of the widest rings. Blocks are small enough that such rings are straight in them: the geometric mean of this and the
         side of the sensor.
     """
 
@@ -43,21 +43,21 @@ class DirectionalPower:
         share = np.array([cells.good[row : row + self._side, column : column + self._side].mean() for row, column in corners])
         self._corners = corners[share >= _LEAST_GOOD]
         if len(self._corners) < _LEAST_BLOCKS:
-            raise CompareError("too little of the flat is good to look for rings", remedy="check the mask of the flat")
+            raise CompareError("too little of the flat is good for a search for rings", remedy="check the mask of the flat")
         centres = self._corners + (self._side - 1) / 2
         self._x, self._y = cells.to_pixels(centres[:, 1]), cells.to_pixels(centres[:, 0])
         self._by_direction = self._weights(self._power(cells.level).mean(axis=0), longest)
 
     def directions(self, axes: FloatArray) -> IntArray:
-        """Return the number of the direction from each block to trial axes, shape (axes, blocks)."""
+        """Return the direction index from each block to trial axes, shape (axes, blocks)."""
         angle = np.arctan2(axes[:, 1, None] - self._y, axes[:, 0, None] - self._x)
         return np.rint(angle / np.pi * _DIRECTIONS).astype(np.int64) % _DIRECTIONS
 
     def scores(self, level: FloatArray, towards: IntArray) -> FloatArray:
         """Return the mean over blocks of the excess of power towards trial axes, shape (axes,)."""
         power = self._power(level) @ self._by_direction
-        # Blocks count alike, however much they vary; a blemish with edges does not outvote them; what all blocks show in one
-        # direction is no ring.
+        # Blocks have equal weight, however large their variance, so that a blemish with edges does not dominate; power in one direction in
+        # all blocks is not due to rings.
         excess = power / power.mean(axis=1, keepdims=True) - 1
         strength = excess.std(axis=1, keepdims=True)
         excess *= np.minimum(1.0, np.median(strength) / np.maximum(strength, 1e-12))
@@ -73,9 +73,9 @@ class DirectionalPower:
     def _weights(self, power: FloatArray, longest: float) -> FloatArray:
         """Return the weight of each mode in each direction, shape (modes, directions).
 
-        Modes of one wave number are averaged around each direction and divided by their mean over directions. Wave numbers count by
-        the part of their power that is above that of the shortest waves, which is noise. Waves along rows and columns do not count:
-        steps between segments and patterns of rows and columns are there.
+        Modes of one wavenumber are averaged around each direction and divided by their mean over directions. Wavenumbers are weighted with
+        their fraction of power above that of the shortest waves, which is noise. Waves along rows and columns are ignored: they contain
+        steps between segments and patterns of rows and columns.
         """
         side = self._side
         ky, kx = np.meshgrid(np.fft.fftfreq(side) * side, np.arange(side // 2 + 1), indexing="ij")
@@ -115,6 +115,6 @@ def isotropic_surrogates(cells: CellMap, count: int, rng: np.random.Generator) -
 
 
 def _starts(size: int, side: int) -> IntArray:
-    """Return where blocks begin that cover a length and overlap by about half."""
+    """Return the starts of blocks that cover a length and overlap by about half."""
     count = max(2, round(2 * size / side) - 1)
     return np.rint(np.linspace(0, size - side, count)).astype(np.int64)

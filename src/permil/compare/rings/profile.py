@@ -1,4 +1,4 @@
-"""Tree rings in a flat: profile around their axis, the pattern as an image, and where it stands out.
+"""Tree rings in a flat: profile around their axis, image of the pattern, and zone of significance.
 
 Rings are arcs about the axis of the crystal from which the sensor was cut, often outside a corner of the sensor. Their axis is found
 by `permil.compare.rings.search.find_rings`.
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from permil.compare.errors import CompareError
-from permil.compare.rings.cells import CellMap, bin_cells, high_passed
+from permil.compare.rings.cell_map import CellMap, bin_cells, high_passed
 
 FloatArray = NDArray[np.float64]
 
@@ -31,11 +31,11 @@ class RingProfile:
     centre
         (x, y), DM pixels.
     radius
-        Middle of each annulus, pixels, evenly spaced.
+        Mean radius of each annulus, pixels, evenly spaced.
     level, error
-        Mean of the map and its error, from the scatter of sectors; NaN where fewer than four sectors have pixels.
+        Mean of the map and its error, from the scatter of sectors; NaN if fewer than four sectors have pixels.
     count
-        Good pixels.
+        Number of good pixels.
     """
 
     centre: tuple[float, float]
@@ -65,9 +65,9 @@ class RingProfile:
         Returns
         -------
         amplitude : ndarray
-            Root of the mean of ``level^2 - error^2``; 0 where that is negative, NaN where there is no profile.
+            Root of the mean of ``level^2 - error^2``; 0 if that is negative, NaN without a profile.
         significance : ndarray
-            The mean over its error for a profile of noise alone.
+            This mean divided by its error for a profile of noise alone.
         """
         known = np.isfinite(self.level) & np.isfinite(self.error)
         size = max(1, round(window_px / self.width)) | 1
@@ -86,7 +86,7 @@ class RingProfile:
 
 @dataclass(frozen=True)
 class RingZone:
-    """Where tree rings stand out: annuli in which their local rms in the flat reaches a given amplitude.
+    """Zone of significant tree rings: annuli whose local rms in the flat reaches a given amplitude.
 
     Attributes
     ----------
@@ -95,7 +95,7 @@ class RingZone:
     radius
         Radii of the profile, pixels.
     stands_out
-        Whether rings stand out at each radius.
+        Mask of radii with significant rings.
     amplitude
         Local rms of the rings in the flat, relative.
     """
@@ -130,15 +130,15 @@ def radial_profile(
     flat
         Flat, shape (ny, nx); deviations are relative to its mean.
     good
-        Pixels to be used.
+        Pixels to use.
     centre
         (x, y), DM pixels; may lie outside the sensor.
     width_px
         Width of an annulus.
     highpass_px
-        Sigma of the Gaussian of whose local mean the map is freed before; None for the plain mean.
+        Sigma of the Gaussian high-pass filter applied first; None for no filter.
     segments
-        Number of the segment of each pixel: its mean is taken off before. None to keep the means.
+        Segment number of each pixel, to subtract the mean of each segment first; None to keep the means.
 
     Raises
     ------
@@ -146,7 +146,7 @@ def radial_profile(
         If shapes do not match or nothing is good.
     """
     if not width_px > 0:
-        raise CompareError(f"annuli of {width_px} pixels make no profile", remedy="give a positive width", value=width_px)
+        raise CompareError(f"annuli of {width_px} pixels are not valid", remedy="give a positive width", value=width_px)
     cell = max(1, int(width_px // 2))
     cells = bin_cells(flat, good, cell_px=cell, segments=segments)
     if highpass_px is not None:
@@ -155,7 +155,7 @@ def radial_profile(
 
 
 def profile_of_cells(cells: CellMap, centre: tuple[float, float], *, width_px: float) -> RingProfile:
-    """Return azimuthal means of a map of cells around a centre; each annulus is split into sectors, whose scatter gives the error."""
+    """Return azimuthal means of a map of cells around a centre; errors are from the scatter of sectors of each annulus."""
     rows, columns = np.nonzero(cells.good)
     x, y = cells.to_pixels(columns), cells.to_pixels(rows)
     distance = np.hypot(x - centre[0], y - centre[1])
@@ -184,21 +184,21 @@ def profile_of_cells(cells: CellMap, centre: tuple[float, float], *, width_px: f
 
 
 def ring_template(profile: RingProfile, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the pattern of a profile as an image of a detector, shape (ny, nx); NaN where the profile says nothing."""
+    """Return the pattern of a profile as an image of a detector, shape (ny, nx); NaN outside the profile."""
     y, x = np.arange(shape[0], dtype=np.float64)[:, None], np.arange(shape[1], dtype=np.float64)[None, :]
     return profile.at(x, y).astype(np.float32)
 
 
 def ring_zone(profile: RingProfile, *, amplitude: float = 5e-4, window_px: float = 150.0) -> RingZone:
-    """Return where rings stand out in a high-passed profile.
+    """Return the zone of significant rings of a high-passed profile.
 
     Parameters
     ----------
     profile
         High-passed profile of the relative flat.
     amplitude
-        Rms of the rings in the flat, relative, from which they stand out: half a per mil by default. It must also be above
-        three times its error.
+        Smallest significant rms of the rings in the flat, relative: half a per mil by default. It must also exceed three times its
+        error.
     window_px
         Width in radius over which the rms is taken: about two of the longest rings.
 
@@ -209,7 +209,7 @@ def ring_zone(profile: RingProfile, *, amplitude: float = 5e-4, window_px: float
     """
     if not amplitude > 0:
         raise CompareError(
-            f"an amplitude of {amplitude} is no threshold", remedy="give the rms of rings, such as 5e-4", value=amplitude
+            f"the threshold amplitude {amplitude} is not valid", remedy="give the rms of rings, such as 5e-4", value=amplitude
         )
     local, significance = profile.local_amplitude(window_px)
     stands_out = (np.nan_to_num(local) >= amplitude) & (np.nan_to_num(significance) >= _SIGNIFICANT)
@@ -217,8 +217,8 @@ def ring_zone(profile: RingProfile, *, amplitude: float = 5e-4, window_px: float
 
 
 def _sectors(angle: FloatArray) -> NDArray[np.int64]:
-    """Return the number of the sector of each point: equal parts of the range of angles that the points span."""
-    # Seen from outside, a sensor spans less than half a turn: turn the middle of it to zero so that no cut runs through.
+    """Return the sector of each point; sectors are equal parts of the range of angles of the points."""
+    # Seen from outside, a sensor spans less than half a turn: rotate its centre to zero, so that the branch cut lies outside.
     middle = np.angle(np.exp(1j * angle).mean())
     turned = np.angle(np.exp(1j * (angle - middle)))
     low, high = turned.min(), turned.max()

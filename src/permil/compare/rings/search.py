@@ -20,7 +20,7 @@ from scipy import optimize
 
 from permil._kernels import compare as kernels
 from permil.compare.errors import CompareError
-from permil.compare.rings.cells import CellMap, bin_cells, evened, high_passed
+from permil.compare.rings.cell_map import CellMap, bin_cells, evened, high_passed
 from permil.compare.rings.directions import DirectionalPower, isotropic_surrogates
 from permil.compare.rings.profile import RingProfile, profile_of_cells
 

@@ -1,1 +1,1 @@
-"""How stars see a flat: their light, what their measurement answers to, the flat at their places, the pairs that are compared."""
+"""Response of stars to a flat: light profile, response kernels, the flat at their positions, and the compared pairs."""

@@ -1,8 +1,8 @@
-"""The background that is subtracted under stars, as a filter: how much of a wave in even light it follows at a star.
+"""The subtracted background under stars as a filter: its response at a star to waves in uniform light.
 
-What is subtracted was found between the stars (`permil.spots.background`): planes in boxes, joined by a spline. Waves much longer than
-the boxes are followed, and leave nothing. Of shorter ones the pixels between the stars see the other half: there the background goes
-the wrong way, and a star shows more of them than the light under it has.
+The background was measured between the stars (`permil.spots.background`): planes in boxes, joined by a spline. It follows waves much longer
+than the boxes, which leave no residual. For shorter waves the pixels between the stars sample the opposite phase: the background then
+has the wrong sign, and the residual at a star is larger than the wave itself.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from permil.spots.background import fit_background
 FloatArray = NDArray[np.float64]
 
 _BOXES = 9
-"""Boxes along a side of the square on which waves are tried."""
+"""Number of boxes along a side of the test square."""
 _RIM = 2.5
-"""Boxes along its edges in which stars do not count."""
+"""Width of its border without stars, boxes."""
 _DIRECTIONS = 9
 _PERIODS_PER_OCTAVE = 4
 _SHORTEST, _LONGEST = 0.4, 6.0
-"""Periods between which waves are tried, in boxes: shorter ones are not followed, longer ones are."""
+"""Limits of the tested periods, in boxes: shorter waves are not followed, longer ones completely."""
 _LEAST_SEEN = 0.3
-"""Part of a wave that even light in the circle must show, for the background to matter beside it."""
+"""Smallest response of uniform light in the aperture to a wave for which the background is relevant."""
 
 
 @dataclass(frozen=True)
 class BackgroundFilter:
-    """How the background under stars was found; lengths in pixels.
+    """Parameters of the measurement of the background under stars; lengths in pixels.
 
     Attributes
     ----------
     box
         Side of the boxes.
     mask_radius
-        Radius around each star that did not count as background.
+        Radius around each star that was excluded from the background.
     pitch
         Distance of neighbouring stars.
     """
@@ -50,16 +50,16 @@ class BackgroundFilter:
     pitch: float = 65.0
 
     def unseen(self, shortest: float, longest: float, radius: float) -> float:
-        """Return the part of a band of periods that even light in a circle shows after the background was subtracted.
+        """Return the residual response of uniform light in an aperture to a band of periods, after background subtraction.
 
-        All modes of the band count alike.
+        All modes of the band have equal weight.
 
         Parameters
         ----------
         shortest, longest
             Limits of the band, pixels.
         radius
-            Of the circle, pixels.
+            Radius of the aperture, pixels.
         """
         if np.isinf(longest):
             longest = 4 * shortest
@@ -74,7 +74,7 @@ class BackgroundFilter:
 
 
 def typical_pitch(x: FloatArray, y: FloatArray, exposure: NDArray[np.int64]) -> float:
-    """Return the median distance of stars to their nearest neighbour, in the exposure with the most of them; NaN for single stars."""
+    """Return the median nearest-neighbour distance of stars in the exposure with the most stars; NaN for single stars."""
     numbers, counts = np.unique(exposure, return_counts=True)
     members = exposure == numbers[np.argmax(counts)]
     if members.sum() < 2:
@@ -86,7 +86,7 @@ def typical_pitch(x: FloatArray, y: FloatArray, exposure: NDArray[np.int64]) -> 
 
 @lru_cache(maxsize=8)
 def _followed(background: BackgroundFilter) -> tuple[FloatArray, FloatArray]:
-    """Return periods, and the part of waves that the background follows at stars: over directions, and places of stars in boxes."""
+    """Return periods, and the response of the background at stars, averaged over directions and positions in boxes."""
     box = round(background.box)
     side = _BOXES * box
     rng = np.random.default_rng(0)
@@ -108,7 +108,7 @@ def _followed(background: BackgroundFilter) -> tuple[FloatArray, FloatArray]:
 
 
 def _lattice(pitch: float, side: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
-    """Return a square lattice, turned by a small angle and shifted at random, that covers a square and what is masked beyond it."""
+    """Return a square lattice, slightly rotated and randomly shifted, that covers a square with a margin."""
     reach = np.arange(-np.ceil(side / pitch), np.ceil(side / pitch) + 1)
     i, j = (node.ravel() + shift for node, shift in zip(np.meshgrid(reach, reach), rng.random(2), strict=True))
     angle = rng.uniform(-0.1, 0.1)

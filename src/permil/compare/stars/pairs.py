@@ -1,4 +1,4 @@
-"""Stars beside what the flat predicts for them: the pairs of values that are correlated, star by star and in cells."""
+"""Pairs of measured and predicted values of stars, for single stars and in cells."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _LEAST = 30
 
 @dataclass(frozen=True)
 class Pairs:
-    """Stars and predictions of one quantity; arrays of shape (n,), high-passed, calibration terms taken out of both alike.
+    """Stars and predictions of one quantity; arrays of shape (n,), high-passed, with calibration terms removed from both.
 
     Attributes
     ----------
     quantity
         One of `permil.compare.stars.kernels.QUANTITIES`.
     x, y
-        Pixels.
+        Positions, pixels.
     flat, flat_error
-        What the flat predicts, and its error from the noise of the flat (NaN where it is not known; for shifts and sizes it is small).
+        Prediction of the flat, and its error from the noise of the flat (NaN if unknown; for shifts and sizes it is small).
     star, star_error
-        What was measured.
+        Measured values and their errors.
     exposure
-        Of each.
+        Exposure of each star.
     row
-        Place among the stars that `permil.compare.hypotheses.fit.predict_bands` kept.
+        Index among the stars that `permil.compare.hypotheses.fit.predict_bands` kept.
     left_out
-        Stars that are too noisy to add to the significance.
+        Number of stars excluded as too noisy to increase the significance.
     """
 
     quantity: str
@@ -68,18 +68,18 @@ class Pairs:
 def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float, flat_error: FloatArray | None = None) -> Pairs:
     """Return the pairs of one quantity.
 
-    Means of spots and terms of exposures, which calibration has taken out of the stars, are taken out of the prediction with the same
-    weights; structure above ``high_pass`` out of both. Stars are left out in the order of their errors from where more of them would
-    make the correlation of a real effect less significant: the number of pairs times the part of their variance that is not noise.
+    Means of spots and terms of exposures, which calibration has removed from the stars, are removed from the prediction with the same
+    weights; structure above ``high_pass`` is removed from both. The noisiest stars are excluded if including them would reduce the
+    significance of a real effect: the number of pairs times the fraction of their variance that is not noise.
 
     Parameters
     ----------
     predicted
-        Stars, and what the flat predicts.
+        Stars with the predictions of the flat.
     quantity
         One of `permil.compare.stars.kernels.QUANTITIES`.
     high_pass
-        Sigma of the Gaussian of whose local mean both are freed, pixels.
+        Sigma of the Gaussian high-pass filter of both, pixels.
     flat_error : ndarray, shape (n,), optional
         Error of the prediction from the noise of the flat.
 
@@ -97,7 +97,9 @@ def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float, flat_
         good = np.sort(_worth_using(good, error, float(np.var(template[good]))))
     if good.size < _LEAST:
         raise CompareError(
-            f"{good.size} stars have a usable {quantity}, {_LEAST} are needed", remedy="give more exposures", value=int(good.size)
+            f"{good.size} stars have a usable {quantity}, but {_LEAST} are needed",
+            remedy="give more exposures",
+            value=int(good.size),
         )
     x, y, weight = stars.places.x[good], stars.places.y[good], error[good] ** -2.0
     trend = np.ones((good.size, 1))
@@ -122,7 +124,7 @@ def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float, flat_
 
 
 def predictions(predicted: PredictedStars, quantity: str) -> FloatArray:
-    """Return what each star would show in a quantity were the flat of the kind that has its signature there, shape (n,).
+    """Return the predicted value of a quantity for each star if the flat were of the kind with this signature, shape (n,).
 
     Shifts and sizes grow with the period of the structure: those above the longest period of the scales would hide all others.
     """
@@ -131,12 +133,12 @@ def predictions(predicted: PredictedStars, quantity: str) -> FloatArray:
 
 
 def with_steps(predicted: PredictedStars, steps: FloatArray, flat_error: FloatArray) -> Pairs:
-    """Return fluxes of stars and the flat with its steps between amplifiers, on all scales, calibration terms taken out of both alike.
+    """Return pairs of fluxes and the flat with its steps between amplifiers, on all scales, with calibration terms removed.
 
     Parameters
     ----------
     predicted
-        Stars, and what the flat relative to its amplifiers predicts.
+        Stars with the predictions of the flat relative to its amplifiers.
     steps : ndarray, shape (n,)
         Mean of the flat in the amplifier of each star relative to the detector, minus 1.
     flat_error : ndarray, shape (n,)
@@ -190,7 +192,7 @@ def bin_pairs(pairs: Pairs, shape: tuple[int, int], *, cell: int) -> CellPairs:
     Parameters
     ----------
     shape
-        Of the detector, pixels.
+        Shape of the detector, pixels.
     cell
         Side of a cell, pixels.
     """
@@ -204,7 +206,7 @@ def bin_pairs(pairs: Pairs, shape: tuple[int, int], *, cell: int) -> CellPairs:
     total = summed(weight)
     with np.errstate(invalid="ignore", divide="ignore"):
         flat, star = summed(weight * pairs.flat) / total, summed(weight * pairs.star) / total
-        # Stars in one cell see mostly the same pixels of the flat: its noise does not average down.
+        # Stars in one cell cover mostly the same pixels of the flat: its noise does not average out.
         flat_error = np.sqrt(summed(weight * pairs.flat_error**2) / total)
         star_error = np.where(total > 0, 1 / np.sqrt(total), np.nan)
     count = np.bincount(index, minlength=rows * columns).reshape(rows, columns)

@@ -14,21 +14,21 @@ from permil.compare.errors import CompareError
 FloatArray = NDArray[np.float64]
 
 _LARGEST_RATIO = 4.0
-"""Each component of a fitted mixture is at most this many times as wide as the one within it."""
+"""Largest ratio of widths of successive components of a fitted mixture."""
 _STEP = 0.05
 _PIXEL = 1.0 / 12.0
 
 
 @dataclass(frozen=True)
 class StarProfile:
-    """A mixture of Gaussians around one centre; the pixel's own extent is part of it (1/12 pixel^2 per axis).
+    """A mixture of Gaussians around one centre; including the extent of the pixel (1/12 pixel^2 per axis).
 
     The first component, the core, may be elliptical and differ from star to star; the others are round and common to all.
 
     Attributes
     ----------
     fractions : tuple of float
-        Part of the light in each component; their sum is 1.
+        Fraction of the light in each component; their sum is 1.
     variances : tuple of float
         Variance per axis of each component, pixel^2, increasing.
     """
@@ -42,22 +42,24 @@ class StarProfile:
         Raises
         ------
         CompareError
-            If it is empty, or has components without light or width.
+            If the mixture is empty, or has components without light or width.
         """
         fractions, variances = np.array(self.fractions), np.array(self.variances)
         if not (fractions.size == variances.size > 0 and (fractions > 0).all() and (variances > 0).all()):
             raise CompareError(
-                f"a star profile with fractions {self.fractions} and variances {self.variances}",
+                f"a star profile cannot have fractions {self.fractions} and variances {self.variances}",
                 remedy="give as many positive fractions as positive variances",
             )
         if not np.isclose(fractions.sum(), 1.0):
             raise CompareError(
-                f"the fractions of a star profile have the sum {fractions.sum():.4g}", remedy="make it 1", value=self.fractions
+                f"the sum of the fractions of a star profile is {fractions.sum():.4g}",
+                remedy="normalise it to 1",
+                value=self.fractions,
             )
 
     @classmethod
     def gaussian(cls, moment: float) -> StarProfile:
-        """Return the profile of a star of which only its adaptive moment ``(xx + yy) / 2`` is known, pixel^2."""
+        """Return the profile of a star with a given adaptive moment ``(xx + yy) / 2``, pixel^2, and no other information."""
         return cls((1.0,), (float(moment),))
 
     @property
@@ -66,21 +68,21 @@ class StarProfile:
         return _adaptive_moment(np.array(self.fractions), np.array(self.variances))
 
     def within(self, radius: ArrayLike) -> FloatArray:
-        """Return the part of the light that sums over pixels find within a radius (pixels).
+        """Return the fraction of the light in sums over pixels within a radius (pixels).
 
-        Such sums take the light as even within a pixel that the circle crosses, which blurs it by one more pixel (1/12 pixel^2).
+        Such sums assume uniform light within a pixel crossed by the circle, which adds the blur of one pixel (1/12 pixel^2).
         """
         return _within(np.asarray(radius, dtype=np.float64), np.array(self.fractions), np.array(self.variances))
 
     def covariances(self, xx: FloatArray, yy: FloatArray, xy: FloatArray) -> FloatArray:
         """Return the covariances of the components of stars with given adaptive moments.
 
-        The core takes up the difference to the mean star, to first order; where moments are not known it is that of the mean star.
+        The core absorbs the difference from the mean star, to first order; without known moments it is that of the mean star.
 
         Parameters
         ----------
         xx, yy, xy : ndarray, shape (n,)
-            Adaptive moments, pixel^2; NaN: not known.
+            Adaptive moments, pixel^2; NaN: unknown.
 
         Returns
         -------
@@ -90,7 +92,7 @@ class StarProfile:
         size_gain, shape_gain = self._gains()
         mean, half = (xx + yy) / 2 - self.moment, (xx - yy) / 2
         core = self.variances[0]
-        # A core narrower than a fifth of the mean one is no star.
+        # A core narrower than a fifth of the mean one is not physical.
         size = np.maximum(core + np.nan_to_num(mean) / size_gain, 0.2 * core)
         stretch, tilt = np.nan_to_num(half) / shape_gain, np.nan_to_num(xy) / shape_gain
         ellipticity = np.hypot(stretch, tilt) / size
@@ -103,7 +105,7 @@ class StarProfile:
         return covariances
 
     def _gains(self) -> tuple[float, float]:
-        """Return by how much the adaptive size and shape change per change of the core's."""
+        """Return the changes of adaptive size and shape per change of those of the core."""
         fractions, variances = np.array(self.fractions), np.array(self.variances)
 
         def moment(step: float) -> float:
@@ -146,11 +148,11 @@ def fit_profile(radii: ArrayLike, fraction: ArrayLike, *, moment: float, compone
     radii : array_like, shape (m,)
         Radii of the apertures, pixels.
     fraction : array_like, shape (m,)
-        Light within each, relative to any one of them.
+        Light within each radius, relative to any one of them.
     moment
-        Adaptive moment ``(xx + yy) / 2``, pixel^2; the pixel is part of it. The mixture has it exactly.
+        Adaptive moment ``(xx + yy) / 2``, pixel^2; including the pixel. The mixture reproduces it exactly.
     components
-        Gaussians; fewer where there are not enough radii (two per component).
+        Number of Gaussians; fewer if there are not enough radii (two per component).
 
     Returns
     -------
@@ -163,9 +165,11 @@ def fit_profile(radii: ArrayLike, fraction: ArrayLike, *, moment: float, compone
     """
     radii, fraction = plain_array(radii, name="radii", unit="pixel"), plain_array(fraction, name="fraction", unit="")
     if not (np.isfinite(moment) and moment > 0):
-        raise CompareError(f"an adaptive moment of {moment} pixel^2", remedy="measure the moments of stars first", value=moment)
+        raise CompareError(
+            f"adaptive moment {moment} pixel^2 is not positive", remedy="measure the moments of stars first", value=moment
+        )
     if radii.shape != fraction.shape or not (np.isfinite(radii) & np.isfinite(fraction)).all():
-        raise CompareError("the growth curve of the stars is not finite at all radii", remedy="leave out radii without a flux")
+        raise CompareError("the growth curve of the stars is not finite at all radii", remedy="remove radii without a flux")
     count = max(1, min(components, radii.size // 2))
     if count == 1:
         return StarProfile.gaussian(moment)

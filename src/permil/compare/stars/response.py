@@ -1,4 +1,4 @@
-"""How stars answer to a flat: the measurement of a star's flux, place and size, applied to maps (`permil.compare.stars.kernels`)."""
+"""Response of stars to a flat: the kernels of flux, position and size (`permil.compare.stars.kernels`) applied to maps."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ IntArray = NDArray[np.int64]
 Map = NDArray[np.float32]
 
 _PARTS = 2
-"""Parts in which stars are worked on side by side where threads may be used; fixed, so that sums have the same bits without."""
+"""Number of parts of the stars processed concurrently; fixed, so that sums are identical without threads."""
 _NOISE_GRID = 512
-"""Side of the square (pixels) on which noise of the flat is followed."""
+"""Side of the square (pixels) on which noise of the flat is propagated."""
 
 
 @dataclass(frozen=True)
 class StarPlaces:
-    """Where stars lie and how wide they are; arrays of shape (n,).
+    """Positions and widths of stars; arrays of shape (n,).
 
     Attributes
     ----------
     x, y
-        Pixels.
+        Positions, pixels.
     xx, yy, xy
-        Adaptive moments, pixel^2, the pixel included: best those of the spot, which are less noisy; NaN: as the mean star.
+        Adaptive moments, pixel^2, including the pixel: preferably those of the spot, which are less noisy; NaN: the mean star.
     glow
-        Background per pixel under each star over its flux in the aperture; None: no background. It shows the flat as well.
+        Background per pixel under each star divided by its flux in the aperture, which also responds to the flat; None: none.
     """
 
     x: FloatArray
@@ -58,7 +58,7 @@ class StarPlaces:
 
     @classmethod
     def round(cls, x: FloatArray, y: FloatArray) -> StarPlaces:
-        """Return places of stars that all look like the mean star."""
+        """Return positions of stars that all have the shape of the mean star."""
         unknown = np.full(x.size, np.nan)
         return cls(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64), unknown, unknown, unknown)
 
@@ -73,13 +73,13 @@ class StarPlaces:
 
     @property
     def even_light(self) -> FloatArray:
-        """Glow of each star; 0 where it is not known."""
+        """Glow of each star; 0 if unknown."""
         return np.zeros(self.x.size) if self.glow is None else np.maximum(np.nan_to_num(self.glow), 0.0)
 
 
 @dataclass(frozen=True)
 class StarTemplates:
-    """What stars would show were the flat, band by band, of one kind.
+    """Predictions for stars, band by band, if the flat were of one kind.
 
     Attributes
     ----------
@@ -96,18 +96,18 @@ class StarTemplates:
 
 @dataclass(frozen=True)
 class StarResponse:
-    """The measurement of a star: its profile, the circle of its flux, and how its place and size are measured.
+    """The measurement of a star: its profile, the aperture of its flux, and the method for position and size.
 
     Attributes
     ----------
     profile
         Light of the mean star.
     aperture
-        Radius of the circle of the flux, pixels.
+        Radius of the aperture of the flux, pixels.
     adaptive
-        Adaptive moments (HSM, ``SdssShape``); otherwise unweighted moments in the circle.
+        Adaptive moments (HSM, ``SdssShape``); otherwise unweighted moments in the aperture.
     background
-        How the background under the stars was found: what it follows of the flat does not count as even light. None: nothing.
+        Filter of the background under the stars, which removes the part of uniform light that it follows. None: no filter.
     """
 
     profile: StarProfile
@@ -121,7 +121,7 @@ class StarResponse:
         Raises
         ------
         CompareError
-            If it is not positive.
+            If the aperture is not positive.
         """
         if not self.aperture > 0:
             raise CompareError(
@@ -129,20 +129,20 @@ class StarResponse:
             )
 
     def half(self, moments: FloatArray) -> int:
-        """Return half the side of the stamp that stars with these moments (n, 3) need, pixels."""
+        """Return half the side of the stamp for stars with these moments (n, 3), pixels."""
         widest = float(moments[:, :2].max()) if len(moments) else self.profile.moment
         reach = max(self.aperture, WEIGHT_REACH * math.sqrt(widest)) if self.adaptive else self.aperture
         return math.ceil(reach) + MARGIN
 
     def moments(self, places: StarPlaces) -> FloatArray:
-        """Return adaptive moments (n, 3); those of the mean star where they are not known."""
+        """Return adaptive moments (n, 3); those of the mean star if unknown."""
         mean = (self.profile.moment, self.profile.moment, 0.0)
         given = (places.xx, places.yy, places.xy)
         known = np.isfinite(places.xx) & np.isfinite(places.yy) & np.isfinite(places.xy)
         return np.stack([np.where(known, moment, typical) for moment, typical in zip(given, mean, strict=True)], axis=1)
 
     def predict(self, places: StarPlaces, excess: Map, potential: Map, bands: tuple[Band, ...] | None = None) -> StarTemplates:
-        """Return what stars answer to bands of a flat.
+        """Return the response of stars to bands of a flat.
 
         Parameters
         ----------
@@ -151,7 +151,7 @@ class StarResponse:
         excess, potential : ndarray, shape (ny, nx, bands)
             ``F - 1`` of each band and its potential, ``laplacian(potential) = F - 1``, pixel^2.
         bands
-            Periods of the bands, for the background; None: it follows none of them.
+            Bands of periods, for the background filter; None: the background follows none of them.
         """
         templates = np.zeros((len(places), 6, 3, excess.shape[2]))
         instruments = np.zeros((len(places), 6, excess.shape[2]))
@@ -167,18 +167,18 @@ class StarResponse:
     def spread(
         self, places: StarPlaces, weights: FloatArray, shape: tuple[int, int], *, cell: int, bands: tuple[Band, ...] | None = None
     ) -> Map:
-        """Return the maps with which weighted sums over stars weigh efficiency, and the potentials of area and diffusion.
+        """Return the weight maps of weighted sums over stars, on efficiency and on the potentials of area and diffusion.
 
         Parameters
         ----------
         places
             Stars on the detector.
         weights : ndarray, shape (n, 5, bands)
-            Of flux, dx, dy, xx, yy.
+            Weights of flux, dx, dy, xx, yy.
         shape
-            Of the detector, pixels.
+            Shape of the detector, pixels.
         cell
-            The maps are sums over square cells of so many pixels.
+            Side of the square cells of the maps, pixels.
         bands
             As in `predict`.
 
@@ -200,7 +200,7 @@ class StarResponse:
         return maps
 
     def kernels(self) -> tuple[FloatArray, FloatArray]:
-        """Return the kernels (3, 6, size, size) of the mean star in the middle of a pixel, and those of even light of glow 1."""
+        """Return the kernels (3, 6, size, size) of the mean star centred on a pixel, and those of uniform light of glow 1."""
         shapes = self.shapes(StarPlaces.round(np.zeros(1), np.zeros(1)))
         size = 2 * shapes.half + 1
         of_star, of_glow = np.empty((3, 6, size, size)), np.empty((3, 6, size, size))
@@ -208,13 +208,13 @@ class StarResponse:
         return of_star, flux * of_glow
 
     def _unseen(self, bands: tuple[Band, ...] | None, count: int) -> FloatArray:
-        """Return the part of each band that even light under a star shows after the background was subtracted."""
+        """Return the residual response of uniform light under a star to each band, after background subtraction."""
         if bands is None or self.background is None:
             return np.ones(count)
         return np.array([self.background.unseen(band.shortest, band.longest, self.aperture) for band in bands])
 
     def transfer(self, wavenumber: FloatArray) -> FloatArray:
-        """Return by how much the mean star's flux damps structure of a wavenumber (radian per pixel)."""
+        """Return the damping of structure of a wavenumber (radian per pixel) in the flux of the mean star."""
         kernel = self.kernels()[0][0, FLUX]
         half = kernel.shape[0] // 2
         radius = np.hypot(*np.mgrid[-half : half + 1, -half : half + 1]).ravel()
@@ -224,19 +224,19 @@ class StarResponse:
     def noise_products(self, bands: tuple[Band, ...]) -> tuple[FloatArray, FloatArray]:
         """Return the covariance of instruments with templates of the same star for white noise of variance 1 in the flat.
 
-        Both are linear in the glow, their covariance is a polynomial in it.
+        Both are linear in the glow, so that their covariance is a polynomial in it.
 
         Parameters
         ----------
         bands
-            Of periods; what is too long for a square of 512 pixels has no noise to speak of.
+            Bands of periods; noise at periods too long for a square of 512 pixels is negligible.
 
         Returns
         -------
         products : ndarray, shape (3 powers of the glow, 5, 3, bands)
             For the instruments of flux, dx, dy, xx, yy and the templates of the three kinds.
         squares : ndarray, shape (3 powers of the glow, 5, bands)
-            Variance of the template of the kind whose signature each of these is.
+            Variance of the template of the kind with its signature in each of these.
         """
         along = 2 * np.pi * np.fft.fftfreq(_NOISE_GRID).astype(np.float64)
         wavenumber = np.hypot(along[:, None], along[None, :])
@@ -246,7 +246,7 @@ class StarResponse:
         products, squares = np.zeros((3, 5, 3, len(bands))), np.zeros((3, 5, len(bands)))
         kernels = self.kernels()
         for row, kind in enumerate(SIGNATURE):
-            # Template of each kind for the light of the star and for even light.
+            # Template of each kind for the light of the star and for uniform light.
             templates = [
                 [np.fft.fft2(lit[of, row], wavenumber.shape) * (inverse if of else 1.0) for of in range(3)] for lit in kernels
             ]
@@ -285,7 +285,7 @@ class StarResponse:
 
 
 def _apart(y: FloatArray, reach: float) -> list[list[IntArray]]:
-    """Return groups of strips of stars: those of one group are farther apart than ``reach`` pixels, so that threads do not meet."""
+    """Return groups of strips of stars; strips of one group are more than ``reach`` pixels apart, so that threads never overlap."""
     limits = np.quantile(y, np.linspace(0, 1, 2 * _PARTS + 1)) if y.size else np.zeros(2)
     if np.diff(limits).min() <= reach:
         return [[np.arange(y.size)]]

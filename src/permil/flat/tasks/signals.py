@@ -58,7 +58,7 @@ def measure_detector(task: SignalsTask) -> None:
     Raises
     ------
     PermilError
-        Naming the detector where no file is named.
+        With the detector in the message if it names no file.
     """
     try:
         signals = _signals_of(task)

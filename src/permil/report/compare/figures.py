@@ -1,4 +1,4 @@
-"""Pictures of the page that compares stars with the flat: scatter, maps, scales, significance, hypotheses, tree rings."""
+"""Figures of the page that compares stars with the flat: scatter, maps, scales, significance, hypotheses, tree rings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float64]
 _COLOURS = (ACCENT, LED_COLOURS["red"], LED_COLOURS["nm850"], LED_COLOURS["uv"], LED_COLOURS["nm750"])
 _STYLES = ("--", ":", "-.")
 _SHOWN_PERCENT = 0.2
-"""Percentage of points on each side that do not set the limits of a scatter plot."""
+"""Percentage of points on each side that are ignored for the limits of a scatter plot."""
 _DENSITY_BINS = 40
 _DENSITY_SMOOTHING = 1.5
 _DENSITY_SHARES = (0.9, 0.6, 0.3)
@@ -34,13 +34,13 @@ _GROUPS = 12
 _EDGE_PERCENT = 1.0
 _MAP_TITLES = ("the flat predicts", "stars show", "difference: stars minus flat")
 _FAR_APART = 10.0
-"""Ratio of the flat's prediction to the stars from which on its map is divided."""
+"""Ratio of the flat's prediction to the stars above which the predicted map is divided."""
 _NULL_BINS = 40
 _FEWEST_DRAWS = 30
 _KIND_COLOURS = (ACCENT, LED_COLOURS["red"], LED_COLOURS["nm850"])
 _MARKERS = ("o", "s", "D")
 _WELL_KNOWN = 0.5
-"""Fractions with larger errors do not set the limits of a panel."""
+"""Fractions with larger errors are ignored for the limits of a panel."""
 _LEAST_REACH = (-0.1, 1.1)
 _MOST_REACH = (-1.0, 2.0)
 _ENOUGH_FILLED = 0.6
@@ -56,7 +56,7 @@ def scatter_picture(products: CompareProducts, absent: list[str]) -> Picture | N
     """Return star fluxes against the flat, of single stars and in the cells of the maps."""
     flat, star = products.column("STARS", "flux_flat"), products.column("STARS", "flux")
     if flat is None or star is None:
-        absent.append("star fluxes beside the flat (table STARS)")
+        absent.append("star fluxes and flat (table STARS)")
         return None
     clouds = [_cloud("single stars", products, 0, flat, star)]
     if "FLUX" in products.maps and "FLUX_FLAT" in products.maps:
@@ -81,7 +81,7 @@ def _cloud(title: str, products: CompareProducts, cell: int, flat: FloatArray, s
 
 
 def map_pictures(products: CompareProducts, absent: list[str]) -> list[Picture]:
-    """Return the maps predicted by the flat beside those of the stars: flux, shifts and shapes, displacement."""
+    """Return maps predicted by the flat next to those of the stars: flux, shifts and shapes, displacement."""
     names = [name for name in ("FLUX", *(entry[0] for entry in _SHIFTS_AND_SHAPES)) if _has_pair(products, name)]
     if "FLUX" not in names:
         absent.append("maps of stars and flat (images FLUX and FLUX_FLAT)")
@@ -99,7 +99,7 @@ def map_pictures(products: CompareProducts, absent: list[str]) -> list[Picture]:
         others = [_pair(products, name, label, unit, factor) for name, label, unit in _SHIFTS_AND_SHAPES if name in names]
         if others:
             caption = (
-                "Shifts (dx, dy) and shapes (second moments XX, YY, XY) of stars beside the prediction of the flat: for shifts and "
+                "Shifts (dx, dy) and shapes (second moments XX, YY, XY) of stars next to the prediction of the flat: for shifts and "
                 "XY if all of it were pixel area (charge moves towards larger pixels), for XX and YY if all of it were diffusion. "
                 "Stars show only the part of the flat that is of this kind. Each row has one colour scale."
             )
@@ -141,7 +141,7 @@ def coarse(image: FloatArray, weight: FloatArray, factor: int) -> FloatArray:
     Parameters
     ----------
     image, weight : ndarray, shape (rows, columns)
-        Values, NaN where there is none, and their weights.
+        Values, NaN where missing, and their weights.
     """
     known = np.isfinite(image) & np.isfinite(weight) & (weight > 0)
     rows, columns = (-(-size // factor) for size in image.shape)
@@ -219,8 +219,8 @@ def chance_pictures(products: CompareProducts, row: Table.Row) -> list[Picture]:
             side, error, quoted=number_in(row, "r_err"), naive=number_in(row, f"{NAIVE}_r_err"), plateau=products.plateau
         )
         caption = (
-            "Error of r from random draws of whole blocks of the sensor. Blocks smaller than the correlated areas give too small an error; "
-            "where it is constant, blocks are independent."
+            "Error of r from resampling whole blocks of the sensor. Blocks smaller than the correlated areas give too small an error; "
+            "above the size where the error is constant, blocks are independent."
         )
         pictures.append(drawing(figure, caption, narrow=True))
     return pictures
@@ -241,9 +241,10 @@ def fraction_picture(products: CompareProducts) -> Picture | None:
         names = [name.replace(" ", "\n") for name in regions]
         panels.append(_fraction_panel("by region, all scales together", [(region, TOTAL) for region in regions], names, found))
     caption = (
-        "How much of the variance of the flat is efficiency (which dividing corrects), pixel area and diffusion "
+        "Fractions of the variance of the flat due to efficiency (which dividing corrects), pixel area and diffusion "
         "(which dividing adds to star fluxes). The "
-        "three are fitted freely: a fraction may come out below 0 or above 1 within its error. Bars without a point lie beyond the panel."
+        "three are fitted without constraints: a fraction may lie below 0 or above 1 within its error. Bars without a point lie "
+        "beyond the panel."
     )
     return drawing(fractions(panels, KINDS), caption)
 
@@ -285,7 +286,7 @@ class Cloud:
 
 @dataclass(frozen=True)
 class MapPair:
-    """Prediction of the flat and measurement of the stars, in one unit: two images ``[row, column]``, NaN without data."""
+    """Prediction of the flat and measurement of the stars, in the same unit: two images ``[row, column]``, NaN without data."""
 
     name: str
     unit: str
@@ -310,9 +311,9 @@ def flux_against_flat(clouds: Sequence[Cloud], expected: Mapping[str, float]) ->
     Parameters
     ----------
     clouds
-        At least one.
+        One cloud or more.
     expected
-        Slope by the name of the hypothesis that has it.
+        Expected slope by name of the hypothesis.
     """
     figure = Figure(figsize=(5.9 * len(clouds), 4.9))
     figure.subplots_adjust(left=0.42 / len(clouds) * 0.28, right=0.985, bottom=0.11, top=0.93, wspace=0.17)
@@ -332,7 +333,7 @@ def flux_against_flat(clouds: Sequence[Cloud], expected: Mapping[str, float]) ->
 
 
 def _density(axes: Axes, x: FloatArray, y: FloatArray) -> None:
-    """Draw contours within which given shares of the points lie."""
+    """Draw contours that contain given fractions of the points."""
     if x.size < _FEWEST_FOR_DENSITY:
         return
     ranges = [np.percentile(column, [_SHOWN_PERCENT, 100 - _SHOWN_PERCENT]) for column in (x, y)]
@@ -452,7 +453,7 @@ def null_distribution(draws: Mapping[str, FloatArray], *, r: float, n_eff: float
     draws
         Correlations of surrogates, by method; methods with few of them are skipped.
     r
-        Observed.
+        Observed correlation.
     n_eff, n
         Effective and actual number of stars; a normal curve is drawn for each.
     """
@@ -491,7 +492,7 @@ def null_distribution(draws: Mapping[str, FloatArray], *, r: float, n_eff: float
 
 @styled
 def error_by_block(side: FloatArray, error: FloatArray, *, quoted: float, naive: float, plateau: float) -> Figure:
-    """Draw the error of r from resampled blocks against the side of the blocks (pixels), beside the error that is quoted."""
+    """Draw the error of r from resampled blocks against the side of the blocks (pixels), with the quoted error."""
     figure = Figure(figsize=(5.7, 3.9))
     axes = figure.add_axes((0.14, 0.13, 0.83, 0.79))
     known = np.isfinite(side + error)
@@ -517,7 +518,7 @@ def error_by_block(side: FloatArray, error: FloatArray, *, quoted: float, naive:
 
 
 def _legend(axes: Axes, *, columns: int = 1) -> None:
-    """Draw a legend above all else, none for empty axes."""
+    """Draw a legend on top, none for empty axes."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         axes.legend(handles, labels, loc="upper left", ncols=columns, frameon=True, framealpha=0.9, edgecolor="none")

@@ -50,11 +50,11 @@ class CompareProducts:
     header
         Primary header.
     tables
-        Tables by the name of their extension, as far as the product has them; missing texts are empty.
+        Tables by the name of their extension, if present in the product; missing texts are empty.
     maps, cell
         Images by the name of their extension, and the side of a cell in pixels.
     plateau
-        Side of the blocks from which on the error of the block bootstrap is constant, pixels; NaN if there is no such side.
+        Block side above which the error of the block bootstrap is constant, pixels; NaN if it never is.
     """
 
     header: fits.Header
@@ -136,7 +136,7 @@ def read_comparison(path: Path) -> CompareProducts:
     """
     again = "run permil compare again"
     if not path.is_file():
-        raise InputError("there is no such comparison of stars and flat", path=path, remedy=again)
+        raise InputError("the comparison of stars and flat does not exist", path=path, remedy=again)
     try:
         with whole_file(path), fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
             header = hdus[0].header.copy()

@@ -1,4 +1,4 @@
-"""The pages that compare stars with flats and their section of the index page: dependencies, and how they are made."""
+"""The pages that compare stars with flats and their section of the index page: dependencies and content."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
             groups=group_table(tables, group_addresses(run, COMPARE_PAGES.folder, tables.groups)),
             no_chance=missing_chances(tables),
             levels=level_table(tables.levels),
-            not_told_apart=level_reasons(tables.levels),
+            not_separated=level_reasons(tables.levels),
         ),
         measurements=compare_measurements(tables),
     )

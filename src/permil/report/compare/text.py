@@ -42,9 +42,9 @@ _METHODS = {
     _QUOTED: "effective number of stars from the covariance of neighbouring values, fitted to each map",
     NAIVE: "every star independent of its neighbours: for comparison only",
     "modified_t": "effective number from the measured covariances, without a fit (Clifford, Richardson and Hémon; Dutilleul)",
-    "block_bootstrap": "scatter of r over random draws of whole blocks of the sensor",
-    "block_jackknife": "one block of the sensor left out at a time",
-    "group_jackknife": "one exposure left out at a time: noise of the exposures, not of the choice of the sensor area",
+    "block_bootstrap": "scatter of r when whole blocks of the sensor are resampled",
+    "block_jackknife": "jackknife over blocks of the sensor",
+    "group_jackknife": "jackknife over exposures: noise of the exposures, not of the choice of the sensor area",
     "phases": "unrelated random maps with the texture of the real ones",
     "shifts": "one map shifted against the other, where both overlap",
     "rotations": "one map rotated and mirrored against the other",
@@ -88,7 +88,7 @@ def facts(products: CompareProducts, detector: Detector, band: str) -> tuple[tup
         ("LED of the flat", shown("LED")),
         ("exposures of stars", shown("NEXPOSUR")),
         ("measurements of stars", stars),
-        ("structure taken off above", shown("HIGHPASS", " pixels (sigma)")),
+        ("structure subtracted above", shown("HIGHPASS", " pixels (sigma)")),
         ("cells of the maps", f"{products.cell} pixels"),
         ("flat is relative to", _REFERENCES.get(reference, reference or MISSING)),
         ("stars divided by the flat", {True: "yes", False: "no"}.get(header.get("FLATFLD"), MISSING)),
@@ -107,7 +107,7 @@ class MethodLine:
 
 
 def method_lines(headline: Table.Row) -> list[MethodLine]:
-    """Return the quoted figures and those of every method in a row of correlations: columns ``<name>_r_err``, ``<name>_p_value``."""
+    """Return the quoted result and that of every method in a row of correlations: columns ``<name>_r_err``, ``<name>_p_value``."""
     lines = [MethodLine(_QUOTED, _METHODS[_QUOTED], number_in(headline, "r_err"), number_in(headline, "p_value"))]
     for column in headline.colnames:
         name = column.removesuffix("_r_err")
@@ -137,7 +137,7 @@ def correlation_text(headline: Table.Row, compared: float) -> str:
     n, n_eff = number_in(headline, "n"), number_in(headline, "n_eff")
     naive = number_in(headline, f"{NAIVE}_r_err")
     sentence = (
-        f"The correlation between star fluxes and the flat is r = {format_measurement(r, error)} (1: they vary together, 0: "
+        f"The correlation between star fluxes and the flat is r = {format_measurement(r, error)} (1: they vary in proportion, 0: "
         f"no relation, {with_minus('-1')}: they vary oppositely)."
     )
     if math.isfinite(n) and math.isfinite(n_eff):
@@ -152,14 +152,14 @@ def correlation_text(headline: Table.Row, compared: float) -> str:
 
 
 def naive_text(ratio: float) -> str:
-    """Return how a naive error compares with the quoted one; ``ratio`` is quoted over naive."""
+    """Compare a naive error with the quoted one; ``ratio`` is quoted over naive."""
     if ratio >= 1.05:
         return f"that is {ratio:.1f} times too small"
-    return "that is about right here" if ratio > 0.95 else f"that is {1 / ratio:.1f} times too large"
+    return "that is about right" if ratio > 0.95 else f"that is {1 / ratio:.1f} times too large"
 
 
 def chance_text(headline: Table.Row, coarser: Sequence[Table.Row]) -> str:
-    """Return the meaning of the p-value, or the reason why there is none and those of larger cells.
+    """Return the meaning of the p-value; without one, the reason and the p-values of larger cells.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def slope_text(headline: Table.Row, *, divided: bool) -> str:
         return ""
     efficient, large = (0, with_minus("-1")) if divided else (1, 0)
     return (
-        f"Where the flat is 1 ‰ higher, stars are {format_measurement(slope, error)} ‰ brighter (slope, corrected for the noise of "
+        f"Where the flat is higher by 1 ‰, stars are {format_measurement(slope, error)} ‰ brighter (slope, corrected for the noise of "
         f"both): {efficient} is expected if the flat shows the efficiency of pixels, {large} if it shows their area."
     )
 
@@ -202,19 +202,23 @@ def ring_text(header: dict[str, float], *, found: bool) -> str:
     Parameters
     ----------
     header
-        Cards RINGP, RINGX, RINGXERR, RINGY, RINGYERR as far as the product has them.
+        Cards RINGP, RINGX, RINGXERR, RINGY, RINGYERR if present in the product.
     found
         Whether there is a profile.
     """
     chance = header.get("RINGP", math.nan)
-    told = f"p = {format_chance(chance)} for a map without rings" if math.isfinite(chance) else ""
+    chance_of_rings = f"p = {format_chance(chance)} for a map without rings" if math.isfinite(chance) else ""
     if not found:
-        return f"No tree rings were found in the flat ({told})." if told else "Tree rings were not looked for."
+        return (
+            f"No tree rings were found in the flat ({chance_of_rings})."
+            if chance_of_rings
+            else "Tree rings were not searched for."
+        )
     place = " and ".join(
         f"{axis} = {format_measurement(header.get(f'RING{axis.upper()}', math.nan), header.get(f'RING{axis.upper()}ERR', math.nan))}"
         for axis in "xy"
     )
-    how = f"were found ({told}); their" if told else "have a centre that was given; the"
+    how = f"were found ({chance_of_rings}); their" if chance_of_rings else "have a centre given in the configuration; the"
     return f"Tree rings, the growth rings of the silicon crystal, {how} centre is at {place} pixels."
 
 
@@ -225,12 +229,12 @@ def amplifier_text(header: dict[str, float]) -> str:
     sentence = f"The means of the flat's amplifiers scatter by {format_measurement(*rms)} ‰" if math.isfinite(rms[0]) else ""
     if math.isfinite(slope[0]):
         sentence += "; the" if sentence else "The"
-        return f"{sentence} means of the stars follow them with the slope {format_measurement(*slope)}."
+        return f"{sentence} means of the stars follow them with slope {format_measurement(*slope)}."
     return f"{sentence}; the stars of too few amplifiers can be compared." if sentence else ""
 
 
 def headline_table(row: Table.Row) -> Grid:
-    """Return the headline beside the naive test that counts every star as independent."""
+    """Return the headline and the naive test that treats every star as independent."""
     r, naive_error = number_in(row, "r"), number_in(row, f"{NAIVE}_r_err")
     low, high = number_in(row, "r_low"), number_in(row, "r_high")
     interval = f"{low:.3f} to {high:.3f}" if math.isfinite(low + high) else MISSING
@@ -337,7 +341,7 @@ def slope_table(products: CompareProducts) -> Grid | None:
 
 
 def verdict_table(products: CompareProducts) -> Grid | None:
-    """Return the effect of dividing by region, None without verdicts."""
+    """Return the effect of dividing by the flat, per region, None without verdicts."""
     table = products.tables.get("VERDICTS")
     if table is None:
         return None
@@ -362,7 +366,7 @@ def verdict_table(products: CompareProducts) -> Grid | None:
 
 
 def level_table(levels: Table | None) -> Grid | None:
-    """Return the variation of flats and stars by level, None where nothing was split."""
+    """Return the variation of flats and stars by level, None if nothing was split."""
     known = [row for row in levels if not text_in(row, "reason")] if levels is not None else []
     if not known:
         return None

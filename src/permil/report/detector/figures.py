@@ -1,4 +1,4 @@
-"""Pictures of the page of a detector, in its own pixel frame: data, figures and captions."""
+"""Figures of the page of a detector, in its pixel frame, with captions."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _MOST_MAPS = 10
 def detector_pictures(
     products: DetectorProducts, detector: Detector, led: str, *, limits: ReportConfig, absent: list[str]
 ) -> list[Picture]:
-    """Return the pictures of the page; add the names of those that cannot be drawn to ``absent``."""
+    """Return the figures of the page; append the names of those that cannot be drawn to ``absent``."""
     product = products.product
     good = is_good(product.mask) & np.isfinite(product.image)
     usable = is_usable(product.mask) & np.isfinite(product.image)
@@ -86,7 +86,7 @@ def _pointing_pictures(
 ) -> list[Picture]:
     residuals = pointing_residuals(cubes.responses, combined)
     names = [pointing_name(aimed, index) for index in range(len(aimed))]
-    # Adding zero turns the -0.0 of rounding into 0.0.
+    # Adding zero converts the -0.0 of rounding to 0.0.
     rounded = np.round(np.column_stack([aimed["x_mm"], aimed["y_mm"]]), 1) + 0.0
     places = [with_minus(f"X {x:.1f}, Y {y:.1f} mm") for x, y in rounded]
     # One pointing is drawn as an example: the one nearest to their mean position.
@@ -117,14 +117,14 @@ def _pointing_pictures(
         ),
         drawing(
             pointing_levels(names, residuals, _column(aimed, "scale_error"), rate, led=led),
-            "Level of each pointing against the combined flat, and the values rejected in its stack: "
+            "Level of each pointing relative to the combined flat, and the values rejected in its stack: "
             f"{format_count(int(np.nansum(rejected)))} in total.",
         ),
     ]
 
 
 def _steps(metrics: Table | None, detector: Detector) -> tuple[list[str], FloatArray, FloatArray] | None:
-    """Return names, steps and errors of the amplifiers in the order of the detector, None where no step was measured."""
+    """Return names, steps and errors of the amplifiers in the order of the detector, None if no step was measured."""
     if metrics is None or "step" not in metrics.colnames:
         return None
     found = {str(row["amp"]): (float(row["step"]), float(row["step_err"])) for row in metrics}
@@ -170,7 +170,7 @@ class FlatHistogram:
     Attributes
     ----------
     edges, counts
-        Bins of ``response / median - 1`` and their numbers of good pixels; the outer bins include all pixels beyond.
+        Bins of ``response / median - 1`` and their numbers of good pixels; the outer bins include all pixels beyond their edges.
     expected
         Pixels per bin expected from the variance plane alone.
     median, width, noise
@@ -272,7 +272,7 @@ def flat_and_scatter(
     figure.subplots_adjust(left=0.06, right=0.915, bottom=0.1, top=0.94, wspace=0.34)
     flat_axes, scatter_axes = figure.subplots(1, 2)
     per_mil = 1e3 * (flat.image / median - 1)
-    # The zone along the edge must not set the colour scale.
+    # The zone along the edge is ignored for the colour scale.
     limits = symmetric_limits(per_mil, centre=0.0, percent=2.5)
     shown = show_image(flat_axes, per_mil, extent=flat.extent, limits=limits, colours=DIVERGING)
     binning = f", means over {flat.size} x {flat.size} pixels" if flat.size > 1 else ""
@@ -398,7 +398,7 @@ def amplifier_steps(names: Sequence[str], step: FloatArray, error: FloatArray, *
 def pointing_levels(
     labels: Sequence[str], residuals: PointingResiduals, scale_error: FloatArray, rejected: FloatArray, *, led: str
 ) -> Figure:
-    """Draw the level of each pointing against the combined flat with its error, and its rate of rejected values.
+    """Draw the level of each pointing relative to the combined flat with its error, and its rate of rejected values.
 
     Parameters
     ----------

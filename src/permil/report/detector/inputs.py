@@ -51,16 +51,16 @@ def read_detector(folder: RunFolder, camera: Camera, led: str, name: str) -> Det
     Raises
     ------
     InputError
-        If the flat cannot be read, or its small maps do not fit its image.
+        If the flat cannot be read, or the shape of a small map does not match its image.
     """
     path = folder.flat(led, name)
     detector = camera[name]
     product = read_image(path)
     if product.image.shape != detector.shape:
         raise InputError(
-            f"the image has {product.image.shape} pixels, detector {name} of camera {camera.name} has {detector.shape}",
+            f"the image has {product.image.shape} pixels, but detector {name} of camera {camera.name} has {detector.shape}",
             path=path,
-            remedy="give the camera that the flat was made with",
+            remedy="use the camera with which the flat was made",
             value=product.image.shape,
             allowed=detector.shape,
         )
@@ -78,7 +78,7 @@ def read_detector(folder: RunFolder, camera: Camera, led: str, name: str) -> Det
     for key, data in small.items():
         if data.shape[-2:] != expected:
             raise InputError(
-                f"extension {key} has {data.shape[-2:]} super-pixels, the image {expected}",
+                f"extension {key} has {data.shape[-2:]} super-pixels, but the image has {expected}",
                 path=path,
                 remedy="make the flat again",
             )
@@ -101,7 +101,7 @@ def read_detector(folder: RunFolder, camera: Camera, led: str, name: str) -> Det
 def read_scatter(path: Path) -> tuple[NDArray[np.float32] | None, float, float]:
     """Return the scatter map of a flat, the side of its super-pixels (mm), and the rejected values per million.
 
-    Only the headers and the map are read. What the file lacks is None or NaN.
+    Only the headers and the map are read. Missing values are None or NaN.
 
     Raises
     ------
@@ -121,7 +121,7 @@ def read_scatter(path: Path) -> tuple[NDArray[np.float32] | None, float, float]:
 
 
 def composite_scale(header: fits.Header) -> float:
-    """Return the response that is 1 on the composite scale, electrons per photodiode unit; NaN if it is unknown."""
+    """Return the response equal to 1 on the composite scale, electrons per photodiode unit; NaN if unknown."""
     return float(header.get(SCALE_CARD, np.nan))
 
 

@@ -33,17 +33,17 @@ _SHORT = {
     "median": "median",
     "rms": "rms (‰)",
     "noise": "error (‰)",
-    "scatter_noise": "scatter by noise (‰)",
+    "scatter_noise": "scatter from noise (‰)",
     "scatter_excess": "beyond noise (‰)",
 }
-"""Headings in the table of detectors, which is wide."""
+"""Short headings for the wide table of detectors."""
 
 
 @dataclass(frozen=True)
 class PlaneMaps:
     """The focal plane of one LED on the cells of a mosaic.
 
-    ``flat`` is the binned composite flat, ``scatter`` the relative scatter between pointings (None where no flat has it),
+    ``flat`` is the binned composite flat, ``scatter`` the relative scatter between pointings (None if no flat has it),
     ``rejected`` the rejected values per million of each detector.
     """
 
@@ -126,7 +126,7 @@ def _verdict_cell(failed: int, undecided: int, *, measured: bool) -> Cell:
 
 
 def overview_pictures(context: LedContext, camera: Camera, plane: PlaneMaps | None) -> list[Picture]:
-    """Return the maps of the focal plane and the positions of the projector, as far as they are known."""
+    """Return the maps of the focal plane and the positions of the projector, if available."""
     products, exposures = context.products, context.exposures
     shown = [camera[name] for name in products.detectors]
     pictures = _plane_pictures(plane, shown) if plane is not None and shown else []
@@ -140,7 +140,7 @@ def _plane_pictures(plane: PlaneMaps, detectors: Sequence[Detector]) -> list[Pic
     pictures = [
         raster(
             flat_map(plane.flat, flattened, plane.grid, detectors),
-            "Composite flat on one scale, and each detector over its own median; grey is no data.",
+            "Composite flat on one scale, and each detector relative to its own median; grey: no data.",
         )
     ]
     if plane.scatter is not None:
@@ -148,7 +148,7 @@ def _plane_pictures(plane: PlaneMaps, detectors: Sequence[Detector]) -> list[Pic
         pictures.append(
             raster(
                 scatter_map(plane.scatter, plane.grid, rejected, detectors),
-                "Scatter of the pointings about their mean, and the rate of values rejected in the stacks.",
+                "Scatter of the pointings about their mean, and the rate of rejected values in the stacks.",
             )
         )
     return pictures
@@ -171,14 +171,14 @@ def _positions(exposures: Table) -> NDArray[np.float64]:
 def flat_map(
     image: NDArray[np.floating], flattened: NDArray[np.floating], grid: MosaicGrid, detectors: Sequence[Detector]
 ) -> Figure:
-    """Draw the composite flat, and beside it each detector over its own median.
+    """Draw the composite flat, and each detector relative to its own median.
 
     Parameters
     ----------
     image
         Binned mosaic, NaN without data.
     flattened
-        The same with each detector over its own median.
+        The same, with each detector relative to its own median.
     grid
         Cells of both.
     detectors
@@ -212,7 +212,7 @@ def scatter_map(
     grid
         Its cells.
     rejected
-        Rejected values per million of each detector, NaN where it is not known.
+        Rejected values per million of each detector, NaN if unknown.
     detectors
         Detectors to outline, in the order of ``rejected``.
     """

@@ -1,4 +1,4 @@
-"""The pages of detectors: dependencies, and how they are made."""
+"""The pages of detectors: dependencies and content."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from permil.report.kit.summary import NO, OPEN, flat_measurements
 
 @dataclass(frozen=True)
 class DetectorRequest:
-    """The page of one detector and LED: its neighbours, other LEDs with its flat, and rows of the comparison with the truth."""
+    """The page of one detector and LED: its neighbours, other LEDs with a flat of it, and rows of the comparison with the truth."""
 
     config: Config
     folder: RunFolder

@@ -79,7 +79,7 @@ def amplifier_table(measurements: Sequence[Measurement], detector: Detector, lim
 
 
 def pointing_table(pointings: Table) -> Grid:
-    """Return the pointings that the flat was made from; columns that the product lacks show dashes."""
+    """Return the pointings of the flat; missing columns show dashes."""
 
     def number(row: Table.Row, name: str) -> float:
         return float(row[name]) if name in pointings.colnames else np.nan
@@ -106,7 +106,7 @@ def pointing_table(pointings: Table) -> Grid:
 
 
 def mask_table(mask: NDArray[np.int32]) -> Grid:
-    """Return number and share of the pixels in each mask plane."""
+    """Return number and fraction of the pixels in each mask plane."""
     rows = [
         (text_cell(name), count_cell(count), number_cell(f"{1e3 * count / mask.size:.3g}", count / mask.size))
         for name, count in mask_counts(mask).items()

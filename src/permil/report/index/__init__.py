@@ -1,1 +1,1 @@
-"""The index page: the run as a whole, its verdicts, a section for each LED, and the sections of other pages."""
+"""The index page: the whole run, its verdicts, a section for each LED, and the sections of other pages."""

@@ -1,4 +1,4 @@
-"""Pictures of the index page: beams, and exposures in time."""
+"""Figures of the index page: beams, and exposures in time."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ FloatArray = NDArray[np.float64]
 _LATTICE = 97
 _PROFILE_POINTS = 121
 _CONTOURS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
-# Nodes of a profile lie within this share of the scanned width of its axis.
+# Nodes of a profile lie within this fraction of the scanned width from its axis.
 _NEAR_AXIS = 0.06
-# Around the nodes at the border, as a share of the scanned width.
+# Margin around the outermost nodes, as a fraction of the scanned width.
 _NODE_MARGIN = 0.04
 _MARKERS = {"scan": ".", "pointing": "o", "other": "x"}
 
@@ -36,9 +36,9 @@ def beam_pictures(beam: BeamModel) -> list[Picture]:
     return [
         raster(
             beam_maps(content),
-            "The beam as a function of place minus projector. Each node is compared with the prediction from all other nodes.",
+            "The beam as a function of position minus projector. Each node is compared with the prediction from all other nodes.",
         ),
-        drawing(beam_profiles(content), "Profiles through the maximum, and the nodes' deviations over their predicted errors."),
+        drawing(beam_profiles(content), "Profiles through the maximum, and deviations of the nodes relative to their errors."),
     ]
 
 
@@ -52,7 +52,7 @@ def timeline_picture(run: RunProducts) -> Picture | None:
     for led in dict.fromkeys([*(led.led for led in run.leds), *sorted(set(lit["led"]))]):
         chosen = lit[lit["led"] == led]
         if len(chosen):
-            # One reading belongs to all detectors of an exposure.
+            # All detectors of an exposure share one reading.
             chosen = unique(chosen, keys="obsid")
             purpose = np.asarray(chosen["purpose"], dtype=np.str_)
             series[led] = PhotodiodeSeries(np.asarray(chosen["mjd"]), np.asarray(chosen["photodiode"]), purpose)
@@ -74,7 +74,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class BeamView:
-    """A beam model on a lattice, with the nodes that it was fitted to.
+    """A beam model on a lattice, with the fitted nodes.
 
     Attributes
     ----------
@@ -85,15 +85,15 @@ class BeamView:
     along_x, along_y
         Profiles through the maximum.
     node_x, node_y
-        Places of the nodes in the beam, mm.
+        Positions of the nodes in the beam, mm.
     node_beam
         Signal of each node over the gain of its bunch, on the scale of the beam.
     deviation, pull
-        Relative deviation of each node from what all other nodes predict, and the same over its predicted error.
+        Relative deviation of each node from the prediction of all others, and the same relative to its predicted error.
     outlier
         Nodes that were down-weighted.
     maximum, maximum_error
-        Place of the maximum (u_x, u_y) and its standard errors, mm.
+        Position of the maximum (u_x, u_y) and its standard errors, mm.
     """
 
     extent: tuple[float, float, float, float]
@@ -147,7 +147,7 @@ def _evaluate_profile(model: BeamModel, u: FloatArray, through: float, *, swap: 
 
 @styled
 def beam_maps(view: BeamView) -> Figure:
-    """Draw the beam with contours and nodes, its relative error, and the nodes against the prediction of all others."""
+    """Draw the beam with contours and nodes, its relative error, and the nodes relative to the prediction of all others."""
     figure = Figure(figsize=(12.0, 3.6))
     figure.subplots_adjust(left=0.05, right=0.925, bottom=0.13, top=0.92, wspace=0.42)
     beam_axes, error_axes, node_axes = figure.subplots(1, 3)
@@ -185,7 +185,7 @@ def beam_maps(view: BeamView) -> Figure:
 
 @styled
 def beam_profiles(view: BeamView) -> Figure:
-    """Draw the profiles through the maximum with error bands, and the distribution of the nodes' deviations over their errors."""
+    """Draw the profiles through the maximum with error bands, and the distribution of the nodes' deviations relative to their errors."""
     figure = Figure(figsize=(12.0, 3.0))
     figure.subplots_adjust(left=0.055, right=0.985, bottom=0.16, top=0.9, wspace=0.25)
     x_axes, y_axes, pull_axes = figure.subplots(1, 3)
@@ -249,9 +249,9 @@ class PhotodiodeSeries:
 
 @styled
 def photodiode_timeline(series: Mapping[str, PhotodiodeSeries]) -> Figure:
-    """Draw the photodiode against time, one panel per LED, over its median for scan and pointings each.
+    """Draw the photodiode against time, one panel per LED, relative to its median, separately for scan and pointings.
 
-    Exposures whose reading cannot be used are marked at the foot of their panel.
+    Exposures without a usable reading are marked at the lower edge of their panel.
     """
     height = 0.75 + 1.25 * len(series)
     figure = Figure(figsize=(11.6, height))
@@ -281,6 +281,6 @@ def photodiode_timeline(series: Mapping[str, PhotodiodeSeries]) -> Figure:
             axes.legend(loc="upper right", ncols=4, borderaxespad=0.0, handletextpad=0.2)
         axes.margins(y=0.25)
         plain_axes(axes)
-    panels[0].set_title("photodiode over its median - 1, for scan and pointings each")
+    panels[0].set_title("photodiode over its median - 1, separately for scan and pointings")
     panels[-1].set_xlabel(f"hours since MJD {start:.5f}")
     return figure

@@ -1,4 +1,4 @@
-"""The index page and the table of all results: dependencies, and how they are made."""
+"""The index page and the table of all results: dependencies and content."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _FLATS = "composite flat field"
 
 @dataclass(frozen=True)
 class LedRequest:
-    """The section of one LED, and the blocks that other pages add to it."""
+    """The section of one LED, with the blocks added by other pages."""
 
     context: LedContext
     blocks: tuple[Declaration, ...]
@@ -51,7 +51,7 @@ class LedRequest:
 
 @dataclass(frozen=True)
 class IndexRequest:
-    """The index page of a run: the blocks that other pages add to the section of each LED, and the sections that they add.
+    """The index page of a run, with the blocks and sections added by other pages.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class IndexRequest:
 
     @property
     def absent(self) -> tuple[str, ...]:
-        """Names of the products that are missing; a run of other pages alone needs no flats."""
+        """Names of the products that are missing; flats are not needed if there are other sections."""
         if self.run.leds:
             return self.run.absent
         return () if self.sections else (*self.run.absent, "beam models and flats")
@@ -77,12 +77,12 @@ def request_index(run: RunProducts, kinds: Sequence[PageKind]) -> IndexRequest:
     Raises
     ------
     InputError
-        If there is nothing to show.
+        If the folder holds no products.
     """
     blocks = {led.led: tuple(found for kind in kinds if (found := kind.led_block(run, led)) is not None) for led in run.leds}
     sections = tuple(found for kind in kinds if (found := kind.section(run)) is not None)
     if run.exposures is None and not run.leds and not sections:
-        raise InputError("the folder holds no products of a run", path=run.folder.root, remedy="run the other stages first")
+        raise InputError("the folder holds no products of a run", path=run.folder.root, remedy="run other stages first")
     return IndexRequest(run, blocks, sections)
 
 
@@ -194,9 +194,9 @@ def _index_html(
         exposures=exposure_table(run.exposures) if run.exposures is not None else None,
         timeline=timeline_picture(run),
         unused=(
-            ("Files that are not used", reason_lists(run.unreadable)),
+            ("Files not used", reason_lists(run.unreadable)),
             ("Exposures left out", reason_lists(run.left_out)),
-            ("Files that are used, with a note", reason_lists(noted_files(run.exposures))),
+            ("Files used with a note", reason_lists(noted_files(run.exposures))),
         ),
         sections=sections,
         stages=stage_table(run.stages) if run.stages is not None else None,

@@ -89,7 +89,7 @@ def verdict_table(judged: Sequence[MetricVerdict], limits: ReportConfig) -> Grid
 
 
 def truth_plane_table(planes: Mapping[str, Mapping[str, float]]) -> Grid:
-    """Return the deviations from the truth of all detectors of each LED together, over their stated errors."""
+    """Return the deviations from the truth of all detectors of each LED together, relative to their stated errors."""
     rows = []
     for led, found in planes.items():
         cells = [text_cell(led), measured_cell(found["super_pull"], found["super_pull_err"])]
@@ -101,7 +101,7 @@ def truth_plane_table(planes: Mapping[str, Mapping[str, float]]) -> Grid:
         cells += [number_cell(shown, chi_square), number_cell(format_chance(found["p_value"]), found["p_value"])]
         rows.append(cells)
     tilts = (part for axis in "xy" for part in (QUANTITIES[f"tilt_{axis}"].heading, "over its error"))
-    headings = ("LED", "super-pixels over their errors, rms", *tilts, "χ² of levels and gradients", "chance of a larger one")
+    headings = ("LED", "super-pixels over their errors, rms", *tilts, "χ² of levels and gradients", "probability of a larger one")
     return grid(headings, rows)
 
 
@@ -208,9 +208,9 @@ def outlier_table(beam: BeamModel) -> Grid:
 def beam_measurements(model: BeamModel, led: str) -> list[Measurement]:
     """Return the results of a beam model for the summary.
 
-    The error of the node noise is that of a variance with as many degrees of freedom as the model leaves to the nodes: the sum of
-    ``1 - leverage``, which is the ratio of a node's noise variance to its left-out variance. The error of the left-out width is
-    that of a normal distribution.
+    The error of the node noise is that of a variance whose degrees of freedom are those left to the nodes by the model: the sum of
+    ``1 - leverage``, the ratio of a node's noise variance to its left-out variance. The error of the left-out width is that of a
+    normal distribution.
     """
     deviation, pull = model.left_out_pulls()
     count = deviation.size

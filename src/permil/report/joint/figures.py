@@ -1,4 +1,4 @@
-"""Pictures of the page of a joint solution: exposures, stage, beam, residuals in their frames, modes of correlated errors."""
+"""Figures of the page of a joint solution: exposures, stage, beam, residuals by frame, modes of correlated errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _SIZES = {"scan": 2.4, "pointing": 3.8, "": 2.4}
-"""Markers of each purpose, points."""
+"""Marker sizes by purpose, points."""
 _MEANS = 12
 _FEWEST_IN_MEAN = 4
 _REACH = 5.0
@@ -51,7 +51,7 @@ def stage_picture(products: JointProducts) -> Picture:
     """Return the fitted minus recorded positions of the projector."""
     return raster(
         stage_figure(products),
-        "Fitted minus recorded positions of the projector: as they are, without rotation and scale (one arrow for each position), and "
+        "Fitted minus recorded positions of the projector: total, without rotation and scale (one arrow per position), and "
         "those of single exposures with their errors.",
     )
 
@@ -66,11 +66,13 @@ def mode_picture(products: JointProducts, detectors: Sequence[Detector]) -> Pict
 
 
 def beam_picture(products: JointProducts, scan: BeamModel | None) -> Picture:
-    """Return the beam, and the beam model of the scan over it unless ``scan`` is None."""
+    """Return the beam, and its ratio to the beam model of the scan unless ``scan`` is None."""
     view = view_joint_beam(products, scan)
-    caption = "The beam as a function of place minus projector; its centre is the centroid above 0.9 of its maximum."
+    caption = "The beam as a function of position minus projector; its centre is the centroid above 0.9 of its maximum."
     if view.over_scan is not None:
-        caption += " The ratio of the beam model from the scan alone to it is the error that dividing by that model would add to the flat."
+        caption += (
+            " The ratio to the beam model from the scan alone is the error that dividing by that model would add to the flat."
+        )
     figure = joint_beam_figure(view, _pair(products, "BEAMX", "BEAMY"), _pair(products, "BEAMXERR", "BEAMYERR"))
     return raster(figure, caption)
 
@@ -81,7 +83,7 @@ def reflection_picture(products: JointProducts) -> Picture | None:
         return None
     return raster(
         reflection_figure(products, products.reflection),
-        "The pattern that moves against the projector, as a reflection does, fitted beside the beam.",
+        "The pattern that moves against the projector, as a reflection does, fitted together with the beam.",
         narrow=True,
     )
 
@@ -92,8 +94,8 @@ def exposure_picture(products: JointProducts) -> Picture:
         return raster(scale_figure(products), "The joint scales with their errors: the light of the LED, exposure by exposure.")
     return raster(
         photodiode_figure(products),
-        "Readings of the photodiode over the joint scales, with the error of both; readings that were not used, and exposures that were "
-        "left out, are red. Points beyond the axes are drawn at their edge.",
+        "Readings of the photodiode over the joint scales, with the error of both; unused readings and exposures that were "
+        "left out are red. Points beyond the axes are drawn at their edge.",
     )
 
 
@@ -105,13 +107,13 @@ def residual_pictures(products: JointProducts, detectors: Sequence[Detector]) ->
         raster(
             moving_residual_figure(products.residuals, products),
             "Mean residuals in cells of 2 mm that move with the projector, and against it; the chi-square of each exposure at the "
-            "position of the projector (the mean residual of an exposure vanishes: its scale takes it), crosses "
-            "are exposures that were left out.",
+            "position of the projector (the mean residual of an exposure vanishes: its scale absorbs it), crosses "
+            "mark exposures left out.",
         ),
         raster(
             detector_residual_figure(products.residuals, detectors),
-            "By place on the focal plane: mean residual of the later half of the exposures of each detector minus that of the earlier "
-            "half, and the chi-square of each super-pixel (the mean residual of all exposures vanishes: the flat takes it).",
+            "By position on the focal plane: mean residual of the later half of the exposures of each detector minus that of the earlier "
+            "half, and the chi-square of each super-pixel (the mean residual of all exposures vanishes: the flat absorbs it).",
         ),
     )
 
@@ -180,7 +182,7 @@ def scale_figure(products: JointProducts) -> Figure:
 
 @styled
 def stage_figure(products: JointProducts) -> Figure:
-    """Draw fitted minus recorded positions, with and without rotation and scale, over the focal plane and against each other."""
+    """Draw fitted minus recorded positions, with and without rotation and scale, over the focal plane and as a scatter plot."""
     figure = Figure(figsize=(12.4, 4.1))
     figure.subplots_adjust(left=0.055, right=0.985, bottom=0.13, top=0.91, wspace=0.28)
     whole_axes, own_axes, scatter_axes = figure.subplots(1, 3)
@@ -214,13 +216,13 @@ def stage_figure(products: JointProducts) -> Figure:
     scatter_axes.set(
         xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="along CCS X (µm)", ylabel="along CCS Y (µm)"
     )
-    scatter_axes.set_title("single exposures, rotation and scale taken off")
+    scatter_axes.set_title("single exposures, without rotation and scale")
     scatter_axes.legend(loc="upper left", borderaxespad=0.0, handletextpad=0.3)
     return figure
 
 
 def _reach(deviation: FloatArray, error: FloatArray) -> float:
-    """Return the limit of axes that show deviations: several errors, and nearly all deviations where these are larger."""
+    """Return the limit of axes that show deviations: several errors, or nearly all deviations if these are larger."""
     if not deviation.size:
         return 1.0
     return max(_REACH * float(np.median(error)), _MARGIN * float(np.percentile(np.abs(deviation), _SHOWN_PERCENT)))
@@ -229,7 +231,7 @@ def _reach(deviation: FloatArray, error: FloatArray) -> float:
 def _time(products: JointProducts) -> tuple[FloatArray, str]:
     time = products.column("time")
     if not products.in_hours:
-        return time, "exposures in the order of time"
+        return time, "exposures in time order"
     hours = 24 * (time - time.min())
     if hours.max() < _FEW_HOURS:
         return 60 * hours, f"minutes since MJD {time.min():.5f}"
@@ -302,7 +304,7 @@ def _temperature(axes: Axes, products: JointProducts, deviation: FloatArray, err
     known = np.isfinite(temperature)
     if not known.any() or np.ptp(temperature[known]) == 0:
         axes.text(
-            0.5, 0.5, "the LED's temperature is not known\nor does not change", transform=axes.transAxes, ha="center", va="center"
+            0.5, 0.5, "the temperature of the LED is unknown\nor constant", transform=axes.transAxes, ha="center", va="center"
         )
         axes.set_axis_off()
         return
@@ -312,7 +314,7 @@ def _temperature(axes: Axes, products: JointProducts, deviation: FloatArray, err
 
 
 def _arrows(axes: Axes, places: FloatArray, shifts: FloatArray, title: str) -> None:
-    """Draw shifts (µm) as arrows at places (mm), with one for scale."""
+    """Draw shifts (µm) as arrows at positions (mm), with a scale arrow."""
     axes.set(xlabel="X (mm, CCS)", ylabel="Y (mm, CCS)", title=title, aspect="equal")
     if not len(places):
         return
@@ -333,14 +335,14 @@ def _arrows(axes: Axes, places: FloatArray, shifts: FloatArray, title: str) -> N
 
 
 def _round_number(size: float) -> float:
-    """Return the largest of 1, 2, 5 times a power of ten that is not above a size."""
+    """Return the largest of 1, 2, 5 times a power of ten not larger than a size."""
     power = 10.0 ** np.floor(np.log10(size))
     return float(max(step for step in (1.0, 2.0, 5.0) if step * power <= size * (1 + 1e-9)) * power)
 
 
 @dataclass(frozen=True)
 class BeamPicture:
-    """A beam on a lattice, ``[row = u_y, column = u_x]``; ``over_scan`` is the scan's model over it minus 1, None without a model."""
+    """A beam on a lattice, ``[row = u_y, column = u_x]``; ``over_scan`` is the scan's model divided by it, minus 1, or None."""
 
     ux: FloatArray
     uy: FloatArray
@@ -367,7 +369,7 @@ def view_joint_beam(products: JointProducts, scan: BeamModel | None) -> BeamPict
 
 @styled
 def joint_beam_figure(view: BeamPicture, centre: tuple[float, float], error: tuple[float, float]) -> Figure:
-    """Draw the beam with contours and centre, profiles through the centre, and the scan's model over it."""
+    """Draw the beam with contours and centre, profiles through the centre, and the ratio of the scan's model to it."""
     figure = Figure(figsize=(12.4, 3.7))
     figure.subplots_adjust(left=0.05, right=0.925, bottom=0.13, top=0.92, wspace=0.45)
     map_axes, profile_axes, ratio_axes = figure.subplots(1, 3)
@@ -411,7 +413,7 @@ def reflection_figure(products: JointProducts, table: SplineTable) -> Figure:
     half = (ux[1] - ux[0]) / 2, (uy[1] - uy[0]) / 2
     extent = ux[0] - half[0], ux[-1] + half[0], uy[0] - half[1], uy[-1] + half[1]
     shown = show_image(axes, per_mil, extent=extent, limits=symmetric_limits(per_mil, centre=0.0), colours=DIVERGING)
-    axes.set(xlabel="place plus projector, X (mm, CCS)", ylabel="Y (mm, CCS)")
+    axes.set(xlabel="position plus projector, X (mm, CCS)", ylabel="Y (mm, CCS)")
     axes.set_title(f"reflected pattern: rms {two_digits(float(np.nanstd(per_mil)))} ‰")
     colour_bar(figure, shown, axes, "light over its mean - 1 (‰)")
     return figure
@@ -419,7 +421,7 @@ def reflection_figure(products: JointProducts, table: SplineTable) -> Figure:
 
 @styled
 def moving_residual_figure(residuals: JointResiduals, products: JointProducts) -> Figure:
-    """Draw residuals that move with the beam and against the projector, and how exposures fit by where the projector stood."""
+    """Draw residuals that move with the beam and against the projector, and the chi-square of exposures by projector position."""
     figure = Figure(figsize=(12.4, 3.7))
     figure.subplots_adjust(left=0.05, right=0.925, bottom=0.13, top=0.9, wspace=0.5)
     panels = figure.subplots(1, 3)
@@ -436,7 +438,7 @@ def moving_residual_figure(residuals: JointResiduals, products: JointProducts) -
     chi_square = products.column("chi_square")[kept]
     middle = float(np.median(chi_square)) if chi_square.size else 1.0
     low, high = symmetric_limits(chi_square, centre=middle)
-    # Of several exposures at one position only the last is visible.
+    # Of several exposures at one position, only the last is visible.
     points = panels[2].scatter(
         products.column("x_mm")[kept], products.column("y_mm")[kept], c=chi_square, cmap=DIVERGING, vmin=low, vmax=high, s=16,
         linewidths=0.3, edgecolors=INK,
@@ -452,7 +454,7 @@ def moving_residual_figure(residuals: JointResiduals, products: JointProducts) -
 
 @styled
 def detector_residual_figure(residuals: JointResiduals, detectors: Sequence[Detector]) -> Figure:
-    """Draw, by place on the focal plane, how later exposures differ from earlier ones, and the chi-square of super-pixels."""
+    """Draw the difference of later and earlier exposures, and the chi-square of super-pixels, on the focal plane."""
     figure, (change_axes, chi_axes) = _panels(detectors, 1, 2)
     change = {name: 1e3 * found.change for name, found in residuals.detectors.items()}
     grid, mosaic = _mosaic(change, detectors)
@@ -496,7 +498,7 @@ def mode_figure(products: JointProducts, detectors: Sequence[Detector]) -> Figur
 
 
 def _lattice(table: SplineTable, residuals: ResidualMap | None) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
-    """Return a lattice over a spline, as far as there were signals, and where on it there were, ``[row = y, column = x]``."""
+    """Return a lattice over the measured range of a spline, and a mask of its points with signals, ``[row = y, column = x]``."""
     low = table.origin + table.step
     high = table.origin + table.step * (np.array(table.coefficients.shape) - 2)
     if residuals is None or not residuals.mean.size:
@@ -533,7 +535,7 @@ def _mosaic(maps: Mapping[str, NDArray[np.floating]], detectors: Sequence[Detect
 
 
 def _around_zero(found: ResidualMap) -> tuple[float, float]:
-    """Return colour limits (per mil) that cells with few signals do not widen."""
+    """Return colour limits (per mil) that ignore cells with few signals."""
     half = _COLOUR_REACH * 1e3 * found.rms
     return (-half, half) if half > 0 else (-1.0, 1.0)
 

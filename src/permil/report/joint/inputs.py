@@ -1,4 +1,4 @@
-"""Products on the page of a joint solution: its file, the signals that it was fitted to, and the index of exposures."""
+"""Products on the page of a joint solution: its file, the fitted signals, and the index of exposures."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _OF_DETECTOR = ("COVARIANCE", "PLACES", "MODES", "REMAINDER")
 
 @dataclass(frozen=True)
 class Term:
-    """A term of the error budget: its error, relative or in ``unit``, and its meaning."""
+    """A term of the error budget, with its error (relative or in ``unit``) and meaning."""
 
     error: float
     unit: str
@@ -56,7 +56,7 @@ class Term:
 
 @dataclass(frozen=True)
 class DetectorShare:
-    """Errors of one detector that super-pixels have in common: the error of its level (relative), modes and remainder.
+    """Correlated errors of the super-pixels of one detector: the error of its level (relative), modes and remainder.
 
     ``modes`` has the shape (k, rows, columns), each mode in the size of one standard deviation; ``remainder`` is the variance of all
     further modes.
@@ -68,7 +68,7 @@ class DetectorShare:
 
     @property
     def common_rms(self) -> float:
-        """Root mean square over super-pixels of the error that they have in common with others."""
+        """Root mean square over super-pixels of their correlated error."""
         # Super-pixels without a response have neither modes nor remainder.
         variance = np.square(self.modes, dtype=np.float64).sum(axis=0) + self.remainder
         known = variance > 0
@@ -84,17 +84,17 @@ class JointProducts:
     header
         Primary header of its file.
     exposures
-        One row for each exposure; the columns ``purpose`` and ``led_temp`` are from the index, "" and NaN where it lacks them.
+        One row for each exposure; the columns ``purpose`` and ``led_temp`` are from the index, "" and NaN if missing there.
     in_hours
-        Whether the column ``time`` is MJD and not the number of the exposure.
+        Whether the column ``time`` is MJD, not the number of the exposure.
     budget
-        Terms of the error budget by name, in their order.
+        Terms of the error budget by name, in order.
     drift
         Hypotheses of the photodiode's drift: amplitude, length, probability.
     light
-        Beam, and reflection where one was fitted.
+        Beam, and reflection if fitted.
     detectors
-        By name.
+        Correlated errors by detector name.
     residuals
         Residuals of the signals, None if these were removed.
     boards
@@ -129,24 +129,24 @@ class JointProducts:
 
     @property
     def left_out(self) -> NDArray[np.bool_]:
-        """Exposures that were left out."""
+        """Mask of excluded exposures."""
         return np.asarray(self.exposures["left_out"], dtype=bool)
 
     @property
     def unused_reading(self) -> NDArray[np.bool_]:
-        """Exposures with a photodiode reading that was not used."""
+        """Mask of exposures with an unused photodiode reading."""
         return np.isfinite(self.column("photodiode")) & ~np.isfinite(self.column("deviation")) & self.has_photodiode
 
     @property
     def deviations(self) -> tuple[FloatArray, FloatArray]:
-        """Photodiode over scale minus 1 and its error, also of readings that were not used; NaN without a reading."""
+        """Photodiode over scale minus 1 and its error, also for unused readings; NaN without a reading."""
         with np.errstate(invalid="ignore", divide="ignore"):
             ratio = np.log(self.column("photodiode") / self.column("scale"))
         known = np.isfinite(self.column("deviation"))
         if known.any():
             # The deviations in the product have a mean of 0.
             ratio -= np.mean(ratio[known])
-        # Scales of exposures that were left out have no error; that of the reading remains.
+        # Scales of excluded exposures have no error: only the error of the reading remains.
         return np.expm1(ratio), np.hypot(self.error_of("photodiode"), np.nan_to_num(self.column("scale_err")))
 
     @property
@@ -166,7 +166,7 @@ class JointProducts:
 
 
 def solution_path(folder: RunFolder, led: str, detectors: Sequence[str]) -> Path | None:
-    """Return the file of the joint solution of an LED, None without one or if its flats were made by another solver since.
+    """Return the file of the joint solution of an LED, None if there is none or the flats were later made by another solver.
 
     Parameters
     ----------
@@ -207,7 +207,7 @@ def read_joint(folder: RunFolder, camera: Camera, led: str) -> JointProducts:
     for name, found in residuals.detectors.items():
         if found.error.shape != products.detectors[name].remainder.shape:
             raise InputError(
-                f"has super-pixels {found.error.shape}, the joint solution {products.detectors[name].remainder.shape}",
+                f"has {found.error.shape} super-pixels, but the joint solution has {products.detectors[name].remainder.shape}",
                 path=folder.super_pixels(led, name),
                 remedy=_AGAIN,
             )
@@ -224,7 +224,7 @@ def read_solution(folder: RunFolder, camera: Camera, led: str) -> JointProducts:
     """
     path = folder.joint(led)
     if not path.is_file():
-        raise InputError("there is no such joint solution", path=path, remedy=_AGAIN)
+        raise InputError("the joint solution does not exist", path=path, remedy=_AGAIN)
     light = read_light(path)
     try:
         with whole_file(path), fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
@@ -244,7 +244,7 @@ def read_solution(folder: RunFolder, camera: Camera, led: str) -> JointProducts:
     missing += [] if light.tables and light.tables[0][1] < 0 else ["extension BEAM"]
     missing += [] if detectors else ["extension COVARIANCE of any detector of the camera"]
     if missing:
-        raise InputError(f"is not a whole joint solution: {', '.join(missing)} missing", path=path, remedy=_AGAIN)
+        raise InputError(f"is not a complete joint solution: {', '.join(missing)} missing", path=path, remedy=_AGAIN)
     if steps is not None:
         steps["segment"] = [camera[row["detector"]].amplifiers[row["amplifier"]].name for row in steps]
     exposures, in_hours = _with_index(tables["EXPOSURES"], folder.exposures)
@@ -270,9 +270,9 @@ def _share(
 ) -> DetectorShare:
     if covariance.shape != (len(places), len(places)) or modes.ndim != 3 or modes.shape[1:] != remainder.shape:
         raise ValueError(
-            f"covariance {covariance.shape}, modes {modes.shape} and remainder {remainder.shape} do not belong together"
+            f"covariance {covariance.shape}, modes {modes.shape} and remainder {remainder.shape} have inconsistent shapes"
         )
-    # The level is the mean over the places that have a response.
+    # The level is the mean over positions with a response.
     level = float(np.nanmean(covariance)) if np.isfinite(covariance).any() else float("nan")
     return DetectorShare(max(level, 0.0) ** 0.5, modes, remainder)
 

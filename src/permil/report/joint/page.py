@@ -1,4 +1,4 @@
-"""The pages of joint solutions: dependencies, and how they are made."""
+"""The pages of joint solutions: dependencies and content."""
 
 from __future__ import annotations
 

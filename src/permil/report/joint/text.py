@@ -14,27 +14,27 @@ from permil.report.kit.elements import Cell, Grid, count_cell, decimal_cell, gri
 from permil.report.kit.quantities import MISSING, format_count, format_measurement, two_digits, with_minus
 
 _UNITS = {"": (1e3, "‰"), "mm": (1e3, "µm"), "1 / mm": (1e3, "‰/mm")}
-"""Factor and name of the unit of a term of the budget on pages, by its unit in the product."""
+"""Factor and unit of budget terms on pages, by their unit in the product."""
 
 _LABELS = {
-    "photon": ("signals' own noise", "VARIANCE of a flat (there for each pixel)"),
-    "common": ("in common", "MODES and REMAINDER of a flat"),
-    "modes": ("in common, largest modes", "MODES of a flat"),
-    "remainder": ("in common, the rest", "REMAINDER of a flat"),
+    "photon": ("noise of the signals", "VARIANCE of a flat (per pixel)"),
+    "common": ("correlated error", "MODES and REMAINDER of a flat"),
+    "modes": ("correlated error, largest modes", "MODES of a flat"),
+    "remainder": ("correlated error, remainder", "REMAINDER of a flat"),
     "detector_scale": ("scale of a detector", "COVARIANCE and PLACES of a flat"),
     "gradient_x": ("gradient along X", "joint.fits, GRADX, GRADXERR"),
     "gradient_y": ("gradient along Y", "joint.fits, GRADY, GRADYERR"),
-    "drift_x": ("of which drift, X", "joint.fits, DRIFT"),
-    "drift_y": ("of which drift, Y", "joint.fits, DRIFT"),
+    "drift_x": ("gradient, drift part, X", "joint.fits, DRIFT"),
+    "drift_y": ("gradient, drift part, Y", "joint.fits, DRIFT"),
     "exposure_scale": ("scale of an exposure", "joint.fits, EXPOSURES, scale_err"),
     "fit": ("fit", "joint.fits, REDCHI2"),
     "photodiode": ("photodiode, noise", "joint.fits, PDNOISE, PDNOISER"),
     "photodiode_drift": ("photodiode, drift", "joint.fits, PDDRIFT, DRIFT"),
     "position": ("stage move", "joint.fits, POSERROR"),
     "board_time": ("readout boards, change in time", "joint.fits, BOARDS"),
-    "split_half": ("odd against even exposures", ""),
+    "split_half": ("odd minus even exposures", ""),
     "split_half_noise": ("the same, noise alone", ""),
-    "split_time": ("later against earlier exposures", ""),
+    "split_time": ("later minus earlier exposures", ""),
     "cross_validation": ("exposures left out", ""),
 }
 _NUMBERS = ("fit", "cross_validation")
@@ -44,7 +44,7 @@ _MUCH_CHI_SQUARE = 0.05
 _MUCH_STAGE_SCALE = 1e-3
 _MUCH_SHIFT = 2.0
 _CLEAR = 5.0
-"""Standard errors from which on a misfit or the scale of the stage is pointed out."""
+"""Number of standard errors above which a misfit or the scale of the stage is reported."""
 _SIGNIFICANT = 3.0
 
 
@@ -59,8 +59,8 @@ def solution_text(products: JointProducts) -> str:
         f"{format_count(int(products.card('NSIGNAL')))} signals of {counted(len(products.exposures), 'exposure')} on "
         f"{counted(len(products.detectors), 'detector')} were solved for beam, exposure scales and flat together: the solution {found}, "
         f"with a reduced chi-square of {format_measurement(*chi_square_of(products))}; a super-pixel is known to "
-        f"{per_mil(products.error_of('photon'))} ‰ from its own signals and to {per_mil(products.error_of('common'))} ‰ in the error "
-        f"that it shares with others, {scale}the gradient of all detectors to "
+        f"{per_mil(products.error_of('photon'))} ‰ from its own signals, and to {per_mil(products.error_of('common'))} ‰ in the error "
+        f"correlated with others, {scale}the gradient of all detectors to "
         f"{per_mil(products.error_of('gradient_x'))} (X) and {per_mil(products.error_of('gradient_y'))} ‰/mm (Y). "
         + (f"To check: {wrong}." if wrong else "No problem was found.")
     )
@@ -69,7 +69,7 @@ def solution_text(products: JointProducts) -> str:
 def convergence_text(products: JointProducts) -> str:
     """Return the distance of the solution from its optimum."""
     return (
-        f"Newton decrement {products.card('DECREMEN'):.2g} (limit {products.card('DECRETOL'):.2g}): every figure on this page "
+        f"Newton decrement {products.card('DECREMEN'):.2g} (limit {products.card('DECRETOL'):.2g}): every result on this page "
         "is within this number of its standard errors from the optimum. Norm of the gradient: "
         f"{products.card('GRADNORM'):.1e} of that at the start, after {int(products.card('PASSES'))} passes through the data."
     )
@@ -89,13 +89,13 @@ def drift_text(products: JointProducts) -> str:
     if not products.has_photodiode:
         return ""
     if not len(products.drift):
-        return "No drift of the photodiode was allowed for (flat.joint.drift), or there were too few readings."
+        return "A drift of the photodiode was not fitted (flat.joint.drift), or there were too few readings."
     amplitude, probability = (np.asarray(products.drift[name]) for name in ("amplitude", "probability"))
     best = int(np.argmax(probability))
     part = [per_mil(products.error_of(f"drift_{axis}")) for axis in "xy"]
     return (
         f"Probability that the photodiode drifts: {products.card('PDDRIFTP'):.2g} (before the data: 0.5). Its amplitude, averaged over "
-        f"its posterior, is {per_mil(products.error_of('photodiode_drift'))} ‰; the likeliest drift has "
+        f"its posterior, is {per_mil(products.error_of('photodiode_drift'))} ‰; the most probable drift has "
         f"{per_mil(amplitude[best])} ‰ and a correlation length of {float(products.drift['length'][best]):.2g} of the campaign, with a "
         f"probability of {probability[best]:.2g}. The drift contributes {part[0]} (X) and {part[1]} ‰/mm (Y) to the error of the gradient."
     )
@@ -109,8 +109,8 @@ def stage_text(products: JointProducts) -> str:
     return (
         f"A stage move has an error of {1e3 * products.error_of('position'):.2g} µm along each axis, estimated "
         f"from the signals alone. Rotation "
-        "and scale of the stage's axes are those of all moves together; an offset of the stage is equivalent to one of the beam, and is "
-        "part of the beam's centre."
+        "and scale of the stage's axes are fitted to all moves together; an offset of the stage is equivalent to one of the beam and is "
+        "included in the beam's centre."
     )
 
 
@@ -126,8 +126,8 @@ def fit_text(products: JointProducts) -> str:
     beyond = math.sqrt(chi_square - 1) * signal
     shown = format_measurement(1e3 * beyond, 1e3 * signal**2 * error / (2 * beyond))
     return (
-        f"{known}; the excess of the chi-square over 1 is an additional scatter of {shown} ‰. The frame in which residuals are constant "
-        "indicates its cause."
+        f"{known}; the excess of the chi-square over 1 corresponds to an additional scatter of {shown} ‰. The frame in which residuals are "
+        "constant indicates its cause."
     )
 
 
@@ -160,7 +160,7 @@ def _exposures_left_out(products: JointProducts) -> Caution | None:
     if not count:
         return None
     short = f"{counted(count, 'exposure')} left out"
-    return Caution(short, f"{short}: see the table under Exposures. Exposures that are left out do not contribute to the flat.")
+    return Caution(short, f"{short}: see the table under Exposures. Exposures left out do not contribute to the flat.")
 
 
 def _readings_unused(products: JointProducts) -> Caution | None:
@@ -175,7 +175,7 @@ def _photodiode(products: JointProducts) -> Caution | None:
     if not products.has_photodiode:
         return Caution(
             "no photodiode",
-            "No photodiode reading was used: the gradient of the flat rests on the assumption that the light did not depend on the "
+            "No photodiode reading was used: the gradient of the flat relies on the assumption that the light did not depend on the "
             "position of the projector, and its error allows for this.",
         )
     noise, scale = products.error_of("photodiode"), products.error_of("exposure_scale")
@@ -185,7 +185,7 @@ def _photodiode(products: JointProducts) -> Caution | None:
     return Caution(
         "photodiode noisier than the joint scales",
         f"The photodiode is {two_digits(noise / scale)} times noisier than the joint scales: one reading scatters by {shown} ‰, a "
-        f"joint scale is known to {per_mil(scale)} ‰. Dividing by the photodiode (flat.solver: divide) would put its noise into the flat.",
+        f"joint scale is known to {per_mil(scale)} ‰. Dividing by the photodiode (flat.solver: divide) would add its noise to the flat.",
     )
 
 
@@ -195,8 +195,8 @@ def _drift(products: JointProducts) -> Caution | None:
         return None
     return Caution(
         "the photodiode drifts",
-        f"The photodiode drifts with a probability of {chance:.3g}, which increases the error of the gradient. Repeated visits "
-        "of one position, or a random order of positions, would separate drift and gradient.",
+        f"The photodiode drifts with a probability of {chance:.3g}, which increases the error of the gradient. Repeated visits to "
+        "one position, or a random order of positions, would separate drift and gradient.",
     )
 
 
@@ -207,7 +207,7 @@ def _misfit(products: JointProducts) -> Caution | None:
     return Caution(
         f"chi-square {chi_square:.3f}",
         f"The reduced chi-square is {format_measurement(chi_square, error)}: the signals differ from the model by more than noise. The "
-        "errors on this page include noise alone, and are too small by the patterns in the residual maps.",
+        "errors on this page include noise alone, and do not cover the patterns in the residual maps.",
     )
 
 
@@ -220,7 +220,7 @@ def _stage_scale(products: JointProducts) -> Caution | None:
 
 
 def _positions(products: JointProducts) -> Caution | None:
-    """Return a caution if positions that were taken as recorded contradict the signals."""
+    """Return a caution if recorded positions, used unchanged, contradict the signals."""
     kept = ~products.left_out & np.isfinite(products.column("shift_x_mm"))
     if "position" in products.budget or not kept.any():
         return None
@@ -231,9 +231,9 @@ def _positions(products: JointProducts) -> Caution | None:
     if shift <= _MUCH_SHIFT * error:
         return None
     return Caution(
-        "positions are not as recorded",
-        f"The signals place the projector {two_digits(1e3 * shift)} µm (rms, along an axis) from where it is recorded, their errors "
-        f"explain {two_digits(1e3 * error)} µm: fit the stage's geometry (flat.joint.geometry) and its moves (flat.joint.position_errors).",
+        "positions differ from the recorded ones",
+        f"The signals place the projector {two_digits(1e3 * shift)} µm (rms, along an axis) from its recorded position, but their errors "
+        f"explain only {two_digits(1e3 * error)} µm: fit the stage geometry (flat.joint.geometry) and moves (flat.joint.position_errors).",
     )
 
 
@@ -242,13 +242,13 @@ def _knots(products: JointProducts) -> Caution | None:
         return None
     return Caution(
         "finer knots wanted",
-        f"The data support knots of the beam finer than {products.card('KNOTS'):.1f} mm, the finest that were tried; "
+        f"The data support knots of the beam finer than {products.card('KNOTS'):.1f} mm, the finest tried; "
         "set flat.joint.spacing_mm.",
     )
 
 
 def _pattern(products: JointProducts) -> Caution | None:
-    """Return the largest pattern of the residuals; each is also seen in the other frames, smeared."""
+    """Return the largest pattern of the residuals; each pattern also appears, smeared, in the other frames."""
     found = products.residuals
     if found is None:
         return None
@@ -264,7 +264,7 @@ def _pattern(products: JointProducts) -> Caution | None:
 
 def _beam_structure(products: JointProducts, excess: float) -> Caution:
     return Caution(
-        "structure of the beam left over",
+        "residual structure of the beam",
         f"A pattern of {per_mil(excess)} ‰ rms moves with the beam: structure finer than the knots ({products.card('KNOTS'):.1f} mm). "
         "Finer knots (flat.joint.spacing_mm) would fit it.",
     )
@@ -280,7 +280,7 @@ def _reflection(_: JointProducts, excess: float) -> Caution:
 def _change(_: JointProducts, excess: float) -> Caution:
     return Caution(
         "the response changed",
-        f"Earlier and later exposures differ by {per_mil(excess)} ‰ rms on a super-pixel beyond noise: the response changed, or the "
+        f"Earlier and later exposures differ by {per_mil(excess)} ‰ rms per super-pixel in excess of noise: the response changed, or the "
         "error of the beam differs between their positions.",
     )
 
@@ -292,7 +292,7 @@ _TESTS: tuple[Callable[[JointProducts], Caution | None], ...] = (
 
 
 def budget_table(products: JointProducts) -> Grid:
-    """Return the error budget: term, error, unit, meaning, place in the products."""
+    """Return the error budget: term, error, unit, meaning, location in the products."""
     rows = []
     for name, term in products.budget.items():
         shown, unit = (f"{term.error:.4g}", "") if name in _NUMBERS else shown_term(term)
@@ -314,8 +314,8 @@ def budget_table(products: JointProducts) -> Grid:
 def detector_table(products: JointProducts, links: dict[str, str]) -> Grid:
     """Return one row for each detector: level with its error, errors of its super-pixels, goodness of fit."""
     headings = [
-        "detector", "level (‰)", "error of a super-pixel, own (‰)", "in common (‰)",
-        "χ² of a signal", "later - earlier, rms (‰)", "of that noise (‰)",
+        "detector", "level (‰)", "error of a super-pixel, noise (‰)", "correlated (‰)",
+        "χ² of a signal", "later - earlier, rms (‰)", "its noise (‰)",
     ]  # fmt: skip
     rows = []
     for name, share in products.detectors.items():
@@ -347,7 +347,7 @@ def detector_table(products: JointProducts, links: dict[str, str]) -> Grid:
 
 
 def finding_table(products: JointProducts) -> Grid | None:
-    """Return the exposures that were left out, or whose photodiode reading was, with the reason; None if all fit."""
+    """Return exposures excluded, or with an excluded photodiode reading, and the reason; None if all fit."""
     flagged = np.flatnonzero(products.left_out | products.unused_reading | np.array([bool(text) for text in _findings(products)]))
     if not flagged.size:
         return None
@@ -396,7 +396,7 @@ def stage_table(products: JointProducts) -> Grid:
             own = float(np.sqrt(np.mean(error**2)))
             scatter = measured_cell(spread, spread / math.sqrt(2 * shift.size))
             rows.append((text_cell(f"scatter of positions, {axis.upper()}"), text_cell("µm"), scatter))
-            label = text_cell(f"of that their own errors, {axis.upper()} (rms)")
+            label = text_cell(f"errors of positions, {axis.upper()} (rms)")
             rows.append((label, text_cell("µm"), number_cell(two_digits(own), own)))
     jitter = products.error_of("position")
     if math.isfinite(jitter):
@@ -407,7 +407,7 @@ def stage_table(products: JointProducts) -> Grid:
 
 
 def drift_table(products: JointProducts) -> Grid | None:
-    """Return the hypotheses of drift with their probabilities, the likeliest first; None without any."""
+    """Return the hypotheses of drift with their probabilities, the most probable first; None without any."""
     if not products.has_photodiode or not len(products.drift):
         return None
     rows = [("none", math.nan, 1.0 - float(np.sum(products.drift["probability"])))]
@@ -422,7 +422,7 @@ def drift_table(products: JointProducts) -> Grid | None:
         )
         for amplitude, length, chance in sorted(rows, key=lambda row: -row[2])
     ]
-    return grid(("amplitude (‰)", "length (part of the campaign)", "probability"), cells, text_columns=())
+    return grid(("amplitude (‰)", "length (fraction of the campaign)", "probability"), cells, text_columns=())
 
 
 def board_table(products: JointProducts) -> Grid | None:
@@ -479,7 +479,7 @@ def frame_table(products: JointProducts) -> Grid | None:
                "structure of the beam finer than its knots"),
         _frame("reflection (moves against it)", found.reflected.rms, found.reflected.noise,
                int(np.isfinite(found.reflected.mean).sum()), "light reflected between camera and projector"),
-        _frame("detectors (stands still in the camera), later - earlier", change, change_noise, count,
+        _frame("detectors (fixed in the camera), later - earlier", change, change_noise, count,
                "a response that changed; the constant part is the flat"),
     ]  # fmt: skip
     headings = ("frame", "rms (‰)", "noise (‰)", "beyond noise (‰)", "possible cause")
@@ -487,7 +487,7 @@ def frame_table(products: JointProducts) -> Grid | None:
 
 
 def mode_table(products: JointProducts) -> Grid:
-    """Return the sizes of all stored modes, and their share of the common variance."""
+    """Return the sizes of all stored modes, and their fraction of the correlated variance."""
     sizes = mode_sizes(products)
     total = products.error_of("common") ** 2
     rows = []
@@ -500,7 +500,7 @@ def mode_table(products: JointProducts) -> Grid:
                 number_cell(f"{100 * share:.2g}" if math.isfinite(share) else MISSING, share),
             )
         )
-    return grid(("mode", "rms (‰)", "share of the variance in common (%)"), rows, text_columns=())
+    return grid(("mode", "rms (‰)", "fraction of the correlated variance (%)"), rows, text_columns=())
 
 
 def facts(products: JointProducts) -> tuple[tuple[str, str], ...]:
@@ -561,7 +561,7 @@ def shown_term(term: Term) -> tuple[str, str]:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun."""
+    """Return a number with its noun, in singular or plural."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 

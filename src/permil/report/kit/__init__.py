@@ -1,1 +1,1 @@
-"""Shared parts of all pages: tables, pictures and links, styles, quantities with verdicts, and how a page is declared and written."""
+"""Shared parts of all pages: tables, pictures, links, styles, quantities with verdicts, declaration and writing of pages."""

@@ -29,7 +29,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of a page; ``numeric`` says which columns are aligned to the right."""
+    """A table of a page; ``numeric`` marks columns aligned to the right."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
@@ -38,7 +38,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with its whole content in ``address``, and the caption below it."""
+    """A picture, embedded in ``address``, with its caption."""
 
     address: str
     caption: str
@@ -56,7 +56,7 @@ class Link:
 
 @dataclass(frozen=True)
 class ReasonList:
-    """Files that share a reason; ``paths`` may be cut, ``count`` is their total number."""
+    """Files that share a reason; ``paths`` may be truncated, ``count`` is the total number."""
 
     reason: str
     count: int
@@ -74,7 +74,7 @@ def drawing(figure: Figure, caption: str, *, narrow: bool = False) -> Picture:
 
 
 def text_cell(text: object, *, link: str = "") -> Cell:
-    """Return a cell with text."""
+    """Return a cell with a text."""
     return Cell(str(text), str(text), link=link)
 
 

@@ -1,4 +1,4 @@
-"""The focal plane, DVCS mm: outlines of detectors and amplifiers, detectors of the cells of a mosaic, and how both are drawn."""
+"""The focal plane, DVCS mm: outlines of detectors and amplifiers, detectors of mosaic cells, and drawing of both."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 
 MOST_NAMED = 30
-"""Largest number of detectors that are drawn with amplifiers and names."""
+"""Largest number of detectors drawn with amplifiers and names."""
 
 _MARGIN_MM = 4.0
 _MOST_CELLS = 330
@@ -56,7 +56,7 @@ def _box(detector: Detector, left: float, right: float, bottom: float, top: floa
 
 
 def centre(detector: Detector) -> tuple[float, float]:
-    """Return the middle of a detector, DVCS mm."""
+    """Return the centre of a detector, DVCS mm."""
     x, y = frames.detector_to_dvcs(detector, *detector.centre_pixel)
     return float(x), float(y)
 
@@ -110,7 +110,7 @@ def detector_cells(grid: MosaicGrid, detectors: Sequence[Detector]) -> NDArray[n
 
 
 def sample(grid: MosaicGrid, maps: Mapping[Detector, NDArray[np.floating]], *, block_pixels: int) -> FloatArray:
-    """Return a mosaic of small maps of detectors: each cell shows the super-pixel that holds its centre, NaN where none does.
+    """Return a mosaic of small maps of detectors: each cell shows the super-pixel at its centre, NaN without one.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def _cells_around(grid: MosaicGrid, detector: Detector) -> tuple[tuple[slice, sl
 def show_mosaic(
     axes: Axes, image: NDArray[np.floating], grid: MosaicGrid, *, limits: tuple[float, float], colours: str
 ) -> ScalarMappable:
-    """Draw a mosaic, binned if it has more cells than a picture can show."""
+    """Draw a mosaic, binned if it has more cells than a picture has pixels."""
     size = int(np.ceil(max(image.shape) / _MOST_CELLS))
     binned = super_pixels(image, np.isfinite(image), size).mean if size > 1 else image
     rows, columns = binned.shape
@@ -192,7 +192,7 @@ def show_outlines(axes: Axes, detectors: Sequence[Detector], *, named: bool, fai
     if few:
         for detector in detectors:
             x, y = centre(detector)
-            # Pointings cover the middle of a detector.
+            # Pointings cover the centre of a detector.
             foot = float(outline(detector)[:, 1].min()) + 1.0
             write_on_map(axes, (x, foot if faint else y), detector.name, vertical="bottom" if faint else "center")
     else:

@@ -19,7 +19,7 @@ _ARROW_SHARE = 0.7
 
 
 def robust_limits(*images: NDArray[np.floating], percent: float = 1.0) -> tuple[float, float]:
-    """Return colour limits that leave ``percent`` of the finite pixels of all images on either side."""
+    """Return colour limits that exclude ``percent`` of the finite pixels of all images on either side."""
     levels = np.concatenate([image[np.isfinite(image)].ravel() for image in images]) if images else np.array([])
     if levels.size == 0:
         return 0.0, 1.0
@@ -54,8 +54,8 @@ def show_image(
 
 def colour_bar(figure: Figure, mappable: ScalarMappable, axes: Axes, label: str) -> None:
     """Add a thin colour bar to the right of axes, of the same height."""
-    beside = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
-    bar = figure.colorbar(mappable, cax=beside)
+    bar_axes = axes.inset_axes((1.03, 0.0, 0.045, 1.0))
+    bar = figure.colorbar(mappable, cax=bar_axes)
     bar.set_label(label)
     bar.outline.set_linewidth(0.5)
     bar.ax.tick_params(width=0.5, length=2.5)

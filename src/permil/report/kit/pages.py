@@ -1,7 +1,7 @@
-"""How a page is declared, written and skipped while it is current, and how it becomes part of the index page.
+"""Declaration and writing of pages, skipping of current pages, and their blocks on the index page.
 
-A kind of pages is one `PageKind` in `permil.report.registry`. Everything else follows from it: writing, skipping pages that are current,
-removing stale ones, and the links of the index page.
+A kind of pages is one `PageKind` in `permil.report.registry`. Writing, skipping of current pages, removal of stale pages and links on
+the index page follow from it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from permil.report.kit.run import LedProducts, RunProducts
     from permil.report.kit.summary import Measurement
 
-LAYOUT = 7
-"""Version of the layout. Increase it whenever the same products would give different pages."""
+LAYOUT = 8
+"""Version of the layout. Increase it when the same products give different pages."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Declaration:
     Attributes
     ----------
     sources
-        Products that it depends on; they need not exist.
+        Products on which it depends; they need not exist.
     options
-        Everything else that it depends on, as JSON can hold it.
+        Everything else on which it depends, as values that JSON can represent.
     make
-        Function that computes it; it must be possible to pickle it.
+        Function that computes it; must be picklable.
     """
 
     sources: tuple[Path, ...]
@@ -75,7 +75,7 @@ class Page(Declaration):
 
 @dataclass(frozen=True)
 class LedContext:
-    """Everything that a block in the section of an LED is made from.
+    """Inputs of a block in the section of an LED.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class LedContext:
     products
         Products of this LED.
     exposures
-        Rows of the index of exposures with this LED, None where there is no index.
+        Rows of the index of exposures with this LED, None if there is no index.
     measurements
         Results of the beam model and the flats.
     """
@@ -98,7 +98,7 @@ class LedContext:
 
 @dataclass(frozen=True)
 class LedBlock:
-    """HTML below the beam in the section of an LED, and the measurements that it adds to the summary."""
+    """HTML below the beam in the section of an LED, and its measurements for the summary."""
 
     content: Markup
     measurements: Sequence[Measurement] = ()
@@ -111,7 +111,7 @@ class IndexSection:
     Attributes
     ----------
     anchor
-        Identifier that links point to.
+        Identifier for links.
     link
         Text of the link in the navigation.
     subject
@@ -119,7 +119,7 @@ class IndexSection:
     heading, content
         HTML of heading and content.
     measurements
-        Results that it adds to the summary.
+        Its results for the summary.
     """
 
     anchor: str
@@ -137,15 +137,15 @@ class PageKind:
     Attributes
     ----------
     folder
-        Folder below ``report``; it belongs to this kind alone.
+        Folder below ``report``; used by this kind alone.
     description
         Name of the pages in progress bars.
     pages
         Function that returns the pages of a run.
     led_block
-        Function that declares the block in the section of an LED, None where an LED has none; ``make(context)`` returns a `LedBlock`.
+        Function that declares the block in the section of an LED, None if an LED has none; ``make(context)`` returns a `LedBlock`.
     section
-        Function that declares the section of the index page, None where a run has none; ``make()`` returns an `IndexSection`.
+        Function that declares the section of the index page, None if a run has none; ``make()`` returns an `IndexSection`.
     """
 
     folder: str
@@ -156,13 +156,13 @@ class PageKind:
 
 
 def page_path(folder: RunFolder, *names: str) -> Path:
-    """Return the path of a page from the names of its folders below ``report`` and its own; empty names are left out."""
+    """Return the path of a page from the names of its folders below ``report`` and its own name; empty names are skipped."""
     *folders, name = (part for part in names if part)
     return folder.report.parent.joinpath(*folders, f"{name}.html")
 
 
 def group_name(detector: str, band: str) -> str:
-    """Return the name of a detector and band as pages show it; ``band`` may be empty."""
+    """Return the name of a detector and band for pages; ``band`` may be empty."""
     return " ".join(part for part in (detector, band) if part)
 
 
@@ -172,7 +172,7 @@ def group_path(folder: RunFolder, kind: str, detector: str, band: str) -> Path:
 
 
 def group_addresses(run: RunProducts, kind: str, groups: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return the address in links of the index page of the page of each detector and band, "" without pages."""
+    """Return the addresses, relative to the index page, of the pages of all detectors and bands; "" without pages."""
     return {group: index_address(run.config, run.folder, group_path(run.folder, kind, *group)) for group in groups}
 
 
@@ -185,12 +185,12 @@ def group_links(folder: RunFolder, kind: str, own: tuple[str, str], groups: Sequ
 
 
 def relative_address(page: Path, target: Path) -> str:
-    """Return the address of a page in a link on another."""
+    """Return the address of a page relative to another."""
     return Path(os.path.relpath(target, page.parent)).as_posix()
 
 
 def index_address(config: Config, folder: RunFolder, page: Path) -> str:
-    """Return the address of a page in a link of the index page, "" if the configuration asks for the index page alone."""
+    """Return the address of a page relative to the index page, "" if only the index page is configured."""
     return relative_address(folder.report, page) if config.report.detector_pages else ""
 
 
@@ -207,7 +207,7 @@ def write_html(path: Path, html: str) -> None:
 
 
 def remove_stale_pages(folder: RunFolder, kind: PageKind, pages: Sequence[Page]) -> None:
-    """Remove the pages of a kind that the run no longer has."""
+    """Remove pages of a kind that are no longer part of the run."""
     wanted = {page.path for page in pages}
     for path in (folder.report.parent / kind.folder).rglob("*.html"):
         if path not in wanted:

@@ -1,4 +1,4 @@
-"""Reported quantities: their names and units on pages, and numbers with the digits that their errors allow."""
+"""Reported quantities: their names and units on pages, and rounding of numbers to the digits of their errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SMALL = 1e-3
 _LEAST_CHANCE = 1e-99
 _TINY = 1e-5
 _EXACT = 100.0
-"""From here on all digits before the point are shown."""
+"""Above this all digits before the decimal point are shown."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Quantity:
     label
         Name on pages.
     scale, unit
-        Pages show ``scale`` times the number, in ``unit``.
+        Pages show the number multiplied by ``scale``, in ``unit``.
     limit
-        Key of its specification in the section ``report``, "" where there is none.
+        Key of its specification in the section ``report``, "" if there is none.
     beyond_noise
-        Whether it is the root of a difference of variances (`permil.excess`); its verdict is that of the difference.
+        Whether it is the root of a difference of variances (`permil.excess_scatter`); the verdict then uses the difference.
     """
 
     name: str
@@ -56,8 +56,8 @@ _ALL = (
     Quantity("rms", "rms over pixels", 1e3, "‰"),
     Quantity("noise", "error of a pixel", 1e3, "‰", "noise_limit"),
     Quantity("scatter", "scatter between pointings", 1e3, "‰"),
-    Quantity("scatter_noise", "scatter between pointings by noise", 1e3, "‰"),
-    Quantity("scatter_excess", "scatter between pointings beyond noise", 1e3, "‰", "scatter_limit", beyond_noise=True),
+    Quantity("scatter_noise", "scatter between pointings from noise", 1e3, "‰"),
+    Quantity("scatter_excess", "scatter between pointings in excess of noise", 1e3, "‰", "scatter_limit", beyond_noise=True),
     Quantity("step", "amplifier step", 1e3, "‰", "step_limit"),
     Quantity("gain_ratio", "gain measured over handed over - 1", 1e3, "‰"),
     Quantity("linearity_loss", "loss of signal at 50,000 electrons against the mean", 1e3, "‰"),
@@ -78,20 +78,20 @@ _ALL = (
     Quantity("rms_pixel", "rms per pixel", 1e3, "‰"),
     Quantity("rms_super", "rms per super-pixel", 1e3, "‰"),
     Quantity("chi_square", "small-scale χ² per pixel"),
-    Quantity("level", "level against all detectors", 1e3, "‰"),
+    Quantity("level", "level relative to all detectors", 1e3, "‰"),
     *(Quantity(f"tilt_{axis}", f"plane through all detectors along {axis.upper()}", 1e6, "10⁻⁶/mm") for axis in "xy"),
     Quantity("spots", "spots"),
     Quantity("exposures", "exposures"),
     Quantity("chi_square_per_freedom", "χ² per degree of freedom, catalog errors alone"),
-    Quantity("flux_excess", "scatter of fluxes beyond their errors", 1e3, "‰"),
-    Quantity("flux_excess_structure", "of that, structure of the sensor", 1e3, "‰"),
+    Quantity("flux_excess", "scatter of fluxes in excess of their errors", 1e3, "‰"),
+    Quantity("flux_excess_structure", "part from structure of the sensor", 1e3, "‰"),
     Quantity("flux_excess_unexplained", "unexplained scatter of fluxes", 1e3, "‰", "spot_excess_limit", beyond_noise=True),
     Quantity("spot_flux_error", "error of a spot's flux, median", 1e3, "‰"),
     Quantity("flux_residual_scatter", "scatter of flux residuals", 1e3, "‰"),
     *(Quantity(f"{name}_residual_scatter", f"scatter of {name}", 1e3, "10⁻³ px") for name in ("dx", "dy")),
     *(Quantity(f"{name}_residual_scatter", f"scatter of {name.upper()}", 1e3, "10⁻³ px²") for name in ("xx", "yy", "xy")),
     *(
-        Quantity(f"gradient_{axis}_from_trend", f"throughput gradient along {axis}, lamp steady", 1e3, "‰ per 1000 px")
+        Quantity(f"gradient_{axis}_from_trend", f"throughput gradient along {axis}, lamp assumed steady", 1e3, "‰ per 1000 px")
         for axis in "xy"
     ),
     *(
@@ -116,7 +116,7 @@ FLAT_METRICS = (
 def format_measurement(number: float, error: float = math.nan) -> str:
     """Return ``number ± error``, the error with two digits and the number to the same decimal.
 
-    Without a finite positive error the number stands alone with four digits; NaN is a dash.
+    Without a finite positive error the number is shown alone with four digits; NaN is a dash.
     """
     if not math.isfinite(number):
         return MISSING
@@ -159,7 +159,7 @@ def format_chance(probability: float) -> str:
 
 
 def format_count(number: int) -> str:
-    """Return a whole number with thin spaces between groups of three digits."""
+    """Return an integer with thin spaces between groups of three digits."""
     return with_minus(f"{number:,}".replace(",", "\N{THIN SPACE}"))
 
 

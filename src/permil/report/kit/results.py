@@ -49,7 +49,7 @@ def verdict_cell(verdict: str) -> Cell:
 
 
 def pull_cell(number: float) -> Cell:
-    """Return a cell with a deviation over its error."""
+    """Return a cell with a deviation relative to its error."""
     return number_cell(with_minus(f"{number:.2f}"), number) if np.isfinite(number) else Cell(MISSING)
 
 

@@ -1,4 +1,4 @@
-"""Products of a run that belong to no single page: configuration, tables, and the products of each LED."""
+"""Products of a run that are not specific to one page: configuration, tables, and the products of each LED."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LedProducts:
 
 @dataclass(frozen=True)
 class RunProducts:
-    """Everything in a run's folder that is read before any page is made.
+    """Products in a run's folder that are read before any page is made.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class RunProducts:
     leds
         Products of each LED.
     absent
-        Products that a run with flats has and this one lacks.
+        Products of a run with flats that are missing in this run.
     """
 
     config: Config
@@ -63,17 +63,19 @@ class RunProducts:
 
 
 def read_run(config: Config, camera: Camera, folder: RunFolder) -> RunProducts:
-    """Read the products of a run that belong to no single page.
+    """Read the products of a run that are not specific to one page.
 
     LEDs are in the order of the configuration; others follow.
 
     Raises
     ------
     InputError
-        If there is no such folder, or a table cannot be read.
+        If the folder does not exist, or a table cannot be read.
     """
     if not folder.root.is_dir():
-        raise InputError("there is no such run", path=folder.root, remedy="check the key `output`, or run the other stages first")
+        raise InputError(
+            "the run does not exist", path=folder.root, remedy="check the key `output`, or run the other stages first"
+        )
     absent: list[str] = []
     return RunProducts(
         config=config,
@@ -81,9 +83,9 @@ def read_run(config: Config, camera: Camera, folder: RunFolder) -> RunProducts:
         folder=folder,
         **_configuration(folder.configuration, absent),
         exposures=_table(folder.exposures, "the index of exposures", absent, columns=_EXPOSURE_COLUMNS),
-        unreadable=_table(folder.unreadable, "the list of files that could not be read", absent, columns=("path", "reason")),
-        left_out=_table(folder.left_out, "the list of exposures that were left out", absent, columns=("path", "reason")),
-        stages=_table(folder.stages, "the time that the stages took", absent, columns=("stage", "seconds")),
+        unreadable=_table(folder.unreadable, "the list of unreadable files", absent, columns=("path", "reason")),
+        left_out=_table(folder.left_out, "the list of exposures left out", absent, columns=("path", "reason")),
+        stages=_table(folder.stages, "the times of the stages", absent, columns=("stage", "seconds")),
         comparison=_table(folder.comparison, "", [], columns=("led", "detector")),
         leds=tuple(_led_products(folder, camera, led, absent) for led in _leds(folder, config.exposures.leds)),
         absent=tuple(absent),
@@ -97,7 +99,7 @@ def _configuration(path: Path, absent: list[str]) -> dict[str, Any]:
     try:
         versions = read_yaml(path, kind="record of a run", error=InputError).get("versions") or {}
     except InputError as error:
-        raise InputError(error.what, path=path, remedy="run any stage again to have it written anew") from error
+        raise InputError(error.what, path=path, remedy="run any stage again to rewrite it") from error
     text = path.read_text(encoding="utf-8")
     return {
         "configuration": text,
@@ -110,7 +112,7 @@ def _table(path: Path, what: str, absent: list[str], *, columns: tuple[str, ...]
     if not path.is_file():
         absent.append(what)
         return None
-    # A table that was written without rows has no columns.
+    # A table written without rows has no columns.
     table = read_table(path)
     return read_table(path, columns=columns) if len(table.colnames) else None
 

@@ -17,12 +17,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from permil.canvas import own_settings
+from permil.plotting import own_settings
 
 DIVERGING = "RdBu_r"
 SEQUENTIAL = "viridis"
 SPREAD = "cividis"
-"""Colour maps: around a reference, for light, for scatter and errors."""
+"""Colour maps: for deviations from a reference, for light, for scatter and errors."""
 
 INK, FAINT, ACCENT, ALARM, NO_DATA = "#1f2430", "#b8bec9", "#4477aa", "#cc3311", "#e4e6ea"
 # Paul Tol's bright scheme (SRON technical note 09-002), in the order of the wavelengths.
@@ -34,7 +34,7 @@ LED_COLOURS = {
     "nm850": "#228833",
     "nm960": "#66ccee",
 }
-# The palette of a picture has 256 colours: these for each colour map, the rest for ink, lines and points.
+# Number of the 256 palette colours per colour map; the others are for ink, lines and points.
 MAP_COLOURS = 60
 _INK_COLOURS = 32
 _PNG_DPI = 100
@@ -65,7 +65,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
-    """Make a function draw its figure in the style of the pages, independent of the user's settings."""
+    """Decorate a function so that it draws its figure in the style of the pages, independent of the user's settings."""
 
     @wraps(draw)
     def draw_in_style(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Figure:
@@ -76,7 +76,7 @@ def styled(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Figure]:
 
 
 def led_colour(led: str) -> str:
-    """Return the colour of an LED, grey for one that is not among the six LEDs of the bench."""
+    """Return the colour of an LED, grey for an LED that is not one of the six of the bench."""
     return LED_COLOURS.get(led, "#777777")
 
 
@@ -86,7 +86,7 @@ def plain_axes(axes: Axes) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """Return a figure as PNG with a palette: a third of the size of full colour, without visible difference."""
+    """Return a figure as PNG with a palette, a third of the size of full colour without visible difference."""
     figure.set_dpi(_PNG_DPI)
     canvas = FigureCanvasAgg(figure)
     with own_settings(_RC):
@@ -118,7 +118,7 @@ def _shades(colour: str, count: int) -> NDArray[np.float64]:
 
 
 def svg(figure: Figure) -> bytes:
-    """Return a figure as SVG that needs no fonts."""
+    """Return a figure as SVG without font dependencies."""
     stream = io.BytesIO()
     with own_settings(_RC):
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
@@ -126,5 +126,5 @@ def svg(figure: Figure) -> bytes:
 
 
 def embedded(content: bytes, kind: str) -> str:
-    """Return a data address that contains a picture; ``kind`` is png or svg+xml."""
+    """Return a data URL of a picture; ``kind`` is png or svg+xml."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -10,34 +10,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.table import Table
 
-from permil.excess import variance_of_root
+from permil.excess_scatter import variance_of_root
 from permil.report.kit.quantities import FLAT_METRICS, QUANTITIES
 
 if TYPE_CHECKING:
     from permil.config.report import ReportConfig
 
 YES, NO, OPEN, NONE = "yes", "no", "open", "-"
-"""Verdicts: within the specification, beyond it, undecided because of the error, no specification. `NONE` also marks a missing detector
-or amplifier."""
+"""Verdicts: within the specification, beyond it, undecided because of the error, no specification. `NONE` also marks a missing
+detector or amplifier."""
 
 SIGNIFICANT = 3.0
-"""Margin of a verdict in standard errors: a result fails when it is beyond its specification by more, and passes when within by as much."""
+"""Margin of a verdict in standard errors: a result fails (passes) if it is above (below) its specification by at least this margin."""
 
 _COLUMNS = {
     "metric": "name of the result",
-    "detector": "detector, - for what belongs to a beam",
-    "amp": "amplifier, all for the whole detector, - for what belongs to a beam",
-    "led": "LED, or band of stars; - where it has no name",
+    "detector": "detector, - for results of a beam",
+    "amp": "amplifier, all for the whole detector, - for results of a beam",
+    "led": "LED, or band of stars; - if it has no name",
     "value": "result",
     "error": "standard error of the result",
-    "spec": "largest size that passes, NaN where there is none",
-    "pass": "yes, no, open where the error does not allow to tell, or - where there is no specification or no result",
+    "spec": "largest size that passes, NaN if there is none",
+    "pass": "yes, no, open if undecided because of the error, or - without a specification or result",
 }
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A result with its error, and the LED, detector and amplifier that it belongs to."""
+    """A result with its error, with its LED, detector and amplifier."""
 
     metric: str
     led: str
@@ -49,9 +49,9 @@ class Measurement:
 
 @dataclass(frozen=True)
 class MetricVerdict:
-    """All results of one metric and LED against their specification.
+    """All results of one metric and LED compared with their specification.
 
-    ``worst`` is the result of the largest size; ``checked``, ``failed`` and ``undecided`` count results.
+    ``worst`` is the result with the largest absolute value; ``checked``, ``failed`` and ``undecided`` count results.
     """
 
     metric: str
@@ -71,9 +71,9 @@ class MetricVerdict:
 
 
 def judge(entry: Measurement, limits: ReportConfig) -> str:
-    """Return the verdict on a result: its size against the specification, with `SIGNIFICANT` errors to either side.
+    """Return the verdict on a result: its absolute value compared with the specification, with a margin of `SIGNIFICANT` errors.
 
-    A scatter beyond noise is judged on its variance, whose error is normal.
+    For a scatter in excess of noise the variance is compared, whose error is normal.
     """
     spec = specification(entry.metric, limits)
     return judge_size(entry.number, entry.error, spec, beyond_noise=QUANTITIES[entry.metric].beyond_noise)
@@ -123,7 +123,7 @@ def summary_table(measurements: Iterable[Measurement], limits: ReportConfig) -> 
     rows = []
     for entry in measurements:
         spec = specification(entry.metric, limits)
-        # ECSV reads an empty text as missing.
+        # An empty text in ECSV is read as missing.
         where = entry.detector or NONE, entry.amp or NONE, entry.led or NONE
         rows.append((entry.metric, *where, entry.number, entry.error, spec, judge(entry, limits)))
     kinds = (np.str_, np.str_, np.str_, np.str_, float, float, float, np.str_)

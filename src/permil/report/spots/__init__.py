@@ -1,1 +1,1 @@
-"""The page of the artificial stars of one detector and band, and their section of the index page."""
+"""The page of the artificial stars of one detector and band, and their section on the index page."""

@@ -1,4 +1,4 @@
-"""Pictures of the page of artificial stars, in the pixel frame of the detector."""
+"""Figures of the page of artificial stars, in the pixel frame of the detector."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from permil.report.spots.inputs import GrowthProduct, MaskCalibration, SpotsProd
 FloatArray = NDArray[np.float64]
 
 WIDTH_CAPTION = (
-    "The width is sqrt((XX + YY) / 2), the root mean square radius per axis, in pixels; the pixel's own extent is part of it. "
-    "sqrt(XX^2 + YY^2), which is often drawn instead, is a length squared: it grows with the square of the width, so that a change "
-    "of 1 % in width shows as 2 %, and it has the unit pixel^2."
+    "The width is sqrt((XX + YY) / 2), the root mean square radius per axis, in pixels; it includes the extent of the pixel. "
+    "sqrt(XX^2 + YY^2), which is often plotted instead, is a squared length: it scales with the square of the width, so that a change "
+    "of 1 % in width appears as 2 %, and its unit is pixel^2."
 )
-"""Caption below the two scatter plots."""
+"""Caption of the two scatter plots."""
 
 _MAPS_PER_ROW = 3
 _EDGE_PERCENT = 3.0
 """Percentage of cells beyond the colour limits: those at the edge of a map have few measurements."""
 _WELL_KNOWN = 3.0
-"""Rings with an error above this many median errors do not set the limits of a panel."""
+"""Rings with an error above this many median errors are ignored for the limits of a panel."""
 _LARGEST_POINT = 12.0
 _MAPS = (
     ("FLUX", "flux, measured over predicted - 1", "‰"),
@@ -59,7 +59,7 @@ _UNITS = {"electron": "electrons", "count": "counts"}
 
 
 def mask_pictures(products: SpotsProducts, detector: Detector, absent: list[str]) -> list[Picture]:
-    """Return fluxes and widths, distortion and growth curve of the mask; add the names of those that cannot be drawn to ``absent``."""
+    """Return fluxes and widths, distortion and growth curve of the mask; append the names of those that cannot be drawn to ``absent``."""
     pictures: list[Picture] = []
     if products.calibration is None:
         made_with = products.header.get("CALIB")
@@ -69,7 +69,7 @@ def mask_pictures(products: SpotsProducts, detector: Detector, absent: list[str]
     else:
         pictures += _calibrated_pictures(products.calibration, products.exposures[products.reference], detector)
     if products.growth is None:
-        absent.append("a growth curve: only catalogs that were measured here have one")
+        absent.append("a growth curve: only catalogs measured by permil have one")
     else:
         pictures.append(_growth_picture(products.growth))
     return pictures
@@ -87,7 +87,7 @@ def sensor_pictures(products: SpotsProducts, detector: Detector) -> list[Picture
     )
     if products.header.get("MODE") == "fixed":
         caption += (
-            " All exposures are at one position: the effect of the sensor is part of the spots' means, and only noise is left."
+            " All exposures are at one position: the means of the spots absorb the effect of the sensor, and only noise remains."
         )
     pictures = [raster(residual_maps(shown, extent=extent), caption)]
     pictures.append(_displacement_picture(products, detector))
@@ -109,7 +109,7 @@ def sensor_pictures(products: SpotsProducts, detector: Detector) -> list[Picture
 
 
 def repeatability_picture(products: SpotsProducts) -> Picture | None:
-    """Return the scatter of each spot over exposures beside its error, None for exposures at different positions."""
+    """Return the scatter of each spot over exposures with its error, None for exposures at different positions."""
     calibration = products.calibration
     if calibration is None or calibration.repeatability is None:
         return None
@@ -120,13 +120,13 @@ def repeatability_picture(products: SpotsProducts) -> Picture | None:
     figure = repeatability(flux, 1e3 * scatter, 1e3 * predicted, quantity="flux", unit="‰")
     return drawing(
         figure,
-        f"Relative scatter of each spot over {len(products.exposures)} exposures at one position, after the exposures' scales, against the "
+        f"Relative scatter of each spot over {len(products.exposures)} exposures at one position, divided by the exposure scales, and the "
         f"predicted errors of the fluxes. The median ratio is {float(header['SCATRAT']):.3f} ± {float(header['SCATRERR']):.3f}.",
     )
 
 
 def lamp_picture(products: SpotsProducts) -> Picture | None:
-    """Return the exposure scales in time, or in their order if times are unknown; None without scales."""
+    """Return the exposure scales against time, or in order if times are unknown; None without scales."""
     table = products.exposures
     scale, error, mjd = (np.asarray(table[name], dtype=float) for name in ("scale", "scale_err", "mjd"))
     if not np.isfinite(scale).any():
@@ -148,7 +148,7 @@ def _calibrated_pictures(calibration: MaskCalibration, exposure: Table.Row, dete
         raster(
             fluxes_and_widths(x, y, flux, xx, yy, shape=shape, unit=_UNITS.get(unit, unit)),
             f"Mean fluxes and widths of the spots, at their positions in exposure {exposure['exposure']}, whose "
-            f"grid is nearest to the middle "
+            f"grid is nearest to the centre "
             f"of the sensor ({int(inside.sum())} of the mask's {len(spots)} spots). {WIDTH_CAPTION}",
         ),
         raster(
@@ -164,8 +164,8 @@ def _growth_picture(growth: GrowthProduct) -> Picture:
     figure = growth_curve(growth.radii, growth.fraction, growth.error, flux_radius=growth.flux_radius, reference=growth.reference)
     return drawing(
         figure,
-        f"Light within each radius, median of {growth.spots} bright spots of exposure {growth.exposure}. Where the curve is not flat at "
-        "the dashed line, a change of focus changes the flux.",
+        f"Light fraction within each radius, median of {growth.spots} bright spots of exposure {growth.exposure}. If the curve is not flat "
+        "at the dashed line, a change of focus changes the flux.",
         narrow=True,
     )
 
@@ -227,14 +227,14 @@ def fluxes_and_widths(
     shape: tuple[int, int],
     unit: str = "electrons",
 ) -> Figure:
-    """Draw the fluxes and the widths of spots where they lie; `WIDTH_CAPTION` belongs below.
+    """Draw the fluxes and the widths of spots at their positions; the caption is `WIDTH_CAPTION`.
 
     Parameters
     ----------
     x, y
         Positions, pixels.
     flux
-        In ``unit``; colours are logarithmic, and spots without a positive flux are skipped.
+        Fluxes in ``unit``; colours are logarithmic, and spots without a positive flux are skipped.
     xx, yy
         Second moments, pixel^2.
     shape
@@ -246,7 +246,7 @@ def fluxes_and_widths(
     width = spot_width(xx, yy)
     lit, measured = np.isfinite(flux) & (flux > 0), np.isfinite(width)
     size = _marker_size(len(x))
-    # The limits of a logarithm must differ.
+    # The limits of a logarithmic scale must differ.
     low, high = (float(flux[lit].min()), float(flux[lit].max())) if lit.any() else (1.0, 10.0)
     norm = LogNorm(low, max(high, 1.01 * low))
     shown: ScalarMappable = flux_axes.scatter(x[lit], y[lit], c=flux[lit], s=size, cmap=SEQUENTIAL, norm=norm, linewidths=0)
@@ -269,7 +269,7 @@ def residual_maps(maps: Sequence[SensorMap], *, extent: tuple[float, float, floa
 
 @styled
 def quality_maps(maps: Sequence[SensorMap], *, extent: tuple[float, float, float, float]) -> Figure:
-    """Draw maps of errors and counts, each over its own range; ``extent`` as for `residual_maps`."""
+    """Draw maps of errors and counts, each with its own colour range; ``extent`` as for `residual_maps`."""
     return _map_panels(maps, extent, around_zero=False)
 
 
@@ -309,7 +309,7 @@ def growth_curve(radii: FloatArray, fraction: FloatArray, error: FloatArray, *, 
     growth_axes.errorbar(radii, fraction, yerr=error, fmt="o-", color=ACCENT, markersize=4, ecolor=INK)
     growth_axes.set(ylabel=f"flux over that within {reference:g} px", title="growth curve, median of bright spots")
     missing_axes.errorbar(radii, 1e3 * (fraction - 1), yerr=1e3 * error, fmt="o-", color=ACCENT, markersize=4, ecolor=INK)
-    # The range shows where the curve is flat to the per mil; the core is far below.
+    # The range shows where the curve is flat at the per-mil level; the core is far below.
     missing_axes.set(xlabel="radius (pixels)", ylabel="minus 1 (‰)", ylim=(-70, 15))
     for axes, level in ((growth_axes, 1.0), (missing_axes, 0.0)):
         axes.axhline(level, color=FAINT, linewidth=0.8)
@@ -321,7 +321,7 @@ def growth_curve(radii: FloatArray, fraction: FloatArray, error: FloatArray, *, 
 
 @styled
 def repeatability(flux: FloatArray, scatter: FloatArray, predicted: FloatArray, *, quantity: str, unit: str) -> Figure:
-    """Draw the scatter of each spot over exposures against its predicted error.
+    """Draw the scatter of each spot over exposures and its predicted error.
 
     Parameters
     ----------

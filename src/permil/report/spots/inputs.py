@@ -23,7 +23,7 @@ SUMMARY_COLUMNS = ("metric", "detector", "band", "value", "error", "unit")
 
 @dataclass(frozen=True)
 class SpotsTables:
-    """Tables of all artificial stars of a run: the summary, and the exposures that were left out (None without any)."""
+    """Tables of all artificial stars of a run: the summary, and the excluded exposures (None without any)."""
 
     summary: Table
     left_out: Table | None
@@ -40,7 +40,7 @@ class SpotsTables:
 
 @dataclass(frozen=True)
 class MaskCalibration:
-    """The calibration of a mask; ``degeneracy`` and ``repeatability`` are None if it lacks the table."""
+    """The calibration of a mask; ``degeneracy`` and ``repeatability`` are None if the table is missing."""
 
     header: fits.Header
     spots: Table
@@ -64,7 +64,7 @@ class MaskCalibration:
 
 @dataclass(frozen=True)
 class GrowthProduct:
-    """Fraction of a spot's light within each radius (pixels), its error, the reference radius and that of the catalog's flux."""
+    """Fraction of a spot's light within each radius (pixels), its error, the reference radius and the radius of the catalog's flux."""
 
     exposure: str
     radii: NDArray[np.float64]
@@ -84,17 +84,17 @@ class SpotsProducts:
     calibration
         None if the calibration of another run was applied.
     header
-        Of the maps.
+        Header of the maps.
     exposures
         One row per exposure.
     reference
-        Row of the exposure whose grid is nearest to the middle of the detector, None if no exposure has a grid.
+        Row of the exposure whose grid is nearest to the centre of the detector, None if no exposure has a grid.
     maps, cell
         Images by the name of their extension, and the side of a cell in pixels.
     amplifiers
         Mean residuals per amplifier.
     profile
-        Mean residuals in rings, None if no centre was given.
+        Mean residuals in rings, None if no centre is configured.
     growth
         Growth curve of the reference exposure, None if its catalog has none.
     """
@@ -175,7 +175,7 @@ def _open(
 
 
 def _calibration(spots: SpotsFolder, detector: str, band: str) -> MaskCalibration | None:
-    """Return the calibration that was made with the residuals, None if the file is of an earlier run with other exposures."""
+    """Return the calibration of the residuals, None if the file is from an earlier run with other exposures."""
     made_from = stored_fingerprint(spots.calibration(detector, band))
     if made_from is None or made_from != stored_fingerprint(spots.residuals(detector, band)):
         return None

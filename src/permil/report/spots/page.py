@@ -1,4 +1,4 @@
-"""The pages of artificial stars and their section of the index page: dependencies, and how they are made."""
+"""The pages of artificial stars and their section of the index page: dependencies and content."""
 
 from __future__ import annotations
 

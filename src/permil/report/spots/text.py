@@ -29,10 +29,10 @@ _AMPLIFIER_COLUMNS = (
     ("xy", "XY (10⁻³ px²)"),
 )
 _EXPLAINED = {
-    YES: "The part that the sensor does not explain is within its specification.",
-    OPEN: "The error of the part that the sensor does not explain is too large for a verdict.",
-    NO: "The part that the sensor does not explain is beyond its specification: the errors of the catalogs are too small, or spots "
-    "change from exposure to exposure. Do not use this calibration before the cause is found.",
+    YES: "The part not explained by the sensor is within its specification.",
+    OPEN: "The error of the part not explained by the sensor is too large for a verdict.",
+    NO: "The part not explained by the sensor exceeds its specification: the errors of the catalogs are too small, or spots "
+    "change from exposure to exposure. Find the cause before using this calibration.",
 }
 _WINDOWS = {"decided": "first node certain", "ambiguous": "first node ambiguous"}
 _METHODS = {"joint": "joint fit of spots, exposures and throughput", "mean": "means over exposures"}
@@ -121,7 +121,7 @@ def result_table(results: Table, limits: ReportConfig) -> Grid:
 
 
 def _measurement(row: Table.Row) -> Measurement | None:
-    """Return a row of the summary as a result, None if it is NaN or of no reported quantity."""
+    """Return a row of the summary as a result, None if it is NaN or not a reported quantity."""
     metric, number = str(row["metric"]), float(row["value"])
     if metric not in QUANTITIES or not np.isfinite(number):
         return None
@@ -129,7 +129,7 @@ def _measurement(row: Table.Row) -> Measurement | None:
 
 
 def excess_text(results: Table, limits: ReportConfig) -> str:
-    """Return the scatter of the fluxes beyond their errors with its cause, "" if it was not measured.
+    """Return the scatter of the fluxes in excess of their errors, with its cause; "" if it was not measured.
 
     Parameters
     ----------
@@ -141,13 +141,13 @@ def excess_text(results: Table, limits: ReportConfig) -> str:
     if chi_square is None or excess is None or own is None:
         return ""
     shown = {name: f"{QUANTITIES[name].show(entry.number, entry.error)} ‰" for name, entry in found.items()}
-    text = f"With the errors of the catalogs alone the fluxes have a chi-square of {chi_square.number:.2f} per degree of freedom"
+    text = f"With the errors of the catalogs alone, the fluxes have a chi-square of {chi_square.number:.2f} per degree of freedom"
     if judge_size(excess.number, excess.error, 0.0, beyond_noise=True) != NO:
         return f"{text}: their scatter about the model is consistent with these errors."
-    text += f": they scatter by {shown['flux_excess']} beyond these errors. The errors of spots, exposures and "
+    text += f": they scatter by {shown['flux_excess']} in excess of these errors. The errors of spots, exposures and "
     "throughput include this scatter. "
     if "flux_excess_structure" not in found:
-        text += "Too few spots were measured close to the position of another one to tell whether the sensor is the cause. "
+        text += "Too few spots were measured close to the position of another one to decide whether the sensor is the cause. "
     else:
         text += (
             f"Spots at the same position share {shown['flux_excess_structure']} of it: structure of the sensor finer than the knots of "
@@ -181,7 +181,7 @@ def degeneracy_table(table: Table) -> Grid:
         for row in table
     ]
     headings = (
-        "axis", "error if nothing is assumed (‰ per 1000 px)", "if the lamp does not follow the pointing (‰ per 1000 px)",
+        "axis", "error without assumptions (‰ per 1000 px)", "error if the lamp is independent of the pointing (‰ per 1000 px)",
         "gradient of the spots over the mask (‰ per 1000 px)",
     )  # fmt: skip
     return grid(headings, rows)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from permil.camera import Detector
 from permil.config.simulate_spots import SimulateSpotsConfig
-from permil.exposures import names
+from permil.exposures import file_names
 from permil.simulate.campaign import READOUT_SECONDS, PlannedExposure
 from permil.simulate.cards import Card, CardValue
 from permil.simulate.headers import Conditions, primary_cards
@@ -59,8 +59,8 @@ def raw_file(exposure: PlannedExposure, detector: str) -> str:
     """Return the path of a file below the root of raw files; folders of spot exposures follow no known pattern."""
     if exposure.kind == "bias":
         return exposure.file(detector)
-    folder = names.run_folder(exposure.run, exposure.job) / f"spot_flat_{exposure.test_sequence:03d}"
-    return str(folder / names.file_name(exposure.obsid, detector))
+    folder = file_names.run_folder(exposure.run, exposure.job) / f"spot_flat_{exposure.test_sequence:03d}"
+    return str(folder / file_names.file_name(exposure.obsid, detector))
 
 
 def spot_cards(detector: Detector, exposure: PlannedExposure, conditions: Conditions, *, filter_name: str = "") -> list[Card]:

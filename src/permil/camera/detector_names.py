@@ -1,4 +1,4 @@
-"""Names of detectors in every spelling: the one parser for headers, tables, file names and configurations.
+"""Parse names of detectors in every spelling, for headers, tables, file names and configurations.
 
 ``R22_S11`` is also written ``R22-S11``, ``r22_s11``, ``R22S11``, ``94``, ``det094`` or by the serial number of its sensor.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 SERIAL_PREFIX = re.compile(r"^\s*LCA[-_ ]", re.IGNORECASE)
-"""What some programs put in front of a serial number."""
+"""Prefix that some programs write before a serial number."""
 
 _SEPARATORS = re.compile(r"[\s_\-./]+")
 _NUMBER = re.compile(r"(?:DET(?:ECTOR)?|CCD)?0*(\d+)")
@@ -20,7 +20,7 @@ _BAY_AND_SLOT = re.compile(r"R\d\dS[A-Z\d]\d")
 
 
 def detector_key(label: Any) -> str | int:
-    """Return a label of a detector in its canonical spelling.
+    """Return the canonical spelling of a detector label.
 
     Parameters
     ----------
@@ -50,17 +50,17 @@ def detector_key(label: Any) -> str | int:
 
 
 def serial_key(serial: Any) -> str:
-    """Return a serial number in the spelling that is compared: case, blanks, hyphens and a leading LCA do not matter."""
+    """Normalise a serial number for comparison: case, blanks, hyphens and a leading LCA are ignored."""
     return str(detector_key(SERIAL_PREFIX.sub("", str(serial))))
 
 
 def is_bay_and_slot(label: Any) -> bool:
-    """Return whether a label names a detector by raft bay and slot (``R22_S11``), whether or not a camera has it."""
+    """Return whether a label has the form raft bay and slot (``R22_S11``), whether or not a camera has it."""
     key = detector_key(label)
     return isinstance(key, str) and _BAY_AND_SLOT.fullmatch(key) is not None
 
 
 def keys_of(name: str, number: int, serial: str) -> Iterable[str | int]:
-    """Return the canonical spellings of all that a detector is called by: name, number and serial number of its sensor."""
+    """Return the canonical spellings of name, number and serial number of a detector."""
     keys = (detector_key(name), number, detector_key(serial))
     return tuple(key for key in keys if key != "")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from permil.compare.errors import CompareError
-from permil.compare.stars.match import flat_as_seen, relative_flat, seen_map
+from permil.compare.stars.flat_at_stars import flat_as_seen, relative_flat, seen_map
 from permil.compare.stars.profile import StarProfile
 from permil.compare.stars.response import StarPlaces, StarResponse
 
@@ -142,10 +142,10 @@ def test_bad_flats():
 
 @pytest.mark.parametrize("place", [(130.0, 20.0), (20.0, -3.0)])
 def test_stars_of_another_detector(place):
-    with pytest.raises(CompareError, match="outside of the flat"):
+    with pytest.raises(CompareError, match="outside the flat"):
         flat_as_seen(relative(), StarPlaces.round(np.array([50.0, place[0]]), np.array([50.0, place[1]])), RESPONSE)
 
 
 def test_stars_without_a_place():
-    with pytest.raises(CompareError, match="no place"):
+    with pytest.raises(CompareError, match="no position"):
         flat_as_seen(relative(), StarPlaces.round(np.array([np.nan]), np.array([5.0])), RESPONSE)

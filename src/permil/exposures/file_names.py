@@ -1,4 +1,4 @@
-"""What file and folder names say: detector, day and sequence number, LED, commanded position, run and job.
+"""Parse file and folder names: detector, day and sequence number, LED, commanded position, run and job.
 
 Names by epoch (raw files of the LSST camera on its test stands):
 
@@ -13,7 +13,7 @@ Names by epoch (raw files of the LSST camera on its test stands):
 ``E2V-CCD250-179_lambda_flat_0700_6006D_20180724102845.fits``      test stands: sensor, test, image type, run, time
 =================================================================  ===========================================================
 
-Case does not matter, nor what copying adds to a name (``copy_of_...``, ``... (1).fits``).
+Case and additions made by copying (``copy_of_...``, ``... (1).fits``) are ignored.
 
 Trees: ``<run>/BOT_acq/v0/<job>/ccob_<led>_<x>_<y>_<seq>/<file>`` with x and y in CCS mm, ``.../bias_bias_<seq>/<file>``, and
 ``focal-plane/<day>/<obsid>/<file>``.
@@ -61,26 +61,26 @@ _CCOB_FOLDER = re.compile(rf"^ccob_(?P<led>[A-Za-z0-9]+)_(?P<x>{_NUMBER})_(?P<y>
 _BIAS_FOLDER = re.compile(r"^bias_bias(_.*)?$", re.IGNORECASE)
 _OBSID_FOLDER = re.compile(r"^[A-Z]{2}_[A-Z]_\d{8}_\d{6}$")
 _OBSID = re.compile(r"^[A-Z]{2}_(?P<controller>[A-Z])_(?P<day>\d{8})_(?P<sequence>\d{6})$")
-# Words of a name that tell the detectors of one exposure apart.
-_DETECTOR_WORDS = re.compile(rf"(?<![A-Za-z0-9])(?:{_BAY}[_-]?{_SLOT}|{_BAY}|{_SLOT}|det\d{{1,3}})(?![A-Za-z0-9])", re.IGNORECASE)
+# Parts of a name that identify a detector within an exposure.
+_DETECTOR_PARTS = re.compile(rf"(?<![A-Za-z0-9])(?:{_BAY}[_-]?{_SLOT}|{_BAY}|{_SLOT}|det\d{{1,3}})(?![A-Za-z0-9])", re.IGNORECASE)
 # obs_lsst numbers the controllers from 2 on, so that the first digit of the year carries them.
 _CONTROLLERS = "OCHPQS"
 
 
 @dataclass(frozen=True)
 class FileName:
-    """What the name of a raw file says; "", -1 and None where it does not say it.
+    """Information in the name of a raw file; "", -1 and None where it is absent.
 
     Attributes
     ----------
     obsid
         OBSID of the camera.
     exposure
-        What tells the exposure, the same for all its detectors; the OBSID where there is one.
+        Name of the exposure, the same for all its detectors; the OBSID if there is one.
     detector, slot, number, sensor
         Bay and slot, the slot alone, the number of the detector in the camera, the serial number of the sensor.
     led, current_a, exposure_s, stage_x, stage_y
-        Of the single rafts of 2017 and 2018; the position is that of the stage.
+        In names of the single rafts of 2017 and 2018; position of the stage.
     """
 
     obsid: str
@@ -100,7 +100,7 @@ class FileName:
 
 @dataclass(frozen=True)
 class CcobFolder:
-    """What the name of the folder of one CCOB exposure says: commanded position in CCS mm, counter within the test."""
+    """Information in the folder name of a CCOB exposure: commanded position in CCS mm, counter within the test."""
 
     led: str
     x_mm: float
@@ -134,7 +134,7 @@ def run_folder(run: str, job: str) -> PurePath:
 
 
 def parse_file_name(name: str) -> FileName | None:
-    """Return what the name of a raw file says, None for other names."""
+    """Parse the name of a raw file; return None for other names."""
     suffix = _FITS_NAME.search(name)
     if suffix is None:
         return None
@@ -179,20 +179,20 @@ def _named_detector(match: re.Match[str]) -> dict[str, Any]:
 
 
 def parse_obsid(obsid: str) -> tuple[str, int] | None:
-    """Return day and sequence number of an OBSID of the camera, None for other ones."""
+    """Return day and sequence number of an OBSID of the camera, None for other names."""
     match = _OBSID.match(obsid)
     return (match["day"], int(match["sequence"])) if match else None
 
 
 def exposure_name(path: PurePath) -> str:
-    """Return what tells an exposure by the names of file and folders alone, the same for all its detectors where possible."""
+    """Return a name of the exposure from file and folder names alone, the same for all its detectors if possible."""
     stem = _FITS_NAME.sub("", path.name)
-    words = [_DETECTOR_WORDS.sub("", part).strip(" _-.") for part in (*path.parts[-3:-1], stem)]
-    return "/".join(word for word in words if word) or stem
+    parts = [_DETECTOR_PARTS.sub("", part).strip(" _-.") for part in (*path.parts[-3:-1], stem)]
+    return "/".join(part for part in parts if part) or stem
 
 
 def parse_ccob_folder(name: str) -> CcobFolder | None:
-    """Return what the name of an exposure's folder says, None for other names."""
+    """Parse the name of an exposure's folder; return None for other names."""
     match = _CCOB_FOLDER.match(name)
     if match is None:
         return None
@@ -200,7 +200,7 @@ def parse_ccob_folder(name: str) -> CcobFolder | None:
 
 
 def is_bias_folder(name: str) -> bool:
-    """Return whether a folder holds one bias exposure."""
+    """Return whether a folder name is that of one bias exposure."""
     return _BIAS_FOLDER.match(name) is not None
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from permil.canvas import own_settings
+from permil.plotting import own_settings
 from permil.report.kit.style import png, styled, svg
 
 SETTINGS = {
@@ -64,7 +64,7 @@ def _python(code: str, folder: Path, **environment: str) -> str:
 
 
 DRAW = """
-from permil.canvas import own_settings
+from permil.plotting import own_settings
 import os, matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure

@@ -1,7 +1,7 @@
-"""Which sensor a file is of: everything that its headers say, compared with the sensor that is wanted.
+"""Identify the sensor of a file from its headers and compare it with the expected sensor.
 
-Files of different programs name a sensor by raft bay and slot, by number, or by the serial number of the silicon, in cards of the
-primary header or of an extension, or in the name of an extension. All of these statements must agree.
+Programs identify a sensor by raft bay and slot, by number, or by serial number, in cards of the primary header or of an extension, or in
+the name of an extension. All of these statements must agree.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from permil.camera.names import SERIAL_PREFIX, detector_key, is_bay_and_slot, serial_key
+from permil.camera.detector_names import SERIAL_PREFIX, detector_key, is_bay_and_slot, serial_key
 from permil.errors import InputError, PermilError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _UNDEFINED = {"", "NONE", "NULL", "UNKNOWN", "UNDEFINED", "UNDEF", "N/A", "NA", 
 _TYPE = re.compile(r"(?:E2V|ITL|STA)?[\s_\-]*(?:CCD[\s_\-]?250|3800C?)|E2V|ITL|STA|CCD", re.IGNORECASE)
 _BAY_AND_SLOT = re.compile(r"(?<![A-Z\d])(R\d\d)[\s_\-./]*(S[A-Z\d]\d)(?![A-Z\d])", re.IGNORECASE)
 _PART = re.compile(r"S[A-Z\d]\d|R\d\d", re.IGNORECASE)
-# CCD250 is a type of sensor.
+# CCD250 is a sensor type.
 _NUMBERED = re.compile(r"(?<![A-Z\d])(?:DET(?:ECTOR)?[\s_\-]*\d{1,3}|CCD[\s_\-]*\d{1,2})(?!\d)", re.IGNORECASE)
 _SERIAL = re.compile(r"(?<![A-Z\d])(?:E2V-CCD250|ITL-3800C)-\d+(?:-DEV)?(?![A-Z\d])", re.IGNORECASE)
 _SHORTEST_SERIAL = 4
@@ -45,16 +45,16 @@ _CALIB_ID = re.compile(r"\bdetector=(\d+)\b")
 
 @dataclass(frozen=True)
 class SensorStatement:
-    """What one place of a file says of its sensor.
+    """The identification of a sensor in one place of a file.
 
     Attributes
     ----------
     label
         Name, number or serial number.
     source
-        Where it stands, for messages.
+        Location in the file, for messages.
     kind
-        ``detector``: the place in the focal plane; ``part``: raft bay or slot alone; ``serial``: the silicon.
+        ``detector``: position in the focal plane; ``part``: raft bay or slot alone; ``serial``: serial number.
     """
 
     label: Any
@@ -68,16 +68,16 @@ class SensorStatement:
 
 @dataclass(frozen=True)
 class Sensor:
-    """The sensor that is wanted.
+    """The expected sensor.
 
     Attributes
     ----------
     name
-        Of its place in the focal plane.
+        Name of its position in the focal plane.
     serial
-        Serial number; empty where it is not known, so that statements of it are not compared.
+        Serial number; if empty, serial numbers are not compared.
     camera
-        Translates numbers and serial numbers; None where it is not known.
+        Camera that translates numbers and serial numbers; None if unknown.
     """
 
     name: str
@@ -90,11 +90,11 @@ class Sensor:
 
     @property
     def detector(self) -> Detector | None:
-        """Geometry; None where the camera is not known or has no such detector."""
+        """Geometry; None if the camera is unknown or has no such detector."""
         return None if self.camera is None else self.camera.find(self.name)
 
     def agrees(self, statement: SensorStatement) -> bool | None:
-        """Return whether a statement means this sensor; None where that cannot be told."""
+        """Return whether a statement identifies this sensor; None if undecided."""
         key = detector_key(statement.label)
         if statement.kind == "serial" and self.serial:
             return serial_key(statement.label) == serial_key(self.serial)
@@ -110,21 +110,21 @@ class Sensor:
         return False if known or number or (is_bay_and_slot(key) and is_bay_and_slot(self.name)) else None
 
     def is_other(self, statement: SensorStatement) -> bool:
-        """Return whether a label is that of another detector of the camera."""
+        """Return whether a label identifies another detector of the camera."""
         found = None if self.camera is None else self.camera.find(statement.label)
         return found is not None and found.name != self.name
 
     def verdict(self, statements: Iterable[SensorStatement]) -> bool | None:
-        """Return whether statements mean this sensor: False where one contradicts, None where none can be told."""
+        """Return whether statements identify this sensor: False if one contradicts, None if all are undecided."""
         answers = [self.agrees(statement) for statement in statements]
         return False if False in answers else True if True in answers else None
 
 
 def card_of(header: Header, keyword: str) -> Any:
-    """Return the value of a card, None where it is missing, undefined or cannot be parsed."""
+    """Return the value of a card, None if it is missing, undefined or cannot be parsed."""
     try:
         value = header[keyword]
-    # Astropy raises whatever its parsers do.
+    # Astropy passes on any exception of its parsers.
     except Exception:  # noqa: BLE001
         return None
     if isinstance(value, str | int | float | bool) and str(value).strip().upper() not in _UNDEFINED:
@@ -133,9 +133,9 @@ def card_of(header: Header, keyword: str) -> Any:
 
 
 def product_kind(*headers: Header) -> str:
-    """Return what a product is (``flat``, ``superbias``, ``bias``, ``dark``, ...) by its headers; empty where they do not tell.
+    """Return the kind of a product (``flat``, ``superbias``, ``bias``, ``dark``, ...) from its headers; empty if unknown.
 
-    An image of the sky, of light or of any other exposure has no kind: only calibrations can be mistaken for each other.
+    Only calibrations, which can be mistaken for each other, have a kind; other exposures have none.
     """
     for header in headers:
         for keyword in _KIND_CARDS:
@@ -143,7 +143,7 @@ def product_kind(*headers: Header) -> str:
             kind = next((kind for kind in _KINDS if kind in words), "")
             if kind:
                 return kind
-        # Of permil, before the card PRODUCT.
+        # permil products from before the card PRODUCT was introduced.
         if card_of(header, "FLATSCAL") is not None or card_of(header, "BEAMLED") is not None:
             return "flat"
         if card_of(header, "NFRAMES") is not None and card_of(header, "OVERSCAN") is not None:
@@ -152,12 +152,12 @@ def product_kind(*headers: Header) -> str:
 
 
 def sensor_statements(*headers: Header, camera: Camera | None = None) -> list[SensorStatement]:
-    """Return all that headers say of the sensor.
+    """Return all identifications of the sensor in headers.
 
     Parameters
     ----------
     camera
-        Tells whether the name of an extension is that of a detector, where it is not of the form ``R22_S11``.
+        Used to recognise extension names that are detector names but not of the form ``R22_S11``.
     """
     found = dict.fromkeys(statement for header in headers for statement in _statements(header, camera))
     return list(found)
@@ -173,7 +173,7 @@ def _statements(header: Header, camera: Camera | None) -> Iterator[SensorStateme
         yield SensorStatement(bay, "card RAFTBAY", "part")
     for keyword in _NAME_CARDS:
         label = card_of(header, keyword)
-        # Some programs write the type of the sensor, which all of its kind have in common.
+        # Some programs write the sensor type, which is not unique.
         if label is not None and not isinstance(label, bool) and not _TYPE.fullmatch(str(label)):
             yield _statement(label, f"card {keyword}")
     for keyword in _SERIAL_CARDS:
@@ -201,13 +201,13 @@ def _statement(label: Any, source: str) -> SensorStatement:
 
 
 def label_in(text: str) -> str:
-    """Return the detector that a free text names (``R22_S11``, ``det094``, a serial number), empty where it names none."""
+    """Return the detector named in a text (``R22_S11``, ``det094``, a serial number), empty if there is none."""
     match = _label_in(text)
     return "" if match is None else match[0]
 
 
 def without_label(text: str) -> str:
-    """Return a free text without the detector that it names, and without separators at its ends."""
+    """Return a text without the detector named in it, and without separators at its ends."""
     match = _label_in(text)
     rest = text if match is None else text[: match.start()] + text[match.end() :]
     return rest.strip(" _-./,;:")
@@ -218,14 +218,14 @@ def _label_in(text: str) -> re.Match[str] | None:
 
 
 def identify_sensor(*headers: Header, path: Path) -> Sensor | None:
-    """Return the sensor of a product from its headers; None where they say nothing of it.
+    """Return the sensor of a product from its headers; None if they do not name one.
 
-    The camera is that of the card CAMERA, or ``lsstcam`` where there is no such camera here.
+    The camera is that of the card CAMERA, or ``lsstcam`` if that camera is unknown.
 
     Raises
     ------
     InputError
-        If two statements mean different sensors.
+        If two statements identify different sensors.
     """
     from permil.camera.load import shared_camera
 
@@ -259,23 +259,23 @@ def identify_sensor(*headers: Header, path: Path) -> Sensor | None:
 def check_sensor(
     wanted: Sensor, statements: Sequence[SensorStatement], path: Path, *, what: str, kind: type[PermilError] = InputError
 ) -> str:
-    """Check that a file is of the sensor that is wanted; return by what that is known: ``cards``, ``file name``, ``part`` or ``nothing``.
+    """Check that a file is of the expected sensor; return the evidence: ``cards``, ``file name``, ``part`` or ``nothing``.
 
-    The name of the file counts only if the headers say nothing; ``part`` are headers that name no more than a raft bay or a slot.
+    The file name is used only if the headers name no sensor; ``part`` means that they name only a raft bay or a slot.
 
     Parameters
     ----------
     statements
-        Of the headers of the file.
+        Statements in the headers of the file.
     what
-        What the file is, for messages (``the image``).
+        Name of the file in messages (``the image``).
     kind
-        Of the error.
+        Class of the error.
 
     Raises
     ------
     PermilError
-        If a statement means another sensor, or the only ones mean none that is known.
+        If a statement identifies another sensor, or all statements are unknown sensors.
     """
     telling, known_by = list(statements), "cards"
     if not telling:
@@ -287,7 +287,7 @@ def check_sensor(
         wrong = next((statement for statement in telling if statement.kind == "detector" or wanted.is_other(statement)), None)
     if wrong is not None:
         raise kind(
-            f"{what} is that of {wrong.label} ({wrong.source}), not of {wanted}",
+            f"{what} is of {wrong.label} ({wrong.source}), not of {wanted}",
             path=path,
             remedy=f"give a file of {wanted.name}, or correct the header if it names the sensor wrongly",
             value=wrong.label,

@@ -1,4 +1,4 @@
-"""Read raw files: the segments of one detector, exactly as the readout wrote them."""
+"""Read raw files: the segments of one detector, unmodified."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from permil.camera import Camera, Detector
+from permil.exposures.checksums import Checksums
 from permil.exposures.raw_file import IntegerImage, RawFile
 from permil.exposures.raw_headers import RawHeaders
-from permil.exposures.sums import Checksums
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class RawDetector(RawHeaders):
     Attributes
     ----------
     path, detector
-        The file, and which detector it holds.
+        The file, and the name of the detector.
     segments
         Full raw segments ``[row, column]`` with prescan and overscans, by amplifier name.
     headers
@@ -45,18 +45,18 @@ def read_raw(
 ) -> RawDetector:
     """Read a raw file.
 
-    Plain and compressed image HDUs, in any order, plain files and gzip (by content) are taken; further HDUs are passed over.
+    Plain and compressed image HDUs in any order are accepted, in plain and gzip files (recognised by content); other HDUs are ignored.
 
     Parameters
     ----------
     camera
-        Whose geometry the file must have.
+        Camera that defines the expected geometry.
     segments
-        Names of the amplifiers to decode (``C14``); all by default. The others cost next to nothing, but must be there.
+        Names of the amplifiers to decode (``C14``); all by default. The others must be present, but are not decoded.
     threads
-        Segments that are decoded at the same time.
+        Number of segments decoded concurrently.
     checksums
-        See `RawFile`: data that do not have the sum that their header states are refused, warned of, or not looked at (``off``).
+        Treatment of data whose checksum is wrong, see `RawFile`.
 
     Warns
     -----
@@ -66,9 +66,9 @@ def read_raw(
     Raises
     ------
     RawFormatError
-        If the file is damaged or cut short, a segment is missing or stands twice, or sizes are not those of the camera.
+        If the file is damaged or cut short, a segment is missing or duplicated, or sizes differ from those of the camera.
     InputError
-        If the file cannot be opened or says of no detector of the camera that it is its own.
+        If the file cannot be opened or does not identify a detector of this camera.
     CameraError
         If the detector has no amplifier of that name.
     """
@@ -78,7 +78,7 @@ def read_raw(
         if segments is not None:
             names = list(dict.fromkeys(detector.amplifier(name).name for name in segments))
         sizes = {(detector.amplifier(name).ny_raw, detector.amplifier(name).nx_raw) for name in names}
-        # One piece of memory is much cheaper to get than many.
+        # One allocation is much faster than many.
         places = np.empty((len(names), *sizes.pop()), dtype=np.int32) if len(sizes) == 1 else [None] * len(names)
         with ThreadPoolExecutor(threads) as pool:
             decoded = dict(zip(names, (pool.map if threads > 1 else map)(opened.segment, names, places), strict=True))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from permil.exposures.names import (
+from permil.exposures.file_names import (
     CcobFolder,
     bias_folder,
     exposure_name,

@@ -1,4 +1,4 @@
-"""What a plan can and cannot determine, in words, and what would help."""
+"""Summary text of a plan: predicted errors, undetermined modes, and remedies."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def describe(
     has_photodiode: bool,
     with_drift: bool,
 ) -> str:
-    """Return the predicted errors as a table, then what the plan cannot determine and what would help.
+    """Return the table of predicted errors, the undetermined modes and suggested remedies as text.
 
     Parameters
     ----------
     super_pixel_mm
         Side of the super-pixels.
     knots_mm
-        Distance of the knots of the beam.
+        Knot spacing of the beam.
     wanted
-        Detectors that the plan asks for.
+        Detectors requested by the plan.
     has_photodiode
         Whether exposures have a photodiode reading.
     with_drift
-        Whether it is expected to drift.
+        Whether the photodiode is expected to drift.
     """
     detectors = len(prediction.signals)
     head = (
@@ -54,28 +54,28 @@ def describe(
     parts = [head, *_dark(prediction, wanted), "", _table(prediction, super_pixel_mm)]
     parts += _undetermined(prediction, has_photodiode=has_photodiode)
     if any(mode.name in ("lattice", "other") for mode in prediction.design.modes):
-        parts.append(f"The beam is taken to have structure down to knots every {knots_mm:g} mm (plan.beam_knots_mm).")
+        parts.append(f"The beam is modelled with knots every {knots_mm:g} mm (plan.beam_knots_mm).")
     if with_drift:
         parts.append(
-            "The photodiode drifts: where time and position go together, a drift looks like a gradient. Positions in random order "
-            "(plan.order: shuffled), or coming back to one position now and then, make its part smaller."
+            "The photodiode drifts: if position changes with time, a drift looks like a gradient. Positions in random order "
+            "(plan.order: shuffled), or repeated visits to one position, reduce this effect."
         )
     lines = (line for part in parts for line in part.split("\n"))
     return "\n".join(textwrap.fill(line, _WIDTH, subsequent_indent="    " if line.startswith("  -") else "") for line in lines)
 
 
 def _dark(prediction: PlanPrediction, wanted: Sequence[str]) -> list[str]:
-    """Return sentences on detectors, and parts of them, that get no light."""
+    """Return sentences about detectors, or parts of them, without light."""
     sentences = []
     lit = {signals.detector.name for signals in prediction.signals}
     missing = tuple(name for name in wanted if name not in lit)
     if missing:
-        sentences.append(f"No position lights and reads {_names(missing)}: add pointings there (plan.pointings.aim).")
+        sentences.append(f"No position illuminates and reads out {_names(missing)}: add pointings there (plan.pointings.aim).")
     parts = {each.detector.name: 1.0 - float(np.isfinite(each.pixel_error).mean()) for each in prediction.signals}
     dark = [f"{name} ({part:.0%})" for name, part in parts.items() if part > 0]
     if dark:
         more = f" and {len(dark) - _MOST_NAMED} more" if len(dark) > _MOST_NAMED else ""
-        sentences.append(f"Part of these detectors is never lit: {', '.join(dark[:_MOST_NAMED])}{more}.")
+        sentences.append(f"Part of these detectors is never illuminated: {', '.join(dark[:_MOST_NAMED])}{more}.")
     return sentences
 
 
@@ -90,12 +90,12 @@ def _table(prediction: PlanPrediction, super_pixel_mm: float) -> str:
     table.add_column("relative", justify="right")
     table.add_row("one pixel: photon and read noise, median", _number(prediction.pixel_error))
     table.add_row(f"super-pixel of {super_pixel_mm:g} mm: photon and read noise", _number(independent))
-    table.add_row("large scale: what super-pixels have in common, rms", _number(design.large_scale_error))
-    table.add_row(f"super-pixel of {super_pixel_mm:g} mm: both together", _number(prediction.super_pixel_error(super_pixel_mm)))
+    table.add_row("large scale: correlated error of super-pixels, rms", _number(design.large_scale_error))
+    table.add_row(f"super-pixel of {super_pixel_mm:g} mm: total", _number(prediction.super_pixel_error(super_pixel_mm)))
     if len(prediction.signals) > 1:
-        table.add_row("level of a detector against the mean of all, median", _number(float(np.median(design.level_error))))
+        table.add_row("level of a detector relative to the mean of all, median", _number(float(np.median(design.level_error))))
         name = prediction.signals[worst].detector.name
-        table.add_row(f"the same, worst ({name})", _number(float(design.level_error[worst])))
+        table.add_row(f"the same, largest ({name})", _number(float(design.level_error[worst])))
     for axis, error, size in zip("XY", design.gradient_error, extent, strict=True):
         table.add_row(f"gradient along {axis}, per mm (over {size:.0f} mm)", f"{_number(error)} ({_number(error * size)})")
     stream = io.StringIO()
@@ -104,11 +104,11 @@ def _table(prediction: PlanPrediction, super_pixel_mm: float) -> str:
 
 
 def _undetermined(prediction: PlanPrediction, *, has_photodiode: bool) -> list[str]:
-    """Return sentences on what signals alone leave open."""
+    """Return sentences about modes that signals alone do not determine."""
     modes = prediction.design.modes
     errors = errors_of_modes(prediction)
     names = [mode.name for mode in modes]
-    held = "the photodiode holds it" if has_photodiode else "without a photodiode only a prior holds it"
+    held = "the photodiode limits it" if has_photodiode else "without a photodiode only a prior limits it"
     entries = _gradient(prediction, errors, held)
     if entries:
         entries[0] += (
@@ -120,7 +120,7 @@ def _undetermined(prediction: PlanPrediction, *, has_photodiode: bool) -> list[s
     if rest:
         entries.append(f"{_count(rest, 'further pattern')} without a simple name, up to {_number(_largest(prediction))} rms.")
     if not entries:
-        return ["Signals alone determine everything but the common factor."]
+        return ["Signals alone determine everything except the common factor."]
     return ["This plan cannot determine from signals alone:", *(f"  - {entry}" for entry in entries)]
 
 
@@ -135,7 +135,7 @@ def _gradient(prediction: PlanPrediction, errors: FloatArray, held: str) -> list
     size = float(np.linalg.norm([error for _, error in slopes]))
     axes = " and ".join(axis for axis, _ in slopes)
     return [
-        f"the gradient of the flat along {axes}: beam and exposure scales can make up for it; {held} to {_number(size)} rms.",
+        f"the gradient of the flat along {axes}: beam and exposure scales can compensate for it; {held} to {_number(size)} rms.",
     ]
 
 
@@ -147,8 +147,8 @@ def _sets(prediction: PlanPrediction, errors: FloatArray, held: str) -> list[str
     shown = "; ".join(f"{_names(detectors)} to {_number(error)} rms" for detectors, error in sets[:_MOST_NAMED])
     more = f"; {len(sets) - _MOST_NAMED} more in modes.ecsv" if len(sets) > _MOST_NAMED else ""
     entry = (
-        f"the level of {_count(len(sets), 'set')} of detectors against the others, since no exposure reads and lights both: {shown}"
-        f"{more}; {held}. Read the neighbours too (plan.pointings.read: all)."
+        f"the level of {_count(len(sets), 'set')} of detectors relative to the others, as no exposure illuminates and reads out both: "
+        f"{shown}{more}; {held}. Also read out the neighbours (plan.pointings.read: all)."
     )
     slopes = sum(mode.name.startswith("gradient") and bool(mode.detectors) for mode in modes)
     return [entry, f"{_count(slopes, 'gradient')} of such sets, for the same reason."] if slopes else [entry]
@@ -165,8 +165,8 @@ def _lattice(prediction: PlanPrediction, errors: FloatArray) -> list[str]:
     more = ", ..." if len(vectors) > _MOST_WAVES else ""
     entry = (
         f"{_count(len(waves), 'wave')} of the flat with periods of {periods.min():.1f} to {periods.max():.1f} mm (wave vectors "
-        f"{shown}{more} rad/mm), up to {_number(size)} rms each: all pointings that share pixels lie on one lattice, and a wave of "
-        "the beam makes up for them. A scan of the same detectors (plan.scan), or pointings at irregular places "
+        f"{shown}{more} rad/mm), up to {_number(size)} rms each: all pointings that share pixels lie on one lattice, so that a wave of "
+        "the beam compensates for them. A scan of the same detectors (plan.scan), or pointings at irregular positions "
         "(plan.pointings.points, each a few mm off), would determine them."
     )
     return [entry]

@@ -1,13 +1,13 @@
-"""Calibration and weights of the kernel families from their leave-one-out predictions.
+"""Variance calibration and weights of the kernel families from leave-one-out predictions.
 
 The predicted variances of a family are multiplied by the mean square of its left-out pulls (the cross-validated scale of kriging;
-Cressie 1993, Statistics for Spatial Data, section 2.6.4). A node is predicted across a hole as large as those between the nodes of the
-scan: on a square grid it alone is left out; on a grid that is fine in one direction only its neighbours along that are left out too,
-since they tell how fine the structure along it is, not across it (Roberts et al. 2017, Ecography 40, 913).
+Cressie 1993, Statistics for Spatial Data, section 2.6.4). A node is predicted across a hole of the size of those between the nodes of the
+scan: on a square grid only the node itself is left out; on a grid that is fine in one direction only, its neighbours along that direction
+are also left out, since they constrain structure along it, not across it (Roberts et al. 2017, Ecography 40, 913).
 
 The families are then weighted by stacking of predictive distributions (Yao, Vehtari, Simpson & Gelman 2018, Bayesian Analysis 13, 917):
-the weights maximise the product over nodes of the mixture's leave-one-out density. A Dirichlet prior keeps most of the weight on the
-cubic spline while few nodes cannot tell the families apart: it assumes least, and no table of nodes makes it much worse than another.
+the weights maximise the product over nodes of the leave-one-out density of the mixture. A Dirichlet prior keeps most of the weight on
+the cubic spline while few nodes cannot distinguish the families: it makes the weakest assumptions, and performs well on all tables.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.beam.gaussian_process import LeaveOneOut
 from permil.beam.hull import Hull
-from permil.beam.process import LeaveOneOut
 
 FloatArray = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ ITERATIONS = 500
 
 
 def calibration_nodes(hull: Hull, extra_variance: FloatArray) -> NDArray[np.bool_]:
-    """Return which nodes calibrate: not down-weighted, and inside the hull of the others (unless there are too few then)."""
+    """Return the nodes used for calibration: not down-weighted, and inside the hull of the others (unless too few remain)."""
     use = extra_variance == 0.0
     inside = use.copy()
     inside[hull.vertices] = False
@@ -43,7 +43,7 @@ def inflation(left_out: LeaveOneOut, use: NDArray[np.bool_]) -> float:
 def stacking_weights(
     left_out: Sequence[LeaveOneOut], factors: Sequence[float], use: NDArray[np.bool_], prior: Sequence[float]
 ) -> FloatArray:
-    """Return the weights of some predictions, summing to 1.
+    """Return the stacking weights of predictions, with sum 1.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ def stacking_weights(
     factors
         Inflation of the variance of each family.
     use : ndarray of bool
-        Nodes that count.
+        Nodes used.
     prior
-        Nodes' worth of prior weight of each family.
+        Prior weight of each family, in equivalent nodes.
     """
     log_density = np.array(
         [

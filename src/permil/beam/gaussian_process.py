@@ -5,7 +5,7 @@ Cholesky factor of their own covariance, ``a ~ N(0, 1)``, and ``p`` the drift. W
 Gaussian process; with fewer centres (a lattice finer than the shortest length) it is the fully independent training conditional
 approximation (Snelson & Ghahramani 2006, NIPS 18; Quinonero-Candela & Rasmussen 2005, JMLR 6, 1939), which adds to each node the
 variance that the centres do not explain. The unknowns are found by QR of the weighted design, block by block of rows, so that
-memory grows with the number of centres and not with that of the nodes.
+memory scales with the number of centres, not with that of the nodes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class LeaveOneOut:
     deviation : ndarray, shape (n,)
         Measured minus predicted log signal.
     variance : ndarray, shape (n,)
-        Predicted variance of the deviation: model and node noise; infinite where the others do not determine the beam.
+        Predicted variance of the deviation: model and node noise; infinite if the others do not determine the beam.
     noise : ndarray, shape (n,)
-        Part of the node itself in that.
+        Contribution of node noise.
     """
 
     deviation: FloatArray
@@ -52,11 +52,11 @@ class GaussianProcess:
     Parameters
     ----------
     observations
-        What was measured.
+        Log signals with their design.
     family, variances
         Covariance of the log beam, node noise and exposure scales.
     centres : ndarray, shape (m, 2)
-        Points that carry the beam, mm.
+        Centres of the process, mm.
     hole
         Radius of the holes of `leave_hole_out`, mm; 0 for none.
 
@@ -65,7 +65,7 @@ class GaussianProcess:
     leave_one_out : LeaveOneOut
         Prediction of each node from all others.
     leave_hole_out : LeaveOneOut
-        Prediction of each node from those farther away than the hole's radius. It is `leave_one_out` where no hole holds two nodes.
+        Prediction of each node from those farther away than the hole's radius. It is `leave_one_out` if no hole contains two nodes.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class GaussianProcess:
         n_random = len(self.centres) + self._n_exposures
         size = n_random + self._n_bunches + self.family.n_monomials
         pieces = np.array_split(np.arange(len(observations.u)), -(-len(observations.u) // ROWS_AT_ONCE))
-        # The priors are rows of their own: unit variance for what is random, none for gains and drift.
+        # Priors are additional rows: unit variance for random terms, none for gains and drift.
         triangle: FloatArray = np.eye(n_random, size + 1)
         for piece in pieces:
             design, noise = self._design(observations.take(piece))
@@ -105,10 +105,10 @@ class GaussianProcess:
         self._weights = solve_triangular(self._lower, self._unknowns[: len(self.centres)], lower=True, trans="T")
         deviation, variance, own = np.empty((3, len(observations.u)))
         for piece in pieces:
-            if len(pieces) > 1:  # one piece is still at hand
+            if len(pieces) > 1:  # a single piece is kept in memory
                 design, noise = self._design(observations.take(piece))
             leverage = self._squared_errors(design) / noise
-            # A node that alone determines an unknown (leverage 1) says nothing about the others: its variance is infinite.
+            # A node that alone determines an unknown (leverage 1) cannot be predicted from the others: its variance is infinite.
             rest = np.maximum(1.0 - leverage, 1e-12)
             deviation[piece] = (observations.log_signal[piece] - design @ self._unknowns) / rest
             variance[piece] = noise / rest
@@ -116,9 +116,9 @@ class GaussianProcess:
         self.leave_one_out = LeaveOneOut(deviation, variance, own)
 
     def _leave_out(self, observations: Observations, groups: list[NDArray[np.int64]]) -> LeaveOneOut:
-        """Return the prediction of each node without its group, whose first member it is.
+        """Return the prediction of the first node of each group without the group.
 
-        With the hat matrix ``H`` of the weighted fit and its residuals ``r``, those of a group that is left out are
+        With the hat matrix ``H`` of the weighted fit and its residuals ``r``, the residuals of a left-out group are
         ``(1 - H_gg)^-1 r_g`` and their covariance ``(1 - H_gg)^-1``, in units of the noise.
         """
         design, noise = self._design(observations)
@@ -148,7 +148,7 @@ class GaussianProcess:
         return whitened
 
     def _squared_errors(self, design: FloatArray) -> FloatArray:
-        """Return the posterior variance of some linear combinations of the unknowns."""
+        """Return the posterior variance of linear combinations of the unknowns."""
         projected = solve_triangular(self._root, design.T, trans="T", check_finite=False)
         return np.einsum("ij,ij->j", projected, projected)
 
@@ -187,7 +187,7 @@ class GaussianProcess:
         return contrast @ self._unknowns, np.sqrt(self._squared_errors(contrast))
 
     def exposure_scales(self) -> tuple[FloatArray, FloatArray]:
-        """Return the log scale of each exposure in units of its weighted prior error, and the expected spread of that."""
+        """Return the log scale of each exposure in units of its weighted prior error, and its expected scatter."""
         start = len(self.centres)
         select = np.zeros((self._n_exposures, self._root.shape[0]))
         select[:, start : start + self._n_exposures] = np.eye(self._n_exposures)

@@ -1,4 +1,4 @@
-"""One exposure of one detector, as its primary header, its name and its folder tell it."""
+"""One exposure of one detector: values from the primary header, the file name and the folder."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 from astropy.table import Column, Table
 
 from permil.camera import Camera, Detector
-from permil.camera.names import detector_key, serial_key
+from permil.camera.detector_names import detector_key, serial_key
 from permil.errors import InputError
 from permil.exposures.cards import Cards
-from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header, read_structure, warn_of_file
-from permil.exposures.names import (
+from permil.exposures.checksums import CHANGED_HEADER, Checksums, has_changed_header
+from permil.exposures.file_names import (
     CcobFolder,
     FileName,
     exposure_name,
@@ -29,8 +29,8 @@ from permil.exposures.names import (
     parse_obsid,
     run_and_job,
 )
-from permil.exposures.sensors import foreign_sensor, plain_serial, raft_key, sensor_serial
-from permil.exposures.sums import CHANGED_HEADER, Checksums, has_changed_header
+from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header, read_structure, warn_of_file
+from permil.exposures.sensor_serials import foreign_sensor, plain_serial, raft_key, sensor_serial
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 NAN = math.nan
@@ -40,7 +40,7 @@ _BAY_AND_SLOT = re.compile(r"(?:(R\d\d)[\s_.\-/]*)?(S[0-2GW][0-2])?", re.IGNOREC
 # Readout minus midnight (UTC) of DAYOBS, days: DAYOBS is the Pacific date, or since 2024 that of UTC - 12 h; times are UTC or TAI.
 _TIME_OF_DAY = (-0.05, 1.55)
 _FIRST_MJD, _LAST_MJD = 50000.0, 80000.0
-# DARKTIME is the exposure time plus that of the shutter and of the readout's begin; both are rounded to 1 ms.
+# DARKTIME is the exposure time plus shutter time and the start of the readout; both are rounded to 1 ms.
 _ROUNDING_S = 0.002
 
 
@@ -50,16 +50,16 @@ def _column(description: str, *, unit: str | None = None, default: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Exposure:
-    """One detector file of one exposure: one row of the index, in this order of columns.
+    """One detector file of one exposure: one row of the index, with its columns in this order.
 
-    Missing text is "", missing numbers are NaN, missing counters -1. What the header cannot tell (the position that counts, the
+    Missing text is "", missing numbers are NaN, missing counters -1. Values that the header does not contain (the position in use, the
     purpose) is filled in by the index.
     """
 
     path: str = _column("raw file", default="")
-    obsid: str = _column("exposure; the detectors of one exposure share it", default="")
+    obsid: str = _column("exposure, the same for all its detectors", default="")
     run: str = _column("run number", default="")
-    job: str = _column("folder above that of the exposure", default="")
+    job: str = _column("parent folder of the exposure's folder", default="")
     day_obs: str = _column("day of the observation, YYYYMMDD", default="")
     seqnum: int = _column("number of the exposure on that day", default=-1)
     test_seqnum: int = _column("number of the exposure within its test", default=-1)
@@ -74,8 +74,8 @@ class Exposure:
     photodiode: float = _column("reading of the control photodiode; NaN unless positive", default=NAN)
     x_header_mm: float = _column("projector X of the header, CCS", unit="mm", default=NAN)
     y_header_mm: float = _column("projector Y of the header, CCS", unit="mm", default=NAN)
-    x_folder_mm: float = _column("commanded X of the folder's name, CCS", unit="mm", default=NAN)
-    y_folder_mm: float = _column("commanded Y of the folder's name, CCS", unit="mm", default=NAN)
+    x_folder_mm: float = _column("commanded X in the folder name, CCS", unit="mm", default=NAN)
+    y_folder_mm: float = _column("commanded Y in the folder name, CCS", unit="mm", default=NAN)
     x_mm: float = _column("projector X in use, CCS", unit="mm", default=NAN)
     y_mm: float = _column("projector Y in use, CCS", unit="mm", default=NAN)
     position_kind: str = _column('where x_mm and y_mm come from: header, folder, folder+offset or ""', default="")
@@ -86,30 +86,30 @@ class Exposure:
     mjd: float = _column("readout, modified Julian date", unit="d", default=NAN)
     filter: str = _column("filter of the flat-field projector", default="")
     filter2: str = _column("neutral-density filter of the flat-field projector", default="")
-    purpose: str = _column("what the exposure is for: bias, scan, pointing, spot or other", default="")
-    position_id: int = _column("exposures of one LED, run, place, current and time share it", default=-1)
+    purpose: str = _column("purpose of the exposure: bias, scan, pointing, spot or other", default="")
+    position_id: int = _column("number of the group with the same LED, run, position, current and time", default=-1)
     aimed: str = _column('detector that the projector points at, "" for none', default="")
     x_stage_mm: float = _column("stage X of the header, bench", unit="mm", default=NAN)
     y_stage_mm: float = _column("stage Y of the header, bench", unit="mm", default=NAN)
-    note: str = _column('what contradicts itself, the folder, the camera or other files; "" where nothing does', default="")
+    note: str = _column("inconsistencies within the file, or with its folder, the camera or other files", default="")
 
 
 def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = LEDS, checksums: Checksums = "refuse") -> Exposure:
-    """Read the primary header of a raw file; no other HDU is looked at, unless the size of the file is not a number of FITS blocks.
+    """Read the primary header of a raw file; the other headers only if the file size is not a multiple of a FITS block.
 
     Parameters
     ----------
     camera
-        The camera that must have the detector.
+        The camera that contains the detector.
     leds
-        Names that an LED may have.
+        Accepted names of LEDs.
     checksums
-        Whether a header that was changed after its CHECKSUM was made is warned of (all but ``off``).
+        Unless ``off``, a header that was changed after its CHECKSUM was written gives a warning.
 
     Warns
     -----
     FileWarning
-        Of such a header, and of bytes behind the last HDU or padding that is missing there.
+        About such a header, bytes after the last HDU, or missing padding.
 
     Raises
     ------
@@ -120,19 +120,19 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
     with fits_stream(path) as stream:
         header, header_sum = read_primary_header(stream, path)
         if not is_compressed(stream) and (size := path.stat().st_size) % BLOCK:
-            # Cut short, or longer than it should be: all headers tell.
+            # Truncated or too long: reading all headers shows which.
             read_structure(stream, size, path)
     cards = Cards(header)
     if checksums != "off" and cards.get("NAXIS") == 0 and has_changed_header(cards, header_sum):
         warn_of_file(path, f"HDU 0: {CHANGED_HEADER}")
     image_type, test_type = cards.text("IMGTYPE").lower(), cards.text("TESTTYPE").lower()
     if not image_type:
-        raise InputError("not a raw exposure (no IMGTYPE card)", path=path, remedy="leave it out of the folders to search")
+        raise InputError("not a raw exposure (no IMGTYPE card)", path=path, remedy="remove it from the folders to search")
     named = parse_file_name(path.name) or FileName("")
     folder = parse_ccob_folder(path.parent.name)
     detector = identify_detector(cards, path, camera)
     run, job = run_and_job(path)
-    # The CCOB cards of any other exposure are leftovers of the last CCOB exposure.
+    # CCOB cards in any other exposure are left over from the last CCOB exposure.
     is_ccob = image_type == "ccob" or (test_type == "ccob" and image_type not in ("bias", "dark"))
     _require_kind_of_folder(path, folder, image_type, is_ccob=is_ccob)
     day_obs, seqnum = _day(cards), cards.integer("SEQNUM", -1)
@@ -166,7 +166,7 @@ def read_exposure(path: str | Path, camera: Camera, *, leds: Collection[str] = L
 
 
 def _require_kind_of_folder(path: Path, folder: CcobFolder | None, image_type: str, *, is_ccob: bool) -> None:
-    """Make sure that a file is of the kind that its folder is named after.
+    """Check that a file matches the kind of exposure in its folder name.
 
     Raises
     ------
@@ -177,25 +177,25 @@ def _require_kind_of_folder(path: Path, folder: CcobFolder | None, image_type: s
         raise InputError(
             f"the header says {image_type.upper()}, the folder {path.parent.name}",
             path=path,
-            remedy="put the file where it belongs or rename the folder",
+            remedy="move the file to the right folder or rename the folder",
             value=image_type,
             folder=path.parent.name,
         )
 
 
 def _digits(cards: Cards, name: str) -> str:
-    """Return a number that is a name (a run, a day); a program may have written it as a float."""
+    """Return a numeric name (a run, a day), which may be written as a float."""
     text = cards.text(name)
     return text[:-2] if re.fullmatch(r"\d+\.0", text) else text
 
 
 def _day(cards: Cards) -> str:
-    """Return DAYOBS as YYYYMMDD, "" where it is missing or no day."""
+    """Return DAYOBS as YYYYMMDD, "" if it is missing or not a date."""
     text = _digits(cards, "DAYOBS")
     day = text.replace("-", "")
     if not text or not math.isnan(_midnight(day)):
         return day
-    cards.problems["DAYOBS"] = f"card DAYOBS has no day ({text[:40]!r})"
+    cards.problems["DAYOBS"] = f"card DAYOBS is not a date ({text[:40]!r})"
     return ""
 
 
@@ -213,7 +213,7 @@ def _modified_julian_date(cards: Cards) -> float:
         if _FIRST_MJD < mjd < _LAST_MJD:
             return mjd
         if not math.isnan(mjd):
-            cards.problems[name] = f"card {name} is no date of a raw file ({mjd:g})"
+            cards.problems[name] = f"card {name} is not a date in the era of the camera ({mjd:g})"
     return NAN
 
 
@@ -233,8 +233,8 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
         "folder": folder.led if folder else "",
         "file name": named.led,
     }
-    said = {source: known.get(led.lower(), led) for source, led in written.items() if led}
-    led = next(iter(said.values()), "")
+    stated = {source: known.get(led.lower(), led) for source, led in written.items() if led}
+    led = next(iter(stated.values()), "")
     if led not in leds:
         raise InputError(
             f"unknown LED {led!r}" if led else "a CCOB exposure without the name of its LED",
@@ -243,12 +243,12 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
             value=led,
             allowed=tuple(leds),
         )
-    for source, other in said.items():
+    for source, other in stated.items():
         if other != led:
             raise InputError(
-                f"the {next(iter(said))} names the LED {led}, the {source} {other}",
+                f"the {next(iter(stated))} names the LED {led}, the {source} {other}",
                 path=path,
-                remedy="put the file where it belongs or rename the folder",
+                remedy="move the file to the right folder or rename the folder",
                 value=led,
                 folder=other,
             )
@@ -267,14 +267,14 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
 
 
 def _contradictions(cards: Cards, entries: Mapping[str, Any], named: FileName, folder: CcobFolder | None) -> list[str]:
-    """Return what the cards of a file, its name and its folder say against each other; it is no reason to leave the file out."""
+    """Return contradictions between cards, file name and folder that do not exclude the file."""
     notes = []
-    said, in_header = parse_obsid(entries["obsid"]), cards.text("OBSID")
+    by_obsid, in_header = parse_obsid(entries["obsid"]), cards.text("OBSID")
     by_name = parse_obsid(named.obsid)
     by_cards = (entries["day_obs"], entries["seqnum"])
     if in_header and by_name and parse_obsid(in_header) != by_name:
         notes.append(f"the header says exposure {in_header[:40]}, the file name {named.obsid}")
-    elif said and by_cards[0] and by_cards[1] >= 0 and said != by_cards:
+    elif by_obsid and by_cards[0] and by_cards[1] >= 0 and by_obsid != by_cards:
         notes.append(f"OBSID {entries['obsid']} contradicts DAYOBS {by_cards[0]} and SEQNUM {by_cards[1]}")
     if folder and entries["test_seqnum"] != folder.sequence:
         notes.append(f"TSEQNUM is {entries['test_seqnum']}, the folder's number {folder.sequence}")
@@ -284,7 +284,7 @@ def _contradictions(cards: Cards, entries: Mapping[str, Any], named: FileName, f
             notes.append(f"{name} is {content:g}, the file name says {in_name:g}")
     midnight = _midnight(entries["day_obs"])
     if not math.isnan(entries["mjd"] + midnight) and not _TIME_OF_DAY[0] < entries["mjd"] - midnight < _TIME_OF_DAY[1]:
-        notes.append(f"MJD {entries['mjd']:.5f} is not on the day {entries['day_obs']}")
+        notes.append(f"MJD {entries['mjd']:.5f} is not on day {entries['day_obs']}")
     if entries["image_type"] == "bias" and entries["exposure_s"] > 0:
         notes.append(f"a bias with an exposure time of {entries['exposure_s']:g} s")
     dark_s = cards.number("DARKTIME", unit="s")
@@ -294,7 +294,7 @@ def _contradictions(cards: Cards, entries: Mapping[str, Any], named: FileName, f
 
 
 def _midnight(day: str) -> float:
-    """Return the modified Julian date of a day YYYYMMDD, NaN if it is none."""
+    """Return the modified Julian date of a day YYYYMMDD, NaN if it is not a date."""
     if not re.fullmatch(r"\d{8}", day, re.ASCII):
         return NAN
     try:
@@ -305,7 +305,7 @@ def _midnight(day: str) -> float:
 
 @dataclass(frozen=True)
 class _Statement:
-    """What one source says about the detector, and which detectors of the camera that can be."""
+    """What one source says about the detector, and the matching detectors of the camera."""
 
     source: str
     label: str
@@ -315,13 +315,13 @@ class _Statement:
 def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detector:
     """Return the detector of a raw file.
 
-    Bay and slot (RAFTBAY and CCDSLOT), name or number (DETECTOR, CHIPID) and the file name are compared; each may say a part only.
-    Where a slot alone is known, the serial numbers of sensor and raft decide, and where nothing is said that of the sensor.
+    Bay and slot (RAFTBAY and CCDSLOT), name or number (DETECTOR, CHIPID) and the file name are compared; each may be incomplete. If only a
+    slot is known, the serial numbers of sensor and raft decide; without any of these, the serial number of the sensor.
 
     Raises
     ------
     InputError
-        If together they name no detector of the camera or more than one, or if two of them exclude each other.
+        If they match no detector of the camera or more than one, or if two of them disagree.
     """
     named = parse_file_name(Path(path).name) or FileName("")
     statements = _header_statements(cards, path, camera)
@@ -338,7 +338,7 @@ def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detecto
             raise InputError(
                 f"{first.source} says detector {first.label}, {statement.source} {statement.label}",
                 path=path,
-                remedy="give the file its own name",
+                remedy="restore the original file name",
                 value=first.label,
                 name=statement.label,
             )
@@ -346,9 +346,9 @@ def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detecto
     if len(names) != 1:
         names = _by_serial_numbers(names, serial, cards.text("RAFTNAME"), camera)
     if len(names) != 1:
-        said = " and ".join(f"{statement.source} says {statement.label}" for statement in statements)
+        stated = " and ".join(f"{statement.source} says {statement.label}" for statement in statements)
         raise InputError(
-            "neither header nor file name says which detector it is" + (f" ({said})" if said else ""),
+            "neither header nor file name identifies the detector" + (f" ({stated})" if stated else ""),
             path=path,
             remedy=f"give a raw file of camera {camera.name}",
             value=serial,
@@ -357,9 +357,9 @@ def identify_detector(cards: Cards, path: str | Path, camera: Camera) -> Detecto
     vendor = next((name for name in (serial_key(serial)[:3], cards.text("CCD_MANU").upper()) if name in _VENDORS), "")
     if vendor and vendor != detector.vendor:
         raise InputError(
-            f"the header says a sensor of {vendor}, camera {camera.name} has one of {detector.vendor} at {detector.name}",
+            f"the header names a sensor of {vendor}, but {detector.name} of camera {camera.name} is a sensor of {detector.vendor}",
             path=path,
-            remedy="use a camera file of the time when the exposure was taken",
+            remedy="use a camera file for the date of the exposure",
             value=vendor,
             expected=detector.vendor,
         )
@@ -393,7 +393,7 @@ def _detectors_at(label: str, path: str | Path, camera: Camera) -> frozenset[str
     Raises
     ------
     InputError
-        If there is none.
+        If the camera has none.
     """
     found = camera.find(label)
     if found is not None:
@@ -416,7 +416,7 @@ def _detectors_at(label: str, path: str | Path, camera: Camera) -> frozenset[str
 
 
 def _by_serial_numbers(names: frozenset[str], serial: str, raft: str, camera: Camera) -> frozenset[str]:
-    """Return the detectors, of some that are possible, that have a sensor, else those that are in a raft."""
+    """Return the possible detectors with this sensor, else those in this raft."""
     key = serial_key(serial)
     same = frozenset(name for name, detector in camera.detectors.items() if key and serial_key(detector.serial) == key)
     if same & names or not names:

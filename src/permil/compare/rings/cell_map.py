@@ -1,4 +1,4 @@
-"""A flat as a map of cells: relative deviations, binned, without its large-scale part."""
+"""Map of the relative deviations of a flat in cells, without the large-scale part."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class CellMap:
     Attributes
     ----------
     level
-        Mean deviation of the good pixels of each cell; 0 where the cell is not good.
+        Mean deviation of the good pixels of each cell; 0 if the cell is not good.
     good
-        Cells of which at least half of the pixels are good.
+        Cells with at least half of their pixels good.
     cell
         Side of a cell, pixels.
     """
@@ -35,7 +35,7 @@ class CellMap:
     cell: int
 
     def to_pixels(self, index: NDArray[np.integer] | FloatArray) -> FloatArray:
-        """Return the pixel coordinate of the middle of cells."""
+        """Return the pixel coordinate of the centre of cells."""
         return np.asarray(np.asarray(index, dtype=np.float64) * self.cell + (self.cell - 1) / 2)
 
 
@@ -46,7 +46,7 @@ def bin_cells(
     cell_px: int,
     segments: NDArray[np.integer] | None = None,
 ) -> CellMap:
-    """Return the relative deviations of a flat in cells; rows and columns that do not fill a cell at the far ends are left out.
+    """Return the relative deviations of a flat in cells; incomplete cells at the far ends are dropped.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ def bin_cells(
     cell_px
         Side of a cell.
     segments
-        Number of the segment of each pixel, each of which is divided by its own mean; None for the mean of the sensor.
+        Segment number of each pixel, to divide each segment by its own mean; None for the mean of the sensor.
 
     Raises
     ------
@@ -84,12 +84,12 @@ def bin_cells(
 
 
 def high_passed(cells: CellMap, sigma_px: float) -> CellMap:
-    """Return a map without its local mean (Gaussian of sigma ``sigma_px`` over good cells), cells that stand out far being cut.
+    """Return a map minus its local mean (Gaussian of sigma ``sigma_px`` over good cells), with outliers clipped.
 
     Raises
     ------
     CompareError
-        If the scale is shorter than a cell, or nothing is left.
+        If the scale is shorter than a cell, or no cell is left.
     """
     sigma = sigma_px / cells.cell
     if sigma < 1:
@@ -101,14 +101,14 @@ def high_passed(cells: CellMap, sigma_px: float) -> CellMap:
     level = np.where(cells.good, cells.level - mean, 0.0)
     typical = 1.4826 * np.median(np.abs(level[cells.good]))
     if not typical > 0:
-        raise CompareError("the flat is constant but for its large-scale part", remedy="give a measured flat")
+        raise CompareError("the flat is constant except for its large-scale part", remedy="give a measured flat")
     return replace(cells, level=np.clip(level, -_CLIP * typical, _CLIP * typical))
 
 
 def evened(cells: CellMap, sigma_px: float) -> CellMap:
-    """Return a map divided by its local rms (Gaussian of sigma ``sigma_px``) where that is above the typical one.
+    """Return a map divided by its local rms (Gaussian of sigma ``sigma_px``) where this is above the typical rms.
 
-    Blemishes then count no more than their surroundings.
+    Blemishes then have no more weight than their surroundings.
     """
     sigma = max(1.0, sigma_px / cells.cell)
     share = ndimage.gaussian_filter(cells.good.astype(np.float64), sigma, mode="constant")
@@ -120,7 +120,7 @@ def evened(cells: CellMap, sigma_px: float) -> CellMap:
 def _relative(
     flat: NDArray[np.floating], usable: NDArray[np.bool_], segments: NDArray[np.integer] | None
 ) -> NDArray[np.floating]:
-    """Return the flat over its mean (or that of its segment) minus 1; 0 where a pixel is not usable."""
+    """Return the flat divided by its mean (or that of its segment) minus 1; 0 at unusable pixels."""
     if segments is None:
         mean: FloatArray | float = float(flat[usable].mean(dtype=np.float64))
         lowest = mean

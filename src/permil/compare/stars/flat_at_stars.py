@@ -1,4 +1,4 @@
-"""The flat at the stars: relative to its sensor or amplifier, and as a star sees it."""
+"""The flat at the stars: relative to its sensor or amplifier, and averaged over the light of a star."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ BoolArray = NDArray[np.bool_]
 Reference = Literal["detector", "amplifier"]
 Weight = Literal["aperture", "moments"]
 LARGEST_LOSS = 0.02
-"""A star that has lost more of its weight to unusable pixels is not compared."""
+"""Stars that lose a larger fraction of their weight to unusable pixels are not compared."""
 
 
 @dataclass(frozen=True)
 class RelativeFlat:
-    """A flat over the mean of its sensor or amplifiers.
+    """A flat divided by the mean of its sensor or amplifiers.
 
     Attributes
     ----------
     excess : ndarray, shape (ny, nx)
-        ``F - 1``; 0 where not usable.
+        ``F - 1``; 0 at unusable pixels.
     variance : ndarray, shape (ny, nx)
-        Of the excess.
+        Variance of the excess.
     usable : ndarray of bool, shape (ny, nx)
-        Pixels that count.
+        Usable pixels.
     means, mean_errors : ndarray, shape (amplifiers,)
-        What each amplifier's mean is relative to that of the sensor, minus 1; from ``F - 1`` with reference ``amplifier`` this part
-        was taken off. It cannot be told from wrong gains. NaN for amplifiers without a usable pixel.
+        Mean of each amplifier relative to that of the sensor, minus 1, with errors; with reference ``amplifier`` it is removed from
+        ``F - 1``. It is degenerate with wrong gains. NaN for amplifiers without a usable pixel.
     reference
-        What the excess is relative to.
+        Reference of the excess.
     """
 
     excess: FloatArray
@@ -54,7 +54,7 @@ class RelativeFlat:
 
     @property
     def between_amplifiers(self) -> tuple[float, float]:
-        """Rms of the amplifiers' means around that of the sensor, and its error: the part that wrong gains would make."""
+        """Rms of the amplifier means about that of the sensor, and its error, as wrong gains would cause."""
         known = np.isfinite(self.means)
         if known.sum() < 2:
             return float("nan"), float("nan")
@@ -78,11 +78,11 @@ def relative_flat(
     flat, variance : ndarray, shape (ny, nx)
         Response and its variance.
     usable : ndarray of bool, shape (ny, nx)
-        Pixels that count.
+        Usable pixels.
     amplifiers : ndarray of int, shape (ny, nx)
         Number of each pixel's amplifier, from 0.
     reference
-        ``amplifier`` for the headline: what is between amplifiers looks like wrong gains.
+        ``amplifier`` for the headline: variation between amplifiers is degenerate with wrong gains.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def relative_flat(
     for name, array in (("variance", variance), ("mask", usable), ("map of amplifiers", amplifiers)):
         if array.shape != flat.shape:
             raise CompareError(
-                f"the {name} of the flat has shape {array.shape}, the flat {flat.shape}",
+                f"the {name} of the flat has shape {array.shape}, but the flat {flat.shape}",
                 remedy="give arrays of one detector",
                 value=array.shape,
                 allowed=flat.shape,
@@ -101,9 +101,7 @@ def relative_flat(
         raise CompareError("no pixel of the flat is usable", remedy="check the mask of the flat")
     values, spread = flat[usable].astype(np.float64), variance[usable].astype(np.float64)
     if not (np.isfinite(values) & np.isfinite(spread) & (values > 0) & (spread >= 0)).all():
-        raise CompareError(
-            "the flat is not finite and positive in all pixels that count as usable", remedy="mask the pixels where it is not"
-        )
+        raise CompareError("the flat is not finite and positive in all pixels marked as usable", remedy="mask the other pixels")
     if np.ptp(values) == 0:
         raise CompareError("the flat is constant: there is nothing to compare", remedy="give the measured flat", value=values[0])
     of_pixel = amplifiers[usable].astype(np.int64)
@@ -121,14 +119,14 @@ def relative_flat(
 
 @dataclass(frozen=True)
 class SeenFlat:
-    """A flat as stars see it; arrays of shape (n,).
+    """A flat averaged over the light of stars; arrays of shape (n,).
 
     Attributes
     ----------
     excess, error
-        Mean of ``F - 1`` in the star's own weights, and its standard error; NaN where too much is lost.
+        Mean of ``F - 1`` with the weights of the star, and its standard error; NaN if too much is lost.
     lost
-        Part of the star's weight that lies on pixels that are not usable, or beyond the detector.
+        Fraction of the star's weight on unusable pixels or beyond the detector.
     """
 
     excess: FloatArray
@@ -144,20 +142,20 @@ def flat_as_seen(
     weight: Weight = "aperture",
     largest_loss: float = LARGEST_LOSS,
 ) -> SeenFlat:
-    """Average a flat over the light of each star, at its sub-pixel place.
+    """Average a flat over the light of each star, at its sub-pixel position.
 
     Parameters
     ----------
     flat
         Relative flat.
     places
-        Stars, pixels of the flat.
+        Positions of stars, pixels of the flat.
     response
-        Profile and aperture.
+        Profile and aperture of the stars.
     weight
-        ``aperture``: the light in the circle of the flux, what the flux answers to. ``moments``: a Gaussian with the star's moments.
+        ``aperture``: the light in the aperture of the flux. ``moments``: a Gaussian with the star's moments.
     largest_loss
-        Stars that lose more of their weight are not used.
+        Stars that lose a larger fraction of their weight are not used.
 
     Raises
     ------
@@ -177,7 +175,7 @@ def flat_as_seen(
 
 
 def seen_map(flat: RelativeFlat, response: StarResponse) -> FloatArray:
-    """Return ``F - 1`` as the flux of the mean star would see it in each pixel; unusable pixels are filled from their surroundings."""
+    """Return ``F - 1`` averaged over the mean star centred on each pixel; unusable pixels are filled from their surroundings."""
     spectrum = fft.dctn(fill(flat.excess, flat.usable), norm="ortho", workers=2)
     wavenumber = np.hypot(*cosine_wavenumbers(spectrum.shape))
     nodes = np.linspace(0, wavenumber.max(), 2000)
@@ -185,20 +183,20 @@ def seen_map(flat: RelativeFlat, response: StarResponse) -> FloatArray:
 
 
 def require_inside(places: StarPlaces, shape: tuple[int, ...]) -> None:
-    """Raise an error if stars lie outside of a flat, or have no place.
+    """Raise an error if stars lie outside a flat, or have no position.
 
     Raises
     ------
     CompareError
-        Then stars and flat are not of one detector.
+        If so: stars and flat are not of one detector.
     """
     if not (np.isfinite(places.x) & np.isfinite(places.y)).all():
-        raise CompareError("some stars have no place", remedy="leave out rows whose x or y is not finite")
+        raise CompareError("some stars have no position", remedy="remove rows whose x or y is not finite")
     outside = (places.x < -0.5) | (places.y < -0.5) | (places.x > shape[1] - 0.5) | (places.y > shape[0] - 0.5)
     if outside.any():
         first = int(np.flatnonzero(outside)[0])
         raise CompareError(
-            f"{int(outside.sum())} stars lie outside of the flat ({shape[1]} x {shape[0]} pixels), the first at "
+            f"{int(outside.sum())} stars lie outside the flat ({shape[1]} x {shape[0]} pixels), the first at "
             f"({places.x[first]:.1f}, {places.y[first]:.1f})",
             remedy="give stars and flat of one detector, in pixels of the detector",
             value=(float(places.x[first]), float(places.y[first])),

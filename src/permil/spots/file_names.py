@@ -1,6 +1,6 @@
-"""What file names of spot exposures tell: exposure, detector, exposure time and projector position.
+"""Parse file names of spot exposures: exposure, detector, exposure time and projector position.
 
-Names of the spot measurements of 2019 look like
+Names of the spot measurements of 2019 have the form
 ``MC_C_20191030_000363_R22_S11_15.0s_0.1x_-3.5y_processed_grid.fits``; detectors are also written ``R22-S11`` or ``r22_s11``.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from permil.exposures.names import parse_file_name
+from permil.exposures.file_names import parse_file_name
 
 _EXPOSURE = re.compile(r"[A-Z]{2}_[A-Z]_\d{8}_\d{6}")
 _DETECTOR = re.compile(r"(?<![A-Z])(R\d\d)[_-]?(S[\dGW]\d)(?!\d)", re.IGNORECASE)
@@ -21,14 +21,14 @@ _CONDITIONS = re.compile(rf"_{_NUMBER}s_{_NUMBER}x_{_NUMBER}y(?:_|\.|$)")
 
 
 def exposure_key(name: str) -> str:
-    """Return the name of an exposure in one spelling: the number ``3019103000363`` is ``MC_C_20191030_000363``."""
+    """Normalise the name of an exposure: the number ``3019103000363`` is ``MC_C_20191030_000363``."""
     numbered = parse_file_name(f"{name}-R22-S11-det094.fits") if name.isdigit() else None
     return numbered.obsid if numbered else name
 
 
 @dataclass(frozen=True)
 class NameFacts:
-    """What a name tells; empty or NaN where it does not."""
+    """Information in a file name; empty or NaN if absent."""
 
     exposure: str
     detector: str
@@ -38,7 +38,7 @@ class NameFacts:
 
 
 def facts_of_name(path: str | Path) -> NameFacts:
-    """Read a file name."""
+    """Parse a file name."""
     name = Path(path).name
     exposure, detector, conditions = _EXPOSURE.search(name), _DETECTOR.search(name), _CONDITIONS.search(name)
     seconds, x, y = (float(entry) for entry in conditions.groups()) if conditions else (np.nan,) * 3

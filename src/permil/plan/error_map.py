@@ -1,4 +1,4 @@
-"""Map of the predicted errors over the focal plane."""
+"""Map of the predicted errors over the focal plane (PNG)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Detector, frames
-from permil.canvas import own_settings
 from permil.plan.prediction import PlanPrediction
+from permil.plotting import own_settings
 from permil.products import atomic_output
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ FloatArray = NDArray[np.float64]
 
 
 def write_error_map(path: Path, prediction: PlanPrediction) -> None:
-    """Draw the errors of pixels (photon noise) and of what the plan cannot determine, on the focal plane in DVCS mm (PNG)."""
+    """Draw the pixel errors (photon noise) and the errors of undetermined modes on the focal plane, DVCS mm (PNG)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -32,7 +32,7 @@ def write_error_map(path: Path, prediction: PlanPrediction) -> None:
         _draw(photon_axes, prediction, pixel_errors)
         photon_axes.set_title("one pixel: photon and read noise")
         _draw(mode_axes, prediction, prediction.mode_error_maps())
-        mode_axes.set_title("modes that signals do not determine")
+        mode_axes.set_title("modes not determined by signals")
         photon_axes.set_ylabel("y (DVCS, mm)")
         with atomic_output(path) as temporary:
             canvas.print_figure(temporary, format="png", dpi=110)

@@ -1,6 +1,6 @@
-"""What the headers and the name of a catalog say: exposure, detector, sensor, time, place of the projector, band.
+"""Metadata of a catalog from its headers and name: exposure, detector, sensor, time, projector position, band.
 
-Cards are read by the guarded reader of `permil.exposures.cards`: what cannot be used is missing, and listed.
+Cards are read with `permil.exposures.cards`: unusable values count as missing and are listed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from permil.camera import detector_key
 from permil.errors import InputError
 from permil.exposures import LEDS
 from permil.exposures.cards import Cards
-from permil.spots.names import facts_of_name
+from permil.spots.file_names import facts_of_name
 
 _NOTHING = frozenset({"", "none", "empty", "null", "undefined", "undef", "unknown", "n/a", "na", "nan", "-"})
 _ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d*)?)?Z?)?")
@@ -27,14 +27,14 @@ _FIRST_MJD, _LAST_MJD = 15000.0, 120000.0
 
 @dataclass(frozen=True)
 class CatalogHeader:
-    """The cards of a catalog: of the primary header, and of the table's header, where other programs write them.
+    """The cards of a catalog, from the primary header and from the table header, which some programs use.
 
     Attributes
     ----------
     primary, table
         The headers.
     further
-        Clauses about values that are numbers but impossible.
+        Clauses about impossible values.
     """
 
     primary: Cards
@@ -42,7 +42,7 @@ class CatalogHeader:
     further: list[str] = field(default_factory=list)
 
     def text(self, *names: str) -> str:
-        """Return the first text of some cards in either header, "" where there is none or it says that there is nothing."""
+        """Return the first text among some cards in either header, "" if there is none or it marks a missing value."""
         for name in names:
             for cards in (self.primary, self.table):
                 text = cards.text(name)
@@ -51,12 +51,12 @@ class CatalogHeader:
         return ""
 
     def number(self, *names: str, unit: str | None = None) -> float:
-        """Return the first number of some cards in either header, NaN where there is none."""
+        """Return the first number among some cards in either header, NaN if there is none."""
         found = (cards.number(name, unit=unit) for name in names for cards in (self.primary, self.table))
         return next((number for number in found if number == number), float("nan"))
 
     def number_between(self, low: float, high: float, *names: str, unit: str | None = None) -> float:
-        """Return the first number of some cards, NaN with a clause in `problems` where it is outside a range (limits excluded)."""
+        """Return the first number among some cards; outside an open interval, NaN with a clause in `problems`."""
         number = self.number(*names, unit=unit)
         if number == number and not low < number < high:
             self.further.append(f"card {names[0]} has an impossible value ({number:g})")
@@ -64,7 +64,7 @@ class CatalogHeader:
         return number
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the cards that were asked for."""
+        """Return clauses about faults of the requested cards."""
         known = [*self.primary.problems.values(), *self.table.problems.values(), *self.further]
         return [f"{clause}: not used" for clause in dict.fromkeys(known)]
 
@@ -75,9 +75,9 @@ def catalog_facts(header: CatalogHeader, path: Path, *, name: str = "") -> dict[
     Parameters
     ----------
     header, path
-        Of the catalog.
+        Headers and path of the catalog.
     name
-        Name of the exposure where neither header nor file name tell it; empty: the name of the file without its suffix.
+        Name of the exposure if neither header nor file name contains it; empty: the file name without suffix.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def catalog_facts(header: CatalogHeader, path: Path, *, name: str = "") -> dict[
     serial, slot = header.text("LSST_NUM"), "_".join(filter(None, (header.text("RAFTBAY"), header.text("CCDSLOT"))))
     _require_one(path, "detector", [*_texts(header, "DETECTOR"), slot, in_name.detector], detector_key)
     exposures = [*_texts(header, "EXPOSURE", "OBSID"), in_name.exposure]
-    # Only the ids of the camera's controller are comparable; other names of an exposure may mean the same.
+    # Only identifiers of the camera's controller are comparable; other names may denote the same exposure.
     _require_one(path, "exposure", [entry for entry in exposures if facts_of_name(entry).exposure == entry], str)
     band = header.text("BAND", "FILTER")
     return {
@@ -114,14 +114,14 @@ def _texts(header: CatalogHeader, *names: str) -> list[str]:
 
 def _require_one(path: Path, what: str, statements: list[str], key: Any) -> None:
     stated = {key(text): text for text in reversed(statements) if text.lower() not in _NOTHING}
-    # A number or a serial may be the same detector as a name: only the camera can tell.
+    # A number or serial number may denote the same detector as a name, which only the camera can decide.
     comparable = {entry: text for entry, text in stated.items() if facts_of_name(text).detector} if what == "detector" else stated
     if len(comparable) > 1:
         first, second = list(comparable.values())[:2]
         raise InputError(
             f"header and file name contradict each other: {what} {second} and {first}",
             path=path,
-            remedy="correct the one that is wrong",
+            remedy="correct the wrong one",
             value=first,
             other=second,
         )
@@ -135,7 +135,7 @@ def _date(header: CatalogHeader) -> float:
             try:
                 return float(Time(text.removesuffix("Z").replace(" ", "T")).mjd)
             except ValueError:
-                header.further.append(f"card {name} has no date ({text!r})")
+                header.further.append(f"card {name} is not a date ({text!r})")
         else:
             number = header.number_between(_FIRST_MJD, _LAST_MJD, name, unit="d")
             if number == number:

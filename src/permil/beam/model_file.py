@@ -1,4 +1,4 @@
-"""Beam model to FITS and back: everything that rebuilds the identical model, and pictures for people."""
+"""Write and read beam models as FITS: all data that rebuild the identical model, and images for inspection."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ _PARTS = ("BEAM", "BEAM_ERR", "NODES", "KERNELS", "GAINS")
 def model_to_hdus(model: BeamModel, *, header: Mapping[str, Any] | None = None) -> list[Any]:
     """Return the HDUs of a beam model.
 
-    ``BEAM`` and ``BEAM_ERR`` are pictures on a lattice with a linear WCS in mm (place minus projector); ``NODES``, ``KERNELS`` and,
-    with several bunches, ``EXPOSURES`` rebuild the model; ``GAINS`` tells the gain of each bunch.
+    ``BEAM`` and ``BEAM_ERR`` are images on a lattice with a linear WCS in mm (position minus projector); ``NODES``, ``KERNELS`` and, with
+    several bunches, ``EXPOSURES`` rebuild the model; ``GAINS`` holds the gain of each bunch.
 
     Parameters
     ----------
@@ -67,22 +67,22 @@ def model_to_hdus(model: BeamModel, *, header: Mapping[str, Any] | None = None) 
 
 
 def model_from_hdus(path: str | Path) -> BeamModel:
-    """Read a beam model from a FITS file; it is identical to the one that was written.
+    """Read a beam model from a FITS file; it is identical to the written one.
 
     Raises
     ------
     InputError
-        If the file is missing, damaged or no beam model.
+        If the file is missing, damaged or not a beam model.
     """
     try:
         with warnings.catch_warnings(), fits.open(path, memmap=False) as hdus:
-            warnings.simplefilter("ignore", AstropyUserWarning)  # of a truncated file, which the checks below find
+            warnings.simplefilter("ignore", AstropyUserWarning)  # about a truncated file, which the checks below detect
             missing = [name for name in _PARTS if name not in hdus]
             if missing:
                 raise InputError(
                     f"not a beam model: extension {', '.join(missing)} is missing",
                     path=path,
-                    remedy="give a file that permil beam fit or permil run made",
+                    remedy="give a file written by permil beam fit or permil run",
                 )
             check_sums(hdus, path)
             header = hdus[0].header

@@ -1,4 +1,4 @@
-"""Some rows of a raw segment, without decoding the others."""
+"""Read selected rows of a raw segment, without decoding the others."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from permil.exposures.raw_file import IntegerImage, RawFile
 def read_rows(
     raw_file: RawFile, name: str, rows: slice, *, buffer: RowBuffer | None = None, pixels: IntegerImage | None = None
 ) -> IntegerImage:
-    """Return some rows of a raw segment.
+    """Return selected rows of a raw segment.
 
     Parameters
     ----------
     raw_file
-        An open file.
+        An open raw file.
     name
-        Of an amplifier.
+        Name of the amplifier.
     rows
-        Rows of the segment, the first ones first.
+        Row numbers in ascending order.
     buffer
-        May be used for coded rows.
+        Scratch memory for stored rows.
     pixels
-        May be used for the result, of its size and C-contiguous.
+        Array for the result, C-contiguous, of its size.
 
     Returns
     -------
     ndarray, shape (number of rows, nx_raw)
-        The same as ``raw_file.segment(name)[rows]``; only these rows are decoded where the segment is stored row by row.
+        Equal to ``raw_file.segment(name)[rows]``; if the segment is stored row by row, only these rows are decoded.
 
     Raises
     ------
     RawFormatError
-        If they cannot be decoded.
+        If a row cannot be decoded.
     """
     places = raw_file.stored_rows(name)
     if places is None:

@@ -1,4 +1,4 @@
-"""Catalogs that are given more than once: the same measurement is counted once, whatever the file is called."""
+"""Find catalogs with the same measurements, whatever their file names, so that each measurement counts once."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ from numpy.typing import NDArray
 from permil.camera import detector_key
 from permil.spots.catalog import QUANTITIES, SpotCatalog
 from permil.spots.errors import SpotError
-from permil.spots.names import exposure_key
+from permil.spots.file_names import exposure_key
 
-# Measurements of different exposures have no rows in common but by rounding.
+# Different exposures share rows only through rounding.
 _LEAST_COMMON, _COMMON_PART = 5, 0.1
 
 
 @dataclass(frozen=True)
 class RepeatedCatalog:
-    """A catalog that repeats an earlier one: the numbers of both in their sequence."""
+    """A catalog that repeats an earlier one, by their indices in the input."""
 
     number: int
     of: int
 
 
 def repeated_catalogs(catalogs: Sequence[SpotCatalog], names: Sequence[str]) -> list[RepeatedCatalog]:
-    """Find catalogs of the same exposure and detector, or of one detector with equal values, whatever the exposure is called.
+    """Find catalogs of the same exposure and detector, or of one detector with equal values and any exposure name.
 
-    Values are equal where positions, moments and fluxes of all sources are, bit by bit in single precision, in any order of the rows.
-    Repeated images of one place are other measurements: their values differ.
+    Values are equal if positions, moments and fluxes of all sources are identical in single precision, in any order of the rows. Repeated
+    images of one position are different measurements, with different values.
 
     Parameters
     ----------
     catalogs
-        Catalogs whose detectors have one spelling.
+        Catalogs with normalised detector names.
     names
-        What each is called in messages (its file).
+        Name of each catalog in messages (its file).
 
     Raises
     ------
     SpotError
-        If catalogs of one exposure and detector differ, catalogs of two detectors are equal, or one catalog has a part of the rows
-        of another one.
+        If catalogs of one exposure and detector differ, catalogs of two detectors are equal, or a catalog contains part of the rows of
+        another.
     """
     repeated: list[RepeatedCatalog] = []
     by_exposure: dict[tuple[str, str | int], int] = {}
@@ -54,9 +54,9 @@ def repeated_catalogs(catalogs: Sequence[SpotCatalog], names: Sequence[str]) -> 
         same = by_exposure.setdefault((exposure_key(catalog.exposure), detector), number) if catalog.exposure else number
         if same != number and not np.array_equal(rows[same], rows[number]):
             raise SpotError(
-                f"{names[number]} and {names[same]} differ, although both are {catalog.detector or 'the same detector'} "
+                f"{names[number]} and {names[same]} differ, although both hold {catalog.detector or 'the same detector'} "
                 f"of exposure {catalog.exposure}",
-                remedy="give the one that is right: an exposure counts once, whichever program measured it",
+                remedy="give only the right one: an exposure is used once, whichever program measured it",
                 value=names[number],
                 other=names[same],
             )
@@ -76,7 +76,7 @@ def repeated_catalogs(catalogs: Sequence[SpotCatalog], names: Sequence[str]) -> 
 
 
 def _require_no_parts(rows: Sequence[NDArray[np.uint64]], names: Sequence[str]) -> None:
-    """Raise an error if many rows of one catalog are those of another."""
+    """Raise an error if many rows of one catalog are also in another."""
     keys = np.concatenate([*rows, np.zeros(0, dtype=np.uint64)])
     owner = np.repeat(np.arange(len(rows)), [len(entry) for entry in rows])
     order = np.argsort(keys, kind="stable")
@@ -86,7 +86,7 @@ def _require_no_parts(rows: Sequence[NDArray[np.uint64]], names: Sequence[str]) 
     for (first, second), count in zip(pairs, counts, strict=True):
         if count > max(_LEAST_COMMON, _COMMON_PART * min(len(rows[first]), len(rows[second]))):
             raise SpotError(
-                f"{count} rows of {names[second]} equal rows of {names[first]} bit by bit: they hold parts of one measurement",
+                f"{count} rows of {names[second]} are identical to rows of {names[first]}: they hold parts of one measurement",
                 remedy="give each exposure once",
                 value=int(count),
                 other=names[first],
@@ -94,14 +94,14 @@ def _require_no_parts(rows: Sequence[NDArray[np.uint64]], names: Sequence[str]) 
 
 
 def _row_keys(catalog: SpotCatalog) -> NDArray[np.uint64]:
-    """Return a sorted array of numbers of 64 bits that stand for the rows with a position."""
+    """Return a sorted array of 64-bit hashes of the rows with a position."""
     located = np.isfinite(catalog.x) & np.isfinite(catalog.y)
     values = np.stack([getattr(catalog, name)[located] for name in QUANTITIES], axis=1)
-    # Single precision, so that a copy in that format is told; adding 0 makes -0 one with 0.
+    # Single precision, to recognise copies in that format; adding 0 converts -0 to 0.
     bits = (np.nan_to_num(values.astype(np.float32), nan=np.inf) + np.float32(0)).view(np.uint32)
     keys = np.zeros(len(bits), dtype=np.uint64)
     for column in bits.T:
-        # The mixing of splitmix64 (Steele et al. 2014).
+        # Mixing function of splitmix64 (Steele et al. 2014).
         keys = (keys ^ column) * np.uint64(0xBF58476D1CE4E5B9)
         keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         keys ^= keys >> np.uint64(31)

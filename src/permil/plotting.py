@@ -1,7 +1,7 @@
-"""Matplotlib for pages and pictures, whatever the user's settings are.
+"""Matplotlib for report pages and figures, independent of the user's settings.
 
-Import this module before anything of matplotlib. The user's own figures keep their settings: nothing is changed outside of
-`own_settings`, and matplotlib is loaded with the user's settings unless they keep it from loading.
+Import this module before matplotlib. The user's own figures keep their settings: nothing changes outside of `own_settings`, and matplotlib
+is loaded with the user's settings unless these prevent it from loading.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NAMED_BACKEND, _NAMED_FILE = "MPLBACKEND", "MATPLOTLIBRC"
 
 @contextlib.contextmanager
 def own_settings(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
-    """Draw with matplotlib's defaults and some settings of our own, without what the user has set."""
+    """Use matplotlib's defaults and the given settings, ignoring the user's settings."""
     import matplotlib as mpl
 
     defaults: Any = mpl.rcParamsDefault
@@ -32,7 +32,7 @@ def own_settings(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
 
 
 def _load() -> None:
-    """Load matplotlib; a backend that is not installed or a file of settings that cannot be read is no reason to fail."""
+    """Load matplotlib, even if the user's backend is not installed or the settings file cannot be read."""
     found = find_spec("matplotlib")
     if found is None or found.origin is None or "matplotlib" in sys.modules:
         return
@@ -40,7 +40,7 @@ def _load() -> None:
     try:
         import_module("matplotlib")
     except (ValueError, OSError):
-        # What a failed import leaves is not fit for another.
+        # Remove partly imported modules before the next attempt.
         for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
             del sys.modules[name]
         with _without_settings(Path(found.origin).parent):
@@ -49,7 +49,7 @@ def _load() -> None:
 
 @contextlib.contextmanager
 def _without_settings(package: Path) -> Iterator[None]:
-    """Hide the user's settings: the environment and a file in the working folder, which comes first."""
+    """Hide the user's settings: environment variables, and a file in the working folder, which takes precedence."""
     saved = {name: os.environ.pop(name, None) for name in (_NAMED_BACKEND, _NAMED_FILE)}
     os.environ[_NAMED_FILE] = str(package / "mpl-data" / "matplotlibrc")
     before = Path.cwd() if Path("matplotlibrc").exists() else None

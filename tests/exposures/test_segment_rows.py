@@ -13,7 +13,7 @@ import pytest
 from permil.camera import Camera
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
-from permil.exposures.some_rows import read_rows
+from permil.exposures.segment_rows import read_rows
 
 from .conftest import RawWriter
 

@@ -196,7 +196,7 @@ def test_an_exposure_without_a_board_temperature_is_left_out(files, bin8, config
     others = files["paths"][1:]
     result = stack_group([broken, *others], files["readings"], bin8, calibration, following)
     assert [(entry.path, entry.reason[:46]) for entry in result.left_out] == [
-        (broken, "there is no board temperature: card TEMP3 has ")
+        (broken, "there is no board temperature: card TEMP3 is n")
     ]
     reference = stack_group(others, files["readings"][1:], bin8, calibration, following)
     np.testing.assert_array_equal(result.stack.image, reference.stack.image)

@@ -208,15 +208,7 @@ def _gradient(
     solution: JointSolution, detector: DetectorSignals, chosen: NDArray[np.bool_], values: FloatArray, weights: FloatArray
 ) -> FloatArray:
     """Return ``X' W v`` of some super-pixels of a detector, shape (unknowns,)."""
-    part = DetectorSignals(
-        detector.name,
-        detector.x_mm[chosen],
-        detector.y_mm[chosen],
-        detector.exposures,
-        detector.log_signal[:, chosen],
-        detector.variance[:, chosen],
-    )
-    columns = (np.ascontiguousarray(array[:, chosen], dtype=np.float64) for array in (values, weights))
+    values, weights = (np.ascontiguousarray(np.where(chosen, array, 0.0), dtype=np.float64) for array in (values, weights))
     gradient = np.zeros(solution.model.size)
-    DetectorRows(solution.model, part, solution.vector, *columns).add_gradient(gradient)
+    DetectorRows(solution.model, detector, solution.vector, values, weights).add_gradient(gradient)
     return gradient

@@ -43,11 +43,11 @@ _MEANINGS = {
     "weather_y": ("1 / mm", "the part of gradient_y that they add"),
     "weather_common": ("", "the part of common that they add; it is smooth, and none of photon"),
     **{
-        f"{name}_{term}": (unit, f"the part of {whole} that {cause} adds{note}")
+        f"{name}_{term}": (unit, f"the part of {whole} from {cause}{note}")
         for name, cause in (
-            ("board_coefficient", "what is not known of the boards' temperature coefficients"),
-            ("board_time", "the change of the boards' gains in time, and what is not known of their temperatures,"),
-            ("gain_step", "what is not known of the steps of amplifiers"),
+            ("board_coefficient", "errors of the boards' temperature coefficients"),
+            ("board_time", "changes of the boards' gains in time and errors of their temperatures"),
+            ("gain_step", "errors of the steps of amplifiers"),
         )
         for term, unit, whole, note in (
             ("scale", "", "detector_scale", ""),

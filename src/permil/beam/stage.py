@@ -13,8 +13,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.beam.bunches import box_signals, shared_box_calibration
+from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
-from permil.beam.model_file import model_from_hdus, model_to_hdus
 from permil.beam.nodes import nodes_from_table
 from permil.camera import Camera, ReferenceBox, shared_camera
 from permil.camera.frames import box_in_detector, detector_to_ccs

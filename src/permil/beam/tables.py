@@ -8,8 +8,8 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
-from permil.beam.model_file import model_from_hdus, model_to_hdus
 from permil.beam.nodes import BUNCH_COLUMNS, PLACE_COLUMNS, REQUIRED_COLUMNS, bunch_labels, nodes_from_table
 from permil.camera import Camera
 from permil.errors import BeamError, InputError, PermilError

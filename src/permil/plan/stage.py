@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from permil.beam.model_file import model_from_hdus
+from permil.beam.fits import model_from_hdus
 from permil.camera import Camera
 from permil.config.plan import PlanConfig, PlanPointings, PlanScan
 from permil.errors import ConfigError, PositionError

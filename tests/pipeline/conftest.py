@@ -56,9 +56,10 @@ def reduced(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def spoiled(campaign: Path, tmp_path: Path) -> Path:
-    """Return a copy of the campaign (hard links) that a test may spoil with `Spoil`."""
+    """Return a copy of the campaign (hard links) that a test may spoil with `Spoil`; its report has the index page alone."""
     copy = tmp_path / "campaign"
     shutil.copytree(campaign, copy, copy_function=os.link)
+    replace_bytes(copy / "config.yaml", (copy / "config.yaml").read_bytes() + b"report: {detector_pages: false}\n")
     return copy
 
 

@@ -82,30 +82,26 @@ class SuperPixelSignals:
             **arrays,
         )
 
-    def lit(self, least_signal: float) -> NDArray[np.bool_]:
-        """Return where there is enough light, shape (e, p).
+    def lit(self, least_signal: float, exposures: slice = slice(None)) -> NDArray[np.bool_]:
+        """Return where there is enough light in some exposures, shape (e, p).
 
         The mean signal of the super-pixels beside one decides, not its own: near the limit only upward noise would be kept.
         """
-        signal, grid = self._on_grid(self.signal), np.s_[:, 1:-1, 1:-1]
-        total, count = (_sums_beside(part) for part in (np.nan_to_num(signal), np.isfinite(signal).astype(np.float32)))
+        signal = self.signal[exposures]
+        grid = np.full((len(signal), self.shape[0] + 2, self.shape[1] + 2), np.nan, dtype=signal.dtype)
+        grid[:, self.row + 1, self.column + 1] = signal
+        total, count = (_sums_beside(part) for part in (np.nan_to_num(grid), np.isfinite(grid).astype(np.float32)))
         with np.errstate(invalid="ignore", divide="ignore"):
-            beside = np.where(count > 0, total / count, signal[grid])
-            return (beside[:, self.row, self.column] >= least_signal) & (self.signal > 0)
+            beside = np.where(count > 0, total / count, grid[:, 1:-1, 1:-1])
+            return (beside[:, self.row, self.column] >= least_signal) & (signal > 0)
 
     def footprint(self, exposure: int, least_signal: float) -> NDArray[np.bool_]:
         """Return which super-pixels of the grid an exposure lights, and those beside them that have no signal (too few good pixels)."""
-        chosen = self.lit(least_signal)[exposure]
-        lit = self._on_grid(np.where(chosen, 1.0, np.nan)[None])
-        is_dark = np.isfinite(self._on_grid(self.signal[exposure][None])[0, 1:-1, 1:-1])
-        found = np.isfinite(lit[0, 1:-1, 1:-1])
-        return found | (~is_dark & (_sums_beside(np.nan_to_num(lit))[0] > 0))
-
-    def _on_grid(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return values on the grid of super-pixels with a border, NaN where there is none, shape (e, rows + 2, columns + 2)."""
-        grid = np.full((len(values), self.shape[0] + 2, self.shape[1] + 2), np.nan, dtype=values.dtype)
-        grid[:, self.row + 1, self.column + 1] = values
-        return grid
+        is_lit, has_signal = np.zeros(self.shape, dtype=bool), np.zeros(self.shape, dtype=bool)
+        is_lit[self.row, self.column] = self.lit(least_signal, slice(exposure, exposure + 1))[0]
+        has_signal[self.row, self.column] = np.isfinite(self.signal[exposure])
+        is_beside = _sums_beside(np.pad(is_lit, 1)[None].astype(np.float32))[0] > 0
+        return is_lit | (~has_signal & is_beside)
 
     def to_detector(self, number_of: dict[str, int], least_signal: float) -> DetectorSignals:
         """Return what the solver takes; exposures that it does not know, or without enough light, are left out.

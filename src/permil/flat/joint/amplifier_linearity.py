@@ -97,13 +97,14 @@ def measure_losses(
     moved: dict[str, tuple[float, FloatArray]] = {}
     for detector in detectors:
         signals = _Signals.of(solution, detector, amplifiers[detector.name], reference)
+        derivatives = DetectorRows(solution.model, detector, solution.vector, signals.residual, signals.weights)
         for number, chosen in signals.members():
             x, w, r = (part[:, chosen] for part in (signals.regressor, signals.weights, signals.residual))
             owners.append((detector.name, number))
             known.append((float(np.sum(w * x**2)), float(np.sum(w * x * r))))
-            rows.append(_gradient(solution, detector, chosen, signals.regressor, signals.weights))
+            rows.append(_gradient(derivatives, solution.model.size, np.where(chosen, signals.regressor, 0.0)))
         if signals.lit.any():
-            moved[detector.name] = signals.level, _gradient(solution, detector, signals.lit, signals.shares(), signals.weights)
+            moved[detector.name] = signals.level, _gradient(derivatives, solution.model.size, signals.shares())
     matrix = np.array(rows).reshape(len(rows), solution.model.size)
     diagonal, pull = np.array(known).reshape(-1, 2).T
     whitened = linalg.solve_triangular(solution.factor, matrix.T, lower=True, check_finite=False)
@@ -201,14 +202,11 @@ class _Signals:
         """Return the part that each signal has in the mean response of the detector, over its weight."""
         total = self.weights.sum(axis=0)
         share = np.divide(1.0, total, out=np.zeros(total.size), where=self.lit) / self.lit.sum()
-        return np.broadcast_to(share, self.weights.shape)
+        return np.ascontiguousarray(np.broadcast_to(share, self.weights.shape))
 
 
-def _gradient(
-    solution: JointSolution, detector: DetectorSignals, chosen: NDArray[np.bool_], values: FloatArray, weights: FloatArray
-) -> FloatArray:
-    """Return ``X' W v`` of some super-pixels of a detector, shape (unknowns,)."""
-    values, weights = (np.ascontiguousarray(np.where(chosen, array, 0.0), dtype=np.float64) for array in (values, weights))
-    gradient = np.zeros(solution.model.size)
-    DetectorRows(solution.model, detector, solution.vector, values, weights).add_gradient(gradient)
+def _gradient(derivatives: DetectorRows, size: int, values: FloatArray) -> FloatArray:
+    """Return ``X' W v`` of the signals of a detector, shape (size,)."""
+    gradient = np.zeros(size)
+    derivatives.add_gradient(gradient, values)
     return gradient

@@ -18,7 +18,7 @@ to some 1e-3 of themselves; what details add to the errors of single super-pixel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -70,7 +70,6 @@ def solve_details(
     *,
     estimate_stiffness: bool,
     tolerance: float = 0.01,
-    progress: Callable[[float], None] | None = None,
 ) -> JointSolution:
     """Solve for all unknowns with a beam on finer knots.
 
@@ -86,8 +85,6 @@ def solve_details(
         Whether the stiffness of the beam is that with the largest evidence (MacKay 1992, Neural Computation 4, 415) or the solution's.
     tolerance
         Largest Newton decrement of all unknowns, standard errors.
-    progress
-        Called with the share of the Newton steps that are done, a guess.
 
     Raises
     ------
@@ -97,9 +94,9 @@ def solve_details(
     problem = _FineProblem.of(solution, detectors, grid)
     vector, stiffness = problem.start, solution.prior.stiffness[0]
     band, settled = problem.band(vector), not estimate_stiffness
-    for number in range(_MOST_ROUNDS):
-        if progress is not None:
-            progress(number / _MOST_ROUNDS)
+    steps = 0
+    while True:
+        steps += 1
         equations = _FineEquations(
             problem, vector, problem.prior.with_stiffness((stiffness, *solution.prior.stiffness[1:])), band
         )
@@ -108,29 +105,30 @@ def solve_details(
         decrement = max(float(pull @ step), 0.0) ** 0.5
         if settled and decrement <= tolerance:
             break
+        if steps == _MOST_ROUNDS:
+            raise FlatError(
+                f"the fine structure of the beam did not converge: {decrement:.3g} standard errors from its optimum after {steps} steps",
+                remedy="set a larger flat.joint.spacing_mm",
+                decrement=decrement,
+            )
         vector = vector + step
         if not settled:
             before, stiffness = stiffness, equations.likeliest_stiffness(vector)
             settled = abs(np.log(stiffness / before)) < _SETTLED
-    else:
-        raise FlatError(
-            f"the fine structure of the beam did not converge: {decrement:.3g} standard errors from its optimum after {number + 1} steps",
-            remedy="set a larger flat.joint.spacing_mm",
-            decrement=decrement,
-        )
     fits = equations.fits
     mean = np.nanmean(np.concatenate([fit.log_response for fit in fits]))
     names = [detector.name for detector in detectors]
-    before_ = solution.certificate
+    of_dense = solution.certificate
     coarse, details = problem.split(vector)
+    model = replace(solution.model, details=details)
     return replace(
         solution,
-        model=replace(solution.model, details=details),
-        prior=replace(solution.prior, model=replace(solution.model, details=details)).with_stiffness(equations.prior.stiffness),
+        model=model,
+        prior=replace(solution.prior, model=model, stiffness=equations.prior.stiffness),
         vector=coarse,
         log_response={name: fit.log_response - mean for name, fit in zip(names, fits, strict=True)},
         objective=float(sum(fit.objective for fit in fits)),
-        certificate=Certificate(decrement, before_.gradient, before_.passes + number + 1, tolerance),
+        certificate=Certificate(decrement, of_dense.gradient, of_dense.passes + steps, tolerance),
         detail_errors=DetailErrors(equations.determined(), 0.0 if estimate_stiffness else equations.noise_share()),
     )
 

@@ -145,7 +145,7 @@ class DaskCluster(Executor):
                 self._client.wait_for_workers(1, timeout=10 * _SECONDS_BETWEEN_LOOKS)
         if max(workers.values()) > 1:
             tell("Dask workers with several threads: each does one task at a time here; start them with --nthreads 1")
-        tell(f"Dask scheduler at {self.address}: {len(workers)} workers at the begin")
+        tell(f"Dask scheduler at {self.address}: connected to {len(workers)} workers")
 
     def _check_workers(self, folder: Path) -> None:
         try:
@@ -204,7 +204,7 @@ _WITHOUT_WALLTIME = {"htcondor"}
 
 
 class JobCluster(DaskCluster):
-    """Jobs that are submitted at the begin and taken back at the end.
+    """Jobs that are submitted when the run begins and cancelled when it ends.
 
     Raises
     ------

@@ -240,7 +240,7 @@ def work(pipe: Connection) -> None:
             with heard_by(lambda part: pipe.send((PART, part, None))):
                 result, measure = run_measured(function, argument, threads)
             pipe.send((RESULT, result, measure))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is told where a person looks
+        except Exception as error:  # noqa: BLE001 - any error is reported to the user
             _send_error(pipe, error)
 
 

@@ -23,7 +23,7 @@ from permil.engine import ahead, own_threads
 from permil.errors import FlatError
 from permil.flat.gradient import plane_matrix
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.factor import Whitening
+from permil.flat.joint.factor import inverse_of
 from permil.flat.joint.normal import DetectorFit, fit_detector, subtract_products, tiles
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.tile import Tile
@@ -286,13 +286,13 @@ class FlatCovariance:
         strength, directions = eigsh(operator, k=min(count, size - 1), v0=start, tol=_MODE_TOLERANCE)
         order = np.argsort(strength)[::-1]
         unknowns = linalg.solve_triangular(factor, directions[:, order], lower=True, trans="T")
-        whiten = Whitening(factor)
-        mean = whiten(self._mean[:, None])
+        # The super-pixels of a tile depend on few unknowns.
+        inverse = inverse_of(factor)
+        with_mean = inverse @ self._mean
 
         def squares(tile: Tile) -> tuple[Tile, FloatArray]:
-            rows = np.zeros((size, len(tile.pixels)))
-            rows[tile.columns] = tile.shifts.T
-            return tile, np.square(whiten(rows) - mean).sum(axis=0)
+            products = tile.shifts @ inverse[np.ix_(tile.columns, tile.columns)] - 2 * with_mean[tile.columns]
+            return tile, np.einsum("pk,pk->p", products, tile.shifts) + self._mean @ with_mean
 
         patterns, independent, remainder, common = {}, {}, {}, 0.0
         for detector, _, pieces in self._fits():

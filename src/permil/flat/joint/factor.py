@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from permil._kernels.joint import mirror_upper
 from permil.engine import ahead, own_threads
 
 FloatArray = NDArray[np.float64]
@@ -82,31 +83,17 @@ def lower_factor(matrix: FloatArray) -> FloatArray:
     return matrix.T
 
 
-class Whitening:
-    """Solution of ``L x = b`` for many right sides at a time; threads may share one.
+def inverse_of(factor: FloatArray) -> FloatArray:
+    """Return ``(L L')^-1``, shape (n, n).
 
     Parameters
     ----------
     factor : ndarray, shape (n, n)
         ``L``.
     """
-
-    def __init__(self, factor: FloatArray) -> None:
-        self._factor = factor
-        self._starts = range(0, len(factor), _PANEL)
-        self._inverses = [_inverse(factor[start : start + _PANEL, start : start + _PANEL].T).T for start in self._starts]
-
-    def __call__(self, right: FloatArray) -> FloatArray:
-        """Return ``L^-1 b``, shape (n, k); rows before the first that is not 0 cost nothing."""
-        result = np.zeros(right.shape)
-        lit = np.flatnonzero(right.any(axis=1))
-        before = int(lit[0]) // _PANEL * _PANEL if lit.size else len(right)
-        for start, inverse in zip(self._starts, self._inverses, strict=True):
-            if start >= before:
-                stop = start + len(inverse)
-                known = self._factor[start:stop, before:start] @ result[before:start]
-                np.matmul(inverse, right[start:stop] - known, out=result[start:stop])
-        return result
+    inverse, _ = linalg.lapack.dpotri(np.array(factor, order="F"), lower=1, overwrite_c=1)
+    mirror_upper(inverse.T)
+    return np.asarray(inverse.T)
 
 
 def _inverse(upper: FloatArray) -> FloatArray:

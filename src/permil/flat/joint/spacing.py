@@ -24,6 +24,9 @@ _RATIO = 2**-0.5
 _GAIN = 5.0
 _GAIN_PER_SIGNAL = 0.005
 """Gain of the evidence, in all and per signal, below which finer knots are not worth their time: 1 % of chi-square."""
+_SIGNIFICANT = 5.0
+"""Standard deviations of chi-square beyond which the beam may have structure that the knots do not follow."""
+
 _MOST_UNKNOWNS = 2000
 _STANDS_OUT = 10.0
 """Chi-square of an exposure over the usual one with coarse knots."""
@@ -44,7 +47,7 @@ class SpacingChoice:
     log_evidence : tuple of float
         Of each, relative to the best.
     limited : bool
-        Whether finer knots were out of reach though the last step still paid.
+        Whether finer knots were out of reach though the last step still paid, or left a chi-square larger than noise allows.
     stiffness : float
         Of the beam, with the largest evidence at the choice.
     start : Start
@@ -69,7 +72,8 @@ def choose_spacing(
     """Return the distance of knots beyond which the evidence grows no more, from the detector with the most signals.
 
     Knots are made finer by the square root of 2 as long as the logarithm of the evidence is expected to grow by what is worth the
-    time. The smoothness is estimated for each: finer knots than needed do no harm.
+    time, or chi-square is larger than noise allows: a beam whose structure is finer than the knots gains nothing until they resolve it.
+    The smoothness is estimated for each: finer knots than needed do no harm.
 
     Parameters
     ----------
@@ -109,13 +113,17 @@ def choose_spacing(
         starts.append(Start(model, equations.vector + step))
         stiffness.append(chosen.stiffness[0])
         evidence.append(log_evidence)
-        limited = False
-        if len(tried) > 2 and _expected_gain(evidence) < max(_GAIN, _GAIN_PER_SIGNAL * max(signals)):
+        worth = max(_GAIN, _GAIN_PER_SIGNAL * max(signals))
+        chi_square = equations.objective + prior.chi_square(equations.vector) - float(pull @ step)
+        freedom = max(equations.signals - equations.responses - model.size, 1)
+        unexplained = chi_square - freedom > max(2 * worth, _SIGNIFICANT * (2 * freedom) ** 0.5)
+        if len(tried) > 2 and _expected_gain(evidence) < worth and not unexplained:
+            limited = False
             break
         spacing *= _RATIO
     best = int(np.argmax(evidence))
     relative = tuple(value - evidence[best] for value in evidence)
-    return SpacingChoice(tried[best], tuple(tried), relative, limited and best == len(tried) - 1, stiffness[best], starts[best])
+    return SpacingChoice(tried[best], tuple(tried), relative, limited, stiffness[best], starts[best])
 
 
 def coarse_spacing(

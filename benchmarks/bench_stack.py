@@ -61,13 +61,13 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     from permil.beam.tabulate import SplineTable
     from permil.camera.frames import detector_to_ccs
     from permil.config.isr import IsrConfig
+    from permil.flat.combine import Pointing
+    from permil.flat.detector_flat import combine_detector
     from permil.flat.divide import sampling_step
     from permil.flat.joint_file import ExposureLight, JointLight
-    from permil.flat.lit_exposure import LitExposure
-    from permil.flat.pointing import Pointing
+    from permil.flat.light import LitExposure
     from permil.flat.shared_errors import KnownErrors, shared_places
-    from permil.flat.solve import solve_detector
-    from permil.flat.tasks.joint import TOGETHER
+    from permil.flat.steps.joint_flat import TOGETHER
     from permil.isr.inputs import load_calibration
     from permil.isr.open_exposure import OpenExposure
     from permil.isr.row_sample import RowSample
@@ -106,7 +106,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     covariance = np.eye(len(shared_places(detector)[0])) * 1e-8
     for _ in range(repeats):
         begin, used = time.perf_counter(), time.process_time()
-        solve_detector(batches(), KnownErrors(covariance), detector, led="red", super_pixel_mm=0.64)
+        combine_detector(batches(), KnownErrors(covariance), detector, led="red", super_pixel_mm=0.64)
         seconds.append(time.perf_counter() - begin)
         processor.append(time.process_time() - used)
     return {"seconds": seconds, "processor": processor, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}

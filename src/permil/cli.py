@@ -240,7 +240,7 @@ def flat_apply(
     out: Out,
 ) -> None:
     """Divide an image by a flat, with errors and masks."""
-    from permil.flat.files import apply_files
+    from permil.flat.apply import apply_files
 
     typer.echo(apply_files(flat, image, out))
 
@@ -253,7 +253,7 @@ def flat_diff(
     super_pixel_mm: Annotated[float, typer.Option(help="side of a super-pixel, mm")] = 0.64,
 ) -> None:
     """Compare two flats: ratio, rms at pixel and super-pixel scale, gradient, amplifiers."""
-    from permil.flat.files import diff_files
+    from permil.flat.difference import diff_files
 
     typer.echo(diff_files(first, second, out, super_pixel_mm=super_pixel_mm))
 

@@ -17,7 +17,7 @@ from permil.compare.hypotheses.fractions import KINDS, TOTAL
 from permil.compare.inputs import read_stars, star_groups
 from permil.compare.scales import PERIODS, bands_between, cosine_wavenumbers
 from permil.compare.stars.response import StarResponse
-from permil.flat.files import difference_of_products
+from permil.flat.difference import difference_of_products
 from permil.products import RunFolder, read_image, read_table, write_table
 from permil.spots.folder import SpotsFolder
 from permil.truth_errors import LedDeviation, detector_deviation, led_deviation

@@ -1,7 +1,7 @@
 """Deviations of recovered from true flats relative to stated errors: levels, planes and super-pixels of one LED.
 
 All quantities are relative, on super-pixels, in ``log(recovered / true)``. Let the operators ``T_d`` fit planes to the super-pixels of each
-detector. The covariance of all planes stated by products of the joint solution (`permil.flat.correlated`) is::
+detector. The covariance of all planes stated by products of the joint solution (`permil.flat.shared_errors`) is::
 
     cov = (T M') (T M')' + diag_d(T_d diag(photon + REMAINDER) T_d')
 
@@ -22,7 +22,7 @@ from scipy import linalg
 from scipy.special import chdtrc
 
 from permil.camera import Detector, frames
-from permil.flat.gradient import plane_matrix
+from permil.flat.shared_errors import plane_matrix
 from permil.flat.superpixel import size_in_pixels, super_pixels
 from permil.products import ImageProduct, is_good
 

@@ -15,8 +15,8 @@ from astropy.utils.masked import Masked
 
 from permil.camera import Camera
 from permil.errors import FlatError, InputError
-from permil.flat.apply import apply_flat
-from permil.flat.files import apply_files, diff_files
+from permil.flat.apply import apply_files, apply_flat
+from permil.flat.difference import diff_files
 from permil.products import MaskPlane, read_image, write_image
 
 DETECTOR, OTHER = "R22_S11", "R22_S12"

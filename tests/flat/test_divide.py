@@ -11,8 +11,8 @@ from permil.excess_scatter import variance_of_root
 from permil.flat.combine import PointingCombination
 from permil.flat.composite import composite_median, response_histogram
 from permil.flat.divide import LitImage, PointingWeights, divide_by_beam
-from permil.flat.gradient import Plane
 from permil.flat.metrics import PREDICTION, flat_metrics
+from permil.flat.shared_errors import Plane
 from permil.products import MaskPlane
 
 SHAPE = (80, 96)

@@ -12,9 +12,9 @@ from permil.engine.threads import allow_threads
 from permil.errors import FlatError
 from permil.flat.apply import apply_flat
 from permil.flat.boundaries import amplifier_factors, fit_boundary_steps
+from permil.flat.composite import assemble_mosaic, mosaic_grid, mosaic_piece
 from permil.flat.difference import flat_difference
-from permil.flat.gradient import fit_plane, shared_covariance
-from permil.flat.mosaic import assemble_mosaic, mosaic_grid, mosaic_piece
+from permil.flat.shared_errors import fit_plane, shared_covariance
 from permil.flat.superpixel import block_medians, super_pixels
 from permil.products import MaskPlane
 

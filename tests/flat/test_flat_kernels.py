@@ -13,8 +13,7 @@ from permil._kernels import flat as kernels
 from permil._kernels import joint as joint_kernels
 from permil.flat.combine import PointingCombination
 from permil.flat.divide import LitImage, PointingWeights, divide_by_beam
-from permil.flat.joint.average import flattened, median_image
-from permil.flat.superpixel import block_sums
+from permil.flat.superpixel import block_sums, flattened, median_image
 from permil.products import UNUSABLE, MaskPlane
 
 SHAPE = (23, 75)

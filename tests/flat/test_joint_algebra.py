@@ -13,15 +13,15 @@ from permil.engine.threads import allow_threads
 from permil.flat.joint import factor as factor_room
 from permil.flat.joint import normal as normal_room
 from permil.flat.joint.budget import without_drift
-from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.factor import factorise_rows, inverse_of, lower_factor
+from permil.flat.joint.knots import _roughness_determinant, best_stiffness
 from permil.flat.joint.model import make_model
+from permil.flat.joint.newton import Curvature
 from permil.flat.joint.normal import normal_equations
 from permil.flat.joint.photodiode import Drift, PhotodiodeModel
 from permil.flat.joint.prior import Prior, roughness_of
 from permil.flat.joint.solve import solve_again, solve_joint
 from permil.flat.joint.spline import SplineGrid
-from permil.flat.joint.stiffness import _roughness_determinant, best_stiffness
 
 
 def small_campaign(seed=1):

@@ -10,7 +10,7 @@ from joint_bench import simulate
 from scipy.optimize import minimize
 
 from permil.errors import FlatError
-from permil.flat.joint.descent import Descent, Place
+from permil.flat.joint.newton import Descent, Place
 from permil.flat.joint.solve import solve_joint
 
 THRESHOLD = 1.0

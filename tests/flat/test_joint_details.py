@@ -12,6 +12,7 @@ from scipy import linalg
 from permil.errors import FlatError
 from permil.flat.joint import FlatCovariance, choose_spacing, coarse_spacing, solve_joint
 from permil.flat.joint import details as details_module
+from permil.flat.joint.covariance import plane_operator
 from permil.flat.joint.details import detail_grid, solve_details
 from permil.flat.joint.model import Pattern, make_model
 from permil.flat.joint.normal import normal_equations
@@ -70,20 +71,39 @@ def test_the_solution_is_the_optimum_of_the_dense_equations_with_fine_knots(camp
     assert solution.certificate.converged
 
 
-def test_errors_of_planes_are_those_of_the_dense_equations(campaign, solution):
-    """What coarse knots say of the planes' errors, with details known, against fine knots whose coefficients are all unknown."""
+@pytest.fixture(scope="module")
+def fine(campaign, solution):
+    """The solution with the dense factor of fine knots, whose coefficients are all unknown."""
     matrix, _ = dense_equations(campaign, solution)
     model, vector = on_fine_knots(solution)
-    fine = replace(
-        solution,
-        model=model,
-        vector=vector,
-        prior=replace(solution.prior, model=model),
-        factor=np.linalg.cholesky(matrix),
-    )
-    _, expected = FlatCovariance(fine, campaign.detectors).planes()
-    _, found = FlatCovariance(solution, campaign.detectors).planes()
-    np.testing.assert_allclose(np.sqrt(np.diag(found)), np.sqrt(np.diag(expected)), rtol=0.02)
+    prior = replace(solution.prior, model=model)
+    return replace(solution, model=model, vector=vector, prior=prior, factor=np.linalg.cholesky(matrix))
+
+
+def test_covariances_of_regions_are_those_of_the_dense_equations(campaign, solution, fine):
+    rng = np.random.default_rng(8)
+    regions = []
+    for number in range(20):
+        weights = {}
+        for detector in campaign.detectors[: 1 + number % 2]:
+            x, y = rng.choice(detector.x_mm), rng.choice(detector.y_mm)
+            inside = np.hypot(detector.x_mm - x, detector.y_mm - y) < rng.uniform(1.5, 12.0)
+            weights[detector.name] = inside * rng.uniform(0.5, 1.5, inside.size) / inside.sum()
+        regions.append(weights)
+    expected = FlatCovariance(fine, campaign.detectors).covariance(regions)
+    found = FlatCovariance(solution, campaign.detectors).covariance(regions)
+    error = np.sqrt(np.diag(expected))
+    np.testing.assert_allclose(found / np.outer(error, error), expected / np.outer(error, error), atol=1e-4)
+
+
+def test_coarse_knots_know_the_errors_that_detectors_share(campaign, solution, fine):
+    """The errors within detectors of a dense factor with coarse knots, details known, against those with fine knots."""
+    rows = {}
+    for detector in campaign.detectors:
+        rows[detector.name] = plane_operator(detector.x_mm, detector.y_mm, np.isfinite(solution.log_response[detector.name]))
+    found, expected = (FlatCovariance(one, campaign.detectors).shared(rows) for one in (solution, fine))
+    for name in rows:
+        np.testing.assert_allclose(np.sqrt(np.diag(found[name])), np.sqrt(np.diag(expected[name])), rtol=0.02)
 
 
 def test_fine_structure_spoils_coarse_knots_alone(campaign, solution):

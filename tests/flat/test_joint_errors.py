@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from joint_bench import RandomBeam, simulate
 
-from permil.flat.joint.beam_centre import beam_centre, centroid
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
+from permil.flat.joint.knots import choose_spacing
+from permil.flat.joint.solution import beam_centre, centroid
 from permil.flat.joint.solve import solve_joint
-from permil.flat.joint.spacing import choose_spacing
 
 SPACING_MM = 3.0
 OFFSET = (5.0, -7.0)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from joint_bench import simulate
 
-from permil.flat.joint import solver as solver_room
-from permil.flat.joint.curvature import Curvature
+from permil.flat.joint import newton
+from permil.flat.joint.knots import choose_spacing
 from permil.flat.joint.model import make_model
+from permil.flat.joint.newton import Curvature
 from permil.flat.joint.normal import normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.prior import Prior
 from permil.flat.joint.solve import solve_joint
-from permil.flat.joint.spacing import choose_spacing
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def assert_same(found, expected):
     """Unknowns agree to a part of their errors; errors agree, where the edge of the light is least well."""
     errors = np.sqrt(np.square(np.linalg.inv(expected.factor)).sum(axis=0))
     same = np.sqrt(np.square(np.linalg.inv(found.factor)).sum(axis=0))
-    np.testing.assert_allclose(same, errors, rtol=solver_room.SAME_ROWS)
+    np.testing.assert_allclose(same, errors, rtol=newton.SAME_ROWS)
     scales = expected.model.scales
     np.testing.assert_allclose(found.error_of(scales), expected.error_of(scales), rtol=1e-3)
     assert np.abs((found.vector - expected.vector) / errors).max() < 0.03
@@ -82,7 +82,7 @@ def test_a_start_of_other_patterns_is_not_used(campaign):
 def test_a_curvature_that_is_kept_far_away_gives_the_same_errors(campaign, monkeypatch):
     options = {"spacing_mm": 6.0, "stiffness": 1e5, "tolerance": 1e-3}
     kept = solve_joint(campaign.exposures, campaign.detectors, **options)
-    monkeypatch.setattr(solver_room, "SAME_ROWS", 0.0)
+    monkeypatch.setattr(newton, "SAME_ROWS", 0.0)
     renewed = solve_joint(campaign.exposures, campaign.detectors, **options)
     assert_same(kept, renewed)
 

@@ -10,7 +10,7 @@ from joint_bench import RandomBeam, simulate
 from scipy import linalg, stats
 from test_joint_instrument import SETTINGS, chi_square
 
-from permil.flat.joint import weather as weather_room
+from permil.flat.joint import weather as weather_module
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
 from permil.flat.joint.solve import solve_joint
 from permil.flat.joint.weather import ORDERS, fit_weather, pattern_values
@@ -73,15 +73,15 @@ def test_the_likelihood_is_that_of_a_normal_vector():
     signals = np.linalg.lstsq(rows.T, pull)[0]
     null = stats.multivariate_normal(cov=np.eye(len(rows))).logpdf(signals)
     expected = stats.multivariate_normal(cov=np.eye(len(rows)) + rows @ covariance @ rows.T).logpdf(signals) - null
-    value, explained, slope, fisher = weather_room._likelihood(distance, information, pull, place)
+    value, explained, slope, fisher = weather_module._likelihood(distance, information, pull, place)
     assert value == pytest.approx(expected, abs=1e-3)
     fitted = rows @ covariance @ rows.T @ np.linalg.solve(np.eye(len(rows)) + rows @ covariance @ rows.T, signals)
     assert explained == pytest.approx(signals @ signals - np.sum((signals - fitted) ** 2), rel=1e-4)
     for number, move in enumerate(1e-4 * np.eye(3)):
-        ends = [weather_room._likelihood(distance, information, pull, place + sign * move)[0] for sign in (1, -1)]
+        ends = [weather_module._likelihood(distance, information, pull, place + sign * move)[0] for sign in (1, -1)]
         assert slope[number] == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-4, abs=1e-4)
     slopes = [
-        weather_room._likelihood(distance, information, drawn_pull(rows, covariance, seed), place)[2] for seed in range(300)
+        weather_module._likelihood(distance, information, drawn_pull(rows, covariance, seed), place)[2] for seed in range(300)
     ]
     unit = np.sqrt(np.outer(np.diag(fisher), np.diag(fisher)))
     np.testing.assert_allclose(np.cov(np.transpose(slopes)) / unit, fisher / unit, atol=0.25)

@@ -10,7 +10,7 @@ import pytest
 from permil.beam.tabulate import SplineTable
 from permil.camera import Detector, frames, load_camera
 from permil.flat.joint_file import ExposureLight, JointLight, mean_light
-from permil.flat.light_lattice import CELL, LightLattice
+from permil.flat.light import CELL, LightLattice
 from permil.simulate.weather import weather_on_detector
 
 KNOTS_MM = 2.0

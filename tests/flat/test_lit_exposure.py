@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from permil.camera import Detector, load_camera
-from permil.flat.combine import PointingCombination
+from permil.flat.combine import Pointing, PointingCombination
 from permil.flat.divide import LitImage, PointingWeights, sampling_step
-from permil.flat.lit_exposure import LitExposure
-from permil.flat.pointing import Pointing
+from permil.flat.light import LitExposure
 from permil.isr import Calibration, Gains
 from permil.isr.reduce import DetectorImage
 from permil.isr.row_sample import RowSample

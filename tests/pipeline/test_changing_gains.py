@@ -10,7 +10,7 @@ from astropy.table import Table
 from permil.camera import load_camera
 from permil.config import load_config
 from permil.config.simulate import SimulateConfig
-from permil.flat.correlated import covariance_of_means
+from permil.flat.shared_errors import covariance_of_means
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, is_usable, read_image
 from permil.simulate.stage import simulate_bench

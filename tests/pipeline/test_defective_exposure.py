@@ -16,7 +16,7 @@ from astropy.table import Table
 from permil.camera import Camera
 from permil.config import load_config
 from permil.exposures import RawFile
-from permil.flat.files import difference_of_products
+from permil.flat.difference import difference_of_products
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table
 from permil.simulate.stage import simulate_bench

@@ -14,7 +14,7 @@ from astropy.table import Table
 
 from permil.config import load_config
 from permil.errors import FlatError, InputError
-from permil.flat.correlated import covariance_of_means
+from permil.flat.shared_errors import covariance_of_means
 from permil.flat.superpixel import super_pixels
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, is_usable, read_image

@@ -11,8 +11,8 @@ from astropy.table import Table
 from permil.camera import Camera, frames
 from permil.config import Config
 from permil.flat.signals_file import SuperPixelSignals, write_signals
-from permil.flat.tasks.exposures import unique_exposures
-from permil.flat.tasks.solution import JointTask, solve_led
+from permil.flat.steps.exposures import unique_exposures
+from permil.flat.steps.joint_solution import SolutionRequest, solve_led
 from permil.products import RunFolder, write_table
 
 BLOCK = 32
@@ -86,7 +86,7 @@ def solved_campaign(root: Path, camera: Camera, *, led: str = "red", seed: int =
         )
         write_signals(folder.super_pixels(led, name), signals, fingerprint=f"aa{name}", led=led)
         responses[name] = response.reshape(rows, columns)
-    messages = solve_led(JointTask(config, root, led, exposures, DETECTORS, "ff01"))
+    messages = solve_led(SolutionRequest(config, root, led, exposures, DETECTORS, "ff01"))
     mean = np.mean(list(responses.values()))
     return SolvedCampaign(
         folder, config, led, obsids, log_scale, {name: part - mean for name, part in responses.items()}, messages

@@ -14,8 +14,8 @@ from permil.beam import BeamModel, BeamNodes
 from permil.beam.fits import model_to_hdus
 from permil.camera import Camera, Detector, frames
 from permil.config import Config
+from permil.flat.composite import assemble_mosaic, mosaic_grid, mosaic_piece
 from permil.flat.metrics import metrics_table
-from permil.flat.mosaic import assemble_mosaic, mosaic_grid, mosaic_piece
 from permil.flat.superpixel import super_pixels
 from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, write_hdus, write_image, write_table
 from permil.report import make_report

@@ -14,7 +14,7 @@ from PIL import Image
 
 import permil.report
 from permil.camera import Camera
-from permil.flat.mosaic import MosaicGrid, mosaic_grid
+from permil.flat.composite import MosaicGrid, mosaic_grid
 from permil.report.detector import figures as detector_figures
 from permil.report.detector import overview
 from permil.report.detector.figures import DisplayImage, flat_histogram, pointing_residuals

@@ -8,7 +8,7 @@ from astropy.io import fits
 
 from permil.camera import Camera, frames
 from permil.errors import InputError
-from permil.flat.mosaic import MosaicGrid, mosaic_grid
+from permil.flat.composite import MosaicGrid, mosaic_grid
 from permil.report.kit import focal_plane
 
 # A science raft of either vendor, and a corner raft with rotated sensors.

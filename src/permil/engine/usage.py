@@ -12,7 +12,7 @@ _COUNTERS = Path("/proc/self/io")
 _STATUS = Path("/proc/self/status")
 _CLEAR = Path("/proc/self/clear_refs")
 _FORGET_PEAK = "5"
-"""What the Linux kernel takes as: let the peak of resident memory begin anew (proc(5))."""
+"""What the Linux kernel takes as: reset the peak of resident memory (proc(5))."""
 
 
 class _Mapped:

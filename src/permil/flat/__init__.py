@@ -6,7 +6,7 @@ from permil.flat.combine import CombinedFlat, PointingCombination
 from permil.flat.composite import ResponseHistogram, composite_median, response_histogram
 from permil.flat.difference import FlatDifference, flat_difference
 from permil.flat.divide import LitImage, PointingFlat, divide_by_beam
-from permil.flat.gradient import Plane, fit_plane, shared_covariance
+from permil.flat.shared_errors import Plane, fit_plane, shared_covariance
 from permil.flat.superpixel import SuperPixels, super_pixels
 
 __all__ = [

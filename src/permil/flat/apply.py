@@ -1,16 +1,41 @@
-"""Divide an image by a flat."""
+"""Divide an image by a flat: arrays, and files of any program."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import plain_array, plain_image, unit_of
+from permil.arrays import parse_unit, plain_array, plain_image, unit_of
 from permil.errors import FlatError, InputError
-from permil.products import MaskPlane, is_usable
+from permil.products import (
+    SERIAL_CARD,
+    ImageProduct,
+    MaskPlane,
+    Sensor,
+    check_output,
+    check_sensor,
+    identify_sensor,
+    is_usable,
+    known_variance,
+    product_kind,
+    read_any_image,
+    sensor_statements,
+    write_image,
+)
+from permil.products.fits import kept_cards, wcs_cards
+from permil.products.sensor_identity import card_of
+
+_DOUBTFUL = {
+    "nothing": "the image does not name its detector: only its shape says that it is that of the flat",
+    "part": "the image names only raft bay or slot of its detector",
+}
+
+_FILTER_CARDS = ("FILTER", "PHYSFILT", "LSST BUTLER DATAID PHYSICAL_FILTER", "BAND", "LSST BUTLER DATAID BAND")
 
 
 def apply_flat(
@@ -98,3 +123,122 @@ def _planes(values: ArrayLike | None, name: str, shape: tuple[int, ...]) -> NDAr
 
 def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
+
+
+def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
+    """Divide an image by a flat and write image, mask and variance; return what was done, and what was noticed, one line each.
+
+    The result keeps the cards of the image (exposure, world coordinates) and the mask planes of both under their names.
+
+    Parameters
+    ----------
+    flat_path
+        Flat of one detector.
+    image_path
+        Image product, or a FITS file of any program with an assembled image of that detector (see
+        `permil.products.read_any_image`); without a variance of its own the result carries that of the flat alone, and says so.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    FlatError
+        If image and flat do not belong together, or the flat is none.
+    OutputError
+        If the result cannot be written.
+    """
+    check_output(out, inputs=[flat_path, image_path])
+    flat, sensor = read_any_flat(flat_path)
+    image = read_any_image(image_path, sensor=sensor, shape=flat.image.shape, planes=flat.planes)
+    known_by = "nothing" if sensor is None else require_sensor(sensor, image, image_path, what="the image")
+    variance, said = known_variance(image.variance, image.mask)
+    try:
+        corrected, error, mask = apply_flat(
+            image.image, variance, image.mask, flat=flat.image, flat_variance=flat.variance, flat_mask=flat.mask
+        )
+    except FlatError as problem:
+        problem.path = str(image_path)
+        raise
+    sources = [name for name, plane in (("image", variance), ("flat", flat.variance)) if np.any(plane > 0)]
+    contents = " and ".join(sources) if len(sources) != 1 else f"{sources[0]} only"
+    light, light_of_flat = light_of(image), light_of(flat)
+    cards = {
+        "DETECTOR": (sensor.name if sensor else "", "detector"),
+        "DETKNOWN": (known_by, "what says that the image is of this detector"),
+        "LED": (light_of_flat, "light of the flat"),
+        "IMAGELED": (light, "light of the image"),
+        "FLATFILE": (flat_path.name[:60], "flat"),
+        "RAWIMAGE": (image_path.name[:60], "image that was divided"),
+        "VARCONT": (contents or "nothing", "what the variance holds"),
+    }
+    for card in ("CAMERA", SERIAL_CARD):
+        cards[card] = (flat.header.get(card, ""), flat.header.comments[card] if card in flat.header else "")
+    header = kept_cards(image.header)
+    header.update({name: entry for name, entry in cards.items() if entry[0]})
+    is_extension = "XTENSION" in image.image_header
+    image_cards = kept_cards(image.image_header) if is_extension else wcs_cards(image.header)
+    unit = str(card_of(image.image_header, "BUNIT") or card_of(image.header, "BUNIT") or "")
+    if unit:
+        image_cards["BUNIT"] = unit
+    write_image(out, corrected, mask, error, header=header, image_cards=image_cards, planes=image.planes)
+    lost = int(np.count_nonzero(mask & int(MaskPlane.NO_DATA)))
+    notes = [f"flat: {remark}" for remark in flat.remarks] + [f"image: {remark}" for remark in (*image.remarks, *said)]
+    if known_by in _DOUBTFUL:
+        notes.append(_DOUBTFUL[known_by])
+    if light and light_of_flat and light.lower() != light_of_flat.lower():
+        notes.append(f"the light of the image is {light}, that of the flat {light_of_flat}")
+    if len(sources) < 2:
+        notes.append(f"variance: {cards['VARCONT'][0]}")
+    done = f"wrote {out}: {image_path.name} over {flat_path.name}, {lost} pixels without data"
+    return "\n".join([done, *(f"  {note}" for note in dict.fromkeys(notes))])
+
+
+def read_any_flat(
+    path: Path, *, sensor: Sensor | None = None, planes: Mapping[str, int] | None = None
+) -> tuple[ImageProduct, Sensor | None]:
+    """Read a flat of any program and identify its sensor; None where its headers do not name one.
+
+    Parameters
+    ----------
+    sensor
+        Sensor that is wanted, where that is known before.
+    planes
+        Bits on which mask planes of other programs are carried, where that is settled before.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, or its headers contradict each other.
+    FlatError
+        If it is something else, as a superbias.
+    """
+    flat = read_any_image(path, sensor=sensor, planes=planes)
+    kind = product_kind(flat.header, flat.image_header)
+    unit = str(card_of(flat.image_header, "BUNIT") or card_of(flat.header, "BUNIT") or "")
+    if kind not in ("", "flat") or (not kind and unit and not _is_relative(unit)):
+        what = f"a {kind}" if kind else f"in {unit}"
+        raise FlatError(f"this is {what}, not a flat", path=path, remedy="give the flat of the detector", value=kind or unit)
+    return flat, identify_sensor(flat.header, flat.image_header, path=path)
+
+
+def _is_relative(unit: str) -> bool:
+    try:
+        parsed = parse_unit(unit)
+    except InputError:
+        # A word that is no unit (``normalized``) is no signal either.
+        return True
+    return parsed is None or parsed.physical_type == "dimensionless"
+
+
+def require_sensor(sensor: Sensor, product: ImageProduct, path: Path, *, what: str) -> str:
+    """Raise an error unless a product is of a sensor; return the evidence (see `permil.products.check_sensor`)."""
+    statements = sensor_statements(product.header, product.image_header, camera=sensor.camera)
+    return check_sensor(sensor, statements, path, what=what, kind=FlatError)
+
+
+def light_of(product: ImageProduct) -> str:
+    """Return LED or filter of a product, empty where the headers do not tell. CCOB cards of other exposures are stale."""
+    headers = (product.header, product.image_header)
+    types = {str(card_of(header, card) or "").upper() for header in headers for card in ("IMGTYPE", "TESTTYPE")}
+    names = ("LED", *(["CCOBLED"] if "CCOB" in types else []), *_FILTER_CARDS)
+    return next((str(name) for card in names for header in headers if (name := card_of(header, card)) is not None), "")

@@ -1,25 +1,169 @@
-"""Pointings of one detector combined by inverse variance (`permil.flat.divide` has the formulas), one at a time.
+"""One detector's pointings, and the light of each, combined into its flat by inverse variance (formulas: `permil.flat.divide`).
 
-Memory does not grow with the number of pointings. Deviations are counted from the first response of each pixel, so that sums of
-single precision are enough: what is left of them is noise (Chan, Golub & LeVeque 1983, The American Statistician 37, 242).
+Pointings are added one at a time, whole or by strips, so that memory does not grow with their number. Deviations are counted from the
+first response of each pixel, so that sums in single precision are enough (Chan, Golub & LeVeque 1983, The American Statistician 37, 242).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from permil._kernels import flat as kernels
+from permil.camera import Detector
 from permil.engine import ahead
 from permil.errors import FlatError
 from permil.flat.divide import LitImage, PointingWeights
 from permil.flat.superpixel import block_medians
+from permil.isr.strip import Strip
 from permil.products import MaskPlane
 
 FloatImage = NDArray[np.float32]
+
+_MEDIAN_VARIANCE = 0.3
+"""Variance of the median of five over that of one."""
+
+
+def flag_outliers(
+    image: FloatImage,
+    mask: NDArray[np.int16],
+    *,
+    detector: Detector,
+    noise_variance: NDArray[np.float64],
+    beam: FloatImage,
+    scale: float,
+    reference: FloatImage,
+    threshold: float,
+    first_row: int = 0,
+) -> tuple[FloatImage, int]:
+    """Flag, in the mask of a single exposure, what is off the signal that is expected.
+
+    Parameters
+    ----------
+    image, mask
+        Exposure in electrons and its planes of `permil.products.MaskPlane`, or some rows of them; outliers get NO_DATA and REJECTED there.
+    noise_variance : ndarray, shape (amplifiers,)
+        Variance that does not depend on the signal, electrons^2.
+    beam
+        Beam on these rows, 1 at its maximum; NaN where it is not known.
+    scale
+        Electrons for beam and response 1.
+    reference
+        Median response of a few exposures; NaN where there is none, and nothing is flagged.
+    threshold
+        Standard deviations from which a pixel is an outlier.
+    first_row
+        Of the detector, of those that are given.
+
+    Returns
+    -------
+    variance
+        Of each pixel: photons (the signal itself, 0 where it is negative) and noise, electrons^2.
+    outliers
+        Number of pixels that were flagged and had not been before.
+    """
+    variance = np.empty(image.shape, dtype=np.float32)
+    bounds = np.array([(each.y_min, each.y_min + each.ny, each.x_min, each.x_min + each.nx) for each in detector.amplifiers])
+    noise, limit = noise_variance.astype(np.float32), threshold**2 * (1 + _MEDIAN_VARIANCE)
+    outliers = kernels.flag_outliers(image, mask, beam, reference, bounds, first_row, scale, noise, limit, variance)
+    return variance, outliers
+
+
+@dataclass(frozen=True)
+class Pointing:
+    """What is known of a pointing besides its pixels.
+
+    Attributes
+    ----------
+    number
+        Number of the pointing on this detector.
+    x_mm, y_mm
+        Projector position, CCS.
+    scale_error
+        Relative error of the scale that the photodiode, or the joint solution, gives; NaN where nothing is known.
+    exposures
+        Exposures in it.
+    chi_square
+        Reduced chi-square of the exposures about their mean; NaN for a single one.
+    aimed
+        Whether the projector points at this detector.
+    scan
+        Whether it belongs to the scan.
+    """
+
+    number: int
+    x_mm: float
+    y_mm: float
+    scale_error: float
+    exposures: int
+    chi_square: float
+    aimed: bool
+    scan: bool = False
+
+    @property
+    def known_scale_error(self) -> float:
+        """Error of the scale as far as it is known; 0 where nothing is."""
+        return 0.0 if np.isnan(self.scale_error) else self.scale_error
+
+
+class LitRows(NamedTuple):
+    """Some rows of a detector with their light."""
+
+    rows: slice
+    image: LitImage
+
+
+class LitPointing(Protocol):
+    """A pointing with its light."""
+
+    @property
+    def pointing(self) -> Pointing:
+        """What is known of it."""
+
+    @property
+    def rejected(self) -> int:
+        """Measurements rejected as outliers, of all rows that were asked for."""
+
+    @property
+    def neighbours(self) -> int:
+        """Rows beside a strip that decide about its pixels."""
+
+    def strip(self, strip: Strip) -> list[LitRows]:
+        """Return the rows of a strip; what the last call of the same thread returned may be overwritten."""
+
+    def sample(self, step: int) -> LitImage:
+        """Return about every so many-th pixel in rows and columns."""
+
+    def whole(self) -> LitImage:
+        """Return all rows."""
+
+
+@dataclass(frozen=True)
+class LitStack:
+    """A stack of several exposures with its light, all of it in memory."""
+
+    pointing: Pointing
+    image: LitImage
+    rejected: int
+    neighbours: ClassVar[int] = 0
+
+    def strip(self, strip: Strip) -> list[LitRows]:
+        """Return the rows of a strip, without a copy."""
+        return [LitRows(run, self.image.part(run, slice(None))) for run in strip.runs]
+
+    def sample(self, step: int) -> LitImage:
+        """Return every so many-th pixel, without a copy."""
+        every = slice(step // 2, None, step)
+        return self.image.part(every, every)
+
+    def whole(self) -> LitImage:
+        """Return all rows."""
+        return self.image
+
 
 CHANCE = 1e-9
 """Probability below which the scatter of a pixel between pointings is not chance: the pixel is SUSPECT (hot, or unstable)."""

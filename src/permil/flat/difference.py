@@ -1,17 +1,32 @@
-"""How two flats of one detector differ: ratio, scales, gradient, amplifiers."""
+"""How two flats of one detector differ: ratio, scales, gradient, amplifiers; from arrays, and from files."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from permil.arrays import plain_array, plain_flags, unit_of
-from permil.camera import frames
-from permil.errors import FlatError
+from permil.camera import Detector, frames, load_camera
+from permil.config.flat import LARGEST_SUPER_PIXEL_MM
+from permil.errors import FlatError, InputError, PermilError
+from permil.flat.apply import light_of, read_any_flat, require_sensor
 from permil.flat.superpixel import size_in_pixels, super_pixels
+from permil.products import (
+    ImageProduct,
+    MaskPlane,
+    Sensor,
+    check_output,
+    is_good,
+    write_image,
+)
+from permil.products.sensor_identity import card_of
+
+_PER_MIL = 1e3
+
 
 if TYPE_CHECKING:
     from permil.camera import Detector
@@ -164,3 +179,135 @@ def _gradient(ratio: NDArray[np.float64], blocks, noise, detector: Detector) -> 
     level, slope_x, slope_y = inverse @ blocks.mean[filled]
     errors = np.sqrt((inverse**2) @ _mean_variance(noise)[filled])
     return float(slope_x / level), float(slope_y / level), float(max(errors[1], errors[2]) / level)
+
+
+def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_pixel_mm: float) -> str:
+    """Compare two flats of one detector; return a table of figures with errors and write the ratio map if asked.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read.
+    FlatError
+        If the flats do not belong together, or there are no such super-pixels.
+    OutputError
+        If the map cannot be written.
+    """
+    if not 0 < super_pixel_mm <= LARGEST_SUPER_PIXEL_MM:
+        raise FlatError(
+            f"super-pixels of {super_pixel_mm} mm are not possible",
+            remedy=f"give a side between 0 and {LARGEST_SUPER_PIXEL_MM:g} mm",
+            value=super_pixel_mm,
+        )
+    if out is not None:
+        check_output(out, inputs=[first_path, second_path])
+    (first, sensor), (second, of_second) = _two_flats(first_path, second_path)
+    detector = _geometry(sensor or of_second, first, first_path)
+    difference = difference_of_products(first, second, detector, super_pixel_mm=super_pixel_mm)
+    if out is not None:
+        good = np.isfinite(difference.ratio)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            variance = first.variance / second.image**2 + second.variance * first.image**2 / second.image**4
+        header = {
+            "DETECTOR": (detector.name, "detector"),
+            "FIRST": (first_path.name[:60], "numerator"),
+            "SECOND": (second_path.name[:60], "denominator"),
+        }
+        mask = np.where(good, first.mask | second.mask, first.mask | second.mask | int(MaskPlane.NO_DATA))
+        write_image(out, difference.ratio, mask, np.where(good, variance, np.nan), header=header, planes=second.planes)
+    paths = (first_path, second_path)
+    leds = [light_of(product) or "?" for product in (first, second)]
+    title = f"{first_path} over {second_path} ({detector.name}, LED {leds[0]} over {leds[1]})"
+    notes = [f"  {path.name}: {remark}" for path, flat in zip(paths, (first, second), strict=True) for remark in flat.remarks]
+    notes += [
+        f"  {path.name}: no variance, so that noise, chi-square and errors lack its part"
+        for path, flat in zip(paths, (first, second), strict=True)
+        if not np.any(flat.variance > 0)
+    ]
+    return "\n".join([title, *describe_difference(difference, super_pixel_mm), *notes])
+
+
+def difference_of_products(
+    first: ImageProduct, second: ImageProduct, detector: Detector, *, super_pixel_mm: float
+) -> FlatDifference:
+    """Compare two flats of one detector over the pixels that are good in both.
+
+    Raises
+    ------
+    FlatError
+        If the shapes differ or nothing is good in both.
+    """
+    if first.image.shape != second.image.shape:
+        raise FlatError(
+            f"flats of different shapes ({first.image.shape} and {second.image.shape}) cannot be compared",
+            remedy="give two flats of one detector of one camera",
+        )
+    return flat_difference(
+        first.image,
+        first.variance,
+        second.image,
+        second.variance,
+        is_good(first.mask) & is_good(second.mask),
+        detector=detector,
+        super_pixel_mm=super_pixel_mm,
+    )
+
+
+def describe_difference(difference: FlatDifference, super_pixel_mm: float) -> list[str]:
+    """Return the figures of a comparison, one line each, small ones in per mil."""
+    d = difference
+    lines = [
+        f"  median ratio           {d.scale:.6f} +- {d.scale_error:.6f}",
+        f"  rms, pixel             {_PER_MIL * d.rms_pixel:.4f} +- {_PER_MIL * d.rms_pixel_error:.4f} per mil",
+        f"  rms, {super_pixel_mm:g} mm            {_PER_MIL * d.rms_super:.4f} +- {_PER_MIL * d.rms_super_error:.4f} per mil",
+        f"  its noise alone        {_PER_MIL * d.super_noise:.4f} per mil",
+        f"  small-scale chi-square {d.chi_square:.4f} +- {d.chi_square_error:.4f} per pixel",
+        f"  gradient along CCS X   {_PER_MIL * d.gradient_x:+.5f} +- {_PER_MIL * d.gradient_error:.5f} per mil per mm",
+        f"  gradient along CCS Y   {_PER_MIL * d.gradient_y:+.5f} +- {_PER_MIL * d.gradient_error:.5f} per mil per mm",
+    ]
+    lines += [
+        f"  {name}                    {_PER_MIL * (ratio - 1):+.3f} +- {_PER_MIL * error:.3f} per mil"
+        for name, (ratio, error) in d.amplifiers.items()
+    ]
+    return lines
+
+
+def _two_flats(
+    first_path: Path, second_path: Path
+) -> tuple[tuple[ImageProduct, Sensor | None], tuple[ImageProduct, Sensor | None]]:
+    """Read two flats with their sensors, which must be one."""
+    first, sensor = read_any_flat(first_path)
+    second, of_second = read_any_flat(second_path, sensor=sensor, planes=first.planes)
+    if sensor is not None:
+        require_sensor(sensor, second, second_path, what="the flat")
+    elif of_second is not None:
+        require_sensor(of_second, first, first_path, what="the flat")
+    return (first, sensor), (second, of_second)
+
+
+def _geometry(sensor: Sensor | None, product: ImageProduct, path: Path) -> Detector:
+    """Return the geometry of the detector of a flat.
+
+    Raises
+    ------
+    InputError
+        If it is not known, or the flat is of another size.
+    """
+    camera = card_of(product.header, "CAMERA")
+    detector = None if sensor is None else sensor.detector
+    if camera is not None and sensor is not None:
+        try:
+            detector = load_camera(str(camera))[sensor.name]
+        except PermilError as error:
+            error.path = str(path)
+            raise
+    if detector is None:
+        raise InputError("the header does not name CAMERA and DETECTOR", path=path, remedy="give a flat that permil wrote")
+    if detector.shape != product.image.shape:
+        raise InputError(
+            f"the image has {product.image.shape} pixels, {detector.name} of camera {camera or 'lsstcam'} has {detector.shape}",
+            path=path,
+            remedy="give flats of this camera, not binned",
+            value=product.image.shape,
+        )
+    return detector

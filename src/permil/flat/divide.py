@@ -129,7 +129,7 @@ class PointingWeights:
 
     @classmethod
     def of(cls, sample: LitImage) -> PointingWeights:
-        """Return the weights of a pointing of which there is a sample of pixels (see `sampling_step`).
+        """Return the weights of a pointing at a sample of its pixels (see `sampling_step`).
 
         Raises
         ------

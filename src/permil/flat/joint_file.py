@@ -20,13 +20,12 @@ from permil.beam.tabulate import SplineTable
 from permil.camera import Detector, frames
 from permil.errors import InputError
 from permil.flat.joint.boards import BoardResult, board_results
-from permil.flat.joint.budget import PhotodiodeCheck
+from permil.flat.joint.budget import Halves, PhotodiodeCheck
 from permil.flat.joint.covariance import CorrelatedModes
-from permil.flat.joint.error_budget import Halves
 from permil.flat.joint.gain_steps import solved_steps
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.weather import PATTERNS, pattern_values
-from permil.flat.light_lattice import CELL, LightLattice
+from permil.flat.light import CELL, LightLattice
 from permil.products import provenance, whole_file, write_hdus
 
 FloatArray = NDArray[np.float64]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from permil.camera import Detector
     from permil.flat.boundaries import BoundarySteps
     from permil.flat.combine import CombinedFlat
-    from permil.flat.gradient import Plane
+    from permil.flat.shared_errors import Plane
 
 WHOLE_DETECTOR = "all"
 """What the column ``amp`` says for the whole detector."""

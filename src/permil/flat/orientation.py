@@ -4,13 +4,11 @@ The level of a detector's signals, divided by the photodiode, follows the beam a
 detector follows the gradient of the beam there. The levels of all detectors give a coarse beam, whatever the orientation of each is.
 Then:
 
-- levels that follow the beam at the place of another detector tell that files were exchanged;
-- slopes that follow the gradient only after a reflection or a rotation tell that pixels are in another order.
+- levels that follow the beam at the place of another detector show that files were exchanged;
+- slopes that follow the gradient only after a reflection or a rotation show that pixels are in another order.
 
-Where the beam is known well (`permil.flat.tasks.divide`) a pattern that changes from exposure to exposure unlike that of the beam tells of
-any other order of pixels.
-
-What the flat adds to level and slope is the same in all exposures, and drops out.
+Where the beam is known well (`permil.flat.steps.divided_flat`), a pattern that changes from exposure to exposure unlike that of the beam
+shows any other order of pixels. The flat adds the same to level and slope in all exposures, which drops out.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.errors import InputError
-from permil.flat.joint.average import SuperPixelLayout
 from permil.flat.joint.data import DetectorSignals, FloatArray, logarithm_of
+from permil.flat.superpixel import SuperPixelLayout
 from permil.products import FINGERPRINT_CARD, provenance, whole_file, write_hdus
 
 

@@ -19,13 +19,13 @@ from permil.engine import Ends, State, Task, Work
 from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
 from permil.flat.measured_linearity import write_measured_linearity
-from permil.flat.tasks.compose import MadeFlat, compose
-from permil.flat.tasks.divide import beam_of, divide_detector
-from permil.flat.tasks.exposures import pointing_groups, unique_exposures, wanted_detectors
-from permil.flat.tasks.joint import joint_detector, joint_light
-from permil.flat.tasks.signals import SignalsTask, measure_detector, nearest_exposures
-from permil.flat.tasks.solution import JointTask, solve_led
-from permil.flat.tasks.task import LEAVES_OUT, FlatTask, relative_path, write_relative
+from permil.flat.steps.composite_flats import MadeFlat, compose
+from permil.flat.steps.divided_flat import beam_of, divide_detector
+from permil.flat.steps.exposures import pointing_groups, unique_exposures, wanted_detectors
+from permil.flat.steps.flat_product import LEAVES_OUT, FlatRequest, relative_path, write_relative
+from permil.flat.steps.joint_flat import joint_detector, joint_light
+from permil.flat.steps.joint_solution import SolutionRequest, solve_led
+from permil.flat.steps.super_pixel_signals import SignalsRequest, measure_detector, nearest_exposures
 from permil.isr.stage import common_serial, reduction_of, seconds_of_file, size_of_image
 from permil.products import RunFolder
 from permil.progress import StageReport, do_tasks
@@ -220,7 +220,7 @@ def _signals_task(run: Run, led: str, detector: str, rows: Table, beams: tuple[T
     nearest = nearest_exposures(rows, run.camera[detector])
 
     def work(task: Task) -> Work:
-        request = SignalsTask(run.config, run.folder.root, detector, led, paths, obsids, nearest, task.fingerprint)
+        request = SignalsRequest(run.config, run.folder.root, detector, led, paths, obsids, nearest, task.fingerprint)
         return Work(measure_detector, [request])
 
     return Task(
@@ -245,7 +245,7 @@ def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple
     def work(task: Task) -> Work:
         detectors = tuple(need.key[2] for need in task.needs)
         exposures = _exposures_of(rows, task)
-        return Work(solve_led, [JointTask(run.config, run.folder.root, led, exposures, detectors, task.fingerprint)])
+        return Work(solve_led, [SolutionRequest(run.config, run.folder.root, led, exposures, detectors, task.fingerprint)])
 
     areas = {name: run.camera[name].nx * run.camera[name].ny * run.camera[name].pixel_mm ** 2 for name in rows}
     n_signals = sum(len(own) * areas[name] for name, own in rows.items()) / options.super_pixel_mm**2
@@ -275,7 +275,7 @@ def _joint_flat_task(run: Run, led: str, detector: str, rows: Mapping[str, Table
             return None
         groups = tuple(pointing_groups(own, run.camera[detector], lambda x, y: np.ones(np.broadcast(x, y).shape, dtype=bool)))
         nearest, serial = nearest_exposures(own, run.camera[detector]), common_serial(own, detector)
-        request = FlatTask(run.config, run.folder.root, detector, led, groups, task.fingerprint, "joint", nearest, serial)
+        request = FlatRequest(run.config, run.folder.root, detector, led, groups, task.fingerprint, "joint", nearest, serial)
         return Work(_make_detector, [request])
 
     return _flat_task(run, led, detector, rows[detector], work=work, needs=(solution, signals))
@@ -302,7 +302,7 @@ def _divide_task(run: Run, led: str, detector: str, rows: Table) -> Task:
         beam = beam_of(beam_path, led=source)
         groups = tuple(pointing_groups(rows, run.camera[detector], beam.hull.contains))
         serial = common_serial(rows, detector)
-        request = FlatTask(run.config, run.folder.root, detector, led, groups, task.fingerprint, serial=serial)
+        request = FlatRequest(run.config, run.folder.root, detector, led, groups, task.fingerprint, serial=serial)
         return Work(_make_detector, [request]) if groups else None
 
     beams = _beam_tasks(run, source)
@@ -344,7 +344,7 @@ def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) ->
     )
 
 
-def _make_detector(task: FlatTask) -> None:
+def _make_detector(task: FlatRequest) -> None:
     """Make the flat of one detector and LED and write it on its own scale.
 
     Raises
@@ -396,7 +396,7 @@ def _exposures_of(rows: Mapping[str, Table], solution: Task) -> Table:
 
 
 def _with_moves(rows: Table, exposures: Table) -> Table:
-    """Return rows of the index whose ``position_id`` numbers the moves of the stage: a place that is visited again counts anew."""
+    """Return rows of the index whose ``position_id`` numbers the moves of the stage: each visit of a place is a move."""
     position = np.asarray(exposures["position_id"])
     begins = np.concatenate([[0], (np.diff(position) != 0) | (position[1:] < 0)]).astype(np.int64)
     number_of = dict(zip((str(obsid) for obsid in exposures["obsid"]), np.cumsum(begins), strict=True))

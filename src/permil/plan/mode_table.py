@@ -6,7 +6,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.flat.joint.modes import UndeterminedMode
+from permil.flat.joint.design import UndeterminedMode
 from permil.plan.prediction import PlanPrediction
 
 

@@ -138,7 +138,7 @@ void add_to_blocks(AnyImage image, nb::object good, int64_t size, Array<const in
   AnyImage flag_array;
   if (!good.is_none()) {
     flag_array = nb::cast<AnyImage>(good);
-    if (flag_array.dtype() != nb::dtype<bool>()) throw nb::type_error("good pixels are not told by flags");
+    if (flag_array.dtype() != nb::dtype<bool>()) throw nb::type_error("good pixels must be given as flags");
     require(is_like(flag_array, shape), "good pixels have not the shape of the image");
     flags = rows_of<uint8_t>(flag_array);
   }

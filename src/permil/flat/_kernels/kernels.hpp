@@ -5,7 +5,7 @@
 
 namespace permil::flat {
 
-/// Pixels from node to node of a lattice of light; see permil.flat.light_lattice.
+/// Pixels from node to node of a lattice of light; see permil.flat.light.
 constexpr int64_t CELL = 8;
 
 /// Rows and columns of an image.
@@ -43,7 +43,7 @@ struct Combination {
   int16_t *count, *all_planes, *any_planes;
 };
 
-/// Rows of an exposure from `first_row` of the detector on, and what is expected there; see permil.flat.outliers.
+/// Rows of an exposure from `first_row` of the detector on, and what is expected there; see permil.flat.combine.
 struct Expected {
   Shape shape;
   int64_t first_row;

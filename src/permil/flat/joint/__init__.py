@@ -1,17 +1,16 @@
 """The joint solution: beam, flat and exposure scales together, with an error budget."""
 
-from permil.flat.joint.beam_centre import beam_centre
 from permil.flat.joint.boards import BoardResult, board_results
 from permil.flat.joint.budget import SplitHalves, check_photodiode, odd_exposures, split_halves, without_drift
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
 from permil.flat.joint.design import DesignReport, check_design, footprint
 from permil.flat.joint.gains import BoardReadings, BoardTerms, Coefficient, board_terms
+from permil.flat.joint.knots import SpacingChoice, choose_spacing, coarse_spacing
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.residuals import ResidualMap, residual_map
-from permil.flat.joint.solution import Certificate, JointSolution
+from permil.flat.joint.solution import Certificate, JointSolution, beam_centre
 from permil.flat.joint.solve import solve_again, solve_joint
-from permil.flat.joint.spacing import SpacingChoice, choose_spacing, coarse_spacing
 
 __all__ = [
     "BoardReadings",

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.normal import fit_detector
+from permil.flat.joint.normal import DetectorRows, fit_detector
 from permil.flat.joint.solution import JointSolution
-from permil.flat.joint.tile import DetectorRows
 
 FloatArray = NDArray[np.float64]
 

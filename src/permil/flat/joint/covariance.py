@@ -21,12 +21,12 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from permil.engine import ahead, own_threads
 from permil.errors import FlatError
-from permil.flat.gradient import plane_matrix
 from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.details import covariance_with_details
 from permil.flat.joint.factor import inverse_of
-from permil.flat.joint.normal import DetectorFit, fit_detector, subtract_products, tiles
+from permil.flat.joint.normal import DetectorFit, Tile, fit_detector, subtract_products, tiles
 from permil.flat.joint.solution import JointSolution
-from permil.flat.joint.tile import Tile
+from permil.flat.shared_errors import plane_matrix
 
 FloatArray = NDArray[np.float64]
 Region = Mapping[str, FloatArray]
@@ -85,7 +85,10 @@ class CorrelatedModes:
 
 
 class FlatCovariance:
-    """Exact covariance of the log response on super-pixels.
+    """Covariance of the log response on super-pixels.
+
+    That of regions is exact; where the beam has fine structure (`permil.flat.joint.details`) all else is that with coarse knots, which
+    differs by some 1e-3 of itself.
 
     Parameters
     ----------
@@ -145,28 +148,35 @@ class FlatCovariance:
         FlatError
             If a region has weight where there is no response.
         """
+        if self.solution.model.details is not None:
+            self._require_responses(regions)
+            return covariance_with_details(self.solution, self.detectors, regions)
         return self._covariance(*self._rows(regions))
 
     def _covariance(self, rows: FloatArray, independent: FloatArray) -> FloatArray:
         whitened = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
         return whitened.T @ whitened + independent
 
+    def _require_responses(self, regions: Sequence[Region]) -> None:
+        for region in regions:
+            for name, weights in region.items():
+                if (weights[~np.isfinite(self.solution.log_response[name])] != 0).any():
+                    raise FlatError(f"{name}: a region has weight where there is no response", remedy="mask it", detector=name)
+
     def _rows(self, regions: Sequence[Region]) -> tuple[FloatArray, FloatArray]:
         """Return what sums over regions take of the rows ``A``, and the covariance of their independent noise."""
         rows = np.zeros((len(regions), self.solution.model.size))
         independent = np.zeros((len(regions), len(regions)))
-        for detector, fit, pieces in self._fits():
-            weights = np.array([region.get(detector.name, np.zeros(len(detector.x_mm))) for region in regions])
-            if (weights[:, ~np.isfinite(fit.log_response)] != 0).any():
-                raise FlatError(
-                    f"{detector.name}: a region has weight where there is no response", remedy="mask it", detector=detector.name
-                )
-            if not weights.any():
+        self._require_responses(regions)
+        for detector, _, pieces in self._fits():
+            here = [number for number, region in enumerate(regions) if detector.name in region]
+            if not here:
                 continue
+            weights, own = np.array([regions[number][detector.name] for number in here]), np.array(here)
             for tile in pieces:
                 part = weights[:, tile.pixels]
-                rows[:, tile.columns] += part @ tile.shifts
-                independent += (part / tile.moments) @ part.T
+                rows[np.ix_(own, tile.columns)] += part @ tile.shifts
+                independent[np.ix_(own, own)] += (part / tile.moments) @ part.T
         total = np.array([sum(float(weights.sum()) for weights in region.values()) for region in regions])
         return rows - np.outer(total, self._mean), independent
 

@@ -13,12 +13,13 @@ eigenvalues of ``M^-1 H`` lie between 0.2 and 2 in scans of the LSST Camera's be
 
 What is found is split into a coarse and a fine part that are orthogonal in the roughness ``R``, so that the coarse part keeps its prior.
 The fine part, `BeamDetails`, is known from then on. Errors of the flat's levels and gradients with coarse knots are those with fine knots
-to some 1e-3 of themselves; what details add to the errors of single super-pixels is estimated from random vectors (Hutchinson 1990).
+to some 1e-3 of themselves, and `covariance_with_details` returns exact ones. What details add to the errors of single super-pixels is
+estimated from random vectors (Hutchinson 1990).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -29,11 +30,10 @@ from permil.engine import ahead, own_threads
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.model import BeamDetails, JointModel, Pattern
-from permil.flat.joint.normal import DetectorFit, fit_detector
+from permil.flat.joint.normal import DetectorFit, DetectorRows, fit_detector
 from permil.flat.joint.prior import Prior, roughness_of
 from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution
 from permil.flat.joint.spline import SplineGrid
-from permil.flat.joint.tile import DetectorRows
 
 FloatArray = NDArray[np.float64]
 
@@ -47,6 +47,9 @@ _MOST_ROUNDS = 12
 _MOST_STEPS = 200
 _ROUGH = 0.02
 """Share of its length to which a step is found while the stiffness still changes."""
+
+_SHARE_OF_ERROR = 3e-3
+"""Share of an error to which the solution for a region is found: its covariances are then good to 1e-5."""
 
 _PROBES = 12
 _ERROR_PROBES, _ERROR_STEPS = 4, 15
@@ -131,6 +134,36 @@ def solve_details(
         certificate=Certificate(decrement, of_dense.gradient, of_dense.passes + steps, tolerance),
         detail_errors=DetailErrors(equations.determined(), 0.0 if estimate_stiffness else equations.noise_share()),
     )
+
+
+def covariance_with_details(
+    solution: JointSolution, detectors: Sequence[DetectorSignals], regions: Sequence[Mapping[str, FloatArray]]
+) -> FloatArray:
+    """Return the covariance of weighted sums of the log response over regions, the fine structure of the beam unknown, shape (n, n).
+
+    With approximate solutions ``x_i`` of ``H x_i = a_i`` for the row ``a_i`` of each region, and the rests ``r_i``, an estimate of
+    ``a_i' H^-1 a_j`` whose error is of second order is ``a_i' x_j + x_i' r_j``.
+
+    Parameters
+    ----------
+    solution
+        With details.
+    detectors
+        That it was solved from; all of them are in memory together.
+    regions
+        Weights of the super-pixels of each detector that takes part.
+    """
+    details = solution.model.details
+    if details is None:
+        raise ValueError("the solution has no details")
+    problem = _FineProblem.of(solution, detectors, details.grid)
+    vector = problem.start
+    equations = _FineEquations(problem, vector, problem.prior, problem.band(vector))
+    rows, independent = equations.rows_of(regions)
+    found = [equations.solve_and_rest(row, 0.0, _SHARE_OF_ERROR) for row in rows]
+    solved, rests = (np.array(part) for part in zip(*found, strict=True))
+    covariance = rows @ solved.T + solved @ rests.T
+    return np.asarray((covariance + covariance.T) / 2 + independent)
 
 
 @dataclass(frozen=True)
@@ -274,6 +307,12 @@ class _FineEquations:
 
     def solve(self, pull: FloatArray, tolerance: float, share: float = 0.0, *, most_steps: int = _MOST_STEPS) -> FloatArray:
         """Return ``H^-1`` times a vector, to a tolerance in standard errors, or to a share of its size."""
+        return self.solve_and_rest(pull, tolerance, share, most_steps=most_steps)[0]
+
+    def solve_and_rest(
+        self, pull: FloatArray, tolerance: float, share: float, *, most_steps: int = _MOST_STEPS
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return an approximate solution ``x`` of ``H x = b`` (see `solve`) and the rest ``b - H x``."""
         solved, left = np.zeros(len(pull)), pull.copy()
         close = self.precondition(left)
         direction, size = close, float(left @ close)
@@ -288,7 +327,27 @@ class _FineEquations:
             close = self.precondition(left)
             size, before = float(left @ close), size
             direction = close + size / before * direction
-        return solved
+        return solved, left
+
+    def rows_of(self, weights: Sequence[Mapping[str, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+        """Return the rows ``A`` of weighted sums of the log response, without its mean, and the covariance of their own noise."""
+        lit = [moments > 0 for moments in self._moments]
+        pixels = sum(int(inside.sum()) for inside in lit)
+        rows = np.zeros((len(weights), len(self.vector)))
+        independent = np.zeros((len(weights), len(weights)))
+        for number, region in enumerate(weights):
+            level = sum(float(part.sum()) for part in region.values()) / pixels
+            for detector, fit, moments, inside, of_signals in zip(
+                self.problem.detectors, self.fits, self._moments, lit, self._rows, strict=True
+            ):
+                part = region.get(detector.name, np.zeros(len(moments)))
+                share = np.where(inside, (part - level) / np.where(inside, moments, 1.0), 0.0)
+                of_signals.add_gradient(rows[number], np.broadcast_to(share, fit.weights.shape).copy())
+                own = part / np.where(inside, moments, np.inf)
+                for other, second in enumerate(weights):
+                    if detector.name in second:
+                        independent[number, other] += float(own @ second[detector.name])
+        return rows, independent
 
     def likeliest_stiffness(self, vector: FloatArray) -> float:
         """Return the stiffness for which the coefficients are as rough as is to be expected (MacKay 1992).

@@ -289,6 +289,26 @@ class JointModel:
         return np.array(counts, dtype=np.int64), np.array(places, dtype=np.float64)
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a solution may begin: a vector of a model without reflection, position errors or geometry.
+
+    Parameters
+    ----------
+    model : JointModel
+    vector : ndarray, shape (n,)
+    """
+
+    model: JointModel
+    vector: FloatArray
+
+    def of(self, model: JointModel) -> FloatArray | None:
+        """Return the vector for another model of the same exposures and patterns, what is new at 0; None if it has others."""
+        if model.patterns != self.model.patterns or len(model.exposures) != len(self.model.exposures):
+            return None
+        return np.concatenate([self.vector, np.zeros(model.size - len(self.vector))])
+
+
 def make_model(
     exposures: ExposureList,
     detectors: Sequence[DetectorSignals],

@@ -128,7 +128,7 @@ class PhotodiodeModel:
     changes : tuple of Effect
         Differences between the offsets of epochs that follow one another.
     whole_drift : Effect or None
-        The change from the first to the last exposure by linear drift and processes together, which cannot be told apart.
+        The change from the first to the last exposure by linear drift and processes together, which cannot be separated.
     """
 
     white: float
@@ -181,8 +181,12 @@ class PhotodiodeModel:
         """Return the covariance that linear drift and processes give the readings at some times."""
         phase = _phase(time)
         result = self.linear_rms**2 * np.multiply.outer(phase, phase)
+        variances: dict[tuple[float, bool], float] = {}
         for drift in self.drifts:
-            result += drift.probability * drift.amplitude**2 * drift_correlation(time, drift.length, smooth=drift.smooth)
+            kernel = drift.length, drift.smooth
+            variances[kernel] = variances.get(kernel, 0.0) + drift.probability * drift.amplitude**2
+        for (length, smooth), variance in variances.items():
+            result += variance * drift_correlation(time, length, smooth=smooth)
         return result
 
     def precision(self, time: FloatArray, regressors: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,19 +59,6 @@ class Prior:
     stage_as_recorded: bool = False
     weather: Weather | None = None
     boards: BoardPrior | None = None
-    _precision: FloatArray = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        """Compute the precision of the exposure scales once."""
-        known = self.has_photodiode
-        exposures = self.model.exposures
-        precision = np.zeros((len(known), len(known)))
-        if known.any():
-            precision[np.ix_(known, known)] = self.photodiode.precision(
-                exposures.time[known], exposures.regressors[known], exposures.epoch[known]
-            )
-        precision[~known, ~known] = UNKNOWN_SCALE**-2
-        object.__setattr__(self, "_precision", precision)
 
     @property
     def scale_centre(self) -> FloatArray:
@@ -89,10 +76,17 @@ class Prior:
             centre[self.model.board_gains] = self.boards.terms.centre
         return centre
 
-    @property
+    @cached_property
     def scale_precision(self) -> FloatArray:
         """Precision of the exposure scales, shape (n, n)."""
-        return self._precision
+        known, exposures = self.has_photodiode, self.model.exposures
+        precision = np.zeros((len(known), len(known)))
+        if known.any():
+            precision[np.ix_(known, known)] = self.photodiode.precision(
+                exposures.time[known], exposures.regressors[known], exposures.epoch[known]
+            )
+        precision[~known, ~known] = UNKNOWN_SCALE**-2
+        return precision
 
     def with_stiffness(self, stiffness: tuple[float, ...]) -> Prior:
         """Return the same prior with another stiffness."""

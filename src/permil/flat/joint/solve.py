@@ -16,18 +16,15 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from permil.errors import FlatError
-from permil.flat.joint.beam_centre import centroid
-from permil.flat.joint.curvature import Curvature
 from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout
-from permil.flat.joint.descent import Descent, Place
 from permil.flat.joint.details import detail_grid, solve_details
 from permil.flat.joint.exposure_tests import LEFT_OUT
 from permil.flat.joint.gain_steps import new_steps
 from permil.flat.joint.gains import BoardTerms
-from permil.flat.joint.model import MOST_UNKNOWNS, make_model
+from permil.flat.joint.model import MOST_UNKNOWNS, Start, make_model
+from permil.flat.joint.newton import NEAR, Curvature, Descent, Place, Solver
 from permil.flat.joint.normal import NormalEquations
-from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution
-from permil.flat.joint.solver import NEAR, Solver, Start
+from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution, centroid
 from permil.flat.joint.weather import PATTERNS, frame_of
 
 FloatArray = NDArray[np.float64]
@@ -43,6 +40,9 @@ _ROUNDS_OF_STEPS = 3
 
 _CONTRACTION = 0.3
 """What a step must leave of the decrement, or else the curvature is computed again."""
+
+_SMALL = 0.3
+"""Decrement, in standard errors, below which a curvature serves however slowly steps shrink: the prior still changes then."""
 
 _FARTHEST = 1.0
 """Distance from the optimum, in standard errors of the whole, with which a solution that stops there is still one; it says so."""
@@ -127,9 +127,9 @@ def solve_joint(
         geometry=geometry,
         boards=boards,
     )
-    solver = Solver(model, detectors, threshold, with_drift, progress, stiffness, start=start)
-
     of_details = DetailErrors()
+    fine = None if finest_mm is None else detail_grid(model.patterns[0].grid, finest_mm)
+    solver = Solver(model, detectors, threshold, with_drift, progress, stiffness, start=start, settles=fine is None)
 
     def iterate(solver: Solver) -> JointSolution:
         found = _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
@@ -140,6 +140,8 @@ def solve_joint(
             return solver, solution
         frame = frame_of(detectors, solver.model.centres(solution.vector), _lightest(solution))
         further = solver.with_weather(frame)
+        # Its curvature is not needed again.
+        solver.refresh()
         freedom = solution.freedom
         weather = further.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
         if not weather.found:
@@ -149,7 +151,6 @@ def solve_joint(
         return further, iterate(further)
 
     solution = iterate(solver)
-    fine = None if finest_mm is None else detail_grid(model.patterns[0].grid, finest_mm)
     if fine is not None:
         detailed = solve_details(solution, detectors, fine, estimate_stiffness=True)
         of_details = detailed.detail_errors
@@ -232,7 +233,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
             here = Place(solver.vector, equations.objective, prior_pull, pull, step, solver.curvatures, is_fresh)
             solver.vector, again = descent.next(here)
         else:
-            solver.vector, again = solver.vector + step, decrement > _CONTRACTION * before
+            solver.vector, again = solver.vector + step, decrement > max(_CONTRACTION * before, _SMALL)
         if again:
             solver.refresh()
         solver.advance(judge=judge)

@@ -240,7 +240,7 @@ def _score(distance: FloatArray, information: FloatArray, pull: FloatArray) -> _
     product = (information.reshape(-1, count) @ correlation).reshape(information.shape)
     by_pattern = pull.reshape(patterns, count)
     slope = (float(np.sum((by_pattern @ correlation) * by_pattern)) - float(np.trace(product))) / 2
-    fisher = float(np.sum(product * product.T)) / 2
+    fisher = float(np.einsum("ij,ji->", product, product)) / 2
     if fisher <= 0:
         return _Score(0.0, np.inf, 0.0, np.inf)
     likeliest, error = slope / fisher, fisher**-0.5

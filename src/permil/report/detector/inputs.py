@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Camera
 from permil.errors import InputError
-from permil.flat.product import SCALE_CARD
+from permil.flat.detector_flat import SCALE_CARD
 from permil.flat.superpixel import size_in_pixels
 from permil.products import ImageProduct, RunFolder, read_image
 

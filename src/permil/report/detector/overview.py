@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector, frames
 from permil.config.report import ReportConfig
+from permil.flat.composite import MosaicGrid
 from permil.flat.metrics import WHOLE_DETECTOR
-from permil.flat.mosaic import MosaicGrid
 from permil.flat.superpixel import size_in_pixels
 from permil.products import RunFolder, read_image
 from permil.report.detector.inputs import read_scatter

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from permil.camera import frames
 from permil.errors import InputError
-from permil.flat.mosaic import MosaicGrid
+from permil.flat.composite import MosaicGrid
 from permil.flat.superpixel import super_pixels
 from permil.report.kit.maps import show_image, write_on_map
 from permil.report.kit.style import FAINT, INK

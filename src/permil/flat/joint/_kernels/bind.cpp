@@ -51,7 +51,7 @@ Exposures exposures_of(const Rows& centres) {
   return {count, centres.data(), nullptr, 0};
 }
 
-/// Return patterns of which every B-spline is one of the unknowns.
+/// Return patterns whose B-splines are all unknowns.
 Patterns patterns_of(const Array<const int64_t, 2>& counts, const Rows& places, const double* vector, int64_t n_unknowns) {
   const int64_t n = int64_t(counts.shape(0));
   require(n >= 1 && n <= MOST_PATTERNS && has_shape(counts, {n, 3}) && has_shape(places, {n, 4}), "patterns have no such numbers");

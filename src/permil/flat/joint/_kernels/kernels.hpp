@@ -39,7 +39,7 @@ struct Further {
 /// the second, [exposure, pattern, 4]. All 0 in exposures that are not lit.
 using Windows = const int64_t*;
 
-/// A square matrix of the unknowns, of which the upper triangle is filled; its rows are `stride` apart.
+/// A square matrix of the unknowns with its upper triangle filled; its rows are `stride` apart.
 struct Square {
   double* first;
   int64_t size, stride;
@@ -55,7 +55,7 @@ struct TileSums {
   int64_t side;
 };
 
-/// An exposure of which super-pixels are averaged.
+/// An exposure to be averaged over super-pixels.
 struct ExposurePixels {
   int64_t n_columns, block;
   const float* image;    // [y, x]
@@ -65,7 +65,7 @@ struct ExposurePixels {
 
 namespace {
 
-/// Pixels of which medians are found together, and rows of floats that `average` needs.
+/// Pixels whose medians are found together, and rows of floats that `average` needs.
 constexpr int64_t MEDIANS_TOGETHER = 512, ROWS_OF_AVERAGE = 5;
 constexpr int64_t MOST_PATTERNS = 4;
 constexpr int64_t DOUBLES_OF_SLOPES = 7;

@@ -1,4 +1,4 @@
-// Sums of tiles on their way to the matrix of the unknowns, of which the upper triangle is filled.
+// Sums of tiles on their way to the matrix of the unknowns; its upper triangle is filled.
 #pragma once
 #include "flat/joint/_kernels/spline.hpp"
 
@@ -30,7 +30,7 @@ inline void add_splines(Span<double> row, Span<const double> values, Windows win
   }
 }
 
-/// Return the product of two vectors with a symmetric matrix between them, of which the upper triangle is given, rows `side` apart.
+/// Return the product of two vectors with a symmetric matrix between them, given by its upper triangle, rows `side` apart.
 inline double product_of(Span<const double> one, Span<const double> two, Span<const double> corner, int64_t side, int64_t n) {
   double total = 0.0;
   for (int64_t k = 0; k < n; ++k)

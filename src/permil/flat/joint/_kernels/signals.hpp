@@ -45,7 +45,7 @@ void evaluate(const Pixels& pixels, const Patterns& patterns, double* result) {
   }
 }
 
-/// Some neighbouring super-pixels of which the responses are solved for together.
+/// Neighbouring super-pixels whose responses are solved for together.
 struct Levels {
   double level[PIXELS_TOGETHER], before[PIXELS_TOGETHER], total[PIXELS_TOGETHER], moment[PIXELS_TOGETHER];
   double is_open[PIXELS_TOGETHER];  // 1 where the level may still change, else 0

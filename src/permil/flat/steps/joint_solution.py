@@ -1,4 +1,4 @@
-"""The joint solution of one LED as a stage: super-pixels of all detectors, the solution, its file, what a person should know."""
+"""The joint solution of one LED from the files of its signals: solution, errors, checks, its own file, and messages to the user."""
 
 from __future__ import annotations
 
@@ -32,8 +32,7 @@ from permil.flat.joint import (
 )
 from permil.flat.joint.amplifier_linearity import measure_losses
 from permil.flat.joint.boards import board_results
-from permil.flat.joint.budget import Part, solve_part
-from permil.flat.joint.error_budget import Halves, compare_halves, divisions, error_budget, place_rows
+from permil.flat.joint.budget import Halves, Part, compare_halves, divisions, error_budget, place_rows, solve_part
 from permil.flat.joint.gain_steps import solved_steps
 from permil.flat.joint.gains import BLIND_RMS, BoardReadings, Coefficient, board_terms
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
@@ -41,10 +40,10 @@ from permil.flat.measured_linearity import losses_hdu
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
 from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals
-from permil.flat.tasks.exposures import exposure_list, unit_seconds
+from permil.flat.steps.exposures import exposure_list, unit_seconds
 from permil.products import FINGERPRINT_CARD, RunFolder
 
-# Of the time, by and large: knots are chosen, then all is solved for; the rest are errors and halves.
+# Approximate shares of the run time: knots, then the solution; the rest are errors and halves.
 _PART_OF_CHOICE, _PART_OF_SOLUTION = 0.3, 0.5
 _SUPER_PIXELS_PER_KNOT = 2.0
 """Finest distance of knots: signals are means over super-pixels."""
@@ -58,7 +57,7 @@ _LARGE_STEP = 0.1
 
 
 @dataclass(frozen=True)
-class JointTask:
+class SolutionRequest:
     """The joint solution of one LED, of the signals of some detectors, which are measured before."""
 
     config: Config
@@ -69,7 +68,7 @@ class JointTask:
     fingerprint: str
 
 
-def solve_led(task: JointTask) -> list[str]:
+def solve_led(request: SolutionRequest) -> list[str]:
     """Solve and write; return what a person should know.
 
     Raises
@@ -77,11 +76,11 @@ def solve_led(task: JointTask) -> list[str]:
     FlatError
         If there is no light, the signals of a detector contradict its place or orientation, or the solution does not converge.
     """
-    config, folder, camera = task.config, RunFolder(task.root), shared_camera(task.config.camera)
+    config, folder, camera = request.config, RunFolder(request.root), shared_camera(request.config.camera)
     options = config.flat.joint
-    obsids = [str(obsid) for obsid in task.exposures["obsid"]]
-    exposures = exposure_list(task.exposures, with_photodiode=config.isr.photodiode == "header")
-    files = [folder.super_pixels(task.led, name) for name in task.detectors]
+    obsids = [str(obsid) for obsid in request.exposures["obsid"]]
+    exposures = exposure_list(request.exposures, with_photodiode=config.isr.photodiode == "header")
+    files = [folder.super_pixels(request.led, name) for name in request.detectors]
     number_of = {obsid: number for number, obsid in enumerate(obsids)}
     stored = StoredDetectors(files, number_of, options.least_signal)
     lit, levels = [], []
@@ -90,7 +89,7 @@ def solve_led(task: JointTask) -> list[str]:
             lit.append(number)
             levels.append(detector_levels(exposures, detector))
     if contradictions := find_contradictions(levels):
-        raise contradiction_error(contradictions, camera.detectors, led=task.led)
+        raise contradiction_error(contradictions, camera.detectors, led=request.led)
     detectors: Sequence[DetectorSignals] = StoredDetectors([files[number] for number in lit], number_of, options.least_signal)
     if len(detectors) == 1:
         # One at a time is in memory anyway.
@@ -126,7 +125,7 @@ def solve_led(task: JointTask) -> list[str]:
     )
     tell_part(_PART_OF_SOLUTION)
     check = check_photodiode(solution)
-    (errors, modes, shared), halves, trouble = _errors_and_halves(task, solution, detectors, camera)
+    (errors, modes, shared), halves, trouble = _errors_and_halves(request, solution, detectors, camera)
     found: dict[str, DetectorErrors] = {}
     for number in lit:
         signals = read_signals(files[number])
@@ -144,11 +143,11 @@ def solve_led(task: JointTask) -> list[str]:
         losses=losses,
         halves=halves,
     )
-    require_plausible_gradient(*errors.composite_gradient(), led=task.led)
+    require_plausible_gradient(*errors.composite_gradient(), led=request.led)
     known = solution.prior.has_photodiode
     readings = np.where(known, exposures.log_photodiode, 0.0)
     middle = (solution.log_scales - readings)[known if known.any() else ~solution.left_out]
-    cards = _cards(task, solution, choice, errors, detectors)
+    cards = _cards(request, solution, choice, errors, detectors)
     cards |= {
         "LEASTSIG": (options.least_signal, "[electron] signals below it were not used"),
         "THRESHLD": (options.threshold, "standard deviations; beyond, weights fall"),
@@ -164,11 +163,12 @@ def solve_led(task: JointTask) -> list[str]:
         side_mm=signals.block * camera[signals.detector].pixel_mm,
     )
     hdus.append(losses_hdu(losses, camera))
-    write_joint(folder.joint(task.led), hdus)
+    write_joint(folder.joint(request.led), hdus)
     gains = [
-        f"{task.led}: {sentence}" for sentence in (*_step_sentences(task, solution, camera), *_board_sentences(solution, budget))
+        f"{request.led}: {sentence}"
+        for sentence in (*_step_sentences(request, solution, camera), *_board_sentences(solution, budget))
     ]
-    return _messages(task, solution, choice, budget, noisier=check.noisier) + gains + trouble
+    return _messages(request, solution, choice, budget, noisier=check.noisier) + gains + trouble
 
 
 def _boards_and_amplifiers(
@@ -197,11 +197,11 @@ def _boards_and_amplifiers(
     return boards, amplifiers
 
 
-def _step_sentences(task: JointTask, solution: JointSolution, camera: Camera) -> list[str]:
+def _step_sentences(request: SolutionRequest, solution: JointSolution, camera: Camera) -> list[str]:
     """Return which amplifiers change their gain during the campaign."""
     return [
         f"the signals of amplifier {camera[step.detector].amplifiers[step.amplifier].name} of {step.detector} change by "
-        f"{1e3 * step.size:.3g} +- {1e3 * step.size_err:.1g} per mil before exposure {task.exposures['obsid'][step.exposure]}: its gain "
+        f"{1e3 * step.size:.3g} +- {1e3 * step.size_err:.1g} per mil before exposure {request.exposures['obsid'][step.exposure]}: its gain "
         "has changed; signals before that are corrected, and the flat is that of the gain after it"
         for step in solved_steps(solution)
     ]
@@ -276,14 +276,14 @@ Errors = tuple[FlatCovariance, CorrelatedModes, dict[str, NDArray[np.float64]]]
 
 
 def _errors_and_halves(
-    task: JointTask, solution: JointSolution, detectors: Sequence[DetectorSignals], camera: Camera
+    request: SolutionRequest, solution: JointSolution, detectors: Sequence[DetectorSignals], camera: Camera
 ) -> tuple[Errors, Halves | None, list[str]]:
     """Return the errors, the halves against each other, and why there are none: the flat itself does not need them.
 
     Two at a time are worked at: each takes the memory of a matrix of the unknowns.
     """
-    options = task.config.flat.joint
-    divided = divisions(solution, np.asarray(task.exposures["purpose"]) == SCAN)
+    options = request.config.flat.joint
+    divided = divisions(solution, np.asarray(request.exposures["purpose"]) == SCAN)
     held_out = [mask for first in divided for mask in (~first, first)] if options.checks else []
 
     def errors() -> Errors:
@@ -301,12 +301,12 @@ def _errors_and_halves(
     found, *parts = _side_by_side([errors, *(partial(part, mask) for mask in held_out)])
     failed = [one for one in parts if isinstance(one, FlatError)]
     if failed or not parts:
-        return found, None, [f"{task.led}: halves of the exposures are not compared: {error}" for error in failed[:1]]
+        return found, None, [f"{request.led}: halves of the exposures are not compared: {error}" for error in failed[:1]]
     return found, compare_halves(detectors, divided, parts), []
 
 
 def _side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Return what functions return, two of which may run at a time and share the threads of the task."""
+    """Run callables, at most two at once, which share the threads of the task, and return their results."""
     lanes = min(own_threads(), 2)
     each = own_threads() // lanes
 
@@ -322,7 +322,7 @@ def _side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
 
 
 def _cards(
-    task: JointTask,
+    request: SolutionRequest,
     solution: JointSolution,
     choice: SpacingChoice | None,
     errors: FlatCovariance,
@@ -332,8 +332,8 @@ def _cards(
     centre, centre_covariance = beam_centre(solution)
     gradient, gradient_covariance = errors.composite_gradient()
     cards: dict[str, Any] = {
-        FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
-        "LED": (task.led, "LED"),
+        FINGERPRINT_CARD: (request.fingerprint, "what this was made from"),
+        "LED": (request.led, "LED"),
         "NEXPOSUR": (len(solution.model.exposures), "exposures"),
         "NLEFTOUT": (int(solution.left_out.sum()), "exposures that were left out"),
         "NDETECT": (len(detectors), "detectors"),
@@ -380,7 +380,7 @@ def _cards(
             "WEATHERR": (weather.rms_err, "its error"),
             "WEATHTFA": (weather.time_factor, "error of its correlation time, a factor"),
         }
-        if np.isfinite(seconds := unit_seconds(task.exposures)):
+        if np.isfinite(seconds := unit_seconds(request.exposures)):
             cards["WEATHTIM"] = (weather.time * seconds, "[s] correlation time of the weather")
     return cards
 
@@ -391,12 +391,12 @@ def _is_limited(solution: JointSolution, choice: SpacingChoice | None) -> bool:
 
 
 def _messages(
-    task: JointTask, solution: JointSolution, choice: SpacingChoice | None, budget: Table, *, noisier: bool
+    request: SolutionRequest, solution: JointSolution, choice: SpacingChoice | None, budget: Table, *, noisier: bool
 ) -> list[str]:
     error_of = dict(zip(budget["term"], budget["error"], strict=True))
     knots = solution.model.beam(solution.vector)[0].spacing
     summary = (
-        f"{task.led}: joint solution of {solution.signals} signals, {solution.model.size} unknowns, knots {knots:.1f} mm apart, "
+        f"{request.led}: joint solution of {solution.signals} signals, {solution.model.size} unknowns, knots {knots:.1f} mm apart, "
         f"reduced chi-square {solution.reduced_chi_square:.3f}; "
         f"super-pixels from signals: {1e3 * error_of['photon']:.3f} per mil of their own, "
         f"{1e3 * error_of['common']:.3f} in common"
@@ -405,39 +405,39 @@ def _messages(
     certificate = solution.certificate
     if certificate.decrement > certificate.tolerance:
         messages.append(
-            f"{task.led}: stopped {certificate.decrement:.2g} standard errors from its optimum, after {certificate.passes} passes"
+            f"{request.led}: stopped {certificate.decrement:.2g} standard errors from its optimum, after {certificate.passes} passes"
         )
     if _is_limited(solution, choice):
-        messages.append(f"{task.led}: the data would bear knots finer than {knots:.1f} mm; set flat.joint.spacing_mm for that")
+        messages.append(f"{request.led}: the data would bear knots finer than {knots:.1f} mm; set flat.joint.spacing_mm for that")
     if noisier:
         messages.append(
-            f"{task.led}: the photodiode ({1e3 * error_of['photodiode']:.2g} per mil per reading) is noisier than the joint scales "
+            f"{request.led}: the photodiode ({1e3 * error_of['photodiode']:.2g} per mil per reading) is noisier than the joint scales "
             f"({1e3 * error_of['exposure_scale']:.2g} per mil): the solver divide would lose by it"
         )
-    messages += [f"{task.led}: {sentence}" for sentence in _weather_sentences(task, solution, error_of)]
-    messages += [f"{task.led}: {sentence}" for sentence in _photodiode_sentences(task, solution)]
+    messages += [f"{request.led}: {sentence}" for sentence in _weather_sentences(request, solution, error_of)]
+    messages += [f"{request.led}: {sentence}" for sentence in _photodiode_sentences(request, solution)]
     unread = 0
     for number, reason in solution.findings().items():
         unread += not solution.left_out[number]
         if solution.left_out[number] or unread <= _MOST_READINGS:
             what = "left out" if solution.left_out[number] else "photodiode reading not used"
-            messages.append(f"{task.led}: exposure {task.exposures['obsid'][number]} {what}: {reason}")
+            messages.append(f"{request.led}: exposure {request.exposures['obsid'][number]} {what}: {reason}")
     if unread > _MOST_READINGS:
-        messages.append(f"{task.led}: {unread - _MOST_READINGS} more photodiode readings are not used; joint.fits lists them")
+        messages.append(f"{request.led}: {unread - _MOST_READINGS} more photodiode readings are not used; joint.fits lists them")
     return messages
 
 
-def _weather_sentences(task: JointTask, solution: JointSolution, error_of: Mapping[str, float]) -> list[str]:
+def _weather_sentences(request: SolutionRequest, solution: JointSolution, error_of: Mapping[str, float]) -> list[str]:
     """Return how much the pattern of the light changes from exposure to exposure, where it does."""
     weather = solution.weather
     if weather is not None and not weather.found and not np.isfinite(weather.limit):
         cause = "a beam that the knots do not follow, or a gain that changes"
         return [
-            f"whether the pattern of the light changes from exposure to exposure cannot be told: the residuals have another cause ({cause})"
+            f"whether the pattern of the light changes between exposures is not known: the residuals have another cause ({cause})"
         ]
     if weather is None or not weather.found:
         return []
-    seconds = unit_seconds(task.exposures)
+    seconds = unit_seconds(request.exposures)
     time = f"{weather.time * seconds:.2g} s" if np.isfinite(seconds) else f"{weather.time:.2g} exposures"
     size, side = f"{1e3 * weather.rms:.2g} +- {1e3 * weather.rms_err:.1g} per mil rms", f"{2 * weather.half_mm:.0f}"
     found = (
@@ -451,7 +451,7 @@ def _weather_sentences(task: JointTask, solution: JointSolution, error_of: Mappi
     return [found, slow]
 
 
-def _photodiode_sentences(task: JointTask, solution: JointSolution) -> list[str]:
+def _photodiode_sentences(request: SolutionRequest, solution: JointSolution) -> list[str]:
     """Return what the photodiode did beyond noise: a linear drift, steps."""
     sentences = []
     time = solution.model.exposures.time
@@ -462,5 +462,5 @@ def _photodiode_sentences(task: JointTask, solution: JointSolution) -> list[str]
             continue
         first = int(np.argmin(np.where(time >= effect.time, time, np.inf)))
         change = size if abs(effect.size) < _LARGE_STEP else f"a factor of {np.exp(effect.size):.4g}"
-        sentences.append(f"the photodiode's response changes by {change} before exposure {task.exposures['obsid'][first]}")
+        sentences.append(f"the photodiode's response changes by {change} before exposure {request.exposures['obsid'][first]}")
     return sentences

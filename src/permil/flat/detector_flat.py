@@ -1,13 +1,14 @@
-"""From the stacks of one detector, and the beam that lit each, to its flat with everything that is known of its errors."""
+"""The flat of one detector from its pointings, with its errors and figures, and the extensions of its file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
@@ -15,19 +16,130 @@ from permil.camera import frames
 from permil.engine import ahead
 from permil.errors import FlatError
 from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
-from permil.flat.combine import CombinedFlat, PointingCombination
+from permil.flat.combine import CombinedFlat, LitPointing, PointingCombination
+from permil.flat.composite import ResponseHistogram
 from permil.flat.divide import LitImage, PointingFlat, PointingWeights, divide_by_beam, sampling_step
-from permil.flat.gradient import Plane, fit_plane
 from permil.flat.metrics import flat_metrics, metrics_table
-from permil.flat.pointing import LitPointing
-from permil.flat.product import DetectorSolution, good_pixels
-from permil.flat.shared_errors import SharedErrors, shared_places
+from permil.flat.shared_errors import Plane, SharedErrors, fit_plane, shared_places
 from permil.flat.superpixel import size_in_pixels, super_pixels
 from permil.isr.strip import Strip, strips_of
-from permil.products import is_usable
+from permil.products import ImageProduct, is_good, is_usable
 
 if TYPE_CHECKING:
     from permil.camera import Detector
+
+SCALE_CARD = "FLATSCAL"
+"""Card with the response, in electrons per photodiode unit at the beam's maximum, that the composite calls 1."""
+
+_SCALED_EXTENSIONS = ("RESPONSES",)
+
+
+@dataclass(frozen=True)
+class DetectorSolution:
+    """What the solver found for one detector and LED, before the composite scale.
+
+    ``stacks``, ``beams`` and ``responses`` are cubes on super-pixels, one layer per aimed pointing; ``scan`` lists exposures of the
+    scan that took part, as ``pointings`` does the pointings. ``modes``, ``remainder``, ``halves`` and ``budget`` come from the
+    joint solution.
+    """
+
+    flat: CombinedFlat
+    pointings: Table
+    scan: Table
+    metrics: Table
+    stacks: NDArray[np.float32]
+    beams: NDArray[np.float32]
+    responses: NDArray[np.float32]
+    places: Table
+    covariance: NDArray[np.float64]
+    block_pixels: int
+    block_mm: float
+    modes: NDArray[np.float32] | None = None
+    remainder: NDArray[np.float32] | None = None
+    halves: NDArray[np.float32] | None = None
+    budget: Table | None = None
+
+
+def solution_extensions(solution: DetectorSolution, histogram: ResponseHistogram) -> list[Any]:
+    """Return the HDUs that follow IMAGE, MASK and VARIANCE."""
+    flat = solution.flat
+    with np.errstate(invalid="ignore", divide="ignore"):
+        relative = flat.scatter / flat.response
+    usable = is_usable(flat.mask) & np.isfinite(relative)
+    scatter = np.sqrt(super_pixels(relative.astype(np.float64) ** 2, usable, solution.block_pixels).mean)
+    images = {
+        "SCATTER": (scatter, "relative scatter between pointings (rms over the super-pixel)"),
+        "STACKS": (solution.stacks, "mean signal of the aimed pointings"),
+        "BEAMS": (solution.beams, "beam model at the aimed pointings, 1 at its maximum"),
+        "RESPONSES": (solution.responses, "flat of each aimed pointing alone"),
+        "COVARIANCE": (solution.covariance, "relative covariance between PLACES (beam, photodiode)"),
+    }
+    if solution.modes is not None and solution.remainder is not None:
+        images["MODES"] = (solution.modes, "modes of correlated errors, relative, one standard deviation")
+        images["REMAINDER"] = (solution.remainder, "relative variance of correlated errors beyond MODES")
+    if solution.halves is not None and np.isfinite(solution.halves).any():
+        images["HALVES"] = (solution.halves, "half of flat of odd minus even, early minus late exposures")
+    hdus: list[Any] = []
+    for name, (data, meaning) in images.items():
+        if data.size == 0:
+            continue
+        hdu = fits.ImageHDU(np.ascontiguousarray(data, dtype=np.float32 if name != "COVARIANCE" else np.float64), name=name)
+        hdu.header["MEANING"] = meaning
+        hdu.header["BLOCK_MM"] = (solution.block_mm, "side of a super-pixel, mm")
+        hdu.header["BLOCKPIX"] = (solution.block_pixels, "side of a super-pixel, pixels")
+        hdus.append(hdu)
+    hdus += [
+        fits.BinTableHDU(solution.pointings, name="POINTINGS"),
+        fits.BinTableHDU(solution.metrics, name="METRICS"),
+        fits.BinTableHDU(solution.places, name="PLACES"),
+    ]
+    if solution.budget is not None:
+        hdus.append(fits.BinTableHDU(solution.budget, name="BUDGET"))
+    if len(solution.scan):
+        hdus.append(fits.BinTableHDU(solution.scan, name="SCAN"))
+    counts = fits.BinTableHDU(Table({"count": histogram.counts}), name="HISTOGRAM")
+    counts.header["FIRSTBIN"] = (histogram.first, "number of the first bin of ln(response)")
+    hdus.append(counts)
+    return hdus
+
+
+def read_histogram(path: str | Any) -> tuple[ResponseHistogram, float]:
+    """Return the histogram of a flat (before the composite scale) and the scale that is applied in the file (0 if none)."""
+    with fits.open(path, memmap=False) as hdus:
+        table = hdus["HISTOGRAM"]
+        counts = np.array(table.data["count"], dtype=np.int64)
+        return ResponseHistogram(int(table.header["FIRSTBIN"]), counts), float(hdus[0].header.get(SCALE_CARD, 0.0))
+
+
+def rescaled(product: ImageProduct, scale: float) -> tuple[NDArray[np.float32], NDArray[np.float32], list[Any]]:
+    """Return image, variance and extensions of a flat on a composite scale, whatever scale it had.
+
+    Parameters
+    ----------
+    product
+        A detector's flat as read.
+    scale
+        Response that becomes 1.
+    """
+    factor = (float(product.header.get(SCALE_CARD, 0.0)) or 1.0) / scale
+    image = (product.image.astype(np.float64) * factor).astype(np.float32)
+    variance = (product.variance.astype(np.float64) * factor**2).astype(np.float32)
+    extensions = []
+    for name, hdu in product.extensions.items():
+        if name in _SCALED_EXTENSIONS:
+            hdu.data = (hdu.data.astype(np.float64) * factor).astype(np.float32)
+        elif name == "METRICS":
+            for column in ("median", "median_err"):
+                hdu.data[column] = hdu.data[column] * factor
+        extensions.append(hdu)
+    return image, variance, extensions
+
+
+def good_pixels(flat: CombinedFlat) -> NDArray[np.bool_]:
+    """Return where a combined flat is good and positive."""
+    with np.errstate(invalid="ignore"):
+        return is_good(flat.mask) & (flat.response > 0)
+
 
 STRIP_ROWS = 32
 """Raw rows that are worked on together."""
@@ -43,7 +155,7 @@ class SeenPointings:
     responses: list[NDArray[np.float64]] = field(default_factory=list)
 
 
-def solve_detector(
+def combine_detector(
     batches: Iterable[Sequence[LitPointing]],
     shared: SharedErrors,
     detector: Detector,

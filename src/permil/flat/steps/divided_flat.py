@@ -15,6 +15,8 @@ from permil.camera import Camera, Detector, frames, shared_camera
 from permil.config import Config
 from permil.engine import behind, own_threads, tell_part
 from permil.errors import FlatError
+from permil.flat.combine import LitStack, Pointing
+from permil.flat.detector_flat import DetectorSolution, combine_detector
 from permil.flat.divide import LitImage
 from permil.flat.orientation import (
     FEWEST_POSITIONS,
@@ -28,12 +30,16 @@ from permil.flat.orientation import (
     scatter,
     unexplained_share,
 )
-from permil.flat.pointing import LitStack, Pointing
-from permil.flat.product import DetectorSolution
 from permil.flat.shared_errors import DivideErrors
-from permil.flat.solve import solve_detector
-from permil.flat.tasks.exposures import PointingGroup
-from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
+from permil.flat.steps.exposures import PointingGroup
+from permil.flat.steps.flat_product import (
+    LEAVES_OUT,
+    PART_OF_EXPOSURES,
+    FlatRequest,
+    keep_pointing,
+    left_out_pointing,
+    require_pointings,
+)
 from permil.isr import Calibration, LeftOut
 from permil.isr.array_pool import ArrayPool
 from permil.isr.stack import Stack
@@ -54,27 +60,27 @@ def _beam(path: Path, led: str, _changed: int) -> BeamModel:
     return load_beam(path, led=led)
 
 
-def divide_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
+def divide_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOut]]:
     """Return the flat of one detector on its own scale, and what was left out of it."""
-    folder, config = RunFolder(task.root), task.config
-    source = config.flat.beam_of.get(task.led, task.led)
+    folder, config = RunFolder(request.root), request.config
+    source = config.flat.beam_of.get(request.led, request.led)
     beam = beam_of(folder.beam(source), led=source)
     camera = shared_camera(config.camera)
-    calibration = detector_calibration(config, camera, folder, task.detector)
+    calibration = detector_calibration(config, camera, folder, request.detector)
     noted: list[LeftOut] = []
     with behind(own_threads()) as later:
-        solution = solve_detector(
-            _lit_stacks(task, camera, calibration, beam, noted),
+        solution = combine_detector(
+            _lit_stacks(request, camera, calibration, beam, noted),
             DivideErrors(beam, calibration.detector),
             calibration.detector,
-            led=task.led,
+            led=request.led,
             super_pixel_mm=config.flat.super_pixel_mm,
             common_variance=calibration.superbias_variance,
             remove_steps=config.flat.remove_amplifier_steps,
-            keep=keep_pointing(task, later),
+            keep=keep_pointing(request, later),
             threads=own_threads(),
         )
-    _require_orientation(solution, calibration.detector, task.led)
+    _require_orientation(solution, calibration.detector, request.led)
     return solution, noted
 
 
@@ -113,7 +119,7 @@ def _require_orientation(solution: DetectorSolution, detector: Detector, led: st
 
 
 def _lit_stacks(
-    task: FlatTask, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
+    request: FlatRequest, camera: Camera, calibration: Calibration, beam: BeamModel, noted: list[LeftOut]
 ) -> Iterator[list[LitStack]]:
     """Yield the stack of each pointing; what was left out or does not count in a scale is noted.
 
@@ -124,10 +130,10 @@ def _lit_stacks(
     """
     pool = ArrayPool()
     used = 0
-    for number, group in enumerate(task.groups):
+    for number, group in enumerate(request.groups):
         try:
             # Made in a function of its own, so that nothing of it is kept while the next one is made.
-            batch = [_lit_stack(group, camera, calibration, task.config, beam, noted, pool)]
+            batch = [_lit_stack(group, camera, calibration, request.config, beam, noted, pool)]
         except LEAVES_OUT as error:
             noted += left_out_pointing(group, error)
         else:
@@ -135,8 +141,8 @@ def _lit_stacks(
             yield batch
             # At full size a stack takes hundreds of megabytes.
             del batch
-        tell_part(PART_OF_EXPOSURES * (number + 1) / len(task.groups))
-    require_pointings(used, task, noted)
+        tell_part(PART_OF_EXPOSURES * (number + 1) / len(request.groups))
+    require_pointings(used, request, noted)
 
 
 def _lit_stack(

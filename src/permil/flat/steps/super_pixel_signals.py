@@ -14,9 +14,8 @@ from permil.camera.frames import detector_to_ccs
 from permil.config import Config
 from permil.engine import ahead, own_threads, tell_part
 from permil.errors import FlatError, InputError, PermilError
-from permil.flat.joint.average import SuperPixelLayout, average_exposure, flattened, make_layout
 from permil.flat.signals_file import SuperPixelSignals, write_signals
-from permil.flat.superpixel import size_in_pixels
+from permil.flat.superpixel import SuperPixelLayout, average_exposure, flattened, make_layout, size_in_pixels
 from permil.isr.array_pool import ArrayPool
 from permil.isr.row_sample import RowSample
 from permil.isr.stage import detector_calibration, reduce_file
@@ -30,7 +29,7 @@ Measured = tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...], tupl
 
 
 @dataclass(frozen=True)
-class SignalsTask:
+class SignalsRequest:
     """All exposures of one LED that read one detector."""
 
     config: Config
@@ -52,7 +51,7 @@ def nearest_exposures(exposures: Table, detector: Detector) -> tuple[str, ...]:
     return tuple(str(path) for path in exposures["path"][order[:PATTERN_EXPOSURES]])
 
 
-def measure_detector(task: SignalsTask) -> None:
+def measure_detector(request: SignalsRequest) -> None:
     """Reduce every exposure of one detector and write its signals.
 
     Raises
@@ -61,25 +60,25 @@ def measure_detector(task: SignalsTask) -> None:
         With the detector in the message if it names no file.
     """
     try:
-        signals = _signals_of(task)
+        signals = _signals_of(request)
     except PermilError as error:
         if error.path is None:
-            error.path = f"super-pixels of {task.detector}, LED {task.led}"
+            error.path = f"super-pixels of {request.detector}, LED {request.led}"
         raise
-    path = RunFolder(task.root).super_pixels(task.led, task.detector)
-    write_signals(path, signals, fingerprint=task.fingerprint, led=task.led)
+    path = RunFolder(request.root).super_pixels(request.led, request.detector)
+    write_signals(path, signals, fingerprint=request.fingerprint, led=request.led)
 
 
-def _signals_of(task: SignalsTask) -> SuperPixelSignals:
-    config, camera = task.config, shared_camera(task.config.camera)
-    whole = detector_calibration(config, camera, RunFolder(task.root), task.detector)
+def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
+    config, camera = request.config, shared_camera(request.config.camera)
+    whole = detector_calibration(config, camera, RunFolder(request.root), request.detector)
     block = size_in_pixels(config.flat.super_pixel_mm, whole.detector.pixel_mm)
     # Levels that are smoothed over rows need all of them.
     step = 1 if config.isr.overscan == "smoothed" else max(1, block**2 // config.flat.joint.signal_pixels)
     sample = RowSample.of(whole, step)
     calibration = sample.calibration
-    layout = _layout(task, camera, sample, whole.detector, block)
-    shape = (len(task.paths), layout.row.size)
+    layout = _layout(request, camera, sample, whole.detector, block)
+    shape = (len(request.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     temperatures: dict[int, tuple[float, ...]] = {}
     left_out: list[tuple[str, str]] = []
@@ -101,20 +100,20 @@ def _signals_of(task: SignalsTask) -> SuperPixelSignals:
         )
         return mean, expected, image.damage, image.thermometers
 
-    for number, measured in enumerate(ahead(measure, task.paths, threads=own_threads())):
+    for number, measured in enumerate(ahead(measure, request.paths, threads=own_threads())):
         if isinstance(measured, str):
-            left_out.append((task.paths[number], measured))
+            left_out.append((request.paths[number], measured))
         else:
             signal[number], variance[number], damage, temperatures[number] = measured
-            left_out += [(task.paths[number], sentence) for sentence in damage]
-        tell_part((number + 1) / len(task.paths))
-    temperature = np.full((len(task.paths), max((len(each) for each in temperatures.values()), default=1)), np.nan)
+            left_out += [(request.paths[number], sentence) for sentence in damage]
+        tell_part((number + 1) / len(request.paths))
+    temperature = np.full((len(request.paths), max((len(each) for each in temperatures.values()), default=1)), np.nan)
     for number, each in temperatures.items():
         temperature[number] = each
     return SuperPixelSignals.of(
-        task.detector,
+        request.detector,
         layout,
-        list(task.obsids),
+        list(request.obsids),
         signal=signal,
         variance=variance,
         left_out=tuple(left_out),
@@ -133,14 +132,19 @@ def _amplifiers_of(layout: SuperPixelLayout, detector: Detector) -> NDArray[np.i
     return amplifier_map[rows, columns].astype(np.int64)
 
 
-def _layout(task: SignalsTask, camera: Camera, sample: RowSample, detector: Detector, block: int) -> SuperPixelLayout:
+def _layout(request: SignalsRequest, camera: Camera, sample: RowSample, detector: Detector, block: int) -> SuperPixelLayout:
     block_rows = sample.detector_rows // block
     reasons: list[str] = []
 
     def flat_exposure(path: str) -> NDArray[np.float32] | None:
         try:
             image = reduce_file(
-                path, camera, sample.calibration, task.config.isr, checksums=task.config.exposures.checksums, rows=sample.raw_rows
+                path,
+                camera,
+                sample.calibration,
+                request.config.isr,
+                checksums=request.config.exposures.checksums,
+                rows=sample.raw_rows,
             )
         except InputError as error:
             # It is noted where its signals are measured.
@@ -148,7 +152,7 @@ def _layout(task: SignalsTask, camera: Camera, sample: RowSample, detector: Dete
             return None
         return flattened(image.image, is_usable(image.mask) & np.isfinite(image.image), block, block_rows=block_rows)
 
-    images = [image for image in ahead(flat_exposure, task.nearest, threads=own_threads()) if image is not None]
+    images = [image for image in ahead(flat_exposure, request.nearest, threads=own_threads()) if image is not None]
     if not images:
         raise FlatError(
             f"none of the exposures nearest to this detector can be read ({min(reasons, default='there is none')})",

@@ -15,10 +15,9 @@ from permil.camera import Camera, shared_camera
 from permil.config import Config
 from permil.engine import Work
 from permil.exposures import summarise_files
-from permil.flat.composite import composite_median
-from permil.flat.mosaic import MosaicGrid, MosaicPiece, assemble_mosaic, mosaic_grid, mosaic_piece
-from permil.flat.product import SCALE_CARD, read_histogram, rescaled
-from permil.flat.tasks.task import relative_path
+from permil.flat.composite import MosaicGrid, MosaicPiece, assemble_mosaic, composite_median, mosaic_grid, mosaic_piece
+from permil.flat.detector_flat import SCALE_CARD, read_histogram, rescaled
+from permil.flat.steps.flat_product import relative_path
 from permil.products import (
     FINGERPRINT_CARD,
     MaskPlane,

@@ -19,17 +19,23 @@ from numpy.typing import NDArray
 from permil.camera import Camera, shared_camera
 from permil.engine import ahead, behind, own_threads, tell_part
 from permil.errors import FlatError, InputError, RawFormatError
+from permil.flat.combine import LitStack, Pointing
+from permil.flat.detector_flat import STRIP_ROWS, DetectorSolution, combine_detector
 from permil.flat.divide import LitImage, sampling_step
-from permil.flat.joint.average import median_image
 from permil.flat.joint_file import ExposureLight, JointLight, mean_light, read_errors, read_light
-from permil.flat.lit_exposure import LitExposure
-from permil.flat.pointing import LitStack, Pointing
-from permil.flat.product import DetectorSolution
+from permil.flat.light import LitExposure
 from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals_file import SuperPixelSignals, read_signals
-from permil.flat.solve import STRIP_ROWS, solve_detector
-from permil.flat.tasks.exposures import PointingGroup
-from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
+from permil.flat.steps.exposures import PointingGroup
+from permil.flat.steps.flat_product import (
+    LEAVES_OUT,
+    PART_OF_EXPOSURES,
+    FlatRequest,
+    keep_pointing,
+    left_out_pointing,
+    require_pointings,
+)
+from permil.flat.superpixel import median_image
 from permil.isr import Calibration, LeftOut
 from permil.isr.array_pool import ArrayPool
 from permil.isr.open_exposure import OpenExposure
@@ -60,26 +66,26 @@ def _light(path: Path, _changed: int) -> JointLight:
     return read_light(path)
 
 
-def joint_detector(task: FlatTask) -> tuple[DetectorSolution, list[LeftOut]]:
+def joint_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOut]]:
     """Return the flat of one detector on its own scale, and what was left out of it."""
-    folder, config = RunFolder(task.root), task.config
-    path = folder.joint(task.led)
-    light = joint_light(path).averaged_over(shared_camera(config.camera)[task.detector].pixel_mm)
-    errors, budget = read_errors(path, task.detector)
+    folder, config = RunFolder(request.root), request.config
+    path = folder.joint(request.led)
+    light = joint_light(path).averaged_over(shared_camera(config.camera)[request.detector].pixel_mm)
+    errors, budget = read_errors(path, request.detector)
     damaged: dict[Path, str] = {}
     while True:
-        detector = _Detector(task, folder, light, damaged)
+        detector = _Detector(request, folder, light, damaged)
         try:
             with behind(own_threads()) as later:
-                solution = solve_detector(
-                    _told(detector.batches(), sum(len(group.paths) for group in task.groups)),
+                solution = combine_detector(
+                    _told(detector.batches(), sum(len(group.paths) for group in request.groups)),
                     KnownErrors(errors.covariance),
                     detector.calibration.detector,
-                    led=task.led,
+                    led=request.led,
                     super_pixel_mm=config.flat.super_pixel_mm,
                     common_variance=detector.calibration.superbias_variance,
                     remove_steps=config.flat.remove_amplifier_steps,
-                    keep=keep_pointing(task, later),
+                    keep=keep_pointing(request, later),
                     threads=own_threads(),
                 )
         except RawFormatError as error:
@@ -108,30 +114,30 @@ def _told(
 class _Detector:
     """The exposures of one detector, and the light that is expected on it."""
 
-    def __init__(self, task: FlatTask, folder: RunFolder, light: JointLight, damaged: Mapping[Path, str]) -> None:
-        self.task, self.light, self.damaged = task, light, damaged
+    def __init__(self, request: FlatRequest, folder: RunFolder, light: JointLight, damaged: Mapping[Path, str]) -> None:
+        self.request, self.light, self.damaged = request, light, damaged
         self.noted: list[LeftOut] = []
         self.used = 0
-        self.camera: Camera = shared_camera(task.config.camera)
-        self.calibration: Calibration = detector_calibration(task.config, self.camera, folder, task.detector)
-        self.signals: SuperPixelSignals = read_signals(folder.super_pixels(task.led, task.detector))
+        self.camera: Camera = shared_camera(request.config.camera)
+        self.calibration: Calibration = detector_calibration(request.config, self.camera, folder, request.detector)
+        self.signals: SuperPixelSignals = read_signals(folder.super_pixels(request.led, request.detector))
         self.row_of = {str(obsid): row for row, obsid in enumerate(self.signals.obsid)}
         self.amplifier_map = self.calibration.detector.amplifier_map()
         self.sampled = RowSample.of(self.calibration, sampling_step(self.calibration.detector.shape))
-        self.checksums = task.config.exposures.checksums
-        self.isr = task.config.isr
+        self.checksums = request.config.exposures.checksums
+        self.isr = request.config.isr
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
         """Yield stacks one by one, and single exposures a few together."""
         reference = None
-        for is_stack, groups in groupby(self.task.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
+        for is_stack, groups in groupby(self.request.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
             if is_stack:
                 yield from self._stacks(groups)
                 continue
             reference = self.reference() if reference is None else reference
             singles = [(group, number) for group in groups for number in range(len(group.paths))]
             yield from self._together(singles, reference)
-        require_pointings(self.used, self.task, self.noted)
+        require_pointings(self.used, self.request, self.noted)
 
     def _stacks(self, groups: Iterable[PointingGroup]) -> Iterator[list[LitStack]]:
         """Yield stacks one at a time, since at full size each takes hundreds of megabytes; one is made where another was."""
@@ -184,7 +190,7 @@ class _Detector:
             exposure,
             self.sampled,
             self.light_of([obsid], known),
-            scale=self.light.scale_on(self.task.detector, obsid),
+            scale=self.light.scale_on(self.request.detector, obsid),
             reference=reference,
             threshold=self.isr.rejection_threshold,
         )
@@ -207,10 +213,10 @@ class _Detector:
 
         It contains the steps of amplifiers, as the mean of some exposures of one position.
         """
-        dark = ~self.signals.footprint(self.row_of[obsids[0]], self.task.config.flat.joint.least_signal)
+        dark = ~self.signals.footprint(self.row_of[obsids[0]], self.request.config.flat.joint.least_signal)
         detector, block = self.calibration.detector, self.signals.block
         on_pixels = self.light.on_detector(detector, exposure)
-        steps = self.light.log_amplifiers(self.task.detector, obsids, len(detector.amplifiers))
+        steps = self.light.log_amplifiers(self.request.detector, obsids, len(detector.amplifiers))
 
         def light(rows: slice, columns: slice) -> NDArray[np.float32]:
             beam = on_pixels(rows, columns)
@@ -227,7 +233,7 @@ class _Detector:
     def _stack(self, group: PointingGroup, pool: ArrayPool) -> LitStack:
         """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
         exposures = [self.light.exposures[obsid] for obsid in group.obsids]
-        scales = [self.light.scale_on(self.task.detector, obsid) for obsid in group.obsids]
+        scales = [self.light.scale_on(self.request.detector, obsid) for obsid in group.obsids]
         stacked = stack_group(
             group.paths,
             scales,
@@ -256,11 +262,11 @@ class _Detector:
         FlatError
             If none of them can be used.
         """
-        places = {path: (group, number) for group in self.task.groups for number, path in enumerate(group.paths)}
+        places = {path: (group, number) for group in self.request.groups for number, path in enumerate(group.paths)}
         median = np.full(self.calibration.detector.shape, np.nan, dtype=np.float32)
         with ExitStack() as opened:
             # What cannot be used is noted where it is read for the flat.
-            found = (self._exposure(places[path]) for path in self.task.nearest if path in places)
+            found = (self._exposure(places[path]) for path in self.request.nearest if path in places)
             exposures = [opened.enter_context(each) for each in found if isinstance(each, OpenExposure)]
             if not exposures:
                 raise FlatError("none of the exposures nearest to this detector can be used", remedy="look at those left out")
@@ -280,7 +286,7 @@ class _Detector:
         """Return what gives the light, electrons for response 1, on rows of the detector."""
         obsid = group.obsids[number]
         beam = self.light_of([obsid], self.light.exposures[obsid])
-        scale = np.float32(self.light.scale_on(self.task.detector, obsid))
+        scale = np.float32(self.light.scale_on(self.request.detector, obsid))
         return lambda rows: scale * beam(rows, slice(None))
 
 

@@ -1,23 +1,34 @@
-"""Where the joint solution stands between passes through the data: vector, prior, exposures that count."""
+"""Newton's method for the joint solution: unknowns and prior between passes through the data, the curvature, and the next step.
+
+`Solver` holds the unknowns, the prior and the exposures that count. `Curvature` factorises the normal equations in two steps: the patterns
+first, then all other unknowns, whose prior alone changes between passes. `Descent` chooses the step. With Huber weights each pass is a
+step of iterated reweighting, which leaves a fixed share of the distance (the more signals are beyond the threshold, the larger). The
+combination of the last steps that is smallest extrapolates them (Anderson 1965, Journal of the ACM 12, 547; Walker & Ni 2011, SIAM Journal
+on Numerical Analysis 49, 1715). A step that raises objective and distance is taken back: a curvature from an earlier place is computed
+again, and with a fresh one the step is halved.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
-from permil.flat.joint.curvature import Curvature
+from permil._kernels.joint import mirror_upper
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, SHAPE_LIMIT, ExposureTests, exposure_tests
+from permil.flat.joint.factor import factorise_rows, lower_factor
 from permil.flat.joint.gains import AmplifierStep, BoardPrior, fit_time_rms
-from permil.flat.joint.model import JointModel
+from permil.flat.joint.knots import best_stiffness
+from permil.flat.joint.model import JointModel, Start
 from permil.flat.joint.normal import NormalEquations, normal_equations
 from permil.flat.joint.photodiode import READING_LIMIT, PhotodiodeModel, fit_photodiode, marginal, stuck_readings
 from permil.flat.joint.prior import Prior, common_deviation
 from permil.flat.joint.solution import JointSolution
-from permil.flat.joint.stiffness import best_stiffness
 from permil.flat.joint.weather import Weather, WeatherFrame, fit_weather
 
 FloatArray = NDArray[np.float64]
@@ -43,28 +54,10 @@ _SAME_PHOTODIODE, _MOST_WAITS = 2e-3, 12
 _USUAL_PASSES = 6
 """Passes that a solution takes where nothing is left out."""
 
+_STRIP_ROWS = 256
+
 _ROUNDS = 2
 """Passes without a change of what is left out after which the prior is kept."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a solution may begin: a vector of a model without reflection, position errors or geometry.
-
-    Parameters
-    ----------
-    model : JointModel
-    vector : ndarray, shape (n,)
-    """
-
-    model: JointModel
-    vector: FloatArray
-
-    def of(self, model: JointModel) -> FloatArray | None:
-        """Return the vector for another model of the same exposures and patterns, what is new at 0; None if it has others."""
-        if model.patterns != self.model.patterns or len(model.exposures) != len(self.model.exposures):
-            return None
-        return np.concatenate([self.vector, np.zeros(model.size - len(self.vector))])
 
 
 class Solver:
@@ -82,6 +75,7 @@ class Solver:
         start: Start | None = None,
         near: float = NEAR,
         held_out: NDArray[np.bool_] | None = None,
+        settles: bool = True,
     ) -> None:
         self.model, self.detectors, self.threshold = model, detectors, threshold
         self.with_drift, self.progress = with_drift, progress
@@ -99,7 +93,8 @@ class Solver:
         self._restorations = 0
         self._left_out_before = np.zeros(len(model.exposures), dtype=bool)
         self._reject_readings = False
-        self._settling, self._waits = False, 0
+        # Passes are not spent on the photodiode where it has settled before, or is estimated again.
+        self._settling, self._waits = False, 0 if settles else _MOST_WAITS
         self._weather_settled = False
         reading = model.exposures.log_photodiode
         self._readable = np.isfinite(reading) & ~stuck_readings(reading, model.exposures.time)
@@ -128,7 +123,7 @@ class Solver:
         return self._continued(replace(self.model, gain_steps=(*self.model.gain_steps, *steps)))
 
     def _continued(self, model: JointModel, *, has_settled: bool = True) -> Solver:
-        other = Solver(model, self.detectors, self.threshold, self.with_drift, None, near=self._near)
+        other = Solver(model, self.detectors, self.threshold, self.with_drift, None, near=self._near, settles=not has_settled)
         known, weather = self.vector[: self.model.step_sizes.stop], self.vector[self.model.weather]
         further = np.zeros(model.step_sizes.stop - self.model.step_sizes.stop)
         beyond = np.zeros(model.size - len(known) - len(further) - len(weather))
@@ -137,8 +132,6 @@ class Solver:
         other.prior = replace(self.prior, model=model)
         other._stiffness_given = other._stiffness_known = True
         other._reject_readings = self._reject_readings
-        # The photodiode has settled without further unknowns.
-        other._waits = _MOST_WAITS if has_settled else 0
         return other
 
     def measure_weather(self, frame: WeatherFrame, excess: float) -> Weather:
@@ -336,3 +329,207 @@ class Solver:
         if reads.any():
             self.prior = replace(self.prior, has_photodiode=self.prior.has_photodiode | reads)
         return bool(fits.any() or reads.any())
+
+
+class Curvature:
+    """Factor of the normal equations with a prior, made where the vector was at that time.
+
+    Patterns are eliminated once: the strengths of the other priors then need no more than the small matrix of the other unknowns.
+
+    Parameters
+    ----------
+    equations : NormalEquations
+        Their matrix becomes the factor: a copy would be one of the largest things in memory.
+    prior : Prior
+        Its part of the patterns holds as long as the curvature lives.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If patterns are not determined.
+    """
+
+    def __init__(self, equations: NormalEquations, prior: Prior) -> None:
+        self.vector, self.weight = equations.vector, equations.weight
+        self._prior: Prior | None = None
+        self._matrix = matrix = equations.matrix
+        self._model = prior.model
+        self._start = start = prior.model.scales.start
+        self._data_diagonal = np.diag(matrix)[start:].copy()
+        self._hold = prior.scale_hold(matrix)
+        prior.add_to_patterns(matrix)
+        self._diagonal = np.diag(matrix).copy()
+        factorise_rows(matrix, 0, start)
+        self._reduced = np.ascontiguousarray(matrix[start:, start:])
+        mirror_upper(self._reduced)
+
+    def factorise(self, prior: Prior) -> None:
+        """Complete the factor with the prior of the other unknowns.
+
+        Raises
+        ------
+        numpy.linalg.LinAlgError
+            If they are not determined.
+        """
+        if prior is self._prior:
+            return
+        start = self._start
+        others = self._matrix[start:, start:]
+        np.copyto(others, self._reduced)
+        prior.add_to_others(others, self._hold)
+        self._diagonal[start:] = self._data_diagonal + np.diag(others) - np.diag(self._reduced)
+        factorise_rows(self._matrix, start, len(self._matrix))
+        self._prior = prior
+
+    def solve(self, pull: FloatArray) -> FloatArray:
+        """Return the Newton step for a gradient."""
+        whitened = linalg.solve_triangular(self._matrix.T, pull, lower=True, check_finite=False)
+        return np.asarray(linalg.solve_triangular(self._matrix.T, whitened, lower=True, trans="T", check_finite=False))
+
+    def distance(self, vector: FloatArray) -> float:
+        """Return how many standard errors a vector is away from where the curvature was made, over all unknowns."""
+        return float(np.linalg.norm(linalg.blas.dtrmv(self._matrix.T, vector - self.vector, lower=1, trans=1)))
+
+    def change(self, vector: FloatArray) -> float:
+        """Return how far the rows of the signals differ, relatively, between a vector and where the curvature was made.
+
+        The rows of patterns depend on the positions in units of the knots; those of position errors, rotation and scale are slopes
+        of the patterns, whose mean square is what counts.
+        """
+        model = self._model
+        moved = np.abs(model.centres(vector) - model.centres(self.vector)).max()
+        parts = [float(moved) / pattern.grid.spacing for pattern in model.patterns]
+        if model.position_errors or model.geometry:
+            for pattern, where in zip(model.patterns, model.pattern_slices, strict=True):
+                before, bent = (_bend(part[where], pattern.grid.shape) for part in (self.vector, vector - self.vector))
+                parts.append(bent / before if before > 0 else np.inf)
+        return max(parts)
+
+    def relative_norm(self, gradient: FloatArray) -> float:
+        """Return the norm of a gradient in the unknowns' scales."""
+        return float(np.linalg.norm(gradient / np.sqrt(self._diagonal)))
+
+    def information(self, prior: Prior, gradient: FloatArray, pull: FloatArray, block: slice) -> tuple[FloatArray, FloatArray]:
+        """Return what the signals know of a block of the unknowns behind the patterns, all others free within their prior.
+
+        Parameters
+        ----------
+        gradient, pull : ndarray, shape (n,)
+            Without and with the prior.
+
+        Returns
+        -------
+        information : ndarray, shape (m, m)
+        pull : ndarray, shape (m,)
+            Of the signals.
+        """
+        start = self._start
+        patterns = linalg.solve_triangular(self._matrix[:start, :start].T, pull[:start], lower=True, check_finite=False)
+        explained = patterns @ self._matrix[:start, start:]
+        inside = np.arange(block.start - start, block.stop - start)
+        others = np.setdiff1d(np.arange(len(self._reduced)), inside)
+        factor = linalg.cho_factor(
+            self._reduced_with(prior)[np.ix_(others, others)], lower=True, overwrite_a=True, check_finite=False
+        )
+        cross = self._reduced[np.ix_(others, inside)]
+        right = np.column_stack([cross, pull[start + others] - explained[others]])
+        solved = linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
+        information = self._reduced[np.ix_(inside, inside)]
+        # By strips: the whole product would be as large as what is returned.
+        for first in range(0, len(information), _STRIP_ROWS):
+            strip = slice(first, first + _STRIP_ROWS)
+            information[strip] -= cross[:, strip].T @ solved[:, :-1]
+        of_signals = gradient[block] - explained[inside] - cross.T @ solved[:, -1]
+        mirror_upper(information)
+        return information, of_signals
+
+    def _reduced_with(self, prior: Prior) -> FloatArray:
+        """Return a copy of the matrix of the unknowns behind the patterns, with a prior."""
+        total = self._reduced.copy()
+        prior.add_to_others(total, self._hold)
+        return total
+
+    def release(self) -> FloatArray:
+        """Return the lower Cholesky factor of all unknowns; the curvature cannot be used any more."""
+        return lower_factor(self._matrix)
+
+
+def _bend(coefficients: FloatArray, shape: tuple[int, int]) -> float:
+    """Return the root of the sum of squared differences of neighbouring coefficients."""
+    grid = coefficients.reshape(shape)
+    return float(np.sqrt(sum(np.square(np.diff(grid, axis=axis)).sum() for axis in (0, 1))))
+
+
+_DEPTH = 6
+_SMALLEST = 1e-10
+"""Share of the largest eigenvalue of the steps' products below which directions are taken for one another."""
+_ROUNDING = 1e-9
+"""Relative rise of the objective that is rounding."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A vector and what a pass through the data found there.
+
+    Parameters
+    ----------
+    objective
+        Of the data.
+    prior_pull
+        Minus the gradient of the prior, which is quadratic.
+    pull, step
+        Minus the gradient of all, and the Newton step that it gives: ``step = H^-1 pull``.
+    curvature
+        Number of the curvature ``H``.
+    is_fresh
+        Whether ``H`` was made there.
+    """
+
+    vector: FloatArray
+    objective: float
+    prior_pull: FloatArray
+    pull: FloatArray
+    step: FloatArray
+    curvature: int
+    is_fresh: bool
+
+    @property
+    def distance(self) -> float:
+        """Distance to the optimum, standard errors squared."""
+        return float(self.pull @ self.step)
+
+    def rise_from(self, other: Place) -> float:
+        """Return how much larger the whole objective is than at another place."""
+        prior = -0.5 * float((self.prior_pull + other.prior_pull) @ (self.vector - other.vector))
+        return self.objective - other.objective + prior
+
+
+class Descent:
+    """The way down while nothing changes but the vector."""
+
+    def __init__(self) -> None:
+        self._last: Place | None = None
+        self._differences: deque[tuple[FloatArray, FloatArray, FloatArray]] = deque(maxlen=_DEPTH)
+
+    def next(self, here: Place) -> tuple[FloatArray, bool]:
+        """Return where to go from a place, and whether the curvature must be made again there."""
+        last = self._last
+        if last is not None and here.distance > last.distance and here.rise_from(last) > _ROUNDING * abs(last.objective):
+            self._differences.clear()
+            if last.is_fresh:
+                return (last.vector + here.vector) / 2, False
+            return last.vector, True
+        if last is not None and last.curvature == here.curvature:
+            self._differences.append((here.vector - last.vector, here.step - last.step, here.pull - last.pull))
+        else:
+            self._differences.clear()
+        self._last = here
+        return self._mixed(here), False
+
+    def _mixed(self, here: Place) -> FloatArray:
+        if not self._differences:
+            return here.vector + here.step
+        moves, steps, pulls = (np.array(each) for each in zip(*self._differences, strict=True))
+        products = steps @ pulls.T
+        shares = np.linalg.pinv((products + products.T) / 2, rcond=_SMALLEST, hermitian=True) @ (steps @ here.pull)
+        return here.vector + here.step - shares @ (moves + steps)

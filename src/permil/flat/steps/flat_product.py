@@ -1,4 +1,4 @@
-"""One detector and LED as a task of a worker process, and the files that it leaves."""
+"""The request for the flat of one detector and LED, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from astropy.table import Table
 from permil.camera import Detector, shared_camera
 from permil.config import Config
 from permil.errors import FlatError, InputError, PermilError, PhotodiodeError
+from permil.flat.combine import LitPointing, Pointing
 from permil.flat.composite import response_histogram
+from permil.flat.detector_flat import DetectorSolution, good_pixels, solution_extensions
 from permil.flat.divide import PointingFlat
-from permil.flat.pointing import LitPointing, Pointing
-from permil.flat.product import DetectorSolution, good_pixels, solution_extensions
-from permil.flat.tasks.exposures import PointingGroup
+from permil.flat.steps.exposures import PointingGroup
 from permil.isr import LeftOut
 from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, RunFolder, write_image
 
@@ -32,7 +32,7 @@ LEAVES_OUT = (FlatError, InputError, PhotodiodeError)
 
 
 @dataclass(frozen=True)
-class FlatTask:
+class FlatRequest:
     """One detector and LED.
 
     ``nearest`` are files of the exposures whose projector was nearest to its middle, ``serial`` is the serial number of the sensor.
@@ -61,7 +61,7 @@ def left_out_pointing(group: PointingGroup, error: PermilError) -> list[LeftOut]
     return [LeftOut(Path(path), f"{place}: {error.what}") for path in group.paths]
 
 
-def require_pointings(used: int, task: FlatTask, noted: Sequence[LeftOut]) -> None:
+def require_pointings(used: int, request: FlatRequest, noted: Sequence[LeftOut]) -> None:
     """Raise an error if no exposure of a detector was used.
 
     Raises
@@ -72,15 +72,15 @@ def require_pointings(used: int, task: FlatTask, noted: Sequence[LeftOut]) -> No
     if not used:
         why = f" ({noted[0].path.name}: {noted[0].reason})" if noted else ""
         raise FlatError(
-            f"no exposure of {task.detector} with LED {task.led} can be used{why}",
+            f"no exposure of {request.detector} with LED {request.led} can be used{why}",
             remedy="take its exposures again, or leave the detector out with flat.detectors",
-            detector=task.detector,
-            led=task.led,
+            detector=request.detector,
+            led=request.led,
         )
 
 
 def keep_pointing(
-    task: FlatTask, later: Callable[[Callable[[], None]], None]
+    request: FlatRequest, later: Callable[[Callable[[], None]], None]
 ) -> Callable[[LitPointing, PointingFlat], None] | None:
     """Return what writes the flat of each aimed pointing, None if they are not kept.
 
@@ -89,37 +89,37 @@ def keep_pointing(
     later
         Makes a call (see `permil.engine.behind`).
     """
-    if not task.config.flat.keep_pointings:
+    if not request.config.flat.keep_pointings:
         return None
     # The pointing itself, with its arrays, is not kept for the time of writing.
-    return lambda lit, flat: later(partial(_write_pointing, RunFolder(task.root), task, lit.pointing, lit.rejected, flat))
+    return lambda lit, flat: later(partial(_write_pointing, RunFolder(request.root), request, lit.pointing, lit.rejected, flat))
 
 
-def _cards(task: FlatTask, detector: Detector) -> dict[str, Any]:
-    config = task.config
-    beam_led = config.flat.beam_of.get(task.led, task.led) if task.solver == "divide" else task.led
+def _cards(request: FlatRequest, detector: Detector) -> dict[str, Any]:
+    config = request.config
+    beam_led = config.flat.beam_of.get(request.led, request.led) if request.solver == "divide" else request.led
     return {
-        FINGERPRINT_CARD: (task.fingerprint, "what this was made from"),
+        FINGERPRINT_CARD: (request.fingerprint, "what this was made from"),
         "CAMERA": (config.camera if len(config.camera) < 60 else Path(config.camera).name, "camera"),
         KIND_CARD: ("flat", "what this is"),
         "DETECTOR": (detector.name, "detector"),
-        SERIAL_CARD: (task.serial or None, "serial number of the sensor"),
-        "LED": (task.led, "LED"),
+        SERIAL_CARD: (request.serial or None, "serial number of the sensor"),
+        "LED": (request.led, "LED"),
         "BEAMLED": (beam_led, "LED whose beam was divided out"),
         "PIXFRAME": ("DM", "pixel frame: row = y, column = x, 0-based"),
-        "SOLVER": (task.solver, "solver"),
+        "SOLVER": (request.solver, "solver"),
         "PDNORM": (config.isr.photodiode, "normalisation of each exposure"),
         "GAINSRC": (Path(config.isr.gains).name, "gains"),
         "LINEAR": (Path(config.isr.linearity).name, "linearity correction"),
         "XTALK": (Path(config.isr.crosstalk).name, "crosstalk correction"),
-        "GAINEPOC": ("boards: mean; steps: after" if task.solver == "joint" else None, "gains that this belongs to"),
+        "GAINEPOC": ("boards: mean; steps: after" if request.solver == "joint" else None, "gains that this belongs to"),
         "STEPSREM": (config.flat.remove_amplifier_steps, "amplifier steps divided out"),
     }
 
 
-def _write_pointing(folder: RunFolder, task: FlatTask, pointing: Pointing, rejected: int, flat: PointingFlat) -> None:
-    detector = shared_camera(task.config.camera)[task.detector]
-    header = _cards(task, detector) | {
+def _write_pointing(folder: RunFolder, request: FlatRequest, pointing: Pointing, rejected: int, flat: PointingFlat) -> None:
+    detector = shared_camera(request.config.camera)[request.detector]
+    header = _cards(request, detector) | {
         "POINTING": (pointing.number, "number of the pointing"),
         "BEAMX": (pointing.x_mm, "[mm] projector X, CCS"),
         "BEAMY": (pointing.y_mm, "[mm] projector Y, CCS"),
@@ -128,17 +128,19 @@ def _write_pointing(folder: RunFolder, task: FlatTask, pointing: Pointing, rejec
         "SCALEERR": (pointing.scale_error, "relative error of the scale"),
         "NORM": ("electron per photodiode unit", "scale (before the composite)"),
     }
-    write_image(folder.pointing(task.led, task.detector, pointing.number), flat.response, flat.mask, flat.variance, header=header)
+    write_image(
+        folder.pointing(request.led, request.detector, pointing.number), flat.response, flat.mask, flat.variance, header=header
+    )
 
 
-def write_relative(folder: RunFolder, task: FlatTask, solution: DetectorSolution, noted: list[LeftOut]) -> None:
+def write_relative(folder: RunFolder, request: FlatRequest, solution: DetectorSolution, noted: list[LeftOut]) -> None:
     """Write the flat of a detector on its own scale."""
-    detector = shared_camera(task.config.camera)[task.detector]
+    detector = shared_camera(request.config.camera)[request.detector]
     flat = solution.flat
     whole = solution.metrics[solution.metrics["amp"] == "all"][0]
     used = [table for table in (solution.pointings, solution.scan) if len(table)]
-    joint = task.solver == "joint"
-    header = _cards(task, detector) | {
+    joint = request.solver == "joint"
+    header = _cards(request, detector) | {
         "NPOINT": (len(solution.pointings), "pointings"),
         "NSCAN": (len(solution.scan), "exposures of the scan"),
         "NEXPOSUR": (sum(int(np.sum(table["exposures"])) for table in used), "exposures"),
@@ -154,7 +156,7 @@ def write_relative(folder: RunFolder, task: FlatTask, solution: DetectorSolution
     else:
         histogram = response_histogram(flat.response, np.isfinite(flat.response))
     write_image(
-        relative_path(folder, task.led, task.detector),
+        relative_path(folder, request.led, request.detector),
         flat.response,
         flat.mask,
         flat.variance,

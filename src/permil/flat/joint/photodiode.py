@@ -28,7 +28,7 @@ from scipy import linalg
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-NO_DRIFT_PRIOR = 0.5
+NO_DRIFT_PRIOR = 0.8
 """Prior probability that there is no process in time, no linear drift and no offsets of epochs, each."""
 
 READING_LIMIT = 5.0

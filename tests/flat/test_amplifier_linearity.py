@@ -7,8 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from joint_bench import Campaign, RandomBeam, simulate
+from scipy import stats
 
-from permil.flat.joint.amplifier_linearity import USUAL_LOSS, AmplifierLosses, measure_losses
+from permil.flat.joint.amplifier_linearity import USUAL_LOSS, AmplifierLosses, StraightSignals, errors_with_losses, measure_losses
+from permil.flat.joint.covariance import FlatCovariance, plane_operator
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.solve import solve_joint
 
@@ -92,3 +94,42 @@ def test_what_all_have_in_common_moves_levels_as_predicted() -> None:
     for name, level in found.levels.items():
         assert change[name] - middle == pytest.approx(common * level, abs=2e-6 + 0.2 * abs(common * level))
     assert found.level_error == pytest.approx(USUAL_LOSS * np.sqrt(np.mean(np.square(list(found.levels.values())))))
+
+
+def corrected(seed: int, *, rms: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return errors of levels and gradients after measured losses were put back, and their covariance."""
+    campaign, amplifiers, _ = bent_campaign(seed, rms=rms)
+    losses = measure_losses(solved(campaign), campaign.detectors, amplifiers, reference=ELECTRONS)
+    assert losses.differ == (rms > 0)
+    straight = list(StraightSignals(campaign.detectors, losses, amplifiers, reference=ELECTRONS))
+    campaign = replace(campaign, detectors=straight)
+    solution = solved(campaign)
+    left = measure_losses(solution, straight, amplifiers, reference=ELECTRONS)
+    assert np.all(np.abs(left.loss) < 0.3 * left.error)
+    errors = FlatCovariance(solution, straight)
+    deviation, regions = campaign.response_error(solution), []
+    for one in straight:
+        operators = plane_operator(one.x_mm, one.y_mm, np.isfinite(deviation[one.name]))
+        regions += [{one.name: row} for row in operators]
+    everywhere = {one.name: np.ones((1, len(one.x_mm))) for one in straight}
+    modes, _ = errors_with_losses(
+        left, errors, errors.largest_modes(20), amplifiers, everywhere, dict.fromkeys(everywhere, np.zeros((1, 1)))
+    )
+    planes = np.array([next(row @ np.nan_to_num(deviation[name]) for name, row in region.items()) for region in regions])
+    return planes, np.array([[modes.covariance_of_means(one, other) for other in regions] for one in regions])
+
+
+def test_errors_of_measured_losses_are_in_the_errors_of_levels_and_gradients() -> None:
+    planes, covariance = corrected(515, rms=USUAL_LOSS)
+    pulls = planes / np.sqrt(np.diag(covariance))
+    assert np.all(np.abs(pulls) < 4)
+
+
+@pytest.mark.full
+def test_levels_and_gradients_after_measured_losses_have_true_errors() -> None:
+    total, freedom = 0.0, 0
+    for seed in range(541, 561):
+        planes, covariance = corrected(seed, rms=USUAL_LOSS)
+        total += float(planes @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True) @ planes)
+        freedom += len(planes) - 1
+    assert 1e-2 < stats.chi2.sf(total, freedom) < 0.999

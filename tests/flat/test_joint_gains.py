@@ -14,7 +14,7 @@ from test_joint_weather import planes_of
 from permil.flat.joint.boards import board_results
 from permil.flat.joint.covariance import FlatCovariance
 from permil.flat.joint.gain_steps import solved_steps
-from permil.flat.joint.gains import BoardReadings, Coefficient, board_terms, fit_time_rms
+from permil.flat.joint.gains import TIME_FUNCTIONS, BoardReadings, Coefficient, board_terms, fit_time_rms
 from permil.flat.joint.solve import solve_joint
 from permil.flat.joint.temperature import smooth_temperature
 
@@ -60,7 +60,8 @@ def test_rounded_temperatures_are_smoothed_with_true_errors(amplitude, alike):
         raw = readings.mean(axis=1)
         error = found.value - (true - true.mean())
         ratios.append(error.std() / (raw - raw.mean() - true + true.mean()).std())
-        parts.append(np.mean(error**2) / np.mean(np.sum(found.errors**2, axis=0)))
+        errors = found.errors - found.errors.mean(axis=1, keepdims=True)
+        parts.append(np.mean(error**2) / np.mean(np.sum(errors**2, axis=0)))
         assert abs(found.value.mean()) < 1e-12
     # Thermometers that do not round alike are said to be worse than they are.
     assert np.mean(parts) < 1.3
@@ -154,6 +155,23 @@ def test_a_coefficient_that_was_applied_to_rounded_readings_is_corrected_for_the
     left = 6.5e-4 * (reading - true)
     corrected = left - terms.changes(np.zeros(terms.count))[0]
     assert (corrected - corrected.mean()).std() < 0.6 * left.std()
+
+
+def test_the_mean_of_the_rounding_is_corrected_with_its_error():
+    left, errors = [], []
+    for seed in range(10):
+        rng = np.random.default_rng(700 + seed)
+        time = np.linspace(0, 2, 40)
+        true = 0.1 * np.sin(2 * np.pi * time + rng.uniform(0, 6.28)) + rng.uniform(0, 1)
+        reading = np.round(true / THERMOMETER_STEP) * THERMOMETER_STEP
+        board = BoardReadings("a", ("D",), np.arange(40), np.repeat(reading[:, None], 6, axis=1) + np.arange(6.0))
+        terms = board_terms(time, [board], Coefficient(6.5e-4, 6.5e-4))
+        rounding = 6.5e-4 * (reading - true)
+        left.append((rounding.mean(), (rounding - terms.changes(np.zeros(terms.count))[0]).mean()))
+        errors.append(np.linalg.norm(terms.values[1 + TIME_FUNCTIONS :, 0].mean(axis=1)))
+    before, after = np.array(left).T
+    assert np.sqrt(np.mean(after**2)) < 0.95 * np.sqrt(np.mean(before**2))
+    assert 0.7 < np.sqrt(np.mean((after / errors) ** 2)) < 1.5
 
 
 @pytest.mark.parametrize("whole", [True, False])

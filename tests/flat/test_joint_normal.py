@@ -11,7 +11,7 @@ from scipy import linalg
 
 from permil.beam.hull import Hull
 from permil.errors import FlatError
-from permil.flat.joint.covariance import FlatCovariance
+from permil.flat.joint.covariance import FlatCovariance, plane_operator
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
 from permil.flat.joint.gains import AmplifierStep, Coefficient, board_terms
 from permil.flat.joint.model import JointModel, make_model
@@ -159,6 +159,24 @@ def test_solution_and_covariance_are_those_of_dense_least_squares(gains):
     np.testing.assert_allclose(np.reshape(named, (3, 3)), errors.covariance(regions), rtol=1e-3, atol=1e-13)
 
 
+def test_modes_state_the_errors_of_levels_and_gradients_exactly():
+    campaign = small_campaign()
+    solution = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=8.0)
+    errors = FlatCovariance(solution, campaign.detectors)
+    modes = errors.largest_modes(2)
+    regions = [
+        {detector.name: row}
+        for detector in campaign.detectors
+        for row in plane_operator(detector.x_mm, detector.y_mm, np.isfinite(solution.log_response[detector.name]))
+    ]
+    exact = errors.planes()[1]
+    stated = np.array([[modes.covariance_of_means(one, other) for other in regions] for one in regions])
+    scale = np.sqrt(np.diag(exact))
+    assert 2 < len(modes.variance) <= 2 + len(regions)
+    # What is left is independent noise, which counts a little more beside the modes.
+    np.testing.assert_allclose(stated / np.outer(scale, scale), exact / np.outer(scale, scale), atol=2e-2)
+
+
 def test_modes_are_the_largest_of_the_dense_covariance():
     campaign = small_campaign()
     solution = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=8.0)
@@ -172,7 +190,7 @@ def test_modes_are_the_largest_of_the_dense_covariance():
     shared = errors.covariance(unit) - np.diag(independent)
     strength, directions = np.linalg.eigh(shared)
     modes = errors.largest_modes(5)
-    np.testing.assert_allclose(modes.variance, strength[::-1][:5] / pixels, rtol=1e-3)
+    np.testing.assert_allclose(modes.variance[:5], strength[::-1][:5] / pixels, rtol=1e-3)
     assert modes.total == pytest.approx(np.trace(shared) / pixels, rel=1e-3)
     pattern = np.concatenate([modes.patterns[name][0] for name in ("D00", "D10")])
     assert abs(pattern @ directions[:, -1]) / np.linalg.norm(pattern) == pytest.approx(1.0, abs=1e-6)

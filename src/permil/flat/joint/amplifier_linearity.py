@@ -15,12 +15,14 @@ in common: errors grow by the scatter between stage moves of what each of them s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.normal import DetectorRows, fit_detector
 from permil.flat.joint.solution import JointSolution
@@ -32,6 +34,12 @@ REFERENCE_ELECTRONS = 50_000.0
 
 USUAL_LOSS = 2e-3
 """Prior standard deviation of a loss at the reference: acceptance tests and linearity tables leave 1 to 3 per mil."""
+
+SIGNIFICANT = 5.0
+"""Standard errors beyond which the loss of an amplifier differs from the mean."""
+
+_MOST_MODES = 160
+"""Modes of errors of losses that are kept: all of ten detectors."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,12 @@ class AmplifierLosses:
         Of the differences, the prior included.
     levels : dict
         By how much the level of each detector against the mean of all is wrong (relative), for a loss of 1 that all have in common.
+    whole_covariance : ndarray, shape (n, n)
+        Of the losses themselves; what they have in common is known from the prior alone.
+    whitened : ndarray, shape (m, n)
+        ``L^-1 X' W x`` of all other unknowns, with the factor ``L`` of the solution.
+    means : dict
+        Mean regressor of each super-pixel of each detector, shape (p,).
     """
 
     detector: list[str]
@@ -57,6 +71,14 @@ class AmplifierLosses:
     loss: FloatArray
     covariance: FloatArray
     levels: dict[str, float]
+    whole_covariance: FloatArray = field(repr=False)
+    whitened: FloatArray = field(repr=False)
+    means: Mapping[str, FloatArray] = field(repr=False)
+
+    @property
+    def differ(self) -> bool:
+        """Whether the losses of some amplifiers differ by more than noise."""
+        return bool((np.abs(self.loss) > SIGNIFICANT * self.error).any())
 
     @property
     def error(self) -> FloatArray:
@@ -94,6 +116,7 @@ def measure_losses(
     owners: list[tuple[str, int]] = []
     known: list[tuple[float, float]] = []
     moved: dict[str, tuple[float, FloatArray]] = {}
+    means: dict[str, FloatArray] = {}
     for detector in detectors:
         signals = _Signals.of(solution, detector, amplifiers[detector.name], reference)
         derivatives = DetectorRows(solution.model, detector, solution.vector, signals.residual, signals.weights)
@@ -102,6 +125,7 @@ def measure_losses(
             owners.append((detector.name, number))
             known.append((float(np.sum(w * x**2)), float(np.sum(w * x * r))))
             rows.append(_gradient(derivatives, solution.model.size, np.where(chosen, signals.regressor, 0.0)))
+        means[detector.name] = signals.means
         if signals.lit.any():
             moved[detector.name] = signals.level, _gradient(derivatives, solution.model.size, signals.shares())
     matrix = np.array(rows).reshape(len(rows), solution.model.size)
@@ -122,7 +146,123 @@ def measure_losses(
         difference @ (covariance @ pull) / excess,
         difference @ covariance @ difference,
         {name: level - common for name, level in levels.items()},
+        covariance,
+        whitened,
+        means,
     )
+
+
+class StraightSignals(Sequence[DetectorSignals]):
+    """Signals of detectors whose amplifiers lose signal, with the losses put back.
+
+    Parameters
+    ----------
+    detectors
+        As measured.
+    losses : AmplifierLosses
+    amplifiers
+        Number of the amplifier of each super-pixel of each detector, shape (p,).
+    reference
+        Signal at which losses are given.
+    """
+
+    def __init__(
+        self,
+        detectors: Sequence[DetectorSignals],
+        losses: AmplifierLosses,
+        amplifiers: Mapping[str, NDArray[np.int64]],
+        *,
+        reference: float = REFERENCE_ELECTRONS,
+    ) -> None:
+        self._detectors, self._losses, self._amplifiers, self._reference = detectors, losses, amplifiers, reference
+
+    def __len__(self) -> int:
+        """Return the number of detectors."""
+        return len(self._detectors)
+
+    @overload
+    def __getitem__(self, index: int) -> DetectorSignals: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> StraightSignals: ...
+
+    def __getitem__(self, index: int | slice) -> DetectorSignals | StraightSignals:
+        """Return the signals of a detector, or some of the detectors."""
+        found = self._detectors[index]
+        if not isinstance(found, DetectorSignals):
+            return StraightSignals(found, self._losses, self._amplifiers, reference=self._reference)
+        of_amplifier = {
+            number: loss
+            for name, number, loss in zip(
+                self._losses.detector, self._losses.amplifier.tolist(), self._losses.loss.tolist(), strict=True
+            )
+            if name == found.name
+        }
+        loss = np.array([of_amplifier.get(number, 0.0) for number in self._amplifiers[found.name].tolist()])
+        with np.errstate(invalid="ignore", over="ignore"):
+            lost = loss * np.exp(found.log_signal) / self._reference
+        return replace(found, log_signal=found.log_signal + lost)
+
+
+def errors_with_losses(
+    losses: AmplifierLosses,
+    errors: FlatCovariance,
+    modes: CorrelatedModes,
+    amplifiers: Mapping[str, NDArray[np.int64]],
+    rows: Mapping[str, FloatArray],
+    shared: Mapping[str, FloatArray],
+) -> tuple[CorrelatedModes, dict[str, FloatArray]]:
+    """Return modes, and covariances within detectors, with the errors of losses that were measured and corrected.
+
+    A wrong loss moves the response of its own super-pixels by the mean of ``x``, and that of all by what the other unknowns make of it. It
+    is measured from residuals, which do not depend on the errors for known losses.
+
+    Parameters
+    ----------
+    modes, shared
+        For known losses.
+    rows
+        Weights of the sums of `FlatCovariance.shared`.
+    """
+    strength, directions = np.linalg.eigh(losses.whole_covariance)
+    root = directions * np.sqrt(np.maximum(strength, 0.0))
+    solved = linalg.solve_triangular(errors.solution.factor, losses.whitened @ root, lower=True, trans="T", check_finite=False)
+    own = {
+        name: np.array([root[number] for number in _places(losses, name, amplifiers[name])]).T * losses.means[name]
+        for name in modes.patterns
+    }
+    has_response = {name: np.isfinite(modes.independent[name]) for name in modes.patterns}
+    pixels = sum(int(lit.sum()) for lit in has_response.values())
+    mean = sum(own[name][:, lit].sum(axis=1) for name, lit in has_response.items()) / pixels
+    patterns = {
+        name: np.where(has_response[name], own[name] - np.reshape(mean, (-1, 1)) + change, 0.0)
+        for name, change in errors.responses_to(solved)
+    }
+    gram = sum(pattern @ pattern.T for pattern in patterns.values())
+    size, turn = np.linalg.eigh(gram)
+    kept = turn[:, ::-1][:, :_MOST_MODES].T
+    beyond = {
+        name: np.maximum(np.square(pattern).sum(axis=0) - np.square(kept @ pattern).sum(axis=0), 0.0)
+        for name, pattern in patterns.items()
+    }
+    together = CorrelatedModes(
+        {name: np.vstack([pattern, kept @ patterns[name]]) for name, pattern in modes.patterns.items()},
+        {name: variance + beyond[name] for name, variance in modes.independent.items()},
+        {name: remainder + beyond[name] for name, remainder in modes.remainder.items()},
+        np.concatenate([modes.variance, size[::-1][:_MOST_MODES] / pixels]),
+        modes.total + float(size.sum()) / pixels,
+    )
+    return together, {name: own + (sums := rows[name] @ patterns[name].T) @ sums.T for name, own in shared.items()}
+
+
+def _places(losses: AmplifierLosses, name: str, amplifier: NDArray[np.int64]) -> list[int]:
+    """Return the place among the losses of the amplifier of each super-pixel; the first one where there is no light."""
+    place = {
+        int(number): count
+        for count, (one, number) in enumerate(zip(losses.detector, losses.amplifier, strict=True))
+        if one == name
+    }
+    return [place.get(int(number), 0) for number in amplifier]
 
 
 def _excess(

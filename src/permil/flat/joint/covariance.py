@@ -40,6 +40,12 @@ _MODE_TOLERANCE = 1e-8
 _PROBES = 64
 """Random vectors from which a trace is estimated."""
 
+_MOST_OF_PLANES = 81
+"""Modes beyond the largest that make levels and gradients of detectors exact: three for each of 27."""
+
+_NEGLIGIBLE = 1e-3
+"""Part of the noise variance of a level or gradient below which what the largest modes lack of it is left out."""
+
 _TILES = 4
 """How many tiles are summed before their products are added."""
 
@@ -221,17 +227,40 @@ class FlatCovariance:
         covariance : ndarray, shape (3 detectors, 3 detectors)
             Of all of them in turn.
         """
-        operators: list[dict[str, FloatArray]] = []
+        operators: list[Region] = []
         values = []
+        for name, rows in self._plane_operators(regions):
+            operators += [{name: row} for row in rows]
+            values.append(rows @ np.nan_to_num(self.solution.log_response[name]))
+        return np.array(values), self.covariance(operators)
+
+    def _plane_operators(self, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> Iterator[tuple[str, FloatArray]]:
         for detector in self.detectors:
-            response = self.solution.log_response[detector.name]
-            used = np.isfinite(response)
+            used = np.isfinite(self.solution.log_response[detector.name])
             if regions is not None:
                 used &= regions[detector.name]
-            rows = plane_operator(detector.x_mm, detector.y_mm, used)
-            operators += [{detector.name: row} for row in rows]
-            values.append(rows @ np.where(used, response, 0.0))
-        return np.array(values), self.covariance(operators)
+            yield detector.name, plane_operator(detector.x_mm, detector.y_mm, used)
+
+    def responses_to(self, unknowns: FloatArray) -> Iterator[tuple[str, FloatArray]]:
+        """Yield how the response of each detector changes with other unknowns, its mean over all super-pixels taken off.
+
+        Parameters
+        ----------
+        unknowns : ndarray, shape (m, k)
+            Changes of all other unknowns.
+
+        Yields
+        ------
+        name : str
+        change : ndarray, shape (k, p)
+            0 where there is no response.
+        """
+        mean = self._mean @ unknowns
+        for detector, _, pieces in self._fits():
+            change = np.zeros((unknowns.shape[1], len(detector.x_mm)))
+            for tile in pieces:
+                change[:, tile.pixels] = (mean - tile.shifts @ unknowns[tile.columns]).T
+            yield detector.name, change
 
     def added_by(self, places: slice, regions: Sequence[Region]) -> FloatArray:
         """Return the part of `covariance` that some unknowns add: without it were they known."""
@@ -282,7 +311,12 @@ class FlatCovariance:
         return rows @ np.where(used, response, 0.0), *self._rows(regions)
 
     def largest_modes(self, count: int = 20) -> CorrelatedModes:
-        """Return the largest modes of what super-pixels have in common; what is left of it counts as independent."""
+        """Return the largest modes of what super-pixels have in common, and further ones; what is left of it counts as independent.
+
+        The further modes make the covariance of levels and gradients of all detectors that of `planes`, for the `_MOST_OF_PLANES`
+        combinations of them that the largest modes lack most. What is left is smooth over a detector, so that independent noise of the same
+        size has too small errors of levels and gradients.
+        """
         factor = self.solution.factor
         size = len(factor)
 
@@ -295,7 +329,8 @@ class FlatCovariance:
         operator = LinearOperator((size, size), matvec=apply, dtype=np.float64)
         strength, directions = eigsh(operator, k=min(count, size - 1), v0=start, tol=_MODE_TOLERANCE)
         order = np.argsort(strength)[::-1]
-        unknowns = linalg.solve_triangular(factor, directions[:, order], lower=True, trans="T")
+        directions = np.hstack([directions[:, order], self._directions_of_planes(directions)])
+        unknowns = linalg.solve_triangular(factor, directions, lower=True, trans="T")
         # The super-pixels of a tile depend on few unknowns.
         inverse = inverse_of(factor)
         with_mean = inverse @ self._mean
@@ -306,7 +341,7 @@ class FlatCovariance:
 
         patterns, independent, remainder, common = {}, {}, {}, 0.0
         for detector, _, pieces in self._fits():
-            pattern = np.full((len(order), len(detector.x_mm)), np.nan)
+            pattern = np.full((unknowns.shape[1], len(detector.x_mm)), np.nan)
             variance, beyond = (np.full(len(detector.x_mm), np.nan) for _ in range(2))
             for tile, shared in ahead(squares, pieces, threads=own_threads()):
                 pattern[:, tile.pixels] = (tile.shifts @ unknowns[tile.columns] - self._mean @ unknowns).T
@@ -318,7 +353,21 @@ class FlatCovariance:
                 variance[tile.pixels] = 1.0 / tile.moments + beyond[tile.pixels]
             patterns[detector.name] = np.nan_to_num(pattern)
             independent[detector.name], remainder[detector.name] = variance, beyond
-        return CorrelatedModes(patterns, independent, remainder, strength[order] / self._pixels, common / self._pixels)
+        variance_of = sum(np.square(pattern).sum(axis=1) for pattern in patterns.values()) / self._pixels
+        return CorrelatedModes(patterns, independent, remainder, variance_of, common / self._pixels)
+
+    def _directions_of_planes(self, known: FloatArray) -> FloatArray:
+        """Return orthonormal directions that levels and gradients of detectors have beyond known ones, shape (m, k).
+
+        With ``A L^-T = B`` and operators ``T`` of planes, modes ``B D`` of directions ``D`` leave ``B (1 - D D') B'``. The part of it that
+        planes see is ``B Q Q' B'`` with an orthonormal basis ``Q`` of ``(1 - D D') B' T'`` (Nystroem).
+        """
+        regions: list[Region] = [{name: row} for name, operators in self._plane_operators() for row in operators]
+        rows, independent = self._rows(regions)
+        seen = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
+        seen -= known @ (known.T @ seen)
+        basis, size, _ = linalg.svd(seen / np.sqrt(np.diag(independent)), full_matrices=False)
+        return np.asarray(basis[:, : min(int(np.sum(size**2 > _NEGLIGIBLE)), _MOST_OF_PLANES)])
 
 
 def plane_operator(x_mm: FloatArray, y_mm: FloatArray, used: NDArray[np.bool_]) -> FloatArray:

@@ -6,7 +6,8 @@ A readout board digitises several detectors. In the logarithm of their signals s
 
 with the residual coefficient ``k_b`` of the gain (e-/adu per deg C, beyond what the reduction has applied) and a slow change in time of
 mean 0. Means are over the exposures that a board shares with other boards, in proportion to their number; over all of its exposures where
-it shares none. The flat belongs to the mean temperature and the mean gain of each board.
+it shares none. The flat belongs to the mean temperature and the mean gain of each board. The coefficient that the reduction has applied,
+to readings that round, makes the signals those of a reference temperature: all that rounding did to them is corrected, its mean included.
 
 The change in time is a random walk. With its mean taken off its functions are ``cos(j pi u)`` of the campaign's phase ``u``, with variances
 ``rms^2 / (j pi)^2`` (Karhunen-Loeve), ``rms`` being that of the change from the first to the last exposure. The first is nearly a linear
@@ -119,7 +120,7 @@ class BoardTerms:
     values : ndarray, shape (terms, boards, n)
         Derivative of the logarithm in each exposure: coefficient, functions of time, errors of the temperature.
     offset : ndarray, shape (boards, n)
-        Logarithm of what the reduction changed by the difference between a reading and the smooth temperature.
+        Logarithm of what the reduction changed by the difference between a reading and the smooth temperature, its mean included.
     blind : ndarray of bool, shape (boards,)
         Boards whose temperature is not known.
     read : ndarray of bool, shape (boards, n)
@@ -212,19 +213,26 @@ def board_terms(time: FloatArray, boards: Sequence[BoardReadings], coefficient: 
             continue
         smooth = temperature.value - weights @ temperature.value
         values[0, number, own] = -smooth
-        errors = coefficient.size * temperature.errors[:_ERROR_MODES]
-        errors -= (errors @ weights)[:, None]
-        errors[np.sqrt(np.mean(errors**2, axis=1)) < _NEGLIGIBLE] = 0.0
+        # What was applied belongs to a fixed temperature, what is left of the coefficient to the mean one.
+        means = (temperature.errors @ weights)[:, None]
+        errors = _largest(coefficient.size * (temperature.errors - means) + coefficient.applied * means)
         values[1 + TIME_FUNCTIONS : 1 + TIME_FUNCTIONS + len(errors), number, own] = errors
         if coefficient.applied != 0:
             reading = board.temperature.mean(axis=1)
-            difference = np.nan_to_num(reading - np.nanmean(reading) - temperature.value)
-            offset[number, own] = coefficient.applied * (difference - weights @ difference)
+            offset[number, own] = coefficient.applied * np.nan_to_num(
+                reading - np.nanmean(reading) - temperature.level - temperature.value
+            )
     used = np.asarray(values.any(axis=(1, 2)))
     used[: 1 + TIME_FUNCTIONS] = True
     board_of = {name: number for number, board in enumerate(boards) for name in board.detectors}
     names = tuple(board.name for board in boards)
     return BoardTerms(names, board_of, values[used], offset, blind, read, coefficient)
+
+
+def _largest(errors: FloatArray) -> FloatArray:
+    """Return the largest modes of errors, rows whose products sum to nearly the same covariance."""
+    modes = np.linalg.eigh(errors @ errors.T)[1][:, : -_ERROR_MODES - 1 : -1].T @ errors
+    return np.asarray(modes[np.sqrt(np.mean(modes**2, axis=1)) >= _NEGLIGIBLE])
 
 
 @dataclass(frozen=True)

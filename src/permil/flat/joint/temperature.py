@@ -54,11 +54,14 @@ class Temperature:
     ----------
     value : ndarray, shape (n,)
         Above its mean over the exposures, deg C.
+    level : float
+        That mean above the mean of the readings, deg C: rounding does not average out.
     errors : ndarray, shape (k, n)
-        Rows whose products sum to the covariance of the error, largest first, deg C.
+        Rows whose products sum to the covariance of the error of value and level together, deg C.
     """
 
     value: FloatArray
+    level: float
     errors: FloatArray
 
 
@@ -82,7 +85,7 @@ def smooth_temperature(time: FloatArray, readings: FloatArray) -> Temperature | 
     if not usable.any():
         return None
     functions = _functions(time)
-    curves: dict[bytes, tuple[FloatArray, FloatArray] | None] = {}
+    curves: dict[bytes, _Curve | None] = {}
     found = []
     for reading in readings[:, usable].T:
         # Thermometers that differ by a constant round alike.
@@ -93,11 +96,19 @@ def smooth_temperature(time: FloatArray, readings: FloatArray) -> Temperature | 
             found.append(curve)
     if not found:
         return None
-    value = np.mean([curve for curve, _ in found], axis=0)
-    strength, directions = np.linalg.eigh(np.mean([covariance for _, covariance in found], axis=0))
-    modes = (functions - functions.mean(axis=0)) @ (directions * np.sqrt(np.maximum(strength, 0.0)))
-    order = np.linalg.eigh(modes.T @ modes)[1][:, ::-1]
-    return Temperature(value - value.mean(), (modes @ order).T)
+    value = np.mean([curve.value for curve in found], axis=0)
+    strength, directions = np.linalg.eigh(np.mean([curve.covariance for curve in found], axis=0))
+    modes = functions @ (directions * np.sqrt(np.maximum(strength, 0.0)))
+    return Temperature(value - value.mean(), float(np.mean([curve.level for curve in found])), modes.T)
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """Temperature by one thermometer, mean 0; its mean above that of the readings; covariance of the coefficients of both."""
+
+    value: FloatArray
+    level: float
+    covariance: FloatArray
 
 
 def _functions(time: FloatArray) -> FloatArray:
@@ -109,14 +120,14 @@ def _functions(time: FloatArray) -> FloatArray:
     return np.column_stack([np.ones(len(time)), phase, phase**2, cosines])
 
 
-def _smooth(reading: FloatArray, functions: FloatArray) -> tuple[FloatArray, FloatArray] | None:
-    """Return the curve of one thermometer, mean 0, and the covariance of its coefficients; None where no curve goes through its gaps."""
+def _smooth(reading: FloatArray, functions: FloatArray) -> _Curve | None:
+    """Return the curve of one thermometer; None where none goes through its gaps."""
     known = np.isfinite(reading)
     differences = np.diff(np.unique(reading[known]))
     step = float(differences.min(initial=np.inf, where=differences > 1e-6))
     # A reading that never changes does not show its step.
     step = step if np.isfinite(step) else USUAL_STEP
-    as_read = np.nan_to_num(reading - np.mean(reading[known])), np.zeros((functions.shape[1], functions.shape[1]))
+    as_read = _Curve(np.nan_to_num(reading - np.mean(reading[known])), 0.0, np.zeros((functions.shape[1],) * 2))
     if step < _FINE_STEP and known.all():
         return as_read
     step = max(step, _FINE_STEP)
@@ -134,7 +145,7 @@ def _smooth(reading: FloatArray, functions: FloatArray) -> tuple[FloatArray, Flo
         inverse = linalg.solve_triangular(factor, np.eye(len(mean)), lower=True, check_finite=False)
         covariance += weight * (inverse.T @ inverse + np.outer(coefficients - mean, coefficients - mean))
     curve = functions @ mean
-    return step * (curve - curve.mean()), step**2 * covariance
+    return _Curve(step * (curve - curve.mean()), step * float(curve[known].mean()), step**2 * covariance)
 
 
 def _curves(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from permil.flat.joint import (
     coarse_spacing,
     solve_joint,
 )
-from permil.flat.joint.amplifier_linearity import measure_losses
+from permil.flat.joint.amplifier_linearity import AmplifierLosses, StraightSignals, errors_with_losses, measure_losses
 from permil.flat.joint.boards import board_results
 from permil.flat.joint.budget import Halves, Part, compare_halves, divisions, error_budget, place_rows, solve_part
 from permil.flat.joint.gain_steps import solved_steps
@@ -105,6 +105,14 @@ def solve_led(request: SolutionRequest) -> list[str]:
         tell_part(_PART_OF_CHOICE)
     else:
         spacing_mm = coarse_spacing(exposures, detectors, finest_mm)
+    terms = board_terms(exposures.time, boards, Coefficient(camera.temperature_coefficient, config.isr.temperature_coefficient))
+    bent: AmplifierLosses | None = None
+    if config.isr.linearity == "none":
+        # Amplifiers that are bent would look like gains that change, and exposures like those that do not fit.
+        coarse = solve_joint(exposures, detectors, spacing_mm=spacing_mm, boards=terms, with_weather=False)
+        bent = measure_losses(coarse, detectors, amplifiers)
+        if bent.differ:
+            detectors = StraightSignals(detectors, bent, amplifiers)
     solution = solve_joint(
         exposures,
         detectors,
@@ -116,9 +124,7 @@ def solve_led(request: SolutionRequest) -> list[str]:
         position_errors=options.position_errors,
         geometry=options.geometry,
         with_drift=options.drift,
-        boards=board_terms(
-            exposures.time, boards, Coefficient(camera.temperature_coefficient, config.isr.temperature_coefficient)
-        ),
+        boards=terms,
         amplifiers=amplifiers,
         threshold=options.threshold,
         progress=lambda share: tell_part(_PART_OF_CHOICE + (_PART_OF_SOLUTION - _PART_OF_CHOICE) * share),
@@ -126,6 +132,12 @@ def solve_led(request: SolutionRequest) -> list[str]:
     tell_part(_PART_OF_SOLUTION)
     check = check_photodiode(solution)
     (errors, modes, shared), halves, trouble = _errors_and_halves(request, solution, detectors, camera)
+    losses = measure_losses(solution, detectors, amplifiers)
+    if config.isr.linearity == str(folder.measured_linearity):
+        rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
+        modes, shared = errors_with_losses(losses, errors, modes, amplifiers, rows, shared)
+    if bent is not None and bent.differ:
+        losses = replace(losses, loss=losses.loss + bent.loss)
     found: dict[str, DetectorErrors] = {}
     for number in lit:
         signals = read_signals(files[number])
@@ -133,7 +145,6 @@ def solve_led(request: SolutionRequest) -> list[str]:
         places = np.column_stack(shared_places(camera[name]))
         where = (signals.row, signals.column)
         found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where, halves)
-    losses = measure_losses(solution, detectors, amplifiers)
     budget = error_budget(
         solution,
         errors,

@@ -33,8 +33,8 @@ def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> d
     """Stack files in this process; called in a process of its own, so that the peak of its memory is that of the stack."""
     from permil.config.isr import IsrConfig
     from permil.isr import Gains, Superbias
+    from permil.isr.exposure_group import stack_group
     from permil.isr.inputs import load_calibration
-    from permil.isr.stage import stack_group
 
     camera = load_camera("lsstcam")
     detector = camera["R22_S11"]
@@ -69,8 +69,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     from permil.flat.solve import solve_detector
     from permil.flat.tasks.joint import TOGETHER
     from permil.isr.inputs import load_calibration
-    from permil.isr.open_exposure import OpenExposure
-    from permil.isr.row_sample import RowSample
+    from permil.isr.open_exposure import OpenExposure, RowSample
 
     camera = load_camera("lsstcam")
     detector = camera["R22_S11"]

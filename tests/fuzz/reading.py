@@ -20,12 +20,12 @@ from permil.exposures.hdu import BLOCK
 from permil.exposures.segment_rows import read_rows
 from permil.exposures.stage import assemble_file
 from permil.isr.box import BoxSignal
-from permil.isr.calibration import Calibration
+from permil.isr.calibration.calibration import Calibration
+from permil.isr.calibration.superbias import build_superbias
+from permil.isr.exposure_group import stack_group
 from permil.isr.inputs import load_calibration
-from permil.isr.open_exposure import OpenExposure
-from permil.isr.row_sample import RowSample
-from permil.isr.stage import build_superbias, reduce_file, stack_group
-from permil.isr.strip import strips_of
+from permil.isr.open_exposure import OpenExposure, RowSample, strips_of
+from permil.isr.reduce import reduce_file
 from permil.products import read_image
 
 from .files import DETECTOR, LAYOUTS, RawBytes, raw_bytes, small_camera, true_pixels

@@ -12,15 +12,11 @@ from astropy.table import Table
 
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PhotodiodeError
-from permil.isr.inputs import read_gains, read_superbias
-from permil.isr.stage import (
-    board_temperature,
-    build_superbias,
-    load_calibration,
-    reduce_file,
-    stack_group,
-    write_gains_table,
-)
+from permil.isr.calibration.gains import board_temperature, read_gains, write_gains_table
+from permil.isr.calibration.superbias import build_superbias, read_superbias
+from permil.isr.exposure_group import stack_group
+from permil.isr.reduce import reduce_file
+from permil.isr.stage import load_calibration
 from permil.products import MaskPlane, read_image, read_table
 
 GAIN = 1.25

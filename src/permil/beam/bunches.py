@@ -18,11 +18,13 @@ from permil.errors import PermilError
 from permil.exposures import Checksums, RawFile
 from permil.exposures.segment_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
-from permil.isr.calibration import Calibration, Superbias
-from permil.isr.exposure_stack import check_detector, with_path
-from permil.isr.inputs import load_calibration, read_superbias, superbias_path
-from permil.isr.masks import hot_pixel_mask
-from permil.isr.stage import board_temperature, calibration_fingerprint
+from permil.isr.calibration.calibration import Calibration, Superbias
+from permil.isr.calibration.gains import board_temperature
+from permil.isr.calibration.masks import hot_pixel_mask
+from permil.isr.calibration.superbias import read_superbias, superbias_path
+from permil.isr.inputs import load_calibration
+from permil.isr.reduce import check_detector, with_path
+from permil.isr.stage import calibration_fingerprint
 from permil.products import RunFolder
 
 BoxPlaces = tuple[ReferenceBox, ...]

@@ -24,7 +24,7 @@ from permil.engine import Task, Work
 from permil.errors import BeamError, InputError, PermilError, PhotodiodeError
 from permil.exposures import SCAN, require_one_kind, summarise_files
 from permil.isr.box import BoxSignal
-from permil.isr.calibration import Calibration
+from permil.isr.calibration.calibration import Calibration
 from permil.isr.stage import reduction_of
 from permil.products import (
     FINGERPRINT_CARD,

@@ -12,9 +12,8 @@ from permil.camera import Detector
 from permil.flat.divide import LitImage
 from permil.flat.outliers import flag_outliers
 from permil.flat.pointing import LitRows, Pointing
+from permil.isr.open_exposure import RowSample, Strip, strips_of
 from permil.isr.reduce import DetectorImage
-from permil.isr.row_sample import RowSample
-from permil.isr.strip import Strip, strips_of
 
 FloatImage = NDArray[np.float32]
 

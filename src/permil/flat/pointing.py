@@ -8,7 +8,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from permil.flat.divide import LitImage
-from permil.isr.strip import Strip
+from permil.isr.open_exposure import Strip
 
 
 @dataclass(frozen=True)

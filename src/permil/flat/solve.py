@@ -23,7 +23,7 @@ from permil.flat.pointing import LitPointing
 from permil.flat.product import DetectorSolution, good_pixels
 from permil.flat.shared_errors import SharedErrors, shared_places
 from permil.flat.superpixel import size_in_pixels, super_pixels
-from permil.isr.strip import Strip, strips_of
+from permil.isr.open_exposure import Strip, strips_of
 from permil.products import is_usable
 
 if TYPE_CHECKING:

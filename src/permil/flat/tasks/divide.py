@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import ArrayPool
 from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, Detector, frames, shared_camera
@@ -35,9 +36,9 @@ from permil.flat.solve import solve_detector
 from permil.flat.tasks.exposures import PointingGroup
 from permil.flat.tasks.task import LEAVES_OUT, PART_OF_EXPOSURES, FlatTask, keep_pointing, left_out_pointing, require_pointings
 from permil.isr import Calibration, LeftOut
-from permil.isr.array_pool import ArrayPool
+from permil.isr.exposure_group import stack_group
 from permil.isr.stack import Stack
-from permil.isr.stage import detector_calibration, stack_group
+from permil.isr.stage import detector_calibration
 from permil.products import RunFolder, is_usable
 
 DARK = 3.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import numpy as np
 from astropy.table import Table
@@ -13,8 +15,11 @@ from numpy.typing import NDArray
 
 from permil.arrays import parse_unit
 from permil.camera import Amplifier, Camera, Detector
+from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError
-from permil.isr.tables import AMPLIFIER_COLUMNS, DetectorTable, amplifier_of
+from permil.exposures import RawDetector, RawFile
+from permil.isr.calibration.tables import AMPLIFIER_COLUMNS, DetectorTable, amplifier_of
+from permil.products import read_table, write_table
 from permil.products.tables import PathName, labels, numbers, recognise
 
 FloatArray = NDArray[np.float64]
@@ -50,15 +55,15 @@ def nominal_gains(detector: Detector) -> Gains:
 
 
 def unit_gains(detector: Detector) -> Gains:
-    """Return gains of 1: signals stay in adu."""
+    """Return gains of 1, so that signals stay in adu."""
     size = len(detector.amplifiers)
     return Gains(np.ones(size), np.zeros(size), "none")
 
 
 def gains_from_table(table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None) -> Gains:
-    """Take the gains of a detector from a table with columns ``detector``, ``segment`` or ``amp``, ``gain`` (``gain_err``).
+    """Return the gains of a detector from a table with columns ``detector``, ``segment`` or ``amp``, ``gain`` (``gain_err``).
 
-    Gains are in electron/adu. A table that declares adu/electron is inverted, with its errors; a masked error is NaN (not known).
+    Gains are in electron/adu. A table in adu/electron is inverted, with its errors; a masked error is NaN (not known).
 
     Raises
     ------
@@ -84,7 +89,7 @@ def gains_from_table(table: Table, detector: Detector, *, path: PathName = None,
 
 
 def _declared_unit(own: DetectorTable) -> str:
-    """Return electron/adu, or adu/electron where the gains are given so."""
+    """Return electron/adu, or adu/electron if the table declares that unit."""
     units = [unit for name in ("gain", "gain_err") if own.has(name) and (unit := own.unit(name)) is not None]
     inverse = parse_unit("adu/electron")
     if not units or inverse is None or not units[0].is_equivalent(inverse):
@@ -93,7 +98,7 @@ def _declared_unit(own: DetectorTable) -> str:
 
 
 def gains_from_eotest(table: Table, detector: Detector, *, column: str = "PTC_GAIN", path: PathName = None) -> Gains:
-    """Take gains from the AMPLIFIER_RESULTS table of an eotest results file.
+    """Return gains from the AMPLIFIER_RESULTS table of an eotest results file.
 
     Parameters
     ----------
@@ -138,7 +143,7 @@ def gains_from_eotest(table: Table, detector: Detector, *, column: str = "PTC_GA
 
 
 def eotest_detector(path: str | PathLike[str]) -> str:
-    """Return the detector that the name ``Rxx_Syy_<run>_eotest_results.fits`` tells.
+    """Return the detector in a file name ``Rxx_Syy_<run>_eotest_results.fits``.
 
     Raises
     ------
@@ -148,7 +153,7 @@ def eotest_detector(path: str | PathLike[str]) -> str:
     match = EOTEST_NAME.search(PurePath(path).name)
     if match is None:
         raise CalibrationError(
-            "the name of an eotest results file does not tell its detector",
+            "the name of an eotest results file does not contain its detector",
             path=path,
             remedy="name it Rxx_Syy_<run>_eotest_results.fits",
         )
@@ -156,7 +161,7 @@ def eotest_detector(path: str | PathLike[str]) -> str:
 
 
 def temperature_factor(temperature: float, *, coefficient: float, reference: float) -> float:
-    """Return by what the gain (e-/adu) at a board temperature exceeds the gain at the reference temperature.
+    """Return the ratio of the gain (e-/adu) at a board temperature to the gain at the reference temperature.
 
     ``gain(T) = gain(T_ref) * (1 + coefficient * (T - T_ref))``, temperatures in degree C.
 
@@ -215,3 +220,125 @@ def _collect(found: dict[str, tuple[float, float]], detector: Detector, path: Pa
         )
     gain, error = np.array([found[amplifier.name] for amplifier in detector.amplifiers]).T
     return Gains(gain, error, str(path))
+
+
+def read_gains(config: IsrConfig, detector: Detector, *, camera: Camera | None = None) -> Gains:
+    """Return the gains of a detector from the source that the configuration names.
+
+    Parameters
+    ----------
+    camera
+        Camera whose detectors a table may name.
+
+    Raises
+    ------
+    CalibrationError
+        If there is no file for the detector, or it lacks an amplifier or holds an impossible gain.
+    InputError
+        If a file cannot be read.
+    """
+    if config.gains == "nominal":
+        return nominal_gains(detector)
+    if config.gains == "none":
+        return unit_gains(detector)
+    path = Path(config.gains)
+    if path.is_dir():
+        path = _eotest_file(path, detector)
+    if not EOTEST_FILE.search(path.name):
+        table = read_table(path, columns=("detector", "gain"), purpose="gain table")
+        return gains_from_table(table, detector, path=path, camera=camera)
+    named = eotest_detector(path)
+    if named != detector.name:
+        raise CalibrationError(
+            f"the eotest results are those of {named}, there is no gain for detector {detector.name}",
+            path=path,
+            remedy="give the folder that holds the results of all detectors",
+            detector=detector.name,
+        )
+    table = read_table(path, columns=("AMP",), purpose="table of eotest results", extension=EOTEST_EXTENSION)
+    return gains_from_eotest(table, detector, column=config.gain_column, path=path)
+
+
+def _eotest_file(folder: Path, detector: Detector) -> Path:
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if (match := EOTEST_NAME.search(path.name)) and f"{match[1]}_{match[2]}".upper() == detector.name
+    ]
+    if len(found) != 1:
+        problem = "no eotest results file" if not found else f"{len(found)} eotest results files"
+        raise CalibrationError(
+            f"there is {problem} of detector {detector.name}",
+            path=folder,
+            remedy=f"keep one file {detector.name}_<run>_eotest_results.fits there",
+            detector=detector.name,
+        )
+    return found[0]
+
+
+def write_gains_table(path: Path, gains: Mapping[str, Gains], camera: Camera) -> None:
+    """Write the gains in use, one row per detector and amplifier; ``isr.gains`` accepts the table.
+
+    Raises
+    ------
+    OutputError
+        If the table cannot be written.
+    """
+    rows = [
+        (name, amplifier.name, gain, error, taken.source)
+        for name, taken in gains.items()
+        for amplifier, gain, error in zip(camera[name].amplifiers, taken.gain, taken.gain_err, strict=True)
+    ]
+    table = Table(
+        rows=rows or None, names=("detector", "amp", "gain", "gain_err", "source"), dtype=("U16", "U8", "f8", "f8", "U256")
+    )
+    for column in ("gain", "gain_err"):
+        table[column].unit = "electron / adu"
+    write_table(path, table)
+
+
+_BOARD_SENSORS = tuple(f"TEMP{number}" for number in range(1, 7))
+
+
+def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | None:
+    """Return the temperature for the gain, degree C; None if the gain is not corrected.
+
+    All sensors of ``isr.temperature_card`` must have a possible temperature: a mean over changing sets of sensors would jump from
+    one exposure to the next.
+
+    Raises
+    ------
+    InputError
+        If the temperature of a sensor is missing, undefined or impossible, or all sensors read exactly 0.
+    """
+    if config.temperature_coefficient == 0:
+        return None
+    cards, names = raw.readout_board, _board_sensors(config)
+    remedy = "name sensors that work in all exposures in isr.temperature_card, or set isr.temperature_coefficient to 0"
+    if cards is None:
+        raise InputError("there is no board temperature: no extension REB_COND", path=raw.path, remedy=remedy)
+    temperatures = {name: cards.temperature(name) for name in names}
+    broken = [name for name, temperature in temperatures.items() if math.isnan(temperature)]
+    if broken:
+        reasons = [cards.problems.get(name, f"card {name} is missing or undefined") for name in broken]
+        raise InputError(f"there is no board temperature: {', '.join(reasons)}", path=raw.path, remedy=remedy, sensors=broken)
+    if len(names) > 1 and not any(temperatures.values()):
+        raise InputError(
+            f"there is no board temperature: {', '.join(names)} are all exactly 0",
+            path=raw.path,
+            remedy=remedy,
+            sensors=list(names),
+        )
+    return float(np.mean(list(temperatures.values())))
+
+
+def board_thermometers(raw: RawFile | RawDetector, config: IsrConfig) -> tuple[float, ...]:
+    """Return the temperatures of the sensors of ``isr.temperature_card``, degree C; NaN for a missing one, or if all are exactly 0."""
+    cards, names = raw.readout_board, _board_sensors(config)
+    temperatures = tuple(math.nan if cards is None else cards.temperature(name) for name in names)
+    return temperatures if len(names) == 1 or any(temperatures) else (math.nan,) * len(names)
+
+
+def _board_sensors(config: IsrConfig) -> tuple[str, ...]:
+    wanted = config.temperature_card
+    return _BOARD_SENSORS if wanted == "mean" else (wanted,) if isinstance(wanted, str) else tuple(wanted)

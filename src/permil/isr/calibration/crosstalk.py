@@ -1,7 +1,7 @@
 """Crosstalk between the segments of a detector.
 
-Segments are read at the same time, so what couples are pixels of the same raw (row, column): the sources are taken in readout
-orientation. With linear adu ``s`` at the amplifiers' outputs the converters see ``m = (1 + C) s``; ``s = (1 + C)^-1 m``.
+All segments are read at the same time, so that pixels of the same raw (row, column) couple: the sources are taken in readout
+orientation. With linear adu ``s`` at the amplifiers' outputs the converters measure ``m = (1 + C) s``; ``s = (1 + C)^-1 m``.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
-from permil.isr.tables import DetectorTable
+from permil.isr.calibration.tables import DetectorTable
 from permil.products.tables import PathName
 
 FloatArray = NDArray[np.float64]
 
-# Correction terms below this are far below the noise of any stack: they are not computed, nor are their segments read.
+# Correction terms below this are far below the noise of any stack: they are set to 0, and their segments are not read.
 NEGLIGIBLE = 1e-9
 
 
 def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None) -> FloatArray:
-    """Take the matrix of a detector from a table with columns ``detector, victim, source, coefficient``.
+    """Return the matrix of a detector from a table with columns ``detector, victim, source, coefficient``.
 
     Coefficients are fractions; a column in per cent (or another dimensionless unit) is converted.
 
     Returns
     -------
     ndarray, shape (n_amplifiers, n_amplifiers)
-        Element [victim, source], the fraction of the source's adu that the victim sees; pairs that are not listed are 0.
+        Element [victim, source], the fraction of the source's adu in the victim; 0 for pairs that are not listed.
 
     Raises
     ------
     CalibrationError
-        If columns or the detector are missing, a segment is unknown, a pair is given twice, or a coefficient cannot be one.
+        If columns or the detector are missing, a segment is unknown, a pair is duplicated, or a coefficient is not below 0.1.
     """
     own = DetectorTable(table, detector, what="crosstalk", path=path, camera=camera, needed=("victim", "source", "coefficient"))
     if not len(own):
@@ -65,12 +65,12 @@ def crosstalk_from_table(table: Table, detector: Detector, *, path: PathName = N
 
 
 def correction_matrix(crosstalk: FloatArray) -> FloatArray:
-    """Return ``K = 1 - (1 + C)^-1``: the correction subtracts ``K m`` from the measured ``m``; negligible terms are 0."""
+    """Return ``K = 1 - (1 + C)^-1``, to subtract ``K m`` from the measured ``m``; negligible terms are 0."""
     identity = np.eye(crosstalk.shape[0])
     correction = identity - np.linalg.inv(identity + crosstalk)
     return np.where(np.abs(correction) < NEGLIGIBLE, 0.0, correction)
 
 
 def source_segments(correction: FloatArray, victim: int) -> list[int]:
-    """Return the indices of the segments that the correction of one segment needs (itself, when it matters, left out)."""
+    """Return the indices of the other segments that the correction of one segment needs."""
     return [int(source) for source in np.flatnonzero(correction[victim]) if source != victim]

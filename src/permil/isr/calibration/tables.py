@@ -1,4 +1,4 @@
-"""Rows of user tables that speak of amplifiers: one way to name a detector and an amplifier for gains, linearity and crosstalk."""
+"""User tables with one row per amplifier: the names of detectors and amplifiers in tables of gains, linearity and crosstalk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class DetectorTable:
     detector
         The detector.
     what, path
-        What the table is (``gain``), and its file, for messages.
+        Kind of the table (``gain``) and its file, for messages.
     camera
         The camera, for which each row must name a detector; a detector of the full LSST camera may be named too. Without a camera
         each row must have a plausible name.
@@ -140,7 +140,7 @@ class DetectorTable:
         return found
 
     def entry(self, column: str, place: int) -> str:
-        """Return what a row of the detector holds, as text; nothing for a masked entry."""
+        """Return an entry in a row of the detector as text; ``nothing`` if it is masked."""
         entry = self.table[column][self.rows[place]]
         return "nothing" if np.ma.is_masked(entry) else str(entry)
 
@@ -156,7 +156,7 @@ class DetectorTable:
 
     @contextmanager
     def _checked(self) -> Iterator[None]:
-        """Turn what is wrong with a column into an error that names the table."""
+        """Add the kind of the table to errors about a column."""
         try:
             yield
         except InputError as error:
@@ -184,14 +184,14 @@ class DetectorTable:
 
 
 def amplifier_of(detector: Detector, label: str | int, *, segment: bool) -> Amplifier | None:
-    """Return the amplifier that a label means: ``C10``, ``Segment10``, ``amp05`` or a number; None where there is none.
+    """Return the amplifier with a label like ``C10``, ``Segment10``, ``amp05`` or a number; None if there is no such amplifier.
 
     Parameters
     ----------
     label
         From `permil.products.tables.labels`.
     segment
-        Whether a number alone is that of the segment (10 for C10), and not the eotest number (1 to 16).
+        Whether a bare number is that of the segment (10 for C10) instead of the eotest number (1 to 16).
     """
     match = _AMPLIFIER.fullmatch(str(label).strip())
     if match is None:

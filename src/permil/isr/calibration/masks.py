@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Amplifier, Camera, Detector
 from permil.engine import ahead
-from permil.isr.tables import DetectorTable
+from permil.isr.calibration.tables import DetectorTable
 from permil.products.masks import MaskPlane
 from permil.products.tables import PathName
 
@@ -18,7 +18,7 @@ _OTHER_NAMES = {"width": ("w", "dx", "nx", "x_size", "xsize"), "height": ("h", "
 
 
 def zone_pixels(width_mm: float, pixel_mm: float) -> int:
-    """Return how many pixels a zone of some width covers: all that it touches, at least 1; none for width 0."""
+    """Return the width of a zone in pixels, rounded up, at least 1; 0 for width 0."""
     return 0 if width_mm <= 0 else max(1, int(np.ceil(width_mm / pixel_mm - 1e-6)))
 
 
@@ -69,7 +69,7 @@ def defect_mask(table: Table, detector: Detector, *, path: PathName = None, came
         x, y, width, height = (int(number) for number in box)
         if box != (x, y, width, height):
             raise own.error(
-                f"holds the box {', '.join(f'{number:g}' for number in box)}, which is no whole number of pixels",
+                f"holds the box {', '.join(f'{number:g}' for number in box)}, which is not in whole pixels",
                 place,
                 remedy="give columns and rows as whole numbers, counted from 0",
                 value=box,
@@ -86,10 +86,10 @@ def defect_mask(table: Table, detector: Detector, *, path: PathName = None, came
 
 
 def hot_pixel_mask(superbias: NDArray[np.float32], detector: Detector, *, threshold: float, threads: int = 1) -> Mask:
-    """Return the plane BAD where the superbias stands out of its column by `threshold` sigma.
+    """Return the plane BAD where the superbias differs from its column by `threshold` sigma.
 
     Sigma is 1.4826 times the median absolute deviation from the column medians, per amplifier (at least 0.1 adu); ``threads``
-    amplifiers are looked at at the same time.
+    amplifiers are searched at the same time.
     """
     mask = np.zeros(detector.shape, dtype=np.int16)
 

@@ -13,7 +13,7 @@ from scipy.interpolate import PchipInterpolator
 from permil.arrays import plain_array
 from permil.camera import Camera, Detector
 from permil.errors import CalibrationError
-from permil.isr.tables import AMPLIFIER_COLUMNS, DetectorTable
+from permil.isr.calibration.tables import AMPLIFIER_COLUMNS, DetectorTable
 from permil.products.tables import PathName
 
 FloatArray = NDArray[np.float64]
@@ -21,16 +21,16 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class LinearityCurve:
-    """Piecewise polynomial from measured adu (overscan, bias and crosstalk taken off) to linear adu.
+    """Piecewise polynomial from measured adu (overscan, bias and crosstalk subtracted) to linear adu.
 
     Parameters
     ----------
     knots
-        Start of each piece, adu, rising, shape (n,). The last piece has no end; below the first knot the curve goes on straight.
+        Start of each piece, adu, ascending, shape (n,). The last piece has no end; below the first knot the curve is linear.
     coefficients
         Shape (n, 4): ``c0 + c1 t + c2 t^2 + c3 t^3`` with ``t = adu - knot``.
     limit
-        Largest adu that the curve was made for.
+        Largest adu for which the curve was measured.
     """
 
     knots: FloatArray
@@ -82,9 +82,9 @@ class LinearityCurve:
 
 
 class Response(NamedTuple):
-    """How the counts of an amplifier become electrons.
+    """Conversion of the counts of an amplifier to electrons.
 
-    ``knots``, ``coefficients``, ``limit``: see `LinearityCurve`; ``straight``: whether that changes nothing; ``gain``: electrons per
+    ``knots``, ``coefficients``, ``limit``: see `LinearityCurve`; ``straight``: whether the curve is the identity; ``gain``: electrons per
     adu; ``saturation``: electrons from which a pixel is saturated.
     """
 
@@ -105,7 +105,7 @@ class Response(NamedTuple):
 def linearity_from_table(
     table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None
 ) -> tuple[LinearityCurve, ...]:
-    """Take the curves of a detector from a table: one row per amplifier with ``a1``, or one row per knot (``adu, corrected_adu``).
+    """Return the curves of a detector from a table: one row per amplifier with ``a1``, or one row per knot (``adu, corrected_adu``).
 
     ``a1`` is in 1/adu, knots in adu; other units are converted.
 

@@ -1,7 +1,7 @@
 """The exposures of one position, LED and detector, from their files to one image on one scale.
 
-Frames are compared at their own light, so that the noise of the photodiode is neither taken for an outlier nor spread over the pixels;
-the photodiode readings then set the scale of the whole.
+Frames are compared at their own light, so that the noise of the photodiode neither appears as outliers nor spreads over the pixels;
+the photodiode readings then set the scale of the stack.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.camera import Camera, Detector
+from permil.arrays import ArrayPool
+from permil.camera import Camera
 from permil.camera.frames import take_segment
+from permil.config.isr import IsrConfig
 from permil.errors import InputError, PermilError, RawFormatError
 from permil.exposures import Checksums, RawFile
-from permil.isr.array_pool import ArrayPool
-from permil.isr.calibration import Calibration
-from permil.isr.file_stack import FileStack, stack_files
-from permil.isr.photodiode import LeftOut, photodiode_scale
-from permil.isr.probe import ProbedFile, is_row_by_row, probe_file
+from permil.isr.calibration.calibration import Calibration
+from permil.isr.calibration.gains import board_temperature
+from permil.isr.photodiode import LeftOut, photodiode_scale, select_by_photodiode
+from permil.isr.reduce import check_detector, with_path
 from permil.isr.stack import Stack
+from permil.isr.streamed_stack import FileStack, ProbedFile, is_row_by_row, probe_file, stack_files
 from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
 
-# Below this median signal (electrons) a residual of the bias level would spoil the light of a frame as its own scale.
+# Below this median signal (electrons) an error of the bias level would spoil the light of a frame as its scale.
 MINIMUM_LIGHT = 1000.0
 
 
@@ -51,11 +53,11 @@ class ExposureStack:
     used
         Files in the stack.
     left_out
-        Files that are not in it, with the reason.
+        Excluded files, with the reason.
     photodiode_outliers
-        Files in the stack whose photodiode reading contradicts their light and does not count in the scale.
+        Files in the stack whose photodiode reading contradicts their light and is excluded from the scale.
     damaged
-        Files in the stack of which some rows are masked, since they hold no measurement.
+        Files in the stack with masked rows that hold no measurement.
     """
 
     stack: Stack
@@ -69,16 +71,16 @@ class ExposureStack:
 
 
 class OpenFiles:
-    """Raw files of one detector, each opened and looked at once; what cannot be used is listed. Use it in a ``with`` statement.
+    """Raw files of one detector, each opened and probed once; unusable files are listed. Use it in a ``with`` statement.
 
     Parameters
     ----------
     paths
         Raw files.
     temperature
-        Returns the temperature that the gain follows, degree C, from the headers of a file.
+        Returns the temperature of the gain, degree C, from the headers of a file.
     threads
-        Files that are looked at, and segments that are worked on, at the same time.
+        Files that are probed, and segments that are reduced, at the same time.
     checksums
         See `permil.exposures.RawFile`.
     """
@@ -122,7 +124,7 @@ class OpenFiles:
                 found.append(raw_file)
             except InputError as error:
                 found.append(_left_out(path, error))
-        # Where whole files must be decoded their segments are spread over the threads instead.
+        # If whole files must be decoded, their segments are spread over the threads instead.
         of_files, of_segments = (self.threads, 1) if is_row_by_row(self.calibration) else (1, self.threads)
 
         calibration = self.calibration
@@ -150,7 +152,7 @@ class OpenFiles:
 
         self.files = probe_all(found)
         if any(rows.size for file in self.files for rows in file.lost):
-            # The light of exposures is compared in pixels that all of them hold.
+            # The light of exposures is compared in pixels that all of them have.
             calibration = _without_lost(self.calibration, self.files)
             self.files = probe_all([file.raw_file for file in self.files])
 
@@ -162,7 +164,7 @@ class OpenFiles:
         poisson: bool,
         pool: ArrayPool | None = None,
     ) -> FileStack | None:
-        """Stack the files; those that turn out to be damaged are left out, and the others stacked anew. None without any.
+        """Stack the files; when one turns out to be damaged, leave it out and stack the others again. Return None without any.
 
         Parameters
         ----------
@@ -188,19 +190,19 @@ class OpenFiles:
         return None
 
     def set_aside_unusable(self) -> list[LeftOut]:
-        """Take out files none of whose pixels holds a measurement."""
+        """Remove and return files without any measured pixel."""
         reason = "none of its pixels can be used: all are saturated, masked or without data"
         dropped = [LeftOut(file.raw_file.path, reason) for file in self.files if not file.is_usable]
         self.files = [file for file in self.files if file.is_usable]
         return dropped
 
     def set_aside_contradictions(self, reading: Callable[[Path], float]) -> list[LeftOut]:
-        """Take out files whose light per photodiode is not that of the majority.
+        """Remove and return files whose light per photodiode reading differs from that of the majority.
 
         Raises
         ------
         InputError
-            If light and photodiode contradict each other and no majority says which exposure is wrong.
+            If light and photodiode contradict each other without a majority.
         """
         dropped: list[LeftOut] = []
         while self.files:
@@ -225,7 +227,7 @@ class OpenFiles:
 
 
 def _without_lost(calibration: Calibration, files: Sequence[ProbedFile]) -> Calibration:
-    """Return the calibration with rows masked that any of some files has lost."""
+    """Return the calibration with a mask of the rows that any of the files has lost."""
     mask = calibration.static_mask.copy()
     for index, amplifier in enumerate(calibration.detector.amplifiers):
         rows = np.unique(np.concatenate([file.lost[index] for file in files]))
@@ -234,7 +236,7 @@ def _without_lost(calibration: Calibration, files: Sequence[ProbedFile]) -> Cali
 
 
 def has_light(medians: Sequence[float]) -> bool:
-    """Return whether frames have enough light of their own to be compared by it."""
+    """Return whether frames have enough light to be compared by their own medians."""
     return medians[0] >= MINIMUM_LIGHT and bool(np.isfinite(medians).all()) and min(medians) > 0
 
 
@@ -243,31 +245,9 @@ def _left_out(path: Path, error: PermilError) -> LeftOut:
 
 
 def _contradicts(medians: FloatArray, *, expected: FloatArray) -> NDArray[np.bool_]:
-    """Return whether the light of exposures is off what photodiode and other exposures say by more than a half."""
+    """Return whether the light of exposures differs from the expected light by more than a half."""
     with np.errstate(invalid="ignore"):
         return np.isfinite(medians + expected) & (np.abs(medians - expected) > 0.5 * np.maximum(expected, MINIMUM_LIGHT))
-
-
-def check_detector(found: Detector, expected: Detector, path: str | Path) -> None:
-    """Check that a file holds a detector.
-
-    Raises
-    ------
-    InputError
-        If it holds another one.
-    """
-    if found.name != expected.name:
-        raise InputError(
-            f"the file holds detector {found.name}, not {expected.name}",
-            path=path,
-            remedy="check the list of files",
-            value=found.name,
-        )
-
-
-def with_path(error: PermilError, path: str | Path) -> PermilError:
-    """Return an error of an algorithm with the file that it came up in."""
-    return type(error)(error.what, path=error.path or path, remedy=error.remedy, **error.data)
 
 
 def scaled(
@@ -279,23 +259,23 @@ def scaled(
     *,
     normalise: bool,
 ) -> ExposureStack:
-    """Put a stack at the mean photodiode reading of its frames; its image and variance are changed in place.
+    """Scale a stack to the mean photodiode reading of its frames; image and variance are changed in place.
 
     Parameters
     ----------
     medians, readings
-        Light of the frames themselves, electrons, and of the photodiode.
+        Median signal of the frames, electrons, and photodiode readings.
     used, left_out
         Files.
     normalise
-        Whether the photodiode is used at all.
+        Whether the photodiode is used.
     """
     stack = stacked.stack
     read_noise = np.sqrt((stacked.read_noise**2).sum(axis=0) / len(used))
     damaged = tuple(LeftOut(used[file], sentence) for file, sentence in stacked.damage)
     if not normalise:
         return ExposureStack(stack, 1.0, np.nan, read_noise, used, left_out, (), damaged)
-    # Without light of their own the frames cannot judge the photodiode.
+    # Frames with little light cannot test the photodiode.
     own = has_light(medians)
     scale = photodiode_scale(np.array(medians) if own else stack.light, readings)
     if scale.factor != 1:
@@ -304,3 +284,68 @@ def scaled(
         np.multiply(stack.variance, factor**2, out=stack.variance)
     outliers = tuple(used[frame] for frame in scale.outliers)
     return ExposureStack(stack, scale.mean, scale.error if own else np.nan, read_noise, used, left_out, outliers, damaged)
+
+
+def stack_group(
+    paths: Sequence[str | Path],
+    photodiodes: Sequence[float | None] | FloatArray,
+    camera: Camera,
+    calibration: Calibration,
+    config: IsrConfig,
+    *,
+    normalise: bool = True,
+    checksums: Checksums = "refuse",
+    threads: int = 1,
+    pool: ArrayPool | None = None,
+) -> ExposureStack:
+    """Stack the exposures of one position, LED and detector, all files together, a few rows at a time.
+
+    Frames are compared at the median of their pixels, or with little light at their photodiode reading; the sum of the photodiode readings
+    sets the scale. The variance excludes that of the superbias, which several stacks share (`Calibration.superbias_variance`).
+
+    Parameters
+    ----------
+    paths, photodiodes
+        Raw files and their photodiode readings.
+    normalise
+        Whether the photodiode sets the scale; otherwise readings may be missing.
+    checksums
+        See `permil.exposures.RawFile`.
+    threads
+        Segments that are reduced at the same time; 1 in worker processes.
+    pool
+        Pool for the result.
+
+    Raises
+    ------
+    PhotodiodeError
+        If no exposure has a usable reading.
+    InputError
+        If no file can be used, or light and photodiode contradict each other without a majority.
+    """
+    selection = select_by_photodiode(photodiodes, paths, normalise=normalise)
+    readings = dict(zip((Path(path) for path in paths), selection.photodiode.tolist(), strict=True))
+    wanted = [Path(path) for path, used in zip(paths, selection.used, strict=True) if used]
+
+    def light(files: list[ProbedFile]) -> list[float]:
+        own = has_light([file.median for file in files])
+        return [file.median if own else readings[file.raw_file.path] for file in files]
+
+    def temperature(file: RawFile) -> float | None:
+        return board_temperature(file, config)
+
+    with OpenFiles(wanted, camera, calibration, temperature, threads=threads, checksums=checksums) as opened:
+        contradictions = [*opened.set_aside_unusable(), *opened.set_aside_contradictions(readings.__getitem__)]
+        stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True, pool=pool)
+        left_out = (*selection.left_out, *contradictions, *opened.left_out)
+        if stacked is None:
+            raise InputError(
+                f"none of {len(paths)} exposures of {calibration.detector.name} can be used ({left_out[0].reason})"
+                if left_out
+                else f"there is no exposure of {calibration.detector.name} to stack",
+                path=left_out[0].path if left_out else None,
+                remedy="check the files",
+            )
+        used = tuple(file.raw_file.path for file in opened.files)
+        medians = [file.median for file in opened.files]
+    return scaled(stacked, medians, [readings[path] for path in used], used, left_out, normalise=normalise)

@@ -16,7 +16,7 @@ from permil.config.simulate_spots import PRESETS, SimulateSpotsConfig
 from permil.exposures import BIAS, POINTING, SCAN, SPOT
 from permil.exposures.stage import make_index
 from permil.products import is_good, read_image
-from permil.simulate.rawfile import RawFileWriter
+from permil.simulate.raw_file import RawFileWriter
 from permil.simulate.spots import SpotBench, SpotSimulationSummary, simulate_spots
 
 CONFIG = SimulateSpotsConfig(

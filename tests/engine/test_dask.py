@@ -12,7 +12,7 @@ pytest.importorskip("distributed", reason="distributed (extra `cluster`) is not 
 
 from distributed import LocalCluster
 
-from permil.config.pipeline import JobsConfig
+from permil.config.model import JobsConfig
 from permil.engine import Call, InProcess, session
 from permil.engine.cluster import DaskCluster, cluster_options, make_cluster
 from permil.errors import EngineError, FlatError

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 
 from permil.camera import Camera, load_camera
 from permil.config import load_config
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.errors import InputError
 from permil.isr import Calibration
 from permil.isr.calibration.superbias import build_superbias

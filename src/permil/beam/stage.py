@@ -19,7 +19,7 @@ from permil.beam.nodes import nodes_from_table
 from permil.camera import Camera, ReferenceBox, shared_camera
 from permil.camera.frames import box_in_detector, detector_to_ccs
 from permil.config import Config
-from permil.config.beam import ReferenceConfig
+from permil.config.flat import ReferenceConfig
 from permil.engine import Task, Work
 from permil.errors import BeamError, InputError, PermilError, PhotodiodeError
 from permil.exposures import SCAN, require_one_kind, summarise_files

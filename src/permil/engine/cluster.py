@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from permil.config.pipeline import JobsConfig
+from permil.config.model import JobsConfig
 from permil.engine.call import Call, Measure, Outcome, run_measured
 from permil.engine.executor import Executor
 from permil.errors import EngineError

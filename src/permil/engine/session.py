@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from permil.config.pipeline import PipelineConfig
+from permil.config.model import PipelineConfig
 from permil.engine.call import Measure, Outcome
 from permil.engine.executor import Executor, InProcess
 from permil.engine.processes import LocalProcesses, start_server

@@ -8,8 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector, frames, load_camera
-from permil.config.simulate import SimulateCampaign, SimulateConfig, SimulateEffects, SimulateLamp, SimulateSensor
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import (
+    SimulateCampaign,
+    SimulateConfig,
+    SimulateEffects,
+    SimulateLamp,
+    SimulateSensor,
+    SimulateSpotsConfig,
+)
 from permil.simulate.bench import Bench, BenchRecipe, bench_of
 from permil.simulate.campaign import PlannedExposure
 from permil.simulate.electronics import cosmic_rays, digitise

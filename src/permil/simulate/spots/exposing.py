@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from permil._kernels import simulate as kernels
 from permil.camera import Detector, frames, load_camera
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.errors import ConfigError
 from permil.simulate.campaign import Position
 from permil.simulate.randoms import generator, normal_state

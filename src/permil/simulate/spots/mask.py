@@ -12,7 +12,7 @@ from numpy.polynomial import legendre
 from numpy.typing import NDArray
 
 from permil._kernels import simulate as kernels
-from permil.config.simulate_spots import SimulateSpotsBackground, SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsBackground, SimulateSpotsConfig
 from permil.simulate.randoms import generator
 
 FloatArray = NDArray[np.float64]

@@ -28,7 +28,7 @@ from scipy import fft, ndimage
 
 from permil._kernels import simulate as kernels
 from permil.camera import Detector
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.errors import ConfigError
 from permil.simulate.randoms import generator
 

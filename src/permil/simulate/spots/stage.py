@@ -14,7 +14,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.camera import Detector
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.exposures import file_names
 from permil.products import RunFolder, provenance, write_hdus, write_image, write_table
 from permil.progress import parallel_map

@@ -58,7 +58,7 @@ def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> d
 
 def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     """Make a flat of single exposures as the second pass of the joint solution does; called in a process of its own."""
-    from permil.beam.tabulate import SplineTable
+    from permil.beam.model import SplineTable
     from permil.camera.frames import detector_to_ccs
     from permil.config.isr import IsrConfig
     from permil.flat.divide import sampling_step

@@ -19,7 +19,7 @@ from permil.products import atomic_output
 
 
 @dataclass(frozen=True)
-class Chore:
+class SampleTask:
     """What a task of a test works on."""
 
     detector: str
@@ -97,18 +97,18 @@ def read_file(path: Path) -> int:
     return len(path.read_bytes())
 
 
-def write_and_die(chore: Chore) -> str:
-    """Write a product; be killed in the middle of writing as often as the chore says."""
-    count = chore.folder / f"{chore.detector}.deaths"
+def write_and_die(task: SampleTask) -> str:
+    """Write a product; be killed in the middle of writing as often as the task says."""
+    count = task.folder / f"{task.detector}.deaths"
     deaths = int(count.read_text()) if count.is_file() else 0
-    with atomic_output(chore.folder / f"{chore.detector}.txt") as temporary, temporary.open("w") as stream:
+    with atomic_output(task.folder / f"{task.detector}.txt") as temporary, temporary.open("w") as stream:
         stream.write("first half, ")
         stream.flush()
-        if deaths < chore.deaths:
+        if deaths < task.deaths:
             count.write_text(str(deaths + 1))
             os.kill(os.getpid(), signal.SIGKILL)
         stream.write("second half")
-    return chore.detector
+    return task.detector
 
 
 def wait_for_file(path: Path) -> float:

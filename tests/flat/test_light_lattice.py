@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from permil.beam.tabulate import SplineTable
+from permil.beam.model import SplineTable
 from permil.camera import Detector, frames, load_camera
 from permil.flat.joint_file import ExposureLight, JointLight, mean_light
 from permil.flat.light_lattice import CELL, LightLattice

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from permil.beam.bunches import box_signals
+from permil.beam.stage import box_signals
 from permil.camera import Camera, ReferenceBox
 from permil.config.isr import IsrConfig
-from permil.engine.usage import forget_peak, peak_memory
+from permil.engine.call import forget_peak, peak_memory
 from permil.errors import FileWarning, PermilError
-from permil.exposures import RawFile, assemble, read_exposure, read_raw
+from permil.exposures import RawFile, read_exposure, read_raw
+from permil.exposures import raw_file as assemble
 from permil.exposures.hdu import BLOCK
 from permil.exposures.segment_rows import read_rows
 from permil.exposures.stage import assemble_file

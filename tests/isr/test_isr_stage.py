@@ -166,7 +166,7 @@ def test_frames_without_light_go_by_the_photodiode(files, bin8, config, loaded):
 
 
 def test_the_board_temperature_is_read_when_it_is_needed(files, bin8, config, loaded, detector):
-    from permil.exposures.raw_detector import read_raw
+    from permil.exposures.raw_file import read_raw
 
     raw = read_raw(files["paths"][0], bin8, segments=["C10"])
     assert board_temperature(raw, config) is None

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.exposures.coded_rows import CodedRows
+from permil.exposures.segment_rows import CodedRows
 from permil.isr.calibration.calibration import Placement, SegmentGroup
 from permil.isr.stack import Averages, NoiseTest, RowFit, Sums
 from permil.isr.streamed_stack import FrameRows, RowSamples, Spread, Steps

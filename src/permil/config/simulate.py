@@ -22,15 +22,13 @@ LedName = Literal["uv", "blue", "red", "nm750", "nm850", "nm960"]
 
 
 class SimulateEffects(Section):
-    """The switches: an effect that is off leaves no trace in the files, whatever its size."""
+    """Switches of effects: a disabled effect leaves no trace in the files."""
 
     annealing: bool = Field(True, description="laser-annealing pattern in uv")
     bad_columns: bool = Field(True, description="columns of low response")
     bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
     board_drift: bool = Field(True, description="gain of the readout boards that changes over the campaign")
-    brighter_fatter: bool = Field(
-        False, description="charge already gathered repels charge: noise of neighbouring pixels correlates"
-    )
+    brighter_fatter: bool = Field(False, description="collected charge repels charge: noise of neighbouring pixels is correlated")
     cosmic_rays: bool = Field(True, description="tracks of charge in every exposure")
     crosstalk: bool = Field(True, description="ghosts of the neighbouring amplifiers")
     dark_current: bool = Field(True, description="dark current of all pixels")
@@ -38,7 +36,7 @@ class SimulateEffects(Section):
     detector_response: bool = Field(True, description="quantum efficiency that differs between detectors and vendors")
     dust: bool = Field(True, description="shadows of dust on the sensor")
     edge_rolloff: bool = Field(True, description="roll-off along the outer edges")
-    gain_steps: bool = Field(True, description="gains of some amplifiers that change once, in mid-campaign")
+    gain_steps: bool = Field(True, description="gains of some amplifiers that change once during the campaign")
     gain_scatter: bool = Field(True, description="gains that scatter about the camera's nominal ones")
     hot_pixels: bool = Field(True, description="pixels of high dark current")
     jitter: bool = Field(True, description="the stage misses the commanded position")
@@ -61,13 +59,13 @@ class SimulateEffects(Section):
     structure: bool = Field(True, description="random structure of the beam")
     temperature_drift: bool = Field(True, description="gain that follows the readout-board temperature")
     tree_rings: bool = Field(True, description="tree rings")
-    weather: bool = Field(True, description="smooth patterns in the light that come and go; the photodiode does not see them")
+    weather: bool = Field(True, description="smooth variable patterns in the light that the photodiode does not measure")
 
 
 class SimulateBeam(Section):
     """Shape of the projector's beam (1 at its maximum), a function of pixel minus projector position."""
 
-    half_window_mm: Positive = Field(40.0, description="half side of the window that the next two values speak of, mm")
+    half_window_mm: Positive = Field(40.0, description="half side of the window of the next two values, mm")
     edge: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.83, description="level on the axes at the window's edge")
     corner: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.66, description="level in the window's corners")
     ellipticity: Fraction = Field(0.005, description="largest ellipticity; the value differs by LED")
@@ -139,21 +137,21 @@ class SimulateLamp(Section):
     electrons: Positive = Field(50000.0, description="electrons per pixel at the beam's maximum where the flat is 1")
     photodiode_noise: Fraction = Field(1e-4, description="noise of one photodiode reading, relative rms")
     photodiode_drift: Fraction = Field(
-        3e-3, description="linear change of the photodiode's response from begin to end, relative; rms over seeds"
+        3e-3, description="linear change of the photodiode's response from start to end, relative; rms over seeds"
     )
     photodiode_walk: Fraction = Field(
-        1e-3, description="random walk of that response: its change from begin to end, relative; rms over seeds"
+        1e-3, description="random walk of that response: its change from start to end, relative; rms over seeds"
     )
     photodiode_step: Fraction = Field(1e-3, description="step of that response, relative; rms over seeds")
     photodiode_step_at: Literal["pointings"] | Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        "pointings", description="where the step is: pointings (after the scan), or a fraction of the campaign's exposures"
+        "pointings", description="time of the step: pointings (after the scan), or a fraction of the campaign's exposures"
     )
     led_instability: Fraction = Field(1e-3, description="scatter of the light between exposures, relative rms")
     led_drift: Fraction = Field(1e-3, description="slow change of the light over the campaign, relative amplitude")
 
 
 class SimulateWeather(Section):
-    """Smooth patterns in the light path, of the same form in all LEDs, that the photodiode does not see."""
+    """Smooth variable patterns in the light path, the same in all LEDs, that the photodiode does not measure."""
 
     rms: Fraction = Field(0.0, description="relative rms over the beam's window (beam.half_window_mm) and over time")
     correlation_s: Positive = Field(600.0, description="correlation time, s; an exposure takes 3.1 s")
@@ -163,9 +161,11 @@ class SimulateGainSteps(Section):
     """Gains that change once."""
 
     count: Annotated[int, Field(ge=0)] = Field(0, description="amplifiers or boards that step")
-    unit: Literal["amplifier", "board"] = Field("amplifier", description="what steps: single amplifiers, or all of a board")
-    size: Fraction = Field(2e-3, description="size of each step, relative; up or down as the seed has it")
-    at: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="when: fraction of the campaign's exposures")
+    unit: Literal["amplifier", "board"] = Field("amplifier", description="units that step: single amplifiers, or whole boards")
+    size: Fraction = Field(2e-3, description="size of each step, relative; with a random sign")
+    at: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="time of the step, as a fraction of the campaign's exposures"
+    )
 
 
 class SimulateStage(Section):
@@ -182,7 +182,7 @@ class SimulateStage(Section):
 
 
 class SimulateCampaign(Section):
-    """What is exposed, and what is read."""
+    """Exposures of a campaign, and detectors read out."""
 
     scan_size: Annotated[int, Field(ge=2)] = Field(12, description="positions of the beam scan along each axis")
     scan_width_mm: Positive = Field(80.0, description="side of the scanned window, mm")
@@ -196,16 +196,16 @@ class SimulateCampaign(Section):
 
 
 class SimulateHandover(Section):
-    """What is handed to the reduction beside the raw files."""
+    """Inputs of the reduction other than raw files."""
 
     gains: Literal["true", "fe55", "ptc"] = Field(
-        "true", description="gains of the configuration: true ones, or as measured with Fe55 or by photon transfer (both written)"
+        "true", description="gains in the configuration: true, or as measured with Fe55 or by photon transfer (both are written)"
     )
     fe55_rms: Fraction = Field(2e-3, description="errors of gains from Fe55, relative rms over amplifiers")
     ptc_rms: Fraction = Field(2e-3, description="errors of gains from photon transfer, relative rms over amplifiers")
     ptc_bias: float = Field(5e-3, gt=-1.0, description="common error of all gains from photon transfer, relative")
-    linearity: bool = Field(True, description="hand over the table of linearity")
-    temperature_coefficient: bool = Field(True, description="hand over the gains' temperature coefficient, where they change")
+    linearity: bool = Field(True, description="write the table of linearity")
+    temperature_coefficient: bool = Field(True, description="write the temperature coefficient of the gains if they change")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -248,14 +248,14 @@ NO_NUISANCES: dict[str, Any] = {
 
 
 class SimulateConfig(Section):
-    """A campaign of the projector on a camera whose truth is known."""
+    """A campaign of the projector on a camera, with known truth."""
 
     preset: Literal["mini", "raft", "focal-plane"] = Field("mini", description="named set of values; explicit keys win over it")
     light: bool = Field(False, description="one image per pointing")
     nuisances: bool = Field(True, description="false: only photon noise, read noise, gains and the flat")
     seed: Annotated[int, Field(ge=0)] = Field(1, description="seed of everything random")
     camera: Annotated[str, ConfigPath(is_camera=True)] = Field("lsstcam-bin8", description="camera by name or file")
-    rafts: tuple[RaftText, ...] = Field((), description="rafts that are pointed at; empty: all with science detectors")
+    rafts: tuple[RaftText, ...] = Field((), description="rafts with pointings; empty: all with science detectors")
     detectors: tuple[DetectorText, ...] = Field((), description="restrict to these detectors; empty: all of the rafts")
     leds: Annotated[tuple[LedName, ...], Field(min_length=1)] = Field(
         ("nm960", "nm850", "nm750", "red", "blue", "uv"), description="LEDs in the order of exposure"
@@ -268,8 +268,8 @@ class SimulateConfig(Section):
     weather: SimulateWeather = Field(SimulateWeather(), description="the light path")
     gain_steps: SimulateGainSteps = Field(SimulateGainSteps(), description="gains that change once")
     stage: SimulateStage = Field(SimulateStage(), description="the projector's stage")
-    campaign: SimulateCampaign = Field(SimulateCampaign(), description="what is exposed and read")
-    handover: SimulateHandover = Field(SimulateHandover(), description="what is handed to the reduction")
+    campaign: SimulateCampaign = Field(SimulateCampaign(), description="exposures and detectors read out")
+    handover: SimulateHandover = Field(SimulateHandover(), description="inputs of the reduction")
 
     @model_validator(mode="before")
     @classmethod
@@ -289,7 +289,7 @@ class SimulateConfig(Section):
 
 
 def given_values(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a section was given, with sections that are objects as maps of the values that were given to them."""
+    """Return the explicit values of a section; subsections given as objects become maps of their explicit values."""
     return {
         key: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value for key, value in content.items()
     }
@@ -299,18 +299,18 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class SimulateSpotsEffects(Section):
-    """The switches: an effect that is off leaves no trace, whatever its size."""
+    """Switches of effects: a disabled effect leaves no trace."""
 
     background: bool = Field(True, description="glow of the projector between the spots")
-    brighter_fatter: bool = Field(False, description="charge already gathered repels charge (galsim's silicon sensor; slow)")
+    brighter_fatter: bool = Field(False, description="collected charge repels charge (galsim's silicon sensor; slow)")
     diffusion: bool = Field(True, description="charge diffusion that differs over the sensor and changes the width of spots")
-    displacement: bool = Field(True, description="pixel-area variation: charge lands beside where light fell")
+    displacement: bool = Field(True, description="pixel-area variation: charge is displaced from the light")
     distortion: bool = Field(True, description="optical distortion of the grid")
     efficiency: bool = Field(True, description="quantum efficiency that differs over the sensor")
     jitter: bool = Field(True, description="the stage misses the commanded position")
     lamp_drift: bool = Field(True, description="lamp that brightens or fades over the campaign")
     lamp_scatter: bool = Field(True, description="lamp that scatters between exposures")
-    node_scatter: bool = Field(True, description="pinholes that are not where the grid has them")
+    node_scatter: bool = Field(True, description="pinholes displaced from the nodes of the grid")
     shape_variation: bool = Field(True, description="widths and shapes of spots that differ over the mask")
     bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
     cosmic_rays: bool = Field(True, description="tracks of charge in every exposure")
@@ -360,11 +360,13 @@ class SimulateSpotsMixture(Section):
     """A flat of known parts: independent random fields of one spectrum, added to the other maps of the sensor."""
 
     rms: Fraction = Field(0.0, description="rms of all parts together in the flat, relative; 0: none")
-    scale_px: Positive = Field(12.0, description="sigma of the Gaussian that makes them smooth, pixels")
-    high_pass_px: Positive = Field(30.0, description="sigma of the Gaussian whose smoothing is taken off: no structure is wider")
-    efficiency: NotNegative = Field(0.6, description="part of the variance that is quantum efficiency; parts are over their sum")
-    area: NotNegative = Field(0.4, description="part of the variance that is pixel area")
-    diffusion: NotNegative = Field(0.0, description="part of the variance that is diffusion")
+    scale_px: Positive = Field(12.0, description="sigma of the smoothing Gaussian, pixels")
+    high_pass_px: Positive = Field(30.0, description="sigma of the Gaussian of the subtracted large-scale structure, pixels")
+    efficiency: NotNegative = Field(
+        0.6, description="share of quantum efficiency in the variance; shares are divided by their sum"
+    )
+    area: NotNegative = Field(0.4, description="share of pixel area in the variance")
+    diffusion: NotNegative = Field(0.0, description="share of diffusion in the variance")
 
     @model_validator(mode="after")
     def _has_parts(self) -> SimulateSpotsMixture:
@@ -374,16 +376,16 @@ class SimulateSpotsMixture(Section):
 
 
 class SimulateSpotsSensor(Section):
-    """How the sensor answers: three maps, each of which acts on the charge."""
+    """Response of the sensor: three maps that act on the charge."""
 
     efficiency_rms: Fraction = Field(3e-3, description="smooth quantum efficiency, relative rms")
-    efficiency_scale_px: Positive = Field(60.0, description="sigma of the Gaussian that makes it smooth, pixels")
+    efficiency_scale_px: Positive = Field(60.0, description="sigma of the smoothing Gaussian, pixels")
     pixel_efficiency_rms: Fraction = Field(5e-4, description="quantum efficiency from pixel to pixel, relative rms")
     tree_ring_rms: Fraction = Field(1e-3, description="pixel-area variation of the tree rings in the flat, relative rms")
     tree_ring_scale_px: Positive = Field(12.0, description="sigma of one ring, pixels")
     pixel_area_rms: Fraction = Field(1e-3, description="pixel-area variation from pixel to pixel in the flat, relative rms")
     diffusion_rms_px2: NotNegative = Field(0.05, description="change of the charge's variance by diffusion, rms, pixel^2")
-    diffusion_scale_px: Positive = Field(12.0, description="sigma of the Gaussian that makes it smooth, pixels")
+    diffusion_scale_px: Positive = Field(12.0, description="sigma of the smoothing Gaussian, pixels")
     dark_current: NotNegative = Field(0.05, description="dark current of a pixel, electrons per s")
     mixture: SimulateSpotsMixture = Field(SimulateSpotsMixture(), description="parts of the flat with known shares")
 
@@ -396,7 +398,7 @@ class SimulateSpotsLamp(Section):
 
 
 class SimulateSpotsCampaign(Section):
-    """What is exposed."""
+    """Exposures of a campaign."""
 
     mode: Literal["dithered", "fixed"] = Field("dithered", description="each exposure at its own place, or all at one")
     exposures: Annotated[int, Field(ge=1)] = Field(100, description="spot exposures")
@@ -412,9 +414,9 @@ class SimulateSpotsFlats(Section):
     """Flats of the same sensor before the spots: a beam scan and pointings of the bench's projector."""
 
     images: Count = Field(0, description="images at each of the five pointings; 0: no flats")
-    led: LedName = Field("red", description="LED; name it in campaign.filter as well where spots and flats are of one band")
+    led: LedName = Field("red", description="LED; name it in campaign.filter as well if spots and flats are of one band")
     scan_size: Annotated[int, Field(ge=4)] = Field(10, description="positions of the beam scan along each axis")
-    scan_width_mm: Positive = Field(20.0, description="side of the scanned window, mm; the middle of whole sensors needs 80")
+    scan_width_mm: Positive = Field(20.0, description="side of the scanned window, mm; use 80 for the middle of whole sensors")
     electrons: Positive = Field(50000.0, description="electrons per pixel at the beam's maximum where the flat is 1")
 
 
@@ -430,18 +432,18 @@ SPOTS_PRESETS: dict[str, dict[str, Any]] = {
 
 
 class SimulateSpotsConfig(Section):
-    """A campaign of the spot projector on a sensor whose truth is known."""
+    """A campaign of the spot projector on a sensor, with known truth."""
 
     preset: Literal["stars", "stars-and-flats"] = Field("stars", description="named set of values; explicit keys win over it")
     seed: Count = Field(1, description="seed of everything random")
     camera: Annotated[str, ConfigPath(is_camera=True)] = Field("spots-cutout", description="camera by name or file")
-    detector: DetectorText = Field("R22_S11", description="detector that the spots fall on")
+    detector: DetectorText = Field("R22_S11", description="detector of the spots")
     effects: SimulateSpotsEffects = Field(SimulateSpotsEffects(), description="switches of all effects")
     mask: SimulateSpotsMask = Field(SimulateSpotsMask(), description="mask of pinholes and its image")
     background: SimulateSpotsBackground = Field(SimulateSpotsBackground(), description="glow between the spots")
-    sensor: SimulateSpotsSensor = Field(SimulateSpotsSensor(), description="answer of the sensor")
+    sensor: SimulateSpotsSensor = Field(SimulateSpotsSensor(), description="response of the sensor")
     lamp: SimulateSpotsLamp = Field(SimulateSpotsLamp(), description="lamp")
-    campaign: SimulateSpotsCampaign = Field(SimulateSpotsCampaign(), description="what is exposed")
+    campaign: SimulateSpotsCampaign = Field(SimulateSpotsCampaign(), description="exposures")
     flats: SimulateSpotsFlats = Field(SimulateSpotsFlats(), description="flats of the same sensor")
     electronics: SimulateElectronics = Field(SimulateElectronics(), description="amplifiers")
 

@@ -18,7 +18,7 @@ from permil.camera.frames import segment_to_detector
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.exposures import Checksums, RawFile
-from permil.exposures.coded_rows import mapped_rows
+from permil.exposures.segment_rows import mapped_rows
 from permil.isr.calibration.calibration import Calibration, SegmentGroup, Superbias
 from permil.isr.calibration.gains import board_temperature
 from permil.isr.calibration.masks import grow_saturated

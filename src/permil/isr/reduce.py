@@ -22,8 +22,7 @@ from permil.camera import Amplifier, Camera, Detector
 from permil.config.isr import IsrConfig
 from permil.errors import InputError, PermilError, RawFormatError
 from permil.exposures import Checksums, RawFile
-from permil.exposures.coded_rows import RowBuffer
-from permil.exposures.segment_rows import read_rows
+from permil.exposures.segment_rows import RowBuffer, read_rows
 from permil.isr.calibration.calibration import Calibration, SegmentGroup
 from permil.isr.calibration.gains import board_temperature, board_thermometers
 from permil.isr.calibration.masks import grow_saturated

@@ -21,7 +21,7 @@ from permil.arrays import ArrayPool
 from permil.camera import Detector
 from permil.errors import InputError, RawFormatError
 from permil.exposures import RawFile
-from permil.exposures.coded_rows import RowBuffer
+from permil.exposures.segment_rows import RowBuffer
 from permil.isr.calibration.calibration import Calibration, Placement, SegmentGroup
 from permil.isr.overscan import (
     FileNoise,

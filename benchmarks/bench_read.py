@@ -12,12 +12,13 @@ from astropy.io import fits
 
 from full_size import YARDSTICK, RunningMoments, in_turn, read_astropy, read_fitsio, reduce_with_numpy, write_campaign
 from harness import REPEATS, publish
+from permil.arrays import ArrayPool
 from permil.camera import Camera, Detector, load_camera
 from permil.config.isr import IsrConfig
 from permil.exposures import Checksums, RawFile, read_raw
-from permil.isr.array_pool import ArrayPool
+from permil.isr.exposure_group import stack_group
 from permil.isr.inputs import load_calibration
-from permil.isr.stage import reduce_file, stack_group
+from permil.isr.reduce import reduce_file
 
 FILES, TIMES = 5, 5
 

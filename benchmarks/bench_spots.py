@@ -7,7 +7,7 @@ import numpy as np
 import sep
 
 from harness import compare, print_rows
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.simulate.spots import SpotBench, draw_exposure
 from permil.spots.grid import find_grid
 from permil.spots.measure import measure_image

@@ -33,8 +33,8 @@ def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> d
     """Stack files in this process; called in a process of its own, so that the peak of its memory is that of the stack."""
     from permil.config.isr import IsrConfig
     from permil.isr import Gains, Superbias
+    from permil.isr.exposure_group import stack_group
     from permil.isr.inputs import load_calibration
-    from permil.isr.stage import stack_group
 
     camera = load_camera("lsstcam")
     detector = camera["R22_S11"]
@@ -58,7 +58,7 @@ def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> d
 
 def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     """Make a flat of single exposures as the second pass of the joint solution does; called in a process of its own."""
-    from permil.beam.tabulate import SplineTable
+    from permil.beam.model import SplineTable
     from permil.camera.frames import detector_to_ccs
     from permil.config.isr import IsrConfig
     from permil.flat.combine import Pointing
@@ -69,8 +69,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
     from permil.flat.shared_errors import KnownErrors, shared_places
     from permil.flat.steps.joint_flat import TOGETHER
     from permil.isr.inputs import load_calibration
-    from permil.isr.open_exposure import OpenExposure
-    from permil.isr.row_sample import RowSample
+    from permil.isr.open_exposure import OpenExposure, RowSample
 
     camera = load_camera("lsstcam")
     detector = camera["R22_S11"]

@@ -26,7 +26,7 @@ from permil.compare.stars.flat_at_stars import RelativeFlat, relative_flat
 from permil.compare.stars.kernels import QUANTITIES
 from permil.compare.stars.profile import fit_profile
 from permil.compare.stars.response import StarPlaces, StarResponse
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.simulate.spots.exposing import SpotBench, draw_exposure
 from permil.simulate.spots.sensor import SensorMaps
 from permil.spots.basis import TensorSplines

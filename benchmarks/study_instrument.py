@@ -32,7 +32,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
-from permil.flat.files import difference_of_products
+from permil.flat.difference import difference_of_products
 from scipy import stats
 
 from permil.camera import Camera, Detector, load_camera

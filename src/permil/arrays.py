@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import defaultdict
 from decimal import Decimal
+from math import prod
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from astropy import units as u
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from permil.errors import InputError
 
@@ -306,3 +308,38 @@ def _other_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> 
 
 def _not_numbers(name: str, example: Any) -> InputError:
     return InputError(f"{name} does not hold real numbers (there is {example!r})", remedy="give numbers", value=example)
+
+
+_Memory = NDArray[np.uint8]
+
+
+class ArrayPool:
+    """A pool of buffers for large arrays, shared by all threads: allocating fresh memory costs as much time as filling it.
+
+    Its arrays are ordinary ones. A buffer returns to the pool when no array refers to it any more; free buffers are released with the pool.
+    """
+
+    def __init__(self) -> None:
+        self._free: dict[int, list[_Memory]] = defaultdict(list)
+
+    def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Return an uninitialised array."""
+        kind = np.dtype(dtype)
+        size = prod(shape) * kind.itemsize
+        free = self._free[size]
+        try:
+            memory = free.pop()
+        except IndexError:
+            memory = np.empty(size, dtype=np.uint8)
+        return np.asarray(_Buffer(memory, free)).view(kind).reshape(shape)
+
+
+class _Buffer:
+    """The base object of an array and its views; returns the memory to the pool when the last of them is deleted."""
+
+    def __init__(self, memory: _Memory, free: list[_Memory]) -> None:
+        self.__array_interface__ = memory.__array_interface__
+        self._memory, self._free = memory, free
+
+    def __del__(self) -> None:
+        self._free.append(self._memory)

@@ -17,8 +17,7 @@ from permil.camera import load_camera
 from permil.compare.comparison import SINGLE
 from permil.compare.folder import CompareFolder
 from permil.config import load_config
-from permil.config.simulate import SimulateCampaign, SimulateConfig
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateCampaign, SimulateConfig, SimulateSpotsConfig
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.progress import console, default_workers

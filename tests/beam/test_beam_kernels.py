@@ -8,8 +8,8 @@ from scipy.interpolate import NdBSpline
 
 from kernel_levels import LEVELS, kernels_of
 from permil._kernels import beam as kernels
-from permil.beam.hull import Hull
-from permil.beam.tabulate import SplineTable
+from permil.beam.model import SplineTable
+from permil.beam.parameters import Hull
 
 STEP, START = 0.7, np.array([-9.0, -8.0])
 HULL = Hull.of(np.array([[-4.0, -5.0], [5.0, -4.0], [6.0, 3.0], [-1.0, 6.0], [-5.0, 2.0]]))

@@ -10,8 +10,8 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from permil.beam import bunches
-from permil.beam.bunches import box_signals, shared_box_calibration
+from permil.beam import stage as bunches
+from permil.beam.stage import box_signals, shared_box_calibration
 from permil.camera import Camera, ReferenceBox
 from permil.config import Config
 from permil.errors import CalibrationError, InputError

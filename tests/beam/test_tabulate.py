@@ -7,8 +7,8 @@ import pytest
 from beams import plateau, scan, structured_beam
 
 from permil.beam import BeamModel
-from permil.beam.hull import Hull
-from permil.beam.tabulate import SplineTable
+from permil.beam.model import SplineTable
+from permil.beam.parameters import Hull
 from permil.camera import Camera
 from permil.camera.frames import ccs_affine
 

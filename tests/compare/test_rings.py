@@ -12,7 +12,7 @@ from permil.camera import load_camera
 from permil.compare.errors import CompareError
 from permil.compare.rings.profile import RingProfile, radial_profile, ring_template, ring_zone
 from permil.compare.rings.search import find_rings
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.simulate.randoms import generator
 from permil.simulate.spots.sensor import sensor_maps
 

@@ -17,7 +17,7 @@ from permil.compare.scales import Band, split_bands
 from permil.compare.stars.kernels import QUANTITIES
 from permil.compare.stars.profile import StarProfile, fit_profile
 from permil.compare.stars.response import StarPlaces, StarResponse
-from permil.simulate.spots.profile import SpotLight, SpotProfile, add_spots
+from permil.simulate.spots.mask import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
 from permil.spots.apertures import aperture_fluxes
 from permil.spots.measure import measure_image

@@ -12,14 +12,14 @@ pytest.importorskip("distributed", reason="distributed (extra `cluster`) is not 
 
 from distributed import LocalCluster
 
-from permil.config.pipeline import JobsConfig
+from permil.config.model import JobsConfig
 from permil.engine import Call, InProcess, session
 from permil.engine.cluster import DaskCluster, cluster_options, make_cluster
 from permil.errors import EngineError, FlatError
 from permil.progress import parallel_map
 
-from . import chores
-from .chores import Chore
+from . import sample_tasks
+from .sample_tasks import SampleTask
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +30,15 @@ def address() -> Iterator[str]:
 
 def _map(address: str, folder: Path, function, tasks: list):
     with session(DaskCluster(address, folder=folder, tell=print)) as opened:
-        results = parallel_map(function, tasks, workers=1, description="chores")
+        results = parallel_map(function, tasks, workers=1, description="sample_tasks")
         (record,) = opened.records
     return results, record
 
 
 def test_results_are_those_of_this_process(address: str, tmp_path: Path) -> None:
     with session(InProcess()):
-        here = parallel_map(chores.sum_of_sines, list(range(6)), workers=1, description="sums")
-    there, record = _map(address, tmp_path, chores.sum_of_sines, list(range(6)))
+        here = parallel_map(sample_tasks.sum_of_sines, list(range(6)), workers=1, description="sums")
+    there, record = _map(address, tmp_path, sample_tasks.sum_of_sines, list(range(6)))
     assert there == here
     assert (len(record.measures), len({measure.process for measure in record.measures})) == (6, 2)
     assert sum(measure.cpu_seconds for measure in record.measures) > 0
@@ -46,20 +46,20 @@ def test_results_are_those_of_this_process(address: str, tmp_path: Path) -> None
 
 
 def test_each_task_has_one_thread(address: str, tmp_path: Path) -> None:
-    results, _ = _map(address, tmp_path, chores.threads, [1, 2])
+    results, _ = _map(address, tmp_path, sample_tasks.threads, [1, 2])
     for library_threads in results:
         assert set(library_threads) <= {1}
 
 
 def test_an_error_keeps_its_data(address: str, tmp_path: Path) -> None:
     with pytest.raises(FlatError, match="the third is refused; leave it out") as caught:
-        _map(address, tmp_path, chores.refuse, list(range(20)))
+        _map(address, tmp_path, sample_tasks.refuse, list(range(20)))
     assert caught.value.data == {"number": 3}
 
 
 def test_worker_killed_in_the_middle_of_a_write_changes_nothing(address: str, tmp_path: Path) -> None:
-    tasks = [Chore(f"R22_S{number:02d}", tmp_path, deaths=int(number == 1)) for number in range(4)]
-    names, _ = _map(address, tmp_path, chores.write_and_die, tasks)
+    tasks = [SampleTask(f"R22_S{number:02d}", tmp_path, deaths=int(number == 1)) for number in range(4)]
+    names, _ = _map(address, tmp_path, sample_tasks.write_and_die, tasks)
     assert names == [task.detector for task in tasks]
     for task in tasks:
         assert (tmp_path / f"{task.detector}.txt").read_text() == "first half, second half"
@@ -67,8 +67,8 @@ def test_worker_killed_in_the_middle_of_a_write_changes_nothing(address: str, tm
 
 
 def test_task_that_kills_its_workers_is_named(address: str, tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match="chores, R22_S12: 4 workers died of this task"):
-        _map(address, tmp_path, chores.write_and_die, [Chore("R22_S12", tmp_path, deaths=99)])
+    with pytest.raises(EngineError, match="sample_tasks, R22_S12: 4 workers died of this task"):
+        _map(address, tmp_path, sample_tasks.write_and_die, [SampleTask("R22_S12", tmp_path, deaths=99)])
 
 
 def test_folder_that_workers_do_not_see(address: str, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_scheduler_that_goes_away_is_an_error(tmp_path: Path) -> None:
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", silence_logs=50) as cluster:
         executor = DaskCluster(cluster.scheduler_address, folder=tmp_path, tell=print)
     with executor:
-        executor.begin(Call(0, chores.square, 2, "square"))
+        executor.begin(Call(0, sample_tasks.square, 2, "square"))
         with pytest.raises(EngineError, match=r"scheduler at .* is gone"):
             executor.outcome()
 
@@ -132,6 +132,6 @@ def test_options_that_the_batch_system_does_not_know(tmp_path: Path, monkeypatch
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are not told what to do with memory")
 def test_memory_is_used_again(address: str, tmp_path: Path) -> None:
-    pages, _ = _map(address, tmp_path, chores.fresh_pages, list(range(4)))
+    pages, _ = _map(address, tmp_path, sample_tasks.fresh_pages, list(range(4)))
     # An array is 512 pages.
     assert max(pages) < 10 * 512

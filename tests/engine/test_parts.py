@@ -8,10 +8,11 @@ from contextlib import contextmanager
 import pytest
 
 from permil import progress
-from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, parts, run_tasks, tell_part
-from permil.engine.parts import heard_by
+from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, run_tasks, tell_part
+from permil.engine import call as parts
+from permil.engine.call import heard_by
 
-from . import chores
+from . import sample_tasks
 
 
 def _reached(executor: Executor, function: Callable[[int], int], tasks: list[int]) -> list[float]:
@@ -33,17 +34,17 @@ def _reached(executor: Executor, function: Callable[[int], int], tasks: list[int
 
 @pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(1)], ids=["here", "process"])
 def test_parts_of_tasks_count(executor: Executor) -> None:
-    assert _reached(executor, chores.tell_how_far, [7, 8]) == [0.25, 0.75, 1.0, 1.25, 1.75, 2.0]
+    assert _reached(executor, sample_tasks.tell_how_far, [7, 8]) == [0.25, 0.75, 1.0, 1.25, 1.75, 2.0]
 
 
 def test_parts_of_tasks_that_run_side_by_side_are_added() -> None:
-    told = _reached(LocalProcesses(2), chores.tell_how_far, [7, 8])
+    told = _reached(LocalProcesses(2), sample_tasks.tell_how_far, [7, 8])
     assert told == sorted(told)
     assert (len(told), told[0], told[-1]) == (6, 0.25, 2.0)
 
 
 def test_who_tells_all_the_time_is_heard_now_and_then() -> None:
-    assert len(_reached(LocalProcesses(2), chores.tell_at_once, [1, 2])) < 10
+    assert len(_reached(LocalProcesses(2), sample_tasks.tell_at_once, [1, 2])) < 10
 
 
 def test_nobody_need_listen(monkeypatch: pytest.MonkeyPatch) -> None:

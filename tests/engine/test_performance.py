@@ -13,7 +13,7 @@ from permil.products import RunFolder, read_table, write_table
 from permil.progress import parallel_map
 from permil.report.index.text import cost_table
 
-from . import chores
+from . import sample_tasks
 
 ORDER = ("index", "isr", "flat")
 
@@ -28,8 +28,8 @@ def test_stage_counts_tasks_of_workers_and_its_own_work_once(tmp_path: Path, wor
     path.write_bytes(bytes(5_000_000))
     executor = LocalProcesses(workers) if workers > 1 else InProcess()
     with session(executor) as opened, metered_stage("isr", opened) as meter:
-        parallel_map(chores.read_file, [path, path], workers=1, description="reading")
-        chores.read_file(path)
+        parallel_map(sample_tasks.read_file, [path, path], workers=1, description="reading")
+        sample_tasks.read_file(path)
     whole, step = meter.costs
     assert (whole.stage, whole.step, whole.tasks) == ("isr", WHOLE_STAGE, 2)
     assert (step.step, step.tasks, step.workers <= workers) == ("reading", 2, True)

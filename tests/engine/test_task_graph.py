@@ -21,7 +21,7 @@ from permil.errors import FlatError, InputError
 from permil.products import write_table
 from permil.progress import do_tasks, parallel_map
 
-from . import chores
+from . import sample_tasks
 
 
 def _call(name: str, function: Callable[[Any], Any], arguments: Sequence[Any], **more: Any) -> Task:
@@ -51,11 +51,11 @@ def test_a_task_begins_with_what_its_needs_have_made(executor: Executor) -> None
         squares[name] = results
         return [f"{name}: {sum(results)}"]
 
-    first = Task(("squares",), "squares", lambda _: Work(chores.square, [1, 2, 3], partial(keep, "squares")))
+    first = Task(("squares",), "squares", lambda _: Work(sample_tasks.square, [1, 2, 3], partial(keep, "squares")))
     second = Task(
         ("fourth powers",),
         "fourth powers",
-        lambda _: Work(chores.square, squares["squares"], partial(keep, "fourth powers")),
+        lambda _: Work(sample_tasks.square, squares["squares"], partial(keep, "fourth powers")),
         needs=(first,),
     )
     with session(executor) as opened:
@@ -67,8 +67,8 @@ def test_a_task_begins_with_what_its_needs_have_made(executor: Executor) -> None
 
 
 def test_a_task_without_calls_is_done_at_once() -> None:
-    none = _call("none", chores.square, [])
-    one = _call("one", chores.square, [3], needs=(none,))
+    none = _call("none", sample_tasks.square, [])
+    one = _call("one", sample_tasks.square, [3], needs=(none,))
     ends = do_tasks([none, one])
     assert [list(end.messages) for end in ends.values()] == [["[]"], ["[9]"]]
     assert do_tasks([]) == {}
@@ -77,9 +77,9 @@ def test_a_task_without_calls_is_done_at_once() -> None:
 def test_a_task_that_waits_leaves_the_workers_to_others(tmp_path: Path) -> None:
     # The first task ends only when a task that needs another one has run.
     marker = tmp_path / "marker"
-    long = _call("long", chores.wait_for_file, [marker])
-    before = _call("before", chores.square, [1, 2])
-    after = _call("after", chores.write_moment, [marker], needs=(before,))
+    long = _call("long", sample_tasks.wait_for_file, [marker])
+    before = _call("before", sample_tasks.square, [1, 2])
+    after = _call("after", sample_tasks.write_moment, [marker], needs=(before,))
     with session(LocalProcesses(2)):
         ends = do_tasks([long, before, after])
     seen, written = (float(ends[name,].messages[0].strip("[]")) for name in ("long", "after"))
@@ -87,10 +87,10 @@ def test_a_task_that_waits_leaves_the_workers_to_others(tmp_path: Path) -> None:
 
 
 def test_an_error_ends_all_and_names_itself() -> None:
-    refused = _call("refused", chores.refuse, list(range(8)))
-    later = _call("later", chores.square, [1], needs=(refused,))
+    refused = _call("refused", sample_tasks.refuse, list(range(8)))
+    later = _call("later", sample_tasks.square, [1], needs=(refused,))
     with session(LocalProcesses(2)), pytest.raises(FlatError, match="refused"):
-        do_tasks([_call("patient", chores.square, list(range(100))), refused, later])
+        do_tasks([_call("patient", sample_tasks.square, list(range(100))), refused, later])
 
 
 def test_an_error_at_the_begin_of_a_task_is_raised() -> None:
@@ -98,12 +98,12 @@ def test_an_error_at_the_begin_of_a_task_is_raised() -> None:
         raise FlatError("the declaration breaks")
 
     with session(LocalProcesses(2)), pytest.raises(FlatError, match="the declaration breaks"):
-        do_tasks([_call("one", chores.square, [1]), Task(("broken",), "broken", work)])
+        do_tasks([_call("one", sample_tasks.square, [1]), Task(("broken",), "broken", work)])
 
 
 def test_work_within_a_task_does_not_meet_the_tasks_of_the_run() -> None:
     def inner() -> list[str]:
-        return [str(parallel_map(chores.square, [1, 4, 9], workers=2, description="inner"))]
+        return [str(parallel_map(sample_tasks.square, [1, 4, 9], workers=2, description="inner"))]
 
     tasks = [Task((name,), "outer", lambda _: Work.here(inner)) for name in "ab"]
     with session(LocalProcesses(2)):
@@ -129,7 +129,7 @@ def test_an_interrupt_that_is_dropped_ends_the_run_all_the_same(workers: int) ->
         # What compiled libraries do with an exception during a look-up of an attribute.
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        return Work(chores.square, [1], lambda results: done.append(results) or ())
+        return Work(sample_tasks.square, [1], lambda results: done.append(results) or ())
 
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), session(LocalProcesses(workers) if workers > 1 else InProcess()):
@@ -137,13 +137,13 @@ def test_an_interrupt_that_is_dropped_ends_the_run_all_the_same(workers: int) ->
     assert done == []
     assert signal.getsignal(signal.SIGINT) is before
     with session(InProcess()):
-        assert parallel_map(chores.square, [1, 2], workers=1, description="squares") == [1, 4]
+        assert parallel_map(sample_tasks.square, [1, 2], workers=1, description="squares") == [1, 4]
 
 
 @pytest.mark.usefixtures("_interrupts_heard")
 def test_an_interrupt_while_an_object_is_deleted_is_not_lost_and_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt), session(InProcess()):
-        parallel_map(chores.interrupt_while_deleting, [1, 2], workers=1, description="interrupted")
+        parallel_map(sample_tasks.interrupt_while_deleting, [1, 2], workers=1, description="interrupted")
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -180,7 +180,7 @@ def test_a_product_may_wait_in_another_place(tmp_path: Path) -> None:
 
 def _failing(path: Path) -> Task:
     """Return a task whose inputs are at fault, and which leaves its product out."""
-    work = Work(chores.refuse, [3])
+    work = Work(sample_tasks.refuse, [3])
     return Task((path.stem,), path.stem, lambda _: work, outputs=(path,), leaves_out=(FlatError,))
 
 
@@ -244,7 +244,7 @@ def test_a_need_that_is_not_done_now_must_be_up_to_date(tmp_path: Path) -> None:
 
 
 def test_calls_of_similar_tasks_are_counted_together() -> None:
-    tasks = [Task((name,), "squares", lambda _: Work(chores.square, [1, 2], lambda _: ())) for name in "abc"]
+    tasks = [Task((name,), "squares", lambda _: Work(sample_tasks.square, [1, 2], lambda _: ())) for name in "abc"]
     with session(InProcess()) as opened:
         do_tasks(tasks)
     assert [(record.description, len(record.measures)) for record in opened.records] == [("squares", 6)]
@@ -259,9 +259,9 @@ def test_similar_tasks_that_begin_one_after_the_other_are_shown_together() -> No
         shown[description] = total
         yield told.setdefault(description, []).append
 
-    nodes = [Task((f"nodes {led}",), f"nodes {led}", lambda _: Work(chores.square, [1], lambda _: ())) for led in "ab"]
+    nodes = [Task((f"nodes {led}",), f"nodes {led}", lambda _: Work(sample_tasks.square, [1], lambda _: ())) for led in "ab"]
     models = [
-        Task((f"model {led}",), "models", lambda _: Work(chores.square, [1], lambda _: ()), needs=(nodes[place],))
+        Task((f"model {led}",), "models", lambda _: Work(sample_tasks.square, [1], lambda _: ()), needs=(nodes[place],))
         for place, led in enumerate("ab")
     ]
     with InProcess() as executor:

@@ -10,12 +10,12 @@ import pytest
 from permil.engine import Executor, InProcess, LocalProcesses, ahead, behind, session
 from permil.progress import parallel_map
 
-from . import chores
+from . import sample_tasks
 
 
 def _allowed(executor: Executor, tasks: int) -> list[int]:
     with session(executor):
-        return parallel_map(chores.allowed_threads, list(range(tasks)), workers=1, description="chores")
+        return parallel_map(sample_tasks.allowed_threads, list(range(tasks)), workers=1, description="sample_tasks")
 
 
 @pytest.mark.parametrize(("workers", "tasks", "expected"), [(4, 1, 4), (4, 2, 2), (4, 3, 1), (2, 5, 1)])

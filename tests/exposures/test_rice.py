@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as hnp
 
 from permil import _kernels
 from permil._kernels.exposures import decode_tile
-from permil.exposures import rice
+from permil.exposures import tiles as rice
 from permil.exposures.hdu import Hdu, read_structure
-from permil.exposures.rice import as_words, decompress, rice_coding, tile_places
+from permil.exposures.tiles import as_words, decompress, rice_coding, tile_places
 
 SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 

@@ -19,7 +19,7 @@ from permil.camera import Camera
 from permil.config.exposures import ExposuresConfig
 from permil.errors import ConfigError, InputError
 from permil.exposures import Exposure, Index, build_index, exposures_to_table, summarise_files
-from permil.exposures.contradictions import note_unusual
+from permil.exposures.consistency import note_unusual
 
 from .campaigns import REB1, scan_nodes, table_of, take
 from .conftest import RawWriter

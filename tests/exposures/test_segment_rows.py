@@ -39,7 +39,7 @@ def test_they_are_those_of_the_segment(
     worth_skipping: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("permil.exposures.coded_rows._WORTH_SKIPPING", worth_skipping)
+    monkeypatch.setattr("permil.exposures.segment_rows._WORTH_SKIPPING", worth_skipping)
     path = write_raw(**stored)
     if zipped:
         path.write_bytes(gzip.compress(path.read_bytes(), 1))
@@ -79,8 +79,8 @@ def test_rows_far_apart_are_read_without_those_between(
     with RawFile(write_raw(), bin8) as raw_file:
         whole = raw_file.segment("C14")
         row_bytes = 4 * whole.shape[1]
-        monkeypatch.setattr("permil.exposures.coded_rows._WORTH_SKIPPING", 5 * row_bytes)
-        monkeypatch.setattr("permil.exposures.coded_rows.os.preadv", preadv)
+        monkeypatch.setattr("permil.exposures.segment_rows._WORTH_SKIPPING", 5 * row_bytes)
+        monkeypatch.setattr("permil.exposures.segment_rows.os.preadv", preadv)
         read_rows(raw_file, "C14", slice(0, whole.shape[0], 25))
         assert read == [row_bytes] * len(range(0, whole.shape[0], 25))
         read.clear()

@@ -9,7 +9,7 @@ import pytest
 from joint_bench import Boards, RandomBeam, simulate, weather_pattern
 from scipy import linalg
 
-from permil.beam.hull import Hull
+from permil.beam.parameters import Hull
 from permil.errors import FlatError
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of

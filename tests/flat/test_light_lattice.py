@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from permil.beam.tabulate import SplineTable
+from permil.beam.model import SplineTable
 from permil.camera import Detector, frames, load_camera
 from permil.flat.joint_file import ExposureLight, JointLight, mean_light
 from permil.flat.light import CELL, LightLattice
-from permil.simulate.weather import weather_on_detector
+from permil.simulate.projector import weather_on_detector
 
 KNOTS_MM = 2.0
 EXPOSURE = ExposureLight(scale=1e5, error=1e-4, x_mm=3.0, y_mm=-5.0)

@@ -12,9 +12,8 @@ from permil.flat.combine import Pointing, PointingCombination
 from permil.flat.divide import LitImage, PointingWeights, sampling_step
 from permil.flat.light import LitExposure
 from permil.isr import Calibration, Gains
+from permil.isr.open_exposure import RowSample, Strip, strips_of
 from permil.isr.reduce import DetectorImage
-from permil.isr.row_sample import RowSample
-from permil.isr.strip import Strip, strips_of
 from permil.products import MaskPlane
 
 SCALE, HITS = 4e4, 300

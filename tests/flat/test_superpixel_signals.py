@@ -8,7 +8,7 @@ from astropy.table import Table
 from scipy import special
 from scipy.ndimage import spline_filter
 
-from permil.beam.tabulate import SplineTable
+from permil.beam.model import SplineTable
 from permil.camera import Camera
 from permil.camera.frames import detector_to_ccs
 from permil.errors import FlatError, InputError

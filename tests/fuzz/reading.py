@@ -10,22 +10,23 @@ from pathlib import Path
 
 import numpy as np
 
-from permil.beam.bunches import box_signals
+from permil.beam.stage import box_signals
 from permil.camera import Camera, ReferenceBox
 from permil.config.isr import IsrConfig
-from permil.engine.usage import forget_peak, peak_memory
+from permil.engine.call import forget_peak, peak_memory
 from permil.errors import FileWarning, PermilError
-from permil.exposures import RawFile, assemble, read_exposure, read_raw
+from permil.exposures import RawFile, read_exposure, read_raw
+from permil.exposures import raw_file as assemble
 from permil.exposures.hdu import BLOCK
 from permil.exposures.segment_rows import read_rows
 from permil.exposures.stage import assemble_file
 from permil.isr.box import BoxSignal
-from permil.isr.calibration import Calibration
+from permil.isr.calibration.calibration import Calibration
+from permil.isr.calibration.superbias import build_superbias
+from permil.isr.exposure_group import stack_group
 from permil.isr.inputs import load_calibration
-from permil.isr.open_exposure import OpenExposure
-from permil.isr.row_sample import RowSample
-from permil.isr.stage import build_superbias, reduce_file, stack_group
-from permil.isr.strip import strips_of
+from permil.isr.open_exposure import OpenExposure, RowSample, strips_of
+from permil.isr.reduce import reduce_file
 from permil.products import read_image
 
 from .files import DETECTOR, LAYOUTS, RawBytes, raw_bytes, small_camera, true_pixels

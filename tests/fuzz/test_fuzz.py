@@ -39,7 +39,7 @@ def test_an_index_outside_its_row_is_a_fault(tmp_path: Path, monkeypatch: pytest
     _kernels.use_level("checked")
     try:
         assert not any(bench.examine(number, seed=3).fault for number in numbers)
-        monkeypatch.setattr("permil.exposures.rice.kernels.decode_image", lambda *_: overrun(words))
+        monkeypatch.setattr("permil.exposures.tiles.kernels.decode_image", lambda *_: overrun(words))
         faults = [bench.examine(number, seed=3).fault for number in numbers]
     finally:
         _kernels.use_level(_kernels.levels()[-1])

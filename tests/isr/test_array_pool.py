@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from permil.isr.array_pool import ArrayPool
+from permil.arrays import ArrayPool
 
 SHAPE = (300, 70)
 

@@ -9,8 +9,7 @@ from test_file_stack import write
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.isr import OverscanOptions
-from permil.isr.stage import build_superbias, superbias_notes
-from permil.isr.superbias import bias_light, carries_light, mean_with_error
+from permil.isr.calibration.superbias import bias_light, build_superbias, carries_light, mean_with_error, superbias_notes
 from permil.products import read_image
 from permil.simulate.electronics import bias_pattern, level_drift
 

@@ -8,7 +8,7 @@ import pytest
 from permil.config.isr import IsrConfig
 from permil.errors import InputError
 from permil.exposures import RawDetector
-from permil.isr.stage import board_temperature, board_thermometers
+from permil.isr.calibration.gains import board_temperature, board_thermometers
 
 FOLLOWING = IsrConfig(temperature_coefficient=6.5e-4)
 GOOD = {f"TEMP{number}": f"{5.0 + number}" for number in range(1, 11)}

@@ -20,12 +20,9 @@ from permil.exposures import RawFile
 from permil.exposures.segment_rows import read_rows
 from permil.isr import Calibration, OverscanOptions, reduce_exposure
 from permil.isr.box import measure_box
-from permil.isr.file_stack import stack_files
-from permil.isr.open_exposure import OpenExposure
-from permil.isr.probe import probe_file
+from permil.isr.open_exposure import OpenExposure, RowSample, strips_of
 from permil.isr.reduce import reduce_raw_file
-from permil.isr.row_sample import RowSample
-from permil.isr.strip import strips_of
+from permil.isr.streamed_stack import probe_file, stack_files
 from permil.products import MaskPlane
 
 # Single precision on the way, at up to 1e5 electrons.

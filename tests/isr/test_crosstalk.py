@@ -11,7 +11,7 @@ from astropy.table import Table
 from permil.camera.frames import take_segment
 from permil.errors import CalibrationError
 from permil.isr import Calibration, Gains, reduce_exposure
-from permil.isr.crosstalk import correction_matrix, crosstalk_from_table, source_segments
+from permil.isr.calibration.crosstalk import correction_matrix, crosstalk_from_table, source_segments
 
 COLUMNS = ("detector", "victim", "source", "coefficient")
 

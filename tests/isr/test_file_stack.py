@@ -15,10 +15,9 @@ from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
 from permil.isr import FrameStack, LinearityCurve, OverscanOptions, Superbias, frame_light
-from permil.isr.file_stack import stack_files
-from permil.isr.probe import probe_file
+from permil.isr.exposure_group import stack_group
 from permil.isr.reduce import reduce_raw_file
-from permil.isr.stage import stack_group
+from permil.isr.streamed_stack import probe_file, stack_files
 from permil.products import MaskPlane
 
 SAME_BITS = ("image", "variance", "mask", "kept", "rejected", "light", "noise_variance")
@@ -195,9 +194,9 @@ def test_each_row_is_decoded_once(detector, bin8, calibration, make_raw, tmp_pat
     def whole(*_):
         raise AssertionError("a whole segment was decoded")
 
-    monkeypatch.setattr("permil.isr.file_stack.kernels.add_rows", add)
-    monkeypatch.setattr("permil.isr.probe.kernels.probe_rows", probe)
-    monkeypatch.setattr("permil.isr.probe.light_steps", lambda _: (32, 2))
+    monkeypatch.setattr("permil.isr.streamed_stack.kernels.add_rows", add)
+    monkeypatch.setattr("permil.isr.streamed_stack.kernels.probe_rows", probe)
+    monkeypatch.setattr("permil.isr.streamed_stack.light_steps", lambda _: (32, 2))
     monkeypatch.setattr(RawFile, "segment", whole)
     stack_group(paths, [1.0] * number, bin8, full, IsrConfig(), normalise=False)
     assert sorted(added) == [(index, row) for index, each in enumerate(detector.amplifiers) for row in range(each.ny)]
@@ -230,8 +229,8 @@ def test_what_a_sample_of_rows_says_of_the_noise_changes_nothing(
     paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
     full = full_calibration(calibration, rng, crosstalk=crosstalk(rng))
     calls = []
-    monkeypatch.setattr("permil.isr.file_stack._SURE_PART", part)
-    monkeypatch.setattr("permil.isr.file_stack.kernels.add_rows", lambda *arguments: calls.append(1) or add_rows(*arguments))
+    monkeypatch.setattr("permil.isr.streamed_stack._SURE_PART", part)
+    monkeypatch.setattr("permil.isr.streamed_stack.kernels.add_rows", lambda *arguments: calls.append(1) or add_rows(*arguments))
     streamed, whole, _, _ = both_ways(paths, bin8, full, poisson=poisson)
     assert_same(streamed, whole)
     pieces = -(-detector.amplifiers[0].ny // 64)
@@ -332,7 +331,7 @@ def test_a_damaged_row_is_an_error_that_names_the_file(
         rng = np.random.default_rng(11)
         calibration = full_calibration(calibration, rng, crosstalk=crosstalk(rng))
     # The damaged row is not in the sample of rows that the light is taken from.
-    monkeypatch.setattr("permil.isr.probe.light_steps", lambda _: (32, 2))
+    monkeypatch.setattr("permil.isr.streamed_stack.light_steps", lambda _: (32, 2))
     paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(exposures(detector, make_raw, number=3))]
     with fits.open(paths[1], disable_image_compression=True) as hdus:
         table = hdus[5].fileinfo()["datLoc"]

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError
-from permil.isr.gains import eotest_detector, gains_from_table, temperature_factor
-from permil.isr.inputs import read_gains
+from permil.isr.calibration.gains import eotest_detector, gains_from_table, read_gains, temperature_factor
 
 
 def table_of(detector, *, column="segment", label=lambda amplifier: amplifier.name, gain=None):

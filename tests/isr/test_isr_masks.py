@@ -8,7 +8,7 @@ from astropy.table import Table
 from scipy.ndimage import binary_dilation
 
 from permil.errors import CalibrationError
-from permil.isr.masks import defect_mask, grow_saturated, hot_pixel_mask, zone_mask, zone_pixels
+from permil.isr.calibration.masks import defect_mask, grow_saturated, hot_pixel_mask, zone_mask, zone_pixels
 from permil.products import MaskPlane
 
 

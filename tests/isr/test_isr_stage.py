@@ -12,15 +12,11 @@ from astropy.table import Table
 
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PhotodiodeError
-from permil.isr.inputs import read_gains, read_superbias
-from permil.isr.stage import (
-    board_temperature,
-    build_superbias,
-    load_calibration,
-    reduce_file,
-    stack_group,
-    write_gains_table,
-)
+from permil.isr.calibration.gains import board_temperature, read_gains, write_gains_table
+from permil.isr.calibration.superbias import build_superbias, read_superbias
+from permil.isr.exposure_group import stack_group
+from permil.isr.reduce import reduce_file
+from permil.isr.stage import load_calibration
 from permil.products import MaskPlane, read_image, read_table
 
 GAIN = 1.25
@@ -170,7 +166,7 @@ def test_frames_without_light_go_by_the_photodiode(files, bin8, config, loaded):
 
 
 def test_the_board_temperature_is_read_when_it_is_needed(files, bin8, config, loaded, detector):
-    from permil.exposures.raw_detector import read_raw
+    from permil.exposures.raw_file import read_raw
 
     raw = read_raw(files["paths"][0], bin8, segments=["C10"])
     assert board_temperature(raw, config) is None

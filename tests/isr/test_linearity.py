@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import PchipInterpolator
 
 from permil.errors import CalibrationError
-from permil.isr.linearity import LinearityCurve, linearity_from_table
+from permil.isr.calibration.linearity import LinearityCurve, linearity_from_table
 
 
 @given(a1=st.floats(-5e-7, 5e-7), light=st.floats(0, 1.5e5))

@@ -15,10 +15,9 @@ from permil.camera.frames import take_segment
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.isr import OverscanOptions, reduce_box, reduce_exposure
-from permil.isr.lost_rows import describe_lost, lost_runs
-from permil.isr.overscan import measure_overscan
-from permil.isr.stage import build_superbias, stack_group, superbias_notes
-from permil.isr.superbias import bias_calibration
+from permil.isr.calibration.superbias import bias_calibration, build_superbias, superbias_notes
+from permil.isr.exposure_group import stack_group
+from permil.isr.overscan import describe_lost, lost_runs, measure_overscan
 from permil.products import MaskPlane, read_image
 
 SENSORS = ("R22_S11", "R02_S02")

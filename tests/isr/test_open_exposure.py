@@ -10,17 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_file_stack import exposures, full_calibration, of_sensor, write
 
+from permil.arrays import ArrayPool
 from permil.camera import load_camera
 from permil.camera.frames import take_segment
 from permil.config.isr import IsrConfig
 from permil.errors import InputError, RawFormatError
 from permil.exposures import RawFile
 from permil.isr import OverscanOptions
-from permil.isr.array_pool import ArrayPool
-from permil.isr.open_exposure import OpenExposure
+from permil.isr.open_exposure import OpenExposure, RowSample, strips_of
 from permil.isr.reduce import reduce_raw_file
-from permil.isr.row_sample import RowSample
-from permil.isr.strip import strips_of
 from permil.products import MaskPlane
 
 DETECTORS = ("R22_S11", "R02_S02", "R00_SW0", "R44_SG1")

@@ -10,7 +10,7 @@ import pytest
 from permil.camera.frames import take_segment
 from permil.errors import CalibrationError, RawFormatError
 from permil.isr import FrameStack, Gains, LinearityCurve, OverscanOptions, Superbias, reduce_exposure
-from permil.isr.superbias import bias_calibration
+from permil.isr.calibration.superbias import bias_calibration
 from permil.products import MaskPlane
 
 

@@ -13,8 +13,9 @@ from astropy.table import Table
 from permil.camera import Camera
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PermilError
-from permil.isr.gains import nominal_gains, unit_gains
-from permil.isr.inputs import check_superbias_serial, load_calibration, read_superbias, superbias_path
+from permil.isr.calibration.gains import nominal_gains, unit_gains
+from permil.isr.calibration.superbias import check_superbias_serial, read_superbias, superbias_path
+from permil.isr.inputs import load_calibration
 from permil.isr.stage import common_serial
 from permil.products import MaskPlane, write_image
 
@@ -106,7 +107,7 @@ def test_the_unit_of_a_superbias_counts(bin8: Camera, tmp_path: Path, unit: str,
         ({"OBSTYPE": "dark"}, "this is a dark, not a superbias"),
         # A flat of an earlier version.
         ({"FLATSCAL": 1e5, "LED": "red"}, "this is a flat, not a superbias"),
-        ({"value": 24_000.0}, "the superbias has a median of 24000 adu: it still holds the bias level"),
+        ({"value": 24_000.0}, "the superbias has a median of 24000 adu: it still contains the bias level"),
         ({"unit": "s"}, "the superbias is given in s"),
         ({"unit": "%"}, "the superbias is given in %"),
     ],

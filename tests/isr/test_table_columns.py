@@ -9,11 +9,11 @@ from astropy.table import Column, MaskedColumn, Table
 
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, PermilError
-from permil.isr.crosstalk import crosstalk_from_table
-from permil.isr.gains import gains_from_table
-from permil.isr.inputs import load_calibration, read_gains
-from permil.isr.linearity import LinearityCurve, linearity_from_table
-from permil.isr.masks import defect_mask
+from permil.isr.calibration.crosstalk import crosstalk_from_table
+from permil.isr.calibration.gains import gains_from_table, read_gains
+from permil.isr.calibration.linearity import LinearityCurve, linearity_from_table
+from permil.isr.calibration.masks import defect_mask
+from permil.isr.inputs import load_calibration
 
 
 def amplifiers(detector, **columns):
@@ -192,7 +192,7 @@ def test_a_knot_given_twice_names_its_row(detector):
     ("columns", "told"),
     [
         ({"x": Column([1.0], unit="mm")}, "column x is given in mm"),
-        ({"x": [1.5]}, "no whole number of pixels"),
+        ({"x": [1.5]}, "not in whole pixels"),
         ({"x": MaskedColumn([1], mask=[True])}, "holds nothing in column x"),
         ({"widht": [5]}, "did you mean width"),
         ({"dy": [5]}, "did you mean height"),

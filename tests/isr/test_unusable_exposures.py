@@ -11,9 +11,8 @@ from test_file_stack import exposures, write
 from permil.config.isr import IsrConfig
 from permil.errors import InputError, PhotodiodeError
 from permil.isr import OverscanOptions, reduce_box
-from permil.isr.exposure_stack import has_light
+from permil.isr.exposure_group import has_light, stack_group
 from permil.isr.photodiode import photodiode_scale
-from permil.isr.stage import stack_group
 from permil.products import MaskPlane
 
 CONFIG = IsrConfig(bias="none")

@@ -13,7 +13,7 @@ from astropy.io import fits
 
 from permil.compare.folder import CompareFolder
 from permil.config import load_config
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.simulate.spots import simulate_spots

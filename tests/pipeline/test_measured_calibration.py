@@ -15,8 +15,8 @@ from permil.config import load_config
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError
 from permil.flat.measured_linearity import write_measured_linearity
-from permil.isr.inputs import read_gains
-from permil.isr.linearity import linearity_from_table
+from permil.isr.calibration.gains import read_gains
+from permil.isr.calibration.linearity import linearity_from_table
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table, write_table
 from permil.run import Run

@@ -12,7 +12,7 @@ import pytest
 from permil.config import Config, load_config
 from permil.config.base import Section
 from permil.engine import Task, needs_first
-from permil.engine.executor import InProcess
+from permil.engine.executors import InProcess
 from permil.engine.session import session
 from permil.pipeline import run_pipeline
 from permil.run import Run

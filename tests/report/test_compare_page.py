@@ -17,7 +17,7 @@ from test_report import OUTSIDE, Page
 from permil.camera import Camera, load_camera
 from permil.compare.folder import CompareFolder
 from permil.config import Config
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.report.compare.figures import coarse

@@ -19,7 +19,7 @@ from test_report import OUTSIDE, Page
 
 from permil.camera import Camera, load_camera
 from permil.config import Config
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.config.spots import SpotsConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table

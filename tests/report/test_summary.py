@@ -10,7 +10,7 @@ from astropy.table import Table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.excess_scatter import root_of_variance, variance_of_root
 from permil.products import read_table, write_table
 from permil.report import summary_table

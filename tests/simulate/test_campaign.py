@@ -11,8 +11,7 @@ from permil.camera import Camera
 from permil.config.simulate import SimulateConfig
 from permil.errors import PositionError
 from permil.simulate import Bench, campaign_size
-from permil.simulate.campaign import sequence_in_test
-from permil.simulate.targets import pointing_positions, scan_centre, scan_positions, select_detectors
+from permil.simulate.campaign import pointing_positions, scan_centre, scan_positions, select_detectors, sequence_in_test
 
 LEDS = ("nm960", "nm850", "nm750", "red", "blue", "uv")
 

@@ -10,8 +10,8 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permil.simulate.cards import HeaderTemplate, encode_checksum, format_card, word_sum
-from permil.simulate.rice import compress_rows
+from permil.simulate.headers import HeaderTemplate, encode_checksum, format_card, word_sum
+from permil.simulate.raw_file import compress_rows
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from astropy.io import fits
 
 from permil.camera import Camera
 from permil.simulate import SimulationSummary
-from permil.simulate.conditions import CONFIG_COND, REB_COND
-from permil.simulate.headers import empty_table_cards, plain_segment_cards, rice_segment_cards
+from permil.simulate.headers import CONFIG_COND, REB_COND, empty_table_cards, plain_segment_cards, rice_segment_cards
 
 # What a simulated file leaves out of, or adds to, the real ones, on purpose.
 MISSING_OF_2019 = {"AVERAGE", "AVGBIAS", "STDVBIAS", "STDEV"}

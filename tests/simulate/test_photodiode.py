@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from permil.config.simulate import SimulateConfig
 from permil.simulate import Bench
-from permil.simulate.lamp import photodiode_response
+from permil.simulate.projector import photodiode_response
 from permil.simulate.randoms import generator
 from permil.simulate.truth import scale_table
 

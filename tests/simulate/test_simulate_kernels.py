@@ -14,8 +14,8 @@ from permil._kernels import simulate as kernels
 from permil.simulate.beam import BeamTruth
 from permil.simulate.electronics import Electronics, convert_charge, draw_charge, read_out
 from permil.simulate.randoms import generator, normal_state
-from permil.simulate.rice import compress_rows
-from permil.simulate.spots.profile import SpotLight, SpotProfile, add_spots
+from permil.simulate.raw_file import compress_rows
+from permil.simulate.spots.mask import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
 
 SEGMENTS = (3, 7, 21)

@@ -12,7 +12,7 @@ from astropy.table import Table
 
 from permil.camera import frames, load_camera
 from permil.config import load_config
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.errors import CameraError, OutputError
 from permil.exposures.exposure import read_exposure
 from permil.products import read_image

@@ -12,11 +12,11 @@ from astropy.table import Table
 
 from permil.camera import frames, load_camera
 from permil.config import load_config
-from permil.config.simulate_spots import PRESETS, SimulateSpotsConfig
+from permil.config.simulate import SPOTS_PRESETS, SimulateSpotsConfig
 from permil.exposures import BIAS, POINTING, SCAN, SPOT
 from permil.exposures.stage import make_index
 from permil.products import is_good, read_image
-from permil.simulate.rawfile import RawFileWriter
+from permil.simulate.raw_file import RawFileWriter
 from permil.simulate.spots import SpotBench, SpotSimulationSummary, simulate_spots
 
 CONFIG = SimulateSpotsConfig(
@@ -158,6 +158,6 @@ def test_explicit_keys_win_over_the_preset() -> None:
     config = SimulateSpotsConfig(preset="stars-and-flats", sensor={"mixture": {"area": 0.1}}, campaign={"exposures": 7})
     assert (config.sensor.mixture.rms, config.sensor.mixture.area) == (3e-3, 0.1)
     assert (config.campaign.exposures, config.campaign.filter) == (7, "red")
-    for preset in PRESETS:
+    for preset in SPOTS_PRESETS:
         given = SimulateSpotsConfig(preset=preset)
         assert SimulateSpotsConfig(**given.model_dump(mode="json")) == given

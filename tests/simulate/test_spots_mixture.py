@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from permil.camera import load_camera
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.errors import ConfigError
 from permil.simulate.spots import SensorMaps, sensor_mixture
-from permil.simulate.spots.fields import diffusion_of, displacement_of, half_laplacian, random_field
-from permil.simulate.spots.sensor import sensor_maps
+from permil.simulate.spots.sensor import diffusion_of, displacement_of, half_laplacian, random_field, sensor_maps
 
 SCALES = {"scale_px": 12.0, "high_pass_px": 30.0}
 SIZES = st.integers(5, 40)

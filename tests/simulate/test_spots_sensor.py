@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from permil.camera import load_camera
-from permil.config.simulate_spots import SimulateSpotsConfig
-from permil.simulate.spots.photons import gather_photons, shoot_photons
-from permil.simulate.spots.profile import SpotLight, SpotProfile, add_spots
+from permil.config.simulate import SimulateSpotsConfig
+from permil.simulate.spots.exposing import gather_photons, shoot_photons
+from permil.simulate.spots.mask import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps, sensor_maps
 
 SHAPE = (120, 130)

@@ -19,7 +19,7 @@ from permil.config.simulate import SimulateConfig
 from permil.errors import OutputError
 from permil.products import is_good, read_image
 from permil.simulate import Bench, SimulationSummary, simulate_bench
-from permil.simulate.rawfile import RawFileWriter
+from permil.simulate.raw_file import RawFileWriter
 
 TINY = {"detectors": ["R22_S11"], "leds": ["red"], "campaign": {"scan_size": 2, "images": 1, "biases": 1}}
 

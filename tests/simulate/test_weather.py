@@ -9,9 +9,9 @@ from permil.camera import Camera, frames
 from permil.config.simulate import SimulateConfig
 from permil.simulate import Bench
 from permil.simulate.exposing import ExposedDetector
+from permil.simulate.projector import WEATHER_TERMS, weather_on_detector, weather_series
 from permil.simulate.randoms import generator
 from permil.simulate.truth import scale_table
-from permil.simulate.weather import WEATHER_TERMS, weather_on_detector, weather_series
 
 SHORT = {"detectors": ["R22_S11"], "leds": ["red"], "campaign": {"scan_size": 4, "images": 3, "biases": 1}}
 

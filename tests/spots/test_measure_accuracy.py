@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from permil.camera import load_camera
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.simulate.spots import SpotBench, draw_exposure
 from permil.spots.catalog import BAD_FLAGS
 

@@ -12,10 +12,11 @@ from scipy.spatial import cKDTree
 
 from permil.camera import Camera, load_camera
 from permil.config import load_config
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.errors import InputError
 from permil.isr import Calibration
-from permil.isr.stage import build_superbias, load_calibration
+from permil.isr.calibration.superbias import build_superbias
+from permil.isr.stage import load_calibration
 from permil.simulate.spots import SpotBench, SpotSimulationSummary, simulate_spots
 from permil.spots.exposures import measure_exposure
 from permil.spots.measure import MeasureOptions

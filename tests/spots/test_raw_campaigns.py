@@ -13,7 +13,7 @@ from scipy.signal import fftconvolve
 
 from permil.camera import load_camera
 from permil.config import load_config
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.config.spots import SpotsConfig
 from permil.exposures.stage import make_index
 from permil.isr.stage import make_calibrations

@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.exposures.coded_rows import CodedRows
+from permil.exposures.segment_rows import CodedRows
 
 def decode_tile(
     words: NDArray[np.uint32], start: int, stop: int, pixels: NDArray[np.int32], block: int, pixel_bytes: int

@@ -3,11 +3,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.exposures.coded_rows import CodedRows
-from permil.isr.averages import Averages, NoiseTest, RowFit, Sums
-from permil.isr.file_stack import FrameRows, Spread
-from permil.isr.probe import RowSamples, Steps
-from permil.isr.segment_group import Placement, SegmentGroup
+from permil.exposures.segment_rows import CodedRows
+from permil.isr.calibration.calibration import Placement, SegmentGroup
+from permil.isr.stack import Averages, NoiseTest, RowFit, Sums
+from permil.isr.streamed_stack import FrameRows, RowSamples, Spread, Steps
 
 PLANES: dict[str, int]
 

@@ -8,15 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.beam.gaussian_process import GaussianProcess
-from permil.beam.hull import Hull
 from permil.beam.kernels import KernelFamily, cubic_family, ladder_family
 from permil.beam.likelihood import maximise_likelihood
-from permil.beam.mixture import Mixture
+from permil.beam.mixture import Mixture, calibration_nodes, inflation, stacking_weights
 from permil.beam.nodes import BeamNodes
 from permil.beam.outliers import Suspects, hypotheses, judge, screen
-from permil.beam.parameters import BeamParameters, Member, centres_of, hole_of, observations_of, spacing_of
+from permil.beam.parameters import BeamParameters, Hull, Member, centres_of, hole_of, observations_of, spacing_of
 from permil.beam.peak import BeamPosition, maximum_of
-from permil.beam.stacking import calibration_nodes, inflation, stacking_weights
 from permil.engine import ahead, own_threads
 from permil.errors import BeamError
 

@@ -13,13 +13,12 @@ from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from permil.beam.hull import Hull
 from permil.beam.kernels import Kernel, KernelFamily
 from permil.beam.likelihood import Variances
 from permil.beam.mixture import Mixture
 from permil.beam.model import BeamModel
 from permil.beam.nodes import BeamNodes
-from permil.beam.parameters import BeamParameters, Member
+from permil.beam.parameters import BeamParameters, Hull, Member
 from permil.beam.peak import BeamPosition
 from permil.errors import InputError
 from permil.products import provenance

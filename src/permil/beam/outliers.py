@@ -22,10 +22,9 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.special import expit, logit
 
-from permil.beam.hull import Hull
 from permil.beam.mixture import Mixture
 from permil.beam.nodes import BeamNodes
-from permil.beam.parameters import MAX_CENTRES, observations_of, spacing_of
+from permil.beam.parameters import MAX_CENTRES, Hull, observations_of, spacing_of
 
 FloatArray = NDArray[np.float64]
 

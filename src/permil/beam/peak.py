@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.beam.hull import Hull
 from permil.beam.mixture import Mixture
+from permil.beam.parameters import Hull
 
 FloatArray = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from permil.compare.levels.tables import flat_levels, star_levels
 from permil.compare.product import write_comparison
 from permil.compare.regions import RegionWidths
 from permil.config import Config
-from permil.config.compare import CompareConfig
+from permil.config.spots import CompareConfig
 from permil.engine import Task, Work
 from permil.errors import PermilError
 from permil.products import (

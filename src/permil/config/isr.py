@@ -44,7 +44,7 @@ class IsrConfig(Section):
     linearity: Annotated[str, ConfigPath("none", "measured")] = Field(
         "none",
         description="ECSV table of the linearity correction per amplifier (columns detector, segment or amp, and a1 or the knots adu, "
-        "corrected_adu), `measured` (that which an earlier run's joint solutions left in the output folder), or `none`.",
+        "corrected_adu), `measured` (from the joint solutions of an earlier run in the output folder), or `none`.",
     )
     crosstalk: Annotated[str, ConfigPath("none")] = Field(
         "none", description="ECSV table of crosstalk coefficients (detector, victim, source, coefficient), or `none`."

@@ -1,25 +1,78 @@
-"""The complete configuration: one section per stage."""
+"""The complete configuration: one section per stage; the sections `pipeline` and `report`."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import AfterValidator, Field, PositiveFloat, model_validator
 
 from permil.config.base import ConfigPath, Section
-from permil.config.beam import BeamConfig
-from permil.config.compare import CompareConfig
 from permil.config.exposures import ExposuresConfig
-from permil.config.flat import FlatConfig
+from permil.config.flat import BeamConfig, FlatConfig
 from permil.config.isr import IsrConfig
-from permil.config.pipeline import PipelineConfig
 from permil.config.plan import PlanConfig
-from permil.config.report import ReportConfig
-from permil.config.simulate import SimulateConfig
-from permil.config.simulate_spots import SimulateSpotsConfig
-from permil.config.spots import SpotsConfig
+from permil.config.simulate import SimulateConfig, SimulateSpotsConfig
+from permil.config.spots import CompareConfig, SpotsConfig
+
+_CLOCK = re.compile(r"(\d+-)?\d+:[0-5]\d:[0-5]\d")
+
+
+def _require_clock(text: str) -> str:
+    # Batch systems read 4 as four minutes and 4:00 as minutes and seconds.
+    if _CLOCK.fullmatch(text) is None:
+        raise ValueError("write hours, minutes and seconds, 04:00:00, or with days, 2-04:00:00")
+    return text
+
+
+class JobsConfig(Section):
+    """Jobs of a batch system that run the workers, through dask-jobqueue."""
+
+    system: Literal["none", "slurm", "htcondor"] = Field(
+        default="none", description="batch system to which jobs are submitted: none, slurm or htcondor"
+    )
+    count: Annotated[int, Field(ge=1)] = Field(default=1, description="number of jobs")
+    cores: Annotated[int, Field(ge=1)] = Field(default=1, description="cores of each job, each with a worker")
+    memory: str = Field(default="4 GiB", description="memory of each job, for all of its workers")
+    walltime: Annotated[str, AfterValidator(_require_clock)] = Field(
+        default="04:00:00", description="maximum duration of a job, HH:MM:SS or D-HH:MM:SS (slurm)"
+    )
+    options: dict[str, Any] = Field(
+        default={},
+        description="further options of SLURMCluster or HTCondorCluster of dask-jobqueue, such as {account: lsst, queue: milano} or "
+        "{disk: 1 GB}",
+    )
+
+
+class PipelineConfig(Section):
+    """Workers of a run."""
+
+    workers: int = Field(default=0, ge=0, description="worker processes of this machine; 0 means one per processor core")
+    scheduler: str = Field(
+        default="", description="address of a Dask scheduler, tcp://host:port, whose workers are used; empty: this machine"
+    )
+    jobs: JobsConfig = Field(default=JobsConfig(), description="jobs of a batch system that run the workers")
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> PipelineConfig:
+        if self.scheduler and self.jobs.system != "none":
+            raise ValueError("give the address of a scheduler or jobs of a batch system, not both")
+        return self
+
+
+class ReportConfig(Section):
+    """Specifications (relative, so 0.001 is one per mil) and options of the pages."""
+
+    detector_pages: bool = Field(default=True, description="one page per detector")
+    scatter_limit: PositiveFloat = Field(default=0.005, description="largest scatter between pointings in excess of noise")
+    step_limit: PositiveFloat = Field(default=0.003, description="largest step of an amplifier")
+    noise_limit: PositiveFloat = Field(default=0.002, description="largest typical error of a pixel")
+    node_noise_limit: PositiveFloat = Field(default=0.001, description="largest relative noise of the beam nodes")
+    spot_excess_limit: PositiveFloat = Field(
+        default=0.001, description="largest scatter of spot fluxes in excess of their errors and of the sensor"
+    )
 
 
 class Config(Section):

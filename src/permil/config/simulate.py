@@ -1,7 +1,8 @@
-"""Section ``simulate``: a bench whose truth is known.
+"""Sections ``simulate`` and ``simulate_spots``: a bench, and exposures of artificial stars, with known truth.
 
-A preset is a dictionary of overrides; explicit keys win over it. ``nuisances: false`` and ``light: true`` are such dictionaries
-as well and stand between the preset and the explicit keys.
+A preset is a dictionary of overrides, as are ``nuisances: false`` and ``light: true``; explicit keys override all of them. The defaults of
+``simulate_spots`` make a campaign on a cut-out sensor; ``camera: lsstcam`` with ``mask: {spots: 49}`` makes one on a whole sensor, since
+lengths of the illumination are relative to the mask.
 """
 
 from __future__ import annotations
@@ -21,15 +22,13 @@ LedName = Literal["uv", "blue", "red", "nm750", "nm850", "nm960"]
 
 
 class SimulateEffects(Section):
-    """The switches: an effect that is off leaves no trace in the files, whatever its size."""
+    """Switches of effects: a disabled effect leaves no trace in the files."""
 
     annealing: bool = Field(True, description="laser-annealing pattern in uv")
     bad_columns: bool = Field(True, description="columns of low response")
     bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
     board_drift: bool = Field(True, description="gain of the readout boards that changes over the campaign")
-    brighter_fatter: bool = Field(
-        False, description="charge already gathered repels charge: noise of neighbouring pixels correlates"
-    )
+    brighter_fatter: bool = Field(False, description="collected charge repels charge: noise of neighbouring pixels is correlated")
     cosmic_rays: bool = Field(True, description="tracks of charge in every exposure")
     crosstalk: bool = Field(True, description="ghosts of the neighbouring amplifiers")
     dark_current: bool = Field(True, description="dark current of all pixels")
@@ -37,7 +36,7 @@ class SimulateEffects(Section):
     detector_response: bool = Field(True, description="quantum efficiency that differs between detectors and vendors")
     dust: bool = Field(True, description="shadows of dust on the sensor")
     edge_rolloff: bool = Field(True, description="roll-off along the outer edges")
-    gain_steps: bool = Field(True, description="gains of some amplifiers that change once, in mid-campaign")
+    gain_steps: bool = Field(True, description="gains of some amplifiers that change once during the campaign")
     gain_scatter: bool = Field(True, description="gains that scatter about the camera's nominal ones")
     hot_pixels: bool = Field(True, description="pixels of high dark current")
     jitter: bool = Field(True, description="the stage misses the commanded position")
@@ -60,13 +59,13 @@ class SimulateEffects(Section):
     structure: bool = Field(True, description="random structure of the beam")
     temperature_drift: bool = Field(True, description="gain that follows the readout-board temperature")
     tree_rings: bool = Field(True, description="tree rings")
-    weather: bool = Field(True, description="smooth patterns in the light that come and go; the photodiode does not see them")
+    weather: bool = Field(True, description="smooth variable patterns in the light that the photodiode does not measure")
 
 
 class SimulateBeam(Section):
     """Shape of the projector's beam (1 at its maximum), a function of pixel minus projector position."""
 
-    half_window_mm: Positive = Field(40.0, description="half side of the window that the next two values speak of, mm")
+    half_window_mm: Positive = Field(40.0, description="half side of the window of the next two values, mm")
     edge: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.83, description="level on the axes at the window's edge")
     corner: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.66, description="level in the window's corners")
     ellipticity: Fraction = Field(0.005, description="largest ellipticity; the value differs by LED")
@@ -138,21 +137,21 @@ class SimulateLamp(Section):
     electrons: Positive = Field(50000.0, description="electrons per pixel at the beam's maximum where the flat is 1")
     photodiode_noise: Fraction = Field(1e-4, description="noise of one photodiode reading, relative rms")
     photodiode_drift: Fraction = Field(
-        3e-3, description="linear change of the photodiode's response from begin to end, relative; rms over seeds"
+        3e-3, description="linear change of the photodiode's response from start to end, relative; rms over seeds"
     )
     photodiode_walk: Fraction = Field(
-        1e-3, description="random walk of that response: its change from begin to end, relative; rms over seeds"
+        1e-3, description="random walk of that response: its change from start to end, relative; rms over seeds"
     )
     photodiode_step: Fraction = Field(1e-3, description="step of that response, relative; rms over seeds")
     photodiode_step_at: Literal["pointings"] | Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        "pointings", description="where the step is: pointings (after the scan), or a fraction of the campaign's exposures"
+        "pointings", description="time of the step: pointings (after the scan), or a fraction of the campaign's exposures"
     )
     led_instability: Fraction = Field(1e-3, description="scatter of the light between exposures, relative rms")
     led_drift: Fraction = Field(1e-3, description="slow change of the light over the campaign, relative amplitude")
 
 
 class SimulateWeather(Section):
-    """Smooth patterns in the light path, of the same form in all LEDs, that the photodiode does not see."""
+    """Smooth variable patterns in the light path, the same in all LEDs, that the photodiode does not measure."""
 
     rms: Fraction = Field(0.0, description="relative rms over the beam's window (beam.half_window_mm) and over time")
     correlation_s: Positive = Field(600.0, description="correlation time, s; an exposure takes 3.1 s")
@@ -162,9 +161,11 @@ class SimulateGainSteps(Section):
     """Gains that change once."""
 
     count: Annotated[int, Field(ge=0)] = Field(0, description="amplifiers or boards that step")
-    unit: Literal["amplifier", "board"] = Field("amplifier", description="what steps: single amplifiers, or all of a board")
-    size: Fraction = Field(2e-3, description="size of each step, relative; up or down as the seed has it")
-    at: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(0.5, description="when: fraction of the campaign's exposures")
+    unit: Literal["amplifier", "board"] = Field("amplifier", description="units that step: single amplifiers, or whole boards")
+    size: Fraction = Field(2e-3, description="size of each step, relative; with a random sign")
+    at: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        0.5, description="time of the step, as a fraction of the campaign's exposures"
+    )
 
 
 class SimulateStage(Section):
@@ -181,7 +182,7 @@ class SimulateStage(Section):
 
 
 class SimulateCampaign(Section):
-    """What is exposed, and what is read."""
+    """Exposures of a campaign, and detectors read out."""
 
     scan_size: Annotated[int, Field(ge=2)] = Field(12, description="positions of the beam scan along each axis")
     scan_width_mm: Positive = Field(80.0, description="side of the scanned window, mm")
@@ -195,16 +196,16 @@ class SimulateCampaign(Section):
 
 
 class SimulateHandover(Section):
-    """What is handed to the reduction beside the raw files."""
+    """Inputs of the reduction other than raw files."""
 
     gains: Literal["true", "fe55", "ptc"] = Field(
-        "true", description="gains of the configuration: true ones, or as measured with Fe55 or by photon transfer (both written)"
+        "true", description="gains in the configuration: true, or as measured with Fe55 or by photon transfer (both are written)"
     )
     fe55_rms: Fraction = Field(2e-3, description="errors of gains from Fe55, relative rms over amplifiers")
     ptc_rms: Fraction = Field(2e-3, description="errors of gains from photon transfer, relative rms over amplifiers")
     ptc_bias: float = Field(5e-3, gt=-1.0, description="common error of all gains from photon transfer, relative")
-    linearity: bool = Field(True, description="hand over the table of linearity")
-    temperature_coefficient: bool = Field(True, description="hand over the gains' temperature coefficient, where they change")
+    linearity: bool = Field(True, description="write the table of linearity")
+    temperature_coefficient: bool = Field(True, description="write the temperature coefficient of the gains if they change")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -247,14 +248,14 @@ NO_NUISANCES: dict[str, Any] = {
 
 
 class SimulateConfig(Section):
-    """A campaign of the projector on a camera whose truth is known."""
+    """A campaign of the projector on a camera, with known truth."""
 
     preset: Literal["mini", "raft", "focal-plane"] = Field("mini", description="named set of values; explicit keys win over it")
     light: bool = Field(False, description="one image per pointing")
     nuisances: bool = Field(True, description="false: only photon noise, read noise, gains and the flat")
     seed: Annotated[int, Field(ge=0)] = Field(1, description="seed of everything random")
     camera: Annotated[str, ConfigPath(is_camera=True)] = Field("lsstcam-bin8", description="camera by name or file")
-    rafts: tuple[RaftText, ...] = Field((), description="rafts that are pointed at; empty: all with science detectors")
+    rafts: tuple[RaftText, ...] = Field((), description="rafts with pointings; empty: all with science detectors")
     detectors: tuple[DetectorText, ...] = Field((), description="restrict to these detectors; empty: all of the rafts")
     leds: Annotated[tuple[LedName, ...], Field(min_length=1)] = Field(
         ("nm960", "nm850", "nm750", "red", "blue", "uv"), description="LEDs in the order of exposure"
@@ -267,8 +268,8 @@ class SimulateConfig(Section):
     weather: SimulateWeather = Field(SimulateWeather(), description="the light path")
     gain_steps: SimulateGainSteps = Field(SimulateGainSteps(), description="gains that change once")
     stage: SimulateStage = Field(SimulateStage(), description="the projector's stage")
-    campaign: SimulateCampaign = Field(SimulateCampaign(), description="what is exposed and read")
-    handover: SimulateHandover = Field(SimulateHandover(), description="what is handed to the reduction")
+    campaign: SimulateCampaign = Field(SimulateCampaign(), description="exposures and detectors read out")
+    handover: SimulateHandover = Field(SimulateHandover(), description="inputs of the reduction")
 
     @model_validator(mode="before")
     @classmethod
@@ -288,7 +289,168 @@ class SimulateConfig(Section):
 
 
 def given_values(content: dict[str, Any]) -> dict[str, Any]:
-    """Return what a section was given, with sections that are objects as maps of the values that were given to them."""
+    """Return the explicit values of a section; subsections given as objects become maps of their explicit values."""
     return {
         key: value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value for key, value in content.items()
     }
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class SimulateSpotsEffects(Section):
+    """Switches of effects: a disabled effect leaves no trace."""
+
+    background: bool = Field(True, description="glow of the projector between the spots")
+    brighter_fatter: bool = Field(False, description="collected charge repels charge (galsim's silicon sensor; slow)")
+    diffusion: bool = Field(True, description="charge diffusion that differs over the sensor and changes the width of spots")
+    displacement: bool = Field(True, description="pixel-area variation: charge is displaced from the light")
+    distortion: bool = Field(True, description="optical distortion of the grid")
+    efficiency: bool = Field(True, description="quantum efficiency that differs over the sensor")
+    jitter: bool = Field(True, description="the stage misses the commanded position")
+    lamp_drift: bool = Field(True, description="lamp that brightens or fades over the campaign")
+    lamp_scatter: bool = Field(True, description="lamp that scatters between exposures")
+    node_scatter: bool = Field(True, description="pinholes displaced from the nodes of the grid")
+    shape_variation: bool = Field(True, description="widths and shapes of spots that differ over the mask")
+    bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
+    cosmic_rays: bool = Field(True, description="tracks of charge in every exposure")
+    crosstalk: bool = Field(True, description="ghosts of the neighbouring amplifiers")
+    dark_current: bool = Field(True, description="dark current of all pixels")
+    deferred_charge: bool = Field(True, description="tail of the last pixel in the leading overscan columns and rows")
+    gain_scatter: bool = Field(True, description="gains that scatter about the camera's nominal ones")
+    nonlinearity: bool = Field(True, description="quadratic response of each amplifier")
+    offset_drift: bool = Field(True, description="bias level that drifts between exposures and rows")
+    read_noise: bool = Field(True, description="read noise")
+    saturation: bool = Field(True, description="full well")
+
+
+class SimulateSpotsMask(Section):
+    """The mask of pinholes and its image: where spots lie, how bright and how wide they are."""
+
+    spots: Annotated[int, Field(ge=3)] = Field(15, description="spots along each side of the mask")
+    pitch_px: Positive = Field(65.32, description="distance of neighbouring spots, pixels")
+    angle_rad: float = Field(-0.055, description="angle of the grid's i axis to the detector's x axis, rad")
+    electrons: Positive = Field(1.5e6, description="flux of a spot in the middle of the bright disc, electrons")
+    flux_scatter: Fraction = Field(0.02, description="scatter of the pinholes' areas, relative rms")
+    disc_radius: Positive = Field(0.7, description="radius of the bright disc, in half sides of the mask")
+    disc_edge: Positive = Field(0.04, description="width of the disc's edge, in half sides of the mask")
+    disc_offset: tuple[float, float] = Field((-0.1, -0.02), description="centre of the disc in the mask, in half sides of it")
+    skirt: Fraction = Field(0.05, description="light of the skirt at the disc's centre, relative to the disc's")
+    core_variance_px2: Positive = Field(4.2, description="variance of the core of a spot, per axis, pixel^2")
+    core_variance_scatter: Fraction = Field(0.04, description="smooth change of the core's variance over the mask, relative rms")
+    ellipticity_scatter: Fraction = Field(0.03, description="smooth change of the core's shape over the mask, rms")
+    wing_fraction: Fraction = Field(0.30, description="part of a spot's light in its wings")
+    wing_sigma_px: Positive = Field(4.7, description="sigma of the wings, pixels")
+    halo_fraction: Fraction = Field(0.08, description="part of a spot's light in its halo")
+    halo_sigma_px: Positive = Field(10.4, description="sigma of the halo, pixels")
+    distortion_px: NotNegative = Field(1.1, description="optical distortion, rms over both axes, pixels")
+    distortion_degree: Annotated[int, Field(ge=2)] = Field(3, description="highest degree of the distortion polynomial")
+    node_scatter_px: NotNegative = Field(0.12, description="scatter of the pinholes' places, rms over both axes, pixels")
+
+
+class SimulateSpotsBackground(Section):
+    """Glow of the projector between the spots."""
+
+    electrons: NotNegative = Field(120.0, description="glow in the bright disc, electrons per pixel")
+    edge: Positive = Field(0.2, description="width of the glow's edge, in half sides of the mask")
+    pedestal: NotNegative = Field(10.0, description="light everywhere, electrons per pixel")
+
+
+class SimulateSpotsMixture(Section):
+    """A flat of known parts: independent random fields of one spectrum, added to the other maps of the sensor."""
+
+    rms: Fraction = Field(0.0, description="rms of all parts together in the flat, relative; 0: none")
+    scale_px: Positive = Field(12.0, description="sigma of the smoothing Gaussian, pixels")
+    high_pass_px: Positive = Field(30.0, description="sigma of the Gaussian of the subtracted large-scale structure, pixels")
+    efficiency: NotNegative = Field(
+        0.6, description="share of quantum efficiency in the variance; shares are divided by their sum"
+    )
+    area: NotNegative = Field(0.4, description="share of pixel area in the variance")
+    diffusion: NotNegative = Field(0.0, description="share of diffusion in the variance")
+
+    @model_validator(mode="after")
+    def _has_parts(self) -> SimulateSpotsMixture:
+        if not self.efficiency + self.area + self.diffusion > 0:
+            raise ValueError("one of efficiency, area and diffusion must be above 0")
+        return self
+
+
+class SimulateSpotsSensor(Section):
+    """Response of the sensor: three maps that act on the charge."""
+
+    efficiency_rms: Fraction = Field(3e-3, description="smooth quantum efficiency, relative rms")
+    efficiency_scale_px: Positive = Field(60.0, description="sigma of the smoothing Gaussian, pixels")
+    pixel_efficiency_rms: Fraction = Field(5e-4, description="quantum efficiency from pixel to pixel, relative rms")
+    tree_ring_rms: Fraction = Field(1e-3, description="pixel-area variation of the tree rings in the flat, relative rms")
+    tree_ring_scale_px: Positive = Field(12.0, description="sigma of one ring, pixels")
+    pixel_area_rms: Fraction = Field(1e-3, description="pixel-area variation from pixel to pixel in the flat, relative rms")
+    diffusion_rms_px2: NotNegative = Field(0.05, description="change of the charge's variance by diffusion, rms, pixel^2")
+    diffusion_scale_px: Positive = Field(12.0, description="sigma of the smoothing Gaussian, pixels")
+    dark_current: NotNegative = Field(0.05, description="dark current of a pixel, electrons per s")
+    mixture: SimulateSpotsMixture = Field(SimulateSpotsMixture(), description="parts of the flat with known shares")
+
+
+class SimulateSpotsLamp(Section):
+    """The lamp behind the mask."""
+
+    scatter: Fraction = Field(2e-3, description="scatter of the light between exposures, relative rms")
+    drift: float = Field(2e-3, description="linear change of the light over the campaign, relative")
+
+
+class SimulateSpotsCampaign(Section):
+    """Exposures of a campaign."""
+
+    mode: Literal["dithered", "fixed"] = Field("dithered", description="each exposure at its own place, or all at one")
+    exposures: Annotated[int, Field(ge=1)] = Field(100, description="spot exposures")
+    biases: Count = Field(20, description="bias exposures before them")
+    window_pitches: NotNegative = Field(10.5, description="side of the square of dithers, in pitches of the grid")
+    exposure_time_s: Positive = Field(15.0, description="exposure time, s")
+    jitter_um: NotNegative = Field(10.0, description="rms per axis of the true position about the commanded one, um")
+    filter: str = Field("", description="card FILTER; none when empty, as in 2019")
+    compressed: bool = Field(False, description="RICE-compressed files")
+
+
+class SimulateSpotsFlats(Section):
+    """Flats of the same sensor before the spots: a beam scan and pointings of the bench's projector."""
+
+    images: Count = Field(0, description="images at each of the five pointings; 0: no flats")
+    led: LedName = Field("red", description="LED; name it in campaign.filter as well if spots and flats are of one band")
+    scan_size: Annotated[int, Field(ge=4)] = Field(10, description="positions of the beam scan along each axis")
+    scan_width_mm: Positive = Field(20.0, description="side of the scanned window, mm; use 80 for the middle of whole sensors")
+    electrons: Positive = Field(50000.0, description="electrons per pixel at the beam's maximum where the flat is 1")
+
+
+SPOTS_PRESETS: dict[str, dict[str, Any]] = {
+    "stars": {},
+    "stars-and-flats": {
+        "sensor": {"efficiency_rms": 1e-3, "mixture": {"rms": 3e-3}},
+        "campaign": {"exposures": 40, "filter": "red", "compressed": True},
+        "flats": {"images": 5},
+    },
+}
+"""Overrides of each preset."""
+
+
+class SimulateSpotsConfig(Section):
+    """A campaign of the spot projector on a sensor, with known truth."""
+
+    preset: Literal["stars", "stars-and-flats"] = Field("stars", description="named set of values; explicit keys win over it")
+    seed: Count = Field(1, description="seed of everything random")
+    camera: Annotated[str, ConfigPath(is_camera=True)] = Field("spots-cutout", description="camera by name or file")
+    detector: DetectorText = Field("R22_S11", description="detector of the spots")
+    effects: SimulateSpotsEffects = Field(SimulateSpotsEffects(), description="switches of all effects")
+    mask: SimulateSpotsMask = Field(SimulateSpotsMask(), description="mask of pinholes and its image")
+    background: SimulateSpotsBackground = Field(SimulateSpotsBackground(), description="glow between the spots")
+    sensor: SimulateSpotsSensor = Field(SimulateSpotsSensor(), description="response of the sensor")
+    lamp: SimulateSpotsLamp = Field(SimulateSpotsLamp(), description="lamp")
+    campaign: SimulateSpotsCampaign = Field(SimulateSpotsCampaign(), description="exposures")
+    flats: SimulateSpotsFlats = Field(SimulateSpotsFlats(), description="flats of the same sensor")
+    electronics: SimulateElectronics = Field(SimulateElectronics(), description="amplifiers")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        preset = given.get("preset", "stars")
+        return merged(SPOTS_PRESETS.get(preset, {}) if isinstance(preset, str) else {}, given_values(given))

@@ -1,12 +1,10 @@
-"""Tasks on the cores of this machine or of a cluster: declared with what they need, run by executors behind one interface.
+"""Tasks on the cores of this machine or of a cluster: declared with their dependencies, run by executors with one interface.
 
-Every call is idempotent: it writes its product atomically, so that one whose worker died can simply run again.
+Every call is idempotent: it writes its product atomically, and can run again if its worker died.
 """
 
-from permil.engine.call import Call, Outcome
-from permil.engine.executor import Executor, InProcess
-from permil.engine.parts import tell_part
-from permil.engine.processes import LocalProcesses
+from permil.engine.call import Call, Outcome, tell_part
+from permil.engine.executors import Executor, InProcess, LocalProcesses
 from permil.engine.session import Session, current_session, make_executor, prepare_workers, session
 from permil.engine.task import End, Ends, State, Task, Work, needs_first, run_tasks
 from permil.engine.threads import ahead, behind, own_threads

@@ -1,9 +1,11 @@
-"""One task: the call, and what it cost where it ran."""
+"""A call of a task in a worker: how it runs, its reports of progress, and its costs in time, bytes read and memory."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import resource
 import sys
 import threading
 import time
@@ -16,21 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from permil.engine.threads import allow_threads
-from permil.engine.usage import bytes_read, forget_peak, peak_memory
 from permil.errors import FileWarning
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-"""What numerical libraries look at, when they are loaded, for the number of their threads."""
+"""Environment variables from which numerical libraries take the number of their threads when they are loaded."""
 
 _ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Call:
-    """A function and its argument; a lower ``rank`` goes first, ``label`` names the task to people, it may use ``threads``."""
+    """A function and its argument; lower ``rank`` runs first, ``label`` names the task in messages, ``threads`` is its limit of threads."""
 
     number: int
     function: Callable[[Any], Any]
@@ -42,9 +43,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Measure:
-    """Where a task ran, and what it took.
+    """Host and process of a task, and its costs.
 
-    ``peak_bytes`` is the most memory that its process held during the task, ``file_warnings`` are the sentences of each `FileWarning`.
+    ``peak_bytes`` is the peak memory of the process during the task, ``file_warnings`` are the messages of each `FileWarning`.
     """
 
     host: str
@@ -63,7 +64,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a call: its result and measure, or its error; ``deaths`` are workers that died of it."""
+    """The outcome of a call: its result and measure, or its error; ``deaths`` is the number of workers that died of it."""
 
     call: Call
     result: Any = None
@@ -73,23 +74,22 @@ class Outcome:
 
 
 def label(argument: object) -> str:
-    """Return a name for a task by what its argument says of itself: detector, LED, band, file."""
-    parts = [getattr(argument, name, None) for name in ("detector", "led", "band", "path")]
-    words = [str(part) for part in parts if part]
+    """Return a name for a task from its argument: detector, LED, band, file."""
     if isinstance(argument, str | Path):
-        words = [str(argument)]
-    return " ".join(words)
+        return str(argument)
+    parts = [getattr(argument, name, None) for name in ("detector", "led", "band", "path")]
+    return " ".join(str(part) for part in parts if part)
 
 
 def run_measured(function: Callable[[Any], Any], argument: object, threads: int = 1) -> tuple[Any, Measure]:
-    """Run a task in a worker: one at a time in this process, numerical libraries on one thread, measured."""
+    """Run and measure a task in a worker: one at a time in this process, numerical libraries on one thread."""
     with _ONE_AT_A_TIME, one_thread(), allow_threads(threads):
         forget_peak()
         return measured(function, argument)
 
 
 def measured(function: Callable[[Any], Any], argument: object) -> tuple[Any, Measure]:
-    """Run a task and measure it; what it warns of files is taken down, other warnings are shown when it is done."""
+    """Run and measure a task; warnings about files are recorded, other warnings are shown after it has ended."""
     begin, cpu, read = time.perf_counter(), time.process_time(), bytes_read()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FileWarning)
@@ -112,10 +112,10 @@ def measured(function: Callable[[Any], Any], argument: object) -> tuple[Any, Mea
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Hold the threads of numerical libraries at one.
+    """Limit numerical libraries to one thread.
 
-    Workers are one per core, so that more threads would wait for each other; and the order of sums, with it the last bit, depends on
-    their number.
+    There is one worker per core, so that more threads would wait for each other; and the order of sums, hence the last bit, depends on
+    the number of threads.
     """
     with _libraries(len(sys.modules)).limit(limits=1):
         yield
@@ -123,7 +123,106 @@ def one_thread() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def _libraries(_n_modules: int) -> ThreadpoolController:
-    """Return the libraries that have threads; they are looked for, which takes milliseconds, when more modules have been loaded."""
+    """Return the libraries with threads; the search, which takes milliseconds, is repeated after more modules have been loaded."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+_COUNTERS = Path("/proc/self/io")
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+_FORGET_PEAK = "5"
+"""Command to the Linux kernel to reset the peak of resident memory (proc(5))."""
+
+
+class _Mapped:
+    """Bytes of memory-mapped files, which the system does not count as read."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        with self._lock:
+            self.count += count
+
+
+_MAPPED = _Mapped()
+
+
+def count_mapped(count: int) -> None:
+    """Count bytes of a file that is mapped into memory as read."""
+    _MAPPED.add(count)
+
+
+def bytes_read() -> int:
+    """Return the bytes that this process has read from files, on disk or in the page cache.
+
+    If the system has no such counter, only the bytes of `count_mapped` are included.
+    """
+    try:
+        lines = _COUNTERS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        lines = []
+    return _MAPPED.count + int(next((line.split()[1] for line in lines if line.startswith("rchar")), 0))
+
+
+def peak_memory() -> int:
+    """Return the peak memory of this process in bytes, since `forget_peak` if the system supports it."""
+    try:
+        lines = _STATUS.read_text(encoding="ascii").splitlines()
+    except OSError:
+        lines = []
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
+    if kilobytes is not None:
+        return 1024 * int(kilobytes)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest
+
+
+def forget_peak() -> None:
+    """Reset the peak of memory if the system supports it."""
+    with contextlib.suppress(OSError):
+        _CLEAR.write_text(_FORGET_PEAK, encoding="ascii")
+
+
+_SECONDS_BETWEEN = 0.5
+
+
+class _Listener:
+    """The receiver of progress reports of the running task.
+
+    It belongs to the process, not to a thread: a task may report from any of its threads, and a process runs one task at a time.
+    """
+
+    def __init__(self) -> None:
+        self.hear: Callable[[float], None] | None = None
+        self.heard = 0.0
+        self.lock = threading.Lock()
+
+
+_LISTENER = _Listener()
+
+
+def tell_part(part: float) -> None:
+    """Report the completed fraction of the running task, from 0 to 1; rate-limited."""
+    with _LISTENER.lock:
+        now = time.monotonic()
+        if _LISTENER.hear is not None and now - _LISTENER.heard > _SECONDS_BETWEEN:
+            _LISTENER.heard = now
+            _LISTENER.hear(part)
+
+
+@contextmanager
+def heard_by(hear: Callable[[float], None]) -> Iterator[None]:
+    """Receive the progress reports of the task that runs in this context."""
+    with _LISTENER.lock:
+        before, _LISTENER.hear = _LISTENER.hear, hear
+        # Short tasks do not report.
+        _LISTENER.heard = time.monotonic()
+    try:
+        yield
+    finally:
+        with _LISTENER.lock:
+            _LISTENER.hear = before

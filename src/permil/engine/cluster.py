@@ -1,4 +1,4 @@
-"""A Dask cluster: any that has a scheduler, or one of jobs that the batch system of a computing centre runs, through dask-jobqueue."""
+"""Executors on a Dask cluster: one with a running scheduler, or jobs of a batch system through dask-jobqueue."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from permil.config.pipeline import JobsConfig
+from permil.config.model import JobsConfig
 from permil.engine.call import Call, Measure, Outcome, run_measured
-from permil.engine.executor import Executor
+from permil.engine.executors import Executor
 from permil.errors import EngineError
 
 _SECONDS_TO_CONNECT = 10.0
@@ -27,21 +27,21 @@ _EXTRA = "install the extra `cluster` (pip install 'permil[cluster]')"
 
 
 class DaskCluster(Executor):
-    """The workers of a Dask scheduler; what becomes of calls comes back as they end.
+    """The workers of a Dask scheduler; outcomes are returned as calls end.
 
     Parameters
     ----------
     address
-        Of the scheduler, ``tcp://host:port``, or a cluster object of Dask.
+        Address of the scheduler, ``tcp://host:port``, or a cluster object of Dask.
     folder
-        Of the run, which every worker must see.
+        Folder of the run, to which every worker needs access.
     tell
-        Called with a sentence about the workers.
+        Called with messages about the workers.
 
     Raises
     ------
     EngineError
-        If Dask is not installed, nobody answers at the address, or a worker does not see the folder.
+        If Dask is not installed, no scheduler answers at the address, or a worker has no access to the folder.
     """
 
     def __init__(self, address: Any, *, folder: Path, tell: Callable[[str], None]) -> None:
@@ -65,12 +65,12 @@ class DaskCluster(Executor):
             raise
 
     def has_capacity(self) -> bool:
-        """Return True: the scheduler keeps what its workers cannot begin yet."""
+        """Return True: the scheduler queues calls for its workers."""
         return True
 
     def begin(self, call: Call) -> None:
-        """Hand a call to the scheduler."""
-        # Not pure: what a task returns depends on files, so that nothing that Dask remembers may stand for it.
+        """Submit a call to the scheduler."""
+        # Not pure: results depend on files, so that Dask must not return remembered ones.
         future = self._client.submit(_run, call.function, call.argument, pure=False, priority=-call.rank)
         self._calls[future.key] = call, future
         future.add_done_callback(self._ended.put)
@@ -81,7 +81,7 @@ class DaskCluster(Executor):
         Raises
         ------
         EngineError
-            If the scheduler is gone.
+            If the connection to the scheduler is lost.
         """
         while True:
             try:
@@ -95,16 +95,16 @@ class DaskCluster(Executor):
                 return self._outcome_of(call, future)
 
     def drop(self) -> None:
-        """Take back what has not ended."""
+        """Cancel the calls that have not ended."""
         futures = [future for _, future in self._calls.values()]
         self._calls.clear()
-        # The scheduler may be gone; then there is nothing to take back.
+        # Without a connection to the scheduler there is nothing to cancel.
         with suppress(OSError, asyncio.TimeoutError, asyncio.CancelledError):
             if futures and self._client.status == "running":
                 self._client.cancel(futures, force=True)
 
     def close(self) -> None:
-        """Leave the scheduler; it and its workers go on."""
+        """Disconnect from the scheduler, which continues with its workers."""
         self._client.close()
 
     def _outcome_of(self, call: Call, future: Any) -> Outcome:
@@ -136,11 +136,11 @@ class DaskCluster(Executor):
 
     def _wait_for_workers(self, tell: Callable[[str], None]) -> None:
         """Wait until there is a worker."""
-        told = False
+        is_announced = False
         while not (workers := self._client.nthreads()):
-            if not told:
+            if not is_announced:
                 tell(f"waiting for workers of the Dask scheduler at {self.address}")
-                told = True
+                is_announced = True
             with suppress(asyncio.TimeoutError):
                 self._client.wait_for_workers(1, timeout=10 * _SECONDS_BETWEEN_LOOKS)
         if max(workers.values()) > 1:
@@ -167,11 +167,11 @@ class DaskCluster(Executor):
 
 
 def _require_listener(address: str) -> None:
-    """Raise an error at once if nothing listens at an address of TCP; Dask itself would try for long."""
+    """Raise an error at once if nothing listens at a TCP address; Dask itself would retry for a long time."""
     match = _TCP_ADDRESS.fullmatch(address)
     if match is None:
         if "://" in address and not address.startswith(("tcp", "tls")):
-            # Other transports of Dask have their own forms.
+            # Addresses of other transports of Dask are not checked.
             return
         raise _no_scheduler(address)
     try:
@@ -198,18 +198,18 @@ def _sees(folder: str) -> bool:
 
 
 _CLUSTERS = {"slurm": ("SLURMCluster", "sbatch"), "htcondor": ("HTCondorCluster", "condor_submit")}
-"""Class of dask-jobqueue and the command that submits."""
+"""Class of dask-jobqueue and submit command of each batch system."""
 _WITHOUT_WALLTIME = {"htcondor"}
-"""Systems whose jobs say their longest time, if they must, in an option of their own."""
+"""Batch systems without a walltime argument in dask-jobqueue."""
 
 
 class JobCluster(DaskCluster):
-    """Jobs that are submitted when the run begins and cancelled when it ends.
+    """Jobs that are submitted at the start of the run and cancelled at its end.
 
     Raises
     ------
     EngineError
-        If dask-jobqueue is not installed, the batch system is not here, or does not take the jobs.
+        If dask-jobqueue or the batch system is not installed, or the jobs are refused.
     """
 
     def __init__(self, jobs: JobsConfig, *, folder: Path, tell: Callable[[str], None]) -> None:
@@ -221,7 +221,7 @@ class JobCluster(DaskCluster):
             raise
 
     def close(self) -> None:
-        """Leave the scheduler and take the jobs back."""
+        """Disconnect from the scheduler and cancel the jobs."""
         super().close()
         self._cluster.close()
 
@@ -234,7 +234,7 @@ def make_cluster(jobs: JobsConfig, *, folder: Path) -> Any:
     jobs
         Section ``pipeline.jobs``.
     folder
-        Of the run; the jobs' logs go below it.
+        Folder of the run, with the logs of the jobs.
 
     Raises
     ------
@@ -244,9 +244,7 @@ def make_cluster(jobs: JobsConfig, *, folder: Path) -> Any:
     try:
         import dask_jobqueue
     except ImportError as error:
-        raise EngineError(
-            "dask-jobqueue is not installed here", remedy="install the extra `cluster` (pip install 'permil[cluster]')"
-        ) from error
+        raise EngineError("dask-jobqueue is not installed here", remedy=_EXTRA) from error
     name, command = _CLUSTERS[jobs.system]
     if shutil.which(command) is None:
         raise EngineError(
@@ -269,13 +267,13 @@ def make_cluster(jobs: JobsConfig, *, folder: Path) -> Any:
 
 
 def cluster_options(jobs: JobsConfig, *, folder: Path) -> dict[str, Any]:
-    """Return what a cluster of dask-jobqueue is made with: one worker process of one thread per core."""
+    """Return the arguments of a cluster of dask-jobqueue: one worker process with one thread per core."""
     options: dict[str, Any] = {
         "cores": jobs.cores,
         "processes": jobs.cores,
         "memory": jobs.memory,
         "log_directory": str(folder / ".state" / "jobs"),
-        # Any free port: other people's schedulers run on the same machine.
+        # Any free port: the machine may run other schedulers.
         "scheduler_options": {"dashboard_address": ":0"},
     }
     if jobs.system not in _WITHOUT_WALLTIME:
@@ -286,12 +284,12 @@ def cluster_options(jobs: JobsConfig, *, folder: Path) -> dict[str, Any]:
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 """Parameters of ``mallopt`` (malloc.h)."""
 _LARGEST_KEPT = 32 << 20
-"""Bytes of an array; to this value, and twice as much for the other, the library goes up by itself."""
+"""Bytes of an array: the limits up to which the C library raises its thresholds automatically are this value and twice it."""
 
 
 @lru_cache(maxsize=1)
 def keep_freed_memory() -> None:
-    """Undo what Dask tells the C library; where there is no such library nothing happens."""
+    """Reset the thresholds of the C library that Dask changes; do nothing without such a library."""
     if "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         return
     with suppress(OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""Locks of a run's folder: a run has it alone, single tasks share it, and no task is done twice at the same time."""
+"""Locks of a run's folder: exclusive for a run, shared by single tasks; no task runs twice at the same time."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _LOCK = "lock"
 
 @contextmanager
 def locked_folder(root: Path, state: Path, *, shared: bool, tell: Callable[[str], None]) -> Iterator[None]:
-    """Hold the folder of a run; the lock goes with the process, however it ends.
+    """Lock the folder of a run; the lock is released when the process ends for any reason.
 
     Parameters
     ----------
     root
         The folder, for messages.
     state
-        Folder below it in which locks lie.
+        Folder of the lock files.
     shared
-        Whether others may share it (single tasks), or none (a run).
+        Whether the lock is shared (single tasks) or exclusive (a run).
     tell
-        Called with a sentence if the file system knows no locks; the work goes on without.
+        Called with a message if the file system does not support locks; the run continues without.
 
     Raises
     ------
     OutputError
-        If another run is at work there, or the folder cannot be written to.
+        If another run uses the folder, or the folder cannot be written to.
     """
     with _open(state / _LOCK, root) as stream:
         try:
@@ -39,13 +39,13 @@ def locked_folder(root: Path, state: Path, *, shared: bool, tell: Callable[[str]
         except BlockingIOError as error:
             raise OutputError("another run is at work in this folder", path=root, remedy="wait for it or stop it") from error
         except OSError as error:
-            tell(f"{root}: the file system knows no locks ({error.strerror}); see that no other run works in this folder")
+            tell(f"{root}: file locking is not supported here ({error.strerror}); make sure that no other run uses this folder")
         yield
 
 
 @contextmanager
 def locked_task(root: Path, state: Path, name: str) -> Iterator[None]:
-    """Wait until no other process does a task of this name, and let none do it meanwhile.
+    """Wait until no other process runs a task of this name, and lock it.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def locked_task(root: Path, state: Path, name: str) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX)
         except OSError:
-            # Without locks the same task done twice writes the same product twice, atomically each time.
+            # Without locks a task that runs twice writes the same product twice, each time atomically.
             yield
             return
         yield

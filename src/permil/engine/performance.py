@@ -1,4 +1,4 @@
-"""What the stages of a run cost, as a table: tasks, time, bytes read, memory."""
+"""Table of the costs of the stages of a run: tasks, time, bytes read, memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 from astropy.table import Table
 
-from permil.engine.call import Measure
+from permil.engine.call import Measure, bytes_read, forget_peak, peak_memory
 from permil.engine.session import CallCosts, Session
-from permil.engine.usage import bytes_read, forget_peak, peak_memory
 
 WHOLE_STAGE = "all"
-"""Step of the row that stands for a stage with all its steps."""
+"""Step name of the row for a whole stage."""
 _GIGABYTE = 1e9
 _MEBIBYTE = 2**20
 
@@ -27,23 +26,23 @@ class StepCost:
     Attributes
     ----------
     step
-        Kind of task; `WHOLE_STAGE` for the stage, with what the main process did itself.
+        Kind of task; `WHOLE_STAGE` for the stage, including the main process.
     workers
-        Processes that did tasks.
+        Number of processes that ran tasks.
     seconds
-        Time that passed.
+        Elapsed time.
     task_seconds
-        Sum over the tasks of the time that each took.
+        Sum of the elapsed times of the tasks.
     cpu_seconds
         Processor time of all processes.
     gigabytes_read
-        Bytes that all processes asked files for, from disk or page cache, in units of 1e9.
+        Bytes read by all processes, from disk or page cache, in units of 1e9.
     gigabytes_per_second
-        The same over the time that passed.
+        The same divided by the elapsed time.
     peak_memory_mib
-        The most memory that one process held, in MiB.
+        Peak memory of a process, in MiB.
     restarted
-        Tasks that ran again because their worker died.
+        Number of tasks that ran again because their worker died.
     """
 
     stage: str
@@ -63,12 +62,12 @@ _UNITS = {
     "seconds": ("s", 3), "task_seconds": ("s", 3), "cpu_seconds": ("s", 3), "gigabytes_read": ("Gbyte", 4),
     "gigabytes_per_second": ("Gbyte / s", 4), "peak_memory_mib": ("Mibyte", 1),
 }  # fmt: skip
-"""Units of the columns, and digits that are kept."""
+"""Units of the columns, and number of decimals."""
 
 
 @dataclass
 class StageMeter:
-    """Costs of one stage, and the batches that it did, there when its context is left."""
+    """Costs of one stage and its groups of calls, filled when its context ends."""
 
     costs: list[StepCost] = field(default_factory=list)
     records: list[CallCosts] = field(default_factory=list)
@@ -76,7 +75,7 @@ class StageMeter:
 
 @contextmanager
 def metered_stage(name: str, opened: Session) -> Iterator[StageMeter]:
-    """Measure what a stage costs."""
+    """Measure the costs of a stage."""
     meter = StageMeter()
     opened.take_records()
     forget_peak()
@@ -87,7 +86,7 @@ def metered_stage(name: str, opened: Session) -> Iterator[StageMeter]:
     steps = [
         _cost(name, each.description, each.measures, seconds=each.seconds, restarted=each.restarted) for each in meter.records
     ]
-    # Calls of this process are in its own counters already.
+    # The counters of this process include its own calls.
     measures = [measure for record in meter.records for measure in record.measures]
     others = [measure for measure in measures if not measure.is_own]
     whole = replace(
@@ -122,11 +121,11 @@ def performance_table(costs: Iterable[StepCost], *, order: Sequence[str], before
     Parameters
     ----------
     costs
-        Of the stages of this run.
+        Costs of the stages of this run.
     order
         Names of all stages.
     before
-        The table of an earlier run; of a stage that is not in this one, or had nothing to do, what it cost then is kept.
+        Table of an earlier run; its rows are kept for stages that are not in this run or had nothing to do.
     """
     rows = [asdict(cost) for cost in costs]
     worked = {row["stage"] for row in rows if row["step"] == WHOLE_STAGE and row["tasks"]}

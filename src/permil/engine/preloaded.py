@@ -1,6 +1,6 @@
-"""What the server of worker processes loads once, so that its copies, the workers, begin with everything in memory.
+"""Modules that the server of worker processes loads once, so that they are in the memory of every worker from its start.
 
-Nothing else imports this module.
+No other module imports this one.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import gc
 from importlib import import_module
 
 _MODULES = (
-    "permil.cli",  # the main module of a run, which each worker would load again
+    "permil.cli",  # the main module of a run
     "permil.flat.stage",  # the tasks, with all numerical libraries
-    "astropy.io.misc.yaml",  # what the first table that is read would load
+    "astropy.io.misc.yaml",  # needed to read the first table
 )
 
 
@@ -23,7 +23,7 @@ def _load() -> None:
 gc.disable()
 try:
     _load()
-    # What is loaded stays shared with the workers as long as they do not look through it for garbage.
+    # Loaded modules remain shared with the workers if they are excluded from garbage collection.
     gc.freeze()
 finally:
     gc.enable()

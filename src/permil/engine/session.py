@@ -1,4 +1,4 @@
-"""The executor of a run: which one, what goes to it, what that cost, and that an interrupt is not lost."""
+"""The session of a run: its executor, the costs of calls, and the handling of interrupts."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from permil.config.pipeline import PipelineConfig
+from permil.config.model import PipelineConfig
 from permil.engine.call import Measure, Outcome
-from permil.engine.executor import Executor, InProcess
-from permil.engine.processes import LocalProcesses, start_server
+from permil.engine.executors import Executor, InProcess, LocalProcesses, start_server
 
 
 @dataclass
 class CallCosts:
-    """What the calls of one description cost.
+    """Costs of the calls with one description.
 
     Attributes
     ----------
     seconds
-        From the begin of the first call to the last outcome.
+        Time from the start of the first call to the last outcome.
     restarted
-        Calls that were made again because their worker died, counted as often as that happened.
+        Number of repeated calls after the death of a worker.
     """
 
     description: str
@@ -38,7 +37,7 @@ class CallCosts:
     _begin: float = field(default_factory=time.perf_counter)
 
     def add(self, outcome: Outcome) -> None:
-        """Count one call."""
+        """Add the outcome of a call."""
         self.restarted += outcome.deaths
         self.seconds = time.perf_counter() - self._begin
         if outcome.measure is not None:
@@ -46,20 +45,20 @@ class CallCosts:
 
     @property
     def file_warnings(self) -> list[str]:
-        """Sentences of each `FileWarning`, in the order of the calls that ended."""
+        """Messages of each `FileWarning`, in the order in which calls ended."""
         return [sentence for measure in self.measures for sentence in measure.file_warnings]
 
 
 @dataclass
 class Session:
-    """An executor and what was done with it since the last look at ``records``; it does one set of tasks at a time."""
+    """An executor and the costs of its calls since ``records`` was last taken; it runs one set of tasks at a time."""
 
     executor: Executor
     records: list[CallCosts] = field(default_factory=list)
     is_busy: bool = False
 
     def take_records(self) -> list[CallCosts]:
-        """Return the records since the last time."""
+        """Return and clear the records."""
         taken, self.records = self.records, []
         return taken
 
@@ -68,13 +67,13 @@ _SESSION: ContextVar[Session | None] = ContextVar("session", default=None)
 
 
 def current_session() -> Session | None:
-    """Return the session that work goes to; None outside of a run."""
+    """Return the current session; None outside of a run."""
     return _SESSION.get()
 
 
 @contextmanager
 def session(executor: Executor) -> Iterator[Session]:
-    """Let all work within the context go to an executor."""
+    """Use an executor for all calls in this context."""
     opened = Session(executor)
     with noted_interrupts(), executor:
         token = _SESSION.set(opened)
@@ -85,7 +84,7 @@ def session(executor: Executor) -> Iterator[Session]:
 
 
 def prepare_workers(options: PipelineConfig) -> None:
-    """Let the libraries of worker processes of this machine, where a configuration asks for any, be loaded from now on."""
+    """Start to load the libraries of worker processes on this machine, if the configuration uses any."""
     if options.jobs.system == "none" and not options.scheduler and options.workers != 1:
         start_server()
 
@@ -100,16 +99,16 @@ def make_executor(options: PipelineConfig, *, workers: int, folder: Path, tell: 
     workers
         Processes on this machine.
     folder
-        Of the run.
+        Folder of the run.
     tell
-        Called with what a person should know of the workers.
+        Called with messages about the workers.
 
     Raises
     ------
     EngineError
-        If there are no workers to be had.
+        If no workers are available.
     """
-    # Dask takes a second to load: it is loaded only where it is asked for.
+    # Dask takes a second to load and is loaded on demand.
     if options.jobs.system != "none":
         from permil.engine.cluster import JobCluster
 
@@ -126,7 +125,7 @@ _RECEIVED = threading.Event()
 
 @contextmanager
 def noted_interrupts() -> Iterator[None]:
-    """Note interrupts; where they are ignored, or someone else handles them, nothing changes."""
+    """Record interrupts, unless they are ignored or handled elsewhere."""
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
         yield
@@ -148,12 +147,12 @@ def noted_interrupts() -> Iterator[None]:
 
 
 def raise_if_interrupted() -> None:
-    """Raise the interrupt that was noted.
+    """Raise a recorded interrupt.
 
     Raises
     ------
     KeyboardInterrupt
-        If there was one.
+        If an interrupt was recorded.
     """
     if _RECEIVED.is_set():
         raise KeyboardInterrupt

@@ -1,7 +1,7 @@
-"""Tasks: what each needs, which options matter to it, what it writes and what computes it; and the loop that runs them.
+"""Declared tasks, with dependencies, relevant options, products and function, and the loop that runs them.
 
-Order, skipping, single commands, estimate, progress and costs follow from the declarations. What only the products of earlier tasks can
-tell, such as the exposures that a solution uses, is decided when a task begins (`Task.work`).
+Order, skipping, single commands, estimate, progress and costs follow from the declarations. Decisions that depend on the products of
+earlier tasks, such as the exposures of a solution, are made when a task begins (`Task.work`).
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from pathlib import Path
 from typing import Any
 
 from permil.engine.call import Call, label
-from permil.engine.executor import Executor
+from permil.engine.executors import Executor
 from permil.engine.session import CallCosts, raise_if_interrupted
 from permil.errors import InputError, PermilError
 from permil.products import fingerprint, is_current, source_fingerprint
 
 Key = tuple[str, ...]
 Display = Callable[[str, int], AbstractContextManager[Callable[[float], None]]]
-"""Given a description and a number of calls, shows them as long as it is entered; yields what to call with how many are done."""
+"""Takes a description and a number of calls and shows their progress in its context; yields a function of the number of completed calls."""
 
 
 class State(Enum):
-    """How a task may end."""
+    """Final states of a task."""
 
     CURRENT = "its products were up to date"
-    DONE = "its products are made"
-    EMPTY = "there is nothing to do"
-    FAILED = "its inputs are at fault"
-    DROPPED = "what it needs failed"
+    DONE = "its products were made"
+    EMPTY = "there was nothing to do"
+    FAILED = "its inputs are faulty"
+    DROPPED = "a task that it needs failed"
 
 
 def _messages(results: list[Any]) -> list[str]:
-    """Return what the calls of a task return: sentences for people, or None."""
+    """Return the messages from all calls of a task; each returns a list or None."""
     return [sentence for sentences in results for sentence in sentences or []]
 
 
 @dataclass(frozen=True)
 class Work:
-    """Calls of a function that need nothing of each other.
+    """Independent calls of a function.
 
     Attributes
     ----------
     function
-        Importable by its name: workers are separate processes. A call can be repeated, since its worker may die.
+        Importable by its name, since workers are separate processes. A call is repeated if its worker dies.
     arguments
-        One for each call; they can be pickled.
+        One picklable argument per call.
     finish
-        Given the results in the order of the arguments, in the main process; returns sentences for people.
+        Called in the main process with the results in the order of the arguments; returns messages for the user.
     """
 
     function: Callable[[Any], Any]
@@ -61,38 +61,38 @@ class Work:
 
     @classmethod
     def here(cls, function: Callable[[], Sequence[str]]) -> Work:
-        """Return work that the main process does itself; the function returns sentences for people."""
+        """Return work for the main process; the function returns messages for the user."""
         return cls(str, (), lambda _: function())
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Products that are made together, and everything that they depend on.
+    """Products that are made together, and all their dependencies.
 
     Attributes
     ----------
     key
-        Kind of the task and the names that tell it from others of its kind: ``("flat", "red", "R22_S11")``.
+        Kind and unique name of the task: ``("flat", "red", "R22_S11")``.
     description
-        Title of this and similar tasks where progress and costs are shown.
+        Title of this and similar tasks in progress and costs.
     work
-        Given the task itself, with those of its needs whose products are there, returns its work; None if there is nothing to do.
+        Called with the task, whose needs are those with existing products; returns its work, or None if there is nothing to do.
     outputs, pending
-        Products, each of which holds the fingerprint of the task; where the product may be until another task puts it into its place.
+        Products with the fingerprint of the task; temporary place of the product until another task moves it.
     options, facts
-        Keys of the configuration that matter to the products, with their values (`permil.run.Run.options`); what else does, as JSON.
+        Options of the configuration that affect the products, with their values (`permil.run.Run.options`); other facts, as JSON.
     files, products
-        Input files: size and time of change count for the first, the fingerprints of products of permil for the second.
+        Input files: identified by size and modification time, or by the fingerprint in a product of permil.
     needs, after
-        Tasks whose products are used; tasks that must have ended well, but whose products are not used.
+        Tasks whose products are used; tasks that must have succeeded, but whose products are not used.
     tolerant
-        Whether the task goes on without needs that failed, as long as one is left.
+        Whether the task runs without failed needs, as long as one is left.
     leaves_out
-        Errors of the inputs of this task, for which its products are left out; any other error ends the run.
+        Errors of the inputs of this task for which its products are left out; any other error ends the run.
     command
-        Words of the command that does this task: ``("beam", "--led", "red")``; empty where there is none.
+        Arguments of the command for this task: ``("beam", "--led", "red")``; empty if there is none.
     seconds, size, is_serial
-        Estimates: processor time of one core, bytes of the products, and whether more cores than tasks are of no use.
+        Estimates: processor time of one core, bytes of the products, and whether additional cores are of no use.
     """
 
     key: Key
@@ -115,14 +115,14 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of everything that the products depend on."""
+        """Digest of all dependencies of the products."""
         content = {"key": self.key, "options": dict(self.options), "facts": self.facts}
         upstream = [*(need.fingerprint for need in self.needs), *map(source_fingerprint, self.products)]
         return fingerprint(content, files=self.files, upstream=upstream)
 
     @property
     def is_current(self) -> bool:
-        """Whether the products are there and were made from just what would be used now."""
+        """Whether the products exist and have the fingerprint of the task."""
         if not self.outputs:
             return False
         if self.pending is not None and is_current(self.pending, self.fingerprint):
@@ -132,7 +132,7 @@ class Task:
 
 @dataclass(frozen=True)
 class End:
-    """How a task ended: with those of its needs whose products are there, sentences for people, and why it failed or was dropped."""
+    """End of a task: the task with its available needs, state, messages for the user, and the error if it failed or was dropped."""
 
     task: Task
     state: State
@@ -141,17 +141,17 @@ class End:
 
     @property
     def is_there(self) -> bool:
-        """Whether the products are there."""
+        """Whether the products exist."""
         return self.state in (State.CURRENT, State.DONE)
 
 
 Ends = dict[Key, End]
-"""How tasks ended, by their keys, in the order of their declaration."""
+"""Ends of tasks by key, in the order of declaration."""
 
 
 @dataclass
 class _Group:
-    """Calls of one description: what is shown of them, and what they cost."""
+    """Progress and costs of the calls with one description."""
 
     record: CallCosts
     reached: Callable[[float], None]
@@ -160,13 +160,13 @@ class _Group:
     parts: dict[int, float] = field(default_factory=dict)
 
     def tell(self) -> None:
-        """Show how many calls are done, parts of those that run included."""
+        """Show the number of completed calls, including fractions of running ones."""
         self.reached(self.done + sum(self.parts.values()))
 
 
 @dataclass
 class _Opened:
-    """A task that is being done."""
+    """A task in progress."""
 
     task: Task
     work: Work
@@ -177,7 +177,7 @@ class _Opened:
 
 
 class _Loop:
-    """Takes tasks to an executor as what they need ends."""
+    """Passes tasks to an executor when their needs have ended."""
 
     def __init__(self, tasks: Sequence[Task], executor: Executor, display: Display, records: list[CallCosts]) -> None:
         self.tasks, self.executor, self.display, self.records = tasks, executor, display, records
@@ -203,7 +203,7 @@ class _Loop:
         return {task.key: self.ends[task.key] for task in self.tasks}
 
     def _open_ready(self) -> None:
-        """Open the tasks all of whose needs have ended."""
+        """Open the tasks whose needs have all ended."""
         ready, tasks, self.waiting = [], self.waiting, []
         for task in tasks:
             if any(need.key in self.ranks and need.key not in self.ends for need in (*task.after, *task.needs)):
@@ -213,15 +213,15 @@ class _Loop:
             else:
                 ready.append(found)
         self.unopened = len(ready)
-        # Similar tasks that wait are shown together with those that begin now.
+        # Waiting tasks of the same description are shown together with those that begin now.
         totals = Counter(task.description for task in (*ready, *self.waiting))
         for task in ready:
             self._open(task, totals[task.description])
-            # What the executor can begin at once need not wait until all tasks are open.
+            # The executor begins calls before all tasks are open.
             self._begin_calls()
 
     def _resolve(self, task: Task) -> Task | End:
-        """Return a task with the needs whose products are there; its end where it need not or cannot be done."""
+        """Return a task with its available needs, or its end if it is current or dropped."""
         ends = [self._end_of(need) for need in (*task.after, *task.needs)]
         there = [end.task for end in ends[len(task.after) :] if end.is_there]
         lost = [end for number, end in enumerate(ends) if not end.is_there and not (task.tolerant and number >= len(task.after))]
@@ -233,7 +233,7 @@ class _Loop:
         return End(task, State.CURRENT) if task.is_current else task
 
     def _end_of(self, need: Task) -> End:
-        """Return how a need has ended; one that is not to be done now must be up to date."""
+        """Return the end of a need; one outside this set of tasks must be up to date."""
         if need.key not in self.ends:
             found = self._resolve(need)
             self.ends[need.key] = found if isinstance(found, End) else _require_nothing(found)
@@ -269,7 +269,7 @@ class _Loop:
             opened = next((opened for opened in self.opened if opened.waiting), None)
             if opened is None:
                 return
-            # Calls that wait or run want cores as well.
+            # Cores are shared with waiting and running calls.
             calls = len(self.running) + sum(len(each.waiting) for each in self.opened) + self.unopened
             threads = max(1, self.executor.cores // calls)
             place = opened.waiting.popleft()
@@ -312,7 +312,7 @@ class _Loop:
             self._fail(task, error)
 
     def _fail(self, task: Task, error: PermilError) -> None:
-        # What an earlier run made must not be taken for the product of these inputs.
+        # Products of an earlier run must not be mistaken for those of these inputs.
         for path in task.outputs:
             path.unlink(missing_ok=True)
         self.ends[task.key] = End(task, State.FAILED, error=error)
@@ -328,7 +328,7 @@ class _Loop:
 
 
 def _attempt(function: Callable[[Any], Any], errors: tuple[type[PermilError], ...], argument: object) -> Any:
-    """Return what a function returns, or its error where the inputs of the task are at fault."""
+    """Return the result of a function, or its error if it is one of the given kinds."""
     try:
         return function(argument)
     except errors as error:
@@ -336,42 +336,42 @@ def _attempt(function: Callable[[Any], Any], errors: tuple[type[PermilError], ..
 
 
 def _require_nothing(task: Task) -> End:
-    """Return the end of a task that is not up to date and not to be done now, if there is nothing to do.
+    """Return the end of a task outside this set that is not up to date, if there is nothing to do.
 
     Raises
     ------
     InputError
-        If there is; the error says which command does it.
+        If there is work to do; the error names the command.
     """
     if task.work(task) is None:
         return End(task, State.EMPTY)
     name = " ".join(task.key)
-    stage, *words = task.command or ("run",)
+    stage, *arguments = task.command or ("run",)
     raise InputError(
         f"{name}: this is not there, or no longer up to date",
-        remedy=f"run `{' '.join(('permil', stage, 'CONFIG', *words))}` first",
+        remedy=f"run `{' '.join(('permil', stage, 'CONFIG', *arguments))}` first",
         task=name,
     )
 
 
 def run_tasks(tasks: Sequence[Task], executor: Executor, *, display: Display, records: list[CallCosts]) -> Ends:
-    """Do tasks as far as they are not up to date; earlier ones go first.
+    """Run the tasks that are not up to date; earlier ones go first.
 
     Parameters
     ----------
     tasks
-        Declared tasks. Tasks that they need and that are not among them must be up to date.
+        Declared tasks. Other tasks that they need must be up to date.
     display
-        Shows how far the calls of each description are.
+        Shows the progress of the calls of each description.
     records
-        To which the costs of the calls of each description are added.
+        List to which the costs of the calls of each description are added.
 
     Raises
     ------
     InputError
-        If a task that is needed and not among them is not up to date.
+        If another task that is needed is not up to date.
     Exception
-        The first error of a call that does not leave a product out; what has not begun is dropped then.
+        The first error of a call that does not leave a product out; other calls are dropped.
     """
     loop = _Loop(tasks, executor, display, records)
     try:
@@ -386,7 +386,7 @@ def run_tasks(tasks: Sequence[Task], executor: Executor, *, display: Display, re
 
 
 def needs_first(tasks: Sequence[Task]) -> list[Task]:
-    """Return tasks and all that they need, each once, after those that it needs."""
+    """Return tasks and all their needs, each once and after its own needs."""
     ordered: dict[Key, Task] = {}
 
     def add(task: Task) -> None:

@@ -1,7 +1,7 @@
-"""Threads within a task: where there are fewer tasks than workers, a task may use the cores that would rest.
+"""Threads within a task: with fewer tasks than workers, a task may use the idle cores.
 
-Only work whose result does not depend on the order of its parts is given to threads, so that the bits of a product are the same
-whatever their number; those of numerical libraries stay at one (`permil.engine.call.one_thread`).
+Threads only compute results that do not depend on their order, so that the bits of a product are the same for any number of threads;
+numerical libraries use one thread (`permil.engine.call.one_thread`).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _THREADS: ContextVar[int] = ContextVar("threads", default=1)
 
 
 def own_threads() -> int:
-    """Return how many threads the task that asks may use."""
+    """Return the number of threads that the running task may use."""
     return _THREADS.get()
 
 
 @contextmanager
 def allow_threads(number: int) -> Iterator[None]:
-    """Let the task that runs within use a number of threads."""
+    """Set the number of threads of the task in this context."""
     token = _THREADS.set(number)
     try:
         yield
@@ -37,14 +37,14 @@ def allow_threads(number: int) -> Iterator[None]:
 def ahead(
     function: Callable[[Argument], Result], arguments: Iterable[Argument], *, threads: int, depth: int = 0
 ) -> Generator[Result]:
-    """Yield what a function returns for each argument, in order, while threads already work on the next ones.
+    """Yield the results of a function for each argument, in order, while threads compute the next ones.
 
     Parameters
     ----------
     threads
-        How many work, with the one that uses the results: so many calls less one are under way meanwhile; with 1 all is done in turn.
+        Number of threads, including the one that uses the results; with 1 all calls are made in turn.
     depth
-        Results that are made ahead, for one who uses several at a time; at least as many as there are threads.
+        Number of results computed ahead, for a caller that uses several at a time; at least the number of threads.
 
     Raises
     ------
@@ -70,9 +70,9 @@ def ahead(
 
 @contextmanager
 def behind(threads: int) -> Iterator[Callable[[Callable[[], None]], None]]:
-    """Give a function that makes calls in a thread of their own, behind the one who goes on; at the end all are done.
+    """Yield a function that runs calls in a background thread; all calls have ended when the context ends.
 
-    One call is under way at a time: who asks for the next one waits for it, and gets its error. With one thread calls are made at once.
+    One call runs at a time: the next one waits for it, and raises its error. With one thread calls are made directly.
     """
     if threads == 1:
         yield lambda call: call()

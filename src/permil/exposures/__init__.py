@@ -1,9 +1,8 @@
 """Exposures: headers and names of raw files, the index of all exposures, raw segments and their assembly."""
 
-from permil.exposures.assemble import assemble
 from permil.exposures.checksums import Checksums
 from permil.exposures.classify import BIAS, OTHER, POINTING, SCAN, SPOT, aimed_detector, classify, position_table
-from permil.exposures.duplicates import Duplicate
+from permil.exposures.consistency import Duplicate
 from permil.exposures.exposure import LEDS, Exposure, exposures_to_table, read_exposure
 from permil.exposures.file_names import (
     CcobFolder,
@@ -17,12 +16,9 @@ from permil.exposures.file_names import (
     run_folder,
 )
 from permil.exposures.hdu import warn_of_file
-from permil.exposures.index import Index, build_index, summarise_files
+from permil.exposures.index import Index, Unreadable, build_index, find_files, summarise_files
 from permil.exposures.positions import RunOffset, measure_offsets, require_one_kind, resolve_positions
-from permil.exposures.raw_detector import RawDetector, read_raw
-from permil.exposures.raw_file import RawFile, RowPlaces
-from permil.exposures.raw_headers import RawHeaders
-from permil.exposures.walk import Unreadable, find_files
+from permil.exposures.raw_file import RawDetector, RawFile, RawHeaders, RowPlaces, assemble, read_raw
 
 __all__ = [
     "BIAS",

@@ -14,7 +14,7 @@ import numpy as np
 from astropy.table import Column, Table
 
 from permil.camera import Camera, Detector
-from permil.camera.detector_names import detector_key, serial_key
+from permil.camera.detector_names import SERIAL_PREFIX, detector_key, serial_key
 from permil.errors import InputError
 from permil.exposures.cards import Cards
 from permil.exposures.checksums import CHANGED_HEADER, Checksums, has_changed_header
@@ -30,7 +30,6 @@ from permil.exposures.file_names import (
     run_and_job,
 )
 from permil.exposures.hdu import BLOCK, fits_stream, is_compressed, read_primary_header, read_structure, warn_of_file
-from permil.exposures.sensor_serials import foreign_sensor, plain_serial, raft_key, sensor_serial
 
 LEDS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 NAN = math.nan
@@ -446,3 +445,47 @@ def columns_to_table(columns: Mapping[str, Any]) -> Table:
             for entry in fields(Exposure)
         ]
     )
+
+
+_RAFT = re.compile(r"(C?RTM)[-_ ]?(\d{3})(.*ETU)?", re.IGNORECASE)
+_SHORTEST_SERIAL = 4
+_NO_SERIAL = frozenset({"", "NONE", "UNKNOWN", "TBD", "NAN", "0"})
+
+
+def sensor_serial(cards: Cards) -> str:
+    """Return the serial number of the sensor in a primary header, "" if missing."""
+    serial = cards.text("LSST_NUM")
+    key = serial_key(serial)
+    if key in _NO_SERIAL:
+        return ""
+    if len(key) < _SHORTEST_SERIAL or not any(map(str.isdigit, key)):
+        cards.problems["LSST_NUM"] = f"card LSST_NUM is not a serial number ({serial[:40]!r})"
+        return ""
+    return serial
+
+
+def plain_serial(serial: str, detector: Detector) -> str:
+    """Normalise a serial number: the spelling of the camera for its own sensor, else upper case with hyphens."""
+    if not serial or serial_key(serial) == serial_key(detector.serial):
+        return detector.serial if serial else ""
+    return re.sub(r"[\s_]+", "-", SERIAL_PREFIX.sub("", serial).strip().upper())
+
+
+def raft_key(serial: str) -> tuple[str, str, bool] | None:
+    """Parse the serial number of a raft: kind, number, and whether it is an engineering unit."""
+    found = _RAFT.search(serial)
+    return (found[1].upper(), found[2], found[3] is not None) if found else None
+
+
+def foreign_sensor(serial: str, raft: str, detector: Detector, camera: Camera) -> list[str]:
+    """Describe sensor and raft if they differ from those of the camera.
+
+    Sensors have been swapped and a camera file describes one epoch, so a difference is a note, not an error.
+    """
+    other_raft = raft_key(raft) not in (None, raft_key(detector.raft_serial))
+    if serial and detector.serial and serial_key(serial) != serial_key(detector.serial):
+        rafts = (f" of raft {raft}", f" of raft {detector.raft_serial}") if other_raft else ("", "")
+        return [f"{detector.name} is sensor {serial}{rafts[0]}, but {detector.serial}{rafts[1]} in camera {camera.name}"]
+    if other_raft and detector.raft_serial:
+        return [f"{detector.name} is in raft {raft}, but in {detector.raft_serial} in camera {camera.name}"]
+    return []

@@ -1,7 +1,8 @@
-"""The index: every raw file below the given folders, with its header values and its purpose."""
+"""The index: search folders for raw files, read their headers, and find the purpose of every exposure."""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -17,15 +18,94 @@ from permil.config.exposures import ExposuresConfig
 from permil.errors import InputError
 from permil.exposures.checksums import Checksums
 from permil.exposures.classify import OTHER, classify
-from permil.exposures.contradictions import choose_sensors, leave_out_disagreeing, leave_out_moved, note_unusual
-from permil.exposures.duplicates import Duplicate, leave_out_duplicates
+from permil.exposures.consistency import (
+    Duplicate,
+    choose_sensors,
+    leave_out_disagreeing,
+    leave_out_duplicates,
+    leave_out_moved,
+    note_unusual,
+    require_one_sensor,
+)
 from permil.exposures.exposure import LEDS, Exposure, columns_to_table, exposures_to_table, read_exposure
+from permil.exposures.file_names import is_fits_name
 from permil.exposures.hdu import reading
 from permil.exposures.positions import RunOffset, groups, resolve_positions
-from permil.exposures.sensor_serials import require_one_sensor
-from permil.exposures.walk import Unreadable, find_files
 from permil.products import is_product
 from permil.progress import parallel_map
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file or folder that could not be used, and why."""
+
+    path: str
+    reason: str
+
+
+def find_files(roots: Iterable[str | Path]) -> tuple[list[Path], list[Unreadable]]:
+    """Search folders recursively for files with a FITS suffix.
+
+    Symbolic links are followed; a folder or file that is reached twice counts once.
+
+    Returns
+    -------
+    files
+        Sorted by path.
+    unreadable
+        Folders that cannot be opened.
+
+    Raises
+    ------
+    InputError
+        If no roots are given, one of them does not exist, or there is no FITS file at all.
+    """
+    starts = [Path(root) for root in roots]
+    if not starts:
+        raise InputError("no folders to search", remedy="name at least one in exposures.roots")
+    # Visited folders and files, by device and inode: ends loops of links and allows overlapping roots.
+    seen: set[tuple[int, int]] = set()
+    files: list[Path] = []
+    unreadable: list[Unreadable] = []
+    waiting = []
+    for root in starts:
+        if not root.exists():
+            raise InputError("the folder does not exist", path=root, remedy="check exposures.roots")
+        waiting.append(root.absolute())
+    waiting.reverse()
+    while waiting:
+        path = waiting.pop()
+        try:
+            status = path.stat()
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            if path.is_file():
+                files.append(path)
+                continue
+            with os.scandir(path) as entries:
+                inside = sorted(entry.path for entry in entries if _is_candidate(entry))
+        except OSError as error:
+            unreadable.append(Unreadable(str(path), f"cannot be opened ({error.strerror or error})"))
+            continue
+        waiting.extend(Path(entry) for entry in reversed(inside))
+    if not files and not unreadable:
+        names = ", ".join(str(root) for root in starts)
+        raise InputError(f"no FITS files in {names}", remedy="check exposures.roots", value=[str(root) for root in starts])
+    return sorted(files), unreadable
+
+
+def _is_candidate(entry: os.DirEntry[str]) -> bool:
+    # Hidden files are still being written.
+    if entry.name.startswith("."):
+        return False
+    if is_fits_name(entry.name):
+        return True
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
 
 _FILES_PER_TASK = 500
 _LISTS = {"unreadable": Unreadable, "duplicates": Duplicate, "offsets": RunOffset}

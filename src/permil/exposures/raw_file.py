@@ -1,4 +1,7 @@
-"""An open raw file: its structure is checked on opening, its pixels are decoded on request, whole or row by row."""
+"""Raw files: an open file whose pixels are decoded on request, the segments of a detector, and their assembly.
+
+The structure of a file is checked on opening; its pixels are decoded whole or row by row.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -20,15 +24,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector
-from permil.engine.usage import count_mapped
+from permil.camera.frames import place_segment
+from permil.engine.call import count_mapped
 from permil.errors import InputError, OutputError, RawFormatError
+from permil.exposures.cards import Cards
 from permil.exposures.checksums import CHANGED_HEADER, Checksums, find_fault, has_changed_header, has_sums, sum_of_words
 from permil.exposures.exposure import identify_detector
 from permil.exposures.hdu import Hdu, fits_stream, is_compressed, read_structure, reading, warn_of_file
-from permil.exposures.raw_headers import RawHeaders
-from permil.exposures.rice import decompress, rice_coding, tile_places
 from permil.exposures.segments import check_geometry, find_segments, image_size
-from permil.exposures.tiles import decode_tiles
+from permil.exposures.tiles import decode_tiles, decompress, rice_coding, tile_places
+
+_BOARD_EXTENSION = "REB_COND"
+
+
+class RawHeaders:
+    """Headers of all HDUs as bytes, the primary first."""
+
+    headers: tuple[bytes, ...]
+
+    @cached_property
+    def primary(self) -> Cards:
+        """Cards of the primary header."""
+        return Cards(self.headers[0])
+
+    @cached_property
+    def readout_board(self) -> Cards | None:
+        """Cards of the extension REB_COND (temperatures, voltages and currents of the readout board); None if it is missing.
+
+        In March 2019 it had no name and is recognised by its cards.
+        """
+        for header in self.headers[1:]:
+            if _BOARD_EXTENSION.encode() in header or b"TEMP1   =" in header:
+                cards = Cards(header)
+                name = cards.text("EXTNAME")
+                if name == _BOARD_EXTENSION or (not name and cards.get("TEMP1") is not None):
+                    return cards
+        return None
+
 
 IntegerImage = NDArray[np.int32]
 
@@ -396,3 +428,100 @@ def _mapped(descriptor: int) -> NDArray[np.uint8]:
 
 def _big_endian(bits: int) -> np.dtype[Any]:
     return np.dtype(np.uint8) if bits == 8 else np.dtype(f">i{bits // 8}")
+
+
+@dataclass(frozen=True)
+class RawDetector(RawHeaders):
+    """One detector in one exposure.
+
+    Attributes
+    ----------
+    path, detector
+        The file, and the name of the detector.
+    segments
+        Full raw segments ``[row, column]`` with prescan and overscans, by amplifier name.
+    headers
+        Headers of all HDUs as bytes, the primary first.
+    """
+
+    path: str
+    detector: Detector
+    segments: dict[str, IntegerImage] = field(repr=False)
+    headers: tuple[bytes, ...] = field(repr=False)
+
+
+def read_raw(
+    path: str | Path,
+    camera: Camera,
+    *,
+    segments: Iterable[str] | None = None,
+    threads: int = 1,
+    checksums: Checksums = "refuse",
+) -> RawDetector:
+    """Read a raw file.
+
+    Plain and compressed image HDUs in any order are accepted, in plain and gzip files (recognised by content); other HDUs are ignored.
+
+    Parameters
+    ----------
+    camera
+        Camera that defines the expected geometry.
+    segments
+        Names of the amplifiers to decode (``C14``); all by default. The others must be present, but are not decoded.
+    threads
+        Number of segments decoded concurrently.
+    checksums
+        Treatment of data whose checksum is wrong, see `RawFile`.
+
+    Warns
+    -----
+    FileWarning
+        See `RawFile`.
+
+    Raises
+    ------
+    RawFormatError
+        If the file is damaged or cut short, a segment is missing or duplicated, or sizes differ from those of the camera.
+    InputError
+        If the file cannot be opened or does not identify a detector of this camera.
+    CameraError
+        If the detector has no amplifier of that name.
+    """
+    with RawFile(path, camera, checksums=checksums) as opened:
+        detector = opened.detector
+        names = [amplifier.name for amplifier in detector.amplifiers]
+        if segments is not None:
+            names = list(dict.fromkeys(detector.amplifier(name).name for name in segments))
+        sizes = {(detector.amplifier(name).ny_raw, detector.amplifier(name).nx_raw) for name in names}
+        # One allocation is much faster than many.
+        places = np.empty((len(names), *sizes.pop()), dtype=np.int32) if len(sizes) == 1 else [None] * len(names)
+        with ThreadPoolExecutor(threads) as pool:
+            decoded = dict(zip(names, (pool.map if threads > 1 else map)(opened.segment, names, places), strict=True))
+        return RawDetector(str(path), detector, decoded, opened.headers)
+
+
+def assemble(raw: RawDetector) -> IntegerImage:
+    """Return the active pixels of a detector, trimmed, flipped and placed; pixel values are those of the file.
+
+    Parameters
+    ----------
+    raw
+        All segments of a detector.
+
+    Returns
+    -------
+    image : ndarray, shape of the detector
+        ``[row = y, column = x]`` of the DM pixel frame.
+
+    Raises
+    ------
+    InputError
+        If a segment was not read.
+    """
+    missing = [amplifier.name for amplifier in raw.detector.amplifiers if amplifier.name not in raw.segments]
+    if missing:
+        raise InputError(f"segment {', '.join(missing)} was not read", path=raw.path, remedy="read all segments", missing=missing)
+    image = np.empty(raw.detector.shape, dtype=np.int32)
+    for amplifier in raw.detector.amplifiers:
+        image[amplifier.slices] = place_segment(amplifier, raw.segments[amplifier.name][amplifier.data_slices])
+    return image

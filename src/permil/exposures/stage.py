@@ -14,11 +14,10 @@ from permil.camera import Camera
 from permil.config import Config
 from permil.config.exposures import ExposuresConfig
 from permil.errors import ConfigError, InputError, PhotodiodeError
-from permil.exposures.assemble import assemble
 from permil.exposures.checksums import Checksums
 from permil.exposures.classify import POINTING, SCAN
 from permil.exposures.index import Index, build_index, summarise_files
-from permil.exposures.raw_detector import read_raw
+from permil.exposures.raw_file import assemble, read_raw
 from permil.products import RunFolder, check_output, provenance, read_table, write_hdus, write_table
 from permil.progress import StageReport
 

@@ -19,7 +19,7 @@ from permil.engine import ahead
 from permil.errors import FlatError
 from permil.flat.divide import LitImage, PointingWeights
 from permil.flat.superpixel import block_medians
-from permil.isr.strip import Strip
+from permil.isr.open_exposure import Strip
 from permil.products import MaskPlane
 
 FloatImage = NDArray[np.float32]

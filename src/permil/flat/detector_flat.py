@@ -22,7 +22,7 @@ from permil.flat.divide import LitImage, PointingFlat, PointingWeights, divide_b
 from permil.flat.metrics import flat_metrics, metrics_table
 from permil.flat.shared_errors import Plane, SharedErrors, fit_plane, shared_places
 from permil.flat.superpixel import size_in_pixels, super_pixels
-from permil.isr.strip import Strip, strips_of
+from permil.isr.open_exposure import Strip, strips_of
 from permil.products import ImageProduct, is_good, is_usable
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from astropy.table import Table
 from numpy.typing import NDArray
 from scipy.ndimage import spline_filter
 
-from permil.beam.hull import Hull
-from permil.beam.tabulate import SplineTable
+from permil.beam.model import SplineTable
+from permil.beam.parameters import Hull
 from permil.camera import Detector, frames
 from permil.errors import InputError
 from permil.flat.joint.boards import BoardResult, board_results

@@ -17,9 +17,8 @@ from permil._kernels import flat as kernels
 from permil.camera import Detector
 from permil.flat.combine import LitRows, Pointing, flag_outliers
 from permil.flat.divide import LitImage
+from permil.isr.open_exposure import RowSample, Strip, strips_of
 from permil.isr.reduce import DetectorImage
-from permil.isr.row_sample import RowSample
-from permil.isr.strip import Strip, strips_of
 
 FloatImage = NDArray[np.float32]
 

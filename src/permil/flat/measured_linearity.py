@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from permil.camera import Camera
 from permil.flat.joint.amplifier_linearity import REFERENCE_ELECTRONS, AmplifierLosses
-from permil.isr.inputs import read_gains
-from permil.isr.linearity import LinearityCurve, linearity_from_table
+from permil.isr.calibration.gains import read_gains
+from permil.isr.calibration.linearity import LinearityCurve, linearity_from_table
 from permil.products import fingerprint, is_current, read_table, stored_fingerprint, write_table
 from permil.run import Run
 

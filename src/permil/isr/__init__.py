@@ -1,9 +1,9 @@
 """Raw counts to electrons on the detector: overscan, superbias, crosstalk, linearity, gain, masks, stacks."""
 
 from permil.isr.box import BoxSignal, reduce_box
-from permil.isr.calibration import Calibration, Superbias
-from permil.isr.gains import Gains
-from permil.isr.linearity import LinearityCurve
+from permil.isr.calibration.calibration import Calibration, Superbias
+from permil.isr.calibration.gains import Gains
+from permil.isr.calibration.linearity import LinearityCurve
 from permil.isr.overscan import Overscan, OverscanOptions, measure_overscan
 from permil.isr.photodiode import LeftOut, PhotodiodeSelection, photodiode_scale, select_by_photodiode
 from permil.isr.reduce import DetectorImage, reduce_exposure

@@ -1,4 +1,4 @@
-"""The mean signal of a small bunch of pixels in one exposure: scan nodes, without reducing the rest of the detector."""
+"""The mean signal of a reference box of pixels in one exposure: scan nodes, without reducing the rest of the detector."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from permil._kernels import isr as kernels
 from permil.camera import Amplifier, ReferenceBox
 from permil.camera.frames import box_in_detector
 from permil.errors import CalibrationError, RawFormatError
-from permil.isr.calibration import Calibration
-from permil.isr.lost_rows import describe_lost
-from permil.isr.overscan import Overscan, measure_overscan, overscan_columns
+from permil.isr.calibration.calibration import Calibration, SegmentGroup
+from permil.isr.overscan import Overscan, describe_lost, measure_overscan, overscan_columns
 from permil.isr.reduce import is_dead, raw_segment
-from permil.isr.segment_group import SegmentGroup
 from permil.products.masks import MaskPlane, is_usable
 
 FloatArray = NDArray[np.float64]
@@ -27,20 +25,20 @@ RowReader = Callable[[Amplifier, slice], NDArray[np.int32]]
 
 @dataclass(frozen=True)
 class BoxSignal:
-    """Mean signal of a bunch of pixels.
+    """Mean signal of a reference box.
 
     Parameters
     ----------
     signal, error
-        Mean over the good pixels and its standard error, electrons (adu with ``isr.gains: none``). The error holds photon noise,
-        read noise and the noise of the overscan levels; what is common to all exposures of a scan (superbias, gain, response of
-        the pixels) is not in it.
+        Mean over the good pixels and its standard error, electrons (adu with ``isr.gains: none``). The error contains photon noise,
+        read noise and the noise of the overscan levels; errors common to all exposures of a scan (superbias, gain, response of
+        the pixels) are excluded.
     count
-        Pixels in the mean.
+        Number of pixels in the mean.
     saturated
-        Pixels that are saturated.
+        Number of saturated pixels.
     rejected
-        Pixels that were left out because they deviate (cosmic rays).
+        Number of outlying pixels (cosmic rays).
     read_noise
         Electrons.
     """
@@ -65,14 +63,14 @@ def reduce_box(
     threshold: float = 5.0,
     prnu: float = 0.01,
 ) -> BoxSignal:
-    """Measure the mean signal of a square bunch of pixels of segments that are in memory.
+    """Measure the mean signal of a reference box in segments that are in memory.
 
     Parameters
     ----------
     segments
-        Raw segments by amplifier name; those that ``calibration.needed_segments(amplifier)`` names are read.
+        Raw segments by amplifier name; only ``calibration.needed_segments(amplifier)`` are read.
     amplifier, row, column, box
-        The bunch: centre in the trimmed raw segment and side in pixels, as `permil.camera.frames.box_in_detector`.
+        Centre of the box in the trimmed raw segment and its side in pixels, as `permil.camera.frames.box_in_detector`.
     calibration, temperature, threshold, prnu
         See `measure_box`.
 
@@ -101,33 +99,32 @@ def measure_box(
     threshold: float = 5.0,
     prnu: float = 0.01,
 ) -> BoxSignal:
-    """Measure the mean signal of a square bunch of pixels.
+    """Measure the mean signal of a reference box.
 
     Parameters
     ----------
     read
-        Is asked for the whole segment of the bunch, since all its rows tell the read noise, and for what is needed of those
-        whose crosstalk it sees.
+        Reads the whole segment of the box, for its read noise, and the rows needed of the segments that couple to it by crosstalk.
     calibration
-        Of this detector; of superbias and mask only the pixels of the bunch are looked at, in each of these segments.
+        Calibration of this detector.
     place
-        The bunch.
+        The box.
     temperature
         Readout-board temperature, degree C.
     threshold
-        Pixels off the median by this many sigma are left out; with infinity none is. Sigma holds the noise and `prnu`, so that pixels
-        are not left out for their own response, which would change the set of pixels from exposure to exposure.
+        Pixels that differ from the median by this many sigma are rejected; infinity turns the rejection off. Sigma contains the noise
+        and `prnu`: a rejection of pixels for their own response would change the set of pixels from exposure to exposure.
     prnu
-        Relative rms that the responses of pixels are allowed.
+        Relative rms of the responses of pixels.
 
     Raises
     ------
     CameraError
-        If the amplifier is unknown or the bunch leaves its segment.
+        If the amplifier is unknown or the box leaves its segment.
     CalibrationError
         If all pixels are defects, or the board temperature is needed and not known.
     RawFormatError
-        If the segment is blank, or rows of the bunch hold no measurement (`permil.isr.lost_rows`).
+        If the segment is blank, or rows of the box hold no measurement (`permil.isr.overscan`).
     """
     detector = calibration.detector
     target = detector.amplifier(place.amp)
@@ -162,7 +159,7 @@ def measure_box(
     kept = usable & _near_median(signal, usable, read_noise=read_noise, threshold=threshold, prnu=prnu)
     count = int(kept.sum())
     mean = float(signal[kept].mean())
-    # The level of a row is common to its pixels: it averages over rows, not over pixels.
+    # The level of a row is common to its pixels: its noise averages over rows, not over pixels.
     weights = kept.sum(axis=1) / count
     level_variance = gain**2 * target_overscan.level_variance * float((weights**2).sum())
     error = float(np.sqrt((max(mean, 0.0) + read_noise**2) / count + level_variance))
@@ -170,12 +167,12 @@ def measure_box(
 
 
 def box_in_segment(amplifier: Amplifier, place: ReferenceBox) -> tuple[slice, slice]:
-    """Return rows and columns of a bunch in the trimmed raw segment of any amplifier of its size.
+    """Return rows and columns of a reference box in the trimmed raw segment of any amplifier of its size.
 
     Raises
     ------
     CameraError
-        If the bunch extends beyond the segment.
+        If the box extends beyond the segment.
     """
     box_in_detector(amplifier, row=place.row, column=place.column, box=place.box)
     rows, columns = (slice(centre - place.box // 2, centre - place.box // 2 + place.box) for centre in (place.row, place.column))
@@ -183,7 +180,7 @@ def box_in_segment(amplifier: Amplifier, place: ReferenceBox) -> tuple[slice, sl
 
 
 def _require_rows(raw: NDArray[np.int32], overscan: Overscan, amplifier: Amplifier, rows: slice) -> None:
-    """Raise an error if a segment is blank, or does not hold some rows of a bunch."""
+    """Raise an error if a segment is blank, or has lost rows of the box."""
     if is_dead(raw, overscan):
         raise RawFormatError(
             f"segment {amplifier.extname} is blank: all its counts are {raw[0, 0]}", remedy="copy the file again or leave it out"
@@ -202,7 +199,7 @@ def _counts_and_level(
         raw = read(amplifier, slice(0, amplifier.ny_raw))
         overscan = measure_overscan(raw, amplifier, options, saturation_adu=calibration.saturation_adu)
         return np.ascontiguousarray(raw[active][rows]), overscan.level[rows]
-    # The level of a row needs no other row.
+    # The level of a row depends on that row only.
     raw = np.ascontiguousarray(read(amplifier, slice(active.start + rows.start, active.start + rows.stop)))
     return raw, np.median(raw[:, overscan_columns(amplifier, options)], axis=1)
 
@@ -210,12 +207,12 @@ def _counts_and_level(
 def _near_median(
     signal: FloatArray, usable: NDArray[np.bool_], *, read_noise: float, threshold: float, prnu: float
 ) -> NDArray[np.bool_]:
-    """Return where the signal is within the noise and the allowed response of its median."""
+    """Return where the signal agrees with its median within the noise and the allowed response."""
     if np.isinf(threshold):
         return usable
     median = float(np.median(signal[usable]))
     deviation = np.abs(signal - median)
     model = read_noise**2 + max(median, 0.0) + (prnu * median) ** 2
-    # Structure in the bunch (gradients, dust) can exceed the model: never clip below what the bulk of the pixels does.
+    # Structure in the box (gradients, dust) can exceed the model: the limit is never below the scatter of most pixels.
     measured = (1.4826 * float(np.median(deviation[usable]))) ** 2
     return deviation <= threshold * np.sqrt(max(model, measured))

@@ -16,11 +16,12 @@ from permil.config import Config
 from permil.engine import Task, Work
 from permil.errors import CalibrationError, InputError
 from permil.exposures import POINTING, SCAN, Index
-from permil.isr.calibration import Calibration
-from permil.isr.inputs import read_gains
+from permil.isr.calibration.calibration import Calibration
+from permil.isr.calibration.gains import read_gains
 from permil.isr.photon_transfer import SIGNIFICANT, CurvaturePrior, GainRatio, TransferGains, TransferPoints, fit_gains
+from permil.isr.reduce import reduce_file
 from permil.isr.repeated_images import REACH, NoiseMoments, noise_moments
-from permil.isr.stage import detector_calibration, reduce_file, reduction_of, seconds_of_file
+from permil.isr.stage import detector_calibration, reduction_of, seconds_of_file
 from permil.products import RunFolder, fingerprint, is_current, is_good, read_table, write_table
 from permil.progress import StageReport, do_tasks
 from permil.run import Run

@@ -1,8 +1,10 @@
-"""A single exposure that is never in memory as a whole: its file is open, and strips of it are reduced when they are asked for."""
+"""Parts of a single exposure: regular samples of its rows, and strips that are reduced on request from an open file."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,61 +13,181 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import isr as kernels
-from permil.camera import Camera
+from permil.camera import Camera, Detector
+from permil.camera.frames import segment_to_detector
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.exposures import Checksums, RawFile
-from permil.exposures.coded_rows import mapped_rows
-from permil.isr.calibration import Calibration
-from permil.isr.exposure_stack import check_detector, with_path
-from permil.isr.lost_rows import LostRuns, describe_lost
-from permil.isr.masks import grow_saturated
-from permil.isr.overscan import measure_overscan
-from permil.isr.reduce import DetectorImage, reduce_raw_file
-from permil.isr.row_sample import RowSample
-from permil.isr.segment_group import SegmentGroup
-from permil.isr.stage import board_temperature
-from permil.isr.strip import Strip
+from permil.exposures.segment_rows import mapped_rows
+from permil.isr.calibration.calibration import Calibration, SegmentGroup, Superbias
+from permil.isr.calibration.gains import board_temperature
+from permil.isr.calibration.masks import grow_saturated
+from permil.isr.overscan import LostRuns, describe_lost, measure_overscan
+from permil.isr.reduce import DetectorImage, check_detector, reduce_raw_file, with_path
 
 FloatArray = NDArray[np.float64]
 
 
-class _Memory(threading.local):
-    """Of each thread: image and mask of a strip; fresh memory for each strip would cost as much time as filling it."""
+@dataclass(frozen=True)
+class RowSample:
+    """Every n-th row, presented as a smaller detector: enough for means over many pixels, in a fraction of the time.
+
+    It consists of the same raw rows of all segments, since these are read at the same time and couple by crosstalk. Saturation spreads to
+    neighbours within the sample only: its effect from a row that is not read must be found as an outlier.
+
+    Parameters
+    ----------
+    calibration
+        Calibration of a detector that consists of these rows.
+    raw_rows
+        Rows of a raw segment in the sample; None for whole segments.
+    detector_rows : ndarray of int, shape (n,)
+        Row in the whole detector of each row of the sample.
+    """
+
+    calibration: Calibration
+    raw_rows: slice | None
+    detector_rows: NDArray[np.int64]
+
+    @property
+    def regular_rows(self) -> list[slice]:
+        """Rows of the detector as regular slices, in order: the rows of a detector that is read from two sides may have several."""
+        steps = np.diff(self.detector_rows)
+        found, begin = [], 0
+        while begin < self.detector_rows.size:
+            step = int(steps[begin]) if begin < steps.size else 1
+            same = steps[begin:] == step
+            end = begin + 1 + (int(np.argmin(same)) if not same.all() else same.size)
+            found.append(slice(int(self.detector_rows[begin]), int(self.detector_rows[end - 1]) + 1, step))
+            begin = end
+        return found
+
+    @classmethod
+    def of(cls, calibration: Calibration, step: int) -> RowSample:
+        """Return the sample of every ``step``-th row; smoothed overscan levels differ from those of the whole detector."""
+        detector = calibration.detector
+        if step == 1:
+            return cls(calibration, None, np.arange(detector.ny))
+        begin = step // 2
+        in_detector = []
+        for amplifier in detector.amplifiers:
+            raw_rows = np.arange(begin, amplifier.ny, step)
+            in_detector.append(np.sort(segment_to_detector(amplifier, np.zeros(raw_rows.size), raw_rows)[1]).astype(np.int64))
+        detector_rows = np.unique(np.concatenate(in_detector))
+        amplifiers = tuple(
+            replace(amplifier, ny=rows.size, parallel_overscan=0, y_min=int(np.searchsorted(detector_rows, rows[0])))
+            for amplifier, rows in zip(detector.amplifiers, in_detector, strict=True)
+        )
+        bias = calibration.superbias
+        sampled = replace(
+            calibration,
+            detector=replace(detector, ny=detector_rows.size, amplifiers=amplifiers),
+            static_mask=calibration.static_mask[detector_rows],
+            superbias=None if bias is None else Superbias(bias.image[detector_rows], bias.variance[detector_rows]),
+        )
+        return cls(sampled, slice(begin, detector.amplifiers[0].ny, step), detector_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """The same raw rows of all segments, reduced and used together: one run of rows of the detector, or two from opposite sides.
+
+    Parameters
+    ----------
+    first, last
+        Raw rows from ``first`` to ``last - 1`` are read, including neighbours.
+    runs
+        Rows of the detector without neighbours.
+    detector_rows : ndarray of int, shape (n,)
+        Rows of the detector with neighbours, ascending.
+    """
+
+    first: int
+    last: int
+    runs: tuple[slice, ...]
+    detector_rows: NDArray[np.int64]
+
+    @cached_property
+    def own_rows(self) -> tuple[slice, ...]:
+        """Positions of the runs within ``detector_rows``."""
+        begins = np.searchsorted(self.detector_rows, [run.start for run in self.runs])
+        return tuple(slice(begin, begin + run.stop - run.start) for begin, run in zip(begins.tolist(), self.runs, strict=True))
+
+    @cached_property
+    def adjoining(self) -> tuple[slice, ...]:
+        """Parts of ``detector_rows`` with consecutive rows of the detector."""
+        return tuple(slice(*bounds) for bounds in _bounds(self.detector_rows))
+
+
+def strips_of(detector: Detector, *, rows: int, neighbours: int) -> list[Strip]:
+    """Return the strips of a detector; every row belongs to one.
+
+    Parameters
+    ----------
+    rows
+        Raw rows of a strip.
+    neighbours
+        Rows beside them that are read as well.
+    """
+    n_rows = detector.amplifiers[0].ny
+    strips = []
+    for begin in range(0, n_rows, rows):
+        end = min(begin + rows, n_rows)
+        first, last = max(begin - neighbours, 0), min(end + neighbours, n_rows)
+        own = _detector_rows(detector, begin, end)
+        runs = tuple(slice(int(own[start]), int(own[stop - 1]) + 1) for start, stop in _bounds(own))
+        strips.append(Strip(first, last, runs, _detector_rows(detector, first, last)))
+    return strips
+
+
+def _detector_rows(detector: Detector, first: int, last: int) -> NDArray[np.int64]:
+    raw_rows = np.arange(first, last)
+    places = [segment_to_detector(amplifier, np.zeros(raw_rows.size), raw_rows)[1] for amplifier in detector.amplifiers]
+    return np.unique(np.concatenate(places)).astype(np.int64)
+
+
+def _bounds(rows: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return begin and end of each run of consecutive numbers."""
+    breaks = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
+    return list(zip([0, *breaks], [*breaks, rows.size], strict=True))
+
+
+class _StripBuffer(threading.local):
+    """Buffers of each thread for image and mask of a strip: fresh memory for each strip would cost as much time as filling it."""
 
     def __init__(self) -> None:
         self.image, self.mask = np.empty((0, 0), dtype=np.float32), np.empty((0, 0), dtype=np.int16)
 
     def for_strip(self, n_rows: int, n_columns: int) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-        """Return image and mask for a strip; their previous content is overwritten."""
+        """Return the buffers for image and mask of a strip."""
         if self.image.shape[0] < n_rows or self.image.shape[1] != n_columns:
             self.image, self.mask = np.empty((n_rows, n_columns), dtype=np.float32), np.empty((n_rows, n_columns), dtype=np.int16)
         return self.image[:n_rows], self.mask[:n_rows]
 
 
-_MEMORY = _Memory()
+_BUFFER = _StripBuffer()
 
 
 class OpenExposure:
-    """An exposure whose strips are reduced when they are asked for; use it in a ``with`` statement, or close it.
+    """An open exposure whose strips are reduced on request; use it in a ``with`` statement, or close it.
 
     Parameters
     ----------
     path
         Raw file.
     sample
-        Rows that are reduced at once: they tell read noise and light.
+        Rows that are reduced when the file is opened, for read noise and light.
     calibration
-        Of the whole detector.
+        Calibration of the whole detector.
     checksums
         See `permil.exposures.RawFile`.
 
     Raises
     ------
     InputError
-        If the file cannot be used or is that of another detector.
+        If the file cannot be used or holds another detector.
     CalibrationError
-        If the board temperature is needed and not in the file.
+        If the board temperature is needed and missing in the file.
     """
 
     def __init__(
@@ -100,7 +222,7 @@ class OpenExposure:
             raise with_path(error, self.path) from error
         amplifiers = self.detector.amplifiers
         self._coded = mapped_rows(self._file)
-        # A channel whose sample is constant may still have something to say elsewhere.
+        # A channel with a constant sample may vary elsewhere.
         self._dead = np.array(
             [
                 found and np.ptp(self._file.segment(amplifier.name)) == 0
@@ -131,7 +253,7 @@ class OpenExposure:
 
     @property
     def neighbours(self) -> int:
-        """Rows beside a strip that must be read with it: pixels beside saturated ones are flagged."""
+        """Rows beside a strip that must be read with it, since pixels beside saturated ones are flagged."""
         return self.calibration.saturation_grow
 
     @property
@@ -141,7 +263,7 @@ class OpenExposure:
 
     @property
     def damage(self) -> tuple[str, ...]:
-        """What the file does not hold in the strips that were read, a sentence for each segment; it is masked."""
+        """Masked rows that the file has lost, in the strips read so far, a sentence for each segment."""
         if not self._lost:
             return ()
         # Neighbours of strips are read twice.
@@ -150,17 +272,17 @@ class OpenExposure:
         return describe_lost(own, self.detector.amplifiers)
 
     def read(self, strip: Strip) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-        """Return image and mask of the rows ``strip.detector_rows``, as `permil.isr.reduce` makes them.
+        """Return image and mask of the rows ``strip.detector_rows``, with the bits of `permil.isr.reduce`.
 
-        They are overwritten when the thread that asks asks again.
+        The next call in the same thread overwrites them.
 
         Raises
         ------
         RawFormatError
-            If they cannot be decoded.
+            If the rows cannot be decoded.
         """
-        image, mask = _MEMORY.for_strip(strip.detector_rows.size, self.detector.nx)
-        # Rows of the detector follow each other within a strip: where those of a segment go is found once.
+        image, mask = _BUFFER.for_strip(strip.detector_rows.size, self.detector.nx)
+        # Rows of the detector are consecutive within a strip: the place of the first row of a segment is enough.
         first_row = self._group.y_first + self._group.y_step * strip.first
         damaged, flagged, lost = kernels.reduce_coded(
             self._coded,

@@ -1,4 +1,4 @@
-"""The control photodiode: which exposures it can normalise, and how well."""
+"""The control photodiode: select exposures with a usable reading, and set the scale of a stack."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from permil.errors import PhotodiodeError
 
 FloatArray = NDArray[np.float64]
 
-# A reading that is off the light by this many robust sigma, and by more than the floor, does not set the scale of a stack.
+# A reading that differs from the light by this many robust sigma, and by more than the floor, is excluded from the scale of a stack.
 _OUTLIER_SIGMA = 5.0
 _OUTLIER_FLOOR = 5e-3
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An exposure that is not used, and why."""
+    """An exposure that is not used, with the reason."""
 
     path: Path
     reason: str
@@ -34,11 +34,11 @@ class PhotodiodeSelection:
     Parameters
     ----------
     used
-        Where an exposure is used, shape (n_exposures,).
+        Whether each exposure is used, shape (n_exposures,).
     photodiode
-        Divisors; 1 for all when the photodiode is not used.
+        Divisors; all 1 if the photodiode is not used.
     left_out
-        The others.
+        The other exposures.
     """
 
     used: NDArray[np.bool_]
@@ -86,18 +86,18 @@ def select_by_photodiode(
 
 @dataclass(frozen=True)
 class PhotodiodeScale:
-    """How the light of the frames of a stack follows the photodiode.
+    """Scale of a stack from the photodiode readings of its frames.
 
     Parameters
     ----------
     factor
-        By what a stack at the mean light is multiplied to be the signal at the mean photodiode reading.
+        Factor from a stack at the mean light to the signal at the mean photodiode reading.
     error
         Relative standard error of the scale, from the scatter of light over photodiode; NaN for fewer than two readings.
     mean
         Mean reading of the frames that set the scale.
     outliers
-        Frames whose reading contradicts their light; they do not set the scale.
+        Frames whose reading contradicts their light; they are excluded from the scale.
     """
 
     factor: float
@@ -109,8 +109,8 @@ class PhotodiodeScale:
 def photodiode_scale(light: ArrayLike, photodiode: ArrayLike) -> PhotodiodeScale:
     """Compare light and photodiode of the frames of one stack.
 
-    The scale is ``sum(light) / sum(photodiode)``, which is the best one when light is limited by photon noise; a frame off the
-    median ratio by 5 robust sigma (and 0.5 %) is left out of both sums when there are at least three frames.
+    The scale is ``sum(light) / sum(photodiode)``, the best estimate for photon noise; with at least three frames, a frame that differs
+    from the median ratio by 5 robust sigma (and 0.5 %) is left out of both sums.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def photodiode_scale(light: ArrayLike, photodiode: ArrayLike) -> PhotodiodeScale
     Raises
     ------
     PhotodiodeError
-        If there is no frame, or the light or the reading of one is not a positive number.
+        If there is no frame, or a light or reading is not a positive number.
     """
     amounts = plain_array(light, name="light", ndim=1)
     readings = plain_array(photodiode, name="photodiode readings", shape=amounts.shape)

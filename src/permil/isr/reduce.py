@@ -1,7 +1,7 @@
 """Raw counts of one exposure to electrons on the detector.
 
-The chain that is undone: sensor -> amplifier (gain, non-linearity) -> crosstalk between the outputs -> converter (level, bias
-structure, noise). So, from the far end: overscan level, superbias, crosstalk, linearity, gain.
+The signal chain is: sensor -> amplifier (gain, non-linearity) -> crosstalk between the outputs -> converter (level, bias
+structure, noise). It is inverted from its end: overscan level, superbias, crosstalk, linearity, gain.
 """
 
 from __future__ import annotations
@@ -9,35 +9,35 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import isr as kernels
-from permil.camera import Amplifier, Detector
-from permil.errors import RawFormatError
-from permil.exposures import RawFile
-from permil.exposures.coded_rows import RowBuffer
-from permil.exposures.segment_rows import read_rows
-from permil.isr.array_pool import ArrayPool
-from permil.isr.calibration import Calibration
-from permil.isr.lost_rows import describe_lost
-from permil.isr.masks import grow_saturated
-from permil.isr.overscan import Overscan, measure_overscan, native_counts
-from permil.isr.segment_group import SegmentGroup
+from permil.arrays import ArrayPool
+from permil.camera import Amplifier, Camera, Detector
+from permil.config.isr import IsrConfig
+from permil.errors import InputError, PermilError, RawFormatError
+from permil.exposures import Checksums, RawFile
+from permil.exposures.segment_rows import RowBuffer, read_rows
+from permil.isr.calibration.calibration import Calibration, SegmentGroup
+from permil.isr.calibration.gains import board_temperature, board_thermometers
+from permil.isr.calibration.masks import grow_saturated
+from permil.isr.overscan import Overscan, describe_lost, measure_overscan, native_counts
 from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
 IntegerImage = NDArray[np.int32]
 _SegmentReader = Callable[[Amplifier, IntegerImage | None], IntegerImage]
-"""Returns the raw segment of an amplifier, in an array that may be given for it."""
+"""Returns the raw segment of an amplifier, in the given array if there is one."""
 
-# Raw rows that a thread reduces at a time where all segments are reduced together.
+# Raw rows that a thread reduces at a time if all segments are reduced together.
 _ROWS_TOGETHER = 128
 _OWN = threading.local()
-"""Memory of each thread for a segment."""
+"""Buffers of each thread for a segment."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,21 @@ class DetectorImage:
     detector
         The detector.
     image
-        Signal in electrons (adu, taken for electrons, with ``isr.gains: none``), DM frame, shape (ny, nx), float32; NaN without data.
+        Signal in electrons (adu, treated as electrons, with ``isr.gains: none``), DM frame, shape (ny, nx), float32; NaN without data.
     mask
         `MaskPlane` bits, int16.
     read_noise, read_noise_err
-        Electrons, measured in the overscan of this exposure, rounding to whole counts included.
+        Electrons, measured in the overscan of this exposure, including rounding to whole counts.
     level_variance
         Variance of the overscan level of a row, electrons^2, common to all pixels of a row.
     overscan_level
         Mean level, adu.
     gain
-        Gains that were applied, e-/adu.
+        Applied gains, e-/adu.
     damage
-        What the file does not hold, a sentence for each segment; it is masked.
+        Masked rows that the file has lost, a sentence for each segment.
     thermometers
-        Temperatures of the readout board, degree C; NaN where a sensor has none, empty where the headers were not read.
+        Temperatures of the readout board, degree C; NaN for a missing one, empty if the headers were not read.
     """
 
     detector: Detector
@@ -83,9 +83,9 @@ class DetectorImage:
         return self.read_noise**2 + self.level_variance
 
     def variance(self) -> NDArray[np.float32]:
-        """Return the variance plane: Poisson, read noise and overscan level; that of the superbias is common to all exposures.
+        """Return the variance plane: Poisson, read noise and overscan level, without the superbias, which all exposures share.
 
-        The photon term is the signal itself (0 for negative signals), which is what a single exposure knows.
+        The photon term is the signal itself (0 for negative signals), the only estimate from a single exposure.
         """
         variance = np.maximum(self.image, np.float32(0))
         for amplifier, constant in zip(self.detector.amplifiers, self.noise_variance, strict=True):
@@ -112,8 +112,8 @@ def reduce_exposure(
     Returns
     -------
     DetectorImage
-        A segment that does not vary at all (a dead channel) is NO_DATA, and so is what a damaged file does not hold
-        (`permil.isr.lost_rows`).
+        Pixels of a segment with constant counts (a dead channel), and those that a damaged file has lost (`permil.isr.overscan`), are
+        NO_DATA.
 
     Raises
     ------
@@ -140,8 +140,8 @@ def reduce_raw_file(
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
     """Reduce an open file; without crosstalk a decoded segment is reduced while it is in the cache of its core.
 
-    Parameters and errors are those of `reduce_exposure`; ``pool`` may be used for image and mask of the result. Where only some
-    ``rows`` of the raw segments are read the calibration is that of these rows (`permil.isr.row_sample`).
+    Parameters and errors are those of `reduce_exposure`; image and mask come from ``pool``. If only some ``rows`` of the raw segments
+    are read, the calibration is that of these rows (`permil.isr.open_exposure.RowSample`).
 
     Returns
     -------
@@ -150,7 +150,7 @@ def reduce_raw_file(
     overscans
         One per amplifier.
     dead
-        Which channels do not vary at all.
+        Whether each channel has constant counts.
     """
 
     def segment(amplifier: Amplifier, pixels: IntegerImage | None) -> IntegerImage:
@@ -173,7 +173,7 @@ def _reduce_segments(
     pool: ArrayPool | None = None,
     rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
-    """Reduce segments that are fetched one by one, each one once, by several threads."""
+    """Reduce segments in several threads; each segment is fetched once."""
     detector = calibration.detector
     gain = calibration.gain_at(temperature)
     pool = pool or ArrayPool()
@@ -236,7 +236,7 @@ def _reduce_segments(
 
 
 def raw_segment(segments: Mapping[str, NDArray[Any]], detector: Detector, amplifier: Amplifier) -> NDArray[np.int32]:
-    """Return a raw segment after checking that it is there and has the camera's size.
+    """Return a raw segment after checking that it exists and has the camera's size.
 
     Raises
     ------
@@ -265,3 +265,66 @@ def raw_segment(segments: Mapping[str, NDArray[Any]], detector: Detector, amplif
 def is_dead(raw: NDArray[Any], overscan: Overscan) -> bool:
     """Return whether a channel is dead: all counts of the segment are the same."""
     return overscan.read_noise == 0 and bool(np.ptp(raw) == 0)
+
+
+def reduce_file(
+    path: str | Path,
+    camera: Camera,
+    calibration: Calibration,
+    config: IsrConfig,
+    *,
+    checksums: Checksums = "refuse",
+    threads: int = 1,
+    pool: ArrayPool | None = None,
+    rows: slice | None = None,
+) -> DetectorImage:
+    """Read and reduce one raw file.
+
+    Parameters
+    ----------
+    checksums
+        See `permil.exposures.RawFile`.
+    threads
+        Segments that are decoded and reduced at the same time; 1 in worker processes.
+    pool
+        Pool for image and mask of the result.
+    rows
+        Rows of the raw segments to read, if not all; the calibration is that of these rows (`RowSample`).
+
+    Raises
+    ------
+    InputError
+        If the file cannot be used or is of another detector, or a required board temperature is missing.
+    """
+    with RawFile(path, camera, checksums=checksums) as raw_file:
+        check_detector(raw_file.detector, calibration.detector, path)
+        # Also for single rows: a disk reads a whole file faster than its parts.
+        raw_file.read_ahead()
+        try:
+            temperature = board_temperature(raw_file, config)
+            reduced, *_ = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, pool=pool, rows=rows)
+            return replace(reduced, thermometers=board_thermometers(raw_file, config))
+        except PermilError as error:
+            raise with_path(error, path) from error
+
+
+def check_detector(found: Detector, expected: Detector, path: str | Path) -> None:
+    """Check that a file holds a detector.
+
+    Raises
+    ------
+    InputError
+        If it holds another one.
+    """
+    if found.name != expected.name:
+        raise InputError(
+            f"the file holds detector {found.name}, not {expected.name}",
+            path=path,
+            remedy="check the list of files",
+            value=found.name,
+        )
+
+
+def with_path(error: PermilError, path: str | Path) -> PermilError:
+    """Return an error of an algorithm with the file added."""
+    return type(error)(error.what, path=error.path or path, remedy=error.remedy, **error.data)

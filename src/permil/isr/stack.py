@@ -1,31 +1,149 @@
-"""The mean of many exposures of one scene: streaming, outliers rejected by a noise model, exact variance."""
+"""The mean of many exposures of one scene: streaming sums, outliers rejected by a noise model, exact variance.
+
+The two largest and the smallest measurement of each pixel are stored separately, with the light of their frames; all others
+enter weighted sums (West 1979, Comm. ACM 22, 532). An outlier therefore never enters a sum, and the memory does not grow with the
+number of frames.
+
+With ``q`` the relative light of a frame, ``d`` its signal and ``x = d / q``: the best estimate for Poisson noise is
+``sum(d) / sum(q)``, and ``sum(q (x - mean)^2) / (mean + n^2 / q)`` is chi-square, with ``n^2`` the variance that does not depend on light.
+
+That variance is known only after all rows have been read, and sums of all rows would take several times the memory of the result.
+The compiled kernels therefore work in three steps: ``average_row`` takes the mean of all measurements and sets aside the few pixels
+with an extreme that is significant for the lowest possible noise; ``average_doubtful`` tests these against the measured noise;
+``finish_rows`` adds the variance of the noise.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from permil._kernels import isr as kernels
+from permil.arrays import ArrayPool
 from permil.camera import Detector
 from permil.errors import InputError, PhotodiodeError
-from permil.isr.array_pool import ArrayPool
-from permil.isr.averages import MOST_FRAMES, NoiseTest, RowFit, Sums, empty_averages, empty_sums, relative_light
-from permil.isr.segment_group import Placement
+from permil.isr.calibration.calibration import Placement
 from permil.products.masks import is_good
 
 FloatArray = NDArray[np.float64]
 
+
+MOST_FRAMES = 65535
+
+
+class Sums(NamedTuple):
+    """Sums over the frames of a stack: arrays of one shape (44 bytes per pixel).
+
+    ``signal``, ``light``, ``squares``: sums of d, q and q (x - mean)^2 over the frames without the extremes; ``high``,
+    ``second``, ``low``: extremes x; ``high_light``, ``second_light``, ``low_light``: q of their frames, 0 where there is
+    none; ``measured``: number of frames with a measurement; ``planes``: union of the masks.
+    """
+
+    signal: NDArray[np.float64]
+    light: NDArray[np.float32]
+    squares: NDArray[np.float32]
+    high: NDArray[np.float32]
+    second: NDArray[np.float32]
+    low: NDArray[np.float32]
+    high_light: NDArray[np.float32]
+    second_light: NDArray[np.float32]
+    low_light: NDArray[np.float32]
+    measured: NDArray[np.uint16]
+    planes: NDArray[np.int16]
+
+
+def empty_sums(shape: tuple[int, ...]) -> Sums:
+    """Return the sums of an empty stack."""
+    kinds = (np.float64, *[np.float32] * 8, np.uint16, np.int16)
+    sums = Sums._make(np.zeros(shape, dtype=kind) for kind in kinds)
+    for array in (sums.high, sums.second):
+        array.fill(-np.inf)
+    sums.low.fill(np.inf)
+    return sums
+
+
+def relative_light(light: ArrayLike) -> NDArray[np.float32]:
+    """Return q of the frames: their light relative to that of the first, in the precision of the sums."""
+    amounts = np.asarray(light, dtype=np.float64)
+    return (amounts / amounts[0]).astype(np.float32)
+
+
+class Averages(NamedTuple):
+    """Results per pixel: mean, its variance, mask, and the numbers of frames kept and rejected."""
+
+    image: NDArray[np.float32]
+    variance: NDArray[np.float32]
+    mask: NDArray[np.int32]
+    kept: NDArray[np.uint16]
+    rejected: NDArray[np.uint8]
+
+
+def empty_averages(shape: tuple[int, int], pool: ArrayPool) -> Averages:
+    """Return uninitialised averages; image, variance and mask, which outlive the stack, come from the pool."""
+    return Averages(
+        image=pool.empty(shape, np.float32),
+        variance=pool.empty(shape, np.float32),
+        mask=pool.empty(shape, np.int32),
+        kept=np.empty(shape, dtype=np.uint16),
+        rejected=np.empty(shape, dtype=np.uint8),
+    )
+
+
+class NoiseTest(NamedTuple):
+    """Parameters of the test of the extremes.
+
+    ``n_frames``, ``mean_light``: number of frames and mean of their q; ``noise_variance``: variance of a pixel in one frame that does not
+    depend on the light; ``threshold``: in sigma of the difference between a measurement and the mean of the others, infinite where no
+    extremes are kept; ``photon_variance``: variance that a signal of 1 adds, 1 for electrons and 0 for bias frames.
+    """
+
+    n_frames: int
+    mean_light: float
+    noise_variance: float
+    threshold: float
+    photon_variance: float
+
+
+class Doubtful(NamedTuple):
+    """Pixels whose extremes are tested when the noise is known.
+
+    ``places``: index of the amplifier, row and column in the result, shape (n, 3); ``sums``: signal, light, squares, the three extremes,
+    their three q, and the number of measurements, shape (n, 10).
+    """
+
+    places: NDArray[np.int64]
+    sums: NDArray[np.float64]
+
+
+class RowFit(NamedTuple):
+    """Chi-square of the frames about their mean and its degrees of freedom, over the unflagged pixels of each row of an amplifier."""
+
+    chi_square: NDArray[np.float64]
+    freedom: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, n_rows: int) -> RowFit:
+        """Return the fit before any pixel is added."""
+        return cls(np.zeros(n_rows), np.zeros(n_rows, dtype=np.int64))
+
+    @property
+    def reduced(self) -> float:
+        """Reduced chi-square; NaN without degrees of freedom."""
+        freedom = int(self.freedom.sum())
+        return float(self.chi_square.sum() / freedom) if freedom else float("nan")
+
+
 DEFAULT_THRESHOLD = 5.0
-# Pixels that are enough for the median of a frame: its noise is then some 1e-5 of the signal of a pixel.
+# Number of pixels for the median of a frame: its noise is then some 1e-5 of the signal of a pixel.
 _PIXELS_FOR_MEDIAN = 250_000
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Mean of the frames, with what is known of it.
+    """Mean of the frames with its variance, mask and quality.
 
     Parameters
     ----------
@@ -38,7 +156,7 @@ class Stack:
     mask
         `MaskPlane` bits, int32.
     kept, rejected
-        Frames in the mean and frames rejected as outliers, per pixel. What is in neither was saturated or had no data.
+        Frames in the mean and frames rejected as outliers, per pixel; in all other frames the pixel was saturated or had no data.
     light
         Relative light of the frames, the first one 1, shape (n_frames,).
     noise_variance
@@ -74,15 +192,15 @@ class Stack:
 
 
 class FrameStack:
-    """Sums over frames of one scene; what it holds does not grow with their number.
+    """Stack frames that are in memory one at a time; its own memory does not grow with their number.
 
     Parameters
     ----------
     detector
         The detector.
     threshold
-        A measurement is rejected when it differs from the mean of the others by this many sigma of the difference; with infinity
-        none is.
+        A measurement is rejected when it differs from the mean of the others by this many sigma of the difference; infinity turns the
+        rejection off.
     poisson
         Whether the signal is in electrons and adds its own variance (not so for bias frames).
     """
@@ -97,7 +215,7 @@ class FrameStack:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the sums take."""
+        """Size of the sums in bytes."""
         return sum(array.nbytes for array in self._sums)
 
     def add(self, image: NDArray[np.float32], mask: NDArray[np.int16], noise_variance: FloatArray, *, light: float) -> None:
@@ -106,11 +224,11 @@ class FrameStack:
         Parameters
         ----------
         image, mask
-            Signal and `MaskPlane` bits, shape (ny, nx); saturated pixels and those without data are left out.
+            Signal and `MaskPlane` bits, shape (ny, nx); saturated pixels and pixels without data are left out.
         noise_variance
             Variance of a pixel that does not depend on the light, per amplifier.
         light
-            Light of the frame, in any unit that is the same for all frames; 1 for frames without light.
+            Light of the frame, in the same unit for all frames; 1 for frames without light.
 
         Raises
         ------
@@ -167,10 +285,10 @@ class FrameStack:
 
 
 def frame_light(image: NDArray[np.float32], mask: NDArray[Any]) -> float:
-    """Return the median signal over good pixels (a regular sample of large frames); NaN when there is none.
+    """Return the median signal over good pixels (a regular sample of large frames); NaN without good pixels.
 
-    The ratio of two such medians is the ratio of the light of two frames of one scene, to some 1e-5, free of the noise of the
-    photodiode. The pattern of the scene drops out.
+    The ratio of two such medians is the ratio of the light of two frames of one scene, to some 1e-5, without the noise of the
+    photodiode. The pattern of the scene cancels.
     """
     row_step, column_step = light_steps(image.shape)
     sample, sample_mask = image[::row_step, ::column_step], mask[::row_step, ::column_step]
@@ -178,18 +296,18 @@ def frame_light(image: NDArray[np.float32], mask: NDArray[Any]) -> float:
 
 
 def median_light(sample: NDArray[np.float32]) -> float:
-    """Return the median of signals, none of which is NaN; NaN of none."""
+    """Return the median of finite signals; NaN for an empty sample."""
     if sample.size == 0:
         return np.nan
-    # Five times as fast as `numpy.median`, which does not use vector instructions for two of the middle.
+    # Five times as fast as `numpy.median`, which does not use vector instructions.
     ordered = np.sort(sample)
     return float((ordered[(ordered.size - 1) // 2] + ordered[ordered.size // 2]) / np.float32(2))
 
 
 def light_steps(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the steps in rows and columns of the sample of which the light of a frame is the median.
+    """Return the steps in rows and columns of the sample whose median is the light of a frame.
 
-    Of a large frame few rows are taken and many pixels of each, since it is rows that must be decoded.
+    The sample of a large frame has few rows and many pixels of each, since whole rows must be decoded.
     """
     step = max(1, int(np.sqrt(shape[0] * shape[1] / _PIXELS_FOR_MEDIAN)))
     row_step = step * max(1, step // 2)

@@ -17,7 +17,6 @@ from permil.errors import ConfigError, PositionError
 from permil.exposures.stage import read_index
 from permil.plan.acquisition import AcquisitionPoint, read_acquisition
 from permil.plan.illumination import FEWEST_CELLS, BeamShape, PlannedSignals, cells_for, knots_for, planned_signals, plateau
-from permil.plan.mode_table import mode_table
 from permil.plan.positions import (
     Place,
     PlannedPosition,
@@ -25,14 +24,14 @@ from permil.plan.positions import (
     named_detectors,
     nearest_detector,
     only_these,
+    positions_taken,
     quincunx,
     read_at_location,
     read_with,
     scan_grid,
 )
-from permil.plan.prediction import PlanPrediction, predict
-from permil.plan.taken import positions_taken
-from permil.plan.text import describe
+from permil.plan.prediction import PlanPrediction, mode_table, predict
+from permil.plan.summary import describe
 from permil.products import RunFolder, write_table
 from permil.progress import console, parallel_map
 
@@ -87,7 +86,7 @@ def check_plan(plan: PlanConfig, camera: Camera, folder: RunFolder, *, has_photo
     write_table(where / "check.ecsv", detector_table(prediction, plan))
     write_table(where / "modes.ecsv", mode_table(prediction))
     if importlib.util.find_spec("matplotlib") is not None:
-        from permil.plan.error_map import write_error_map
+        from permil.plan.summary import write_error_map
 
         write_error_map(where / "check.png", prediction)
     text = describe(

@@ -139,8 +139,8 @@ def product_kind(*headers: Header) -> str:
     """
     for header in headers:
         for keyword in _KIND_CARDS:
-            words = re.split(r"[\s_\-]+", str(card_of(header, keyword) or "").lower())
-            kind = next((kind for kind in _KINDS if kind in words), "")
+            parts = re.split(r"[\s_\-]+", str(card_of(header, keyword) or "").lower())
+            kind = next((kind for kind in _KINDS if kind in parts), "")
             if kind:
                 return kind
         # permil products from before the card PRODUCT was introduced.

@@ -1,4 +1,4 @@
-"""A test stand whose truth is known: raw files of the real format, what is handed to the reduction, and the truth."""
+"""A test stand with known truth: raw files of the real format, inputs of the reduction, and the truth."""
 
 from permil.simulate.beam import BeamTruth
 from permil.simulate.bench import Bench, ExposureTruth

@@ -1,4 +1,4 @@
-"""The true beam: an exact function of ``u``, the place on the camera relative to the projector (CCS mm)."""
+"""The true beam: an exact function of ``u``, the position on the camera relative to the projector (CCS mm)."""
 
 from __future__ import annotations
 
@@ -133,19 +133,19 @@ class BeamTruth:
         return float(levels.max())
 
     def __call__(self, u_x: ArrayLike, u_y: ArrayLike) -> FloatArray:
-        """Return the beam at projector-relative places (mm, any shapes that broadcast)."""
+        """Return the beam at positions relative to the projector (mm, any shapes that broadcast)."""
         x, y = np.broadcast_arrays(np.asarray(u_x, dtype=np.float64), np.asarray(u_y, dtype=np.float64))
         levels = np.empty(x.size)
         kernels.beam_at_points(x.ravel(), y.ravel(), self._knots, self._spacing, self._shape, levels)
         return levels.reshape(x.shape)
 
     def on_detector(self, detector: Detector, centre: tuple[float, float]) -> NDArray[np.float32]:
-        """Return the beam on all pixels of a detector, exactly as by a call for each pixel but in a tenth of the time.
+        """Return the beam on all pixels of a detector, with the values of a call for each pixel in a tenth of the time.
 
         Parameters
         ----------
         centre
-            CCS place (mm) of the beam's centre.
+            CCS position (mm) of the beam's centre.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""The bench: the truth of everything, built from the configuration and the seed."""
+"""The bench: the truth of a simulated campaign, built from the configuration and the seed."""
 
 from __future__ import annotations
 
@@ -11,22 +11,28 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector, load_camera
 from permil.config.simulate import SimulateConfig
 from permil.errors import ConfigError
-from permil.simulate import electronics, gain_changes, lamp
+from permil.simulate import electronics, projector
 from permil.simulate.beam import BeamTruth
-from permil.simulate.campaign import CampaignPlan, PlannedExposure
+from permil.simulate.campaign import (
+    CampaignPlan,
+    PlannedExposure,
+    Position,
+    scan_centre,
+    scan_positions,
+    scanned_detectors,
+    select_detectors,
+)
 from permil.simulate.electronics import Electronics
-from permil.simulate.projector import Stage
+from permil.simulate.projector import Stage, weather_series
 from permil.simulate.randoms import generator
-from permil.simulate.sensor_truth import SensorTruth
-from permil.simulate.targets import Position, scan_centre, scan_positions, scanned_detectors, select_detectors
-from permil.simulate.weather import weather_series
+from permil.simulate.sensor import SensorTruth
 
 _DEFERRED_PIXELS = 12
 
 
 @dataclass(frozen=True)
 class ExposureTruth:
-    """What really happened in one exposure, and what was recorded of it.
+    """True and recorded conditions of one exposure.
 
     Attributes
     ----------
@@ -37,13 +43,13 @@ class ExposureTruth:
     photodiode_response
         Response of the photodiode relative to nominal, without the noise of the reading.
     lamp
-        Where the lamp stood, in the stage's axes, mm.
+        Position of the lamp, in the stage's axes, mm.
     recorded
         Recorded position of the lamp, CCS mm.
     beam_centre
-        Where the beam's centre lay, CCS mm.
+        Position of the beam's centre, CCS mm.
     weather
-        Coefficients of the patterns `permil.simulate.weather.WEATHER_TERMS` in the light.
+        Coefficients of the patterns `permil.simulate.projector.WEATHER_TERMS` in the light.
     sensor_temperature
         Deg C.
     """
@@ -59,14 +65,14 @@ class ExposureTruth:
 
 
 class Bench:
-    """All truths of a simulation.
+    """The truth of a simulation: beams, lamp, stage, sensors, amplifiers and exposures.
 
     Parameters
     ----------
     config
         Section ``simulate``.
     sensors
-        What the sensors answer; by default as the configuration and its seed make them.
+        Response of the sensors; by default drawn from the configuration and its seed.
 
     Raises
     ------
@@ -75,7 +81,7 @@ class Bench:
     PositionError
         If a raft or detector is not in the camera.
     ConfigError
-        If the beam's levels make no beam, or more gains should step than there are.
+        If no beam has the levels of the configuration, or more gains should step than there are.
     """
 
     def __init__(self, config: SimulateConfig, *, sensors: SensorTruth | None = None) -> None:
@@ -85,12 +91,12 @@ class Bench:
         self.scanned = scanned_detectors(self.camera, config.detectors)
         self.sensors = sensors or SensorTruth(config, self.camera)
         self.leds: tuple[str, ...] = tuple(dict.fromkeys(config.leds))
-        self._gain_steps = gain_changes.gain_steps(config.seed, self.read, config.gain_steps) if config.effects.gain_steps else {}
+        self._gain_steps = electronics.gain_steps(config.seed, self.read, config.gain_steps) if config.effects.gain_steps else {}
         self._beams = {led: self._make_beam(led) for led in self.leds}
 
     @property
     def read(self) -> tuple[Detector, ...]:
-        """All detectors that are read, in the order of the camera."""
+        """All detectors that are read out, in the order of the camera."""
         names = {detector.name for detector in (*self.science, *self.scanned)}
         return tuple(detector for detector in self.camera.science if detector.name in names)
 
@@ -98,12 +104,12 @@ class Bench:
         return generator(self.config.seed, *names)
 
     def _size(self, effect: str, size: float) -> float:
-        """Return the size of an effect, 0 where it is switched off."""
+        """Return the size of an effect, 0 if it is switched off."""
         return size if getattr(self.config.effects, effect) else 0.0
 
     @cached_property
     def exposures(self) -> list[PlannedExposure]:
-        """All exposures in the order of time."""
+        """All exposures in order of time."""
         campaign = self.config.campaign
         positions = scan_positions(scan_centre(self.camera), size=campaign.scan_size, width=campaign.scan_width_mm)
         if campaign.scan_order == "random":
@@ -137,7 +143,7 @@ class Bench:
         truths: list[ExposureTruth] = []
         for exposure, response, weather in zip(self.exposures, self._photodiode_responses(), self._weather(), strict=True):
             if exposure.kind == "bias":
-                # Nothing was lit or moved: the cards keep what the last exposure left.
+                # Neither lamp nor stage is used: the cards keep the values of the last exposure.
                 sensor_temperature = self._sensor_temperature(exposure)
                 truths.append(replace(truths[-1], electrons=0.0, sensor_temperature=sensor_temperature))
             else:
@@ -147,7 +153,7 @@ class Bench:
     def _photodiode_responses(self) -> NDArray[np.float64]:
         """Return the response of the photodiode in each exposure, relative to nominal."""
         settings, at = self.config.lamp, self.config.lamp.photodiode_step_at
-        return lamp.photodiode_response(
+        return projector.photodiode_response(
             self._random("photodiode"),
             np.array([exposure.phase for exposure in self.exposures]),
             np.array([exposure.kind != "scan" if at == "pointings" else exposure.phase >= at for exposure in self.exposures]),
@@ -171,17 +177,17 @@ class Bench:
 
     def _exposure_truth(self, exposure: PlannedExposure, photodiode_response: float, weather: tuple[float, ...]) -> ExposureTruth:
         settings, rng = self.config.lamp, self._random("lamp", *exposure.identity)
-        relative_light = lamp.light(
+        relative_light = projector.light(
             rng,
             self._random("lamp phase", exposure.led).uniform(0, 2 * np.pi),
             phase=exposure.phase,
             instability=self._size("led_instability", settings.led_instability),
             drift=self._size("led_drift", settings.led_drift),
         )
-        reading = lamp.photodiode_reading(
+        reading = projector.photodiode_reading(
             rng,
             relative_light * photodiode_response,
-            nominal=lamp.PHOTODIODE[exposure.led],
+            nominal=projector.PHOTODIODE[exposure.led],
             noise=self._size("photodiode_noise", settings.photodiode_noise),
         )
         place = self.stage.lamp(exposure.commanded, self._random("stage", exposure.kind, exposure.target, exposure.point))
@@ -203,32 +209,19 @@ class Bench:
     def board_temperature(self, detector: Detector, exposure: PlannedExposure) -> float:
         """Return the temperature of a detector's readout board above its reference, deg C."""
         settings = self.config.electronics
-        return gain_changes.board_temperature(
-            self.config.seed,
-            gain_changes.board_of(detector),
-            self._seconds(exposure),
-            amplitude=self._size("temperature_drift", settings.temperature_amplitude),
-            period_s=settings.temperature_period_s,
-        )
+        phase = self._random("board phase", *electronics.board_of(detector)).uniform(0, 2 * np.pi)
+        amplitude = self._size("temperature_drift", settings.temperature_amplitude)
+        return float(amplitude * np.sin(2 * np.pi * self._seconds(exposure) / settings.temperature_period_s + phase))
 
     def board_coefficient(self, detector: Detector) -> float:
         """Return the relative change of the counts of a detector per deg C of its readout board."""
-        settings = self.config.electronics
-        return gain_changes.board_coefficient(
-            self.config.seed,
-            gain_changes.board_of(detector),
-            mean=settings.temperature_coefficient,
-            rms=settings.temperature_coefficient_rms,
-        )
+        settings, rng = self.config.electronics, self._random("board coefficient", *electronics.board_of(detector))
+        return float(settings.temperature_coefficient + settings.temperature_coefficient_rms * rng.standard_normal())
 
     def counts_factor(self, detector: Detector, exposure: PlannedExposure) -> float:
         """Return the counts of a detector over those at the reference temperature of its board in the middle of the campaign."""
-        drift = gain_changes.board_drift(
-            self.config.seed,
-            gain_changes.board_of(detector),
-            exposure.phase,
-            rms=self._size("board_drift", self.config.electronics.board_drift),
-        )
+        rms = self._size("board_drift", self.config.electronics.board_drift)
+        drift = rms * self._random("board drift", *electronics.board_of(detector)).standard_normal() * (exposure.phase - 0.5)
         warming = self.board_coefficient(detector) * self.board_temperature(detector, exposure)
         return float((1.0 + warming) * (1.0 + drift))
 
@@ -261,15 +254,15 @@ class Bench:
         return np.asarray(nominal * (1.0 + self._size("gain_scatter", self.config.electronics.gain_rms) * scatter))
 
     def gain_steps(self, detector: Detector) -> NDArray[np.float64]:
-        """Return the relative step of the gain of a detector's amplifiers in the course of the campaign, 0 for most."""
+        """Return the relative gain step of each amplifier of a detector during the campaign, 0 for most."""
         return self._gain_steps.get(detector.name, np.zeros(len(detector.amplifiers)))
 
     def is_after_gain_steps(self, exposure: PlannedExposure) -> bool:
-        """Return whether an exposure is taken with the gains after the steps."""
+        """Return whether an exposure is taken after the gain steps."""
         return exposure.phase >= self.config.gain_steps.at
 
     def gains_in(self, detector: Detector, exposure: PlannedExposure) -> NDArray[np.float64]:
-        """Return the gains of a detector's amplifiers in an exposure: at the temperature of their board, and after steps."""
+        """Return the gains of a detector's amplifiers in an exposure, including board temperature and steps."""
         steps = self.gain_steps(detector) if self.is_after_gain_steps(exposure) else 0.0
         return np.asarray(self.gains(detector) * (1.0 + steps) / self.counts_factor(detector, exposure))
 
@@ -312,7 +305,7 @@ class Bench:
 
 @dataclass(frozen=True)
 class BenchRecipe:
-    """From what a bench is built: small, where the bench is not, so that every worker process builds its own."""
+    """The inputs of a bench: a small object from which every worker process builds its own bench."""
 
     config: SimulateConfig
 
@@ -323,5 +316,5 @@ class BenchRecipe:
 
 @lru_cache(maxsize=2)
 def bench_of(recipe: BenchRecipe) -> Bench:
-    """Return the bench of a recipe; a worker process builds it once."""
+    """Return the bench of a recipe, built once per process."""
     return recipe.build()

@@ -1,4 +1,4 @@
-"""Brighter-fatter effect: charge that is already gathered repels charge that arrives.
+"""Brighter-fatter effect: collected charge repels arriving charge.
 
 Charge in a pixel moves the boundaries around it (Antilogus et al. 2014, JINST 9, C03048; Guyonnet et al. 2015, A&A 575, A41). The
 model is linear in that charge (Astier et al. 2019, A&A 629, A36): across the boundary of the pixels ``i`` and ``j`` flows, from ``i`` to
@@ -7,12 +7,12 @@ model is linear in that charge (Astier et al. 2019, A&A 629, A36): across the bo
     F = 1/2 (Q_i + Q_j) / 2 sum_k a_k (Q_k - Q_k'),
 
 with ``k`` the pixels on the side of ``i`` and ``k'`` their mirror images at the boundary. ``(Q_i + Q_j) / 2`` is the light at the
-boundary and the first 1/2 the mean over the exposure of a charge that grows linearly: the flow is applied once, to the final charge, exact
-to first order in ``a``. What leaves one pixel enters another, so charge is conserved; uniform light stays as it is.
+boundary and the first 1/2 the mean over the exposure of a linearly growing charge: the flow is applied once, to the final charge, exact
+to first order in ``a``. Charge is conserved, and uniform light is unchanged.
 
-With white photon noise of the variance ``m``, the mean charge, the noise after is ``(1 + m L / 2)`` of that before, with ``L`` the
-convolution that follows from ``a``. The variance is ``m (1 + m L_0 + m^2 / 4 sum_k L_k^2)``, the covariance of pixels a lag ``k`` apart is
-``m^2 L_k`` to first order, and the sum over all lags stays ``m``.
+White photon noise has the variance ``m``, the mean charge. The effect multiplies it by ``(1 + m L / 2)``, with ``L`` the convolution
+given by ``a``. The variance becomes ``m (1 + m L_0 + m^2 / 4 sum_k L_k^2)``, the covariance of pixels at the lag ``k`` is
+``m^2 L_k`` to first order, and the sum over all lags remains ``m``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 
 REFERENCE_ELECTRONS = 50_000.0
-"""Mean charge at which the loss of variance is given."""
+"""Mean charge for which the loss of variance is given."""
 
 _DISTANCES = (0.5, 1.5)
 _REACH = 2
@@ -42,7 +42,7 @@ def boundary_shifts() -> FloatArray:
 
 
 def strength(loss: float) -> float:
-    """Return the factor of `boundary_shifts`, 1/electron, with which flats of 50,000 electrons lose a part of their variance.
+    """Return the factor of `boundary_shifts`, 1/electron, for a given loss of variance in flats of 50,000 electrons.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def strength(loss: float) -> float:
 
 
 def repel_charge(charge: NDArray[np.float32], factor: float) -> None:
-    """Move charge between the pixels of a sensor, in place; none leaves the sensor.
+    """Move charge between the pixels of a sensor, in place; no charge leaves the sensor.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def repel_charge(charge: NDArray[np.float32], factor: float) -> None:
 def _repulsion(charge: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return ``sum_k a_k (Q_k - Q_k')`` at the boundaries between columns, shape (ny, nx - 1), positive to the right.
 
-    Beyond the sensor's edges there is the charge of the pixels at the edge.
+    The charge of the edge pixels is continued beyond the sensor's edges.
     """
     rows, columns = charge.shape
     padded = np.pad(charge, _REACH, mode="edge")
@@ -94,7 +94,7 @@ def _repulsion(charge: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _gain_of_pixels(along_rows: NDArray[np.floating], along_columns: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return what each pixel gains by the flows to the right, shape (ny, nx - 1), and upwards, transposed, shape (nx, ny - 1)."""
+    """Return the gain of each pixel from the flows to the right, shape (ny, nx - 1), and upwards, transposed, shape (nx, ny - 1)."""
     gain = np.zeros((along_rows.shape[0], along_columns.shape[0]), dtype=along_rows.dtype)
     for flow, into in ((along_rows, gain), (along_columns, gain.T)):
         into[:, :-1] -= flow

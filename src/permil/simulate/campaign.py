@@ -1,4 +1,4 @@
-"""What is exposed, in which order, and what it is called: the beam scan and the pointings, as real campaigns do them."""
+"""The exposures of a campaign in order of time: beam scan, biases and pointings, with positions, counters and file names."""
 
 from __future__ import annotations
 
@@ -6,9 +6,115 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 
-from permil.camera import Detector
+import numpy as np
+
+from permil.camera import Camera, Detector, frames
+from permil.errors import PositionError
 from permil.exposures import file_names
-from permil.simulate.targets import POINTINGS_PER_DETECTOR, Position, pointing_positions
+
+Position = tuple[float, float]
+
+# Aims of the real pointings in mm from the reference pixel, along x and y of the detector: low, middle, high. They are the pixels
+# (1024, 2048, 3072) x (1001, 2002, 3003) of an E2V and (1018, 2036, 3054) x (1000, 2000, 3000) of an ITL, of 10 um.
+_AIMS_MM = {
+    "E2V": ((-10.235, 0.005, 10.245), (-10.005, 0.005, 10.015)),
+    "ITL": ((-10.185, -0.005, 10.175), (-10.005, -0.005, 9.995)),
+}
+_LOW, _MIDDLE, _HIGH = range(3)
+_ORDER = ((_LOW, _HIGH), (_HIGH, _HIGH), (_MIDDLE, _MIDDLE), (_LOW, _LOW), (_HIGH, _LOW))
+
+POINTINGS_PER_DETECTOR = len(_ORDER)
+"""Pointings of each detector."""
+
+
+def scan_centre(camera: Camera) -> Position:
+    """Return the CCS position (mm) of the middle of the reference amplifier, the centre of beam scans."""
+    detector = camera[camera.reference.detector]
+    amplifier = detector.amplifier(camera.reference.amp)
+    x, y = frames.detector_to_ccs(detector, amplifier.x_min + amplifier.nx / 2, amplifier.y_min + amplifier.ny / 2)
+    return float(x), float(y)
+
+
+def scan_positions(centre: Position, *, size: int, width: float) -> list[Position]:
+    """Return the positions of a beam scan, X slow and Y fast, CCS mm rounded to a micrometre."""
+    steps = np.linspace(-width / 2, width / 2, size)
+    return [(_micrometre(centre[0] + x), _micrometre(centre[1] + y)) for x in steps for y in steps]
+
+
+def pointing_positions(detector: Detector) -> list[Position]:
+    """Return the five positions of the pointings of a detector in order, CCS mm rounded to a micrometre.
+
+    The aims are the middles of the quadrants and the centre: upper left, upper right, centre, lower left, lower right in the
+    detector frame, at the same distances in mm for every pixel size; for a cut-out, at its own quarters.
+    """
+    along_x, along_y = _AIMS_MM.get(detector.vendor, _quarter_points(detector))
+    if max(*along_x, *along_y) > min(detector.nx, detector.ny) * detector.pixel_mm / 2:
+        along_x, along_y = _quarter_points(detector)
+    aims = np.array([(along_x[i], along_y[j]) for i, j in _ORDER]) / detector.pixel_mm + detector.reference_pixel
+    x, y = frames.detector_to_ccs(detector, aims[:, 0], aims[:, 1])
+    return [(_micrometre(first), _micrometre(second)) for first, second in zip(x, y, strict=True)]
+
+
+def _quarter_points(detector: Detector) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return aims (mm from the reference pixel) at the quarters of the array along x and y."""
+    sides = zip((detector.nx, detector.ny), detector.reference_pixel, strict=True)
+    along_x, along_y = (
+        tuple((fraction * side - reference) * detector.pixel_mm for fraction in (0.25, 0.5, 0.75)) for side, reference in sides
+    )
+    return along_x, along_y
+
+
+def _micrometre(coordinate: float) -> float:
+    # Adding zero turns minus zero into zero, as in folder names.
+    return round(float(coordinate), 3) + 0.0
+
+
+def select_detectors(camera: Camera, rafts: Sequence[str], detectors: Sequence[str]) -> tuple[Detector, ...]:
+    """Return the science detectors of the given rafts (all if none is given), restricted to ``detectors`` unless it is empty.
+
+    Raises
+    ------
+    PositionError
+        If a raft or detector does not exist, or no detector is left.
+    """
+    science = camera.science
+    for what, named, known in (
+        ("raft", rafts, {detector.raft for detector in science}),
+        ("detector", detectors, {detector.name for detector in science}),
+    ):
+        for name in named:
+            if name not in known:
+                raise PositionError(
+                    f"camera {camera.name} has no science {what} {name!r}",
+                    remedy=f"choose among {', '.join(sorted(known)[:24])}",
+                    value=name,
+                    allowed=sorted(known),
+                )
+    chosen = tuple(
+        detector
+        for detector in science
+        if (not rafts or detector.raft in rafts) and (not detectors or detector.name in detectors)
+    )
+    if not chosen:
+        raise PositionError(
+            f"none of the detectors {', '.join(detectors)} lies in the rafts {', '.join(rafts)}",
+            remedy="name detectors of these rafts, or other rafts",
+            value=tuple(detectors),
+        )
+    return chosen
+
+
+def scanned_detectors(camera: Camera, detectors: Sequence[str]) -> tuple[Detector, ...]:
+    """Return the detectors that the scan reads out: those of the reference detector's readout board, restricted as above."""
+    reference = camera[camera.reference.detector]
+    return tuple(
+        detector
+        for detector in camera.science
+        if detector.raft == reference.raft
+        and detector.reb == reference.reb
+        and (not detectors or detector.name in detectors or detector.name == reference.name)
+    )
+
 
 LED_SETTINGS: dict[str, tuple[float, float]] = {
     "uv": (0.1, 0.03),
@@ -40,17 +146,17 @@ class PlannedExposure:
     run, job
         Names of the folders of its run.
     led
-        LED; of a bias, the one that was lit last (``""`` before the first).
+        LED; for a bias, the last one used (``""`` before the first).
     point, image
-        Number of the position in its list, and of the image there. Of a bias: 0 and its number.
+        Index of the position in its list, and of the image there. For a bias: 0 and its index.
     test_sequence
         Counter within the run, TSEQNUM.
     commanded
-        Position in the folder's name, CCS mm; of a bias, where the stage was left.
+        Position in the folder's name, CCS mm; for a bias, the last position of the stage.
     target
         Detector that a pointing aims at, else ``""``.
     detectors
-        Names of the detectors that are read.
+        Names of the detectors that are read out.
     end
         End of the exposure, UTC.
     sequence
@@ -60,7 +166,7 @@ class PlannedExposure:
     current
         LED current, A.
     phase
-        Place in the campaign, 0 at its start and 1 at its end.
+        Fraction of the campaign's exposures before this one, from 0 to 1.
     compressed
         Whether the files are RICE-compressed.
     """
@@ -107,7 +213,7 @@ class PlannedExposure:
 
     @property
     def identity(self) -> tuple[str | int, ...]:
-        """What tells this exposure from all others, whatever else the campaign holds: the name of its random numbers."""
+        """A unique name of the exposure for its random numbers, independent of the rest of the campaign."""
         return self.kind, self.led if self.kind != "bias" else "", self.target, self.point, self.image
 
 
@@ -123,16 +229,16 @@ def sequence_in_test(*, point: int, led: int, image: int, leds: int, images: int
 
 @dataclass(frozen=True)
 class CampaignPlan:
-    """What a campaign consists of.
+    """The content of a campaign.
 
     Attributes
     ----------
     leds
         LEDs in the order of exposure.
     science
-        Detectors that are pointed at.
+        Detectors with pointings.
     scanned
-        Detectors that the scan reads.
+        Detectors that the scan reads out.
     scan
         Positions of the scan.
     images, biases
@@ -153,7 +259,7 @@ class CampaignPlan:
     compression: str
 
     def exposures(self) -> list[PlannedExposure]:
-        """Return all exposures in the order of time: the scan, then the pointings, biases first."""
+        """Return all exposures in order of time: the scan, then biases and pointings."""
         builder = _Builder(self.leds, self.compression)
         builder.run("scan", [("", position) for position in self.scan], _names_of(self.scanned), images=1)
         pointed = {detector.name for detector in self.science}
@@ -172,7 +278,7 @@ class CampaignPlan:
 
 
 class _Builder:
-    """Puts exposures one after the other: folders, counters, clock."""
+    """Builds the sequence of exposures with its folders, counters and clock."""
 
     def __init__(self, leds: tuple[str, ...], compression: str) -> None:
         self._leds = leds
@@ -200,7 +306,7 @@ class _Builder:
         self._runs += 1
 
     def biases(self, count: int, detectors: tuple[str, ...]) -> None:
-        """Add biases to the run that comes next; the stage and the LED's cards stay as the last exposure left them."""
+        """Add biases to the next run; stage and LED cards keep the values of the last exposure."""
         last = self._exposures[-1]
         for image in range(count):
             self._add("bias", last.led, last.commanded, detectors, point=0, image=image, counter=image, target="")
@@ -243,7 +349,7 @@ class _Builder:
         self._exposures.append(replace(exposure, sequence=self._of_day[exposure.day]))
 
     def finished(self) -> list[PlannedExposure]:
-        """Return all exposures, each with its place in the campaign."""
+        """Return all exposures, each with its phase."""
         last = max(len(self._exposures) - 1, 1)
         return [replace(exposure, phase=index / last) for index, exposure in enumerate(self._exposures)]
 

@@ -1,7 +1,8 @@
-"""From electrons to counts: what the amplifiers of one detector do, as arrays over amplifiers."""
+"""From electrons to counts: the amplifiers of one detector as arrays, and gain steps during a campaign."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,9 @@ from scipy import signal
 
 from permil._kernels import simulate as kernels
 from permil.camera import Amplifier, Detector
+from permil.config.simulate import SimulateGainSteps
+from permil.errors import ConfigError
+from permil.simulate.randoms import generator
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -81,7 +85,7 @@ def bias_pattern(amplifier: Amplifier, rng: np.random.Generator, *, size: float)
 
 
 def level_drift(rng: np.random.Generator, shape: tuple[int, ...], *, exposure: float, row: float) -> NDArray[np.float32]:
-    """Return how the bias level of each amplifier and row differs from its mean in one exposure, adu.
+    """Return the deviation of the bias level of each amplifier and row from its mean in one exposure, adu.
 
     Parameters
     ----------
@@ -132,17 +136,17 @@ def draw_charge(light: Image, level: float, dark: Image, state: NDArray[np.uint6
     level : float
         Electrons at 1.
     dark : ndarray of float32, shape (n, ny, nx)
-        Electrons that come without light.
+        Electrons without light.
     state : ndarray, shape (4,)
-        Of the random generator; advanced.
+        State of the random generator; advanced.
     charge : ndarray of float32, shape (n, ny, nx)
-        Filled.
+        Output.
     """
     kernels.draw_charge(light, level, dark, state, charge)
 
 
 def convert_charge(charge: Image, full_well: FloatArray, gain: FloatArray, curvature: FloatArray) -> None:
-    """Turn charge into counts above bias in place, without noise of the readout.
+    """Convert charge to counts above bias in place, without readout noise.
 
     Parameters
     ----------
@@ -163,7 +167,7 @@ def read_out(
     state: NDArray[np.uint64],
     raw: NDArray[np.int32],
 ) -> None:
-    """Turn counts above bias into raw segments: crosstalk, overscans, bias, read noise, and whole numbers.
+    """Convert counts above bias to raw segments: crosstalk, overscans, bias, read noise, and rounding.
 
     Parameters
     ----------
@@ -178,8 +182,75 @@ def read_out(
     prescan
         Columns before the active ones.
     state : ndarray, shape (4,)
-        Of the random generator; advanced.
+        State of the random generator; advanced.
     raw : ndarray of int32, shape (n, ny_raw, nx_raw)
-        Filled.
+        Output.
     """
     kernels.read_out(counts, electronics, drift, noise, prescan, state, raw)
+
+
+def digitise(
+    counts: Image,
+    electronics: Electronics,
+    gain: FloatArray,
+    prescan: int,
+    drifts: tuple[float, float],
+    rng: np.random.Generator,
+    state: NDArray[np.uint64],
+) -> NDArray[np.int32]:
+    """Return the raw segments of one exposure, shape (n, ny_raw, nx_raw).
+
+    Parameters
+    ----------
+    counts, electronics, prescan, state
+        See `read_out`.
+    gain : ndarray, shape (n,)
+        Electrons per adu in this exposure.
+    drifts
+        Changes of the bias level from exposure to exposure and from row to row, adu rms.
+    rng
+        Generator of these changes.
+    """
+    exposure, row = drifts
+    drift = level_drift(rng, electronics.bias.shape[:2], exposure=exposure, row=row)
+    raw = np.empty(electronics.bias.shape, dtype=np.int32)
+    read_out(counts, electronics, drift, electronics.read_noise / gain, prescan, state, raw)
+    return raw
+
+
+Board = tuple[str, str]
+
+
+def board_of(detector: Detector) -> Board:
+    """Return the readout board of a detector: raft and name of the board."""
+    return detector.raft, detector.reb
+
+
+def gain_steps(seed: int, detectors: Sequence[Detector], settings: SimulateGainSteps) -> dict[str, FloatArray]:
+    """Return the relative gain step of each amplifier, 0 for most, by the name of the detector.
+
+    The seed chooses the amplifiers or boards and the sign of their steps; the size is the same for all.
+
+    Raises
+    ------
+    ConfigError
+        If more amplifiers or boards should step than are read out.
+    """
+    steps = {detector.name: np.zeros(len(detector.amplifiers)) for detector in detectors}
+    by_board = settings.unit == "board"
+    places: dict[tuple[str, str], list[tuple[str, int]]] = {}
+    for detector in detectors:
+        for number, amplifier in enumerate(detector.amplifiers):
+            unit = board_of(detector) if by_board else (detector.name, amplifier.name)
+            places.setdefault(unit, []).append((detector.name, number))
+    if settings.count > len(places):
+        raise ConfigError(
+            f"simulate.gain_steps.count is {settings.count}, but the campaign reads {len(places)} {settings.unit}s",
+            remedy=f"set it to {len(places)} or less",
+            value=settings.count,
+        )
+    draws = {unit: generator(seed, "gain step", *unit).uniform(-1, 1) for unit in places}
+    for unit in sorted(places, key=lambda unit: abs(draws[unit]))[: settings.count]:
+        for name, number in places[unit]:
+            steps[name][number] = np.copysign(settings.size, draws[unit])
+    return steps

@@ -1,4 +1,4 @@
-"""Exposes one detector: from the truths of the bench to raw segments."""
+"""Exposures of one detector: from the truth of the bench to raw segments."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ from numpy.typing import NDArray
 from permil.camera import Detector, frames
 from permil.simulate.bench import Bench, ExposureTruth
 from permil.simulate.brighter_fatter import repel_charge, strength
-from permil.simulate.campaign import READOUT_SECONDS, PlannedExposure
-from permil.simulate.electronics import convert_charge, cosmic_rays, draw_charge, level_drift, read_out
+from permil.simulate.campaign import READOUT_SECONDS, PlannedExposure, Position
+from permil.simulate.electronics import convert_charge, cosmic_rays, digitise, draw_charge
 from permil.simulate.headers import dark_time
+from permil.simulate.projector import weather_on_detector
 from permil.simulate.randoms import generator, normal_state
-from permil.simulate.targets import Position
-from permil.simulate.weather import weather_on_detector
 
 
 class ExposedDetector:
-    """One detector on the bench; what does not change between exposures is kept.
+    """One detector on the bench, with everything that is the same in all exposures.
 
     Parameters
     ----------
     bench
-        The truths.
+        The truth.
     detector
         The detector.
     scales
-        Median response of each LED, which puts flats on the composite scale.
+        Median response for each LED, the scale of composite flats.
     """
 
     def __init__(self, bench: Bench, detector: Detector, scales: dict[str, float]) -> None:
@@ -57,18 +56,9 @@ class ExposedDetector:
         if self._repulsion:
             self._repel(counts)
         convert_charge(counts, amplifiers.full_well, gain, amplifiers.curvature)
-        raw: NDArray[np.int32] = np.empty(amplifiers.bias.shape, dtype=np.int32)
-        drifts = config.effects.offset_drift
-        drift = level_drift(
-            rng,
-            amplifiers.bias.shape[:2],
-            exposure=config.electronics.offset_drift_adu if drifts else 0.0,
-            row=config.electronics.row_drift_adu if drifts else 0.0,
-        )
-        noise = amplifiers.read_noise / gain
-        prescan = detector.amplifiers[0].prescan
-        read_out(counts, amplifiers, drift, noise, prescan, state, raw)
-        return raw
+        settings = config.electronics
+        drifts = (settings.offset_drift_adu, settings.row_drift_adu) if config.effects.offset_drift else (0.0, 0.0)
+        return digitise(counts, amplifiers, gain, detector.amplifiers[0].prescan, drifts, rng, state)
 
     def _repel(self, charge: NDArray[np.float32]) -> None:
         """Apply the brighter-fatter effect to the charge in raw segments, in place, across the borders of amplifiers as well."""
@@ -104,13 +94,13 @@ class ExposedDetector:
         return self._flat
 
     def _dark(self, exposure: PlannedExposure, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """Return electrons that come without light, in raw segments."""
+        """Return electrons without light, in raw segments."""
         config, seconds = self._bench.config, dark_time(exposure)
         rate = config.sensor.dark_current if config.effects.dark_current else 0.0
         dark = np.full(shape, rate * seconds, dtype=np.float32)
         np.add.at(dark, self._hot, self._hot_rates * seconds)
         if config.effects.cosmic_rays:
-            # On average a pixel waits half of the readout.
+            # On average a pixel waits for half of the readout.
             rays = cosmic_rays(
                 self._detector, rng, rate=config.electronics.cosmic_ray_rate, seconds=seconds + READOUT_SECONDS / 2
             )

@@ -1,7 +1,8 @@
-"""What is handed to the reduction beside the raw files: tables and a configuration."""
+"""Inputs of the reduction other than raw files: tables and a configuration."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,19 @@ import numpy as np
 import yaml
 from astropy.table import Table
 
-from permil.camera import Camera
 from permil.products import atomic_output, write_table
 from permil.simulate.bench import Bench
-from permil.simulate.claim import CONFIGURATION
-from permil.simulate.conditions import REB_COND
+from permil.simulate.headers import REB_COND
 from permil.simulate.randoms import generator
+
+CONFIGURATION = "config.yaml"
+"""Configuration to reduce the simulated files."""
 
 _THERMOMETERS = tuple(f"TEMP{number}" for number in range(1, 7))
 
 
 def gains(bench: Bench, kind: str) -> Table:
-    """Return the true gains, or as they are measured with Fe55 or by photon transfer; columns detector, segment, gain.
+    """Return the gains: true, or as measured with Fe55 or by photon transfer; columns detector, segment, gain.
 
     Parameters
     ----------
@@ -80,19 +82,19 @@ def defects(bench: Bench) -> Table:
 
 
 def board_reference() -> float:
-    """Return the readout-board temperature to which the true gains belong: the mean of TEMP1 to TEMP6, deg C."""
+    """Return the readout-board temperature of the true gains: the mean of TEMP1 to TEMP6, deg C."""
     return float(np.mean([card[1] for card in REB_COND if card[0] in _THERMOMETERS]))
 
 
 def write_tables(bench: Bench, folder: Path) -> dict[str, str]:
-    """Write the tables of the section ``isr`` that the bench asks for; return the file of each.
+    """Write the tables of the section ``isr`` for the effects of the bench; return the file of each.
 
-    Gains with errors are written as measured in both ways, of which one is in the section.
+    Gains with errors are written as measured with both methods; the section names one of them.
 
     Raises
     ------
     OutputError
-        If one cannot be written.
+        If a table cannot be written.
     """
     effects, handover = bench.config.effects, bench.config.handover
     measured = () if handover.gains == "true" else ("fe55", "ptc")
@@ -112,7 +114,7 @@ def write_tables(bench: Bench, folder: Path) -> dict[str, str]:
 
 
 def configuration(bench: Bench, tables: dict[str, str], *, flats: bool = True) -> dict[str, Any]:
-    """Return the content of a configuration with which the raw files can be reduced.
+    """Return the content of a configuration to reduce the raw files.
 
     Parameters
     ----------
@@ -121,7 +123,7 @@ def configuration(bench: Bench, tables: dict[str, str], *, flats: bool = True) -
     flats
         Whether there are raw files of the bench.
     """
-    config, camera = bench.config, bench.camera
+    config = bench.config
     content: dict[str, Any] = {
         "camera": config.camera,
         "output": ".",
@@ -137,9 +139,9 @@ def configuration(bench: Bench, tables: dict[str, str], *, flats: bool = True) -
             "temperature_reference": board_reference(),
         }
     if flats:
-        content["beam"] = {"reference": [_reference(camera)]}
+        content["beam"] = {"reference": [asdict(bench.camera.reference)]}
         if config.campaign.images == 1:
-            # Single images at the pointings of many detectors form a grid as a scan does; so the runs are named.
+            # Single images at the pointings of many detectors form a grid like a scan; so the runs are named.
             for purpose, kind in (("scan", "scan"), ("pointings", "pointing")):
                 runs = sorted({exposure.run for exposure in bench.exposures if exposure.kind == kind})
                 content["exposures"][purpose] = {"runs": runs}
@@ -158,14 +160,3 @@ def write_configuration(folder: Path, content: dict[str, Any]) -> Path:
     with atomic_output(path) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
-
-
-def _reference(camera: Camera) -> dict[str, Any]:
-    reference = camera.reference
-    return {
-        "detector": reference.detector,
-        "amp": reference.amp,
-        "row": reference.row,
-        "column": reference.column,
-        "box": reference.box,
-    }

@@ -1,15 +1,125 @@
-"""Cards of raw files, in the order and with the types of real ones (a CCOB exposure of 2019, segments of 2019 and 2021)."""
+"""Headers of raw files as bytes, with the cards, types and order of real ones (a CCOB exposure of 2019, segments of 2019 and 2021).
+
+The readout board and the configuration are those of a real file (MC_C_20211212_000310_R22_S22). FITS standard 4.0, sections 3 and 4.4.2;
+checksums after Seaman, Pence & Rots (FITS Checksum Proposal, 2012; standard, appendix J).
+"""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
+from numpy.typing import NDArray
+
 from permil.camera import Amplifier, Detector
-from permil.simulate.campaign import PlannedExposure, modified_julian_date
-from permil.simulate.cards import CHECKSUM_OFF, Card
-from permil.simulate.targets import Position
+from permil.simulate.campaign import PlannedExposure, Position, modified_julian_date
+
+BLOCK = 2880
+CARD = 80
+CHECKSUM_OFF = "0" * 16
+
+CardValue = bool | int | float | str
+Card = tuple[str, CardValue, str]
+
+_NOT_IN_CHECKSUM = frozenset((*range(0x3A, 0x41), *range(0x5B, 0x61)))
+
+
+def format_card(keyword: str, value: CardValue, comment: str = "") -> bytes:
+    """Return one card of 80 characters; a comment that is too long is cut."""
+    if isinstance(value, bool):
+        text = f"{'T' if value else 'F':>20}"
+    elif isinstance(value, str):
+        escaped = value.replace("'", "''")
+        quoted = f"'{escaped:8}'"
+        text = f"{quoted:20}"
+    elif isinstance(value, int):
+        text = f"{value:>20}"
+    else:
+        text = f"{repr(float(value)).upper():>20}"
+    card = f"{keyword:8}= {text}"
+    if comment:
+        card += f" / {comment}"
+    return f"{card[:CARD]:{CARD}}".encode("ascii")
+
+
+def padded(data: bytes, fill: bytes = b"\0") -> bytes:
+    """Return data padded to whole blocks."""
+    return data + fill * (-len(data) % BLOCK)
+
+
+def word_sum(data: bytes | bytearray | NDArray[np.uint8]) -> int:
+    """Return the ones'-complement sum of 32-bit big-endian words; the length must be a multiple of 4."""
+    total = int(np.frombuffer(data, dtype=">u4").sum(dtype=np.uint64))
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    return total
+
+
+def add_sums(first: int, second: int) -> int:
+    """Return the ones'-complement sum of two sums."""
+    total = first + second
+    return (total & 0xFFFFFFFF) + (total >> 32)
+
+
+def encode_checksum(total: int) -> str:
+    """Return the 16 letters that bring the sum of an HDU, with 16 zeros in their place, to minus zero."""
+    complement = 0xFFFFFFFF - total
+    letters = [""] * 16
+    for place in range(4):
+        byte = (complement >> (24 - 8 * place)) & 0xFF
+        quotient, remainder = byte // 4 + 0x30, byte % 4
+        codes = [quotient + remainder, quotient, quotient, quotient]
+        while any(code in _NOT_IN_CHECKSUM for code in codes):
+            for pair in (0, 2):
+                if codes[pair] in _NOT_IN_CHECKSUM or codes[pair + 1] in _NOT_IN_CHECKSUM:
+                    codes[pair] += 1
+                    codes[pair + 1] -= 1
+        for group, code in enumerate(codes):
+            letters[4 * group + place] = chr(code)
+    return letters[15] + "".join(letters[:15])
+
+
+@dataclass(frozen=True)
+class HeaderTemplate:
+    """The bytes of a header with cards that change from file to file, such as its checksums.
+
+    Attributes
+    ----------
+    content
+        Whole blocks, including END.
+    places
+        Offset of the card of each keyword.
+    """
+
+    content: bytes
+    places: dict[str, int]
+
+    @classmethod
+    def from_cards(cls, cards: Iterable[Card]) -> HeaderTemplate:
+        """Return the template for cards that include CHECKSUM and DATASUM."""
+        listed = list(cards)
+        content = b"".join(format_card(*card) for card in listed) + f"{'END':{CARD}}".encode("ascii")
+        return cls(padded(content, b" "), {card[0]: CARD * index for index, card in enumerate(listed)})
+
+    def filled(self, data_sum: int, changes: Iterable[Card] = ()) -> bytearray:
+        """Return the header with changed cards and both checksums, for data with the given sum."""
+        header = bytearray(self.content)
+        for card in changes:
+            self._put(header, *card)
+        self._put(header, "DATASUM", str(data_sum), "checksum of the data records")
+        comment = "checksum for the current HDU"
+        self._put(header, "CHECKSUM", CHECKSUM_OFF, comment)
+        total = add_sums(word_sum(header), data_sum)
+        self._put(header, "CHECKSUM", encode_checksum(total), comment)
+        return header
+
+    def _put(self, header: bytearray, keyword: str, value: CardValue, comment: str) -> None:
+        place = self.places[keyword]
+        header[place : place + CARD] = format_card(keyword, value, comment)
+
 
 _BOT_CENTRE = (405.0, 400.0)
 _PIXELS_PER_BLOCK = 32
@@ -20,7 +130,7 @@ _DATASUM: Card = ("DATASUM", "0", "checksum of the data records")
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the bench measured around an exposure.
+    """Measurements of the bench during an exposure.
 
     Attributes
     ----------
@@ -113,7 +223,7 @@ def primary_cards(detector: Detector, exposure: PlannedExposure, conditions: Con
 
 
 def dark_time(exposure: PlannedExposure) -> float:
-    """Return the time (s) over which charge gathers before the readout."""
+    """Return the time (s) of charge collection before the readout."""
     return exposure.exposure_time + 0.127
 
 
@@ -193,7 +303,7 @@ def empty_table_cards(name: str, cards: tuple[Card, ...]) -> list[Card]:
 
 
 def _segment_cards(detector: Detector, amplifier: Amplifier) -> list[Card]:
-    """Return what a segment's header says of its place: sections, detector transformation and alternate coordinate systems."""
+    """Return the geometry in a segment's header: sections, detector transformation and alternate coordinate systems."""
     serial_sign = -1.0 if amplifier.flip_x else 1.0
     parallel_sign = 1.0 if amplifier.flip_y else -1.0
     serial_origin = (
@@ -220,7 +330,7 @@ def _segment_cards(detector: Detector, amplifier: Amplifier) -> list[Card]:
 def _coordinate_cards(
     detector: Detector, amplifier: Amplifier, serial_origin: int, parallel_origin: int, serial_sign: float, parallel_sign: float
 ) -> list[Card]:
-    """Return the alternate linear coordinate systems, in pixels; nominal, half a pixel off the true place as in real files."""
+    """Return the alternate linear coordinate systems, in pixels; nominal, half a pixel from the true place as in real files."""
     raft_pitch, slot_pitch = _RAFT_PITCH_MM / detector.pixel_mm, _SLOT_PITCH_MM / detector.pixel_mm
     # The upper half is counted from the far edge, hence the difference to the detector transformation.
     in_ccd = (float(detector.ny + 1 - parallel_origin), float(serial_origin))
@@ -261,3 +371,126 @@ def _coordinate_system(
         (f"CRVAL1{letter}", origin[0], ""),
         (f"CRVAL2{letter}", origin[1], ""),
     ]
+
+
+BOARD_TEMPERATURES = tuple(f"TEMP{number}" for number in range(1, 11))
+"""Cards of the readout board's thermometers."""
+
+TEMPERATURE_STEP = 0.0625
+"""Resolution of these thermometers, deg C."""
+
+REB_COND: tuple[Card, ...] = (
+    ("TEMP1", 9.875, "REB Board temperature 1"),
+    ("TEMP2", 9.875, "REB Board temperature 2"),
+    ("TEMP3", -4.3125, "REB Board temperature 3"),
+    ("TEMP4", -0.4375, "REB Board temperature 4"),
+    ("TEMP5", -1.5625, "REB Board temperature 5"),
+    ("TEMP6", -0.5, "REB Board temperature 6"),
+    ("TEMP7", -3.25, "REB Board temperature 7"),
+    ("TEMP8", -0.1875, "REB Board temperature 8"),
+    ("TEMP9", -1.5625, "REB Board temperature 9"),
+    ("TEMP10", -0.25, "REB Board temperature 10"),
+    ("ATEMPU", -11.5186, "ASPIC 0 upper temperature"),
+    ("ATEMPL", -8.90276, "ASPIC 0 lower temperature"),
+    ("CCDTEMP", -99.9828, "CCD temperature"),
+    ("RTDTEMP", -105.801, "RTD temperature"),
+    ("DIGPS_V", 5.425, "REB Digital PS voltage"),
+    ("DIGPS_I", 656.25, "REB Digital PS current"),
+    ("ANAPS_V", 7.825, "REB Analog PS voltage"),
+    ("ANAPS_I", 636.0, "REB Analog PS current"),
+    ("CLKHPS_V", 15.325, "REB CLK_H PS voltage"),
+    ("CLKHPS_I", 144.833, "REB CLK_H PS current"),
+    ("CLKLPS_V", 13.575, "REB CLK_L PS voltage"),
+    ("CLKLPS_I", 84.625, "REB CLK_L PS current"),
+    ("ODPS_V", 38.675, "REB OD PS voltage"),
+    ("ODPS_I", 73.0833, "REB OD PS current"),
+    ("HTRPS_V", 2.99087, "REB Heater PS voltage"),
+    ("HTRPS_W", 0.592162, "REB Heater PS power"),
+    ("PCKU_V", 3.28938, "REB clock rails PCK_U Voltage"),
+    ("PCKL_V", -6.0, "REB clock rails PCK_L Voltage"),
+    ("SCKU_V", 3.90476, "REB clock rails SCK_U Voltage"),
+    ("SCKL_V", -5.39927, "REB clock rails SCK_L Voltage"),
+    ("RGU_V", 6.09524, "REB clock rails RG_U Voltage"),
+    ("RGL_V", -4.0, "REB clock rails RG_L Voltage"),
+    ("ODV", 23.3968, "REB bias OD voltage"),
+    ("OGV", -3.42125, "REB bias OG voltage"),
+    ("RDV", 11.6044, "REB bias RD voltage"),
+    ("GDV", 26.0024, "REB bias GD voltage"),
+    ("GDP", 26.0, "REB config bias GD (requested)"),
+    ("RDP", 11.6, "REB config bias RD (requested)"),
+    ("OGP", -3.4, "REB config bias OG (requested)"),
+    ("ODP", 23.4, "REB config bias OD (requested)"),
+    ("CSGATEP", 1.0, "REB config bias CS gate (requested)"),
+    ("SCK_LOWP", -5.4, "REB DAC SCLK Low (requested)"),
+    ("SCK_HIP", 3.9, "REB DAC SCLK High (requested)"),
+    ("PCK_LOWP", -6.0, "REB DAC PCLK Low (requested)"),
+    ("PCK_HIP", 3.3, "REB DAC PCLK High (requested)"),
+    ("RG_LOWP", -4.0, "REB DAC RG Low (requested)"),
+    ("RG_HIP", 6.1, "REB DAC RG High (requested)"),
+    ("AP0_RC", 14, "CCD ASPIC 0 RC"),
+    ("AP1_RC", 14, "CCD ASPIC 1 RC"),
+    ("AP0_GAIN", 0, "CCD ASPIC 0 gain"),
+    ("AP1_GAIN", 0, "CCD ASPIC 1 gain"),
+    ("AP0_CLMP", 0, "CCD ASPIC 0 clamp"),
+    ("AP1_CLMP", 0, "CCD ASPIC 1 clamp"),
+    ("AP0_AF1", 0, "CCD ASPIC 0 af1"),
+    ("AP1_AF1", 0, "CCD ASPIC 1 af1"),
+    ("AP0_TM", 0, "CCD ASPIC 0 Transparent Mode"),
+    ("AP1_TM", 0, "CCD ASPIC 1 Transparent Mode"),
+    ("HVBIAS", "ON", "REB HVBias Switch state"),
+    ("IDLEFLSH", 0, "IDLE FLUSH setting"),
+    ("POWER", 17.7593, "Total REB PS power"),
+    ("DIGVB", 6.3, "REB PS Digi Voltage before LDO"),
+    ("DIGIB", 677.67, "REB PS Digi Current before LDO"),
+    ("DIGVA", 6.02976, "REB PS Digi Voltage after LDO"),
+    ("DIGIA", 604.368, "REB PS Digi Current after LDO"),
+    ("DIGVS", 5.99935, "REB PS Digi Voltage after Switch"),
+    ("ANAVB", 8.975, "REB PS Ana Voltage before LDO"),
+    ("ANAIB", 628.86, "REB PS Ana Current before LDO"),
+    ("ANAVA", 8.26848, "REB PS Ana Voltage after LDO"),
+    ("ANAIA", 621.24, "REB PS Ana  Current after LDO"),
+    ("ANAIS", 8.3387, "REB PS Ana Voltage after Switch"),
+    ("ODVB", 40.5, "REB PS OD Voltage before LDO"),
+    ("ODIB", 78.3014, "REB PS OD Current before LDO"),
+    ("ODVA", 38.8722, "REB PS OD Voltage after LDO"),
+    ("ODVA2", 38.875, "REB PS OD Voltage after LDO2"),
+    ("ODIA", 75.1936, "REB PS OD Current after LDO"),
+    ("ODVS", 38.3366, "REB PS OD Voltage after Switch"),
+    ("CKHVB", 16.225, "REB PS Clk HI Voltage before LDO"),
+    ("CKHIB", 136.512, "REB PS Clk HI Current before LDO"),
+    ("CKHVA", 15.3991, "REB PS Clk HI Voltage after LDO"),
+    ("CKHIA", 137.942, "REB PS Clk HI Current after LDO"),
+    ("CKHVS", 15.402, "REB PS Clk HI Voltage after Switch"),
+    ("CKLVB", 14.375, "REB PS Clk LO Voltage before LDO"),
+    ("CKLIB", 93.0732, "REB PS Clk LO Current before LDO"),
+    ("CKLVA", 0.72864, "REB PS Clk LO Voltage after LDO"),
+    ("CKLV2", 13.6714, "REB PS Clk LO Voltage after LDO2"),
+    ("CKLIA", 91.9194, "REB PS Clk LO Current after LDO"),
+    ("CKLVS", 13.9234, "REB PS Clk LO Voltage after Switch"),
+    ("HTRVB", 12.325, "REB PS Clk Heater Voltage before LDO"),
+    ("HTRIB", 175.064, "REB PS Clk Heater Current before LDO"),
+    ("HTRVA", 11.7524, "REB PS Clk Heater Voltage after LDO"),
+    ("HTRIA", 390.698, "REB PS Clk Heater Current after LDO"),
+    ("HTRVAS", 11.7, "REB PS Clk Heater Voltage after Switch"),
+    ("BSSVBS", 50.0, "REB PS HV Bias Voltage before Switch"),
+    ("BSSIBS", 0.077559, "REB PS HV Bias Current before Switch"),
+)
+"""Readout board: temperatures (deg C), voltages (V), currents (mA) and settings."""
+
+CONFIG_COND: tuple[Card, ...] = (
+    ("FPDAQCS", "2338216281", "Focal Plane checksum for DAQ configuration category"),
+    ("FPHIDCS", "2186941357", "Focal Plane checksum for HardwareId configuration categ"),
+    ("FPINSCS", "793777589", "Focal Plane checksum for Instrument configuration catego"),
+    ("FPLIMCS", "1697061544", "Focal Plane checksum for Limits configuration category"),
+    ("FPRTCCS", "1001686671", "Focal Plane checksum for RaftTempControl configuration"),
+    ("FPRTCSCS", "286424954", "Focal Plane checksum for RaftTempControlStatus configura"),
+    ("FPRCS", "406077237", "Focal Plane checksum for Rafts configuration category"),
+    ("FPRLCS", "258571231", "Focal Plane checksum for RaftsLimits configuration categ"),
+    ("FPRPCS", "363017692", "Focal Plane checksum for RaftsRaftsPowerLimits configura"),
+    ("FPSEQCS", "3050900511", "Focal Plane checksum for Sequencer configuration catego"),
+    ("FPTIMCS", "3730781616", "Focal Plane checksum for timers configuration category"),
+    ("RPLIMCS", "2143271720", "REB Power checksum for Limits configuration category"),
+    ("RPPOWCS", "2756012582", "REB Power checksum for Power configuration category"),
+    ("RPTIMCS", "3709782328", "REB Power checksum for timers configuration category"),
+)
+"""Checksums of the configuration."""

@@ -1,8 +1,8 @@
-"""Seeds that do not depend on the order of work, for NumPy's generators and for the compiled generator of normals.
+"""Random generators with seeds independent of the order of work: NumPy's, and a compiled generator of normals.
 
 The latter (``_kernels/randoms.hpp``) is a ziggurat of 256 layers (Marsaglia & Tsang 2000, J. Stat. Softw. 5, 8; layer constants after
-Doornik 2005) on xoshiro256++ (Blackman & Vigna 2021, ACM Trans. Math. Softw. 47, 36). A bench draws several 10^9 normals; in compiled
-loops this takes a quarter of the time of `numpy.random.Generator`.
+Doornik 2005) on xoshiro256++ (Blackman & Vigna 2021, ACM Trans. Math. Softw. 47, 36). A bench draws several 10^9 normals; compiled
+loops need a quarter of the time of `numpy.random.Generator`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ def _spawn_key(names: tuple[str | int, ...]) -> tuple[int, ...]:
 
 
 def generator(seed: int, *names: str | int) -> np.random.Generator:
-    """Return the generator of one random thing, for example ``generator(seed, "prnu", "R22_S11", "red")``.
+    """Return the generator with a name, for example ``generator(seed, "prnu", "R22_S11", "red")``.
 
-    The same seed and names give the same numbers whatever else is drawn, in whatever order, by however many workers.
+    The same seed and names give the same numbers, independent of all other draws and of the number of workers.
     """
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=_spawn_key(names))))
 
 
 def normal_state(seed: int, *names: str | int) -> NDArray[np.uint64]:
-    """Return the state, shape (4,), of the compiled generator of normals; kernels that draw advance it."""
+    """Return the initial state, shape (4,), of the compiled generator of normals; kernels advance it."""
     return np.random.SeedSequence(seed, spawn_key=_spawn_key(names)).generate_state(4, np.uint64).astype(np.uint64)

@@ -1,8 +1,8 @@
-"""The true response of a sensor: patterns as functions of the place on it, and its defects.
+"""The true response of sensors: patterns as functions of position, and defects.
 
-Places are millimetres from the lower left corner of the array, so that a binned camera shows the same physics. A pattern takes
+Positions are in mm from the lower left corner of the array, so that a binned camera shows the same physics. A pattern takes
 x, shape (1, nx), and y, shape (rows, 1), and returns relative factors that broadcast to (rows, nx): a full-size detector is
-evaluated in strips. The factors by LED follow what is published of LSSTCam sensors (tree rings and annealing: Park et al. 2017,
+evaluated in strips. The factors by LED follow publications on LSSTCam sensors (tree rings and annealing: Park et al. 2017,
 JINST 12 C07015; Esteves et al. 2023, PASP 135, 115003): shallow absorption in the blue, deep in the red.
 """
 
@@ -14,7 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from permil.camera import Detector
+from permil.camera import Camera, Detector
+from permil.config.simulate import SimulateConfig
+from permil.products import MaskPlane
+from permil.simulate.randoms import generator
 
 FloatArray = NDArray[np.float64]
 Pattern = Callable[[FloatArray, FloatArray], FloatArray]
@@ -67,7 +70,7 @@ def pixel_response(
 
 
 def tree_rings(detector: Detector, rng: np.random.Generator, *, rms: float, width: float) -> Pattern:
-    """Return tree rings: random in the distance from the axis of the crystal, which lies near a corner, growing outwards.
+    """Return tree rings: random in the distance from the axis of the crystal near a corner, increasing outwards.
 
     Parameters
     ----------
@@ -162,15 +165,15 @@ def smooth_gradient(detector: Detector, rng: np.random.Generator, *, rms: float)
 
 
 def detector_response(vendor: str, led: str, common: np.random.Generator, own: np.random.Generator, *, rms: float) -> float:
-    """Return the mean response of a detector: vendor, then a scatter of which most is common to all LEDs."""
+    """Return the mean response of a detector: that of the vendor with a scatter, mostly common to all LEDs."""
     mean = VENDOR_RESPONSE.get(vendor, {}).get(led, 1.0)
     return float(mean * (1.0 + rms * (0.9 * common.standard_normal() + (1 - 0.9**2) ** 0.5 * own.standard_normal())))
 
 
 def bad_columns(detector: Detector, rng: np.random.Generator, *, count: int) -> list[tuple[slice, slice, float]]:
-    """Return columns of low response: rows and columns in the detector array, and the response that is left.
+    """Return columns of low response: rows and columns in the detector array, and their remaining response.
 
-    A bad column begins at a defect and reaches to the mid-line, away from the output node.
+    A bad column extends from a defect to the mid-line, away from the output node.
     """
     columns = []
     for _ in range(count):
@@ -187,3 +190,84 @@ def hot_pixels(detector: Detector, rng: np.random.Generator, *, count: int, rate
     """Return rows and columns, shape (2, count), and dark currents (electrons per s, exponential about ``rate``)."""
     places = np.stack([rng.integers(0, detector.ny, count), rng.integers(0, detector.nx, count)])
     return places, rng.exponential(rate, count)
+
+
+class SensorTruth:
+    """Response, defects and masks of the sensors of a camera, drawn from a configuration and its seed."""
+
+    def __init__(self, config: SimulateConfig, camera: Camera) -> None:
+        self._config = config
+        self._camera = camera
+
+    def _random(self, *names: str | int) -> np.random.Generator:
+        return generator(self._config.seed, *names)
+
+    def response(self, detector: Detector, led: str) -> NDArray[np.float32]:
+        """Return the response of a detector before scaling to the composite, shape (ny, nx)."""
+        settings = self._config.sensor
+        patterns = self._patterns(detector, led)
+        mean = self._mean_response(detector, led)
+        common, own = self._random("prnu", detector.name), self._random("prnu", detector.name, led)
+        response = np.empty(detector.shape, dtype=np.float32)
+        for rows in strips(detector):
+            response[rows] = mean * evaluate(detector, rows, patterns)
+            if self._config.effects.prnu:
+                response[rows] *= pixel_response(
+                    response[rows].shape, common, own, rms=settings.prnu_rms, correlation=settings.prnu_correlation
+                )
+        for rows, columns, left in self.bad_columns(detector):
+            response[rows, columns] *= np.float32(left)
+        return response
+
+    def _mean_response(self, detector: Detector, led: str) -> float:
+        if not self._config.effects.detector_response:
+            return 1.0
+        common, own = self._random("response", detector.name), self._random("response", detector.name, led)
+        return detector_response(detector.vendor, led, common, own, rms=self._config.sensor.detector_rms)
+
+    def _patterns(self, detector: Detector, led: str) -> list[Pattern]:
+        settings, effects, name = self._config.sensor, self._config.effects, detector.name
+        patterns: list[Pattern] = []
+        if effects.response_gradient:
+            patterns.append(smooth_gradient(detector, self._random("gradient", name), rms=settings.gradient_rms))
+        if effects.tree_rings:
+            rms = settings.tree_ring_rms * TREE_RING_FACTOR[led]
+            patterns.append(tree_rings(detector, self._random("rings", name), rms=rms, width=settings.tree_ring_width_mm))
+        if effects.edge_rolloff:
+            patterns.append(edge_rolloff(detector, depth=settings.edge_depth, scale=settings.edge_scale_mm))
+        if effects.midline:
+            patterns.append(midline_loss(detector, depth=settings.midline_depth, scale=settings.midline_scale_mm))
+        if effects.dust and settings.dust_spots:
+            rng = self._random("dust", name)
+            patterns.append(dust_shadows(detector, rng, spots=settings.dust_spots, depth=settings.dust_depth))
+        if effects.annealing and led in ANNEALING_FACTOR:
+            amplitude = settings.annealing_amplitude * ANNEALING_FACTOR[led]
+            rng = self._random("annealing", name)
+            patterns.append(annealing_pattern(rng, amplitude=amplitude, period=settings.annealing_period_mm))
+        return patterns
+
+    def bad_columns(self, detector: Detector) -> list[tuple[slice, slice, float]]:
+        """Return the bad columns of a detector: rows, columns, and remaining response."""
+        count = self._config.sensor.bad_columns if self._config.effects.bad_columns else 0
+        return bad_columns(detector, self._random("bad columns", detector.name), count=count)
+
+    def hot_pixels(self, detector: Detector) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return rows and columns, shape (2, n), of the hot pixels of a detector, and their electrons per s."""
+        count = self._config.sensor.hot_pixels if self._config.effects.hot_pixels else 0
+        rng = self._random("hot pixels", detector.name)
+        return hot_pixels(detector, rng, count=count, rate=self._config.sensor.hot_pixel_rate)
+
+    def mask(self, detector: Detector) -> NDArray[np.int32]:
+        """Return the true mask of a detector: BAD, EDGE and MIDLINE, shape (ny, nx)."""
+        mask = np.zeros(detector.shape, dtype=np.int32)
+        edge = int(np.ceil(self._camera.edge_mm / detector.pixel_mm))
+        mask[:edge] = mask[-edge:] = MaskPlane.EDGE
+        mask[:, :edge] = mask[:, -edge:] = MaskPlane.EDGE
+        middle = int(np.ceil(self._camera.midline_mm / detector.pixel_mm))
+        for border in {amplifier.y_min for amplifier in detector.amplifiers} - {0}:
+            mask[border - middle : border + middle] |= MaskPlane.MIDLINE
+        for rows, columns, _ in self.bad_columns(detector):
+            mask[rows, columns] |= MaskPlane.BAD
+        (rows_hot, columns_hot), _ = self.hot_pixels(detector)
+        mask[rows_hot, columns_hot] |= MaskPlane.BAD
+        return mask

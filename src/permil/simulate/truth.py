@@ -1,4 +1,4 @@
-"""The truth as products: flats, beams and tables in the formats of what they are compared with."""
+"""The truth as products: flats, beams and tables in the formats of the results."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from permil.products import is_good
 from permil.simulate.bench import Bench, ExposureTruth
 from permil.simulate.campaign import modified_julian_date
-from permil.simulate.gain_changes import board_of
-from permil.simulate.weather import WEATHER_TERMS
+from permil.simulate.electronics import board_of
+from permil.simulate.projector import WEATHER_TERMS
 
 BEAM_STEP_MM = 0.25
 BEAM_HALF_SIDE_MM = 60.0
@@ -51,7 +51,7 @@ def flat_cards(bench: Bench, detector: str, led: str, scale: float) -> dict[str,
 
 
 def beam_image(bench: Bench, led: str) -> NDArray[np.float64]:
-    """Return the beam against u: rows are u_y, columns are u_x, in steps of `BEAM_STEP_MM`."""
+    """Return the beam as a function of u: rows are u_y, columns are u_x, in steps of `BEAM_STEP_MM`."""
     count = round(BEAM_HALF_SIDE_MM / BEAM_STEP_MM)
     places = BEAM_STEP_MM * np.arange(-count, count + 1)
     return bench.beam(led)(places[None, :], places[:, None])
@@ -60,8 +60,7 @@ def beam_image(bench: Bench, led: str) -> NDArray[np.float64]:
 def beam_cards(bench: Bench, led: str) -> tuple[dict[str, Any], fits.Header]:
     """Return the cards of the primary header and of the image of a true beam.
 
-    The image is against the place relative to the beam's own centre; the headers say where that centre lies relative to the
-    commanded position.
+    The coordinates of the image are relative to the beam's own centre; the headers give this centre relative to the commanded position.
     """
     stage = bench.stage
     primary = {
@@ -109,7 +108,7 @@ def scale_table(bench: Bench, truths: list[ExposureTruth]) -> Table:
 
 
 def position_table(bench: Bench, truths: list[ExposureTruth]) -> Table:
-    """Return commanded and recorded positions, where the lamp stood and where the beam's centre lay, CCS mm."""
+    """Return commanded, recorded and true positions of the lamp, and positions of the beam's centre, CCS mm."""
     rows = [
         (*_identity(exposure), *exposure.commanded, *truth.recorded, *truth.lamp, *truth.beam_centre)
         for exposure, truth in zip(bench.exposures, truths, strict=True)
@@ -142,7 +141,7 @@ def amplifier_table(bench: Bench) -> Table:
 
 
 def board_table(bench: Bench) -> Table:
-    """Return the temperature of each readout board in each exposure that it reads, and what it makes of the counts."""
+    """Return the temperature of each readout board in its exposures, and its factor on the counts."""
     rows = []
     for exposure in bench.exposures:
         boards = {board_of(bench.camera[name]): bench.camera[name] for name in exposure.detectors}

@@ -11,7 +11,7 @@ from permil.errors import InputError
 from permil.exposures.checksums import Checksums
 from permil.exposures.exposure import Exposure, read_exposure
 from permil.isr import Calibration
-from permil.isr.stage import reduce_file
+from permil.isr.reduce import reduce_file
 from permil.spots.errors import SpotError
 from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_image
 

@@ -38,7 +38,7 @@ void values_at(Array<const double, 2> points, Array<const double, 2> coefficient
 void bind(nb::module_& module) {
   module.def("fill_image", &fill_image, nb::arg("image").noconvert(), nb::arg("origin").noconvert(), nb::arg("matrix").noconvert(),
              nb::arg("half_planes").noconvert(), nb::arg("coefficients").noconvert(), nb::arg("start").noconvert(), nb::arg("step"),
-             "Fill an image with a spline (permil.beam.tabulate.SplineTable.image); NaN outside the half planes.");
+             "Fill an image with a spline (permil.beam.model.SplineTable.image); NaN outside the half planes.");
   module.def("values_at", &values_at, nb::arg("points").noconvert(), nb::arg("coefficients").noconvert(), nb::arg("start").noconvert(),
              nb::arg("step"), nb::arg("values").noconvert(), "Fill the values of a spline at points, shape (n, 2).");
 }

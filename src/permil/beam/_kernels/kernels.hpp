@@ -4,7 +4,7 @@
 
 namespace permil::beam {
 
-/// A function on a lattice as the coefficients [x, y] of a tensor cubic B-spline; see permil.beam.tabulate.SplineTable.
+/// A function on a lattice as the coefficients [x, y] of a tensor cubic B-spline; see permil.beam.model.SplineTable.
 struct Table {
   const double* coefficients;
   int64_t nx, ny;

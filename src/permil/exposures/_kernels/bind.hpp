@@ -14,7 +14,7 @@ struct CodedArrays {
   CodedRows rows() const;
 };
 
-/// Return the arrays of a permil.exposures.coded_rows.CodedRows for rows of some pixels.
+/// Return the arrays of a permil.exposures.segment_rows.CodedRows for rows of some pixels.
 ///
 /// Raises TypeError for arrays of another kind, ValueError where rows would be read outside their bytes.
 CodedArrays coded_arrays(nb::handle coded, int64_t width);

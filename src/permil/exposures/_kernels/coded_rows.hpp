@@ -4,7 +4,7 @@
 
 namespace permil::exposures {
 
-/// Some rows of the same segments of several files; see permil.exposures.coded_rows.CodedRows.
+/// Some rows of the same segments of several files; see permil.exposures.segment_rows.CodedRows.
 struct CodedRows {
   const uint8_t* octets;          // from a multiple of 4 on, a multiple of 4 in number
   int64_t n_octets;

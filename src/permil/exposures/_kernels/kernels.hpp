@@ -4,7 +4,7 @@
 
 namespace permil::exposures {
 
-/// How the tiles of an image are coded; see permil.exposures.rice.RiceCoding.
+/// How the tiles of an image are coded; see permil.exposures.tiles.RiceCoding.
 struct Tiling {
   int64_t columns, rows, tile_columns, tile_rows, block, pixel_bytes;
 };

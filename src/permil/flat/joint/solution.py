@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from permil.beam.tabulate import SplineTable
+from permil.beam.model import SplineTable
 from permil.errors import FlatError
 from permil.flat.joint.exposure_tests import ExposureTests
 from permil.flat.joint.model import JointModel

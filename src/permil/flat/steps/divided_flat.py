@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import ArrayPool
 from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, Detector, frames, shared_camera
@@ -41,9 +42,9 @@ from permil.flat.steps.flat_product import (
     require_pointings,
 )
 from permil.isr import Calibration, LeftOut
-from permil.isr.array_pool import ArrayPool
+from permil.isr.exposure_group import stack_group
 from permil.isr.stack import Stack
-from permil.isr.stage import detector_calibration, stack_group
+from permil.isr.stage import detector_calibration
 from permil.products import RunFolder, is_usable
 
 DARK = 3.0

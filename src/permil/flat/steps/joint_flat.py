@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import ArrayPool
 from permil.camera import Camera, shared_camera
 from permil.engine import ahead, behind, own_threads, tell_part
 from permil.errors import FlatError, InputError, RawFormatError
@@ -37,11 +38,9 @@ from permil.flat.steps.flat_product import (
 )
 from permil.flat.superpixel import median_image
 from permil.isr import Calibration, LeftOut
-from permil.isr.array_pool import ArrayPool
-from permil.isr.open_exposure import OpenExposure
-from permil.isr.row_sample import RowSample
-from permil.isr.stage import detector_calibration, stack_group
-from permil.isr.strip import Strip, strips_of
+from permil.isr.exposure_group import stack_group
+from permil.isr.open_exposure import OpenExposure, RowSample, Strip, strips_of
+from permil.isr.stage import detector_calibration
 from permil.products import RunFolder, is_usable
 
 NOTHING_USABLE = "none of its super-pixels can be used: their pixels are saturated, masked or without data"

@@ -9,6 +9,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.arrays import ArrayPool
 from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
@@ -16,9 +17,9 @@ from permil.engine import ahead, own_threads, tell_part
 from permil.errors import FlatError, InputError, PermilError
 from permil.flat.signals_file import SuperPixelSignals, write_signals
 from permil.flat.superpixel import SuperPixelLayout, average_exposure, flattened, make_layout, size_in_pixels
-from permil.isr.array_pool import ArrayPool
-from permil.isr.row_sample import RowSample
-from permil.isr.stage import detector_calibration, reduce_file
+from permil.isr.open_exposure import RowSample
+from permil.isr.reduce import reduce_file
+from permil.isr.stage import detector_calibration
 from permil.products import RunFolder, is_good, is_usable
 
 PATTERN_EXPOSURES = 5

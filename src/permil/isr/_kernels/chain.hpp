@@ -62,7 +62,7 @@ inline void take_calibration(const Segments& own, int64_t number, Row& row) {
   }
 }
 
-/// Put a segment over its level and the superbias, adu; what is lost becomes 0, so that it is no crosstalk and does not saturate.
+/// Subtract level and superbias from a segment, adu; lost pixels become 0, so that they neither couple nor saturate.
 inline void measure_segment(const Segments& own, const Frame& frame, int64_t segment, Row& row) {
   const int64_t n = own.n_columns, first = own.first_column;
   const Span<const int32_t> counts = span_of(row.counts[segment], own.width);

@@ -38,7 +38,7 @@ void add_rows(const CodedRows& coded, const int64_t* rows, int64_t n_rows, int64
   Row row = empty_row(own, scratch);
   const Sums all_sums = empty_sums(own.count * n, scratch);
   Alike* const alike = take<Alike>(scratch, own.count);
-  const Falling falling{take<float>(scratch, n), take<float>(scratch, n)};
+  const Displaced displaced{take<float>(scratch, n), take<float>(scratch, n)};
   const Means means = empty_means(n, scratch);
   for (int64_t index = 0; index < n_rows; ++index) {
     const int64_t number = rows[index], place = first_index + index;
@@ -81,7 +81,7 @@ void add_rows(const CodedRows& coded, const int64_t* rows, int64_t n_rows, int64
         const Sums sums = sums_from(all_sums, s * n);
         if (alike[s].is_so && row.is_whole && !spread.first) return add_even_row(sums, alike[s], signal, frames.light[file], n);
         end_alike(alike[s], sums, n);
-        add_row(sums, signal, planes, frames.light[file], has_extremes, falling, n);
+        add_row(sums, signal, planes, frames.light[file], has_extremes, displaced, n);
       });
     }
     for (int64_t segment = 0; segment < own.count; ++segment) {
@@ -97,9 +97,9 @@ void add_rows(const CodedRows& coded, const int64_t* rows, int64_t n_rows, int64
 
 void add_frame(const Sums& sums, int64_t n_rows, int64_t n_columns, const float* image, const int16_t* mask, float light, bool has_extremes,
                Scratch& scratch) {
-  const Falling falling{take<float>(scratch, n_columns), take<float>(scratch, n_columns)};
+  const Displaced displaced{take<float>(scratch, n_columns), take<float>(scratch, n_columns)};
   for (int64_t first = 0; first < n_rows * n_columns; first += n_columns)
-    add_row(sums_from(sums, first), span_of(image + first, n_columns), span_of(mask + first, n_columns), light, has_extremes, falling,
+    add_row(sums_from(sums, first), span_of(image + first, n_columns), span_of(mask + first, n_columns), light, has_extremes, displaced,
             n_columns);
 }
 

@@ -13,7 +13,7 @@ struct Kernels {
                     Scratch&);
   /// Average rows of sums of an amplifier, n_sums pixels apart; set aside pixels that may hold outliers.
   void (*average_rows)(const Sums&, int64_t n_sums, int64_t n_rows, const NoiseTest&, const Placement&, const Averages&, Scratch&, Doubtful&);
-  /// Test n pixels that were set aside, and put what is kept into the result.
+  /// Test n pixels that were set aside, and store their averages in the result.
   void (*average_doubtful)(const int64_t* places, const double* sums, int64_t n, const double* noise_variance, const NoiseTest&,
                            const Averages&);
   /// Complete the rows of an amplifier: variance, chi-square and degrees of freedom by row.
@@ -21,7 +21,7 @@ struct Kernels {
   /// Reduce raw rows `first` to `last - 1` into an image. `levels` [segment, row] is null where levels are the medians of the overscan.
   void (*reduce_rows)(const Source&, int64_t first, int64_t last, const Segments&, const Frame&, const double* levels, const Target&,
                       Scratch&, ReducedRows&);
-  /// Look at rows of one file; return the first segment with a row that does not decode, -1 if there is none.
+  /// Sample rows of one file; return the first segment with a row that cannot be decoded, -1 without any.
   int64_t (*probe_rows)(const CodedRows&, const int64_t* rows, int64_t n_rows, const Segments&, const double* gain, const Samples&, Scratch&);
   /// Fill the median of each measured row of an overscan, and every `step` rows its median absolute deviation; return how many of these.
   int64_t (*row_medians)(const int32_t* counts, int64_t width, int64_t first, int64_t last, const bool* measured, int64_t n_rows,

@@ -1,4 +1,4 @@
-// Columns of a raw row that hold no measurement: blocks of one count, as interrupted copies leave them. See permil.isr.lost_rows.
+// Columns of a raw row that hold no measurement: blocks of one count, as interrupted copies leave them. See permil.isr.overscan.
 #pragma once
 #include "_kernels/span.hpp"
 #include "isr/_kernels/structs.hpp"

@@ -11,7 +11,7 @@ struct Tested {
   double signal, light, squares;
 };
 
-/// The sums of a pixel, in the order of permil.isr.averages.Doubtful.sums.
+/// The sums of a pixel, in the order of permil.isr.stack.Doubtful.sums.
 struct PixelSums {
   double signal, light, squares;
   const double *sample, *weight;  // the three extremes and their q
@@ -20,8 +20,8 @@ struct PixelSums {
 
 /// Return the extremes that are kept: those from `first` to `last`.
 ///
-/// The most deviating one is left out, again and again; each is compared with the mean of all others. At most half of the measurements
-/// are left out: beyond that it is not known which ones are right, and chi-square tells.
+/// The most deviating extreme is rejected, repeatedly; each is compared with the mean of all others. At most half of the measurements
+/// are rejected: beyond that the majority is not defined, and chi-square shows the disagreement.
 inline Tested reject_extremes(const PixelSums& pixel, const NoiseTest& test, int64_t& first, int64_t& last) {
   const auto sample = span_of(pixel.sample, 3), weight = span_of(pixel.weight, 3);
   double signal = pixel.signal, total = pixel.light;

@@ -9,13 +9,13 @@
 namespace permil::isr {
 namespace {
 
-/// Put counts over the level and the superbias into `measured`, adu.
+/// Subtract level and superbias from counts and store the result in `measured`, adu.
 inline void to_measured(Span<const int32_t> counts, double level, Span<const float> bias, bool has_bias, Span<float> measured, int64_t n) {
   LOOP (int64_t x = 0; x < n; ++x) measured[x] = float(counts[x] - level);
   if (has_bias) LOOP (int64_t x = 0; x < n; ++x) measured[x] -= bias[x];
 }
 
-/// Subtract from each segment what it sees of the others: s_v = m_v - sum over sources of K_vs m_s. `total` holds a row.
+/// Subtract the crosstalk from each segment: s_v = m_v - sum over sources of K_vs m_s. `total` holds a row.
 inline void subtract_crosstalk(Span<const float> measured, Span<const float> correction, Span<float> total, Span<float> corrected,
                                int64_t n_segments, int64_t n) {
   for (int64_t victim = 0; victim < n_segments; ++victim) {
@@ -31,7 +31,7 @@ inline void subtract_crosstalk(Span<const float> measured, Span<const float> cor
   }
 }
 
-/// How the adu of a segment become electrons; see permil.isr.linearity.Response.
+/// Conversion of adu of a segment to electrons; see permil.isr.calibration.linearity.Response.
 struct Response {
   Span<const double> knots, coefficients;
   int64_t n_knots;

@@ -1,4 +1,4 @@
-// What the kernels of this package take and give. Arrays lie in memory row by row; [a, b] names their axes.
+// Arguments and results of the kernels of this package. Arrays are in row-major order; [a, b] names their axes.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace permil::isr {
 
 using exposures::CodedRows;
 
-/// Segments of one size and their calibration; see permil.isr.segment_group.SegmentGroup.
+/// Segments of one size and their calibration; see permil.isr.calibration.calibration.SegmentGroup.
 struct Segments {
   int64_t count, width, n_columns, first_column, first_overscan, last_overscan;
   bool row_mean;
@@ -29,7 +29,7 @@ struct Segments {
   const float* crosstalk;  // correction [victim, source]; null without crosstalk
 };
 
-/// Where the level of a row comes from: it is known, or it is the median of the overscan, or what the method of the overscan says.
+/// Source of the level of a row: known, the median of the overscan, or the method of the overscan options.
 enum class LevelFrom { known, median, overscan };
 
 /// What differs from frame to frame, [segment].
@@ -40,13 +40,13 @@ struct Frame {
   LevelFrom level;
 };
 
-/// Active columns of a row without a measurement; see permil.isr.lost_rows.
+/// Active columns of a row without a measurement; see permil.isr.overscan.
 struct Lost {
   int64_t begin, end, value;
   bool is_fault;
 };
 
-/// What the overscan of a row tells: its level, the sum of squared deviations from its mean, and their degrees of freedom.
+/// Overscan of a row: its level, the sum of squared deviations from its mean, and their degrees of freedom.
 struct Overscan {
   double level, squares;
   int64_t freedom;
@@ -83,7 +83,7 @@ struct Target {
   const bool* flip_x;              // [segment]
 };
 
-/// Sums of a row or of an image; see permil.isr.averages.Sums.
+/// Sums of a row or of an image; see permil.isr.stack.Sums.
 struct Sums {
   double* signal;
   float *light, *squares, *high, *second, *low, *high_light, *second_light, *low_light;
@@ -91,7 +91,7 @@ struct Sums {
   int16_t* planes;
 };
 
-/// What differs from file to file in a stack; see permil.isr.file_stack.FrameRows.
+/// What differs from file to file in a stack; see permil.isr.streamed_stack.FrameRows.
 struct Frames {
   const float* light;                // [file]
   const double *gain, *clip;         // [file, segment]
@@ -101,12 +101,12 @@ struct Frames {
   int64_t n_rows;
 };
 
-/// Pixels beside saturated ones; see permil.isr.file_stack.Spread. `first` is null where there are none.
+/// Pixels beside saturated ones; see permil.isr.streamed_stack.Spread. `first` is null where there are none.
 struct Spread {
   const int64_t *first, *start, *stop;
 };
 
-/// What extremes are tested against; see permil.isr.averages.NoiseTest.
+/// Parameters of the test of the extremes; see permil.isr.stack.NoiseTest.
 struct NoiseTest {
   int64_t n_frames;
   double mean_light, noise_variance, threshold, photon_variance;
@@ -119,7 +119,7 @@ struct Placement {
   int64_t y_first, y_step;
 };
 
-/// Results of a stack, [y, x]; see permil.isr.averages.Averages.
+/// Results of a stack, [y, x]; see permil.isr.stack.Averages.
 struct Averages {
   float *image, *variance, *squares;
   int32_t* mask;
@@ -140,13 +140,13 @@ extern template struct Table<int64_t, 6>;
 extern template struct Table<int64_t, 7>;
 extern template struct Table<double, 10>;
 
-/// Pixels whose test has to wait until the noise is known; see permil.isr.averages.Doubtful.
+/// Pixels whose extremes are tested when the noise is known; see permil.isr.stack.Doubtful.
 struct Doubtful {
   Table<int64_t, 3> places;
   Table<double, 10> sums;
 };
 
-/// What is found while rows are stacked; see permil.isr.file_stack.SumsOfRows.
+/// Results of stacking rows; see permil.isr.streamed_stack.SumsOfRows.
 struct StackedRows {
   int64_t damaged_file = -1, damaged_segment = -1;
   Table<int64_t, 5> runs;
@@ -154,14 +154,14 @@ struct StackedRows {
   Doubtful doubtful;
 };
 
-/// What is found while rows are reduced.
+/// Results of reducing rows.
 struct ReducedRows {
   int64_t damaged_segment = -1;
   bool is_beyond = false;
   Table<int64_t, 6> lost;  // segment, row, first column, that behind the last, value, whether the file is at fault
 };
 
-/// A sample of rows of one file; see permil.isr.probe.RowSamples.
+/// A sample of rows of one file; see permil.isr.streamed_stack.RowSamples.
 struct Samples {
   int64_t light_rows, light_columns, overscan_rows;
   int32_t* overscans;  // [segment, sample, overscan column]
@@ -172,7 +172,7 @@ struct Samples {
   bool* lost;                                 // [segment, row]
 };
 
-/// Memory of one call of a kernel, given up with this object.
+/// Memory of one call of a kernel, released with this object.
 class Scratch {
  public:
   void* take(size_t bytes);

@@ -31,7 +31,7 @@ inline Sums empty_sums(int64_t n, Scratch& scratch) {
   return sums;
 }
 
-/// Make sums those over no frame.
+/// Set sums to those of an empty stack.
 inline void clear_sums(const Sums& sums, int64_t n) {
   fill_row(span_of(sums.signal, n), 0.0, n);
   for (float* each : {sums.light, sums.squares, sums.high_light, sums.second_light, sums.low_light}) fill_row(span_of(each, n), 0.0f, n);
@@ -41,14 +41,14 @@ inline void clear_sums(const Sums& sums, int64_t n) {
   fill_row(span_of(sums.planes, n), int16_t(0), n);
 }
 
-/// What all pixels of a row have in common as long as it is the same; then it is not in the sums.
+/// Light and number of frames common to all pixels of a row; kept out of the sums as long as they are the same.
 struct Alike {
   bool is_so;
   float light;      // sum of q
   uint16_t frames;  // how many have been added
 };
 
-/// Put into the sums of a row what its pixels have in common, so that from here on each may have its own.
+/// Store the common light and number of frames of a row in its sums; its pixels may differ from here on.
 inline void end_alike(Alike& alike, const Sums& sums, int64_t n) {
   if (!alike.is_so) return;
   fill_row(span_of(sums.light, n), alike.light, n);
@@ -56,7 +56,7 @@ inline void end_alike(Alike& alike, const Sums& sums, int64_t n) {
   alike.is_so = false;
 }
 
-/// Add a row of which all pixels are measured to a row that is alike, with the bits that `add_row` makes.
+/// Add a row without missing pixels to a row with common light and count, with the same bits as `add_row`.
 inline void add_even_row(const Sums& sums, Alike& alike, Span<const float> signal, float light, int64_t n) {
   const auto total = span_of(sums.signal, n);
   const auto squares = span_of(sums.squares, n);
@@ -75,16 +75,16 @@ inline void add_even_row(const Sums& sums, Alike& alike, Span<const float> signa
   ++alike.frames;
 }
 
-/// A row of measurements on their way: x, and q (0 for none).
-struct Falling {
+/// A row of measurements displaced by new extremes: x, and q (0 for none).
+struct Displaced {
   float *sample, *light;
 };
 
-/// Put measurements among the two largest; what they displace, or they themselves, falls on.
-inline void exchange_high(const Sums& sums, const Falling& falling, int64_t n) {
+/// Insert measurements among the two largest; the displaced measurement, or the new one, is passed on.
+inline void exchange_high(const Sums& sums, const Displaced& displaced, int64_t n) {
   const auto high = span_of(sums.high, n), second = span_of(sums.second, n);
   const auto high_light = span_of(sums.high_light, n), second_light = span_of(sums.second_light, n);
-  const auto inner = span_of(falling.sample, n), inner_light = span_of(falling.light, n);
+  const auto inner = span_of(displaced.sample, n), inner_light = span_of(displaced.light, n);
   LOOP (int64_t x = 0; x < n; ++x) {
     const float largest = high[x], larger = second[x], largest_light = high_light[x], larger_light = second_light[x];
     const float weight = inner_light[x], sample = weight > 0.0f ? inner[x] : -INFINITE;
@@ -99,10 +99,10 @@ inline void exchange_high(const Sums& sums, const Falling& falling, int64_t n) {
   }
 }
 
-/// Put measurements among the smallest; what they displace, or they themselves, falls on.
-inline void exchange_low(const Sums& sums, const Falling& falling, int64_t n) {
+/// Insert measurements as the smallest; the displaced measurement, or the new one, is passed on.
+inline void exchange_low(const Sums& sums, const Displaced& displaced, int64_t n) {
   const auto low = span_of(sums.low, n), low_light = span_of(sums.low_light, n);
-  const auto inner = span_of(falling.sample, n), inner_light = span_of(falling.light, n);
+  const auto inner = span_of(displaced.sample, n), inner_light = span_of(displaced.light, n);
   LOOP (int64_t x = 0; x < n; ++x) {
     const float sample = inner[x], weight = inner_light[x], smallest = low[x], smallest_light = low_light[x];
     const bool is_smallest = (weight > 0.0f ? sample : INFINITE) < smallest;
@@ -114,11 +114,11 @@ inline void exchange_low(const Sums& sums, const Falling& falling, int64_t n) {
   }
 }
 
-/// Add what lies between the extremes with weight q: West's update, with x - S / Q as (x Q - S) / Q, so that one division is left.
-inline void add_inner(const Sums& sums, const Falling& falling, int64_t n) {
+/// Add measurements between the extremes with weight q: West's update, with x - S / Q as (x Q - S) / Q to save a division.
+inline void add_inner(const Sums& sums, const Displaced& displaced, int64_t n) {
   const auto total = span_of(sums.signal, n);
   const auto amount = span_of(sums.light, n), squares = span_of(sums.squares, n);
-  const auto inner = span_of(falling.sample, n), inner_light = span_of(falling.light, n);
+  const auto inner = span_of(displaced.sample, n), inner_light = span_of(displaced.light, n);
   LOOP (int64_t x = 0; x < n; ++x) {
     const float sample = inner[x], weight = inner_light[x], before = amount[x];
     const float deviation = float(double(sample) * double(before) - total[x]);
@@ -129,10 +129,10 @@ inline void add_inner(const Sums& sums, const Falling& falling, int64_t n) {
   LOOP (int64_t x = 0; x < n; ++x) amount[x] += inner_light[x];
 }
 
-/// Add a row of a frame with q = `light`; `has_extremes` tells whether extremes are kept by themselves.
+/// Add a row of a frame with q = `light`; `has_extremes`: whether extremes are stored separately.
 inline void add_row(const Sums& sums, Span<const float> signal, Span<const int16_t> mask, float light, bool has_extremes,
-                    const Falling& falling, int64_t n) {
-  const auto inner = span_of(falling.sample, n), inner_light = span_of(falling.light, n);
+                    const Displaced& displaced, int64_t n) {
+  const auto inner = span_of(displaced.sample, n), inner_light = span_of(displaced.light, n);
   const auto measured = span_of(sums.measured, n);
   const auto planes = span_of(sums.planes, n);
   const float scale = 1.0f / light;
@@ -145,10 +145,10 @@ inline void add_row(const Sums& sums, Span<const float> signal, Span<const int16
   LOOP (int64_t x = 0; x < n; ++x) measured[x] += uint16_t(inner_light[x] > 0.0f);
   LOOP (int64_t x = 0; x < n; ++x) planes[x] |= mask[x];
   if (has_extremes) {
-    exchange_high(sums, falling, n);
-    exchange_low(sums, falling, n);
+    exchange_high(sums, displaced, n);
+    exchange_low(sums, displaced, n);
   }
-  add_inner(sums, falling, n);
+  add_inner(sums, displaced, n);
 }
 
 }  // namespace

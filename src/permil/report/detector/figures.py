@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from permil.camera import Detector
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.flat.superpixel import super_pixels
 from permil.products import is_good, is_usable
 from permil.report.detector.inputs import DetectorProducts, PointingCubes, pointing_name

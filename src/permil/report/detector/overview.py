@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector, frames
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.flat.composite import MosaicGrid
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.flat.superpixel import size_in_pixels

@@ -10,7 +10,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import Detector
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.products import MaskPlane
 from permil.report.detector.inputs import composite_scale, pointing_name

@@ -11,7 +11,7 @@ from astropy.time import Time
 
 from permil import __version__
 from permil.beam import BeamModel
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.engine.performance import WHOLE_STAGE
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.products import RunFolder, read_table

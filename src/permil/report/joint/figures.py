@@ -12,7 +12,7 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from permil.beam import BeamModel
-from permil.beam.tabulate import SplineTable
+from permil.beam.model import SplineTable
 from permil.camera import Detector
 from permil.flat.composite import MosaicGrid, mosaic_grid
 from permil.flat.joint.residuals import ResidualMap

@@ -12,7 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.beam.tabulate import SplineTable
+from permil.beam.model import SplineTable
 from permil.errors import InputError
 from permil.flat.joint_file import JointLight, read_light
 from permil.flat.joint_residuals import JointResiduals, joint_residuals

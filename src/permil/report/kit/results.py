@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from astropy.table import Table
 
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.report.kit.elements import Cell, Grid, grid, number_cell, result_cell, text_cell
 from permil.report.kit.quantities import MISSING, QUANTITIES, with_minus
 from permil.report.kit.summary import NO, OPEN, YES, Measurement, judge, specification

@@ -14,7 +14,7 @@ from permil.excess_scatter import variance_of_root
 from permil.report.kit.quantities import FLAT_METRICS, QUANTITIES
 
 if TYPE_CHECKING:
-    from permil.config.report import ReportConfig
+    from permil.config.model import ReportConfig
 
 YES, NO, OPEN, NONE = "yes", "no", "open", "-"
 """Verdicts: within the specification, beyond it, undecided because of the error, no specification. `NONE` also marks a missing

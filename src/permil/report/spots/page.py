@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from permil.camera import Detector
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.products import RunFolder
 from permil.report.kit.elements import Link, header_grid, reason_lists
 from permil.report.kit.pages import (

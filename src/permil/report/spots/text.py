@@ -8,7 +8,7 @@ import numpy as np
 from astropy.table import Table
 
 from permil.camera import Detector
-from permil.config.report import ReportConfig
+from permil.config.model import ReportConfig
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.report.kit.elements import Cell, Grid, count_cell, grid, measured_cell, number_cell, text_cell
 from permil.report.kit.quantities import MISSING, QUANTITIES, Quantity, format_count

@@ -1,4 +1,4 @@
-// Encoder of RICE_1; see permil.simulate.rice.
+// Encoder of RICE_1; see permil.simulate.raw_file.
 #pragma once
 #include "_kernels/span.hpp"
 

@@ -52,7 +52,7 @@ struct BeamColumns {
   double *weights, *exponent, *level, *line;
 };
 
-/// Spots; see permil.simulate.spots.profile.SpotLight.
+/// Spots; see permil.simulate.spots.mask.SpotLight.
 struct Spots {
   int64_t count;
   const double *x, *y, *flux;

@@ -1,4 +1,4 @@
-"""Exposures of artificial stars whose truth is known: a mask of pinholes, a sensor that answers, raw files."""
+"""Exposures of artificial stars with known truth: a mask of pinholes, the response of the sensor, raw files."""
 
 from permil.simulate.spots.exposing import SpotBench, SpotExposure, draw_exposure
 from permil.simulate.spots.sensor import SensorMaps, sensor_mixture

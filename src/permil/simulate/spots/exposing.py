@@ -1,4 +1,10 @@
-"""Exposures of the spot projector on one sensor, as charge."""
+"""Exposures of the spot projector on one sensor, as charge.
+
+With brighter-fatter the photons of the spots are drawn one by one. Each is absorbed at a position drawn from the spot's light, converted
+to an electron with the local efficiency, moved by the local displacement and diffusion, and collected by galsim's silicon sensor (Rowe
+et al. 2015, Astronomy and Computing 10, 121), in which the charge already present deflects it. Without the silicon sensor this is an
+independent check of the maps' action on mean charge.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +13,20 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from permil._kernels import simulate as kernels
 from permil.camera import Detector, frames, load_camera
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
+from permil.errors import ConfigError
+from permil.simulate.campaign import Position
 from permil.simulate.randoms import generator, normal_state
-from permil.simulate.spots.mask import SpotMask, glow, spot_mask
-from permil.simulate.spots.photons import gather_photons
-from permil.simulate.spots.profile import SpotLight, add_spots
+from permil.simulate.spots.mask import SpotLight, SpotMask, SpotProfile, add_spots, glow, spot_mask
 from permil.simulate.spots.sensor import SensorMaps, sensor_maps
-from permil.simulate.targets import Position
 
 FloatArray = NDArray[np.float64]
 
-# Plastic number: the additive recurrence with its powers fills a square evenly however many points there are (M. Roberts 2018).
+# Plastic number: the additive recurrence with its powers fills a square evenly for any number of points (M. Roberts 2018).
 _PLASTIC = 1.32471795724474602596
 
 
@@ -31,7 +37,7 @@ class SpotExposure:
     Attributes
     ----------
     number
-        Place in the campaign.
+        Index in the campaign.
     commanded, projector
         Commanded and true position of the projector, CCS mm.
     centre
@@ -48,7 +54,7 @@ class SpotExposure:
 
 
 class SpotBench:
-    """The spot projector and one sensor: everything that is true of a campaign.
+    """The truth of a spot campaign: projector, sensor and exposures.
 
     Parameters
     ----------
@@ -69,7 +75,7 @@ class SpotBench:
 
     @cached_property
     def maps(self) -> SensorMaps:
-        """How the sensor answers."""
+        """Response of the sensor."""
         return sensor_maps(self.config, self.detector)
 
     def exposures(self) -> list[SpotExposure]:
@@ -104,11 +110,11 @@ class SpotBench:
         return light
 
     def spot_light(self, exposure: SpotExposure) -> SpotLight:
-        """Return place, light and core of every spot in an exposure."""
+        """Return position, light and core of every spot in an exposure."""
         return self.mask.light(exposure.centre, exposure.lamp)
 
     def mean_charge(self, exposure: SpotExposure) -> FloatArray:
-        """Return the mean charge in each pixel, electrons, shape (ny, nx); brighter-fatter has none, as it follows the charge."""
+        """Return the mean charge in each pixel without brighter-fatter, electrons, shape (ny, nx)."""
         return self.maps.respond(self.light(exposure))
 
     def charge(self, exposure: SpotExposure) -> NDArray[np.float32]:
@@ -141,3 +147,79 @@ def _with_photon_noise(mean: FloatArray, state: NDArray[np.uint64]) -> NDArray[n
     charge = np.empty(mean.shape, dtype=np.float32)
     kernels.add_photon_noise(mean, state, charge)
     return charge
+
+
+_SENSORS = {"E2V": "lsst_e2v_50_8", "ITL": "lsst_itl_50_8"}
+_MARGIN = 8
+
+
+def shoot_photons(
+    spots: SpotLight, spot: int, profile: SpotProfile, maps: SensorMaps, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """Return the final positions of the electrons of one spot, pixels, shape (n,) each; n is a Poisson number."""
+    # Thinning by the efficiency relative to its maximum on the sensor keeps the process Poisson.
+    ceiling = float(maps.efficiency.max())
+    count = rng.poisson(spots.flux[spot] * ceiling)
+    component = rng.choice(len(profile.fractions) + 1, count, p=[profile.core_fraction, *profile.fractions])
+    u, v = rng.standard_normal((2, count))
+    # Random steps need a positive variance everywhere: the same amount of diffusion is removed from the profile.
+    least = min(float(maps.diffusion.min()), 0.0)
+    root = np.sqrt(spots.xx[spot] + least)
+    slope = spots.xy[spot] / root
+    core = component == 0
+    sigma = np.sqrt(np.array([1.0, *profile.sigmas]) ** 2 + least)[component]
+    # Cholesky factor of the core's covariance; round components are only scaled.
+    x = spots.x[spot] + np.where(core, root, sigma) * u
+    y = spots.y[spot] + np.where(core, slope * u + np.sqrt(spots.yy[spot] + least - slope**2) * v, sigma * v)
+    ny, nx = maps.efficiency.shape
+    column, row = np.rint(x).astype(np.int64), np.rint(y).astype(np.int64)
+    inside = (column >= 0) & (column < nx) & (row >= 0) & (row < ny)
+    x, y, row, column = x[inside], y[inside], row[inside], column[inside]
+    detected = ceiling * rng.random(x.size) < maps.efficiency[row, column]
+    x, y, row, column = x[detected], y[detected], row[detected], column[detected]
+    # The displacement is defined on borders: column border b is at b - 0.5. Diffusion is defined at pixel centres.
+    moved_x = x + ndimage.map_coordinates(maps.shift_x, np.stack([y, x + 0.5]), order=1, mode="nearest")
+    moved_y = y + ndimage.map_coordinates(maps.shift_y, np.stack([y + 0.5, x]), order=1, mode="nearest")
+    spread = np.sqrt(ndimage.map_coordinates(maps.diffusion, np.stack([y, x]), order=1, mode="nearest") - least)
+    return moved_x + spread * rng.standard_normal(x.size), moved_y + spread * rng.standard_normal(x.size)
+
+
+def gather_photons(
+    charge: NDArray[np.float32],
+    spots: SpotLight,
+    profile: SpotProfile,
+    maps: SensorMaps,
+    rng: np.random.Generator,
+    *,
+    vendor: str,
+) -> None:
+    """Add all spots to an image of charge, in place, through galsim's silicon sensor of the vendor.
+
+    Raises
+    ------
+    ConfigError
+        If galsim is not installed.
+    """
+    try:
+        import galsim
+    except ImportError as error:
+        raise ConfigError(
+            "brighter-fatter needs galsim", remedy="pip install permil[spots], or set effects.brighter_fatter to false"
+        ) from error
+    deviate = galsim.BaseDeviate(int(rng.integers(1, 2**31)))
+    # The maps contain the diffusion. Photons without wavelength are absorbed near the surface.
+    sensor = galsim.SiliconSensor(name=_SENSORS.get(vendor, "lsst_e2v_50_8"), rng=deviate, diffusion_factor=0.0)
+    ny, nx = charge.shape
+    for spot in range(spots.x.size):
+        x, y = shoot_photons(spots, spot, profile, maps, rng)
+        if x.size == 0:
+            continue
+        # Each spot is collected on its own part of the sensor, with the charge already present.
+        left, right = max(int(x.min()) - _MARGIN, 0), min(int(x.max()) + _MARGIN, nx - 1)
+        bottom, top = max(int(y.min()) - _MARGIN, 0), min(int(y.max()) + _MARGIN, ny - 1)
+        if right <= left or top <= bottom:
+            continue
+        piece = galsim.ImageD(charge[bottom : top + 1, left : right + 1].astype(np.float64), xmin=left, ymin=bottom, scale=1.0)
+        photons = galsim.PhotonArray(x.size, x=x, y=y, flux=np.ones(x.size))
+        sensor.accumulate(photons, piece)
+        charge[bottom : top + 1, left : right + 1] = piece.array

@@ -1,4 +1,7 @@
-"""The mask of pinholes as the projector images it: where spots lie around its centre, how bright and how wide they are."""
+"""The image of the mask of pinholes: positions, fluxes and widths of the spots, and the light between them.
+
+A spot has an elliptical Gaussian core, round wings and a halo, integrated over each pixel.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,61 @@ import numpy as np
 from numpy.polynomial import legendre
 from numpy.typing import NDArray
 
-from permil.config.simulate_spots import SimulateSpotsBackground, SimulateSpotsConfig
+from permil._kernels import simulate as kernels
+from permil.config.simulate import SimulateSpotsBackground, SimulateSpotsConfig
 from permil.simulate.randoms import generator
-from permil.simulate.spots.profile import SpotLight, SpotProfile
 
 FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class SpotProfile:
+    """Round components common to all spots, in addition to their own cores.
+
+    Attributes
+    ----------
+    fractions, sigmas
+        Fraction of the light and sigma (pixels) of each round component; the core has the rest of the light.
+    """
+
+    fractions: tuple[float, ...]
+    sigmas: tuple[float, ...]
+
+    @property
+    def core_fraction(self) -> float:
+        """Fraction of the light in the core."""
+        return 1.0 - sum(self.fractions)
+
+
+@dataclass(frozen=True)
+class SpotLight:
+    """Light of spots on the sensor; arrays over spots.
+
+    Attributes
+    ----------
+    x, y
+        Centre, pixels.
+    flux
+        Electrons of the whole spot for efficiency 1.
+    xx, yy, xy
+        Covariance of the core, without the pixel's own extent, pixel^2.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    flux: FloatArray
+    xx: FloatArray
+    yy: FloatArray
+    xy: FloatArray
+
+
+def add_spots(light: FloatArray, spots: SpotLight, profile: SpotProfile) -> None:
+    """Add spots to an image of light per pixel, in place; light outside the image is lost."""
+    kernels.add_cores(light, spots.x, spots.y, profile.core_fraction * spots.flux, spots.xx, spots.yy, spots.xy)
+    for fraction, sigma in zip(profile.fractions, profile.sigmas, strict=True):
+        kernels.add_round(light, spots.x, spots.y, fraction * spots.flux, sigma)
+
+
 IntArray = NDArray[np.int64]
 
 _SHAPE_DEGREE = 3
@@ -25,15 +78,15 @@ class SpotMask:
     Attributes
     ----------
     grid_i, grid_j
-        Place in the grid, from 0.
+        Index in the grid, from 0.
     x, y
-        Place relative to the image of the mask's centre, along the detector's axes, pixels; distortion included.
+        Position relative to the image of the mask's centre, along the detector's axes, pixels, including distortion.
     flux
-        Electrons where lamp and efficiency are 1.
+        Electrons for lamp and efficiency 1.
     xx, yy, xy
         Covariance of the core, pixel^2.
     profile
-        The components that all spots share.
+        The components common to all spots.
     """
 
     grid_i: IntArray
@@ -47,7 +100,7 @@ class SpotMask:
     profile: SpotProfile
 
     def light(self, centre: tuple[float, float], lamp: float) -> SpotLight:
-        """Return the light of all spots for a place of the mask's centre (x, y in pixels) and a lamp's brightness."""
+        """Return the light of all spots for a position of the mask's centre (x, y in pixels) and a brightness of the lamp."""
         return SpotLight(self.x + centre[0], self.y + centre[1], lamp * self.flux, self.xx, self.yy, self.xy)
 
 
@@ -56,7 +109,7 @@ def spot_mask(config: SimulateSpotsConfig) -> SpotMask:
     settings, effects = config.mask, config.effects
     count = settings.spots
     grid_i, grid_j = (index.ravel() for index in np.indices((count, count)))
-    # Places in the mask from -1 to 1, on which everything smooth depends.
+    # Positions in the mask from -1 to 1, for everything that changes smoothly.
     h, k = (2.0 * index / (count - 1) - 1.0 for index in (grid_i, grid_j))
     half_side = half_side_px(config)
     x, y = half_side * h, half_side * k
@@ -84,24 +137,24 @@ def spot_mask(config: SimulateSpotsConfig) -> SpotMask:
 
 
 def half_side_px(config: SimulateSpotsConfig) -> float:
-    """Return half the distance of the outermost spots of a row, pixels."""
+    """Return half the distance between the outermost spots of a row, pixels."""
     return 0.5 * (config.mask.spots - 1) * config.mask.pitch_px
 
 
 def illumination(config: SimulateSpotsConfig, h: FloatArray, k: FloatArray, *, edge: float) -> FloatArray:
-    """Return the light at places of the mask (in half sides): a bright disc and a skirt that falls with the fourth power.
+    """Return the light at positions in the mask (in half sides): a bright disc and a skirt that decreases with the fourth power.
 
-    A real catalog of 2401 spots shows this shape: flat within 1000 pixels, a factor of 20 lower at 1400 and of 200 at 2250.
+    A real catalog of 2401 spots has this shape: flat within 1000 pixels, a factor of 20 lower at 1400 and of 200 at 2250.
     """
     settings = config.mask
     distance = np.hypot(h - settings.disc_offset[0], k - settings.disc_offset[1]) / settings.disc_radius
-    # Far outside the exponential would overflow, where the disc has no light anyway.
+    # Far outside the disc, which is dark there, the exponential would overflow.
     disc = 1.0 / (1.0 + np.exp(np.minimum((distance - 1.0) * settings.disc_radius / edge, 100.0)))
     return np.asarray((1.0 - settings.skirt) * disc + settings.skirt / (1.0 + distance**4))
 
 
 def glow(config: SimulateSpotsConfig, shape: tuple[int, int], centre: tuple[float, float]) -> FloatArray:
-    """Return the light between the spots, electrons per pixel, for a place of the mask's centre (x, y in pixels)."""
+    """Return the light between the spots, electrons per pixel, for a position of the mask's centre (x, y in pixels)."""
     if not config.effects.background:
         return np.zeros(shape)
     settings: SimulateSpotsBackground = config.background
@@ -127,7 +180,7 @@ def _cores(config: SimulateSpotsConfig, h: FloatArray, k: FloatArray) -> tuple[F
 
 
 def _smooth_polynomial(rng: np.random.Generator, h: FloatArray, k: FloatArray, *, least: int, degree: int) -> FloatArray:
-    """Return a random polynomial of total degrees from least to degree, of rms 1 over the places."""
+    """Return a random polynomial of total degrees from ``least`` to ``degree``, of rms 1 over the positions."""
     coefficients = rng.standard_normal((degree + 1, degree + 1))
     total = np.add.outer(np.arange(degree + 1), np.arange(degree + 1))
     polynomial = legendre.legval2d(h, k, np.where((total >= least) & (total <= degree), coefficients, 0.0))

@@ -1,16 +1,20 @@
-"""What the sensor makes of light: efficiency, displacement and diffusion, as maps that act on the charge.
+"""The response of the sensor to light: efficiency, displacement and diffusion, as maps that act on the charge.
 
-Light that is absorbed at x becomes ``efficiency(x)`` electrons, which are gathered at ``x + d(x)`` plus a random step of variance
+Light that is absorbed at x becomes ``efficiency(x)`` electrons, which are collected at ``x + d(x)`` plus a random step of variance
 ``diffusion(x)`` per axis. The density of the charge is then, to second order in the displacement and fourth in the random step
 (Kramers-Moyal expansion), with ``light' = efficiency light``,
 
     charge = light' - div(d light') + sum_ij d_i d_j (d_i d_j light') / 2 + laplacian(spread) / 2,
     spread = diffusion light' + laplacian(diffusion^2 light') / 4,
 
-so that uniform light shows the flat ``efficiency (1 - div d + laplacian(diffusion) / 2)`` (to first order). Charge is moved across
-pixel borders, to sixth order in the pixel (random steps: fourth): what one pixel loses its neighbour gains, a star's flux, centroid
-and second moments follow, and for steps of 0.1 pixel no pixel is off by more than 1e-3 of the star's peak. The sensor's mean
-diffusion is part of the profile of the spots; the map is the difference to it and may be negative.
+so that the flat is ``efficiency (1 - div d + laplacian(diffusion) / 2)`` (to first order). Charge is moved across pixel borders, to
+sixth order in the pixel (random steps: fourth), and is conserved; a star's flux, centroid and second moments change accordingly, and
+for steps of 0.1 pixel the error of a pixel is below 1e-3 of the star's peak. The mean diffusion of the sensor is part of the profile of
+the spots; the map is the difference from it and may be negative.
+
+Random fields, and the displacement or diffusion for a given field in the flat, are diagonal in the discrete cosine transform (type II),
+whose functions mirror the array at its outer borders: no charge crosses these, as in the sensor. Both inverses are exact for the
+differences with which the sensor moves charge.
 """
 
 from __future__ import annotations
@@ -20,19 +24,18 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import fft, ndimage
 
 from permil._kernels import simulate as kernels
 from permil.camera import Detector
-from permil.config.simulate_spots import SimulateSpotsConfig
+from permil.config.simulate import SimulateSpotsConfig
 from permil.errors import ConfigError
 from permil.simulate.randoms import generator
-from permil.simulate.spots.fields import diffusion_of, displacement_of, half_laplacian, random_field
 
 FloatArray = NDArray[np.float64]
 
 _NARROWEST = 0.6
-"""Largest part of the core's variance that diffusion may take away."""
+"""Largest fraction of the core's variance that diffusion may remove."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class SensorMaps:
     shift_y : ndarray, shape (ny + 1, nx)
         The same in y, on the borders between rows.
     diffusion : ndarray, shape (ny, nx)
-        Variance per axis that diffusion adds to that of the mean sensor, pixel^2.
+        Variance per axis in addition to that of the mean sensor, pixel^2.
     """
 
     efficiency: FloatArray
@@ -85,7 +88,7 @@ class SensorMaps:
         return charge
 
     def flat(self) -> FloatArray:
-        """Return the answer to uniform light: the true flat, shape (ny, nx)."""
+        """Return the response to uniform light: the true flat, shape (ny, nx)."""
         return self.respond(np.ones(self.efficiency.shape))
 
 
@@ -100,20 +103,21 @@ def sensor_mixture(
 ) -> SensorMaps:
     """Return maps whose flat is a mixture ``F - 1 = Q + A + D`` of three independent random fields of one spectrum.
 
-    ``Q`` is the efficiency minus 1, ``A`` and ``D`` are `SensorMaps.area` and `SensorMaps.diffusion_flat`; each has its asked rms over
-    the array. The fields correlate by chance: what a part really has of the flat's variance is its covariance with the flat over that
-    variance. The potential of ``A`` makes the displacement curl-free. Diffusion needs much: ``scale_px²`` pixel^2 and more per 1 of ``D``.
+    ``Q`` is the efficiency minus 1, ``A`` and ``D`` are `SensorMaps.area` and `SensorMaps.diffusion_flat`; each has the requested rms over
+    the array. The fields correlate by chance: the true share of a part is its covariance with the flat over the flat's variance.
+    The displacement is the gradient of a potential, hence curl-free. A unit of ``D`` needs a diffusion
+    of at least ``scale_px²`` pixel^2.
 
     Parameters
     ----------
     shape
         Rows and columns.
     rms
-        Rms of the flat, were the fields without chance correlation.
+        Rms of the flat for uncorrelated fields.
     scale_px, high_pass_px
-        Sigmas (pixels) of the Gaussians that smooth the fields and that take their widest structure away (`random_field`).
+        Sigmas (pixels) of the Gaussians that smooth the fields and that define the removed large-scale structure (`random_field`).
     fractions
-        Parts of the variance that are efficiency, pixel area and diffusion; divided by their sum.
+        Shares of efficiency, pixel area and diffusion in the variance; divided by their sum.
     seed
         Seed or generator; a field does not depend on the fractions.
 
@@ -124,7 +128,9 @@ def sensor_mixture(
     """
     if min(fractions) < 0 or sum(fractions) <= 0:
         raise ConfigError(
-            f"a flat cannot be made of the fractions {fractions}", remedy="give none below 0 and one above", value=fractions
+            f"the fractions {fractions} are not shares of a flat",
+            remedy="give no negative and at least one positive one",
+            value=fractions,
         )
     if min(scale_px, high_pass_px) <= 0:
         raise ConfigError("the scales of a mixture must be positive", value=(scale_px, high_pass_px))
@@ -137,7 +143,7 @@ def sensor_mixture(
 
 
 def sensor_maps(config: SimulateSpotsConfig, detector: Detector) -> SensorMaps:
-    """Return the maps of a detector; an effect that is switched off leaves its map at 1 or 0."""
+    """Return the maps of a detector; the map of a disabled effect is 1 or 0."""
     settings, effects, (ny, nx) = config.sensor, config.effects, detector.shape
 
     def random(name: str) -> np.random.Generator:
@@ -174,7 +180,7 @@ def sensor_maps(config: SimulateSpotsConfig, detector: Detector) -> SensorMaps:
 
 
 def _require_charge(diffusion: FloatArray, config: SimulateSpotsConfig) -> None:
-    """Raise an error where spots would be too narrow for the expansion in the step, long before their charge is negative."""
+    """Raise an error if spots are too narrow for the expansion in the step, well before their charge becomes negative."""
     least, allowed = float(diffusion.min()), -_NARROWEST * config.mask.core_variance_px2
     if least < allowed:
         raise ConfigError(
@@ -186,7 +192,7 @@ def _require_charge(diffusion: FloatArray, config: SimulateSpotsConfig) -> None:
 
 
 def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float) -> FloatArray:
-    """Return a Gaussian random field of mean 0 and rms 1 on the array; periodic, so that its edges are as smooth as its middle."""
+    """Return a periodic Gaussian random field of mean 0 and rms 1 on the array."""
     field = ndimage.gaussian_filter(rng.standard_normal(shape), scale, mode="wrap", truncate=4.0)
     field -= field.mean()
     return np.asarray(field / field.std())
@@ -195,7 +201,7 @@ def _smooth_field(rng: np.random.Generator, shape: tuple[int, int], scale: float
 def _tree_rings(rng: np.random.Generator, shape: tuple[int, int], *, rms: float, scale: float) -> tuple[FloatArray, FloatArray]:
     """Return the displacement of tree rings on column borders (ny, nx + 1) and row borders (ny + 1, nx), pixels.
 
-    It points along the radius from the axis of the crystal, near a corner, and is random in it. The flat shows its divergence.
+    It is radial from the axis of the crystal near a corner, and random in the radius. The flat shows its divergence.
     """
     ny, nx = shape
     axis_x, axis_y = rng.integers(0, 2, 2) * (nx, ny) + rng.normal(0, 0.1, 2) * (nx, ny)
@@ -213,3 +219,74 @@ def _tree_rings(rng: np.random.Generator, shape: tuple[int, int], *, rms: float,
     columns: FloatArray = np.arange(nx + 1, dtype=float)[None, :] - 0.5
     rows: FloatArray = np.arange(ny + 1, dtype=float)[:, None] - 0.5
     return radial(columns, y)[0], radial(x, rows)[1]
+
+
+def random_field(rng: np.random.Generator, shape: tuple[int, int], *, scale: float, high_pass: float) -> FloatArray:
+    """Return a Gaussian random field of mean 0 and rms 1.
+
+    White noise smoothed by a Gaussian of sigma ``scale``, minus the same smoothed further by one of sigma ``high_pass`` (pixels):
+    amplitudes ``exp(-k²scale²/2) (1 - exp(-k²high_pass²/2))``. The mirror doubles the variance within about ``scale`` of the borders.
+    """
+    squared = _wave_number(shape[0])[:, None] ** 2 + _wave_number(shape[1])[None, :] ** 2
+    amplitudes = np.exp(-0.5 * squared * scale**2) * -np.expm1(-0.5 * squared * high_pass**2)
+    field = fft.idctn(amplitudes * rng.standard_normal(shape), norm="ortho")
+    # The amplitude at k = 0 is 0, and so is the mean.
+    return np.asarray(field / field.std())
+
+
+def displacement_of(area: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the curl-free displacement whose divergence is minus a field: the flat of a sensor with pixels of unequal area.
+
+    ``d = grad phi`` with ``laplacian(phi) = -area`` and no displacement across the outer borders.
+
+    Parameters
+    ----------
+    area : ndarray, shape (ny, nx)
+        Mean 0.
+
+    Returns
+    -------
+    shift_x : ndarray, shape (ny, nx + 1)
+        Displacement in x on the borders between columns, pixels.
+    shift_y : ndarray, shape (ny + 1, nx)
+        Displacement in y on the borders between rows.
+    """
+    ny, nx = area.shape
+    eigenvalues = [-4.0 * np.sin(0.5 * _wave_number(count)) ** 2 for count in (ny, nx)]
+    potential = _divided(-area, eigenvalues[0][:, None] + eigenvalues[1][None, :])
+    shift_x, shift_y = np.zeros((ny, nx + 1)), np.zeros((ny + 1, nx))
+    shift_x[:, 1:-1] = np.diff(potential, axis=1)
+    shift_y[1:-1] = np.diff(potential, axis=0)
+    return shift_x, shift_y
+
+
+def diffusion_of(flat: FloatArray) -> FloatArray:
+    """Return the variance per axis (pixel^2) whose `half_laplacian` is a field of mean 0, shape (ny, nx)."""
+    eigenvalues = []
+    for count in flat.shape:
+        half = 0.5 * _wave_number(count)
+        eigenvalues.append(-np.sin(half) * (15.0 * np.sin(half) - np.sin(3.0 * half)) / 3.0)
+    return _divided(2.0 * flat, eigenvalues[0][:, None] + eigenvalues[1][None, :])
+
+
+def half_laplacian(diffusion: FloatArray) -> FloatArray:
+    """Return half the Laplacian of a map, to fourth order in the pixel: the contribution of its diffusion to the flat, shape (ny, nx)."""
+    total = np.zeros(diffusion.shape)
+    for axis in (0, 1):
+        along = np.moveaxis(diffusion, axis, 0)
+        padded = np.pad(along, ((2, 2), (0, 0)), mode="symmetric")
+        slopes = (15.0 * (padded[2:-1] - padded[1:-2]) - (padded[3:] - padded[:-3])) / 12.0
+        total += 0.5 * np.moveaxis(np.diff(slopes, axis=0), 0, axis)
+    return total
+
+
+def _wave_number(count: int) -> FloatArray:
+    """Return the wave numbers of the cosine transform, radians per pixel."""
+    return np.pi / count * np.arange(count, dtype=np.float64)
+
+
+def _divided(field: FloatArray, eigenvalues: FloatArray) -> FloatArray:
+    coefficients = fft.dctn(field, norm="ortho")
+    eigenvalues[0, 0] = 1.0
+    coefficients[0, 0] = 0.0
+    return np.asarray(fft.idctn(coefficients / eigenvalues, norm="ortho"))

@@ -188,7 +188,7 @@ def test_errors_of_the_background_are_those_of_all_planes_together() -> None:
         level = np.zeros((count, count))
         level[row, column] = 1.0
         one_plane = replace(background, level=_without_curvature(level, background.curvature))
-        weights[:, row, column] = one_plane.at(x, y)[0]
+        weights[:, row, column] = one_plane.at(x, y)
     change = np.einsum("prc,rycs->prys", weights, background.row_answer.reshape(count, box, count, 2)).reshape(5, size, 2)
     variance = ((weights * background.plane_error) ** 2).sum(axis=(1, 2)) + (noise.variance * change**2).sum(axis=(1, 2))
     np.testing.assert_allclose(error, np.sqrt(variance), rtol=1e-10)

@@ -204,8 +204,10 @@ def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[M
     eigenvalues[0, 0] = 1.0
     maps = np.empty((*spectrum.shape, len(bands)), dtype=np.float32)
     potentials = np.empty_like(maps)
+    of_potential = (spectrum / eigenvalues).astype(np.float32)
+    of_map = spectrum.astype(np.float32)
     for number, band in enumerate(bands):
-        part = np.where(band.holds(wavenumber), spectrum, 0.0)
-        maps[..., number] = fft.idctn(part.astype(np.float32), norm="ortho", workers=2)
-        potentials[..., number] = fft.idctn((part / eigenvalues).astype(np.float32), norm="ortho", workers=2)
+        modes = band.holds(wavenumber)
+        for out, part in ((maps, of_map), (potentials, of_potential)):
+            out[..., number] = fft.idctn(np.where(modes, part, np.float32(0.0)), norm="ortho", overwrite_x=True, workers=2)
     return maps, potentials

@@ -10,6 +10,7 @@ the pixels, which keeps the error known, also that of noise common to the pixels
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,13 +68,11 @@ class Background:
         left[~np.isfinite(left)] = 0.0
         return left
 
-    def at(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the background and its standard error at places in pixels, shape (n,) each."""
+    def at(self, x: FloatArray, y: FloatArray) -> FloatArray:
+        """Return the background at positions in pixels, shape (n,)."""
         rows = _interpolation(np.asarray(y, dtype=float), self.step_y, self.level.shape[0])
         columns = _interpolation(np.asarray(x, dtype=float), self.step_x, self.level.shape[1])
-        level = np.sum((rows @ self.level) * columns, axis=1)
-        error, _ = self._errors(x, y, rows, columns, 0)
-        return level, error
+        return np.asarray(np.sum((rows @ self.level) * columns, axis=1))
 
     def errors(self, x: FloatArray, y: FloatArray, *, reach: float) -> tuple[FloatArray, RowErrors]:
         """Return the standard error at places in pixels, shape (n,), and what rows within a reach of them have to do with it."""
@@ -173,15 +172,21 @@ def _without_curvature(level: FloatArray, curvature: FloatArray) -> FloatArray:
     return np.asarray(level - along_u * (level @ bend_u.T) - along_v * (bend_v @ level) - mixed * (slope_v @ level @ slope_u.T))
 
 
+@lru_cache(maxsize=32)
 def _derivatives(count: int) -> tuple[FloatArray, FloatArray]:
     """Return the matrices that turn values at nodes of unit distance into first and second derivatives there."""
     if count < 3:
         return np.zeros((count, count)), np.zeros((count, count))
-    nodes = np.arange(count)
-    spline = CubicSpline(nodes, np.eye(count))
+    nodes, spline = np.arange(count), _spline(count)
     bend = spline(nodes, 2)
     # The second derivative of a cubic spline is low by a twelfth of the fourth.
     return np.ascontiguousarray(spline(nodes, 1)), np.ascontiguousarray(bend + bend @ bend / 12)
+
+
+@lru_cache(maxsize=32)
+def _spline(count: int) -> CubicSpline:
+    """Return the cubic splines through nodes of unit distance that are 1 at one node and 0 at the others."""
+    return CubicSpline(np.arange(count), np.eye(count))
 
 
 def _fill_from_neighbours(level: FloatArray, error: FloatArray) -> None:
@@ -202,5 +207,5 @@ def _interpolation(places: FloatArray, step: float, count: int) -> FloatArray:
         return np.ones((places.size, 1))
     position = (places + 0.5) / step - 0.5
     inside = np.clip(position, 0.0, count - 1.0)
-    spline = CubicSpline(np.arange(count), np.eye(count))
+    spline = _spline(count)
     return np.ascontiguousarray(spline(inside) + (position - inside)[:, None] * spline(inside, 1))

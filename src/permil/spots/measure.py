@@ -173,7 +173,7 @@ def measure_image(
         signal, variance, usable, x, y, radii=options.radii, background_error=background_error, row_errors=row_errors
     )
     flags = _flags(found, x, y, moments, mask, usable, detector, options.flux_radius)
-    catalog = _catalog(x, y, moments, apertures, background.at(x, y)[0], flags, detector, options)
+    catalog = _catalog(x, y, moments, apertures, background.at(x, y), flags, detector, options)
     growth = growth_curve(apertures, _growth_spots(catalog, detector, options), reference=options.reference_radius)
     return SpotMeasurement(catalog, apertures, growth, background)
 

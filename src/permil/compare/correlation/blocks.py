@@ -109,7 +109,8 @@ def block_bootstrap(
             u, v = rng.random(2)
             sums = block_sums(columns, tiles(x, y, size, (u, v)))
             blocks = len(sums)
-            counts = rng.multinomial(blocks, np.full(blocks, 1.0 / blocks), size=len(part))
+            drawn = rng.integers(blocks, size=(len(part), blocks)) + blocks * np.arange(len(part))[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
             of_size.append(correlation_of(counts @ sums))
         draws.append(np.concatenate(of_size))
     errors = np.array([np.std(_finite(drawn)) for drawn in draws])

@@ -79,7 +79,8 @@ def _mode_power(cells: Cells, modes: NDArray[np.float32], along_x: FloatArray, a
     for begin in range(0, modes.shape[1], _MODES_AT_ONCE):
         block = modes[:, begin : begin + _MODES_AT_ONCE]
         fields = np.array([cells.total(mode) for mode in block.T], dtype=np.float32)
-        transform = fft.rfft2(fields, cells.padded)
+        # Rows of padding are not transformed.
+        transform = fft.fft(fft.rfft(fields, columns, axis=2), rows, axis=1, overwrite_x=True)
         squares = (transform.real**2 + transform.imag**2).reshape(len(fields), -1)
         result[begin : begin + len(fields)] = squares @ spectra.T
     return result

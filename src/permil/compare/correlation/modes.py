@@ -22,7 +22,7 @@ _MODES, _FEWEST_MODES, _WORK = 800, 100, 30_720_000
 # Largest ratio of modes to positions: short modes at irregular points are nearly dependent.
 _SHARE = 0.7
 _RIDGE = 1e-5
-_POINTS_AT_ONCE = 8192
+_POINTS_AT_ONCE = 512
 _SEED = 20_240_701
 
 

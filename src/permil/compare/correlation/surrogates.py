@@ -18,12 +18,16 @@ from permil.compare.correlation.cells import Cells
 FloatArray = NDArray[np.float64]
 
 _ITERATIONS = 5
-# Points times surrogates of the phase randomisation; maps too large for all resamples get fewer.
+# Points times draws of the phase randomisation; maps too large for all resamples get fewer.
 _WORK = 6e6
-_FEWEST_SURROGATES = 40
+_FEWEST_DRAWS = 40
+# Random shifts of each map with randomised phases. Draws from different shifts are uncorrelated: the mean of the cross-correlation over
+# all shifts is zero.
+_SHIFTS = 4
 # Shifts must leave at least this fraction of the pairs.
 _OVERLAP = 0.3
-_AT_ONCE = 32
+# Cells of all maps processed together: they fit in the cache.
+_CELLS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
@@ -63,28 +67,34 @@ def phase_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
     """Return r of b with surrogates of a that keep its values and, nearly, its power spectrum.
 
     Iterated amplitude-adjusted Fourier transform (Schreiber & Schmitz 1996, Phys. Rev. Lett. 77, 635) in two dimensions, ending with the
-    values; the map on the lattice with holes filled, compared with b at its points.
+    values; the map on the lattice with holes filled, compared with b at its points. Such a map is periodic and has no preferred origin:
+    each is compared in several random positions, without its own shape being made again.
     """
     image = filled(cells, a)
     amplitude, ordered = np.abs(fft.rfft2(image)), np.sort(image, axis=None)
-    target = cells.total(b).ravel()
     norm = np.sqrt(np.sum(b**2))
-    number = min(resamples, max(_FEWEST_SURROGATES, int(_WORK / image.size)))
-    draws = np.empty(number)
-    counts = cells.counts.ravel()
-    for begin in range(0, number, _AT_ONCE):
-        size = min(_AT_ONCE, number - begin)
+    wanted = min(resamples, max(_FEWEST_DRAWS, int(_WORK / image.size)))
+    draws: list[FloatArray] = []
+    maps = -(-wanted // _SHIFTS)
+    at_once = max(1, _CELLS_AT_ONCE // image.size)
+    for begin in range(0, maps, at_once):
+        size = min(at_once, maps - begin)
         surrogate = rng.permuted(np.tile(ordered, (size, 1)), axis=1)
         for _ in range(_ITERATIONS):
             spectrum = fft.rfft2(surrogate.reshape(size, *image.shape))
             spectrum *= amplitude / np.maximum(np.abs(spectrum), 1e-300)
             rank = np.argsort(fft.irfft2(spectrum, image.shape).reshape(size, -1), axis=1)
             np.put_along_axis(surrogate, rank, ordered[None, :], axis=1)
+        # Shifting the points has the same effect as shifting the map.
+        shifts = rng.integers(image.shape, size=(_SHIFTS, 2))
+        counts, target = (
+            np.stack([np.roll(field, shift, (0, 1)).ravel() for shift in shifts], axis=1) for field in (cells.counts, cells.total(b))
+        )
         mean = surrogate @ counts / cells.n
         spread = np.sqrt(np.maximum(surrogate**2 @ counts / cells.n - mean**2, 0.0))
         covariance = surrogate @ target / (norm * np.sqrt(cells.n))
-        draws[begin : begin + size] = np.divide(covariance, spread, out=np.full(size, np.nan), where=spread > 0.0)
-    return _null(draws, float(np.mean(a * b)))
+        draws.append(np.divide(covariance, spread, out=np.full(spread.shape, np.nan), where=spread > 0.0).ravel())
+    return _null(np.concatenate(draws)[:wanted], float(np.mean(a * b)))
 
 
 def shift_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: int, rng: np.random.Generator) -> Null:

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 
 from permil.compare.displacement import fill
 from permil.compare.errors import CompareError
@@ -25,7 +26,7 @@ from permil.compare.hypotheses.moment_equations import Rows, solve_moments
 from permil.compare.hypotheses.result import result_of
 from permil.compare.hypotheses.stars import PredictedStars, Stars
 from permil.compare.hypotheses.structure import flat_spectrum
-from permil.compare.scales import PERIODS, bands_between, halves, split_bands
+from permil.compare.scales import PERIODS, Band, bands_between, halves, split_bands
 from permil.compare.stars.background import typical_pitch
 from permil.compare.stars.flat_at_stars import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.kernels import QUANTITIES
@@ -38,6 +39,8 @@ BoolArray = NDArray[np.bool_]
 LEAST_STARS = 30
 LARGEST_GLOW = 0.3
 """Largest ratio of background to star light in the aperture of fitted stars: the residual background is poorly known."""
+_CELLS_PER_PERIOD = 5
+"""Number of cells, for the errors from structure, in the shortest reported period."""
 
 
 def predict_bands(
@@ -101,15 +104,19 @@ def predict_bands(
     whole = fill(flat.excess, flat.usable)
     maps, potentials = split_bands(whole, bands)
     noise = float(flat.variance[flat.usable].mean())
+    cell = max(1, int(scales[0].shortest) // _CELLS_PER_PERIOD)
     return PredictedStars(
         stars=chosen,
         kept=kept,
         templates=response.predict(chosen.places, maps, potentials, bands),
-        maps=maps,
+        shape=(shape[0], shape[1]),
+        cell=cell,
+        cell_spectra=_cell_spectra(maps, bands, cell),
         scales=tuple(scales),
         bands=bands,
         scale_of=np.array([-1, *np.repeat(np.arange(len(scales)), 2), -1]),
         spectrum=flat_spectrum(whole, noise),
+        flat_error=seen.error[rows],
         noise=_local_noise(seen.error[rows], noise),
         response=response,
         lost=int((~kept).sum()),
@@ -216,6 +223,19 @@ def _local_noise(seen_error: FloatArray, noise: float) -> FloatArray:
     """Return the variance per pixel of the flat at each star, from the variance of the mean over its light."""
     typical = float(np.mean(seen_error**2))
     return np.asarray(noise * seen_error**2 / typical) if typical > 0 else np.zeros(seen_error.size)
+
+
+def _cell_spectra(maps: NDArray[np.float32], bands: tuple[Band, ...], cell: int) -> FloatArray:
+    """Return the cosine transforms of the means of bands over cells, shape (bands, rows, columns); 0 for bands finer than cells."""
+    rows, columns = (np.arange(0, size, cell) for size in maps.shape[:2])
+    total = np.add.reduceat(np.add.reduceat(maps, rows, axis=0, dtype=np.float64), columns, axis=1)
+    heights, widths = np.diff(np.append(rows, maps.shape[0])), np.diff(np.append(columns, maps.shape[1]))
+    means = np.moveaxis(total / (heights[:, None, None] * widths[:, None]), 2, 0)
+    spectra = np.zeros(means.shape)
+    for spectrum, mean, band in zip(spectra, means, bands, strict=True):
+        if band.shortest >= 2 * cell:
+            spectrum[:] = fft.dctn(mean, norm="ortho")
+    return spectra
 
 
 def _check(stars: Stars) -> None:

@@ -17,7 +17,6 @@ from permil.compare.stars.kernels import QUANTITIES, SIGNATURE
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-_CELLS_PER_PERIOD = 5
 _SIGNIFICANT = 3.0
 """Significance (standard errors) above which kinds, and unexplained scatter, count as structure."""
 
@@ -94,54 +93,49 @@ def _excess(fit: MomentFit, rows: list[Rows], model: FloatArray) -> tuple[dict[s
 
 def _structure(rows: list[Rows], predicted: PredictedStars, bands: int) -> Structure:
     """Return the weight maps of the sums over stars, and those of an ideal estimate."""
-    shape = predicted.maps.shape[:2]
-    cell = max(1, int(predicted.scales[0].shortest) // _CELLS_PER_PERIOD)
     stars = len(predicted.stars)
     weights = np.zeros((stars, 5, bands))
     for quantity in range(5):
         weights[rows[quantity].index, quantity] = rows[quantity].weight[:, None] * rows[quantity].instruments
     used = np.flatnonzero(weights.any(axis=(1, 2)))
-    sums = predicted.response.spread(predicted.stars.places[used], weights[used], shape, cell=cell, bands=predicted.bands)
+    sums = predicted.response.spread(
+        predicted.stars.places[used], weights[used], predicted.shape, cell=predicted.cell, bands=predicted.bands
+    )
     sums = sums.reshape(3, 3 * bands, *sums.shape[-2:])
     spectra = fft.dctn(sums, axes=(-2, -1), norm="ortho", overwrite_x=True, workers=2)
-    flats, energies = _ideal(rows[0], predicted, sums.shape[-2:], cell)
-    return Structure(spectra, flats, energies, cell, predicted.bands, predicted.spectrum)
+    flats, energies = _ideal(rows[0], predicted)
+    return Structure(spectra, flats, energies, predicted.cell, predicted.bands, predicted.spectrum)
 
 
-def _ideal(of: Rows, predicted: PredictedStars, shape: tuple[int, ...], cell: int) -> tuple[NDArray[np.float32], FloatArray]:
+def _ideal(of: Rows, predicted: PredictedStars) -> tuple[NDArray[np.float32], FloatArray]:
     """Return the transform of the flat weighted with the density of stars, by band, and its product with the flat."""
+    cell, shape = predicted.cell, predicted.cell_spectra.shape[1:]
     where = np.zeros(shape)
     np.add.at(where, (np.floor((of.y + 0.5) / cell).astype(np.int64), np.floor((of.x + 0.5) / cell).astype(np.int64)), of.weight)
     spacing = np.sqrt(np.ptp(of.x) * np.ptp(of.y) / of.x.size)
     where = ndimage.gaussian_filter(where, max(spacing / cell, 1.0), mode="reflect")
     where /= where.sum()
     along_y, along_x = cosine_wavenumbers(tuple(shape), pixel=cell)  # type: ignore[arg-type]
-    transfer = _transfer(np.hypot(along_y, along_x), predicted)
+    wavenumber = np.hypot(along_y, along_x)
+    transfer = _transfer(wavenumber, predicted)
     flats = np.zeros((len(predicted.bands), *shape), dtype=np.float32)
     energies = np.zeros(len(predicted.bands))
     for number, band in enumerate(predicted.bands):
         if band.shortest < 2 * cell:
             continue
-        cells = _cell_means(predicted.maps[..., number], cell)
-        spectrum = fft.dctn(cells, norm="ortho") * transfer
-        weighted = fft.dctn(where * fft.idctn(spectrum, norm="ortho"), norm="ortho") * transfer
+        spectrum = predicted.cell_spectra[number]
+        seen = fft.idctn(spectrum * transfer, norm="ortho")
+        weighted = fft.dctn(where * seen, norm="ortho") * transfer
         flats[number] = weighted
-        modes = band.holds(np.hypot(along_y, along_x))
+        modes = band.holds(wavenumber)
         noise = predicted.spectrum.noise / cell**2 * float((transfer[modes] ** 2).sum()) / where.size
-        energies[number] = float((weighted * fft.dctn(cells, norm="ortho")).sum()) - noise
+        energies[number] = float((weighted * spectrum).sum()) - noise
     return flats, energies
 
 
 def _transfer(wavenumber: FloatArray, predicted: PredictedStars) -> FloatArray:
     nodes = np.linspace(0, float(wavenumber.max()), 500)
     return np.interp(wavenumber, nodes, predicted.response.transfer(nodes))
-
-
-def _cell_means(image: NDArray[np.float32], cell: int) -> FloatArray:
-    rows, columns = np.arange(0, image.shape[0], cell), np.arange(0, image.shape[1], cell)
-    total = np.add.reduceat(np.add.reduceat(image, rows, axis=0, dtype=np.float64), columns, axis=1)
-    heights, widths = np.diff(np.append(rows, image.shape[0])), np.diff(np.append(columns, image.shape[1]))
-    return np.asarray(total / (heights[:, None] * widths[None, :]))
 
 
 def _seen_power(structure: Structure, predicted: PredictedStars) -> FloatArray:

@@ -54,8 +54,12 @@ class PredictedStars:
         Mask of the input rows that are kept.
     templates
         Predictions if the flat were of one kind, by band.
-    maps : ndarray, shape (ny, nx, bands)
-        The flat in bands, without gaps.
+    shape
+        Shape of the flat, pixels.
+    cell
+        Side of the square cells for the errors from structure, pixels.
+    cell_spectra : ndarray, shape (bands, rows, columns)
+        Cosine transforms of the flat in bands, averaged over cells; 0 for bands finer than cells.
     scales
         Reported bands of periods.
     bands
@@ -64,6 +68,8 @@ class PredictedStars:
         Index of the scale of each band; -1: none.
     spectrum
         Power of the flat, and its noise.
+    flat_error : ndarray, shape (n,)
+        Error of the flat averaged over the light of each star.
     noise : ndarray, shape (n,)
         Noise variance per pixel of the flat at each star.
     response
@@ -75,11 +81,14 @@ class PredictedStars:
     stars: Stars
     kept: BoolArray
     templates: StarTemplates
-    maps: NDArray[np.float32]
+    shape: tuple[int, int]
+    cell: int
+    cell_spectra: FloatArray
     scales: tuple[Band, ...]
     bands: tuple[Band, ...]
     scale_of: IntArray
     spectrum: FlatSpectrum
+    flat_error: FloatArray
     noise: FloatArray
     response: StarResponse
     lost: int

@@ -18,6 +18,7 @@ _DIRECTIONS = 180
 _LEAST_GOOD = 0.5
 _ALONG_AXES = 2
 _LEAST_BLOCKS = 9
+_BLOCKS_AT_ONCE = 8
 
 
 class DirectionalPower:
@@ -65,10 +66,22 @@ class DirectionalPower:
         return np.asarray(excess[np.arange(len(self._corners)), towards].mean(axis=1))
 
     def _power(self, level: FloatArray) -> FloatArray:
-        side = self._side
-        blocks = np.stack([level[row : row + side, column : column + side] for row, column in self._corners])
-        spectra = fft.rfft2(blocks * self._window)
-        return np.asarray(spectra.real**2 + spectra.imag**2).reshape(len(blocks), -1)
+        """Return the power of the modes of `_wavenumbers` in each block, shape (blocks, modes)."""
+        side, longest = self._side, self._side // 4
+        power = []
+        for some in np.array_split(self._corners, -(-len(self._corners) // _BLOCKS_AT_ONCE)):
+            blocks = np.stack([level[row : row + side, column : column + side] for row, column in some])
+            spectra = fft.fft(fft.rfft(blocks * self._window, axis=2)[:, :, : longest + 1], axis=1)
+            spectra = np.concatenate([spectra[:, : longest + 1], spectra[:, -longest:]], axis=1)
+            power.append((spectra.real**2 + spectra.imag**2).reshape(len(some), -1))
+        return np.concatenate(power)
+
+    def _wavenumbers(self) -> tuple[FloatArray, FloatArray]:
+        """Return ky and kx of the modes in use, in waves per block: up to a quarter of its cells."""
+        longest = self._side // 4
+        along_y = np.concatenate([np.arange(longest + 1.0), np.arange(-longest, 0.0)])
+        ky, kx = np.meshgrid(along_y, np.arange(longest + 1.0), indexing="ij")
+        return ky.ravel(), kx.ravel()
 
     def _weights(self, power: FloatArray, longest: float) -> FloatArray:
         """Return the weight of each mode in each direction, shape (modes, directions).
@@ -78,10 +91,9 @@ class DirectionalPower:
         steps between segments and patterns of rows and columns.
         """
         side = self._side
-        ky, kx = np.meshgrid(np.fft.fftfreq(side) * side, np.arange(side // 2 + 1), indexing="ij")
-        number = np.hypot(kx, ky).ravel()
-        angle = np.arctan2(ky, kx).ravel()
-        along_axes = (np.minimum(np.abs(kx), np.abs(ky)) < _ALONG_AXES).ravel()
+        ky, kx = self._wavenumbers()
+        number, angle = np.hypot(kx, ky), np.arctan2(ky, kx)
+        along_axes = np.minimum(kx, np.abs(ky)) < _ALONG_AXES
         ring = np.where(along_axes, 0, np.rint(number)).astype(np.int64)
         rings = np.arange(max(3, int(0.5 * side / longest)), side // 4 + 1)
         isotropic = np.array([power[ring == each].mean() for each in rings])

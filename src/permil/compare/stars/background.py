@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.special import j1
 
+from permil._kernels import spots as kernels
 from permil.spots.background import fit_background
 
 FloatArray = NDArray[np.float64]
@@ -102,7 +103,7 @@ def _followed(background: BackgroundFilter) -> tuple[FloatArray, FloatArray]:
         for column, period in enumerate(periods):
             kx, ky = 2 * np.pi / period * np.cos(direction), 2 * np.pi / period * np.sin(direction)
             wave = np.exp(1j * ky * along)[:, None] * np.exp(1j * kx * along)[None, :]
-            level = [fit_background(part.astype(np.float32), free, box=box).at(x, y)[0] for part in (wave.real, wave.imag)]
+            level = [fit_background(part.astype(np.float32), free, box=box).at(x, y) for part in (wave.real, wave.imag)]
             found[number, column] = ((level[0] + 1j * level[1]) * np.exp(-1j * (kx * x + ky * y))).real.mean()
     return periods, found.mean(axis=0)
 
@@ -118,6 +119,6 @@ def _lattice(pitch: float, side: int, rng: np.random.Generator) -> tuple[FloatAr
 
 
 def _between(x: FloatArray, y: FloatArray, radius: float, side: int) -> NDArray[np.bool_]:
-    pixels = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2)
-    distance = cKDTree(np.stack([x, y], axis=1)).query(pixels, distance_upper_bound=radius)[0]
-    return np.asarray(np.isinf(distance).reshape(side, side))
+    free = np.ones((side, side), dtype=bool)
+    kernels.clear_discs(free, x, y, radius)
+    return free

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.special import j0
 
 from permil._kernels import compare as kernels
@@ -238,9 +239,11 @@ class StarResponse:
         squares : ndarray, shape (3 powers of the glow, 5, bands)
             Variance of the template of the kind with its signature in each of these.
         """
-        along = 2 * np.pi * np.fft.fftfreq(_NOISE_GRID).astype(np.float64)
-        wavenumber = np.hypot(along[:, None], along[None, :])
-        eigenvalues = laplacian_eigenvalues(along[:, None], along[None, :])
+        # Kernels are real: half of the modes suffice, with weight 2 for those whose opposite is not among them.
+        along_y, along_x = 2 * np.pi * np.fft.fftfreq(_NOISE_GRID)[:, None], 2 * np.pi * np.fft.rfftfreq(_NOISE_GRID)[None, :]
+        wavenumber = np.hypot(along_y, along_x)
+        weight = np.where((along_x == 0) | (along_x == np.pi), 1.0, 2.0) / _NOISE_GRID**2
+        eigenvalues = laplacian_eigenvalues(along_y, along_x)
         inverse = np.divide(1.0, eigenvalues, out=np.zeros_like(eigenvalues), where=eigenvalues != 0)
         inside, unseen = [band.holds(wavenumber) for band in bands], self._unseen(bands, len(bands))
         products, squares = np.zeros((3, 5, 3, len(bands))), np.zeros((3, 5, len(bands)))
@@ -248,21 +251,21 @@ class StarResponse:
         for row, kind in enumerate(SIGNATURE):
             # Template of each kind for the light of the star and for uniform light.
             templates = [
-                [np.fft.fft2(lit[of, row], wavenumber.shape) * (inverse if of else 1.0) for of in range(3)] for lit in kernels
+                [fft.rfft2(lit[of, row], (_NOISE_GRID, _NOISE_GRID)) * (inverse if of else 1.0) for of in range(3)] for lit in kernels
             ]
             # Area times -laplacian, diffusion times laplacian^2.
             power = (1.0, -eigenvalues, eigenvalues**2)[kind]
             for first in range(2):
-                instrument = templates[first][kind] * power
+                instrument = templates[first][kind] * (power * weight)
                 for second in range(2):
                     for of in range(3):
-                        product = (np.conj(instrument) * templates[second][of]).real / wavenumber.size
+                        product = (np.conj(instrument) * templates[second][of]).real
                         damped = [
                             product[modes].sum() * factor ** (first + second)
                             for modes, factor in zip(inside, unseen, strict=True)
                         ]
                         products[first + second, row, of] += damped
-                    square = (np.conj(templates[first][kind]) * templates[second][kind]).real / wavenumber.size
+                    square = (np.conj(templates[first][kind]) * templates[second][kind]).real * weight
                     squares[first + second, row] += [
                         square[modes].sum() * factor ** (first + second) for modes, factor in zip(inside, unseen, strict=True)
                     ]

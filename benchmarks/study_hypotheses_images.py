@@ -29,13 +29,12 @@ from permil.compare.stars.response import StarPlaces, StarResponse
 from permil.config.simulate_spots import SimulateSpotsConfig
 from permil.simulate.spots.exposing import SpotBench, draw_exposure
 from permil.simulate.spots.sensor import SensorMaps
-from permil.spots.basis import TensorSplines
 from permil.spots.calibration import calibrate
 from permil.spots.catalog import SpotCatalog
+from permil.spots.flux_model import TensorSplines
 from permil.spots.grid import find_grid
 from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_image
-from permil.spots.measurements import gather
-from permil.spots.residuals import Residuals
+from permil.spots.measurements import Residuals, gather
 from permil.spots.window import common_window
 
 FloatArray = NDArray[np.float64]

@@ -10,9 +10,8 @@ from scipy.spatial import cKDTree
 from permil.camera import load_camera
 from permil.simulate.spots import draw_exposure
 from permil.spots.apertures import aperture_fluxes
-from permil.spots.background import fit_background
+from permil.spots.background import RowErrors, RowNoise, fit_background, row_noise
 from permil.spots.measure import measure_image
-from permil.spots.row_noise import RowErrors, RowNoise, row_noise
 
 
 def test_rows_of_a_detector_follow_its_amplifiers() -> None:

@@ -183,9 +183,7 @@ def compare_stars(
         rings=rings,
         shift_x=displacement.x * options.cells[0],
         shift_y=displacement.y * options.cells[0],
-        level_cells=bin_pairs(
-            with_steps(predicted, steps), detector.shape, cell=max(1, max(detector.shape) // _LEVEL_CELLS)
-        ),
+        level_cells=bin_pairs(with_steps(predicted, steps), detector.shape, cell=max(1, max(detector.shape) // _LEVEL_CELLS)),
     )
 
 

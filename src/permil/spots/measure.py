@@ -1,4 +1,8 @@
-"""Measure the spots of one image: detection, background, adaptive moments, apertures, flags."""
+"""Measure the spots of one image: detection, background, adaptive moments, apertures, flags.
+
+Spots are connected pixels above the noise in the image binned 2 x 2, which suits spots of about 2 pixels sigma. They are found with SEP
+(Barbary 2016, JOSS 1, 58; after Bertin & Arnouts 1996, A&AS 117, 393).
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,101 @@ from permil._kernels import spots as kernels
 from permil.camera import Detector
 from permil.products import MaskPlane
 from permil.spots.apertures import ApertureFluxes, GrowthCurve, aperture_fluxes, growth_curve
-from permil.spots.background import Background, fit_background
+from permil.spots.background import Background, fit_background, row_noise
 from permil.spots.catalog import SpotCatalog, SpotFlag
-from permil.spots.detect import Detections, detect_spots
 from permil.spots.errors import SpotError
 from permil.spots.moments import LARGEST_SHIFT, WEIGHT_REACH, AdaptiveMoments, adaptive_moments
-from permil.spots.row_noise import row_noise
 
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Image = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+_BINNING = 2
+_LEAST_PIXELS = 4
+_PIXEL_STACK = 2_000_000
+"""Pixels above the threshold that SEP can hold at a time; its default is too small for 2401 bright spots."""
 
 _NO_MEASUREMENT = int(MaskPlane.BAD | MaskPlane.NO_DATA)
 _LEAST_BRIGHTNESS_RATIO = 1e-3
 """A neighbour fainter than this part of a spot does not blend with it."""
 _GROWTH_SIGNIFICANCE = 200.0
 """Flux over error from which a spot counts in the growth curve."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found; arrays over sources.
+
+    Attributes
+    ----------
+    x, y
+        Barycentre of the pixels above the threshold, pixels.
+    sigma
+        Root mean square radius per axis of these pixels' light, pixels.
+    brightness
+        Light of these pixels in units of the noise of a binned pixel.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    sigma: FloatArray
+    brightness: FloatArray
+
+
+def detect_spots(image: Image, usable: NDArray[np.bool_], *, threshold: float, box: int) -> Detections:
+    """Find sources.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        Signal, electrons; background and all.
+    usable : ndarray of bool, shape (ny, nx)
+        Pixels that count.
+    threshold
+        In units of the noise of a binned pixel, after smoothing with a 3 x 3 kernel.
+    box
+        Side of the boxes in which background and noise are taken, pixels.
+
+    Returns
+    -------
+    Detections
+
+    Raises
+    ------
+    SpotError
+        If the image holds no usable pixels, or so much light that sources cannot be told apart, or SEP is not installed.
+    """
+    try:
+        import sep
+    except ImportError as error:
+        raise SpotError("finding spots on images needs SEP", remedy="pip install permil[spots]") from error
+    if min(image.shape) < 2 * _BINNING or not usable.any():
+        raise SpotError("the image has no usable pixels to find spots in", remedy="check the mask and the exposure")
+    # An odd last row or column is left out.
+    halves = image.shape[0] // _BINNING, image.shape[1] // _BINNING
+    binned, empty = np.empty(halves, dtype=np.float32), np.empty(halves, dtype=np.bool_)
+    kernels.bin_pixels(np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(usable), binned, empty)
+    side = max(box // _BINNING, 2)
+    background = sep.Background(binned, mask=empty, bw=side, bh=side)
+    if not background.globalrms > 0:
+        # A blank image has no noise, and no spots.
+        return Detections(*(np.zeros(0) for _ in range(4)))
+    significance = (binned - background.back()) / np.maximum(background.rms(), 1e-3 * background.globalrms)
+    sep.set_extract_pixstack(_PIXEL_STACK)
+    try:
+        found = sep.extract(significance, threshold, mask=empty, minarea=_LEAST_PIXELS)
+    except Exception as error:
+        # SEP raises bare exceptions when its buffers are full.
+        raise SpotError(
+            f"sources cannot be told apart ({error})", remedy="the exposure is overexposed, or has no spots"
+        ) from error
+    offset = (_BINNING - 1) / 2
+    return Detections(
+        x=_BINNING * found["x"] + offset,
+        y=_BINNING * found["y"] + offset,
+        sigma=_BINNING * np.sqrt((found["x2"] + found["y2"]) / 2),
+        brightness=found["cflux"].astype(np.float64),
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import spots as kernels
-from permil.spots.row_noise import RowErrors, no_row_errors
+from permil.spots.background import RowErrors, no_row_errors
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]

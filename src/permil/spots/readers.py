@@ -31,8 +31,8 @@ from permil.exposures.hdu import read_structure
 from permil.products import tables
 from permil.spots.catalog import QUANTITIES, SpotCatalog, SpotFlag, flux_unit_of
 from permil.spots.catalog_header import CatalogHeader, catalog_facts
+from permil.spots.cleaning import drop_nulls, repeated_rows
 from permil.spots.grid_fit import RigidGrid
-from permil.spots.nulls import drop_nulls, repeated_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -88,7 +88,8 @@ def phase_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
         # Shifting the points has the same effect as shifting the map.
         shifts = rng.integers(image.shape, size=(_SHIFTS, 2))
         counts, target = (
-            np.stack([np.roll(field, shift, (0, 1)).ravel() for shift in shifts], axis=1) for field in (cells.counts, cells.total(b))
+            np.stack([np.roll(field, shift, (0, 1)).ravel() for shift in shifts], axis=1)
+            for field in (cells.counts, cells.total(b))
         )
         mean = surrogate @ counts / cells.n
         spread = np.sqrt(np.maximum(surrogate**2 @ counts / cells.n - mean**2, 0.0))

@@ -251,7 +251,8 @@ class StarResponse:
         for row, kind in enumerate(SIGNATURE):
             # Template of each kind for the light of the star and for uniform light.
             templates = [
-                [fft.rfft2(lit[of, row], (_NOISE_GRID, _NOISE_GRID)) * (inverse if of else 1.0) for of in range(3)] for lit in kernels
+                [fft.rfft2(lit[of, row], (_NOISE_GRID, _NOISE_GRID)) * (inverse if of else 1.0) for of in range(3)]
+                for lit in kernels
             ]
             # Area times -laplacian, diffusion times laplacian^2.
             power = (1.0, -eigenvalues, eigenvalues**2)[kind]

@@ -12,8 +12,8 @@ from permil.spots.calibration import apply_spots, calibrate
 from permil.spots.catalog import SpotFlag
 from permil.spots.errors import SpotError
 from permil.spots.flux_model import TensorSplines, fit_fluxes
-from permil.spots.flux_scatter import repeatability
 from permil.spots.measurements import gather
+from permil.spots.residuals import repeatability
 
 SPLINES = TensorSplines(SHAPE, 64.0, 3)
 

@@ -10,22 +10,19 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector
 from permil.camera.frames import amplifier_at
-from permil.compare.amplifiers import BetweenAmplifiers, between_amplifiers
 from permil.compare.correlation import CorrelationResult, correlate
 from permil.compare.displacement import Boundary, displacement_from_flat
 from permil.compare.errors import CompareError
-from permil.compare.hypotheses.fit import fit_hypotheses, predict_bands
-from permil.compare.hypotheses.fractions import HypothesisFit
-from permil.compare.hypotheses.stars import PredictedStars, Stars
-from permil.compare.hypotheses.verdict import Verdict, verdict
+from permil.compare.hypotheses.fit import BetweenAmplifiers, between_amplifiers, fit_hypotheses
+from permil.compare.hypotheses.predict import PredictedStars, Stars, predict_bands
+from permil.compare.hypotheses.results import HypothesisFit, Verdict, verdict
 from permil.compare.regions import Region, RegionWidths, region_labels
 from permil.compare.rings.profile import RingProfile, RingZone, radial_profile, ring_zone
 from permil.compare.rings.search import RingSearch, find_rings
 from permil.compare.scales import cell_means
 from permil.compare.stars.flat_at_stars import Reference, RelativeFlat, relative_flat
-from permil.compare.stars.kernels import QUANTITIES
 from permil.compare.stars.pairs import CellPairs, Pairs, bin_pairs, pair_up, with_steps
-from permil.compare.stars.response import StarResponse
+from permil.compare.stars.response import QUANTITIES, StarResponse
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -152,7 +149,7 @@ def compare_stars(
     ------
     CompareError
         If stars or flat cannot be used; see `permil.compare.stars.flat_at_stars.relative_flat` and
-        `permil.compare.hypotheses.fit.predict_bands`.
+        `permil.compare.hypotheses.predict.predict_bands`.
     """
     rows, columns = np.indices(detector.shape)
     amplifier = amplifier_at(detector, columns, rows)

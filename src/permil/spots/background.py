@@ -1,10 +1,10 @@
-"""Light between the spots: planes fitted to what the spots leave free in each box, joined by a cubic spline.
+"""Background between the spots: planes fitted to the free pixels of each box, joined by a cubic spline.
 
-The projector's glow has structure (a bright disc with an edge, a faint skirt), and half of all pixels belong to spots. So the
-pixels of the spots are left out, and each box of the mesh gets a plane, since its free pixels do not lie symmetrically around its
-centre. What a plane makes of the curvature of the light follows from where the free pixels lie; it is taken off with the second
-derivatives of the mesh. Between the centres a cubic spline interpolates, outside them it goes on linearly. All of this is linear in
-the pixels, which keeps the error known, also that of noise common to the pixels of a row.
+The projector's glow has structure (a bright disc with an edge, a faint skirt), and half of all pixels belong to spots. The pixels of the
+spots are excluded, and a plane is fitted in each box, since its free pixels are not symmetric about its centre. The bias of a plane from
+the curvature of the light follows from the positions of the free pixels; it is subtracted with the second derivatives of the mesh. A
+cubic spline interpolates between the centres and continues linearly outside. All steps are linear in the pixels, so that the error is
+known, including that of noise common to the pixels of a row.
 
 Rows of an amplifier share the noise of the subtracted overscan level: it adds ``variance (sum of the weights along the row)^2`` to the
 variance of a weighted sum over pixels, where independent noise adds ``variance (sum of the squared weights)``.
@@ -28,7 +28,7 @@ IntArray = NDArray[np.int64]
 Image = NDArray[np.float32]
 
 _LARGEST_ANSWER = 0.3
-"""Largest answer of a plane to curvature that is believed, in box units; free pixels in one corner alone tell nothing."""
+"""Largest accepted response of a plane to curvature, in box units; free pixels in one corner do not determine it."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Background:
     level : ndarray, shape (rows, columns)
         Background at the centre of each box.
     plane_error : ndarray, shape (rows, columns)
-        Standard error that independent pixels give the plane of each box at its centre.
+        Standard error of the plane of each box at its centre, from independent pixels.
     curvature : ndarray, shape (3, rows, columns)
-        Factors with which second derivatives of the mesh (along x, along y, mixed) were taken off each box.
+        Factors of the second derivatives of the mesh (along x, along y, mixed) that were subtracted from each box.
     row_noise
         Noise common to the pixels of a row.
     row_answer : ndarray, shape (ny, columns, m)
@@ -132,7 +132,7 @@ class Background:
         return np.asarray(np.sum((rows @ self.level) * columns, axis=1))
 
     def errors(self, x: FloatArray, y: FloatArray, *, reach: float) -> tuple[FloatArray, RowErrors]:
-        """Return the standard error at places in pixels, shape (n,), and what rows within a reach of them have to do with it."""
+        """Return the standard error at positions in pixels, shape (n,), and the errors from rows within a distance ``reach``."""
         rows = _interpolation(np.asarray(y, dtype=float), self.step_y, self.level.shape[0])
         columns = _interpolation(np.asarray(x, dtype=float), self.step_x, self.level.shape[1])
         return self._errors(x, y, rows, columns, int(np.ceil(reach)))
@@ -168,11 +168,11 @@ def fit_background(image: Image, free: NDArray[np.bool_], *, box: int, row_noise
     image : ndarray, shape (ny, nx)
         Signal, electrons.
     free : ndarray of bool, shape (ny, nx)
-        Pixels that hold neither spots nor defects.
+        Pixels without spots and defects.
     box
         Side of a box, pixels; about the pitch of the spots.
     row_noise
-        Noise that pixels of a row have in common; None: pixels are independent.
+        Noise common to the pixels of a row; None: pixels are independent.
 
     Returns
     -------
@@ -181,7 +181,7 @@ def fit_background(image: Image, free: NDArray[np.bool_], *, box: int, row_noise
     Raises
     ------
     SpotError
-        If hardly any pixel is free.
+        If no box has enough free pixels.
     """
     ny, nx = image.shape
     rows, columns = max(round(ny / box), 1), max(round(nx / box), 1)
@@ -214,14 +214,14 @@ def fit_background(image: Image, free: NDArray[np.bool_], *, box: int, row_noise
 
 
 def _edges(count: int, step: float) -> IntArray:
-    """Return the pixels at which boxes begin, and the end of the last one."""
+    """Return the first pixel of each box, and the end of the last one."""
     return np.rint(np.arange(count + 1) * step).astype(np.int64)
 
 
 def _without_curvature(level: FloatArray, curvature: FloatArray) -> FloatArray:
-    """Return the level without what planes made of the curvature of the light.
+    """Return the level without the bias of the planes from the curvature of the light.
 
-    A plane makes, at the box's centre, ``answer`` of u^2, v^2 and u v (in boxes): half of it times the second derivative.
+    The plane of a light u^2, v^2 or u v (in boxes) has the value ``answer`` at the centre; light with a second derivative gives half of it.
     """
     slope_v, bend_v = _derivatives(level.shape[0])
     slope_u, bend_u = _derivatives(level.shape[1])
@@ -231,7 +231,7 @@ def _without_curvature(level: FloatArray, curvature: FloatArray) -> FloatArray:
 
 @lru_cache(maxsize=32)
 def _derivatives(count: int) -> tuple[FloatArray, FloatArray]:
-    """Return the matrices that turn values at nodes of unit distance into first and second derivatives there."""
+    """Return the matrices from values at nodes of unit distance to first and second derivatives at the nodes."""
     if count < 3:
         return np.zeros((count, count)), np.zeros((count, count))
     nodes, spline = np.arange(count), _spline(count)
@@ -247,19 +247,19 @@ def _spline(count: int) -> CubicSpline:
 
 
 def _fill_from_neighbours(level: FloatArray, error: FloatArray) -> None:
-    """Give boxes without value the mean of their known neighbours, in place, from the known ones outwards."""
+    """Fill boxes without a value with the mean of their known neighbours, in place, from the known ones outwards."""
     while not (known := np.isfinite(level)).all():
         padded = np.pad(np.stack([np.where(known, level, 0.0), np.where(known, error, 0.0), known]), ((0, 0), (1, 1), (1, 1)))
         rows, columns = level.shape
         sums = np.sum([padded[:, y : y + rows, x : x + columns] for y in range(3) for x in range(3)], axis=0)
         ready = ~known & (sums[2] > 0)
         level[ready] = sums[0][ready] / sums[2][ready]
-        # Nothing was measured there: the mean error of the neighbours, not that of their mean.
+        # Unmeasured boxes have the mean error of the neighbours, not the error of their mean.
         error[ready] = sums[1][ready] / sums[2][ready]
 
 
 def _interpolation(places: FloatArray, step: float, count: int) -> FloatArray:
-    """Return the weight of each of ``count`` nodes at each place: cubic spline, linear beyond the outermost nodes."""
+    """Return the weight of each of ``count`` nodes at each position: cubic spline, linear beyond the outermost nodes."""
     if count == 1:
         return np.ones((places.size, 1))
     position = (places + 0.5) / step - 0.5

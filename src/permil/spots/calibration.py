@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from permil.spots.degeneracy import GradientDegeneracy, gradient_degeneracies
 from permil.spots.errors import SpotError
+from permil.spots.flux_excess import UNKNOWN, FluxExcess, fit_excess, own_excess
 from permil.spots.flux_model import (
     FluxSolution,
     TensorSplines,
     expected_sigma,
     fit_fluxes,
-    grouped_median,
     robust_weight,
     starting_values,
 )
-from permil.spots.flux_scatter import UNKNOWN, FluxExcess, fit_excess, own_excess
 from permil.spots.grid_fit import RigidGrid
-from permil.spots.measurements import MOMENTS, ExposureTable, Measurements, Residuals, SpotTable, residuals_of
+from permil.spots.measurements import Measurements, grouped_median
 from permil.spots.positions import PositionSolution, TwoWayMeans, fit_grids, solve_positions, two_way_means
+from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable, residuals_of
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

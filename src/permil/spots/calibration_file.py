@@ -18,9 +18,8 @@ from permil.products.fits import whole_file
 from permil.products.tables import numbers
 from permil.spots.calibration import SpotCalibration
 from permil.spots.catalog import flux_unit_of
-from permil.spots.flux_scatter import Repeatability
-from permil.spots.measurements import MOMENTS, ExposureTable, Residuals, SpotTable
 from permil.spots.positions import SpotPlaces
+from permil.spots.residuals import MOMENTS, ExposureTable, Repeatability, Residuals, SpotTable
 
 _GRID = ("x0", "y0", "xstep", "ystep", "theta")
 

@@ -1,10 +1,10 @@
 """Joint fit of spot fluxes over many exposures: ``flux_sk = spot_s * exposure_k * (1 + throughput(x_sk))``.
 
 The model is fitted by Gauss-Newton steps with robust weights (Huber 1964: weight 1 within 3 sigma, decreasing as 3 sigma / |residual|
-beyond; 0 beyond 8 sigma). Weights use expected variances: the variance of each spot, scaled with the brightness of the exposure. Weights
-from the reported error of each measurement would favour faint fluctuations and bias the fluxes. An excess, a relative variance common
-to all measurements, is fitted to the residuals and added (`permil.spots.flux_scatter`): structure of the sensor finer than the knots
-limits bright spots, whatever their photon noise.
+beyond; 0 beyond 8 sigma). Weights use expected variances: the variance of each spot, scaled with the brightness of the exposure.
+Weights from the reported error of each measurement would favour faint fluctuations and bias the fluxes. An excess, a relative variance
+common to all measurements, is fitted to the residuals and added (`permil.spots.flux_excess`): structure of the sensor finer than the
+knots limits bright spots, whatever their photon noise.
 
 Degenerate modes are fixed by explicit conventions (the gauge):
 
@@ -16,9 +16,9 @@ Degenerate modes are fixed by explicit conventions (the gauge):
 
 A weak prior (throughput 0 +- 0.1) constrains splines at the rim of the covered area, where there are few spots.
 
-The throughput is a sum of tensor-product B-splines (de Boor 1978). Each measurement belongs to one spot, so that the block of the spots in
-the normal equations is diagonal: eliminating it (Schur complement) leaves a dense system of exposures and coefficients (a few thousand),
-whose inverse gives exact errors of all parameters.
+The throughput is a sum of tensor-product B-splines (de Boor 1978). Each measurement belongs to one spot, so that the block of the spots
+in the normal equations is diagonal: eliminating it (Schur complement) leaves a dense system of exposures and coefficients (a few
+thousand), whose inverse gives exact errors of all parameters.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from scipy.linalg import cho_factor, cho_solve
 
 from permil._kernels import spots as kernels
 from permil.spots.errors import SpotError
-from permil.spots.flux_scatter import fit_excess
-from permil.spots.measurements import Measurements
+from permil.spots.flux_excess import fit_excess
+from permil.spots.measurements import Measurements, grouped_median
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.int32]
@@ -242,18 +242,6 @@ def starting_values(measurements: Measurements, good: NDArray[np.bool_]) -> tupl
         scales = grouped_median(flux / fluxes[spot], exposure, measurements.exposures)
         scales /= np.nanmean(scales)
     return grouped_median(flux / scales[exposure], spot, measurements.spots), scales
-
-
-def grouped_median(values: FloatArray, group: IntArray, groups: int) -> FloatArray:
-    """Return the median of each group, NaN for empty ones."""
-    order = np.lexsort((values, group))
-    counts = np.bincount(group, minlength=groups)
-    starts = np.cumsum(counts) - counts
-    median = np.full(groups, np.nan)
-    there = counts > 0
-    low, high = starts[there] + (counts[there] - 1) // 2, starts[there] + counts[there] // 2
-    median[there] = (values[order][low] + values[order][high]) / 2
-    return median
 
 
 def expected_sigma(measurements: Measurements, good: NDArray[np.bool_], scales: FloatArray, fluxes: FloatArray) -> FloatArray:

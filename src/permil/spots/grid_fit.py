@@ -9,8 +9,8 @@ Node (i, j) of a mask of ``columns`` x ``rows`` has ``u = i - (columns - 1) / 2`
 All residual rms are radial: ``sqrt(mean(dx^2 + dy^2))`` over all labelled spots. Errors of parameters follow from the scatter of the
 residuals, treated as independent; if distortion dominates, they describe the misfit, not the noise.
 
-Polynomials of two variables are sums of products of Chebyshev polynomials in scaled coordinates: they span the same space as powers, and
-their normal equations remain well conditioned to high degrees.
+Polynomials of two variables are sums of products of Chebyshev polynomials in scaled coordinates: they span the same space as powers,
+and their normal equations remain well conditioned to high degrees.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 The differences between each point and its nearest neighbours cluster at the lattice vectors, even with missing or spurious points (the
 two-dimensional autocorrelation, as in the indexing of diffraction patterns). The two shortest non-parallel clusters give the steps.
 
-Links need the steps only to within a quarter, so that distortion is tolerated; they break at missing rows, and a spurious source may link
-by chance. The labels of the largest linked part therefore only start a smooth map from position to node. The map labels all points near
-it, grows across gaps, and sets the tolerance of the fit from the scatter of the labelled points.
+Links need the steps only to within a quarter, so that distortion is tolerated; they break at missing rows, and a spurious source may
+link by chance. The labels of the largest linked part therefore only start a smooth map from position to node. The map labels all points
+near it, grows across gaps, and sets the tolerance of the fit from the scatter of the labelled points.
 """
 
 from __future__ import annotations

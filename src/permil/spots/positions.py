@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.spots.flux_model import grouped_median, robust_weight
+from permil.spots.flux_model import robust_weight
 from permil.spots.grid_fit import RigidGrid, centred, fit_affine, fit_rigid
-from permil.spots.measurements import Measurements
+from permil.spots.measurements import Measurements, grouped_median
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

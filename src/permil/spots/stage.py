@@ -29,11 +29,12 @@ from permil.spots.calibration_file import (
 )
 from permil.spots.cleaning import repeated_catalogs
 from permil.spots.errors import GridError, SpotError
+from permil.spots.flux_excess import FluxExcess
 from permil.spots.flux_model import FluxSolution, TensorSplines
-from permil.spots.flux_scatter import LEAST_EXPOSURES, FluxExcess, Repeatability, repeatability
 from permil.spots.folder import SpotsFolder
 from permil.spots.inputs import CatalogFile, LabelledExposure, catalog_files, catalog_tasks, detector_outlines, label_file
-from permil.spots.measurements import ExposureTable, Measurements, Residuals, gather
+from permil.spots.measurements import Measurements, gather
+from permil.spots.residuals import LEAST_EXPOSURES, ExposureTable, Repeatability, Residuals, repeatability
 from permil.spots.throughput import (
     MAPPED,
     amplifier_table,

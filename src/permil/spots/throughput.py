@@ -17,7 +17,7 @@ from permil.camera.frames import amplifier_at
 from permil.products import provenance, write_hdus
 from permil.spots.errors import SpotError
 from permil.spots.flux_model import FluxSolution
-from permil.spots.measurements import Residuals
+from permil.spots.residuals import Residuals
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

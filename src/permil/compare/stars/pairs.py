@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.compare.errors import CompareError
-from permil.compare.fixed_effects import FixedEffects
-from permil.compare.hypotheses.stars import PredictedStars
+from permil.compare.hypotheses.equations import FixedEffects
+from permil.compare.hypotheses.predict import PredictedStars
 from permil.compare.scales import high_pass_points
-from permil.compare.stars.kernels import QUANTITIES
+from permil.compare.stars.response import QUANTITIES
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -29,7 +29,7 @@ class Pairs:
     Attributes
     ----------
     quantity
-        One of `permil.compare.stars.kernels.QUANTITIES`.
+        One of `permil.compare.stars.response.QUANTITIES`.
     x, y
         Positions, pixels.
     flat, flat_error
@@ -39,7 +39,7 @@ class Pairs:
     exposure
         Exposure of each star.
     row
-        Index among the stars that `permil.compare.hypotheses.fit.predict_bands` kept.
+        Index among the stars that `permil.compare.hypotheses.predict.predict_bands` kept.
     left_out
         Number of stars excluded as too noisy to increase the significance.
     """
@@ -77,7 +77,7 @@ def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float) -> Pa
     predicted
         Stars with the predictions of the flat.
     quantity
-        One of `permil.compare.stars.kernels.QUANTITIES`.
+        One of `permil.compare.stars.response.QUANTITIES`.
     high_pass
         Sigma of the Gaussian high-pass filter of both, pixels.
 

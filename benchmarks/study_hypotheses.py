@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from permil.compare.hypotheses.fit import fit_hypotheses, predict_bands
-from permil.compare.hypotheses.fractions import KINDS, TOTAL, HypothesisFit
-from permil.compare.hypotheses.stars import Stars
+from permil.compare.hypotheses.fit import fit_hypotheses
+from permil.compare.hypotheses.predict import Stars, predict_bands
+from permil.compare.hypotheses.results import KINDS, TOTAL, HypothesisFit
 from permil.compare.scales import Band, bands_between, cosine_wavenumbers, split_bands
 from permil.compare.stars.flat_at_stars import RelativeFlat, relative_flat
-from permil.compare.stars.kernels import QUANTITIES
 from permil.compare.stars.profile import StarProfile
-from permil.compare.stars.response import StarPlaces, StarResponse
+from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 
 FloatArray = NDArray[np.float64]
 

@@ -18,20 +18,19 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from permil.camera import Detector
-from permil.compare.hypotheses.fit import fit_hypotheses, predict_bands
-from permil.compare.hypotheses.fractions import KINDS, TOTAL, HypothesisFit
-from permil.compare.hypotheses.stars import Stars
+from permil.compare.hypotheses.fit import fit_hypotheses
+from permil.compare.hypotheses.predict import Stars, predict_bands
+from permil.compare.hypotheses.results import KINDS, TOTAL, HypothesisFit
 from permil.compare.scales import PERIODS, bands_between, cosine_wavenumbers
 from permil.compare.stars.flat_at_stars import RelativeFlat, relative_flat
-from permil.compare.stars.kernels import QUANTITIES
 from permil.compare.stars.profile import fit_profile
-from permil.compare.stars.response import StarPlaces, StarResponse
+from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 from permil.config.simulate import SimulateSpotsConfig
 from permil.simulate.spots.exposing import SpotBench, draw_exposure
 from permil.simulate.spots.sensor import SensorMaps
-from permil.spots.basis import TensorSplines
 from permil.spots.calibration import calibrate
 from permil.spots.catalog import SpotCatalog
+from permil.spots.flux_model import TensorSplines
 from permil.spots.grid import find_grid
 from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_image
 from permil.spots.measurements import gather

@@ -32,12 +32,12 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
-from permil.flat.difference import difference_of_products
 from scipy import stats
 
 from permil.camera import Camera, Detector, load_camera
 from permil.config import load_config
 from permil.errors import PermilError
+from permil.flat.difference import difference_of_products
 from permil.flat.joint.amplifier_linearity import REFERENCE_ELECTRONS
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from permil.camera import Camera
+from permil.compare.files import read_stars, star_groups
 from permil.compare.folder import CompareFolder
-from permil.compare.hypotheses.fractions import KINDS, TOTAL
-from permil.compare.inputs import read_stars, star_groups
+from permil.compare.hypotheses.results import KINDS, TOTAL
 from permil.compare.scales import PERIODS, bands_between, cosine_wavenumbers
 from permil.compare.stars.response import StarResponse
 from permil.flat.difference import difference_of_products

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, ndimage
 
-from permil.compare.hypotheses.stars import Stars
+from permil.compare.hypotheses.predict import Stars
 from permil.compare.scales import Band, bands_between, cosine_wavenumbers, split_bands
 from permil.compare.stars.flat_at_stars import RelativeFlat, relative_flat
-from permil.compare.stars.kernels import QUANTITIES
 from permil.compare.stars.profile import StarProfile
-from permil.compare.stars.response import StarPlaces, StarResponse
+from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 
 SIZE, PITCH, SPOTS, DITHERS = 400, 44.0, 8, 30
 PERIODS = (16.0, 32.0, 64.0)

@@ -27,7 +27,7 @@ def maps() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"a": np.full((20, 20), 3.7)}, "constant"),
         ({"b": np.where(np.arange(400).reshape(20, 20) < 29, 1.0 * np.arange(400).reshape(20, 20), np.nan)}, "only 29 points"),
@@ -44,9 +44,9 @@ def maps() -> tuple[np.ndarray, np.ndarray]:
         ({"a_reliability": 1.5}, "reliability"),
     ],
 )
-def test_bad_input_is_one_clear_sentence(maps: tuple[np.ndarray, np.ndarray], change: dict[str, object], told: str) -> None:
+def test_bad_input_is_one_clear_sentence(maps: tuple[np.ndarray, np.ndarray], change: dict[str, object], message: str) -> None:
     arguments: dict = {"a": maps[0], "b": maps[1], "x": COLUMN, "y": ROW, "methods": ()} | change
-    with pytest.raises(CompareError, match=told):
+    with pytest.raises(CompareError, match=message):
         correlate(**arguments)
 
 
@@ -230,7 +230,7 @@ def test_units_and_kinds_of_arrays(maps: tuple[np.ndarray, np.ndarray], change) 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"a_err": np.full((20, 20), 0.1) * u.s, "a": COLUMN * u.mm}, "a_err is given in s"),
         ({"a": COLUMN + 1j}, "a does not hold real numbers"),
@@ -246,9 +246,9 @@ def test_units_and_kinds_of_arrays(maps: tuple[np.ndarray, np.ndarray], change) 
         ({"x": COLUMN.astype(np.int64) + 2**60, "y": ROW.astype(np.int64) + 2**60}, "the same position, to numerical precision"),
     ],
 )
-def test_arrays_that_cannot_be_used(maps: tuple[np.ndarray, np.ndarray], change: dict, told: str) -> None:
+def test_arrays_that_cannot_be_used(maps: tuple[np.ndarray, np.ndarray], change: dict, message: str) -> None:
     arguments: dict = {"a": maps[0] + 0.0, "b": maps[1], "x": COLUMN, "y": ROW, "methods": ()} | change
-    with pytest.raises(CompareError, match=told):
+    with pytest.raises(CompareError, match=message):
         correlate(**arguments)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import fft
 
-from permil.compare.stars.background import BackgroundFilter, typical_pitch
+from permil.compare.stars.response import BackgroundFilter, typical_pitch
 from permil.spots.background import fit_background
 
 FILTER = BackgroundFilter(box=64.0, mask_radius=28.0, pitch=65.3)

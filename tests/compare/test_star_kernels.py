@@ -13,9 +13,8 @@ from permil import _kernels
 from permil._kernels import compare as kernels
 from permil.compare.scales import Band, split_bands
 from permil.compare.stars.flat_at_stars import RelativeFlat, flat_as_seen
-from permil.compare.stars.kernels import StarShapes
 from permil.compare.stars.profile import StarProfile
-from permil.compare.stars.response import StarPlaces, StarResponse
+from permil.compare.stars.response import StarPlaces, StarResponse, StarShapes
 
 RESPONSE = StarResponse(StarProfile((0.62, 0.30, 0.08), (4.28, 22.2, 108.0)))
 

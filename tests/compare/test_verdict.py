@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from permil.compare.errors import CompareError
-from permil.compare.hypotheses.fractions import FluxChange
-from permil.compare.hypotheses.verdict import verdict
+from permil.compare.hypotheses.results import FluxChange, verdict
 
 PER_MIL = 1e-3
 

@@ -25,8 +25,7 @@ from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.report.spots.inputs import read_spots
 from permil.run import Run
-from permil.spots.catalog import SpotCatalog
-from permil.spots.catalog_file import write_catalog
+from permil.spots.catalog import SpotCatalog, write_catalog
 from permil.spots.folder import SpotsFolder
 from permil.spots.grid_fit import RigidGrid
 from permil.spots.stage import run_spots

@@ -10,9 +10,9 @@ from campaigns import SHAPE, Campaign, draw_campaign, no_throughput
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from permil.spots.basis import TensorSplines
 from permil.spots.calibration import SpotCalibration, calibrate
 from permil.spots.flux_excess import fit_excess, own_excess
+from permil.spots.flux_model import TensorSplines
 from permil.spots.measurements import gather
 
 SPLINES = TensorSplines(SHAPE, 64.0, 3)

@@ -15,8 +15,7 @@ from astropy.table import MaskedColumn, QTable, Table
 from astropy.utils.masked import Masked
 
 from permil.errors import InputError
-from permil.spots.catalog import SpotCatalog, SpotFlag
-from permil.spots.catalog_file import write_catalog
+from permil.spots.catalog import SpotCatalog, SpotFlag, write_catalog
 from permil.spots.grid_file import grid_file
 from permil.spots.readers import read_catalog
 

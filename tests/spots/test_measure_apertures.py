@@ -96,7 +96,7 @@ def test_background_between_spots_has_the_error_that_it_says() -> None:
         image[~free] += 1e4
         background = fit_background(image, free, box=64)
         places = rng.uniform([40, 40], [600, 470], (200, 2)).T
-        level, error = background.at(*places)
+        level, (error, _) = background.at(*places), background.errors(*places, reach=0.0)
         pulls.append((level - truth[np.rint(places[1]).astype(int), np.rint(places[0]).astype(int)]) / error)
     assert abs(np.mean(pulls)) < 0.15
     # Errors of neighbouring places are one and the same, so that the scatter is known to some per cent only.
@@ -108,7 +108,7 @@ def test_subtracted_image_is_the_image_less_the_background_at_each_pixel() -> No
     background = fit_background(truth.astype(np.float32), np.ones(truth.shape, dtype=bool), box=64)
     left = background.subtracted(truth.astype(np.float32))
     y, x = (index.ravel() for index in np.indices(truth.shape))
-    level, _ = background.at(x.astype(float), y.astype(float))
+    level = background.at(x.astype(float), y.astype(float))
     assert left.ravel() == pytest.approx(truth.ravel() - level, abs=1e-3)
     # Light that changes by 100 electrons over 90 pixels is followed to 3 in 1000, away from the outermost boxes.
     assert np.std(left[64:-64, 64:-64]) < 0.3

@@ -18,7 +18,7 @@ from permil.isr import Calibration
 from permil.isr.calibration.superbias import build_superbias
 from permil.isr.stage import load_calibration
 from permil.simulate.spots import SpotBench, SpotSimulationSummary, simulate_spots
-from permil.spots.exposures import measure_exposure
+from permil.spots.inputs import measure_exposure
 from permil.spots.measure import MeasureOptions
 
 # Strong tree rings, so that what they do to places is well above the noise.

@@ -18,8 +18,8 @@ from permil.config.spots import SpotsConfig
 from permil.errors import CameraError, InputError, PermilError
 from permil.products import RunFolder
 from permil.run import Run
-from permil.spots.catalog_file import write_catalog
-from permil.spots.duplicate_catalogs import repeated_catalogs
+from permil.spots.catalog import write_catalog
+from permil.spots.cleaning import repeated_catalogs
 from permil.spots.errors import SpotError
 from permil.spots.folder import SpotsFolder
 from permil.spots.inputs import CatalogFile, catalog_files, label_file

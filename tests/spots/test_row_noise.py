@@ -10,9 +10,8 @@ from scipy.spatial import cKDTree
 from permil.camera import load_camera
 from permil.simulate.spots import draw_exposure
 from permil.spots.apertures import aperture_fluxes
-from permil.spots.background import fit_background
+from permil.spots.background import RowErrors, RowNoise, fit_background, row_noise
 from permil.spots.measure import measure_image
-from permil.spots.row_noise import RowErrors, RowNoise, row_noise
 
 
 def test_rows_of_a_detector_follow_its_amplifiers() -> None:
@@ -57,12 +56,12 @@ def test_background_answers_to_rows_as_to_a_shifted_row() -> None:
     place = np.array([140.0]), np.array([155.0])
     background = fit_background(image, free, box=64, row_noise=noise)
     _, errors = background.errors(*place, reach=30)
-    before = background.at(*place)[0][0]
+    before = background.at(*place)[0]
     for row, strip, columns in ((150, 0, slice(0, 150)), (160, 1, slice(150, 320)), (128, 0, slice(0, 150))):
         raised = image.copy()
         # Small, so that the same outliers are left out.
         raised[row, columns] += 0.02
-        change = (fit_background(raised, free, box=64, row_noise=noise).at(*place)[0][0] - before) / 0.02
+        change = (fit_background(raised, free, box=64, row_noise=noise).at(*place)[0] - before) / 0.02
         assert change == pytest.approx(errors.answer[0, row - errors.first_row[0], strip], rel=0.02, abs=2e-5)
 
 

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from campaigns import SHAPE, draw_campaign, no_throughput, throughput
 
-from permil.spots.basis import TensorSplines
 from permil.spots.calibration import apply_spots, calibrate
 from permil.spots.catalog import SpotFlag
 from permil.spots.errors import SpotError
-from permil.spots.flux_model import fit_fluxes
+from permil.spots.flux_model import TensorSplines, fit_fluxes
 from permil.spots.measurements import gather
-from permil.spots.repeatability import repeatability
+from permil.spots.residuals import repeatability
 
 SPLINES = TensorSplines(SHAPE, 64.0, 3)
 

@@ -13,11 +13,9 @@ from bench_images import fixed_bench
 from permil import _kernels
 from permil._kernels import spots as kernels
 from permil.simulate.spots import draw_exposure
-from permil.spots.background import _without_curvature, fit_background
-from permil.spots.flux_model import robust_weight
+from permil.spots.background import RowErrors, RowNoise, _without_curvature, fit_background, no_row_noise
+from permil.spots.flux_model import FluxEquations, robust_weight
 from permil.spots.measure import measure_image
-from permil.spots.normal import normal_equations
-from permil.spots.row_noise import RowErrors, RowNoise, no_row_noise
 
 
 @contextmanager
@@ -188,7 +186,7 @@ def test_errors_of_the_background_are_those_of_all_planes_together() -> None:
         level = np.zeros((count, count))
         level[row, column] = 1.0
         one_plane = replace(background, level=_without_curvature(level, background.curvature))
-        weights[:, row, column] = one_plane.at(x, y)[0]
+        weights[:, row, column] = one_plane.at(x, y)
     change = np.einsum("prc,rycs->prys", weights, background.row_answer.reshape(count, box, count, 2)).reshape(5, size, 2)
     variance = ((weights * background.plane_error) ** 2).sum(axis=(1, 2)) + (noise.variance * change**2).sum(axis=(1, 2))
     np.testing.assert_allclose(error, np.sqrt(variance), rtol=1e-10)
@@ -205,9 +203,8 @@ def test_normal_equations_are_those_of_the_dense_jacobian() -> None:
     values, factor = rng.random((count, width)), rng.uniform(0.9, 1.1, count)
     residual = rng.normal(0, 1, count)
     weight = robust_weight(residual) * rng.random(count) * (rng.random(count) < 0.8)
-    found = normal_equations(
-        spot, exposure, index, values, weight, residual, factor, spots=spots, exposures=exposures, terms=terms
-    )
+    found = FluxEquations.zeros(spots, exposures + terms)
+    kernels.add_measurements(spot, exposure, index, values, weight, residual, factor, exposures, found)
     jacobian = np.zeros((count, spots + exposures + terms))
     rows = np.arange(count)
     jacobian[rows, spot] = 1.0
@@ -223,7 +220,7 @@ def test_normal_equations_are_those_of_the_dense_jacobian() -> None:
 def test_arguments_that_do_not_fit_together_are_refused() -> None:
     one, image, usable = np.ones(1), np.zeros((4, 4), dtype=np.float32), np.ones((4, 4), dtype=bool)
     index, number = np.zeros((1, 1), dtype=np.int32), np.zeros(1, dtype=np.int64)
-    equations = normal_equations(number, number, index, np.ones((1, 1)), one, one, one, spots=1, exposures=1, terms=1)
+    equations = FluxEquations.zeros(1, 2)
     with pytest.raises(ValueError, match="parameters that are not those"):
         kernels.add_measurements(number + 1, number, index, np.ones((1, 1)), one, one, one, 1, equations)
     with pytest.raises(ValueError, match="differ in shape"):

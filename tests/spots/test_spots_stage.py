@@ -19,7 +19,7 @@ from permil.errors import InputError
 from permil.products import RunFolder
 from permil.run import Run
 from permil.spots.calibration_file import read_calibration
-from permil.spots.catalog_file import write_catalog
+from permil.spots.catalog import write_catalog
 from permil.spots.errors import GridError, SpotError
 from permil.spots.folder import SpotsFolder
 from permil.spots.inputs import catalog_tasks

@@ -11,12 +11,11 @@ from scipy.stats import binned_statistic_2d
 
 from permil.camera import load_camera
 from permil.camera.frames import amplifier_at
-from permil.spots.basis import TensorSplines
 from permil.spots.calibration import calibrate
 from permil.spots.errors import SpotError
+from permil.spots.flux_model import TensorSplines
 from permil.spots.measurements import gather
-from permil.spots.throughput import amplifier_table, bin_residuals, grouped_means, radial_profile, ring_edges
-from permil.spots.throughput_file import model_map
+from permil.spots.throughput import amplifier_table, bin_residuals, grouped_means, model_map, radial_profile, ring_edges
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.compare.stars.kernels import StarShapes
+from permil.compare.stars.response import StarShapes
 
 def circle_part(u: float, v: float, radius: float) -> float: ...
 def draw_star(shapes: StarShapes, light: NDArray[np.float64]) -> None: ...

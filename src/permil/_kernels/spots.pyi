@@ -1,9 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.spots.background import Background
-from permil.spots.normal import NormalEquations
-from permil.spots.row_noise import RowErrors, RowNoise
+from permil.spots.background import Background, RowErrors, RowNoise
+from permil.spots.flux_model import FluxEquations
 
 def add_measurements(
     spot: NDArray[np.int64],
@@ -14,7 +13,7 @@ def add_measurements(
     residual: NDArray[np.float64],
     factor: NDArray[np.float64],
     exposures: int,
-    equations: NormalEquations,
+    equations: FluxEquations,
 ) -> None: ...
 def sum_circles(
     signal: NDArray[np.float32],

@@ -10,22 +10,19 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector
 from permil.camera.frames import amplifier_at
-from permil.compare.amplifiers import BetweenAmplifiers, between_amplifiers
 from permil.compare.correlation import CorrelationResult, correlate
 from permil.compare.displacement import Boundary, displacement_from_flat
 from permil.compare.errors import CompareError
-from permil.compare.hypotheses.fit import fit_hypotheses, predict_bands
-from permil.compare.hypotheses.fractions import HypothesisFit
-from permil.compare.hypotheses.stars import PredictedStars, Stars
-from permil.compare.hypotheses.verdict import Verdict, verdict
+from permil.compare.hypotheses.fit import BetweenAmplifiers, between_amplifiers, fit_hypotheses
+from permil.compare.hypotheses.predict import PredictedStars, Stars, predict_bands
+from permil.compare.hypotheses.results import HypothesisFit, Verdict, verdict
 from permil.compare.regions import Region, RegionWidths, region_labels
 from permil.compare.rings.profile import RingProfile, RingZone, radial_profile, ring_zone
 from permil.compare.rings.search import RingSearch, find_rings
 from permil.compare.scales import cell_means
-from permil.compare.stars.flat_at_stars import Reference, RelativeFlat, flat_as_seen, relative_flat
-from permil.compare.stars.kernels import QUANTITIES
+from permil.compare.stars.flat_at_stars import Reference, RelativeFlat, relative_flat
 from permil.compare.stars.pairs import CellPairs, Pairs, bin_pairs, pair_up, with_steps
-from permil.compare.stars.response import StarResponse
+from permil.compare.stars.response import QUANTITIES, StarResponse
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -152,7 +149,7 @@ def compare_stars(
     ------
     CompareError
         If stars or flat cannot be used; see `permil.compare.stars.flat_at_stars.relative_flat` and
-        `permil.compare.hypotheses.fit.predict_bands`.
+        `permil.compare.hypotheses.predict.predict_bands`.
     """
     rows, columns = np.indices(detector.shape)
     amplifier = amplifier_at(detector, columns, rows)
@@ -162,8 +159,7 @@ def compare_stars(
     places = predicted.stars.places
     regions = region_labels(detector, places.x, places.y, widths=options.widths, reach_px=response.aperture, rings=zone)
     silent: dict[str, str] = {}
-    seen = flat_as_seen(flat, places, response)
-    pairs = _pairs(predicted, seen.error, options, silent)
+    pairs = _pairs(predicted, options, silent)
     steps = flat.means[amplifier_at(detector, places.x, places.y)]
     cells = {name: bin_pairs(each, detector.shape, cell=options.cells[0]) for name, each in pairs.items()}
     fits, verdicts = _fits(predicted, regions, options, silent)
@@ -184,9 +180,7 @@ def compare_stars(
         rings=rings,
         shift_x=displacement.x * options.cells[0],
         shift_y=displacement.y * options.cells[0],
-        level_cells=bin_pairs(
-            with_steps(predicted, steps, seen.error), detector.shape, cell=max(1, max(detector.shape) // _LEVEL_CELLS)
-        ),
+        level_cells=bin_pairs(with_steps(predicted, steps), detector.shape, cell=max(1, max(detector.shape) // _LEVEL_CELLS)),
     )
 
 
@@ -202,14 +196,11 @@ def _rings(
     return search, profile, None if profile is None else ring_zone(profile)
 
 
-def _pairs(
-    predicted: PredictedStars, flat_error: FloatArray, options: CompareOptions, silent: dict[str, str]
-) -> dict[str, Pairs]:
+def _pairs(predicted: PredictedStars, options: CompareOptions, silent: dict[str, str]) -> dict[str, Pairs]:
     pairs = {}
     for quantity in QUANTITIES:
-        error = flat_error if quantity == "flux" else None
         try:
-            pairs[quantity] = pair_up(predicted, quantity, high_pass=options.high_pass, flat_error=error)
+            pairs[quantity] = pair_up(predicted, quantity, high_pass=options.high_pass)
         except CompareError as reason:
             if quantity == "flux":
                 raise
@@ -221,26 +212,14 @@ def _correlations(
     pairs: dict[str, Pairs], regions: NDArray[np.int8], detector: Detector, options: CompareOptions, silent: dict[str, str]
 ) -> list[Correlation]:
     """Return the correlations of single stars (flux, then other quantities), of cells, and of flux by region."""
-    found = []
-    for quantity, each in pairs.items():
-        found.append(Correlation(quantity, WHOLE, SINGLE, 0, _of_stars(each, options)))
-        for cell in options.cells:
+    found = [Correlation(quantity, WHOLE, SINGLE, 0, _of_stars(each, options)) for quantity, each in pairs.items()]
+    # Quantities of the same cells follow one another, so that they share what depends on positions alone.
+    for cell in options.cells:
+        for quantity, each in pairs.items():
             binned = bin_pairs(each, detector.shape, cell=cell)
-            if binned.filled < _LEAST_CELLS:
-                continue
-            x, y = binned.places
-            result = correlate(
-                binned.flat,
-                binned.star,
-                x,
-                y,
-                a_err=_known(binned.flat_error),
-                b_err=np.nan_to_num(binned.star_error),
-                seed=options.seed,
-                resamples=options.resamples,
-                methods=_METHODS_OF_CELLS,
-            )
-            found.append(Correlation(quantity, WHOLE, f"{cell} px", cell, result))
+            if binned.filled >= _LEAST_CELLS:
+                found.append(Correlation(quantity, WHOLE, f"{cell} px", cell, _of_cells(binned, options)))
+    found.sort(key=lambda each: QUANTITIES.index(each.quantity))
     flux = pairs["flux"]
     for region in Region:
         inside = regions[flux.row] == region
@@ -253,6 +232,21 @@ def _correlations(
             continue
         found.append(Correlation("flux", region.title, SINGLE, 0, result))
     return found
+
+
+def _of_cells(binned: CellPairs, options: CompareOptions) -> CorrelationResult:
+    x, y = binned.places
+    return correlate(
+        binned.flat,
+        binned.star,
+        x,
+        y,
+        a_err=_known(binned.flat_error),
+        b_err=np.nan_to_num(binned.star_error),
+        seed=options.seed,
+        resamples=options.resamples,
+        methods=_METHODS_OF_CELLS,
+    )
 
 
 def _of_stars(pairs: Pairs, options: CompareOptions) -> CorrelationResult:

@@ -1,8 +1,8 @@
 """Displacement predicted by a flat if its structure is due to pixel area.
 
-Light absorbed at x is recorded at ``x + d(x)``: charge is conserved, so that uniform light shows ``F - 1 = -div d`` to first
-order. A curl-free field has a potential, ``d = -grad phi`` with ``laplacian(phi) = F - 1``. Where d depends on the radius only,
-``d_r(r) = -(1 / r) integral r' (F - 1) dr'``; the integral in Plazas, Bernstein & Sheldon 2014 (PASP 126, 750, equation 3) is ``-d`` here.
+Light absorbed at x is recorded at ``x + d(x)``: charge is conserved, so that uniform light shows ``F - 1 = -div d`` to first order. A
+curl-free field has a potential, ``d = -grad phi`` with ``laplacian(phi) = F - 1``. Where d depends on the radius only, ``d_r(r) = -(1 /
+r) integral r' (F - 1) dr'``; the integral in Plazas, Bernstein & Sheldon 2014 (PASP 126, 750, equation 3) is ``-d`` here.
 """
 
 from __future__ import annotations

@@ -22,6 +22,8 @@ below 16 pixels are damped by more than half in the response of a star."""
 _POINT_CELLS = 4
 """Number of cells per smoothing scale of points."""
 
+_BINS_PER_OCTAVE = 6
+
 
 def smooth(image: NDArray[np.floating], usable: BoolArray, scale: float) -> FloatArray:
     """Return the mean of the usable pixels around each pixel, weighted with a Gaussian of sigma ``scale`` (pixels).
@@ -204,8 +206,48 @@ def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[M
     eigenvalues[0, 0] = 1.0
     maps = np.empty((*spectrum.shape, len(bands)), dtype=np.float32)
     potentials = np.empty_like(maps)
+    of_potential = (spectrum / eigenvalues).astype(np.float32)
+    of_map = spectrum.astype(np.float32)
     for number, band in enumerate(bands):
-        part = np.where(band.holds(wavenumber), spectrum, 0.0)
-        maps[..., number] = fft.idctn(part.astype(np.float32), norm="ortho", workers=2)
-        potentials[..., number] = fft.idctn((part / eigenvalues).astype(np.float32), norm="ortho", workers=2)
+        modes = band.holds(wavenumber)
+        for out, part in ((maps, of_map), (potentials, of_potential)):
+            out[..., number] = fft.idctn(np.where(modes, part, np.float32(0.0)), norm="ortho", overwrite_x=True, workers=2)
     return maps, potentials
+
+
+@dataclass(frozen=True)
+class FlatSpectrum:
+    """Power spectrum of a flat: variance per mode of the cosine transform of its pixels.
+
+    Attributes
+    ----------
+    wavenumber, power : ndarray
+        Wavenumbers (radian per pixel), and power of the flat without its noise.
+    noise
+        Variance of a pixel of the flat.
+    """
+
+    wavenumber: FloatArray
+    power: FloatArray
+    noise: float
+
+    def at(self, wavenumber: FloatArray) -> FloatArray:
+        """Return the power at wavenumbers."""
+        place = np.log(np.maximum(wavenumber, self.wavenumber[0]))
+        return np.asarray(np.interp(place, np.log(self.wavenumber), self.power))
+
+
+def flat_spectrum(excess: FloatArray, noise: float) -> FlatSpectrum:
+    """Return the power spectrum of a map without gaps, minus that of white noise of variance ``noise``."""
+    spectrum = fft.dctn(excess, norm="ortho", workers=2) ** 2
+    wavenumber = np.hypot(*cosine_wavenumbers(excess.shape)).ravel()
+    longest = np.pi / max(excess.shape)
+    octave = np.floor(_BINS_PER_OCTAVE * np.log2(np.maximum(wavenumber, 0.5 * longest) / longest)).astype(np.int64)
+    octave -= octave.min()
+    counted = wavenumber > 0
+    count = np.bincount(octave[counted])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        power = np.bincount(octave[counted], spectrum.ravel()[counted]) / count
+        middle = np.bincount(octave[counted], wavenumber[counted]) / count
+    known = count > 0
+    return FlatSpectrum(middle[known], np.maximum(power[known] - noise, 0.0), noise)

@@ -1,4 +1,4 @@
-"""Fluxes in circles, with the exact part of each pixel that lies inside, and the growth of the flux with the radius."""
+"""Fluxes in circular apertures, with the exact fraction of each pixel inside, and the growth of the flux with the radius."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import spots as kernels
-from permil.spots.row_noise import RowErrors, no_row_errors
+from permil.spots.background import RowErrors, no_row_errors
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
@@ -22,9 +22,9 @@ class ApertureFluxes:
     Attributes
     ----------
     radii : ndarray, shape (m,)
-        Pixels.
+        Radii, pixels.
     flux, error : ndarray, shape (n, m)
-        Electrons; the error has the noise of the pixels and of the background.
+        Fluxes and errors, electrons; the error includes the noise of the pixels and of the background.
     """
 
     radii: FloatArray
@@ -34,7 +34,7 @@ class ApertureFluxes:
 
 @dataclass(frozen=True)
 class GrowthCurve:
-    """Median part of a spot's light within each radius, relative to a reference radius.
+    """Median fraction of a spot's light within each radius, relative to a reference radius.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class GrowthCurve:
     spots: int
 
     def correction(self, radius: float) -> tuple[float, float]:
-        """Return what a flux within one of the radii is multiplied by to be that within the reference, and its error."""
+        """Return the factor from a flux within one of the radii to the flux within the reference radius, and its error."""
         index = int(np.argmin(np.abs(self.radii - radius)))
         factor = 1.0 / self.fraction[index]
         return float(factor), float(factor**2 * self.error[index])
@@ -77,7 +77,7 @@ def aperture_fluxes(
     image, variance : ndarray, shape (ny, nx)
         Signal less background, and its variance.
     usable : ndarray of bool, shape (ny, nx)
-        Pixels that count; others, and those beyond the detector's edge, hold no light.
+        Pixels to use; other pixels, and those beyond the edge of the detector, count as zero.
     x, y : ndarray, shape (n,)
         Centres, pixels.
     radii
@@ -85,7 +85,7 @@ def aperture_fluxes(
     background_error : ndarray, shape (n,)
         Standard error of the subtracted background, common to the pixels of a spot.
     row_errors
-        Noise that pixels of a row have in common; ``variance`` contains it. None: pixels are independent.
+        Noise common to the pixels of a row, included in ``variance``. None: pixels are independent.
 
     Returns
     -------
@@ -135,6 +135,6 @@ def growth_curve(apertures: ApertureFluxes, good: NDArray[np.bool_], *, referenc
     ratio = apertures.flux[used] / apertures.flux[used, index][:, None]
     fraction = np.median(ratio, axis=0)
     scatter = 1.4826 * np.median(np.abs(ratio - fraction), axis=0)
-    # The median of normal values scatters by sqrt(pi / 2) more than the mean; one spot alone says nothing of its error.
+    # The median of normal values scatters by sqrt(pi / 2) more than the mean; one spot alone does not determine its error.
     error = np.sqrt(np.pi / 2 / count) * scatter if count > 1 else np.full(fraction.size, np.nan)
     return GrowthCurve(apertures.radii, fraction, error, float(apertures.radii[index]), count)

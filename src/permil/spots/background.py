@@ -1,30 +1,88 @@
-"""Light between the spots: planes fitted to what the spots leave free in each box, joined by a cubic spline.
+"""Background between the spots: planes fitted to the free pixels of each box, joined by a cubic spline.
 
-The projector's glow has structure (a bright disc with an edge, a faint skirt), and half of all pixels belong to spots. So the
-pixels of the spots are left out, and each box of the mesh gets a plane, since its free pixels do not lie symmetrically around its
-centre. What a plane makes of the curvature of the light follows from where the free pixels lie; it is taken off with the second
-derivatives of the mesh. Between the centres a cubic spline interpolates, outside them it goes on linearly. All of this is linear in
-the pixels, which keeps the error known, also that of noise common to the pixels of a row.
+The projector's glow has structure (a bright disc with an edge, a faint skirt), and half of all pixels belong to spots. The pixels of the
+spots are excluded, and a plane is fitted in each box, since its free pixels are not symmetric about its centre. The bias of a plane from
+the curvature of the light follows from the positions of the free pixels; it is subtracted with the second derivatives of the mesh. A
+cubic spline interpolates between the centres and continues linearly outside. All steps are linear in the pixels, so that the error is
+known, including that of noise common to the pixels of a row.
+
+Rows of an amplifier share the noise of the subtracted overscan level: it adds ``variance (sum of the weights along the row)^2`` to the
+variance of a weighted sum over pixels, where independent noise adds ``variance (sum of the squared weights)``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from permil._kernels import spots as kernels
+from permil.camera import Detector
 from permil.spots.errors import SpotError
-from permil.spots.row_noise import RowErrors, RowNoise, no_row_noise
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Image = NDArray[np.float32]
 
 _LARGEST_ANSWER = 0.3
-"""Largest answer of a plane to curvature that is believed, in box units; free pixels in one corner alone tell nothing."""
+"""Largest accepted response of a plane to curvature, in box units; free pixels in one corner do not determine it."""
+
+
+@dataclass(frozen=True)
+class RowNoise:
+    """Variance of the level of each row of each amplifier.
+
+    Attributes
+    ----------
+    starts : ndarray, shape (m,)
+        First column of each strip of columns read by one amplifier, ascending from 0.
+    variance : ndarray, shape (ny, m)
+        Variance of the level, electrons^2.
+    """
+
+    starts: IntArray
+    variance: FloatArray
+
+
+@dataclass(frozen=True)
+class RowErrors:
+    """Row noise around spots, and its effect on the background under each spot.
+
+    Attributes
+    ----------
+    noise
+        Row noise of the image.
+    first_row : ndarray, shape (n,)
+        First row of ``answer``; it may lie outside the image.
+    answer : ndarray, shape (n, rows, m)
+        Derivative of the background at the spot with respect to the level of each row and strip.
+    """
+
+    noise: RowNoise
+    first_row: IntArray
+    answer: FloatArray
+
+
+def row_noise(detector: Detector, variance: FloatArray) -> RowNoise:
+    """Return the row noise of a detector from the variance of the level of each amplifier, in their order, electrons^2."""
+    starts = np.unique([0, *(amplifier.x_min for amplifier in detector.amplifiers)])
+    rows = np.zeros((detector.ny, starts.size))
+    for amplifier, level_variance in zip(detector.amplifiers, variance, strict=True):
+        rows[amplifier.slices[0], np.searchsorted(starts, amplifier.x_min)] = level_variance
+    return RowNoise(starts, rows)
+
+
+def no_row_noise(rows: int) -> RowNoise:
+    """Return the row noise of an image with independent pixels."""
+    return RowNoise(np.zeros(1, dtype=np.int64), np.zeros((rows, 1)))
+
+
+def no_row_errors(rows: int, spots: int) -> RowErrors:
+    """Return the errors of spots in an image with independent pixels."""
+    return RowErrors(no_row_noise(rows), np.zeros(spots, dtype=np.int64), np.zeros((spots, 1, 1)))
 
 
 @dataclass(frozen=True)
@@ -36,9 +94,9 @@ class Background:
     level : ndarray, shape (rows, columns)
         Background at the centre of each box.
     plane_error : ndarray, shape (rows, columns)
-        Standard error that independent pixels give the plane of each box at its centre.
+        Standard error of the plane of each box at its centre, from independent pixels.
     curvature : ndarray, shape (3, rows, columns)
-        Factors with which second derivatives of the mesh (along x, along y, mixed) were taken off each box.
+        Factors of the second derivatives of the mesh (along x, along y, mixed) that were subtracted from each box.
     row_noise
         Noise common to the pixels of a row.
     row_answer : ndarray, shape (ny, columns, m)
@@ -67,16 +125,14 @@ class Background:
         left[~np.isfinite(left)] = 0.0
         return left
 
-    def at(self, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the background and its standard error at places in pixels, shape (n,) each."""
+    def at(self, x: FloatArray, y: FloatArray) -> FloatArray:
+        """Return the background at positions in pixels, shape (n,)."""
         rows = _interpolation(np.asarray(y, dtype=float), self.step_y, self.level.shape[0])
         columns = _interpolation(np.asarray(x, dtype=float), self.step_x, self.level.shape[1])
-        level = np.sum((rows @ self.level) * columns, axis=1)
-        error, _ = self._errors(x, y, rows, columns, 0)
-        return level, error
+        return np.asarray(np.sum((rows @ self.level) * columns, axis=1))
 
     def errors(self, x: FloatArray, y: FloatArray, *, reach: float) -> tuple[FloatArray, RowErrors]:
-        """Return the standard error at places in pixels, shape (n,), and what rows within a reach of them have to do with it."""
+        """Return the standard error at positions in pixels, shape (n,), and the errors from rows within a distance ``reach``."""
         rows = _interpolation(np.asarray(y, dtype=float), self.step_y, self.level.shape[0])
         columns = _interpolation(np.asarray(x, dtype=float), self.step_x, self.level.shape[1])
         return self._errors(x, y, rows, columns, int(np.ceil(reach)))
@@ -112,11 +168,11 @@ def fit_background(image: Image, free: NDArray[np.bool_], *, box: int, row_noise
     image : ndarray, shape (ny, nx)
         Signal, electrons.
     free : ndarray of bool, shape (ny, nx)
-        Pixels that hold neither spots nor defects.
+        Pixels without spots and defects.
     box
         Side of a box, pixels; about the pitch of the spots.
     row_noise
-        Noise that pixels of a row have in common; None: pixels are independent.
+        Noise common to the pixels of a row; None: pixels are independent.
 
     Returns
     -------
@@ -125,7 +181,7 @@ def fit_background(image: Image, free: NDArray[np.bool_], *, box: int, row_noise
     Raises
     ------
     SpotError
-        If hardly any pixel is free.
+        If no box has enough free pixels.
     """
     ny, nx = image.shape
     rows, columns = max(round(ny / box), 1), max(round(nx / box), 1)
@@ -158,14 +214,14 @@ def fit_background(image: Image, free: NDArray[np.bool_], *, box: int, row_noise
 
 
 def _edges(count: int, step: float) -> IntArray:
-    """Return the pixels at which boxes begin, and the end of the last one."""
+    """Return the first pixel of each box, and the end of the last one."""
     return np.rint(np.arange(count + 1) * step).astype(np.int64)
 
 
 def _without_curvature(level: FloatArray, curvature: FloatArray) -> FloatArray:
-    """Return the level without what planes made of the curvature of the light.
+    """Return the level without the bias of the planes from the curvature of the light.
 
-    A plane makes, at the box's centre, ``answer`` of u^2, v^2 and u v (in boxes): half of it times the second derivative.
+    The plane of a light u^2, v^2 or u v (in boxes) has the value ``answer`` at the centre; light with a second derivative gives half of it.
     """
     slope_v, bend_v = _derivatives(level.shape[0])
     slope_u, bend_u = _derivatives(level.shape[1])
@@ -173,34 +229,40 @@ def _without_curvature(level: FloatArray, curvature: FloatArray) -> FloatArray:
     return np.asarray(level - along_u * (level @ bend_u.T) - along_v * (bend_v @ level) - mixed * (slope_v @ level @ slope_u.T))
 
 
+@lru_cache(maxsize=32)
 def _derivatives(count: int) -> tuple[FloatArray, FloatArray]:
-    """Return the matrices that turn values at nodes of unit distance into first and second derivatives there."""
+    """Return the matrices from values at nodes of unit distance to first and second derivatives at the nodes."""
     if count < 3:
         return np.zeros((count, count)), np.zeros((count, count))
-    nodes = np.arange(count)
-    spline = CubicSpline(nodes, np.eye(count))
+    nodes, spline = np.arange(count), _spline(count)
     bend = spline(nodes, 2)
     # The second derivative of a cubic spline is low by a twelfth of the fourth.
     return np.ascontiguousarray(spline(nodes, 1)), np.ascontiguousarray(bend + bend @ bend / 12)
 
 
+@lru_cache(maxsize=32)
+def _spline(count: int) -> CubicSpline:
+    """Return the cubic splines through nodes of unit distance that are 1 at one node and 0 at the others."""
+    return CubicSpline(np.arange(count), np.eye(count))
+
+
 def _fill_from_neighbours(level: FloatArray, error: FloatArray) -> None:
-    """Give boxes without value the mean of their known neighbours, in place, from the known ones outwards."""
+    """Fill boxes without a value with the mean of their known neighbours, in place, from the known ones outwards."""
     while not (known := np.isfinite(level)).all():
         padded = np.pad(np.stack([np.where(known, level, 0.0), np.where(known, error, 0.0), known]), ((0, 0), (1, 1), (1, 1)))
         rows, columns = level.shape
         sums = np.sum([padded[:, y : y + rows, x : x + columns] for y in range(3) for x in range(3)], axis=0)
         ready = ~known & (sums[2] > 0)
         level[ready] = sums[0][ready] / sums[2][ready]
-        # Nothing was measured there: the mean error of the neighbours, not that of their mean.
+        # Unmeasured boxes have the mean error of the neighbours, not the error of their mean.
         error[ready] = sums[1][ready] / sums[2][ready]
 
 
 def _interpolation(places: FloatArray, step: float, count: int) -> FloatArray:
-    """Return the weight of each of ``count`` nodes at each place: cubic spline, linear beyond the outermost nodes."""
+    """Return the weight of each of ``count`` nodes at each position: cubic spline, linear beyond the outermost nodes."""
     if count == 1:
         return np.ones((places.size, 1))
     position = (places + 0.5) / step - 0.5
     inside = np.clip(position, 0.0, count - 1.0)
-    spline = CubicSpline(np.arange(count), np.eye(count))
+    spline = _spline(count)
     return np.ascontiguousarray(spline(inside) + (position - inside)[:, None] * spline(inside, 1))

@@ -8,15 +8,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.spots.basis import TensorSplines
 from permil.spots.degeneracy import GradientDegeneracy, gradient_degeneracies
 from permil.spots.errors import SpotError
 from permil.spots.flux_excess import UNKNOWN, FluxExcess, fit_excess, own_excess
-from permil.spots.flux_model import FluxSolution, expected_sigma, fit_fluxes, grouped_median, robust_weight, starting_values
+from permil.spots.flux_model import (
+    FluxSolution,
+    TensorSplines,
+    expected_sigma,
+    fit_fluxes,
+    robust_weight,
+    starting_values,
+)
 from permil.spots.grid_fit import RigidGrid
-from permil.spots.means import TwoWayMeans, two_way_means
-from permil.spots.measurements import Measurements
-from permil.spots.positions import PositionSolution, fit_grids, solve_positions
+from permil.spots.measurements import Measurements, grouped_median
+from permil.spots.positions import PositionSolution, TwoWayMeans, fit_grids, solve_positions, two_way_means
 from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable, residuals_of
 
 FloatArray = NDArray[np.float64]

@@ -19,8 +19,7 @@ from permil.products.tables import numbers
 from permil.spots.calibration import SpotCalibration
 from permil.spots.catalog import flux_unit_of
 from permil.spots.positions import SpotPlaces
-from permil.spots.repeatability import Repeatability
-from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable
+from permil.spots.residuals import MOMENTS, ExposureTable, Repeatability, Residuals, SpotTable
 
 _GRID = ("x0", "y0", "xstep", "ystep", "theta")
 

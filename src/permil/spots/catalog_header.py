@@ -1,6 +1,9 @@
 """Metadata of a catalog from its headers and name: exposure, detector, sensor, time, projector position, band.
 
 Cards are read with `permil.exposures.cards`: unusable values count as missing and are listed.
+
+Names of the spot measurements of 2019 have the form
+``MC_C_20191030_000363_R22_S11_15.0s_0.1x_-3.5y_processed_grid.fits``; detectors are also written ``R22-S11`` or ``r22_s11``.
 """
 
 from __future__ import annotations
@@ -10,19 +13,56 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from astropy.time import Time
 
 from permil.camera import detector_key
 from permil.errors import InputError
 from permil.exposures import LEDS
 from permil.exposures.cards import Cards
-from permil.spots.file_names import facts_of_name
+from permil.exposures.file_names import parse_file_name
+
+_EXPOSURE = re.compile(r"[A-Z]{2}_[A-Z]_\d{8}_\d{6}")
+_DETECTOR = re.compile(r"(?<![A-Z])(R\d\d)[_-]?(S[\dGW]\d)(?!\d)", re.IGNORECASE)
+_NUMBER = r"([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)"
+_CONDITIONS = re.compile(rf"_{_NUMBER}s_{_NUMBER}x_{_NUMBER}y(?:_|\.|$)")
 
 _NOTHING = frozenset({"", "none", "empty", "null", "undefined", "undef", "unknown", "n/a", "na", "nan", "-"})
 _ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d*)?)?Z?)?")
 # Exposures take less than a day, projectors move by less than a metre; modified Julian dates of this and the last century.
 _LONGEST_S, _FARTHEST_MM = 86400.0, 1000.0
 _FIRST_MJD, _LAST_MJD = 15000.0, 120000.0
+
+
+def exposure_key(name: str) -> str:
+    """Normalise the name of an exposure: the number ``3019103000363`` is ``MC_C_20191030_000363``."""
+    numbered = parse_file_name(f"{name}-R22-S11-det094.fits") if name.isdigit() else None
+    return numbered.obsid if numbered else name
+
+
+@dataclass(frozen=True)
+class NameFacts:
+    """Information in a file name; empty or NaN if absent."""
+
+    exposure: str
+    detector: str
+    exposure_time: float
+    projector_x: float
+    projector_y: float
+
+
+def facts_of_name(path: str | Path) -> NameFacts:
+    """Parse a file name."""
+    name = Path(path).name
+    exposure, detector, conditions = _EXPOSURE.search(name), _DETECTOR.search(name), _CONDITIONS.search(name)
+    seconds, x, y = (float(entry) for entry in conditions.groups()) if conditions else (np.nan,) * 3
+    return NameFacts(
+        exposure=exposure.group() if exposure else "",
+        detector="_".join(detector.groups()).upper() if detector else "",
+        exposure_time=seconds,
+        projector_x=x,
+        projector_y=y,
+    )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Degenerate gradient of spots, exposures and throughput, and bounds on its size.
 
-With ``x_sk = p_k + u_s`` a throughput gradient ``g`` is ``g . p_k + g . u_s``: a trend of the exposures with the pointing and a gradient
-of the spot fluxes over the mask. Only assumptions about lamp and mask limit it. Three quantities per axis, per 1000 pixels:
+With ``x_sk = p_k + u_s`` a throughput gradient ``g`` is ``g . p_k + g . u_s``: a trend of the exposures with the pointing and a
+gradient of the spot fluxes over the mask. Only assumptions about lamp and mask limit it. Three quantities per axis, per 1000 pixels:
 
 ``free_error``
     Error of the throughput gradient without any assumption (limited only by the weak prior).

@@ -1,10 +1,10 @@
 """Joint fit of spot fluxes over many exposures: ``flux_sk = spot_s * exposure_k * (1 + throughput(x_sk))``.
 
 The model is fitted by Gauss-Newton steps with robust weights (Huber 1964: weight 1 within 3 sigma, decreasing as 3 sigma / |residual|
-beyond; 0 beyond 8 sigma). Weights use expected variances: the variance of each spot, scaled with the brightness of the exposure. Weights
-from the reported error of each measurement would favour faint fluctuations and bias the fluxes. An excess, a relative variance common
-to all measurements, is fitted to the residuals and added (`permil.spots.flux_excess`): structure of the sensor finer than the knots
-limits bright spots, whatever their photon noise.
+beyond; 0 beyond 8 sigma). Weights use expected variances: the variance of each spot, scaled with the brightness of the exposure.
+Weights from the reported error of each measurement would favour faint fluctuations and bias the fluxes. An excess, a relative variance
+common to all measurements, is fitted to the residuals and added (`permil.spots.flux_excess`): structure of the sensor finer than the
+knots limits bright spots, whatever their photon noise.
 
 Degenerate modes are fixed by explicit conventions (the gauge):
 
@@ -15,22 +15,28 @@ Degenerate modes are fixed by explicit conventions (the gauge):
   `permil.spots.degeneracy` gives bounds on its size.
 
 A weak prior (throughput 0 +- 0.1) constrains splines at the rim of the covered area, where there are few spots.
+
+The throughput is a sum of tensor-product B-splines (de Boor 1978). Each measurement belongs to one spot, so that the block of the spots
+in the normal equations is diagonal: eliminating it (Schur complement) leaves a dense system of exposures and coefficients (a few
+thousand), whose inverse gives exact errors of all parameters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
 
-from permil.spots.basis import TensorSplines
+from permil._kernels import spots as kernels
 from permil.spots.errors import SpotError
 from permil.spots.flux_excess import fit_excess
-from permil.spots.measurements import Measurements
-from permil.spots.normal import NormalEquations, normal_equations, solve
+from permil.spots.measurements import Measurements, grouped_median
 
 FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.int32]
 IntArray = NDArray[np.int64]
 
 PRIOR_THROUGHPUT = 0.1
@@ -41,6 +47,141 @@ _CONVERGED = 1e-7
 _SETTLED = 1e-3
 # Weight of the gauge relative to the mean weight of the parameters: large, but still well conditioned.
 _STIFF = 1e3
+
+
+@dataclass(frozen=True)
+class TensorSplines:
+    """Uniform B-splines over a detector.
+
+    Attributes
+    ----------
+    shape
+        Rows and columns of the detector, pixels.
+    cell
+        Knot spacing, pixels.
+    degree
+        0 (cells) to 3 (cubic).
+    """
+
+    shape: tuple[int, int]
+    cell: float
+    degree: int
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Number of splines along x and along y."""
+        return self._count(self.shape[1]), self._count(self.shape[0])
+
+    def _count(self, length: int) -> int:
+        return max(1, int(np.ceil(length / self.cell))) + self.degree
+
+    @property
+    def terms(self) -> int:
+        """Number of coefficients."""
+        return self.counts[0] * self.counts[1]
+
+    def local(self, x: FloatArray, y: FloatArray) -> tuple[IndexArray, FloatArray]:
+        """Return the indices of the splines that are nonzero at points, and their values.
+
+        Returns
+        -------
+        index, values : ndarray, shape (n, (degree + 1)^2)
+            ``throughput = sum(coefficients[index] * values)``.
+        """
+        first_x, values_x = self._along(x, self.shape[1])
+        first_y, values_y = self._along(y, self.shape[0])
+        steps = np.arange(self.degree + 1, dtype=np.int32)
+        columns, rows = first_x[:, None] + steps, first_y[:, None] + steps
+        index = rows[:, :, None] * np.int32(self.counts[0]) + columns[:, None, :]
+        values = values_y[:, :, None] * values_x[:, None, :]
+        return index.reshape(len(x), -1), values.reshape(len(x), -1)
+
+    def _along(self, place: FloatArray, length: int) -> tuple[IndexArray, FloatArray]:
+        scaled = (place + 0.5) / self.cell
+        first = np.clip(np.floor(scaled).astype(np.int32), 0, self._count(length) - self.degree - 1)
+        t = np.clip(scaled - first, 0.0, 1.0)
+        # Recursion of Cox and de Boor on uniform knots.
+        values = [np.ones_like(t)]
+        for degree in range(1, self.degree + 1):
+            raised = [np.zeros_like(t) for _ in range(degree + 1)]
+            for number, value in enumerate(values):
+                raised[number] += value * (number + 1 - t) / degree
+                raised[number + 1] += value * (t + degree - number - 1) / degree
+            values = raised
+        return first, np.stack(values, axis=1)
+
+    def evaluate(self, coefficients: FloatArray, x: FloatArray, y: FloatArray) -> FloatArray:
+        """Return the sum of splines at points."""
+        index, values = self.local(x, y)
+        return (coefficients[index] * values).sum(axis=1)
+
+
+@dataclass(frozen=True)
+class FluxEquations:
+    """Normal equations of relative changes of spot fluxes, exposure scales and coefficients of the throughput: sums over measurements.
+
+    Attributes
+    ----------
+    spot_weight, spot_side : ndarray, shape (spots,)
+        Diagonal block and right side of the spots.
+    coupling : ndarray, shape (spots, others)
+        Block between spots and the other parameters (exposures first, then coefficients).
+    other_weight, other_side : ndarray, shapes (others, others), (others,)
+        Block and right side of the other parameters.
+    """
+
+    spot_weight: FloatArray
+    spot_side: FloatArray
+    coupling: FloatArray
+    other_weight: FloatArray
+    other_side: FloatArray
+
+    @classmethod
+    def zeros(cls, spots: int, others: int) -> FluxEquations:
+        """Return equations without measurements, to be filled by `permil._kernels.spots.add_measurements`."""
+        return cls(np.zeros(spots), np.zeros(spots), np.zeros((spots, others)), np.zeros((others, others)), np.zeros(others))
+
+    def reduced(self) -> tuple[FloatArray, FloatArray]:
+        """Return matrix and right side of the other parameters with the spots eliminated."""
+        inverse = _inverse(self.spot_weight)
+        scaled = self.coupling * inverse[:, None]
+        return self.other_weight - self.coupling.T @ scaled, self.other_side - scaled.T @ self.spot_side
+
+
+@dataclass(frozen=True)
+class FluxChanges:
+    """Changes of the parameters; their errors take longer than the changes and are computed on demand."""
+
+    spots: FloatArray
+    others: FloatArray
+    equations: FluxEquations
+    factor: tuple[FloatArray, bool]
+
+    @cached_property
+    def covariance(self) -> FloatArray:
+        """Covariance of the parameters other than the spots."""
+        return np.asarray(cho_solve(self.factor, np.eye(len(self.others))))
+
+    @cached_property
+    def spot_variance(self) -> FloatArray:
+        """Variances of the changes of the spots."""
+        inverse, coupling = _inverse(self.equations.spot_weight), self.equations.coupling
+        return inverse + inverse**2 * np.einsum("so,so->s", coupling @ self.covariance, coupling)
+
+
+def solve(equations: FluxEquations, extra_weight: FloatArray, extra_side: FloatArray) -> FluxChanges:
+    """Solve the equations together with further terms on the other parameters (gauge and prior)."""
+    matrix, side = equations.reduced()
+    matrix = matrix + extra_weight
+    factor = cho_factor(matrix, lower=True)
+    others = cho_solve(factor, side + extra_side)
+    inverse = _inverse(equations.spot_weight)
+    spots = inverse * (equations.spot_side - equations.coupling @ others)
+    return FluxChanges(spots, others, equations, factor)
+
+
+def _inverse(weight: FloatArray) -> FloatArray:
+    return np.where(weight > 0, 1 / np.where(weight > 0, weight, 1.0), 0.0)
 
 
 @dataclass(frozen=True)
@@ -80,7 +221,7 @@ class FluxSolution:
     splines: TensorSplines | None
     coefficients: FloatArray
     covariance: FloatArray
-    equations: NormalEquations
+    equations: FluxEquations
     predicted: FloatArray
     sigma: FloatArray
     throughput: FloatArray
@@ -101,18 +242,6 @@ def starting_values(measurements: Measurements, good: NDArray[np.bool_]) -> tupl
         scales = grouped_median(flux / fluxes[spot], exposure, measurements.exposures)
         scales /= np.nanmean(scales)
     return grouped_median(flux / scales[exposure], spot, measurements.spots), scales
-
-
-def grouped_median(values: FloatArray, group: IntArray, groups: int) -> FloatArray:
-    """Return the median of each group, NaN for empty ones."""
-    order = np.lexsort((values, group))
-    counts = np.bincount(group, minlength=groups)
-    starts = np.cumsum(counts) - counts
-    median = np.full(groups, np.nan)
-    there = counts > 0
-    low, high = starts[there] + (counts[there] - 1) // 2, starts[there] + counts[there] // 2
-    median[there] = (values[order][low] + values[order][high]) / 2
-    return median
 
 
 def expected_sigma(measurements: Measurements, good: NDArray[np.bool_], scales: FloatArray, fluxes: FloatArray) -> FloatArray:
@@ -236,28 +365,22 @@ class _Fit:
 
     def _equations(
         self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray
-    ) -> tuple[NormalEquations, FloatArray, FloatArray]:
+    ) -> tuple[FluxEquations, FloatArray, FloatArray]:
         """Return the normal equations, and the residuals divided by their errors with and without the excess."""
         model, factor = self._model(fluxes, scales, coefficients)
         total = np.sqrt(self.sigma**2 + self.excess * model**2)
         pull = (self.flux - model) / total
         weight = robust_weight(pull) * (model / total) ** 2
-        equations = normal_equations(
-            self.spot,
-            self.exposure,
-            self.index,
-            self.values,
-            weight,
-            (self.flux - model) / model,
-            factor,
-            spots=len(fluxes),
-            exposures=len(scales),
-            terms=self.terms,
+        equations = FluxEquations.zeros(len(fluxes), len(scales) + self.terms)
+        # A relative flux changes with a coefficient by the value of its spline over the throughput.
+        residual = (self.flux - model) / model
+        kernels.add_measurements(
+            self.spot, self.exposure, self.index, self.values, weight, residual, factor, len(scales), equations
         )
         return equations, pull, (self.flux - model) / self.sigma
 
     def _gauge(
-        self, equations: NormalEquations, scales: FloatArray, seen: NDArray[np.bool_], coefficients: FloatArray
+        self, equations: FluxEquations, scales: FloatArray, seen: NDArray[np.bool_], coefficients: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Return the stiff terms that fix the gauge, and the weak prior."""
         count = len(scales)

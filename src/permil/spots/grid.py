@@ -10,8 +10,7 @@ from scipy.spatial import cKDTree
 
 from permil.spots.errors import GridError
 from permil.spots.grid_fit import AffineGrid, Distortion, RigidGrid, centred, fit_affine, fit_distortion, fit_rigid
-from permil.spots.labels import UNLABELLED, label_points
-from permil.spots.lattice import coarser_steps, lattice_steps
+from permil.spots.lattice import UNLABELLED, coarser_steps, label_points, lattice_steps
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -13,22 +13,24 @@ from astropy.table import Table
 
 from permil.camera import Camera, detector_key, shared_camera
 from permil.config import Config
+from permil.config.isr import IsrConfig
 from permil.config.spots import SpotsConfig
 from permil.engine import Task, Work
 from permil.errors import InputError, OutputError, PermilError
 from permil.exposures import SPOT
+from permil.exposures.checksums import Checksums
+from permil.exposures.exposure import Exposure, read_exposure
+from permil.isr import Calibration
+from permil.isr.reduce import reduce_file
 from permil.isr.stage import Reduction, reduction_of, shared_calibration
 from permil.products import FINGERPRINT_CARD, RunFolder
 from permil.run import Run
-from permil.spots.catalog import SpotCatalog
-from permil.spots.catalog_file import growth_hdu, write_catalog
-from permil.spots.catalog_header import stem_of
+from permil.spots.catalog import SpotCatalog, growth_hdu, write_catalog
+from permil.spots.catalog_header import facts_of_name, stem_of
 from permil.spots.errors import GridError, SpotError
-from permil.spots.exposures import measure_exposure
-from permil.spots.file_names import facts_of_name
 from permil.spots.folder import SpotsFolder
 from permil.spots.grid_file import grid_warnings, label_catalog, write_grid
-from permil.spots.measure import MeasureOptions
+from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_image
 from permil.spots.readers import catalog_of, open_source_table
 
 _NEEDED = ("x", "y", "xx", "yy", "flux")
@@ -36,6 +38,83 @@ _SUFFIXES = (".fits", ".fit", ".fts", ".cat")
 _PACKED = (".gz", ".fz", ".bz2", ".xz")
 # A catalog with a larger fraction of sources outside the detector is of another detector.
 _MOST_OUTSIDE = 0.05
+
+
+def measure_exposure(
+    path: str | Path,
+    camera: Camera,
+    calibration: Calibration,
+    isr_config: IsrConfig,
+    *,
+    options: MeasureOptions | None = None,
+    band: str = "",
+    checksums: Checksums = "refuse",
+) -> SpotMeasurement:
+    """Reduce one raw spot exposure of one detector and measure its spots.
+
+    Parameters
+    ----------
+    path
+        Raw file.
+    calibration
+        Calibration of the expected detector.
+    band
+        Filter or LED of the exposure; by default the card FILTER. The CCOB cards of a spot exposure are stale.
+    checksums
+        See `permil.exposures.RawFile`.
+
+    Returns
+    -------
+    SpotMeasurement
+
+    Raises
+    ------
+    InputError
+        If the file cannot be used, is not a spot exposure, or is of another detector.
+    CalibrationError
+        If a calibration input is missing or does not match.
+    SpotError
+        If the image cannot be measured.
+    """
+    exposure = read_exposure(path, camera, checksums=checksums)
+    if not is_spot_exposure(exposure):
+        raise InputError(
+            f"not a spot exposure (IMGTYPE {exposure.image_type.upper()}, TESTTYPE {exposure.test_type.upper() or 'missing'})",
+            path=path,
+            remedy="give exposures of the spot projector",
+            value=exposure.image_type,
+        )
+    reduced = reduce_file(path, camera, calibration, isr_config, checksums=checksums)
+    try:
+        measurement = measure_image(
+            reduced.image,
+            reduced.variance(),
+            reduced.mask,
+            reduced.detector,
+            options=options,
+            row_variance=reduced.level_variance,
+        )
+    except SpotError as error:
+        raise SpotError(error.what, path=path, remedy=error.remedy, **error.data) from error
+    catalog = replace(
+        measurement.catalog,
+        exposure=exposure.obsid,
+        exposure_time=exposure.exposure_s,
+        projector_x=exposure.x_header_mm,
+        projector_y=exposure.y_header_mm,
+        band=band or (exposure.filter if exposure.filter.lower() not in ("none", "empty") else ""),
+        mjd=exposure.mjd,
+        flux_unit="electron" if calibration.unit == "electron" else "count",
+        serial=exposure.serial,
+    )
+    return replace(measurement, catalog=catalog)
+
+
+def is_spot_exposure(exposure: Exposure) -> bool:
+    """Return whether an exposure is of the spot projector: IMGTYPE is SPOT, or TESTTYPE starts with it."""
+    return exposure.image_type == "spot" or (
+        exposure.image_type not in ("bias", "dark") and exposure.test_type.startswith("spot")
+    )
 
 
 @dataclass(frozen=True)

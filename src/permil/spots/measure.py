@@ -1,4 +1,8 @@
-"""Measure the spots of one image: detection, background, adaptive moments, apertures, flags."""
+"""Measure the spots of one image: detection, background, adaptive moments, apertures, flags.
+
+Spots are connected pixels above the noise in the image binned 2 x 2, which suits spots of about 2 pixels sigma. They are found with SEP
+(Barbary 2016, JOSS 1, 58; after Bertin & Arnouts 1996, A&AS 117, 393).
+"""
 
 from __future__ import annotations
 
@@ -13,27 +17,106 @@ from permil._kernels import spots as kernels
 from permil.camera import Detector
 from permil.products import MaskPlane
 from permil.spots.apertures import ApertureFluxes, GrowthCurve, aperture_fluxes, growth_curve
-from permil.spots.background import Background, fit_background
+from permil.spots.background import Background, fit_background, row_noise
 from permil.spots.catalog import SpotCatalog, SpotFlag
-from permil.spots.detect import Detections, detect_spots
 from permil.spots.errors import SpotError
 from permil.spots.moments import LARGEST_SHIFT, WEIGHT_REACH, AdaptiveMoments, adaptive_moments
-from permil.spots.row_noise import row_noise
 
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Image = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+_BINNING = 2
+_LEAST_PIXELS = 4
+_PIXEL_STACK = 2_000_000
+"""Size of the pixel buffer of SEP; its default is too small for 2401 bright spots."""
 
 _NO_MEASUREMENT = int(MaskPlane.BAD | MaskPlane.NO_DATA)
 _LEAST_BRIGHTNESS_RATIO = 1e-3
-"""A neighbour fainter than this part of a spot does not blend with it."""
+"""Smallest flux of a blended neighbour, relative to the spot."""
 _GROWTH_SIGNIFICANCE = 200.0
-"""Flux over error from which a spot counts in the growth curve."""
+"""Smallest flux over error of the spots in the growth curve."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Detected sources; arrays over sources.
+
+    Attributes
+    ----------
+    x, y
+        Barycentre of the pixels above the threshold, pixels.
+    sigma
+        Root mean square radius per axis of the light of these pixels, pixels.
+    brightness
+        Light of these pixels in units of the noise of a binned pixel.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    sigma: FloatArray
+    brightness: FloatArray
+
+
+def detect_spots(image: Image, usable: NDArray[np.bool_], *, threshold: float, box: int) -> Detections:
+    """Find sources.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx)
+        Signal including background, electrons.
+    usable : ndarray of bool, shape (ny, nx)
+        Pixels to use.
+    threshold
+        Threshold in units of the noise of a binned pixel, after smoothing with a 3 x 3 kernel.
+    box
+        Side of the boxes for background and noise, pixels.
+
+    Returns
+    -------
+    Detections
+
+    Raises
+    ------
+    SpotError
+        If the image has no usable pixels, or so much light that sources cannot be separated, or SEP is not installed.
+    """
+    try:
+        import sep
+    except ImportError as error:
+        raise SpotError("finding spots on images needs SEP", remedy="pip install permil[spots]") from error
+    if min(image.shape) < 2 * _BINNING or not usable.any():
+        raise SpotError("the image has no usable pixels to find spots in", remedy="check the mask and the exposure")
+    # An odd last row or column is dropped.
+    halves = image.shape[0] // _BINNING, image.shape[1] // _BINNING
+    binned, empty = np.empty(halves, dtype=np.float32), np.empty(halves, dtype=np.bool_)
+    kernels.bin_pixels(np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(usable), binned, empty)
+    side = max(box // _BINNING, 2)
+    background = sep.Background(binned, mask=empty, bw=side, bh=side)
+    if not background.globalrms > 0:
+        # A blank image has no noise, and no spots.
+        return Detections(*(np.zeros(0) for _ in range(4)))
+    significance = (binned - background.back()) / np.maximum(background.rms(), 1e-3 * background.globalrms)
+    sep.set_extract_pixstack(_PIXEL_STACK)
+    try:
+        found = sep.extract(significance, threshold, mask=empty, minarea=_LEAST_PIXELS)
+    except Exception as error:
+        # SEP raises bare exceptions when its buffers are full.
+        raise SpotError(
+            f"sources cannot be separated ({error})", remedy="the exposure is overexposed, or has no spots"
+        ) from error
+    offset = (_BINNING - 1) / 2
+    return Detections(
+        x=_BINNING * found["x"] + offset,
+        y=_BINNING * found["y"] + offset,
+        sigma=_BINNING * np.sqrt((found["x2"] + found["y2"]) / 2),
+        brightness=found["cflux"].astype(np.float64),
+    )
 
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How spots are measured; lengths in pixels.
+    """Options of the measurement; lengths in pixels.
 
     Attributes
     ----------
@@ -42,15 +125,15 @@ class MeasureOptions:
     background_box
         Side of the boxes of the background mesh; about the pitch of the spots.
     mask_radius
-        Radius around each spot that does not count as background.
+        Radius around each spot that is excluded from the background.
     radii
         Radii of the apertures, increasing.
     flux_radius
-        Radius (one of them) of the aperture whose flux is the spot's flux, and within which pixels give a spot its flags.
+        Radius (one of them) of the aperture for the flux and the flags of a spot.
     reference_radius
-        Radius (one of them) relative to which the growth curve is given.
+        Reference radius (one of them) of the growth curve.
     largest_sigma
-        Moments of wider sources are not measured.
+        Largest sigma of sources whose moments are measured.
     """
 
     threshold: float = 5.0
@@ -83,7 +166,7 @@ class MeasureOptions:
 
 @dataclass(frozen=True)
 class SpotMeasurement:
-    """Everything measured on one image.
+    """Results of the measurement of one image.
 
     Attributes
     ----------
@@ -94,7 +177,7 @@ class SpotMeasurement:
     growth
         Growth curve of the bright isolated spots.
     background
-        What was subtracted.
+        Subtracted background.
     """
 
     catalog: SpotCatalog
@@ -117,13 +200,13 @@ def measure_image(
     Parameters
     ----------
     image, variance : ndarray, shape (ny, nx)
-        Signal in electrons, background and all, and its variance (photons and readout).
+        Signal including background in electrons, and its variance (photons and readout).
     mask : ndarray of int, shape (ny, nx)
         Bits of `permil.products.MaskPlane`.
     detector
-        Tells where amplifiers meet.
+        Detector with the borders of the amplifiers.
     options
-        How to measure.
+        Options of the measurement.
     row_variance
         The part of ``variance`` that is common to the pixels of a row of each amplifier (overscan level), electrons^2, in the order
         of ``detector.amplifiers``; None: pixels are independent.
@@ -167,13 +250,13 @@ def measure_image(
         largest_sigma=options.largest_sigma,
         row_errors=row_errors,
     )
-    # A failed fit keeps the place of its detection, so that something can be said of its flux and its pixels.
+    # A failed fit keeps the detected position, so that flux and flags can be measured.
     x, y = np.where(moments.converged, moments.x, found.x), np.where(moments.converged, moments.y, found.y)
     apertures = aperture_fluxes(
         signal, variance, usable, x, y, radii=options.radii, background_error=background_error, row_errors=row_errors
     )
     flags = _flags(found, x, y, moments, mask, usable, detector, options.flux_radius)
-    catalog = _catalog(x, y, moments, apertures, background.at(x, y)[0], flags, detector, options)
+    catalog = _catalog(x, y, moments, apertures, background.at(x, y), flags, detector, options)
     growth = growth_curve(apertures, _growth_spots(catalog, detector, options), reference=options.reference_radius)
     return SpotMeasurement(catalog, apertures, growth, background)
 
@@ -212,7 +295,7 @@ def _catalog(
 
 
 def _growth_spots(catalog: SpotCatalog, detector: Detector, options: MeasureOptions) -> NDArray[np.bool_]:
-    """Return the spots that count in the growth curve: bright, good, and with their largest aperture on the detector."""
+    """Return the spots for the growth curve: bright, good, and with their largest aperture on the detector."""
     reach = options.radii[-1]
     inside_x = (catalog.x > reach) & (catalog.x < detector.nx - 1 - reach)
     inside_y = (catalog.y > reach) & (catalog.y < detector.ny - 1 - reach)
@@ -256,7 +339,7 @@ def _flags(
 
 
 def _crosses(places: FloatArray, borders: set[int], radius: float) -> NDArray[np.bool_]:
-    """Return where a circle crosses a border; border `b` lies between pixels b - 1 and b."""
+    """Return which circles cross a border; border `b` lies between pixels b - 1 and b."""
     crossed = np.zeros(places.size, dtype=bool)
     for border in borders:
         crossed |= np.abs(places - (border - 0.5)) < radius
@@ -264,7 +347,7 @@ def _crosses(places: FloatArray, borders: set[int], radius: float) -> NDArray[np
 
 
 def _blended(found: Detections, distance: float) -> NDArray[np.bool_]:
-    """Return which sources have a neighbour within a distance that is not much fainter."""
+    """Return which sources have a neighbour of comparable flux within a distance."""
     blended = np.zeros(found.x.size, dtype=bool)
     if found.x.size < 2:
         return blended

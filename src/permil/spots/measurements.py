@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.spots.catalog import QUANTITIES, SpotCatalog
-from permil.spots.duplicate_catalogs import repeated_catalogs
+from permil.spots.cleaning import repeated_catalogs
 from permil.spots.errors import SpotError
 
 FloatArray = NDArray[np.float64]
@@ -171,3 +171,15 @@ def _spot_numbers(catalog: SpotCatalog, columns: int, rows: int) -> IntArray:
     if len(np.unique(spot)) < len(spot):
         raise SpotError(f"exposure {catalog.exposure} has a duplicate label", remedy="label it again: permil spots grid")
     return spot
+
+
+def grouped_median(values: FloatArray, group: IntArray, groups: int) -> FloatArray:
+    """Return the median of each group, NaN for empty ones."""
+    order = np.lexsort((values, group))
+    counts = np.bincount(group, minlength=groups)
+    starts = np.cumsum(counts) - counts
+    median = np.full(groups, np.nan)
+    there = counts > 0
+    low, high = starts[there] + (counts[there] - 1) // 2, starts[there] + counts[there] // 2
+    median[there] = (values[order][low] + values[order][high]) / 2
+    return median

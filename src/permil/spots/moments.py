@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import spots as kernels
-from permil.spots.row_noise import RowErrors, no_row_errors
+from permil.spots.background import RowErrors, no_row_errors
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 WEIGHT_REACH = 5.0
-"""Sigmas at which the weight ends, as in galsim."""
+"""Radius of the weight in sigmas, as in galsim."""
 LARGEST_SHIFT = 3.0
-"""Pixels by which a centroid may move away from where the spot was detected."""
+"""Largest distance of a centroid from the detected position, pixels."""
 
 
 @dataclass(frozen=True)
 class AdaptiveMoments:
-    """Adaptive moments of spots; arrays over spots, NaN where the iteration did not converge.
+    """Adaptive moments of spots; arrays over spots, NaN if the iteration did not converge.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class AdaptiveMoments:
     xx, yy, xy
         Second moments, pixel^2.
     covariance : ndarray, shape (n, 5, 5)
-        Of (x, y, xx, yy, xy).
+        Covariance of (x, y, xx, yy, xy).
     """
 
     x: FloatArray
@@ -47,7 +47,7 @@ class AdaptiveMoments:
 
     @property
     def converged(self) -> NDArray[np.bool_]:
-        """Where there is a solution."""
+        """Mask of the spots with a solution."""
         return np.isfinite(self.xx)
 
     @property
@@ -75,17 +75,17 @@ def adaptive_moments(
     image, variance : ndarray, shape (ny, nx)
         Signal less background, and its variance.
     usable : ndarray of bool, shape (ny, nx)
-        Pixels that count.
+        Pixels to use.
     x, y : ndarray, shape (n,)
-        Where to begin, pixels.
+        Starting positions, pixels.
     sigma
         Sigma of the first weight, pixels.
     background_error : ndarray, shape (n,)
         Standard error of the subtracted background, common to the pixels of a spot.
     largest_sigma
-        The iteration fails where the weight grows beyond it.
+        Largest sigma of the weight; the iteration fails beyond it.
     row_errors
-        Noise that pixels of a row have in common; ``variance`` contains it. None: pixels are independent.
+        Noise common to the pixels of a row, included in ``variance``. None: pixels are independent.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Positions of spots relative to the grid over many exposures, and residuals of the measured positions.
+"""Positions of spots relative to the grid over many exposures, residuals of the positions, and robust means over exposures.
 
 Each exposure has its own five parameters (`permil.spots.grid_fit`); each spot has a position in the mask that all exposures share: the
 regular node plus a shift of its own (mask, optical distortion). Both are solved alternately. Displacements by the sensor remain as
@@ -12,14 +12,87 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.spots.flux_model import robust_weight
 from permil.spots.grid_fit import RigidGrid, centred, fit_affine, fit_rigid
-from permil.spots.means import two_way_means
-from permil.spots.measurements import Measurements
+from permil.spots.measurements import Measurements, grouped_median
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
-_TURNS = 4
+_MEAN_TURNS = 30
+_CONVERGED = 1e-9
+
+_GRID_TURNS = 4
 _LEAST_SPOTS = 6
+
+
+@dataclass(frozen=True)
+class TwoWayMeans:
+    """``value_sk = spot_s + offset_k``, with mean offset 0.
+
+    Attributes
+    ----------
+    spot, spot_error : ndarray, shape (spots,)
+        NaN without measurements; the error is from the scatter (of all spots together for a spot with fewer than five).
+    offset, offset_error : ndarray, shape (exposures,)
+        Offsets of the exposures.
+    count : ndarray, shape (spots,)
+        Number of measurements used of each spot.
+    sigma : ndarray, shape (n,)
+        Typical scatter of the measurements of the same spot.
+    """
+
+    spot: FloatArray
+    spot_error: FloatArray
+    offset: FloatArray
+    offset_error: FloatArray
+    count: IntArray
+    sigma: FloatArray
+
+
+def two_way_means(
+    values: FloatArray, good: NDArray[np.bool_], spot: IntArray, exposure: IntArray, *, spots: int, exposures: int
+) -> TwoWayMeans:
+    """Solve alternately for spots and offsets, with the robust weights of `permil.spots.flux_model.robust_weight`."""
+    good = good & np.isfinite(values)
+    value, of_spot, of_exposure = values[good], spot[good], exposure[good]
+    offset = np.zeros(exposures)
+    if len(value) == 0:
+        nothing = np.full(spots, np.nan)
+        none = np.full(exposures, np.nan)
+        return TwoWayMeans(nothing, nothing, none, none, np.zeros(spots, dtype=np.int64), np.full(len(values), np.nan))
+    middle = grouped_median(value, of_spot, spots)
+    for _ in range(_MEAN_TURNS):
+        sigma = _scatter(value - middle[of_spot] - offset[of_exposure], of_spot, spots)
+        weight = robust_weight((value - middle[of_spot] - offset[of_exposure]) / sigma[of_spot])
+        before = offset
+        offset = _weighted_mean(value - middle[of_spot], weight / sigma[of_spot] ** 2, of_exposure, exposures)
+        offset = offset - np.nanmean(offset)
+        middle = _weighted_mean(value - offset[of_exposure], weight, of_spot, spots)
+        if np.nanmax(np.abs(offset - before)) < _CONVERGED * np.nanmedian(sigma):
+            break
+    spot_sums = np.bincount(of_spot, weight, minlength=spots)
+    exposure_sums = np.bincount(of_exposure, weight / sigma[of_spot] ** 2, minlength=exposures)
+    with np.errstate(divide="ignore"):
+        offset_error = np.where(exposure_sums > 0, 1 / np.sqrt(exposure_sums), np.nan)
+        spot_error = np.where(spot_sums > 0, sigma / np.sqrt(spot_sums), np.nan)
+    return TwoWayMeans(middle, spot_error, offset, offset_error, np.bincount(of_spot[weight > 0], minlength=spots), sigma[spot])
+
+
+def _weighted_mean(values: FloatArray, weight: FloatArray, group: IntArray, groups: int) -> FloatArray:
+    sums = np.bincount(group, weight, minlength=groups)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(sums > 0, np.bincount(group, weight * values, minlength=groups) / sums, np.nan)
+
+
+def _scatter(residuals: FloatArray, group: IntArray, groups: int) -> FloatArray:
+    """Return the robust scatter of each group, or of all measurements if the group is too small."""
+    overall = max(1.4826 * float(np.median(np.abs(residuals))), 1e-300)
+    scatter = 1.4826 * grouped_median(np.abs(residuals), group, groups)
+    counts = np.bincount(group, minlength=groups)
+    # A median of few absolute values is uncertain: it is averaged with that of all spots, weighted as ten measurements.
+    shrunk = np.sqrt((counts * np.nan_to_num(scatter) ** 2 + 10 * overall**2) / (counts + 10))
+    return np.maximum(shrunk, 1e-3 * overall)
 
 
 @dataclass(frozen=True)
@@ -49,7 +122,7 @@ def solve_positions(measurements: Measurements) -> PositionSolution:
     """Solve alternately for positions and grids."""
     nothing = np.zeros((measurements.spots, 2))
     places = SpotPlaces(nothing, np.full_like(nothing, np.nan))
-    for _ in range(_TURNS):
+    for _ in range(_GRID_TURNS):
         grids = fit_grids(measurements, places)
         places = _mean_places(measurements, grids)
     return PositionSolution(places, grids, position_residuals(measurements, places, grids))

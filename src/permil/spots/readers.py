@@ -1,8 +1,8 @@
 """Read spot catalogs: of the LSST stack, processed grid files and permil catalogs, recognised by content.
 
-Masks (TNULL), scaled columns and units are respected. Error columns that are zero or NaN throughout carry no information and become NaN,
-as does any single error that is not positive. Markers of missing values (-9999, 1e30) become NaN, and exact duplicates of rows count
-once; both are recorded in `SpotCatalog.remarks`.
+Masks (TNULL), scaled columns and units are respected. Error columns that are zero or NaN throughout carry no information and become
+NaN, as does any single error that is not positive. Markers of missing values (-9999, 1e30) become NaN, and exact duplicates of rows
+count once; both are recorded in `SpotCatalog.remarks`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from permil.exposures.hdu import read_structure
 from permil.products import tables
 from permil.spots.catalog import QUANTITIES, SpotCatalog, SpotFlag, flux_unit_of
 from permil.spots.catalog_header import CatalogHeader, catalog_facts
+from permil.spots.cleaning import drop_nulls, repeated_rows
 from permil.spots.grid_fit import RigidGrid
-from permil.spots.nulls import drop_nulls, repeated_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

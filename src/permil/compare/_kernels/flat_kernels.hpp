@@ -1,4 +1,4 @@
-// Kernels with which quantities of a star answer to the three kinds of a flat; see permil.compare.stars.kernels.
+// Kernels with which quantities of a star answer to the three kinds of a flat; see permil.compare.stars.response.
 #pragma once
 #include "compare/_kernels/star.hpp"
 

@@ -4,12 +4,12 @@
 
 namespace permil::compare {
 
-/// Quantities of a star, kinds of a flat, and parameters of adaptive moments; see permil.compare.stars.kernels.
+/// Quantities of a star, kinds of a flat, and parameters of adaptive moments; see permil.compare.stars.response.
 constexpr int FLUX = 0, DX = 1, XX = 3, N_QUANTITIES = 6, N_KINDS = 3, N_MOMENTS = 5;
 /// Quantities whose weighted sums have maps: flux, dx, dy, xx, yy.
 constexpr int N_SPREAD = 5;
 
-/// Stars; see permil.compare.stars.kernels.StarShapes.
+/// Stars; see permil.compare.stars.response.StarShapes.
 struct Stars {
   int64_t count;
   const double *x, *y, *glow;      // [star]

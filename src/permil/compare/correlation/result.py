@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.compare.correlation.blocks import BlockScan
-from permil.compare.correlation.reliability import Corrected
-from permil.compare.correlation.surrogates import Null
+from permil.compare.correlation.blocks import BlockScan, Corrected
+from permil.compare.correlation.methods import MethodFigures, Null
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,34 +19,6 @@ FloatArray = NDArray[np.float64]
 
 _BINS = 40
 _SCATTER_POINTS = 5000
-
-
-@dataclass(frozen=True)
-class MethodFigures:
-    """Results of one method; NaN for those it does not provide.
-
-    Attributes
-    ----------
-    name
-        Name of the method.
-    r_err
-        Standard error of r.
-    interval
-        Its 68.3 % interval.
-    p_value
-        Its two-sided p-value of independence.
-    n_eff
-        Its effective number of points.
-    note
-        Remark: block size, number of surrogates, or why there is no result.
-    """
-
-    name: str
-    r_err: float = np.nan
-    interval: tuple[float, float] = (np.nan, np.nan)
-    p_value: float = np.nan
-    n_eff: float = np.nan
-    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,113 +7,38 @@ signature, so that for example the shift of a star by a gradient of the efficien
 
 Signatures are compared with instruments that weight all wavelengths of a band as the flat does (shift times wavenumber
 squared, size times its fourth power): every coefficient is then ``cov(kind, F) / var(F)``, and their sum is 1.
+
+Simple slopes of flux, shift and size on the predictions, also of fluxes on the means of amplifiers, complement the fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft, ndimage
 
-from permil.compare.displacement import fill
 from permil.compare.errors import CompareError
-from permil.compare.fixed_effects import FixedEffects
-from permil.compare.hypotheses.fractions import HypothesisFit
-from permil.compare.hypotheses.moment_equations import Rows, solve_moments
-from permil.compare.hypotheses.result import result_of
-from permil.compare.hypotheses.stars import PredictedStars, Stars
-from permil.compare.hypotheses.structure import flat_spectrum
-from permil.compare.scales import PERIODS, bands_between, halves, split_bands
-from permil.compare.stars.background import typical_pitch
-from permil.compare.stars.flat_at_stars import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
-from permil.compare.stars.kernels import QUANTITIES
-from permil.compare.stars.response import StarResponse
+from permil.compare.hypotheses.equations import FixedEffects, MomentFit, Rows, Structure, rows_of, scatter_left, solve_moments
+from permil.compare.hypotheses.predict import LEAST_STARS, PredictedStars
+from permil.compare.hypotheses.results import KINDS, SUM, TOTAL, FluxChange, Fraction, HypothesisFit, Slope
+from permil.compare.scales import cosine_wavenumbers
+from permil.compare.stars.response import QUANTITIES, SIGNATURE
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-LEAST_STARS = 30
 LARGEST_GLOW = 0.3
 """Largest ratio of background to star light in the aperture of fitted stars: the residual background is poorly known."""
 
-
-def predict_bands(
-    stars: Stars,
-    flat: RelativeFlat,
-    response: StarResponse,
-    *,
-    periods: Sequence[float] = PERIODS,
-    largest_loss: float = LARGEST_LOSS,
-) -> PredictedStars:
-    """Predict the quantities of stars, band by band, if the flat were of one kind.
-
-    Parameters
-    ----------
-    stars
-        Residuals on the flat's detector.
-    flat
-        Relative flat.
-    response
-        Response of the stars to a flat.
-    periods
-        Limits of the bands, pixels. Longer periods are fitted but not reported; of shorter ones only the effect on fluxes is fitted.
-    largest_loss
-        Stars with a larger fraction of their weight on unusable pixels are excluded.
-
-    Raises
-    ------
-    CompareError
-        If fewer than 30 stars are left, stars lie outside of the flat, or the flat is constant or not usable.
-    """
-    _check(stars)
-    finer, *scales, coarser = bands_between(tuple(float(period) for period in periods))
-    bands = (finer, *(half for scale in scales for half in halves(scale)), coarser)
-    shape = flat.excess.shape
-    require_inside(stars.places, shape)
-    if np.ptp(flat.excess[flat.usable]) == 0:
-        raise CompareError("the flat is constant: there is nothing to compare", remedy="give the measured flat")
-    if periods[-1] > 2 * min(shape):
-        raise CompareError(
-            f"periods up to {periods[-1]:g} pixels on a flat of {shape[1]} x {shape[0]}",
-            remedy=f"give limits up to {2 * min(shape)} pixels",
-            value=periods[-1],
-        )
-    seen = flat_as_seen(flat, stars.places, response, largest_loss=largest_loss)
-    kept = np.isfinite(seen.excess)
-    if kept.sum() < LEAST_STARS:
-        raise CompareError(
-            f"{int(kept.sum())} stars lie on usable pixels of the flat, but {LEAST_STARS} are needed",
-            remedy="give more exposures, or check the mask of the flat",
-            value=int(kept.sum()),
-        )
-    rows = np.flatnonzero(kept)
-    chosen = Stars(
-        stars.places[rows],
-        stars.spot[rows],
-        stars.exposure[rows],
-        {name: stars.values[name][rows] for name in QUANTITIES},
-        {name: stars.errors[name][rows] for name in QUANTITIES},
-    )
-    response = _with_pitch(response, chosen)
-    whole = fill(flat.excess, flat.usable)
-    maps, potentials = split_bands(whole, bands)
-    noise = float(flat.variance[flat.usable].mean())
-    return PredictedStars(
-        stars=chosen,
-        kept=kept,
-        templates=response.predict(chosen.places, maps, potentials, bands),
-        maps=maps,
-        scales=tuple(scales),
-        bands=bands,
-        scale_of=np.array([-1, *np.repeat(np.arange(len(scales)), 2), -1]),
-        spectrum=flat_spectrum(whole, noise),
-        noise=_local_noise(seen.error[rows], noise),
-        response=response,
-        lost=int((~kept).sum()),
-    )
+_SIGNIFICANT = 3.0
+"""Significance (standard errors) above which kinds, and unexplained scatter, count as structure."""
+_FEWEST_BLOCKS, _MOST_BLOCKS = 4, 8
+"""Smallest and largest number of blocks per axis of the jackknife."""
+_QUANTITIES = {"flux": (0,), "shift": (1, 2), "size": (3, 4)}
+_LEAST = 30
 
 
 def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None, flat_fielded: bool = False) -> HypothesisFit:
@@ -142,98 +67,291 @@ def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None
             remedy="give a larger region, more or longer exposures",
             value=int(chosen.sum()),
         )
-    rows = [_rows_of(predicted, quantity, chosen, flat_fielded) for quantity in range(len(QUANTITIES))]
+    rows = [rows_of(predicted, quantity, chosen, flat_fielded) for quantity in range(len(QUANTITIES))]
     fit = solve_moments(rows, predicted.response, predicted.bands, predicted.spectrum)
     return result_of(fit, rows, predicted, chosen, flat_fielded=flat_fielded)
 
 
-def _rows_of(predicted: PredictedStars, quantity: int, chosen: BoolArray, flat_fielded: bool) -> Rows:
-    """Return the rows of one quantity, with calibration terms projected out of measurements and templates."""
-    stars, name = predicted.stars, QUANTITIES[quantity]
-    value, error = stars.values[name], stars.errors[name]
-    with np.errstate(invalid="ignore"):
-        good = np.flatnonzero(chosen & np.isfinite(value) & np.isfinite(error) & (error > 0))
-    if good.size < LEAST_STARS:
-        raise CompareError(
-            f"{good.size} stars have a finite {name} with an error, but {LEAST_STARS} are needed",
-            remedy="give catalogs with errors",
-            value=int(good.size),
-        )
-    templates = predicted.templates.templates[good, quantity]
-    instruments = predicted.templates.instruments[good, quantity]
-    # Dividing by the flat removed the effect of efficiency, including the noise of the flat.
-    raw = value[good] + (templates[:, 0].sum(axis=1) if flat_fielded else 0.0)
-    spread = error[good] ** 2
-    x, y = stars.places.x[good], stars.places.y[good]
-    trend = np.ones((good.size, 1))
-    if name in ("dx", "dy"):
-        scale = max(float(np.ptp(x)), float(np.ptp(y)), 1.0)
-        trend = np.stack([np.ones(good.size), (x - x.mean()) / scale, (y - y.mean()) / scale], axis=1)
-    columns = np.concatenate([raw[:, None], templates.reshape(good.size, -1), instruments], axis=1)
-    weight = 1 / (spread + np.median(spread))
-    scatter = 0.0
-    for _ in range(2):
-        effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, trend)
-        freedom = good.size - effects.rank
-        if freedom < LEAST_STARS:
-            raise CompareError(
-                f"{good.size} stars of {np.unique(stars.spot[good]).size} spots in {np.unique(stars.exposure[good]).size} exposures leave "
-                f"{freedom} degrees of freedom, but {LEAST_STARS} are needed",
-                remedy="give more dithered exposures of the same spots",
-                value=int(freedom),
-            )
-        left = effects.residuals(raw[:, None])[:, 0] ** 2 * (good.size / freedom)
-        scatter = max(0.0, float((weight**2 * (left - spread)).sum() / (weight**2).sum()))
-        weight = 1 / (spread + scatter)
-    effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, trend)
-    projected = effects.residuals(columns)
-    glow = stars.places.even_light[good]
-    count = templates.shape[1] * templates.shape[2]
-    return Rows(
-        index=good,
-        x=x,
-        y=y,
-        places=stars.places[good],
-        value=projected[:, 0],
-        variance=spread,
-        weight=weight,
-        templates=projected[:, 1 : 1 + count].reshape(templates.shape),
-        instruments=projected[:, 1 + count :],
-        flat_noise=freedom / good.size * np.array([weight @ (predicted.noise[good] * glow**power) for power in range(3)]),
-        freedom=freedom / good.size,
+def result_of(
+    fit: MomentFit, rows: list[Rows], predicted: PredictedStars, chosen: BoolArray, *, flat_fielded: bool
+) -> HypothesisFit:
+    """Return the result of a fit.
+
+    Parameters
+    ----------
+    fit
+        Solved equations.
+    rows
+        Rows of the six quantities.
+    predicted, chosen
+        Stars and the flat in bands, and the mask of the stars used.
+    flat_fielded
+        Whether fluxes were divided by the flat.
+    """
+    shares = _shares(fit)
+    model = np.einsum("bk,kl->bkl", shares, np.eye(3)) - shares[:, :, None] * shares[:, None, :]
+    excess, extra = _excess(fit, rows, model)
+    structure = _structure(rows, predicted, fit.bands)
+    of_sums, realised = structure.variances(model, extra, fit.coefficients.T)
+    covariance = fit.gain @ (of_sums + fit.noise) @ fit.gain.T
+    power = _seen_power(structure, predicted)
+    side = predicted.scales[-1].longest
+    return HypothesisFit(
+        fractions=_fractions(fit, covariance, realised, power, predicted),
+        slopes=simple_slopes(fit, rows, predicted.scale_of >= 0, side=side, flat_fielded=flat_fielded),
+        flux_change=flux_change(rows[0], side),
+        excess_scatter=excess,
+        stars=int(chosen.sum()),
+        exposures=int(np.unique(predicted.stars.exposure[chosen]).size),
+        lost=predicted.lost,
+        flat_fielded=flat_fielded,
     )
 
 
-def _with_pitch(response: StarResponse, stars: Stars) -> StarResponse:
-    """Return a response with the distance of the stars, since the background was measured between them."""
-    pitch = typical_pitch(stars.places.x, stars.places.y, stars.exposure)
-    if response.background is None or not stars.places.even_light.any() or not pitch > 0:
-        return replace(response, background=None)
-    return replace(response, background=replace(response.background, pitch=pitch))
+def _shares(fit: MomentFit) -> FloatArray:
+    """Return fractions of each band (bands, 3) with sum 1, and 0 for kinds not significant above the noise of the stars.
+
+    A template can be so much larger than the errors of the stars (diffusion on long periods) that noise alone, if counted as a fraction,
+    would predict more structure than present.
+    """
+    noise = np.sqrt(np.diag(fit.gain @ fit.noise @ fit.gain.T)).reshape(fit.coefficients.shape)
+    seen = fit.fitted & (fit.coefficients > _SIGNIFICANT * noise)
+    shares = np.where(seen, fit.coefficients, 0.0).T
+    total = shares.sum(axis=1, keepdims=True)
+    return np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1 / 3)
 
 
-def _local_noise(seen_error: FloatArray, noise: float) -> FloatArray:
-    """Return the variance per pixel of the flat at each star, from the variance of the mean over its light."""
-    typical = float(np.mean(seen_error**2))
-    return np.asarray(noise * seen_error**2 / typical) if typical > 0 else np.zeros(seen_error.size)
+def _excess(fit: MomentFit, rows: list[Rows], model: FloatArray) -> tuple[dict[str, float], FloatArray]:
+    """Return the ratio of residual to explained scatter, and the structure it may indicate (bands, 3), relative to the flat."""
+    scatter: dict[str, float] = {}
+    unexplained, spread, templates = np.zeros(3), np.zeros(3), np.zeros(3)
+    for quantity, of in enumerate(rows):
+        weight = of.weight / of.weight.sum()
+        left = scatter_left(of, fit.coefficients)
+        structure = np.einsum("n,nkb,nlb,bkl->", weight, of.templates, of.templates, model, optimize=True) / of.freedom
+        explained = float(weight @ of.variance + structure)
+        found = float(weight @ left)
+        scatter[QUANTITIES[quantity]] = found / explained
+        if quantity < len(SIGNATURE):
+            kind = SIGNATURE[quantity]
+            unexplained[kind] += found - explained
+            spread[kind] += 2 * float((weight**2 * (of.variance + structure) ** 2).sum())
+            templates[kind] += float(np.einsum("n,nb->", weight, of.templates[:, kind] ** 2)) / of.freedom
+    more = np.maximum(unexplained - _SIGNIFICANT * np.sqrt(spread), 0.0)
+    extra = np.divide(more, templates, out=np.zeros(3), where=templates > 0)
+    return scatter, np.tile(extra, (fit.bands, 1))
 
 
-def _check(stars: Stars) -> None:
-    if len(stars) < LEAST_STARS:
-        raise CompareError(
-            f"there are {len(stars)} stars, but {LEAST_STARS} are needed", remedy="give more exposures", value=len(stars)
-        )
-    for group in (stars.values, stars.errors):
-        missing = [name for name in QUANTITIES if name not in group]
-        if missing:
-            raise CompareError(
-                f"the stars have no {', '.join(missing)}", remedy=f"give {', '.join(QUANTITIES)} with errors", value=missing
-            )
-    arrays = [
-        stars.spot,
-        stars.exposure,
-        *(stars.values[name] for name in QUANTITIES),
-        *(stars.errors[name] for name in QUANTITIES),
-    ]
-    if any(array.shape != (len(stars),) for array in arrays):
-        raise CompareError("the columns of the stars differ in length", remedy="give one row per measurement")
+def _structure(rows: list[Rows], predicted: PredictedStars, bands: int) -> Structure:
+    """Return the weight maps of the sums over stars, and those of an ideal estimate."""
+    stars = len(predicted.stars)
+    weights = np.zeros((stars, 5, bands))
+    for quantity in range(5):
+        weights[rows[quantity].index, quantity] = rows[quantity].weight[:, None] * rows[quantity].instruments
+    used = np.flatnonzero(weights.any(axis=(1, 2)))
+    sums = predicted.response.spread(
+        predicted.stars.places[used], weights[used], predicted.shape, cell=predicted.cell, bands=predicted.bands
+    )
+    sums = sums.reshape(3, 3 * bands, *sums.shape[-2:])
+    spectra = fft.dctn(sums, axes=(-2, -1), norm="ortho", overwrite_x=True, workers=2)
+    flats, energies = _ideal(rows[0], predicted)
+    return Structure(spectra, flats, energies, predicted.cell, predicted.bands, predicted.spectrum)
+
+
+def _ideal(of: Rows, predicted: PredictedStars) -> tuple[NDArray[np.float32], FloatArray]:
+    """Return the transform of the flat weighted with the density of stars, by band, and its product with the flat."""
+    cell, shape = predicted.cell, predicted.cell_spectra.shape[1:]
+    where = np.zeros(shape)
+    np.add.at(where, (np.floor((of.y + 0.5) / cell).astype(np.int64), np.floor((of.x + 0.5) / cell).astype(np.int64)), of.weight)
+    spacing = np.sqrt(np.ptp(of.x) * np.ptp(of.y) / of.x.size)
+    where = ndimage.gaussian_filter(where, max(spacing / cell, 1.0), mode="reflect")
+    where /= where.sum()
+    along_y, along_x = cosine_wavenumbers(shape, pixel=cell)
+    wavenumber = np.hypot(along_y, along_x)
+    transfer = _transfer(wavenumber, predicted)
+    flats = np.zeros((len(predicted.bands), *shape), dtype=np.float32)
+    energies = np.zeros(len(predicted.bands))
+    for number, band in enumerate(predicted.bands):
+        if band.shortest < 2 * cell:
+            continue
+        spectrum = predicted.cell_spectra[number]
+        seen = fft.idctn(spectrum * transfer, norm="ortho")
+        weighted = fft.dctn(where * seen, norm="ortho") * transfer
+        flats[number] = weighted
+        modes = band.holds(wavenumber)
+        noise = predicted.spectrum.noise / cell**2 * float((transfer[modes] ** 2).sum()) / where.size
+        energies[number] = float((weighted * spectrum).sum()) - noise
+    return flats, energies
+
+
+def _transfer(wavenumber: FloatArray, predicted: PredictedStars) -> FloatArray:
+    nodes = np.linspace(0, float(wavenumber.max()), 500)
+    return np.interp(wavenumber, nodes, predicted.response.transfer(nodes))
+
+
+def _seen_power(structure: Structure, predicted: PredictedStars) -> FloatArray:
+    """Return the variance of each band of the flat with the response and at the positions of stars, without noise."""
+    return np.where(predicted.scale_of >= 0, np.maximum(structure.energies, 0.0), 0.0)
+
+
+def _fractions(
+    fit: MomentFit, covariance: FloatArray, realised: FloatArray, power: FloatArray, predicted: PredictedStars
+) -> tuple[Fraction, ...]:
+    """Return fractions of each reported band, then of all together, weighted with the variance of each band."""
+    of_realised = np.diag(realised.T.ravel())
+    usable = (predicted.scale_of >= 0) & fit.fitted.all(axis=0) & (power > 0)
+    found = []
+    for number, scale in enumerate(predicted.scales):
+        weight = np.where(usable & (predicted.scale_of == number), power, 0.0)
+        found += _of_weights(fit, covariance, of_realised, weight, scale.name)
+    return (*found, *_of_weights(fit, covariance, of_realised, np.where(usable, power, 0.0), TOTAL))
+
+
+def _of_weights(fit: MomentFit, covariance: FloatArray, realised: FloatArray, weight: FloatArray, scale: str) -> list[Fraction]:
+    """Return the mean fractions over bands, weighted with their variance, and their sum."""
+    rms = float(np.sqrt(weight.sum()))
+    if rms == 0:
+        unknown = float("nan")
+        return [Fraction(name, scale, unknown, unknown, unknown, rms) for name in (*KINDS, SUM)]
+    entries = []
+    parts = [np.concatenate([weight * (kind == of) for of in range(3)]) / weight.sum() for kind in range(3)]
+    for name, part in (*zip(KINDS, parts, strict=True), (SUM, np.sum(parts, axis=0))):
+        variance = float(part @ covariance @ part)
+        # The realised fractions of the kinds always have the sum 1.
+        sample = 0.0 if name == SUM else float(part @ realised @ part)
+        value = float(part @ fit.coefficients.ravel())
+        entries.append(Fraction(name, scale, value, float(np.sqrt(variance)), float(np.sqrt(variance + sample)), rms))
+    return entries
+
+
+def blocks_of(x: FloatArray, y: FloatArray, side: float = 1.0) -> IntArray:
+    """Return the block of each star: the area of the stars in 4 x 4 to 8 x 8 parts, if possible of about ``side`` pixels."""
+    extent = max(float(np.ptp(x)), float(np.ptp(y)), 1e-9)
+    count = int(np.clip(extent / side, _FEWEST_BLOCKS, _MOST_BLOCKS))
+    across, along = (np.minimum((count * (place - place.min()) / extent).astype(np.int64), count - 1) for place in (x, y))
+    return along * count + across
+
+
+def jackknife_ratio(above: FloatArray, below: FloatArray, block: IntArray) -> tuple[float, float]:
+    """Return the ratio of two sums over stars and its delete-block jackknife error (Kunsch 1989).
+
+    Blocks differ in size: the error is that of Busing, Meijer & van der Leeden (1999) for unequal blocks.
+    """
+    count = np.bincount(block)
+    seen = count > 0
+    over, under, size = np.bincount(block, above)[seen], np.bincount(block, below)[seen], count[seen]
+    whole = over.sum() / under.sum()
+    if seen.sum() < 2:
+        return float(whole), float("nan")
+    left_out = (over.sum() - over) / (under.sum() - under)
+    weight = size.sum() / size
+    pseudo = weight * whole - (weight - 1) * left_out
+    mean = (pseudo / weight).sum()
+    return float(whole), float(np.sqrt(((pseudo - mean) ** 2 / (weight - 1)).mean()))
+
+
+def simple_slopes(
+    fit: MomentFit, rows: list[Rows], shown: NDArray[np.bool_], *, side: float, flat_fielded: bool
+) -> tuple[Slope, ...]:
+    """Return the slopes of flux, shift and size on the predictions for efficiency, pixel area and diffusion alone.
+
+    The fitted contribution of bands that are not shown is subtracted first, for shifts and sizes also that of the other kinds. Blocks of
+    the jackknife have about the side ``side`` (pixels): the longest period shown.
+    """
+    slopes = []
+    for kind, (name, quantities) in enumerate(_QUANTITIES.items()):
+        above, below, block = [], [], []
+        for quantity in quantities:
+            of = rows[quantity]
+            others = np.where(shown[None, :], 0.0, fit.coefficients)
+            if name != "flux":
+                others = np.where(np.arange(3)[:, None] == kind, others, fit.coefficients)
+            value = of.value - np.einsum("nkb,kb->n", of.templates, others)
+            template = of.templates[:, SIGNATURE[quantity]][:, shown].sum(axis=1)
+            noise = float(of.flat_noise @ fit.template_noise[:, quantity][:, shown].sum(axis=1))
+            weighted = of.weight * template
+            above.append(weighted * value)
+            below.append(weighted * template - noise / template.size)
+            block.append(blocks_of(of.x, of.y, side))
+        value_of, error = jackknife_ratio(np.concatenate(above), np.concatenate(below), np.concatenate(block))
+        expected = tuple(float(kind == of) for of in range(3))
+        if name == "flux" and flat_fielded:
+            value_of, expected = value_of - 1, tuple(entry - 1 for entry in expected)
+        slopes.append(Slope(name, value_of, error, expected))  # type: ignore[arg-type]
+    return tuple(slopes)
+
+
+def flux_change(of: Rows, side: float) -> FluxChange:
+    """Return the change of the scatter of fluxes by dividing by the flat, including its noise, on all scales.
+
+    Parameters
+    ----------
+    of
+        Rows of the flux.
+    side
+        Side of the blocks, pixels.
+    """
+    # Per degree of freedom: terms absorbed by the calibration count neither before nor after.
+    weight = of.weight / of.weight.sum()
+    seen = of.templates[:, 0].sum(axis=1)
+    block = blocks_of(of.x, of.y, side)
+    change, error = jackknife_ratio(weight * seen * (seen - 2 * of.value), weight * of.freedom, block)
+    return FluxChange(
+        before=float(weight @ of.value**2) / of.freedom, noise=float(weight @ of.variance), change=change, error=error
+    )
+
+
+@dataclass(frozen=True)
+class BetweenAmplifiers:
+    """Slope of star fluxes on the means of the flat's amplifiers.
+
+    Attributes
+    ----------
+    slope, error
+        1 if stars follow the flat (efficiency, or gains wrong for both alike), 0 if not; NaN if the stars do not extend across
+        amplifiers.
+    rms, rms_error
+        Relative scatter of the amplifier means of the flat, and its error.
+    """
+
+    slope: float
+    error: float
+    rms: float
+    rms_error: float
+
+
+def between_amplifiers(
+    flux: FloatArray,
+    error: FloatArray,
+    means: FloatArray,
+    spread: tuple[float, float],
+    *,
+    spot: IntArray,
+    exposure: IntArray,
+    x: FloatArray,
+    y: FloatArray,
+) -> BetweenAmplifiers:
+    """Fit the steps of the flat between amplifiers to the fluxes of stars, with means of spots and exposures removed from both.
+
+    Parameters
+    ----------
+    flux, error : ndarray, shape (n,)
+        Relative fluxes (minus 1) and their errors.
+    means : ndarray, shape (n,)
+        Mean of the flat of each star's amplifier relative to the sensor, minus 1.
+    spread
+        Rms of the amplifier means, and its error.
+    spot, exposure, x, y : ndarray, shape (n,)
+        Spot, exposure and position of each star.
+    """
+    good = np.isfinite(flux) & np.isfinite(error) & (error > 0) & np.isfinite(means)
+    if good.sum() < _LEAST or np.ptp(means[good]) == 0:
+        return BetweenAmplifiers(np.nan, np.nan, *spread)
+    weight = error[good] ** -2.0
+    effects = FixedEffects(spot[good], exposure[good], weight, np.ones((int(good.sum()), 1)))
+    steps, fluxes = effects.residuals(np.stack([means[good], flux[good]], axis=1)).T
+    below = weight * steps**2
+    if not below.sum() > 0:
+        return BetweenAmplifiers(np.nan, np.nan, *spread)
+    slope, slope_error = jackknife_ratio(weight * steps * fluxes, below, blocks_of(x[good], y[good]))
+    return BetweenAmplifiers(slope, slope_error, *spread)

@@ -1,30 +1,36 @@
-"""The axis of tree rings from a flat alone.
+"""Find the axis of tree rings from a flat alone.
 
-1. The flat is binned to cells, freed of the means of its segments and of its large-scale part.
-2. In overlapping blocks the power in each direction is measured, over that of all directions. Rings have it along the line to their
-   axis, so that it turns from block to block; what has one direction on the whole sensor (rows, columns, annealing patterns) is taken
-   off. The mean over blocks of the power towards a trial axis is its score.
-3. The highest score near the corners is compared with the highest ones of random maps with the same isotropic spectrum and mask.
-4. From the best trial axes the one is refined at which the azimuthal means vary most: for a pattern that depends on the radius alone,
-   in white noise, that is the maximum of the likelihood. Its error is from a delete-block jackknife and the size of a cell.
+1. The flat is binned to cells; the means of its segments and its large-scale part are subtracted.
+2. In overlapping blocks the power in each direction is measured relative to that in all directions. Rings have excess power along the
+   line to their axis, a direction that changes from block to block. Power in one direction on the whole sensor (rows, columns, annealing
+   patterns) is subtracted. The score of a trial axis is the mean over blocks of the power towards it.
+3. The highest score near the corners is compared with the highest scores of random maps with the same isotropic spectrum and mask.
+4. The best trial axes are refined to the axis with the largest variance of the azimuthal means: the maximum of the likelihood for a
+   pattern that depends on the radius alone, in white noise. Its error is from a delete-block jackknife and the size of a cell.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import fft, optimize
 
 from permil._kernels import compare as kernels
 from permil.compare.errors import CompareError
-from permil.compare.rings.cell_map import CellMap, bin_cells, evened, high_passed
-from permil.compare.rings.directions import DirectionalPower, isotropic_surrogates
-from permil.compare.rings.profile import RingProfile, profile_of_cells
+from permil.compare.rings.profile import CellMap, RingProfile, bin_cells, evened, high_passed, profile_of_cells
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_DIRECTIONS = 180
+_LEAST_GOOD = 0.5
+_ALONG_AXES = 2
+_LEAST_BLOCKS = 9
+_BLOCKS_AT_ONCE = 8
 
 _MOST_CELLS = 512
 _LEAST_SURROGATES = 19
@@ -32,13 +38,122 @@ _TRIAL_STEP = 0.04
 _CANDIDATES = 4
 _TILES = 8
 _FINER = 8
-"""Steps of the sharpened score in one step of the trial axes."""
-
+"""Number of steps of the refined scores in one step of the trial axes."""
 _CELL_ERROR = 0.25
-"""Error of the axis in cells that binning leaves, from simulated strong rings."""
-
+"""Error of the axis due to binning, in cells, from simulated strong rings."""
 _AROUND = 4
-"""Steps, of a third of a ring or so, by which the sharpened score may be off."""
+"""Largest error of the refined scores, in steps of about a third of a ring."""
+
+
+class DirectionalPower:
+    """Power by direction in overlapping blocks of a map.
+
+    Parameters
+    ----------
+    cells
+        High-passed map that defines mask and geometry.
+    longest_ring_px
+        Distance of the widest rings. Blocks are small enough that such rings are straight in them: the geometric mean of this and the
+        side of the sensor.
+    """
+
+    def __init__(self, cells: CellMap, *, longest_ring_px: float) -> None:
+        ny, nx = cells.level.shape
+        longest = longest_ring_px / cells.cell
+        self._side = int(np.clip(2 * round(np.sqrt(longest * max(ny, nx)) / 2), 16, min(ny, nx) // 3))
+        window = np.hanning(self._side + 2)[1:-1]
+        self._window = np.sqrt(window[:, None] * window)
+        rows, columns = (_starts(size, self._side) for size in (ny, nx))
+        corners = np.array([(row, column) for row in rows for column in columns])
+        share = np.array([cells.good[row : row + self._side, column : column + self._side].mean() for row, column in corners])
+        self._corners = corners[share >= _LEAST_GOOD]
+        if len(self._corners) < _LEAST_BLOCKS:
+            raise CompareError("too little of the flat is good for a search for rings", remedy="check the mask of the flat")
+        centres = self._corners + (self._side - 1) / 2
+        self._x, self._y = cells.to_pixels(centres[:, 1]), cells.to_pixels(centres[:, 0])
+        self._by_direction = self._weights(self._power(cells.level).mean(axis=0), longest)
+
+    def directions(self, axes: FloatArray) -> IntArray:
+        """Return the direction index from each block to trial axes, shape (axes, blocks)."""
+        angle = np.arctan2(axes[:, 1, None] - self._y, axes[:, 0, None] - self._x)
+        return np.rint(angle / np.pi * _DIRECTIONS).astype(np.int64) % _DIRECTIONS
+
+    def scores(self, level: FloatArray, towards: IntArray) -> FloatArray:
+        """Return the mean over blocks of the excess of power towards trial axes, shape (axes,)."""
+        power = self._power(level) @ self._by_direction
+        # Blocks have equal weight, however large their variance, so that a blemish with edges does not dominate; power in one direction in
+        # all blocks is not due to rings.
+        excess = power / power.mean(axis=1, keepdims=True) - 1
+        strength = excess.std(axis=1, keepdims=True)
+        excess *= np.minimum(1.0, np.median(strength) / np.maximum(strength, 1e-12))
+        excess -= excess.mean(axis=0)
+        return np.asarray(excess[np.arange(len(self._corners)), towards].mean(axis=1))
+
+    def _power(self, level: FloatArray) -> FloatArray:
+        """Return the power of the modes of `_wavenumbers` in each block, shape (blocks, modes)."""
+        side, longest = self._side, self._side // 4
+        power = []
+        for some in np.array_split(self._corners, -(-len(self._corners) // _BLOCKS_AT_ONCE)):
+            blocks = np.stack([level[row : row + side, column : column + side] for row, column in some])
+            spectra = fft.fft(fft.rfft(blocks * self._window, axis=2)[:, :, : longest + 1], axis=1)
+            spectra = np.concatenate([spectra[:, : longest + 1], spectra[:, -longest:]], axis=1)
+            power.append((spectra.real**2 + spectra.imag**2).reshape(len(some), -1))
+        return np.concatenate(power)
+
+    def _wavenumbers(self) -> tuple[FloatArray, FloatArray]:
+        """Return ky and kx of the modes in use, in waves per block: up to a quarter of its cells."""
+        longest = self._side // 4
+        along_y = np.concatenate([np.arange(longest + 1.0), np.arange(-longest, 0.0)])
+        ky, kx = np.meshgrid(along_y, np.arange(longest + 1.0), indexing="ij")
+        return ky.ravel(), kx.ravel()
+
+    def _weights(self, power: FloatArray, longest: float) -> FloatArray:
+        """Return the weight of each mode in each direction, shape (modes, directions).
+
+        Modes of one wavenumber are averaged around each direction and divided by their mean over directions. Wavenumbers are weighted with
+        their fraction of power above that of the shortest waves, which is noise. Waves along rows and columns are ignored: they contain
+        steps between segments and patterns of rows and columns.
+        """
+        side = self._side
+        ky, kx = self._wavenumbers()
+        number, angle = np.hypot(kx, ky), np.arctan2(ky, kx)
+        along_axes = np.minimum(kx, np.abs(ky)) < _ALONG_AXES
+        ring = np.where(along_axes, 0, np.rint(number)).astype(np.int64)
+        rings = np.arange(max(3, int(0.5 * side / longest)), side // 4 + 1)
+        isotropic = np.array([power[ring == each].mean() for each in rings])
+        floor = np.median(isotropic[-max(1, rings.size // 4) :])
+        above = np.clip(1 - floor / isotropic, 0.05, None)
+        directions = np.arange(_DIRECTIONS) * np.pi / _DIRECTIONS
+        weights, reached = np.zeros((number.size, _DIRECTIONS)), np.zeros(_DIRECTIONS)
+        for each, mean, weight in zip(rings, isotropic, above, strict=True):
+            modes = np.flatnonzero(ring == each)
+            apart = np.angle(np.exp(2j * (angle[modes, None] - directions))) / 2
+            kernel = np.exp(-0.5 * (apart * each / 0.6) ** 2)
+            near = kernel.sum(axis=0)
+            seen = near > 0.5 * near.max()
+            weights[modes] = np.where(seen, weight * kernel / near / mean, 0.0)
+            reached += weight * seen
+        return weights / np.maximum(reached, 1e-12)
+
+
+def isotropic_surrogates(cells: CellMap, count: int, rng: np.random.Generator) -> Iterator[FloatArray]:
+    """Yield Gaussian random maps with the isotropic power spectrum and the mask of a map."""
+    shape = cells.level.shape
+    power = np.abs(fft.rfft2(cells.level)) ** 2 / cells.good.mean()
+    frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
+    annulus = np.rint(frequency * max(shape)).astype(np.int64).ravel()
+    number = np.bincount(annulus)
+    mean = np.bincount(annulus, power.ravel()) / np.maximum(number, 1)
+    amplitude = np.sqrt(mean[annulus].reshape(frequency.shape) / cells.level.size)
+    for _ in range(count):
+        drawn = fft.irfft2(amplitude * fft.rfft2(rng.standard_normal(shape)), s=shape)
+        yield np.where(cells.good, drawn, 0.0)
+
+
+def _starts(size: int, side: int) -> IntArray:
+    """Return the starts of blocks that cover a length and overlap by about half."""
+    count = max(2, round(2 * size / side) - 1)
+    return np.rint(np.linspace(0, size - side, count)).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -48,19 +163,19 @@ class RingSearch:
     Attributes
     ----------
     found
-        Whether there are rings: the significance is at least ``least_significance``.
+        Whether the significance is at least ``least_significance``.
     centre, covariance
-        Axis (x, y) in DM pixels and its covariance, shape (2, 2); NaN where no rings are found.
+        Axis (x, y) in DM pixels and its covariance, shape (2, 2); NaN if no rings are found.
     score
         Highest mean excess of the power towards a trial axis, relative to the power in all directions.
     null_scores
-        The same of random maps with the isotropic spectrum of the flat.
+        Highest scores of random maps with the isotropic spectrum of the flat.
     p_value
-        How often a random map scores as high, (1 + number of them) / (1 + number of maps).
+        Fraction of random maps (including the flat) with a score at least as high.
     significance
-        Score above the mean of the random ones over their scatter.
+        Difference of the score from the mean of the random scores, divided by their scatter.
     profile
-        High-passed azimuthal means around the axis; None where no rings are found.
+        High-passed azimuthal means around the axis; None if no rings are found.
     """
 
     found: bool
@@ -98,25 +213,25 @@ def find_rings(
     least_significance: float = 5.0,
     seed: int = 0,
 ) -> RingSearch:
-    """Find the axis of tree rings of a sensor; that there are none is a result.
+    """Find the axis of tree rings of a sensor; no rings are a valid result.
 
     Parameters
     ----------
     flat, good
         Flat and its good pixels, shape (ny, nx).
     segments
-        Number of the segment of each pixel, whose means are taken off; None to keep them.
+        Segment number of each pixel, to subtract the mean of each segment; None to keep the means.
     highpass_px
-        Sigma of the Gaussian of whose local mean the flat is freed: about two thirds of the distance of the widest rings.
+        Sigma of the Gaussian high-pass filter: about two thirds of the distance of the widest rings.
     cell_px
-        Side of a cell; by default the smallest with which the sensor has at most 512 cells along a side. Rings narrower than four
-        cells are not seen.
+        Side of a cell; by default the smallest side for at most 512 cells along the sensor. Rings narrower than four cells are not
+        detected.
     reach
-        The axis is searched for within this part of the sensor's sides around its corners.
+        Size of the searched area around each corner, as a fraction of the sensor's sides.
     surrogates
-        Random maps for the significance.
+        Number of random maps for the significance.
     least_significance
-        Significance from which rings count as found. Gaussian maps do not reach it; blemishes that are not masked reach 3 or 4.
+        Smallest significance of detected rings. Gaussian maps do not reach it; blemishes that are not masked reach 3 or 4.
     seed
         Seed of the random maps.
 
@@ -173,7 +288,7 @@ def _sharpened(power: DirectionalPower, cells: CellMap, starts: FloatArray, step
 
 
 def _refined(cells: CellMap, starts: FloatArray, *, spacing: float) -> tuple[tuple[float, float], FloatArray]:
-    """Return the axis at which azimuthal means vary most, and its covariance."""
+    """Return the axis with the largest variance of azimuthal means, and its covariance."""
     pattern = _RadialPower(cells)
     tried = (starts[:, None] + spacing * _square(_AROUND)).reshape(-1, 2)
     best = tried[np.argmax([pattern.power(axis) for axis in tried])]
@@ -185,7 +300,7 @@ def _refined(cells: CellMap, starts: FloatArray, *, spacing: float) -> tuple[tup
 
 
 def _without_border(cells: CellMap, width_px: float) -> CellMap:
-    """Return a map without the cells at its border, whose local mean is one-sided."""
+    """Return a map with the cells at its border masked: their local mean is one-sided."""
     width = int(np.ceil(width_px / cells.cell))
     inside = np.zeros_like(cells.good)
     inside[width:-width, width:-width] = True
@@ -199,7 +314,7 @@ def _square(half: int) -> FloatArray:
 
 
 def _separate_maxima(trials: FloatArray, scores: FloatArray, apart: FloatArray) -> NDArray[np.int64]:
-    """Return indices of the highest scores that lie apart from higher ones."""
+    """Return the indices of the highest scores, separated by more than a distance."""
     chosen: list[int] = []
     for index in np.argsort(-scores):
         if all(np.any(np.abs(trials[index] - trials[other]) > apart) for other in chosen):
@@ -210,7 +325,7 @@ def _separate_maxima(trials: FloatArray, scores: FloatArray, apart: FloatArray) 
 
 
 class _RadialPower:
-    """Variance of the azimuthal means of a map of cells, as a smooth function of the axis (cells are shared by two annuli)."""
+    """Variance of the azimuthal means of a map of cells as a smooth function of the axis: each cell is shared by two annuli."""
 
     def __init__(self, cells: CellMap) -> None:
         rows, columns = np.nonzero(cells.good)
@@ -226,11 +341,11 @@ class _RadialPower:
         return float(np.sum(total**2 / np.maximum(share, 1e-9)))
 
     def negative_power(self, axis: FloatArray) -> float:
-        """Return what a minimiser makes least."""
+        """Return minus the power, for a minimiser."""
         return -self.power(axis)
 
     def jackknife(self, axis: FloatArray, *, step: float) -> FloatArray:
-        """Return the covariance of the axis from maxima of parabolas without one tile each."""
+        """Return the delete-one-tile covariance of the axis, from maxima of fitted parabolas."""
         offsets = step * np.array([(i, j) for i in (-1.0, 0.0, 1.0) for j in (-1.0, 0.0, 1.0)])
         without = []
         for offset in offsets:

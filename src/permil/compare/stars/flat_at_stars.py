@@ -13,8 +13,7 @@ from permil._kernels import compare as kernels
 from permil.compare.displacement import fill
 from permil.compare.errors import CompareError
 from permil.compare.scales import cosine_wavenumbers
-from permil.compare.stars.kernels import MARGIN
-from permil.compare.stars.response import StarPlaces, StarResponse
+from permil.compare.stars.response import MARGIN, StarPlaces, StarResponse
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

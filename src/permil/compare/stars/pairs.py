@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.compare.errors import CompareError
-from permil.compare.fixed_effects import FixedEffects
-from permil.compare.hypotheses.stars import PredictedStars
+from permil.compare.hypotheses.equations import FixedEffects
+from permil.compare.hypotheses.predict import PredictedStars
 from permil.compare.scales import high_pass_points
-from permil.compare.stars.kernels import QUANTITIES
+from permil.compare.stars.response import QUANTITIES
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -29,7 +29,7 @@ class Pairs:
     Attributes
     ----------
     quantity
-        One of `permil.compare.stars.kernels.QUANTITIES`.
+        One of `permil.compare.stars.response.QUANTITIES`.
     x, y
         Positions, pixels.
     flat, flat_error
@@ -39,7 +39,7 @@ class Pairs:
     exposure
         Exposure of each star.
     row
-        Index among the stars that `permil.compare.hypotheses.fit.predict_bands` kept.
+        Index among the stars that `permil.compare.hypotheses.predict.predict_bands` kept.
     left_out
         Number of stars excluded as too noisy to increase the significance.
     """
@@ -65,7 +65,7 @@ class Pairs:
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
 
-def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float, flat_error: FloatArray | None = None) -> Pairs:
+def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float) -> Pairs:
     """Return the pairs of one quantity.
 
     Means of spots and terms of exposures, which calibration has removed from the stars, are removed from the prediction with the same
@@ -77,11 +77,9 @@ def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float, flat_
     predicted
         Stars with the predictions of the flat.
     quantity
-        One of `permil.compare.stars.kernels.QUANTITIES`.
+        One of `permil.compare.stars.response.QUANTITIES`.
     high_pass
         Sigma of the Gaussian high-pass filter of both, pixels.
-    flat_error : ndarray, shape (n,), optional
-        Error of the prediction from the noise of the flat.
 
     Raises
     ------
@@ -114,7 +112,7 @@ def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float, flat_
         x=x,
         y=y,
         flat=flat,
-        flat_error=np.full(good.size, np.nan) if flat_error is None else flat_error[good],
+        flat_error=predicted.flat_error[good] if quantity == "flux" else np.full(good.size, np.nan),
         star=star,
         star_error=error[good],
         exposure=stars.exposure[good],
@@ -132,7 +130,7 @@ def predictions(predicted: PredictedStars, quantity: str) -> FloatArray:
     return np.asarray((of_bands if quantity == "flux" else of_bands[:, :-1]).sum(axis=1))
 
 
-def with_steps(predicted: PredictedStars, steps: FloatArray, flat_error: FloatArray) -> Pairs:
+def with_steps(predicted: PredictedStars, steps: FloatArray) -> Pairs:
     """Return pairs of fluxes and the flat with its steps between amplifiers, on all scales, with calibration terms removed.
 
     Parameters
@@ -141,8 +139,6 @@ def with_steps(predicted: PredictedStars, steps: FloatArray, flat_error: FloatAr
         Stars with the predictions of the flat relative to its amplifiers.
     steps : ndarray, shape (n,)
         Mean of the flat in the amplifier of each star relative to the detector, minus 1.
-    flat_error : ndarray, shape (n,)
-        Error of the prediction.
     """
     stars = predicted.stars
     value, error, flat = stars.values["flux"], stars.errors["flux"], predictions(predicted, "flux") + steps
@@ -151,7 +147,8 @@ def with_steps(predicted: PredictedStars, steps: FloatArray, flat_error: FloatAr
     effects = FixedEffects(stars.spot[good], stars.exposure[good], error[good] ** -2.0, np.ones((good.size, 1)))
     both = effects.residuals(np.stack([flat[good], value[good]], axis=1))
     x, y, exposure = stars.places.x[good], stars.places.y[good], stars.exposure[good]
-    return Pairs("flux", x, y, both[:, 0], flat_error[good], both[:, 1], error[good], exposure, good, len(stars) - good.size)
+    flat_error = predicted.flat_error[good]
+    return Pairs("flux", x, y, both[:, 0], flat_error, both[:, 1], error[good], exposure, good, len(stars) - good.size)
 
 
 def _worth_using(good: IntArray, error: FloatArray, signal: float) -> IntArray:

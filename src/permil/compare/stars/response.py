@@ -1,4 +1,21 @@
-"""Response of stars to a flat: the kernels of flux, position and size (`permil.compare.stars.kernels`) applied to maps."""
+"""Response of stars to a flat: kernels of flux, position and size, pixel by pixel, and their application to maps.
+
+To first order a measurement m of a star changes by ``sum_x k_m(x) dI(x)`` when its light changes by dI. For the flux in a circle, k is
+the part of each pixel in the circle over the flux; for adaptive moments, defined by ``sum W I g = 0``, it is ``-J^-1 W g`` with
+``J = d(sum W I g) / d(parameters)`` (implicit function theorem). With the star's light p per pixel and ``F - 1 = laplacian(phi)``,
+
+- efficiency Q = F - 1 changes the light by ``p Q``: kernel ``k p`` on F - 1;
+- pixel area, ``d = -grad phi``, by ``-div(p d)``: kernel ``div(p grad k)`` on phi;
+- diffusion, ``delta sigma^2 = 2 phi``, by ``laplacian(p phi)``: kernel ``p laplacian(k)`` on phi.
+
+Charge is moved across the borders of pixels, with p on them to sixth order. The background under a star (glow, sky) goes through the
+same sensor: it adds uniform light to p, less the part of its structure that the subtracted background follows.
+
+The subtracted background under stars acts as a filter on uniform light. The background was measured between the stars
+(`permil.spots.background`): planes in boxes, joined by a spline. It follows waves much longer than the boxes, which leave no residual.
+For shorter waves the pixels between the stars sample the opposite phase: the background then has the wrong sign, and the residual at a
+star is larger than the wave itself.
+"""
 
 from __future__ import annotations
 
@@ -9,30 +26,173 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import j0
+from scipy import fft
+from scipy.spatial import cKDTree
+from scipy.special import j0, j1
 
 from permil._kernels import compare as kernels
+from permil._kernels import spots as spot_kernels
 from permil.compare.errors import CompareError
 from permil.compare.scales import Band, laplacian_eigenvalues
-from permil.compare.stars.background import BackgroundFilter
-from permil.compare.stars.kernels import (
-    FLUX,
-    MARGIN,
-    SIGNATURE,
-    WEIGHT_REACH,
-    StarShapes,
-)
 from permil.compare.stars.profile import StarProfile
 from permil.engine import ahead, own_threads
+from permil.spots.background import fit_background
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Map = NDArray[np.float32]
 
+_BOXES = 9
+"""Number of boxes along a side of the test square."""
+_RIM = 2.5
+"""Width of its border without stars, boxes."""
+_DIRECTIONS = 9
+_PERIODS_PER_OCTAVE = 4
+_SHORTEST, _LONGEST = 0.4, 6.0
+"""Limits of the tested periods, in boxes: shorter waves are not followed, longer ones completely."""
+_LEAST_SEEN = 0.3
+"""Smallest response of uniform light in the aperture to a wave for which the background is relevant."""
+
+FLUX, DX, DY, XX, YY, XY = range(6)
+QUANTITIES = ("flux", "dx", "dy", "xx", "yy", "xy")
+"""Measured quantities of a star: flux as ratio, position in pixels, moments in pixel^2."""
+SIGNATURE = (0, 1, 1, 2, 2)
+"""Index of the kind (efficiency, pixel area, diffusion) whose signature is flux, dx, dy, xx and yy."""
+MARGIN = 5
+"""Pixels that a stamp must reach beyond the circle and beyond the weight."""
+WEIGHT_REACH = 5.0
+"""Sigmas at which the weight of the moments ends."""
 _PARTS = 2
 """Number of parts of the stars processed concurrently; fixed, so that sums are identical without threads."""
 _NOISE_GRID = 512
 """Side of the square (pixels) on which noise of the flat is propagated."""
+
+
+@dataclass(frozen=True)
+class BackgroundFilter:
+    """Parameters of the measurement of the background under stars; lengths in pixels.
+
+    Attributes
+    ----------
+    box
+        Side of the boxes.
+    mask_radius
+        Radius around each star that was excluded from the background.
+    pitch
+        Distance of neighbouring stars.
+    """
+
+    box: float = 64.0
+    mask_radius: float = 28.0
+    pitch: float = 65.0
+
+    def unseen(self, shortest: float, longest: float, radius: float) -> float:
+        """Return the residual response of uniform light in an aperture to a band of periods, after background subtraction.
+
+        All modes of the band have equal weight.
+
+        Parameters
+        ----------
+        shortest, longest
+            Limits of the band, pixels.
+        radius
+            Radius of the aperture, pixels.
+        """
+        if np.isinf(longest):
+            longest = 4 * shortest
+        periods = np.geomspace(max(shortest, 1.0), longest, 31)[1::2]
+        angle = 2 * np.pi * radius / periods
+        seen = 2 * j1(angle) / angle
+        known, followed = _followed(self)
+        at = np.interp(np.log(periods), np.log(known), followed, left=0.0, right=1.0)
+        left = 1 - np.where(seen > _LEAST_SEEN, at / np.maximum(seen, _LEAST_SEEN), 0.0)
+        # A map has more modes at the shorter periods.
+        return float(np.average(left, weights=periods**-2.0))
+
+
+def typical_pitch(x: FloatArray, y: FloatArray, exposure: NDArray[np.int64]) -> float:
+    """Return the median nearest-neighbour distance of stars in the exposure with the most stars; NaN for single stars."""
+    numbers, counts = np.unique(exposure, return_counts=True)
+    members = exposure == numbers[np.argmax(counts)]
+    if members.sum() < 2:
+        return float("nan")
+    points = np.stack([x[members], y[members]], axis=1)
+    distance, _ = cKDTree(points).query(points, k=2)
+    return float(np.median(np.asarray(distance)[:, 1]))
+
+
+@lru_cache(maxsize=8)
+def _followed(background: BackgroundFilter) -> tuple[FloatArray, FloatArray]:
+    """Return periods, and the response of the background at stars, averaged over directions and positions in boxes."""
+    box = round(background.box)
+    side = _BOXES * box
+    rng = np.random.default_rng(0)
+    periods = np.geomspace(_SHORTEST * box, _LONGEST * box, round(_PERIODS_PER_OCTAVE * np.log2(_LONGEST / _SHORTEST)))
+    found = np.zeros((_DIRECTIONS, periods.size))
+    along = np.arange(side, dtype=np.float64)
+    for number in range(_DIRECTIONS):
+        x, y = _lattice(background.pitch, side, rng)
+        free = _between(x, y, background.mask_radius, side)
+        inside = (np.abs(x - side / 2) < side / 2 - _RIM * box) & (np.abs(y - side / 2) < side / 2 - _RIM * box)
+        x, y = x[inside], y[inside]
+        direction = np.pi * (number + rng.random()) / _DIRECTIONS
+        for column, period in enumerate(periods):
+            kx, ky = 2 * np.pi / period * np.cos(direction), 2 * np.pi / period * np.sin(direction)
+            wave = np.exp(1j * ky * along)[:, None] * np.exp(1j * kx * along)[None, :]
+            level = [fit_background(part.astype(np.float32), free, box=box).at(x, y) for part in (wave.real, wave.imag)]
+            found[number, column] = ((level[0] + 1j * level[1]) * np.exp(-1j * (kx * x + ky * y))).real.mean()
+    return periods, found.mean(axis=0)
+
+
+def _lattice(pitch: float, side: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Return a square lattice, slightly rotated and randomly shifted, that covers a square with a margin."""
+    reach = np.arange(-np.ceil(side / pitch), np.ceil(side / pitch) + 1)
+    i, j = (node.ravel() + shift for node, shift in zip(np.meshgrid(reach, reach), rng.random(2), strict=True))
+    angle = rng.uniform(-0.1, 0.1)
+    x = side / 2 + pitch * (np.cos(angle) * i - np.sin(angle) * j)
+    y = side / 2 + pitch * (np.sin(angle) * i + np.cos(angle) * j)
+    return x, y
+
+
+def _between(x: FloatArray, y: FloatArray, radius: float, side: int) -> NDArray[np.bool_]:
+    free = np.ones((side, side), dtype=bool)
+    spot_kernels.clear_discs(free, x, y, radius)
+    return free
+
+
+@dataclass(frozen=True)
+class StarShapes:
+    """Stars in the form of the compiled kernels: positions, profiles, and method of measurement.
+
+    Attributes
+    ----------
+    x, y : ndarray, shape (n,)
+        Positions, pixels.
+    glow : ndarray, shape (n,)
+        Uniform light per pixel under each star, divided by its flux in the aperture.
+    fractions : ndarray, shape (components,)
+        Fraction of the light in each Gaussian component.
+    covariances : ndarray, shape (n, components, 3)
+        xx, yy and xy of each component, pixel^2.
+    moments : ndarray, shape (n, 3)
+        Adaptive moments xx, yy, xy, pixel^2.
+    radius
+        Radius of the aperture of the flux, pixels.
+    adaptive
+        Whether positions and moments are adaptive; otherwise they are unweighted in the aperture.
+    half
+        Half the side of the stamp of a star, pixels.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    glow: FloatArray
+    fractions: FloatArray
+    covariances: FloatArray
+    moments: FloatArray
+    radius: float
+    adaptive: bool
+    half: int
 
 
 @dataclass(frozen=True)
@@ -84,7 +244,7 @@ class StarTemplates:
     Attributes
     ----------
     templates : ndarray, shape (n, 6, 3, bands)
-        Change of each quantity (`permil.compare.stars.kernels.QUANTITIES`) for efficiency, pixel area, diffusion.
+        Change of each quantity (`permil.compare.stars.response.QUANTITIES`) for efficiency, pixel area, diffusion.
     instruments : ndarray, shape (n, 6, bands)
         The signature of each kind with equal weight for all wavelengths: flux (efficiency), dx and dy (pixel area), xx and yy
         (diffusion); 0 for xy.
@@ -238,9 +398,12 @@ class StarResponse:
         squares : ndarray, shape (3 powers of the glow, 5, bands)
             Variance of the template of the kind with its signature in each of these.
         """
-        along = 2 * np.pi * np.fft.fftfreq(_NOISE_GRID).astype(np.float64)
-        wavenumber = np.hypot(along[:, None], along[None, :])
-        eigenvalues = laplacian_eigenvalues(along[:, None], along[None, :])
+        # Kernels are real: half of the modes suffice, with weight 2 for those whose opposite is not among them.
+        along_y = 2 * np.pi * np.fft.fftfreq(_NOISE_GRID).astype(np.float64)[:, None]
+        along_x = 2 * np.pi * np.fft.rfftfreq(_NOISE_GRID).astype(np.float64)[None, :]
+        wavenumber = np.hypot(along_y, along_x)
+        weight = np.where((along_x == 0) | (along_x == np.pi), 1.0, 2.0) / _NOISE_GRID**2
+        eigenvalues = laplacian_eigenvalues(along_y, along_x)
         inverse = np.divide(1.0, eigenvalues, out=np.zeros_like(eigenvalues), where=eigenvalues != 0)
         inside, unseen = [band.holds(wavenumber) for band in bands], self._unseen(bands, len(bands))
         products, squares = np.zeros((3, 5, 3, len(bands))), np.zeros((3, 5, len(bands)))
@@ -248,28 +411,29 @@ class StarResponse:
         for row, kind in enumerate(SIGNATURE):
             # Template of each kind for the light of the star and for uniform light.
             templates = [
-                [np.fft.fft2(lit[of, row], wavenumber.shape) * (inverse if of else 1.0) for of in range(3)] for lit in kernels
+                [fft.rfft2(lit[of, row], (_NOISE_GRID, _NOISE_GRID)) * (inverse if of else 1.0) for of in range(3)]
+                for lit in kernels
             ]
             # Area times -laplacian, diffusion times laplacian^2.
             power = (1.0, -eigenvalues, eigenvalues**2)[kind]
             for first in range(2):
-                instrument = templates[first][kind] * power
+                instrument = templates[first][kind] * (power * weight)
                 for second in range(2):
                     for of in range(3):
-                        product = (np.conj(instrument) * templates[second][of]).real / wavenumber.size
+                        product = (np.conj(instrument) * templates[second][of]).real
                         damped = [
                             product[modes].sum() * factor ** (first + second)
                             for modes, factor in zip(inside, unseen, strict=True)
                         ]
                         products[first + second, row, of] += damped
-                    square = (np.conj(templates[first][kind]) * templates[second][kind]).real / wavenumber.size
+                    square = (np.conj(templates[first][kind]) * templates[second][kind]).real * weight
                     squares[first + second, row] += [
                         square[modes].sum() * factor ** (first + second) for modes, factor in zip(inside, unseen, strict=True)
                     ]
         return products, squares
 
     def shapes(self, places: StarPlaces) -> StarShapes:
-        """Return stars as the kernels take them."""
+        """Return stars in the form of the compiled kernels."""
         moments = self.moments(places)
         return StarShapes(
             x=np.ascontiguousarray(places.x, dtype=np.float64),

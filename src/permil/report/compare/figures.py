@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from permil.compare.comparison import WHOLE
-from permil.compare.hypotheses.fractions import KINDS, TOTAL
+from permil.compare.hypotheses.results import KINDS, TOTAL
 from permil.report.compare.inputs import NAIVE, CompareProducts, number_in, text_in
 from permil.report.kit.elements import Picture, drawing, raster
 from permil.report.kit.maps import colour_bar, displacement_figure, show_image, symmetric_limits, write_on_map

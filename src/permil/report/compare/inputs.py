@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from permil.compare.comparison import WHOLE
 from permil.compare.folder import CompareFolder
-from permil.compare.hypotheses.fractions import TOTAL
+from permil.compare.hypotheses.results import TOTAL
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.products.fits import whole_file

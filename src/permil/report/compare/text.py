@@ -11,7 +11,7 @@ from astropy.table import Table
 
 from permil.camera import Detector
 from permil.compare.comparison import SINGLE
-from permil.compare.hypotheses.fractions import KINDS, SUM
+from permil.compare.hypotheses.results import KINDS, SUM
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.report.compare.inputs import (
     NAIVE,

@@ -1,4 +1,4 @@
-// Normal equations of fluxes; see permil.spots.normal.
+// Normal equations of fluxes; see permil.spots.flux_model.
 #pragma once
 #include "_kernels/mathematics.hpp"
 #include "spots/_kernels/structs.hpp"

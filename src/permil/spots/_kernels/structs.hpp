@@ -17,14 +17,14 @@ struct Places {
   int64_t count;
 };
 
-/// Noise common to the pixels of a row; see permil.spots.row_noise.RowNoise.
+/// Noise common to the pixels of a row; see permil.spots.background.RowNoise.
 struct RowNoise {
   const int64_t* starts;   // [strip]
   int64_t n_strips;
   const double* variance;  // [y, strip]
 };
 
-/// Row noise around spots; see permil.spots.row_noise.RowErrors.
+/// Row noise around spots; see permil.spots.background.RowErrors.
 struct RowErrors {
   RowNoise noise;
   const int64_t* first_row;  // [spot]
@@ -69,7 +69,7 @@ struct MeshPlaces {
   const int64_t *nearest_row, *nearest_column;  // [place]
 };
 
-/// Measurements of fluxes; see permil.spots.normal.normal_equations.
+/// Measurements of fluxes; see permil.spots.flux_model.FluxEquations.
 struct Measurements {
   int64_t count;
   const int64_t *spot, *exposure;
@@ -79,7 +79,7 @@ struct Measurements {
   const double *weight, *residual, *factor;
 };
 
-/// Normal equations; see permil.spots.normal.NormalEquations.
+/// Normal equations; see permil.spots.flux_model.FluxEquations.
 struct Equations {
   double *spot_weight, *spot_side;  // [spot]
   double* coupling;                 // [spot, other]

@@ -343,7 +343,7 @@ def without_column(path: Path) -> None:
 
 def without_modes(path: Path) -> None:
     with fits.open(path) as hdus:
-        del hdus["MODES_R22_S11"]
+        del hdus["MODES"]
         hdus.writeto(path, overwrite=True)
 
 
@@ -355,7 +355,14 @@ def without_card(path: Path) -> None:
 
 def other_shape(path: Path) -> None:
     with fits.open(path) as hdus:
-        hdus["REMAINDER_R22_S11"].data = np.zeros((3, 3), dtype=np.float32)
+        hdus["REMAINDER"].data = np.zeros(9, dtype=np.float32)
+        hdus.writeto(path, overwrite=True)
+
+
+def older_format(path: Path) -> None:
+    with fits.open(path) as hdus:
+        del hdus["DETECTORS"]
+        hdus.append(fits.ImageHDU(np.eye(2), name="COVARIANCE_R22_S11"))
         hdus.writeto(path, overwrite=True)
 
 
@@ -376,9 +383,10 @@ def test_a_board_without_temperatures_is_named_and_has_no_coefficient(solved: So
     [
         (cut, "joint.fits"),
         (without_column, "column shift_x_err_mm of EXPOSURES missing"),
-        (without_modes, "MODES_R22_S11"),
+        (without_modes, "MODES"),
         (without_card, "card REDCHI2 missing"),
-        (other_shape, "have inconsistent shapes"),
+        (other_shape, "REMAINDER has the shape (9,)"),
+        (older_format, "older version of permil; run `permil flat` again"),
     ],
 )
 def test_a_damaged_solution_is_one_clear_sentence(copy: RunFolder, bin8: Camera, damage, words: str) -> None:  # type: ignore[no-untyped-def]

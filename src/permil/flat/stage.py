@@ -18,6 +18,7 @@ from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.engine import Ends, State, Task, Work
 from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
+from permil.flat.joint_file import JOINT_FORMAT
 from permil.flat.measured_linearity import write_measured_linearity
 from permil.flat.tasks.compose import MadeFlat, compose
 from permil.flat.tasks.divide import beam_of, divide_detector
@@ -255,7 +256,7 @@ def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple
         work,
         outputs=(run.folder.joint(led),),
         options=run.options("flat.joint", "isr.photodiode", "seed"),
-        facts=[run.camera.temperature_coefficient, [[str(row[name]) for name in _EXPOSURE_FACTS] for row in every]],
+        facts=[JOINT_FORMAT, run.camera.temperature_coefficient, [[str(row[name]) for name in _EXPOSURE_FACTS] for row in every]],
         needs=signals,
         tolerant=True,
         leaves_out=LEAVES_OUT,

@@ -142,7 +142,7 @@ def make_overview(context: LedContext) -> LedBlock:
     links = {name: index_address(config, context.folder, path) for name, path in pages.items()}
     rejected = plane.rejected if plane is not None else {}
     table = detector_table(context.measurements, links, rejected, limits=config.report) if links else None
-    pictures = overview_pictures(context, camera, plane)
+    pictures = overview_pictures(context, camera, plane, links)
     return LedBlock(render("detector/overview.html", led=products.led, pictures=pictures, detectors=table))
 
 

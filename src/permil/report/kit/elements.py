@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from astropy.io import fits
 from astropy.table import Table
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from permil.report.kit.quantities import MISSING, QUANTITIES, format_count, format_measurement
@@ -38,11 +39,12 @@ class Grid:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, embedded in ``address``, with its caption."""
+    """A picture, embedded in ``address`` or drawn by ``markup``, with its caption."""
 
     address: str
     caption: str
     narrow: bool = False
+    markup: Markup | str = ""
 
 
 @dataclass(frozen=True)

@@ -151,15 +151,14 @@ def _plane_pictures(
     plane: PlaneMaps, detectors: Sequence[Detector], links: Mapping[str, str], states: Mapping[str, str]
 ) -> list[Picture]:
     flattened = focal_plane.over_detector_median(plane.flat, focal_plane.detector_cells(plane.grid, detectors))
-    marked = " Detectors beyond a specification are framed in red, open ones in yellow." if states else ""
+    marked = " Detectors with results beyond a specification are framed in red, those with open ones in yellow." if states else ""
     maps = flat_maps(plane.flat, flattened, plane.grid, detectors)
     for detector in detectors:
-        title = f"{detector.name}, {detector.serial}"
-        for chart in maps:
-            chart.region(
-                focal_plane.outline(detector), title, link=links.get(detector.name, ""), verdict=states.get(detector.name, "")
-            )
-    caption = "Composite flat on one scale, and each detector relative to its own median; grey: no data."
+        link, state = links.get(detector.name, ""), states.get(detector.name, "")
+        maps[0].region(focal_plane.outline(detector), f"{detector.name}, {detector.serial}", link=link, verdict=state)
+    caption = (
+        "Composite flat on one scale, where each detector is a link, and each detector relative to its own median; grey: no data."
+    )
     pictures = [chart_picture([maps], caption + marked)]
     if plane.scatter is not None:
         rejected = np.array([plane.rejected.get(detector.name, np.nan) for detector in detectors])

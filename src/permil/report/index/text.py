@@ -107,24 +107,23 @@ def truth_plane_table(planes: Mapping[str, Mapping[str, float]]) -> Grid:
 
 def exposure_table(exposures: Table) -> Grid:
     """Return the numbers of exposures, files and positions for each purpose and LED."""
-    keys = sorted({(str(row["purpose"]), str(row["led"])) for row in exposures})
+    purposes, leds, detectors, obsids = (
+        np.asarray(exposures[name], dtype=np.str_) for name in ("purpose", "led", "detector", "obsid")
+    )
+    places = np.round(np.column_stack([np.asarray(exposures[name], dtype=float) for name in ("x_mm", "y_mm")]), 1)
     rows = []
-    for purpose, led in keys:
-        chosen = exposures[(exposures["purpose"] == purpose) & (exposures["led"] == led)]
-        positions = {
-            (round(float(row["x_mm"]), 1), round(float(row["y_mm"]), 1))
-            for row in chosen
-            if np.isfinite(row["x_mm"] + row["y_mm"])
-        }
-        unusable = int(np.sum(~np.isfinite(np.asarray(chosen["photodiode"], dtype=float)))) if led else 0
+    for purpose, led in sorted(set(zip(purposes.tolist(), leds.tolist(), strict=True))):
+        chosen = (purposes == purpose) & (leds == led)
+        known = places[chosen & np.isfinite(places).all(axis=1)]
+        unusable = int(np.sum(~np.isfinite(np.asarray(exposures["photodiode"][chosen], dtype=float)))) if led else 0
         rows.append(
             (
                 text_cell(purpose),
                 text_cell(led or MISSING),
-                count_cell(len(set(chosen["obsid"]))),
-                count_cell(len(chosen)),
-                count_cell(len(set(chosen["detector"]))),
-                count_cell(len(positions)) if led else Cell(MISSING),
+                count_cell(len(np.unique(obsids[chosen]))),
+                count_cell(int(chosen.sum())),
+                count_cell(len(np.unique(detectors[chosen]))),
+                count_cell(len(np.unique(known, axis=0))) if led else Cell(MISSING),
                 number_cell(format_count(unusable), unusable, verdict=NO if unusable else ""),
             )
         )

@@ -85,6 +85,11 @@ class Chart:
         """Draw a dashed vertical line across the axes."""
         self.line(np.array([x, x]), np.array(self._y), colour, width=0.9, style='stroke-dasharray="5 3"')
 
+    def area(self, x: FloatArray, low: FloatArray, high: FloatArray, colour: str) -> None:
+        """Fill the area between two lines."""
+        path = self._path(np.append(x, x[::-1]), np.append(low, high[::-1]))
+        self._content.append(f'<path d="{path}z" fill="{colour}" fill-opacity="0.3"/>')
+
     def steps(self, edges: FloatArray, heights: FloatArray, colour: str = FAINT) -> None:
         """Fill a histogram."""
         foot = self._y[0]
@@ -158,13 +163,13 @@ class Chart:
         x, y = self._pixels(np.array(place[0]), np.array(place[1]))
         self._content.append(f'<text class="on" x="{x:.1f}" y="{y + 3:.1f}" font-size="{size}">{escape(with_minus(text))}</text>')
 
-    def legend(self, entries: Sequence[tuple[str, str]]) -> None:
-        """Write a legend of colours and texts in the upper right corner, in one line."""
-        right = self._size[0] - 4
+    def legend(self, entries: Sequence[tuple[str, str]], *, at_foot: bool = False) -> None:
+        """Write a legend of colours and texts in one line, to the right in the upper corner or at the foot."""
+        right, y = self._size[0] - 4, self._size[1] - 8 if at_foot else 12
         for colour, text in reversed(entries):
-            self._frame += f'<text class="end" x="{right}" y="12">{escape(text)}</text>'
+            self._frame += f'<text class="end" x="{right:.1f}" y="{y}">{escape(text)}</text>'
             right -= _LETTER * len(text) + 6
-            self._frame += f'<path d="M{right - 12:.1f} 8h12" stroke="{colour}" stroke-width="5"/>'
+            self._frame += f'<path d="M{right - 12:.1f} {y - 4}h12" stroke="{colour}" stroke-width="5"/>'
             right -= 24
 
     def svg(self, left: float, top: float) -> str:

@@ -27,6 +27,16 @@ class Cell:
     verdict: str = ""
     link: str = ""
 
+    def attributes(self, is_numeric: bool) -> Markup:
+        """Return the attributes of the cell in HTML: its class, and its key unless that is the text."""
+        classes = ["number"] * is_numeric + [self.verdict] * (self.verdict in ("no", "open"))
+        key = f"{self.key:.7g}" if isinstance(self.key, float) else str(self.key)
+        return Markup("").join(
+            Markup(' {}="{}"').format(name, content)
+            for name, content, is_given in (("class", " ".join(classes), classes), ("data-key", key, key != self.text))
+            if is_given
+        )
+
 
 @dataclass(frozen=True)
 class Grid:

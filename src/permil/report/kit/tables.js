@@ -17,6 +17,7 @@ function addFilter(table) {
   box.append(input, count);
   table.parentElement.before(box);
 }
+function keyOf(cell) { return cell.dataset.key === undefined ? cell.textContent : cell.dataset.key; }
 document.querySelectorAll("table.sortable").forEach(function (table) {
   if (table.tBodies[0].rows.length > 12) { addFilter(table); }
   table.querySelectorAll("th").forEach(function (heading, column) {
@@ -25,7 +26,7 @@ document.querySelectorAll("table.sortable").forEach(function (table) {
       var numeric = heading.classList.contains("number");
       var rows = Array.from(table.tBodies[0].rows);
       rows.sort(function (first, second) {
-        var a = first.cells[column].dataset.key, b = second.cells[column].dataset.key;
+        var a = keyOf(first.cells[column]), b = keyOf(second.cells[column]);
         if (numeric) {
           if (a === "" || b === "") { return (a === "") - (b === ""); }
           return descending ? b - a : a - b;

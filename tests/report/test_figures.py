@@ -23,17 +23,19 @@ from permil.report.detector.figures import DisplayImage, flat_histogram, pointin
 from permil.report.index import figures as index_figures
 from permil.report.index.figures import BeamView, Profile
 from permil.report.kit.chart import Chart, chart_picture, colour_of, coloured, ticks
-from permil.report.kit.maps import displacement_figure, robust_limits, symmetric_limits
-from permil.report.kit.style import (
+from permil.report.kit.figures import (
     DIVERGING,
     LED_COLOURS,
     NO_DATA,
     SEQUENTIAL,
     SPREAD,
+    displacement_figure,
     embedded,
     led_colour,
     png,
+    robust_limits,
     svg,
+    symmetric_limits,
 )
 
 RNG = np.random.default_rng(2)

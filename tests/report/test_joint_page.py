@@ -43,7 +43,7 @@ from permil.report.joint.text import (
     stage_table,
 )
 from permil.report.kit.chart import chart_picture
-from permil.report.kit.quantities import MISSING, two_digits
+from permil.report.kit.results import MISSING, two_digits
 
 WAVE_MM = 24.0
 WAVE = 1e-3

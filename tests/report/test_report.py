@@ -18,7 +18,7 @@ from permil.engine import LocalProcesses, session
 from permil.errors import InputError, OutputError
 from permil.flat.metrics import metrics_table
 from permil.products import RunFolder, read_table, write_table
-from permil.report.kit.quantities import MISSING
+from permil.report.kit.results import MISSING
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 OUTSIDE = re.compile(r"""(?:src|href)\s*=\s*["'](?:https?:)?//|@import|url\(""")

@@ -16,10 +16,18 @@ from permil.products import is_good, is_usable
 from permil.report.detector.inputs import DetectorProducts, PointingCubes, pointing_name
 from permil.report.kit.chart import Chart, Extent, chart_picture
 from permil.report.kit.elements import Picture
-from permil.report.kit.maps import robust_limits, symmetric_limits
-from permil.report.kit.quantities import format_count, with_minus
-from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, SEQUENTIAL, SPREAD, led_colour
-from permil.report.kit.summary import NO, judge_size
+from permil.report.kit.figures import (
+    ACCENT,
+    ALARM,
+    DIVERGING,
+    FAINT,
+    SEQUENTIAL,
+    SPREAD,
+    led_colour,
+    robust_limits,
+    symmetric_limits,
+)
+from permil.report.kit.results import NO, format_count, judge_size, with_minus
 
 FloatArray = NDArray[np.float64]
 _DISPLAY_PIXELS = 256

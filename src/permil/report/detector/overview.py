@@ -18,14 +18,11 @@ from permil.products import RunFolder, read_image
 from permil.report.detector.inputs import read_scatter
 from permil.report.kit import focal_plane
 from permil.report.kit.chart import Chart, chart_picture, colour_of
-from permil.report.kit.elements import Cell, Grid, Picture, grid, number_cell, text_cell
-from permil.report.kit.maps import robust_limits, symmetric_limits
+from permil.report.kit.elements import Cell, Grid, Picture, grid, measurement_cell, number_cell, text_cell
+from permil.report.kit.figures import DIVERGING, INK, SPREAD, led_colour, robust_limits, symmetric_limits
 from permil.report.kit.pages import LedContext
-from permil.report.kit.quantities import MISSING, QUANTITIES
-from permil.report.kit.results import measurement_cell
+from permil.report.kit.results import MISSING, NO, OPEN, QUANTITIES, Measurement, with_verdict
 from permil.report.kit.run import LedProducts
-from permil.report.kit.style import DIVERGING, INK, SPREAD, led_colour
-from permil.report.kit.summary import NO, OPEN, Measurement, with_verdict
 
 _SHORT = {
     "median": "median",

@@ -13,10 +13,20 @@ from numpy.typing import NDArray
 from permil.beam import BeamModel
 from permil.report.kit.chart import Chart, chart_picture, colour_of
 from permil.report.kit.elements import Picture
-from permil.report.kit.maps import robust_limits, symmetric_limits
-from permil.report.kit.quantities import with_minus
+from permil.report.kit.figures import (
+    ACCENT,
+    ALARM,
+    DIVERGING,
+    FAINT,
+    INK,
+    SEQUENTIAL,
+    SPREAD,
+    led_colour,
+    robust_limits,
+    symmetric_limits,
+)
+from permil.report.kit.results import with_minus
 from permil.report.kit.run import RunProducts
-from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, INK, SEQUENTIAL, SPREAD, led_colour
 
 FloatArray = NDArray[np.float64]
 

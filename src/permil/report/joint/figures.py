@@ -22,9 +22,22 @@ from permil.report.joint.inputs import JointProducts, mode_sizes
 from permil.report.kit import focal_plane
 from permil.report.kit.chart import Chart, chart_picture
 from permil.report.kit.elements import Picture, raster
-from permil.report.kit.maps import colour_bar, robust_limits, show_image, symmetric_limits
-from permil.report.kit.quantities import format_measurement, two_digits
-from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, INK, SEQUENTIAL, led_colour, plain_axes, styled
+from permil.report.kit.figures import (
+    ACCENT,
+    ALARM,
+    DIVERGING,
+    FAINT,
+    INK,
+    SEQUENTIAL,
+    colour_bar,
+    led_colour,
+    plain_axes,
+    robust_limits,
+    show_image,
+    styled,
+    symmetric_limits,
+)
+from permil.report.kit.results import format_measurement, two_digits
 
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]

@@ -15,8 +15,8 @@ from PIL import Image
 
 from permil.flat.superpixel import super_pixels
 from permil.report.kit.elements import Picture
-from permil.report.kit.quantities import with_minus
-from permil.report.kit.style import FAINT, INK, MAP_COLOURS, NO_DATA, embedded
+from permil.report.kit.figures import FAINT, INK, MAP_COLOURS, NO_DATA, embedded
+from permil.report.kit.results import with_minus
 
 FloatArray = NDArray[np.float64]
 Extent = tuple[float, float, float, float]

@@ -6,7 +6,6 @@ python benchmarks/report_run.py FOLDER [--leds N] [--camera lsstcam-bin8] [--wor
 from __future__ import annotations
 
 import argparse
-import resource
 import sys
 import time
 from pathlib import Path
@@ -62,19 +61,15 @@ def main() -> None:
         write_products(root, camera, leds, options.detectors)
     config = synthetic_run.Config(camera=camera.name, output=root)
     folder = synthetic_run.RunFolder(root)
-    begin, before = time.perf_counter(), _processor_seconds()
-    with session(LocalProcesses(options.workers)):
+    begin = time.perf_counter()
+    with session(LocalProcesses(options.workers)) as opened:
         synthetic_run.make_pages(config, camera, folder)
-    seconds, spent = time.perf_counter() - begin, _processor_seconds() - before
+        for record in opened.take_records():
+            spent = sum(measure.cpu_seconds for measure in record.measures)
+            print(f"{record.description}: {len(record.measures)} calls, {spent:.1f} processor seconds")
+    print(f"{time.perf_counter() - begin:.1f} s, index {folder.report.stat().st_size / 1e6:.2f} MB")
     pages = list((folder.report.parent / "detectors").rglob("*.html"))
-    print(f"{len(pages)} pages, {seconds:.1f} s, {spent:.1f} processor s, index {folder.report.stat().st_size / 1e6:.2f} MB")
     print(f"{sum(page.stat().st_size for page in pages) / 1e6 / max(len(pages), 1):.3f} MB a page")
-
-
-def _processor_seconds() -> float:
-    return sum(
-        used.ru_utime + used.ru_stime for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    )
 
 
 if __name__ == "__main__":

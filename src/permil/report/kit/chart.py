@@ -1,4 +1,4 @@
-"""Charts of pages as SVG: maps with colour bars, lines, points, bars; a hundredth of the time that matplotlib takes for ticks and text."""
+"""Charts of pages, written directly as SVG: maps with colour bars, lines, points, bars."""
 
 from __future__ import annotations
 

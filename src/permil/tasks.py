@@ -28,7 +28,8 @@ from permil.run import Run
 KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS}
 """Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
 
-_SECONDS_OF_REPORT, _SECONDS_OF_PAGE = 6.0, 3.0
+_SECONDS_OF_REPORT, _SECONDS_OF_PAGE, _SECONDS_OF_PAGE_PIXEL = 3.0, 0.05, 5e-8
+_SIZE_OF_PAGE = 1.5e5
 
 
 def reduced_detectors(run: Run) -> list[str]:
@@ -69,15 +70,18 @@ def _planned_leds(run: Run) -> list[str]:
 
 
 def estimate(run: Run) -> str:
-    """Return what the run will need; see that the disk has it.
+    """Return the time and disk that the run needs beyond the products that are up to date; check that the disk has it.
 
     Raises
     ------
     OutputError
         If the disk cannot hold the products.
     """
-    tasks, workers = declared_tasks(run), run.workers
-    need = sum(task.size for task in tasks)
+    # Tasks keep their fingerprints, which files made by the next stages may change: those of this run are not asked.
+    tasks, workers = declared_tasks(Run(run.config, run.camera, run.folder)), run.workers
+    left = [task for task in tasks if not _is_current(task)]
+    flats = [run.camera[task.key[2]] for task in left if task.key[0] == "flat"] if run.config.report.detector_pages else []
+    need = sum(task.size for task in left) + _SIZE_OF_PAGE * len(flats)
     free = shutil.disk_usage(_existing(run.folder.root)).free
     if need > free:
         raise OutputError(
@@ -87,11 +91,19 @@ def estimate(run: Run) -> str:
             value=need,
             allowed=free,
         )
-    pages = sum(task.key[0] == "flat" for task in tasks) if run.config.report.detector_pages else 0
-    serial = [task.seconds for task in tasks if task.is_serial]
-    seconds = sum(task.seconds for task in tasks if not task.is_serial) / workers
-    seconds += sum(serial) / max(min(workers, len(serial)), 1) + _SECONDS_OF_REPORT + _SECONDS_OF_PAGE * pages / workers
-    return f"this run will take about {_duration(seconds)} and {max(need, 1e6) / 1e9:.2g} GB of disk, if nothing is there yet"
+    pages = sum(_SECONDS_OF_PAGE + _SECONDS_OF_PAGE_PIXEL * detector.nx * detector.ny for detector in flats)
+    serial = [task.seconds for task in left if task.is_serial]
+    seconds = (sum(task.seconds for task in left if not task.is_serial) + pages) / workers
+    seconds += sum(serial) / max(min(workers, len(serial)), 1) + _SECONDS_OF_REPORT
+    needed = f"about {_duration(seconds)} and {max(need, 1e6) / 1e9:.2g} GB of disk"
+    if len(left) == len(tasks):
+        return f"this run will take {needed}"
+    return f"{len(tasks) - len(left)} of {len(tasks)} products are up to date; the others will take {needed}"
+
+
+def _is_current(task: Task) -> bool:
+    """Return whether the products of a task are up to date; without any product, its inputs are not looked at."""
+    return any(path.exists() for path in (task.pending, *task.outputs) if path is not None) and task.is_current
 
 
 def _duration(seconds: float) -> str:

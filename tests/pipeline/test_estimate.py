@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,25 +16,49 @@ from permil.run import Run
 from permil.tasks import estimate
 
 
-def _seconds(reduced: Path, *options: str, camera: str = "lsstcam-bin8", workers: int = 1) -> float:
-    config = load_config(reduced / "config.yaml", [*options, f"pipeline.workers={workers}"])
-    said = estimate(Run(config, load_camera(camera), RunFolder(reduced)))
+@pytest.fixture
+def begun(reduced: Path, tmp_path: Path) -> Path:
+    """Return a folder with the configuration and the index of a run alone."""
+    for name in ("config.yaml", RunFolder(reduced).exposures.name):
+        shutil.copy(reduced / name, tmp_path / name)
+    return tmp_path
+
+
+def _said(folder: Path, *options: str, camera: str = "lsstcam-bin8", workers: int = 1) -> str:
+    config = load_config(folder / "config.yaml", [*options, f"pipeline.workers={workers}"])
+    return estimate(Run(config, load_camera(camera), RunFolder(folder)))
+
+
+def _seconds(said: str) -> float:
     number, unit = re.search(r"about ([\d.]+) (s|min|h) and", said).groups()
     return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
 
 
-def test_the_joint_solution_takes_its_time(reduced: Path) -> None:
-    joint = _seconds(reduced)
-    assert _seconds(reduced, "flat.joint.checks=false") < joint
-    assert _seconds(reduced, "flat.solver=divide") < 0.7 * joint
+def test_the_joint_solution_takes_its_time(begun: Path) -> None:
+    joint = _seconds(_said(begun))
+    assert _seconds(_said(begun, "flat.joint.checks=false")) < joint
+    assert _seconds(_said(begun, "flat.solver=divide")) < 0.7 * joint
 
 
-def test_larger_detectors_take_longer_and_more_workers_less(reduced: Path) -> None:
-    assert _seconds(reduced, camera="lsstcam") > 1.5 * _seconds(reduced)
-    assert _seconds(reduced, camera="lsstcam", workers=4) < _seconds(reduced, camera="lsstcam")
+def test_larger_detectors_take_longer_and_more_workers_less(begun: Path) -> None:
+    large = _seconds(_said(begun, camera="lsstcam"))
+    assert large > 1.5 * _seconds(_said(begun))
+    assert _seconds(_said(begun, camera="lsstcam", workers=4)) < large
 
 
-def test_a_disk_that_is_too_small_is_said_at_once(reduced: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products_that_are_up_to_date_do_not_count(reduced: Path, begun: Path) -> None:
+    said = _said(reduced, "flat.remove_amplifier_steps=true")
+    assert re.match(r"\d of \d products are up to date; the others will take about", said)
+    assert _seconds(said) < _seconds(_said(begun))
+
+
+def test_the_disk_that_is_announced_is_what_the_products_take(reduced: Path, begun: Path) -> None:
+    written = [path for name in ("calib", "beam", "flat", "report") for path in (reduced / name).rglob("*") if path.is_file()]
+    announced = float(re.search(r"and ([\d.]+) GB", _said(begun)).group(1))
+    assert announced == pytest.approx(sum(path.stat().st_size for path in written) / 1e9, rel=0.3)
+
+
+def test_a_disk_that_is_too_small_is_said_at_once(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("permil.tasks.shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     with pytest.raises(OutputError, match=r"fewer detectors \(flat.detectors\)"):
-        _seconds(reduced)
+        _said(begun)

@@ -42,14 +42,16 @@ def make_pages(config: Config, camera: Camera, folder: RunFolder) -> Path:
     return folder.report
 
 
-def write_run(root: Path, camera: Camera, *, leds: Sequence[str], detectors: Sequence[str]) -> SyntheticRun:
-    """Write all products of a run that the report looks at."""
+def write_run(
+    root: Path, camera: Camera, *, leds: Sequence[str], detectors: Sequence[str], has_truth: bool = True
+) -> SyntheticRun:
+    """Write all products of a run that the report looks at, with the truth of a simulation or without."""
     folder = RunFolder(root)
     rng = np.random.default_rng(7)
     chosen = [camera[name] for name in detectors]
     root.mkdir(parents=True, exist_ok=True)
     folder.configuration.write_text("versions: {permil: 0.0.test}\nconfig: {camera: lsstcam-bin8, seed: 5}\n", encoding="utf-8")
-    write_table(folder.exposures, _exposures(chosen, leds, rng))
+    write_table(folder.exposures, _exposures(chosen[:9], leds, rng))
     write_table(folder.unreadable, Table({"path": ["raw/<broken>.fits"], "reason": ["the file is cut short"]}))
     write_table(folder.left_out, Table({"path": ["raw/dark.fits"], "reason": ["photodiode is missing, zero or negative"]}))
     stages = {"stage": ["index", "flat"], "seconds": [1.25, 30.5], "done": [10, 4], "skipped": [0, 1]}
@@ -60,7 +62,7 @@ def write_run(root: Path, camera: Camera, *, leds: Sequence[str], detectors: Seq
         rows = []
         for detector in chosen:
             rows += metric_rows(detector, led, first=detector is chosen[0])
-            write_flat(folder, detector, led, rng)
+            write_flat(folder, detector, led, rng, has_truth=has_truth)
         metrics = metrics_table(rows)
         metrics.meta = {"fingerprint": f"aa{led}"}
         write_table(folder.metrics(led), metrics)
@@ -107,7 +109,15 @@ def metric_rows(detector: Detector, led: str, *, first: bool) -> list[dict[str, 
     return rows
 
 
-def write_flat(folder: RunFolder, detector: Detector, led: str, rng: np.random.Generator, *, extensions: bool = True) -> None:
+def write_flat(
+    folder: RunFolder,
+    detector: Detector,
+    led: str,
+    rng: np.random.Generator,
+    *,
+    extensions: bool = True,
+    has_truth: bool = True,
+) -> None:
     """Write a flat and the true flat that it was made from by adding noise."""
     rows, columns = np.mgrid[: detector.ny, : detector.nx]
     truth = 1 + 0.002 * np.sin(rows / 40) + 0.004 * rng.standard_normal(detector.shape)
@@ -124,6 +134,8 @@ def write_flat(folder: RunFolder, detector: Detector, led: str, rng: np.random.G
     }  # fmt: skip
     hdus = _small_extensions(detector, led, image, rng) if extensions else []
     write_image(folder.flat(led, detector.name), image, mask, variance, header=header, extensions=hdus)
+    if not has_truth:
+        return
     truth_header = {FINGERPRINT_CARD: f"ee{led}{detector.name}"}
     write_image(folder.truth_flat(led, detector.name), truth, np.zeros_like(mask), np.zeros(detector.shape), header=truth_header)
 

@@ -21,7 +21,7 @@ from permil.config.model import ReportConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.report.compare.figures import coarse
-from permil.report.kit.quantities import MISSING
+from permil.report.kit.results import MISSING
 
 DETECTOR = "R22_S11"
 GROUPS = ((DETECTOR, "red"), (DETECTOR, ""))

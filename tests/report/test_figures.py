@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
 import numpy as np
@@ -20,20 +22,28 @@ from permil.report.detector import overview
 from permil.report.detector.figures import DisplayImage, flat_histogram, pointing_residuals
 from permil.report.index import figures as index_figures
 from permil.report.index.figures import BeamView, Profile
-from permil.report.kit.maps import robust_limits, symmetric_limits
-from permil.report.kit.style import (
+from permil.report.kit.chart import Chart, chart_picture, colour_of, coloured, ticks
+from permil.report.kit.figures import (
     DIVERGING,
     LED_COLOURS,
+    NO_DATA,
     SEQUENTIAL,
     SPREAD,
+    displacement_figure,
     embedded,
     led_colour,
     png,
+    robust_limits,
     svg,
+    symmetric_limits,
 )
 
-Draw = Callable[[Camera], Figure]
 RNG = np.random.default_rng(2)
+EXTENT = (-0.5, 511.5, -0.5, 503.5)
+
+
+def _tree(markup: str) -> ET.Element:
+    return ET.fromstring(str(markup))  # noqa: S314 - our own
 
 
 def _beam_view() -> BeamView:
@@ -58,21 +68,21 @@ def _plane(camera: Camera, *, whole: bool) -> tuple[MosaicGrid, np.ndarray, list
     return grid, 1 + 0.01 * RNG.standard_normal(grid.shape), detectors
 
 
-def _flat_map(camera: Camera, *, whole: bool) -> Figure:
+def _flat_maps(camera: Camera, *, whole: bool) -> list[Chart]:
     grid, image, detectors = _plane(camera, whole=whole)
-    return overview.flat_map(image, image, grid, detectors)
+    return overview.flat_maps(image, image, grid, detectors)
 
 
-def _scatter_map(camera: Camera, *, whole: bool) -> Figure:
+def _scatter_maps(camera: Camera, *, whole: bool) -> list[Chart]:
     grid, image, detectors = _plane(camera, whole=whole)
     rejected = np.linspace(50, 500, len(detectors))
     rejected[0] = np.nan
-    return overview.scatter_map(np.abs(image - 1), grid, rejected, detectors)
+    return overview.scatter_maps(np.abs(image - 1), grid, rejected, detectors)
 
 
-def _coverage(camera: Camera) -> Figure:
+def _coverage(camera: Camera) -> list[Chart]:
     scan = np.stack(np.meshgrid(np.linspace(-60, 60, 12), np.linspace(-60, 60, 12)), axis=-1).reshape(-1, 2)
-    return overview.coverage(scan, np.empty((0, 2)), _plane(camera, whole=False)[2], led="red")
+    return [overview.coverage(scan, np.empty((0, 2)), _plane(camera, whole=False)[2], led="red")]
 
 
 def _residuals(number: int) -> tuple[np.ndarray, object]:
@@ -81,52 +91,47 @@ def _residuals(number: int) -> tuple[np.ndarray, object]:
     return responses, pointing_residuals(responses, np.ones((63, 64)))
 
 
-def _flat_and_scatter(camera: Camera, *, scatter: bool) -> Figure:
+def _flat_and_scatter(camera: Camera, *, scatter: bool) -> list[Chart]:
     shown = DisplayImage(1 + 0.005 * RNG.standard_normal((250, 256)), (-0.5, 511.5, -0.5, 499.5), 2)
     spread = np.abs(0.002 * RNG.standard_normal((63, 64))) if scatter else None
-    return detector_figures.flat_and_scatter(shown, 1.0, spread, (-0.5, 511.5, -0.5, 503.5), camera["R22_S11"])
+    return detector_figures.flat_and_scatter(shown, 1.0, spread, EXTENT, camera["R22_S11"])
 
 
-def _pointing_maps(camera: Camera) -> Figure:
-    responses, _ = _residuals(1)
-    extent = (-0.5, 511.5, -0.5, 503.5)
-    return detector_figures.pointing_maps(
-        5e4 * responses[0], responses[0], responses[0], extent=extent, title="pointing 1", detector=camera["R22_S11"]
-    )
+def _pointing_maps(camera: Camera) -> list[Chart]:
+    (response,), _ = _residuals(1)
+    images = (5e4 * response, response, response)
+    return detector_figures.pointing_maps(images, extent=EXTENT, title="pointing 1", detector=camera["R22_S11"])
 
 
-def _residual_maps(camera: Camera, *, number: int) -> Figure:
+def _residual_maps(camera: Camera, *, number: int) -> list[Chart]:
     titles = [f"{index + 1}: X 0.0, Y 0.0 mm" for index in range(number)]
-    return detector_figures.residual_maps(
-        _residuals(number)[1], titles, extent=(-0.5, 511.5, -0.5, 503.5), detector=camera["R22_S11"]
-    )
+    rows = detector_figures.residual_maps(_residuals(number)[1], titles, extent=EXTENT, detector=camera["R22_S11"])
+    return [chart for row in rows for chart in row]
 
 
-def _histogram(_: Camera) -> Figure:
+def _histogram(_: Camera) -> list[Chart]:
     image = 1 + 1e-3 * RNG.standard_normal((100, 100))
     content = flat_histogram(image, np.full(image.shape, 1e-7), np.ones(image.shape, dtype=bool))
     assert content is not None
-    return detector_figures.histogram(content)
+    return [detector_figures.histogram(content)]
 
 
-def _steps(_: Camera) -> Figure:
+def _steps(_: Camera) -> list[Chart]:
     step = np.array([1e-3, -3e-3, np.nan])
-    return detector_figures.amplifier_steps(["C00", "C01", "C02"], step, np.array([1e-4, 1e-4, np.nan]), limit=2e-3)
+    return [detector_figures.amplifier_steps(["C00", "C01", "C02"], step, np.array([1e-4, 1e-4, np.nan]), limit=2e-3)]
 
 
-def _levels(_: Camera) -> Figure:
-    return detector_figures.pointing_levels(
-        ["1", "2"], _residuals(2)[1], np.array([1e-4, np.nan]), np.array([30.0, np.nan]), led="uv"
-    )
+def _levels(_: Camera) -> list[Chart]:
+    error, rate = np.array([1e-4, np.nan]), np.array([30.0, np.nan])
+    return detector_figures.pointing_levels(["1", "2"], _residuals(2)[1], error, rate, led="uv")
 
 
-def _truth(camera: Camera) -> Figure:
+def _truth(camera: Camera) -> list[Chart]:
     ratio = DisplayImage(1 + 1e-3 * RNG.standard_normal((250, 256)), (-0.5, 511.5, -0.5, 499.5), 2)
-    extent = (-0.5, 511.5, -0.5, 503.5)
-    return detector_figures.truth_maps(ratio, np.ones((63, 64)), extent=extent, detector=camera["R22_S11"])
+    return detector_figures.truth_maps(ratio, np.ones((63, 64)), extent=EXTENT, detector=camera["R22_S11"])
 
 
-def _timeline(_: Camera) -> Figure:
+def _timeline(_: Camera) -> list[Chart]:
     mjd = 59000 + np.arange(40) / 1440
     reading = 4 + 0.01 * RNG.standard_normal(40)
     reading[7] = np.nan
@@ -135,70 +140,88 @@ def _timeline(_: Camera) -> Figure:
     return index_figures.photodiode_timeline({"red": index_figures.PhotodiodeSeries(mjd, reading, purpose), "uv": lost})
 
 
-MAPS: dict[str, Draw] = {
-    "beam": lambda _: index_figures.beam_maps(_beam_view()),
-    "flat of a raft": lambda camera: _flat_map(camera, whole=False),
-    "flat of the focal plane": lambda camera: _flat_map(camera, whole=True),
-    "scatter of a raft": lambda camera: _scatter_map(camera, whole=False),
-    "scatter of the focal plane": lambda camera: _scatter_map(camera, whole=True),
+CHARTS: dict[str, Callable[[Camera], list[Chart]]] = {
+    "flat of a raft": lambda camera: _flat_maps(camera, whole=False),
+    "flat of the focal plane": lambda camera: _flat_maps(camera, whole=True),
+    "scatter of a raft": lambda camera: _scatter_maps(camera, whole=False),
+    "scatter of the focal plane": lambda camera: _scatter_maps(camera, whole=True),
     "flat and scatter": lambda camera: _flat_and_scatter(camera, scatter=True),
     "flat without scatter": lambda camera: _flat_and_scatter(camera, scatter=False),
     "pointing": _pointing_maps,
     "residuals": lambda camera: _residual_maps(camera, number=5),
     "residuals of many pointings": lambda camera: _residual_maps(camera, number=12),
     "truth": _truth,
-    "timeline": _timeline,
     "coverage": _coverage,
-}
-DRAWINGS: dict[str, Draw] = {
+    "beam": lambda _: index_figures.beam_maps(_beam_view()),
     "beam profiles": lambda _: index_figures.beam_profiles(_beam_view()),
+    "timeline": _timeline,
     "histogram": _histogram,
     "steps": _steps,
     "levels": _levels,
 }
 
 
-@pytest.mark.parametrize("name", [*MAPS, *DRAWINGS])
-def test_every_axis_says_what_it_shows(name: str, bin8: Camera) -> None:
-    figure = (MAPS | DRAWINGS)[name](bin8)
-    shown = [axes for axes in figure.axes if axes.axison]
-    # Panels side by side share the label of their rows, panels above each other that of their columns.
-    assert shown[0].get_ylabel()
-    assert shown[-1].get_xlabel()
-    for axes in shown:
-        assert axes.get_xlabel() or axes.get_shared_x_axes().get_siblings(axes)[1:]
-        # The label of a colour bar says what the colours mean, and in which unit.
-        for bar in axes.child_axes:
-            assert bar.get_ylabel()
-            assert not axes.get_images() or "(" in bar.get_ylabel() or bar.get_ylabel() == "response"
+@pytest.mark.parametrize("name", CHARTS)
+def test_charts_are_labelled_small_and_need_nothing_from_elsewhere(name: str, bin8: Camera) -> None:
+    text = chart_picture([CHARTS[name](bin8)], "a < b").markup
+    assert "http" not in text
+    assert len(text) < 250_000
+    root = _tree(text)
+    assert root.get("aria-label") == "a < b"
+    assert not [entry for entry in root.iter() for name, text in entry.attrib.items() if name != "href" and "nan" in text]
+    labels = [entry.text for entry in root.iter("text") if "label" in entry.get("class", "")]
+    # Panels side by side share the label of their rows.
+    assert len(labels) >= 2
+    assert len([entry for entry in root.iter("text") if entry.get("class") == "title"]) >= 1
+    for label in labels:
+        assert label in ("amplifier", "pointing", "pixels per bin", "response") or "(" in str(label)
 
 
-@pytest.mark.parametrize("name", MAPS)
-def test_maps_are_small_enough_for_a_page(name: str, bin8: Camera) -> None:
-    content = png(MAPS[name](bin8))
+def test_colours_of_an_image_are_those_of_the_map() -> None:
+    image = np.array([[0.0, 1.0], [np.nan, 5.0]])
+    with Image.open(io.BytesIO(coloured(image, (0.0, 1.0), SEQUENTIAL))) as picture:
+        found = np.array(picture.convert("RGB"))
+    low, high = (np.round(255 * np.array(mpl.colormaps[SEQUENTIAL](level)[:3])) for level in (0.0, 1.0))
+    # Row 0 is at the foot, and what lies beyond the limits has the colour of the limit.
+    np.testing.assert_array_equal(found[1], [low, high])
+    np.testing.assert_array_equal(found[0, 1], high)
+    np.testing.assert_array_equal(found[0, 0], np.round(255 * np.array(mpl.colors.to_rgb(NO_DATA))))
+    assert colour_of(np.nan, (0.0, 1.0), SEQUENTIAL) == NO_DATA
+
+
+def test_a_large_image_is_binned_to_the_size_of_its_axes() -> None:
+    chart = Chart((100, 100), (0.0, 1.0), (0.0, 1.0))
+    chart.image(np.ones((451, 451)), (0.0, 1.0, 0.0, 1.0), (0.0, 2.0), SEQUENTIAL)
+    (shown,) = _tree(chart_picture([[chart]], "").markup).iter("image")
+    content = base64.b64decode(shown.attrib["href"].partition(",")[2])
     with Image.open(io.BytesIO(content)) as picture:
-        assert picture.format == "PNG"
-        assert picture.width >= 400
-    assert len(content) < 150_000
+        assert picture.size == (65, 65)
+    # 65 bins of 7 pixels extend beyond 451 pixels.
+    assert float(shown.attrib["width"]) == pytest.approx(100 * 455 / 451, abs=0.06)
 
 
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_drawings_need_nothing_from_elsewhere(name: str, bin8: Camera) -> None:
-    text = svg(DRAWINGS[name](bin8)).decode()
-    assert text.rstrip().endswith("</svg>")
-    assert "<text" not in text
-    assert 'xlink:href="http' not in text
-    assert len(text) < 150_000
+def test_a_region_is_a_link_with_a_title_and_a_verdict() -> None:
+    chart = Chart((100, 100), (0.0, 1.0), (0.0, 1.0))
+    corners = np.array([(0, 0), (1, 0), (1, 1), (0, 0)], dtype=float)
+    chart.region(corners, "R22_S11 <1>", link="detectors/a.html", verdict="no")
+    root = _tree(chart_picture([[chart]], "").markup)
+    (link,) = root.iter("a")
+    assert link.get("href") == "detectors/a.html"
+    assert link[0].get("class") == "region no"
+    assert link[0][0].text == "R22_S11 <1>"
 
 
-def test_the_palette_keeps_the_colours_of_maps(bin8: Camera) -> None:
-    grid, image, detectors = _plane(bin8, whole=False)
-    figure = overview.flat_map(np.full_like(image, 1.0), image, grid, detectors)
-    with Image.open(io.BytesIO(png(figure))) as picture:
-        found = np.array(picture.convert("RGB")).reshape(-1, 3)
-    levels = mpl.colormaps[DIVERGING].resampled(60)(np.linspace(0, 1, 60))[:, :3]
-    for colour in np.round(255 * levels[[0, 10, 20, 40, 50, 59]]):
-        assert (np.abs(found - colour).max(axis=1) <= 1).any()
+@pytest.mark.parametrize(
+    ("limits", "texts"),
+    [
+        ((0.0, 1.0), ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        ((-0.5, 4095.5), ["0", "1000", "2000", "3000", "4000"]),
+        ((0.9996, 1.0004), ["0.9996", "0.9998", "1", "1.0002", "1.0004"]),
+        ((-2e-7, 2e-7), ["-2e-07", "-1e-07", "0", "1e-07", "2e-07"]),
+    ],
+)
+def test_ticks_are_round_numbers(limits: tuple[float, float], texts: list[str]) -> None:
+    assert [text for _, text in ticks(limits, 400.0)] == texts
 
 
 def test_colour_maps_differ_and_leds_have_their_own_colours() -> None:
@@ -207,11 +230,27 @@ def test_colour_maps_differ_and_leds_have_their_own_colours() -> None:
     assert led_colour("infrared") not in LED_COLOURS.values()
 
 
-def test_drawing_leaves_the_settings_of_the_user_alone(bin8: Camera, monkeypatch: pytest.MonkeyPatch) -> None:
+def _displacements() -> Figure:
+    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(0, 500, 9), np.linspace(0, 500, 9)))
+    return displacement_figure(x, y, 0.1 * np.sin(x), 0.1 * np.cos(y), shape=(512, 512), title="shifts")
+
+
+def test_figures_of_matplotlib_are_small_and_need_nothing_from_elsewhere() -> None:
+    content = png(_displacements())
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.format == "PNG"
+    assert len(content) < 150_000
+    text = svg(_displacements()).decode()
+    assert text.rstrip().endswith("</svg>")
+    assert "<text" not in text
+    assert 'xlink:href="http' not in text
+
+
+def test_drawing_leaves_the_settings_of_the_user_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(mpl.rcParams, "font.size", 23.0)
     monkeypatch.setitem(mpl.rcParams, "axes.titlesize", "xx-large")
     before = dict(mpl.rcParams)
-    figure = _histogram(bin8)
+    figure = _displacements()
     svg(figure)
     assert figure.axes[0].title.get_fontsize() == 9.5
     assert dict(mpl.rcParams) == before

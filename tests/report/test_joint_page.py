@@ -29,7 +29,7 @@ from permil.flat.joint_file import read_light
 from permil.flat.joint_residuals import JointResiduals, joint_residuals
 from permil.flat.signals_file import SuperPixelSignals, read_signals, write_signals
 from permil.products import RunFolder, read_table
-from permil.report.joint.figures import mode_figure, photodiode_figure, reflection_figure, stage_figure, view_joint_beam
+from permil.report.joint.figures import mode_maps, photodiode_figure, reflection_figure, stage_figure, view_joint_beam
 from permil.report.joint.inputs import JointProducts, mode_sizes, read_joint, read_solution
 from permil.report.joint.page import joint_path
 from permil.report.joint.text import (
@@ -42,7 +42,8 @@ from permil.report.joint.text import (
     solution_text,
     stage_table,
 )
-from permil.report.kit.quantities import MISSING, two_digits
+from permil.report.kit.chart import chart_picture
+from permil.report.kit.results import MISSING, two_digits
 
 WAVE_MM = 24.0
 WAVE = 1e-3
@@ -238,8 +239,9 @@ def test_pictures_are_drawn_with_all_exposures(products: JointProducts, bin8: Ca
     assert drawn["left out"] == 1
     assert temperature_axes.get_xlabel() == "temperature of the LED (°C)"
     assert len(stage_figure(products).axes) == 3
-    titles = [axes.get_title(loc="left") for axes in mode_figure(products, [bin8[name] for name in DETECTORS]).axes]
-    assert sum(title.startswith("mode ") for title in titles) == 6
+    maps = mode_maps(products, [bin8[name] for name in DETECTORS])
+    assert [len(row) for row in maps] == [3, 3]
+    assert "mode 6: " in chart_picture(maps, "").markup
 
 
 def test_a_drifting_photodiode_stays_within_its_panel(products: JointProducts) -> None:
@@ -283,7 +285,7 @@ def test_the_report_has_the_page_and_leads_to_it(copy: RunFolder, bin8: Camera) 
     assert 'href="joint/red.html"' in index
     assert 'href="../index.html#led-red"' in text
     assert not re.search(r"""(?:src|href)\s*=\s*["'](?:https?:)?//""", re.sub(r'src="data:[^"]*"', "", text))
-    assert text.count("<img") == 6
+    assert text.count("<figure") == 6
     words = re.sub(r'src="data:[^"]*"|<script>.*?</script>|<style>.*?</style>', "", text, flags=re.DOTALL)
     assert not re.search(r"\bnan\b", words)
     assert "red0020" in text
@@ -309,7 +311,7 @@ def test_without_signals_the_page_says_so(copy: RunFolder, bin8: Camera) -> None
     make_pages(run_config(copy, bin8), bin8, copy)
     text = joint_path(copy, "red").read_text(encoding="utf-8")
     assert "no residuals can be shown" in text
-    assert text.count("<img") == 4
+    assert text.count("<figure") == 4
 
 
 def test_a_run_without_joint_solution_has_no_such_page(written_run: SyntheticRun) -> None:
@@ -343,7 +345,7 @@ def without_column(path: Path) -> None:
 
 def without_modes(path: Path) -> None:
     with fits.open(path) as hdus:
-        del hdus["MODES_R22_S11"]
+        del hdus["MODES"]
         hdus.writeto(path, overwrite=True)
 
 
@@ -355,7 +357,14 @@ def without_card(path: Path) -> None:
 
 def other_shape(path: Path) -> None:
     with fits.open(path) as hdus:
-        hdus["REMAINDER_R22_S11"].data = np.zeros((3, 3), dtype=np.float32)
+        hdus["REMAINDER"].data = np.zeros(9, dtype=np.float32)
+        hdus.writeto(path, overwrite=True)
+
+
+def older_format(path: Path) -> None:
+    with fits.open(path) as hdus:
+        del hdus["DETECTORS"]
+        hdus.append(fits.ImageHDU(np.eye(2), name="COVARIANCE_R22_S11"))
         hdus.writeto(path, overwrite=True)
 
 
@@ -376,9 +385,10 @@ def test_a_board_without_temperatures_is_named_and_has_no_coefficient(solved: So
     [
         (cut, "joint.fits"),
         (without_column, "column shift_x_err_mm of EXPOSURES missing"),
-        (without_modes, "MODES_R22_S11"),
+        (without_modes, "MODES"),
         (without_card, "card REDCHI2 missing"),
-        (other_shape, "have inconsistent shapes"),
+        (other_shape, "REMAINDER has the shape (9,)"),
+        (older_format, "older version of permil; run `permil flat` again"),
     ],
 )
 def test_a_damaged_solution_is_one_clear_sentence(copy: RunFolder, bin8: Camera, damage, words: str) -> None:  # type: ignore[no-untyped-def]

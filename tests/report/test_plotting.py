@@ -13,7 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from permil.plotting import own_settings
-from permil.report.kit.style import png, styled, svg
+from permil.report.kit.figures import png, styled, svg
 
 SETTINGS = {
     "text.usetex": True,

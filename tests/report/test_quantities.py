@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from permil.report.kit.quantities import MISSING, QUANTITIES, format_count, format_measurement
+from permil.report.kit.results import MISSING, QUANTITIES, format_count, format_measurement
 
 MINUS = "\N{MINUS SIGN}"
 

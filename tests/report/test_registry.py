@@ -25,8 +25,8 @@ from permil.report.kit.pages import (
     relative_address,
     render,
 )
+from permil.report.kit.results import Measurement
 from permil.report.kit.run import LedProducts, RunProducts
-from permil.report.kit.summary import Measurement
 
 
 def _html(run: RunProducts, led: str, fingerprint: str) -> str:

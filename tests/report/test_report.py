@@ -18,7 +18,7 @@ from permil.engine import LocalProcesses, session
 from permil.errors import InputError, OutputError
 from permil.flat.metrics import metrics_table
 from permil.products import RunFolder, read_table, write_table
-from permil.report.kit.quantities import MISSING
+from permil.report.kit.results import MISSING
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 OUTSIDE = re.compile(r"""(?:src|href)\s*=\s*["'](?:https?:)?//|@import|url\(""")
@@ -54,6 +54,8 @@ class Page(HTMLParser):
         if tag == "img":
             assert entries["alt"]
             self.pictures.append(str(entries["src"]))
+        if tag == "image":
+            self.pictures.append(str(entries["href"]))
         if tag == "table":
             self._table = self.tables[entries.get("id") or f"table {len(self.tables)}"] = []
         if tag == "tr" and self._table is not None:
@@ -109,8 +111,9 @@ def test_pages_need_nothing_from_elsewhere(made: dict[str, Page]) -> None:
     for page in made.values():
         assert page.pictures
         assert all(picture.startswith("data:image/") for picture in page.pictures)
-        assert not OUTSIDE.search(re.sub(r'src="data:[^"]*"', "", page.text))
-        assert "http" not in re.sub(r'src="data:[^"]*"', "", page.text)
+        text = re.sub(r'(src|href)="data:[^"]*"', "", page.text)
+        assert not OUTSIDE.search(text)
+        assert "http" not in text
         assert all(len(picture) < 200_000 for picture in page.pictures)
 
 

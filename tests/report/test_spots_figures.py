@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from permil.report.kit.maps import displacement_figure
-from permil.report.kit.style import png, svg
+from permil.report.kit.figures import displacement_figure, png, svg
 from permil.report.spots import figures
 
 RNG = np.random.default_rng(3)

@@ -14,7 +14,7 @@ from permil.config.model import ReportConfig
 from permil.excess_scatter import root_of_variance, variance_of_root
 from permil.products import read_table, write_table
 from permil.report import summary_table
-from permil.report.kit.summary import NO, OPEN, Measurement, flat_measurements, judge_size, verdicts, with_verdict
+from permil.report.kit.results import NO, OPEN, Measurement, flat_measurements, judge_size, verdicts, with_verdict
 
 LIMITS = ReportConfig(scatter_limit=0.005, step_limit=0.002, noise_limit=0.001, node_noise_limit=0.0005)
 

@@ -1,4 +1,17 @@
-"""The joint solution as a file: what a detector's full-resolution pass, the report and a reader need of it."""
+"""The joint solution as a file, for the flats of its detectors, the report and other readers.
+
+The number of extensions does not depend on the number of detectors. Tables and images of the whole solution are BEAM, REFLECTION,
+EXPOSURES, DRIFT, BUDGET, BOARDS, BOARD_GAINS, GAIN_STEPS and LINEARITY. Errors of detectors are in a table with one row for each, and in
+images on the super-pixels of all detectors, stacked, from which those of one detector are read without the others:
+
+============ ====================================================================================================================
+DETECTORS    ``detector``; ``rows``, ``columns`` of its grid; ``first``, the number of its first super-pixel in the stacks, which
+             follow row by row; ``places``, shape (n, 2), and ``covariance``, shape (n, n)
+MODES        [super-pixel, mode]
+REMAINDER    [super-pixel]
+HALVES       [super-pixel, 2]
+============ ====================================================================================================================
+"""
 
 from __future__ import annotations
 
@@ -32,6 +45,11 @@ FloatArray = NDArray[np.float64]
 
 FRAME_CARDS = ("WEATHRX", "WEATHRY", "WEATHRH")
 """Cards of EXPOSURES with the centre and the half side of the patterns of weather, mm."""
+
+JOINT_FORMAT = 2
+"""Version of the file's format. Increase it when older files cannot be read."""
+
+_DETECTORS = "DETECTORS"
 
 _LATTICE_MM = 0.1
 """Longest cell of a lattice on which light is known: a beam has no structure a few tenths of a millimetre wide."""
@@ -285,14 +303,63 @@ def joint_hdus(
         fits.BinTableHDU(_drift_table(solution), name="DRIFT"),
         fits.BinTableHDU(budget, name="BUDGET"),
         *_gain_hdus(solution, obsids),
+        *error_hdus(errors),
     ]
-    for name, found in errors.items():
-        for extension, array in (
-            ("COVARIANCE", found.covariance), ("PLACES", found.places), ("MODES", found.modes), ("REMAINDER", found.remainder),
-            ("HALVES", found.halves),
-        ):  # fmt: skip
-            hdus.append(fits.ImageHDU(np.ascontiguousarray(array), name=f"{extension}_{name}"))
     return hdus
+
+
+def error_hdus(errors: Mapping[str, DetectorErrors]) -> list[Any]:
+    """Return the errors of all detectors as a table and stacks of super-pixels."""
+    shapes = np.array([found.remainder.shape for found in errors.values()])
+    sizes = shapes.prod(axis=1)
+    table = Table(
+        {
+            "detector": list(errors),
+            "rows": shapes[:, 0],
+            "columns": shapes[:, 1],
+            "first": np.cumsum(sizes) - sizes,
+            "places": [found.places for found in errors.values()],
+            "covariance": [found.covariance for found in errors.values()],
+        }
+    )
+    stacks = (
+        ("MODES", [found.modes.reshape(-1, found.remainder.size).T for found in errors.values()], "[super-pixel, mode]"),
+        ("REMAINDER", [found.remainder.ravel() for found in errors.values()], "[super-pixel]"),
+        ("HALVES", [found.halves.reshape(2, -1).T for found in errors.values()], "[super-pixel, half]"),
+    )
+    hdus: list[Any] = [fits.BinTableHDU(table, name=_DETECTORS)]
+    for name, parts, axes in stacks:
+        hdu = fits.ImageHDU(np.concatenate(parts), name=name)
+        hdu.header["AXES"] = (axes, "of all detectors, see DETECTORS")
+        hdus.append(hdu)
+    return hdus
+
+
+def errors_in(hdus: Any, names: Sequence[str] | None = None) -> dict[str, DetectorErrors]:
+    """Return the errors of some detectors (of all, if None) in an open joint solution; nothing else is read.
+
+    Raises
+    ------
+    ValueError
+        If a stack does not have the super-pixels that DETECTORS lists.
+    KeyError
+        If a detector is not in the solution.
+    """
+    rows = {str(row["detector"]): row for row in hdus[_DETECTORS].data}
+    stacks = [hdus[name] for name in ("MODES", "REMAINDER", "HALVES")]
+    count = sum(int(row["rows"]) * int(row["columns"]) for row in rows.values())
+    for stack in stacks:
+        if len(stack.shape) != 1 + (stack.name != "REMAINDER") or stack.shape[0] != count:
+            raise ValueError(f"extension {stack.name} has the shape {stack.shape}, but DETECTORS lists {count} super-pixels")
+    found = {}
+    for name in rows if names is None else names:
+        row = rows[name]
+        shape, first = (int(row["rows"]), int(row["columns"])), int(row["first"])
+        modes, remainder, halves = (stack.section[first : first + shape[0] * shape[1]].astype(np.float32).T for stack in stacks)
+        places, covariance = (np.asarray(row[column]).astype(np.float64) for column in ("places", "covariance"))
+        stacked = (np.ascontiguousarray(part).reshape(-1, *shape) for part in (modes, halves))
+        found[name] = DetectorErrors(places, covariance, next(stacked), remainder.reshape(shape), next(stacked))
+    return found
 
 
 def beam_maximum(solution: JointSolution) -> float:
@@ -443,7 +510,7 @@ def read_light(path: Path) -> JointLight:
     InputError
         If the file is missing or damaged.
     """
-    with _opened(path) as hdus:
+    with open_joint(path) as hdus:
         tables = []
         for hdu in hdus:
             if hdu.name in ("BEAM", "REFLECTION"):
@@ -474,17 +541,23 @@ def read_errors(path: Path, detector: str) -> tuple[DetectorErrors, Table]:
     InputError
         If the file is missing or damaged.
     """
-    with _opened(path) as hdus:
-        names = ("PLACES", "COVARIANCE", "MODES", "REMAINDER", "HALVES")
-        arrays = [np.array(hdus[f"{name}_{detector}"].data) for name in names]
-        return DetectorErrors(*arrays), Table(hdus["BUDGET"].data)
+    with open_joint(path) as hdus:
+        return errors_in(hdus, [detector])[detector], Table(hdus["BUDGET"].data)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a joint solution; of it only what is asked for is read."""
+def open_joint(path: Path) -> Iterator[Any]:
+    """Open a joint solution; only what is used of its HDUs is read.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or of an older format.
+    """
     try:
         with whole_file(path), fits.open(path, memmap=False, lazy_load_hdus=True) as hdus:
+            if _DETECTORS not in hdus and any(hdu.name.startswith("COVARIANCE_") for hdu in hdus):
+                raise InputError("has the format of an older version of permil", path=path, remedy="run `permil flat` again")
             yield hdus
     except InputError:
         raise

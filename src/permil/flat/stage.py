@@ -18,6 +18,7 @@ from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.engine import Ends, State, Task, Work
 from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
+from permil.flat.joint_file import JOINT_FORMAT
 from permil.flat.measured_linearity import write_measured_linearity
 from permil.flat.steps.composite_flats import MadeFlat, compose
 from permil.flat.steps.divided_flat import beam_of, divide_detector
@@ -235,7 +236,8 @@ def _signals_task(run: Run, led: str, detector: str, rows: Table, beams: tuple[T
         after=beams,
         leaves_out=LEAVES_OUT,
         command=step_command("signals", led, detector),
-        seconds=len(paths) * 1.5 * seconds_of_file(run.camera[detector]),
+        seconds=0.2 + len(paths) * 1.5 * seconds_of_file(run.camera[detector]),
+        size=len(paths) * 8 * _super_pixels(run, detector),
     )
 
 
@@ -247,20 +249,20 @@ def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple
         exposures = _exposures_of(rows, task)
         return Work(solve_led, [SolutionRequest(run.config, run.folder.root, led, exposures, detectors, task.fingerprint)])
 
-    areas = {name: run.camera[name].nx * run.camera[name].ny * run.camera[name].pixel_mm ** 2 for name in rows}
-    n_signals = sum(len(own) * areas[name] for name, own in rows.items()) / options.super_pixel_mm**2
+    n_signals = sum(len(own) * _super_pixels(run, name) for name, own in rows.items())
     return Task(
         ("solution", led),
         f"joint solution {led}",
         work,
         outputs=(run.folder.joint(led),),
         options=run.options("flat.joint", "isr.photodiode", "seed"),
-        facts=[run.camera.temperature_coefficient, [[str(row[name]) for name in _EXPOSURE_FACTS] for row in every]],
+        facts=[JOINT_FORMAT, run.camera.temperature_coefficient, [[str(row[name]) for name in _EXPOSURE_FACTS] for row in every]],
         needs=signals,
         tolerant=True,
         leaves_out=LEAVES_OUT,
         command=step_command("solution", led),
         seconds=(1.5 + 2.2e-6 * n_signals) * (2 if options.joint.checks else 1),
+        size=sum(4 * (options.joint.modes + 3) * _super_pixels(run, name) for name in rows),
         is_serial=True,
     )
 
@@ -328,7 +330,10 @@ def _beam_tasks(run: Run, led: str) -> tuple[Task, ...]:
 def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) -> Task:
     """Declare the flat of a detector by either solver, from exposures in the index."""
     options = run.options("flat.solver", "flat.remove_amplifier_steps", "flat.keep_pointings", "flat.super_pixel_mm")
-    kept = np.unique(np.asarray(rows["position_id"])[np.asarray(rows["aimed"]) == detector]).size
+    is_kept = (np.asarray(rows["aimed"]) == detector) & (np.asarray(rows["purpose"]) == POINTING)
+    kept = np.unique(np.asarray(rows["position_id"])[is_kept]).size
+    # Modes, remainder and halves, and small maps of each pointing.
+    small = 4 * _super_pixels(run, detector) * (run.config.flat.joint.modes + 4 + 3 * kept)
     pixels = run.camera[detector].nx * run.camera[detector].ny
     return Task(
         ("flat", led, detector),
@@ -339,9 +344,15 @@ def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) ->
         leaves_out=LEAVES_OUT,
         command=step_command("flat", led, detector),
         seconds=0.3 + 1.5e-7 * pixels + len(rows) * seconds_of_file(run.camera[detector]),
-        size=size_of_image(run.camera[detector]) * (1 + (kept if run.config.flat.keep_pointings else 0)),
+        size=size_of_image(run.camera[detector]) * (1 + (kept if run.config.flat.keep_pointings else 0)) + small,
         **inputs,
     )
+
+
+def _super_pixels(run: Run, detector: str) -> float:
+    """Return the number of super-pixels of a detector."""
+    own = run.camera[detector]
+    return own.nx * own.ny * own.pixel_mm**2 / run.config.flat.super_pixel_mm**2
 
 
 def _make_detector(task: FlatRequest) -> None:

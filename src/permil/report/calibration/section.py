@@ -12,13 +12,22 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from permil.products import read_table
-from permil.report.kit.elements import Cell, Grid, Picture, decimal_cell, drawing, grid, measured_cell, result_cell, text_cell
+from permil.report.kit.elements import (
+    Cell,
+    Grid,
+    Picture,
+    decimal_cell,
+    drawing,
+    grid,
+    measured_cell,
+    pull_cell,
+    result_cell,
+    text_cell,
+)
+from permil.report.kit.figures import ACCENT, FAINT, INK, plain_axes, styled
 from permil.report.kit.pages import Declaration, IndexSection, PageKind, render
-from permil.report.kit.quantities import MISSING, QUANTITIES
-from permil.report.kit.results import pull_cell
+from permil.report.kit.results import MISSING, NO, QUANTITIES, Measurement
 from permil.report.kit.run import RunProducts
-from permil.report.kit.style import ACCENT, FAINT, INK, plain_axes, styled
-from permil.report.kit.summary import NO, Measurement
 
 FloatArray = NDArray[np.float64]
 Amplifier = tuple[str, str]

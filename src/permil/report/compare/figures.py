@@ -17,8 +17,21 @@ from permil.compare.comparison import WHOLE
 from permil.compare.hypotheses.results import KINDS, TOTAL
 from permil.report.compare.inputs import NAIVE, CompareProducts, number_in, text_in
 from permil.report.kit.elements import Picture, drawing, raster
-from permil.report.kit.maps import colour_bar, displacement_figure, show_image, symmetric_limits, write_on_map
-from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, INK, LED_COLOURS, plain_axes, styled
+from permil.report.kit.figures import (
+    ACCENT,
+    ALARM,
+    DIVERGING,
+    FAINT,
+    INK,
+    LED_COLOURS,
+    colour_bar,
+    displacement_figure,
+    plain_axes,
+    show_image,
+    styled,
+    symmetric_limits,
+    write_on_map,
+)
 
 FloatArray = NDArray[np.float64]
 

@@ -34,8 +34,15 @@ from permil.report.kit.elements import (
     text_cell,
 )
 from permil.report.kit.pages import group_name
-from permil.report.kit.quantities import MISSING, QUANTITIES, format_chance, format_count, format_measurement, with_minus
-from permil.report.kit.summary import Measurement
+from permil.report.kit.results import (
+    MISSING,
+    QUANTITIES,
+    Measurement,
+    format_chance,
+    format_count,
+    format_measurement,
+    with_minus,
+)
 
 _QUOTED = "quoted"
 _METHODS = {

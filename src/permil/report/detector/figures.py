@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import Table
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from permil.camera import Detector
@@ -17,22 +14,35 @@ from permil.config.model import ReportConfig
 from permil.flat.superpixel import super_pixels
 from permil.products import is_good, is_usable
 from permil.report.detector.inputs import DetectorProducts, PointingCubes, pointing_name
-from permil.report.kit.elements import Picture, drawing, raster
-from permil.report.kit.maps import colour_bar, robust_limits, show_image, symmetric_limits, write_on_map
-from permil.report.kit.quantities import format_count, with_minus
-from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, INK, SEQUENTIAL, SPREAD, led_colour, plain_axes, styled
-from permil.report.kit.summary import NO, judge_size
+from permil.report.kit.chart import Chart, Extent, chart_picture
+from permil.report.kit.elements import Picture
+from permil.report.kit.figures import (
+    ACCENT,
+    ALARM,
+    DIVERGING,
+    FAINT,
+    SEQUENTIAL,
+    SPREAD,
+    led_colour,
+    robust_limits,
+    symmetric_limits,
+)
+from permil.report.kit.results import NO, format_count, judge_size, with_minus
 
 FloatArray = NDArray[np.float64]
-Extent = tuple[float, float, float, float]
-"""Left, right, bottom, top in detector pixels."""
-
 _DISPLAY_PIXELS = 256
 _HISTOGRAM_BINS = 120
 _HISTOGRAM_WIDTHS = 6.0
 _NOISE_QUANTILES = 33
+_VARIANCES = 1_000_000
+"""Pixels at most from which the distribution of variances is taken."""
+
 _MAPS_PER_ROW = 5
 _MOST_MAPS = 10
+_LARGE, _MIDDLE, _SMALL = 440.0, 246.0, 170.0
+"""Width of maps, pixels."""
+
+_DRAWING = (500.0, 230.0)
 
 
 def detector_pictures(
@@ -47,26 +57,17 @@ def detector_pictures(
     extent = small_map_extent(tuple(-(-length // products.block_pixels) for length in detector.shape), products.block_pixels)
     if products.scatter is None:
         absent.append("scatter between pointings (extension SCATTER)")
-    pictures = [
-        raster(
-            flat_and_scatter(display_image(product.image, usable), median, products.scatter, extent, detector),
-            "Flat over its median with the amplifiers, and the relative scatter between pointings.",
-        )
-    ]
+    maps = flat_and_scatter(display_image(product.image, usable), median, products.scatter, extent, detector)
+    pictures = [chart_picture([maps], "Flat over its median with the amplifiers, and the relative scatter between pointings.")]
     if content is not None:
-        pictures.append(
-            drawing(
-                histogram(content),
-                "All good pixels at full resolution, and the distribution expected from noise alone.",
-                narrow=True,
-            )
-        )
+        caption = "All good pixels at full resolution, and the distribution expected from noise alone."
+        pictures.append(chart_picture([[histogram(content)]], caption, narrow=True))
     else:
         absent.append("good pixels")
     steps = _steps(products.metrics, detector)
     if steps is not None:
-        picture = amplifier_steps(*steps, limit=limits.step_limit)
-        pictures.append(drawing(picture, "Excess of each amplifier, from the steps at its borders.", narrow=True))
+        caption = "Excess of each amplifier, from the steps at its borders."
+        pictures.append(chart_picture([[amplifier_steps(*steps, limit=limits.step_limit)]], caption, narrow=True))
     if products.cubes is None or products.aimed is None:
         absent.append("maps of the pointings (extensions STACKS, BEAMS, RESPONSES)")
         return pictures
@@ -94,29 +95,23 @@ def _pointing_pictures(
     chosen = int(np.argmin(distance))
     rejected = _column(aimed, "rejected")
     rate = 1e6 * rejected / (_column(aimed, "exposures") * float(np.prod(detector.shape)))
+    example = pointing_maps(
+        (cubes.stacks[chosen], cubes.beams[chosen], cubes.responses[chosen]),
+        extent=extent,
+        title=f"pointing {names[chosen]}",
+        detector=detector,
+    )
+    titles = [f"{name}: {place}" for name, place in zip(names, places, strict=True)]
     return [
-        raster(
-            pointing_maps(
-                cubes.stacks[chosen],
-                cubes.beams[chosen],
-                cubes.responses[chosen],
-                extent=extent,
-                title=f"pointing {names[chosen]}",
-                detector=detector,
-            ),
-            f"Pointing {names[chosen]} ({places[chosen]}): the stack of its exposures, the beam, and their ratio.",
+        chart_picture(
+            [example], f"Pointing {names[chosen]} ({places[chosen]}): the stack of its exposures, the beam, and their ratio."
         ),
-        raster(
-            residual_maps(
-                residuals,
-                [f"{name}: {place}" for name, place in zip(names, places, strict=True)],
-                extent=extent,
-                detector=detector,
-            ),
+        chart_picture(
+            residual_maps(residuals, titles, extent=extent, detector=detector),
             "Response of each pointing aimed at this detector over the combined flat, on super-pixels.",
         ),
-        drawing(
-            pointing_levels(names, residuals, _column(aimed, "scale_error"), rate, led=led),
+        chart_picture(
+            [pointing_levels(names, residuals, _column(aimed, "scale_error"), rate, led=led)],
             "Level of each pointing relative to the combined flat, and the values rejected in its stack: "
             f"{format_count(int(np.nansum(rejected)))} in total.",
         ),
@@ -145,8 +140,8 @@ def truth_picture(products: DetectorProducts, detector: Detector) -> Picture | N
         return None
     extent = small_map_extent(tuple(-(-length // products.block_pixels) for length in detector.shape), products.block_pixels)
     coarse = super_pixels(ratio, good, products.block_pixels).mean
-    figure = truth_maps(display_image(ratio, good), coarse, extent=extent, detector=detector)
-    return raster(figure, "Recovered flat over true flat, good pixels; the colour scales differ.")
+    maps = truth_maps(display_image(ratio, good), coarse, extent=extent, detector=detector)
+    return chart_picture([maps], "Recovered flat over true flat, good pixels; the colour scales differ.")
 
 
 def _column(table: Table, name: str) -> FloatArray:
@@ -224,13 +219,14 @@ def flat_histogram(
 ) -> FlatHistogram | None:
     """Return the distribution of the good pixels, None without any."""
     known = good & np.isfinite(response) & np.isfinite(variance)
-    levels = response[known].astype(np.float64)
+    levels = response[known]
     if levels.size == 0:
         return None
-    low, median, high = np.percentile(levels, [15.865, 50.0, 84.135])
-    width = float((high - low) / 2 / median)
+    low, median, high = (float(level) for level in np.percentile(levels, [15.865, 50.0, 84.135]))
+    width = (high - low) / 2 / median
     # The noise varies with the beam: its distribution is a mixture of normal ones.
-    sigmas = np.sqrt(np.quantile(variance[known], (np.arange(_NOISE_QUANTILES) + 0.5) / _NOISE_QUANTILES)) / median
+    variances = variance[known][:: -(-levels.size // _VARIANCES)]
+    sigmas = np.sqrt(np.quantile(variances, (np.arange(_NOISE_QUANTILES) + 0.5) / _NOISE_QUANTILES)) / median
     half = _HISTOGRAM_WIDTHS * max(width, float(np.median(sigmas)), 1e-7)
     edges = np.linspace(-half, half, _HISTOGRAM_BINS + 1)
     counts, _ = np.histogram(np.clip(levels / median - 1, -half, half), bins=edges)
@@ -238,7 +234,7 @@ def flat_histogram(
     positive = sigmas[sigmas > 0]
     density = np.exp(-((middle / positive) ** 2) / 2) / (positive * np.sqrt(2 * np.pi))
     expected = density.sum(axis=1) / sigmas.size * levels.size * (edges[1] - edges[0])
-    return FlatHistogram(edges, counts, expected, float(median), width, float(np.median(sigmas)))
+    return FlatHistogram(edges, counts, expected, median, width, float(np.median(sigmas)))
 
 
 def pointing_residuals(responses: NDArray[np.floating], combined: NDArray[np.floating]) -> PointingResiduals:
@@ -263,141 +259,106 @@ def pointing_residuals(responses: NDArray[np.floating], combined: NDArray[np.flo
     return PointingResiduals(maps, level, error, rms)
 
 
-@styled
 def flat_and_scatter(
     flat: DisplayImage, median: float, scatter: NDArray[np.floating] | None, scatter_extent: Extent, detector: Detector
-) -> Figure:
+) -> list[Chart]:
     """Draw the flat over its median, and the relative scatter between pointings if known."""
-    figure = Figure(figsize=(11.6, 5.0))
-    figure.subplots_adjust(left=0.06, right=0.915, bottom=0.1, top=0.94, wspace=0.34)
-    flat_axes, scatter_axes = figure.subplots(1, 2)
     per_mil = 1e3 * (flat.image / median - 1)
+    binning = f", means over {flat.size} x {flat.size} pixels" if flat.size > 1 else ""
     # The zone along the edge is ignored for the colour scale.
     limits = symmetric_limits(per_mil, centre=0.0, percent=2.5)
-    shown = show_image(flat_axes, per_mil, extent=flat.extent, limits=limits, colours=DIVERGING)
-    binning = f", means over {flat.size} x {flat.size} pixels" if flat.size > 1 else ""
-    flat_axes.set_title(f"flat over its median{binning}")
-    colour_bar(figure, shown, flat_axes, "response over median - 1 (‰)")
-    _amplifiers(flat_axes, detector, named=True)
-    if scatter is None:
-        _write_absence(scatter_axes, "the product has no map of the scatter")
-    else:
+    charts = [detector_chart(detector, _LARGE, f"flat over its median{binning}")]
+    _show(charts[0], per_mil, flat.extent, limits, DIVERGING, "response over median - 1 (‰)")
+    _draw_amplifiers(charts[0], detector, named=True)
+    if scatter is not None:
         spread = 1e3 * scatter
-        shown = show_image(scatter_axes, spread, extent=scatter_extent, limits=robust_limits(spread), colours=SPREAD)
-        colour_bar(figure, shown, scatter_axes, "scatter (‰)")
-        _amplifiers(scatter_axes, detector, named=False)
-    scatter_axes.set_title("scatter between pointings, super-pixels")
-    for axes in (flat_axes, scatter_axes):
-        _pixel_frame(axes, detector)
-    return figure
+        charts.append(detector_chart(detector, _LARGE, "scatter between pointings, super-pixels"))
+        _show(charts[1], spread, scatter_extent, robust_limits(spread), SPREAD, "scatter (‰)")
+        _draw_amplifiers(charts[1], detector)
+    return charts
 
 
-@styled
 def pointing_maps(
-    stack: NDArray[np.floating],
-    beam: NDArray[np.floating],
-    response: NDArray[np.floating],
+    images: tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]],
     *,
     extent: Extent,
     title: str,
     detector: Detector,
-) -> Figure:
+) -> list[Chart]:
     """Draw one pointing on super-pixels: stack, beam and their ratio."""
-    figure = Figure(figsize=(12.0, 3.35))
-    figure.subplots_adjust(left=0.055, right=0.925, bottom=0.14, top=0.92, wspace=0.4)
-    panels = figure.subplots(1, 3)
+    stack, beam, response = images
     level = float(np.nanmedian(response)) if np.isfinite(response).any() else 1.0
     contents = (
         (stack, robust_limits(stack), SEQUENTIAL, f"stack, {title}", "signal (electrons)"),
         (beam, robust_limits(beam), SEQUENTIAL, "beam at this pointing", "beam (maximum = 1)"),
         (response, symmetric_limits(response, centre=level), DIVERGING, "response of this pointing", "response"),
     )
-    for axes, (image, limits, colours, name, label) in zip(panels, contents, strict=True):
-        shown = show_image(axes, image, extent=extent, limits=limits, colours=colours)
-        axes.set_title(name)
-        colour_bar(figure, shown, axes, label)
-        _pixel_frame(axes, detector)
-        if axes is not panels[0]:
-            axes.set_ylabel("")
-    return figure
+    charts: list[Chart] = []
+    for image, limits, colours, name, label in contents:
+        charts.append(detector_chart(detector, _MIDDLE, name, has_rows=not charts))
+        _show(charts[-1], image, extent, limits, colours, label)
+    return charts
 
 
-@styled
-def residual_maps(residuals: PointingResiduals, titles: Sequence[str], *, extent: Extent, detector: Detector) -> Figure:
-    """Draw each pointing's response over the combined flat, all on one colour scale (at most ten pointings)."""
+def residual_maps(
+    residuals: PointingResiduals, titles: Sequence[str], *, extent: Extent, detector: Detector
+) -> list[list[Chart]]:
+    """Draw each pointing's response over the combined flat in rows, all on one colour scale (at most ten pointings)."""
     maps = 1e3 * residuals.maps[:_MOST_MAPS]
-    columns = min(len(maps), _MAPS_PER_ROW)
-    rows = -(-len(maps) // columns)
-    width, height = 1.25 + 2.2 * columns, 0.75 + 2.35 * rows
-    figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(
-        left=0.55 / width, right=1 - 0.75 / width, bottom=0.45 / height, top=1 - 0.3 / height, wspace=0.12, hspace=0.22
-    )
-    panels = figure.subplots(rows, columns, squeeze=False)
     limits = symmetric_limits(*maps, centre=0.0)
-    for number, axes in enumerate(panels.flat):
-        if number >= len(maps):
-            axes.set_axis_off()
-            continue
-        shown = show_image(axes, maps[number], extent=extent, limits=limits, colours=DIVERGING)
-        axes.set_title(titles[number], fontsize=8)
-        _pixel_frame(axes, detector)
-        if number % columns:
-            axes.set_ylabel("")
-            axes.set_yticklabels([])
-        if number % columns == columns - 1 or number == len(maps) - 1:
-            colour_bar(figure, shown, axes, "over combined - 1 (‰)")
-    return figure
+    charts = []
+    for number, image in enumerate(maps):
+        is_first, is_last = ((number + shift) % _MAPS_PER_ROW == 0 for shift in (0, 1))
+        chart = detector_chart(detector, _SMALL, titles[number], has_rows=is_first)
+        chart.image(image, extent, limits, DIVERGING)
+        if is_last or number == len(maps) - 1:
+            chart.colour_bar(limits, DIVERGING, "over combined - 1 (‰)")
+        charts.append(chart)
+    return [charts[first : first + _MAPS_PER_ROW] for first in range(0, len(charts), _MAPS_PER_ROW)]
 
 
-@styled
-def histogram(content: FlatHistogram) -> Figure:
+def histogram(content: FlatHistogram) -> Chart:
     """Draw the distribution of the response and the one expected from noise alone."""
-    figure = Figure(figsize=(5.7, 3.3))
-    axes = figure.add_axes((0.12, 0.15, 0.86, 0.76))
     edges = 1e3 * content.edges
-    axes.stairs(content.counts, edges, fill=True, color=FAINT, label="good pixels (outer bins: beyond)")
-    visible = content.expected > 0.3
-    axes.plot((edges[1:] + edges[:-1])[visible] / 2, content.expected[visible], color=ALARM, label="noise alone")
-    for side in (-1, 1):
-        axes.axvline(
-            side * 1e3 * content.width, color=ACCENT, linestyle="--", linewidth=0.9, label="robust width" if side > 0 else None
-        )
-    axes.set(
-        xlabel="response over median - 1 (‰)", ylabel="pixels per bin", yscale="log", ylim=(0.5, 30.0 * max(content.counts.max(), 1)),
+    chart = Chart(
+        _DRAWING,
+        (edges[0], edges[-1]),
+        (np.log10(0.5), np.log10(30.0 * max(content.counts.max(), 1))),
         title=f"robust width {1e3 * content.width:.3g} ‰, median error of a pixel {1e3 * content.noise:.3g} ‰",
-    )  # fmt: skip
-    axes.legend(loc="upper right", ncols=3, columnspacing=1.0, handlelength=1.4)
-    plain_axes(axes)
-    return figure
-
-
-@styled
-def amplifier_steps(names: Sequence[str], step: FloatArray, error: FloatArray, *, limit: float) -> Figure:
-    """Draw the excess of each amplifier with its error, and the limits of the specification (all relative)."""
-    figure = Figure(figsize=(5.7, 3.3))
-    axes = figure.add_axes((0.12, 0.19, 0.86, 0.72))
-    places = np.arange(len(names))
-    colours = [ALARM if judge_size(*one, limit) == NO else ACCENT for one in zip(step, error, strict=True)]
-    axes.bar(places, 1e3 * step, color=colours, width=0.7)
-    axes.errorbar(places, 1e3 * step, yerr=1e3 * error, fmt="none", color=INK, elinewidth=1.0, capsize=2)
-    for side in (-1, 1):
-        axes.axhline(side * 1e3 * limit, color=ALARM, linestyle="--", linewidth=0.9)
-    axes.axhline(0.0, color=INK, linewidth=0.6)
-    known = np.concatenate([np.abs(step) + np.nan_to_num(error), [limit]])
-    top = 1.15e3 * float(np.nanmax(known))
-    axes.set_xticks(places, names, rotation=90, fontsize=7)
-    axes.set(
-        ylim=(-top, top), xlabel="amplifier", ylabel="excess (‰)", title="steps at amplifier borders (dashed: specification)"
+        labels=("response over median - 1 (‰)", "pixels per bin"),
+        is_log=True,
     )
-    plain_axes(axes)
-    return figure
+    chart.steps(edges, np.log10(np.maximum(content.counts, 0.5)))
+    visible = content.expected > 0.5
+    chart.line((edges[1:] + edges[:-1])[visible] / 2, np.log10(content.expected[visible]), ALARM)
+    for side in (-1, 1):
+        chart.upright(side * 1e3 * content.width, ACCENT)
+    chart.legend([(FAINT, "good pixels (outer bins: beyond)"), (ALARM, "noise alone"), (ACCENT, "robust width")])
+    return chart
 
 
-@styled
+def amplifier_steps(names: Sequence[str], step: FloatArray, error: FloatArray, *, limit: float) -> Chart:
+    """Draw the excess of each amplifier with its error, and the limits of the specification (all relative)."""
+    top = 1.15e3 * float(np.nanmax(np.append(np.abs(step) + np.nan_to_num(error), limit)))
+    chart = Chart(
+        _DRAWING,
+        (-0.6, len(names) - 0.4),
+        (-top, top),
+        title="steps at amplifier borders (dashed: specification)",
+        labels=("amplifier", "excess (‰)"),
+        names=names,
+    )
+    chart.bars(1e3 * step, [ALARM if judge_size(*one, limit) == NO else ACCENT for one in zip(step, error, strict=True)])
+    chart.errors(np.arange(len(names), dtype=float), 1e3 * step, 1e3 * error)
+    chart.level(0.0)
+    for side in (-1, 1):
+        chart.level(side * 1e3 * limit, ALARM, dashed=True)
+    return chart
+
+
 def pointing_levels(
     labels: Sequence[str], residuals: PointingResiduals, scale_error: FloatArray, rejected: FloatArray, *, led: str
-) -> Figure:
+) -> list[Chart]:
     """Draw the level of each pointing relative to the combined flat with its error, and its rate of rejected values.
 
     Parameters
@@ -409,53 +370,65 @@ def pointing_levels(
     rejected
         Rejected values per million, NaN if unknown.
     """
-    figure = Figure(figsize=(11.6, 2.9))
-    figure.subplots_adjust(left=0.065, right=0.985, bottom=0.19, top=0.89, wspace=0.2)
-    level_axes, rejected_axes = figure.subplots(1, 2)
-    places = np.arange(len(labels))
-    error = np.hypot(residuals.level_error, np.nan_to_num(scale_error))
-    level_axes.errorbar(
-        places,
-        1e3 * residuals.level,
-        yerr=1e3 * error,
-        fmt="o",
-        color=led_colour(led),
-        markeredgecolor=INK,
-        ecolor=INK,
-        capsize=2,
+    places, level = np.arange(len(labels), dtype=float), 1e3 * residuals.level
+    error = 1e3 * np.hypot(residuals.level_error, np.nan_to_num(scale_error))
+    reach = 1.1 * np.concatenate([level - error, level + error, [-0.01, 0.01]])
+    levels, rates = (
+        Chart((_DRAWING[0], 170.0), (-0.6, len(labels) - 0.4), y, title=title, labels=("pointing", label), names=labels)
+        for y, title, label in (
+            (
+                (float(np.nanmin(reach)), float(np.nanmax(reach))),
+                "median level of each pointing (error: photodiode and scatter)",
+                "over combined - 1 (‰)",
+            ),
+            (
+                (0.0, 1.05 * float(np.nanmax(np.append(rejected, 1.0)))),
+                "values rejected in the stacks",
+                "rejected (per million)",
+            ),
+        )
     )
-    level_axes.axhline(0.0, color=INK, linewidth=0.6)
-    level_axes.set(ylabel="over combined - 1 (‰)", title="median level of each pointing (error: photodiode and scatter)")
-    rejected_axes.bar(places, rejected, color=FAINT, edgecolor=INK, linewidth=0.5, width=0.6)
-    rejected_axes.set(ylabel="rejected (per million)", title="values rejected in the stacks")
-    for axes in (level_axes, rejected_axes):
-        axes.set_xticks(places, labels)
-        axes.set_xlabel("pointing")
-        plain_axes(axes)
-    return figure
+    levels.level(0.0)
+    levels.errors(places, level, error)
+    levels.points(np.column_stack([places, level]), led_colour(led))
+    rates.bars(rejected, [FAINT] * len(labels))
+    return [levels, rates]
 
 
-@styled
-def truth_maps(ratio: DisplayImage, super_ratio: NDArray[np.floating], *, extent: Extent, detector: Detector) -> Figure:
+def truth_maps(ratio: DisplayImage, super_ratio: NDArray[np.floating], *, extent: Extent, detector: Detector) -> list[Chart]:
     """Draw a recovered flat over the true one, in fine bins and on super-pixels."""
-    figure = Figure(figsize=(11.6, 5.0))
-    figure.subplots_adjust(left=0.06, right=0.915, bottom=0.1, top=0.94, wspace=0.34)
-    fine, coarse = figure.subplots(1, 2)
-    for axes, image, own_extent, title in (
-        (fine, ratio.image, ratio.extent, "recovered over true, means over " + f"{ratio.size} x {ratio.size} pixels"),
-        (coarse, super_ratio, extent, "recovered over true, super-pixels"),
+    charts = []
+    for image, own_extent, title in (
+        (ratio.image, ratio.extent, f"recovered over true, means over {ratio.size} x {ratio.size} pixels"),
+        (super_ratio, extent, "recovered over true, super-pixels"),
     ):
         per_mil = 1e3 * (image - 1)
-        limits = symmetric_limits(per_mil, centre=0.0)
-        shown = show_image(axes, per_mil, extent=own_extent, limits=limits, colours=DIVERGING)
-        axes.set_title(title)
-        colour_bar(figure, shown, axes, "recovered over true - 1 (‰)")
-        _amplifiers(axes, detector, named=False)
-        _pixel_frame(axes, detector)
-    return figure
+        chart = detector_chart(detector, _LARGE, title)
+        _show(chart, per_mil, own_extent, symmetric_limits(per_mil, centre=0.0), DIVERGING, "recovered over true - 1 (‰)")
+        _draw_amplifiers(chart, detector)
+        charts.append(chart)
+    return charts
 
 
-def _amplifiers(axes: Axes, detector: Detector, *, named: bool) -> None:
+def detector_chart(detector: Detector, width: float, title: str, *, has_rows: bool = True) -> Chart:
+    """Return empty axes in the pixels of a detector."""
+    return Chart(
+        (width, round(width * detector.ny / detector.nx, 1)),
+        (-0.5, detector.nx - 0.5),
+        (-0.5, detector.ny - 0.5),
+        title=title,
+        labels=("column (pixel)", "row (pixel)" if has_rows else ""),
+    )
+
+
+def _show(
+    chart: Chart, image: NDArray[np.floating], extent: Extent, limits: tuple[float, float], colours: str, label: str
+) -> None:
+    chart.image(image, extent, limits, colours)
+    chart.colour_bar(limits, colours, label)
+
+
+def _draw_amplifiers(chart: Chart, detector: Detector, *, named: bool = False) -> None:
     boxes = []
     for amplifier in detector.amplifiers:
         left, bottom = amplifier.x_min - 0.5, amplifier.y_min - 0.5
@@ -463,21 +436,7 @@ def _amplifiers(axes: Axes, detector: Detector, *, named: bool) -> None:
         boxes.append(np.array([(left, bottom), (right, bottom), (right, top), (left, top), (left, bottom)]))
         if named:
             at_foot = amplifier.y_min < detector.ny / 4
-            place = (left + right) / 2, bottom + 0.02 * detector.ny if at_foot else top - 0.02 * detector.ny
-            write_on_map(axes, place, amplifier.name, size=6.5, vertical="bottom" if at_foot else "top")
-    axes.add_collection(LineCollection(boxes, colors=INK, linewidths=0.4, alpha=0.6))
-
-
-def _pixel_frame(axes: Axes, detector: Detector) -> None:
-    axes.set(
-        xlim=(-0.5, detector.nx - 0.5),
-        ylim=(-0.5, detector.ny - 0.5),
-        aspect="equal",
-        xlabel="column (pixel)",
-        ylabel="row (pixel)",
-    )
-    axes.locator_params(nbins=4)
-
-
-def _write_absence(axes: Axes, sentence: str) -> None:
-    axes.text(0.5, 0.5, sentence, ha="center", va="center", transform=axes.transAxes, color="#666666")
+            chart.write(
+                ((left + right) / 2, bottom + 0.03 * detector.ny if at_foot else top - 0.03 * detector.ny), amplifier.name
+            )
+    chart.outlines(boxes)

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import Table
-from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector, frames
@@ -20,14 +17,12 @@ from permil.flat.superpixel import size_in_pixels
 from permil.products import RunFolder, read_image
 from permil.report.detector.inputs import read_scatter
 from permil.report.kit import focal_plane
-from permil.report.kit.elements import Cell, Grid, Picture, grid, number_cell, raster, text_cell
-from permil.report.kit.maps import colour_bar, robust_limits, symmetric_limits, write_on_map
+from permil.report.kit.chart import Chart, chart_picture, colour_of
+from permil.report.kit.elements import Cell, Grid, Picture, grid, measurement_cell, number_cell, text_cell
+from permil.report.kit.figures import DIVERGING, INK, SPREAD, led_colour, robust_limits, symmetric_limits
 from permil.report.kit.pages import LedContext
-from permil.report.kit.quantities import MISSING, QUANTITIES
-from permil.report.kit.results import measurement_cell
+from permil.report.kit.results import MISSING, NO, OPEN, QUANTITIES, Measurement, with_verdict
 from permil.report.kit.run import LedProducts
-from permil.report.kit.style import DIVERGING, INK, SPREAD, led_colour, styled
-from permil.report.kit.summary import NO, OPEN, Measurement, with_verdict
 
 _SHORT = {
     "median": "median",
@@ -37,6 +32,9 @@ _SHORT = {
     "scatter_excess": "beyond noise (‰)",
 }
 """Short headings for the wide table of detectors."""
+
+_MAP = 445.0
+"""Width of maps, pixels."""
 
 
 @dataclass(frozen=True)
@@ -125,39 +123,45 @@ def _verdict_cell(failed: int, undecided: int, *, measured: bool) -> Cell:
     return Cell("pass" if measured else MISSING, 0)
 
 
-def overview_pictures(context: LedContext, camera: Camera, plane: PlaneMaps | None) -> list[Picture]:
-    """Return the maps of the focal plane and the positions of the projector, if available."""
+def overview_pictures(context: LedContext, camera: Camera, plane: PlaneMaps | None, links: Mapping[str, str]) -> list[Picture]:
+    """Return the maps of the focal plane, whose detectors are links, and the positions of the projector, if available."""
     products, exposures = context.products, context.exposures
     shown = [camera[name] for name in products.detectors]
-    pictures = _plane_pictures(plane, shown) if plane is not None and shown else []
+    pictures = []
+    if plane is not None and shown:
+        pictures = _plane_pictures(plane, shown, links, _states(context))
     if exposures is not None and len(exposures):
-        pictures.append(_coverage_picture(exposures, shown or camera.science, products.led))
+        scan, pointings = (_positions(exposures[exposures["purpose"] == purpose]) for purpose in ("scan", "pointing"))
+        chart = coverage(scan, pointings, shown or camera.science, led=products.led)
+        pictures.append(chart_picture([[chart]], "Positions of the projector over the focal plane.", narrow=True))
     return pictures
 
 
-def _plane_pictures(plane: PlaneMaps, detectors: Sequence[Detector]) -> list[Picture]:
+def _states(context: LedContext) -> dict[str, str]:
+    """Return the worst verdict on each detector that does not pass."""
+    return {
+        name: verdict for verdict in (OPEN, NO) for _, name in with_verdict(context.measurements, context.config.report, verdict)
+    }
+
+
+def _plane_pictures(
+    plane: PlaneMaps, detectors: Sequence[Detector], links: Mapping[str, str], states: Mapping[str, str]
+) -> list[Picture]:
     flattened = focal_plane.over_detector_median(plane.flat, focal_plane.detector_cells(plane.grid, detectors))
-    pictures = [
-        raster(
-            flat_map(plane.flat, flattened, plane.grid, detectors),
-            "Composite flat on one scale, and each detector relative to its own median; grey: no data.",
-        )
-    ]
+    marked = " Detectors with results beyond a specification are framed in red, those with open ones in yellow." if states else ""
+    maps = flat_maps(plane.flat, flattened, plane.grid, detectors)
+    for detector in detectors:
+        link, state = links.get(detector.name, ""), states.get(detector.name, "")
+        maps[0].region(focal_plane.outline(detector), f"{detector.name}, {detector.serial}", link=link, verdict=state)
+    caption = (
+        "Composite flat on one scale, where each detector is a link, and each detector relative to its own median; grey: no data."
+    )
+    pictures = [chart_picture([maps], caption + marked)]
     if plane.scatter is not None:
         rejected = np.array([plane.rejected.get(detector.name, np.nan) for detector in detectors])
-        pictures.append(
-            raster(
-                scatter_map(plane.scatter, plane.grid, rejected, detectors),
-                "Scatter of the pointings about their mean, and the rate of rejected values in the stacks.",
-            )
-        )
+        caption = "Scatter of the pointings about their mean, and the rate of rejected values in the stacks."
+        pictures.append(chart_picture([scatter_maps(plane.scatter, plane.grid, rejected, detectors)], caption))
     return pictures
-
-
-def _coverage_picture(exposures: Table, detectors: Sequence[Detector], led: str) -> Picture:
-    places = {purpose: _positions(exposures[exposures["purpose"] == purpose]) for purpose in ("scan", "pointing")}
-    figure = coverage(places["scan"], places["pointing"], detectors, led=led)
-    return raster(figure, "Positions of the projector over the focal plane.", narrow=True)
 
 
 def _positions(exposures: Table) -> NDArray[np.float64]:
@@ -167,10 +171,9 @@ def _positions(exposures: Table) -> NDArray[np.float64]:
     return np.unique(places[np.isfinite(places).all(axis=1)].round(1), axis=0)
 
 
-@styled
-def flat_map(
+def flat_maps(
     image: NDArray[np.floating], flattened: NDArray[np.floating], grid: MosaicGrid, detectors: Sequence[Detector]
-) -> Figure:
+) -> list[Chart]:
     """Draw the composite flat, and each detector relative to its own median.
 
     Parameters
@@ -184,25 +187,23 @@ def flat_map(
     detectors
         Detectors to outline.
     """
-    figure, (level_axes, inner_axes) = _two_maps(detectors)
-    shown = focal_plane.show_mosaic(level_axes, image, grid, limits=symmetric_limits(image, centre=1.0), colours=DIVERGING)
-    level_axes.set_title("composite flat")
-    colour_bar(figure, shown, level_axes, "response (median of the focal plane = 1)")
+    level, inner = (
+        focal_plane.plane_chart(detectors, _MAP, title, has_rows=has_rows)
+        for title, has_rows in (("composite flat", True), ("each detector over its own median", False))
+    )
+    label = "response (median of the focal plane = 1)"
+    focal_plane.draw_mosaic(level, image, grid, symmetric_limits(image, centre=1.0), DIVERGING, label)
     per_mil = 1e3 * (flattened - 1)
-    shown = focal_plane.show_mosaic(inner_axes, per_mil, grid, limits=symmetric_limits(per_mil, centre=0.0), colours=DIVERGING)
-    inner_axes.set_title("each detector over its own median")
-    colour_bar(figure, shown, inner_axes, "response over median - 1 (‰)")
-    for axes in (level_axes, inner_axes):
-        focal_plane.show_outlines(axes, detectors, named=True)
-        focal_plane.frame_axes(axes, detectors)
-    inner_axes.set_ylabel("")
-    return figure
+    limits = symmetric_limits(per_mil, centre=0.0)
+    focal_plane.draw_mosaic(inner, per_mil, grid, limits, DIVERGING, "response over median - 1 (‰)")
+    for chart in (level, inner):
+        focal_plane.draw_outlines(chart, detectors, named=True)
+    return [level, inner]
 
 
-@styled
-def scatter_map(
+def scatter_maps(
     scatter: NDArray[np.floating], grid: MosaicGrid, rejected: NDArray[np.floating], detectors: Sequence[Detector]
-) -> Figure:
+) -> list[Chart]:
     """Draw the relative scatter between pointings, and the rate of rejected values of each detector.
 
     Parameters
@@ -216,29 +217,22 @@ def scatter_map(
     detectors
         Detectors to outline, in the order of ``rejected``.
     """
-    figure, (scatter_axes, rejected_axes) = _two_maps(detectors)
     per_mil = 1e3 * scatter
-    shown = focal_plane.show_mosaic(scatter_axes, per_mil, grid, limits=robust_limits(per_mil), colours=SPREAD)
-    scatter_axes.set_title("scatter between pointings, super-pixels")
-    colour_bar(figure, shown, scatter_axes, "scatter (‰)")
-    focal_plane.show_outlines(scatter_axes, detectors, named=True)
-    tiles = PolyCollection([focal_plane.outline(detector) for detector in detectors], cmap=SPREAD, edgecolors=INK, linewidths=0.6)
-    tiles.set_array(np.ma.masked_invalid(rejected))
-    tiles.set_clim(0.0, robust_limits(rejected, percent=0.0)[1])
-    rejected_axes.add_collection(tiles)
-    rejected_axes.set_title("values rejected in the stacks")
-    colour_bar(figure, tiles, rejected_axes, "rejected (per million)")
-    if len(detectors) <= focal_plane.MOST_NAMED:
-        for detector, rate in zip(detectors, rejected, strict=True):
-            write_on_map(rejected_axes, focal_plane.centre(detector), f"{rate:.3g}" if np.isfinite(rate) else "")
-    for axes in (scatter_axes, rejected_axes):
-        focal_plane.frame_axes(axes, detectors)
-    rejected_axes.set_ylabel("")
-    return figure
+    inner = focal_plane.plane_chart(detectors, _MAP, "scatter between pointings, super-pixels")
+    focal_plane.draw_mosaic(inner, per_mil, grid, robust_limits(per_mil), SPREAD, "scatter (‰)")
+    focal_plane.draw_outlines(inner, detectors, named=True)
+    rates = focal_plane.plane_chart(detectors, _MAP, "values rejected in the stacks", has_rows=False)
+    limits = 0.0, robust_limits(rejected, percent=0.0)[1]
+    for detector, rate in zip(detectors, rejected, strict=True):
+        text = f"{rate:.3g}" if np.isfinite(rate) else MISSING
+        rates.region(focal_plane.outline(detector), f"{detector.name}: {text}", fill=colour_of(float(rate), limits, SPREAD))
+        if len(detectors) <= focal_plane.MOST_NAMED:
+            rates.write(focal_plane.centre(detector), text)
+    rates.colour_bar(limits, SPREAD, "rejected (per million)")
+    return [inner, rates]
 
 
-@styled
-def coverage(scan: NDArray[np.floating], pointings: NDArray[np.floating], detectors: Sequence[Detector], *, led: str) -> Figure:
+def coverage(scan: NDArray[np.float64], pointings: NDArray[np.float64], detectors: Sequence[Detector], *, led: str) -> Chart:
     """Draw positions of the projector.
 
     Parameters
@@ -248,30 +242,13 @@ def coverage(scan: NDArray[np.floating], pointings: NDArray[np.floating], detect
     detectors
         Detectors to outline.
     """
-    figure = Figure(figsize=(6.0, 5.4))
-    axes = figure.add_axes((0.12, 0.1, 0.85, 0.82))
-    focal_plane.show_outlines(axes, detectors, named=True, faint=True)
-    axes.plot(*scan.T, ".", color=INK, markersize=2.2, label=f"beam scan, {len(scan)} positions")
-    axes.plot(
-        *pointings.T, "o", color=led_colour(led), markeredgecolor=INK, markeredgewidth=0.5, markersize=5.5 if len(pointings) < 200 else 2.5,
-        label=f"pointings, {len(pointings)} positions",
-    )  # fmt: skip
     everything = np.vstack([scan, pointings, *(focal_plane.outline(detector) for detector in detectors)])
-    (left, bottom), (right, top) = everything.min(axis=0), everything.max(axis=0)
-    margin = 0.03 * max(right - left, top - bottom)
-    axes.set(
-        xlim=(left - margin, right + margin), ylim=(bottom - margin, top + 4 * margin), aspect="equal",
-        xlabel="x (mm, DVCS)", ylabel="y (mm, DVCS)", title="positions of the projector",
-    )  # fmt: skip
-    axes.legend(loc="upper center", ncols=2)
-    return figure
-
-
-def _two_maps(detectors: Sequence[Detector]) -> tuple[Figure, tuple[Axes, Axes]]:
-    left, right, bottom, top = focal_plane.bounds(detectors)
-    # Each map is 4.7 inches wide; the height follows, within bounds, from the shape of the focal plane.
-    height = float(np.clip(4.7 * (top - bottom) / (right - left), 2.6, 7.5)) + 0.9
-    figure = Figure(figsize=(12.4, height))
-    figure.subplots_adjust(left=0.055, right=0.93, bottom=0.55 / height, top=1 - 0.35 / height, wspace=0.36)
-    first, second = figure.subplots(1, 2)
-    return figure, (first, second)
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    middle, half = (low + high) / 2, 0.54 * float((high - low).max())
+    x, y = ((float(centre - half), float(centre + half)) for centre in middle)
+    chart = Chart((_MAP, _MAP), x, y, title="positions of the projector", labels=("x (mm, DVCS)", "y (mm, DVCS)"))
+    focal_plane.draw_outlines(chart, detectors, named=len(detectors) > focal_plane.MOST_NAMED, has_amplifiers=False)
+    chart.points(scan, INK, radius=1.2, is_edged=False)
+    chart.points(pointings, led_colour(led), radius=3.4 if len(pointings) < 200 else 1.6)
+    chart.legend([(INK, f"beam scan, {len(scan)} positions"), (led_colour(led), f"pointings, {len(pointings)} positions")])
+    return chart

@@ -7,38 +7,55 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import unique
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from contourpy import contour_generator
 from numpy.typing import NDArray
 
 from permil.beam import BeamModel
-from permil.report.kit.elements import Picture, drawing, raster
-from permil.report.kit.maps import colour_bar, robust_limits, show_image, symmetric_limits
-from permil.report.kit.quantities import with_minus
+from permil.report.kit.chart import Chart, chart_picture, colour_of
+from permil.report.kit.elements import Picture
+from permil.report.kit.figures import (
+    ACCENT,
+    ALARM,
+    DIVERGING,
+    FAINT,
+    INK,
+    SEQUENTIAL,
+    SPREAD,
+    led_colour,
+    robust_limits,
+    symmetric_limits,
+)
+from permil.report.kit.results import with_minus
 from permil.report.kit.run import RunProducts
-from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, INK, SEQUENTIAL, SPREAD, led_colour, plain_axes, styled
 
 FloatArray = NDArray[np.float64]
 
 _LATTICE = 97
 _PROFILE_POINTS = 121
 _CONTOURS = (0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
+_MOST_NAMED_CONTOUR = 0.95
 # Nodes of a profile lie within this fraction of the scanned width from its axis.
 _NEAR_AXIS = 0.06
 # Margin around the outermost nodes, as a fraction of the scanned width.
 _NODE_MARGIN = 0.04
-_MARKERS = {"scan": ".", "pointing": "o", "other": "x"}
+_RADII = {"scan": 1.5, "pointing": 2.5, "other": 2.0}
+"""Sizes of points by purpose."""
+
+_MAP, _PROFILE = 246.0, (300.0, 190.0)
+"""Width of maps, and size of profiles, pixels."""
 
 
 def beam_pictures(beam: BeamModel) -> list[Picture]:
     """Return the pictures of a beam model."""
     content = view_beam(beam)
     return [
-        raster(
-            beam_maps(content),
+        chart_picture(
+            [beam_maps(content)],
             "The beam as a function of position minus projector. Each node is compared with the prediction from all other nodes.",
         ),
-        drawing(beam_profiles(content), "Profiles through the maximum, and deviations of the nodes relative to their errors."),
+        chart_picture(
+            [beam_profiles(content)], "Profiles through the maximum, and deviations of the nodes relative to their errors."
+        ),
     ]
 
 
@@ -58,9 +75,8 @@ def timeline_picture(run: RunProducts) -> Picture | None:
             series[led] = PhotodiodeSeries(np.asarray(chosen["mjd"]), np.asarray(chosen["photodiode"]), purpose)
     if not series:
         return None
-    return raster(
-        photodiode_timeline(series), "Control photodiode in time; bars at the lower edge mark exposures without a usable reading."
-    )
+    caption = "Control photodiode in time, over its median separately for scan and pointings; exposures without a usable reading are red."
+    return chart_picture([[chart] for chart in photodiode_timeline(series)], caption)
 
 
 @dataclass(frozen=True)
@@ -145,97 +161,113 @@ def _evaluate_profile(model: BeamModel, u: FloatArray, through: float, *, swap: 
     return Profile(u, beam, error)
 
 
-@styled
-def beam_maps(view: BeamView) -> Figure:
+def beam_maps(view: BeamView) -> list[Chart]:
     """Draw the beam with contours and nodes, its relative error, and the nodes relative to the prediction of all others."""
-    figure = Figure(figsize=(12.0, 3.6))
-    figure.subplots_adjust(left=0.05, right=0.925, bottom=0.13, top=0.92, wspace=0.42)
-    beam_axes, error_axes, node_axes = figure.subplots(1, 3)
-    shown = show_image(beam_axes, view.beam, extent=view.extent, limits=robust_limits(view.beam, percent=0.0), colours=SEQUENTIAL)
-    _draw_contours(beam_axes, view)
-    beam_axes.plot(view.node_x, view.node_y, ".", color="white", markersize=1.6, alpha=0.6)
-    beam_axes.errorbar(
-        *view.maximum, xerr=view.maximum_error[0], yerr=view.maximum_error[1], fmt="+", color=ALARM, markersize=9, elinewidth=1.2
-    )
-    beam_axes.set_title("beam, nodes (white), maximum (red)")
-    colour_bar(figure, shown, beam_axes, "beam (maximum = 1)")
-
-    per_mil = 1e3 * view.error
-    shown = show_image(error_axes, per_mil, extent=view.extent, limits=(0.0, robust_limits(per_mil)[1]), colours=SPREAD)
-    error_axes.set_title("relative error of the model")
-    colour_bar(figure, shown, error_axes, "error (‰)")
-
-    deviation = 1e3 * view.deviation
-    low, high = symmetric_limits(deviation[~view.outlier], centre=0.0)
-    points = node_axes.scatter(
-        view.node_x, view.node_y, c=deviation, cmap=DIVERGING, vmin=low, vmax=high, s=14, linewidths=0.3, edgecolors=FAINT
-    )
-    node_axes.plot(view.node_x[view.outlier], view.node_y[view.outlier], "o", markerfacecolor="none", color=ALARM, markersize=8)
-    number = int(view.outlier.sum())
-    node_axes.set_title(f"nodes against all others ({number} down-weighted, circled)")
     left, right, bottom, top = view.extent
     margin = _NODE_MARGIN * (right - left)
-    node_axes.set(aspect="equal", xlim=(left - margin, right + margin), ylim=(bottom - margin, top + margin))
-    colour_bar(figure, points, node_axes, "deviation (‰)")
-    for axes in (beam_axes, error_axes, node_axes):
-        axes.set(xlabel="u_x (mm, CCS)")
-    beam_axes.set_ylabel("u_y (mm, CCS)")
-    return figure
+    count = int(view.outlier.sum())
+    beam, error, nodes = (
+        Chart(
+            (_MAP, round(_MAP * (top - bottom) / (right - left), 1)),
+            (left - edge, right + edge),
+            (bottom - edge, top + edge),
+            title=title,
+            labels=("u_x (mm, CCS)", label),
+        )
+        for title, label, edge in (
+            ("beam, nodes (white), maximum (red)", "u_y (mm, CCS)", 0.0),
+            ("relative error of the model", "", 0.0),
+            (f"nodes against all others ({count} down-weighted)", "", margin),
+        )
+    )
+    places = np.column_stack([view.node_x, view.node_y])
+    limits = robust_limits(view.beam, percent=0.0)
+    beam.image(view.beam, view.extent, limits, SEQUENTIAL)
+    _draw_contours(beam, view)
+    beam.points(places, "#ffffff90", radius=1.0, is_edged=False)
+    (x, y), (x_err, y_err) = view.maximum, view.maximum_error
+    beam.line(np.array([x - x_err, x + x_err]), np.array([y, y]), ALARM, width=1.6)
+    beam.line(np.array([x, x]), np.array([y - y_err, y + y_err]), ALARM, width=1.6)
+    beam.colour_bar(limits, SEQUENTIAL, "beam (maximum = 1)")
+
+    per_mil = 1e3 * view.error
+    limits = 0.0, robust_limits(per_mil)[1]
+    error.image(per_mil, view.extent, limits, SPREAD)
+    error.colour_bar(limits, SPREAD, "error (‰)")
+
+    deviation = 1e3 * view.deviation
+    limits = symmetric_limits(deviation[~view.outlier], centre=0.0)
+    nodes.points(places[view.outlier], ALARM, radius=5.5)
+    for place, number in zip(places, deviation, strict=True):
+        nodes.points(place[None], colour_of(float(number), limits, DIVERGING), radius=3.0)
+    nodes.colour_bar(limits, DIVERGING, "deviation (‰)")
+    return [beam, error, nodes]
 
 
-@styled
-def beam_profiles(view: BeamView) -> Figure:
+def beam_profiles(view: BeamView) -> list[Chart]:
     """Draw the profiles through the maximum with error bands, and the distribution of the nodes' deviations relative to their errors."""
-    figure = Figure(figsize=(12.0, 3.0))
-    figure.subplots_adjust(left=0.055, right=0.985, bottom=0.16, top=0.9, wspace=0.25)
-    x_axes, y_axes, pull_axes = figure.subplots(1, 3)
-    widths = np.ptp(view.node_x), np.ptp(view.node_y)
-    near_x = np.abs(view.node_y - view.maximum[1]) < _NEAR_AXIS * widths[1]
-    near_y = np.abs(view.node_x - view.maximum[0]) < _NEAR_AXIS * widths[0]
-    _draw_profile(x_axes, view.along_x, view.node_x[near_x], view.node_beam[near_x])
-    x_axes.set(
-        xlabel="u_x (mm, CCS)", ylabel="beam (maximum = 1)", title=with_minus(f"along X at u_y = {view.maximum[1]:.1f} mm")
-    )
-    _draw_profile(y_axes, view.along_y, view.node_y[near_y], view.node_beam[near_y])
-    y_axes.set(
-        xlabel="u_y (mm, CCS)", ylabel="beam (maximum = 1)", title=with_minus(f"along Y at u_x = {view.maximum[0]:.1f} mm")
-    )
-    _draw_pulls(pull_axes, view.pull)
-    for axes in (x_axes, y_axes, pull_axes):
-        plain_axes(axes)
-    return figure
+    charts = []
+    for axis, profile, along, across, value in (
+        ("X", view.along_x, view.node_x, view.node_y, view.maximum[1]),
+        ("Y", view.along_y, view.node_y, view.node_x, view.maximum[0]),
+    ):
+        near = np.abs(across - value) < _NEAR_AXIS * np.ptp(across)
+        charts.append(_profile_chart(axis, profile, np.column_stack([along[near], view.node_beam[near]]), value))
+    return [*charts, _pull_chart(view.pull)]
 
 
-def _draw_contours(axes: Axes, view: BeamView) -> None:
+def _draw_contours(chart: Chart, view: BeamView) -> None:
     rows, columns = view.beam.shape
     left, right, bottom, top = view.extent
-    levels = [level for level in _CONTOURS if np.nanmin(view.beam) < level < np.nanmax(view.beam)]
-    if not levels:
-        return
     x = left + (np.arange(columns) + 0.5) * (right - left) / columns
     y = bottom + (np.arange(rows) + 0.5) * (top - bottom) / rows
-    lines = axes.contour(x, y, np.ma.masked_invalid(view.beam), levels=levels, colors=INK, linewidths=0.7)
-    axes.clabel(lines, fmt="%g", fontsize=7)
+    generator = contour_generator(x, y, np.ma.masked_invalid(view.beam))
+    for level in _CONTOURS:
+        lines = [line for line in generator.lines(level) if isinstance(line, np.ndarray)]
+        for line in lines:
+            chart.line(line[::2, 0], line[::2, 1], width=0.7)
+        if lines and level <= _MOST_NAMED_CONTOUR:
+            longest = max(lines, key=len)
+            place = longest[np.argmin(longest[:, 1])]
+            chart.write((float(place[0]), float(place[1])), f"{level:g}", size=8.5)
 
 
-def _draw_profile(axes: Axes, profile: Profile, node_u: NDArray[np.float64], node_beam: NDArray[np.float64]) -> None:
-    axes.fill_between(
-        profile.u, profile.beam - 2 * profile.error, profile.beam + 2 * profile.error, color=ACCENT, alpha=0.3, linewidth=0,
-        label="± 2 standard errors",
-    )  # fmt: skip
-    axes.plot(profile.u, profile.beam, color=ACCENT, label="model")
-    axes.plot(node_u, node_beam, ".", color=INK, markersize=3.5, label="nodes near the axis")
-    axes.legend(loc="lower center")
+def _profile_chart(axis: str, profile: Profile, nodes: FloatArray, through: float) -> Chart:
+    low, high = profile.beam - 2 * profile.error, profile.beam + 2 * profile.error
+    everything = np.concatenate([low, high, nodes[:, 1]])
+    margin = 0.04 * float(np.nanmax(everything) - np.nanmin(everything))
+    other = "y" if axis == "X" else "x"
+    chart = Chart(
+        _PROFILE,
+        (float(profile.u[0]), float(profile.u[-1])),
+        (float(np.nanmin(everything)) - margin, float(np.nanmax(everything)) + margin),
+        title=with_minus(f"along {axis} at u_{other} = {through:.1f} mm"),
+        labels=(f"u_{axis.lower()} (mm, CCS)", "beam (maximum = 1)"),
+    )
+    known = np.isfinite(profile.beam)
+    chart.area(profile.u[known], low[known], high[known], ACCENT)
+    chart.line(profile.u[known], profile.beam[known], ACCENT)
+    chart.points(nodes, INK, radius=1.8, is_edged=False)
+    chart.legend([(ACCENT, "model, ± 2 standard errors"), (INK, "nodes")], at_foot=True)
+    return chart
 
 
-def _draw_pulls(axes: Axes, pull: NDArray[np.float64]) -> None:
+def _pull_chart(pull: FloatArray) -> Chart:
     edges = np.linspace(-5.0, 5.0, 41)
-    axes.hist(np.clip(pull, edges[0], edges[-1]), bins=edges.tolist(), color=FAINT, label="nodes")
+    counts, _ = np.histogram(np.clip(pull, edges[0], edges[-1]), bins=edges)
     middle = (edges[1:] + edges[:-1]) / 2
     expected = pull.size * (edges[1] - edges[0]) * np.exp(-(middle**2) / 2) / np.sqrt(2 * np.pi)
-    axes.plot(middle, expected, color=INK, label="normal, width 1")
-    axes.set(xlabel="deviation over predicted error (ends: beyond ± 5)", ylabel="nodes", title="nodes against all others")
-    axes.legend(loc="upper left")
+    chart = Chart(
+        _PROFILE,
+        (edges[0], edges[-1]),
+        (0.0, 1.15 * float(max(counts.max(), expected.max()))),
+        title="nodes against all others",
+        labels=("deviation over predicted error (ends: beyond ± 5)", "nodes (number)"),
+    )
+    chart.steps(edges, counts.astype(np.float64))
+    chart.line(middle, expected)
+    chart.legend([(FAINT, "nodes"), (INK, "normal, width 1")])
+    return chart
 
 
 @dataclass(frozen=True)
@@ -247,40 +279,37 @@ class PhotodiodeSeries:
     purpose: NDArray[np.str_]
 
 
-@styled
-def photodiode_timeline(series: Mapping[str, PhotodiodeSeries]) -> Figure:
+def photodiode_timeline(series: Mapping[str, PhotodiodeSeries]) -> list[Chart]:
     """Draw the photodiode against time, one panel per LED, relative to its median, separately for scan and pointings.
 
     Exposures without a usable reading are marked at the lower edge of their panel.
     """
-    height = 0.75 + 1.25 * len(series)
-    figure = Figure(figsize=(11.6, height))
-    figure.subplots_adjust(left=0.085, right=0.985, bottom=0.5 / height, top=1 - 0.3 / height, hspace=0.3)
-    panels = figure.subplots(len(series), 1, sharex=True, squeeze=False)[:, 0]
-    start = min((float(np.nanmin(entry.mjd)) for entry in series.values() if np.isfinite(entry.mjd).any()), default=0.0)
-    for axes, (led, entry) in zip(panels, series.items(), strict=True):
-        hours = 24.0 * (entry.mjd - start)
-        for purpose, marker in _MARKERS.items():
-            chosen = entry.purpose == purpose
-            usable = chosen & np.isfinite(entry.reading)
+    times = np.concatenate([entry.mjd for entry in series.values()])
+    start, end = (float(np.nanmin(times)), float(np.nanmax(times))) if np.isfinite(times).any() else (0.0, 0.0)
+    span = max(24.0 * (end - start), 1e-3)
+    charts: list[Chart] = []
+    for led, entry in series.items():
+        hours, parts = 24.0 * (entry.mjd - start), {}
+        for purpose in _RADII:
+            usable = (entry.purpose == purpose) & np.isfinite(entry.reading)
             if usable.any():
-                relative = entry.reading[usable] / np.median(entry.reading[usable]) - 1
-                size = 3.0 if marker == "." else 4.0
-                axes.plot(
-                    hours[usable], 1e3 * relative, marker, color=led_colour(led), markeredgecolor=INK, markeredgewidth=0.3,
-                    markersize=size, label=purpose,
-                )  # fmt: skip
-            lost = chosen & ~np.isfinite(entry.reading)
-            if lost.any():
-                axes.plot(
-                    hours[lost], np.zeros(lost.sum()), "|", color=ALARM, markersize=8, transform=axes.get_xaxis_transform(),
-                    label=f"{purpose}, unusable",
-                )  # fmt: skip
-        axes.set_ylabel(f"{led}\nphotodiode (‰)")
-        if axes.has_data():
-            axes.legend(loc="upper right", ncols=4, borderaxespad=0.0, handletextpad=0.2)
-        axes.margins(y=0.25)
-        plain_axes(axes)
-    panels[0].set_title("photodiode over its median - 1, separately for scan and pointings")
-    panels[-1].set_xlabel(f"hours since MJD {start:.5f}")
-    return figure
+                relative = 1e3 * (entry.reading[usable] / np.median(entry.reading[usable]) - 1)
+                parts[purpose] = np.column_stack([hours[usable], relative])
+        lost = hours[~np.isfinite(entry.reading)]
+        reach = 1.25 * max([float(np.abs(part[:, 1]).max()) for part in parts.values()] + [1e-3])
+        chart = Chart(
+            (1050.0, 84.0),
+            (-0.01 * span, 1.01 * span),
+            (-reach, reach),
+            title=f"LED {led}",
+            labels=(f"hours since MJD {start:.5f} (h)" if len(charts) == len(series) - 1 else "", "photodiode (‰)"),
+        )
+        for purpose, part in parts.items():
+            chart.points(part, led_colour(led), radius=_RADII[purpose], is_edged=purpose != "scan")
+        chart.points(np.column_stack([lost, np.full(lost.size, -0.93 * reach)]), ALARM, radius=2.5, is_edged=False)
+        names = [
+            f"{purpose} ({'larger' if purpose == 'pointing' else 'smaller'} points)" for purpose in parts if purpose != "other"
+        ]
+        chart.legend([(led_colour(led), name) for name in names] + [(ALARM, "unusable")] * bool(lost.size))
+        charts.append(chart)
+    return charts

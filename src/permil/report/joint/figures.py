@@ -20,10 +20,24 @@ from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint_residuals import JointResiduals
 from permil.report.joint.inputs import JointProducts, mode_sizes
 from permil.report.kit import focal_plane
+from permil.report.kit.chart import Chart, chart_picture
 from permil.report.kit.elements import Picture, raster
-from permil.report.kit.maps import colour_bar, robust_limits, show_image, symmetric_limits
-from permil.report.kit.quantities import format_measurement, two_digits
-from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, INK, SEQUENTIAL, led_colour, plain_axes, styled
+from permil.report.kit.figures import (
+    ACCENT,
+    ALARM,
+    DIVERGING,
+    FAINT,
+    INK,
+    SEQUENTIAL,
+    colour_bar,
+    led_colour,
+    plain_axes,
+    robust_limits,
+    show_image,
+    styled,
+    symmetric_limits,
+)
+from permil.report.kit.results import format_measurement, two_digits
 
 FloatArray = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -45,6 +59,8 @@ _MODES_SHOWN = 6
 _CONTOURS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 _LATTICE = 161
 _COLOUR_REACH = 3.0
+_LARGE, _SMALL = 440.0, 255.0
+"""Width of maps of the focal plane, pixels."""
 
 
 def stage_picture(products: JointProducts) -> Picture:
@@ -58,8 +74,8 @@ def stage_picture(products: JointProducts) -> Picture:
 
 def mode_picture(products: JointProducts, detectors: Sequence[Detector]) -> Picture:
     """Return the maps of the largest modes."""
-    return raster(
-        mode_figure(products, detectors),
+    return chart_picture(
+        mode_maps(products, detectors),
         "The largest modes of the correlated errors of super-pixels, each in the size of one standard deviation: errors have the same "
         "sign in red areas, and the opposite sign in blue ones. The colour scales differ.",
     )
@@ -110,8 +126,8 @@ def residual_pictures(products: JointProducts, detectors: Sequence[Detector]) ->
             "position of the projector (the mean residual of an exposure vanishes: its scale absorbs it), crosses "
             "mark exposures left out.",
         ),
-        raster(
-            detector_residual_figure(products.residuals, detectors),
+        chart_picture(
+            [detector_residual_maps(products.residuals, detectors)],
             "By position on the focal plane: mean residual of the later half of the exposures of each detector minus that of the earlier "
             "half, and the chi-square of each super-pixel (the mean residual of all exposures vanishes: the flat absorbs it).",
         ),
@@ -452,49 +468,37 @@ def moving_residual_figure(residuals: JointResiduals, products: JointProducts) -
     return figure
 
 
-@styled
-def detector_residual_figure(residuals: JointResiduals, detectors: Sequence[Detector]) -> Figure:
+def detector_residual_maps(residuals: JointResiduals, detectors: Sequence[Detector]) -> list[Chart]:
     """Draw the difference of later and earlier exposures, and the chi-square of super-pixels, on the focal plane."""
-    figure, (change_axes, chi_axes) = _panels(detectors, 1, 2)
-    change = {name: 1e3 * found.change for name, found in residuals.detectors.items()}
-    grid, mosaic = _mosaic(change, detectors)
-    shown = focal_plane.show_mosaic(change_axes, mosaic, grid, limits=symmetric_limits(mosaic, centre=0.0), colours=DIVERGING)
+    grid, mosaic = _mosaic({name: 1e3 * found.change for name, found in residuals.detectors.items()}, detectors)
     rms, noise = residuals.change_rms
-    change_axes.set_title(f"later minus earlier half: rms {two_digits(1e3 * rms)} ‰, noise {two_digits(1e3 * noise)} ‰")
-    colour_bar(figure, shown, change_axes, "later - earlier (‰)")
+    title = f"later minus earlier half: rms {two_digits(1e3 * rms)} ‰, noise {two_digits(1e3 * noise)} ‰"
+    change = focal_plane.plane_chart(detectors, _LARGE, title)
+    focal_plane.draw_mosaic(change, mosaic, grid, symmetric_limits(mosaic, centre=0.0), DIVERGING, "later - earlier (‰)")
     grid, mosaic = _mosaic({name: found.chi_square for name, found in residuals.detectors.items()}, detectors)
-    shown = focal_plane.show_mosaic(chi_axes, mosaic, grid, limits=symmetric_limits(mosaic, centre=1.0), colours=DIVERGING)
-    chi_axes.set_title(f"χ² of a super-pixel's signals, mean {np.nanmean(mosaic):.3f}")
-    colour_bar(figure, shown, chi_axes, "χ²")
-    for axes in (change_axes, chi_axes):
-        focal_plane.show_outlines(axes, detectors, named=True)
-        focal_plane.frame_axes(axes, detectors)
-    chi_axes.set_ylabel("")
-    return figure
+    title = f"χ² of a super-pixel's signals, mean {np.nanmean(mosaic):.3f}"
+    chi_square = focal_plane.plane_chart(detectors, _LARGE, title, has_rows=False)
+    focal_plane.draw_mosaic(chi_square, mosaic, grid, symmetric_limits(mosaic, centre=1.0), DIVERGING, "χ²")
+    for chart in (change, chi_square):
+        focal_plane.draw_outlines(chart, detectors, named=True)
+    return [change, chi_square]
 
 
-@styled
-def mode_figure(products: JointProducts, detectors: Sequence[Detector]) -> Figure:
+def mode_maps(products: JointProducts, detectors: Sequence[Detector]) -> list[list[Chart]]:
     """Draw the largest modes of correlated errors over the focal plane, each in the size of one standard deviation."""
-    count = min(_MODES_SHOWN, *(len(share.modes) for share in products.detectors.values()))
-    figure, panels = _panels(detectors, -(-count // 3), min(count, 3))
+    charts = []
     sizes = mode_sizes(products)
-    for number, axes in enumerate(panels):
-        if number >= count:
-            axes.set_axis_off()
-            continue
+    for number in range(min(_MODES_SHOWN, *(len(share.modes) for share in products.detectors.values()))):
         modes = {
             name: np.where(share.remainder > 0, 1e3 * share.modes[number], np.nan) for name, share in products.detectors.items()
         }
         grid, mosaic = _mosaic(modes, detectors)
-        shown = focal_plane.show_mosaic(axes, mosaic, grid, limits=symmetric_limits(mosaic, centre=0.0), colours=DIVERGING)
-        axes.set_title(f"mode {number + 1}: {two_digits(1e3 * sizes[number])} ‰ rms")
-        colour_bar(figure, shown, axes, "error (‰)")
-        focal_plane.show_outlines(axes, detectors, named=False)
-        focal_plane.frame_axes(axes, detectors)
-        if number % 3:
-            axes.set_ylabel("")
-    return figure
+        title = f"mode {number + 1}: {two_digits(1e3 * sizes[number])} ‰ rms"
+        chart = focal_plane.plane_chart(detectors, _SMALL, title, has_rows=number % 3 == 0)
+        focal_plane.draw_mosaic(chart, mosaic, grid, symmetric_limits(mosaic, centre=0.0), DIVERGING, "error (‰)")
+        focal_plane.draw_outlines(chart, detectors, named=False)
+        charts.append(chart)
+    return [charts[first : first + 3] for first in range(0, len(charts), 3)]
 
 
 def _lattice(table: SplineTable, residuals: ResidualMap | None) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
@@ -538,16 +542,3 @@ def _around_zero(found: ResidualMap) -> tuple[float, float]:
     """Return colour limits (per mil) that ignore cells with few signals."""
     half = _COLOUR_REACH * 1e3 * found.rms
     return (-half, half) if half > 0 else (-1.0, 1.0)
-
-
-def _panels(detectors: Sequence[Detector], rows: int, columns: int) -> tuple[Figure, list[Axes]]:
-    left, right, bottom, top = focal_plane.bounds(detectors)
-    width = 4.7 if columns == 2 else 3.0
-    height = float(np.clip(width * (top - bottom) / (right - left), 2.0, 7.5)) + 0.85
-    figure = Figure(figsize=(12.4, height * rows))
-    right_edge, gap = (0.93, 0.36) if columns == 2 else (0.915, 0.55)
-    total = height * rows
-    figure.subplots_adjust(
-        left=0.055, right=right_edge, bottom=0.5 / total, top=1 - 0.35 / total, wspace=gap, hspace=0.85 / (height - 0.85)
-    )
-    return figure, list(np.ravel(figure.subplots(rows, columns, squeeze=False)))

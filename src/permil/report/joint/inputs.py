@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from permil.beam.model import SplineTable
 from permil.errors import InputError
-from permil.flat.joint_file import JointLight, read_light
+from permil.flat.joint_file import DetectorErrors, JointLight, errors_in, open_joint, read_light
 from permil.flat.joint_residuals import JointResiduals, joint_residuals
-from permil.products import RunFolder, read_table, whole_file
+from permil.products import RunFolder, read_table
 
 if TYPE_CHECKING:
     from permil.camera import Camera
@@ -42,7 +42,6 @@ _EXPOSURE_COLUMNS = (
     "shift_x_mm", "shift_y_mm", "shift_x_err_mm", "shift_y_err_mm", "left_out", "finding",
 )  # fmt: skip
 _TERM_COLUMNS = ("term", "error", "unit", "meaning")
-_OF_DETECTOR = ("COVARIANCE", "PLACES", "MODES", "REMAINDER")
 
 
 @dataclass(frozen=True)
@@ -226,23 +225,17 @@ def read_solution(folder: RunFolder, camera: Camera, led: str) -> JointProducts:
     if not path.is_file():
         raise InputError("the joint solution does not exist", path=path, remedy=_AGAIN)
     light = read_light(path)
-    try:
-        with whole_file(path), fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
-            header = hdus[0].header.copy()
-            tables = {name: Table(hdus[name].data) for name in ("EXPOSURES", "DRIFT", "BUDGET")}
-            boards, steps = (Table(hdus[name].data) if name in hdus else None for name in ("BOARDS", "GAIN_STEPS"))
-            lit = [hdu.name.removeprefix("COVARIANCE_") for hdu in hdus if hdu.name.startswith("COVARIANCE_")]
-            names = [name for name in camera.detectors if name in lit]
-            detectors = {name: _share(*(np.asarray(hdus[f"{part}_{name}"].data) for part in _OF_DETECTOR)) for name in names}
-    except InputError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"cannot be read as a joint solution ({error})", path=path, remedy=_AGAIN) from error
+    with open_joint(path) as hdus:
+        header = hdus[0].header.copy()
+        tables = {name: Table(hdus[name].data) for name in ("EXPOSURES", "DRIFT", "BUDGET")}
+        boards, steps = (Table(hdus[name].data) if name in hdus else None for name in ("BOARDS", "GAIN_STEPS"))
+        errors = errors_in(hdus)
+    detectors = {name: _share(errors[name]) for name in camera.detectors if name in errors}
     columns = {"EXPOSURES": _EXPOSURE_COLUMNS, "BUDGET": _TERM_COLUMNS, "DRIFT": ("amplitude", "length", "probability")}
     missing = [f"column {name} of {table}" for table in columns for name in columns[table] if name not in tables[table].colnames]
     missing += [f"card {name}" for name in _CARDS if name not in header]
     missing += [] if light.tables and light.tables[0][1] < 0 else ["extension BEAM"]
-    missing += [] if detectors else ["extension COVARIANCE of any detector of the camera"]
+    missing += [] if detectors else ["row DETECTORS of any detector of the camera"]
     if missing:
         raise InputError(f"is not a complete joint solution: {', '.join(missing)} missing", path=path, remedy=_AGAIN)
     if steps is not None:
@@ -265,16 +258,11 @@ def mode_sizes(products: JointProducts) -> FloatArray:
     return np.sqrt(np.atleast_1d(total) / max(count, 1))
 
 
-def _share(
-    covariance: FloatArray, places: FloatArray, modes: NDArray[np.float32], remainder: NDArray[np.float32]
-) -> DetectorShare:
-    if covariance.shape != (len(places), len(places)) or modes.ndim != 3 or modes.shape[1:] != remainder.shape:
-        raise ValueError(
-            f"covariance {covariance.shape}, modes {modes.shape} and remainder {remainder.shape} have inconsistent shapes"
-        )
+def _share(errors: DetectorErrors) -> DetectorShare:
     # The level is the mean over positions with a response.
+    covariance = errors.covariance
     level = float(np.nanmean(covariance)) if np.isfinite(covariance).any() else float("nan")
-    return DetectorShare(max(level, 0.0) ** 0.5, modes, remainder)
+    return DetectorShare(max(level, 0.0) ** 0.5, errors.modes, errors.remainder)
 
 
 def _with_index(exposures: Table, index: Path) -> tuple[Table, bool]:

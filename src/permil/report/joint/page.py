@@ -52,8 +52,8 @@ from permil.report.kit.pages import (
     relative_address,
     render,
 )
+from permil.report.kit.results import Measurement
 from permil.report.kit.run import LedProducts, RunProducts
-from permil.report.kit.summary import Measurement
 
 _RESULTS = (
     ("joint_fit", "REDCHI2", ""),

@@ -11,7 +11,7 @@ import numpy as np
 from permil.flat.joint.budget import NOISIER
 from permil.report.joint.inputs import JointProducts, Term, mode_sizes
 from permil.report.kit.elements import Cell, Grid, count_cell, decimal_cell, grid, measured_cell, number_cell, text_cell
-from permil.report.kit.quantities import MISSING, format_count, format_measurement, two_digits, with_minus
+from permil.report.kit.results import MISSING, format_count, format_measurement, two_digits, with_minus
 
 _UNITS = {"": (1e3, "‰"), "mm": (1e3, "µm"), "1 / mm": (1e3, "‰/mm")}
 """Factor and unit of budget terms on pages, by their unit in the product."""

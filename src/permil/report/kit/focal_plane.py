@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.io import fits
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
 from permil.camera import frames
 from permil.errors import InputError
 from permil.flat.composite import MosaicGrid
-from permil.flat.superpixel import super_pixels
-from permil.report.kit.maps import show_image, write_on_map
-from permil.report.kit.style import FAINT, INK
+from permil.report.kit.chart import Chart
 
 if TYPE_CHECKING:
     from permil.camera import Detector
@@ -28,7 +23,6 @@ MOST_NAMED = 30
 """Largest number of detectors drawn with amplifiers and names."""
 
 _MARGIN_MM = 4.0
-_MOST_CELLS = 330
 
 
 def outline(detector: Detector) -> FloatArray:
@@ -165,42 +159,31 @@ def _cells_around(grid: MosaicGrid, detector: Detector) -> tuple[tuple[slice, sl
     return where, x, y
 
 
-def show_mosaic(
-    axes: Axes, image: NDArray[np.floating], grid: MosaicGrid, *, limits: tuple[float, float], colours: str
-) -> ScalarMappable:
-    """Draw a mosaic, binned if it has more cells than a picture has pixels."""
-    size = int(np.ceil(max(image.shape) / _MOST_CELLS))
-    binned = super_pixels(image, np.isfinite(image), size).mean if size > 1 else image
-    rows, columns = binned.shape
-    left, _, bottom, _ = extent(grid)
-    cell = grid.cell_mm * size
-    return show_image(
-        axes, binned, extent=(left, left + columns * cell, bottom, bottom + rows * cell), limits=limits, colours=colours
-    )
+def plane_chart(detectors: Sequence[Detector], width: float, title: str, *, has_rows: bool = True) -> Chart:
+    """Return empty axes on which the given detectors fit, DVCS mm."""
+    left, right, bottom, top = bounds(detectors)
+    height = float(np.clip(width * (top - bottom) / (right - left), 0.5 * width, 1.6 * width))
+    # Much longer in one direction: the scale is that of the longer side.
+    spare = max(right - left, width * (top - bottom) / height) - (right - left)
+    x, y = (left - spare / 2, right + spare / 2), (bottom, bottom + height * (right - left + spare) / width)
+    return Chart((width, round(height, 1)), x, y, title=title, labels=("x (mm, DVCS)", "y (mm, DVCS)" if has_rows else ""))
 
 
-def show_outlines(axes: Axes, detectors: Sequence[Detector], *, named: bool, faint: bool = False) -> None:
-    """Draw the outlines of detectors, and of their amplifiers and names where these can be distinguished."""
+def draw_mosaic(
+    chart: Chart, image: NDArray[np.floating], grid: MosaicGrid, limits: tuple[float, float], colours: str, label: str
+) -> None:
+    """Draw a mosaic with a colour bar."""
+    chart.image(image, extent(grid), limits, colours)
+    chart.colour_bar(limits, colours, label)
+
+
+def draw_outlines(chart: Chart, detectors: Sequence[Detector], *, named: bool, has_amplifiers: bool = True) -> None:
+    """Outline detectors, and amplifiers of a few; write the names of a few detectors, else of rafts."""
     few = len(detectors) <= MOST_NAMED
-    if few and not faint:
-        borders = [corners for detector in detectors for corners in amplifier_outlines(detector)]
-        axes.add_collection(LineCollection(borders, colors=INK, linewidths=0.25, alpha=0.35))
-    corners = [outline(detector) for detector in detectors]
-    axes.add_collection(LineCollection(corners, colors=FAINT if faint else INK, linewidths=0.8 if few else 0.4))
+    if few and has_amplifiers:
+        chart.outlines([corners for detector in detectors for corners in amplifier_outlines(detector)], width=0.25)
+    chart.outlines([outline(detector) for detector in detectors], width=0.8 if few else 0.5)
     if not named:
         return
-    if few:
-        for detector in detectors:
-            x, y = centre(detector)
-            # Pointings cover the centre of a detector.
-            foot = float(outline(detector)[:, 1].min()) + 1.0
-            write_on_map(axes, (x, foot if faint else y), detector.name, vertical="bottom" if faint else "center")
-    else:
-        for raft, place in raft_centres(detectors).items():
-            write_on_map(axes, place, raft)
-
-
-def frame_axes(axes: Axes, detectors: Sequence[Detector]) -> None:
-    """Set the limits and labels of axes that show some detectors, DVCS mm."""
-    left, right, bottom, top = bounds(detectors)
-    axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal", xlabel="x (mm, DVCS)", ylabel="y (mm, DVCS)")
+    for name, place in {each.name: centre(each) for each in detectors}.items() if few else raft_centres(detectors).items():
+        chart.write(place, name)

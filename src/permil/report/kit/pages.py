@@ -24,10 +24,10 @@ from permil.report.kit.elements import Link
 
 if TYPE_CHECKING:
     from permil.config import Config
+    from permil.report.kit.results import Measurement
     from permil.report.kit.run import LedProducts, RunProducts
-    from permil.report.kit.summary import Measurement
 
-LAYOUT = 8
+LAYOUT = 9
 """Version of the layout. Increase it when the same products give different pages."""
 
 

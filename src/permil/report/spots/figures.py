@@ -14,16 +14,24 @@ from numpy.typing import ArrayLike, NDArray
 
 from permil.camera import Detector
 from permil.report.kit.elements import Picture, drawing, raster
-from permil.report.kit.maps import (
+from permil.report.kit.figures import (
+    ACCENT,
+    ALARM,
+    DIVERGING,
+    FAINT,
+    INK,
+    SEQUENTIAL,
+    SPREAD,
     colour_bar,
     detector_frame,
     displacement_figure,
+    plain_axes,
     robust_limits,
     show_image,
+    styled,
     symmetric_limits,
 )
-from permil.report.kit.quantities import format_count
-from permil.report.kit.style import ACCENT, ALARM, DIVERGING, FAINT, INK, SEQUENTIAL, SPREAD, plain_axes, styled
+from permil.report.kit.results import format_count
 from permil.report.spots.inputs import GrowthProduct, MaskCalibration, SpotsProducts
 
 FloatArray = NDArray[np.float64]

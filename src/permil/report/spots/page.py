@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from astropy.table import Table
+
 from permil.camera import Detector
 from permil.config.model import ReportConfig
+from permil.flat.metrics import WHOLE_DETECTOR
 from permil.products import RunFolder
-from permil.report.kit.elements import Link, header_grid, reason_lists
+from permil.report.kit.elements import (
+    Cell,
+    Grid,
+    Link,
+    count_cell,
+    grid,
+    header_grid,
+    measured_cell,
+    number_cell,
+    reason_lists,
+    result_grid,
+    text_cell,
+    verdict_cell,
+)
 from permil.report.kit.pages import (
     Declaration,
     IndexSection,
@@ -21,20 +39,210 @@ from permil.report.kit.pages import (
     relative_address,
     render,
 )
+from permil.report.kit.results import (
+    MISSING,
+    NO,
+    NONE,
+    OPEN,
+    QUANTITIES,
+    YES,
+    Measurement,
+    Quantity,
+    format_count,
+    judge,
+    judge_size,
+    specification,
+)
 from permil.report.kit.run import RunProducts
 from permil.report.spots.figures import lamp_picture, mask_pictures, repeatability_picture, sensor_pictures
-from permil.report.spots.inputs import SpotsTables, read_spots, read_spots_tables
-from permil.report.spots.text import (
-    amplifier_table,
-    degeneracy_table,
-    excess_text,
-    exposure_table,
-    facts,
-    group_table,
-    result_table,
-    spots_measurements,
-)
+from permil.report.spots.inputs import SpotsProducts, SpotsTables, read_spots, read_spots_tables
 from permil.spots.folder import SpotsFolder
+
+_INDEX_METRICS = (
+    "spots", "exposures", "chi_square_per_freedom", "flux_excess", "flux_excess_unexplained", "spot_flux_error",
+    "flux_residual_scatter", "dx_residual_scatter", "dy_residual_scatter", "scatter_over_predicted", "lamp_drift",
+)  # fmt: skip
+_AMPLIFIER_COLUMNS = (
+    ("flux", "flux (‰)"),
+    ("dx", "dx (10⁻³ px)"),
+    ("dy", "dy (10⁻³ px)"),
+    ("xx", "XX (10⁻³ px²)"),
+    ("yy", "YY (10⁻³ px²)"),
+    ("xy", "XY (10⁻³ px²)"),
+)
+_EXPLAINED = {
+    YES: "The part not explained by the sensor is within its specification.",
+    OPEN: "The error of the part not explained by the sensor is too large for a verdict.",
+    NO: "The part not explained by the sensor exceeds its specification: the errors of the catalogs are too small, or spots "
+    "change from exposure to exposure. Find the cause before using this calibration.",
+}
+_WINDOWS = {"decided": "first node certain", "ambiguous": "first node ambiguous"}
+_METHODS = {"joint": "joint fit of spots, exposures and throughput", "mean": "means over exposures"}
+_MODES = {"fixed": "all at one position", "dithered": "each at its own position"}
+
+
+def group_table(tables: SpotsTables, addresses: Mapping[tuple[str, str], str], limits: ReportConfig) -> Grid:
+    """Return the most important results of each detector and band.
+
+    Parameters
+    ----------
+    addresses
+        Address of the page of each detector and band, "" without a page.
+    """
+    metrics = [name for name in _INDEX_METRICS if name in set(tables.summary["metric"])]
+    rows = []
+    for detector, band in tables.groups:
+        found = {str(row["metric"]): row for row in tables.rows(detector, band)}
+        cells = [text_cell(detector, link=addresses[detector, band]), text_cell(band or MISSING)]
+        cells += [_value_cell(found[name], limits) if name in found else Cell(MISSING) for name in metrics]
+        rows.append(cells)
+    headings = ("detector", "band", *(QUANTITIES[name].heading for name in metrics))
+    return grid(headings, rows, text_columns=(0, 1))
+
+
+def spots_measurements(tables: SpotsTables) -> list[Measurement]:
+    """Return the results of all detectors and bands, without those that are NaN."""
+    return [entry for row in tables.summary if (entry := _measurement(row)) is not None]
+
+
+def facts(products: SpotsProducts, detector: Detector) -> tuple[tuple[str, str], ...]:
+    """Return name and content of the facts below the heading of the page."""
+    header = products.header
+    columns, rows = header.get("NCOLS"), header.get("NROWS")
+    method, mode = str(header.get("METHOD", "")), str(header.get("MODE", ""))
+    used, window = header.get("NMEAS"), str(header.get("WINDOW", MISSING))
+    return (
+        ("sensor", f"{detector.serial}, {detector.kind}"),
+        ("pixels", f"{detector.nx} x {detector.ny} of {1e3 * detector.pixel_mm:g} µm"),
+        ("mask", f"{columns} x {rows} spots, {_WINDOWS.get(window, window)}" if columns else MISSING),
+        ("exposures", ", ".join(part for part in (format_count(len(products.exposures)), _MODES.get(mode, mode)) if part)),
+        ("measurements used", format_count(int(used)) if used is not None else MISSING),
+        ("calibration", _METHODS.get(method, method) or str(header.get("CALIB", MISSING))),
+        ("radius of the flux", f"{float(header['APERTURE']):g} pixels" if "APERTURE" in header else MISSING),
+        ("cells of the maps", f"{products.cell} pixels"),
+    )
+
+
+def _quantity(row: Table.Row) -> Quantity:
+    name = str(row["metric"])
+    return QUANTITIES.get(name) or Quantity(name, name.replace("_", " "), unit=str(row["unit"]))
+
+
+def _verdict(row: Table.Row, limits: ReportConfig) -> str:
+    entry = _measurement(row)
+    return judge(entry, limits) if entry is not None else NONE
+
+
+def _value_cell(row: Table.Row, limits: ReportConfig) -> Cell:
+    number, error = float(row["value"]), float(row["error"])
+    return number_cell(_quantity(row).show(number, error), number, verdict=_verdict(row, limits))
+
+
+def result_table(results: Table, limits: ReportConfig) -> Grid:
+    """Return the results of one detector and band with specifications and verdicts.
+
+    Parameters
+    ----------
+    results
+        Rows of the summary for this detector and band.
+    """
+    rows = []
+    for row in results:
+        quantity, entry = _quantity(row), _measurement(row)
+        spec = specification(entry.metric, limits) if entry is not None else np.nan
+        rows.append(
+            (
+                text_cell(quantity.label),
+                text_cell(quantity.unit),
+                _value_cell(row, limits),
+                number_cell(quantity.show(spec), spec),
+                verdict_cell(_verdict(row, limits)),
+            )
+        )
+    return result_grid(rows)
+
+
+def _measurement(row: Table.Row) -> Measurement | None:
+    """Return a row of the summary as a result, None if it is NaN or not a reported quantity."""
+    metric, number = str(row["metric"]), float(row["value"])
+    if metric not in QUANTITIES or not np.isfinite(number):
+        return None
+    return Measurement(metric, str(row["band"]), number, float(row["error"]), str(row["detector"]), WHOLE_DETECTOR)
+
+
+def excess_text(results: Table, limits: ReportConfig) -> str:
+    """Return the scatter of the fluxes in excess of their errors, with its cause; "" if it was not measured.
+
+    Parameters
+    ----------
+    results
+        Rows of the summary for this detector and band.
+    """
+    found = {entry.metric: entry for row in results if (entry := _measurement(row)) is not None}
+    chi_square, excess, own = (found.get(name) for name in ("chi_square_per_freedom", "flux_excess", "flux_excess_unexplained"))
+    if chi_square is None or excess is None or own is None:
+        return ""
+    shown = {name: f"{QUANTITIES[name].show(entry.number, entry.error)} ‰" for name, entry in found.items()}
+    text = f"With the errors of the catalogs alone, the fluxes have a chi-square of {chi_square.number:.2f} per degree of freedom"
+    if judge_size(excess.number, excess.error, 0.0, beyond_noise=True) != NO:
+        return f"{text}: their scatter about the model is consistent with these errors."
+    text += f": they scatter by {shown['flux_excess']} in excess of these errors. The errors of spots, exposures and "
+    "throughput include this scatter. "
+    if "flux_excess_structure" not in found:
+        text += "Too few spots were measured close to the position of another one to decide whether the sensor is the cause. "
+    else:
+        text += (
+            f"Spots at the same position share {shown['flux_excess_structure']} of it: structure of the sensor finer than the knots of "
+            f"the throughput. {shown['flux_excess_unexplained']} is not shared by neighbours. "
+        )
+    return text + _EXPLAINED[judge(own, limits)]
+
+
+def _column_cell(row: Table.Row, name: str, *, error: str = "", scale: float = 1e3) -> Cell:
+    return measured_cell(float(row[name]), float(row[error or f"{name}_err"]), scale=scale)
+
+
+def amplifier_table(table: Table) -> Grid:
+    """Return the mean residuals of each amplifier."""
+    rows = []
+    for row in table:
+        cells = [text_cell(str(row["amp"]).strip()), count_cell(float(row["flux_count"]))]
+        rows.append(cells + [_column_cell(row, name) for name, _ in _AMPLIFIER_COLUMNS])
+    return grid(("amplifier", "measurements", *(heading for _, heading in _AMPLIFIER_COLUMNS)), rows)
+
+
+def degeneracy_table(table: Table) -> Grid:
+    """Return the sizes of gradients that the data cannot determine."""
+    rows = [
+        (
+            text_cell(str(row["axis"])),
+            measured_cell(float(row["free_error"]), np.nan, scale=1e3),
+            _column_cell(row, "exposure_trend", error="exposure_trend_error"),
+            _column_cell(row, "spot_gradient", error="spot_gradient_error"),
+        )
+        for row in table
+    ]
+    headings = (
+        "axis", "error without assumptions (‰ per 1000 px)", "error if the lamp is independent of the pointing (‰ per 1000 px)",
+        "gradient of the spots over the mask (‰ per 1000 px)",
+    )  # fmt: skip
+    return grid(headings, rows)
+
+
+def exposure_table(table: Table) -> Grid:
+    """Return grid and scale of each exposure."""
+    rows = [
+        (
+            text_cell(str(row["exposure"]).strip()),
+            *(_column_cell(row, name, scale=1.0) for name in ("x0", "y0", "xstep", "ystep")),
+            _column_cell(row, "theta"),
+            _column_cell(row, "scale", scale=1.0),
+        )
+        for row in table
+    ]
+    return grid(
+        ("exposure", "x of the grid (px)", "y (px)", "step along i (px)", "along j (px)", "angle (10⁻³ rad)", "scale"), rows
+    )
 
 
 @dataclass(frozen=True)

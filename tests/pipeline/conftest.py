@@ -80,10 +80,12 @@ def copied(reduced: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def spoiled(campaign: Path, tmp_path: Path) -> Path:
-    """Return a copy of the campaign (hard links) that a test may spoil with `Spoil`; its report has the index page alone."""
-    copy = tmp_path / "campaign"
-    shutil.copytree(campaign, copy, copy_function=os.link)
-    replace_bytes(copy / "config.yaml", (copy / "config.yaml").read_bytes() + b"report: {detector_pages: false}\n")
+    """Return a copy of the campaign (hard links) that a test may spoil; joint solutions are coarse, the report has one page."""
+    copy = shutil.copytree(campaign, tmp_path / "campaign", copy_function=os.link)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["flat"] = {"super_pixel_mm": 2.56, "joint": {"spacing_mm": 6.0, "checks": False, "modes": 4}}
+    config["report"] = {"detector_pages": False}
+    replace_bytes(copy / "config.yaml", yaml.safe_dump(config).encode())
     return copy
 
 
@@ -103,6 +105,17 @@ def edit_header(path: Path, change: Callable[[fits.HDUList], None]) -> None:
     replace_bytes(path, path.read_bytes())
     with fits.open(path, mode="update", memmap=False) as hdus:
         change(hdus)
+
+
+def edit_primary(path: Path, change: Callable[[fits.Header], object]) -> None:
+    """Change the primary header of a raw file as `edit_header` does, but leave its other HDUs alone."""
+    with path.open("rb") as stream:
+        hdu = fits.PrimaryHDU(header=fits.Header.fromfile(stream))
+        others = stream.read()
+    change(hdu.header)
+    if "CHECKSUM" in hdu.header:
+        hdu.add_checksum()
+    replace_bytes(path, hdu.header.tostring().encode("ascii") + others)
 
 
 @pytest.fixture

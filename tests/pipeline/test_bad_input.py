@@ -21,7 +21,7 @@ from permil import cli
 from permil.beam import stage
 from permil.products import RunFolder, read_image, read_table, write_hdus, write_table
 
-from .conftest import DETECTOR, Permil, edit_header, raw_files, replace_bytes
+from .conftest import DETECTOR, Permil, edit_header, edit_primary, raw_files, replace_bytes
 
 SCAN, POINTINGS = "6840D/BOT_acq/v0/*/ccob_*", "6841D/BOT_acq/v0/*/ccob_*"
 ONE = "pipeline.workers=1"
@@ -278,7 +278,7 @@ def test_photodiode_unusable_in_some_exposures(
 
 def test_photodiode_missing_in_all_exposures(permil: Permil, make_flats: Permil, spoiled: Path) -> None:
     for raw in raw_files(spoiled, "6841D/BOT_acq/v0/*/ccob_*"):
-        edit_header(raw, lambda hdus: hdus[0].header.set("CCOBADC", 0.0))
+        edit_primary(raw, lambda header: header.set("CCOBADC", 0.0))
     config = spoiled / "config.yaml"
     _refused(permil("run", config, ONE), "none of 25 pointing files has a usable photodiode", "set isr.photodiode=none")
     assert not RunFolder(spoiled).flat("red", DETECTOR).exists()
@@ -411,9 +411,9 @@ def test_reference_that_the_scan_did_not_read(permil: Permil, spoiled: Path) -> 
 def test_two_kinds_of_positions_are_not_mixed(permil: Permil, spoiled: Path) -> None:
     """Scan positions from headers that are off the folder names, pointings from folder names of another run: no common origin."""
     for raw in raw_files(spoiled, SCAN):
-        edit_header(raw, lambda hdus: hdus[0].header.update({"BOTXCAM": hdus[0].header["BOTXCAM"] + 5.0}))
+        edit_primary(raw, lambda header: header.update({"BOTXCAM": header["BOTXCAM"] + 5.0}))
     for raw in raw_files(spoiled, POINTINGS):
-        edit_header(raw, lambda hdus: (hdus[0].header.remove("BOTXCAM"), hdus[0].header.remove("BOTYCAM")))
+        edit_primary(raw, lambda header: (header.remove("BOTXCAM"), header.remove("BOTYCAM")))
     _refused(permil("run", spoiled / "config.yaml", ONE), "position")
 
 
@@ -427,9 +427,9 @@ def test_constant_offset_is_named_and_applied(permil: Permil, spoiled: Path) -> 
     scans = raw_files(spoiled, SCAN)
     for number, raw in enumerate(scans):
         if number == 4:
-            edit_header(raw, lambda hdus: (hdus[0].header.remove("BOTXCAM"), hdus[0].header.remove("BOTYCAM")))
+            edit_primary(raw, lambda header: (header.remove("BOTXCAM"), header.remove("BOTYCAM")))
         else:
-            edit_header(raw, lambda hdus: hdus[0].header.update({"BOTXCAM": hdus[0].header["BOTXCAM"] + 5.0}))
+            edit_primary(raw, lambda header: header.update({"BOTXCAM": header["BOTXCAM"] + 5.0}))
     code, _, messages = permil("index", spoiled / "config.yaml", ONE)
     assert code == 0, messages
     assert re.search(r"run 6840D: header position = folder position \+ \(5\.0\d+, -?0\.0\d+\) mm", messages)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 # Threads of numerical libraries in several test processes wait for each other; this must stand before they are loaded.
@@ -32,6 +35,34 @@ def shared_data() -> Path:
 def shared_reference(shared_data: Path) -> Path:
     """Return the folder of reference facts beside the checkout; skip where it is absent."""
     return shared_data.parent / "reference"
+
+
+@pytest.fixture(scope="session")
+def fill_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Return a function that fills a folder in the first test process that asks for it and returns its path in all of them."""
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def fill(name: str, function: Callable[[Path], object]) -> Path:
+        folder, filled = root / name, root / f"{name}.filled"
+        with (root / f"{name}.lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            if not filled.exists():
+                # Another process may have failed in the middle.
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                function(folder)
+                filled.touch()
+        return folder
+
+    return fill
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the pictures of pages empty: figures are made, but not rendered."""
+    for name in ("png", "svg"):
+        monkeypatch.setattr(f"permil.report.kit.elements.{name}", lambda _: b"")
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,12 @@ def _mask() -> np.ndarray:
 @pytest.mark.parametrize(
     ("first", "second", "masked"),
     [
-        (WHITE, WHITE, False),
+        pytest.param(WHITE, WHITE, False, marks=pytest.mark.full),
         (WHITE, RED, False),
-        (SHORT, SHORT, False),
+        pytest.param(SHORT, SHORT, False, marks=pytest.mark.full),
         (SHORT, SHORT, True),
-        (SHORT, MIDDLE, False),
-        (SHORT, LONG, False),
+        pytest.param(SHORT, MIDDLE, False, marks=pytest.mark.full),
+        pytest.param(SHORT, LONG, False, marks=pytest.mark.full),
         (SHORT, RED, True),
     ],
 )

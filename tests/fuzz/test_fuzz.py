@@ -15,18 +15,17 @@ from .files import LAYOUTS
 from .reading import ACCEPTED, REFUSED, REPORTED, Bench
 from .watch import examine_all
 
-NUMBER = 400
 
-
-def test_damaged_files() -> None:
-    verdicts = dict(examine_all(range(NUMBER), seed=20260101))
-    faults = {number: (each.layout, each.damage, each.fault) for number, each in verdicts.items() if each.fault}
+@pytest.mark.parametrize("number", [160, pytest.param(2000, marks=pytest.mark.full)])
+def test_damaged_files(number: int) -> None:
+    verdicts = dict(examine_all(range(number), seed=20260101))
+    faults = {which: (each.layout, each.damage, each.fault) for which, each in verdicts.items() if each.fault}
     assert not faults
-    assert len(verdicts) == NUMBER
+    assert len(verdicts) == number
     # The generator does what it should: every layout, and files of all fates.
     assert {each.layout for each in verdicts.values()} == set(LAYOUTS)
     fates = Counter(each.outcome for each in verdicts.values())
-    assert min(fates[outcome] for outcome in (ACCEPTED, REPORTED, REFUSED)) > NUMBER // 40
+    assert min(fates[outcome] for outcome in (ACCEPTED, REPORTED, REFUSED)) > number // 40
 
 
 def test_an_index_outside_its_row_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from test_file_stack import exposures, full_calibration, of_sensor, write
 
 from permil.arrays import ArrayPool
-from permil.camera import load_camera
 from permil.camera.frames import take_segment
 from permil.config.isr import IsrConfig
 from permil.errors import InputError, RawFormatError
@@ -125,8 +124,8 @@ def test_sampled_rows_have_the_bits_of_the_whole(name, step, bin8, make_raw, cal
 
 
 @given(name=st.sampled_from(DETECTORS), rows=st.integers(1, 300), neighbours=st.integers(0, 5))
-def test_every_row_belongs_to_one_strip_with_its_neighbours(name, rows, neighbours):
-    detector = load_camera("lsstcam-bin8")[name]
+def test_every_row_belongs_to_one_strip_with_its_neighbours(bin8, name, rows, neighbours):
+    detector = bin8[name]
     seen = np.zeros(detector.ny, dtype=int)
     for strip in strips_of(detector, rows=rows, neighbours=neighbours):
         read = set(strip.detector_rows.tolist())

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from astropy.io import fits
 
 from permil import cli
@@ -18,6 +19,8 @@ from permil.pipeline import run_pipeline
 from permil.simulate.stage import simulate_bench
 
 DETECTOR = "R22_S11"
+FillOnce = Callable[[str, Callable[[Path], object]], Path]
+Permil = Callable[..., tuple[int, str, str]]
 
 
 def small_campaign(**changes: object) -> SimulateConfig:
@@ -33,33 +36,56 @@ def small_campaign(**changes: object) -> SimulateConfig:
 
 
 @pytest.fixture(scope="session")
-def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def campaign(fill_once: FillOnce) -> Path:
     """Return a folder with raw files, truth and configuration. It is shared: copy before changing anything."""
-    folder = tmp_path_factory.mktemp("campaign")
-    simulate_bench(small_campaign(), folder, workers=1)
-    # Coarse knots, no halves: a joint solution in a few seconds.
-    with (folder / "config.yaml").open("a") as stream:
-        stream.write("flat: {joint: {spacing_mm: 6.0, checks: false}}\n")
-    return folder
+
+    def fill(folder: Path) -> None:
+        simulate_bench(small_campaign(), folder, workers=1)
+        # Coarse knots, no halves: a joint solution in a few seconds.
+        with (folder / "config.yaml").open("a") as stream:
+            stream.write("flat: {joint: {spacing_mm: 6.0, checks: false}}\n")
+
+    return fill_once("campaign", fill)
 
 
 @pytest.fixture(scope="session")
-def reduced(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the campaign and all its products. It is shared: copy before changing anything."""
-    folder = tmp_path_factory.mktemp("reduced") / "run"
-    shutil.copytree(campaign, folder, copy_function=os.link)
-    quick = (folder / "config.yaml").read_text()
-    replace_bytes(folder / "config.yaml", quick.replace("{spacing_mm: 6.0, checks: false}", "{spacing_mm: 4.3}").encode())
-    run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]))
-    return folder
+def reduced(campaign: Path, fill_once: FillOnce) -> Path:
+    """Return a folder with all products of the campaign and its truth. It is shared: see `copied`."""
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(campaign / "truth", folder / "truth", copy_function=os.link)
+        write_config(folder, campaign)
+        run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]))
+
+    return fill_once("reduced", fill)
+
+
+def write_config(folder: Path, campaign: Path) -> Path:
+    """Write the configuration of a run of the raw files and tables of a campaign; halves are compared, too."""
+    config = yaml.safe_load((campaign / "config.yaml").read_text())
+    config["exposures"]["roots"] = [str(campaign / "raw")]
+    for name in ("gains", "linearity", "crosstalk", "defects"):
+        config["isr"][name] = str(campaign / f"{name}.ecsv")
+    config["flat"] = {"joint": {"spacing_mm": 4.3}}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+@pytest.fixture
+def copied(reduced: Path, tmp_path: Path) -> Path:
+    """Return a copy of the products of the campaign, up to date, that a test may change."""
+    return shutil.copytree(reduced, tmp_path / "run", ignore=shutil.ignore_patterns("truth"))
 
 
 @pytest.fixture
 def spoiled(campaign: Path, tmp_path: Path) -> Path:
-    """Return a copy of the campaign (hard links) that a test may spoil with `Spoil`; its report has the index page alone."""
-    copy = tmp_path / "campaign"
-    shutil.copytree(campaign, copy, copy_function=os.link)
-    replace_bytes(copy / "config.yaml", (copy / "config.yaml").read_bytes() + b"report: {detector_pages: false}\n")
+    """Return a copy of the campaign (hard links) that a test may spoil; joint solutions are coarse, the report has one page."""
+    copy = shutil.copytree(campaign, tmp_path / "campaign", copy_function=os.link)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["flat"] = {"super_pixel_mm": 2.56, "joint": {"spacing_mm": 6.0, "checks": False, "modes": 4}}
+    config["report"] = {"detector_pages": False}
+    replace_bytes(copy / "config.yaml", yaml.safe_dump(config).encode())
     return copy
 
 
@@ -81,8 +107,19 @@ def edit_header(path: Path, change: Callable[[fits.HDUList], None]) -> None:
         change(hdus)
 
 
+def edit_primary(path: Path, change: Callable[[fits.Header], object]) -> None:
+    """Change the primary header of a raw file as `edit_header` does, but leave its other HDUs alone."""
+    with path.open("rb") as stream:
+        hdu = fits.PrimaryHDU(header=fits.Header.fromfile(stream))
+        others = stream.read()
+    change(hdu.header)
+    if "CHECKSUM" in hdu.header:
+        hdu.add_checksum()
+    replace_bytes(path, hdu.header.tostring().encode("ascii") + others)
+
+
 @pytest.fixture
-def permil(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+def permil(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Permil:
     """Return a function that runs the command line in this process and returns exit code, output and messages."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
@@ -92,5 +129,21 @@ def permil(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -
             cli.main()
         out, err = capfd.readouterr()
         return int(caught.value.code or 0), out, err
+
+    return run
+
+
+@pytest.fixture
+def make_flats(permil: Permil) -> Permil:
+    """Return a function that runs the commands from `index` to `flat` with one process, and none after one that fails."""
+
+    def run(config: Path, *overrides: str) -> tuple[int, str, str]:
+        code, printed, messages = 0, "", ""
+        for command in ("index", "isr", "beam", "flat"):
+            code, out, err = permil(command, config, "pipeline.workers=1", *overrides)
+            printed, messages = printed + out, messages + err
+            if code:
+                break
+        return code, printed, messages
 
     return run

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +17,7 @@ from permil.exposures import read_raw
 from permil.products import RunFolder, read_image, read_table, write_image
 from permil.truth import compare_with_truth
 
-from .conftest import DETECTOR, raw_files
-
-Permil = Callable[..., tuple[int, str, str]]
+from .conftest import DETECTOR, Permil, raw_files
 
 
 def test_example_configuration_is_the_documented_one() -> None:
@@ -65,15 +60,9 @@ def test_assemble_is_exact(permil: Permil, campaign: Path, tmp_path: Path, bin8:
     np.testing.assert_array_equal(image, assemble(read_raw(raw, bin8)))
 
 
-@pytest.fixture(scope="module")
-def flats(campaign: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    from permil.config import load_config
-    from permil.pipeline import run_pipeline
-
-    folder = tmp_path_factory.mktemp("flats") / "run"
-    shutil.copytree(campaign, folder, copy_function=os.link)
-    run_pipeline(load_config(folder / "config.yaml", ["pipeline.workers=1"]), stages=("index", "isr", "beam", "flat"))
-    return RunFolder(folder)
+@pytest.fixture
+def flats(reduced: Path) -> RunFolder:
+    return RunFolder(reduced)
 
 
 def test_flat_diff_says_what_the_truth_comparison_says(permil: Permil, flats: RunFolder, bin8: Camera, tmp_path: Path) -> None:

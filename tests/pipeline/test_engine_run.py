@@ -50,9 +50,23 @@ def _run(raw: Path, name: str, *overrides: str, stages: tuple[str, ...] = STAGES
 
 
 @pytest.fixture(scope="module")
-def reference(raw: Path) -> dict[str, Any]:
-    """Return the content of all products, made in this process."""
-    return products(_run(raw, "reference", "pipeline.workers=1"))
+def run_in_process(raw: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Return the content of all products, made in this process, and the progress that was displayed meanwhile."""
+    reached: dict[str, list[float]] = {}
+
+    @contextmanager
+    def display(description: str, _: int | None) -> Iterator[Callable[[float], None]]:
+        yield reached.setdefault(description, []).append
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "_display", display)
+        patch.setattr(parts, "_SECONDS_BETWEEN", -1.0)
+        return products(_run(raw, "reference", "pipeline.workers=1")), reached
+
+
+@pytest.fixture
+def reference(run_in_process: tuple[dict[str, Any], dict[str, list[float]]]) -> dict[str, Any]:
+    return run_in_process[0]
 
 
 def products(out: Path) -> dict[str, Any]:
@@ -139,18 +153,10 @@ def test_killed_worker_process_changes_nothing(raw: Path, reference: dict[str, A
     assert table["restarted"][(table["stage"] == "flat") & (table["step"] == "all")][0] >= 1
 
 
-def test_long_tasks_say_how_far_they_are(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: dict[str, list[float]] = {}
-
-    @contextmanager
-    def display(description: str, _: int | None) -> Iterator[Callable[[float], None]]:
-        yield told.setdefault(description, []).append
-
-    monkeypatch.setattr(progress, "_display", display)
-    monkeypatch.setattr(parts, "_SECONDS_BETWEEN", -1.0)
-    _run(raw, "told", "pipeline.workers=1")
+def test_long_tasks_say_how_far_they_are(run_in_process: tuple[dict[str, Any], dict[str, list[float]]]) -> None:
+    displayed = run_in_process[1]
     for description, fewest in (("super-pixels red", 36), ("joint solution red", 2), ("flats red", 2 * 7)):
-        reached = told[description]
+        reached = displayed[description]
         assert reached == sorted(reached)
         assert sum(number % 1 != 0 for number in reached) >= fewest
 

@@ -23,7 +23,9 @@ from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table, stored_fingerprint
 from permil.truth import compare_with_truth, summarise
 
-from .conftest import DETECTOR, replace_bytes
+from .conftest import DETECTOR, write_config
+
+TO_FLAT = ("index", "isr", "beam", "flat")
 
 
 def _config(folder: Path, *overrides: str):
@@ -96,25 +98,22 @@ def test_gradient_error_covers_the_gradient(reduced: Path, bin8: Camera) -> None
 def test_products_pass_fitsverify(reduced: Path) -> None:
     if shutil.which("fitsverify") is None:
         pytest.skip("fitsverify (Debian package of that name) is not installed")
-    products = [path for path in reduced.rglob("*.fits") if "raw" not in path.relative_to(reduced).parts]
+    products = list(reduced.rglob("*.fits"))
     assert len(products) >= 9
     run = subprocess.run(["fitsverify", "-q", *map(str, products)], capture_output=True, text=True, check=False)  # noqa: S603, S607
     bad = [line for line in run.stdout.splitlines() if line.startswith("verification") and "OK" not in line]
     assert bad == []
 
 
-def test_second_run_does_nothing(reduced: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in reduced.rglob("*.fits")}
-    reports = {report.stage: report for report in run_pipeline(_config(reduced))}
+def test_second_run_does_nothing(copied: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*.fits")}
+    reports = {report.stage: report for report in run_pipeline(_config(copied), stages=TO_FLAT)}
     assert [reports[name].done for name in ("isr", "beam", "flat")] == [0, 0, 0]
-    assert {path: path.stat().st_mtime_ns for path in reduced.rglob("*.fits")} == before
+    assert {path: path.stat().st_mtime_ns for path in copied.rglob("*.fits")} == before
 
 
-def test_changed_option_redoes_what_depends_on_it(reduced: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(reduced, folder, copy_function=os.link)
-    # Moving the folder changes the paths of the inputs: bring it up to date first.
-    run_pipeline(_config(folder))
+def test_changed_option_redoes_what_depends_on_it(campaign: Path, copied: Path) -> None:
+    folder = copied
     names = ("superbias", "beam", "flat", "mosaic")
 
     def prints() -> dict[str, str | None]:
@@ -123,16 +122,16 @@ def test_changed_option_redoes_what_depends_on_it(reduced: Path, tmp_path: Path)
         return {name: stored_fingerprint(path) for name, path in zip(names, paths, strict=True)}
 
     first = prints()
-    run_pipeline(_config(folder, "flat.mosaic_mm=1.28"))
+    run_pipeline(_config(folder, "flat.mosaic_mm=1.28"), stages=TO_FLAT)
     second = prints()
     assert [name for name in names if first[name] != second[name]] == ["mosaic"]
-    run_pipeline(_config(folder, "flat.mosaic_mm=1.28", "flat.remove_amplifier_steps=true"))
+    run_pipeline(_config(folder, "flat.mosaic_mm=1.28", "flat.remove_amplifier_steps=true"), stages=TO_FLAT)
     third = prints()
     assert [name for name in names if second[name] != third[name]] == ["flat", "mosaic"]
-    gains = Table.read(folder / "gains.ecsv", format="ascii.ecsv")
+    gains = Table.read(campaign / "gains.ecsv", format="ascii.ecsv")
     gains["gain"] *= 1.01
     gains.write(folder / "new_gains.ecsv", format="ascii.ecsv")
-    run_pipeline(_config(folder, "flat.mosaic_mm=1.28", "isr.gains=new_gains.ecsv"))
+    run_pipeline(_config(folder, "flat.mosaic_mm=1.28", "isr.gains=new_gains.ecsv"), stages=TO_FLAT)
     assert [name for name in names if third[name] != prints()[name]] == ["beam", "flat", "mosaic"]
 
 
@@ -140,38 +139,36 @@ def _arrays(folder: Path) -> dict[str, list[bytes]]:
     """Return the data of every FITS product (headers hold dates)."""
     content = {}
     for path in sorted(folder.rglob("*.fits")):
-        if "raw" not in path.relative_to(folder).parts:
+        if "truth" not in path.relative_to(folder).parts:
             with fits.open(path, memmap=False) as hdus:
                 content[str(path.relative_to(folder))] = [hdu.data.tobytes() for hdu in hdus if hdu.data is not None]
     return content
 
 
 def test_killed_run_goes_on_to_the_same_result(reduced: Path, campaign: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(campaign, folder, copy_function=os.link)
-    replace_bytes(folder / "config.yaml", (reduced / "config.yaml").read_bytes())
+    config = write_config(tmp_path, campaign)
     moments = random.Random(5)  # noqa: S311 - moments to kill at, not secrets
-    command = [sys.executable, "-m", "permil", "run", str(folder / "config.yaml"), "pipeline.workers=2"]
-    killed = 0
-    for _ in range(6):
+    command = [sys.executable, "-m", "permil", "run", str(config), "pipeline.workers=2", "report.detector_pages=false"]
+    # Each time a stage further: with the index, in the scan, among the signals, and in the pass that follows the solution.
+    folder = RunFolder(tmp_path)
+    for begun in (folder.exposures, folder.state / "nodes_red.jsonl", folder.beam("red"), folder.joint("red")):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
-        time.sleep(moments.uniform(0.7, 2.7))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            killed += 1
+        while not begun.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0.0, 0.4))
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert killed
     subprocess.run(command, check=True, capture_output=True)  # noqa: S603
-    assert _arrays(folder) == _arrays(reduced)
-    assert not list(folder.rglob("*.partial*"))
+    assert _arrays(tmp_path) == _arrays(reduced)
+    assert not list(tmp_path.rglob("*.partial*"))
 
 
-def test_interrupted_nodes_are_not_measured_again(reduced: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_nodes_are_not_measured_again(reduced: Path, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from permil.beam import stage
 
-    folder = tmp_path / "run"
-    shutil.copytree(reduced, folder, copy_function=os.link)
-    run = RunFolder(folder)
+    folder, run = copied, RunFolder(copied)
     for path in (run.beam_nodes("red"), run.beam("red")):
         path.unlink()
     (run.state / "nodes_red.jsonl").unlink()
@@ -193,38 +190,34 @@ def test_interrupted_nodes_are_not_measured_again(reduced: Path, tmp_path: Path,
     np.testing.assert_array_equal(before["signal"], after["signal"])
 
 
-def test_nodes_survive_a_journal_that_ends_in_the_middle_of_a_line(reduced: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(reduced, folder, copy_function=os.link)
-    run_pipeline(_config(folder), stages=("beam",))
-    run = RunFolder(folder)
+def test_nodes_survive_a_journal_that_ends_in_the_middle_of_a_line(reduced: Path, copied: Path) -> None:
+    folder, run = copied, RunFolder(copied)
     run.beam_nodes("red").unlink()
     journal = run.state / "nodes_red.jsonl"
     content = journal.read_bytes()
-    journal.unlink()
     journal.write_bytes(content[: int(len(content) * 0.6)])
     run_pipeline(_config(folder), stages=("beam",))
     before, after = (read_table(RunFolder(place).beam_nodes("red")) for place in (reduced, folder))
     np.testing.assert_array_equal(before["signal"], after["signal"])
 
 
-def test_only_one_run_works_in_a_folder(reduced: Path) -> None:
+def test_only_one_run_works_in_a_folder(copied: Path) -> None:
     import fcntl
 
     from permil.errors import OutputError
 
-    with (reduced / ".state" / "lock").open("w") as stream:
+    with (copied / ".state" / "lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         with pytest.raises(OutputError, match="another run is at work"):
-            run_pipeline(_config(reduced))
+            run_pipeline(_config(copied))
 
 
-def test_a_superbias_that_is_remade_is_read_again(reduced: Path, tmp_path: Path) -> None:
+def test_a_superbias_that_is_remade_is_read_again(campaign: Path, tmp_path: Path) -> None:
     """In one process, too: the calibration is kept only as long as nothing that it is made from changes."""
     from permil.isr.stage import shared_calibration
 
     folder = tmp_path / "run"
-    shutil.copytree(reduced, folder, copy_function=os.link)
+    shutil.copytree(campaign, folder, copy_function=os.link)
     config, run = _config(folder), RunFolder(folder)
     run_pipeline(config, stages=("index", "isr"))
     first = shared_calibration(config, run, DETECTOR)

@@ -24,6 +24,7 @@ def stars(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_run_of_stars_alone(permil: Permil, stars: Path) -> None:
     code, _, messages = permil("run", stars / "config.yaml", "pipeline.workers=1")
     assert code == 0, messages

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from synthetic_run import SyntheticRun, make_pages, write_run
 
 from permil.camera import Camera
+from permil.config import Config
 from permil.products import RunFolder
 
 
 @pytest.fixture(scope="session")
-def written_run(tmp_path_factory: pytest.TempPathFactory, bin8: Camera) -> SyntheticRun:
+def written_run(fill_once: Callable[[str, Callable[[Path], object]], Path], bin8: Camera) -> SyntheticRun:
     """Return a run's folder with its pages; tests must not change it."""
-    root = tmp_path_factory.mktemp("written") / "run"
-    written = write_run(root, bin8, leds=("red", "nm960"), detectors=("R22_S00", "R22_S01", "R01_S00"))
-    make_pages(written.config, bin8, written.folder)
-    return written
+    leds, detectors = ("red", "nm960"), ("R22_S00", "R22_S01", "R01_S00")
+
+    def fill(root: Path) -> None:
+        written = write_run(root, bin8, leds=leds, detectors=detectors)
+        make_pages(written.config, bin8, written.folder)
+
+    root = fill_once("written_run", fill)
+    return SyntheticRun(RunFolder(root), Config(camera=bin8.name, output=root), leds, detectors)
 
 
 @pytest.fixture

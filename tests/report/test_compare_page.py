@@ -126,6 +126,7 @@ def test_fractions_slopes_and_verdicts_are_those_of_the_product(page: Page) -> N
     assert "edge: 12 stars are too few" in page.body
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_stars_that_were_divided_have_other_expected_slopes(run: RunFolder, cutout: Camera) -> None:
     path = CompareFolder(run.root).comparison(DETECTOR, "red")
     with fits.open(path, mode="update") as hdus:
@@ -216,6 +217,7 @@ def test_columns_may_be_missing_and_figures_nan(tmp_path: Path, cutout: Camera) 
     assert {row[3] for row in page.tables["pair-table"][1:]} == {MISSING}
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_pages_that_are_up_to_date_are_left(run: RunFolder, cutout: Camera) -> None:
     paths = sorted(run.report.parent.rglob("*.html"))
     report(run, cutout)
@@ -236,6 +238,7 @@ def test_pages_that_are_up_to_date_are_left(run: RunFolder, cutout: Camera) -> N
     assert "compare/" not in "".join(Page(run.report).links)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("length", [0, 4000, 40000])
 def test_a_damaged_or_missing_product_is_named(run: RunFolder, cutout: Camera, length: int) -> None:
     path = CompareFolder(run.root).comparison(DETECTOR, "red")

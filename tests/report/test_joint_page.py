@@ -257,6 +257,7 @@ def test_a_drifting_photodiode_stays_within_its_panel(products: JointProducts) -
     assert low == pytest.approx(-5e3 * PHOTODIODE_NOISE, rel=0.3)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_solution_without_photodiode_says_so(copy: RunFolder, bin8: Camera) -> None:
     with fits.open(copy.joint("red")) as hdus:
         budget = Table(hdus["BUDGET"].data)
@@ -302,6 +303,7 @@ def test_the_report_has_the_page_and_leads_to_it(copy: RunFolder, bin8: Camera) 
     assert "Joint solution" not in copy.report.read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_without_signals_the_page_says_so(copy: RunFolder, bin8: Camera) -> None:
     for name in DETECTORS:
         copy.super_pixels("red", name).unlink()
@@ -319,6 +321,7 @@ def test_a_run_without_joint_solution_has_no_such_page(written_run: SyntheticRun
     assert "Joint solution" not in written_run.folder.report.read_text(encoding="utf-8")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_flats_that_were_since_divided_have_no_such_page(run: SyntheticRun, solved: SolvedCampaign, bin8: Camera) -> None:
     shutil.copy(solved.folder.joint("red"), run.folder.joint("red"))
     make_pages(run.config, bin8, run.folder)
@@ -380,6 +383,7 @@ def test_a_board_without_temperatures_is_named_and_has_no_coefficient(solved: So
     assert gain_step_table(products) is None
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

@@ -67,6 +67,7 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> PageKind:
     return kind
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_one_entry_makes_a_kind_of_pages(run: SyntheticRun, bin8: Camera, toys: PageKind) -> None:
     make_pages(run.config, bin8, run.folder)
     folder = run.folder.report.parent / "toys"
@@ -95,6 +96,7 @@ def test_folders_of_kinds_differ() -> None:
     assert len(set(folders)) == len(folders)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_without_pages_the_index_links_to_none(run: SyntheticRun, bin8: Camera, toys: PageKind) -> None:
     few = run.config.model_copy(update={"report": run.config.report.model_copy(update={"detector_pages": False})})
     index = ParsedPage(make_pages(few, bin8, run.folder))

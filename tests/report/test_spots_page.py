@@ -142,6 +142,7 @@ def fine_structure(x: FloatArray, y: FloatArray) -> FloatArray:
     return 0.004 * np.sin(2 * np.pi * x / 50) * np.sin(2 * np.pi * y / 50)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize(
     ("options", "verdict", "words"),
     [
@@ -232,6 +233,7 @@ def test_spots_are_placed_as_the_catalog_has_them(made: RunFolder, cutout: Camer
     assert np.allclose(across, 0.0, atol=0.02)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_pages_that_are_up_to_date_are_left(run: RunFolder, cutout: Camera) -> None:
     paths = sorted(run.report.parent.rglob("*.html"))
     before = report(run, cutout) and {path: path.read_bytes() for path in paths}
@@ -251,6 +253,7 @@ def test_pages_that_are_up_to_date_are_left(run: RunFolder, cutout: Camera) -> N
     assert "spots/" not in "".join(Page(run.report).links)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_exposures_left_out_are_named(run: RunFolder, cutout: Camera) -> None:
     table = Table({"exposure": ["red099"], "detector": [DETECTOR], "reason": ["it has no grid"]})
     table.write(SpotsFolder(run.root).left_out, format="ascii.ecsv")
@@ -259,6 +262,7 @@ def test_exposures_left_out_are_named(run: RunFolder, cutout: Camera) -> None:
     assert "red099" in page.body
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_applied_calibration_leaves_its_pictures_out(made: RunFolder, tmp_path: Path, cutout: Camera) -> None:
     others = [
         replace(entry, exposure=f"other{number}")
@@ -275,6 +279,7 @@ def test_an_applied_calibration_leaves_its_pictures_out(made: RunFolder, tmp_pat
     assert "median of 107 bright spots" in page.body
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("length", [2000, 20000])
 def test_a_damaged_product_is_named(run: RunFolder, cutout: Camera, length: int) -> None:
     path = SpotsFolder(run.root).throughput(DETECTOR, BAND)
@@ -284,6 +289,7 @@ def test_a_damaged_product_is_named(run: RunFolder, cutout: Camera, length: int)
         report(run, cutout)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_flats_and_spots_share_an_index(made: RunFolder, tmp_path: Path, bin8: Camera) -> None:
     run = write_run(tmp_path / "run", bin8, leds=("red",), detectors=("R22_S11",))
     config = run.config.model_copy(update={"report": ReportConfig(detector_pages=False)})

@@ -174,6 +174,16 @@ def load_camera(name_or_path: str | Path) -> Camera:
     CameraError
         If there is no such camera or its file is not valid.
     """
+    return _load_own(str(name_or_path)) if str(name_or_path) in camera_names() else _load(name_or_path)
+
+
+@lru_cache
+def _load_own(name: str) -> Camera:
+    """Load a camera of the package once per process: its file does not change."""
+    return _load(name)
+
+
+def _load(name_or_path: str | Path) -> Camera:
     where, content, known = _read(name_or_path)
     try:
         entries = _CameraFile.model_validate(content)

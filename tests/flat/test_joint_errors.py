@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from joint_bench import RandomBeam, simulate
 
-from permil.flat.joint.covariance import FlatCovariance, plane_operator
+from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance, plane_operator
 from permil.flat.joint.knots import choose_spacing
 from permil.flat.joint.solution import beam_centre, centroid
 from permil.flat.joint.solve import solve_joint
+from permil.flat.joint_file import detector_errors
 
 SPACING_MM = 3.0
 OFFSET = (5.0, -7.0)
@@ -91,3 +92,17 @@ def test_knots_follow_the_structure_of_the_beam(sigma, low, high):
 def test_knots_out_of_reach_are_said_to_be():
     campaign = simulate(np.random.default_rng(5), columns=1, rows=1, pixels=10, pixel_mm=1.6)
     assert choose_spacing(campaign.exposures, campaign.detectors, most_unknowns=130).limited
+
+
+def test_super_pixels_without_a_response_have_the_correlated_errors_of_the_nearest_one():
+    row, column = (part.ravel() for part in np.meshgrid(np.arange(3), np.arange(4), indexing="ij"))
+    values = np.arange(1.0, 13.0)
+    values[5] = np.nan
+    modes = CorrelatedModes(
+        {"D": np.nan_to_num(np.array([values, -values]))}, {"D": values}, {"D": values}, np.array([2.0, 1.0]), 3.0
+    )
+    found = detector_errors(modes, "D", np.zeros((1, 2)), np.zeros((1, 1)), (4, 4), (row, column), None)
+    np.testing.assert_array_equal(found.remainder[3], found.remainder[2])
+    np.testing.assert_array_equal(found.modes[:, 3], found.modes[:, 2])
+    assert found.remainder[1, 1] in values[[1, 4, 6, 9]]
+    assert found.remainder[0, 0] == 1.0

@@ -173,6 +173,9 @@ def test_modes_state_the_errors_of_levels_and_gradients_exactly():
     stated = np.array([[modes.covariance_of_means(one, other) for other in regions] for one in regions])
     scale = np.sqrt(np.diag(exact))
     assert 2 < len(modes.variance) <= 2 + len(regions)
+    patterns = np.concatenate(list(modes.patterns.values()), axis=1)
+    gram = patterns @ patterns.T
+    np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-6 * gram.max())
     # What is left is independent noise, which counts a little more beside the modes.
     np.testing.assert_allclose(stated / np.outer(scale, scale), exact / np.outer(scale, scale), atol=2e-2)
 

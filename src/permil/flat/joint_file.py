@@ -26,7 +26,7 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy.ndimage import spline_filter
+from scipy import ndimage
 
 from permil.beam.model import SplineTable
 from permil.beam.parameters import Hull
@@ -237,7 +237,7 @@ def _less_averaged(table: SplineTable, excess_mm2: float) -> SplineTable:
     slope_y, bend_y = _derivatives(level_x.T, table.step)[1:]
     slope_x, bend_x = (_derivatives(part.T, table.step)[0].T for part in (slope_x, bend_x))
     correction = excess_mm2 * (bend_x + bend_y.T + slope_x**2 + slope_y.T**2)
-    return replace(table, coefficients=table.coefficients - spline_filter(correction, order=3, mode="mirror"))
+    return replace(table, coefficients=table.coefficients - ndimage.spline_filter(correction, order=3, mode="mirror"))
 
 
 def _derivatives(coefficients: FloatArray, step: float) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -476,6 +476,9 @@ def detector_errors(
 ) -> DetectorErrors:
     """Return what the modes, and halves of the exposures, say of one detector, on its grid of super-pixels.
 
+    Super-pixels without a response, as those at an edge that hold few pixels, have the correlated errors of the nearest one with a
+    response: their pixels are divided by the same light.
+
     Parameters
     ----------
     where
@@ -485,6 +488,10 @@ def detector_errors(
     pattern[:, where[0], where[1]] = modes.patterns[name]
     remainder = np.zeros(shape, dtype=np.float32)
     remainder[where] = np.nan_to_num(modes.remainder[name])
+    known = np.zeros(shape, dtype=np.bool_)
+    known[where] = np.isfinite(modes.independent[name])
+    nearest = ndimage.distance_transform_edt(~known, return_distances=False, return_indices=True)
+    pattern, remainder = pattern[:, *nearest], remainder[*nearest]
     differences = np.full((2, *shape), np.nan, dtype=np.float32)
     if halves is not None:
         differences[:, where[0], where[1]] = np.array([halves.odd.difference[name], halves.early.difference[name]]) / 2

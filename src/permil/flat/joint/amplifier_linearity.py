@@ -75,6 +75,12 @@ class AmplifierLosses:
     whitened: FloatArray = field(repr=False)
     means: Mapping[str, FloatArray] = field(repr=False)
 
+    def plus(self, other: AmplifierLosses) -> AmplifierLosses:
+        """Return the sum with losses that were put back into the signals before; errors are these."""
+        earlier = dict(zip(zip(other.detector, other.amplifier.tolist(), strict=True), other.loss.tolist(), strict=True))
+        owners = zip(self.detector, self.amplifier.tolist(), strict=True)
+        return replace(self, loss=self.loss + np.array([earlier.get(owner, 0.0) for owner in owners]))
+
     @property
     def differ(self) -> bool:
         """Whether the losses of some amplifiers differ by more than noise."""

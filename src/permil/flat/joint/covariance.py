@@ -329,7 +329,10 @@ class FlatCovariance:
         operator = LinearOperator((size, size), matvec=apply, dtype=np.float64)
         strength, directions = eigsh(operator, k=min(count, size - 1), v0=start, tol=_MODE_TOLERANCE)
         order = np.argsort(strength)[::-1]
-        directions = np.hstack([directions[:, order], self._directions_of_planes(directions)])
+        further = self._directions_of_planes(directions)
+        seen = np.column_stack([further[:, :0], *(apply(column) for column in further.T)])
+        further = further @ np.linalg.eigh(further.T @ seen)[1][:, ::-1]
+        directions = np.hstack([directions[:, order], further])
         unknowns = linalg.solve_triangular(factor, directions, lower=True, trans="T")
         # The super-pixels of a tile depend on few unknowns.
         inverse = inverse_of(factor)

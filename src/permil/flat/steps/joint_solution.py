@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,9 @@ _SUPER_PIXELS_PER_KNOT = 2.0
 
 MOST_GRADIENT = 1e-3
 """Gradient of the response over all detectors, 1/mm, that is not plausible: 4 per cent over a detector of the LSST Camera."""
+
+_MOST_ROUNDS = 2
+"""How often losses of amplifiers are put back into the signals: the fine structure of the beam takes a part of them at first."""
 
 _MOST_READINGS, _MOST_NAMES = 10, 6
 _LARGE_STEP = 0.1
@@ -106,18 +109,10 @@ def solve_led(request: SolutionRequest) -> list[str]:
     else:
         spacing_mm = coarse_spacing(exposures, detectors, finest_mm)
     terms = board_terms(exposures.time, boards, Coefficient(camera.temperature_coefficient, config.isr.temperature_coefficient))
-    bent: AmplifierLosses | None = None
-    if config.isr.linearity == "none":
-        # Amplifiers that are bent would look like gains that change, and exposures like those that do not fit.
-        coarse = solve_joint(exposures, detectors, spacing_mm=spacing_mm, boards=terms, with_weather=False)
-        bent = measure_losses(coarse, detectors, amplifiers)
-        if bent.differ:
-            detectors = StraightSignals(detectors, bent, amplifiers)
-    solution = solve_joint(
+    solve = partial(
+        solve_joint,
         exposures,
-        detectors,
         spacing_mm=spacing_mm,
-        finest_mm=finest_mm,
         stiffness=None if choice is None else choice.stiffness,
         start=None if choice is None else choice.start,
         reflection=options.reflection,
@@ -125,19 +120,24 @@ def solve_led(request: SolutionRequest) -> list[str]:
         geometry=options.geometry,
         with_drift=options.drift,
         boards=terms,
-        amplifiers=amplifiers,
         threshold=options.threshold,
+    )
+    finely = partial(
+        solve,
+        finest_mm=finest_mm,
+        amplifiers=amplifiers,
         progress=lambda share: tell_part(_PART_OF_CHOICE + (_PART_OF_SOLUTION - _PART_OF_CHOICE) * share),
     )
+    coarsely = partial(solve, with_weather=False) if config.isr.linearity == "none" else None
+    solution, detectors, losses, put_back = _solve_straight(coarsely, finely, detectors, amplifiers)
     tell_part(_PART_OF_SOLUTION)
     check = check_photodiode(solution)
     (errors, modes, shared), halves, trouble = _errors_and_halves(request, solution, detectors, camera)
-    losses = measure_losses(solution, detectors, amplifiers)
     if config.isr.linearity == str(folder.measured_linearity):
         rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
         modes, shared = errors_with_losses(losses, errors, modes, amplifiers, rows, shared)
-    if bent is not None and bent.differ:
-        losses = replace(losses, loss=losses.loss + bent.loss)
+    for earlier in put_back:
+        losses = losses.plus(earlier)
     found: dict[str, DetectorErrors] = {}
     for number in lit:
         signals = read_signals(files[number])
@@ -180,6 +180,45 @@ def solve_led(request: SolutionRequest) -> list[str]:
         for sentence in (*_step_sentences(request, solution, camera), *_board_sentences(solution, budget))
     ]
     return _messages(request, solution, choice, budget, noisier=check.noisier) + gains + trouble
+
+
+Solve = Callable[[Sequence[DetectorSignals]], JointSolution]
+
+
+def _solve_straight(
+    coarsely: Solve | None, finely: Solve, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, NDArray[np.int64]]
+) -> tuple[JointSolution, Sequence[DetectorSignals], AmplifierLosses, list[AmplifierLosses]]:
+    """Solve for straight signals: amplifiers that are bent would look like gains that change, and exposures like those that do not fit.
+
+    Parameters
+    ----------
+    coarsely
+        A first solution, from which losses are measured; None where no amplifier is expected to be bent.
+    finely
+        The solution.
+
+    Returns
+    -------
+    solution : JointSolution
+    straight : sequence of DetectorSignals
+        What it was solved from.
+    losses : AmplifierLosses
+        What is left of the losses.
+    put_back : list of AmplifierLosses
+        What was put back into the signals.
+    """
+    put_back: list[AmplifierLosses] = []
+    solve = coarsely or finely
+    while True:
+        solution = solve(detectors)
+        losses = measure_losses(solution, detectors, amplifiers)
+        is_last = solve is finely and (coarsely is None or not losses.differ or len(put_back) == _MOST_ROUNDS)
+        if is_last:
+            return solution, detectors, losses, put_back
+        if losses.differ:
+            detectors = StraightSignals(detectors, losses, amplifiers)
+            put_back.append(losses)
+        solve = finely
 
 
 def _boards_and_amplifiers(

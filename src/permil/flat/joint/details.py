@@ -19,7 +19,7 @@ estimated from random vectors (Hutchinson 1990).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +48,8 @@ _MOST_STEPS = 200
 _ROUGH = 0.02
 """Share of its length to which a step is found while the stiffness still changes."""
 
+_USUAL_PRODUCTS = 20
+
 _SHARE_OF_ERROR = 3e-3
 """Share of an error to which the solution for a region is found: its covariances are then good to 1e-5."""
 
@@ -73,6 +75,7 @@ def solve_details(
     *,
     estimate_stiffness: bool,
     tolerance: float = 0.01,
+    progress: Callable[[float], None] | None = None,
 ) -> JointSolution:
     """Solve for all unknowns with a beam on finer knots.
 
@@ -88,13 +91,15 @@ def solve_details(
         Whether the stiffness of the beam is that with the largest evidence (MacKay 1992, Neural Computation 4, 415) or the solution's.
     tolerance
         Largest Newton decrement of all unknowns, standard errors.
+    progress
+        Called after each product with the matrix of the unknowns with the share of the whole that is done; how many it takes is a guess.
 
     Raises
     ------
     FlatError
         If the steps do not converge.
     """
-    problem = _FineProblem.of(solution, detectors, grid)
+    problem = _FineProblem.of(solution, detectors, grid, progress)
     vector, stiffness = problem.start, solution.prior.stiffness[0]
     band, settled = problem.band(vector), not estimate_stiffness
     steps = 0
@@ -176,6 +181,8 @@ class _FineProblem:
         With the fine beam in place of the coarse one.
     prolongation : sparse array, shape (fine unknowns, coarse unknowns)
         ``T``.
+    report
+        Called after each product.
     """
 
     solution: JointSolution
@@ -183,9 +190,16 @@ class _FineProblem:
     model: JointModel
     prior: Prior
     prolongation: sparse.csr_array
+    report: Callable[[], None]
 
     @classmethod
-    def of(cls, solution: JointSolution, detectors: Sequence[DetectorSignals], grid: SplineGrid) -> _FineProblem:
+    def of(
+        cls,
+        solution: JointSolution,
+        detectors: Sequence[DetectorSignals],
+        grid: SplineGrid,
+        progress: Callable[[float], None] | None = None,
+    ) -> _FineProblem:
         """Lay the fine beam over a solution."""
         coarse = solution.model.patterns[0].grid
         fine, of_beam = coarse, sparse.eye_array(coarse.size, format="csr")
@@ -194,7 +208,7 @@ class _FineProblem:
         model = replace(solution.model, patterns=(Pattern(grid, -1.0), *solution.model.patterns[1:]), details=None)
         others = sparse.eye_array(solution.model.size - coarse.size)
         whole = sparse.csr_array(sparse.block_diag([of_beam, others]))
-        return cls(solution, detectors, model, replace(solution.prior, model=model), whole)
+        return cls(solution, detectors, model, replace(solution.prior, model=model), whole, _counted(progress))
 
     @property
     def beam(self) -> slice:
@@ -255,6 +269,19 @@ class _FineProblem:
         return np.concatenate([coarse, vector[beam.stop :]]), BeamDetails(self.model.patterns[0].grid, details, of_beam)
 
 
+def _counted(progress: Callable[[float], None] | None) -> Callable[[], None]:
+    """Return a function that reports the share of all products that is done, each time that it is called."""
+    done = 0
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done / (done + _USUAL_PRODUCTS))
+
+    return report
+
+
 _PLANES = 1e-6
 """Weight of coefficients beside that of their roughness, where coarse and fine part are split."""
 
@@ -295,6 +322,7 @@ class _FineEquations:
         total = self.prior.times(step)
         for part in ahead(of_detector, range(len(self._rows)), threads=own_threads()):
             total += part
+        self.problem.report()
         return total
 
     def precondition(self, pull: FloatArray) -> FloatArray:

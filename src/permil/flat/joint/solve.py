@@ -44,6 +44,9 @@ _CONTRACTION = 0.3
 _SMALL = 0.3
 """Decrement, in standard errors, below which a curvature serves however slowly steps shrink: the prior still changes then."""
 
+_SHARE_OF_STAGE, _SHARE_BEFORE_DETAILS = 0.8, 0.4
+"""Shares of the time left that the next part of a solution takes, approximately, without and with fine structure of the beam."""
+
 _FARTHEST = 1.0
 """Distance from the optimum, in standard errors of the whole, with which a solution that stops there is still one; it says so."""
 
@@ -129,9 +132,11 @@ def solve_joint(
     )
     of_details = DetailErrors()
     fine = None if finest_mm is None else detail_grid(model.patterns[0].grid, finest_mm)
-    solver = Solver(model, detectors, threshold, with_drift, progress, stiffness, start=start, settles=fine is None)
+    stage = _stages(progress, _SHARE_OF_STAGE if fine is None else _SHARE_BEFORE_DETAILS)
+    solver = Solver(model, detectors, threshold, with_drift, None, stiffness, start=start, settles=fine is None)
 
     def iterate(solver: Solver) -> JointSolution:
+        solver.progress = stage()
         found = _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
         return replace(found, detail_errors=of_details)
 
@@ -152,7 +157,7 @@ def solve_joint(
 
     solution = iterate(solver)
     if fine is not None:
-        detailed = solve_details(solution, detectors, fine, estimate_stiffness=True)
+        detailed = solve_details(solution, detectors, fine, estimate_stiffness=True, progress=stage())
         of_details = detailed.detail_errors
         solver = solver.with_details(detailed)
         # What did not fit without details is judged again.
@@ -171,8 +176,21 @@ def solve_joint(
             solver, solution = look_for_weather(solver, solution)
     if fine is None:
         return solution
-    solution = solve_details(solution, detectors, fine, estimate_stiffness=False, tolerance=tolerance)
+    solution = solve_details(solution, detectors, fine, estimate_stiffness=False, tolerance=tolerance, progress=stage())
     return replace(solution, tests=solver.with_details(solution).tests())
+
+
+def _stages(progress: Callable[[float], None] | None, share_of_rest: float) -> Callable[[], Callable[[float], None] | None]:
+    """Return a function that begins the next part of a solution and returns its progress: each takes a share of what is left."""
+    begun = 0
+
+    def stage() -> Callable[[float], None] | None:
+        nonlocal begun
+        first = 1.0 - (1.0 - share_of_rest) ** begun
+        begun += 1
+        return None if progress is None else lambda share: progress(first + (1.0 - first) * share_of_rest * share)
+
+    return stage
 
 
 def _lightest(solution: JointSolution) -> FloatArray:

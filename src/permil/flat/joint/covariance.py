@@ -40,8 +40,9 @@ _MODE_TOLERANCE = 1e-8
 _PROBES = 64
 """Random vectors from which a trace is estimated."""
 
-_MOST_OF_PLANES = 81
-"""Modes beyond the largest that make levels and gradients of detectors exact: three for each of 27."""
+_MOST_OF_PLANES, _FEW_DETECTORS = 81, 27
+"""Modes beyond the largest that make levels and gradients exact of up to 27 detectors; of more detectors fewer modes are kept, since their
+size on file grows with both."""
 
 _NEGLIGIBLE = 1e-3
 """Part of the noise variance of a level or gradient below which what the largest modes lack of it is left out."""
@@ -313,7 +314,7 @@ class FlatCovariance:
     def largest_modes(self, count: int = 20) -> CorrelatedModes:
         """Return the largest modes of what super-pixels have in common, and further ones; what is left of it counts as independent.
 
-        The further modes make the covariance of levels and gradients of all detectors that of `planes`, for the `_MOST_OF_PLANES`
+        The further modes make the covariance of levels and gradients of all detectors that of `planes`, for the
         combinations of them that the largest modes lack most. What is left is smooth over a detector, so that independent noise of the same
         size has too small errors of levels and gradients.
         """
@@ -370,7 +371,8 @@ class FlatCovariance:
         seen = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
         seen -= known @ (known.T @ seen)
         basis, size, _ = linalg.svd(seen / np.sqrt(np.diag(independent)), full_matrices=False)
-        return np.asarray(basis[:, : min(int(np.sum(size**2 > _NEGLIGIBLE)), _MOST_OF_PLANES)])
+        most = _MOST_OF_PLANES * _FEW_DETECTORS // max(len(self.detectors), _FEW_DETECTORS)
+        return np.asarray(basis[:, : min(int(np.sum(size**2 > _NEGLIGIBLE)), most)])
 
 
 def plane_operator(x_mm: FloatArray, y_mm: FloatArray, used: NDArray[np.bool_]) -> FloatArray:

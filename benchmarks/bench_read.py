@@ -15,7 +15,8 @@ from harness import REPEATS, publish
 from permil.arrays import ArrayPool
 from permil.camera import Camera, Detector, load_camera
 from permil.config.isr import IsrConfig
-from permil.exposures import Checksums, RawFile, read_raw
+from permil.engine.threads import allow_threads
+from permil.exposures import Checksums, RawDetector, RawFile, read_raw
 from permil.isr.exposure_group import stack_group
 from permil.isr.inputs import load_calibration
 from permil.isr.reduce import reduce_file
@@ -36,12 +37,17 @@ def _coded_rows(path: Path, detector: Detector) -> list[list[bytes]]:
         return [[row.tobytes() for row in hdus[each.extname].data["COMPRESSED_DATA"]] for each in detector.amplifiers]
 
 
+def _with_threads(number: int, path: Path, camera: Camera) -> RawDetector:
+    with allow_threads(number):
+        return read_raw(path, camera)
+
+
 def _reading(path: Path, camera: Camera, detector: Detector) -> None:
     rows = _coded_rows(path, detector)
     seconds = in_turn(
         {
             "permil, 1 thread": lambda: read_raw(path, camera),
-            "permil, 2 threads": lambda: read_raw(path, camera, threads=2),
+            "permil, 2 threads": lambda: _with_threads(2, path, camera),
             "astropy": lambda: read_astropy(path, detector),
             "fitsio": lambda: read_fitsio(path, detector),
             "imagecodecs rcomp, from memory": lambda: _read_imagecodecs(rows, detector),

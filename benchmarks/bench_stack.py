@@ -32,6 +32,7 @@ REDUCED = 500
 def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> dict[str, float | list[float]]:
     """Stack files in this process; called in a process of its own, so that the peak of its memory is that of the stack."""
     from permil.config.isr import IsrConfig
+    from permil.engine.threads import allow_threads
     from permil.isr import Gains, Superbias
     from permil.isr.exposure_group import stack_group
     from permil.isr.inputs import load_calibration
@@ -46,7 +47,8 @@ def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> d
     processor: list[float] = []
     for _ in range(repeats):
         begin, used = time.perf_counter(), time.process_time()
-        stack = stack_group(paths, [1.0] * len(paths), camera, calibration, config, normalise=False, threads=threads).stack
+        with allow_threads(threads):
+            stack = stack_group(paths, [1.0] * len(paths), camera, calibration, config, normalise=False).stack
         seconds.append(time.perf_counter() - begin)
         processor.append(time.process_time() - used)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

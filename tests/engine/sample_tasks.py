@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from permil.engine import own_threads, tell_part
+from permil.engine import tell_part
+from permil.engine.threads import available_threads
 from permil.errors import FlatError
 from permil.products import atomic_output
 
@@ -63,7 +64,7 @@ def what_was_loaded(_: int) -> tuple[bool, int]:
 
 
 def allowed_threads(_: int) -> int:
-    return own_threads()
+    return available_threads()
 
 
 def refuse(number: int) -> int:

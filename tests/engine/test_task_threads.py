@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from permil.engine import Executor, InProcess, LocalProcesses, ahead, behind, session
+from permil.engine import Executor, InProcess, LocalProcesses, background_calls, session, threaded_map
+from permil.engine.threads import allow_threads, available_threads
 from permil.progress import parallel_map
 
 from . import sample_tasks
@@ -33,7 +34,15 @@ def test_results_come_in_order(threads: int) -> None:
         time.sleep(0.002 * (number % 3))
         return number
 
-    assert list(ahead(slow, range(20), threads=threads)) == list(range(20))
+    with allow_threads(threads):
+        assert list(threaded_map(slow, range(20))) == list(range(20))
+
+
+@pytest.mark.parametrize(("most", "expected"), [(0, 1), (1, 4), (2, 2), (3, 1), (9, 1)])
+def test_calls_share_the_threads_of_the_task(most: int, expected: int) -> None:
+    with allow_threads(4):
+        assert list(threaded_map(lambda _: available_threads(), range(5), most=most)) == [expected] * 5
+        assert available_threads() == 4
 
 
 @pytest.mark.parametrize(("depth", "expected"), [(0, 2), (2, 2), (6, 5)])
@@ -46,9 +55,10 @@ def test_only_so_many_are_under_way(depth: int, expected: int) -> None:
             begun += 1
         return number
 
-    for used, _ in enumerate(ahead(begin, range(12), threads=3, depth=depth), start=1):
-        time.sleep(0.005)
-        most.append(begun - used)
+    with allow_threads(3):
+        for used, _ in enumerate(threaded_map(begin, range(12), depth=depth), start=1):
+            time.sleep(0.005)
+            most.append(begun - used)
     assert max(most) == expected
 
 
@@ -61,20 +71,20 @@ def test_first_error_is_raised_and_the_rest_dropped() -> None:
         done.append(number)
         return number
 
-    with pytest.raises(ValueError, match="number 2"):
-        list(ahead(fail, range(100), threads=2))
+    with pytest.raises(ValueError, match="number 2"), allow_threads(2):
+        list(threaded_map(fail, range(100)))
     assert len(done) < 10
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_calls_behind_are_made_in_order_and_done_at_the_end(threads: int) -> None:
+def test_background_calls_are_made_in_order_and_end_with_the_context(threads: int) -> None:
     done: list[int] = []
 
     def slow(number: int) -> None:
         time.sleep(0.005)
         done.append(number)
 
-    with behind(threads) as later:
+    with allow_threads(threads), background_calls() as later:
         for number in range(5):
             later(lambda number=number: slow(number))
             # One is under way at most.
@@ -83,9 +93,9 @@ def test_calls_behind_are_made_in_order_and_done_at_the_end(threads: int) -> Non
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_an_error_behind_reaches_the_one_who_goes_on(threads: int) -> None:
+def test_an_error_of_a_background_call_is_raised(threads: int) -> None:
     def fail() -> None:
-        raise ValueError("behind")
+        raise ValueError("background")
 
-    with pytest.raises(ValueError, match="behind"), behind(threads) as later:
+    with pytest.raises(ValueError, match="background"), allow_threads(threads), background_calls() as later:
         later(fail)

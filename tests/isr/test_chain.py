@@ -16,6 +16,7 @@ from kernel_levels import LEVELS, kernels_of
 from permil import _kernels
 from permil.camera import Camera, ReferenceBox
 from permil.camera.frames import take_segment
+from permil.engine.threads import allow_threads
 from permil.exposures import RawFile
 from permil.exposures.segment_rows import read_rows
 from permil.isr import Calibration, OverscanOptions, reduce_exposure
@@ -63,7 +64,8 @@ def test_all_paths_are_the_reference(
     memory = reduce_exposure(segments, own)
     assert_is_reference(memory.image, memory.mask, reference)
     with RawFile(path, bin8) as file:
-        reduced = reduce_raw_file(file, own, threads=2)[0]
+        with allow_threads(2):
+            reduced = reduce_raw_file(file, own)[0]
         probed = probe_file(file, own, temperature=None)
         stacked = stack_files([probed], own, light=[1.0], threshold=np.inf).stack
     assert_is_reference(reduced.image, reduced.mask, reference)

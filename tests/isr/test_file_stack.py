@@ -12,6 +12,7 @@ from astropy.io import fits
 
 from permil._kernels.isr import add_rows, probe_rows
 from permil.config.isr import IsrConfig
+from permil.engine.threads import allow_threads
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
 from permil.isr import FrameStack, LinearityCurve, OverscanOptions, Superbias, frame_light
@@ -55,7 +56,8 @@ def both_ways(paths, camera, calibration, *, threads=1, poisson=True, threshold=
         files = [opened.enter_context(RawFile(path, camera)) for path in paths]
         probed = [probe_file(file, calibration, temperature=None) for file in files]
         light = [file.median for file in probed]
-        streamed = stack_files(probed, calibration, light=light, threshold=threshold, poisson=poisson, threads=threads)
+        with allow_threads(threads):
+            streamed = stack_files(probed, calibration, light=light, threshold=threshold, poisson=poisson)
         frames = FrameStack(calibration.detector, threshold=threshold, poisson=poisson)
         reduced = [reduce_raw_file(file, calibration)[0] for file in files]
     for image, amount in zip(reduced, light, strict=True):
@@ -346,7 +348,8 @@ def test_a_damaged_row_is_an_error_that_names_the_file(
         both_ways(paths, bin8, calibration, threads=threads)
     assert str(paths[1]) in str(caught.value)
     # A stack of exposures goes on without the file.
-    result = stack_group(paths, [1.0, 1.0, 1.0], bin8, calibration, IsrConfig(), normalise=False, threads=threads)
+    with allow_threads(threads):
+        result = stack_group(paths, [1.0, 1.0, 1.0], bin8, calibration, IsrConfig(), normalise=False)
     assert result.used == (paths[0], paths[2])
     assert [entry.path for entry in result.left_out] == [paths[1]]
     expected = stack_group([paths[0], paths[2]], [1.0, 1.0], bin8, calibration, IsrConfig(), normalise=False)

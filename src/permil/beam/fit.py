@@ -15,7 +15,7 @@ from permil.beam.nodes import BeamNodes
 from permil.beam.outliers import Suspects, hypotheses, judge, screen
 from permil.beam.parameters import BeamParameters, Hull, Member, centres_of, hole_of, observations_of, spacing_of
 from permil.beam.peak import BeamPosition, maximum_of
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 from permil.errors import BeamError
 
 FloatArray = NDArray[np.float64]
@@ -68,7 +68,7 @@ def _best_maximum(nodes: BeamNodes, hull: Hull, parameters: BeamParameters, mixt
     A plateau can be much smoother than the ring around it; its own nodes then constrain the maximum better than all nodes.
     """
     candidates = (lambda: maximum_of(mixture, hull, seed=seed), lambda: _maximum_of_top(nodes, parameters, mixture, seed=seed))
-    found = ahead(lambda candidate: candidate(), candidates, threads=own_threads())
+    found = threaded_map(lambda candidate: candidate(), candidates)
     return min((maximum for maximum in found if maximum is not None), key=lambda maximum: np.trace(maximum.covariance))
 
 

@@ -21,7 +21,7 @@ from scipy.spatial.distance import cdist
 from permil.beam.gaussian_process import GaussianProcess, LeaveOneOut
 from permil.beam.nodes import BeamNodes
 from permil.beam.parameters import BeamParameters, Hull, centres_of, hole_of, observations_of, spacing_of
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 
 FloatArray = NDArray[np.float64]
 
@@ -133,7 +133,7 @@ class Mixture:
     def mean_and_variance(self, u: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return mean and variance of the log signal of the mean bunch at points ``u`` (n, 2)."""
         pieces = np.array_split(u, max(1, -(-len(u) // POINTS_AT_ONCE)))
-        means, variances = zip(*ahead(self._moments, pieces, threads=own_threads()), strict=True)
+        means, variances = zip(*threaded_map(self._moments, pieces), strict=True)
         return np.concatenate(means), np.concatenate(variances)
 
     def _moments(self, u: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -7,7 +7,7 @@ from permil.engine.call import Call, Outcome, tell_part
 from permil.engine.executors import Executor, InProcess, LocalProcesses
 from permil.engine.session import Session, current_session, make_executor, prepare_workers, session
 from permil.engine.task import End, Ends, State, Task, Work, needs_first, run_tasks
-from permil.engine.threads import ahead, behind, own_threads
+from permil.engine.threads import background_calls, threaded_map
 
 __all__ = [
     "Call",
@@ -21,14 +21,13 @@ __all__ = [
     "State",
     "Task",
     "Work",
-    "ahead",
-    "behind",
+    "background_calls",
     "current_session",
     "make_executor",
     "needs_first",
-    "own_threads",
     "prepare_workers",
     "run_tasks",
     "session",
     "tell_part",
+    "threaded_map",
 ]

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 _THREADS: ContextVar[int] = ContextVar("threads", default=1)
 
 
-def own_threads() -> int:
+def available_threads() -> int:
     """Return the number of threads that the running task may use."""
     return _THREADS.get()
 
@@ -34,31 +34,40 @@ def allow_threads(number: int) -> Iterator[None]:
         _THREADS.reset(token)
 
 
-def ahead(
-    function: Callable[[Argument], Result], arguments: Iterable[Argument], *, threads: int, depth: int = 0
+def threaded_map(
+    function: Callable[[Argument], Result], arguments: Iterable[Argument], *, depth: int = 0, most: int = 0
 ) -> Generator[Result]:
-    """Yield the results of a function for each argument, in order, while threads compute the next ones.
+    """Yield the results of a function for each argument, in order, while the threads of the running task compute the next ones.
+
+    With one thread all calls are made in turn. Calls in threads share what is left of the threads of the task.
 
     Parameters
     ----------
-    threads
-        Number of threads, including the one that uses the results; with 1 all calls are made in turn.
     depth
         Number of results computed ahead, for a caller that uses several at a time; at least the number of threads.
+    most
+        Number of calls at a time; 0 for the number of threads.
 
     Raises
     ------
     Exception
         The error of the first call that fails, in the order of the arguments.
     """
+    available = available_threads()
+    threads = min(available, most or available)
     if threads == 1:
         yield from map(function, arguments)
         return
+
+    def call(argument: Argument) -> Result:
+        with allow_threads(available // threads):
+            return function(argument)
+
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for argument in arguments:
-                waiting.append(pool.submit(function, argument))
+                waiting.append(pool.submit(call, argument))
                 if len(waiting) == max(threads, depth):
                     yield waiting.popleft().result()
             while waiting:
@@ -69,12 +78,12 @@ def ahead(
 
 
 @contextmanager
-def behind(threads: int) -> Iterator[Callable[[Callable[[], None]], None]]:
+def background_calls() -> Iterator[Callable[[Callable[[], None]], None]]:
     """Yield a function that runs calls in a background thread; all calls have ended when the context ends.
 
-    One call runs at a time: the next one waits for it, and raises its error. With one thread calls are made directly.
+    One call runs at a time: the next one waits for it, and raises its error. If the task has one thread, calls are made directly.
     """
-    if threads == 1:
+    if available_threads() == 1:
         yield lambda call: call()
         return
     waiting: list[Future[None]] = []

@@ -12,7 +12,6 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector
 from permil.camera.frames import place_segment
+from permil.engine import threaded_map
 from permil.engine.call import count_mapped
 from permil.errors import InputError, OutputError, RawFormatError
 from permil.exposures.cards import Cards
@@ -455,7 +455,6 @@ def read_raw(
     camera: Camera,
     *,
     segments: Iterable[str] | None = None,
-    threads: int = 1,
     checksums: Checksums = "refuse",
 ) -> RawDetector:
     """Read a raw file.
@@ -468,8 +467,6 @@ def read_raw(
         Camera that defines the expected geometry.
     segments
         Names of the amplifiers to decode (``C14``); all by default. The others must be present, but are not decoded.
-    threads
-        Number of segments decoded concurrently.
     checksums
         Treatment of data whose checksum is wrong, see `RawFile`.
 
@@ -495,8 +492,7 @@ def read_raw(
         sizes = {(detector.amplifier(name).ny_raw, detector.amplifier(name).nx_raw) for name in names}
         # One allocation is much faster than many.
         places = np.empty((len(names), *sizes.pop()), dtype=np.int32) if len(sizes) == 1 else [None] * len(names)
-        with ThreadPoolExecutor(threads) as pool:
-            decoded = dict(zip(names, (pool.map if threads > 1 else map)(opened.segment, names, places), strict=True))
+        decoded = dict(zip(names, threaded_map(lambda pair: opened.segment(*pair), zip(names, places, strict=True)), strict=True))
         return RawDetector(str(path), detector, decoded, opened.headers)
 
 

@@ -15,7 +15,7 @@ from scipy.special import chdtri
 
 from permil._kernels import flat as kernels
 from permil.camera import Detector
-from permil.engine import ahead
+from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.divide import LitImage, PointingWeights
 from permil.flat.superpixel import block_medians
@@ -227,15 +227,13 @@ class PointingCombination:
             self._any_planes[rows],
         )
 
-    def result(self, *, common_variance: FloatImage | None = None, threads: int = 1) -> CombinedFlat:
+    def result(self, *, common_variance: FloatImage | None = None) -> CombinedFlat:
         """Return the combined response.
 
         Parameters
         ----------
         common_variance
             Variance of what all exposures have in common, electrons^2 per pixel: the superbias. More exposures do not reduce it.
-        threads
-            Parts of the detector that are worked on at the same time.
 
         Raises
         ------
@@ -264,10 +262,10 @@ class PointingCombination:
         def flag(rows: slice) -> None:
             mask[rows] = self._mask(rows, response[rows], scatter[rows], level)
 
-        for _ in ahead(mean, parts, threads=threads):
+        for _ in threaded_map(mean, parts):
             pass
         level = float(np.median(response[covered]))
-        for _ in ahead(flag, parts, threads=threads):
+        for _ in threaded_map(flag, parts):
             pass
         return CombinedFlat(
             response=response,

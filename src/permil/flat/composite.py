@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from permil._kernels import flat as kernels
 from permil.arrays import plain_flags, plain_image
 from permil.camera import frames
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 from permil.errors import FlatError
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ def mosaic_piece(
         return part
 
     sums = np.zeros((3, shape[0] * shape[1]))
-    for part in ahead(sums_of, range(0, detector.ny, _ROWS_TOGETHER), threads=own_threads()):
+    for part in threaded_map(sums_of, range(0, detector.ny, _ROWS_TOGETHER)):
         sums += part
     total, noise, count = sums.reshape(3, *shape)
     return MosaicPiece(int(first_row), int(first_column), total, noise, count.astype(np.int64))

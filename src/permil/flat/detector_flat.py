@@ -13,7 +13,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import frames
-from permil.engine import ahead
+from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.boundaries import BoundarySteps, amplifier_factors, fit_boundary_steps
 from permil.flat.combine import CombinedFlat, LitPointing, PointingCombination
@@ -165,7 +165,6 @@ def combine_detector(
     common_variance: Callable[[], NDArray[np.float32] | None] = lambda: None,
     remove_steps: bool = False,
     keep: Callable[[LitPointing, PointingFlat], None] | None = None,
-    threads: int = 1,
 ) -> DetectorSolution:
     """Divide each pointing by its light and combine.
 
@@ -183,8 +182,6 @@ def combine_detector(
         Divide the amplifiers by their factors from the steps at their borders.
     keep
         Called with each pointing that is aimed at the detector and its flat, for example to write it.
-    threads
-        Strips that are worked on at the same time; they have nothing in common.
 
     Raises
     ------
@@ -202,10 +199,10 @@ def combine_detector(
 
     for batch in batches:
         neighbours = max((lit.neighbours for lit in batch), default=0)
-        _combine(batch, strips(neighbours), combination, shared, seen, block, keep, threads=threads)
+        _combine(batch, strips(neighbours), combination, shared, seen, block, keep)
         # At full size a stack takes hundreds of megabytes: let go of it before the next one is made.
         del batch
-    flat = combination.result(common_variance=common_variance(), threads=threads)
+    flat = combination.result(common_variance=common_variance())
     del combination
     steps = _steps(flat, detector)
     if remove_steps:
@@ -238,8 +235,6 @@ def _combine(
     seen: SeenPointings,
     block: int,
     keep: Callable[[LitPointing, PointingFlat], None] | None,
-    *,
-    threads: int,
 ) -> None:
     """Add pointings, and take note of them."""
     samples = [lit.sample(sampling_step(combination.shape)) for lit in batch]
@@ -251,7 +246,7 @@ def _combine(
             for rows, image in lit.strip(strip):
                 combination.add(image, own, rows)
 
-    for _ in ahead(add, strips, threads=threads):
+    for _ in threaded_map(add, strips):
         pass
     for lit, own, sample in zip(batch, weights, samples, strict=True):
         shared.see(lit, own, block)

@@ -8,7 +8,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 from permil.excess_scatter import root_of_variance
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def flat_metrics(
     # The whole detector first: it takes longest.
     everything = (slice(None), slice(None))
     regions = [everything, *(amplifier.slices for amplifier in detector.amplifiers)]
-    rows = list(ahead(region, regions, threads=own_threads(), depth=len(regions)))
+    rows = list(threaded_map(region, regions, depth=len(regions)))
     rows[0] |= {
         "amp": WHOLE_DETECTOR,
         "gradient_x": plane.gradient_x,

@@ -7,7 +7,6 @@ the photodiode readings then set the scale of the stack.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from permil.arrays import ArrayPool
 from permil.camera import Camera
 from permil.camera.frames import take_segment
 from permil.config.isr import IsrConfig
+from permil.engine import threaded_map
 from permil.errors import InputError, PermilError, RawFormatError
 from permil.exposures import Checksums, RawFile
 from permil.isr.calibration.calibration import Calibration
@@ -79,8 +79,6 @@ class OpenFiles:
         Raw files.
     temperature
         Returns the temperature of the gain, degree C, from the headers of a file.
-    threads
-        Files that are probed, and segments that are reduced, at the same time.
     checksums
         See `permil.exposures.RawFile`.
     """
@@ -92,10 +90,9 @@ class OpenFiles:
         calibration: Calibration,
         temperature: Callable[[RawFile], float | None],
         *,
-        threads: int,
         checksums: Checksums = "refuse",
     ) -> None:
-        self.calibration, self.threads, self.checksums = calibration, threads, checksums
+        self.calibration, self.checksums = calibration, checksums
         self.left_out: list[LeftOut] = []
         self.files: list[ProbedFile] = []
         self._paths, self._camera, self._temperature = paths, camera, temperature
@@ -125,8 +122,7 @@ class OpenFiles:
             except InputError as error:
                 found.append(_left_out(path, error))
         # If whole files must be decoded, their segments are spread over the threads instead.
-        of_files, of_segments = (self.threads, 1) if is_row_by_row(self.calibration) else (1, self.threads)
-
+        most = 0 if is_row_by_row(self.calibration) else 1
         calibration = self.calibration
 
         def probe(entry: RawFile | LeftOut) -> ProbedFile | LeftOut:
@@ -134,7 +130,7 @@ class OpenFiles:
                 return entry
             try:
                 temperature = self._temperature(entry)
-                return probe_file(entry, calibration, temperature=temperature, threads=of_segments)
+                return probe_file(entry, calibration, temperature=temperature)
             except InputError as error:
                 return _left_out(entry.path, error)
             except PermilError as error:
@@ -142,12 +138,11 @@ class OpenFiles:
 
         def probe_all(entries: Sequence[RawFile | LeftOut]) -> list[ProbedFile]:
             probed = []
-            with ThreadPoolExecutor(of_files) as executor:
-                for entry in (executor.map if of_files > 1 else map)(probe, entries):
-                    if isinstance(entry, LeftOut):
-                        self.left_out.append(entry)
-                    else:
-                        probed.append(entry)
+            for entry in threaded_map(probe, entries, most=most):
+                if isinstance(entry, LeftOut):
+                    self.left_out.append(entry)
+                else:
+                    probed.append(entry)
             return probed
 
         self.files = probe_all(found)
@@ -181,7 +176,6 @@ class OpenFiles:
                     light=light(self.files),
                     threshold=threshold,
                     poisson=poisson,
-                    threads=self.threads,
                     pool=pool,
                 )
             except RawFormatError as error:
@@ -295,7 +289,6 @@ def stack_group(
     *,
     normalise: bool = True,
     checksums: Checksums = "refuse",
-    threads: int = 1,
     pool: ArrayPool | None = None,
 ) -> ExposureStack:
     """Stack the exposures of one position, LED and detector, all files together, a few rows at a time.
@@ -311,8 +304,6 @@ def stack_group(
         Whether the photodiode sets the scale; otherwise readings may be missing.
     checksums
         See `permil.exposures.RawFile`.
-    threads
-        Segments that are reduced at the same time; 1 in worker processes.
     pool
         Pool for the result.
 
@@ -334,7 +325,7 @@ def stack_group(
     def temperature(file: RawFile) -> float | None:
         return board_temperature(file, config)
 
-    with OpenFiles(wanted, camera, calibration, temperature, threads=threads, checksums=checksums) as opened:
+    with OpenFiles(wanted, camera, calibration, temperature, checksums=checksums) as opened:
         contradictions = [*opened.set_aside_unusable(), *opened.set_aside_contradictions(readings.__getitem__)]
         stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True, pool=pool)
         left_out = (*selection.left_out, *contradictions, *opened.left_out)

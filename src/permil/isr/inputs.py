@@ -28,7 +28,6 @@ def load_calibration(
     *,
     superbias: Path | None = None,
     with_superbias: bool = True,
-    threads: int = 1,
 ) -> Calibration:
     """Read everything that the reduction of a detector needs.
 
@@ -38,8 +37,6 @@ def load_calibration(
         The product of `build_superbias`, for ``isr.bias: auto``.
     with_superbias
         Whether the superbias is read and searched for hot pixels.
-    threads
-        Amplifiers that are searched at the same time.
 
     Raises
     ------
@@ -59,7 +56,7 @@ def load_calibration(
     bias_path = superbias_path(config, detector, superbias) if with_superbias else None
     if bias_path is not None:
         bias, unusable = read_superbias(bias_path, detector, camera=camera, gains=gains)
-        mask |= unusable | hot_pixel_mask(bias.image, detector, threshold=config.hot_pixel_threshold, threads=threads)
+        mask |= unusable | hot_pixel_mask(bias.image, detector, threshold=config.hot_pixel_threshold)
     linearity, crosstalk = None, None
     if config.linearity != "none":
         table = read_table(config.linearity, columns=("detector",), purpose="linearity table")

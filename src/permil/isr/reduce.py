@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from permil._kernels import isr as kernels
 from permil.arrays import ArrayPool
 from permil.camera import Amplifier, Camera, Detector
 from permil.config.isr import IsrConfig
+from permil.engine import threaded_map
 from permil.errors import InputError, PermilError, RawFormatError
 from permil.exposures import Checksums, RawFile
 from permil.exposures.segment_rows import RowBuffer, read_rows
@@ -94,7 +94,7 @@ class DetectorImage:
 
 
 def reduce_exposure(
-    segments: Mapping[str, NDArray[Any]], calibration: Calibration, *, temperature: float | None = None, threads: int = 1
+    segments: Mapping[str, NDArray[Any]], calibration: Calibration, *, temperature: float | None = None
 ) -> DetectorImage:
     """Reduce one exposure of one detector.
 
@@ -106,8 +106,6 @@ def reduce_exposure(
         Of this detector.
     temperature
         Readout-board temperature, degree C; needed when the gain depends on it.
-    threads
-        Segments that are reduced at the same time.
 
     Returns
     -------
@@ -126,7 +124,7 @@ def reduce_exposure(
     def segment(amplifier: Amplifier, _: IntegerImage | None) -> IntegerImage:
         return raw_segment(segments, calibration.detector, amplifier)
 
-    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads)[0]
+    return _reduce_segments(segment, calibration, temperature=temperature)[0]
 
 
 def reduce_raw_file(
@@ -134,7 +132,6 @@ def reduce_raw_file(
     calibration: Calibration,
     *,
     temperature: float | None = None,
-    threads: int = 1,
     pool: ArrayPool | None = None,
     rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
@@ -161,7 +158,7 @@ def reduce_raw_file(
             return raw_file.segment(amplifier.name, pixels)
         return read_rows(raw_file, amplifier.name, rows, buffer=_OWN.buffer, pixels=pixels)
 
-    return _reduce_segments(segment, calibration, temperature=temperature, threads=threads, pool=pool, rows=rows)
+    return _reduce_segments(segment, calibration, temperature=temperature, pool=pool, rows=rows)
 
 
 def _reduce_segments(
@@ -169,11 +166,10 @@ def _reduce_segments(
     calibration: Calibration,
     *,
     temperature: float | None,
-    threads: int,
     pool: ArrayPool | None = None,
     rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
-    """Reduce segments in several threads; each segment is fetched once."""
+    """Reduce segments; each segment is fetched once."""
     detector = calibration.detector
     gain = calibration.gain_at(temperature)
     pool = pool or ArrayPool()
@@ -201,16 +197,12 @@ def _reduce_segments(
         amplifier = detector.amplifiers[index]
         return measure(index, pool.empty((amplifier.ny_raw, amplifier.nx_raw), np.int32))
 
-    with ThreadPoolExecutor(threads) as executor:
-        in_turn = executor.map if threads > 1 else map
-        if calibration.crosstalk is None:
-            overscans, dead, flagged = zip(*in_turn(reduce_one, indices), strict=True)
-        else:
-            counts, overscans, dead = zip(*in_turn(measure_one, indices), strict=True)
-            parts = [
-                slice(first, min(first + _ROWS_TOGETHER, len(counts[0]))) for first in range(0, len(counts[0]), _ROWS_TOGETHER)
-            ]
-            flagged = tuple(in_turn(lambda part: reduce_rows(groups[0], list(counts), overscans, part), parts))
+    if calibration.crosstalk is None:
+        overscans, dead, flagged = zip(*threaded_map(reduce_one, indices), strict=True)
+    else:
+        counts, overscans, dead = zip(*threaded_map(measure_one, indices), strict=True)
+        parts = [slice(first, min(first + _ROWS_TOGETHER, len(counts[0]))) for first in range(0, len(counts[0]), _ROWS_TOGETHER)]
+        flagged = tuple(threaded_map(lambda part: reduce_rows(groups[0], list(counts), overscans, part), parts))
     if any(flagged):
         grow_saturated(mask, calibration.saturation_grow)
     for index in np.flatnonzero(dead):
@@ -274,7 +266,6 @@ def reduce_file(
     config: IsrConfig,
     *,
     checksums: Checksums = "refuse",
-    threads: int = 1,
     pool: ArrayPool | None = None,
     rows: slice | None = None,
 ) -> DetectorImage:
@@ -284,8 +275,6 @@ def reduce_file(
     ----------
     checksums
         See `permil.exposures.RawFile`.
-    threads
-        Segments that are decoded and reduced at the same time; 1 in worker processes.
     pool
         Pool for image and mask of the result.
     rows
@@ -302,7 +291,7 @@ def reduce_file(
         raw_file.read_ahead()
         try:
             temperature = board_temperature(raw_file, config)
-            reduced, *_ = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads, pool=pool, rows=rows)
+            reduced, *_ = reduce_raw_file(raw_file, calibration, temperature=temperature, pool=pool, rows=rows)
             return replace(reduced, thermometers=board_thermometers(raw_file, config))
         except PermilError as error:
             raise with_path(error, path) from error

@@ -13,7 +13,7 @@ from astropy.table import Table
 from permil.camera import Camera, Detector, shared_camera
 from permil.config import Config
 from permil.config.isr import IsrConfig
-from permil.engine import Task, Work, own_threads
+from permil.engine import Task, Work
 from permil.errors import CalibrationError
 from permil.exposures import BIAS
 from permil.isr.calibration.calibration import Calibration
@@ -149,7 +149,6 @@ def _make_superbias(name: str, *, config: Config, paths: Sequence[str], output: 
         fingerprint=fingerprint,
         serial=serial,
         checksums=config.exposures.checksums,
-        threads=own_threads(),
     )
 
 
@@ -162,7 +161,7 @@ def detector_calibration(config: Config, camera: Camera, folder: RunFolder, dete
         See `permil.isr.inputs.load_calibration`.
     """
     superbias = folder.superbias(detector)
-    return load_calibration(camera[detector], camera, config.isr, superbias=superbias, threads=own_threads())
+    return load_calibration(camera[detector], camera, config.isr, superbias=superbias)
 
 
 def shared_calibration(config: Config, folder: RunFolder, detector: str) -> Calibration:
@@ -181,7 +180,7 @@ def shared_calibration(config: Config, folder: RunFolder, detector: str) -> Cali
 @lru_cache(maxsize=4)
 def _calibration(isr_json: str, camera_name: str, superbias: Path, detector: str, _state: str) -> Calibration:
     camera, options = shared_camera(camera_name), IsrConfig.model_validate_json(isr_json)
-    return load_calibration(camera[detector], camera, options, superbias=superbias, threads=own_threads())
+    return load_calibration(camera[detector], camera, options, superbias=superbias)
 
 
 def calibration_fingerprint(config: Config, folder: RunFolder, detector: str) -> str:

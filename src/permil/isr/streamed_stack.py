@@ -8,10 +8,9 @@ the coded rows: nothing grows with the number of files.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from permil._kernels import isr as kernels
 from permil.arrays import ArrayPool
 from permil.camera import Detector
+from permil.engine import threaded_map
 from permil.errors import InputError, RawFormatError
 from permil.exposures import RawFile
 from permil.exposures.segment_rows import RowBuffer
@@ -142,15 +142,13 @@ def is_row_by_row(calibration: Calibration) -> bool:
     return calibration.overscan.method in ("row_median", "row_mean")
 
 
-def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: float | None, threads: int = 1) -> ProbedFile:
+def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: float | None) -> ProbedFile:
     """Measure light, dead channels and noise of a file: in some rows where that is enough, else in all of it.
 
     Parameters
     ----------
     temperature
         Readout-board temperature, degree C.
-    threads
-        Segments that are decoded at the same time if the whole file is read.
 
     Raises
     ------
@@ -162,7 +160,7 @@ def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: floa
     gain = calibration.gain_at(temperature)
     if is_row_by_row(calibration):
         return _probe_rows(raw_file, calibration, gain)
-    reduced, overscans, dead = reduce_raw_file(raw_file, calibration, temperature=temperature, threads=threads)
+    reduced, overscans, dead = reduce_raw_file(raw_file, calibration, temperature=temperature)
     median, usable = frame_light(reduced.image, reduced.mask), bool(is_usable(reduced.mask).any())
     lost = tuple(overscan.lost[:, 0] for overscan in overscans)
     return ProbedFile(
@@ -221,7 +219,6 @@ def damaged_segment(raw_file: RawFile, extname: str) -> RawFormatError:
 
 
 Rows = NDArray[np.int64]
-_Map = Callable[..., Any]
 
 # Coded rows that a thread holds at a time, bytes; rows in a block, divided by the number of segments.
 _READ_AT_A_TIME = 8_000_000
@@ -332,7 +329,6 @@ def stack_files(
     light: Sequence[float],
     threshold: float,
     poisson: bool = True,
-    threads: int = 1,
     pool: ArrayPool | None = None,
 ) -> FileStack:
     """Reduce and stack files; the result is that of `FrameStack` with the reduced exposures, bit by bit.
@@ -345,8 +341,6 @@ def stack_files(
         Light of each file, in any unit.
     threshold, poisson
         See `FrameStack`.
-    threads
-        Blocks of rows that are stacked at the same time; 1 in worker processes.
     pool
         Pool for the result.
 
@@ -359,9 +353,7 @@ def stack_files(
     """
     if len(files) >= MOST_FRAMES:
         raise InputError(f"more than {MOST_FRAMES} exposures at one position", remedy="stack them in parts")
-    return _Stacking(files, calibration, np.asarray(light, dtype=np.float64), threshold, poisson, pool or ArrayPool()).run(
-        threads
-    )
+    return _Stacking(files, calibration, np.asarray(light, dtype=np.float64), threshold, poisson, pool or ArrayPool()).run()
 
 
 class _Stacking:
@@ -387,19 +379,17 @@ class _Stacking:
         self.measure = is_row_by_row(calibration)
         self.scratch = threading.local()
 
-    def run(self, threads: int) -> FileStack:
+    def run(self) -> FileStack:
         """Stack all files."""
-        with ThreadPoolExecutor(threads) as executor:
-            in_turn: _Map = executor.map if threads > 1 else map
-            noise, variance, found = self._first_time(in_turn)
-            self._test(found, variance)
-            saturated = np.concatenate([part.runs for part in found])
-            grow = self.calibration.saturation_grow
-            if saturated.size and grow > 0:
-                # Neighbours of saturated pixels, also in other segments, are known only now: their rows are summed again.
-                grown = grown_runs(saturated, self.detector, grow)
-                self._test(self._add_all(in_turn, self._blocks(grown), variance, grown)[0], variance)
-            fits = list(in_turn(lambda index: self._finish(index, float(variance[index])), range(variance.size)))
+        noise, variance, found = self._first_time()
+        self._test(found, variance)
+        saturated = np.concatenate([part.runs for part in found])
+        grow = self.calibration.saturation_grow
+        if saturated.size and grow > 0:
+            # Neighbours of saturated pixels, also in other segments, are known only now: their rows are summed again.
+            grown = grown_runs(saturated, self.detector, grow)
+            self._test(self._add_all(self._blocks(grown), variance, grown)[0], variance)
+        fits = list(threaded_map(lambda index: self._finish(index, float(variance[index])), range(variance.size)))
         stack = Stack(
             self.detector,
             *self.out,
@@ -419,20 +409,20 @@ class _Stacking:
             found += [(file, sentence) for sentence in describe_lost(runs, self.detector.amplifiers)]
         return tuple(found)
 
-    def _first_time(self, in_turn: _Map) -> tuple[FileNoise, FloatArray, list[_Exceptions]]:
+    def _first_time(self) -> tuple[FileNoise, FloatArray, list[_Exceptions]]:
         """Sum all rows; return the overscan noise, the variance that does not depend on the light, and the exceptional pixels."""
         blocks = self._blocks()
         if not self.measure:
             noise = FileNoise.of([file.overscans for file in self.files])
             variance = noise.variance(self.gain)
-            return noise, variance, self._add_all(in_turn, blocks, variance)[0]
+            return noise, variance, self._add_all(blocks, variance)[0]
         assumed = _SURE_PART * np.mean([file.noise_variance for file in self.files], axis=0)
-        found, sums = self._add_all(in_turn, blocks, assumed)
+        found, sums = self._add_all(blocks, assumed)
         noise = sums.noise(self.calibration.overscan, blocks[0].group.last_overscan - blocks[0].group.first_overscan)
         variance = noise.variance(self.gain)
         if (variance < assumed).any():
             # The sample of rows was not representative. All rows are summed again with the measured noise.
-            found, _ = self._add_all(in_turn, blocks, variance)
+            found, _ = self._add_all(blocks, variance)
         return noise, variance, found
 
     def _blocks(self, runs: Rows | None = None) -> list[_RowBlock]:
@@ -447,12 +437,12 @@ class _Stacking:
         return blocks
 
     def _add_all(
-        self, in_turn: _Map, blocks: list[_RowBlock], noise_variance: FloatArray, grown: Rows | None = None
+        self, blocks: list[_RowBlock], noise_variance: FloatArray, grown: Rows | None = None
     ) -> tuple[list[_Exceptions], OverscanSums]:
         """Sum and average blocks of rows; ``noise_variance`` is a lower limit, by amplifier."""
         sums, found = OverscanSums(self.gain.shape), []
         for block, (frames, part) in zip(
-            blocks, in_turn(lambda block: self._add(block, noise_variance, grown), blocks), strict=True
+            blocks, threaded_map(lambda block: self._add(block, noise_variance, grown), blocks), strict=True
         ):
             sums.add(block.group.amplifiers, frames.level, frames.squares, frames.freedom)
             found.append(part)

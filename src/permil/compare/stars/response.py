@@ -35,7 +35,7 @@ from permil._kernels import spots as spot_kernels
 from permil.compare.errors import CompareError
 from permil.compare.scales import Band, laplacian_eigenvalues
 from permil.compare.stars.profile import StarProfile
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 from permil.spots.background import fit_background
 
 FloatArray = NDArray[np.float64]
@@ -321,7 +321,7 @@ class StarResponse:
             kernels.predict_stars(self.shapes(places[rows]), excess, potential, unseen, templates[rows], instruments[rows])
 
         limits = np.linspace(0, len(places), _PARTS + 1).astype(int)
-        list(ahead(predict_part, [slice(*pair) for pair in pairwise(limits)], threads=own_threads()))
+        list(threaded_map(predict_part, [slice(*pair) for pair in pairwise(limits)]))
         return StarTemplates(templates, instruments)
 
     def spread(
@@ -356,7 +356,7 @@ class StarResponse:
 
         reach = 2 * self.half(self.moments(places)) + 2 * cell + 2
         for strips in _apart(places.y, reach):
-            list(ahead(spread_part, strips, threads=own_threads()))
+            list(threaded_map(spread_part, strips))
         return maps
 
     def kernels(self) -> tuple[FloatArray, FloatArray]:

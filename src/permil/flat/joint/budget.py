@@ -15,7 +15,7 @@ from scipy import linalg
 
 from permil.camera import Detector
 from permil.camera.frames import ccs_to_detector
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.joint.amplifier_linearity import AmplifierLosses
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
@@ -308,7 +308,7 @@ def split_halves(solution: JointSolution, detectors: Sequence[DetectorSignals], 
     def solve(held_out: NDArray[np.bool_]) -> Part:
         return solve_part(solution, detectors, held_out)
 
-    return compare_parts(detectors, first, *ahead(solve, (~first, first), threads=own_threads()))
+    return compare_parts(detectors, first, *threaded_map(solve, (~first, first)))
 
 
 def compare_parts(detectors: Sequence[DetectorSignals], first: NDArray[np.bool_], *halves: Part) -> SplitHalves:

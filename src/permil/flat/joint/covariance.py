@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 from scipy.sparse.linalg import LinearOperator, eigsh
 
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.details import covariance_with_details
@@ -347,7 +347,7 @@ class FlatCovariance:
         for detector, _, pieces in self._fits():
             pattern = np.full((unknowns.shape[1], len(detector.x_mm)), np.nan)
             variance, beyond = (np.full(len(detector.x_mm), np.nan) for _ in range(2))
-            for tile, shared in ahead(squares, pieces, threads=own_threads()):
+            for tile, shared in threaded_map(squares, pieces):
                 pattern[:, tile.pixels] = (tile.shifts @ unknowns[tile.columns] - self._mean @ unknowns).T
                 common += float(shared.sum())
                 inside = np.square(pattern[:, tile.pixels]).sum(axis=0)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.model import BeamDetails, JointModel, Pattern
@@ -251,7 +251,7 @@ class _FineProblem:
             return sparse.csr_array(total)
 
         total = sparse.csr_array((grid.size, grid.size))
-        for part in ahead(of_detector, self.detectors, threads=own_threads()):
+        for part in threaded_map(of_detector, self.detectors):
             total = total + part
         return sparse.csr_array(total)
 
@@ -320,7 +320,7 @@ class _FineEquations:
             return result
 
         total = self.prior.times(step)
-        for part in ahead(of_detector, range(len(self._rows)), threads=own_threads()):
+        for part in threaded_map(of_detector, range(len(self._rows))):
             total += part
         self.problem.report()
         return total

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from permil._kernels.joint import mirror_upper
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 
 FloatArray = NDArray[np.float64]
 Argument = TypeVar("Argument")
@@ -105,5 +105,5 @@ def _pieces(start: int, stop: int) -> list[tuple[int, int]]:
 
 
 def _by_threads(function: Callable[[Argument], None], arguments: Iterable[Argument]) -> None:
-    for _ in ahead(function, arguments, threads=own_threads()):
+    for _ in threaded_map(function, arguments):
         pass

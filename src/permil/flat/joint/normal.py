@@ -31,7 +31,7 @@ from permil._kernels.joint import (
     subtract_rows,
     sum_tile,
 )
-from permil.engine import ahead, own_threads
+from permil.engine import threaded_map
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.model import GainGroup, JointModel
 
@@ -392,7 +392,7 @@ def normal_equations(
 def _add_matrix(rows: DetectorRows, matrix: FloatArray) -> None:
     """Add what a detector says to the upper triangle; sums are in the same order for any number of threads."""
     for chunk in _chunks(rows.plans()):
-        found = list(ahead(rows.tile_and_blocks, chunk, threads=own_threads()))
+        found = list(threaded_map(rows.tile_and_blocks, chunk))
         products = [(tile.columns, tile.scale()) for tile, _ in found]
 
         def add(strip: tuple[int, int], chunk=chunk, found=found) -> None:  # type: ignore[no-untyped-def]
@@ -439,5 +439,5 @@ def _by_strips(function: Callable[[tuple[int, int]], None], products: Sequence[P
     ends = [0, size]
     if np.mean([columns.size for columns, _ in products]) > _ONE_STRIP:
         ends = np.round(size * (1.0 - np.sqrt(np.linspace(1.0, 0.0, _STRIPS + 1)))).astype(int).tolist()
-    for _ in ahead(function, pairwise(ends), threads=own_threads()):
+    for _ in threaded_map(function, pairwise(ends)):
         pass

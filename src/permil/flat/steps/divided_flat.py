@@ -14,7 +14,7 @@ from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, Detector, frames, shared_camera
 from permil.config import Config
-from permil.engine import behind, own_threads, tell_part
+from permil.engine import background_calls, tell_part
 from permil.errors import FlatError
 from permil.flat.combine import LitStack, Pointing
 from permil.flat.detector_flat import DetectorSolution, combine_detector
@@ -69,7 +69,7 @@ def divide_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOu
     camera = shared_camera(config.camera)
     calibration = detector_calibration(config, camera, folder, request.detector)
     noted: list[LeftOut] = []
-    with behind(own_threads()) as later:
+    with background_calls() as later:
         solution = combine_detector(
             _lit_stacks(request, camera, calibration, beam, noted),
             DivideErrors(beam, calibration.detector),
@@ -79,7 +79,6 @@ def divide_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOu
             common_variance=calibration.superbias_variance,
             remove_steps=config.flat.remove_amplifier_steps,
             keep=keep_pointing(request, later),
-            threads=own_threads(),
         )
     _require_orientation(solution, calibration.detector, request.led)
     return solution, noted
@@ -163,7 +162,6 @@ def _lit_stack(
         config.isr,
         normalise=config.isr.photodiode == "header",
         checksums=config.exposures.checksums,
-        threads=own_threads(),
         pool=pool,
     )
     stack, n = exposures.stack, len(exposures.used)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from permil.arrays import ArrayPool
 from permil.camera import Camera, shared_camera
-from permil.engine import ahead, behind, own_threads, tell_part
+from permil.engine import background_calls, tell_part, threaded_map
 from permil.errors import FlatError, InputError, RawFormatError
 from permil.flat.combine import LitStack, Pointing
 from permil.flat.detector_flat import STRIP_ROWS, DetectorSolution, combine_detector
@@ -75,7 +75,7 @@ def joint_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOut
     while True:
         detector = _Detector(request, folder, light, damaged)
         try:
-            with behind(own_threads()) as later:
+            with background_calls() as later:
                 solution = combine_detector(
                     _told(detector.batches(), sum(len(group.paths) for group in request.groups)),
                     KnownErrors(errors.covariance),
@@ -85,7 +85,6 @@ def joint_detector(request: FlatRequest) -> tuple[DetectorSolution, list[LeftOut
                     common_variance=detector.calibration.superbias_variance,
                     remove_steps=config.flat.remove_amplifier_steps,
                     keep=keep_pointing(request, later),
-                    threads=own_threads(),
                 )
         except RawFormatError as error:
             # Some of its rows are in the sums already: all is done again without it.
@@ -162,7 +161,7 @@ class _Detector:
             return exposure
 
         try:
-            with closing(ahead(open_one, singles, threads=own_threads(), depth=TOGETHER)) as exposures:
+            with closing(threaded_map(open_one, singles, depth=TOGETHER)) as exposures:
                 for first in range(0, len(singles), TOGETHER):
                     # Taken one by one, in their order.
                     some = [(single, next(exposures)) for single in singles[first : first + TOGETHER]]
@@ -240,7 +239,6 @@ class _Detector:
             self.calibration,
             self.isr,
             checksums=self.checksums,
-            threads=own_threads(),
             pool=pool,
         )
         self.noted += [*stacked.left_out, *stacked.damaged]
@@ -277,7 +275,7 @@ class _Detector:
                     median[run] = median_image([response[rows] for response in responses])
 
             strips = strips_of(self.calibration.detector, rows=STRIP_ROWS, neighbours=self.calibration.saturation_grow)
-            for _ in ahead(respond, strips, threads=own_threads()):
+            for _ in threaded_map(respond, strips):
                 pass
         return median
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
 from permil.config import Config
-from permil.engine import ahead, own_threads, tell_part
-from permil.engine.threads import allow_threads
+from permil.engine import tell_part, threaded_map
 from permil.errors import FlatError
 from permil.exposures import SCAN
 from permil.flat.joint import (
@@ -357,15 +356,8 @@ def _errors_and_halves(
 
 def _side_by_side(calls: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run callables, at most two at once, which share the threads of the task, and return their results."""
-    lanes = min(own_threads(), 2)
-    each = own_threads() // lanes
-
-    def run(call: Callable[[], Any]) -> Any:
-        with allow_threads(each):
-            return call()
-
     returned = []
-    for result in ahead(run, calls, threads=lanes, depth=len(calls)):
+    for result in threaded_map(lambda call: call(), calls, depth=len(calls), most=2):
         returned.append(result)
         tell_part(_PART_OF_SOLUTION + (1 - _PART_OF_SOLUTION) * len(returned) / (len(calls) + 1))
     return returned

@@ -13,7 +13,7 @@ from permil.arrays import ArrayPool
 from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
-from permil.engine import ahead, own_threads, tell_part
+from permil.engine import tell_part, threaded_map
 from permil.errors import FlatError, InputError, PermilError
 from permil.flat.signals_file import SuperPixelSignals, write_signals
 from permil.flat.superpixel import SuperPixelLayout, average_exposure, flattened, make_layout, size_in_pixels
@@ -101,7 +101,7 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
         )
         return mean, expected, image.damage, image.thermometers
 
-    for number, measured in enumerate(ahead(measure, request.paths, threads=own_threads())):
+    for number, measured in enumerate(threaded_map(measure, request.paths)):
         if isinstance(measured, str):
             left_out.append((request.paths[number], measured))
         else:
@@ -153,7 +153,7 @@ def _layout(request: SignalsRequest, camera: Camera, sample: RowSample, detector
             return None
         return flattened(image.image, is_usable(image.mask) & np.isfinite(image.image), block, block_rows=block_rows)
 
-    images = [image for image in ahead(flat_exposure, request.nearest, threads=own_threads()) if image is not None]
+    images = [image for image in threaded_map(flat_exposure, request.nearest) if image is not None]
     if not images:
         raise FlatError(
             f"none of the exposures nearest to this detector can be read ({min(reasons, default='there is none')})",

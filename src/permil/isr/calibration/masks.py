@@ -7,7 +7,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import Amplifier, Camera, Detector
-from permil.engine import ahead
+from permil.engine import threaded_map
 from permil.isr.calibration.tables import DetectorTable
 from permil.products.masks import MaskPlane
 from permil.products.tables import PathName
@@ -85,7 +85,7 @@ def defect_mask(table: Table, detector: Detector, *, path: PathName = None, came
     return mask
 
 
-def hot_pixel_mask(superbias: NDArray[np.float32], detector: Detector, *, threshold: float, threads: int = 1) -> Mask:
+def hot_pixel_mask(superbias: NDArray[np.float32], detector: Detector, *, threshold: float) -> Mask:
     """Return the plane BAD where the superbias differs from its column by `threshold` sigma.
 
     Sigma is 1.4826 times the median absolute deviation from the column medians, per amplifier (at least 0.1 adu); ``threads``
@@ -99,7 +99,7 @@ def hot_pixel_mask(superbias: NDArray[np.float32], detector: Detector, *, thresh
         sigma = max(1.4826 * float(np.median(residual)), 0.1)
         mask[amplifier.slices][residual > threshold * sigma] |= MaskPlane.BAD
 
-    for _ in ahead(flag, detector.amplifiers, threads=threads):
+    for _ in threaded_map(flag, detector.amplifiers):
         pass
     return mask
 

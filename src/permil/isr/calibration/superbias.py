@@ -197,7 +197,6 @@ def build_superbias(
     fingerprint: str = "",
     serial: str = "",
     checksums: Checksums = "refuse",
-    threads: int = 1,
 ) -> Path:
     """Make the superbias of a detector from its bias exposures and write it.
 
@@ -214,8 +213,6 @@ def build_superbias(
         Serial number of the sensor, if known, for the header.
     checksums
         See `permil.exposures.RawFile`.
-    threads
-        Segments that are reduced at the same time; 1 in worker processes.
 
     Returns
     -------
@@ -236,7 +233,7 @@ def build_superbias(
     """
     calibration = bias_calibration(detector, overscan=overscan_options(config))
     files = [Path(path) for path in paths]
-    with OpenFiles(files, camera, calibration, lambda _: None, threads=threads, checksums=checksums) as opened:
+    with OpenFiles(files, camera, calibration, lambda _: None, checksums=checksums) as opened:
         light = bias_light([file.raw_file for file in opened.files], detector, overscan=calibration.overscan)
         lit = light.is_lit
         if 2 * np.count_nonzero(lit) < lit.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from permil.compare.hypotheses.results import KINDS, TOTAL
 from permil.compare.scales import PERIODS, bands_between, cosine_wavenumbers
 from permil.compare.stars.response import StarResponse
 from permil.flat.difference import difference_of_products
+from permil.flat.joint_file import read_planes
 from permil.products import RunFolder, read_image, read_table, write_table
 from permil.spots.folder import SpotsFolder
 from permil.truth_errors import LedDeviation, detector_deviation, led_deviation
@@ -148,7 +150,7 @@ def compare_with_truth(folder: RunFolder, camera: Camera, *, super_pixel_mm: flo
             if deviation is not None:
                 deviations.append(deviation)
         if deviations:
-            found = led_deviation(deviations)
+            found = led_deviation(deviations, plane_covariance=_planes(folder.joint(led), [one.name for one in deviations]))
             _add_deviations(of_led, [one.name for one in deviations], found)
             planes[led] = _together(found)
         rows += of_led
@@ -161,6 +163,15 @@ def compare_with_truth(folder: RunFolder, camera: Camera, *, super_pixel_mm: flo
     table.meta = {"super_pixel_mm": super_pixel_mm, "planes": planes}
     write_table(folder.comparison, table)
     return table
+
+
+def _planes(path: Path, names: list[str]) -> NDArray[np.float64] | None:
+    """Return the covariance of the planes of some detectors from a joint solution; None if there is none."""
+    if not path.is_file():
+        return None
+    detectors, covariance = read_planes(path)
+    places = np.concatenate([3 * detectors.index(name) + np.arange(3) for name in names])
+    return covariance[np.ix_(places, places)]
 
 
 def _add_deviations(rows: list[dict[str, Any]], names: list[str], found: LedDeviation) -> None:

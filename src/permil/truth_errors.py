@@ -144,8 +144,15 @@ def detector_deviation(
     )
 
 
-def led_deviation(detectors: Sequence[DetectorDeviation]) -> LedDeviation:
-    """Return the deviations of all detectors of one LED relative to their errors."""
+def led_deviation(detectors: Sequence[DetectorDeviation], *, plane_covariance: FloatArray | None = None) -> LedDeviation:
+    """Return the deviations of all detectors of one LED relative to their errors.
+
+    Parameters
+    ----------
+    plane_covariance : ndarray, shape (3 n, 3 n)
+        Covariance of the planes of all detectors (`permil.flat.joint_file.read_planes`); by default that of modes and noise, which lacks
+        what many detectors have in common beyond the modes.
+    """
     count = len(detectors)
     size = np.array([one.log_ratio.size for one in detectors], dtype=np.float64)
     operators = [one.operator for one in detectors]
@@ -154,8 +161,9 @@ def led_deviation(detectors: Sequence[DetectorDeviation]) -> LedDeviation:
     # Levels relative to the mean of all super-pixels.
     centring = np.eye(3 * count)
     centring[::3, ::3] -= size / size.sum()
-    is_known = _states_modes(detectors) or count == 1
-    covariance = centring @ _plane_covariance(detectors, operators) @ centring.T
+    is_known = plane_covariance is not None or _states_modes(detectors) or count == 1
+    planes_together = _plane_covariance(detectors, operators) if plane_covariance is None else plane_covariance
+    covariance = centring @ planes_together @ centring.T
     planes[:, 0] -= mean
     errors = np.sqrt(np.maximum(np.diag(covariance), 0.0)).reshape(count, 3)
     if count == 1:

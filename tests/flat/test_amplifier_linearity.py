@@ -112,11 +112,13 @@ def corrected(seed: int, *, rms: float) -> tuple[np.ndarray, np.ndarray]:
         operators = plane_operator(one.x_mm, one.y_mm, np.isfinite(deviation[one.name]))
         regions += [{one.name: row} for row in operators]
     everywhere = {one.name: np.ones((1, len(one.x_mm))) for one in straight}
-    modes, _ = errors_with_losses(
+    modes, _, covariance = errors_with_losses(
         left, errors, errors.largest_modes(20), amplifiers, everywhere, dict.fromkeys(everywhere, np.zeros((1, 1)))
     )
     planes = np.array([next(row @ np.nan_to_num(deviation[name]) for name, row in region.items()) for region in regions])
-    return planes, np.array([[modes.covariance_of_means(one, other) for other in regions] for one in regions])
+    by_modes = np.array([modes.covariance_of_means(one, one) for one in regions])
+    np.testing.assert_allclose(by_modes, np.diag(covariance), rtol=0.02)
+    return planes, covariance
 
 
 def test_errors_of_measured_losses_are_in_the_errors_of_levels_and_gradients() -> None:

@@ -1,7 +1,8 @@
 """The joint solution as a file, for the flats of its detectors, the report and other readers.
 
 The number of extensions does not depend on the number of detectors. Tables and images of the whole solution are BEAM, REFLECTION,
-EXPOSURES, DRIFT, BUDGET, BOARDS, BOARD_GAINS, GAIN_STEPS and LINEARITY. Errors of detectors are in a table with one row for each, and in
+EXPOSURES, DRIFT, BUDGET, BOARDS, BOARD_GAINS, GAIN_STEPS, LINEARITY and PLANES (the covariance of level and gradients along X and Y of
+each detector in turn, in the order of DETECTORS). Errors of detectors are in a table with one row for each, and in
 images on the super-pixels of all detectors, stacked, from which those of one detector are read without the others:
 
 ============ ====================================================================================================================
@@ -49,7 +50,7 @@ FRAME_CARDS = ("WEATHRX", "WEATHRY", "WEATHRH")
 JOINT_FORMAT = 2
 """Version of the file's format. Increase it when older files cannot be read."""
 
-_DETECTORS = "DETECTORS"
+_DETECTORS, _PLANES = "DETECTORS", "PLANES"
 
 _LATTICE_MM = 0.1
 """Longest cell of a lattice on which light is known: a beam has no structure a few tenths of a millimetre wide."""
@@ -258,6 +259,7 @@ def joint_hdus(
     *,
     obsids: list[str],
     errors: Mapping[str, DetectorErrors],
+    planes: FloatArray,
     check: PhotodiodeCheck,
     budget: Table,
     cards: Mapping[str, Any],
@@ -272,6 +274,8 @@ def joint_hdus(
         Of the exposures in their order.
     errors
         Of each detector.
+    planes : ndarray, shape (3 n, 3 n)
+        Covariance of the level (relative) and the gradients (1/mm) of the detectors in the order of ``errors``.
     check
         Photodiode against scales.
     budget
@@ -304,8 +308,27 @@ def joint_hdus(
         fits.BinTableHDU(budget, name="BUDGET"),
         *_gain_hdus(solution, obsids),
         *error_hdus(errors),
+        _planes_hdu(planes),
     ]
     return hdus
+
+
+def _planes_hdu(planes: FloatArray) -> fits.ImageHDU:
+    hdu = fits.ImageHDU(planes, name=_PLANES)
+    hdu.header["MEANING"] = "covariance: level, gradients X, Y (1/mm) of DETECTORS"
+    return hdu
+
+
+def read_planes(path: Path) -> tuple[list[str], FloatArray]:
+    """Read the detectors of a joint solution, and the covariance of their levels and gradients (see `joint_hdus`).
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+    """
+    with open_joint(path) as hdus:
+        return [str(name) for name in hdus[_DETECTORS].data["detector"]], np.array(hdus[_PLANES].data, dtype=np.float64)
 
 
 def error_hdus(errors: Mapping[str, DetectorErrors]) -> list[Any]:

@@ -217,8 +217,8 @@ def errors_with_losses(
     amplifiers: Mapping[str, NDArray[np.int64]],
     rows: Mapping[str, FloatArray],
     shared: Mapping[str, FloatArray],
-) -> tuple[CorrelatedModes, dict[str, FloatArray]]:
-    """Return modes, and covariances within detectors, with the errors of losses that were measured and corrected.
+) -> tuple[CorrelatedModes, dict[str, FloatArray], FloatArray]:
+    """Return modes, covariances within detectors, and that of all planes, with the errors of losses that were measured and corrected.
 
     A wrong loss moves the response of its own super-pixels by the mean of ``x``, and that of all by what the other unknowns make of it. It
     is measured from residuals, which do not depend on the errors for known losses.
@@ -258,7 +258,9 @@ def errors_with_losses(
         np.concatenate([modes.variance, size[::-1][:_MOST_MODES] / pixels]),
         modes.total + float(size.sum()) / pixels,
     )
-    return together, {name: own + (sums := rows[name] @ patterns[name].T) @ sums.T for name, own in shared.items()}
+    within = {name: own + (sums := rows[name] @ patterns[name].T) @ sums.T for name, own in shared.items()}
+    of_planes = np.vstack([operator @ patterns[name].T for name, operator in errors.plane_operators()])
+    return together, within, errors.plane_covariance() + of_planes @ of_planes.T
 
 
 def _places(losses: AmplifierLosses, name: str, amplifier: NDArray[np.int64]) -> list[int]:

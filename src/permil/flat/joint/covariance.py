@@ -230,12 +230,24 @@ class FlatCovariance:
         """
         operators: list[Region] = []
         values = []
-        for name, rows in self._plane_operators(regions):
+        for name, rows in self.plane_operators(regions):
             operators += [{name: row} for row in rows]
             values.append(rows @ np.nan_to_num(self.solution.log_response[name]))
         return np.array(values), self.covariance(operators)
 
-    def _plane_operators(self, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> Iterator[tuple[str, FloatArray]]:
+    def plane_covariance(self) -> FloatArray:
+        """Return the covariance of `planes`, shape (3 detectors, 3 detectors), as the dense factor has it.
+
+        It takes one pass for any number of detectors. Where the beam has fine structure it is that with coarse knots.
+        """
+        return self._covariance(*self._plane_rows)
+
+    @cached_property
+    def _plane_rows(self) -> tuple[FloatArray, FloatArray]:
+        return self._rows([{name: row} for name, operators in self.plane_operators() for row in operators])
+
+    def plane_operators(self, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> Iterator[tuple[str, FloatArray]]:
+        """Yield the name of each detector and the rows that fit a plane to its super-pixels with a response, shape (3, p)."""
         for detector in self.detectors:
             used = np.isfinite(self.solution.log_response[detector.name])
             if regions is not None:
@@ -366,8 +378,7 @@ class FlatCovariance:
         With ``A L^-T = B`` and operators ``T`` of planes, modes ``B D`` of directions ``D`` leave ``B (1 - D D') B'``. The part of it that
         planes see is ``B Q Q' B'`` with an orthonormal basis ``Q`` of ``(1 - D D') B' T'`` (Nystroem).
         """
-        regions: list[Region] = [{name: row} for name, operators in self._plane_operators() for row in operators]
-        rows, independent = self._rows(regions)
+        rows, independent = self._plane_rows
         seen = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
         seen -= known @ (known.T @ seen)
         basis, size, _ = linalg.svd(seen / np.sqrt(np.diag(independent)), full_matrices=False)

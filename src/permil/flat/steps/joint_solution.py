@@ -132,9 +132,10 @@ def solve_led(request: SolutionRequest) -> list[str]:
     tell_part(_PART_OF_SOLUTION)
     check = check_photodiode(solution)
     (errors, modes, shared), halves, trouble = _errors_and_halves(request, solution, detectors, camera)
+    planes = errors.plane_covariance()
     if config.isr.linearity == str(folder.measured_linearity):
         rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
-        modes, shared = errors_with_losses(losses, errors, modes, amplifiers, rows, shared)
+        modes, shared, planes = errors_with_losses(losses, errors, modes, amplifiers, rows, shared)
     for earlier in put_back:
         losses = losses.plus(earlier)
     found: dict[str, DetectorErrors] = {}
@@ -166,6 +167,7 @@ def solve_led(request: SolutionRequest) -> list[str]:
         solution,
         obsids=obsids,
         errors=found,
+        planes=planes,
         check=check,
         budget=budget,
         cards=cards,

@@ -19,7 +19,7 @@ from astropy.io import fits
 
 from permil import progress
 from permil.config import load_config
-from permil.engine import call as parts
+from permil.engine import call
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.simulate.stage import simulate_bench
@@ -147,7 +147,7 @@ def test_long_tasks_say_how_far_they_are(raw: Path, monkeypatch: pytest.MonkeyPa
         yield told.setdefault(description, []).append
 
     monkeypatch.setattr(progress, "_display", display)
-    monkeypatch.setattr(parts, "_SECONDS_BETWEEN", -1.0)
+    monkeypatch.setattr(call, "_SECONDS_BETWEEN", -1.0)
     _run(raw, "told", "pipeline.workers=1")
     for description, fewest in (("super-pixels red", 36), ("joint solution red", 2), ("flats red", 2 * 7)):
         reached = told[description]

@@ -25,8 +25,7 @@ def read_often(path: str) -> float:
     import numpy as np
 
     from permil.camera import shared_camera
-    from permil.exposures import raw_file as assemble
-    from permil.exposures import read_raw
+    from permil.exposures import assemble, read_raw
 
     camera = shared_camera("lsstcam-bin8")
     return float(np.mean([assemble(read_raw(path, camera)).mean(dtype=np.float64) for _ in range(TIMES_READ)]))

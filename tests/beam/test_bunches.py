@@ -10,7 +10,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from permil.beam import stage as bunches
+from permil.beam import stage
 from permil.beam.stage import box_signals, shared_box_calibration
 from permil.camera import Camera, ReferenceBox
 from permil.config import Config
@@ -124,7 +124,7 @@ def test_a_superbias_of_its_own_is_found_by_file_and_by_folder(folder: Path) -> 
 def test_the_calibration_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = _config(folder, rejection_threshold=4.5)
     first = shared_box_calibration(config, RunFolder(folder), BOXES)
-    monkeypatch.setattr(bunches, "load_calibration", None)
+    monkeypatch.setattr(stage, "load_calibration", None)
     assert shared_box_calibration(config, RunFolder(folder), BOXES) is first
 
 

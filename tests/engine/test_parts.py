@@ -8,8 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from permil import progress
-from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, run_tasks, tell_part
-from permil.engine import call as parts
+from permil.engine import Executor, InProcess, LocalProcesses, Task, Work, call, run_tasks, tell_part
 from permil.engine.call import heard_by
 
 from . import sample_tasks
@@ -48,7 +47,7 @@ def test_who_tells_all_the_time_is_heard_now_and_then() -> None:
 
 
 def test_nobody_need_listen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "_SECONDS_BETWEEN", -1.0)
+    monkeypatch.setattr(call, "_SECONDS_BETWEEN", -1.0)
     tell_part(0.5)
     heard: list[float] = []
     with heard_by(heard.append):

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from permil import _kernels
 from permil._kernels.exposures import decode_tile
-from permil.exposures import tiles as rice
+from permil.exposures import tiles
 from permil.exposures.hdu import Hdu, read_structure
 from permil.exposures.tiles import as_words, decompress, rice_coding, tile_places
 
@@ -178,7 +178,7 @@ def test_a_row_is_a_tile_only_where_it_is() -> None:
     pixels = np.zeros((4, 40), dtype=np.int16)
     assert rice_coding(encoded(pixels, tile_shape=(1, 40))[0]).is_by_row  # type: ignore[union-attr]
     assert not rice_coding(encoded(pixels, tile_shape=(2, 40))[0]).is_by_row  # type: ignore[union-attr]
-    assert rice.RiceCoding(40, 4, 30, 3, 32, 4).tiles == 4
+    assert tiles.RiceCoding(40, 4, 30, 3, 32, 4).tiles == 4
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from permil.camera import Camera, ReferenceBox
 from permil.config.isr import IsrConfig
 from permil.engine.call import forget_peak, peak_memory
 from permil.errors import FileWarning, PermilError
-from permil.exposures import RawFile, read_exposure, read_raw
-from permil.exposures import raw_file as assemble
+from permil.exposures import RawFile, assemble, read_exposure, read_raw
 from permil.exposures.hdu import BLOCK
 from permil.exposures.segment_rows import read_rows
 from permil.exposures.stage import assemble_file

@@ -12,8 +12,7 @@ from astropy.io import fits
 
 from permil.camera import Camera
 from permil.config.example import example_yaml
-from permil.exposures import raw_file as assemble
-from permil.exposures import read_raw
+from permil.exposures import assemble, read_raw
 from permil.products import RunFolder, read_image, read_table, write_image
 from permil.truth import compare_with_truth
 

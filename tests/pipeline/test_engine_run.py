@@ -19,7 +19,6 @@ from astropy.io import fits
 
 from permil import progress
 from permil.config import load_config
-from permil.engine import call as parts
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.simulate.stage import simulate_bench

@@ -40,45 +40,45 @@ SuperPixel = Annotated[float, Field(gt=0, le=LARGEST_SUPER_PIXEL_MM)]
 
 
 class JointConfig(Section):
-    """How beam, flat and exposure scales are solved for together."""
+    """Options of the joint solution for beam, flat and exposure scales."""
 
     spacing_mm: PositiveFloat | None = Field(
-        default=None, description="distance of the knots of the beam, mm; null: as far apart as the data want"
+        default=None, description="distance of the knots of the beam, mm; null: determined from the data"
     )
     least_signal: PositiveFloat = Field(
-        default=5000.0, description="mean signal, electrons, below which a super-pixel says nothing in an exposure"
+        default=5000.0, description="mean signal, electrons, below which a super-pixel is not used in an exposure"
     )
     signal_pixels: int = Field(
         default=500,
         ge=1,
-        description="pixels of a super-pixel that are enough for its signal; where it has more, rows in between are not read",
+        description="number of pixels for the signal of a super-pixel; rows of larger super-pixels are skipped",
     )
-    threshold: PositiveFloat = Field(default=6.0, description="standard deviations beyond which a signal counts less")
+    threshold: PositiveFloat = Field(default=6.0, description="standard deviations beyond which a signal is down-weighted")
     geometry: bool = Field(default=True, description="fit rotation and scale of the stage's axes")
     position_errors: bool = Field(default=True, description="fit an error of each stage move")
     reflection: bool = Field(default=False, description="fit a pattern that moves against the projector")
     drift: bool = Field(default=True, description="whether the photodiode may drift")
-    modes: int = Field(default=20, ge=1, description="modes of correlated errors that are kept")
+    modes: int = Field(default=20, ge=1, description="number of modes of correlated errors")
     checks: bool = Field(default=True, description="compare halves of the exposures (four more solutions) in the error budget")
 
 
 class FlatConfig(Section):
-    """How flats are made from pointings and beam."""
+    """Options of flats from pointings and beam."""
 
     solver: Literal["divide", "joint"] = Field(
         default="joint",
         description="joint: beam, flat and exposure scales together; divide: each pointing over the beam, combined by weight",
     )
     joint: JointConfig = Field(default=JointConfig(), description="the joint solution")
-    leds: list[KnownLed] = Field(default=[], description="LEDs whose flats are made; empty: all that were pointed with")
+    leds: list[KnownLed] = Field(default=[], description="LEDs whose flats are made; empty: all with pointings")
     detectors: list[DetectorOrRaft] = Field(
-        default=[], description="detectors (R22_S11) or rafts (R22) whose flats are made; empty: all that were read"
+        default=[], description="detectors (R22_S11) or rafts (R22) whose flats are made; empty: all that were read out"
     )
     beam_of: dict[KnownLed, KnownLed] = Field(
-        default={}, description="LED whose beam stands in for that of another that was not scanned, for example {uv: blue}"
+        default={}, description="LED whose beam is used for another one without a scan, for example {uv: blue}"
     )
     remove_amplifier_steps: bool = Field(
-        default=False, description="divide out the steps at amplifier borders (a stand-in for wrong gains); recorded"
+        default=False, description="divide out the steps at amplifier borders (a substitute for correct gains); recorded"
     )
     keep_pointings: bool = Field(
         default=True, description="write the flat of each pointing aimed at a detector (needs as much disk as five flats)"

@@ -12,7 +12,7 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class IsrConfig(Section):
-    """How raw counts become electrons on the detector."""
+    """Options of the reduction from raw counts to electrons."""
 
     overscan: Literal["row_median", "row_mean", "smoothed", "constant"] = Field(
         "row_median",
@@ -30,8 +30,8 @@ class IsrConfig(Section):
     gains: Annotated[str, ConfigPath("nominal", "none", "measured")] = Field(
         "nominal",
         description="Gains in e-/adu: an ECSV table (detector, segment or amp, gain), an eotest results file or a folder of them, "
-        "`nominal` (the camera's stand-ins, which are not those of your run), `measured` (those that an earlier run with "
-        "`photon_transfer` left in the output folder) or `none` (stay in adu).",
+        "`nominal` (approximate values of the camera, not of your run), `measured` (from an earlier run with "
+        "`photon_transfer` in the output folder) or `none` (stay in adu).",
     )
     gain_column: Literal["GAIN", "PTC_GAIN"] = Field(
         "PTC_GAIN",
@@ -53,14 +53,14 @@ class IsrConfig(Section):
         "none", description="ECSV table of bad pixels (detector, x, y, and optionally width, height), or `none`."
     )
     hot_pixel_threshold: Annotated[float, Field(gt=0)] = Field(
-        20.0, description="A pixel of the superbias that is off by this many sigma of its amplifier is bad."
+        20.0, description="A pixel of the superbias that deviates by this many sigma of its amplifier is bad."
     )
     temperature_coefficient: float = Field(
         0.0,
         description="Relative change of the gain (e-/adu) per degree C of the readout board that is applied; about 6.5e-4 for LSSTCam. "
-        "The joint solution solves for what is left, also with 0.",
+        "The joint solution fits the remaining change, also with 0.",
     )
-    temperature_reference: float = Field(0.0, description="Board temperature, degree C, to which the gains belong.")
+    temperature_reference: float = Field(0.0, description="Board temperature of the gains, degree C.")
     temperature_card: str | Annotated[list[str], Field(min_length=1)] = Field(
         "mean",
         description="Card of the REB_COND extension that holds the board temperature, a list of cards whose mean is taken, or `mean` "
@@ -78,7 +78,7 @@ class IsrConfig(Section):
         262143.0,
         description="Raw count (bias included) from which a pixel is saturated; the default is the end of an 18-bit converter.",
     )
-    saturation_grow: Count = Field(1, description="Pixels around a saturated pixel that are flagged with it.")
+    saturation_grow: Count = Field(1, description="Radius in pixels around a saturated pixel that is flagged as well.")
     rejection_threshold: Annotated[float, Field(ge=3, allow_inf_nan=True)] = Field(
         5.0,
         description="Deviation, in sigma of the noise model, from which a frame is rejected in a pixel of a stack; `.inf` rejects none.",

@@ -127,7 +127,7 @@ class SimulateElectronics(Section):
     temperature_amplitude: NotNegative = Field(
         0.1, description="amplitude of the swing of each readout board's temperature, half of peak to peak, deg C"
     )
-    temperature_period_s: Positive = Field(1200.0, description="period of that swing, s; each board has a phase of its own")
+    temperature_period_s: Positive = Field(1200.0, description="period of that swing, s; the phase differs between boards")
     cosmic_ray_rate: NotNegative = Field(0.02, description="cosmic rays per cm2 and s")
 
 

@@ -56,7 +56,7 @@ class Executor(ABC):
 
     @abstractmethod
     def begin(self, call: Call) -> None:
-        """Take a call; it runs now or later."""
+        """Accept a call, which runs now or later."""
 
     @abstractmethod
     def outcome(self) -> Outcome:
@@ -94,7 +94,7 @@ class InProcess(Executor):
         return not self._calls
 
     def begin(self, call: Call) -> None:
-        """Take a call."""
+        """Accept a call."""
         self._calls.append(call)
 
     def outcome(self) -> Outcome:
@@ -146,7 +146,7 @@ class LocalProcesses(Executor):
         return sum(worker.call is not None for worker in self._workers) + len(self._again) < self._most
 
     def begin(self, call: Call) -> None:
-        """Give a call to an idle worker, or a new one."""
+        """Send a call to an idle or new worker."""
         idle = next((worker for worker in self._workers if worker.call is None), None)
         worker = idle or self._new_worker()
         worker.call = call

@@ -150,7 +150,7 @@ Ends = dict[Key, End]
 
 
 @dataclass
-class _Group:
+class _CallGroup:
     """Progress and costs of the calls with one description."""
 
     record: CallCosts
@@ -170,7 +170,7 @@ class _Opened:
 
     task: Task
     work: Work
-    group: _Group
+    group: _CallGroup
     rank: int
     waiting: deque[int]
     results: dict[int, Any] = field(default_factory=dict)
@@ -184,7 +184,7 @@ class _Loop:
         self.ranks = {task.key: rank for rank, task in enumerate(tasks)}
         self.waiting = list(tasks)
         self.ends: Ends = {}
-        self.groups: dict[str, _Group] = {}
+        self.groups: dict[str, _CallGroup] = {}
         self.recorded: dict[str, CallCosts] = {}
         self.opened: list[_Opened] = []
         self.running: dict[int, tuple[_Opened, int]] = {}
@@ -255,13 +255,13 @@ class _Loop:
             self.opened.append(_Opened(task, work, group, self.ranks[task.key], deque(range(len(work.arguments)))))
             self.opened.sort(key=lambda opened: opened.rank)
 
-    def _new_group(self, description: str, total: int) -> _Group:
+    def _new_group(self, description: str, total: int) -> _CallGroup:
         record = self.recorded.get(description)
         if record is None:
             record = self.recorded[description] = CallCosts(description)
             self.records.append(record)
         stack = ExitStack()
-        group = self.groups[description] = _Group(record, stack.enter_context(self.display(description, total)), stack)
+        group = self.groups[description] = _CallGroup(record, stack.enter_context(self.display(description, total)), stack)
         return group
 
     def _begin_calls(self) -> None:

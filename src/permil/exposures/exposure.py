@@ -304,7 +304,7 @@ def _midnight(day: str) -> float:
 
 @dataclass(frozen=True)
 class _Statement:
-    """What one source says about the detector, and the matching detectors of the camera."""
+    """The detector named by one source, and the matching detectors of the camera."""
 
     source: str
     label: str

@@ -182,7 +182,7 @@ def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -
         noise_variance[index] = gain[index] ** 2 * (variance + of_level)
         constant = samples.lowest[index] == samples.highest[index]
         dead[index] = constant and np.ptp(raw_file.segment(amplifiers[index].name)) == 0
-    # A dead channel sees no light.
+    # A dead channel has no light.
     n_light = np.where(dead, 0, samples.n_light)
     light = np.concatenate([each[:number] for each, number in zip(samples.light, n_light, strict=True)])
     lost = tuple(np.flatnonzero(own) for own in samples.lost)

@@ -49,7 +49,7 @@ _STEP_PRIOR = 0.02
 """Prior probability that the photodiode jumps at an unknown time."""
 _MOST_STEPS = 4
 _SWEEPS = 2
-_MOST_EXPOSURES = 400
+_MOST_EXPOSURES, _COMPARED = 400, 1e-4
 _LEAST_INFORMATION = 1e-9
 _ROUNDING = 1e-5
 _LEAST_WHITE, _UNKNOWN_WHITE = 1e-7, 0.01
@@ -542,12 +542,7 @@ def fit_photodiode(
     used = np.ones(count, dtype=bool) if used is None else used.copy()
     epoch = np.zeros(count, dtype=np.int64) if epoch is None else epoch
     fixed = constants(regressors, count)
-    kept = np.arange(count)
-    if count > _MOST_EXPOSURES:
-        # Pairs of neighbours in time are kept: their differences separate white noise from drift.
-        pairs = np.linspace(0, count - 2, _MOST_EXPOSURES // 2).astype(int)
-        kept = np.unique(np.concatenate([pairs, pairs + 1]))
-        kept = np.argsort(time, kind="stable")[kept]
+    kept = np.arange(count) if count <= _MOST_EXPOSURES else _informative_exposures(information, time)
     model = PhotodiodeModel(_UNKNOWN_WHITE, _UNKNOWN_WHITE)
     while True:
         reduced = marginal(information, pull, kept) if len(kept) < count else (information, pull)
@@ -564,6 +559,30 @@ def fit_photodiode(
         if not reject or worst <= READING_LIMIT or used.sum() < count / 2:
             return PhotodiodeFit(replace(model, whole_drift=_whole_drift(model, time[kept], epoch[kept], contrasts)), used)
         used[kept[np.abs(deviations) > max(READING_LIMIT, 0.6 * worst)]] = False
+
+
+def _informative_exposures(information: FloatArray, time: FloatArray) -> NDArray[np.int64]:
+    """Return `_MOST_EXPOSURES` exposures in the order of time, first of all those whose scales the signals compare with many others.
+
+    Exposures that read one detector each are compared with few others (its pointings), those of a scan with all of the scan: processes
+    in time are seen there. Pairs of neighbours in time are kept: their differences separate white noise from drift.
+    """
+    scale = np.sqrt(np.maximum(np.diag(information), np.finfo(float).tiny))
+    compared = (np.abs(information / scale[:, None] / scale) > _COMPARED).sum(axis=1)
+    order = np.argsort(time, kind="stable")
+    is_rich = compared[order] >= compared.max() / 2
+    rich, others = order[is_rich], order[~is_rich]
+    number = min(len(rich), max(2 * _MOST_EXPOSURES // 3, _MOST_EXPOSURES - len(others)))
+    kept = np.concatenate([_pairs(rich, number), _pairs(others, _MOST_EXPOSURES - number)])
+    return kept[np.argsort(time[kept], kind="stable")]
+
+
+def _pairs(exposures: NDArray[np.int64], number: int) -> NDArray[np.int64]:
+    """Return a number of exposures, as evenly spaced pairs of neighbours."""
+    if len(exposures) <= number:
+        return exposures
+    first = np.linspace(0, len(exposures) - 2, number // 2).astype(int)
+    return exposures[np.unique(np.concatenate([first, first + 1]))]
 
 
 def _robust_noise(contrasts: Contrasts, time: FloatArray) -> float:

@@ -49,7 +49,7 @@ class Gains:
 
 
 def nominal_gains(detector: Detector) -> Gains:
-    """Return the camera's nominal gains: stand-ins, not those of a run."""
+    """Return the nominal gains of the camera, which are approximate."""
     gain = np.array([amplifier.gain for amplifier in detector.amplifiers])
     return Gains(gain, np.full(gain.size, np.nan), "nominal")
 

@@ -26,7 +26,7 @@ from permil.isr.calibration.masks import Mask
 from permil.isr.exposure_group import OpenFiles
 from permil.isr.overscan import OverscanOptions, lost_runs, overscan_columns, overscan_options
 from permil.isr.photodiode import LeftOut
-from permil.isr.streamed_stack import FileStack, ProbedFile
+from permil.isr.streamed_stack import ProbedFile
 from permil.products import (
     FINGERPRINT_CARD,
     KIND_CARD,
@@ -48,15 +48,6 @@ from permil.products.sensor_identity import card_of, label_in
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class BiasSummary:
-    """Level and read noise of the overscans of bias exposures per amplifier, adu; the noise is the root mean square over exposures."""
-
-    overscan_level: FloatArray
-    read_noise: FloatArray
-    read_noise_err: FloatArray
-
-
 def bias_calibration(detector: Detector, *, overscan: OverscanOptions) -> Calibration:
     """Return the calibration of bias exposures: overscan subtracted, in adu, nothing flagged."""
     return Calibration(
@@ -66,16 +57,6 @@ def bias_calibration(detector: Detector, *, overscan: OverscanOptions) -> Calibr
         saturation=np.full(len(detector.amplifiers), np.inf),
         saturation_adu=np.inf,
         overscan=overscan,
-    )
-
-
-def summarise_bias(stacked: FileStack) -> BiasSummary:
-    """Return the means over the exposures of a stack reduced with `bias_calibration`."""
-    count = len(stacked.read_noise)
-    return BiasSummary(
-        overscan_level=stacked.overscan_level.mean(axis=0),
-        read_noise=np.sqrt((stacked.read_noise**2).mean(axis=0)),
-        read_noise_err=np.sqrt((np.nan_to_num(stacked.read_noise_err) ** 2).sum(axis=0)) / count,
     )
 
 
@@ -252,7 +233,7 @@ def build_superbias(
             remedy="add bias exposures to the roots, or set isr.bias to none",
             detector=detector.name,
         )
-    stack, summary = stacked.stack, summarise_bias(stacked)
+    stack, noise = stacked.stack, stacked.read_noise
     notes = [(str(entry.path), entry.reason) for entry in left_out]
     notes += [(str(used[file]), sentence) for file, sentence in stacked.damage]
     mean, error = light.mean
@@ -261,9 +242,9 @@ def build_superbias(
     table = QTable(
         {
             "amp": [amplifier.name for amplifier in detector.amplifiers],
-            "overscan_level": summary.overscan_level,
-            "read_noise": summary.read_noise,
-            "read_noise_err": summary.read_noise_err,
+            "overscan_level": stacked.overscan_level.mean(axis=0),
+            "read_noise": np.sqrt((noise**2).mean(axis=0)),
+            "read_noise_err": np.sqrt((np.nan_to_num(stacked.read_noise_err) ** 2).sum(axis=0)) / len(noise),
             "chi_square": stack.chi_square,
         }
     )

@@ -236,7 +236,8 @@ def _signals_task(run: Run, led: str, detector: str, rows: Table, beams: tuple[T
         after=beams,
         leaves_out=LEAVES_OUT,
         command=step_command("signals", led, detector),
-        seconds=0.2 + len(paths) * 1.5 * seconds_of_file(run.camera[detector]),
+        # A sample of rows is read of each file.
+        seconds=0.2 + len(paths) * (0.017 + 7e-10 * run.camera[detector].nx * run.camera[detector].ny),
         size=len(paths) * 8 * _super_pixels(run, detector),
     )
 
@@ -343,7 +344,7 @@ def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) ->
         options=inputs.pop("options", {}) | options,
         leaves_out=LEAVES_OUT,
         command=step_command("flat", led, detector),
-        seconds=0.3 + 1.5e-7 * pixels + len(rows) * seconds_of_file(run.camera[detector]),
+        seconds=0.3 + (1.5e-7 + 0.9e-7 * kept) * pixels + len(rows) * 1.5 * seconds_of_file(run.camera[detector]),
         size=size_of_image(run.camera[detector]) * (1 + (kept if run.config.flat.keep_pointings else 0)) + small,
         **inputs,
     )

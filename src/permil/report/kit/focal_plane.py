@@ -162,10 +162,13 @@ def _cells_around(grid: MosaicGrid, detector: Detector) -> tuple[tuple[slice, sl
 def plane_chart(detectors: Sequence[Detector], width: float, title: str, *, has_rows: bool = True) -> Chart:
     """Return empty axes on which the given detectors fit, DVCS mm."""
     left, right, bottom, top = bounds(detectors)
-    height = float(np.clip(width * (top - bottom) / (right - left), 0.5 * width, 1.6 * width))
-    # Much longer in one direction: the scale is that of the longer side.
-    spare = max(right - left, width * (top - bottom) / height) - (right - left)
-    x, y = (left - spare / 2, right + spare / 2), (bottom, bottom + height * (right - left + spare) / width)
+    height = float(np.clip(width * (top - bottom) / (right - left), 0.35 * width, 1.6 * width))
+    # Pixels are square; what is left of the shorter side is on both sides of the detectors.
+    scale = max((right - left) / width, (top - bottom) / height)
+    x, y = (
+        ((low + high - scale * length) / 2, (low + high + scale * length) / 2)
+        for low, high, length in ((left, right, width), (bottom, top, height))
+    )
     return Chart((width, round(height, 1)), x, y, title=title, labels=("x (mm, DVCS)", "y (mm, DVCS)" if has_rows else ""))
 
 

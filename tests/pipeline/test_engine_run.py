@@ -19,6 +19,7 @@ from astropy.io import fits
 
 from permil import progress
 from permil.config import load_config
+from permil.engine import call
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.simulate.stage import simulate_bench
@@ -59,7 +60,7 @@ def run_in_process(raw: Path) -> tuple[dict[str, Any], dict[str, list[float]]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(progress, "_display", display)
-        patch.setattr(parts, "_SECONDS_BETWEEN", -1.0)
+        patch.setattr(call, "_SECONDS_BETWEEN", -1.0)
         return products(_run(raw, "reference", "pipeline.workers=1")), reached
 
 

@@ -9,7 +9,14 @@ import pytest
 from joint_bench import Campaign, RandomBeam, simulate
 from scipy import stats
 
-from permil.flat.joint.amplifier_linearity import USUAL_LOSS, AmplifierLosses, StraightSignals, errors_with_losses, measure_losses
+from permil.flat.joint.amplifier_linearity import (
+    SIGNIFICANT,
+    USUAL_LOSS,
+    AmplifierLosses,
+    StraightSignals,
+    errors_with_losses,
+    measure_losses,
+)
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.solve import solve_joint
@@ -100,7 +107,7 @@ def corrected(seed: int, *, rms: float) -> tuple[np.ndarray, np.ndarray]:
     """Return errors of levels and gradients after measured losses were put back, and their covariance."""
     campaign, amplifiers, _ = bent_campaign(seed, rms=rms)
     losses = measure_losses(solved(campaign), campaign.detectors, amplifiers, reference=ELECTRONS)
-    assert losses.differ == (rms > 0)
+    assert losses.differ(by=SIGNIFICANT) == (rms > 0)
     straight = list(StraightSignals(campaign.detectors, losses, amplifiers, reference=ELECTRONS))
     campaign = replace(campaign, detectors=straight)
     solution = solved(campaign)
@@ -125,6 +132,15 @@ def test_errors_of_measured_losses_are_in_the_errors_of_levels_and_gradients() -
     planes, covariance = corrected(515, rms=USUAL_LOSS)
     pulls = planes / np.sqrt(np.diag(covariance))
     assert np.all(np.abs(pulls) < 4)
+
+
+def test_the_limit_of_rounds_is_that_of_a_geometric_series() -> None:
+    _, first = measured(513, rms=USUAL_LOSS)
+    second = replace(first, loss=0.6 * first.loss)
+    np.testing.assert_allclose(second.at_limit(first).loss, first.loss * 0.6 / 0.4)
+    assert second.plus(first).loss == pytest.approx(1.6 * first.loss)
+    # A ratio near 1 tells nothing of the limit.
+    assert np.abs(first.at_limit(first).loss).max() == pytest.approx(5 * np.abs(first.loss).max())
 
 
 @pytest.mark.full

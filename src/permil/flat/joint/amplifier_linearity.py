@@ -38,6 +38,9 @@ USUAL_LOSS = 2e-3
 SIGNIFICANT = 5.0
 """Standard errors beyond which the loss of an amplifier differs from the mean."""
 
+_MOST_RATIO = 0.8
+"""Largest ratio of two rounds that is believed."""
+
 _MOST_MODES = 160
 """Modes of errors of losses that are kept: all of ten detectors."""
 
@@ -81,10 +84,21 @@ class AmplifierLosses:
         owners = zip(self.detector, self.amplifier.tolist(), strict=True)
         return replace(self, loss=self.loss + np.array([earlier.get(owner, 0.0) for owner in owners]))
 
-    @property
-    def differ(self) -> bool:
-        """Whether the losses of some amplifiers differ by more than noise."""
-        return bool((np.abs(self.loss) > SIGNIFICANT * self.error).any())
+    def at_limit(self, earlier: AmplifierLosses) -> AmplifierLosses:
+        """Return the limit of what is left of the losses, round after round, from this round and the one before (Aitken 1926).
+
+        Each round leaves a part of the losses to the fine structure of the beam, a small one of most differences between amplifiers. The
+        limit is the sum of a geometric series with the ratio of the two rounds.
+        """
+        if self.detector != earlier.detector or not np.array_equal(self.amplifier, earlier.amplifier):
+            return self
+        before = earlier.loss / earlier.error
+        ratio = float(before @ (self.loss / self.error)) / max(float(before @ before), np.finfo(float).tiny)
+        return replace(self, loss=self.loss / (1.0 - np.clip(ratio, 0.0, _MOST_RATIO)))
+
+    def differ(self, *, by: float) -> bool:
+        """Return whether the losses of some amplifiers differ from the mean by so many standard errors."""
+        return bool((np.abs(self.loss) > by * self.error).any())
 
     @property
     def error(self) -> FloatArray:

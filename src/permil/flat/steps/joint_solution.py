@@ -29,7 +29,13 @@ from permil.flat.joint import (
     coarse_spacing,
     solve_joint,
 )
-from permil.flat.joint.amplifier_linearity import AmplifierLosses, StraightSignals, errors_with_losses, measure_losses
+from permil.flat.joint.amplifier_linearity import (
+    SIGNIFICANT,
+    AmplifierLosses,
+    StraightSignals,
+    errors_with_losses,
+    measure_losses,
+)
 from permil.flat.joint.boards import board_results
 from permil.flat.joint.budget import Halves, Part, compare_halves, divisions, error_budget, place_rows, solve_part
 from permil.flat.joint.gain_steps import solved_steps
@@ -50,8 +56,8 @@ _SUPER_PIXELS_PER_KNOT = 2.0
 MOST_GRADIENT = 1e-3
 """Gradient of the response over all detectors, 1/mm, that is not plausible: 4 per cent over a detector of the LSST Camera."""
 
-_MOST_ROUNDS = 2
-"""How often losses of amplifiers are put back into the signals: the fine structure of the beam takes a part of them at first."""
+_UNSETTLED = 2.0
+"""Standard errors of what is left of losses beyond which they are put back again: the fine structure of the beam had a part of them."""
 
 _MOST_READINGS, _MOST_NAMES = 10, 6
 _LARGE_STEP = 0.1
@@ -209,17 +215,19 @@ def _solve_straight(
         What was put back into the signals.
     """
     put_back: list[AmplifierLosses] = []
-    solve = coarsely or finely
-    while True:
-        solution = solve(detectors)
-        losses = measure_losses(solution, detectors, amplifiers)
-        is_last = solve is finely and (coarsely is None or not losses.differ or len(put_back) == _MOST_ROUNDS)
-        if is_last:
-            return solution, detectors, losses, put_back
-        if losses.differ:
+    if coarsely is not None:
+        losses = measure_losses(coarsely(detectors), detectors, amplifiers)
+        if losses.differ(by=SIGNIFICANT):
             detectors = StraightSignals(detectors, losses, amplifiers)
             put_back.append(losses)
-        solve = finely
+    solution = finely(detectors)
+    losses = measure_losses(solution, detectors, amplifiers)
+    if put_back and losses.differ(by=_UNSETTLED):
+        detectors = StraightSignals(detectors, losses, amplifiers)
+        put_back.append(losses)
+        solution = finely(detectors)
+        losses = measure_losses(solution, detectors, amplifiers).at_limit(losses)
+    return solution, detectors, losses, put_back
 
 
 def _boards_and_amplifiers(

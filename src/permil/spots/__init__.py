@@ -8,5 +8,5 @@ Data flow::
       Measurements -> calibrate -> SpotCalibration          spots, exposures, residuals
       residuals -> bin_residuals, amplifier_table, radial_profile (dithered) or repeatability (fixed position)
 
-`permil.spots.stage` reads and writes files.
+`permil.spots.inputs` finds and measures exposures, `permil.spots.stage` reduces them and writes the products.
 """

@@ -1,1 +1,1 @@
-"""Tree rings in a flat: search, profile, and zone of significance."""
+"""Tree rings in a flat: `search` finds their axis, `profile` has their azimuthal means and the zone of significance."""

@@ -122,14 +122,8 @@ inline void bin_kernels(const Stamp& stamp, const StarPlace& place, const CellMa
       for (int64_t a = 0; a < size; ++a) {
         const int64_t to_row = mirrored(place.row + a - stamp.half, maps.ny) / maps.cell - binned.first_row;
         if (to_row < 0 || to_row >= binned.side) continue;
-        // Pixels of one cell follow one another: their sum stays in a register.
-        for (int64_t b = 0; b < size;) {
-          const int64_t column = to_column[b];
-          const bool inside = column >= 0 && column < binned.side;
-          double sum = inside ? sums[to_row * binned.side + column] : 0.0;
-          for (; b < size && to_column[b] == column; ++b) sum += kernel[a * size + b];
-          if (inside) sums[to_row * binned.side + column] = sum;
-        }
+        for (int64_t b = 0; b < size; ++b)
+          if (to_column[b] >= 0 && to_column[b] < binned.side) sums[to_row * binned.side + to_column[b]] += kernel[a * size + b];
       }
     }
 }

@@ -1,7 +1,5 @@
 // A star on a stamp: its light, and what its measurement answers to changes of the light; see permil.compare.stars.response.
 #pragma once
-#include <cstring>
-
 #include "_kernels/mathematics.hpp"
 #include "compare/_kernels/structs.hpp"
 
@@ -29,53 +27,30 @@ inline double circle_part(double u, double v, double radius) {
   return corner(right, high, radius) - corner(left, high, radius) - corner(right, low, radius) + corner(left, low, radius);
 }
 
-/// Return exp(x) of a negative number to rounding, in a form that runs on vector units; numbers below -700 count as -700.
-inline double exponential(double x) {
-  // Adding this number leaves the nearest integer in the last bits.
-  constexpr double TO_INTEGER = 6755399441055744.0, LN2_HIGH = 6.93147180369123816490e-01, LN2_LOW = 1.90821492927058770002e-10;
-  x = at_least(x, -700.0);
-  const double shifted = x * 1.44269504088896338700 + TO_INTEGER, n = shifted - TO_INTEGER, r = (x - n * LN2_HIGH) - n * LN2_LOW;
-  // 1 / k! for the powers from 13 down.
-  double series = 1.0 / 6227020800.0;
-  series = series * r + 1.0 / 479001600.0;
-  series = series * r + 1.0 / 39916800.0;
-  series = series * r + 1.0 / 3628800.0;
-  series = series * r + 1.0 / 362880.0;
-  series = series * r + 1.0 / 40320.0;
-  series = series * r + 1.0 / 5040.0;
-  series = series * r + 1.0 / 720.0;
-  series = series * r + 1.0 / 120.0;
-  series = series * r + 1.0 / 24.0;
-  series = series * r + 1.0 / 6.0;
-  series = series * r + 0.5;
-  series = series * r + 1.0;
-  series = series * r + 1.0;
-  int64_t bits;
-  std::memcpy(&bits, &shifted, sizeof bits);
-  bits = int64_t(uint64_t(bits + 1023) << 52);
-  double power_of_two;
-  std::memcpy(&power_of_two, &bits, sizeof bits);
-  return series * power_of_two;
-}
-
 /// Draw a star, its centre at (u0, v0) from that of the stamp, as light per pixel.
 inline void draw_star(double u0, double v0, const double* fractions, const double* covariances, int64_t n_components, int64_t size,
                       Span<double> light) {
   constexpr double PI = 3.14159265358979323846;
+  constexpr int64_t PART = 64;
   const int64_t half = size / 2;
   for (int64_t pixel = 0; pixel < size * size; ++pixel) light[pixel] = 0.0;
   for (int64_t component = 0; component < n_components; ++component) {
     const double xx = covariances[3 * component], yy = covariances[3 * component + 1], xy = covariances[3 * component + 2];
     const Inverse inverse = inverse_of(xx, yy, xy);
     const double height = fractions[component] / (2.0 * PI * std::sqrt(xx * yy - xy * xy));
-    for (int64_t row = 0; row < size; ++row) {
-      const double v = double(row - half) - v0;
-      const auto own = part_of(light, row * size, size);
-      LOOP (int32_t column = 0; column < int32_t(size); ++column) {
-        const double u = double(column - int32_t(half)) - u0;
-        own[column] += height * exponential(-0.5 * (inverse.xx * u * u + inverse.yy * v * v) - inverse.xy * u * v);
+    for (int64_t row = 0; row < size; ++row)
+      for (int64_t first = 0; first < size; first += PART) {
+        // Exponents come first, since they then run on vector units.
+        double exponent[PART];
+        const double v = double(row - half) - v0;
+        const int32_t n = int32_t(smaller(PART, size - first)), offset = int32_t(first - half);
+        LOOP (int32_t pixel = 0; pixel < n; ++pixel) {
+          const double u = double(offset + pixel) - u0;
+          exponent[pixel] = -0.5 * (inverse.xx * u * u + inverse.yy * v * v) - inverse.xy * u * v;
+        }
+        const auto own = part_of(light, row * size + first, n);
+        for (int32_t pixel = 0; pixel < n; ++pixel) own[pixel] += height * std::exp(exponent[pixel]);
       }
-    }
   }
 }
 

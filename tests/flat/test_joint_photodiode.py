@@ -13,6 +13,7 @@ from permil.flat.joint.covariance import FlatCovariance
 from permil.flat.joint.photodiode import (
     _RATIOS,
     KERNELS,
+    NO_DRIFT_PRIOR,
     USUAL_AMPLITUDE,
     Contrasts,
     PhotodiodeModel,
@@ -63,7 +64,7 @@ def test_evidence_is_the_likelihood_of_the_contrasts_averaged_over_noise_and_amp
         white = np.sqrt(contrasts.values @ np.linalg.solve(shape, contrasts.values) / (contrasts.size - 2))
         amplitudes = np.concatenate([[0.0], np.geomspace(0.3, 1e6, 24)])
         density = amplitudes[1:] / (1 + (amplitudes[1:] * white / USUAL_AMPLITUDE) ** 2 / 3) ** 2
-        priors = np.concatenate([[0.5], 0.5 * density / density.sum()])
+        priors = np.concatenate([[NO_DRIFT_PRIOR], (1 - NO_DRIFT_PRIOR) * density / density.sum()])
         grid = np.log(white) + np.linspace(-1.0, 1.0, 81)
         terms = []
         for amplitude, prior in zip(amplitudes, priors, strict=True):
@@ -71,7 +72,8 @@ def test_evidence_is_the_likelihood_of_the_contrasts_averaged_over_noise_and_amp
             _, log_determinant = np.linalg.slogdet(covariance)
             chi_square = contrasts.values @ np.linalg.solve(covariance, contrasts.values)
             terms += list(np.log(prior) - contrasts.size * grid - log_determinant / 2 - chi_square * np.exp(-2 * grid) / 2)
-        prior = 0.5 if posterior.kernel[place] < 0 else 0.5 * _amplitude_prior(_RATIOS * white)[place - 1]
+        amplitude_prior = _amplitude_prior(_RATIOS * white)[place - 1] if posterior.kernel[place] >= 0 else 1.0
+        prior = NO_DRIFT_PRIOR if posterior.kernel[place] < 0 else (1 - NO_DRIFT_PRIOR) * amplitude_prior
         expected.append(logsumexp(terms) + np.log(prior))
     np.testing.assert_allclose(np.diff(found), np.diff(expected), atol=0.05)
 

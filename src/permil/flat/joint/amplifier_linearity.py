@@ -151,7 +151,7 @@ def measure_losses(
     matrix = np.array(rows).reshape(len(rows), solution.model.size)
     diagonal, pull = np.array(known).reshape(-1, 2).T
     whitened = linalg.solve_triangular(solution.factor, matrix.T, lower=True, check_finite=False)
-    information, own = np.diag(diagonal) - whitened.T @ whitened, np.eye(len(rows))
+    information, own = _not_negative(np.diag(diagonal) - whitened.T @ whitened), np.eye(len(rows))
     loss = np.linalg.solve(information + own * USUAL_LOSS**-2.0, pull)
     excess = _excess(solution, detectors, amplifiers, reference, owners, (loss, whitened, diagonal))
     covariance = np.linalg.inv(information / excess + own * USUAL_LOSS**-2.0)
@@ -275,6 +275,12 @@ def errors_with_losses(
     within = {name: own + (sums := rows[name] @ patterns[name].T) @ sums.T for name, own in shared.items()}
     of_planes = np.vstack([operator @ patterns[name].T for name, operator in errors.plane_operators()])
     return together, within, errors.plane_covariance() + of_planes @ of_planes.T
+
+
+def _not_negative(information: FloatArray) -> FloatArray:
+    """Return information without negative eigenvalues, which a factor from slightly different weights leaves."""
+    strength, directions = np.linalg.eigh(information)
+    return np.asarray((directions * np.maximum(strength, 0.0)) @ directions.T)
 
 
 def _places(losses: AmplifierLosses, name: str, amplifier: NDArray[np.int64]) -> list[int]:

@@ -191,19 +191,19 @@ def measure_losses(
         of_details = search.losses(diagonal, information, pull)
         information = of_details.information
     loss = np.linalg.solve(information + prior, pull)
+    # Levels: all amplifiers bent alike, and what other unknowns and the responses make of it.
     if search is None:
-        change = linalg.solve_triangular(solution.factor, whitened @ loss, lower=True, trans="T", check_finite=False)
+        change, unknowns = (
+            linalg.solve_triangular(solution.factor, of_losses, lower=True, trans="T", check_finite=False)
+            for of_losses in (whitened @ loss, whitened.sum(axis=1))
+        )
         better = replace(solution, vector=solution.vector - change)
+        levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
     else:
-        better = search.solution_with(loss)
+        better, levels = search.solution_with(loss), search.levels(np.ones(len(rows)))
     excess = _excess(better, detectors, amplifiers, reference, dict(zip(owners, zip(loss, diagonal, strict=True), strict=True)))
     covariance = np.linalg.inv(information / excess + prior)
     difference = own - 1.0 / max(len(rows), 1)
-    # All amplifiers bent alike: what other unknowns and the responses make of it.
-    unknowns = linalg.solve_triangular(solution.factor, whitened.sum(axis=1), lower=True, trans="T", check_finite=False)
-    levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
-    if search is not None:
-        levels = search.levels(np.ones(len(rows)))
     common = float(np.mean(list(levels.values()))) if levels else 0.0
     return AmplifierLosses(
         [name for name, _ in owners],
@@ -325,6 +325,7 @@ def errors_with_losses(
 
 
 def _places_of(owners: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """Return the place among the losses of each amplifier, by its detector and number."""
     return {owner: place for place, owner in enumerate(owners)}
 
 

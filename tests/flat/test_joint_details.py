@@ -12,6 +12,7 @@ from scipy import linalg
 from permil.errors import FlatError
 from permil.flat.joint import FlatCovariance, choose_spacing, coarse_spacing, solve_joint
 from permil.flat.joint import details as details_module
+from permil.flat.joint.amplifier_linearity import errors_with_losses, measure_losses
 from permil.flat.joint.covariance import plane_operator
 from permil.flat.joint.details import detail_grid, solve_details
 from permil.flat.joint.model import Pattern, make_model
@@ -94,6 +95,40 @@ def test_covariances_of_regions_are_those_of_the_dense_equations(campaign, solut
     found = FlatCovariance(solution, campaign.detectors).covariance(regions)
     error = np.sqrt(np.diag(expected))
     np.testing.assert_allclose(found / np.outer(error, error), expected / np.outer(error, error), atol=1e-4)
+
+
+def stripes_of(campaign):
+    """The amplifier of each super-pixel: stripes of two columns in either half of a detector."""
+    amplifiers = {}
+    for detector in campaign.detectors:
+        column, row = (np.unique(np.round(place, 3), return_inverse=True)[1] for place in (detector.x_mm, detector.y_mm))
+        amplifiers[detector.name] = (column // 2 + 6 * (row // 6)).astype(np.int64)
+    return amplifiers
+
+
+def test_losses_of_amplifiers_are_those_of_the_dense_equations(campaign, solution, fine):
+    """A reference far below the signals makes losses known far better than their prior."""
+    amplifiers, everywhere = stripes_of(campaign), {}
+    for detector in campaign.detectors:
+        everywhere[detector.name] = plane_operator(
+            detector.x_mm, detector.y_mm, np.isfinite(solution.log_response[detector.name])
+        )
+    expected, found = (measure_losses(one, campaign.detectors, amplifiers, reference=3e4) for one in (fine, solution))
+    coarse = measure_losses(solution, campaign.detectors, amplifiers, reference=3e4, details_known=True)
+    np.testing.assert_allclose(found.loss / expected.error, expected.loss / expected.error, atol=0.1)
+    np.testing.assert_allclose(found.error, expected.error, rtol=0.02)
+    assert found.levels == pytest.approx(expected.levels, rel=0.02)
+    assert np.abs(coarse.loss - expected.loss).max() > 0.5 * expected.error.min()
+    added = []
+    for losses, errors in (
+        (expected, FlatCovariance(fine, campaign.detectors)),
+        (found, FlatCovariance(solution, campaign.detectors)),
+    ):
+        nothing = {name: np.zeros((len(rows), len(rows))) for name, rows in everywhere.items()}
+        _, within, planes = errors_with_losses(losses, errors, errors.largest_modes(5), amplifiers, everywhere, nothing)
+        added.append([np.sqrt(np.diag(planes - errors.plane_covariance())), *(np.sqrt(np.diag(one)) for one in within.values())])
+    for by_details, by_dense in zip(added[1], added[0], strict=True):
+        np.testing.assert_allclose(by_details, by_dense, rtol=0.05)
 
 
 def test_coarse_knots_know_the_errors_that_detectors_share(campaign, solution, fine):

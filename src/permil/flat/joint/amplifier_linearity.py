@@ -10,11 +10,15 @@ super-pixel, the rows ``X`` of all other unknowns and their covariance ``V``, th
 
 with the residuals ``r`` of the solution. Nothing is solved again. A beam that the knots do not follow leaves residuals that an exposure has
 in common: errors grow by the scatter between stage moves of what each of them says of a loss.
+
+Where the beam has fine structure (`permil.flat.joint.details`), ``V`` of coarse knots takes it as known. With the equations ``H`` of fine
+knots, ``x' W X H^-1 X' W x v`` is one solution for each combination ``v`` of losses. The two differ in few combinations: those of the space
+that Lanczos' method (1950) spans from ``h``, with what coarse knots know as metric.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import overload
 
@@ -24,6 +28,7 @@ from scipy import linalg
 
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
 from permil.flat.joint.data import DetectorSignals
+from permil.flat.joint.details import fine_equations
 from permil.flat.joint.normal import DetectorRows, fit_detector
 from permil.flat.joint.solution import JointSolution
 
@@ -38,11 +43,39 @@ USUAL_LOSS = 2e-3
 SIGNIFICANT = 5.0
 """Standard errors beyond which the loss of an amplifier differs from the mean."""
 
-_MOST_RATIO = 0.8
-"""Largest ratio of two rounds that is believed."""
+_MOST_COMBINATIONS = 48
+"""Combinations of losses in which the fine structure of the beam is unknown."""
+
+_NO_MORE = 5e-3
+"""Share of the information on a further combination that ends the search."""
+
+_TOLERANCE = 0.05
+"""Of solutions with fine knots, in standard errors where a combination of losses is one from zero."""
 
 _MOST_MODES = 160
 """Modes of errors of losses that are kept: all of ten detectors."""
+
+
+@dataclass(frozen=True)
+class DetailLosses:
+    """Combinations of losses in which the fine structure of the beam is unknown.
+
+    Parameters
+    ----------
+    information : ndarray, shape (n, n)
+        On all losses, without the prior.
+    combinations : ndarray, shape (n, m)
+        Losses of each combination.
+    parts : ndarray, shape (m, n)
+        Part that the loss of each amplifier has in each combination.
+    responses : dict
+        By how much all other unknowns lower the response of each detector for each combination, shape (m, p).
+    """
+
+    information: FloatArray
+    combinations: FloatArray
+    parts: FloatArray
+    responses: Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True)
@@ -67,6 +100,8 @@ class AmplifierLosses:
         ``L^-1 X' W x`` of all other unknowns, with the factor ``L`` of the solution.
     means : dict
         Mean regressor of each super-pixel of each detector, shape (p,).
+    of_details : DetailLosses, optional
+        Where the fine structure of the beam is unknown.
     """
 
     detector: list[str]
@@ -77,24 +112,19 @@ class AmplifierLosses:
     whole_covariance: FloatArray = field(repr=False)
     whitened: FloatArray = field(repr=False)
     means: Mapping[str, FloatArray] = field(repr=False)
+    of_details: DetailLosses | None = field(default=None, repr=False)
+
+    @property
+    def places(self) -> dict[tuple[str, int], int]:
+        """Place of each amplifier among the losses."""
+        return _places_of(zip(self.detector, self.amplifier.tolist(), strict=True))
 
     def plus(self, other: AmplifierLosses) -> AmplifierLosses:
         """Return the sum with losses that were put back into the signals before; errors are these."""
-        earlier = dict(zip(zip(other.detector, other.amplifier.tolist(), strict=True), other.loss.tolist(), strict=True))
-        owners = zip(self.detector, self.amplifier.tolist(), strict=True)
-        return replace(self, loss=self.loss + np.array([earlier.get(owner, 0.0) for owner in owners]))
-
-    def at_limit(self, earlier: AmplifierLosses) -> AmplifierLosses:
-        """Return the limit of what is left of the losses, round after round, from this round and the one before (Aitken 1926).
-
-        Each round leaves a part of the losses to the fine structure of the beam, a small one of most differences between amplifiers. The
-        limit is the sum of a geometric series with the ratio of the two rounds.
-        """
-        if self.detector != earlier.detector or not np.array_equal(self.amplifier, earlier.amplifier):
-            return self
-        before = earlier.loss / earlier.error
-        ratio = float(before @ (self.loss / self.error)) / max(float(before @ before), np.finfo(float).tiny)
-        return replace(self, loss=self.loss / (1.0 - np.clip(ratio, 0.0, _MOST_RATIO)))
+        earlier = other.places
+        return replace(
+            self, loss=self.loss + np.array([other.loss[earlier[one]] if one in earlier else 0.0 for one in self.places])
+        )
 
     def differ(self, *, by: float) -> bool:
         """Return whether the losses of some amplifiers differ from the mean by so many standard errors."""
@@ -122,6 +152,7 @@ def measure_losses(
     amplifiers: Mapping[str, NDArray[np.int64]],
     *,
     reference: float = REFERENCE_ELECTRONS,
+    details_known: bool = False,
 ) -> AmplifierLosses:
     """Measure how the non-linearity of amplifiers differs.
 
@@ -131,6 +162,8 @@ def measure_losses(
         Number of the amplifier of each super-pixel of each detector, shape (p,).
     reference
         Signal at which losses are given, in the unit of the signals.
+    details_known
+        Take the fine structure of the beam as known, which saves some dozen solutions; losses and errors are too small then.
     """
     rows: list[FloatArray] = []
     owners: list[tuple[str, int]] = []
@@ -152,13 +185,25 @@ def measure_losses(
     diagonal, pull = np.array(known).reshape(-1, 2).T
     whitened = linalg.solve_triangular(solution.factor, matrix.T, lower=True, check_finite=False)
     information, own = _not_negative(np.diag(diagonal) - whitened.T @ whitened), np.eye(len(rows))
-    loss = np.linalg.solve(information + own * USUAL_LOSS**-2.0, pull)
-    excess = _excess(solution, detectors, amplifiers, reference, owners, (loss, whitened, diagonal))
-    covariance = np.linalg.inv(information / excess + own * USUAL_LOSS**-2.0)
+    prior, search, of_details = own * USUAL_LOSS**-2.0, None, None
+    if solution.model.details is not None and not details_known:
+        search = _DetailSearch(solution, detectors, amplifiers, reference, _places_of(owners))
+        of_details = search.losses(diagonal, information, pull)
+        information = of_details.information
+    loss = np.linalg.solve(information + prior, pull)
+    # Levels: all amplifiers bent alike, and what other unknowns and the responses make of it.
+    if search is None:
+        change, unknowns = (
+            linalg.solve_triangular(solution.factor, of_losses, lower=True, trans="T", check_finite=False)
+            for of_losses in (whitened @ loss, whitened.sum(axis=1))
+        )
+        better = replace(solution, vector=solution.vector - change)
+        levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
+    else:
+        better, levels = search.solution_with(loss), search.levels(np.ones(len(rows)))
+    excess = _excess(better, detectors, amplifiers, reference, dict(zip(owners, zip(loss, diagonal, strict=True), strict=True)))
+    covariance = np.linalg.inv(information / excess + prior)
     difference = own - 1.0 / max(len(rows), 1)
-    # All amplifiers bent alike: what other unknowns and the responses make of it.
-    unknowns = linalg.solve_triangular(solution.factor, whitened.sum(axis=1), lower=True, trans="T", check_finite=False)
-    levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
     common = float(np.mean(list(levels.values()))) if levels else 0.0
     return AmplifierLosses(
         [name for name, _ in owners],
@@ -169,6 +214,7 @@ def measure_losses(
         covariance,
         whitened,
         means,
+        of_details,
     )
 
 
@@ -246,11 +292,12 @@ def errors_with_losses(
     """
     strength, directions = np.linalg.eigh(losses.whole_covariance)
     root = directions * np.sqrt(np.maximum(strength, 0.0))
+    own = {name: root[_places_in(losses.places, name, amplifiers[name])].T * losses.means[name] for name in modes.patterns}
+    if (of_details := losses.of_details) is not None:
+        combined = of_details.parts @ root
+        own = {name: change - combined.T @ of_details.responses[name] for name, change in own.items()}
+        root = root - of_details.combinations @ combined
     solved = linalg.solve_triangular(errors.solution.factor, losses.whitened @ root, lower=True, trans="T", check_finite=False)
-    own = {
-        name: np.array([root[number] for number in _places(losses, name, amplifiers[name])]).T * losses.means[name]
-        for name in modes.patterns
-    }
     has_response = {name: np.isfinite(modes.independent[name]) for name in modes.patterns}
     pixels = sum(int(lit.sum()) for lit in has_response.values())
     mean = sum(own[name][:, lit].sum(axis=1) for name, lit in has_response.items()) / pixels
@@ -283,47 +330,129 @@ def _not_negative(information: FloatArray) -> FloatArray:
     return np.asarray((directions * np.maximum(strength, 0.0)) @ directions.T)
 
 
-def _places(losses: AmplifierLosses, name: str, amplifier: NDArray[np.int64]) -> list[int]:
+def _places_of(owners: Iterable[tuple[str, int]]) -> dict[tuple[str, int], int]:
+    """Return the place among the losses of each amplifier, by its detector and number."""
+    return {owner: place for place, owner in enumerate(owners)}
+
+
+def _places_in(places: Mapping[tuple[str, int], int], name: str, amplifier: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the place among the losses of the amplifier of each super-pixel; the first one where there is no light."""
-    place = {
-        int(number): count
-        for count, (one, number) in enumerate(zip(losses.detector, losses.amplifier, strict=True))
-        if one == name
-    }
-    return [place.get(int(number), 0) for number in amplifier]
+    return np.array([places.get((name, number), 0) for number in amplifier.tolist()], dtype=np.int64)
+
+
+class _DetailSearch:
+    """Searches for the combinations of losses on which the fine structure of the beam takes information."""
+
+    def __init__(
+        self,
+        solution: JointSolution,
+        detectors: Sequence[DetectorSignals],
+        amplifiers: Mapping[str, NDArray[np.int64]],
+        reference: float,
+        places: Mapping[tuple[str, int], int],
+    ) -> None:
+        self._equations = fine_equations(solution, detectors)
+        self._names = [one.name for one in detectors]
+        self._signals = [_Signals.of(solution, one, amplifiers[one.name], reference) for one in detectors]
+        self._places = [_places_in(places, one.name, amplifiers[one.name]) for one in detectors]
+
+    def losses(self, diagonal: FloatArray, information: FloatArray, pull: FloatArray) -> DetailLosses:
+        """Return where and how the fine structure matters.
+
+        Parameters
+        ----------
+        diagonal
+            Information on each loss, all other unknowns known.
+        information
+            The fine structure known.
+        pull
+            ``h``.
+        """
+        least = USUAL_LOSS**-2.0
+        strength, axes = np.linalg.eigh(information)
+        # Small differences of large numbers may be negative.
+        metric = (axes * (np.maximum(strength, 0.0) + least)) @ axes.T
+        root = np.linalg.cholesky(metric)
+        basis, further = np.zeros((0, len(pull))), linalg.solve_triangular(root, pull, lower=True)
+        found: list[tuple[FloatArray, FloatArray, FloatArray, FloatArray]] = []
+        responses: dict[str, list[FloatArray]] = {name: [] for name in self._names}
+        for _ in range(min(_MOST_COMBINATIONS, len(pull))):
+            basis = np.vstack([basis, further / np.linalg.norm(further)])
+            combination = linalg.solve_triangular(root, basis[-1], lower=True, trans="T")
+            row = self._row(combination)
+            solved, rest = self._equations.solve_and_rest(row, _TOLERANCE, 0.0)
+            found.append((combination, row, solved, rest))
+            left = (diagonal + least) * combination
+            for name, signals, places, change in zip(
+                self._names, self._signals, self._places, self._equations.changes(solved), strict=True
+            ):
+                left -= np.bincount(places, np.einsum("ep,ep,ep->p", signals.weights, signals.regressor, change), len(pull))
+                responses[name].append(signals.mean_of(change))
+            further = linalg.solve_triangular(root, left, lower=True)
+            for _ in range(2):
+                further -= basis.T @ (basis @ further)
+            if np.linalg.norm(further) < _NO_MORE:
+                break
+        combinations, rows, solutions, rests = (np.array(part) for part in zip(*found, strict=True))
+        # Its error is of second order in the rests.
+        taken = rows @ solutions.T + solutions @ rests.T
+        known = (combinations * (diagonal + least)) @ combinations.T - (taken + taken.T) / 2
+        parts = combinations @ metric
+        return DetailLosses(
+            metric + parts.T @ (known - np.eye(len(known))) @ parts - least * np.eye(len(pull)),
+            combinations.T,
+            parts,
+            {name: np.array(changes) for name, changes in responses.items()},
+        )
+
+    def solution_with(self, loss: FloatArray) -> JointSolution:
+        """Return the solution of signals with losses put back."""
+        return self._equations.solution_after(-self._equations.solve(self._row(loss), _TOLERANCE))
+
+    def levels(self, loss: FloatArray) -> dict[str, float]:
+        """Return the change of the mean response of each detector with losses that are not put back."""
+        changes = self._equations.changes(self._equations.solve(self._row(loss), _TOLERANCE))
+        return {
+            name: float((signals.means * loss[places] - signals.mean_of(change))[signals.lit].mean())
+            for name, signals, places, change in zip(self._names, self._signals, self._places, changes, strict=True)
+            if signals.lit.any()
+        }
+
+    def _row(self, loss: FloatArray) -> FloatArray:
+        """Return ``R'`` times losses."""
+        return self._equations.row_of(
+            [signals.regressor * loss[places] for signals, places in zip(self._signals, self._places, strict=True)]
+        )
 
 
 def _excess(
-    solution: JointSolution,
+    better: JointSolution,
     detectors: Sequence[DetectorSignals],
     amplifiers: Mapping[str, NDArray[np.int64]],
     reference: float,
-    owners: Sequence[tuple[str, int]],
-    found: tuple[FloatArray, FloatArray, FloatArray],
+    found: Mapping[tuple[str, int], tuple[float, float]],
 ) -> float:
-    """Return by how much the pulls of stage moves scatter more than noise lets them, 1 or more; losses and unknowns at their optimum.
+    """Return by how much the pulls of stage moves scatter more than noise lets them, 1 or more.
 
     Parameters
     ----------
+    better
+        The solution with losses put back.
     found
-        Losses, whitened rows of the other unknowns, information of each amplifier on its own.
+        Loss of each amplifier, and the information on it if all other unknowns are known.
     """
-    loss, whitened, diagonal = found
-    change = linalg.solve_triangular(solution.factor, whitened @ loss, lower=True, trans="T", check_finite=False)
-    better = replace(solution, vector=solution.vector - change)
-    place = {owner: number for number, owner in enumerate(owners)}
-    move = solution.model.move_numbers
+    move = better.model.move_numbers
     ratios = []
     for detector in detectors:
         own = amplifiers[detector.name]
-        of_pixel = np.array([loss[place[detector.name, int(one)]] if (detector.name, int(one)) in place else 0.0 for one in own])
+        of_pixel = np.array([found.get((detector.name, number), (0.0, 0.0))[0] for number in own.tolist()])
         with np.errstate(invalid="ignore", over="ignore"):
             straight = detector.log_signal + of_pixel * np.exp(detector.log_signal) / reference
         signals = _Signals.of(better, replace(detector, log_signal=straight), own, reference)
         for number, chosen in signals.members():
             x, w, r = (part[:, chosen] for part in (signals.regressor, signals.weights, signals.residual))
             pulls = np.bincount(move[detector.exposures], np.sum(w * x * r, axis=1))
-            ratios.append(float(np.sum(pulls**2)) / diagonal[place[detector.name, number]])
+            ratios.append(float(np.sum(pulls**2)) / found[detector.name, number][1])
     # Noise alone gives the square of the pull of a move the size of its information.
     return max(float(np.mean(ratios)), 1.0) if ratios else 1.0
 
@@ -354,6 +483,11 @@ class _Signals:
         regressor = np.where(weights > 0, -np.exp(detector.log_signal - fit.residual) / reference, 0.0)
         means = np.divide((weights * regressor).sum(axis=0), total, out=np.zeros(total.size), where=lit)
         return cls(fit.residual, weights, np.where(weights > 0, regressor - means, 0.0), means, lit, amplifier)
+
+    def mean_of(self, values: FloatArray) -> FloatArray:
+        """Return weighted means over exposures, shape (p,); 0 where there is no light."""
+        total = self.weights.sum(axis=0)
+        return np.divide((self.weights * values).sum(axis=0), total, out=np.zeros(total.size), where=self.lit)
 
     def members(self) -> Iterator[tuple[int, NDArray[np.bool_]]]:
         """Yield the number of each amplifier that is lit, and its super-pixels."""

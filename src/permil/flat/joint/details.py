@@ -19,7 +19,7 @@ estimated from random vectors (Hutchinson 1990).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -105,9 +105,7 @@ def solve_details(
     steps = 0
     while True:
         steps += 1
-        equations = _FineEquations(
-            problem, vector, problem.prior.with_stiffness((stiffness, *solution.prior.stiffness[1:])), band
-        )
+        equations = FineEquations(problem, vector, problem.prior.with_stiffness((stiffness, *solution.prior.stiffness[1:])), band)
         pull = equations.pull()
         step = equations.solve(pull, tolerance / 3, 0.0 if settled else _ROUGH)
         decrement = max(float(pull @ step), 0.0) ** 0.5
@@ -158,17 +156,28 @@ def covariance_with_details(
     regions
         Weights of the super-pixels of each detector that takes part.
     """
-    details = solution.model.details
-    if details is None:
-        raise ValueError("the solution has no details")
-    problem = _FineProblem.of(solution, detectors, details.grid)
-    vector = problem.start
-    equations = _FineEquations(problem, vector, problem.prior, problem.band(vector))
+    equations = fine_equations(solution, detectors)
     rows, independent = equations.rows_of(regions)
     found = [equations.solve_and_rest(row, 0.0, _SHARE_OF_ERROR) for row in rows]
     solved, rests = (np.array(part) for part in zip(*found, strict=True))
     covariance = rows @ solved.T + solved @ rests.T
     return np.asarray((covariance + covariance.T) / 2 + independent)
+
+
+def fine_equations(solution: JointSolution, detectors: Sequence[DetectorSignals]) -> FineEquations:
+    """Return the normal equations of all unknowns at a solution with details, the fine structure of the beam among them.
+
+    Parameters
+    ----------
+    detectors
+        That it was solved from; all of them are in memory together.
+    """
+    details = solution.model.details
+    if details is None:
+        raise ValueError("the solution has no details")
+    problem = _FineProblem.of(solution, detectors, details.grid)
+    vector = problem.start
+    return FineEquations(problem, vector, problem.prior, problem.band(vector))
 
 
 @dataclass(frozen=True)
@@ -286,8 +295,8 @@ _PLANES = 1e-6
 """Weight of coefficients beside that of their roughness, where coarse and fine part are split."""
 
 
-class _FineEquations:
-    """The normal equations at a vector, as products with vectors."""
+class FineEquations:
+    """The normal equations of all unknowns, with a beam on fine knots, at a vector; as products with vectors."""
 
     def __init__(self, problem: _FineProblem, vector: FloatArray, prior: Prior, band: sparse.csr_array) -> None:
         self.problem, self.vector, self.prior = problem, vector, prior
@@ -356,6 +365,23 @@ class _FineEquations:
             size, before = float(left @ close), size
             direction = close + size / before * direction
         return solved, left
+
+    def row_of(self, values: Sequence[FloatArray]) -> FloatArray:
+        """Return ``sum w x v`` of values of the signals of each detector, shape (e, p)."""
+        row = np.zeros(len(self.vector))
+        for rows, of_detector in zip(self._rows, values, strict=True):
+            rows.add_gradient(row, of_detector)
+        return row
+
+    def changes(self, step: FloatArray) -> Iterator[FloatArray]:
+        """Yield how much a small step changes the logarithms of each detector, shape (e, p)."""
+        return threaded_map(lambda rows: rows.product(step), self._rows)
+
+    def solution_after(self, step: FloatArray) -> JointSolution:
+        """Return the solution with a step added to its unknowns; all else stays."""
+        solution = self.problem.solution
+        coarse, details = self.problem.split(self.vector + step)
+        return replace(solution, vector=coarse, model=replace(solution.model, details=details))
 
     def rows_of(self, weights: Sequence[Mapping[str, FloatArray]]) -> tuple[FloatArray, FloatArray]:
         """Return the rows ``A`` of weighted sums of the log response, without its mean, and the covariance of their own noise."""

@@ -56,9 +56,6 @@ _SUPER_PIXELS_PER_KNOT = 2.0
 MOST_GRADIENT = 1e-3
 """Gradient of the response over all detectors, 1/mm, that is not plausible: 4 per cent over a detector of the LSST Camera."""
 
-_UNSETTLED = 2.0
-"""Standard errors of what is left of losses beyond which they are put back again: the fine structure of the beam had a part of them."""
-
 _MOST_READINGS, _MOST_NAMES = 10, 6
 _LARGE_STEP = 0.1
 """Logarithm of a change of the photodiode's response that is reported as a factor."""
@@ -134,16 +131,17 @@ def solve_led(request: SolutionRequest) -> list[str]:
         progress=lambda share: tell_part(_PART_OF_CHOICE + (_PART_OF_SOLUTION - _PART_OF_CHOICE) * share),
     )
     coarsely = partial(solve, with_weather=False) if config.isr.linearity == "none" else None
-    solution, detectors, losses, put_back = _solve_straight(coarsely, finely, detectors, amplifiers)
+    measured = config.isr.linearity == str(folder.measured_linearity)
+    solution, detectors, losses, put_back = _solve_straight(coarsely, finely, detectors, amplifiers, measured=measured)
     tell_part(_PART_OF_SOLUTION)
     check = check_photodiode(solution)
     (errors, modes, shared), halves, trouble = _errors_and_halves(request, solution, detectors, camera)
     planes = errors.plane_covariance()
-    if config.isr.linearity == str(folder.measured_linearity):
+    if measured:
         rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
         modes, shared, planes = errors_with_losses(losses, errors, modes, amplifiers, rows, shared)
-    for earlier in put_back:
-        losses = losses.plus(earlier)
+    if put_back is not None:
+        losses = losses.plus(put_back)
     found: dict[str, DetectorErrors] = {}
     for number in lit:
         signals = read_signals(files[number])
@@ -193,8 +191,13 @@ Solve = Callable[[Sequence[DetectorSignals]], JointSolution]
 
 
 def _solve_straight(
-    coarsely: Solve | None, finely: Solve, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, NDArray[np.int64]]
-) -> tuple[JointSolution, Sequence[DetectorSignals], AmplifierLosses, list[AmplifierLosses]]:
+    coarsely: Solve | None,
+    finely: Solve,
+    detectors: Sequence[DetectorSignals],
+    amplifiers: Mapping[str, NDArray[np.int64]],
+    *,
+    measured: bool,
+) -> tuple[JointSolution, Sequence[DetectorSignals], AmplifierLosses, AmplifierLosses | None]:
     """Solve for straight signals: amplifiers that are bent would look like gains that change, and exposures like those that do not fit.
 
     Parameters
@@ -203,6 +206,8 @@ def _solve_straight(
         A first solution, from which losses are measured; None where no amplifier is expected to be bent.
     finely
         The solution.
+    measured
+        Whether measured losses were corrected before: their errors matter then.
 
     Returns
     -------
@@ -211,23 +216,17 @@ def _solve_straight(
         What it was solved from.
     losses : AmplifierLosses
         What is left of the losses.
-    put_back : list of AmplifierLosses
+    put_back : AmplifierLosses or None
         What was put back into the signals.
     """
-    put_back: list[AmplifierLosses] = []
+    put_back = None
     if coarsely is not None:
         losses = measure_losses(coarsely(detectors), detectors, amplifiers)
         if losses.differ(by=SIGNIFICANT):
-            detectors = StraightSignals(detectors, losses, amplifiers)
-            put_back.append(losses)
+            detectors, put_back = StraightSignals(detectors, losses, amplifiers), losses
     solution = finely(detectors)
-    losses = measure_losses(solution, detectors, amplifiers)
-    if put_back and losses.differ(by=_UNSETTLED):
-        detectors = StraightSignals(detectors, losses, amplifiers)
-        put_back.append(losses)
-        solution = finely(detectors)
-        losses = measure_losses(solution, detectors, amplifiers).at_limit(losses)
-    return solution, detectors, losses, put_back
+    details_known = put_back is None and not measured
+    return solution, detectors, measure_losses(solution, detectors, amplifiers, details_known=details_known), put_back
 
 
 def _boards_and_amplifiers(

@@ -259,7 +259,6 @@ def joint_hdus(
     *,
     obsids: list[str],
     errors: Mapping[str, DetectorErrors],
-    planes: FloatArray,
     check: PhotodiodeCheck,
     budget: Table,
     cards: Mapping[str, Any],
@@ -274,8 +273,6 @@ def joint_hdus(
         Of the exposures in their order.
     errors
         Of each detector.
-    planes : ndarray, shape (3 n, 3 n)
-        Covariance of the level (relative) and the gradients (1/mm) of the detectors in the order of ``errors``.
     check
         Photodiode against scales.
     budget
@@ -308,19 +305,19 @@ def joint_hdus(
         fits.BinTableHDU(budget, name="BUDGET"),
         *_gain_hdus(solution, obsids),
         *error_hdus(errors),
-        _planes_hdu(planes),
     ]
     return hdus
 
 
-def _planes_hdu(planes: FloatArray) -> fits.ImageHDU:
+def planes_hdu(planes: FloatArray) -> fits.ImageHDU:
+    """Return the covariance of level (relative) and gradients (1/mm) of all detectors in turn, shape (3 n, 3 n), as an HDU."""
     hdu = fits.ImageHDU(planes, name=_PLANES)
     hdu.header["MEANING"] = "covariance: level, gradients X, Y (1/mm) of DETECTORS"
     return hdu
 
 
 def read_planes(path: Path) -> tuple[list[str], FloatArray]:
-    """Read the detectors of a joint solution, and the covariance of their levels and gradients (see `joint_hdus`).
+    """Read the detectors of a joint solution, and the covariance of their levels and gradients (see `planes_hdu`).
 
     Raises
     ------

@@ -57,7 +57,7 @@ class LightLattice:
 _STRIP_ROWS = 256
 
 
-class Exposure(Protocol):
+class ReadableExposure(Protocol):
     """What gives strips of an exposure (`permil.isr.open_exposure.OpenExposure`)."""
 
     @property
@@ -104,7 +104,7 @@ class LitExposure:
     def __init__(
         self,
         pointing: Pointing,
-        exposure: Exposure,
+        exposure: ReadableExposure,
         sampled: RowSample,
         light: Callable[[slice, slice], FloatImage],
         *,

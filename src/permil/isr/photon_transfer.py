@@ -249,7 +249,7 @@ def fit_gains(points: TransferPoints, n_amplifiers: int, *, curvature: Curvature
     return _gains(problem, fit, limit)
 
 
-def _likeliest(problem: _Problem) -> tuple[_Fit, float]:
+def _likeliest(problem: _Problem) -> tuple[_TransferFit, float]:
     """Return the fit with the likeliest scatter of the strength, and the largest one that is less likely by a factor of e^(1/2)."""
     start = problem.start()
     trials = [_solve(problem, scatter, start) for scatter in _SCATTERS]
@@ -282,7 +282,7 @@ class _Problem:
         np.add.at(result, self.points.amplifier, values)
         return result
 
-    def start(self) -> _Fit:
+    def start(self) -> _TransferFit:
         """Return a first estimate: the gain from variance and covariances together, brighter-fatter from all points."""
         freedom = self.points.freedom
         total = self.sums(freedom)
@@ -295,11 +295,11 @@ class _Problem:
             lost = self.sums(freedom * (1.0 - shared[0] * x)) / np.where(total > 0, total, 1.0)
             with np.errstate(invalid="ignore", divide="ignore"):
                 inverse = self.sums(freedom * self.variance) / total / np.clip(lost, 0.3, None)
-        return _Fit(np.log(inverse), np.zeros((self.measured.size, _OWN - 1)), shared)
+        return _TransferFit(np.log(inverse), np.zeros((self.measured.size, _OWN - 1)), shared)
 
 
 @dataclass(frozen=True)
-class _Fit:
+class _TransferFit:
     """Unknowns: logarithm of adu per electron and (t, d) of each amplifier; (a, b, c) of all, at 50,000 electrons."""
 
     log_inverse: FloatArray
@@ -314,7 +314,7 @@ class _Fit:
     shared_covariance: FloatArray = field(default_factory=lambda: np.empty(0))
 
 
-def _model(problem: _Problem, fit: _Fit) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _model(problem: _Problem, fit: _TransferFit) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return residuals of V/M and S/M, shape (n, 2), their errors, and derivatives, shape (n, 2, 6), over their errors."""
     points, of = problem.points, problem.points.amplifier
     inverse = np.exp(fit.log_inverse[of])
@@ -343,7 +343,7 @@ def _model(problem: _Problem, fit: _Fit) -> tuple[FloatArray, FloatArray, FloatA
     return residual / errors, errors, derivatives / errors[:, :, None]
 
 
-def _solve(problem: _Problem, scatter: float, start: _Fit) -> _Fit:
+def _solve(problem: _Problem, scatter: float, start: _TransferFit) -> _TransferFit:
     """Return the fit for one scatter of the strength."""
     own_prior = np.zeros((problem.measured.size, _OWN))
     own_prior[:, 1] = max(scatter, _HELD) ** -2.0
@@ -393,7 +393,7 @@ def _solve(problem: _Problem, scatter: float, start: _Fit) -> _Fit:
     )
 
 
-def _inconsistency(problem: _Problem, fit: _Fit) -> FloatArray:
+def _inconsistency(problem: _Problem, fit: _TransferFit) -> FloatArray:
     """Return by how many standard deviations the chi-square of V/M of each amplifier is too large."""
     residual = _model(problem, fit)[0][:, 0]
     freedom = np.bincount(problem.points.amplifier, minlength=problem.measured.size) - 1.0
@@ -403,7 +403,7 @@ def _inconsistency(problem: _Problem, fit: _Fit) -> FloatArray:
     return np.where(freedom >= 1, significance, 0.0)
 
 
-def _gains(problem: _Problem, fit: _Fit, limit: float) -> TransferGains:
+def _gains(problem: _Problem, fit: _TransferFit, limit: float) -> TransferGains:
     reduced = fit.chi_square / fit.freedom
     factor = max(reduced, 1.0) if reduced > 1.0 + 3.0 * (2.0 / fit.freedom) ** 0.5 else 1.0
     measured = problem.measured

@@ -40,7 +40,7 @@ from permil.flat.joint.boards import board_results
 from permil.flat.joint.budget import Halves, Part, compare_halves, divisions, error_budget, place_rows, solve_part
 from permil.flat.joint.gain_steps import solved_steps
 from permil.flat.joint.gains import BLIND_RMS, BoardReadings, Coefficient, board_terms
-from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, write_joint
+from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, planes_hdu, write_joint
 from permil.flat.measured_linearity import losses_hdu
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
@@ -171,14 +171,13 @@ def solve_led(request: SolutionRequest) -> list[str]:
         solution,
         obsids=obsids,
         errors=found,
-        planes=planes,
         check=check,
         budget=budget,
         cards=cards,
         log_unit=float(np.median(middle)) - beam_maximum(solution),
         side_mm=signals.block * camera[signals.detector].pixel_mm,
     )
-    hdus.append(losses_hdu(losses, camera))
+    hdus += [planes_hdu(planes), losses_hdu(losses, camera)]
     write_joint(folder.joint(request.led), hdus)
     gains = [
         f"{request.led}: {sentence}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from permil.flat.joint.budget import NOISIER
+from permil.flat.joint.photodiode import NO_DRIFT_PRIOR
 from permil.report.joint.inputs import JointProducts, Term, mode_sizes
 from permil.report.kit.elements import Cell, Grid, count_cell, decimal_cell, grid, measured_cell, number_cell, text_cell
 from permil.report.kit.results import MISSING, format_count, format_measurement, two_digits, with_minus
@@ -94,7 +95,8 @@ def drift_text(products: JointProducts) -> str:
     best = int(np.argmax(probability))
     part = [per_mil(products.error_of(f"drift_{axis}")) for axis in "xy"]
     return (
-        f"Probability that the photodiode drifts: {products.card('PDDRIFTP'):.2g} (before the data: 0.5). Its amplitude, averaged over "
+        f"Probability that the photodiode drifts: {products.card('PDDRIFTP'):.2g} (before the data: "
+        f"{1 - NO_DRIFT_PRIOR:.2g}). Its amplitude, averaged over "
         f"its posterior, is {per_mil(products.error_of('photodiode_drift'))} ‰; the most probable drift has "
         f"{per_mil(amplitude[best])} ‰ and a correlation length of {float(products.drift['length'][best]):.2g} of the campaign, with a "
         f"probability of {probability[best]:.2g}. The drift contributes {part[0]} (X) and {part[1]} ‰/mm (Y) to the error of the gradient."

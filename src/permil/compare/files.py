@@ -21,7 +21,7 @@ from permil.compare.stars.profile import StarProfile, fit_profile
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 from permil.errors import InputError
 from permil.products import ImageProduct, RunFolder, provenance, read_image, write_hdus
-from permil.products.fits import whole_file
+from permil.products.fits import image_of_cells, whole_file
 from permil.products.tables import flags, numbers
 from permil.spots.folder import SpotsFolder
 
@@ -213,7 +213,7 @@ def write_comparison(path: Path, comparison: Comparison, *, header: Mapping[str,
     for quantity, each in comparison.cells.items():
         hdus += _maps(each, quantity)
     for name, image in (("SHIFT_X", comparison.shift_x), ("SHIFT_Y", comparison.shift_y)):
-        hdus.append(_image(name, image, cells.cell, "pixel"))
+        hdus.append(image_of_cells(name, image, cells.cell, "pixel"))
     hdus.append(_level_table(comparison))
     hdus.append(fits.BinTableHDU(_filled(Table(rows=[entry.row() for entry in comparison.correlations])), name="CORRELATIONS"))
     hdus += _headline_tables(comparison)
@@ -300,21 +300,7 @@ def _pair_columns(pairs: Pairs, size: int) -> list[fits.Column]:
 def _maps(cells: CellPairs, quantity: str) -> list[fits.ImageHDU]:
     unit = _UNITS[quantity] or ""
     parts = (("", cells.star), ("_ERR", cells.star_error), ("_FLAT", cells.flat), ("_FLAT_ERR", cells.flat_error))
-    return [_image(f"{quantity.upper()}{suffix}", image, cells.cell, unit) for suffix, image in parts]
-
-
-def _image(name: str, image: FloatArray, cell: int, unit: str) -> fits.ImageHDU:
-    hdu = fits.ImageHDU(image.astype(np.float32), name=name)
-    # Linear coordinates: 0-based pixels of the detector (DM frame) at the centre of each cell.
-    for axis, label in ((1, "X"), (2, "Y")):
-        hdu.header[f"CTYPE{axis}"] = (label, "pixel of the detector, 0-based")
-        hdu.header[f"CUNIT{axis}"] = "pixel"
-        hdu.header[f"CRPIX{axis}"] = 1.0
-        hdu.header[f"CRVAL{axis}"] = (cell - 1) / 2
-        hdu.header[f"CDELT{axis}"] = float(cell)
-    if unit:
-        hdu.header["BUNIT"] = unit
-    return hdu
+    return [image_of_cells(f"{quantity.upper()}{suffix}", image, cells.cell, unit) for suffix, image in parts]
 
 
 def _level_table(comparison: Comparison) -> fits.BinTableHDU:

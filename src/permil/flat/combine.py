@@ -136,7 +136,7 @@ class LitPointing(Protocol):
         """Return the rows of a strip; what the last call of the same thread returned may be overwritten."""
 
     def sample(self, step: int) -> LitImage:
-        """Return about every so many-th pixel in rows and columns."""
+        """Return a sample of the pixels: about every n-th row and column."""
 
     def whole(self) -> LitImage:
         """Return all rows."""
@@ -156,7 +156,7 @@ class LitStack:
         return [LitRows(run, self.image.part(run, slice(None))) for run in strip.runs]
 
     def sample(self, step: int) -> LitImage:
-        """Return every so many-th pixel, without a copy."""
+        """Return every n-th pixel, without a copy."""
         every = slice(step // 2, None, step)
         return self.image.part(every, every)
 

@@ -97,6 +97,29 @@ def wcs_cards(header: fits.Header) -> fits.Header:
     return fits.Header([card for card in header.cards if _OF_WCS.fullmatch(str(card.keyword))])
 
 
+def image_of_cells(name: str, array: NDArray[Any], cell: int, unit: str) -> fits.ImageHDU:
+    """Return an image of square cells of the pixels of a detector, real numbers in single precision, as an HDU.
+
+    Parameters
+    ----------
+    cell
+        Side of a cell, pixels.
+    unit
+        Of the values; empty for none.
+    """
+    hdu = fits.ImageHDU(array.astype(np.float32) if array.dtype.kind == "f" else array, name=name)
+    # Linear coordinates: 0-based pixels of the detector (DM frame) at the centre of each cell.
+    for axis, label in ((1, "X"), (2, "Y")):
+        hdu.header[f"CTYPE{axis}"] = (label, "pixel of the detector, 0-based")
+        hdu.header[f"CUNIT{axis}"] = "pixel"
+        hdu.header[f"CRPIX{axis}"] = 1.0
+        hdu.header[f"CRVAL{axis}"] = (cell - 1) / 2
+        hdu.header[f"CDELT{axis}"] = float(cell)
+    if unit:
+        hdu.header["BUNIT"] = unit
+    return hdu
+
+
 def write_hdus(path: str | Path, hdus: Sequence[Any]) -> None:
     """Write HDUs (the first a PrimaryHDU) atomically, with CHECKSUM and DATASUM everywhere and ORIGIN in the primary header.
 

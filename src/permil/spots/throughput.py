@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from permil.camera import Detector
 from permil.camera.frames import amplifier_at
 from permil.products import provenance, write_hdus
+from permil.products.fits import image_of_cells
 from permil.spots.errors import SpotError
 from permil.spots.flux_model import FluxSolution
 from permil.spots.residuals import Residuals
@@ -241,7 +242,7 @@ def write_throughput(
     for quantity in MAPPED:
         binned = maps[quantity]
         hdus += _images(quantity.upper(), binned, UNITS[quantity])
-        hdus.append(_image(f"{quantity.upper()}_N", binned.count.astype(np.int32), binned.cell, ""))
+        hdus.append(image_of_cells(f"{quantity.upper()}_N", binned.count.astype(np.int32), binned.cell, ""))
     if model is not None:
         hdus += _images("MODEL", model, "")
     hdus.append(fits.BinTableHDU(amplifiers, name="AMPLIFIERS"))
@@ -271,18 +272,4 @@ def model_map(solution: FluxSolution, detector: Detector, *, cell: int, count: N
 
 
 def _images(name: str, binned: BinnedMap, unit: str) -> list[fits.ImageHDU]:
-    return [_image(name, binned.mean, binned.cell, unit), _image(f"{name}_ERR", binned.error, binned.cell, unit)]
-
-
-def _image(name: str, array: NDArray[Any], cell: int, unit: str) -> fits.ImageHDU:
-    hdu = fits.ImageHDU(array.astype(np.float32) if array.dtype.kind == "f" else array, name=name)
-    # Linear coordinates: 0-based pixels of the detector (DM frame) at the centre of each cell.
-    for axis, label in ((1, "X"), (2, "Y")):
-        hdu.header[f"CTYPE{axis}"] = (label, "pixel of the detector, 0-based")
-        hdu.header[f"CUNIT{axis}"] = "pixel"
-        hdu.header[f"CRPIX{axis}"] = 1.0
-        hdu.header[f"CRVAL{axis}"] = (cell - 1) / 2
-        hdu.header[f"CDELT{axis}"] = float(cell)
-    if unit:
-        hdu.header["BUNIT"] = unit
-    return hdu
+    return [image_of_cells(name, binned.mean, binned.cell, unit), image_of_cells(f"{name}_ERR", binned.error, binned.cell, unit)]

@@ -364,14 +364,12 @@ class _DetailSearch:
         diagonal
             Information on each loss, all other unknowns known.
         information
-            The fine structure known.
+            The fine structure known; without negative eigenvalues.
         pull
             ``h``.
         """
         least = USUAL_LOSS**-2.0
-        strength, axes = np.linalg.eigh(information)
-        # Small differences of large numbers may be negative.
-        metric = (axes * (np.maximum(strength, 0.0) + least)) @ axes.T
+        metric = information + least * np.eye(len(pull))
         root = np.linalg.cholesky(metric)
         basis, further = np.zeros((0, len(pull))), linalg.solve_triangular(root, pull, lower=True)
         found: list[tuple[FloatArray, FloatArray, FloatArray, FloatArray]] = []

@@ -19,7 +19,7 @@ estimated from random vectors (Hutchinson 1990).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -366,12 +366,20 @@ class FineEquations:
             direction = close + size / before * direction
         return solved, left
 
-    def row_of(self, values: Sequence[FloatArray]) -> FloatArray:
+    def row_of(self, values: Iterable[FloatArray]) -> FloatArray:
         """Return ``sum w x v`` of values of the signals of each detector, shape (e, p)."""
         row = np.zeros(len(self.vector))
         for rows, of_detector in zip(self._rows, values, strict=True):
             rows.add_gradient(row, of_detector)
         return row
+
+    def _row_of_responses(self, weights: Sequence[FloatArray]) -> FloatArray:
+        """Return the row ``A`` of a weighted sum of the log response; weights of each detector, shape (p,), count where it is lit."""
+        # One detector at a time.
+        return self.row_of(
+            np.broadcast_to(np.where(moments > 0, own, 0.0) / np.where(moments > 0, moments, 1.0), fit.weights.shape).copy()
+            for own, moments, fit in zip(weights, self._moments, self.fits, strict=True)
+        )
 
     def changes(self, step: FloatArray) -> Iterator[FloatArray]:
         """Yield how much a small step changes the logarithms of each detector, shape (e, p)."""
@@ -385,23 +393,21 @@ class FineEquations:
 
     def rows_of(self, weights: Sequence[Mapping[str, FloatArray]]) -> tuple[FloatArray, FloatArray]:
         """Return the rows ``A`` of weighted sums of the log response, without its mean, and the covariance of their own noise."""
-        lit = [moments > 0 for moments in self._moments]
-        pixels = sum(int(inside.sum()) for inside in lit)
-        rows = np.zeros((len(weights), len(self.vector)))
-        independent = np.zeros((len(weights), len(weights)))
+        pixels = sum(int((moments > 0).sum()) for moments in self._moments)
+        rows, independent = [], np.zeros((len(weights), len(weights)))
         for number, region in enumerate(weights):
             level = sum(float(part.sum()) for part in region.values()) / pixels
-            for detector, fit, moments, inside, of_signals in zip(
-                self.problem.detectors, self.fits, self._moments, lit, self._rows, strict=True
-            ):
-                part = region.get(detector.name, np.zeros(len(moments)))
-                share = np.where(inside, (part - level) / np.where(inside, moments, 1.0), 0.0)
-                of_signals.add_gradient(rows[number], np.broadcast_to(share, fit.weights.shape).copy())
-                own = part / np.where(inside, moments, np.inf)
+            parts = [
+                region.get(detector.name, np.zeros(len(moments)))
+                for detector, moments in zip(self.problem.detectors, self._moments, strict=True)
+            ]
+            rows.append(self._row_of_responses([part - level for part in parts]))
+            for detector, part, moments in zip(self.problem.detectors, parts, self._moments, strict=True):
+                own = part / np.where(moments > 0, moments, np.inf)
                 for other, second in enumerate(weights):
                     if detector.name in second:
                         independent[number, other] += float(own @ second[detector.name])
-        return rows, independent
+        return np.array(rows), independent
 
     def likeliest_stiffness(self, vector: FloatArray) -> float:
         """Return the stiffness for which the coefficients are as rough as is to be expected (MacKay 1992).
@@ -436,10 +442,7 @@ class FineEquations:
             signs = [np.where(moments > 0, rng.choice([-1.0, 1.0], len(moments)), np.nan) for moments in self._moments]
             # The mean of the response is not known.
             mean = np.nanmean(np.concatenate(signs))
-            row = np.zeros(len(self.vector))
-            for rows, fit, moments, sign in zip(self._rows, self.fits, self._moments, signs, strict=True):
-                share = np.nan_to_num(sign - mean) / np.where(moments > 0, moments, 1.0)
-                rows.add_gradient(row, np.broadcast_to(share, fit.weights.shape).copy())
+            row = self._row_of_responses([np.nan_to_num(sign - mean) for sign in signs])
             whole = float(row @ self.solve(row, 0.0, most_steps=_ERROR_STEPS))
             by_coarse = linalg.solve_triangular(self._dense, self.problem.prolongation.T @ row, lower=True, check_finite=False)
             added += (whole - float(by_coarse @ by_coarse)) / _ERROR_PROBES

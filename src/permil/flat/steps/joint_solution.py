@@ -135,11 +135,12 @@ def solve_led(request: SolutionRequest) -> list[str]:
     solution, detectors, losses, put_back = _solve_straight(coarsely, finely, detectors, amplifiers, measured=measured)
     tell_part(_PART_OF_SOLUTION)
     check = check_photodiode(solution)
-    (errors, modes, shared), halves, trouble = _errors_and_halves(request, solution, detectors, camera)
-    planes = errors.plane_covariance()
+    rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
+    (errors, modes, shared), halves, trouble = _errors_and_halves(request, solution, detectors, rows)
     if measured:
-        rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
         modes, shared, planes = errors_with_losses(losses, errors, modes, amplifiers, rows, shared)
+    else:
+        planes = errors.plane_covariance()
     if put_back is not None:
         losses = losses.plus(put_back)
     found: dict[str, DetectorErrors] = {}
@@ -333,11 +334,19 @@ Errors = tuple[FlatCovariance, CorrelatedModes, dict[str, NDArray[np.float64]]]
 
 
 def _errors_and_halves(
-    request: SolutionRequest, solution: JointSolution, detectors: Sequence[DetectorSignals], camera: Camera
+    request: SolutionRequest,
+    solution: JointSolution,
+    detectors: Sequence[DetectorSignals],
+    rows: Mapping[str, NDArray[np.float64]],
 ) -> tuple[Errors, Halves | None, list[str]]:
     """Return the errors, the halves against each other, and why there are none: the flat itself does not need them.
 
     Two at a time are worked at: each takes the memory of a matrix of the unknowns.
+
+    Parameters
+    ----------
+    rows
+        Weights of the sums of `FlatCovariance.shared`.
     """
     options = request.config.flat.joint
     divided = divisions(solution, np.asarray(request.exposures["purpose"]) == SCAN)
@@ -346,7 +355,6 @@ def _errors_and_halves(
     def errors() -> Errors:
         covariance = FlatCovariance(solution, detectors)
         modes = covariance.largest_modes(options.modes)
-        rows = {one.name: place_rows(one, solution.log_response[one.name], camera[one.name]) for one in detectors}
         return covariance, modes, covariance.shared(rows)
 
     def part(mask: NDArray[np.bool_]) -> Part | FlatError:

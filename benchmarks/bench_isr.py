@@ -15,8 +15,7 @@ from harness import Row, compare, print_rows
 from permil.camera import Camera, Detector, load_camera
 from permil.camera.frames import place_segment
 from permil.config.isr import IsrConfig
-from permil.exposures import read_raw
-from permil.isr import Calibration, FrameStack, reduce_exposure
+from permil.isr import Calibration, FrameStack, reduce_file
 from permil.isr.inputs import load_calibration
 
 GAIN, LEVEL, LIGHT = 1.1, 25000.0, 40000.0
@@ -49,8 +48,7 @@ def _with_astropy(path: Path, detector: Detector) -> np.ndarray:
 
 
 def _ours(path: Path, camera: Camera, calibration: Calibration) -> np.ndarray:
-    raw = read_raw(path, camera)
-    return reduce_exposure(raw.segments, calibration).image
+    return reduce_file(path, camera, calibration).image
 
 
 def _stack_ours(detector: Detector, frames: list[np.ndarray]) -> np.ndarray:

@@ -48,7 +48,7 @@ def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> d
     for _ in range(repeats):
         begin, used = time.perf_counter(), time.process_time()
         with allow_threads(threads):
-            stack = stack_group(paths, [1.0] * len(paths), camera, calibration, config, normalise=False).stack
+            stack = stack_group(paths, [1.0] * len(paths), camera, calibration, normalise=False).stack
         seconds.append(time.perf_counter() - begin)
         processor.append(time.process_time() - used)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -92,7 +92,7 @@ def flat_once(paths: list[str], repeats: int) -> dict[str, float | list[float]]:
                 yield [
                     LitExposure(
                         pointing,
-                        opened.enter_context(OpenExposure(path, camera, calibration, sampled, config)),
+                        opened.enter_context(OpenExposure(path, camera, calibration, sampled)),
                         sampled,
                         light.on_detector(detector, exposure),
                         scale=exposure.scale,

@@ -16,7 +16,7 @@ from permil.camera import Camera, ReferenceBox
 from permil.config import Config
 from permil.errors import CalibrationError, InputError
 from permil.exposures import read_raw
-from permil.isr import reduce_box
+from permil.isr import measure_box
 from permil.isr.inputs import load_calibration
 from permil.products import MaskPlane, RunFolder, write_image
 
@@ -80,8 +80,8 @@ def _config(folder: Path, **isr: object) -> Config:
 def _in_full(folder: Path, config: Config, camera: Camera, boxes: Sequence[ReferenceBox]) -> list[object]:
     calibration = load_calibration(camera[DETECTOR], camera, config.isr, superbias=RunFolder(folder).superbias(DETECTOR))
     segments = read_raw(folder / "raw.fits", camera).segments
-    places = [{"amplifier": box.amp, "row": box.row, "column": box.column, "box": box.box} for box in boxes]
-    return [reduce_box(segments, calibration, **place, threshold=config.isr.rejection_threshold) for place in places]
+    threshold = config.isr.rejection_threshold
+    return [measure_box(lambda each, rows: segments[each.name][rows], calibration, box, threshold=threshold) for box in boxes]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def _in_full(folder: Path, config: Config, camera: Camera, boxes: Sequence[Refer
 def test_they_are_those_of_the_whole_file_and_calibration(folder: Path, bin8: Camera, options: dict[str, object]) -> None:
     config = _config(folder, **options)
     calibration = shared_box_calibration(config, RunFolder(folder), BOXES)
-    found = box_signals(folder / "raw.fits", BOXES, bin8, calibration, config.isr)
+    found = box_signals(folder / "raw.fits", BOXES, bin8, calibration, threshold=config.isr.rejection_threshold)
     assert found == _in_full(folder, config, bin8, BOXES)
     assert all(np.isfinite(signal.error) for signal in found)
 
@@ -148,7 +148,7 @@ def test_a_superbias_that_does_not_fit_is_refused(folder: Path, tmp_path: Path, 
 def test_a_file_of_another_detector_is_refused(folder: Path, bin8: Camera) -> None:
     calibration = load_calibration(bin8["R22_S12"], bin8, _config(folder, bias="none", crosstalk="none").isr)
     with pytest.raises(InputError, match=r"raw\.fits: the file holds detector R22_S11, not R22_S12"):
-        box_signals(folder / "raw.fits", BOXES, bin8, calibration, _config(folder).isr)
+        box_signals(folder / "raw.fits", BOXES, bin8, calibration, threshold=5.0)
 
 
 def test_a_bunch_without_a_usable_pixel_names_the_file(folder: Path, bin8: Camera, tmp_path: Path) -> None:
@@ -159,4 +159,4 @@ def test_a_bunch_without_a_usable_pixel_names_the_file(folder: Path, bin8: Camer
     config = _config(folder, defects=str(defects))
     calibration = shared_box_calibration(config, RunFolder(folder), BOXES)
     with pytest.raises(CalibrationError, match=r"raw\.fits.*no usable pixel"):
-        box_signals(folder / "raw.fits", BOXES, bin8, calibration, config.isr)
+        box_signals(folder / "raw.fits", BOXES, bin8, calibration, threshold=config.isr.rejection_threshold)

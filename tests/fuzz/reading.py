@@ -210,24 +210,25 @@ class Bench:
         return assemble(read_raw(self.path, self.camera))
 
     def _reduced(self) -> np.ndarray:
-        return reduce_file(self.path, self.camera, self.calibration, self.config).image
+        return reduce_file(self.path, self.camera, self.calibration).image
 
     def _reduced_rows(self) -> np.ndarray:
         sample = RowSample.of(self.calibration, 4)
-        return reduce_file(self.path, self.camera, sample.calibration, self.config, rows=sample.raw_rows).image
+        return reduce_file(self.path, self.camera, sample.calibration, rows=sample.raw_rows).image
 
     def _nodes(self) -> np.ndarray:
-        signals: list[BoxSignal] = box_signals(self.path, self.boxes, self.camera, self.calibration, self.config)
+        threshold = self.config.rejection_threshold
+        signals: list[BoxSignal] = box_signals(self.path, self.boxes, self.camera, self.calibration, threshold=threshold)
         return np.array([[signal.signal, signal.error] for signal in signals])
 
     def _strips(self) -> np.ndarray:
         sample = RowSample.of(self.calibration, 4)
-        with OpenExposure(self.path, self.camera, self.calibration, sample, self.config) as exposure:
+        with OpenExposure(self.path, self.camera, self.calibration, sample) as exposure:
             strips = strips_of(self.detector, rows=8, neighbours=exposure.neighbours)
             return np.concatenate([exposure.read(strip)[0].copy() for strip in strips])
 
     def _stack(self, paths: list[Path]) -> np.ndarray:
-        return stack_group(paths, [1.0] * len(paths), self.camera, self.calibration, self.config, normalise=False).stack.image
+        return stack_group(paths, [1.0] * len(paths), self.camera, self.calibration, normalise=False).stack.image
 
     def _superbias(self, paths: list[Path]) -> np.ndarray:
         out = self.folder / "superbias.fits"

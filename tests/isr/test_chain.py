@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from chain_reference import Reference, reference_of
+from segments_in_memory import reduce_segments
 from test_file_stack import exposures, full_calibration, of_sensor, write
-from test_open_exposure import CONFIG, crosstalk
+from test_open_exposure import crosstalk
 
 from kernel_levels import LEVELS, kernels_of
 from permil import _kernels
@@ -19,7 +20,7 @@ from permil.camera.frames import take_segment
 from permil.engine.threads import allow_threads
 from permil.exposures import RawFile
 from permil.exposures.segment_rows import read_rows
-from permil.isr import Calibration, OverscanOptions, reduce_exposure
+from permil.isr import Calibration, OverscanOptions
 from permil.isr.box import measure_box
 from permil.isr.open_exposure import OpenExposure, RowSample, strips_of
 from permil.isr.reduce import reduce_raw_file
@@ -61,7 +62,7 @@ def test_all_paths_are_the_reference(
     reference = reference_of(segments, own, lost=without)
     path = write(tmp_path / "a.fits", sensor, segments)
 
-    memory = reduce_exposure(segments, own)
+    memory = reduce_segments(segments, own)
     assert_is_reference(memory.image, memory.mask, reference)
     with RawFile(path, bin8) as file:
         with allow_threads(2):
@@ -76,7 +77,7 @@ def test_all_paths_are_the_reference(
     np.testing.assert_array_equal(stacked.kept, measured)
     np.testing.assert_allclose(stacked.image[measured], reference.image[measured], **TOLERANCE)
 
-    with OpenExposure(path, bin8, own, RowSample.of(own, 4), CONFIG) as exposure:
+    with OpenExposure(path, bin8, own, RowSample.of(own, 4)) as exposure:
         for strip in strips_of(sensor, rows=50, neighbours=exposure.neighbours):
             image, mask = exposure.read(strip)
             for run, rows in zip(strip.runs, strip.own_rows, strict=True):
@@ -111,7 +112,7 @@ def test_levels_are_the_reference(method: Any, detector: Any, calibration: Calib
     own = replace(calibration, overscan=OverscanOptions(method))
     segments = next(exposures(detector, make_raw, number=3, hits=0))
     reference = reference_of(segments, own)
-    found = reduce_exposure(segments, own)
+    found = reduce_segments(segments, own)
     assert_is_reference(found.image, found.mask, reference)
     expected = [reference.level[amplifier.name].mean() for amplifier in detector.amplifiers]
     np.testing.assert_allclose(found.overscan_level, expected, rtol=1e-12)
@@ -155,4 +156,4 @@ def test_arrays_of_another_size_are_refused(detector: Any, calibration: Calibrat
     segments = next(exposures(detector, make_raw, number=1))
     shifted = replace(calibration, static_mask=np.zeros((detector.ny - 1, detector.nx), dtype=np.int16))
     with pytest.raises(ValueError, match="outside the detector"):
-        reduce_exposure(segments, shifted)
+        reduce_segments(segments, shifted)

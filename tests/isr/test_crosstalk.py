@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.table import Table
+from segments_in_memory import reduce_segments
 
 from permil.camera.frames import take_segment
 from permil.errors import CalibrationError
-from permil.isr import Calibration, Gains, reduce_exposure
+from permil.isr import Calibration, Gains
 from permil.isr.calibration.crosstalk import correction_matrix, crosstalk_from_table, source_segments
 
 COLUMNS = ("detector", "victim", "source", "coefficient")
@@ -24,8 +25,8 @@ def test_a_ghost_lies_at_the_same_raw_pixel_of_the_victim(itl, make_raw):
     take_segment(itl.amplifier("C14"), image)[40, 7] = 50000
     raw = make_raw(itl, image, np.random.default_rng(2))
     plain = Calibration(itl, Gains(np.ones(16), np.zeros(16), "test"), np.zeros(itl.shape, dtype=np.int16), np.full(16, np.inf))
-    before = reduce_exposure(raw, plain).image
-    taken = before - reduce_exposure(raw, replace(plain, crosstalk=matrix)).image
+    before = reduce_segments(raw, plain).image
+    taken = before - reduce_segments(raw, replace(plain, crosstalk=matrix)).image
     assert take_segment(itl.amplifier("C03"), taken)[40, 7] == pytest.approx(100, rel=1e-3)
     take_segment(itl.amplifier("C03"), taken)[40, 7] = 0
     # Elsewhere it is the noise of the source.
@@ -45,8 +46,8 @@ def test_mixed_segments_are_unmixed(detector, calibration, make_raw):
         take_segment(amplifier, mixed)[:] = segment
     plain = replace(calibration, gains=Gains(np.ones(16), np.zeros(16), "test"))
     raw = make_raw(detector, mixed, rng, noise=1.0)
-    found = reduce_exposure(raw, replace(plain, crosstalk=matrix)).image
-    assert np.abs(reduce_exposure(raw, plain).image - image).max() > 200
+    found = reduce_segments(raw, replace(plain, crosstalk=matrix)).image
+    assert np.abs(reduce_segments(raw, plain).image - image).max() > 200
     assert np.abs(found - image).max() < 8
 
 

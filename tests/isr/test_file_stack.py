@@ -11,7 +11,6 @@ import pytest
 from astropy.io import fits
 
 from permil._kernels.isr import add_rows, probe_rows
-from permil.config.isr import IsrConfig
 from permil.engine.threads import allow_threads
 from permil.errors import RawFormatError
 from permil.exposures import RawFile
@@ -200,7 +199,7 @@ def test_each_row_is_decoded_once(detector, bin8, calibration, make_raw, tmp_pat
     monkeypatch.setattr("permil.isr.streamed_stack.kernels.probe_rows", probe)
     monkeypatch.setattr("permil.isr.streamed_stack.light_steps", lambda _: (32, 2))
     monkeypatch.setattr(RawFile, "segment", whole)
-    stack_group(paths, [1.0] * number, bin8, full, IsrConfig(), normalise=False)
+    stack_group(paths, [1.0] * number, bin8, full, normalise=False)
     assert sorted(added) == [(index, row) for index, each in enumerate(detector.amplifiers) for row in range(each.ny)]
     # A sample of rows, the same of all segments.
     rows = {row for _, row in looked_at}
@@ -349,10 +348,10 @@ def test_a_damaged_row_is_an_error_that_names_the_file(
     assert str(paths[1]) in str(caught.value)
     # A stack of exposures goes on without the file.
     with allow_threads(threads):
-        result = stack_group(paths, [1.0, 1.0, 1.0], bin8, calibration, IsrConfig(), normalise=False)
+        result = stack_group(paths, [1.0, 1.0, 1.0], bin8, calibration, normalise=False)
     assert result.used == (paths[0], paths[2])
     assert [entry.path for entry in result.left_out] == [paths[1]]
-    expected = stack_group([paths[0], paths[2]], [1.0, 1.0], bin8, calibration, IsrConfig(), normalise=False)
+    expected = stack_group([paths[0], paths[2]], [1.0, 1.0], bin8, calibration, normalise=False)
     np.testing.assert_array_equal(result.stack.image, expected.stack.image)
 
 

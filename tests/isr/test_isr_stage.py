@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from segments_in_memory import reduce_segments
 
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError, PhotodiodeError
@@ -81,8 +82,8 @@ def test_the_superbias_product_tells_what_it_is(superbias, detector):
     assert np.median(product.variance) == pytest.approx((25 + 25 * np.pi / 94 + 0.1) / 5, rel=0.03)
 
 
-def test_a_stack_is_the_scene_at_the_mean_photodiode(files, bin8, config, loaded):
-    result = stack_group(files["paths"], files["readings"], bin8, loaded, config)
+def test_a_stack_is_the_scene_at_the_mean_photodiode(files, bin8, loaded):
+    result = stack_group(files["paths"], files["readings"], bin8, loaded)
     stack = result.stack
     assert result.used == tuple(files["paths"])
     assert result.photodiode == pytest.approx(files["readings"].mean())
@@ -100,39 +101,39 @@ def test_a_stack_is_the_scene_at_the_mean_photodiode(files, bin8, config, loaded
     assert result.read_noise == pytest.approx(np.full(16, GAIN * 5), rel=0.03)
 
 
-def test_a_wrong_reading_is_listed_and_does_not_set_the_scale(files, bin8, config, loaded):
+def test_a_wrong_reading_is_listed_and_does_not_set_the_scale(files, bin8, loaded):
     readings = files["readings"].copy()
     readings[2] *= 1.1
-    result = stack_group(files["paths"], readings, bin8, loaded, config)
-    reference = stack_group(files["paths"], files["readings"], bin8, loaded, config)
+    result = stack_group(files["paths"], readings, bin8, loaded)
+    reference = stack_group(files["paths"], files["readings"], bin8, loaded)
     assert result.photodiode_outliers == (files["paths"][2],)
     ratio = np.nanmedian(result.stack.image) / result.photodiode
     assert ratio == pytest.approx(np.nanmedian(reference.stack.image) / reference.photodiode, rel=2e-3)
 
 
-def test_unusable_readings_and_files_are_left_out_and_listed(files, bin8, config, loaded, tmp_path):
+def test_unusable_readings_and_files_are_left_out_and_listed(files, bin8, loaded, tmp_path):
     truncated = tmp_path / "cut.fits"
     truncated.write_bytes(files["paths"][0].read_bytes()[:400000])
     paths = [*files["paths"], truncated, tmp_path / "absent.fits"]
     readings = [*files["readings"], 0.5, 0.5]
     readings[1], readings[4] = np.nan, None
-    result = stack_group(paths, readings, bin8, loaded, config)
+    result = stack_group(paths, readings, bin8, loaded)
     assert [entry.path for entry in result.left_out] == [paths[1], paths[4], truncated, tmp_path / "absent.fits"]
     assert result.used == tuple(paths[index] for index in (0, 2, 3, 5))
     assert result.stack.n_frames == 4
 
 
-def test_no_usable_exposure_is_an_error(files, bin8, config, loaded, tmp_path):
+def test_no_usable_exposure_is_an_error(files, bin8, loaded, tmp_path):
     with pytest.raises(PhotodiodeError, match=r"isr\.photodiode"):
-        stack_group(files["paths"], [np.nan] * 6, bin8, loaded, config)
+        stack_group(files["paths"], [np.nan] * 6, bin8, loaded)
     with pytest.raises(InputError, match="none of 1 exposures"):
-        stack_group([tmp_path / "absent.fits"], [1.0], bin8, loaded, config)
+        stack_group([tmp_path / "absent.fits"], [1.0], bin8, loaded)
     with pytest.raises(InputError, match="no exposure of R22_S11"):
-        stack_group([], [], bin8, loaded, config)
+        stack_group([], [], bin8, loaded)
 
 
-def test_without_photodiode_the_stack_is_at_the_mean_light(files, bin8, config, loaded):
-    result = stack_group(files["paths"], [np.nan] * 6, bin8, loaded, config, normalise=False)
+def test_without_photodiode_the_stack_is_at_the_mean_light(files, bin8, loaded):
+    result = stack_group(files["paths"], [np.nan] * 6, bin8, loaded, normalise=False)
     assert result.photodiode == 1
     assert np.isnan(result.scale_error)
     expected = files["electrons"] * np.mean([1.0, 1.02, 0.97, 1.3, 1.0, 1.01])
@@ -140,26 +141,26 @@ def test_without_photodiode_the_stack_is_at_the_mean_light(files, bin8, config, 
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_exposure_whose_lamp_failed_is_left_out_wherever_it_stands(files, bin8, config, loaded, first):
+def test_an_exposure_whose_lamp_failed_is_left_out_wherever_it_stands(files, bin8, loaded, first):
     dark = files["biases"][0]
     paths, readings = list(files["paths"][:3]), list(files["readings"][:3])
-    without = stack_group(paths, readings, bin8, loaded, config)
+    without = stack_group(paths, readings, bin8, loaded)
     at = 0 if first else 3
     paths.insert(at, dark)
     readings.insert(at, 0.5)
-    result = stack_group(paths, readings, bin8, loaded, config)
+    result = stack_group(paths, readings, bin8, loaded)
     assert [entry.path for entry in result.left_out] == [dark]
     assert "contradicts" in result.left_out[0].reason
     np.testing.assert_array_equal(result.stack.image, without.stack.image)
 
 
-def test_two_exposures_that_contradict_each_other_are_an_error(files, bin8, config, loaded):
+def test_two_exposures_that_contradict_each_other_are_an_error(files, bin8, loaded):
     with pytest.raises(InputError, match="contradict each other"):
-        stack_group([files["paths"][0], files["biases"][0]], [files["readings"][0], 0.5], bin8, loaded, config)
+        stack_group([files["paths"][0], files["biases"][0]], [files["readings"][0], 0.5], bin8, loaded)
 
 
-def test_frames_without_light_go_by_the_photodiode(files, bin8, config, loaded):
-    result = stack_group(files["biases"], [1.0, 2.0, 1.0, 1.0, 1.0], bin8, loaded, config)
+def test_frames_without_light_go_by_the_photodiode(files, bin8, loaded):
+    result = stack_group(files["biases"], [1.0, 2.0, 1.0, 1.0, 1.0], bin8, loaded)
     np.testing.assert_allclose(result.stack.light, [1, 2, 1, 1, 1])
     assert abs(np.median(result.stack.image)) < 1
     assert np.isnan(result.scale_error)
@@ -179,7 +180,7 @@ def test_the_board_temperature_is_read_when_it_is_needed(files, bin8, config, lo
         board_temperature(raw, unknown)
     calibration = load_calibration(detector, bin8, unknown.model_copy(update={"bias": "none"}))
     with pytest.raises(InputError, match=r"light_0\.fits.*temperature"):
-        reduce_file(files["paths"][0], bin8, calibration, unknown)
+        reduce_file(files["paths"][0], bin8, calibration)
 
 
 def test_an_exposure_without_a_board_temperature_is_left_out(files, bin8, config, detector, tmp_path):
@@ -190,20 +191,20 @@ def test_an_exposure_without_a_board_temperature_is_left_out(files, bin8, config
     place = content.index(b"TEMP3   =")
     broken.write_bytes(content[:place] + b"TEMP3   =                  NaN".ljust(80) + content[place + 80 :])
     others = files["paths"][1:]
-    result = stack_group([broken, *others], files["readings"], bin8, calibration, following)
+    result = stack_group([broken, *others], files["readings"], bin8, calibration)
     assert [(entry.path, entry.reason[:46]) for entry in result.left_out] == [
         (broken, "there is no board temperature: card TEMP3 is n")
     ]
-    reference = stack_group(others, files["readings"][1:], bin8, calibration, following)
+    reference = stack_group(others, files["readings"][1:], bin8, calibration)
     np.testing.assert_array_equal(result.stack.image, reference.stack.image)
     with pytest.raises(InputError, match=r"none of 1 exposures of R22_S11 can be used .there is no board temperature"):
-        stack_group([broken], files["readings"][:1], bin8, calibration, following)
+        stack_group([broken], files["readings"][:1], bin8, calibration)
 
 
 def test_a_file_of_another_detector_is_an_error(files, bin8, config, itl):
     calibration = load_calibration(itl, bin8, config.model_copy(update={"bias": "none", "gains": "nominal"}))
     with pytest.raises(InputError, match="R22_S11, not R02_S02"):
-        reduce_file(files["paths"][0], bin8, calibration, config)
+        reduce_file(files["paths"][0], bin8, calibration)
 
 
 def test_missing_bias_is_an_error_unless_none_is_wanted(bin8, detector, config, tmp_path):
@@ -237,7 +238,7 @@ def test_a_channel_that_was_dead_in_the_biases_has_no_data(files, bin8, detector
     np.testing.assert_array_equal(mask == MaskPlane.NO_DATA, dead)
     assert np.isfinite(bias.image).all()
     calibration = load_calibration(detector, bin8, config, superbias=product)
-    result = stack_group(files["paths"][:2], files["readings"][:2], bin8, calibration, config)
+    result = stack_group(files["paths"][:2], files["readings"][:2], bin8, calibration)
     np.testing.assert_array_equal(np.isnan(result.stack.image), dead)
 
 
@@ -280,10 +281,9 @@ def test_a_real_segment_reduces_to_its_level(shared_data, lsstcam):
     raft = next(entry for entry in lsstcam.science if entry.vendor == "E2V" and entry.slot == "S11")
     with fits.open(path) as hdus:
         segments = {amplifier.name: hdus[amplifier.extname].data for amplifier in raft.amplifiers}
-    from permil.isr import reduce_exposure
 
     calibration = load_calibration(raft, lsstcam, IsrConfig(bias="none", gains="none"))
-    reduced = reduce_exposure(segments, calibration)
+    reduced = reduce_segments(segments, calibration)
     amplifier = raft.amplifier("C00")
     assert reduced.overscan_level[15] == pytest.approx(27026, abs=0.6)
     # 47808 adu is the median of the segment as it is in the file.

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.io import fits
+from segments_in_memory import measure_segments, reduce_segments
 from test_file_stack import assert_same, both_ways, exposures, of_sensor, write
 from test_open_exposure import assert_strips_are_those_of, crosstalk, whole
 
@@ -14,7 +15,7 @@ from permil.camera import ReferenceBox
 from permil.camera.frames import take_segment
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
-from permil.isr import OverscanOptions, reduce_box, reduce_exposure
+from permil.isr import OverscanOptions
 from permil.isr.calibration.superbias import bias_calibration, build_superbias, superbias_notes
 from permil.isr.exposure_group import stack_group
 from permil.isr.overscan import describe_lost, lost_runs, measure_overscan
@@ -153,7 +154,7 @@ def test_light_is_compared_in_pixels_that_all_exposures_hold(detector, bin8, cal
     paths = [write(tmp_path / f"{i}.fits", detector, each, coding="plain") for i, each in enumerate(every)]
     for method in ("row_median", "smoothed"):
         own = replace(calibration, overscan=OverscanOptions(method))
-        stacked = stack_group(paths, [1.0] * 4, bin8, own, IsrConfig(bias="none"))
+        stacked = stack_group(paths, [1.0] * 4, bin8, own)
         np.testing.assert_allclose(stacked.stack.light, 1, atol=2e-3)
         ratio = stacked.stack.image / scene
         gain = np.empty(detector.shape)
@@ -171,8 +172,7 @@ def test_rows_that_no_exposure_holds_have_no_data(detector, bin8, calibration, m
         each["C12"][60:180] = -1
     paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(every)]
     for threshold in (5.0, np.inf):
-        config = IsrConfig(bias="none").model_copy(update={"rejection_threshold": threshold})
-        stacked = stack_group(paths, [1.0] * 3, bin8, calibration, config)
+        stacked = stack_group(paths, [1.0] * 3, bin8, calibration, threshold=threshold)
         segment = detector.amplifier("C12")
         assert np.isnan(take_segment(segment, stacked.stack.image)[60:180]).all()
         assert (take_segment(segment, stacked.stack.mask)[60:180] & MaskPlane.NO_DATA).all()
@@ -212,16 +212,16 @@ def test_a_blank_segment_is_no_fault_of_the_file(detector, bin8, calibration, ma
     reduced = whole(path, bin8, calibration)
     assert reduced.damage == ()
     assert (reduced.mask[detector.amplifier("C05").slices] & MaskPlane.NO_DATA).all()
-    stacked = stack_group([path], [1.0], bin8, calibration, IsrConfig(bias="none"))
+    stacked = stack_group([path], [1.0], bin8, calibration)
     assert stacked.damaged == ()
 
 
 def test_crosstalk_of_rows_that_are_not_there_does_not_reach_other_segments(detector, calibration, make_raw):
     own = replace(calibration, crosstalk=crosstalk(detector))
     segments = next(exposures(detector, make_raw, number=1, hits=0))
-    clean = reduce_exposure(segments, own)
+    clean = reduce_segments(segments, own)
     segments["C03"][60:180] = 0
-    damaged = reduce_exposure(segments, own)
+    damaged = reduce_segments(segments, own)
     kept = np.isfinite(damaged.image)
     # A signal of 30,000 electrons is missing from the correction, not a signal of minus 25,000 added to it.
     assert np.abs(damaged.image - clean.image)[kept].max() < 1.2e-3 * 45000
@@ -233,13 +233,13 @@ def test_a_bunch_of_which_rows_are_missing_is_no_node(detector, calibration, mak
     box = {"amplifier": "C14", "row": 125, "column": 32, "box": 30}
     place = ReferenceBox(detector.name, "C14", 125, 32, 30)
     inside = rows.stop > place.row - 15 and rows.start < place.row + 15
-    clean = reduce_box(segments, calibration, **box)
+    clean = measure_segments(segments, calibration, **box)
     segments["C14"][rows] = 0
     if complains and inside:
         with pytest.raises(RawFormatError, match=r"bunch of pixels is incomplete: rows .* of segment Segment14 repeat one count"):
-            reduce_box(segments, calibration, **box)
+            measure_segments(segments, calibration, **box)
     else:
-        assert reduce_box(segments, calibration, **box).signal == clean.signal
+        assert measure_segments(segments, calibration, **box).signal == clean.signal
 
 
 def test_a_superbias_leaves_damaged_rows_out_and_names_them(detector, bin8, make_raw, tmp_path):
@@ -255,7 +255,7 @@ def test_a_superbias_leaves_damaged_rows_out_and_names_them(detector, bin8, make
     image = read_image(product).image
     assert np.abs(image - structure).max() < 6 * 5 / np.sqrt(3)
     # Without any noise or structure a bias cannot be told from damage; it has no data.
-    blank = reduce_exposure(
+    blank = reduce_segments(
         make_raw(detector, np.zeros(detector.shape), rng, noise=0.0), bias_calibration(detector, overscan=OverscanOptions())
     )
     assert np.isnan(blank.image).all()

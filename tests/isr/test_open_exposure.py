@@ -12,7 +12,6 @@ from test_file_stack import exposures, full_calibration, of_sensor, write
 
 from permil.arrays import ArrayPool
 from permil.camera.frames import take_segment
-from permil.config.isr import IsrConfig
 from permil.errors import InputError, RawFormatError
 from permil.exposures import RawFile
 from permil.isr import OverscanOptions
@@ -21,7 +20,6 @@ from permil.isr.reduce import reduce_raw_file
 from permil.products import MaskPlane
 
 DETECTORS = ("R22_S11", "R02_S02", "R00_SW0", "R44_SG1")
-CONFIG = IsrConfig(bias="none")
 
 
 def crosstalk(detector, *, seed=4):
@@ -43,7 +41,7 @@ def whole(path, camera, calibration):
 
 def assert_strips_are_those_of(reduced, path, camera, calibration, *, rows=23, step=4):
     seen = np.zeros(reduced.image.shape[0], dtype=int)
-    with OpenExposure(path, camera, calibration, RowSample.of(calibration, step), CONFIG) as exposure:
+    with OpenExposure(path, camera, calibration, RowSample.of(calibration, step)) as exposure:
         for strip in strips_of(calibration.detector, rows=rows, neighbours=calibration.saturation_grow):
             image, mask = exposure.read(strip)
             for run, own in zip(strip.runs, strip.own_rows, strict=True):
@@ -148,7 +146,7 @@ def test_damaged_rows_are_named_with_their_file(detector, bin8, calibration, mak
     start, stop = (int(place[0]) for place in places.bounds(np.array([51])))
     content[start:stop] = b"\xff" * (stop - start)
     path.write_bytes(content)
-    with OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4), CONFIG) as exposure:
+    with OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4)) as exposure:
         first, second, *_ = strips_of(detector, rows=40, neighbours=0)
         exposure.read(first)
         with pytest.raises(RawFormatError, match=r"a\.fits.*rows 40 to 79 of segment Segment14 cannot be decompressed"):
@@ -158,7 +156,7 @@ def test_damaged_rows_are_named_with_their_file(detector, bin8, calibration, mak
 def test_the_file_of_another_detector_is_refused(detector, itl, bin8, calibration, make_raw, tmp_path):
     path = write(tmp_path / "a.fits", itl, next(exposures(itl, make_raw)))
     with pytest.raises(InputError, match="holds detector R02_S02, not R22_S11"):
-        OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4), CONFIG)
+        OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4))
 
 
 def test_memory_of_an_image_is_used_again(detector, bin8, calibration, make_raw, tmp_path):

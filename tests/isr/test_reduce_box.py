@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from segments_in_memory import measure_segments, reduce_segments
 
 from permil.camera.frames import box_in_detector
 from permil.errors import CalibrationError, CameraError, RawFormatError
-from permil.isr import LinearityCurve, Superbias, reduce_box, reduce_exposure
+from permil.isr import LinearityCurve, Superbias
 from permil.products import MaskPlane
 
 BOX = {"amplifier": "C14", "row": 125, "column": 32, "box": 30}
@@ -34,8 +35,8 @@ def test_it_is_the_mean_of_the_reduced_image(detector, calibration, make_raw):
     segments = make_raw(detector, adu, rng)
     needed = full.needed_segments("C14")
     assert sorted(needed) == ["C03", "C13", "C14", "C15"]
-    measured = reduce_box({name: segments[name] for name in needed}, full, temperature=3.0, **BOX)
-    image = reduce_exposure(segments, full, temperature=3.0)
+    measured = measure_segments({name: segments[name] for name in needed}, full, temperature=3.0, **BOX)
+    image = reduce_segments(segments, full, temperature=3.0)
     assert measured.signal == pytest.approx(image.image[box_slices(detector)].mean(dtype=float), rel=1e-6)
     assert (measured.count, measured.saturated, measured.rejected) == (900, 0, 0)
     assert measured.read_noise == pytest.approx(image.read_noise[4])
@@ -50,7 +51,7 @@ def test_the_error_is_the_scatter(detector, calibration, make_raw, electrons):
     for _ in range(250):
         photons = rng.poisson(electrons, detector.shape) / gain
         segments = make_raw(replace(detector, amplifiers=(needed,)), photons, rng)
-        measured = reduce_box(segments, calibration, **BOX)
+        measured = measure_segments(segments, calibration, **BOX)
         pulls.append((measured.signal - electrons) / measured.error)
     assert np.std(pulls) == pytest.approx(1, abs=0.15)
     assert np.mean(pulls) == pytest.approx(0, abs=0.25)
@@ -60,12 +61,12 @@ def test_cosmic_rays_are_left_out_and_pixels_with_another_response_are_not(detec
     rng = np.random.default_rng(3)
     response = rng.normal(1, 0.007, detector.shape)
     adu = 30000 * response + rng.normal(0, 170, detector.shape)
-    clean = reduce_box(make_raw(detector, adu, rng), calibration, **BOX)
+    clean = measure_segments(make_raw(detector, adu, rng), calibration, **BOX)
     assert clean.rejected == 0
     rows, columns = box_slices(detector)
     hit = adu.copy()
     hit[rows.start + 3, columns.start + np.arange(5)] += 20000
-    dirty = reduce_box(make_raw(detector, hit, rng), calibration, **BOX)
+    dirty = measure_segments(make_raw(detector, hit, rng), calibration, **BOX)
     assert dirty.rejected == 5
     assert dirty.count == 895
     assert abs(dirty.signal - clean.signal) < 3 * clean.error + 5 / 900 * 30000 * 0.007 * 3
@@ -80,10 +81,10 @@ def test_saturated_and_bad_pixels_are_left_out(detector, calibration, make_raw):
     static[rows.start + 9, columns] = MaskPlane.BAD
     adu[rows.start + 9, columns] = 31000
     masked = replace(calibration, static_mask=static)
-    measured = reduce_box(make_raw(detector, adu, rng), masked, **BOX)
+    measured = measure_segments(make_raw(detector, adu, rng), masked, **BOX)
     assert (measured.saturated, measured.count) == (4, 900 - 34)
     assert measured.signal == pytest.approx(30000 * calibration.gains.gain[4], rel=1e-4)
-    saturated = reduce_box(make_raw(detector, np.full(detector.shape, 2e5), rng), calibration, **BOX)
+    saturated = measure_segments(make_raw(detector, np.full(detector.shape, 2e5), rng), calibration, **BOX)
     assert saturated.saturated == 900
     assert saturated.count == 0
     assert np.isnan(saturated.signal)
@@ -93,14 +94,14 @@ def test_a_bunch_without_a_usable_pixel_is_an_error(detector, calibration, make_
     segments = make_raw(detector, np.full(detector.shape, 1000.0), np.random.default_rng(5))
     all_bad = replace(calibration, static_mask=np.full(detector.shape, MaskPlane.BAD, dtype=np.int16))
     with pytest.raises(CalibrationError, match="R22_S11 C14"):
-        reduce_box(segments, all_bad, **BOX)
+        measure_segments(segments, all_bad, **BOX)
     segments["C14"] = np.zeros_like(segments["C14"])
     # A segment may be blank in one exposure only: that exposure is at fault, not the choice of the bunch.
     with pytest.raises(RawFormatError, match="segment Segment14 is blank: all its counts are 0"):
-        reduce_box(segments, calibration, **BOX)
+        measure_segments(segments, calibration, **BOX)
 
 
 def test_a_bunch_off_its_segment_is_an_error(detector, calibration, make_raw):
     segments = make_raw(detector, np.zeros(detector.shape), np.random.default_rng(6))
     with pytest.raises(CameraError, match="extends beyond amplifier"):
-        reduce_box(segments, calibration, amplifier="C14", row=5, column=32, box=30)
+        measure_segments(segments, calibration, amplifier="C14", row=5, column=32, box=30)

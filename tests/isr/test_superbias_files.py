@@ -44,20 +44,20 @@ def test_the_file_of_a_folder_is_found_by_any_name_of_the_detector(bin8: Camera,
     write(tmp_path / name, bin8)
     for other in ("superbias_R22_S12.fits", "superbias_det095.fits", "notes.txt"):
         (tmp_path / other).write_text("of no use here")
-    assert superbias_path(IsrConfig(bias=str(tmp_path)), bin8[DETECTOR], None) == tmp_path / name
+    assert superbias_path(str(tmp_path), bin8[DETECTOR], None) == tmp_path / name
 
 
 def test_a_folder_without_or_with_several_files_of_the_detector(bin8: Camera, tmp_path: Path) -> None:
     config = IsrConfig(bias=str(tmp_path))
     (tmp_path / "superbias_R22_S12.fits").touch()
     with pytest.raises(InputError, match=r"there is no superbias of R22_S11; put superbias_R22_S11\.fits there"):
-        superbias_path(config, bin8[DETECTOR], None)
+        superbias_path(config.bias, bin8[DETECTOR], None)
     for name in ("superbias_det094.fits", "superbias_R22-S11.fits"):
         (tmp_path / name).touch()
     with pytest.raises(
         CalibrationError, match=r"several files may be the superbias of R22_S11: superbias_R22-S11\.fits, superbias"
     ):
-        superbias_path(config, bin8[DETECTOR], None)
+        superbias_path(config.bias, bin8[DETECTOR], None)
 
 
 @pytest.mark.parametrize("stated", [{"DETECTOR": 94}, {"DETECTOR": "r22-s11"}, {"RAFTBAY": "R22", "CCDSLOT": "S11"}], ids=str)
@@ -124,10 +124,10 @@ def test_what_is_not_the_superbias_of_the_detector_is_refused(
 @pytest.mark.parametrize("spelling", ["E2V-CCD250-999", "e2v_ccd250_999"])
 def test_a_superbias_of_another_sensor_at_the_same_place(bin8: Camera, tmp_path: Path, spelling: str) -> None:
     config = IsrConfig(bias=str(write(tmp_path / "bias.fits", bin8, LSST_NUM=spelling)))
-    check_superbias_serial(config, bin8[DETECTOR], bin8, "E2V-CCD250-999")
-    check_superbias_serial(config, bin8[DETECTOR], bin8, "")
+    check_superbias_serial(config.bias, bin8[DETECTOR], bin8, "E2V-CCD250-999")
+    check_superbias_serial(config.bias, bin8[DETECTOR], bin8, "")
     with pytest.raises(CalibrationError, match="999, the exposures of R22_S11 are of E2V-CCD250-382"):
-        check_superbias_serial(config, bin8[DETECTOR], bin8, "E2V-CCD250-382")
+        check_superbias_serial(config.bias, bin8[DETECTOR], bin8, "E2V-CCD250-382")
     # A sensor that is not the camera's may be read out: the reduction itself compares only the place.
     assert load_calibration(bin8[DETECTOR], bin8, config).superbias is not None
 

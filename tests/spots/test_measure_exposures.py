@@ -43,9 +43,9 @@ def calibration(campaign: SpotSimulationSummary, camera: Camera) -> Calibration:
 
 
 def test_catalog_agrees_with_the_truth(campaign: SpotSimulationSummary, camera: Camera, calibration: Calibration) -> None:
-    config, bench = load_config(campaign.configuration), SpotBench(CONFIG)
+    bench = SpotBench(CONFIG)
     for path, exposure in zip(campaign.files, bench.exposures(), strict=True):
-        catalog = measure_exposure(path, camera, calibration, config.isr).catalog
+        catalog = measure_exposure(path, camera, calibration).catalog
         assert (catalog.projector_x, catalog.projector_y) == pytest.approx(exposure.projector, abs=1e-9)
         light = bench.spot_light(exposure)
         distance, index = cKDTree(np.column_stack([catalog.x, catalog.y])).query(np.column_stack([light.x, light.y]))
@@ -63,13 +63,12 @@ def test_catalog_agrees_with_the_truth(campaign: SpotSimulationSummary, camera: 
 
 
 def test_what_the_header_says(campaign: SpotSimulationSummary, camera: Camera, calibration: Calibration) -> None:
-    config = load_config(campaign.configuration)
-    catalog = measure_exposure(campaign.files[0], camera, calibration, config.isr).catalog
+    catalog = measure_exposure(campaign.files[0], camera, calibration).catalog
     header = fits.getheader(campaign.files[0])
     assert (catalog.detector, catalog.exposure, catalog.exposure_time) == ("R22_S11", header["OBSID"], 15.0)
     assert header["CCOBLED"] == "uv"
     assert catalog.band == "SDSSr"
-    named = measure_exposure(campaign.files[0], camera, calibration, config.isr, band="nm960").catalog
+    named = measure_exposure(campaign.files[0], camera, calibration, band="nm960").catalog
     assert named.band == "nm960"
 
 
@@ -78,14 +77,12 @@ def test_stale_lamp_is_no_band(tmp_path: Path, campaign: SpotSimulationSummary, 
     with fits.open(campaign.files[0]) as hdus:
         del hdus[0].header["FILTER"]
         hdus.writeto(without, checksum=True)
-    config = load_config(campaign.configuration)
-    assert measure_exposure(without, camera, calibration, config.isr).catalog.band == ""
+    assert measure_exposure(without, camera, calibration).catalog.band == ""
 
 
 def test_options_reach_the_measurement(campaign: SpotSimulationSummary, camera: Camera, calibration: Calibration) -> None:
-    config = load_config(campaign.configuration)
     options = MeasureOptions(flux_radius=9.0)
-    measurement = measure_exposure(campaign.files[0], camera, calibration, config.isr, options=options)
+    measurement = measure_exposure(campaign.files[0], camera, calibration, options=options)
     assert measurement.catalog.aperture == 9.0
     assert np.array_equal(measurement.catalog.flux, measurement.apertures.flux[:, 3])
 
@@ -93,19 +90,17 @@ def test_options_reach_the_measurement(campaign: SpotSimulationSummary, camera: 
 def test_exposure_that_is_not_of_spots_is_an_error(
     campaign: SpotSimulationSummary, camera: Camera, calibration: Calibration
 ) -> None:
-    config = load_config(campaign.configuration)
     with pytest.raises(InputError, match=r"not a spot exposure \(IMGTYPE BIAS") as raised:
-        measure_exposure(campaign.biases[0], camera, calibration, config.isr)
+        measure_exposure(campaign.biases[0], camera, calibration)
     assert raised.value.path == str(campaign.biases[0])
 
 
 def test_exposure_of_another_detector_is_an_error(
     campaign: SpotSimulationSummary, camera: Camera, calibration: Calibration
 ) -> None:
-    config = load_config(campaign.configuration)
     other = replace(calibration, detector=camera["R02_S02"])
     with pytest.raises(InputError, match="the file holds detector R22_S11, not R02_S02"):
-        measure_exposure(campaign.files[0], camera, other, config.isr)
+        measure_exposure(campaign.files[0], camera, other)
 
 
 @pytest.mark.full
@@ -116,7 +111,7 @@ def test_whole_sensor_from_a_raw_file(tmp_path: Path) -> None:
     written = simulate_spots(config, tmp_path, workers=1)
     camera, run = load_camera("lsstcam"), load_config(written.configuration)
     calibration = load_calibration(camera["R02_S02"], camera, run.isr)
-    catalog = measure_exposure(written.files[0], camera, calibration, run.isr).catalog
+    catalog = measure_exposure(written.files[0], camera, calibration).catalog
     bench = SpotBench(config)
     light = bench.spot_light(bench.exposures()[0])
     distance, _ = cKDTree(np.column_stack([catalog.x, catalog.y])).query(np.column_stack([light.x, light.y]))

@@ -47,14 +47,16 @@ def box_signals(
     boxes: Sequence[ReferenceBox],
     camera: Camera,
     calibration: Calibration,
-    config: IsrConfig,
     *,
+    threshold: float,
     checksums: Checksums = "refuse",
 ) -> list[BoxSignal]:
     """Measure bunches of pixels of one detector in one raw file.
 
     Parameters
     ----------
+    threshold
+        See `permil.isr.box.measure_box`.
     checksums
         See `permil.exposures.RawFile`; only segments with bunches, and those of their crosstalk, are checked.
 
@@ -76,12 +78,9 @@ def box_signals(
                 whole[amplifier.name] = raw_file.segment(amplifier.name)
             return whole[amplifier.name][rows] if amplifier.name in whole else read_rows(raw_file, amplifier.name, rows)
 
-        temperature = board_temperature(raw_file, config)
+        temperature = board_temperature(raw_file, calibration)
         try:
-            return [
-                measure_box(read, calibration, box, temperature=temperature, threshold=config.rejection_threshold)
-                for box in boxes
-            ]
+            return [measure_box(read, calibration, box, temperature=temperature, threshold=threshold) for box in boxes]
         except PermilError as error:
             raise with_path(error, path) from error
 
@@ -106,7 +105,7 @@ def _box_calibration(isr_json: str, camera_name: str, made: Path, boxes: BoxPlac
     camera, options = shared_camera(camera_name), IsrConfig.model_validate_json(isr_json)
     detector = camera[boxes[0].detector]
     calibration = load_calibration(detector, camera, options, with_superbias=False)
-    path = superbias_path(options, detector, made)
+    path = superbias_path(options.bias, detector, made)
     if path is None:
         return calibration
     return _with_superbias(calibration, boxes, path, camera=camera, threshold=options.hot_pixel_threshold)
@@ -390,7 +389,14 @@ def _nodes_of_exposure(
 ) -> list[dict[str, Any]]:
     note = ""
     try:
-        signals = box_signals(row["path"], boxes, camera, calibration, config.isr, checksums=config.exposures.checksums)
+        signals = box_signals(
+            row["path"],
+            boxes,
+            camera,
+            calibration,
+            threshold=config.isr.rejection_threshold,
+            checksums=config.exposures.checksums,
+        )
     except InputError as error:
         # A damaged file of a scan is a missing node and does not stop the run.
         note = f"{error.path}: {error.what}"

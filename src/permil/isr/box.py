@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,7 @@ from permil.camera.frames import box_in_detector
 from permil.errors import CalibrationError, RawFormatError
 from permil.isr.calibration.calibration import Calibration, SegmentGroup
 from permil.isr.overscan import Overscan, describe_lost, measure_overscan, overscan_columns
-from permil.isr.reduce import is_dead, raw_segment
+from permil.isr.reduce import is_dead
 from permil.products.masks import MaskPlane, is_usable
 
 FloatArray = NDArray[np.float64]
@@ -49,45 +48,6 @@ class BoxSignal:
     saturated: int
     rejected: int
     read_noise: float
-
-
-def reduce_box(
-    segments: Mapping[str, NDArray[Any]],
-    calibration: Calibration,
-    *,
-    amplifier: str,
-    row: int,
-    column: int,
-    box: int,
-    temperature: float | None = None,
-    threshold: float = 5.0,
-    prnu: float = 0.01,
-) -> BoxSignal:
-    """Measure the mean signal of a reference box in segments that are in memory.
-
-    Parameters
-    ----------
-    segments
-        Raw segments by amplifier name; only ``calibration.needed_segments(amplifier)`` are read.
-    amplifier, row, column, box
-        Centre of the box in the trimmed raw segment and its side in pixels, as `permil.camera.frames.box_in_detector`.
-    calibration, temperature, threshold, prnu
-        See `measure_box`.
-
-    Raises
-    ------
-    CameraError, CalibrationError
-        See `measure_box`.
-    RawFormatError
-        If a needed segment is missing or has another size; and see `measure_box`.
-    """
-    detector = calibration.detector
-    place = ReferenceBox(detector.name, amplifier, row, column, box)
-
-    def read(source: Amplifier, rows: slice) -> NDArray[np.int32]:
-        return raw_segment(segments, detector, source)[rows]
-
-    return measure_box(read, calibration, place, temperature=temperature, threshold=threshold, prnu=prnu)
 
 
 def measure_box(

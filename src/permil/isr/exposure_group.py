@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from permil.arrays import ArrayPool
 from permil.camera import Camera
 from permil.camera.frames import take_segment
-from permil.config.isr import IsrConfig
 from permil.engine import threaded_map
 from permil.errors import InputError, PermilError, RawFormatError
 from permil.exposures import Checksums, RawFile
@@ -26,7 +25,7 @@ from permil.isr.calibration.calibration import Calibration
 from permil.isr.calibration.gains import board_temperature
 from permil.isr.photodiode import LeftOut, photodiode_scale, select_by_photodiode
 from permil.isr.reduce import check_detector, with_path
-from permil.isr.stack import Stack
+from permil.isr.stack import DEFAULT_THRESHOLD, Stack
 from permil.isr.streamed_stack import FileStack, ProbedFile, is_row_by_row, probe_file, stack_files
 from permil.products.masks import MaskPlane
 
@@ -285,8 +284,8 @@ def stack_group(
     photodiodes: Sequence[float | None] | FloatArray,
     camera: Camera,
     calibration: Calibration,
-    config: IsrConfig,
     *,
+    threshold: float = DEFAULT_THRESHOLD,
     normalise: bool = True,
     checksums: Checksums = "refuse",
     pool: ArrayPool | None = None,
@@ -300,6 +299,8 @@ def stack_group(
     ----------
     paths, photodiodes
         Raw files and their photodiode readings.
+    threshold
+        See `permil.isr.streamed_stack.stack_files`.
     normalise
         Whether the photodiode sets the scale; otherwise readings may be missing.
     checksums
@@ -323,11 +324,11 @@ def stack_group(
         return [file.median if own else readings[file.raw_file.path] for file in files]
 
     def temperature(file: RawFile) -> float | None:
-        return board_temperature(file, config)
+        return board_temperature(file, calibration)
 
     with OpenFiles(wanted, camera, calibration, temperature, checksums=checksums) as opened:
         contradictions = [*opened.set_aside_unusable(), *opened.set_aside_contradictions(readings.__getitem__)]
-        stacked = opened.stack(light, threshold=config.rejection_threshold, poisson=True, pool=pool)
+        stacked = opened.stack(light, threshold=threshold, poisson=True, pool=pool)
         left_out = (*selection.left_out, *contradictions, *opened.left_out)
         if stacked is None:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,7 @@ def load_calibration(
         mask |= defect_mask(table, detector, path=config.defects, camera=camera)
     gains = read_gains(config, detector, camera=camera)
     bias = None
-    bias_path = superbias_path(config, detector, superbias) if with_superbias else None
+    bias_path = superbias_path(config.bias, detector, superbias) if with_superbias else None
     if bias_path is not None:
         bias, unusable = read_superbias(bias_path, detector, camera=camera, gains=gains)
         mask |= unusable | hot_pixel_mask(bias.image, detector, threshold=config.hot_pixel_threshold)
@@ -69,7 +70,7 @@ def load_calibration(
         detector=detector,
         gains=gains,
         static_mask=mask,
-        saturation=_saturation(config, detector),
+        saturation=_saturation(config.saturation, detector),
         superbias=bias,
         linearity=linearity,
         crosstalk=crosstalk,
@@ -78,11 +79,12 @@ def load_calibration(
         overscan=overscan_options(config),
         temperature_coefficient=config.temperature_coefficient,
         temperature_reference=config.temperature_reference,
+        temperature_card=config.temperature_card,
     )
 
 
-def _saturation(config: IsrConfig, detector: Detector) -> FloatArray:
-    if config.saturation == "nominal":
+def _saturation(level: float | Literal["nominal", "none"], detector: Detector) -> FloatArray:
+    if level == "nominal":
         return np.array([amplifier.saturation for amplifier in detector.amplifiers])
-    limit = np.inf if config.saturation == "none" else config.saturation
+    limit = np.inf if level == "none" else level
     return np.full(len(detector.amplifiers), limit)

@@ -138,7 +138,7 @@ def _group_moments(config: Config, camera: Camera, calibration: Calibration, pat
     level: list[FloatArray] = []
     for path in paths:
         try:
-            image = reduce_file(path, camera, calibration, config.isr, checksums=config.exposures.checksums)
+            image = reduce_file(path, camera, calibration, checksums=config.exposures.checksums)
         except InputError:
             # Whoever reduces it for the flat lists it.
             continue

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from permil._kernels import isr as kernels
 from permil.camera import Camera, Detector
 from permil.camera.frames import segment_to_detector
-from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError
 from permil.exposures import Checksums, RawFile
 from permil.exposures.segment_rows import mapped_rows
@@ -196,25 +195,24 @@ class OpenExposure:
         camera: Camera,
         calibration: Calibration,
         sample: RowSample,
-        config: IsrConfig,
         *,
         checksums: Checksums = "refuse",
     ) -> None:
         self.path, self.calibration, self.detector = Path(path), calibration, calibration.detector
         self._file = RawFile(path, camera, checksums=checksums)
         try:
-            self._look(sample, config)
+            self._look(sample)
         except BaseException:
             self._file.close()
             raise
 
         self._lost: list[LostRuns] = []
 
-    def _look(self, sample: RowSample, config: IsrConfig) -> None:
+    def _look(self, sample: RowSample) -> None:
         check_detector(self._file.detector, self.detector, self.path)
         self._file.read_ahead()
         try:
-            temperature = board_temperature(self._file, config)
+            temperature = board_temperature(self._file, self.calibration)
             self.sample: DetectorImage
             reduced = reduce_raw_file(self._file, sample.calibration, temperature=temperature, rows=sample.raw_rows)
             self.sample, _, constant = reduced

@@ -7,7 +7,7 @@ structure, noise). It is inverted from its end: overscan level, superbias, cross
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,18 @@ from numpy.typing import NDArray
 from permil._kernels import isr as kernels
 from permil.arrays import ArrayPool
 from permil.camera import Amplifier, Camera, Detector
-from permil.config.isr import IsrConfig
 from permil.engine import threaded_map
-from permil.errors import InputError, PermilError, RawFormatError
+from permil.errors import InputError, PermilError
 from permil.exposures import Checksums, RawFile
 from permil.exposures.segment_rows import RowBuffer, read_rows
 from permil.isr.calibration.calibration import Calibration, SegmentGroup
 from permil.isr.calibration.gains import board_temperature, board_thermometers
 from permil.isr.calibration.masks import grow_saturated
-from permil.isr.overscan import Overscan, describe_lost, measure_overscan, native_counts
+from permil.isr.overscan import Overscan, describe_lost, measure_overscan
 from permil.products.masks import MaskPlane
 
 FloatArray = NDArray[np.float64]
 IntegerImage = NDArray[np.int32]
-_SegmentReader = Callable[[Amplifier, IntegerImage | None], IntegerImage]
-"""Returns the raw segment of an amplifier, in the given array if there is one."""
-
 # Raw rows that a thread reduces at a time if all segments are reduced together.
 _ROWS_TOGETHER = 128
 _OWN = threading.local()
@@ -93,40 +89,6 @@ class DetectorImage:
         return variance
 
 
-def reduce_exposure(
-    segments: Mapping[str, NDArray[Any]], calibration: Calibration, *, temperature: float | None = None
-) -> DetectorImage:
-    """Reduce one exposure of one detector.
-
-    Parameters
-    ----------
-    segments
-        Whole raw segments by amplifier name, adu, as read (not trimmed, not flipped).
-    calibration
-        Of this detector.
-    temperature
-        Readout-board temperature, degree C; needed when the gain depends on it.
-
-    Returns
-    -------
-    DetectorImage
-        Pixels of a segment with constant counts (a dead channel), and those that a damaged file has lost (`permil.isr.overscan`), are
-        NO_DATA.
-
-    Raises
-    ------
-    RawFormatError
-        If a segment is missing or has another size than the camera's.
-    CalibrationError
-        If the board temperature is needed and not known.
-    """
-
-    def segment(amplifier: Amplifier, _: IntegerImage | None) -> IntegerImage:
-        return raw_segment(segments, calibration.detector, amplifier)
-
-    return _reduce_segments(segment, calibration, temperature=temperature)[0]
-
-
 def reduce_raw_file(
     raw_file: RawFile,
     calibration: Calibration,
@@ -135,20 +97,42 @@ def reduce_raw_file(
     pool: ArrayPool | None = None,
     rows: slice | None = None,
 ) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
-    """Reduce an open file; without crosstalk a decoded segment is reduced while it is in the cache of its core.
+    """Reduce an open file; each segment is decoded once, and without crosstalk reduced while it is in the cache of its core.
 
-    Parameters and errors are those of `reduce_exposure`; image and mask come from ``pool``. If only some ``rows`` of the raw segments
-    are read, the calibration is that of these rows (`permil.isr.open_exposure.RowSample`).
+    Parameters
+    ----------
+    calibration
+        Of this detector, or of the ``rows`` of the raw segments that are read (`permil.isr.open_exposure.RowSample`).
+    temperature
+        Readout-board temperature, degree C; needed when the gain depends on it.
+    pool
+        Pool for image and mask.
+    rows
+        Rows of the raw segments to read, if not all.
 
     Returns
     -------
     DetectorImage
-        The exposure.
+        Pixels of a segment with constant counts (a dead channel), and those that a damaged file has lost (`permil.isr.overscan`), are
+        NO_DATA.
     overscans
         One per amplifier.
     dead
         Whether each channel has constant counts.
+
+    Raises
+    ------
+    RawFormatError
+        If a segment is missing or cannot be decoded.
+    CalibrationError
+        If the board temperature is needed and not known.
     """
+    detector = calibration.detector
+    gain = calibration.gain_at(temperature)
+    pool = pool or ArrayPool()
+    image, mask = pool.empty(detector.shape, np.float32), pool.empty(detector.shape, np.int16)
+    groups = SegmentGroup.all_of(calibration)
+    indices = range(len(detector.amplifiers))
 
     def segment(amplifier: Amplifier, pixels: IntegerImage | None) -> IntegerImage:
         if getattr(_OWN, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
@@ -157,25 +141,6 @@ def reduce_raw_file(
         if rows is None:
             return raw_file.segment(amplifier.name, pixels)
         return read_rows(raw_file, amplifier.name, rows, buffer=_OWN.buffer, pixels=pixels)
-
-    return _reduce_segments(segment, calibration, temperature=temperature, pool=pool, rows=rows)
-
-
-def _reduce_segments(
-    segment: _SegmentReader,
-    calibration: Calibration,
-    *,
-    temperature: float | None,
-    pool: ArrayPool | None = None,
-    rows: slice | None = None,
-) -> tuple[DetectorImage, tuple[Overscan, ...], tuple[bool, ...]]:
-    """Reduce segments; each segment is fetched once."""
-    detector = calibration.detector
-    gain = calibration.gain_at(temperature)
-    pool = pool or ArrayPool()
-    image, mask = pool.empty(detector.shape, np.float32), pool.empty(detector.shape, np.int16)
-    groups = SegmentGroup.all_of(calibration)
-    indices = range(len(detector.amplifiers))
 
     def measure(index: int, pixels: IntegerImage | None) -> tuple[IntegerImage, Overscan, bool]:
         amplifier = detector.amplifiers[index]
@@ -227,33 +192,6 @@ def _reduce_segments(
     return reduced, overscans, dead
 
 
-def raw_segment(segments: Mapping[str, NDArray[Any]], detector: Detector, amplifier: Amplifier) -> NDArray[np.int32]:
-    """Return a raw segment after checking that it exists and has the camera's size.
-
-    Raises
-    ------
-    RawFormatError
-        If it is missing or has another size.
-    """
-    if amplifier.name not in segments:
-        raise RawFormatError(
-            f"segment {amplifier.extname} of detector {detector.name} is missing",
-            remedy="take the file again or leave the exposure out",
-            detector=detector.name,
-            amplifier=amplifier.name,
-        )
-    raw = segments[amplifier.name]
-    if raw.shape != (amplifier.ny_raw, amplifier.nx_raw):
-        raise RawFormatError(
-            f"segment {amplifier.extname} of detector {detector.name} has {raw.shape[0]} rows by {raw.shape[1]} columns, "
-            f"not {amplifier.ny_raw} by {amplifier.nx_raw}",
-            remedy="check that the camera of the configuration is that of the data",
-            value=raw.shape,
-            allowed=(amplifier.ny_raw, amplifier.nx_raw),
-        )
-    return native_counts(raw)
-
-
 def is_dead(raw: NDArray[Any], overscan: Overscan) -> bool:
     """Return whether a channel is dead: all counts of the segment are the same."""
     return overscan.read_noise == 0 and bool(np.ptp(raw) == 0)
@@ -263,7 +201,6 @@ def reduce_file(
     path: str | Path,
     camera: Camera,
     calibration: Calibration,
-    config: IsrConfig,
     *,
     checksums: Checksums = "refuse",
     pool: ArrayPool | None = None,
@@ -290,9 +227,9 @@ def reduce_file(
         # Also for single rows: a disk reads a whole file faster than its parts.
         raw_file.read_ahead()
         try:
-            temperature = board_temperature(raw_file, config)
+            temperature = board_temperature(raw_file, calibration)
             reduced, *_ = reduce_raw_file(raw_file, calibration, temperature=temperature, pool=pool, rows=rows)
-            return replace(reduced, thermometers=board_thermometers(raw_file, config))
+            return replace(reduced, thermometers=board_thermometers(raw_file, calibration))
         except PermilError as error:
             raise with_path(error, path) from error
 

@@ -132,7 +132,7 @@ def make_calibrations(run: Run, detectors: Sequence[str]) -> StageReport:
     elif config.bias != "none":
         rows = run.index.to_table()
         for name in detectors:
-            check_superbias_serial(config, run.camera[name], run.camera, common_serial(rows, name))
+            check_superbias_serial(config.bias, run.camera[name], run.camera, common_serial(rows, name))
     write_gains_table(run.folder.gains, gains, run.camera)
     return report
 
@@ -200,7 +200,7 @@ def calibration_files(config: Config, detector: str) -> list[Path]:
         if not path.is_dir():
             files.append(path)
         elif name == "bias":
-            found = superbias_path(config.isr, shared_camera(config.camera)[detector], None)
+            found = superbias_path(config.isr.bias, shared_camera(config.camera)[detector], None)
             files += [] if found is None else [found]
         else:
             files += sorted(path.glob(f"*{detector}*"))

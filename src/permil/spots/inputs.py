@@ -13,7 +13,6 @@ from astropy.table import Table
 
 from permil.camera import Camera, detector_key, shared_camera
 from permil.config import Config
-from permil.config.isr import IsrConfig
 from permil.config.spots import SpotsConfig
 from permil.engine import Task, Work
 from permil.errors import InputError, OutputError, PermilError
@@ -44,7 +43,6 @@ def measure_exposure(
     path: str | Path,
     camera: Camera,
     calibration: Calibration,
-    isr_config: IsrConfig,
     *,
     options: MeasureOptions | None = None,
     band: str = "",
@@ -84,7 +82,7 @@ def measure_exposure(
             remedy="give exposures of the spot projector",
             value=exposure.image_type,
         )
-    reduced = reduce_file(path, camera, calibration, isr_config, checksums=checksums)
+    reduced = reduce_file(path, camera, calibration, checksums=checksums)
     try:
         measurement = measure_image(
             reduced.image,
@@ -248,7 +246,6 @@ def _measure(path: str, *, config: Config, folder: RunFolder, detector: str, out
         path,
         shared_camera(config.camera),
         shared_calibration(config, folder, detector),
-        config.isr,
         options=MeasureOptions(**config.spots.measure.model_dump()),
         band=config.spots.band,
         checksums=config.exposures.checksums,

@@ -159,7 +159,7 @@ def _lit_stack(
         group.photodiodes,
         camera,
         calibration,
-        config.isr,
+        threshold=config.isr.rejection_threshold,
         normalise=config.isr.photodiode == "header",
         checksums=config.exposures.checksums,
         pool=pool,

@@ -123,7 +123,7 @@ class _Detector:
         self.amplifier_map = self.calibration.detector.amplifier_map()
         self.sampled = RowSample.of(self.calibration, sampling_step(self.calibration.detector.shape))
         self.checksums = request.config.exposures.checksums
-        self.isr = request.config.isr
+        self.threshold = request.config.isr.rejection_threshold
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
         """Yield stacks one by one, and single exposures a few together."""
@@ -190,7 +190,7 @@ class _Detector:
             self.light_of([obsid], known),
             scale=self.light.scale_on(self.request.detector, obsid),
             reference=reference,
-            threshold=self.isr.rejection_threshold,
+            threshold=self.threshold,
         )
 
     def _exposure(self, single: Single) -> OpenExposure | LeftOut:
@@ -202,7 +202,7 @@ class _Detector:
         if not np.isfinite(self.signals.signal[self.row_of[group.obsids[number]]]).any():
             return LeftOut(path, NOTHING_USABLE)
         try:
-            return OpenExposure(path, self.camera, self.calibration, self.sampled, self.isr, checksums=self.checksums)
+            return OpenExposure(path, self.camera, self.calibration, self.sampled, checksums=self.checksums)
         except InputError as error:
             return LeftOut(path, error.what)
 
@@ -237,7 +237,7 @@ class _Detector:
             scales,
             self.camera,
             self.calibration,
-            self.isr,
+            threshold=self.threshold,
             checksums=self.checksums,
             pool=pool,
         )

@@ -88,7 +88,7 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
     def measure(path: str) -> Measured | str:
         """Return signal and variance of an exposure, what it does not hold, temperatures, or why it cannot be used."""
         try:
-            image = reduce_file(path, camera, calibration, config.isr, checksums=checksums, pool=pool, rows=sample.raw_rows)
+            image = reduce_file(path, camera, calibration, checksums=checksums, pool=pool, rows=sample.raw_rows)
         except InputError as error:
             return error.what
         mean, expected, _ = average_exposure(
@@ -143,7 +143,6 @@ def _layout(request: SignalsRequest, camera: Camera, sample: RowSample, detector
                 path,
                 camera,
                 sample.calibration,
-                request.config.isr,
                 checksums=request.config.exposures.checksums,
                 rows=sample.raw_rows,
             )

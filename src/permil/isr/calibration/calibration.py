@@ -55,6 +55,8 @@ class Calibration:
         Options of the overscan level.
     temperature_coefficient, temperature_reference
         Change of the gain with the board temperature; see `permil.isr.calibration.gains.temperature_factor`.
+    temperature_card
+        Cards of the sensors of the readout board, as ``isr.temperature_card``.
     """
 
     detector: Detector
@@ -69,6 +71,7 @@ class Calibration:
     overscan: OverscanOptions = field(default_factory=OverscanOptions)
     temperature_coefficient: float = 0.0
     temperature_reference: float = 0.0
+    temperature_card: str | Sequence[str] = "mean"
 
     @property
     def unit(self) -> Literal["electron", "adu"]:

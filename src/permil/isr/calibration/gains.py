@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path, PurePath
+from typing import Protocol
 
 import numpy as np
 from astropy.table import Table
@@ -300,7 +301,19 @@ def write_gains_table(path: Path, gains: Mapping[str, Gains], camera: Camera) ->
 _BOARD_SENSORS = tuple(f"TEMP{number}" for number in range(1, 7))
 
 
-def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | None:
+class TemperatureOptions(Protocol):
+    """Options of the board temperature: `permil.isr.Calibration` has them, and the section ``isr`` of the configuration."""
+
+    @property
+    def temperature_coefficient(self) -> float:
+        """Relative change of the gain, 1/K; 0 if the gain is not corrected."""
+
+    @property
+    def temperature_card(self) -> str | Sequence[str]:
+        """One or more cards of the readout board, or ``mean`` of TEMP1 to TEMP6."""
+
+
+def board_temperature(raw: RawFile | RawDetector, options: TemperatureOptions) -> float | None:
     """Return the temperature for the gain, degree C; None if the gain is not corrected.
 
     All sensors of ``isr.temperature_card`` must have a possible temperature: a mean over changing sets of sensors would jump from
@@ -311,9 +324,9 @@ def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | 
     InputError
         If the temperature of a sensor is missing, undefined or impossible, or all sensors read exactly 0.
     """
-    if config.temperature_coefficient == 0:
+    if options.temperature_coefficient == 0:
         return None
-    cards, names = raw.readout_board, _board_sensors(config)
+    cards, names = raw.readout_board, _board_sensors(options)
     remedy = "name sensors that work in all exposures in isr.temperature_card, or set isr.temperature_coefficient to 0"
     if cards is None:
         raise InputError("there is no board temperature: no extension REB_COND", path=raw.path, remedy=remedy)
@@ -332,13 +345,13 @@ def board_temperature(raw: RawFile | RawDetector, config: IsrConfig) -> float | 
     return float(np.mean(list(temperatures.values())))
 
 
-def board_thermometers(raw: RawFile | RawDetector, config: IsrConfig) -> tuple[float, ...]:
+def board_thermometers(raw: RawFile | RawDetector, options: TemperatureOptions) -> tuple[float, ...]:
     """Return the temperatures of the sensors of ``isr.temperature_card``, degree C; NaN for a missing one, or if all are exactly 0."""
-    cards, names = raw.readout_board, _board_sensors(config)
+    cards, names = raw.readout_board, _board_sensors(options)
     temperatures = tuple(math.nan if cards is None else cards.temperature(name) for name in names)
     return temperatures if len(names) == 1 or any(temperatures) else (math.nan,) * len(names)
 
 
-def _board_sensors(config: IsrConfig) -> tuple[str, ...]:
-    wanted = config.temperature_card
+def _board_sensors(options: TemperatureOptions) -> tuple[str, ...]:
+    wanted = options.temperature_card
     return _BOARD_SENSORS if wanted == "mean" else (wanted,) if isinstance(wanted, str) else tuple(wanted)

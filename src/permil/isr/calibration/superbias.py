@@ -375,11 +375,13 @@ def _adu_per_unit(product: ImageProduct, detector: Detector, gains: Gains | None
     return factor
 
 
-def check_superbias_serial(config: IsrConfig, detector: Detector, camera: Camera, serial: str) -> None:
+def check_superbias_serial(source: str, detector: Detector, camera: Camera, serial: str) -> None:
     """Check that the superbias in the configuration belongs to the sensor that was read out.
 
     Parameters
     ----------
+    source
+        See `superbias_path`.
     serial
         Serial number in the raw files, empty if it is not known.
 
@@ -390,7 +392,7 @@ def check_superbias_serial(config: IsrConfig, detector: Detector, camera: Camera
     InputError
         If it cannot be read.
     """
-    path = superbias_path(config, detector, None)
+    path = superbias_path(source, detector, None)
     if path is None or not serial:
         return
     place = Sensor(detector.name, camera=camera)
@@ -410,11 +412,13 @@ def check_superbias_serial(config: IsrConfig, detector: Detector, camera: Camera
             )
 
 
-def superbias_path(config: IsrConfig, detector: Detector, made: Path | None) -> Path | None:
+def superbias_path(source: str, detector: Detector, made: Path | None) -> Path | None:
     """Return the path of the superbias of a detector; None if none is used.
 
     Parameters
     ----------
+    source
+        ``isr.bias``: a file, a folder, ``auto`` or ``none``.
     made
         The product of this run, for ``isr.bias: auto``.
 
@@ -425,10 +429,10 @@ def superbias_path(config: IsrConfig, detector: Detector, made: Path | None) -> 
     InputError
         If a folder holds none of this detector.
     """
-    if config.bias == "none":
+    if source == "none":
         return None
-    if config.bias != "auto":
-        path = Path(config.bias)
+    if source != "auto":
+        path = Path(source)
         return _superbias_in(path, detector) if path.is_dir() else path
     if made is None:
         raise CalibrationError(

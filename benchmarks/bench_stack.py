@@ -1,4 +1,4 @@
-"""Stacks of full-size files: time and memory by number of exposures, accuracy with cosmic rays; images combined beside ccdproc."""
+"""Stacks of full-size files: time and memory by number of exposures, accuracy with cosmic rays."""
 
 from __future__ import annotations
 
@@ -20,13 +20,9 @@ import numpy as np
 from full_size import GAIN, LIGHT, READ_NOISE, YARDSTICK, in_turn, read_astropy, write_campaign
 from harness import publish
 from permil.camera import load_camera
-from permil.isr import FrameStack
 
 FRAMES, HITS = 25, 1e-3
 NUMBERS = (5, 10, 25, 50, 100)
-IMAGES, IMAGE_SHAPE = 40, (4000, 4072)
-REDUCED = 500
-"""Rows and columns of the images that ccdproc combines; its time is scaled by the number of pixels."""
 
 
 def stack_once(paths: list[str], threads: int, repeats: int, signal: float) -> dict[str, float | list[float]]:
@@ -167,42 +163,6 @@ def _publish_by_number(title: str, measured: dict[int, dict[str, list[float]]]) 
     )
 
 
-def _combine(images: list[np.ndarray]) -> np.ndarray:
-    camera = load_camera("lsstcam")
-    stack = FrameStack(camera["R02_S02"])
-    mask = np.zeros(IMAGE_SHAPE, dtype=np.int16)
-    for image in images:
-        stack.add(image, mask, np.full(16, 36.0), light=1.0)
-    return stack.result().image
-
-
-def _combine_ccdproc(images: list[np.ndarray]) -> np.ndarray:
-    # Here, so that the processes in which memory is measured are without it.
-    import ccdproc
-    from astropy import units
-    from astropy.nddata import CCDData
-
-    frames = [CCDData(image, unit=units.electron) for image in images]
-    return ccdproc.combine(frames, method="average", sigma_clip=True, sigma_clip_low_thresh=5, sigma_clip_high_thresh=5).data
-
-
-def _images(yardstick: float) -> None:
-    rng = np.random.default_rng(2)
-    base = (LIGHT + np.sqrt(LIGHT) * rng.standard_normal(IMAGE_SHAPE, dtype=np.float32)).astype(np.float32)
-    images = [np.roll(base, 977 * number) for number in range(IMAGES)]
-    small = [np.ascontiguousarray(image[:REDUCED, :REDUCED]) for image in images]
-    seconds = in_turn({"permil": lambda: _combine(images), "ccdproc": lambda: _combine_ccdproc(small)}, repeats=3)
-    scale = base.size / REDUCED**2
-    publish(
-        f"{IMAGES} images of {IMAGE_SHAPE[0]} x {IMAGE_SHAPE[1]} in memory combined, outliers rejected, 1 thread",
-        ("program", "seconds"),
-        [
-            ("permil", f"{seconds['permil'].clock:.2f} (limit {5 * yardstick / YARDSTICK:.2f})"),
-            (f"ccdproc, {REDUCED} x {REDUCED} and scaled by {scale:.0f}", f"{seconds['ccdproc'].clock * scale:.0f}"),
-        ],
-    )
-
-
 def main() -> None:
     """Print the tables."""
     detector = load_camera("lsstcam")["R22_S11"]
@@ -210,7 +170,6 @@ def main() -> None:
         paths = write_campaign(Path(folder), detector, FRAMES, hits=HITS)
         yardstick = in_turn({"astropy": lambda: read_astropy(paths[0], detector)})["astropy"].clock
         _by_number(paths, yardstick)
-    _images(yardstick)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from segments_in_memory import reduce_segments
+from segments_in_memory import reduce_segments, stack_segments
 
 from permil.camera.frames import take_segment
 from permil.errors import CalibrationError
-from permil.isr import FrameStack, Gains, LinearityCurve, OverscanOptions, Superbias
+from permil.isr import Gains, LinearityCurve, OverscanOptions, Superbias
 from permil.isr.calibration.superbias import bias_calibration
 from permil.products import MaskPlane
 
@@ -23,15 +23,6 @@ def scene(shape, rng, *, level=40000.0):
 def bent(light, a1):
     """Return measured adu that ``measured (1 + a1 measured)`` turns into `light`."""
     return 2 * light / (1 + np.sqrt(1 + 4 * a1 * light))
-
-
-def stack_biases(frames):
-    """Stack reduced bias exposures."""
-    stack = None
-    for frame in frames:
-        stack = FrameStack(frame.detector, poisson=False) if stack is None else stack
-        stack.add(frame.image, frame.mask, frame.noise_variance, light=1.0)
-    return stack.result()
 
 
 @pytest.mark.parametrize("name", ["R22_S11", "R02_S02"])
@@ -86,31 +77,29 @@ def test_noise_is_what_the_variance_plane_says(detector, calibration, make_raw, 
 
 
 @pytest.mark.parametrize("n_frames", [5, 25])
-def test_stacked_frames_with_superbias_scatter_as_their_variance(detector, calibration, make_raw, gain_map, n_frames):
+def test_stacked_frames_with_superbias_scatter_as_their_variance(
+    detector, bin8, calibration, make_raw, gain_map, tmp_path, n_frames
+):
     rng = np.random.default_rng(3)
     gain = gain_map(detector, calibration.gains.gain)
     structure = rng.normal(0, 3, detector.shape)
     bias = bias_calibration(detector, overscan=OverscanOptions())
     biases = [make_raw(detector, structure, rng) for _ in range(5)]
-    stack = stack_biases(reduce_segments(each, bias) for each in biases)
+    stack = stack_segments(biases, bin8, bias, tmp_path, light=[1.0] * 5, poisson=False)
     full = replace(calibration, superbias=Superbias(stack.image, stack.variance))
     # At 60 electrons the variance is read noise and superbias; at 40000 it is photons.
     for level in (60.0, 40000.0):
         electrons = scene(detector.shape, rng, level=level)
-        frames = FrameStack(detector)
-        for _ in range(n_frames):
-            segments = make_raw(detector, structure + rng.poisson(electrons) / gain, rng)
-            reduced = reduce_segments(segments, full)
-            frames.add(reduced.image, reduced.mask, reduced.noise_variance, light=1.0)
-        stack = frames.result(superbias_variance=full.superbias_variance())
-        chi_square = np.mean((stack.image - electrons) ** 2 / stack.variance)
+        segments = [make_raw(detector, structure + rng.poisson(electrons) / gain, rng) for _ in range(n_frames)]
+        stack = stack_segments(segments, bin8, full, tmp_path, light=[1.0] * n_frames)
+        chi_square = np.mean((stack.image - electrons) ** 2 / (stack.variance + full.superbias_variance()))
         assert chi_square == pytest.approx(1, abs=0.03)
         assert np.mean(stack.image - electrons) == pytest.approx(0, abs=0.02 * np.sqrt(level / n_frames))
         # 5 sigma of a Poisson law of 60 electrons is passed ten times more often than of a normal law.
         assert stack.n_rejected < 30
 
 
-def test_superbias_recovers_the_structure_with_its_variance(detector, make_raw):
+def test_superbias_recovers_the_structure_with_its_variance(detector, bin8, make_raw, tmp_path):
     rng = np.random.default_rng(4)
     structure = rng.normal(0, 5, detector.shape)
     calibration = bias_calibration(detector, overscan=OverscanOptions())
@@ -118,10 +107,11 @@ def test_superbias_recovers_the_structure_with_its_variance(detector, make_raw):
     def frames():
         for _ in range(8):
             image = structure + np.where(rng.uniform(size=detector.shape) < 1e-3, rng.uniform(100, 5000, detector.shape), 0)
-            yield reduce_segments(make_raw(detector, image, rng), calibration)
+            yield make_raw(detector, image, rng)
 
-    reduced = list(frames())
-    stack = stack_biases(reduced)
+    segments = list(frames())
+    reduced = [reduce_segments(each, calibration) for each in segments]
+    stack = stack_segments(segments, bin8, calibration, tmp_path, light=[1.0] * 8, poisson=False)
     residual = stack.image - structure
     assert np.mean(residual**2 / stack.variance) == pytest.approx(1, abs=0.03)
     assert stack.n_rejected == pytest.approx(8e-3 * structure.size, rel=0.1)

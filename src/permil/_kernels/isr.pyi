@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from permil.exposures.segment_rows import CodedRows
 from permil.isr.calibration.calibration import Placement, SegmentGroup
-from permil.isr.stack import Averages, NoiseTest, RowFit, Sums
+from permil.isr.stack import Averages, NoiseTest, RowFit
 from permil.isr.streamed_stack import FrameRows, RowSamples, Spread, Steps
 
 PLANES: dict[str, int]
@@ -23,10 +23,6 @@ def add_rows(
     out: Averages,
     squares: NDArray[np.float32],
 ) -> tuple[int, int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]: ...
-def add_frame(sums: Sums, image: NDArray[np.float32], mask: NDArray[np.int16], light: float, has_extremes: bool) -> None: ...
-def average_rows(
-    sums: Sums, first_column: int, test: NoiseTest, place: Placement, out: Averages, squares: NDArray[np.float32]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]: ...
 def average_doubtful(
     places: NDArray[np.int64],
     sums: NDArray[np.float64],

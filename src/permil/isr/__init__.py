@@ -7,13 +7,12 @@ from permil.isr.calibration.linearity import LinearityCurve
 from permil.isr.overscan import Overscan, OverscanOptions, measure_overscan
 from permil.isr.photodiode import LeftOut, PhotodiodeSelection, photodiode_scale, select_by_photodiode
 from permil.isr.reduce import DetectorImage, reduce_file
-from permil.isr.stack import FrameStack, Stack, frame_light
+from permil.isr.stack import Stack, frame_light
 
 __all__ = [
     "BoxSignal",
     "Calibration",
     "DetectorImage",
-    "FrameStack",
     "Gains",
     "LeftOut",
     "LinearityCurve",

@@ -21,48 +21,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from permil._kernels import isr as kernels
 from permil.arrays import ArrayPool
 from permil.camera import Detector
-from permil.errors import InputError, PhotodiodeError
-from permil.isr.calibration.calibration import Placement
 from permil.products.masks import is_good
 
 FloatArray = NDArray[np.float64]
 
 
 MOST_FRAMES = 65535
-
-
-class Sums(NamedTuple):
-    """Sums over the frames of a stack: arrays of one shape (44 bytes per pixel).
-
-    ``signal``, ``light``, ``squares``: sums of d, q and q (x - mean)^2 over the frames without the extremes; ``high``,
-    ``second``, ``low``: extremes x; ``high_light``, ``second_light``, ``low_light``: q of their frames, 0 where there is
-    none; ``measured``: number of frames with a measurement; ``planes``: union of the masks.
-    """
-
-    signal: NDArray[np.float64]
-    light: NDArray[np.float32]
-    squares: NDArray[np.float32]
-    high: NDArray[np.float32]
-    second: NDArray[np.float32]
-    low: NDArray[np.float32]
-    high_light: NDArray[np.float32]
-    second_light: NDArray[np.float32]
-    low_light: NDArray[np.float32]
-    measured: NDArray[np.uint16]
-    planes: NDArray[np.int16]
-
-
-def empty_sums(shape: tuple[int, ...]) -> Sums:
-    """Return the sums of an empty stack."""
-    kinds = (np.float64, *[np.float32] * 8, np.uint16, np.int16)
-    sums = Sums._make(np.zeros(shape, dtype=kind) for kind in kinds)
-    for array in (sums.high, sums.second):
-        array.fill(-np.inf)
-    sums.low.fill(np.inf)
-    return sums
 
 
 def relative_light(light: ArrayLike) -> NDArray[np.float32]:
@@ -189,99 +155,6 @@ class Stack:
     def n_left_out(self) -> int:
         """Number of measurements (pixel and frame) that were saturated or without data."""
         return self.n_frames * self.image.size - int(self.kept.sum(dtype=np.int64)) - self.n_rejected
-
-
-class FrameStack:
-    """Stack frames that are in memory one at a time; its own memory does not grow with their number.
-
-    Parameters
-    ----------
-    detector
-        The detector.
-    threshold
-        A measurement is rejected when it differs from the mean of the others by this many sigma of the difference; infinity turns the
-        rejection off.
-    poisson
-        Whether the signal is in electrons and adds its own variance (not so for bias frames).
-    """
-
-    def __init__(self, detector: Detector, *, threshold: float = DEFAULT_THRESHOLD, poisson: bool = True) -> None:
-        self.detector = detector
-        self.threshold = threshold
-        self.poisson = poisson
-        self._sums = empty_sums(detector.shape)
-        self._light: list[float] = []
-        self._noise_variance = np.zeros(len(detector.amplifiers))
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the sums in bytes."""
-        return sum(array.nbytes for array in self._sums)
-
-    def add(self, image: NDArray[np.float32], mask: NDArray[np.int16], noise_variance: FloatArray, *, light: float) -> None:
-        """Add a frame.
-
-        Parameters
-        ----------
-        image, mask
-            Signal and `MaskPlane` bits, shape (ny, nx); saturated pixels and pixels without data are left out.
-        noise_variance
-            Variance of a pixel that does not depend on the light, per amplifier.
-        light
-            Light of the frame, in the same unit for all frames; 1 for frames without light.
-
-        Raises
-        ------
-        PhotodiodeError
-            If the light is not a positive number.
-        InputError
-            If there are more frames than can be numbered.
-        """
-        if not np.isfinite(light) or light <= 0:
-            raise PhotodiodeError(f"the light of a frame is {light}", remedy="leave the exposure out", value=light)
-        if len(self._light) == MOST_FRAMES:
-            raise InputError(f"more than {MOST_FRAMES} exposures at one position", remedy="stack them in parts")
-        if image.shape != self.detector.shape or mask.shape != self.detector.shape:
-            raise ValueError(f"frame of shape {image.shape}, mask {mask.shape}, detector {self.detector.shape}")
-        self._light.append(light)
-        relative = relative_light(self._light)[-1]
-        pixels, planes = np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(mask, dtype=np.int16)
-        kernels.add_frame(self._sums, pixels, planes, float(relative), bool(np.isfinite(self.threshold)))
-        self._noise_variance += noise_variance
-
-    def result(self, *, superbias_variance: NDArray[np.float32] | None = None) -> Stack:
-        """Return the stack of the frames so far.
-
-        Parameters
-        ----------
-        superbias_variance
-            Variance of the superbias that was subtracted from each frame, in the unit of the frames, squared.
-
-        Raises
-        ------
-        InputError
-            If no frame was added.
-        """
-        if not self._light:
-            raise InputError("there is no exposure to stack", remedy="check which exposures were left out")
-        light = relative_light(self._light).astype(np.float64)
-        noise_variance = self._noise_variance / light.size
-        out = empty_averages(self.detector.shape, ArrayPool())
-        squares = np.empty_like(out.image)
-        chi_square = np.empty(noise_variance.size)
-        for index, amplifier in enumerate(self.detector.amplifiers):
-            rows, columns = amplifier.slices
-            test = NoiseTest(light.size, light.mean(), noise_variance[index], self.threshold, 1.0 if self.poisson else 0.0)
-            place = Placement(columns.start, amplifier.nx, False, rows.start, 1)
-            fit = RowFit.empty(amplifier.ny)
-            part = Sums._make(array[rows] for array in self._sums)
-            doubtful = kernels.average_rows(part, columns.start, test, place, out, squares)
-            kernels.average_doubtful(*doubtful, noise_variance[index : index + 1], test, out, squares)
-            kernels.finish_rows(test, place, out, squares, fit)
-            chi_square[index] = fit.reduced
-        if superbias_variance is not None:
-            np.add(out.variance, superbias_variance, out=out.variance)
-        return Stack(self.detector, *out, light=light, noise_variance=noise_variance, chi_square=chi_square)
 
 
 def frame_light(image: NDArray[np.float32], mask: NDArray[Any]) -> float:

@@ -331,7 +331,7 @@ def stack_files(
     poisson: bool = True,
     pool: ArrayPool | None = None,
 ) -> FileStack:
-    """Reduce and stack files; the result is that of `FrameStack` with the reduced exposures, bit by bit.
+    """Reduce and stack files; the result is the mean of the reduced exposures (`permil.isr.stack`).
 
     Parameters
     ----------
@@ -339,8 +339,11 @@ def stack_files(
         At least one file.
     light
         Light of each file, in any unit.
-    threshold, poisson
-        See `FrameStack`.
+    threshold
+        A measurement is rejected when it differs from the mean of the others by this many sigma of the difference; infinity turns the
+        rejection off.
+    poisson
+        Whether the signal is in electrons and adds its own variance (not so for bias frames).
     pool
         Pool for the result.
 

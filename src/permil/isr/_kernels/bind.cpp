@@ -186,37 +186,6 @@ Placement placement(nb::handle place, int64_t n_rows, const Array<float, 2>& ima
   return own;
 }
 
-/// Sums of an image, and the arrays that they lie in.
-struct SumArrays {
-  Array<double, 2> signal;
-  Array<float, 2> light, squares, high, second, low, high_light, second_light, low_light;
-  Array<uint16_t, 2> measured;
-  Array<int16_t, 2> planes;
-
-  explicit SumArrays(nb::handle sums)
-      : signal(array_of<double, 2>(sums, "signal")),
-        light(array_of<float, 2>(sums, "light")),
-        squares(array_of<float, 2>(sums, "squares")),
-        high(array_of<float, 2>(sums, "high")),
-        second(array_of<float, 2>(sums, "second")),
-        low(array_of<float, 2>(sums, "low")),
-        high_light(array_of<float, 2>(sums, "high_light")),
-        second_light(array_of<float, 2>(sums, "second_light")),
-        low_light(array_of<float, 2>(sums, "low_light")),
-        measured(array_of<uint16_t, 2>(sums, "measured")),
-        planes(array_of<int16_t, 2>(sums, "planes")) {
-    const int64_t ny = int64_t(signal.shape(0)), nx = int64_t(signal.shape(1));
-    for (const auto* each : {&light, &squares, &high, &second, &low, &high_light, &second_light, &low_light})
-      require(has_shape(*each, {ny, nx}), "sums differ in shape");
-    require(has_shape(measured, {ny, nx}) && has_shape(planes, {ny, nx}), "sums differ in shape");
-  }
-  Sums sums_from(int64_t first) const {
-    return {signal.data() + first,     light.data() + first,        squares.data() + first,  high.data() + first,
-            second.data() + first,     low.data() + first,          high_light.data() + first, second_light.data() + first,
-            low_light.data() + first,  measured.data() + first,     planes.data() + first};
-  }
-};
-
 nb::tuple add_rows(nb::handle coded, Array<const int64_t, 1> rows, int64_t first_index, nb::handle group, nb::handle frames, bool measure,
                    nb::handle spread, Array<const double, 1> noise_variance, nb::handle test, nb::handle out, Array<float, 2> squares) {
   const SegmentArrays segment_arrays(group);
@@ -260,31 +229,6 @@ nb::tuple add_rows(nb::handle coded, Array<const int64_t, 1> rows, int64_t first
   }
   return nb::make_tuple(found.damaged_file, found.damaged_segment, array_of_table(found.runs), array_of_table(found.lost),
                         array_of_table(found.doubtful.places), array_of_table(found.doubtful.sums));
-}
-
-void add_frame(nb::handle sums, Array<const float, 2> image, Array<const int16_t, 2> mask, double light, bool has_extremes) {
-  const SumArrays arrays(sums);
-  const int64_t ny = int64_t(image.shape(0)), nx = int64_t(image.shape(1));
-  require(has_shape(arrays.signal, {ny, nx}) && has_shape(mask, {ny, nx}), "the frame has not the shape of the sums");
-  nb::gil_scoped_release release;
-  Scratch scratch;
-  kernels().add_frame(arrays.sums_from(0), ny, nx, image.data(), mask.data(), float(light), has_extremes, scratch);
-}
-
-nb::tuple average_rows(nb::handle sums, int64_t first_column, nb::handle test, nb::handle place, nb::handle out, Array<float, 2> squares) {
-  const SumArrays arrays(sums);
-  const AverageArrays averages(out, squares);
-  const int64_t n_rows = int64_t(arrays.signal.shape(0)), n_sums = int64_t(arrays.signal.shape(1));
-  const Placement own = placement(place, n_rows, averages.image);
-  require(first_column >= 0 && first_column + own.n_columns <= n_sums, "an amplifier lies outside the sums");
-  const NoiseTest own_test = noise_test(test);
-  Doubtful aside;
-  {
-    nb::gil_scoped_release release;
-    Scratch scratch;
-    kernels().average_rows(arrays.sums_from(first_column), n_sums, n_rows, own_test, own, averages.averages(), scratch, aside);
-  }
-  return nb::make_tuple(array_of_table(aside.places), array_of_table(aside.sums));
 }
 
 void average_doubtful(Array<const int64_t, 2> places, Array<const double, 2> sums, Array<const double, 1> noise_variance, nb::handle test,
@@ -504,10 +448,6 @@ void bind(nb::module_& module) {
   module.def("add_rows", &add_rows, arg("coded"), arg("rows").noconvert(), arg("first_index"), arg("group"), arg("frames"), arg("measure"),
              arg("spread"), arg("noise_variance").noconvert(), arg("test"), arg("out"), arg("squares").noconvert(),
              "Reduce and average rows of all files; return damaged file and segment, saturated runs, lost runs, and pixels set aside.");
-  module.def("add_frame", &add_frame, arg("sums"), arg("image").noconvert(), arg("mask").noconvert(), arg("light"), arg("has_extremes"),
-             "Add a frame with relative light q to the sums of an image.");
-  module.def("average_rows", &average_rows, arg("sums"), arg("first_column"), arg("test"), arg("place"), arg("out"),
-             arg("squares").noconvert(), "Average sums of an amplifier; return places and sums of pixels that may hold outliers.");
   module.def("average_doubtful", &average_doubtful, arg("places").noconvert(), arg("sums").noconvert(), arg("noise_variance").noconvert(),
              arg("test"), arg("out"), arg("squares").noconvert(), "Test pixels that were set aside, and average what is kept.");
   module.def("finish_rows", &finish_rows, arg("test"), arg("place"), arg("out"), arg("squares").noconvert(), arg("fit"),

@@ -95,21 +95,6 @@ void add_rows(const CodedRows& coded, const int64_t* rows, int64_t n_rows, int64
   }
 }
 
-void add_frame(const Sums& sums, int64_t n_rows, int64_t n_columns, const float* image, const int16_t* mask, float light, bool has_extremes,
-               Scratch& scratch) {
-  const Displaced displaced{take<float>(scratch, n_columns), take<float>(scratch, n_columns)};
-  for (int64_t first = 0; first < n_rows * n_columns; first += n_columns)
-    add_row(sums_from(sums, first), span_of(image + first, n_columns), span_of(mask + first, n_columns), light, has_extremes, displaced,
-            n_columns);
-}
-
-void average_rows(const Sums& sums, int64_t n_sums, int64_t n_rows, const NoiseTest& test, const Placement& place, const Averages& out,
-                  Scratch& scratch, Doubtful& aside) {
-  const Means means = empty_means(place.n_columns, scratch);
-  for (int64_t number = 0; number < n_rows; ++number)
-    average_row(sums_from(sums, number * n_sums), 0, number, test, place, means, out, aside);
-}
-
 void average_doubtful(const int64_t* places, const double* sums, int64_t n, const double* noise_variance, const NoiseTest& test,
                       const Averages& out) {
   for (int64_t entry = 0; entry < n; ++entry) {
@@ -249,7 +234,7 @@ void find_lost(const int32_t* counts, int64_t width, int64_t n_rows, int64_t fir
 
 }  // namespace
 
-extern const Kernels PERMIL_LEVEL = {add_rows,    add_frame,  average_rows, average_doubtful, finish_rows,
-                                     reduce_rows, probe_rows, row_medians,  clip_rows,        find_lost};
+extern const Kernels PERMIL_LEVEL = {add_rows,   average_doubtful, finish_rows, reduce_rows,
+                                     probe_rows, row_medians,      clip_rows,   find_lost};
 
 }  // namespace permil::isr

@@ -8,11 +8,6 @@ struct Kernels {
   /// Reduce and average rows of all files; each row goes through all files before the next one, while its sums are in the cache.
   void (*add_rows)(const CodedRows&, const int64_t* rows, int64_t n_rows, int64_t first_index, const Segments&, const Frames&, bool measure,
                    const Spread&, const double* noise_variance, const NoiseTest&, const Averages&, Scratch&, StackedRows&);
-  /// Add a frame with q = light to the sums of an image.
-  void (*add_frame)(const Sums&, int64_t n_rows, int64_t n_columns, const float* image, const int16_t* mask, float light, bool has_extremes,
-                    Scratch&);
-  /// Average rows of sums of an amplifier, n_sums pixels apart; set aside pixels that may hold outliers.
-  void (*average_rows)(const Sums&, int64_t n_sums, int64_t n_rows, const NoiseTest&, const Placement&, const Averages&, Scratch&, Doubtful&);
   /// Test n pixels that were set aside, and store their averages in the result.
   void (*average_doubtful)(const int64_t* places, const double* sums, int64_t n, const double* noise_variance, const NoiseTest&,
                            const Averages&);

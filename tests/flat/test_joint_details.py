@@ -171,6 +171,11 @@ def test_wanted_knots_are_halved_from_those_of_a_dense_solution(campaign):
     assert detail_grid(grid, 1.5).spacing == pytest.approx(1.5)
 
 
+def test_knots_that_are_not_halved_from_those_of_the_solution_are_an_error(campaign, solution):
+    with pytest.raises(ValueError, match="not a refinement"):
+        solve_details(solution, campaign.detectors, SplineGrid((0.0, 0.0), 1.3, (9, 9)), estimate_stiffness=False)
+
+
 def test_steps_that_do_not_converge_are_an_error(campaign, solution, monkeypatch):
     monkeypatch.setattr(details_module, "_MOST_ROUNDS", 1)
     moved = replace(solution, vector=solution.vector + 1e-3 * np.cos(np.arange(solution.model.size)))

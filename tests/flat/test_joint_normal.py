@@ -13,7 +13,7 @@ from permil.beam.parameters import Hull
 from permil.errors import FlatError
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
-from permil.flat.joint.gains import AmplifierStep, Coefficient, board_terms
+from permil.flat.joint.gains import StepTerm, Coefficient, board_terms
 from permil.flat.joint.model import JointModel, make_model
 from permil.flat.joint.normal import normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel
@@ -82,7 +82,7 @@ def with_gains(model, campaign):
     for amplifier, first in ((0, 5), (0, 12), (1, 9)):
         pixels = (detector.x_mm > np.median(detector.x_mm)) == bool(amplifier)
         pixels[0] = False
-        steps.append(AmplifierStep(detector.name, amplifier, first, pixels, model.exposures.time < first))
+        steps.append(StepTerm(detector.name, amplifier, first, pixels, model.exposures.time < first))
     return replace(model, boards=boards, gain_steps=tuple(steps))
 
 

@@ -158,7 +158,7 @@ class FlatCovariance:
         if self.solution.model.details is not None:
             self._require_responses(regions)
             return covariance_with_details(self.solution, self.detectors, regions)
-        return self._covariance(*self._rows(regions))
+        return self._covariance(*self._region_rows(regions))
 
     def _covariance(self, rows: FloatArray, independent: FloatArray) -> FloatArray:
         whitened = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
@@ -170,7 +170,7 @@ class FlatCovariance:
                 if (weights[~np.isfinite(self.solution.log_response[name])] != 0).any():
                     raise FlatError(f"{name}: a region has weight where there is no response", remedy="mask it", detector=name)
 
-    def _rows(self, regions: Sequence[Region]) -> tuple[FloatArray, FloatArray]:
+    def _region_rows(self, regions: Sequence[Region]) -> tuple[FloatArray, FloatArray]:
         """Return what sums over regions take of the rows ``A``, and the covariance of their independent noise."""
         rows = np.zeros((len(regions), self.solution.model.size))
         independent = np.zeros((len(regions), len(regions)))
@@ -244,7 +244,7 @@ class FlatCovariance:
 
     @cached_property
     def _plane_rows(self) -> tuple[FloatArray, FloatArray]:
-        return self._rows([{name: row} for name, operators in self.plane_operators() for row in operators])
+        return self._region_rows([{name: row} for name, operators in self.plane_operators() for row in operators])
 
     def plane_operators(self, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> Iterator[tuple[str, FloatArray]]:
         """Yield the name of each detector and the rows that fit a plane to its super-pixels with a response, shape (3, p)."""
@@ -277,7 +277,7 @@ class FlatCovariance:
 
     def added_by(self, places: slice, regions: Sequence[Region]) -> FloatArray:
         """Return the part of `covariance` that some unknowns add: without it were they known."""
-        return self._added(self._basis(places), self._rows(regions)[0])
+        return self._added(self._basis(places), self._region_rows(regions)[0])
 
     def composite_gradient_added_by(self, places: slice) -> FloatArray:
         """Return the part of the covariance of the composite's gradient that some unknowns add, shape (2, 2)."""
@@ -313,7 +313,7 @@ class FlatCovariance:
 
     @cached_property
     def _composite(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The gradient over all detectors, and see `_rows`; these pass through the data and do not depend on the factor."""
+        """The gradient over all detectors, and see `_region_rows`; these pass through the data and do not depend on the factor."""
         x = np.concatenate([detector.x_mm for detector in self.detectors])
         y = np.concatenate([detector.y_mm for detector in self.detectors])
         response = np.concatenate([self.solution.log_response[detector.name] for detector in self.detectors])
@@ -321,7 +321,7 @@ class FlatCovariance:
         rows = plane_operator(x, y, used)[1:]
         ends = np.cumsum([len(detector.x_mm) for detector in self.detectors])[:-1]
         regions = [dict(zip([detector.name for detector in self.detectors], np.split(row, ends), strict=True)) for row in rows]
-        return rows @ np.where(used, response, 0.0), *self._rows(regions)
+        return rows @ np.where(used, response, 0.0), *self._region_rows(regions)
 
     def largest_modes(self, count: int = 20) -> CorrelatedModes:
         """Return the largest modes of what super-pixels have in common, and further ones; what is left of it counts as independent.

@@ -98,6 +98,8 @@ def solve_details(
     ------
     FlatError
         If the steps do not converge.
+    ValueError
+        If the grid is not that of the solution, halved.
     """
     problem = _FineProblem.of(solution, detectors, grid, progress)
     vector, stiffness = problem.start, solution.prior.stiffness[0]
@@ -157,7 +159,7 @@ def covariance_with_details(
         Weights of the super-pixels of each detector that takes part.
     """
     equations = fine_equations(solution, detectors)
-    rows, independent = equations.rows_of(regions)
+    rows, independent = equations.region_rows(regions)
     found = [equations.solve_and_rest(row, 0.0, _SHARE_OF_ERROR) for row in rows]
     solved, rests = (np.array(part) for part in zip(*found, strict=True))
     covariance = rows @ solved.T + solved @ rests.T
@@ -213,6 +215,8 @@ class _FineProblem:
         coarse = solution.model.patterns[0].grid
         fine, of_beam = coarse, sparse.eye_array(coarse.size, format="csr")
         while fine != grid:
+            if grid.spacing >= fine.spacing:
+                raise ValueError(f"{grid} is not a refinement of {coarse}")
             of_beam, fine = sparse.csr_array(fine.prolongation() @ of_beam), fine.halved()
         model = replace(solution.model, patterns=(Pattern(grid, -1.0), *solution.model.patterns[1:]), details=None)
         others = sparse.eye_array(solution.model.size - coarse.size)
@@ -391,7 +395,7 @@ class FineEquations:
         coarse, details = self.problem.split(self.vector + step)
         return replace(solution, vector=coarse, model=replace(solution.model, details=details))
 
-    def rows_of(self, weights: Sequence[Mapping[str, FloatArray]]) -> tuple[FloatArray, FloatArray]:
+    def region_rows(self, weights: Sequence[Mapping[str, FloatArray]]) -> tuple[FloatArray, FloatArray]:
         """Return the rows ``A`` of weighted sums of the log response, without its mean, and the covariance of their own noise."""
         pixels = sum(int((moments > 0).sum()) for moments in self._moments)
         rows, independent = [], np.zeros((len(weights), len(weights)))

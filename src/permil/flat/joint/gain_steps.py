@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.gains import AmplifierStep
+from permil.flat.joint.gains import StepTerm
 from permil.flat.joint.normal import fit_detector
 from permil.flat.joint.solution import JointSolution
 
@@ -90,12 +90,12 @@ def find_gain_steps(
 
 def new_steps(
     solution: JointSolution, detectors: Sequence[DetectorSignals], amplifiers: Mapping[str, NDArray[np.int64]]
-) -> tuple[AmplifierStep, ...]:
+) -> tuple[StepTerm, ...]:
     """Return the steps that residuals show and that are no unknowns of a solution yet, in the order of detectors and time."""
     exposures, known = solution.model.exposures, solution.model.gain_steps
     rank = np.argsort(np.argsort(exposures.time, kind="stable"))
     return tuple(
-        AmplifierStep(
+        StepTerm(
             step.detector,
             step.amplifier,
             step.exposure,

@@ -276,7 +276,7 @@ def fit_time_rms(terms: BoardTerms, information: FloatArray, pull: FloatArray) -
 
 
 @dataclass(frozen=True)
-class AmplifierStep:
+class StepTerm:
     """A step of the gain of one amplifier: its signals before it are divided by ``1 + size``, those of the last epoch stay.
 
     Parameters

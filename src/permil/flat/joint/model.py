@@ -21,7 +21,7 @@ from scipy import sparse
 
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
-from permil.flat.joint.gains import AmplifierStep, BoardTerms
+from permil.flat.joint.gains import StepTerm, BoardTerms
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import PATTERNS, WeatherFrame
 
@@ -99,7 +99,7 @@ class JointModel:
         Where the patterns of weather stand whose coefficients are unknowns; without it there are none.
     boards : BoardTerms, optional
         Readout boards whose gains change.
-    gain_steps : tuple of AmplifierStep
+    gain_steps : tuple of StepTerm
         Steps of single amplifiers whose sizes are unknowns.
     details : BeamDetails, optional
         Structure of the beam between its knots.
@@ -111,7 +111,7 @@ class JointModel:
     geometry: bool = False
     weather_frame: WeatherFrame | None = None
     boards: BoardTerms | None = None
-    gain_steps: tuple[AmplifierStep, ...] = ()
+    gain_steps: tuple[StepTerm, ...] = ()
     details: BeamDetails | None = None
 
     @property

@@ -22,7 +22,7 @@ from permil._kernels.joint import mirror_upper
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, SHAPE_LIMIT, ExposureTests, exposure_tests
 from permil.flat.joint.factor import factorise_rows, lower_factor
-from permil.flat.joint.gains import AmplifierStep, BoardPrior, fit_time_rms
+from permil.flat.joint.gains import StepTerm, BoardPrior, fit_time_rms
 from permil.flat.joint.knots import best_stiffness
 from permil.flat.joint.model import JointModel, Start
 from permil.flat.joint.normal import NormalEquations, normal_equations
@@ -118,7 +118,7 @@ class Solver:
         """Return a solver from here on with the coefficients of the weather as unknowns."""
         return self._continued(replace(self.model, weather_frame=frame))
 
-    def with_steps(self, steps: tuple[AmplifierStep, ...]) -> Solver:
+    def with_steps(self, steps: tuple[StepTerm, ...]) -> Solver:
         """Return a solver from here on with the sizes of further steps of amplifiers as unknowns."""
         return self._continued(replace(self.model, gain_steps=(*self.model.gain_steps, *steps)))
 

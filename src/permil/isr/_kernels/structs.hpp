@@ -83,7 +83,9 @@ struct Target {
   const bool* flip_x;              // [segment]
 };
 
-/// Sums of a row or of an image; see permil.isr.stack.Sums.
+/// Sums over the frames of a row. `signal`, `light`, `squares`: sums of d, q and q (x - mean)^2 over the frames without the extremes;
+/// `high`, `second`, `low`: extremes x; `high_light`, `second_light`, `low_light`: q of their frames, 0 where there is none; `measured`:
+/// number of frames with a measurement; `planes`: union of the masks.
 struct Sums {
   double* signal;
   float *light, *squares, *high, *second, *low, *high_light, *second_light, *low_light;

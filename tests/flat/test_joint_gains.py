@@ -11,6 +11,7 @@ from scipy import stats
 from test_joint_instrument import SETTINGS, amplifiers_of, chi_square
 from test_joint_weather import planes_of
 
+from permil.flat.joint import solve
 from permil.flat.joint.boards import board_results
 from permil.flat.joint.covariance import FlatCovariance
 from permil.flat.joint.gain_steps import solved_steps
@@ -268,6 +269,25 @@ def test_a_step_of_an_amplifier_is_solved_for_and_the_flat_is_that_after_it(firs
     variance = FlatCovariance(solution, campaign.detectors).covariance([{"D10": weights}])
     assert abs(error @ weights) < 4 * variance[0, 0] ** 0.5
     assert variance[0, 0] ** 0.5 < 0.1 * abs(size)
+
+
+def test_a_step_that_the_solution_does_not_confirm_is_dropped(monkeypatch):
+    campaign = campaign_with(66, boards=Boards())
+    amplifiers = with_step(campaign, 2e-3, 144)
+    sought, rounds = solve.new_steps, []
+
+    def with_an_echo(solution, detectors, numbers):
+        steps = sought(solution, detectors, numbers)
+        rounds.append(len(steps))
+        return (*steps, *(replace(step, amplifier=5, pixels=numbers[step.detector] == 5) for step in steps))
+
+    monkeypatch.setattr(solve, "new_steps", with_an_echo)
+    solution = solved(campaign, amplifiers=amplifiers)
+    assert rounds == [1, 0]
+    (step,) = solved_steps(solution)
+    assert step.amplifier == 6
+    assert abs(step.size - 2e-3) < 4 * step.size_err < 2e-4
+    assert solution.vector.size == solution.model.size
 
 
 @pytest.mark.full

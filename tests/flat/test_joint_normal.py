@@ -13,7 +13,7 @@ from permil.beam.parameters import Hull
 from permil.errors import FlatError
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
-from permil.flat.joint.gains import StepTerm, Coefficient, board_terms
+from permil.flat.joint.gains import Coefficient, StepTerm, board_terms
 from permil.flat.joint.model import JointModel, make_model
 from permil.flat.joint.normal import normal_equations
 from permil.flat.joint.photodiode import PhotodiodeModel

@@ -9,6 +9,8 @@ import pytest
 from joint_bench import RandomBeam, simulate
 
 from permil.flat.joint.covariance import FlatCovariance
+from permil.flat.joint.exposure_tests import LEFT_OUT
+from permil.flat.joint.newton import Solver
 from permil.flat.joint.solve import solve_joint
 
 SPACING_MM = 4.0
@@ -109,3 +111,36 @@ def test_stage_errors_rotation_and_offset_cost_nothing():
     assert error["all"] < 1.1 * error["none"]
     assert abs(solution.rotation[0] - 2e-3) < 4 * solution.rotation[1]
     assert 0.007 < solution.prior.position_error_mm < 0.013
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+def test_the_only_images_of_a_part_of_the_beam_have_a_second_chance(monkeypatch, is_good):
+    rng = np.random.default_rng(77)
+    campaign = simulate(rng, pixels=8, pixel_mm=2.0, images=2, jitter=0.01, beam=RandomBeam.draw(rng, width=15.0))
+    first, shift = slice(144, 146), np.array([-14.0, -14.0])
+    x_mm, y_mm = campaign.exposures.x_mm.copy(), campaign.exposures.y_mm.copy()
+    x_mm[first] += shift[0]
+    y_mm[first] += shift[1]
+    detectors = []
+    for detector in campaign.detectors:
+        logarithms = detector.log_signal.copy()
+        for row in np.flatnonzero(np.isin(detector.exposures, range(first.start, first.stop))):
+            x, y = detector.x_mm - campaign.centres[first.start][0], detector.y_mm - campaign.centres[first.start][1]
+            logarithms[row] += campaign.beam.log(x - shift[0], y - shift[1]) - campaign.beam.log(x, y)
+            if not is_good:
+                # Where other exposures light the same part of the beam.
+                logarithms[row] += np.where(x > 20.0, np.log(0.8), 0.0)
+        detectors.append(replace(detector, log_signal=logarithms))
+    judge, judged = Solver._leave_out_exposures, []
+
+    def leave_out_wrongly(solver, tests):
+        judged.append(judge(solver, tests))
+        if len(judged) == 1:
+            solver.exposure_weights[first] = LEFT_OUT
+        return judged[-1] or len(judged) == 1
+
+    monkeypatch.setattr(Solver, "_leave_out_exposures", leave_out_wrongly)
+    solution = solve_joint(replace(campaign.exposures, x_mm=x_mm, y_mm=y_mm), detectors, spacing_mm=3.0)
+    assert solution.certificate.converged
+    assert list(np.flatnonzero(solution.left_out)) == ([] if is_good else [144, 145])
+    assert 0.97 < solution.reduced_chi_square < 1.03

@@ -15,7 +15,8 @@ from permil.flat.joint.solution import JointSolution
 
 FloatArray = NDArray[np.float64]
 
-_LEAST_SIGNIFICANCE = 7.0
+_LEAST_SIGNIFICANCE, _LEAST_CONFIRMED = 7.0, 5.0
+"""Standard errors that the residuals must show for a step, and then the solution in which its size is unknown."""
 _LEAST_SIZE = 3e-4
 """Relative size below which a step is not reported: a beam with coarse knots leaves residuals of this size."""
 _FEWEST_BESIDE = 3
@@ -119,6 +120,13 @@ def solved_steps(solution: JointSolution) -> list[GainStep]:
         GainStep(step.detector, step.amplifier, step.exposure, float(np.expm1(size)), float(np.exp(size) * error))
         for step, size, error in zip(solution.model.gain_steps, sizes, errors, strict=True)
     ]
+
+
+def are_steps(solution: JointSolution) -> NDArray[np.bool_]:
+    """Return which of the steps that are unknowns of a solution it confirms; the others were echoes of these."""
+    return np.array(
+        [abs(step.size) > max(_LEAST_CONFIRMED * step.size_err, _LEAST_SIZE) for step in solved_steps(solution)], dtype=bool
+    )
 
 
 def _steps(means: FloatArray, weights: FloatArray) -> list[tuple[int, float, float]]:

@@ -22,11 +22,19 @@ from permil._kernels.joint import mirror_upper
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, SHAPE_LIMIT, ExposureTests, exposure_tests
 from permil.flat.joint.factor import factorise_rows, lower_factor
-from permil.flat.joint.gains import StepTerm, BoardPrior, fit_time_rms
+from permil.flat.joint.gains import BoardPrior, StepTerm, fit_time_rms
 from permil.flat.joint.knots import best_stiffness
 from permil.flat.joint.model import JointModel, Start
 from permil.flat.joint.normal import NormalEquations, normal_equations
-from permil.flat.joint.photodiode import READING_LIMIT, PhotodiodeModel, fit_photodiode, marginal, stuck_readings
+from permil.flat.joint.photodiode import (
+    FEW_READINGS,
+    MANY_READINGS,
+    READING_LIMIT,
+    PhotodiodeModel,
+    fit_photodiode,
+    marginal,
+    stuck_readings,
+)
 from permil.flat.joint.prior import Prior, common_deviation
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.weather import Weather, WeatherFrame, fit_weather
@@ -80,7 +88,7 @@ class Solver:
         self.model, self.detectors, self.threshold = model, detectors, threshold
         self.with_drift, self.progress = with_drift, progress
         vector = None if start is None else start.of(model)
-        self.begun = vector is not None
+        self.begun = self.judges_first = vector is not None
         self.vector = model.start() if vector is None else vector
         self.exposure_weights = np.ones(len(model.exposures))
         self.steady = False
@@ -95,6 +103,7 @@ class Solver:
         self._reject_readings = False
         # Passes are not spent on the photodiode where it has settled before, or is estimated again.
         self._settling, self._waits = False, 0 if settles else _MOST_WAITS
+        self._most_readings = FEW_READINGS
         self._weather_settled = False
         reading = model.exposures.log_photodiode
         self._readable = np.isfinite(reading) & ~stuck_readings(reading, model.exposures.time)
@@ -109,30 +118,39 @@ class Solver:
 
     def with_details(self, solution: JointSolution) -> Solver:
         """Return a solver from a solution on whose beam has details; the photodiode is estimated again."""
-        other = self._continued(solution.model, has_settled=False)
-        other.vector, other.prior = solution.vector, solution.prior
-        other.exposure_weights = solution.exposure_weights.copy()
-        return other
+        return self._continued(solution.model, solution.vector, solution.prior, has_settled=False)
 
     def with_weather(self, frame: WeatherFrame) -> Solver:
         """Return a solver from here on with the coefficients of the weather as unknowns."""
-        return self._continued(replace(self.model, weather_frame=frame))
+        model = replace(self.model, weather_frame=frame)
+        return self._continued(model, np.append(self.vector, np.zeros(model.size - self.vector.size)))
 
     def with_steps(self, steps: tuple[StepTerm, ...]) -> Solver:
         """Return a solver from here on with the sizes of further steps of amplifiers as unknowns."""
-        return self._continued(replace(self.model, gain_steps=(*self.model.gain_steps, *steps)))
+        model = replace(self.model, gain_steps=(*self.model.gain_steps, *steps))
+        return self._continued(model, np.insert(self.vector, self.model.step_sizes.stop, np.zeros(len(steps))))
 
-    def _continued(self, model: JointModel, *, has_settled: bool = True) -> Solver:
+    def without_steps(self, dropped: NDArray[np.bool_]) -> Solver:
+        """Return a solver from here on without some of the steps of amplifiers."""
+        kept = tuple(step for step, is_dropped in zip(self.model.gain_steps, dropped, strict=True) if not is_dropped)
+        vector = np.delete(self.vector, self.model.step_sizes.start + np.flatnonzero(dropped))
+        return self._continued(replace(self.model, gain_steps=kept), vector)
+
+    def _continued(
+        self, model: JointModel, vector: FloatArray, prior: Prior | None = None, *, has_settled: bool = True
+    ) -> Solver:
         other = Solver(model, self.detectors, self.threshold, self.with_drift, None, near=self._near, settles=not has_settled)
-        known, weather = self.vector[: self.model.step_sizes.stop], self.vector[self.model.weather]
-        further = np.zeros(model.step_sizes.stop - self.model.step_sizes.stop)
-        beyond = np.zeros(model.size - len(known) - len(further) - len(weather))
-        other.vector = np.concatenate([known, further, weather, beyond])
-        other.exposure_weights, other.begun = self.exposure_weights.copy(), True
-        other.prior = replace(self.prior, model=model)
+        other.vector, other.begun, other.judges_first = vector, True, True
+        other.exposure_weights, other.prior = self.exposure_weights.copy(), replace(prior or self.prior, model=model)
         other._stiffness_given = other._stiffness_known = True
         other._reject_readings = self._reject_readings
         return other
+
+    def judge_again(self) -> None:
+        """Take back all exposures and readings: with other unknowns they may fit. They are judged after a step in which they count."""
+        self.exposure_weights[:] = 1.0
+        self.prior = replace(self.prior, has_photodiode=self._readable)
+        self.judges_first, self._rounds = False, 1
 
     def measure_weather(self, frame: WeatherFrame, excess: float) -> Weather:
         """Return the weather that the residuals tell of, at a solution without; see `fit_weather`."""
@@ -255,6 +273,7 @@ class Solver:
             white=None if self.prior.photodiode is _FIRST_PHOTODIODE else self.prior.photodiode.white,
             with_drift=self.with_drift,
             reject=self._reject_readings,
+            most_readings=self._most_readings,
         )
         has_photodiode = np.zeros(len(exposures), dtype=bool)
         has_photodiode[read] = fit.used
@@ -294,7 +313,11 @@ class Solver:
         if tests is not None and may_restore and self._restore(tests):
             self._rounds = 0
         self._waits += self._settling
-        self.steady = self._rounds >= _ROUNDS and not (self._settling and self._waits <= _MOST_WAITS)
+        is_settled = self._rounds >= _ROUNDS and not (self._settling and self._waits <= _MOST_WAITS)
+        # The last estimate of the photodiode is from all that its readings say.
+        self.steady = is_settled and (self._most_readings == MANY_READINGS or self._readable.sum() <= FEW_READINGS)
+        if is_settled:
+            self._most_readings = MANY_READINGS
 
     def tests(self) -> ExposureTests:
         """Judge each exposure where the solution stands."""
@@ -320,9 +343,13 @@ class Solver:
         if self._restorations > 1 and (left_out == self._left_out_before).all():
             return False
         self._left_out_before = left_out
-        # Where no other exposure lights a part of the beam, one that is left out cannot fit: only the worst stay out.
+        # Where no other exposure lights a part of the beam, one that is left out cannot fit. Positions of which no exposure is left have a
+        # second chance; of the others, and after it, only the worst stay out.
         worst = tests.misfit[left_out].max(initial=0.0)
         fits = left_out & (tests.misfit < max(_RESTORED * SHAPE_LIMIT, worst / 4))
+        if self._restorations == 1:
+            moves = self.model.exposures.move
+            fits |= left_out & ~np.isin(moves, moves[~left_out])
         reads = self._readable & ~self.prior.has_photodiode
         reads &= np.abs(np.nan_to_num(tests.photodiode, nan=np.inf)) < _RESTORED * READING_LIMIT
         self.exposure_weights[fits] = 1.0

@@ -49,7 +49,9 @@ _STEP_PRIOR = 0.02
 """Prior probability that the photodiode jumps at an unknown time."""
 _MOST_STEPS = 4
 _SWEEPS = 2
-_MOST_EXPOSURES, _COMPARED = 400, 1e-4
+FEW_READINGS, MANY_READINGS = 400, 1200
+"""Readings that noise and drift are estimated from, at most: until they have settled, and at the end."""
+_COMPARED = 1e-4
 _LEAST_INFORMATION = 1e-9
 _ROUNDING = 1e-5
 _LEAST_WHITE, _UNKNOWN_WHITE = 1e-7, 0.01
@@ -518,6 +520,7 @@ def fit_photodiode(
     white: float | None = None,
     with_drift: bool = True,
     reject: bool = True,
+    most_readings: int = MANY_READINGS,
 ) -> PhotodiodeFit:
     """Estimate noise and drift of the photodiode, and find the readings that do not belong to it.
 
@@ -537,12 +540,14 @@ def fit_photodiode(
         Whether it may change in time at all.
     reject
         Whether outlying readings are sought.
+    most_readings
+        Where there are more, the most informative are taken.
     """
     count = len(time)
     used = np.ones(count, dtype=bool) if used is None else used.copy()
     epoch = np.zeros(count, dtype=np.int64) if epoch is None else epoch
     fixed = constants(regressors, count)
-    kept = np.arange(count) if count <= _MOST_EXPOSURES else _informative_exposures(information, time)
+    kept = np.arange(count) if count <= most_readings else _informative_exposures(information, time, most_readings)
     model = PhotodiodeModel(_UNKNOWN_WHITE, _UNKNOWN_WHITE)
     while True:
         reduced = marginal(information, pull, kept) if len(kept) < count else (information, pull)
@@ -561,8 +566,8 @@ def fit_photodiode(
         used[kept[np.abs(deviations) > max(READING_LIMIT, 0.6 * worst)]] = False
 
 
-def _informative_exposures(information: FloatArray, time: FloatArray) -> NDArray[np.int64]:
-    """Return `_MOST_EXPOSURES` exposures in the order of time, first of all those whose scales the signals compare with many others.
+def _informative_exposures(information: FloatArray, time: FloatArray, most: int) -> NDArray[np.int64]:
+    """Return a number of exposures in the order of time, first of all those whose scales the signals compare with many others.
 
     Exposures that read one detector each are compared with few others (its pointings), those of a scan with all of the scan: processes
     in time are seen there. Pairs of neighbours in time are kept: their differences separate white noise from drift.
@@ -572,8 +577,8 @@ def _informative_exposures(information: FloatArray, time: FloatArray) -> NDArray
     order = np.argsort(time, kind="stable")
     is_rich = compared[order] >= compared.max() / 2
     rich, others = order[is_rich], order[~is_rich]
-    number = min(len(rich), max(2 * _MOST_EXPOSURES // 3, _MOST_EXPOSURES - len(others)))
-    kept = np.concatenate([_pairs(rich, number), _pairs(others, _MOST_EXPOSURES - number)])
+    number = min(len(rich), max(2 * most // 3, most - len(others)))
+    kept = np.concatenate([_pairs(rich, number), _pairs(others, most - number)])
     return kept[np.argsort(time[kept], kind="stable")]
 
 

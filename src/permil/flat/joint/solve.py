@@ -18,8 +18,8 @@ from scipy import linalg
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout
 from permil.flat.joint.details import detail_grid, solve_details
-from permil.flat.joint.exposure_tests import LEFT_OUT
-from permil.flat.joint.gain_steps import new_steps
+from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
+from permil.flat.joint.gain_steps import are_steps, new_steps
 from permil.flat.joint.gains import BoardTerms
 from permil.flat.joint.model import MOST_UNKNOWNS, Start, make_model
 from permil.flat.joint.newton import NEAR, Curvature, Descent, Place, Solver
@@ -151,8 +151,7 @@ def solve_joint(
         weather = further.measure_weather(frame, solution.objective - freedom - _SCATTER * (2 * freedom) ** 0.5)
         if not weather.found:
             return solver, replace(solution, weather=weather)
-        # What did not fit without weather is judged again.
-        further.exposure_weights[:] = 1.0
+        further.judge_again()
         return further, iterate(further)
 
     solution = iterate(solver)
@@ -160,8 +159,7 @@ def solve_joint(
         detailed = solve_details(solution, detectors, fine, estimate_stiffness=True, progress=stage())
         of_details = detailed.detail_errors
         solver = solver.with_details(detailed)
-        # What did not fit without details is judged again.
-        solver.exposure_weights[:] = 1.0
+        solver.judge_again()
         solution = iterate(solver)
     solver, solution = look_for_weather(solver, solution)
     for _ in range(_ROUNDS_OF_STEPS if amplifiers else 0):
@@ -169,15 +167,27 @@ def solve_joint(
         if not steps:
             break
         solver = solver.with_steps(steps)
-        solver.exposure_weights[:] = 1.0
+        solver.judge_again()
         without, solution = solution, iterate(solver)
+        echoes = ~are_steps(solution)
+        if echoes.any():
+            solver = solver.without_steps(echoes)
+            solution = iterate(solver)
         if without.weather is not None and not without.weather.found:
             # Steps may have hidden the weather.
             solver, solution = look_for_weather(solver, solution)
     if fine is None:
         return solution
     solution = solve_details(solution, detectors, fine, estimate_stiffness=False, tolerance=tolerance, progress=stage())
-    return replace(solution, tests=solver.with_details(solution).tests())
+    tests = exposure_tests(
+        solution.model,
+        detectors,
+        solution.vector,
+        solution.prior,
+        threshold=threshold,
+        exposure_weights=solution.exposure_weights,
+    )
+    return replace(solution, tests=tests)
 
 
 def _stages(progress: Callable[[float], None] | None, share_of_rest: float) -> Callable[[], Callable[[float], None] | None]:
@@ -232,7 +242,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
     """Take Newton steps until the decrement is small and nothing else changes."""
     first_norm, decrement, number = np.nan, np.inf, 0
     descent = Descent()
-    if solver.begun:
+    if solver.judges_first:
         solver.advance(judge=judge)
     while True:
         number += 1

@@ -278,3 +278,37 @@ def test_a_revisited_fiducial_position_reduces_the_error_of_a_wandering_photodio
     for runs in (once, revisited):
         pulls = [deviation / error for deviation, error in runs]
         assert np.sqrt(np.mean(np.square(pulls))) < 1.5
+
+
+def group_deviations(seed, *, groups=189, images=5, noise=1e-4, drift=3e-3, walk=1e-3, signals=2e-5):
+    """Mean scales of groups of exposures that only the photodiode compares (pointings that read one detector each), over their errors.
+
+    A scan before them tells how the photodiode drifts, but for gradients of the flat; noise, drift and walk are unknown.
+    """
+    rng = np.random.default_rng(seed)
+    steps = np.arange(12) - 5.5
+    scan = np.linalg.qr(np.column_stack([np.ones(144), np.tile(steps, 12), np.repeat(steps, 12)]))[0]
+    count = 144 + groups * images
+    time = np.arange(count, dtype=float)
+    walked = walk / np.sqrt(count) * np.cumsum(rng.standard_normal(count))
+    error = drift * rng.standard_normal() * time / count + walked + noise * rng.standard_normal(count)
+    known = np.zeros((count, count))
+    known[:144, :144] = np.eye(144) - scan @ scan.T
+    for first in range(144, count, images):
+        known[first : first + images, first : first + images] = np.eye(images) - 1 / images
+    information = known / signals**2
+    pull = information @ (known @ (signals * rng.standard_normal(count)) - error)
+    model = fit_photodiode(time, np.zeros((count, 0)), information, pull).model
+    values, vectors = np.linalg.eigh(information + model.precision(time, np.zeros((count, 0))))
+    inside = values > 1e-12 * values[-1]
+    covariance = (vectors[:, inside] / values[inside]) @ vectors[:, inside].T
+    means = np.kron(np.eye(groups), np.full((1, images), 1 / images)) - 1 / (groups * images)
+    found = means @ (covariance @ pull + error)[144:]
+    expected = means @ covariance[144:, 144:] @ means.T
+    return found @ np.linalg.pinv(expected, rcond=1e-10, hermitian=True) @ found / (groups - 1)
+
+
+@pytest.mark.full
+def test_levels_that_only_the_photodiode_compares_have_true_errors():
+    found = [group_deviations(seed) for seed in range(700, 712)]
+    assert 0.85 < np.median(found) < 1.2, found

@@ -21,6 +21,7 @@ from permil.flat.joint.details import detail_grid, solve_details
 from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
 from permil.flat.joint.gain_steps import are_steps, new_steps
 from permil.flat.joint.gains import BoardTerms
+from permil.flat.joint.knots import choose_spacing
 from permil.flat.joint.model import MOST_UNKNOWNS, Start, make_model
 from permil.flat.joint.newton import NEAR, Curvature, Descent, Place, Solver
 from permil.flat.joint.normal import NormalEquations
@@ -55,7 +56,7 @@ def solve_joint(
     exposures: ExposureList,
     detectors: Sequence[DetectorSignals],
     *,
-    spacing_mm: float,
+    spacing_mm: float | None = None,
     finest_mm: float | None = None,
     stiffness: float | None = None,
     start: Start | None = None,
@@ -81,7 +82,7 @@ def solve_joint(
     detectors
         Their signals; a sequence that loads a detector when asked for it keeps memory small.
     spacing_mm
-        Distance of the knots of the beam (`choose_spacing` finds one).
+        Distance of the knots of the beam; default: `choose_spacing` finds one, a stiffness and a start.
     finest_mm
         Distance that finer knots may have (`permil.flat.joint.details`); default: there are none.
     stiffness
@@ -115,11 +116,32 @@ def solve_joint(
     progress
         Called after each detector in each pass with the share of the whole that is done; how many passes it takes is a guess.
 
+    Returns
+    -------
+    JointSolution
+        ``log_response`` is the logarithm of the flat on the super-pixels of each detector, mean 0 over all of them; ``log_scales`` those of
+        the exposures; ``log_beam(ux, uy)`` that of the beam; ``certificate`` says how near the optimum is.
+
     Raises
     ------
     FlatError
         If there are too few exposures, or it does not converge.
+
+    Examples
+    --------
+    >>> import numpy as np, permil
+    >>> x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-20, 20, 12), np.linspace(-20, 20, 12)))
+    >>> cx, cy = (axis.ravel() for axis in np.meshgrid(np.linspace(-25, 25, 6), np.linspace(-25, 25, 6)))
+    >>> light = 0.01 * np.sin(x) - ((x - cx[:, None]) ** 2 + (y - cy[:, None]) ** 2) / 4000
+    >>> exposures = permil.ExposureList(cx, cy, np.zeros(36), np.arange(36.0))
+    >>> detector = permil.DetectorSignals("mine", x, y, range(36), light, np.full(light.shape, 1e-6))
+    >>> solution = permil.solve_joint(exposures, [detector], spacing_mm=15.0)
+    >>> solution.certificate.converged
+    True
     """
+    if spacing_mm is None:
+        choice = choose_spacing(exposures, detectors)
+        spacing_mm, stiffness, start = choice.spacing_mm, choice.stiffness, choice.start
     exposures = epochs_of_readout(exposures, detectors)
     model = make_model(
         exposures,

@@ -191,13 +191,13 @@ def solve_joint(
         solver = solver.with_steps(steps)
         solver.judge_again()
         without, solution = solution, iterate(solver)
+        if without.weather is not None and not without.weather.found:
+            # Steps may have hidden the weather.
+            solver, solution = look_for_weather(solver, solution)
         echoes = ~are_steps(solution)
         if echoes.any():
             solver = solver.without_steps(echoes)
             solution = iterate(solver)
-        if without.weather is not None and not without.weather.found:
-            # Steps may have hidden the weather.
-            solver, solution = look_for_weather(solver, solution)
     if fine is None:
         return solution
     solution = solve_details(solution, detectors, fine, estimate_stiffness=False, tolerance=tolerance, progress=stage())

@@ -1,4 +1,4 @@
-"""The stages of a run, in the order in which they need each other, and what a person is told of them.
+"""The stages of a run, in the order of their dependencies, and the messages of each to the user.
 
 Each stage declares its tasks and does those that are not up to date, so that a run that was killed goes on where it was. One run at a
 time works in a folder; the workers of its tasks (processes of this machine, a Dask cluster, jobs of a batch system) are chosen here.
@@ -28,7 +28,7 @@ from permil.isr.measured_gains import measure_gains
 from permil.isr.stage import make_calibrations
 from permil.products import atomic_output, check_output, make_folder, read_table, remove_partial_files, write_table
 from permil.progress import StageReport, console, default_workers, describe_warnings, tell, tell_report
-from permil.run import Run
+from permil.run import Run, with_measured_tables
 from permil.tasks import estimate, reduced_detectors
 
 
@@ -45,7 +45,7 @@ def run_pipeline(config: Config, *, stages: tuple[str, ...] | None = None) -> li
     PermilError
         Whatever a user has to mend.
     """
-    run = Run.from_config(config)
+    run = Run.from_config(with_measured_tables(config))
     with locked_folder(run.folder.root, run.folder.state, shared=False, tell=tell):
         remove_partial_files(run.folder.root)
         _write_configuration(run)

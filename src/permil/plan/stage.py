@@ -15,9 +15,8 @@ from permil.camera import Camera
 from permil.config.plan import PlanConfig, PlanPointings, PlanScan
 from permil.errors import ConfigError, PositionError
 from permil.exposures.stage import read_index
-from permil.plan.acquisition import AcquisitionPoint, read_acquisition
-from permil.plan.illumination import FEWEST_CELLS, BeamShape, PlannedSignals, cells_for, knots_for, planned_signals, plateau
 from permil.plan.positions import (
+    AcquisitionPoint,
     Place,
     PlannedPosition,
     amplifier_centre,
@@ -26,11 +25,23 @@ from permil.plan.positions import (
     only_these,
     positions_taken,
     quincunx,
+    read_acquisition,
     read_at_location,
     read_with,
     scan_grid,
 )
-from permil.plan.prediction import PlanPrediction, mode_table, predict
+from permil.plan.prediction import (
+    FEWEST_CELLS,
+    BeamShape,
+    PlannedSignals,
+    PlanPrediction,
+    cells_for,
+    knots_for,
+    mode_table,
+    planned_signals,
+    plateau,
+    predict,
+)
 from permil.plan.summary import describe
 from permil.products import RunFolder, write_table
 from permil.progress import console, parallel_map

@@ -21,7 +21,7 @@ from scipy import sparse
 
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals, ExposureList
-from permil.flat.joint.gains import StepTerm, BoardTerms
+from permil.flat.joint.gains import BoardTerms, StepTerm
 from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import PATTERNS, WeatherFrame
 

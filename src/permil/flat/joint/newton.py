@@ -22,7 +22,7 @@ from permil._kernels.joint import mirror_upper
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, SHAPE_LIMIT, ExposureTests, exposure_tests
 from permil.flat.joint.factor import factorise_rows, lower_factor
-from permil.flat.joint.gains import StepTerm, BoardPrior, fit_time_rms
+from permil.flat.joint.gains import BoardPrior, StepTerm, fit_time_rms
 from permil.flat.joint.knots import best_stiffness
 from permil.flat.joint.model import JointModel, Start
 from permil.flat.joint.normal import NormalEquations, normal_equations

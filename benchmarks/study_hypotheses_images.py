@@ -32,10 +32,10 @@ from permil.spots.calibration import calibrate
 from permil.spots.catalog import SpotCatalog
 from permil.spots.flux_model import TensorSplines
 from permil.spots.grid import find_grid
+from permil.spots.lattice import common_window
 from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
 from permil.spots.measurements import gather
 from permil.spots.residuals import Residuals
-from permil.spots.window import common_window
 
 FloatArray = NDArray[np.float64]
 

@@ -43,7 +43,7 @@ from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table
 from permil.simulate.bench import Bench
 from permil.simulate.stage import simulate_bench
-from permil.truth_errors import LedDeviation, detector_deviation, led_deviation
+from permil.truth import LedDeviation, detector_deviation, led_deviation
 
 FloatArray = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from astropy.table import Table
 from permil.camera import Camera, frames
 from permil.flat.shared_errors import shared_places
 from permil.products import ImageProduct, MaskPlane
-from permil.truth_errors import DetectorDeviation, detector_deviation, led_deviation
+from permil.truth import DetectorDeviation, detector_deviation, led_deviation
 
 SIDE = 12
 

@@ -35,15 +35,14 @@ class Run:
 
     @classmethod
     def from_config(cls, config: Config) -> Run:
-        """Load the camera, name the folder, and put the tables that earlier runs measured in place of ``measured``.
+        """Load the camera and name the folder.
 
-        Raises
-        ------
-        CalibrationError
-            If such a table is not there.
+        Parameters
+        ----------
+        config
+            With paths in place of ``measured`` (`with_measured_tables`).
         """
-        folder = RunFolder(config.output)
-        return cls(_with_measured_tables(config, folder), load_camera(config.camera), folder)
+        return cls(config, load_camera(config.camera), RunFolder(config.output))
 
     @property
     def workers(self) -> int:
@@ -78,8 +77,15 @@ class Run:
         return self.shared[key]
 
 
-def _with_measured_tables(config: Config, folder: RunFolder) -> Config:
-    found: dict[str, str] = {}
+def with_measured_tables(config: Config) -> Config:
+    """Return a configuration with the tables that earlier runs measured in place of ``measured``.
+
+    Raises
+    ------
+    CalibrationError
+        If such a table is missing.
+    """
+    folder, found = RunFolder(config.output), dict[str, str]()
     makers = {"gains": "isr.photon_transfer: true", "linearity": "flat.solver: joint"}
     for name, path in (("gains", folder.measured_gains), ("linearity", folder.measured_linearity)):
         if getattr(config.isr, name) != "measured":

@@ -15,11 +15,11 @@ from rich.table import Table as TextTable
 
 from permil.camera import load_camera
 from permil.compare.comparison import SINGLE
-from permil.compare.folder import CompareFolder
 from permil.config import load_config
 from permil.config.simulate import SimulateCampaign, SimulateConfig, SimulateSpotsConfig
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
+from permil.products.folder import CompareFolder
 from permil.progress import console, default_workers
 from permil.simulate.spots import simulate_spots
 from permil.simulate.stage import simulate_bench

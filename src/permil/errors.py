@@ -96,3 +96,15 @@ class EngineError(PermilError):
 
 class FileWarning(UserWarning):
     """A defective file is used, or left out while processing continues."""
+
+
+class CompareError(PermilError):
+    """Stars and flat cannot be compared."""
+
+
+class GridError(PermilError):
+    """Points do not form an identifiable grid of spots."""
+
+
+class SpotError(PermilError):
+    """Spot measurements cannot be calibrated or mapped."""

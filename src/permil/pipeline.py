@@ -1,4 +1,4 @@
-"""The stages of a run, in the order in which they need each other, and what a person is told of them.
+"""The stages of a run, in the order of their dependencies, and the messages of each to the user.
 
 Each stage declares its tasks and does those that are not up to date, so that a run that was killed goes on where it was. One run at a
 time works in a folder; the workers of its tasks (processes of this machine, a Dask cluster, jobs of a batch system) are chosen here.
@@ -18,7 +18,7 @@ from permil.beam.stage import fit_beams
 from permil.camera import load_camera
 from permil.config import Config
 from permil.config.exposures import ExposuresConfig
-from permil.context import Run
+from permil.context import Run, with_measured_tables
 from permil.engine import Executor, make_executor, session
 from permil.engine.locks import locked_folder
 from permil.engine.performance import StepCost, metered_stage, performance_table
@@ -45,7 +45,7 @@ def run_pipeline(config: Config, *, stages: tuple[str, ...] | None = None) -> li
     PermilError
         Whatever a user has to mend.
     """
-    run = Run.from_config(config)
+    run = Run.from_config(with_measured_tables(config))
     with locked_folder(run.folder.root, run.folder.state, shared=False, tell=tell):
         remove_partial_files(run.folder.root)
         _write_configuration(run)

@@ -1,4 +1,4 @@
-"""Long work shows its progress, its rate and the time that is left, and goes to whoever does the work of a run."""
+"""Progress of long work, its rate and the time left; reports of stages; parallel maps and tasks on the workers of a run."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ _WARNINGS_SHOWN = 10
 
 
 def tell(sentence: str) -> None:
-    """Show a sentence to whoever watches the run."""
+    """Print a sentence for the user."""
     console.print(f"  {sentence}", highlight=False, soft_wrap=True)
 
 
@@ -119,7 +119,7 @@ def _display(description: str, total: int) -> Iterator[Callable[[float], None]]:
 
 
 def _lines(description: str, total: int) -> Iterator[Callable[[float], None]]:
-    begin = told = time.monotonic()
+    begin = shown = time.monotonic()
     count = 0.0
 
     def tell() -> None:
@@ -132,10 +132,10 @@ def _lines(description: str, total: int) -> Iterator[Callable[[float], None]]:
         )
 
     def reached(number: float) -> None:
-        nonlocal count, told
+        nonlocal count, shown
         count = number
-        if time.monotonic() - told > _SECONDS_BETWEEN_LINES and count != total:
-            told = time.monotonic()
+        if time.monotonic() - shown > _SECONDS_BETWEEN_LINES and count != total:
+            shown = time.monotonic()
             tell()
 
     yield reached

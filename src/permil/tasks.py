@@ -1,8 +1,8 @@
-"""All tasks of a run: what they will need, the list of commands that do them, and single ones of them.
+"""All tasks of a run: the estimate, the list of commands that do them, and single tasks.
 
 For batch systems and other programs that start processes (HTCondor, BPS, GNU parallel). A command makes its own products and nothing
-else: what it needs and is not there is an error that names the command to run first. Commands share the folder of the run; each product
-appears under its name only when it is complete, and is made once even if two processes are told to make it.
+else: if an input is missing, the error names the command to run first. Commands share the folder of the run; each product
+appears under its name only when it is complete, and is made once even if two processes start the same command.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.config import Config
 from permil.config.names import led_named
-from permil.context import Run
+from permil.context import Run, with_measured_tables
 from permil.engine import InProcess, State, Task, needs_first, session
 from permil.engine.locks import locked_folder, locked_task
 from permil.errors import ConfigError, FlatError, OutputError, PermilError
@@ -142,7 +142,7 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
     InputError
         If there is no index yet.
     """
-    run = Run.from_config(config)
+    run = Run.from_config(with_measured_tables(config))
     groups: dict[str, list[str]] = {name: [] for name in KINDS}
     commands: dict[tuple[str, ...], str] = {task.command: task.key[0] for task in declared_tasks(run) if task.command}
     for (stage, *words), kind in commands.items():
@@ -169,7 +169,7 @@ def run_single(config: Config, kind: str, *, led: str = "", detector: str = "") 
         raise ConfigError(f"the step {kind} {what}", remedy="leave --detector out" if detector else "name one with --detector")
     if "led" in names and not led:
         raise ConfigError("the LED of this task is missing", remedy="name it with --led")
-    run = Run.from_config(config)
+    run = Run.from_config(with_measured_tables(config))
     led = led_named(led, camera=config.camera, leds=config.exposures.leds)
     detector = run.camera[detector].name if detector else ""
     if kind == "superbias":

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from permil.beam import BeamModel, BeamNodes
 from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.gaussian_process import GaussianProcess
-from permil.beam.kernels import ladder_family
-from permil.beam.likelihood import Variances
+from permil.beam.likelihood import Variances, ladder_family
 from permil.beam.outliers import hypotheses
 from permil.beam.parameters import Hull, hole_of, holes_of, observations_of
 from permil.products import write_hdus

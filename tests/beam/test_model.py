@@ -162,8 +162,7 @@ def test_duplicate_nodes_average() -> None:
 def test_interpolates_like_the_cubic_radial_basis_function_where_that_is_all_there_is() -> None:
     """The cubic member, its noise at the floor, is SciPy's cubic radial basis function."""
     from permil.beam.gaussian_process import GaussianProcess
-    from permil.beam.kernels import cubic_family
-    from permil.beam.likelihood import Variances
+    from permil.beam.likelihood import Variances, cubic_family
     from permil.beam.parameters import Hull, observations_of
 
     nodes = scan(structured_beam(6), 9, 6).canonical()
@@ -181,8 +180,7 @@ def test_interpolates_like_the_cubic_radial_basis_function_where_that_is_all_the
 
 def test_leave_one_out_is_what_a_fit_without_the_node_predicts() -> None:
     from permil.beam.gaussian_process import GaussianProcess
-    from permil.beam.kernels import ladder_family
-    from permil.beam.likelihood import Variances
+    from permil.beam.likelihood import Variances, ladder_family
     from permil.beam.parameters import Hull, observations_of
 
     nodes = scan(structured_beam(7), 7, 7).canonical()

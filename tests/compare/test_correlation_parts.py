@@ -10,9 +10,9 @@ from scipy.spatial.distance import cdist
 
 from permil.compare import correlate, split_half_reliability
 from permil.compare.correlation.blocks import block_bootstrap, block_sums, correlation_of, jackknife, moments, tiles
-from permil.compare.correlation.cells import Cells
 from permil.compare.correlation.covariance import Geometry
 from permil.compare.correlation.methods import phase_surrogates, plug_in_n_eff, shifted_correlations
+from permil.compare.correlation.points import Cells
 
 
 @pytest.fixture(scope="module")

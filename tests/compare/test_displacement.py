@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 
 from permil.compare.displacement import displacement_error, displacement_from_flat, fill, radial_displacement
-from permil.compare.errors import CompareError
+from permil.errors import CompareError
 
 EVERYWHERE = np.ones((128, 96), dtype=bool)
 

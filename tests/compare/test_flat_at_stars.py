@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from permil.compare.errors import CompareError
-from permil.compare.stars.flat_at_stars import flat_as_seen, relative_flat, seen_map
+from permil.compare.stars.flat_at_stars import flat_as_seen, relative_flat
 from permil.compare.stars.profile import StarProfile
 from permil.compare.stars.response import StarPlaces, StarResponse
+from permil.errors import CompareError
 
 PROFILE = StarProfile((0.7, 0.3), (4.5, 22.0))
 RESPONSE = StarResponse(PROFILE, aperture=9.0)
@@ -116,13 +116,6 @@ def test_masked_pixels_do_not_count_and_what_is_lost_is_told():
 def test_stars_at_the_edge_lose_what_lies_beyond():
     places = StarPlaces.round(np.array([-0.5]), np.array([45.0]))
     assert flat_as_seen(relative(), places, RESPONSE).lost[0] == pytest.approx(0.5, abs=0.01)
-
-
-def test_map_of_what_stars_see_is_what_stars_see():
-    x, y = np.meshgrid(np.arange(20.0, 100.0), np.arange(20.0, 70.0))
-    found = relative()
-    seen = flat_as_seen(found, StarPlaces.round(x.ravel(), y.ravel()), RESPONSE).excess.reshape(x.shape)
-    assert np.std(seen_map(found, RESPONSE)[20:70, 20:100] - seen) < 0.02 * np.std(seen)
 
 
 def test_bad_flats():

@@ -9,12 +9,12 @@ import mixtures
 import numpy as np
 import pytest
 
-from permil.compare.errors import CompareError
 from permil.compare.hypotheses.equations import FixedEffects
 from permil.compare.hypotheses.fit import fit_hypotheses
 from permil.compare.hypotheses.predict import predict_bands
 from permil.compare.hypotheses.results import KINDS, TOTAL, verdict
 from permil.compare.stars.response import QUANTITIES
+from permil.errors import CompareError
 
 MIXTURES = {"efficiency": (1.0, 0.0, 0.0), "area": (0.0, 1.0, 0.0), "both": (0.5, 0.5, 0.0), "all": (0.4, 0.4, 0.2)}
 SEEDS = range(4)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from permil.camera import Camera, load_camera
-from permil.compare.errors import CompareError
 from permil.compare.regions import Region, RegionWidths, region_image, region_labels
 from permil.compare.rings.profile import RingZone
+from permil.errors import CompareError
 
 CAMERAS = ("lsstcam", "lsstcam-bin8", "spots-cutout")
 

@@ -9,10 +9,10 @@ import pytest
 from scipy import ndimage
 
 from permil.camera import load_camera
-from permil.compare.errors import CompareError
-from permil.compare.rings.profile import RingProfile, radial_profile, ring_template, ring_zone
+from permil.compare.rings.profile import RingProfile, radial_profile, ring_zone
 from permil.compare.rings.search import find_rings
 from permil.config.simulate import SimulateSpotsConfig
+from permil.errors import CompareError
 from permil.simulate.randoms import generator
 from permil.simulate.spots.sensor import sensor_maps
 
@@ -134,11 +134,12 @@ def test_profile_follows_the_rings_within_its_errors():
     assert np.median(profile.error[known] / independent) == pytest.approx(1.0, abs=0.12)
 
 
-def test_template_is_the_pattern():
+def test_a_profile_on_the_detector_is_the_pattern():
     axis = (1150.0, 1100.0)
     rings, _ = drawn_rings(axis, rms=1e-3)
     flat = 1 + rings + 2e-3 * np.random.default_rng(2).standard_normal(SHAPE)
-    template = ring_template(radial_profile(flat, ALL, axis, width_px=2.0, highpass_px=None), SHAPE)
+    profile = radial_profile(flat, ALL, axis, width_px=2.0, highpass_px=None)
+    template = profile.at(np.arange(SHAPE[1])[None, :], np.arange(SHAPE[0])[:, None])
     known = np.isfinite(template)
     assert known.mean() > 0.98
     assert np.corrcoef(template[known], rings[known])[0, 1] > 0.97

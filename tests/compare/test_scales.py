@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permil.compare.errors import CompareError
 from permil.compare.scales import (
     Band,
     bands_between,
@@ -19,6 +18,7 @@ from permil.compare.scales import (
     smooth,
     split_bands,
 )
+from permil.errors import CompareError
 
 
 @settings(max_examples=20)

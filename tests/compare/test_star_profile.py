@@ -12,11 +12,11 @@ from scipy.spatial import cKDTree
 
 from permil._kernels.compare import circle_part, draw_star
 from permil.camera import load_camera
-from permil.compare.errors import CompareError
 from permil.compare.scales import Band, split_bands
 from permil.compare.stars.profile import StarProfile, fit_profile
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
-from permil.simulate.spots.mask import SpotLight, SpotProfile, add_spots
+from permil.errors import CompareError
+from permil.simulate.spots.exposing import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
 from permil.spots.apertures import aperture_fluxes
 from permil.spots.measure import measure_spots

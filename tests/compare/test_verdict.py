@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from permil.compare.errors import CompareError
 from permil.compare.hypotheses.results import FluxChange, verdict
+from permil.errors import CompareError
 
 PER_MIL = 1e-3
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from permil import environment
+from permil import plotting
 
 
 @pytest.fixture(autouse=True)
@@ -21,15 +21,15 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name, value in (("HOME", "/proc/nowhere"), ("XDG_CACHE_HOME", ""), ("XDG_CONFIG_HOME", "")):
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(environment.MATPLOTLIB_CACHE, "")
-    environment.private_folder.cache_clear()
+    monkeypatch.setenv(plotting.MATPLOTLIB_CACHE, "")
+    plotting.private_folder.cache_clear()
     yield
-    environment.private_folder.cache_clear()
+    plotting.private_folder.cache_clear()
 
 
 def _chosen() -> str:
-    environment.prepare_matplotlib()
-    return os.environ[environment.MATPLOTLIB_CACHE]
+    plotting.prepare_matplotlib()
+    return os.environ[plotting.MATPLOTLIB_CACHE]
 
 
 def test_private_folder_takes_the_place(tmp_path: Path) -> None:
@@ -44,9 +44,9 @@ def test_home_that_can_be_written_is_used(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_named_folder_is_kept_if_it_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(environment.MATPLOTLIB_CACHE, str(tmp_path / "mine"))
+    monkeypatch.setenv(plotting.MATPLOTLIB_CACHE, str(tmp_path / "mine"))
     assert _chosen() == str(tmp_path / "mine")
-    monkeypatch.setenv(environment.MATPLOTLIB_CACHE, "/proc/nowhere")
+    monkeypatch.setenv(plotting.MATPLOTLIB_CACHE, "/proc/nowhere")
     assert _chosen().startswith(str(tmp_path))
 
 
@@ -61,7 +61,7 @@ def test_folder_of_somebody_else_is_not_used(tmp_path: Path, kind: str) -> None:
         name.symlink_to("theirs")
     else:
         name.write_text("")
-    folder = environment.private_folder()
+    folder = plotting.private_folder()
     assert folder is not None
     assert folder != name
     assert folder.parent == tmp_path

@@ -37,9 +37,12 @@ def test_without_locks_the_work_goes_on_with_a_word(tmp_path: Path, monkeypatch:
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr("fcntl.flock", no_locks)
-    told: list[str] = []
-    with locked_folder(tmp_path, tmp_path / ".state", shared=False, tell=told.append), locked_task(tmp_path, tmp_path, "task"):
-        assert "file locking is not supported" in told[0]
+    messages: list[str] = []
+    with (
+        locked_folder(tmp_path, tmp_path / ".state", shared=False, tell=messages.append),
+        locked_task(tmp_path, tmp_path, "task"),
+    ):
+        assert "file locking is not supported" in messages[0]
 
 
 def _hold(root: Path, seconds: float, begun: object) -> None:

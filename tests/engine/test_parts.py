@@ -15,20 +15,20 @@ from . import sample_tasks
 
 
 def _reached(executor: Executor, function: Callable[[int], int], tasks: list[int]) -> list[float]:
-    """Return what the display of a batch is told."""
-    told: list[float] = []
+    """Return the parts that the display of a batch receives."""
+    parts: list[float] = []
 
     @contextmanager
     def display(_: str, total: int) -> Iterator[Callable[[float], None]]:
-        yield told.append
-        assert told[-1] == total
+        yield parts.append
+        assert parts[-1] == total
 
     returned: list[int] = []
     task = Task(("parts",), "parts", lambda _: Work(function, tasks, lambda results: returned.extend(results) or ()))
     with executor:
         run_tasks([task], executor, display=display, records=[])
     assert returned == tasks
-    return told
+    return parts
 
 
 @pytest.mark.parametrize("executor", [InProcess(), LocalProcesses(1)], ids=["here", "process"])
@@ -37,9 +37,9 @@ def test_parts_of_tasks_count(executor: Executor) -> None:
 
 
 def test_parts_of_tasks_that_run_side_by_side_are_added() -> None:
-    told = _reached(LocalProcesses(2), sample_tasks.tell_how_far, [7, 8])
-    assert told == sorted(told)
-    assert (len(told), told[0], told[-1]) == (6, 0.25, 2.0)
+    parts = _reached(LocalProcesses(2), sample_tasks.tell_how_far, [7, 8])
+    assert parts == sorted(parts)
+    assert (len(parts), parts[0], parts[-1]) == (6, 0.25, 2.0)
 
 
 def test_who_tells_all_the_time_is_heard_now_and_then() -> None:

@@ -68,7 +68,7 @@ def test_other_kinds_of_images(change: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"flat": FLAT * u.adu}, "flat is given in adu"),
         ({"variance": np.ones((6, 7))}, "variance has the shape"),
@@ -78,8 +78,8 @@ def test_other_kinds_of_images(change: dict[str, object]) -> None:
         ({"image": IMAGE * u.adu, "variance": IMAGE * u.adu}, "variance is given in adu"),
     ],
 )
-def test_images_that_cannot_be_divided(change: dict[str, object], told: str) -> None:
-    with pytest.raises(PermilError, match=told):
+def test_images_that_cannot_be_divided(change: dict[str, object], message: str) -> None:
+    with pytest.raises(PermilError, match=message):
         divided(**change)
 
 

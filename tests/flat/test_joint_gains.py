@@ -12,9 +12,8 @@ from test_joint_instrument import SETTINGS, amplifiers_of, chi_square
 from test_joint_weather import planes_of
 
 from permil.flat.joint import solve
-from permil.flat.joint.boards import board_results
 from permil.flat.joint.covariance import FlatCovariance
-from permil.flat.joint.gain_steps import solved_steps
+from permil.flat.joint.gain_steps import board_results, solved_steps
 from permil.flat.joint.gains import TIME_FUNCTIONS, BoardReadings, Coefficient, board_terms, fit_time_rms
 from permil.flat.joint.solve import solve_joint
 from permil.flat.joint.temperature import smooth_temperature

@@ -9,6 +9,7 @@ import pytest
 from joint_bench import Boards, RandomBeam, simulate, weather_pattern
 from scipy import linalg
 
+from permil.beam.model import SplineTable
 from permil.beam.parameters import Hull
 from permil.errors import FlatError
 from permil.flat.joint.covariance import FlatCovariance, plane_operator
@@ -205,7 +206,9 @@ def test_beam_on_an_image_is_the_beam_at_its_pixels():
     grid = solution.model.patterns[0].grid
     hull = Hull.of(np.array([grid.lower, grid.upper, [grid.lower[0], grid.upper[1]], [grid.upper[0], grid.lower[1]]]))
     origin, matrix = np.array([-3.0, 2.0]), np.array([[0.0, 0.1], [0.1, 0.0]])
-    image = solution.log_beam_table().image((30, 40), origin, matrix, hull)
+    grid, coefficients = solution.model.beam(solution.vector)
+    table = SplineTable(coefficients.reshape(grid.shape), np.array(grid.origin), grid.spacing)
+    image = table.image((30, 40), origin, matrix, hull)
     row, column = np.indices(image.shape)
     expected = solution.log_beam(origin[0] + 0.1 * row, origin[1] + 0.1 * column)
     np.testing.assert_allclose(image, expected, atol=1e-6)

@@ -31,7 +31,7 @@ def average(moments: NoiseMoments) -> tuple[float, np.ndarray, float]:
 
 
 def variance_alone(points: TransferPoints, count: int) -> np.ndarray:
-    """Return gains of a method that knows no brighter-fatter effect."""
+    """Return gains of a method without the brighter-fatter effect."""
     total, weight = np.zeros(count), np.zeros(count)
     np.add.at(total, points.amplifier, points.freedom * points.variance / points.mean)
     np.add.at(weight, points.amplifier, points.freedom)

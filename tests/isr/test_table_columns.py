@@ -62,11 +62,11 @@ def test_an_unknown_error_of_a_gain_is_nan_and_a_negative_one_an_error(detector)
 
 
 @pytest.mark.parametrize(
-    ("errors", "told"),
+    ("errors", "message"),
     [(["?"] * 16, r"'\?' in row 1"), (np.zeros((16, 2)), "2 values"), (np.ones(16, bool), "'True' in row 1"), (np.full(16, 1j), "row 1")],
 )  # fmt: skip
-def test_an_error_column_without_numbers(detector, errors, told):
-    with pytest.raises(CalibrationError, match=rf"gains\.ecsv: .*column gain_err .*{told}"):
+def test_an_error_column_without_numbers(detector, errors, message):
+    with pytest.raises(CalibrationError, match=rf"gains\.ecsv: .*column gain_err .*{message}"):
         gains_from_table(amplifiers(detector, gain=1.0, gain_err=errors), detector, path="gains.ecsv")
 
 
@@ -189,7 +189,7 @@ def test_a_knot_given_twice_names_its_row(detector):
 
 
 @pytest.mark.parametrize(
-    ("columns", "told"),
+    ("columns", "message"),
     [
         ({"x": Column([1.0], unit="mm")}, "column x is given in mm"),
         ({"x": [1.5]}, "not in whole pixels"),
@@ -199,11 +199,11 @@ def test_a_knot_given_twice_names_its_row(detector):
         ({"width": ["five"]}, "'five' in row 1"),
     ],
 )
-def test_defects_that_cannot_be_understood(detector, columns, told):
+def test_defects_that_cannot_be_understood(detector, columns, message):
     table = Table({"detector": [detector.name], "x": [1], "y": [2]})
     for name, column in columns.items():
         table[name] = column
-    with pytest.raises(CalibrationError, match=told):
+    with pytest.raises(CalibrationError, match=message):
         defect_mask(table, detector)
 
 

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from permil.compare.folder import CompareFolder
 from permil.config import load_config
 from permil.config.simulate import SimulateSpotsConfig
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
+from permil.products.folder import CompareFolder, SpotsFolder
 from permil.simulate.spots import simulate_spots
-from permil.spots.folder import SpotsFolder
 from permil.truth import compare_fractions
 
 Permil = Callable[..., tuple[int, str, str]]

@@ -11,8 +11,8 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.config.simulate import SimulateSpotsConfig
+from permil.products.folder import SpotsFolder
 from permil.simulate.spots import simulate_spots
-from permil.spots.folder import SpotsFolder
 
 Permil = Callable[..., tuple[int, str, str]]
 

@@ -10,9 +10,8 @@ from permil.config.plan import PlanConfig
 from permil.flat.joint import FlatCovariance, solve_joint
 from permil.flat.joint.covariance import plane_operator
 from permil.plan.check import planned_positions
-from permil.plan.illumination import planned_signals, plateau
 from permil.plan.positions import PlannedPosition
-from permil.plan.prediction import predict
+from permil.plan.prediction import planned_signals, plateau, predict
 
 KNOTS_MM = 4.0
 

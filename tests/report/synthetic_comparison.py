@@ -10,8 +10,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 
-from permil.compare.folder import CompareFolder
 from permil.products import write_hdus, write_table
+from permil.products.folder import CompareFolder
 
 SIDE, CELL = 1024, 16
 SLOPE, NAIVE_ERROR, ERROR, WORTH = 0.6, 0.01, 0.03, 123.0

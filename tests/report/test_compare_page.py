@@ -15,11 +15,11 @@ from synthetic_run import make_pages
 from test_report import OUTSIDE, Page
 
 from permil.camera import Camera, load_camera
-from permil.compare.folder import CompareFolder
 from permil.config import Config
 from permil.config.model import ReportConfig
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
+from permil.products.folder import CompareFolder
 from permil.report.compare.figures import coarse
 from permil.report.kit.results import MISSING
 

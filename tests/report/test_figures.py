@@ -18,7 +18,7 @@ import permil.report
 from permil.camera import Camera
 from permil.flat.composite import MosaicGrid, mosaic_grid
 from permil.report.detector import figures as detector_figures
-from permil.report.detector import overview
+from permil.report.detector import page
 from permil.report.detector.figures import DisplayImage, flat_histogram, pointing_residuals
 from permil.report.index import figures as index_figures
 from permil.report.index.figures import BeamView, Profile
@@ -70,19 +70,19 @@ def _plane(camera: Camera, *, whole: bool) -> tuple[MosaicGrid, np.ndarray, list
 
 def _flat_maps(camera: Camera, *, whole: bool) -> list[Chart]:
     grid, image, detectors = _plane(camera, whole=whole)
-    return overview.flat_maps(image, image, grid, detectors)
+    return page.flat_maps(image, image, grid, detectors)
 
 
 def _scatter_maps(camera: Camera, *, whole: bool) -> list[Chart]:
     grid, image, detectors = _plane(camera, whole=whole)
     rejected = np.linspace(50, 500, len(detectors))
     rejected[0] = np.nan
-    return overview.scatter_maps(np.abs(image - 1), grid, rejected, detectors)
+    return page.scatter_maps(np.abs(image - 1), grid, rejected, detectors)
 
 
 def _coverage(camera: Camera) -> list[Chart]:
     scan = np.stack(np.meshgrid(np.linspace(-60, 60, 12), np.linspace(-60, 60, 12)), axis=-1).reshape(-1, 2)
-    return [overview.coverage(scan, np.empty((0, 2)), _plane(camera, whole=False)[2], led="red")]
+    return [page.coverage(scan, np.empty((0, 2)), _plane(camera, whole=False)[2], led="red")]
 
 
 def _residuals(number: int) -> tuple[np.ndarray, object]:

@@ -24,9 +24,9 @@ from permil.config.spots import SpotsConfig
 from permil.context import Run
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
+from permil.products.folder import SpotsFolder
 from permil.report.spots.inputs import read_spots
 from permil.spots.catalog import SpotCatalog, write_catalog
-from permil.spots.folder import SpotsFolder
 from permil.spots.grid_fit import RigidGrid
 from permil.spots.stage import run_spots
 

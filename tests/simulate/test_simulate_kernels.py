@@ -11,11 +11,11 @@ from scipy import ndimage
 
 from permil import _kernels
 from permil._kernels import simulate as kernels
-from permil.simulate.beam import BeamTruth
 from permil.simulate.electronics import Electronics, convert_charge, draw_charge, read_out
+from permil.simulate.projector import BeamTruth
 from permil.simulate.randoms import generator, normal_state
 from permil.simulate.raw_file import compress_rows
-from permil.simulate.spots.mask import SpotLight, SpotProfile, add_spots
+from permil.simulate.spots.exposing import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
 
 SEGMENTS = (3, 7, 21)

@@ -9,7 +9,7 @@ from grids import draw_grid, draw_rim, label_faults
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from permil.spots.errors import GridError
+from permil.errors import GridError
 from permil.spots.grid import find_grid
 
 ANGLES = (0.0, -3.1, 38.4, 45.0)

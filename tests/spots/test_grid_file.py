@@ -11,8 +11,7 @@ from astropy.io import fits
 from astropy.table import Table
 from grids import draw_grid
 
-from permil.errors import InputError
-from permil.spots.errors import GridError
+from permil.errors import GridError, InputError
 from permil.spots.grid_file import grid_file
 from permil.spots.readers import read_catalog
 

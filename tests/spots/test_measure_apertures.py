@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import sep
 
+from permil.errors import SpotError
 from permil.spots.apertures import aperture_fluxes, growth_curve
 from permil.spots.background import fit_background
-from permil.spots.errors import SpotError
 
 RADII = (3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0)
 

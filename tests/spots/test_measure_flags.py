@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from permil.camera import load_camera
+from permil.errors import SpotError
 from permil.products import MaskPlane
 from permil.simulate.spots import SpotBench, draw_exposure
 from permil.spots.catalog import SpotCatalog, SpotFlag
-from permil.spots.errors import SpotError
 from permil.spots.measure import MeasureOptions, measure_spots
 
 

@@ -9,7 +9,7 @@ from bench_images import hsm_moments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permil.spots.moments import AdaptiveMoments, adaptive_moments
+from permil.spots.apertures import AdaptiveMoments, adaptive_moments
 
 SIZE = 61
 

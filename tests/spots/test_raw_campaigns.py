@@ -19,13 +19,13 @@ from permil.context import Run
 from permil.exposures.stage import make_index
 from permil.isr.stage import make_calibrations
 from permil.products import RunFolder, read_table
+from permil.products.folder import SpotsFolder
 from permil.simulate.spots import SpotBench, simulate_spots
 from permil.spots.flux_model import FluxSolution, fit_fluxes
-from permil.spots.folder import SpotsFolder
 from permil.spots.inputs import CatalogFile, label_file
+from permil.spots.lattice import common_window
 from permil.spots.measurements import Measurements, gather
 from permil.spots.stage import run_spots, throughput_splines
-from permil.spots.window import common_window
 
 Array = np.ndarray[Any, Any]
 APERTURE = 12

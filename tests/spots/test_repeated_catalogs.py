@@ -16,12 +16,11 @@ from permil.camera import load_camera
 from permil.config import Config
 from permil.config.spots import SpotsConfig
 from permil.context import Run
-from permil.errors import CameraError, InputError, PermilError
+from permil.errors import CameraError, InputError, PermilError, SpotError
 from permil.products import RunFolder
+from permil.products.folder import SpotsFolder
 from permil.spots.catalog import write_catalog
 from permil.spots.cleaning import repeated_catalogs
-from permil.spots.errors import SpotError
-from permil.spots.folder import SpotsFolder
 from permil.spots.inputs import CatalogFile, catalog_files, label_file
 from permil.spots.measurements import gather
 from permil.spots.stage import calibrate_files, run_spots

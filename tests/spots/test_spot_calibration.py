@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from campaigns import SHAPE, draw_campaign, no_throughput, throughput
 
+from permil.errors import SpotError
 from permil.spots.calibration import apply_spots, calibrate
 from permil.spots.catalog import SpotFlag
-from permil.spots.errors import SpotError
 from permil.spots.flux_model import TensorSplines, fit_fluxes
 from permil.spots.measurements import gather
 from permil.spots.residuals import repeatability

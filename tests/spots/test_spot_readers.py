@@ -8,8 +8,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.errors import InputError
-from permil.spots.catalog import SpotCatalog, SpotFlag, write_catalog
-from permil.spots.catalog_header import facts_of_name
+from permil.spots.catalog import SpotCatalog, SpotFlag, facts_of_name, write_catalog
 from permil.spots.readers import read_catalog
 
 STACK = ("base_SdssCentroid_x", "base_SdssCentroid_y", "base_SdssShape_xx", "base_SdssShape_yy", "base_SdssShape_xy")

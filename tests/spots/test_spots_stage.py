@@ -16,12 +16,11 @@ from campaigns import draw_campaign, no_throughput, throughput
 from permil.config import Config
 from permil.config.spots import SpotsConfig
 from permil.context import Run
-from permil.errors import InputError
+from permil.errors import GridError, InputError, SpotError
 from permil.products import RunFolder
+from permil.products.folder import SpotsFolder
 from permil.spots.calibration_file import read_calibration
 from permil.spots.catalog import write_catalog
-from permil.spots.errors import GridError, SpotError
-from permil.spots.folder import SpotsFolder
 from permil.spots.inputs import catalog_tasks
 from permil.spots.stage import calibrate_files, run_spots
 

@@ -11,8 +11,8 @@ from scipy.stats import binned_statistic_2d
 
 from permil.camera import load_camera
 from permil.camera.frames import amplifier_at
+from permil.errors import SpotError
 from permil.spots.calibration import calibrate
-from permil.spots.errors import SpotError
 from permil.spots.flux_model import TensorSplines
 from permil.spots.measurements import gather
 from permil.spots.throughput import amplifier_table, bin_residuals, grouped_means, model_map, radial_profile, ring_edges

@@ -13,8 +13,7 @@ from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from permil.beam.kernels import Kernel, KernelFamily
-from permil.beam.likelihood import Variances
+from permil.beam.likelihood import Kernel, KernelFamily, Variances
 from permil.beam.mixture import Mixture
 from permil.beam.model import BeamModel
 from permil.beam.nodes import BeamNodes

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import qr, solve_triangular
 
-from permil.beam.kernels import KernelFamily
-from permil.beam.likelihood import Observations, Variances, exposure_design, fixed_effects
+from permil.beam.likelihood import KernelFamily, Observations, Variances, exposure_design, fixed_effects
 from permil.beam.parameters import holes_of
 
 FloatArray = NDArray[np.float64]

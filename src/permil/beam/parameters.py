@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import ConvexHull, cKDTree
 
-from permil.beam.kernels import KernelFamily
-from permil.beam.likelihood import Observations, Variances
+from permil.beam.likelihood import KernelFamily, Observations, Variances
 from permil.beam.nodes import BeamNodes
 from permil.errors import BeamError
 

@@ -1,9 +1,8 @@
 """Camera geometry: focal plane, detectors, amplifiers and coordinate frames, read from ``permil/cameras/*.yaml``."""
 
 from permil.camera.camera import Camera
-from permil.camera.detector_names import detector_key, is_bay_and_slot
 from permil.camera.load import camera_names, load_camera, shared_camera
-from permil.camera.model import Amplifier, Detector, ReferenceBox
+from permil.camera.model import Amplifier, Detector, ReferenceBox, detector_key, is_bay_and_slot
 
 __all__ = [
     "Amplifier",

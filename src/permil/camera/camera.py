@@ -11,9 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from permil.arrays import plain_array
-from permil.camera.detector_names import detector_key, keys_of
 from permil.camera.frames import detector_to_ccs
-from permil.camera.model import Detector, ReferenceBox
+from permil.camera.model import Detector, ReferenceBox, detector_key, keys_of
 from permil.errors import CameraError
 
 
@@ -54,7 +53,7 @@ class Camera:
         return detector
 
     def find(self, label: Any) -> Detector | None:
-        """Return the detector with a label (see `permil.camera.detector_names`), None if this camera has none."""
+        """Return the detector with a label (see `permil.camera.model`), None if this camera has none."""
         if isinstance(label, str) and label in self.detectors:
             return self.detectors[label]
         name = self._names_by_key.get(detector_key(label))

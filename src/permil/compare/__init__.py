@@ -14,6 +14,6 @@ tasks of a run.
 """
 
 from permil.compare.correlation import CorrelationResult, correlate, split_half_reliability
-from permil.compare.errors import CompareError
+from permil.errors import CompareError
 
 __all__ = ["CompareError", "CorrelationResult", "correlate", "split_half_reliability"]

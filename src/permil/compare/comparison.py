@@ -12,7 +12,6 @@ from permil.camera import Detector
 from permil.camera.frames import amplifier_at
 from permil.compare.correlation import CorrelationResult, correlate
 from permil.compare.displacement import Boundary, displacement_from_flat
-from permil.compare.errors import CompareError
 from permil.compare.hypotheses.fit import BetweenAmplifiers, between_amplifiers, fit_hypotheses
 from permil.compare.hypotheses.predict import PredictedStars, Stars, predict_bands
 from permil.compare.hypotheses.results import HypothesisFit, Verdict, verdict
@@ -23,6 +22,7 @@ from permil.compare.scales import cell_means
 from permil.compare.stars.flat_at_stars import Reference, RelativeFlat, relative_flat
 from permil.compare.stars.pairs import CellPairs, Pairs, bin_pairs, pair_up, with_steps
 from permil.compare.stars.response import QUANTITIES, StarResponse
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

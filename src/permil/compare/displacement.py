@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from permil.compare.errors import CompareError
 from permil.compare.scales import cosine_wavenumbers, laplacian_eigenvalues, smooth
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]

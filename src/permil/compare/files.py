@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector
 from permil.compare.comparison import Comparison
-from permil.compare.errors import CompareError
 from permil.compare.hypotheses.predict import Stars
 from permil.compare.stars.pairs import CellPairs, Pairs
 from permil.compare.stars.profile import StarProfile, fit_profile
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
-from permil.errors import InputError
+from permil.errors import CompareError, InputError
 from permil.products import ImageProduct, RunFolder, provenance, read_image, write_hdus
 from permil.products.fits import image_of_cells, whole_file
+from permil.products.folder import SpotsFolder
 from permil.products.tables import flags, numbers
-from permil.spots.folder import SpotsFolder
 
 FloatArray = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from permil.camera import Detector
-from permil.compare.errors import CompareError
 from permil.compare.rings.profile import RingZone
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 

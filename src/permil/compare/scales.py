@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from permil.compare.errors import CompareError
+from permil.errors import CompareError
 from permil.flat.superpixel import super_pixels
 
 FloatArray = NDArray[np.float64]

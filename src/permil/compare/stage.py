@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from permil.camera import Camera, shared_camera
 from permil.camera.frames import amplifier_at, ccs_to_detector, detector_to_ccs
 from permil.compare.comparison import CompareOptions, compare_stars, describe
-from permil.compare.errors import CompareError
 from permil.compare.files import read_flat, read_stars, star_groups, write_comparison
-from permil.compare.folder import CompareFolder
 from permil.compare.levels.groups import CellPlaces
 from permil.compare.levels.split import pair_levels, split_levels
 from permil.compare.regions import RegionWidths
@@ -26,7 +24,7 @@ from permil.config import Config
 from permil.config.spots import CompareConfig
 from permil.context import Run
 from permil.engine import Task, Work
-from permil.errors import PermilError
+from permil.errors import CompareError, PermilError
 from permil.flat.superpixel import super_pixels
 from permil.products import (
     FINGERPRINT_CARD,
@@ -36,8 +34,8 @@ from permil.products import (
     read_image,
     write_table,
 )
+from permil.products.folder import CompareFolder, SpotsFolder
 from permil.progress import StageReport, do_tasks
-from permil.spots.folder import SpotsFolder
 
 FloatArray = NDArray[np.float64]
 

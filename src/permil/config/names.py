@@ -99,7 +99,7 @@ class _Names:
         """Return the name of a detector or raft."""
         if not text or (self._is_simulated and _PLAIN.fullmatch(text)):
             return text
-        from permil.camera.detector_names import detector_key
+        from permil.camera.model import detector_key
 
         found = self.camera.find(text) if rule.or_detector else None
         if found is not None:

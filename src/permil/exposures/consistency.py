@@ -20,7 +20,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import Camera
-from permil.camera.detector_names import serial_key
+from permil.camera.model import serial_key
 from permil.errors import ConfigError, InputError
 from permil.exposures.exposure import Exposure
 from permil.exposures.file_names import parse_obsid

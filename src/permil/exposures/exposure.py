@@ -14,7 +14,7 @@ import numpy as np
 from astropy.table import Column, Table
 
 from permil.camera import Camera, Detector
-from permil.camera.detector_names import SERIAL_PREFIX, detector_key, serial_key
+from permil.camera.model import SERIAL_PREFIX, detector_key, serial_key
 from permil.errors import InputError
 from permil.exposures.cards import Cards
 from permil.exposures.checksums import CHANGED_HEADER, Checksums, has_changed_header

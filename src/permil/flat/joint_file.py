@@ -33,13 +33,12 @@ from permil.beam.model import SplineTable
 from permil.beam.parameters import Hull
 from permil.camera import Detector, frames
 from permil.errors import InputError
-from permil.flat.joint.boards import BoardResult, board_results
+from permil.flat.combine import CELL, LightLattice
 from permil.flat.joint.budget import Halves, PhotodiodeCheck
 from permil.flat.joint.covariance import CorrelatedModes
-from permil.flat.joint.gain_steps import solved_steps
+from permil.flat.joint.gain_steps import BoardResult, board_results, solved_steps
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.weather import PATTERNS, pattern_values
-from permil.flat.light import CELL, LightLattice
 from permil.products import provenance, whole_file, write_hdus
 
 FloatArray = NDArray[np.float64]

@@ -21,10 +21,9 @@ from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
 from permil.flat.joint_file import JOINT_FORMAT
 from permil.flat.measured_linearity import write_measured_linearity
-from permil.flat.steps.composite_flats import MadeFlat, compose
 from permil.flat.steps.divided_flat import beam_of, divide_detector
 from permil.flat.steps.exposures import pointing_groups, unique_exposures, wanted_detectors
-from permil.flat.steps.flat_product import LEAVES_OUT, FlatRequest, relative_path, write_relative
+from permil.flat.steps.flat_product import LEAVES_OUT, FlatRequest, MadeFlat, compose, relative_path, write_relative
 from permil.flat.steps.joint_flat import joint_detector, joint_light
 from permil.flat.steps.joint_solution import SolutionRequest, solve_led
 from permil.flat.steps.super_pixel_signals import SignalsRequest, measure_detector, nearest_exposures

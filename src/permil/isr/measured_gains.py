@@ -182,7 +182,7 @@ def measure_gains(run: Run, detectors: Sequence[str]) -> StageReport:
         )
     report.count(do_tasks(tasks))
     print_ = fingerprint({"step": "photon transfer"}, upstream=[task.fingerprint for task in tasks])
-    # A small fit: always made, so that what it has to say is said again.
+    # The fit is small: it is always repeated, so that its messages appear in every run.
     rows: list[tuple[object, ...]] = []
     meta: dict[str, object] = {"fingerprint": print_, "gains": Path(gains).name, "vendors": {}}
     measured = [task.key[1] for task in tasks]

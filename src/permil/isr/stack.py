@@ -151,11 +151,6 @@ class Stack:
         """Number of measurements (pixel and frame) that were rejected as outliers."""
         return int(self.rejected.sum(dtype=np.int64))
 
-    @property
-    def n_left_out(self) -> int:
-        """Number of measurements (pixel and frame) that were saturated or without data."""
-        return self.n_frames * self.image.size - int(self.kept.sum(dtype=np.int64)) - self.n_rejected
-
 
 def frame_light(image: NDArray[np.float32], mask: NDArray[Any]) -> float:
     """Return the median signal over good pixels (a regular sample of large frames); NaN without good pixels.

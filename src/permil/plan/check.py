@@ -20,9 +20,8 @@ from permil.config.load import make_section
 from permil.config.plan import PlanConfig, PlanPointings, PlanScan, Readout
 from permil.errors import ConfigError, InputError, PositionError
 from permil.exposures.stage import read_index
-from permil.plan.acquisition import AcquisitionPoint, read_acquisition
-from permil.plan.illumination import FEWEST_CELLS, BeamShape, PlannedSignals, cells_for, knots_for, planned_signals, plateau
 from permil.plan.positions import (
+    AcquisitionPoint,
     Place,
     PlannedPosition,
     amplifier_centre,
@@ -31,11 +30,23 @@ from permil.plan.positions import (
     only_these,
     positions_taken,
     quincunx,
+    read_acquisition,
     read_at_location,
     read_with,
     scan_grid,
 )
-from permil.plan.prediction import PlanPrediction, mode_table, predict
+from permil.plan.prediction import (
+    FEWEST_CELLS,
+    BeamShape,
+    PlannedSignals,
+    PlanPrediction,
+    cells_for,
+    knots_for,
+    mode_table,
+    planned_signals,
+    plateau,
+    predict,
+)
 from permil.plan.summary import describe, draw_errors
 from permil.products import RunFolder
 from permil.progress import parallel_map

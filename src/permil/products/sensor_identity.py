@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from permil.camera.detector_names import SERIAL_PREFIX, detector_key, is_bay_and_slot, serial_key
+from permil.camera.model import SERIAL_PREFIX, detector_key, is_bay_and_slot, serial_key
 from permil.errors import InputError, PermilError
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from permil.camera import Camera, Detector, load_camera
 from permil.config.simulate import SimulateConfig
 from permil.errors import ConfigError
 from permil.simulate import electronics, projector
-from permil.simulate.beam import BeamTruth
 from permil.simulate.campaign import (
     CampaignPlan,
     PlannedExposure,
@@ -23,7 +22,7 @@ from permil.simulate.campaign import (
     select_detectors,
 )
 from permil.simulate.electronics import Electronics
-from permil.simulate.projector import Stage, weather_series
+from permil.simulate.projector import BeamTruth, Stage, weather_series
 from permil.simulate.randoms import generator
 from permil.simulate.sensor import SensorTruth
 

@@ -21,7 +21,7 @@ from scipy.interpolate import CubicSpline
 
 from permil._kernels import spots as kernels
 from permil.camera import Detector
-from permil.spots.errors import SpotError
+from permil.errors import SpotError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import detector_key
-from permil.spots.catalog import QUANTITIES, SpotCatalog
-from permil.spots.catalog_header import exposure_key
-from permil.spots.errors import SpotError
+from permil.errors import SpotError
+from permil.spots.catalog import QUANTITIES, SpotCatalog, exposure_key
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -12,7 +12,7 @@ Degenerate modes are fixed by explicit conventions (the gauge):
 - a constant throughput: its mean over the measurements is 0;
 - a gradient of the throughput: since ``x_sk = p_k + u_s``, it is the same as a gradient of the spot fluxes over the mask together
   with a trend of the exposure scales with the pointing. The gradient of the throughput over the measurements is set to 0 and
-  `permil.spots.degeneracy` gives bounds on its size.
+  `permil.spots.calibration` gives bounds on its size.
 
 A weak prior (throughput 0 +- 0.1) constrains splines at the rim of the covered area, where there are few spots.
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from permil._kernels import spots as kernels
-from permil.spots.errors import SpotError
+from permil.errors import SpotError
 from permil.spots.flux_excess import fit_excess
 from permil.spots.measurements import Measurements, grouped_median
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from permil.arrays import plain_array, plain_flags
-from permil.spots.errors import GridError
+from permil.errors import GridError
 from permil.spots.grid_fit import AffineGrid, Distortion, RigidGrid, centred, fit_affine, fit_distortion, fit_rigid
 from permil.spots.lattice import UNLABELLED, coarser_steps, label_points, lattice_steps
 

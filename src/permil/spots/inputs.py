@@ -16,7 +16,7 @@ from permil.config import Config
 from permil.config.spots import SpotsConfig
 from permil.context import Run
 from permil.engine import Task, Work
-from permil.errors import InputError, OutputError, PermilError
+from permil.errors import GridError, InputError, OutputError, PermilError, SpotError
 from permil.exposures import SPOT
 from permil.exposures.checksums import Checksums
 from permil.exposures.exposure import Exposure, read_exposure
@@ -24,10 +24,8 @@ from permil.isr import Calibration
 from permil.isr.reduce import reduce_file
 from permil.isr.stage import Reduction, reduction_of, shared_calibration
 from permil.products import FINGERPRINT_CARD, RunFolder
-from permil.spots.catalog import SpotCatalog, growth_hdu, write_catalog
-from permil.spots.catalog_header import facts_of_name, stem_of
-from permil.spots.errors import GridError, SpotError
-from permil.spots.folder import SpotsFolder
+from permil.products.folder import SpotsFolder
+from permil.spots.catalog import SpotCatalog, facts_of_name, growth_hdu, stem_of, write_catalog
 from permil.spots.grid_file import grid_warnings, label_catalog, write_grid
 from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
 from permil.spots.readers import catalog_of, open_source_table

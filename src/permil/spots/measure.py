@@ -16,12 +16,20 @@ from scipy.spatial import cKDTree
 from permil._kernels import spots as kernels
 from permil.arrays import plain_image
 from permil.camera import Detector
+from permil.errors import SpotError
 from permil.products import MaskPlane, planes_of
-from permil.spots.apertures import ApertureFluxes, GrowthCurve, aperture_fluxes, growth_curve
+from permil.spots.apertures import (
+    LARGEST_SHIFT,
+    WEIGHT_REACH,
+    AdaptiveMoments,
+    ApertureFluxes,
+    GrowthCurve,
+    adaptive_moments,
+    aperture_fluxes,
+    growth_curve,
+)
 from permil.spots.background import Background, fit_background, row_noise
 from permil.spots.catalog import SpotCatalog, SpotFlag
-from permil.spots.errors import SpotError
-from permil.spots.moments import LARGEST_SHIFT, WEIGHT_REACH, AdaptiveMoments, adaptive_moments
 
 FloatArray = NDArray[np.float64]
 Image = NDArray[np.float32]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.errors import SpotError
 from permil.spots.catalog import QUANTITIES, SpotCatalog
 from permil.spots.cleaning import repeated_catalogs
-from permil.spots.errors import SpotError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -29,8 +29,7 @@ from permil.errors import InputError, RawFormatError
 from permil.exposures.cards import Cards
 from permil.exposures.hdu import read_structure
 from permil.products import tables
-from permil.spots.catalog import QUANTITIES, SpotCatalog, SpotFlag, flux_unit_of
-from permil.spots.catalog_header import CatalogHeader, catalog_facts
+from permil.spots.catalog import QUANTITIES, CatalogHeader, SpotCatalog, SpotFlag, catalog_facts, flux_unit_of
 from permil.spots.cleaning import drop_nulls, repeated_rows
 from permil.spots.grid_fit import RigidGrid
 

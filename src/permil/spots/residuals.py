@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.spots.errors import SpotError
+from permil.errors import SpotError
 from permil.spots.grid_fit import RigidGrid
 from permil.spots.measurements import Measurements, grouped_median
 from permil.spots.positions import SpotPlaces, position_residuals

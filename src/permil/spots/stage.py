@@ -17,8 +17,9 @@ from permil.config.load import make_section
 from permil.config.spots import SpotsConfig
 from permil.context import Run
 from permil.engine import Task, Work
-from permil.errors import InputError, PermilError
+from permil.errors import GridError, InputError, PermilError, SpotError
 from permil.products import FINGERPRINT_CARD, check_output, write_table
+from permil.products.folder import SpotsFolder
 from permil.progress import StageReport, do_tasks
 from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
 from permil.spots.calibration_file import (
@@ -30,12 +31,11 @@ from permil.spots.calibration_file import (
 )
 from permil.spots.catalog import SpotCatalog
 from permil.spots.cleaning import repeated_catalogs
-from permil.spots.errors import GridError, SpotError
 from permil.spots.flux_excess import FluxExcess
 from permil.spots.flux_model import FluxSolution, TensorSplines
-from permil.spots.folder import SpotsFolder
 from permil.spots.grid_file import label_catalog
 from permil.spots.inputs import CatalogFile, LabelledExposure, catalog_files, catalog_tasks, detector_outlines, label_file
+from permil.spots.lattice import common_window
 from permil.spots.measurements import Measurements, gather
 from permil.spots.residuals import LEAST_EXPOSURES, ExposureTable, Repeatability, Residuals, repeatability
 from permil.spots.throughput import (
@@ -49,7 +49,6 @@ from permil.spots.throughput import (
     ring_edges,
     write_throughput,
 )
-from permil.spots.window import common_window
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?")
 COLUMNS = ("metric", "detector", "band", "value", "error", "unit")

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector
 from permil.camera.frames import amplifier_at
+from permil.errors import SpotError
 from permil.products import provenance, write_hdus
 from permil.products.fits import image_of_cells
-from permil.spots.errors import SpotError
 from permil.spots.flux_model import FluxSolution
 from permil.spots.residuals import Residuals
 

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from permil.arrays import plain_array, unit_of
-from permil.compare.correlation.cells import Cells
-from permil.compare.errors import CompareError
-from permil.errors import InputError
+from permil.compare.correlation.points import Cells
+from permil.errors import CompareError, InputError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -36,8 +36,8 @@ from numpy.typing import NDArray
 from scipy import fft
 from scipy.linalg import cholesky, solve_triangular
 
-from permil.compare.correlation.cells import Cells
-from permil.compare.errors import CompareError
+from permil.compare.correlation.points import Cells
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 

@@ -29,9 +29,8 @@ from permil.compare.correlation.blocks import (
     jackknife_labels,
     moments,
 )
-from permil.compare.correlation.cells import Cells
 from permil.compare.correlation.covariance import Geometry
-from permil.compare.correlation.points import Points
+from permil.compare.correlation.points import Cells, Points
 
 FloatArray = NDArray[np.float64]
 

@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 
-from permil.compare.errors import CompareError
 from permil.compare.hypotheses.predict import LEAST_STARS, PredictedStars
 from permil.compare.scales import (
     Band,
@@ -33,6 +32,7 @@ from permil.compare.scales import (
     laplacian_eigenvalues,
 )
 from permil.compare.stars.response import QUANTITIES, SIGNATURE, StarPlaces, StarResponse
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

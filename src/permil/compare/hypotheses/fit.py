@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from permil.compare.errors import CompareError
 from permil.compare.hypotheses.equations import FixedEffects, MomentFit, Rows, Structure, rows_of, scatter_left, solve_moments
 from permil.compare.hypotheses.predict import LEAST_STARS, PredictedStars
 from permil.compare.hypotheses.results import KINDS, SUM, TOTAL, FluxChange, Fraction, HypothesisFit, Slope
 from permil.compare.scales import cosine_wavenumbers
 from permil.compare.stars.response import QUANTITIES, SIGNATURE
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from permil.compare.displacement import fill
-from permil.compare.errors import CompareError
 from permil.compare.scales import PERIODS, Band, FlatSpectrum, bands_between, flat_spectrum, halves, split_bands
 from permil.compare.stars.flat_at_stars import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse, StarTemplates, typical_pitch
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.compare.errors import CompareError
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from permil.compare.errors import CompareError
 from permil.compare.levels.groups import BOTH, COMMON, SPECIFIC, OmittedComponent
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 
@@ -148,26 +148,6 @@ class LevelSplit:
             }
             for component in self.components
         ]
-
-    def by_origin(self) -> list[dict[str, Any]]:
-        """Return one row per origin: light source, response of the CCD, position in the focal plane, or not separated."""
-        rows = []
-        for origin in dict.fromkeys(component.origin for component in self.components):
-            of_origin = np.array([component.origin == origin for component in self.components])
-            variance = sum(component.variance for component in self.components if component.origin == origin)
-            error = float(np.sqrt(of_origin @ self.covariance @ of_origin))
-            whole = VarianceComponent("all", origin, variance, error, 0, 0)
-            rows.append(
-                {
-                    "origin": origin,
-                    "variance": variance,
-                    "variance_err": error,
-                    "rms_per_mil": whole.rms_per_mil,
-                    "rms_per_mil_err": whole.rms_error_per_mil,
-                    "upper_per_mil": whole.upper_per_mil,
-                }
-            )
-        return rows
 
 
 @dataclass(frozen=True)

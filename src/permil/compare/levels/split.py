@@ -33,7 +33,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-from permil.compare.errors import CompareError
 from permil.compare.levels.groups import (
     BOTH,
     COMMON,
@@ -46,6 +45,7 @@ from permil.compare.levels.groups import (
     smooth_terms,
 )
 from permil.compare.levels.results import LevelPair, LevelSplit, PairSplit, VarianceComponent
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

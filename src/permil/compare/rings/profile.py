@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from permil.compare.errors import CompareError
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 
@@ -302,12 +302,6 @@ def profile_of_cells(cells: CellMap, centre: tuple[float, float], *, width_px: f
         np.where(known, error, np.nan),
         annulus_number * cells.cell**2,
     )
-
-
-def ring_template(profile: RingProfile, shape: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the pattern of a profile as an image of a detector, shape (ny, nx); NaN outside the profile."""
-    y, x = np.arange(shape[0], dtype=np.float64)[:, None], np.arange(shape[1], dtype=np.float64)[None, :]
-    return profile.at(x, y).astype(np.float32)
 
 
 def ring_zone(profile: RingProfile, *, amplitude: float = 5e-4, window_px: float = 150.0) -> RingZone:

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from scipy import fft, optimize
 
 from permil._kernels import compare as kernels
-from permil.compare.errors import CompareError
 from permil.compare.rings.profile import CellMap, RingProfile, bin_cells, evened, high_passed, profile_of_cells
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

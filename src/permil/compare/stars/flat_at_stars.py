@@ -7,13 +7,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft
 
 from permil._kernels import compare as kernels
-from permil.compare.displacement import fill
-from permil.compare.errors import CompareError
-from permil.compare.scales import cosine_wavenumbers
 from permil.compare.stars.response import MARGIN, StarPlaces, StarResponse
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -171,14 +168,6 @@ def flat_as_seen(
     kernels.weigh_flat(shapes, flat.excess, flat.variance, flat.usable, seen, spread, lost)
     kept = lost <= largest_loss
     return SeenFlat(np.where(kept, seen, np.nan), np.where(kept, np.sqrt(spread), np.nan), lost)
-
-
-def seen_map(flat: RelativeFlat, response: StarResponse) -> FloatArray:
-    """Return ``F - 1`` averaged over the mean star centred on each pixel; unusable pixels are filled from their surroundings."""
-    spectrum = fft.dctn(fill(flat.excess, flat.usable), norm="ortho", workers=2)
-    wavenumber = np.hypot(*cosine_wavenumbers(spectrum.shape))
-    nodes = np.linspace(0, wavenumber.max(), 2000)
-    return np.asarray(fft.idctn(spectrum * np.interp(wavenumber, nodes, response.transfer(nodes)), norm="ortho", workers=2))
 
 
 def require_inside(places: StarPlaces, shape: tuple[int, ...]) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.compare.errors import CompareError
 from permil.compare.hypotheses.equations import FixedEffects
 from permil.compare.hypotheses.predict import PredictedStars
 from permil.compare.scales import high_pass_points
 from permil.compare.stars.response import QUANTITIES
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

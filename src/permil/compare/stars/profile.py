@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, least_squares
 
 from permil.arrays import plain_array
-from permil.compare.errors import CompareError
+from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
 

@@ -32,10 +32,10 @@ from scipy.special import j0, j1
 
 from permil._kernels import compare as kernels
 from permil._kernels import spots as spot_kernels
-from permil.compare.errors import CompareError
 from permil.compare.scales import Band, laplacian_eigenvalues
 from permil.compare.stars.profile import StarProfile
 from permil.engine import threaded_map
+from permil.errors import CompareError
 from permil.spots.background import fit_background
 
 FloatArray = NDArray[np.float64]

@@ -5,7 +5,7 @@
 
 namespace permil::flat {
 
-/// Pixels from node to node of a lattice of light; see permil.flat.light.
+/// Pixels from node to node of a lattice of light; see permil.flat.combine.
 constexpr int64_t CELL = 8;
 
 /// Rows and columns of an image.

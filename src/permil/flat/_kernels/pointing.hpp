@@ -15,7 +15,7 @@ void divide(const Lit& lit, double photodiode, float* response, float* response_
     LOOP (int64_t x = 0; x < n; ++x) {
       const double inverse = 1.0 / (photodiode * double(beam[x]));
       const double exact = double(signal[x]) * inverse, exact_noise = double(variance[x]) * inverse * inverse;
-      // A stack marks as NO_DATA what it has no value for; saturated or bad pixels may still carry a number that nobody should use.
+      // Pixels without a value are NO_DATA; saturated or bad pixels may have a finite value that must not be used.
       const bool is_finite = (__builtin_fabs(exact) < __builtin_inf()) & (__builtin_fabs(exact_noise) < __builtin_inf());
       const bool is_usable = is_finite & ((mask[x] & UNUSABLE) == 0);
       level[x] = is_usable ? float(exact) : NONE;

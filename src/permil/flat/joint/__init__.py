@@ -1,10 +1,10 @@
 """The joint solution: beam, flat and exposure scales together, with an error budget."""
 
-from permil.flat.joint.boards import BoardResult, board_results
 from permil.flat.joint.budget import SplitHalves, check_photodiode, odd_exposures, split_halves, without_drift
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
 from permil.flat.joint.design import DesignReport, check_design, footprint
+from permil.flat.joint.gain_steps import BoardResult, board_results
 from permil.flat.joint.gains import BoardReadings, BoardTerms, Coefficient, board_terms
 from permil.flat.joint.knots import SpacingChoice, choose_spacing, coarse_spacing
 from permil.flat.joint.photodiode import PhotodiodeModel

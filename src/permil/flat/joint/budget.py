@@ -221,7 +221,7 @@ def compare_halves(
 
 
 NOISIER = 2.0
-"""How many times noisier than a joint scale a photodiode reading is said to be noisier."""
+"""Ratio of the error of a photodiode reading to that of a joint scale from which the reading is reported as noisier."""
 
 _TOLERANCE = 0.3
 """Newton decrement of solutions from halves, in standard errors: they are compared with their noise."""

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from permil.beam.model import SplineTable
 from permil.errors import FlatError
 from permil.flat.joint.exposure_tests import ExposureTests
 from permil.flat.joint.model import JointModel
@@ -167,11 +166,6 @@ class JointSolution:
         """Return ``log B`` at places relative to the projector (mm), up to a constant; NaN where there is no data."""
         grid, coefficients = self.model.beam(self.vector)
         return grid.evaluate(coefficients, ux, uy)
-
-    def log_beam_table(self) -> SplineTable:
-        """Return ``log B`` as a table that fills images of whole detectors quickly."""
-        grid, coefficients = self.model.beam(self.vector)
-        return SplineTable(coefficients.reshape(grid.shape), np.array(grid.origin), grid.spacing)
 
     def error_of(self, places: slice) -> FloatArray:
         """Return the standard errors of some of the unknowns."""

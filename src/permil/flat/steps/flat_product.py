@@ -1,4 +1,4 @@
-"""The request for the flat of one detector and LED, and the files that it writes."""
+"""The request for the flat of one detector and LED, the files that it writes, and all detectors of an LED on one scale."""
 
 from __future__ import annotations
 
@@ -10,18 +10,39 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Table, vstack
 
-from permil.camera import Detector, shared_camera
+from permil.camera import Camera, Detector, shared_camera
 from permil.config import Config
+from permil.engine import Work
 from permil.errors import FlatError, InputError, PermilError, PhotodiodeError
+from permil.exposures import summarise_files
 from permil.flat.combine import LitPointing, Pointing
-from permil.flat.composite import response_histogram
-from permil.flat.detector_flat import DetectorSolution, good_pixels, solution_extensions
+from permil.flat.composite import (
+    MosaicGrid,
+    MosaicPiece,
+    assemble_mosaic,
+    composite_median,
+    mosaic_grid,
+    mosaic_piece,
+    response_histogram,
+)
+from permil.flat.detector_flat import SCALE_CARD, DetectorSolution, good_pixels, read_histogram, rescaled, solution_extensions
 from permil.flat.divide import PointingFlat
 from permil.flat.steps.exposures import PointingGroup
 from permil.isr import LeftOut
-from permil.products import FINGERPRINT_CARD, KIND_CARD, SERIAL_CARD, RunFolder, write_image
+from permil.products import (
+    FINGERPRINT_CARD,
+    KIND_CARD,
+    SERIAL_CARD,
+    MaskPlane,
+    RunFolder,
+    is_current,
+    is_good,
+    read_image,
+    write_image,
+    write_table,
+)
 
 PART_OF_EXPOSURES = 0.9
 """Of the time of a flat; the rest goes into its figures and files."""
@@ -171,3 +192,82 @@ def _notes(noted: list[LeftOut]) -> list[Any]:
         return []
     rows = [(str(entry.path), entry.reason) for entry in noted]
     return [fits.BinTableHDU(Table(rows=rows, names=("path", "reason")), name="LEFT_OUT")]
+
+
+@dataclass(frozen=True)
+class MadeFlat:
+    """The flat of one detector that is made, on its own scale or that of a composite."""
+
+    led: str
+    detector: str
+    fingerprint: str
+
+
+def compose(config: Config, camera: Camera, folder: RunFolder, flats: Sequence[MadeFlat], print_: str) -> Work:
+    """Return the work that puts flats of one LED on the composite scale and writes them, mosaic and metrics, with a fingerprint.
+
+    Raises
+    ------
+    FlatError
+        If no science detector has a flat.
+    """
+    led = flats[0].led
+    science = [flat for flat in flats if camera[flat.detector].kind == "science"]
+    scale = composite_median([read_histogram(_path(folder, flat))[0] for flat in science])
+    grid = mosaic_grid([camera[flat.detector] for flat in flats], config.flat.mosaic_mm)
+    function = partial(_compose_detector, camera=config.camera, folder=folder, scale=scale, grid=grid)
+    return Work(function, flats, partial(_assemble, camera=camera, folder=folder, led=led, scale=scale, grid=grid, print_=print_))
+
+
+def _path(folder: RunFolder, flat: MadeFlat) -> Path:
+    relative = relative_path(folder, flat.led, flat.detector)
+    return relative if is_current(relative, flat.fingerprint) else folder.flat(flat.led, flat.detector)
+
+
+def _assemble(
+    pieces: list[_Piece], *, camera: Camera, folder: RunFolder, led: str, scale: float, grid: MosaicGrid, print_: str
+) -> list[str]:
+    """Write mosaic and metrics of an LED; return what a person should know."""
+    metrics = vstack([piece.metrics for piece in pieces], metadata_conflicts="silent")
+    response, variance, count = assemble_mosaic([piece.mosaic for piece in pieces], grid)
+    header = {
+        FINGERPRINT_CARD: (print_, "what this was made from"),
+        "LED": (led, "LED"),
+        "CAMERA": (camera.name, "camera"),
+        SCALE_CARD: (scale, "electron per photodiode unit that is 1 here"),
+        "CELL_MM": (grid.cell_mm, "[mm] side of a cell"),
+        "NDETECT": (len(pieces), "detectors"),
+    }
+    mask = np.where(count > 0, 0, int(MaskPlane.NO_DATA))
+    write_image(folder.focal_plane(led), response, mask, variance, header=header, image_cards=grid.cards())
+    metrics.meta = {"fingerprint": print_, "led": led, "composite_scale": scale}
+    write_table(folder.metrics(led), metrics)
+    notes = [f"{led}: {line}" for line in summarise_files(entry for piece in pieces for entry in piece.left_out)]
+    return [*notes, f"{led}: {len(pieces)} detectors, composite scale {scale:.6g} electrons per photodiode unit"]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What one detector gives to the products of its LED."""
+
+    mosaic: MosaicPiece
+    metrics: Table
+    left_out: list[tuple[str, str]]
+
+
+def _compose_detector(flat: MadeFlat, *, camera: str, folder: RunFolder, scale: float, grid: MosaicGrid) -> _Piece:
+    """Write the flat of one detector on the composite scale."""
+    detector = shared_camera(camera)[flat.detector]
+    product = read_image(_path(folder, flat))
+    image, variance, extensions = product.image, product.variance, list(product.extensions.values())
+    if float(product.header.get(SCALE_CARD, 0.0)) != scale:
+        image, variance, extensions = rescaled(product, scale)
+        header = product.header.copy(strip=True)
+        header[SCALE_CARD] = (scale, "electron per photodiode unit that is 1 here")
+        header["NORM"] = ("median of all good science pixels is 1", "composite scale")
+        write_image(folder.flat(flat.led, flat.detector), image, product.mask, variance, header=header, extensions=extensions)
+    relative_path(folder, flat.led, flat.detector).unlink(missing_ok=True)
+    tables = {hdu.name: Table(hdu.data) for hdu in extensions if isinstance(hdu, fits.BinTableHDU)}
+    left_out = [(str(row["path"]), str(row["reason"])) for row in tables.get("LEFT_OUT", [])]
+    good = is_good(product.mask) & np.isfinite(image)
+    return _Piece(mosaic_piece(image, variance, good, detector=detector, grid=grid), tables["METRICS"], left_out)

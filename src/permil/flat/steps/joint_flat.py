@@ -20,11 +20,10 @@ from permil.arrays import ArrayPool
 from permil.camera import Camera, shared_camera
 from permil.engine import background_calls, tell_part, threaded_map
 from permil.errors import FlatError, InputError, RawFormatError
-from permil.flat.combine import LitStack, Pointing
+from permil.flat.combine import LitExposure, LitStack, Pointing
 from permil.flat.detector_flat import STRIP_ROWS, DetectorSolution, combine_detector
 from permil.flat.divide import LitImage, sampling_step
 from permil.flat.joint_file import ExposureLight, JointLight, mean_light, read_errors, read_light
-from permil.flat.light import LitExposure
 from permil.flat.shared_errors import KnownErrors
 from permil.flat.signals_file import SuperPixelSignals, read_signals
 from permil.flat.steps.exposures import PointingGroup

@@ -36,9 +36,8 @@ from permil.flat.joint.amplifier_linearity import (
     errors_with_losses,
     measure_losses,
 )
-from permil.flat.joint.boards import board_results
 from permil.flat.joint.budget import Halves, Part, compare_halves, divisions, error_budget, place_rows, solve_part
-from permil.flat.joint.gain_steps import solved_steps
+from permil.flat.joint.gain_steps import board_results, solved_steps
 from permil.flat.joint.gains import BLIND_RMS, BoardReadings, Coefficient, board_terms
 from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, planes_hdu, write_joint
 from permil.flat.measured_linearity import losses_hdu

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from permil.arrays import parse_unit, unit_factor
 from permil.camera import Amplifier, Camera, Detector
-from permil.camera.detector_names import serial_key
+from permil.camera.model import serial_key
 from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError
 from permil.exposures import Checksums, RawFile

@@ -12,11 +12,11 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.compare.comparison import WHOLE
-from permil.compare.folder import CompareFolder
 from permil.compare.hypotheses.results import TOTAL
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.products.fits import whole_file
+from permil.products.folder import CompareFolder
 
 FloatArray = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ from functools import partial
 
 from permil.camera import Detector
 from permil.compare.comparison import WHOLE
-from permil.compare.folder import CompareFolder
 from permil.products import RunFolder
+from permil.products.folder import CompareFolder
 from permil.report.compare.figures import (
     chance_pictures,
     fraction_picture,

@@ -1,4 +1,4 @@
-"""The pages of detectors: dependencies, tables and sentences."""
+"""The pages of detectors, and the overview of the detectors of one LED: dependencies, maps, tables and sentences."""
 
 from __future__ import annotations
 
@@ -13,17 +13,22 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.camera import Detector, shared_camera
+from permil.camera import Camera, Detector, frames, shared_camera
 from permil.config import Config
 from permil.config.model import ReportConfig
+from permil.flat.composite import MosaicGrid
 from permil.flat.metrics import WHOLE_DETECTOR
-from permil.products import MaskPlane, RunFolder
+from permil.flat.superpixel import size_in_pixels
+from permil.products import MaskPlane, RunFolder, read_image
 from permil.report.detector.figures import detector_pictures, truth_picture
-from permil.report.detector.inputs import composite_scale, pointing_name, read_detector
-from permil.report.detector.overview import detector_table, overview_pictures, read_plane_maps
+from permil.report.detector.inputs import composite_scale, pointing_name, read_detector, read_scatter
+from permil.report.kit import focal_plane
+from permil.report.kit.chart import Chart, chart_picture, colour_of
 from permil.report.kit.elements import (
+    Cell,
     Grid,
     Link,
+    Picture,
     count_cell,
     decimal_cell,
     grid,
@@ -37,6 +42,7 @@ from permil.report.kit.elements import (
     truth_grid,
     verdict_cell,
 )
+from permil.report.kit.figures import DIVERGING, INK, SPREAD, led_colour, robust_limits, symmetric_limits
 from permil.report.kit.pages import (
     Declaration,
     LedBlock,
@@ -58,8 +64,238 @@ from permil.report.kit.results import (
     flat_measurements,
     judge,
     specification,
+    with_verdict,
 )
 from permil.report.kit.run import LedProducts, RunProducts
+
+_SHORT = {
+    "median": "median",
+    "rms": "rms (‰)",
+    "noise": "error (‰)",
+    "scatter_noise": "scatter from noise (‰)",
+    "scatter_excess": "beyond noise (‰)",
+}
+"""Short headings for the wide table of detectors."""
+
+_MAP = 445.0
+"""Width of maps, pixels."""
+
+
+@dataclass(frozen=True)
+class PlaneMaps:
+    """The focal plane of one LED on the cells of a mosaic.
+
+    ``flat`` is the binned composite flat, ``scatter`` the relative scatter between pointings (None if no flat has it),
+    ``rejected`` the rejected values per million of each detector.
+    """
+
+    grid: MosaicGrid
+    flat: NDArray[np.floating]
+    scatter: NDArray[np.floating] | None
+    rejected: Mapping[str, float]
+
+
+def read_plane_maps(folder: RunFolder, camera: Camera, products: LedProducts) -> PlaneMaps | None:
+    """Read the focal plane of one LED, None if it has no mosaic.
+
+    Raises
+    ------
+    InputError
+        If the mosaic or a flat cannot be read.
+    """
+    if products.focal_plane is None:
+        return None
+    mosaic = read_image(products.focal_plane)
+    shape = (mosaic.image.shape[0], mosaic.image.shape[1])
+    grid = focal_plane.grid_of(mosaic.image_header, shape)
+    image = np.where(mosaic.mask == 0, mosaic.image, np.nan)
+    scatters, rejected, block_pixels = {}, {}, 1
+    for name in products.detectors:
+        scatter, block_mm, rejected[name] = read_scatter(folder.flat(products.led, name))
+        if scatter is not None:
+            scatters[camera[name]] = scatter
+            block_pixels = size_in_pixels(block_mm, camera.pixel_mm)
+    sampled = focal_plane.sample(grid, scatters, block_pixels=block_pixels) if scatters else None
+    return PlaneMaps(grid, image, sampled, rejected)
+
+
+def detector_table(
+    measurements: Sequence[Measurement], links: Mapping[str, str], rejected: Mapping[str, float], *, limits: ReportConfig
+) -> Grid:
+    """Return the table of the detectors of one LED: verdicts and results of whole detectors.
+
+    Parameters
+    ----------
+    measurements
+        Results of this LED.
+    links
+        Address of the page of each detector ("" without a page), in the order of the rows.
+    rejected
+        Rejected values per million of each detector.
+    """
+    whole = {(entry.detector, entry.metric): entry for entry in measurements if entry.amp == WHOLE_DETECTOR}
+    steps: dict[str, Measurement] = {}
+    for entry in measurements:
+        if entry.metric == "step" and (entry.detector not in steps or abs(entry.number) > abs(steps[entry.detector].number)):
+            steps[entry.detector] = entry
+    failed, undecided = (
+        {detector: len(entries) for (_, detector), entries in with_verdict(measurements, limits, verdict).items()}
+        for verdict in (NO, OPEN)
+    )
+    metrics = ("median", "rms", "noise", "scatter_noise", "scatter_excess", "gradient_x", "gradient_y")
+    rows = []
+    for name, link in links.items():
+        measured = any(entry.detector == name for entry in measurements)
+        cells = [text_cell(name, link=link)]
+        # In the second column the verdict is visible even if the table is wider than the window.
+        cells.append(_verdict_cell(failed.get(name, 0), undecided.get(name, 0), measured=measured))
+        cells += [measurement_cell(whole.get((name, metric)), limits) for metric in metrics]
+        cells.append(measurement_cell(steps.get(name), limits))
+        rate = rejected.get(name, np.nan)
+        cells.append(number_cell(f"{rate:.3g}", rate) if np.isfinite(rate) else Cell(MISSING))
+        rows.append(cells)
+    named = [_SHORT.get(metric, QUANTITIES[metric].heading) for metric in metrics]
+    headings = ("detector", "verdict", *named, "largest step (‰)", "rejected (10⁻⁶)")
+    return grid(headings, rows, text_columns=(0, 1))
+
+
+def _verdict_cell(failed: int, undecided: int, *, measured: bool) -> Cell:
+    if failed:
+        return Cell(f"{failed} beyond", 2, NO)
+    if undecided:
+        return Cell(f"{undecided} open", 1, OPEN)
+    return Cell("pass" if measured else MISSING, 0)
+
+
+def overview_pictures(context: LedContext, camera: Camera, plane: PlaneMaps | None, links: Mapping[str, str]) -> list[Picture]:
+    """Return the maps of the focal plane, whose detectors are links, and the positions of the projector, if available."""
+    products, exposures = context.products, context.exposures
+    shown = [camera[name] for name in products.detectors]
+    pictures = []
+    if plane is not None and shown:
+        pictures = _plane_pictures(plane, shown, links, _states(context))
+    if exposures is not None and len(exposures):
+        scan, pointings = (_positions(exposures[exposures["purpose"] == purpose]) for purpose in ("scan", "pointing"))
+        chart = coverage(scan, pointings, shown or camera.science, led=products.led)
+        pictures.append(chart_picture([[chart]], "Positions of the projector over the focal plane.", narrow=True))
+    return pictures
+
+
+def _states(context: LedContext) -> dict[str, str]:
+    """Return the worst verdict on each detector that does not pass."""
+    return {
+        name: verdict for verdict in (OPEN, NO) for _, name in with_verdict(context.measurements, context.config.report, verdict)
+    }
+
+
+def _plane_pictures(
+    plane: PlaneMaps, detectors: Sequence[Detector], links: Mapping[str, str], states: Mapping[str, str]
+) -> list[Picture]:
+    flattened = focal_plane.over_detector_median(plane.flat, focal_plane.detector_cells(plane.grid, detectors))
+    marked = " Detectors with results beyond a specification are framed in red, those with open ones in yellow." if states else ""
+    maps = flat_maps(plane.flat, flattened, plane.grid, detectors)
+    for detector in detectors:
+        link, state = links.get(detector.name, ""), states.get(detector.name, "")
+        maps[0].region(focal_plane.outline(detector), f"{detector.name}, {detector.serial}", link=link, verdict=state)
+    caption = (
+        "Composite flat on one scale, where each detector is a link, and each detector relative to its own median; grey: no data."
+    )
+    pictures = [chart_picture([maps], caption + marked)]
+    if plane.scatter is not None:
+        rejected = np.array([plane.rejected.get(detector.name, np.nan) for detector in detectors])
+        caption = "Scatter of the pointings about their mean, and the rate of rejected values in the stacks."
+        pictures.append(chart_picture([scatter_maps(plane.scatter, plane.grid, rejected, detectors)], caption))
+    return pictures
+
+
+def _positions(exposures: Table) -> NDArray[np.float64]:
+    """Return the distinct projector positions of some exposures, DVCS mm, shape (n, 2)."""
+    x, y = frames.ccs_to_dvcs(exposures["x_mm"], exposures["y_mm"])
+    places = np.column_stack([x, y])
+    return np.unique(places[np.isfinite(places).all(axis=1)].round(1), axis=0)
+
+
+def flat_maps(
+    image: NDArray[np.floating], flattened: NDArray[np.floating], grid: MosaicGrid, detectors: Sequence[Detector]
+) -> list[Chart]:
+    """Draw the composite flat, and each detector relative to its own median.
+
+    Parameters
+    ----------
+    image
+        Binned mosaic, NaN without data.
+    flattened
+        The same, with each detector relative to its own median.
+    grid
+        Cells of both.
+    detectors
+        Detectors to outline.
+    """
+    level, inner = (
+        focal_plane.plane_chart(detectors, _MAP, title, has_rows=has_rows)
+        for title, has_rows in (("composite flat", True), ("each detector over its own median", False))
+    )
+    label = "response (median of the focal plane = 1)"
+    focal_plane.draw_mosaic(level, image, grid, symmetric_limits(image, centre=1.0), DIVERGING, label)
+    per_mil = 1e3 * (flattened - 1)
+    limits = symmetric_limits(per_mil, centre=0.0)
+    focal_plane.draw_mosaic(inner, per_mil, grid, limits, DIVERGING, "response over median - 1 (‰)")
+    for chart in (level, inner):
+        focal_plane.draw_outlines(chart, detectors, named=True)
+    return [level, inner]
+
+
+def scatter_maps(
+    scatter: NDArray[np.floating], grid: MosaicGrid, rejected: NDArray[np.floating], detectors: Sequence[Detector]
+) -> list[Chart]:
+    """Draw the relative scatter between pointings, and the rate of rejected values of each detector.
+
+    Parameters
+    ----------
+    scatter
+        Mosaic of the relative scatter, NaN without data.
+    grid
+        Its cells.
+    rejected
+        Rejected values per million of each detector, NaN if unknown.
+    detectors
+        Detectors to outline, in the order of ``rejected``.
+    """
+    per_mil = 1e3 * scatter
+    inner = focal_plane.plane_chart(detectors, _MAP, "scatter between pointings, super-pixels")
+    focal_plane.draw_mosaic(inner, per_mil, grid, robust_limits(per_mil), SPREAD, "scatter (‰)")
+    focal_plane.draw_outlines(inner, detectors, named=True)
+    rates = focal_plane.plane_chart(detectors, _MAP, "values rejected in the stacks", has_rows=False)
+    limits = 0.0, robust_limits(rejected, percent=0.0)[1]
+    for detector, rate in zip(detectors, rejected, strict=True):
+        text = f"{rate:.3g}" if np.isfinite(rate) else MISSING
+        rates.region(focal_plane.outline(detector), f"{detector.name}: {text}", fill=colour_of(float(rate), limits, SPREAD))
+        if len(detectors) <= focal_plane.MOST_NAMED:
+            rates.write(focal_plane.centre(detector), text)
+    rates.colour_bar(limits, SPREAD, "rejected (per million)")
+    return [inner, rates]
+
+
+def coverage(scan: NDArray[np.float64], pointings: NDArray[np.float64], detectors: Sequence[Detector], *, led: str) -> Chart:
+    """Draw positions of the projector.
+
+    Parameters
+    ----------
+    scan, pointings
+        Projector positions, DVCS mm, shape (n, 2).
+    detectors
+        Detectors to outline.
+    """
+    everything = np.vstack([scan, pointings, *(focal_plane.outline(detector) for detector in detectors)])
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    middle, half = (low + high) / 2, 0.54 * float((high - low).max())
+    x, y = ((float(centre - half), float(centre + half)) for centre in middle)
+    chart = Chart((_MAP, _MAP), x, y, title="positions of the projector", labels=("x (mm, DVCS)", "y (mm, DVCS)"))
+    focal_plane.draw_outlines(chart, detectors, named=len(detectors) > focal_plane.MOST_NAMED, has_amplifiers=False)
+    chart.points(scan, INK, radius=1.2, is_edged=False)
+    chart.points(pointings, led_colour(led), radius=3.4 if len(pointings) < 200 else 1.6)
+    chart.legend([(INK, f"beam scan, {len(scan)} positions"), (led_colour(led), f"pointings, {len(pointings)} positions")])
+    return chart
 
 
 def facts(header: fits.Header, detector: Detector) -> tuple[tuple[str, str], ...]:

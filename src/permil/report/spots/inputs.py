@@ -14,7 +14,7 @@ from permil.camera import Detector
 from permil.errors import InputError
 from permil.products import RunFolder, read_table, stored_fingerprint
 from permil.products.fits import whole_file
-from permil.spots.folder import SpotsFolder
+from permil.products.folder import SpotsFolder
 from permil.spots.grid_fit import RigidGrid
 from permil.spots.throughput import MAPPED
 

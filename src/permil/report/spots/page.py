@@ -13,6 +13,7 @@ from permil.camera import Detector
 from permil.config.model import ReportConfig
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.products import RunFolder
+from permil.products.folder import SpotsFolder
 from permil.report.kit.elements import (
     Cell,
     Grid,
@@ -56,7 +57,6 @@ from permil.report.kit.results import (
 from permil.report.kit.run import RunProducts
 from permil.report.spots.figures import lamp_picture, mask_pictures, repeatability_picture, sensor_pictures
 from permil.report.spots.inputs import SpotsProducts, SpotsTables, read_spots, read_spots_tables
-from permil.spots.folder import SpotsFolder
 
 _INDEX_METRICS = (
     "spots", "exposures", "chi_square_per_freedom", "flux_excess", "flux_excess_unexplained", "spot_flux_error",

@@ -1,4 +1,4 @@
-// The true beam; see permil.simulate.beam.
+// The true beam; see permil.simulate.projector.
 #pragma once
 #include "_kernels/mathematics.hpp"
 #include "simulate/_kernels/structs.hpp"

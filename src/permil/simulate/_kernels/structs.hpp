@@ -36,7 +36,7 @@ struct Raw {
 };
 
 /// A beam: its structure as a spline on a square grid of knots [x, y], and the constants of its radial shape; see
-/// permil.simulate.beam.BeamTruth.
+/// permil.simulate.projector.BeamTruth.
 struct Beam {
   const double* knots;
   int64_t n_x, n_y;
@@ -52,7 +52,7 @@ struct BeamColumns {
   double *weights, *exponent, *level, *line;
 };
 
-/// Spots; see permil.simulate.spots.mask.SpotLight.
+/// Spots; see permil.simulate.spots.exposing.SpotLight.
 struct Spots {
   int64_t count;
   const double *x, *y, *flux;

@@ -1,4 +1,4 @@
-// Adaptive moments; see permil.spots.moments for definition and sources.
+// Adaptive moments; see permil.spots.apertures for definition and sources.
 #pragma once
 #include "spots/_kernels/circles.hpp"
 
@@ -83,7 +83,7 @@ struct NoiseSums {
   double total;
 };
 
-/// Add one row and strip to the sums; g and slope are those of permil.spots.moments.
+/// Add one row and strip to the sums; g and slope are those of permil.spots.apertures.
 inline void add_noise_of_row(const Image& image, const double (&found)[5], const Inverse& inverse, double reach_squared, double level,
                              double background, int64_t row, int64_t first, int64_t last, NoiseSums& sums) {
   const auto signal = span_of(image.signal + row * image.nx, image.nx), variance = span_of(image.variance + row * image.nx, image.nx);
@@ -121,7 +121,7 @@ inline void add_noise_of_row(const Image& image, const double (&found)[5], const
   }
 }
 
-/// Fill the covariance of centre and moments, from the noise of the pixels; see permil.spots.moments. NaN where there is none.
+/// Fill the covariance of centre and moments, from the noise of the pixels; see permil.spots.apertures. NaN where there is none.
 inline void covariance_of(const Image& image, const double (&found)[5], double background_error, const RowErrors& errors, int64_t spot,
                           double reach_squared, Span<double> covariance) {
   const double reach_x = std::sqrt(reach_squared * found[2]), reach_y = std::sqrt(reach_squared * found[3]);

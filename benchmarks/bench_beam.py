@@ -27,7 +27,7 @@ def simulated_scan() -> tuple[BeamNodes, RectBivariateSpline]:
 def main() -> None:
     """Print the comparisons."""
     nodes, spline = simulated_scan()
-    model = BeamModel.fit(nodes)
+    model = BeamModel.from_nodes(nodes)
     # CCS runs across the pixel frame: X with the row, Y with the column.
     origin, matrix = np.array([-20.0, -20.5]), PIXEL_MM * np.array([[0.0, 1.0], [1.0, 0.0]])
     rows, columns = np.indices(SHAPE)
@@ -48,7 +48,7 @@ def main() -> None:
             ),
             compare(
                 "fit of 144 nodes",
-                ("BeamModel.fit (smoothing, errors, maximum)", lambda: BeamModel.fit(nodes)),
+                ("BeamModel.from_nodes (smoothing, errors, maximum)", lambda: BeamModel.from_nodes(nodes)),
                 ("RBFInterpolator", lambda: RBFInterpolator(nodes.u, np.log(nodes.signal), kernel="cubic")),
             ),
         ]

@@ -10,7 +10,7 @@ from harness import compare, print_rows
 from permil.config.simulate import SimulateSpotsConfig
 from permil.simulate.spots import SpotBench, draw_exposure
 from permil.spots.grid import find_grid
-from permil.spots.measure import measure_image
+from permil.spots.measure import measure_spots
 
 _APERTURE = 12.0
 _HALF_STAMP = 20
@@ -39,11 +39,11 @@ def main() -> None:
     read_noise = detector.amplifiers[0].read_noise
     variance = np.maximum(image, 0) + np.float32(read_noise**2)
     mask = np.zeros(detector.shape, dtype=np.int16)
-    catalog = measure_image(image, variance, mask, detector).catalog
+    catalog = measure_spots(image, variance, mask, detector).catalog
     rows = [
         compare(
             f"{len(catalog)} spots on a whole sensor",
-            ("measure_image (8 apertures, errors, flags)", lambda: measure_image(image, variance, mask, detector)),
+            ("measure_spots (8 apertures, errors, flags)", lambda: measure_spots(image, variance, mask, detector)),
             ("sep + galsim HSM", lambda: _with_sep_and_galsim(image, float(np.sqrt(np.median(variance))))),
         ),
         compare(

@@ -1,4 +1,4 @@
-"""Pulls of the fractions of efficiency, pixel area and diffusion through images: prints the table of docs/compare_physics.md.
+"""Pulls of the fractions of efficiency, pixel area and diffusion through images: prints the table of docs/theory/compare_physics.md.
 
 Sensors of the cut-out camera whose flat is a mixture of known parts; 40 dithers of the spot projector with its glow, as reduced images
 with photon and read noise; measured, labelled and calibrated as by ``permil spots``, compared as by ``permil compare``. The truth of
@@ -32,7 +32,7 @@ from permil.spots.calibration import calibrate
 from permil.spots.catalog import SpotCatalog
 from permil.spots.flux_model import TensorSplines
 from permil.spots.grid import find_grid
-from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_image
+from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
 from permil.spots.measurements import gather
 from permil.spots.residuals import Residuals
 from permil.spots.window import common_window
@@ -94,7 +94,7 @@ def measure_exposures(bench: SpotBench, options: MeasureOptions) -> list[SpotMea
     for exposure in bench.exposures():
         image = draw_exposure(bench, exposure)
         variance = (np.maximum(image, 0.0) + read_variance).astype(np.float32)
-        measured.append(measure_image(image, variance, mask, detector, options=options))
+        measured.append(measure_spots(image, variance, mask, detector, options=options))
     return measured
 
 

@@ -8,13 +8,13 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from permil.errors import FileWarning, PermilError
 
@@ -38,16 +38,56 @@ def _path(text: str) -> Path:
 
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="configuration file (YAML)", parser=_path)]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="options that win over the file")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="SECTION.KEY=VALUE", help="options that win over the file")]
 Scheduler = Annotated[
     str | None, typer.Option("--scheduler", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers do the work")
 ]
 Detector = Annotated[str | None, typer.Option("--detector", help="do the task of this detector alone, such as R22_S11")]
 Led = Annotated[str | None, typer.Option("--led", help="do this LED alone")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="file to write", parser=_path)]
 
 
-class _RoomGroup(TyperGroup):
+_ORDER = ("run", "tasks", "demo", "index", "isr", "beam", "flat", "spots", "compare", "report")
+"""Commands in the order in which a person needs them; others follow."""
+
+
+class _Examples:
+    """Help that ends with examples, one line each."""
+
+    epilog: str | None
+
+    def format_epilog(self, _ctx: Any, formatter: Any) -> None:
+        if self.epilog:
+            with formatter.section("Examples"):
+                for line in self.epilog.splitlines():
+                    formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+class _Command(_Examples, TyperCommand):
+    """A command with examples."""
+
+
+class _Group(_Examples, TyperGroup):
+    """A group whose help lists commands by purpose (their `rich_help_panel`)."""
+
+    def format_commands(self, _ctx: Any, formatter: Any) -> None:
+        purposes: dict[str, list[tuple[str, str]]] = {}
+        order = (*_ORDER, *self.commands)
+        names = sorted(self.commands, key=order.index)
+        shown = [(name, self.commands[name]) for name in names if not self.commands[name].hidden]
+        width = max(len(name) for name, _ in shown)
+        for name, command in shown:
+            panel = getattr(command, "rich_help_panel", None)
+            purpose = panel if isinstance(panel, str) else "Commands"
+            # Names of all sections are padded alike, so that their columns agree.
+            purposes.setdefault(purpose, []).append((name.ljust(width), command.get_short_help_str(formatter.width - 6 - width)))
+        for purpose, rows in purposes.items():
+            with formatter.section(purpose):
+                formatter.write_dl(rows)
+
+
+class _StageGroup(_Group):
     """A command of a stage that also has subcommands: `permil flat CONFIG` beside `permil flat apply ...`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
@@ -60,57 +100,114 @@ class _RoomGroup(TyperGroup):
             args = ["run", *args]
         return super().resolve_command(ctx, args)
 
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        formatter.write_usage(ctx.command_path, " ".join(self.commands["run"].collect_usage_pieces(ctx)))
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
 
-app = typer.Typer(
-    help="Composite flat fields at the per-mil level from a scanned-beam projector.",
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        self.commands["run"].format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+class _App(typer.Typer):
+    """An application or group of commands, in plain text and with examples."""
+
+    def __init__(self, help_text: str, *, group: type[TyperGroup] = _Group, examples: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(cls=group, help=help_text, epilog="\n".join(examples) or None, rich_markup_mode=None, **options)
+
+    def has(
+        self, name: str | None = None, *, purpose: str | None = None, examples: Sequence[str] = (), **options: Any
+    ) -> Callable[..., Any]:
+        """Add a command, listed under a purpose."""
+        return self.command(name, cls=_Command, epilog="\n".join(examples) or None, rich_help_panel=purpose, **options)
+
+
+_ALL, _STAGES, _TOOLS, _PLAN, _LOOK, _SETUP = (
+    "Reduce a campaign",
+    "Single stages of a run",
+    "Single files",
+    "Plan and simulate",
+    "Look at results",
+    "Configurations",
+)
+app = _App(
+    "Composite flat fields at the per-mil level from a scanned-beam projector.",
+    examples=(
+        "permil demo                          simulate a small campaign, reduce it, compare with the truth",
+        "permil run config.yaml               reduce a campaign; again: what has changed",
+        "permil show out/flat/red/R22_S11.fits",
+        "permil config example                every key of a configuration",
+    ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
 )
-beam_app = typer.Typer(cls=_RoomGroup, help="The beam of a run (beam CONFIG), or of a table of nodes.", rich_markup_mode=None)
-flat_app = typer.Typer(cls=_RoomGroup, help="The flats of a run (flat CONFIG), or what to do with a flat.", rich_markup_mode=None)
-spots_app = typer.Typer(
-    cls=_RoomGroup, help="The artificial stars of a run (spots CONFIG), or of catalogs.", rich_markup_mode=None
+beam_app = _App(
+    "The beam of a run (beam CONFIG), or of a table of nodes.",
+    group=_StageGroup,
+    examples=("permil beam config.yaml --led red", "permil beam fit nodes.ecsv --out beam.fits"),
 )
-simulate_app = typer.Typer(
-    cls=_RoomGroup, help="Raw files with known truth: beam scan and pointings (simulate CONFIG), or stars.", rich_markup_mode=None
+flat_app = _App(
+    "The flats of a run (flat CONFIG), or what to do with a flat.",
+    group=_StageGroup,
+    examples=(
+        "permil flat config.yaml",
+        "permil flat config.yaml --led red --detector R22_S11",
+        "permil flat apply flat.fits image.fits --out flattened.fits",
+        "permil flat diff a.fits b.fits",
+    ),
 )
-config_app = typer.Typer(help="Configurations: the example, and those of the old analysis.", rich_markup_mode=None)
-plan_app = typer.Typer(help="Before the data: what a list of pointings determines.", rich_markup_mode=None)
-app.add_typer(beam_app, name="beam")
-app.add_typer(flat_app, name="flat")
-app.add_typer(spots_app, name="spots")
-app.add_typer(simulate_app, name="simulate")
-app.add_typer(config_app, name="config")
-app.add_typer(plan_app, name="plan")
+spots_app = _App(
+    "The artificial stars of a run (spots CONFIG), or of catalogs.",
+    group=_StageGroup,
+    examples=("permil spots config.yaml", "permil spots grid catalog.fits --out grid.fits --columns 49 --rows 49"),
+)
+simulate_app = _App(
+    "Raw files with known truth: beam scan and pointings (simulate CONFIG), or stars.",
+    group=_StageGroup,
+    examples=("permil simulate config.yaml simulate.seed=3 output=campaign",),
+)
+config_app = _App(
+    "Configurations: the example, and those of the old analysis.", examples=("permil config example > config.yaml",)
+)
+plan_app = _App("Before the data: what a list of pointings determines.", examples=("permil plan check plan.yaml",))
 
 
 def _run(config: Path, overrides: list[str] | None, scheduler: str | None, stages: tuple[str, ...] | None = None) -> None:
-    from permil.config import load_config
-    from permil.engine import prepare_workers
+    from permil.results import run as run_stages
 
-    chosen = [*(overrides or []), *([f"pipeline.scheduler={scheduler}"] if scheduler else [])]
-    loaded = load_config(config, chosen)
-    # Both take a second to load their libraries.
-    prepare_workers(loaded.pipeline)
-    from permil.pipeline import run_pipeline
-
-    run_pipeline(loaded, stages=stages)
+    run_stages(config, [*(overrides or []), *([f"pipeline.scheduler={scheduler}"] if scheduler else [])], stages=stages)
 
 
-@app.command()
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from permil import __version__
+
+        typer.echo(f"permil {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version and end", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Composite flat fields at the per-mil level from a scanned-beam projector."""
+
+
+@app.has(purpose=_ALL, examples=("permil run config.yaml", "permil run config.yaml flat.leds=[red] pipeline.workers=4"))
 def run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
     """Do everything that is not up to date: index, superbias, beam, flat, artificial stars, comparison, report."""
     _run(config, overrides, scheduler)
 
 
-@app.command()
+@app.has(purpose=_ALL, examples=("permil tasks config.yaml", "permil tasks config.yaml --group flat"))
 def tasks(
     config: ConfigPath,
     overrides: Overrides = None,
     group: Annotated[str | None, typer.Option(help="print the tasks of this group alone")] = None,
     groups: Annotated[bool, typer.Option("--groups", help="print the names of the groups instead")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Print a command line for each task, in groups of which each needs those before."""
     from permil.config import load_config
@@ -120,10 +217,13 @@ def tasks(
     listed = list_tasks(load_config(config, overrides), config, overrides or [])
     names = [entry.name for entry in listed]
     if groups:
-        typer.echo("\n".join(names))
+        _print(names, "\n".join(names), as_json=as_json)
         return
     if group is not None and group not in names:
         raise ConfigError(f"there is no group {group}", remedy=f"groups are {', '.join(names)}", value=group, allowed=names)
+    if as_json:
+        _print({entry.name: entry.commands for entry in listed if group in (None, entry.name)}, "", as_json=True)
+        return
     for entry in listed:
         if group is None:
             typer.echo(f"# {entry.name}")
@@ -131,7 +231,7 @@ def tasks(
             typer.echo("\n".join(entry.commands))
 
 
-@app.command()
+@app.has(purpose=_STAGES, examples=("permil index config.yaml", "permil index raw/6840D raw/6841D --out exposures.parquet"))
 def index(
     sources: Annotated[list[str], typer.Argument(metavar="CONFIG | ROOT...", help="a configuration, or folders of raw files")],
     out: Annotated[Path | None, typer.Option("--out", help="index to write (with folders)", parser=_path)] = None,
@@ -146,7 +246,7 @@ def index(
     index_folders([_path(source) for source in sources], camera=camera, out=out or Path("exposures.parquet"))
 
 
-@app.command()
+@app.has(purpose=_TOOLS, examples=("permil assemble raw.fits --out image.fits",))
 def assemble(
     raw: Annotated[Path, typer.Argument(metavar="RAW", help="raw multi-extension file", parser=_path)],
     out: Out,
@@ -162,7 +262,7 @@ def assemble(
     assemble_file(raw, out, load_camera(camera), checksums=checksums)
 
 
-@app.command()
+@app.has(purpose=_STAGES, examples=("permil isr config.yaml", "permil isr config.yaml --detector R22_S11"))
 def isr(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, detector: Detector = None) -> None:
     """Make superbias and gains of a run, or the superbias of one detector."""
     if detector is None:
@@ -174,7 +274,7 @@ def isr(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = 
     run_single(load_config(config, overrides), "superbias", detector=detector)
 
 
-@beam_app.command("run", hidden=True)
+@beam_app.has("run", hidden=True)
 def beam_run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, led: Led = None) -> None:
     """Measure the beam nodes of a run and fit the beam models, or those of one LED."""
     if led is None:
@@ -186,7 +286,7 @@ def beam_run(config: ConfigPath, overrides: Overrides = None, scheduler: Schedul
     run_single(load_config(config, overrides), "beam", led=led)
 
 
-@beam_app.command("fit")
+@beam_app.has("fit")
 def beam_fit(
     nodes: Annotated[Path, typer.Argument(metavar="NODES.ecsv", help="table with x_mm, y_mm, signal ...", parser=_path)],
     out: Out,
@@ -200,7 +300,7 @@ def beam_fit(
     typer.echo(fit_table(nodes, out, amp=amp, camera=load_camera(camera)))
 
 
-@beam_app.command("predict")
+@beam_app.has("predict")
 def beam_predict(
     beam: Annotated[Path, typer.Argument(metavar="BEAM.fits", help="beam model", parser=_path)],
     points: Annotated[Path, typer.Argument(metavar="POINTS.ecsv", help="table with x_mm, y_mm ...", parser=_path)],
@@ -212,7 +312,7 @@ def beam_predict(
     typer.echo(predict_table(beam, points, out))
 
 
-@flat_app.command("run", hidden=True)
+@flat_app.has("run", hidden=True)
 def flat_run(
     config: ConfigPath,
     overrides: Overrides = None,
@@ -233,19 +333,19 @@ def flat_run(
     run_single(load_config(config, overrides), step or "flat", led=led or "", detector=detector or "")
 
 
-@flat_app.command("apply")
+@flat_app.has("apply")
 def flat_apply(
     flat: Annotated[Path, typer.Argument(metavar="FLAT", help="flat of one detector", parser=_path)],
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="image of the same detector, assembled", parser=_path)],
     out: Out,
 ) -> None:
     """Divide an image by a flat, with errors and masks."""
-    from permil.flat.apply import apply_files
+    from permil.flat.flat import Flat
 
-    typer.echo(apply_files(flat, image, out))
+    typer.echo(Flat.read(flat).apply_to_file(image, out))
 
 
-@flat_app.command("diff")
+@flat_app.has("diff")
 def flat_diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="flat", parser=_path)],
     second: Annotated[Path, typer.Argument(metavar="B", help="flat of the same detector", parser=_path)],
@@ -258,13 +358,13 @@ def flat_diff(
     typer.echo(diff_files(first, second, out, super_pixel_mm=super_pixel_mm))
 
 
-@app.command()
+@app.has(purpose=_STAGES, examples=("permil report config.yaml",))
 def report(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
     """Make the pages of a run."""
     _run(config, overrides, scheduler, ("report",))
 
 
-@simulate_app.command("run", hidden=True)
+@simulate_app.has("run", hidden=True)
 def simulate_bench(config: ConfigPath, overrides: Overrides = None) -> None:
     """Make raw files of beam scan and pointings with known truth, as the section `simulate` says."""
     from permil.config import load_config
@@ -273,7 +373,7 @@ def simulate_bench(config: ConfigPath, overrides: Overrides = None) -> None:
     simulate_run(load_config(config, overrides))
 
 
-@simulate_app.command("spots")
+@simulate_app.has("spots")
 def simulate_spots(config: ConfigPath, overrides: Overrides = None) -> None:
     """Make raw files of artificial stars with known truth, as the section `simulate_spots` says."""
     from permil.config import load_config
@@ -282,13 +382,13 @@ def simulate_spots(config: ConfigPath, overrides: Overrides = None) -> None:
     simulate_spots_run(load_config(config, overrides))
 
 
-@spots_app.command("run", hidden=True)
+@spots_app.has("run", hidden=True)
 def spots_run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
     """Measure, label and calibrate the artificial stars of a run."""
     _run(config, overrides, scheduler, ("spots",))
 
 
-@spots_app.command("grid")
+@spots_app.has("grid")
 def spots_grid(
     catalog: Annotated[Path, typer.Argument(metavar="CATALOG", help="catalog of one exposure (FITS)", parser=_path)],
     out: Out,
@@ -302,7 +402,7 @@ def spots_grid(
     typer.echo(grid_file(catalog, out, columns=columns, rows=rows, degree=degree))
 
 
-@spots_app.command("calibrate")
+@spots_app.has("calibrate")
 def spots_calibrate(
     catalogs: Annotated[
         list[Path],
@@ -322,7 +422,7 @@ def spots_calibrate(
     typer.echo(calibrate_files(catalogs, out, options=options, camera=load_camera(camera)))
 
 
-@app.command()
+@app.has(purpose=_STAGES, examples=("permil compare config.yaml",))
 def compare(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
     """Compare the artificial stars of a run with its flats: correlation, significance, QE, pixel area or diffusion."""
     _run(config, overrides, scheduler, ("compare",))
@@ -333,20 +433,20 @@ def plan() -> None:
     """Before the data: what a list of pointings determines."""
 
 
-@plan_app.command("check")
+@plan_app.has("check")
 def plan_check(config: ConfigPath, overrides: Overrides = None) -> None:
     """Say what the planned pointings can and cannot determine of the flat."""
     from permil.camera import load_camera
     from permil.config import load_config
-    from permil.plan.stage import check_plan
+    from permil.plan.stage import write_plan_check
     from permil.products import RunFolder
 
     loaded = load_config(config, overrides)
     folder, has_photodiode = RunFolder(loaded.output), loaded.isr.photodiode == "header"
-    typer.echo(check_plan(loaded.plan, load_camera(loaded.camera), folder, has_photodiode=has_photodiode, seed=loaded.seed))
+    typer.echo(write_plan_check(loaded.plan, load_camera(loaded.camera), folder, has_photodiode=has_photodiode, seed=loaded.seed))
 
 
-@app.command()
+@app.has(purpose=_ALL, examples=("permil demo", "permil demo /tmp/demo --seed 2"))
 def demo(
     out: Annotated[Path, typer.Argument(metavar="[OUT]", help="folder to make", parser=_path)] = Path("demo"),
     seed: Annotated[int, typer.Option(min=0, help="seed of the simulation")] = 1,
@@ -357,7 +457,7 @@ def demo(
     run_demo(out, seed=seed)
 
 
-@config_app.command("example")
+@config_app.has("example")
 def config_example() -> None:
     """Print a configuration with every key, its default and what it means."""
     from permil.config.example import example_yaml
@@ -365,7 +465,7 @@ def config_example() -> None:
     typer.echo(example_yaml(), nl=False)
 
 
-@config_app.command("import")
+@config_app.has("import")
 def config_import(
     old: Annotated[
         list[Path], typer.Argument(metavar="OLD.yaml...", help="files of the old analysis (step 1, step 2 or both)", parser=_path)
@@ -386,6 +486,52 @@ def config_import(
     text = import_legacy(old)
     with atomic_output(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@app.has(purpose=_LOOK, examples=("permil show out", "permil show out/beam/red.fits --json"))
+def show(
+    product: Annotated[Path, typer.Argument(metavar="PRODUCT", help="product, raw file, or folder of a run", parser=_path)],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a file or folder is, which run it belongs to, and how good it is."""
+    from permil.product_summary import describe_product, product_facts
+
+    facts = product_facts(product)
+    _print(facts, describe_product(facts), as_json=as_json)
+
+
+@app.has(purpose=_LOOK, examples=("permil plot out/flat/red/R22_S11.fits --out flat.png",))
+def plot(
+    product: Annotated[Path, typer.Argument(metavar="PRODUCT", help="flat, image or beam model", parser=_path)], out: Out
+) -> None:
+    """Draw a product."""
+    from permil.product_summary import plot_product
+
+    plot_product(product, out)
+
+
+def _print(facts: Any, text: str, *, as_json: bool) -> None:
+    if as_json:
+        import json
+
+        text = json.dumps(facts, indent=2, default=_plain)
+    typer.echo(text)
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy number or array as JSON has it."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+for _group, _name, _purpose in (
+    (beam_app, "beam", _STAGES),
+    (flat_app, "flat", _STAGES),
+    (spots_app, "spots", _STAGES),
+    (plan_app, "plan", _PLAN),
+    (simulate_app, "simulate", _PLAN),
+    (config_app, "config", _SETUP),
+):
+    app.add_typer(_group, name=_name, rich_help_panel=_purpose)
 
 
 def _show_warning(

@@ -18,6 +18,7 @@ from permil.beam.stage import fit_beams
 from permil.camera import load_camera
 from permil.config import Config
 from permil.config.exposures import ExposuresConfig
+from permil.context import Run
 from permil.engine import Executor, make_executor, session
 from permil.engine.locks import locked_folder
 from permil.engine.performance import StepCost, metered_stage, performance_table
@@ -28,7 +29,6 @@ from permil.isr.measured_gains import measure_gains
 from permil.isr.stage import make_calibrations
 from permil.products import atomic_output, check_output, make_folder, read_table, remove_partial_files, write_table
 from permil.progress import StageReport, console, default_workers, describe_warnings, tell, tell_report
-from permil.run import Run
 from permil.tasks import estimate, reduced_detectors
 
 
@@ -186,10 +186,10 @@ def index_folders(roots: list[Path], *, camera: str, out: Path) -> None:
 
 def simulate_run(config: Config) -> None:
     """Simulate what the section `simulate` says, below the output folder."""
-    from permil.simulate.stage import simulate_bench
+    from permil.simulate.simulated import simulate_campaign
 
-    workers = config.pipeline.workers or default_workers()
-    console.print(str(simulate_bench(config.simulate, config.output, workers=workers)), highlight=False, soft_wrap=True)
+    campaign = simulate_campaign(config.output, config.simulate, workers=config.pipeline.workers or default_workers())
+    console.print(str(campaign.summary), highlight=False, soft_wrap=True)
 
 
 def simulate_spots_run(config: Config) -> None:

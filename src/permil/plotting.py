@@ -13,9 +13,14 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from permil.environment import prepare_matplotlib
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
 
 _NAMED_BACKEND, _NAMED_FILE = "MPLBACKEND", "MATPLOTLIBRC"
 
@@ -29,6 +34,32 @@ def own_settings(settings: Mapping[str, Any] | None = None) -> Iterator[None]:
     changed = {key: entry for key, entry in defaults.items() if key != "backend" and mpl.rcParams[key] != entry}
     with mpl.rc_context(changed | dict(settings or {})):
         yield
+
+
+def new_axes() -> Axes:
+    """Return new axes, which a notebook shows when the cell ends."""
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")[1]
+
+
+def draw_image(ax: Axes, image: NDArray[np.floating], *, spread: float = 5.0, **options: Any) -> None:
+    """Draw an image with a colour bar, the first row below; NaN is blank.
+
+    Parameters
+    ----------
+    spread
+        Half width of the colour scale, in robust standard deviations around the median; options ``vmin`` and ``vmax`` win.
+    """
+    import numpy as np
+
+    known = image[np.isfinite(image)]
+    if known.size:
+        low, middle, high = np.percentile(known, (15.87, 50, 84.13))
+        half = spread * max((high - low) / 2, 1e-6 * abs(middle))
+        options = {"vmin": middle - half, "vmax": middle + half} | options
+    shown = ax.imshow(image, **{"origin": "lower", "interpolation": "nearest", "cmap": "gray"} | options)
+    ax.figure.colorbar(shown, ax=ax)
 
 
 def _load() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.config import Config
 from permil.config.names import led_named
+from permil.context import Run
 from permil.engine import InProcess, State, Task, needs_first, session
 from permil.engine.locks import locked_folder, locked_task
 from permil.errors import ConfigError, FlatError, OutputError, PermilError
@@ -23,7 +24,6 @@ from permil.exposures import POINTING, SCAN, SPOT
 from permil.flat.stage import STEPS, flat_leds, led_flats
 from permil.isr.stage import superbias_task
 from permil.progress import StageReport, describe_warnings, do_tasks, tell, tell_report
-from permil.run import Run
 
 KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS}
 """Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""

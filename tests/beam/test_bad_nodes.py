@@ -37,7 +37,7 @@ def ambiguous_scan() -> BeamNodes:
 
 @pytest.fixture(scope="module")
 def ambiguous_model() -> BeamModel:
-    return BeamModel.fit(ambiguous_scan())
+    return BeamModel.from_nodes(ambiguous_scan())
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -51,7 +51,7 @@ def ambiguous_model() -> BeamModel:
     ],
 )
 def test_bad_nodes_do_not_hide_each_other(rows: list[int], seed: int) -> None:
-    model = BeamModel.fit(changed(scan(plateau, 12, 7400 + seed), rows, 1.02))
+    model = BeamModel.from_nodes(changed(scan(plateau, 12, 7400 + seed), rows, 1.02))
     assert {outlier.row for outlier in model.outliers if outlier.probability > 0.5} == set(rows)
     ux, uy = lattice_inside(39.0, 60)
     x, y = scan_positions(12)
@@ -61,7 +61,7 @@ def test_bad_nodes_do_not_hide_each_other(rows: list[int], seed: int) -> None:
 
 
 def test_corners_of_a_clean_scan_are_no_outliers() -> None:
-    models = [BeamModel.fit(scan(structured_beam(8300 + seed), 12, seed)) for seed in range(6)]
+    models = [BeamModel.from_nodes(scan(structured_beam(8300 + seed), 12, seed)) for seed in range(6)]
     assert sum(outlier.probability > 0.5 for model in models for outlier in model.outliers) == 0
 
 
@@ -79,7 +79,7 @@ def test_errors_hold_beside_real_structure_that_looks_like_an_outlier(seeds: int
             distance = np.hypot(ux + x[row], uy + y[row])  # noqa: B023  called in this turn of the loop
             return rough(ux, uy) * (1.0 - depth * np.exp(-0.5 * (distance / DIP_MM) ** 2))  # noqa: B023
 
-        model = BeamModel.fit(scan(beam, 12, seed))
+        model = BeamModel.from_nodes(scan(beam, 12, seed))
         ux, uy = lattice_inside(39.5, 80)
         near = np.hypot(ux + x[row], uy + y[row]) < 1.5 * SPACING_MM
         signal, error = model.predict_signal(ux[near], uy[near])
@@ -96,7 +96,7 @@ def test_an_ambiguous_node_is_listed_with_its_probability(ambiguous_model: BeamM
 
 def test_the_error_at_an_ambiguous_node_holds_both_cases(ambiguous_model: BeamModel) -> None:
     nodes = ambiguous_scan()
-    without = BeamModel.fit(nodes[np.arange(len(nodes)) != AMBIGUOUS])
+    without = BeamModel.from_nodes(nodes[np.arange(len(nodes)) != AMBIGUOUS])
     place = nodes.ux[AMBIGUOUS], nodes.uy[AMBIGUOUS]
     difference = np.log(nodes.signal[AMBIGUOUS] / without.predict_signal(*place)[0])
     probability = ambiguous_model.outliers[0].probability

@@ -27,7 +27,9 @@ def bunches_model() -> BeamModel:
     nodes = scan_of_bunches(plateau, 7, places, np.array([1.0, 1.1, 0.9]), 3, noise=1e-4, exposure_noise=5e-4)
     signal = nodes.signal.copy()
     signal[30] *= 1.03
-    return BeamModel.fit(type(nodes)(**{**{name: getattr(nodes, name) for name in nodes.__dataclass_fields__}, "signal": signal}))
+    return BeamModel.from_nodes(
+        type(nodes)(**{**{name: getattr(nodes, name) for name in nodes.__dataclass_fields__}, "signal": signal})
+    )
 
 
 def node_table(path: Path, count: int = 8) -> Path:
@@ -155,7 +157,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "broken.fits").write_bytes(b"SIMPLE  = ")
     with pytest.raises(InputError, match="cannot be read as a beam model"):
         model_from_hdus(tmp_path / "broken.fits")
-    write_hdus(tmp_path / "short.fits", model_to_hdus(BeamModel.fit(scan(plateau, 6, 1))))
+    write_hdus(tmp_path / "short.fits", model_to_hdus(BeamModel.from_nodes(scan(plateau, 6, 1))))
     content = (tmp_path / "short.fits").read_bytes()
     (tmp_path / "short.fits").write_bytes(content[: len(content) // 2])
     with pytest.raises(InputError, match=r"short.fits"):

@@ -17,12 +17,12 @@ from permil.errors import BeamError
 
 @pytest.fixture(scope="module")
 def smooth_model() -> BeamModel:
-    return BeamModel.fit(scan(plateau, 12, 1))
+    return BeamModel.from_nodes(scan(plateau, 12, 1))
 
 
 @pytest.fixture(scope="module")
 def structured_model() -> BeamModel:
-    return BeamModel.fit(scan(structured_beam(3), 12, 3))
+    return BeamModel.from_nodes(scan(structured_beam(3), 12, 3))
 
 
 def residual(model: BeamModel, beam: object, half_width: float, *, radius: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +37,7 @@ def residual(model: BeamModel, beam: object, half_width: float, *, radius: float
 
 def test_the_number_of_threads_changes_no_bit(structured_model: BeamModel) -> None:
     with allow_threads(3):
-        model = BeamModel.fit(scan(structured_beam(3), 12, 3))
+        model = BeamModel.from_nodes(scan(structured_beam(3), 12, 3))
         evaluated = model.evaluate(np.linspace(-60, 60, 130)[:, None], np.linspace(-60, 60, 130))
     expected = structured_model.evaluate(np.linspace(-60, 60, 130)[:, None], np.linspace(-60, 60, 130))
     assert model.maximum.covariance.tobytes() == structured_model.maximum.covariance.tobytes()
@@ -52,7 +52,7 @@ def test_smooth_beam_is_better_than_its_nodes(smooth_model: BeamModel) -> None:
 
 
 def test_dense_scan_of_smooth_beam_averages_the_noise() -> None:
-    deviation, error = residual(BeamModel.fit(scan(plateau, 24, 2)), plateau, 39.0, radius=30.0)
+    deviation, error = residual(BeamModel.from_nodes(scan(plateau, 24, 2)), plateau, 39.0, radius=30.0)
     assert rms(deviation) < 0.4 * NODE_NOISE
     assert rms(deviation / error) < 1.3
 
@@ -61,7 +61,7 @@ def test_structure_and_ring_within_a_per_mil() -> None:
     deviations, pulls = [], []
     for seed in range(4):
         beam = structured_beam(seed)
-        deviation, error = residual(BeamModel.fit(scan(beam, 12, seed)), beam, 39.0, radius=30.0)
+        deviation, error = residual(BeamModel.from_nodes(scan(beam, 12, seed)), beam, 39.0, radius=30.0)
         deviations.append(deviation)
         pulls.append(deviation / error)
     assert rms(np.concatenate(deviations)) < 1e-3
@@ -87,7 +87,7 @@ def test_maximum_and_its_error(seed: int) -> None:
     def beam(ux: np.ndarray, uy: np.ndarray) -> np.ndarray:
         return plateau(ux - 4.0, uy + 3.0)
 
-    maximum = BeamModel.fit(scan(beam, 12, seed, noise=1e-4)).maximum
+    maximum = BeamModel.from_nodes(scan(beam, 12, seed, noise=1e-4)).maximum
     assert abs(maximum.ux - 4.0) < 3.0 * maximum.ux_err
     assert abs(maximum.uy + 3.0) < 3.0 * maximum.uy_err
     assert max(maximum.ux_err, maximum.uy_err) < 3.0
@@ -126,14 +126,16 @@ def test_order_of_rows_does_not_matter(seed: int) -> None:
     nodes = scan(structured_beam(1), 8, 1)
     shuffled = nodes[np.random.default_rng(seed).permutation(len(nodes))]
     ux, uy = lattice_inside(38.0, 15)
-    for first, second in zip(BeamModel.fit(nodes).evaluate(ux, uy), BeamModel.fit(shuffled).evaluate(ux, uy), strict=True):
+    for first, second in zip(
+        BeamModel.from_nodes(nodes).evaluate(ux, uy), BeamModel.from_nodes(shuffled).evaluate(ux, uy), strict=True
+    ):
         np.testing.assert_allclose(first, second, rtol=0.0, atol=1e-12)
 
 
 def test_removed_node_is_no_error() -> None:
     nodes = scan(structured_beam(1), 12, 1)
-    whole = BeamModel.fit(nodes)
-    without = BeamModel.fit(nodes[np.arange(len(nodes)) != 65])
+    whole = BeamModel.from_nodes(nodes)
+    without = BeamModel.from_nodes(nodes[np.arange(len(nodes)) != 65])
     signal, error = without.predict_signal(nodes.ux[65], nodes.uy[65])
     assert abs(signal - nodes.signal[65]) < 4.0 * np.hypot(error, without.node_noise * signal)
     far = whole.predict_signal(-30.0, 30.0)[0] / without.predict_signal(-30.0, 30.0)[0]
@@ -144,7 +146,7 @@ def test_scattered_nodes() -> None:
     rng = np.random.default_rng(4)
     x, y = rng.uniform(-40.0, 40.0, (2, 150))
     signal = 1e4 * plateau(-x, -y) * (1.0 + 1e-4 * rng.standard_normal(x.size))
-    deviation, _ = residual(BeamModel.fit(BeamNodes.from_columns(x, y, signal)), plateau, 25.0)
+    deviation, _ = residual(BeamModel.from_nodes(BeamNodes.from_columns(x, y, signal)), plateau, 25.0)
     assert rms(deviation) < 2e-4
 
 
@@ -152,7 +154,7 @@ def test_duplicate_nodes_average() -> None:
     x, y = (np.tile(axis, 3) for axis in scan_positions(8))
     rng = np.random.default_rng(5)
     signal = plateau(-x, -y) * (1.0 + NODE_NOISE * rng.standard_normal(x.size))
-    model = BeamModel.fit(BeamNodes.from_columns(x, y, signal))
+    model = BeamModel.from_nodes(BeamNodes.from_columns(x, y, signal))
     assert NODE_NOISE / 1.4 < model.node_noise < NODE_NOISE * 1.4
     assert not model.outliers
 
@@ -204,7 +206,7 @@ def test_outliers_are_down_weighted_and_listed() -> None:
     bad = {20: 1.01, 70: 0.7, 77: 1.004}
     for row, factor in bad.items():
         signal[row] *= factor
-    model = BeamModel.fit(BeamNodes.from_columns(nodes.x_mm, nodes.y_mm, signal))
+    model = BeamModel.from_nodes(BeamNodes.from_columns(nodes.x_mm, nodes.y_mm, signal))
     found = {outlier.row: outlier.deviation for outlier in model.outliers}
     assert set(found) == set(bad)
     for row, factor in bad.items():
@@ -214,13 +216,13 @@ def test_outliers_are_down_weighted_and_listed() -> None:
 
 
 def test_clean_scans_have_no_outliers() -> None:
-    assert sum(len(BeamModel.fit(scan(plateau, 12, seed)).outliers) for seed in range(20, 26)) == 0
+    assert sum(len(BeamModel.from_nodes(scan(plateau, 12, seed)).outliers) for seed in range(20, 26)) == 0
 
 
 def test_known_errors_are_a_lower_bound_of_the_noise() -> None:
     nodes = scan(plateau, 10, 9, noise=1e-3)
     known = BeamNodes.from_columns(nodes.x_mm, nodes.y_mm, nodes.signal, signal_err=1e-3 * nodes.signal)
-    assert 0.8e-3 < BeamModel.fit(known).node_noise < 1.3e-3
+    assert 0.8e-3 < BeamModel.from_nodes(known).node_noise < 1.3e-3
 
 
 def test_unequal_errors_weight_the_nodes() -> None:
@@ -229,8 +231,8 @@ def test_unequal_errors_weight_the_nodes() -> None:
     poor = rng.random(x.size) < 0.4
     error = np.where(poor, 1e-2, 1e-4)
     signal = plateau(-x, -y) * (1.0 + error * rng.standard_normal(x.size))
-    with_errors = BeamModel.fit(BeamNodes.from_columns(x, y, signal, signal_err=error * signal))
-    without = BeamModel.fit(BeamNodes.from_columns(x, y, signal))
+    with_errors = BeamModel.from_nodes(BeamNodes.from_columns(x, y, signal, signal_err=error * signal))
+    without = BeamModel.from_nodes(BeamNodes.from_columns(x, y, signal))
     assert rms(residual(with_errors, plateau, 35.0)[0]) < 0.5 * rms(residual(without, plateau, 35.0)[0])
 
 
@@ -239,7 +241,7 @@ def test_bunches_share_one_beam_and_exposures_their_scale() -> None:
     gains = np.array([1.0, 1.03, 0.97, 1.3, 0.8])
     beam = structured_beam(11)
     nodes = scan_of_bunches(beam, 10, places, gains, 11, noise=1e-4, exposure_noise=1e-3)
-    model = BeamModel.fit(nodes)
+    model = BeamModel.from_nodes(nodes)
     fitted = np.array([model.gains[label] for label in sorted(model.gains)])
     expected = gains / np.exp(np.log(gains).mean())
     assert np.abs(fitted[:, 0] / expected - 1.0).max() < 5e-4
@@ -247,7 +249,7 @@ def test_bunches_share_one_beam_and_exposures_their_scale() -> None:
     assert 0.6e-3 < model.exposure_noise < 1.6e-3
     assert model.node_noise < 4e-4
     deviation, error = residual(model, beam, 28.0)
-    single = BeamModel.fit(nodes[nodes.bunch == "bunch04"])
+    single = BeamModel.from_nodes(nodes[nodes.bunch == "bunch04"])
     assert rms(deviation) < 0.75 * rms(residual(single, beam, 28.0)[0])
     assert 0.6 < rms(deviation / error) < 1.6
 
@@ -261,7 +263,7 @@ def test_lamp_glitch_of_a_whole_exposure_is_listed() -> None:
     glitch = BeamNodes.from_columns(
         nodes.x_mm, nodes.y_mm, signal, ref_x_mm=nodes.ref_x_mm, ref_y_mm=nodes.ref_y_mm, bunch=nodes.bunch
     )
-    model = BeamModel.fit(glitch)
+    model = BeamModel.from_nodes(glitch)
     assert model.outlying_exposures == [(nodes.x_mm[20], nodes.y_mm[20])]
     assert model.exposure_noise < 1e-3
     assert rms(residual(model, plateau, 35.0)[0]) < 3e-4
@@ -278,8 +280,8 @@ def test_unit_of_the_signal_and_place_of_the_bunch_do_not_matter(scale: float, s
         nodes.x_mm + shift[0], nodes.y_mm + shift[1], nodes.signal * scale, ref_x_mm=shift[0], ref_y_mm=shift[1]
     )
     ux, uy = lattice_inside(30.0, 7)
-    expected, expected_error = BeamModel.fit(nodes).evaluate(ux, uy)
-    beam, error = BeamModel.fit(moved).evaluate(ux, uy)
+    expected, expected_error = BeamModel.from_nodes(nodes).evaluate(ux, uy)
+    beam, error = BeamModel.from_nodes(moved).evaluate(ux, uy)
     np.testing.assert_allclose(beam, expected, atol=2e-5)
     np.testing.assert_allclose(error, expected_error, rtol=0.2)
 
@@ -290,7 +292,7 @@ def test_point_reflection() -> None:
     def beam(ux: np.ndarray, uy: np.ndarray) -> np.ndarray:
         return plateau(ux, uy) * np.exp(0.002 * ux - 0.001 * uy)
 
-    model = BeamModel.fit(scan(beam, 12, 14, noise=1e-5))
+    model = BeamModel.from_nodes(scan(beam, 12, 14, noise=1e-5))
     ratio = model.evaluate(20.0, 0.0)[0] / model.evaluate(-20.0, 0.0)[0]
     assert ratio == pytest.approx(np.exp(0.08), abs=1e-3)
 
@@ -303,7 +305,7 @@ def test_unknown_bunch_is_named(smooth_model: BeamModel) -> None:
 @pytest.mark.full
 def test_sixty_by_sixty_nodes() -> None:
     beam = structured_beam(15)
-    deviation, error = residual(BeamModel.fit(scan(beam, 60, 15)), beam, 39.0)
+    deviation, error = residual(BeamModel.from_nodes(scan(beam, 60, 15)), beam, 39.0)
     assert rms(deviation) < 2e-4
     assert 0.7 < rms(deviation / error) < 1.3
 
@@ -313,5 +315,5 @@ def test_tens_of_thousands_of_nodes() -> None:
     beam = structured_beam(16)
     places = np.stack(np.meshgrid([-15.0, -5.0, 5.0, 15.0], [-15.0, 15.0]), axis=-1).reshape(-1, 2)
     nodes = scan_of_bunches(beam, 60, places, np.linspace(0.9, 1.1, 8), 16, noise=NODE_NOISE, exposure_noise=0.0)
-    deviation, _ = residual(BeamModel.fit(nodes), beam, 35.0)
+    deviation, _ = residual(BeamModel.from_nodes(nodes), beam, 35.0)
     assert rms(deviation) < 2e-4

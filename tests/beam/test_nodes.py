@@ -68,7 +68,7 @@ def test_missing_and_negative_signals_are_dropped_and_listed() -> None:
     nodes = nodes_from_table(table)
     assert nodes.dropped == {"position is not finite": [20], "signal is missing, zero or negative": [1, 5, 9]}
     assert set(nodes.rows.tolist()) == set(range(36)) - {1, 5, 9, 20}
-    assert np.isfinite(BeamModel.fit(nodes).evaluate(0.0, 0.0)[0])
+    assert np.isfinite(BeamModel.from_nodes(nodes).evaluate(0.0, 0.0)[0])
 
 
 def test_masked_signals_are_missing() -> None:
@@ -130,7 +130,7 @@ def test_repeated_positions_without_time_are_not_guessed() -> None:
 
 def test_too_few_nodes_says_how_many() -> None:
     with pytest.raises(BeamError, match=r"9 nodes at 9 positions are too few .* it needs 10") as caught:
-        BeamModel.fit(nodes_from_table(table_of(3)))
+        BeamModel.from_nodes(nodes_from_table(table_of(3)))
     assert caught.value.needed == 10
 
 
@@ -138,25 +138,27 @@ def test_too_few_nodes_names_what_was_left_out() -> None:
     table = table_of(4)
     table["signal"][:8] = -1.0
     with pytest.raises(BeamError, match=r"8 more were left out: signal is missing, zero or negative"):
-        BeamModel.fit(nodes_from_table(table))
+        BeamModel.from_nodes(nodes_from_table(table))
 
 
 def test_many_repeated_positions_are_still_too_few() -> None:
     x, y = (np.tile(axis, 10) for axis in scan_positions(3))
     with pytest.raises(BeamError, match="90 nodes at 9 positions are too few"):
-        BeamModel.fit(BeamNodes.from_columns(x, y, plateau(x, y) * (1 + 1e-4 * np.random.default_rng(0).standard_normal(90))))
+        BeamModel.from_nodes(
+            BeamNodes.from_columns(x, y, plateau(x, y) * (1 + 1e-4 * np.random.default_rng(0).standard_normal(90)))
+        )
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.3, np.pi / 2])
 def test_collinear_nodes(angle: float) -> None:
     place = np.linspace(-30.0, 30.0, 20)
     with pytest.raises(BeamError, match="20 nodes lie on one line"):
-        BeamModel.fit(BeamNodes.from_columns(place * np.cos(angle), place * np.sin(angle), plateau(place, 0.0)))
+        BeamModel.from_nodes(BeamNodes.from_columns(place * np.cos(angle), place * np.sin(angle), plateau(place, 0.0)))
 
 
 def test_equal_signals() -> None:
     with pytest.raises(BeamError, match="all 36 nodes have the same signal"):
-        BeamModel.fit(nodes_from_table(table_of(signal=5.0)))
+        BeamModel.from_nodes(nodes_from_table(table_of(signal=5.0)))
 
 
 @pytest.mark.parametrize("name", ["signal", "x_mm"])
@@ -277,8 +279,8 @@ def test_rows_given_twice_count_once(repeat: str) -> None:
     assert nodes.dropped == {"the same measurement as another row, counted once": rows}
     np.testing.assert_array_equal(nodes.signal, alone.signal)
     if repeat in ("appended", "another bunch name"):
-        model = BeamModel.fit(nodes)
-        assert model.node_noise == BeamModel.fit(alone).node_noise
+        model = BeamModel.from_nodes(nodes)
+        assert model.node_noise == BeamModel.from_nodes(alone).node_noise
         assert (
             "64 rows left out: the same measurement as another row, counted once (row 64 to 127 of the table" in model.describe()
         )
@@ -320,8 +322,8 @@ def test_masked_arrays_are_left_out(name: str, kind) -> None:
 def test_other_kinds_of_arrays_and_places() -> None:
     table = noisy_table()
     x, y, signal = (np.array(table[name]) for name in ("x_mm", "y_mm", "signal"))
-    plain = BeamModel.fit(BeamNodes.from_columns(x, y, signal))
-    other = BeamModel.fit(BeamNodes.from_columns(x.astype(">f8"), list(y), (signal / 1e3) * u.Unit("kadu"), unit="adu"))
+    plain = BeamModel.from_nodes(BeamNodes.from_columns(x, y, signal))
+    other = BeamModel.from_nodes(BeamNodes.from_columns(x.astype(">f8"), list(y), (signal / 1e3) * u.Unit("kadu"), unit="adu"))
     assert other.evaluate(20.0, -20.0) == pytest.approx(plain.evaluate(20.0, -20.0), rel=1e-12)
     beam, error = plain.evaluate(np.ma.array([20.0, 0.0], mask=[False, True]), -2.0 * u.cm)
     assert beam[0] == plain.evaluate(20.0, -20.0)[0]

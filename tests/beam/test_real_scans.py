@@ -41,7 +41,7 @@ def scans(folder: Path, name: str) -> Iterator[BeamNodes]:
 
 def hold_out(nodes: BeamNodes, keep: NDArray[np.bool_], *, with_spline: bool = False) -> HeldOut:
     kept, held = nodes[keep], nodes[~keep]
-    model = BeamModel.fit(kept)
+    model = BeamModel.from_nodes(kept)
     predicted, error = model.predict_signal(held.ux, held.uy)
     inside = np.isfinite(predicted)
     truth, u = held.signal[inside], held.u[inside]
@@ -128,7 +128,7 @@ def test_errors_hold_beside_a_dip_that_is_suspect(shared_data: Path) -> None:
     pulls = []
     for step in (2, 3):
         keep = every_nth(nodes, step, 1, "x")
-        model, held = BeamModel.fit(nodes[keep]), nodes[~keep]
+        model, held = BeamModel.from_nodes(nodes[keep]), nodes[~keep]
         (outlier,) = model.outliers
         assert outlier.probability < 0.5
         near = np.hypot(held.x_mm - outlier.x_mm, held.y_mm - outlier.y_mm) < 1.5 * spacing_of(model.nodes.u, model.hull)
@@ -152,7 +152,7 @@ def test_ten_fold_cross_validation(shared_data: Path, name: str) -> None:
 
 
 def test_run5_maximum(shared_data: Path) -> None:
-    maximum = BeamModel.fit(next(scans(shared_data, RUN5))).maximum
+    maximum = BeamModel.from_nodes(next(scans(shared_data, RUN5))).maximum
     assert abs(maximum.ux + RUN5_MAXIMUM[0]) < 2.0 * maximum.ux_err
     assert abs(maximum.uy + RUN5_MAXIMUM[1]) < 2.0 * maximum.uy_err
     assert 0.1 < maximum.ux_err < 1.5
@@ -161,7 +161,7 @@ def test_run5_maximum(shared_data: Path) -> None:
 
 def test_partial_scan_is_fitted_where_it_was_scanned(shared_data: Path) -> None:
     nodes = next(scans(shared_data, "ccob_scan_red_partial.ecsv"))
-    model = BeamModel.fit(nodes)
+    model = BeamModel.from_nodes(nodes)
     signal, error = model.predict_signal(nodes.ux, nodes.uy)
     assert np.abs(signal / nodes.signal - 1.0).max() < 5e-4
     assert np.all(error > 0.0)
@@ -170,6 +170,6 @@ def test_partial_scan_is_fitted_where_it_was_scanned(shared_data: Path) -> None:
 
 def test_complete_tables_have_little_noise_and_hardly_an_outlier(shared_data: Path) -> None:
     for nodes in list(scans(shared_data, SIXTEEN))[::5]:
-        model = BeamModel.fit(nodes)
+        model = BeamModel.from_nodes(nodes)
         assert 0.0 < model.node_noise < 1e-3
         assert len(model.outliers) <= 2

@@ -15,7 +15,7 @@ from permil.camera.frames import ccs_affine
 
 @pytest.fixture(scope="module")
 def model() -> BeamModel:
-    return BeamModel.fit(scan(structured_beam(2), 12, 2))
+    return BeamModel.from_nodes(scan(structured_beam(2), 12, 2))
 
 
 def places(shape: tuple[int, int], origin: np.ndarray, matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +81,7 @@ def test_hull_of_a_triangle() -> None:
 
 @pytest.mark.full
 def test_full_detector_is_that_of_single_places() -> None:
-    model = BeamModel.fit(scan(plateau, 12, 1))
+    model = BeamModel.from_nodes(scan(plateau, 12, 1))
     matrix, origin = np.array([[0.0, 0.01], [0.01, 0.0]]), np.array([-20.0, -20.5])
     beam, _ = model.evaluate_image((4004, 4096), origin, matrix)
     assert np.isfinite(beam).all()

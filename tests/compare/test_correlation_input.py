@@ -150,7 +150,7 @@ def test_account_for_people(maps: tuple[np.ndarray, np.ndarray]) -> None:
 
 def test_figure_and_row(maps: tuple[np.ndarray, np.ndarray]) -> None:
     result = correlate(*maps, COLUMN, ROW, resamples=50)
-    figure = result.plot(Figure())
+    figure = result.plot_all(Figure())
     assert len(figure.axes) == 3
     assert figure.axes[0].get_title().startswith("r = ")
     figure.canvas.draw()

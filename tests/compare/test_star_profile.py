@@ -19,7 +19,7 @@ from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 from permil.simulate.spots.mask import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
 from permil.spots.apertures import aperture_fluxes
-from permil.spots.measure import measure_image
+from permil.spots.measure import measure_spots
 
 CORE, WINGS, HALO = 4.2, 4.7**2, 10.4**2
 PIXEL = 1 / 12
@@ -164,7 +164,7 @@ def sensor_of(kind, rng, shape):
 def measured(image, detector, x, y):
     """Return the measurement and the quantities of the sources nearest to given places."""
     variance, mask = np.full(image.shape, 25.0, dtype=np.float32), np.zeros(image.shape, dtype=np.int32)
-    found = measure_image(image.astype(np.float32), variance, mask, detector)
+    found = measure_spots(image.astype(np.float32), variance, mask, detector)
     distance, nearest = cKDTree(np.stack([found.catalog.x, found.catalog.y], axis=1)).query(np.stack([x, y], axis=1))
     assert distance.max() < 0.3
     return found, {name: getattr(found.catalog, name)[nearest] for name in ("flux", "x", "y", "xx", "yy", "xy")}

@@ -12,7 +12,7 @@ import click
 import matplotlib as mpl
 import pytest
 import typer.main
-from docs.pages import DOCS, ROOT, blocks, pages_with
+from documentation_pages import DOCS, ROOT, blocks, pages_with
 
 from permil.cli import app
 from permil.config import load_config

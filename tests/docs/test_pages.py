@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from docs.pages import DOCS, PAGES, ROOT, reference_pages
+from documentation_pages import DOCS, PAGES, ROOT, reference_pages
 
 import permil
 from permil.config import Config

@@ -15,8 +15,9 @@ from astropy.utils.masked import Masked
 
 from permil.camera import Camera
 from permil.errors import FlatError, InputError
-from permil.flat.apply import apply_files, apply_flat
+from permil.flat.apply import apply_flat
 from permil.flat.difference import diff_files
+from permil.flat.flat import Flat
 from permil.products import MaskPlane, read_image, write_image
 
 DETECTOR, OTHER = "R22_S11", "R22_S12"
@@ -99,7 +100,7 @@ DIFFERENT: list[dict[str, Any]] = [
 @pytest.mark.parametrize("said", SAME, ids=str)
 def test_an_image_of_the_sensor_is_divided(flat: Path, bin8: Camera, tmp_path: Path, said: dict[str, Any]) -> None:
     image = write(tmp_path / "image.fits", bin8, **said)
-    assert "does not name" not in apply_files(flat, image, tmp_path / "out.fits")
+    assert "does not name" not in Flat.read(flat).apply_to_file(image, tmp_path / "out.fits")
     out = read_image(tmp_path / "out.fits")
     np.testing.assert_allclose(out.image, LEVEL / FLAT, rtol=1e-6)
     assert (out.header["DETECTOR"], out.header["DETKNOWN"]) == (DETECTOR, "cards")
@@ -109,46 +110,48 @@ def test_an_image_of_the_sensor_is_divided(flat: Path, bin8: Camera, tmp_path: P
 def test_an_image_of_another_sensor_is_refused(flat: Path, bin8: Camera, tmp_path: Path, said: dict[str, Any]) -> None:
     image = write(tmp_path / "image.fits", bin8, **said)
     with pytest.raises(FlatError, match=r"image\.fits: the image is of .*, not of R22_S11 \(E2V-CCD250-382\); give"):
-        apply_files(flat, image, tmp_path / "out.fits")
+        Flat.read(flat).apply_to_file(image, tmp_path / "out.fits")
     assert not (tmp_path / "out.fits").exists()
 
 
 def test_an_image_that_names_no_sensor_is_divided_and_that_is_said(flat: Path, bin8: Camera, tmp_path: Path) -> None:
-    said = apply_files(flat, write(tmp_path / "image.fits", bin8), tmp_path / "out.fits")
+    said = Flat.read(flat).apply_to_file(write(tmp_path / "image.fits", bin8), tmp_path / "out.fits")
     assert "the image does not name its detector" in said
     assert read_image(tmp_path / "out.fits").header["DETKNOWN"] == "nothing"
 
 
 @pytest.mark.parametrize("cards", [{"CCDSLOT": "S11"}, {"RAFTBAY": "R22"}, {"DETECTOR": "S11"}], ids=str)
 def test_a_part_of_a_name_is_said_to_be_one(flat: Path, bin8: Camera, tmp_path: Path, cards: Cards) -> None:
-    said = apply_files(flat, write(tmp_path / "image.fits", bin8, cards), tmp_path / "out.fits")
+    said = Flat.read(flat).apply_to_file(write(tmp_path / "image.fits", bin8, cards), tmp_path / "out.fits")
     assert "only raft bay or slot" in said
     assert read_image(tmp_path / "out.fits").header["DETKNOWN"] == "part"
 
 
 def test_the_name_of_the_file_counts_where_the_headers_say_nothing(flat: Path, bin8: Camera, tmp_path: Path) -> None:
-    apply_files(flat, write(tmp_path / "MC_C_20211209_000100_R22_S11.fits", bin8), tmp_path / "out.fits")
+    Flat.read(flat).apply_to_file(write(tmp_path / "MC_C_20211209_000100_R22_S11.fits", bin8), tmp_path / "out.fits")
     assert read_image(tmp_path / "out.fits").header["DETKNOWN"] == "file name"
     with pytest.raises(FlatError, match="the file name"):
-        apply_files(flat, write(tmp_path / "calexp_det095.fits", bin8), tmp_path / "out.fits")
-    apply_files(flat, write(tmp_path / "R22_S12_renamed.fits", bin8, {"DETECTOR": DETECTOR}), tmp_path / "out.fits")
+        Flat.read(flat).apply_to_file(write(tmp_path / "calexp_det095.fits", bin8), tmp_path / "out.fits")
+    Flat.read(flat).apply_to_file(write(tmp_path / "R22_S12_renamed.fits", bin8, {"DETECTOR": DETECTOR}), tmp_path / "out.fits")
 
 
 def test_the_serial_number_of_the_flat_counts_before_that_of_the_camera(bin8: Camera, tmp_path: Path) -> None:
     flat = write_flat(tmp_path / "flat.fits", bin8, LSST_NUM="E2V-CCD250-999")
-    apply_files(flat, write(tmp_path / "same.fits", bin8, {"DETECTOR": 94, "LSST_NUM": "E2V-CCD250-999"}), tmp_path / "out.fits")
+    Flat.read(flat).apply_to_file(
+        write(tmp_path / "same.fits", bin8, {"DETECTOR": 94, "LSST_NUM": "E2V-CCD250-999"}), tmp_path / "out.fits"
+    )
     assert read_image(tmp_path / "out.fits").header["LSST_NUM"] == "E2V-CCD250-999"
     nominal = write(tmp_path / "nominal.fits", bin8, {"DETECTOR": 94, "LSST_NUM": "E2V-CCD250-382"})
     with pytest.raises(FlatError, match=r"E2V-CCD250-382 \(card LSST_NUM\), not of R22_S11 \(E2V-CCD250-999\)"):
-        apply_files(flat, nominal, tmp_path / "no.fits")
+        Flat.read(flat).apply_to_file(nominal, tmp_path / "no.fits")
 
 
 @pytest.mark.parametrize("camera", ["a_camera_of_elsewhere", "mine.yaml", ""])
 def test_a_flat_of_a_camera_that_is_not_here(bin8: Camera, tmp_path: Path, camera: str) -> None:
     flat = write_flat(tmp_path / "flat.fits", bin8, CAMERA=camera)
-    apply_files(flat, write(tmp_path / "image.fits", bin8, {"DETECTOR": 94}), tmp_path / "out.fits")
+    Flat.read(flat).apply_to_file(write(tmp_path / "image.fits", bin8, {"DETECTOR": 94}), tmp_path / "out.fits")
     with pytest.raises(FlatError, match="R22_S12"):
-        apply_files(flat, write(tmp_path / "other.fits", bin8, {"DETECTOR": OTHER}), tmp_path / "no.fits")
+        Flat.read(flat).apply_to_file(write(tmp_path / "other.fits", bin8, {"DETECTOR": OTHER}), tmp_path / "no.fits")
 
 
 @pytest.mark.parametrize(
@@ -165,7 +168,7 @@ def test_a_flat_of_a_camera_that_is_not_here(bin8: Camera, tmp_path: Path, camer
 def test_what_is_no_flat_is_not_divided_by(bin8: Camera, tmp_path: Path, cards: dict[str, Any], message: str) -> None:
     flat = write_flat(tmp_path / "flat.fits", bin8, **cards)
     with pytest.raises((FlatError, InputError), match=message):
-        apply_files(flat, write(tmp_path / "image.fits", bin8, {"DETECTOR": DETECTOR}), tmp_path / "out.fits")
+        Flat.read(flat).apply_to_file(write(tmp_path / "image.fits", bin8, {"DETECTOR": DETECTOR}), tmp_path / "out.fits")
 
 
 def test_a_flat_of_the_lsst_stack_and_its_planes(bin8: Camera, tmp_path: Path) -> None:
@@ -188,7 +191,7 @@ def test_a_flat_of_the_lsst_stack_and_its_planes(bin8: Camera, tmp_path: Path) -
         mask = fits.ImageHDU((planes > 0).astype(np.int32) << 12, name="MASK")
         mask.header["HIERARCH MP_DETECTED"] = 12
         opened.append(mask)
-    apply_files(tmp_path / "flat.fits", image, tmp_path / "out.fits")
+    Flat.read(tmp_path / "flat.fits").apply_to_file(image, tmp_path / "out.fits")
     out = read_image(tmp_path / "out.fits")
     assert set(out.planes) == {"PARTLY_VIGNETTED", "DETECTED"}
     detected = 1 << out.planes["DETECTED"]
@@ -206,7 +209,7 @@ def test_cards_of_the_image_are_kept(flat: Path, bin8: Camera, tmp_path: Path) -
     content = image.read_bytes()
     # A card that no standard allows.
     image.write_bytes(content.replace(b"EXPTIME =                 15.0", b"EXPTIME =                  NaN"))
-    said = apply_files(flat, image, tmp_path / "out.fits")
+    said = Flat.read(flat).apply_to_file(image, tmp_path / "out.fits")
     assert "the light of the image is r_03, that of the flat red" in said
     out = read_image(tmp_path / "out.fits")
     assert [out.header[card] for card in ("OBSID", "MJD-OBS", "FILTER", "DETECTOR", "LED")] == [
@@ -216,7 +219,7 @@ def test_cards_of_the_image_are_kept(flat: Path, bin8: Camera, tmp_path: Path) -
     assert not {"AR HDU", "PSF_ID"} & set(out.header)
     assert [out.image_header[card] for card in ("BUNIT", "CTYPE1", "CRVAL1")] == ["nJy", "RA---TAN", 10.5]
     assert fits.getheader(tmp_path / "out.fits", "VARIANCE")["BUNIT"] == "(nJy)2"
-    again = apply_files(flat, tmp_path / "out.fits", tmp_path / "twice.fits")
+    again = Flat.read(flat).apply_to_file(tmp_path / "out.fits", tmp_path / "twice.fits")
     assert "does not name" not in again
 
 
@@ -224,7 +227,7 @@ def test_world_coordinates_of_a_plain_image_go_to_the_image(flat: Path, bin8: Ca
     plain = fits.PrimaryHDU(np.full(bin8[DETECTOR].shape, LEVEL))
     plain.header.update({"DETECTOR": DETECTOR, "CRPIX1": 7.0, "CD1_1": 1e-5, "OBJECT": "sky", "BUNIT": "adu"})
     plain.writeto(tmp_path / "image.fits")
-    apply_files(flat, tmp_path / "image.fits", tmp_path / "out.fits")
+    Flat.read(flat).apply_to_file(tmp_path / "image.fits", tmp_path / "out.fits")
     out = read_image(tmp_path / "out.fits")
     assert (out.image_header["CRPIX1"], out.image_header["CD1_1"], out.image_header["BUNIT"]) == (7.0, 1e-5, "adu")
     assert "OBJECT" not in out.image_header
@@ -236,11 +239,11 @@ def test_what_the_variance_holds_is_said(bin8: Camera, tmp_path: Path) -> None:
     exact = tmp_path / "exact.fits"
     write_image(exact, np.ones(shape), np.zeros(shape), np.zeros(shape), header={"DETECTOR": DETECTOR})
     image = write(tmp_path / "image.fits", bin8, {"DETECTOR": DETECTOR})
-    assert "variance: nothing" in apply_files(exact, image, tmp_path / "out.fits")
+    assert "variance: nothing" in Flat.read(exact).apply_to_file(image, tmp_path / "out.fits")
     assert read_image(tmp_path / "out.fits").header["VARCONT"] == "nothing"
     with fits.open(image, mode="append") as opened:
         opened.append(fits.ImageHDU(np.full(shape, 30.0, np.float32), name="ERR"))
-    apply_files(exact, image, tmp_path / "out.fits")
+    Flat.read(exact).apply_to_file(image, tmp_path / "out.fits")
     out = read_image(tmp_path / "out.fits")
     assert out.header["VARCONT"] == "image only"
     assert np.median(out.variance) == 900

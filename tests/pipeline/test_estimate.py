@@ -10,9 +10,9 @@ import pytest
 
 from permil.camera import load_camera
 from permil.config import load_config
+from permil.context import Run
 from permil.errors import OutputError
 from permil.products import RunFolder
-from permil.run import Run
 from permil.tasks import estimate
 
 

@@ -13,13 +13,13 @@ from astropy.table import Table
 from permil.camera import load_camera
 from permil.config import load_config
 from permil.config.isr import IsrConfig
+from permil.context import Run
 from permil.errors import CalibrationError
 from permil.flat.measured_linearity import write_measured_linearity
 from permil.isr.calibration.gains import read_gains
 from permil.isr.calibration.linearity import linearity_from_table
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table, write_table
-from permil.run import Run
 from permil.simulate.stage import simulate_bench
 
 from .conftest import DETECTOR, small_campaign

@@ -11,11 +11,11 @@ import pytest
 
 from permil.config import Config, load_config
 from permil.config.base import Section
+from permil.context import Run
 from permil.engine import Task, needs_first
 from permil.engine.executors import InProcess
 from permil.engine.session import session
 from permil.pipeline import run_pipeline
-from permil.run import Run
 from permil.simulate.stage import simulate_bench
 from permil.tasks import declared_tasks
 

@@ -12,6 +12,7 @@ from astropy.table import Table
 
 from permil.beam import stage as beam_stage
 from permil.config import load_config
+from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import BeamError, FlatError
 from permil.exposures import POINTING, SCAN
@@ -20,7 +21,6 @@ from permil.flat.stage import LedFlats
 from permil.flat.steps.flat_product import LEAVES_OUT
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, stored_fingerprint
-from permil.run import Run
 from permil.simulate.stage import simulate_bench
 
 from .conftest import DETECTOR, edit_header, raw_files, small_campaign

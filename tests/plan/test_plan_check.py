@@ -14,7 +14,7 @@ from permil.beam import BeamModel, nodes_from_table
 from permil.beam.fits import model_to_hdus
 from permil.config.plan import PlanConfig
 from permil.errors import FlatError, InputError, PositionError
-from permil.plan.stage import check_plan
+from permil.plan.stage import write_plan_check
 from permil.products import RunFolder, read_table
 
 POINTS = [(-8.0, 0.5), (-8.0, -2.0), (-6.5, 1.0)]
@@ -23,7 +23,7 @@ FINE = {"beam_knots_mm": 2.0, "cells": 16}
 
 
 def checked(tmp_path, camera, *, has_photodiode=True, **plan):
-    return check_plan(PlanConfig(**plan), camera, RunFolder(tmp_path), has_photodiode=has_photodiode)
+    return write_plan_check(PlanConfig(**plan), camera, RunFolder(tmp_path), has_photodiode=has_photodiode)
 
 
 def plain(text):
@@ -142,7 +142,7 @@ def test_beam_model_of_a_scan(tmp_path):
     noise = 1 + 1e-4 * np.random.default_rng(2).standard_normal(x.size)
     table = Table({"x_mm": x, "y_mm": y, "signal": 5e4 * np.exp(-(x**2 + y**2) / 800) * noise})
     path = tmp_path / "red.fits"
-    fits.HDUList(model_to_hdus(BeamModel.fit(nodes_from_table(table)))).writeto(path)
+    fits.HDUList(model_to_hdus(BeamModel.from_nodes(nodes_from_table(table)))).writeto(path)
     camera = toy_camera(2, 1)
     text = plain(checked(tmp_path, camera, pointings={"points": POINTS, "read": "all"}, beam=str(path), cells=8))
     # Nothing is known of the beam beyond 10 mm: the neighbour gets light only next to the border.

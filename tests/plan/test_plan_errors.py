@@ -9,10 +9,10 @@ from plan_bench import carry_out, random_places, toy_camera
 from permil.config.plan import PlanConfig
 from permil.flat.joint import FlatCovariance, solve_joint
 from permil.flat.joint.covariance import plane_operator
+from permil.plan.check import planned_positions
 from permil.plan.illumination import planned_signals, plateau
 from permil.plan.positions import PlannedPosition
 from permil.plan.prediction import predict
-from permil.plan.stage import planned_positions
 
 KNOTS_MM = 4.0
 

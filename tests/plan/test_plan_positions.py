@@ -9,8 +9,8 @@ from plan_bench import toy_camera
 from permil.config.plan import PlanConfig
 from permil.errors import CameraError, ConfigError, InputError, PositionError
 from permil.plan.acquisition import read_acquisition
+from permil.plan.check import planned_positions
 from permil.plan.positions import amplifier_centre, named_detectors, quincunx, scan_grid
-from permil.plan.stage import planned_positions
 
 CFG = """\
 # a scan and pointings

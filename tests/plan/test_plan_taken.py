@@ -10,8 +10,8 @@ from permil.config.plan import PlanConfig
 from permil.errors import InputError
 from permil.exposures import Exposure, exposures_to_table
 from permil.exposures.index import Index
+from permil.plan.check import planned_positions
 from permil.plan.positions import positions_taken
-from permil.plan.stage import planned_positions
 from permil.products import write_table
 
 

@@ -14,12 +14,12 @@ from permil.beam import BeamModel, BeamNodes
 from permil.beam.fits import model_to_hdus
 from permil.camera import Camera, Detector, frames
 from permil.config import Config
+from permil.context import Run
 from permil.flat.composite import assemble_mosaic, mosaic_grid, mosaic_piece
 from permil.flat.metrics import metrics_table
 from permil.flat.superpixel import super_pixels
 from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, write_hdus, write_image, write_table
 from permil.report import make_report
-from permil.run import Run
 
 BLOCK = 8
 FAILING_STEP = 0.0036
@@ -91,7 +91,7 @@ def _beam(rng: np.random.Generator) -> BeamModel:
     x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-60, 60, 8), np.linspace(-60, 60, 8)))
     signal = 4e4 * np.exp(-((((x - 2) ** 2 + (y + 1) ** 2) / 70**2) ** 1.5)) * (1 + 4e-4 * rng.standard_normal(x.size))
     signal[20] *= 1.05
-    return BeamModel.fit(BeamNodes.from_columns(x, y, signal, unit="electron"))
+    return BeamModel.from_nodes(BeamNodes.from_columns(x, y, signal, unit="electron"))
 
 
 def metric_rows(detector: Detector, led: str, *, first: bool) -> list[dict[str, object]]:

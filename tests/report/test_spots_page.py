@@ -21,10 +21,10 @@ from permil.camera import Camera, load_camera
 from permil.config import Config
 from permil.config.model import ReportConfig
 from permil.config.spots import SpotsConfig
+from permil.context import Run
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 from permil.report.spots.inputs import read_spots
-from permil.run import Run
 from permil.spots.catalog import SpotCatalog, write_catalog
 from permil.spots.folder import SpotsFolder
 from permil.spots.grid_fit import RigidGrid

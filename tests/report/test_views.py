@@ -25,7 +25,7 @@ def beam() -> BeamModel:
     ux, uy = (axis.ravel() for axis in np.meshgrid(np.linspace(-60, 60, 9), np.linspace(-50, 50, 9)))
     signal = 4e4 * _true_beam(ux, uy) * (1 + 4e-4 * np.random.default_rng(3).standard_normal(ux.size))
     signal[BAD_NODE] *= 1.03
-    return BeamModel.fit(BeamNodes.from_columns(-ux, -uy, signal))
+    return BeamModel.from_nodes(BeamNodes.from_columns(-ux, -uy, signal))
 
 
 def test_the_maps_of_a_beam_lie_where_the_beam_does(beam: BeamModel) -> None:

@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from permil.config.simulate import SimulateSpotsConfig
 from permil.simulate.spots import SpotBench, draw_exposure
 from permil.simulate.spots.mask import SpotLight, SpotProfile
-from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_image
+from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
 
 PERFECT_SENSOR = {"efficiency": False, "displacement": False, "diffusion": False, "brighter_fatter": False}
 QUANTITIES = ("x", "y", "xx", "yy", "xy", "flux")
@@ -35,7 +35,7 @@ def measure(
     detector = bench.detector
     noise = np.float32(detector.amplifiers[0].read_noise ** 2)
     mask = np.zeros(detector.shape, dtype=np.int16) if mask is None else mask
-    return measure_image(image, np.maximum(image, 0) + noise, mask, detector, options=options)
+    return measure_spots(image, np.maximum(image, 0) + noise, mask, detector, options=options)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from permil.products import MaskPlane
 from permil.simulate.spots import SpotBench, draw_exposure
 from permil.spots.catalog import SpotCatalog, SpotFlag
 from permil.spots.errors import SpotError
-from permil.spots.measure import MeasureOptions, measure_image
+from permil.spots.measure import MeasureOptions, measure_spots
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +122,9 @@ def test_image_without_spots_gives_an_empty_catalog(bench: SpotBench) -> None:
 def test_arrays_of_another_detector_are_an_error(bench: SpotBench, image: np.ndarray) -> None:
     other = load_camera("lsstcam")["R02_S02"]
     with pytest.raises(SpotError, match=r"image has shape \(1024, 1024\), detector R02_S02"):
-        measure_image(image, image, np.zeros(image.shape, dtype=np.int16), other)
+        measure_spots(image, image, np.zeros(image.shape, dtype=np.int16), other)
     with pytest.raises(SpotError, match="the mask has shape"):
-        measure_image(image, image, np.zeros((3, 3), dtype=np.int16), bench.detector)
+        measure_spots(image, image, np.zeros((3, 3), dtype=np.int16), bench.detector)
 
 
 def test_image_without_usable_pixels_is_an_error(bench: SpotBench, image: np.ndarray) -> None:

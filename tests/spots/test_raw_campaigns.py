@@ -15,10 +15,10 @@ from permil.camera import load_camera
 from permil.config import load_config
 from permil.config.simulate import SimulateSpotsConfig
 from permil.config.spots import SpotsConfig
+from permil.context import Run
 from permil.exposures.stage import make_index
 from permil.isr.stage import make_calibrations
 from permil.products import RunFolder, read_table
-from permil.run import Run
 from permil.simulate.spots import SpotBench, simulate_spots
 from permil.spots.flux_model import FluxSolution, fit_fluxes
 from permil.spots.folder import SpotsFolder

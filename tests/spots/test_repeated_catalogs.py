@@ -15,9 +15,9 @@ from campaigns import draw_campaign
 from permil.camera import load_camera
 from permil.config import Config
 from permil.config.spots import SpotsConfig
+from permil.context import Run
 from permil.errors import CameraError, InputError, PermilError
 from permil.products import RunFolder
-from permil.run import Run
 from permil.spots.catalog import write_catalog
 from permil.spots.cleaning import repeated_catalogs
 from permil.spots.errors import SpotError

@@ -11,7 +11,7 @@ from permil.camera import load_camera
 from permil.simulate.spots import draw_exposure
 from permil.spots.apertures import aperture_fluxes
 from permil.spots.background import RowErrors, RowNoise, fit_background, row_noise
-from permil.spots.measure import measure_image
+from permil.spots.measure import measure_spots
 
 
 def test_rows_of_a_detector_follow_its_amplifiers() -> None:
@@ -79,7 +79,7 @@ def test_errors_are_those_of_repeated_images_with_row_noise() -> None:
                 (amplifier.ny, 1), dtype=np.float32
             )
             variance[amplifier.slices] += np.float32(level)
-        catalog = measure_image(
+        catalog = measure_spots(
             image, variance, np.zeros(detector.shape, dtype=np.int16), detector, row_variance=level_variance
         ).catalog
         distance, index = cKDTree(np.column_stack([catalog.x, catalog.y])).query(np.column_stack([light.x, light.y]))

@@ -15,7 +15,7 @@ from permil._kernels import spots as kernels
 from permil.simulate.spots import draw_exposure
 from permil.spots.background import RowErrors, RowNoise, _without_curvature, fit_background, no_row_noise
 from permil.spots.flux_model import FluxEquations, robust_weight
-from permil.spots.measure import measure_image
+from permil.spots.measure import measure_spots
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def test_all_levels_measure_the_same_bits() -> None:
     found = {}
     for level in _kernels.levels():
         with kernels_of(level):
-            measurement = measure_image(image, variance, mask, bench.detector, row_variance=row_variance)
+            measurement = measure_spots(image, variance, mask, bench.detector, row_variance=row_variance)
         catalog = measurement.catalog
         arrays = [
             getattr(catalog, name) for name in ("x", "y", "xx", "yy", "xy", "x_err", "xy_err", "flux_err", "background", "flags")

@@ -15,9 +15,9 @@ from campaigns import draw_campaign, no_throughput, throughput
 
 from permil.config import Config
 from permil.config.spots import SpotsConfig
+from permil.context import Run
 from permil.errors import InputError
 from permil.products import RunFolder
-from permil.run import Run
 from permil.spots.calibration_file import read_calibration
 from permil.spots.catalog import write_catalog
 from permil.spots.errors import GridError, SpotError

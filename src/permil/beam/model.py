@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,6 +25,9 @@ from permil.beam.nodes import BeamNodes
 from permil.beam.parameters import TOLERANCE_MM, BeamParameters, Hull, observations_of, spacing_of
 from permil.beam.peak import LATTICE, BeamPosition, centroid_of, peak_of
 from permil.errors import BeamError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FloatArray = NDArray[np.float64]
 
@@ -170,8 +175,60 @@ class BeamModel:
         _, self._log_peak = peak_of(mixture, self.hull)
 
     @classmethod
-    def fit(cls, nodes: BeamNodes, *, outlier_threshold: float = 5.0, seed: int = 0) -> BeamModel:
-        """Fit the beam model.
+    def fit(
+        cls,
+        x_mm: ArrayLike,
+        y_mm: ArrayLike,
+        signal: ArrayLike,
+        *,
+        signal_err: ArrayLike = np.nan,
+        photodiode: ArrayLike | None = None,
+        outlier_threshold: float = 5.0,
+        seed: int = 0,
+    ) -> BeamModel:
+        """Fit the beam model to the signals of one bunch of pixels, with the projector at many positions.
+
+        Parameters
+        ----------
+        x_mm, y_mm : array_like, shape (n,)
+            Projector positions minus the position of the bunch, mm, in any order, on any grid or none.
+        signal : array_like, shape (n,)
+            Signals, any linear unit; rows that are masked, not finite or not positive are left out.
+        signal_err : array_like, shape (n,), optional
+            Standard errors in the same unit.
+        photodiode : array_like, shape (n,), optional
+            Readings of the photodiode; signals and errors are divided by them.
+        outlier_threshold, seed
+            See `from_nodes`.
+
+        Returns
+        -------
+        BeamModel
+            ``beam(ux, uy)`` is the beam at the place ``u``, pixel minus projector: here ``(-x_mm, -y_mm)``.
+
+        Raises
+        ------
+        InputError
+            If a column does not hold real numbers, or its unit cannot be converted.
+        BeamError
+            If lengths differ, there are too few nodes, they lie on one line, or all have the same signal.
+        PhotodiodeError
+            If no photodiode reading is usable.
+
+        Examples
+        --------
+        >>> import numpy as np, permil
+        >>> x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-40, 40, 8), np.linspace(-40, 40, 8)))
+        >>> beam = permil.BeamModel.fit(x, y, 5e4 * np.exp(-(x**2 + y**2) / 6000))
+        >>> round(float(beam(0.0, 0.0)), 3)
+        1.0
+        """
+        nodes = BeamNodes.from_columns(x_mm, y_mm, signal, signal_err=signal_err, photodiode=photodiode)
+        return cls.from_nodes(nodes, outlier_threshold=outlier_threshold, seed=seed)
+
+    @classmethod
+    def from_nodes(cls, nodes: BeamNodes, *, outlier_threshold: float = 5.0, seed: int = 0) -> BeamModel:
+        """Fit the beam model to nodes.
 
         Parameters
         ----------
@@ -209,6 +266,10 @@ class BeamModel:
         log_beam, variance = self._on_hull(ux, uy)
         beam = np.exp(log_beam - self._log_peak)
         return beam, beam * np.sqrt(variance)
+
+    def __call__(self, ux: ArrayLike, uy: ArrayLike) -> FloatArray:
+        """Return the beam at positions, as `evaluate` does, without its error."""
+        return self.evaluate(ux, uy)[0]
 
     def predict_signal(self, ux: ArrayLike, uy: ArrayLike, *, bunch: str | None = None) -> tuple[FloatArray, FloatArray]:
         """Return the predicted signal of a bunch, and its standard error, in the unit of the fitted signal.
@@ -354,6 +415,41 @@ class BeamModel:
         first = [int(np.flatnonzero(number == glitch)[0]) for glitch in glitches]
         return [(float(self.nodes.x_mm[index]), float(self.nodes.y_mm[index])) for index in first]
 
+    def __repr__(self) -> str:
+        """Return the number of nodes and the error of the model in one line."""
+        return f"<BeamModel of {len(self.nodes)} nodes; node noise {self.node_noise:.2e}; maximum at {_mm(self.maximum)} mm>"
+
+    def _repr_html_(self) -> str:
+        """Return the summary as a paragraph."""
+        return f"<p>permil.BeamModel: {escape(self.describe())}</p>"
+
+    def plot(self, ax: Axes | None = None, *, points: int = 200, **options: Any) -> Axes:
+        """Draw the beam and its nodes.
+
+        Parameters
+        ----------
+        ax
+            Axes to draw in; by default new ones.
+        points
+            Pixels of the image along each axis.
+        **options
+            Further options of `matplotlib.axes.Axes.imshow`.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from permil.plotting import draw_image, new_axes
+
+        ax = new_axes() if ax is None else ax
+        (left, low), (right, high) = self.hull.lower, self.hull.upper
+        image = self(*np.meshgrid(np.linspace(left, right, points), np.linspace(low, high, points)))
+        limits: dict[str, Any] = {"extent": (left, right, low, high), "vmin": np.nanmin(image), "vmax": 1.0}
+        draw_image(ax, image, **limits | options)
+        ax.plot(self.nodes.ux, self.nodes.uy, ".", markersize=2, color="tab:red")
+        ax.set(title="beam, 1 at its maximum", xlabel="u along CCS X (mm)", ylabel="u along CCS Y (mm)")
+        return ax
+
     def describe(self) -> str:
         """Return a summary of one paragraph: noise, error, maximum, outliers and omitted rows."""
         maximum, bunches = self.maximum, len(self.gains)
@@ -391,6 +487,10 @@ class BeamModel:
         inside = self.hull.contains(ux, uy)
         log_signal[inside], variance[inside] = self._mixture.mean_and_variance(np.column_stack([ux[inside], uy[inside]]))
         return log_signal, variance
+
+
+def _mm(place: BeamPosition) -> str:
+    return f"({place.ux:.2f} +- {place.ux_err:.2f}, {place.uy:.2f} +- {place.uy_err:.2f})"
 
 
 def _places(ux: ArrayLike, uy: ArrayLike) -> tuple[FloatArray, FloatArray]:

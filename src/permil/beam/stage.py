@@ -22,6 +22,7 @@ from permil.camera.frames import box_in_detector, detector_to_ccs, take_segment
 from permil.config import Config
 from permil.config.flat import ReferenceConfig
 from permil.config.isr import IsrConfig
+from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import BeamError, InputError, PermilError, PhotodiodeError
 from permil.exposures import SCAN, Checksums, RawFile, require_one_kind, summarise_files
@@ -37,7 +38,6 @@ from permil.isr.stage import calibration_fingerprint, reduction_of
 from permil.products import FINGERPRINT_CARD, RunFolder, make_folder, read_table, write_hdus, write_table, writing
 from permil.products.sensor_identity import card_of
 from permil.progress import StageReport, do_tasks
-from permil.run import Run
 
 BoxPlaces = tuple[ReferenceBox, ...]
 
@@ -285,7 +285,7 @@ def _fit_model(led: str, *, config: Config, folder: RunFolder, position_kind: st
     path = folder.beam_nodes(led)
     try:
         nodes = _usable_nodes(read_table(path), config)
-        model = BeamModel.fit(nodes, outlier_threshold=config.beam.outlier_threshold, seed=config.seed)
+        model = BeamModel.from_nodes(nodes, outlier_threshold=config.beam.outlier_threshold, seed=config.seed)
     except PermilError as error:
         error.path = str(path)
         raise
@@ -424,7 +424,7 @@ def _nodes_of_exposure(
     return records
 
 
-def load_beam(path: Path, *, led: str = "") -> BeamModel:
+def load_beam(path: str | Path, *, led: str = "") -> BeamModel:
     """Read a beam model.
 
     Parameters
@@ -436,6 +436,10 @@ def load_beam(path: Path, *, led: str = "") -> BeamModel:
     ------
     InputError
         If the file is missing, damaged, not a beam model, or of another LED.
+
+    Examples
+    --------
+    >>> permil.load_beam("out/beam/red.fits")(0.0, 0.0)  # doctest: +SKIP
     """
     model = model_from_hdus(path)
     found = card_of(fits.getheader(path, 0), "LED") if led else None

@@ -43,7 +43,7 @@ def fit_table(path_in: str | Path, path_out: str | Path, *, amp: str | int | Non
     check_output(path_out, inputs=[path_in])
     try:
         table = read_table(path_in, columns=REQUIRED_COLUMNS, purpose="node table")
-        model = BeamModel.fit(nodes_from_table(table, amp=amp, camera=camera))
+        model = BeamModel.from_nodes(nodes_from_table(table, amp=amp, camera=camera))
     except PermilError as error:
         error.path = error.path or str(path_in)
         raise

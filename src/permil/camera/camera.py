@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import plain_array
 from permil.camera.detector_names import detector_key, keys_of
 from permil.camera.frames import detector_to_ccs
 from permil.camera.model import Detector, ReferenceBox
@@ -87,7 +88,9 @@ class Camera:
         x_ccs, y_ccs
             Positions in mm, any shape that broadcasts.
         """
-        x, y = np.broadcast_arrays(np.asarray(x_ccs, dtype=float), np.asarray(y_ccs, dtype=float))
+        x, y = np.broadcast_arrays(
+            *(plain_array(axis, name=name, unit="mm") for name, axis in (("x_ccs", x_ccs), ("y_ccs", y_ccs)))
+        )
         found = np.full(x.shape, "", dtype="U16")
         for name, (x_low, x_high, y_low, y_high) in zip(*self._bounds_ccs, strict=True):
             found[(x >= x_low) & (x < x_high) & (y >= y_low) & (y < y_high)] = name

@@ -6,10 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import plain_array
 from permil.camera.detector_names import detector_key, keys_of
+from permil.camera.frames import ccs_to_detector, detector_to_ccs
 from permil.errors import CameraError
+
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,44 @@ class Detector:
     def shape(self) -> tuple[int, int]:
         """Rows and columns of the detector array."""
         return self.ny, self.nx
+
+    def to_ccs(self, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Convert pixels of the assembled detector into the focal plane.
+
+        Parameters
+        ----------
+        x, y : array_like
+            Column and row, 0-based, pixel centres at integers.
+
+        Returns
+        -------
+        x_mm, y_mm : ndarray
+            Camera coordinate system (CCS), mm; NaN where masked.
+
+        Raises
+        ------
+        InputError
+            If the coordinates are not real numbers or have a unit other than pixel.
+
+        Examples
+        --------
+        >>> import permil
+        >>> detector = permil.load_camera("lsstcam")["R22_S11"]
+        >>> x_mm, y_mm = detector.to_ccs(0, 0)
+        >>> [round(float(x), 6) for x in detector.from_ccs(x_mm, y_mm)]
+        [0.0, 0.0]
+        """
+        return detector_to_ccs(self, plain_array(x, name="x", unit="pixel"), plain_array(y, name="y", unit="pixel"))
+
+    def from_ccs(self, x_mm: ArrayLike, y_mm: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Convert positions in the focal plane (CCS, mm) into pixels (x, y), also outside the detector; see `to_ccs`."""
+        return ccs_to_detector(self, plain_array(x_mm, name="x_mm", unit="mm"), plain_array(y_mm, name="y_mm", unit="mm"))
+
+    @classmethod
+    def plain(cls, shape: tuple[int, int], *, pixel_mm: float = 0.01) -> Detector:
+        """Return a detector that is only a grid of pixels: without amplifiers, centred on the origin of the focal plane."""
+        middle = (shape[1] - 1) / 2, (shape[0] - 1) / 2
+        return cls("", 0, "plain", "", "", "", "", "", shape[1], shape[0], pixel_mm, (0.0, 0.0), middle, 0.0, 0.0, ())
 
     def is_called(self, label: Any) -> bool:
         """Return whether a label is the name, number or serial number of this detector, in any spelling."""

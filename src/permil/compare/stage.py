@@ -24,6 +24,7 @@ from permil.compare.levels.split import pair_levels, split_levels
 from permil.compare.regions import RegionWidths
 from permil.config import Config
 from permil.config.spots import CompareConfig
+from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import PermilError
 from permil.flat.superpixel import super_pixels
@@ -36,7 +37,6 @@ from permil.products import (
     write_table,
 )
 from permil.progress import StageReport, do_tasks
-from permil.run import Run
 from permil.spots.folder import SpotsFolder
 
 FloatArray = NDArray[np.float64]

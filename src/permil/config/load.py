@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from permil.config.base import FOLDER
+from permil.config.base import FOLDER, Section
 from permil.config.model import Config
 from permil.config.names import with_names
 from permil.errors import ConfigError
@@ -21,16 +23,16 @@ _EXPLAINED = "`permil config example` explains every key"
 _LONGEST_SHOWN = 200
 
 
-def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
-    """Load a configuration file.
+def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] | None = None) -> Config:
+    """Load a configuration from a file, or from its content.
 
     Relative paths in the file and in the overrides refer to the folder of the file, and ``~`` is the home folder. Detectors, rafts and LEDs
     may be written in any known spelling (see `permil.config.names`).
 
     Parameters
     ----------
-    path
-        YAML file.
+    source
+        YAML file; or its content as nested mappings or as a `Config`, where relative paths refer to the working folder.
     overrides
         ``section.key=value`` strings; the value is parsed as YAML. They take precedence over the file; a section given as a map
         replaces only the keys in the map.
@@ -41,28 +43,76 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         If the file is missing or not YAML, a key is unknown or duplicated, a value is not allowed, or a name is unknown.
     CameraError
         If a detector is named and the camera cannot be loaded.
+
+    Examples
+    --------
+    >>> load_config({"camera": "lsstcam-bin8", "flat": {"leds": ["red"]}}, ["seed=3"]).seed
+    3
     """
-    path = Path(path)
-    content = read_yaml(path)
+    path = Path(source) if isinstance(source, str | Path) else None
+    if path is not None:
+        content = read_yaml(path)
+    elif isinstance(source, Config):
+        content = source.model_dump(exclude_unset=True)
+    else:
+        content = copy.deepcopy(dict(source))  # type: ignore[arg-type]
     _apply_overrides(content, overrides or [])
     try:
-        config = Config.model_validate(content, context={FOLDER: path.resolve().parent})
+        config = Config.model_validate(content, context={FOLDER: Path.cwd() if path is None else path.resolve().parent})
         own = {"simulate": config.simulate.camera, "simulate_spots": config.simulate_spots.camera}
         config = with_names(config, camera=config.camera, cameras=own, leds=config.exposures.leds)
     except ValidationError as error:
         raise _config_error(error, path) from error
     except ConfigError as error:
-        error.path = str(path)
+        error.path = None if path is None else str(path)
         raise
     record = config.output / RECORD
-    if record.exists() and record.samefile(path):
+    if path is not None and record.exists() and record.samefile(path):
         raise ConfigError(
             f"the run would write {RECORD} over this file", path=path, remedy="rename it, or choose another folder with output="
         )
     return config
 
 
-def _apply_overrides(content: dict[str, Any], overrides: list[str]) -> None:
+def read_record(path: Path) -> Config:
+    """Read the resolved configuration that a run wrote (`RECORD`).
+
+    Raises
+    ------
+    ConfigError
+        If it is not that of this version.
+    """
+    try:
+        return Config.model_validate(read_yaml(path).get("config"))
+    except ValidationError as error:
+        raise _config_error(error, path) from error
+
+
+Kind = TypeVar("Kind", bound=Section)
+
+
+def make_section(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
+    """Return one section of the configuration from its keys; relative paths refer to the working folder.
+
+    Parameters
+    ----------
+    kind
+        Class of a section of `Config`.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value is not allowed.
+    """
+    name = next(name for name, field in Config.model_fields.items() if field.annotation is kind)
+    try:
+        section: Kind = getattr(Config.model_validate({name: dict(given)}, context={FOLDER: Path.cwd()}), name)
+    except ValidationError as error:
+        raise _config_error(error, None) from error
+    return section
+
+
+def _apply_overrides(content: dict[str, Any], overrides: Sequence[str]) -> None:
     given: dict[tuple[str, ...], str] = {}
     for override in overrides:
         key, separator, text = override.partition("=")
@@ -107,7 +157,7 @@ def _merged(before: dict[str, Any], change: dict[str, Any], location: list[str])
     return merged
 
 
-def _config_error(error: ValidationError, path: Path) -> ConfigError:
+def _config_error(error: ValidationError, path: Path | None) -> ConfigError:
     # A misspelt key often leaves a required one missing: report the misspelling.
     entries = error.errors()
     first = next((entry for entry in entries if entry["type"] == "extra_forbidden"), entries[0])

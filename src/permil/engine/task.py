@@ -80,7 +80,7 @@ class Task:
     outputs, pending
         Products with the fingerprint of the task; temporary place of the product until another task moves it.
     options, facts
-        Options of the configuration that affect the products, with their values (`permil.run.Run.options`); other facts, as JSON.
+        Options of the configuration that affect the products, with their values (`permil.context.Run.options`); other facts, as JSON.
     files, products
         Input files: identified by size and modification time, or by the fingerprint in a product of permil.
     needs, after

@@ -22,7 +22,7 @@ from typing import IO, Any, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.camera import Camera, Detector
+from permil.camera import Camera, Detector, load_camera
 from permil.camera.frames import place_segment
 from permil.engine import threaded_map
 from permil.engine.call import count_mapped
@@ -496,13 +496,15 @@ def read_raw(
         return RawDetector(str(path), detector, decoded, opened.headers)
 
 
-def assemble(raw: RawDetector) -> IntegerImage:
+def assemble(raw: RawDetector | str | Path, camera: Camera | str = "lsstcam") -> IntegerImage:
     """Return the active pixels of a detector, trimmed, flipped and placed; pixel values are those of the file.
 
     Parameters
     ----------
     raw
-        All segments of a detector.
+        Raw file, or all segments of a detector.
+    camera
+        Camera of the file.
 
     Returns
     -------
@@ -512,8 +514,15 @@ def assemble(raw: RawDetector) -> IntegerImage:
     Raises
     ------
     InputError
-        If a segment was not read.
+        If a segment was not read, or the file cannot be used (see `read_raw`).
+
+    Examples
+    --------
+    >>> permil.assemble("MC_C_20191030_000363_R22_S11.fits").shape  # doctest: +SKIP
+    (4004, 4096)
     """
+    if not isinstance(raw, RawDetector):
+        raw = read_raw(raw, load_camera(camera) if isinstance(camera, str) else camera)
     missing = [amplifier.name for amplifier in raw.detector.amplifiers if amplifier.name not in raw.segments]
     if missing:
         raise InputError(f"segment {', '.join(missing)} was not read", path=raw.path, remedy="read all segments", missing=missing)

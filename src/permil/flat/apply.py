@@ -10,7 +10,7 @@ import numpy as np
 from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import parse_unit, plain_array, plain_image, unit_of
+from permil.arrays import parse_unit, plain_image, unit_of
 from permil.errors import FlatError, InputError
 from permil.products import (
     SERIAL_CARD,
@@ -22,6 +22,7 @@ from permil.products import (
     identify_sensor,
     is_usable,
     known_variance,
+    planes_of,
     product_kind,
     read_any_image,
     sensor_statements,
@@ -81,7 +82,7 @@ def apply_flat(
         )
     noise = _noise(variance, "variance", light.shape, None if unit is None else unit**2)
     flat_noise = _noise(flat_variance, "flat_variance", light.shape, "")
-    planes, flat_planes = (_planes(values, name, light.shape) for values, name in ((mask, "mask"), (flat_mask, "flat_mask")))
+    planes, flat_planes = (planes_of(values, name, light.shape) for values, name in ((mask, "mask"), (flat_mask, "flat_mask")))
     known = is_usable(flat_planes) & np.isfinite(response) & (response > 0)
     divisor = np.where(known, response, np.nan).astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -106,34 +107,23 @@ def _noise(variance: Any, name: str, shape: tuple[int, ...], unit: str | u.UnitB
     return np.where(noise >= 0, noise, np.nan)
 
 
-def _planes(values: ArrayLike | None, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
-    """Return mask planes; no data where a mask of bool is true or the mask itself is masked."""
-    if values is None:
-        return np.zeros(shape, dtype=np.int32)
-    if type(values) is np.ndarray and values.dtype.kind in "iu" and values.shape == shape:
-        return values.astype(np.int32)
-    plain = plain_array(values, name=name, shape=shape)
-    if np.any(plain != np.rint(plain), where=np.isfinite(plain)):
-        raise InputError(f"{name} holds no mask planes", remedy="give whole numbers or bool")
-    no_data = int(MaskPlane.NO_DATA)
-    if np.asarray(np.ma.getdata(values)).dtype.kind == "b":
-        plain = np.where(plain == 1.0, no_data, plain)
-    return np.where(np.isfinite(plain), plain, no_data).astype(np.int32)
-
-
 def _size(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
-    """Divide an image by a flat and write image, mask and variance; return what was done, and what was noticed, one line each.
+def apply_to_file(
+    flat: ImageProduct, sensor: Sensor | None, image_path: Path, out: Path, *, flat_path: Path | None = None
+) -> str:
+    """Divide the image in a file by a flat and write image, mask and variance; return a summary and remarks, one line each.
 
     The result keeps the cards of the image (exposure, world coordinates) and the mask planes of both under their names.
 
     Parameters
     ----------
+    flat, sensor
+        Flat of one detector, and its sensor if it is known.
     flat_path
-        Flat of one detector.
+        File of the flat, if there is one.
     image_path
         Image product, or a FITS file of any program with an assembled image of that detector (see
         `permil.products.read_any_image`); without a variance of its own the result carries that of the flat alone, and says so.
@@ -147,8 +137,7 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
     OutputError
         If the result cannot be written.
     """
-    check_output(out, inputs=[flat_path, image_path])
-    flat, sensor = read_any_flat(flat_path)
+    check_output(out, inputs=[image_path, *([flat_path] if flat_path else [])])
     image = read_any_image(image_path, sensor=sensor, shape=flat.image.shape, planes=flat.planes)
     known_by = "nothing" if sensor is None else require_sensor(sensor, image, image_path, what="the image")
     variance, said = known_variance(image.variance, image.mask)
@@ -167,7 +156,7 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
         "DETKNOWN": (known_by, "what says that the image is of this detector"),
         "LED": (light_of_flat, "light of the flat"),
         "IMAGELED": (light, "light of the image"),
-        "FLATFILE": (flat_path.name[:60], "flat"),
+        "FLATFILE": (flat_path.name[:60] if flat_path else "", "flat"),
         "RAWIMAGE": (image_path.name[:60], "image that was divided"),
         "VARCONT": (contents or "nothing", "what the variance holds"),
     }
@@ -189,7 +178,7 @@ def apply_files(flat_path: Path, image_path: Path, out: Path) -> str:
         notes.append(f"the light of the image is {light}, that of the flat {light_of_flat}")
     if len(sources) < 2:
         notes.append(f"variance: {cards['VARCONT'][0]}")
-    done = f"wrote {out}: {image_path.name} over {flat_path.name}, {lost} pixels without data"
+    done = f"wrote {out}: {image_path.name} over {flat_path.name if flat_path else 'a flat'}, {lost} pixels without data"
     return "\n".join([done, *(f"  {note}" for note in dict.fromkeys(notes))])
 
 

@@ -54,6 +54,8 @@ class FlatDifference:
         Relative gradient of the ratio along CCS X and Y, per mm, and the statistical error of either.
     amplifiers
         Median ratio of each amplifier over ``scale``, with its statistical error.
+    super_pixel_mm
+        Side of a super-pixel.
     """
 
     ratio: NDArray[np.float64]
@@ -70,6 +72,11 @@ class FlatDifference:
     gradient_y: float
     gradient_error: float
     amplifiers: dict[str, tuple[float, float]]
+    super_pixel_mm: float
+
+    def __str__(self) -> str:
+        """Return the figures of the comparison, one line each, small ones in per mil."""
+        return "\n".join(describe_difference(self))
 
 
 def flat_difference(
@@ -161,6 +168,7 @@ def flat_difference(
         gradient_y=gradient_y,
         gradient_error=gradient_error,
         amplifiers=amplifiers,
+        super_pixel_mm=super_pixel_mm,
     )
 
 
@@ -202,7 +210,7 @@ def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_p
     if out is not None:
         check_output(out, inputs=[first_path, second_path])
     (first, sensor), (second, of_second) = _two_flats(first_path, second_path)
-    detector = _geometry(sensor or of_second, first, first_path)
+    detector = geometry_of(sensor or of_second, first, first_path)
     difference = difference_of_products(first, second, detector, super_pixel_mm=super_pixel_mm)
     if out is not None:
         good = np.isfinite(difference.ratio)
@@ -224,7 +232,7 @@ def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_p
         for path, flat in zip(paths, (first, second), strict=True)
         if not np.any(flat.variance > 0)
     ]
-    return "\n".join([title, *describe_difference(difference, super_pixel_mm), *notes])
+    return "\n".join([title, *describe_difference(difference), *notes])
 
 
 def difference_of_products(
@@ -253,13 +261,13 @@ def difference_of_products(
     )
 
 
-def describe_difference(difference: FlatDifference, super_pixel_mm: float) -> list[str]:
+def describe_difference(difference: FlatDifference) -> list[str]:
     """Return the figures of a comparison, one line each, small ones in per mil."""
     d = difference
     lines = [
         f"  median ratio           {d.scale:.6f} +- {d.scale_error:.6f}",
         f"  rms, pixel             {_PER_MIL * d.rms_pixel:.4f} +- {_PER_MIL * d.rms_pixel_error:.4f} per mil",
-        f"  rms, {super_pixel_mm:g} mm            {_PER_MIL * d.rms_super:.4f} +- {_PER_MIL * d.rms_super_error:.4f} per mil",
+        f"  rms, {d.super_pixel_mm:g} mm            {_PER_MIL * d.rms_super:.4f} +- {_PER_MIL * d.rms_super_error:.4f} per mil",
         f"  its noise alone        {_PER_MIL * d.super_noise:.4f} per mil",
         f"  small-scale chi-square {d.chi_square:.4f} +- {d.chi_square_error:.4f} per pixel",
         f"  gradient along CCS X   {_PER_MIL * d.gradient_x:+.5f} +- {_PER_MIL * d.gradient_error:.5f} per mil per mm",
@@ -285,7 +293,7 @@ def _two_flats(
     return (first, sensor), (second, of_second)
 
 
-def _geometry(sensor: Sensor | None, product: ImageProduct, path: Path) -> Detector:
+def geometry_of(sensor: Sensor | None, product: ImageProduct, path: Path | None) -> Detector:
     """Return the geometry of the detector of a flat.
 
     Raises
@@ -299,7 +307,7 @@ def _geometry(sensor: Sensor | None, product: ImageProduct, path: Path) -> Detec
         try:
             detector = load_camera(str(camera))[sensor.name]
         except PermilError as error:
-            error.path = str(path)
+            error.path = None if path is None else str(path)
             raise
     if detector is None:
         raise InputError("the header does not name CAMERA and DETECTOR", path=path, remedy="give a flat that permil wrote")

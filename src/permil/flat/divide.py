@@ -24,7 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import flat as kernels
+from permil.beam import BeamModel
+from permil.camera import Detector, frames
 from permil.errors import FlatError
+from permil.isr.exposure_group import ExposureStack
 from permil.products import is_usable
 
 FloatImage = NDArray[np.float32]
@@ -92,6 +95,23 @@ class PointingFlat:
     response: FloatImage
     variance: FloatImage
     mask: NDArray[np.int16]
+
+
+def lit_by_beam(exposures: ExposureStack, position: tuple[float, float], beam: BeamModel, detector: Detector) -> LitImage:
+    """Return a stack with the light that a beam model puts on its detector.
+
+    Parameters
+    ----------
+    position
+        Projector position, CCS mm.
+    """
+    stack = exposures.stack
+    origin, matrix = frames.ccs_affine(detector)
+    light = beam.evaluate_image(detector.shape, origin - list(position), matrix)
+    # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
+    known = np.isfinite(exposures.scale_error)
+    scale_error = float(exposures.scale_error if known else beam.node_noise / np.sqrt(len(exposures.used)))
+    return LitImage(stack.image, stack.variance, stack.mask, *light, exposures.photodiode, scale_error)
 
 
 def divide_by_beam(lit: LitImage) -> PointingFlat:

@@ -12,11 +12,11 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import Camera
+from permil.context import Run
 from permil.flat.joint.amplifier_linearity import REFERENCE_ELECTRONS, AmplifierLosses
 from permil.isr.calibration.gains import read_gains
 from permil.isr.calibration.linearity import LinearityCurve, linearity_from_table
 from permil.products import fingerprint, is_current, read_table, stored_fingerprint, write_table
-from permil.run import Run
 
 FloatArray = NDArray[np.float64]
 Losses = dict[tuple[str, str], tuple[float, float]]

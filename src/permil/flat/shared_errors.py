@@ -22,7 +22,7 @@ from permil.arrays import plain_array
 from permil.camera import frames
 from permil.errors import FlatError, InputError
 from permil.flat.superpixel import block_sums
-from permil.products import is_usable, read_image
+from permil.products import ImageProduct, is_usable, read_image
 
 if TYPE_CHECKING:
     from permil.beam import BeamModel
@@ -155,6 +155,40 @@ def plane_matrix(x_mm: FloatArray, y_mm: FloatArray, centre: tuple[float, float]
     return np.linalg.pinv(np.column_stack([np.ones(x_mm.size), x_mm - centre[0], y_mm - centre[1]]))
 
 
+@dataclass(frozen=True)
+class FlatModes:
+    """Relative errors that the pixels of a flat from the joint solution share, on its super-pixels.
+
+    Attributes
+    ----------
+    patterns : ndarray, shape (modes, rows, columns)
+        Independent modes, each one standard deviation.
+    remainder : ndarray, shape (rows, columns)
+        Relative variance beyond the modes, independent between super-pixels.
+    block : int
+        Side of a super-pixel, pixels.
+    """
+
+    patterns: FloatArray
+    remainder: FloatArray
+    block: int
+
+    @classmethod
+    def of(cls, product: ImageProduct) -> FlatModes | None:
+        """Return the modes of a flat, None if it has none."""
+        if _missing_extensions(product):
+            return None
+        patterns, remainder = (np.asarray(product.extensions[name].data, dtype=np.float64) for name in _EXTENSIONS)
+        return cls(patterns, remainder, int(product.extensions["MODES"].header["BLOCKPIX"]))
+
+
+_EXTENSIONS = ("MODES", "REMAINDER")
+
+
+def _missing_extensions(product: ImageProduct) -> list[str]:
+    return [name for name in _EXTENSIONS if name not in product.extensions]
+
+
 Regions = Mapping[Path, NDArray[Any]]
 """Pixels of the flats that take part, by file: a mask, or weights; shape (ny, nx)."""
 
@@ -180,36 +214,84 @@ def covariance_of_means(first: Regions, second: Regions) -> float:
     FlatError
         If a region has no usable pixel, another shape than its flat, or infinite weights.
     """
-    totals = [0.0, 0.0]
-    common: list[Any] = [0.0, 0.0]
-    own = 0.0
+    sums = _RegionSums()
     for path in dict.fromkeys([*first, *second]):
         product = read_image(path)
-        missing = [name for name in ("MODES", "REMAINDER") if name not in product.extensions]
-        if missing:
-            raise InputError(
-                f"extension {', '.join(missing)} is missing", path=path, remedy="make the flat with flat.solver: joint"
-            )
-        modes, remainder = (np.asarray(product.extensions[name].data, dtype=np.float64) for name in ("MODES", "REMAINDER"))
-        block = int(product.extensions["MODES"].header["BLOCKPIX"])
-        usable = is_usable(product.mask) & (product.image > 0)
+        modes = FlatModes.of(product)
+        if modes is None:
+            missing = ", ".join(_missing_extensions(product))
+            raise InputError(f"extension {missing} is missing", path=path, remedy="make the flat with flat.solver: joint")
+        usable = _usable(product)
+        sums.add(product, modes, *(_weights(region.get(path), path, usable) for region in (first, second)))
+    return sums.covariance()
+
+
+def mean_of_region(product: ImageProduct, region: Any) -> float:
+    """Return the mean response of a region of one flat.
+
+    Raises
+    ------
+    FlatError
+        If the region has no usable pixel, another shape than the flat, or infinite weights.
+    """
+    weights = _weights(region, None, _usable(product))
+    total = float(weights.sum())
+    if total <= 0:
+        raise _nothing_usable()
+    return float(np.sum(weights * np.where(weights == 0, 0.0, product.image))) / total
+
+
+def covariance_in_flat(product: ImageProduct, modes: FlatModes, first: Any, second: Any) -> float:
+    """Return what `covariance_of_means` does, for regions of one flat that is in memory.
+
+    Raises
+    ------
+    FlatError
+        If a region has no usable pixel, another shape than the flat, or infinite weights.
+    """
+    sums, usable = _RegionSums(), _usable(product)
+    sums.add(product, modes, *(_weights(region, None, usable) for region in (first, second)))
+    return sums.covariance()
+
+
+class _RegionSums:
+    """Sums over two regions, from one flat after the other."""
+
+    def __init__(self) -> None:
+        self._totals = [0.0, 0.0]
+        self._common: list[Any] = [0.0, 0.0]
+        self._own = 0.0
+
+    def add(self, product: ImageProduct, modes: FlatModes, *weights: FloatArray) -> None:
+        """Add the parts of both regions that are in one flat."""
+        usable = _usable(product)
         variance = np.where(usable, product.variance / np.where(usable, product.image, 1.0).astype(np.float64) ** 2, 0.0)
-        weights = [_weights(region, path, usable) for region in (first, second)]
-        own += float(np.sum(weights[0] * weights[1] * variance))
-        sums = [block_sums(part, block) for part in weights]
-        own += float(np.sum(sums[0] * sums[1] * remainder))
+        self._own += float(np.sum(weights[0] * weights[1] * variance))
+        sums = [block_sums(part, modes.block) for part in weights]
+        self._own += float(np.sum(sums[0] * sums[1] * modes.remainder))
         for number, part in enumerate(sums):
-            totals[number] += float(part.sum())
-            common[number] = common[number] + np.tensordot(modes, part, axes=2)
-    if min(totals) <= 0:
-        raise FlatError("a region has no usable pixel", remedy="choose pixels that are not masked")
-    return float(own + common[0] @ common[1]) / (totals[0] * totals[1])
+            self._totals[number] += float(part.sum())
+            self._common[number] = self._common[number] + np.tensordot(modes.patterns, part, axes=2)
+
+    def covariance(self) -> float:
+        """Return the relative covariance of the means."""
+        if min(self._totals) <= 0:
+            raise _nothing_usable()
+        return float(self._own + self._common[0] @ self._common[1]) / (self._totals[0] * self._totals[1])
 
 
-def _weights(region: Regions, path: Path, usable: NDArray[np.bool_]) -> NDArray[np.float64]:
-    if path not in region:
+def _nothing_usable() -> FlatError:
+    return FlatError("a region has no usable pixel", remedy="choose pixels that are not masked")
+
+
+def _usable(product: ImageProduct) -> NDArray[np.bool_]:
+    return is_usable(product.mask) & (product.image > 0)
+
+
+def _weights(region: Any, path: Path | None, usable: NDArray[np.bool_]) -> NDArray[np.float64]:
+    if region is None:
         return np.zeros(usable.shape)
-    weights = plain_array(region[path], name="a region", unit="")
+    weights = plain_array(region, name="a region", unit="")
     if weights.shape != usable.shape:
         raise FlatError(
             f"a region of shape {weights.shape} for an image of shape {usable.shape}",

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.table import Table, vstack
 
 from permil.beam.stage import beam_leds, beam_task, reference_bunches
+from permil.context import Run
 from permil.engine import Ends, State, Task, Work
 from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
@@ -30,7 +31,6 @@ from permil.flat.steps.super_pixel_signals import SignalsRequest, measure_detect
 from permil.isr.stage import common_serial, reduction_of, seconds_of_file, size_of_image
 from permil.products import RunFolder
 from permil.progress import StageReport, do_tasks
-from permil.run import Run
 
 STEPS = {"signals": ("led", "detector"), "solution": ("led",), "flat": ("led", "detector"), "composite": ("led",)}
 """Kinds of tasks, in the order in which they need each other, and what each is of; the first two are of the solver `joint`."""

@@ -69,6 +69,21 @@ class ExposureStack:
     photodiode_outliers: tuple[Path, ...]
     damaged: tuple[LeftOut, ...]
 
+    @property
+    def image(self) -> NDArray[np.float32]:
+        """Mean signal, electrons, shape (ny, nx)."""
+        return self.stack.image
+
+    @property
+    def variance(self) -> NDArray[np.float32]:
+        """Its variance, electrons^2."""
+        return self.stack.variance
+
+    @property
+    def mask(self) -> NDArray[np.integer]:
+        """Bits of `permil.products.MaskPlane`."""
+        return self.stack.mask
+
 
 class OpenFiles:
     """Raw files of one detector, each opened and probed once; unusable files are listed. Use it in a ``with`` statement.

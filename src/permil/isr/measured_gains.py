@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
+from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import CalibrationError, InputError
 from permil.exposures import POINTING, SCAN, Index
@@ -24,7 +25,6 @@ from permil.isr.repeated_images import REACH, NoiseMoments, noise_moments
 from permil.isr.stage import detector_calibration, reduction_of, seconds_of_file
 from permil.products import RunFolder, fingerprint, is_current, is_good, read_table, write_table
 from permil.progress import StageReport, do_tasks
-from permil.run import Run
 
 FloatArray = NDArray[np.float64]
 

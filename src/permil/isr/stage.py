@@ -13,6 +13,7 @@ from astropy.table import Table
 from permil.camera import Camera, Detector, shared_camera
 from permil.config import Config
 from permil.config.isr import IsrConfig
+from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import CalibrationError
 from permil.exposures import BIAS
@@ -22,7 +23,6 @@ from permil.isr.calibration.superbias import build_superbias, check_superbias_se
 from permil.isr.inputs import load_calibration
 from permil.products import RunFolder, check_output, fingerprint, stored_fingerprint
 from permil.progress import StageReport, do_tasks
-from permil.run import Run
 
 __all__ = [
     "Reduction",

@@ -16,7 +16,6 @@ from rich.table import Table
 
 from permil.camera import Detector, frames
 from permil.plan.prediction import PlanPrediction, errors_of_modes
-from permil.plotting import own_settings
 from permil.products import atomic_output
 
 FloatArray = NDArray[np.float64]
@@ -31,22 +30,24 @@ def write_error_map(path: Path, prediction: PlanPrediction) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    pixel_errors = [np.where(np.isfinite(each.pixel_error), each.pixel_error, np.nan) for each in prediction.signals]
+    from permil.plotting import own_settings  # before matplotlib
+
     with own_settings():
         figure = Figure(figsize=(12, 5.5), layout="constrained")
         canvas = FigureCanvasAgg(figure)
         photon_axes, mode_axes = figure.subplots(1, 2, sharex=True, sharey=True)
-        _draw(photon_axes, prediction, pixel_errors)
-        photon_axes.set_title("one pixel: photon and read noise")
-        _draw(mode_axes, prediction, prediction.mode_error_maps())
-        mode_axes.set_title("modes not determined by signals")
+        draw_errors(photon_axes, prediction)
+        draw_errors(mode_axes, prediction, modes=True)
         photon_axes.set_ylabel("y (DVCS, mm)")
         with atomic_output(path) as temporary:
             canvas.print_figure(temporary, format="png", dpi=110)
 
 
-def _draw(axes: Axes, prediction: PlanPrediction, errors: list[FloatArray]) -> None:
+def draw_errors(axes: Axes, prediction: PlanPrediction, *, modes: bool = False) -> None:
+    """Draw the errors of pixels from photon and read noise on the focal plane, DVCS mm, or those of undetermined modes."""
     from matplotlib.collections import PolyCollection
+
+    errors = prediction.mode_error_maps() if modes else [each.pixel_error for each in prediction.signals]
 
     outlines = np.concatenate([_cell_outlines(each.detector, int(np.sqrt(len(each.pixel_error)))) for each in prediction.signals])
     cells = PolyCollection(list(outlines), cmap="viridis", linewidths=0)
@@ -54,6 +55,7 @@ def _draw(axes: Axes, prediction: PlanPrediction, errors: list[FloatArray]) -> N
     axes.add_collection(cells)
     axes.autoscale_view()
     axes.set_aspect("equal")
+    axes.set_title("modes not determined by signals" if modes else "one pixel: photon and read noise")
     axes.set_xlabel("x (DVCS, mm)")
     axes.figure.colorbar(cells, ax=axes, label="predicted error (‰)")
 

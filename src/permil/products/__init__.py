@@ -14,7 +14,7 @@ from permil.products.fits import (
 )
 from permil.products.folder import RunFolder
 from permil.products.images import known_variance, read_any_image
-from permil.products.masks import NOT_GOOD, UNUSABLE, MaskPlane, add_mask_cards, is_good, is_usable
+from permil.products.masks import NOT_GOOD, UNUSABLE, MaskPlane, add_mask_cards, is_good, is_usable, planes_of
 from permil.products.sensor_identity import SERIAL_CARD, Sensor, check_sensor, identify_sensor, product_kind, sensor_statements
 from permil.products.tables import read_table, write_table
 
@@ -40,6 +40,7 @@ __all__ = [
     "is_usable",
     "known_variance",
     "make_folder",
+    "planes_of",
     "product_kind",
     "provenance",
     "read_any_image",

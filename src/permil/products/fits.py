@@ -9,18 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.io import fits
 from astropy.io.fits.verify import VerifyError
-from astropy.utils.exceptions import AstropyUserWarning
+from astropy.utils.exceptions import AstropyUserWarning, AstropyWarning
 from numpy.typing import NDArray
 
 from permil import __version__
+from permil.arrays import parse_unit
 from permil.errors import InputError
 from permil.products.atomic import ORIGIN_CARD, PROGRAM, atomic_output
-from permil.products.masks import add_mask_cards, mask_bits, translate_mask
+from permil.products.masks import add_mask_cards, is_usable, mask_bits, translate_mask
+
+if TYPE_CHECKING:
+    from astropy.nddata import CCDData
 
 FINGERPRINT_CARD = "FINGERPR"
 KIND_CARD = "PRODUCT"
@@ -52,6 +56,26 @@ class ImageProduct:
     extensions: dict[str, Any] = field(default_factory=dict, repr=False)
     planes: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+
+    def to_ccddata(self) -> CCDData:
+        """Return the image as CCDData: mask of pixels without a measurement, variance, header, world coordinates."""
+        from astropy.nddata import CCDData, VarianceUncertainty
+        from astropy.wcs import WCS
+
+        unit = self.image_header.get("BUNIT") or self.header.get("BUNIT")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", AstropyWarning)
+            world = WCS(self.image_header) if "CTYPE1" in self.image_header else None
+        meta = kept_cards(self.header)
+        meta.update(kept_cards(self.image_header))
+        return CCDData(
+            self.image.copy(),
+            unit=(parse_unit(str(unit)) if unit else None) or "",
+            mask=~is_usable(self.mask),
+            uncertainty=VarianceUncertainty(self.variance.copy()) if np.any(self.variance > 0) else None,
+            meta=meta,
+            wcs=world,
+        )
 
 
 def provenance(entries: Mapping[str, Any] | fits.Header | None = None) -> fits.Header:

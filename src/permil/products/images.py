@@ -126,6 +126,7 @@ def read_any_image(
         image = _image(chosen)
         bits = _Masks(image, dict(planes or {}), hdus[0].header, path)
         used = bits.add(others, chosen)
+        own = hdus[1:] if is_own_product(hdus[0].header) else []
         variance, sources, on_variance = _variance(others, chosen, bits.mask, path)
         used += [plane for plane in sources if plane not in used]
         if used and [plane.name for plane in (chosen, *used)] != ["IMAGE", "MASK", "VARIANCE"]:
@@ -136,6 +137,7 @@ def read_any_image(
             variance=variance,
             header=hdus[0].header.copy(),
             image_header=chosen.header.copy(),
+            extensions={hdu.name: hdu.copy() for hdu in own if hdu.name not in ("IMAGE", "MASK", "VARIANCE")},
             planes=bits.planes,
             remarks=(*remarks, *bits.remarks, *on_variance),
         )

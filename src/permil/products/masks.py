@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.io.fits.verify import VerifyError
 
+from permil.arrays import plain_array
 from permil.errors import InputError
 
 if TYPE_CHECKING:
     from astropy.io.fits import Header
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
 
 class MaskPlane(IntFlag):
@@ -94,6 +95,27 @@ class TranslatedMask:
     mask: NDArray[np.int32]
     planes: dict[str, int]
     remarks: tuple[str, ...] = ()
+
+
+def planes_of(values: ArrayLike | None, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return mask planes; no data where a mask of bool is true or the mask itself is masked.
+
+    Raises
+    ------
+    InputError
+        If a value is not a whole number, or the shape differs.
+    """
+    if values is None:
+        return np.zeros(shape, dtype=np.int32)
+    if type(values) is np.ndarray and values.dtype.kind in "iu" and values.shape == shape:
+        return values.astype(np.int32)
+    plain = plain_array(values, name=name, shape=shape)
+    if np.any(plain != np.rint(plain), where=np.isfinite(plain)):
+        raise InputError(f"{name} holds no mask planes", remedy="give whole numbers or bool")
+    no_data = int(MaskPlane.NO_DATA)
+    if np.asarray(np.ma.getdata(values)).dtype.kind == "b":
+        plain = np.where(plain == 1.0, no_data, plain)
+    return np.where(np.isfinite(plain), plain, no_data).astype(np.int32)
 
 
 def add_mask_cards(header: Header, planes: Mapping[str, int] | None = None) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
+from permil.context import Run
 from permil.errors import OutputError
 from permil.progress import StageReport, do_tasks
-from permil.run import Run
 
 
 def make_report(run: Run) -> StageReport:

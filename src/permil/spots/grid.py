@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
+from permil.arrays import plain_array, plain_flags
 from permil.spots.errors import GridError
 from permil.spots.grid_fit import AffineGrid, Distortion, RigidGrid, centred, fit_affine, fit_distortion, fit_rigid
 from permil.spots.lattice import UNLABELLED, coarser_steps, label_points, lattice_steps
@@ -70,19 +71,19 @@ class SpotGrid:
 
 
 def find_grid(
-    x: FloatArray, y: FloatArray, *, columns: int = 49, rows: int = 49, degree: int = 3, usable: NDArray[np.bool_] | None = None
+    x: ArrayLike, y: ArrayLike, *, columns: int = 49, rows: int = 49, degree: int = 3, usable: ArrayLike | None = None
 ) -> SpotGrid:
     """Find the grid of spots among sources, without an initial guess of position, pitch or angle.
 
     Parameters
     ----------
-    x, y : ndarray, shape (n,)
-        Positions, pixels; rows that are not finite get no label.
+    x, y : array_like, shape (n,)
+        Positions, pixels; rows that are masked or not finite get no label.
     columns, rows
         Spots of the mask along i (the axis nearer to +x) and j.
     degree
         Degree of the polynomial distortion.
-    usable : ndarray, shape (n,), optional
+    usable : array_like of bool, shape (n,), optional
         Sources with a reliable position; the others get no label.
 
     Raises
@@ -90,10 +91,22 @@ def find_grid(
     GridError
         If there are fewer than nine sources, they do not form a single grid, or the grid has more nodes than
         the mask.
+    InputError
+        If the positions are not real numbers, have a unit other than pixel, or differ in length.
+
+    Examples
+    --------
+    >>> import numpy as np, permil
+    >>> i, j = (axis.ravel() for axis in np.meshgrid(np.arange(5), np.arange(4)))
+    >>> grid = permil.find_grid(100 + 60.0 * i, 80 + 60.0 * j, columns=5, rows=4, degree=1)
+    >>> grid.window, int(grid.grid_i[0]), int(grid.grid_j[-1])
+    ('decided', 0, 3)
     """
+    x = plain_array(x, name="x", unit="pixel", ndim=1)
+    y = plain_array(y, name="y", unit="pixel", shape=x.shape)
     keep = np.isfinite(x) & np.isfinite(y)
     if usable is not None:
-        keep &= usable
+        keep &= plain_flags(usable, name="usable", shape=x.shape)
     if keep.sum() < LEAST_SPOTS:
         raise GridError(
             f"{keep.sum()} sources with a usable position are too few for a grid",

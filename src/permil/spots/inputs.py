@@ -15,6 +15,7 @@ from permil.camera import Camera, detector_key, shared_camera
 from permil.config import Config
 from permil.config.isr import IsrConfig
 from permil.config.spots import SpotsConfig
+from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import InputError, OutputError, PermilError
 from permil.exposures import SPOT
@@ -24,13 +25,12 @@ from permil.isr import Calibration
 from permil.isr.reduce import reduce_file
 from permil.isr.stage import Reduction, reduction_of, shared_calibration
 from permil.products import FINGERPRINT_CARD, RunFolder
-from permil.run import Run
 from permil.spots.catalog import SpotCatalog, growth_hdu, write_catalog
 from permil.spots.catalog_header import facts_of_name, stem_of
 from permil.spots.errors import GridError, SpotError
 from permil.spots.folder import SpotsFolder
 from permil.spots.grid_file import grid_warnings, label_catalog, write_grid
-from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_image
+from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
 from permil.spots.readers import catalog_of, open_source_table
 
 _NEEDED = ("x", "y", "xx", "yy", "flux")
@@ -86,7 +86,7 @@ def measure_exposure(
         )
     reduced = reduce_file(path, camera, calibration, isr_config, checksums=checksums)
     try:
-        measurement = measure_image(
+        measurement = measure_spots(
             reduced.image,
             reduced.variance(),
             reduced.mask,

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from permil._kernels import spots as kernels
+from permil.arrays import plain_image
 from permil.camera import Detector
-from permil.products import MaskPlane
+from permil.products import MaskPlane, planes_of
 from permil.spots.apertures import ApertureFluxes, GrowthCurve, aperture_fluxes, growth_curve
 from permil.spots.background import Background, fit_background, row_noise
 from permil.spots.catalog import SpotCatalog, SpotFlag
@@ -186,11 +187,11 @@ class SpotMeasurement:
     background: Background
 
 
-def measure_image(
-    image: Image,
-    variance: Image,
-    mask: NDArray[np.integer],
-    detector: Detector,
+def measure_spots(
+    image: ArrayLike,
+    variance: ArrayLike | None = None,
+    mask: ArrayLike | None = None,
+    detector: Detector | None = None,
     *,
     options: MeasureOptions | None = None,
     row_variance: FloatArray | None = None,
@@ -199,12 +200,15 @@ def measure_image(
 
     Parameters
     ----------
-    image, variance : ndarray, shape (ny, nx)
-        Signal including background in electrons, and its variance (photons and readout).
-    mask : ndarray of int, shape (ny, nx)
-        Bits of `permil.products.MaskPlane`.
+    image : array_like, shape (ny, nx)
+        Signal including background in electrons; or NDData with uncertainty and mask.
+    variance : array_like, shape (ny, nx), optional
+        Its variance (photons and readout). By default the photon noise of the signal above the background, and the noise of the
+        background as it is measured from differences between neighbouring pixels.
+    mask : array_like, shape (ny, nx), optional
+        Bits of `permil.products.MaskPlane`; or bool, true where there is no data.
     detector
-        Detector with the borders of the amplifiers.
+        Detector with the borders of the amplifiers; by default the image has none.
     options
         Options of the measurement.
     row_variance
@@ -220,8 +224,22 @@ def measure_image(
     ------
     SpotError
         If the arrays do not have the detector's shape, nothing is usable, or there is no background between the spots.
+    InputError
+        If the arrays do not hold real numbers, or have another unit than electrons.
+
+    Examples
+    --------
+    >>> import numpy as np, permil
+    >>> y, x = np.mgrid[:400, :400]
+    >>> places = [(100.0, 150.0), (300.0, 250.0)]
+    >>> spots = sum(1e4 * np.exp(-((x - px) ** 2 + (y - py) ** 2) / 8) for px, py in places)
+    >>> noise = np.random.default_rng(0).normal(0, 5, x.shape)
+    >>> len(permil.measure_spots(100 + spots + noise).catalog)
+    2
     """
     options = options or MeasureOptions()
+    image, variance, mask = _plain_planes(image, variance, mask)
+    detector = detector or Detector.plain(image.shape)
     for name, array in (("image", image), ("variance", variance), ("mask", mask)):
         if array.shape != detector.shape:
             raise SpotError(
@@ -259,6 +277,39 @@ def measure_image(
     catalog = _catalog(x, y, moments, apertures, background.at(x, y), flags, detector, options)
     growth = growth_curve(apertures, _growth_spots(catalog, detector, options), reference=options.reference_radius)
     return SpotMeasurement(catalog, apertures, growth, background)
+
+
+def _plain_planes(image: Any, variance: Any, mask: Any) -> tuple[Image, Image, NDArray[np.integer]]:
+    """Return image, variance and mask as plain arrays; those of NDData if they are not given."""
+    if hasattr(image, "uncertainty") and hasattr(image, "mask"):
+        mask = image.mask if mask is None else mask
+        variance = image.uncertainty if variance is None else variance
+    signal = np.asarray(plain_image(image, name="image", unit="electron"), dtype=np.float32)
+    if signal.ndim != 2:
+        raise SpotError(f"the image has {signal.ndim} dimensions", remedy="give an image of two dimensions", value=signal.shape)
+    planes = mask if _is_planes(mask) else planes_of(mask, "mask", signal.shape)
+    if variance is None:
+        variance = _measured_variance(signal)
+    elif hasattr(variance, "represent_as"):
+        from astropy.nddata import VarianceUncertainty
+
+        variance = variance.represent_as(VarianceUncertainty).quantity
+    return signal, np.asarray(plain_image(variance, name="variance", unit="electron2"), dtype=np.float32), planes
+
+
+def _is_planes(mask: Any) -> bool:
+    return type(mask) is np.ndarray and mask.dtype in (np.int16, np.int32)
+
+
+def _measured_variance(image: Image) -> Image:
+    """Return the variance of an image of spots, from the noise of its background and the photons above it."""
+    known = image[np.isfinite(image)]
+    if not known.size:
+        return np.full(image.shape, np.nan, dtype=np.float32)
+    steps = np.abs(np.diff(image, axis=1))
+    # Of neighbours with independent normal noise; spots are on few pixels.
+    noise = float(np.nanmedian(steps)) / 0.9539 if np.isfinite(steps).any() else 0.0
+    return np.float32(noise**2) + np.maximum(image - np.median(known), np.float32(0))
 
 
 def _catalog(

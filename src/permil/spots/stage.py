@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from astropy.table import Table
 
-from permil.camera import Camera, Detector
+from permil.camera import Camera, Detector, load_camera
+from permil.config.load import make_section
 from permil.config.spots import SpotsConfig
+from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import InputError, PermilError
 from permil.products import FINGERPRINT_CARD, check_output, write_table
 from permil.progress import StageReport, do_tasks
-from permil.run import Run
 from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
 from permil.spots.calibration_file import (
     StoredCalibration,
@@ -27,11 +28,13 @@ from permil.spots.calibration_file import (
     write_calibration,
     write_residuals,
 )
+from permil.spots.catalog import SpotCatalog
 from permil.spots.cleaning import repeated_catalogs
 from permil.spots.errors import GridError, SpotError
 from permil.spots.flux_excess import FluxExcess
 from permil.spots.flux_model import FluxSolution, TensorSplines
 from permil.spots.folder import SpotsFolder
+from permil.spots.grid_file import label_catalog
 from permil.spots.inputs import CatalogFile, LabelledExposure, catalog_files, catalog_tasks, detector_outlines, label_file
 from permil.spots.measurements import Measurements, gather
 from permil.spots.residuals import LEAST_EXPOSURES, ExposureTable, Repeatability, Residuals, repeatability
@@ -230,6 +233,55 @@ def _reduce_group(options: SpotsConfig, group: _Group, products: SpotsFolder, pr
     cards = calibration_cards(calibration, decided=group.decided) | cards
     _write_maps(options, group, products, calibration.residuals, calibration.exposures, cards, calibration.solution)
     return calibration_rows(calibration, repeated, detector=detector.name), describe_calibration(calibration, repeated)
+
+
+def calibrate_spots(
+    catalogs: Sequence[SpotCatalog], *, camera: Camera | str = "lsstcam", decided: Sequence[bool] | None = None, **options: Any
+) -> SpotCalibration:
+    """Calibrate a mask: flux, position and moments of each spot from catalogs of many exposures.
+
+    Parameters
+    ----------
+    catalogs
+        One per exposure, all of one detector and band. Those without labels are labelled (`permil.find_grid`).
+    camera
+        Camera with the detector that the catalogs name.
+    decided : sequence of bool, optional
+        Whether the labels of each catalog are those of the mask, not of the part of it that was found; by default all are.
+    **options
+        Keys of the section ``spots``, such as ``columns=49``, ``rows=49``, ``method="joint"``.
+
+    Returns
+    -------
+    SpotCalibration
+        Spots, exposures and residuals, with errors.
+
+    Raises
+    ------
+    ConfigError
+        If an option is unknown or not allowed.
+    SpotError
+        If there are fewer than two catalogs, or they do not belong together.
+    GridError
+        If the sources of a catalog without labels do not form a grid.
+
+    Examples
+    --------
+    >>> permil.calibrate_spots(catalogs, camera="spots-cutout", columns=15, rows=15).spots.flux  # doctest: +SKIP
+    """
+    keys = make_section(SpotsConfig, options)
+    labelled, known = [], []
+    for number, catalog in enumerate(catalogs):
+        is_decided = True if decided is None else bool(decided[number])
+        if not catalog.labelled.any():
+            grid = label_catalog(catalog, columns=keys.columns, rows=keys.rows, degree=keys.degree)
+            catalog, is_decided = catalog.with_labels(grid.grid_i, grid.grid_j), grid.window == "decided"
+        labelled.append(LabelledExposure(catalog, is_decided))
+        known.append(catalog.detector)
+    if any(not name for name in known):
+        raise SpotError("a catalog does not name its detector", remedy='create it with SpotCatalog(..., detector="R22_S11")')
+    group = _gather(labelled, keys, load_camera(camera) if isinstance(camera, str) else camera)
+    return _calibrate(group, keys)[0]
 
 
 def require_same_mask(stored: StoredCalibration, measurements: Measurements, *, path: str | Path) -> None:

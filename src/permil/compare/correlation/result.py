@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,7 +164,29 @@ class CorrelationResult:
         lines.append(f"Slope, b per a: {corrected.slope} (least squares: {corrected.plain_slope})")
         return lines
 
-    def plot(self, figure: Figure | None = None) -> Figure:
+    def _repr_html_(self) -> str:
+        """Return the summary as preformatted text."""
+        return f"<pre>{escape(str(self))}</pre>"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the scatter of the maps and the slope without measurement errors.
+
+        Parameters
+        ----------
+        ax
+            Axes to draw in; by default new ones.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from permil.plotting import new_axes
+
+        ax = new_axes() if ax is None else ax
+        self.plot_scatter(ax)
+        return ax
+
+    def plot_all(self, figure: Figure | None = None) -> Figure:
         """Draw the scatter of the maps, the null distribution with the observed r, and the error against block size.
 
         Parameters

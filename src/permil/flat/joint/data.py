@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import plain_array, plain_image
 from permil.errors import FlatError
 
 FloatArray = NDArray[np.float64]
@@ -38,6 +40,14 @@ class ExposureList:
     ------
     FlatError
         If lengths differ, or positions or times are not finite.
+    InputError
+        If an array does not hold real numbers, or its unit cannot be converted.
+
+    Examples
+    --------
+    >>> import numpy as np, permil
+    >>> len(permil.ExposureList([0.0, 5.0], [0.0, 0.0], np.log([2.0, 2.1]), time=[0.0, 1.0]))
+    2
     """
 
     x_mm: FloatArray
@@ -50,6 +60,7 @@ class ExposureList:
 
     def __post_init__(self) -> None:
         """Check, and number the stage moves where they are not given."""
+        self._make_plain()
         count = len(self.x_mm)
         for name in ("y_mm", "log_photodiode", "time"):
             if len(getattr(self, name)) != count:
@@ -71,6 +82,13 @@ class ExposureList:
                     f"{getattr(self, name).size} {what} for {count} exposures", remedy="give one number for each exposure"
                 )
 
+    def _make_plain(self) -> None:
+        for name, unit in (("x_mm", "mm"), ("y_mm", "mm"), ("log_photodiode", ""), ("time", None)):
+            object.__setattr__(self, name, plain_array(getattr(self, name), name=name, unit=unit, ndim=1))
+        for name in ("move", "epoch"):
+            object.__setattr__(self, name, _whole(getattr(self, name), name))
+        object.__setattr__(self, "regressors", plain_array(self.regressors, name="regressors", ndim=2))
+
     def _moves(self) -> NDArray[np.int64]:
         order = np.argsort(self.time, kind="stable")
         moved = (np.diff(self.x_mm[order]) != 0) | (np.diff(self.y_mm[order]) != 0)
@@ -86,6 +104,22 @@ class ExposureList:
     def positions(self) -> FloatArray:
         """Projector positions, shape (n, 2), mm."""
         return np.column_stack([self.x_mm, self.y_mm])
+
+
+def _whole(values: Any, name: str) -> NDArray[np.int64]:
+    """Return whole numbers as a plain array.
+
+    Raises
+    ------
+    FlatError
+        If one is masked or not whole.
+    """
+    if type(values) is np.ndarray and values.dtype == np.int64:
+        return values
+    numbers = plain_array(values, name=name, ndim=1)
+    if not np.isfinite(numbers).all() or (numbers != np.rint(numbers)).any():
+        raise FlatError(f"{name} are not whole numbers", remedy="give whole numbers, without masked ones")
+    return numbers.astype(np.int64)
 
 
 def epochs_between_pauses(time: FloatArray) -> NDArray[np.int64]:
@@ -154,6 +188,14 @@ class DetectorSignals:
     ------
     FlatError
         If shapes do not fit or a variance is not positive where there is a signal.
+    InputError
+        If an array does not hold real numbers, or its unit cannot be converted.
+
+    Examples
+    --------
+    >>> import numpy as np, permil
+    >>> permil.DetectorSignals("R22_S11", [1.0, 2.0], [0.0, 0.0], [0], np.zeros((1, 2)), np.full((1, 2), 1e-6)).weights.shape
+    (1, 2)
     """
 
     name: str
@@ -166,7 +208,10 @@ class DetectorSignals:
     def __post_init__(self) -> None:
         """Check shapes and variances."""
         for name in ("x_mm", "y_mm"):
-            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=np.float64))
+            object.__setattr__(self, name, plain_array(getattr(self, name), name=name, unit="mm", ndim=1))
+        object.__setattr__(self, "exposures", _whole(self.exposures, "exposures"))
+        for name in ("log_signal", "variance"):
+            object.__setattr__(self, name, plain_image(getattr(self, name), name=name, unit=""))
         shape = (len(self.exposures), len(self.x_mm))
         if self.log_signal.shape != shape or self.variance.shape != shape or len(self.y_mm) != shape[1]:
             raise FlatError(

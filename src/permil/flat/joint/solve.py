@@ -21,6 +21,7 @@ from permil.flat.joint.details import detail_grid, solve_details
 from permil.flat.joint.exposure_tests import LEFT_OUT
 from permil.flat.joint.gain_steps import new_steps
 from permil.flat.joint.gains import BoardTerms
+from permil.flat.joint.knots import choose_spacing
 from permil.flat.joint.model import MOST_UNKNOWNS, Start, make_model
 from permil.flat.joint.newton import NEAR, Curvature, Descent, Place, Solver
 from permil.flat.joint.normal import NormalEquations
@@ -55,7 +56,7 @@ def solve_joint(
     exposures: ExposureList,
     detectors: Sequence[DetectorSignals],
     *,
-    spacing_mm: float,
+    spacing_mm: float | None = None,
     finest_mm: float | None = None,
     stiffness: float | None = None,
     start: Start | None = None,
@@ -81,7 +82,7 @@ def solve_joint(
     detectors
         Their signals; a sequence that loads a detector when asked for it keeps memory small.
     spacing_mm
-        Distance of the knots of the beam (`choose_spacing` finds one).
+        Distance of the knots of the beam; default: `choose_spacing` finds one, a stiffness and a start.
     finest_mm
         Distance that finer knots may have (`permil.flat.joint.details`); default: there are none.
     stiffness
@@ -120,6 +121,9 @@ def solve_joint(
     FlatError
         If there are too few exposures, or it does not converge.
     """
+    if spacing_mm is None:
+        choice = choose_spacing(exposures, detectors)
+        spacing_mm, stiffness, start = choice.spacing_mm, choice.stiffness, choice.start
     exposures = epochs_of_readout(exposures, detectors)
     model = make_model(
         exposures,

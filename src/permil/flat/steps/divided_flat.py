@@ -18,7 +18,7 @@ from permil.engine import background_calls, tell_part
 from permil.errors import FlatError
 from permil.flat.combine import LitStack, Pointing
 from permil.flat.detector_flat import DetectorSolution, combine_detector
-from permil.flat.divide import LitImage
+from permil.flat.divide import lit_by_beam
 from permil.flat.orientation import (
     FEWEST_POSITIONS,
     MOST_OFF,
@@ -167,21 +167,17 @@ def _lit_stack(
     stack, n = exposures.stack, len(exposures.used)
     noted += [*exposures.left_out, *exposures.damaged]
     noted += [LeftOut(path, "its photodiode reading contradicts its light") for path in exposures.photodiode_outliers]
-    # A single exposure says nothing of its own scale error; the nodes of the scan say what one photodiode reading is worth.
-    scale_error = float(exposures.scale_error if np.isfinite(exposures.scale_error) else beam.node_noise / np.sqrt(n))
+    image = lit_by_beam(exposures, (group.x_mm, group.y_mm), beam, calibration.detector)
+    _require_light(stack, image.beam)
     pointing = Pointing(
         number=group.number,
         x_mm=group.x_mm,
         y_mm=group.y_mm,
-        scale_error=scale_error,
+        scale_error=image.scale_error,
         exposures=n,
         chi_square=float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan,
         aimed=group.aimed,
     )
-    origin, matrix = frames.ccs_affine(calibration.detector)
-    light = beam.evaluate_image(calibration.detector.shape, origin - [group.x_mm, group.y_mm], matrix)
-    _require_light(stack, light[0])
-    image = LitImage(stack.image, stack.variance, stack.mask, *light, exposures.photodiode, scale_error)
     return LitStack(pointing, image, stack.n_rejected)
 
 

@@ -1,0 +1,115 @@
+"""Reduce or stack raw files of one detector without a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from permil.arrays import plain_array
+from permil.camera import Camera, load_camera
+from permil.config.isr import IsrConfig
+from permil.config.load import make_section
+from permil.errors import InputError
+from permil.exposures import RawFile, read_exposure
+from permil.isr.calibration.calibration import Calibration
+from permil.isr.exposure_group import ExposureStack, stack_group
+from permil.isr.inputs import load_calibration
+from permil.isr.reduce import DetectorImage, reduce_file
+
+AnyCalibration = Calibration | Mapping[str, Any] | None
+"""A calibration, keys of the section ``isr`` to load one, or None for the camera's nominal gains."""
+
+
+def reduce(path: str | Path, calibration: AnyCalibration = None, *, camera: Camera | str = "lsstcam") -> DetectorImage:
+    """Reduce one raw file: raw counts to electrons on the detector.
+
+    Parameters
+    ----------
+    path
+        Raw file of one detector.
+    calibration
+        Calibration of the detector (`RunResults.calibration`); or keys of the section ``isr``, such as
+        ``{"gains": "gains.ecsv", "bias": "superbias.fits"}``. Without ``bias`` no superbias is subtracted; without ``gains`` the
+        camera's nominal gains are used.
+    camera
+        Camera of the file.
+
+    Returns
+    -------
+    DetectorImage
+        Image in electrons, mask, noise; ``variance()`` gives the variance.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be used, or is of another detector than the calibration.
+    ConfigError, CalibrationError
+        If a key is wrong, or a table is missing or does not fit the detector.
+
+    Examples
+    --------
+    >>> image = permil.reduce("raw.fits", {"gains": "gains.ecsv"}).image  # doctest: +SKIP
+    """
+    camera = load_camera(camera) if isinstance(camera, str) else camera
+    found, options = _calibration(calibration, path, camera)
+    return reduce_file(path, camera, found, options)
+
+
+def stack(
+    paths: Sequence[str | Path],
+    calibration: AnyCalibration = None,
+    *,
+    camera: Camera | str = "lsstcam",
+    photodiode: ArrayLike | None = None,
+) -> ExposureStack:
+    """Reduce and average the exposures of one position, LED and detector; cosmic rays are rejected.
+
+    Parameters
+    ----------
+    paths
+        Raw files of one detector.
+    calibration
+        See `permil.reduce`.
+    camera
+        Camera of the files.
+    photodiode : array_like, shape (n,), optional
+        Photodiode readings; by default those of the headers. Files without a reading are left out, unless no file has one: the
+        photodiode is not used then.
+
+    Returns
+    -------
+    ExposureStack
+        Image in electrons, variance, mask, files used and left out.
+
+    Raises
+    ------
+    InputError
+        If no file can be used, or light and photodiode contradict each other.
+    ConfigError, CalibrationError
+        See `permil.reduce`.
+
+    Examples
+    --------
+    >>> permil.stack(["a.fits", "b.fits"], camera="lsstcam-bin8").image  # doctest: +SKIP
+    """
+    if isinstance(paths, str | Path) or not len(paths):
+        raise InputError("there is no list of files", remedy="give the paths of one or more raw files of one detector")
+    camera = load_camera(camera) if isinstance(camera, str) else camera
+    found, options = _calibration(calibration, paths[0], camera)
+    given = [read_exposure(path, camera).photodiode for path in paths] if photodiode is None else photodiode
+    readings = plain_array(given, name="photodiode", shape=(len(paths),))
+    return stack_group(paths, readings, camera, found, options, normalise=bool(np.isfinite(readings).any()))
+
+
+def _calibration(given: AnyCalibration, path: str | Path, camera: Camera) -> tuple[Calibration, IsrConfig]:
+    """Return the calibration of the detector of a raw file, and the options of the reduction."""
+    if isinstance(given, Calibration):
+        return given, IsrConfig()
+    options = make_section(IsrConfig, {"bias": "none"} | dict(given or {}))
+    with RawFile(path, camera) as raw_file:
+        detector = raw_file.detector
+    return load_calibration(detector, camera, options), options

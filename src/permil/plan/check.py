@@ -1,0 +1,349 @@
+"""Check a plan: the positions, the light on the detectors, and the predicted errors of the flat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.table import QTable, Table
+from numpy.typing import ArrayLike
+
+from permil.arrays import plain_array
+from permil.beam.fits import model_from_hdus
+from permil.camera import Camera, load_camera
+from permil.config.load import make_section
+from permil.config.plan import PlanConfig, PlanPointings, PlanScan, Readout
+from permil.errors import ConfigError, InputError, PositionError
+from permil.exposures.stage import read_index
+from permil.plan.acquisition import AcquisitionPoint, read_acquisition
+from permil.plan.illumination import FEWEST_CELLS, BeamShape, PlannedSignals, cells_for, knots_for, planned_signals, plateau
+from permil.plan.positions import (
+    Place,
+    PlannedPosition,
+    amplifier_centre,
+    named_detectors,
+    nearest_detector,
+    only_these,
+    positions_taken,
+    quincunx,
+    read_at_location,
+    read_with,
+    scan_grid,
+)
+from permil.plan.prediction import PlanPrediction, mode_table, predict
+from permil.plan.summary import describe, draw_errors
+from permil.products import RunFolder
+from permil.progress import parallel_map
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SCAN_WIDTH_MM = 80.0
+
+
+@dataclass(frozen=True)
+class PlanCheck:
+    """Predicted errors of a plan; ``print`` shows a summary.
+
+    Attributes
+    ----------
+    prediction : PlanPrediction
+        Positions, signals and modes.
+    plan : PlanConfig
+        The assumptions.
+    knots_mm : float
+        Distance of the knots of the fitted beam, mm.
+    wanted : tuple of str
+        Detectors that the plan names.
+    has_photodiode : bool
+        Whether exposures have a photodiode reading.
+    """
+
+    prediction: PlanPrediction
+    plan: PlanConfig
+    knots_mm: float
+    wanted: tuple[str, ...]
+    has_photodiode: bool
+
+    @property
+    def detectors(self) -> QTable:
+        """Predicted errors, one row for each detector (see `detector_table`)."""
+        return QTable(detector_table(self.prediction, self.plan))
+
+    @property
+    def modes(self) -> QTable:
+        """Modes of the flat that signals alone do not determine, with the error that the photodiode leaves."""
+        return QTable(mode_table(self.prediction))
+
+    @property
+    def super_pixel_error(self) -> float:
+        """Relative error of a super-pixel (``plan.super_pixel_mm``): photon noise and correlated errors."""
+        return self.prediction.super_pixel_error(self.plan.super_pixel_mm)
+
+    def __str__(self) -> str:
+        """Return the table of predicted errors, the undetermined modes and suggested remedies."""
+        return describe(
+            self.prediction,
+            super_pixel_mm=self.plan.super_pixel_mm,
+            knots_mm=self.knots_mm,
+            wanted=self.wanted,
+            has_photodiode=self.has_photodiode,
+            with_drift=self.has_photodiode and self.plan.photodiode_drift > 0,
+        )
+
+    def plot(self, ax: Axes | None = None, *, modes: bool = False) -> Axes:
+        """Draw the predicted errors on the focal plane, DVCS mm.
+
+        Parameters
+        ----------
+        ax
+            Axes to draw in; by default new ones.
+        modes
+            Draw the error from undetermined modes instead of that of a pixel from photon and read noise.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from permil.plotting import new_axes
+
+        ax = new_axes() if ax is None else ax
+        draw_errors(ax, self.prediction, modes=modes)
+        return ax
+
+
+def check_plan(
+    positions: ArrayLike | Sequence[PlannedPosition] | None,
+    camera: Camera | str = "lsstcam",
+    plan: PlanConfig | None = None,
+    *,
+    images: int = 1,
+    read: Readout = "detector",
+    has_photodiode: bool = True,
+    seed: int = 0,
+    **options: Any,
+) -> PlanCheck:
+    """Predict which parts of a flat a list of projector positions determines, and the errors.
+
+    Parameters
+    ----------
+    positions : array_like, shape (n, 2)
+        Projector positions, CCS X and Y, mm, in the order of time; None for those of ``plan``.
+    camera
+        The camera, or its name.
+    plan
+        Assumed lamp, beam and photodiode: section ``plan`` of a configuration.
+    images
+        Images at each position.
+    read
+        Detectors read out at each position: the ``detector`` aimed at, its ``board``, its ``raft``, or ``all``.
+    has_photodiode
+        Whether exposures will have a photodiode reading.
+    seed
+        Seed of a shuffled order.
+    **options
+        Keys of the section ``plan`` instead of ``plan``, such as ``electrons=5e4``, ``detectors=["R22"]``.
+
+    Returns
+    -------
+    PlanCheck
+
+    Raises
+    ------
+    ConfigError
+        If an option is unknown or not allowed.
+    PositionError
+        If a position is not finite, or no detector is illuminated.
+    InputError
+        If the positions are not an array of shape (n, 2).
+    FlatError
+        If the positions determine so little that the errors cannot be computed.
+
+    Examples
+    --------
+    >>> import permil
+    >>> camera = permil.load_camera("lsstcam-bin8")
+    >>> x, y = camera["R22_S11"].to_ccs(*camera["R22_S11"].centre_pixel)
+    >>> near = [(x + dx, y + dy) for dx in (-9, 0, 9) for dy in (-9, 0, 9)]
+    >>> check = permil.check_plan(near, camera, cells=8, beam_knots_mm=10.0)
+    >>> list(check.detectors["detector"])
+    ['R22_S11']
+    """
+    camera = load_camera(camera) if isinstance(camera, str) else camera
+    if plan is not None and options:
+        raise ConfigError(f"{next(iter(options))} is given beside a whole plan", remedy="give one of the two")
+    plan = plan or make_section(PlanConfig, options)
+    placed = planned_positions(plan, camera) if positions is None else _placed(positions, camera, images, read, plan)
+    signals, knots_mm = _signals(plan, camera, placed)
+    prediction = predict(
+        placed,
+        signals,
+        photodiode_noise=plan.photodiode_noise if has_photodiode else None,
+        photodiode_drift=plan.photodiode_drift,
+        knots_mm=knots_mm,
+        limit=plan.mode_limit,
+        shuffle=np.random.default_rng(seed) if plan.order == "shuffled" else None,
+    )
+    wanted = tuple(detector.name for detector in named_detectors(camera, plan.detectors)) if plan.detectors else ()
+    return PlanCheck(prediction, plan, knots_mm, wanted, has_photodiode)
+
+
+def _placed(positions: Any, camera: Camera, images: int, read: Readout, plan: PlanConfig) -> list[PlannedPosition]:
+    """Return given positions with the detectors that are read out there, restricted to those of the plan."""
+    if images < 1:
+        raise InputError(f"{images} images at a position are not possible", remedy="give 1 or more", value=images)
+    if isinstance(positions, Sequence) and positions and all(isinstance(entry, PlannedPosition) for entry in positions):
+        placed = list(positions)
+    else:
+        places = plain_array(positions, name="positions", unit="mm", ndim=2)
+        if places.shape[1] != 2 or not len(places):
+            raise InputError(
+                f"positions have the shape {places.shape}", remedy="give an array of shape (n, 2): CCS X and Y in mm"
+            )
+        if not np.isfinite(places).all():
+            raise PositionError("a position is masked or not finite", remedy="leave it out")
+        placed = [PlannedPosition(x, y, images, read_with(camera, (x, y), read)) for x, y in places.tolist()]
+    return only_these(placed, {detector.name for detector in named_detectors(camera, plan.detectors)})
+
+
+def planned_positions(plan: PlanConfig, camera: Camera) -> list[PlannedPosition]:
+    """Return all positions of a plan in this order: taken, scan, pointings, acquisition files.
+
+    The readout is restricted to the detectors of the plan.
+
+    Raises
+    ------
+    PermilError
+        If a named detector, raft, LED, file or index does not exist.
+    """
+    wanted = named_detectors(camera, plan.detectors)
+    names = {detector.name for detector in wanted}
+    scan, pointings = plan.scan, plan.pointings
+    if scan is None and pointings is None and not plan.acquisition and not plan.taken:
+        scan, pointings = PlanScan(), PlanPointings()
+    positions: list[PlannedPosition] = []
+    if plan.taken:
+        path = Path(plan.taken)
+        index = read_index(path if path.suffix == ".parquet" else RunFolder(path).exposures)
+        positions += positions_taken(index, plan.led)
+    if scan is not None:
+        centre = scan.centre_mm or amplifier_centre(camera, scan.detector, scan.amp)
+        names.add(nearest_detector(camera.science, centre).name)
+        positions += _scan_positions(scan, centre, camera)
+    if pointings is not None:
+        places: list[Place] = list(pointings.points)
+        if pointings.aim or not pointings.points:
+            aimed = named_detectors(camera, pointings.aim) if pointings.aim else wanted
+            places += [place for detector in aimed for place in quincunx(detector)]
+        positions += [PlannedPosition(*place, pointings.images, read_with(camera, place, pointings.read)) for place in places]
+    positions += _acquisition_positions(plan, camera)
+    return only_these(positions, names)
+
+
+def _scan_positions(scan: PlanScan, centre: Place, camera: Camera) -> list[PlannedPosition]:
+    pitch = scan.pitch_mm or (scan.width_mm or _SCAN_WIDTH_MM) / max(scan.nx - 1, scan.ny - 1, 1)
+    # The detectors read out are those at the centre of the scan, for all positions.
+    read = read_with(camera, centre, scan.read)
+    return [PlannedPosition(*place, scan.images, read) for place in scan_grid(centre, (scan.nx, scan.ny), pitch)]
+
+
+def _acquisition_positions(plan: PlanConfig, camera: Camera) -> list[PlannedPosition]:
+    points = [point for path in plan.acquisition for point in read_acquisition(path)]
+    return [
+        PlannedPosition(point.x_mm, point.y_mm, point.images, read_at_location(camera, point.location))
+        for point in _of_one_led(points, plan.led)
+    ]
+
+
+def _of_one_led(points: Sequence[AcquisitionPoint], led: str) -> list[AcquisitionPoint]:
+    """Return the points of an LED; without a name all points must share one LED."""
+    listed = sorted({name for point in points for name in point.leds})
+    if led:
+        chosen = [point for point in points if led in point.leds or not point.leds]
+        if points and not chosen:
+            raise ConfigError(
+                f"no acquisition file uses the LED {led!r}", remedy=f"plan.led can be {', '.join(listed)}", value=led
+            )
+        return chosen
+    if listed and not set.intersection(*(set(point.leds or listed) for point in points)):
+        raise ConfigError(
+            "the acquisition files have no LED in common",
+            remedy=f"choose one with plan.led: {', '.join(listed)}",
+            allowed=listed,
+        )
+    return list(points)
+
+
+def _signals(plan: PlanConfig, camera: Camera, positions: Sequence[PlannedPosition]) -> tuple[list[PlannedSignals], float]:
+    """Return the planned signals of all detectors, and the knot spacing of the beam, mm."""
+    read = set().union(*(position.read for position in positions)) if positions else set()
+    detectors = [detector for detector in camera.science if detector.name in read]
+    beam = _beam_shape(plan)
+
+    def seen(cells: int) -> list[PlannedSignals]:
+        function = partial(
+            planned_signals, positions=positions, beam=beam, cells=cells, electrons=plan.electrons, lit_above=plan.lit_above
+        )
+        found = parallel_map(function, detectors, workers=1, description="light on the detectors")
+        return [each for each in found if each is not None]
+
+    coarse = seen(FEWEST_CELLS)
+    if not coarse:
+        raise PositionError(
+            "no position of the plan illuminates a detector of the plan that it reads out",
+            remedy="check plan.detectors, the positions, their readout and the width of the beam",
+        )
+    if max(int(np.isfinite(each.footprint.log_signal).sum(axis=0).max()) for each in coarse) < 2:
+        raise PositionError(
+            "no pixel is illuminated from two positions, so that beam and flat cannot be separated",
+            remedy="add pointings that illuminate the same detectors (plan.scan, plan.pointings)",
+        )
+    knots_mm = plan.beam_knots_mm or knots_for(coarse, positions)
+    return seen(plan.cells or cells_for([each.detector for each in coarse], knots_mm)), knots_mm
+
+
+def _beam_shape(plan: PlanConfig) -> BeamShape:
+    if not plan.beam:
+        return plateau(plan.beam_fwhm_mm)
+    model = model_from_hdus(plan.beam)
+    return lambda ux, uy: model.evaluate(ux, uy)[0]
+
+
+def detector_table(prediction: PlanPrediction, plan: PlanConfig) -> Table:
+    """Return the predicted errors, one row for each detector.
+
+    Returns
+    -------
+    Table
+        ``detector``; ``images`` that illuminate it; ``electrons`` per pixel, summed over all images (median); relative errors:
+        ``pixel_error`` and ``super_pixel_error`` from photon and read noise (medians), ``level_error`` of its level relative to the mean
+        of all, ``mode_error`` from modes not determined by signals (rms). Errors of the whole flat are in the metadata.
+    """
+    signals, design = prediction.signals, prediction.design
+    table = Table(
+        {
+            "detector": [each.detector.name for each in signals],
+            "images": [each.images for each in signals],
+            "electrons": [float(np.median(each.electrons)) for each in signals],
+            "pixel_error": [float(np.median(each.pixel_error)) for each in signals],
+            "super_pixel_error": [each.independent_error(plan.super_pixel_mm) for each in signals],
+            "level_error": design.level_error,
+            "mode_error": [float(np.sqrt(np.nanmean(np.square(errors)))) for errors in prediction.mode_error_maps()],
+        }
+    )
+    table["electrons"].unit = "electron"
+    table.meta = {
+        "positions": len(prediction.positions),
+        "images": prediction.images,
+        "super_pixel_mm": plan.super_pixel_mm,
+        "pixel_error": prediction.pixel_error,
+        "large_scale_error": design.large_scale_error,
+        "gradient_error_x_per_mm": float(design.gradient_error[0]),
+        "gradient_error_y_per_mm": float(design.gradient_error[1]),
+        "undetermined": {name: int(count) for name, count in design.counts().items()},
+    }
+    return table

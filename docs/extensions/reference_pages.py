@@ -28,7 +28,12 @@ def setup(app: Any) -> dict[str, bool]:
 def write_pages(folder: Path) -> None:
     """Write all generated parts; a file whose content stays the same is left alone."""
     folder.mkdir(exist_ok=True)
-    pages = {"configuration": configuration_text, "command_line": command_line_text, "messages": messages_text, "products": products_text}
+    pages = {
+        "configuration": configuration_text,
+        "command_line": command_line_text,
+        "messages": messages_text,
+        "products": products_text,
+    }
     for name, make in pages.items():
         path, text = folder / f"{name}.md", make()
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
@@ -117,7 +122,7 @@ def command_line_text() -> str:
 
 
 def _command_help(command: Any, name: str) -> Iterator[str]:
-    commands = {key: entry for key, entry in getattr(command, "commands", {}).items()}
+    commands = dict(getattr(command, "commands", {}))
     hidden = commands.pop("run", None) if getattr(commands.get("run"), "hidden", False) else None
     for key, entry in (("", hidden),) if hidden is not None else ():
         yield from _one_command(entry, name + key)
@@ -174,7 +179,9 @@ def _text_of(node: ast.expr | None) -> str:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
-        return "".join(_text_of(part) or (f"{{{_name_of(part)}}}" if isinstance(part, ast.FormattedValue) else "") for part in node.values)
+        return "".join(
+            _text_of(part) or (f"{{{_name_of(part)}}}" if isinstance(part, ast.FormattedValue) else "") for part in node.values
+        )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _text_of(node.left) + _text_of(node.right)
     if isinstance(node, ast.IfExp):

@@ -40,7 +40,7 @@ myst_heading_anchors = 4
 
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(FOLDER.parent / "build" / "docs-cache")
-nb_execution_timeout = 300
+nb_execution_timeout = 1800
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 nb_mime_priority_overrides = [("html", "image/svg+xml", 5)]

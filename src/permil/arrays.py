@@ -66,7 +66,7 @@ def plain_array(
     Returns
     -------
     ndarray of float64
-        A copy; masked and missing (None) values are NaN.
+        A copy in C order; masked and missing (None) values are NaN.
 
     Raises
     ------
@@ -99,7 +99,7 @@ def plain_array(
 
 
 def plain_image(values: Any, *, name: str, unit: str | u.UnitBase | None = None, shape: tuple[int, ...] | None = None) -> Any:
-    """Return an image of real numbers in native byte order, NaN where masked; not copied if it is already a plain array of floats.
+    """Return an image of real numbers in native byte and C order, NaN where masked; not copied if it is already a plain array of floats.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def plain_image(values: Any, *, name: str, unit: str | u.UnitBase | None = None,
     if type(values) is np.ndarray and values.dtype in (np.float32, np.float64) and values.dtype.isnative:
         if shape is not None and values.shape != shape:
             raise _other_shape(name, values.shape, shape)
-        return values
+        return np.ascontiguousarray(values)
     return plain_array(values, name=name, unit=unit, shape=shape)
 
 
@@ -289,7 +289,7 @@ def _is_missing(entry: Any) -> bool:
 
 def _numbers(data: NDArray[Any], mask: NDArray[np.bool_] | None, name: str) -> FloatArray:
     if data.dtype.kind in "fiub":
-        return np.array(data, dtype=np.float64)
+        return np.array(data, dtype=np.float64, order="C")
     if data.dtype.kind == "O":
         missing = np.zeros(data.size, dtype=bool) if mask is None else np.broadcast_to(mask, data.shape).ravel()
         flat = np.full(data.size, np.nan)

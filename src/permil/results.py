@@ -283,6 +283,11 @@ def open_run(folder: str | Path) -> RunResults:
     folder
         Folder with ``run.yaml``; it may have been moved.
 
+    Returns
+    -------
+    RunResults
+        The products.
+
     Raises
     ------
     InputError

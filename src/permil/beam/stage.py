@@ -429,8 +429,15 @@ def load_beam(path: str | Path, *, led: str = "") -> BeamModel:
 
     Parameters
     ----------
+    path
+        FITS file that `permil beam fit` or a run wrote.
     led
         Expected LED, checked if the file names one.
+
+    Returns
+    -------
+    BeamModel
+        ``beam(ux, uy)`` is the beam at places minus the projector position, mm.
 
     Raises
     ------

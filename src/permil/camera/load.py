@@ -169,10 +169,26 @@ def load_camera(name_or_path: str | Path) -> Camera:
     A camera file may extend another, ``extends: lsstcam`` or a path relative to itself: its keys take precedence, map by map, and lists
     replace whole lists. A camera name of the package is never read as a path: write ``./lsstcam`` for a file of that name.
 
+    Parameters
+    ----------
+    name_or_path
+        Name of a camera of the package, or path of a camera file.
+
+    Returns
+    -------
+    Camera
+        ``camera["R22_S11"]`` is a detector; also its number or serial number.
+
     Raises
     ------
     CameraError
         If there is no such camera or its file is not valid.
+
+    Examples
+    --------
+    >>> import permil
+    >>> permil.load_camera("lsstcam")[94].name
+    'R22_S11'
     """
     return _load_own(str(name_or_path)) if str(name_or_path) in camera_names() else _load(name_or_path)
 

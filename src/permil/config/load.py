@@ -37,6 +37,11 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
         ``section.key=value`` strings; the value is parsed as YAML. They take precedence over the file; a section given as a map
         replaces only the keys in the map.
 
+    Returns
+    -------
+    Config
+        Every key with its value.
+
     Raises
     ------
     ConfigError
@@ -46,7 +51,8 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
 
     Examples
     --------
-    >>> load_config({"camera": "lsstcam-bin8", "flat": {"leds": ["red"]}}, ["seed=3"]).seed
+    >>> import permil
+    >>> permil.load_config({"camera": "lsstcam-bin8", "flat": {"leds": ["red"]}}, ["seed=3"]).seed
     3
     """
     path = Path(source) if isinstance(source, str | Path) else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -29,10 +30,10 @@ _PER_MIL = 1e3
 
 
 if TYPE_CHECKING:
-    from permil.camera import Detector
+    from matplotlib.axes import Axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FlatDifference:
     """Ratio of two flats and what it says; all relative.
 
@@ -77,6 +78,35 @@ class FlatDifference:
     def __str__(self) -> str:
         """Return the figures of the comparison, one line each, small ones in per mil."""
         return "\n".join(describe_difference(self))
+
+    def __repr__(self) -> str:
+        """Return the essentials in one line."""
+        return f"<FlatDifference: median ratio {self.scale:.6f}; rms of super-pixels {_PER_MIL * self.rms_super:.3g} per mil>"
+
+    def _repr_html_(self) -> str:
+        """Return the figures as preformatted text."""
+        return f"<pre>{escape(str(self))}</pre>"
+
+    def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
+        """Draw the ratio over its median.
+
+        Parameters
+        ----------
+        ax
+            Axes to draw in; by default new ones.
+        **options
+            Further options of `matplotlib.axes.Axes.imshow`.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+        """
+        from permil.plotting import draw_image, new_axes
+
+        ax = new_axes() if ax is None else ax
+        draw_image(ax, self.ratio / self.scale, **options)
+        ax.set(title="ratio over its median", xlabel="x (pixels)", ylabel="y (pixels)")
+        return ax
 
 
 def flat_difference(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -297,13 +298,15 @@ class Flat:
         variance = image.uncertainty.represent_as(VarianceUncertainty).array if known else np.zeros(self.shape)
         mask = None if image.mask is None else np.broadcast_to(image.mask, self.shape)
         corrected, error, planes = self._divide(plain_image(image.data, name="image"), variance, mask)
-        result = image.copy()
-        result.data = corrected
-        if known:
-            result.uncertainty = VarianceUncertainty(error).represent_as(type(image.uncertainty))
         is_bits = mask is not None and np.asarray(mask).dtype.kind in "iu"
-        result.mask = planes if is_bits else ~is_usable(planes)
-        return result
+        return type(image)(
+            corrected,
+            uncertainty=VarianceUncertainty(error).represent_as(type(image.uncertainty)) if known else None,
+            mask=planes if is_bits else ~is_usable(planes),
+            wcs=image.wcs,
+            meta=copy(image.meta),
+            unit=image.unit,
+        )
 
     def __truediv__(self, other: Flat | float) -> Flat:
         """Return the ratio to another flat of the detector, with its variance; or this flat over a number."""
@@ -438,8 +441,8 @@ class Flat:
     def to_ccddata(self) -> CCDData:
         """Return the flat as CCDData: variance, mask of unusable pixels, header.
 
-        `ccdproc.flat_correct` divides a flat by its own mean unless ``norm_value=1`` is given: levels of detectors and amplifiers are
-        lost then.
+        `ccdproc.flat_correct` divides a flat by its own mean unless ``norm_value=1`` is given: the level of the detector is lost then, and
+        the result is NaN if the flat has pixels without data.
 
         Examples
         --------
@@ -527,6 +530,11 @@ def divide(stack: ExposureStack, position: tuple[float, float], beam: BeamModel,
     ------
     FlatError
         If the photodiode reading is not positive.
+
+    Examples
+    --------
+    >>> stack = permil.stack(paths, run.calibration("R22_S11"))  # doctest: +SKIP
+    >>> permil.divide(stack, (10.0, -10.2), run.beam("red"), run.camera["R22_S11"]).plot()  # doctest: +SKIP
     """
     pointing = divide_by_beam(lit_by_beam(stack, position, beam, detector))
     header = fits.Header()

@@ -108,7 +108,8 @@ def stack(
 def _calibration(given: AnyCalibration, path: str | Path, camera: Camera) -> tuple[Calibration, IsrConfig]:
     """Return the calibration of the detector of a raw file, and the options of the reduction."""
     if isinstance(given, Calibration):
-        return given, IsrConfig()
+        names = ("temperature_coefficient", "temperature_reference", "temperature_card")
+        return given, IsrConfig(**{name: getattr(given, name) for name in names})
     options = make_section(IsrConfig, {"bias": "none"} | dict(given or {}))
     with RawFile(path, camera) as raw_file:
         detector = raw_file.detector

@@ -78,6 +78,7 @@ def load_calibration(
         overscan=overscan_options(config),
         temperature_coefficient=config.temperature_coefficient,
         temperature_reference=config.temperature_reference,
+        temperature_card=config.temperature_card,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _SCAN_WIDTH_MM = 80.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class PlanCheck:
     """Predicted errors of a plan; ``print`` shows a summary.
 
@@ -94,6 +95,15 @@ class PlanCheck:
             has_photodiode=self.has_photodiode,
             with_drift=self.has_photodiode and self.plan.photodiode_drift > 0,
         )
+
+    def __repr__(self) -> str:
+        """Return numbers of positions and detectors, and the error of a super-pixel, in one line."""
+        positions, detectors = len(self.prediction.positions), len(self.prediction.signals)
+        return f"<PlanCheck: {positions} positions, {detectors} detectors; error of a super-pixel {self.super_pixel_error:.2g}>"
+
+    def _repr_html_(self) -> str:
+        """Return the summary as preformatted text."""
+        return f"<pre>{escape(str(self))}</pre>"
 
     def plot(self, ax: Axes | None = None, *, modes: bool = False) -> Axes:
         """Draw the predicted errors on the focal plane, DVCS mm.
@@ -170,7 +180,7 @@ def check_plan(
     >>> x, y = camera["R22_S11"].to_ccs(*camera["R22_S11"].centre_pixel)
     >>> near = [(x + dx, y + dy) for dx in (-9, 0, 9) for dy in (-9, 0, 9)]
     >>> check = permil.check_plan(near, camera, cells=8, beam_knots_mm=10.0)
-    >>> list(check.detectors["detector"])
+    >>> check.detectors["detector"].tolist()
     ['R22_S11']
     """
     camera = load_camera(camera) if isinstance(camera, str) else camera

@@ -86,6 +86,11 @@ def find_grid(
     usable : array_like of bool, shape (n,), optional
         Sources with a reliable position; the others get no label.
 
+    Returns
+    -------
+    SpotGrid
+        Labels, size and fits of the grid.
+
     Raises
     ------
     GridError

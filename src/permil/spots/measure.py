@@ -284,7 +284,7 @@ def _plain_planes(image: Any, variance: Any, mask: Any) -> tuple[Image, Image, N
     if hasattr(image, "uncertainty") and hasattr(image, "mask"):
         mask = image.mask if mask is None else mask
         variance = image.uncertainty if variance is None else variance
-    signal = np.asarray(plain_image(image, name="image", unit="electron"), dtype=np.float32)
+    signal = np.ascontiguousarray(plain_image(image, name="image", unit="electron"), dtype=np.float32)
     if signal.ndim != 2:
         raise SpotError(f"the image has {signal.ndim} dimensions", remedy="give an image of two dimensions", value=signal.shape)
     planes = mask if _is_planes(mask) else planes_of(mask, "mask", signal.shape)
@@ -294,7 +294,7 @@ def _plain_planes(image: Any, variance: Any, mask: Any) -> tuple[Image, Image, N
         from astropy.nddata import VarianceUncertainty
 
         variance = variance.represent_as(VarianceUncertainty).quantity
-    return signal, np.asarray(plain_image(variance, name="variance", unit="electron2"), dtype=np.float32), planes
+    return signal, np.ascontiguousarray(plain_image(variance, name="variance", unit="electron2"), dtype=np.float32), planes
 
 
 def _is_planes(mask: Any) -> bool:

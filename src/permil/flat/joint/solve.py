@@ -116,10 +116,28 @@ def solve_joint(
     progress
         Called after each detector in each pass with the share of the whole that is done; how many passes it takes is a guess.
 
+    Returns
+    -------
+    JointSolution
+        ``log_response`` is the logarithm of the flat on the super-pixels of each detector, mean 0 over all of them; ``log_scales`` those of
+        the exposures; ``log_beam(ux, uy)`` that of the beam; ``certificate`` says how near the optimum is.
+
     Raises
     ------
     FlatError
         If there are too few exposures, or it does not converge.
+
+    Examples
+    --------
+    >>> import numpy as np, permil
+    >>> x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-20, 20, 12), np.linspace(-20, 20, 12)))
+    >>> cx, cy = (axis.ravel() for axis in np.meshgrid(np.linspace(-25, 25, 6), np.linspace(-25, 25, 6)))
+    >>> light = 0.01 * np.sin(x) - ((x - cx[:, None]) ** 2 + (y - cy[:, None]) ** 2) / 4000
+    >>> exposures = permil.ExposureList(cx, cy, np.zeros(36), np.arange(36.0))
+    >>> detector = permil.DetectorSignals("mine", x, y, range(36), light, np.full(light.shape, 1e-6))
+    >>> solution = permil.solve_joint(exposures, [detector], spacing_mm=15.0)
+    >>> solution.certificate.converged
+    True
     """
     if spacing_mm is None:
         choice = choose_spacing(exposures, detectors)

@@ -55,6 +55,8 @@ class Calibration:
         Options of the overscan level.
     temperature_coefficient, temperature_reference
         Change of the gain with the board temperature; see `permil.isr.calibration.gains.temperature_factor`.
+    temperature_card
+        Thermometers of the board; see `permil.isr.calibration.gains.board_temperature`.
     """
 
     detector: Detector
@@ -69,6 +71,7 @@ class Calibration:
     overscan: OverscanOptions = field(default_factory=OverscanOptions)
     temperature_coefficient: float = 0.0
     temperature_reference: float = 0.0
+    temperature_card: str | list[str] = "mean"
 
     @property
     def unit(self) -> Literal["electron", "adu"]:

@@ -46,8 +46,7 @@ nb_merge_streams = True
 nb_mime_priority_overrides = [("html", "image/svg+xml", 5)]
 
 autosummary_generate = True
-autodoc_typehints = "signature"
-autodoc_typehints_format = "short"
+autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 python_maximum_signature_line_length = 80

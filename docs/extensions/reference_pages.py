@@ -21,8 +21,22 @@ SOURCE = ROOT / "src" / "permil"
 
 def setup(app: Any) -> dict[str, bool]:
     """Register the writing of the pages; called by Sphinx."""
-    app.connect("builder-inited", lambda _: write_pages(GENERATED))
+    # Before autosummary writes its pages.
+    app.connect("builder-inited", _prepare, priority=100)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _prepare(_: Any) -> None:
+    write_pages(GENERATED)
+    listed = set(public_names())
+    for page in (ROOT / "docs" / "reference" / "api").glob("*.rst"):
+        if page.stem not in listed:
+            page.unlink()
+
+
+def public_names() -> list[str]:
+    """Return the names that the reference of Python lists."""
+    return re.findall(r"^   (permil[\w.]*)$", (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def write_pages(folder: Path) -> None:

@@ -25,6 +25,12 @@ def _products() -> list[dict[str, Any]]:
     return module.products()
 
 
+def _pattern(path: str) -> re.Pattern[str]:
+    """Return the pattern of the files of a product: <CCD> is any name, [_<band>] may be missing."""
+    text = re.escape(path).replace(re.escape("[_<band>]"), "(_[^/]+)?")
+    return re.compile(re.sub(r"<\w+>", "[^/]+", text))
+
+
 def _names(listed: dict[str, Any]) -> set[str]:
     return {name for names in listed for name in names.split(", ")}
 
@@ -37,7 +43,8 @@ def _columns(hdus: dict[str, Any], extension: str) -> set[str] | None:
 
 def test_products_are_listed_with_their_extensions_and_columns(reduced: Path) -> None:
     listed = {path: product for product in _products() for path in product["path"].split(", ")}
-    patterns = {re.compile(re.sub(r"<\w+>", "[^/]+", re.escape(path))): product for path, product in listed.items()}
+    # A name such as joint.fits goes before the pattern that it fits as well.
+    patterns = {_pattern(path): listed[path] for path in sorted(listed, key=lambda path: path.count("<"))}
     seen = 0
     for path in sorted(reduced.rglob("*")):
         name = str(path.relative_to(reduced))

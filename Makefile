@@ -11,7 +11,7 @@ COMPILERS := $(if $(filter default,$(origin CXX)),c++ g++ clang++,$(CXX))
 SECONDS ?= 60
 SEED ?= 1
 
-.PHONY: install wheel demo test test-full fuzz lint bench
+.PHONY: install wheel demo test test-full fuzz lint bench docs
 
 install: $(STAMP)
 
@@ -43,9 +43,18 @@ fuzz: install
 	cd tests && ../$(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED)
 
 lint: install
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs
+	$(BIN)/ruff format --check src tests benchmarks docs
 	$(BIN)/mypy
+
+# Tutorials are executed; the outputs of pages that have not changed come from build/docs-cache.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "open build/docs/index.html"
+
+$(VENV)/.docs: $(STAMP)
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[docs,report,spots]'
+	@touch $@
 
 bench: install
 	$(PIP) install -c constraints.txt --no-build-isolation -e '.[bench]'

@@ -1,4 +1,4 @@
-"""The studies behind docs/correlation.md: false positives, power and coverage, measurement errors, stripes and rings, places.
+"""The studies behind docs/theory/correlation.md: false positives, power and coverage, measurement errors, stripes and rings, places.
 
 Fields are cut from larger periodic ones. Kinds: ``white``; ``gauss-L`` with the correlation exp(-h^2 / 2 L^2); ``smooth-L``, white noise
 smoothed with a Gaussian of sigma L; ``power-K`` with the spectrum k^-K. Pairs are written ``gauss-3/white``. For example

@@ -1,4 +1,4 @@
-"""Pulls of the fractions of efficiency, pixel area and diffusion over many simulated sensors: prints the table of docs/compare_physics.md.
+"""Pulls of fractions over many simulated sensors: prints the table of docs/theory/compare_physics.md.
 
 Maps are independent Gaussian random fields on 512 x 512 pixels; stars are a mask of 10 x 10 spots with 40 dithers, their residuals
 simulated as arrays. The truth of each sensor is ``cov(kind, F) / var(F)`` of its own maps.

@@ -1,4 +1,4 @@
-"""Pulls of the fractions of efficiency, pixel area and diffusion through images: prints the table of docs/compare_physics.md.
+"""Pulls of the fractions of efficiency, pixel area and diffusion through images: prints the table of docs/theory/compare_physics.md.
 
 Sensors of the cut-out camera whose flat is a mixture of known parts; 40 dithers of the spot projector with its glow, as reduced images
 with photon and read noise; measured, labelled and calibrated as by ``permil spots``, compared as by ``permil compare``. The truth of

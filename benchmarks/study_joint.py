@@ -1,4 +1,4 @@
-"""The joint solution against the truth, from raw files: prints the tables of docs/joint.md.
+"""The joint solution against the truth, from raw files: prints the tables of docs/theory/joint.md.
 
 Campaigns of the preset ``mini`` (12 x 12 scan and pointings of one raft, binned by 8) with 2 per mil photodiode noise are simulated,
 reduced by both solvers and compared with the true flats. ``aligned`` has the preset's stage; ``misaligned`` a stage offset of (5, -7) mm,

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FAULTS = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+FAULTS = (ROOT / "docs" / "development" / "faults.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("row", [line for line in FAULTS.splitlines() if line.startswith("| ") and "tests |" not in line])

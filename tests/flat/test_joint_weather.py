@@ -184,7 +184,7 @@ def test_what_weather_adds_to_the_errors_is_what_known_weather_would_take_off():
 @pytest.mark.full
 @pytest.mark.parametrize(("time", "most"), [(3.0, 1.2), (30.0, 1.35)])
 def test_errors_are_true_over_a_hundred_seeds_of_weather(time, most):
-    # The campaign contains few correlation times of slow weather: errors of its size and time are too small by a fifth (docs/joint.md).
+    # Few correlation times of slow weather: errors of its size and time are too small by a fifth (docs/theory/joint.md).
     total, freedom, pulls, sizes, times, modes = 0.0, 0, [], [], [], []
     for seed in range(20000, 20100):
         campaign = campaign_with(seed, time=time)

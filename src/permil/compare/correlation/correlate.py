@@ -235,7 +235,7 @@ def correlate(
     """Correlate two maps, with a significance that allows for correlated neighbours.
 
     The quoted results (``r``, ``r_err``, ``interval``, ``n_eff``, ``p_value``) use the covariances of the maps, estimated from their cosine
-    modes and averaged over the posterior (see ``docs/correlation.md``). They use no random numbers and do not depend on ``methods``.
+    modes and averaged over the posterior (see ``docs/theory/correlation.md``). They use no random numbers and do not depend on ``methods``.
 
     Parameters
     ----------

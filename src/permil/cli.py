@@ -173,9 +173,15 @@ plan_app = _App("Before the data: what a list of pointings determines.", example
 
 
 def _run(config: Path, overrides: list[str] | None, scheduler: str | None, stages: tuple[str, ...] | None = None) -> None:
+    from permil.config import load_config
+    from permil.engine import prepare_workers
+
+    loaded = load_config(config, [*(overrides or []), *([f"pipeline.scheduler={scheduler}"] if scheduler else [])])
+    # Both take a second to load their libraries.
+    prepare_workers(loaded.pipeline)
     from permil.results import run as run_stages
 
-    run_stages(config, [*(overrides or []), *([f"pipeline.scheduler={scheduler}"] if scheduler else [])], stages=stages)
+    run_stages(loaded, stages=stages)
 
 
 def _show_version(wanted: bool) -> None:

@@ -25,6 +25,15 @@ class PermilError(Exception):
         What to do about it.
     **data
         The values in the sentence; kept as attributes and in ``data``.
+
+    Examples
+    --------
+    >>> import permil
+    >>> try:
+    ...     permil.load_camera("megacam")
+    ... except permil.PermilError as error:
+    ...     print(error.what)
+    camera 'megacam' does not exist
     """
 
     def __init__(self, what: str, *, path: str | PathLike[str] | None = None, remedy: str | None = None, **data: Any) -> None:

@@ -39,6 +39,12 @@ class RunResults:
         The camera.
     folder : RunFolder
         Paths of all products.
+
+    Examples
+    --------
+    >>> import permil
+    >>> permil.open_run("out").leds["led"].tolist()
+    ['nm960', 'red']
     """
 
     def __init__(self, config: Config) -> None:
@@ -262,7 +268,10 @@ def run(
 
     Examples
     --------
-    >>> run = permil.run({"exposures": {"roots": ["raw"]}, "output": "out"})  # doctest: +SKIP
+    >>> import permil
+    >>> run = permil.run({"camera": "lsstcam-bin8", "exposures": {"roots": ["raw"]}, "output": "new"}, stages=["index"])
+    >>> run.leds["led"].tolist()
+    ['nm960', 'red']
     """
     from permil.pipeline import STAGES, run_pipeline
 
@@ -295,7 +304,9 @@ def open_run(folder: str | Path) -> RunResults:
 
     Examples
     --------
-    >>> permil.open_run("out").leds  # doctest: +SKIP
+    >>> import permil
+    >>> permil.open_run("out").flat("red", "R22_S11").shape
+    (500, 512)
     """
     folder = Path(folder)
     if not (folder / RECORD).is_file():

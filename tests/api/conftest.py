@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -40,10 +40,13 @@ def made(fill_once: FillOnce) -> Path:
 
 
 @pytest.fixture
-def notebook(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in an empty folder with links to ``out`` and ``raw``, as a notebook does."""
+def notebook(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Work in an empty folder with links to ``out`` and ``raw``, as a notebook does; its figures are closed."""
     (tmp_path / "out").symlink_to(made / "out")
     (tmp_path / "raw").symlink_to(made / "campaign" / "raw")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "agg")
-    return tmp_path
+    yield tmp_path
+    import matplotlib.pyplot as plt
+
+    plt.close("all")

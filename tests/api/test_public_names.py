@@ -12,7 +12,6 @@ import typing
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 
 import permil
@@ -82,6 +81,8 @@ def test_docstrings_are_complete(name: str) -> None:
     if inspect.isclass(entry):
         for method, function in _methods(entry).items():
             assert inspect.getdoc(function), f"{name}.{method}"
+        assert "Examples\n--------" in text, name
+        assert "+SKIP" not in text, name
         return
     parameters = [one for one in inspect.signature(entry).parameters.values() if one.name != "self"]
     described = text.partition("Parameters\n----------\n")[2].partition("\n\n")[0] if parameters else ""
@@ -94,6 +95,7 @@ def test_docstrings_are_complete(name: str) -> None:
     assert {one.name for one in parameters} <= names, name
     for heading in ("Returns", "Raises", "Examples"):
         assert f"{heading}\n{'-' * len(heading)}" in text, f"{name}: {heading}"
+    assert "+SKIP" not in text, name
 
 
 def _documented() -> list[tuple[str, object]]:
@@ -115,9 +117,9 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.usefixtures("notebook")
 @pytest.mark.parametrize(("name", "test"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
 def test_examples_run(name: str, test: doctest.DocTest) -> None:
-    test.globs |= {"permil": permil, "np": np, "load_config": permil.load_config, "correlate": permil.correlate}
     failures: list[str] = []
     doctest.DocTestRunner(verbose=False).run(test, out=failures.append)
     assert not failures, "".join(failures)

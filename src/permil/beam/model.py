@@ -306,6 +306,13 @@ class BeamModel:
         The log beam determined by nodes and parameters.
     maximum
         Position of the maximum, with its error.
+
+    Examples
+    --------
+    >>> import permil
+    >>> beam, error = permil.load_beam("out/beam/red.fits").evaluate([0.0, 500.0], [0.0, 0.0])
+    >>> round(float(beam[0]), 1), float(beam[1])
+    (1.0, nan)
     """
 
     def __init__(self, nodes: BeamNodes, parameters: BeamParameters, mixture: Mixture, maximum: BeamPosition) -> None:

@@ -22,6 +22,12 @@ class Camera:
 
     ``temperature_coefficient`` is the nominal relative change of the gains (e-/adu) per deg C of their readout board; None where it is not
     known.
+
+    Examples
+    --------
+    >>> import permil
+    >>> permil.load_camera("lsstcam").detector_at([0.0, 42.0], [0.0, 0.0]).tolist()
+    ['R22_S11', 'R22_S21']
     """
 
     name: str

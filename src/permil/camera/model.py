@@ -155,6 +155,13 @@ class Detector:
     """One sensor: its position in the focal plane and its amplifiers.
 
     ``centre_dvcs`` is the DVCS position (mm) of ``reference_pixel`` (x, y; 0-based, pixel centres at integers).
+
+    Examples
+    --------
+    >>> import permil
+    >>> detector = permil.load_camera("lsstcam")["R22_S11"]
+    >>> detector.shape, detector.amplifier("C14").slices
+    ((4004, 4096), (slice(2002, 4004, None), slice(2048, 2560, None)))
     """
 
     name: str

@@ -76,7 +76,14 @@ class ReportConfig(Section):
 
 
 class Config(Section):
-    """Complete configuration of a run."""
+    """Complete configuration of a run.
+
+    Examples
+    --------
+    >>> import permil
+    >>> permil.Config(camera="lsstcam-bin8", output="out").flat.solver
+    'joint'
+    """
 
     camera: Annotated[str, ConfigPath(is_camera=True)] = Field(
         default="lsstcam", description="camera: lsstcam, lsstcam-bin8 or the path of a camera file"

@@ -518,8 +518,10 @@ def assemble(raw: RawDetector | str | Path, camera: Camera | str = "lsstcam") ->
 
     Examples
     --------
-    >>> permil.assemble("MC_C_20191030_000363_R22_S11.fits").shape  # doctest: +SKIP
-    (4004, 4096)
+    >>> import permil
+    >>> run = permil.open_run("out")
+    >>> permil.assemble(run.exposures["path"][0], run.camera).shape
+    (500, 512)
     """
     if not isinstance(raw, RawDetector):
         raw = read_raw(raw, load_camera(camera) if isinstance(camera, str) else camera)

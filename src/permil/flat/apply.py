@@ -10,7 +10,7 @@ import numpy as np
 from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import parse_unit, plain_image, unit_of
+from permil.arrays import parse_unit, plain_image, require_linear, unit_of
 from permil.errors import FlatError, InputError
 from permil.products import (
     SERIAL_CARD,
@@ -73,6 +73,7 @@ def apply_flat(
         unit than the square of the image's.
     """
     unit = unit_of(image)
+    require_linear(unit, name="image")
     light, response = plain_image(image, name="image"), plain_image(flat, name="flat", unit="")
     if light.shape != response.shape:
         raise FlatError(

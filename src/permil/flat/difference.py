@@ -57,6 +57,14 @@ class FlatDifference:
         Median ratio of each amplifier over ``scale``, with its statistical error.
     super_pixel_mm
         Side of a super-pixel.
+
+    Examples
+    --------
+    >>> import permil
+    >>> run = permil.open_run("out")
+    >>> difference = run.flat("red", "R22_S11").difference(run.flat("nm960", "R22_S11"))
+    >>> round(difference.scale, 1)
+    1.0
     """
 
     ratio: NDArray[np.float64]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
+from astropy import units as u
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
@@ -144,7 +145,9 @@ class Flat:
 
         Examples
         --------
-        >>> flat = permil.Flat.read("out/flat/red/R22_S11.fits")  # doctest: +SKIP
+        >>> import permil
+        >>> permil.Flat.read("out/flat/red/R22_S11.fits").led
+        'red'
         """
         product, sensor = read_any_flat(Path(path))
         return cls.of(product, sensor=sensor, path=Path(path))
@@ -295,9 +298,10 @@ class Flat:
         from astropy.nddata import VarianceUncertainty
 
         known = image.uncertainty is not None
-        variance = image.uncertainty.represent_as(VarianceUncertainty).array if known else np.zeros(self.shape)
         mask = None if image.mask is None else np.broadcast_to(image.mask, self.shape)
-        corrected, error, planes = self._divide(plain_image(image.data, name="image"), variance, mask)
+        # Not the image itself: values under its mask stay.
+        data = image.data if image.unit is None else u.Quantity(image.data, image.unit)
+        corrected, error, planes = self._divide(data, image.uncertainty if known else np.zeros(self.shape), mask)
         is_bits = mask is not None and np.asarray(mask).dtype.kind in "iu"
         return type(image)(
             corrected,
@@ -322,6 +326,8 @@ class Flat:
     def __mul__(self, factor: float) -> Flat:
         """Return this flat times a number."""
         return self._scaled(float(factor)) if isinstance(factor, int | float | np.number) else NotImplemented
+
+    __rmul__ = __mul__
 
     def _scaled(self, factor: float) -> Flat:
         if not math.isfinite(factor) or factor <= 0:
@@ -416,6 +422,13 @@ class Flat:
         ------
         FlatError
             If a region has no usable pixel, or the flat has no modes.
+
+        Examples
+        --------
+        >>> import permil
+        >>> flat = permil.Flat.read("out/flat/red/R22_S11.fits")
+        >>> flat.covariance("C14", "C10") < flat.covariance("C14", "C14")
+        True
         """
         if self.modes is None:
             raise FlatError(
@@ -533,8 +546,14 @@ def divide(stack: ExposureStack, position: tuple[float, float], beam: BeamModel,
 
     Examples
     --------
-    >>> stack = permil.stack(paths, run.calibration("R22_S11"))  # doctest: +SKIP
-    >>> permil.divide(stack, (10.0, -10.2), run.beam("red"), run.camera["R22_S11"]).plot()  # doctest: +SKIP
+    >>> import permil
+    >>> run = permil.open_run("out")
+    >>> index = run.exposures
+    >>> first = index[(index["purpose"] == "pointing") & (index["led"] == "red")][:1]
+    >>> stack = permil.stack(list(first["path"]), run.calibration("R22_S11"), camera=run.camera)
+    >>> position = first["x_mm"][0].value, first["y_mm"][0].value
+    >>> permil.divide(stack, position, run.beam("red"), run.camera["R22_S11"]).detector.name
+    'R22_S11'
     """
     pointing = divide_by_beam(lit_by_beam(stack, position, beam, detector))
     header = fits.Header()

@@ -52,7 +52,12 @@ def reduce(path: str | Path, calibration: AnyCalibration = None, *, camera: Came
 
     Examples
     --------
-    >>> image = permil.reduce("raw.fits", {"gains": "gains.ecsv"}).image  # doctest: +SKIP
+    >>> import permil
+    >>> run = permil.open_run("out")
+    >>> permil.reduce(run.exposures["path"][0], run.calibration("R22_S11"), camera=run.camera).image.shape
+    (500, 512)
+    >>> permil.reduce(run.exposures["path"][0], {"gains": "none"}, camera="lsstcam-bin8").image.shape
+    (500, 512)
     """
     camera = load_camera(camera) if isinstance(camera, str) else camera
     found, _ = _calibration(calibration, path, camera)
@@ -94,7 +99,14 @@ def stack(
 
     Examples
     --------
-    >>> permil.stack(["a.fits", "b.fits"], camera="lsstcam-bin8").image  # doctest: +SKIP
+    >>> import permil
+    >>> run = permil.open_run("out")
+    >>> index = run.exposures
+    >>> pointing = index[(index["purpose"] == "pointing") & (index["led"] == "red") & (index["aimed"] == "R22_S11")]
+    >>> paths = pointing["path"][pointing["position_id"] == pointing["position_id"][0]]
+    >>> stack = permil.stack(list(paths), run.calibration("R22_S11"), camera=run.camera)
+    >>> stack.image.shape
+    (500, 512)
     """
     if isinstance(paths, str | Path) or not len(paths):
         raise InputError("there is no list of files", remedy="give the paths of one or more raw files of one detector")

@@ -73,6 +73,13 @@ class PlanCheck:
         Detectors that the plan names.
     has_photodiode : bool
         Whether exposures have a photodiode reading.
+
+    Examples
+    --------
+    >>> import permil
+    >>> check = permil.check_plan([(0, 0), (9, 0), (0, 9)], "lsstcam-bin8", cells=4, beam_knots_mm=20.0)
+    >>> len(check.detectors), check.super_pixel_error < 0.1
+    (1, True)
     """
 
     prediction: PlanPrediction

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
 
 
 class MaskPlane(IntFlag):
-    """Conditions of a pixel."""
+    """Conditions of a pixel.
+
+    Examples
+    --------
+    >>> import permil
+    >>> flat = permil.Flat.read("out/flat/red/R22_S11.fits")
+    >>> bool(((flat.mask & permil.MaskPlane.EDGE) != 0)[0].all())
+    True
+    """
 
     BAD = 1
     """Defect: dead, hot, bad column, or listed in the defect table."""

@@ -33,6 +33,13 @@ class SimulatedCampaign:
         The truth: beams, lamp, stage, sensors and amplifiers.
     summary : SimulationSummary or None
         What was written; None for a campaign in memory.
+
+    Examples
+    --------
+    >>> import permil
+    >>> campaign = permil.simulate_campaign(preset="mini", leds=["red"], detectors=["R22_S11"])
+    >>> campaign.raw(0, "R22_S11")["C14"].shape
+    (256, 128)
     """
 
     bench: Bench

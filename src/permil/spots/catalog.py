@@ -138,6 +138,12 @@ class SpotCatalog:
         Serial number of the sensor; empty if unknown.
     remarks
         Inconsistencies of the catalog, as clauses.
+
+    Examples
+    --------
+    >>> import permil
+    >>> permil.SpotCatalog([10.0, 20.0], [5.0, 5.0], flux=[1e4, 2e4], detector="R22_S11").good.tolist()
+    [True, True]
     """
 
     x: FloatArray

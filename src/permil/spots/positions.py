@@ -87,7 +87,7 @@ def _weighted_mean(values: FloatArray, weight: FloatArray, group: IntArray, grou
 
 def _scatter(residuals: FloatArray, group: IntArray, groups: int) -> FloatArray:
     """Return the robust scatter of each group, or of all measurements if the group is too small."""
-    overall = max(1.4826 * float(np.median(np.abs(residuals))), 1e-300)
+    overall = max(1.4826 * float(np.median(np.abs(residuals))), 1e-100)
     scatter = 1.4826 * grouped_median(np.abs(residuals), group, groups)
     counts = np.bincount(group, minlength=groups)
     # A median of few absolute values is uncertain: it is averaged with that of all spots, weighted as ten measurements.

@@ -266,7 +266,18 @@ def calibrate_spots(
 
     Examples
     --------
-    >>> permil.calibrate_spots(catalogs, camera="spots-cutout", columns=15, rows=15).spots.flux  # doctest: +SKIP
+    >>> import numpy as np, permil
+    >>> i, j = (axis.ravel() for axis in np.meshgrid(np.arange(5), np.arange(4)))
+    >>> rng = np.random.default_rng(0)
+    >>> catalogs = [
+    ...     permil.SpotCatalog(
+    ...         80.0 + 60 * i + shift, 90.0 + 60 * j, flux=1e5 * rng.normal(1, 1e-3, 20), flux_err=np.full(20, 100.0),
+    ...         detector="R22_S11", exposure=f"exposure {shift}",
+    ...     )
+    ...     for shift in range(3)
+    ... ]
+    >>> permil.calibrate_spots(catalogs, columns=5, rows=4, degree=1).spots.flux.shape
+    (20,)
     """
     keys = make_section(SpotsConfig, options)
     labelled, known = [], []

@@ -270,10 +270,10 @@ def correlate(
 
     Examples
     --------
-    >>> import numpy as np
+    >>> import numpy as np, permil
     >>> y, x = np.mgrid[:20, :20]
     >>> a, b = np.random.default_rng(0).standard_normal((2, 20, 20))
-    >>> correlate(a, b, x, y, methods=()).n
+    >>> permil.correlate(a, b, x, y, methods=()).n
     400
     """
     _check_options(methods, resamples, (a_reliability, b_reliability))

@@ -64,6 +64,15 @@ class CorrelationResult:
         Seed of the random steps.
     n_repeated
         Number of points dropped because position, values and errors equal those of another point.
+
+    Examples
+    --------
+    >>> import numpy as np, permil
+    >>> y, x = np.mgrid[:20, :20]
+    >>> a, b = np.random.default_rng(0).standard_normal((2, 20, 20))
+    >>> result = permil.correlate(a, a + b, x, y, methods=())
+    >>> result.r > 5 * result.r_err
+    True
     """
 
     r: float

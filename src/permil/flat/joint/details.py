@@ -55,6 +55,9 @@ _SHARE_OF_ERROR = 3e-3
 
 _PROBES = 12
 _ERROR_PROBES, _ERROR_STEPS = 4, 15
+_ERROR_OF_SHARE = 1e-5
+"""Error of the variance that details add to super-pixels, over that of their own noise."""
+
 _EXPOSURES_TOGETHER = 16
 _HOLD = 1e-10
 """Of the mean diagonal: holds splines that no signal depends on."""
@@ -443,7 +446,7 @@ class FineEquations:
             # The mean of the response is not known.
             mean = np.nanmean(np.concatenate(signs))
             row = self._row_of_responses([np.nan_to_num(sign - mean) for sign in signs])
-            whole = float(row @ self.solve(row, 0.0, most_steps=_ERROR_STEPS))
+            whole = float(row @ self.solve(row, (_ERROR_OF_SHARE * own) ** 0.5, most_steps=_ERROR_STEPS))
             by_coarse = linalg.solve_triangular(self._dense, self.problem.prolongation.T @ row, lower=True, check_finite=False)
             added += (whole - float(by_coarse @ by_coarse)) / _ERROR_PROBES
         return max(added / own, 0.0)

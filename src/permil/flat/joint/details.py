@@ -104,7 +104,7 @@ def solve_details(
     """
     problem = _FineProblem.of(solution, detectors, grid, progress)
     vector, stiffness = problem.start, solution.prior.stiffness[0]
-    band, settled = problem.band(vector), not estimate_stiffness
+    band, settled = problem.known_band(vector), not estimate_stiffness
     steps = 0
     while True:
         steps += 1
@@ -138,7 +138,7 @@ def solve_details(
         log_response={name: fit.log_response - mean for name, fit in zip(names, fits, strict=True)},
         objective=float(sum(fit.objective for fit in fits)),
         certificate=Certificate(decrement, of_dense.gradient, of_dense.passes + steps, tolerance),
-        detail_errors=DetailErrors(equations.determined(), 0.0 if estimate_stiffness else equations.noise_share()),
+        detail_errors=DetailErrors(equations.determined(), 0.0 if estimate_stiffness else equations.noise_share(), band),
     )
 
 
@@ -180,7 +180,7 @@ def fine_equations(solution: JointSolution, detectors: Sequence[DetectorSignals]
         raise ValueError("the solution has no details")
     problem = _FineProblem.of(solution, detectors, details.grid)
     vector = problem.start
-    return FineEquations(problem, vector, problem.prior, problem.band(vector))
+    return FineEquations(problem, vector, problem.prior, problem.known_band(vector))
 
 
 @dataclass(frozen=True)
@@ -241,6 +241,11 @@ class _FineProblem:
         solution = self.solution
         weights = solution.exposure_weights
         return fit_detector(self.model, detector, vector, threshold=solution.threshold, exposure_weights=weights)
+
+    def known_band(self, vector: FloatArray) -> sparse.csr_array:
+        """Return `band`, or that of an earlier solution from the same exposures: it hardly changes."""
+        known = self.solution.detail_errors.band
+        return self.band(vector) if known is None else known
 
     def band(self, vector: FloatArray) -> sparse.csr_array:
         """Return the normal equations of the fine splines of the beam alone, shape (m, m), all else known."""

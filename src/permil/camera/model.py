@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,12 @@ def detector_key(label: Any) -> str | int:
         label = label.decode("ascii", "replace")
     if isinstance(label, int | np.integer) or (isinstance(label, float | np.floating) and float(label).is_integer()):
         return int(label)
-    key = _SEPARATORS.sub("", str(label).upper())
+    return _key_of(str(label))
+
+
+@lru_cache(maxsize=4096)
+def _key_of(text: str) -> str | int:
+    key = _SEPARATORS.sub("", text.upper())
     number = _NUMBER.fullmatch(key)
     return int(number[1]) if number else key
 

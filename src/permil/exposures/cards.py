@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 CARD = 80
@@ -22,6 +23,8 @@ _OPEN_TEXT = re.compile(r"\s*'(.*?)(?:\s+/.*)?$", re.DOTALL)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[EeDd][-+]?\d+)?")
 _INTEGER = re.compile(r"[-+]?\d+")
 _KEYWORD = re.compile(r"\s*(?:HIERARCH\s+)?([A-Z0-9_][A-Z0-9_. -]*?)\s*=(.*)", re.DOTALL | re.IGNORECASE)
+_CARDS = re.compile(rb".{1,%d}" % CARD, re.DOTALL)
+_INDICATOR = b"= "
 _UNDEFINED = frozenset({"", "null", "undefined", "undef", "n/a"})
 _FLAGS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 _LARGEST_INTEGER = 2**63
@@ -143,12 +146,13 @@ class Cards:
         """Return the first card of a name, and the one to use: None if all are undefined or two disagree."""
         known = self._known.get(name)
         if known is None:
-            fields = self._fields.get(name)
-            if fields is None:
+            first_card, repeated = self._numbers
+            number = first_card.get(name)
+            if number is None:
                 return None, None
-            entries = [_entry(parts) for parts in fields]
+            entries = [self._entry(one) for one in (number, *repeated.get(name, ()))]
             defined = [entry for entry in entries if entry.characters.strip().lower() not in _UNDEFINED]
-            first = next(iter(defined or entries), None)
+            first = (defined or entries)[0]
             known = (first, defined[0] if defined else None)
             if len(defined) > 1 and len({entry.meaning() for entry in defined}) > 1:
                 values = " and ".join(repr(entry.characters[:40]) for entry in defined[:2])
@@ -158,43 +162,79 @@ class Cards:
         return known
 
     @cached_property
-    def _fields(self) -> dict[str, list[list[bytes]]]:
-        """Return the value field of each card and of its continuation cards, by keyword."""
-        found: dict[str, list[list[bytes]]] = {}
-        latest: list[bytes] = []
-        for start in range(0, len(self.header), CARD):
-            card = self.header[start : start + CARD]
-            if card[8:10] == b"= ":
-                latest = [card[10:]]
-                found.setdefault(card[:8].strip().upper().decode("latin-1"), []).append(latest)
+    def _cards(self) -> list[bytes]:
+        """All cards."""
+        return _CARDS.findall(self.header)
+
+    @cached_property
+    def _numbers(self) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+        """Return the number of the first card of each keyword, and those of the others where it is repeated.
+
+        Headers of many files are kept: numbers, unlike lists, are no burden to the garbage collector.
+        """
+        first: dict[str, int] = {}
+        repeated: dict[str, tuple[int, ...]] = {}
+        for number, card in enumerate(self._cards):
+            if card[8:10] == _INDICATOR:
+                name = _name_of(card[:8])
             elif card.rstrip(b" \0") == b"END":
                 break
-            elif card.startswith(b"CONTINUE"):
-                latest.append(card[8:])
-            elif b"=" in card and not card.startswith((b"COMMENT", b"HISTORY", b"        ")):
-                irregular = _KEYWORD.match(card.decode("latin-1"))
-                if irregular and (len(irregular[1]) <= 8 or card.startswith(b"HIERARCH")):
-                    latest = [irregular[2].encode("latin-1")]
-                    found.setdefault(irregular[1].upper(), []).append(latest)
-        return found
+            elif b"=" in card and (irregular := _irregular(card)):
+                name = irregular[1].upper()
+            else:
+                continue
+            if first.setdefault(name, number) != number:
+                repeated[name] = (*repeated.get(name, ()), number)
+        return first, repeated
+
+    def _entry(self, number: int) -> _Entry:
+        """Return the value of a card and of its continuation cards."""
+        card = self._cards[number]
+        irregular = None if card[8:10] == _INDICATOR else _irregular(card)
+        characters = card[10:].decode("latin-1") if irregular is None else irregular[2]
+        if "'" not in characters:
+            return _Entry(characters.split("/", maxsplit=1)[0].strip(" \0\t"), False)
+        quoted = _TEXT.match(characters)
+        if quoted is not None:
+            text = _unquoted(quoted[1])
+            for continuation in self._continuations(number) if text.endswith("&") else ():
+                following = _TEXT.match(continuation[8:].decode("latin-1"))
+                if following is None or not text.endswith("&"):
+                    break
+                text = text[:-1] + _unquoted(following[1])
+            return _Entry(text, True)
+        unclosed = _OPEN_TEXT.match(characters)
+        if unclosed is not None:
+            return _Entry(unclosed[1].rstrip(" \0"), True)
+        return _Entry(characters.split("/", maxsplit=1)[0].strip(" \0\t"), False)
+
+    def _continuations(self, number: int) -> Iterator[bytes]:
+        """Yield the continuation cards between a card and the next one with a value."""
+        for card in self._cards[number + 1 :]:
+            if card[8:10] == _INDICATOR or card.rstrip(b" \0") == b"END":
+                return
+            if card.startswith(b"CONTINUE"):
+                yield card
+            elif b"=" in card and _irregular(card):
+                return
 
 
-def _entry(fields: list[bytes]) -> _Entry:
-    """Return the value of a card and of its continuation cards."""
-    characters = fields[0].decode("latin-1")
-    quoted = _TEXT.match(characters)
-    if quoted is not None:
-        text = quoted[1].replace("''", "'").rstrip(" \0")
-        for continuation in fields[1:]:
-            following = _TEXT.match(continuation.decode("latin-1"))
-            if following is None or not text.endswith("&"):
-                break
-            text = text[:-1] + following[1].replace("''", "'").rstrip(" \0")
-        return _Entry(text, True)
-    unclosed = _OPEN_TEXT.match(characters)
-    if unclosed is not None:
-        return _Entry(unclosed[1].rstrip(" \0"), True)
-    return _Entry(characters.split("/", maxsplit=1)[0].strip(" \0\t"), False)
+@lru_cache(maxsize=4096)
+def _name_of(keyword: bytes) -> str:
+    """Return a keyword of eight bytes as it is looked up."""
+    return keyword.strip().upper().decode("latin-1")
+
+
+def _irregular(card: bytes) -> re.Match[str] | None:
+    """Return keyword and value of a card that has them at other places than those of the standard."""
+    if card.startswith((b"CONTINUE", b"COMMENT", b"HISTORY", b"        ")):
+        return None
+    found = _KEYWORD.match(card.decode("latin-1"))
+    return found if found and (len(found[1]) <= 8 or card.startswith(b"HIERARCH")) else None
+
+
+def _unquoted(text: str) -> str:
+    return text.replace("''", "'").rstrip(" \0")
 
 
 def _finite(characters: str) -> int | float | None:

@@ -8,7 +8,6 @@ compared with the size of the file before anything is allocated or repeated.
 from __future__ import annotations
 
 import gzip
-import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -27,8 +26,6 @@ BLOCK = 2880
 GZIP_MAGIC = b"\x1f\x8b"
 
 _END = b"END".ljust(CARD)
-# Some programs pad with NUL, or write keywords in lower case.
-_LIKE_END = re.compile(rb"(?i:END)[ \0]{77}")
 # The longest header of a raw file has five blocks, and the file has some twenty HDUs. The search for an END card stops beyond this
 # number of blocks, and a file with more HDUs is not a raw file.
 _MAX_HEADER_BLOCKS = 500
@@ -202,8 +199,13 @@ def _end_card(block: bytes) -> int:
     place = block.find(_END)
     while place >= 0 and place % CARD:
         place = block.find(_END, place + 1)
-    if place < 0:
-        place = next((found.start() for found in _LIKE_END.finditer(block) if not found.start() % CARD), -1)
+    if place >= 0:
+        return place
+    # Some programs pad with NUL, or write keywords in lower case.
+    alike = block.upper()
+    place = alike.find(b"END")
+    while place >= 0 and (place % CARD or alike[place + 3 : place + CARD].strip(b" \0")):
+        place = alike.find(b"END", place + 1)
     return place
 
 

@@ -25,6 +25,9 @@ _STRIP_MM = 1.6
 _BINS = 4
 """Bins of a strip across the border: enough for a line, few enough that each has a good median."""
 
+_FEWEST_GOOD = 0.25
+"""Share of good pixels that a bin of a block needs."""
+
 
 @dataclass(frozen=True)
 class BoundarySteps:
@@ -113,27 +116,40 @@ def _borders(
 
 def _step(before: NDArray[np.float64], after: NDArray[np.float64]) -> tuple[float, float]:
     """Return the step at a border and its error from blocks along the border."""
-    width = before.shape[1]
-    size = width // _BINS
-    centres = (np.arange(_BINS) + 0.5) * size
-    steps = []
-    for rows in np.array_split(np.arange(before.shape[0]), _BLOCKS):
-        sides = []
-        for strip in (before[rows][:, ::-1], after[rows]):
-            blocks = strip.reshape(rows.size, _BINS, size)
-            filled = np.isfinite(blocks).sum(axis=(0, 2)) >= 0.25 * rows.size * size
-            if filled.sum() < 2:
-                break
-            medians = np.array([np.nanmedian(blocks[:, number]) for number in np.flatnonzero(filled)])
-            sides.append(np.polynomial.polynomial.polyfit(centres[filled], medians, 1)[0])
-        if len(sides) == 2:
-            steps.append(sides[1] - sides[0])
-    if len(steps) < 4:
+    steps = _at_border(after) - _at_border(before[:, ::-1])
+    values = steps[np.isfinite(steps)]
+    if values.size < 4:
         return np.nan, np.nan
-    values = np.array(steps)
     spread = 1.4826 * np.median(np.abs(values - np.median(values)))
     # The median of n values has 1.25 times the error of their mean.
     return float(np.median(values)), float(1.2533 * max(spread, 1e-9) / np.sqrt(values.size))
+
+
+def _at_border(strip: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a strip extrapolated to the border before its first column, for each block along it; NaN where too few pixels are good."""
+    size = strip.shape[1] // _BINS
+    lengths = np.full(_BLOCKS, len(strip) // _BLOCKS)
+    lengths[: len(strip) % _BLOCKS] += 1
+    medians, filled = np.zeros((_BLOCKS, _BINS)), np.zeros((_BLOCKS, _BINS), dtype=bool)
+    ends = np.cumsum(lengths)
+    for length in np.unique(lengths[lengths > 0]):
+        alike = np.flatnonzero(lengths == length)
+        rows = strip[ends[alike[0]] - length : ends[alike[-1]]]
+        # Blocks of one length follow one another; pixels that are not good are sorted to the end.
+        pixels = np.sort(
+            rows.reshape(alike.size, length, _BINS, size).transpose(0, 2, 1, 3).reshape(alike.size, _BINS, -1), axis=2
+        )
+        count = np.isfinite(pixels).sum(axis=2)
+        middle = np.stack([np.maximum(count - 1, 0) // 2, np.minimum(count // 2, length * size - 1)], axis=2)
+        filled[alike] = (count > 0) & (count >= _FEWEST_GOOD * length * size)
+        medians[alike] = np.where(filled[alike], np.take_along_axis(pixels, middle, axis=2).mean(axis=2), 0.0)
+    known = filled.sum(axis=1)
+    centres = np.where(filled, (np.arange(_BINS) + 0.5) * size, 0.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centre, level = centres.sum(axis=1) / known, medians.sum(axis=1) / known
+        beside = np.where(filled, centres - centre[:, None], 0.0)
+        slope = (beside * medians).sum(axis=1) / np.square(beside).sum(axis=1)
+        return np.where(known >= 2, level - slope * centre, np.nan)
 
 
 def _factors(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -196,8 +196,12 @@ def read_signals(path: Path) -> SuperPixelSignals:
         raise InputError(f"cannot be read as super-pixel signals ({error})", path=path, remedy="make the flat again") from error
 
 
+_MOST_KEPT_BYTES = 2**28
+"""Memory of the signals that are kept once they have been read: those of a focal plane with ten exposures of each detector."""
+
+
 class StoredDetectors(Sequence[DetectorSignals]):
-    """Detectors whose signals are read when asked for, so that one at a time is in memory.
+    """Detectors whose signals are read when asked for, and kept as long as they are few; beyond that one at a time is in memory.
 
     Parameters
     ----------
@@ -211,6 +215,8 @@ class StoredDetectors(Sequence[DetectorSignals]):
         self._paths = list(paths)
         self._number_of = number_of
         self._least_signal = least_signal
+        self._kept: dict[Path, DetectorSignals] = {}
+        self._layouts: dict[Path, SuperPixelSignals] = {}
 
     def __len__(self) -> int:
         """Return the number of detectors."""
@@ -225,5 +231,36 @@ class StoredDetectors(Sequence[DetectorSignals]):
     def __getitem__(self, index: int | slice) -> DetectorSignals | StoredDetectors:
         """Return the signals of a detector, or some of the detectors."""
         if isinstance(index, slice):
-            return StoredDetectors(self._paths[index], self._number_of, self._least_signal)
-        return read_signals(self._paths[index]).to_detector(self._number_of, self._least_signal)
+            return self.only(range(len(self))[index])
+        path = self._paths[index]
+        kept = self._kept.get(path)
+        if kept is None:
+            signals = read_signals(path)
+            kept = signals.to_detector(self._number_of, self._least_signal)
+            none = np.empty((0, len(signals.row)), dtype=np.float32)
+            self._layouts[path] = replace(signals, signal=none, variance=none)
+            if sum(map(_bytes_of, self._kept.values())) + _bytes_of(kept) <= _MOST_KEPT_BYTES:
+                self._kept[path] = kept
+        return kept
+
+    def only(self, indices: Iterable[int]) -> StoredDetectors:
+        """Return some of the detectors, with what is kept of them."""
+        chosen = StoredDetectors([self._paths[index] for index in indices], self._number_of, self._least_signal)
+        chosen._kept = {path: self._kept[path] for path in chosen._paths if path in self._kept}
+        chosen._layouts = {path: self._layouts[path] for path in chosen._paths if path in self._layouts}
+        return chosen
+
+    def layout(self, index: int) -> SuperPixelSignals:
+        """Return a detector as written, without its signals."""
+        path = self._paths[index]
+        if path not in self._layouts:
+            _ = self[index]
+        return self._layouts[path]
+
+    def layouts(self) -> Iterator[SuperPixelSignals]:
+        """Yield all detectors as written, without their signals."""
+        return map(self.layout, range(len(self)))
+
+
+def _bytes_of(detector: DetectorSignals) -> int:
+    return int(detector.log_signal.nbytes + detector.variance.nbytes)

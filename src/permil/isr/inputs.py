@@ -17,7 +17,7 @@ from permil.isr.calibration.linearity import linearity_from_table
 from permil.isr.calibration.masks import defect_mask, hot_pixel_mask, zone_mask
 from permil.isr.calibration.superbias import read_superbias, superbias_path
 from permil.isr.overscan import overscan_options
-from permil.products import read_table
+from permil.products import shared_table
 
 FloatArray = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ def load_calibration(
     midline_mm = camera.midline_mm if config.midline_mm is None else config.midline_mm
     mask = zone_mask(detector, edge_mm=edge_mm, midline_mm=midline_mm)
     if config.defects != "none":
-        table = read_table(config.defects, columns=("detector", "x", "y"), purpose="defect table")
+        table = shared_table(config.defects, columns=("detector", "x", "y"), purpose="defect table")
         mask |= defect_mask(table, detector, path=config.defects, camera=camera)
     gains = read_gains(config, detector, camera=camera)
     bias = None
@@ -60,11 +60,11 @@ def load_calibration(
         mask |= unusable | hot_pixel_mask(bias.image, detector, threshold=config.hot_pixel_threshold)
     linearity, crosstalk = None, None
     if config.linearity != "none":
-        table = read_table(config.linearity, columns=("detector",), purpose="linearity table")
+        table = shared_table(config.linearity, columns=("detector",), purpose="linearity table")
         linearity = linearity_from_table(table, detector, path=config.linearity, camera=camera)
     if config.crosstalk != "none":
         columns = ("detector", "victim", "source", "coefficient")
-        table = read_table(config.crosstalk, columns=columns, purpose="crosstalk table")
+        table = shared_table(config.crosstalk, columns=columns, purpose="crosstalk table")
         crosstalk = crosstalk_from_table(table, detector, path=config.crosstalk, camera=camera)
     return Calibration(
         detector=detector,

@@ -16,7 +16,7 @@ from permil.products.folder import RunFolder
 from permil.products.images import known_variance, read_any_image
 from permil.products.masks import NOT_GOOD, UNUSABLE, MaskPlane, add_mask_cards, is_good, is_usable, planes_of
 from permil.products.sensor_identity import SERIAL_CARD, Sensor, check_sensor, identify_sensor, product_kind, sensor_statements
-from permil.products.tables import read_table, write_table
+from permil.products.tables import read_table, shared_table, write_table
 
 __all__ = [
     "FINGERPRINT_CARD",
@@ -48,6 +48,7 @@ __all__ = [
     "read_table",
     "remove_partial_files",
     "sensor_statements",
+    "shared_table",
     "source_fingerprint",
     "stored_fingerprint",
     "whole_file",

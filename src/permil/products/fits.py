@@ -289,13 +289,17 @@ def read_image(path: str | Path) -> ImageProduct:
             # Files are big-endian: this copies.
             image, variance = (np.asarray(hdus[name].data, dtype=np.float32) for name in ("IMAGE", "VARIANCE"))
             mask = translate_mask(hdus["MASK"].data, mask_bits(hdus["MASK"].header, path=path), path=path)
+            further = {hdu.name: hdu for hdu in hdus[1:] if hdu.name not in ("IMAGE", "MASK", "VARIANCE")}
+            for hdu in further.values():
+                # Once its data are read an HDU does not need the file.
+                _ = hdu.data
             return ImageProduct(
                 image=image,
                 mask=mask.mask,
                 variance=variance,
                 header=hdus[0].header.copy(),
                 image_header=hdus["IMAGE"].header.copy(),
-                extensions={hdu.name: hdu.copy() for hdu in hdus[1:] if hdu.name not in ("IMAGE", "MASK", "VARIANCE")},
+                extensions=further,
                 planes=mask.planes,
                 remarks=mask.remarks,
             )

@@ -14,6 +14,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,20 @@ def read_table(path: str | Path, *, columns: tuple[str, ...] = (), purpose: str 
             f"cannot be read as a {purpose} ({_first_line(error)})", path=path, remedy="check the file or make it again"
         ) from error
     return recognise(table, needed=columns, purpose=purpose, path=path)
+
+
+def shared_table(path: str | Path, *, columns: tuple[str, ...] = (), purpose: str = "table") -> Table:
+    """Return a table as `read_table` does, read once per process while its file is unchanged; it must not be changed."""
+    path = Path(path)
+    if not path.is_file():
+        return read_table(path, columns=columns, purpose=purpose)
+    state = path.stat()
+    return _shared_table(path, columns, purpose, (state.st_mtime_ns, state.st_size, state.st_ino))
+
+
+@lru_cache(maxsize=8)
+def _shared_table(path: Path, columns: tuple[str, ...], purpose: str, _state: tuple[int, ...]) -> Table:
+    return read_table(path, columns=columns, purpose=purpose)
 
 
 def recognise(
@@ -264,8 +279,13 @@ def texts(table: Table, column: str, *, default: str | None = None, path: PathNa
             raise _missing_column(table, column, path)
         return [default] * len(table)
     entries = _one_per_row(table, column, path)
-    masked = mask_of(entries)
-    return ["" if lost else _as_text(entry) for entry, lost in zip(np.ma.getdata(entries), masked, strict=True)]
+    data, masked = np.ma.getdata(entries), mask_of(entries)
+    if data.dtype.kind in "US":
+        # Names repeat: each is converted once.
+        stored = data.tolist()
+        known = {entry: _as_text(entry) for entry in set(stored)}
+        return ["" if lost else known[entry] for entry, lost in zip(stored, masked, strict=True)]
+    return ["" if lost else _as_text(entry) for entry, lost in zip(data, masked, strict=True)]
 
 
 def labels(table: Table, column: str, *, path: PathName = None) -> list[str | int]:
@@ -278,10 +298,14 @@ def labels(table: Table, column: str, *, path: PathName = None) -> list[str | in
     """
     found = texts(table, column, path=path)
     digits = np.asarray(table[column]).dtype.kind in "USO"
-    return [
-        "" if text.lower() == "nan" else text if not _WHOLE.fullmatch(text) or (digits and text[0] == "0") else int(float(text))
-        for text in found
-    ]
+    known = {text: _label_of(text, digits=digits) for text in set(found)}
+    return [known[text] for text in found]
+
+
+def _label_of(text: str, *, digits: bool) -> str | int:
+    if text.lower() == "nan":
+        return ""
+    return text if not _WHOLE.fullmatch(text) or (digits and text[0] == "0") else int(float(text))
 
 
 def flags(table: Table, column: str, *, path: PathName = None) -> NDArray[np.bool_]:

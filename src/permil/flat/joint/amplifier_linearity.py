@@ -19,6 +19,7 @@ that Lanczos' method (1950) spans from ``h``, with what coarse knots know as met
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import overload
 
@@ -29,6 +30,7 @@ from scipy import linalg
 from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.details import fine_equations
+from permil.flat.joint.factor import inverse_of
 from permil.flat.joint.normal import DetectorRows, fit_detector
 from permil.flat.joint.solution import JointSolution
 
@@ -42,6 +44,9 @@ USUAL_LOSS = 2e-3
 
 SIGNIFICANT = 5.0
 """Standard errors beyond which the loss of an amplifier differs from the mean."""
+
+_HARMLESS = 1e-6
+"""Share of the prior's information up to which a negative eigenvalue of what the signals know changes nothing."""
 
 _MOST_COMBINATIONS = 48
 """Combinations of losses in which the fine structure of the beam is unknown."""
@@ -177,20 +182,20 @@ def measure_losses(
             x, w, r = (part[:, chosen] for part in (signals.regressor, signals.weights, signals.residual))
             owners.append((detector.name, number))
             known.append((float(np.sum(w * x**2)), float(np.sum(w * x * r))))
-            rows.append(_gradient(derivatives, solution.model.size, np.where(chosen, signals.regressor, 0.0)))
+            rows.append(_gradient(derivatives, solution.model.size, signals.regressor, chosen))
         means[detector.name] = signals.means
         if signals.lit.any():
             moved[detector.name] = signals.level, _gradient(derivatives, solution.model.size, signals.shares())
     matrix = np.array(rows).reshape(len(rows), solution.model.size)
     diagonal, pull = np.array(known).reshape(-1, 2).T
     whitened = linalg.solve_triangular(solution.factor, matrix.T, lower=True, check_finite=False)
-    information, own = _not_negative(np.diag(diagonal) - whitened.T @ whitened), np.eye(len(rows))
-    prior, search, of_details = own * USUAL_LOSS**-2.0, None, None
+    information, prior = _not_negative(np.diag(diagonal) - whitened.T @ whitened), np.eye(len(rows)) * USUAL_LOSS**-2.0
+    search, of_details = None, None
     if solution.model.details is not None and not details_known:
         search = _DetailSearch(solution, detectors, amplifiers, reference, _places_of(owners))
         of_details = search.losses(diagonal, information, pull)
         information = of_details.information
-    loss = np.linalg.solve(information + prior, pull)
+    loss = linalg.solve(information + prior, pull, assume_a="pos", overwrite_a=True, check_finite=False)
     # Levels: all amplifiers bent alike, and what other unknowns and the responses make of it.
     if search is None:
         change, unknowns = (
@@ -202,14 +207,14 @@ def measure_losses(
     else:
         better, levels = search.solution_with(loss), search.levels(np.ones(len(rows)))
     excess = _excess(better, detectors, amplifiers, reference, dict(zip(owners, zip(loss, diagonal, strict=True), strict=True)))
-    covariance = np.linalg.inv(information / excess + prior)
-    difference = own - 1.0 / max(len(rows), 1)
+    covariance = inverse_of(np.linalg.cholesky(information / excess + prior))
+    likeliest = covariance @ pull / excess
     common = float(np.mean(list(levels.values()))) if levels else 0.0
     return AmplifierLosses(
         [name for name, _ in owners],
         np.array([number for _, number in owners], dtype=np.int64),
-        difference @ (covariance @ pull) / excess,
-        difference @ covariance @ difference,
+        likeliest - (likeliest.mean() if rows else 0.0),
+        _of_differences(covariance),
         {name: level - common for name, level in levels.items()},
         covariance,
         whitened,
@@ -324,8 +329,20 @@ def errors_with_losses(
     return together, within, errors.plane_covariance() + of_planes @ of_planes.T
 
 
+def _of_differences(covariance: FloatArray) -> FloatArray:
+    """Return the covariance of the differences from the mean."""
+    if not len(covariance):
+        return covariance
+    means = covariance.mean(axis=0)
+    return np.asarray(covariance - means - means[:, None] + means.mean())
+
+
 def _not_negative(information: FloatArray) -> FloatArray:
     """Return information without negative eigenvalues, which a factor from slightly different weights leaves."""
+    # Eigenvalues that are negative by rounding, or small beside the prior, do no harm: a factor takes a thirtieth of the time.
+    with suppress(np.linalg.LinAlgError):
+        np.linalg.cholesky(information + _HARMLESS * USUAL_LOSS**-2.0 * np.eye(len(information)))
+        return information
     strength, directions = np.linalg.eigh(information)
     return np.asarray((directions * np.maximum(strength, 0.0)) @ directions.T)
 
@@ -504,8 +521,8 @@ class _Signals:
         return np.ascontiguousarray(np.broadcast_to(share, self.weights.shape))
 
 
-def _gradient(derivatives: DetectorRows, size: int, values: FloatArray) -> FloatArray:
-    """Return ``X' W v`` of the signals of a detector, shape (size,)."""
+def _gradient(derivatives: DetectorRows, size: int, values: FloatArray, chosen: NDArray[np.bool_] | None = None) -> FloatArray:
+    """Return ``X' W v`` of the signals of a detector, or of some of its super-pixels, shape (size,)."""
     gradient = np.zeros(size)
-    derivatives.add_gradient(gradient, values)
+    derivatives.add_gradient(gradient, values, chosen)
     return gradient

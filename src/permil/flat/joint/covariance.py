@@ -242,9 +242,10 @@ class FlatCovariance:
         """
         return self._covariance(*self._plane_rows)
 
-    @cached_property
+    @property
     def _plane_rows(self) -> tuple[FloatArray, FloatArray]:
-        return self._region_rows([{name: row} for name, operators in self.plane_operators() for row in operators])
+        _, rows, independent = self._linear
+        return rows[:-2], independent[:-2, :-2]
 
     def plane_operators(self, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> Iterator[tuple[str, FloatArray]]:
         """Yield the name of each detector and the rows that fit a plane to its super-pixels with a response, shape (3, p)."""
@@ -311,17 +312,27 @@ class FlatCovariance:
         gradient, rows, independent = self._composite
         return gradient, self._covariance(rows, independent)
 
-    @cached_property
+    @property
     def _composite(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The gradient over all detectors, and see `_region_rows`; these pass through the data and do not depend on the factor."""
+        gradient, rows, independent = self._linear
+        return gradient, rows[-2:], independent[-2:, -2:]
+
+    @cached_property
+    def _linear(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """The gradient over all detectors, and see `_region_rows`: of levels and gradients of each, then of that gradient.
+
+        One pass through the data serves both; it does not depend on the factor.
+        """
         x = np.concatenate([detector.x_mm for detector in self.detectors])
         y = np.concatenate([detector.y_mm for detector in self.detectors])
         response = np.concatenate([self.solution.log_response[detector.name] for detector in self.detectors])
         used = np.isfinite(response)
-        rows = plane_operator(x, y, used)[1:]
+        of_all = plane_operator(x, y, used)[1:]
         ends = np.cumsum([len(detector.x_mm) for detector in self.detectors])[:-1]
-        regions = [dict(zip([detector.name for detector in self.detectors], np.split(row, ends), strict=True)) for row in rows]
-        return rows @ np.where(used, response, 0.0), *self._region_rows(regions)
+        names = [detector.name for detector in self.detectors]
+        regions: list[Region] = [{name: row} for name, operators in self.plane_operators() for row in operators]
+        regions += [dict(zip(names, np.split(row, ends), strict=True)) for row in of_all]
+        return of_all @ np.where(used, response, 0.0), *self._region_rows(regions)
 
     def largest_modes(self, count: int = 20) -> CorrelatedModes:
         """Return the largest modes of what super-pixels have in common, and further ones; what is left of it counts as independent.

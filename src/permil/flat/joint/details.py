@@ -55,6 +55,9 @@ _SHARE_OF_ERROR = 3e-3
 
 _PROBES = 12
 _ERROR_PROBES, _ERROR_STEPS = 4, 15
+_ERROR_OF_SHARE = 1e-5
+"""Error of the variance that details add to super-pixels, over that of their own noise."""
+
 _EXPOSURES_TOGETHER = 16
 _HOLD = 1e-10
 """Of the mean diagonal: holds splines that no signal depends on."""
@@ -103,7 +106,7 @@ def solve_details(
     """
     problem = _FineProblem.of(solution, detectors, grid, progress)
     vector, stiffness = problem.start, solution.prior.stiffness[0]
-    band, settled = problem.band(vector), not estimate_stiffness
+    band, settled = problem.known_band(vector), not estimate_stiffness
     steps = 0
     while True:
         steps += 1
@@ -137,7 +140,7 @@ def solve_details(
         log_response={name: fit.log_response - mean for name, fit in zip(names, fits, strict=True)},
         objective=float(sum(fit.objective for fit in fits)),
         certificate=Certificate(decrement, of_dense.gradient, of_dense.passes + steps, tolerance),
-        detail_errors=DetailErrors(equations.determined(), 0.0 if estimate_stiffness else equations.noise_share()),
+        detail_errors=DetailErrors(equations.determined(), 0.0 if estimate_stiffness else equations.noise_share(), band),
     )
 
 
@@ -179,7 +182,7 @@ def fine_equations(solution: JointSolution, detectors: Sequence[DetectorSignals]
         raise ValueError("the solution has no details")
     problem = _FineProblem.of(solution, detectors, details.grid)
     vector = problem.start
-    return FineEquations(problem, vector, problem.prior, problem.band(vector))
+    return FineEquations(problem, vector, problem.prior, problem.known_band(vector))
 
 
 @dataclass(frozen=True)
@@ -242,6 +245,11 @@ class _FineProblem:
         solution = self.solution
         weights = solution.exposure_weights
         return fit_detector(self.model, detector, vector, threshold=solution.threshold, exposure_weights=weights)
+
+    def known_band(self, vector: FloatArray) -> sparse.csr_array:
+        """Return `band`, or that of an earlier solution from the same exposures: it hardly changes."""
+        known = self.solution.detail_errors.band
+        return self.band(vector) if known is None else known
 
     def band(self, vector: FloatArray) -> sparse.csr_array:
         """Return the normal equations of the fine splines of the beam alone, shape (m, m), all else known."""
@@ -447,7 +455,7 @@ class FineEquations:
             # The mean of the response is not known.
             mean = np.nanmean(np.concatenate(signs))
             row = self._row_of_responses([np.nan_to_num(sign - mean) for sign in signs])
-            whole = float(row @ self.solve(row, 0.0, most_steps=_ERROR_STEPS))
+            whole = float(row @ self.solve(row, (_ERROR_OF_SHARE * own) ** 0.5, most_steps=_ERROR_STEPS))
             by_coarse = linalg.solve_triangular(self._dense, self.problem.prolongation.T @ row, lower=True, check_finite=False)
             added += (whole - float(by_coarse @ by_coarse)) / _ERROR_PROBES
         return max(added / own, 0.0)

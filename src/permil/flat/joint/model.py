@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +127,7 @@ class JointModel:
         start = sum(pattern.grid.size for pattern in self.patterns)
         return slice(start, start + len(self.exposures))
 
-    @property
+    @cached_property
     def move_numbers(self) -> NDArray[np.int64]:
         """Number of the stage move of each exposure, from 0 without gaps."""
         return np.unique(self.exposures.move, return_inverse=True)[1].astype(np.int64)

@@ -154,10 +154,23 @@ class Solver:
 
     def measure_weather(self, frame: WeatherFrame, excess: float) -> Weather:
         """Return the weather that the residuals tell of, at a solution without; see `fit_weather`."""
-        equations = self._pass(robust=True)
-        self._curvature, self._state = Curvature(equations, self.prior), (True, self.exposure_weights.tobytes())
-        self.curvatures += 1
-        return self._estimate_weather(frame, self._curvature, equations.gradient, excess)
+        self._curvature = None
+        equations, start = self._pass(robust=True), self.model.weather.start
+        matrix, gradient = equations.matrix, equations.gradient
+        pull = gradient + self.prior.gradient(self.vector)
+        del equations
+        # The weather comes last: what eliminating all other unknowns leaves of the matrix is what the signals know of it.
+        self.prior.add_to(matrix)
+        factorise_rows(matrix, 0, start)
+        others = matrix[:start]
+        whitened = linalg.solve_triangular(others[:, :start].T, pull[:start], lower=True, check_finite=False)
+        of_signals = gradient[start:] - whitened @ others[:, start:]
+        information = matrix[start:, start:].copy()
+        del matrix, others
+        mirror_upper(information)
+        weather = fit_weather(self.model.exposures.time, information, of_signals, half_mm=frame.half_mm, excess=excess)
+        self.prior = replace(self.prior, weather=weather)
+        return weather
 
     def equations(self, *, robust: bool) -> tuple[NormalEquations, Curvature]:
         """Pass through the data: for the gradient alone as long as the curvature holds, else for both; estimate the prior.
@@ -221,10 +234,8 @@ class Solver:
             pull = gradient + self.prior.gradient(self.vector)
             information, at_vector = curvature.information(self.prior, gradient, pull, self.model.errors)
             # Their mean is held: only differences count.
-            pairs = np.arange(len(errors)) % 2
-            differences = np.eye(len(errors)) - 2.0 / len(errors) * (pairs[:, None] == pairs)
-            pull = differences @ (at_vector + information @ errors)
-            size = common_deviation(differences @ information @ differences, pull, _POSITION_ERRORS_MM)
+            pull = _differences(at_vector + information @ errors)
+            size = common_deviation(_differences(_differences(information).T), pull, _POSITION_ERRORS_MM)
             self.prior = replace(self.prior, position_error_mm=size)
         if self.prior.boards is not None and not self.prior.stage_as_recorded:
             self._estimate_boards(self.prior.boards, curvature, gradient)
@@ -242,17 +253,14 @@ class Solver:
         time_rms = fit_time_rms(boards.terms, information, at_vector + information @ self.vector[block])
         self.prior = replace(self.prior, boards=BoardPrior(boards.terms, time_rms))
 
-    def _estimate_weather(self, frame: WeatherFrame, curvature: Curvature, gradient: FloatArray, excess: float = 0.0) -> Weather:
-        """Estimate size and correlation time of the weather."""
+    def _estimate_weather(self, frame: WeatherFrame, curvature: Curvature, gradient: FloatArray) -> None:
+        """Estimate size and correlation time of the weather again."""
         model = self.model
         pull = gradient + self.prior.gradient(self.vector)
         information, at_vector = curvature.information(self.prior, gradient, pull, model.weather)
         at_zero = at_vector + information @ self.vector[model.weather]
-        weather = fit_weather(
-            model.exposures.time, information, at_zero, half_mm=frame.half_mm, excess=excess, before=self.prior.weather
-        )
+        weather = fit_weather(model.exposures.time, information, at_zero, half_mm=frame.half_mm, before=self.prior.weather)
         self.prior = replace(self.prior, weather=weather)
-        return weather
 
     def _estimate_photodiode(self, curvature: Curvature, gradient: FloatArray) -> None:
         """Estimate noise and drift of the photodiode, and which readings count."""
@@ -358,6 +366,12 @@ class Solver:
         return bool(fits.any() or reads.any())
 
 
+def _differences(values: FloatArray) -> FloatArray:
+    """Return values of position errors (x and y in turn along the first axis) less their means over all moves."""
+    by_move = values.reshape(-1, 2, *values.shape[1:])
+    return (by_move - by_move.mean(axis=0)).reshape(values.shape)
+
+
 class Curvature:
     """Factor of the normal equations with a prior, made where the vector was at that time.
 
@@ -455,20 +469,18 @@ class Curvature:
         explained = patterns @ self._matrix[:start, start:]
         inside = np.arange(block.start - start, block.stop - start)
         others = np.setdiff1d(np.arange(len(self._reduced)), inside)
-        factor = linalg.cho_factor(
-            self._reduced_with(prior)[np.ix_(others, others)], lower=True, overwrite_a=True, check_finite=False
+        factor = linalg.cholesky(
+            self._reduced_with(prior)[np.ix_(others, others)].T, lower=True, overwrite_a=True, check_finite=False
         )
-        cross = self._reduced[np.ix_(others, inside)]
-        right = np.column_stack([cross, pull[start + others] - explained[others]])
-        solved = linalg.cho_solve(factor, right, overwrite_b=True, check_finite=False)
+        right = np.vstack([self._reduced[np.ix_(inside, others)], pull[start + others] - explained[others]])
+        whitened = linalg.solve_triangular(factor, right.T, lower=True, overwrite_b=True, check_finite=False)
+        cross, of_others = whitened[:, :-1], whitened[:, -1]
         information = self._reduced[np.ix_(inside, inside)]
-        # By strips: the whole product would be as large as what is returned.
+        # By strips of the upper triangle: the whole product would be as large as what is returned.
         for first in range(0, len(information), _STRIP_ROWS):
-            strip = slice(first, first + _STRIP_ROWS)
-            information[strip] -= cross[:, strip].T @ solved[:, :-1]
-        of_signals = gradient[block] - explained[inside] - cross.T @ solved[:, -1]
+            information[first : first + _STRIP_ROWS, first:] -= cross[:, first : first + _STRIP_ROWS].T @ cross[:, first:]
         mirror_upper(information)
-        return information, of_signals
+        return information, gradient[block] - explained[inside] - of_others @ cross
 
     def _reduced_with(self, prior: Prior) -> FloatArray:
         """Return a copy of the matrix of the unknowns behind the patterns, with a prior."""

@@ -150,11 +150,20 @@ class DetectorRows:
         slopes_along(detector.x_mm, detector.y_mm, self._centres, self._counts, self._places, self._vector, slopes)
         return slopes.astype(np.float32)
 
-    def add_gradient(self, gradient: FloatArray, residual: FloatArray | None = None) -> None:
-        """Add ``sum w x r`` of all signals, shape (unknowns,), for their residuals or others in place of these."""
+    def add_gradient(
+        self, gradient: FloatArray, residual: FloatArray | None = None, chosen: NDArray[np.bool_] | None = None
+    ) -> None:
+        """Add ``sum w x r`` of all signals, shape (unknowns,), for their residuals or others in place of these.
+
+        Parameters
+        ----------
+        chosen : ndarray of bool, shape (p,)
+            The super-pixels that are summed; default all.
+        """
         detector, of_signals = self._detector, self._residual if residual is None else residual
-        for pixels, further, parts in self._groups:
-            alone = len(self._groups) == 1
+        alone = len(self._groups) == 1 and chosen is None
+        for of_group, further, parts in self._groups:
+            pixels = of_group if chosen is None else of_group[chosen[of_group]]
             residual, weights = (rows if alone else np.ascontiguousarray(rows[:, pixels]) for rows in (of_signals, self._weights))
             state = self._centres, self._counts, self._places, self._vector, further, parts, self._frames
             add_gradient(detector.x_mm[pixels], detector.y_mm[pixels], residual, weights, *state, gradient)

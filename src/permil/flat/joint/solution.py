@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
+from scipy import linalg, sparse
 
 from permil.errors import FlatError
 from permil.flat.joint.exposure_tests import ExposureTests
@@ -61,10 +61,13 @@ class DetailErrors:
         Coefficients that the signals determine.
     noise_share : float
         Mean variance that they add to a super-pixel, over that of its own noise.
+    band : sparse array, shape (m, m), optional
+        Normal equations of the fine splines of the beam alone, which later equations of the same exposures are preconditioned with.
     """
 
     determined: float = 0.0
     noise_share: float = 0.0
+    band: sparse.csr_array | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def solve_joint(
         geometry=geometry,
         boards=boards,
     )
-    of_details = DetailErrors()
+    of_details, weights_of_details = DetailErrors(), np.ones(len(exposures))
     fine = None if finest_mm is None else detail_grid(model.patterns[0].grid, finest_mm)
     stage = _stages(progress, _SHARE_OF_STAGE if fine is None else _SHARE_BEFORE_DETAILS)
     solver = Solver(model, detectors, threshold, with_drift, None, stiffness, start=start, settles=fine is None)
@@ -160,7 +160,8 @@ def solve_joint(
     def iterate(solver: Solver) -> JointSolution:
         solver.progress = stage()
         found = _iterate(solver, judge=leave_out, tolerance=tolerance, most_passes=most_passes)
-        return replace(found, detail_errors=of_details)
+        same = (found.exposure_weights == weights_of_details).all()
+        return replace(found, detail_errors=of_details if same else replace(of_details, band=None))
 
     def look_for_weather(solver: Solver, solution: JointSolution) -> tuple[Solver, JointSolution]:
         if not with_weather or solver.model.size + len(PATTERNS) * len(exposures) > MOST_UNKNOWNS:
@@ -179,7 +180,7 @@ def solve_joint(
     solution = iterate(solver)
     if fine is not None:
         detailed = solve_details(solution, detectors, fine, estimate_stiffness=True, progress=stage())
-        of_details = detailed.detail_errors
+        of_details, weights_of_details = detailed.detail_errors, detailed.exposure_weights
         solver = solver.with_details(detailed)
         solver.judge_again()
         solution = iterate(solver)

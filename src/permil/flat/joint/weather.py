@@ -187,7 +187,7 @@ def fit_weather(
     span = max(float(np.ptp(time)), np.finfo(float).tiny)
     distance = np.abs(time[:, None] - time)
     if before is None or not before.found:
-        tests = [_score(distance / (part * span), information, pull) for part in _TIMES]
+        tests = [_score(time / (part * span), information, pull) for part in _TIMES]
         best = int(np.argmax([test.significance for test in tests]))
         significance = tests[best].significance
         if significance <= DETECTED:
@@ -234,19 +234,43 @@ class _Score:
     limit: float
 
 
-def _score(distance: FloatArray, information: FloatArray, pull: FloatArray) -> _Score:
-    count, patterns = len(distance), len(PATTERNS)
-    correlation = _centred(np.exp(-distance)) / patterns
-    product = (information.reshape(-1, count) @ correlation).reshape(information.shape)
-    by_pattern = pull.reshape(patterns, count)
-    slope = (float(np.sum((by_pattern @ correlation) * by_pattern)) - float(np.trace(product))) / 2
-    fisher = float(np.einsum("ij,ji->", product, product)) / 2
+def _score(time: FloatArray, information: FloatArray, pull: FloatArray) -> _Score:
+    count, patterns = len(time), len(PATTERNS)
+    product = _times_correlation(time, information.reshape(patterns, count, -1)).reshape(information.shape)
+    by_pattern = pull.reshape(patterns, count, 1)
+    slope = (float(np.sum(_times_correlation(time, by_pattern) * by_pattern)) - float(np.trace(product))) / (2 * patterns)
+    fisher = float(np.einsum("ij,ji->", product, product)) / (2 * patterns**2)
     if fisher <= 0:
         return _Score(0.0, np.inf, 0.0, np.inf)
     likeliest, error = slope / fisher, fisher**-0.5
     tail = stats.norm.sf(-likeliest / error)
     limit = likeliest + error * float(stats.norm.isf((1 - _CONFIDENCE) * tail))
     return _Score(max(likeliest, 0.0), error, likeliest / error, max(limit, 0.0) ** 0.5)
+
+
+def _times_correlation(time: FloatArray, values: FloatArray) -> FloatArray:
+    """Return ``C @ values`` with the covariance of departures from the mean over all times, ``exp(-|s - t|)`` before that is taken off.
+
+    The process is Markovian: in the order of time, the sums over what comes before and over what comes after follow by recursion.
+
+    Parameters
+    ----------
+    time : ndarray, shape (n,)
+        Over the correlation time.
+    values : ndarray, shape (k, n, m)
+    """
+    order = np.argsort(time, kind="stable")
+    decay = np.exp(-np.diff(time[order]))
+    centred = values - values.mean(axis=1, keepdims=True)
+    result = centred.copy()
+    for step in (1, -1):
+        places, sums = order[::step], np.zeros((len(values), values.shape[2]))
+        for before, place, factor in zip(places, places[1:], decay[::step], strict=False):
+            sums += centred[:, before]
+            sums *= factor
+            result[:, place] += sums
+    result -= result.mean(axis=1, keepdims=True)
+    return result
 
 
 def _centred(covariance: FloatArray) -> FloatArray:

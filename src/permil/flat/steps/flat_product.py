@@ -267,7 +267,7 @@ def _compose_detector(flat: MadeFlat, *, camera: str, folder: RunFolder, scale: 
         header["NORM"] = ("median of all good science pixels is 1", "composite scale")
         write_image(folder.flat(flat.led, flat.detector), image, product.mask, variance, header=header, extensions=extensions)
     relative_path(folder, flat.led, flat.detector).unlink(missing_ok=True)
-    tables = {hdu.name: Table(hdu.data) for hdu in extensions if isinstance(hdu, fits.BinTableHDU)}
+    tables = {hdu.name: hdu.data for hdu in extensions if isinstance(hdu, fits.BinTableHDU)}
     left_out = [(str(row["path"]), str(row["reason"])) for row in tables.get("LEFT_OUT", [])]
     good = is_good(product.mask) & np.isfinite(image)
-    return _Piece(mosaic_piece(image, variance, good, detector=detector, grid=grid), tables["METRICS"], left_out)
+    return _Piece(mosaic_piece(image, variance, good, detector=detector, grid=grid), Table(tables["METRICS"]), left_out)

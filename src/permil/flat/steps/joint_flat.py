@@ -7,7 +7,7 @@ as pointings are; a single exposure is compared, pixel by pixel, with the median
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
@@ -123,17 +123,23 @@ class _Detector:
         self.sampled = RowSample.of(self.calibration, sampling_step(self.calibration.detector.shape))
         self.checksums = request.config.exposures.checksums
         self.threshold = request.config.isr.rejection_threshold
+        # Exposures of the reference stay open until the flat takes them.
+        self.ready: dict[Path, OpenExposure] = {}
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
         """Yield stacks one by one, and single exposures a few together."""
         reference = None
-        for is_stack, groups in groupby(self.request.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
-            if is_stack:
-                yield from self._stacks(groups)
-                continue
-            reference = self.reference() if reference is None else reference
-            singles = [(group, number) for group in groups for number in range(len(group.paths))]
-            yield from self._together(singles, reference)
+        try:
+            for is_stack, groups in groupby(self.request.groups, key=lambda group: len(group.paths) >= FEWEST_FOR_STACK):
+                if is_stack:
+                    yield from self._stacks(groups)
+                    continue
+                reference = self.reference() if reference is None else reference
+                singles = [(group, number) for group in groups for number in range(len(group.paths))]
+                yield from self._together(singles, reference)
+        finally:
+            for exposure in self.ready.values():
+                exposure.close()
         require_pointings(self.used, self.request, self.noted)
 
     def _stacks(self, groups: Iterable[PointingGroup]) -> Iterator[list[LitStack]]:
@@ -196,6 +202,8 @@ class _Detector:
         """Open an exposure, or say why it cannot be used."""
         group, number = single
         path = Path(group.paths[number])
+        if (exposure := self.ready.pop(path, None)) is not None:
+            return exposure
         if path in self.damaged:
             return LeftOut(path, self.damaged[path])
         if not np.isfinite(self.signals.signal[self.row_of[group.obsids[number]]]).any():
@@ -260,22 +268,23 @@ class _Detector:
         """
         places = {path: (group, number) for group in self.request.groups for number, path in enumerate(group.paths)}
         median = np.full(self.calibration.detector.shape, np.nan, dtype=np.float32)
-        with ExitStack() as opened:
-            # What cannot be used is noted where it is read for the flat.
-            found = (self._exposure(places[path]) for path in self.request.nearest if path in places)
-            exposures = [opened.enter_context(each) for each in found if isinstance(each, OpenExposure)]
-            if not exposures:
-                raise FlatError("none of the exposures nearest to this detector can be used", remedy="look at those left out")
-            lights = [self._light(*places[str(exposure.path)]) for exposure in exposures]
+        # What cannot be used is noted where it is read for the flat.
+        for path in self.request.nearest:
+            if path in places and isinstance(exposure := self._exposure(places[path]), OpenExposure):
+                self.ready[exposure.path] = exposure
+        exposures = list(self.ready.values())
+        if not exposures:
+            raise FlatError("none of the exposures nearest to this detector can be used", remedy="look at those left out")
+        lights = [self._light(*places[str(exposure.path)]) for exposure in exposures]
 
-            def respond(strip: Strip) -> None:
-                responses = [_response(*each, strip) for each in zip(exposures, lights, strict=True)]
-                for run, rows in zip(strip.runs, strip.own_rows, strict=True):
-                    median[run] = median_image([response[rows] for response in responses])
+        def respond(strip: Strip) -> None:
+            responses = [_response(*each, strip) for each in zip(exposures, lights, strict=True)]
+            for run, rows in zip(strip.runs, strip.own_rows, strict=True):
+                median[run] = median_image([response[rows] for response in responses])
 
-            strips = strips_of(self.calibration.detector, rows=STRIP_ROWS, neighbours=self.calibration.saturation_grow)
-            for _ in threaded_map(respond, strips):
-                pass
+        strips = strips_of(self.calibration.detector, rows=STRIP_ROWS, neighbours=self.calibration.saturation_grow)
+        for _ in threaded_map(respond, strips):
+            pass
         return median
 
     def _light(self, group: PointingGroup, number: int) -> Callable[[slice], NDArray[np.float32]]:

@@ -43,7 +43,7 @@ from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors
 from permil.flat.measured_linearity import losses_hdu
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
-from permil.flat.signals_file import StoredDetectors, SuperPixelSignals, read_signals
+from permil.flat.signals_file import StoredDetectors, SuperPixelSignals
 from permil.flat.steps.exposures import exposure_list, unit_seconds
 from permil.products import FINGERPRINT_CARD, RunFolder
 
@@ -94,18 +94,15 @@ def solve_led(request: SolutionRequest) -> list[str]:
             levels.append(detector_levels(exposures, detector))
     if contradictions := find_contradictions(levels):
         raise contradiction_error(contradictions, camera.detectors, led=request.led)
-    detectors: Sequence[DetectorSignals] = StoredDetectors([files[number] for number in lit], number_of, options.least_signal)
-    if len(detectors) == 1:
-        # One at a time is in memory anyway.
-        detectors = list(detectors)
-    boards, amplifiers = _boards_and_amplifiers((read_signals(files[number]) for number in lit), number_of, camera)
+    layouts = list((chosen := stored.only(lit)).layouts())
+    detectors: Sequence[DetectorSignals] = chosen
+    boards, amplifiers = _boards_and_amplifiers(layouts, number_of, camera)
     choice, finest_mm = None, options.spacing_mm
     if finest_mm is None:
         choice = choose_spacing(exposures, detectors)
         spacing_mm = choice.spacing_mm
         if choice.limited:
-            signals = read_signals(files[lit[0]])
-            finest_mm = _SUPER_PIXELS_PER_KNOT * signals.block * camera[signals.detector].pixel_mm
+            finest_mm = _SUPER_PIXELS_PER_KNOT * layouts[0].block * camera[layouts[0].detector].pixel_mm
         tell_part(_PART_OF_CHOICE)
     else:
         spacing_mm = coarse_spacing(exposures, detectors, finest_mm)
@@ -143,12 +140,11 @@ def solve_led(request: SolutionRequest) -> list[str]:
     if put_back is not None:
         losses = losses.plus(put_back)
     found: dict[str, DetectorErrors] = {}
-    for number in lit:
-        signals = read_signals(files[number])
-        name = signals.detector
+    for layout in layouts:
+        name = layout.detector
         places = np.column_stack(shared_places(camera[name]))
-        where = (signals.row, signals.column)
-        found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], signals.shape, where, halves)
+        where = (layout.row, layout.column)
+        found[name] = detector_errors(modes, name, places, shared[name][:-1, :-1], layout.shape, where, halves)
     budget = error_budget(
         solution,
         errors,
@@ -175,7 +171,7 @@ def solve_led(request: SolutionRequest) -> list[str]:
         budget=budget,
         cards=cards,
         log_unit=float(np.median(middle)) - beam_maximum(solution),
-        side_mm=signals.block * camera[signals.detector].pixel_mm,
+        side_mm=layouts[-1].block * camera[layouts[-1].detector].pixel_mm,
     )
     hdus += [planes_hdu(planes), losses_hdu(losses, camera)]
     write_joint(folder.joint(request.led), hdus)

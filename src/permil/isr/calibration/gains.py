@@ -20,7 +20,7 @@ from permil.config.isr import IsrConfig
 from permil.errors import CalibrationError, InputError
 from permil.exposures import RawDetector, RawFile
 from permil.isr.calibration.tables import AMPLIFIER_COLUMNS, DetectorTable, amplifier_of
-from permil.products import read_table, write_table
+from permil.products import read_table, shared_table, write_table
 from permil.products.tables import PathName, labels, numbers, recognise
 
 FloatArray = NDArray[np.float64]
@@ -246,7 +246,7 @@ def read_gains(config: IsrConfig, detector: Detector, *, camera: Camera | None =
     if path.is_dir():
         path = _eotest_file(path, detector)
     if not EOTEST_FILE.search(path.name):
-        table = read_table(path, columns=("detector", "gain"), purpose="gain table")
+        table = shared_table(path, columns=("detector", "gain"), purpose="gain table")
         return gains_from_table(table, detector, path=path, camera=camera)
     named = eotest_detector(path)
     if named != detector.name:

@@ -167,10 +167,11 @@ class Message:
 def messages() -> list[Message]:
     """Return the errors that the source raises with a sentence of its own."""
     found: dict[Message, None] = {}
+    names = _error_names()
     for path in sorted(SOURCE.rglob("*.py")):
         module = ".".join(("permil", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _error_names() and node.args:
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names and node.args:
                 remedy = next((word.value for word in node.keywords if word.arg == "remedy"), None)
                 what = _text_of(node.args[0])
                 if what:

@@ -77,9 +77,9 @@ def plot_product(path: str | Path, out: str | Path) -> None:
         If the picture cannot be written.
     """
     path, out = Path(path), Path(out)
+    check_output(out, inputs=[path])
     if out.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise OutputError(f"no format of a picture for suffix {out.suffix!r}", path=out, remedy="use .png, .pdf or .svg")
-    check_output(out, inputs=[path])
     kind = product_facts(path)["kind"]
     draw = _drawing(path, kind)
     if draw is None:

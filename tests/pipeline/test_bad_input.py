@@ -48,6 +48,7 @@ INPUTS = {
     "spots calibrate": ("spots", "calibrate", "a.fits", "b.fits"),
     "config import": ("config", "import", "a.yaml", "b.yaml"),
     "index": ("index", "raw"),
+    "plot": ("plot", "a.fits"),
 }
 """Commands that write a file, with the files that they are given."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+import permil
 from permil.plotting import own_settings
 from permil.report.kit.figures import png, styled, svg
 
@@ -95,3 +97,31 @@ def test_settings_that_work_stay_the_users(tmp_path: Path) -> None:
     assert _python(code, tmp_path, MPLBACKEND="svg") == "svg 17.0 9.0"
     # The package alone loads nothing of it.
     assert _python("import sys, permil.config; print('matplotlib' in sys.modules)", tmp_path) == "False"
+
+
+def _imports(function: ast.AST, package: str) -> list[int]:
+    """Return the lines in which a function imports a package."""
+    lines = []
+    for node in ast.walk(function):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith(f"{package}."):
+            lines.append(node.lineno)
+        if isinstance(node, ast.Import) and any(f"{alias.name}.".startswith(f"{package}.") for alias in node.names):
+            lines.append(node.lineno)
+    return lines
+
+
+def test_functions_load_matplotlib_after_the_settings_that_could_prevent_it() -> None:
+    """Modules of `permil.report` do so through their package; axes that are given have loaded it."""
+    seen = 0
+    for path in sorted(Path(permil.__file__).parent.rglob("*.py")):
+        if "report" in path.parts or path.stem == "plotting":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef) or any(
+                ast.unparse(argument.annotation) == "Axes" for argument in node.args.args if argument.annotation
+            ):
+                continue
+            loaded = _imports(node, "matplotlib")
+            seen += bool(loaded)
+            assert not loaded or min(_imports(node, "permil.plotting"), default=10**6) < min(loaded), f"{path}: {node.name}"
+    assert seen >= 3

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
 def write_error_map(path: Path, prediction: PlanPrediction) -> None:
     """Draw the pixel errors (photon noise) and the errors of undetermined modes on the focal plane, DVCS mm (PNG)."""
+    from permil.plotting import own_settings  # before matplotlib
+
+    # isort: split
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-
-    from permil.plotting import own_settings  # before matplotlib
 
     with own_settings():
         figure = Figure(figsize=(12, 5.5), layout="constrained")

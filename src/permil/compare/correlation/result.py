@@ -203,6 +203,9 @@ class CorrelationResult:
         figure
             An empty figure; by default a new one.
         """
+        import permil.plotting  # noqa: F401 - before matplotlib
+
+        # isort: split
         from matplotlib.figure import Figure as NewFigure
 
         figure = NewFigure(figsize=(12.0, 3.8), layout="constrained") if figure is None else figure

@@ -197,7 +197,7 @@ def read_signals(path: Path) -> SuperPixelSignals:
 
 
 _MOST_KEPT_BYTES = 2**28
-"""Memory of the signals that are kept once they have been read: those of a focal plane with ten exposures of each detector."""
+"""Memory of the signals that are kept once they have been read: those of a focal plane with some twenty exposures of each detector."""
 
 
 class StoredDetectors(Sequence[DetectorSignals]):

@@ -158,7 +158,7 @@ def _of_weather(solution: JointSolution, errors: FlatCovariance) -> dict[str, fl
         return {}
     if not solution.weather.found:
         return {"weather_limit": solution.weather.limit} if np.isfinite(solution.weather.limit) else {}
-    return {"weather": solution.weather.rms} | _added("weather", solution.model.weather, solution, errors)
+    return {"weather": solution.weather.rms} | _added("weather", solution.model.weather, errors)
 
 
 def _of_gains(solution: JointSolution, errors: FlatCovariance) -> dict[str, float]:
@@ -169,17 +169,16 @@ def _of_gains(solution: JointSolution, errors: FlatCovariance) -> dict[str, floa
         start, coefficients = model.board_gains.start, solution.prior.boards.terms.coefficients
         middle = start + coefficients.stop
         found |= {"board_time": solution.prior.boards.time_rms}
-        found |= _added("board_coefficient", slice(start, middle), solution, errors)
-        found |= _added("board_time", slice(middle, model.board_gains.stop), solution, errors)
+        found |= _added("board_coefficient", slice(start, middle), errors)
+        found |= _added("board_time", slice(middle, model.board_gains.stop), errors)
     if model.gain_steps:
-        found |= _added("gain_step", model.step_sizes, solution, errors)
+        found |= _added("gain_step", model.step_sizes, errors)
     return found
 
 
-def _added(cause: str, places: slice, solution: JointSolution, errors: FlatCovariance) -> dict[str, float]:
+def _added(cause: str, places: slice, errors: FlatCovariance) -> dict[str, float]:
     """Return what some unknowns add to detector levels, gradient and errors in common."""
-    lit = {name: np.isfinite(response) for name, response in solution.log_response.items()}
-    levels = errors.added_by(places, [{name: one / one.sum()} for name, one in lit.items()])
+    levels = errors.added_by(places)
     gradient = errors.composite_gradient_added_by(places)
     return {
         f"{cause}_scale": float(np.sqrt(np.mean(np.diag(levels)))),

@@ -108,6 +108,7 @@ class FlatCovariance:
         self.solution = solution
         self.detectors = detectors
         self._mean, self._gram, self._pixels = self._sums()
+        self._inverse: tuple[JointSolution, FloatArray] | None = None
 
     def under(self, solution: JointSolution) -> FlatCovariance:
         """Return the errors under a solution that differs in its prior and factor alone: the sums over the data stay."""
@@ -200,14 +201,23 @@ class FlatCovariance:
         dict
             Shape (n, n) for each detector; NaN in rows and columns of sums without any weight.
         """
+        known = self._inverse
+        inverse = known[1] if known is not None and known[0] is self.solution else inverse_of(self.solution.factor)
+        # One of the largest things in memory, which nothing else needs.
+        self._inverse = None
+        with_mean = inverse @ self._mean
+        of_mean = float(self._mean @ with_mean)
         result = {}
         for detector, _, pieces in self._fits():
             weights = rows[detector.name]
-            sums = -np.outer(weights.sum(axis=1), self._mean)
+            total, sums = weights.sum(axis=1), np.zeros((len(weights), len(self._mean)))
             for tile in pieces:
                 sums[:, tile.columns] += weights[:, tile.pixels] @ tile.shifts
-            whitened = linalg.solve_triangular(self.solution.factor, sums.T, lower=True)
-            covariance = whitened.T @ whitened
+            # A detector depends on few unknowns, the mean on all of them.
+            used = np.flatnonzero(sums.any(axis=0))
+            sums = sums[:, used]
+            half = sums @ inverse[np.ix_(used, used)] @ sums.T / 2 - np.outer(sums @ with_mean[used], total)
+            covariance = half + half.T + of_mean * np.outer(total, total)
             empty = ~weights.any(axis=1)
             covariance[empty], covariance[:, empty] = np.nan, np.nan
             result[detector.name] = covariance
@@ -276,9 +286,17 @@ class FlatCovariance:
                 change[:, tile.pixels] = (mean - tile.shifts @ unknowns[tile.columns]).T
             yield detector.name, change
 
-    def added_by(self, places: slice, regions: Sequence[Region]) -> FloatArray:
-        """Return the part of `covariance` that some unknowns add: without it were they known."""
-        return self._added(self._basis(places), self._region_rows(regions)[0])
+    def added_by(self, places: slice, regions: Sequence[Region] | None = None) -> FloatArray:
+        """Return the part of `covariance` that some unknowns add: without it were they known.
+
+        Parameters
+        ----------
+        regions
+            See `covariance`; default the means over all super-pixels of each detector.
+        """
+        # The level of a plane at the mean place is the mean.
+        rows = self._plane_rows[0][::3] if regions is None else self._region_rows(regions)[0]
+        return self._added(self._basis(places), rows)
 
     def composite_gradient_added_by(self, places: slice) -> FloatArray:
         """Return the part of the covariance of the composite's gradient that some unknowns add, shape (2, 2)."""
@@ -360,6 +378,7 @@ class FlatCovariance:
         unknowns = linalg.solve_triangular(factor, directions, lower=True, trans="T")
         # The super-pixels of a tile depend on few unknowns.
         inverse = inverse_of(factor)
+        self._inverse = self.solution, inverse
         with_mean = inverse @ self._mean
 
         def squares(tile: Tile) -> tuple[Tile, FloatArray]:

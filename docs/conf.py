@@ -58,6 +58,7 @@ html_title = "permil"
 html_static_path = ["_static"]
 html_css_files = ["permil.css"]
 html_show_sourcelink = False
+html_sidebars = {"gallery": [], "get-started": [], "performance": []}
 html_theme_options = {
     "logo": {"text": "permil"},
     "navbar_align": "left",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,9 @@ class StageReport:
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-console = Console(stderr=True, markup=False, emoji=False)
+# Notebooks get lines, as files do: their kernels ask for colours, but cannot move the cursor.
+_TERMINAL = False if "ipykernel" in sys.modules else None
+console = Console(stderr=True, markup=False, emoji=False, force_jupyter=False, force_terminal=_TERMINAL)
 """For sentences to people; names of files are shown as they are, also those with brackets and colons."""
 
 _SECONDS_BETWEEN_LINES = 20.0

@@ -20,7 +20,13 @@ from permil.config import load_config
 FillOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
-@pytest.mark.parametrize("name", pages_with("python"))
+LONG = ("gallery.md", "tutorials/judging_a_flat.md", "tutorials/stars_and_flat.md")
+"""Pages whose campaigns take more than ten seconds."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.full if name in LONG else ()) for name in pages_with("python")]
+)
 def test_python_blocks_run(name: str, fill_once: FillOnce, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a page run one after the other; the tutorials share a folder, as in the build of the site."""
     shared = fill_once("documentation", lambda _: None)

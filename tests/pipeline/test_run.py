@@ -112,6 +112,16 @@ def test_second_run_does_nothing(copied: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("*.fits")} == before
 
 
+def test_a_flat_that_was_deleted_comes_back(copied: Path) -> None:
+    flat = RunFolder(copied).flat("red", DETECTOR)
+    before = read_image(flat)
+    flat.unlink()
+    run_pipeline(_config(copied), stages=("flat",))
+    after = read_image(flat)
+    np.testing.assert_array_equal(after.image, before.image)
+    np.testing.assert_array_equal(after.variance, before.variance)
+
+
 def test_changed_option_redoes_what_depends_on_it(campaign: Path, copied: Path) -> None:
     folder = copied
     names = ("superbias", "beam", "flat", "mosaic")

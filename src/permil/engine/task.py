@@ -123,11 +123,16 @@ class Task:
     @property
     def is_current(self) -> bool:
         """Whether the products exist and have the fingerprint of the task."""
-        if not self.outputs:
+        if not self.outputs or any(need.is_pending for need in self.needs):
             return False
-        if self.pending is not None and is_current(self.pending, self.fingerprint):
+        if self.is_pending:
             return True
         return all(is_current(path, self.fingerprint) for path in self.outputs)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the product waits in its temporary place for the task that moves it."""
+        return self.pending is not None and is_current(self.pending, self.fingerprint)
 
 
 @dataclass(frozen=True)

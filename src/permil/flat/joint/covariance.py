@@ -218,6 +218,8 @@ class FlatCovariance:
             sums = sums[:, used]
             half = sums @ inverse[np.ix_(used, used)] @ sums.T / 2 - np.outer(sums @ with_mean[used], total)
             covariance = half + half.T + of_mean * np.outer(total, total)
+            # The mean of a single detector is a convention: nothing is left of its variance but rounding.
+            np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 0.0))
             empty = ~weights.any(axis=1)
             covariance[empty], covariance[:, empty] = np.nan, np.nan
             result[detector.name] = covariance

@@ -13,6 +13,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from permil.beam.stage import load_beam
+from permil.config.load import RECORD
 from permil.errors import InputError, OutputError, PermilError
 from permil.flat.flat import Flat
 from permil.products import check_output, read_any_image, read_table
@@ -23,7 +24,6 @@ from permil.results import RunResults, open_run
 
 Facts = dict[str, Any]
 
-_RECORD = "run.yaml"
 _TABLES = (".ecsv", ".parquet")
 
 
@@ -48,7 +48,7 @@ def product_facts(path: str | Path) -> Facts:
     path = Path(path)
     if not path.exists():
         raise InputError("this file does not exist", path=path, remedy="check the path")
-    if path.is_dir() or path.name == _RECORD:
+    if path.is_dir() or path.name == RECORD:
         return _of_run(open_run(path if path.is_dir() else path.parent))
     found = _of_table(read_table(path)) if path.suffix in _TABLES else _of_fits(path)
     return {"kind": found.pop("kind"), "run": _run_of(path)} | found
@@ -193,7 +193,7 @@ def _quality(path: Path, kind: str, primary: fits.Header) -> Facts:
 
 def _run_of(path: Path) -> str | None:
     """Return the folder of the run that a file lies in."""
-    return next((str(folder) for folder in path.absolute().parents if (folder / _RECORD).is_file()), None)
+    return next((str(folder) for folder in path.absolute().parents if (folder / RECORD).is_file()), None)
 
 
 def _text(value: Any) -> str:

@@ -227,6 +227,22 @@ def _gradient(ratio: NDArray[np.float64], blocks, noise, detector: Detector) -> 
     return float(slope_x / level), float(slope_y / level), float(max(errors[1], errors[2]) / level)
 
 
+def check_super_pixel(super_pixel_mm: float) -> None:
+    """Check the side of a super-pixel that a user gives, mm.
+
+    Raises
+    ------
+    FlatError
+        If there are no such super-pixels.
+    """
+    if not 0 < super_pixel_mm <= LARGEST_SUPER_PIXEL_MM:
+        raise FlatError(
+            f"super-pixels of {super_pixel_mm} mm are not possible",
+            remedy=f"give a side between 0 and {LARGEST_SUPER_PIXEL_MM:g} mm",
+            value=super_pixel_mm,
+        )
+
+
 def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_pixel_mm: float) -> str:
     """Compare two flats of one detector; return a table of figures with errors and write the ratio map if asked.
 
@@ -239,12 +255,7 @@ def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_p
     OutputError
         If the map cannot be written.
     """
-    if not 0 < super_pixel_mm <= LARGEST_SUPER_PIXEL_MM:
-        raise FlatError(
-            f"super-pixels of {super_pixel_mm} mm are not possible",
-            remedy=f"give a side between 0 and {LARGEST_SUPER_PIXEL_MM:g} mm",
-            value=super_pixel_mm,
-        )
+    check_super_pixel(super_pixel_mm)
     if out is not None:
         check_output(out, inputs=[first_path, second_path])
     (first, sensor), (second, of_second) = _two_flats(first_path, second_path)

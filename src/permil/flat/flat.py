@@ -16,10 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from permil.arrays import mask_of, plain_image, unit_of
 from permil.beam import BeamModel
 from permil.camera import Detector, load_camera
-from permil.config.flat import LARGEST_SUPER_PIXEL_MM
 from permil.errors import FlatError, InputError
 from permil.flat.apply import apply_flat, apply_to_file, light_of, read_any_flat
-from permil.flat.difference import FlatDifference, difference_of_products, geometry_of
+from permil.flat.difference import FlatDifference, check_super_pixel, difference_of_products, geometry_of
 from permil.flat.divide import divide_by_beam, lit_by_beam
 from permil.flat.shared_errors import FlatModes, covariance_in_flat, mean_of_region
 from permil.isr.exposure_group import ExposureStack
@@ -366,12 +365,7 @@ class Flat:
         InputError
             If the detector is not known.
         """
-        if not 0 < super_pixel_mm <= LARGEST_SUPER_PIXEL_MM:
-            raise FlatError(
-                f"super-pixels of {super_pixel_mm} mm are not possible",
-                remedy=f"give a side between 0 and {LARGEST_SUPER_PIXEL_MM:g} mm",
-                value=super_pixel_mm,
-            )
+        check_super_pixel(super_pixel_mm)
         if self.detector.name != other.detector.name:
             raise FlatError(
                 f"flats of different detectors ({self.detector.name} and {other.detector.name}) cannot be compared",

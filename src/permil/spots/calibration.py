@@ -41,6 +41,13 @@ from permil.spots.positions import PositionSolution, TwoWayMeans, fit_grids, sol
 from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable, residuals_of
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+Method = Literal["joint", "mean"]
+Mode = Literal["dithered", "fixed"]
+_REJECT = 8.0
+# Exposures count as being at one position if their centres scatter by less than this, pixels.
+_ONE_PLACE = 3.0
 
 PIXELS = 1000.0
 
@@ -112,15 +119,6 @@ def _slopes(places: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatAr
     parameters = inverse @ (matrix.T @ values[known])
     variance = ((values[known] - matrix @ parameters) ** 2).sum() / (known.sum() - 3)
     return parameters[1:], np.sqrt(np.diag(inverse)[1:] * variance)
-
-
-IntArray = NDArray[np.int64]
-
-Method = Literal["joint", "mean"]
-Mode = Literal["dithered", "fixed"]
-_REJECT = 8.0
-# Exposures count as being at one position if their centres scatter by less than this, pixels.
-_ONE_PLACE = 3.0
 
 
 @dataclass(frozen=True)

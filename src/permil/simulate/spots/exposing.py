@@ -27,6 +27,9 @@ from permil.simulate.randoms import generator, normal_state
 from permil.simulate.spots.sensor import SensorMaps, sensor_maps
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+_SHAPE_DEGREE = 3
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,6 @@ def add_spots(light: FloatArray, spots: SpotLight, profile: SpotProfile) -> None
     kernels.add_cores(light, spots.x, spots.y, profile.core_fraction * spots.flux, spots.xx, spots.yy, spots.xy)
     for fraction, sigma in zip(profile.fractions, profile.sigmas, strict=True):
         kernels.add_round(light, spots.x, spots.y, fraction * spots.flux, sigma)
-
-
-IntArray = NDArray[np.int64]
-
-_SHAPE_DEGREE = 3
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from permil.config.names import led_named
 from permil.context import Run, with_measured_tables
 from permil.engine import InProcess, State, Task, needs_first, session
 from permil.engine.locks import locked_folder, locked_task
-from permil.errors import ConfigError, FlatError, OutputError, PermilError
+from permil.errors import ConfigError, FlatError, InputError, OutputError, PermilError
 from permil.exposures import POINTING, SCAN, SPOT
 from permil.flat.stage import STEPS, flat_leds, led_flats
 from permil.isr.stage import superbias_task
@@ -28,7 +28,8 @@ from permil.progress import StageReport, describe_warnings, do_tasks, tell, tell
 KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS}
 """Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
 
-_SECONDS_OF_REPORT, _SECONDS_OF_PAGE, _SECONDS_OF_PAGE_PIXEL = 3.0, 0.05, 5e-8
+_SECONDS_OF_REPORT, _SECONDS_OF_PAGE, _SECONDS_OF_PAGE_PIXEL = 2.0, 0.15, 1.5e-7
+_SECONDS_OF_COMPARISON = 9.0
 _SIZE_OF_PAGE = 1.5e5
 
 
@@ -78,7 +79,8 @@ def estimate(run: Run) -> str:
         If the disk cannot hold the products.
     """
     # Tasks keep their fingerprints, which files made by the next stages may change: those of this run are not asked.
-    tasks, workers = declared_tasks(Run(run.config, run.camera, run.folder)), run.workers
+    fresh, workers = Run(run.config, run.camera, run.folder), run.workers
+    tasks = [*declared_tasks(fresh), *_catalogs(fresh)]
     left = [task for task in tasks if not _is_current(task)]
     flats = [run.camera[task.key[2]] for task in left if task.key[0] == "flat"] if run.config.report.detector_pages else []
     need = sum(task.size for task in left) + _SIZE_OF_PAGE * len(flats)
@@ -92,13 +94,28 @@ def estimate(run: Run) -> str:
             allowed=free,
         )
     pages = sum(_SECONDS_OF_PAGE + _SECONDS_OF_PAGE_PIXEL * detector.nx * detector.ny for detector in flats)
-    serial = [task.seconds for task in left if task.is_serial]
+    flat_fielded = {task.key[2] for task in tasks if task.key[0] == "flat"}
+    compared = {task.key[1] for task in left if task.key[0] == "catalog"} & flat_fielded
+    serial = [task.seconds for task in left if task.is_serial] + [_SECONDS_OF_COMPARISON] * len(compared)
     seconds = (sum(task.seconds for task in left if not task.is_serial) + pages) / workers
     seconds += sum(serial) / max(min(workers, len(serial)), 1) + _SECONDS_OF_REPORT
     needed = f"about {_duration(seconds)} and {max(need, 1e6) / 1e9:.2g} GB of disk"
     if len(left) == len(tasks):
         return f"this run will take {needed}"
     return f"{len(tasks) - len(left)} of {len(tasks)} products are up to date; the others will take {needed}"
+
+
+def _catalogs(run: Run) -> list[Task]:
+    """Return the tasks that measure raw exposures of stars."""
+    if run.config.spots.catalogs or not run.config.exposures.roots or not len(run.index.select(purpose=SPOT)):
+        return []
+    from permil.spots.inputs import catalog_tasks
+
+    try:
+        return catalog_tasks(run)
+    except InputError as error:
+        tell(f"stars: {error}")
+        return []
 
 
 def _is_current(task: Task) -> bool:

@@ -286,3 +286,18 @@ def test_every_task_comes_after_those_it_needs(seed: int) -> None:
     # Nothing that nobody needs.
     needed = {need.key for task in found for need in (*task.needs, *task.after)}
     assert set(place) == needed | {task.key for task in chosen}
+
+
+def test_progress_and_costs_of_tasks_begin_with_their_first_call() -> None:
+    # With one worker, tasks that are ready wait for earlier ones: their clock must not run meanwhile.
+    log: list[str] = []
+
+    @contextmanager
+    def display(description: str, _total: int) -> Iterator[Callable[[float], None]]:
+        log.append(f"{description} shown")
+        yield lambda count: log.append(f"{description} {count:g}")
+
+    tasks = [_call("first", sample_tasks.square, [1, 2]), _call("second", sample_tasks.square, [3])]
+    with InProcess() as executor:
+        run_tasks(tasks, executor, display=display, records=[])
+    assert log == ["first shown", "first 1", "first 2", "second shown", "second 1"]

@@ -200,6 +200,7 @@ def _beam_task(run: Run, led: str) -> Task:
         needs=(_nodes_task(run, led, scan),),
         leaves_out=(BeamError, InputError, PhotodiodeError),
         command=("beam", "--led", led),
+        seconds=0.8,
     )
 
 
@@ -245,7 +246,7 @@ def _nodes_task(run: Run, led: str, scan: Table) -> Task:
         files=[*sorted(scan["path"]), *reduction.files],
         needs=reduction.needs,
         command=("beam", "--led", led),
-        seconds=sum(0.01 + 1e-9 * run.camera[str(name)].nx * run.camera[str(name)].ny for name in scan["detector"]),
+        seconds=sum(0.004 + 2e-10 * run.camera[str(name)].nx * run.camera[str(name)].ny for name in scan["detector"]),
     )
 
 

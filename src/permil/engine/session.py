@@ -36,6 +36,11 @@ class CallCosts:
     measures: list[Measure] = field(default_factory=list)
     _begin: float = field(default_factory=time.perf_counter)
 
+    def start(self) -> None:
+        """Note the start of the first call."""
+        if not self.measures:
+            self._begin = time.perf_counter()
+
     def add(self, outcome: Outcome) -> None:
         """Add the outcome of a call."""
         self.restarted += outcome.deaths

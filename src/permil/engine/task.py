@@ -156,17 +156,25 @@ Ends = dict[Key, End]
 
 @dataclass
 class _CallGroup:
-    """Progress and costs of the calls with one description."""
+    """Progress and costs of the calls with one description; shown and timed from the start of the first call."""
 
     record: CallCosts
-    reached: Callable[[float], None]
-    stack: ExitStack
+    display: AbstractContextManager[Callable[[float], None]]
+    stack: ExitStack = field(default_factory=ExitStack)
+    reached: Callable[[float], None] | None = None
     done: int = 0
     parts: dict[int, float] = field(default_factory=dict)
 
+    def begin(self) -> None:
+        """Show the group, unless it is shown already."""
+        if self.reached is None:
+            self.record.start()
+            self.reached = self.stack.enter_context(self.display)
+
     def tell(self) -> None:
         """Show the number of completed calls, including fractions of running ones."""
-        self.reached(self.done + sum(self.parts.values()))
+        if self.reached is not None:
+            self.reached(self.done + sum(self.parts.values()))
 
 
 @dataclass
@@ -265,8 +273,7 @@ class _Loop:
         if record is None:
             record = self.recorded[description] = CallCosts(description)
             self.records.append(record)
-        stack = ExitStack()
-        group = self.groups[description] = _CallGroup(record, stack.enter_context(self.display(description, total)), stack)
+        group = self.groups[description] = _CallGroup(record, self.display(description, total))
         return group
 
     def _begin_calls(self) -> None:
@@ -278,6 +285,7 @@ class _Loop:
             calls = len(self.running) + sum(len(each.waiting) for each in self.opened) + self.unopened
             threads = max(1, self.executor.cores // calls)
             place = opened.waiting.popleft()
+            opened.group.begin()
             task, argument = opened.task, opened.work.arguments[place]
             name = label(argument) or f"{place + 1} of {len(opened.work.arguments)}"
             function = partial(_attempt, opened.work.function, task.leaves_out) if task.leaves_out else opened.work.function

@@ -27,7 +27,7 @@ from permil.flat.steps.flat_product import LEAVES_OUT, FlatRequest, MadeFlat, co
 from permil.flat.steps.joint_flat import joint_detector, joint_light
 from permil.flat.steps.joint_solution import SolutionRequest, solve_led
 from permil.flat.steps.super_pixel_signals import SignalsRequest, measure_detector, nearest_exposures
-from permil.isr.stage import common_serial, reduction_of, seconds_of_file, size_of_image
+from permil.isr.stage import common_serial, reduction_of, size_of_image
 from permil.products import RunFolder
 from permil.progress import StageReport, do_tasks
 
@@ -236,7 +236,7 @@ def _signals_task(run: Run, led: str, detector: str, rows: Table, beams: tuple[T
         leaves_out=LEAVES_OUT,
         command=step_command("signals", led, detector),
         # A sample of rows is read of each file.
-        seconds=0.2 + len(paths) * (0.017 + 7e-10 * run.camera[detector].nx * run.camera[detector].ny),
+        seconds=0.05 + len(paths) * (0.007 + 1.25e-9 * run.camera[detector].nx * run.camera[detector].ny),
         size=len(paths) * 8 * _super_pixels(run, detector),
     )
 
@@ -261,7 +261,7 @@ def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple
         tolerant=True,
         leaves_out=LEAVES_OUT,
         command=step_command("solution", led),
-        seconds=(1.5 + 2.2e-6 * n_signals) * (2 if options.joint.checks else 1),
+        seconds=(0.5 + 7.3e-6 * n_signals + 1e-5 * len(every) ** 2 + 0.4 * len(rows)) * (1.0 if options.joint.checks else 0.85),
         size=sum(4 * (options.joint.modes + 3) * _super_pixels(run, name) for name in rows),
         is_serial=True,
     )
@@ -343,7 +343,7 @@ def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) ->
         options=inputs.pop("options", {}) | options,
         leaves_out=LEAVES_OUT,
         command=step_command("flat", led, detector),
-        seconds=0.3 + (1.5e-7 + 0.9e-7 * kept) * pixels + len(rows) * 1.5 * seconds_of_file(run.camera[detector]),
+        seconds=0.2 + (1.5e-7 + 0.9e-7 * kept) * pixels + len(rows) * (0.0105 + 1e-8 * pixels),
         size=size_of_image(run.camera[detector]) * (1 + (kept if run.config.flat.keep_pointings else 0)) + small,
         **inputs,
     )
@@ -387,6 +387,7 @@ def _composite_task(run: Run, led: str, flats: tuple[Task, ...]) -> Task:
         tolerant=True,
         leaves_out=LEAVES_OUT,
         command=step_command("composite", led),
+        seconds=sum(0.04 + 2e-8 * run.camera[need.key[2]].nx * run.camera[need.key[2]].ny for need in flats),
     )
 
 

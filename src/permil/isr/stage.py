@@ -46,7 +46,7 @@ _BIAS_OPTIONS = (
 
 def seconds_of_file(detector: Detector) -> float:
     """Return the measured time, s, to read and reduce a raw file on one core of 2 to 3 GHz."""
-    return 0.01 + 5e-9 * detector.nx * detector.ny
+    return 0.011 + 8e-9 * detector.nx * detector.ny
 
 
 def size_of_image(detector: Detector) -> float:

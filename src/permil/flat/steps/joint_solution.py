@@ -289,8 +289,8 @@ def _board_sentences(solution: JointSolution, budget: Table) -> list[str]:
     added = float(np.hypot(error_of["board_coefficient_scale"], error_of["board_time_scale"]))
     if dominated:
         sentences.append(
-            f"the gain of readout board {_list_of(dominated)} is dominated by its prior: no exposures that several boards read determine "
-            f"it better; what is not known of boards adds {1e3 * added:.1g} per mil to the levels of detectors"
+            f"gains of readout boards ({_list_of(dominated)}) are dominated by their prior: no exposures that several boards read "
+            f"determine them better; what is not known of boards adds {1e3 * added:.1g} per mil to the levels of detectors"
         )
     return sentences
 

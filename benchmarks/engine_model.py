@@ -1,26 +1,26 @@
-"""A model of a larger cluster: the engine's own order of tasks on a virtual clock, with task times that were measured."""
+"""A model of a large campaign: its declared tasks in the engine's own order, on a virtual clock, each as long as its estimate."""
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
+from astropy.table import Table, vstack
+
+from permil.camera import Detector, load_camera
+from permil.camera.frames import detector_to_ccs
+from permil.config import load_config
+from permil.context import Run
 from permil.engine import Call, Executor, Outcome, Task, Work, run_tasks
+from permil.exposures import BIAS, POINTING, SCAN
+from permil.products import RunFolder, read_table, write_table
+from permil.tasks import declared_tasks
 
-
-@dataclass(frozen=True)
-class TaskTimes:
-    """Seconds of one task of each kind; ``overhead`` is what each costs besides."""
-
-    superbias: float
-    beam: float
-    signals: float
-    solution: float
-    flat: float
-    composite: float
-    overhead: float
+EMITTERS = ("uv", "blue", "red", "nm750", "nm850", "nm960")
 
 
 class VirtualCluster(Executor):
@@ -55,39 +55,78 @@ class VirtualCluster(Executor):
         """Do nothing."""
 
 
-def campaign_seconds(times: TaskTimes, *, workers: int, detectors: int, leds: int, side_by_side: bool = True) -> float:
-    """Return the modelled time of a campaign.
+def campaign_tasks(config: Path, detector: str, folder: Path) -> list[Task]:
+    """Declare the tasks of a campaign on the whole focal plane: one board watches the scans, a pointing is read by the CCD aimed at.
 
     Parameters
     ----------
-    side_by_side
-        Whether LEDs go side by side, as the engine lets them; else each kind of task waits for the last of the kind before.
+    config
+        Of a small campaign with an index, whose exposures of one LED are repeated.
+    detector
+        Detector that watched its scan and has pointings.
+    folder
+        Empty folder for the index.
     """
-    cluster = VirtualCluster(workers, times.overhead)
-    for stage in ([_task("superbias", [times.superbias] * detectors)], [_task("beam", [times.beam] * leds)]):
-        run_tasks(stage, cluster, display=_silent, records=[])
-    steps = {
-        "signals": [times.signals] * detectors,
-        "solution": [times.solution],
-        "flat": [times.flat] * detectors,
-        "composite": [times.composite] * detectors,
-    }
-    tasks: list[Task] = []
-    if side_by_side:
-        for led in range(leds):
-            before: tuple[Task, ...] = ()
-            for step, seconds in steps.items():
-                tasks.append(_task(f"{step} {led}", seconds, before))
-                before = (tasks[-1],)
-    else:
-        for step, seconds in steps.items():
-            tasks.append(_task(step, seconds * leds, tuple(tasks[-1:])))
-    run_tasks(tasks, cluster, display=_silent, records=[])
+    loaded = load_config(config, [f"output={folder}", "camera=lsstcam", "flat.detectors=[]"])
+    camera = load_camera("lsstcam")
+    rows = read_table(RunFolder(config.parent).exposures)
+    own = rows[rows["detector"] == detector]
+    scan, pointings, biases = (own[own["purpose"] == purpose] for purpose in (SCAN, POINTING, BIAS))
+    middle_x, middle_y = _middle(camera[detector])
+    parts: list[Table] = []
+    for target in camera.science:
+        name = target.name
+        parts.append(_copied(biases, name, "bias"))
+        for led in EMITTERS:
+            moved = _copied(pointings, name, f"{led}_{name}", led=led, aimed=name)
+            x, y = _middle(target)
+            for column, shift in (("x", x - middle_x), ("y", y - middle_y)):
+                moved[f"{column}_mm"] += shift
+            parts.append(moved)
+            if target.raft == detector[:3] and target.reb == camera[detector].reb:
+                parts.append(_copied(scan, name, led, led=led))
+    table = vstack(parts, metadata_conflicts="silent")
+    _, table["position_id"] = np.unique(np.round([table["x_mm"], table["y_mm"]], 1), axis=1, return_inverse=True)
+    write_table(RunFolder(folder).exposures, table)
+    return declared_tasks(Run(loaded, camera, RunFolder(folder)))
+
+
+def _middle(detector: Detector) -> tuple[float, float]:
+    x, y = detector_to_ccs(detector, (detector.nx - 1) / 2, (detector.ny - 1) / 2)
+    return float(x), float(y)
+
+
+def _copied(rows: Table, detector: str, suffix: str, **changes: str) -> Table:
+    """Return rows of the index as those of another detector and LED."""
+    copy = rows.copy()
+    for name, value in {"detector": detector, **changes}.items():
+        copy[name] = np.full(len(copy), value)
+    for name in ("obsid", "path"):
+        copy[name] = np.array([f"{each}_{suffix}" for each in rows[name]])
+    return copy
+
+
+def campaign_seconds(tasks: Sequence[Task], *, workers: int, overhead: float) -> float:
+    """Return the modelled time of tasks; each occupies one worker for its estimated seconds."""
+    virtual: dict[tuple[str, ...], Task] = {}
+    for task in tasks:
+        needs = tuple(virtual[need.key] for need in (*task.after, *task.needs))
+        virtual[task.key] = replace(task, needs=needs, after=(), outputs=(), pending=None, work=_virtual_work(task.seconds))
+    cluster = VirtualCluster(workers, overhead)
+    # The stages of a run follow one another.
+    for kinds in ({"superbias"}, {"nodes", "beam"}, {"signals", "solution", "flat", "composite"}):
+        own = [task for task in virtual.values() if task.key[0] in kinds]
+        inside = {task.key for task in own}
+        stage = {}
+        for task in own:
+            needs = tuple(stage[need.key] for need in task.needs if need.key in inside)
+            stage[task.key] = replace(task, needs=needs)
+        run_tasks(list(stage.values()), cluster, display=_silent, records=[])
     return cluster.now
 
 
-def _task(name: str, seconds: list[float], needs: tuple[Task, ...] = ()) -> Task:
-    return Task((name,), name, lambda _: Work(abs, seconds, lambda _: ()), needs=needs)
+def _virtual_work(seconds: float) -> Callable[[Task], Work]:
+    return lambda _: Work(abs, [seconds], lambda _: ())
 
 
 @contextmanager

@@ -121,11 +121,36 @@ def plain_flags(values: Any, *, name: str, shape: tuple[int, ...] | None = None)
     InputError
         If a value is neither true nor false (0 and 1 are accepted), or the shape differs.
     """
-    plain = plain_array(values, name=name, shape=shape)
+    plain = plain_array(values, name=name, unit="", shape=shape)
     raised = plain == 1.0
     if not np.all(raised | (plain == 0.0) | np.isnan(plain)):
         raise InputError(f"{name} holds values that are neither true nor false", remedy="give an array of bool")
     return np.asarray(raised)
+
+
+def plain_rows(values: Any, *, name: str, count: int) -> NDArray[np.int64]:
+    """Return the indices of chosen rows, given as flags (masked ones are not chosen) or as indices.
+
+    Raises
+    ------
+    InputError
+        If flags are not one per row; if an index is masked, not an integer, or beyond the rows.
+    """
+    data, mask = _data_and_mask(values)
+    present = data[~mask] if mask is not None and mask.shape == data.shape else data
+    if data.dtype.kind == "b" or (
+        data.dtype.kind == "O" and all(isinstance(entry, bool | np.bool_) for entry in present.ravel())
+    ):
+        return np.flatnonzero(plain_flags(values, name=name, shape=(count,)))
+    rows = plain_array(values, name=name, unit="", ndim=1)
+    wrong = ~((rows == np.rint(rows)) & (rows >= -count) & (rows < count))
+    if wrong.any():
+        raise InputError(
+            f"{name} holds {rows[wrong][0]:g}, which is not the index of a row",
+            remedy=f"give flags, or integers below {count}",
+            value=float(rows[wrong][0]),
+        )
+    return rows.astype(np.int64)
 
 
 def mask_of(values: Any) -> NDArray[np.bool_]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from astropy import units as u
+from astropy.io import fits
 from astropy.nddata import CCDData
 from astropy.table import Column, MaskedColumn
 from astropy.utils.masked import Masked
@@ -19,6 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import permil
+import permil.nddata
+from permil.products import ImageProduct
 
 CAMERA = permil.load_camera("lsstcam-bin8")
 DETECTOR = CAMERA["R22_S11"]
@@ -122,7 +127,59 @@ def _plan(rng: np.random.Generator) -> list[np.ndarray]:
     return [np.column_stack([axis + rng.uniform(-8, 8, 6) for axis in (x, y)])]
 
 
+def _regions(rng: np.random.Generator) -> list[np.ndarray]:
+    return list(rng.uniform(0.1, 1.0, (2, *DETECTOR.shape)))
+
+
+def _flat_and_variance(rng: np.random.Generator) -> list[np.ndarray]:
+    return [*_image(rng), rng.uniform(1e-6, 1e-5, DETECTOR.shape).astype(np.float32).astype(np.float64)]
+
+
+def _readings(rng: np.random.Generator) -> list[np.ndarray]:
+    # Readings that agree with the light, in another unit than that of the headers.
+    return [RUN["readings"] * rng.uniform(0.5, 2.0)]
+
+
+RUN: dict[str, Any] = {}
+"""What the cases take from the campaign of this folder: files and readings of a pointing, its stack, calibration and camera."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _campaign(made: Path) -> None:
+    run = permil.open_run(made / "out")
+    index = run.exposures
+    rows = index[(index["purpose"] == "pointing") & (index["led"] == "red")]
+    rows = rows[rows["position_id"] == rows["position_id"][0]]
+    RUN.update(
+        paths=list(rows["path"]), readings=np.asarray(rows["photodiode"], dtype=float), calibration=run.calibration("R22_S11")
+    )
+    RUN["stack"] = permil.stack(RUN["paths"], RUN["calibration"], camera=CAMERA)
+
+
+def _stacked(readings: Any) -> np.ndarray:
+    stack = permil.stack(RUN["paths"], RUN["calibration"], camera=CAMERA, photodiode=readings)
+    return np.concatenate([[stack.photodiode, len(stack.used)], stack.image[::50, ::50].ravel()])
+
+
 _FLAT = permil.Flat(np.random.default_rng(5).uniform(0.9, 1.1, DETECTOR.shape), np.full(DETECTOR.shape, 1e-4), detector=DETECTOR)
+
+
+def _with_modes() -> permil.Flat:
+    """Return the flat with two shared modes, on blocks of 64 pixels."""
+    rng, cells = np.random.default_rng(6), tuple(-(-side // 64) for side in DETECTOR.shape)
+    modes = fits.ImageHDU(rng.normal(0, 1e-3, (2, *cells)), name="MODES")
+    modes.header["BLOCKPIX"] = 64
+    planes = _FLAT.image, _FLAT.mask, _FLAT.variance, _FLAT.header, fits.Header()
+    remainder = fits.ImageHDU(rng.uniform(1e-9, 1e-8, cells), name="REMAINDER")
+    return permil.Flat.of(ImageProduct(*planes, {"MODES": modes, "REMAINDER": remainder}), detector=DETECTOR)
+
+
+_MODES = _with_modes()
+_CAMPAIGN = permil.simulate_campaign(preset="mini", leds=["red"], detectors=["R22_S11"])
+_SIGNALS = permil.DetectorSignals(
+    "R22_S11", *_signals(np.random.default_rng(7))[:2], range(5), *_signals(np.random.default_rng(7))[2:]
+)
+_SPOTS = permil.SpotCatalog(*_catalog(np.random.default_rng(8))[:2])
 
 
 @cache
@@ -146,14 +203,29 @@ CASES = {
     "Detector.to_ccs": Case(DETECTOR.to_ccs, _points(7, 300.0), ("pixel", "pixel")),
     "Detector.from_ccs": Case(DETECTOR.from_ccs, _points(7, 20.0), ("mm", "mm")),
     "Camera.detector_at": Case(lambda x, y: (CAMERA.detector_at(x, y) == "R22_S11") * 1.0, _points(50, 40.0), ("mm", "mm"), None),
-    "Flat": Case(lambda image: permil.Flat(image).image, _image, ("",), accuracy=1e-6),
+    "Flat": Case(
+        lambda image, variance: np.stack([(flat := permil.Flat(image, variance)).image, flat.variance]), _flat_and_variance, ("", ""),
+        accuracy=1e-6,
+    ),
     "Flat.apply": Case(lambda image: np.asarray(_FLAT.apply(image)), _image, ("electron",), None, bad="mag", accuracy=1e-6),
     "Flat.mean": Case(_FLAT.mean, _image, ("",)),
+    "Flat.covariance": Case(_MODES.covariance, _regions, ("", "")),
+    "divide": Case(
+        lambda position: permil.divide(RUN["stack"], position, _beam(), DETECTOR).image[::25, ::25],
+        lambda rng: [np.array(DETECTOR.to_ccs(*DETECTOR.centre_pixel)) + rng.uniform(-8, 8, 2)], ("mm",), None, accuracy=1e-6,
+    ),
+    "stack": Case(_stacked, _readings, ("",), accuracy=1e-6),
     # The fit itself takes a second: what it is given decides.
     "BeamModel.fit": Case(_nodes_of_fit, _nodes, ("mm", "mm", "electron"), 2, bad="mag"),
     "BeamModel.__call__": Case(_light, _points(7, 30.0), ("mm", "mm")),
     "BeamModel.evaluate": Case(lambda ux, uy: _beam().evaluate(ux, uy), _points(7, 30.0), ("mm", "mm")),
     "BeamModel.predict_signal": Case(lambda ux, uy: _beam().predict_signal(ux, uy), _points(7, 30.0), ("mm", "mm")),
+    "BeamModel.evaluate_image": Case(
+        lambda origin, matrix: _beam().evaluate_image((9, 8), origin, matrix)[0],
+        lambda rng: [rng.uniform(-20, 20, 2), rng.normal(0, 0.5, (2, 2))], ("mm", "mm"), None, accuracy=1e-6,
+    ),
+    "BeamModel.log_beam": Case(lambda u: _beam().log_beam(u), lambda rng: [rng.uniform(-30, 30, (7, 2))], ("mm",), None),
+    "BeamModel.relative_error": Case(lambda u: _beam().relative_error(u), lambda rng: [rng.uniform(-30, 30, (7, 2))], ("mm",), None),
     "BeamModel.covariance": Case(lambda ux, uy: _beam().covariance(ux, uy), _points(5, 30.0), ("mm", "mm")),
     "ExposureList": Case(
         lambda *columns: permil.ExposureList(*columns).log_photodiode, _scan, ("mm", "mm", "", "s"), 2, bad="kg"
@@ -163,6 +235,17 @@ CASES = {
         _signals,
         ("mm", "mm", "", ""),
         2,
+    ),
+    "DetectorSignals.only": Case(
+        lambda exposures: _SIGNALS.only(exposures).log_signal.sum(), lambda rng: [rng.integers(0, 2, 5).astype(float)], ("",)
+    ),
+    "SimulatedCampaign.beam": Case(lambda ux, uy: _CAMPAIGN.beam("red", ux, uy), _points(7, 30.0), ("mm", "mm")),
+    "SpotCatalog.select": Case(
+        lambda rows: _SPOTS.select(rows).x, lambda rng: [rng.integers(-9, 9, 4).astype(float)], ("",), None
+    ),
+    "SpotCatalog.with_labels": Case(
+        lambda i, j: (found := _SPOTS.with_labels(i, j)).grid_i + 100 * found.grid_j,
+        lambda rng: list(rng.integers(0, 49, (2, 9)).astype(float)), ("", ""),
     ),
     "find_grid": Case(lambda x, y: permil.find_grid(x, y, columns=6, rows=5, degree=1).affine.rms, _lattice, ("pixel", "pixel")),
     "measure_spots": Case(
@@ -182,6 +265,39 @@ CASES = {
         accuracy=1e-6,
     ),
 }  # fmt: skip
+
+
+WITHOUT_ARRAYS = {
+    "BeamModel", "BeamModel.describe", "BeamModel.from_nodes", "BeamModel.left_out_pulls", "BeamModel.plot", "Camera",
+    "Camera.__getitem__", "Camera.find", "Config", "Config.as_yaml", "CorrelationResult", "CorrelationResult.figures",
+    "CorrelationResult.plot", "CorrelationResult.plot_all", "CorrelationResult.plot_blocks", "CorrelationResult.plot_null",
+    "CorrelationResult.plot_scatter", "CorrelationResult.row", "Detector", "Detector.amplifier", "Detector.amplifier_map",
+    "Detector.is_called", "Detector.plain", "Flat.apply_to_file", "Flat.difference", "Flat.facts", "Flat.of", "Flat.plot", "Flat.read",
+    "Flat.to_ccddata", "Flat.write", "FlatDifference", "FlatDifference.plot", "MaskPlane", "PermilError", "PlanCheck", "PlanCheck.plot",
+    "RunResults", "RunResults.beam", "RunResults.calibration", "RunResults.flat", "RunResults.table", "SimulatedCampaign",
+    "SimulatedCampaign.flat", "SimulatedCampaign.gains", "SimulatedCampaign.raw", "SimulatedCampaign.write", "assemble",
+    "calibrate_spots", "load_beam", "load_camera", "load_config", "nddata.read_ccddata", "open_run", "reduce", "run",
+    "simulate_campaign", "solve_joint",
+}  # fmt: skip
+"""Public functions that take no array: files, names, options, or objects that are in ``CASES`` themselves."""
+
+
+def _public_functions() -> set[str]:
+    """Return the public functions, classes and methods, also ``__call__`` and ``__getitem__``."""
+    found = {"nddata.read_ccddata"} | set(permil.__all__) - {"__version__"}
+    for name in permil.__all__:
+        kind = getattr(permil, name)
+        for method, entry in vars(kind).items() if inspect.isclass(kind) else ():
+            is_function = inspect.isfunction(entry) or isinstance(entry, classmethod | staticmethod)
+            if is_function and (not method.startswith("_") or method in ("__call__", "__getitem__")):
+                found.add(f"{name}.{method}")
+    return found
+
+
+def test_every_public_function_has_a_case() -> None:
+    """A new public function is added to ``CASES`` or, if it takes no arrays, to ``WITHOUT_ARRAYS``."""
+    assert set(CASES) & WITHOUT_ARRAYS == set()
+    assert _public_functions() == set(CASES) | WITHOUT_ARRAYS
 
 
 @settings(max_examples=4)
@@ -252,3 +368,32 @@ def test_a_position_that_is_masked_is_refused_where_it_is_needed() -> None:
         permil.check_plan(masked, CAMERA)
     with pytest.raises(permil.PermilError, match="not finite"):
         permil.ExposureList(masked[:, 0], masked[:, 1], [0.0, 0.0], [0.0, 1.0])
+
+
+def test_a_pointing_that_is_masked_or_of_another_detector_is_refused() -> None:
+    with pytest.raises(permil.PermilError, match="position is masked or not finite"):
+        permil.divide(RUN["stack"], np.ma.array([1.0, 2.0], mask=[False, True]), _beam(), DETECTOR)
+    with pytest.raises(permil.PermilError, match="the stack is of R22_S11, not of R22_S12"):
+        permil.divide(RUN["stack"], [1.0, 2.0], _beam(), CAMERA["R22_S12"])
+
+
+def test_a_masked_reading_leaves_its_file_out() -> None:
+    readings = RUN["readings"]
+    stack = permil.stack(RUN["paths"], RUN["calibration"], camera=CAMERA, photodiode=np.ma.array(readings, mask=[True, False]))
+    assert [str(path) for path in stack.used] == [str(RUN["paths"][1])]
+    assert stack.photodiode == readings[1]
+
+
+def test_rows_of_a_catalog_are_flags_or_indices() -> None:
+    flags = np.arange(9) % 2 == 1
+    for rows in (
+        flags,
+        flags.tolist(),
+        np.ma.array(flags | (np.arange(9) == 4), mask=np.arange(9) == 4),
+        pd.Series(flags),
+        [1, 3, 5, 7],
+    ):
+        np.testing.assert_array_equal(_SPOTS.select(rows).x, _SPOTS.x[1::2])
+    for wrong in ([0.5], [9], np.ma.array([1, 2], mask=[True, False]), flags[:4]):
+        with pytest.raises(permil.PermilError, match="rows"):
+            _SPOTS.select(wrong)

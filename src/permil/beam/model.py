@@ -466,7 +466,7 @@ class BeamModel:
         return result
 
     def evaluate_image(
-        self, shape: tuple[int, int], origin: FloatArray, matrix: FloatArray
+        self, shape: tuple[int, int], origin: ArrayLike, matrix: ArrayLike
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return the beam and its error on an image, such as that of a detector.
 
@@ -484,6 +484,8 @@ class BeamModel:
         beam, beam_err : ndarray of float32
             As from `evaluate`; the beam from a table with a relative error below 1e-6, its error from a coarser one.
         """
+        origin = plain_array(origin, name="origin", unit="mm", shape=(2,))
+        matrix = plain_array(matrix, name="matrix", unit="mm", shape=(2, 2))
         beam = self._beam_table.image(shape, origin, matrix, self.hull)
         error = self._error_table.image(shape, origin, matrix, self.hull)
         return beam, np.maximum(error, 0.0, out=error)
@@ -497,13 +499,13 @@ class BeamModel:
         step = max(spacing_of(self.nodes.u, self.hull) / STEPS_PER_SPACING, np.sqrt(self.hull.area) / MAX_ERROR_STEPS)
         return SplineTable.of(lambda u: np.exp(self.log_beam(u)) * self.relative_error(u), self.hull, step)
 
-    def log_beam(self, u: FloatArray) -> FloatArray:
+    def log_beam(self, u: ArrayLike) -> FloatArray:
         """Return the log of the beam at points ``u`` (n, 2), also outside the hull, where it is an extrapolation."""
-        return self._mixture.mean(u) - self._log_peak
+        return self._mixture.mean(plain_array(u, name="u", unit="mm", ndim=2)) - self._log_peak
 
-    def relative_error(self, u: FloatArray) -> FloatArray:
+    def relative_error(self, u: ArrayLike) -> FloatArray:
         """Return the relative standard error of the beam at points ``u`` (n, 2), also outside the hull."""
-        return np.sqrt(self._mixture.mean_and_variance(u)[1])
+        return np.sqrt(self._mixture.mean_and_variance(plain_array(u, name="u", unit="mm", ndim=2))[1])
 
     # Position of the beam
 

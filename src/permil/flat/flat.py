@@ -13,7 +13,7 @@ from astropy import units as u
 from astropy.io import fits
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import mask_of, plain_image, unit_of
+from permil.arrays import mask_of, plain_array, plain_image, unit_of
 from permil.beam import BeamModel
 from permil.camera import Detector, load_camera
 from permil.errors import FlatError, InputError
@@ -514,14 +514,14 @@ class Flat:
         return f"<table><caption>permil.Flat</caption>{rows}</table>"
 
 
-def divide(stack: ExposureStack, position: tuple[float, float], beam: BeamModel, detector: Detector) -> Flat:
+def divide(stack: ExposureStack, position: ArrayLike, beam: BeamModel, detector: Detector) -> Flat:
     """Divide the stack of one position by the light of the beam: the flat of one pointing.
 
     Parameters
     ----------
     stack
         Stack of the exposures at one position (`permil.stack`).
-    position : (float, float)
+    position : array_like, shape (2,)
         Projector position, CCS X and Y, mm.
     beam
         Beam model of the LED.
@@ -537,6 +537,8 @@ def divide(stack: ExposureStack, position: tuple[float, float], beam: BeamModel,
     ------
     FlatError
         If the photodiode reading is not positive.
+    InputError
+        If the position is not two finite lengths, or the detector is not that of the stack.
 
     Examples
     --------
@@ -545,12 +547,20 @@ def divide(stack: ExposureStack, position: tuple[float, float], beam: BeamModel,
     >>> index = run.exposures
     >>> first = index[(index["purpose"] == "pointing") & (index["led"] == "red")][:1]
     >>> stack = permil.stack(list(first["path"]), run.calibration("R22_S11"), camera=run.camera)
-    >>> position = first["x_mm"][0].value, first["y_mm"][0].value
-    >>> permil.divide(stack, position, run.beam("red"), run.camera["R22_S11"]).detector.name
+    >>> permil.divide(stack, (first["x_mm"][0], first["y_mm"][0]), run.beam("red"), run.camera["R22_S11"]).detector.name
     'R22_S11'
     """
-    pointing = divide_by_beam(lit_by_beam(stack, position, beam, detector))
+    x_mm, y_mm = (float(axis) for axis in plain_array(position, name="position", unit="mm", shape=(2,)))
+    if not (math.isfinite(x_mm) and math.isfinite(y_mm)):
+        raise InputError(
+            "the position is masked or not finite", remedy="give CCS X and Y of the projector, mm", value=(x_mm, y_mm)
+        )
+    if stack.stack.detector.name != detector.name:
+        raise InputError(
+            f"the stack is of {stack.stack.detector.name}, not of {detector.name}", remedy="give the detector of the stack"
+        )
+    pointing = divide_by_beam(lit_by_beam(stack, (x_mm, y_mm), beam, detector))
     header = fits.Header()
-    header["DETECTOR"], header["BEAMX"], header["BEAMY"] = detector.name, position[0], position[1]
+    header["DETECTOR"], header["BEAMX"], header["BEAMY"] = detector.name, x_mm, y_mm
     product = ImageProduct(pointing.response, pointing.mask.astype(np.int32), pointing.variance, header, fits.Header())
     return Flat.of(product, detector=detector)

@@ -82,8 +82,8 @@ def stack(
     camera
         Camera of the files.
     photodiode : array_like, shape (n,), optional
-        Photodiode readings; by default those of the headers. Files without a reading are left out, unless no file has one: the
-        photodiode is not used then.
+        Photodiode readings, plain numbers in the unit of the headers; by default those of the headers. Files without a reading, or with
+        a masked one, are left out, unless no file has one: the photodiode is not used then.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def stack(
     Raises
     ------
     InputError
-        If no file can be used, or light and photodiode contradict each other.
+        If no file can be used, or light and photodiode contradict each other; if ``photodiode`` has a unit or another length.
     ConfigError, CalibrationError
         See `permil.reduce`.
 
@@ -113,7 +113,7 @@ def stack(
     camera = load_camera(camera) if isinstance(camera, str) else camera
     found, options = _calibration(calibration, paths[0], camera)
     given = [read_exposure(path, camera).photodiode for path in paths] if photodiode is None else photodiode
-    readings = plain_array(given, name="photodiode", shape=(len(paths),))
+    readings = plain_array(given, name="photodiode", unit="", shape=(len(paths),))
     is_read = bool(np.isfinite(readings).any())
     return stack_group(paths, readings, camera, found, threshold=options.rejection_threshold, normalise=is_read)
 

@@ -11,6 +11,7 @@ import numpy as np
 from astropy.table import QTable
 from numpy.typing import NDArray
 
+from permil.arrays import plain_array
 from permil.camera import Camera
 from permil.config.load import make_section
 from permil.config.simulate import SimulateConfig
@@ -159,7 +160,7 @@ class SimulatedCampaign:
         """Return the true beam at places minus the beam's centre, mm; 1 at its maximum."""
         if led not in self.leds:
             raise InputError(f"the campaign has no LED {led}", remedy=f"its LEDs are {', '.join(self.leds)}", value=led)
-        return self.bench.beam(led)(np.asarray(ux, dtype=np.float64), np.asarray(uy, dtype=np.float64))
+        return self.bench.beam(led)(*(plain_array(axis, name=name, unit="mm") for name, axis in (("ux", ux), ("uy", uy))))
 
     def gains(self) -> QTable:
         """Return the true gain of each amplifier."""

@@ -22,7 +22,7 @@ from astropy.io import fits
 from astropy.time import Time
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import parse_unit, plain_array
+from permil.arrays import parse_unit, plain_array, plain_rows
 from permil.camera import detector_key
 from permil.errors import InputError
 from permil.exposures import LEDS
@@ -191,7 +191,7 @@ class SpotCatalog:
         for name, absent in (("flags", 0), ("grid_i", -1), ("grid_j", -1)):
             self._fill_whole(name, absent)
 
-    def _fill(self, name: str, unit: str | None) -> None:
+    def _fill(self, name: str, unit: str) -> None:
         given = plain_array(getattr(self, name), name=f"column {name} of a spot catalog", unit=unit)
         length = np.size(self.x)
         if given.size == 0 and length:
@@ -205,7 +205,7 @@ class SpotCatalog:
         object.__setattr__(self, name, given)
 
     def _fill_whole(self, name: str, absent: int) -> None:
-        self._fill(name, None)
+        self._fill(name, "")
         given = getattr(self, name)
         whole = np.where(np.isnan(given), absent, np.rint(given))
         if (np.isfinite(given) & (given != whole)).any() or np.isinf(given).any():
@@ -227,8 +227,19 @@ class SpotCatalog:
         return (self.grid_i >= 0) & (self.grid_j >= 0)
 
     def select(self, rows: ArrayLike) -> SpotCatalog:
-        """Return the catalog of some rows (a mask or indices)."""
-        rows = np.asarray(rows)
+        """Return the catalog of some rows.
+
+        Parameters
+        ----------
+        rows : array_like of bool, shape (n,); or of int
+            Flags, of which masked ones do not count, or indices.
+
+        Raises
+        ------
+        InputError
+            If they are neither.
+        """
+        rows = plain_rows(rows, name="rows", count=len(self))
         return replace(
             self, **{entry.name: getattr(self, entry.name)[rows] for entry in fields(self) if entry.name not in METADATA}
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.arrays import plain_array, plain_image
+from permil.arrays import plain_array, plain_flags, plain_image
 from permil.errors import FlatError
 
 FloatArray = NDArray[np.float64]
@@ -235,7 +235,7 @@ class DetectorSignals:
 
     def only(self, exposures: NDArray[np.bool_]) -> DetectorSignals:
         """Return the signals in those exposures of the list for which the mask is true."""
-        kept = exposures[self.exposures]
+        kept = plain_flags(exposures, name="exposures")[self.exposures]
         return DetectorSignals(self.name, self.x_mm, self.y_mm, self.exposures[kept], self.log_signal[kept], self.variance[kept])
 
 

@@ -20,12 +20,29 @@ from .conftest import CHEAP, OPTIONS, STAGES
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs").rglob("*.md"))
 SECTIONS = set(permil.Config.model_fields)
+BLOCK = r"^```(yaml|python)\n(.*?)^```"
+TABS = re.compile(r"^::::\{tab-set\}\n(.*?)^::::$", re.MULTILINE | re.DOTALL)
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """Return language and text of the blocks of YAML and Python in a text."""
+    return re.findall(BLOCK, text, flags=re.MULTILINE | re.DOTALL)
+
+
 EXAMPLES = [
     (page.name, content)
     for page in PAGES
-    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    if isinstance(content := yaml.safe_load(block), dict) and set(content) <= SECTIONS
+    for language, block in _blocks(page.read_text(encoding="utf-8"))
+    if language == "yaml" and isinstance(content := yaml.safe_load(block), dict) and set(content) <= SECTIONS
 ]
+TWINS = [
+    (page.name, dict(found))
+    for page in PAGES
+    for tabs in TABS.findall(page.read_text(encoding="utf-8"))
+    for found in [_blocks(tabs)]
+    if [language for language, _ in found] == ["yaml", "python"]
+]
+"""Pages and the two blocks of each pair of tabs."""
 
 
 def _permil(*arguments: object) -> str:
@@ -47,6 +64,22 @@ def test_every_example_of_the_documentation_loads_alike(
     from_yaml, from_python = permil.load_config("config.yaml"), permil.load_config(content)
     assert from_yaml == from_python
     assert permil.load_config(from_python) == from_python
+
+
+def test_every_example_has_its_twin_beside_it() -> None:
+    shown = [(page, yaml.safe_load(twin["yaml"])) for page, twin in TWINS]
+    assert shown == EXAMPLES
+
+
+@pytest.mark.parametrize(("page", "twin"), TWINS, ids=[f"{number} {page}" for number, (page, _) in enumerate(TWINS)])
+def test_twins_are_the_same_configuration(
+    page: str, twin: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(twin["yaml"], encoding="utf-8")
+    names: dict[str, object] = {}
+    exec(twin["python"], names)  # noqa: S102
+    assert names["config"] == permil.load_config("config.yaml")
 
 
 def _images(folder: Path) -> dict[str, list[bytes]]:

@@ -11,12 +11,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from permil.errors import FileWarning, PermilError
+
+if TYPE_CHECKING:
+    from permil.products import Description
 
 _INTERRUPTED = 130
 """Exit code of what the user interrupted."""
@@ -298,12 +301,13 @@ def beam_fit(
     out: Out,
     amp: Annotated[str | None, typer.Option(help="use the rows of this amplifier alone")] = None,
     camera: Annotated[str, typer.Option(help="camera of tables that give places by detector, amp, row, column, box")] = "lsstcam",
+    as_json: AsJson = False,
 ) -> None:
     """Fit a beam model to a table of nodes."""
     from permil.beam.tables import fit_table
     from permil.camera import load_camera
 
-    typer.echo(fit_table(nodes, out, amp=amp, camera=load_camera(camera)))
+    _print_result(fit_table(nodes, out, amp=amp, camera=load_camera(camera)), as_json=as_json)
 
 
 @beam_app.has("predict")
@@ -311,11 +315,12 @@ def beam_predict(
     beam: Annotated[Path, typer.Argument(metavar="BEAM.fits", help="beam model", parser=_path)],
     points: Annotated[Path, typer.Argument(metavar="POINTS.ecsv", help="table with x_mm, y_mm ...", parser=_path)],
     out: Out,
+    as_json: AsJson = False,
 ) -> None:
     """Evaluate a beam model at the positions of a table."""
     from permil.beam.tables import predict_table
 
-    typer.echo(predict_table(beam, points, out))
+    _print_result(predict_table(beam, points, out), as_json=as_json)
 
 
 @flat_app.has("run", hidden=True)
@@ -344,11 +349,12 @@ def flat_apply(
     flat: Annotated[Path, typer.Argument(metavar="FLAT", help="flat of one detector", parser=_path)],
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="image of the same detector, assembled", parser=_path)],
     out: Out,
+    as_json: AsJson = False,
 ) -> None:
     """Divide an image by a flat, with errors and masks."""
     from permil.flat.flat import Flat
 
-    typer.echo(Flat.read(flat).apply_to_file(image, out))
+    _print_result(Flat.read(flat).apply_to_file(image, out), as_json=as_json)
 
 
 @flat_app.has("diff")
@@ -357,11 +363,12 @@ def flat_diff(
     second: Annotated[Path, typer.Argument(metavar="B", help="flat of the same detector", parser=_path)],
     out: Annotated[Path | None, typer.Option("--out", help="write the ratio map here (FITS)", parser=_path)] = None,
     super_pixel_mm: Annotated[float, typer.Option(help="side of a super-pixel, mm")] = 0.64,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two flats: ratio, rms at pixel and super-pixel scale, gradient, amplifiers."""
     from permil.flat.difference import diff_files
 
-    typer.echo(diff_files(first, second, out, super_pixel_mm=super_pixel_mm))
+    _print_result(diff_files(first, second, out, super_pixel_mm=super_pixel_mm), as_json=as_json)
 
 
 @app.has(purpose=_STAGES, examples=("permil report config.yaml",))
@@ -401,11 +408,12 @@ def spots_grid(
     columns: Annotated[int, typer.Option(min=3, help="spots of the mask along x")] = 49,
     rows: Annotated[int, typer.Option(min=3, help="spots of the mask along y")] = 49,
     degree: Annotated[int, typer.Option(min=1, max=12, help="degree of the polynomial of the optical distortion")] = 3,
+    as_json: AsJson = False,
 ) -> None:
     """Name the spots of a catalog by their place in the grid of the mask."""
     from permil.spots.grid_file import grid_file
 
-    typer.echo(grid_file(catalog, out, columns=columns, rows=rows, degree=degree))
+    _print_result(grid_file(catalog, out, columns=columns, rows=rows, degree=degree), as_json=as_json)
 
 
 @spots_app.has("calibrate")
@@ -418,6 +426,7 @@ def spots_calibrate(
     camera: Annotated[str, typer.Option(help="camera of the catalogs")] = "lsstcam",
     columns: Annotated[int, typer.Option(min=3, help="spots of the mask along x")] = 49,
     rows: Annotated[int, typer.Option(min=3, help="spots of the mask along y")] = 49,
+    as_json: AsJson = False,
 ) -> None:
     """Calibrate the spots of a mask from catalogs: flux, place and width of each, with errors."""
     from permil.camera import load_camera
@@ -425,7 +434,7 @@ def spots_calibrate(
     from permil.spots.stage import calibrate_files
 
     options = SpotsConfig(columns=columns, rows=rows)
-    typer.echo(calibrate_files(catalogs, out, options=options, camera=load_camera(camera)))
+    _print_result(calibrate_files(catalogs, out, options=options, camera=load_camera(camera)), as_json=as_json)
 
 
 @app.has(purpose=_STAGES, examples=("permil compare config.yaml",))
@@ -440,7 +449,7 @@ def plan() -> None:
 
 
 @plan_app.has("check")
-def plan_check(config: ConfigPath, overrides: Overrides = None) -> None:
+def plan_check(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Say what the planned pointings can and cannot determine of the flat."""
     from permil.camera import load_camera
     from permil.config import load_config
@@ -449,7 +458,8 @@ def plan_check(config: ConfigPath, overrides: Overrides = None) -> None:
 
     loaded = load_config(config, overrides)
     folder, has_photodiode = RunFolder(loaded.output), loaded.isr.photodiode == "header"
-    typer.echo(write_plan_check(loaded.plan, load_camera(loaded.camera), folder, has_photodiode=has_photodiode, seed=loaded.seed))
+    check = write_plan_check(loaded.plan, load_camera(loaded.camera), folder, has_photodiode=has_photodiode, seed=loaded.seed)
+    _print_result(check, as_json=as_json)
 
 
 @app.has(purpose=_ALL, examples=("permil demo", "permil demo /tmp/demo --seed 2"))
@@ -520,13 +530,14 @@ def _print(facts: Any, text: str, *, as_json: bool) -> None:
     if as_json:
         import json
 
-        text = json.dumps(facts, indent=2, default=_plain)
+        from permil.products import plain_facts
+
+        text = json.dumps(plain_facts(facts), indent=2, allow_nan=False)
     typer.echo(text)
 
 
-def _plain(value: Any) -> Any:
-    """Return a NumPy number or array as JSON has it."""
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+def _print_result(result: Description, *, as_json: bool) -> None:
+    _print(result.facts, result, as_json=as_json)
 
 
 for _group, _name, _purpose in (

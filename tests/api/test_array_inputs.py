@@ -268,12 +268,13 @@ CASES = {
 
 
 WITHOUT_ARRAYS = {
-    "BeamModel", "BeamModel.describe", "BeamModel.from_nodes", "BeamModel.left_out_pulls", "BeamModel.plot", "Camera",
+    "BeamModel", "BeamModel.describe", "BeamModel.facts", "BeamModel.from_nodes", "BeamModel.left_out_pulls", "BeamModel.plot", "Camera",
     "Camera.__getitem__", "Camera.find", "Config", "Config.as_yaml", "CorrelationResult", "CorrelationResult.figures",
     "CorrelationResult.plot", "CorrelationResult.plot_all", "CorrelationResult.plot_blocks", "CorrelationResult.plot_null",
     "CorrelationResult.plot_scatter", "CorrelationResult.row", "Detector", "Detector.amplifier", "Detector.amplifier_map",
     "Detector.is_called", "Detector.plain", "Flat.apply_to_file", "Flat.difference", "Flat.facts", "Flat.of", "Flat.plot", "Flat.read",
-    "Flat.to_ccddata", "Flat.write", "FlatDifference", "FlatDifference.plot", "MaskPlane", "PermilError", "PlanCheck", "PlanCheck.plot",
+    "Flat.to_ccddata", "Flat.write", "FlatDifference", "FlatDifference.facts", "FlatDifference.plot",
+    "MaskPlane", "PermilError", "PlanCheck", "PlanCheck.facts", "PlanCheck.plot",
     "RunResults", "RunResults.beam", "RunResults.calibration", "RunResults.flat", "RunResults.table", "SimulatedCampaign",
     "SimulatedCampaign.flat", "SimulatedCampaign.gains", "SimulatedCampaign.raw", "SimulatedCampaign.write", "assemble",
     "calibrate_spots", "load_beam", "load_camera", "load_config", "nddata.read_ccddata", "open_run", "reduce", "run",

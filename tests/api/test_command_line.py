@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from astropy.table import Table
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import permil
 from permil.cli import app
 from permil.errors import PermilError
+from permil.products import Description, plain_facts
+from permil.spots.catalog import write_catalog
 
 RUNNER = CliRunner()
 
@@ -125,3 +131,81 @@ def test_lists_as_json(made: Path) -> None:
     assert list(listed)[-1] == "finish"
     assert all(line.startswith("permil ") for lines in listed.values() for line in lines)
     assert json.loads(_permil("tasks", config, f"output={made / 'out'}", "--groups", "--json")) == list(listed)
+
+
+def _json(*arguments: object) -> Any:
+    """Return what a command writes to standard output as JSON; NaN and infinity, which it does not have, are an error."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    result = RUNNER.invoke(app, [*(str(argument) for argument in arguments), "--json"])
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return json.loads(result.stdout, parse_constant=refuse)
+
+
+def test_difference_of_flats_as_json(made: Path) -> None:
+    paths = [made / "out" / "flat" / led / "R22_S11.fits" for led in ("red", "nm960")]
+    found = _json("flat", "diff", *paths)
+    difference = permil.Flat.read(paths[0]).difference(permil.Flat.read(paths[1]))
+    assert (found["first"], found["detector"], found["leds"]) == (str(paths[0]), "R22_S11", ["red", "nm960"])
+    assert {name: found[name] for name in difference.facts()} == plain_facts(difference.facts())
+    assert found["amplifiers"]["C14"] == dict(zip(("ratio", "error"), difference.amplifiers["C14"], strict=True))
+
+
+def test_application_of_a_flat_as_json(made: Path, tmp_path: Path) -> None:
+    flat, out = made / "out" / "flat" / "red" / "R22_S11.fits", tmp_path / "out.fits"
+    found = _json("flat", "apply", flat, flat, "--out", out)
+    lost = np.count_nonzero(permil.Flat.read(out).mask & permil.MaskPlane.NO_DATA)
+    assert (found["out"], found["led"], found["pixels_without_data"]) == (str(out), "red", lost)
+
+
+def test_beam_of_nodes_as_json(tmp_path: Path) -> None:
+    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-40, 40, 7), np.linspace(-40, 40, 7)))
+    signal = 5e4 * np.exp(-(x**2 + y**2) / 6000) * (1 + 1e-3 * np.random.default_rng(1).standard_normal(x.size))
+    Table({"x_mm": x, "y_mm": y, "signal": signal}).write(tmp_path / "nodes.ecsv")
+    found = _json("beam", "fit", tmp_path / "nodes.ecsv", "--out", tmp_path / "beam.fits")
+    model = permil.load_beam(tmp_path / "beam.fits")
+    assert (found["nodes"], found["node_noise"]) == (49, pytest.approx(model.node_noise))
+    assert found["maximum_mm"] == pytest.approx([model.maximum.ux, model.maximum.uy])
+    Table({"x_mm": [0.0, 400.0], "y_mm": [0.0, 0.0]}).write(tmp_path / "points.ecsv")
+    points = ("beam", "predict", tmp_path / "beam.fits", tmp_path / "points.ecsv", "--out", tmp_path / "values.ecsv")
+    assert _json(*points)["without_data"] == 1
+
+
+def test_spots_as_json(tmp_path: Path) -> None:
+    i, j = (axis.ravel() for axis in np.meshgrid(np.arange(5), np.arange(5)))
+    rng, paths = np.random.default_rng(0), []
+    for number in range(3):
+        flux = 1e5 * rng.normal(1, 1e-3, 25)
+        place = 80.0 + 60 * i + 7 * number, 90.0 + 60 * j + 5 * number
+        errors = {f"{name}_err": np.full(25, 0.01) for name in ("x", "y")} | {"flux_err": np.full(25, 100.0)}
+        catalog = permil.SpotCatalog(*place, flux=flux, detector="R22_S11", exposure=f"e{number}", band="red", **errors)
+        paths.append(tmp_path / f"e{number}.fits")
+        write_catalog(paths[-1], catalog)
+    size = ("--columns", 5, "--rows", 5)
+    found = _json("spots", "grid", paths[0], "--out", tmp_path / "grid.fits", *size, "--degree", 1)
+    assert (found["sources"], found["spots"], found["window"]) == (25, 25, "decided")
+    assert found["parameters"]["xstep"] == pytest.approx(60, abs=1e-6)
+    found = _json("spots", "calibrate", *paths, "--out", tmp_path / "calibration.fits", *size)
+    assert (found["detector"], found["band"], found["metrics"]["spots"]["value"]) == ("R22_S11", "red", 25)
+
+
+def test_check_of_a_plan_as_json(tmp_path: Path) -> None:
+    section = {"detectors": ["R22_S11"], "pointings": {}, "cells": 6, "beam_knots_mm": 10.0}
+    content = {"camera": "lsstcam-bin8", "plan": section, "output": "out"}
+    (tmp_path / "plan.yaml").write_text(json.dumps(content), encoding="utf-8")
+    found = _json("plan", "check", tmp_path / "plan.yaml")
+    check = permil.check_plan(None, "lsstcam-bin8", **section)
+    assert {name: found[name] for name in check.facts()} == plain_facts(check.facts())
+    assert found["super_pixel_error"] == check.super_pixel_error
+    assert [row["detector"] for row in found["detectors"]] == ["R22_S11"]
+    assert all(Path(path).is_file() for path in found["files"])
+
+
+def test_facts_are_plain() -> None:
+    given = {1: np.float32(0.5), "nan": np.array([1.0, np.nan]), "path": Path("a"), "no": None, "list": (True, math.inf, "text")}
+    assert plain_facts(given) == {"1": 0.5, "nan": [1.0, None], "path": "a", "no": None, "list": [True, None, "text"]}
+    text = Description("as it is", given)
+    assert text == "as it is"
+    assert text.facts == plain_facts(given)

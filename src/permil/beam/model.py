@@ -601,6 +601,25 @@ class BeamModel:
         ax.set(title="beam, 1 at its maximum", xlabel="u along CCS X (mm)", ylabel="u along CCS Y (mm)")
         return ax
 
+    def facts(self) -> dict[str, Any]:
+        """Return the figures of `describe` by name; errors and noise are relative, rows counted from 0."""
+        maximum = self.maximum
+        return {
+            "nodes": len(self.nodes),
+            "bunches": len(self.gains),
+            "maximum_mm": (maximum.ux, maximum.uy),
+            "maximum_err_mm": (maximum.ux_err, maximum.uy_err),
+            "median_error": float(np.median(self.relative_error(self.hull.lattice(LATTICE)))),
+            "node_noise": self.node_noise,
+            "exposure_noise": self.exposure_noise,
+            "outliers": [
+                {"row": outlier.row, "deviation": outlier.deviation, "probability": outlier.probability}
+                for outlier in self.outliers
+            ],
+            "outlying_exposures_mm": list(self.outlying_exposures),
+            "left_out": {reason: list(rows) for reason, rows in self.nodes.dropped.items()},
+        }
+
     def describe(self) -> str:
         """Return a summary of one paragraph: noise, error, maximum, outliers and omitted rows."""
         maximum, bunches = self.maximum, len(self.gains)

@@ -13,7 +13,7 @@ from permil.beam.model import BeamModel
 from permil.beam.nodes import BUNCH_COLUMNS, PLACE_COLUMNS, REQUIRED_COLUMNS, bunch_labels, nodes_from_table
 from permil.camera import Camera
 from permil.errors import BeamError, InputError, PermilError
-from permil.products import check_output, read_table, write_hdus, write_table
+from permil.products import Description, check_output, read_table, write_hdus, write_table
 from permil.products.tables import numbers, recognise
 
 FloatArray = NDArray[np.float64]
@@ -21,7 +21,9 @@ FloatArray = NDArray[np.float64]
 ADDED_COLUMNS = ("beam", "beam_err")
 
 
-def fit_table(path_in: str | Path, path_out: str | Path, *, amp: str | int | None = None, camera: Camera | None = None) -> str:
+def fit_table(
+    path_in: str | Path, path_out: str | Path, *, amp: str | int | None = None, camera: Camera | None = None
+) -> Description:
     """Fit a beam model to a table of nodes and write it; return its description.
 
     Parameters
@@ -48,10 +50,10 @@ def fit_table(path_in: str | Path, path_out: str | Path, *, amp: str | int | Non
         error.path = error.path or str(path_in)
         raise
     write_hdus(path_out, model_to_hdus(model))
-    return model.describe()
+    return Description(model.describe(), {"out": path_out} | model.facts())
 
 
-def predict_table(path_model: str | Path, path_in: str | Path, path_out: str | Path) -> str:
+def predict_table(path_model: str | Path, path_in: str | Path, path_out: str | Path) -> Description:
     """Add the columns ``beam`` and ``beam_err`` to a table of projector positions and write it; return a summary sentence.
 
     Both are in the unit of the fitted signal and NaN outside the hull of the nodes. ``beam_err`` is the error of the model: a measurement
@@ -81,7 +83,10 @@ def predict_table(path_model: str | Path, path_in: str | Path, path_out: str | P
         raise
     write_table(path_out, table)
     outside = int(np.isnan(np.asarray(table["beam"])).sum())
-    return f"{len(table)} positions, {outside} of them without data (nan); node noise {model.node_noise:.2e} is not in beam_err"
+    return Description(
+        f"{len(table)} positions, {outside} of them without data (nan); node noise {model.node_noise:.2e} is not in beam_err",
+        {"out": path_out, "positions": len(table), "without_data": outside, "node_noise": model.node_noise},
+    )
 
 
 def predict(model: BeamModel, table: Table) -> Table:

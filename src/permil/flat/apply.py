@@ -14,6 +14,7 @@ from permil.arrays import parse_unit, plain_image, require_linear, unit_of
 from permil.errors import FlatError, InputError
 from permil.products import (
     SERIAL_CARD,
+    Description,
     ImageProduct,
     MaskPlane,
     Sensor,
@@ -114,7 +115,7 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def apply_to_file(
     flat: ImageProduct, sensor: Sensor | None, image_path: Path, out: Path, *, flat_path: Path | None = None
-) -> str:
+) -> Description:
     """Divide the image in a file by a flat and write image, mask and variance; return a summary and remarks, one line each.
 
     The result keeps the cards of the image (exposure, world coordinates) and the mask planes of both under their names.
@@ -180,7 +181,12 @@ def apply_to_file(
     if len(sources) < 2:
         notes.append(f"variance: {cards['VARCONT'][0]}")
     done = f"wrote {out}: {image_path.name} over {flat_path.name if flat_path else 'a flat'}, {lost} pixels without data"
-    return "\n".join([done, *(f"  {note}" for note in dict.fromkeys(notes))])
+    notes = list(dict.fromkeys(notes))
+    facts = {
+        "out": out, "image": image_path, "flat": flat_path, "detector": cards["DETECTOR"][0], "led": light_of_flat,
+        "pixels_without_data": lost, "variance": cards["VARCONT"][0], "remarks": notes,
+    }  # fmt: skip
+    return Description("\n".join([done, *(f"  {note}" for note in notes)]), facts)
 
 
 def read_any_flat(

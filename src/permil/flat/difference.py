@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from permil.errors import FlatError, InputError, PermilError
 from permil.flat.apply import light_of, read_any_flat, require_sensor
 from permil.flat.superpixel import size_in_pixels, super_pixels
 from permil.products import (
+    Description,
     ImageProduct,
     MaskPlane,
     Sensor,
@@ -94,6 +95,12 @@ class FlatDifference:
     def _repr_html_(self) -> str:
         """Return the figures as preformatted text."""
         return f"<pre>{escape(str(self))}</pre>"
+
+    def facts(self) -> dict[str, Any]:
+        """Return all figures by name, without the ratio of pixels; amplifiers by name with ``ratio`` and ``error``."""
+        figures: dict[str, Any] = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "ratio"}
+        figures["amplifiers"] = {name: {"ratio": ratio, "error": error} for name, (ratio, error) in self.amplifiers.items()}
+        return figures
 
     def plot(self, ax: Axes | None = None, **options: Any) -> Axes:
         """Draw the ratio over its median.
@@ -243,7 +250,7 @@ def check_super_pixel(super_pixel_mm: float) -> None:
         )
 
 
-def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_pixel_mm: float) -> str:
+def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_pixel_mm: float) -> Description:
     """Compare two flats of one detector; return a table of figures with errors and write the ratio map if asked.
 
     Raises
@@ -275,13 +282,15 @@ def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_p
     paths = (first_path, second_path)
     leds = [light_of(product) or "?" for product in (first, second)]
     title = f"{first_path} over {second_path} ({detector.name}, LED {leds[0]} over {leds[1]})"
-    notes = [f"  {path.name}: {remark}" for path, flat in zip(paths, (first, second), strict=True) for remark in flat.remarks]
+    notes = [f"{path.name}: {remark}" for path, flat in zip(paths, (first, second), strict=True) for remark in flat.remarks]
     notes += [
-        f"  {path.name}: no variance, so that noise, chi-square and errors lack its part"
+        f"{path.name}: no variance, so that noise, chi-square and errors lack its part"
         for path, flat in zip(paths, (first, second), strict=True)
         if not np.any(flat.variance > 0)
     ]
-    return "\n".join([title, *describe_difference(difference), *notes])
+    facts = {"first": first_path, "second": second_path, "detector": detector.name, "leds": leds, **difference.facts()}
+    lines = [title, *describe_difference(difference), *(f"  {note}" for note in notes)]
+    return Description("\n".join(lines), facts | {"remarks": notes})
 
 
 def difference_of_products(

@@ -22,7 +22,7 @@ from permil.flat.difference import FlatDifference, check_super_pixel, difference
 from permil.flat.divide import divide_by_beam, lit_by_beam
 from permil.flat.shared_errors import FlatModes, covariance_in_flat, mean_of_region
 from permil.isr.exposure_group import ExposureStack
-from permil.products import KIND_CARD, ImageProduct, MaskPlane, Sensor, is_usable, planes_of, write_image
+from permil.products import KIND_CARD, Description, ImageProduct, MaskPlane, Sensor, is_usable, planes_of, write_image
 from permil.products.fits import kept_cards, wcs_cards
 from permil.products.sensor_identity import card_of
 
@@ -280,8 +280,8 @@ class Flat:
         unit = unit_of(image)
         return corrected if unit is None else corrected * unit  # type: ignore[return-value]
 
-    def apply_to_file(self, image: str | Path, out: str | Path) -> str:
-        """Divide the image in a file by the flat and write the result; return a summary, one line each.
+    def apply_to_file(self, image: str | Path, out: str | Path) -> Description:
+        """Divide the image in a file by the flat and write the result; return a summary, with its values as ``facts``.
 
         Raises
         ------

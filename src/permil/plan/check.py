@@ -103,6 +103,18 @@ class PlanCheck:
         """Relative error of a super-pixel (``plan.super_pixel_mm``): photon noise and correlated errors."""
         return self.prediction.super_pixel_error(self.plan.super_pixel_mm)
 
+    def facts(self) -> dict[str, Any]:
+        """Return the predicted errors by name, those of each detector, and the undetermined modes."""
+        detectors, modes = detector_table(self.prediction, self.plan), mode_table(self.prediction)
+        return {
+            **detectors.meta,
+            "super_pixel_error": self.super_pixel_error,
+            "knots_mm": self.knots_mm,
+            "wanted_without_light": [name for name in self.wanted if name not in set(detectors["detector"])],
+            "detectors": [{name: row[name] for name in detectors.colnames} for row in detectors],
+            "modes": [{name: row[name] for name in modes.colnames} for row in modes],
+        }
+
     def __str__(self) -> str:
         """Return the table of predicted errors, the undetermined modes and suggested remedies."""
         return describe(

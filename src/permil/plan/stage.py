@@ -8,11 +8,13 @@ from permil.camera import Camera
 from permil.config.plan import PlanConfig
 from permil.plan.check import check_plan, detector_table
 from permil.plan.prediction import mode_table
-from permil.products import RunFolder, write_table
+from permil.products import Description, RunFolder, write_table
 from permil.progress import console
 
 
-def write_plan_check(plan: PlanConfig, camera: Camera, folder: RunFolder, *, has_photodiode: bool = True, seed: int = 0) -> str:
+def write_plan_check(
+    plan: PlanConfig, camera: Camera, folder: RunFolder, *, has_photodiode: bool = True, seed: int = 0
+) -> Description:
     """Predict the errors of a plan, write them below ``plan/`` in the run's folder, and return a summary text.
 
     Parameters
@@ -30,8 +32,8 @@ def write_plan_check(plan: PlanConfig, camera: Camera, folder: RunFolder, *, has
 
     Returns
     -------
-    str
-        Summary text.
+    Description
+        Summary text; ``facts`` are its values.
 
     Raises
     ------
@@ -49,10 +51,11 @@ def write_plan_check(plan: PlanConfig, camera: Camera, folder: RunFolder, *, has
         soft_wrap=True,
     )
     where = folder.root / "plan"
-    write_table(where / "check.ecsv", detector_table(prediction, plan))
-    write_table(where / "modes.ecsv", mode_table(prediction))
+    files = [where / "check.ecsv", where / "modes.ecsv"]
+    write_table(files[0], detector_table(prediction, plan))
+    write_table(files[1], mode_table(prediction))
     if importlib.util.find_spec("matplotlib") is not None:
         from permil.plan.summary import write_error_map
 
         write_error_map(where / "check.png", prediction)
-    return f"{check}\nDetails: {where / 'check.ecsv'}, {where / 'modes.ecsv'}"
+    return Description(f"{check}\nDetails: {files[0]}, {files[1]}", check.facts() | {"files": files})

@@ -1,6 +1,7 @@
 """Data products: FITS images with mask and variance, tables, provenance; written atomically, with checksums."""
 
 from permil.products.atomic import atomic_output, check_output, is_product, make_folder, remove_partial_files, writing
+from permil.products.description import Description, plain_facts
 from permil.products.fingerprint import fingerprint, is_current, source_fingerprint, stored_fingerprint
 from permil.products.fits import (
     FINGERPRINT_CARD,
@@ -24,6 +25,7 @@ __all__ = [
     "NOT_GOOD",
     "SERIAL_CARD",
     "UNUSABLE",
+    "Description",
     "ImageProduct",
     "MaskPlane",
     "RunFolder",
@@ -40,6 +42,7 @@ __all__ = [
     "is_usable",
     "known_variance",
     "make_folder",
+    "plain_facts",
     "planes_of",
     "product_kind",
     "provenance",

@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 
 from permil.errors import PermilError
-from permil.products import check_output, provenance, write_hdus
+from permil.products import Description, check_output, provenance, write_hdus
 from permil.spots.catalog import SpotCatalog, SpotFlag
 from permil.spots.grid import SpotGrid, find_grid
 from permil.spots.readers import SourceTable, catalog_of, open_source_table
@@ -36,7 +36,7 @@ def label_catalog(
         raise
 
 
-def grid_file(catalog: str | Path, out: str | Path, *, columns: int = 49, rows: int = 49, degree: int = 3) -> str:
+def grid_file(catalog: str | Path, out: str | Path, *, columns: int = 49, rows: int = 49, degree: int = 3) -> Description:
     """Label the sources of a catalog file.
 
     Parameters
@@ -53,8 +53,8 @@ def grid_file(catalog: str | Path, out: str | Path, *, columns: int = 49, rows: 
 
     Returns
     -------
-    str
-        Summary text.
+    Description
+        Summary text; ``facts`` are its values.
 
     Raises
     ------
@@ -68,7 +68,14 @@ def grid_file(catalog: str | Path, out: str | Path, *, columns: int = 49, rows: 
         sources = catalog_of(table)
         grid = label_catalog(sources, columns=columns, rows=rows, degree=degree, path=catalog)
         write_grid(out, table, sources, grid)
-    return "\n".join([describe_grid(grid, len(sources)), *(f"remark: {remark}" for remark in sources.remarks)])
+    text = "\n".join([describe_grid(grid, len(sources)), *(f"remark: {remark}" for remark in sources.remarks)])
+    facts = {
+        "out": out, "sources": len(sources), "spots": int(grid.labelled.sum()), "window": grid.window,
+        "rms_px": {"rigid": grid.rigid.rms, "affine": grid.affine.rms, "polynomial": grid.distortion.rms},
+        "parameters": {name.lower(): value for name, (value, _) in grid_cards(grid).items()},
+        "warnings": grid_warnings(grid), "remarks": list(sources.remarks),
+    }  # fmt: skip
+    return Description(text, facts)
 
 
 def write_grid(out: str | Path, table: SourceTable, sources: SpotCatalog, grid: SpotGrid) -> None:

@@ -18,7 +18,7 @@ from permil.config.spots import SpotsConfig
 from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import GridError, InputError, PermilError, SpotError
-from permil.products import FINGERPRINT_CARD, check_output, write_table
+from permil.products import FINGERPRINT_CARD, Description, check_output, write_table
 from permil.products.folder import SpotsFolder
 from permil.progress import StageReport, do_tasks
 from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
@@ -367,7 +367,7 @@ def _write_list(path: Path, rows: Sequence[tuple[str, ...]], names: tuple[str, .
         path.unlink(missing_ok=True)
 
 
-def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options: SpotsConfig, camera: Camera) -> str:
+def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options: SpotsConfig, camera: Camera) -> Description:
     """Calibrate a mask from catalogs alone and write the calibration product.
 
     Parameters
@@ -379,8 +379,8 @@ def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options:
 
     Returns
     -------
-    str
-        Summary text.
+    Description
+        Summary text; ``facts`` are its values.
 
     Raises
     ------
@@ -399,13 +399,19 @@ def calibrate_files(catalogs: Sequence[str | Path], out: str | Path, *, options:
         raise
     write_calibration(out, calibration, decided=group.decided, repeatability=repeated)
     reasons = [(name, reason) for name, _, reason in left_out] + list(group.left_out)
-    return "\n".join(
-        [
-            describe_calibration(calibration, repeated),
-            *summed_up(remarks),
-            *(f"left out: {name}: {reason}" for name, reason in reasons),
-        ]
-    )
+    lines = [
+        describe_calibration(calibration, repeated),
+        *summed_up(remarks),
+        *(f"left out: {name}: {reason}" for name, reason in reasons),
+    ]
+    rows = calibration_rows(calibration, repeated, detector=calibration.detector)
+    facts = {
+        "out": out, "detector": calibration.detector, "band": calibration.band, "mode": calibration.mode,
+        "metrics": {row["metric"]: {name: row[name] for name in ("value", "error", "unit")} for row in rows},
+        "remarks": [{"catalog": name, "remark": clause} for name, clause in remarks],
+        "left_out": [{"catalog": name, "reason": reason} for name, reason in reasons],
+    }  # fmt: skip
+    return Description("\n".join(lines), facts)
 
 
 def summary_table(rows: Sequence[dict[str, Any]], *, fingerprint: str) -> Table:

@@ -12,6 +12,8 @@ from astropy.nddata import CCDData, StdDevUncertainty
 
 import permil
 
+from .conftest import OPTIONS
+
 
 def test_a_half_finished_run(made: Path, tmp_path: Path) -> None:
     folder = tmp_path / "half"
@@ -76,3 +78,28 @@ def test_magnitudes_are_refused(made: Path) -> None:
     flat = permil.Flat.read(made / "out" / "flat" / "red" / "R22_S11.fits")
     with pytest.raises(permil.PermilError, match="a logarithmic unit"):
         flat.apply(np.ones(flat.shape) * u.mag)
+
+
+def _states(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Return the modification time and the bytes of all files below a folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) for path in files}
+
+
+def test_a_campaign_that_is_there_is_not_written_again(tmp_path: Path) -> None:
+    options = OPTIONS | {"leds": ["red"], "campaign": OPTIONS["campaign"] | {"scan_size": 2, "images": 1}}
+    campaign = permil.simulate_campaign(tmp_path / "campaign", **options)
+    before = _states(campaign.folder)
+    for _ in range(2):
+        permil.run(campaign.configuration, [f"output={tmp_path / 'out'}", "pipeline.workers=1"], stages=["index", "isr"])
+        permil.simulate_campaign(campaign.folder, **options)
+        assert _states(campaign.folder) == before
+    stages = permil.open_run(tmp_path / "out").table("stages")
+    assert stages["done"][stages["stage"] == "isr"] == [0]
+    # A table that was changed is that of the simulation again; the others stay.
+    gains = campaign.folder / "gains.ecsv"
+    gains.write_text(gains.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+    permil.simulate_campaign(campaign.folder, **options)
+    after = _states(campaign.folder)
+    assert {name for name in before if after[name] != before[name]} == {"gains.ecsv"}
+    assert gains.read_bytes() == before["gains.ecsv"][1]

@@ -56,6 +56,15 @@ def test_same_configuration_gives_the_same_bytes(campaign: SpotSimulationSummary
     assert other.files[0].read_bytes() != campaign.files[0].read_bytes()
 
 
+def test_a_campaign_that_is_there_is_not_written_again(campaign: SpotSimulationSummary) -> None:
+    files = sorted(path for path in campaign.folder.rglob("*") if path.is_file())
+    before = [path.stat().st_mtime_ns for path in files]
+    again = simulate_spots(CONFIG, campaign.folder, workers=1)
+    assert again.skipped == len(campaign.files) + len(campaign.biases)
+    assert sorted(path for path in campaign.folder.rglob("*") if path.is_file()) == files
+    assert [path.stat().st_mtime_ns for path in files] == before
+
+
 def test_folder_with_raw_files_is_not_overwritten(campaign: SpotSimulationSummary) -> None:
     with pytest.raises(OutputError, match="other parameters"):
         simulate_spots(CONFIG.model_copy(update={"seed": 9}), campaign.folder, workers=1)

@@ -6,6 +6,7 @@ import bz2
 import codecs
 import contextlib
 import errno
+import filecmp
 import gzip
 import os
 import re
@@ -140,10 +141,11 @@ def check_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Path
 
 
 @contextlib.contextmanager
-def atomic_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Iterator[Path]:
+def atomic_output(path: str | Path, *, inputs: Iterable[str | Path] = (), keep_same: bool = False) -> Iterator[Path]:
     """Yield a temporary file beside ``path``; it is renamed on success and removed on failure.
 
-    A symbolic link is kept, and its target is replaced.
+    A symbolic link is kept, and its target is replaced. With ``keep_same`` a file that has the same bytes already is left as it is, with
+    its modification time, so that products made from it stay up to date.
 
     Raises
     ------
@@ -167,7 +169,8 @@ def atomic_output(path: str | Path, *, inputs: Iterable[str | Path] = ()) -> Ite
                 os.fsync(stream.fileno())
             temporary.chmod(0o666 & ~_umask())
             _require_same_kind(temporary, target, path)
-            temporary.replace(target)
+            if not (keep_same and target.is_file() and filecmp.cmp(temporary, target, shallow=False)):
+                temporary.replace(target)
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):

@@ -51,8 +51,8 @@ _CLOSE = 0.8
 _ERROR_WORDS = {"err", "errs", "error", "errors", "unc", "uncert", "uncertainty", "stderr", "e"}
 
 
-def write_table(path: str | Path, table: Table) -> None:
-    """Write a table atomically.
+def write_table(path: str | Path, table: Table, *, keep_same: bool = False) -> None:
+    """Write a table atomically; with ``keep_same`` a file with the same bytes stays untouched (`atomic_output`).
 
     Raises
     ------
@@ -62,7 +62,7 @@ def write_table(path: str | Path, table: Table) -> None:
     path = Path(path)
     if path.suffix not in _FORMATS:
         raise OutputError(f"no table format for suffix {path.suffix!r}", path=path, remedy=f"use one of {', '.join(_FORMATS)}")
-    with atomic_output(path) as temporary:
+    with atomic_output(path, keep_same=keep_same) as temporary:
         if path.suffix == ".parquet":
             _write_parquet(temporary, table)
         elif path.suffix == ".fits":

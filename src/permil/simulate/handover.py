@@ -87,7 +87,7 @@ def board_reference() -> float:
 
 
 def write_tables(bench: Bench, folder: Path) -> dict[str, str]:
-    """Write the tables of the section ``isr`` for the effects of the bench; return the file of each.
+    """Write the tables of the section ``isr`` for the effects of the bench; return the file of each. Unchanged files stay untouched.
 
     Gains with errors are written as measured with both methods; the section names one of them.
 
@@ -99,7 +99,7 @@ def write_tables(bench: Bench, folder: Path) -> dict[str, str]:
     effects, handover = bench.config.effects, bench.config.handover
     measured = () if handover.gains == "true" else ("fe55", "ptc")
     for kind in measured:
-        write_table(folder / f"gains_{kind}.ecsv", gains(bench, kind))
+        write_table(folder / f"gains_{kind}.ecsv", gains(bench, kind), keep_same=True)
     tables = {} if measured else {"gains": gains(bench, "true")}
     if effects.nonlinearity and handover.linearity:
         tables["linearity"] = linearity(bench)
@@ -108,7 +108,7 @@ def write_tables(bench: Bench, folder: Path) -> dict[str, str]:
     if len(boxes := defects(bench)):
         tables["defects"] = boxes
     for name, table in tables.items():
-        write_table(folder / f"{name}.ecsv", table)
+        write_table(folder / f"{name}.ecsv", table, keep_same=True)
     of_gains = {"gains": f"gains_{handover.gains}.ecsv"} if measured else {}
     return of_gains | {name: f"{name}.ecsv" for name in tables}
 
@@ -157,6 +157,6 @@ def write_configuration(folder: Path, content: dict[str, Any]) -> Path:
         If it cannot be written.
     """
     path = folder / CONFIGURATION
-    with atomic_output(path) as temporary:
+    with atomic_output(path, keep_same=True) as temporary:
         temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path

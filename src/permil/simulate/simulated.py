@@ -190,7 +190,8 @@ def simulate_campaign(
 ) -> SimulatedCampaign:
     """Simulate a campaign of the projector, in memory or as raw files with known truth.
 
-    The same configuration gives the same counts, for any number of workers.
+    The same configuration gives the same counts, for any number of workers. A folder that holds this campaign already is completed, and its
+    files stay untouched: a run on them does not start again.
 
     Parameters
     ----------

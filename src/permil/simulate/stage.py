@@ -93,7 +93,8 @@ def _plain_size(bench: Bench, detector: str) -> int:
 def simulate_bench(config: SimulateConfig, folder: Path, *, workers: int) -> SimulationSummary:
     """Simulate a campaign.
 
-    The same configuration gives the same bytes in every raw file, for any number of workers and after any interruption.
+    The same configuration gives the same bytes in every raw file, for any number of workers and after any interruption. In a folder that
+    holds the campaign already nothing is written, so that products made from its files stay up to date.
 
     Parameters
     ----------
@@ -251,13 +252,15 @@ def _write_truth(
     ]
     parallel_map(_write_flat, tasks, workers=workers, description="true flats")
     for led in bench.leds:
-        primary, cards = truth.beam_cards(bench, led)
-        image = truth.beam_image(bench, led)
-        write_image(run.truth_beam(led), image, np.zeros(image.shape), np.zeros(image.shape), header=primary, image_cards=cards)
-    write_table(run.truth / "scales.ecsv", truth.scale_table(bench, truths))
-    write_table(run.truth / "positions.ecsv", truth.position_table(bench, truths))
-    write_table(run.truth / "gains.ecsv", truth.amplifier_table(bench))
-    write_table(run.truth / "boards.ecsv", truth.board_table(bench))
+        path = run.truth_beam(led)
+        if not path.is_file():
+            primary, cards = truth.beam_cards(bench, led)
+            image = truth.beam_image(bench, led)
+            write_image(path, image, np.zeros(image.shape), np.zeros(image.shape), header=primary, image_cards=cards)
+    write_table(run.truth / "scales.ecsv", truth.scale_table(bench, truths), keep_same=True)
+    write_table(run.truth / "positions.ecsv", truth.position_table(bench, truths), keep_same=True)
+    write_table(run.truth / "gains.ecsv", truth.amplifier_table(bench), keep_same=True)
+    write_table(run.truth / "boards.ecsv", truth.board_table(bench), keep_same=True)
 
 
 def _write_flat(task: _ResponseTask) -> None:

@@ -257,13 +257,17 @@ def spot_cards(detector: Detector, exposure: PlannedExposure, conditions: Condit
 
 
 def write_truth(bench: SpotBench, planned: Sequence[PlannedExposure], truths: Sequence[SpotExposure], folder: Path) -> None:
-    """Write ``flat.fits``, ``sensor.fits``, ``mask.ecsv`` and ``exposures.ecsv``.
+    """Write ``flat.fits``, ``sensor.fits``, ``mask.ecsv`` and ``exposures.ecsv``; files that are there already stay untouched.
 
     Raises
     ------
     OutputError
         If a product cannot be written.
     """
+    write_table(folder / "mask.ecsv", mask_table(bench), keep_same=True)
+    write_table(folder / "exposures.ecsv", exposure_table(planned, truths), keep_same=True)
+    if (folder / "flat.fits").is_file() and (folder / "sensor.fits").is_file():
+        return
     header = {
         "CAMERA": (bench.camera.name, "camera"),
         "DETECTOR": (bench.detector.name, "detector"),
@@ -289,8 +293,6 @@ def write_truth(bench: SpotBench, planned: Sequence[PlannedExposure], truths: Se
             hdu.header["BUNIT"] = unit
         hdus.append(hdu)
     write_hdus(folder / "sensor.fits", hdus)
-    write_table(folder / "mask.ecsv", mask_table(bench))
-    write_table(folder / "exposures.ecsv", exposure_table(planned, truths))
 
 
 def mask_table(bench: SpotBench) -> Table:

@@ -182,9 +182,9 @@ def _run(config: Path, overrides: list[str] | None, scheduler: str | None, stage
     loaded = load_config(config, [*(overrides or []), *([f"pipeline.scheduler={scheduler}"] if scheduler else [])])
     # Both take a second to load their libraries.
     prepare_workers(loaded.pipeline)
-    from permil.results import run as run_stages
+    from permil.pipeline import run_pipeline
 
-    run_stages(loaded, stages=stages)
+    run_pipeline(loaded, stages=stages)
 
 
 def _show_version(wanted: bool) -> None:

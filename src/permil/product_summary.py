@@ -16,6 +16,7 @@ from permil.beam.stage import load_beam
 from permil.config.load import RECORD
 from permil.errors import InputError, OutputError, PermilError
 from permil.flat.flat import Flat
+from permil.flat.joint_file import is_converged
 from permil.products import check_output, read_any_image, read_table
 from permil.products.atomic import atomic_output
 from permil.products.images import read_headers
@@ -177,8 +178,7 @@ def _quality(path: Path, kind: str, primary: fits.Header) -> Facts:
             ("left_out", "NLEFTOUT"),
             ("photodiode_noise", "PDNOISE"),
         )
-        converged = float(primary.get("DECREMEN", math.nan)) <= float(primary.get("DECRETOL", math.nan))
-        return {name: primary[card] for name, card in errors if card in primary} | {"converged": converged}
+        return {name: primary[card] for name, card in errors if card in primary} | {"converged": is_converged(primary)}
     if kind in ("superbias", "image"):
         product = read_any_image(path)
         known = product.image[np.isfinite(product.image)]

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import permil
 from permil.cli import app
+from permil.config import Config
 from permil.errors import PermilError
 from permil.products import Description, plain_facts
 from permil.spots.catalog import write_catalog
@@ -201,6 +202,16 @@ def test_check_of_a_plan_as_json(tmp_path: Path) -> None:
     assert found["super_pixel_error"] == check.super_pixel_error
     assert [row["detector"] for row in found["detectors"]] == ["R22_S11"]
     assert all(Path(path).is_file() for path in found["files"])
+
+
+def test_a_run_validates_its_configuration_once(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validated: list[object] = []
+    validate = Config.model_validate
+    monkeypatch.setattr(
+        Config, "model_validate", lambda content, **options: validated.append(content) or validate(content, **options)
+    )
+    _permil("index", made / "campaign" / "config.yaml", f"output={tmp_path}")
+    assert len(validated) == 1
 
 
 def test_facts_are_plain() -> None:

@@ -517,6 +517,15 @@ def detector_errors(
     return DetectorErrors(places, covariance, pattern, remainder, differences)
 
 
+def is_converged(header: Mapping[str, Any]) -> bool:
+    """Return whether the solution with this primary header converged.
+
+    It did if its Newton decrement (card ``DECREMEN``) is within the limit (``DECRETOL``); without these cards it did not.
+    """
+    decrement, limit = (float(header.get(card, np.nan)) for card in ("DECREMEN", "DECRETOL"))
+    return decrement <= limit
+
+
 def write_joint(path: Path, hdus: list[Any]) -> None:
     """Write a joint solution.
 

@@ -28,15 +28,24 @@ def setup(app: Any) -> dict[str, bool]:
 
 def _prepare(_: Any) -> None:
     write_pages(GENERATED)
-    listed = set(public_names())
-    for page in (ROOT / "docs" / "reference" / "api").glob("*.rst"):
-        if page.stem not in listed:
-            page.unlink()
+    for folder, names in (("reference", public_names()), ("development", inner_names())):
+        for page in (ROOT / "docs" / folder / "api").glob("*.rst"):
+            if page.stem not in names:
+                page.unlink()
 
 
 def public_names() -> list[str]:
     """Return the names that the reference of Python lists."""
-    return re.findall(r"^   (permil[\w.]*)$", (ROOT / "docs" / "reference" / "api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return _listed("reference/api.md")
+
+
+def inner_names() -> list[str]:
+    """Return the names that are listed for contributors."""
+    return _listed("development/inside.md")
+
+
+def _listed(page: str) -> list[str]:
+    return re.findall(r"^   (permil[\w.]*)$", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def write_pages(folder: Path) -> None:

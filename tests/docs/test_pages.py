@@ -78,3 +78,41 @@ def test_reference_has_every_command() -> None:
     text = GENERATED.command_line_text()
     for command in ("run", "flat apply", "flat", "plan check", "config import", "spots calibrate"):
         assert f"## `permil {command}`" in text
+
+
+THEORY = sorted(path for path in (DOCS / "theory").glob("*.md") if path.stem != "index")
+PARTS = ["Model", "Estimator", "Errors", "Where it fails", "In the code", "References"]
+
+
+@pytest.mark.parametrize("page", THEORY, ids=lambda page: page.stem)
+def test_theory_says_what_a_reader_learns_and_has_all_parts(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert re.match(r"# .*\n\nYou learn ", text), page.name
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert [heading for heading in headings if heading in PARTS] == PARTS
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "api"], ids=lambda page: str(page.relative_to(DOCS))
+)
+def test_names_of_the_package_exist(page: Path) -> None:
+    """Functions, classes and modules that a page names in code are in the package."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    named = {name for span in re.findall(r"`([^`\n]+)`", text) for name in re.findall(r"\bpermil(?:\.[A-Za-z_]\w*)+", span)}
+    assert sorted(name for name in named if not _exists(name) and not name.endswith((".yaml", ".py"))) == []
+
+
+def _exists(name: str) -> bool:
+    """Return whether a dotted name is a module of the package, or an attribute of one."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[count:]:
+            if not hasattr(found, attribute):
+                return False
+            found = getattr(found, attribute)
+        return True
+    return False

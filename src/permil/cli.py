@@ -51,7 +51,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="file to write", parser=_path)]
 
 
-_ORDER = ("run", "tasks", "demo", "index", "isr", "beam", "flat", "spots", "compare", "report")
+_ORDER = ("run", "tasks", "demo", "index", "isr", "beam", "flat", "stability", "spots", "compare", "report")
 """Commands in the order in which a person needs them; others follow."""
 
 
@@ -206,7 +206,7 @@ def _options(
 
 @app.has(purpose=_ALL, examples=("permil run config.yaml", "permil run config.yaml flat.leds=[red] pipeline.workers=4"))
 def run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
-    """Do everything that is not up to date: index, superbias, beam, flat, artificial stars, comparison, report."""
+    """Do everything that is not up to date: index, superbias, beam, flat, stability, artificial stars, comparison, report."""
     _run(config, overrides, scheduler)
 
 
@@ -369,6 +369,18 @@ def flat_diff(
     from permil.flat.difference import diff_files
 
     _print_result(diff_files(first, second, out, super_pixel_mm=super_pixel_mm), as_json=as_json)
+
+
+@app.has(purpose=_STAGES, examples=("permil stability config.yaml", "permil stability config.yaml --led red"))
+def stability(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, led: Led = None) -> None:
+    """Measure whether light, photodiode, electronics and beam of a run repeat, or those of one LED."""
+    if led is None:
+        _run(config, overrides, scheduler, ("stability",))
+        return
+    from permil.config import load_config
+    from permil.tasks import run_single
+
+    run_single(load_config(config, overrides), "stability", led=led)
 
 
 @app.has(purpose=_STAGES, examples=("permil report config.yaml",))

@@ -8,13 +8,15 @@ from functools import cached_property, reduce
 from operator import getitem
 from typing import Any
 
+from astropy.table import Table
+
 from permil.camera import Camera, load_camera
 from permil.config import Config
 from permil.engine import Task
 from permil.errors import CalibrationError, InputError
 from permil.exposures import Index
 from permil.exposures.stage import read_index
-from permil.products import RunFolder
+from permil.products import RunFolder, origin_cards
 from permil.progress import default_workers
 
 
@@ -69,6 +71,13 @@ class Run:
     def options(self, *keys: str) -> dict[str, Any]:
         """Return values of the configuration by their keys (``isr.overscan``) or those of whole sections (``isr``)."""
         return {key: reduce(getitem, key.split("."), self._values) for key in keys}
+
+    def origin(self, exposures: Table, *, detector: str = "", led: str = "") -> dict[str, tuple[Any, str]]:
+        """Return the cards that say where a product comes from; see `permil.products.origin.origin_cards`.
+
+        A task whose products have them declares the options ``validity``.
+        """
+        return origin_cards(exposures, self.camera, config=self._values, detector=detector, led=led)
 
     def once(self, key: tuple[str, ...], declare: Callable[[], Task]) -> Task:
         """Return the task of a key, declared at the first call."""

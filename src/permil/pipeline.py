@@ -84,6 +84,13 @@ def flat(run: Run) -> StageReport:
     return make_flats(run)
 
 
+def stability(run: Run) -> StageReport:
+    """Measure whether light, photodiode, electronics and beam repeat."""
+    from permil.stability.stage import measure_stability
+
+    return measure_stability(run)
+
+
 def spots(run: Run) -> StageReport:
     """Measure, label and calibrate the artificial stars."""
     from permil.spots.stage import run_spots
@@ -105,7 +112,7 @@ def report(run: Run) -> StageReport:
     return make_report(run)
 
 
-STAGES = {stage.__name__: stage for stage in (index, isr, beam, flat, spots, compare, report)}
+STAGES = {stage.__name__: stage for stage in (index, isr, beam, flat, stability, spots, compare, report)}
 """In the order in which they need each other."""
 
 
@@ -119,6 +126,8 @@ def _is_wanted(run: Run, name: str) -> bool:
     if name in ("beam", "flat"):
         # Without any stars a bench campaign is what the user means: say what is missing from it.
         return bool(purposes & {SCAN, POINTING}) or not has_stars
+    if name == "stability":
+        return bool(purposes & {SCAN, POINTING})
     if name == "compare":
         from permil.compare.stage import has_pairs
 

@@ -24,8 +24,9 @@ from permil.exposures import POINTING, SCAN, SPOT
 from permil.flat.stage import STEPS, flat_leds, led_flats
 from permil.isr.stage import superbias_task
 from permil.progress import StageReport, describe_warnings, do_tasks, tell, tell_report
+from permil.stability.stage import stability_task
 
-KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS}
+KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS, "stability": ("led",)}
 """Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
 
 _SECONDS_OF_REPORT, _SECONDS_OF_PAGE, _SECONDS_OF_PAGE_PIXEL = 2.0, 0.15, 1.5e-7
@@ -58,6 +59,7 @@ def declared_tasks(run: Run) -> list[Task]:
     for led in _planned_leds(run):
         try:
             tasks += led_flats(run, led).tasks
+            tasks.append(stability_task(run, led))
         except PermilError as error:
             tell(f"LED {led}: {error}")
     return needs_first(tasks)
@@ -169,7 +171,7 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
 
 
 def run_single(config: Config, kind: str, *, led: str = "", detector: str = "") -> StageReport:
-    """Do what one command does: the superbias of a detector, the beam of an LED, or one step of the flats of an LED.
+    """Do what one command does: the superbias of a detector, beam or stability of an LED, or one step of the flats of an LED.
 
     Raises
     ------
@@ -199,6 +201,8 @@ def run_single(config: Config, kind: str, *, led: str = "", detector: str = "") 
             raise ConfigError(f"there is no scan of LED {led} to fit", remedy=f"scanned LEDs: {scanned}; check beam.leds")
         model = beam_task(run, led)
         return _run_tasks(run, [*model.needs, model])
+    if kind == "stability":
+        return _run_tasks(run, [stability_task(run, led)])
     return _run_tasks(run, [_flat_task(run, kind, led, detector)])
 
 

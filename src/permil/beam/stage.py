@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -193,10 +193,11 @@ def _beam_task(run: Run, led: str) -> Task:
         ("beam", led),
         "beam models",
         lambda task: Work(
-            partial(_fit_model, config=config, folder=folder, position_kind=kind, fingerprint=task.fingerprint), [led]
+            partial(_fit_model, config=config, folder=folder, position_kind=kind, fingerprint=task.fingerprint),
+            [(led, run.origin(scan, led=led))],
         ),
         outputs=(folder.beam(led),),
-        options=run.options("beam.outlier_threshold", "seed"),
+        options=run.options("beam.outlier_threshold", "seed", "validity"),
         needs=(_nodes_task(run, led, scan),),
         leaves_out=(BeamError, InputError, PhotodiodeError),
         command=("beam", "--led", led),
@@ -280,8 +281,11 @@ def fit_beams(run: Run) -> StageReport:
     return report
 
 
-def _fit_model(led: str, *, config: Config, folder: RunFolder, position_kind: str, fingerprint: str) -> list[str]:
+def _fit_model(
+    led_and_origin: tuple[str, Mapping[str, Any]], *, config: Config, folder: RunFolder, position_kind: str, fingerprint: str
+) -> list[str]:
     """Fit and write the model of one LED to the nodes in the folder; return what a person should know of it."""
+    led, origin = led_and_origin
     path = folder.beam_nodes(led)
     try:
         nodes = _usable_nodes(read_table(path), config)
@@ -290,8 +294,8 @@ def _fit_model(led: str, *, config: Config, folder: RunFolder, position_kind: st
         error.path = str(path)
         raise
     cards = {
+        **origin,
         FINGERPRINT_CARD: (fingerprint, "what this was made from"),
-        "LED": (led, "LED"),
         "PDNORM": (config.isr.photodiode, "normalisation of each exposure"),
         "POSKIND": (position_kind, "projector positions from header or folder"),
     }

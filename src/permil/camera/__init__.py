@@ -2,12 +2,13 @@
 
 from permil.camera.camera import Camera
 from permil.camera.load import camera_names, load_camera, shared_camera
-from permil.camera.model import Amplifier, Detector, ReferenceBox, detector_key, is_bay_and_slot
+from permil.camera.model import Amplifier, Detector, Led, ReferenceBox, detector_key, is_bay_and_slot
 
 __all__ = [
     "Amplifier",
     "Camera",
     "Detector",
+    "Led",
     "ReferenceBox",
     "camera_names",
     "detector_key",

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from permil.arrays import plain_array
 from permil.camera.frames import detector_to_ccs
-from permil.camera.model import Detector, ReferenceBox, detector_key, keys_of
+from permil.camera.model import Detector, Led, ReferenceBox, detector_key, keys_of
 from permil.errors import CameraError
 
 
@@ -21,7 +21,7 @@ class Camera:
     """All detectors of a camera, by name.
 
     ``temperature_coefficient`` is the nominal relative change of the gains (e-/adu) per deg C of their readout board; None where it is not
-    known.
+    known. ``leds`` holds the LEDs of the projector by name, in the order of their wavelengths.
 
     Examples
     --------
@@ -38,6 +38,7 @@ class Camera:
     reference: ReferenceBox
     detectors: dict[str, Detector] = field(repr=False)
     temperature_coefficient: float | None = None
+    leds: dict[str, Led] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, label: Any) -> Detector:
         """Return a detector by its name (``R22_S11``), number or serial number in any spelling.

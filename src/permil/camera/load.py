@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from permil.camera.camera import Camera
-from permil.camera.model import Amplifier, Detector, ReferenceBox
+from permil.camera.model import Amplifier, Detector, Led, ReferenceBox
 from permil.errors import CameraError
 from permil.yaml_file import YamlModel, merged, read_yaml
 
@@ -76,6 +76,11 @@ class _ReferenceEntry(YamlModel):
     box: Annotated[int, Field(gt=0)]
 
 
+class _LedEntry(YamlModel):
+    band: str
+    wavelength_nm: Positive | None = None
+
+
 class _CameraFile(YamlModel):
     name: str
     title: str
@@ -83,6 +88,7 @@ class _CameraFile(YamlModel):
     edge_mm: Positive
     midline_mm: Positive
     temperature_coefficient: float | None = None
+    leds: dict[str, _LedEntry] = Field(default={})
     reference: _ReferenceEntry
     amplifiers: list[_AmplifierEntry]
     layouts: dict[str, _Layout]
@@ -275,6 +281,7 @@ def _build(entries: _CameraFile, where: Path) -> Camera:
         temperature_coefficient=entries.temperature_coefficient,
         reference=reference,
         detectors=dict(sorted(detectors.items(), key=lambda item: item[1].id)),
+        leds={name: Led(**led.model_dump()) for name, led in entries.leds.items()},
     )
     try:
         camera[reference.detector].amplifier(reference.amp)

@@ -280,6 +280,22 @@ class Detector:
 
 
 @dataclass(frozen=True)
+class Led:
+    """Light of one LED of the projector.
+
+    Attributes
+    ----------
+    band
+        Band of the camera's filters that it stands for.
+    wavelength_nm
+        Wavelength in nm; None if it is not known.
+    """
+
+    band: str
+    wavelength_nm: float | None = None
+
+
+@dataclass(frozen=True)
 class ReferenceBox:
     """A bunch of pixels on which the beam is measured: centre in the trimmed raw segment, side in pixels."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
 from permil.config.base import ConfigPath, Section
 from permil.config.exposures import ExposuresConfig
@@ -17,6 +18,7 @@ from permil.config.plan import PlanConfig
 from permil.config.simulate import SimulateConfig, SimulateSpotsConfig
 from permil.config.spots import CompareConfig, SpotsConfig
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(T\d\d:\d\d(:\d\d)?)?")
 _CLOCK = re.compile(r"(\d+-)?\d+:[0-5]\d:[0-5]\d")
 
 
@@ -70,9 +72,40 @@ class ReportConfig(Section):
     step_limit: PositiveFloat = Field(default=0.003, description="largest step of an amplifier")
     noise_limit: PositiveFloat = Field(default=0.002, description="largest typical error of a pixel")
     node_noise_limit: PositiveFloat = Field(default=0.001, description="largest relative noise of the beam nodes")
+    repeatability_limit: PositiveFloat = Field(
+        default=0.002, description="largest scatter of the light over the exposures of an LED, the requirement of the bench"
+    )
     spot_excess_limit: PositiveFloat = Field(
         default=0.001, description="largest scatter of spot fluxes in excess of their errors and of the sensor"
     )
+
+
+def _require_date(text: str) -> str:
+    if text and _DATE.fullmatch(text) is None:
+        raise ValueError("write a date, 2021-12-03, or date and time, 2021-12-03T18:00:00")
+    try:
+        datetime.fromisoformat(text or "2000-01-01")
+    except ValueError as error:
+        raise ValueError(f"{text} is not a date ({error})") from error
+    return text
+
+
+Date = Annotated[
+    str, BeforeValidator(lambda entry: entry.isoformat() if isinstance(entry, date) else entry), AfterValidator(_require_date)
+]
+
+
+class ValidityConfig(Section):
+    """Dates between which the products are valid calibrations: written to their headers, not used otherwise."""
+
+    begin: Date = Field(default="", description="first date (UTC), 2021-12-03 or 2021-12-03T18:00:00; empty: not stated")
+    end: Date = Field(default="", description="last date (UTC); empty: not stated")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ValidityConfig:
+        if self.begin and self.end and datetime.fromisoformat(self.end) < datetime.fromisoformat(self.begin):
+            raise ValueError(f"the end, {self.end}, is before the begin, {self.begin}")
+        return self
 
 
 class Config(Section):
@@ -96,6 +129,7 @@ class Config(Section):
     flat: FlatConfig = Field(default=FlatConfig(), description="the response")
     spots: SpotsConfig = Field(default=SpotsConfig(), description="the artificial stars")
     compare: CompareConfig = Field(default=CompareConfig(), description="comparison of artificial stars with the flat")
+    validity: ValidityConfig = Field(default=ValidityConfig(), description="dates between which the products are valid")
     plan: PlanConfig = Field(default=PlanConfig(), description="planned pointings")
     report: ReportConfig = Field(default=ReportConfig(), description="report pages and specifications")
     simulate: SimulateConfig = Field(default=SimulateConfig(), description="a test stand with known truth")

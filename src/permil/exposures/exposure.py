@@ -80,6 +80,7 @@ class Exposure:
     position_kind: str = _column('where x_mm and y_mm come from: header, folder, folder+offset or ""', default="")
     ccd_temp: float = _column("temperature of the sensor", unit="deg_C", default=NAN)
     led_temp: float = _column("temperature of the LED board, front", unit="deg_C", default=NAN)
+    led_back_temp: float = _column("temperature of the LED board, back", unit="deg_C", default=NAN)
     sphere_temp: float = _column("temperature of the integrating sphere", unit="deg_C", default=NAN)
     board_temp: float = _column("temperature of the projector's board", unit="deg_C", default=NAN)
     mjd: float = _column("readout, modified Julian date", unit="d", default=NAN)
@@ -257,6 +258,7 @@ def _ccob_entries(cards: Cards, path: Path, folder: CcobFolder | None, named: Fi
         "current_a": named.current_a if math.isnan(current_a) and named.current_a is not None else current_a,
         "photodiode": photodiode if photodiode > 0 else NAN,
         "led_temp": cards.temperature("TEMPLED1"),
+        "led_back_temp": cards.temperature("TEMPLED2"),
         "sphere_temp": cards.temperature("TEMPSPH"),
         "board_temp": cards.temperature("TEMPBRD"),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,20 +97,12 @@ def joint_residuals(
     InputError
         If a file is missing or damaged.
     """
-    model, vector = _model(light)
-    listed = list(light.exposures)
-    number_of = {obsid: number for number, obsid in enumerate(listed)}
+    model, _ = _model(light)
     centres = model.exposures.positions
     beam, reflected = FrameSums("beam", cell_mm), FrameSums("reflected", cell_mm)
     found: dict[str, DetectorResiduals] = {}
-    for path in signals:
-        stored = read_signals(path)
-        detector = stored.to_detector(number_of, least_signal)
-        if not len(detector.exposures):
-            continue
-        gains = light.log_gains(stored.detector, [listed[number] for number in detector.exposures], stored.amplifier)
-        detector = replace(detector, log_signal=detector.log_signal - gains)
-        fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=np.ones(len(model.exposures)))
+    for fitted in fitted_detectors(light, signals, least_signal=least_signal, threshold=threshold):
+        stored, detector, fit = fitted.stored, fitted.signals, fitted.fit
         places = np.column_stack([detector.x_mm, detector.y_mm])
         for sums in (beam, reflected):
             sums.add(places, centres[detector.exposures], fit.weights, fit.residual)
@@ -119,6 +111,46 @@ def joint_residuals(
     for one in found.values():
         np.subtract(one.log_response, mean, out=one.log_response)
     return JointResiduals(beam.map(), reflected.map(), found, beam.signal_error)
+
+
+@dataclass(frozen=True)
+class FittedDetector:
+    """Signals of one detector after a joint solution.
+
+    Parameters
+    ----------
+    stored : SuperPixelSignals
+        As written.
+    signals : DetectorSignals
+        Those that are lit, without what gains make of them; exposures are numbered as in ``light.exposures``.
+    gains : ndarray, shape (e, p)
+        Logarithm of what gains make of them.
+    fit : DetectorFit
+        Response, residuals and weights.
+    """
+
+    stored: SuperPixelSignals
+    signals: DetectorSignals
+    gains: FloatArray
+    fit: DetectorFit
+
+
+def fitted_detectors(
+    light: JointLight, signals: Sequence[Path], *, least_signal: float, threshold: float
+) -> Iterator[FittedDetector]:
+    """Yield the signals of each detector with some light; see `joint_residuals`."""
+    model, vector = _model(light)
+    listed = list(light.exposures)
+    number_of = {obsid: number for number, obsid in enumerate(listed)}
+    for path in signals:
+        stored = read_signals(path)
+        detector = stored.to_detector(number_of, least_signal)
+        if not len(detector.exposures):
+            continue
+        gains = light.log_gains(stored.detector, [listed[number] for number in detector.exposures], stored.amplifier)
+        detector = replace(detector, log_signal=detector.log_signal - gains)
+        fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=np.ones(len(model.exposures)))
+        yield FittedDetector(stored, detector, gains, fit)
 
 
 def _model(light: JointLight) -> tuple[JointModel, FloatArray]:

@@ -17,6 +17,11 @@ from permil.flat.joint.data import DetectorSignals, FloatArray, logarithm_of
 from permil.flat.superpixel import SuperPixelLayout
 from permil.products import FINGERPRINT_CARD, provenance, whole_file, write_hdus
 
+SIGNALS_FORMAT = 2
+"""Version of the file's format. Increase it when older files lack something."""
+ELECTRONICS = ("overscan_level", "read_noise", "read_noise_err")
+"""Of each exposure and amplifier."""
+
 
 @dataclass(frozen=True)
 class SuperPixelSignals:
@@ -44,6 +49,9 @@ class SuperPixelSignals:
         Of the readout board, deg C; NaN where there is none. By default there are none.
     amplifier : ndarray of int, shape (p,)
         Number of the amplifier of each super-pixel. By default all are of the first.
+    overscan_level, read_noise, read_noise_err : ndarray, shape (e, amplifiers)
+        Mean overscan level, adu, and read noise with its error, electrons, of the rows that were read; NaN for files that could not be
+        used. By default there are no amplifiers.
     """
 
     detector: str
@@ -59,6 +67,9 @@ class SuperPixelSignals:
     left_out: tuple[tuple[str, str], ...] = ()
     temperature: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
     amplifier: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    overscan_level: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+    read_noise: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
+    read_noise_err: FloatArray = field(default_factory=lambda: np.empty((0, 0)))
 
     def __post_init__(self) -> None:
         """Fill what is not known."""
@@ -66,6 +77,9 @@ class SuperPixelSignals:
             object.__setattr__(self, "temperature", np.full((len(self.obsid), 1), np.nan))
         if not self.amplifier.size:
             object.__setattr__(self, "amplifier", np.zeros(len(self.row), dtype=np.int64))
+        for name in ELECTRONICS:
+            if not getattr(self, name).size:
+                object.__setattr__(self, name, np.full((len(self.obsid), 0), np.nan))
 
     @classmethod
     def of(cls, detector: str, layout: SuperPixelLayout, obsid: list[str], **arrays: Any) -> SuperPixelSignals:
@@ -147,6 +161,7 @@ def write_signals(path: Path, signals: SuperPixelSignals, *, fingerprint: str, l
         }
     )
     places = Table({name: getattr(signals, name) for name in ("row", "column", "x_mm", "y_mm", "amplifier")})
+    electronics = {name: values for name in ELECTRONICS if (values := getattr(signals, name)).size}
     left_out = Table(rows=list(signals.left_out) or None, names=("path", "reason"), dtype=("U512", "U512"))
     write_hdus(
         path,
@@ -154,7 +169,7 @@ def write_signals(path: Path, signals: SuperPixelSignals, *, fingerprint: str, l
             fits.PrimaryHDU(header=header),
             fits.ImageHDU(signals.signal, name="SIGNAL"),
             fits.ImageHDU(signals.variance, name="VARIANCE"),
-            fits.BinTableHDU(Table({"obsid": signals.obsid, "temperature": signals.temperature}), name="EXPOSURES"),
+            fits.BinTableHDU(Table({"obsid": signals.obsid, "temperature": signals.temperature} | electronics), name="EXPOSURES"),
             fits.BinTableHDU(places, name="SUPERPIXELS"),
             fits.BinTableHDU(left_out, name="LEFT_OUT"),
         ],
@@ -172,10 +187,10 @@ def read_signals(path: Path) -> SuperPixelSignals:
     try:
         with whole_file(path), fits.open(path, memmap=False) as hdus:
             header, places = hdus[0].header, hdus["SUPERPIXELS"].data
-            left_out = hdus["LEFT_OUT"].data
+            left_out, exposures = hdus["LEFT_OUT"].data, hdus["EXPOSURES"].data
             return SuperPixelSignals(
                 detector=str(header["DETECTOR"]),
-                obsid=np.array(hdus["EXPOSURES"].data["obsid"], dtype=np.str_),
+                obsid=np.array(exposures["obsid"], dtype=np.str_),
                 signal=np.array(hdus["SIGNAL"].data, dtype=np.float32).reshape(-1, len(places)),
                 variance=np.array(hdus["VARIANCE"].data, dtype=np.float32).reshape(-1, len(places)),
                 row=np.array(places["row"], dtype=np.int64),
@@ -184,16 +199,20 @@ def read_signals(path: Path) -> SuperPixelSignals:
                 y_mm=np.array(places["y_mm"], dtype=np.float64),
                 shape=(int(header["ROWS"]), int(header["COLUMNS"])),
                 block=int(header["BLOCKPIX"]),
-                temperature=np.array(hdus["EXPOSURES"].data["temperature"], dtype=np.float64).reshape(
-                    len(hdus["EXPOSURES"].data), -1
-                ),
+                temperature=_by_exposure(exposures, "temperature"),
                 amplifier=np.array(places["amplifier"], dtype=np.int64),
                 left_out=tuple((str(row["path"]), str(row["reason"])) for row in left_out),
+                **{name: _by_exposure(exposures, name) for name in ELECTRONICS if name in exposures.names},
             )
     except InputError:
         raise
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"cannot be read as super-pixel signals ({error})", path=path, remedy="make the flat again") from error
+
+
+def _by_exposure(exposures: Any, name: str) -> FloatArray:
+    """Return a column of numbers as an array with one row for each exposure."""
+    return np.array(exposures[name], dtype=np.float64).reshape(len(exposures), -1)
 
 
 _MOST_KEPT_BYTES = 2**28

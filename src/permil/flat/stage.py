@@ -21,13 +21,14 @@ from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
 from permil.flat.joint_file import JOINT_FORMAT
 from permil.flat.measured_linearity import write_measured_linearity
+from permil.flat.signals_file import SIGNALS_FORMAT
 from permil.flat.steps.divided_flat import beam_of, divide_detector
 from permil.flat.steps.exposures import pointing_groups, unique_exposures, wanted_detectors
 from permil.flat.steps.flat_product import LEAVES_OUT, FlatRequest, MadeFlat, compose, relative_path, write_relative
 from permil.flat.steps.joint_flat import joint_detector, joint_light
 from permil.flat.steps.joint_solution import SolutionRequest, solve_led
 from permil.flat.steps.super_pixel_signals import SignalsRequest, measure_detector, nearest_exposures
-from permil.isr.stage import common_serial, reduction_of, size_of_image
+from permil.isr.stage import reduction_of, size_of_image
 from permil.products import RunFolder
 from permil.progress import StageReport, do_tasks
 
@@ -229,7 +230,7 @@ def _signals_task(run: Run, led: str, detector: str, rows: Table, beams: tuple[T
         work,
         outputs=(run.folder.super_pixels(led, detector),),
         options=reduction.options | run.options("flat.super_pixel_mm", "flat.joint.signal_pixels"),
-        facts=nearest,
+        facts=[SIGNALS_FORMAT, *nearest],
         files=[*paths, *reduction.files],
         needs=reduction.needs,
         after=beams,
@@ -247,7 +248,10 @@ def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple
     def work(task: Task) -> Work:
         detectors = tuple(need.key[2] for need in task.needs)
         exposures = _exposures_of(rows, task)
-        return Work(solve_led, [SolutionRequest(run.config, run.folder.root, led, exposures, detectors, task.fingerprint)])
+        origin = run.origin(exposures, led=led)
+        return Work(
+            solve_led, [SolutionRequest(run.config, run.folder.root, led, exposures, detectors, task.fingerprint, origin)]
+        )
 
     n_signals = sum(len(own) * _super_pixels(run, name) for name, own in rows.items())
     return Task(
@@ -255,7 +259,7 @@ def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple
         f"joint solution {led}",
         work,
         outputs=(run.folder.joint(led),),
-        options=run.options("flat.joint", "isr.photodiode", "seed"),
+        options=run.options("flat.joint", "isr.photodiode", "seed", "validity"),
         facts=[JOINT_FORMAT, run.camera.temperature_coefficient, [[str(row[name]) for name in _EXPOSURE_FACTS] for row in every]],
         needs=signals,
         tolerant=True,
@@ -276,8 +280,8 @@ def _joint_flat_task(run: Run, led: str, detector: str, rows: Mapping[str, Table
         if not len(own):
             return None
         groups = tuple(pointing_groups(own, run.camera[detector], lambda x, y: np.ones(np.broadcast(x, y).shape, dtype=bool)))
-        nearest, serial = nearest_exposures(own, run.camera[detector]), common_serial(own, detector)
-        request = FlatRequest(run.config, run.folder.root, detector, led, groups, task.fingerprint, "joint", nearest, serial)
+        nearest, origin = nearest_exposures(own, run.camera[detector]), run.origin(own, detector=detector, led=led)
+        request = FlatRequest(run.config, run.folder.root, detector, led, groups, task.fingerprint, "joint", nearest, origin)
         return Work(_make_detector, [request])
 
     return _flat_task(run, led, detector, rows[detector], work=work, needs=(solution, signals))
@@ -303,8 +307,8 @@ def _divide_task(run: Run, led: str, detector: str, rows: Table) -> Task:
     def work(task: Task) -> Work | None:
         beam = beam_of(beam_path, led=source)
         groups = tuple(pointing_groups(rows, run.camera[detector], beam.hull.contains))
-        serial = common_serial(rows, detector)
-        request = FlatRequest(run.config, run.folder.root, detector, led, groups, task.fingerprint, serial=serial)
+        origin = run.origin(rows, detector=detector, led=led)
+        request = FlatRequest(run.config, run.folder.root, detector, led, groups, task.fingerprint, origin=origin)
         return Work(_make_detector, [request]) if groups else None
 
     beams = _beam_tasks(run, source)
@@ -329,7 +333,7 @@ def _beam_tasks(run: Run, led: str) -> tuple[Task, ...]:
 
 def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) -> Task:
     """Declare the flat of a detector by either solver, from exposures in the index."""
-    options = run.options("flat.solver", "flat.remove_amplifier_steps", "flat.keep_pointings", "flat.super_pixel_mm")
+    options = run.options("flat.solver", "flat.remove_amplifier_steps", "flat.keep_pointings", "flat.super_pixel_mm", "validity")
     is_kept = (np.asarray(rows["aimed"]) == detector) & (np.asarray(rows["purpose"]) == POINTING)
     kept = np.unique(np.asarray(rows["position_id"])[is_kept]).size
     # Modes, remainder and halves, and small maps of each pointing.
@@ -375,14 +379,18 @@ def _make_detector(task: FlatRequest) -> None:
 def _composite_task(run: Run, led: str, flats: tuple[Task, ...]) -> Task:
     def work(task: Task) -> Work:
         made = [MadeFlat(led, need.key[2], need.fingerprint) for need in task.needs]
-        return compose(run.config, run.camera, run.folder, made, task.fingerprint)
+        names = [flat.detector for flat in made]
+        rows = [run.index.select(purpose=purpose, led=led) for purpose in (SCAN, POINTING)]
+        used = vstack(rows, metadata_conflicts="silent")
+        used = used[np.isin(np.asarray(used["detector"]), names)]
+        return compose(run.config, run.camera, run.folder, made, task.fingerprint, origin=run.origin(used, led=led))
 
     return Task(
         ("composite", led),
         f"composite {led}",
         work,
         outputs=(run.folder.metrics(led), run.folder.focal_plane(led)),
-        options=run.options("flat.mosaic_mm"),
+        options=run.options("flat.mosaic_mm", "validity"),
         needs=flats,
         tolerant=True,
         leaves_out=LEAVES_OUT,

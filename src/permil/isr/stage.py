@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -62,7 +62,7 @@ def superbias_task(run: Run, detector: str) -> Task:
 def _superbias_task(run: Run, detector: str) -> Task:
     rows = run.index.select(purpose=BIAS, detector=detector)
     paths = tuple(sorted(str(path) for path in rows["path"]))
-    output, serial = run.folder.superbias(detector), common_serial(rows, detector)
+    output = run.folder.superbias(detector)
 
     def work(task: Task) -> Work:
         if not paths:
@@ -71,8 +71,9 @@ def _superbias_task(run: Run, detector: str) -> Task:
                 remedy="add the folder of bias exposures to exposures.roots, name a superbias in isr.bias, or set isr.bias to none",
                 detector=detector,
             )
+        origin = run.origin(rows, detector=detector)
         make = partial(
-            _make_superbias, config=run.config, paths=paths, output=output, fingerprint=task.fingerprint, serial=serial
+            _make_superbias, config=run.config, paths=paths, output=output, fingerprint=task.fingerprint, origin=origin
         )
         return Work(make, [detector])
 
@@ -81,7 +82,7 @@ def _superbias_task(run: Run, detector: str) -> Task:
         "superbias",
         work,
         outputs=(output,),
-        options=run.options("camera", "exposures.checksums", *_BIAS_OPTIONS),
+        options=run.options("camera", "exposures.checksums", "validity", *_BIAS_OPTIONS),
         files=paths,
         command=("isr", "--detector", detector),
         seconds=len(paths) * seconds_of_file(run.camera[detector]),
@@ -137,7 +138,9 @@ def make_calibrations(run: Run, detectors: Sequence[str]) -> StageReport:
     return report
 
 
-def _make_superbias(name: str, *, config: Config, paths: Sequence[str], output: Path, fingerprint: str, serial: str) -> None:
+def _make_superbias(
+    name: str, *, config: Config, paths: Sequence[str], output: Path, fingerprint: str, origin: Mapping[str, Any]
+) -> None:
     """Make and write the superbias of one detector."""
     camera = shared_camera(config.camera)
     build_superbias(
@@ -147,7 +150,7 @@ def _make_superbias(name: str, *, config: Config, paths: Sequence[str], output: 
         config.isr,
         output,
         fingerprint=fingerprint,
-        serial=serial,
+        origin=origin,
         checksums=config.exposures.checksums,
     )
 

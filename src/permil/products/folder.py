@@ -108,6 +108,22 @@ class RunFolder:
         """Return the path of the quality metrics of the flat per detector and amplifier."""
         return self.root / "flat" / led / "metrics.ecsv"
 
+    def stability(self, led: str) -> Path:
+        """Return the path of the results on the stability of light, photodiode and electronics in the exposures of one LED."""
+        return self.root / "stability" / f"{led}.ecsv"
+
+    def stability_exposures(self, led: str) -> Path:
+        """Return the path of light, photodiode and temperatures of each exposure of one LED."""
+        return self.root / "stability" / f"{led}_exposures.ecsv"
+
+    def stability_amplifiers(self, led: str) -> Path:
+        """Return the path of the results on the stability of each amplifier in the exposures of one LED."""
+        return self.root / "stability" / f"{led}_amplifiers.parquet"
+
+    def stability_readings(self, led: str) -> Path:
+        """Return the path of flux, bias level and read noise of each amplifier in each exposure of one LED."""
+        return self.root / "stability" / f"{led}_readings.parquet"
+
     @property
     def report(self) -> Path:
         """Start page of the report."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from permil.isr import LeftOut
 from permil.products import (
     FINGERPRINT_CARD,
     KIND_CARD,
-    SERIAL_CARD,
     MaskPlane,
     RunFolder,
     is_current,
@@ -56,7 +55,7 @@ LEAVES_OUT = (FlatError, InputError, PhotodiodeError)
 class FlatRequest:
     """One detector and LED.
 
-    ``nearest`` are files of the exposures whose projector was nearest to its middle, ``serial`` is the serial number of the sensor.
+    ``nearest`` are files of the exposures whose projector was nearest to its middle, ``origin`` cards that say where they come from.
     """
 
     config: Config
@@ -67,7 +66,7 @@ class FlatRequest:
     fingerprint: str
     solver: str = "divide"
     nearest: tuple[str, ...] = ()
-    serial: str = ""
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def relative_path(folder: RunFolder, led: str, detector: str) -> Path:
@@ -119,12 +118,11 @@ def keep_pointing(
 def _cards(request: FlatRequest, detector: Detector) -> dict[str, Any]:
     config = request.config
     beam_led = config.flat.beam_of.get(request.led, request.led) if request.solver == "divide" else request.led
-    return {
+    return dict(request.origin) | {
         FINGERPRINT_CARD: (request.fingerprint, "what this was made from"),
         "CAMERA": (config.camera if len(config.camera) < 60 else Path(config.camera).name, "camera"),
         KIND_CARD: ("flat", "what this is"),
         "DETECTOR": (detector.name, "detector"),
-        SERIAL_CARD: (request.serial or None, "serial number of the sensor"),
         "LED": (request.led, "LED"),
         "BEAMLED": (beam_led, "LED whose beam was divided out"),
         "PIXFRAME": ("DM", "pixel frame: row = y, column = x, 0-based"),
@@ -203,7 +201,9 @@ class MadeFlat:
     fingerprint: str
 
 
-def compose(config: Config, camera: Camera, folder: RunFolder, flats: Sequence[MadeFlat], print_: str) -> Work:
+def compose(
+    config: Config, camera: Camera, folder: RunFolder, flats: Sequence[MadeFlat], print_: str, *, origin: Mapping[str, Any]
+) -> Work:
     """Return the work that puts flats of one LED on the composite scale and writes them, mosaic and metrics, with a fingerprint.
 
     Raises
@@ -216,7 +216,12 @@ def compose(config: Config, camera: Camera, folder: RunFolder, flats: Sequence[M
     scale = composite_median([read_histogram(_path(folder, flat))[0] for flat in science])
     grid = mosaic_grid([camera[flat.detector] for flat in flats], config.flat.mosaic_mm)
     function = partial(_compose_detector, camera=config.camera, folder=folder, scale=scale, grid=grid)
-    return Work(function, flats, partial(_assemble, camera=camera, folder=folder, led=led, scale=scale, grid=grid, print_=print_))
+    cards = dict(origin) | {
+        FINGERPRINT_CARD: (print_, "what this was made from"),
+        "CAMERA": (camera.name, "camera"),
+        SCALE_CARD: (scale, "electron per photodiode unit that is 1 here"),
+    }
+    return Work(function, flats, partial(_assemble, folder=folder, led=led, scale=scale, grid=grid, cards=cards))
 
 
 def _path(folder: RunFolder, flat: MadeFlat) -> Path:
@@ -225,22 +230,18 @@ def _path(folder: RunFolder, flat: MadeFlat) -> Path:
 
 
 def _assemble(
-    pieces: list[_Piece], *, camera: Camera, folder: RunFolder, led: str, scale: float, grid: MosaicGrid, print_: str
+    pieces: list[_Piece], *, folder: RunFolder, led: str, scale: float, grid: MosaicGrid, cards: Mapping[str, Any]
 ) -> list[str]:
     """Write mosaic and metrics of an LED; return what a person should know."""
     metrics = vstack([piece.metrics for piece in pieces], metadata_conflicts="silent")
     response, variance, count = assemble_mosaic([piece.mosaic for piece in pieces], grid)
-    header = {
-        FINGERPRINT_CARD: (print_, "what this was made from"),
-        "LED": (led, "LED"),
-        "CAMERA": (camera.name, "camera"),
-        SCALE_CARD: (scale, "electron per photodiode unit that is 1 here"),
+    header = dict(cards) | {
         "CELL_MM": (grid.cell_mm, "[mm] side of a cell"),
         "NDETECT": (len(pieces), "detectors"),
     }
     mask = np.where(count > 0, 0, int(MaskPlane.NO_DATA))
     write_image(folder.focal_plane(led), response, mask, variance, header=header, image_cards=grid.cards())
-    metrics.meta = {"fingerprint": print_, "led": led, "composite_scale": scale}
+    metrics.meta = {"fingerprint": cards[FINGERPRINT_CARD][0], "led": led, "composite_scale": scale}
     write_table(folder.metrics(led), metrics)
     notes = [f"{led}: {line}" for line in summarise_files(entry for piece in pieces for entry in piece.left_out)]
     return [*notes, f"{led}: {len(pieces)} detectors, composite scale {scale:.6g} electrons per photodiode unit"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,7 @@ class SolutionRequest:
     exposures: Table
     detectors: tuple[str, ...]
     fingerprint: str
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def solve_led(request: SolutionRequest) -> list[str]:
@@ -385,6 +386,7 @@ def _cards(
     centre, centre_covariance = beam_centre(solution)
     gradient, gradient_covariance = errors.composite_gradient()
     cards: dict[str, Any] = {
+        **request.origin,
         FINGERPRINT_CARD: (request.fingerprint, "what this was made from"),
         "LED": (request.led, "LED"),
         "NEXPOSUR": (len(solution.model.exposures), "exposures"),

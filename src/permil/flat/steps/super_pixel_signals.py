@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,10 @@ from permil.camera.frames import detector_to_ccs
 from permil.config import Config
 from permil.engine import tell_part, threaded_map
 from permil.errors import FlatError, InputError, PermilError
-from permil.flat.signals_file import SuperPixelSignals, write_signals
+from permil.flat.signals_file import ELECTRONICS, SuperPixelSignals, write_signals
 from permil.flat.superpixel import SuperPixelLayout, average_exposure, flattened, make_layout, size_in_pixels
 from permil.isr.open_exposure import RowSample
-from permil.isr.reduce import reduce_file
+from permil.isr.reduce import DetectorImage, reduce_file
 from permil.isr.stage import detector_calibration
 from permil.products import RunFolder, is_good, is_usable
 
@@ -26,7 +26,8 @@ PATTERN_EXPOSURES = 5
 """Exposures, the nearest to the middle of the detector, whose median is taken for its pixels' pattern."""
 
 
-Measured = tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...], tuple[float, ...]]
+Measured = tuple[NDArray[np.float64], NDArray[np.float64], DetectorImage]
+"""Signal and variance of an exposure, and its image without pixels."""
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,12 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
     shape = (len(request.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     temperatures: dict[int, tuple[float, ...]] = {}
+    electronics = {name: np.full((len(request.paths), len(whole.detector.amplifiers)), np.nan) for name in ELECTRONICS}
     left_out: list[tuple[str, str]] = []
     pool, checksums = ArrayPool(), config.exposures.checksums
 
     def measure(path: str) -> Measured | str:
-        """Return signal and variance of an exposure, what it does not hold, temperatures, or why it cannot be used."""
+        """Return what is measured of an exposure, or why it cannot be used."""
         try:
             image = reduce_file(path, camera, calibration, checksums=checksums, pool=pool, rows=sample.raw_rows)
         except InputError as error:
@@ -99,14 +101,18 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
             level_variance=image.level_variance,
             threshold=config.isr.rejection_threshold,
         )
-        return mean, expected, image.damage, image.thermometers
+        # The arrays of the pool are used again once nothing refers to them.
+        return mean, expected, replace(image, image=np.empty((0, 0), np.float32), mask=np.empty((0, 0), np.int16))
 
     for number, measured in enumerate(threaded_map(measure, request.paths)):
         if isinstance(measured, str):
             left_out.append((request.paths[number], measured))
         else:
-            signal[number], variance[number], damage, temperatures[number] = measured
-            left_out += [(request.paths[number], sentence) for sentence in damage]
+            signal[number], variance[number], image = measured
+            temperatures[number] = image.thermometers
+            for name, values in electronics.items():
+                values[number] = getattr(image, name)
+            left_out += [(request.paths[number], sentence) for sentence in image.damage]
         tell_part((number + 1) / len(request.paths))
     temperature = np.full((len(request.paths), max((len(each) for each in temperatures.values()), default=1)), np.nan)
     for number, each in temperatures.items():
@@ -120,6 +126,7 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
         left_out=tuple(left_out),
         temperature=temperature,
         amplifier=_amplifiers_of(layout, whole.detector),
+        **electronics,
     )
 
 

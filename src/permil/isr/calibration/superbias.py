@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy import units as u
@@ -30,7 +31,6 @@ from permil.isr.streamed_stack import ProbedFile
 from permil.products import (
     FINGERPRINT_CARD,
     KIND_CARD,
-    SERIAL_CARD,
     ImageProduct,
     MaskPlane,
     Sensor,
@@ -191,7 +191,7 @@ def build_superbias(
     output: Path,
     *,
     fingerprint: str = "",
-    serial: str = "",
+    origin: Mapping[str, Any] | None = None,
     checksums: Checksums = "refuse",
 ) -> Path:
     """Make the superbias of a detector from its bias exposures and write it.
@@ -205,8 +205,8 @@ def build_superbias(
         files that are left out or have masked rows.
     fingerprint
         Fingerprint of the inputs, for the header.
-    serial
-        Serial number of the sensor, if known, for the header.
+    origin
+        Cards of the header that say where the exposures come from (`permil.products.origin_cards`).
     checksums
         See `permil.exposures.RawFile`.
 
@@ -268,10 +268,10 @@ def build_superbias(
         stack.image,
         stack.mask,
         stack.variance,
-        header={
+        header=dict(origin or {})
+        | {
             KIND_CARD: ("superbias", "what this is"),
             "DETECTOR": (detector.name, "detector"),
-            SERIAL_CARD: (serial or None, "serial number of the sensor"),
             "CAMERA": (camera.name, "camera"),
             "NFRAMES": (stack.n_frames, "bias exposures"),
             "NLEFTOUT": (len(left_out), "bias exposures that could not be used"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from astropy.table import Table
 from permil.camera import Camera
 from permil.config import Config
 from permil.errors import InputError
-from permil.products import RunFolder, read_table
+from permil.products import RunFolder, configuration_digest, read_table
 from permil.yaml_file import read_yaml
 
 _EXPOSURE_COLUMNS = ("obsid", "detector", "led", "purpose", "photodiode", "x_mm", "y_mm", "mjd")
@@ -38,7 +37,7 @@ class RunProducts:
     config, camera, folder
         Configuration of the report, camera and folder of the run.
     configuration, versions, digest
-        Text of ``run.yaml``, the versions in it, and a digest of the text.
+        Text of ``run.yaml``, the versions in it, and the digest of the configuration, which is in the headers of products, too.
     exposures, unreadable, left_out, stages, comparison
         Tables, None where absent.
     leds
@@ -97,14 +96,14 @@ def _configuration(path: Path, absent: list[str]) -> dict[str, Any]:
         absent.append("the resolved configuration (run.yaml)")
         return {"configuration": "", "versions": {}, "digest": ""}
     try:
-        versions = read_yaml(path, kind="record of a run", error=InputError).get("versions") or {}
+        content = read_yaml(path, kind="record of a run", error=InputError)
     except InputError as error:
         raise InputError(error.what, path=path, remedy="run any stage again to rewrite it") from error
     text = path.read_text(encoding="utf-8")
     return {
         "configuration": text,
-        "versions": {str(key): str(entry) for key, entry in versions.items()},
-        "digest": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "versions": {str(key): str(entry) for key, entry in (content.get("versions") or {}).items()},
+        "digest": configuration_digest(content.get("config") or {}),
     }
 
 

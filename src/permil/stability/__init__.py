@@ -1,0 +1,1 @@
+"""Stability of the light and of the electronics over a campaign."""

@@ -36,6 +36,7 @@ def primary_header(detector: str, *, seqnum: int = 1, **cards: Any) -> fits.Head
         "DAYOBS": "20191028",
         "TSEQNUM": seqnum,
         "TEMPLED1": 19.973,
+        "TEMPLED2": 19.217,
         "TEMPSPH": 18.492,
         "TEMPBRD": 33.351,
         "CCOBLED": "red",

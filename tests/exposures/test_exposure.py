@@ -60,6 +60,7 @@ def test_ccob_exposure(write_primary: RawWriter, lsstcam: Camera) -> None:
         y_folder_mm=-32.325,
         ccd_temp=-98.933,
         led_temp=19.973,
+        led_back_temp=19.217,
         sphere_temp=18.492,
         board_temp=33.351,
         mjd=58785.10261748824,

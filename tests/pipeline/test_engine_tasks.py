@@ -20,7 +20,7 @@ from permil.tasks import CommandGroup, list_tasks
 from .conftest import DETECTOR, Permil, small_campaign
 from .test_engine_run import QUICK, products
 
-GROUPS = ("superbias", "beam", "signals", "solution", "flat", "composite", "finish")
+GROUPS = ("superbias", "beam", "signals", "solution", "flat", "composite", "stability", "finish")
 
 
 @pytest.fixture(scope="module")

@@ -80,7 +80,8 @@ def test_tasks_declare_the_options_that_they_read(solver: str, tmp_path: Path, m
             kinds.append(task.key[0])
             assert task.is_current
     first = ["superbias", "nodes", "beam"]
-    assert kinds == first + (["signals", "solution", "flat", "composite"] if solver == "joint" else ["flat", "composite"])
+    flats = ["signals", "solution", "flat", "composite"] if solver == "joint" else ["flat", "composite"]
+    assert kinds == [*first, *flats, "stability"]
 
 
 def test_the_recorder_sees_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,13 @@ from permil.errors import CalibrationError
 from permil.exposures import BIAS
 from permil.isr.calibration.calibration import Calibration
 from permil.isr.calibration.gains import board_temperature, read_gains, write_gains_table
-from permil.isr.calibration.superbias import build_superbias, check_superbias_serial, superbias_notes, superbias_path
+from permil.isr.calibration.superbias import (
+    SUPERBIAS_FORMAT,
+    build_superbias,
+    check_superbias_serial,
+    superbias_notes,
+    superbias_path,
+)
 from permil.isr.inputs import load_calibration
 from permil.products import RunFolder, check_output, fingerprint, stored_fingerprint
 from permil.progress import StageReport, do_tasks
@@ -83,6 +89,7 @@ def _superbias_task(run: Run, detector: str) -> Task:
         work,
         outputs=(output,),
         options=run.options("camera", "exposures.checksums", "validity", *_BIAS_OPTIONS),
+        facts=SUPERBIAS_FORMAT,
         files=paths,
         command=("isr", "--detector", detector),
         seconds=len(paths) * seconds_of_file(run.camera[detector]),

@@ -12,5 +12,6 @@ from permil.report.detector.page import DETECTOR_PAGES
 from permil.report.joint.page import JOINT_PAGES
 from permil.report.kit.pages import PageKind
 from permil.report.spots.page import SPOTS_PAGES
+from permil.report.stability.page import STABILITY_PAGES
 
-PAGE_KINDS: tuple[PageKind, ...] = (JOINT_PAGES, DETECTOR_PAGES, CALIBRATION_SECTION, SPOTS_PAGES, COMPARE_PAGES)
+PAGE_KINDS: tuple[PageKind, ...] = (JOINT_PAGES, DETECTOR_PAGES, STABILITY_PAGES, CALIBRATION_SECTION, SPOTS_PAGES, COMPARE_PAGES)

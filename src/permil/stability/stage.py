@@ -250,6 +250,8 @@ def _of_led(exposures: Table) -> Iterator[Finding]:
     move = np.asarray(used["move"], dtype=np.int64)
     for name, (values, errors) in series.items():
         finite = np.where(np.isfinite(values), values, np.nan)[:, None]
+        if not np.isfinite(finite).any():
+            continue
         group = SeriesGroup(name, "", finite, errors=None if errors is None else errors[:, None])
         yield from analyse(group, hours, obsids, of_projector)
         if name != "chi_square":

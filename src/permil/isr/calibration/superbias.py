@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from permil.errors import CalibrationError, InputError
 from permil.exposures import Checksums, RawFile
 from permil.exposures.file_names import is_fits_name
 from permil.exposures.segment_rows import read_rows
+from permil.isr.calibration.bias_structure import BiasStructure, cell_means, measure_structure
 from permil.isr.calibration.calibration import Calibration, Superbias
 from permil.isr.calibration.gains import Gains, unit_gains
 from permil.isr.calibration.masks import Mask
@@ -42,6 +43,7 @@ from permil.products import (
     whole_file,
     write_image,
 )
+from permil.products.fits import image_of_cells
 from permil.products.images import read_headers
 from permil.products.sensor_identity import card_of, label_in
 
@@ -63,6 +65,9 @@ def bias_calibration(detector: Detector, *, overscan: OverscanOptions) -> Calibr
 LIGHT_SIGMA, LEAST_LIGHT = 3.0, 3.0
 """Standard errors, and electrons, above which bias exposures carry light."""
 
+SUPERBIAS_FORMAT = 2
+"""Version of the file's format. Increase it when older files lack something."""
+_MOST_CELLS = 128
 _PART_OF_ROWS = 0.1
 _FEWEST_ROWS = 8
 _CLIP = 6.0
@@ -201,8 +206,8 @@ def build_superbias(
     paths
         Raw bias files of this detector.
     output
-        Path of the product: IMAGE and VARIANCE in adu, MASK, and tables AMPLIFIERS with level and read noise, and NOTES with
-        files that are left out or have masked rows.
+        Path of the product: IMAGE and VARIANCE in adu, MASK, and tables AMPLIFIERS with level, read noise and structure, FRAMES with
+        level and read noise of each exposure, and NOTES with files that are left out or have masked rows; CELLS is a small image.
     fingerprint
         Fingerprint of the inputs, for the header.
     origin
@@ -263,6 +268,18 @@ def build_superbias(
             "chi_square": stack.chi_square,
         }
     )
+    structures = [measure_structure(stack.image[part], stack.variance[part]) for part in (a.slices for a in detector.amplifiers)]
+    for name in (each.name for each in fields(BiasStructure)):
+        table[f"{name}_structure" if not name.endswith("_err") else f"{name[:-4]}_structure_err"] = [
+            getattr(structure, name) for structure in structures
+        ]
+    frames = Table(
+        {
+            "path": np.array([str(path) for path in used], dtype=np.str_),
+            "overscan_level": stacked.overscan_level,
+            "read_noise": noise,
+        }
+    )
     write_image(
         output,
         stack.image,
@@ -284,6 +301,8 @@ def build_superbias(
         image_cards={"BUNIT": "adu"},
         extensions=[
             fits.BinTableHDU(table, name="AMPLIFIERS"),
+            fits.BinTableHDU(frames, name="FRAMES"),
+            image_of_cells("CELLS", *cell_means(stack.image, _MOST_CELLS), "adu"),
             fits.BinTableHDU(Table(rows=notes or None, names=("path", "reason"), dtype=("U512", "U512")), name="NOTES"),
         ],
     )

@@ -86,15 +86,30 @@ def facts(run: RunProducts) -> tuple[tuple[str, str], ...]:
     )
     return (
         ("folder", str(run.folder.root)),
+        ("runs", _runs(exposures)),
         ("camera", f"{run.camera.name}: {run.camera.title}"),
         ("exposed", taken),
         ("exposures, files", numbers),
         ("LEDs", ", ".join(led.led for led in run.leds) or MISSING),
         ("detectors with a flat", str(len({name for led in run.leds for name in led.detectors}))),
+        ("valid", _validity(run)),
         ("configuration digest", run.digest or MISSING),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items()) or MISSING),
         ("pages made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by permil {__version__}"),
     )
+
+
+def _runs(exposures: Table | None) -> str:
+    if exposures is None or "run" not in exposures.colnames:
+        return MISSING
+    return ", ".join(sorted({str(entry) for entry in exposures["run"]} - {""})) or MISSING
+
+
+def _validity(run: RunProducts) -> str:
+    validity = run.config.validity
+    if not (validity.begin or validity.end):
+        return "not stated"
+    return f"{validity.begin or 'any time'} to {validity.end or 'any time'}"
 
 
 def verdict_table(judged: Sequence[MetricVerdict], limits: ReportConfig) -> Grid:
@@ -316,6 +331,7 @@ def index_task(request: IndexRequest) -> Task:
     facts = {
         "layout": LAYOUT,
         "camera": run.config.camera,
+        "validity": run.config.validity.model_dump(mode="json"),
         "limits": run.config.report.model_dump(mode="json"),
         "absent": request.absent,
         "parts": [part.facts for part in parts],

@@ -209,8 +209,9 @@ def write_html(path: Path, html: str) -> None:
 def remove_stale_pages(folder: RunFolder, kind: PageKind, pages: Sequence[Page]) -> None:
     """Remove pages of a kind that are no longer part of the run."""
     wanted = {page.path for page in pages}
-    for path in (folder.report.parent / kind.folder).rglob("*.html"):
-        if path not in wanted:
+    own = folder.report.parent / kind.folder
+    for path in (*own.rglob("*.html"), own.with_suffix(".html")):
+        if path not in wanted and path.is_file():
             path.unlink()
 
 

@@ -85,6 +85,28 @@ _ALL = (
     *(Quantity(f"joint_beam_{axis}", f"centre of the beam, joint solution, u_{axis}", 1.0, "mm") for axis in "xy"),
     Quantity("joint_rotation", "rotation of the stage's axes", 1e3, "mrad"),
     Quantity("joint_stage_scale", "scale of the stage's axes - 1", 1e3, "‰"),
+    *(
+        Quantity(f"{name}_scatter", f"scatter of {label}", 1e3, "‰", limit, beyond_noise=True)
+        for name, label, limit in (
+            ("light", "the light", "repeatability_limit"),
+            ("photodiode", "the photodiode", ""),
+            ("photodiode_over_light", "photodiode over light", "repeatability_limit"),
+        )
+    ),
+    *(
+        Quantity(f"{name}_drift", f"drift of {label}", 1e3, "‰/h")
+        for name, label in (
+            ("light", "the light"),
+            ("photodiode", "the photodiode"),
+            ("photodiode_over_light", "photodiode over light"),
+        )
+    ),
+    Quantity("light_first_to_last", "light, first to last image of a position", 1e3, "‰"),
+    Quantity("stack_chi_square", "χ² of repeated images"),
+    *(
+        Quantity(f"beam_change_{term}", f"change of the beam between halves, {term}", 1e3, "‰")
+        for term in ("x", "y", "xx", "xy", "yy")
+    ),
     Quantity("rms_pixel", "rms per pixel", 1e3, "‰"),
     Quantity("rms_super", "rms per super-pixel", 1e3, "‰"),
     Quantity("chi_square", "small-scale χ² per pixel"),

@@ -1,0 +1,1 @@
+"""The page on the stability of light, photodiode, electronics and beam."""

@@ -51,7 +51,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="file to write", parser=_path)]
 
 
-_ORDER = ("run", "tasks", "demo", "index", "isr", "beam", "flat", "stability", "spots", "compare", "report")
+_ORDER = ("run", "tasks", "demo", "index", "isr", "beam", "flat", "stability", "defects", "spots", "compare", "report")
 """Commands in the order in which a person needs them; others follow."""
 
 
@@ -206,7 +206,7 @@ def _options(
 
 @app.has(purpose=_ALL, examples=("permil run config.yaml", "permil run config.yaml flat.leds=[red] pipeline.workers=4"))
 def run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
-    """Do everything that is not up to date: index, superbias, beam, flat, stability, artificial stars, comparison, report."""
+    """Do everything that is not up to date: index, superbias, beam, flat, stability, defects, artificial stars, comparison, report."""
     _run(config, overrides, scheduler)
 
 
@@ -381,6 +381,18 @@ def stability(config: ConfigPath, overrides: Overrides = None, scheduler: Schedu
     from permil.tasks import run_single
 
     run_single(load_config(config, overrides), "stability", led=led)
+
+
+@app.has(purpose=_STAGES, examples=("permil defects config.yaml", "permil defects config.yaml --detector R22_S11"))
+def defects(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, detector: Detector = None) -> None:
+    """Find dark, bright, hot, unstable and non-linear pixels, weak and dead columns of the detectors of a run, or of one."""
+    if detector is None:
+        _run(config, overrides, scheduler, ("defects",))
+        return
+    from permil.config import load_config
+    from permil.tasks import run_single
+
+    run_single(load_config(config, overrides), "defects", detector=detector)
 
 
 @app.has(purpose=_STAGES, examples=("permil report config.yaml",))

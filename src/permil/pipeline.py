@@ -91,6 +91,13 @@ def stability(run: Run) -> StageReport:
     return measure_stability(run)
 
 
+def defects(run: Run) -> StageReport:
+    """Find the defects of each detector in its flats, superbias and exposures."""
+    from permil.defects.stage import make_defects
+
+    return make_defects(run)
+
+
 def spots(run: Run) -> StageReport:
     """Measure, label and calibrate the artificial stars."""
     from permil.spots.stage import run_spots
@@ -112,7 +119,7 @@ def report(run: Run) -> StageReport:
     return make_report(run)
 
 
-STAGES = {stage.__name__: stage for stage in (index, isr, beam, flat, stability, spots, compare, report)}
+STAGES = {stage.__name__: stage for stage in (index, isr, beam, flat, stability, defects, spots, compare, report)}
 """In the order in which they need each other."""
 
 
@@ -123,7 +130,7 @@ def _is_wanted(run: Run, name: str) -> bool:
         return roots or not catalogs
     purposes = set(run.index.table["purpose"]) if roots else set()
     has_stars = catalogs or SPOT in purposes
-    if name in ("beam", "flat"):
+    if name in ("beam", "flat", "defects"):
         # Without any stars a bench campaign is what the user means: say what is missing from it.
         return bool(purposes & {SCAN, POINTING}) or not has_stars
     if name == "stability":

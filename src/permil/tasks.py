@@ -17,6 +17,7 @@ from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.config import Config
 from permil.config.names import led_named
 from permil.context import Run, with_measured_tables
+from permil.defects.stage import defects_task
 from permil.engine import InProcess, State, Task, needs_first, session
 from permil.engine.locks import locked_folder, locked_task
 from permil.errors import ConfigError, FlatError, InputError, OutputError, PermilError
@@ -26,7 +27,7 @@ from permil.isr.stage import superbias_task
 from permil.progress import StageReport, describe_warnings, do_tasks, tell, tell_report
 from permil.stability.stage import stability_task
 
-KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS, "stability": ("led",)}
+KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS, "stability": ("led",), "defects": ("detector",)}
 """Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
 
 _SECONDS_OF_REPORT, _SECONDS_OF_PAGE, _SECONDS_OF_PAGE_PIXEL = 2.0, 0.15, 1.5e-7
@@ -62,7 +63,8 @@ def declared_tasks(run: Run) -> list[Task]:
             tasks.append(stability_task(run, led))
         except PermilError as error:
             tell(f"LED {led}: {error}")
-    return needs_first(tasks)
+    flats = list(dict.fromkeys(task.key[2] for task in tasks if task.key[0] == "flat"))
+    return needs_first([*tasks, *(defects_task(run, name) for name in flats)])
 
 
 def _planned_leds(run: Run) -> list[str]:
@@ -171,7 +173,7 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
 
 
 def run_single(config: Config, kind: str, *, led: str = "", detector: str = "") -> StageReport:
-    """Do what one command does: the superbias of a detector, beam or stability of an LED, or one step of the flats of an LED.
+    """Do what one command does: superbias or defects of a detector, beam or stability of an LED, or one step of its flats.
 
     Raises
     ------
@@ -195,6 +197,8 @@ def run_single(config: Config, kind: str, *, led: str = "", detector: str = "") 
         if config.isr.bias != "auto":
             raise ConfigError(f"there is no superbias to make with isr.bias={config.isr.bias}", remedy="leave this task out")
         return _run_tasks(run, [superbias_task(run, detector)])
+    if kind == "defects":
+        return _run_tasks(run, [defects_task(run, detector)])
     if kind == "beam":
         if led not in beam_leds(run):
             scanned = ", ".join(beam_leds(run)) or "none"

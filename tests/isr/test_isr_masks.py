@@ -8,7 +8,7 @@ from astropy.table import Table
 from scipy.ndimage import binary_dilation
 
 from permil.errors import CalibrationError
-from permil.isr.calibration.masks import defect_mask, grow_saturated, hot_pixel_mask, zone_mask, zone_pixels
+from permil.isr.calibration.masks import defect_boxes, grow_saturated, hot_pixel_mask, mask_of_boxes, zone_mask, zone_pixels
 from permil.products import MaskPlane
 
 
@@ -42,18 +42,18 @@ def test_defects_are_boxes_in_the_detector_frame(detector):
         rows=[("R22_S11", 10, 20, 3, 2), ("R22_S11", 511, 499, 1, 1), ("R01_S00", 0, 0, 9, 9)],
         names=("detector", "x", "y", "width", "height"),
     )
-    bad = (defect_mask(table, detector) & MaskPlane.BAD) != 0
+    bad = (mask_of_boxes(defect_boxes(table, detector), detector) & MaskPlane.BAD) != 0
     assert bad.sum() == 7
     assert bad[20:22, 10:13].all()
     assert bad[499, 511]
-    assert defect_mask(table["detector", "x", "y"], detector).astype(bool).sum() == 2
+    assert len(defect_boxes(table["detector", "x", "y"], detector)) == 2
 
 
 @pytest.mark.parametrize("box", [(-1, 0, 1, 1), (512, 0, 1, 1), (500, 0, 20, 1), (0, 499, 1, 2), (0, 0, 0, 1)])
 def test_a_defect_off_the_detector_is_an_error(detector, box):
     table = Table(rows=[("R22_S11", *box)], names=("detector", "x", "y", "width", "height"))
     with pytest.raises(CalibrationError, match="leaves detector R22_S11"):
-        defect_mask(table, detector, path="defects.ecsv")
+        defect_boxes(table, detector, path="defects.ecsv")
 
 
 def test_hot_pixels_of_the_superbias_are_bad_and_column_structure_is_not(detector):

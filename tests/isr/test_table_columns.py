@@ -12,7 +12,7 @@ from permil.errors import CalibrationError, PermilError
 from permil.isr.calibration.crosstalk import crosstalk_from_table
 from permil.isr.calibration.gains import gains_from_table, read_gains
 from permil.isr.calibration.linearity import LinearityCurve, linearity_from_table
-from permil.isr.calibration.masks import defect_mask
+from permil.isr.calibration.masks import defect_boxes
 from permil.isr.inputs import load_calibration
 
 
@@ -94,7 +94,7 @@ def test_a_detector_that_does_not_exist_is_named_with_its_row(detector, bin8, la
             crosstalk_from_table,
             Table({**three, "victim": ["C10"] * 3, "source": ["C11", "C12", "C13"], "coefficient": [1e-4] * 3}),
         ),
-        "defect": (defect_mask, Table({**three, "x": [1, 2, 3], "y": [1, 2, 3]})),
+        "defect": (defect_boxes, Table({**three, "x": [1, 2, 3], "y": [1, 2, 3]})),
     }  # fmt: skip
     reader, table = rows[kind]
     table["detector"] = [detector.name, label, *[detector.name] * (len(table) - 2)]
@@ -104,7 +104,7 @@ def test_a_detector_that_does_not_exist_is_named_with_its_row(detector, bin8, la
 
 def test_detectors_of_the_whole_camera_may_be_in_a_table_for_a_part_of_it(detector, bin8):
     table = Table({"detector": ["R00_SW0", "R22_S11"], "x": [5, 2], "y": [6, 3]})
-    assert np.argwhere(defect_mask(table, detector, camera=bin8)).tolist() == [[3, 2]]
+    assert defect_boxes(table, detector, camera=bin8) == [(2, 3, 1, 1)]
 
 
 def test_masked_labels_name_the_row(detector):
@@ -204,11 +204,11 @@ def test_defects_that_cannot_be_understood(detector, columns, message):
     for name, column in columns.items():
         table[name] = column
     with pytest.raises(CalibrationError, match=message):
-        defect_mask(table, detector)
+        defect_boxes(table, detector)
 
 
 def test_a_detector_without_defects_has_none_and_one_without_crosstalk_is_an_error(detector):
-    assert not defect_mask(Table({"detector": ["R02_S02"], "x": [1], "y": [2]}), detector).any()
+    assert not defect_boxes(Table({"detector": ["R02_S02"], "x": [1], "y": [2]}), detector)
     table = Table({"detector": ["R02_S02"], "victim": ["C10"], "source": ["C11"], "coefficient": [1e-4]})
     with pytest.raises(CalibrationError, match="no row for detector R22_S11"):
         crosstalk_from_table(table, detector)

@@ -20,7 +20,7 @@ from permil.tasks import CommandGroup, list_tasks
 from .conftest import DETECTOR, Permil, small_campaign
 from .test_engine_run import QUICK, products
 
-GROUPS = ("superbias", "beam", "signals", "solution", "flat", "composite", "stability", "finish")
+GROUPS = ("superbias", "beam", "signals", "solution", "flat", "composite", "stability", "defects", "finish")
 
 
 @pytest.fixture(scope="module")
@@ -69,11 +69,11 @@ def test_tasks_one_by_one_make_what_a_run_makes(fresh: Path, permil: Permil) -> 
                 code, _, messages = permil(*shlex.split(command)[1:])
                 assert code == 0, messages
     by_tasks = products(fresh.parent)
-    reports = run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), stages=("index", "isr", "beam", "flat"))
-    assert [report.done for report in reports if report.stage != "index"] == [0, 0, 0]
-    for stage in ("calib", "beam", "flat"):
+    reports = run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), stages=("index", "isr", "beam", "flat", "defects"))
+    assert [report.done for report in reports if report.stage != "index"] == [0, 0, 0, 0]
+    for stage in ("calib", "beam", "flat", "defects"):
         shutil.rmtree(fresh.parent / stage)
-    run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), stages=("isr", "beam", "flat"))
+    run_pipeline(load_config(fresh, [*QUICK, "pipeline.workers=1"]), stages=("isr", "beam", "flat", "defects"))
     by_run = products(fresh.parent)
     # The last command of the list writes the tables of all detectors: gains, and the linearity that solutions measure.
     del by_run["calib/gains.ecsv"], by_run["calib/measured_linearity.ecsv"]
@@ -85,7 +85,8 @@ def test_list_of_tasks_is_ready_for_a_shell(fresh: Path, permil: Permil) -> None
     code, out, _ = permil("tasks", fresh, "flat.solver=divide")
     assert code == 0
     lines = out.splitlines()
-    assert [line for line in lines if line.startswith("#")] == ["# superbias", "# beam", "# flat", "# composite", "# finish"]
+    groups = ["# superbias", "# beam", "# flat", "# composite", "# defects", "# finish"]
+    assert [line for line in lines if line.startswith("#")] == groups
     assert f"permil flat {fresh} flat.solver=divide --step flat --led red --detector {DETECTOR}" in lines
     assert permil("tasks", fresh, "--groups")[1].split() == list(GROUPS)
     code, out, _ = permil("tasks", fresh, "--group", "superbias")

@@ -81,7 +81,7 @@ def test_tasks_declare_the_options_that_they_read(solver: str, tmp_path: Path, m
             assert task.is_current
     first = ["superbias", "nodes", "beam"]
     flats = ["signals", "solution", "flat", "composite"] if solver == "joint" else ["flat", "composite"]
-    assert kinds == [*first, *flats, "stability"]
+    assert kinds == [*first, *flats, "stability", "defects"]
 
 
 def test_the_recorder_sees_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ def test_each_switch_does_something(effect):
 def test_every_switch_is_used():
     short = {"leds": ["uv", "red"], "detectors": ["R22_S11"], "campaign": {"scan_size": 2, "images": 1, "biases": 1}}
     short |= {"weather": {"rms": 1e-2}, "gain_steps": {"count": 16, "size": 1e-2}, "electronics": {"board_drift": 1e-3}}
+    short |= {"sensor": {"dark_pixels": 3}}
     switches = dict.fromkeys(SimulateEffects.model_fields, True)
     on = _traces(Bench(SimulateConfig(**short, effects=switches)))
     for name in SimulateEffects.model_fields:

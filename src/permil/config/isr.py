@@ -50,7 +50,9 @@ class IsrConfig(Section):
         "none", description="ECSV table of crosstalk coefficients (detector, victim, source, coefficient), or `none`."
     )
     defects: Annotated[str, ConfigPath("none")] = Field(
-        "none", description="ECSV table of bad pixels (detector, x, y, and optionally width, height), or `none`."
+        "none",
+        description="ECSV table of bad pixels (detector, x, y, and optionally width, height), a folder with a table <CCD>.ecsv of each "
+        "detector as `permil defects` writes it (x0, y0, width, height), or `none`.",
     )
     hot_pixel_threshold: Annotated[float, Field(gt=0)] = Field(
         20.0, description="A pixel of the superbias that deviates by this many sigma of its amplifier is bad."

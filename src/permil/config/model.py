@@ -11,6 +11,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
 from permil.config.base import ConfigPath, Section
+from permil.config.defects import DefectsConfig
 from permil.config.exposures import ExposuresConfig
 from permil.config.flat import BeamConfig, FlatConfig
 from permil.config.isr import IsrConfig
@@ -127,6 +128,7 @@ class Config(Section):
     isr: IsrConfig = Field(default=IsrConfig(), description="raw counts to electrons")
     beam: BeamConfig = Field(default=BeamConfig(), description="the projector's light")
     flat: FlatConfig = Field(default=FlatConfig(), description="the response")
+    defects: DefectsConfig = Field(default=DefectsConfig(), description="the limits of defects of the sensors")
     spots: SpotsConfig = Field(default=SpotsConfig(), description="the artificial stars")
     compare: CompareConfig = Field(default=CompareConfig(), description="comparison of artificial stars with the flat")
     validity: ValidityConfig = Field(default=ValidityConfig(), description="dates between which the products are valid")

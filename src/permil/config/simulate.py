@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from permil.config.base import ConfigPath, Section
 from permil.config.names import DetectorText, RaftText
@@ -18,6 +18,15 @@ from permil.yaml_file import merged
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
+
+
+def _require_order(limits: tuple[float, float]) -> tuple[float, float]:
+    if limits[0] > limits[1]:
+        raise ValueError("give the smaller value first")
+    return limits
+
+
+Range = Annotated[tuple[Fraction, Fraction], AfterValidator(_require_order)]
 LedName = Literal["uv", "blue", "red", "nm750", "nm850", "nm960"]
 
 
@@ -56,6 +65,9 @@ class SimulateEffects(Section):
     ring: bool = Field(True, description="ring in the beam where its slope breaks")
     rotation: bool = Field(True, description="stage axes turned against the camera's")
     saturation: bool = Field(True, description="full well")
+    sensor_defects: bool = Field(
+        True, description="dark, vampire, unstable and non-linear pixels, clusters, weak and dead columns"
+    )
     structure: bool = Field(True, description="random structure of the beam")
     temperature_drift: bool = Field(True, description="gain that follows the readout-board temperature")
     tree_rings: bool = Field(True, description="tree rings")
@@ -92,6 +104,23 @@ class SimulateSensor(Section):
     bad_columns: Annotated[int, Field(ge=0)] = Field(2, description="bad columns per detector")
     hot_pixels: Annotated[int, Field(ge=0)] = Field(10, description="hot pixels per detector")
     hot_pixel_rate: NotNegative = Field(500.0, description="mean dark current of a hot pixel, electrons per s")
+    dark_pixels: Annotated[int, Field(ge=0)] = Field(0, description="dark pixels per detector")
+    vampire_pixels: Annotated[int, Field(ge=0)] = Field(
+        0, description="bright pixels per detector that take their excess from the eight around them"
+    )
+    dark_clusters: Annotated[int, Field(ge=0)] = Field(0, description="dark clusters of 3 x 3 pixels per detector")
+    pixel_strength: Range = Field((0.1, 0.9), description="loss or excess of these three, relative: smallest and largest")
+    weak_columns: Annotated[int, Field(ge=0)] = Field(0, description="weak columns per detector")
+    weak_column_depth: Range = Field((0.03, 0.5), description="loss of a weak column, relative: smallest and largest")
+    dead_columns: Annotated[int, Field(ge=0)] = Field(0, description="dead columns per detector, which lose 85 % and more")
+    unstable_pixels: Annotated[int, Field(ge=0)] = Field(
+        0, description="pixels per detector whose response jumps between two levels from exposure to exposure"
+    )
+    unstable_strength: Range = Field((0.05, 0.5), description="rms of their response, relative: smallest and largest")
+    nonlinear_pixels: Annotated[int, Field(ge=0)] = Field(0, description="non-linear pixels per detector")
+    nonlinear_strength: Range = Field(
+        (0.1, 0.6), description="their loss at 50,000 electrons, proportional to the charge, relative: smallest and largest"
+    )
     dark_current: NotNegative = Field(0.05, description="dark current of a pixel, electrons per s")
     brighter_fatter: Annotated[float, Field(ge=0.0, le=0.5)] = Field(
         0.15, description="part of the photon variance that a flat of 50,000 electrons loses by the brighter-fatter effect"
@@ -205,6 +234,7 @@ class SimulateHandover(Section):
     ptc_rms: Fraction = Field(2e-3, description="errors of gains from photon transfer, relative rms over amplifiers")
     ptc_bias: float = Field(5e-3, gt=-1.0, description="common error of all gains from photon transfer, relative")
     linearity: bool = Field(True, description="write the table of linearity")
+    defects: bool = Field(True, description="write the table of bad columns and hot pixels")
     temperature_coefficient: bool = Field(True, description="write the temperature coefficient of the gains if they change")
 
 

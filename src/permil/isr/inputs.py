@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector
 from permil.config.isr import IsrConfig
+from permil.errors import CalibrationError
 from permil.isr.calibration.calibration import Calibration
 from permil.isr.calibration.crosstalk import crosstalk_from_table
 from permil.isr.calibration.gains import read_gains
 from permil.isr.calibration.linearity import linearity_from_table
-from permil.isr.calibration.masks import defect_mask, hot_pixel_mask, zone_mask
+from permil.isr.calibration.masks import Box, defect_boxes, hot_pixel_mask, mask_of_boxes, zone_mask
 from permil.isr.calibration.superbias import read_superbias, superbias_path
 from permil.isr.overscan import overscan_options
 from permil.products import shared_table
@@ -49,9 +51,7 @@ def load_calibration(
     edge_mm = camera.edge_mm if config.edge_mm is None else config.edge_mm
     midline_mm = camera.midline_mm if config.midline_mm is None else config.midline_mm
     mask = zone_mask(detector, edge_mm=edge_mm, midline_mm=midline_mm)
-    if config.defects != "none":
-        table = shared_table(config.defects, columns=("detector", "x", "y"), purpose="defect table")
-        mask |= defect_mask(table, detector, path=config.defects, camera=camera)
+    mask |= mask_of_boxes(given_defects(config.defects, detector, camera=camera), detector)
     gains = read_gains(config, detector, camera=camera)
     bias = None
     bias_path = superbias_path(config.bias, detector, superbias) if with_superbias else None
@@ -81,6 +81,55 @@ def load_calibration(
         temperature_reference=config.temperature_reference,
         temperature_card=config.temperature_card,
     )
+
+
+def given_defects(source: str, detector: Detector, *, camera: Camera) -> list[Box]:
+    """Return the defects of a detector that the user gave.
+
+    Parameters
+    ----------
+    source
+        ``isr.defects``: a table of all detectors with the columns detector, x and y, a folder with a table ``<CCD>.ecsv`` of each
+        detector with the columns x0, y0, width and height, as `permil defects` and the LSST stack write them, or ``none``.
+
+    Raises
+    ------
+    CalibrationError
+        If the folder has no table of the detector, or a table does not fit it.
+    InputError
+        If a table cannot be read.
+    """
+    if source == "none":
+        return []
+    path = Path(source)
+    if not path.is_dir():
+        table = shared_table(path, columns=("detector", "x", "y"), purpose="defect table")
+        return defect_boxes(table, detector, path=path, camera=camera)
+    path = path / f"{detector.name}.ecsv"
+    if not path.is_file():
+        raise CalibrationError(
+            f"there is no table of the defects of {detector.name}",
+            path=path,
+            remedy="add it (without rows if the detector has no defects), or set isr.defects to another table or none",
+            detector=detector.name,
+        )
+    table = shared_table(path, columns=("x0", "y0", "width", "height"), purpose="defect table")
+    number = table.meta.get("DETECTOR", detector.id)
+    if not detector.is_called(number):
+        raise CalibrationError(
+            f"these are the defects of detector {number}, not of {detector.name} ({detector.id})",
+            path=path,
+            remedy="give the table of this detector",
+            value=number,
+            detector=detector.name,
+        )
+    boxes = Table(
+        {
+            "detector": np.full(len(table), detector.name, dtype="U16"),
+            **{name: table[column] for name, column in (("x", "x0"), ("y", "y0"), ("width", "width"), ("height", "height"))},
+        }
+    )
+    return defect_boxes(boxes, detector, path=path, camera=camera)
 
 
 def _saturation(level: float | Literal["nominal", "none"], detector: Detector) -> FloatArray:

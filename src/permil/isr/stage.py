@@ -128,10 +128,16 @@ def make_calibrations(run: Run, detectors: Sequence[str]) -> StageReport:
     Raises
     ------
     CalibrationError
-        If a detector has no bias exposure, or no gain.
+        If a detector has no bias exposure, or no gain, or ``isr.defects`` is a product of this run.
     """
     report, config = StageReport("isr"), run.config.isr
     check_output(run.folder.gains, inputs=[config.gains])
+    if config.defects != "none" and Path(config.defects).resolve() == run.folder.defects("").parent.resolve():
+        raise CalibrationError(
+            "isr.defects names the folder that this run writes its defects to",
+            path=config.defects,
+            remedy="copy it, and name the copy in isr.defects",
+        )
     gains = {name: read_gains(config, run.camera[name], camera=run.camera) for name in detectors}
     if config.bias == "auto":
         report.count(do_tasks([superbias_task(run, name) for name in detectors]))

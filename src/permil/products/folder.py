@@ -124,6 +124,10 @@ class RunFolder:
         """Return the path of flux, bias level and read noise of each amplifier in each exposure of one LED."""
         return self.root / "stability" / f"{led}_readings.parquet"
 
+    def defects(self, detector: str) -> Path:
+        """Return the path of the table of defects of one detector."""
+        return self.root / "defects" / f"{detector}.ecsv"
+
     @property
     def report(self) -> Path:
         """Start page of the report."""

@@ -9,6 +9,7 @@ from permil.camera import Detector, frames
 from permil.simulate.bench import Bench, ExposureTruth
 from permil.simulate.brighter_fatter import repel_charge, strength
 from permil.simulate.campaign import READOUT_SECONDS, PlannedExposure, Position
+from permil.simulate.defects import REFERENCE_ELECTRONS
 from permil.simulate.electronics import convert_charge, cosmic_rays, digitise, draw_charge
 from permil.simulate.headers import dark_time
 from permil.simulate.projector import weather_on_detector
@@ -35,6 +36,8 @@ class ExposedDetector:
         self._electronics = bench.electronics(detector)
         hot_places, self._hot_rates = bench.sensors.hot_pixels(detector)
         self._hot = self._places(*hot_places)
+        self._unstable, self._unstable_rms = self._pixels_of("unstable")
+        self._nonlinear, self._nonlinear_loss = self._pixels_of("nonlinear")
         self._repulsion = strength(bench.config.sensor.brighter_fatter) if bench.config.effects.brighter_fatter else 0.0
         self._lit: tuple[str, Position] | None = None
         self._light = np.empty(0, dtype=np.float32)
@@ -50,15 +53,34 @@ class ExposedDetector:
         light = self._illuminate(exposure, truth)
         if truth.electrons and any(truth.weather):
             light = light * self._weather(truth)
+        light = self._with_jumps(light, names)
         counts = np.empty_like(light)
         gain = self._bench.gains_in(detector, exposure)
         draw_charge(light, truth.electrons, self._dark(exposure, rng, light.shape), state, counts)
+        counts[self._nonlinear] *= 1 - self._nonlinear_loss * counts[self._nonlinear] / np.float32(REFERENCE_ELECTRONS)
         if self._repulsion:
             self._repel(counts)
         convert_charge(counts, amplifiers.full_well, gain, amplifiers.curvature)
         settings = config.electronics
         drifts = (settings.offset_drift_adu, settings.row_drift_adu) if config.effects.offset_drift else (0.0, 0.0)
         return digitise(counts, amplifiers, gain, detector.amplifiers[0].prescan, drifts, rng, state)
+
+    def _pixels_of(self, kind: str) -> tuple[tuple[NDArray[np.int64], ...], NDArray[np.float32]]:
+        """Return the places in raw segments of the single-pixel defects of a kind, and their strengths."""
+        own = [defect for defect in self._bench.sensors.defects(self._detector) if defect.kind == kind]
+        rows, columns = (np.array([getattr(defect, axis) for defect in own], dtype=np.int64) for axis in ("y", "x"))
+        return self._places(rows, columns), np.array([defect.strength for defect in own], dtype=np.float32)
+
+    def _with_jumps(self, light: NDArray[np.float32], names: tuple[str | int, ...]) -> NDArray[np.float32]:
+        """Return the light with that of unstable pixels at one of their two levels."""
+        if not self._unstable_rms.size:
+            return light
+        signs = generator(self._bench.config.seed, "unstable", *names).choice(
+            np.array([-1, 1], dtype=np.float32), self._unstable_rms.size
+        )
+        light = light.copy()
+        light[self._unstable] *= 1 + signs * self._unstable_rms
+        return light
 
     def _repel(self, charge: NDArray[np.float32]) -> None:
         """Apply the brighter-fatter effect to the charge in raw segments, in place, across the borders of amplifiers as well."""

@@ -105,7 +105,7 @@ def write_tables(bench: Bench, folder: Path) -> dict[str, str]:
         tables["linearity"] = linearity(bench)
     if effects.crosstalk:
         tables["crosstalk"] = crosstalk(bench)
-    if len(boxes := defects(bench)):
+    if handover.defects and len(boxes := defects(bench)):
         tables["defects"] = boxes
     for name, table in tables.items():
         write_table(folder / f"{name}.ecsv", table, keep_same=True)

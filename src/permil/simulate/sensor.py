@@ -17,6 +17,7 @@ from scipy import ndimage
 from permil.camera import Camera, Detector
 from permil.config.simulate import SimulateConfig
 from permil.products import MaskPlane
+from permil.simulate.defects import DrawnDefect, apply_to_response, draw_defects
 from permil.simulate.randoms import generator
 
 FloatArray = NDArray[np.float64]
@@ -217,6 +218,7 @@ class SensorTruth:
                 )
         for rows, columns, left in self.bad_columns(detector):
             response[rows, columns] *= np.float32(left)
+        apply_to_response(response, self.defects(detector))
         return response
 
     def _mean_response(self, detector: Detector, led: str) -> float:
@@ -257,10 +259,21 @@ class SensorTruth:
         rng = self._random("hot pixels", detector.name)
         return hot_pixels(detector, rng, count=count, rate=self._config.sensor.hot_pixel_rate)
 
+    def defects(self, detector: Detector) -> tuple[DrawnDefect, ...]:
+        """Return the defects of a detector besides bad columns and hot pixels."""
+        if not self._config.effects.sensor_defects:
+            return ()
+        rng = self._random("defects", detector.name)
+        return draw_defects(detector, self._config.sensor, rng, edge=self._edge(detector) + 2)
+
+    def _edge(self, detector: Detector) -> int:
+        """Return the width of the zone along the edges, pixels."""
+        return int(np.ceil(self._camera.edge_mm / detector.pixel_mm))
+
     def mask(self, detector: Detector) -> NDArray[np.int32]:
         """Return the true mask of a detector: BAD, EDGE and MIDLINE, shape (ny, nx)."""
         mask = np.zeros(detector.shape, dtype=np.int32)
-        edge = int(np.ceil(self._camera.edge_mm / detector.pixel_mm))
+        edge = self._edge(detector)
         mask[:edge] = mask[-edge:] = MaskPlane.EDGE
         mask[:, :edge] = mask[:, -edge:] = MaskPlane.EDGE
         middle = int(np.ceil(self._camera.midline_mm / detector.pixel_mm))
@@ -268,6 +281,8 @@ class SensorTruth:
             mask[border - middle : border + middle] |= MaskPlane.MIDLINE
         for rows, columns, _ in self.bad_columns(detector):
             mask[rows, columns] |= MaskPlane.BAD
+        for defect in self.defects(detector):
+            mask[defect.slices] |= MaskPlane.BAD
         (rows_hot, columns_hot), _ = self.hot_pixels(detector)
         mask[rows_hot, columns_hot] |= MaskPlane.BAD
         return mask

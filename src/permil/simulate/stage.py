@@ -19,6 +19,7 @@ from permil.progress import parallel_map
 from permil.simulate import handover, truth
 from permil.simulate.bench import Bench, BenchRecipe, ExposureTruth, bench_of
 from permil.simulate.campaign import PlannedExposure
+from permil.simulate.defects import defect_table
 from permil.simulate.exposing import ExposedDetector
 from permil.simulate.handover import CONFIGURATION
 from permil.simulate.headers import Conditions, primary_cards
@@ -261,6 +262,9 @@ def _write_truth(
     write_table(run.truth / "positions.ecsv", truth.position_table(bench, truths), keep_same=True)
     write_table(run.truth / "gains.ecsv", truth.amplifier_table(bench), keep_same=True)
     write_table(run.truth / "boards.ecsv", truth.board_table(bench), keep_same=True)
+    drawn = {detector.name: bench.sensors.defects(detector) for detector in bench.read}
+    if any(drawn.values()):
+        write_table(run.truth / "defects.ecsv", defect_table(drawn), keep_same=True)
 
 
 def _write_flat(task: _ResponseTask) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
@@ -43,8 +45,12 @@ def zone_mask(detector: Detector, *, edge_mm: float, midline_mm: float) -> Mask:
     return mask
 
 
-def defect_mask(table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None) -> Mask:
-    """Return the plane BAD from a table of boxes: ``detector, x, y`` (DM frame, 0-based) and optionally ``width, height``.
+Box = tuple[int, int, int, int]
+"""First column, first row, width and height, pixels of the detector, DM frame, 0-based."""
+
+
+def defect_boxes(table: Table, detector: Detector, *, path: PathName = None, camera: Camera | None = None) -> list[Box]:
+    """Return the boxes of a detector in a table ``detector, x, y`` (DM frame, 0-based) and optionally ``width, height``.
 
     All are whole numbers of pixels. A detector without a row has no defects.
 
@@ -63,7 +69,7 @@ def defect_mask(table: Table, detector: Detector, *, path: PathName = None, came
         optional=("width", "height"),
         hints=_OTHER_NAMES,
     )
-    mask = np.zeros(detector.shape, dtype=np.int16)
+    boxes = []
     columns = [own.numbers(name, unit="pixel") if own.has(name) else np.ones(len(own)) for name in ("x", "y", "width", "height")]
     for place, box in enumerate(zip(*columns, strict=True)):
         x, y, width, height = (int(number) for number in box)
@@ -81,6 +87,14 @@ def defect_mask(table: Table, detector: Detector, *, path: PathName = None, came
                 remedy=f"the detector has {detector.nx} columns and {detector.ny} rows, counted from 0",
                 value=(x, y, width, height),
             )
+        boxes.append((x, y, width, height))
+    return boxes
+
+
+def mask_of_boxes(boxes: Iterable[Box], detector: Detector) -> Mask:
+    """Return the plane BAD in some boxes."""
+    mask = np.zeros(detector.shape, dtype=np.int16)
+    for x, y, width, height in boxes:
         mask[y : y + height, x : x + width] |= MaskPlane.BAD
     return mask
 

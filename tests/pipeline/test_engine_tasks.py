@@ -85,7 +85,7 @@ def test_list_of_tasks_is_ready_for_a_shell(fresh: Path, permil: Permil) -> None
     code, out, _ = permil("tasks", fresh, "flat.solver=divide")
     assert code == 0
     lines = out.splitlines()
-    groups = ["# superbias", "# beam", "# flat", "# composite", "# defects", "# finish"]
+    groups = ["# superbias", "# beam", "# flat", "# composite", "# stability", "# defects", "# finish"]
     assert [line for line in lines if line.startswith("#")] == groups
     assert f"permil flat {fresh} flat.solver=divide --step flat --led red --detector {DETECTOR}" in lines
     assert permil("tasks", fresh, "--groups")[1].split() == list(GROUPS)

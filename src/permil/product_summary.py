@@ -119,21 +119,21 @@ def _of_run(run: RunResults) -> Facts:
         "kind": "run",
         "run": str(run.folder.root),
         "camera": run.camera.name,
-        "LEDs": ", ".join(leds["led"]),
+        "LEDs": list(map(str, leds["led"])),
         "exposures": int(leds["scan_exposures"].sum() + leds["pointing_exposures"].sum()),
         "beam_models": int(leds["has_beam"].sum()),
         "flats": int(leds["flats"].sum()),
     }
     if run.folder.summary.is_file():
         verdicts = Counter(map(str, run.summary["pass"]))
-        facts["specifications"] = ", ".join(f"{verdicts[name]} {name}" for name in sorted(verdicts) if name not in ("", "-"))
+        facts["specifications"] = {name: verdicts[name] for name in sorted(verdicts) if name not in ("", "-")}
     return facts
 
 
 def _of_table(table: Table) -> Facts:
-    columns = [f"{name} ({table[name].unit})" if table[name].unit else name for name in table.colnames]
+    columns = {name: str(table[name].unit or "") for name in table.colnames}
     plain = {key: value for key, value in table.meta.items() if isinstance(value, str | int | float) and not key.startswith("_")}
-    return {"kind": "table", "rows": len(table), "columns": ", ".join(columns)} | plain
+    return {"kind": "table", "rows": len(table), "columns": columns} | plain
 
 
 def _of_fits(path: Path) -> Facts:
@@ -197,4 +197,12 @@ def _run_of(path: Path) -> str | None:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        # Columns with their units, or counts of verdicts.
+        return ", ".join(
+            f"{entry} {name}" if isinstance(entry, int) else f"{name} ({entry})" if entry else name
+            for name, entry in value.items()
+        )
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -100,6 +100,13 @@ def test_show_says_what_a_file_is(made: Path) -> None:
     for name, kind in kinds.items():
         facts = json.loads(_permil("show", out / name, "--json"))
         assert (facts["kind"], facts["run"]) == (kind, str(out)), name
+    facts = json.loads(_permil("show", out, "--json"))
+    assert facts["LEDs"] == ["nm960", "red"]
+    verdicts = [str(verdict) for verdict in permil.open_run(out).summary["pass"]]
+    assert facts["specifications"] == {name: verdicts.count(name) for name in sorted({*verdicts} - {"-"})}
+    assert "LEDs                nm960, red" in _permil("show", out)
+    assert json.loads(_permil("show", out / "exposures.parquet", "--json"))["columns"]["x_mm"] == "mm"
+    assert "x_mm (mm)" in _permil("show", out / "exposures.parquet")
     raw = next((made / "campaign" / "raw").rglob("*.fits"))
     facts = json.loads(_permil("show", raw, "--json"))
     assert (facts["kind"], facts["run"]) == ("raw file", None)

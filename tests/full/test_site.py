@@ -31,7 +31,16 @@ def test_site_builds_without_warnings(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     assert done.returncode == 0, done.stderr
-    for page in ("index", "get-started", "gallery", "reference/api", "reference/configuration", "theory/joint", "search"):
+    for page in (
+        "index",
+        "get-started",
+        "gallery",
+        "reference/api",
+        "reference/configuration",
+        "development/inside",
+        "theory/joint",
+        "search",
+    ):
         assert (tmp_path / "site" / f"{page}.html").is_file(), page
     assert "data:image" not in (tmp_path / "site" / "gallery.html").read_text(encoding="utf-8")
     assert len(list((tmp_path / "site" / "_images").glob("*.png"))) > 20

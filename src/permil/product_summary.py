@@ -142,8 +142,10 @@ def _of_fits(path: Path) -> Facts:
     primary = headers[0]
     facts: Facts = {"kind": _kind(names, primary, headers)}
     cards = (
-        ("detector", "DETECTOR"), ("LED", "LED"), ("camera", "CAMERA"), ("exposures", "NEXPOSUR"), ("made_by", "ORIGIN"),
-        ("version", "PERMILVE"), ("written", "DATE"), ("fingerprint", "FINGERPR"),
+        ("detector", "DETECTOR"), ("sensor", "LSST_NUM"), ("LED", "LED"), ("band", "BAND"), ("wavelength_nm", "WAVELEN"),
+        ("filter", "FILTER"), ("camera", "CAMERA"), ("runs", "RUNNUM"), ("first_exposure", "DATE-BEG"), ("last_exposure", "DATE-END"),
+        ("exposures", "NEXPOSUR"), ("valid_from", "VALIDBEG"), ("valid_until", "VALIDEND"), ("made_by", "ORIGIN"),
+        ("version", "PERMILVE"), ("written", "DATE"), ("configuration_digest", "CONFDIG"), ("fingerprint", "FINGERPR"),
     )  # fmt: skip
     facts |= {name: primary[card] for name, card in cards if card in primary}
     try:

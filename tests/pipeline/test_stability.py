@@ -50,6 +50,12 @@ def test_all_products_say_where_they_come_from(reduced: Path) -> None:
         assert header["RUNNUM"], path
         assert header["MJD-BEG"] <= header["MJD-END"], path
         assert header["DATE-BEG"].startswith("2019-10-28"), path
+    for path, expected in (
+        (folder.stability("red"), shared | of_led | {"RUNNUM": header["RUNNUM"]}),
+        (folder.defects(DETECTOR), shared | {"LSST_NUM": "E2V-CCD250-382", "RUNNUM": header["RUNNUM"]}),
+    ):
+        meta = read_table(path).meta
+        assert {name: entry for name, entry in expected.items() if name != "ORIGIN"}.items() <= meta.items(), path
     assert shared["CONFDIG"] in (reduced / "report" / "index.html").read_text()
 
 

@@ -35,6 +35,7 @@ def request_of(campaign: SolvedCampaign, detectors: tuple[str, ...] = DETECTORS)
     rows = read_table(campaign.folder.exposures)
     for name in ("led_back_temp", "sphere_temp", "board_temp", "ccd_temp"):
         rows[name] = np.full(len(rows), np.nan)
+    rows["run"], rows["serial"], rows["filter"] = "6840D", "E2V-CCD250-382", ""
     rows["ccd_temp"] = -100.0 + 0.01 * np.arange(len(rows)) % 7
     return LedRequest(campaign.config, campaign.folder.root, campaign.led, rows, detectors, "5ab1e")
 

@@ -31,7 +31,7 @@ from permil.isr.calibration.masks import hot_pixel_mask
 from permil.isr.inputs import given_defects
 from permil.isr.open_exposure import OpenExposure, RowSample, Strip, strips_of
 from permil.isr.stage import common_serial, detector_calibration, reduction_of, seconds_of_file
-from permil.products import MaskPlane, RunFolder, is_usable, read_image, read_table, write_table
+from permil.products import MaskPlane, RunFolder, is_usable, origin_entries, read_image, read_table, write_table
 from permil.progress import StageReport, do_tasks
 
 FloatImage = NDArray[np.float32]
@@ -109,7 +109,11 @@ def defects_task(run: Run, detector: str) -> Task:
             raise FlatError(
                 f"there is no flat of {detector}", remedy="run `permil flat CONFIG` first, or check --detector", detector=detector
             )
-        request = DefectsRequest(run.config, run.folder.root, detector, exposures, cards, task.fingerprint)
+        # In Rubin's curated calibrations DETECTOR is a number.
+        origin = {
+            name: entry for name, entry in origin_entries(run.origin(rows, detector=detector)).items() if name != "DETECTOR"
+        }
+        request = DefectsRequest(run.config, run.folder.root, detector, exposures, (*origin.items(), *cards), task.fingerprint)
         return Work(search_detector, [request])
 
     pixels = run.camera[detector].nx * run.camera[detector].ny
@@ -119,7 +123,7 @@ def defects_task(run: Run, detector: str) -> Task:
         "defects",
         work,
         outputs=(run.folder.defects(detector),),
-        options=reduction.options | run.options("defects"),
+        options=reduction.options | run.options("defects", "validity"),
         facts=[list(chosen), cards],
         files=[*(path for paths in chosen.values() for path in paths), *reduction.files],
         products=[run.folder.flat(led, detector) for led in chosen],

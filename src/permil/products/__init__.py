@@ -16,7 +16,7 @@ from permil.products.fits import (
 from permil.products.folder import RunFolder
 from permil.products.images import known_variance, read_any_image
 from permil.products.masks import NOT_GOOD, UNUSABLE, MaskPlane, add_mask_cards, is_good, is_usable, planes_of
-from permil.products.origin import configuration_digest, origin_cards
+from permil.products.origin import configuration_digest, origin_cards, origin_entries
 from permil.products.sensor_identity import SERIAL_CARD, Sensor, check_sensor, identify_sensor, product_kind, sensor_statements
 from permil.products.tables import read_table, shared_table, write_table
 
@@ -45,6 +45,7 @@ __all__ = [
     "known_variance",
     "make_folder",
     "origin_cards",
+    "origin_entries",
     "plain_facts",
     "planes_of",
     "product_kind",

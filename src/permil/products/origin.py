@@ -70,6 +70,18 @@ def origin_cards(
     }
 
 
+def origin_entries(cards: Mapping[str, tuple[Any, str]]) -> dict[str, Any]:
+    """Return the cards of `origin_cards` that are known as plain entries, for the metadata of a table.
+
+    Examples
+    --------
+    >>> from permil.products.origin import origin_entries
+    >>> origin_entries({"LED": ("red", "LED"), "WAVELEN": (None, "[nm] wavelength of the LED")})
+    {'LED': 'red'}
+    """
+    return {name: entry for name, (entry, _) in cards.items() if entry is not None}
+
+
 def configuration_digest(config: Mapping[str, Any]) -> str:
     """Return a digest of a complete configuration, given as plain values.
 

@@ -7,8 +7,9 @@ temperatures of the headers are looked at.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table, vstack
@@ -24,7 +25,7 @@ from permil.flat.joint_file import JointLight, open_joint, read_light
 from permil.flat.joint_residuals import FittedDetector, fitted_detectors
 from permil.flat.stage import led_flats
 from permil.flat.steps.exposures import unique_exposures
-from permil.products import RunFolder, write_table
+from permil.products import RunFolder, origin_entries, write_table
 from permil.progress import StageReport, do_tasks
 from permil.stability.findings import DRIFT, SCATTER, SUCCESSIVE, Finding, SeriesGroup, analyse, call
 from permil.stability.fluxes import amplifier_fluxes
@@ -40,7 +41,9 @@ FIRST_TO_LAST, STACK, SHAPE = "first_to_last", "stack", "beam_shape"
 LED_TEMPERATURES = ("led_temp", "led_back_temp", "sphere_temp", "board_temp")
 TEMPERATURES = (*LED_TEMPERATURES, "ccd_temp", "readout_temp")
 """Columns of the table of exposures: the projector's, and the means over detectors of sensor and readout board."""
-_INDEX_COLUMNS = ("obsid", "detector", "mjd", "purpose", "position_id", "photodiode", *LED_TEMPERATURES, "ccd_temp")
+_INDEX_COLUMNS = (
+    "obsid", "detector", "mjd", "purpose", "position_id", "photodiode", *LED_TEMPERATURES, "ccd_temp", "run", "serial", "filter",
+)  # fmt: skip
 _MOST_RESIDUALS = 100_000
 """Residuals from which the shape of the beam is measured; of more, every n-th super-pixel is used."""
 _NONE = "-"
@@ -56,6 +59,7 @@ class StabilityRequest:
     rows: Table
     detectors: tuple[str, ...]
     fingerprint: str
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def measure_stability(run: Run) -> StageReport:
@@ -107,7 +111,8 @@ def stability_task(run: Run, led: str) -> Task:
     def work(task: Task) -> Work:
         signals = [need for solution in task.needs for need in solution.needs if folder.super_pixels(led, need.key[2]).is_file()]
         names = tuple(need.key[2] for need in signals)
-        return Work(measure_led, [StabilityRequest(run.config, folder.root, led, rows, names, task.fingerprint)])
+        origin = origin_entries(run.origin(rows, led=led))
+        return Work(measure_led, [StabilityRequest(run.config, folder.root, led, rows, names, task.fingerprint, origin)])
 
     return Task(
         ("stability", led),
@@ -119,7 +124,7 @@ def stability_task(run: Run, led: str) -> Task:
             folder.stability_amplifiers(led),
             folder.stability_readings(led),
         ),
-        options=run.options("camera"),
+        options=run.options("camera", "validity"),
         facts=[[str(row[name]) for name in _INDEX_COLUMNS] for row in rows],
         needs=solutions,
         leaves_out=(InputError,),
@@ -169,7 +174,7 @@ def measure_led(request: StabilityRequest) -> list[str]:
         findings += of_beam.findings()
     findings = call([*_of_led(exposures), *findings])
     whole = [row for row in findings if not row.amp]
-    meta = {"fingerprint": request.fingerprint, "led": request.led, "time": exposures.meta["time"]}
+    meta = {**request.origin, "fingerprint": request.fingerprint, "led": request.led, "time": exposures.meta["time"]}
     for target, table in (
         (folder.stability(request.led), _finding_table(whole)),
         (folder.stability_exposures(request.led), exposures),

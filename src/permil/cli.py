@@ -210,19 +210,35 @@ def run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = 
     _run(config, overrides, scheduler)
 
 
-@app.has(purpose=_ALL, examples=("permil tasks config.yaml", "permil tasks config.yaml --group flat"))
+@app.has(
+    purpose=_ALL,
+    examples=(
+        "permil tasks config.yaml",
+        "permil tasks config.yaml --group flat",
+        "permil tasks config.yaml --format make > Makefile",
+    ),
+)
 def tasks(
     config: ConfigPath,
     overrides: Overrides = None,
     group: Annotated[str | None, typer.Option(help="print the tasks of this group alone")] = None,
     groups: Annotated[bool, typer.Option("--groups", help="print the names of the groups instead")] = False,
+    form: Annotated[
+        Literal["condor-dag", "slurm-array", "make"] | None,
+        typer.Option("--format", help="print a submission of all tasks with their dependencies instead"),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a command line for each task, in groups of which each needs those before."""
+    """Print a command line for each task, in groups of which each needs those before, or a submission to a batch system."""
     from permil.config import load_config
     from permil.errors import ConfigError
-    from permil.tasks import list_tasks
+    from permil.tasks import list_tasks, submission
 
+    if form is not None:
+        if group is not None or groups or as_json:
+            raise ConfigError("--format prints all tasks in one file", remedy="leave --group, --groups and --json out")
+        typer.echo(submission(load_config(config, overrides), config, overrides or [], form), nl=False)
+        return
     listed = list_tasks(load_config(config, overrides), config, overrides or [])
     names = [entry.name for entry in listed]
     if groups:

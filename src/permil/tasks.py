@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,17 +20,21 @@ from permil.config import Config
 from permil.config.names import led_named
 from permil.context import Run, with_measured_tables
 from permil.defects.stage import defects_task
-from permil.engine import InProcess, State, Task, needs_first, session
+from permil.engine import MEMORY_OF_PROCESS, InProcess, State, Task, needs_first, session
 from permil.engine.locks import locked_folder, locked_task
+from permil.engine.submission import Form, Job, job_name, submission_text
 from permil.errors import ConfigError, FlatError, InputError, OutputError, PermilError
 from permil.exposures import POINTING, SCAN, SPOT
 from permil.flat.stage import STEPS, flat_leds, led_flats
 from permil.isr.stage import superbias_task
+from permil.products import RunFolder, make_folder
 from permil.progress import StageReport, describe_warnings, do_tasks, tell, tell_report
 from permil.stability.stage import stability_task
 
 KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS, "stability": ("led",), "defects": ("detector",)}
 """Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
+_FINISH = "finish"
+"""Name of the last job and group: tables of all detectors, stars, report."""
 
 _SECONDS_OF_REPORT, _SECONDS_OF_PAGE, _SECONDS_OF_PAGE_PIXEL = 2.0, 0.15, 1.5e-7
 _SECONDS_OF_COMPARISON = 9.0
@@ -163,13 +169,81 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
     InputError
         If there is no index yet.
     """
-    run = Run.from_config(with_measured_tables(config))
-    groups: dict[str, list[str]] = {name: [] for name in KINDS}
-    commands: dict[tuple[str, ...], str] = {task.command: task.key[0] for task in declared_tasks(run) if task.command}
-    for (stage, *words), kind in commands.items():
-        groups[kind].append(shlex.join(["permil", stage, str(path), *overrides, *words]))
-    groups["finish"] = [shlex.join(["permil", "run", str(path), *overrides])]
+    groups: dict[str, list[str]] = {name: [] for name in (*KINDS, _FINISH)}
+    for tasks in _by_command(declared_tasks(Run.from_config(with_measured_tables(config)))).values():
+        groups[tasks[-1].key[0]].append(shlex.join(["permil", *_words(tasks[-1].command, path, overrides)]))
+    groups[_FINISH] = [shlex.join(["permil", "run", str(path), *overrides])]
     return [CommandGroup(name, tuple(lines)) for name, lines in groups.items() if lines]
+
+
+def list_jobs(config: Config, path: Path, overrides: list[str]) -> list[Job]:
+    """Return one job for each command of a run and a last one for the rest, with dependencies and memory; needed ones first.
+
+    Parameters
+    ----------
+    config, path, overrides
+        See `list_tasks`. The path in the jobs is absolute.
+
+    Raises
+    ------
+    InputError
+        If there is no index yet.
+    """
+    path = path.absolute()
+    commands = _by_command(declared_tasks(Run.from_config(with_measured_tables(config))))
+    names = {task.key: job_name(*tasks[-1].key) for tasks in commands.values() for task in tasks}
+    jobs = []
+    for tasks in commands.values():
+        name, (kind, *parts) = names[tasks[-1].key], tasks[-1].key
+        needs = {names[need.key]: None for task in tasks for need in (*task.after, *task.needs)}
+        jobs.append(
+            Job(
+                name=name,
+                array=job_name(kind, *(parts[:1] if "led" in KINDS[kind] else [])),
+                words=_words(tasks[-1].command, path, overrides),
+                needs=tuple(need for need in needs if need != name),
+                memory=max(task.memory for task in tasks),
+            )
+        )
+    # One core is asked for; a value of the user comes later and wins.
+    words = ("run", str(path), "pipeline.workers=1", *overrides)
+    memory = max((job.memory for job in jobs), default=MEMORY_OF_PROCESS)
+    return [*jobs, Job(_FINISH, _FINISH, words, tuple(job.name for job in jobs), memory)]
+
+
+def _by_command(tasks: Sequence[Task]) -> dict[tuple[str, ...], list[Task]]:
+    """Return the tasks that each command does, in the order of the last one."""
+    commands: dict[tuple[str, ...], list[Task]] = {}
+    for task in tasks:
+        if task.command:
+            commands[task.command] = [*commands.pop(task.command, []), task]
+    return commands
+
+
+def _words(command: Sequence[str], path: Path, overrides: Sequence[str]) -> tuple[str, ...]:
+    """Return the arguments of `permil` for a task."""
+    stage, *words = command
+    return (stage, str(path), *overrides, *words)
+
+
+def submission(config: Config, path: Path, overrides: list[str], form: Form) -> str:
+    """Return a file that submits all tasks of a run, and make the folder for the logs of its jobs.
+
+    Parameters
+    ----------
+    config, path, overrides
+        See `list_tasks`.
+    form
+        Format of the file.
+
+    Raises
+    ------
+    InputError
+        If there is no index yet.
+    """
+    jobs = list_jobs(config, path, overrides)
+    logs = make_folder(RunFolder(config.output).state.absolute() / "jobs")
+    return submission_text(form, jobs, program=(sys.executable, "-m", "permil"), logs=logs)
 
 
 def run_single(config: Config, kind: str, *, led: str = "", detector: str = "") -> StageReport:

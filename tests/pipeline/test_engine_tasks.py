@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -15,7 +17,7 @@ from permil.config import load_config
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder
 from permil.simulate.stage import simulate_bench
-from permil.tasks import CommandGroup, list_tasks
+from permil.tasks import CommandGroup, list_jobs, list_tasks
 
 from .conftest import DETECTOR, Permil, small_campaign
 from .test_engine_run import QUICK, products
@@ -79,6 +81,54 @@ def test_tasks_one_by_one_make_what_a_run_makes(fresh: Path, permil: Permil) -> 
     del by_run["calib/gains.ecsv"], by_run["calib/measured_linearity.ecsv"]
     assert sorted(by_tasks) == sorted(by_run)
     assert [name for name in by_tasks if by_tasks[name] != by_run[name]] == []
+
+
+def test_makefile_makes_what_a_run_makes(fresh: Path, permil: Permil) -> None:
+    overrides = (*QUICK, "report.detector_pages=false")
+    code, out, messages = permil("tasks", fresh, *overrides, "--format", "make")
+    assert code == 0, messages
+    (fresh.parent / "Makefile").write_text(out)
+    command = ["make", "-j2"]
+    made = subprocess.run(command, cwd=fresh.parent, capture_output=True, text=True, check=False, timeout=600)  # noqa: S603
+    assert made.returncode == 0, made.stderr
+    assert (fresh.parent / "report" / "index.html").is_file()
+    # All other tasks were up to date when the last one came.
+    assert "flat: 0 done, 4 up to date" in made.stderr
+    limit = int(re.findall(r"up to (\d+) MiB", out)[0])
+    assert limit / 3 < resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024 < limit
+    by_make = products(fresh.parent)
+    for stage in ("calib", "beam", "flat"):
+        shutil.rmtree(fresh.parent / stage)
+    run_pipeline(load_config(fresh, [*overrides, "pipeline.workers=1"]), stages=("isr", "beam", "flat"))
+    by_run = products(fresh.parent)
+    assert sorted(by_make) == sorted(by_run)
+    assert [name for name in by_make if by_make[name] != by_run[name]] == []
+
+
+def test_submissions_hold_the_declared_graph(fresh: Path, permil: Permil) -> None:
+    config = load_config(fresh, list(QUICK))
+    jobs = {job.name: job for job in list_jobs(config, fresh, list(QUICK))}
+    flat, last = f"flat_red_{DETECTOR}", "finish"
+    assert list(jobs) == [
+        f"superbias_{DETECTOR}",
+        "beam_red",
+        f"signals_red_{DETECTOR}",
+        "solution_red",
+        flat,
+        "composite_red",
+        last,
+    ]
+    assert jobs["beam_red"].needs == (f"superbias_{DETECTOR}",)
+    assert set(jobs[f"signals_red_{DETECTOR}"].needs) == {f"superbias_{DETECTOR}", "beam_red"}
+    assert set(jobs[flat].needs) == {"solution_red", f"signals_red_{DETECTOR}"}
+    assert set(jobs[last].needs) == set(jobs) - {last}
+    listed = [shlex.split(command)[1:] for group in list_tasks(config, fresh, list(QUICK)) for command in group.commands]
+    assert [list(job.words) for job in jobs.values()][:-1] == listed[:-1]
+    for form, sign in (("condor-dag", f"PARENT {flat} CHILD composite_red"), ("slurm-array", "afterok:$job_flat_red ")):
+        assert sign in permil("tasks", fresh, *QUICK, "--format", form)[1]
+    assert (fresh.parent / ".state" / "jobs").is_dir()
+    code, _, messages = permil("tasks", fresh, "--format", "make", "--groups")
+    assert (code, "--format prints all tasks in one file" in messages) == (2, True)
 
 
 def test_list_of_tasks_is_ready_for_a_shell(fresh: Path, permil: Permil) -> None:

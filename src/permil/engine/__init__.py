@@ -6,10 +6,11 @@ Every call is idempotent: it writes its product atomically, and can run again if
 from permil.engine.call import Call, Outcome, tell_part
 from permil.engine.executors import Executor, InProcess, LocalProcesses
 from permil.engine.session import Session, current_session, make_executor, prepare_workers, session
-from permil.engine.task import End, Ends, State, Task, Work, needs_first, run_tasks
+from permil.engine.task import MEMORY_OF_PROCESS, End, Ends, State, Task, Work, needs_first, run_tasks
 from permil.engine.threads import background_calls, threaded_map
 
 __all__ = [
+    "MEMORY_OF_PROCESS",
     "Call",
     "End",
     "Ends",

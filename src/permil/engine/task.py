@@ -25,6 +25,9 @@ Key = tuple[str, ...]
 Display = Callable[[str, int], AbstractContextManager[Callable[[float], None]]]
 """Takes a description and a number of calls and shows their progress in its context; yields a function of the number of completed calls."""
 
+MEMORY_OF_PROCESS = 300e6
+"""Memory of a process before it has data, bytes."""
+
 
 class State(Enum):
     """Final states of a task."""
@@ -91,8 +94,9 @@ class Task:
         Errors of the inputs of this task for which its products are left out; any other error ends the run.
     command
         Arguments of the command for this task: ``("beam", "--led", "red")``; empty if there is none.
-    seconds, size, is_serial
-        Estimates: processor time of one core, bytes of the products, and whether additional cores are of no use.
+    seconds, size, is_serial, memory
+        Estimates: processor time of one core, bytes of the products, whether additional cores are of no use, and peak memory of a
+        process, bytes.
     """
 
     key: Key
@@ -112,6 +116,7 @@ class Task:
     seconds: float = 0.0
     size: float = 0.0
     is_serial: bool = False
+    memory: float = MEMORY_OF_PROCESS
 
     @cached_property
     def fingerprint(self) -> str:

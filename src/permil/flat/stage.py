@@ -16,7 +16,7 @@ from astropy.table import Table, vstack
 
 from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.context import Run
-from permil.engine import Ends, State, Task, Work
+from permil.engine import MEMORY_OF_PROCESS, Ends, State, Task, Work
 from permil.errors import FlatError, PermilError
 from permil.exposures import POINTING, SCAN, require_one_kind
 from permil.flat.joint_file import JOINT_FORMAT
@@ -28,7 +28,7 @@ from permil.flat.steps.flat_product import LEAVES_OUT, FlatRequest, MadeFlat, co
 from permil.flat.steps.joint_flat import joint_detector, joint_light
 from permil.flat.steps.joint_solution import SolutionRequest, solve_led
 from permil.flat.steps.super_pixel_signals import SignalsRequest, measure_detector, nearest_exposures
-from permil.isr.stage import reduction_of, size_of_image
+from permil.isr.stage import memory_for, reduction_of, size_of_image
 from permil.products import RunFolder
 from permil.progress import StageReport, do_tasks
 
@@ -38,6 +38,7 @@ STEPS = {"signals": ("led", "detector"), "solution": ("led",), "flat": ("led", "
 _EXPOSURE_FACTS = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose", "run", "job")
 """Columns of the index that matter to a solution."""
 _MOST_NAMES = 5
+_SOLUTION_BYTES_PER_SIGNAL = 650
 
 
 def make_flats(run: Run) -> StageReport:
@@ -239,6 +240,7 @@ def _signals_task(run: Run, led: str, detector: str, rows: Table, beams: tuple[T
         # A sample of rows is read of each file.
         seconds=0.05 + len(paths) * (0.007 + 1.25e-9 * run.camera[detector].nx * run.camera[detector].ny),
         size=len(paths) * 8 * _super_pixels(run, detector),
+        memory=memory_for(run.camera[detector], bytes_per_pixel=30),
     )
 
 
@@ -268,6 +270,7 @@ def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple
         seconds=(0.5 + 7.3e-6 * n_signals + 1e-5 * len(every) ** 2 + 0.4 * len(rows)) * (1.0 if options.joint.checks else 0.85),
         size=sum(4 * (options.joint.modes + 3) * _super_pixels(run, name) for name in rows),
         is_serial=True,
+        memory=MEMORY_OF_PROCESS + _SOLUTION_BYTES_PER_SIGNAL * n_signals,
     )
 
 
@@ -349,6 +352,7 @@ def _flat_task(run: Run, led: str, detector: str, rows: Table, **inputs: Any) ->
         command=step_command("flat", led, detector),
         seconds=0.2 + (1.5e-7 + 0.9e-7 * kept) * pixels + len(rows) * (0.0105 + 1e-8 * pixels),
         size=size_of_image(run.camera[detector]) * (1 + (kept if run.config.flat.keep_pointings else 0)) + small,
+        memory=memory_for(run.camera[detector], bytes_per_pixel=100),
         **inputs,
     )
 
@@ -396,6 +400,7 @@ def _composite_task(run: Run, led: str, flats: tuple[Task, ...]) -> Task:
         leaves_out=LEAVES_OUT,
         command=step_command("composite", led),
         seconds=sum(0.04 + 2e-8 * run.camera[need.key[2]].nx * run.camera[need.key[2]].ny for need in flats),
+        memory=max((memory_for(run.camera[need.key[2]], bytes_per_pixel=60) for need in flats), default=MEMORY_OF_PROCESS),
     )
 
 

@@ -14,7 +14,7 @@ from permil.camera import Camera, Detector, shared_camera
 from permil.config import Config
 from permil.config.isr import IsrConfig
 from permil.context import Run
-from permil.engine import Task, Work
+from permil.engine import MEMORY_OF_PROCESS, Task, Work
 from permil.errors import CalibrationError
 from permil.exposures import BIAS
 from permil.isr.calibration.calibration import Calibration
@@ -38,6 +38,7 @@ __all__ = [
     "common_serial",
     "detector_calibration",
     "make_calibrations",
+    "memory_for",
     "reduction_of",
     "seconds_of_file",
     "shared_calibration",
@@ -48,6 +49,11 @@ __all__ = [
 _BIAS_OPTIONS = (
     "isr.overscan", "isr.overscan_skip_first", "isr.overscan_skip_last", "isr.overscan_window", "isr.rejection_threshold",
 )  # fmt: skip
+
+
+def memory_for(detector: Detector, *, bytes_per_pixel: float) -> float:
+    """Return the estimated memory (bytes) of a process that holds arrays of the pixels of a detector."""
+    return MEMORY_OF_PROCESS + bytes_per_pixel * detector.nx * detector.ny
 
 
 def seconds_of_file(detector: Detector) -> float:
@@ -94,6 +100,7 @@ def _superbias_task(run: Run, detector: str) -> Task:
         command=("isr", "--detector", detector),
         seconds=len(paths) * seconds_of_file(run.camera[detector]),
         size=size_of_image(run.camera[detector]),
+        memory=memory_for(run.camera[detector], bytes_per_pixel=25),
     )
 
 

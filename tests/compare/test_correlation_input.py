@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from permil.compare import CompareError, correlate, split_half_reliability
 from permil.compare.correlation import METHODS
+from permil.rounding import rounded
 
 ROW, COLUMN = (axis.astype(float) for axis in np.mgrid[:20, :20])
 
@@ -139,7 +140,7 @@ def test_perfectly_related_maps() -> None:
 def test_account_for_people(maps: tuple[np.ndarray, np.ndarray]) -> None:
     result = correlate(*maps, COLUMN, ROW, a_err=0.2, resamples=50)
     text = str(result)
-    assert f"r = {result.r:+.3f}" in text
+    assert f"r = {rounded(result.r, result.r_err, plus_minus='±', sign=True)}" in text
     assert "400 values" in text
     assert f"equivalent to {result.n_eff:.0f} independent" in text
     assert "without measurement errors" in text

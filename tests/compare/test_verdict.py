@@ -7,6 +7,7 @@ import pytest
 
 from permil.compare.hypotheses.results import FluxChange, verdict
 from permil.errors import CompareError
+from permil.rounding import rounded_like
 
 PER_MIL = 1e-3
 
@@ -36,7 +37,7 @@ def test_outcomes(before, after, error, outcome):
     assert "in the bulk of R22_S11" in str(found)
     if outcome != "cannot tell":
         assert outcome in found.sentence
-    assert f"{before:.2f} per mil" in found.sentence
+    assert f"{rounded_like(before, 1e3 * found.change_error)} per mil" in found.sentence
 
 
 def test_error_of_the_change_is_that_of_roots():

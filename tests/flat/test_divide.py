@@ -28,7 +28,7 @@ def _pointing(rng: np.random.Generator, truth: np.ndarray, *, electrons: float, 
         np.zeros(SHAPE, dtype=np.int32),
         beam.astype(np.float32),
         np.full(SHAPE, beam_error, dtype=np.float32),
-        photodiode=electrons,
+        scale=electrons,
         scale_error=0.0,
     )
 
@@ -93,7 +93,7 @@ def test_outside_the_beam_is_no_data() -> None:
     beam[:, :10] = np.nan
     hundred = np.full(SHAPE, 100, np.float32)
     error = np.where(np.isnan(beam), np.nan, 1e-3).astype(np.float32)
-    lit = LitImage(hundred, hundred, np.zeros(SHAPE, np.int32), beam, error, photodiode=100.0, scale_error=0.0)
+    lit = LitImage(hundred, hundred, np.zeros(SHAPE, np.int32), beam, error, scale=100.0, scale_error=0.0)
     combination = PointingCombination(SHAPE)
     _add(combination, lit)
     combined = combination.result()
@@ -112,7 +112,7 @@ def test_no_light_at_all_is_an_error() -> None:
 @pytest.mark.parametrize("photodiode", [0.0, -1.0, np.nan])
 def test_stack_without_photodiode_is_an_error(photodiode: float) -> None:
     ones = np.ones(SHAPE, np.float32)
-    lit = LitImage(ones, ones, np.zeros(SHAPE, np.int32), ones, ones, photodiode=photodiode, scale_error=0.0)
+    lit = LitImage(ones, ones, np.zeros(SHAPE, np.int32), ones, ones, scale=photodiode, scale_error=0.0)
     with pytest.raises(FlatError, match="photodiode"):
         _add(PointingCombination(SHAPE), lit)
     with pytest.raises(FlatError, match="photodiode"):
@@ -140,7 +140,7 @@ def test_scatter_is_that_of_the_pointings() -> None:
     combination = PointingCombination(SHAPE)
     pointings = [_pointing(rng, np.ones(SHAPE), electrons=1e5, slope=slope) for slope in (0.0, 0.2, 0.4, -0.1)]
     weights = [_add(combination, pointing).at(pointing) for pointing in pointings]
-    responses = np.array([pointing.signal / (pointing.photodiode * pointing.beam.astype(float)) for pointing in pointings])
+    responses = np.array([pointing.signal / (pointing.scale * pointing.beam.astype(float)) for pointing in pointings])
     mean = np.average(responses, axis=0, weights=weights)
     scatter = np.sqrt(np.average((responses - mean) ** 2, axis=0, weights=weights))
     flat = combination.result()
@@ -163,7 +163,7 @@ def test_scatter_beyond_noise_is_found(bin8: Camera, excess: float) -> None:
         planes = [
             np.asarray(plane, dtype=np.float32) for plane in (rng.normal(expected, np.sqrt(expected)), expected, beam, 0 * beam)
         ]
-        lit = LitImage(*planes[:2], np.zeros(detector.shape, np.int32), *planes[2:], photodiode=electrons, scale_error=0.0)
+        lit = LitImage(*planes[:2], np.zeros(detector.shape, np.int32), *planes[2:], scale=electrons, scale_error=0.0)
         _add(combination, lit)
         weight = electrons * beam
         sums += [np.mean(weight * pattern**2), np.mean(weight * pattern), np.mean(weight)]
@@ -187,9 +187,7 @@ def test_one_pointing_says_nothing_of_scatter(bin8: Camera) -> None:
     detector = bin8["R22_S11"]
     ones = np.ones(detector.shape, np.float32)
     combination = PointingCombination(detector.shape)
-    _add(
-        combination, LitImage(ones, 1e-6 * ones, np.zeros(ones.shape, np.int32), ones, 0 * ones, photodiode=1.0, scale_error=0.0)
-    )
+    _add(combination, LitImage(ones, 1e-6 * ones, np.zeros(ones.shape, np.int32), ones, 0 * ones, scale=1.0, scale_error=0.0))
     plane = Plane(1.0, 0.0, 0.0, np.zeros((3, 3)))
     rows = flat_metrics(combination.result(), ones > 0, detector=detector, led="red", plane=plane, steps=None)
     assert all(np.isnan(row["scatter_excess"]) and np.isnan(row["scatter_excess_err"]) for row in rows)
@@ -204,7 +202,7 @@ def test_hot_and_dead_pixels_are_flagged_and_good_ones_are_not() -> None:
     for slope in (0.0, 0.3, 0.5, -0.3, 0.6):
         pointing = _pointing(rng, truth, electrons=1e5, slope=slope)
         # A hot pixel adds the same charge to every exposure: less of it where the beam is bright.
-        pointing.signal[20, 80] += 0.1 * pointing.photodiode
+        pointing.signal[20, 80] += 0.1 * pointing.scale
         _add(combination, pointing)
     flat = combination.result()
     suspect = np.argwhere(flat.mask & int(MaskPlane.SUSPECT))

@@ -38,7 +38,7 @@ POINTINGS = [(1, np.int16, True), (2, np.int32, False), (3, np.int16, False)]
 
 def usable_in(lit: LitImage) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        response = lit.signal.astype(np.float64) / (lit.photodiode * lit.beam.astype(np.float64))
+        response = lit.signal.astype(np.float64) / (lit.scale * lit.beam.astype(np.float64))
     return np.isfinite(response) & ((lit.mask & int(UNUSABLE)) == 0)
 
 
@@ -49,7 +49,7 @@ def test_a_pointing_is_divided_by_its_light(level: str, seed: int, kind: type[np
     with kernels_of(level):
         flat, part = divide_by_beam(lit), divide_by_beam(lit.part(slice(3, None, 4), slice(1, None, 3)))
     usable = usable_in(lit)
-    light = np.where(usable, lit.photodiode * lit.beam.astype(np.float64), 1.0)
+    light = np.where(usable, lit.scale * lit.beam.astype(np.float64), 1.0)
     np.testing.assert_allclose(flat.response, np.where(usable, lit.signal / light, np.nan), rtol=1e-7)
     np.testing.assert_allclose(flat.variance, np.where(usable, lit.variance / light**2, np.nan), rtol=1e-7)
     np.testing.assert_array_equal(flat.mask, np.where(usable, lit.mask, lit.mask | NO_DATA))

@@ -78,6 +78,22 @@ def test_composite_median_is_one(reduced: Path) -> None:
     assert flat.header["GRADXERR"] > 0
 
 
+def test_photodiode_columns_hold_readings_and_the_composite_scale_has_their_unit(reduced: Path) -> None:
+    folder = RunFolder(reduced)
+    index = read_table(folder.exposures)
+    light = index[(index["purpose"] == "pointing") & (index["led"] == "red")]
+    with fits.open(folder.flat("red", DETECTOR)) as hdus:
+        pointings, scale = Table(hdus["POINTINGS"].data), hdus[0].header["FLATSCAL"]
+    for row in pointings:
+        here = np.hypot(light["x_mm"] - row["x_mm"], light["y_mm"] - row["y_mm"]) < 0.1
+        assert here.sum() == row["exposures"] == 5
+        assert row["photodiode"] == pytest.approx(np.mean(light["photodiode"][here]), rel=1e-9)
+        # The scale of the joint solution differs by noise, and by the drift of the readings.
+        assert row["scale"] == pytest.approx(row["photodiode"], rel=0.01)
+    # 50,000 electrons per pixel at the maximum of the beam; the response of detectors scatters by 1 per cent.
+    assert scale == pytest.approx(50_000 / np.mean(light["photodiode"]), rel=0.05)
+
+
 def test_every_metric_has_an_error(reduced: Path) -> None:
     metrics = read_table(RunFolder(reduced).metrics("red"))
     assert len(metrics) == 17

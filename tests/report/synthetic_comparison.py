@@ -28,9 +28,11 @@ def correlation_row(quantity: str, region: str, cell: int, *, p_value: float = 1
     scale = f"{cell} px" if cell else "stars"
     row = {
         "quantity": quantity, "region": region, "scale": scale, "cell": cell, "r": 0.7, "r_err": ERROR, "r_low": 0.67, "r_high": 0.73,
-        "n": 2000, "n_masked": 0, "n_eff": WORTH, "p_value": p_value, "reason": "" if np.isfinite(p_value) else STRIPES,
+        "n": 2000, "n_masked": 0, "n_eff": WORTH, "n_eff_test": 240.0, "p_value": p_value,
+        "reason": "" if np.isfinite(p_value) else STRIPES,
         "rank": 0.69, "rank_p_value": 2e-4, "r_corrected": 0.8, "r_corrected_err": 0.02, "slope": SLOPE, "slope_err": 0.025,
         "naive_r_err": NAIVE_ERROR, "naive_p_value": 0.0, "some_new_method_r_err": 0.04, "some_new_method_p_value": 3e-3,
+        "phases_r_err": 0.034, "phases_p_value": 1 / 200, "phases_p_floor": 1 / 200, "shifts_r_err": np.nan, "shifts_p_value": np.nan,
     }  # fmt: skip
     return row | more
 
@@ -133,9 +135,10 @@ def write_tables(root: Path, groups: Sequence[tuple[str, str]], *, p_value: floa
     """Write the tables of the run; names without text are dashes, as the package writes them."""
     folder = CompareFolder(root)
     levels = {
-        "of": ["flat", "flat"], "level": ["amplifier", "raft"], "part": ["both", "both"], "flat_rms_per_mil": [0.54, np.nan],
-        "flat_rms_per_mil_err": [0.1, np.nan], "degrees_of_freedom": [3, -1], "origin": ["response of the CCD or light source", "-"],
-        "reason": ["-", "all cells lie on one raft"],
+        "of": ["flat", "flat", "stars and flat"], "level": ["amplifier", "raft", "detector"], "part": ["both", "both", "both"],
+        "flat_rms_per_mil": [0.54, np.nan, 1.3], "flat_rms_per_mil_err": [0.1, np.nan, 0.2], "degrees_of_freedom": [3, -1, 1],
+        "star_rms_per_mil": [np.nan, np.nan, 1.1], "star_rms_per_mil_err": [np.nan, np.nan, 0.3], "cell_mm": [0.64, np.nan, 0.32],
+        "origin": ["response of the CCD or light source", "-", "response of the CCD"], "reason": ["-", "all cells lie on one raft", "-"],
     }  # fmt: skip
     for path, rows in (
         (folder.correlations, correlations(p_value=p_value)),

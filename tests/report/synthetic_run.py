@@ -54,6 +54,10 @@ def write_run(
     write_table(folder.exposures, _exposures(chosen[:9], leds, rng))
     write_table(folder.unreadable, Table({"path": ["raw/<broken>.fits"], "reason": ["the file is cut short"]}))
     write_table(folder.left_out, Table({"path": ["raw/dark.fits"], "reason": ["photodiode is missing, zero or negative"]}))
+    gains = {"detector": detectors[:1], "amp": ["C14"], "gain": [1.1], "gain_err": [0.01], "source": ["in/gains.ecsv"]}
+    write_table(folder.gains, Table({name: list(column) for name, column in gains.items()}))
+    biases = Table({"amp": ["C14"], "overscan_level": [24000.0], "read_noise": [5.2], "read_noise_err": [0.1]})
+    write_hdus(folder.superbias(detectors[0]), [fits.PrimaryHDU(), fits.BinTableHDU(biases, name="AMPLIFIERS")])
     stages = {"stage": ["index", "flat"], "seconds": [1.25, 30.5], "done": [10, 4], "skipped": [0, 1]}
     write_table(folder.stages, Table(stages))
     model = _beam(rng)
@@ -155,7 +159,8 @@ def _small_extensions(detector: Detector, led: str, image: np.ndarray, rng: np.r
         hdus.append(hdu)
     pointings = {
         "number": [1, 2, 3, 4], "x_mm": float(x) + np.array([-10.0, 0.0, 10.0, 42.0]), "y_mm": np.full(4, float(y)),
-        "exposures": [5, 5, 5, 5], "photodiode": [4.2, 4.21, 4.19, 4.2], "scale_error": [2e-4, 2e-4, 2e-4, 2e-4],
+        "exposures": [5, 5, 5, 5], "photodiode": [4.2, 4.21, 4.19, 4.2], "scale": [4.2, 4.21, 4.19, 4.2],
+        "scale_error": [2e-4, 2e-4, 2e-4, 2e-4],
         "rejected": [100, 150, 200, 62], "aimed": aimed, "weight": [1.0, 1.0, 1.0, 0.2], "chi_square": [1.01, 0.99, 1.0, 1.02],
     }  # fmt: skip
     hdus.append(fits.BinTableHDU(Table(pointings), name="POINTINGS"))

@@ -31,7 +31,7 @@ def test_scatter_has_the_lines_of_the_fit_and_of_the_hypotheses() -> None:
     slopes = {
         line.get_label(): np.ptp(line.get_ydata()) / np.ptp(line.get_xdata()) for line in axes.lines if ":" in line.get_label()
     }
-    assert slopes == pytest.approx({"efficiency: slope 1": 1.0, "pixel area: slope 0": 0.0, "fitted: slope 0.50 ± 0.02": 0.5})
+    assert slopes == pytest.approx({"efficiency: slope 1": 1.0, "pixel area: slope 0": 0.0, "fitted: slope 0.500 ± 0.020": 0.5})
     groups = next(line for line in axes.lines if line.get_label() == "means of 12 groups")
     fitted = np.polyfit(groups.get_xdata(), groups.get_ydata(), 1)[0]
     assert fitted == pytest.approx(0.5, abs=0.05)
@@ -81,7 +81,7 @@ def test_the_null_distribution_has_the_curves_of_both_counts() -> None:
     axes = figure.axes[0]
     heights = {line.get_label(): float(np.max(line.get_ydata())) for line in axes.lines}
     # The height of a normal curve of the standard deviation 1 / sqrt(n - 1).
-    assert heights["independent values as quoted"] == pytest.approx(10 / np.sqrt(2 * np.pi), rel=1e-3)
+    assert heights["effective number, as quoted"] == pytest.approx(10 / np.sqrt(2 * np.pi), rel=1e-3)
     assert heights["every star independent"] == pytest.approx(np.sqrt(1000 / (2 * np.pi)), rel=1e-3)
     # Five draws are no distribution.
     names = [entry.get_text() for entry in axes.get_legend().get_texts()]
@@ -115,14 +115,14 @@ def test_the_error_by_block_marks_the_plateau_and_both_errors() -> None:
     figure = figures.error_by_block(side, error, quoted=0.031, naive=0.01, plateau=40.0)
     drawn(figure)
     labels = {entry.get_text() for entry in figure.axes[0].get_legend().get_texts()}
-    assert {"quoted: 0.031", "every star independent: 0.01", "constant above 40 px"} <= labels
+    assert {"quoted: 0.031", "every star independent: 0.010", "constant above 40 px"} <= labels
 
 
 @pytest.mark.parametrize(
     ("chance", "expected"),
     [
         (np.nan, MISSING),
-        (0.0, "below 10⁻⁹⁹"),
+        (0.0, "< 10⁻⁹⁹"),
         (2.79e-11, "2.8 \N{MULTIPLICATION SIGN} 10⁻¹¹"),
         (9.96e-4, "1.0 \N{MULTIPLICATION SIGN} 10⁻³"),
         (0.034, "0.034"),

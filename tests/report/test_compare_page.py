@@ -95,8 +95,10 @@ def test_the_sentence_is_on_top_in_the_units_of_pages(page: Page) -> None:
 def test_the_naive_test_stands_beside_the_quoted_figures(page: Page) -> None:
     rows = {row[0]: row[1:] for row in page.tables["headline-table"][1:]}
     assert rows["correlation r, with its standard error"] == ["0.700 ± 0.030", "0.700 ± 0.010"]
-    assert rows["independent values"] == ["123", "2\N{THIN SPACE}000"]
-    assert rows["p: probability of such an r for unrelated maps"] == [MISSING, "below 10⁻⁹⁹"]
+    assert rows["independent values: scatter of r of unrelated maps with this texture"] == ["123", "2\N{THIN SPACE}000"]
+    assert rows["independent values in what the relation does not explain, for p"] == ["240", MISSING]
+    assert rows["p: probability of such an r for unrelated maps"] == [MISSING, "< 10⁻⁹⁹"]
+    assert "scatters like that of 123 independent values. What the relation does not explain is equivalent to 240" in page.body
     assert "that is 3.0 times too small" in page.body
 
 
@@ -110,9 +112,15 @@ def test_a_missing_p_value_has_its_reason_and_larger_cells_are_offered(page: Pag
 
 def test_every_method_of_the_product_is_listed_whatever_its_name(page: Page) -> None:
     rows = {row[0]: row[1:] for row in page.tables["method-table"][1:]}
-    assert list(rows) == ["quoted", "naive", "some new method"]
-    assert rows["quoted"][1:] == ["0.0300", MISSING]
-    assert rows["some new method"] == ["", "0.0400", "0.003"]
+    assert list(rows) == ["quoted", "naive", "some new method", "phases"]
+    assert rows["quoted"][1:] == ["0.030", MISSING]
+    assert rows["some new method"] == ["", "0.040", "0.003"]
+
+
+def test_a_p_value_at_its_floor_is_an_upper_limit_and_too_few_surrogates_have_none(page: Page) -> None:
+    rows = {row[0]: row[1:] for row in page.tables["method-table"][1:]}
+    assert rows["phases"][1:] == ["0.034", "< 0.005"]
+    assert "shifts" not in rows
 
 
 def test_fractions_slopes_and_verdicts_are_those_of_the_product(page: Page) -> None:
@@ -122,7 +130,7 @@ def test_fractions_slopes_and_verdicts_are_those_of_the_product(page: Page) -> N
     slopes = {row[0]: row[1:] for row in page.tables["slope-table"][1:]}
     assert slopes["expected: all pixel area"] == ["0", "1", "0"]
     assert slopes["found: whole detector"] == ["0.610 ± 0.020", "0.330 ± 0.020", "0.040 ± 0.020"]
-    assert page.tables["verdict-table"][1][1:5] == ["corrects", "2.5", "1.8", "\N{MINUS SIGN}0.70 ± 0.10"]
+    assert page.tables["verdict-table"][1][1:5] == ["corrects", "2.50", "1.80", "\N{MINUS SIGN}0.70 ± 0.10"]
     assert "edge: 12 stars are too few" in page.body
 
 
@@ -163,8 +171,12 @@ def test_the_index_has_the_headline_of_each_detector(pages: dict[str, Page]) -> 
     assert red["fraction pixel area"] == "0.350 ± 0.040"
     assert red["dividing by the flat"] == "corrects"
     assert f"R22_S11 red: {STRIPES}" in index.body
-    levels = index.tables["level-table"][1:]
-    assert [row[1] for row in levels] == ["between amplifiers"]
+    # Levels of cells of different sizes are in different tables.
+    assert [row[0] for row in index.tables["level-table-2"][1:]] == ["between detectors"]
+    assert "means over cells of 0.32 mm" in index.body
+    levels = index.tables["level-table-1"][1:]
+    assert [row[0] for row in levels] == ["between amplifiers"]
+    assert levels[0][2] == "0.54 ± 0.10"
     assert levels[0][-1] == "response of the CCD or light source"
     assert "all cells lie on one raft" in index.body
     assert "Missing" not in index.body.replace("Missing: the resolved", "")

@@ -23,6 +23,7 @@ from permil.compare.stars.flat_at_stars import Reference, RelativeFlat, relative
 from permil.compare.stars.pairs import CellPairs, Pairs, bin_pairs, pair_up, with_steps
 from permil.compare.stars.response import QUANTITIES, StarResponse
 from permil.errors import CompareError
+from permil.rounding import rounded
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -180,8 +181,13 @@ def compare_stars(
         rings=rings,
         shift_x=displacement.x * options.cells[0],
         shift_y=displacement.y * options.cells[0],
-        level_cells=bin_pairs(with_steps(predicted, steps), detector.shape, cell=max(1, max(detector.shape) // _LEVEL_CELLS)),
+        level_cells=bin_pairs(with_steps(predicted, steps), detector.shape, cell=level_cell(detector.shape)),
     )
+
+
+def level_cell(shape: tuple[int, int]) -> int:
+    """Return the side of the cells of the split over levels for a detector of a shape, pixels."""
+    return max(1, max(shape) // _LEVEL_CELLS)
 
 
 def _rings(
@@ -309,7 +315,7 @@ def describe(comparison: Comparison, name: str) -> tuple[str, str, str]:
     result, fit = comparison.headline, comparison.fits[WHOLE]
     chance = f"p = {result.p_value:.2g}" if np.isfinite(result.p_value) else f"no p-value: {result.reason}"
     correlation = (
-        f"{name}: r = {result.r:+.3f} +- {result.r_err:.3f} between star fluxes and flat, {chance} "
+        f"{name}: r = {rounded(result.r, result.r_err, sign=True)} between star fluxes and flat, {chance} "
         f"({result.n} stars, equivalent to {result.n_eff:.0f} independent ones)"
     )
     return correlation, f"{name}: {fit}", f"{name}: {comparison.verdicts[WHOLE]}"

@@ -263,6 +263,7 @@ def _cards(comparison: Comparison) -> dict[str, Any]:
     }
     if search is not None:
         cards["RINGP"] = (search.p_value, "chance of this in maps without rings")
+        cards["RINGNULL"] = (len(search.null_scores), "random maps for RINGP")
     if profile is not None:
         cards |= {"RINGX": (profile.centre[0], "[pixel] centre of the tree rings"), "RINGY": (profile.centre[1], "[pixel]")}
     if search is not None and profile is not None:

@@ -11,11 +11,12 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table, vstack
 from astropy.wcs import WCS
+from astropy.wcs.utils import proj_plane_pixel_scales
 from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
 from permil.camera.frames import amplifier_at, ccs_to_detector, detector_to_ccs
-from permil.compare.comparison import CompareOptions, compare_stars, describe
+from permil.compare.comparison import CompareOptions, compare_stars, describe, level_cell
 from permil.compare.files import read_flat, read_stars, star_groups, write_comparison
 from permil.compare.levels.groups import CellPlaces
 from permil.compare.levels.split import pair_levels, split_levels
@@ -47,7 +48,7 @@ SUMMARY_LINES = 3
 _LEVEL_COLUMNS: dict[str, Any] = {
     "of": "", "level": "", "part": "", "flat_rms_per_mil": np.nan, "flat_rms_per_mil_err": np.nan, "star_rms_per_mil": np.nan,
     "star_rms_per_mil_err": np.nan, "r": np.nan, "r_err": np.nan, "slope": np.nan, "slope_err": np.nan, "explained": np.nan,
-    "explained_err": np.nan, "degrees_of_freedom": -1, "origin": "-", "reason": "-",
+    "explained_err": np.nan, "degrees_of_freedom": -1, "cell_mm": np.nan, "origin": "-", "reason": "-",
 }  # fmt: skip
 
 
@@ -84,7 +85,10 @@ def star_levels(cells: Sequence[tuple[str, str, Table]], camera: Camera, *, seed
         split = pair_levels(flat, flat_error, star, star_error, places, seed=seed)
     except CompareError as reason:
         return [_absent("stars and flat", str(reason))]
-    return [{"of": "stars and flat", **row} for row in split.rows()] + _omitted("stars and flat", split.flat.left_out)
+    side = max(level_cell(camera[name].shape) * camera[name].pixel_mm for name, _, _ in cells)
+    return [{"of": "stars and flat", "cell_mm": side, **row} for row in split.rows()] + _omitted(
+        "stars and flat", split.flat.left_out
+    )
 
 
 def flat_levels(mosaics: Sequence[tuple[str, ImageProduct]], camera: Camera, *, seed: int) -> list[dict[str, Any]]:
@@ -112,12 +116,15 @@ def flat_levels(mosaics: Sequence[tuple[str, ImageProduct]], camera: Camera, *, 
     except CompareError as reason:
         return [_absent("flat", str(reason))]
     renamed = {"rms_per_mil": "flat_rms_per_mil", "rms_per_mil_err": "flat_rms_per_mil_err"}
-    rows = [{"of": "flat", **{renamed.get(name, name): entry for name, entry in row.items()}} for row in split.rows()]
+    side = max(part[8] for part in parts)
+    rows = [
+        {"of": "flat", "cell_mm": side, **{renamed.get(name, name): entry for name, entry in row.items()}} for row in split.rows()
+    ]
     return rows + _omitted("flat", split.left_out)
 
 
 def _mosaic_cells(mosaic: ImageProduct, camera: Camera) -> tuple[Any, ...]:
-    """Return detector, amplifier, cell, position (mm), value and error of the cells of a mosaic, after binning."""
+    """Return detector, amplifier, cell, position (mm), value and error of the cells of a mosaic, after binning, and their side (mm)."""
     good = (mosaic.mask == 0) & np.isfinite(mosaic.image) & (mosaic.image > 0)
     block = max(1, int(np.ceil(np.sqrt(good.sum() / _MOST_CELLS))))
     mean, spread = super_pixels(mosaic.image, good, block), super_pixels(mosaic.variance, good, block)
@@ -136,7 +143,8 @@ def _mosaic_cells(mosaic: ImageProduct, camera: Camera) -> tuple[Any, ...]:
     value = mean.mean[rows, columns]
     error = np.sqrt(spread.mean[rows, columns] / mean.count[rows, columns])
     cell = rows * mean.mean.shape[1] + columns
-    return tuple(array[known] for array in (names, amplifiers, cell, x_mm, y_mm, value / np.median(value[known]) - 1, error))
+    parts = (names, amplifiers, cell, x_mm, y_mm, value / np.median(value[known]) - 1, error)
+    return *(array[known] for array in parts), block * float(np.max(proj_plane_pixel_scales(wcs)))
 
 
 def _omitted(of: str, entries: Sequence[Any]) -> list[dict[str, Any]]:

@@ -100,6 +100,8 @@ class Pointing:
         Whether the projector points at this detector.
     scan
         Whether it belongs to the scan.
+    photodiode
+        Mean photodiode reading of the exposures; NaN if one has none.
     """
 
     number: int
@@ -110,6 +112,7 @@ class Pointing:
     chi_square: float
     aimed: bool
     scan: bool = False
+    photodiode: float = float("nan")
 
     @property
     def known_scale_error(self) -> float:

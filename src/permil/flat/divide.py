@@ -43,12 +43,12 @@ class LitImage:
     Attributes
     ----------
     signal, variance, mask
-        Stack of one position, shape (ny, nx): electrons at the mean photodiode reading, its variance, planes of
+        Stack of one position, shape (ny, nx): electrons at the scale, its variance, planes of
         `permil.products.MaskPlane`.
     beam, beam_error
         Beam in each pixel, 1 at its maximum, and its error in the same units; NaN where the beam is not known.
-    photodiode
-        Mean photodiode reading, or scale, of the stack.
+    scale
+        Light of the stack in photodiode units: its mean photodiode reading, or the scale of the joint solution.
     scale_error
         Relative error of that.
     """
@@ -58,7 +58,7 @@ class LitImage:
     mask: NDArray[np.integer]
     beam: FloatImage
     beam_error: FloatImage
-    photodiode: float
+    scale: float
     scale_error: float
 
     @property
@@ -120,15 +120,17 @@ def divide_by_beam(lit: LitImage) -> PointingFlat:
     Raises
     ------
     FlatError
-        If the photodiode reading is not positive.
+        If the scale is not positive.
     """
-    if not lit.photodiode > 0:
+    if not lit.scale > 0:
         raise FlatError(
-            f"a stack has the photodiode reading {lit.photodiode}", remedy="leave its exposures out", value=lit.photodiode
+            f"the photodiode reading (or joint scale) of a stack is {lit.scale}",
+            remedy="leave its exposures out",
+            value=lit.scale,
         )
     shape = lit.signal.shape
     flat = PointingFlat(np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int16))
-    kernels.divide(*lit.pixels, float(lit.photodiode), flat.response, flat.variance, flat.mask)
+    kernels.divide(*lit.pixels, float(lit.scale), flat.response, flat.variance, flat.mask)
     return flat
 
 
@@ -154,7 +156,7 @@ class PointingWeights:
         Raises
         ------
         FlatError
-            If its photodiode reading is not positive.
+            If its scale is not positive.
         """
         flat = divide_by_beam(sample)
         usable = is_usable(flat.mask)
@@ -173,7 +175,7 @@ class PointingWeights:
         """Return what kernels need of a pointing: its light, the variance of its photons, and that of its scale."""
         # All in units of the squared level; where that is 0 there is no pixel with data.
         squared = self.level**2 if self.level else 1.0
-        return float(lit.photodiode), float(self.photon * lit.photodiode / squared), float(lit.scale_error**2)
+        return float(lit.scale), float(self.photon * lit.scale / squared), float(lit.scale_error**2)
 
 
 def sampling_step(shape: tuple[int, int]) -> int:

@@ -279,7 +279,7 @@ def joint_hdus(
     cards
         Of the primary header.
     log_unit
-        Logarithm of the signal, in the middle of all exposures, for photodiode reading, beam and response 1.
+        Logarithm of the solution's scale for a photodiode reading of 1, median of all exposures; their median without readings.
     side_mm
         Side of the super-pixels.
     """

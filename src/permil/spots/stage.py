@@ -21,6 +21,7 @@ from permil.errors import GridError, InputError, PermilError, SpotError
 from permil.products import FINGERPRINT_CARD, Description, check_output, write_table
 from permil.products.folder import SpotsFolder
 from permil.progress import StageReport, do_tasks
+from permil.rounding import rounded
 from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
 from permil.spots.calibration_file import (
     StoredCalibration,
@@ -461,13 +462,13 @@ def describe_calibration(calibration: SpotCalibration, repeated: Repeatability |
     if repeated is None:
         return text
     return (
-        f"{text}, scatter over predicted error {repeated.ratio:.3f} +- {repeated.ratio_error:.3f}, "
-        f"lamp drift {1e3 * repeated.drift:.3f} +- {1e3 * repeated.drift_error:.3f} per mil"
+        f"{text}, scatter over predicted error {rounded(repeated.ratio, repeated.ratio_error)}, "
+        f"lamp drift {_per_mil(repeated.drift, repeated.drift_error)} per mil"
     )
 
 
 def _per_mil(number: float, error: float) -> str:
-    return f"{1e3 * number:.2f} +- {1e3 * error:.2f}"
+    return rounded(1e3 * number, 1e3 * error)
 
 
 def summed_up(remarks: Sequence[tuple[str, str]]) -> list[str]:

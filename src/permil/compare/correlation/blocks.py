@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from permil.arrays import plain_array, unit_of
 from permil.compare.correlation.points import Cells
 from permil.errors import CompareError, InputError
+from permil.rounding import rounded
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -180,7 +181,7 @@ class Estimate:
 
     def __str__(self) -> str:
         """Return value and error, or the reason."""
-        return self.reason if np.isnan(self.value) else f"{self.value:.3g} ± {self.error:.2g}"
+        return self.reason if np.isnan(self.value) else rounded(self.value, self.error, plus_minus="±")
 
 
 @dataclass(frozen=True)

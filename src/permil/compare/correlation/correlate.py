@@ -293,6 +293,7 @@ def correlate(
         n_masked=points.masked,
         n_repeated=points.repeated,
         n_eff=summary.n_eff,
+        n_eff_test=summary.n_eff_test,
         p_value=p_value,
         reason=reason,
         rank=ranked.r,
@@ -335,8 +336,8 @@ def _quotable(points: Points, summary: Summary) -> tuple[float, str]:
         lengths = [candidates.length(posterior)[0] for posterior in posteriors]
         return np.nan, (
             f"the maps vary so slowly (over {lengths[0]:.3g} and {lengths[1]:.3g}, in a field of {cells.diagonal:.3g}) that "
-            f"{points.n} values are equivalent to only about {summary.n_eff:.0f} (at least {summary.n_eff_low:.0f}) independent ones, but "
-            f"{FEWEST_EFFECTIVE:.0f} are needed; {_WAY_OUT}"
+            f"{points.n} values are equivalent to only about {summary.n_eff_test:.0f} (at least {summary.n_eff_low:.0f}) independent ones, "
+            f"but {FEWEST_EFFECTIVE:.0f} are needed; {_WAY_OUT}"
         )
     weights_a, weights_b = (candidates.mean_weights(posterior) for posterior in posteriors)
     # Related maps share directions because they are related: the part of one map explained by the other is removed first.
@@ -405,15 +406,19 @@ class Summary:
     interval
         Two-sided 68.3 % interval.
     n_eff
-        Number of independent pairs with the same scatter of r.
+        Number of independent pairs with the same scatter of r as unrelated maps with the covariances of these two.
+    n_eff_test
+        The same for the test, which uses the covariances of what the relation does not explain.
     n_eff_low
-        The same, at the lower end of its error.
+        n_eff_test at the lower end of its error.
     p_value
         Probability of such an r, of either sign, for independent maps.
     freedom
         Degrees of freedom of the t-test.
     null_variance
-        Variance of r of independent maps.
+        Variance of r of independent maps, for the test.
+    map_variance
+        Variance of r of independent maps with the covariances of these two.
     scatter
         Posterior variance of its logarithm.
     posterior_a, posterior_b
@@ -428,10 +433,12 @@ class Summary:
     r_err: float
     interval: tuple[float, float]
     n_eff: float
+    n_eff_test: float
     n_eff_low: float
     p_value: float
     freedom: float
     null_variance: float
+    map_variance: float
     scatter: float
     posterior_a: Posterior
     posterior_b: Posterior
@@ -479,9 +486,10 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
     within = variances[0] * variances[1] / (len(a) - len(number))
     r_within = float(np.mean(deviations[0] * deviations[1]) / max(np.sqrt(variances[0] * variances[1]), 1e-300))
     within += exposure_variance(geometry.cells, *deviations)
-    variance = weight * between.null_variance + within
+    variance, map_variance = (weight * each + within for each in (between.null_variance, between.map_variance))
+    scatter = between.scatter * (weight * between.null_variance / variance) ** 2
     return _with_figures(
-        replace(between, r=r, scatter=between.scatter * (weight * between.null_variance / variance) ** 2, null_variance=variance),
+        replace(between, r=r, scatter=scatter, null_variance=variance, map_variance=map_variance),
         weight * between.r_err**2 + within * max(0.0, 1.0 - r_within**2) ** 2,
         n=len(a),
     )
@@ -490,7 +498,7 @@ def summarise(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
 def _more_cautious(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
     """Return the results for one value per position, in the metric with the smaller effective number of values."""
     metrics = [geometry.once] if geometry.even is None else [geometry.once, geometry.even]
-    return min((_at_places(metric, a, b) for metric in metrics), key=lambda summary: summary.n_eff)
+    return min((_at_places(metric, a, b) for metric in metrics), key=lambda summary: summary.n_eff_test)
 
 
 def _at_places(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
@@ -514,9 +522,11 @@ def _at_places(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
     scatter = _OVERCONFIDENCE * float(np.mean([spread for _, spread in ways]))
     # The mean of a lognormal variance.
     variance = float(np.exp(np.mean([mean for mean, _ in ways]) + scatter / 2.0 / _OVERCONFIDENCE)) + excess
-    unknown = (np.nan, (np.nan, np.nan), np.nan, np.nan, np.nan, np.nan)
+    of_maps, spread = candidates.null_variance(posterior_a, posterior_b)
+    map_variance = float(np.exp(of_maps + spread / 2.0)) + excess
+    unknown = (np.nan, (np.nan, np.nan), np.nan, np.nan, np.nan, np.nan, np.nan)
     return _with_figures(
-        Summary(r, *unknown, variance, scatter, posterior_a, posterior_b, a, b, geometry),
+        Summary(r, *unknown, variance, map_variance, scatter, posterior_a, posterior_b, a, b, geometry),
         _error_variance(candidates, mode_a, mode_b, r, *means) + excess * (1.0 - r * r) ** 2,
         n=len(a),
     )
@@ -525,11 +535,11 @@ def _at_places(geometry: Geometry, a: FloatArray, b: FloatArray) -> Summary:
 def _with_figures(summary: Summary, error_variance: float, *, n: int) -> Summary:
     """Complete a summary from r, its variance for independent maps, and its variance for correlated maps."""
     r, variance, scatter = summary.r, summary.null_variance, summary.scatter
-    n_eff = min(1.0 + 1.0 / variance, float(n))
+    n_eff, n_eff_test = (min(1.0 + 1.0 / each, float(n)) for each in (summary.map_variance, variance))
     p_value, freedom = np.nan, np.nan
-    if n_eff > 3.0:
-        freedom = 1.0 / (1.0 / (n_eff - 2.0) + scatter / 2.0)
-        t = abs(r) * np.sqrt((n_eff - 2.0) / max(1.0 - r * r, 1e-15))
+    if n_eff_test > 3.0:
+        freedom = 1.0 / (1.0 / (n_eff_test - 2.0) + scatter / 2.0)
+        t = abs(r) * np.sqrt((n_eff_test - 2.0) / max(1.0 - r * r, 1e-15))
         p_value = float(2.0 * stats.t.sf(t, freedom))
     r_err = float(np.sqrt(error_variance))
     return replace(
@@ -537,7 +547,8 @@ def _with_figures(summary: Summary, error_variance: float, *, n: int) -> Summary
         r_err=r_err,
         interval=fisher_interval(r, r_err),
         n_eff=n_eff,
-        n_eff_low=n_eff * float(np.exp(-np.sqrt(scatter / _OVERCONFIDENCE))),
+        n_eff_test=n_eff_test,
+        n_eff_low=n_eff_test * float(np.exp(-np.sqrt(scatter / _OVERCONFIDENCE))),
         p_value=p_value,
         freedom=float(freedom),
     )

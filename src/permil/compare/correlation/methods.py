@@ -41,6 +41,8 @@ _ITERATIONS = 5
 # Points times draws of the phase randomisation; maps too large for all resamples get fewer.
 _WORK = 6e6
 _FEWEST_DRAWS = 40
+FEWEST_SURROGATES = 20
+"""Fewer surrogates give neither an error nor a p-value: with 20 the smallest p-value is just below 0.05."""
 # Random shifts of each map with randomised phases. Draws from different shifts are uncorrelated: the mean of the cross-correlation over
 # all shifts is zero. Their squares are correlated by the inverse of the effective number of values, which hardly reduces the precision.
 _SHIFTS = 8
@@ -96,7 +98,8 @@ class Null:
     draws : ndarray
         Correlations, those of smaller windows scaled to the full field.
     p_value
-        Fraction of surrogates (including the observation) at least as large as the observation, of either sign.
+        Fraction of surrogates (including the observation) at least as large as the observation, of either sign; NaN if there are fewer than
+        `FEWEST_SURROGATES`.
     """
 
     draws: FloatArray
@@ -105,7 +108,7 @@ class Null:
 
 def _null(draws: FloatArray, r: float) -> Null:
     draws = draws[np.isfinite(draws)]
-    if not len(draws):
+    if len(draws) < FEWEST_SURROGATES:
         return Null(draws, np.nan)
     return Null(draws, float((1 + np.sum(np.abs(draws) >= abs(r) * (1.0 - 1e-12))) / (len(draws) + 1)))
 
@@ -251,15 +254,19 @@ def other_methods(
         else:
             null = _SURROGATES[name](geometry.cells, points.a, points.b, resamples=resamples, rng=rng)
             nulls[name] = null
-            spread = float(np.sqrt(np.mean(null.draws**2))) if len(null.draws) else np.nan
-            error = spread * (1.0 - r * r)
-            n_eff = 1.0 + spread**-2.0
-            found.append(
-                MethodFigures(name, error, fisher_interval(r, error), null.p_value, n_eff, f"{len(null.draws)} surrogates")
-                if len(null.draws)
-                else MethodFigures(name, note="no shift leaves enough pairs")
-            )
+            found.append(_surrogate_figures(name, null, r))
     return tuple(found), scan, nulls
+
+
+def _surrogate_figures(name: str, null: Null, r: float) -> MethodFigures:
+    count = len(null.draws)
+    if count < FEWEST_SURROGATES:
+        return MethodFigures(name, note=f"{count} surrogates are too few" if count else "no shift leaves enough pairs")
+    spread = float(np.sqrt(np.mean(null.draws**2)))
+    error = spread * (1.0 - r * r)
+    return MethodFigures(
+        name, error, fisher_interval(r, error), null.p_value, 1.0 + spread**-2.0, f"{count} surrogates", 1.0 / (count + 1)
+    )
 
 
 def _bootstrap_figures(scan: BlockScan, r: float) -> MethodFigures:
@@ -316,6 +323,8 @@ class MethodFigures:
         Its effective number of points.
     note
         Remark: block size, number of surrogates, or why there is no result.
+    p_floor
+        Smallest p-value that the number of surrogates can give; 0 for methods without one. A p-value there is an upper limit.
     """
 
     name: str
@@ -324,3 +333,9 @@ class MethodFigures:
     p_value: float = np.nan
     n_eff: float = np.nan
     note: str = ""
+    p_floor: float = 0.0
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether the p-value is at its floor: no surrogate reached the observation."""
+        return self.p_floor > 0.0 and self.p_value <= self.p_floor * (1.0 + 1e-9)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from permil.compare.correlation.blocks import BlockScan, Corrected
 from permil.compare.correlation.methods import MethodFigures, Null
+from permil.rounding import rounded, rounded_like
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,11 @@ class CorrelationResult:
     n_masked
         Number of points dropped because a value was masked or not finite.
     n_eff
-        Number of independent pairs of values with the same scatter of r.
+        Number of independent pairs of values with the same scatter of r as unrelated maps with the covariances of these two: the number to
+        quote.
+    n_eff_test
+        The same for what the relation between the maps does not explain, on which the p-value is based. It equals ``n_eff`` for unrelated
+        maps, and differs if the common part is smoother or rougher than the remainder.
     p_value
         The p-value to quote: probability of an r as far from 0, of either sign, for unrelated maps. NaN with `reason` if the maps do not
         allow a statement.
@@ -81,6 +86,7 @@ class CorrelationResult:
     n: int
     n_masked: int
     n_eff: float
+    n_eff_test: float
     p_value: float
     reason: str
     rank: float
@@ -120,6 +126,7 @@ class CorrelationResult:
             "n_masked": self.n_masked,
             "n_repeated": self.n_repeated,
             "n_eff": self.n_eff,
+            "n_eff_test": self.n_eff_test,
             "p_value": self.p_value,
             "reason": self.reason,
             "rank": self.rank,
@@ -136,12 +143,16 @@ class CorrelationResult:
             row[column], row[f"{column}_err"] = estimate.value, estimate.error
         for method in self.methods:
             row[f"{method.name}_r_err"], row[f"{method.name}_p_value"] = method.r_err, method.p_value
+            if method.p_floor:
+                row[f"{method.name}_p_floor"] = method.p_floor
         return row
 
     def __str__(self) -> str:
         """Return a summary for non-statisticians."""
         lines = [
-            f"r = {self.r:+.3f} ± {self.r_err:.3f}   (68 % interval {self.interval[0]:+.3f} to {self.interval[1]:+.3f})",
+            f"r = {rounded(self.r, self.r_err, plus_minus='±', sign=True)}   (68 % interval "
+            + " to ".join(rounded_like(limit, self.r_err) for limit in self.interval)
+            + ")",
             f"n = {self.n} values"
             + (f" ({self.n_masked} masked)" if self.n_masked else "")
             + (f" ({self.n_repeated} more are duplicates and count once)" if self.n_repeated else "")
@@ -152,12 +163,13 @@ class CorrelationResult:
             lines.append(f"No p-value: {self.reason}.")
         else:
             lines.append(f"p = {self.p_value:.2g}: {_meaning(self.p_value)}")
-        lines.append(f"Spearman (ranks): {self.rank:+.3f}, p = {self.rank_p_value:.2g}")
+        lines.append(f"Spearman (ranks): {rounded_like(self.rank, self.r_err)}, p = {self.rank_p_value:.2g}")
         lines += self._corrected_lines()
         if self.methods:
             lines.append("All methods (error of r, p-value):")
         lines += [
-            f"  {method.name:<17} {_cell(method.r_err)}  {_cell(method.p_value)}" + (f"  {method.note}" if method.note else "")
+            f"  {method.name:<17} {_cell(method.r_err)}  {_cell(method.p_value, is_limit=method.is_limit)}"
+            + (f"  {method.note}" if method.note else "")
             for method in self.methods
         ]
         return "\n".join(lines)
@@ -222,13 +234,14 @@ class CorrelationResult:
         slope = self.corrected.slope if np.isfinite(self.corrected.slope.value) else self.corrected.plain_slope
         ends = np.array([self.a.min(), self.a.max()])
         axes.plot(ends, self.b.mean() + slope.value * (ends - self.a.mean()), color="black", label=f"slope {slope}")
-        axes.set(xlabel="a", ylabel="b", title=f"r = {self.r:+.3f} ± {self.r_err:.3f}")
+        axes.set(xlabel="a", ylabel="b", title=f"r = {rounded(self.r, self.r_err, plus_minus='±', sign=True)}")
         axes.legend(fontsize="small")
 
     def plot_null(self, axes: Axes) -> None:
         """Draw the distribution of r of unrelated maps, and the observed r."""
         for name, null in self.nulls.items():
-            axes.hist(null.draws, bins=_BINS, density=True, histtype="step", label=f"{name}, p = {null.p_value:.2g}")
+            chance = "" if np.isnan(null.p_value) else f", p {'<' if self.figures(name).is_limit else '='} {null.p_value:.2g}"
+            axes.hist(null.draws, bins=_BINS, density=True, histtype="step", label=name + chance)
         width = 1.0 / np.sqrt(max(self.n_eff - 1.0, 1.0))
         grid = np.linspace(-4.5 * width, 4.5 * width, 300)
         axes.plot(
@@ -265,5 +278,5 @@ def _meaning(p_value: float) -> str:
     return share + (": the maps are related, according to this test." if p_value < 0.05 else ": this is consistent with chance.")
 
 
-def _cell(value: float) -> str:
-    return "      -" if np.isnan(value) else f"{value:7.4f}"
+def _cell(value: float, *, is_limit: bool = False) -> str:
+    return "      -" if np.isnan(value) else f"{'<' * is_limit + f'{value:.4f}':>7}"

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.errors import CompareError
+from permil.rounding import rounded, rounded_like
 
 FloatArray = NDArray[np.float64]
 
@@ -162,7 +163,7 @@ class HypothesisFit:
 
     def __str__(self) -> str:
         """Return the total fractions as a sentence."""
-        parts = ", ".join(f"{kind} {self.fraction(kind).value:.3f} +- {self.fraction(kind).error:.3f}" for kind in KINDS)
+        parts = ", ".join(f"{kind} {rounded(self.fraction(kind).value, self.fraction(kind).error)}" for kind in KINDS)
         return f"fractions of the flat's variance: {parts} ({self.stars} stars)"
 
 
@@ -241,8 +242,10 @@ def verdict(
         outcome = "corrects" if strength < 0 else "harms"
     else:
         outcome = "cannot tell"
-    scatter = f"their scatter is {_PER_MIL * before:.2f} per mil without and {_PER_MIL * after:.2f} per mil with it"
-    figure = f"change {_PER_MIL * shift:+.2f} +- {_PER_MIL * change_error:.2f} per mil, {abs(strength):.1f} sigma"
+    error = _PER_MIL * change_error
+    without, divided = (rounded_like(_PER_MIL * figure, error) for figure in (before, after))
+    scatter = f"their scatter is {without} per mil without and {divided} per mil with it"
+    figure = f"change {rounded(_PER_MIL * shift, error, sign=True)} per mil, {abs(strength):.1f} sigma"
     if outcome == "cannot tell":
         sentence = (
             f"These stars do not determine whether dividing by this flat corrects or harms star fluxes {where}: {scatter} ({figure}); "

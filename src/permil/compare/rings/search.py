@@ -22,6 +22,7 @@ from scipy import fft, optimize
 from permil._kernels import compare as kernels
 from permil.compare.rings.profile import CellMap, RingProfile, bin_cells, evened, high_passed, profile_of_cells
 from permil.errors import CompareError
+from permil.rounding import rounded
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -198,7 +199,7 @@ class RingSearch:
         if not self.found:
             return f"no tree rings found ({chance})"
         (x, y), (x_error, y_error) = self.centre, self.centre_error
-        return f"tree rings around x = {x:.1f} +- {x_error:.1f}, y = {y:.1f} +- {y_error:.1f} pixels ({chance})"
+        return f"tree rings around x = {rounded(x, x_error)}, y = {rounded(y, y_error)} pixels ({chance})"
 
 
 def find_rings(

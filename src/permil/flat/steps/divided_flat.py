@@ -107,7 +107,7 @@ def _require_orientation(solution: DetectorSolution, detector: Detector, led: st
         return
     symmetry = best_symmetry(slope, gradient, float(max(np.ptp(x_mm), np.ptp(y_mm))) / 2)
     aimed = solution.pointings[np.asarray(solution.pointings["aimed"], dtype=bool)][enough]
-    off = level - expected - np.log(np.asarray(aimed["photodiode"], dtype=np.float64))
+    off = level - expected - np.log(np.asarray(aimed["scale"], dtype=np.float64))
     # Half of the pointings at least: single photodiode readings may be wrong.
     is_off = scatter(off) > max(MOST_OFF, scatter(expected) / 2)
     is_upright = np.array_equal(symmetry, SYMMETRIES[0])
@@ -177,6 +177,7 @@ def _lit_stack(
         exposures=n,
         chi_square=float(np.nanmean(stack.chi_square)) if np.isfinite(stack.chi_square).any() else np.nan,
         aimed=group.aimed,
+        photodiode=image.scale if config.isr.photodiode == "header" else float("nan"),
     )
     return LitStack(pointing, image, stack.n_rejected)
 

@@ -189,7 +189,7 @@ class _Detector:
         obsid = group.obsids[number]
         known = self.light.exposures[obsid]
         return LitExposure(
-            _pointing(group, known.error, 1, float("nan")),
+            _pointing(group, known.error, [group.photodiodes[number]], float("nan")),
             exposure,
             self.sampled,
             self.light_of([obsid], known),
@@ -255,8 +255,10 @@ class _Detector:
         beam = self.light_of(group.obsids, mean_light(exposures))(slice(None), slice(None))
         # The errors of the beam are all in the covariance of the joint solution.
         exact = np.broadcast_to(np.float32(0), beam.shape)
+        reading_of = dict(zip(map(Path, group.paths), group.photodiodes, strict=True))
+        readings = [reading_of[path] for path in stacked.used]
         image = LitImage(stack.image, stack.variance, stack.mask, beam, exact, stacked.photodiode, scale_error)
-        return LitStack(_pointing(group, scale_error, len(stacked.used), chi_square), image, stack.n_rejected)
+        return LitStack(_pointing(group, scale_error, readings, chi_square), image, stack.n_rejected)
 
     def reference(self) -> NDArray[np.float32]:
         """Return the median response of a few exposures.
@@ -305,14 +307,15 @@ def _response(exposure: OpenExposure, light: Callable[[slice], NDArray[np.float3
     return response
 
 
-def _pointing(group: PointingGroup, scale_error: float, exposures: int, chi_square: float) -> Pointing:
+def _pointing(group: PointingGroup, scale_error: float, readings: Sequence[float], chi_square: float) -> Pointing:
     return Pointing(
         number=group.number,
         x_mm=group.x_mm,
         y_mm=group.y_mm,
         scale_error=scale_error,
-        exposures=exposures,
+        exposures=len(readings),
         chi_square=chi_square,
         aimed=group.aimed,
         scan=group.scan,
+        photodiode=float(np.mean(readings)),
     )

@@ -39,7 +39,7 @@ from permil.flat.joint.amplifier_linearity import (
 from permil.flat.joint.budget import Halves, Part, compare_halves, divisions, error_budget, place_rows, solve_part
 from permil.flat.joint.gain_steps import board_results, solved_steps
 from permil.flat.joint.gains import BLIND_RMS, BoardReadings, Coefficient, board_terms
-from permil.flat.joint_file import DetectorErrors, beam_maximum, detector_errors, joint_hdus, planes_hdu, write_joint
+from permil.flat.joint_file import DetectorErrors, detector_errors, joint_hdus, planes_hdu, write_joint
 from permil.flat.measured_linearity import losses_hdu
 from permil.flat.orientation import contradiction_error, detector_levels, find_contradictions
 from permil.flat.shared_errors import shared_places
@@ -171,7 +171,7 @@ def solve_led(request: SolutionRequest) -> list[str]:
         check=check,
         budget=budget,
         cards=cards,
-        log_unit=float(np.median(middle)) - beam_maximum(solution),
+        log_unit=float(np.median(middle)),
         side_mm=layouts[-1].block * camera[layouts[-1].detector].pixel_mm,
     )
     hdus += [planes_hdu(planes), losses_hdu(losses, camera)]

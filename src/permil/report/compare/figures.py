@@ -32,6 +32,7 @@ from permil.report.kit.figures import (
     symmetric_limits,
     write_on_map,
 )
+from permil.report.kit.results import format_measurement, two_digits
 
 FloatArray = NDArray[np.float64]
 
@@ -89,7 +90,7 @@ def _cloud(title: str, products: CompareProducts, cell: int, flat: FloatArray, s
     rows = products.rows("CORRELATIONS", quantity="flux", region=WHOLE, cell=cell)
     slope, error = (number_in(rows[0], name) for name in ("slope", "slope_err")) if rows else (np.nan, np.nan)
     if rows:
-        title += f": r = {number_in(rows[0], 'r'):.3f} ± {number_in(rows[0], 'r_err'):.3f}"
+        title += f": r = {format_measurement(number_in(rows[0], 'r'), number_in(rows[0], 'r_err'))}"
     return Cloud(title, 1e3 * flat, 1e3 * star, slope, error)
 
 
@@ -373,7 +374,7 @@ def _lines(axes: Axes, middle: tuple[float, float], cloud: Cloud, expected: Mapp
     for style, (name, slope) in zip(_STYLES, expected.items(), strict=False):
         axes.plot(ends, middle[1] + slope * (ends - middle[0]), style, color=INK, linewidth=1.1, label=f"{name}: slope {slope:g}")
     if np.isfinite(cloud.slope):
-        label = f"fitted: slope {cloud.slope:.2f}" + (f" ± {cloud.slope_error:.2f}" if np.isfinite(cloud.slope_error) else "")
+        label = f"fitted: slope {format_measurement(cloud.slope, cloud.slope_error)}"
         axes.plot(ends, middle[1] + cloud.slope * (ends - middle[0]), color=ALARM, linewidth=1.6, label=label)
 
 
@@ -484,7 +485,7 @@ def null_distribution(draws: Mapping[str, FloatArray], *, r: float, n_eff: float
                 label=f"{known.size} {name}",
             )
     for count, style, colour, label in (
-        (n_eff, "-", INK, "independent values as quoted"),
+        (n_eff, "-", INK, "effective number, as quoted"),
         (n, ":", ALARM, "every star independent"),
     ):
         if count > 1:
@@ -493,7 +494,7 @@ def null_distribution(draws: Mapping[str, FloatArray], *, r: float, n_eff: float
             curve = np.exp(-0.5 * (grid / width) ** 2) / width / np.sqrt(2 * np.pi)
             axes.plot(grid, curve, style, color=colour, linewidth=1.1, label=label)
     if np.isfinite(r):
-        axes.axvline(r, color=ALARM, linewidth=2.0, label=f"observed: {r:.3f}")
+        axes.axvline(r, color=ALARM, linewidth=2.0, label=f"observed: {two_digits(r)}")
     axes.set(xlabel="correlation r of unrelated maps", ylabel="frequency", yticks=[])
     axes.set_title("unrelated maps")
     low, high = axes.get_ylim()
@@ -515,7 +516,7 @@ def error_by_block(side: FloatArray, error: FloatArray, *, quoted: float, naive:
         (naive, ":", ALARM, "every star independent"),
     ):
         if np.isfinite(level):
-            axes.axhline(level, linestyle=style, color=colour, linewidth=1.1, label=f"{label}: {level:.3g}")
+            axes.axhline(level, linestyle=style, color=colour, linewidth=1.1, label=f"{label}: {two_digits(level)}")
     if np.isfinite(plateau):
         axes.axvline(plateau, linestyle="--", color=FAINT, label=f"constant above {plateau:.3g} px")
     if known.any():

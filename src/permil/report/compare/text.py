@@ -40,7 +40,9 @@ from permil.report.kit.results import (
     Measurement,
     format_chance,
     format_count,
+    format_like,
     format_measurement,
+    two_digits,
     with_minus,
 )
 
@@ -111,6 +113,7 @@ class MethodLine:
     what: str
     error: float
     chance: float
+    is_limit: bool = False
 
 
 def method_lines(headline: Table.Row) -> list[MethodLine]:
@@ -122,7 +125,8 @@ def method_lines(headline: Table.Row) -> list[MethodLine]:
             continue
         error, chance = number_in(headline, column), number_in(headline, f"{name}_p_value")
         if math.isfinite(error) or math.isfinite(chance):
-            lines.append(MethodLine(name.replace("_", " "), _METHODS.get(name, ""), error, chance))
+            is_limit = chance <= number_in(headline, f"{name}_p_floor") * (1.0 + 1e-9)
+            lines.append(MethodLine(name.replace("_", " "), _METHODS.get(name, ""), error, chance, is_limit))
     return lines
 
 
@@ -141,7 +145,7 @@ def correlation_text(headline: Table.Row, compared: float) -> str:
         Number of compared measurements, NaN if unknown; the correlation may exclude the noisiest.
     """
     r, error = number_in(headline, "r"), number_in(headline, "r_err")
-    n, n_eff = number_in(headline, "n"), number_in(headline, "n_eff")
+    n, n_eff, n_eff_test = (number_in(headline, name) for name in ("n", "n_eff", "n_eff_test"))
     naive = number_in(headline, f"{NAIVE}_r_err")
     sentence = (
         f"The correlation between star fluxes and the flat is r = {format_measurement(r, error)} (1: they vary in proportion, 0: "
@@ -150,9 +154,14 @@ def correlation_text(headline: Table.Row, compared: float) -> str:
     if math.isfinite(n) and math.isfinite(n_eff):
         noisier = f" (of {format_count(round(compared))}; the noisiest are excluded)" if compared > n else ""
         sentence += (
-            f" It uses {format_count(round(n))} measurements of stars{noisier}. Neighbouring measurements are correlated; together "
-            f"they are equivalent to {format_count(round(n_eff))} independent ones."
+            f" It uses {format_count(round(n))} measurements of stars{noisier}. Neighbouring measurements are correlated: r of unrelated "
+            f"maps with this texture scatters like that of {format_count(round(n_eff))} independent values."
         )
+        if math.isfinite(n_eff_test):
+            sentence += (
+                f" What the relation does not explain is equivalent to {format_count(round(n_eff_test))} independent values; the p-value "
+                "is based on these."
+            )
     if naive > 0 and math.isfinite(error):
         sentence += f" A test that ignores this gives an error {naive_text(error / naive)}."
     return sentence
@@ -209,12 +218,15 @@ def ring_text(header: dict[str, float], *, found: bool) -> str:
     Parameters
     ----------
     header
-        Cards RINGP, RINGX, RINGXERR, RINGY, RINGYERR if present in the product.
+        Cards RINGP, RINGNULL, RINGX, RINGXERR, RINGY, RINGYERR if present in the product.
     found
         Whether there is a profile.
     """
     chance = header.get("RINGP", math.nan)
-    chance_of_rings = f"p = {format_chance(chance)} for a map without rings" if math.isfinite(chance) else ""
+    is_limit = chance <= 1.0 / (1.0 + header.get("RINGNULL", math.nan)) * (1.0 + 1e-9)
+    chance_of_rings = (
+        f"p {'<' if is_limit else '='} {format_chance(chance)} for a map without rings" if math.isfinite(chance) else ""
+    )
     if not found:
         return (
             f"No tree rings were found in the flat ({chance_of_rings})."
@@ -244,7 +256,6 @@ def headline_table(row: Table.Row) -> Grid:
     """Return the headline and the naive test that treats every star as independent."""
     r, naive_error = number_in(row, "r"), number_in(row, f"{NAIVE}_r_err")
     low, high = number_in(row, "r_low"), number_in(row, "r_high")
-    interval = f"{low:.3f} to {high:.3f}" if math.isfinite(low + high) else MISSING
     has_naive = math.isfinite(naive_error)
     empty = Cell(MISSING)
     lines = (
@@ -255,10 +266,15 @@ def headline_table(row: Table.Row) -> Grid:
         ),
         (
             "68 % interval of r",
-            number_cell(interval, low),
-            number_cell(f"{r - naive_error:.3f} to {r + naive_error:.3f}", r - naive_error) if has_naive else empty,
+            _interval_cell(low, high, number_in(row, "r_err")),
+            _interval_cell(r - naive_error, r + naive_error, naive_error),
         ),
-        ("independent values", count_cell(number_in(row, "n_eff")), count_cell(number_in(row, "n")) if has_naive else empty),
+        (
+            "independent values: scatter of r of unrelated maps with this texture",
+            count_cell(number_in(row, "n_eff")),
+            count_cell(number_in(row, "n")) if has_naive else empty,
+        ),
+        ("independent values in what the relation does not explain, for p", count_cell(number_in(row, "n_eff_test")), empty),
         (
             "p: probability of such an r for unrelated maps",
             _chance_cell(number_in(row, "p_value")),
@@ -280,7 +296,8 @@ def method_table(row: Table.Row) -> Grid:
 
 
 def _method_cells(line: MethodLine) -> tuple[Cell, ...]:
-    return text_cell(line.name), text_cell(line.what), decimal_cell(line.error, 4), _chance_cell(line.chance)
+    error = number_cell(two_digits(line.error), line.error)
+    return text_cell(line.name), text_cell(line.what), error, _chance_cell(line.chance, is_limit=line.is_limit)
 
 
 def pair_table(products: CompareProducts) -> Grid | None:
@@ -323,8 +340,16 @@ def fraction_table(products: CompareProducts) -> Grid | None:
     for (region, scale), of in found.items():
         some = next(iter(of.values()))
         cells = [_column_cell(of[kind], "value", error="error") if kind in of else Cell(MISSING) for kind in (*KINDS, SUM)]
-        level = decimal_cell(1e3 * number_in(some, "flat_rms"), 2)
-        rows.append((text_cell(region), text_cell(scale), *cells, level, count_cell(number_in(some, "stars"))))
+        size = 1e3 * number_in(some, "flat_rms")
+        rows.append(
+            (
+                text_cell(region),
+                text_cell(scale),
+                *cells,
+                number_cell(two_digits(size), size),
+                count_cell(number_in(some, "stars")),
+            )
+        )
     return grid(("region", "period", *KINDS, "sum of the three", "flat, rms (‰)", "measurements"), rows, text_columns=(0, 1))
 
 
@@ -354,13 +379,15 @@ def verdict_table(products: CompareProducts) -> Grid | None:
         return None
     rows = []
     for row in table:
-        before, after, strength = (number_in(row, name) for name in ("before", "after", "significance"))
+        before, after, strength, change_error = (
+            number_in(row, name) for name in ("before", "after", "significance", "change_err")
+        )
         rows.append(
             (
                 text_cell(text_in(row, "region")),
                 text_cell(text_in(row, "outcome")),
-                measured_cell(before, math.nan, scale=1e3),
-                measured_cell(after, math.nan, scale=1e3),
+                number_cell(format_like(1e3 * before, 1e3 * change_error), before),
+                number_cell(format_like(1e3 * after, 1e3 * change_error), after),
                 _column_cell(row, "change", scale=1e3),
                 decimal_cell(abs(strength), 1),
                 count_cell(number_in(row, "stars")),
@@ -372,30 +399,48 @@ def verdict_table(products: CompareProducts) -> Grid | None:
     return grid(headings, rows, text_columns=(0, 1))
 
 
-def level_table(levels: Table | None) -> Grid | None:
-    """Return the variation of flats and stars by level, None if nothing was split."""
-    known = [row for row in levels if not text_in(row, "reason")] if levels is not None else []
-    if not known:
-        return None
+@dataclass(frozen=True)
+class LevelTable:
+    """The split of one quantity into levels: what was split, the side of its cells, and its components."""
+
+    of: str
+    cells: str
+    grid: Grid
+
+
+def level_tables(levels: Table | None) -> tuple[LevelTable, ...]:
+    """Return the variation of flats and stars by level, a table for each quantity that was split."""
+    known: dict[str, list[Table.Row]] = {}
+    for row in levels if levels is not None else ():
+        if not text_in(row, "reason"):
+            known.setdefault(text_in(row, "of"), []).append(row)
+    return tuple(LevelTable(of, _cell_text(number_in(rows[0], "cell_mm")), _level_grid(rows)) for of, rows in known.items())
+
+
+def _cell_text(side_mm: float) -> str:
+    return f"means over cells of {two_digits(side_mm)} mm" if math.isfinite(side_mm) else ""
+
+
+def _level_grid(known: Sequence[Table.Row]) -> Grid:
+    has_stars = any(math.isfinite(number_in(row, "star_rms_per_mil")) for row in known)
+    measured = ("flat_rms_per_mil", "star_rms_per_mil", "r", "slope") if has_stars else ("flat_rms_per_mil",)
     rows = []
     for row in known:
         freedom = number_in(row, "degrees_of_freedom")
         rows.append(
             (
-                text_cell(text_in(row, "of")),
                 text_cell(_LEVELS.get(text_in(row, "level"), text_in(row, "level"))),
                 text_cell(
                     {"both": "", "common": "common to all LEDs", "LED": "differs between LEDs"}.get(text_in(row, "part"), "")
                 ),
-                *(_column_cell(row, name) for name in ("flat_rms_per_mil", "star_rms_per_mil", "r", "slope")),
+                *(_column_cell(row, name) for name in measured),
                 count_cell(freedom if freedom >= 0 else math.nan),
                 text_cell(text_in(row, "origin")),
             )
         )
-    headings = (
-        "of", "level", "part", "flat, rms (‰)", "stars, rms (‰)", "r without noise", "slope", "degrees of freedom", "origin",
-    )  # fmt: skip
-    return grid(headings, rows, text_columns=(0, 1, 2, 8))
+    names = ("flat, rms (‰)", "stars, rms (‰)", "r without noise", "slope")[: len(measured)]
+    headings = ("level", "part", *names, "degrees of freedom", "origin")
+    return grid(headings, rows, text_columns=(0, 1, len(headings) - 1))
 
 
 def level_reasons(levels: Table | None) -> tuple[ReasonList, ...]:
@@ -494,5 +539,11 @@ def _column_cell(row: Table.Row, name: str, *, scale: float = 1.0, error: str = 
     return measured_cell(number_in(row, name), number_in(row, error or f"{name}_err"), scale=scale)
 
 
-def _chance_cell(chance: float) -> Cell:
-    return number_cell(format_chance(chance), chance)
+def _chance_cell(chance: float, *, is_limit: bool = False) -> Cell:
+    return number_cell(format_chance(chance, is_limit=is_limit), chance)
+
+
+def _interval_cell(low: float, high: float, error: float) -> Cell:
+    if not math.isfinite(low + high):
+        return Cell(MISSING)
+    return number_cell(f"{format_like(low, error)} to {format_like(high, error)}", low)

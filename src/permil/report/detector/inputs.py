@@ -10,11 +10,12 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.camera import Camera
+from permil.camera import Camera, Detector
+from permil.camera.frames import amplifier_at
 from permil.errors import InputError
 from permil.flat.detector_flat import SCALE_CARD
 from permil.flat.superpixel import size_in_pixels
-from permil.products import ImageProduct, RunFolder, read_image
+from permil.products import ImageProduct, RunFolder, read_image, read_table
 
 _CUBES = ("STACKS", "BEAMS", "RESPONSES")
 
@@ -43,6 +44,88 @@ class DetectorProducts:
     metrics: Table | None
     block_pixels: int
     truth: ImageProduct | None
+
+
+@dataclass(frozen=True)
+class AmplifierReadout:
+    """Readout of one amplifier; NaN or empty where unknown.
+
+    Attributes
+    ----------
+    gain, gain_error, gain_source
+        Gain in use, e-/adu, and its source.
+    noise, noise_error
+        Read noise, electrons.
+    bias
+        Overscan level of the biases, adu.
+    signal
+        Smallest and largest super-pixel in the stacks of the pointings aimed at the detector, electrons.
+    """
+
+    gain: float = np.nan
+    gain_error: float = np.nan
+    gain_source: str = ""
+    noise: float = np.nan
+    noise_error: float = np.nan
+    bias: float = np.nan
+    signal: tuple[float, float] = (np.nan, np.nan)
+
+
+def read_readout(folder: RunFolder, detector: Detector, products: DetectorProducts) -> dict[str, AmplifierReadout]:
+    """Return gain, read noise, bias level and range of the signals of each amplifier.
+
+    Raises
+    ------
+    InputError
+        If a table cannot be read.
+    """
+    gains = _rows_by_amplifier(read_table(folder.gains), detector.name) if folder.gains.is_file() else {}
+    biases = _rows_by_amplifier(_bias_table(folder.superbias(detector.name)), "")
+    found = {}
+    for number, amplifier in enumerate(detector.amplifiers):
+        gain, bias = gains.get(amplifier.name), biases.get(amplifier.name)
+        found[amplifier.name] = AmplifierReadout(
+            gain=_number(gain, "gain"),
+            gain_error=_number(gain, "gain_err"),
+            gain_source="" if gain is None or "source" not in gain.colnames else Path(str(gain["source"])).name,
+            noise=_number(bias, "read_noise"),
+            noise_error=_number(bias, "read_noise_err"),
+            bias=_number(bias, "overscan_level"),
+            signal=_signal_range(products, detector, number),
+        )
+    return found
+
+
+def _rows_by_amplifier(table: Table | None, detector: str) -> dict[str, Table.Row]:
+    return {str(row["amp"]): row for row in table or () if not detector or str(row["detector"]) == detector}
+
+
+def _bias_table(path: Path) -> Table | None:
+    if not path.is_file():
+        return None
+    try:
+        with fits.open(path, memmap=False) as hdus:
+            return Table(hdus["AMPLIFIERS"].data) if "AMPLIFIERS" in hdus else None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"cannot be read as a superbias ({error})", path=path, remedy="make the superbias again") from error
+
+
+def _number(row: Table.Row | None, name: str) -> float:
+    if row is None or name not in row.colnames or np.ma.is_masked(row[name]):
+        return float("nan")
+    return float(row[name])
+
+
+def _signal_range(products: DetectorProducts, detector: Detector, amplifier: int) -> tuple[float, float]:
+    if products.cubes is None:
+        return np.nan, np.nan
+    rows, columns = (
+        products.block_pixels * np.arange(size) + products.block_pixels // 2 for size in products.cubes.stacks.shape[1:]
+    )
+    rows, columns = np.minimum(rows, detector.ny - 1), np.minimum(columns, detector.nx - 1)
+    own = amplifier_at(detector, *np.meshgrid(columns, rows)) == amplifier
+    values = products.cubes.stacks[:, own]
+    return (float(np.nanmin(values)), float(np.nanmax(values))) if np.isfinite(values).any() else (np.nan, np.nan)
 
 
 def read_detector(folder: RunFolder, camera: Camera, led: str, name: str) -> DetectorProducts:
@@ -121,7 +204,7 @@ def read_scatter(path: Path) -> tuple[NDArray[np.float32] | None, float, float]:
 
 
 def composite_scale(header: fits.Header) -> float:
-    """Return the response equal to 1 on the composite scale, electrons per photodiode unit; NaN if unknown."""
+    """Return the response equal to 1 on the composite scale, electrons per photodiode unit at the maximum of the beam; NaN if unknown."""
     return float(header.get(SCALE_CARD, np.nan))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,14 @@ from permil.flat.metrics import WHOLE_DETECTOR
 from permil.flat.superpixel import size_in_pixels
 from permil.products import MaskPlane, RunFolder, read_image
 from permil.report.detector.figures import detector_pictures, truth_picture
-from permil.report.detector.inputs import composite_scale, pointing_name, read_detector, read_scatter
+from permil.report.detector.inputs import (
+    AmplifierReadout,
+    composite_scale,
+    pointing_name,
+    read_detector,
+    read_readout,
+    read_scatter,
+)
 from permil.report.kit import focal_plane
 from permil.report.kit.chart import Chart, chart_picture, colour_of
 from permil.report.kit.elements import (
@@ -307,8 +315,10 @@ def facts(header: fits.Header, detector: Detector) -> tuple[tuple[str, str], ...
         Primary header of the flat.
     """
     scale = composite_scale(header)
+    unit = "e⁻" if header.get("PDNORM") == "none" else "e⁻ per photodiode unit"
     return (
-        ("sensor", f"{detector.serial}, {detector.kind}"),
+        ("sensor", f"{detector.serial}, {detector.vendor}, {detector.kind}"),
+        ("wavelength", wavelength_text(str(header.get("LED", "")))),
         ("raft", f"{detector.raft} {detector.raft_serial}"),
         ("pixels", f"{detector.nx} x {detector.ny} of {1e3 * detector.pixel_mm:g} µm"),
         ("pointings, exposures", f"{header.get('NPOINT', MISSING)}, {header.get('NEXPOSUR', MISSING)}"),
@@ -316,8 +326,33 @@ def facts(header: fits.Header, detector: Detector) -> tuple[tuple[str, str], ...
         ("photodiode normalisation", str(header.get("PDNORM", MISSING))),
         ("gains", str(header.get("GAINSRC", MISSING))),
         ("amplifier steps removed", {True: "yes", False: "no"}.get(header.get("STEPSREM"), MISSING)),
-        ("1 on the composite scale", f"{scale:.6g} e⁻ per photodiode unit" if np.isfinite(scale) else MISSING),
+        ("1 on the composite scale, at the beam's maximum", f"{scale:.6g} {unit}" if np.isfinite(scale) else MISSING),
     )
+
+
+def wavelength_text(led: str) -> str:
+    """Return the wavelength that the name of an LED gives (nm750), a dash for others."""
+    named = re.fullmatch(r"nm(\d+)", led)
+    return f"{named[1]} nm" if named else MISSING
+
+
+def readout_table(readout: Mapping[str, AmplifierReadout]) -> Grid:
+    """Return gain, read noise, bias level and range of the signals of each amplifier."""
+    rows = [
+        (
+            text_cell(name),
+            measured_cell(one.gain, one.gain_error),
+            text_cell(one.gain_source or MISSING),
+            measured_cell(one.noise, one.noise_error),
+            decimal_cell(one.bias, 1),
+            *(count_cell(limit) for limit in one.signal),
+        )
+        for name, one in readout.items()
+    ]
+    headings = (
+        "amplifier", "gain (e⁻/adu)", "from", "read noise (e⁻)", "bias level (adu)", "smallest signal (e⁻)", "largest signal (e⁻)",
+    )  # fmt: skip
+    return grid(headings, rows, text_columns=(0, 2))
 
 
 def results_with_verdict(measurements: Sequence[Measurement], limits: ReportConfig, verdict: str) -> list[str]:
@@ -364,21 +399,21 @@ def pointing_table(pointings: Table) -> Grid:
 
     rows = []
     for index, row in enumerate(pointings):
-        reading, scale_error = number(row, "photodiode"), number(row, "scale_error")
+        scale, scale_error = number(row, "scale"), number(row, "scale_error")
         rows.append(
             (
                 number_cell(pointing_name(pointings, index), index),
                 text_cell("yes" if row["aimed"] else "no"),
                 *(decimal_cell(float(row[name]), 2) for name in ("x_mm", "y_mm")),
                 *(count_cell(number(row, name)) for name in ("exposures", "rejected")),
-                measured_cell(reading, reading * scale_error),
-                measured_cell(scale_error, np.nan, scale=1e3),
+                measured_cell(number(row, "photodiode"), np.nan),
+                measured_cell(scale, scale * scale_error),
                 decimal_cell(number(row, "chi_square"), 3),
             )
         )
     headings = (
-        "pointing", "aimed here", "X (mm, CCS)", "Y (mm, CCS)", "exposures", "values rejected", "photodiode", "scale error (‰)",
-        "χ² per value",
+        "pointing", "aimed here", "X (mm, CCS)", "Y (mm, CCS)", "exposures", "values rejected", "photodiode, mean reading",
+        "scale of the light (photodiode units)", "χ² per value",
     )  # fmt: skip
     return grid(headings, rows, text_columns=(0, 1))
 
@@ -432,7 +467,13 @@ def detector_pages(run: RunProducts) -> list[Page]:
                 "links": [previous, following, others],
                 "comparison": comparison,
             }
-            sources = run.folder.flat(led.led, name), run.folder.metrics(led.led), run.folder.truth_flat(led.led, name)
+            sources = (
+                run.folder.flat(led.led, name),
+                run.folder.metrics(led.led),
+                run.folder.truth_flat(led.led, name),
+                run.folder.gains,
+                run.folder.superbias(name),
+            )
             path = detector_path(run.folder, led.led, name)
             pages.append(Page(sources, options, partial(make_detector_page, request), path))
     return pages
@@ -470,6 +511,7 @@ def make_detector_page(request: DetectorRequest, fingerprint: str) -> str:
         truth=truth_grid(Table(rows=list(request.comparison)), with_led=False) if request.comparison else None,
         truth_picture=truth_picture(products, detector),
         amplifiers=amplifier_table(measurements, detector, limits),
+        readout=readout_table(read_readout(request.folder, detector, products)),
         pointings=pointing_table(products.pointings) if products.pointings is not None else None,
         mask=mask_table(products.product.mask),
         header=header_grid(products.product.header),

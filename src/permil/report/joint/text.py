@@ -298,6 +298,9 @@ def budget_table(products: JointProducts) -> Grid:
     rows = []
     for name, term in products.budget.items():
         shown, unit = (f"{term.error:.4g}", "") if name in _NUMBERS else shown_term(term)
+        # The level of a single detector is a convention.
+        if name.endswith("_scale") and name != "exposure_scale" and len(products.detectors) == 1:
+            shown, unit = MISSING, ""
         if name == "photodiode":
             shown = format_measurement(1e3 * term.error, 1e3 * products.card("PDNOISER"))
         label, where = _LABELS.get(name, (name.replace("_", " "), ""))
@@ -324,11 +327,11 @@ def detector_table(products: JointProducts, links: dict[str, str]) -> Grid:
         found = products.residuals.detectors.get(name) if products.residuals is not None else None
         cells = [text_cell(name, link=links.get(name, ""))]
         if found is None:
-            level_error = Cell(f"± {two_digits(1e3 * share.level_error)}", "")
+            level_error = Cell(f"± {two_digits(1e3 * share.level_error)}" if len(products.detectors) > 1 else MISSING, "")
             cells += [level_error, Cell(MISSING), _per_mil_cell(share.common_rms), *[Cell(MISSING)] * 3]
             rows.append(cells)
             continue
-        level = float(np.nanmean(np.expm1(found.log_response)))
+        level = float(np.nanmean(np.expm1(found.log_response))) if len(products.detectors) > 1 else math.nan
         chi_square, count = float(np.nanmean(found.chi_square)), int(np.isfinite(found.chi_square).sum())
         scatter = float(np.nanstd(found.chi_square)) / math.sqrt(max(count, 1))
         changed = np.isfinite(found.change)

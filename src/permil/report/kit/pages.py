@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from permil.report.kit.results import Measurement
     from permil.report.kit.run import LedProducts, RunProducts
 
-LAYOUT = 9
+LAYOUT = 10
 """Version of the layout. Increase it when the same products give different pages."""
 
 

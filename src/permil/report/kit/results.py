@@ -11,6 +11,7 @@ import numpy as np
 from astropy.table import Table
 
 from permil.excess_scatter import variance_of_root
+from permil.rounding import has_error, rounded, rounded_like
 
 if TYPE_CHECKING:
     from permil.config.model import ReportConfig
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 MISSING = "\N{EN DASH}"
 _MINUS = "\N{MINUS SIGN}"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_MOST_DECIMALS = 6
 _SMALL = 1e-3
 _LEAST_CHANCE = 1e-99
 _TINY = 1e-5
@@ -152,18 +152,16 @@ def format_measurement(number: float, error: float = math.nan) -> str:
     """
     if not math.isfinite(number):
         return MISSING
-    if not (math.isfinite(error) and error > 0):
+    if not has_error(error):
         return with_minus(f"{number:.4g}")
-    # Rounding first: 0.0996 becomes 0.10, whose last digit is one place further left.
-    error = float(f"{error:.1e}")
-    decimals = 1 - math.floor(math.log10(error))
-    if decimals > _MOST_DECIMALS and max(abs(number), error) < _SMALL:
-        power = math.floor(math.log10(max(abs(number), error)))
-        decimals += power
-        mantissas = f"{number / 10.0**power:.{decimals}f} ± {error / 10.0**power:.{decimals}f}"
-        return f"({with_minus(mantissas)}) \N{MULTIPLICATION SIGN} 10{str(power).translate(_SUPERSCRIPTS)}"
-    shown = max(decimals, 0)
-    return with_minus(f"{round(number, decimals):.{shown}f} ± {round(error, decimals):.{shown}f}")
+    mantissas, _, power = rounded(number, error, plus_minus="±").partition("e")
+    shown = with_minus(mantissas)
+    return f"{shown} \N{MULTIPLICATION SIGN} 10{power.translate(_SUPERSCRIPTS)}" if power else shown
+
+
+def format_like(number: float, error: float) -> str:
+    """Return a number alone, rounded to two digits of an error; a dash for NaN."""
+    return with_minus(rounded_like(number, error)) if math.isfinite(number) else MISSING
 
 
 def two_digits(number: float) -> str:
@@ -178,12 +176,14 @@ def two_digits(number: float) -> str:
     return f"{number:.{decimals}f}"
 
 
-def format_chance(probability: float) -> str:
-    """Return a p-value with two digits; NaN is a dash."""
+def format_chance(probability: float, *, is_limit: bool = False) -> str:
+    """Return a p-value with two digits, after "<" if it is an upper limit; NaN is a dash."""
     if not math.isfinite(probability):
         return MISSING
+    if is_limit:
+        return f"< {format_chance(probability)}"
     if probability < _LEAST_CHANCE:
-        return "below 10⁻⁹⁹"
+        return "< 10⁻⁹⁹"
     if probability >= _SMALL:
         return f"{probability:.2g}"
     mantissa, power = f"{probability:.1e}".split("e")

@@ -31,7 +31,7 @@ from permil.report.kit.figures import (
     styled,
     symmetric_limits,
 )
-from permil.report.kit.results import format_count
+from permil.report.kit.results import format_count, format_measurement
 from permil.report.spots.inputs import GrowthProduct, MaskCalibration, SpotsProducts
 
 FloatArray = NDArray[np.float64]
@@ -129,7 +129,7 @@ def repeatability_picture(products: SpotsProducts) -> Picture | None:
     return drawing(
         figure,
         f"Relative scatter of each spot over {len(products.exposures)} exposures at one position, divided by the exposure scales, and the "
-        f"predicted errors of the fluxes. The median ratio is {float(header['SCATRAT']):.3f} ± {float(header['SCATRERR']):.3f}.",
+        f"predicted errors of the fluxes. The median ratio is {format_measurement(float(header['SCATRAT']), float(header['SCATRERR']))}.",
     )
 
 

@@ -1,26 +1,30 @@
-"""The demonstration: simulate two small campaigns, reduce them and compare the results with the truth.
+"""The demonstration: simulate small campaigns, reduce them and compare the results with the truth.
 
-The first has a beam scan and pointings on a raft of binned CCDs, and yields composite flats. The second has flats and artificial stars of
-one cut-out sensor, and tests whether stars respond like the flat.
+The first has a beam scan and pointings on a raft of binned CCDs, and yields composite flats. The others have flats and artificial stars of
+cut-out sensors, an E2V sensor in two bands and an ITL sensor in one of them, and test whether stars respond like the flat.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.table import Table as TextTable
 
 from permil.camera import load_camera
-from permil.compare.comparison import SINGLE
+from permil.compare.comparison import SINGLE, WHOLE
+from permil.compare.sensors.tables import ALL, FRACTIONS
 from permil.config import load_config
 from permil.config.simulate import SimulateCampaign, SimulateConfig, SimulateSpotsConfig
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.products.folder import CompareFolder
 from permil.progress import console, default_workers
+from permil.rounding import rounded, rounded_like
 from permil.simulate.spots import simulate_spots
 from permil.simulate.stage import simulate_bench
 from permil.truth import TruthSummary, compare_fractions, compare_with_truth, summarise
@@ -28,6 +32,12 @@ from permil.truth import TruthSummary, compare_fractions, compare_with_truth, su
 _PER_MIL = 1e3
 STARS = "stars"
 """Subfolder of the demonstration with the campaign of artificial stars."""
+FURTHER_STARS: dict[str, dict[str, Any]] = {
+    "stars-itl": {"detector": "R02_S02", "campaign": {"exposures": 25}},
+    # Dithers at other places: stars of the same sensor that are independent of those in the first band.
+    "stars-blue": {"flats": {"led": "blue"}, "campaign": {"exposures": 25, "filter": "blue", "window_pitches": 9.5}},
+}
+"""Subfolders with further campaigns of stars, and what they differ in: another sensor in the same band, the same sensor in another band."""
 
 
 def run_demo(out: Path, *, seed: int) -> None:
@@ -47,12 +57,11 @@ def run_demo(out: Path, *, seed: int) -> None:
         f"simulating a small campaign (raft R22, 80 um pixels, two LEDs, seed {seed}) in {out}", highlight=False, soft_wrap=True
     )
     simulate_bench(SimulateConfig(preset="mini", seed=seed, campaign=SimulateCampaign(images=3)), out, workers=default_workers())
-    # Solving halves of the exposures would double the time of the solution.
-    config = load_config(out / "config.yaml", ["flat.joint.checks=false"])
+    config = load_config(out / "config.yaml")
     run_pipeline(config, stages=("index", "isr", "beam", "flat"))
     comparison = compare_with_truth(folder, load_camera(config.camera), super_pixel_mm=config.flat.super_pixel_mm)
     run_pipeline(config, stages=("report",))
-    stars = _demonstrate_stars(out / STARS, seed=seed)
+    stars = _demonstrate_stars(out, seed=seed)
     figures = summarise(comparison)
     console.print(truth_table(figures, config.flat.super_pixel_mm))
     console.print(pull_table(figures))
@@ -61,6 +70,7 @@ def run_demo(out: Path, *, seed: int) -> None:
         f"done in {time.perf_counter() - begin:.0f} s\n"
         f"  pages    {folder.report}\n"
         f"           {RunFolder(stars.root).report} (artificial stars)\n"
+        f"           {RunFolder(stars.root).report.parent / 'compare' / 'index.html'} (all sensors and bands)\n"
         f"  flats    {out / 'flat'}\n"
         f"  metrics  {folder.comparison} (recovered over true), {folder.summary}",
         highlight=False,
@@ -69,11 +79,28 @@ def run_demo(out: Path, *, seed: int) -> None:
 
 
 def _demonstrate_stars(out: Path, *, seed: int) -> CompareFolder:
-    """Simulate flats and artificial stars of one sensor, and reduce and compare them."""
-    console.print(f"simulating flats and 40 dithers of artificial stars of one sensor in {out}", highlight=False, soft_wrap=True)
-    simulate_spots(SimulateSpotsConfig(preset="stars-and-flats", seed=seed), out, workers=default_workers())
-    run_pipeline(load_config(out / "config.yaml"))
-    return CompareFolder(out)
+    """Simulate flats and artificial stars of two sensors, one of them in two bands, and reduce and compare them."""
+    for name, changes in FURTHER_STARS.items():
+        _simulate_stars(out / name, seed=seed, changes=changes)
+        run_pipeline(load_config(out / name / "config.yaml"), stages=("index", "isr", "beam", "flat", "spots", "compare"))
+    _simulate_stars(out / STARS, seed=seed, changes={})
+    configuration = out / STARS / "config.yaml"
+    # The comparisons of the other campaigns are combined with those of this one whenever it runs.
+    with configuration.open("a", encoding="utf-8") as stream:
+        stream.write(f"compare: {{with_runs: {json.dumps([f'../{name}' for name in FURTHER_STARS])}}}\n")
+    run_pipeline(load_config(configuration))
+    return CompareFolder(out / STARS)
+
+
+def _simulate_stars(folder: Path, *, seed: int, changes: dict[str, Any]) -> None:
+    config = SimulateSpotsConfig.model_validate({"preset": "stars-and-flats", "seed": seed, **changes})
+    console.print(
+        f"simulating flats and {config.campaign.exposures} dithers of artificial stars of {config.detector} in {config.campaign.filter} "
+        f"in {folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    simulate_spots(config, folder, workers=default_workers())
 
 
 def _stars_text(folder: CompareFolder) -> str:
@@ -81,15 +108,33 @@ def _stars_text(folder: CompareFolder) -> str:
     correlations, verdicts = read_table(folder.correlations), read_table(folder.verdicts)
     headline = correlations[(correlations["quantity"] == "flux") & (correlations["scale"] == SINGLE)][0]
     fractions = ", ".join(
-        f"{row['kind']} {row['value']:.3f} ± {row['error']:.3f} (true {row['true']:.3f})" for row in compare_fractions(folder)
+        f"{row['kind']} {rounded(row['value'], row['error'], plus_minus='±')} (true {rounded_like(row['true'], row['error'])})"
+        for row in compare_fractions(folder)
     )
     p_value = float(headline["p_value"])
     chance = f"p = {p_value:.2g}" if np.isfinite(p_value) else f"no p-value: {headline['reason']}"
     return (
-        f"correlation of stars and flat: r = {headline['r']:+.3f} ± {headline['r_err']:.3f}, {chance}; "
+        f"correlation of stars and flat: r = {rounded(headline['r'], headline['r_err'], plus_minus='±', sign=True)}, {chance}; "
         f"{headline['n']} stars, equivalent to {headline['n_eff']:.0f} independent ones\n"
         f"fractions of the flat's variance: {fractions}\n"
         f"{verdicts['sentence'][0]}\n"
+        f"{_together_text(folder)}\n"
+    )
+
+
+def _together_text(folder: CompareFolder) -> str:
+    """Return the combined fractions of all sensors, and the number of tests."""
+    combined, tests = read_table(folder.combined), read_table(folder.tests)
+    chosen = combined[(combined["kind"] == ALL) & (combined["region"] == WHOLE)]
+    means = ", ".join(
+        f"{str(row['quantity']).removeprefix('fraction_').replace('_', ' ')} {rounded(row['value'], row['error'], plus_minus='±')}"
+        for row in chosen
+        if str(row["quantity"]) in FRACTIONS
+    )
+    significant = int(np.sum(tests["significant"]))
+    return (
+        f"all {chosen['sensors'][0]:.0f} sensors together: {means}; {significant} of {len(tests)} tests are significant at a "
+        "false-discovery rate of 5 %"
     )
 
 

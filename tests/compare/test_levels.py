@@ -278,3 +278,28 @@ def test_bad_input(change, message):
     places |= {key: entry for key, entry in change.items() if key in places}
     with pytest.raises(CompareError, match=message):
         split_levels(given["value"], given["error"], CellPlaces(**places))
+
+
+def test_vendor_is_a_level_above_rafts():
+    """Two vendors of seven rafts each: one degree of freedom, which many focal planes determine."""
+    places, indices, led, sizes = focal_plane()
+    vendor = np.where(indices[0] % 2 == 0, "E2V", "ITL")
+    found = []
+    for seed in range(60):
+        rng = np.random.default_rng(4000 + seed)
+        value, error = draw(rng, places, indices, led, sizes)
+        value += 6e-3 * rng.standard_normal(2)[(vendor == "ITL").astype(int)]
+        split = split_levels(value, error, replace(places, vendor=vendor), degree=1, draws=20, seed=seed)
+        found.append((split["vendor", COMMON].variance, split["raft", COMMON].variance))
+    variance = np.array(found)
+    standard = variance.std(axis=0) / np.sqrt(len(variance))
+    np.testing.assert_array_less(np.abs(variance.mean(axis=0) - [(6e-3) ** 2, (2e-3) ** 2]) / standard, 3.5)
+
+
+def test_one_detector_of_each_vendor_is_given_as_detector():
+    places, indices, led, sizes = focal_plane(rafts=2, detectors=1)
+    value, error = draw(np.random.default_rng(1), places, indices, led, sizes)
+    split = split_levels(value, error, replace(places, vendor=places.raft), degree=0, draws=20)
+    assert "vendor" not in {component.level for component in split.components}
+    with pytest.raises(CompareError, match="no vendor has more than one detector: given as detector"):
+        _ = split["vendor", BOTH]

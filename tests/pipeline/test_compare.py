@@ -109,6 +109,40 @@ def test_products_are_whole_and_not_made_twice(compared: Path, permil: Permil) -
     assert path.stat().st_mtime_ns == before
 
 
+def test_further_runs_are_combined(compared: Path, spoiled: Path, tmp_path: Path, permil: Permil) -> None:
+    other = tmp_path / "other"
+    for folder in ("spots", "compare"):
+        shutil.copytree(compared / folder, other / folder)
+    code, _, messages = permil("compare", spoiled / "config.yaml", *QUICK, f"compare.with_runs=[{other}]")
+    assert code == 0, messages
+    products = CompareFolder(spoiled)
+    sensors, combined, tests, origins = (
+        read_table(path) for path in (products.sensors, products.combined, products.tests, products.origins)
+    )
+    assert list(sensors["run"]) == ["run", "other"]
+    assert set(sensors["vendor"]) == {"E2V"}
+    whole = combined[
+        (combined["quantity"] == "r") & (combined["region"] == "whole detector") & (combined["kind"] == "all sensors")
+    ][0]
+    # The same sensor twice is one sensor.
+    assert (whole["sensors"], whole["estimates"]) == (1, 2)
+    assert whole["error"] == pytest.approx(sensors["r_err"][0])
+    assert len(tests) > 10
+    parts = {str(row["part"]): row for row in origins}
+    simulated = {"lamp: between exposures": 2e-3, "pixels: structure within amplifiers": 2.4e-3}
+    for name, rms in simulated.items():
+        assert parts[name]["rms_per_mil"] == pytest.approx(1e3 * rms, rel=0.4)
+    assert parts["sensor"]["reason"] == "all stars were seen by one sensor"
+    within = parts["sum within a sensor and band"]["variance"]
+    assert within == pytest.approx(parts["measured variance within a sensor and band"]["variance"], rel=0.02)
+
+
+def test_a_further_run_without_comparisons(permil: Permil, spoiled: Path, tmp_path: Path) -> None:
+    messages = fails(permil, spoiled, f"compare.with_runs=[{tmp_path / 'nothing'}]")
+    assert "there are no comparisons of stars and flats" in messages
+    assert "run permil compare in that run first" in messages
+
+
 def fails(permil: Permil, folder: Path, *options: str) -> str:
     code, _, messages = permil("compare", folder / "config.yaml", *QUICK, *options)
     assert code == 2, messages

@@ -90,6 +90,9 @@ def write_comparison(root: Path, detector: str, band: str, *, p_value: float = n
         "BLOCKS": Table({"side": [20.0, 40.0, 80.0, 160.0], "error": [0.02, 0.028, 0.03, np.nan]}),
         "HYPOTHESES": Table(rows=hypotheses()),
         "VERDICTS": Table(rows=verdicts()),
+        "CELLS": Table(
+            {"x": [15.5, 47.5, 15.5], "y": [15.5, 15.5, 47.5], "star": [1e-3, -2e-3, 5e-3], "star_err": [1e-4, 1e-4, 1e-2]}
+        ),
         "SILENT": Table({"of": ["edge"], "reason": ["12 stars are too few"]}),
         "RINGS": Table(
             {"radius": np.arange(60, 1400, 2.0), "level": 2e-3 * np.sin(np.arange(670) / 9), "error": np.full(670, 3e-4)}

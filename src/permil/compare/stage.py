@@ -21,6 +21,7 @@ from permil.compare.files import read_flat, read_stars, star_groups, write_compa
 from permil.compare.levels.groups import CellPlaces
 from permil.compare.levels.split import pair_levels, split_levels
 from permil.compare.regions import RegionWidths
+from permil.compare.sensors.stage import sensors_task
 from permil.config import Config
 from permil.config.spots import CompareConfig
 from permil.context import Run
@@ -104,6 +105,7 @@ def flat_levels(mosaics: Sequence[tuple[str, ImageProduct]], camera: Camera, *, 
     places = CellPlaces(
         detector=names,
         raft=np.array([camera[str(name)].raft for name in names]),
+        vendor=np.array([camera[str(name)].vendor for name in names]),
         amplifier=np.concatenate([part[2] for part in parts]),
         led=np.concatenate([np.full(part[1].size, part[0]) for part in parts]),
         cell=np.concatenate([part[3] for part in parts]),
@@ -167,7 +169,9 @@ def run_compare(run: Run) -> StageReport:
     """
     report, products = StageReport("compare"), CompareFolder(run.folder.root)
     comparisons = comparison_tasks(run)
-    ends = do_tasks([*comparisons, _tables_task(run, comparisons)])
+    tables = _tables_task(run, comparisons)
+    together = sensors_task(run, _sources(run.config, run.folder)[1], [*comparisons, tables])
+    ends = do_tasks([*comparisons, tables, together])
     report.count({task.key: ends[task.key] for task in comparisons})
     for task in comparisons:
         header = fits.getheader(products.comparison(*task.key[1:]), 0)

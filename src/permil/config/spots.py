@@ -81,6 +81,9 @@ class CompareConfig(Section):
     stars: Annotated[str, ConfigPath("")] = Field(
         default="", description="folder of another run that provides the artificial stars; empty: this run"
     )
+    with_runs: list[Annotated[str, ConfigPath()]] = Field(
+        default=[], description="folders of further runs whose comparisons are combined with those of this run"
+    )
     detectors: list[DetectorText] = Field(default=[], description="detectors to compare; empty: all with stars and a flat")
     led_of: dict[str, AnyLed] = Field(
         default={},

@@ -188,6 +188,26 @@ class CompareFolder:
         return self.path / "truth.ecsv"
 
     @property
+    def sensors(self) -> Path:
+        """Most important results of each detector and band, of this run and those combined with it."""
+        return self.path / "sensors.ecsv"
+
+    @property
+    def combined(self) -> Path:
+        """Means of several sensors with their heterogeneity, and differences of vendors."""
+        return self.path / "combined.ecsv"
+
+    @property
+    def tests(self) -> Path:
+        """All p-values, with the false-discovery rate at which each is significant."""
+        return self.path / "tests.ecsv"
+
+    @property
+    def origins(self) -> Path:
+        """Parts of the variance of raw star fluxes."""
+        return self.path / "origins.ecsv"
+
+    @property
     def levels(self) -> Path:
         """Variation of flats and stars, split into light source, raft, detector, amplifier and variation within amplifiers."""
         return self.path / "levels.ecsv"

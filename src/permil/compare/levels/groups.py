@@ -12,7 +12,7 @@ from permil.errors import CompareError
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-LEVELS = ("place", "raft", "detector", "amplifier", "cell", "measurement")
+LEVELS = ("place", "vendor", "raft", "detector", "amplifier", "cell", "measurement")
 """Levels from the whole focal plane down."""
 
 COMMON, SPECIFIC, BOTH = "common", "LED", "both"
@@ -34,6 +34,8 @@ class CellPlaces:
         Names of amplifiers, unique within a detector; None if unknown.
     raft
         Names of rafts; None if unknown.
+    vendor
+        Vendors of the detectors; None if unknown.
     led
         Names of LEDs; None if all cells were measured in one light.
     cell
@@ -50,6 +52,7 @@ class CellPlaces:
     cell: NDArray[np.generic] | None = None
     x_mm: FloatArray | None = None
     y_mm: FloatArray | None = None
+    vendor: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         """Check that all arrays have one entry per measurement."""
@@ -151,7 +154,13 @@ def find_groupings(places: CellPlaces, *, has_errors: bool) -> tuple[list[Groupi
 
 def _nested_levels(places: CellPlaces) -> tuple[list[tuple[str, IntArray]], list[OmittedComponent]]:
     """Return nested groupings from the coarsest to the finest, each finer than the one before."""
-    names = {"raft": places.raft, "detector": places.detector, "amplifier": places.amplifier, "cell": places.cell}
+    names = {
+        "vendor": places.vendor,
+        "raft": places.raft,
+        "detector": places.detector,
+        "amplifier": places.amplifier,
+        "cell": places.cell,
+    }
     if places.cell is None:
         names["cell"] = np.arange(len(places))
     led = np.zeros(len(places), dtype=np.int64) if places.led is None else numbered(places.led)

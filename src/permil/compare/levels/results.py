@@ -34,7 +34,8 @@ class VarianceComponent:
     Attributes
     ----------
     level
-        ``place``, ``raft``, ``detector``, ``amplifier``, ``cell``, or ``measurement`` (scatter of repeated measurements in excess of their
+        ``place``, ``vendor``, ``raft``,
+        ``detector``, ``amplifier``, ``cell``, or ``measurement`` (scatter of repeated measurements in excess of their
         errors).
     part
         ``common`` to all LEDs, specific to the ``LED``, or ``both`` if only one LED was measured.

@@ -1,12 +1,12 @@
-"""Split of the variation of a flat, or of stars, over levels: position, raft, detector, amplifier, cell, and LED.
+"""Split of the variation of a flat, or of stars, over levels: position, vendor, raft, detector, amplifier, cell, and LED.
 
 Each value is a relative deviation in a cell of a detector in one light. It is modelled as the sum of
 
 - a free level per LED (the brightness of the lamp), not reported;
 - a smooth function of focal-plane position per LED, a polynomial of low degree, as from an error of the beam or real large-scale
   structure; its mean over LEDs is the common part, the remainder is specific to the LED;
-- random effects of raft, detector in raft, amplifier in detector, cell in amplifier, each with a part common to all LEDs (response of
-  silicon and readout: a wrong gain is common) and a part specific to the LED (light source, or response to its colour);
+- random effects of vendor, raft in vendor, detector in raft, amplifier in detector, cell in amplifier, each with a part common to all
+  LEDs (response of silicon and readout: a wrong gain is common) and a part specific to the LED (light source, or response to its colour);
 - measurement errors, whose known variance is subtracted.
 
 Components that the cells cannot separate are omitted, or given for both parts together, with the reason. Estimates are unbiased and not

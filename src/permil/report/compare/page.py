@@ -27,6 +27,7 @@ from permil.report.compare.inputs import (
     read_comparison,
     text_in,
 )
+from permil.report.compare.sensors_page import sensors_page, sensors_path
 from permil.report.compare.text import (
     amplifier_text,
     chance_text,
@@ -58,6 +59,7 @@ from permil.report.kit.pages import (
     group_links,
     group_name,
     group_path,
+    index_address,
     relative_address,
     render,
 )
@@ -95,7 +97,8 @@ def compare_pages(run: RunProducts) -> list[Page]:
         source = CompareFolder(run.folder.root).comparison(detector, band)
         path = group_path(run.folder, COMPARE_PAGES.folder, detector, band)
         pages.append(Page((source,), options, partial(make_compare_page, request), path))
-    return pages
+    together = sensors_page(run, COMPARE_PAGES.folder)
+    return [*pages, together] if together is not None else pages
 
 
 def make_compare_page(request: CompareRequest, fingerprint: str) -> str:
@@ -148,7 +151,7 @@ def declare_section(run: RunProducts) -> Declaration | None:
     if tables is None:
         return None
     products = CompareFolder(run.folder.root)
-    sources = products.correlations, products.hypotheses, products.verdicts, products.levels
+    sources = products.correlations, products.hypotheses, products.verdicts, products.levels, products.sensors
     return Declaration(sources, {}, partial(make_section, run, tables))
 
 
@@ -161,6 +164,7 @@ def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
         heading="Do the stars see what the flat sees?",
         content=render(
             "compare/section.html",
+            together=_together(run),
             sentences=group_sentences(tables),
             groups=group_table(tables, group_addresses(run, COMPARE_PAGES.folder, tables.groups)),
             no_chance=missing_chances(tables),
@@ -168,6 +172,16 @@ def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
             not_separated=level_reasons(tables.levels),
         ),
         measurements=compare_measurements(tables),
+    )
+
+
+def _together(run: RunProducts) -> str:
+    """Return the address of the page of many sensors, "" without it."""
+    products = CompareFolder(run.folder.root)
+    return (
+        index_address(run.config, run.folder, sensors_path(run.folder, COMPARE_PAGES.folder))
+        if products.sensors.is_file()
+        else ""
     )
 
 

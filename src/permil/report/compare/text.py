@@ -62,6 +62,7 @@ _METHODS = {
 _SLOPES = ("flux", "shift", "size")
 _LEVELS = {
     "place": "smooth trend over the focal plane",
+    "vendor": "between vendors",
     "raft": "between rafts",
     "detector": "between detectors",
     "amplifier": "between amplifiers",

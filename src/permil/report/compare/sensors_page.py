@@ -1,0 +1,387 @@
+"""The page of many sensors: all detectors and bands of a run, and of the runs that are combined with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.camera import Camera, Detector, shared_camera
+from permil.compare.comparison import WHOLE
+from permil.compare.hypotheses.results import KINDS
+from permil.compare.sensors.origins import MASK, RAW, SUM, SUM_WITHIN
+from permil.compare.sensors.significance import RATE
+from permil.compare.sensors.tables import ALL, BAND, DIFFERENCE, FRACTIONS, VENDOR
+from permil.products import RunFolder, read_table
+from permil.products.fits import whole_file
+from permil.products.folder import CompareFolder
+from permil.report.compare.inputs import number_in, rows_of, text_in
+from permil.report.compare.sensors_figures import ForestRow, forest, residual_maps
+from permil.report.kit.chart import chart_picture
+from permil.report.kit.elements import (
+    Cell,
+    Grid,
+    Link,
+    Picture,
+    count_cell,
+    drawing,
+    grid,
+    measured_cell,
+    number_cell,
+    text_cell,
+)
+from permil.report.kit.pages import Page, group_name, page_path, relative_address, render
+from permil.report.kit.results import MISSING, format_chance, format_count, format_measurement, two_digits
+from permil.report.kit.run import RunProducts
+
+FloatArray = NDArray[np.float64]
+
+_PANELS: dict[str, tuple[str, Sequence[float]]] = {
+    "r": ("correlation r", (0.0,)),
+    "slope": ("slope, star flux on flat", (0.0, 1.0)),
+    **{name: (f"fraction {kind}", (0.0, 1.0)) for name, kind in zip(FRACTIONS, KINDS, strict=True)},
+}
+_LABELS = {"r_corrected": "r without measurement errors"} | {name: title for name, (title, _) in _PANELS.items()}
+_MOST_ROWS = 60
+"""Largest number of sensors and bands in a forest plot; of more, only combined estimates are drawn."""
+_MOST_ERROR = 4.0
+"""Cells with larger errors, relative to the median, are not drawn."""
+_MOST_TESTS = 200
+"""Largest number of tests in the table of the page; the product has all."""
+
+
+@dataclass(frozen=True)
+class SensorTables:
+    """Tables of many sensors: results of each, combined estimates, tests, origins of the variance."""
+
+    sensors: Table
+    combined: Table
+    tests: Table
+    origins: Table
+
+
+@dataclass(frozen=True)
+class SensorsRequest:
+    """The page of many sensors of a run."""
+
+    folder: RunFolder
+    camera: str
+
+
+def sensors_path(folder: RunFolder, kind: str) -> Path:
+    """Return the path of the page of many sensors."""
+    return page_path(folder, kind, "index")
+
+
+def sensors_page(run: RunProducts, kind: str) -> Page | None:
+    """Return the page of many sensors, None for a run without its tables."""
+    products = CompareFolder(run.folder.root)
+    tables = (products.sensors, products.combined, products.tests, products.origins)
+    if not all(path.is_file() for path in tables):
+        return None
+    comparisons = _comparisons(read_table(products.sensors, columns=("folder", "detector", "band")))
+    request = SensorsRequest(run.folder, run.config.camera)
+    path = sensors_path(run.folder, kind)
+    return Page((*tables, *comparisons), {"camera": run.config.camera}, partial(make_sensors_page, request, path), path)
+
+
+def make_sensors_page(request: SensorsRequest, path: Path, fingerprint: str) -> str:
+    """Return the page of many sensors as HTML.
+
+    Raises
+    ------
+    InputError
+        If a table cannot be read.
+    """
+    products, camera = CompareFolder(request.folder.root), shared_camera(request.camera)
+    tables = SensorTables(*(read_table(each) for each in (products.sensors, products.combined, products.tests, products.origins)))
+    return render(
+        "compare/sensors.html",
+        fingerprint=fingerprint,
+        title="many sensors, stars against flats - permil",
+        links=[
+            Link("start page", f"{relative_address(path, request.folder.report)}#compare"),
+            *_links(tables.sensors, request),
+        ],
+        facts=sensor_facts(tables),
+        sentences=sensor_sentences(tables),
+        forest=forest_picture(tables),
+        regions=region_picture(tables),
+        combined=combined_table(tables.combined, WHOLE),
+        by_region=combined_table(tables.combined, ""),
+        differences=difference_table(tables),
+        single_vendors=_single_vendors(tables.sensors),
+        tests_sentence=tests_sentence(tables.tests),
+        tests=tests_table(tables.tests),
+        origins=origin_table(tables.origins),
+        maps=map_pictures(tables.sensors, camera),
+    )
+
+
+def _comparisons(sensors: Table) -> list[Path]:
+    return [CompareFolder(Path(str(row["folder"]))).comparison(str(row["detector"]), _band(row)) for row in sensors]
+
+
+def _band(row: Table.Row) -> str:
+    band = text_in(row, "band")
+    return "" if band == "-" else band
+
+
+def _links(sensors: Table, request: SensorsRequest) -> list[Link]:
+    """Return links to the pages of the detectors and bands of this run."""
+    own = [row for row in sensors if Path(str(row["folder"])) == request.folder.root]
+    return [
+        Link(group_name(str(row["detector"]), _band(row)), f"{'_'.join(filter(None, (str(row['detector']), _band(row))))}.html")
+        for row in own
+    ]
+
+
+def sensor_facts(tables: SensorTables) -> tuple[tuple[str, str], ...]:
+    """Return name and content of the facts below the heading of the page."""
+    sensors = tables.sensors
+    vendors = {
+        vendor: len({str(row["detector"]) for row in rows_of(sensors, vendor=vendor)})
+        for vendor in sorted(set(map(str, sensors["vendor"])))
+    }
+    return (
+        ("runs", ", ".join(dict.fromkeys(str(name) for name in sensors["run"]))),
+        ("sensors", str(len(set(map(str, sensors["detector"]))))),
+        ("of vendors", ", ".join(f"{vendor}: {count}" for vendor, count in vendors.items())),
+        ("bands of the stars", ", ".join(sorted(set(map(str, sensors["band"]))))),
+        ("measurements of stars", format_count(int(np.nansum(np.asarray(sensors["n"], dtype=float))))),
+        ("tests", str(len(tables.tests))),
+    )
+
+
+def sensor_sentences(tables: SensorTables) -> list[str]:
+    """Return the combined results, their heterogeneity, and the number of tests, as sentences."""
+    sentences = []
+    whole = rows_of(tables.combined, kind=ALL, region=WHOLE)
+    found = {str(row["quantity"]): row for row in whole}
+    if "r" in found:
+        row = found["r"]
+        parts = [f"{kind} {_shown(found[name])}" for name, kind in zip(FRACTIONS, KINDS, strict=True) if name in found]
+        fractions = f"; fractions of the flat's variance: {', '.join(parts)}" if parts else ""
+        sentences.append(f"Mean over {int(row['sensors'])} sensors: r = {_shown(row)}{fractions}.")
+        if int(row["sensors"]) > 1:
+            sentences.append(
+                "Scatter of the sensors beyond the errors of their values: "
+                + ", ".join(f"{_LABELS[name]} {_heterogeneity(found[name])}" for name in ("r", *FRACTIONS) if name in found)
+                + "."
+            )
+    return [*sentences, tests_sentence(tables.tests)]
+
+
+def tests_sentence(tests: Table) -> str:
+    """Return the number of tests and of significant ones."""
+    below, found = int(np.sum(np.asarray(tests["p_value"]) <= RATE)), int(np.sum(np.asarray(tests["significant"], dtype=bool)))
+    return (
+        f"{len(tests)} tests were made. {below} p-values are below {RATE:g}, where {RATE * len(tests):.0f} are expected by chance if "
+        f"nothing is related; {found} are significant at a false-discovery rate of {100 * RATE:.0f} % (of these, at most about "
+        f"{RATE * found:.0f} by chance)."
+    )
+
+
+def _shown(row: Table.Row) -> str:
+    return format_measurement(number_in(row, "value"), number_in(row, "error"))
+
+
+def _heterogeneity(row: Table.Row) -> str:
+    size, low, high = (number_in(row, name) for name in ("heterogeneity", "heterogeneity_low", "heterogeneity_high"))
+    if not math.isfinite(size):
+        return MISSING
+    return f"{two_digits(size)} (68 %: {two_digits(low)} to {two_digits(high)})" if high > 0 else "0"
+
+
+def forest_picture(tables: SensorTables) -> Picture:
+    """Return the forest plot of all sensors and bands, and of the means of vendors, bands and all sensors."""
+    rows = []
+    ordered = sorted(tables.sensors, key=lambda row: tuple(str(row[name]) for name in ("vendor", "band", "detector", "run")))
+    several_runs = len(set(map(str, tables.sensors["run"]))) > 1
+    if len(ordered) <= _MOST_ROWS:
+        for row in ordered:
+            name = f"{row['vendor']} {group_name(str(row['detector']), _band(row))}" + (
+                f" ({row['run']})" if several_runs else ""
+            )
+            values = {quantity: (number_in(row, quantity), number_in(row, f"{quantity}_err")) for quantity in _PANELS}
+            led = text_in(row, "led")
+            rows.append(ForestRow(name, str(row["vendor"]), "unknown" if led in ("", "-") else led, values))
+    for kind, title in ((VENDOR, "mean of {}"), (BAND, "mean in {}"), (ALL, "mean of all sensors")):
+        of = dict.fromkeys(str(row["of"]) for row in rows_of(tables.combined, kind=kind, region=WHOLE))
+        rows += [ForestRow(title.format(name), "", "", _values(tables.combined, kind, name, WHOLE)) for name in of]
+    caption = (
+        "Each sensor and band with its standard error (circles: E2V, squares: ITL; the colour is that of the LED of the flat), and "
+        "the means of vendors, bands and all sensors (diamonds), whose errors contain the scatter of the sensors. Dotted: 0, and 1 where "
+        "that is expected of a flat that shows one cause alone."
+    )
+    return drawing(forest(rows, _PANELS), caption)
+
+
+def region_picture(tables: SensorTables) -> Picture | None:
+    """Return the forest plot by region of the sensor, one row for each vendor; None without regions."""
+    regions = dict.fromkeys(str(row["region"]) for row in tables.combined)
+    if len(regions) < 2:
+        return None
+    vendors = sorted({str(row["of"]) for row in rows_of(tables.combined, kind=VENDOR)})
+    rows = [
+        ForestRow(f"{region}: {vendor}", vendor, "unknown", _values(tables.combined, VENDOR, vendor, region))
+        for region in regions
+        for vendor in vendors
+    ]
+    rows = [row for row in rows if any(math.isfinite(value) for value, _ in row.values.values())]
+    caption = "Means of the sensors of each vendor by region of the sensor (circles: E2V, squares: ITL)."
+    return drawing(forest(rows, _PANELS), caption)
+
+
+def _values(combined: Table, kind: str, of: str, region: str) -> Mapping[str, tuple[float, float]]:
+    return {
+        str(row["quantity"]): (number_in(row, "value"), number_in(row, "error"))
+        for row in rows_of(combined, kind=kind, of=of, region=region)
+    }
+
+
+def combined_table(combined: Table, region: str) -> Grid | None:
+    """Return the combined estimates of one region, or of all regions but the whole detector for ""; None without any."""
+    rows = []
+    for row in combined:
+        is_wanted = text_in(row, "region") == region if region else text_in(row, "region") != WHOLE
+        if not is_wanted or text_in(row, "kind") == DIFFERENCE:
+            continue
+        of = text_in(row, "kind") if text_in(row, "kind") == ALL else text_in(row, "of")
+        own = (text_cell(of),) if region else (text_cell(text_in(row, "region")), text_cell(of))
+        rows.append(
+            (
+                text_cell(_LABELS[text_in(row, "quantity")]),
+                *own,
+                measured_cell(number_in(row, "value"), number_in(row, "error")),
+                count_cell(number_in(row, "sensors")),
+                count_cell(number_in(row, "estimates")),
+                number_cell(_heterogeneity(row), number_in(row, "heterogeneity")),
+                number_cell(format_chance(number_in(row, "p_value")), number_in(row, "p_value")),
+            )
+        )
+    if not rows:
+        return None
+    own_names = ("of",) if region else ("region", "of")
+    headings = ("quantity", *own_names, "mean", "sensors", "sensors and bands", "scatter between sensors (rms)", "p, all alike")
+    return grid(headings, rows, text_columns=range(1 + len(own_names)))
+
+
+def difference_table(tables: SensorTables) -> Grid | None:
+    """Return the differences of vendors; None with one vendor."""
+    rates = {
+        text_in(row, "of"): number_in(row, "false_discovery_rate")
+        for row in tables.tests
+        if text_in(row, "test") == "vendors equal"
+    }
+    rows = []
+    for row in rows_of(tables.combined, kind=DIFFERENCE):
+        name = ", ".join(text_in(row, part) for part in ("quantity", "region", "of"))
+        rows.append(
+            (
+                text_cell(_LABELS[text_in(row, "quantity")]),
+                text_cell(text_in(row, "region")),
+                text_cell(text_in(row, "of").replace(" - ", " \N{MINUS SIGN} ")),
+                measured_cell(number_in(row, "value"), number_in(row, "error")),
+                number_cell(format_chance(number_in(row, "p_value")), number_in(row, "p_value")),
+                number_cell(format_chance(rates.get(name, math.nan)), rates.get(name, math.nan)),
+            )
+        )
+    headings = ("quantity", "region", "vendors", "difference", "p", "false-discovery rate")
+    return grid(headings, rows, text_columns=range(3)) if rows else None
+
+
+def _single_vendors(sensors: Table) -> list[str]:
+    """Return the vendors of which one sensor was measured."""
+    vendors = sorted(set(map(str, sensors["vendor"])))
+    return [vendor for vendor in vendors if len({str(row["detector"]) for row in rows_of(sensors, vendor=vendor)}) == 1]
+
+
+def tests_table(tests: Table) -> Grid:
+    """Return the tests with the smallest p-values."""
+    rows = [
+        (
+            text_cell(text_in(row, "test")),
+            text_cell(" ".join(part for name in ("run", "detector", "band") if (part := text_in(row, name)) not in ("", "-"))),
+            text_cell(text_in(row, "of")),
+            measured_cell(number_in(row, "value"), number_in(row, "error")),
+            number_cell(format_chance(number_in(row, "p_value")), number_in(row, "p_value")),
+            number_cell(format_chance(number_in(row, "false_discovery_rate")), number_in(row, "false_discovery_rate")),
+            text_cell("yes" if row["significant"] else "no"),
+        )
+        for row in tests[:_MOST_TESTS]
+    ]
+    headings = ("test", "sensor and band", "of", "r, mean or difference", "p", "false-discovery rate", "significant")
+    return grid(headings, rows, text_columns=(0, 1, 2, 6))
+
+
+def origin_table(origins: Table) -> Grid:
+    """Return the parts of the variance of raw star fluxes."""
+    variances = {text_in(row, "part"): number_in(row, "variance") for row in origins}
+    others = variances.get(SUM, math.nan) - variances.get(MASK, math.nan)
+    rows = []
+    for row in origins:
+        variance = number_in(row, "variance")
+        is_part = text_in(row, "part") not in (MASK, SUM, SUM_WITHIN, RAW)
+        reason = "" if text_in(row, "reason") == "-" else text_in(row, "reason")
+        rows.append(
+            (
+                text_cell(text_in(row, "part")),
+                measured_cell(number_in(row, "rms_per_mil"), number_in(row, "rms_per_mil_err")),
+                measured_cell(1e6 * variance, 1e6 * number_in(row, "variance_err")),
+                measured_cell(variance, number_in(row, "variance_err"), scale=100 / others) if is_part else Cell(MISSING),
+                text_cell(reason),
+            )
+        )
+    headings = ("part", "rms (‰)", "variance (10⁻⁶)", "share of all but the mask (%)", "why it is unknown")
+    return grid(headings, rows, text_columns=(0, 4))
+
+
+def map_pictures(sensors: Table, camera: Camera) -> list[Picture]:
+    """Return the residuals of stars on the focal plane, one picture for each band."""
+    pictures = []
+    for band in dict.fromkeys(str(name) for name in sensors["band"]):
+        maps: dict[Detector, FloatArray] = {}
+        cell = 1
+        for row in rows_of(sensors, band=band):
+            path = CompareFolder(Path(str(row["folder"]))).comparison(str(row["detector"]), _band(row))
+            found = _residual_map(path, camera[str(row["detector"])])
+            if found is not None:
+                maps[camera[str(row["detector"])]], cell = found
+        if maps:
+            caption = (
+                f"Residuals of the fluxes of stars in {band}, with the steps between amplifiers and on all scales, as means over "
+                f"cells of about {cell} pixels; grey: no stars, or too few. Each sensor is relative to its own mean."
+            )
+            title = f"residuals of stars, {band}"
+            pictures.append(chart_picture(residual_maps(maps, cell=cell, title=title), caption))
+    return pictures
+
+
+def _residual_map(path: Path, detector: Detector) -> tuple[FloatArray, int] | None:
+    """Return the mean residual (per mil) in the cells of a comparison, and their side in pixels; None without them."""
+    if not path.is_file():
+        return None
+    with whole_file(path), fits.open(path, memmap=False) as hdus:
+        if "CELLS" not in hdus:
+            return None
+        table = Table(hdus["CELLS"].data)
+    if not len(table):
+        return None
+    x, y, star, error = (np.array(table[name], dtype=np.float64) for name in ("x", "y", "star", "star_err"))
+    star[error > _MOST_ERROR * np.median(error)] = np.nan
+    steps = np.diff(np.unique(x))
+    side = max(1, round(float(steps.min()))) if steps.size else detector.nx
+    image = np.full((-(-detector.ny // side), -(-detector.nx // side)), np.nan)
+    row, column = (
+        np.clip(((place + 0.5) // side).astype(int), 0, size - 1) for place, size in zip((y, x), image.shape, strict=True)
+    )
+    image[row, column] = 1e3 * star
+    return image, side

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -21,7 +22,7 @@ class Camera:
     """All detectors of a camera, by name.
 
     ``temperature_coefficient`` is the nominal relative change of the gains (e-/adu) per deg C of their readout board; None where it is not
-    known. ``leds`` holds the LEDs of the projector by name, in the order of their wavelengths.
+    known. ``leds`` are the LEDs of the projector by rising wavelength.
 
     Examples
     --------
@@ -38,7 +39,16 @@ class Camera:
     reference: ReferenceBox
     detectors: dict[str, Detector] = field(repr=False)
     temperature_coefficient: float | None = None
-    leds: dict[str, Led] = field(default_factory=dict, repr=False)
+    leds: tuple[Led, ...] = ()
+
+    def led(self, name: str) -> Led:
+        """Return an LED by its name; one that the camera file does not list has neither band nor wavelength."""
+        return next((led for led in self.leds if led.name == name), Led(name))
+
+    def sorted_leds(self, names: Iterable[str]) -> list[str]:
+        """Return names of LEDs in the order of the camera file, which is that of wavelengths; others follow."""
+        order = [led.name for led in self.leds]
+        return sorted(names, key=lambda name: (order.index(name) if name in order else len(order), name))
 
     def __getitem__(self, label: Any) -> Detector:
         """Return a detector by its name (``R22_S11``), number or serial number in any spelling.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from functools import lru_cache
 from importlib import resources
@@ -77,7 +78,8 @@ class _ReferenceEntry(YamlModel):
 
 
 class _LedEntry(YamlModel):
-    band: str
+    name: str
+    band: str = ""
     wavelength_nm: Positive | None = None
 
 
@@ -88,7 +90,7 @@ class _CameraFile(YamlModel):
     edge_mm: Positive
     midline_mm: Positive
     temperature_coefficient: float | None = None
-    leds: dict[str, _LedEntry] = Field(default={})
+    leds: list[_LedEntry] = Field(default=[])
     reference: _ReferenceEntry
     amplifiers: list[_AmplifierEntry]
     layouts: dict[str, _Layout]
@@ -228,6 +230,7 @@ def _require_consistent(camera: _CameraFile, known: set[str]) -> None:
         ("amplifier name", [entry.name for entry in camera.amplifiers]),
         ("amplifier extname", [entry.extname for entry in camera.amplifiers]),
         ("amplifier place", [f"column {entry.column} of the {entry.half} half" for entry in camera.amplifiers]),
+        ("LED", [entry.name for entry in camera.leds]),
         ("detector", [entry.name for entry in camera.detectors]),
         ("detector id", [entry.id for entry in camera.detectors]),
         ("detector serial", [entry.serial for entry in camera.detectors if entry.serial]),
@@ -279,9 +282,9 @@ def _build(entries: _CameraFile, where: Path) -> Camera:
         edge_mm=entries.edge_mm,
         midline_mm=entries.midline_mm,
         temperature_coefficient=entries.temperature_coefficient,
+        leds=tuple(Led(led.name, led.band, math.nan if led.wavelength_nm is None else led.wavelength_nm) for led in entries.leds),
         reference=reference,
         detectors=dict(sorted(detectors.items(), key=lambda item: item[1].id)),
-        leds={name: Led(**led.model_dump()) for name, led in entries.leds.items()},
     )
     try:
         camera[reference.detector].amplifier(reference.amp)

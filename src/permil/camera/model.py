@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -78,6 +79,22 @@ def keys_of(name: str, number: int, serial: str) -> Iterable[str | int]:
     """Return the canonical spellings of name, number and serial number of a detector."""
     keys = (detector_key(name), number, detector_key(serial))
     return tuple(key for key in keys if key != "")
+
+
+@dataclass(frozen=True)
+class Led:
+    """An LED of the projector: the filter band that it stands for, and its wavelength (nm) where that is known, else NaN."""
+
+    name: str
+    band: str = ""
+    wavelength_nm: float = math.nan
+
+    @property
+    def label(self) -> str:
+        """Name with band and wavelength, as far as they are known."""
+        known = [self.band] if self.band else []
+        known += [f"{self.wavelength_nm:g} nm"] if math.isfinite(self.wavelength_nm) else []
+        return f"{self.name} ({', '.join(known)})" if known else self.name
 
 
 @dataclass(frozen=True)
@@ -277,22 +294,6 @@ class Detector:
         for index, amplifier in enumerate(self.amplifiers):
             indices[amplifier.slices] = index
         return indices
-
-
-@dataclass(frozen=True)
-class Led:
-    """Light of one LED of the projector.
-
-    Attributes
-    ----------
-    band
-        Band of the camera's filters that it stands for.
-    wavelength_nm
-        Wavelength in nm; None if it is not known.
-    """
-
-    band: str
-    wavelength_nm: float | None = None
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ FloatArray = NDArray[np.float64]
 FRAME_CARDS = ("WEATHRX", "WEATHRY", "WEATHRH")
 """Cards of EXPOSURES with the centre and the half side of the patterns of weather, mm."""
 
-JOINT_FORMAT = 2
-"""Version of the file's format. Increase it when older files cannot be read."""
+JOINT_FORMAT = 3
+"""Version of the file's format. Increase it when older files cannot be read, or lack what later stages need."""
 
 _DETECTORS, _PLANES = "DETECTORS", "PLANES"
 
@@ -419,6 +419,8 @@ def exposures_table(solution: JointSolution, obsids: list[str], check: Photodiod
             "shift_y_mm": tests.shift[:, 1],
             "shift_x_err_mm": tests.shift_err[:, 0],
             "shift_y_err_mm": tests.shift_err[:, 1],
+            "epoch": model.exposures.epoch,
+            "move": model.move_numbers,
             "left_out": solution.left_out,
             "finding": np.array([findings.get(number, "") for number in range(len(obsids))], dtype=np.str_),
         }

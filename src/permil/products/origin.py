@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def origin_cards(
         CONFDIG, VALIDBEG, VALIDEND. Those that are not known are None, and are not written (`permil.products.provenance`).
     """
     own = exposures[np.asarray(exposures["detector"], dtype=np.str_) == detector] if detector else exposures
-    light = camera.leds.get(led)
+    light = camera.led(led)
     mjd = np.asarray(own["mjd"], dtype=np.float64)
     mjd = mjd[np.isfinite(mjd)]
     first, last = (float(mjd.min()), float(mjd.max())) if mjd.size else (None, None)
@@ -55,8 +56,8 @@ def origin_cards(
         "DETECTOR": (detector or None, "detector"),
         SERIAL_CARD: (_only(_entries(own, "serial")) if detector else None, "serial number of the sensor"),
         "LED": (led or None, "LED"),
-        "BAND": (light.band if light else None, "band of the LED"),
-        "WAVELEN": (light.wavelength_nm if light else None, "[nm] wavelength of the LED"),
+        "BAND": (light.band or None, "band of the LED"),
+        "WAVELEN": (light.wavelength_nm if math.isfinite(light.wavelength_nm) else None, "[nm] wavelength of the LED"),
         "FILTER": (_joined(filters), "filter of the projector"),
         "RUNNUM": (_joined(_entries(own, "run")), "run"),
         "DATE-BEG": (_date(first), "first exposure read out"),

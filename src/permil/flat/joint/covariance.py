@@ -91,6 +91,25 @@ class CorrelatedModes:
         return result
 
 
+@dataclass(frozen=True)
+class PlaneResponses:
+    """How level and gradients of each detector in turn change with deviations of what LEDs of one run share.
+
+    Parameters
+    ----------
+    readings : ndarray, shape (3 detectors, exposures)
+        Per relative deviation of a photodiode reading.
+    moves : ndarray, shape (3 detectors, 2 moves)
+        Per mm of deviation of the stage, x and y of each move in turn.
+    boards : ndarray, shape (3 detectors, terms of boards)
+        Per deviation of the temperature coefficient of each readout board, and of each of its functions of time.
+    """
+
+    readings: FloatArray
+    moves: FloatArray
+    boards: FloatArray
+
+
 class FlatCovariance:
     """Covariance of the log response on super-pixels.
 
@@ -253,6 +272,26 @@ class FlatCovariance:
         It takes one pass for any number of detectors. Where the beam has fine structure it is that with coarse knots.
         """
         return self._covariance(*self._plane_rows)
+
+    def plane_responses(self) -> PlaneResponses:
+        """Return how levels and gradients of detectors answer to what the prior takes from outside the signals of this LED.
+
+        With the rows ``T A`` of the planes, the covariance ``V`` of the unknowns and the precision ``P`` of a block of the prior, a
+        deviation ``d`` of its centre from the truth changes the planes by ``-T A V P d``.
+        """
+        solution, model = self.solution, self.solution.model
+        unknowns = linalg.cho_solve((solution.factor, True), self._plane_rows[0].T, check_finite=False)
+        readings = -unknowns[model.scales].T @ solution.prior.scale_precision
+        readings[:, ~solution.prior.has_photodiode] = 0.0
+        held = solution.prior.stage_as_recorded or not model.position_errors
+        moves = (
+            np.zeros_like(unknowns[model.errors].T) if held else -unknowns[model.errors].T / solution.prior.position_error_mm**2
+        )
+        boards = np.zeros((len(readings), 0))
+        if solution.prior.boards is not None:
+            terms = solution.prior.boards.terms
+            boards = -unknowns[model.board_gains].T @ solution.prior.boards.precision[:, : terms.times.stop]
+        return PlaneResponses(readings, moves, boards)
 
     @property
     def _plane_rows(self) -> tuple[FloatArray, FloatArray]:

@@ -209,10 +209,14 @@ def constants(regressors: FloatArray, count: int) -> FloatArray:
 def drift_correlation(time: FloatArray, length: float, *, smooth: bool = True) -> FloatArray:
     """Return the correlation of the drift between times; ``length`` is a fraction of their span."""
     span = max(float(np.ptp(time)), np.finfo(float).tiny)
-    distance = np.abs(time[:, None] - time) / (length * span)
+    return process_correlation(np.abs(time[:, None] - time) / (length * span), smooth=smooth)
+
+
+def process_correlation(distance: FloatArray, *, smooth: bool) -> FloatArray:
+    """Return the correlation of a process at distances in units of its length: Matern 5/2 if it is smooth, else exponential."""
     if not smooth:
         return np.exp(-distance)
-    distance *= np.sqrt(5.0)
+    distance = np.sqrt(5.0) * distance
     return (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
 
 

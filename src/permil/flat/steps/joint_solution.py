@@ -17,6 +17,7 @@ from permil.config import Config
 from permil.engine import tell_part, threaded_map
 from permil.errors import FlatError
 from permil.exposures import SCAN
+from permil.flat.between_leds import SharedTerms
 from permil.flat.joint import (
     CorrelatedModes,
     DetectorSignals,
@@ -174,7 +175,7 @@ def solve_led(request: SolutionRequest) -> list[str]:
         log_unit=float(np.median(middle)),
         side_mm=layouts[-1].block * camera[layouts[-1].detector].pixel_mm,
     )
-    hdus += [planes_hdu(planes), losses_hdu(losses, camera)]
+    hdus += [planes_hdu(planes), losses_hdu(losses, camera), *SharedTerms.of(errors).hdus()]
     write_joint(folder.joint(request.led), hdus)
     gains = [
         f"{request.led}: {sentence}"

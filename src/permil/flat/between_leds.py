@@ -1,0 +1,278 @@
+"""What the errors of flats of two LEDs of one run have in common, for their ratio.
+
+LEDs are solved for separately, but they share the photodiode with its electronics, stage moves, and readout boards. Such a term
+changes level and gradients of a detector by ``G d``, with the response ``G`` (`permil.flat.joint.covariance.PlaneResponses`) to a
+deviation ``d`` of what the prior takes from the truth. With the covariance ``C`` of the deviations of both LEDs::
+
+    cov(planes of a, planes of b) = G_a C_ab G_b'
+
+- Photodiode: drift and offsets of epochs belong to the electronics and are the same at the same time. The noise of each reading is
+  independent.
+- Stage: LEDs that were exposed one after the other at one position share a move and its error.
+- Readout boards: the temperature coefficient belongs to the board. Its slow change in time is shared by LEDs exposed by turns.
+
+Gains and linearity are the same for all LEDs of a run and cancel in a ratio. Photon noise, weather, and what the signals of an LED
+say of its own beam are independent between LEDs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from numpy.typing import NDArray
+
+from permil.flat.joint.covariance import FlatCovariance, PlaneResponses
+from permil.flat.joint.gains import COMMON_COEFFICIENT, OWN_COEFFICIENT, TIME_FUNCTIONS, UNKNOWN_COEFFICIENT
+from permil.flat.joint.photodiode import Drift, Effect, PhotodiodeModel, process_correlation
+
+FloatArray = NDArray[np.float64]
+
+_EXTENSIONS = ("READING_PLANES", "MOVE_PLANES", "BOARD_PLANES", "PHOTODIODE")
+_BY_TURNS = 0.9
+"""Part of the time of either LED that both must share, for the slow change of a board to be common to them."""
+_SAME_PLACE_MM = 1e-3
+
+
+@dataclass(frozen=True)
+class SharedTerms:
+    """What one LED's flats take from the photodiode, the stage and the readout boards.
+
+    Attributes
+    ----------
+    time, x_mm, y_mm : ndarray, shape (e,)
+        Of the exposures.
+    epoch, move : ndarray of int, shape (e,)
+        Epoch of the photodiode, and number of the stage move, from 0 without gaps.
+    photodiode : PhotodiodeModel
+    position_error_mm : float
+        Standard deviation of the error of a move.
+    boards : tuple of str
+    coefficient_deviation : float
+        Standard deviation that the boards' temperature coefficients have in common.
+    board_time_rms : float
+        Rms of the change in time of a board's gain.
+    responses : PlaneResponses
+    """
+
+    time: FloatArray
+    x_mm: FloatArray
+    y_mm: FloatArray
+    epoch: NDArray[np.int64]
+    move: NDArray[np.int64]
+    photodiode: PhotodiodeModel
+    position_error_mm: float
+    boards: tuple[str, ...]
+    coefficient_deviation: float
+    board_time_rms: float
+    responses: PlaneResponses
+
+    @classmethod
+    def of(cls, errors: FlatCovariance) -> SharedTerms:
+        """Return the terms of a joint solution."""
+        solution = errors.solution
+        exposures, boards = solution.model.exposures, solution.prior.boards
+        return cls(
+            exposures.time,
+            exposures.x_mm,
+            exposures.y_mm,
+            exposures.epoch,
+            solution.model.move_numbers,
+            solution.prior.photodiode,
+            solution.prior.position_error_mm,
+            () if boards is None else boards.terms.names,
+            COMMON_COEFFICIENT if boards is None else boards.terms.coefficient.common_deviation,
+            0.0 if boards is None else boards.time_rms,
+            errors.plane_responses(),
+        )
+
+    def of_planes(self, rows: NDArray[np.int64]) -> SharedTerms:
+        """Return the same for some of the planes."""
+        responses = PlaneResponses(
+            *(part[rows] for part in (self.responses.readings, self.responses.moves, self.responses.boards))
+        )
+        return replace(self, responses=responses)
+
+    def hdus(self) -> list[Any]:
+        """Return the terms as HDUs of a joint solution."""
+        rows = [("linear", self.photodiode.linear_rms, np.nan, np.nan), ("epoch", self.photodiode.epoch_rms, np.nan, np.nan)]
+        rows += [
+            ("smooth" if drift.smooth else "rough", drift.probability**0.5 * drift.amplitude, drift.length, np.nan)
+            for drift in self.photodiode.drifts
+        ]
+        rows += [("step", step.rms, np.nan, step.time) for step in self.photodiode.steps]
+        parts = (
+            ("READING_PLANES", self.responses.readings, "per relative deviation of a reading [plane, exposure]"),
+            ("MOVE_PLANES", self.responses.moves, "per mm of a stage move [plane, x and y of move]"),
+            ("BOARD_PLANES", self.responses.boards, "per unknown of a board [plane, term and board]"),
+        )
+        hdus: list[Any] = []
+        for name, values, meaning in parts:
+            hdu = fits.ImageHDU(values.astype(np.float32) if values.size else None, name=name)
+            hdu.header["MEANING"] = meaning
+            hdus.append(hdu)
+        hdus[2].header["COEFDEV"] = (self.coefficient_deviation, "common deviation of coefficients")
+        hdus[2].header["TIMERMS"] = (self.board_time_rms, "rms of the change in time")
+        table = Table(rows=rows, names=("kind", "rms", "length", "time"), dtype=("U8", "f8", "f8", "f8"))
+        return [*hdus, fits.BinTableHDU(table, name="PHOTODIODE")]
+
+    @classmethod
+    def read(cls, hdus: Any) -> SharedTerms | None:
+        """Return the terms in an open joint solution; None in one of an older version, which has none."""
+        if any(name not in hdus for name in _EXTENSIONS) or "move" not in hdus["EXPOSURES"].columns.names:
+            return None
+        exposures, planes = hdus["EXPOSURES"].data, 3 * len(hdus["DETECTORS"].data)
+        parts = [
+            np.zeros((planes, 0)) if hdus[name].data is None else np.asarray(hdus[name].data, dtype=np.float64)
+            for name in _EXTENSIONS[:3]
+        ]
+        time, x_mm, y_mm = (np.asarray(exposures[name], dtype=np.float64) for name in ("time", "x_mm", "y_mm"))
+        epoch, move = (np.asarray(exposures[name], dtype=np.int64) for name in ("epoch", "move"))
+        header = hdus["BOARD_PLANES"].header
+        return cls(
+            time,
+            x_mm,
+            y_mm,
+            epoch,
+            move,
+            _photodiode_in(hdus["PHOTODIODE"].data),
+            float(hdus[0].header.get("POSERROR", 0.0)),
+            tuple(str(name) for name in hdus["BOARDS"].data["name"]) if "BOARDS" in hdus else (),
+            float(header["COEFDEV"]),
+            float(header["TIMERMS"]),
+            PlaneResponses(*parts),
+        )
+
+
+def _photodiode_in(rows: Any) -> PhotodiodeModel:
+    """Return what is shared of the photodiode; processes have their whole variance, with probability 1."""
+    of_kind: Mapping[str, list[Any]] = {
+        name: [row for row in rows if row["kind"] == name] for name in ("linear", "epoch", "step")
+    }
+    drifts = tuple(
+        Drift(float(row["rms"]), float(row["length"]), 1.0, smooth=row["kind"] == "smooth")
+        for row in rows
+        if row["kind"] in ("smooth", "rough")
+    )
+    steps = tuple(Effect(np.nan, np.nan, float(row["rms"]), float(row["time"])) for row in of_kind["step"])
+    linear, epoch = (float(of_kind[name][0]["rms"]) for name in ("linear", "epoch"))
+    return PhotodiodeModel(0.0, 0.0, drifts, linear, steps, epoch)
+
+
+@dataclass(frozen=True)
+class SharedCovariance:
+    """What shared terms do to the planes of two LEDs.
+
+    Attributes
+    ----------
+    cross : ndarray, shape (3 n, 3 m)
+        Covariance of the planes of the first LED with those of the second.
+    first, second : ndarray, shape (3 n, 3 n) and (3 m, 3 m)
+        By how much the covariance within each changes where both LEDs have the mean of what either says of the drift.
+    """
+
+    cross: FloatArray
+    first: FloatArray
+    second: FloatArray
+
+
+def covariance_between(first: SharedTerms, second: SharedTerms) -> SharedCovariance:
+    """Return what the planes of two LEDs have in common.
+
+    The drift of the photodiode is one process. Each LED estimates its size by itself; for their ratio both have the mean of the two
+    variances, so that it cancels as far as both respond to it alike.
+    """
+    a, b = first.responses, second.responses
+    common = _mean_model(first.photodiode, second.photodiode)
+    span = max((np.ptp(first.time) + np.ptp(second.time)) / 2, np.finfo(float).tiny)
+    cross = a.readings @ drift_between(first, second, common, span) @ b.readings.T
+    moves = np.kron(_shared_moves(first, second), np.eye(2))
+    cross += first.position_error_mm * second.position_error_mm * (a.moves @ moves @ b.moves.T)
+    if a.boards.size and b.boards.size:
+        cross += a.boards @ _board_covariance(first, second) @ b.boards.T
+    changes = []
+    for terms in (first, second):
+        own_span = max(float(np.ptp(terms.time)), np.finfo(float).tiny)
+        own = drift_between(terms, terms, terms.photodiode, own_span)
+        readings = terms.responses.readings
+        changes.append(readings @ (drift_between(terms, terms, common, span) - own) @ readings.T)
+    return SharedCovariance(np.asarray(cross), *changes)
+
+
+def _mean_model(a: PhotodiodeModel, b: PhotodiodeModel) -> PhotodiodeModel:
+    """Return drift and epochs with the mean of the variances of two LEDs."""
+    variances = [_process_variances(model) for model in (a, b)]
+    drifts = tuple(
+        Drift(
+            float(np.sqrt((variances[0].get(kernel, 0.0) + variances[1].get(kernel, 0.0)) / 2)), kernel[0], 1.0, smooth=kernel[1]
+        )
+        for kernel in dict.fromkeys([*variances[0], *variances[1]])
+    )
+    linear, epoch = (float(np.sqrt((getattr(a, name) ** 2 + getattr(b, name) ** 2) / 2)) for name in ("linear_rms", "epoch_rms"))
+    return PhotodiodeModel(0.0, 0.0, drifts, linear, (), epoch)
+
+
+def drift_between(first: SharedTerms, second: SharedTerms, model: PhotodiodeModel, span: float) -> FloatArray:
+    """Return the covariance of what drift and epochs of a photodiode do to the readings of two LEDs, shape (e, f).
+
+    Steps are not contained: two LEDs find them at slightly different times, and have them as their own.
+
+    Parameters
+    ----------
+    span
+        Duration to which lengths and linear drift of the model refer.
+    """
+    middle = (first.time.min() + first.time.max()) / 2
+    phases = [(terms.time - middle) / span for terms in (first, second)]
+    result = model.linear_rms**2 * np.multiply.outer(*phases)
+    distance = np.abs(first.time[:, None] - second.time) / span
+    for drift in model.drifts:
+        result += drift.probability * drift.amplitude**2 * process_correlation(distance / drift.length, smooth=drift.smooth)
+    if np.array_equal(np.unique(first.epoch), np.unique(second.epoch)):
+        result += model.epoch_rms**2 * (first.epoch[:, None] == second.epoch)
+    return np.asarray(result)
+
+
+def _process_variances(model: PhotodiodeModel) -> dict[tuple[float, bool], float]:
+    variances: dict[tuple[float, bool], float] = {}
+    for drift in model.drifts:
+        kernel = round(drift.length, 9), drift.smooth
+        variances[kernel] = variances.get(kernel, 0.0) + drift.probability * drift.amplitude**2
+    return variances
+
+
+def _shared_moves(first: SharedTerms, second: SharedTerms) -> FloatArray:
+    """Return 1 for moves of two LEDs that are one: exposed one after the other at one position; shape (moves, moves)."""
+    time = np.concatenate([first.time, second.time])
+    order = np.argsort(time, kind="stable")
+    x, y = (np.concatenate([getattr(first, name), getattr(second, name)])[order] for name in ("x_mm", "y_mm"))
+    moved = (np.abs(np.diff(x)) > _SAME_PLACE_MM) | (np.abs(np.diff(y)) > _SAME_PLACE_MM)
+    stay = np.empty(len(order), dtype=np.int64)
+    stay[order] = np.concatenate([[0], np.cumsum(moved)])
+    of_first, of_second = stay[: len(first.time)], stay[len(first.time) :]
+    shared = np.zeros((first.responses.moves.shape[1] // 2, second.responses.moves.shape[1] // 2))
+    for number in np.intersect1d(of_first, of_second):
+        own, other = (np.unique(terms.move[of == number]) for terms, of in ((first, of_first), (second, of_second)))
+        if shared.size and len(own) == 1 and len(other) == 1:
+            shared[own[0], other[0]] = 1.0
+    return shared
+
+
+def _board_covariance(first: SharedTerms, second: SharedTerms) -> FloatArray:
+    """Return the covariance of the unknowns of the boards of two LEDs: coefficients, then functions of time."""
+    same = np.array([[float(one == other) for other in second.boards] for one in first.boards])
+    common = min(first.coefficient_deviation, second.coefficient_deviation, UNKNOWN_COEFFICIENT)
+    of_time = np.zeros((TIME_FUNCTIONS, TIME_FUNCTIONS))
+    together = min(first.time.max(), second.time.max()) - max(first.time.min(), second.time.min())
+    if together >= _BY_TURNS * max(np.ptp(first.time), np.ptp(second.time)):
+        of_function = (np.pi * np.arange(1, TIME_FUNCTIONS + 1)) ** -2.0
+        of_time = np.diag(first.board_time_rms * second.board_time_rms * of_function)
+    rows, columns = len(first.boards), len(second.boards)
+    result = np.zeros((rows * (1 + TIME_FUNCTIONS), columns * (1 + TIME_FUNCTIONS)))
+    result[:rows, :columns] = OWN_COEFFICIENT**2 * same + common**2
+    result[rows:, columns:] = np.kron(of_time, same)
+    return result

@@ -51,7 +51,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="file to write", parser=_path)]
 
 
-_ORDER = ("run", "tasks", "demo", "index", "isr", "beam", "flat", "stability", "defects", "spots", "compare", "report")
+_ORDER = ("run", "tasks", "demo", "index", "isr", "beam", "flat", "stability", "defects", "colour", "spots", "compare", "report")
 """Commands in the order in which a person needs them; others follow."""
 
 
@@ -206,7 +206,7 @@ def _options(
 
 @app.has(purpose=_ALL, examples=("permil run config.yaml", "permil run config.yaml flat.leds=[red] pipeline.workers=4"))
 def run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
-    """Do everything that is not up to date: index, superbias, beam, flat, stability, defects, artificial stars, comparison, report."""
+    """Do everything that is not up to date: the stages from the index to the report, in their order."""
     _run(config, overrides, scheduler)
 
 
@@ -409,6 +409,12 @@ def defects(config: ConfigPath, overrides: Overrides = None, scheduler: Schedule
     from permil.tasks import run_single
 
     run_single(load_config(config, overrides), "defects", detector=detector)
+
+
+@app.has(purpose=_STAGES, examples=("permil colour config.yaml",))
+def colour(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
+    """Compare the flats of all LEDs: ratios, vendors, what LEDs share."""
+    _run(config, overrides, scheduler, ("colour",))
 
 
 @app.has(purpose=_STAGES, examples=("permil report config.yaml",))

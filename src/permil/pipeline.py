@@ -98,6 +98,13 @@ def defects(run: Run) -> StageReport:
     return make_defects(run)
 
 
+def colour(run: Run) -> StageReport:
+    """Compare the flats of all LEDs."""
+    from permil.colour.stage import run_colour
+
+    return run_colour(run)
+
+
 def spots(run: Run) -> StageReport:
     """Measure, label and calibrate the artificial stars."""
     from permil.spots.stage import run_spots
@@ -119,7 +126,7 @@ def report(run: Run) -> StageReport:
     return make_report(run)
 
 
-STAGES = {stage.__name__: stage for stage in (index, isr, beam, flat, stability, defects, spots, compare, report)}
+STAGES = {stage.__name__: stage for stage in (index, isr, beam, flat, stability, defects, colour, spots, compare, report)}
 """In the order in which they need each other."""
 
 
@@ -135,6 +142,10 @@ def _is_wanted(run: Run, name: str) -> bool:
         return bool(purposes & {SCAN, POINTING}) or not has_stars
     if name == "stability":
         return bool(purposes & {SCAN, POINTING})
+    if name == "colour":
+        from permil.colour.stage import flats_of
+
+        return bool(flats_of(run.folder, run.camera))
     if name == "compare":
         from permil.compare.stage import has_pairs
 

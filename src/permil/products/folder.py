@@ -153,6 +153,30 @@ class RunFolder:
 
 
 @dataclass(frozen=True)
+class ColourFolder:
+    """Paths below ``root / colour``; the disk is not accessed."""
+
+    root: Path
+
+    @property
+    def path(self) -> Path:
+        """The folder of this package."""
+        return self.root / "colour"
+
+    def detector(self, detector: str) -> Path:
+        """Return the path of the colour of one detector."""
+        return self.path / f"{detector}.fits"
+
+    def ratio(self, led: str, over_led: str) -> Path:
+        """Return the path of the binned ratio of two LEDs over the focal plane."""
+        return self.path / _file_name(f"{led}_over_{over_led}")
+
+    def table(self, name: str) -> Path:
+        """Return the path of a table of the whole run: responses, ratios, vendors, gradients, correlations, variances or waves."""
+        return self.path / f"{name}.ecsv"
+
+
+@dataclass(frozen=True)
 class CompareFolder:
     """Paths below ``root / compare``; the disk is not accessed. ``band`` may be empty."""
 

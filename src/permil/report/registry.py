@@ -7,6 +7,7 @@ shown by the index page. Blocks and sections of the index page are in the order 
 from __future__ import annotations
 
 from permil.report.calibration.section import CALIBRATION_SECTION
+from permil.report.colour.page import COLOUR_PAGES
 from permil.report.compare.page import COMPARE_PAGES
 from permil.report.detector.page import DETECTOR_PAGES
 from permil.report.joint.page import JOINT_PAGES
@@ -14,4 +15,12 @@ from permil.report.kit.pages import PageKind
 from permil.report.spots.page import SPOTS_PAGES
 from permil.report.stability.page import STABILITY_PAGES
 
-PAGE_KINDS: tuple[PageKind, ...] = (JOINT_PAGES, DETECTOR_PAGES, STABILITY_PAGES, CALIBRATION_SECTION, SPOTS_PAGES, COMPARE_PAGES)
+PAGE_KINDS: tuple[PageKind, ...] = (
+    JOINT_PAGES,
+    DETECTOR_PAGES,
+    STABILITY_PAGES,
+    COLOUR_PAGES,
+    CALIBRATION_SECTION,
+    SPOTS_PAGES,
+    COMPARE_PAGES,
+)

@@ -107,6 +107,9 @@ _ALL = (
         Quantity(f"beam_change_{term}", f"change of the beam between halves, {term}", 1e3, "‰")
         for term in ("x", "y", "xx", "xy", "yy")
     ),
+    Quantity("vendor_ratio", "response of one vendor over the other"),
+    Quantity("led_ratio", "response in one LED over another"),
+    *(Quantity(f"colour_gradient_{axis}", f"common gradient of the ratio along {axis.upper()}", 1e6, "10⁻⁶/mm") for axis in "xy"),
     Quantity("rms_pixel", "rms per pixel", 1e3, "‰"),
     Quantity("rms_super", "rms per super-pixel", 1e3, "‰"),
     Quantity("chi_square", "small-scale χ² per pixel"),

@@ -1,0 +1,139 @@
+"""The colour of a simulated run against its truth: prints the figures of docs/theory/colour.md.
+
+Ratios of neighbouring LEDs of every amplifier and detector, the ratio of vendors, and each pixel, over their stated errors.
+
+    python benchmarks/study_colour.py FOLDER...
+
+Each folder is that of a simulated run with flats in several LEDs, after `permil run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.camera import Camera, load_camera
+from permil.colour.regions import Slices
+from permil.products import RunFolder, is_good, read_image, read_table
+from permil.products.folder import ColourFolder
+from permil.yaml_file import read_yaml
+
+FloatArray = NDArray[np.float64]
+
+
+def main() -> None:
+    """Print the figures of all folders together."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("folders", type=Path, nargs="+")
+    options = parser.parse_args()
+    pulls: dict[str, list[float]] = {"detectors": [], "amplifiers": [], "within detectors": [], "gradients": [], "vendors": []}
+    chi_squares: list[float] = []
+    for folder in options.folders:
+        _study(RunFolder(folder), load_camera(_camera_of(folder)), pulls, chi_squares)
+    for name, values in pulls.items():
+        print(f"{name}: rms over error {np.sqrt(np.mean(np.square(values))):.2f} ({len(values)})")
+    print(f"chi-square per pixel: {np.mean(chi_squares):.4f}, from {np.min(chi_squares):.4f} to {np.max(chi_squares):.4f}")
+
+
+def _camera_of(folder: Path) -> str:
+    content = read_yaml(folder / "run.yaml", kind="record of a run", error=ValueError)
+    return str(content["config"]["camera"])
+
+
+def _study(folder: RunFolder, camera: Camera, pulls: dict[str, list[float]], chi_squares: list[float]) -> None:
+    table = read_table(ColourFolder(folder.root).table("ratios"))
+    for pair in dict.fromkeys((str(row["led"]), str(row["over_led"])) for row in table):
+        own = table[(table["led"] == pair[0]) & (table["over_led"] == pair[1])]
+        logs: dict[str, list[tuple[float, float]]] = {"detectors": [], "amplifiers": []}
+        for name in dict.fromkeys(str(name) for name in own["detector"]):
+            true, made, good, variance = _ratios(folder, name, pair)
+            deviation = np.where(good, made / true, np.nan)
+            chi_squares.append(_chi_square(deviation, variance, good))
+            rows = own[own["detector"] == name]
+            of_detector = []
+            for row in rows:
+                region = (slice(None), slice(None)) if row["amp"] == "all" else camera[name].amplifier(str(row["amp"])).slices
+                off = np.log(float(row["ratio"]) / _median(true, good, region))
+                error = float(row["ratio_err"]) / float(row["ratio"])
+                logs["detectors" if row["amp"] == "all" else "amplifiers"].append((off, error))
+                if row["amp"] == "all":
+                    gradient = _gradient(folder, camera, name, pair)
+                    pulls["gradients"] += [
+                        (float(row[f"gradient_{axis}"]) - gradient[number]) / float(row[f"gradient_{axis}_err"])
+                        for number, axis in enumerate("xy")
+                    ]
+                    whole = off
+                else:
+                    of_detector.append(off)
+            pulls["within detectors"] += list((np.array(of_detector) - whole) / float(np.median(rows["ratio_err"])))
+        mean = np.mean([off for off, _ in logs["detectors"]])
+        for kind, entries in logs.items():
+            pulls[kind] += [(off - mean) / error for off, error in entries]
+    vendors = read_table(ColourFolder(folder.root).table("vendors"))
+    for row in vendors:
+        pulls["vendors"].append(_vendor_pull(folder, camera, row, table))
+
+
+def _ratios(folder: RunFolder, name: str, pair: tuple[str, str]) -> tuple[FloatArray, FloatArray, NDArray[np.bool_], FloatArray]:
+    """Return true and made ratio, good pixels, and the relative variance of the ratio."""
+    made = [read_image(folder.flat(led, name)) for led in pair]
+    true = [read_image(folder.truth_flat(led, name)).image.astype(np.float64) for led in pair]
+    good = np.logical_and.reduce([is_good(one.mask) & (one.image > 0) for one in made])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        variance = sum(one.variance.astype(np.float64) / one.image.astype(np.float64) ** 2 for one in made)
+        return true[0] / true[1], made[0].image.astype(np.float64) / made[1].image, good, np.asarray(variance)
+
+
+def _median(ratio: FloatArray, good: NDArray[np.bool_], region: Slices) -> float:
+    return float(np.median(ratio[region][good[region]]))
+
+
+def _chi_square(deviation: FloatArray, variance: FloatArray, good: NDArray[np.bool_], block: int = 8) -> float:
+    """Return the chi-square per pixel of deviations about the mean of blocks."""
+    rows, columns = (size // block * block for size in deviation.shape)
+    shape = (rows // block, block, columns // block, block)
+    parts = [np.where(good, part, np.nan)[:rows, :columns].reshape(shape) for part in (deviation, variance)]
+    whole = np.isfinite(parts[0]).all(axis=(1, 3))
+    from_mean = parts[0] / parts[0].mean(axis=(1, 3), keepdims=True) - 1
+    chi_square = (from_mean**2 / parts[1]).mean(axis=(1, 3))[whole] * block**2 / (block**2 - 1)
+    return float(chi_square.mean())
+
+
+def _gradient(folder: RunFolder, camera: Camera, name: str, pair: tuple[str, str]) -> FloatArray:
+    """Return the gradient of the true ratio, fitted where the detector's own was, CCS 1/mm."""
+    from permil.camera.frames import detector_to_ccs
+    from permil.flat.shared_errors import FlatModes, plane_matrix
+    from permil.flat.superpixel import super_pixels
+
+    true, _, good, _ = _ratios(folder, name, pair)
+    modes = FlatModes.of(read_image(folder.flat(pair[0], name)))
+    block = 8 if modes is None else modes.block
+    means = super_pixels(true, good, block)
+    row, column = np.nonzero(np.isfinite(means.mean))
+    x, y = (centre[place] for centre, place in zip(means.centres(true.shape), (column, row), strict=True))
+    operator = plane_matrix(*detector_to_ccs(camera[name], x, y))
+    return np.asarray(operator[1:] @ np.log(means.mean[row, column]))
+
+
+def _vendor_pull(folder: RunFolder, camera: Camera, row: object, ratios: object) -> float:
+    """Return the deviation of a ratio of vendors from that of the true medians of the same sensors, over its error."""
+    names = dict.fromkeys(str(name) for name in ratios["detector"])  # type: ignore[index]
+    leds = [str(row["led"])] + ([] if row["over_led"] == "-" else [str(row["over_led"])])  # type: ignore[index]
+    levels = []
+    for name in names:
+        logs = []
+        for led in leds:
+            true, flat = read_image(folder.truth_flat(led, name)), read_image(folder.flat(led, name))
+            logs.append(float(np.mean(np.log(true.image[is_good(flat.mask) & (true.image > 0)]))))
+        levels.append(logs[0] - (logs[1] if len(logs) > 1 else 0.0))
+    vendors = np.array([camera[name].vendor for name in names])
+    means = [np.mean(np.array(levels)[vendors == row[key]]) for key in ("vendor", "over_vendor")]  # type: ignore[index]
+    value, error = float(row["ratio"]), float(row["ratio_err"])  # type: ignore[index]
+    return float((np.log(value) - (means[0] - means[1])) / (error / value))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Ratio of two LEDs on the scale of detectors: level and gradients, with the covariance that shared errors leave in it.
+
+With the planes of LEDs ``a`` and ``b`` (logarithm of the level, gradients along X and Y, of each detector in turn)::
+
+    cov(a - b) = C_a + C_b - X - X',    X = cov(planes of a, planes of b)
+
+`permil.flat.between_leds` gives ``X``, and the small changes of ``C_a`` and ``C_b`` where both have one model of the drift: photodiode,
+stage moves, readout boards. A factor common to all detectors is a
+convention, so that levels are relative to their mean.
+
+**Light or sensor.** ``F exp(a.x)``, ``B exp(-a.u)``, ``s exp(-a.c)`` fit the signals equally well. The sum of the gradients of response and
+beam is what the signals tell; its split between sensor and light is as good as the photodiode. A gradient that all detectors have in
+common is therefore one of the sensor only where it exceeds its error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from permil.errors import FlatError
+from permil.flat.between_leds import SharedTerms, covariance_between
+
+FloatArray = NDArray[np.float64]
+
+SIGNIFICANCE = 0.003
+"""Probability of a common gradient as large as that measured, below which it is called one of the sensor."""
+
+
+@dataclass(frozen=True)
+class LedPlanes:
+    """Level and gradients of the response of all detectors in one LED.
+
+    Attributes
+    ----------
+    led : str
+    detectors : tuple of str
+    values : ndarray, shape (n, 3)
+        Logarithm of the level at the mean place, and its gradient along CCS X and Y (1/mm).
+    covariance : ndarray, shape (3 n, 3 n)
+        Of all of them in turn.
+    shared : SharedTerms or None
+        What it takes from photodiode, stage and boards; None if that is not known: then nothing is taken as shared with other LEDs.
+    """
+
+    led: str
+    detectors: tuple[str, ...]
+    values: FloatArray
+    covariance: FloatArray
+    shared: SharedTerms | None = None
+
+    def __post_init__(self) -> None:
+        """Check that shapes agree."""
+        count = len(self.detectors)
+        if self.values.shape != (count, 3) or self.covariance.shape != (3 * count, 3 * count):
+            raise FlatError(
+                f"{self.led}: planes of shape {self.values.shape} with covariance {self.covariance.shape} for {count} detectors",
+                remedy="give level and two gradients of each detector",
+                led=self.led,
+            )
+
+
+@dataclass(frozen=True)
+class RatioPlanes:
+    """Level and gradients of the ratio of two LEDs, relative to the mean level of all detectors.
+
+    Attributes
+    ----------
+    leds : tuple of str
+        Numerator and denominator.
+    detectors : tuple of str
+    values : ndarray, shape (n, 3)
+        Logarithm of the level, and gradient along CCS X and Y (1/mm).
+    covariance : ndarray, shape (3 n, 3 n)
+    cross, change : ndarray, shape (3 n, 3 n)
+        Covariance of the planes of one LED with those of the other; by how much shared terms change the sum of both covariances.
+    """
+
+    leds: tuple[str, str]
+    detectors: tuple[str, ...]
+    values: FloatArray
+    covariance: FloatArray
+    cross: FloatArray
+    change: FloatArray
+
+    @property
+    def errors(self) -> FloatArray:
+        """Standard errors of levels and gradients, shape (n, 3)."""
+        return np.sqrt(np.maximum(np.diag(self.covariance), 0.0)).reshape(-1, 3)
+
+    @cached_property
+    def common_gradient(self) -> CommonGradient:
+        """The mean gradient of all detectors: the direction in which light and sensor are hard to tell apart."""
+        count = len(self.detectors)
+        mean = np.kron(np.full((1, count), 1.0 / count), np.eye(3)[1:])
+        return CommonGradient(self.values[:, 1:].mean(axis=0), mean @ self.covariance @ mean.T)
+
+
+@dataclass(frozen=True)
+class CommonGradient:
+    """A gradient of a ratio that detectors have in common, 1/mm.
+
+    Attributes
+    ----------
+    value : ndarray, shape (2,)
+        Along CCS X and Y.
+    covariance : ndarray, shape (2, 2)
+    """
+
+    value: FloatArray
+    covariance: FloatArray
+
+    @property
+    def errors(self) -> FloatArray:
+        """Standard errors along X and Y."""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def p_value(self) -> float:
+        """Probability of a gradient as large if the sensors have none."""
+        chi_square = float(self.value @ np.linalg.solve(self.covariance, self.value))
+        return float(stats.chi2.sf(chi_square, 2))
+
+    @property
+    def is_of_sensor(self) -> bool:
+        """Whether it exceeds what errors of the photodiode leave undetermined."""
+        return self.p_value < SIGNIFICANCE
+
+
+def ratio_planes(first: LedPlanes, second: LedPlanes) -> RatioPlanes:
+    """Return the ratio of two LEDs, for the detectors that both have.
+
+    Parameters
+    ----------
+    first, second
+        Numerator and denominator.
+
+    Raises
+    ------
+    FlatError
+        If they have no detector in common.
+    """
+    common = tuple(name for name in first.detectors if name in second.detectors)
+    if not common:
+        raise FlatError(
+            f"LEDs {first.led} and {second.led} have no detector in common", remedy="make flats of the same detectors in both"
+        )
+    places = [np.array([led.detectors.index(name) for name in common]) for led in (first, second)]
+    rows = [(3 * place[:, None] + np.arange(3)).ravel() for place in places]
+    cross, change = np.zeros((2, 3 * len(common), 3 * len(common)))
+    if first.shared is not None and second.shared is not None:
+        found = covariance_between(first.shared, second.shared)
+        cross = found.cross[np.ix_(*rows)]
+        change = found.first[np.ix_(rows[0], rows[0])] + found.second[np.ix_(rows[1], rows[1])] - cross - cross.T
+    covariance = change + sum(led.covariance[np.ix_(own, own)] for led, own in zip((first, second), rows, strict=True))
+    values = first.values[places[0]] - second.values[places[1]]
+    # The common factor is a convention.
+    centring = np.eye(3 * len(common))
+    centring[::3, ::3] -= 1.0 / len(common)
+    values[:, 0] -= values[:, 0].mean()
+    return RatioPlanes((first.led, second.led), common, values, centring @ covariance @ centring.T, cross, change)

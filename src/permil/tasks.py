@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from permil.beam.stage import beam_leds, beam_task, reference_bunches
@@ -69,8 +69,10 @@ def declared_tasks(run: Run) -> list[Task]:
             tasks.append(stability_task(run, led))
         except PermilError as error:
             tell(f"LED {led}: {error}")
-    flats = list(dict.fromkeys(task.key[2] for task in tasks if task.key[0] == "flat"))
-    return needs_first([*tasks, *(defects_task(run, name) for name in flats)])
+    # The final place of a flat is that which the composite gives it.
+    composites = tuple(task for task in tasks if task.key[0] == "composite")
+    detectors = dict.fromkeys(task.key[2] for task in tasks if task.key[0] == "flat")
+    return needs_first([*tasks, *(replace(defects_task(run, name), after=composites) for name in detectors)])
 
 
 def _planned_leds(run: Run) -> list[str]:

@@ -116,11 +116,14 @@ def test_submissions_hold_the_declared_graph(fresh: Path, permil: Permil) -> Non
         "solution_red",
         flat,
         "composite_red",
+        "stability_red",
+        f"defects_{DETECTOR}",
         last,
     ]
     assert jobs["beam_red"].needs == (f"superbias_{DETECTOR}",)
     assert set(jobs[f"signals_red_{DETECTOR}"].needs) == {f"superbias_{DETECTOR}", "beam_red"}
     assert set(jobs[flat].needs) == {"solution_red", f"signals_red_{DETECTOR}"}
+    assert set(jobs[f"defects_{DETECTOR}"].needs) == {"composite_red", f"superbias_{DETECTOR}"}
     assert set(jobs[last].needs) == set(jobs) - {last}
     listed = [shlex.split(command)[1:] for group in list_tasks(config, fresh, list(QUICK)) for command in group.commands]
     assert [list(job.words) for job in jobs.values()][:-1] == listed[:-1]

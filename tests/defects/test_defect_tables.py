@@ -88,8 +88,9 @@ def test_agreement_of_leds() -> None:
         )
         for number, (leds, searched) in enumerate(rows)
     ]
-    share = led_agreement(defect_table(boxes), ("red", "uv", "blue"))
+    share, error = led_agreement(defect_table(boxes), ("red", "uv", "blue"))
     assert share[:2, :2] == pytest.approx(np.array([[1, 2 / 3], [2 / 3, 1]]))
+    assert error[0, 1] == pytest.approx(np.sqrt(0.625 * 0.375 / 4))
     assert np.isnan(share[2]).all()
 
 

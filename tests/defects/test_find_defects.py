@@ -64,6 +64,17 @@ def test_ends_of_columns(bin8: Camera) -> None:
     assert np.abs(np.array(ends) - np.array(truth)).max() <= 2
 
 
+def test_a_column_does_not_reach_for_a_defect_beyond_its_end(bin8: Camera) -> None:
+    detector = bin8["R22_S11"]
+    flats = noisy_flats(bench_of(32), detector)
+    for flat in flats:
+        flat.response[80:250, 400] *= 0.9
+        flat.response[70:73, 399:402] *= 0.2
+    found = {box.reason: box.slices for box in find_defects(flats, detector)}
+    assert found["weak_column"] == (slice(80, 250), slice(400, 401))
+    assert found["dark_cluster"] == (slice(70, 73), slice(399, 402))
+
+
 def test_values_have_true_errors(bin8: Camera) -> None:
     detector, pulls = bin8["R22_S11"], []
     for seed in (41, 42, 43):

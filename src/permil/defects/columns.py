@@ -95,7 +95,9 @@ def _cut(excess: FloatImage, begin: int, end: int) -> tuple[int, int]:
     known = known[np.isfinite(known)]
     if not known.size:
         return begin, end
-    over = np.nan_to_num(excess - np.median(known) / 2)
+    # Pixels far beyond the mean, of another defect nearby, do not carry the run to them.
+    usual = np.median(known)
+    over = np.nan_to_num(np.minimum(excess, usual) - usual / 2)
     middle = (begin + end) // 2
     first, last = max(begin - BIN, 0), min(end + BIN, excess.size)
     before = np.cumsum(over[first:middle][::-1])

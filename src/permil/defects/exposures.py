@@ -38,7 +38,7 @@ class PixelFits:
     scatter, scatter_err
         Relative rms about the line in excess of noise, and its standard error (of a normal distribution).
     scatter_significance
-        Excess of the variance over the standard deviation of the variance that noise alone has.
+        Scatter over the noise of a single exposure, times the root of their number.
     nonlinearity, nonlinearity_err
         Change of the response from no light to the most light of the pixel, relative, and its standard error from the scatter about the
         line.
@@ -135,7 +135,7 @@ def fit_pixels(signal: FloatArray, light: FloatArray, noise_variance: FloatArray
         line.mean * unknown,
         scatter * unknown,
         scatter_err * unknown,
-        (chi_square - 1) / np.sqrt(2 / freedom) * unknown,
+        np.sqrt(np.maximum(chi_square - 1, 0) * count) * unknown,
         nonlinearity * unknown,
         nonlinearity_err * unknown,
     )

@@ -146,7 +146,7 @@ def _marked(box: DefectBox, is_both: bool, **changes: Any) -> DefectBox:
     return replace(box, source="both" if is_both else box.source, **changes)
 
 
-def led_agreement(table: Table, leds: Sequence[str]) -> NDArray[np.float64]:
+def led_agreement(table: Table, leds: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return, for pairs of LEDs, the share of the defects that both show among those that one of them shows, searched in both.
 
     Parameters
@@ -158,19 +158,22 @@ def led_agreement(table: Table, leds: Sequence[str]) -> NDArray[np.float64]:
 
     Returns
     -------
-    ndarray, shape (n, n)
-        NaN where no defect was searched in both.
+    share, error : ndarray, shape (n, n)
+        The share, NaN where no defect was searched in both, and its standard error: that of a binomial distribution of probability
+        ``(k + 1/2) / (n + 1)`` for k of n defects, which is above 0 also where all agree.
     """
     _, first = np.unique(np.asarray(table["defect"]), return_index=True)
     seen, searched = (
         np.array([[led in str(table[name][row]).split(",") for led in leds] for row in first], dtype=bool).reshape(-1, len(leds))
         for name in ("leds", "searched")
     )
-    share = np.full((len(leds), len(leds)), np.nan)
+    share, error = (np.full((len(leds), len(leds)), np.nan) for _ in range(2))
     for one in range(len(leds)):
         for other in range(len(leds)):
             both = searched[:, one] & searched[:, other]
             either = np.count_nonzero(both & (seen[:, one] | seen[:, other]))
             if either:
-                share[one, other] = np.count_nonzero(both & seen[:, one] & seen[:, other]) / either
-    return share
+                agreeing = int(np.count_nonzero(both & seen[:, one] & seen[:, other]))
+                chance = (agreeing + 0.5) / (either + 1)
+                share[one, other], error[one, other] = agreeing / either, np.sqrt(chance * (1 - chance) / (either + 1))
+    return share, error

@@ -9,6 +9,7 @@ from __future__ import annotations
 from permil.report.calibration.section import CALIBRATION_SECTION
 from permil.report.colour.page import COLOUR_PAGES
 from permil.report.compare.page import COMPARE_PAGES
+from permil.report.defects.section import DEFECTS_SECTION
 from permil.report.detector.page import DETECTOR_PAGES
 from permil.report.joint.page import JOINT_PAGES
 from permil.report.kit.pages import PageKind
@@ -21,6 +22,7 @@ PAGE_KINDS: tuple[PageKind, ...] = (
     STABILITY_PAGES,
     COLOUR_PAGES,
     CALIBRATION_SECTION,
+    DEFECTS_SECTION,
     SPOTS_PAGES,
     COMPARE_PAGES,
 )

@@ -58,12 +58,15 @@ def draw_defects(detector: Detector, settings: SimulateSensor, rng: np.random.Ge
     """
     free = _free_cells(detector, edge)
     defects: list[DrawnDefect] = []
+    sites = _column_sites(detector, rng)
     columns = (
         ("weak_column", settings.weak_columns, settings.weak_column_depth),
         ("dead_column", settings.dead_columns, (0.85, 1.0)),
     )
     for kind, count, strengths in columns:
-        defects += _draw_columns(detector, free, rng, kind=kind, count=count, strengths=strengths)
+        for number, column in sites[:count]:
+            defects.append(_draw_column(detector, free, rng, (number, column), kind=kind, strengths=strengths))
+        del sites[:count]
     places = np.argwhere(free)
     rng.shuffle(places)
     pixels = (
@@ -95,36 +98,34 @@ def _free_cells(detector: Detector, edge: int) -> NDArray[np.bool_]:
     return free
 
 
-def _draw_columns(
+def _column_sites(detector: Detector, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Return the numbers of amplifiers and the columns of their cells, shuffled."""
+    sites = [
+        (number, column)
+        for number, amplifier in enumerate(detector.amplifiers)
+        for column in range(-(-amplifier.x_min // CELL), (amplifier.x_min + amplifier.nx) // CELL)
+        if 0 < column < detector.nx // CELL - 1
+    ]
+    return [sites[index] for index in rng.permutation(len(sites))]
+
+
+def _draw_column(
     detector: Detector,
     free: NDArray[np.bool_],
     rng: np.random.Generator,
+    site: tuple[int, int],
     *,
     kind: str,
-    count: int,
     strengths: tuple[float, float],
-) -> list[DrawnDefect]:
-    """Draw columns from a defect to the mid-line, and take their cells from those that are free."""
-    columns: list[DrawnDefect] = []
-    candidates = [
-        (number, column)
-        for number, amplifier in enumerate(detector.amplifiers)
-        for column in range(amplifier.x_min // CELL + 1, (amplifier.x_min + amplifier.nx) // CELL - 1)
-    ]
-    rng.shuffle(candidates)
-    for number, column in candidates:
-        if len(columns) == count:
-            break
-        rows, _ = detector.amplifiers[number].slices
-        x = int(column * CELL + rng.integers(_MARGIN, CELL - _MARGIN))
-        length = int(rng.integers(_LEAST_LENGTH, rows.stop - rows.start - 2 * CELL))
-        reach = (rows.start, rows.start + length) if detector.amplifiers[number].flip_y else (rows.stop - length, rows.stop)
-        cells = slice(reach[0] // CELL, -(-reach[1] // CELL)), column
-        if not free[cells].any():
-            continue
-        free[cells] = False
-        columns.append(DrawnDefect(kind, x, reach[0], 1, length, float(rng.uniform(*strengths))))
-    return columns
+) -> DrawnDefect:
+    """Draw a column from a defect to the mid-line, and take its cells from those that are free."""
+    amplifier, column = detector.amplifiers[site[0]], site[1]
+    rows, _ = amplifier.slices
+    x = int(column * CELL + rng.integers(_MARGIN, CELL - _MARGIN))
+    length = int(rng.integers(_LEAST_LENGTH, rows.stop - rows.start - 2 * CELL))
+    begin, end = (rows.start, rows.start + length) if amplifier.flip_y else (rows.stop - length, rows.stop)
+    free[begin // CELL : -(-end // CELL), column] = False
+    return DrawnDefect(kind, x, begin, 1, length, float(rng.uniform(*strengths)))
 
 
 def apply_to_response(response: NDArray[np.float32], defects: tuple[DrawnDefect, ...]) -> None:

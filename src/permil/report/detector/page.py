@@ -21,6 +21,7 @@ from permil.flat.composite import MosaicGrid
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.flat.superpixel import size_in_pixels
 from permil.products import MaskPlane, RunFolder, read_image
+from permil.report.defects.section import detector_block
 from permil.report.detector.figures import detector_pictures, truth_picture
 from permil.report.detector.inputs import (
     AmplifierReadout,
@@ -467,13 +468,9 @@ def detector_pages(run: RunProducts) -> list[Page]:
                 "links": [previous, following, others],
                 "comparison": comparison,
             }
-            sources = (
-                run.folder.flat(led.led, name),
-                run.folder.metrics(led.led),
-                run.folder.truth_flat(led.led, name),
-                run.folder.gains,
-                run.folder.superbias(name),
-            )
+            folder = run.folder
+            tables = folder.metrics(led.led), folder.gains, folder.defects(name)
+            sources = folder.flat(led.led, name), *tables, folder.truth_flat(led.led, name), folder.superbias(name)
             path = detector_path(run.folder, led.led, name)
             pages.append(Page(sources, options, partial(make_detector_page, request), path))
     return pages
@@ -513,6 +510,7 @@ def make_detector_page(request: DetectorRequest, fingerprint: str) -> str:
         amplifiers=amplifier_table(measurements, detector, limits),
         readout=readout_table(read_readout(request.folder, detector, products)),
         pointings=pointing_table(products.pointings) if products.pointings is not None else None,
+        defects=detector_block(request.folder.defects(detector.name), detector),
         mask=mask_table(products.product.mask),
         header=header_grid(products.product.header),
     )

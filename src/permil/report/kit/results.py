@@ -71,6 +71,8 @@ _ALL = (
     Quantity("step", "amplifier step", 1e3, "‰", "step_limit"),
     Quantity("gain_ratio", "gain measured over handed over - 1", 1e3, "‰"),
     Quantity("linearity_loss", "loss of signal at 50,000 electrons against the mean", 1e3, "‰"),
+    Quantity("defects", "defects"),
+    Quantity("defective_pixels", "pixels with a defect", 1e3, "‰"),
     Quantity("gradient_x", "gradient along X", 1e6, "10⁻⁶/mm"),
     Quantity("gradient_y", "gradient along Y", 1e6, "10⁻⁶/mm"),
     Quantity("beam_node_noise", "noise of a beam node", 1e3, "‰", "node_noise_limit"),

@@ -1,0 +1,1 @@
+"""Defects on the page of a detector, and their section of the index page."""

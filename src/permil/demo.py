@@ -28,14 +28,16 @@ from permil.rounding import rounded, rounded_like
 from permil.simulate.spots import simulate_spots
 from permil.simulate.stage import simulate_bench
 from permil.truth import TruthSummary, compare_fractions, compare_with_truth, summarise
+from permil.yaml_file import merged
 
 _PER_MIL = 1e3
 STARS = "stars"
 """Subfolder of the demonstration with the campaign of artificial stars."""
+_SMALLER: dict[str, Any] = {"flats": {"images": 3, "scan_size": 8}, "campaign": {"exposures": 20}}
 FURTHER_STARS: dict[str, dict[str, Any]] = {
-    "stars-itl": {"detector": "R02_S02", "campaign": {"exposures": 25}},
+    "stars-itl": {"detector": "R02_S02", **_SMALLER},
     # Dithers at other places: stars of the same sensor that are independent of those in the first band.
-    "stars-blue": {"flats": {"led": "blue"}, "campaign": {"exposures": 25, "filter": "blue", "window_pitches": 9.5}},
+    "stars-blue": merged(_SMALLER, {"flats": {"led": "blue"}, "campaign": {"filter": "blue", "window_pitches": 9.5}}),
 }
 """Subfolders with further campaigns of stars, and what they differ in: another sensor in the same band, the same sensor in another band."""
 
@@ -82,7 +84,8 @@ def _demonstrate_stars(out: Path, *, seed: int) -> CompareFolder:
     """Simulate flats and artificial stars of two sensors, one of them in two bands, and reduce and compare them."""
     for name, changes in FURTHER_STARS.items():
         _simulate_stars(out / name, seed=seed, changes=changes)
-        run_pipeline(load_config(out / name / "config.yaml"), stages=("index", "isr", "beam", "flat", "spots", "compare"))
+        config = load_config(out / name / "config.yaml", ["compare.resamples=300"])
+        run_pipeline(config, stages=("index", "isr", "beam", "flat", "spots", "compare"))
     _simulate_stars(out / STARS, seed=seed, changes={})
     configuration = out / STARS / "config.yaml"
     # The comparisons of the other campaigns are combined with those of this one whenever it runs.

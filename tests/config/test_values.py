@@ -147,7 +147,8 @@ PATHS = {key for key, annotation in KEYS.items() if "ConfigPath" in str(annotati
 def test_every_key_that_names_a_file_is_a_path() -> None:
     assert {
         "camera", "output", "exposures.roots", "isr.bias", "isr.gains", "isr.linearity", "isr.crosstalk", "isr.defects",
-        "spots.catalogs", "spots.calibration", "compare.flats", "compare.stars", "plan.acquisition", "plan.taken", "plan.beam",
+        "spots.catalogs", "spots.calibration", "compare.flats", "compare.stars", "compare.with_runs",
+            "plan.acquisition", "plan.taken", "plan.beam",
         "simulate.camera", "simulate_spots.camera",
     } == PATHS  # fmt: skip
     for key, annotation in KEYS.items():

@@ -276,15 +276,17 @@ class _Cells:
 
 def _cell_means(stars: RawStars) -> _Cells:
     names, amplifier = np.unique(stars.amplifier, return_inverse=True)
-    keys, index = np.unique(stars.cell * names.size + amplifier, return_inverse=True)
     weight = stars.noise**-2.0
+    # Means of spots contain steps between amplifiers, unless both are fitted together.
+    within, steps = _split_amplifiers(stars, amplifier, weight)
+    keys, index = np.unique(stars.cell * names.size + amplifier, return_inverse=True)
     total = np.bincount(index, weight)
 
     def mean(column: FloatArray) -> FloatArray:
         return np.asarray(np.bincount(index, weight * column) / total)
 
     error = np.asarray(total**-0.5, dtype=np.float64)
-    return _Cells(keys // names.size, names[keys % names.size], mean(stars.residual), error, mean(stars.x_mm), mean(stars.y_mm))
+    return _Cells(keys // names.size, names[keys % names.size], mean(within + steps), error, mean(stars.x_mm), mean(stars.y_mm))
 
 
 def _mask_variance(stars: RawStars) -> tuple[float, float]:
@@ -319,7 +321,7 @@ def _variance_within(stars: RawStars) -> tuple[float, float]:
     variance = max(float(np.median(stars.residual**2 - noise)), float(np.median(noise)) * 1e-2)
     for _ in range(_ITERATIONS):
         precision = 1.0 / (noise + variance)
-        squares = _within_amplifiers(stars, amplifier, precision) ** 2
+        squares = _split_amplifiers(stars, amplifier, precision)[0] ** 2
         leverage = sum(precision / np.bincount(group, precision)[group] for group in (stars.spot, stars.exposure, amplifier))
         weight = precision**2
         excess = weight * (squares / np.maximum(1.0 - leverage, _LEAST_LEFT) - noise)
@@ -334,14 +336,15 @@ def _variance_within(stars: RawStars) -> tuple[float, float]:
     return float(tops.sum() / bottoms.sum()), error
 
 
-def _within_amplifiers(stars: RawStars, amplifier: IntArray, weight: FloatArray) -> FloatArray:
-    """Return the residuals without the weighted means of spots, exposures and amplifiers."""
+def _split_amplifiers(stars: RawStars, amplifier: IntArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the residuals without the weighted means of spots, exposures and amplifiers, and the step of each star's amplifier."""
     effects = FixedEffects(stars.spot, stars.exposure, weight, np.ones((weight.size, 1)))
-    steps = amplifier[:, None] == np.arange(amplifier.max() + 1)
-    columns = effects.residuals(np.column_stack([stars.residual, steps.astype(np.float64)]))
+    indicators = amplifier[:, None] == np.arange(amplifier.max() + 1)
+    columns = effects.residuals(np.column_stack([stars.residual, indicators.astype(np.float64)]))
     root = np.sqrt(weight)
-    means = np.linalg.lstsq(root[:, None] * columns[:, 1:], root * columns[:, 0], rcond=1e-9)[0]
-    return np.asarray(columns[:, 0] - columns[:, 1:] @ means)
+    steps = np.linalg.lstsq(root[:, None] * columns[:, 1:], root * columns[:, 0], rcond=1e-9)[0]
+    of_star = steps[amplifier]
+    return np.asarray(columns[:, 0] - columns[:, 1:] @ steps), np.asarray(of_star - np.average(of_star, weights=weight))
 
 
 def _block(place: FloatArray) -> IntArray:

@@ -269,7 +269,8 @@ CASES = {
 
 WITHOUT_ARRAYS = {
     "BeamModel", "BeamModel.describe", "BeamModel.facts", "BeamModel.from_nodes", "BeamModel.left_out_pulls", "BeamModel.plot", "Camera",
-    "Camera.__getitem__", "Camera.find", "Config", "Config.as_yaml", "CorrelationResult", "CorrelationResult.figures",
+    "Camera.__getitem__", "Camera.find", "Camera.led", "Camera.sorted_leds",
+    "Config", "Config.as_yaml", "CorrelationResult", "CorrelationResult.figures",
     "CorrelationResult.plot", "CorrelationResult.plot_all", "CorrelationResult.plot_blocks", "CorrelationResult.plot_null",
     "CorrelationResult.plot_scatter", "CorrelationResult.row", "Detector", "Detector.amplifier", "Detector.amplifier_map",
     "Detector.is_called", "Detector.plain", "Flat.apply_to_file", "Flat.difference", "Flat.facts", "Flat.of", "Flat.plot", "Flat.read",

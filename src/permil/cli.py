@@ -483,10 +483,19 @@ def spots_calibrate(
     _print_result(calibrate_files(catalogs, out, options=options, camera=load_camera(camera)), as_json=as_json)
 
 
-@app.has(purpose=_STAGES, examples=("permil compare config.yaml",))
-def compare(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
+@app.has(purpose=_STAGES, examples=("permil compare config.yaml", "permil compare config.yaml --no-flat-out"))
+def compare(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    scheduler: Scheduler = None,
+    flat_out: Annotated[
+        bool | None,
+        typer.Option("--flat-out/--no-flat-out", help="make the efficiency flats, or not; default: as in compare.flat_out"),
+    ] = None,
+) -> None:
     """Compare the artificial stars of a run with its flats: correlation, significance, QE, pixel area or diffusion."""
-    _run(config, overrides, scheduler, ("compare",))
+    chosen = [] if flat_out is None else [f"compare.flat_out={str(flat_out).lower()}"]
+    _run(config, [*(overrides or []), *chosen], scheduler, ("compare",))
 
 
 @plan_app.callback()

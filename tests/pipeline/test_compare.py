@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from permil import Flat
 from permil.config import load_config
 from permil.config.simulate import SimulateSpotsConfig
 from permil.pipeline import run_pipeline
-from permil.products import RunFolder, read_table
+from permil.products import RunFolder, is_usable, read_table
 from permil.products.folder import CompareFolder, SpotsFolder
 from permil.simulate.spots import simulate_spots
 from permil.truth import compare_fractions
@@ -105,7 +106,8 @@ def test_products_are_whole_and_not_made_twice(compared: Path, permil: Permil) -
     assert all(table.is_file() for table in (products.hypotheses, products.verdicts, products.levels))
     code, _, messages = permil("compare", compared / "config.yaml", *QUICK)
     assert code == 0
-    assert "compare: 0 done, 1 up to date" in messages
+    assert "compare: 0 done, 2 up to date" in messages
+    assert f"{DETECTOR} red: For fluxes of stars" in messages
     assert path.stat().st_mtime_ns == before
 
 
@@ -141,6 +143,62 @@ def test_a_further_run_without_comparisons(permil: Permil, spoiled: Path, tmp_pa
     messages = fails(permil, spoiled, f"compare.with_runs=[{tmp_path / 'nothing'}]")
     assert "there are no comparisons of stars and flats" in messages
     assert "run permil compare in that run first" in messages
+
+
+def test_efficiency_flat_is_nearer_to_the_true_efficiency(compared: Path) -> None:
+    folder = RunFolder(compared)
+    found, plain = (Flat.read(path) for path in (folder.efficiency_flat("red", DETECTOR), folder.flat("red", DETECTOR)))
+    with fits.open(folder.efficiency_flat("red", DETECTOR), checksum=True) as hdus:
+        header, names = hdus[0].header, {hdu.name for hdu in hdus}
+        bit = hdus["MASK"].header["MP_PLAIN_FLAT"]
+        shift_x = hdus["SHIFT_X"].data
+    assert names >= {"IMAGE", "MASK", "VARIANCE", "SHIFT_X", "SHIFT_Y", "SIZE", "FILTER", "SCATTER", "AMPLIFIERS"}
+    assert (header["PRODUCT"], header["FLATKIND"], header["USESKY"]) == ("flat", "efficiency", "plain flat")
+    with fits.open(compared / "truth" / "spots" / "sensor.fits") as hdus:
+        truth, displacement = hdus["EFFICIENCY"].data, hdus["DISPLACEMENT_X"].data
+    plain_kept = (found.mask >> bit & 1).astype(bool)
+    filtered = ~plain_kept & is_usable(found.mask)
+    assert 0.5 < filtered.mean() < 1
+    assert np.array_equal(found.mask & ~np.int32(1 << bit), plain.mask)
+    assert found.image[plain_kept] == pytest.approx(plain.image[plain_kept], rel=1e-6)
+    errors = [
+        (flat.image / np.median(flat.image[filtered]) - truth / np.median(truth[filtered]))[filtered] for flat in (found, plain)
+    ]
+    assert errors[0].std() < 0.9 * errors[1].std()
+    assert errors[0].var() == pytest.approx(found.variance[filtered].mean(), rel=0.2)
+    cells = (256, 4, 256, 4)
+    known = filtered.reshape(cells).all(axis=(1, 3))
+    assert np.corrcoef(shift_x[known], displacement.reshape(cells).mean(axis=(1, 3))[known])[0, 1] > 0.4
+
+
+def test_table_of_efficiency_flats(compared: Path) -> None:
+    table = read_table(CompareFolder(compared).efficiency)
+    scatter = {row["division"]: row["scatter"] for row in table}
+    assert list(scatter) == ["undivided", "plain flat", "efficiency flat", "best filter", "noise"]
+    assert scatter["noise"] < scatter["efficiency flat"] < min(scatter["undivided"], scatter["plain flat"])
+    assert set(table["use_for_fluxes"]) == {"efficiency flat"}
+    assert set(table["exposures"]) == {16}
+
+
+def test_no_efficiency_flat(permil: Permil, spoiled: Path) -> None:
+    made = RunFolder(spoiled).efficiency_flat("red", DETECTOR)
+    made.unlink()
+    code, _, messages = permil("compare", spoiled / "config.yaml", *QUICK, "--no-flat-out")
+    assert code == 0, messages
+    assert not made.exists()
+    assert not CompareFolder(spoiled).efficiency.exists()
+    # Few exposures cannot be left out: the comparison is made, the efficiency flat is not.
+    rewrite(SpotsFolder(spoiled).residuals(DETECTOR, "red"), few_exposures)
+    code, _, messages = permil("compare", spoiled / "config.yaml", *QUICK, "--flat-out")
+    assert code == 0, messages
+    assert "there is no efficiency flat" in messages
+    assert "5 exposures of stars are too few to leave some out" in messages
+    assert not made.exists()
+
+
+def few_exposures(hdus: fits.HDUList) -> None:
+    data = hdus["RESIDUALS"].data
+    hdus["RESIDUALS"].data = data[data["exposure"] < 5]
 
 
 def fails(permil: Permil, folder: Path, *options: str) -> str:

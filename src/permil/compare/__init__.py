@@ -6,6 +6,7 @@ Data flow of `permil.compare.comparison.compare_stars`, for the stars of one det
       predictions, residuals -> pair_up         measured and predicted values of stars or cells (stars)
       pairs -> correlate                        correlation with error and significance (correlation)
       predictions -> fit_hypotheses -> verdict  fractions of efficiency, pixel area, diffusion (hypotheses)
+      predictions -> fit_filter -> filter_flat  flat without pixel area and diffusion, proof on left-out dithers (efficiency)
       flat -> find_rings -> region_labels       axis of tree rings, regions of the detector (rings, regions)
       cells of all detectors -> pair_levels     variation between LEDs, rafts, detectors, amplifiers (levels)
 

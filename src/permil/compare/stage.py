@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from permil.camera import Camera, shared_camera
 from permil.camera.frames import amplifier_at, ccs_to_detector, detector_to_ccs
 from permil.compare.comparison import CompareOptions, compare_stars, describe, level_cell
+from permil.compare.efficiency.stage import efficiency_messages, efficiency_table_task, efficiency_tasks
 from permil.compare.files import read_flat, read_stars, star_groups, write_comparison
 from permil.compare.levels.groups import CellPlaces
 from permil.compare.levels.split import pair_levels, split_levels
@@ -169,13 +170,15 @@ def run_compare(run: Run) -> StageReport:
     """
     report, products = StageReport("compare"), CompareFolder(run.folder.root)
     comparisons = comparison_tasks(run)
-    tables = _tables_task(run, comparisons)
+    efficiency, tables = _efficiency_tasks(run, comparisons), _tables_task(run, comparisons)
     together = sensors_task(run, _sources(run.config, run.folder)[1], [*comparisons, tables])
-    ends = do_tasks([*comparisons, tables, together])
-    report.count({task.key: ends[task.key] for task in comparisons})
+    choices = [efficiency_table_task(run, efficiency)] if efficiency else []
+    ends = do_tasks([*comparisons, tables, together, *efficiency, *choices])
+    report.count({task.key: ends[task.key] for task in (*comparisons, *efficiency)})
     for task in comparisons:
         header = fits.getheader(products.comparison(*task.key[1:]), 0)
         report.messages += [str(header[f"SUMMARY{number}"]) for number in range(SUMMARY_LINES)]
+    report.messages += efficiency_messages([ends[task.key] for task in efficiency])
     return report
 
 
@@ -240,6 +243,14 @@ def _comparison_task(run: Run, detector: str, band: str) -> Task:
         # A flat on another composite scale has the same fingerprint.
         files=(flat, residuals),
     )
+
+
+def _efficiency_tasks(run: Run, comparisons: list[Task]) -> list[Task]:
+    """Declare the efficiency flats, none if they are not wanted."""
+    if not run.config.compare.flat_out:
+        return []
+    led_of = {task.key[2]: _led_of(run, task.key[2]) for task in comparisons}
+    return efficiency_tasks(run, comparisons, led_of, *_sources(run.config, run.folder))
 
 
 def _tables_task(run: Run, comparisons: list[Task]) -> Task:

@@ -119,3 +119,6 @@ class CompareConfig(Section):
         description="boundary of the displacement map: no displacement across the border of the sensor, or the sensor continues there",
     )
     resamples: Annotated[int, Field(ge=100)] = Field(default=1000, description="number of bootstrap and surrogate samples")
+    flat_out: bool = Field(
+        default=True, description="make the efficiency flat: without the pixel area and diffusion that the stars measure"
+    )

@@ -88,6 +88,10 @@ class RunFolder:
         """Return the path of the composite-scaled flat of one detector."""
         return self.root / "flat" / led / f"{detector}.fits"
 
+    def efficiency_flat(self, led: str, detector: str) -> Path:
+        """Return the path of the flat of one detector without pixel area and diffusion."""
+        return self.root / "flat" / led / f"{detector}_efficiency.fits"
+
     def joint(self, led: str) -> Path:
         """Return the path of the joint solution of beam, flat and exposure scales of one LED."""
         return self.root / "flat" / led / "joint.fits"
@@ -205,6 +209,11 @@ class CompareFolder:
     def verdicts(self) -> Path:
         """Effect of dividing star fluxes by the flats, in sentences and numbers."""
         return self.path / "verdicts.ecsv"
+
+    @property
+    def efficiency(self) -> Path:
+        """Scatter of star fluxes on left-out dithers, undivided and divided by each flat."""
+        return self.path / "efficiency.ecsv"
 
     @property
     def truth(self) -> Path:

@@ -58,7 +58,65 @@ def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None
     CompareError
         If fewer than 30 stars (or degrees of freedom) are left.
     """
-    chosen = predicted.stars.places.even_light * np.pi * predicted.response.aperture**2 <= LARGEST_GLOW
+    chosen = _chosen_stars(predicted, region)
+    rows = [rows_of(predicted, quantity, chosen, flat_fielded) for quantity in range(len(QUANTITIES))]
+    fit = solve_moments(rows, predicted.response, predicted.bands, predicted.spectrum)
+    return result_of(fit, rows, predicted, chosen, flat_fielded=flat_fielded)
+
+
+@dataclass(frozen=True)
+class BandCoefficients:
+    """Fractions of the three kinds in each fitted band.
+
+    Attributes
+    ----------
+    value : ndarray, shape (3, bands)
+        Fractions of efficiency, pixel area, diffusion; 0 if not fitted.
+    fitted : ndarray of bool, shape (3, bands)
+        Mask of the fractions determined by stars and flat.
+    covariance : ndarray, shape (3 bands, 3 bands)
+        Covariance of the errors for this sensor (kind by kind, band by band); 0 if not fitted.
+    """
+
+    value: FloatArray
+    fitted: BoolArray
+    covariance: FloatArray
+
+
+def fit_bands(predicted: PredictedStars, *, region: BoolArray | None = None, flat_fielded: bool = False) -> BandCoefficients:
+    """Fit the three hypotheses as `fit_hypotheses`, and return the fractions of each band.
+
+    Parameters
+    ----------
+    predicted, region, flat_fielded
+        As in `fit_hypotheses`.
+
+    Raises
+    ------
+    CompareError
+        As in `fit_hypotheses`.
+    """
+    chosen = _chosen_stars(predicted, region)
+    rows = [rows_of(predicted, quantity, chosen, flat_fielded) for quantity in range(len(QUANTITIES))]
+    fit = solve_moments(rows, predicted.response, predicted.bands, predicted.spectrum)
+    covariance = _covariance(fit, rows, _structure(rows, predicted, fit.bands))[0]
+    return BandCoefficients(fit.coefficients, fit.fitted, covariance)
+
+
+def bright_stars(predicted: PredictedStars) -> BoolArray:
+    """Return the mask of stars whose background in the aperture is at most 0.3 of their own light: the others are not fitted."""
+    return np.asarray(predicted.stars.places.even_light * np.pi * predicted.response.aperture**2 <= LARGEST_GLOW)
+
+
+def _chosen_stars(predicted: PredictedStars, region: BoolArray | None) -> BoolArray:
+    """Return the mask of the stars to fit.
+
+    Raises
+    ------
+    CompareError
+        If fewer than 30 stars are left.
+    """
+    chosen = bright_stars(predicted)
     if region is not None:
         chosen &= np.asarray(region)[predicted.kept]
     if chosen.sum() < LEAST_STARS:
@@ -67,9 +125,7 @@ def fit_hypotheses(predicted: PredictedStars, *, region: BoolArray | None = None
             remedy="give a larger region, more or longer exposures",
             value=int(chosen.sum()),
         )
-    rows = [rows_of(predicted, quantity, chosen, flat_fielded) for quantity in range(len(QUANTITIES))]
-    fit = solve_moments(rows, predicted.response, predicted.bands, predicted.spectrum)
-    return result_of(fit, rows, predicted, chosen, flat_fielded=flat_fielded)
+    return chosen
 
 
 def result_of(
@@ -88,12 +144,8 @@ def result_of(
     flat_fielded
         Whether fluxes were divided by the flat.
     """
-    shares = _shares(fit)
-    model = np.einsum("bk,kl->bkl", shares, np.eye(3)) - shares[:, :, None] * shares[:, None, :]
-    excess, extra = _excess(fit, rows, model)
     structure = _structure(rows, predicted, fit.bands)
-    of_sums, realised = structure.variances(model, extra, fit.coefficients.T)
-    covariance = fit.gain @ (of_sums + fit.noise) @ fit.gain.T
+    covariance, realised, excess = _covariance(fit, rows, structure)
     power = _seen_power(structure, predicted)
     side = predicted.scales[-1].longest
     return HypothesisFit(
@@ -108,17 +160,30 @@ def result_of(
     )
 
 
+def _covariance(fit: MomentFit, rows: list[Rows], structure: Structure) -> tuple[FloatArray, FloatArray, dict[str, float]]:
+    """Return the covariance of the coefficients, the variance of realised fractions, and the excess scatter of each quantity."""
+    shares = _shares(fit)
+    model = np.einsum("bk,kl->bkl", shares, np.eye(3)) - shares[:, :, None] * shares[:, None, :]
+    excess, extra = _excess(fit, rows, model)
+    of_sums, realised = structure.variances(model, extra, fit.coefficients.T)
+    return fit.gain @ (of_sums + fit.noise) @ fit.gain.T, realised, excess
+
+
 def _shares(fit: MomentFit) -> FloatArray:
     """Return fractions of each band (bands, 3) with sum 1, and 0 for kinds not significant above the noise of the stars.
 
     A template can be so much larger than the errors of the stars (diffusion on long periods) that noise alone, if counted as a fraction,
-    would predict more structure than present.
+    would predict more structure than present. A band without a significant kind has the fractions of the nearest band with one.
     """
     noise = np.sqrt(np.diag(fit.gain @ fit.noise @ fit.gain.T)).reshape(fit.coefficients.shape)
     seen = fit.fitted & (fit.coefficients > _SIGNIFICANT * noise)
     shares = np.where(seen, fit.coefficients, 0.0).T
     total = shares.sum(axis=1, keepdims=True)
-    return np.where(total > 0, shares / np.where(total > 0, total, 1.0), 1 / 3)
+    known = np.flatnonzero(total[:, 0] > 0)
+    if not known.size:
+        return np.full(shares.shape, 1 / 3)
+    nearest = known[np.argmin(np.abs(np.arange(shares.shape[0])[:, None] - known), axis=1)]
+    return np.asarray((shares / np.where(total > 0, total, 1.0))[nearest])
 
 
 def _excess(fit: MomentFit, rows: list[Rows], model: FloatArray) -> tuple[dict[str, float], FloatArray]:

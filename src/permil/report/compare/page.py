@@ -10,6 +10,7 @@ from permil.camera import Detector
 from permil.compare.comparison import WHOLE
 from permil.products import RunFolder
 from permil.products.folder import CompareFolder
+from permil.report.compare.efficiency import choice_table, efficiency_part, efficiency_source
 from permil.report.compare.figures import (
     chance_pictures,
     fraction_picture,
@@ -94,9 +95,13 @@ def compare_pages(run: RunProducts) -> list[Page]:
     pages = []
     for detector, band in groups:
         request = CompareRequest(run.folder, groups, run.camera[detector], band)
-        source = CompareFolder(run.folder.root).comparison(detector, band)
+        source, efficiency = (
+            CompareFolder(run.folder.root).comparison(detector, band),
+            efficiency_source(run.folder, detector, band),
+        )
         path = group_path(run.folder, COMPARE_PAGES.folder, detector, band)
-        pages.append(Page((source,), options, partial(make_compare_page, request), path))
+        sources = (source,) if efficiency is None else (source, efficiency)
+        pages.append(Page(sources, options, partial(make_compare_page, request), path))
     together = sensors_page(run, COMPARE_PAGES.folder)
     return [*pages, together] if together is not None else pages
 
@@ -136,6 +141,7 @@ def make_compare_page(request: CompareRequest, fingerprint: str) -> str:
         fractions=fraction_table(products),
         slopes=slope_table(products),
         verdicts=verdict_table(products),
+        efficiency=efficiency_part(request.folder, detector.name, band),
         silent=[(text_in(row, "of"), plain_sentence(text_in(row, "reason"))) for row in products.rows("SILENT")],
         amplifiers=amplifier_text(cards),
         rings=ring_text(cards, found=rings is not None),
@@ -151,7 +157,9 @@ def declare_section(run: RunProducts) -> Declaration | None:
     if tables is None:
         return None
     products = CompareFolder(run.folder.root)
-    sources = products.correlations, products.hypotheses, products.verdicts, products.levels, products.sensors
+    sources = (
+        products.correlations, products.hypotheses, products.verdicts, products.levels, products.sensors, products.efficiency,
+    )  # fmt: skip
     return Declaration(sources, {}, partial(make_section, run, tables))
 
 
@@ -167,6 +175,7 @@ def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
             together=_together(run),
             sentences=group_sentences(tables),
             groups=group_table(tables, group_addresses(run, COMPARE_PAGES.folder, tables.groups)),
+            choices=choice_table(run.folder),
             no_chance=missing_chances(tables),
             levels=level_tables(tables.levels),
             not_separated=level_reasons(tables.levels),

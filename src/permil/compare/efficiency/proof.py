@@ -1,0 +1,281 @@
+"""Scatter of star fluxes on left-out dithers: undivided, divided by the plain flat, by the efficiency flat, and from noise alone.
+
+Exposures are divided at random into parts. The filter is fitted without one part, and its stars are divided by the flat that
+results. Means of spots and exposures are removed within the part, so that nothing of the fit enters its scatter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permil.compare.efficiency.filtering import MAIN, Components, fit_filter
+from permil.compare.hypotheses.equations import FixedEffects
+from permil.compare.hypotheses.fit import blocks_of, bright_stars, jackknife_ratio
+from permil.errors import CompareError
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+PARTS = 3
+"""Default number of parts of the exposures."""
+SIGNIFICANCE = 3.0
+"""Significance of a difference of scatter, in paired standard errors."""
+_LEAST_EXPOSURES = 3
+"""Smallest number of exposures of a part."""
+
+
+class Division(StrEnum):
+    """Flats by which fluxes of stars may be divided."""
+
+    UNDIVIDED = "undivided"
+    PLAIN = "plain flat"
+    EFFICIENCY = "efficiency flat"
+
+
+@dataclass(frozen=True)
+class LeftOutStars:
+    """Fluxes of left-out stars and their predictions, with means of spots and exposures removed within each part; shape (n,).
+
+    Attributes
+    ----------
+    flux : ndarray
+        Relative fluxes, undivided.
+    plain, filtered : ndarray
+        Effect of dividing by the plain flat and by the efficiency flat.
+    variance, weight : ndarray
+        Variance of the errors of the fluxes, and weight.
+    freedom : ndarray
+        Degrees of freedom per row.
+    block : ndarray of int
+        Block of the detector, for the errors.
+    row : ndarray of int
+        Row among the kept stars.
+    part : ndarray of int
+        Part of the exposures.
+    """
+
+    flux: FloatArray
+    plain: FloatArray
+    filtered: FloatArray
+    variance: FloatArray
+    weight: FloatArray
+    freedom: FloatArray
+    block: IntArray
+    row: IntArray
+    part: IntArray
+
+    def left(self, division: Division) -> FloatArray:
+        """Return the fluxes after a division."""
+        if division == Division.UNDIVIDED:
+            return self.flux
+        return self.flux - (self.plain if division == Division.PLAIN else self.filtered)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Variance of relative fluxes with its standard error (delete-block jackknife)."""
+
+    variance: float
+    error: float
+
+    @property
+    def rms(self) -> float:
+        """Relative rms."""
+        return float(np.sqrt(max(self.variance, 0.0)))
+
+    @property
+    def rms_error(self) -> float:
+        """Standard error of the rms."""
+        return self.error / (2 * self.rms) if self.rms > 0 else float(np.sqrt(self.error))
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Scatter of star fluxes on left-out dithers.
+
+    Attributes
+    ----------
+    scatter
+        Variance after each division.
+    differences
+        Variance with the efficiency flat minus that of each other division, with its paired error.
+    noise
+        Variance that the errors of the stars explain.
+    best
+        Expected variance with the best filter of this flat: that of undivided fluxes less what the Wiener filter with the fitted
+        fractions takes from them; its error is that of the fractions and of the finite number of stars.
+    stars, exposures, parts
+        Numbers of left-out stars, exposures, and parts.
+    """
+
+    scatter: Mapping[Division, Scatter]
+    differences: Mapping[Division, Scatter]
+    noise: float
+    best: Scatter
+    stars: int
+    exposures: int
+    parts: int
+
+    def change(self, division: Division) -> tuple[float, float]:
+        """Return the rms with the efficiency flat minus that after another division, with the error of the paired comparison."""
+        difference = self.differences[division]
+        total = self.scatter[Division.EFFICIENCY].rms + self.scatter[division].rms
+        return difference.variance / total, difference.error / total
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row of a table for each division, for the best filter and for noise: rms in total and without noise, and change."""
+        unknown = float("nan")
+        entries = [
+            *((division.value, self.scatter[division]) for division in Division),
+            ("best filter", self.best),
+            ("noise", Scatter(self.noise, unknown)),
+        ]
+        changes = {division.value: self.change(division) for division in self.differences}
+        found = []
+        for name, scatter in entries:
+            own = Scatter(scatter.variance - self.noise, scatter.error)
+            change, change_error = changes.get(name, (unknown, unknown))
+            found.append(
+                {
+                    "division": name,
+                    "scatter": scatter.rms,
+                    "scatter_err": scatter.rms_error,
+                    "sensor_scatter": own.rms,
+                    "sensor_scatter_err": own.rms_error,
+                    "change": change,
+                    "change_err": change_error,
+                }
+            )
+        return found
+
+
+def leave_out(
+    components: Components,
+    regions: Mapping[str, BoolArray],
+    *,
+    parts: int = PARTS,
+    seed: int = 0,
+    flat_fielded: bool = False,
+) -> LeftOutStars:
+    """Divide the stars of each part of the exposures by the efficiency flat that the other parts give.
+
+    Parameters
+    ----------
+    components
+        Predictions for all stars.
+    regions
+        As in `permil.compare.efficiency.filtering.fit_filter`.
+    parts
+        Number of parts.
+    seed
+        Seed of the division of exposures into parts.
+    flat_fielded
+        Whether stars were measured on images divided by this flat.
+
+    Raises
+    ------
+    CompareError
+        If there are fewer than three exposures per part, or too few stars.
+    """
+    predicted = components.other
+    stars, kept = predicted.stars, predicted.kept
+    numbers = np.unique(stars.exposure)
+    parts = min(parts, numbers.size // _LEAST_EXPOSURES)
+    if parts < 2:
+        raise CompareError(
+            f"{numbers.size} exposures of stars are too few to leave some out",
+            remedy=f"take at least {2 * _LEAST_EXPOSURES} dithered exposures",
+            value=int(numbers.size),
+        )
+    drawn = np.random.default_rng(seed).permutation(numbers.size) % parts
+    part = drawn[np.searchsorted(numbers, stars.exposure)]
+    plain = components.steps + sum(each.templates.templates[:, 0, 0].sum(axis=1) for each in components.predictions)
+    value = stars.values["flux"] + (plain if flat_fielded else 0.0)
+    error = stars.errors["flux"]
+    bright = bright_stars(predicted)
+    found = []
+    for number in range(parts):
+        rows = np.zeros(kept.size, dtype=bool)
+        rows[np.flatnonzero(kept)] = part != number
+        model = fit_filter(components, regions, rows=rows, flat_fielded=flat_fielded)
+        with np.errstate(invalid="ignore"):
+            good = np.flatnonzero((part == number) & bright & np.isfinite(value) & np.isfinite(error) & (error > 0))
+        spread = error[good] ** 2
+        weight = 1 / (spread + np.median(spread))
+        columns = np.stack([value[good], plain[good], model.star_effect()[good]], axis=1)
+        effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, np.ones((good.size, 1)))
+        if effects.rank >= good.size:
+            raise CompareError(
+                "the left-out exposures do not repeat any spot", remedy="give more dithered exposures of the same spots"
+            )
+        freedom = np.full(good.size, 1 - effects.rank / good.size)
+        found.append((effects.residuals(columns), spread, weight, freedom, good))
+    columns, spread, weight, freedom, row = (np.concatenate(each) for each in zip(*found, strict=True))
+    block = blocks_of(stars.places.x[row], stars.places.y[row], predicted.scales[-1].longest)
+    return LeftOutStars(columns[:, 0], columns[:, 1], columns[:, 2], spread, weight, freedom, block, row, part[row])
+
+
+def scatter_of(left_out: LeftOutStars, division: Division, *, minus: Division | None = None) -> Scatter:
+    """Return the variance of left-out fluxes after a division, or its difference from that after another, per degree of freedom."""
+    square = left_out.left(division) ** 2
+    if minus is not None:
+        square = square - left_out.left(minus) ** 2
+    return Scatter(*jackknife_ratio(left_out.weight * square, left_out.weight * left_out.freedom, left_out.block))
+
+
+def prove(
+    components: Components,
+    regions: Mapping[str, BoolArray],
+    *,
+    parts: int = PARTS,
+    seed: int = 0,
+    flat_fielded: bool = False,
+) -> Proof:
+    """Return the scatter of star fluxes on left-out dithers after each division; parameters and errors as in `leave_out`."""
+    left_out = leave_out(components, regions, parts=parts, seed=seed, flat_fielded=flat_fielded)
+    noise = float(left_out.weight @ left_out.variance / left_out.weight.sum())
+    exposures = np.unique(components.other.stars.exposure[left_out.row])
+    scatter = {division: scatter_of(left_out, division) for division in Division}
+    others = Division.UNDIVIDED, Division.PLAIN
+    differences = {other: scatter_of(left_out, Division.EFFICIENCY, minus=other) for other in others}
+    gain = _largest_gain(components, left_out, flat_fielded)
+    best = Scatter(
+        scatter[Division.UNDIVIDED].variance - gain.variance, float(np.hypot(gain.error, differences[Division.UNDIVIDED].error))
+    )
+    return Proof(
+        scatter=scatter,
+        differences=differences,
+        noise=noise,
+        best=best,
+        stars=left_out.row.size,
+        exposures=exposures.size,
+        parts=np.unique(left_out.part).size,
+    )
+
+
+def _largest_gain(components: Components, left_out: LeftOutStars, flat_fielded: bool) -> Scatter:
+    """Return the variance that the Wiener filter takes from undivided fluxes, in all bands, with the error from that of the fractions.
+
+    Of the variance V of a band of the flat, noise included, as stars see it, that is ``V (f r)^2``: twice the covariance ``f r V`` with the
+    efficiency times the weight ``f r``, less the variance added.
+    """
+    model = fit_filter(components, {}, flat_fielded=flat_fielded)
+    total, variance = 0.0, 0.0
+    for predicted, weights in zip(components.predictions, model.weights_in(MAIN), strict=True):
+        stars, row = predicted.stars, left_out.row
+        effects = FixedEffects(stars.spot[row], stars.exposure[row], left_out.weight, np.ones((row.size, 1)))
+        template = effects.residuals(predicted.templates.templates[row, 0, 0])
+        seen = left_out.weight @ template**2 / (left_out.weight @ left_out.freedom)
+        fraction, reliability = weights.fractions[0, 1:], weights.reliability[1:]
+        total += float(seen @ (fraction * reliability) ** 2)
+        slope = 2 * seen * fraction * reliability**2
+        bands = np.arange(1, weights.fractions.shape[1])
+        variance += float(slope @ weights.covariance[np.ix_(bands, bands)] @ slope)
+    return Scatter(total, float(np.sqrt(max(variance, 0.0))))

@@ -1,0 +1,257 @@
+"""The efficiency flat on the pages that compare stars with flats: which flat to use, left-out dithers, filter and maps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from astropy.io import fits
+from astropy.table import Table
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from permil.compare.comparison import WHOLE
+from permil.errors import InputError
+from permil.flat.superpixel import super_pixels
+from permil.products import RunFolder, is_usable, read_image, read_table
+from permil.products.folder import CompareFolder
+from permil.report.compare.figures import coarse
+from permil.report.compare.text import plain_sentence
+from permil.report.kit.elements import Grid, Picture, drawing, grid, measured_cell, raster, text_cell
+from permil.report.kit.figures import (
+    ACCENT,
+    DIVERGING,
+    FAINT,
+    INK,
+    LED_COLOURS,
+    colour_bar,
+    displacement_figure,
+    plain_axes,
+    show_image,
+    styled,
+    symmetric_limits,
+)
+
+FloatArray = NDArray[np.float64]
+
+_PER_MIL = 1e3
+_MOST_CELLS = 256
+_MOST_ARROWS = 24
+_TITLES = ("plain flat", "efficiency flat", "plain minus efficiency flat")
+_CARDS = ("LED", "CHOICE0", "CHOICE1", "NLEFTOUT", "NLEFTEXP", "NPARTS", "DITHSPAN", "PLAINFRA")
+_COMPONENTS = {"other": ("structure other than rings", ACCENT, "o"), "rings": ("tree rings", LED_COLOURS["red"], "s")}
+_LABELS = {"best filter": "best possible with a filter of this flat (expected)", "noise": "noise alone"}
+
+
+@dataclass(frozen=True)
+class EfficiencyPart:
+    """Part of a page: sentences on the choice of the flat, table of the left-out dithers, and pictures."""
+
+    fluxes: str
+    sky: str
+    scatter: Grid
+    pictures: tuple[Picture, ...]
+    facts: str
+
+
+def efficiency_source(folder: RunFolder, detector: str, band: str) -> Path | None:
+    """Return the efficiency flat made from the stars of a detector and band, None without one."""
+    path = CompareFolder(folder.root).efficiency
+    if not path.is_file():
+        return None
+    table = read_table(path, columns=("detector", "band", "led"))
+    rows = [row for row in table if row["detector"] == detector and str(row["band"]) == (band or "-")]
+    made = folder.efficiency_flat(str(rows[0]["led"]), detector) if rows else None
+    return made if made is not None and made.is_file() else None
+
+
+def efficiency_part(folder: RunFolder, detector: str, band: str) -> EfficiencyPart | None:
+    """Return the part of a page on the efficiency flat, None without one.
+
+    Raises
+    ------
+    InputError
+        If the product cannot be read.
+    """
+    path = efficiency_source(folder, detector, band)
+    if path is None:
+        return None
+    product = read_image(path)
+    missing = [name for name in ("FILTER", "SCATTER", "SHIFT_X", "SHIFT_Y") if name not in product.extensions]
+    missing += [card for card in _CARDS if card not in product.header]
+    if missing:
+        raise InputError(f"{', '.join(missing)} is missing", path=path, remedy="run permil compare again", missing=missing)
+    header = product.header
+    bands, scatter = (Table(product.extensions[name].data) for name in ("FILTER", "SCATTER"))
+    shifts = [np.asarray(product.extensions[name].data, dtype=np.float64) for name in ("SHIFT_X", "SHIFT_Y")]
+    plain = folder.flat(str(header["LED"]), detector)
+    pictures = [_scatter_picture(scatter), _filter_picture(bands)]
+    if plain.is_file():
+        pictures.append(_map_picture(product.image, read_image(plain).image, is_usable(product.mask)))
+    if "SHIFTERR" in header:
+        pictures.append(_shift_picture(shifts, product.image.shape, float(header["SHIFTERR"])))
+    return EfficiencyPart(
+        fluxes=plain_sentence(str(header["CHOICE0"])),
+        sky=plain_sentence(str(header["CHOICE1"])),
+        scatter=scatter_table(scatter),
+        pictures=tuple(pictures),
+        facts=_facts(header),
+    )
+
+
+def choice_table(folder: RunFolder) -> Grid | None:
+    """Return which flat to use for each detector and band, with the scatter on left-out dithers, None without efficiency flats."""
+    path = CompareFolder(folder.root).efficiency
+    if not path.is_file():
+        return None
+    table = read_table(path)
+    rows = []
+    for detector, band in dict.fromkeys((str(row["detector"]), str(row["band"])) for row in table):
+        of = {str(row["division"]): row for row in table if row["detector"] == detector and str(row["band"]) == band}
+        scatter = [
+            measured_cell(float(of[name]["scatter"]), float(of[name]["scatter_err"]), scale=_PER_MIL)
+            for name in ("undivided", "plain flat", "efficiency flat", "best filter", "noise")
+        ]
+        rows.append(
+            (
+                text_cell(detector),
+                text_cell(band),
+                text_cell(of["undivided"]["use_for_fluxes"]),
+                text_cell("plain flat"),
+                *scatter,
+            )
+        )
+    headings = (
+        "detector", "band", "for fluxes of stars", "for sky",
+        "undivided (‰)", "plain flat (‰)", "efficiency flat (‰)", "best possible (‰)", "noise (‰)",
+    )  # fmt: skip
+    return grid(headings, rows, text_columns=(0, 1, 2, 3))
+
+
+def scatter_table(scatter: Table) -> Grid:
+    """Return the scatter of fluxes on left-out dithers after each division."""
+    rows = []
+    for row in scatter:
+        name = str(row["division"]).strip()
+        cells = [
+            measured_cell(float(row[column]), float(row[f"{column}_err"]), scale=_PER_MIL)
+            for column in ("scatter", "sensor_scatter", "change")
+        ]
+        rows.append((text_cell(_LABELS.get(name, name)), *cells))
+    headings = ("star fluxes", "scatter (‰)", "without noise (‰)", "efficiency flat minus this (‰)")
+    return grid(headings, rows)
+
+
+def _facts(header: fits.Header) -> str:
+    kept = 100 * float(header["PLAINFRA"])
+    return (
+        f"{header['NLEFTOUT']} measurements of {header['NLEFTEXP']} exposures, left out in {header['NPARTS']} parts in turn; the filter "
+        f"was fitted without them. Spots moved by {float(header['DITHSPAN']):.0f} pixels between exposures. The plain flat is kept in "
+        f"{kept:.1f} % of the pixels (mask plane PLAIN_FLAT), which have too few stars, and at periods that the stars do not measure."
+    )
+
+
+def _scatter_picture(scatter: Table) -> Picture:
+    names = [str(name).strip() for name in scatter["division"]]
+    value, error = (_PER_MIL * np.asarray(scatter[name], dtype=float) for name in ("scatter", "scatter_err"))
+    caption = (
+        "Scatter of star fluxes on dithers that were left out of the fit (total rms; means of spots and exposures are removed). Dashed: "
+        "noise alone. Error bars of neighbouring points are correlated: the table has the errors of the differences."
+    )
+    return drawing(_scatter_figure(names, value, error), caption, narrow=True)
+
+
+@styled
+def _scatter_figure(names: list[str], value: FloatArray, error: FloatArray) -> Figure:
+    shown = [number for number, name in enumerate(names) if name != "noise"]
+    figure = Figure(figsize=(6.4, 2.6))
+    axes = figure.add_axes((0.24, 0.2, 0.73, 0.75))
+    place = np.arange(len(shown))[::-1]
+    axes.errorbar(
+        value[shown], place, xerr=np.nan_to_num(error[shown]), fmt="o", color=ACCENT, markersize=5, elinewidth=1.3, capsize=2
+    )
+    axes.axvline(value[names.index("noise")], color=INK, linestyle="--", linewidth=0.8)
+    axes.set_yticks(place, [names[number] for number in shown])
+    axes.set(xlabel="scatter (‰)", ylim=(-0.6, len(shown) - 0.4))
+    plain_axes(axes)
+    return figure
+
+
+def _filter_picture(bands: Table) -> Picture:
+    caption = (
+        "Fraction of the flat's variance that is efficiency, by the period of the structure, with errors; lines are the weights of the "
+        "filter. Open symbols: the stars do not measure it, and the plain flat is kept (weight 1)."
+    )
+    return drawing(_filter_figure(bands), caption)
+
+
+@styled
+def _filter_figure(bands: Table) -> Figure:
+    figure = Figure(figsize=(11.6, 3.6))
+    axes = figure.add_axes((0.06, 0.15, 0.925, 0.76))
+    for name, (label, colour, marker) in _COMPONENTS.items():
+        rows = [row for row in bands if str(row["component"]).strip() == name and str(row["region"]).strip() == WHOLE]
+        if not rows:
+            continue
+        limits = [(max(float(row["shortest"]), 2.0), min(float(row["longest"]), 2 * float(row["shortest"]) + 8)) for row in rows]
+        middle = np.array([math.sqrt(low * high) for low, high in limits])
+        value, error, weight = (np.array([float(row[key]) for row in rows]) for key in ("efficiency", "efficiency_err", "weight"))
+        measured = np.array([bool(row["measured"]) for row in rows])
+        edges = np.array([limits[0][0], *(high for _, high in limits)])
+        axes.stairs(weight, edges, color=colour, linewidth=1.2, baseline=None)
+        for chosen, face in ((measured, colour), (~measured, "white")):
+            axes.errorbar(
+                middle[chosen], value[chosen], yerr=error[chosen], fmt=marker, color=colour, markerfacecolor=face,
+                markersize=4.5, elinewidth=1.2, capsize=2, label=label if face == colour else None,
+            )  # fmt: skip
+    for level, style in ((0.0, "-"), (1.0, ":")):
+        axes.axhline(level, linestyle=style, color=FAINT, linewidth=0.6)
+    axes.set(xscale="log", xlabel="period (pixels)", ylabel="efficiency", ylim=(-0.1, 1.15))
+    axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.14))
+    plain_axes(axes)
+    return figure
+
+
+def _map_picture(efficiency: NDArray[np.floating], plain: NDArray[np.floating], usable: NDArray[np.bool_]) -> Picture:
+    usable = usable & np.isfinite(plain) & np.isfinite(efficiency)
+    level = float(np.median(plain[usable]))
+    cell = max(1, -(-max(plain.shape) // _MOST_CELLS))
+    maps = [_PER_MIL * (super_pixels(image / level, usable, cell).mean - 1) for image in (plain, efficiency)]
+    caption = (
+        f"Plain flat, efficiency flat, and the pixel area and diffusion taken out, relative to the median (means over {cell} pixels). "
+        "Steps between amplifiers are kept: they may be gains."
+    )
+    return raster(_map_figure((*maps, maps[0] - maps[1]), (-0.5, plain.shape[1] - 0.5, -0.5, plain.shape[0] - 0.5)), caption)
+
+
+@styled
+def _map_figure(maps: tuple[FloatArray, ...], extent: tuple[float, float, float, float]) -> Figure:
+    figure = Figure(figsize=(11.6, 4.25))
+    figure.subplots_adjust(left=0.065, right=0.92, bottom=0.12, top=0.92, wspace=0.06)
+    panels = figure.subplots(1, len(maps), sharex=True, sharey=True)
+    limits = symmetric_limits(*maps[:2], centre=0.0)
+    for axes, title, image in zip(panels, _TITLES, maps, strict=True):
+        shown = show_image(axes, image[:, :], extent=extent, limits=limits, colours=DIVERGING)
+        axes.set(title=title, xlabel="x (pixels)")
+    panels[0].set_ylabel("y (pixels)")
+    colour_bar(figure, shown, panels[-1], "‰")
+    return figure
+
+
+def _shift_picture(shifts: list[FloatArray], shape: tuple[int, ...], error: float) -> Picture:
+    size = shifts[0].shape
+    factor = max(1, -(-max(size) // _MOST_ARROWS))
+    dx, dy = (coarse(shift, np.ones(size), factor) for shift in shifts)
+    pixels = factor * max(1, -(-shape[0] // size[0]))
+    row, column = np.indices(dx.shape)
+    x, y = (np.asarray(pixels * index.ravel() + (pixels - 1) / 2, dtype=np.float64) for index in (column, row))
+    figure = displacement_figure(
+        x, y, dx.ravel(), dy.ravel(), shape=(shape[0], shape[1]), title="displacement by the measured pixel area"
+    )
+    caption = (
+        f"Displacement of stars (recorded minus true position) by the pixel area that was taken out, means over {pixels} pixels. Its error "
+        f"is {error:.3f} pixels per axis (rms), mostly what the flat alone cannot tell from efficiency."
+    )
+    return raster(figure, caption, narrow=True)

@@ -1,0 +1,132 @@
+"""The efficiency flat on the pages that compare stars with flats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.table import Table
+from synthetic_comparison import write_comparison, write_tables
+from synthetic_run import make_pages
+from test_report import Page
+
+from permil.camera import Camera, load_camera
+from permil.config import Config
+from permil.errors import InputError
+from permil.products import RunFolder, write_image, write_table
+from permil.products.fits import image_of_cells
+from permil.products.folder import CompareFolder
+from permil.report.compare.efficiency import choice_table, efficiency_part
+
+DETECTOR, BAND = "R22_S11", "red"
+SHAPE = (1024, 1024)
+SENTENCE = "For fluxes of stars, divide by the efficiency flat: on 12 left-out dithers (change -0.496 +- 0.044 per mil)."
+SKY = "For sky and surface brightness, divide by the plain flat."
+SCATTER = {
+    "undivided": (2.5e-3, 2e-5), "plain flat": (2.2e-3, 2e-5), "efficiency flat": (1.7e-3, 2e-5), "best filter": (1.6e-3, 5e-5),
+    "noise": (1e-3, np.nan),
+}  # fmt: skip
+
+
+def scatter_rows() -> list[dict[str, object]]:
+    return [
+        {
+            "division": name, "scatter": value, "scatter_err": error, "sensor_scatter": value - 1e-3, "sensor_scatter_err": error,
+            "change": -4.96e-4 if name == "plain flat" else np.nan, "change_err": 4.4e-5,
+        }
+        for name, (value, error) in SCATTER.items()
+    ]  # fmt: skip
+
+
+def filter_rows() -> list[dict[str, object]]:
+    return [
+        {
+            "component": component, "region": "whole detector", "shortest": low, "longest": high, "efficiency": 0.6,
+            "efficiency_err": 0.02, "weight": 0.6 if low else 1.0, "measured": low > 0,
+        }
+        for component in ("other", "rings")
+        for low, high in ((0.0, 7.0), (7.0, 16.0), (16.0, 32.0), (32.0, np.inf))
+    ]  # fmt: skip
+
+
+def write_efficiency_product(folder: RunFolder, *, leave_out: str = "") -> None:
+    """Write an efficiency flat, its plain flat and the table of the run."""
+    rng = np.random.default_rng(0)
+    image, mask, variance = 1 + 1e-3 * rng.standard_normal(SHAPE), np.zeros(SHAPE, dtype=np.int32), np.full(SHAPE, 1e-6)
+    write_image(folder.flat("red", DETECTOR), image, mask, variance, header={"DETECTOR": DETECTOR, "LED": "red"})
+    header = {
+        "DETECTOR": DETECTOR, "LED": "red", "CHOICE0": SENTENCE, "CHOICE1": SKY, "SHIFTERR": 0.0123, "NLEFTOUT": 3210, "NLEFTEXP": 12,
+        "NPARTS": 3, "DITHSPAN": 65.4, "PLAINFRA": 0.125,
+    }  # fmt: skip
+    header.pop(leave_out, None)
+    extensions = [image_of_cells(name, rng.standard_normal((256, 256)), 4, "pixel") for name in ("SHIFT_X", "SHIFT_Y")]
+    extensions += [
+        fits.BinTableHDU(Table(rows=rows), name=name) for name, rows in (("FILTER", filter_rows()), ("SCATTER", scatter_rows()))
+    ]
+    kept = [extension for extension in extensions if extension.name != leave_out]
+    write_image(
+        folder.efficiency_flat("red", DETECTOR), image, mask, variance, header=header, extensions=kept, planes={"PLAIN_FLAT": 7}
+    )
+    rows = [
+        {"detector": DETECTOR, "band": BAND, "led": "red", **row, "use_for_fluxes": "efficiency flat"} for row in scatter_rows()
+    ]
+    write_table(CompareFolder(folder.root).efficiency, Table(rows=rows))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    root = tmp_path / "run"
+    write_comparison(root, DETECTOR, BAND)
+    write_tables(root, ((DETECTOR, BAND),))
+    return RunFolder(root)
+
+
+@pytest.fixture(scope="module")
+def cutout() -> Camera:
+    return load_camera("spots-cutout")
+
+
+def test_page_says_which_flat_to_use(folder: RunFolder, cutout: Camera) -> None:
+    write_efficiency_product(folder)
+    index = make_pages(Config(camera="spots-cutout", output=folder.root), cutout, folder)
+    page = (folder.report.parent / "compare" / f"{DETECTOR}_{BAND}.html").read_text(encoding="utf-8")
+    assert page.count("divide by the efficiency flat: on 12 left-out dithers (change \N{MINUS SIGN}0.496 ± 0.044 ‰)") == 2
+    assert SKY in page
+    assert "best possible with a filter of this flat (expected)" in page
+    assert "3210 measurements of 12 exposures" in page
+    assert "12.5 %" in page
+    assert "0.012 pixels per axis" in page
+    assert Page(folder.report.parent / "compare" / f"{DETECTOR}_{BAND}.html").body
+    assert "Which flat to use" in index.read_text(encoding="utf-8")
+    table = choice_table(folder)
+    assert table is not None
+    (row,) = table.rows
+    assert [cell.text for cell in row][:4] == [DETECTOR, BAND, "efficiency flat", "plain flat"]
+    assert row[4].text.startswith("2.500")
+
+
+def test_pages_without_an_efficiency_flat(folder: RunFolder, cutout: Camera) -> None:
+    make_pages(Config(camera="spots-cutout", output=folder.root), cutout, folder)
+    page = (folder.report.parent / "compare" / f"{DETECTOR}_{BAND}.html").read_text(encoding="utf-8")
+    assert "Which flat to use" not in page
+    assert efficiency_part(folder, DETECTOR, BAND) is None
+    assert choice_table(folder) is None
+
+
+@pytest.mark.parametrize("missing", ["FILTER", "SHIFT_X", "CHOICE0", "DITHSPAN"])
+def test_incomplete_products(folder: RunFolder, missing: str) -> None:
+    write_efficiency_product(folder, leave_out=missing)
+    with pytest.raises(InputError, match=f"{missing} is missing"):
+        efficiency_part(folder, DETECTOR, BAND)
+
+
+def test_maps_without_displacement_have_no_picture_of_it(folder: RunFolder) -> None:
+    write_efficiency_product(folder)
+    whole = efficiency_part(folder, DETECTOR, BAND)
+    write_efficiency_product(folder, leave_out="SHIFTERR")
+    part = efficiency_part(folder, DETECTOR, BAND)
+    assert whole is not None
+    assert part is not None
+    assert len(part.pictures) == len(whole.pictures) - 1 == 3

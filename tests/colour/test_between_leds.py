@@ -60,7 +60,22 @@ def terms(time, *, model, x=None, planes=3, moves=None):
         np.zeros((planes, 2 * (move.max() + 1))) if moves is None else moves,
         np.zeros((planes, 0)),
     )
-    return SharedTerms(time, x, np.zeros(len(time)), np.zeros(len(time), int), move, model, 0.01, (), 1e-4, 0.0, responses)
+    return SharedTerms(
+        time,
+        x,
+        np.zeros(len(time)),
+        np.zeros(len(time), int),
+        move,
+        model,
+        0.01,
+        (),
+        1e-4,
+        0.0,
+        responses,
+        np.zeros((0, planes), bool),
+        np.zeros(0),
+        np.zeros(0),
+    )
 
 
 def test_equal_leds_leave_nothing_of_what_they_share():
@@ -113,6 +128,25 @@ def test_leds_exposed_by_turns_share_moves_and_others_do_not():
     np.testing.assert_allclose(covariance_between(first, by_turns).cross, 1e-4 * moves @ moves.T)
     after = terms([10.0, 11.0, 12.0], x=[0.0, 5.0, 9.0], model=model, moves=moves)
     np.testing.assert_allclose(covariance_between(first, after).cross, 0.0)
+
+
+def test_boards_of_another_temperature_or_time_have_other_gains():
+    model = PhotodiodeModel(0.0, 0.0)
+    levels = np.array([[True, False, False, True, False, False], [False] * 6])
+    boards = {"boards": ("A", "B"), "board_levels": levels, "board_coefficient": np.array([2e-4, 2e-4])}
+    one, other = (
+        replace(
+            terms(np.arange(5.0) + start, model=model, planes=6), board_time_rms=1e-4, board_temperature=np.array(found), **boards
+        )
+        for start, found in ((0.0, [20.0, 21.0]), (0.1, [21.5, np.nan]))
+    )
+    gains = covariance_between(one, other).gains
+    expected = np.zeros((6, 6))
+    expected[np.ix_([0, 3], [0, 3])] = (1.5 * 2e-4) ** 2
+    np.testing.assert_allclose(gains, expected)
+    later = replace(other, time=other.time + 8.0)
+    walked = covariance_between(one, later).gains
+    np.testing.assert_allclose(walked[0, 3] - expected[0, 3], 1e-8 * 8.1 / 4.0)
 
 
 def test_terms_come_back_from_a_file(solved, tmp_path):

@@ -155,7 +155,8 @@ def ratio_planes(first: LedPlanes, second: LedPlanes) -> RatioPlanes:
     if first.shared is not None and second.shared is not None:
         found = covariance_between(first.shared, second.shared)
         cross = found.cross[np.ix_(*rows)]
-        change = found.first[np.ix_(rows[0], rows[0])] + found.second[np.ix_(rows[1], rows[1])] - cross - cross.T
+        change = found.first[np.ix_(rows[0], rows[0])] + found.second[np.ix_(rows[1], rows[1])]
+        change += found.gains[np.ix_(rows[0], rows[0])] - cross - cross.T
     covariance = change + sum(led.covariance[np.ix_(own, own)] for led, own in zip((first, second), rows, strict=True))
     values = first.values[places[0]] - second.values[places[1]]
     # The common factor is a convention.

@@ -11,6 +11,9 @@ deviation ``d`` of what the prior takes from the truth. With the covariance ``C`
 - Stage: LEDs that were exposed one after the other at one position share a move and its error.
 - Readout boards: the temperature coefficient belongs to the board. Its slow change in time is shared by LEDs exposed by turns.
 
+A flat is that of the mean temperature of each readout board. Where it differs between LEDs, or these were exposed one after the other,
+so do the gains: that adds an error to the ratio, which all detectors of a board have in common.
+
 Gains and linearity are the same for all LEDs of a run and cancel in a ratio. Photon noise, weather, and what the signals of an LED
 say of its own beam are independent between LEDs.
 """
@@ -27,6 +30,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.flat.joint.covariance import FlatCovariance, PlaneResponses
+from permil.flat.joint.gain_steps import board_results
 from permil.flat.joint.gains import COMMON_COEFFICIENT, OWN_COEFFICIENT, TIME_FUNCTIONS, UNKNOWN_COEFFICIENT
 from permil.flat.joint.photodiode import Drift, Effect, PhotodiodeModel, process_correlation
 
@@ -57,6 +61,11 @@ class SharedTerms:
     board_time_rms : float
         Rms of the change in time of a board's gain.
     responses : PlaneResponses
+    board_levels : ndarray of bool, shape (boards, 3 detectors)
+        Levels of the detectors of each board.
+    board_temperature, board_coefficient : ndarray, shape (boards,)
+        Mean temperature of each board (deg C, NaN if it is not known), and rms size of its temperature coefficient beyond what the
+        reduction has applied.
     """
 
     time: FloatArray
@@ -70,12 +79,26 @@ class SharedTerms:
     coefficient_deviation: float
     board_time_rms: float
     responses: PlaneResponses
+    board_levels: NDArray[np.bool_]
+    board_temperature: FloatArray
+    board_coefficient: FloatArray
 
     @classmethod
-    def of(cls, errors: FlatCovariance) -> SharedTerms:
-        """Return the terms of a joint solution."""
+    def of(cls, errors: FlatCovariance, temperatures: Mapping[str, float] | None = None) -> SharedTerms:
+        """Return the terms of a joint solution.
+
+        Parameters
+        ----------
+        temperatures
+            Mean temperature of each readout board over its exposures, deg C.
+        """
         solution = errors.solution
         exposures, boards = solution.model.exposures, solution.prior.boards
+        names = () if boards is None else boards.terms.names
+        board_of = {} if boards is None else boards.terms.board_of
+        numbers = np.repeat([board_of.get(detector.name, -1) for detector in errors.detectors], 3)
+        is_level = np.arange(numbers.size) % 3 == 0
+        known = temperatures or {}
         return cls(
             exposures.time,
             exposures.x_mm,
@@ -84,10 +107,15 @@ class SharedTerms:
             solution.model.move_numbers,
             solution.prior.photodiode,
             solution.prior.position_error_mm,
-            () if boards is None else boards.terms.names,
+            names,
             COMMON_COEFFICIENT if boards is None else boards.terms.coefficient.common_deviation,
             0.0 if boards is None else boards.time_rms,
             errors.plane_responses(),
+            (numbers == np.arange(len(names))[:, None]) & is_level,
+            np.array([known.get(name, np.nan) for name in names]),
+            np.array(
+                [] if boards is None else [np.hypot(one.coefficient, one.coefficient_err) for one in board_results(solution)]
+            ),
         )
 
     def of_planes(self, rows: NDArray[np.int64]) -> SharedTerms:
@@ -95,7 +123,7 @@ class SharedTerms:
         responses = PlaneResponses(
             *(part[rows] for part in (self.responses.readings, self.responses.moves, self.responses.boards))
         )
-        return replace(self, responses=responses)
+        return replace(self, responses=responses, board_levels=self.board_levels[:, rows])
 
     def hdus(self) -> list[Any]:
         """Return the terms as HDUs of a joint solution."""
@@ -118,7 +146,11 @@ class SharedTerms:
         hdus[2].header["COEFDEV"] = (self.coefficient_deviation, "common deviation of coefficients")
         hdus[2].header["TIMERMS"] = (self.board_time_rms, "rms of the change in time")
         table = Table(rows=rows, names=("kind", "rms", "length", "time"), dtype=("U8", "f8", "f8", "f8"))
-        return [*hdus, fits.BinTableHDU(table, name="PHOTODIODE")]
+        hdus.append(fits.BinTableHDU(table, name="PHOTODIODE"))
+        if self.boards:
+            means = {"name": list(self.boards), "temperature": self.board_temperature, "coefficient": self.board_coefficient}
+            hdus.append(fits.BinTableHDU(Table({**means, "levels": self.board_levels}), name="BOARD_MEANS"))
+        return hdus
 
     @classmethod
     def read(cls, hdus: Any) -> SharedTerms | None:
@@ -133,6 +165,7 @@ class SharedTerms:
         time, x_mm, y_mm = (np.asarray(exposures[name], dtype=np.float64) for name in ("time", "x_mm", "y_mm"))
         epoch, move = (np.asarray(exposures[name], dtype=np.int64) for name in ("epoch", "move"))
         header = hdus["BOARD_PLANES"].header
+        means = hdus["BOARD_MEANS"].data if "BOARD_MEANS" in hdus else None
         return cls(
             time,
             x_mm,
@@ -141,10 +174,15 @@ class SharedTerms:
             move,
             _photodiode_in(hdus["PHOTODIODE"].data),
             float(hdus[0].header.get("POSERROR", 0.0)),
-            tuple(str(name) for name in hdus["BOARDS"].data["name"]) if "BOARDS" in hdus else (),
+            () if means is None else tuple(str(name) for name in means["name"]),
             float(header["COEFDEV"]),
             float(header["TIMERMS"]),
             PlaneResponses(*parts),
+            np.zeros((0, planes), dtype=bool) if means is None else np.asarray(means["levels"], dtype=bool).reshape(-1, planes),
+            *(
+                np.zeros(0) if means is None else np.array(means[name], dtype=np.float64)
+                for name in ("temperature", "coefficient")
+            ),
         )
 
 
@@ -173,11 +211,14 @@ class SharedCovariance:
         Covariance of the planes of the first LED with those of the second.
     first, second : ndarray, shape (3 n, 3 n) and (3 m, 3 m)
         By how much the covariance within each changes where both LEDs have the mean of what either says of the drift.
+    gains : ndarray, shape (3 n, 3 n)
+        Covariance of what differs between the mean gains of readout boards in both LEDs, on the planes of the first.
     """
 
     cross: FloatArray
     first: FloatArray
     second: FloatArray
+    gains: FloatArray
 
 
 def covariance_between(first: SharedTerms, second: SharedTerms) -> SharedCovariance:
@@ -200,7 +241,32 @@ def covariance_between(first: SharedTerms, second: SharedTerms) -> SharedCovaria
         own = drift_between(terms, terms, terms.photodiode, own_span)
         readings = terms.responses.readings
         changes.append(readings @ (drift_between(terms, terms, common, span) - own) @ readings.T)
-    return SharedCovariance(np.asarray(cross), *changes)
+    levels = first.board_levels.astype(np.float64)
+    gains = (levels.T * _gain_variances(first, second)) @ levels
+    return SharedCovariance(np.asarray(cross), changes[0], changes[1], gains)
+
+
+def _gain_variances(first: SharedTerms, second: SharedTerms) -> FloatArray:
+    """Return the variance of what differs between the gains of each board of the first LED and those in the second."""
+    variances = np.zeros(len(first.boards))
+    middles = [(terms.time.min() + terms.time.max()) / 2 for terms in (first, second)]
+    apart = 0.0 if _by_turns(first, second) else abs(middles[0] - middles[1]) / max(np.ptp(first.time), np.finfo(float).tiny)
+    for number, name in enumerate(first.boards):
+        if name not in second.boards:
+            continue
+        other = second.boards.index(name)
+        difference = first.board_temperature[number] - second.board_temperature[other]
+        sizes = first.board_coefficient[number], second.board_coefficient[other]
+        variances[number] = np.nan_to_num(difference**2 * np.mean(np.square(sizes)))
+        # A random walk.
+        variances[number] += first.board_time_rms * second.board_time_rms * apart
+    return variances
+
+
+def _by_turns(first: SharedTerms, second: SharedTerms) -> bool:
+    """Return whether two LEDs were exposed by turns, over nearly the same time."""
+    together = min(first.time.max(), second.time.max()) - max(first.time.min(), second.time.min())
+    return bool(together >= _BY_TURNS * max(np.ptp(first.time), np.ptp(second.time)))
 
 
 def _mean_model(a: PhotodiodeModel, b: PhotodiodeModel) -> PhotodiodeModel:
@@ -267,8 +333,7 @@ def _board_covariance(first: SharedTerms, second: SharedTerms) -> FloatArray:
     same = np.array([[float(one == other) for other in second.boards] for one in first.boards])
     common = min(first.coefficient_deviation, second.coefficient_deviation, UNKNOWN_COEFFICIENT)
     of_time = np.zeros((TIME_FUNCTIONS, TIME_FUNCTIONS))
-    together = min(first.time.max(), second.time.max()) - max(first.time.min(), second.time.min())
-    if together >= _BY_TURNS * max(np.ptp(first.time), np.ptp(second.time)):
+    if _by_turns(first, second):
         of_function = (np.pi * np.arange(1, TIME_FUNCTIONS + 1)) ** -2.0
         of_time = np.diag(first.board_time_rms * second.board_time_rms * of_function)
     rows, columns = len(first.boards), len(second.boards)

@@ -175,7 +175,7 @@ def solve_led(request: SolutionRequest) -> list[str]:
         log_unit=float(np.median(middle)),
         side_mm=layouts[-1].block * camera[layouts[-1].detector].pixel_mm,
     )
-    hdus += [planes_hdu(planes), losses_hdu(losses, camera), *SharedTerms.of(errors).hdus()]
+    hdus += [planes_hdu(planes), losses_hdu(losses, camera), *SharedTerms.of(errors, _mean_temperatures(boards)).hdus()]
     write_joint(folder.joint(request.led), hdus)
     gains = [
         f"{request.led}: {sentence}"
@@ -224,6 +224,11 @@ def _solve_straight(
     solution = finely(detectors)
     details_known = put_back is None and not measured
     return solution, detectors, measure_losses(solution, detectors, amplifiers, details_known=details_known), put_back
+
+
+def _mean_temperatures(boards: Sequence[BoardReadings]) -> dict[str, float]:
+    """Return the mean temperature of each readout board whose thermometers were read, deg C."""
+    return {board.name: float(np.nanmean(board.temperature)) for board in boards if np.isfinite(board.temperature).any()}
 
 
 def _boards_and_amplifiers(

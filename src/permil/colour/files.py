@@ -67,7 +67,7 @@ def _modes_of_places(product: ImageProduct, path: Path, block: int) -> FlatModes
     shape = product.image.shape
     centres = [(np.arange(0, size, block) + (np.minimum(np.arange(0, size, block) + block, size) - 1)) / 2 for size in shape]
     y, x = np.meshgrid(*centres, indexing="ij")
-    nearest = interpolate.NearestNDInterpolator(places, np.arange(len(places)))(x, y)
+    nearest = interpolate.NearestNDInterpolator(places, np.arange(len(places)))(x, y).astype(np.int64)
     patterns = (directions * np.sqrt(np.maximum(sizes, 0.0))).T[:, nearest]
     return FlatModes(patterns, np.zeros(y.shape), block)
 

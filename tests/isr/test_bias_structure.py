@@ -22,9 +22,7 @@ def test_structure_is_that_beyond_noise() -> None:
         values = np.array([getattr(one, name) for one in found])
         errors = np.array([getattr(one, f"{name}_err") for one in found])
         assert values.mean() == pytest.approx(true, rel=0.05)
-        if name != "pixels":
-            # Pixels that share rows are not independent: their error is that of noise alone.
-            assert np.sqrt(np.mean(((values - true) / errors) ** 2)) == pytest.approx(1.0, abs=0.35)
+        assert np.sqrt(np.mean(((values - true) / errors) ** 2)) == pytest.approx(1.0, abs=0.35)
 
 
 def test_noise_alone_has_no_structure() -> None:

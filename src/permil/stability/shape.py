@@ -28,24 +28,29 @@ class ShapeChange:
 
     Attributes
     ----------
+    exposures : int
+        From whose scatter the errors are.
     change, error : ndarray, shape (5,)
         Coefficients with positions in `UNIT_MM`; NaN for those that the exposures do not determine.
     covariance : ndarray, shape (5, 5)
         Of those that are determined.
     """
 
+    exposures: int
     change: FloatArray
     error: FloatArray
     covariance: FloatArray
 
     @property
     def p_value(self) -> float:
-        """Probability of changes of at least this significance from noise; NaN if nothing is determined."""
+        """Probability of changes of at least this significance from noise, by Hotelling's distribution; NaN if nothing is determined."""
         known = np.isfinite(self.change)
         if not known.any():
             return float("nan")
         change, covariance = self.change[known], self.covariance[np.ix_(known, known)]
-        return float(stats.chi2.sf(change @ np.linalg.solve(covariance, change), int(known.sum())))
+        squared, terms = float(change @ np.linalg.solve(covariance, change)), int(known.sum())
+        freedom = self.exposures - terms
+        return float(stats.f.sf(squared * freedom / (terms * (self.exposures - 1)), terms, freedom))
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ def shape_change(data: BeamResiduals) -> ShapeChange:
 
     Responses of super-pixels, scales of exposures and the mean beam are free at the same time: their parts are taken off the terms by
     weighted means in turn (the theorem of Frisch and Waugh 1933, Econometrica 1, 387), to which their residuals are orthogonal. Errors
-    come from the scatter of the exposures (Liang and Zeger 1986, Biometrika 73, 13), and so hold any correlation within one.
+    are those of the jackknife over exposures (Bell and McCaffrey 2002, Survey Methodology 28, 169), and so hold any correlation within one.
 
     Examples
     --------
@@ -93,7 +98,7 @@ def shape_change(data: BeamResiduals) -> ShapeChange:
     _, exposure = np.unique(data.exposure, return_inverse=True)
     count = int(exposure.max()) + 1 if exposure.size else 0
     size = len(TERMS)
-    nothing = ShapeChange(np.full(size, np.nan), np.full(size, np.nan), np.full((size, size), np.nan))
+    nothing = ShapeChange(count, np.full(size, np.nan), np.full(size, np.nan), np.full((size, size), np.nan))
     if count < 2 * len(TERMS):
         return nothing
     _, pixel = np.unique(data.pixel, return_inverse=True)
@@ -110,12 +115,17 @@ def shape_change(data: BeamResiduals) -> ShapeChange:
     if not known.any():
         return nothing
     own = terms[known]
-    normal = (data.weight * own) @ own.T
-    inverse = np.linalg.pinv(normal, hermitian=True)
-    change = inverse @ (own @ (data.weight * residual))
-    left = data.weight * (residual - change @ own)
-    scores = np.array([np.bincount(exposure, weights=left * term, minlength=count) for term in own])
-    covariance = inverse @ (scores @ scores.T) @ inverse * count / max(count - 1 - len(own), 1)
+    normals = np.array([[np.bincount(exposure, data.weight * first * second, count) for second in own] for first in own])
+    scores = np.array([np.bincount(exposure, data.weight * term * residual, count) for term in own])
+    change = np.linalg.pinv(normals.sum(axis=2), hermitian=True) @ scores.sum(axis=1)
+    without = np.array(
+        [
+            np.linalg.pinv(normals.sum(axis=2) - normals[..., number], hermitian=True) @ (scores.sum(axis=1) - scores[:, number])
+            for number in range(count)
+        ]
+    )
+    deviation = without - without.mean(axis=0)
+    covariance = (count - 1) / count * deviation.T @ deviation
     for target, values in ((nothing.change, change), (nothing.error, np.sqrt(np.diag(covariance)))):
         target[known] = values
     nothing.covariance[np.ix_(known, known)] = covariance

@@ -60,18 +60,24 @@ def measure_structure(image: NDArray[np.floating], variance: NDArray[np.floating
     centre = np.median(image[known])
     known &= np.abs(image - centre) <= _CLIP * 1.4826 * max(float(np.median(np.abs(image[known] - centre))), 1e-3)
     values, noise = np.where(known, image, 0.0).astype(np.float64), np.where(known, variance, 0.0).astype(np.float64)
-    parts: list[float] = []
-    for axis in (None, 1, 0):
+    found: dict[str, tuple[float, float]] = {}
+    # Structure of rows and columns is shared by pixels, whose variance is as uncertain as theirs.
+    shared = 0.0
+    for name, axis in (("rows", 1), ("columns", 0), ("pixels", None)):
         count = known.astype(np.float64) if axis is None else known.sum(axis=axis).astype(np.float64)
         some = count > 0
         total, total_noise = (part if axis is None else part.sum(axis=axis) for part in (values, noise))
         means, mean_noise = total[some] / count[some], total_noise[some] / count[some] ** 2
         if means.size < 3:
-            parts += [np.nan, np.nan]
+            found[name] = (np.nan, np.nan)
             continue
         spread = float(means.var(ddof=1))
-        parts += root_of_variance(spread - float(mean_noise.mean()), spread * (2.0 / (means.size - 1)) ** 0.5)
-    return BiasStructure(*parts)
+        error = spread * (2.0 / (means.size - 1)) ** 0.5
+        found[name] = root_of_variance(
+            spread - float(mean_noise.mean()), float(np.hypot(error, shared)) if axis is None else error
+        )
+        shared = float(np.hypot(shared, error))
+    return BiasStructure(*found["pixels"], *found["rows"], *found["columns"])
 
 
 def cell_means(image: NDArray[np.floating], most: int) -> tuple[NDArray[np.float32], int]:

@@ -42,6 +42,8 @@ from permil.progress import StageReport, do_tasks
 
 FloatArray = NDArray[np.float64]
 
+_OF_ONE_RUN = tuple(f"compare.{name}" for name in CompareConfig.model_fields if name != "with_runs")
+"""Keys that matter to the comparisons of one run."""
 _MOST_CELLS = 20_000
 """Largest number of cells of the focal plane per LED; the mosaic is binned accordingly."""
 
@@ -239,7 +241,7 @@ def _comparison_task(run: Run, detector: str, band: str) -> Task:
         "stars against flats",
         work,
         outputs=(CompareFolder(run.folder.root).comparison(detector, band),),
-        options=run.options("compare", "camera", "seed"),
+        options=run.options(*_OF_ONE_RUN, "camera", "seed"),
         # A flat on another composite scale has the same fingerprint.
         files=(flat, residuals),
     )
@@ -268,7 +270,7 @@ def _tables_task(run: Run, comparisons: list[Task]) -> Task:
         "tables of stars and flats",
         lambda task: Work.here(lambda: write(task.fingerprint)),
         outputs=(products.levels, products.correlations, products.hypotheses, products.verdicts),
-        options=run.options("compare", "seed"),
+        options=run.options(*_OF_ONE_RUN, "seed"),
         files=tuple(mosaics.values()),
         needs=tuple(comparisons),
     )

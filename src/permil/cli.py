@@ -48,6 +48,9 @@ Scheduler = Annotated[
 Detector = Annotated[str | None, typer.Option("--detector", help="do the task of this detector alone, such as R22_S11")]
 Led = Annotated[str | None, typer.Option("--led", help="do this LED alone")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run", parser=_path)]
+Begin = Annotated[str, typer.Option(metavar="DATE", help="begin of the validity, TAI (default: that of the run, else no bound)")]
+End = Annotated[str, typer.Option(metavar="DATE", help="end of the validity, TAI (default: that of the run, else no bound)")]
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="file to write", parser=_path)]
 
 
@@ -125,12 +128,13 @@ class _App(typer.Typer):
         return self.command(name, cls=_Command, epilog="\n".join(examples) or None, rich_help_panel=purpose, **options)
 
 
-_ALL, _STAGES, _TOOLS, _PLAN, _LOOK, _SETUP = (
+_ALL, _STAGES, _TOOLS, _PLAN, _LOOK, _EXCHANGE, _SETUP = (
     "Reduce a campaign",
     "Single stages of a run",
     "Single files",
     "Plan and simulate",
     "Look at results",
+    "Exchange with the LSST stack",
     "Configurations",
 )
 app = _App(
@@ -171,6 +175,13 @@ simulate_app = _App(
 )
 config_app = _App(
     "Configurations: the example, and those of the old analysis.", examples=("permil config example > config.yaml",)
+)
+butler_app = _App(
+    "Butler repositories: raw files from them, products to them.",
+    examples=(
+        "permil butler index config.yaml",
+        "permil butler put out --repo /repo/main --collection u/me/flats --begin 2021-12-01 --end 2022-02-01",
+    ),
 )
 plan_app = _App("Before the data: what a list of pointings determines.", examples=("permil plan check plan.yaml",))
 
@@ -581,6 +592,71 @@ def plot(
     plot_product(product, out)
 
 
+@butler_app.callback()
+def butler() -> None:
+    """Butler repositories: raw files from them, products to them."""
+
+
+@butler_app.has("index")
+def butler_index(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Say which raw files the query in `exposures.butler` finds, without reading them."""
+    from permil.butler.raws import find_raws
+    from permil.camera import load_camera
+    from permil.config import load_config
+    from permil.errors import ConfigError
+
+    loaded = load_config(config, overrides)
+    if not loaded.exposures.butler.repo:
+        raise ConfigError(
+            "no repository is named", path=config, remedy="name it in exposures.butler.repo", key="exposures.butler"
+        )
+    selection = find_raws(loaded.exposures.butler, load_camera(loaded.camera))
+    _print(selection.facts(), "\n".join(selection.describe()), as_json=as_json)
+
+
+@butler_app.has("put")
+def butler_put(
+    run: RunPath,
+    repo: Annotated[str, typer.Option(help="repository: folder, URI or label")],
+    collection: Annotated[str, typer.Option(help="calibration collection to certify the products in")],
+    begin: Begin = "",
+    end: End = "",
+    instrument: Annotated[str, typer.Option(help="instrument in the repository, if it has several")] = "",
+    filters: Annotated[
+        list[str] | None, typer.Option("--filter", metavar="LED=NAME", help="physical filter for the flats of an LED")
+    ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="replace different products that are valid on these dates")] = False,
+) -> None:
+    """Put the flats and other products of a run into a repository and certify them; the same again changes nothing."""
+    from permil.butler.put import PutOptions, put_run
+    from permil.errors import ConfigError
+
+    named = {}
+    for entry in filters or []:
+        led, separator, name = entry.partition("=")
+        if not (separator and led and name) or led in named:
+            raise ConfigError(f"the option --filter {entry} is not LED=NAME, or repeats an LED", remedy="write --filter red=NAME")
+        named[led] = name
+    options = PutOptions(
+        repo=repo, collection=collection, begin=begin, end=end, instrument=instrument, filters=named, replace=replace
+    )
+    typer.echo("\n".join(put_run(run, options)))
+
+
+@app.has(purpose=_EXCHANGE, examples=("permil export out --curated calibrations --begin 2021-12-01",))
+def export(
+    run: RunPath,
+    curated: Annotated[Path, typer.Option("--curated", metavar="DIR", help="folder of the tree to write", parser=_path)],
+    begin: Begin = "",
+    end: End = "",
+    instrument: Annotated[str, typer.Option(help="name of the instrument")] = "LSSTCam",
+) -> None:
+    """Write the flats and other products of a run as a tree of curated calibrations."""
+    from permil.butler.export import export_curated
+
+    typer.echo("\n".join(export_curated(run, curated, begin=begin, end=end, instrument=instrument)))
+
+
 def _print(facts: Any, text: str, *, as_json: bool) -> None:
     if as_json:
         import json
@@ -601,6 +677,7 @@ for _group, _name, _purpose in (
     (spots_app, "spots", _STAGES),
     (plan_app, "plan", _PLAN),
     (simulate_app, "simulate", _PLAN),
+    (butler_app, "butler", _EXCHANGE),
     (config_app, "config", _SETUP),
 ):
     app.add_typer(_group, name=_name, rich_help_panel=_purpose)

@@ -99,6 +99,10 @@ class OutputError(PermilError):
     """A product cannot be written."""
 
 
+class ButlerError(PermilError):
+    """A Butler repository cannot be used, a query is wrong, or a repository refuses a product."""
+
+
 class EngineError(PermilError):
     """Workers cannot be had, or a task kills them."""
 

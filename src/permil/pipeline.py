@@ -58,7 +58,15 @@ def run_pipeline(config: Config, *, stages: tuple[str, ...] | None = None) -> li
 
 def index(run: Run) -> StageReport:
     """List what was taken, and say what the run will need."""
-    report = index_run(run.config, run.camera, run.folder, workers=run.workers)
+    query, found, lines = run.config.exposures.butler, None, list[str]()
+    if query.repo:
+        from permil.butler.raws import find_raws, local_files
+
+        selection = find_raws(query, run.camera)
+        lines = selection.describe()
+        found = local_files(selection, run.folder.fetched_raws, tell=tell)
+    report = index_run(run.config, run.camera, run.folder, workers=run.workers, found=found)
+    report.messages = [*lines, *report.messages]
     report.messages.append(estimate(run))
     return report
 
@@ -132,10 +140,10 @@ STAGES = {stage.__name__: stage for stage in (index, isr, beam, flat, stability,
 
 def _is_wanted(run: Run, name: str) -> bool:
     """Return whether the data ask for a stage: a run may hold beam and pointings, artificial stars, or both."""
-    roots, catalogs = bool(run.config.exposures.roots), bool(run.config.spots.catalogs)
+    has_raw, catalogs = run.config.exposures.has_raw_files, bool(run.config.spots.catalogs)
     if name in ("index", "isr"):
-        return roots or not catalogs
-    purposes = set(run.index.table["purpose"]) if roots else set()
+        return has_raw or not catalogs
+    purposes = set(run.index.table["purpose"]) if has_raw else set()
     has_stars = catalogs or SPOT in purposes
     if name in ("beam", "flat", "defects"):
         # Without any stars a bench campaign is what the user means: say what is missing from it.

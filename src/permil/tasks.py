@@ -119,7 +119,7 @@ def estimate(run: Run) -> str:
 
 def _catalogs(run: Run) -> list[Task]:
     """Return the tasks that measure raw exposures of stars."""
-    if run.config.spots.catalogs or not run.config.exposures.roots or not len(run.index.select(purpose=SPOT)):
+    if run.config.spots.catalogs or not run.config.exposures.has_raw_files or not len(run.index.select(purpose=SPOT)):
         return []
     from permil.spots.inputs import catalog_tasks
 

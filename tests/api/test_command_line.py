@@ -49,8 +49,8 @@ def test_help_is_grouped_by_purpose() -> None:
     text = _permil("--help")
     headings = re.findall(r"^(\w[\w ]+):$", text, flags=re.MULTILINE)
     assert headings == [
-        "Options", "Reduce a campaign", "Single stages of a run", "Single files", "Look at results", "Plan and simulate",
-        "Configurations", "Examples",
+        "Options", "Reduce a campaign", "Single stages of a run", "Single files", "Look at results",
+        "Exchange with the LSST stack", "Plan and simulate", "Configurations", "Examples",
     ]  # fmt: skip
     assert text.index("  index ") < text.index("  isr ") < text.index("  beam ") < text.index("  flat ") < text.index("  report ")
     assert "--install-completion" in text

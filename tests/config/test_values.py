@@ -146,15 +146,17 @@ PATHS = {key for key, annotation in KEYS.items() if "ConfigPath" in str(annotati
 
 def test_every_key_that_names_a_file_is_a_path() -> None:
     assert {
-        "camera", "output", "exposures.roots", "isr.bias", "isr.gains", "isr.linearity", "isr.crosstalk", "isr.defects",
+        "camera", "output", "exposures.roots", "exposures.butler.repo",
+        "isr.bias", "isr.gains", "isr.linearity", "isr.crosstalk", "isr.defects",
         "spots.catalogs", "spots.calibration", "compare.flats", "compare.stars", "compare.with_runs",
-            "plan.acquisition", "plan.taken", "plan.beam",
+        "plan.acquisition", "plan.taken", "plan.beam",
         "simulate.camera", "simulate_spots.camera",
     } == PATHS  # fmt: skip
     for key, annotation in KEYS.items():
         if str(annotation) == "<class 'str'>":
             assert key in {
-                "beam.reference[].detector", "isr.temperature_card", "pipeline.jobs.memory", "pipeline.scheduler", "plan.led",
+                "beam.reference[].detector", "exposures.butler.where", "exposures.butler.dataset_type",
+                "isr.temperature_card", "pipeline.jobs.memory", "pipeline.scheduler", "plan.led",
                 "plan.scan.detector", "simulate_spots.campaign.filter", "simulate_spots.detector", "spots.band", "spots.flux",
             }, f"is {key} a path?"  # fmt: skip
 

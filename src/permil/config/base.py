@@ -42,14 +42,18 @@ class ConfigPath:
         path is optional.
     is_camera
         Whether the entry may be the name of a camera of the package.
+    is_repository
+        Whether the entry may be a URI, or the label of a Butler repository.
     """
 
     keywords: tuple[str, ...] = ()
     is_camera: bool = False
+    is_repository: bool = False
 
-    def __init__(self, *keywords: str, is_camera: bool = False) -> None:
+    def __init__(self, *keywords: str, is_camera: bool = False, is_repository: bool = False) -> None:
         object.__setattr__(self, "keywords", keywords)
         object.__setattr__(self, "is_camera", is_camera)
+        object.__setattr__(self, "is_repository", is_repository)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """Resolve the path before pydantic validates it as text or path."""
@@ -63,6 +67,8 @@ class ConfigPath:
             return text.casefold()
         folder = (info.context or {}).get(FOLDER)
         if self.is_camera and _names_camera(text, folder):
+            return text
+        if self.is_repository and _names_repository(text, folder):
             return text
         return str(located(text, folder))
 
@@ -104,3 +110,10 @@ def _names_camera(text: str, folder: Path | None) -> bool:
     from permil.camera.load import camera_names
 
     return text in camera_names() or folder is None or not (folder / text).is_file()
+
+
+def _names_repository(text: str, folder: Path | None) -> bool:
+    """Return whether an entry is a URI or the label of a Butler repository, not the path of one."""
+    if _URL.match(text):
+        return True
+    return re.fullmatch(r"\w[\w.+\-]*", text) is not None and not (folder or Path()).joinpath(text).exists()

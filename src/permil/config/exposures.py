@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from permil.config.base import ConfigPath, Section
 
@@ -19,10 +19,34 @@ class RunSelection(Section):
     runs: list[str] = Field(default=[], description="run numbers, as in RUNNUM; empty: classified by positions")
 
 
+class ButlerQuery(Section):
+    """Raw files of a Butler repository."""
+
+    repo: Annotated[str, ConfigPath("", is_repository=True)] = Field(
+        default="", description="Butler repository with raw files (extra butler): folder, URI or label; empty: none"
+    )
+    collections: list[str] = Field(default=[], description="collections to search, for example [LSSTCam/raw/all]")
+    where: str = Field(
+        default="", description="condition of a Butler query, for example: exposure.science_program = '6840D' AND detector = 94"
+    )
+    dataset_type: str = Field(default="raw", min_length=1, description="dataset type of the raw files")
+
+    @model_validator(mode="after")
+    def _complete(self) -> ButlerQuery:
+        if any("*" in name for name in self.collections):
+            raise ValueError("collections are searched in their order; name each of them, without wildcards")
+        if not self.repo and (self.collections or self.where):
+            raise ValueError("name the repository, for example repo: /repo/main")
+        return self
+
+
 class ExposuresConfig(Section):
     """Location and classification of the raw files."""
 
     roots: list[Annotated[Path, ConfigPath()]] = Field(default=[], description="folders with raw files, searched recursively")
+    butler: ButlerQuery = Field(
+        default=ButlerQuery(), description="raw files of a Butler repository, in addition to those in roots"
+    )
     leds: list[str] = Field(
         default=["uv", "blue", "red", "nm750", "nm850", "nm960"], min_length=1, description="accepted names of LEDs"
     )
@@ -53,3 +77,8 @@ class ExposuresConfig(Section):
             "detector may enter one product"
         ),
     )
+
+    @property
+    def has_raw_files(self) -> bool:
+        """Whether folders or a repository with raw files are named."""
+        return bool(self.roots or self.butler.repo)

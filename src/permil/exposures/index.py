@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from permil.exposures.exposure import LEDS, Exposure, columns_to_table, exposure
 from permil.exposures.file_names import is_fits_name
 from permil.exposures.hdu import reading
 from permil.exposures.positions import RunOffset, groups, resolve_positions
+from permil.exposures.registry import RegistryEntry, compare_with_registry
 from permil.products import is_product
 from permil.progress import parallel_map
 
@@ -196,7 +197,12 @@ class Index:
 
 
 def build_index(
-    roots: Iterable[str | Path], camera: Camera, *, options: ExposuresConfig | None = None, workers: int = 1
+    roots: Iterable[str | Path],
+    camera: Camera,
+    *,
+    options: ExposuresConfig | None = None,
+    workers: int = 1,
+    registry: Mapping[str, RegistryEntry] | None = None,
 ) -> Index:
     """Search folders for raw files and classify them.
 
@@ -210,6 +216,8 @@ def build_index(
         Options of the classification (``roots`` is ignored); by default everything is inferred from the files.
     workers
         Processes that read headers.
+    registry
+        What a repository says about files of it, by path; files that contradict it are not used.
 
     Raises
     ------
@@ -234,11 +242,12 @@ def build_index(
             path=files[0],
             remedy="check exposures.roots",
         )
+    exposures, contradicting = compare_with_registry(exposures, registry or {})
     exposures, others = choose_sensors(exposures, camera, options.serials)
     kept, duplicates = leave_out_duplicates(exposures, camera)
     kept, disagreeing = leave_out_disagreeing(kept)
     kept, moved = leave_out_moved(kept)
-    unreadable += [Unreadable(exposure.path, reason) for exposure, reason in (*others, *disagreeing, *moved)]
+    unreadable += [Unreadable(exposure.path, reason) for exposure, reason in (*contradicting, *others, *disagreeing, *moved)]
     if not kept:
         raise _nothing_usable(len(files), unreadable)
     table = exposures_to_table(kept)
@@ -262,7 +271,7 @@ def _nothing_usable(n_files: int, unreadable: list[Unreadable]) -> InputError:
     return InputError(
         f"none of {n_files} FITS files can be used; {which}: {unreadable[0].reason}",
         path=unreadable[0].path,
-        remedy="check exposures.roots and the camera",
+        remedy="check exposures.roots or exposures.butler, and the camera",
         unreadable=unreadable,
     )
 

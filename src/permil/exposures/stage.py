@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from permil.config.exposures import ExposuresConfig
 from permil.errors import ConfigError, InputError, PhotodiodeError
 from permil.exposures.checksums import Checksums
 from permil.exposures.classify import POINTING, SCAN
-from permil.exposures.index import Index, build_index, summarise_files
+from permil.exposures.index import Index, Unreadable, build_index, summarise_files
 from permil.exposures.raw_file import assemble, read_raw
+from permil.exposures.registry import RegistryEntry
 from permil.products import RunFolder, check_output, provenance, read_table, write_hdus, write_table
 from permil.progress import StageReport
 
@@ -37,6 +39,22 @@ _LONGEST_WITH_COMMENT = 64
 _NUMBERS_KEPT = {"MJD-OBS": ("d", "modified Julian date of the exposure, d"), "EXPTIME": ("s", "exposure time, s")}
 
 
+@dataclass(frozen=True)
+class FoundFiles:
+    """Raw files that were found otherwise than in folders.
+
+    Attributes
+    ----------
+    registry
+        What a registry says about each file, by its path.
+    missing
+        Exposures whose files are not there.
+    """
+
+    registry: Mapping[str, RegistryEntry] = field(default_factory=dict)
+    missing: Sequence[Unreadable] = ()
+
+
 def make_index(
     roots: Iterable[str | Path],
     camera: Camera,
@@ -44,6 +62,7 @@ def make_index(
     *,
     options: ExposuresConfig | None = None,
     workers: int = 1,
+    found: FoundFiles | None = None,
 ) -> Index:
     """Search folders for raw files and write the index.
 
@@ -59,6 +78,8 @@ def make_index(
         Options of the classification; ``roots`` is ignored.
     workers
         Processes that read headers.
+    found
+        Further raw files.
 
     Raises
     ------
@@ -67,7 +88,9 @@ def make_index(
     OutputError
         If the index cannot be written.
     """
-    index = build_index(roots, camera, options=options, workers=workers)
+    found = found or FoundFiles()
+    index = build_index([*roots, *found.registry], camera, options=options, workers=workers, registry=found.registry)
+    index.unreadable += found.missing
     write_table(out_path, index.to_table())
     return index
 
@@ -133,22 +156,29 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isascii() else "?" for letter in text if letter.isprintable())
 
 
-def index_run(config: Config, camera: Camera, folder: RunFolder, *, workers: int) -> StageReport:
+def index_run(config: Config, camera: Camera, folder: RunFolder, *, workers: int, found: FoundFiles | None = None) -> StageReport:
     """Write the index of a run, and the lists of what is not used.
+
+    Parameters
+    ----------
+    found
+        Raw files in addition to those in ``exposures.roots``.
 
     Raises
     ------
     ConfigError
-        If no folders are named.
+        If no folders are named and no files are found.
     PhotodiodeError
         If the photodiode leaves out all scans or all pointings.
     """
     roots = config.exposures.roots
-    if not roots:
+    if not roots and found is None:
         raise ConfigError(
-            "no folders to search", remedy="name the folders of raw files in exposures.roots", key="exposures.roots"
+            "no folders to search",
+            remedy="name the folders of raw files in exposures.roots, or a repository in exposures.butler",
+            key="exposures.roots",
         )
-    index = make_index(roots, camera, folder.exposures, options=config.exposures, workers=workers)
+    index = make_index(roots, camera, folder.exposures, options=config.exposures, workers=workers, found=found)
     _write_reasons(folder.unreadable, [(entry.path, entry.reason) for entry in index.unreadable])
     _write_reasons(folder.left_out, _left_out(index, with_photodiode=config.isr.photodiode == "header"))
     return StageReport("index", done=len(index.table), messages=describe_index(index))

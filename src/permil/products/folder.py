@@ -24,6 +24,11 @@ class RunFolder:
         return self.root / "exposures.parquet"
 
     @property
+    def fetched_raws(self) -> Path:
+        """Copies of raw files that a repository has on another machine."""
+        return self.root / "raw"
+
+    @property
     def unreadable(self) -> Path:
         """Files that could not be read, with the reason."""
         return self.root / "unreadable.ecsv"

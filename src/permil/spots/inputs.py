@@ -199,7 +199,7 @@ def catalog_tasks(run: Run) -> list[Task]:
         If there are none, or none of a detector that is named.
     """
     wanted = [run.camera[label].name for label in run.config.spots.detectors]
-    rows = list(run.index.select(purpose=SPOT)) if run.config.exposures.roots else []
+    rows = list(run.index.select(purpose=SPOT)) if run.config.exposures.has_raw_files else []
     missing = [name for name in wanted if name not in {str(row["detector"]) for row in rows}]
     if rows and missing:
         raise InputError(

@@ -1,0 +1,97 @@
+"""Write the products of a run as a plain tree of curated calibrations, for those without a repository."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from astropy.io import fits
+
+from permil.butler.curated import (
+    UNBOUNDED,
+    Labels,
+    RunProduct,
+    calibration_cards,
+    content_digest,
+    run_camera,
+    run_products,
+    stored_digest,
+    validity_of,
+    write_curated,
+)
+from permil.camera import load_camera
+from permil.errors import OutputError
+from permil.products import read_table
+
+INSTRUMENT = "LSSTCam"
+"""Default name of the instrument."""
+_UNSAFE = re.compile(r"[^\w.+~\-]")
+
+
+def export_curated(
+    root: str | Path, out: str | Path, *, begin: str = "", end: str = "", instrument: str = INSTRUMENT
+) -> list[str]:
+    """Write the products of a run as ``<instrument>/<kind>/<detector>/<filter>/<begin>.<suffix>``, in lower case.
+
+    Kinds are ``flat``, ``mosaic``, ``defects``, ``gain_ratios`` and ``summary``; detector and filter are missing where they do not apply.
+    The begin of the validity is ``YYYYMMDDTHHMMSS``, 19700101T000000 without one. Headers have the cards of curated calibrations of the
+    LSST stack. A file with the same content is left as it is, one with another content is never replaced.
+
+    Parameters
+    ----------
+    root
+        Folder of the run.
+    out
+        Folder of the tree.
+    begin, end
+        Validity, TAI; see `permil.butler.PutOptions`.
+    instrument
+        Name of the instrument.
+
+    Returns
+    -------
+    list of str
+        What was done, one line each.
+
+    Raises
+    ------
+    InputError
+        If the run has no flat, a product cannot be read, or a date is wrong.
+    OutputError
+        If a file cannot be written, or exists with another content.
+    """
+    root, out = Path(root), Path(out)
+    camera = load_camera(run_camera(root))
+    products = run_products(root, camera)
+    first, last = validity_of(products, begin, end)
+    date = UNBOUNDED if first is None else first.isot[:19]
+    stem = re.sub("[-:]", "", date)
+    planned = [(product, out / _place(product, instrument, stem), content_digest(product)) for product in products]
+    for product, path, digest in planned:
+        if path.exists() and _digest_of(path) != digest:
+            raise OutputError(
+                f"a {product.kind} with another content is here already",
+                path=path,
+                remedy="choose another folder or validity, or remove the file",
+            )
+    new = [entry for entry in planned if not entry[1].exists()]
+    for product, path, digest in new:
+        labels = Labels(instrument=instrument, physical_filter=product.led, begin=first, end=last)
+        detector = camera[product.detector] if product.detector else None
+        write_curated(product, path, calibration_cards(product, labels, detector), digest=digest)
+    return [f"{len(new)} files written to {out}, {len(planned) - len(new)} were there already"]
+
+
+def _place(product: RunProduct, instrument: str, stem: str) -> Path:
+    """Return the path of a product in the tree."""
+    folders = [instrument, product.kind, product.detector, product.led]
+    names = [_UNSAFE.sub("-", name.lower()) for name in folders if name]
+    return Path(*names) / f"{stem}{product.path.suffix}"
+
+
+def _digest_of(path: Path) -> str:
+    """Return the digest in a file, "" if it has none or cannot be read."""
+    try:
+        return stored_digest(fits.getheader(path) if path.suffix == ".fits" else read_table(path).meta)
+    except Exception:  # noqa: BLE001 - whatever it is, it is not the product
+        return ""

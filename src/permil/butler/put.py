@@ -1,0 +1,341 @@
+"""Put the products of a run into a repository and certify them; the same again changes nothing, nothing is overwritten."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from astropy.io import fits
+from astropy.table import Table
+from astropy.time import Time
+
+from permil.butler.curated import (
+    Labels,
+    RunProduct,
+    calibration_cards,
+    content_digest,
+    run_camera,
+    run_products,
+    stored_digest,
+    validity_of,
+    write_curated,
+    write_stack_defects,
+)
+from permil.butler.names import RepositoryNames
+from permil.butler.repository import asking, open_repository
+from permil.butler.storage import (
+    FLAT_STORAGE,
+    IMAGE_STORAGE,
+    TABLE_STORAGE,
+    FlatFormatter,
+    ImageFormatter,
+    register_storage_classes,
+)
+from permil.butler.validity import Certified, Change, change_needed
+from permil.camera import Camera, load_camera
+from permil.errors import ButlerError
+
+_MOST_LISTED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PutOptions:
+    """Where products are put, and when they are valid.
+
+    Attributes
+    ----------
+    repo
+        Repository: folder, URI or label.
+    collection
+        Calibration collection; files go to collections below it, one for each call that writes.
+    begin, end
+        Validity, TAI, ``2021-12-03`` or ``2021-12-03T18:00:00``; empty: the dates in the headers of the flats, else no bound.
+    instrument
+        Name in the repository; empty: the only one there.
+    filters
+        Physical filters by LED. By default a filter of the name of the LED, or of an empty filter slot (``ef_43~red``).
+    replace
+        Whether products that are valid in the range give way to different ones.
+    """
+
+    repo: str
+    collection: str
+    begin: str = ""
+    end: str = ""
+    instrument: str = ""
+    filters: Mapping[str, str] = field(default_factory=dict)
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetKind:
+    """A dataset type for a kind of products.
+
+    Attributes
+    ----------
+    product
+        Kind of the products.
+    name, dimensions, storage
+        Name, dimensions and storage class of the dataset type.
+    formatter
+        Class that reads the files; None for that of the datastore.
+    """
+
+    product: str
+    name: str
+    dimensions: tuple[str, ...]
+    storage: str
+    formatter: Any = None
+
+
+_KINDS = (
+    DatasetKind("flat", "permil_flat", ("instrument", "detector", "physical_filter"), FLAT_STORAGE, FlatFormatter),
+    DatasetKind("mosaic", "permil_mosaic", ("instrument", "physical_filter"), IMAGE_STORAGE, ImageFormatter),
+    DatasetKind("defects", "permil_defects", ("instrument", "detector"), TABLE_STORAGE),
+    DatasetKind("gain_ratios", "permil_gain_ratios", ("instrument",), TABLE_STORAGE),
+    DatasetKind("summary", "permil_summary", ("instrument",), TABLE_STORAGE),
+)
+_OF_THE_STACK = (
+    ("flat", "ExposureF", "lsst.obs.base.formatters.fitsExposure", "FitsExposureFormatter"),
+    ("defects", "Defects", "lsst.obs.base.formatters.fitsGeneric", "FitsGenericFormatter"),
+)
+"""Dataset types of the LSST stack: name, storage class, and module and name of the formatter."""
+
+
+def dataset_kinds() -> tuple[list[DatasetKind], list[str]]:
+    """Return the dataset types that can be put, and a sentence if those of the LSST stack cannot."""
+    dimensions = {kind.product: kind.dimensions for kind in _KINDS}
+    try:
+        stack = [
+            DatasetKind(name, name, dimensions[name], storage, getattr(import_module(module), formatter))
+            for name, storage, module, formatter in _OF_THE_STACK
+        ]
+    except ImportError:
+        return list(_KINDS), ["not put as flat and defects of the LSST stack: its package lsst.obs.base cannot be imported"]
+    return [*_KINDS, *stack], []
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """A product with its dataset type, data id and cards, and what makes it valid."""
+
+    product: RunProduct
+    kind: DatasetKind
+    data_id: Mapping[str, Any]
+    cards: Mapping[str, tuple[Any, str]]
+    digest: str
+    change: Change
+
+    def __str__(self) -> str:
+        """Return dataset type and data id."""
+        return " ".join(str(entry) for entry in (self.kind.name, *list(self.data_id.values())[1:]))
+
+    def write(self, path: Path) -> None:
+        """Write the file of the dataset."""
+        write = write_stack_defects if self.kind.name == "defects" else write_curated
+        write(self.product, path, self.cards, digest=self.digest)
+
+    @property
+    def suffix(self) -> str:
+        """Suffix of the file."""
+        return ".fits" if self.product.is_image or self.kind.name == "defects" else ".ecsv"
+
+
+def put_run(root: str | Path, options: PutOptions) -> list[str]:
+    """Put the products of a run into a repository and certify them.
+
+    Flats become ``permil_flat`` (by instrument, detector and physical filter), read back as `permil.Flat` after ``import permil.butler``;
+    mosaics ``permil_mosaic``; defects, gain ratios and summary ``permil_defects``, ``permil_gain_ratios`` and ``permil_summary``. Flats and
+    defects are also put as ``flat`` and ``defects`` of the LSST stack if its package obs_base can be imported.
+
+    The certified datasets are looked up first and digests of content compared. A product that is valid already is left as it is; a
+    different one in its range is refused unless ``replace`` is given. Then everything new is written to one new RUN collection, in one
+    transaction; nothing is overwritten or removed.
+
+    Parameters
+    ----------
+    root
+        Folder of the run.
+    options
+        Repository, collection, validity.
+
+    Returns
+    -------
+    list of str
+        What was done, one line each.
+
+    Raises
+    ------
+    InputError
+        If the run has no flat, a product cannot be read, or a date is wrong.
+    ButlerError
+        If the repository cannot be used, does not have the instrument, a detector or a filter, or has different products.
+    """
+    root = Path(root)
+    camera = load_camera(run_camera(root))
+    products = run_products(root, camera)
+    if unknown := sorted(set(options.filters) - {product.led for product in products}):
+        raise ButlerError(f"there is no flat of LED {unknown[0]}", path=root, remedy="check --filter", value=unknown[0])
+    validity = validity_of(products, options.begin, options.end)
+    kinds, remark = dataset_kinds()
+    register_storage_classes()
+    with open_repository(options.repo, writeable=True) as butler:
+        names = RepositoryNames.read(butler, options.repo, options.instrument)
+        with asking(options.repo, "the calibrations cannot be compared"):
+            present = _present(butler, kinds, options)
+            planned = [
+                _plan(product, kind, names, options, camera=camera, validity=validity, present=present)
+                for product in products
+                for kind in kinds
+                if kind.product == product.kind
+            ]
+        replaced = [entry for entry in planned if entry.change.replaced]
+        if replaced and not options.replace:
+            shown = ", ".join(map(str, replaced[:_MOST_LISTED])) + (" ..." if len(replaced) > _MOST_LISTED else "")
+            raise ButlerError(
+                f"{len(replaced)} products differ from those that {options.collection} has for these dates: {shown}",
+                path=options.repo,
+                remedy="choose another validity or collection, or give --replace",
+                value=[str(entry) for entry in replaced],
+            )
+        with asking(options.repo, "the products cannot be put", remedy="check permissions, and that nobody else puts them now"):
+            return [*_put(butler, planned, options, validity), *remark]
+
+
+def _present(butler: Any, kinds: Sequence[DatasetKind], options: PutOptions) -> dict[tuple[Any, ...], list[Certified]]:
+    """Return what is certified in the collection, by dataset type and data id.
+
+    Raises
+    ------
+    ButlerError
+        If the collection is of another type.
+    """
+    from lsst.daf.butler import CollectionType, MissingCollectionError, MissingDatasetTypeError
+
+    try:
+        kind = butler.collections.get_info(options.collection).type
+    except MissingCollectionError:
+        return {}
+    if kind is not CollectionType.CALIBRATION:
+        raise ButlerError(
+            f"{options.collection} is a collection of type {kind.name}, not CALIBRATION",
+            path=options.repo,
+            remedy="give another --collection",
+            value=options.collection,
+        )
+    found: dict[tuple[Any, ...], list[Certified]] = defaultdict(list)
+    digests: dict[Any, str] = {}
+    for dataset_kind in kinds:
+        try:
+            dataset_type = butler.get_dataset_type(dataset_kind.name)
+        except MissingDatasetTypeError:
+            continue
+        for entry in butler.registry.queryDatasetAssociations(dataset_type, collections=[options.collection]):
+            if entry.ref.id not in digests:
+                digests[entry.ref.id] = _digest_of(butler, entry.ref)
+            key = (dataset_kind.name, *(entry.ref.dataId[name] for name in dataset_kind.dimensions))
+            found[key].append(Certified(entry.ref, digests[entry.ref.id], entry.timespan))
+    return found
+
+
+def _digest_of(butler: Any, ref: Any) -> str:
+    """Return the digest in the file of a dataset, "" if the file is missing or has none."""
+    try:
+        uri = butler.getURI(ref)
+        if uri.getExtension() == ".ecsv":
+            return stored_digest(Table.read(uri.read().decode(), format="ascii.ecsv").meta)
+        with uri.open("rb") as stream:
+            return stored_digest(fits.Header.fromfile(stream))
+    except (LookupError, OSError, ValueError):
+        return ""
+
+
+def _plan(
+    product: RunProduct,
+    kind: DatasetKind,
+    names: RepositoryNames,
+    options: PutOptions,
+    *,
+    camera: Camera,
+    validity: tuple[Time | None, Time | None],
+    present: Mapping[tuple[Any, ...], list[Certified]],
+) -> _Planned:
+    """Return how a product is put."""
+    from lsst.daf.butler import Timespan
+
+    detector = camera[product.detector] if product.detector else None
+    labels = Labels(
+        instrument=names.instrument,
+        physical_filter=names.physical_filter(product.led, options.filters) if product.led else "",
+        begin=validity[0],
+        end=validity[1],
+    )
+    every = {
+        "instrument": labels.instrument,
+        "detector": names.detector_number(detector) if detector else None,
+        "physical_filter": labels.physical_filter,
+    }
+    data_id = {name: every[name] for name in kind.dimensions}
+    digest = content_digest(product)
+    change = change_needed(present.get((kind.name, *data_id.values()), []), digest, Timespan(*validity))
+    return _Planned(product, kind, data_id, calibration_cards(product, labels, detector), digest, change)
+
+
+def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, validity: tuple[Time | None, Time | None]) -> list[str]:
+    """Write what is new, certify what is not yet valid; return what was done."""
+    from lsst.daf.butler import CollectionType, DatasetRef, DatasetType, FileDataset, Timespan
+
+    needed = [entry for entry in planned if entry.change.timespans]
+    new = [entry for entry in needed if entry.change.known is None]
+    run = f"{options.collection}/{datetime.now(UTC):%Y%m%dT%H%M%S%fZ}"
+    types: dict[str, Any] = {}
+    for kind in {entry.kind for entry in needed}:
+        types[kind.name] = DatasetType(kind.name, kind.dimensions, kind.storage, universe=butler.dimensions, isCalibration=True)
+        butler.registry.registerDatasetType(types[kind.name])
+    if needed:
+        butler.collections.register(options.collection, CollectionType.CALIBRATION)
+    if new:
+        butler.collections.register(run, CollectionType.RUN)
+    with tempfile.TemporaryDirectory(prefix="permil-") as folder, butler.transaction():
+        certified: dict[Any, list[Any]] = defaultdict(list)
+        for number, entry in enumerate(needed):
+            ref = entry.change.known
+            if ref is None:
+                data_id = butler.registry.expandDataId(dict(entry.data_id))
+                ref = DatasetRef(types[entry.kind.name], data_id, run=run)
+                path = Path(folder) / f"{number}{entry.suffix}"
+                entry.write(path)
+                # One file at a time is on the disk twice.
+                butler.ingest(FileDataset(str(path), ref, formatter=entry.kind.formatter), transfer="move")
+            if entry.change.replaced:
+                butler.registry.decertify(options.collection, types[entry.kind.name], Timespan(*validity), dataIds=[ref.dataId])
+            for timespan in entry.change.timespans:
+                certified[timespan].append(ref)
+        for timespan, refs in certified.items():
+            butler.registry.certify(options.collection, refs, timespan)
+    return _describe(planned, options.collection, run if new else "", validity)
+
+
+def _describe(planned: Sequence[_Planned], collection: str, run: str, validity: tuple[Time | None, Time | None]) -> list[str]:
+    """Return what was done, one line for each dataset type."""
+    lines = []
+    for name in dict.fromkeys(entry.kind.name for entry in planned):
+        count = Counter(_outcome(entry.change) for entry in planned if entry.kind.name == name)
+        lines.append(f"{name}: {', '.join(f'{number} {outcome}' for outcome, number in sorted(count.items()))}")
+    begin, end = (bound.isot if bound is not None else "no bound" for bound in validity)
+    lines.append(f"{collection}: valid from {begin} until {end} (TAI)")
+    return [*lines, f"written to {run}"] if run else lines
+
+
+def _outcome(change: Change) -> str:
+    if not change.timespans:
+        return "unchanged"
+    if change.replaced:
+        return "replaced"
+    return "new" if change.known is None else "certified for further dates"

@@ -21,7 +21,7 @@ from permil.products import RunFolder, read_table
 from permil.report.kit.results import NO, OPEN, YES, judge_size
 from permil.report.stability.inputs import read_findings, read_led, read_superbias_stability, result_of
 from permil.report.stability.page import StabilityRequest, make_section, make_stability_page
-from permil.report.stability.text import measurements, sentence
+from permil.report.stability.text import called_sentences, called_table, measurements, sentence
 from permil.simulate.projector import light
 from permil.stability.findings import SeriesGroup, analyse
 from permil.stability.stage import StabilityRequest as LedRequest
@@ -151,6 +151,17 @@ def test_the_page_answers_by_name_with_errors(measured: SolvedCampaign, bin8: Ca
         "stack_chi_square",
     }
     assert "stability.html" in section.content
+
+
+def test_amplifiers_that_change_together_are_one_sentence(measured: SolvedCampaign) -> None:
+    led = read_led(measured.folder, measured.led)
+    assert called_sentences(led) == []
+    table = led.amplifiers.copy()
+    table["called"] = np.asarray(table["called"]) | ((table["series"] == "flux_over_photodiode") & (table["quantity"] == "jump"))
+    changed = replace(led, amplifiers=table)
+    count = len(set(zip(table["detector"], table["amp"], strict=True)))
+    assert called_sentences(changed)[0].startswith(f"Flux over photodiode: {count} of {count} amplifiers change together")
+    assert len(called_table(changed).rows) == sum(row["series"] != "flux_over_photodiode" for row in table if row["called"])
 
 
 def test_results_for_the_summary_have_errors(measured: SolvedCampaign) -> None:

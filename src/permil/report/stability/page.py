@@ -19,6 +19,7 @@ from permil.report.stability.inputs import LedStability, read_findings, read_led
 from permil.report.stability.text import (
     amplifier_summary,
     amplifier_table,
+    called_sentences,
     called_table,
     is_cut,
     measurements,
@@ -114,6 +115,7 @@ def _led_content(led: LedStability, folder: RunFolder) -> dict[str, Any]:
         "shape_text": shape[1] if shape else "",
         "stack": stack_table(led),
         "summary": amplifier_summary(led),
+        "together": called_sentences(led),
         "called": called_table(led),
         "amplifiers": amplifier_table(led),
         "is_cut": is_cut(led),

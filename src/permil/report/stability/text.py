@@ -59,6 +59,7 @@ _SUMMARY = {
 """Results of whole LEDs in the summary, and their metrics."""
 _SCALES = {"": (1e3, "‰"), "adu": (1.0, "adu"), "electron": (1.0, "electrons"), "deg_C": (1.0, "°C")}
 _MOST_AMPLIFIERS = 400
+_FEWEST_TOGETHER = 8
 _WORDS = {YES: "is within", NO: "exceeds", OPEN: "is too uncertain to judge against"}
 
 
@@ -185,7 +186,7 @@ def _trend_cells(row: Table.Row, series: str, led: LedStability) -> tuple[Cell, 
         pull_cell(with_time),
         number_cell(format_chance(float(row["p_value"])), float(row["p_value"])),
         number_cell(format_chance(float(row["p_adjusted"])), float(row["p_adjusted"])),
-        Cell("yes", "yes", OPEN) if row["called"] else text_cell("no"),
+        text_cell("yes" if row["called"] else "no"),
         text_cell(row["at"] if quantity == JUMP and row["called"] else MISSING),
     )
 
@@ -263,10 +264,32 @@ def _median_cell(values: FloatArray, scale: float) -> Cell:
     return measured_cell(float(np.median(values)), 1.2533 * spread / np.sqrt(values.size), scale=scale)
 
 
+def _changed(led: LedStability) -> tuple[Table, dict[str, tuple[int, int]]]:
+    """Return the changes of amplifiers beyond noise, and the kinds of series of which most amplifiers change: how many of how many."""
+    called, series = np.asarray(led.amplifiers["called"], dtype=bool), np.asarray(led.amplifiers["series"], dtype=np.str_)
+    names = np.char.add(np.asarray(led.amplifiers["detector"], dtype=np.str_), np.asarray(led.amplifiers["amp"], dtype=np.str_))
+    common, kept = {}, called.copy()
+    for name in dict.fromkeys(series.tolist()):
+        own = series == name
+        changed, all_of_them = len(set(names[own & called])), len(set(names[own]))
+        if changed >= _FEWEST_TOGETHER and 2 * changed > all_of_them:
+            common[name] = changed, all_of_them
+            kept &= ~own
+    return led.amplifiers[kept], common
+
+
+def called_sentences(led: LedStability) -> list[str]:
+    """Return a sentence on each kind of series of which most amplifiers change together."""
+    return [
+        f"{SERIES[name].capitalize()}: {changed} of {count} amplifiers change together; see light, photodiode and temperatures above."
+        for name, (changed, count) in _changed(led)[1].items()
+    ]
+
+
 def called_table(led: LedStability) -> Grid | None:
-    """Return the changes of amplifiers beyond noise, None without any."""
+    """Return the changes beyond noise of amplifiers that change alone, None without any."""
     rows = []
-    for row in led.amplifiers[np.asarray(led.amplifiers["called"], dtype=bool)][:_MOST_AMPLIFIERS]:
+    for row in _changed(led)[0][:_MOST_AMPLIFIERS]:
         series = str(row["series"])
         place = (text_cell(row["detector"]), text_cell(row["amp"]), text_cell(SERIES[series]))
         rows.append((*place, *_trend_cells(row, series, led)))

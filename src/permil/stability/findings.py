@@ -171,6 +171,24 @@ def _unit_of(quantity: str, unit: str) -> str:
     return f"{unit}/h".lstrip("/") if quantity == DRIFT and unit else "1/h" if quantity == DRIFT else f"{unit or '1'}/deg_C"
 
 
+def means_of(values: FloatArray, group: NDArray[np.int64]) -> FloatArray:
+    """Return the means of the finite readings of each group of exposures, shape (groups, m); NaN where there is none.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from permil.stability.findings import means_of
+    >>> means_of(np.array([[1.0], [3.0], [np.nan]]), np.array([1, 1, 2])).ravel()
+    array([ 2., nan])
+    """
+    _, number = np.unique(group, return_inverse=True)
+    known = np.isfinite(values)
+    member = (number == np.arange(number.max() + 1 if number.size else 0)[:, None]).astype(np.float64)
+    count = member @ known.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(count > 0, member @ np.where(known, values, 0.0) / count, np.nan)
+
+
 def call(findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings with those marked that noise does not explain.
 

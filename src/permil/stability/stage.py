@@ -27,7 +27,7 @@ from permil.flat.stage import led_flats
 from permil.flat.steps.exposures import unique_exposures
 from permil.products import RunFolder, origin_entries, write_table
 from permil.progress import StageReport, do_tasks
-from permil.stability.findings import DRIFT, SCATTER, SUCCESSIVE, Finding, SeriesGroup, analyse, call
+from permil.stability.findings import DRIFT, SCATTER, SUCCESSIVE, Finding, SeriesGroup, analyse, call, means_of
 from permil.stability.fluxes import amplifier_fluxes
 from permil.stability.repeats import first_to_last, stack_chi_square
 from permil.stability.shape import TERMS, BeamResiduals, shape_change
@@ -316,8 +316,34 @@ def _of_amplifiers(
         ("overscan_level", "adu", table["overscan_level"], None),
         ("read_noise", "electron", table["read_noise"], None),
     ):
-        finite = np.where(np.isfinite(values), values, np.nan)
-        yield from analyse(SeriesGroup(name, unit, finite, labels, errors), hours, obsids, temperatures)
+        group = SeriesGroup(name, unit, np.where(np.isfinite(values), values, np.nan), labels, errors)
+        if unit:
+            yield from analyse(group, hours, obsids, temperatures)
+        else:
+            yield from _of_fluxes(group, exposures, temperatures)
+
+
+def _of_fluxes(group: SeriesGroup, exposures: Table, temperatures: Mapping[str, FloatArray]) -> Iterator[Finding]:
+    """Yield scatter from images, and trends from the means of the images of a position, which share what the beam model lacks there.
+
+    With too few positions, trends are those of images, and are not tested.
+    """
+    hours, obsids = np.asarray(exposures["hours"], dtype=np.float64), [str(obsid) for obsid in exposures["obsid"]]
+    scatters = (SCATTER, SUCCESSIVE)
+    of_images = analyse(group, hours, obsids, temperatures)
+    yield from (row for row in of_images if row.quantity in scatters)
+    move = np.asarray(exposures["move"], dtype=np.int64)
+    _, first = np.unique(move, return_index=True)
+    means = replace(group, values=means_of(group.values, move), errors=None)
+    averaged = {name: means_of(values[:, None], move)[:, 0] for name, values in temperatures.items()}
+    of_moves = analyse(means, means_of(hours[:, None], move)[:, 0], [obsids[row] for row in first], averaged)
+    tested = {(row.detector, row.amp) for row in of_moves}
+    yield from (row for row in of_moves if row.quantity not in scatters)
+    yield from (
+        replace(row, p_value=np.nan, p_adjusted=np.nan)
+        for row in of_images
+        if row.quantity not in scatters and (row.detector, row.amp) not in tested
+    )
 
 
 def _of_stack(fitted: FittedDetector, light: JointLight, exposures: Table) -> Iterator[Finding]:

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Camera, load_camera
+from permil.camera.frames import detector_to_ccs
 from permil.colour.regions import Slices
+from permil.flat.shared_errors import FlatModes, plane_matrix
+from permil.flat.superpixel import super_pixels
 from permil.products import RunFolder, is_good, read_image, read_table
 from permil.products.folder import ColourFolder
 from permil.yaml_file import read_yaml
@@ -47,6 +50,7 @@ def _study(folder: RunFolder, camera: Camera, pulls: dict[str, list[float]], chi
     table = read_table(ColourFolder(folder.root).table("ratios"))
     for pair in dict.fromkeys((str(row["led"]), str(row["over_led"])) for row in table):
         own = table[(table["led"] == pair[0]) & (table["over_led"] == pair[1])]
+
         logs: dict[str, list[tuple[float, float]]] = {"detectors": [], "amplifiers": []}
         for name in dict.fromkeys(str(name) for name in own["detector"]):
             true, made, good, variance = _ratios(folder, name, pair)
@@ -56,7 +60,7 @@ def _study(folder: RunFolder, camera: Camera, pulls: dict[str, list[float]], chi
             of_detector = []
             for row in rows:
                 region = (slice(None), slice(None)) if row["amp"] == "all" else camera[name].amplifier(str(row["amp"])).slices
-                off = np.log(float(row["ratio"]) / _median(true, good, region))
+                off = np.log(float(row["ratio"]) / _ratio_of_medians(folder, name, pair, good[region], region))
                 error = float(row["ratio_err"]) / float(row["ratio"])
                 logs["detectors" if row["amp"] == "all" else "amplifiers"].append((off, error))
                 if row["amp"] == "all":
@@ -87,8 +91,10 @@ def _ratios(folder: RunFolder, name: str, pair: tuple[str, str]) -> tuple[FloatA
         return true[0] / true[1], made[0].image.astype(np.float64) / made[1].image, good, np.asarray(variance)
 
 
-def _median(ratio: FloatArray, good: NDArray[np.bool_], region: Slices) -> float:
-    return float(np.median(ratio[region][good[region]]))
+def _ratio_of_medians(folder: RunFolder, name: str, pair: tuple[str, str], good: NDArray[np.bool_], region: Slices) -> float:
+    """Return the ratio of the medians of the true flats; that of medians is not the median of the ratio."""
+    medians = [float(np.median(read_image(folder.truth_flat(led, name)).image[region][good])) for led in pair]
+    return medians[0] / medians[1]
 
 
 def _chi_square(deviation: FloatArray, variance: FloatArray, good: NDArray[np.bool_], block: int = 8) -> float:
@@ -104,10 +110,6 @@ def _chi_square(deviation: FloatArray, variance: FloatArray, good: NDArray[np.bo
 
 def _gradient(folder: RunFolder, camera: Camera, name: str, pair: tuple[str, str]) -> FloatArray:
     """Return the gradient of the true ratio, fitted where the detector's own was, CCS 1/mm."""
-    from permil.camera.frames import detector_to_ccs
-    from permil.flat.shared_errors import FlatModes, plane_matrix
-    from permil.flat.superpixel import super_pixels
-
     true, _, good, _ = _ratios(folder, name, pair)
     modes = FlatModes.of(read_image(folder.flat(pair[0], name)))
     block = 8 if modes is None else modes.block

@@ -39,7 +39,7 @@ from permil.errors import FlatError, InputError
 from permil.flat.between_leds import SharedTerms
 from permil.flat.joint_file import open_joint, read_light, read_planes
 from permil.flat.signals_file import read_signals
-from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, read_image, write_image, write_table
+from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, origin_entries, read_image, write_image, write_table
 from permil.products.fits import wcs_cards
 from permil.products.folder import ColourFolder
 from permil.progress import StageReport, do_tasks
@@ -149,18 +149,29 @@ class ColourRequest:
     detector: str
     leds: tuple[str, ...]
     fingerprint: str
+    origin: Mapping[str, tuple[Any, str]]
+
+
+def _origin(run: Run, leds: Sequence[str], detector: str = "") -> dict[str, tuple[Any, str]]:
+    """Return the cards that say from which run, dates and sensor a product comes; none in a folder of flats without an index."""
+    if not run.folder.exposures.is_file():
+        return {}
+    table = run.index.table
+    rows = table[np.isin(np.asarray(table["led"], dtype=np.str_), list(leds))]
+    return run.origin(rows, detector=detector)
 
 
 def _detector_task(run: Run, detector: str, leds: Sequence[str]) -> Task:
     def work(task: Task) -> Work:
-        return Work(_measure, [ColourRequest(run.config, run.folder.root, detector, tuple(leds), task.fingerprint)])
+        origin = _origin(run, leds, detector)
+        return Work(_measure, [ColourRequest(run.config, run.folder.root, detector, tuple(leds), task.fingerprint, origin)])
 
     return Task(
         ("colour", detector),
         "colour of detectors",
         work,
         outputs=(ColourFolder(run.folder.root).detector(detector),),
-        options=run.options("flat.super_pixel_mm", "camera", "seed"),
+        options=run.options("flat.super_pixel_mm", "camera", "seed", "validity"),
         facts=list(leds),
         # A flat on another composite scale has the same fingerprint.
         files=[run.folder.flat(led, detector) for led in leds],
@@ -176,7 +187,11 @@ def _measure(request: ColourRequest) -> None:
     size_mm = request.config.flat.super_pixel_mm
     flats = [read_led_flat(folder.flat(led, detector.name), led, detector, super_pixel_mm=size_mm) for led in request.leds]
     colour = measure_colour(flats, detector, super_pixel_mm=size_mm, seed=request.config.seed)
-    cards = {FINGERPRINT_CARD: (request.fingerprint, "what this was made from"), "SEED": (request.config.seed, "seed")}
+    cards = {
+        **request.origin,
+        FINGERPRINT_CARD: (request.fingerprint, "what this was made from"),
+        "SEED": (request.config.seed, "seed"),
+    }
     write_colour(ColourFolder(request.root).detector(detector.name), colour, cards)
 
 
@@ -190,7 +205,7 @@ def _tables_task(run: Run, detectors: Sequence[Task], flats: Mapping[str, Sequen
         names = [need.key[1] for need in task.needs]
         colours = [read_colour(products.detector(name)) for name in names]
         for pair, path in maps.items():
-            _write_ratio(run.folder, pair, path, task.fingerprint)
+            _write_ratio(run, pair, path, task.fingerprint)
         return _write_tables(run, colours, leds, task.fingerprint)
 
     return Task(
@@ -198,15 +213,16 @@ def _tables_task(run: Run, detectors: Sequence[Task], flats: Mapping[str, Sequen
         "tables of colour",
         lambda task: Work.here(partial(write, task)),
         outputs=(*(products.table(name) for name in TABLES), *maps.values()),
-        options=run.options("camera"),
+        options=run.options("camera", "validity"),
         files=[path for path in inputs if path.is_file()],
         needs=tuple(detectors),
         tolerant=True,
     )
 
 
-def _write_ratio(folder: RunFolder, pair: tuple[str, str], path: Path, print_: str) -> None:
+def _write_ratio(run: Run, pair: tuple[str, str], path: Path, print_: str) -> None:
     """Write the ratio of the mosaics of two LEDs."""
+    folder = run.folder
     first, second = (read_image(folder.focal_plane(led)) for led in pair)
     if first.image.shape != second.image.shape:
         raise InputError(
@@ -219,6 +235,7 @@ def _write_ratio(folder: RunFolder, pair: tuple[str, str], path: Path, print_: s
         variance = ratio**2 * (first.variance / first.image**2 + second.variance / second.image**2)
     mask = np.where(np.isfinite(ratio), first.mask | second.mask, int(MaskPlane.NO_DATA))
     header = {
+        **_origin(run, pair),
         FINGERPRINT_CARD: (print_, "what this was made from"),
         "LED": (pair[0], "LED of the numerator"),
         "OVERLED": (pair[1], "LED of the denominator"),
@@ -247,12 +264,13 @@ def _write_tables(run: Run, colours: Sequence[DetectorColour], leds: Sequence[st
         "variances": variance_rows(colours, leds, level_moments(planes, ratios)),
         "waves": wave_rows(colours),
     }
+    origin = origin_entries(_origin(run, leds))
     for name, columns in _COLUMNS.items():
         table = Table({column: [row.get(column, absent) for row in rows[name]] for column, absent in columns.items()})
         for column in table.colnames:
             if column in _UNITS:
                 table[column].unit = _UNITS[column]
-        table.meta = {"fingerprint": print_}
+        table.meta = {**origin, "fingerprint": print_}
         write_table(ColourFolder(run.folder.root).table(name), table)
     return messages
 

@@ -91,7 +91,7 @@ def variance_picture(tables: ColourTables) -> Picture | None:
     limits = float(np.floor(np.log10(positive.min()))), float(np.ceil(np.log10(positive.max()))) + 0.5
     chart = Chart(
         (620.0, 260.0), (-0.5, len(scales) - 0.5), (limits[0], max(limits[1], limits[0] + 1)), names=scales,
-        labels=("scale", "rms (‰)"), title="Shared by LEDs (open, black edge) and its own (small)", is_log=True,
+        labels=("scale", "rms (‰)"), title="Shared by LEDs (large) and its own (small)", is_log=True,
     )  # fmt: skip
     width = 0.6 / max(len(tables.leds), 1)
     for number, led in enumerate(tables.leds):

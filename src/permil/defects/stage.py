@@ -129,7 +129,7 @@ def defects_task(run: Run, detector: str) -> Task:
         products=[run.folder.flat(led, detector) for led in chosen],
         needs=reduction.needs,
         command=("defects", "--detector", detector),
-        seconds=0.1 + len(chosen) * 2e-7 * pixels + files * (1.5 * seconds_of_file(run.camera[detector]) + 1.2e-8 * pixels),
+        seconds=0.1 + len(chosen) * 2e-7 * pixels + files * (1.5 * seconds_of_file(run.camera[detector]) + 7e-9 * pixels),
         size=1e5,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.camera import Camera, Detector, frames, shared_camera
+from permil.camera import Camera, Detector, Led, frames, shared_camera
 from permil.config import Config
 from permil.config.model import ReportConfig
 from permil.flat.composite import MosaicGrid
@@ -307,19 +306,21 @@ def coverage(scan: NDArray[np.float64], pointings: NDArray[np.float64], detector
     return chart
 
 
-def facts(header: fits.Header, detector: Detector) -> tuple[tuple[str, str], ...]:
+def facts(header: fits.Header, detector: Detector, led: Led) -> tuple[tuple[str, str], ...]:
     """Return name and content of the facts below the heading of the page.
 
     Parameters
     ----------
     header
         Primary header of the flat.
+    detector, led
+        Its detector and LED.
     """
     scale = composite_scale(header)
     unit = "e⁻" if header.get("PDNORM") == "none" else "e⁻ per photodiode unit"
     return (
         ("sensor", f"{detector.serial}, {detector.vendor}, {detector.kind}"),
-        ("wavelength", wavelength_text(str(header.get("LED", "")))),
+        ("band of the LED, wavelength", wavelength_text(led)),
         ("raft", f"{detector.raft} {detector.raft_serial}"),
         ("pixels", f"{detector.nx} x {detector.ny} of {1e3 * detector.pixel_mm:g} µm"),
         ("pointings, exposures", f"{header.get('NPOINT', MISSING)}, {header.get('NEXPOSUR', MISSING)}"),
@@ -331,10 +332,11 @@ def facts(header: fits.Header, detector: Detector) -> tuple[tuple[str, str], ...
     )
 
 
-def wavelength_text(led: str) -> str:
-    """Return the wavelength that the name of an LED gives (nm750), a dash for others."""
-    named = re.fullmatch(r"nm(\d+)", led)
-    return f"{named[1]} nm" if named else MISSING
+def wavelength_text(led: Led) -> str:
+    """Return band and wavelength of an LED as far as the camera file gives them, a dash without either."""
+    known = [f"band {led.band}"] if led.band else []
+    known += [f"{led.wavelength_nm:g} nm"] if np.isfinite(led.wavelength_nm) else []
+    return ", ".join(known) or MISSING
 
 
 def readout_table(readout: Mapping[str, AmplifierReadout]) -> Grid:
@@ -499,7 +501,7 @@ def make_detector_page(request: DetectorRequest, fingerprint: str) -> str:
         links=_links(request),
         detector=detector.name,
         led=request.led,
-        facts=facts(products.product.header, detector),
+        facts=facts(products.product.header, detector, camera.led(request.led)),
         absent=absent,
         failed=results_with_verdict(measurements, limits, NO),
         undecided=results_with_verdict(measurements, limits, OPEN),

@@ -73,6 +73,17 @@ def test_heterogeneity_is_found_and_its_interval_holds():
     assert stats.kstest(chances, "uniform").pvalue > 1e-3
 
 
+@pytest.mark.parametrize("sensors", [2, 10])
+def test_limit_of_the_heterogeneity_is_never_zero_and_holds(sensors):
+    holds = []
+    for seed in range(300):
+        found = combine(*draw_vendor(np.random.default_rng(7000 + seed), 0.5, 0.02, sensors), NAMES[:sensors])
+        assert found.heterogeneity_limit >= found.heterogeneity
+        assert found.heterogeneity_limit > 0
+        holds.append(found.heterogeneity_limit > 0.02)
+    assert np.mean(holds) > 0.92
+
+
 def test_alike_sensors_give_the_weighted_mean():
     value, error = np.array([0.50, 0.501, 0.499]), np.array([0.02, 0.01, 0.04])
     found = combine(value, error, NAMES[:3])

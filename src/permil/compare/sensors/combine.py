@@ -28,6 +28,7 @@ from permil.errors import CompareError
 FloatArray = NDArray[np.float64]
 
 _ONE_SIGMA = float(stats.norm.cdf(1.0))
+_ONE_SIDED = 0.05
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class CombinedEstimate:
         Number of estimates, and of different sensors.
     heterogeneity, heterogeneity_low, heterogeneity_high
         Scatter (rms) of the sensors beyond the errors of their values, and its 68 % interval; NaN for one sensor.
+    heterogeneity_limit
+        Upper limit of that scatter at 95 %. Where the sensors agree better than half of all sensors without heterogeneity would, it is the
+        limit that their median agreement gives.
     between_bands
         Scatter (rms) of the bands of a sensor beyond errors; NaN without a sensor in two bands.
     chi_square, chi_square_freedom, p_value
@@ -59,6 +63,7 @@ class CombinedEstimate:
     heterogeneity: float
     heterogeneity_low: float
     heterogeneity_high: float
+    heterogeneity_limit: float
     between_bands: float
     chi_square: float
     chi_square_freedom: int
@@ -154,10 +159,13 @@ def _mean_of_sensors(value: FloatArray, variance: FloatArray, estimates: int, ba
         weight = 1.0 / (variance + spread)
         return float(np.sum(weight * (value - np.sum(weight * value) / weight.sum()) ** 2))
 
-    spread = low = high = math.nan
+    spread = low = high = limit = math.nan
     if freedom:
         targets = (freedom, *(float(stats.chi2.ppf(part, freedom)) for part in (_ONE_SIGMA, 1.0 - _ONE_SIGMA)))
         spread, low, high = (_where(chi_square, target, value, variance) for target in targets)
+        lucky = math.sqrt(max(float(stats.chi2.ppf(0.5, freedom)) / max(chi_square(0.0), 1e-300), 1.0))
+        target = float(stats.chi2.ppf(_ONE_SIDED, freedom)) / lucky**2
+        limit = _where(chi_square, target, value, variance)
     added = spread if freedom else 0.0
     weight = 1.0 / (variance + added)
     own = 1.0 / float(np.mean(1.0 / variance))
@@ -176,6 +184,7 @@ def _mean_of_sensors(value: FloatArray, variance: FloatArray, estimates: int, ba
         heterogeneity=math.sqrt(spread),
         heterogeneity_low=math.sqrt(low),
         heterogeneity_high=math.sqrt(high),
+        heterogeneity_limit=math.sqrt(limit),
         between_bands=math.sqrt(bands),
         chi_square=at_zero,
         chi_square_freedom=freedom,

@@ -146,8 +146,8 @@ def _combined(results: Sequence[SensorResults], quantity: str, region: str) -> C
 
 def _columns(found: CombinedEstimate) -> dict[str, Any]:
     names = (
-        "value", "error", "estimates", "sensors", "heterogeneity", "heterogeneity_low", "heterogeneity_high", "between_bands",
-        "chi_square", "chi_square_freedom", "p_value",
+        "value", "error", "estimates", "sensors", "heterogeneity", "heterogeneity_low", "heterogeneity_high", "heterogeneity_limit",
+        "between_bands", "chi_square", "chi_square_freedom", "p_value",
     )  # fmt: skip
     return {name: getattr(found, name) for name in names}
 

@@ -194,10 +194,13 @@ def _shown(row: Table.Row) -> str:
 
 
 def _heterogeneity(row: Table.Row) -> str:
-    size, low, high = (number_in(row, name) for name in ("heterogeneity", "heterogeneity_low", "heterogeneity_high"))
+    names = ("heterogeneity", "heterogeneity_low", "heterogeneity_high", "heterogeneity_limit")
+    size, low, high, limit = (number_in(row, name) for name in names)
     if not math.isfinite(size):
         return MISSING
-    return f"{two_digits(size)} (68 %: {two_digits(low)} to {two_digits(high)})" if high > 0 else "0"
+    if size == 0:
+        return f"< {two_digits(limit)} (95 %)"
+    return f"{two_digits(size)} (68 %: {two_digits(low)} to {two_digits(high)})"
 
 
 def forest_picture(tables: SensorTables) -> Picture:

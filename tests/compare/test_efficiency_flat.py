@@ -46,19 +46,28 @@ def coefficients(value, error, *, fitted=True):
     return BandCoefficients(values, np.full(values.shape, fitted), np.eye(values.size) * error**2)
 
 
-@given(parts=st.tuples(*[st.floats(0.01, 1.0)] * 3), reliability=st.floats(0.05, 1.0), error=st.floats(1e-3, 0.05))
+@given(parts=st.tuples(*[st.floats(0.4, 1.0)] * 3), reliability=st.floats(0.05, 1.0), error=st.floats(1e-3, 0.05))
 @settings(max_examples=40, deadline=None)
 def test_weights_are_those_of_a_wiener_filter(parts, reliability, error):
     shares = np.array(parts) / sum(parts)
     weights = weights_of(coefficients(shares, error), power_of(reliability=reliability), span=100.0)
     assert weights.measured.tolist() == [False, True, True, True, False]
-    within = 3 * weights.errors + 0.01
+    within = 4 * weights.errors + 0.01
     assert (np.abs(weights.fractions - shares[:, None]) < within)[:, 1:4].all()
     assert weights.efficiency[1:4] == pytest.approx(reliability * weights.fractions[0, 1:4])
     # The plain flat is kept at the pixel scale, and at periods beyond the dithers.
     assert weights.efficiency[[0, 4]].tolist() == [1.0, 1.0]
     assert not weights.others[:, [0, 4]].any()
     assert (weights.errors[:, 1:4] <= error * 1.01).all()
+
+
+@pytest.mark.parametrize("kind", range(3))
+def test_a_flat_that_may_be_of_one_kind_is_taken_to_be_so(kind):
+    shares = np.where(np.arange(3) == kind, 0.96, 0.02)
+    consistent, other = (weights_of(coefficients(shares, error), power_of(), span=100.0) for error in (0.04, 0.002))
+    assert (consistent.fractions[kind, 1:4] > 0.985).all()
+    # Known better, it is a mixture.
+    assert other.fractions[:, 1:4] == pytest.approx(np.tile(shares[:, None], 3), abs=0.01)
 
 
 def test_the_expected_error_is_that_of_drawn_amplitudes():
@@ -262,7 +271,7 @@ def test_tree_rings_are_filtered_apart():
 
 def test_proof_and_choice():
     scene = scenes.scene_of("both", SEED)
-    proof = prove(scene.components, {}, seed=SEED)
+    proof = prove(fit_filter(scene.components, {}), {}, seed=SEED)
     choice = choose_flat(proof, scenes.flat_of("both", SEED))
     assert choice.fluxes is Division.EFFICIENCY
     assert "divide by the efficiency flat" in choice.sentence
@@ -351,5 +360,5 @@ def test_twenty_sensors_of_each_mixture(name):
     assert np.mean(ratios) < 1.02
     rms = {scale: np.sqrt(np.mean(np.concatenate(each) ** 2)) for scale, each in pulls.items()}
     # A fraction of 0 or 1 is known within its error only, which counts as structure: errors of pure sensors are too large, not too small.
-    low = 0.3 if name in ("efficiency", "area") else 0.85
+    low = 0.6 if name in ("efficiency", "area") else 0.85
     assert all(low < each < 1.2 for each in rms.values()), rms

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.compare.efficiency.filtering import MAIN, EfficiencyFlat
-from permil.compare.efficiency.proof import SIGNIFICANCE, Division, Proof
+from permil.compare.efficiency.proof import SIGNIFICANCE, Division, Proof, Scatter
+from permil.rounding import rounded
 
 FloatArray = NDArray[np.float64]
 
@@ -62,7 +63,7 @@ def choose_flat(proof: Proof, efficiency: EfficiencyFlat) -> FlatChoice:
     sentence = f"{reason}: {_figures(proof)} {_remainder(proof)}"
     sky = (
         f"For sky and surface brightness, divide by the plain flat: pixel area and diffusion change the light of the sky in a pixel as "
-        f"they change the flat. The efficiency flat would leave {_PER_MIL * removed[0]:.2f} +- {_PER_MIL * removed[1]:.2f} per mil of "
+        f"they change the flat. The efficiency flat would leave {rounded(*(_PER_MIL * each for each in removed))} per mil of "
         f"structure (rms)."
     )
     return FlatChoice(fluxes, sentence, sky, removed)
@@ -100,7 +101,7 @@ def _recommend(proof: Proof) -> Division | None:
 
 
 def _figures(proof: Proof) -> str:
-    filtered, plain, undivided = (f"{_PER_MIL * proof.scatter[division].rms:.2f} per mil" for division in _SHOWN)
+    filtered, plain, undivided = (f"{_in_per_mil(proof.scatter[division])} per mil" for division in _SHOWN)
     return (
         f"on {proof.exposures} left-out dithers their scatter is {filtered} with the efficiency flat, "
         f"{plain} with the plain flat ({_change(proof, Division.PLAIN)}) and {undivided} undivided "
@@ -111,12 +112,15 @@ def _figures(proof: Proof) -> str:
 def _change(proof: Proof, division: Division) -> str:
     """Return the difference of the efficiency flat from another division as text."""
     change, error = proof.change(division)
-    return f"change {_PER_MIL * change:+.3f} +- {_PER_MIL * error:.3f} per mil"
+    return f"change {rounded(_PER_MIL * change, _PER_MIL * error, sign=True)} per mil"
+
+
+def _in_per_mil(scatter: Scatter) -> str:
+    return rounded(_PER_MIL * scatter.rms, _PER_MIL * scatter.rms_error)
 
 
 def _remainder(proof: Proof) -> str:
-    best = proof.best
     return (
-        f"The best filter of this flat is expected to leave {_PER_MIL * best.rms:.2f} +- {_PER_MIL * best.rms_error:.2f} per mil; "
-        f"the rest above the noise cannot be told from the flat alone."
+        f"The best filter of this flat is expected to leave {_in_per_mil(proof.best)} per mil; the rest above the noise cannot be told "
+        f"from the flat alone."
     )

@@ -150,9 +150,9 @@ def fit_components(
     flat_fielded
         Whether stars were measured on images divided by this flat.
     """
-    first = fit_bands(components.other, region=region, flat_fielded=flat_fielded)
     if components.rings is None:
-        return (first,)
+        return (fit_bands(components.other, region=region, flat_fielded=flat_fielded),)
+    first = fit_bands(components.other, region=region, flat_fielded=flat_fielded, with_covariance=False)
     rings = fit_bands(_without(components.rings, components.other, first), region=region, flat_fielded=flat_fielded)
     other = fit_bands(_without(components.other, components.rings, rings), region=region, flat_fielded=flat_fielded)
     return other, rings

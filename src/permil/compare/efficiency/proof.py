@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.compare.efficiency.filtering import MAIN, Components, fit_filter
+from permil.compare.efficiency.filtering import MAIN, Components, FilterModel, fit_filter
 from permil.compare.hypotheses.equations import FixedEffects
 from permil.compare.hypotheses.fit import blocks_of, bright_stars, jackknife_ratio
 from permil.errors import CompareError
@@ -231,21 +231,35 @@ def scatter_of(left_out: LeftOutStars, division: Division, *, minus: Division | 
 
 
 def prove(
-    components: Components,
+    model: FilterModel,
     regions: Mapping[str, BoolArray],
     *,
     parts: int = PARTS,
     seed: int = 0,
     flat_fielded: bool = False,
 ) -> Proof:
-    """Return the scatter of star fluxes on left-out dithers after each division; parameters and errors as in `leave_out`."""
+    """Return the scatter of star fluxes on left-out dithers after each division.
+
+    Parameters
+    ----------
+    model
+        Filter from all stars: its fractions give the best possible, and its components are fitted without each part.
+    regions, parts, seed, flat_fielded
+        As in `leave_out`.
+
+    Raises
+    ------
+    CompareError
+        As in `leave_out`.
+    """
+    components = model.components
     left_out = leave_out(components, regions, parts=parts, seed=seed, flat_fielded=flat_fielded)
     noise = float(left_out.weight @ left_out.variance / left_out.weight.sum())
     exposures = np.unique(components.other.stars.exposure[left_out.row])
     scatter = {division: scatter_of(left_out, division) for division in Division}
     others = Division.UNDIVIDED, Division.PLAIN
     differences = {other: scatter_of(left_out, Division.EFFICIENCY, minus=other) for other in others}
-    gain = _largest_gain(components, left_out, flat_fielded)
+    gain = _largest_gain(model, left_out)
     best = Scatter(
         scatter[Division.UNDIVIDED].variance - gain.variance, float(np.hypot(gain.error, differences[Division.UNDIVIDED].error))
     )
@@ -260,15 +274,14 @@ def prove(
     )
 
 
-def _largest_gain(components: Components, left_out: LeftOutStars, flat_fielded: bool) -> Scatter:
+def _largest_gain(model: FilterModel, left_out: LeftOutStars) -> Scatter:
     """Return the variance that the Wiener filter takes from undivided fluxes, in all bands, with the error from that of the fractions.
 
     Of the variance V of a band of the flat, noise included, as stars see it, that is ``V (f r)^2``: twice the covariance ``f r V`` with the
     efficiency times the weight ``f r``, less the variance added.
     """
-    model = fit_filter(components, {}, flat_fielded=flat_fielded)
     total, variance = 0.0, 0.0
-    for predicted, weights in zip(components.predictions, model.weights_in(MAIN), strict=True):
+    for predicted, weights in zip(model.components.predictions, model.weights_in(MAIN), strict=True):
         stars, row = predicted.stars, left_out.row
         effects = FixedEffects(stars.spot[row], stars.exposure[row], left_out.weight, np.ones((row.size, 1)))
         template = effects.residuals(predicted.templates.templates[row, 0, 0])

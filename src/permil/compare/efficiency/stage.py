@@ -81,8 +81,9 @@ def make_efficiency_flat(
     widths = RegionWidths(options.edge_mm, options.mid_line_mm, options.amplifier_boundary_mm)
     labels = region_image(detector, widths=widths)
     regions = {region.title: labels == region for region in _OWN_FRACTIONS if (labels == region).any()}
-    proof = prove(components, regions, seed=config.seed, flat_fielded=options.flat_fielded)
-    efficiency = filter_flat(flat, fit_filter(components, regions, flat_fielded=options.flat_fielded))
+    model = fit_filter(components, regions, flat_fielded=options.flat_fielded)
+    proof = prove(model, regions, seed=config.seed, flat_fielded=options.flat_fielded)
+    efficiency = filter_flat(flat, model)
     return EfficiencyResult(flat, efficiency, proof, choose_flat(proof, efficiency), tuple(regions))
 
 

@@ -83,13 +83,17 @@ class BandCoefficients:
     covariance: FloatArray
 
 
-def fit_bands(predicted: PredictedStars, *, region: BoolArray | None = None, flat_fielded: bool = False) -> BandCoefficients:
+def fit_bands(
+    predicted: PredictedStars, *, region: BoolArray | None = None, flat_fielded: bool = False, with_covariance: bool = True
+) -> BandCoefficients:
     """Fit the three hypotheses as `fit_hypotheses`, and return the fractions of each band.
 
     Parameters
     ----------
     predicted, region, flat_fielded
         As in `fit_hypotheses`.
+    with_covariance
+        Whether the covariance is needed, which takes most of the time; else it is 0.
 
     Raises
     ------
@@ -99,7 +103,9 @@ def fit_bands(predicted: PredictedStars, *, region: BoolArray | None = None, fla
     chosen = _chosen_stars(predicted, region)
     rows = [rows_of(predicted, quantity, chosen, flat_fielded) for quantity in range(len(QUANTITIES))]
     fit = solve_moments(rows, predicted.response, predicted.bands, predicted.spectrum)
-    covariance = _covariance(fit, rows, _structure(rows, predicted, fit.bands))[0]
+    covariance = np.zeros_like(fit.noise)
+    if with_covariance:
+        covariance, _, _ = _covariance(fit, rows, _structure(rows, predicted, fit.bands))
     return BandCoefficients(fit.coefficients, fit.fitted, covariance)
 
 

@@ -17,7 +17,7 @@ from astropy import units as u
 from astropy.io import fits
 
 from permil import load_config, open_run, run
-from permil.butler import find_raws
+from permil.butler import PutOptions, find_raws, put_run
 from permil.butler.raws import local_files
 from permil.camera import Camera
 from permil.errors import ButlerError, ConfigError
@@ -204,6 +204,9 @@ def test_older_universes_of_dimensions(lsst: Any, made: Path, tmp_path: Path, bi
     assert (entry.detector, len(entry.day_obs)) == ("R22_S11", 8)
     assert entry.obsid in expected[0].name
     assert np.isfinite(entry.begin_mjd)
+    options = PutOptions(repo=str(tmp_path / "repo"), collection="u/test/flats", begin="2021-12-01")
+    assert "permil_flat: 2 new" in put_run(made / "out", options)
+    assert "permil_flat: 2 unchanged" in put_run(made / "out", options)
 
 
 def test_a_repository_of_another_version_is_refused(repo: Path, made: Path, tmp_path: Path, permil: Permil) -> None:

@@ -30,7 +30,8 @@ UNBOUNDED = "1970-01-01T00:00:00"
 _LONGEST_KEYWORD = 8
 _PLANES = ("IMAGE", "MASK", "VARIANCE")
 _VOLATILE = {
-    "DATE", "CHECKSUM", "PERMILVE", "FINGERPR", "CONFDIG", "VALIDBEG", "VALIDEND", "COMMENT", "HISTORY", "", "fingerprint", DIGEST_CARD,
+    "DATE", "CHECKSUM", "PERMILVE", "FINGERPR", "CONFDIG", "VALIDBEG", "VALIDEND", "COMMENT", "HISTORY", "", "fingerprint", "CALIBDATE",
+    "CALIB_ID", "CALIB_CREATION_DATE", "CALIB_CREATION_TIME", DIGEST_CARD,
 }  # fmt: skip
 """Cards that may differ between products with the same content."""
 

@@ -116,7 +116,7 @@ def dataset_kinds() -> tuple[list[DatasetKind], list[str]]:
             DatasetKind(name, name, dimensions[name], storage, getattr(import_module(module), formatter))
             for name, storage, module, formatter in _OF_THE_STACK
         ]
-    except ImportError:
+    except (ImportError, AttributeError):
         return list(_KINDS), ["not put as flat and defects of the LSST stack: its package lsst.obs.base cannot be imported"]
     return [*_KINDS, *stack], []
 

@@ -89,7 +89,7 @@ def make_index(
         If the index cannot be written.
     """
     found = found or FoundFiles()
-    index = build_index([*roots, *found.registry], camera, options=options, workers=workers, registry=found.registry)
+    index = build_index([*found.registry, *roots], camera, options=options, workers=workers, registry=found.registry)
     index.unreadable += found.missing
     write_table(out_path, index.to_table())
     return index

@@ -59,6 +59,11 @@ def export_curated(
         If the run has no flat, a product cannot be read, or a date is wrong.
     OutputError
         If a file cannot be written, or exists with another content.
+
+    Examples
+    --------
+    >>> from permil.butler import export_curated
+    >>> export_curated("out", "calibrations", begin="2021-12-01")  # doctest: +SKIP
     """
     root, out = Path(root), Path(out)
     camera = load_camera(run_camera(root))

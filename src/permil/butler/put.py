@@ -176,6 +176,12 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
         If the run has no flat, a product cannot be read, or a date is wrong.
     ButlerError
         If the repository cannot be used, does not have the instrument, a detector or a filter, or has different products.
+
+    Examples
+    --------
+    >>> from permil.butler import PutOptions, put_run
+    >>> options = PutOptions(repo="/repo/main", collection="u/me/flats", begin="2021-12-01", end="2022-02-01")
+    >>> put_run("out", options)  # doctest: +SKIP
     """
     root = Path(root)
     camera = load_camera(run_camera(root))

@@ -234,7 +234,8 @@ def test_dataset_types_of_the_stack(repo: Path, made: Path, tmp_path: Path, lsst
             for entry in butler.registry.queryDatasetAssociations(name, collections=[COLLECTION]):
                 refs[name, entry.ref.dataId["detector"]] = butler.getURI(entry.ref).ospath
     with fits.open(refs["flat", 94]) as hdus:
-        assert [hdu.header["EXTTYPE"] for hdu in hdus[1:4]] == ["IMAGE", "MASK", "VARIANCE"]
+        assert [hdu.header["EXTTYPE"] for hdu in hdus[1:]] == ["IMAGE", "MASK", "VARIANCE"]
+        assert hdus["IMAGE"].data.tobytes() == fits.getdata(root / "flat" / "red" / "R22_S11.fits", "IMAGE").tobytes()
         assert (hdus[2].header["MP_BAD"], hdus[2].header["MP_SAT"]) == (0, 1)
     with fits.open(refs["defects", 94]) as hdus:
         assert [hdus[1].data[name].tolist() for name in ("x0", "y0", "width", "height")] == [[1], [2], [3], [4]]

@@ -208,10 +208,19 @@ def _any_year() -> Iterator[None]:
         yield
 
 
-def write_curated(product: RunProduct, out: Path, cards: Mapping[str, tuple[Any, str]], *, digest: str = "") -> None:
+def write_curated(
+    product: RunProduct, out: Path, cards: Mapping[str, tuple[Any, str]], *, digest: str = "", planes_only: bool = False
+) -> None:
     """Write a copy of a product with the cards of a calibration; its numbers are those of the product, bit by bit.
 
     The extensions IMAGE, MASK and VARIANCE of an image get EXTTYPE, by which the LSST stack recognises them.
+
+    Parameters
+    ----------
+    digest
+        Of the content, see `content_digest`.
+    planes_only
+        Whether an image is written without its other extensions, as the LSST stack writes it.
 
     Raises
     ------
@@ -233,7 +242,7 @@ def write_curated(product: RunProduct, out: Path, cards: Mapping[str, tuple[Any,
             _ = hdu.data
             if hdu.name in _PLANES:
                 hdu.header["EXTTYPE"] = (hdu.name, "plane of an image of the LSST stack")
-        copies = [hdu.copy() for hdu in hdus]
+        copies = [hdu.copy() for hdu in hdus if not planes_only or hdu is hdus[0] or hdu.name in _PLANES]
     header = copies[0].header
     for name in ("VALIDBEG", "VALIDEND", "FILTER", "DETECTOR"):
         header.remove(name, ignore_missing=True)

@@ -138,8 +138,10 @@ class _Planned:
 
     def write(self, path: Path) -> None:
         """Write the file of the dataset."""
-        write = write_stack_defects if self.kind.name == "defects" else write_curated
-        write(self.product, path, self.cards, digest=self.digest)
+        if self.kind.name == "defects":
+            write_stack_defects(self.product, path, self.cards, digest=self.digest)
+        else:
+            write_curated(self.product, path, self.cards, digest=self.digest, planes_only=self.kind.name == "flat")
 
     @property
     def suffix(self) -> str:

@@ -91,8 +91,10 @@ def test_table_names_detector_sensor_and_leds(defective: Path) -> None:
     assert table.meta["DET_SER"] == Bench(CONFIG).camera[DETECTOR].serial
     assert table.meta["CALIBDATE"].startswith("20")
     assert table.meta["leds"] == ["red", "nm960"]
-    in_light = table[table["quantity"] == "deviation"]
-    assert np.mean(in_light["leds"] == "red,nm960") > 0.9
+    # An unstable pixel may deviate in the flat of one LED alone.
+    unstable = {(box.x0, box.y0) for box in boxes_in(defective) if box.reason == "unstable"}
+    steady = [box for box in boxes_in(defective) if box.quantity == "deviation" and (box.x0, box.y0) not in unstable]
+    assert np.mean([box.leds == ("red", "nm960") for box in steady]) > 0.95
     assert np.all(np.isfinite(table["value_err"]) & (table["value_err"] > 0))
 
 

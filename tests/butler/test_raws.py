@@ -38,8 +38,9 @@ def _refused(result: tuple[int, str, str], *patterns: str) -> None:
         assert re.search(pattern, lines[0]), (pattern, lines[0])
 
 
-def test_a_run_from_a_repository_has_the_bits_of_one_from_folders(shared_repository: Path, made: Path, tmp_path: Path) -> None:
-    found = run(write_config(made, tmp_path / "config.yaml", shared_repository), stages=STAGES)
+def test_a_run_from_a_repository_has_the_bits_of_one_from_folders(repo: Path, made: Path, tmp_path: Path) -> None:
+    """Its products go back into the repository; those of the run from folders are the same ones."""
+    found = run(write_config(made, tmp_path / "config.yaml", repo), stages=STAGES)
     expected = open_run(made / "out")
     for name in expected.exposures.colnames:
         own, other = (np.asarray(table.exposures[name]) for table in (found, expected))
@@ -48,6 +49,9 @@ def test_a_run_from_a_repository_has_the_bits_of_one_from_folders(shared_reposit
         own, other = found.flat("red", detector), expected.flat("red", detector)
         for plane in ("image", "mask", "variance"):
             assert getattr(own, plane).tobytes() == getattr(other, plane).tobytes()
+    options = PutOptions(repo=str(repo), collection="u/test/flats", begin="2021-12-01")
+    assert "permil_flat: 2 new" in put_run(tmp_path / "out", options)
+    assert "permil_flat: 2 unchanged" in put_run(made / "out", options)
 
 
 def test_a_query_takes_what_it_names(shared_repository: Path, made: Path, tmp_path: Path, permil: Permil) -> None:

@@ -528,6 +528,41 @@ def plan_check(config: ConfigPath, overrides: Overrides = None, as_json: AsJson 
     _print_result(check, as_json=as_json)
 
 
+@plan_app.has("write", examples=("permil plan write plan.yaml --out acquisition",))
+def plan_write(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder for the files", parser=_path)] = Path("acquisition"),
+    as_json: AsJson = False,
+) -> None:
+    """Write the acquisition files of a plan, with time, data volume and predicted errors."""
+    from permil.camera import load_camera
+    from permil.config import load_config
+    from permil.plan.stage import write_acquisition_files
+
+    loaded = load_config(config, overrides)
+    written = write_acquisition_files(
+        loaded.plan,
+        load_camera(loaded.camera),
+        out,
+        has_photodiode=loaded.isr.photodiode == "header",
+        seed=loaded.seed,
+        inputs=[config],
+    )
+    _print_result(written, as_json=as_json)
+
+
+@plan_app.has("improve", examples=("permil plan improve plan.yaml plan.photodiode_drift=1e-3 plan.budget_hours=4",))
+def plan_improve(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Change order, fiducials and images of a plan within a time budget, so that a drift harms the flat least."""
+    from permil.camera import load_camera
+    from permil.config import load_config
+    from permil.plan.stage import write_improvement
+
+    loaded = load_config(config, overrides)
+    _print_result(write_improvement(loaded, load_camera(loaded.camera)), as_json=as_json)
+
+
 @app.has(purpose=_ALL, examples=("permil demo", "permil demo /tmp/demo --seed 2"))
 def demo(
     out: Annotated[Path, typer.Argument(metavar="[OUT]", help="folder to make", parser=_path)] = Path("demo"),

@@ -7,6 +7,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from permil.camera import Amplifier, Camera, Detector, ReferenceBox
 from permil.flat.joint import DetectorSignals, ExposureList, logarithm_of
+from permil.plan.points import planned_points
 from permil.plan.prediction import cell_places, plateau
 
 SIDE = 160
@@ -35,24 +36,28 @@ def toy_camera(columns=3, rows=3, *, read_noise=0.0):
     return Camera("toy", "toy", PIXEL_MM, 0.0, 0.0, reference, detectors)
 
 
-def carry_out(positions, camera, rng, *, electrons=3e4, photodiode_noise=2e-3, fwhm=140.0):
-    """Take the images of a plan: signals of 16 x 16 super-pixels, an uneven beam, photodiode noise; and the true response."""
+def planned_positions(plan, camera):
+    return [point.position for point in planned_points(plan, camera)]
+
+
+def carry_out(positions, camera, rng, *, electrons=3e4, photodiode_noise=2e-3, fwhm=140.0, drift=0.0, cells=16):
+    """Take the images of a plan: signals of super-pixels, an uneven beam, a photodiode with noise and drift; and the true response."""
     images = np.repeat(np.arange(len(positions)), [position.images for position in positions])
     x, y = (np.array([getattr(positions[number], name) for number in images]) for name in ("x_mm", "y_mm"))
     log_scale = 1e-3 * rng.standard_normal(images.size)
     reading = log_scale + photodiode_noise * rng.standard_normal(images.size)
-    exposures = ExposureList(x, y, reading, np.arange(images.size, dtype=float))
+    exposures = ExposureList(x, y, reading + drift, np.arange(images.size, dtype=float))
     structure = gaussian_filter(rng.standard_normal((200, 200)), 4.0, mode="wrap")
     structure *= 3e-3 / structure.std()
     detectors, responses = [], {}
     for detector in camera.science:
         seen = np.array([number for number, image in enumerate(images) if detector.name in positions[image].read])
-        place_x, place_y = cell_places(detector, 16)
+        place_x, place_y = cell_places(detector, cells)
         ux, uy = place_x - x[seen, None], place_y - y[seen, None]
-        response = 0.01 * rng.standard_normal(256)
+        response = 0.01 * rng.standard_normal(cells**2)
         uneven = map_coordinates(structure, np.array([ux, uy]) / 1.5 + 100, order=3, mode="grid-wrap")
         log_mean = np.log(plateau(fwhm)(ux, uy)) + uneven + log_scale[seen, None] + response
-        mean = electrons * 100 * np.exp(log_mean)
+        mean = electrons * (SIDE / cells) ** 2 * np.exp(log_mean)
         signal = mean + np.sqrt(mean) * rng.standard_normal(mean.shape)
         detectors.append(DetectorSignals(detector.name, place_x, place_y, seen, *logarithm_of(signal, mean)))
         responses[detector.name] = response

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from plan_bench import toy_camera
+from plan_bench import planned_positions, toy_camera
 
 from permil.config.plan import PlanConfig
 from permil.errors import CameraError, ConfigError, InputError, PositionError
-from permil.plan.check import planned_positions
-from permil.plan.positions import amplifier_centre, named_detectors, quincunx, read_acquisition, scan_grid
+from permil.plan.acquisition import read_acquisition
+from permil.plan.positions import amplifier_centre, named_detectors, quincunx, scan_grid
 
 CFG = """\
 # a scan and pointings

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from astropy.table import Table
+from plan_bench import planned_positions
 
 from permil.config.plan import PlanConfig
 from permil.errors import InputError
 from permil.exposures import Exposure, exposures_to_table
 from permil.exposures.index import Index
-from permil.plan.check import planned_positions
 from permil.plan.positions import positions_taken
 from permil.products import write_table
 

@@ -57,6 +57,42 @@ class PlanPointings(Section):
     read: Readout = Field(default="raft", description="detectors read out: the one aimed at, its readout board, its raft, or all")
 
 
+class PlanLed(Section):
+    """An LED of the acquisition files."""
+
+    led: AnyLed = Field(description="name of the LED")
+    current_a: PositiveFloat | None = Field(default=None, description="current, A; by default the usual one of this LED")
+    exposure_s: PositiveFloat | None = Field(default=None, description="exposure time, s; by default the usual one of this LED")
+    electrons: PositiveFloat | None = Field(
+        default=None,
+        description="electrons per pixel that this exposure gives at the beam's maximum; the time is then scaled to plan.electrons",
+    )
+
+
+class PlanFiles(Section):
+    """Acquisition files that `permil plan write` makes, and what their images cost."""
+
+    dialect: Literal["locations", "columns"] = Field(
+        default="locations",
+        description="readout in the key LOCATIONS of a file, or in a third column of its points (as in files by REB)",
+    )
+    per: Literal["raft", "board", "detector", "all"] = Field(
+        default="raft", description="pointings that share a file: those of a raft, a readout board, a detector, or all"
+    )
+    leds: list[PlanLed] = Field(
+        default=[], description="LEDs in the order of acquisition; by default all six with usual settings"
+    )
+    offset_mm: tuple[float, float] = Field(
+        default=(0.0, 0.0), description="XOFFSET and YOFFSET, mm, which the test stand adds to each point"
+    )
+    biases: Annotated[int, Field(ge=0)] = Field(default=10, description="biases before and after the images of a file")
+    readout_s: NotNegative = Field(default=3.0, description="time of an image beyond its exposure time, s")
+    move_s: NotNegative = Field(default=5.0, description="time of a move of the projector, s")
+    bytes_per_pixel: PositiveFloat = Field(
+        default=1.4, description="size of a raw file for each of its pixels; 4 without compression"
+    )
+
+
 class PlanConfig(Section):
     """The plan; without scan, pointings, acquisition and taken: a 12 x 12 scan and five points per detector."""
 
@@ -82,6 +118,20 @@ class PlanConfig(Section):
         default="listed",
         description="order in time: as listed, or shuffled with the seed (which makes a drift look less like a gradient)",
     )
+    passes: PositiveInt = Field(
+        default=1, description="passes over the positions, among which the images of each are divided, one or more in each"
+    )
+    fiducial_every: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="one image at a central position, the same each time, after every so many visits (which measures a drift); 0: none",
+    )
+    interleaved: bool = Field(
+        default=True, description="all LEDs at each position; if false, one LED after the other, each with files of its own"
+    )
+    budget_hours: PositiveFloat | None = Field(
+        default=None, description="time that `permil plan improve` may use; by default that of the plan itself"
+    )
+    files: PlanFiles = Field(default=PlanFiles(), description="acquisition files")
     electrons: PositiveFloat = Field(default=50_000.0, description="electrons per pixel of one image at the beam's maximum")
     beam_fwhm_mm: PositiveFloat = Field(default=140.0, description="full width at half maximum of the beam, mm")
     beam: Annotated[str, ConfigPath("")] = Field(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from html import escape
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,24 +16,11 @@ from permil.arrays import plain_array
 from permil.beam.fits import model_from_hdus
 from permil.camera import Camera, load_camera
 from permil.config.load import make_section
-from permil.config.plan import PlanConfig, PlanPointings, PlanScan, Readout
+from permil.config.plan import PlanConfig, Readout
 from permil.errors import ConfigError, InputError, PositionError
-from permil.exposures.stage import read_index
-from permil.plan.positions import (
-    AcquisitionPoint,
-    Place,
-    PlannedPosition,
-    amplifier_centre,
-    named_detectors,
-    nearest_detector,
-    only_these,
-    positions_taken,
-    quincunx,
-    read_acquisition,
-    read_at_location,
-    read_with,
-    scan_grid,
-)
+from permil.plan.leds import led_exposures
+from permil.plan.points import PlannedPoint, in_order, planned_points
+from permil.plan.positions import PlannedPosition, named_detectors, only_these, read_with
 from permil.plan.prediction import (
     FEWEST_CELLS,
     BeamShape,
@@ -48,13 +34,10 @@ from permil.plan.prediction import (
     predict,
 )
 from permil.plan.summary import describe, draw_errors
-from permil.products import RunFolder
 from permil.progress import parallel_map
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_SCAN_WIDTH_MM = 80.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -217,7 +200,11 @@ def check_plan(
     if plan is not None and options:
         raise ConfigError(f"{next(iter(options))} is given beside a whole plan", remedy="give one of the two")
     plan = plan or make_section(PlanConfig, options)
-    placed = planned_positions(plan, camera) if positions is None else _placed(positions, camera, images, read, plan)
+    if positions is None:
+        points = planned_points(plan, camera)
+    else:
+        points = [PlannedPoint(position) for position in _placed(positions, camera, images, read, plan)]
+    placed = [point.position for point in in_order(points, plan, seed=seed)]
     signals, knots_mm = _signals(plan, camera, placed)
     prediction = predict(
         placed,
@@ -226,7 +213,7 @@ def check_plan(
         photodiode_drift=plan.photodiode_drift,
         knots_mm=knots_mm,
         limit=plan.mode_limit,
-        shuffle=np.random.default_rng(seed) if plan.order == "shuffled" else None,
+        drift_length=1.0 if plan.interleaved else float(len(led_exposures(plan))),
     )
     wanted = tuple(detector.name for detector in named_detectors(camera, plan.detectors)) if plan.detectors else ()
     return PlanCheck(prediction, plan, knots_mm, wanted, has_photodiode)
@@ -248,74 +235,6 @@ def _placed(positions: Any, camera: Camera, images: int, read: Readout, plan: Pl
             raise PositionError("a position is masked or not finite", remedy="leave it out")
         placed = [PlannedPosition(x, y, images, read_with(camera, (x, y), read)) for x, y in places.tolist()]
     return only_these(placed, {detector.name for detector in named_detectors(camera, plan.detectors)})
-
-
-def planned_positions(plan: PlanConfig, camera: Camera) -> list[PlannedPosition]:
-    """Return all positions of a plan in this order: taken, scan, pointings, acquisition files.
-
-    The readout is restricted to the detectors of the plan.
-
-    Raises
-    ------
-    PermilError
-        If a named detector, raft, LED, file or index does not exist.
-    """
-    wanted = named_detectors(camera, plan.detectors)
-    names = {detector.name for detector in wanted}
-    scan, pointings = plan.scan, plan.pointings
-    if scan is None and pointings is None and not plan.acquisition and not plan.taken:
-        scan, pointings = PlanScan(), PlanPointings()
-    positions: list[PlannedPosition] = []
-    if plan.taken:
-        path = Path(plan.taken)
-        index = read_index(path if path.suffix == ".parquet" else RunFolder(path).exposures)
-        positions += positions_taken(index, plan.led)
-    if scan is not None:
-        centre = scan.centre_mm or amplifier_centre(camera, scan.detector, scan.amp)
-        names.add(nearest_detector(camera.science, centre).name)
-        positions += _scan_positions(scan, centre, camera)
-    if pointings is not None:
-        places: list[Place] = list(pointings.points)
-        if pointings.aim or not pointings.points:
-            aimed = named_detectors(camera, pointings.aim) if pointings.aim else wanted
-            places += [place for detector in aimed for place in quincunx(detector)]
-        positions += [PlannedPosition(*place, pointings.images, read_with(camera, place, pointings.read)) for place in places]
-    positions += _acquisition_positions(plan, camera)
-    return only_these(positions, names)
-
-
-def _scan_positions(scan: PlanScan, centre: Place, camera: Camera) -> list[PlannedPosition]:
-    pitch = scan.pitch_mm or (scan.width_mm or _SCAN_WIDTH_MM) / max(scan.nx - 1, scan.ny - 1, 1)
-    # The detectors read out are those at the centre of the scan, for all positions.
-    read = read_with(camera, centre, scan.read)
-    return [PlannedPosition(*place, scan.images, read) for place in scan_grid(centre, (scan.nx, scan.ny), pitch)]
-
-
-def _acquisition_positions(plan: PlanConfig, camera: Camera) -> list[PlannedPosition]:
-    points = [point for path in plan.acquisition for point in read_acquisition(path)]
-    return [
-        PlannedPosition(point.x_mm, point.y_mm, point.images, read_at_location(camera, point.location))
-        for point in _of_one_led(points, plan.led)
-    ]
-
-
-def _of_one_led(points: Sequence[AcquisitionPoint], led: str) -> list[AcquisitionPoint]:
-    """Return the points of an LED; without a name all points must share one LED."""
-    listed = sorted({name for point in points for name in point.leds})
-    if led:
-        chosen = [point for point in points if led in point.leds or not point.leds]
-        if points and not chosen:
-            raise ConfigError(
-                f"no acquisition file uses the LED {led!r}", remedy=f"plan.led can be {', '.join(listed)}", value=led
-            )
-        return chosen
-    if listed and not set.intersection(*(set(point.leds or listed) for point in points)):
-        raise ConfigError(
-            "the acquisition files have no LED in common",
-            remedy=f"choose one with plan.led: {', '.join(listed)}",
-            allowed=listed,
-        )
-    return list(points)
 
 
 def _signals(plan: PlanConfig, camera: Camera, positions: Sequence[PlannedPosition]) -> tuple[list[PlannedSignals], float]:

@@ -1,12 +1,9 @@
-"""Projector positions, planned or already taken, with the number of images and the detectors read out; acquisition files."""
+"""Projector positions, planned or already taken, with the number of images and the detectors read out."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from astropy.table import Table
@@ -90,6 +87,19 @@ def quincunx(detector: Detector) -> list[Place]:
     return [(float(first), float(second)) for first, second in zip(x, y, strict=True)]
 
 
+def location_of(aimed: Detector, readout: str) -> str:
+    """Return what is read out as acquisition files name it: ``R22/Reb1``, ``R22``, or "" for all.
+
+    Parameters
+    ----------
+    readout
+        See `read_with`. A single ``detector`` is read out with its board.
+    """
+    if readout == "all":
+        return ""
+    return aimed.raft if readout == "raft" else f"{aimed.raft}/{aimed.reb}"
+
+
 def named_detectors(camera: Camera, names: Sequence[str]) -> list[Detector]:
     """Return the science detectors with given names (in any spelling) or in given rafts, in the camera's order; all by default.
 
@@ -122,9 +132,13 @@ def read_with(camera: Camera, place: Place, readout: str) -> frozenset[str]:
     readout
         The ``detector`` aimed at, its ``board``, its ``raft``, or ``all``. Between detectors the nearest one is used.
     """
+    return read_beside(camera, nearest_detector(camera.science, place), readout)
+
+
+def read_beside(camera: Camera, aimed: Detector, readout: str) -> frozenset[str]:
+    """Return the science detectors that are read out with the detector that is aimed at; see `read_with`."""
     if readout == "all":
         return frozenset(detector.name for detector in camera.science)
-    aimed = nearest_detector(camera.science, place)
     if readout == "detector":
         return frozenset([aimed.name])
     whole_raft = readout == "raft"
@@ -213,118 +227,3 @@ def _position(rows: Table) -> PlannedPosition:
     read = frozenset(str(name) for name in rows["detector"])
     x_mm, y_mm = (float(np.mean(np.asarray(rows[name], dtype=float))) for name in ("x_mm", "y_mm"))
     return PlannedPosition(x_mm, y_mm, len(set(rows["obsid"])), read)
-
-
-# Text may follow the closing bracket directly, as in a file in use.
-_SECTION = re.compile(r"^\[([^\]]+)\]")
-_ENTRY = re.compile(r"^\s*([A-Za-z_]\w*)\s*=(.*)$")
-_COMMENTS = ("#", ";")
-
-
-@dataclass(frozen=True)
-class AcquisitionPoint:
-    """A projector position of an acquisition file.
-
-    Parameters
-    ----------
-    x_mm, y_mm : float
-        CCS, including the offset of the file.
-    images : int
-        Number of images per LED.
-    leds : tuple of str
-        LEDs that are switched on.
-    location : str
-        Part of the camera that is read out: ``R22/Reb1``, ``R02``; empty for all.
-    """
-
-    x_mm: float
-    y_mm: float
-    images: int
-    leds: tuple[str, ...]
-    location: str
-
-
-def read_acquisition(path: str | Path) -> list[AcquisitionPoint]:
-    """Return the points of an acquisition file in the order of acquisition.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, has no points, or has text in place of a number.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-    except OSError as error:
-        raise InputError(f"the acquisition file cannot be read ({error.strerror})", path=path, remedy="check the path") from error
-    sections = _sections(text)
-    points: list[AcquisitionPoint] = []
-    for step in sections.get("acquire", {}).get("", []):
-        section = sections.get(step.lower())
-        if section is None:
-            raise InputError(f"step {step} of [ACQUIRE] has no section", path=path, remedy=f"add a section [{step.upper()}]")
-        if "point" in section:
-            points += _points(section, path)
-    if not points:
-        raise InputError(
-            "not an acquisition file with points",
-            path=path,
-            remedy="a step of its section [ACQUIRE] must name a section with the entry `point = x y, ...`",
-        )
-    return points
-
-
-def _sections(text: str) -> dict[str, dict[str, list[str]]]:
-    """Return the lines of each entry of each section; lines without an entry are listed under an empty name."""
-    sections: dict[str, dict[str, list[str]]] = {}
-    section: dict[str, list[str]] = {}
-    name = ""
-    for line in text.splitlines():
-        content = line.strip()
-        header, entry = _SECTION.match(content), _ENTRY.match(line)
-        if not content or content.startswith(_COMMENTS):
-            continue
-        if header:
-            section, name = sections.setdefault(header[1].strip().lower(), {}), ""
-        elif entry:
-            name = entry[1].lower()
-            section.setdefault(name, []).append(entry[2].strip())
-        else:
-            section.setdefault(name, []).append(content)
-    return sections
-
-
-def _points(section: dict[str, list[str]], path: Path) -> list[AcquisitionPoint]:
-    offset = [_number(" ".join(section.get(name, ["0"])), name.upper(), path) for name in ("xoffset", "yoffset")]
-    images = _number(" ".join(section.get("imcount", ["1"])), "IMCOUNT", path)
-    if images < 1 or images != round(images):
-        raise InputError(
-            f"IMCOUNT = {images:g} is not a valid number of images", path=path, remedy="give 1 or more", value=images
-        )
-    leds = tuple(fields[0] for fields in _fields(section.get("expose", [])))
-    locations = " ".join(section.get("locations", []))
-    points = []
-    for fields in _fields(section["point"]):
-        if len(fields) not in (2, 3):
-            raise InputError(
-                f"the point {' '.join(fields)!r} is not valid", path=path, remedy="write x y, or x y location", value=fields
-            )
-        x, y = (_number(word, "point", path) for word in fields[:2])
-        location = fields[2] if len(fields) == 3 else locations
-        points.append(AcquisitionPoint(x + offset[0], y + offset[1], int(images), leds, location))
-    return points
-
-
-def _fields(lines: list[str]) -> list[list[str]]:
-    """Split entries, separated by commas or lines, into fields; one comma is missing in files in use."""
-    return [entry.split() for line in lines for entry in line.split(",") if entry.strip()]
-
-
-def _number(text: str, what: str, path: Path) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{what}: {text!r} is not a number", path=path, remedy="correct it there", value=text)
-    return number

@@ -226,7 +226,7 @@ def predict(
     photodiode_drift: float,
     knots_mm: float,
     limit: float,
-    shuffle: np.random.Generator | None = None,
+    drift_length: float = 1.0,
 ) -> PlanPrediction:
     """Predict the errors of a flat from planned positions.
 
@@ -244,8 +244,8 @@ def predict(
         Knot spacing of the beam.
     limit
         See `permil.flat.joint.check_design`.
-    shuffle
-        Random generator for a shuffled order.
+    drift_length
+        Correlation length of the drift as a fraction of the time of these positions.
 
     Raises
     ------
@@ -253,12 +253,7 @@ def predict(
         If the positions determine so little that the errors cannot be computed.
     """
     images = np.array([position.images for position in positions])
-    if shuffle is not None:
-        order = shuffle.permutation(len(positions))
-        first = np.empty(len(positions))
-        first[order] = np.cumsum(images[order]) - images[order]
-    else:
-        first = np.cumsum(images) - images
+    first = np.cumsum(images) - images
     reading = np.full(len(positions), np.nan if photodiode_noise is None else 0.0)
     exposures = ExposureList(
         np.array([position.x_mm for position in positions]),
@@ -266,7 +261,7 @@ def predict(
         reading,
         first + (images - 1) / 2,
     )
-    drifts = (Drift(photodiode_drift, 1.0, 1.0),) if photodiode_drift > 0 else ()
+    drifts = (Drift(photodiode_drift, drift_length, 1.0),) if photodiode_drift > 0 else ()
     photodiode = PlannedPhotodiode(photodiode_noise or 1.0, 0.0, drifts, images=tuple(images.tolist()))
     footprints = [each.footprint for each in signals]
     try:

@@ -78,7 +78,7 @@ def test_examples_of_help_parse(command: tuple[str, ...]) -> None:
             found, rest = found.commands[rest[0]], rest[1:]
         found = found.commands["run"] if hasattr(found, "commands") else found
         found.make_context("permil", list(rest), resilient_parsing=True)
-        known = {option for one in found.params for option in one.opts}
+        known = {option for one in found.params for option in (*one.opts, *one.secondary_opts)}
         assert {word for word in rest if word.startswith("--")} <= known, example
 
 

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from permil.camera.model import Detector
     from permil.compare.correlation.correlate import correlate
     from permil.compare.correlation.result import CorrelationResult
+    from permil.compare.flats import FlatComparison, compare_flats
     from permil.config.load import load_config
     from permil.config.model import Config
     from permil.errors import PermilError
@@ -74,6 +75,7 @@ __all__ = [
     "DetectorSignals",
     "ExposureList",
     "Flat",
+    "FlatComparison",
     "FlatDifference",
     "MaskPlane",
     "PermilError",
@@ -85,6 +87,7 @@ __all__ = [
     "assemble",
     "calibrate_spots",
     "check_plan",
+    "compare_flats",
     "correlate",
     "divide",
     "find_grid",
@@ -109,6 +112,7 @@ _MODULE_OF = {
     "DetectorSignals": "flat.joint.data",
     "ExposureList": "flat.joint.data",
     "Flat": "flat.flat",
+    "FlatComparison": "compare.flats",
     "FlatDifference": "flat.difference",
     "MaskPlane": "products.masks",
     "PermilError": "errors",
@@ -119,6 +123,7 @@ _MODULE_OF = {
     "assemble": "exposures.raw_file",
     "calibrate_spots": "spots.stage",
     "check_plan": "plan.check",
+    "compare_flats": "compare.flats",
     "correlate": "compare.correlation.correlate",
     "divide": "flat.flat",
     "find_grid": "spots.grid",

@@ -47,6 +47,10 @@ Scheduler = Annotated[
 ]
 Detector = Annotated[str | None, typer.Option("--detector", help="do the task of this detector alone, such as R22_S11")]
 Led = Annotated[str | None, typer.Option("--led", help="do this LED alone")]
+OfDetector = Annotated[
+    str, typer.Option("--detector", help="detector, by name, number or serial number, of files that name none")
+]
+OfCamera = Annotated[str, typer.Option("--camera", help="camera of files that name none (default: lsstcam)")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run", parser=_path)]
 Begin = Annotated[str, typer.Option(metavar="DATE", help="begin of the validity, TAI (default: that of the run, else no bound)")]
@@ -376,12 +380,14 @@ def flat_apply(
     flat: Annotated[Path, typer.Argument(metavar="FLAT", help="flat of one detector", parser=_path)],
     image: Annotated[Path, typer.Argument(metavar="IMAGE", help="image of the same detector, assembled", parser=_path)],
     out: Out,
+    detector: OfDetector = "",
+    camera: OfCamera = "",
     as_json: AsJson = False,
 ) -> None:
-    """Divide an image by a flat, with errors and masks."""
+    """Divide an image by a flat, with errors and masks; both may be of any program."""
     from permil.flat.flat import Flat
 
-    _print_result(Flat.read(flat).apply_to_file(image, out), as_json=as_json)
+    _print_result(Flat.read(flat, detector=detector, camera=camera).apply_to_file(image, out), as_json=as_json)
 
 
 @flat_app.has("diff")
@@ -389,13 +395,21 @@ def flat_diff(
     first: Annotated[Path, typer.Argument(metavar="A", help="flat", parser=_path)],
     second: Annotated[Path, typer.Argument(metavar="B", help="flat of the same detector", parser=_path)],
     out: Annotated[Path | None, typer.Option("--out", help="write the ratio map here (FITS)", parser=_path)] = None,
+    smooth: Annotated[
+        Path | None,
+        typer.Option("--smooth", help="write the smooth ratio, the illumination correction, here (FITS)", parser=_path),
+    ] = None,
+    degree: Annotated[int, typer.Option(help="degree of the smooth ratio in x and y")] = 4,
     super_pixel_mm: Annotated[float, typer.Option(help="side of a super-pixel, mm")] = 0.64,
+    detector: OfDetector = "",
+    camera: OfCamera = "",
     as_json: AsJson = False,
 ) -> None:
-    """Compare two flats: ratio, rms at pixel and super-pixel scale, gradient, amplifiers."""
-    from permil.flat.difference import diff_files
+    """Compare two flats of any program: smooth ratio, amplifier steps, small-scale ratio, gradient."""
+    from permil.compare.flats import DiffOptions, diff_files
 
-    _print_result(diff_files(first, second, out, super_pixel_mm=super_pixel_mm), as_json=as_json)
+    options = DiffOptions(out, smooth, detector, camera, super_pixel_mm, degree)
+    _print_result(diff_files(first, second, options), as_json=as_json)
 
 
 @app.has(purpose=_STAGES, examples=("permil stability config.yaml", "permil stability config.yaml --led red"))

@@ -274,11 +274,12 @@ WITHOUT_ARRAYS = {
     "CorrelationResult.plot", "CorrelationResult.plot_all", "CorrelationResult.plot_blocks", "CorrelationResult.plot_null",
     "CorrelationResult.plot_scatter", "CorrelationResult.row", "Detector", "Detector.amplifier", "Detector.amplifier_map",
     "Detector.is_called", "Detector.plain", "Flat.apply_to_file", "Flat.difference", "Flat.facts", "Flat.of", "Flat.plot", "Flat.read",
-    "Flat.to_ccddata", "Flat.write", "FlatDifference", "FlatDifference.facts", "FlatDifference.plot",
+    "Flat.to_ccddata", "Flat.write", "FlatComparison", "FlatComparison.describe", "FlatComparison.facts", "FlatComparison.write_smooth",
+    "FlatDifference", "FlatDifference.facts", "FlatDifference.plot",
     "MaskPlane", "PermilError", "PlanCheck", "PlanCheck.facts", "PlanCheck.plot",
     "RunResults", "RunResults.beam", "RunResults.calibration", "RunResults.flat", "RunResults.table", "SimulatedCampaign",
     "SimulatedCampaign.flat", "SimulatedCampaign.gains", "SimulatedCampaign.raw", "SimulatedCampaign.write", "assemble",
-    "calibrate_spots", "load_beam", "load_camera", "load_config", "nddata.read_ccddata", "open_run", "reduce", "run",
+    "calibrate_spots", "compare_flats", "load_beam", "load_camera", "load_config", "nddata.read_ccddata", "open_run", "reduce", "run",
     "simulate_campaign", "solve_joint",
 }  # fmt: skip
 """Public functions that take no array: files, names, options, or objects that are in ``CASES`` themselves."""

@@ -14,9 +14,9 @@ from astropy.nddata import CCDData, InverseVariance, StdDevUncertainty
 from astropy.utils.masked import Masked
 
 from permil.camera import Camera
+from permil.compare.flats import DiffOptions, diff_files
 from permil.errors import FlatError, InputError
 from permil.flat.apply import apply_flat
-from permil.flat.difference import diff_files
 from permil.flat.flat import Flat
 from permil.products import MaskPlane, read_image, write_image
 
@@ -257,11 +257,11 @@ def test_flats_are_compared_if_they_are_of_one_sensor(bin8: Camera, tmp_path: Pa
     hdu = fits.PrimaryHDU(data)
     hdu.header["DETECTOR"] = 94
     fits.HDUList([hdu, fits.ImageHDU(np.full(data.shape, 1e-4 * FLAT, np.float32), name="ERR")]).writeto(foreign)
-    assert "median ratio           1.000" in diff_files(first, foreign, tmp_path / "ratio.fits", super_pixel_mm=0.64)
+    assert "median ratio           1.000" in diff_files(first, foreign, DiffOptions(tmp_path / "ratio.fits"))
     for name, cards in (("place", {"DETECTOR": OTHER}), ("serial", {"LSST_NUM": "E2V-CCD250-999"})):
         other = write_flat(tmp_path / f"{name}.fits", bin8, **cards)
         with pytest.raises(FlatError, match=next(iter(cards.values()))):
-            diff_files(first, other, None, super_pixel_mm=0.64)
+            diff_files(first, other, DiffOptions())
 
 
 def test_flats_without_a_variance_are_compared_and_that_is_said(bin8: Camera, tmp_path: Path) -> None:
@@ -271,7 +271,7 @@ def test_flats_without_a_variance_are_compared_and_that_is_said(bin8: Camera, tm
         hdu = fits.PrimaryHDU(1 + 1e-3 * rng.standard_normal(bin8[DETECTOR].shape))
         hdu.header.update({"DETECTOR": DETECTOR, "CAMERA": "lsstcam-bin8"})
         hdu.writeto(path)
-    said = diff_files(*paths, tmp_path / "ratio.fits", super_pixel_mm=0.64)
+    said = diff_files(paths[0], paths[1], DiffOptions(tmp_path / "ratio.fits"))
     assert "chi-square nan" in said
     assert "b.fits: no variance" in said
 

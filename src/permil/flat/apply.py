@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from astropy import units as u
 from numpy.typing import ArrayLike, NDArray
 
 from permil.arrays import parse_unit, plain_image, require_linear, unit_of
+from permil.camera import load_camera
 from permil.errors import FlatError, InputError
 from permil.products import (
     SERIAL_CARD,
@@ -215,6 +216,50 @@ def read_any_flat(
         what = f"a {kind}" if kind else f"in {unit}"
         raise FlatError(f"this is {what}, not a flat", path=path, remedy="give the flat of the detector", value=kind or unit)
     return flat, identify_sensor(flat.header, flat.image_header, path=path)
+
+
+def named_sensor(detector: str, camera: str = "") -> Sensor | None:
+    """Return the sensor that a user names, for files that do not name theirs; None without a name.
+
+    Raises
+    ------
+    CameraError
+        If the camera does not exist or has no such detector.
+    """
+    if not detector:
+        return None
+    known = load_camera(camera or "lsstcam")
+    return Sensor(known[detector].name, camera=known)
+
+
+def read_flats(paths: Sequence[Path], *, detector: str = "", camera: str = "") -> tuple[list[ImageProduct], Sensor | None, str]:
+    """Read flats of one sensor, of any program; return them, the sensor if it is known, and the name of its camera if one is named.
+
+    Parameters
+    ----------
+    detector, camera
+        Sensor and camera that a user names.
+
+    Raises
+    ------
+    InputError
+        If a file cannot be read, or its headers contradict each other.
+    FlatError
+        If a file is no flat, or of another sensor.
+    """
+    sensor = named_sensor(detector, camera)
+    flats: list[ImageProduct] = []
+    for path in paths:
+        flat, own = read_any_flat(path, sensor=sensor, planes=flats[-1].planes if flats else None)
+        if sensor is not None:
+            require_sensor(sensor, flat, path, what="the flat")
+        elif own is not None:
+            for earlier, its_path in zip(flats, paths, strict=False):
+                require_sensor(own, earlier, its_path, what="the flat")
+        sensor = own if sensor is None or (detector and own is not None) else sensor
+        flats.append(flat)
+    cards = (card_of(flat.header, "CAMERA") for flat in flats)
+    return flats, sensor, camera or next((str(name) for name in cards if name is not None), "")
 
 
 def _is_relative(unit: str) -> bool:

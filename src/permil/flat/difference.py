@@ -1,4 +1,4 @@
-"""How two flats of one detector differ: ratio, scales, gradient, amplifiers; from arrays, and from files."""
+"""How two flats of one detector differ: ratio, scales, gradient, amplifiers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,8 @@ from permil.arrays import plain_array, plain_flags, unit_of
 from permil.camera import Detector, frames, load_camera
 from permil.config.flat import LARGEST_SUPER_PIXEL_MM
 from permil.errors import FlatError, InputError, PermilError
-from permil.flat.apply import light_of, read_any_flat, require_sensor
 from permil.flat.superpixel import size_in_pixels, super_pixels
-from permil.products import (
-    Description,
-    ImageProduct,
-    MaskPlane,
-    Sensor,
-    check_output,
-    is_good,
-    write_image,
-)
+from permil.products import ImageProduct, Sensor, is_good
 from permil.products.sensor_identity import card_of
 
 _PER_MIL = 1e3
@@ -250,49 +241,6 @@ def check_super_pixel(super_pixel_mm: float) -> None:
         )
 
 
-def diff_files(first_path: Path, second_path: Path, out: Path | None, *, super_pixel_mm: float) -> Description:
-    """Compare two flats of one detector; return a table of figures with errors and write the ratio map if asked.
-
-    Raises
-    ------
-    InputError
-        If a file cannot be read.
-    FlatError
-        If the flats do not belong together, or there are no such super-pixels.
-    OutputError
-        If the map cannot be written.
-    """
-    check_super_pixel(super_pixel_mm)
-    if out is not None:
-        check_output(out, inputs=[first_path, second_path])
-    (first, sensor), (second, of_second) = _two_flats(first_path, second_path)
-    detector = geometry_of(sensor or of_second, first, first_path)
-    difference = difference_of_products(first, second, detector, super_pixel_mm=super_pixel_mm)
-    if out is not None:
-        good = np.isfinite(difference.ratio)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            variance = first.variance / second.image**2 + second.variance * first.image**2 / second.image**4
-        header = {
-            "DETECTOR": (detector.name, "detector"),
-            "FIRST": (first_path.name[:60], "numerator"),
-            "SECOND": (second_path.name[:60], "denominator"),
-        }
-        mask = np.where(good, first.mask | second.mask, first.mask | second.mask | int(MaskPlane.NO_DATA))
-        write_image(out, difference.ratio, mask, np.where(good, variance, np.nan), header=header, planes=second.planes)
-    paths = (first_path, second_path)
-    leds = [light_of(product) or "?" for product in (first, second)]
-    title = f"{first_path} over {second_path} ({detector.name}, LED {leds[0]} over {leds[1]})"
-    notes = [f"{path.name}: {remark}" for path, flat in zip(paths, (first, second), strict=True) for remark in flat.remarks]
-    notes += [
-        f"{path.name}: no variance, so that noise, chi-square and errors lack its part"
-        for path, flat in zip(paths, (first, second), strict=True)
-        if not np.any(flat.variance > 0)
-    ]
-    facts = {"first": first_path, "second": second_path, "detector": detector.name, "leds": leds, **difference.facts()}
-    lines = [title, *describe_difference(difference), *(f"  {note}" for note in notes)]
-    return Description("\n".join(lines), facts | {"remarks": notes})
-
-
 def difference_of_products(
     first: ImageProduct, second: ImageProduct, detector: Detector, *, super_pixel_mm: float
 ) -> FlatDifference:
@@ -338,42 +286,34 @@ def describe_difference(difference: FlatDifference) -> list[str]:
     return lines
 
 
-def _two_flats(
-    first_path: Path, second_path: Path
-) -> tuple[tuple[ImageProduct, Sensor | None], tuple[ImageProduct, Sensor | None]]:
-    """Read two flats with their sensors, which must be one."""
-    first, sensor = read_any_flat(first_path)
-    second, of_second = read_any_flat(second_path, sensor=sensor, planes=first.planes)
-    if sensor is not None:
-        require_sensor(sensor, second, second_path, what="the flat")
-    elif of_second is not None:
-        require_sensor(of_second, first, first_path, what="the flat")
-    return (first, sensor), (second, of_second)
-
-
-def geometry_of(sensor: Sensor | None, product: ImageProduct, path: Path | None) -> Detector:
+def geometry_of(sensor: Sensor | None, product: ImageProduct, path: Path | None, *, camera: str = "") -> Detector:
     """Return the geometry of the detector of a flat.
+
+    Parameters
+    ----------
+    camera
+        Name of the camera, or its file; by default that of the header, else that of the sensor.
 
     Raises
     ------
     InputError
         If it is not known, or the flat is of another size.
     """
-    camera = card_of(product.header, "CAMERA")
+    named = camera or card_of(product.header, "CAMERA")
     detector = None if sensor is None else sensor.detector
-    if camera is not None and sensor is not None:
+    if named is not None and sensor is not None:
         try:
-            detector = load_camera(str(camera))[sensor.name]
+            detector = load_camera(str(named))[sensor.name]
         except PermilError as error:
             error.path = None if path is None else str(path)
             raise
     if detector is None:
-        raise InputError("the header does not name CAMERA and DETECTOR", path=path, remedy="give a flat that permil wrote")
+        raise InputError("the header does not name a sensor", path=path, remedy="name it (--detector R22_S11)")
     if detector.shape != product.image.shape:
         raise InputError(
-            f"the image has {product.image.shape} pixels, {detector.name} of camera {camera or 'lsstcam'} has {detector.shape}",
+            f"the image has {product.image.shape} pixels, {detector.name} of camera {named or 'lsstcam'} has {detector.shape}",
             path=path,
-            remedy="give flats of this camera, not binned",
+            remedy="give flats of this camera, not binned, or name their camera (--camera)",
             value=product.image.shape,
         )
     return detector

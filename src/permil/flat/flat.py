@@ -17,7 +17,7 @@ from permil.arrays import mask_of, plain_array, plain_image, unit_of
 from permil.beam import BeamModel
 from permil.camera import Detector, load_camera
 from permil.errors import FlatError, InputError
-from permil.flat.apply import apply_flat, apply_to_file, light_of, read_any_flat
+from permil.flat.apply import apply_flat, apply_to_file, light_of, read_flats
 from permil.flat.difference import FlatDifference, check_super_pixel, difference_of_products, geometry_of
 from permil.flat.divide import divide_by_beam, lit_by_beam
 from permil.flat.shared_errors import FlatModes, covariance_in_flat, mean_of_region
@@ -127,20 +127,24 @@ class Flat:
         return flat
 
     @classmethod
-    def read(cls, path: str | Path) -> Flat:
+    def read(cls, path: str | Path, *, detector: str = "", camera: str = "") -> Flat:
         """Read a flat of permil or of another program.
 
         Parameters
         ----------
         path
-            FITS file with an image, and optionally a mask and a variance.
+            FITS file with an image, and optionally a mask and a variance; segments of one sensor; or an array of NumPy (``.npy``).
+        detector, camera
+            Detector and camera of a file that does not name them.
 
         Raises
         ------
         InputError
             If the file cannot be read.
         FlatError
-            If it is not a flat.
+            If it is not a flat, or of another sensor than ``detector``.
+        CameraError
+            If there is no such detector or camera.
 
         Examples
         --------
@@ -148,8 +152,9 @@ class Flat:
         >>> permil.Flat.read("out/flat/red/R22_S11.fits").led
         'red'
         """
-        product, sensor = read_any_flat(Path(path))
-        return cls.of(product, sensor=sensor, path=Path(path))
+        (product,), sensor, named = read_flats([Path(path)], detector=detector, camera=camera)
+        place = geometry_of(sensor, product, Path(path), camera=named) if camera else None
+        return cls.of(product, sensor=sensor, detector=place, path=Path(path))
 
     def write(self, path: str | Path) -> None:
         """Write the flat as an image product (IMAGE, MASK, VARIANCE, and the modes if it has them).

@@ -25,7 +25,7 @@ from permil.arrays import parse_unit
 from permil.errors import InputError, PermilError
 from permil.products.fits import ImageProduct, has_wrong_sum, is_own_product, wrong_sum
 from permil.products.masks import MaskPlane, is_usable, mask_bits, translate_mask
-from permil.products.sensor_identity import Sensor, card_of, sensor_statements, without_label
+from permil.products.sensor_identity import Sensor, card_of, identify_sensor, sensor_statements, without_label
 
 Role = Literal["image", "mask", "good", "variance", "error", "inverse", "weight", "other", ""]
 
@@ -84,7 +84,9 @@ def read_any_image(
     planes: Mapping[str, int] | None = None,
     purpose: str = "FITS",
 ) -> ImageProduct:
-    """Read an assembled image of one detector from a FITS file of any program.
+    """Read an image of one detector from a FITS file of any program, or from an array of NumPy (``.npy``).
+
+    Segments of real numbers (calibrations of eotest) are assembled with the camera of the sensor.
 
     Parameters
     ----------
@@ -109,10 +111,11 @@ def read_any_image(
         If the file cannot be read, has no image or several candidates, is a raw file of segments, or its planes do not belong together.
     """
     path = Path(path)
-    with _readable(path, purpose), fits.open(path, memmap=False, do_not_scale_image_data=True) as hdus:
+    with _readable(path, purpose), _opened(path) as hdus:
         found = _planes(hdus, sensor, path)
-        if sum(_SEGMENT.fullmatch(plane.name) is not None for plane in found) > 1:
-            raise InputError("this is a raw file of segments", path=path, remedy="assemble it first (permil assemble)")
+        segments = [plane for plane in found if _SEGMENT.fullmatch(plane.name) is not None]
+        if len(segments) > 1:
+            return _assembled(segments, hdus[0].header, sensor, path)
         chosen = _choose_image(found, path, sensor, shape)
         by_version = sum(plane.role == "image" for plane in found) > 1
         others = [plane for plane in found if plane is not chosen and _belongs(plane, chosen, by_version=by_version)]
@@ -176,6 +179,73 @@ def _readable(path: Path, purpose: str) -> Iterator[None]:
     cut = [str(entry.message) for entry in caught if issubclass(entry.category, AstropyUserWarning)]
     if complaint := next((text for text in cut if _TRUNCATED in text), ""):
         raise InputError(f"damaged ({complaint})", path=path, remedy="make the file again")
+
+
+def _opened(path: Path) -> fits.HDUList:
+    """Open a FITS file, or an array of NumPy as one of an image without cards."""
+    if path.suffix.lower() != ".npy":
+        return fits.open(path, memmap=False, do_not_scale_image_data=True)
+    values = np.load(path, allow_pickle=False)
+    if values.ndim != 2 or values.dtype.kind not in "fiu":
+        raise InputError(
+            f"an array of type {values.dtype} with {values.ndim} axes is not an image",
+            path=path,
+            remedy="give an array of real numbers with two axes",
+            value=values.shape,
+        )
+    return fits.HDUList([fits.PrimaryHDU(values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64))])
+
+
+def _assembled(segments: Sequence[_Plane], primary: fits.Header, sensor: Sensor | None, path: Path) -> ImageProduct:
+    """Assemble the segments of a calibration (eotest): real numbers, with or without overscans."""
+    if any(plane.hdu.header["BITPIX"] > 0 for plane in segments):
+        raise InputError("this is a raw file of segments", path=path, remedy="assemble it first (permil assemble)")
+    sensor = sensor or identify_sensor(primary, path=path)
+    detector = None if sensor is None else sensor.detector
+    if detector is None:
+        raise InputError(
+            "the segments are of no known sensor",
+            path=path,
+            remedy="name it (--detector R22_S11) for a calibration, or assemble a raw file (permil assemble)",
+            value=len(segments),
+        )
+    image = np.full(detector.shape, np.nan)
+    names = {
+        name.lower(): entry for entry in detector.amplifiers for name in (entry.name, entry.extname, f"amp{entry.number:02d}")
+    }
+    taken = set()
+    for plane in segments:
+        amplifier = names.get(plane.name.replace(" ", "").replace("_", "").lower())
+        if amplifier is None or amplifier.name in taken:
+            raise InputError(
+                f"{plane} is not a segment of {detector.name}, or is duplicated",
+                path=path,
+                remedy="check the sensor and the file",
+            )
+        taken.add(amplifier.name)
+        if plane.shape == (amplifier.ny_raw, amplifier.nx_raw):
+            values = _image(plane)[amplifier.data_slices]
+        elif plane.shape == (amplifier.ny, amplifier.nx):
+            values = _image(plane)
+        else:
+            raise InputError(
+                f"{plane} does not have the {amplifier.ny} x {amplifier.nx} pixels of {amplifier.name}, nor with its overscans",
+                path=path,
+                remedy="name the camera with this geometry (--camera)",
+                value=plane.shape,
+            )
+        image[amplifier.slices] = values[:: -1 if amplifier.flip_y else 1, :: -1 if amplifier.flip_x else 1]
+    mask = np.where(np.isnan(image), np.int32(MaskPlane.NO_DATA), np.int32(0))
+    return ImageProduct(
+        image=image,
+        mask=mask,
+        variance=np.zeros(image.shape, dtype=np.float32),
+        header=primary.copy(),
+        image_header=fits.Header(),
+        extensions={},
+        planes={},
+        remarks=(f"assembled from {len(segments)} segments",),
+    )
 
 
 def _planes(hdus: fits.HDUList, sensor: Sensor | None, path: Path) -> list[_Plane]:
@@ -410,6 +480,8 @@ def _unit_factor(plane: _Plane, image: _Plane) -> float | None:
 def _sum_remarks(path: Path, planes: Sequence[_Plane], *, is_own: bool) -> list[str]:
     """Check data checksums: a changed product of permil is an error, a changed file of another program gives a remark."""
     numbers = {plane.number for plane in planes if plane.role != "other"}
+    if path.suffix.lower() == ".npy":
+        return []
     with fits.open(path, memmap=False, disable_image_compression=True) as hdus:
         changed = [number for number, hdu in enumerate(hdus) if number in numbers and has_wrong_sum(hdu)]
     if changed and is_own:

@@ -19,7 +19,7 @@ import permil
 from permil.cli import app
 from permil.config import Config
 from permil.errors import PermilError
-from permil.products import Description, plain_facts
+from permil.products import Description, plain_facts, read_table
 from permil.spots.catalog import write_catalog
 
 RUNNER = CliRunner()
@@ -209,6 +209,35 @@ def test_check_of_a_plan_as_json(tmp_path: Path) -> None:
     assert found["super_pixel_error"] == check.super_pixel_error
     assert [row["detector"] for row in found["detectors"]] == ["R22_S11"]
     assert all(Path(path).is_file() for path in found["files"])
+
+
+def test_a_plan_is_improved_and_written(tmp_path: Path) -> None:
+    section = {
+        "detectors": ["R22_S11"], "scan": {"nx": 5, "ny": 4, "width_mm": 60.0}, "photodiode_noise": 2e-4, "photodiode_drift": 3e-3,
+        "cells": 6, "beam_knots_mm": 20.0, "files": {"leds": [{"led": "red", "electrons": 1e5}], "biases": 1},
+    }  # fmt: skip
+    content = {"camera": "lsstcam-bin8", "plan": section, "seed": 4, "output": "out"}
+    config = tmp_path / "plan.yaml"
+    config.write_text(json.dumps(content), encoding="utf-8")
+    found = _json("plan", "improve", config)
+    assert [step["change"] for step in found["steps"]][:2] == ["as planned", "positions in random order"]
+    assert found["steps"][-1]["gradient_error"] < 0.3 * found["steps"][0]["gradient_error"]
+    assert read_table(Path(found["files"][0]))["gain"][1] == found["steps"][1]["gain"]
+    improved = found["files"][1]
+    written = _json("plan", "write", improved, "--out", tmp_path / "acquisition")
+    assert [Path(path).name for path in written["files"]] == ["ccob_sequence_red.cfg"]
+    assert written["leds"] == [{"led": "red", "current_a": 0.009, "exposure_s": 0.035}]
+    assert written["seconds"] == found["steps"][-1]["seconds"]
+    text = Path(written["files"][0]).read_text(encoding="utf-8")
+    assert text.startswith("# 20 points, 20 exposures of red, 2 biases: ")
+    assert f"gradient along X {written['errors']['gradient_error_x_per_mm']:.2g}" in text
+    checked = _json("plan", "check", improved)
+    assert checked["gradient_error_x_per_mm"] == written["errors"]["gradient_error_x_per_mm"]
+    # The order in the file is that of the prediction.
+    again = _json("plan", "check", config, f"plan={{scan: null, acquisition: [{written['files'][0]}]}}")
+    assert again["gradient_error_x_per_mm"] == pytest.approx(checked["gradient_error_x_per_mm"], rel=1e-3)
+    result = RUNNER.invoke(app, ["plan", "improve", str(config), "plan.budget_hours=0.01"])
+    assert "does not fit into 0.6 min" in str(result.exception)
 
 
 def test_a_run_validates_its_configuration_once(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
+from scipy import linalg
 
 from permil.camera import Detector, frames
 from permil.errors import FlatError
@@ -154,10 +155,10 @@ def cell_places(detector: Detector, cells: int) -> tuple[FloatArray, FloatArray]
 
 @dataclass(frozen=True)
 class PlannedPhotodiode(PhotodiodeModel):
-    """The photodiode averaged over the images of each position.
+    """The photodiode at the images of each position.
 
-    Images at one position see the same beam on the same pixels: their mean signal and mean reading contain all information about the flat,
-    and white noise averages.
+    Images at one position see the same beam on the same pixels, so that signals know their scales relative to each other: each reading
+    is the mean scale of its position, plus drift and noise.
 
     Parameters
     ----------
@@ -168,9 +169,17 @@ class PlannedPhotodiode(PhotodiodeModel):
     images: tuple[int, ...] = ()
 
     def covariance(self, time: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
-        """Return the covariance of the mean readings of all positions, shape (n, n)."""
-        white = np.diag(self.white**2 * (1.0 / np.array(self.images) - 1.0))
-        return super().covariance(time, epoch) + white
+        """Return the covariance of the scales that the readings of all images give to the positions, shape (n, n)."""
+        images = np.array(self.images)
+        if not self.drifts and epoch is None:
+            return np.diag(self.white**2 / images)
+        position = np.repeat(np.arange(images.size), images)
+        within = np.arange(position.size) - np.repeat(np.cumsum(images) - images, images)
+        each = time[position] + within - (images[position] - 1) / 2
+        every = super().covariance(each, None if epoch is None else epoch[position])
+        factor = linalg.cholesky(every, lower=True, overwrite_a=True)
+        mean = linalg.solve_triangular(factor, position[:, None] == np.arange(images.size), lower=True)
+        return linalg.inv(mean.T @ mean)
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ def actual_gradient_error(plan, camera, drift, *, seed, number):
     return (plane_operator(x, y, np.ones(x.size, dtype=bool)) @ error)[1:]
 
 
-def factors(seeds, draws):
-    """Return by which factor improved plans lower the error of the gradient: as predicted, and actually; rms over seeds."""
+def errors_before_and_after(seeds, draws):
+    """Return the errors of the gradient of a plan and of the improved one: predicted, and actual; rms over seeds."""
     camera, plan = toy_camera(2, 1), drifting_plan()
     predicted, actual = [], []
     every = drifts(plan, camera, seed=seeds[0], draws=len(seeds) * draws)
@@ -64,21 +64,22 @@ def factors(seeds, draws):
             actual.append([actual_gradient_error(step.plan, camera, drift, seed=seed, number=number) for step in ends])
     before, after = np.sqrt(np.mean(np.square(predicted), axis=0))
     real_before, real_after = np.sqrt(np.mean(np.square(actual), axis=(0, 2)))
-    print(f"predicted {before:.3g} to {after:.3g} per mm, actual {real_before:.3g} to {real_after:.3g}")
-    return before / after, real_before / real_after
+    return np.array([before, after]), np.array([real_before, real_after])
 
 
 @pytest.mark.full
-def test_the_error_of_the_gradient_falls_by_the_predicted_factor():
-    predicted, actual = factors(range(900, 920), 2)
-    assert predicted > 5
-    assert actual == pytest.approx(predicted, rel=0.2)
+def test_an_improved_plan_has_the_predicted_error():
+    predicted, actual = errors_before_and_after(range(900, 920), 2)
+    assert actual[1] == pytest.approx(predicted[1], rel=0.2)
+    # In the order as listed the solver cannot tell the drift from a gradient, and does worse than with the drift known.
+    assert predicted[0] / predicted[1] > 5
+    assert actual[0] / actual[1] > 0.8 * predicted[0] / predicted[1]
 
 
 def test_the_error_of_the_gradient_falls():
-    predicted, actual = factors([31], 4)
-    assert predicted > 5
-    assert 0.5 < actual / predicted < 2
+    predicted, actual = errors_before_and_after([31], 4)
+    assert predicted[0] / predicted[1] > 5
+    assert actual[0] / actual[1] > 3
 
 
 def test_steps_are_what_plan_check_predicts_and_fit_into_the_budget():

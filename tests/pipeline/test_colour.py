@@ -17,6 +17,8 @@ from permil.simulate.stage import simulate_bench
 
 from .conftest import FillOnce, Permil, small_campaign
 
+pytestmark = pytest.mark.full
+
 DETECTORS = ["R22_S11", "R22_S12"]
 
 

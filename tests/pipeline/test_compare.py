@@ -111,6 +111,7 @@ def test_products_are_whole_and_not_made_twice(compared: Path, permil: Permil) -
     assert path.stat().st_mtime_ns == before
 
 
+@pytest.mark.full
 def test_further_runs_are_combined(compared: Path, spoiled: Path, tmp_path: Path, permil: Permil) -> None:
     other = tmp_path / "other"
     for folder in ("spots", "compare"):
@@ -180,6 +181,7 @@ def test_table_of_efficiency_flats(compared: Path) -> None:
     assert set(table["exposures"]) == {16}
 
 
+@pytest.mark.full
 def test_no_efficiency_flat(permil: Permil, spoiled: Path) -> None:
     made = RunFolder(spoiled).efficiency_flat("red", DETECTOR)
     made.unlink()

@@ -706,6 +706,21 @@ def export(
     typer.echo("\n".join(export_curated(run, curated, begin=begin, end=end, instrument=instrument)))
 
 
+@app.has(purpose=_LOOK, examples=("permil trend run1 run2 run3", "permil trend run4 --database trends.sqlite --out trends.html"))
+def trend(
+    runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="folders of runs to add", parser=_path)] = None,
+    database: Annotated[
+        Path, typer.Option("--database", metavar="PATH", help="SQLite file with the results of all runs", parser=_path)
+    ] = Path("trends.sqlite"),
+    out: Annotated[Path, typer.Option("--out", metavar="PATH", help="page to write (HTML)", parser=_path)] = Path("trends.html"),
+    as_json: AsJson = False,
+) -> None:
+    """Add runs to a database of results; show each result against run and date, and name those that deviate."""
+    from permil.report.trend.stage import follow_runs
+
+    _print_result(follow_runs(runs or [], database, out), as_json=as_json)
+
+
 def _print(facts: Any, text: str, *, as_json: bool) -> None:
     if as_json:
         import json

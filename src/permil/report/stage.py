@@ -19,7 +19,7 @@ def make_report(run: Run) -> StageReport:
     InputError
         If there is nothing to report on, or a product is damaged.
     """
-    _require_packages()
+    require_packages()
     # These modules need the packages.
     from permil.report.index.page import index_task, request_index
     from permil.report.kit.pages import remove_stale_pages
@@ -37,7 +37,14 @@ def make_report(run: Run) -> StageReport:
     return report
 
 
-def _require_packages() -> None:
+def require_packages() -> None:
+    """Raise an error unless the packages that pages need are installed.
+
+    Raises
+    ------
+    OutputError
+        If one is missing.
+    """
     missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
     if missing:
         raise OutputError(

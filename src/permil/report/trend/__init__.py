@@ -1,0 +1,1 @@
+"""The page of trends: results of many runs against run and date."""

@@ -1,0 +1,197 @@
+"""Trends: a shifted run is named, adding twice changes nothing, two processes lose nothing, and each bad input is one sentence."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.table import Table
+from typer.testing import CliRunner
+
+from permil.cli import app
+from permil.errors import InputError
+from permil.products import RunFolder, write_table
+from permil.report.trend.stage import follow_runs
+from permil.trend.database import Result, add_runs, read_history, read_summary
+from permil.trend.outliers import find_outliers
+
+SERIES = [
+    ("gradient_x", "R22_S11", "all", "red", 2e-5, 1e-6, np.nan),
+    ("step", "R22_S11", "C14", "red", 1e-3, 1e-4, 3e-3),
+    ("step", "R22_S12", "C10", "blue", -1e-3, 2e-4, 3e-3),
+    ("noise", "R22_S11", "all", "red", 1e-3, 5e-5, 2e-3),
+    ("light_drift", "-", "-", "red", 1e-3, 1e-4, np.nan),
+]
+
+
+def write_run(root: Path, number: int, rng: np.random.Generator, *, shift: float = 0.0, scatter: float = 1.0) -> Path:
+    """Write the summary of a run and the date of its exposures; all results are shifted by so many errors."""
+    rows = [
+        (metric, detector, amp, led, level + error * (scatter * rng.standard_normal() + shift), error, spec, "-")
+        for metric, detector, amp, led, level, error, spec in SERIES
+    ]
+    names = ("metric", "detector", "amp", "led", "value", "error", "spec", "pass")
+    folder = RunFolder(root / f"run{number:02d}")
+    folder.root.mkdir(parents=True, exist_ok=True)
+    write_table(folder.summary, Table(rows=rows, names=names))
+    write_table(folder.exposures, Table({"mjd": [59500.0 + 3 * number, 59500.2 + 3 * number]}))
+    return folder.root
+
+
+def contents(database: Path) -> tuple[Any, ...]:
+    history = read_history(database)
+    return history.runs, history.results
+
+
+@pytest.mark.parametrize("scatter", [1.0, 4.0], ids=["errors", "scatter beyond errors"])
+def test_a_shifted_run_is_named_and_no_other(tmp_path: Path, scatter: float) -> None:
+    """One of twenty runs is shifted by five sigma; sigma is the scatter of the runs."""
+    rng = np.random.default_rng(41)
+    shifts = [5 * scatter if number == 13 else 0.0 for number in range(20)]
+    runs = [write_run(tmp_path, number, rng, shift=shift, scatter=scatter) for number, shift in enumerate(shifts)]
+    done = follow_runs(runs, tmp_path / "trends.sqlite", tmp_path / "trends.html")
+    assert {entry["run"] for entry in done.facts["outliers"]} == {"run13"}
+    assert all(entry["pull"] > 3 for entry in done.facts["outliers"])
+    assert "run run13: " in done
+    page = (tmp_path / "trends.html").read_text(encoding="utf-8")
+    assert "Results deviate in 1 of 20 runs: run13." in page
+    for text in ("amplifier step (‰): 1 series over 20 runs", "date (MJD)", "Dashed: limit.", "2021-12-"):
+        assert text in page
+
+
+def results_of_runs(rng: np.random.Generator, *, shift: float, scatter: float = 1.0) -> list[Result]:
+    """Return 20 runs of 30 series with unit errors; all results of run 7 are shifted."""
+    values = scatter * rng.standard_normal((20, 30))
+    values[7] += shift
+    return [
+        Result(run, f"metric{series % 3}", str(series), "all", "red", float(values[run, series]), 1.0, np.nan, "-")
+        for run in range(20)
+        for series in range(30)
+    ]
+
+
+@pytest.mark.parametrize("scatter", [1.0, 3.0])
+def test_false_discoveries_are_few_and_shifts_are_found(scatter: float) -> None:
+    alarms, found = 0, []
+    for seed in range(500, 530):
+        rng = np.random.default_rng(seed)
+        alarms += bool(find_outliers(results_of_runs(rng, shift=0.0, scatter=scatter)))
+        outliers = find_outliers(results_of_runs(rng, shift=5 * scatter, scatter=scatter))
+        found.append(sum(entry.result.run == 7 for entry in outliers) / 30)
+        assert sum(entry.result.run != 7 for entry in outliers) <= 2
+    # The chance of any false discovery in a history without outliers is 1 per cent: four of thirty are improbable (2e-4).
+    assert alarms <= 3
+    assert np.mean(found) > 0.7
+
+
+def test_results_without_errors_or_with_few_runs() -> None:
+    rng = np.random.default_rng(3)
+    values = np.append(rng.standard_normal(30), 30.0)
+    unknown = [Result(run, "m", "d", "all", "red", float(value), np.nan, np.nan, "-") for run, value in enumerate(values)]
+    assert find_outliers(unknown)[0].result.run == 30
+    few = [Result(run, "m", "d", "all", "red", float(run == 3) * 100, 1.0, np.nan, "-") for run in range(4)]
+    assert find_outliers(few) == []
+    assert find_outliers([]) == []
+
+
+def test_adding_a_run_twice_changes_nothing(tmp_path: Path) -> None:
+    rng, database = np.random.default_rng(1), tmp_path / "trends.sqlite"
+    runs = [write_run(tmp_path, number, rng) for number in range(3)]
+    assert add_runs(database, [read_summary(run) for run in runs]) == ["added"] * 3
+    before, content = contents(database), database.read_bytes()
+    assert add_runs(database, [read_summary(run) for run in [*runs, *runs]]) == ["known"] * 6
+    assert contents(database) == before
+    assert database.read_bytes() == content
+    # Results made again replace those of the same folder.
+    write_run(tmp_path, 1, rng)
+    assert add_runs(database, [read_summary(runs[1])]) == ["replaced"]
+    changed = contents(database)
+    assert changed[0] == before[0]
+    assert [entry for entry in changed[1] if entry.run != 1] == [entry for entry in before[1] if entry.run != 1]
+    assert [entry for entry in changed[1] if entry.run == 1] != [entry for entry in before[1] if entry.run == 1]
+
+
+def test_two_processes_at_once_lose_nothing(tmp_path: Path) -> None:
+    rng, database = np.random.default_rng(2), tmp_path / "trends.sqlite"
+    runs = [write_run(tmp_path, number, rng) for number in range(20)]
+    code = (
+        "import sys; from pathlib import Path; from permil.trend.database import add_runs, read_summary\n"
+        "for run in sys.argv[2:]: add_runs(Path(sys.argv[1]), [read_summary(Path(run))])"
+    )
+    # The halves overlap in four runs.
+    halves = (runs[:12], runs[8:][::-1])
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(database), *map(str, half)]) for half in halves]  # noqa: S603
+    assert [process.wait() for process in processes] == [0, 0]
+    history = read_history(database)
+    assert [run.name for run in history.runs] == [run.name for run in runs]
+    assert len(history.results) == 20 * len(SERIES)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    runs = [str(write_run(tmp_path, number, rng)) for number in range(6)]
+    places = ["--database", str(tmp_path / "t.sqlite"), "--out", str(tmp_path / "t.html")]
+    first = CliRunner().invoke(app, ["trend", *runs, *places, "--json"])
+    assert first.exit_code == 0, first.output
+    assert set(json.loads(first.output)["states"].values()) == {"added"}
+    again = CliRunner().invoke(app, ["trend", *places])
+    assert "6 runs, 30 results" in again.output
+
+
+def test_a_run_without_a_date_is_shown_last(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    runs = [write_run(tmp_path, number, rng) for number in range(2)]
+    RunFolder(runs[0]).exposures.unlink()
+    follow_runs(runs, tmp_path / "t.sqlite", tmp_path / "t.html")
+    assert [run.name for run in read_history(tmp_path / "t.sqlite").runs] == ["run01", "run00"]
+
+
+def damaged(root: Path, kind: str) -> tuple[Path, Path]:
+    """Return a run and a database of which one is damaged."""
+    run, database = write_run(root, 0, np.random.default_rng(0)), root / "t.sqlite"
+    summary = RunFolder(run).summary
+    table = Table.read(summary)
+    if kind == "missing":
+        summary.unlink()
+    elif kind == "empty":
+        table[:0].write(summary, overwrite=True)
+    elif kind == "column":
+        table["value"].name = "number"
+        table.write(summary, overwrite=True)
+    elif kind == "twice":
+        table.add_row(table[0])
+        table.write(summary, overwrite=True)
+    elif kind == "text":
+        database.write_text("no database, but a text that is long enough to be one" * 40, encoding="utf-8")
+    elif kind == "folder":
+        database = root / "absent" / "t.sqlite"
+    return run, database
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", r"summary\.ecsv: the run has no summary; make it first"),
+        ("empty", r"summary\.ecsv: the summary of the run is empty"),
+        ("column", r"summary\.ecsv: .*value"),
+        ("twice", r"summary\.ecsv: a result is there twice"),
+        ("text", r"t\.sqlite: cannot be used as a database of trends \(file is not a database\)"),
+        ("folder", r"t\.sqlite: cannot be used as a database of trends"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path: Path, kind: str, message: str) -> None:
+    run, database = damaged(tmp_path, kind)
+    with pytest.raises(InputError, match=message):
+        follow_runs([run], database, tmp_path / "t.html")
+    assert not (tmp_path / "t.html").exists()
+
+
+def test_a_database_that_does_not_exist_is_not_made_for_a_page(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the database of trends does not exist"):
+        follow_runs([], tmp_path / "t.sqlite", tmp_path / "t.html")
+    assert not (tmp_path / "t.sqlite").exists()

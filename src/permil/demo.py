@@ -60,7 +60,7 @@ def run_demo(out: Path, *, seed: int) -> None:
     )
     simulate_bench(SimulateConfig(preset="mini", seed=seed, campaign=SimulateCampaign(images=3)), out, workers=default_workers())
     config = load_config(out / "config.yaml")
-    run_pipeline(config, stages=("index", "isr", "beam", "flat", "stability"))
+    run_pipeline(config, stages=("index", "isr", "beam", "flat", "stability", "defects", "colour"))
     comparison = compare_with_truth(folder, load_camera(config.camera), super_pixel_mm=config.flat.super_pixel_mm)
     run_pipeline(config, stages=("report",))
     stars = _demonstrate_stars(out, seed=seed)

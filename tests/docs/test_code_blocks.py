@@ -12,8 +12,8 @@ import click
 import matplotlib as mpl
 import pytest
 import typer.main
-from documentation_pages import DOCS, PAGES, blocks, pages_with
 
+from documentation_pages import DOCS, PAGES, blocks, pages_with
 from permil.cli import app
 from permil.config import load_config
 

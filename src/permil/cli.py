@@ -30,12 +30,12 @@ _OF_THE_MACHINE = {
 """Errors of disks and file systems that may come up wherever a file is touched."""
 
 
-def _path(text: str) -> Path:
-    """Return the path that an argument means: shells leave the ~ of --out=~/x as it is."""
+def _path(text: str | Path) -> Path:
+    """Return the path that an argument or its default means: shells leave the ~ of --out=~/x as it is."""
     from permil.config.base import located
 
     try:
-        return located(text)
+        return located(str(text))
     except ValueError as error:
         raise typer.BadParameter(f"{text!r}: {error}") from error
 

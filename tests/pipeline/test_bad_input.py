@@ -49,6 +49,7 @@ INPUTS = {
     "config import": ("config", "import", "a.yaml", "b.yaml"),
     "index": ("index", "raw"),
     "plot": ("plot", "a.fits"),
+    "trend": ("trend", "raw"),
 }
 """Commands that write a file, with the files that they are given."""
 
@@ -87,6 +88,16 @@ def test_no_result_takes_the_place_of_an_input(
         _refused(permil(*INPUTS[command], "--out", out), f"{out}: {what}")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file() and not path.is_symlink()} == before
     assert Path("null").is_char_device()
+
+
+def test_paths_that_are_left_out_have_their_defaults(permil: Permil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _refused(permil("trend"), "trends.sqlite")
+    _refused(permil("plan", "write", "missing.yaml"), "missing.yaml")
+    asked: list[Path] = []
+    monkeypatch.setattr("permil.demo.run_demo", lambda out, *, seed: asked.append(out))
+    assert permil("demo")[0] == 0
+    assert asked == [Path("demo")]
 
 
 def test_home_folder_after_an_equals_sign(permil: Permil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -181,6 +181,7 @@ def test_beam_of_nodes_as_json(tmp_path: Path) -> None:
     assert _json(*points)["without_data"] == 1
 
 
+@pytest.mark.full
 def test_spots_as_json(tmp_path: Path) -> None:
     i, j = (axis.ravel() for axis in np.meshgrid(np.arange(5), np.arange(5)))
     rng, paths = np.random.default_rng(0), []

@@ -91,6 +91,7 @@ def _images(folder: Path) -> dict[str, list[bytes]]:
     return found
 
 
+@pytest.mark.full
 def test_a_run(made: Path, tmp_path: Path) -> None:
     folder = made / "campaign"
     content = yaml.safe_load((folder / "config.yaml").read_text())

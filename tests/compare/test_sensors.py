@@ -191,6 +191,7 @@ def many_origins(runs=150):
     return np.array(rows), [part.name for part in found]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "true"),
     [

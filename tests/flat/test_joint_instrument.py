@@ -146,7 +146,15 @@ def amplifiers_of(detector):
     return (column + 5 * row).astype(np.int64)
 
 
-@pytest.mark.parametrize(("first", "last", "size"), [(60, 174, 1e-2), (SCAN, 174, -2e-3), (40, 100, -1e-2), (40, 100, 2e-3)])
+@pytest.mark.parametrize(
+    ("first", "last", "size"),
+    [
+        pytest.param(60, 174, 1e-2, marks=pytest.mark.full),
+        pytest.param(40, 100, -1e-2, marks=pytest.mark.full),
+        (SCAN, 174, -2e-3),
+        (40, 100, 2e-3),
+    ],
+)
 def test_a_gain_that_changes_is_found_where_both_epochs_constrain_the_amplifier(first, last, size):
     campaign = campaign_of("drift", 44)
     number = 1

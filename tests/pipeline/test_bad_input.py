@@ -94,10 +94,10 @@ def test_paths_that_are_left_out_have_their_defaults(permil: Permil, tmp_path: P
     monkeypatch.chdir(tmp_path)
     _refused(permil("trend"), "trends.sqlite")
     _refused(permil("plan", "write", "missing.yaml"), "missing.yaml")
-    asked: list[Path] = []
-    monkeypatch.setattr("permil.demo.run_demo", lambda out, *, seed: asked.append(out))
+    asked: list[tuple[Path, int]] = []
+    monkeypatch.setattr("permil.demo.run_demo", lambda out, *, seed: asked.append((out, seed)))
     assert permil("demo")[0] == 0
-    assert asked == [Path("demo")]
+    assert asked == [(Path("demo"), 1)]
 
 
 def test_home_folder_after_an_equals_sign(permil: Permil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from permil.pipeline import run_pipeline
 from permil.products import RunFolder, is_usable, read_image
 from permil.simulate.stage import simulate_bench
 
+pytestmark = pytest.mark.full
+
 DETECTORS = ("R22_S01", "R22_S11", "R22_S21")
 STEP = 4e-3
 

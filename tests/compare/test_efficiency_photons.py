@@ -75,7 +75,14 @@ def draw_stars(sensor, rng):
     return Stars(StarPlaces.round(x, y), spot, exposure, dict(zip(QUANTITIES, values, strict=True)), errors)
 
 
-@pytest.mark.parametrize("kind", [0, 1, 2], ids=["efficiency", "area", "diffusion"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(0, id="efficiency", marks=pytest.mark.full),
+        pytest.param(1, id="area"),
+        pytest.param(2, id="diffusion", marks=pytest.mark.full),
+    ],
+)
 def test_signs_of_the_maps(kind):
     rng = np.random.default_rng(10 + kind)
     sensor = sensor_of(kind)

@@ -128,6 +128,7 @@ def test_cosmic_rays_do_not_add_to_the_variance(seed: int) -> None:
 # Gains.
 
 
+@pytest.mark.full
 def test_gain_ratios_have_their_errors_and_no_bias_with_the_light() -> None:
     settings = Amplifiers()
     pulls, errors, levels, naive = [], [], [], []

@@ -39,6 +39,7 @@ def shape_pulls(seeds: range) -> tuple[FloatArray, FloatArray]:
     return np.array(pulls), np.array(chances)
 
 
+@pytest.mark.full
 def test_a_change_of_the_beam_is_recovered() -> None:
     pulls, chances = shape_pulls(range(12))
     assert np.sqrt(np.mean(pulls**2)) == pytest.approx(1.05, abs=0.3)

@@ -442,6 +442,6 @@ def _messages(led: str, findings: Sequence[Finding]) -> list[str]:
     repeats = f"{led}: {name} repeats to {1e3 * scatter.value:.2f} +- {1e3 * scatter.error:.2f} per mil"
     return [
         f"{repeats}, drifts by {1e3 * drift.value:+.2f} +- {1e3 * drift.error:.2f} per mil per hour",
-        *([f"{led}: noise does not explain {', '.join(called)}"] if called else []),
+        *([f"{led}: changes beyond noise: {', '.join(called).replace('_', ' ')}"] if called else []),
         *([f"{led}: {amplifiers} amplifiers change beyond noise"] if amplifiers else []),
     ]

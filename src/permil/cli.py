@@ -202,6 +202,13 @@ def _run(config: Path, overrides: list[str] | None, scheduler: str | None, stage
     run_pipeline(loaded, stages=stages)
 
 
+def _run_single(config: Path, overrides: list[str] | None, kind: str, *, led: str = "", detector: str = "") -> None:
+    from permil.config import load_config
+    from permil.tasks import run_single
+
+    run_single(load_config(config, overrides), kind, led=led, detector=detector)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from permil import __version__
@@ -307,11 +314,8 @@ def isr(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = 
     """Make superbias and gains of a run, or the superbias of one detector."""
     if detector is None:
         _run(config, overrides, scheduler, ("isr",))
-        return
-    from permil.config import load_config
-    from permil.tasks import run_single
-
-    run_single(load_config(config, overrides), "superbias", detector=detector)
+    else:
+        _run_single(config, overrides, "superbias", detector=detector)
 
 
 @beam_app.has("run", hidden=True)
@@ -319,11 +323,8 @@ def beam_run(config: ConfigPath, overrides: Overrides = None, scheduler: Schedul
     """Measure the beam nodes of a run and fit the beam models, or those of one LED."""
     if led is None:
         _run(config, overrides, scheduler, ("beam",))
-        return
-    from permil.config import load_config
-    from permil.tasks import run_single
-
-    run_single(load_config(config, overrides), "beam", led=led)
+    else:
+        _run_single(config, overrides, "beam", led=led)
 
 
 @beam_app.has("fit")
@@ -364,15 +365,11 @@ def flat_run(
     step: Annotated[str | None, typer.Option(help="signals, solution, flat or composite (default with --detector: flat)")] = None,
 ) -> None:
     """Make the flats of a run, or do one task of them: a step of an LED, and of a detector where the step is of one."""
-    from permil.config import load_config
-
     if detector is None and step is None:
         chosen = [f"flat.leds=[{led}]"] if led else []
         _run(config, [*(overrides or []), *chosen], scheduler, ("flat",))
-        return
-    from permil.tasks import run_single
-
-    run_single(load_config(config, overrides), step or "flat", led=led or "", detector=detector or "")
+    else:
+        _run_single(config, overrides, step or "flat", led=led or "", detector=detector or "")
 
 
 @flat_app.has("apply")
@@ -417,11 +414,8 @@ def stability(config: ConfigPath, overrides: Overrides = None, scheduler: Schedu
     """Measure whether light, photodiode, electronics and beam of a run repeat, or those of one LED."""
     if led is None:
         _run(config, overrides, scheduler, ("stability",))
-        return
-    from permil.config import load_config
-    from permil.tasks import run_single
-
-    run_single(load_config(config, overrides), "stability", led=led)
+    else:
+        _run_single(config, overrides, "stability", led=led)
 
 
 @app.has(purpose=_STAGES, examples=("permil defects config.yaml", "permil defects config.yaml --detector R22_S11"))
@@ -429,11 +423,8 @@ def defects(config: ConfigPath, overrides: Overrides = None, scheduler: Schedule
     """Find dark, bright, hot, unstable and non-linear pixels, weak and dead columns of the detectors of a run, or of one."""
     if detector is None:
         _run(config, overrides, scheduler, ("defects",))
-        return
-    from permil.config import load_config
-    from permil.tasks import run_single
-
-    run_single(load_config(config, overrides), "defects", detector=detector)
+    else:
+        _run_single(config, overrides, "defects", detector=detector)
 
 
 @app.has(purpose=_STAGES, examples=("permil colour config.yaml",))

@@ -10,6 +10,7 @@ import numpy as np
 
 from permil.flat.joint.budget import NOISIER
 from permil.flat.joint.photodiode import NO_DRIFT_PRIOR
+from permil.flat.joint_file import is_converged
 from permil.report.joint.inputs import JointProducts, Term, mode_sizes
 from permil.report.kit.elements import Cell, Grid, count_cell, decimal_cell, grid, measured_cell, number_cell, text_cell
 from permil.report.kit.results import MISSING, format_count, format_measurement, two_digits, with_minus
@@ -51,7 +52,9 @@ _SIGNIFICANT = 3.0
 
 def solution_text(products: JointProducts) -> str:
     """Return the size and accuracy of the solution, and its cautions as phrases."""
-    found = f"converged (Newton decrement {products.card('DECREMEN'):.1g})" if is_converged(products) else "did NOT converge"
+    found = (
+        f"converged (Newton decrement {products.card('DECREMEN'):.1g})" if is_converged(products.header) else "did NOT converge"
+    )
     wrong = ", ".join(caution.phrase for caution in cautions(products))
     # The level of a single detector is a convention.
     several = len(products.detectors) > 1
@@ -146,13 +149,8 @@ def cautions(products: JointProducts) -> tuple[Caution, ...]:
     return tuple(found for test in _TESTS if (found := test(products)) is not None)
 
 
-def is_converged(products: JointProducts) -> bool:
-    """Return whether the Newton decrement is within its limit."""
-    return products.card("DECREMEN") <= products.card("DECRETOL")
-
-
 def _not_converged(products: JointProducts) -> Caution | None:
-    if is_converged(products):
+    if is_converged(products.header):
         return None
     return Caution("no convergence", "The solution has not converged: do not use this flat.")
 

@@ -2,8 +2,8 @@
 
 Positions are in mm from the lower left corner of the array, so that a binned camera shows the same physics. A pattern takes
 x, shape (1, nx), and y, shape (rows, 1), and returns relative factors that broadcast to (rows, nx): a full-size detector is
-evaluated in strips. The factors by LED follow publications on LSSTCam sensors (tree rings and annealing: Park et al. 2017,
-JINST 12 C07015; Esteves et al. 2023, PASP 135, 115003): shallow absorption in the blue, deep in the red.
+evaluated in strips. The tree rings' factors by LED follow measurements of LSST sensors (Park, Nomerotski & Tsybychev 2017,
+JINST 12, C05015): shallow absorption in the blue, deep in the red. That of laser annealing is an assumption.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from inspect import Parameter, Signature
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -17,6 +19,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from permil.errors import FileWarning, PermilError
+from permil.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from permil.products import Description
@@ -45,20 +48,27 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="SECTION.KEY=VALU
 Scheduler = Annotated[
     str | None, typer.Option("--scheduler", metavar="tcp://HOST:PORT", help="Dask scheduler whose workers do the work")
 ]
-Detector = Annotated[str | None, typer.Option("--detector", help="do the task of this detector alone, such as R22_S11")]
-Led = Annotated[str | None, typer.Option("--led", help="do this LED alone")]
 OfDetector = Annotated[
     str, typer.Option("--detector", help="detector, by name, number or serial number, of files that name none")
 ]
 OfCamera = Annotated[str, typer.Option("--camera", help="camera of files that name none (default: lsstcam)")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="folder of a run", parser=_path)]
+_STAGE_OPTIONS: dict[str, Any] = {
+    "detector": Annotated[str | None, typer.Option("--detector", help="do the task of this detector alone, such as R22_S11")],
+    "led": Annotated[str | None, typer.Option("--led", help="do this LED alone")],
+    "flat_out": Annotated[
+        bool | None,
+        typer.Option("--flat-out/--no-flat-out", help="make the efficiency flats, or not; default: as in compare.flat_out"),
+    ],
+}
+"""Options of the commands of stages."""
 Begin = Annotated[str, typer.Option(metavar="DATE", help="begin of the validity, TAI (default: that of the run, else no bound)")]
 End = Annotated[str, typer.Option(metavar="DATE", help="end of the validity, TAI (default: that of the run, else no bound)")]
 Out = Annotated[Path, typer.Option("--out", metavar="PATH", help="file to write", parser=_path)]
 
 
-_ORDER = ("run", "tasks", "demo", "index", "isr", "beam", "flat", "stability", "defects", "colour", "spots", "compare", "report")
+_ORDER = ("run", "tasks", "demo", *STAGES)
 """Commands in the order in which a person needs them; others follow."""
 
 
@@ -132,7 +142,7 @@ class _App(typer.Typer):
         return self.command(name, cls=_Command, epilog="\n".join(examples) or None, rich_help_panel=purpose, **options)
 
 
-_ALL, _STAGES, _TOOLS, _PLAN, _LOOK, _EXCHANGE, _SETUP = (
+_ALL, _SINGLE, _TOOLS, _PLAN, _LOOK, _EXCHANGE, _SETUP = (
     "Reduce a campaign",
     "Single stages of a run",
     "Single files",
@@ -172,6 +182,8 @@ spots_app = _App(
     group=_StageGroup,
     examples=("permil spots config.yaml", "permil spots grid catalog.fits --out grid.fits --columns 49 --rows 49"),
 )
+_STAGE_APPS = {"beam": beam_app, "flat": flat_app, "spots": spots_app}
+"""Groups of the stages that have subcommands."""
 simulate_app = _App(
     "Raw files with known truth: beam scan and pointings (simulate CONFIG), or stars.",
     group=_StageGroup,
@@ -200,13 +212,6 @@ def _run(config: Path, overrides: list[str] | None, scheduler: str | None, stage
     from permil.pipeline import run_pipeline
 
     run_pipeline(loaded, stages=stages)
-
-
-def _run_single(config: Path, overrides: list[str] | None, kind: str, *, led: str = "", detector: str = "") -> None:
-    from permil.config import load_config
-    from permil.tasks import run_single
-
-    run_single(load_config(config, overrides), kind, led=led, detector=detector)
 
 
 def _show_version(wanted: bool) -> None:
@@ -278,19 +283,60 @@ def tasks(
             typer.echo("\n".join(entry.commands))
 
 
-@app.has(purpose=_STAGES, examples=("permil index config.yaml", "permil index raw/6840D raw/6841D --out exposures.parquet"))
-def index(
+def _stage_command(stage: Stage) -> Callable[..., None]:
+    """Return the command of a stage, with the options of its steps: all of the stage, or one task."""
+
+    def command(config: Path, overrides: list[str] | None = None, scheduler: str | None = None, **options: Any) -> None:
+        given = {name: value for name, value in options.items() if value is not None}
+        if given.keys() <= stage.keys.keys():
+            _run(
+                config, [*(overrides or []), *(stage.keys[name].format(given[name]) for name in given)], scheduler, (stage.name,)
+            )
+            return
+        from permil.config import load_config
+        from permil.tasks import run_single
+
+        run_single(load_config(config, overrides), stage.name, **given)
+
+    every: dict[str, Any] = {"config": ConfigPath, "overrides": Overrides, "scheduler": Scheduler}
+    every |= {name: _STAGE_OPTIONS[name] for name in sorted({*stage.keys, *chain(*stage.steps.values())})}
+    if len(stage.steps) > 1:
+        *names, last = stage.steps
+        text = f"{', '.join(names)} or {last} (default with --detector: {stage.step})"
+        every["step"] = Annotated[str | None, typer.Option(help=text)]
+    parameters = [
+        Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=Parameter.empty if name == "config" else None, annotation=kind)
+        for name, kind in every.items()
+    ]
+    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = every
+    command.__doc__ = stage.purpose
+    return command
+
+
+def _index_command(
     sources: Annotated[list[str], typer.Argument(metavar="CONFIG | ROOT...", help="a configuration, or folders of raw files")],
     out: Annotated[Path | None, typer.Option("--out", help="index to write (with folders)", parser=_path)] = None,
     camera: Annotated[str, typer.Option(help="camera (with folders)")] = "lsstcam",
 ) -> None:
-    """List what was taken: one row per detector file."""
     if sources[0].endswith((".yaml", ".yml")):
         _run(_path(sources[0]), sources[1:], None, ("index",))
         return
-    from permil.pipeline import index_folders
+    from permil.indexing import index_folders
 
     index_folders([_path(source) for source in sources], camera=camera, out=out or Path("exposures.parquet"))
+
+
+for _stage in STAGES.values():
+    if _stage.name in _STAGE_APPS:
+        _STAGE_APPS[_stage.name].has("run", hidden=True)(_stage_command(_stage))
+    else:
+        app.has(
+            _stage.name,
+            purpose=_SINGLE,
+            examples=(f"permil {_stage.name} config.yaml", *_stage.examples),
+            help=_stage.purpose,
+        )(_index_command if _stage.name == "index" else _stage_command(_stage))
 
 
 @app.has(purpose=_TOOLS, examples=("permil assemble raw.fits --out image.fits",))
@@ -307,24 +353,6 @@ def assemble(
     from permil.exposures.stage import assemble_file
 
     assemble_file(raw, out, load_camera(camera), checksums=checksums)
-
-
-@app.has(purpose=_STAGES, examples=("permil isr config.yaml", "permil isr config.yaml --detector R22_S11"))
-def isr(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, detector: Detector = None) -> None:
-    """Make superbias and gains of a run, or the superbias of one detector."""
-    if detector is None:
-        _run(config, overrides, scheduler, ("isr",))
-    else:
-        _run_single(config, overrides, "superbias", detector=detector)
-
-
-@beam_app.has("run", hidden=True)
-def beam_run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, led: Led = None) -> None:
-    """Measure the beam nodes of a run and fit the beam models, or those of one LED."""
-    if led is None:
-        _run(config, overrides, scheduler, ("beam",))
-    else:
-        _run_single(config, overrides, "beam", led=led)
 
 
 @beam_app.has("fit")
@@ -353,23 +381,6 @@ def beam_predict(
     from permil.beam.tables import predict_table
 
     _print_result(predict_table(beam, points, out), as_json=as_json)
-
-
-@flat_app.has("run", hidden=True)
-def flat_run(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    scheduler: Scheduler = None,
-    detector: Detector = None,
-    led: Led = None,
-    step: Annotated[str | None, typer.Option(help="signals, solution, flat or composite (default with --detector: flat)")] = None,
-) -> None:
-    """Make the flats of a run, or do one task of them: a step of an LED, and of a detector where the step is of one."""
-    if detector is None and step is None:
-        chosen = [f"flat.leds=[{led}]"] if led else []
-        _run(config, [*(overrides or []), *chosen], scheduler, ("flat",))
-    else:
-        _run_single(config, overrides, step or "flat", led=led or "", detector=detector or "")
 
 
 @flat_app.has("apply")
@@ -409,36 +420,6 @@ def flat_diff(
     _print_result(diff_files(first, second, options), as_json=as_json)
 
 
-@app.has(purpose=_STAGES, examples=("permil stability config.yaml", "permil stability config.yaml --led red"))
-def stability(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, led: Led = None) -> None:
-    """Measure whether light, photodiode, electronics and beam of a run repeat, or those of one LED."""
-    if led is None:
-        _run(config, overrides, scheduler, ("stability",))
-    else:
-        _run_single(config, overrides, "stability", led=led)
-
-
-@app.has(purpose=_STAGES, examples=("permil defects config.yaml", "permil defects config.yaml --detector R22_S11"))
-def defects(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None, detector: Detector = None) -> None:
-    """Find dark, bright, hot, unstable and non-linear pixels, weak and dead columns of the detectors of a run, or of one."""
-    if detector is None:
-        _run(config, overrides, scheduler, ("defects",))
-    else:
-        _run_single(config, overrides, "defects", detector=detector)
-
-
-@app.has(purpose=_STAGES, examples=("permil colour config.yaml",))
-def colour(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
-    """Compare the flats of all LEDs: ratios, vendors, what LEDs share."""
-    _run(config, overrides, scheduler, ("colour",))
-
-
-@app.has(purpose=_STAGES, examples=("permil report config.yaml",))
-def report(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
-    """Make the pages of a run."""
-    _run(config, overrides, scheduler, ("report",))
-
-
 @simulate_app.has("run", hidden=True)
 def simulate_bench(config: ConfigPath, overrides: Overrides = None) -> None:
     """Make raw files of beam scan and pointings with known truth, as the section `simulate` says."""
@@ -455,12 +436,6 @@ def simulate_spots(config: ConfigPath, overrides: Overrides = None) -> None:
     from permil.pipeline import simulate_spots_run
 
     simulate_spots_run(load_config(config, overrides))
-
-
-@spots_app.has("run", hidden=True)
-def spots_run(config: ConfigPath, overrides: Overrides = None, scheduler: Scheduler = None) -> None:
-    """Measure, label and calibrate the artificial stars of a run."""
-    _run(config, overrides, scheduler, ("spots",))
 
 
 @spots_app.has("grid")
@@ -497,21 +472,6 @@ def spots_calibrate(
 
     options = SpotsConfig(columns=columns, rows=rows)
     _print_result(calibrate_files(catalogs, out, options=options, camera=load_camera(camera)), as_json=as_json)
-
-
-@app.has(purpose=_STAGES, examples=("permil compare config.yaml", "permil compare config.yaml --no-flat-out"))
-def compare(
-    config: ConfigPath,
-    overrides: Overrides = None,
-    scheduler: Scheduler = None,
-    flat_out: Annotated[
-        bool | None,
-        typer.Option("--flat-out/--no-flat-out", help="make the efficiency flats, or not; default: as in compare.flat_out"),
-    ] = None,
-) -> None:
-    """Compare the artificial stars of a run with its flats: correlation, significance, QE, pixel area or diffusion."""
-    chosen = [] if flat_out is None else [f"compare.flat_out={str(flat_out).lower()}"]
-    _run(config, [*(overrides or []), *chosen], scheduler, ("compare",))
 
 
 @plan_app.callback()
@@ -727,9 +687,7 @@ def _print_result(result: Description, *, as_json: bool) -> None:
 
 
 for _group, _name, _purpose in (
-    (beam_app, "beam", _STAGES),
-    (flat_app, "flat", _STAGES),
-    (spots_app, "spots", _STAGES),
+    *((group, name, _SINGLE) for name, group in _STAGE_APPS.items()),
     (plan_app, "plan", _PLAN),
     (simulate_app, "simulate", _PLAN),
     (butler_app, "butler", _EXCHANGE),

@@ -14,7 +14,7 @@ from permil.camera import Camera, load_camera
 from permil.config import Config
 from permil.engine import Task
 from permil.errors import CalibrationError, InputError
-from permil.exposures import Index
+from permil.exposures import POINTING, SCAN, SPOT, Index
 from permil.exposures.stage import read_index
 from permil.products import RunFolder, origin_cards
 from permil.progress import default_workers
@@ -63,6 +63,26 @@ class Run:
         if not self.folder.exposures.is_file():
             raise InputError("there is no index yet", path=self.folder.exposures, remedy="run `permil index CONFIG` first")
         return read_index(self.folder.exposures)
+
+    @property
+    def has_exposures(self) -> bool:
+        """Whether the run reduces raw exposures, not only catalogs of stars."""
+        return self.config.exposures.has_raw_files or not self.config.spots.catalogs
+
+    @property
+    def purposes(self) -> set[str]:
+        """Purposes of the exposures in the index; none if the run has only catalogs of stars."""
+        return set(self.index.table["purpose"]) if self.has_exposures else set()
+
+    @property
+    def has_bench_exposures(self) -> bool:
+        """Whether there is a beam scan or a pointing."""
+        return bool(self.purposes & {SCAN, POINTING})
+
+    @property
+    def has_stars(self) -> bool:
+        """Whether there are exposures or catalogs of artificial stars."""
+        return bool(self.config.spots.catalogs) or SPOT in self.purposes
 
     @cached_property
     def _values(self) -> dict[str, Any]:

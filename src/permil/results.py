@@ -273,7 +273,8 @@ def run(
     >>> run.leds["led"].tolist()
     ['nm960', 'red']
     """
-    from permil.pipeline import STAGES, run_pipeline
+    from permil.pipeline import run_pipeline
+    from permil.stages import STAGES
 
     loaded = load_config(config, list(overrides))
     unknown = [name for name in stages or () if name not in STAGES]

@@ -11,75 +11,33 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from permil.beam.stage import beam_leds, beam_task, reference_bunches
 from permil.config import Config
 from permil.config.names import led_named
 from permil.context import Run, with_measured_tables
-from permil.defects.stage import defects_task
 from permil.engine import MEMORY_OF_PROCESS, InProcess, State, Task, needs_first, session
 from permil.engine.locks import locked_folder, locked_task
 from permil.engine.submission import Form, Job, job_name, submission_text
-from permil.errors import ConfigError, FlatError, InputError, OutputError, PermilError
-from permil.exposures import POINTING, SCAN, SPOT
-from permil.flat.stage import STEPS, flat_leds, led_flats
-from permil.isr.stage import superbias_task
+from permil.errors import ConfigError, OutputError
 from permil.products import RunFolder, make_folder
 from permil.progress import StageReport, describe_warnings, do_tasks, tell, tell_report
-from permil.stability.stage import stability_task
+from permil.stages import STAGES
 
-KINDS = {"superbias": ("detector",), "beam": ("led",), **STEPS, "stability": ("led",), "defects": ("detector",)}
+_STEPS = {step: names for stage in STAGES.values() for step, names in stage.steps.items()}
 """Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
 _FINISH = "finish"
 """Name of the last job and group: tables of all detectors, stars, report."""
 
-_SECONDS_OF_REPORT, _SECONDS_OF_PAGE, _SECONDS_OF_PAGE_PIXEL = 2.0, 0.15, 1.5e-7
-_SECONDS_OF_COMPARISON = 9.0
-_SIZE_OF_PAGE = 1.5e5
-
-
-def reduced_detectors(run: Run) -> list[str]:
-    """Return the detectors that are reduced: those with pointings or stars that are wanted, and those that watch the beam."""
-    index, wanted = run.index, run.config.flat.detectors
-    pointed = set(index.select(purpose=POINTING)["detector"])
-    names = {name for name in pointed if not wanted or name in wanted or name[:3] in wanted}
-    if len(index.select(purpose=SCAN)):
-        names |= {bunch.detector for bunch in reference_bunches(run.config, run.camera)} & set(
-            index.select(purpose=SCAN)["detector"]
-        )
-    stars = set(index.select(purpose=SPOT)["detector"])
-    chosen = {run.camera[label].name for label in run.config.spots.detectors}
-    names |= stars & chosen if chosen else stars
-    return [name for name in run.camera.detectors if name in names]
-
 
 def declared_tasks(run: Run) -> list[Task]:
-    """Return all tasks that can be declared before the run begins, each after those that it needs.
-
-    LEDs whose exposures do not make a flat are left out; the stages say why.
-    """
-    superbiases = [superbias_task(run, name) for name in reduced_detectors(run)] if run.config.isr.bias == "auto" else []
-    tasks = [*superbiases, *(beam_task(run, led) for led in beam_leds(run))]
-    for led in _planned_leds(run):
-        try:
-            tasks += led_flats(run, led).tasks
-            tasks.append(stability_task(run, led))
-        except PermilError as error:
-            tell(f"LED {led}: {error}")
-    # The final place of a flat is that which the composite gives it.
-    composites = tuple(task for task in tasks if task.key[0] == "composite")
-    detectors = dict.fromkeys(task.key[2] for task in tasks if task.key[0] == "flat")
-    return needs_first([*tasks, *(replace(defects_task(run, name), after=composites) for name in detectors)])
-
-
-def _planned_leds(run: Run) -> list[str]:
-    try:
-        return flat_leds(run, planned=True)[0]
-    except FlatError:
-        return []
+    """Return all tasks that can be declared before the run begins, each after those that it needs."""
+    tasks: list[Task] = []
+    for stage in STAGES.values():
+        tasks += stage.functions.tasks(run, tasks)
+    return needs_first(tasks)
 
 
 def estimate(run: Run) -> str:
@@ -91,11 +49,9 @@ def estimate(run: Run) -> str:
         If the disk cannot hold the products.
     """
     # Tasks keep their fingerprints, which files made by the next stages may change: those of this run are not asked.
-    fresh, workers = Run(run.config, run.camera, run.folder), run.workers
-    tasks = [*declared_tasks(fresh), *_catalogs(fresh)]
-    left = [task for task in tasks if not _is_current(task)]
-    flats = [run.camera[task.key[2]] for task in left if task.key[0] == "flat"] if run.config.report.detector_pages else []
-    need = sum(task.size for task in left) + _SIZE_OF_PAGE * len(flats)
+    tasks, workers = declared_tasks(Run(run.config, run.camera, run.folder)), run.workers
+    left = list(_left(tasks))
+    need = sum(task.size for task in left)
     free = shutil.disk_usage(_existing(run.folder.root)).free
     if need > free:
         raise OutputError(
@@ -105,29 +61,22 @@ def estimate(run: Run) -> str:
             value=need,
             allowed=free,
         )
-    pages = sum(_SECONDS_OF_PAGE + _SECONDS_OF_PAGE_PIXEL * detector.nx * detector.ny for detector in flats)
-    flat_fielded = {task.key[2] for task in tasks if task.key[0] == "flat"}
-    compared = {task.key[1] for task in left if task.key[0] == "catalog"} & flat_fielded
-    serial = [task.seconds for task in left if task.is_serial] + [_SECONDS_OF_COMPARISON] * len(compared)
-    seconds = (sum(task.seconds for task in left if not task.is_serial) + pages) / workers
-    seconds += sum(serial) / max(min(workers, len(serial)), 1) + _SECONDS_OF_REPORT
+    serial = [task.seconds for task in left if task.is_serial]
+    seconds = sum(task.seconds for task in left if not task.is_serial) / workers
+    seconds += sum(serial) / max(min(workers, len(serial)), 1)
     needed = f"about {_duration(seconds)} and {max(need, 1e6) / 1e9:.2g} GB of disk"
     if len(left) == len(tasks):
         return f"this run will take {needed}"
     return f"{len(tasks) - len(left)} of {len(tasks)} products are up to date; the others will take {needed}"
 
 
-def _catalogs(run: Run) -> list[Task]:
-    """Return the tasks that measure raw exposures of stars."""
-    if run.config.spots.catalogs or not run.config.exposures.has_raw_files or not len(run.index.select(purpose=SPOT)):
-        return []
-    from permil.spots.inputs import catalog_tasks
-
-    try:
-        return catalog_tasks(run)
-    except InputError as error:
-        tell(f"stars: {error}")
-        return []
+def _left(tasks: Sequence[Task]) -> Iterator[Task]:
+    """Yield the tasks whose products are not up to date, and those without products that depend on one of them."""
+    left: set[tuple[str, ...]] = set()
+    for task in tasks:
+        if not _is_current(task) if task.outputs else any(need.key in left for need in task.needs):
+            left.add(task.key)
+            yield task
 
 
 def _is_current(task: Task) -> bool:
@@ -171,7 +120,7 @@ def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[Command
     InputError
         If there is no index yet.
     """
-    groups: dict[str, list[str]] = {name: [] for name in (*KINDS, _FINISH)}
+    groups: dict[str, list[str]] = {name: [] for name in (*_STEPS, _FINISH)}
     for tasks in _by_command(declared_tasks(Run.from_config(with_measured_tables(config)))).values():
         groups[tasks[-1].key[0]].append(shlex.join(["permil", *_words(tasks[-1].command, path, overrides)]))
     groups[_FINISH] = [shlex.join(["permil", "run", str(path), *overrides])]
@@ -201,7 +150,7 @@ def list_jobs(config: Config, path: Path, overrides: list[str]) -> list[Job]:
         jobs.append(
             Job(
                 name=name,
-                array=job_name(kind, *(parts[:1] if "led" in KINDS[kind] else [])),
+                array=job_name(kind, *(parts[:1] if "led" in _STEPS[kind] else [])),
                 words=_words(tasks[-1].command, path, overrides),
                 needs=tuple(need for need in needs if need != name),
                 memory=max(task.memory for task in tasks),
@@ -248,64 +197,38 @@ def submission(config: Config, path: Path, overrides: list[str], form: Form) -> 
     return submission_text(form, jobs, program=(sys.executable, "-m", "permil"), logs=logs)
 
 
-def run_single(config: Config, kind: str, *, led: str = "", detector: str = "") -> StageReport:
-    """Do what one command does: superbias or defects of a detector, beam or stability of an LED, or one step of its flats.
+def run_single(config: Config, stage: str, step: str = "", *, led: str = "", detector: str = "") -> StageReport:
+    """Do what one command does: a step of a stage, of an LED or a detector.
+
+    Parameters
+    ----------
+    config
+        The configuration.
+    stage, step
+        Name of a stage; one of its steps, by default that which names alone mean.
+    led, detector
+        What the step is of.
 
     Raises
     ------
     ConfigError
-        If there is no such kind of task, a name is missing or one too many.
+        If there is no such step, a name is missing or one too many.
     PermilError
         Whatever a user has to mend.
     """
-    names = KINDS.get(kind)
+    steps, step = STAGES[stage].steps, step or STAGES[stage].step
+    names = steps.get(step)
     if names is None:
-        raise ConfigError(f"there is no step {kind}", remedy=f"steps are {', '.join(STEPS)}", value=kind, allowed=list(STEPS))
+        raise ConfigError(f"there is no step {step}", remedy=f"steps are {', '.join(steps)}", value=step, allowed=list(steps))
     if ("detector" in names) != bool(detector):
         what = "is of all detectors of an LED" if detector else "is of one detector"
-        raise ConfigError(f"the step {kind} {what}", remedy="leave --detector out" if detector else "name one with --detector")
+        raise ConfigError(f"the step {step} {what}", remedy="leave --detector out" if detector else "name one with --detector")
     if "led" in names and not led:
         raise ConfigError("the LED of this task is missing", remedy="name it with --led")
     run = Run.from_config(with_measured_tables(config))
     led = led_named(led, camera=config.camera, leds=config.exposures.leds)
     detector = run.camera[detector].name if detector else ""
-    if kind == "superbias":
-        if config.isr.bias != "auto":
-            raise ConfigError(f"there is no superbias to make with isr.bias={config.isr.bias}", remedy="leave this task out")
-        return _run_tasks(run, [superbias_task(run, detector)])
-    if kind == "defects":
-        return _run_tasks(run, [defects_task(run, detector)])
-    if kind == "beam":
-        if led not in beam_leds(run):
-            scanned = ", ".join(beam_leds(run)) or "none"
-            raise ConfigError(f"there is no scan of LED {led} to fit", remedy=f"scanned LEDs: {scanned}; check beam.leds")
-        model = beam_task(run, led)
-        return _run_tasks(run, [*model.needs, model])
-    if kind == "stability":
-        return _run_tasks(run, [stability_task(run, led)])
-    return _run_tasks(run, [_flat_task(run, kind, led, detector)])
-
-
-def _flat_task(run: Run, step: str, led: str, detector: str) -> Task:
-    """Return one step of the flats of an LED.
-
-    Raises
-    ------
-    FlatError
-        If there is no such task.
-    """
-    leds, reasons = flat_leds(run, planned=True)
-    if led not in leds:
-        remedy = "; ".join(reasons) or f"LEDs with pointings: {', '.join(leds)}; check exposures.roots and flat.leds"
-        raise FlatError(f"LED {led} has no pointings or no beam model", remedy=remedy, value=led)
-    flats = led_flats(run, led)
-    tasks = {task.key[2] if detector else "": task for task in flats.tasks if task.key[0] == step}
-    if not tasks:
-        raise FlatError(flats.reason or "the solver divide has no such step", remedy="go on with the step flat", value=step)
-    if detector not in tasks:
-        remedy = f"detectors that have one: {', '.join(tasks)}"
-        raise FlatError(f"there is no step {step} of {detector}, LED {led}", remedy=remedy, value=detector)
-    return tasks[detector]
+    return _run_tasks(run, STAGES[stage].functions.single(run, step, led, detector))
 
 
 def _run_tasks(run: Run, tasks: list[Task]) -> StageReport:

@@ -37,9 +37,9 @@ def _seconds(said: str) -> float:
 
 
 def _work(folder: Path, *options: str) -> float:
-    """Return the seconds of all tasks, which the sentence rounds."""
+    """Return the seconds of all tasks with products, which the sentence rounds."""
     run = Run(load_config(folder / "config.yaml", list(options)), load_camera("lsstcam-bin8"), RunFolder(folder))
-    return sum(task.seconds for task in declared_tasks(run))
+    return sum(task.seconds for task in declared_tasks(run) if task.outputs)
 
 
 def test_the_joint_solution_takes_its_time(begun: Path) -> None:
@@ -66,7 +66,7 @@ def test_larger_detectors_take_longer_and_more_workers_less(begun: Path) -> None
 
 def test_products_that_are_up_to_date_do_not_count(reduced: Path, begun: Path) -> None:
     said = _said(reduced, "flat.remove_amplifier_steps=true")
-    assert re.match(r"\d of \d products are up to date; the others will take about", said)
+    assert re.match(r"\d+ of \d+ products are up to date; the others will take about", said)
     assert _seconds(said) < _seconds(_said(begun))
 
 

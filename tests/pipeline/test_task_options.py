@@ -71,7 +71,7 @@ def test_tasks_declare_the_options_that_they_read(solver: str, tmp_path: Path, m
     run_pipeline(config, stages=("index",))
     kinds = []
     with session(InProcess()):
-        for task in declared_tasks(Run.from_config(config)):
+        for task in (task for task in declared_tasks(Run.from_config(config)) if task.outputs):
             with recorded(monkeypatch) as read:
                 work = task.work(task)
                 assert work is not None

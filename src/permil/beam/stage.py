@@ -24,7 +24,7 @@ from permil.config.flat import ReferenceConfig
 from permil.config.isr import IsrConfig
 from permil.context import Run
 from permil.engine import Task, Work
-from permil.errors import BeamError, InputError, PermilError, PhotodiodeError
+from permil.errors import BeamError, ConfigError, InputError, PermilError, PhotodiodeError
 from permil.exposures import SCAN, Checksums, RawFile, require_one_kind, summarise_files
 from permil.exposures.segment_rows import read_rows
 from permil.isr.box import BoxSignal, box_in_segment, measure_box
@@ -38,6 +38,7 @@ from permil.isr.stage import calibration_fingerprint, reduction_of
 from permil.products import FINGERPRINT_CARD, RunFolder, make_folder, read_table, write_hdus, write_table, writing
 from permil.products.sensor_identity import card_of
 from permil.progress import StageReport, do_tasks
+from permil.stages import StageFunctions
 
 BoxPlaces = tuple[ReferenceBox, ...]
 
@@ -279,6 +280,24 @@ def fit_beams(run: Run) -> StageReport:
     for end in ends.values():
         report.messages += end.messages if end.error is None else [f"LED {end.task.key[1]} is left out: {end.error}"]
     return report
+
+
+def _tasks(run: Run, _earlier: Sequence[Task]) -> list[Task]:
+    return [beam_task(run, led) for led in beam_leds(run)] if run.has_exposures else []
+
+
+def _single(run: Run, _step: str, led: str, _detector: str) -> list[Task]:
+    if led not in beam_leds(run):
+        scanned = ", ".join(beam_leds(run)) or "none"
+        raise ConfigError(f"there is no scan of LED {led} to fit", remedy=f"scanned LEDs: {scanned}; check beam.leds")
+    model = beam_task(run, led)
+    return [*model.needs, model]
+
+
+# Without any stars a bench campaign is what the user means: the stage says what is missing from it.
+STAGE = StageFunctions(
+    fit_beams, is_wanted=lambda run: run.has_bench_exposures or not run.has_stars, tasks=_tasks, single=_single
+)
 
 
 def _fit_model(

@@ -43,6 +43,7 @@ from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, origin_entri
 from permil.products.fits import wcs_cards
 from permil.products.folder import ColourFolder
 from permil.progress import StageReport, do_tasks
+from permil.stages import StageFunctions
 
 FloatArray = NDArray[np.float64]
 
@@ -138,6 +139,9 @@ def colour_tasks(run: Run) -> list[Task]:
         )
     detectors = [_detector_task(run, name, leds) for name, leds in flats.items()]
     return [*detectors, _tables_task(run, detectors, flats)]
+
+
+STAGE = StageFunctions(run_colour, is_wanted=lambda run: bool(flats_of(run.folder, run.camera)))
 
 
 @dataclass(frozen=True)

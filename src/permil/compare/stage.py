@@ -39,6 +39,7 @@ from permil.products import (
 )
 from permil.products.folder import CompareFolder, SpotsFolder
 from permil.progress import StageReport, do_tasks
+from permil.stages import StageFunctions
 
 FloatArray = NDArray[np.float64]
 
@@ -189,6 +190,32 @@ def has_pairs(config: Config, folder: RunFolder) -> bool:
     flats, stars = _sources(config, folder)
     leds = config.compare.led_of
     return any(RunFolder(flats).flat(leds.get(band, band), name).is_file() for name, band in star_groups(SpotsFolder(stars)))
+
+
+_SECONDS_OF_COMPARISON = 9.0
+
+
+def _tasks(_run: Run, earlier: Sequence[Task]) -> list[Task]:
+    """Declare what stands for the comparison of each detector with stars and a flat; its bands are known later."""
+    flats = {task.key[2]: task for task in earlier if task.key[0] == "flat"}
+    catalogs: dict[str, list[Task]] = {}
+    for task in earlier:
+        if task.key[0] == "catalog" and task.key[1] in flats:
+            catalogs.setdefault(task.key[1], []).append(task)
+    return [
+        Task(
+            ("comparison", name),
+            "stars against flats",
+            lambda _: None,
+            needs=(flats[name], *own),
+            seconds=_SECONDS_OF_COMPARISON,
+            is_serial=True,
+        )
+        for name, own in catalogs.items()
+    ]
+
+
+STAGE = StageFunctions(run_compare, is_wanted=lambda run: has_pairs(run.config, run.folder), tasks=_tasks)
 
 
 def _sources(config: Config, folder: RunFolder) -> tuple[Path, Path]:

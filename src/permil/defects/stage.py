@@ -33,6 +33,7 @@ from permil.isr.open_exposure import OpenExposure, RowSample, Strip, strips_of
 from permil.isr.stage import common_serial, detector_calibration, reduction_of, seconds_of_file
 from permil.products import MaskPlane, RunFolder, is_usable, origin_entries, read_image, read_table, write_table
 from permil.progress import StageReport, do_tasks
+from permil.stages import StageFunctions
 
 FloatImage = NDArray[np.float32]
 
@@ -132,6 +133,21 @@ def defects_task(run: Run, detector: str) -> Task:
         seconds=0.1 + len(chosen) * 2e-7 * pixels + files * (1.5 * seconds_of_file(run.camera[detector]) + 7e-9 * pixels),
         size=1e5,
     )
+
+
+def _tasks(run: Run, earlier: Sequence[Task]) -> list[Task]:
+    # The final place of a flat is that which the composite gives it.
+    composites = tuple(task for task in earlier if task.key[0] == "composite")
+    detectors = dict.fromkeys(task.key[2] for task in earlier if task.key[0] == "flat")
+    return [replace(defects_task(run, name), after=composites) for name in detectors]
+
+
+STAGE = StageFunctions(
+    make_defects,
+    is_wanted=lambda run: run.has_bench_exposures or not run.has_stars,
+    tasks=_tasks,
+    single=lambda run, _step, _led, detector: [defects_task(run, detector)],
+)
 
 
 def _chosen(rows: Table, led: str, detector: Detector, count: int) -> tuple[str, ...]:

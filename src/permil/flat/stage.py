@@ -30,10 +30,8 @@ from permil.flat.steps.joint_solution import SolutionRequest, solve_led
 from permil.flat.steps.super_pixel_signals import SignalsRequest, measure_detector, nearest_exposures
 from permil.isr.stage import memory_for, reduction_of, size_of_image
 from permil.products import RunFolder
-from permil.progress import StageReport, do_tasks
-
-STEPS = {"signals": ("led", "detector"), "solution": ("led",), "flat": ("led", "detector"), "composite": ("led",)}
-"""Kinds of tasks, in the order in which they need each other, and what each is of; the first two are of the solver `joint`."""
+from permil.progress import StageReport, do_tasks, tell
+from permil.stages import StageFunctions
 
 _EXPOSURE_FACTS = ("obsid", "x_mm", "y_mm", "photodiode", "mjd", "position_id", "led_temp", "purpose", "run", "job")
 """Columns of the index that matter to a solution."""
@@ -188,6 +186,48 @@ def led_flats(run: Run, led: str) -> LedFlats:
     tasks = _joint_tasks(run, led, wanted) if solver == "joint" else _divide_tasks(run, led, wanted)
     flats = tuple(task for task in tasks if task.key[0] == "flat")
     return LedFlats(led, reason, (*tasks, _composite_task(run, led, flats)))
+
+
+def _tasks(run: Run, _earlier: Sequence[Task]) -> list[Task]:
+    """Declare the flats of a run; LEDs whose exposures do not make a flat are left out, and the stage says why."""
+    tasks: list[Task] = []
+    try:
+        leds = flat_leds(run, planned=True)[0] if run.has_exposures else []
+    except FlatError:
+        leds = []
+    for led in leds:
+        try:
+            tasks += led_flats(run, led).tasks
+        except PermilError as error:
+            tell(f"LED {led}: {error}")
+    return tasks
+
+
+def _single(run: Run, step: str, led: str, detector: str) -> list[Task]:
+    """Declare one step of the flats of an LED.
+
+    Raises
+    ------
+    FlatError
+        If there is no such task.
+    """
+    leds, reasons = flat_leds(run, planned=True)
+    if led not in leds:
+        remedy = "; ".join(reasons) or f"LEDs with pointings: {', '.join(leds)}; check exposures.roots and flat.leds"
+        raise FlatError(f"LED {led} has no pointings or no beam model", remedy=remedy, value=led)
+    flats = led_flats(run, led)
+    tasks = {task.key[2] if detector else "": task for task in flats.tasks if task.key[0] == step}
+    if not tasks:
+        raise FlatError(flats.reason or "the solver divide has no such step", remedy="go on with the step flat", value=step)
+    if detector not in tasks:
+        remedy = f"detectors that have one: {', '.join(tasks)}"
+        raise FlatError(f"there is no step {step} of {detector}, LED {led}", remedy=remedy, value=detector)
+    return [tasks[detector]]
+
+
+STAGE = StageFunctions(
+    make_flats, is_wanted=lambda run: run.has_bench_exposures or not run.has_stars, tasks=_tasks, single=_single
+)
 
 
 def _solver(run: Run, led: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The stage `isr`: superbias and gains of every detector in use, and the calibration that other stages reduce raw files with."""
+"""Superbias and gains of the detectors of a run, and the calibration that stages reduce raw files with."""
 
 from __future__ import annotations
 

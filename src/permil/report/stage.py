@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 
 from permil.context import Run
+from permil.engine import Task
 from permil.errors import OutputError
 from permil.progress import StageReport, do_tasks
+from permil.stages import StageFunctions
 
 
 def make_report(run: Run) -> StageReport:
@@ -35,6 +38,25 @@ def make_report(run: Run) -> StageReport:
     report = StageReport("report", messages=[f"open {run.folder.report}"])
     report.count(do_tasks([*tasks, index]))
     return report
+
+
+_SECONDS_OF_INDEX, _SECONDS_OF_PAGE, _SECONDS_OF_PAGE_PIXEL = 2.0, 0.15, 1.5e-7
+_SIZE_OF_PAGE = 1.5e5
+
+
+def _tasks(run: Run, earlier: Sequence[Task]) -> list[Task]:
+    """Declare what stands for the index page and the pages of flats, which are known when their products are there."""
+    flats = [task for task in earlier if task.key[0] == "flat"] if run.config.report.detector_pages else []
+    pages = []
+    for flat in flats:
+        detector = run.camera[flat.key[2]]
+        seconds = _SECONDS_OF_PAGE + _SECONDS_OF_PAGE_PIXEL * detector.nx * detector.ny
+        pages.append(Task(("page", *flat.key[1:]), "pages", lambda _: None, needs=(flat,), seconds=seconds, size=_SIZE_OF_PAGE))
+    index = Task(("report",), "index page", lambda _: None, needs=tuple(earlier), seconds=_SECONDS_OF_INDEX, is_serial=True)
+    return [*pages, index]
+
+
+STAGE = StageFunctions(make_report, tasks=_tasks)
 
 
 def require_packages() -> None:

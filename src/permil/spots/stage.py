@@ -20,7 +20,7 @@ from permil.engine import Task, Work
 from permil.errors import GridError, InputError, PermilError, SpotError
 from permil.products import FINGERPRINT_CARD, Description, check_output, write_table
 from permil.products.folder import SpotsFolder
-from permil.progress import StageReport, do_tasks
+from permil.progress import StageReport, do_tasks, tell
 from permil.rounding import rounded
 from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
 from permil.spots.calibration_file import (
@@ -50,6 +50,7 @@ from permil.spots.throughput import (
     ring_edges,
     write_throughput,
 )
+from permil.stages import StageFunctions
 
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:e[-+]?\d+)?")
 COLUMNS = ("metric", "detector", "band", "value", "error", "unit")
@@ -111,6 +112,19 @@ def calibrations_task(run: Run, catalogs: Sequence[Task]) -> Task:
         needs=tuple(catalogs),
         tolerant=True,
     )
+
+
+def _tasks(run: Run, _earlier: Sequence[Task]) -> list[Task]:
+    if run.config.spots.catalogs or not run.has_stars:
+        return []
+    try:
+        return catalog_tasks(run)
+    except InputError as error:
+        tell(f"stars: {error}")
+        return []
+
+
+STAGE = StageFunctions(run_spots, is_wanted=lambda run: run.has_stars, tasks=_tasks)
 
 
 def _reduce(run: Run, exposures: Sequence[LabelledExposure], remarks: Sequence[tuple[str, str]], print_: str) -> list[str]:

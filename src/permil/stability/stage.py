@@ -31,6 +31,7 @@ from permil.stability.findings import DRIFT, SCATTER, SUCCESSIVE, Finding, Serie
 from permil.stability.fluxes import amplifier_fluxes
 from permil.stability.repeats import first_to_last, stack_chi_square
 from permil.stability.shape import TERMS, BeamResiduals, shape_change
+from permil.stages import StageFunctions
 
 FloatArray = NDArray[np.float64]
 
@@ -132,6 +133,14 @@ def stability_task(run: Run, led: str) -> Task:
         seconds=1.0 + 2e-3 * len(rows),
         size=400.0 * len(rows),
     )
+
+
+STAGE = StageFunctions(
+    measure_stability,
+    is_wanted=lambda run: run.has_bench_exposures,
+    tasks=lambda run, _earlier: [stability_task(run, led) for led in stability_leds(run)] if run.has_exposures else [],
+    single=lambda run, _step, led, _detector: [stability_task(run, led)],
+)
 
 
 def _rows(run: Run, led: str) -> Table:

@@ -15,7 +15,7 @@ from astropy.io import fits
 from astropy.time import Time
 from erfa import ErfaWarning
 
-from permil.camera import Camera, Detector
+from permil.camera import Camera, Detector, load_camera
 from permil.config.load import RECORD, read_record
 from permil.errors import InputError
 from permil.products import SERIAL_CARD, RunFolder, provenance, read_table, whole_file, write_hdus, write_table
@@ -43,7 +43,7 @@ class RunProduct:
     Attributes
     ----------
     kind
-        ``flat``, ``mosaic``, ``defects``, ``gain_ratios`` or ``summary``.
+        ``flat``, ``efficiency_flat``, ``mosaic``, ``defects``, ``gain_ratios`` or ``summary``.
     path
         Its file.
     led, detector
@@ -62,7 +62,56 @@ class RunProduct:
     @property
     def is_image(self) -> bool:
         """Whether it is an image with mask and variance, else a table."""
-        return self.kind in ("flat", "mosaic")
+        return self.kind in ("flat", "efficiency_flat", "mosaic")
+
+
+@dataclass(frozen=True)
+class Calibrations:
+    """The products of a run that other programs can use, and when they are valid.
+
+    Attributes
+    ----------
+    camera
+        Camera of the run.
+    products
+        The products.
+    begin, end
+        Validity, TAI; None for no bound.
+    """
+
+    camera: Camera
+    products: tuple[RunProduct, ...]
+    begin: Time | None
+    end: Time | None
+
+    def cards(self, product: RunProduct, *, instrument: str, physical_filter: str) -> dict[str, tuple[Any, str]]:
+        """Return the cards of a product as a calibration (see `calibration_cards`)."""
+        labels = Labels(instrument=instrument, physical_filter=physical_filter, begin=self.begin, end=self.end)
+        return calibration_cards(product, labels, self.detector(product))
+
+    def detector(self, product: RunProduct) -> Detector | None:
+        """Return the detector of a product, None for a product of all."""
+        return self.camera[product.detector] if product.detector else None
+
+
+def find_calibrations(root: Path, *, begin: str = "", end: str = "") -> Calibrations:
+    """Find the products of a run that other programs can use.
+
+    Parameters
+    ----------
+    root
+        Folder of the run.
+    begin, end
+        Validity, TAI; see `validity_of`.
+
+    Raises
+    ------
+    InputError
+        If it is not the folder of a run, has no flat, or a date is wrong.
+    """
+    camera = load_camera(run_camera(root))
+    products = run_products(root, camera)
+    return Calibrations(camera, tuple(products), *validity_of(products, begin, end))
 
 
 def run_camera(root: Path) -> str:
@@ -83,7 +132,9 @@ def run_camera(root: Path) -> str:
 
 
 def run_products(root: Path, camera: Camera) -> list[RunProduct]:
-    """Return the products of a run that other programs can use: flats and mosaics of each LED, defects, gain ratios, the summary.
+    """Return the products of a run that other programs can use.
+
+    These are flats, efficiency flats and mosaics of each LED, defects, gain ratios, and the summary.
 
     Raises
     ------
@@ -91,11 +142,13 @@ def run_products(root: Path, camera: Camera) -> list[RunProduct]:
         If there is no flat.
     """
     folder = RunFolder(root)
-    flats, mosaics = [], []
+    flats, efficiency_flats, mosaics = [], [], []
     for path in sorted((root / "flat").glob("*/*.fits")):
         led, detector = path.parent.name, camera.find(path.stem)
         if detector is not None:
             flats.append(RunProduct("flat", path, led, detector.name))
+            if (efficiency := folder.efficiency_flat(led, path.stem)).is_file():
+                efficiency_flats.append(RunProduct("efficiency_flat", efficiency, led, detector.name))
         elif path == folder.focal_plane(led):
             mosaics.append(RunProduct("mosaic", path, led))
     if not flats:
@@ -106,7 +159,7 @@ def run_products(root: Path, camera: Camera) -> list[RunProduct]:
         if (found := camera.find(path.stem)) is not None
     ]
     tables = (("gain_ratios", folder.measured_gains), ("summary", folder.summary))
-    return [*flats, *mosaics, *defects, *(RunProduct(kind, path) for kind, path in tables if path.is_file())]
+    return [*flats, *efficiency_flats, *mosaics, *defects, *(RunProduct(kind, path) for kind, path in tables if path.is_file())]
 
 
 def content_digest(product: RunProduct) -> str:

@@ -9,17 +9,12 @@ from astropy.io import fits
 
 from permil.butler.curated import (
     UNBOUNDED,
-    Labels,
     RunProduct,
-    calibration_cards,
     content_digest,
-    run_camera,
-    run_products,
+    find_calibrations,
     stored_digest,
-    validity_of,
     write_curated,
 )
-from permil.camera import load_camera
 from permil.errors import OutputError
 from permil.products import read_table
 
@@ -33,9 +28,9 @@ def export_curated(
 ) -> list[str]:
     """Write the products of a run as ``<instrument>/<kind>/<detector>/<filter>/<begin>.<suffix>``, in lower case.
 
-    Kinds are ``flat``, ``mosaic``, ``defects``, ``gain_ratios`` and ``summary``; detector and filter are missing where they do not apply.
-    The begin of the validity is ``YYYYMMDDTHHMMSS``, 19700101T000000 without one. Headers have the cards of curated calibrations of the
-    LSST stack. A file with the same content is left as it is, one with another content is never replaced.
+    Kinds are ``flat``, ``efficiency_flat``, ``mosaic``, ``defects``, ``gain_ratios`` and ``summary``; detector and filter are missing
+    where they do not apply. The begin of the validity is ``YYYYMMDDTHHMMSS``, 19700101T000000 without one. Headers have the cards of
+    curated calibrations of the LSST stack. A file with the same content is left as it is, one with another content is never replaced.
 
     Parameters
     ----------
@@ -65,13 +60,11 @@ def export_curated(
     >>> from permil.butler import export_curated
     >>> export_curated("out", "calibrations", begin="2021-12-01")  # doctest: +SKIP
     """
-    root, out = Path(root), Path(out)
-    camera = load_camera(run_camera(root))
-    products = run_products(root, camera)
-    first, last = validity_of(products, begin, end)
-    date = UNBOUNDED if first is None else first.isot[:19]
+    out = Path(out)
+    found = find_calibrations(Path(root), begin=begin, end=end)
+    date = UNBOUNDED if found.begin is None else found.begin.isot[:19]
     stem = re.sub("[-:]", "", date)
-    planned = [(product, out / _place(product, instrument, stem), content_digest(product)) for product in products]
+    planned = [(product, out / _place(product, instrument, stem), content_digest(product)) for product in found.products]
     for product, path, digest in planned:
         if path.exists() and _digest_of(path) != digest:
             raise OutputError(
@@ -81,9 +74,8 @@ def export_curated(
             )
     new = [entry for entry in planned if not entry[1].exists()]
     for product, path, digest in new:
-        labels = Labels(instrument=instrument, physical_filter=product.led, begin=first, end=last)
-        detector = camera[product.detector] if product.detector else None
-        write_curated(product, path, calibration_cards(product, labels, detector), digest=digest)
+        cards = found.cards(product, instrument=instrument, physical_filter=product.led)
+        write_curated(product, path, cards, digest=digest)
     return [f"{len(new)} files written to {out}, {len(planned) - len(new)} were there already"]
 
 

@@ -13,17 +13,13 @@ from typing import Any
 
 from astropy.io import fits
 from astropy.table import Table
-from astropy.time import Time
 
 from permil.butler.curated import (
-    Labels,
+    Calibrations,
     RunProduct,
-    calibration_cards,
     content_digest,
-    run_camera,
-    run_products,
+    find_calibrations,
     stored_digest,
-    validity_of,
     write_curated,
     write_stack_defects,
 )
@@ -38,7 +34,6 @@ from permil.butler.storage import (
     register_storage_classes,
 )
 from permil.butler.validity import Certified, Change, change_needed
-from permil.camera import Camera, load_camera
 from permil.errors import ButlerError
 
 _MOST_LISTED = 5
@@ -96,6 +91,9 @@ class DatasetKind:
 
 _KINDS = (
     DatasetKind("flat", "permil_flat", ("instrument", "detector", "physical_filter"), FLAT_STORAGE, FlatFormatter),
+    DatasetKind(
+        "efficiency_flat", "permil_efficiency_flat", ("instrument", "detector", "physical_filter"), FLAT_STORAGE, FlatFormatter
+    ),
     DatasetKind("mosaic", "permil_mosaic", ("instrument", "physical_filter"), IMAGE_STORAGE, ImageFormatter),
     DatasetKind("defects", "permil_defects", ("instrument", "detector"), TABLE_STORAGE),
     DatasetKind("gain_ratios", "permil_gain_ratios", ("instrument",), TABLE_STORAGE),
@@ -153,8 +151,9 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
     """Put the products of a run into a repository and certify them.
 
     Flats become ``permil_flat`` (by instrument, detector and physical filter), read back as `permil.Flat` after ``import permil.butler``;
-    mosaics ``permil_mosaic``; defects, gain ratios and summary ``permil_defects``, ``permil_gain_ratios`` and ``permil_summary``. Flats and
-    defects are also put as ``flat`` and ``defects`` of the LSST stack if its package obs_base can be imported.
+    efficiency flats ``permil_efficiency_flat``; mosaics ``permil_mosaic``; defects, gain ratios and summary ``permil_defects``,
+    ``permil_gain_ratios`` and ``permil_summary``. Flats and defects are also put as ``flat`` and ``defects`` of the LSST stack if its
+    package obs_base can be imported.
 
     The certified datasets are looked up first and digests of content compared. A product that is valid already is left as it is; a
     different one in its range is refused unless ``replace`` is given. Then everything new is written to one new RUN collection, in one
@@ -186,11 +185,9 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
     >>> put_run("out", options)  # doctest: +SKIP
     """
     root = Path(root)
-    camera = load_camera(run_camera(root))
-    products = run_products(root, camera)
-    if unknown := sorted(set(options.filters) - {product.led for product in products}):
+    calibrations = find_calibrations(root, begin=options.begin, end=options.end)
+    if unknown := sorted(set(options.filters) - {product.led for product in calibrations.products}):
         raise ButlerError(f"there is no flat of LED {unknown[0]}", path=root, remedy="check --filter", value=unknown[0])
-    validity = validity_of(products, options.begin, options.end)
     kinds, remark = dataset_kinds()
     register_storage_classes()
     with open_repository(options.repo, writeable=True) as butler:
@@ -198,8 +195,8 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
         with asking(options.repo, "the calibrations cannot be compared"):
             present = _present(butler, kinds, options)
             planned = [
-                _plan(product, kind, names, options, camera=camera, validity=validity, present=present)
-                for product in products
+                _plan(product, kind, names, options, calibrations=calibrations, present=present)
+                for product in calibrations.products
                 for kind in kinds
                 if kind.product == product.kind
             ]
@@ -213,7 +210,7 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
                 value=[str(entry) for entry in replaced],
             )
         with asking(options.repo, "the products cannot be put", remedy="check permissions, and that nobody else puts them now"):
-            return [*_put(butler, planned, options, validity), *remark]
+            return [*_put(butler, planned, options, calibrations), *remark]
 
 
 def _present(butler: Any, kinds: Sequence[DatasetKind], options: PutOptions) -> dict[tuple[Any, ...], list[Certified]]:
@@ -270,32 +267,27 @@ def _plan(
     names: RepositoryNames,
     options: PutOptions,
     *,
-    camera: Camera,
-    validity: tuple[Time | None, Time | None],
+    calibrations: Calibrations,
     present: Mapping[tuple[Any, ...], list[Certified]],
 ) -> _Planned:
     """Return how a product is put."""
     from lsst.daf.butler import Timespan
 
-    detector = camera[product.detector] if product.detector else None
-    labels = Labels(
-        instrument=names.instrument,
-        physical_filter=names.physical_filter(product.led, options.filters) if product.led else "",
-        begin=validity[0],
-        end=validity[1],
-    )
+    detector = calibrations.detector(product)
     every = {
-        "instrument": labels.instrument,
+        "instrument": names.instrument,
         "detector": names.detector_number(detector) if detector else None,
-        "physical_filter": labels.physical_filter,
+        "physical_filter": names.physical_filter(product.led, options.filters) if product.led else "",
     }
     data_id = {name: every[name] for name in kind.dimensions}
     digest = content_digest(product)
-    change = change_needed(present.get((kind.name, *data_id.values()), []), digest, Timespan(*validity))
-    return _Planned(product, kind, data_id, calibration_cards(product, labels, detector), digest, change)
+    wanted = Timespan(calibrations.begin, calibrations.end)
+    change = change_needed(present.get((kind.name, *data_id.values()), []), digest, wanted)
+    cards = calibrations.cards(product, instrument=names.instrument, physical_filter=str(every["physical_filter"]))
+    return _Planned(product, kind, data_id, cards, digest, change)
 
 
-def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, validity: tuple[Time | None, Time | None]) -> list[str]:
+def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, calibrations: Calibrations) -> list[str]:
     """Write what is new, certify what is not yet valid; return what was done."""
     from lsst.daf.butler import CollectionType, DatasetRef, DatasetType, FileDataset, Timespan
 
@@ -322,21 +314,22 @@ def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, validity
                 # One file at a time is on the disk twice.
                 butler.ingest(FileDataset(str(path), ref, formatter=entry.kind.formatter), transfer="move")
             if entry.change.replaced:
-                butler.registry.decertify(options.collection, types[entry.kind.name], Timespan(*validity), dataIds=[ref.dataId])
+                wanted = Timespan(calibrations.begin, calibrations.end)
+                butler.registry.decertify(options.collection, types[entry.kind.name], wanted, dataIds=[ref.dataId])
             for timespan in entry.change.timespans:
                 certified[timespan].append(ref)
         for timespan, refs in certified.items():
             butler.registry.certify(options.collection, refs, timespan)
-    return _describe(planned, options.collection, run if new else "", validity)
+    return _describe(planned, options.collection, run if new else "", calibrations)
 
 
-def _describe(planned: Sequence[_Planned], collection: str, run: str, validity: tuple[Time | None, Time | None]) -> list[str]:
+def _describe(planned: Sequence[_Planned], collection: str, run: str, calibrations: Calibrations) -> list[str]:
     """Return what was done, one line for each dataset type."""
     lines = []
     for name in dict.fromkeys(entry.kind.name for entry in planned):
         count = Counter(_outcome(entry.change) for entry in planned if entry.kind.name == name)
         lines.append(f"{name}: {', '.join(f'{number} {outcome}' for outcome, number in sorted(count.items()))}")
-    begin, end = (bound.isot if bound is not None else "no bound" for bound in validity)
+    begin, end = (bound.isot if bound is not None else "no bound" for bound in (calibrations.begin, calibrations.end))
     lines.append(f"{collection}: valid from {begin} until {end} (TAI)")
     return [*lines, f"written to {run}"] if run else lines
 

@@ -8,7 +8,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from inspect import Parameter, Signature
 from itertools import chain
@@ -39,6 +39,23 @@ def _path(text: str | Path) -> Path:
 
     try:
         return located(str(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}") from error
+
+
+def _path_or_uri(text: str) -> str:
+    """Return the path, or the URI of a dataset, that an argument means."""
+    from permil.config.base import is_uri
+
+    return text if is_uri(text) else str(_path(text))
+
+
+def _repository(text: str) -> str:
+    """Return the Butler repository that an argument means: a URI, a label or a path."""
+    from permil.config.base import located_repository
+
+    try:
+        return located_repository(text)
     except ValueError as error:
         raise typer.BadParameter(f"{text!r}: {error}") from error
 
@@ -175,6 +192,7 @@ flat_app = _App(
         "permil flat config.yaml --led red --detector R22_S11",
         "permil flat apply flat.fits image.fits --out flattened.fits",
         "permil flat diff a.fits b.fits",
+        "permil flat diff a.fits 'butler:/repo/main?collection=u/me/flats&dataset_type=flat&detector=94&physical_filter=red'",
     ),
 )
 spots_app = _App(
@@ -385,8 +403,12 @@ def beam_predict(
 
 @flat_app.has("apply")
 def flat_apply(
-    flat: Annotated[Path, typer.Argument(metavar="FLAT", help="flat of one detector", parser=_path)],
-    image: Annotated[Path, typer.Argument(metavar="IMAGE", help="image of the same detector, assembled", parser=_path)],
+    flat: Annotated[
+        str, typer.Argument(metavar="FLAT", help="flat of one detector: file, or URI of a dataset", parser=_path_or_uri)
+    ],
+    image: Annotated[
+        str, typer.Argument(metavar="IMAGE", help="image of the same detector, assembled: file or URI", parser=_path_or_uri)
+    ],
     out: Out,
     detector: OfDetector = "",
     camera: OfCamera = "",
@@ -395,13 +417,15 @@ def flat_apply(
     """Divide an image by a flat, with errors and masks; both may be of any program."""
     from permil.flat.flat import Flat
 
-    _print_result(Flat.read(flat, detector=detector, camera=camera).apply_to_file(image, out), as_json=as_json)
+    with _files((flat, image), detector, camera) as ((flat_path, image_path), known, datasets):
+        done = Flat.read(flat_path, detector=known, camera=camera).apply_to_file(image_path, out)
+    _print_result(_of_datasets(done, datasets), as_json=as_json)
 
 
 @flat_app.has("diff")
 def flat_diff(
-    first: Annotated[Path, typer.Argument(metavar="A", help="flat", parser=_path)],
-    second: Annotated[Path, typer.Argument(metavar="B", help="flat of the same detector", parser=_path)],
+    first: Annotated[str, typer.Argument(metavar="A", help="flat: file, or URI of a dataset", parser=_path_or_uri)],
+    second: Annotated[str, typer.Argument(metavar="B", help="flat of the same detector", parser=_path_or_uri)],
     out: Annotated[Path | None, typer.Option("--out", help="write the ratio map here (FITS)", parser=_path)] = None,
     smooth: Annotated[
         Path | None,
@@ -416,8 +440,9 @@ def flat_diff(
     """Compare two flats of any program: smooth ratio, amplifier steps, small-scale ratio, gradient."""
     from permil.compare.flats import DiffOptions, diff_files
 
-    options = DiffOptions(out, smooth, detector, camera, super_pixel_mm, degree)
-    _print_result(diff_files(first, second, options), as_json=as_json)
+    with _files((first, second), detector, camera) as ((first_path, second_path), known, datasets):
+        done = diff_files(first_path, second_path, DiffOptions(out, smooth, known, camera, super_pixel_mm, degree))
+    _print_result(_of_datasets(done, datasets), as_json=as_json)
 
 
 @simulate_app.has("run", hidden=True)
@@ -617,7 +642,7 @@ def butler_index(config: ConfigPath, overrides: Overrides = None, as_json: AsJso
 @butler_app.has("put")
 def butler_put(
     run: RunPath,
-    repo: Annotated[str, typer.Option(help="repository: folder, URI or label")],
+    repo: Annotated[str, typer.Option(help="repository: folder, URI or label", parser=_repository)],
     collection: Annotated[str, typer.Option(help="calibration collection to certify the products in")],
     begin: Begin = "",
     end: End = "",
@@ -670,6 +695,33 @@ def trend(
     from permil.report.trend.stage import follow_runs
 
     _print_result(follow_runs(runs or [], database, out), as_json=as_json)
+
+
+@contextlib.contextmanager
+def _files(places: Sequence[str], detector: str, camera: str) -> Iterator[tuple[list[Path], str, list[str]]]:
+    """Give files that the user names by path or by URI, their detector if it is known, and what the datasets are."""
+    from permil.config.base import is_uri
+
+    if not any(map(is_uri, places)):
+        yield [Path(place) for place in places], detector, []
+        return
+    from permil.butler.datasets import dataset_files, detector_of
+    from permil.camera import load_camera
+
+    with dataset_files([place if is_uri(place) else Path(place) for place in places]) as files:
+        known = detector_of(files, load_camera(camera or "lsstcam"), detector)
+        yield [each.path for each in files], known, [str(each) for each in files if each.description]
+
+
+def _of_datasets(done: Description, datasets: list[str]) -> Description:
+    """Return a result with the datasets that it is of."""
+    from permil.products import Description
+
+    return (
+        Description("\n".join([done, *(f"  {each}" for each in datasets)]), done.facts | {"datasets": datasets})
+        if datasets
+        else done
+    )
 
 
 def _print(facts: Any, text: str, *, as_json: bool) -> None:

@@ -24,14 +24,16 @@ Permil = Callable[..., tuple[int, str, str]]
 def test_a_tree_of_curated_calibrations(made: Path, tmp_path: Path, permil: Permil) -> None:
     root = shutil.copytree(made / "out", tmp_path / "run")
     write_table(root / "defects" / "R22_S12.ecsv", Table({"x0": [1], "y0": [2], "width": [3], "height": [4]}))
+    Flat.read(root / "flat" / "red" / "R22_S12.fits").write(root / "flat" / "red" / "R22_S12_efficiency.fits")
     tree = tmp_path / "tree"
     code, printed, messages = permil(
         "export", root, "--curated", tree, "--begin", "2021-12-01T18:00:00", "--instrument", "LSSTCam"
     )
     assert (code, messages) == (0, "")
-    assert printed.strip() == f"4 files written to {tree}, 0 were there already"
+    assert printed.strip() == f"5 files written to {tree}, 0 were there already"
     assert sorted(str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file()) == [
         "lsstcam/defects/r22_s12/20211201T180000.ecsv",
+        "lsstcam/efficiency_flat/r22_s12/red/20211201T180000.fits",
         "lsstcam/flat/r22_s11/red/20211201T180000.fits",
         "lsstcam/flat/r22_s12/red/20211201T180000.fits",
         "lsstcam/mosaic/red/20211201T180000.fits",

@@ -209,6 +209,32 @@ def test_tables_and_mosaic_are_read_back(repo: Path, made: Path, tmp_path: Path,
         put(root, repo)
 
 
+def test_an_efficiency_flat_is_a_dataset_of_its_own(repo: Path, made: Path, tmp_path: Path, found: Callable[..., Any]) -> None:
+    root = shutil.copytree(made / "out", tmp_path / "run")
+    plain, path = Flat.read(root / "flat" / "red" / "R22_S11.fits"), root / "flat" / "red" / "R22_S11_efficiency.fits"
+    plain.header["FLATKIND"] = "efficiency"
+    (plain * 1.01).write(path)
+    with fits.open(path, mode="append", checksum=True) as hdus:
+        hdus.append(fits.ImageHDU(np.zeros((4, 4), np.float32), name="SHIFT_X"))
+    assert {"permil_flat: 2 new", "permil_efficiency_flat: 1 new"} <= set(put(root, repo))
+    flat = found("2022-01-01", dataset_type="permil_efficiency_flat")
+    assert (type(flat), flat.detector.name, flat.header["FLATKIND"], flat.header["OBSTYPE"]) == (
+        Flat,
+        "R22_S11",
+        "efficiency",
+        "efficiency_flat",
+    )
+    assert _digest(flat) == _digest(Flat.read(path))
+    assert found("2022-01-01", 95, "permil_efficiency_flat") is None
+    assert _digest(found("2022-01-01")) == _digest(plain)
+    assert "permil_efficiency_flat: 1 unchanged" in put(root, repo)
+    stored = next(file for file in repo.rglob("*.fits") if "efficiency" in file.name)
+    assert fits.getheader(stored, "SHIFT_X")["NAXIS"] == 2
+    (plain * 1.02).write(path)
+    with pytest.raises(ButlerError, match=r"1 products differ.*permil_efficiency_flat 94 red;"):
+        put(root, repo)
+
+
 def test_dataset_types_of_the_stack(repo: Path, made: Path, tmp_path: Path, lsst: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a stand-in for obs_base, which pip cannot install: file, formatter and storage class are what the stack expects."""
     for module, name in (("fitsExposure", "FitsExposureFormatter"), ("fitsGeneric", "FitsGenericFormatter")):

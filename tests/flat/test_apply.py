@@ -264,6 +264,18 @@ def test_flats_are_compared_if_they_are_of_one_sensor(bin8: Camera, tmp_path: Pa
             diff_files(first, other, DiffOptions())
 
 
+def test_long_names_of_files_are_cut_off_in_cards(bin8: Camera, tmp_path: Path) -> None:
+    flat, image = (write_flat(tmp_path / f"{name}{'a long name ' * 8}.fits", bin8) for name in ("it's a flat ", "''" * 30))
+    Flat.read(flat).apply_to_file(image, tmp_path / "out.fits")
+    diff_files(flat, image, DiffOptions(tmp_path / "ratio.fits"))
+    for name, cards in (("out", ("FLATFILE", "RAWIMAGE")), ("ratio", ("FIRST", "SECOND"))):
+        header = fits.getheader(tmp_path / f"{name}.fits")
+        for card, path in zip(cards, (flat, image), strict=True):
+            assert path.name.startswith(header[card])
+            assert len(header[card].replace("'", "''")) > 40
+            assert header.comments[card]
+
+
 def test_flats_without_a_variance_are_compared_and_that_is_said(bin8: Camera, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     paths = [tmp_path / f"{name}.fits" for name in "ab"]

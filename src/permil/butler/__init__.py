@@ -4,11 +4,12 @@
 ``butler.get`` returns `permil.Flat` and `permil.products.ImageProduct`. Needs the extra ``butler``.
 """
 
+from permil.butler.datasets import dataset_files
 from permil.butler.export import export_curated
 from permil.butler.put import PutOptions, put_run
 from permil.butler.raws import RawSelection, find_raws
 from permil.butler.storage import register_storage_classes
 
-__all__ = ["PutOptions", "RawSelection", "export_curated", "find_raws", "put_run", "register_storage_classes"]
+__all__ = ["PutOptions", "RawSelection", "dataset_files", "export_curated", "find_raws", "put_run", "register_storage_classes"]
 
 register_storage_classes()

@@ -38,13 +38,15 @@ class RepositoryNames:
     bands: Mapping[str, str]
 
     @classmethod
-    def read(cls, butler: Any, repo: str, instrument: str = "") -> RepositoryNames:
+    def read(cls, butler: Any, repo: str, instrument: str = "", *, option: str = "--instrument") -> RepositoryNames:
         """Read the names from a registry.
 
         Parameters
         ----------
         instrument
             Name of the instrument; empty: the only one.
+        option
+            How a user names it, for messages.
 
         Raises
         ------
@@ -58,7 +60,7 @@ class RepositoryNames:
                 raise ButlerError(
                     f"{what} in this repository",
                     path=repo,
-                    remedy=f"give --instrument: {', '.join(known)}" if known else "register the instrument first",
+                    remedy=f"give {option}: {', '.join(known)}" if known else "register the instrument first",
                     value=instrument,
                     allowed=known,
                 )

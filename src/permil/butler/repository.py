@@ -26,6 +26,27 @@ def has_butler() -> bool:
     return find_spec("lsst") is not None and find_spec("lsst.daf") is not None and find_spec("lsst.daf.butler") is not None
 
 
+def require_butler(repo: str) -> None:
+    """Raise an error unless lsst-daf-butler is installed.
+
+    Parameters
+    ----------
+    repo
+        Repository or dataset that is asked for, for the message.
+
+    Raises
+    ------
+    ButlerError
+        If it is not installed.
+    """
+    if not has_butler():
+        raise ButlerError(
+            "reading or writing a Butler repository needs lsst-daf-butler",
+            path=repo,
+            remedy="install it: pip install 'permil[butler]'",
+        )
+
+
 @contextlib.contextmanager
 def open_repository(repo: str, *, collections: Sequence[str] = (), writeable: bool = False) -> Iterator[Any]:
     """Open a repository and close it in the end.
@@ -46,12 +67,7 @@ def open_repository(repo: str, *, collections: Sequence[str] = (), writeable: bo
     ButlerError
         If lsst-daf-butler is not installed, there is no repository, or it cannot be opened.
     """
-    if not has_butler():
-        raise ButlerError(
-            "reading or writing a Butler repository needs lsst-daf-butler",
-            path=repo,
-            remedy="install it: pip install 'permil[butler]'",
-        )
+    require_butler(repo)
     from lsst.daf.butler import Butler
 
     # Without a handler, Python would print messages of the library beside ours.
@@ -118,5 +134,9 @@ def _version() -> str:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip("'\" ").splitlines() or [type(error).__name__]
-    return lines[0].strip().rstrip(".'\"")
+    text = str(error).strip()
+    if text[:1] in ("'", '"') and text[0] == text[-1]:
+        # As a KeyError writes its message.
+        text = text[1:-1]
+    lines = text.splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")

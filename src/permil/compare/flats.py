@@ -19,6 +19,7 @@ from permil.flat.difference import FlatDifference, check_super_pixel, describe_d
 from permil.flat.flat import Flat
 from permil.flat.ratio_parts import RatioParts, split_ratio
 from permil.products import KIND_CARD, Description, ImageProduct, MaskPlane, check_output, write_image
+from permil.products.fits import file_card
 
 _PER_MIL = 1e3
 
@@ -229,8 +230,8 @@ def diff_files(first_path: Path, second_path: Path, options: DiffOptions) -> Des
             variance = first.variance / second.image**2 + second.variance * first.image**2 / second.image**4
         header = {
             "DETECTOR": (detector.name, "detector"),
-            "FIRST": (first_path.name[:60], "numerator"),
-            "SECOND": (second_path.name[:60], "denominator"),
+            "FIRST": file_card(first_path, "numerator"),
+            "SECOND": file_card(second_path, "denominator"),
         }
         mask = np.where(good, first.mask | second.mask, first.mask | second.mask | int(MaskPlane.NO_DATA))
         write_image(options.out, difference.ratio, mask, np.where(good, variance, np.nan), header=header, planes=second.planes)

@@ -68,8 +68,8 @@ class ConfigPath:
         folder = (info.context or {}).get(FOLDER)
         if self.is_camera and _names_camera(text, folder):
             return text
-        if self.is_repository and _names_repository(text, folder):
-            return text
+        if self.is_repository:
+            return located_repository(text, folder)
         return str(located(text, folder))
 
 
@@ -101,6 +101,22 @@ def located(text: str, folder: Path | None = None) -> Path:
     if variable is not None and not os.path.lexists(path):
         raise ValueError(f"environment variables such as {variable[0].lstrip('/')} are not expanded; write the path itself")
     return path
+
+
+def is_uri(text: str) -> bool:
+    """Return whether a text is a URI, of a file or of a dataset of a Butler repository (``butler:REPO?...``)."""
+    return _URL.match(text) is not None or text.startswith("butler:")
+
+
+def located_repository(text: str, folder: Path | None = None) -> str:
+    """Return the Butler repository given by a user: a URI or label as it is, a path as `located` returns it.
+
+    Raises
+    ------
+    ValueError
+        If it is neither; the message says what to write.
+    """
+    return text if _names_repository(text, folder) else str(located(text, folder))
 
 
 def _names_camera(text: str, folder: Path | None) -> bool:

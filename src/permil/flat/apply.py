@@ -30,7 +30,7 @@ from permil.products import (
     sensor_statements,
     write_image,
 )
-from permil.products.fits import kept_cards, wcs_cards
+from permil.products.fits import file_card, kept_cards, wcs_cards
 from permil.products.sensor_identity import card_of
 
 _DOUBTFUL = {
@@ -159,8 +159,8 @@ def apply_to_file(
         "DETKNOWN": (known_by, "what says that the image is of this detector"),
         "LED": (light_of_flat, "light of the flat"),
         "IMAGELED": (light, "light of the image"),
-        "FLATFILE": (flat_path.name[:60] if flat_path else "", "flat"),
-        "RAWIMAGE": (image_path.name[:60], "image that was divided"),
+        "FLATFILE": file_card(flat_path, "flat") if flat_path else ("", ""),
+        "RAWIMAGE": file_card(image_path, "image that was divided"),
         "VARCONT": (contents or "nothing", "what the variance holds"),
     }
     for card in ("CAMERA", SERIAL_CARD):

@@ -226,6 +226,16 @@ def is_own_product(header: fits.Header) -> bool:
     return header.get(ORIGIN_CARD) == PROGRAM
 
 
+def file_card(path: str | Path, comment: str) -> tuple[str, str]:
+    """Return the name of a file and a comment for one card; the end of a name that is too long for it is cut off."""
+    # A card has 80 characters: keyword, two quotes, text and separator leave these for text and comment; quotes in a text are doubled.
+    name = Path(path).name
+    length = 65 - len(comment)
+    while len(name.replace("'", "''")) > length:
+        name = name[:-1]
+    return name, comment
+
+
 def has_wrong_sum(hdu: Any) -> bool:
     """Return whether the data of an HDU contradict its card DATASUM. The data must not have been accessed before."""
     try:

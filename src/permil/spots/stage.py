@@ -19,6 +19,7 @@ from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import GridError, InputError, PermilError, SpotError
 from permil.products import FINGERPRINT_CARD, Description, check_output, write_table
+from permil.products.fits import file_card
 from permil.products.folder import SpotsFolder
 from permil.progress import StageReport, do_tasks, tell
 from permil.rounding import rounded
@@ -237,7 +238,7 @@ def _reduce_group(options: SpotsConfig, group: _Group, products: SpotsFolder, pr
         require_same_mask(stored, measurements, path=options.calibration)
         require_inside(measurements.quantities["x"], measurements.quantities["y"], detector)
         exposures, residuals = apply_spots(stored.spots, measurements)
-        cards["CALIB"] = (Path(options.calibration).name[:60], "calibration that was applied")
+        cards["CALIB"] = file_card(options.calibration, "calibration that was applied")
         _write_maps(options, group, products, residuals, exposures, cards)
         rows = applied_rows(exposures, residuals, detector=detector.name, band=measurements.band)
         return rows, f"{detector.name}: calibration applied to {len(exposures.names)} exposures"

@@ -108,7 +108,7 @@ def _simulate_stars(folder: Path, *, seed: int, changes: dict[str, Any]) -> None
 
 def _stars_text(folder: CompareFolder) -> str:
     """Return the comparison of stars and flat, with the true values."""
-    correlations, verdicts = read_table(folder.correlations), read_table(folder.verdicts)
+    correlations, choices = read_table(folder.correlations), read_table(folder.efficiency)
     headline = correlations[(correlations["quantity"] == "flux") & (correlations["scale"] == SINGLE)][0]
     fractions = ", ".join(
         f"{row['kind']} {rounded(row['value'], row['error'], plus_minus='±')} (true {rounded_like(row['true'], row['error'])})"
@@ -120,7 +120,7 @@ def _stars_text(folder: CompareFolder) -> str:
         f"correlation of stars and flat: r = {rounded(headline['r'], headline['r_err'], plus_minus='±', sign=True)}, {chance}; "
         f"{headline['n']} stars, equivalent to {headline['n_eff']:.0f} independent ones\n"
         f"fractions of the flat's variance: {fractions}\n"
-        f"{verdicts['sentence'][0]}\n"
+        f"{choices['sentence'][0]}\n"
         f"{_together_text(folder)}\n"
     )
 

@@ -19,6 +19,7 @@ from permil.flat.flat import Flat
 from permil.flat.joint_file import is_converged
 from permil.products import check_output, read_any_image, read_table
 from permil.products.atomic import atomic_output
+from permil.products.folder import CompareFolder
 from permil.products.images import read_headers
 from permil.products.sensor_identity import product_kind
 from permil.results import RunResults, open_run
@@ -127,7 +128,17 @@ def _of_run(run: RunResults) -> Facts:
     if run.folder.summary.is_file():
         verdicts = Counter(map(str, run.summary["pass"]))
         facts["specifications"] = {name: verdicts[name] for name in sorted(verdicts) if name not in ("", "-")}
+    choices = CompareFolder(run.folder.root).efficiency
+    if choices.is_file():
+        table = read_table(choices, columns=("detector", "band", "use_for_fluxes", "use_for_sky"))
+        for use in ("fluxes", "sky"):
+            facts[f"flat_for_{use}"] = {_stars_of(row): str(row[f"use_for_{use}"]) for row in table}
     return facts
+
+
+def _stars_of(row: Table.Row) -> str:
+    """Return detector and band of a row."""
+    return " ".join(str(row[name]) for name in ("detector", "band") if str(row[name]) != "-")
 
 
 def _of_table(table: Table) -> Facts:
@@ -170,7 +181,8 @@ def _kind(names: set[str], primary: fits.Header, headers: list[fits.Header]) -> 
 
 def _quality(path: Path, kind: str, primary: fits.Header) -> Facts:
     if kind == "flat":
-        return dict(Flat.read(path).facts())
+        choice = (("flat_for_fluxes", "USEFLUX"), ("flat_for_sky", "USESKY"), ("which_flat_to_use", "CHOICE"))
+        return dict(Flat.read(path).facts()) | {name: primary[card] for name, card in choice if card in primary}
     if kind == "beam model":
         return {"summary": load_beam(path).describe()}
     if kind == "joint solution":

@@ -29,6 +29,7 @@ from permil.compare.rings.profile import RingProfile
 from permil.compare.scales import Band
 from permil.compare.stars.flat_at_stars import flat_as_seen, relative_flat
 from permil.errors import CompareError
+from permil.rounding import rounded
 
 SEED = 0
 BANDS = (Band(0.0, 6.0), Band(6.0, 16.0), Band(16.0, 32.0), Band(32.0, 64.0), Band(64.0, np.inf))
@@ -274,9 +275,15 @@ def test_proof_and_choice():
     proof = prove(fit_filter(scene.components, {}), {}, seed=SEED)
     choice = choose_flat(proof, scenes.flat_of("both", SEED))
     assert choice.fluxes is Division.EFFICIENCY
-    assert "divide by the efficiency flat" in choice.sentence
-    assert "best filter of this flat" in choice.sentence
-    assert "plain flat" in choice.sky
+    assert choice.sky is Division.PLAIN
+    assert choice.sentence.startswith(
+        "Use the efficiency flat for fluxes of stars and the plain flat for the sky: on 30 left-out"
+    )
+    for figures in (proof.best, proof.noise, *proof.scatter.values()):
+        assert rounded(1e3 * figures.rms, 1e3 * figures.rms_error) in choice.sentence
+    change = proof.change(Division.PLAIN)
+    assert f"change from the plain flat {rounded(*(1e3 * each for each in change), sign=True)}" in choice.sentence
+    assert f"leave structure of {rounded(*(1e3 * each for each in choice.removed))} per mil" in choice.sentence
     rows = {row["division"]: row for row in proof.rows()}
     assert list(rows) == ["undivided", "plain flat", "efficiency flat", "best filter", "noise"]
     best, found = rows["best filter"], rows["efficiency flat"]
@@ -291,11 +298,11 @@ def test_proof_and_choice():
 @pytest.mark.parametrize(
     ("plain", "undivided", "expected", "words"),
     [
-        (-9.0, -9.0, Division.EFFICIENCY, "divide by the efficiency flat"),
-        (-9.0, 0.5, Division.UNDIVIDED, "do not divide by the plain flat"),
-        (0.5, -9.0, Division.PLAIN, "divide by the plain flat"),
+        (-9.0, -9.0, Division.EFFICIENCY, "Use the efficiency flat for fluxes of stars and the plain"),
+        (-9.0, 0.5, Division.UNDIVIDED, "Do not divide fluxes of stars by a flat"),
+        (0.5, -9.0, Division.PLAIN, "Use the plain flat for fluxes of stars and for the sky"),
         (0.5, -0.5, None, "do not determine"),
-        (9.0, 1.0, Division.PLAIN, "divide by the plain flat"),
+        (9.0, 1.0, Division.PLAIN, "Use the plain flat for fluxes of stars and for the sky"),
     ],
 )
 def test_words_of_the_choice(plain, undivided, expected, words):
@@ -306,7 +313,7 @@ def test_words_of_the_choice(plain, undivided, expected, words):
         Division.UNDIVIDED: Scatter(filtered - undivided, 5.0),
     }
     differences = {Division.PLAIN: Scatter(plain, 1.0), Division.UNDIVIDED: Scatter(undivided, 1.0)}
-    proof = Proof(scatter, differences, noise=80.0, best=Scatter(95.0, 5.0), stars=1000, exposures=10, parts=2)
+    proof = Proof(scatter, differences, noise=Scatter(80.0, 1.0), best=Scatter(95.0, 5.0), stars=1000, exposures=10, parts=2)
     choice = choose_flat(proof, scenes.flat_of("both", SEED))
     assert choice.fluxes is expected
     assert words in choice.sentence

@@ -142,8 +142,8 @@ def test_half_of_one_kind_and_half_of_another_are_told_apart():
 
 def test_what_dividing_does_follows_the_kind():
     corrected, harmed = (verdict(fit_of(name, 0).flux_change) for name in ("efficiency", "area"))
-    assert corrected.outcome == "corrects"
-    assert harmed.outcome == "harms"
+    assert corrected.outcome == "lowers"
+    assert harmed.outcome == "raises"
     # Efficiency: what is left is the noise of the flat.
     assert corrected.after < 0.5 * corrected.before
     # Pixel area: fluxes have no scatter of their own, and get that of the flat.

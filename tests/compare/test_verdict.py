@@ -21,8 +21,8 @@ def change(before, after, error, noise=2.0):
 @pytest.mark.parametrize(
     ("before", "after", "error", "outcome"),
     [
-        (3.0, 1.0, 0.5, "corrects"),
-        (1.0, 3.0, 0.5, "harms"),
+        (3.0, 1.0, 0.5, "lowers"),
+        (1.0, 3.0, 0.5, "raises"),
         (2.0, 2.0, 0.05, "does not affect"),
         (2.0, 2.05, 0.01, "does not affect"),
         (2.0, 2.4, 2.0, "cannot tell"),
@@ -52,7 +52,7 @@ def test_error_of_the_change_is_that_of_roots():
 def test_scatter_that_noise_explains_gives_no_roots_of_negative_numbers():
     found = verdict(FluxChange(before=3.9e-6, noise=4.0e-6, change=-0.5e-6, error=0.1e-6))
     assert found.after == 0
-    assert found.outcome == "corrects"
+    assert found.outcome == "lowers"
 
 
 def test_figures_that_are_not_known():

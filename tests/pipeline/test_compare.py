@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -107,7 +108,13 @@ def test_products_are_whole_and_not_made_twice(compared: Path, permil: Permil) -
     code, _, messages = permil("compare", compared / "config.yaml", *QUICK)
     assert code == 0
     assert "compare: 0 done, 2 up to date" in messages
-    assert f"{DETECTOR} red: For fluxes of stars" in messages
+    # One sentence on the flat, not two.
+    assert f"{DETECTOR} red: Use the efficiency flat for fluxes of stars and the plain flat for the sky: on " in messages
+    assert "Dividing by the plain flat" not in messages
+    code, out, _ = permil("show", compared, "--json")
+    facts = json.loads(out)
+    assert (code, facts["flat_for_fluxes"]) == (0, {f"{DETECTOR} red": "efficiency flat"})
+    assert facts["flat_for_sky"] == {f"{DETECTOR} red": "plain flat"}
     assert path.stat().st_mtime_ns == before
 
 

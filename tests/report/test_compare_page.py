@@ -86,7 +86,7 @@ def test_pages_need_nothing_from_elsewhere(pages: dict[str, Page]) -> None:
 
 
 def test_the_sentence_is_on_top_in_the_units_of_pages(page: Page) -> None:
-    sentence = "their scatter is 2.50 ‰ without and 1.80 ‰ with it (change \N{MINUS SIGN}0.70 ± 0.10 ‰, 7.0 times its error)."
+    sentence = "2.50 ‰ without and 1.80 ‰ with it, noise subtracted (change \N{MINUS SIGN}0.70 ± 0.10 ‰, 7.0 times its error)."
     assert sentence in page.body
     assert page.body.index(sentence) < page.body.index("Stars and flat")
     assert SENTENCE not in page.body
@@ -130,7 +130,7 @@ def test_fractions_slopes_and_verdicts_are_those_of_the_product(page: Page) -> N
     slopes = {row[0]: row[1:] for row in page.tables["slope-table"][1:]}
     assert slopes["expected: all pixel area"] == ["0", "1", "0"]
     assert slopes["found: whole detector"] == ["0.610 ± 0.020", "0.330 ± 0.020", "0.040 ± 0.020"]
-    assert page.tables["verdict-table"][1][1:5] == ["corrects", "2.50", "1.80", "\N{MINUS SIGN}0.70 ± 0.10"]
+    assert page.tables["verdict-table"][1][1:5] == ["lowers", "2.50", "1.80", "\N{MINUS SIGN}0.70 ± 0.10"]
     assert "edge: 12 stars are too few" in page.body
 
 
@@ -169,7 +169,7 @@ def test_the_index_has_the_headline_of_each_detector(pages: dict[str, Page]) -> 
     red = found["red"]
     assert (red["r"], red["p"], red["effective number"]) == ("0.700 ± 0.030", MISSING, "123")
     assert red["fraction pixel area"] == "0.350 ± 0.040"
-    assert red["dividing by the flat"] == "corrects"
+    assert red["effect of the plain flat on the scatter"] == "lowers"
     assert f"R22_S11 red: {STRIPES}" in index.body
     # Levels of cells of different sizes are in different tables.
     assert [row[0] for row in index.tables["level-table-2"][1:]] == ["between detectors"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.table import Table
-from synthetic_comparison import write_comparison, write_tables
+from synthetic_comparison import write_choice, write_comparison, write_tables
 from synthetic_run import make_pages
 from test_report import Page
 
@@ -68,6 +68,8 @@ def write_sensors(results: list, root: Path) -> None:
 def page(results: list, cutout: Camera) -> Page:
     root = Path(results[0].folder)
     write_sensors(results, root)
+    write_choice(root, E2V, "red")
+    write_choice(root.parent / "second", ITL, "red", use="undecided")
     folder = RunFolder(root)
     make_pages(Config(camera="spots-cutout", output=root), cutout, folder)
     return Page(root / "report" / "compare" / "index.html")
@@ -119,6 +121,13 @@ def test_the_page_answers_the_questions(page: Page) -> None:
     assert origins["lamp: between exposures"][:3] == ["2.00 ± 0.25", "4.0 ± 1.0", "3.85 ± 0.96"]
     assert origins["vendor"] == [MISSING, MISSING, MISSING, "no vendor has more than one detector: given as detector"]
     assert len(page.pictures) >= 2
+    heading, *choices = page.tables["choice-table"]
+    assert heading[:5] == ["detector", "band", "run", "for fluxes of stars", "for the sky"]
+    assert [row[:5] for row in choices] == [
+        [E2V, "red", "first", "efficiency flat", "plain flat"],
+        [ITL, "red", "second", "undecided", "plain flat"],
+    ]
+    assert "R22_S11 red (first) Use the efficiency flat for fluxes of stars and the plain flat for the sky" in page.body
     # A map for each band; a cell of few stars is not drawn.
     assert page.text.count("residuals of stars, ") == 2
 

@@ -311,7 +311,7 @@ def _between(predicted: PredictedStars, flat: RelativeFlat, steps: FloatArray) -
 
 
 def describe(comparison: Comparison, name: str) -> tuple[str, str, str]:
-    """Return a summary of three lines."""
+    """Return a summary of three lines: correlation, fractions, and the effect of dividing by the plain flat."""
     result, fit = comparison.headline, comparison.fits[WHOLE]
     chance = f"p = {result.p_value:.2g}" if np.isfinite(result.p_value) else f"no p-value: {result.reason}"
     correlation = (

@@ -26,6 +26,8 @@ from permil.products.tables import flags, numbers
 
 FloatArray = NDArray[np.float64]
 
+COMPARISON_FORMAT = 2
+"""Version of the format: comparisons of another version are made again."""
 _NEEDED = ("grid_i", "grid_j", "exposure", "x", "y", "used", "expected_flux", "expected_xx", "expected_yy", "expected_xy")
 _DEFAULT_APERTURE = 12.0
 

@@ -18,7 +18,7 @@ from permil.camera import Camera, shared_camera
 from permil.camera.frames import amplifier_at, ccs_to_detector, detector_to_ccs
 from permil.compare.comparison import CompareOptions, compare_stars, describe, level_cell
 from permil.compare.efficiency.stage import efficiency_messages, efficiency_table_task, efficiency_tasks
-from permil.compare.files import read_flat, read_stars, star_groups, write_comparison
+from permil.compare.files import COMPARISON_FORMAT, read_flat, read_stars, star_groups, write_comparison
 from permil.compare.levels.groups import CellPlaces
 from permil.compare.levels.split import pair_levels, split_levels
 from permil.compare.regions import RegionWidths
@@ -178,9 +178,12 @@ def run_compare(run: Run) -> StageReport:
     choices = [efficiency_table_task(run, efficiency)] if efficiency else []
     ends = do_tasks([*comparisons, tables, together, *efficiency, *choices])
     report.count({task.key: ends[task.key] for task in (*comparisons, *efficiency)})
+    chosen = {task.key[1:3] for task in efficiency if ends[task.key].is_there}
     for task in comparisons:
         header = fits.getheader(products.comparison(*task.key[1:]), 0)
-        report.messages += [str(header[f"SUMMARY{number}"]) for number in range(SUMMARY_LINES)]
+        # The choice of the flat contains the effect of the plain flat.
+        lines = SUMMARY_LINES - 1 if task.key[1:3] in chosen else SUMMARY_LINES
+        report.messages += [str(header[f"SUMMARY{number}"]) for number in range(lines)]
     report.messages += efficiency_messages([ends[task.key] for task in efficiency])
     return report
 
@@ -269,6 +272,7 @@ def _comparison_task(run: Run, detector: str, band: str) -> Task:
         work,
         outputs=(CompareFolder(run.folder.root).comparison(detector, band),),
         options=run.options(*_OF_ONE_RUN, "camera", "seed"),
+        facts=COMPARISON_FORMAT,
         # A flat on another composite scale has the same fingerprint.
         files=(flat, residuals),
     )

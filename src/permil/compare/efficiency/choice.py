@@ -1,4 +1,4 @@
-"""Which flat to use for fluxes of stars and for the sky, in words and numbers."""
+"""Which flat to use for fluxes of stars and for the sky, in one sentence and in numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,12 @@ from permil.rounding import rounded
 FloatArray = NDArray[np.float64]
 
 _PER_MIL = 1e3
-_SHOWN = (Division.EFFICIENCY, Division.PLAIN, Division.UNDIVIDED)
+_ADVICE = {
+    Division.EFFICIENCY: "Use the efficiency flat for fluxes of stars and the plain flat for the sky",
+    Division.PLAIN: "Use the plain flat for fluxes of stars and for the sky",
+    Division.UNDIVIDED: "Do not divide fluxes of stars by a flat, and use the plain flat for the sky",
+    None: "Use the plain flat for the sky; for fluxes, these stars do not determine which flat is better",
+}
 
 
 @dataclass(frozen=True)
@@ -25,17 +30,18 @@ class FlatChoice:
     ----------
     fluxes
         For fluxes of stars; None if the stars do not decide.
-    sentence
-        The same as a sentence, with the scatter on left-out dithers, noise alone and the best possible.
     sky
-        For sky and surface brightness, as a sentence.
+        For sky and surface brightness: pixel area and diffusion change the light of the sky in a pixel as they change the flat.
+    sentence
+        Both as a sentence, with the scatter on left-out dithers, the best possible, noise alone, and what the efficiency flat would leave
+        in the sky.
     removed
         Rms of the pixel area and diffusion that the efficiency flat lacks (relative), and its error.
     """
 
     fluxes: Division | None
+    sky: Division
     sentence: str
-    sky: str
     removed: tuple[float, float]
 
 
@@ -52,21 +58,8 @@ def choose_flat(proof: Proof, efficiency: EfficiencyFlat) -> FlatChoice:
     efficiency
         Efficiency flat from all dithers.
     """
-    removed = removed_rms(efficiency)
-    fluxes = _recommend(proof)
-    reason = {
-        Division.EFFICIENCY: "For fluxes of stars, divide by the efficiency flat",
-        Division.PLAIN: "For fluxes of stars, divide by the plain flat",
-        Division.UNDIVIDED: "For fluxes of stars, do not divide by the plain flat",
-        None: "These stars do not determine which flat is better for fluxes",
-    }[fluxes]
-    sentence = f"{reason}: {_figures(proof)} {_remainder(proof)}"
-    sky = (
-        f"For sky and surface brightness, divide by the plain flat: pixel area and diffusion change the light of the sky in a pixel as "
-        f"they change the flat. The efficiency flat would leave {rounded(*(_PER_MIL * each for each in removed))} per mil of "
-        f"structure (rms)."
-    )
-    return FlatChoice(fluxes, sentence, sky, removed)
+    removed, fluxes = removed_rms(efficiency), _recommend(proof)
+    return FlatChoice(fluxes, Division.PLAIN, f"{_ADVICE[fluxes]}: {_figures(proof, removed)}.", removed)
 
 
 def removed_rms(efficiency: EfficiencyFlat) -> tuple[float, float]:
@@ -100,27 +93,22 @@ def _recommend(proof: Proof) -> Division | None:
     )
 
 
-def _figures(proof: Proof) -> str:
-    filtered, plain, undivided = (f"{_in_per_mil(proof.scatter[division])} per mil" for division in _SHOWN)
+def _figures(proof: Proof, removed: tuple[float, float]) -> str:
+    undivided, plain, filtered = (_in_per_mil(proof.scatter[division]) for division in Division)
+    left = rounded(*(_PER_MIL * each for each in removed))
     return (
-        f"on {proof.exposures} left-out dithers their scatter is {filtered} with the efficiency flat, "
-        f"{plain} with the plain flat ({_change(proof, Division.PLAIN)}) and {undivided} undivided "
-        f"({_change(proof, Division.UNDIVIDED)}); noise alone gives {_PER_MIL * np.sqrt(proof.noise):.2f} per mil."
+        f"on {proof.exposures} left-out dithers, star fluxes scatter by {undivided} per mil undivided, {plain} with the plain flat and "
+        f"{filtered} with the efficiency flat (change from the plain flat {_change(proof, Division.PLAIN)}, from undivided "
+        f"{_change(proof, Division.UNDIVIDED)}); best possible with a filter of this flat {_in_per_mil(proof.best)}, noise alone "
+        f"{_in_per_mil(proof.noise)}; in the sky, the efficiency flat would leave structure of {left} per mil rms"
     )
 
 
 def _change(proof: Proof, division: Division) -> str:
     """Return the difference of the efficiency flat from another division as text."""
     change, error = proof.change(division)
-    return f"change {rounded(_PER_MIL * change, _PER_MIL * error, sign=True)} per mil"
+    return rounded(_PER_MIL * change, _PER_MIL * error, sign=True)
 
 
 def _in_per_mil(scatter: Scatter) -> str:
     return rounded(_PER_MIL * scatter.rms, _PER_MIL * scatter.rms_error)
-
-
-def _remainder(proof: Proof) -> str:
-    return (
-        f"The best filter of this flat is expected to leave {_in_per_mil(proof.best)} per mil; the rest above the noise cannot be told "
-        f"from the flat alone."
-    )

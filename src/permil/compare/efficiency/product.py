@@ -22,6 +22,8 @@ from permil.products import KIND_CARD, ImageProduct, write_image
 from permil.products.fits import image_of_cells, kept_cards, wcs_cards
 from permil.products.masks import FIRST_FREE_BIT, LAST_BIT
 
+EFFICIENCY_FORMAT = 2
+"""Version of the format: efficiency flats of another version are made again."""
 PLAIN_PLANE = "PLAIN_FLAT"
 """Mask plane of the pixels in which the plain flat is kept."""
 MAP_CELL = 4
@@ -115,7 +117,8 @@ def _cards(result: EfficiencyResult) -> dict[str, Any]:
     shift_error, size_error = result.efficiency.map_errors()
     return {
         "USEFLUX": (choice.fluxes.value if choice.fluxes else "undecided", "flat for fluxes of stars"),
-        "USESKY": ("plain flat", "flat for sky and surface brightness"),
+        "USESKY": (choice.sky.value, "flat for sky and surface brightness"),
+        "CHOICE": choice.sentence,
         "AREARMS": (choice.removed[0], "rms of pixel area and diffusion taken out"),
         "AREAERR": (choice.removed[1], "its error"),
         "SHIFTERR": (shift_error, "[pixel] rms error of SHIFT_X and SHIFT_Y"),

@@ -23,6 +23,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
+BEST_FILTER, NOISE = "best filter", "noise"
+"""Names of the rows of a proof that are no division."""
 PARTS = 3
 """Default number of parts of the exposures."""
 SIGNIFICANCE = 3.0
@@ -107,7 +109,7 @@ class Proof:
     differences
         Variance with the efficiency flat minus that of each other division, with its paired error.
     noise
-        Variance that the errors of the stars explain.
+        Variance that the errors of the stars explain, with the error from their variation over the detector.
     best
         Expected variance with the best filter of this flat: that of undivided fluxes less what the Wiener filter with the fitted
         fractions takes from them; its error is that of the fractions and of the finite number of stars.
@@ -117,7 +119,7 @@ class Proof:
 
     scatter: Mapping[Division, Scatter]
     differences: Mapping[Division, Scatter]
-    noise: float
+    noise: Scatter
     best: Scatter
     stars: int
     exposures: int
@@ -134,13 +136,13 @@ class Proof:
         unknown = float("nan")
         entries = [
             *((division.value, self.scatter[division]) for division in Division),
-            ("best filter", self.best),
-            ("noise", Scatter(self.noise, unknown)),
+            (BEST_FILTER, self.best),
+            (NOISE, self.noise),
         ]
         changes = {division.value: self.change(division) for division in self.differences}
         found = []
         for name, scatter in entries:
-            own = Scatter(scatter.variance - self.noise, scatter.error)
+            own = Scatter(scatter.variance - self.noise.variance, scatter.error)
             change, change_error = changes.get(name, (unknown, unknown))
             found.append(
                 {
@@ -254,7 +256,7 @@ def prove(
     """
     components = model.components
     left_out = leave_out(components, regions, parts=parts, seed=seed, flat_fielded=flat_fielded)
-    noise = float(left_out.weight @ left_out.variance / left_out.weight.sum())
+    noise = Scatter(*jackknife_ratio(left_out.weight * left_out.variance, left_out.weight, left_out.block))
     exposures = np.unique(components.other.stars.exposure[left_out.row])
     scatter = {division: scatter_of(left_out, division) for division in Division}
     others = Division.UNDIVIDED, Division.PLAIN

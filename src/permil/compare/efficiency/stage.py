@@ -16,7 +16,7 @@ from permil.camera import Detector, shared_camera
 from permil.camera.frames import amplifier_at
 from permil.compare.efficiency.choice import choose_flat
 from permil.compare.efficiency.filtering import filter_flat, fit_filter, predict_components
-from permil.compare.efficiency.product import EfficiencyResult, write_efficiency_flat
+from permil.compare.efficiency.product import EFFICIENCY_FORMAT, EfficiencyResult, write_efficiency_flat
 from permil.compare.efficiency.proof import prove
 from permil.compare.files import StarsProduct, read_flat, read_stars
 from permil.compare.regions import Region, RegionWidths, region_image
@@ -33,6 +33,13 @@ BoolArray = NDArray[np.bool_]
 
 _OWN_FRACTIONS = (Region.EDGE, Region.MID_LINE, Region.AMPLIFIER_BOUNDARY)
 """Regions that may have fractions of their own; tree rings are a component of their own."""
+
+
+_CHOICE_COLUMNS = {
+    "stars": "NLEFTOUT", "exposures": "NLEFTEXP", "use_for_fluxes": "USEFLUX", "use_for_sky": "USESKY", "left_in_sky": "AREARMS",
+    "left_in_sky_err": "AREAERR", "sentence": "CHOICE",
+}  # fmt: skip
+"""Columns of the table by the card of the product that they are taken from."""
 
 
 @dataclass(frozen=True)
@@ -120,8 +127,6 @@ def write_efficiency(request: EfficiencyRequest) -> None:
         "BAND": (request.band or None, "band of the stars"),
         "NEXPOSUR": (len(stars.exposures), "exposures of stars"),
         "SEED": (request.config.seed, "seed of the parts left out"),
-        "CHOICE0": result.choice.sentence,
-        "CHOICE1": result.choice.sky,
     }
     write_efficiency_flat(request.folder.efficiency_flat(request.led, request.detector), result, plain, detector, header=header)
 
@@ -152,7 +157,7 @@ def efficiency_messages(ends: Sequence[End]) -> list[str]:
     for end in ends:
         name = " ".join(part for part in end.task.key[1:3] if part)
         if end.is_there:
-            messages.append(f"{name}: {fits.getheader(end.task.outputs[0], 0)['CHOICE0']}")
+            messages.append(f"{name}: {fits.getheader(end.task.outputs[0], 0)['CHOICE']}")
         elif end.error is not None:
             messages.append(f"{name}: there is no efficiency flat: {end.error}")
     return messages
@@ -171,6 +176,7 @@ def _task(run: Run, comparison: Task, led: str, flats: Path, stars: Path) -> Tas
         work,
         outputs=(run.folder.efficiency_flat(led, detector),),
         options=run.options("compare", "camera", "seed"),
+        facts=EFFICIENCY_FORMAT,
         files=comparison.files,
         needs=(comparison,),
         leaves_out=(CompareError,),
@@ -192,7 +198,7 @@ def efficiency_table_task(run: Run, tasks: Sequence[Task]) -> Task:
                 rows.append(
                     {"detector": detector, "band": band or "-", "led": led}
                     | entry
-                    | {"stars": header["NLEFTOUT"], "exposures": header["NLEFTEXP"], "use_for_fluxes": header["USEFLUX"]}
+                    | {name: header[card] for name, card in _CHOICE_COLUMNS.items()}
                 )
         table = Table(rows=rows)
         table.meta = {"fingerprint": task.fingerprint}

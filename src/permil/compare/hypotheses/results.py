@@ -17,7 +17,7 @@ FloatArray = NDArray[np.float64]
 KINDS = ("efficiency", "pixel area", "diffusion")
 TOTAL, SUM = "total", "sum"
 
-Outcome = Literal["corrects", "does not affect", "harms", "cannot tell"]
+Outcome = Literal["lowers", "does not affect", "raises", "cannot tell"]
 NEGLIGIBLE = 1e-4
 """Negligible change of the scatter: a tenth of a per mil."""
 SIGNIFICANCE = 3.0
@@ -174,7 +174,7 @@ class Verdict:
     Attributes
     ----------
     outcome
-        ``corrects``, ``does not affect``, ``harms`` or ``cannot tell``.
+        ``lowers``, ``does not affect``, ``raises`` or ``cannot tell``: effect on the scatter.
     sentence
         The same as a sentence, with numbers.
     before, after
@@ -201,9 +201,10 @@ class Verdict:
 def verdict(
     change: FluxChange, *, where: str = "here", negligible: float = NEGLIGIBLE, significance: float = SIGNIFICANCE
 ) -> Verdict:
-    """Decide whether dividing by the flat corrects, does not affect or harms star fluxes.
+    """Decide whether dividing by the flat lowers, does not affect or raises the scatter of star fluxes.
 
-    ``var(f - F) - var(f) = var(F) (1 - 2 slope)``: dividing helps if fluxes follow the flat with a slope above one half, and harms below.
+    ``var(f - F) - var(f) = var(F) (1 - 2 slope)``: dividing helps if fluxes follow the flat with a slope above one half. A smaller
+    scatter does not make this flat the best possible: see `permil.compare.efficiency.choice.choose_flat`.
     The decision uses the change of the variance, which is determined far better than the variances themselves.
 
     Parameters
@@ -239,18 +240,18 @@ def verdict(
     if abs(shift) + 2 * change_error < negligible:
         outcome = "does not affect"
     elif abs(strength) >= significance:
-        outcome = "corrects" if strength < 0 else "harms"
+        outcome = "lowers" if strength < 0 else "raises"
     else:
         outcome = "cannot tell"
     error = _PER_MIL * change_error
     without, divided = (rounded_like(_PER_MIL * figure, error) for figure in (before, after))
-    scatter = f"their scatter is {without} per mil without and {divided} per mil with it"
+    scatter = f"{without} per mil without and {divided} per mil with it, noise subtracted"
     figure = f"change {rounded(_PER_MIL * shift, error, sign=True)} per mil, {abs(strength):.1f} sigma"
     if outcome == "cannot tell":
         sentence = (
-            f"These stars do not determine whether dividing by this flat corrects or harms star fluxes {where}: {scatter} ({figure}); "
-            f"use more exposures."
+            f"These stars do not determine whether dividing by the plain flat lowers or raises the scatter of star fluxes {where}: "
+            f"{scatter} ({figure}); use more exposures."
         )
     else:
-        sentence = f"Dividing by this flat {outcome} star fluxes {where}: {scatter} ({figure})."
+        sentence = f"Dividing by the plain flat {outcome} the scatter of star fluxes {where}: {scatter} ({figure})."
     return Verdict(outcome, sentence, before, after, shift, change_error, strength)

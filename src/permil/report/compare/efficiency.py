@@ -1,8 +1,9 @@
-"""The efficiency flat on the pages that compare stars with flats: which flat to use, left-out dithers, filter and maps."""
+"""Which flat to use, on all pages that compare stars with flats, and the efficiency flat: left-out dithers, filter and maps."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +14,16 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from permil.compare.comparison import WHOLE
+from permil.compare.efficiency.proof import BEST_FILTER, NOISE, Division
 from permil.errors import InputError
+from permil.flat.metrics import WHOLE_DETECTOR
 from permil.flat.superpixel import super_pixels
 from permil.products import RunFolder, is_usable, read_image, read_table
 from permil.products.folder import CompareFolder
 from permil.report.compare.figures import coarse
+from permil.report.compare.inputs import number_in, text_in
 from permil.report.compare.text import plain_sentence
-from permil.report.kit.elements import Grid, Picture, drawing, grid, measured_cell, raster, text_cell
+from permil.report.kit.elements import Cell, Grid, Picture, drawing, grid, measured_cell, raster, text_cell
 from permil.report.kit.figures import (
     ACCENT,
     DIVERGING,
@@ -33,6 +37,7 @@ from permil.report.kit.figures import (
     styled,
     symmetric_limits,
 )
+from permil.report.kit.results import MISSING, Measurement
 
 FloatArray = NDArray[np.float64]
 
@@ -40,17 +45,24 @@ _PER_MIL = 1e3
 _MOST_CELLS = 256
 _MOST_ARROWS = 24
 _TITLES = ("plain flat", "efficiency flat", "plain minus efficiency flat")
-_CARDS = ("LED", "CHOICE0", "CHOICE1", "NLEFTOUT", "NLEFTEXP", "NPARTS", "DITHSPAN", "PLAINFRA")
+_CARDS = ("LED", "CHOICE", "NLEFTOUT", "NLEFTEXP", "NPARTS", "DITHSPAN", "PLAINFRA")
 _COMPONENTS = {"other": ("structure other than rings", ACCENT, "o"), "rings": ("tree rings", LED_COLOURS["red"], "s")}
-_LABELS = {"best filter": "best possible with a filter of this flat (expected)", "noise": "noise alone"}
+DIVISIONS = (*Division, BEST_FILTER, NOISE)
+"""Rows of the table of each detector and band."""
+_CODES = {division.value: float(number) for number, division in enumerate(Division)}
+"""Numbers of the flats in the summary; undecided is NaN."""
+_CHOICE_COLUMNS = (
+    "detector", "band", "division", "scatter", "scatter_err", "change", "change_err", "use_for_fluxes", "use_for_sky",
+    "left_in_sky", "left_in_sky_err", "sentence",
+)  # fmt: skip
+_LABELS = {BEST_FILTER: "best possible with a filter of this flat (expected)", NOISE: "noise alone"}
 
 
 @dataclass(frozen=True)
 class EfficiencyPart:
-    """Part of a page: sentences on the choice of the flat, table of the left-out dithers, and pictures."""
+    """Part of a page: the sentence on the choice of the flat, table of the left-out dithers, and pictures."""
 
-    fluxes: str
-    sky: str
+    sentence: str
     scatter: Grid
     pictures: tuple[Picture, ...]
     facts: str
@@ -93,41 +105,108 @@ def efficiency_part(folder: RunFolder, detector: str, band: str) -> EfficiencyPa
     if "SHIFTERR" in header:
         pictures.append(_shift_picture(shifts, product.image.shape, float(header["SHIFTERR"])))
     return EfficiencyPart(
-        fluxes=plain_sentence(str(header["CHOICE0"])),
-        sky=plain_sentence(str(header["CHOICE1"])),
+        sentence=plain_sentence(str(header["CHOICE"])),
         scatter=scatter_table(scatter),
         pictures=tuple(pictures),
         facts=_facts(header),
     )
 
 
-def choice_table(folder: RunFolder) -> Grid | None:
-    """Return which flat to use for each detector and band, with the scatter on left-out dithers, None without efficiency flats."""
+@dataclass(frozen=True)
+class Choice:
+    """Which flat to use for a detector and band, from the table of efficiency flats of a run.
+
+    Attributes
+    ----------
+    run
+        Name of the run, "" where there is one run.
+    detector, band
+        Where.
+    rows
+        Scatter of left-out fluxes by division; each row has the choice.
+    """
+
+    run: str
+    detector: str
+    band: str
+    rows: Mapping[str, Table.Row]
+
+    @property
+    def sentence(self) -> str:
+        """The choice as a sentence."""
+        return plain_sentence(text_in(self.rows[Division.UNDIVIDED], "sentence"))
+
+
+def read_choices(folder: RunFolder, *, run: str = "") -> list[Choice]:
+    """Return which flat to use for each detector and band of a run, none without efficiency flats.
+
+    Raises
+    ------
+    InputError
+        If the table cannot be read.
+    """
     path = CompareFolder(folder.root).efficiency
     if not path.is_file():
-        return None
-    table = read_table(path)
+        return []
+    groups: dict[tuple[str, str], dict[str, Table.Row]] = {}
+    for row in read_table(path, columns=_CHOICE_COLUMNS, purpose="table of efficiency flats"):
+        band = str(row["band"])
+        groups.setdefault((str(row["detector"]), "" if band == "-" else band), {})[str(row["division"])] = row
+    return [Choice(run, detector, band, rows) for (detector, band), rows in groups.items()]
+
+
+def choice_table(choices: Sequence[Choice]) -> Grid | None:
+    """Return which flat to use for each detector and band, with the scatter on left-out dithers, None without any."""
+    several_runs = len({choice.run for choice in choices}) > 1
     rows = []
-    for detector, band in dict.fromkeys((str(row["detector"]), str(row["band"])) for row in table):
-        of = {str(row["division"]): row for row in table if row["detector"] == detector and str(row["band"]) == band}
-        scatter = [
-            measured_cell(float(of[name]["scatter"]), float(of[name]["scatter_err"]), scale=_PER_MIL)
-            for name in ("undivided", "plain flat", "efficiency flat", "best filter", "noise")
-        ]
+    for choice in choices:
+        scatter = [_per_mil_cell(choice.rows[name], "scatter") for name in DIVISIONS]
+        of_plain = choice.rows[Division.PLAIN]
         rows.append(
             (
-                text_cell(detector),
-                text_cell(band),
-                text_cell(of["undivided"]["use_for_fluxes"]),
-                text_cell("plain flat"),
+                text_cell(choice.detector),
+                text_cell(choice.band or MISSING),
+                *([text_cell(choice.run)] if several_runs else []),
+                text_cell(of_plain["use_for_fluxes"]),
+                text_cell(of_plain["use_for_sky"]),
                 *scatter,
+                _per_mil_cell(of_plain, "change"),
+                _per_mil_cell(of_plain, "left_in_sky"),
             )
         )
+    where = ("detector", "band", *(["run"] if several_runs else []))
     headings = (
-        "detector", "band", "for fluxes of stars", "for sky",
-        "undivided (‰)", "plain flat (‰)", "efficiency flat (‰)", "best possible (‰)", "noise (‰)",
+        *where, "for fluxes of stars", "for the sky", "undivided (‰)", "plain flat (‰)", "efficiency flat (‰)",
+        "best possible (‰)", "noise alone (‰)", "efficiency minus plain flat (‰)", "left in the sky (‰)",
     )  # fmt: skip
-    return grid(headings, rows, text_columns=(0, 1, 2, 3))
+    return grid(headings, rows, text_columns=range(len(where) + 2)) if rows else None
+
+
+def choice_measurements(choices: Sequence[Choice]) -> list[Measurement]:
+    """Return the scatter of left-out fluxes after each division, its changes, and which flat to use, of all detectors and bands."""
+    found = []
+    for choice in choices:
+        figures = {
+            f"left_out_scatter_{_key(name)}": (choice.rows[name], "scatter") for name in DIVISIONS
+        } | {
+            f"efficiency_flat_minus_{_key(name)}": (choice.rows[name], "change") for name in (Division.UNDIVIDED, Division.PLAIN)
+        } | {"efficiency_flat_left_in_sky": (choice.rows[Division.PLAIN], "left_in_sky")}  # fmt: skip
+        found += [
+            Measurement(metric, choice.band, number_in(row, name), number_in(row, f"{name}_err"), choice.detector, WHOLE_DETECTOR)
+            for metric, (row, name) in figures.items()
+        ]
+        for use in ("fluxes", "sky"):
+            number = _CODES.get(text_in(choice.rows[Division.PLAIN], f"use_for_{use}"), math.nan)
+            found.append(Measurement(f"flat_for_{use}", choice.band, number, 0.0, choice.detector, WHOLE_DETECTOR))
+    return found
+
+
+def _key(division: str) -> str:
+    return str(division).replace(" ", "_")
+
+
+def _per_mil_cell(row: Table.Row, name: str) -> Cell:
+    return measured_cell(number_in(row, name), number_in(row, f"{name}_err"), scale=_PER_MIL)
 
 
 def scatter_table(scatter: Table) -> Grid:
@@ -135,10 +214,7 @@ def scatter_table(scatter: Table) -> Grid:
     rows = []
     for row in scatter:
         name = str(row["division"]).strip()
-        cells = [
-            measured_cell(float(row[column]), float(row[f"{column}_err"]), scale=_PER_MIL)
-            for column in ("scatter", "sensor_scatter", "change")
-        ]
+        cells = [_per_mil_cell(row, column) for column in ("scatter", "sensor_scatter", "change")]
         rows.append((text_cell(_LABELS.get(name, name)), *cells))
     headings = ("star fluxes", "scatter (‰)", "without noise (‰)", "efficiency flat minus this (‰)")
     return grid(headings, rows)
@@ -165,14 +241,14 @@ def _scatter_picture(scatter: Table) -> Picture:
 
 @styled
 def _scatter_figure(names: list[str], value: FloatArray, error: FloatArray) -> Figure:
-    shown = [number for number, name in enumerate(names) if name != "noise"]
+    shown = [number for number, name in enumerate(names) if name != NOISE]
     figure = Figure(figsize=(6.4, 2.6))
     axes = figure.add_axes((0.24, 0.2, 0.73, 0.75))
     place = np.arange(len(shown))[::-1]
     axes.errorbar(
         value[shown], place, xerr=np.nan_to_num(error[shown]), fmt="o", color=ACCENT, markersize=5, elinewidth=1.3, capsize=2
     )
-    axes.axvline(value[names.index("noise")], color=INK, linestyle="--", linewidth=0.8)
+    axes.axvline(value[names.index(NOISE)], color=INK, linestyle="--", linewidth=0.8)
     axes.set_yticks(place, [names[number] for number in shown])
     axes.set(xlabel="scatter (‰)", ylim=(-0.6, len(shown) - 0.4))
     plain_axes(axes)

@@ -80,8 +80,8 @@ def scatter_picture(products: CompareProducts, absent: list[str]) -> Picture | N
     expected = {"efficiency": 0.0 if divided else 1.0, "pixel area or diffusion": -1.0 if divided else 0.0}
     caption = (
         "Each point is one measurement of a star: its brightness, and the flat in the pixels that it covers. The thin lines contain 30, 60 "
-        "and 90 % of the points. The fitted line allows for the noise of stars and flat. Dividing by the flat corrects stars that "
-        "follow the line of the efficiency, and biases stars that follow the line of the pixel area."
+        "and 90 % of the points. The fitted line allows for the noise of stars and flat. Dividing by the flat removes the effect on stars "
+        "that follow the line of the efficiency, and biases stars that follow the line of the pixel area."
     )
     return raster(flux_against_flat(clouds, expected), caption)
 
@@ -255,7 +255,7 @@ def fraction_picture(products: CompareProducts) -> Picture | None:
         names = [name.replace(" ", "\n") for name in regions]
         panels.append(_fraction_panel("by region, all scales together", [(region, TOTAL) for region in regions], names, found))
     caption = (
-        "Fractions of the variance of the flat due to efficiency (which dividing corrects), pixel area and diffusion "
+        "Fractions of the variance of the flat due to efficiency (which dividing removes), pixel area and diffusion "
         "(which dividing adds to star fluxes). The "
         "three are fitted without constraints: a fraction may lie below 0 or above 1 within its error. Bars without a point lie "
         "beyond the panel."

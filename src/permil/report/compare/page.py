@@ -10,7 +10,7 @@ from permil.camera import Detector
 from permil.compare.comparison import WHOLE
 from permil.products import RunFolder
 from permil.products.folder import CompareFolder
-from permil.report.compare.efficiency import choice_table, efficiency_part, efficiency_source
+from permil.report.compare.efficiency import choice_measurements, choice_table, efficiency_part, efficiency_source, read_choices
 from permil.report.compare.figures import (
     chance_pictures,
     fraction_picture,
@@ -38,6 +38,7 @@ from permil.report.compare.text import (
     fraction_table,
     group_sentences,
     group_table,
+    headline_sentence,
     headline_table,
     level_reasons,
     level_tables,
@@ -120,6 +121,7 @@ def make_compare_page(request: CompareRequest, fingerprint: str) -> str:
     verdicts = products.rows("VERDICTS", region=WHOLE)
     cards = {str(card.keyword): float(card.value) for card in products.header.cards if isinstance(card.value, int | float)}
     first, rings = headline(products), ring_picture(products)
+    efficiency = efficiency_part(request.folder, detector.name, band)
     return render(
         "compare/page.html",
         fingerprint=fingerprint,
@@ -128,7 +130,7 @@ def make_compare_page(request: CompareRequest, fingerprint: str) -> str:
         detector=detector.name,
         band=band,
         facts=facts(products, detector, band),
-        sentence=plain_sentence(text_in(verdicts[0], "sentence")) if verdicts else "",
+        sentence=headline_sentence(efficiency.sentence if efficiency else "", verdicts),
         correlation=_correlation_texts(products),
         headline=headline_table(first) if first is not None else None,
         scatter=scatter_picture(products, absent),
@@ -141,7 +143,7 @@ def make_compare_page(request: CompareRequest, fingerprint: str) -> str:
         fractions=fraction_table(products),
         slopes=slope_table(products),
         verdicts=verdict_table(products),
-        efficiency=efficiency_part(request.folder, detector.name, band),
+        efficiency=efficiency,
         silent=[(text_in(row, "of"), plain_sentence(text_in(row, "reason"))) for row in products.rows("SILENT")],
         amplifiers=amplifier_text(cards),
         rings=ring_text(cards, found=rings is not None),
@@ -165,6 +167,7 @@ def declare_section(run: RunProducts) -> Declaration | None:
 
 def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
     """Return the section of the index page."""
+    choices = read_choices(run.folder)
     return IndexSection(
         anchor="compare",
         link="Stars against flats",
@@ -173,14 +176,14 @@ def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
         content=render(
             "compare/section.html",
             together=_together(run),
-            sentences=group_sentences(tables),
+            sentences=group_sentences(tables, {(choice.detector, choice.band): choice.sentence for choice in choices}),
             groups=group_table(tables, group_addresses(run, COMPARE_PAGES.folder, tables.groups)),
-            choices=choice_table(run.folder),
+            choices=choice_table(choices),
             no_chance=missing_chances(tables),
             levels=level_tables(tables.levels),
             not_separated=level_reasons(tables.levels),
         ),
-        measurements=compare_measurements(tables),
+        measurements=[*compare_measurements(tables), *choice_measurements(choices)],
     )
 
 

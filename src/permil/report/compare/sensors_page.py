@@ -22,6 +22,7 @@ from permil.compare.sensors.tables import ALL, BAND, DIFFERENCE, FRACTIONS, VEND
 from permil.products import RunFolder, read_table
 from permil.products.fits import whole_file
 from permil.products.folder import CompareFolder
+from permil.report.compare.efficiency import Choice, choice_table, read_choices
 from permil.report.compare.inputs import number_in, rows_of, text_in
 from permil.report.compare.sensors_figures import ForestRow, forest, residual_maps
 from permil.report.kit.chart import chart_picture
@@ -86,10 +87,12 @@ def sensors_page(run: RunProducts, kind: str) -> Page | None:
     tables = (products.sensors, products.combined, products.tests, products.origins)
     if not all(path.is_file() for path in tables):
         return None
-    comparisons = _comparisons(read_table(products.sensors, columns=("folder", "detector", "band")))
+    sensors = read_table(products.sensors, columns=("run", "folder", "detector", "band"))
+    comparisons = _comparisons(sensors)
+    choices = [path for folder in _runs(sensors) if (path := CompareFolder(folder).efficiency).is_file()]
     request = SensorsRequest(run.folder, run.config.camera)
     path = sensors_path(run.folder, kind)
-    return Page((*tables, *comparisons), {"camera": run.config.camera}, partial(make_sensors_page, request, path), path)
+    return Page((*tables, *comparisons, *choices), {"camera": run.config.camera}, partial(make_sensors_page, request, path), path)
 
 
 def make_sensors_page(request: SensorsRequest, path: Path, fingerprint: str) -> str:
@@ -102,6 +105,7 @@ def make_sensors_page(request: SensorsRequest, path: Path, fingerprint: str) -> 
     """
     products, camera = CompareFolder(request.folder.root), shared_camera(request.camera)
     tables = SensorTables(*(read_table(each) for each in (products.sensors, products.combined, products.tests, products.origins)))
+    choices = [choice for folder, name in _runs(tables.sensors).items() for choice in read_choices(RunFolder(folder), run=name)]
     return render(
         "compare/sensors.html",
         fingerprint=fingerprint,
@@ -121,12 +125,28 @@ def make_sensors_page(request: SensorsRequest, path: Path, fingerprint: str) -> 
         tests_sentence=tests_sentence(tables.tests),
         tests=tests_table(tables.tests),
         origins=origin_table(tables.origins),
+        choices=choice_table(choices),
+        choice_sentences=choice_sentences(choices),
         maps=map_pictures(tables.sensors, camera),
     )
 
 
 def _comparisons(sensors: Table) -> list[Path]:
     return [CompareFolder(Path(str(row["folder"]))).comparison(str(row["detector"]), _band(row)) for row in sensors]
+
+
+def _runs(sensors: Table) -> dict[Path, str]:
+    """Return the names of the runs by their folder."""
+    return {Path(str(row["folder"])): str(row["run"]) for row in sensors}
+
+
+def choice_sentences(choices: Sequence[Choice]) -> list[tuple[str, str]]:
+    """Return name of sensor and band, and which flat to use."""
+    several_runs = len({choice.run for choice in choices}) > 1
+    return [
+        (group_name(choice.detector, choice.band) + (f" ({choice.run})" if several_runs else ""), choice.sentence)
+        for choice in choices
+    ]
 
 
 def _band(row: Table.Row) -> str:

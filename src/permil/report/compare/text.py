@@ -76,8 +76,9 @@ _GROUP_HEADINGS = (
     "effective number",
     "slope",
     *(f"fraction {kind}" for kind in KINDS),
-    "dividing by the flat",
+    "effect of the plain flat on the scatter",
 )
+_NOT_KNOWN = "Without an efficiency flat, the best possible is not known."
 _REFERENCES = {"amplifier": "mean of its amplifier", "detector": "mean of the detector"}
 
 
@@ -395,7 +396,7 @@ def verdict_table(products: CompareProducts) -> Grid | None:
             )
         )
     headings = (
-        "region", "dividing by the flat", "scatter before (‰)", "after (‰)", "change (‰)", "change over its error", "measurements",
+        "region", "effect on the scatter", "scatter before (‰)", "after (‰)", "change (‰)", "change over its error", "measurements",
     )  # fmt: skip
     return grid(headings, rows, text_columns=(0, 1))
 
@@ -474,14 +475,31 @@ def group_table(tables: CompareTables, addresses: Mapping[tuple[str, str], str])
     return grid(headings, rows, text_columns=(0, 1, len(headings) - 1))
 
 
-def group_sentences(tables: CompareTables) -> list[tuple[str, str]]:
-    """Return name and verdict of each detector and band."""
-    return [
-        (group_name(*group), plain_sentence(text_in(row, "sentence")))
-        for group in tables.groups
-        for row in whole_rows(tables.verdicts, *group)
-        if text_in(row, "sentence")
-    ]
+def headline_sentence(choice: str, verdicts: Sequence[Table.Row]) -> str:
+    """Return the sentence at the top of a page: which flat to use, or without an efficiency flat what the plain flat does.
+
+    Parameters
+    ----------
+    choice
+        Which flat to use, "" without an efficiency flat.
+    verdicts
+        Verdict on the whole detector, if there is one.
+    """
+    if choice or not verdicts or not text_in(verdicts[0], "sentence"):
+        return choice
+    return f"{plain_sentence(text_in(verdicts[0], 'sentence'))} {_NOT_KNOWN}"
+
+
+def group_sentences(tables: CompareTables, choices: Mapping[tuple[str, str], str]) -> list[tuple[str, str]]:
+    """Return name and sentence of each detector and band.
+
+    Parameters
+    ----------
+    choices
+        Which flat to use, by detector and band.
+    """
+    sentences = {group: headline_sentence(choices.get(group, ""), whole_rows(tables.verdicts, *group)) for group in tables.groups}
+    return [(group_name(*group), sentence) for group, sentence in sentences.items() if sentence]
 
 
 def missing_chances(tables: CompareTables) -> list[tuple[str, str]]:

@@ -141,7 +141,26 @@ _ALL = (
     Quantity("correlation_without_noise", "r without measurement errors"),
     Quantity("flux_slope", "slope of star fluxes on the flat"),
     *(Quantity(f"fraction_{kind.replace(' ', '_')}", f"fraction {kind}") for kind in ("efficiency", "pixel area", "diffusion")),
-    Quantity("flux_scatter_change", "change of star fluxes by dividing", 1e3, "‰"),
+    Quantity("flux_scatter_change", "change of the scatter of star fluxes by the plain flat", 1e3, "‰"),
+    *(
+        Quantity(f"left_out_scatter_{name}", f"scatter of left-out star fluxes, {label}", 1e3, "‰")
+        for name, label in (
+            ("undivided", "undivided"),
+            ("plain_flat", "plain flat"),
+            ("efficiency_flat", "efficiency flat"),
+            ("best_filter", "best possible"),
+            ("noise", "noise alone"),
+        )
+    ),
+    *(
+        Quantity(f"efficiency_flat_minus_{name}", f"scatter of left-out star fluxes, efficiency flat minus {label}", 1e3, "‰")
+        for name, label in (("undivided", "undivided"), ("plain_flat", "plain flat"))
+    ),
+    Quantity("efficiency_flat_left_in_sky", "structure that the efficiency flat would leave in the sky", 1e3, "‰"),
+    *(
+        Quantity(f"flat_for_{use}", f"flat for {label} (0: none, 1: plain, 2: efficiency)")
+        for use, label in (("fluxes", "fluxes of stars"), ("sky", "the sky"))
+    ),
 )
 QUANTITIES = {quantity.name: quantity for quantity in _ALL}
 FLAT_METRICS = (

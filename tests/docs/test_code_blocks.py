@@ -49,7 +49,9 @@ def _commands(text: str) -> list[str]:
     """Return the commands of permil in shell lines, without comments, pipes and loops."""
     lines = re.sub(r"\\\n", " ", text).splitlines()
     return [
-        match.strip() for line in lines for match in re.findall(r"(?:^|\$\(|[|;&] *)\s*(permil [^|;)&]*)", line.split(" # ")[0])
+        match.strip()
+        for line in lines
+        for match in re.findall(r"(?:^|\$\(|[|;&] *)\s*(permil (?:'[^']*'|[^|;)&'])*)", line.split(" # ")[0])
     ]
 
 

@@ -686,8 +686,14 @@ def export(
 def trend(
     runs: Annotated[list[Path] | None, typer.Argument(metavar="RUN", help="folders of runs to add", parser=_path)] = None,
     database: Annotated[
-        Path, typer.Option("--database", metavar="PATH", help="SQLite file with the results of all runs", parser=_path)
-    ] = Path("trends.sqlite"),
+        str,
+        typer.Option(
+            "--database",
+            metavar="PATH|URL",
+            help="results of all runs: SQLite file, or postgresql://USER@HOST/NAME",
+            parser=_path_or_uri,
+        ),
+    ] = "trends.sqlite",
     out: Annotated[Path, typer.Option("--out", metavar="PATH", help="page to write (HTML)", parser=_path)] = Path("trends.html"),
     as_json: AsJson = False,
 ) -> None:

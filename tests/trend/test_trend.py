@@ -17,7 +17,7 @@ from permil.cli import app
 from permil.errors import InputError
 from permil.products import RunFolder, write_table
 from permil.report.trend.stage import follow_runs
-from permil.trend.database import Result, add_runs, read_history, read_summary
+from permil.trend.database import Result, add_runs, database_name, read_history, read_summary
 from permil.trend.outliers import find_outliers
 
 SERIES = [
@@ -43,7 +43,7 @@ def write_run(root: Path, number: int, rng: np.random.Generator, *, shift: float
     return folder.root
 
 
-def contents(database: Path) -> tuple[Any, ...]:
+def contents(database: Path | str) -> tuple[Any, ...]:
     history = read_history(database)
     return history.runs, history.results
 
@@ -99,14 +99,19 @@ def test_results_without_errors_or_with_few_runs() -> None:
     assert find_outliers([]) == []
 
 
-def test_adding_a_run_twice_changes_nothing(tmp_path: Path) -> None:
-    rng, database = np.random.default_rng(1), tmp_path / "trends.sqlite"
+def content_of_file(database: str) -> bytes:
+    """Return the bytes of a database in a file, none of one on a server."""
+    return b"" if "://" in database else Path(database).read_bytes()
+
+
+def test_adding_a_run_twice_changes_nothing(tmp_path: Path, database: str) -> None:
+    rng = np.random.default_rng(1)
     runs = [write_run(tmp_path, number, rng) for number in range(3)]
     assert add_runs(database, [read_summary(run) for run in runs]) == ["added"] * 3
-    before, content = contents(database), database.read_bytes()
+    before, content = contents(database), content_of_file(database)
     assert add_runs(database, [read_summary(run) for run in [*runs, *runs]]) == ["known"] * 6
     assert contents(database) == before
-    assert database.read_bytes() == content
+    assert content_of_file(database) == content
     # Results made again replace those of the same folder.
     write_run(tmp_path, 1, rng)
     assert add_runs(database, [read_summary(runs[1])]) == ["replaced"]
@@ -116,16 +121,16 @@ def test_adding_a_run_twice_changes_nothing(tmp_path: Path) -> None:
     assert [entry for entry in changed[1] if entry.run == 1] != [entry for entry in before[1] if entry.run == 1]
 
 
-def test_two_processes_at_once_lose_nothing(tmp_path: Path) -> None:
-    rng, database = np.random.default_rng(2), tmp_path / "trends.sqlite"
+def test_two_processes_at_once_lose_nothing(tmp_path: Path, database: str) -> None:
+    rng = np.random.default_rng(2)
     runs = [write_run(tmp_path, number, rng) for number in range(20)]
     code = (
         "import sys; from pathlib import Path; from permil.trend.database import add_runs, read_summary\n"
-        "for run in sys.argv[2:]: add_runs(Path(sys.argv[1]), [read_summary(Path(run))])"
+        "for run in sys.argv[2:]: add_runs(sys.argv[1], [read_summary(Path(run))])"
     )
     # The halves overlap in four runs.
     halves = (runs[:12], runs[8:][::-1])
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(database), *map(str, half)]) for half in halves]  # noqa: S603
+    processes = [subprocess.Popen([sys.executable, "-c", code, database, *map(str, half)]) for half in halves]  # noqa: S603
     assert [process.wait() for process in processes] == [0, 0]
     history = read_history(database)
     assert [run.name for run in history.runs] == [run.name for run in runs]
@@ -141,6 +146,34 @@ def test_the_command(tmp_path: Path) -> None:
     assert set(json.loads(first.output)["states"].values()) == {"added"}
     again = CliRunner().invoke(app, ["trend", *places])
     assert "6 runs, 30 results" in again.output
+
+
+def test_the_command_on_a_server(tmp_path: Path, database: str) -> None:
+    """File and server give the same results to the last bit; a page is made from each."""
+    rng = np.random.default_rng(6)
+    runs = [str(write_run(tmp_path, number, rng)) for number in range(2)]
+    add_runs(tmp_path / "other.sqlite", [read_summary(Path(run)) for run in runs])
+    ended = CliRunner().invoke(app, ["trend", *runs, "--database", database, "--out", str(tmp_path / "t.html"), "--json"])
+    assert ended.exit_code == 0, ended.output
+    assert json.loads(ended.output)["runs"] == 2
+    assert contents(database) == contents(tmp_path / "other.sqlite")
+    shown = database_name(database) if "://" in database else Path(database).name
+    assert f"Trends of {shown} - permil" in (tmp_path / "t.html").read_text(encoding="utf-8")
+
+
+def test_a_password_is_never_shown(tmp_path: Path) -> None:
+    for url in (
+        "postgresql://me:secret@127.0.0.1:1/trends",
+        "postgresql://me:secret@host:port/trends",
+        "mysql://me:secret@host/x",
+    ):
+        with pytest.raises(InputError) as caught:
+            follow_runs([], url, tmp_path / "t.html")
+        assert "secret" not in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 1
+    assert database_name("postgres://me:secret@host:5433/trends?sslmode=require").endswith(
+        "://me:***@host:5433/trends?sslmode=require"
+    )
 
 
 def test_a_run_without_a_date_is_shown_last(tmp_path: Path) -> None:

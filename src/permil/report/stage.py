@@ -59,15 +59,20 @@ def _tasks(run: Run, earlier: Sequence[Task]) -> list[Task]:
 STAGE = StageFunctions(make_report, tasks=_tasks)
 
 
-def require_packages() -> None:
+def require_packages(*others: str) -> None:
     """Raise an error unless the packages that pages need are installed.
+
+    Parameters
+    ----------
+    *others
+        Further packages of the extra ``report`` that are needed.
 
     Raises
     ------
     OutputError
         If one is missing.
     """
-    missing = [name for name in ("matplotlib", "jinja2") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("matplotlib", "jinja2", *others) if importlib.util.find_spec(name) is None]
     if missing:
         raise OutputError(
             f"the report needs {' and '.join(missing)}, not installed here",

@@ -1,4 +1,4 @@
-"""Results of many runs in one SQLite file, which several processes may fill at once."""
+"""Results of many runs in one SQLite file or on a PostgreSQL server, which several processes may fill at once."""
 
 from __future__ import annotations
 
@@ -6,28 +6,50 @@ import contextlib
 import hashlib
 import json
 import math
-import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import sqlalchemy as sql
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from permil.config.base import is_uri
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
 
 _COLUMNS = ("metric", "detector", "amp", "led", "value", "error", "spec", "pass")
-_WAIT_SECONDS = 300.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, folder TEXT NOT NULL UNIQUE, digest TEXT NOT NULL UNIQUE, mjd REAL
-);
-CREATE TABLE IF NOT EXISTS results (
-    run INTEGER NOT NULL REFERENCES runs (id), metric TEXT NOT NULL, detector TEXT NOT NULL, amp TEXT NOT NULL, led TEXT NOT NULL,
-    value REAL, error REAL, spec REAL, verdict TEXT NOT NULL,
-    PRIMARY KEY (run, metric, detector, amp, led)
-);
-"""
+_WAIT_SECONDS = 300
+_CONNECT_SECONDS = 30
+_SERVERS = ("postgresql", "postgres", "postgresql+psycopg")
+
+_TABLES = sql.MetaData()
+_RUNS = sql.Table(
+    "runs",
+    _TABLES,
+    sql.Column("id", sql.Integer, primary_key=True),
+    sql.Column("name", sql.Text, nullable=False),
+    sql.Column("folder", sql.Text, nullable=False, unique=True),
+    sql.Column("digest", sql.Text, nullable=False, unique=True),
+    sql.Column("mjd", sql.Double),
+)
+_RESULTS = sql.Table(
+    "results",
+    _TABLES,
+    sql.Column("run", sql.ForeignKey(_RUNS.c.id), primary_key=True),
+    *(sql.Column(name, sql.Text, primary_key=True) for name in ("metric", "detector", "amp", "led")),
+    *(sql.Column(name, sql.Double) for name in ("value", "error", "spec")),
+    sql.Column("verdict", sql.Text, nullable=False),
+)
+_BEGIN_READING = {"sqlite": "BEGIN", "postgresql": "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"}
+"""What begins a transaction that sees one state of both tables."""
+_BEGIN_WRITING = {
+    "sqlite": "BEGIN IMMEDIATE",
+    # The number names the lock.
+    "postgresql": "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock(7095726)",
+}
+"""What begins a transaction for which others that write wait, so that none decides on what is about to change."""
 
 Row = tuple[str, str, str, str, float | None, float | None, float | None, str]
 
@@ -122,55 +144,72 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def add_runs(database: Path, runs: Sequence[RunSummary]) -> list[str]:
+def add_runs(database: str | Path, runs: Sequence[RunSummary]) -> list[str]:
     """Add runs to a database, which is made if it does not exist; return for each run ``added``, ``replaced`` or ``known``.
 
     A run whose results are there already changes nothing; one with other results in the same folder replaces those. Each run is one
     transaction.
 
+    Parameters
+    ----------
+    database
+        SQLite file, or ``postgresql://USER@HOST/NAME``.
+    runs
+        Runs with their results.
+
     Raises
     ------
     InputError
-        If the file is not such a database, or cannot be written.
+        If it is not such a database, or cannot be written.
     """
+    states = []
     with _connected(database) as connection:
-        return [_add(connection, run) for run in runs]
+        for run in runs:
+            with connection.begin():
+                connection.exec_driver_sql(_BEGIN_WRITING[connection.dialect.name])
+                _TABLES.create_all(connection)
+                states.append(_add(connection, run))
+    return states
 
 
-def _add(connection: sqlite3.Connection, run: RunSummary) -> str:
-    # Other processes wait here, so that none decides on what is about to change.
-    connection.execute("BEGIN IMMEDIATE")
-    with connection:
-        if connection.execute("SELECT 1 FROM runs WHERE digest = ?", (run.digest,)).fetchone():
-            return "known"
-        earlier = connection.execute("SELECT id FROM runs WHERE folder = ?", (str(run.folder),)).fetchone()
-        if earlier is not None:
-            connection.execute("DELETE FROM results WHERE run = ?", earlier)
-            connection.execute("DELETE FROM runs WHERE id = ?", earlier)
-        mjd = None if math.isnan(run.mjd) else run.mjd
-        number = connection.execute(
-            "INSERT INTO runs (name, folder, digest, mjd) VALUES (?, ?, ?, ?)", (run.name, str(run.folder), run.digest, mjd)
-        ).lastrowid
-        connection.executemany("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(number, *row) for row in run.rows])
+def _add(connection: sql.Connection, run: RunSummary) -> str:
+    if connection.execute(sql.select(_RUNS.c.id).where(_RUNS.c.digest == run.digest)).first():
+        return "known"
+    earlier = connection.execute(sql.select(_RUNS.c.id).where(_RUNS.c.folder == str(run.folder))).scalar()
+    if earlier is not None:
+        connection.execute(sql.delete(_RESULTS).where(_RESULTS.c.run == earlier))
+        connection.execute(sql.delete(_RUNS).where(_RUNS.c.id == earlier))
+    mjd = None if math.isnan(run.mjd) else run.mjd
+    entry = sql.insert(_RUNS).values(name=run.name, folder=str(run.folder), digest=run.digest, mjd=mjd)
+    (number,) = connection.execute(entry).inserted_primary_key or (None,)
+    names = _RESULTS.c.keys()
+    connection.execute(sql.insert(_RESULTS), [dict(zip(names, (number, *row), strict=True)) for row in run.rows])
     return "added" if earlier is None else "replaced"
 
 
-def read_history(database: Path) -> History:
+def read_history(database: str | Path) -> History:
     """Read all runs and results of a database.
+
+    Parameters
+    ----------
+    database
+        SQLite file, or ``postgresql://USER@HOST/NAME``.
 
     Raises
     ------
     InputError
-        If the file does not exist or is not such a database.
+        If it does not exist or is not such a database.
     """
-    if not database.is_file():
+    if not is_uri(str(database)) and not Path(database).is_file():
         raise InputError("the database of trends does not exist", path=database, remedy="add runs to it (permil trend RUN...)")
-    with _connected(database) as connection:
-        connection.execute("BEGIN")
-        runs = connection.execute("SELECT id, name, folder, mjd FROM runs ORDER BY mjd IS NULL, mjd, id").fetchall()
-        order = {number: place for place, (number, *_) in enumerate(runs)}
-        rows = connection.execute("SELECT * FROM results ORDER BY metric, led, detector, amp, run").fetchall()
-        connection.rollback()
+    in_order = sql.select(_RUNS.c.id, _RUNS.c.name, _RUNS.c.folder, _RUNS.c.mjd).order_by(
+        _RUNS.c.mjd.is_(None), _RUNS.c.mjd, _RUNS.c.id
+    )
+    with _connected(database) as connection, connection.begin():
+        connection.exec_driver_sql(_BEGIN_READING[connection.dialect.name])
+        runs = connection.execute(in_order).all()
+        rows = connection.execute(sql.select(_RESULTS)).all()
+    order = {number: place for place, (number, *_) in enumerate(runs)}
     entries = tuple(RunEntry(name, folder, _or_nan(mjd)) for _, name, folder, mjd in runs)
     results = [
         Result(order[row[0]], row[1], row[2], row[3], row[4], _or_nan(row[5]), _or_nan(row[6]), _or_nan(row[7]), row[8])
@@ -179,19 +218,64 @@ def read_history(database: Path) -> History:
     return History(entries, tuple(sorted(results, key=lambda entry: (entry.series, entry.run))))
 
 
+def database_name(database: str | Path) -> str:
+    """Return a database as it may be shown: a path, or a URL without its password.
+
+    Raises
+    ------
+    InputError
+        If it is a URL, but not of a PostgreSQL server.
+    """
+    return _url(database).render_as_string() if is_uri(str(database)) else str(database)
+
+
+def _url(database: str | Path) -> sql.URL:
+    """Return the URL of a SQLite file or of a PostgreSQL server, with its driver."""
+    text = str(database)
+    if not is_uri(text):
+        return sql.URL.create("sqlite", database=text)
+    scheme = text.partition(":")[0]
+    try:
+        if scheme in _SERVERS:
+            return sql.make_url(text).set(drivername="postgresql+psycopg")
+        reason = f"{scheme} is not the scheme of a PostgreSQL server"
+    except (ArgumentError, ValueError):
+        # The text may have a password.
+        reason = f"{scheme}://... is not a URL"
+    raise InputError(
+        f"{reason}, where the results of runs can be kept",
+        remedy="give a file (SQLite), or postgresql://USER@HOST:PORT/NAME",
+        value=scheme,
+    )
+
+
 def _or_nan(number: float | None) -> float:
     return math.nan if number is None else float(number)
 
 
 @contextlib.contextmanager
-def _connected(database: Path) -> Iterator[sqlite3.Connection]:
+def _connected(database: str | Path) -> Iterator[sql.Connection]:
+    url = _url(database)
+    is_file = url.drivername == "sqlite"
+    options: dict[str, Any] = {"timeout": _WAIT_SECONDS} if is_file else {"connect_timeout": _CONNECT_SECONDS}
     try:
-        with contextlib.closing(sqlite3.connect(database, timeout=_WAIT_SECONDS, isolation_level=None)) as connection:
-            connection.executescript(_SCHEMA)
-            yield connection
-    except sqlite3.Error as error:
+        engine = sql.create_engine(url, connect_args=options)
+    except ModuleNotFoundError as error:
         raise InputError(
-            f"cannot be used as a database of trends ({error})",
-            path=database,
-            remedy="name another file (--database), or check it",
+            f"a database on a server needs {error.name}, not installed here",
+            path=database_name(database),
+            remedy="install the extra `postgres` (pip install 'permil[postgres]')",
         ) from error
+    try:
+        with engine.connect() as connection:
+            yield connection
+    except SQLAlchemyError as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        reason = str(cause).strip().partition("\n")[0].rstrip(":")
+        raise InputError(
+            f"cannot be used as a database of trends ({reason})",
+            path=database_name(database),
+            remedy="name another file (--database), or check it" if is_file else "check the URL, the server and its permissions",
+        ) from error
+    finally:
+        engine.dispose()

@@ -45,7 +45,7 @@ def make_trend_page(history: History, outliers: Sequence[Outlier], database: str
     outliers
         Results that deviate from those of the other runs.
     database
-        Name of the file, for the page.
+        Name of the database, for the page.
     """
     named = {(entry.result.run, entry.result.series) for entry in outliers}
     results: dict[str, dict[str, list[Result]]] = {}

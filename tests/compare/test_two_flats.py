@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from astropy.io import fits
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -17,6 +19,7 @@ from permil.camera import Camera, Detector
 from permil.cli import app
 from permil.compare.flats import DiffOptions, diff_files
 from permil.errors import CameraError, FlatError, InputError, PermilError
+from permil.flat.apply import read_flats
 from permil.flat.flat import Flat
 from permil.flat.ratio_parts import RatioParts, split_ratio
 from permil.products import MaskPlane, read_image, write_image
@@ -265,6 +268,63 @@ def test_another_sensor_is_refused(mine: tuple[Path, Array], tmp_path: Path, car
         Flat.read(theirs, detector=DETECTOR)
     with pytest.raises(FlatError, match="not of R22_S11"):
         Flat.read(mine[0]).apply_to_file(theirs, tmp_path / "out.fits")
+
+
+@st.composite
+def namings(draw: st.DrawFn, detector: Detector) -> dict[str, Any]:
+    """Return cards that name a detector, each in one of its spellings."""
+    number, name, serial = detector.id, detector.name, detector.serial
+    spellings: list[dict[str, list[Any]]] = [
+        {"DETECTOR": [number, float(number), str(number), f"det{number:03d}", name, name.lower().replace("_", "-")]},
+        {"DET_NAME": [name, name.lower(), name.replace("_", "")]},
+        {"RAFTBAY": [detector.raft, detector.raft.lower()], "CCDSLOT": [detector.slot, detector.slot.lower()]},
+        {"LSST_NUM": [serial, serial.lower(), f"LCA-{serial}"]},
+    ]
+    chosen = draw(st.lists(st.sampled_from(spellings), min_size=1, max_size=4, unique_by=repr))
+    return {card: draw(st.sampled_from(labels)) for entry in chosen for card, labels in entry.items()}
+
+
+@pytest.mark.parametrize("examples", [3, pytest.param(60, marks=pytest.mark.full)])
+@pytest.mark.parametrize("layout", WRITERS)
+def test_every_naming_of_a_sensor_in_every_layout(
+    mine: tuple[Path, Array], bin8: Camera, tmp_path_factory: pytest.TempPathFactory, layout: str, examples: int
+) -> None:
+    """Whatever cards name the sensor, `flat diff` and `flat apply` take flats of one sensor and refuse those of two."""
+    path, truth = mine
+    theirs = tmp_path_factory.mktemp("theirs") / "theirs.fits"
+    out = theirs.with_name("out.fits")
+    WRITERS[layout](theirs, truth, {}, bin8[DETECTOR])
+    header, content = fits.getheader(theirs), theirs.read_bytes()
+    planes = content[len(header.tostring()) :]
+    numbers = st.sampled_from(sorted(sensor.name for sensor in bin8.detectors.values() if sensor.vendor == "E2V"))
+
+    @settings(max_examples=examples)
+    @given(name=st.just(DETECTOR) | numbers, data=st.data())
+    def check(name: str, data: st.DataObject) -> None:
+        cards = data.draw(namings(bin8[name]), label="cards")
+        named = header.copy()
+        named.update(cards | {"CAMERA": "lsstcam-bin8"})
+        theirs.write_bytes(named.tostring().encode() + planes)
+        out.unlink(missing_ok=True)
+        orders = ([path, theirs], [theirs, path])
+        if name == DETECTOR:
+            for paths in orders:
+                flats, sensor, _ = read_flats(paths)
+                assert sensor is not None
+                assert sensor.name == DETECTOR
+                np.testing.assert_allclose(flats[0].image, flats[1].image, rtol=1e-6)
+            assert Flat.read(theirs).detector == bin8[DETECTOR]
+            assert f"wrote {out}" in Flat.read(theirs).apply_to_file(path, out)
+            return
+        for paths in orders:
+            with pytest.raises(FlatError, match=r"the flat is of .*, not of R\d\d_S\d\d .*; give a file of R\d\d_S\d\d"):
+                diff_files(*paths, DiffOptions())
+        for flat, image in orders:
+            with pytest.raises(FlatError, match=r"the image is of .*, not of R\d\d_S\d\d"):
+                Flat.read(flat).apply_to_file(image, out)
+        assert not out.exists()
+
+    check()
 
 
 def test_a_flat_of_another_program_divides_an_image(mine: tuple[Path, Array], detector: Detector, tmp_path: Path) -> None:

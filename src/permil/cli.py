@@ -304,23 +304,26 @@ def tasks(
 def _stage_command(stage: Stage) -> Callable[..., None]:
     """Return the command of a stage, with the options of its steps: all of the stage, or one task."""
 
+    names = {"step", *chain(*stage.steps.values())}
+
     def command(config: Path, overrides: list[str] | None = None, scheduler: str | None = None, **options: Any) -> None:
         given = {name: value for name, value in options.items() if value is not None}
-        if given.keys() <= stage.keys.keys():
-            _run(
-                config, [*(overrides or []), *(stage.keys[name].format(given[name]) for name in given)], scheduler, (stage.name,)
-            )
+        of_task = {} if given.keys() <= stage.keys.keys() else {name: given[name] for name in given if name in names}
+        settings = [stage.keys[name].format(value) for name, value in given.items() if name not in of_task]
+        changed = [*(overrides or []), *settings]
+        if not of_task:
+            _run(config, changed, scheduler, (stage.name,))
             return
         from permil.config import load_config
         from permil.tasks import run_single
 
-        run_single(load_config(config, overrides), stage.name, **given)
+        run_single(load_config(config, changed), stage.name, **of_task)
 
     every: dict[str, Any] = {"config": ConfigPath, "overrides": Overrides, "scheduler": Scheduler}
-    every |= {name: _STAGE_OPTIONS[name] for name in sorted({*stage.keys, *chain(*stage.steps.values())})}
+    every |= {name: _STAGE_OPTIONS[name] for name in sorted({*stage.keys, *names} - {"step"})}
     if len(stage.steps) > 1:
-        *names, last = stage.steps
-        text = f"{', '.join(names)} or {last} (default with --detector: {stage.step})"
+        *first, last = stage.steps
+        text = f"{', '.join(first)} or {last} (default with --detector: {stage.default_step})"
         every["step"] = Annotated[str | None, typer.Option(help=text)]
     parameters = [
         Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=Parameter.empty if name == "config" else None, annotation=kind)

@@ -1,6 +1,6 @@
 """The stages of a run, in the order in which they need each other.
 
-A stage is an entry of `STAGES`, which the command line shows, and a `StageFunctions` named ``STAGE`` in the module of the entry. All else
+A stage is an entry of `STAGES`, which the command line shows, and a `StageFunctions` named ``STAGE`` in its package. All else
 follows: order, command and options, single tasks, lists of tasks, submissions, estimate, progress and costs. Modules of stages are
 imported when they are needed, so that the command line starts quickly.
 """
@@ -33,7 +33,7 @@ class StageFunctions:
         without outputs stands for work that depends on its needs, for the estimate.
     single
         Function that declares the tasks of one command, from the run, a step of the entry, LED and detector ("" where the step has none).
-        Raises a `PermilError` if there are none.
+        Raises a `PermilError` if the step or its names are wrong; returns none if the data leave nothing to do.
     """
 
     run: Callable[[Run], StageReport]
@@ -50,92 +50,94 @@ class Stage:
     ----------
     name
         Name of the stage and its command.
-    module
-        Module with the functions of the stage.
     purpose
         Help of the command.
     steps
         Kinds of tasks (first part of `Task.key`) that have a command, in the order in which they need each other, and whether each is of
         an LED or a detector.
     step
-        Step that the options ``--led`` and ``--detector`` mean without ``--step``.
+        Step that the options ``--led`` and ``--detector`` mean without ``--step``, by default the first.
     keys
         Options of the command that set a key of the configuration: ``{"led": "flat.leds=[{}]"}``.
     examples
         Further examples of the command.
+    module
+        Module with the functions of the stage, by default ``permil.<name>.stage``.
     """
 
     name: str
-    module: str
     purpose: str
     steps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     step: str = ""
     keys: Mapping[str, str] = field(default_factory=dict)
     examples: tuple[str, ...] = ()
+    module: str = ""
+
+    @property
+    def default_step(self) -> str:
+        """Step that is meant without ``--step``."""
+        return self.step or next(iter(self.steps))
 
     @property
     def functions(self) -> StageFunctions:
         """What the stage does."""
-        functions: StageFunctions = import_module(self.module).STAGE
+        functions: StageFunctions = import_module(self.module or f"permil.{self.name}.stage").STAGE
         return functions
 
 
 _STAGES = (
     Stage(
         "index",
-        "permil.indexing",
         "List what was taken: one row per detector file.",
         examples=("permil index raw/6840D raw/6841D --out exposures.parquet",),
+        module="permil.indexing",
     ),
     Stage(
         "isr",
-        "permil.isr.run_isr",
         "Make superbias and gains of a run, or the superbias of one detector.",
-        steps={"superbias": ("detector",)},
-        step="superbias",
+        {"superbias": ("detector",), "noise": ("detector",)},
         examples=("permil isr config.yaml --detector R22_S11",),
+        module="permil.isr.run_isr",
     ),
-    Stage(
-        "beam",
-        "permil.beam.stage",
-        "Measure the beam nodes of a run and fit the beam models, or those of one LED.",
-        steps={"beam": ("led",)},
-        step="beam",
-    ),
+    Stage("beam", "Measure the beam nodes of a run and fit the beam models, or those of one LED.", {"beam": ("led",)}),
     Stage(
         "flat",
-        "permil.flat.stage",
         "Make the flats of a run, or do one task of them: a step of an LED, and of a detector where the step is of one.",
-        steps={"signals": ("led", "detector"), "solution": ("led",), "flat": ("led", "detector"), "composite": ("led",)},
+        {"signals": ("led", "detector"), "solution": ("led",), "flat": ("led", "detector"), "composite": ("led",)},
         step="flat",
         keys={"led": "flat.leds=[{}]"},
     ),
     Stage(
         "stability",
-        "permil.stability.stage",
         "Measure whether light, photodiode, electronics and beam of a run repeat, or those of one LED.",
-        steps={"stability": ("led",)},
-        step="stability",
+        {"stability": ("led",)},
         examples=("permil stability config.yaml --led red",),
     ),
     Stage(
         "defects",
-        "permil.defects.stage",
         "Find dark, bright, hot, unstable and non-linear pixels, weak and dead columns of the detectors of a run, or of one.",
-        steps={"defects": ("detector",)},
-        step="defects",
+        {"defects": ("detector",)},
         examples=("permil defects config.yaml --detector R22_S11",),
     ),
-    Stage("colour", "permil.colour.stage", "Compare the flats of all LEDs: ratios, vendors, what LEDs share."),
-    Stage("spots", "permil.spots.stage", "Measure, label and calibrate the artificial stars of a run."),
+    Stage(
+        "colour",
+        "Compare the flats of all LEDs: ratios, vendors, what LEDs share.",
+        {"colour": ("detector",), "colour_tables": ()},
+        examples=("permil colour config.yaml --detector R22_S11",),
+    ),
+    Stage(
+        "spots",
+        "Measure, label and calibrate the artificial stars of a run, or measure those of one detector.",
+        {"catalog": ("detector",), "spots": ()},
+    ),
     Stage(
         "compare",
-        "permil.compare.stage",
         "Compare the artificial stars of a run with its flats: correlation, significance, QE, pixel area or diffusion.",
+        {"comparison": ("detector",)},
         keys={"flat_out": "compare.flat_out={}"},
         examples=("permil compare config.yaml --no-flat-out",),
     ),
-    Stage("report", "permil.report.stage", "Make the pages of a run."),
+    Stage("report", "Make the pages of a run."),
 )
 
 STAGES = {stage.name: stage for stage in _STAGES}

@@ -29,7 +29,7 @@ from permil.stages import STAGES
 _STEPS = {step: names for stage in STAGES.values() for step, names in stage.steps.items()}
 """Kinds of tasks that have a command, in the order in which they need each other, and what each is of."""
 _FINISH = "finish"
-"""Name of the last job and group: tables of all detectors, stars, report."""
+"""Name of the last job and group: what is made of all detectors together, and the report."""
 
 
 def declared_tasks(run: Run) -> list[Task]:
@@ -71,11 +71,17 @@ def estimate(run: Run) -> str:
 
 
 def _left(tasks: Sequence[Task]) -> Iterator[Task]:
-    """Yield the tasks whose products are not up to date, and those without products that depend on one of them."""
+    """Yield the tasks whose products are not up to date or are made of files of such a task; without products, those that need one."""
     left: set[tuple[str, ...]] = set()
+    changed: set[str] = set()
     for task in tasks:
-        if not _is_current(task) if task.outputs else any(need.key in left for need in task.needs):
+        if task.outputs:
+            is_left = not _is_current(task) or any(str(path) in changed for path in (*task.products, *task.files))
+        else:
+            is_left = any(need.key in left for need in task.needs)
+        if is_left:
             left.add(task.key)
+            changed.update(map(str, task.outputs))
             yield task
 
 
@@ -142,10 +148,10 @@ def list_jobs(config: Config, path: Path, overrides: list[str]) -> list[Job]:
     """
     path = path.absolute()
     commands = _by_command(declared_tasks(Run.from_config(with_measured_tables(config))))
-    names = {task.key: job_name(*tasks[-1].key) for tasks in commands.values() for task in tasks}
+    names = {task.key: job_name(*_of_command(tasks[-1])) for tasks in commands.values() for task in tasks}
     jobs = []
     for tasks in commands.values():
-        name, (kind, *parts) = names[tasks[-1].key], tasks[-1].key
+        name, (kind, *parts) = names[tasks[-1].key], _of_command(tasks[-1])
         needs = {names[need.key]: None for task in tasks for need in (*task.after, *task.needs)}
         jobs.append(
             Job(
@@ -169,6 +175,11 @@ def _by_command(tasks: Sequence[Task]) -> dict[tuple[str, ...], list[Task]]:
         if task.command:
             commands[task.command] = [*commands.pop(task.command, []), task]
     return commands
+
+
+def _of_command(task: Task) -> tuple[str, ...]:
+    """Return kind, LED and detector of a command from one of its tasks."""
+    return task.key[: 1 + len(_STEPS[task.key[0]])]
 
 
 def _words(command: Sequence[str], path: Path, overrides: Sequence[str]) -> tuple[str, ...]:
@@ -216,34 +227,47 @@ def run_single(config: Config, stage: str, step: str = "", *, led: str = "", det
     PermilError
         Whatever a user has to mend.
     """
-    steps, step = STAGES[stage].steps, step or STAGES[stage].step
+    steps, step = STAGES[stage].steps, step or STAGES[stage].default_step
     names = steps.get(step)
     if names is None:
         raise ConfigError(f"there is no step {step}", remedy=f"steps are {', '.join(steps)}", value=step, allowed=list(steps))
     if ("detector" in names) != bool(detector):
-        what = "is of all detectors of an LED" if detector else "is of one detector"
+        what = f"is of all detectors{' of an LED' if 'led' in names else ''}" if detector else "is of one detector"
         raise ConfigError(f"the step {step} {what}", remedy="leave --detector out" if detector else "name one with --detector")
     if "led" in names and not led:
         raise ConfigError("the LED of this task is missing", remedy="name it with --led")
     run = Run.from_config(with_measured_tables(config))
     led = led_named(led, camera=config.camera, leds=config.exposures.leds)
     detector = run.camera[detector].name if detector else ""
-    return _run_tasks(run, STAGES[stage].functions.single(run, step, led, detector))
+    return _run_tasks(
+        run, "_".join(filter(None, (step, led, detector))), STAGES[stage].functions.single(run, step, led, detector)
+    )
 
 
-def _run_tasks(run: Run, tasks: list[Task]) -> StageReport:
-    """Do the tasks of one command."""
-    root, state, name = run.folder.root, run.folder.state, "_".join(tasks[-1].key)
+def _run_tasks(run: Run, name: str, tasks: list[Task]) -> StageReport:
+    """Do the tasks of one command.
+
+    Raises
+    ------
+    PermilError
+        If all tasks that no other of them needs failed.
+    """
+    root, state = run.folder.root, run.folder.state
     report, begin = StageReport(name.replace("_", " ")), time.perf_counter()
     with locked_folder(root, state, shared=True, tell=tell), locked_task(root, state, name), session(InProcess()) as opened:
         ends = do_tasks(tasks)
         report.count(ends)
+        needed = {need.key for task in tasks for need in task.needs}
+        errors = {key: end.error for key, end in ends.items() if end.error is not None}
+        if errors and {key for key in ends if key not in needed} <= errors.keys():
+            raise next(iter(errors.values()))
+        report.messages += [f"left out: {error}" for error in errors.values()]
         for end in ends.values():
-            if end.error is not None:
-                raise end.error
             report.messages += end.messages
             if end.state == State.EMPTY:
                 report.messages.append(f"{' '.join(end.task.key)}: no exposure puts light on it, so that it has no flat")
+        if not tasks:
+            report.messages.append(f"{report.stage}: {State.EMPTY.value}")
         report.messages += describe_warnings(opened.take_records())
     report.seconds = time.perf_counter() - begin
     tell_report(report)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from permil.products.folder import ColourFolder
 from permil.simulate.stage import simulate_bench
 
 from .conftest import FillOnce, Permil, small_campaign
+from .test_engine_run import products
 
 pytestmark = pytest.mark.full
 
@@ -89,6 +91,20 @@ def test_nothing_is_made_twice(coloured: Path, permil: Permil) -> None:
     code, _, messages = permil("colour", str(coloured / "config.yaml"))
     assert code == 0
     assert "colour: 0 done, 3 up to date" in messages
+
+
+def test_tasks_one_by_one_make_what_a_run_makes(coloured: Path, tmp_path: Path, permil: Permil) -> None:
+    folder = shutil.copytree(coloured, tmp_path / "run", ignore=shutil.ignore_patterns("raw", "truth", "report", "colour"))
+    config, quick = folder / "config.yaml", ("pipeline.workers=1",)
+    for words in (*(("--detector", name) for name in DETECTORS), ("--step", "colour_tables")):
+        code, _, messages = permil("colour", config, *quick, *words)
+        assert code == 0, messages
+    by_tasks = products(folder, "colour")
+    code, _, messages = permil("colour", config, *quick)
+    assert (code, "colour: 0 done, 3 up to date" in messages) == (0, True)
+    shutil.rmtree(folder / "colour")
+    assert permil("colour", config, *quick)[0] == 0
+    assert products(folder, "colour") == by_tasks
 
 
 def test_flats_in_one_led_have_no_colour(reduced: Path, permil: Permil) -> None:

@@ -21,6 +21,8 @@ from permil.products.folder import CompareFolder, SpotsFolder
 from permil.simulate.spots import simulate_spots
 from permil.truth import compare_fractions
 
+from .test_engine_run import products
+
 Permil = Callable[..., tuple[int, str, str]]
 
 DETECTOR = "R22_S11"
@@ -116,6 +118,27 @@ def test_products_are_whole_and_not_made_twice(compared: Path, permil: Permil) -
     assert (code, facts["flat_for_fluxes"]) == (0, {f"{DETECTOR} red": "efficiency flat"})
     assert facts["flat_for_sky"] == {f"{DETECTOR} red": "plain flat"}
     assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.full
+def test_tasks_one_by_one_make_what_a_run_makes(spoiled: Path, permil: Permil) -> None:
+    config, stages = spoiled / "config.yaml", ("spots", "compare")
+    shutil.rmtree(spoiled / "spots")
+    for words in (("spots", "--detector", DETECTOR), ("spots", "--step", "spots"), ("compare", "--detector", DETECTOR)):
+        code, _, messages = permil(words[0], config, *QUICK, *words[1:])
+        assert code == 0, messages
+    by_tasks = products(spoiled, *stages)
+    for stage, ended in (("spots", "spots: 0 done"), ("compare", "compare: 1 done, 1 up to date")):
+        code, _, messages = permil(stage, config, *QUICK)
+        assert (code, ended in messages) == (0, True), messages
+        shutil.rmtree(spoiled / stage)
+    run_pipeline(load_config(config, list(QUICK)), stages=stages)
+    by_run = products(spoiled, *stages)
+    assert [name for name in by_tasks if by_tasks[name] != by_run[name]] == []
+    # What is made of all detectors together has no command of its own.
+    assert {name for name in by_run if name not in by_tasks} == {
+        f"compare/{path.name}" for path in (spoiled / "compare").glob("*.ecsv")
+    }
 
 
 @pytest.mark.full

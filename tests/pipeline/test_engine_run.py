@@ -69,10 +69,10 @@ def reference(run_in_process: tuple[dict[str, Any], dict[str, list[float]]]) -> 
     return run_in_process[0]
 
 
-def products(out: Path) -> dict[str, Any]:
-    """Return the content of all products of isr, beam and flat but for dates and checksums."""
+def products(out: Path, *folders: str) -> dict[str, Any]:
+    """Return the content of all products in folders, by default those of isr, beam and flat, but for dates and checksums."""
     content: dict[str, Any] = {}
-    for stage in ("calib", "beam", "flat"):
+    for stage in folders or ("calib", "beam", "flat"):
         for path in sorted(entry for entry in (out / stage).rglob("*") if entry.is_file()):
             name = str(path.relative_to(out))
             content[name] = _hdus(path) if path.suffix == ".fits" else path.read_bytes()

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from astropy.table import vstack
 
 from permil.config import load_config
+from permil.exposures import BIAS, SPOT
 from permil.pipeline import run_pipeline
-from permil.products import RunFolder
+from permil.products import RunFolder, read_table, write_table
 from permil.simulate.stage import simulate_bench
 from permil.tasks import CommandGroup, list_jobs, list_tasks
 
@@ -141,6 +143,45 @@ def test_submissions_hold_the_declared_graph(fresh: Path, permil: Permil) -> Non
     assert (code, "--format prints all tasks in one file" in messages) == (2, True)
 
 
+def test_second_led_and_stars_have_commands(fresh: Path) -> None:
+    path = RunFolder(fresh.parent).exposures
+    table = read_table(path)
+    second, stars = table[table["led"] == "red"], table[table["purpose"] == BIAS]
+    for rows, changes in ((second, {"led": "uv"}), (stars, {"purpose": SPOT, "filter": "red"})):
+        rows["obsid"] = [f"{name}_again" for name in rows["obsid"]]
+        for name, value in changes.items():
+            rows[name] = [value] * len(rows)
+    write_table(path, vstack([table, second, stars]))
+    lines = {group.name: group.commands for group in _groups(fresh)}
+    more = ("colour", "colour_tables", "catalog", "spots", "comparison")
+    assert tuple(lines) == (*GROUPS[:-1], *more, "finish")
+    options = " ".join(map(shlex.quote, QUICK))
+    assert [lines[name] for name in more] == [
+        (f"permil {words[0]} {fresh} {options} {' '.join(words[1:])}",)
+        for words in (
+            ("colour", "--detector", DETECTOR),
+            ("colour", "--step", "colour_tables"),
+            ("spots", "--detector", DETECTOR),
+            ("spots", "--step", "spots"),
+            ("compare", "--detector", DETECTOR),
+        )
+    ]
+    jobs = {job.name: job for job in list_jobs(load_config(fresh, list(QUICK)), fresh, list(QUICK))}
+    composites = {"composite_red", "composite_uv"}
+    needs = {
+        f"colour_{DETECTOR}": composites,
+        "colour_tables": composites | {f"colour_{DETECTOR}"},
+        f"catalog_{DETECTOR}": {f"superbias_{DETECTOR}"},
+        "spots": {f"catalog_{DETECTOR}"},
+        f"comparison_{DETECTOR}": composites | {"spots"},
+        "finish": set(jobs) - {"finish"},
+    }
+    assert {name: set(jobs[name].needs) for name in needs} == needs
+    # Stars of another light are not compared.
+    led_of = list_tasks(load_config(fresh, [*QUICK, "compare.led_of={red: blue}"]), fresh, [])
+    assert "comparison" not in [group.name for group in led_of]
+
+
 def test_list_of_tasks_is_ready_for_a_shell(fresh: Path, permil: Permil) -> None:
     code, out, _ = permil("tasks", fresh, "flat.solver=divide")
     assert code == 0
@@ -193,6 +234,11 @@ def test_task_says_what_must_run_before(fresh: Path, permil: Permil) -> None:
         (("isr", "--detector", "R99_S99"), "R99_S99"),
         (("isr", "--detector", "R22_S12"), "there is no bias exposure of R22_S12"),
         (("isr", "isr.bias=none", "--detector", DETECTOR), "there is no superbias to make with isr.bias=none"),
+        (("isr", "--step", "noise", "--detector", DETECTOR), "no gains are measured with isr.photon_transfer=false"),
+        (("colour", "--detector", DETECTOR), "no science detector has flats in two LEDs"),
+        (("colour", "--step", "colour_tables", "--detector", DETECTOR), "is of all detectors; leave --detector out"),
+        (("spots", "--detector", DETECTOR), "there are no spot exposures"),
+        (("compare", "--detector", DETECTOR), "there are no residuals of stars"),
         (("beam", "--led", "blue"), "blue"),
     ],
 )

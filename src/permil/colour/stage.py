@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +39,7 @@ from permil.errors import FlatError, InputError
 from permil.flat.between_leds import SharedTerms
 from permil.flat.joint_file import open_joint, read_light, read_planes
 from permil.flat.signals_file import read_signals
+from permil.isr.stage import memory_for
 from permil.products import FINGERPRINT_CARD, MaskPlane, RunFolder, origin_entries, read_image, write_image, write_table
 from permil.products.fits import wcs_cards
 from permil.products.folder import ColourFolder
@@ -90,13 +91,20 @@ _UNITS = {"wavelength_nm": "nm", "period_mm": "mm", "angle_deg": "deg", "signal"
 }
 
 
-def flats_of(folder: RunFolder, camera: Camera) -> dict[str, list[str]]:
-    """Return the LEDs, by wavelength, of each science detector that has a flat in at least two."""
+def flats_of(folder: RunFolder, camera: Camera, planned: Collection[tuple[str, str]] = ()) -> dict[str, list[str]]:
+    """Return the LEDs, by wavelength, of each science detector that has, or will have, a flat in at least two.
+
+    Parameters
+    ----------
+    planned
+        LED and detector of the flats that a run will make.
+    """
     found: dict[str, list[str]] = {}
     root = folder.root / "flat"
-    leds = camera.sorted_leds(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    there = {path.name for path in root.iterdir() if path.is_dir()} if root.is_dir() else set()
+    leds = camera.sorted_leds(there | {led for led, _ in planned})
     for detector in camera.science:
-        own = [led for led in leds if folder.flat(led, detector.name).is_file()]
+        own = [led for led in leds if (led, detector.name) in planned or folder.flat(led, detector.name).is_file()]
         if len(own) >= 2:
             found[detector.name] = own
     return found
@@ -112,7 +120,7 @@ def run_colour(run: Run) -> StageReport:
     InputError
         If a product is damaged.
     """
-    report, tasks = StageReport("colour"), colour_tasks(run)
+    report, tasks = StageReport("colour"), colour_tasks(run, flats_of(run.folder, run.camera))
     ends = do_tasks(tasks)
     report.count(ends)
     left_out = [f"{task.key[1]} is left out: {ends[task.key].error}" for task in tasks[:-1] if ends[task.key].error is not None]
@@ -122,15 +130,19 @@ def run_colour(run: Run) -> StageReport:
     return report
 
 
-def colour_tasks(run: Run) -> list[Task]:
+def colour_tasks(run: Run, flats: Mapping[str, Sequence[str]]) -> list[Task]:
     """Declare the colour of each detector, and the tables and maps of the whole run.
+
+    Parameters
+    ----------
+    flats
+        LEDs of each detector (`flats_of`).
 
     Raises
     ------
     FlatError
         If no detector has flats in two LEDs.
     """
-    flats = flats_of(run.folder, run.camera)
     if not flats:
         raise FlatError(
             "no science detector has flats in two LEDs",
@@ -141,7 +153,21 @@ def colour_tasks(run: Run) -> list[Task]:
     return [*detectors, _tables_task(run, detectors, flats)]
 
 
-STAGE = StageFunctions(run_colour, is_wanted=lambda run: bool(flats_of(run.folder, run.camera)))
+def _tasks(run: Run, earlier: Sequence[Task]) -> list[Task]:
+    composites = tuple(task for task in earlier if task.key[0] == "composite")
+    flats = flats_of(run.folder, run.camera, {(task.key[1], task.key[2]) for task in earlier if task.key[0] == "flat"})
+    return [replace(task, after=composites) for task in colour_tasks(run, flats)] if flats else []
+
+
+def _single(run: Run, step: str, _led: str, detector: str) -> list[Task]:
+    *detectors, tables = colour_tasks(run, flats_of(run.folder, run.camera))
+    if step == "colour":
+        return [task for task in detectors if task.key[1] == detector]
+    # A detector that is left out is so again: the tables do without it.
+    return [*detectors, tables]
+
+
+STAGE = StageFunctions(run_colour, is_wanted=lambda run: bool(flats_of(run.folder, run.camera)), tasks=_tasks, single=_single)
 
 
 @dataclass(frozen=True)
@@ -180,8 +206,10 @@ def _detector_task(run: Run, detector: str, leds: Sequence[str]) -> Task:
         # A flat on another composite scale has the same fingerprint.
         files=[run.folder.flat(led, detector) for led in leds],
         leaves_out=_LEAVES_OUT,
+        command=("colour", "--detector", detector),
         seconds=1.5 + 3e-7 * len(leds) * run.camera[detector].nx * run.camera[detector].ny,
         size=2e5,
+        memory=memory_for(run.camera[detector], bytes_per_pixel=30 + 22 * len(leds)),
     )
 
 
@@ -213,7 +241,7 @@ def _tables_task(run: Run, detectors: Sequence[Task], flats: Mapping[str, Sequen
         return _write_tables(run, colours, leds, task.fingerprint)
 
     return Task(
-        ("colour",),
+        ("colour_tables",),
         "tables of colour",
         lambda task: Work.here(partial(write, task)),
         outputs=(*(products.table(name) for name in TABLES), *maps.values()),
@@ -221,6 +249,7 @@ def _tables_task(run: Run, detectors: Sequence[Task], flats: Mapping[str, Sequen
         files=[path for path in inputs if path.is_file()],
         needs=tuple(detectors),
         tolerant=True,
+        command=("colour", "--step", "colour_tables"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from permil.config.spots import CompareConfig
 from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import CompareError, PermilError
+from permil.exposures import SPOT
 from permil.flat.superpixel import super_pixels
+from permil.isr.stage import memory_for
 from permil.products import (
     FINGERPRINT_CARD,
     ImageProduct,
@@ -39,6 +42,7 @@ from permil.products import (
 )
 from permil.products.folder import CompareFolder, SpotsFolder
 from permil.progress import StageReport, do_tasks
+from permil.spots.inputs import band_of
 from permil.stages import StageFunctions
 
 FloatArray = NDArray[np.float64]
@@ -195,30 +199,30 @@ def has_pairs(config: Config, folder: RunFolder) -> bool:
     return any(RunFolder(flats).flat(leds.get(band, band), name).is_file() for name, band in star_groups(SpotsFolder(stars)))
 
 
-_SECONDS_OF_COMPARISON = 9.0
-
-
-def _tasks(_run: Run, earlier: Sequence[Task]) -> list[Task]:
-    """Declare what stands for the comparison of each detector with stars and a flat; its bands are known later."""
-    flats = {task.key[2]: task for task in earlier if task.key[0] == "flat"}
-    catalogs: dict[str, list[Task]] = {}
-    for task in earlier:
-        if task.key[0] == "catalog" and task.key[1] in flats:
-            catalogs.setdefault(task.key[1], []).append(task)
+def _tasks(run: Run, earlier: Sequence[Task]) -> list[Task]:
+    """Declare the comparisons of the exposures of stars with the flats that are there or will be made."""
+    before = tuple(task for task in earlier if task.key[0] in ("composite", "spots"))
+    made = {(task.key[1], task.key[2]) for task in earlier if task.key[0] == "flat"}
+    options, flats = run.config.compare, RunFolder(_sources(run.config, run.folder)[0])
+    exposures = {task.key[1:] for task in earlier if task.key[0] == "catalog" and not options.stars}
+    groups = {
+        (str(row["detector"]), band_of(str(row["filter"]), run.config.spots.band))
+        for row in (run.index.select(purpose=SPOT) if exposures else ())
+        if (row["detector"], row["obsid"]) in exposures and (not options.detectors or row["detector"] in options.detectors)
+    }
     return [
-        Task(
-            ("comparison", name),
-            "stars against flats",
-            lambda _: None,
-            needs=(flats[name], *own),
-            seconds=_SECONDS_OF_COMPARISON,
-            is_serial=True,
-        )
-        for name, own in catalogs.items()
+        replace(_comparison_task(run, name, band), after=before)
+        for name, band in sorted(groups)
+        if (not options.flats and (_led_of(run, band), name) in made) or flats.flat(_led_of(run, band), name).is_file()
     ]
 
 
-STAGE = StageFunctions(run_compare, is_wanted=lambda run: has_pairs(run.config, run.folder), tasks=_tasks)
+STAGE = StageFunctions(
+    run_compare,
+    is_wanted=lambda run: has_pairs(run.config, run.folder),
+    tasks=_tasks,
+    single=lambda run, _step, _led, detector: comparison_tasks(run, detector),
+)
 
 
 def _sources(config: Config, folder: RunFolder) -> tuple[Path, Path]:
@@ -227,8 +231,8 @@ def _sources(config: Config, folder: RunFolder) -> tuple[Path, Path]:
     return Path(options.flats) if options.flats else folder.root, Path(options.stars) if options.stars else folder.root
 
 
-def comparison_tasks(run: Run) -> list[Task]:
-    """Declare the comparison of each detector and band with stars.
+def comparison_tasks(run: Run, detector: str = "") -> list[Task]:
+    """Declare the comparison of each detector and band with stars, or those of one detector.
 
     Raises
     ------
@@ -248,6 +252,9 @@ def comparison_tasks(run: Run) -> list[Task]:
             remedy="run permil spots first, or give the folder of a run with stars in compare.stars",
             value=missing,
         )
+    groups = [group for group in groups if detector in ("", group[0])]
+    for name, band in groups:
+        read_flat(RunFolder(_sources(run.config, run.folder)[0]), _led_of(run, band), run.camera[name])
     return [_comparison_task(run, name, band) for name, band in groups]
 
 
@@ -258,7 +265,6 @@ def _led_of(run: Run, band: str) -> str:
 def _comparison_task(run: Run, detector: str, band: str) -> Task:
     (flats, stars), led = _sources(run.config, run.folder), _led_of(run, band)
     flat, residuals = RunFolder(flats).flat(led, detector), SpotsFolder(stars).residuals(detector, band)
-    read_flat(RunFolder(flats), led, run.camera[detector])
 
     def work(task: Task) -> Work:
         compare = partial(
@@ -275,6 +281,10 @@ def _comparison_task(run: Run, detector: str, band: str) -> Task:
         facts=COMPARISON_FORMAT,
         # A flat on another composite scale has the same fingerprint.
         files=(flat, residuals),
+        command=("compare", "--detector", detector),
+        seconds=9.0,
+        is_serial=True,
+        memory=memory_for(run.camera[detector], bytes_per_pixel=220),
     )
 
 

@@ -22,7 +22,7 @@ from permil.isr.calibration.gains import read_gains
 from permil.isr.photon_transfer import SIGNIFICANT, CurvaturePrior, GainRatio, TransferGains, TransferPoints, fit_gains
 from permil.isr.reduce import reduce_file
 from permil.isr.repeated_images import REACH, NoiseMoments, noise_moments
-from permil.isr.stage import detector_calibration, reduction_of, seconds_of_file
+from permil.isr.stage import detector_calibration, memory_for, reduction_of, seconds_of_file
 from permil.products import RunFolder, fingerprint, is_current, is_good, read_table, write_table
 from permil.progress import StageReport, do_tasks
 
@@ -97,7 +97,9 @@ def noise_task(run: Run, detector: str) -> Task | None:
         facts=[len(group) for group in groups],
         files=[*files, *reduction.files],
         needs=reduction.needs,
+        command=("isr", "--step", "noise", "--detector", detector),
         seconds=len(files) * 2 * seconds_of_file(run.camera[detector]),
+        memory=memory_for(run.camera[detector], bytes_per_pixel=60 + 4 * max(map(len, groups))),
     )
 
 

@@ -8,7 +8,7 @@ from permil.context import Run
 from permil.engine import Task
 from permil.errors import ConfigError
 from permil.exposures import POINTING, SCAN, SPOT
-from permil.isr.measured_gains import measure_gains
+from permil.isr.measured_gains import measure_gains, noise_task
 from permil.isr.stage import make_calibrations, superbias_task
 from permil.progress import StageReport
 from permil.stages import StageFunctions
@@ -41,12 +41,18 @@ def reduced_detectors(run: Run) -> list[str]:
 
 
 def _tasks(run: Run, _earlier: Sequence[Task]) -> list[Task]:
-    if run.config.isr.bias != "auto" or not run.has_exposures:
-        return []
-    return [superbias_task(run, name) for name in reduced_detectors(run)]
+    detectors, options = reduced_detectors(run) if run.has_exposures else [], run.config.isr
+    superbiases = [superbias_task(run, name) for name in detectors] if options.bias == "auto" else []
+    noise = [noise_task(run, name) for name in detectors] if options.photon_transfer else []
+    return [*superbiases, *(task for task in noise if task is not None)]
 
 
-def _single(run: Run, _step: str, _led: str, detector: str) -> list[Task]:
+def _single(run: Run, step: str, _led: str, detector: str) -> list[Task]:
+    if step == "noise":
+        if not run.config.isr.photon_transfer:
+            raise ConfigError("no gains are measured with isr.photon_transfer=false", remedy="leave this task out")
+        task = noise_task(run, detector)
+        return [] if task is None else [task]
     if run.config.isr.bias != "auto":
         raise ConfigError(f"there is no superbias to make with isr.bias={run.config.isr.bias}", remedy="leave this task out")
     return [superbias_task(run, detector)]

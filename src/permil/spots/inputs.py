@@ -22,7 +22,7 @@ from permil.exposures.checksums import Checksums
 from permil.exposures.exposure import Exposure, read_exposure
 from permil.isr import Calibration
 from permil.isr.reduce import reduce_file
-from permil.isr.stage import Reduction, reduction_of, shared_calibration
+from permil.isr.stage import Reduction, memory_for, reduction_of, shared_calibration
 from permil.products import FINGERPRINT_CARD, RunFolder
 from permil.products.folder import SpotsFolder
 from permil.spots.catalog import SpotCatalog, facts_of_name, growth_hdu, stem_of, write_catalog
@@ -98,12 +98,17 @@ def measure_exposure(
         exposure_time=exposure.exposure_s,
         projector_x=exposure.x_header_mm,
         projector_y=exposure.y_header_mm,
-        band=band or (exposure.filter if exposure.filter.lower() not in ("none", "empty") else ""),
+        band=band_of(exposure.filter, band),
         mjd=exposure.mjd,
         flux_unit="electron" if calibration.unit == "electron" else "count",
         serial=exposure.serial,
     )
     return replace(measurement, catalog=catalog)
+
+
+def band_of(filter_name: str, band: str) -> str:
+    """Return the band of an exposure: the configured one, else its filter."""
+    return band or (filter_name if filter_name.lower() not in ("none", "empty") else "")
 
 
 def is_spot_exposure(exposure: Exposure) -> bool:
@@ -235,8 +240,10 @@ def _catalog_task(run: Run, row: Table.Row, reduction: Reduction) -> Task:
         files=[path, *reduction.files],
         needs=reduction.needs,
         leaves_out=(InputError,),
+        command=("spots", "--detector", detector),
         # Its labels follow: the grid of the spots is found in each catalog.
         seconds=0.1 + 4.5e-8 * run.camera[detector].nx * run.camera[detector].ny,
+        memory=memory_for(run.camera[detector], bytes_per_pixel=100),
     )
 
 

@@ -70,8 +70,7 @@ def run_spots(run: Run) -> StageReport:
         If the measurements cannot be calibrated.
     """
     report = StageReport("spots")
-    catalogs = [] if run.config.spots.catalogs else catalog_tasks(run)
-    calibrations = calibrations_task(run, catalogs)
+    catalogs, calibrations = spots_tasks(run)
     ends = do_tasks([*catalogs, calibrations])
     failed = [ends[task.key].error for task in catalogs if ends[task.key].error is not None]
     if catalogs and len(failed) == len(catalogs):
@@ -112,20 +111,39 @@ def calibrations_task(run: Run, catalogs: Sequence[Task]) -> Task:
         files=[*(source.path for source in named), *([Path(options.calibration)] if options.calibration else [])],
         needs=tuple(catalogs),
         tolerant=True,
+        command=("spots", "--step", "spots"),
     )
 
 
+def spots_tasks(run: Run) -> tuple[list[Task], Task]:
+    """Declare the catalogs of raw exposures, where the configuration names none, and what is made of all catalogs.
+
+    Raises
+    ------
+    InputError
+        If there is neither a catalog nor a spot exposure.
+    """
+    catalogs = [] if run.config.spots.catalogs else catalog_tasks(run)
+    return catalogs, calibrations_task(run, catalogs)
+
+
 def _tasks(run: Run, _earlier: Sequence[Task]) -> list[Task]:
-    if run.config.spots.catalogs or not run.has_stars:
-        return []
     try:
-        return catalog_tasks(run)
+        return _single(run, "spots", "", "") if run.has_stars else []
     except InputError as error:
         tell(f"stars: {error}")
         return []
 
 
-STAGE = StageFunctions(run_spots, is_wanted=lambda run: run.has_stars, tasks=_tasks)
+def _single(run: Run, step: str, _led: str, detector: str) -> list[Task]:
+    catalogs, calibrations = spots_tasks(run)
+    if step == "catalog":
+        return [task for task in catalogs if task.key[1] == detector]
+    # An exposure that is left out is so again: the calibration does without it.
+    return [*catalogs, calibrations]
+
+
+STAGE = StageFunctions(run_spots, is_wanted=lambda run: run.has_stars, tasks=_tasks, single=_single)
 
 
 def _reduce(run: Run, exposures: Sequence[LabelledExposure], remarks: Sequence[tuple[str, str]], print_: str) -> list[str]:

@@ -303,7 +303,6 @@ def tasks(
 
 def _stage_command(stage: Stage) -> Callable[..., None]:
     """Return the command of a stage, with the options of its steps: all of the stage, or one task."""
-
     names = {"step", *chain(*stage.steps.values())}
 
     def command(config: Path, overrides: list[str] | None = None, scheduler: str | None = None, **options: Any) -> None:

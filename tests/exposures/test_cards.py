@@ -159,3 +159,20 @@ def test_any_bytes_are_no_error(content: bytes) -> None:
         assert isinstance(cards.integer(name, -1), int)
         assert cards.flag(name) in (True, False, None)
         cards.get(name)
+
+
+_LINES = (
+    "EXPTIME = 1.5 / s", "OBSID   = 'A'", "OBSID   = 'B'", "lower   = 3", "COMMENT = 5", "COMMENT no value", "HISTORY a = 3", "",
+    "FREE text", "LONGKEYWORD = 4", "HIERARCH A B = 'c'", "END", "END of it", "END = 3", "TEXT    = 'long&'", "CONTINUE  'er'",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(_LINES), max_size=12), st.sampled_from(["", "END", "TAIL = 7"]))
+def test_a_known_layout_gives_what_the_cards_give(lines: list[str], tail: str) -> None:
+    whole = "".join(line.ljust(CARD) for line in lines).encode() + tail.encode()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("permil.exposures.cards._layout", lambda _: None)
+        expected = Cards(whole)._numbers
+    assert Cards(whole)._numbers == expected
+    # Found again.
+    assert Cards(whole)._numbers == expected

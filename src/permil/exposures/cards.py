@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
+import numpy as np
+
 CARD = 80
 
 CardValue = str | int | float | bool | None
@@ -25,6 +27,9 @@ _INTEGER = re.compile(r"[-+]?\d+")
 _KEYWORD = re.compile(r"\s*(?:HIERARCH\s+)?([A-Z0-9_][A-Z0-9_. -]*?)\s*=(.*)", re.DOTALL | re.IGNORECASE)
 _CARDS = re.compile(rb".{1,%d}" % CARD, re.DOTALL)
 _INDICATOR = b"= "
+_HEAD = 10
+"""Bytes of a card with its keyword and the value indicator."""
+_WITHOUT_VALUE = (b"CONTINUE", b"COMMENT", b"HISTORY", b"        ")
 _UNDEFINED = frozenset({"", "null", "undefined", "undef", "n/a"})
 _FLAGS = {"t": True, "true": True, "1": True, "f": False, "false": False, "0": False}
 _LARGEST_INTEGER = 2**63
@@ -150,31 +155,35 @@ class Cards:
             number = first_card.get(name)
             if number is None:
                 return None, None
-            entries = [self._entry(one) for one in (number, *repeated.get(name, ()))]
-            defined = [entry for entry in entries if entry.characters.strip().lower() not in _UNDEFINED]
-            first = (defined or entries)[0]
-            known = (first, defined[0] if defined else None)
-            if len(defined) > 1 and len({entry.meaning() for entry in defined}) > 1:
-                values = " and ".join(repr(entry.characters[:40]) for entry in defined[:2])
-                self.problems[name] = f"card {name} is repeated with another value ({values})"
-                known = (first, None)
+            known = self._chosen(name, (number, *repeated[name])) if name in repeated else _defined(self._entry(number))
             self._known[name] = known
         return known
 
-    @cached_property
-    def _cards(self) -> list[bytes]:
-        """All cards."""
-        return _CARDS.findall(self.header)
+    def _chosen(self, name: str, numbers: tuple[int, ...]) -> tuple[_Entry | None, _Entry | None]:
+        """Return what `_entries` does, for a keyword that is repeated."""
+        entries = [self._entry(number) for number in numbers]
+        defined = [entry for entry in entries if _defined(entry)[1] is not None]
+        first = (defined or entries)[0]
+        if len({entry.meaning() for entry in defined}) > 1:
+            values = " and ".join(repr(entry.characters[:40]) for entry in defined[:2])
+            self.problems[name] = f"card {name} is repeated with another value ({values})"
+            return first, None
+        return first, defined[0] if defined else None
+
+    def _card(self, number: int) -> bytes:
+        return self.header[CARD * number : CARD * (number + 1)]
 
     @cached_property
     def _numbers(self) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
-        """Return the number of the first card of each keyword, and those of the others where it is repeated.
-
-        Headers of many files are kept: numbers, unlike lists, are no burden to the garbage collector.
-        """
+        """Return the number of the first card of each keyword, and those of the others where it is repeated."""
+        count = len(self.header) // CARD
+        whole = np.frombuffer(self.header, np.uint8, count=CARD * count).reshape(count, CARD)
+        layout = _layout(whole[:, :_HEAD].tobytes())
+        if layout is not None and self._card(layout.end).rstrip(b" \0") in (b"END", b""):
+            return layout.first, layout.repeated
         first: dict[str, int] = {}
         repeated: dict[str, tuple[int, ...]] = {}
-        for number, card in enumerate(self._cards):
+        for number, card in enumerate(_CARDS.findall(self.header)):
             if card[8:10] == _INDICATOR:
                 name = _name_of(card[:8])
             elif card.rstrip(b" \0") == b"END":
@@ -189,7 +198,9 @@ class Cards:
 
     def _entry(self, number: int) -> _Entry:
         """Return the value of a card and of its continuation cards."""
-        card = self._cards[number]
+        card = self._card(number)
+        if card[8:10] == _INDICATOR and b"'" not in card:
+            return _Entry(card[10:].split(b"/", maxsplit=1)[0].strip(b" \0\t").decode("latin-1"), False)
         irregular = None if card[8:10] == _INDICATOR else _irregular(card)
         characters = card[10:].decode("latin-1") if irregular is None else irregular[2]
         if "'" not in characters:
@@ -210,13 +221,48 @@ class Cards:
 
     def _continuations(self, number: int) -> Iterator[bytes]:
         """Yield the continuation cards between a card and the next one with a value."""
-        for card in self._cards[number + 1 :]:
+        for card in map(self._card, range(number + 1, -(-len(self.header) // CARD))):
             if card[8:10] == _INDICATOR or card.rstrip(b" \0") == b"END":
                 return
             if card.startswith(b"CONTINUE"):
                 yield card
             elif b"=" in card and _irregular(card):
                 return
+
+
+def _defined(entry: _Entry) -> tuple[_Entry, _Entry | None]:
+    """Return an entry, and again if it is defined, else None."""
+    return entry, None if entry.characters.strip().lower() in _UNDEFINED else entry
+
+
+class _Layout(NamedTuple):
+    """Numbers of the first card of each keyword and of its repetitions, and of the END card (the number of cards without one)."""
+
+    first: dict[str, int]
+    repeated: dict[str, tuple[int, ...]]
+    end: int
+
+
+@lru_cache(maxsize=256)
+def _layout(heads: bytes) -> _Layout | None:
+    """Return the layout of a header from the first bytes of its cards; None if it depends on more than these.
+
+    The files of a camera have few layouts, each with the headers of thousands of segments.
+    """
+    first: dict[str, int] = {}
+    repeated: dict[str, tuple[int, ...]] = {}
+    count = len(heads) // _HEAD
+    for number in range(count):
+        head = heads[_HEAD * number : _HEAD * (number + 1)]
+        if head[8:] == _INDICATOR:
+            name = _name_of(head[:8])
+            if first.setdefault(name, number) != number:
+                repeated[name] = (*repeated.get(name, ()), number)
+        elif head.rstrip(b" \0") == b"END":
+            return _Layout(first, repeated, number)
+        elif not head.startswith(_WITHOUT_VALUE):
+            return None
+    return _Layout(first, repeated, count)
 
 
 @lru_cache(maxsize=4096)
@@ -227,7 +273,7 @@ def _name_of(keyword: bytes) -> str:
 
 def _irregular(card: bytes) -> re.Match[str] | None:
     """Return keyword and value of a card that has them at other places than those of the standard."""
-    if card.startswith((b"CONTINUE", b"COMMENT", b"HISTORY", b"        ")):
+    if card.startswith(_WITHOUT_VALUE):
         return None
     found = _KEYWORD.match(card.decode("latin-1"))
     return found if found and (len(found[1]) <= 8 or card.startswith(b"HIERARCH")) else None

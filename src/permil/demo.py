@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from permil.config.simulate import SimulateCampaign, SimulateConfig, SimulateSpo
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.products.folder import CompareFolder
-from permil.progress import console, default_workers
+from permil.progress import StageReport, console, default_workers, parallel_map, tell_report
 from permil.rounding import rounded, rounded_like
 from permil.simulate.spots import simulate_spots
 from permil.simulate.stage import simulate_bench
@@ -34,6 +35,7 @@ _PER_MIL = 1e3
 STARS = "stars"
 """Subfolder of the demonstration with the campaign of artificial stars."""
 _SMALLER: dict[str, Any] = {"flats": {"images": 3, "scan_size": 8}, "campaign": {"exposures": 20}}
+_BEFORE_PAGES = ("index", "isr", "beam", "flat", "spots", "compare")
 FURTHER_STARS: dict[str, dict[str, Any]] = {
     "stars-itl": {"detector": "R02_S02", **_SMALLER},
     # Dithers at other places: stars of the same sensor that are independent of those in the first band.
@@ -82,11 +84,18 @@ def run_demo(out: Path, *, seed: int) -> None:
 
 def _demonstrate_stars(out: Path, *, seed: int) -> CompareFolder:
     """Simulate flats and artificial stars of two sensors, one of them in two bands, and reduce and compare them."""
-    for name, changes in FURTHER_STARS.items():
-        _simulate_stars(out / name, seed=seed, changes=changes)
-        config = load_config(out / name / "config.yaml", ["compare.resamples=300"])
-        run_pipeline(config, stages=("index", "isr", "beam", "flat", "spots", "compare"))
-    _simulate_stars(out / STARS, seed=seed, changes={})
+    further = [
+        StarCampaign(out / name, _stars_config(seed, changes), ("compare.resamples=300", "pipeline.workers=1"))
+        for name, changes in FURTHER_STARS.items()
+    ]
+    found = parallel_map(reduce_stars, further, workers=default_workers(), description="further campaigns of artificial stars")
+    for campaign, reports in zip(further, found, strict=True):
+        _tell_campaign(campaign.config, campaign.folder)
+        for report in reports:
+            tell_report(report)
+    config = _stars_config(seed, {})
+    _tell_campaign(config, out / STARS)
+    simulate_spots(config, out / STARS, workers=default_workers())
     configuration = out / STARS / "config.yaml"
     # The comparisons of the other campaigns are combined with those of this one whenever it runs.
     with configuration.open("a", encoding="utf-8") as stream:
@@ -95,15 +104,38 @@ def _demonstrate_stars(out: Path, *, seed: int) -> CompareFolder:
     return CompareFolder(out / STARS)
 
 
-def _simulate_stars(folder: Path, *, seed: int, changes: dict[str, Any]) -> None:
-    config = SimulateSpotsConfig.model_validate({"preset": "stars-and-flats", "seed": seed, **changes})
+@dataclass(frozen=True)
+class StarCampaign:
+    """A campaign of artificial stars that is simulated, reduced and compared: folder, simulation, overrides of the configuration."""
+
+    folder: Path
+    config: SimulateSpotsConfig
+    overrides: tuple[str, ...]
+
+
+def reduce_stars(campaign: StarCampaign) -> list[StageReport]:
+    """Simulate a campaign of artificial stars, reduce it and compare it with its flats in this process; return what the stages did.
+
+    Nothing is printed: others run at the same time.
+    """
+    was_quiet, console.quiet = console.quiet, True
+    try:
+        simulate_spots(campaign.config, campaign.folder, workers=1)
+        return run_pipeline(load_config(campaign.folder / "config.yaml", campaign.overrides), stages=_BEFORE_PAGES)
+    finally:
+        console.quiet = was_quiet
+
+
+def _stars_config(seed: int, changes: dict[str, Any]) -> SimulateSpotsConfig:
+    return SimulateSpotsConfig.model_validate({"preset": "stars-and-flats", "seed": seed, **changes})
+
+
+def _tell_campaign(config: SimulateSpotsConfig, folder: Path) -> None:
     console.print(
-        f"simulating flats and {config.campaign.exposures} dithers of artificial stars of {config.detector} in {config.campaign.filter} "
-        f"in {folder}",
+        f"flats and {config.campaign.exposures} dithers of artificial stars of {config.detector} in {config.campaign.filter} in {folder}",
         highlight=False,
         soft_wrap=True,
     )
-    simulate_spots(config, folder, workers=default_workers())
 
 
 def _stars_text(folder: CompareFolder) -> str:

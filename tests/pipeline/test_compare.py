@@ -13,8 +13,11 @@ import pytest
 from astropy.io import fits
 
 from permil import Flat
+from permil.compare.efficiency.stage import efficiency_tasks
+from permil.compare.stage import comparison_tasks
 from permil.config import load_config
 from permil.config.simulate import SimulateSpotsConfig
+from permil.context import Run
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, is_usable, read_table
 from permil.products.folder import CompareFolder, SpotsFolder
@@ -118,6 +121,15 @@ def test_products_are_whole_and_not_made_twice(compared: Path, permil: Permil) -
     assert (code, facts["flat_for_fluxes"]) == (0, {f"{DETECTOR} red": "efficiency flat"})
     assert facts["flat_for_sky"] == {f"{DETECTOR} red": "plain flat"}
     assert path.stat().st_mtime_ns == before
+
+
+def test_runs_that_are_combined_do_not_change_the_efficiency_flat(compared: Path) -> None:
+    fingerprints = set()
+    for overrides in ((), (f"compare.with_runs=[{compared / 'none'}]",), ("compare.edge_mm=1",)):
+        run = Run.from_config(load_config(compared / "config.yaml", [*QUICK, *overrides]))
+        (task,) = efficiency_tasks(run, comparison_tasks(run), {"red": "red"}, compared, compared)
+        fingerprints.add(task.fingerprint)
+    assert len(fingerprints) == 2
 
 
 @pytest.mark.full

@@ -175,7 +175,7 @@ def _task(run: Run, comparison: Task, led: str, flats: Path, stars: Path) -> Tas
         "efficiency flats",
         work,
         outputs=(run.folder.efficiency_flat(led, detector),),
-        options=run.options("compare", "camera", "seed"),
+        options=comparison.options,
         facts=EFFICIENCY_FORMAT,
         files=comparison.files,
         needs=(comparison,),
@@ -210,7 +210,6 @@ def efficiency_table_task(run: Run, tasks: Sequence[Task]) -> Task:
         "table of efficiency flats",
         lambda task: Work.here(lambda: write(task)),
         outputs=(path,),
-        options=run.options("compare"),
         needs=tuple(tasks),
         tolerant=True,
     )

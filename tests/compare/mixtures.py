@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import fft, ndimage
@@ -69,6 +69,18 @@ def draw_stars(rng, kinds):
     values["dx"] -= turned * (places.y - SIZE / 2)
     values["dy"] += turned * (places.x - SIZE / 2)
     return Stars(places, spot, exposure, values, errors)
+
+
+def chosen_stars(stars, rows):
+    """Return some of the stars."""
+    return replace(
+        stars,
+        places=stars.places[rows],
+        spot=stars.spot[rows],
+        exposure=stars.exposure[rows],
+        values={name: column[rows] for name, column in stars.values.items()},
+        errors={name: column[rows] for name, column in stars.errors.items()},
+    )
 
 
 def true_fractions(scene):

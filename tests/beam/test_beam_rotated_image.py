@@ -7,8 +7,8 @@ import pytest
 
 from permil.beam import BeamModel, BeamNodes
 
-SHAPE = (240, 300)
-PIXEL_MM = 0.31
+SHAPE = (120, 150)
+PIXEL_MM = 0.62
 
 
 @pytest.fixture(scope="module")

@@ -41,6 +41,14 @@ def node_table(path: Path, count: int = 8) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the model of a table of nodes."""
+    folder = tmp_path_factory.mktemp("fitted")
+    fit_table(node_table(folder / "nodes.ecsv"), folder / "beam.fits")
+    return folder / "beam.fits"
+
+
 def test_written_and_read_models_are_identical(tmp_path: Path, bunches_model: BeamModel) -> None:
     write_hdus(tmp_path / "beam.fits", model_to_hdus(bunches_model, header={"LED": ("red", "LED")}))
     again = model_from_hdus(tmp_path / "beam.fits")
@@ -110,12 +118,11 @@ def test_fit_and_predict_tables(tmp_path: Path) -> None:
     assert values.meta["beam_node_noise"] == pytest.approx(3e-4, rel=0.5)
 
 
-def test_predictions_for_another_place_are_moved(tmp_path: Path) -> None:
-    fit_table(node_table(tmp_path / "nodes.ecsv"), tmp_path / "beam.fits")
+def test_predictions_for_another_place_are_moved(tmp_path: Path, fitted: Path) -> None:
     Table({"x_mm": [3.0, 13.0], "y_mm": [1.0, 6.0], "ref_x_mm": [0.0, 10.0], "ref_y_mm": [0.0, 5.0]}).write(
         tmp_path / "points.ecsv"
     )
-    predict_table(tmp_path / "beam.fits", tmp_path / "points.ecsv", tmp_path / "values.ecsv")
+    predict_table(fitted, tmp_path / "points.ecsv", tmp_path / "values.ecsv")
     values = read_table(tmp_path / "values.ecsv")
     assert values["beam"][0] == pytest.approx(values["beam"][1], rel=1e-12)
 
@@ -143,11 +150,10 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         fit_table(node_table(tmp_path / "few.ecsv", 2), tmp_path / "beam.fits")
 
 
-def test_predicted_columns_are_not_overwritten(tmp_path: Path) -> None:
-    fit_table(node_table(tmp_path / "nodes.ecsv"), tmp_path / "beam.fits")
+def test_predicted_columns_are_not_overwritten(tmp_path: Path, fitted: Path) -> None:
     Table({"x_mm": [3.0], "y_mm": [1.0], "beam": [1.0]}).write(tmp_path / "points.ecsv")
     with pytest.raises(InputError, match="already has a column beam"):
-        predict_table(tmp_path / "beam.fits", tmp_path / "points.ecsv", tmp_path / "values.ecsv")
+        predict_table(fitted, tmp_path / "points.ecsv", tmp_path / "values.ecsv")
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:
@@ -164,26 +170,24 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         model_from_hdus(tmp_path / "short.fits")
 
 
-def test_positions_in_other_units_and_masked_ones(tmp_path: Path) -> None:
-    fit_table(node_table(tmp_path / "nodes.ecsv"), tmp_path / "beam.fits")
+def test_positions_in_other_units_and_masked_ones(tmp_path: Path, fitted: Path) -> None:
     Table({"x_mm": [20.0, 3.0], "y_mm": [-20.0, 1.0]}).write(tmp_path / "mm.ecsv")
     x = MaskedColumn([2.0, 0.3], mask=[False, True], unit="cm")
     Table({"X_mm": x, "y_mm": Column([-20000.0, 1000.0], unit="um")}).write(tmp_path / "cm.ecsv")
     for name in ("mm", "cm"):
-        predict_table(tmp_path / "beam.fits", tmp_path / f"{name}.ecsv", tmp_path / f"{name}_values.ecsv")
+        predict_table(fitted, tmp_path / f"{name}.ecsv", tmp_path / f"{name}_values.ecsv")
     plain, other = (read_table(tmp_path / f"{name}_values.ecsv") for name in ("mm", "cm"))
     assert other["beam"][0] == pytest.approx(plain["beam"][0], rel=1e-12)
     assert np.isnan(other["beam"][1])
     assert other["x_mm"].unit == "cm"
     Table({"x_mm": Column([2.0], unit="deg"), "y_mm": [0.0]}).write(tmp_path / "deg.ecsv")
     with pytest.raises(InputError, match=r"deg\.ecsv: column x_mm is given in deg"):
-        predict_table(tmp_path / "beam.fits", tmp_path / "deg.ecsv", tmp_path / "values.ecsv")
+        predict_table(fitted, tmp_path / "deg.ecsv", tmp_path / "values.ecsv")
 
 
-def test_positions_given_twice_are_predicted_twice(tmp_path: Path) -> None:
-    fit_table(node_table(tmp_path / "nodes.ecsv"), tmp_path / "beam.fits")
+def test_positions_given_twice_are_predicted_twice(tmp_path: Path, fitted: Path) -> None:
     Table({"x_mm": [3.0, 3.0], "y_mm": [1.0, 1.0]}).write(tmp_path / "points.ecsv")
-    predict_table(tmp_path / "beam.fits", tmp_path / "points.ecsv", tmp_path / "values.ecsv")
+    predict_table(fitted, tmp_path / "points.ecsv", tmp_path / "values.ecsv")
     values = read_table(tmp_path / "values.ecsv")
     assert len(values) == 2
     assert values["beam"][0] == values["beam"][1]

@@ -213,8 +213,9 @@ def test_outliers_are_down_weighted_and_listed() -> None:
     assert rms(deviation) < 0.8 * NODE_NOISE
 
 
-def test_clean_scans_have_no_outliers() -> None:
-    assert sum(len(BeamModel.from_nodes(scan(plateau, 12, seed)).outliers) for seed in range(20, 26)) == 0
+@pytest.mark.parametrize("seeds", [range(20, 23), pytest.param(range(20, 26), marks=pytest.mark.full)])
+def test_clean_scans_have_no_outliers(seeds: range) -> None:
+    assert sum(len(BeamModel.from_nodes(scan(plateau, 12, seed)).outliers) for seed in seeds) == 0
 
 
 def test_known_errors_are_a_lower_bound_of_the_noise() -> None:
@@ -253,8 +254,8 @@ def test_bunches_share_one_beam_and_exposures_their_scale() -> None:
 
 
 def test_lamp_glitch_of_a_whole_exposure_is_listed() -> None:
-    places = np.array([[-10.0, -8.0], [-10.0, 8.0], [10.0, -8.0], [10.0, 8.0]])
-    nodes = scan_of_bunches(plateau, 8, places, np.ones(4), 12, noise=1e-4, exposure_noise=3e-4)
+    places = np.array([[-10.0, -8.0], [-10.0, 8.0], [10.0, 0.0]])
+    nodes = scan_of_bunches(plateau, 8, places, np.ones(3), 12, noise=1e-4, exposure_noise=3e-4)
     signal = nodes.signal.copy()
     struck = (nodes.x_mm == nodes.x_mm[20]) & (nodes.y_mm == nodes.y_mm[20])
     signal[struck] *= 1.02

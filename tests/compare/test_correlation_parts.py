@@ -182,11 +182,12 @@ def test_correlation_length() -> None:
     assert np.median([result.length_b[0] for result in results]) < 1.0
 
 
+@pytest.mark.parametrize("draws", [50, pytest.param(150, marks=pytest.mark.full)])
 @pytest.mark.parametrize("shares", [(0.3, 0.3), (1.0, 0.5)])
-def test_noise_corrected_figures_are_unbiased(shares: tuple[float, float]) -> None:
+def test_noise_corrected_figures_are_unbiased(shares: tuple[float, float], draws: int) -> None:
     rng = np.random.default_rng(13)
     found = []
-    for _ in range(150):
+    for _ in range(draws):
         a, c = rng.standard_normal((2, 49, 49))
         b = 0.6 * a + 0.8 * c
         errors = []
@@ -198,8 +199,8 @@ def test_noise_corrected_figures_are_unbiased(shares: tuple[float, float]) -> No
         r, slope = result.corrected.r, result.corrected.slope
         found.append((r.value, slope.value, (r.value - 0.6) / r.error, (slope.value - 0.6) / slope.error))
     means, scatter = np.mean(found, axis=0), np.std(found, axis=0)
-    assert means[0] == pytest.approx(0.6, abs=0.012 + 3.0 * scatter[0] / np.sqrt(150))
-    assert means[1] == pytest.approx(0.6, abs=0.012 + 3.0 * scatter[1] / np.sqrt(150))
+    assert means[0] == pytest.approx(0.6, abs=0.012 + 3.0 * scatter[0] / np.sqrt(draws))
+    assert means[1] == pytest.approx(0.6, abs=0.012 + 3.0 * scatter[1] / np.sqrt(draws))
     assert 0.6 < scatter[2] < 1.3
     assert 0.6 < scatter[3] < 1.3
 

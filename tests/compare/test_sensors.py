@@ -215,7 +215,7 @@ def test_parts_of_the_variance_are_unbiased_and_their_errors_follow_the_scatter(
 
 
 def test_parts_within_a_sensor_and_band_explain_the_measured_variance():
-    rows, names = many_origins()
+    rows, names = many_origins(runs=10)
     within, measured, total = (rows[:, names.index(name), 0] for name in (SUM_WITHIN, RAW, SUM))
     np.testing.assert_allclose(within, measured, rtol=0.02)
     assert total.mean() > within.mean()

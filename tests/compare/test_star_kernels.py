@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from permil import _kernels
+from kernel_levels import LEVELS, kernels_of
 from permil._kernels import compare as kernels
 from permil.compare.scales import Band, split_bands
 from permil.compare.stars.flat_at_stars import RelativeFlat, flat_as_seen
@@ -17,15 +15,6 @@ from permil.compare.stars.profile import StarProfile
 from permil.compare.stars.response import StarPlaces, StarResponse, StarShapes
 
 RESPONSE = StarResponse(StarProfile((0.62, 0.30, 0.08), (4.28, 22.2, 108.0)))
-
-
-@contextmanager
-def kernels_of(level: str) -> Iterator[None]:
-    _kernels.use_level(level)
-    try:
-        yield
-    finally:
-        _kernels.use_level(_kernels.levels()[-1])
 
 
 def some_stars(rng: np.random.Generator, count: int, side: int) -> StarPlaces:
@@ -57,7 +46,7 @@ def test_all_levels_have_the_same_bits(adaptive: bool) -> None:
     )
     weights, cells = rng.standard_normal((6, 5, 2)), rng.uniform(0, 100, (3, 500))
     found = {}
-    for level in _kernels.levels():
+    for level in LEVELS:
         with kernels_of(level):
             predicted = response.predict(places, *maps, bands)
             seen = flat_as_seen(flat, places, response)

@@ -48,9 +48,10 @@ def mode_pulls(campaign, solution):
 
 @pytest.mark.parametrize("amplitude", [0.05, 0.1, 0.3, 1.5])
 @pytest.mark.parametrize("alike", [False, True])
-def test_rounded_temperatures_are_smoothed_with_true_errors(amplitude, alike):
+@pytest.mark.parametrize("seeds", [3, pytest.param(8, marks=pytest.mark.full)])
+def test_rounded_temperatures_are_smoothed_with_true_errors(amplitude, alike, seeds):
     ratios, parts = [], []
-    for seed in range(8):
+    for seed in range(seeds):
         rng = np.random.default_rng(100 + seed)
         time = np.sort(rng.uniform(0, 6.0, 200))
         true = amplitude * np.sin(2 * np.pi * time + rng.uniform(0, 6.28)) + 0.3 * amplitude * np.sin(3.1 * time)
@@ -253,7 +254,7 @@ def with_step(campaign, size, first, *, number=1, amplifier=6):
     return {one.name: amplifiers_of(one) for one in campaign.detectors}
 
 
-@pytest.mark.parametrize(("first", "size"), [(60, 1e-2), (144, -2e-3)])
+@pytest.mark.parametrize(("first", "size"), [pytest.param(60, 1e-2, marks=pytest.mark.full), (144, -2e-3)])
 def test_a_step_of_an_amplifier_is_solved_for_and_the_flat_is_that_after_it(first, size):
     campaign = campaign_with(65, boards=Boards())
     amplifiers = with_step(campaign, size, first)

@@ -114,7 +114,7 @@ def test_stage_errors_rotation_and_offset_cost_nothing():
     assert 0.007 < solution.prior.position_error_mm < 0.013
 
 
-@pytest.mark.parametrize("is_good", [True, False])
+@pytest.mark.parametrize("is_good", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_the_only_images_of_a_part_of_the_beam_have_a_second_chance(monkeypatch, is_good):
     rng = np.random.default_rng(77)
     campaign = simulate(rng, pixels=8, pixel_mm=2.0, images=2, jitter=0.01, beam=RandomBeam.draw(rng, width=15.0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Threads of numerical libraries in several test processes wait for each other; this must stand before they are loaded.
@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from permil.camera import Camera, load_camera
+from pictures import without_pictures
 
 # A busy machine is no reason to fail.
 settings.register_profile("permil", deadline=None)
@@ -59,10 +60,10 @@ def fill_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callab
 
 
 @pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_pictures() -> Iterator[None]:
     """Leave the pictures of pages empty: figures are made, but not rendered."""
-    for name in ("png", "svg"):
-        monkeypatch.setattr(f"permil.report.kit.elements.{name}", lambda _: b"")
+    with without_pictures():
+        yield
 
 
 @pytest.fixture(scope="session")

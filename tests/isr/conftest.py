@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from numpy.typing import NDArray
+from raw_frames import exposures, write
 
 from permil.camera import Camera, Detector
 from permil.isr import Calibration, Gains
@@ -109,3 +110,19 @@ def write_raw() -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def stored(make_raw: Callable[..., Segments], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[Path]]:
+    """Return a function that writes exposures of a detector when they are first asked for. They are shared: do not change the files."""
+    folders: dict[tuple[str, int, float, str], list[Path]] = {}
+
+    def files(detector: Detector, number: int = 5, *, hits: float = 1e-3, coding: str = "rice") -> list[Path]:
+        key = (detector.name, number, hits, coding)
+        if key not in folders:
+            folder = tmp_path_factory.mktemp("stored")
+            frames = exposures(detector, make_raw, number=number, hits=hits)
+            folders[key] = [write(folder / f"{i}.fits", detector, each, coding=coding) for i, each in enumerate(frames)]
+        return list(folders[key])
+
+    return files

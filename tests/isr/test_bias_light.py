@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_file_stack import write
+from raw_frames import write
 
 from permil.config.isr import IsrConfig
 from permil.errors import RawFormatError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from chain_reference import Reference, reference_of
+from numpy.typing import NDArray
+from raw_frames import exposures, write
 from segments_in_memory import reduce_segments
-from test_file_stack import exposures, full_calibration, of_sensor, write
+from test_file_stack import full_calibration, of_sensor
 from test_open_exposure import crosstalk
 
 from kernel_levels import LEVELS, kernels_of
 from permil import _kernels
-from permil.camera import Camera, ReferenceBox
+from permil.camera import Camera, Detector, ReferenceBox
 from permil.camera.frames import take_segment
 from permil.engine.threads import allow_threads
 from permil.exposures import RawFile
@@ -27,6 +30,8 @@ from permil.isr.reduce import reduce_raw_file
 from permil.isr.streamed_stack import probe_file, stack_files
 from permil.products import MaskPlane
 
+Segments = dict[str, NDArray[np.int32]]
+LOST = [20, 21, 22]
 # Single precision on the way, at up to 1e5 electrons.
 TOLERANCE = {"rtol": 4e-7, "atol": 0.02}
 
@@ -48,19 +53,40 @@ def assert_is_reference(image: np.ndarray, mask: np.ndarray, reference: Referenc
     np.testing.assert_allclose(image, reference.image, **TOLERANCE)
 
 
+@pytest.fixture(scope="module")
+def with_lost_rows(make_raw: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Detector], tuple[Segments, Path]]:
+    """Return a function that returns an exposure of a detector, some rows of its third segment lost, and the file with it."""
+    made: dict[str, tuple[Segments, Path]] = {}
+
+    def get(sensor: Detector) -> tuple[Segments, Path]:
+        if sensor.name not in made:
+            segments = next(exposures(sensor, make_raw, number=1, hits=2e-3))
+            segments[sensor.amplifiers[2].name][LOST] = 0
+            made[sensor.name] = segments, write(tmp_path_factory.mktemp("lost") / "a.fits", sensor, segments)
+        return made[sensor.name]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def four_files(detector: Detector, make_raw: Any, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return files of four exposures; one has rows of constant pixels."""
+    frames = list(exposures(detector, make_raw, number=4, hits=2e-3))
+    frames[1]["C11"][40:42, 30:90] = 26000
+    folder = tmp_path_factory.mktemp("four")
+    return [write(folder / f"{number}.fits", detector, each) for number, each in enumerate(frames)]
+
+
 @pytest.mark.parametrize("name", ["R22_S11", "R02_S02", "R00_SW0"])
 @pytest.mark.parametrize("kind", ["gains only", "full", "crosstalk", "low saturation"])
 def test_all_paths_are_the_reference(
-    name: str, kind: str, bin8: Camera, calibration: Calibration, make_raw: Any, tmp_path: Path
+    name: str, kind: str, bin8: Camera, calibration: Calibration, with_lost_rows: Callable[[Detector], tuple[Segments, Path]]
 ) -> None:
     sensor = bin8[name]
     own = calibrations(of_sensor(calibration, sensor), 31)[kind]
-    segments = next(exposures(sensor, make_raw, number=1, hits=2e-3))
-    lost = sensor.amplifiers[2].name
-    segments[lost][20:23] = 0
-    without = {lost: np.isin(np.arange(sensor.amplifiers[2].ny), [20, 21, 22])[:, np.newaxis]}
+    segments, path = with_lost_rows(sensor)
+    without = {sensor.amplifiers[2].name: np.isin(np.arange(sensor.amplifiers[2].ny), LOST)[:, np.newaxis]}
     reference = reference_of(segments, own, lost=without)
-    path = write(tmp_path / "a.fits", sensor, segments)
 
     memory = reduce_segments(segments, own)
     assert_is_reference(memory.image, memory.mask, reference)
@@ -121,16 +147,13 @@ def test_levels_are_the_reference(method: Any, detector: Any, calibration: Calib
 @pytest.mark.parametrize("threshold", [5.0, np.inf])
 @pytest.mark.parametrize("kind", ["full", "crosstalk", "low saturation"])
 def test_all_levels_have_the_same_bits(
-    threshold: float, kind: str, detector: Any, bin8: Camera, calibration: Calibration, make_raw: Any, tmp_path: Path
+    threshold: float, kind: str, detector: Any, bin8: Camera, calibration: Calibration, four_files: list[Path]
 ) -> None:
     own = calibrations(calibration, 33)[kind]
-    frames = list(exposures(detector, make_raw, number=4, hits=2e-3))
-    frames[1]["C11"][40:42, 30:90] = 26000
-    paths = [write(tmp_path / f"{number}.fits", detector, each) for number, each in enumerate(frames)]
     found = []
     for level in LEVELS:
         with kernels_of(level):
-            files = [RawFile(path, bin8) for path in paths]
+            files = [RawFile(path, bin8) for path in four_files]
             probed = [probe_file(file, own, temperature=None) for file in files]
             stack = stack_files(probed, own, light=[each.median for each in probed], threshold=threshold).stack
             reduced = reduce_raw_file(files[1], own)[0]

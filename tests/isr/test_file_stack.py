@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 from contextlib import ExitStack
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from raw_frames import exposures, write
 from stack_reference import stack_frames
 
 from permil._kernels.isr import add_rows, probe_rows
@@ -22,32 +22,6 @@ from permil.isr.streamed_stack import probe_file, stack_files
 from permil.products import MaskPlane
 
 SAME_BITS = ("image", "variance", "mask", "kept", "rejected", "light", "noise_variance", "chi_square")
-
-
-def write(path, detector, segments, *, coding="rice", kind=np.int32):
-    primary = fits.PrimaryHDU()
-    primary.header["RAFTBAY"], primary.header["CCDSLOT"] = detector.raft, detector.slot
-    hdus = [primary]
-    for amplifier in detector.amplifiers:
-        pixels = segments[amplifier.name].astype(kind)
-        options = {"rice": {}, "gzip tiles": {"compression_type": "GZIP_1"}, "squares": {"tile_shape": (7, 50)}}.get(coding)
-        hdu = fits.ImageHDU(pixels) if options is None else fits.CompImageHDU(pixels, **{"compression_type": "RICE_1", **options})
-        hdu.header["EXTNAME"] = amplifier.extname
-        hdus.append(hdu)
-    fits.HDUList(hdus).writeto(path)
-    if coding == "gzip":
-        path.write_bytes(gzip.compress(path.read_bytes(), 1))
-    return path
-
-
-def exposures(detector, make_raw, *, number=5, hits=1e-3):
-    rng = np.random.default_rng(number)
-    scene = rng.uniform(20000, 40000, detector.shape)
-    for light in rng.uniform(0.8, 1.2, number):
-        adu = light * rng.poisson(scene).astype(float)
-        hit = rng.uniform(size=adu.shape) < hits
-        adu[hit] += rng.uniform(500, 150000, np.count_nonzero(hit))
-        yield make_raw(detector, adu, rng)
 
 
 def both_ways(paths, camera, calibration, *, threads=1, poisson=True, threshold=5.0):
@@ -110,8 +84,8 @@ def full_calibration(calibration, rng, **changes):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_a_stack_is_that_of_reduced_exposures(detector, bin8, calibration, make_raw, tmp_path, threads):
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(exposures(detector, make_raw))]
+def test_a_stack_is_that_of_reduced_exposures(detector, bin8, calibration, stored, threads):
+    paths = stored(detector)
     full = full_calibration(calibration, np.random.default_rng(1))
     streamed, whole, reduced, light = both_ways(paths, bin8, full, threads=threads)
     assert_same(streamed, whole)
@@ -125,16 +99,16 @@ def test_a_stack_is_that_of_reduced_exposures(detector, bin8, calibration, make_
 
 
 @pytest.mark.parametrize("name", ["R02_S02", "R00_SW0", "R44_SG1"])
-def test_every_kind_of_sensor(name, bin8, make_raw, calibration, tmp_path):
+def test_every_kind_of_sensor(name, bin8, calibration, stored):
     sensor = bin8[name]
     own = of_sensor(calibration, sensor)
-    paths = [write(tmp_path / f"{i}.fits", sensor, each) for i, each in enumerate(exposures(sensor, make_raw, number=4))]
+    paths = stored(sensor, 4)
     assert_same(*both_ways(paths, bin8, full_calibration(own, np.random.default_rng(2)))[:2])
 
 
 @pytest.mark.parametrize("coding", ["plain", "gzip", "gzip tiles", "squares"])
-def test_every_coding(detector, bin8, calibration, make_raw, tmp_path, coding):
-    paths = [write(tmp_path / f"{i}.fits", detector, each, coding=coding) for i, each in enumerate(exposures(detector, make_raw))]
+def test_every_coding(detector, bin8, calibration, stored, coding):
+    paths = stored(detector, coding=coding)
     assert_same(*both_ways(paths, bin8, calibration)[:2])
 
 
@@ -146,8 +120,8 @@ def test_unsigned_16_bits(detector, bin8, calibration, make_raw, tmp_path, codin
 
 
 @pytest.mark.parametrize("method", ["row_mean", "smoothed", "constant"])
-def test_every_method_of_the_overscan(detector, bin8, calibration, make_raw, tmp_path, method):
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(exposures(detector, make_raw, number=3))]
+def test_every_method_of_the_overscan(detector, bin8, calibration, stored, method):
+    paths = stored(detector, 3)
     assert_same(*both_ways(paths, bin8, replace(calibration, overscan=OverscanOptions(method)))[:2])
 
 
@@ -159,9 +133,9 @@ def crosstalk(rng, count=16):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("method", ["row_median", "row_mean", "smoothed", "constant"])
-def test_crosstalk_with_every_method_of_the_overscan(detector, bin8, calibration, make_raw, tmp_path, method, threads):
+def test_crosstalk_with_every_method_of_the_overscan(detector, bin8, calibration, stored, method, threads):
     rng = np.random.default_rng(4)
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(exposures(detector, make_raw, number=4))]
+    paths = stored(detector, 4)
     full = full_calibration(calibration, rng, crosstalk=crosstalk(rng), overscan=OverscanOptions(method), saturation_grow=2)
     streamed, whole, reduced, light = both_ways(paths, bin8, full, threads=threads)
     assert_same(streamed, whole)
@@ -183,10 +157,9 @@ def test_the_light_of_a_file_is_corrected_for_crosstalk(detector, bin8, calibrat
 
 @pytest.mark.parametrize("method", ["row_median", "row_mean"])
 @pytest.mark.parametrize("with_crosstalk", [False, True])
-def test_each_row_is_decoded_once(detector, bin8, calibration, make_raw, tmp_path, monkeypatch, method, with_crosstalk):
+def test_each_row_is_decoded_once(detector, bin8, calibration, stored, monkeypatch, method, with_crosstalk):
     number = 3
-    frames = exposures(detector, make_raw, number=number, hits=0)
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
+    paths = stored(detector, number, hits=0)
     rng = np.random.default_rng(5)
     full = replace(calibration, overscan=OverscanOptions(method), crosstalk=crosstalk(rng) if with_crosstalk else None)
     added, looked_at = [], []
@@ -215,8 +188,8 @@ def test_each_row_is_decoded_once(detector, bin8, calibration, make_raw, tmp_pat
     assert 64 <= len(rows) <= detector.amplifiers[0].ny / 2
 
 
-def test_the_noise_of_a_sample_of_rows_is_that_of_all(detector, bin8, calibration, make_raw, tmp_path):
-    path = write(tmp_path / "0.fits", detector, next(exposures(detector, make_raw)))
+def test_the_noise_of_a_sample_of_rows_is_that_of_all(detector, bin8, calibration, stored):
+    path = stored(detector)[0]
     for method in ("row_median", "row_mean"):
         own = replace(calibration, overscan=OverscanOptions(method))
         with RawFile(path, bin8) as file:
@@ -225,17 +198,22 @@ def test_the_noise_of_a_sample_of_rows_is_that_of_all(detector, bin8, calibratio
         np.testing.assert_allclose(probed.noise_variance, reduced.noise_variance, rtol=0.12)
 
 
+@pytest.fixture(scope="module")
+def dark_files(detector, make_raw, tmp_path_factory):
+    """Return files of six exposures without light."""
+    rng, folder = np.random.default_rng(8), tmp_path_factory.mktemp("dark")
+    frames = (make_raw(detector, np.full(detector.shape, 50.0), rng) for _ in range(6))
+    return [write(folder / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
+
+
 @pytest.mark.parametrize("part", [0.0, 1.0, 3.0])
 @pytest.mark.parametrize("poisson", [True, False])
 def test_what_a_sample_of_rows_says_of_the_noise_changes_nothing(
-    detector, bin8, calibration, make_raw, tmp_path, monkeypatch, part, poisson
+    detector, bin8, calibration, stored, dark_files, monkeypatch, part, poisson
 ):
     # The noise is nothing, in half of the amplifiers more than it is, and much more: then all rows are summed again.
     rng = np.random.default_rng(8)
-    frames = (
-        exposures(detector, make_raw) if poisson else (make_raw(detector, np.full(detector.shape, 50.0), rng) for _ in range(6))
-    )
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
+    paths = stored(detector) if poisson else dark_files
     full = full_calibration(calibration, rng, crosstalk=crosstalk(rng))
     usual = both_ways(paths, bin8, full, poisson=poisson)[0]
     calls = []
@@ -249,9 +227,9 @@ def test_what_a_sample_of_rows_says_of_the_noise_changes_nothing(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
-def test_few_files(detector, bin8, calibration, make_raw, tmp_path, number):
+def test_few_files(detector, bin8, calibration, stored, number):
     rng = np.random.default_rng(9)
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(exposures(detector, make_raw, number=number))]
+    paths = stored(detector, number)
     assert_same(*both_ways(paths, bin8, full_calibration(calibration, rng, crosstalk=crosstalk(rng)))[:2])
 
 
@@ -286,9 +264,9 @@ def test_nothing_is_rejected(detector, bin8, calibration, make_raw, tmp_path, wi
     assert number[90, 44] == number[70, 33] == 0
 
 
-def test_threads_do_not_change_a_bit(detector, bin8, calibration, make_raw, tmp_path):
+def test_threads_do_not_change_a_bit(detector, bin8, calibration, stored):
     rng = np.random.default_rng(10)
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(exposures(detector, make_raw))]
+    paths = stored(detector)
     full = full_calibration(calibration, rng, crosstalk=crosstalk(rng), overscan=OverscanOptions("row_mean"))
     first, second = (both_ways(paths, bin8, full, threads=threads)[0] for threads in (1, 3))
     assert_same_bits(first, second)

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from astropy.io import fits
+from raw_frames import exposures, write
 from segments_in_memory import measure_segments, reduce_segments
-from test_file_stack import assert_same, both_ways, exposures, of_sensor, write
+from test_file_stack import assert_same, both_ways, of_sensor
 from test_open_exposure import assert_strips_are_those_of, crosstalk, whole
 
 from permil.camera import ReferenceBox

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_file_stack import exposures, full_calibration, of_sensor, write
+from raw_frames import exposures, write
+from test_file_stack import full_calibration, of_sensor
 
 from permil.arrays import ArrayPool
 from permil.camera.frames import take_segment
@@ -72,17 +73,17 @@ def test_strips_have_the_bits_of_the_whole(detector, bin8, calibration, make_raw
 
 @pytest.mark.parametrize("name", DETECTORS)
 @pytest.mark.parametrize("coding", ["plain", "gzip", "squares"])
-def test_every_sensor_and_coding(name, coding, bin8, make_raw, calibration, tmp_path):
+def test_every_sensor_and_coding(name, coding, bin8, calibration, stored):
     sensor = bin8[name]
     own = of_sensor(calibration, sensor)
-    path = write(tmp_path / "a.fits", sensor, next(exposures(sensor, make_raw)), coding=coding)
+    path = stored(sensor, 1, coding=coding)[0]
     full = replace(full_calibration(own, np.random.default_rng(2)), crosstalk=crosstalk(sensor))
     assert_strips_are_those_of(whole(path, bin8, full), path, bin8, full)
 
 
 @pytest.mark.parametrize("method", ["row_mean", "smoothed", "constant"])
-def test_every_method_of_the_overscan(detector, bin8, calibration, make_raw, tmp_path, method):
-    path = write(tmp_path / "a.fits", detector, next(exposures(detector, make_raw)))
+def test_every_method_of_the_overscan(detector, bin8, calibration, stored, method):
+    path = stored(detector, 1)[0]
     own = replace(calibration, overscan=OverscanOptions(method))
     assert_strips_are_those_of(whole(path, bin8, own), path, bin8, own)
 
@@ -104,11 +105,11 @@ def test_a_dead_channel_has_no_data_and_one_that_only_begins_like_one_has(detect
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 16])
 @pytest.mark.parametrize("name", DETECTORS)
-def test_sampled_rows_have_the_bits_of_the_whole(name, step, bin8, make_raw, calibration, tmp_path):
+def test_sampled_rows_have_the_bits_of_the_whole(name, step, bin8, calibration, stored):
     sensor = bin8[name]
     own = replace(of_sensor(calibration, sensor), saturation_grow=0)
     full = replace(full_calibration(own, np.random.default_rng(3)), crosstalk=crosstalk(sensor))
-    path = write(tmp_path / "a.fits", sensor, next(exposures(sensor, make_raw)))
+    path = stored(sensor, 1)[0]
     sample = RowSample.of(full, step)
     with RawFile(path, bin8) as file:
         found, _, _ = reduce_raw_file(file, sample.calibration, rows=sample.raw_rows)
@@ -153,14 +154,14 @@ def test_damaged_rows_are_named_with_their_file(detector, bin8, calibration, mak
             exposure.read(second)
 
 
-def test_the_file_of_another_detector_is_refused(detector, itl, bin8, calibration, make_raw, tmp_path):
-    path = write(tmp_path / "a.fits", itl, next(exposures(itl, make_raw)))
+def test_the_file_of_another_detector_is_refused(detector, itl, bin8, calibration, stored):
+    path = stored(itl, 1)[0]
     with pytest.raises(InputError, match="holds detector R02_S02, not R22_S11"):
         OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4))
 
 
-def test_memory_of_an_image_is_used_again(detector, bin8, calibration, make_raw, tmp_path):
-    path = write(tmp_path / "a.fits", detector, next(exposures(detector, make_raw)))
+def test_memory_of_an_image_is_used_again(detector, bin8, calibration, stored):
+    path = stored(detector, 1)[0]
     expected = whole(path, bin8, calibration)
     pool = ArrayPool()
     places = []

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from raw_frames import exposures, write
 from segments_in_memory import measure_segments
-from test_file_stack import exposures, write
 
 from permil.errors import InputError, PhotodiodeError
 from permil.isr import OverscanOptions

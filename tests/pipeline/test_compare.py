@@ -23,12 +23,15 @@ from permil.products import RunFolder, is_usable, read_table
 from permil.products.folder import CompareFolder, SpotsFolder
 from permil.simulate.spots import simulate_spots
 from permil.truth import compare_fractions
+from pictures import without_pictures
 
 from .test_engine_run import products
 
 Permil = Callable[..., tuple[int, str, str]]
 
 DETECTOR = "R22_S11"
+EXPOSURES = 12
+STAGES = ("index", "isr", "beam", "flat", "spots", "compare", "report")
 QUICK = ("pipeline.workers=1", "compare.resamples=100", "compare.cells_px=[32]")
 
 
@@ -40,16 +43,14 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "preset": "stars-and-flats",
             "seed": 8,
-            "campaign": {"exposures": 16, "biases": 6},
-            "flats": {"images": 4, "scan_size": 9},
+            "campaign": {"exposures": EXPOSURES, "biases": 6},
+            "flats": {"images": 4, "scan_size": 7},
         }
     )
     simulate_spots(config, folder, workers=1)
-    with pytest.MonkeyPatch.context() as patch:
-        # Pages and figures are made of real products; to render the figures is what tests of the report do.
-        for name in ("png", "svg"):
-            patch.setattr(f"permil.report.kit.elements.{name}", lambda _: b"")
-        run_pipeline(load_config(folder / "config.yaml", list(QUICK)))
+    # Pages and figures are made of real products; to render the figures is what tests of the report do.
+    with without_pictures():
+        run_pipeline(load_config(folder / "config.yaml", list(QUICK)), stages=STAGES)
     return folder
 
 
@@ -220,7 +221,7 @@ def test_table_of_efficiency_flats(compared: Path) -> None:
     assert list(scatter) == ["undivided", "plain flat", "efficiency flat", "best filter", "noise"]
     assert scatter["noise"] < scatter["efficiency flat"] < min(scatter["undivided"], scatter["plain flat"])
     assert set(table["use_for_fluxes"]) == {"efficiency flat"}
-    assert set(table["exposures"]) == {16}
+    assert set(table["exposures"]) == {EXPOSURES}
 
 
 @pytest.mark.full

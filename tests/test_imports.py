@@ -75,7 +75,7 @@ def test_no_modules_import_each_other() -> None:
 
 def test_what_the_architecture_names_exists() -> None:
     for name in re.findall(r"`((?:\w+\.)+\w+)`", ARCHITECTURE):
-        if name.endswith((".py", ".yaml", ".md")) or _package(f"permil.{name}") not in _levels():
+        if name.endswith((".py", ".yaml", ".md", ".ecsv")) or _package(f"permil.{name}") not in _levels():
             continue
         parts = name.split(".")
         place = max(n for n in range(1, len(parts) + 1) if f"permil.{'.'.join(parts[:n])}" in MODULES)

@@ -76,6 +76,12 @@ def test_a_tree_is_added_to_and_never_overwritten(made: Path, changed: Path, tmp
         export_curated(made / "out", tree)
 
 
+def test_an_instrument_without_a_name_is_refused(made: Path, tmp_path: Path, permil: Permil) -> None:
+    code, _, messages = permil("export", made / "out", "--curated", tmp_path / "tree", "--instrument", " ")
+    assert code == 2
+    assert "the name of the instrument is empty; give --instrument, such as LSSTCam" in messages
+
+
 EXPOSURE = {"path": "a.fits", "obsid": "MC_C_20191028_000005", "day_obs": "20191028", "seqnum": 5, "detector": "R22_S11"}
 REGISTRY = {"obsid": "MC_C_20191028_000005", "day_obs": "20191028", "seqnum": 5, "detector": "R22_S11"}
 

@@ -294,16 +294,40 @@ def test_validity_of_the_run_is_the_default(repo: Path, made: Path, tmp_path: Pa
     assert found("2022-01-15") is not None
 
 
+WRONG_DATES = (
+    "2021",
+    "20211201",
+    "59549.0",
+    "2021-02-30",
+    "2021-12-01T00:00:00Z",
+    "2021-12-01T00:00:00+01:00",
+    "01.12.2021",
+    "now",
+)
+WRONG_COLLECTIONS = ("", " ", "u/me/*", "u//me", "/u/me", "u/me/", "../me", "u/./me", "u/my flats", "a,b")
+
+
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
         ({"begin": "yesterday"}, "--begin 'yesterday' is not a date; write 2021-12-03"),
-        ({"begin": "2022-03-01"}, "ends .* before it begins"),
+        ({"begin": "2022-03-01"}, "ends .* no later than it begins"),
         ({"instrument": "HSC"}, "there is no instrument HSC in this repository; give --instrument: LSSTCam"),
         ({"collection": "LSSTCam/raw/all"}, "LSSTCam/raw/all is a collection of type RUN, not CALIBRATION; give another"),
         ({"filters": {"red": "i_39"}}, "no physical filter i_39 for LED red; give --filter red=NAME, one of: red"),
         ({"filters": {"blue": "red"}}, "there is no flat of LED blue; check --filter"),
         ({"repo": "nowhere"}, "there is no Butler repository here"),
+        (
+            {"begin": "1900-01-01"},
+            "a repository cannot store the date 1900-01-01T00:00:00.000 .TAI.; .* leave --begin out for no bound",
+        ),
+        (
+            {"end": "9999-12-31"},
+            "a repository cannot store the date 9999-12-31T00:00:00.000 .TAI.; .* leave --end out for no bound",
+        ),
+        ({"begin": "2021-12-01", "end": "2021-12-01"}, "ends .2021-12-01T00:00:00.000. no later than it begins"),
+        *(({"begin": date}, "is not a date; write 2021-12-03, or 2021-12-03T18:00:00 .TAI.") for date in WRONG_DATES),
+        *(({"collection": name}, "is not the name of a collection; write words separated by /") for name in WRONG_COLLECTIONS),
     ],
     ids=str,
 )
@@ -312,6 +336,34 @@ def test_wrong_options(repo: Path, made: Path, options: dict[str, Any], pattern:
         put(made / "out", repo, **options)
     assert re.search(pattern, str(caught.value))
     assert not list(repo.rglob("*.fits"))
+
+
+def test_spellings_of_a_repository_and_of_dates(
+    repo: Path, made: Path, permil: Permil, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder, its configuration, a URI, a label, a path from the home folder: the same repository. Dates with T, with a blank, short."""
+    (tmp_path / "index.yaml").write_text(f"main: {repo}\n")
+    monkeypatch.setenv("DAF_BUTLER_REPOSITORY_INDEX", str(tmp_path / "index.yaml"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    places = ("repo", "./repo", "~/repo", str(repo), repo / "butler.yaml", repo.as_uri(), "main")
+    dates = ("2021-12-01", "2021-12-01 00:00:00", "2021-12-01T00:00", "2021-12-01T00:00:00.000")
+    for number, place in enumerate(places):
+        options = ("--repo", place, "--collection", "u/test/flats", "--begin", dates[number % len(dates)])
+        code, printed, messages = permil("butler", "put", made / "out", *options)
+        assert (code, messages) == (0, "")
+        assert ("permil_flat: 2 unchanged" if number else "permil_flat: 2 new") in printed
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "exposures.parquet"])
+def test_a_file_that_is_no_repository_is_left_alone(lsst: Any, made: Path, tmp_path: Path, permil: Permil, name: str) -> None:
+    shutil.copy(made / "out" / name, tmp_path)
+    code, _, messages = permil("butler", "put", made / "out", "--repo", tmp_path / name, "--collection", "u/test/flats")
+    assert code == 2
+    assert messages.startswith(
+        f"permil: {tmp_path / name}: this file is not the configuration of a Butler repository; give the folder"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("arguments", [["--filter", "red"], ["--filter", "red=a", "--filter", "red=b"]], ids=str)

@@ -388,5 +388,7 @@ def validity_of(products: Sequence[RunProduct], begin: str, end: str) -> tuple[T
         bounds.append(parse_validity(given, option) if given else parse_validity(written, f"card {card}", scale="utc"))
     first, last = bounds
     if first is not None and last is not None and last <= first:
-        raise InputError(f"the validity ends ({last.isot}) before it begins ({first.isot})", remedy="check --begin and --end")
+        raise InputError(
+            f"the validity ends ({last.isot}) no later than it begins ({first.isot})", remedy="check --begin and --end"
+        )
     return first, last

@@ -15,7 +15,7 @@ from permil.butler.curated import (
     stored_digest,
     write_curated,
 )
-from permil.errors import OutputError
+from permil.errors import InputError, OutputError
 from permil.products import read_table
 
 INSTRUMENT = "LSSTCam"
@@ -51,7 +51,7 @@ def export_curated(
     Raises
     ------
     InputError
-        If the run has no flat, a product cannot be read, or a date is wrong.
+        If the run has no flat, a product cannot be read, a date is wrong, or the instrument has no name.
     OutputError
         If a file cannot be written, or exists with another content.
 
@@ -60,6 +60,8 @@ def export_curated(
     >>> from permil.butler import export_curated
     >>> export_curated("out", "calibrations", begin="2021-12-01")  # doctest: +SKIP
     """
+    if not instrument.strip():
+        raise InputError("the name of the instrument is empty", path=root, remedy=f"give --instrument, such as {INSTRUMENT}")
     out = Path(out)
     found = find_calibrations(Path(root), begin=begin, end=end)
     date = UNBOUNDED if found.begin is None else found.begin.isot[:19]

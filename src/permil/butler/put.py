@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ from permil.butler.validity import Certified, Change, change_needed
 from permil.errors import ButlerError
 
 _MOST_LISTED = 5
+_COLLECTION = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[^\s/*?,\[\]]+(?:/[^\s/*?,\[\]]+)*")
+"""Names of collections: parts without wildcards and blanks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,17 +188,25 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
     >>> put_run("out", options)  # doctest: +SKIP
     """
     root = Path(root)
+    if not _COLLECTION.fullmatch(options.collection):
+        raise ButlerError(
+            f"{options.collection!r} is not the name of a collection",
+            path=options.repo,
+            remedy="write words separated by /, such as u/me/flats",
+            value=options.collection,
+        )
     calibrations = find_calibrations(root, begin=options.begin, end=options.end)
     if unknown := sorted(set(options.filters) - {product.led for product in calibrations.products}):
         raise ButlerError(f"there is no flat of LED {unknown[0]}", path=root, remedy="check --filter", value=unknown[0])
     kinds, remark = dataset_kinds()
     register_storage_classes()
     with open_repository(options.repo, writeable=True) as butler:
+        wanted = _timespan(calibrations, options.repo)
         names = RepositoryNames.read(butler, options.repo, options.instrument)
         with asking(options.repo, "the calibrations cannot be compared"):
             present = _present(butler, kinds, options)
             planned = [
-                _plan(product, kind, names, options, calibrations=calibrations, present=present)
+                _plan(product, kind, names, options, calibrations=calibrations, wanted=wanted, present=present)
                 for product in calibrations.products
                 for kind in kinds
                 if kind.product == product.kind
@@ -210,7 +221,35 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
                 value=[str(entry) for entry in replaced],
             )
         with asking(options.repo, "the products cannot be put", remedy="check permissions, and that nobody else puts them now"):
-            return [*_put(butler, planned, options, calibrations), *remark]
+            return [*_put(butler, planned, options, wanted), *remark]
+
+
+def _timespan(calibrations: Calibrations, repo: str) -> Any:
+    """Return the validity as a timespan.
+
+    Raises
+    ------
+    ButlerError
+        If a repository cannot store a bound.
+    """
+    from lsst.daf.butler import Timespan
+
+    bounds = (calibrations.begin, calibrations.end)
+    try:
+        timespan = Timespan(*bounds)
+        kept = (timespan.begin, timespan.end)
+    except ValueError:
+        kept = (None, None)
+    # A bound that is too early or too late becomes none.
+    for bound, known, option in zip(bounds, kept, ("--begin", "--end"), strict=True):
+        if bound is not None and known is None:
+            raise ButlerError(
+                f"a repository cannot store the date {bound.isot} (TAI)",
+                path=repo,
+                remedy=f"give dates from 1970 to 2100, or leave {option} out for no bound",
+                value=bound.isot,
+            )
+    return timespan
 
 
 def _present(butler: Any, kinds: Sequence[DatasetKind], options: PutOptions) -> dict[tuple[Any, ...], list[Certified]]:
@@ -268,11 +307,10 @@ def _plan(
     options: PutOptions,
     *,
     calibrations: Calibrations,
+    wanted: Any,
     present: Mapping[tuple[Any, ...], list[Certified]],
 ) -> _Planned:
     """Return how a product is put."""
-    from lsst.daf.butler import Timespan
-
     detector = calibrations.detector(product)
     every = {
         "instrument": names.instrument,
@@ -281,15 +319,14 @@ def _plan(
     }
     data_id = {name: every[name] for name in kind.dimensions}
     digest = content_digest(product)
-    wanted = Timespan(calibrations.begin, calibrations.end)
     change = change_needed(present.get((kind.name, *data_id.values()), []), digest, wanted)
     cards = calibrations.cards(product, instrument=names.instrument, physical_filter=str(every["physical_filter"]))
     return _Planned(product, kind, data_id, cards, digest, change)
 
 
-def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, calibrations: Calibrations) -> list[str]:
+def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, wanted: Any) -> list[str]:
     """Write what is new, certify what is not yet valid; return what was done."""
-    from lsst.daf.butler import CollectionType, DatasetRef, DatasetType, FileDataset, Timespan
+    from lsst.daf.butler import CollectionType, DatasetRef, DatasetType, FileDataset
 
     needed = [entry for entry in planned if entry.change.timespans]
     new = [entry for entry in needed if entry.change.known is None]
@@ -314,22 +351,21 @@ def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, calibrat
                 # One file at a time is on the disk twice.
                 butler.ingest(FileDataset(str(path), ref, formatter=entry.kind.formatter), transfer="move")
             if entry.change.replaced:
-                wanted = Timespan(calibrations.begin, calibrations.end)
                 butler.registry.decertify(options.collection, types[entry.kind.name], wanted, dataIds=[ref.dataId])
             for timespan in entry.change.timespans:
                 certified[timespan].append(ref)
         for timespan, refs in certified.items():
             butler.registry.certify(options.collection, refs, timespan)
-    return _describe(planned, options.collection, run if new else "", calibrations)
+    return _describe(planned, options.collection, run if new else "", wanted)
 
 
-def _describe(planned: Sequence[_Planned], collection: str, run: str, calibrations: Calibrations) -> list[str]:
+def _describe(planned: Sequence[_Planned], collection: str, run: str, wanted: Any) -> list[str]:
     """Return what was done, one line for each dataset type."""
     lines = []
     for name in dict.fromkeys(entry.kind.name for entry in planned):
         count = Counter(_outcome(entry.change) for entry in planned if entry.kind.name == name)
         lines.append(f"{name}: {', '.join(f'{number} {outcome}' for outcome, number in sorted(count.items()))}")
-    begin, end = (bound.isot if bound is not None else "no bound" for bound in (calibrations.begin, calibrations.end))
+    begin, end = (bound.isot if bound is not None else "no bound" for bound in (wanted.begin, wanted.end))
     lines.append(f"{collection}: valid from {begin} until {end} (TAI)")
     return [*lines, f"written to {run}"] if run else lines
 

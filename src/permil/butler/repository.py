@@ -6,7 +6,10 @@ import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from permil.errors import ButlerError, PermilError
 
@@ -19,6 +22,8 @@ _EXTRAS = {
     "psycopg2": "postgres",
 }
 """Extras of lsst-daf-butler by the module that is missing without them."""
+_KEYS = {"cls", "datastore", "includeConfigs", "registry", "remote_butler", "root"}
+"""Keys of a butler.yaml, of which each has at least one."""
 
 
 def has_butler() -> bool:
@@ -70,6 +75,7 @@ def open_repository(repo: str, *, collections: Sequence[str] = (), writeable: bo
     require_butler(repo)
     from lsst.daf.butler import Butler
 
+    _require_configuration(repo)
     # Without a handler, Python would print messages of the library beside ours.
     logging.getLogger("lsst").addHandler(logging.NullHandler())
     try:
@@ -85,6 +91,23 @@ def open_repository(repo: str, *, collections: Sequence[str] = (), writeable: bo
         raise _sentence_of(error, repo, "cannot be opened as a Butler repository") from error
     with contextlib.closing(butler):
         yield butler
+
+
+def _require_configuration(repo: str) -> None:
+    """Raise an error if a file is named that is not the configuration of a repository; the Butler would make a database beside it."""
+    path = Path(repo)
+    if not path.is_file():
+        return
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        found = None
+    if not isinstance(found, dict) or not _KEYS & set(found):
+        raise ButlerError(
+            "this file is not the configuration of a Butler repository",
+            path=repo,
+            remedy="give the folder with butler.yaml, its URI, or a label that DAF_BUTLER_REPOSITORY_INDEX lists",
+        )
 
 
 @contextlib.contextmanager

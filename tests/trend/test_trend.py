@@ -20,6 +20,8 @@ from permil.report.trend.stage import follow_runs
 from permil.trend.database import Result, add_runs, database_name, read_history, read_summary
 from permil.trend.outliers import find_outliers
 
+from .conftest import empty_database
+
 SERIES = [
     ("gradient_x", "R22_S11", "all", "red", 2e-5, 1e-6, np.nan),
     ("step", "R22_S11", "C14", "red", 1e-3, 1e-4, 3e-3),
@@ -162,18 +164,42 @@ def test_the_command_on_a_server(tmp_path: Path, database: str) -> None:
 
 
 def test_a_password_is_never_shown(tmp_path: Path) -> None:
-    for url in (
-        "postgresql://me:secret@127.0.0.1:1/trends",
-        "postgresql://me:secret@host:port/trends",
-        "mysql://me:secret@host/x",
+    for url, message in (
+        ("postgresql://me:secret@127.0.0.1:1/trends", None),
+        ("postgresql://me@127.0.0.1:1/trends?password=secret", None),
+        ("postgresql://me:secret@host:port/trends", "postgresql:... is not the URL of a PostgreSQL server; give a file"),
+        ("mysql://me:secret@host/x", "mysql:... is not the URL of a PostgreSQL server; give a file"),
     ):
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError, match=message) as caught:
             follow_runs([], url, tmp_path / "t.html")
         assert "secret" not in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
-    assert database_name("postgres://me:secret@host:5433/trends?sslmode=require").endswith(
-        "://me:***@host:5433/trends?sslmode=require"
-    )
+    shown = database_name("postgres://me:secret@host:5433/trends?sslmode=require")
+    assert shown == "postgresql://me:***@host:5433/trends?sslmode=require"
+
+
+def test_a_server_needs_its_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(
+        InputError, match=r"needs psycopg, not installed here; install the extra `postgres` \(pip install 'permil"
+    ):
+        follow_runs([], "postgresql://host/trends", tmp_path / "t.html")
+
+
+@pytest.mark.full
+def test_other_tables_on_a_server_are_left_alone(tmp_path: Path, server: str) -> None:
+    import psycopg
+
+    url = empty_database(server, "others")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE runs (kilometres integer)")
+    with pytest.raises(
+        InputError, match=r"cannot be used as a database of trends \(column "id" .*does not exist\); check the URL"
+    ) as caught:
+        follow_runs([write_run(tmp_path, 0, np.random.default_rng(0))], url, tmp_path / "t.html")
+    assert len(str(caught.value).splitlines()) == 1
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT relname FROM pg_stat_user_tables").fetchall() == [("runs",)]
 
 
 def test_a_run_without_a_date_is_shown_last(tmp_path: Path) -> None:

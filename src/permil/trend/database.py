@@ -226,7 +226,11 @@ def database_name(database: str | Path) -> str:
     InputError
         If it is a URL, but not of a PostgreSQL server.
     """
-    return _url(database).render_as_string() if is_uri(str(database)) else str(database)
+    if not is_uri(str(database)):
+        return str(database)
+    url = _url(database)
+    hidden = {name: "hidden" for name in url.query if "password" in name}
+    return url.set(drivername=_SERVERS[0]).update_query_dict(hidden).render_as_string()
 
 
 def _url(database: str | Path) -> sql.URL:
@@ -238,12 +242,11 @@ def _url(database: str | Path) -> sql.URL:
     try:
         if scheme in _SERVERS:
             return sql.make_url(text).set(drivername="postgresql+psycopg")
-        reason = f"{scheme} is not the scheme of a PostgreSQL server"
     except (ArgumentError, ValueError):
-        # The text may have a password.
-        reason = f"{scheme}://... is not a URL"
+        pass
+    # The rest of it may hold a password.
     raise InputError(
-        f"{reason}, where the results of runs can be kept",
+        f"{scheme}:... is not the URL of a PostgreSQL server",
         remedy="give a file (SQLite), or postgresql://USER@HOST:PORT/NAME",
         value=scheme,
     )

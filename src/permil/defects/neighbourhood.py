@@ -6,6 +6,7 @@ replaced by the median of the blocks around it, and one that has less than half 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,19 +64,39 @@ class BlockLevels:
             is_near = (self.levels > usual / 2) & (self.levels < 2 * usual)
         return replace(self, levels=np.where(is_near, self.levels, np.float32(usual)))
 
-    def on(self, rows: FloatArray, columns: FloatArray, *, extrapolate: bool = False) -> FloatImage:
-        """Return the levels on a grid of rows and columns; all blocks must have one.
-
-        Parameters
-        ----------
-        extrapolate
-            Whether levels go on linearly beyond the centres of the outermost blocks.
-        """
+    def on(self, rows: FloatArray, columns: FloatArray) -> FloatImage:
+        """Return the levels on a grid of rows and columns; all blocks must have one."""
         along_rows, along_columns = (
-            _weights(centres, places, extrapolate=extrapolate) for centres, places in ((self.rows, rows), (self.columns, columns))
+            _weights(centres, places, extrapolate=False) for centres, places in ((self.rows, rows), (self.columns, columns))
         )
         levels: FloatImage = (along_rows @ self.levels @ along_columns.T).astype(np.float32, copy=False)
         return levels
+
+
+def extrapolated(levels: Sequence[BlockLevels | None], rows: FloatArray, columns: FloatArray) -> FloatImage:
+    """Return levels of the same blocks on a grid, linear also beyond the centres of the outermost ones; NaN for None.
+
+    Parameters
+    ----------
+    levels
+        Levels of one part of a detector in n images; all blocks must have one.
+    rows, columns
+        Coordinates of the grid.
+
+    Returns
+    -------
+    ndarray, shape (n, rows, columns)
+    """
+    found = np.full((len(levels), rows.size, columns.size), np.nan, dtype=np.float32)
+    known = [number for number, each in enumerate(levels) if each is not None]
+    if known:
+        blocks = [each for each in levels if each is not None]
+        along_rows, along_columns = (
+            _weights(centres, places, extrapolate=True)
+            for centres, places in ((blocks[0].rows, rows), (blocks[0].columns, columns))
+        )
+        found[known] = along_rows @ np.stack([each.levels for each in blocks]) @ along_columns.T
+    return found
 
 
 def _weights(centres: FloatArray, places: FloatArray, *, extrapolate: bool) -> FloatImage:

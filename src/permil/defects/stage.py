@@ -20,7 +20,7 @@ from permil.config import Config
 from permil.context import Run
 from permil.defects.exposures import FEWEST_EXPOSURES, fit_pixels, varying_pixels
 from permil.defects.find import DarkImage, LedResponse, VaryingPixels, find_defects
-from permil.defects.neighbourhood import BlockLevels, block_levels
+from permil.defects.neighbourhood import BlockLevels, block_levels, extrapolated
 from permil.defects.table import COLUMNS, defect_table, with_given
 from permil.engine import Task, Work, tell_part, threaded_map
 from permil.errors import FlatError, InputError
@@ -303,14 +303,7 @@ def _search_strip(
             if not rows:
                 continue
             grid = np.array(rows, dtype=np.float64), np.arange(columns.start, columns.stop, dtype=np.float64)
-            light = np.stack(
-                [
-                    np.full((len(rows), grid[1].size), np.nan, dtype=np.float32)
-                    if (level := levels[number]) is None
-                    else level.on(*grid, extrapolate=True)
-                    for _, levels in opened
-                ]
-            )
+            light = extrapolated([levels[number] for _, levels in opened], *grid)
             noise = np.array([exposure.noise_variance[number] for exposure, _ in opened], dtype=np.float32)
             part = signal[:, rows.start - run.start : rows.stop - run.start, columns]
             y, x = np.nonzero(varying_pixels(part, light, np.repeat(noise[:, None], part.shape[2], axis=1)))

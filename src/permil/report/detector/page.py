@@ -75,6 +75,7 @@ from permil.report.kit.results import (
     with_verdict,
 )
 from permil.report.kit.run import LedProducts, RunProducts
+from permil.rounding import has_error
 
 _SHORT = {
     "median": "median",
@@ -344,7 +345,7 @@ def readout_table(readout: Mapping[str, AmplifierReadout]) -> Grid:
     rows = [
         (
             text_cell(name),
-            measured_cell(one.gain, one.gain_error),
+            measured_cell(one.gain, one.gain_error) if has_error(one.gain_error) else decimal_cell(one.gain, 3),
             text_cell(one.gain_source or MISSING),
             measured_cell(one.noise, one.noise_error),
             decimal_cell(one.bias, 1),
@@ -409,7 +410,7 @@ def pointing_table(pointings: Table) -> Grid:
                 text_cell("yes" if row["aimed"] else "no"),
                 *(decimal_cell(float(row[name]), 2) for name in ("x_mm", "y_mm")),
                 *(count_cell(number(row, name)) for name in ("exposures", "rejected")),
-                measured_cell(number(row, "photodiode"), np.nan),
+                decimal_cell(number(row, "photodiode"), 4),
                 measured_cell(scale, scale * scale_error),
                 decimal_cell(number(row, "chi_square"), 3),
             )

@@ -116,7 +116,7 @@ def count_cell(number: float) -> Cell:
 
 def decimal_cell(number: float, decimals: int) -> Cell:
     """Return a cell with a number of fixed decimals, a dash for NaN."""
-    return number_cell(f"{number:.{decimals}f}", number) if math.isfinite(number) else Cell(MISSING)
+    return number_cell(with_minus(f"{number:.{decimals}f}"), number) if math.isfinite(number) else Cell(MISSING)
 
 
 def measured_cell(number: float, error: float, *, scale: float = 1.0, verdict: str = "") -> Cell:

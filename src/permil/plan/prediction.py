@@ -15,6 +15,7 @@ from permil.errors import FlatError
 from permil.flat.joint import DesignReport, DetectorSignals, ExposureList, PhotodiodeModel, check_design, footprint
 from permil.flat.joint.design import UndeterminedMode
 from permil.flat.joint.photodiode import Drift
+from permil.flat.joint.prior import UNKNOWN_SCALE
 from permil.plan.positions import PlannedPosition
 
 FloatArray = NDArray[np.float64]
@@ -158,15 +159,18 @@ class PlannedPhotodiode(PhotodiodeModel):
     """The photodiode at the images of each position.
 
     Images at one position see the same beam on the same pixels, so that signals know their scales relative to each other: each reading
-    is the mean scale of its position, plus drift and noise.
+    is the mean scale of its position, plus what its own scale differs by, drift and noise.
 
     Parameters
     ----------
     images : tuple of int
         Number of images at each position.
+    scale_variance : tuple of float
+        Relative variance of the scale of one image at each position, as its signals tell it among the images there.
     """
 
     images: tuple[int, ...] = ()
+    scale_variance: tuple[float, ...] = ()
 
     def covariance(self, time: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
         """Return the covariance of the scales that the readings of all images give to the positions, shape (n, n)."""
@@ -174,12 +178,31 @@ class PlannedPhotodiode(PhotodiodeModel):
         if not self.drifts and epoch is None:
             return np.diag(self.white**2 / images)
         position = np.repeat(np.arange(images.size), images)
-        within = np.arange(position.size) - np.repeat(np.cumsum(images) - images, images)
+        first = np.cumsum(images) - images
+        within = np.arange(position.size) - first[position]
         each = time[position] + within - (images[position] - 1) / 2
         every = super().covariance(each, None if epoch is None else epoch[position])
+        for start, count, variance in zip(first, images, self.scale_variance, strict=True):
+            here = slice(start, start + count)
+            every[here, here] += variance * (np.eye(count) - 1.0 / count)
         factor = linalg.cholesky(every, lower=True, overwrite_a=True)
         mean = linalg.solve_triangular(factor, position[:, None] == np.arange(images.size), lower=True)
         return linalg.inv(mean.T @ mean)
+
+
+def scale_variances(signals: Sequence[PlannedSignals], images: NDArray[np.int64]) -> FloatArray:
+    """Return the relative variance of the scale of one image at each position, as the signals of all detectors tell it, shape (n,).
+
+    Parameters
+    ----------
+    images : ndarray of int, shape (n,)
+        Number of images at each position.
+    """
+    information = np.zeros(images.size)
+    for each in signals:
+        seen = each.footprint
+        information[seen.exposures] += np.where(np.isfinite(seen.log_signal), 1.0 / seen.variance, 0.0).sum(axis=1)
+    return 1.0 / (information / images + UNKNOWN_SCALE**-2)
 
 
 @dataclass(frozen=True)
@@ -271,7 +294,10 @@ def predict(
         first + (images - 1) / 2,
     )
     drifts = (Drift(photodiode_drift, drift_length, 1.0),) if photodiode_drift > 0 else ()
-    photodiode = PlannedPhotodiode(photodiode_noise or 1.0, 0.0, drifts, images=tuple(images.tolist()))
+    variances = scale_variances(signals, images)
+    photodiode = PlannedPhotodiode(
+        photodiode_noise or 1.0, 0.0, drifts, images=tuple(images.tolist()), scale_variance=tuple(variances.tolist())
+    )
     footprints = [each.footprint for each in signals]
     try:
         design = check_design(exposures, footprints, spacing_mm=knots_mm, photodiode=photodiode, limit=limit)

@@ -21,7 +21,7 @@ from permil.colour.regions import LedFlat
 from permil.errors import InputError
 from permil.flat.shared_errors import FlatModes
 from permil.flat.superpixel import size_in_pixels
-from permil.products import ImageProduct, is_good, provenance, read_image, whole_file, write_hdus
+from permil.products import ImageProduct, is_good, open_product, provenance, read_image, write_hdus
 
 FloatArray = NDArray[np.float64]
 
@@ -138,13 +138,8 @@ def read_colour(path: Path) -> DetectorColour:
     InputError
         If the file is missing or damaged.
     """
-    try:
-        with whole_file(path), fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
-            return _colour_in(hdus)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"cannot be read as the colour of a detector ({error})", path=path, remedy="run `permil colour CONFIG` again"
-        ) from error
+    with open_product(path, "the colour of a detector", remedy="run `permil colour CONFIG` again") as hdus:
+        return _colour_in(hdus)
 
 
 def _colour_in(hdus: Any) -> DetectorColour:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from permil.camera import Detector
 from permil.compare.comparison import Comparison
 from permil.compare.hypotheses.predict import Stars
-from permil.compare.stars.pairs import CellPairs, Pairs
+from permil.compare.stars.pairs import CellPairs
 from permil.compare.stars.profile import StarProfile, fit_profile
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 from permil.errors import CompareError, InputError
-from permil.products import ImageProduct, RunFolder, provenance, read_image, write_hdus
-from permil.products.fits import image_of_cells, whole_file
+from permil.products import ImageProduct, RunFolder, open_product, provenance, read_image, table_hdu, write_hdus
+from permil.products.fits import image_of_cells
 from permil.products.folder import SpotsFolder
 from permil.products.tables import flags, numbers
 
@@ -31,7 +31,7 @@ COMPARISON_FORMAT = 2
 _NEEDED = ("grid_i", "grid_j", "exposure", "x", "y", "used", "expected_flux", "expected_xx", "expected_yy", "expected_xy")
 _DEFAULT_APERTURE = 12.0
 
-_UNITS = {"flux": None, "dx": "pixel", "dy": "pixel", "xx": "pixel2", "yy": "pixel2", "xy": "pixel2"}
+_UNITS = {"flux": "", "dx": "pixel", "dy": "pixel", "xx": "pixel2", "yy": "pixel2", "xy": "pixel2"}
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,8 @@ def star_groups(folder: SpotsFolder) -> list[tuple[str, str]]:
     """
     groups = []
     for path in sorted(folder.path.glob("residuals_*.fits")):
-        try:
-            with whole_file(path):
-                header = fits.getheader(path, 0)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"cannot be read as residuals of stars ({error})", path=path, remedy="run permil spots again"
-            ) from error
-        groups.append((str(header.get("DETECTOR", "")), str(header.get("BAND", ""))))
+        with open_product(path, "residuals of stars", remedy="run permil spots again") as hdus:
+            groups.append((str(hdus[0].header.get("DETECTOR", "")), str(hdus[0].header.get("BAND", ""))))
     return groups
 
 
@@ -91,14 +83,9 @@ def read_stars(folder: SpotsFolder, detector: str, band: str) -> StarsProduct:
         If the file is missing, damaged, or made by an older version.
     """
     path = folder.residuals(detector, band)
-    try:
-        with whole_file(path), fits.open(path, memmap=False) as hdus:
-            header, table = hdus[0].header.copy(), Table(hdus["RESIDUALS"].data)
-            exposures = Table(hdus["EXPOSURES"].data)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"cannot be read as residuals of stars ({error})", path=path, remedy="run permil spots first") from error
+    with open_product(path, "residuals of stars", remedy="run permil spots first") as hdus:
+        header, table = hdus[0].header.copy(), Table(hdus["RESIDUALS"].data)
+        exposures = Table(hdus["EXPOSURES"].data)
     missing = [name for name in (*_NEEDED, *QUANTITIES) if name not in table.colnames]
     if missing:
         raise InputError(f"column {', '.join(missing)} is missing", path=path, remedy="run permil spots again", missing=missing)
@@ -138,17 +125,10 @@ def _profile(folder: SpotsFolder, detector: str, exposures: tuple[str, ...], mom
         catalog = folder.catalog(detector, exposure)
         if not catalog.is_file():
             continue
-        try:
-            with whole_file(catalog), fits.open(catalog, memmap=False) as hdus:
-                if "GROWTH" not in hdus:
-                    continue
-                growth = Table(hdus["GROWTH"].data)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(
-                f"cannot be read as a catalog of stars ({error})", path=catalog, remedy="remove it and run permil spots again"
-            ) from error
+        with open_product(catalog, "a catalog of stars", remedy="remove it and run permil spots again") as hdus:
+            if "GROWTH" not in hdus:
+                continue
+            growth = Table(hdus["GROWTH"].data)
         curves.append((numbers(growth, "radius", path=catalog), numbers(growth, "fraction", path=catalog)))
     known = [(radius, fraction) for radius, fraction in curves if np.isfinite(fraction).all()]
     if not known:
@@ -274,35 +254,28 @@ def _cards(comparison: Comparison) -> dict[str, Any]:
 
 
 def _star_table(comparison: Comparison) -> fits.BinTableHDU:
+    """Return measured and predicted values on the rows of all stars; NaN if a star is not used for a quantity."""
     stars = comparison.predicted.stars
-    columns = [
-        fits.Column("exposure", "J", array=stars.exposure.astype(np.int32)),
-        fits.Column("x", "D", unit="pixel", array=stars.places.x),
-        fits.Column("y", "D", unit="pixel", array=stars.places.y),
-        fits.Column("region", "B", array=comparison.regions.astype(np.uint8)),
-    ]
-    for quantity in QUANTITIES:
-        if quantity in comparison.pairs:
-            columns += _pair_columns(comparison.pairs[quantity], len(stars))
-    return fits.BinTableHDU.from_columns(columns, name="STARS")
-
-
-def _pair_columns(pairs: Pairs, size: int) -> list[fits.Column]:
-    """Return measured and predicted values on the rows of all stars; NaN if a star is not used for this quantity."""
-    name, unit = pairs.quantity, _UNITS[pairs.quantity]
-    columns = []
-    parts = (("", pairs.star), ("_err", pairs.star_error), ("_flat", pairs.flat), ("_flat_err", pairs.flat_error))
-    for suffix, values in parts:
-        whole = np.full(size, np.nan, dtype=np.float32)
-        whole[pairs.row] = values
-        columns.append(fits.Column(f"{name}{suffix}", "E", unit=unit, array=whole))
-    return columns
+    columns: dict[str, NDArray[Any]] = {
+        "exposure": stars.exposure,
+        "x": stars.places.x,
+        "y": stars.places.y,
+        "region": comparison.regions.astype(np.uint8),
+    }
+    units = {"x": "pixel", "y": "pixel"}
+    for quantity, pairs in comparison.pairs.items():
+        parts = {"": pairs.star, "_err": pairs.star_error, "_flat": pairs.flat, "_flat_err": pairs.flat_error}
+        for suffix, values in parts.items():
+            whole = np.full(len(stars), np.nan, dtype=np.float32)
+            whole[pairs.row] = values
+            columns[f"{quantity}{suffix}"] = whole
+            units[f"{quantity}{suffix}"] = _UNITS[quantity]
+    return table_hdu("STARS", columns, units)
 
 
 def _maps(cells: CellPairs, quantity: str) -> list[fits.ImageHDU]:
-    unit = _UNITS[quantity] or ""
     parts = (("", cells.star), ("_ERR", cells.star_error), ("_FLAT", cells.flat), ("_FLAT_ERR", cells.flat_error))
-    return [image_of_cells(f"{quantity.upper()}{suffix}", image, cells.cell, unit) for suffix, image in parts]
+    return [image_of_cells(f"{quantity.upper()}{suffix}", image, cells.cell, _UNITS[quantity]) for suffix, image in parts]
 
 
 def _level_table(comparison: Comparison) -> fits.BinTableHDU:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from permil import __version__
 from permil.arrays import parse_unit
-from permil.errors import InputError
+from permil.errors import InputError, PermilError
 from permil.products.atomic import ORIGIN_CARD, PROGRAM, atomic_output
 from permil.products.masks import add_mask_cards, is_usable, mask_bits, translate_mask
 
@@ -144,6 +144,34 @@ def image_of_cells(name: str, array: NDArray[Any], cell: int, unit: str) -> fits
     return hdu
 
 
+def table_hdu(name: str, columns: Mapping[str, NDArray[Any]], units: Mapping[str, str] | None = None) -> fits.BinTableHDU:
+    """Return columns as the HDU of a table; integers have 32 bits.
+
+    Parameters
+    ----------
+    columns
+        Arrays by name: text, logical values, or numbers, real ones in their precision.
+    units
+        Units by name; an error, with the suffix ``_err``, has the unit of its quantity.
+    """
+    known = units or {}
+    stored = {key: array.astype(np.int32) if array.dtype.kind == "i" else array for key, array in columns.items()}
+    return fits.BinTableHDU.from_columns(
+        [
+            fits.Column(key, _form_of(array), unit=known.get(key.removesuffix("_err")) or None, array=array)
+            for key, array in stored.items()
+        ],
+        name=name,
+    )
+
+
+def _form_of(array: NDArray[Any]) -> str:
+    """Return the format of a column of a FITS table."""
+    if array.dtype.kind == "U":
+        return f"{max(1, array.dtype.itemsize // 4)}A"
+    return {"b1": "L", "u1": "B", "i4": "J", "f4": "E", "f8": "D"}[array.dtype.str[1:]]
+
+
 def write_hdus(path: str | Path, hdus: Sequence[Any]) -> None:
     """Write HDUs (the first a PrimaryHDU) atomically, with CHECKSUM and DATASUM everywhere and ORIGIN in the primary header.
 
@@ -219,6 +247,31 @@ def whole_file(path: str | Path) -> Iterator[None]:
     if complaints:
         # Some have several lines.
         raise InputError(f"damaged ({' '.join(complaints[0].split())})", path=path, remedy="make the file again")
+
+
+@contextlib.contextmanager
+def open_product(path: str | Path, kind: str, *, remedy: str) -> Iterator[fits.HDUList]:
+    """Open a FITS product for reading; what cannot be read or decoded in the ``with`` block becomes an error that names the file.
+
+    Parameters
+    ----------
+    kind
+        What the file should be, with its article, for the message.
+    remedy
+        How to make the file again.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, or lacks what is read from it.
+    """
+    try:
+        with whole_file(path), fits.open(path, memmap=False) as hdus:
+            yield hdus
+    except PermilError:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot be read as {kind} ({error})", path=path, remedy=remedy) from error
 
 
 def is_own_product(header: fits.Header) -> bool:

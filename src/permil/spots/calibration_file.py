@@ -13,8 +13,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.errors import InputError
-from permil.products import provenance, write_hdus
-from permil.products.fits import whole_file
+from permil.products import open_product, provenance, table_hdu, write_hdus
 from permil.products.tables import numbers
 from permil.spots.calibration import SpotCalibration
 from permil.spots.catalog import flux_unit_of
@@ -22,6 +21,7 @@ from permil.spots.positions import SpotPlaces
 from permil.spots.residuals import MOMENTS, ExposureTable, Repeatability, Residuals, SpotTable
 
 _GRID = ("x0", "y0", "xstep", "ystep", "theta")
+_UNITS = {"dx": "pixel", "dy": "pixel", **dict.fromkeys(MOMENTS, "pixel2")}
 
 
 @dataclass(frozen=True)
@@ -106,69 +106,50 @@ def _excess_cards(calibration: SpotCalibration) -> dict[str, Any]:
 def spots_hdu(spots: SpotTable, rows: int, flux_unit: str) -> fits.BinTableHDU:
     """Return the table SPOTS: one row per spot of the mask."""
     i, j = np.divmod(np.arange(len(spots.flux)), rows)
-    columns = [
-        fits.Column("grid_i", "J", array=i.astype(np.int32)),
-        fits.Column("grid_j", "J", array=j.astype(np.int32)),
-        fits.Column("flux", "D", unit=flux_unit, array=spots.flux),
-        fits.Column("flux_err", "D", unit=flux_unit, array=spots.flux_error),
-        fits.Column("flux_count", "J", array=spots.flux_count.astype(np.int32)),
-    ]
+    columns = {"grid_i": i, "grid_j": j, "flux": spots.flux, "flux_err": spots.flux_error, "flux_count": spots.flux_count}
     for axis, name in enumerate(("dx", "dy")):
-        columns.append(fits.Column(name, "D", unit="pixel", array=spots.places.shift[:, axis]))
-        columns.append(fits.Column(f"{name}_err", "D", unit="pixel", array=spots.places.error[:, axis]))
+        columns |= {name: spots.places.shift[:, axis], f"{name}_err": spots.places.error[:, axis]}
     for name in MOMENTS:
-        columns.append(fits.Column(name, "D", unit="pixel2", array=spots.moments[name]))
-        columns.append(fits.Column(f"{name}_err", "D", unit="pixel2", array=spots.moment_errors[name]))
-    return fits.BinTableHDU.from_columns(columns, name="SPOTS")
+        columns |= {name: spots.moments[name], f"{name}_err": spots.moment_errors[name]}
+    return table_hdu("SPOTS", columns, {"flux": flux_unit, **_UNITS})
 
 
 def exposures_hdu(exposures: ExposureTable) -> fits.BinTableHDU:
     """Return the table EXPOSURES: scale, grid and moment offsets of each exposure."""
-    width = max(1, *(len(name) for name in exposures.names))
-    columns = [
-        fits.Column("exposure", f"{width}A", array=np.array(exposures.names)),
-        fits.Column("mjd", "D", unit="d", array=exposures.mjd),
-        fits.Column("projector_x", "D", unit="mm", array=exposures.projector[:, 0]),
-        fits.Column("projector_y", "D", unit="mm", array=exposures.projector[:, 1]),
-        fits.Column("scale", "D", array=exposures.scale),
-        fits.Column("scale_err", "D", array=exposures.scale_error),
-    ]
+    columns: dict[str, NDArray[Any]] = {
+        "exposure": np.array(exposures.names, dtype=np.str_),
+        "mjd": exposures.mjd,
+        "projector_x": exposures.projector[:, 0],
+        "projector_y": exposures.projector[:, 1],
+        "scale": exposures.scale,
+        "scale_err": exposures.scale_error,
+    }
     for number, name in enumerate(_GRID):
         entries = [(getattr(grid, name), grid.errors[number]) if grid else (np.nan, np.nan) for grid in exposures.grids]
-        unit = "rad" if name == "theta" else "pixel"
-        columns.append(fits.Column(name, "D", unit=unit, array=np.array([entry[0] for entry in entries])))
-        columns.append(fits.Column(f"{name}_err", "D", unit=unit, array=np.array([entry[1] for entry in entries])))
+        columns[name], columns[f"{name}_err"] = np.array(entries, dtype=np.float64).reshape(-1, 2).T
     for name in MOMENTS:
-        columns.append(fits.Column(f"{name}_offset", "D", unit="pixel2", array=exposures.offsets[name]))
-        columns.append(fits.Column(f"{name}_offset_err", "D", unit="pixel2", array=exposures.offset_errors[name]))
-    return fits.BinTableHDU.from_columns(columns, name="EXPOSURES")
+        columns |= {f"{name}_offset": exposures.offsets[name], f"{name}_offset_err": exposures.offset_errors[name]}
+    units = {"mjd": "d", "projector_x": "mm", "projector_y": "mm", **dict.fromkeys(_GRID, "pixel"), "theta": "rad"}
+    return table_hdu("EXPOSURES", columns, units | {f"{name}_offset": "pixel2" for name in MOMENTS})
 
 
 def residuals_hdu(residuals: Residuals, exposures: ExposureTable, rows: int) -> fits.BinTableHDU:
     """Return the table RESIDUALS: one row per measurement, in single precision except for positions."""
     i, j = np.divmod(residuals.spot, rows)
-    columns = [
-        fits.Column("grid_i", "J", array=i.astype(np.int32)),
-        fits.Column("grid_j", "J", array=j.astype(np.int32)),
-        fits.Column("exposure", "J", array=residuals.exposure.astype(np.int32)),
-        fits.Column("x", "D", unit="pixel", array=residuals.x),
-        fits.Column("y", "D", unit="pixel", array=residuals.y),
-        fits.Column("flux", "E", array=residuals.flux.astype(np.float32)),
-        fits.Column("flux_err", "E", array=residuals.flux_error.astype(np.float32)),
-        fits.Column("dflux", "E", array=residuals.flux_difference.astype(np.float32)),
-        fits.Column("dflux_err", "E", array=residuals.flux_difference_error.astype(np.float32)),
-    ]
+    single = {
+        "flux": residuals.flux,
+        "flux_err": residuals.flux_error,
+        "dflux": residuals.flux_difference,
+        "dflux_err": residuals.flux_difference_error,
+    }
     for name, error in residuals.errors.items():
-        unit = "pixel" if name in ("dx", "dy") else "pixel2"
-        columns.append(fits.Column(name, "E", unit=unit, array=getattr(residuals, name).astype(np.float32)))
-        columns.append(fits.Column(f"{name}_err", "E", unit=unit, array=error.astype(np.float32)))
-    for name, values in residuals.expected.items():
-        columns.append(
-            fits.Column(f"expected_{name}", "E", unit=None if name == "flux" else "pixel2", array=values.astype(np.float32))
-        )
-    columns.append(fits.Column("background", "E", array=residuals.background.astype(np.float32)))
-    columns.append(fits.Column("used", "L", array=residuals.used))
-    hdu = fits.BinTableHDU.from_columns(columns, name="RESIDUALS")
+        single |= {name: getattr(residuals, name), f"{name}_err": error}
+    single |= {f"expected_{name}": values for name, values in residuals.expected.items()}
+    single["background"] = residuals.background
+    columns = {"grid_i": i, "grid_j": j, "exposure": residuals.exposure, "x": residuals.x, "y": residuals.y}
+    columns |= {name: values.astype(np.float32) for name, values in single.items()} | {"used": residuals.used}
+    units = {"x": "pixel", "y": "pixel", **_UNITS, **{f"expected_{name}": "pixel2" for name in MOMENTS}}
+    hdu = table_hdu("RESIDUALS", columns, units)
     hdu.header["NEXPOSUR"] = (len(exposures.names), "column exposure: row of EXPOSURES")
     return hdu
 
@@ -202,37 +183,30 @@ def read_calibration(path: str | Path) -> StoredCalibration:
     InputError
         If the file cannot be read or is not a calibration.
     """
-    try:
-        with whole_file(path), fits.open(path, memmap=False) as hdus:
-            header = hdus[0].header
-            if "SPOTS" not in [hdu.name for hdu in hdus] or "METHOD" not in header:
-                raise InputError(
-                    "not a calibration of a spot mask", path=path, remedy="give a calibration_*.fits of permil spots"
-                )
-            table = Table(hdus["SPOTS"].data)
-            columns, rows = int(header["NCOLS"]), int(header["NROWS"])
-            if len(table) != columns * rows:
-                raise InputError(
-                    f"the table SPOTS has {len(table)} rows, but a mask of {columns} x {rows} has {columns * rows}",
-                    path=path,
-                    remedy="make it again",
-                    value=len(table),
-                    expected=columns * rows,
-                )
-            return StoredCalibration(
-                spots=_spot_table({name: numbers(table, name, path=path) for name in table.colnames}),
-                columns=columns,
-                rows=rows,
-                detector=_text(header, "DETECTOR"),
-                band=_text(header, "BAND"),
-                aperture=float(header.get("APERTURE", np.nan)),
-                flux_unit=flux_unit_of(_text(header, "FLUXUNIT")),
-                serial=_text(header, "LSST_NUM"),
+    with open_product(path, "a calibration", remedy="make it again") as hdus:
+        header = hdus[0].header
+        if "SPOTS" not in hdus or "METHOD" not in header:
+            raise InputError("not a calibration of a spot mask", path=path, remedy="give a calibration_*.fits of permil spots")
+        table = Table(hdus["SPOTS"].data)
+        columns, rows = int(header["NCOLS"]), int(header["NROWS"])
+        if len(table) != columns * rows:
+            raise InputError(
+                f"the table SPOTS has {len(table)} rows, but a mask of {columns} x {rows} has {columns * rows}",
+                path=path,
+                remedy="make it again",
+                value=len(table),
+                expected=columns * rows,
             )
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"cannot be read as a calibration ({error})", path=path, remedy="make it again") from error
+        return StoredCalibration(
+            spots=_spot_table({name: numbers(table, name, path=path) for name in table.colnames}),
+            columns=columns,
+            rows=rows,
+            detector=_text(header, "DETECTOR"),
+            band=_text(header, "BAND"),
+            aperture=float(header.get("APERTURE", np.nan)),
+            flux_unit=flux_unit_of(_text(header, "FLUXUNIT")),
+            serial=_text(header, "LSST_NUM"),
+        )
 
 
 def _text(header: fits.Header, card: str) -> str:
@@ -254,24 +228,15 @@ def _spot_table(column: dict[str, NDArray[np.float64]]) -> SpotTable:
 
 def _degeneracy_hdu(calibration: SpotCalibration) -> fits.BinTableHDU:
     entries = calibration.degeneracies
-    columns = [fits.Column("axis", "1A", array=np.array([entry.axis for entry in entries]))]
-    for name in ("free_error", "exposure_trend", "exposure_trend_error", "spot_gradient", "spot_gradient_error"):
-        values = np.array([getattr(entry, name) for entry in entries])
-        columns.append(fits.Column(name, "D", unit="(1000 pixel)-1", array=values))
-    return fits.BinTableHDU.from_columns(columns, name="DEGENERACY")
+    names = ("free_error", "exposure_trend", "exposure_trend_error", "spot_gradient", "spot_gradient_error")
+    columns = {name: np.array([getattr(entry, name) for entry in entries]) for name in ("axis", *names)}
+    return table_hdu("DEGENERACY", columns, dict.fromkeys(names, "(1000 pixel)-1"))
 
 
 def _repeatability_hdu(repeatability: Repeatability, rows: int) -> fits.BinTableHDU:
     i, j = np.divmod(np.arange(len(repeatability.scatter)), rows)
-    columns = [
-        fits.Column("grid_i", "J", array=i.astype(np.int32)),
-        fits.Column("grid_j", "J", array=j.astype(np.int32)),
-        fits.Column("scatter", "D", array=repeatability.scatter),
-        fits.Column("scatter_err", "D", array=repeatability.scatter_error),
-        fits.Column("predicted", "D", array=repeatability.predicted),
-        fits.Column("count", "J", array=repeatability.count.astype(np.int32)),
-    ]
-    return fits.BinTableHDU.from_columns(columns, name="REPEATABILITY")
+    scatter = {"scatter": repeatability.scatter, "scatter_err": repeatability.scatter_error, "predicted": repeatability.predicted}
+    return table_hdu("REPEATABILITY", {"grid_i": i, "grid_j": j, **scatter, "count": repeatability.count})
 
 
 def _repeatability_cards(repeatability: Repeatability | None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from permil.errors import InputError
 from permil.exposures import LEDS
 from permil.exposures.cards import Cards
 from permil.exposures.file_names import parse_file_name
-from permil.products import provenance, write_hdus
+from permil.products import provenance, table_hdu, write_hdus
 from permil.spots.apertures import GrowthCurve
 
 FloatArray = NDArray[np.float64]
@@ -251,14 +251,9 @@ class SpotCatalog:
 
 def catalog_hdu(catalog: SpotCatalog) -> fits.BinTableHDU:
     """Return the table ``SPOTS`` of a catalog; its header names the bits of the flags (``FL_*``: bit number)."""
-    columns = [
-        fits.Column(name, "D", unit=_UNITS.get(quantity, catalog.flux_unit), array=getattr(catalog, name))
-        for quantity in QUANTITIES
-        for name in (quantity, f"{quantity}_err")
-    ]
-    columns.append(fits.Column("background", "D", unit=f"{catalog.flux_unit} pixel-1", array=catalog.background))
-    columns += [fits.Column(name, "J", array=getattr(catalog, name).astype(np.int32)) for name in ("flags", "grid_i", "grid_j")]
-    hdu = fits.BinTableHDU.from_columns(columns, name="SPOTS")
+    measured = [name for quantity in QUANTITIES for name in (quantity, f"{quantity}_err")]
+    columns = {name: getattr(catalog, name) for name in (*measured, "background", "flags", "grid_i", "grid_j")}
+    hdu = table_hdu("SPOTS", columns, {**_UNITS, "flux": catalog.flux_unit, "background": f"{catalog.flux_unit} pixel-1"})
     for flag in SpotFlag:
         hdu.header[f"FL_{flag.name}"[:8]] = (flag.value.bit_length() - 1, f"bit of flag {flag.name}")
     return hdu
@@ -284,10 +279,7 @@ def catalog_cards(catalog: SpotCatalog) -> dict[str, Any]:
 def growth_hdu(growth: GrowthCurve) -> fits.BinTableHDU:
     """Return a growth curve as a table."""
     columns = {"radius": growth.radii, "fraction": growth.fraction, "error": growth.error}
-    hdu = fits.BinTableHDU.from_columns(
-        [fits.Column(name, "D", unit="pixel" if name == "radius" else None, array=array) for name, array in columns.items()],
-        name="GROWTH",
-    )
+    hdu = table_hdu("GROWTH", columns, {"radius": "pixel"})
     hdu.header["REFRAD"] = (growth.reference, "[pix] radius at which the fraction is 1")
     hdu.header["NSPOTS"] = (growth.spots, "spots in the median")
     return hdu

@@ -9,7 +9,7 @@ import numpy as np
 from astropy.io import fits
 
 from permil.errors import PermilError
-from permil.products import Description, check_output, provenance, write_hdus
+from permil.products import Description, check_output, provenance, table_hdu, write_hdus
 from permil.spots.catalog import SpotCatalog, SpotFlag
 from permil.spots.grid import SpotGrid, find_grid
 from permil.spots.readers import SourceTable, catalog_of, open_source_table
@@ -162,13 +162,9 @@ def nodes_hdu(sources: SpotCatalog, grid: SpotGrid) -> fits.BinTableHDU:
     points = np.stack([sources.x[spots], sources.y[spots]], axis=1)
     shift = points - grid.rigid.positions(grid.grid_i[spots], grid.grid_j[spots])
     free = grid.distortion.residuals
-    columns = [
-        fits.Column("grid_i", "J", array=grid.grid_i[spots].astype(np.int32)),
-        fits.Column("grid_j", "J", array=grid.grid_j[spots].astype(np.int32)),
-    ]
-    for name, values in (("dx", shift[:, 0]), ("dy", shift[:, 1]), ("dx_free", free[:, 0]), ("dy_free", free[:, 1])):
-        columns.append(fits.Column(name, "D", unit="pixel", array=values))
-    return fits.BinTableHDU.from_columns(columns, name="NODES")
+    shifts = {"dx": shift[:, 0], "dy": shift[:, 1], "dx_free": free[:, 0], "dy_free": free[:, 1]}
+    labels = {"grid_i": grid.grid_i[spots], "grid_j": grid.grid_j[spots]}
+    return table_hdu("NODES", labels | shifts, dict.fromkeys(shifts, "pixel"))
 
 
 def describe_grid(grid: SpotGrid, sources: int) -> str:

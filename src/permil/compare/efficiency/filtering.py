@@ -256,7 +256,7 @@ def fit_filter(
     used = np.ones(kept.size, dtype=bool) if rows is None else rows
     main = weigh_components(components, fit_components(components, region=used, flat_fielded=flat_fielded))
     weights: dict[int, tuple[BandWeights, ...]] = {MAIN: main}
-    zones = np.where(covered(_some(stars, used[kept]), predicted.shape), np.int8(MAIN), np.int8(PLAIN))
+    zones = np.where(covered(stars[used[kept]], predicted.shape), np.int8(MAIN), np.int8(PLAIN))
     at_stars = _pixels_of(stars)
     for number, pixels in enumerate(regions.values(), start=MAIN + 1):
         chosen = used.copy()
@@ -269,16 +269,6 @@ def fit_filter(
         weights[number] = weigh_components(components, fits, main)
         zones[pixels & (zones != PLAIN)] = number
     return FilterModel(components, zones, weights)
-
-
-def _some(stars: Stars, rows: BoolArray) -> Stars:
-    return Stars(
-        stars.places[rows],
-        stars.spot[rows],
-        stars.exposure[rows],
-        {name: value[rows] for name, value in stars.values.items()},
-        {name: error[rows] for name, error in stars.errors.items()},
-    )
 
 
 @dataclass(frozen=True)

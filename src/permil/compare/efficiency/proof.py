@@ -212,7 +212,7 @@ def leave_out(
         spread = error[good] ** 2
         weight = 1 / (spread + np.median(spread))
         columns = np.stack([value[good], plain[good], model.star_effect()[good]], axis=1)
-        effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, np.ones((good.size, 1)))
+        effects = FixedEffects(stars.spot[good], stars.exposure[good], weight)
         if effects.rank >= good.size:
             raise CompareError(
                 "the left-out exposures do not repeat any spot", remedy="give more dithered exposures of the same spots"
@@ -285,7 +285,7 @@ def _largest_gain(model: FilterModel, left_out: LeftOutStars) -> Scatter:
     total, variance = 0.0, 0.0
     for predicted, weights in zip(model.components.predictions, model.weights_in(MAIN), strict=True):
         stars, row = predicted.stars, left_out.row
-        effects = FixedEffects(stars.spot[row], stars.exposure[row], left_out.weight, np.ones((row.size, 1)))
+        effects = FixedEffects(stars.spot[row], stars.exposure[row], left_out.weight)
         template = effects.residuals(predicted.templates.templates[row, 0, 0])
         seen = left_out.weight @ template**2 / (left_out.weight @ left_out.freedom)
         fraction, reliability = weights.fractions[0, 1:], weights.reliability[1:]

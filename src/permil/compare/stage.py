@@ -54,6 +54,7 @@ _MOST_CELLS = 20_000
 
 SUMMARY_LINES = 3
 """Prefix of the cards with summary lines in the header of a comparison (SUMMARY0 ...)."""
+_FIGURES = ("flat", "flat_err", "star", "star_err")
 _LEVEL_COLUMNS: dict[str, Any] = {
     "of": "", "level": "", "part": "", "flat_rms_per_mil": np.nan, "flat_rms_per_mil_err": np.nan, "star_rms_per_mil": np.nan,
     "star_rms_per_mil_err": np.nan, "r": np.nan, "r_err": np.nan, "slope": np.nan, "slope_err": np.nan, "explained": np.nan,
@@ -76,22 +77,20 @@ def star_levels(cells: Sequence[tuple[str, str, Table]], camera: Camera, *, seed
             np.minimum(np.asarray(table[axis], dtype=float), size - 1.0)
             for axis, size in (("x", detector.nx), ("y", detector.ny))
         )
-        number = amplifier_at(detector, x, y)
-        parts.append((name, band, [detector.amplifiers[index].name for index in number], *detector_to_ccs(detector, x, y), table))
-    places = CellPlaces(
-        detector=np.concatenate([np.full(len(part[-1]), part[0]) for part in parts]),
-        amplifier=np.concatenate([np.array(part[2]) for part in parts]),
-        led=np.concatenate([np.full(len(part[-1]), part[1] or "-") for part in parts]),
-        cell=np.concatenate([np.asarray(part[-1]["cell"]) for part in parts]),
-        x_mm=np.concatenate([part[3] for part in parts]),
-        y_mm=np.concatenate([part[4] for part in parts]),
-    )
-    flat, flat_error, star, star_error = (
-        np.concatenate([np.asarray(part[-1][name], dtype=float) for part in parts])
-        for name in ("flat", "flat_err", "star", "star_err")
-    )
+        x_mm, y_mm = detector_to_ccs(detector, x, y)
+        part = {
+            "detector": np.full(len(table), name),
+            "amplifier": np.array([detector.amplifiers[index].name for index in amplifier_at(detector, x, y)]),
+            "led": np.full(len(table), band or "-"),
+            "cell": np.asarray(table["cell"]),
+            "x_mm": x_mm,
+            "y_mm": y_mm,
+        }
+        parts.append(part | {figure: np.asarray(table[figure], dtype=float) for figure in _FIGURES})
+    cell = _joined(parts)
+    flat, flat_error, star, star_error = (cell.pop(figure) for figure in _FIGURES)
     try:
-        split = pair_levels(flat, flat_error, star, star_error, places, seed=seed)
+        split = pair_levels(flat, flat_error, star, star_error, CellPlaces(**cell), seed=seed)
     except CompareError as reason:
         return [_absent("stars and flat", str(reason))]
     side = max(level_cell(camera[name].shape) * camera[name].pixel_mm for name, _, _ in cells)
@@ -108,33 +107,23 @@ def flat_levels(mosaics: Sequence[tuple[str, ImageProduct]], camera: Camera, *, 
     mosaics
         LED and binned mosaic of the focal plane.
     """
-    parts = [(led, *_mosaic_cells(mosaic, camera)) for led, mosaic in mosaics]
-    names = np.concatenate([part[1] for part in parts])
-    places = CellPlaces(
-        detector=names,
-        raft=np.array([camera[str(name)].raft for name in names]),
-        vendor=np.array([camera[str(name)].vendor for name in names]),
-        amplifier=np.concatenate([part[2] for part in parts]),
-        led=np.concatenate([np.full(part[1].size, part[0]) for part in parts]),
-        cell=np.concatenate([part[3] for part in parts]),
-        x_mm=np.concatenate([part[4] for part in parts]),
-        y_mm=np.concatenate([part[5] for part in parts]),
-    )
-    value, error = (np.concatenate([part[index] for part in parts]) for index in (6, 7))
+    parts, sides = zip(*(_mosaic_cells(led, mosaic, camera) for led, mosaic in mosaics), strict=True)
+    cell = _joined(parts)
+    value, error = cell.pop("value"), cell.pop("error")
     try:
-        split = split_levels(value, error, places, seed=seed)
+        split = split_levels(value, error, CellPlaces(**cell), seed=seed)
     except CompareError as reason:
         return [_absent("flat", str(reason))]
     renamed = {"rms_per_mil": "flat_rms_per_mil", "rms_per_mil_err": "flat_rms_per_mil_err"}
-    side = max(part[8] for part in parts)
     rows = [
-        {"of": "flat", "cell_mm": side, **{renamed.get(name, name): entry for name, entry in row.items()}} for row in split.rows()
+        {"of": "flat", "cell_mm": max(sides), **{renamed.get(name, name): entry for name, entry in row.items()}}
+        for row in split.rows()
     ]
     return rows + _omitted("flat", split.left_out)
 
 
-def _mosaic_cells(mosaic: ImageProduct, camera: Camera) -> tuple[Any, ...]:
-    """Return detector, amplifier, cell, position (mm), value and error of the cells of a mosaic, after binning, and their side (mm)."""
+def _mosaic_cells(led: str, mosaic: ImageProduct, camera: Camera) -> tuple[dict[str, NDArray[Any]], float]:
+    """Return places, values and errors of the cells of a mosaic, after binning, and their side (mm)."""
     good = (mosaic.mask == 0) & np.isfinite(mosaic.image) & (mosaic.image > 0)
     block = max(1, int(np.ceil(np.sqrt(good.sum() / _MOST_CELLS))))
     mean, spread = super_pixels(mosaic.image, good, block), super_pixels(mosaic.variance, good, block)
@@ -151,10 +140,24 @@ def _mosaic_cells(mosaic: ImageProduct, camera: Camera) -> tuple[Any, ...]:
         amplifiers[of] = [detector.amplifiers[index].name if index >= 0 else "" for index in number]
     known = (names != "") & (amplifiers != "")
     value = mean.mean[rows, columns]
-    error = np.sqrt(spread.mean[rows, columns] / mean.count[rows, columns])
-    cell = rows * mean.mean.shape[1] + columns
-    parts = (names, amplifiers, cell, x_mm, y_mm, value / np.median(value[known]) - 1, error)
-    return *(array[known] for array in parts), block * float(np.max(proj_plane_pixel_scales(wcs)))
+    cells = {
+        "detector": names,
+        "amplifier": amplifiers,
+        "led": np.full(names.size, led),
+        "cell": rows * mean.mean.shape[1] + columns,
+        "x_mm": x_mm,
+        "y_mm": y_mm,
+        "value": value / np.median(value[known]) - 1,
+        "error": np.sqrt(spread.mean[rows, columns] / mean.count[rows, columns]),
+    }
+    cells = {name: column[known] for name, column in cells.items()}
+    cells["raft"] = np.array([camera[name].raft for name in cells["detector"].tolist()])
+    cells["vendor"] = np.array([camera[name].vendor for name in cells["detector"].tolist()])
+    return cells, block * float(np.max(proj_plane_pixel_scales(wcs)))
+
+
+def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _omitted(of: str, entries: Sequence[Any]) -> list[dict[str, Any]]:

@@ -54,11 +54,12 @@ class FixedEffects:
         Spot and exposure of each row.
     weight : ndarray, shape (n,)
         Weight of each row, positive.
-    trend : ndarray, shape (n, terms)
-        Terms with a free factor per exposure: ones, or ones, x and y.
+    trend : ndarray, shape (n, terms), optional
+        Terms with a free factor per exposure (`exposure_terms`); by default a constant.
     """
 
-    def __init__(self, spot: IntArray, exposure: IntArray, weight: FloatArray, trend: FloatArray) -> None:
+    def __init__(self, spot: IntArray, exposure: IntArray, weight: FloatArray, trend: FloatArray | None = None) -> None:
+        trend = np.ones((weight.size, 1)) if trend is None else trend
         rows, terms = trend.shape
         spot, exposure = np.unique(spot, return_inverse=True)[1], np.unique(exposure, return_inverse=True)[1]
         row = np.arange(rows)
@@ -87,6 +88,14 @@ class FixedEffects:
 
     def _spot_means(self, columns: FloatArray) -> FloatArray:
         return np.asarray(self._spots.T @ (self._weight[:, None] * columns)) / self._sums[:, None]
+
+
+def exposure_terms(quantity: str, x: FloatArray, y: FloatArray) -> FloatArray:
+    """Return the terms of a quantity that calibration fits to each exposure, shape (n, terms): a constant, for shifts also x and y."""
+    if quantity not in ("dx", "dy"):
+        return np.ones((x.size, 1))
+    side = max(float(np.ptp(x)), float(np.ptp(y)), 1.0)
+    return np.stack([np.ones(x.size), (x - x.mean()) / side, (y - y.mean()) / side], axis=1)
 
 
 @dataclass(frozen=True)
@@ -237,10 +246,7 @@ def rows_of(predicted: PredictedStars, quantity: int, chosen: BoolArray, flat_fi
     raw = value[good] + (templates[:, 0].sum(axis=1) if flat_fielded else 0.0)
     spread = error[good] ** 2
     x, y = stars.places.x[good], stars.places.y[good]
-    trend = np.ones((good.size, 1))
-    if name in ("dx", "dy"):
-        scale = max(float(np.ptp(x)), float(np.ptp(y)), 1.0)
-        trend = np.stack([np.ones(good.size), (x - x.mean()) / scale, (y - y.mean()) / scale], axis=1)
+    trend = exposure_terms(name, x, y)
     columns = np.concatenate([raw[:, None], templates.reshape(good.size, -1), instruments], axis=1)
     weight = 1 / (spread + np.median(spread))
     scatter = 0.0

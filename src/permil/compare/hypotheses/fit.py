@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from permil.compare.correlation.blocks import block_sums, jackknife
 from permil.compare.hypotheses.equations import FixedEffects, MomentFit, Rows, Structure, rows_of, scatter_left, solve_moments
 from permil.compare.hypotheses.predict import LEAST_STARS, PredictedStars
 from permil.compare.hypotheses.results import KINDS, SUM, TOTAL, FluxChange, Fraction, HypothesisFit, Slope
@@ -304,21 +305,10 @@ def blocks_of(x: FloatArray, y: FloatArray, side: float = 1.0) -> IntArray:
 
 
 def jackknife_ratio(above: FloatArray, below: FloatArray, block: IntArray) -> tuple[float, float]:
-    """Return the ratio of two sums over stars and its delete-block jackknife error (Kunsch 1989).
-
-    Blocks differ in size: the error is that of Busing, Meijer & van der Leeden (1999) for unequal blocks.
-    """
-    count = np.bincount(block)
-    seen = count > 0
-    over, under, size = np.bincount(block, above)[seen], np.bincount(block, below)[seen], count[seen]
-    whole = over.sum() / under.sum()
-    if seen.sum() < 2:
-        return float(whole), float("nan")
-    left_out = (over.sum() - over) / (under.sum() - under)
-    weight = size.sum() / size
-    pseudo = weight * whole - (weight - 1) * left_out
-    mean = (pseudo / weight).sum()
-    return float(whole), float(np.sqrt(((pseudo - mean) ** 2 / (weight - 1)).mean()))
+    """Return the ratio of two sums over stars and its delete-block error (`permil.compare.correlation.blocks.jackknife`)."""
+    sums = block_sums(np.column_stack([np.ones(above.size), above, below]), block)
+    ratio, error = jackknife(sums, lambda each: np.asarray(each[..., 1] / each[..., 2]))
+    return float(ratio), float(error)
 
 
 def simple_slopes(
@@ -419,7 +409,7 @@ def between_amplifiers(
     if good.sum() < _LEAST or np.ptp(means[good]) == 0:
         return BetweenAmplifiers(np.nan, np.nan, *spread)
     weight = error[good] ** -2.0
-    effects = FixedEffects(spot[good], exposure[good], weight, np.ones((int(good.sum()), 1)))
+    effects = FixedEffects(spot[good], exposure[good], weight)
     steps, fluxes = effects.residuals(np.stack([means[good], flux[good]], axis=1)).T
     below = weight * steps**2
     if not below.sum() > 0:

@@ -49,6 +49,11 @@ class Stars:
         """Return the number of rows."""
         return len(self.places)
 
+    def __getitem__(self, rows: BoolArray | IntArray) -> Stars:
+        """Return some of the rows."""
+        values, errors = ({name: column[rows] for name, column in columns.items()} for columns in (self.values, self.errors))
+        return Stars(self.places[rows], self.spot[rows], self.exposure[rows], values, errors)
+
 
 @dataclass(frozen=True)
 class PredictedStars:
@@ -152,13 +157,7 @@ def predict_bands(
             value=int(kept.sum()),
         )
     rows = np.flatnonzero(kept)
-    chosen = Stars(
-        stars.places[rows],
-        stars.spot[rows],
-        stars.exposure[rows],
-        {name: stars.values[name][rows] for name in QUANTITIES},
-        {name: stars.errors[name][rows] for name in QUANTITIES},
-    )
+    chosen = stars[rows]
     response = _with_pitch(response, chosen)
     whole = fill(flat.excess, flat.usable)
     maps, potentials = split_bands(whole, bands)

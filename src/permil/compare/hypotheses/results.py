@@ -133,33 +133,12 @@ class HypothesisFit:
 
     def rows(self) -> list[dict[str, str | float | int]]:
         """Return one row of a table for each fraction and each slope."""
-        fractions: list[dict[str, str | float | int]] = [
-            {
-                "figure": "fraction",
-                "of": entry.kind,
-                "scale": entry.scale,
-                "value": entry.value,
-                "error": entry.error,
-                "population_error": entry.population_error,
-                "flat_rms": entry.flat_rms,
-                "stars": self.stars,
-            }
-            for entry in self.fractions
+        names = ("figure", "of", "scale", "value", "error", "population_error", "flat_rms", "stars")
+        fractions = [
+            ("fraction", one.kind, one.scale, one.value, one.error, one.population_error, one.flat_rms) for one in self.fractions
         ]
-        slopes: list[dict[str, str | float | int]] = [
-            {
-                "figure": "slope",
-                "of": entry.quantity,
-                "scale": TOTAL,
-                "value": entry.value,
-                "error": entry.error,
-                "population_error": float("nan"),
-                "flat_rms": float("nan"),
-                "stars": self.stars,
-            }
-            for entry in self.slopes
-        ]
-        return fractions + slopes
+        slopes = [("slope", one.quantity, TOTAL, one.value, one.error, math.nan, math.nan) for one in self.slopes]
+        return [dict(zip(names, (*figures, self.stars), strict=True)) for figures in (*fractions, *slopes)]
 
     def __str__(self) -> str:
         """Return the total fractions as a sentence."""

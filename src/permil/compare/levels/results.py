@@ -27,16 +27,32 @@ _ORIGIN_OF_PART = {
 }
 
 
+class InPerMil:
+    """Square root of the field ``variance``, whose error is ``error``, in per mil."""
+
+    variance: float
+    error: float
+
+    @property
+    def rms_per_mil(self) -> float:
+        """Square root of the variance in per mil; 0 if the estimate is negative."""
+        return 1e3 * float(np.sqrt(np.maximum(self.variance, 0.0)))
+
+    @property
+    def rms_error_per_mil(self) -> float:
+        """Error of the rms; if the variance is below its error, the error expressed as an rms."""
+        return 1e3 * self.error / (2 * float(np.sqrt(max(self.variance, self.error / 4, 1e-300))))
+
+
 @dataclass(frozen=True)
-class VarianceComponent:
+class VarianceComponent(InPerMil):
     """Variance of one level and part.
 
     Attributes
     ----------
     level
-        ``place``, ``vendor``, ``raft``,
-        ``detector``, ``amplifier``, ``cell``, or ``measurement`` (scatter of repeated measurements in excess of their
-        errors).
+        ``place``, ``vendor``, ``raft``, ``detector``, ``amplifier``, ``cell``, or ``measurement`` (scatter of repeated measurements in
+        excess of their errors).
     part
         ``common`` to all LEDs, specific to the ``LED``, or ``both`` if only one LED was measured.
     variance, error
@@ -51,16 +67,6 @@ class VarianceComponent:
     error: float
     groups: int
     degrees_of_freedom: int
-
-    @property
-    def rms_per_mil(self) -> float:
-        """Square root of the variance in per mil; 0 if the estimate is negative."""
-        return 1e3 * float(np.sqrt(max(self.variance, 0.0)))
-
-    @property
-    def rms_error_per_mil(self) -> float:
-        """Error of the rms; if the variance is below its error, the error expressed as an rms."""
-        return 1e3 * self.error / (2 * float(np.sqrt(max(self.variance, self.error / 4, 1e-300))))
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from permil.compare.hypotheses.equations import FixedEffects
 from permil.compare.levels.groups import CellPlaces
-from permil.compare.levels.results import LevelSplit
+from permil.compare.levels.results import InPerMil, LevelSplit
 from permil.compare.levels.split import split_levels
 from permil.errors import CompareError
 
@@ -89,7 +89,7 @@ class RawStars:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(InPerMil):
     """A part of the relative variance of raw star fluxes, with its error; NaN with a reason if it cannot be separated."""
 
     name: str
@@ -97,18 +97,7 @@ class Origin:
     error: float
     reason: str = ""
 
-    @property
-    def rms_per_mil(self) -> float:
-        """Square root of the variance, per mil; 0 if the estimate is negative."""
-        return 1e3 * float(np.sqrt(np.maximum(self.variance, 0.0)))
 
-    @property
-    def rms_error_per_mil(self) -> float:
-        """Error of the rms; if the variance is below its error, the error expressed as an rms."""
-        return 1e3 * self.error / (2.0 * float(np.sqrt(max(self.variance, self.error / 4.0, 1e-300))))
-
-
-_LEVELS = ("place", "vendor", "raft", "detector", "amplifier")
 NAMES = {
     "place": "place in the focal plane",
     "vendor": "vendor",
@@ -228,20 +217,20 @@ def _levels(campaigns: Sequence[RawStars], lamp_variance: float, *, draws: int, 
     try:
         split = split_levels(value, error, places, degree=0 if reason else 1, draws=draws, seed=seed)
     except CompareError as failure:
-        return [Origin(NAMES[name], np.nan, np.nan, str(failure)) for name in _LEVELS]
-    found = {name: _component(split, name) for name in _LEVELS}
+        return [Origin(NAMES[name], np.nan, np.nan, str(failure)) for name in NAMES]
+    found = {name: _component(split, name) for name in NAMES}
     if not reason and found["detector"] is not None:
         found["detector"] = _without_level_errors(*found["detector"], level_error, len({each.detector for each in campaigns}))
     why = {entry.level: entry.reason for entry in split.left_out}
     parts = []
-    for name in _LEVELS:
+    for name, label in NAMES.items():
         known = found[name]
         if reason and name != "amplifier":
-            parts.append(Origin(NAMES[name], np.nan, np.nan, reason))
+            parts.append(Origin(label, np.nan, np.nan, reason))
         elif known is None:
-            parts.append(Origin(NAMES[name], np.nan, np.nan, why.get(name, "it cannot be separated")))
+            parts.append(Origin(label, np.nan, np.nan, why.get(name, "it cannot be separated")))
         else:
-            parts.append(Origin(NAMES[name], *known))
+            parts.append(Origin(label, *known))
     return parts
 
 
@@ -338,7 +327,7 @@ def _variance_within(stars: RawStars) -> tuple[float, float]:
 
 def _split_amplifiers(stars: RawStars, amplifier: IntArray, weight: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the residuals without the weighted means of spots, exposures and amplifiers, and the step of each star's amplifier."""
-    effects = FixedEffects(stars.spot, stars.exposure, weight, np.ones((weight.size, 1)))
+    effects = FixedEffects(stars.spot, stars.exposure, weight)
     indicators = amplifier[:, None] == np.arange(amplifier.max() + 1)
     columns = effects.residuals(np.column_stack([stars.residual, indicators.astype(np.float64)]))
     root = np.sqrt(weight)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 
 from permil.camera import Camera
@@ -18,12 +17,12 @@ from permil.compare.sensors.tables import SensorResults, combined_rows, sensor_r
 from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import CameraError, InputError
-from permil.products import read_table, write_table
-from permil.products.fits import whole_file
+from permil.products import open_product, read_table, write_table
 from permil.products.folder import CompareFolder, SpotsFolder
 from permil.products.tables import flags, numbers
 
 _AGAIN = "run permil compare in that run first"
+_SPOTS_AGAIN = "run permil spots again"
 
 
 def sensors_task(run: Run, stars: Path, needs: Sequence[Task]) -> Task:
@@ -167,8 +166,8 @@ def _rows_of(table: Table, detector: str, band: str) -> Table:
 def _led_of(comparison: Path) -> str:
     if not comparison.is_file():
         return ""
-    with whole_file(comparison):
-        return str(fits.getheader(comparison, 0).get("LED", ""))
+    with open_product(comparison, "a comparison of stars and flat", remedy=_AGAIN) as hdus:
+        return str(hdus[0].header.get("LED", ""))
 
 
 def read_raw_stars(folder: SpotsFolder, detector: str, band: str, camera: Camera) -> RawStars:
@@ -180,15 +179,10 @@ def read_raw_stars(folder: SpotsFolder, detector: str, band: str, camera: Camera
         If a file is missing or damaged.
     """
     sensor, path, calibration = camera[detector], folder.residuals(detector, band), folder.calibration(detector, band)
-    try:
-        with whole_file(path), fits.open(path, memmap=False) as hdus:
-            table, exposures = Table(hdus["RESIDUALS"].data), Table(hdus["EXPOSURES"].data)
-        with whole_file(calibration), fits.open(calibration, memmap=False) as hdus:
-            spots, rows = Table(hdus["SPOTS"].data), int(hdus[0].header["NROWS"])
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(f"cannot be read as calibrated stars ({error})", path=path, remedy="run permil spots again") from error
+    with open_product(path, "calibrated stars", remedy=_SPOTS_AGAIN) as hdus:
+        table, exposures = Table(hdus["RESIDUALS"].data), Table(hdus["EXPOSURES"].data)
+    with open_product(calibration, "a calibration of spots", remedy=_SPOTS_AGAIN) as hdus:
+        spots, rows = Table(hdus["SPOTS"].data), int(hdus[0].header["NROWS"])
     column = {name: numbers(table, name, path=path) for name in table.colnames if name != "used"}
     flux = column["expected_flux"] * (1.0 + column["flux"])
     used = flags(table, "used", path=path) & np.isfinite(flux) & (flux > 0) & (column["flux_err"] > 0)

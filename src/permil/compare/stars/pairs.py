@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.compare.hypotheses.equations import FixedEffects
+from permil.compare.hypotheses.equations import FixedEffects, exposure_terms
 from permil.compare.hypotheses.predict import PredictedStars
 from permil.compare.scales import high_pass_points
 from permil.compare.stars.response import QUANTITIES
@@ -100,11 +100,7 @@ def pair_up(predicted: PredictedStars, quantity: str, *, high_pass: float) -> Pa
             value=int(good.size),
         )
     x, y, weight = stars.places.x[good], stars.places.y[good], error[good] ** -2.0
-    trend = np.ones((good.size, 1))
-    if quantity in ("dx", "dy"):
-        side = max(float(np.ptp(x)), float(np.ptp(y)), 1.0)
-        trend = np.stack([np.ones(good.size), (x - x.mean()) / side, (y - y.mean()) / side], axis=1)
-    effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, trend)
+    effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, exposure_terms(quantity, x, y))
     both = effects.residuals(np.stack([template[good], value[good]], axis=1))
     flat, star = (high_pass_points(column, x, y, errors=error[good], scale=high_pass) for column in both.T)
     return Pairs(
@@ -144,7 +140,7 @@ def with_steps(predicted: PredictedStars, steps: FloatArray) -> Pairs:
     value, error, flat = stars.values["flux"], stars.errors["flux"], predictions(predicted, "flux") + steps
     with np.errstate(invalid="ignore"):
         good = np.flatnonzero(np.isfinite(value) & np.isfinite(error) & (error > 0) & np.isfinite(flat))
-    effects = FixedEffects(stars.spot[good], stars.exposure[good], error[good] ** -2.0, np.ones((good.size, 1)))
+    effects = FixedEffects(stars.spot[good], stars.exposure[good], error[good] ** -2.0)
     both = effects.residuals(np.stack([flat[good], value[good]], axis=1))
     x, y, exposure = stars.places.x[good], stars.places.y[good], stars.exposure[good]
     flat_error = predicted.flat_error[good]

@@ -20,8 +20,15 @@ from permil.flat.signals_file import SuperPixelSignals, read_signals, write_sign
 from permil.products import RunFolder, read_table
 from permil.report.kit.results import NO, OPEN, YES, judge_size
 from permil.report.stability.inputs import read_findings, read_led, read_superbias_stability, result_of
-from permil.report.stability.page import StabilityRequest, make_section, make_stability_page
-from permil.report.stability.text import called_sentences, called_table, measurements, sentence
+from permil.report.stability.page import (
+    StabilityRequest,
+    called_sentences,
+    called_table,
+    make_section,
+    make_stability_page,
+    measurements,
+    sentence,
+)
 from permil.simulate.projector import light
 from permil.stability.findings import SeriesGroup, analyse
 from permil.stability.stage import StabilityRequest as LedRequest

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
-from astropy.table import Table
+from astropy.table import Row, Table
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from permil.products import read_table
 from permil.report.kit.elements import (
     Cell,
+    Column,
     Grid,
     Picture,
-    decimal_cell,
+    decimal_column,
     drawing,
-    grid,
-    measured_cell,
+    measured_column,
+    number_in,
     pull_cell,
     result_cell,
-    text_cell,
+    table_of,
+    text_column,
 )
 from permil.report.kit.figures import ACCENT, FAINT, INK, plain_axes, styled
 from permil.report.kit.pages import Declaration, IndexSection, PageKind, render
-from permil.report.kit.results import MISSING, NO, QUANTITIES, Measurement
+from permil.report.kit.results import NO, QUANTITIES, Measurement
 from permil.report.kit.run import RunProducts
 
 FloatArray = NDArray[np.float64]
@@ -73,7 +76,7 @@ def make_section(run: RunProducts) -> IndexSection:
     )
 
 
-def _gains(path: Path) -> dict[Amplifier, Table.Row]:
+def _gains(path: Path) -> dict[Amplifier, Row]:
     """Return the row of each amplifier whose gain was measured."""
     if not path.is_file():
         return {}
@@ -99,7 +102,7 @@ def _steps(metrics: Table) -> dict[Amplifier, tuple[float, float]]:
     return {(str(row["detector"]), str(row["amp"])): (float(row["step"]), float(row["step_err"])) for row in metrics}
 
 
-def _sentence(gains: Mapping[Amplifier, Table.Row], losses: Mapping[Amplifier, tuple[float, float]]) -> str:
+def _sentence(gains: Mapping[Amplifier, Row], losses: Mapping[Amplifier, tuple[float, float]]) -> str:
     parts = []
     if gains:
         wrong = sum(bool(row["contradicts"]) for row in gains.values())
@@ -116,45 +119,39 @@ def _sentence(gains: Mapping[Amplifier, Table.Row], losses: Mapping[Amplifier, t
 
 def amplifier_table(
     amplifiers: Sequence[Amplifier],
-    gains: Mapping[Amplifier, Table.Row],
+    gains: Mapping[Amplifier, Row],
     losses: Mapping[Amplifier, tuple[float, float]],
     steps: Mapping[str, Mapping[Amplifier, tuple[float, float]]],
 ) -> Grid:
     """Return the table of amplifiers: gains, ratios, losses, and the steps of the flat of each LED."""
-    rows = [
-        (
-            text_cell(name[0]),
-            text_cell(name[1]),
-            *_gain_cells(gains.get(name)),
-            _cell("linearity_loss", losses.get(name)),
-            *(_cell("step", of_led.get(name)) for of_led in steps.values()),
-        )
-        for name in amplifiers
-    ]
-    headings = ["detector", "amplifier", "gain handed over (e⁻/adu)", "measured (e⁻/adu)", QUANTITIES["gain_ratio"].heading]
-    headings += ["over its error", QUANTITIES["linearity_loss"].heading]
-    headings += [f"{QUANTITIES['step'].label}, {led} ({QUANTITIES['step'].unit})" for led in steps]
-    return grid(headings, rows, text_columns=(0, 1))
 
+    def measured(name: Amplifier) -> tuple[float, float]:
+        row = gains.get(name)
+        return number_in(row, "measured"), float(np.hypot(number_in(row, "measured_err"), number_in(row, "systematic_err")))
 
-def _gain_cells(row: Table.Row | None) -> tuple[Cell, ...]:
-    if row is None:
-        return (Cell(MISSING),) * 4
-    error = float(np.hypot(row["measured_err"], row["systematic_err"]))
-    verdict = NO if row["contradicts"] else ""
-    return (
-        decimal_cell(float(row["handed_over"]), 4),
-        measured_cell(float(row["measured"]), error),
-        result_cell("gain_ratio", float(row["ratio"]) - 1.0, float(row["ratio_err"]), verdict=verdict),
-        pull_cell(float(row["pull"])),
+    def ratio(name: Amplifier) -> Cell:
+        row = gains.get(name)
+        verdict = NO if row is not None and row["contradicts"] else ""
+        return result_cell("gain_ratio", number_in(row, "ratio") - 1.0, number_in(row, "ratio_err"), verdict=verdict)
+
+    def result(heading: str, metric: str, found: Mapping[Amplifier, tuple[float, float]]) -> Column:
+        return Column(heading, lambda name: result_cell(metric, *found.get(name, (np.nan, np.nan))))
+
+    step = QUANTITIES["step"]
+    columns = (
+        text_column("detector", itemgetter(0)),
+        text_column("amplifier", itemgetter(1)),
+        decimal_column("gain handed over (e⁻/adu)", lambda name: number_in(gains.get(name), "handed_over"), 4),
+        measured_column("measured (e⁻/adu)", measured),
+        Column(QUANTITIES["gain_ratio"].heading, ratio),
+        Column("over its error", lambda name: pull_cell(number_in(gains.get(name), "pull"))),
+        result(QUANTITIES["linearity_loss"].heading, "linearity_loss", losses),
+        *(result(f"{step.label}, {led} ({step.unit})", "step", of_led) for led, of_led in steps.items()),
     )
+    return table_of(amplifiers, columns)
 
 
-def _cell(metric: str, found: tuple[float, float] | None) -> Cell:
-    return Cell(MISSING) if found is None else result_cell(metric, *found)
-
-
-def _measurements(gains: Mapping[Amplifier, Table.Row], losses: Mapping[Amplifier, tuple[float, float]]) -> list[Measurement]:
+def _measurements(gains: Mapping[Amplifier, Row], losses: Mapping[Amplifier, tuple[float, float]]) -> list[Measurement]:
     ratios = [
         Measurement("gain_ratio", "", float(row["ratio"]) - 1.0, float(row["ratio_err"]), *name) for name, row in gains.items()
     ]
@@ -162,7 +159,7 @@ def _measurements(gains: Mapping[Amplifier, Table.Row], losses: Mapping[Amplifie
 
 
 def _pictures(
-    gains: Mapping[Amplifier, Table.Row], steps: Mapping[str, Mapping[Amplifier, tuple[float, float]]]
+    gains: Mapping[Amplifier, Row], steps: Mapping[str, Mapping[Amplifier, tuple[float, float]]]
 ) -> tuple[Picture, ...]:
     """Return the picture of steps against wrong gains, none where either is missing."""
     points = []

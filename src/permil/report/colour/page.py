@@ -1,42 +1,241 @@
-"""The page of colour and its section of the index page: dependencies and content."""
+"""The page of colour and its section of the index page: tables and sentences, and their declaration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.table import Row
 
 from permil.camera import shared_camera
+from permil.colour.detector import PATTERN
+from permil.colour.moments import SCALES
+from permil.colour.planes import SIGNIFICANCE
+from permil.colour.run_colour import OF_SENSORS, OWN, SHARED, WHOLE
 from permil.config import Config
 from permil.products import RunFolder
 from permil.products.folder import ColourFolder
 from permil.report.colour.figures import ratio_pictures, response_picture, variance_picture
-from permil.report.colour.inputs import colour_sources, read_tables
-from permil.report.colour.text import (
-    amplifier_table,
-    colour_measurements,
-    correlation_summary,
-    detector_table,
-    facts,
-    gradient_rule,
-    gradient_table,
-    headline,
-    linearity_sentences,
-    variance_table,
-    vendor_table,
-    wave_table,
+from permil.report.colour.inputs import ColourTables, colour_sources, read_tables
+from permil.report.kit.elements import (
+    Cell,
+    Column,
+    Grid,
+    Link,
+    chance_column,
+    count_cell,
+    count_column,
+    decimal_column,
+    measured_cell,
+    measured_column,
+    number_column,
+    table_of,
+    text_cell,
+    text_column,
 )
-from permil.report.kit.elements import Link
 from permil.report.kit.pages import Declaration, IndexSection, Page, PageKind, index_address, page_path, relative_address, render
+from permil.report.kit.results import MISSING, Measurement, format_measurement, two_digits
 from permil.report.kit.run import RunProducts
 
+_PER_MIL = 1e3
+_PER_METRE = 1e6
 
-@dataclass(frozen=True)
-class ColourRequest:
-    """The page of one run."""
 
-    config: Config
-    folder: RunFolder
+def facts(tables: ColourTables) -> tuple[tuple[str, str], ...]:
+    """Return name and content of the facts below the heading."""
+    vendors = Counter(tables.camera[name].vendor for name in tables.detectors)
+    return (
+        ("LEDs", ", ".join(tables.label(led) for led in tables.leds)),
+        ("detectors", str(len(tables.detectors))),
+        ("sensors", ", ".join(f"{count} {vendor}" for vendor, count in sorted(vendors.items()))),
+    )
+
+
+def headline(tables: ColourTables) -> str:
+    """Return the main results in a few sentences."""
+    sentences = []
+    each = tables.vendors[tables.vendors["over_led"] == "-"]
+    if len(each):
+        pair = f"{each['vendor'][0]} over {each['over_vendor'][0]}"
+        shown = ", ".join(f"{format_measurement(float(row['ratio']), float(row['ratio_err']))} in {row['led']}" for row in each)
+        sentences.append(f"{pair}: {shown} (these sensors).")
+    sensor = [f"{row['led']} over {row['over_led']}" for row in tables.gradients if row["verdict"] == OF_SENSORS]
+    if sensor:
+        sentences.append(f"A gradient that the sensors have in common is found in {', '.join(sensor)}.")
+    elif len(tables.gradients):
+        sentences.append("No ratio has a common gradient that can be told from the colour of the light.")
+    pattern = tables.variances[(tables.variances["scale"] == PATTERN) & (tables.variances["led"] == tables.leds[0])]
+    if len(tables.waves) and len(pattern):
+        rms = format_measurement(float(pattern["rms_per_mil"][0]), float(pattern["rms_per_mil_err"][0]))
+        sentences.append(f"The periodic pattern in {tables.leds[0]} has an rms of {rms} ‰.")
+    return " ".join(sentences)
+
+
+def vendor_table(tables: ColourTables) -> Grid | None:
+    """Return the ratio of vendors in each LED and its change between LEDs; None with sensors of one vendor."""
+
+    def leds(row: Row) -> str:
+        return tables.label(str(row["led"])) if row["over_led"] == "-" else f"{row['led']} over {row['over_led']}"
+
+    columns = (
+        text_column("sensors", lambda row: f"{row['vendor']} over {row['over_vendor']}"),
+        text_column("LED", leds),
+        measured_column("these sensors", "ratio"),
+        measured_column("the vendors", "ratio", error="vendor_err"),
+        decimal_column("scatter of sensors (‰)", lambda row: _PER_MIL * float(row["sensor_scatter"]), 2),
+        count_column("sensors"),
+        count_column("of the other", "over_sensors"),
+    )
+    return table_of(tables.vendors, columns) if len(tables.vendors) else None
+
+
+def detector_table(tables: ColourTables) -> Grid:
+    """Return the ratio of neighbouring LEDs for each detector."""
+    whole = tables.ratios[tables.ratios["amp"] == WHOLE]
+    found = {tuple(str(row[name]) for name in ("detector", "led", "over_led")): row for row in whole}
+    columns = (
+        text_column("detector", itemgetter(0)),
+        text_column("vendor", lambda key: tables.camera[key[0]].vendor),
+        *(_column_by_key(f"{first} / {second}", found, (first, second), "ratio") for first, second in tables.pairs),
+    )
+    return table_of([(name,) for name in tables.detectors], columns)
+
+
+def _column_by_key(
+    heading: str, found: Mapping[tuple[Any, ...], Row], last: tuple[str, ...], name: str, *, scale: float = 1.0
+) -> Column:
+    """Return a column of the rows whose key is the row of the page followed by some names."""
+    column = measured_column(heading, name, scale=scale)
+    return Column(heading, lambda key: column.cell(found.get((*key, *last))))
+
+
+def amplifier_table(tables: ColourTables) -> Grid:
+    """Return the median response of each amplifier in each LED."""
+    found = {tuple(str(row[name]) for name in ("detector", "amp", "led")): row for row in tables.responses}
+    columns = (
+        text_column("detector", itemgetter(0)),
+        text_column("amplifier", itemgetter(1)),
+        *(_column_by_key(tables.label(led), found, (led,), "response") for led in tables.leds),
+    )
+    return table_of(dict.fromkeys((detector, amp) for detector, amp, _ in found), columns)
+
+
+def gradient_table(tables: ColourTables) -> Grid:
+    """Return the common gradient of sensors and that of the light for each pair of LEDs."""
+    columns = (
+        text_column("LED", "led"),
+        text_column("over LED", "over_led"),
+        measured_column("sensors, X (10⁻⁶/mm)", "sensor_x", scale=_PER_METRE),
+        measured_column("sensors, Y", "sensor_y", scale=_PER_METRE),
+        measured_column("light, X", "light_x", scale=_PER_METRE),
+        measured_column("light, Y", "light_y", scale=_PER_METRE),
+        chance_column("p-value"),
+        text_column("verdict"),
+        number_column("light beyond it (‰ rms)", "light_rms", two_digits, scale=_PER_MIL),
+    )
+    return table_of(tables.gradients, columns)
+
+
+def linearity_sentences(tables: ColourTables) -> list[str]:
+    """Return what non-linearity would do to each pair of LEDs."""
+    found = []
+    for row in tables.gradients:
+        first, second, size = float(row["signal"]), float(row["over_signal"]), float(row["linearity"])
+        if not (np.isfinite(first) and np.isfinite(second)):
+            continue
+        factor = abs(first - second) / 50_000
+        sentence = (
+            f"{row['led']} over {row['over_led']}: typical signals of {two_digits(first)} and {two_digits(second)} electrons. A loss "
+            f"of 1 ‰ at 50,000 electrons that is not corrected would change this ratio by {two_digits(factor)} ‰ between amplifiers."
+        )
+        if np.isfinite(size):
+            sentence += f" What is not known of the losses of amplifiers changes it by {two_digits(_PER_MIL * size)} ‰."
+        found.append(sentence)
+    return found
+
+
+def variance_table(tables: ColourTables) -> Grid:
+    """Return the rms of each LED on each scale: shared with others, and its own."""
+    found = {tuple(str(row[name]) for name in ("scale", "part", "led")): row for row in tables.variances}
+    freedom = {(str(row["scale"]), str(row["part"])): row["freedom"] for row in reversed(tables.variances)}
+    columns = (
+        text_column("scale", itemgetter(0)),
+        text_column("part", lambda key: key[1] if key[1] != PATTERN else "in each LED"),
+        *(_column_by_key(f"{led} (‰)", found, (led,), "rms_per_mil") for led in tables.leds),
+        count_column("degrees of freedom", lambda key: freedom[key]),
+    )
+    keys = ((scale, part) for scale in (*SCALES, PATTERN) for part in (SHARED, OWN, PATTERN))
+    return table_of([key for key in keys if key in freedom], columns)
+
+
+def correlation_summary(tables: ColourTables) -> Grid:
+    """Return the correlation of each pair of LEDs on each scale: the mean of detectors, or that of all together."""
+    names = ["scale", "led", "over_led", "pattern_removed"]
+    parts: dict[tuple[str, ...], list[Row]] = {}
+    for row in tables.correlations:
+        parts.setdefault(tuple(str(row[name]) for name in names), []).append(row)
+    known = {key: [row for row in rows if np.isfinite(float(row["r"]))] for key, rows in parts.items()}
+
+    def count(key: tuple[str, ...]) -> Cell:
+        return count_cell(len(known[key])) if str(parts[key][0]["detector"]) != WHOLE else text_cell("all together")
+
+    columns = (
+        text_column("scale", itemgetter(0)),
+        text_column("LED", itemgetter(1)),
+        text_column("over LED", itemgetter(2)),
+        text_column("periodic pattern", lambda key: "without" if parts[key][0]["pattern_removed"] else "with"),
+        Column("r", lambda key: _mean_cell(known[key], "r")),
+        Column("r without noise", lambda key: _mean_cell(known[key], "r_corrected")),
+        Column("detectors", count, is_text=True),
+        text_column("why there is none", lambda key: "" if known[key] else str(parts[key][0]["reason"]), absent=MISSING),
+    )
+    return table_of(parts, columns)
+
+
+def _mean_cell(rows: Sequence[Row], name: str) -> Cell:
+    """Return the mean over detectors with the scatter's error, or of one the value with its own error."""
+    pairs = np.array([(float(row[name]), float(row[f"{name}_err"])) for row in rows]).reshape(-1, 2)
+    values, errors = pairs[np.isfinite(pairs).all(axis=1)].T
+    if not values.size:
+        return Cell(MISSING)
+    from_scatter = float(values.std(ddof=1)) / values.size**0.5 if values.size > 1 else 0.0
+    own = float(np.sqrt(np.sum(errors**2))) / values.size
+    return measured_cell(float(values.mean()), max(from_scatter, own))
+
+
+def wave_table(tables: ColourTables) -> Grid | None:
+    """Return the waves of the periodic pattern of each detector; None without any."""
+    found = {(str(row["detector"]), int(row["wave"]), str(row["led"])): row for row in tables.waves}
+    first = {key[:2]: row for key, row in reversed(found.items())}
+    columns = (
+        text_column("detector", itemgetter(0)),
+        count_column("wave", itemgetter(1)),
+        decimal_column("period (mm)", lambda key: float(first[key]["period_mm"]), 3),
+        decimal_column("angle (°)", lambda key: float(first[key]["angle_deg"]), 1),
+        *(_column_by_key(f"{led} (‰)", found, (led,), "amplitude", scale=_PER_MIL) for led in tables.leds),
+    )
+    return table_of(dict.fromkeys(key[:2] for key in found), columns) if found else None
+
+
+def colour_measurements(tables: ColourTables) -> list[Measurement]:
+    """Return the results of colour for the summary."""
+    found = []
+    for row in tables.vendors:
+        led = str(row["led"]) if row["over_led"] == "-" else f"{row['led']}/{row['over_led']}"
+        found.append(Measurement("vendor_ratio", led, float(row["ratio"]), float(row["ratio_err"])))
+    for row in tables.gradients:
+        for axis in "xy":
+            size = float(row[f"sensor_{axis}"]), float(row[f"sensor_{axis}_err"])
+            found.append(Measurement(f"colour_gradient_{axis}", f"{row['led']}/{row['over_led']}", *size))
+    for row in tables.ratios[tables.ratios["amp"] == WHOLE]:
+        pair = f"{row['led']}/{row['over_led']}"
+        found.append(Measurement("led_ratio", pair, float(row["ratio"]), float(row["ratio_err"]), str(row["detector"]), WHOLE))
+    return found
 
 
 def colour_path(folder: RunFolder) -> Path:
@@ -50,10 +249,10 @@ def colour_pages(run: RunProducts) -> list[Page]:
     if declared is None:
         return []
     sources, options = declared
-    return [Page(sources, options, partial(make_page, ColourRequest(run.config, run.folder)), colour_path(run.folder))]
+    return [Page(sources, options, partial(make_page, run.config, run.folder), colour_path(run.folder))]
 
 
-def make_page(request: ColourRequest, fingerprint: str) -> str:
+def make_page(config: Config, folder: RunFolder, fingerprint: str) -> str:
     """Return the page as HTML.
 
     Raises
@@ -61,8 +260,8 @@ def make_page(request: ColourRequest, fingerprint: str) -> str:
     InputError
         If a product cannot be read.
     """
-    tables = read_tables(request.folder, shared_camera(request.config.camera), with_maps=True)
-    home = relative_address(colour_path(request.folder), request.folder.report)
+    tables = read_tables(folder, shared_camera(config.camera), with_maps=True)
+    home = relative_address(colour_path(folder), folder.report)
     return render(
         "colour/page.html",
         fingerprint=fingerprint,
@@ -76,7 +275,7 @@ def make_page(request: ColourRequest, fingerprint: str) -> str:
         amplifiers=amplifier_table(tables),
         maps=ratio_pictures(tables),
         gradients=gradient_table(tables),
-        rule=gradient_rule(),
+        rule=f"{100 * SIGNIFICANCE:g} %",
         linearity=linearity_sentences(tables),
         variance_picture=variance_picture(tables),
         variances=variance_table(tables),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Row, Table
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -21,9 +21,19 @@ from permil.flat.superpixel import super_pixels
 from permil.products import RunFolder, is_usable, read_image, read_table
 from permil.products.folder import CompareFolder
 from permil.report.compare.figures import coarse
-from permil.report.compare.inputs import number_in, text_in
 from permil.report.compare.text import plain_sentence
-from permil.report.kit.elements import Cell, Grid, Picture, drawing, grid, measured_cell, raster, text_cell
+from permil.report.kit.elements import (
+    Column,
+    Grid,
+    Picture,
+    drawing,
+    measured_column,
+    number_in,
+    raster,
+    table_of,
+    text_column,
+    text_in,
+)
 from permil.report.kit.figures import (
     ACCENT,
     DIVERGING,
@@ -129,7 +139,7 @@ class Choice:
     run: str
     detector: str
     band: str
-    rows: Mapping[str, Table.Row]
+    rows: Mapping[str, Row]
 
     @property
     def sentence(self) -> str:
@@ -148,7 +158,7 @@ def read_choices(folder: RunFolder, *, run: str = "") -> list[Choice]:
     path = CompareFolder(folder.root).efficiency
     if not path.is_file():
         return []
-    groups: dict[tuple[str, str], dict[str, Table.Row]] = {}
+    groups: dict[tuple[str, str], dict[str, Row]] = {}
     for row in read_table(path, columns=_CHOICE_COLUMNS, purpose="table of efficiency flats"):
         band = str(row["band"])
         groups.setdefault((str(row["detector"]), "" if band == "-" else band), {})[str(row["division"])] = row
@@ -157,29 +167,26 @@ def read_choices(folder: RunFolder, *, run: str = "") -> list[Choice]:
 
 def choice_table(choices: Sequence[Choice]) -> Grid | None:
     """Return which flat to use for each detector and band, with the scatter on left-out dithers, None without any."""
-    several_runs = len({choice.run for choice in choices}) > 1
-    rows = []
-    for choice in choices:
-        scatter = [_per_mil_cell(choice.rows[name], "scatter") for name in DIVISIONS]
-        of_plain = choice.rows[Division.PLAIN]
-        rows.append(
-            (
-                text_cell(choice.detector),
-                text_cell(choice.band or MISSING),
-                *([text_cell(choice.run)] if several_runs else []),
-                text_cell(of_plain["use_for_fluxes"]),
-                text_cell(of_plain["use_for_sky"]),
-                *scatter,
-                _per_mil_cell(of_plain, "change"),
-                _per_mil_cell(of_plain, "left_in_sky"),
-            )
-        )
-    where = ("detector", "band", *(["run"] if several_runs else []))
-    headings = (
-        *where, "for fluxes of stars", "for the sky", "undivided (‰)", "plain flat (‰)", "efficiency flat (‰)",
-        "best possible (‰)", "noise alone (‰)", "efficiency minus plain flat (‰)", "left in the sky (‰)",
-    )  # fmt: skip
-    return grid(headings, rows, text_columns=range(len(where) + 2)) if rows else None
+
+    def of(division: str, heading: str, figure: str = "scatter") -> Column:
+        column = measured_column(heading, figure, scale=_PER_MIL)
+        return Column(heading, lambda choice: column.cell(choice.rows[division]))
+
+    columns = (
+        text_column("detector"),
+        text_column("band", absent=MISSING),
+        *([text_column("run")] if len({choice.run for choice in choices}) > 1 else []),
+        text_column("for fluxes of stars", lambda choice: choice.rows[Division.PLAIN]["use_for_fluxes"]),
+        text_column("for the sky", lambda choice: choice.rows[Division.PLAIN]["use_for_sky"]),
+        of(Division.UNDIVIDED, "undivided (‰)"),
+        of(Division.PLAIN, "plain flat (‰)"),
+        of(Division.EFFICIENCY, "efficiency flat (‰)"),
+        of(BEST_FILTER, "best possible (‰)"),
+        of(NOISE, "noise alone (‰)"),
+        of(Division.PLAIN, "efficiency minus plain flat (‰)", "change"),
+        of(Division.PLAIN, "left in the sky (‰)", "left_in_sky"),
+    )
+    return table_of(choices, columns) if choices else None
 
 
 def choice_measurements(choices: Sequence[Choice]) -> list[Measurement]:
@@ -205,19 +212,20 @@ def _key(division: str) -> str:
     return str(division).replace(" ", "_")
 
 
-def _per_mil_cell(row: Table.Row, name: str) -> Cell:
-    return measured_cell(number_in(row, name), number_in(row, f"{name}_err"), scale=_PER_MIL)
-
-
 def scatter_table(scatter: Table) -> Grid:
     """Return the scatter of fluxes on left-out dithers after each division."""
-    rows = []
-    for row in scatter:
-        name = str(row["division"]).strip()
-        cells = [_per_mil_cell(row, column) for column in ("scatter", "sensor_scatter", "change")]
-        rows.append((text_cell(_LABELS.get(name, name)), *cells))
-    headings = ("star fluxes", "scatter (‰)", "without noise (‰)", "efficiency flat minus this (‰)")
-    return grid(headings, rows)
+
+    def name(row: Row) -> str:
+        stored = str(row["division"]).strip()
+        return _LABELS.get(stored, stored)
+
+    columns = (
+        text_column("star fluxes", name),
+        measured_column("scatter (‰)", "scatter", scale=_PER_MIL),
+        measured_column("without noise (‰)", "sensor_scatter", scale=_PER_MIL),
+        measured_column("efficiency flat minus this (‰)", "change", scale=_PER_MIL),
+    )
+    return table_of(scatter, columns)
 
 
 def _facts(header: fits.Header) -> str:

@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from permil.compare.comparison import WHOLE
 from permil.compare.hypotheses.results import KINDS, TOTAL
-from permil.report.compare.inputs import NAIVE, CompareProducts, number_in, text_in
-from permil.report.kit.elements import Picture, drawing, raster
+from permil.report.compare.inputs import NAIVE, CompareProducts
+from permil.report.kit.elements import Picture, drawing, number_in, raster, text_in
 from permil.report.kit.figures import (
     ACCENT,
     ALARM,

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Row, Table
 from numpy.typing import NDArray
 
 from permil.compare.comparison import WHOLE
 from permil.compare.hypotheses.results import TOTAL
 from permil.errors import InputError
-from permil.products import RunFolder, read_table
-from permil.products.fits import whole_file
+from permil.products import RunFolder, open_product, read_table
 from permil.products.folder import CompareFolder
 
 FloatArray = NDArray[np.float64]
@@ -63,7 +62,7 @@ class CompareProducts:
     cell: int
     plateau: float
 
-    def rows(self, name: str, **wanted: str | int) -> list[Table.Row]:
+    def rows(self, name: str, **wanted: str | int) -> list[Row]:
         """Return the rows of a table with the given entries; none without such a table."""
         table = self.tables.get(name)
         return [] if table is None else rows_of(table, **wanted)
@@ -76,36 +75,24 @@ class CompareProducts:
         return np.asarray(table[column], dtype=np.float64)
 
 
-def rows_of(table: Table | None, **wanted: str | int) -> list[Table.Row]:
+def rows_of(table: Table | None, **wanted: str | int) -> list[Row]:
     """Return the rows of a table with the given entries."""
     if table is None or any(name not in table.colnames for name in wanted):
         return []
     return [row for row in table if all(row[name] == content for name, content in wanted.items())]
 
 
-def number_in(row: Table.Row, name: str) -> float:
-    """Return a number of a row, NaN if it is missing."""
-    if name not in row.colnames or np.ma.is_masked(row[name]):
-        return float("nan")
-    return float(row[name])
-
-
-def text_in(row: Table.Row, name: str) -> str:
-    """Return a text of a row, empty if it is missing."""
-    return str(row[name]) if name in row.colnames else ""
-
-
-def whole_rows(table: Table | None, detector: str, band: str, **wanted: str | int) -> list[Table.Row]:
+def whole_rows(table: Table | None, detector: str, band: str, **wanted: str | int) -> list[Row]:
     """Return the rows of the whole detector in a table of the run."""
     return rows_of(table, detector=detector, band=band, region=WHOLE, **wanted)
 
 
-def total_fractions(table: Table | None, detector: str, band: str) -> list[Table.Row]:
+def total_fractions(table: Table | None, detector: str, band: str) -> list[Row]:
     """Return the fractions of the whole detector on all scales together."""
     return whole_rows(table, detector, band, figure="fraction", scale=TOTAL)
 
 
-def headline(products: CompareProducts) -> Table.Row | None:
+def headline(products: CompareProducts) -> Row | None:
     """Return the row of the correlation of single stars' fluxes with the flat, None without it."""
     rows = products.rows("CORRELATIONS", quantity="flux", region=WHOLE, cell=0)
     return rows[0] if rows else None
@@ -123,7 +110,8 @@ def read_compare_tables(folder: RunFolder) -> CompareTables | None:
     if not products.correlations.is_file():
         return None
     correlations = _plain(read_table(products.correlations, columns=("detector", "band", "quantity", "region", "cell", "r")))
-    return CompareTables(correlations, *(_optional(path) for path in (products.hypotheses, products.verdicts, products.levels)))
+    further = (products.hypotheses, products.verdicts, products.levels)
+    return CompareTables(correlations, *(_plain(read_table(path)) if path.is_file() else None for path in further))
 
 
 def read_comparison(path: Path) -> CompareProducts:
@@ -137,21 +125,14 @@ def read_comparison(path: Path) -> CompareProducts:
     again = "run permil compare again"
     if not path.is_file():
         raise InputError("the comparison of stars and flat does not exist", path=path, remedy=again)
-    try:
-        with whole_file(path), fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
-            header = hdus[0].header.copy()
-            tables = {hdu.name: _plain(Table(hdu.data)) for hdu in hdus if isinstance(hdu, fits.BinTableHDU)}
-            images = {hdu.name: hdu for hdu in hdus[1:] if isinstance(hdu, fits.ImageHDU)}
-            maps = {name: np.asarray(hdu.data, dtype=np.float64) for name, hdu in images.items()}
-            cell = round(float(images["FLUX"].header["CDELT1"])) if "FLUX" in images else int(header.get("CELL", 1))
-            plateau = float(hdus["BLOCKS"].header.get("PLATEAU", np.nan)) if "BLOCKS" in tables else float("nan")
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"cannot be read as a comparison of stars and flat ({error})", path=path, remedy=again) from error
+    with open_product(path, "a comparison of stars and flat", remedy=again) as hdus:
+        header = hdus[0].header.copy()
+        tables = {hdu.name: _plain(Table(hdu.data)) for hdu in hdus if isinstance(hdu, fits.BinTableHDU)}
+        images = {hdu.name: hdu for hdu in hdus[1:] if isinstance(hdu, fits.ImageHDU)}
+        maps = {name: np.asarray(hdu.data, dtype=np.float64) for name, hdu in images.items()}
+        cell = round(float(images["FLUX"].header["CDELT1"])) if "FLUX" in images else int(header.get("CELL", 1))
+        plateau = float(hdus["BLOCKS"].header.get("PLATEAU", np.nan)) if "BLOCKS" in tables else float("nan")
     return CompareProducts(header, tables, maps, cell, plateau)
-
-
-def _optional(path: Path) -> Table | None:
-    return _plain(read_table(path)) if path.is_file() else None
 
 
 def _plain(table: Table) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 
 from permil.camera import Detector
@@ -23,10 +23,8 @@ from permil.report.compare.inputs import (
     CompareProducts,
     CompareTables,
     headline,
-    number_in,
     read_compare_tables,
     read_comparison,
-    text_in,
 )
 from permil.report.compare.sensors_page import sensors_page, sensors_path
 from permil.report.compare.text import (
@@ -51,7 +49,7 @@ from permil.report.compare.text import (
     slope_text,
     verdict_table,
 )
-from permil.report.kit.elements import Link, header_grid
+from permil.report.kit.elements import header_grid, number_in, text_in
 from permil.report.kit.pages import (
     Declaration,
     IndexSection,
@@ -62,7 +60,6 @@ from permil.report.kit.pages import (
     group_name,
     group_path,
     index_address,
-    relative_address,
     render,
 )
 from permil.report.kit.run import RunProducts
@@ -76,16 +73,6 @@ _EXPECTED_TABLES = {
 }
 
 
-@dataclass(frozen=True)
-class CompareRequest:
-    """The page of one detector and band, and all detectors and bands of the run."""
-
-    folder: RunFolder
-    groups: tuple[tuple[str, str], ...]
-    detector: Detector
-    band: str
-
-
 def compare_pages(run: RunProducts) -> list[Page]:
     """Return one page for each detector and band with a comparison."""
     tables = read_compare_tables(run.folder)
@@ -95,38 +82,40 @@ def compare_pages(run: RunProducts) -> list[Page]:
     options = {"camera": run.config.camera, "groups": groups}
     pages = []
     for detector, band in groups:
-        request = CompareRequest(run.folder, groups, run.camera[detector], band)
-        source, efficiency = (
-            CompareFolder(run.folder.root).comparison(detector, band),
-            efficiency_source(run.folder, detector, band),
-        )
-        path = group_path(run.folder, COMPARE_PAGES.folder, detector, band)
-        sources = (source,) if efficiency is None else (source, efficiency)
-        pages.append(Page(sources, options, partial(make_compare_page, request), path))
+        make = partial(make_compare_page, run.folder, groups, run.camera[detector], band)
+        efficiency = efficiency_source(run.folder, detector, band)
+        sources = (CompareFolder(run.folder.root).comparison(detector, band), *([] if efficiency is None else [efficiency]))
+        pages.append(Page(sources, options, make, group_path(run.folder, COMPARE_PAGES.folder, detector, band)))
     together = sensors_page(run, COMPARE_PAGES.folder)
     return [*pages, together] if together is not None else pages
 
 
-def make_compare_page(request: CompareRequest, fingerprint: str) -> str:
+def make_compare_page(
+    folder: RunFolder, groups: Sequence[tuple[str, str]], detector: Detector, band: str, fingerprint: str
+) -> str:
     """Return the page of one detector and band as HTML.
+
+    Parameters
+    ----------
+    groups
+        All detectors and bands of the run.
 
     Raises
     ------
     InputError
         If the comparison is missing or cannot be read.
     """
-    detector, band = request.detector, request.band
-    products = read_comparison(CompareFolder(request.folder.root).comparison(detector.name, band))
+    products = read_comparison(CompareFolder(folder.root).comparison(detector.name, band))
     absent = [name for table, name in _EXPECTED_TABLES.items() if table not in products.tables]
     verdicts = products.rows("VERDICTS", region=WHOLE)
     cards = {str(card.keyword): float(card.value) for card in products.header.cards if isinstance(card.value, int | float)}
     first, rings = headline(products), ring_picture(products)
-    efficiency = efficiency_part(request.folder, detector.name, band)
+    efficiency = efficiency_part(folder, detector.name, band)
     return render(
         "compare/page.html",
         fingerprint=fingerprint,
         title=f"{group_name(detector.name, band)}, stars against flat - permil",
-        links=_links(request),
+        links=group_links(folder, COMPARE_PAGES.folder, (detector.name, band), groups, home="all detectors and bands"),
         detector=detector.name,
         band=band,
         facts=facts(products, detector, band),
@@ -209,12 +198,6 @@ def _correlation_texts(products: CompareProducts) -> list[str]:
         slope_text(row, divided=bool(products.header.get("FLATFLD", False))),
     )
     return [sentence for sentence in sentences if sentence]
-
-
-def _links(request: CompareRequest) -> list[Link]:
-    own, folder = (request.detector.name, request.band), request.folder
-    home = relative_address(group_path(folder, COMPARE_PAGES.folder, *own), folder.report)
-    return [Link("all detectors and bands", f"{home}#compare"), *group_links(folder, COMPARE_PAGES.folder, own, request.groups)]
 
 
 COMPARE_PAGES = PageKind("compare", "pages of stars against flats", compare_pages, section=declare_section)

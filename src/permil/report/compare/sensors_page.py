@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Row, Table
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector, shared_camera
@@ -19,27 +20,33 @@ from permil.compare.hypotheses.results import KINDS
 from permil.compare.sensors.origins import MASK, RAW, SUM, SUM_WITHIN
 from permil.compare.sensors.significance import RATE
 from permil.compare.sensors.tables import ALL, BAND, DIFFERENCE, FRACTIONS, VENDOR
-from permil.products import RunFolder, read_table
-from permil.products.fits import whole_file
+from permil.flat.composite import mosaic_grid
+from permil.products import RunFolder, open_product, read_table
 from permil.products.folder import CompareFolder
 from permil.report.compare.efficiency import Choice, choice_table, read_choices
-from permil.report.compare.inputs import number_in, rows_of, text_in
-from permil.report.compare.sensors_figures import ForestRow, forest, residual_maps
-from permil.report.kit.chart import chart_picture
+from permil.report.compare.inputs import rows_of
+from permil.report.kit import focal_plane
+from permil.report.kit.chart import Chart, chart_picture
 from permil.report.kit.elements import (
     Cell,
+    Column,
     Grid,
     Link,
     Picture,
-    count_cell,
+    chance_column,
+    count_column,
     drawing,
-    grid,
     measured_cell,
+    measured_column,
     number_cell,
-    text_cell,
+    number_in,
+    table_of,
+    text_column,
+    text_in,
 )
+from permil.report.kit.figures import DIVERGING, FAINT, INK, led_colour, plain_axes, styled, symmetric_limits
 from permil.report.kit.pages import Page, group_name, page_path, relative_address, render
-from permil.report.kit.results import MISSING, format_chance, format_count, format_measurement, two_digits
+from permil.report.kit.results import MISSING, format_count, format_measurement, two_digits
 from permil.report.kit.run import RunProducts
 
 FloatArray = NDArray[np.float64]
@@ -56,6 +63,14 @@ _MOST_ERROR = 4.0
 """Cells with larger errors, relative to the median, are not drawn."""
 _MOST_TESTS = 200
 """Largest number of tests in the table of the page; the product has all."""
+_MARKERS = {"E2V": "o", "ITL": "s"}
+_COMBINED = "D"
+_OTHER_MARKER = "^"
+_ROW, _HEAD = 0.24, 1.05
+"""Height of a row of a forest plot and of its head and foot, inches."""
+_PLANE, _SINGLE = 300.0, 240.0
+_MOST_SINGLE = 4
+"""Largest number of detectors that are also drawn one by one."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +81,6 @@ class SensorTables:
     combined: Table
     tests: Table
     origins: Table
-
-
-@dataclass(frozen=True)
-class SensorsRequest:
-    """The page of many sensors of a run."""
-
-    folder: RunFolder
-    camera: str
 
 
 def sensors_path(folder: RunFolder, kind: str) -> Path:
@@ -88,14 +95,14 @@ def sensors_page(run: RunProducts, kind: str) -> Page | None:
     if not all(path.is_file() for path in tables):
         return None
     sensors = read_table(products.sensors, columns=("run", "folder", "detector", "band"))
-    comparisons = _comparisons(sensors)
+    comparisons = [CompareFolder(Path(str(row["folder"]))).comparison(str(row["detector"]), _band(row)) for row in sensors]
     choices = [path for folder in _runs(sensors) if (path := CompareFolder(folder).efficiency).is_file()]
-    request = SensorsRequest(run.folder, run.config.camera)
     path = sensors_path(run.folder, kind)
-    return Page((*tables, *comparisons, *choices), {"camera": run.config.camera}, partial(make_sensors_page, request, path), path)
+    make = partial(make_sensors_page, run.folder, run.config.camera, path)
+    return Page((*tables, *comparisons, *choices), {"camera": run.config.camera}, make, path)
 
 
-def make_sensors_page(request: SensorsRequest, path: Path, fingerprint: str) -> str:
+def make_sensors_page(folder: RunFolder, camera: str, path: Path, fingerprint: str) -> str:
     """Return the page of many sensors as HTML.
 
     Raises
@@ -103,16 +110,16 @@ def make_sensors_page(request: SensorsRequest, path: Path, fingerprint: str) -> 
     InputError
         If a table cannot be read.
     """
-    products, camera = CompareFolder(request.folder.root), shared_camera(request.camera)
+    products = CompareFolder(folder.root)
     tables = SensorTables(*(read_table(each) for each in (products.sensors, products.combined, products.tests, products.origins)))
-    choices = [choice for folder, name in _runs(tables.sensors).items() for choice in read_choices(RunFolder(folder), run=name)]
+    choices = [choice for root, name in _runs(tables.sensors).items() for choice in read_choices(RunFolder(root), run=name)]
     return render(
         "compare/sensors.html",
         fingerprint=fingerprint,
         title="many sensors, stars against flats - permil",
         links=[
-            Link("start page", f"{relative_address(path, request.folder.report)}#compare"),
-            *_links(tables.sensors, request),
+            Link("start page", f"{relative_address(path, folder.report)}#compare"),
+            *_links(tables.sensors, folder),
         ],
         facts=sensor_facts(tables),
         sentences=sensor_sentences(tables),
@@ -127,12 +134,8 @@ def make_sensors_page(request: SensorsRequest, path: Path, fingerprint: str) -> 
         origins=origin_table(tables.origins),
         choices=choice_table(choices),
         choice_sentences=choice_sentences(choices),
-        maps=map_pictures(tables.sensors, camera),
+        maps=map_pictures(tables.sensors, shared_camera(camera)),
     )
-
-
-def _comparisons(sensors: Table) -> list[Path]:
-    return [CompareFolder(Path(str(row["folder"]))).comparison(str(row["detector"]), _band(row)) for row in sensors]
 
 
 def _runs(sensors: Table) -> dict[Path, str]:
@@ -149,14 +152,14 @@ def choice_sentences(choices: Sequence[Choice]) -> list[tuple[str, str]]:
     ]
 
 
-def _band(row: Table.Row) -> str:
+def _band(row: Row) -> str:
     band = text_in(row, "band")
     return "" if band == "-" else band
 
 
-def _links(sensors: Table, request: SensorsRequest) -> list[Link]:
+def _links(sensors: Table, folder: RunFolder) -> list[Link]:
     """Return links to the pages of the detectors and bands of this run."""
-    own = [row for row in sensors if Path(str(row["folder"])) == request.folder.root]
+    own = [row for row in sensors if Path(str(row["folder"])) == folder.root]
     return [
         Link(group_name(str(row["detector"]), _band(row)), f"{'_'.join(filter(None, (str(row['detector']), _band(row))))}.html")
         for row in own
@@ -209,11 +212,11 @@ def tests_sentence(tests: Table) -> str:
     )
 
 
-def _shown(row: Table.Row) -> str:
+def _shown(row: Row) -> str:
     return format_measurement(number_in(row, "value"), number_in(row, "error"))
 
 
-def _heterogeneity(row: Table.Row) -> str:
+def _heterogeneity(row: Row) -> str:
     names = ("heterogeneity", "heterogeneity_low", "heterogeneity_high", "heterogeneity_limit")
     size, low, high, limit = (number_in(row, name) for name in names)
     if not math.isfinite(size):
@@ -272,29 +275,23 @@ def _values(combined: Table, kind: str, of: str, region: str) -> Mapping[str, tu
 
 def combined_table(combined: Table, region: str) -> Grid | None:
     """Return the combined estimates of one region, or of all regions but the whole detector for ""; None without any."""
-    rows = []
-    for row in combined:
-        is_wanted = text_in(row, "region") == region if region else text_in(row, "region") != WHOLE
-        if not is_wanted or text_in(row, "kind") == DIFFERENCE:
-            continue
-        of = text_in(row, "kind") if text_in(row, "kind") == ALL else text_in(row, "of")
-        own = (text_cell(of),) if region else (text_cell(text_in(row, "region")), text_cell(of))
-        rows.append(
-            (
-                text_cell(_LABELS[text_in(row, "quantity")]),
-                *own,
-                measured_cell(number_in(row, "value"), number_in(row, "error")),
-                count_cell(number_in(row, "sensors")),
-                count_cell(number_in(row, "estimates")),
-                number_cell(_heterogeneity(row), number_in(row, "heterogeneity")),
-                number_cell(format_chance(number_in(row, "p_value")), number_in(row, "p_value")),
-            )
-        )
-    if not rows:
-        return None
-    own_names = ("of",) if region else ("region", "of")
-    headings = ("quantity", *own_names, "mean", "sensors", "sensors and bands", "scatter between sensors (rms)", "p, all alike")
-    return grid(headings, rows, text_columns=range(1 + len(own_names)))
+    rows = [
+        row
+        for row in combined
+        if text_in(row, "kind") != DIFFERENCE
+        and (text_in(row, "region") == region if region else text_in(row, "region") != WHOLE)
+    ]
+    columns = (
+        text_column("quantity", lambda row: _LABELS[text_in(row, "quantity")]),
+        *(() if region else (text_column("region"),)),
+        text_column("of", lambda row: text_in(row, "kind" if text_in(row, "kind") == ALL else "of")),
+        measured_column("mean", "value", error="error"),
+        count_column("sensors"),
+        count_column("sensors and bands", "estimates"),
+        Column("scatter between sensors (rms)", lambda row: number_cell(_heterogeneity(row), number_in(row, "heterogeneity"))),
+        chance_column("p, all alike"),
+    )
+    return table_of(rows, columns) if rows else None
 
 
 def difference_table(tables: SensorTables) -> Grid | None:
@@ -304,21 +301,20 @@ def difference_table(tables: SensorTables) -> Grid | None:
         for row in tables.tests
         if text_in(row, "test") == "vendors equal"
     }
-    rows = []
-    for row in rows_of(tables.combined, kind=DIFFERENCE):
-        name = ", ".join(text_in(row, part) for part in ("quantity", "region", "of"))
-        rows.append(
-            (
-                text_cell(_LABELS[text_in(row, "quantity")]),
-                text_cell(text_in(row, "region")),
-                text_cell(text_in(row, "of").replace(" - ", " \N{MINUS SIGN} ")),
-                measured_cell(number_in(row, "value"), number_in(row, "error")),
-                number_cell(format_chance(number_in(row, "p_value")), number_in(row, "p_value")),
-                number_cell(format_chance(rates.get(name, math.nan)), rates.get(name, math.nan)),
-            )
-        )
-    headings = ("quantity", "region", "vendors", "difference", "p", "false-discovery rate")
-    return grid(headings, rows, text_columns=range(3)) if rows else None
+
+    def rate(row: Row) -> float:
+        return rates.get(", ".join(text_in(row, part) for part in ("quantity", "region", "of")), math.nan)
+
+    rows = rows_of(tables.combined, kind=DIFFERENCE)
+    columns = (
+        text_column("quantity", lambda row: _LABELS[text_in(row, "quantity")]),
+        text_column("region"),
+        text_column("vendors", lambda row: text_in(row, "of").replace(" - ", " \N{MINUS SIGN} ")),
+        measured_column("difference", "value", error="error"),
+        chance_column("p"),
+        chance_column("false-discovery rate", rate),
+    )
+    return table_of(rows, columns) if rows else None
 
 
 def _single_vendors(sensors: Table) -> list[str]:
@@ -329,42 +325,40 @@ def _single_vendors(sensors: Table) -> list[str]:
 
 def tests_table(tests: Table) -> Grid:
     """Return the tests with the smallest p-values."""
-    rows = [
-        (
-            text_cell(text_in(row, "test")),
-            text_cell(" ".join(part for name in ("run", "detector", "band") if (part := text_in(row, name)) not in ("", "-"))),
-            text_cell(text_in(row, "of")),
-            measured_cell(number_in(row, "value"), number_in(row, "error")),
-            number_cell(format_chance(number_in(row, "p_value")), number_in(row, "p_value")),
-            number_cell(format_chance(number_in(row, "false_discovery_rate")), number_in(row, "false_discovery_rate")),
-            text_cell("yes" if row["significant"] else "no"),
-        )
-        for row in tests[:_MOST_TESTS]
-    ]
-    headings = ("test", "sensor and band", "of", "r, mean or difference", "p", "false-discovery rate", "significant")
-    return grid(headings, rows, text_columns=(0, 1, 2, 6))
+
+    def place(row: Row) -> str:
+        return " ".join(part for name in ("run", "detector", "band") if (part := text_in(row, name)) not in ("", "-"))
+
+    columns = (
+        text_column("test"),
+        text_column("sensor and band", place),
+        text_column("of"),
+        measured_column("r, mean or difference", "value", error="error"),
+        chance_column("p"),
+        chance_column("false-discovery rate", "false_discovery_rate"),
+        text_column("significant", lambda row: "yes" if row["significant"] else "no"),
+    )
+    return table_of(tests[:_MOST_TESTS], columns)
 
 
 def origin_table(origins: Table) -> Grid:
     """Return the parts of the variance of raw star fluxes."""
     variances = {text_in(row, "part"): number_in(row, "variance") for row in origins}
     others = variances.get(SUM, math.nan) - variances.get(MASK, math.nan)
-    rows = []
-    for row in origins:
-        variance = number_in(row, "variance")
-        is_part = text_in(row, "part") not in (MASK, SUM, SUM_WITHIN, RAW)
-        reason = "" if text_in(row, "reason") == "-" else text_in(row, "reason")
-        rows.append(
-            (
-                text_cell(text_in(row, "part")),
-                measured_cell(number_in(row, "rms_per_mil"), number_in(row, "rms_per_mil_err")),
-                measured_cell(1e6 * variance, 1e6 * number_in(row, "variance_err")),
-                measured_cell(variance, number_in(row, "variance_err"), scale=100 / others) if is_part else Cell(MISSING),
-                text_cell(reason),
-            )
-        )
-    headings = ("part", "rms (‰)", "variance (10⁻⁶)", "share of all but the mask (%)", "why it is unknown")
-    return grid(headings, rows, text_columns=(0, 4))
+
+    def share(row: Row) -> Cell:
+        if text_in(row, "part") in (MASK, SUM, SUM_WITHIN, RAW):
+            return Cell(MISSING)
+        return measured_cell(number_in(row, "variance"), number_in(row, "variance_err"), scale=100 / others)
+
+    columns = (
+        text_column("part"),
+        measured_column("rms (‰)", "rms_per_mil"),
+        measured_column("variance (10⁻⁶)", lambda row: (1e6 * number_in(row, "variance"), 1e6 * number_in(row, "variance_err"))),
+        Column("share of all but the mask (%)", share),
+        text_column("why it is unknown", lambda row: text_in(row, "reason").removeprefix("-")),
+    )
+    return table_of(origins, columns)
 
 
 def map_pictures(sensors: Table, camera: Camera) -> list[Picture]:
@@ -392,7 +386,7 @@ def _residual_map(path: Path, detector: Detector) -> tuple[FloatArray, int] | No
     """Return the mean residual (per mil) in the cells of a comparison, and their side in pixels; None without them."""
     if not path.is_file():
         return None
-    with whole_file(path), fits.open(path, memmap=False) as hdus:
+    with open_product(path, "a comparison of stars and flat", remedy="run permil compare again") as hdus:
         if "CELLS" not in hdus:
             return None
         table = Table(hdus["CELLS"].data)
@@ -408,3 +402,100 @@ def _residual_map(path: Path, detector: Detector) -> tuple[FloatArray, int] | No
     )
     image[row, column] = 1e3 * star
     return image, side
+
+
+@dataclass(frozen=True)
+class ForestRow:
+    """One row of a forest plot: its name, vendor and LED ("" for combined estimates), and values with errors by quantity."""
+
+    name: str
+    vendor: str
+    led: str
+    values: Mapping[str, tuple[float, float]]
+
+
+@styled
+def forest(rows: Sequence[ForestRow], quantities: Mapping[str, tuple[str, Sequence[float]]]) -> Figure:
+    """Draw quantities with errors, one row for each sensor and band or combined estimate, from top to bottom.
+
+    Parameters
+    ----------
+    rows
+        Rows; those without an LED are drawn as diamonds.
+    quantities
+        Title of the panel of each quantity, and reference values to mark.
+    """
+    height = _HEAD + _ROW * len(rows)
+    figure = Figure(figsize=(11.6, height))
+    figure.subplots_adjust(left=0.19, right=0.99, bottom=0.5 / height, top=1 - 0.32 / height, wspace=0.09)
+    panels = figure.subplots(1, len(quantities), sharey=True, squeeze=False)[0]
+    for axes, (quantity, (title, references)) in zip(panels, quantities.items(), strict=True):
+        _draw_panel(axes, rows, quantity, references)
+        axes.set_title(title)
+    places = np.arange(len(rows))
+    panels[0].set_yticks(places, [row.name for row in rows])
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    return figure
+
+
+def _draw_panel(axes: Axes, rows: Sequence[ForestRow], quantity: str, references: Sequence[float]) -> None:
+    for reference in references:
+        axes.axvline(reference, color=FAINT, linewidth=0.9, linestyle=":")
+    ends = []
+    for place, row in enumerate(rows):
+        value, error = row.values.get(quantity, (np.nan, np.nan))
+        if not np.isfinite(value):
+            continue
+        is_combined = not row.led
+        colour = INK if is_combined else led_colour(row.led)
+        marker = _COMBINED if is_combined else _MARKERS.get(row.vendor, _OTHER_MARKER)
+        axes.errorbar(
+            value, place, xerr=error if np.isfinite(error) else None, fmt=marker, color=colour, ecolor=colour, markersize=4.5,
+            elinewidth=1.6 if is_combined else 1.1, capsize=2,
+        )  # fmt: skip
+        ends.append((value, error))
+    if ends:
+        # Values that are hardly known are ignored for the limits.
+        known = np.array([entry for entry in ends if np.isfinite(entry[1])] or ends)
+        spread = np.nan_to_num(known[:, 1])
+        well = spread <= 6 * np.median(spread)
+        low, high = float(np.min((known[:, 0] - spread)[well])), float(np.max((known[:, 0] + spread)[well]))
+        margin = 0.12 * max(high - low, 1e-3)
+        axes.set_xlim(low - margin, high + margin)
+    for place, row in enumerate(rows):
+        if place and (row.led == "") != (rows[place - 1].led == ""):
+            axes.axhline(place - 0.5, color=FAINT, linewidth=0.7)
+    axes.tick_params(axis="y", length=0)
+    plain_axes(axes)
+
+
+def residual_maps(maps: Mapping[Detector, FloatArray], *, cell: int, title: str) -> list[list[Chart]]:
+    """Draw the residuals of stars (per mil) on the focal plane; of a few detectors also each one by itself.
+
+    Parameters
+    ----------
+    maps
+        Map of each detector in cells, ``[row, column]``, NaN without stars.
+    cell
+        Side of a cell, pixels.
+    title
+        Title of the focal plane.
+    """
+    detectors = list(maps)
+    limits = symmetric_limits(*maps.values(), centre=0.0, percent=3.0)
+    grid = mosaic_grid(detectors, cell * detectors[0].pixel_mm)
+    plane = focal_plane.plane_chart(detectors, _PLANE, title)
+    mosaic = focal_plane.sample(grid, maps, block_pixels=cell)
+    focal_plane.draw_mosaic(plane, mosaic, grid, limits, DIVERGING, "residual of stars (‰)")
+    focal_plane.draw_outlines(plane, detectors, named=True)
+    if len(detectors) == 1 or len(detectors) > _MOST_SINGLE:
+        return [[plane]]
+    singles = []
+    for number, (detector, image) in enumerate(maps.items()):
+        single = focal_plane.plane_chart([detector], _SINGLE, f"{detector.name}, {detector.vendor}", has_rows=number == 0)
+        own = mosaic_grid([detector], cell * detector.pixel_mm)
+        shown = focal_plane.sample(own, {detector: image}, block_pixels=cell)
+        focal_plane.draw_mosaic(single, shown, own, limits, DIVERGING, "residual of stars (‰)")
+        focal_plane.draw_outlines(single, [detector], named=False)
+        singles.append(single)
+    return [[plane], singles]

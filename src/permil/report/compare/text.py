@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 
-from astropy.table import Table
+from astropy.table import Row, Table
 
 from permil.camera import Detector
 from permil.compare.comparison import SINGLE
 from permil.compare.hypotheses.results import KINDS, SUM
 from permil.flat.metrics import WHOLE_DETECTOR
-from permil.report.compare.inputs import (
-    NAIVE,
-    CompareProducts,
-    CompareTables,
-    number_in,
-    text_in,
-    total_fractions,
-    whole_rows,
-)
+from permil.report.compare.inputs import NAIVE, CompareProducts, CompareTables, total_fractions, whole_rows
 from permil.report.kit.elements import (
     Cell,
+    Column,
     Grid,
     ReasonList,
+    chance_column,
     count_cell,
-    decimal_cell,
-    grid,
+    count_column,
+    decimal_column,
     measured_cell,
+    measured_column,
     number_cell,
+    number_column,
+    number_in,
+    table_of,
     text_cell,
+    text_column,
+    text_in,
 )
 from permil.report.kit.pages import group_name
 from permil.report.kit.results import (
@@ -69,14 +71,13 @@ _LEVELS = {
     "cell": "within amplifiers",
     "measurement": "repeated measurements",
 }
-_GROUP_HEADINGS = (
-    "r",
-    "p",
-    "measurements",
-    "effective number",
-    "slope",
-    *(f"fraction {kind}" for kind in KINDS),
-    "effect of the plain flat on the scatter",
+_PARTS = {"common": "common to all LEDs", "LED": "differs between LEDs"}
+_HEADLINE_COLUMNS = (
+    measured_column("r"),
+    chance_column("p"),
+    count_column("measurements", "n"),
+    count_column("effective number", "n_eff"),
+    measured_column("slope"),
 )
 _NOT_KNOWN = "Without an efficiency flat, the best possible is not known."
 _REFERENCES = {"amplifier": "mean of its amplifier", "detector": "mean of the detector"}
@@ -107,38 +108,13 @@ def facts(products: CompareProducts, detector: Detector, band: str) -> tuple[tup
     )
 
 
-@dataclass(frozen=True)
-class MethodLine:
-    """Result of one method for the headline: name, description, error of r, p-value."""
-
-    name: str
-    what: str
-    error: float
-    chance: float
-    is_limit: bool = False
-
-
-def method_lines(headline: Table.Row) -> list[MethodLine]:
-    """Return the quoted result and that of every method in a row of correlations: columns ``<name>_r_err``, ``<name>_p_value``."""
-    lines = [MethodLine(_QUOTED, _METHODS[_QUOTED], number_in(headline, "r_err"), number_in(headline, "p_value"))]
-    for column in headline.colnames:
-        name = column.removesuffix("_r_err")
-        if name in (column, "") or f"{name}_p_value" not in headline.colnames:
-            continue
-        error, chance = number_in(headline, column), number_in(headline, f"{name}_p_value")
-        if math.isfinite(error) or math.isfinite(chance):
-            is_limit = chance <= number_in(headline, f"{name}_p_floor") * (1.0 + 1e-9)
-            lines.append(MethodLine(name.replace("_", " "), _METHODS.get(name, ""), error, chance, is_limit))
-    return lines
-
-
 def plain_sentence(sentence: str) -> str:
     """Return a sentence of a product in the notation of pages."""
     in_pages = sentence.replace("+-", "±").replace(" per mil", " ‰").replace(" sigma", " times its error")
     return re.sub(r"(?<=[ (])-\d", lambda found: with_minus(found.group()), in_pages)
 
 
-def correlation_text(headline: Table.Row, compared: float) -> str:
+def correlation_text(headline: Row, compared: float) -> str:
     """Return the correlation of the headline with its meaning and the number of stars.
 
     Parameters
@@ -176,7 +152,7 @@ def naive_text(ratio: float) -> str:
     return "that is about right" if ratio > 0.95 else f"that is {1 / ratio:.1f} times too large"
 
 
-def chance_text(headline: Table.Row, coarser: Sequence[Table.Row]) -> str:
+def chance_text(headline: Row, coarser: Sequence[Row]) -> str:
     """Return the meaning of the p-value; without one, the reason and the p-values of larger cells.
 
     Parameters
@@ -202,7 +178,7 @@ def chance_text(headline: Table.Row, coarser: Sequence[Table.Row]) -> str:
     return sentence
 
 
-def slope_text(headline: Table.Row, *, divided: bool) -> str:
+def slope_text(headline: Row, *, divided: bool) -> str:
     """Return the meaning of the slope, "" without one; ``divided`` says whether fluxes were divided by the flat."""
     slope, error = number_in(headline, "slope"), number_in(headline, "slope_err")
     if not math.isfinite(slope):
@@ -254,7 +230,7 @@ def amplifier_text(header: dict[str, float]) -> str:
     return f"{sentence}; the stars of too few amplifiers can be compared." if sentence else ""
 
 
-def headline_table(row: Table.Row) -> Grid:
+def headline_table(row: Row) -> Grid:
     """Return the headline and the naive test that treats every star as independent."""
     r, naive_error = number_in(row, "r"), number_in(row, f"{NAIVE}_r_err")
     low, high = number_in(row, "r_low"), number_in(row, "r_high")
@@ -263,7 +239,7 @@ def headline_table(row: Table.Row) -> Grid:
     lines = (
         (
             "correlation r, with its standard error",
-            _column_cell(row, "r"),
+            _measured_cell(row, "r"),
             measured_cell(r, naive_error) if has_naive else empty,
         ),
         (
@@ -279,27 +255,45 @@ def headline_table(row: Table.Row) -> Grid:
         ("independent values in what the relation does not explain, for p", count_cell(number_in(row, "n_eff_test")), empty),
         (
             "p: probability of such an r for unrelated maps",
-            _chance_cell(number_in(row, "p_value")),
-            _chance_cell(number_in(row, f"{NAIVE}_p_value")),
+            chance_column("p").cell(row),
+            chance_column("p", f"{NAIVE}_p_value").cell(row),
         ),
-        ("correlation of ranks (Spearman, robust against outliers)", _column_cell(row, "rank"), empty),
-        ("r without measurement errors", _column_cell(row, "r_corrected"), empty),
-        ("slope, star flux on flat", _column_cell(row, "slope"), empty),
+        ("correlation of ranks (Spearman, robust against outliers)", _measured_cell(row, "rank"), empty),
+        ("r without measurement errors", _measured_cell(row, "r_corrected"), empty),
+        ("slope, star flux on flat", _measured_cell(row, "slope"), empty),
     )
-    rows = [(text_cell(name), ours, naive) for name, ours, naive in lines]
-    return grid(("single stars", "with correlated neighbours", "naive test: every star independent"), rows)
-
-
-def method_table(row: Table.Row) -> Grid:
-    """Return the error and the p-value of every method."""
-    return grid(
-        ("method", "what it does", "error of r", "p"), [_method_cells(line) for line in method_lines(row)], text_columns=(0, 1)
+    columns = (
+        text_column("single stars", itemgetter(0)),
+        Column("with correlated neighbours", itemgetter(1)),
+        Column("naive test: every star independent", itemgetter(2)),
     )
+    return table_of(lines, columns)
 
 
-def _method_cells(line: MethodLine) -> tuple[Cell, ...]:
-    error = number_cell(two_digits(line.error), line.error)
-    return text_cell(line.name), text_cell(line.what), error, _chance_cell(line.chance, is_limit=line.is_limit)
+def method_table(row: Row) -> Grid:
+    """Return the error and the p-value of the quoted result and of every method in a row of correlations.
+
+    Columns of a method are ``<name>_r_err``, ``<name>_p_value``, and ``<name>_p_floor`` where its p-value may be a limit.
+    """
+    names = [name.removesuffix("_r_err") for name in row.colnames if name.endswith("_r_err") and name != "_r_err"]
+    methods = {name: f"{name}_" for name in names if f"{name}_p_value" in row.colnames}
+
+    def is_known(prefix: str) -> bool:
+        return any(math.isfinite(number_in(row, f"{prefix}{figure}")) for figure in ("r_err", "p_value"))
+
+    def chance(prefix: str) -> Cell:
+        p_value = number_in(row, f"{prefix}p_value")
+        is_limit = p_value <= number_in(row, f"{prefix}p_floor") * (1.0 + 1e-9) if prefix else False
+        return number_cell(format_chance(p_value, is_limit=is_limit), p_value)
+
+    columns = (
+        text_column("method", lambda method: method[0].replace("_", " ")),
+        text_column("what it does", lambda method: _METHODS.get(method[0], "")),
+        number_column("error of r", lambda method: number_in(row, f"{method[1]}r_err"), two_digits),
+        Column("p", lambda method: chance(method[1])),
+    )
+    known = [(name, prefix) for name, prefix in methods.items() if is_known(prefix)]
+    return table_of([(_QUOTED, ""), *known], columns)
 
 
 def pair_table(products: CompareProducts) -> Grid | None:
@@ -307,98 +301,82 @@ def pair_table(products: CompareProducts) -> Grid | None:
     table = products.tables.get("CORRELATIONS")
     if table is None:
         return None
-    rows = []
-    for row in table:
+
+    def scale(row: Row) -> Cell:
         cell = number_in(row, "cell")
-        scale = "single stars" if text_in(row, "scale") == SINGLE else f"cells of {cell:.0f} px"
-        rows.append(
-            (
-                text_cell(text_in(row, "quantity")),
-                text_cell(text_in(row, "region")),
-                number_cell(scale, cell),
-                _column_cell(row, "r"),
-                count_cell(number_in(row, "n")),
-                count_cell(number_in(row, "n_eff")),
-                _chance_cell(number_in(row, "p_value")),
-                _chance_cell(number_in(row, f"{NAIVE}_p_value")),
-                _column_cell(row, "r_corrected"),
-                _column_cell(row, "slope"),
-            )
-        )
-    headings = (
-        "quantity", "region", "scale", "r", "values", "effective number", "p", "p, naive", "r without measurement errors", "slope",
-    )  # fmt: skip
-    return grid(headings, rows, text_columns=(0, 1))
+        return number_cell("single stars" if text_in(row, "scale") == SINGLE else f"cells of {cell:.0f} px", cell)
+
+    columns = (
+        text_column("quantity"),
+        text_column("region"),
+        Column("scale", scale),
+        measured_column("r"),
+        count_column("values", "n"),
+        count_column("effective number", "n_eff"),
+        chance_column("p"),
+        chance_column("p, naive", f"{NAIVE}_p_value"),
+        measured_column("r without measurement errors", "r_corrected"),
+        measured_column("slope"),
+    )
+    return table_of(table, columns)
 
 
 def fraction_table(products: CompareProducts) -> Grid | None:
     """Return all fractions, one row per region and scale; None if there are none."""
-    found: dict[tuple[str, str], dict[str, Table.Row]] = {}
+    found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in products.rows("HYPOTHESES", figure="fraction"):
         found.setdefault((text_in(row, "region"), text_in(row, "scale")), {})[text_in(row, "of")] = row
-    if not found:
-        return None
-    rows = []
-    for (region, scale), of in found.items():
-        some = next(iter(of.values()))
-        cells = [_column_cell(of[kind], "value", error="error") if kind in of else Cell(MISSING) for kind in (*KINDS, SUM)]
-        size = 1e3 * number_in(some, "flat_rms")
-        rows.append(
-            (
-                text_cell(region),
-                text_cell(scale),
-                *cells,
-                number_cell(two_digits(size), size),
-                count_cell(number_in(some, "stars")),
-            )
-        )
-    return grid(("region", "period", *KINDS, "sum of the three", "flat, rms (‰)", "measurements"), rows, text_columns=(0, 1))
+
+    def any_of(key: tuple[str, str]) -> Row:
+        return next(iter(found[key].values()))
+
+    columns = (
+        text_column("region", itemgetter(0)),
+        text_column("period", itemgetter(1)),
+        *(_value_column(kind if kind != SUM else "sum of the three", found, kind) for kind in (*KINDS, SUM)),
+        number_column("flat, rms (‰)", lambda key: 1e3 * number_in(any_of(key), "flat_rms"), two_digits),
+        count_column("measurements", lambda key: number_in(any_of(key), "stars")),
+    )
+    return table_of(found, columns) if found else None
 
 
 def slope_table(products: CompareProducts) -> Grid | None:
     """Return the slopes by region below the expectation of each hypothesis; None without slopes."""
-    found: dict[str, dict[str, Table.Row]] = {}
+    found: dict[str, dict[str, Row]] = {}
     for row in products.rows("HYPOTHESES", figure="slope"):
         found.setdefault(text_in(row, "region"), {})[text_in(row, "of")] = row
-    if not found:
-        return None
-    divided = bool(products.header.get("FLATFLD", False))
-    rows = []
-    for number_of_kind, kind in enumerate(KINDS):
-        expected = [float(number_of_kind == of) for of in range(len(KINDS))]
-        expected[0] -= float(divided)
-        rows.append((text_cell(f"expected: all {kind}"), *(measured_cell(slope, math.nan) for slope in expected)))
+    divided = float(bool(products.header.get("FLATFLD", False)))
+    lines = []
+    for number, kind in enumerate(KINDS):
+        expected = [float(number == of) - (divided if of == 0 else 0.0) for of in range(len(KINDS))]
+        lines.append((f"expected: all {kind}", *(measured_cell(slope, math.nan) for slope in expected)))
     for region, of in found.items():
-        cells = [_column_cell(of[name], "value", error="error") if name in of else Cell(MISSING) for name in _SLOPES]
-        rows.append((text_cell(f"found: {region}"), *cells))
-    return grid(("slope of", "flux", "shift (dx, dy)", "size (XX, YY)"), rows)
+        cells = [measured_cell(number_in(of.get(name), "value"), number_in(of.get(name), "error")) for name in _SLOPES]
+        lines.append((f"found: {region}", *cells))
+    headings = ("flux", "shift (dx, dy)", "size (XX, YY)")
+    columns = [Column(heading, itemgetter(place)) for place, heading in enumerate(headings, start=1)]
+    return table_of(lines, (text_column("slope of", itemgetter(0)), *columns)) if found else None
 
 
 def verdict_table(products: CompareProducts) -> Grid | None:
     """Return the effect of dividing by the flat, per region, None without verdicts."""
     table = products.tables.get("VERDICTS")
-    if table is None:
-        return None
-    rows = []
-    for row in table:
-        before, after, strength, change_error = (
-            number_in(row, name) for name in ("before", "after", "significance", "change_err")
+
+    def scatter(name: str) -> Callable[[Row], Cell]:
+        return lambda row: number_cell(
+            format_like(1e3 * number_in(row, name), 1e3 * number_in(row, "change_err")), number_in(row, name)
         )
-        rows.append(
-            (
-                text_cell(text_in(row, "region")),
-                text_cell(text_in(row, "outcome")),
-                number_cell(format_like(1e3 * before, 1e3 * change_error), before),
-                number_cell(format_like(1e3 * after, 1e3 * change_error), after),
-                _column_cell(row, "change", scale=1e3),
-                decimal_cell(abs(strength), 1),
-                count_cell(number_in(row, "stars")),
-            )
-        )
-    headings = (
-        "region", "effect on the scatter", "scatter before (‰)", "after (‰)", "change (‰)", "change over its error", "measurements",
-    )  # fmt: skip
-    return grid(headings, rows, text_columns=(0, 1))
+
+    columns = (
+        text_column("region"),
+        text_column("effect on the scatter", "outcome"),
+        Column("scatter before (‰)", scatter("before")),
+        Column("after (‰)", scatter("after")),
+        measured_column("change (‰)", "change", scale=1e3),
+        decimal_column("change over its error", lambda row: abs(number_in(row, "significance")), 1),
+        count_column("measurements", "stars"),
+    )
+    return None if table is None else table_of(table, columns)
 
 
 @dataclass(frozen=True)
@@ -412,37 +390,32 @@ class LevelTable:
 
 def level_tables(levels: Table | None) -> tuple[LevelTable, ...]:
     """Return the variation of flats and stars by level, a table for each quantity that was split."""
-    known: dict[str, list[Table.Row]] = {}
+    known: dict[str, list[Row]] = {}
     for row in levels if levels is not None else ():
         if not text_in(row, "reason"):
             known.setdefault(text_in(row, "of"), []).append(row)
-    return tuple(LevelTable(of, _cell_text(number_in(rows[0], "cell_mm")), _level_grid(rows)) for of, rows in known.items())
+    sides = {of: number_in(rows[0], "cell_mm") for of, rows in known.items()}
+    cells = {of: f"means over cells of {two_digits(side)} mm" if math.isfinite(side) else "" for of, side in sides.items()}
+    return tuple(LevelTable(of, cells[of], _level_grid(rows)) for of, rows in known.items())
 
 
-def _cell_text(side_mm: float) -> str:
-    return f"means over cells of {two_digits(side_mm)} mm" if math.isfinite(side_mm) else ""
-
-
-def _level_grid(known: Sequence[Table.Row]) -> Grid:
+def _level_grid(known: Sequence[Row]) -> Grid:
     has_stars = any(math.isfinite(number_in(row, "star_rms_per_mil")) for row in known)
-    measured = ("flat_rms_per_mil", "star_rms_per_mil", "r", "slope") if has_stars else ("flat_rms_per_mil",)
-    rows = []
-    for row in known:
-        freedom = number_in(row, "degrees_of_freedom")
-        rows.append(
-            (
-                text_cell(_LEVELS.get(text_in(row, "level"), text_in(row, "level"))),
-                text_cell(
-                    {"both": "", "common": "common to all LEDs", "LED": "differs between LEDs"}.get(text_in(row, "part"), "")
-                ),
-                *(_column_cell(row, name) for name in measured),
-                count_cell(freedom if freedom >= 0 else math.nan),
-                text_cell(text_in(row, "origin")),
-            )
-        )
-    names = ("flat, rms (‰)", "stars, rms (‰)", "r without noise", "slope")[: len(measured)]
-    headings = ("level", "part", *names, "degrees of freedom", "origin")
-    return grid(headings, rows, text_columns=(0, 1, len(headings) - 1))
+    of_stars = (
+        measured_column("stars, rms (‰)", "star_rms_per_mil"),
+        measured_column("r without noise", "r"),
+        measured_column("slope"),
+    )
+    freedom = "degrees_of_freedom"
+    columns = (
+        text_column("level", lambda row: _LEVELS.get(text_in(row, "level"), text_in(row, "level"))),
+        text_column("part", lambda row: _PARTS.get(text_in(row, "part"), "")),
+        measured_column("flat, rms (‰)", "flat_rms_per_mil"),
+        *(of_stars if has_stars else ()),
+        count_column("degrees of freedom", lambda row: number_in(row, freedom) if number_in(row, freedom) >= 0 else math.nan),
+        text_column("origin"),
+    )
+    return table_of(known, columns)
 
 
 def level_reasons(levels: Table | None) -> tuple[ReasonList, ...]:
@@ -464,18 +437,40 @@ def group_table(tables: CompareTables, addresses: Mapping[tuple[str, str], str])
     addresses
         Address of the page of each detector and band, "" without a page.
     """
-    rows = []
-    for detector, band in tables.groups:
-        first = whole_rows(tables.correlations, detector, band, quantity="flux", cell=0)
-        cells = _group_cells(
-            first, total_fractions(tables.hypotheses, detector, band), whole_rows(tables.verdicts, detector, band)
-        )
-        rows.append((text_cell(detector, link=addresses[detector, band]), text_cell(band or MISSING), *cells))
-    headings = ("detector", "band", *_GROUP_HEADINGS)
-    return grid(headings, rows, text_columns=(0, 1, len(headings) - 1))
+    headlines = {group: _first(whole_rows(tables.correlations, *group, quantity="flux", cell=0)) for group in tables.groups}
+    verdicts = {group: _first(whole_rows(tables.verdicts, *group)) for group in tables.groups}
+    fractions = {
+        group: {text_in(row, "of"): row for row in total_fractions(tables.hypotheses, *group)} for group in tables.groups
+    }
+
+    def outcome(group: tuple[str, str]) -> Cell:
+        return text_cell(text_in(verdicts[group], "outcome")) if verdicts[group] is not None else Cell(MISSING)
+
+    columns = (
+        Column("detector", lambda group: text_cell(group[0], link=addresses[group]), is_text=True),
+        text_column("band", itemgetter(1), absent=MISSING),
+        *(_column_of(headlines, column) for column in _HEADLINE_COLUMNS),
+        *(_value_column(f"fraction {kind}", fractions, kind) for kind in KINDS),
+        Column("effect of the plain flat on the scatter", outcome, is_text=True),
+    )
+    return table_of(tables.groups, columns)
 
 
-def headline_sentence(choice: str, verdicts: Sequence[Table.Row]) -> str:
+def _first(rows: Sequence[Row]) -> Row | None:
+    return rows[0] if rows else None
+
+
+def _column_of(rows: Mapping[Any, Row | None], column: Column) -> Column:
+    """Return a column of rows of a table, by the key of a row."""
+    return Column(column.heading, lambda key: column.cell(rows[key]))
+
+
+def _value_column(heading: str, found: Mapping[Any, Mapping[str, Row]], of: str) -> Column:
+    """Return a column of one kind of value, by the key of a row."""
+    return measured_column(heading, lambda key: (number_in(found[key].get(of), "value"), number_in(found[key].get(of), "error")))
+
+
+def headline_sentence(choice: str, verdicts: Sequence[Row]) -> str:
     """Return the sentence at the top of a page: which flat to use, or without an efficiency flat what the plain flat does.
 
     Parameters
@@ -512,25 +507,6 @@ def missing_chances(tables: CompareTables) -> list[tuple[str, str]]:
     ]
 
 
-def _group_cells(
-    headline: Sequence[Table.Row], hypotheses: Sequence[Table.Row], verdicts: Sequence[Table.Row]
-) -> tuple[Cell, ...]:
-    """Return the cells of a detector and band in the index: r, p, numbers of stars, slope, fractions, effect of dividing."""
-    empty = Cell(MISSING)
-    fractions = {text_in(row, "of"): row for row in hypotheses}
-    outcome = text_cell(text_in(verdicts[0], "outcome")) if verdicts else empty
-    first = headline[0] if headline else None
-    return (
-        _column_cell(first, "r") if first is not None else empty,
-        _chance_cell(number_in(first, "p_value")) if first is not None else empty,
-        count_cell(number_in(first, "n")) if first is not None else empty,
-        count_cell(number_in(first, "n_eff")) if first is not None else empty,
-        _column_cell(first, "slope") if first is not None else empty,
-        *(_column_cell(fractions[kind], "value", error="error") if kind in fractions else empty for kind in KINDS),
-        outcome,
-    )
-
-
 def compare_measurements(tables: CompareTables) -> list[Measurement]:
     """Return the most important results of all detectors and bands, without those that are NaN."""
     found = []
@@ -554,12 +530,8 @@ def compare_measurements(tables: CompareTables) -> list[Measurement]:
     return found
 
 
-def _column_cell(row: Table.Row, name: str, *, scale: float = 1.0, error: str = "") -> Cell:
-    return measured_cell(number_in(row, name), number_in(row, error or f"{name}_err"), scale=scale)
-
-
-def _chance_cell(chance: float, *, is_limit: bool = False) -> Cell:
-    return number_cell(format_chance(chance, is_limit=is_limit), chance)
+def _measured_cell(row: Row, name: str) -> Cell:
+    return measured_cell(number_in(row, name), number_in(row, f"{name}_err"))
 
 
 def _interval_cell(low: float, high: float, error: float) -> Cell:

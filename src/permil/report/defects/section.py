@@ -1,29 +1,101 @@
-"""Defects in tables and sentences: the block on the page of a detector, and the section of the index page."""
+"""Defects in maps, tables and sentences: the block on the page of a detector, and the section of the index page."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Table, vstack
 from markupsafe import Markup
 
-from permil.camera import Detector
-from permil.defects import DefectBox
+from permil.camera import Amplifier, Detector
+from permil.defects import DefectBox, DefectKind
 from permil.defects.table import COLUMNS, led_agreement, table_boxes
 from permil.products import read_table
-from permil.report.defects.figures import FAMILIES, count_defects, defect_maps
-from permil.report.kit.elements import Cell, Grid, count_cell, grid, measured_cell, number_cell, text_cell
+from permil.report.detector.figures import detector_chart, draw_amplifiers
+from permil.report.kit.chart import Chart, chart_picture
+from permil.report.kit.elements import (
+    Cell,
+    Column,
+    Grid,
+    Picture,
+    count_column,
+    measured_cell,
+    number_cell,
+    number_column,
+    table_of,
+    text_cell,
+    text_column,
+)
 from permil.report.kit.pages import Declaration, IndexSection, PageKind, index_address, page_path, render
-from permil.report.kit.results import MISSING, Measurement, format_count, format_measurement
+from permil.report.kit.results import MISSING, Measurement, format_count, format_measurement, three_digits
 from permil.report.kit.run import RunProducts
 
+_WIDTH = 205.0
+_PER_ROW = 4
+_MOST_POINTS = 3000
+_LONG = 20
 _MOST_LISTED = 100
 _QUANTITIES = {"deviation": (1e2, "%"), "scatter": (1e2, "%"), "nonlinearity": (1e2, "%"), "electrons": (1.0, "e⁻")}
 """Scale and unit in which pages show the value of a defect."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Kinds of defects that are drawn and counted together."""
+
+    name: str
+    kinds: tuple[DefectKind, ...]
+    colour: str
+
+
+FAMILIES = (
+    Family("dark", (DefectKind.DARK_PIXEL, DefectKind.DARK_CLUSTER), "#4477aa"),
+    Family("bright, vampire", (DefectKind.BRIGHT_PIXEL, DefectKind.BRIGHT_CLUSTER, DefectKind.VAMPIRE), "#ccbb44"),
+    Family("columns", (DefectKind.WEAK_COLUMN, DefectKind.DEAD_COLUMN, DefectKind.BRIGHT_COLUMN), "#aa3377"),
+    Family("hot in bias", (DefectKind.HOT_BIAS, DefectKind.BIAS_OUTLIER), "#ee6677"),
+    Family("unstable", (DefectKind.UNSTABLE,), "#228833"),
+    Family("non-linear", (DefectKind.NONLINEAR,), "#66ccee"),
+    Family("given", (DefectKind.GIVEN,), "#777777"),
+)
+"""In the order of tables and maps."""
+
+
+def count_defects(boxes: Sequence[DefectBox]) -> int:
+    """Return the number of defects, each of one box or several."""
+    return len({box.defect for box in boxes})
+
+
+def defect_maps(boxes: Sequence[DefectBox], detector: Detector) -> Picture:
+    """Return a map of each family that the detector has."""
+    charts: list[Chart] = []
+    for family in FAMILIES:
+        own = [box for box in boxes if box.reason in family.kinds]
+        if own:
+            charts.append(_map(own, family, detector, has_rows=len(charts) % _PER_ROW == 0))
+    caption = "Places of the defects and the amplifiers; columns are drawn with their length."
+    if len(boxes) > _MOST_POINTS:
+        caption += f" At most {format_count(_MOST_POINTS)} of a family are drawn, the most significant ones."
+    return chart_picture([charts[first : first + _PER_ROW] for first in range(0, len(charts), _PER_ROW)], caption)
+
+
+def _map(boxes: Sequence[DefectBox], family: Family, detector: Detector, *, has_rows: bool) -> Chart:
+    chart = detector_chart(detector, _WIDTH, f"{family.name}: {format_count(count_defects(boxes))}", has_rows=has_rows)
+    shown = sorted(boxes, key=lambda box: -np.nan_to_num(box.significance))[:_MOST_POINTS]
+    middles = [(box.x0 + (box.width - 1) / 2, box.y0 + (box.height - 1) / 2) for box in shown if box.height < _LONG]
+    for box in shown:
+        if box.height >= _LONG:
+            middle = box.x0 + (box.width - 1) / 2
+            ends = np.array([box.y0, box.y0 + box.height - 1], dtype=np.float64)
+            chart.line(np.array([middle, middle]), ends, family.colour, width=1.4)
+    if middles:
+        chart.points(np.array(middles), family.colour, radius=1.8, is_edged=False)
+    draw_amplifiers(chart, detector, width=0.4)
+    return chart
 
 
 @dataclass(frozen=True)
@@ -98,27 +170,25 @@ def _sentence(defects: DetectorDefects) -> str:
 
 def kind_table(defects: DetectorDefects) -> Grid:
     """Return number, pixels, size and agreement of the defects of each kind."""
-    rows = []
-    for family in FAMILIES:
-        for kind in family.kinds:
-            own = [box for box in defects.boxes if box.reason == kind]
-            if not own:
-                continue
-            each = list({box.defect: box for box in own}.values())
-            in_light = [box for box in each if box.searched]
-            in_all = sum(box.leds == box.searched for box in in_light)
-            rows.append(
-                (
-                    text_cell(kind.replace("_", " ")),
-                    count_cell(len(each)),
-                    count_cell(sum(box.width * box.height for box in own)),
-                    _median_cell(each),
-                    number_cell(f"{in_all} of {len(in_light)}", in_all / len(in_light)) if in_light else Cell(MISSING),
-                    count_cell(sum(box.source == "both" for box in each)),
-                )
-            )
-    headings = ("kind", "defects", "pixels", "median size", "in all LEDs", "found and given")
-    return grid(headings, rows, text_columns=(0,))
+    boxes: dict[str, list[DefectBox]] = {kind: [] for family in FAMILIES for kind in family.kinds}
+    for box in defects.boxes:
+        boxes[box.reason].append(box)
+    each = {kind: list({box.defect: box for box in own}.values()) for kind, own in boxes.items()}
+
+    def in_all_leds(kind: str) -> Cell:
+        in_light = [box for box in each[kind] if box.searched]
+        in_all = sum(box.leds == box.searched for box in in_light)
+        return number_cell(f"{in_all} of {len(in_light)}", in_all / len(in_light)) if in_light else Cell(MISSING)
+
+    columns = (
+        text_column("kind", lambda kind: kind.replace("_", " ")),
+        count_column("defects", lambda kind: len(each[kind])),
+        count_column("pixels", lambda kind: sum(box.width * box.height for box in boxes[kind])),
+        Column("median size", lambda kind: _median_cell(each[kind])),
+        Column("in all LEDs", in_all_leds),
+        count_column("found and given", lambda kind: sum(box.source == "both" for box in each[kind])),
+    )
+    return table_of([kind for kind, own in boxes.items() if own], columns)
 
 
 def _median_cell(boxes: Sequence[DefectBox]) -> Cell:
@@ -136,15 +206,20 @@ def _median_cell(boxes: Sequence[DefectBox]) -> Cell:
 def amplifier_table(defects: DetectorDefects) -> Grid:
     """Return the number of defects of each family in each amplifier, and the share of pixels in any."""
     mask = defects.mask
-    families = [family for family in FAMILIES if any(box.reason in family.kinds for box in defects.boxes)]
-    rows = []
-    for amplifier in defects.detector.amplifiers:
-        inside = amplifier.slices
-        own = [box for box in defects.boxes if _begins_in(box, inside)]
-        counts = [count_defects([box for box in own if box.reason in family.kinds]) for family in families]
-        share = float(mask[inside].mean())
-        rows.append((text_cell(amplifier.name), *map(count_cell, counts), number_cell(f"{1e3 * share:.3g}", share)))
-    return grid(("amplifier", *(family.name for family in families), "pixels (‰)"), rows)
+
+    def boxes_in(amplifier: Amplifier) -> list[DefectBox]:
+        return [box for box in defects.boxes if _begins_in(box, amplifier.slices)]
+
+    columns = (
+        text_column("amplifier", "name"),
+        *(_family_column(family, boxes_in) for family in FAMILIES if any(box.reason in family.kinds for box in defects.boxes)),
+        number_column("pixels (‰)", lambda amplifier: float(mask[amplifier.slices].mean()), three_digits, scale=1e3),
+    )
+    return table_of(defects.detector.amplifiers, columns)
+
+
+def _family_column(family: Family, boxes_of: Callable[[Any], Sequence[DefectBox]]) -> Column:
+    return count_column(family.name, lambda row: count_defects([box for box in boxes_of(row) if box.reason in family.kinds]))
 
 
 def _begins_in(box: DefectBox, part: tuple[slice, slice]) -> bool:
@@ -159,12 +234,15 @@ def agreement_table(defects: Sequence[DetectorDefects]) -> Grid | None:
     if len(leds) < 2 or not tables:
         return None
     share, error = led_agreement(_together(tables), leds)
-    rows = []
-    for own, led in enumerate(leds):
-        shares = (measured_cell(share[own, other], error[own, other], scale=1e2) for other in range(len(leds)) if other != own)
-        cells = list(shares)
-        rows.append((text_cell(led), *cells[:own], Cell(""), *cells[own:]))
-    return grid(("both show, of either (%)", *leds), rows)
+
+    def column(other: int) -> Column:
+        def cell(own: int) -> Cell:
+            return Cell("") if own == other else measured_cell(share[own, other], error[own, other], scale=1e2)
+
+        return Column(leds[other], cell)
+
+    places = range(len(leds))
+    return table_of(places, (text_column("both show, of either (%)", lambda own: leds[own]), *map(column, places)))
 
 
 def _together(tables: Sequence[Table]) -> Table:
@@ -181,23 +259,25 @@ def _together(tables: Sequence[Table]) -> Table:
 
 def largest_table(boxes: Sequence[DefectBox]) -> Grid:
     """Return defects with place, kind, size and LEDs."""
-    rows = []
-    for box in boxes:
+
+    def size(box: DefectBox) -> Cell:
         scale, unit = _QUANTITIES.get(box.quantity, (1.0, ""))
-        value = f"{format_measurement(scale * box.value, scale * box.value_err)} {unit}".strip()
-        rows.append(
-            (
-                text_cell(box.reason.replace("_", " ")),
-                text_cell(box.source),
-                text_cell(box.amp or MISSING),
-                *(count_cell(each) for each in (box.x0, box.y0, box.width, box.height)),
-                number_cell(value if np.isfinite(box.value) else MISSING, box.value),
-                number_cell(f"{box.significance:.3g}" if np.isfinite(box.significance) else MISSING, box.significance),
-                text_cell(", ".join(box.leds) or MISSING),
-            )
-        )
-    headings = ("kind", "source", "amplifier", "column", "row", "width", "height", "size", "over scatter", "LEDs")
-    return grid(headings, rows, text_columns=(0, 1, 2, 9))
+        shown = f"{format_measurement(scale * box.value, scale * box.value_err)} {unit}".strip()
+        return number_cell(shown if np.isfinite(box.value) else MISSING, box.value)
+
+    columns = (
+        text_column("kind", lambda box: box.reason.replace("_", " ")),
+        text_column("source"),
+        text_column("amplifier", "amp", absent=MISSING),
+        count_column("column", "x0"),
+        count_column("row", "y0"),
+        count_column("width"),
+        count_column("height"),
+        Column("size", size),
+        number_column("over scatter", "significance", three_digits),
+        text_column("LEDs", lambda box: ", ".join(box.leds), absent=MISSING),
+    )
+    return table_of(boxes, columns)
 
 
 def declare_section(run: RunProducts) -> Declaration | None:
@@ -226,16 +306,19 @@ def make_section(run: RunProducts, pages: dict[str, str]) -> IndexSection:
     """
     found = [read_defects(run.folder.defects(name), run.camera[name]) for name in pages]
     defects = [own for own in found if own is not None]
-    rows, measurements = [], []
+    share = {own.detector.name: int(np.count_nonzero(own.mask)) / own.mask.size for own in defects}
+    columns = (
+        Column("detector", lambda own: text_cell(own.detector.name, link=pages[own.detector.name]), is_text=True),
+        count_column("defects", lambda own: count_defects(own.boxes)),
+        *(_family_column(family, lambda own: own.boxes) for family in FAMILIES),
+        number_column("pixels (‰)", lambda own: share[own.detector.name], three_digits, scale=1e3),
+    )
+    measurements = []
     for own in defects:
-        name, pixels = own.detector.name, int(np.count_nonzero(own.mask))
-        share = pixels / own.mask.size
-        counts = [count_defects([box for box in own.boxes if box.reason in family.kinds]) for family in FAMILIES]
-        cells = [count_cell(count_defects(own.boxes)), *map(count_cell, counts), number_cell(f"{1e3 * share:.3g}", share)]
-        rows.append((text_cell(name, link=pages[name]), *cells))
+        name = own.detector.name
         measurements += [
             Measurement("defects", "", float(count_defects(own.boxes)), np.nan, name),
-            Measurement("defective_pixels", "", share, np.nan, name),
+            Measurement("defective_pixels", "", share[name], np.nan, name),
         ]
     total = sum(count_defects(own.boxes) for own in defects)
     places = f"{len(defects)} detector{'s' if len(defects) > 1 else ''}"
@@ -247,7 +330,7 @@ def make_section(run: RunProducts, pages: dict[str, str]) -> IndexSection:
         content=render(
             "defects/section.html",
             sentence=f"{format_count(total)} defects in {places}.",
-            detectors=grid(("detector", "defects", *(family.name for family in FAMILIES), "pixels (‰)"), rows),
+            detectors=table_of(defects, columns),
             agreement=agreement_table(defects),
         ),
         measurements=measurements,

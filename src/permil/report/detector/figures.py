@@ -268,13 +268,13 @@ def flat_and_scatter(
     # The zone along the edge is ignored for the colour scale.
     limits = symmetric_limits(per_mil, centre=0.0, percent=2.5)
     charts = [detector_chart(detector, _LARGE, f"flat over its median{binning}")]
-    _show(charts[0], per_mil, flat.extent, limits, DIVERGING, "response over median - 1 (‰)")
-    _draw_amplifiers(charts[0], detector, named=True)
+    charts[0].image(per_mil, flat.extent, limits, DIVERGING, "response over median - 1 (‰)")
+    draw_amplifiers(charts[0], detector, named=True)
     if scatter is not None:
         spread = 1e3 * scatter
         charts.append(detector_chart(detector, _LARGE, "scatter between pointings, super-pixels"))
-        _show(charts[1], spread, scatter_extent, robust_limits(spread), SPREAD, "scatter (‰)")
-        _draw_amplifiers(charts[1], detector)
+        charts[1].image(spread, scatter_extent, robust_limits(spread), SPREAD, "scatter (‰)")
+        draw_amplifiers(charts[1], detector)
     return charts
 
 
@@ -296,7 +296,7 @@ def pointing_maps(
     charts: list[Chart] = []
     for image, limits, colours, name, label in contents:
         charts.append(detector_chart(detector, _MIDDLE, name, has_rows=not charts))
-        _show(charts[-1], image, extent, limits, colours, label)
+        charts[-1].image(image, extent, limits, colours, label)
     return charts
 
 
@@ -310,9 +310,8 @@ def residual_maps(
     for number, image in enumerate(maps):
         is_first, is_last = ((number + shift) % _MAPS_PER_ROW == 0 for shift in (0, 1))
         chart = detector_chart(detector, _SMALL, titles[number], has_rows=is_first)
-        chart.image(image, extent, limits, DIVERGING)
-        if is_last or number == len(maps) - 1:
-            chart.colour_bar(limits, DIVERGING, "over combined - 1 (‰)")
+        has_bar = is_last or number == len(maps) - 1
+        chart.image(image, extent, limits, DIVERGING, "over combined - 1 (‰)" if has_bar else "")
         charts.append(chart)
     return [charts[first : first + _MAPS_PER_ROW] for first in range(0, len(charts), _MAPS_PER_ROW)]
 
@@ -404,8 +403,8 @@ def truth_maps(ratio: DisplayImage, super_ratio: NDArray[np.floating], *, extent
     ):
         per_mil = 1e3 * (image - 1)
         chart = detector_chart(detector, _LARGE, title)
-        _show(chart, per_mil, own_extent, symmetric_limits(per_mil, centre=0.0), DIVERGING, "recovered over true - 1 (‰)")
-        _draw_amplifiers(chart, detector)
+        chart.image(per_mil, own_extent, symmetric_limits(per_mil, centre=0.0), DIVERGING, "recovered over true - 1 (‰)")
+        draw_amplifiers(chart, detector)
         charts.append(chart)
     return charts
 
@@ -421,14 +420,8 @@ def detector_chart(detector: Detector, width: float, title: str, *, has_rows: bo
     )
 
 
-def _show(
-    chart: Chart, image: NDArray[np.floating], extent: Extent, limits: tuple[float, float], colours: str, label: str
-) -> None:
-    chart.image(image, extent, limits, colours)
-    chart.colour_bar(limits, colours, label)
-
-
-def _draw_amplifiers(chart: Chart, detector: Detector, *, named: bool = False) -> None:
+def draw_amplifiers(chart: Chart, detector: Detector, *, named: bool = False, width: float = 0.5) -> None:
+    """Draw the outlines of the amplifiers, and on request their names."""
     boxes = []
     for amplifier in detector.amplifiers:
         left, bottom = amplifier.x_min - 0.5, amplifier.y_min - 0.5
@@ -439,4 +432,4 @@ def _draw_amplifiers(chart: Chart, detector: Detector, *, named: bool = False) -
             chart.write(
                 ((left + right) / 2, bottom + 0.03 * detector.ny if at_foot else top - 0.03 * detector.ny), amplifier.name
             )
-    chart.outlines(boxes)
+    chart.outlines(boxes, width=width)

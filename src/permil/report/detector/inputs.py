@@ -15,7 +15,8 @@ from permil.camera.frames import amplifier_at
 from permil.errors import InputError
 from permil.flat.detector_flat import SCALE_CARD
 from permil.flat.superpixel import size_in_pixels
-from permil.products import ImageProduct, RunFolder, read_image, read_table
+from permil.products import ImageProduct, RunFolder, open_product, read_image, read_table
+from permil.report.kit.elements import number_in, text_in
 
 _CUBES = ("STACKS", "BEAMS", "RESPONSES")
 
@@ -52,23 +53,21 @@ class AmplifierReadout:
 
     Attributes
     ----------
-    gain, gain_error, gain_source
-        Gain in use, e-/adu, and its source.
-    noise, noise_error
-        Read noise, electrons.
+    gain, gain_source
+        Gain in use with its error, e-/adu, and its source.
+    noise
+        Read noise with its error, electrons.
     bias
         Overscan level of the biases, adu.
     signal
         Smallest and largest super-pixel in the stacks of the pointings aimed at the detector, electrons.
     """
 
-    gain: float = np.nan
-    gain_error: float = np.nan
-    gain_source: str = ""
-    noise: float = np.nan
-    noise_error: float = np.nan
-    bias: float = np.nan
-    signal: tuple[float, float] = (np.nan, np.nan)
+    gain: tuple[float, float]
+    gain_source: str
+    noise: tuple[float, float]
+    bias: float
+    signal: tuple[float, float]
 
 
 def read_readout(folder: RunFolder, detector: Detector, products: DetectorProducts) -> dict[str, AmplifierReadout]:
@@ -85,12 +84,10 @@ def read_readout(folder: RunFolder, detector: Detector, products: DetectorProduc
     for number, amplifier in enumerate(detector.amplifiers):
         gain, bias = gains.get(amplifier.name), biases.get(amplifier.name)
         found[amplifier.name] = AmplifierReadout(
-            gain=_number(gain, "gain"),
-            gain_error=_number(gain, "gain_err"),
-            gain_source="" if gain is None or "source" not in gain.colnames else Path(str(gain["source"])).name,
-            noise=_number(bias, "read_noise"),
-            noise_error=_number(bias, "read_noise_err"),
-            bias=_number(bias, "overscan_level"),
+            gain=(number_in(gain, "gain"), number_in(gain, "gain_err")),
+            gain_source=Path(text_in(gain, "source")).name,
+            noise=(number_in(bias, "read_noise"), number_in(bias, "read_noise_err")),
+            bias=number_in(bias, "overscan_level"),
             signal=_signal_range(products, detector, number),
         )
     return found
@@ -103,17 +100,8 @@ def _rows_by_amplifier(table: Table | None, detector: str) -> dict[str, Table.Ro
 def _bias_table(path: Path) -> Table | None:
     if not path.is_file():
         return None
-    try:
-        with fits.open(path, memmap=False) as hdus:
-            return Table(hdus["AMPLIFIERS"].data) if "AMPLIFIERS" in hdus else None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"cannot be read as a superbias ({error})", path=path, remedy="make the superbias again") from error
-
-
-def _number(row: Table.Row | None, name: str) -> float:
-    if row is None or name not in row.colnames or np.ma.is_masked(row[name]):
-        return float("nan")
-    return float(row[name])
+    with open_product(path, "a superbias", remedy="make the superbias again") as hdus:
+        return Table(hdus["AMPLIFIERS"].data) if "AMPLIFIERS" in hdus else None
 
 
 def _signal_range(products: DetectorProducts, detector: Detector, amplifier: int) -> tuple[float, float]:
@@ -191,16 +179,13 @@ def read_scatter(path: Path) -> tuple[NDArray[np.float32] | None, float, float]:
     InputError
         If the file cannot be read.
     """
-    try:
-        with fits.open(path, memmap=False) as hdus:
-            header, shape = hdus[0].header, hdus["IMAGE"].shape
-            taken = float(header.get("NEXPOSUR", 0)) * float(np.prod(shape))
-            rejected = 1e6 * float(header["NREJECT"]) / taken if "NREJECT" in header and taken else np.nan
-            if "SCATTER" not in hdus:
-                return None, np.nan, rejected
-            return np.array(hdus["SCATTER"].data), float(hdus["SCATTER"].header["BLOCK_MM"]), rejected
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"cannot be read as a flat ({error})", path=path, remedy="make the flat again") from error
+    with open_product(path, "a flat", remedy="make the flat again") as hdus:
+        header, shape = hdus[0].header, hdus["IMAGE"].shape
+        taken = float(header.get("NEXPOSUR", 0)) * float(np.prod(shape))
+        rejected = 1e6 * float(header["NREJECT"]) / taken if "NREJECT" in header and taken else np.nan
+        if "SCATTER" not in hdus:
+            return None, np.nan, rejected
+        return np.array(hdus["SCATTER"].data), float(hdus["SCATTER"].header["BLOCK_MM"]), rejected
 
 
 def composite_scale(header: fits.Header) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Row, Table
 from numpy.typing import NDArray
 
 from permil.camera import Camera, Detector, Led, frames, shared_camera
@@ -34,19 +34,22 @@ from permil.report.kit import focal_plane
 from permil.report.kit.chart import Chart, chart_picture, colour_of
 from permil.report.kit.elements import (
     Cell,
+    Column,
     Grid,
     Link,
     Picture,
-    count_cell,
-    decimal_cell,
-    grid,
+    count_column,
+    decimal_column,
     header_grid,
-    measured_cell,
+    measured_column,
     measurement_cell,
     number_cell,
-    result_cells,
-    result_grid,
+    number_column,
+    number_in,
+    result_columns,
+    table_of,
     text_cell,
+    text_column,
     truth_grid,
     verdict_cell,
 )
@@ -72,19 +75,22 @@ from permil.report.kit.results import (
     flat_measurements,
     judge,
     specification,
+    three_digits,
     with_verdict,
 )
 from permil.report.kit.run import LedProducts, RunProducts
 from permil.rounding import has_error
 
-_SHORT = {
+_OVERVIEW = {
     "median": "median",
     "rms": "rms (‰)",
     "noise": "error (‰)",
     "scatter_noise": "scatter from noise (‰)",
     "scatter_excess": "beyond noise (‰)",
+    **{name: QUANTITIES[name].heading for name in ("gradient_x", "gradient_y")},
+    "step": "largest step (‰)",
 }
-"""Short headings for the wide table of detectors."""
+"""Metrics of the wide table of detectors with short headings."""
 
 _MAP = 445.0
 """Width of maps, pixels."""
@@ -142,30 +148,39 @@ def detector_table(
     rejected
         Rejected values per million of each detector.
     """
-    whole = {(entry.detector, entry.metric): entry for entry in measurements if entry.amp == WHOLE_DETECTOR}
-    steps: dict[str, Measurement] = {}
+    found = {(entry.detector, entry.metric): entry for entry in measurements if entry.amp == WHOLE_DETECTOR}
     for entry in measurements:
-        if entry.metric == "step" and (entry.detector not in steps or abs(entry.number) > abs(steps[entry.detector].number)):
-            steps[entry.detector] = entry
+        largest = found.get((entry.detector, "step"))
+        if entry.metric == "step" and (largest is None or abs(entry.number) > abs(largest.number)):
+            found[entry.detector, "step"] = entry
+    measured = {entry.detector for entry in measurements}
     failed, undecided = (
         {detector: len(entries) for (_, detector), entries in with_verdict(measurements, limits, verdict).items()}
         for verdict in (NO, OPEN)
     )
-    metrics = ("median", "rms", "noise", "scatter_noise", "scatter_excess", "gradient_x", "gradient_y")
-    rows = []
-    for name, link in links.items():
-        measured = any(entry.detector == name for entry in measurements)
-        cells = [text_cell(name, link=link)]
+
+    def verdict(name: str) -> Cell:
+        return _verdict_cell(failed.get(name, 0), undecided.get(name, 0), measured=name in measured)
+
+    columns = (
+        Column("detector", lambda name: text_cell(name, link=links[name]), is_text=True),
         # In the second column the verdict is visible even if the table is wider than the window.
-        cells.append(_verdict_cell(failed.get(name, 0), undecided.get(name, 0), measured=measured))
-        cells += [measurement_cell(whole.get((name, metric)), limits) for metric in metrics]
-        cells.append(measurement_cell(steps.get(name), limits))
-        rate = rejected.get(name, np.nan)
-        cells.append(number_cell(f"{rate:.3g}", rate) if np.isfinite(rate) else Cell(MISSING))
-        rows.append(cells)
-    named = [_SHORT.get(metric, QUANTITIES[metric].heading) for metric in metrics]
-    headings = ("detector", "verdict", *named, "largest step (‰)", "rejected (10⁻⁶)")
-    return grid(headings, rows, text_columns=(0, 1))
+        Column("verdict", verdict, is_text=True),
+        *_result_columns(_OVERVIEW, found, limits),
+        number_column("rejected (10⁻⁶)", lambda name: rejected.get(name, np.nan), three_digits),
+    )
+    return table_of(links, columns)
+
+
+def _result_columns(
+    headings: Mapping[str, str], found: Mapping[tuple[str, str], Measurement], limits: ReportConfig
+) -> list[Column]:
+    """Return a column for each metric; rows are the names of detectors or amplifiers."""
+
+    def column(metric: str, heading: str) -> Column:
+        return Column(heading, lambda name: measurement_cell(found.get((name, metric)), limits))
+
+    return [column(metric, heading) for metric, heading in headings.items()]
 
 
 def _verdict_cell(failed: int, undecided: int, *, measured: bool) -> Cell:
@@ -182,19 +197,15 @@ def overview_pictures(context: LedContext, camera: Camera, plane: PlaneMaps | No
     shown = [camera[name] for name in products.detectors]
     pictures = []
     if plane is not None and shown:
-        pictures = _plane_pictures(plane, shown, links, _states(context))
+        # The worst verdict on each detector that does not pass.
+        limits = context.config.report
+        states = {name: verdict for verdict in (OPEN, NO) for _, name in with_verdict(context.measurements, limits, verdict)}
+        pictures = _plane_pictures(plane, shown, links, states)
     if exposures is not None and len(exposures):
         scan, pointings = (_positions(exposures[exposures["purpose"] == purpose]) for purpose in ("scan", "pointing"))
         chart = coverage(scan, pointings, shown or camera.science, led=products.led)
         pictures.append(chart_picture([[chart]], "Positions of the projector over the focal plane.", narrow=True))
     return pictures
-
-
-def _states(context: LedContext) -> dict[str, str]:
-    """Return the worst verdict on each detector that does not pass."""
-    return {
-        name: verdict for verdict in (OPEN, NO) for _, name in with_verdict(context.measurements, context.config.report, verdict)
-    }
 
 
 def _plane_pictures(
@@ -277,7 +288,7 @@ def scatter_maps(
     rates = focal_plane.plane_chart(detectors, _MAP, "values rejected in the stacks", has_rows=False)
     limits = 0.0, robust_limits(rejected, percent=0.0)[1]
     for detector, rate in zip(detectors, rejected, strict=True):
-        text = f"{rate:.3g}" if np.isfinite(rate) else MISSING
+        text = three_digits(rate)
         rates.region(focal_plane.outline(detector), f"{detector.name}: {text}", fill=colour_of(float(rate), limits, SPREAD))
         if len(detectors) <= focal_plane.MOST_NAMED:
             rates.write(focal_plane.centre(detector), text)
@@ -342,21 +353,20 @@ def wavelength_text(led: Led) -> str:
 
 def readout_table(readout: Mapping[str, AmplifierReadout]) -> Grid:
     """Return gain, read noise, bias level and range of the signals of each amplifier."""
-    rows = [
-        (
-            text_cell(name),
-            measured_cell(one.gain, one.gain_error) if has_error(one.gain_error) else decimal_cell(one.gain, 3),
-            text_cell(one.gain_source or MISSING),
-            measured_cell(one.noise, one.noise_error),
-            decimal_cell(one.bias, 1),
-            *(count_cell(limit) for limit in one.signal),
-        )
-        for name, one in readout.items()
-    ]
-    headings = (
-        "amplifier", "gain (e⁻/adu)", "from", "read noise (e⁻)", "bias level (adu)", "smallest signal (e⁻)", "largest signal (e⁻)",
-    )  # fmt: skip
-    return grid(headings, rows, text_columns=(0, 2))
+    columns = (
+        text_column("amplifier", lambda item: item[0]),
+        Column("gain (e⁻/adu)", lambda item: _gain_cell(*item[1].gain)),
+        text_column("from", lambda item: item[1].gain_source, absent=MISSING),
+        measured_column("read noise (e⁻)", lambda item: item[1].noise),
+        decimal_column("bias level (adu)", lambda item: item[1].bias, 1),
+        count_column("smallest signal (e⁻)", lambda item: item[1].signal[0]),
+        count_column("largest signal (e⁻)", lambda item: item[1].signal[1]),
+    )
+    return table_of(readout.items(), columns)
+
+
+def _gain_cell(gain: float, error: float) -> Cell:
+    return measured_cell(gain, error) if has_error(error) else decimal_cell(gain, 3)
 
 
 def results_with_verdict(measurements: Sequence[Measurement], limits: ReportConfig, verdict: str) -> list[str]:
@@ -375,11 +385,8 @@ def results_with_verdict(measurements: Sequence[Measurement], limits: ReportConf
 def result_table(measurements: Sequence[Measurement], limits: ReportConfig) -> Grid | None:
     """Return the results of the whole detector, None without any."""
     entries = [entry for entry in measurements if entry.amp == WHOLE_DETECTOR]
-    return (
-        result_grid([(*result_cells(entry, limits), verdict_cell(judge(entry, limits))) for entry in entries])
-        if entries
-        else None
-    )
+    verdict = Column("verdict", lambda entry: verdict_cell(judge(entry, limits)), is_text=True)
+    return table_of(entries, (*result_columns(limits), verdict)) if entries else None
 
 
 def amplifier_table(measurements: Sequence[Measurement], detector: Detector, limits: ReportConfig) -> Grid | None:
@@ -388,47 +395,38 @@ def amplifier_table(measurements: Sequence[Measurement], detector: Detector, lim
     metrics = [name for name in FLAT_METRICS if any(metric == name for _, metric in found)]
     if not metrics:
         return None
-    rows = [
-        (text_cell(amplifier.name), *(measurement_cell(found.get((amplifier.name, metric)), limits) for metric in metrics))
-        for amplifier in detector.amplifiers
-    ]
-    return grid(("amplifier", *(QUANTITIES[name].heading for name in metrics)), rows)
+    columns = _result_columns({name: QUANTITIES[name].heading for name in metrics}, found, limits)
+    return table_of((amplifier.name for amplifier in detector.amplifiers), (text_column("amplifier", str), *columns))
 
 
 def pointing_table(pointings: Table) -> Grid:
     """Return the pointings of the flat; missing columns show dashes."""
 
-    def number(row: Table.Row, name: str) -> float:
-        return float(row[name]) if name in pointings.colnames else np.nan
+    def scale(row: Row) -> tuple[float, float]:
+        return number_in(row, "scale"), number_in(row, "scale") * number_in(row, "scale_error")
 
-    rows = []
-    for index, row in enumerate(pointings):
-        scale, scale_error = number(row, "scale"), number(row, "scale_error")
-        rows.append(
-            (
-                number_cell(pointing_name(pointings, index), index),
-                text_cell("yes" if row["aimed"] else "no"),
-                *(decimal_cell(float(row[name]), 2) for name in ("x_mm", "y_mm")),
-                *(count_cell(number(row, name)) for name in ("exposures", "rejected")),
-                decimal_cell(number(row, "photodiode"), 4),
-                measured_cell(scale, scale * scale_error),
-                decimal_cell(number(row, "chi_square"), 3),
-            )
-        )
-    headings = (
-        "pointing", "aimed here", "X (mm, CCS)", "Y (mm, CCS)", "exposures", "values rejected", "photodiode, mean reading",
-        "scale of the light (photodiode units)", "χ² per value",
-    )  # fmt: skip
-    return grid(headings, rows, text_columns=(0, 1))
+    columns = (
+        Column("pointing", lambda row: number_cell(pointing_name(pointings, row.index), row.index), is_text=True),
+        text_column("aimed here", lambda row: "yes" if row["aimed"] else "no"),
+        decimal_column("X (mm, CCS)", "x_mm", 2),
+        decimal_column("Y (mm, CCS)", "y_mm", 2),
+        count_column("exposures"),
+        count_column("values rejected", "rejected"),
+        decimal_column("photodiode, mean reading", "photodiode", 4),
+        measured_column("scale of the light (photodiode units)", scale),
+        decimal_column("χ² per value", "chi_square", 3),
+    )
+    return table_of(pointings, columns)
 
 
 def mask_table(mask: NDArray[np.int32]) -> Grid:
     """Return number and fraction of the pixels in each mask plane."""
-    rows = [
-        (text_cell(name), count_cell(count), number_cell(f"{1e3 * count / mask.size:.3g}", count / mask.size))
-        for name, count in mask_counts(mask).items()
-    ]
-    return grid(("mask plane", "pixels", "share (‰)"), rows)
+    columns = (
+        text_column("mask plane", lambda item: item[0]),
+        count_column("pixels", lambda item: item[1]),
+        number_column("share (‰)", lambda item: item[1] / mask.size, three_digits, scale=1e3),
+    )
+    return table_of(mask_counts(mask).items(), columns)
 
 
 def mask_counts(mask: NDArray[np.int32]) -> dict[str, int]:
@@ -563,11 +561,7 @@ def _comparison_rows(comparison: Table | None, led: str, detector: str) -> list[
     if comparison is None:
         return []
     chosen = comparison[(comparison["led"] == led) & (comparison["detector"] == detector)]
-    return [_plain(dict(zip(chosen.colnames, row, strict=True))) for row in chosen.iterrows()]
-
-
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: entry.item() if isinstance(entry, np.generic) else entry for name, entry in row.items()}
+    return [dict(zip(chosen.colnames, row.as_void().tolist(), strict=True)) for row in chosen]
 
 
 DETECTOR_PAGES = PageKind("detectors", "detector pages", detector_pages, led_block=declare_overview)

@@ -182,18 +182,15 @@ def beam_maps(view: BeamView) -> list[Chart]:
     )
     places = np.column_stack([view.node_x, view.node_y])
     limits = robust_limits(view.beam, percent=0.0)
-    beam.image(view.beam, view.extent, limits, SEQUENTIAL)
+    beam.image(view.beam, view.extent, limits, SEQUENTIAL, "beam (maximum = 1)")
     _draw_contours(beam, view)
     beam.points(places, "#ffffff90", radius=1.0, is_edged=False)
     (x, y), (x_err, y_err) = view.maximum, view.maximum_error
     beam.line(np.array([x - x_err, x + x_err]), np.array([y, y]), ALARM, width=1.6)
     beam.line(np.array([x, x]), np.array([y - y_err, y + y_err]), ALARM, width=1.6)
-    beam.colour_bar(limits, SEQUENTIAL, "beam (maximum = 1)")
 
     per_mil = 1e3 * view.error
-    limits = 0.0, robust_limits(per_mil)[1]
-    error.image(per_mil, view.extent, limits, SPREAD)
-    error.colour_bar(limits, SPREAD, "error (‰)")
+    error.image(per_mil, view.extent, (0.0, robust_limits(per_mil)[1]), SPREAD, "error (‰)")
 
     deviation = 1e3 * view.deviation
     limits = symmetric_limits(deviation[~view.outlier], centre=0.0)

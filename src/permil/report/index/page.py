@@ -22,18 +22,21 @@ from permil.products import RunFolder, read_table, write_table
 from permil.report.index.figures import beam_pictures, timeline_picture
 from permil.report.kit.elements import (
     Cell,
+    Column,
     Grid,
-    count_cell,
-    decimal_cell,
-    grid,
-    measured_cell,
+    chance_column,
+    count_column,
+    decimal_column,
+    measured_column,
     measurement_cell,
     number_cell,
     pull_cell,
     reason_lists,
     result_cell,
-    result_cells,
-    text_cell,
+    result_columns,
+    specification_cell,
+    table_of,
+    text_column,
     truth_grid,
     verdict_cell,
 )
@@ -55,7 +58,6 @@ from permil.report.kit.results import (
     Measurement,
     MetricVerdict,
     flat_measurements,
-    format_chance,
     format_count,
     summary_table,
     verdicts,
@@ -66,10 +68,6 @@ from permil.report.kit.run import LedProducts, RunProducts
 _COST_COLUMNS = (
     "stage", "step", "tasks", "workers", "seconds", "task_seconds", "cpu_seconds", "gigabytes_read", "gigabytes_per_second",
     "peak_memory_mib", "restarted",
-)  # fmt: skip
-_COST_HEADINGS = (
-    "stage", "step", "tasks", "workers", "time (s)", "sum over tasks (s)", "processor (s)", "read (GB)", "GB/s",
-    "most memory of a process (MiB)", "run again",
 )  # fmt: skip
 
 
@@ -114,68 +112,72 @@ def _validity(run: RunProducts) -> str:
 
 def verdict_table(judged: Sequence[MetricVerdict], limits: ReportConfig) -> Grid:
     """Return the verdict on each result and LED, with the largest value."""
-    rows = []
-    for verdict in judged:
-        quantity, worst = QUANTITIES[verdict.metric], verdict.worst
-        where = " ".join(part for part in (worst.detector, "" if worst.amp == WHOLE_DETECTOR else worst.amp) if part)
-        rows.append(
-            (
-                text_cell(quantity.heading),
-                text_cell(verdict.led or MISSING),
-                verdict_cell(verdict.state),
-                measurement_cell(worst, limits),
-                text_cell(where or "beam"),
-                number_cell(quantity.show(verdict.spec), verdict.spec),
-                count_cell(verdict.checked),
-                count_cell(verdict.failed),
-                count_cell(verdict.undecided),
-            )
-        )
-    headings = ("result", "LED", "verdict", "largest", "where", "specification", "checked", "beyond", "open")
-    return grid(headings, rows, text_columns=(0, 1, 2, 4))
+    columns = (
+        text_column("result", lambda verdict: QUANTITIES[verdict.metric].heading),
+        text_column("LED", "led", absent=MISSING),
+        Column("verdict", lambda verdict: verdict_cell(verdict.state), is_text=True),
+        Column("largest", lambda verdict: measurement_cell(verdict.worst, limits)),
+        text_column("where", lambda verdict: _place_of(verdict.worst), absent="beam"),
+        Column("specification", lambda verdict: specification_cell(verdict.metric, limits)),
+        count_column("checked"),
+        count_column("beyond", "failed"),
+        count_column("open", "undecided"),
+    )
+    return table_of(judged, columns)
+
+
+def _place_of(worst: Measurement) -> str:
+    return " ".join(part for part in (worst.detector, "" if worst.amp == WHOLE_DETECTOR else worst.amp) if part)
 
 
 def truth_plane_table(planes: Mapping[str, Mapping[str, float]]) -> Grid:
     """Return the deviations from the truth of all detectors of each LED together, relative to their stated errors."""
-    rows = []
-    for led, found in planes.items():
-        cells = [text_cell(led), measured_cell(found["super_pull"], found["super_pull_err"])]
-        for axis in "xy":
-            tilt, error = found[f"tilt_{axis}"], found[f"tilt_{axis}_err"]
-            cells += [result_cell(f"tilt_{axis}", tilt, error), pull_cell(tilt / error if error > 0 else np.nan)]
-        chi_square = found["chi_square"]
-        shown = f"{chi_square:.1f} of {found['freedom']}" if np.isfinite(chi_square) else MISSING
-        cells += [number_cell(shown, chi_square), number_cell(format_chance(found["p_value"]), found["p_value"])]
-        rows.append(cells)
-    tilts = (part for axis in "xy" for part in (QUANTITIES[f"tilt_{axis}"].heading, "over its error"))
-    headings = ("LED", "super-pixels over their errors, rms", *tilts, "χ² of levels and gradients", "probability of a larger one")
-    return grid(headings, rows)
+    columns = [
+        text_column("LED", lambda row: row["led"]),
+        measured_column("super-pixels over their errors, rms", lambda row: (row["super_pull"], row["super_pull_err"])),
+        *(column for axis in "xy" for column in _tilt_columns(f"tilt_{axis}")),
+        Column("χ² of levels and gradients", _plane_chi_square_cell),
+        chance_column("probability of a larger one", lambda row: row["p_value"]),
+    ]
+    return table_of([{"led": led, **found} for led, found in planes.items()], columns)
+
+
+def _tilt_columns(name: str) -> tuple[Column, Column]:
+    def over_error(row: Mapping[str, float]) -> float:
+        return row[name] / row[f"{name}_err"] if row[f"{name}_err"] > 0 else np.nan
+
+    return (
+        Column(QUANTITIES[name].heading, lambda row: result_cell(name, row[name], row[f"{name}_err"])),
+        Column("over its error", lambda row: pull_cell(over_error(row))),
+    )
+
+
+def _plane_chi_square_cell(row: Mapping[str, float]) -> Cell:
+    chi_square = row["chi_square"]
+    return number_cell(f"{chi_square:.1f} of {row['freedom']}" if np.isfinite(chi_square) else MISSING, chi_square)
 
 
 def exposure_table(exposures: Table) -> Grid:
     """Return the numbers of exposures, files and positions for each purpose and LED."""
-    purposes, leds, detectors, obsids = (
-        np.asarray(exposures[name], dtype=np.str_) for name in ("purpose", "led", "detector", "obsid")
+
+    def positions(files: Table) -> float:
+        places = np.round(np.column_stack([np.asarray(files[name], dtype=float) for name in ("x_mm", "y_mm")]), 1)
+        return len(np.unique(places[np.isfinite(places).all(axis=1)], axis=0)) if files["led"][0] else np.nan
+
+    def unusable(files: Table) -> Cell:
+        count = int(np.sum(~np.isfinite(np.asarray(files["photodiode"], dtype=float)))) if files["led"][0] else 0
+        return number_cell(format_count(count), count, verdict=NO if count else "")
+
+    columns = (
+        text_column("purpose", lambda files: str(files["purpose"][0])),
+        text_column("LED", lambda files: str(files["led"][0]), absent=MISSING),
+        count_column("exposures", lambda files: len(set(files["obsid"]))),
+        count_column("files", len),
+        count_column("detectors", lambda files: len(set(files["detector"]))),
+        count_column("positions", positions),
+        Column("files without photodiode", unusable),
     )
-    places = np.round(np.column_stack([np.asarray(exposures[name], dtype=float) for name in ("x_mm", "y_mm")]), 1)
-    rows = []
-    for purpose, led in sorted(set(zip(purposes.tolist(), leds.tolist(), strict=True))):
-        chosen = (purposes == purpose) & (leds == led)
-        known = places[chosen & np.isfinite(places).all(axis=1)]
-        unusable = int(np.sum(~np.isfinite(np.asarray(exposures["photodiode"][chosen], dtype=float)))) if led else 0
-        rows.append(
-            (
-                text_cell(purpose),
-                text_cell(led or MISSING),
-                count_cell(len(np.unique(obsids[chosen]))),
-                count_cell(int(chosen.sum())),
-                count_cell(len(np.unique(detectors[chosen]))),
-                count_cell(len(np.unique(known, axis=0))) if led else Cell(MISSING),
-                number_cell(format_count(unusable), unusable, verdict=NO if unusable else ""),
-            )
-        )
-    headings = ("purpose", "LED", "exposures", "files", "detectors", "positions", "files without photodiode")
-    return grid(headings, rows, text_columns=(0, 1))
+    return table_of(exposures.group_by(["purpose", "led"]).groups if len(exposures) else (), columns)
 
 
 def noted_files(exposures: Table | None) -> Table | None:
@@ -188,11 +190,13 @@ def noted_files(exposures: Table | None) -> Table | None:
 
 def stage_table(stages: Table) -> Grid:
     """Return the time and the products of each stage of the last run."""
-    rows = []
-    for row in stages:
-        counts = [count_cell(float(row[name])) if name in stages.colnames else Cell(MISSING) for name in ("done", "skipped")]
-        rows.append((text_cell(row["stage"]), decimal_cell(float(row["seconds"]), 1), *counts))
-    return grid(("stage", "time (s)", "products made", "up to date"), rows)
+    columns = (
+        text_column("stage"),
+        decimal_column("time (s)", "seconds", 1),
+        count_column("products made", "done"),
+        count_column("up to date", "skipped"),
+    )
+    return table_of(stages, columns)
 
 
 def cost_table(folder: RunFolder) -> Grid | None:
@@ -206,49 +210,32 @@ def cost_table(folder: RunFolder) -> Grid | None:
     if not folder.performance.is_file():
         return None
     table = read_table(folder.performance, columns=_COST_COLUMNS, purpose="table of costs")
-    return grid(_COST_HEADINGS, [_cost_row(row) for row in table if _has_tasks(row)], text_columns=(0, 1))
-
-
-def _has_tasks(row: Table.Row) -> bool:
-    return row["step"] == WHOLE_STAGE or row["tasks"] > 0
-
-
-def _cost_row(row: Table.Row) -> tuple[Cell, ...]:
-    step = "" if row["step"] == WHOLE_STAGE else str(row["step"])
-    return (
-        text_cell(row["stage"]),
-        text_cell(step),
-        count_cell(row["tasks"]),
-        count_cell(row["workers"]),
-        decimal_cell(float(row["seconds"]), 1),
-        decimal_cell(float(row["task_seconds"]), 1),
-        decimal_cell(float(row["cpu_seconds"]), 1),
-        decimal_cell(float(row["gigabytes_read"]), 3),
-        decimal_cell(float(row["gigabytes_per_second"]), 3),
-        count_cell(row["peak_memory_mib"]),
-        count_cell(row["restarted"]),
+    columns = (
+        text_column("stage"),
+        text_column("step", lambda row: "" if row["step"] == WHOLE_STAGE else str(row["step"])),
+        count_column("tasks"),
+        count_column("workers"),
+        decimal_column("time (s)", "seconds", 1),
+        decimal_column("sum over tasks (s)", "task_seconds", 1),
+        decimal_column("processor (s)", "cpu_seconds", 1),
+        decimal_column("read (GB)", "gigabytes_read", 3),
+        decimal_column("GB/s", "gigabytes_per_second", 3),
+        count_column("most memory of a process (MiB)", "peak_memory_mib"),
+        count_column("run again", "restarted"),
     )
-
-
-def beam_table(measurements: Sequence[Measurement], limits: ReportConfig) -> Grid:
-    """Return the results of one beam."""
-    rows = [result_cells(entry, limits) for entry in measurements]
-    return grid(("result", "unit", "value", "specification"), rows, text_columns=(0, 1))
+    return table_of((row for row in table if row["step"] == WHOLE_STAGE or row["tasks"] > 0), columns)
 
 
 def outlier_table(beam: BeamModel) -> Grid:
     """Return the nodes that were down-weighted."""
-    rows = [
-        (
-            text_cell(outlier.bunch),
-            decimal_cell(outlier.x_mm, 2),
-            decimal_cell(outlier.y_mm, 2),
-            measured_cell(outlier.deviation, abs(outlier.deviation / outlier.pull), scale=1e3),
-            decimal_cell(outlier.pull, 1),
-        )
-        for outlier in beam.outliers
-    ]
-    return grid(("bunch", "X (mm, CCS)", "Y (mm, CCS)", "deviation (‰)", "over its error"), rows)
+    columns = (
+        text_column("bunch"),
+        decimal_column("X (mm, CCS)", "x_mm", 2),
+        decimal_column("Y (mm, CCS)", "y_mm", 2),
+        measured_column("deviation (‰)", lambda node: (node.deviation, abs(node.deviation / node.pull)), scale=1e3),
+        decimal_column("over its error", "pull", 1),
+    )
+    return table_of(beam.outliers, columns)
 
 
 def beam_measurements(model: BeamModel, led: str) -> list[Measurement]:
@@ -393,7 +380,7 @@ def make_led_section(request: LedRequest) -> IndexSection:
         heading=render("index/led_heading.html", led=led, failed=failed, undecided=undecided),
         content=render(
             "index/led.html",
-            results=beam_table(of_beam, limits) if beam is not None else None,
+            results=table_of(of_beam, result_columns(limits)) if beam is not None else None,
             pictures=beam_pictures(beam) if beam is not None else (),
             outliers=outlier_table(beam) if beam is not None and beam.outliers else None,
             blocks=blocks,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -68,16 +68,6 @@ _RESULTS = (
 """Results in the summary, with the cards of their values and errors."""
 
 
-@dataclass(frozen=True)
-class JointRequest:
-    """The page of one LED: its products, and the other LEDs with a joint solution."""
-
-    config: Config
-    folder: RunFolder
-    products: LedProducts
-    other_leds: tuple[str, ...]
-
-
 def joint_path(folder: RunFolder, led: str) -> Path:
     """Return the path of the page of an LED."""
     return page_path(folder, JOINT_PAGES.folder, led)
@@ -89,23 +79,25 @@ def joint_pages(run: RunProducts) -> list[Page]:
     pages = []
     for led in solved:
         others = tuple(other.led for other in solved if other is not led)
-        request = JointRequest(run.config, run.folder, led, others)
-        options = _options(run, led) | {"others": others}
-        path = joint_path(run.folder, led.led)
-        pages.append(Page(_sources(run, led), options, partial(make_joint_page, request), path))
+        make = partial(make_joint_page, run.config, run.folder, led, others)
+        pages.append(Page(_sources(run, led), _options(run, led) | {"others": others}, make, joint_path(run.folder, led.led)))
     return pages
 
 
-def make_joint_page(request: JointRequest, fingerprint: str) -> str:
+def make_joint_page(config: Config, folder: RunFolder, led: LedProducts, other_leds: Sequence[str], fingerprint: str) -> str:
     """Return the page of one LED as HTML.
+
+    Parameters
+    ----------
+    other_leds
+        Other LEDs with a joint solution.
 
     Raises
     ------
     InputError
         If a product cannot be read.
     """
-    folder, led = request.folder, request.products
-    camera, path = shared_camera(request.config.camera), joint_path(folder, led.led)
+    camera, path = shared_camera(config.camera), joint_path(folder, led.led)
     products = read_joint(folder, camera, led.led)
     detectors = [camera[name] for name in products.detectors]
     scan = load_beam(led.beam) if led.beam is not None else None
@@ -116,7 +108,7 @@ def make_joint_page(request: JointRequest, fingerprint: str) -> str:
         title=f"LED {led.led}, joint solution - permil",
         links=[
             Link("all results", f"{relative_address(path, folder.report)}#led-{led.led}"),
-            *(Link(f"LED {other}", relative_address(path, joint_path(folder, other))) for other in request.other_leds),
+            *(Link(f"LED {other}", relative_address(path, joint_path(folder, other))) for other in other_leds),
         ],
         led=led.led,
         sentence=solution_text(products),

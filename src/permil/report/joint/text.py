@@ -5,15 +5,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from permil.flat.joint.budget import NOISIER
 from permil.flat.joint.photodiode import NO_DRIFT_PRIOR
 from permil.flat.joint_file import is_converged
-from permil.report.joint.inputs import JointProducts, Term, mode_sizes
-from permil.report.kit.elements import Cell, Grid, count_cell, decimal_cell, grid, measured_cell, number_cell, text_cell
+from permil.flat.joint_residuals import DetectorResiduals
+from permil.report.joint.inputs import JointProducts, mode_sizes
+from permil.report.kit.elements import (
+    Cell,
+    Column,
+    Entry,
+    Grid,
+    count_column,
+    decimal_column,
+    measured_cell,
+    measured_column,
+    number_cell,
+    number_column,
+    table_of,
+    text_cell,
+    text_column,
+)
 from permil.report.kit.results import MISSING, format_count, format_measurement, two_digits, with_minus
+
+FloatArray = NDArray[np.float64]
 
 _UNITS = {"": (1e3, "‰"), "mm": (1e3, "µm"), "1 / mm": (1e3, "‰/mm")}
 """Factor and unit of budget terms on pages, by their unit in the product."""
@@ -293,104 +313,119 @@ _TESTS: tuple[Callable[[JointProducts], Caution | None], ...] = (
 
 def budget_table(products: JointProducts) -> Grid:
     """Return the error budget: term, error, unit, meaning, location in the products."""
-    rows = []
-    for name, term in products.budget.items():
-        shown, unit = (f"{term.error:.4g}", "") if name in _NUMBERS else shown_term(term)
+
+    def shown(name: str) -> tuple[str, str]:
+        """Return the error of a term, and its unit."""
+        term = products.budget[name]
+        if name in _NUMBERS:
+            return f"{term.error:.4g}", ""
         # The level of a single detector is a convention.
         if name.endswith("_scale") and name != "exposure_scale" and len(products.detectors) == 1:
-            shown, unit = MISSING, ""
+            return MISSING, ""
+        factor, unit = _UNITS.get(term.unit, (1.0, term.unit))
         if name == "photodiode":
-            shown = format_measurement(1e3 * term.error, 1e3 * products.card("PDNOISER"))
-        label, where = _LABELS.get(name, (name.replace("_", " "), ""))
-        rows.append(
-            (
-                text_cell(label),
-                number_cell(shown, term.error),
-                text_cell(unit),
-                text_cell(term.meaning),
-                text_cell(where or "BUDGET"),
-            )
-        )
-    return grid(("term", "error", "unit", "meaning", "where"), rows, text_columns=(0, 2, 3, 4))
+            return format_measurement(1e3 * term.error, 1e3 * products.card("PDNOISER")), unit
+        return two_digits(factor * term.error), unit
+
+    columns = (
+        text_column("term", lambda name: _LABELS[name][0] if name in _LABELS else name.replace("_", " ")),
+        Column("error", lambda name: number_cell(shown(name)[0], products.budget[name].error)),
+        text_column("unit", lambda name: shown(name)[1]),
+        text_column("meaning", lambda name: products.budget[name].meaning),
+        text_column("where", lambda name: _LABELS.get(name, ("", ""))[1], absent="BUDGET"),
+    )
+    return table_of(products.budget, columns)
 
 
 def detector_table(products: JointProducts, links: dict[str, str]) -> Grid:
     """Return one row for each detector: level with its error, errors of its super-pixels, goodness of fit."""
-    headings = [
-        "detector", "level (‰)", "error of a super-pixel, noise (‰)", "correlated (‰)",
-        "χ² of a signal", "later - earlier, rms (‰)", "its noise (‰)",
-    ]  # fmt: skip
-    rows = []
-    for name, share in products.detectors.items():
-        found = products.residuals.detectors.get(name) if products.residuals is not None else None
-        cells = [text_cell(name, link=links.get(name, ""))]
-        if found is None:
-            level_error = Cell(f"± {two_digits(1e3 * share.level_error)}" if len(products.detectors) > 1 else MISSING, "")
-            cells += [level_error, Cell(MISSING), _per_mil_cell(share.common_rms), *[Cell(MISSING)] * 3]
-            rows.append(cells)
-            continue
-        level = float(np.nanmean(np.expm1(found.log_response))) if len(products.detectors) > 1 else math.nan
-        chi_square, count = float(np.nanmean(found.chi_square)), int(np.isfinite(found.chi_square).sum())
-        scatter = float(np.nanstd(found.chi_square)) / math.sqrt(max(count, 1))
-        changed = np.isfinite(found.change)
-        change, noise = (
-            float(np.sqrt(np.mean(part[changed] ** 2))) if changed.any() else math.nan
-            for part in (found.change, found.change_error)
-        )
-        cells += [
-            measured_cell(level, share.level_error, scale=1e3),
-            _per_mil_cell(float(np.nanmedian(found.error))),
-            _per_mil_cell(share.common_rms),
-            measured_cell(chi_square, scatter),
-            measured_cell(change, change / math.sqrt(2 * max(changed.sum(), 1)), scale=1e3),
-            _per_mil_cell(noise),
-        ]
-        rows.append(cells)
-    return grid(headings, rows)
+    several = len(products.detectors) > 1
+    residuals = products.residuals.detectors if products.residuals is not None else {}
+
+    def level(name: str) -> Cell:
+        error = products.detectors[name].level_error
+        if name in residuals:
+            number = float(np.nanmean(np.expm1(residuals[name].log_response))) if several else math.nan
+            return measured_cell(number, error, scale=1e3)
+        return Cell(f"± {two_digits(1e3 * error)}" if several else MISSING)
+
+    def chi_square(name: str) -> tuple[float, float]:
+        if name not in residuals:
+            return math.nan, math.nan
+        found = residuals[name].chi_square
+        return float(np.nanmean(found)), float(np.nanstd(found)) / math.sqrt(max(int(np.isfinite(found).sum()), 1))
+
+    def change(name: str) -> tuple[float, float]:
+        count = int(np.isfinite(residuals[name].change).sum()) if name in residuals else 0
+        rms = _rms_of_change(residuals[name].change, residuals[name]) if count else math.nan
+        return rms, rms / math.sqrt(2 * max(count, 1))
+
+    columns = (
+        Column("detector", lambda name: text_cell(name, link=links.get(name, "")), is_text=True),
+        Column("level (‰)", level),
+        _per_mil_column(
+            "error of a super-pixel, noise (‰)",
+            lambda name: float(np.nanmedian(residuals[name].error)) if name in residuals else math.nan,
+        ),
+        _per_mil_column("correlated (‰)", lambda name: products.detectors[name].common_rms),
+        measured_column("χ² of a signal", chi_square),
+        measured_column("later - earlier, rms (‰)", change, scale=1e3),
+        _per_mil_column(
+            "its noise (‰)",
+            lambda name: _rms_of_change(residuals[name].change_error, residuals[name]) if name in residuals else math.nan,
+        ),
+    )
+    return table_of(products.detectors, columns)
+
+
+def _rms_of_change(values: FloatArray, found: DetectorResiduals) -> float:
+    """Return the rms over the super-pixels with a change, NaN without any."""
+    changed = np.isfinite(found.change)
+    return float(np.sqrt(np.mean(values[changed] ** 2))) if changed.any() else math.nan
+
+
+def _per_mil_column(heading: str, of: Entry) -> Column:
+    return number_column(heading, of, two_digits, scale=1e3)
 
 
 def finding_table(products: JointProducts) -> Grid | None:
     """Return exposures excluded, or with an excluded photodiode reading, and the reason; None if all fit."""
-    flagged = np.flatnonzero(products.left_out | products.unused_reading | np.array([bool(text) for text in _findings(products)]))
+    exposures = products.exposures
+    finding = np.asarray(exposures["finding"], dtype=np.str_)
+    flagged = np.flatnonzero(products.left_out | products.unused_reading | (finding != ""))
     if not flagged.size:
         return None
     deviation, error = products.deviations
-    rows = []
-    for number in flagged:
-        row = products.exposures[number]
-        rows.append(
-            (
-                text_cell(row["obsid"]),
-                text_cell(str(row["purpose"]) or MISSING),
-                Cell("left out" if products.left_out[number] else "reading not used", verdict="no"),
-                text_cell(_findings(products)[number] or "no reason is recorded"),
-                *(number_cell(with_minus(f"{row[name]:.2f}"), row[name]) for name in ("x_mm", "y_mm")),
-                measured_cell(deviation[number], error[number], scale=1e3),
-                decimal_cell(float(row["chi_square"]), 3),
-            )
-        )
-    headings = (
-        "exposure",
-        "purpose",
-        "action",
-        "reason",
-        "X (mm, CCS)",
-        "Y (mm, CCS)",
-        "photodiode / scale - 1 (‰)",
-        "χ²",
+
+    def action(number: int) -> Cell:
+        return Cell("left out" if products.left_out[number] else "reading not used", verdict="no")
+
+    def place(name: str) -> Callable[[int], Cell]:
+        return lambda number: number_cell(with_minus(f"{exposures[name][number]:.2f}"), exposures[name][number])
+
+    columns = (
+        text_column("exposure", lambda number: exposures["obsid"][number]),
+        text_column("purpose", lambda number: str(exposures["purpose"][number]), absent=MISSING),
+        Column("action", action, is_text=True),
+        text_column("reason", lambda number: str(finding[number]), absent="no reason is recorded"),
+        Column("X (mm, CCS)", place("x_mm")),
+        Column("Y (mm, CCS)", place("y_mm")),
+        measured_column("photodiode / scale - 1 (‰)", lambda number: (deviation[number], error[number]), scale=1e3),
+        decimal_column("χ²", lambda number: float(exposures["chi_square"][number]), 3),
     )
-    return grid(headings, rows, text_columns=range(4))
+    return table_of(flagged, columns)
 
 
 def stage_table(products: JointProducts) -> Grid:
     """Return beam centre, rotation, scale and errors of moves, with their errors."""
-    rows = [
-        _measured(products, "beam centre, u_x", "mm", "BEAMX", "BEAMXERR"),
-        _measured(products, "beam centre, u_y", "mm", "BEAMY", "BEAMYERR"),
-    ]
+
+    def fitted(label: str, unit: str, card: str, error: str, factor: float = 1.0) -> tuple[str, str, Cell]:
+        return label, unit, measured_cell(factor * products.card(card), factor * products.card(error))
+
+    rows = [fitted(f"beam centre, u_{axis.lower()}", "mm", f"BEAM{axis}", f"BEAM{axis}ERR") for axis in "XY"]
     if "ROTATION" in products.header:
-        rows.append(_measured(products, "rotation of the stage's axes", "mrad", "ROTATION", "ROTATERR", 1e3))
-        rows.append(_measured(products, "scale of the stage's axes - 1", "‰", "STAGESCL", "STAGESER", 1e3))
+        rows.append(fitted("rotation of the stage's axes", "mrad", "ROTATION", "ROTATERR", 1e3))
+        rows.append(fitted("scale of the stage's axes - 1", "‰", "STAGESCL", "STAGESER", 1e3))
     kept = ~products.left_out & np.isfinite(products.column("shift_x_mm"))
     for axis in "xy":
         shift, error = (1e3 * products.column(f"shift_{axis}{suffix}_mm")[kept] for suffix in ("", "_err"))
@@ -398,76 +433,81 @@ def stage_table(products: JointProducts) -> Grid:
             spread = float(np.std(shift))
             own = float(np.sqrt(np.mean(error**2)))
             scatter = measured_cell(spread, spread / math.sqrt(2 * shift.size))
-            rows.append((text_cell(f"scatter of positions, {axis.upper()}"), text_cell("µm"), scatter))
-            label = text_cell(f"errors of positions, {axis.upper()} (rms)")
-            rows.append((label, text_cell("µm"), number_cell(two_digits(own), own)))
+            rows.append((f"scatter of positions, {axis.upper()}", "µm", scatter))
+            rows.append((f"errors of positions, {axis.upper()} (rms)", "µm", number_cell(two_digits(own), own)))
     jitter = products.error_of("position")
     if math.isfinite(jitter):
-        rows.append(
-            (text_cell("error of a stage move, estimated"), text_cell("µm"), number_cell(two_digits(1e3 * jitter), jitter))
-        )
-    return grid(("result", "unit", "value"), rows, text_columns=(0, 1))
+        rows.append(("error of a stage move, estimated", "µm", number_cell(two_digits(1e3 * jitter), jitter)))
+    columns = (text_column("result", itemgetter(0)), text_column("unit", itemgetter(1)), Column("value", itemgetter(2)))
+    return table_of(rows, columns)
 
 
 def drift_table(products: JointProducts) -> Grid | None:
     """Return the hypotheses of drift with their probabilities, the most probable first; None without any."""
     if not products.has_photodiode or not len(products.drift):
         return None
-    rows = [("none", math.nan, 1.0 - float(np.sum(products.drift["probability"])))]
-    rows += [
+    hypotheses = [("none", math.nan, 1.0 - float(np.sum(products.drift["probability"])))]
+    hypotheses += [
         (two_digits(1e3 * float(row["amplitude"])), float(row["length"]), float(row["probability"])) for row in products.drift
     ]
-    cells = [
-        (
-            Cell(amplitude),
-            number_cell(f"{length:.2g}" if math.isfinite(length) else MISSING, length),
-            number_cell(f"{chance:.2g}", chance),
-        )
-        for amplitude, length, chance in sorted(rows, key=lambda row: -row[2])
-    ]
-    return grid(("amplitude (‰)", "length (fraction of the campaign)", "probability"), cells, text_columns=())
+    columns = (
+        Column("amplitude (‰)", lambda row: Cell(row[0])),
+        number_column("length (fraction of the campaign)", itemgetter(1), _short),
+        number_column("probability", itemgetter(2), _short),
+    )
+    return table_of(sorted(hypotheses, key=lambda row: -row[2]), columns)
+
+
+def _short(number: float) -> str:
+    return f"{number:.2g}" if math.isfinite(number) else MISSING
 
 
 def board_table(products: JointProducts) -> Grid | None:
     """Return one row for each readout board: coefficient, what was expected, change in time, share of the prior; None without boards."""
-    if products.boards is None:
-        return None
-    rows = [
-        (
-            text_cell(row["name"]),
-            measured_cell(float(row["coefficient"]), float(row["coefficient_err"]), scale=1e3),
-            measured_cell(float(row["expected"]), float(row["expected_err"]), scale=1e3),
-            measured_cell(float(row["change"]), float(row["change_err"]), scale=1e3),
-            number_cell(f"{row['share']:.2f}", float(row["share"])),
-            text_cell("the prior" if row["dominated"] else "the signals"),
-        )
-        for row in products.boards
-    ]
-    headings = (
-        "board",
-        "gain, per °C (‰)",
-        "expected (‰)",
-        "signals, last - first exposure (‰)",
-        "variance, after / before",
-        "known from",
+    columns = (
+        text_column("board", "name"),
+        measured_column("gain, per °C (‰)", "coefficient", scale=1e3),
+        measured_column("expected (‰)", "expected", scale=1e3),
+        measured_column("signals, last - first exposure (‰)", "change", scale=1e3),
+        decimal_column("variance, after / before", "share", 2),
+        text_column("known from", lambda row: "the prior" if row["dominated"] else "the signals"),
     )
-    return grid(headings, rows, text_columns=(0, 5))
+    return None if products.boards is None else table_of(products.boards, columns)
 
 
 def gain_step_table(products: JointProducts) -> Grid | None:
     """Return one row for each amplifier and step of its gain; None without steps."""
-    if products.gain_steps is None:
-        return None
-    rows = [
-        (
-            text_cell(row["detector"]),
-            text_cell(row["segment"]),
-            text_cell(row["obsid"]),
-            measured_cell(float(row["size"]), float(row["size_err"]), scale=1e3),
-        )
-        for row in products.gain_steps
-    ]
-    return grid(("detector", "amplifier", "first exposure after it", "change of the signals (‰)"), rows, text_columns=(0, 1, 2))
+    columns = (
+        text_column("detector"),
+        text_column("amplifier", "segment"),
+        text_column("first exposure after it", "obsid"),
+        measured_column("change of the signals (‰)", "size", scale=1e3),
+    )
+    return None if products.gain_steps is None else table_of(products.gain_steps, columns)
+
+
+class _Frame(NamedTuple):
+    """Residuals in one frame: rms and its noise, number of cells, possible cause."""
+
+    name: str
+    rms: float
+    noise: float
+    cells: int
+    cause: str
+
+    @property
+    def error(self) -> float:
+        """Standard error of the rms."""
+        return self.rms / math.sqrt(2 * self.cells) if self.cells else math.nan
+
+    def beyond_cell(self) -> Cell:
+        """Return a cell with the rms in excess of noise."""
+        if not math.isfinite(self.rms):
+            return Cell(MISSING)
+        beyond = math.sqrt(max(self.rms**2 - self.noise**2, 0.0))
+        is_clear = beyond > 3 * self.error
+        shown = format_measurement(1e3 * beyond, 1e3 * self.error * self.rms / beyond) if is_clear else "within noise"
+        return number_cell(shown, beyond)
 
 
 def frame_table(products: JointProducts) -> Grid | None:
@@ -477,33 +517,38 @@ def frame_table(products: JointProducts) -> Grid | None:
         return None
     change, change_noise = found.change_rms
     count = sum(int(np.isfinite(one.change).sum()) for one in found.detectors.values())
-    rows = [
-        _frame("beam (moves with the projector)", found.beam.rms, found.beam.noise, int(np.isfinite(found.beam.mean).sum()),
+    frames = [
+        _Frame("beam (moves with the projector)", found.beam.rms, found.beam.noise, int(np.isfinite(found.beam.mean).sum()),
                "structure of the beam finer than its knots"),
-        _frame("reflection (moves against it)", found.reflected.rms, found.reflected.noise,
+        _Frame("reflection (moves against it)", found.reflected.rms, found.reflected.noise,
                int(np.isfinite(found.reflected.mean).sum()), "light reflected between camera and projector"),
-        _frame("detectors (fixed in the camera), later - earlier", change, change_noise, count,
+        _Frame("detectors (fixed in the camera), later - earlier", change, change_noise, count,
                "a response that changed; the constant part is the flat"),
     ]  # fmt: skip
-    headings = ("frame", "rms (‰)", "noise (‰)", "beyond noise (‰)", "possible cause")
-    return grid(headings, rows, text_columns=(0, 4))
+    columns = (
+        text_column("frame", "name"),
+        measured_column("rms (‰)", "rms", error="error", scale=1e3),
+        _per_mil_column("noise (‰)", "noise"),
+        Column("beyond noise (‰)", _Frame.beyond_cell),
+        text_column("possible cause", "cause"),
+    )
+    return table_of(frames, columns)
 
 
 def mode_table(products: JointProducts) -> Grid:
     """Return the sizes of all stored modes, and their fraction of the correlated variance."""
-    sizes = mode_sizes(products)
     total = products.error_of("common") ** 2
-    rows = []
-    for number, size in enumerate(sizes, start=1):
-        share = size**2 / total if total > 0 else math.nan
-        rows.append(
-            (
-                count_cell(number),
-                _per_mil_cell(float(size)),
-                number_cell(f"{100 * share:.2g}" if math.isfinite(share) else MISSING, share),
-            )
-        )
-    return grid(("mode", "rms (‰)", "fraction of the correlated variance (%)"), rows, text_columns=())
+    columns = (
+        count_column("mode", itemgetter(0)),
+        _per_mil_column("rms (‰)", itemgetter(1)),
+        Column("fraction of the correlated variance (%)", lambda mode: _fraction_cell(mode[1] ** 2, total)),
+    )
+    return table_of(enumerate(mode_sizes(products).tolist(), start=1), columns)
+
+
+def _fraction_cell(part: float, total: float) -> Cell:
+    share = part / total if total > 0 else math.nan
+    return number_cell(_short(100 * share), share)
 
 
 def facts(products: JointProducts) -> tuple[tuple[str, str], ...]:
@@ -526,41 +571,9 @@ def facts(products: JointProducts) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _findings(products: JointProducts) -> list[str]:
-    return [str(text) for text in products.exposures["finding"]]
-
-
-def _measured(products: JointProducts, label: str, unit: str, card: str, error: str, factor: float = 1.0) -> tuple[Cell, ...]:
-    number = factor * products.card(card)
-    return text_cell(label), text_cell(unit), measured_cell(number, factor * products.card(error))
-
-
-def _frame(name: str, rms: float, noise: float, count: int, cause: str) -> tuple[Cell, ...]:
-    error = rms / math.sqrt(2 * count) if count else math.nan
-    beyond = math.sqrt(max(rms**2 - noise**2, 0.0)) if math.isfinite(rms) else math.nan
-    shown = format_measurement(1e3 * beyond, 1e3 * error * rms / beyond) if beyond > 3 * error else "within noise"
-    return (
-        text_cell(name),
-        measured_cell(rms, error, scale=1e3),
-        _per_mil_cell(noise),
-        number_cell(shown if math.isfinite(rms) else MISSING, beyond),
-        text_cell(cause),
-    )
-
-
-def _per_mil_cell(relative: float) -> Cell:
-    return number_cell(two_digits(1e3 * relative), relative)
-
-
 def per_mil(relative: float) -> str:
     """Return an error in per mil with two digits; a dash for NaN."""
     return two_digits(1e3 * relative)
-
-
-def shown_term(term: Term) -> tuple[str, str]:
-    """Return the error of a term of the budget, and its unit."""
-    factor, unit = _UNITS.get(term.unit, (1.0, term.unit))
-    return two_digits(factor * term.error), unit
 
 
 def counted(count: int, noun: str) -> str:

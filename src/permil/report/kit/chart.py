@@ -90,11 +90,11 @@ class Chart:
         path = self._path(np.append(x, x[::-1]), np.append(low, high[::-1]))
         self._content.append(f'<path d="{path}z" fill="{colour}" fill-opacity="0.3"/>')
 
-    def steps(self, edges: FloatArray, heights: FloatArray, colour: str = FAINT) -> None:
+    def steps(self, edges: FloatArray, heights: FloatArray) -> None:
         """Fill a histogram."""
         foot = self._y[0]
         y = np.concatenate([[foot], np.repeat(heights, 2), [foot]])
-        self._content.append(f'<path d="{self._path(np.repeat(edges, 2), y)}z" fill="{colour}"/>')
+        self._content.append(f'<path d="{self._path(np.repeat(edges, 2), y)}z" fill="{FAINT}"/>')
 
     def bars(self, heights: FloatArray, colours: Sequence[str]) -> None:
         """Draw bars from 0 at the places 0, 1, ...; none for NaN."""
@@ -117,8 +117,13 @@ class Chart:
         widths = ((INK, 2 * radius + 1.2), (colour, 2 * radius)) if is_edged else ((colour, 2 * radius),)
         self._content += [f'<path d="{dots}" class="dots" stroke="{shade}" stroke-width="{width}"/>' for shade, width in widths]
 
-    def image(self, image: NDArray[np.floating], extent: Extent, limits: tuple[float, float], colours: str) -> None:
-        """Draw an image ``[row, column]``, row 0 at the foot, NaN in light grey; binned to cells that can be seen."""
+    def image(
+        self, image: NDArray[np.floating], extent: Extent, limits: tuple[float, float], colours: str, label: str = ""
+    ) -> None:
+        """Draw an image ``[row, column]``, row 0 at the foot, NaN in light grey; binned to cells that can be seen.
+
+        With a label it has a colour bar.
+        """
         left, right, bottom, top = extent
         rows, columns = image.shape
         size = math.ceil(max(image.shape) * _LEAST_CELL / max(self._size))
@@ -132,6 +137,8 @@ class Chart:
             f'<image href="{embedded(coloured(image, limits, colours), "png")}" x="{x[0]:.1f}" y="{y[0]:.1f}" '
             f'width="{np.ptp(x):.1f}" height="{np.ptp(y):.1f}" preserveAspectRatio="none"/>'
         )
+        if label:
+            self.colour_bar(limits, colours, label)
 
     def colour_bar(self, limits: tuple[float, float], colours: str, label: str) -> None:
         """Draw a colour bar to the right of the axes."""

@@ -1,14 +1,15 @@
-"""Elements of a page: tables of results and others, pictures, links, lists of files by reason."""
+"""Elements of a page: tables declared by their columns, pictures, links, lists of files by reason."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.table import Table
+from astropy.table import Row, Table
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -21,6 +22,7 @@ from permil.report.kit.results import (
     QUANTITIES,
     YES,
     Measurement,
+    format_chance,
     format_count,
     format_measurement,
     judge,
@@ -59,6 +61,19 @@ class Grid:
     headings: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     numeric: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its heading, the function that returns the cell of a row, and whether it holds text."""
+
+    heading: str
+    cell: Callable[[Any], Cell]
+    is_text: bool = False
+
+
+Entry = str | Callable[[Any], Any]
+"""What a column shows of a row: the name of an entry or attribute (`entry_in`), or a function of the row."""
 
 
 @dataclass(frozen=True)
@@ -129,20 +144,89 @@ def result_cell(name: str, number: float, error: float, *, verdict: str = "") ->
     return number_cell(QUANTITIES[name].show(number, error), number, verdict=verdict)
 
 
-def grid(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, text_columns: Collection[int] = (0,)) -> Grid:
-    """Return a table; the columns with the numbers ``text_columns`` hold text, all others numbers."""
-    numeric = tuple(number not in text_columns for number in range(len(headings)))
-    return Grid(tuple(headings), tuple(tuple(row) for row in rows), numeric)
+def table_of(rows: Iterable[Any], columns: Iterable[Column]) -> Grid:
+    """Return a table with one row for each of some objects."""
+    columns = tuple(columns)
+    return Grid(
+        headings=tuple(column.heading for column in columns),
+        rows=tuple(tuple(column.cell(row) for column in columns) for row in rows),
+        numeric=tuple(not column.is_text for column in columns),
+    )
+
+
+def entry_in(row: Any, name: str) -> Any:
+    """Return an entry of the row of a table, or an attribute of another object; None if it is missing or masked, or for no row."""
+    if not isinstance(row, Row):
+        return None if row is None else getattr(row, name)
+    return None if name not in row.colnames or np.ma.is_masked(row[name]) else row[name]
+
+
+def number_in(row: Any, name: str) -> float:
+    """Return a number of a row, NaN if it is missing; see `entry_in`."""
+    entry = entry_in(row, name)
+    return math.nan if entry is None else float(entry)
+
+
+def text_in(row: Any, name: str) -> str:
+    """Return a text of a row, "" if it is missing; see `entry_in`."""
+    entry = entry_in(row, name)
+    return "" if entry is None else str(entry)
+
+
+def _reader(of: Entry, read: Callable[[Any, str], Any]) -> Callable[[Any], Any]:
+    if callable(of):
+        return of
+    name = of
+    return lambda row: read(row, name)
+
+
+def text_column(heading: str, of: Entry = "", *, absent: str = "") -> Column:
+    """Return a column of text, by default the entry with the name of the heading; ``absent`` is shown for an empty text."""
+    text = _reader(of or heading, text_in)
+    return Column(heading, lambda row: text_cell(text(row) or absent), is_text=True)
+
+
+def number_column(heading: str, of: Entry, show: Callable[[float], str], *, scale: float = 1.0) -> Column:
+    """Return a column of numbers as a function shows them, multiplied by ``scale``."""
+    number = _reader(of, number_in)
+    return Column(heading, lambda row: number_cell(show(scale * number(row)), number(row)))
+
+
+def count_column(heading: str, of: Entry = "") -> Column:
+    """Return a column of whole numbers, by default the entry with the name of the heading."""
+    number = _reader(of or heading, number_in)
+    return Column(heading, lambda row: count_cell(number(row)))
+
+
+def decimal_column(heading: str, of: Entry, decimals: int) -> Column:
+    """Return a column of numbers with fixed decimals."""
+    number = _reader(of, number_in)
+    return Column(heading, lambda row: decimal_cell(number(row), decimals))
+
+
+def measured_column(heading: str, of: Entry = "", *, error: str = "", scale: float = 1.0) -> Column:
+    """Return a column of numbers with their errors, both multiplied by ``scale``.
+
+    Parameters
+    ----------
+    of
+        Name of the number, by default the heading; or a function that returns the number and its error.
+    error
+        Name of the error, by default that of the number with the suffix ``_err``.
+    """
+    pair = _reader(of or heading, lambda row, name: (number_in(row, name), number_in(row, error or f"{name}_err")))
+    return Column(heading, lambda row: measured_cell(*pair(row), scale=scale))
+
+
+def chance_column(heading: str, of: Entry = "p_value") -> Column:
+    """Return a column of p-values."""
+    return number_column(heading, of, format_chance)
 
 
 def header_grid(header: fits.Header) -> Grid:
     """Return the cards of a primary header that record how a product was made, as a table."""
-    rows = [
-        (text_cell(card.keyword), text_cell(card.value), text_cell(card.comment))
-        for card in header.cards
-        if card.keyword not in _STRUCTURAL_CARDS
-    ]
-    return grid(("card", "content", "meaning"), rows, text_columns=(0, 1, 2))
+    cards = (card for card in header.cards if card.keyword not in _STRUCTURAL_CARDS)
+    return table_of(cards, (text_column("card", "keyword"), text_column("content", "value"), text_column("meaning", "comment")))
 
 
 def reason_lists(table: Table | None, *, column: str = "path") -> tuple[ReasonList, ...]:
@@ -168,20 +252,20 @@ def measurement_cell(entry: Measurement | None, limits: ReportConfig) -> Cell:
     return result_cell(entry.metric, entry.number, entry.error, verdict=judge(entry, limits))
 
 
-def result_cells(entry: Measurement, limits: ReportConfig) -> tuple[Cell, ...]:
-    """Return the cells of one result: name, unit, value with error, specification."""
-    quantity, spec = QUANTITIES[entry.metric], specification(entry.metric, limits)
+def result_columns(limits: ReportConfig) -> tuple[Column, ...]:
+    """Return the columns of a table of results (`Measurement`): name, unit, value with error, specification."""
     return (
-        text_cell(quantity.label),
-        text_cell(quantity.unit),
-        measurement_cell(entry, limits),
-        number_cell(quantity.show(spec), spec),
+        text_column("result", lambda entry: QUANTITIES[entry.metric].label),
+        text_column("unit", lambda entry: QUANTITIES[entry.metric].unit),
+        Column("value", lambda entry: measurement_cell(entry, limits)),
+        Column("specification", lambda entry: specification_cell(entry.metric, limits)),
     )
 
 
-def result_grid(rows: Sequence[Sequence[Cell]]) -> Grid:
-    """Return the table of results: name, unit, value, specification, verdict."""
-    return grid(("result", "unit", "value", "specification", "verdict"), rows, text_columns=(0, 1, 4))
+def specification_cell(metric: str, limits: ReportConfig) -> Cell:
+    """Return a cell with the limit of a metric, a dash without one."""
+    spec = specification(metric, limits)
+    return number_cell(QUANTITIES[metric].show(spec), spec)
 
 
 def verdict_cell(verdict: str) -> Cell:
@@ -196,18 +280,15 @@ def pull_cell(number: float) -> Cell:
 
 def truth_grid(comparison: Table, *, with_led: bool) -> Grid:
     """Return the comparison of recovered and true flats as a table; absent columns are skipped."""
-    columns = [name for name in _TRUTH_COLUMNS if name in comparison.colnames]
-    names = ("led", "detector") if with_led else ("detector",)
-    rows = []
-    for row in comparison:
-        cells = [text_cell(row[name]) for name in names]
-        for name in columns:
-            error = float(row[f"{name}_err"]) if f"{name}_err" in comparison.colnames else np.nan
-            number = float(row[name])
-            cells.append(pull_cell(number) if name.endswith(_PULL) else result_cell(name, number, error))
-        rows.append(cells)
-    headings = [name.upper() if name == "led" else name for name in names]
-    for name in columns:
-        over_error = "super-pixels over error" if name == "super_pull" else "over its error"
-        headings.append(over_error if name.endswith(_PULL) else QUANTITIES[name].heading)
-    return grid(headings, rows, text_columns=range(len(names)))
+    columns = [text_column("LED", "led")] * with_led + [text_column("detector")]
+    for name in _TRUTH_COLUMNS:
+        if name in comparison.colnames:
+            columns.append(_truth_column(name))
+    return table_of(comparison, columns)
+
+
+def _truth_column(name: str) -> Column:
+    if name.endswith(_PULL):
+        heading = "super-pixels over error" if name == "super_pull" else "over its error"
+        return Column(heading, lambda row: pull_cell(number_in(row, name)))
+    return Column(QUANTITIES[name].heading, lambda row: result_cell(name, number_in(row, name), number_in(row, f"{name}_err")))

@@ -176,8 +176,7 @@ def draw_mosaic(
     chart: Chart, image: NDArray[np.floating], grid: MosaicGrid, limits: tuple[float, float], colours: str, label: str
 ) -> None:
     """Draw a mosaic with a colour bar."""
-    chart.image(image, extent(grid), limits, colours)
-    chart.colour_bar(limits, colours, label)
+    chart.image(image, extent(grid), limits, colours, label)
 
 
 def draw_outlines(chart: Chart, detectors: Sequence[Detector], *, named: bool, has_amplifiers: bool = True) -> None:

@@ -176,11 +176,15 @@ def group_addresses(run: RunProducts, kind: str, groups: Sequence[tuple[str, str
     return {group: index_address(run.config, run.folder, group_path(run.folder, kind, *group)) for group in groups}
 
 
-def group_links(folder: RunFolder, kind: str, own: tuple[str, str], groups: Sequence[tuple[str, str]]) -> list[Link]:
-    """Return the links from the page of a detector and band to those of all others."""
+def group_links(
+    folder: RunFolder, kind: str, own: tuple[str, str], groups: Sequence[tuple[str, str]], *, home: str
+) -> list[Link]:
+    """Return the links from the page of a detector and band to the section of the index page, named ``home``, and to all others."""
     path = group_path(folder, kind, *own)
+    others = [group for group in groups if group != own]
     return [
-        Link(group_name(*group), relative_address(path, group_path(folder, kind, *group))) for group in groups if group != own
+        Link(home, f"{relative_address(path, folder.report)}#{kind}"),
+        *(Link(group_name(*group), relative_address(path, group_path(folder, kind, *group))) for group in others),
     ]
 
 

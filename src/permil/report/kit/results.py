@@ -200,6 +200,11 @@ def two_digits(number: float) -> str:
     return f"{number:.{decimals}f}"
 
 
+def three_digits(number: float) -> str:
+    """Return a number with at most three digits; a dash for NaN."""
+    return f"{number:.3g}" if math.isfinite(number) else MISSING
+
+
 def format_chance(probability: float, *, is_limit: bool = False) -> str:
     """Return a p-value with two digits, after "<" if it is an upper limit; NaN is a dash."""
     if not math.isfinite(probability):

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from permil.camera import Detector
 from permil.errors import InputError
-from permil.products import RunFolder, read_table, stored_fingerprint
-from permil.products.fits import whole_file
+from permil.products import RunFolder, open_product, read_table, stored_fingerprint
 from permil.products.folder import SpotsFolder
 from permil.spots.grid_fit import RigidGrid
 from permil.spots.throughput import MAPPED
 
+_AGAIN = "run permil spots again"
 SUMMARY_COLUMNS = ("metric", "detector", "band", "value", "error", "unit")
 
 
@@ -160,17 +160,12 @@ def _open(
 ) -> tuple[dict[str, fits.ImageHDU | fits.BinTableHDU], fits.Header]:
     """Return the extensions of a product by name, and its primary header."""
     path = getattr(spots, kind)(detector, band)
-    try:
-        with whole_file(path), fits.open(path, memmap=False, lazy_load_hdus=False) as hdus:
-            content = {hdu.name: hdu.copy() for hdu in hdus[1:]}
-            header = hdus[0].header.copy()
-    except (OSError, TypeError, ValueError) as error:
-        raise InputError(f"cannot be read as a product of spots ({error})", path=path, remedy="run permil spots again") from error
+    with open_product(path, "a product of spots", remedy=_AGAIN) as hdus:
+        content = {hdu.name: hdu.copy() for hdu in hdus[1:]}
+        header = hdus[0].header.copy()
     missing = [name for name in needed if name not in content]
     if missing:
-        raise InputError(
-            f"extension {', '.join(missing)} is missing", path=path, remedy="run permil spots again", missing=missing
-        )
+        raise InputError(f"extension {', '.join(missing)} is missing", path=path, remedy=_AGAIN, missing=missing)
     return content, header
 
 
@@ -196,19 +191,16 @@ def _growth(spots: SpotsFolder, detector: str, exposure: str) -> GrowthProduct |
     path = spots.catalog(detector, exposure)
     if not path.is_file():
         return None
-    try:
-        with whole_file(path), fits.open(path, memmap=False) as hdus:
-            if "GROWTH" not in hdus:
-                return None
-            table, header = Table(hdus["GROWTH"].data), hdus["GROWTH"].header
-            return GrowthProduct(
-                exposure=exposure,
-                radii=np.asarray(table["radius"], dtype=float),
-                fraction=np.asarray(table["fraction"], dtype=float),
-                error=np.asarray(table["error"], dtype=float),
-                reference=float(header["REFRAD"]),
-                flux_radius=float(hdus[0].header["APERTURE"]),
-                spots=int(header["NSPOTS"]),
-            )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"cannot be read as a catalog of spots ({error})", path=path, remedy="run permil spots again") from error
+    with open_product(path, "a catalog of spots", remedy=_AGAIN) as hdus:
+        if "GROWTH" not in hdus:
+            return None
+        table, header = Table(hdus["GROWTH"].data), hdus["GROWTH"].header
+        return GrowthProduct(
+            exposure=exposure,
+            radii=np.asarray(table["radius"], dtype=float),
+            fraction=np.asarray(table["fraction"], dtype=float),
+            error=np.asarray(table["error"], dtype=float),
+            reference=float(header["REFRAD"]),
+            flux_radius=float(hdus[0].header["APERTURE"]),
+            spots=int(header["NSPOTS"]),
+        )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 
 import numpy as np
-from astropy.table import Table
+from astropy.table import Row, Table
 
 from permil.camera import Detector
 from permil.config.model import ReportConfig
@@ -16,16 +16,17 @@ from permil.products import RunFolder
 from permil.products.folder import SpotsFolder
 from permil.report.kit.elements import (
     Cell,
+    Column,
     Grid,
-    Link,
-    count_cell,
-    grid,
+    count_column,
     header_grid,
-    measured_cell,
+    measured_column,
     number_cell,
     reason_lists,
-    result_grid,
+    specification_cell,
+    table_of,
     text_cell,
+    text_column,
     verdict_cell,
 )
 from permil.report.kit.pages import (
@@ -37,7 +38,6 @@ from permil.report.kit.pages import (
     group_links,
     group_name,
     group_path,
-    relative_address,
     render,
 )
 from permil.report.kit.results import (
@@ -52,24 +52,16 @@ from permil.report.kit.results import (
     format_count,
     judge,
     judge_size,
-    specification,
 )
 from permil.report.kit.run import RunProducts
 from permil.report.spots.figures import lamp_picture, mask_pictures, repeatability_picture, sensor_pictures
 from permil.report.spots.inputs import SpotsProducts, SpotsTables, read_spots, read_spots_tables
+from permil.spots.residuals import MOMENTS
 
 _INDEX_METRICS = (
     "spots", "exposures", "chi_square_per_freedom", "flux_excess", "flux_excess_unexplained", "spot_flux_error",
     "flux_residual_scatter", "dx_residual_scatter", "dy_residual_scatter", "scatter_over_predicted", "lamp_drift",
 )  # fmt: skip
-_AMPLIFIER_COLUMNS = (
-    ("flux", "flux (‰)"),
-    ("dx", "dx (10⁻³ px)"),
-    ("dy", "dy (10⁻³ px)"),
-    ("xx", "XX (10⁻³ px²)"),
-    ("yy", "YY (10⁻³ px²)"),
-    ("xy", "XY (10⁻³ px²)"),
-)
 _EXPLAINED = {
     YES: "The part not explained by the sensor is within its specification.",
     OPEN: "The error of the part not explained by the sensor is too large for a verdict.",
@@ -89,15 +81,17 @@ def group_table(tables: SpotsTables, addresses: Mapping[tuple[str, str], str], l
     addresses
         Address of the page of each detector and band, "" without a page.
     """
-    metrics = [name for name in _INDEX_METRICS if name in set(tables.summary["metric"])]
-    rows = []
-    for detector, band in tables.groups:
-        found = {str(row["metric"]): row for row in tables.rows(detector, band)}
-        cells = [text_cell(detector, link=addresses[detector, band]), text_cell(band or MISSING)]
-        cells += [_value_cell(found[name], limits) if name in found else Cell(MISSING) for name in metrics]
-        rows.append(cells)
-    headings = ("detector", "band", *(QUANTITIES[name].heading for name in metrics))
-    return grid(headings, rows, text_columns=(0, 1))
+    found = {(str(row["detector"]), str(row["band"]), str(row["metric"])): row for row in tables.summary}
+
+    def column(name: str) -> Column:
+        return Column(QUANTITIES[name].heading, lambda group: _value_cell(found.get((*group, name)), limits))
+
+    columns = (
+        Column("detector", lambda group: text_cell(group[0], link=addresses[group]), is_text=True),
+        text_column("band", itemgetter(1), absent=MISSING),
+        *(column(name) for name in _INDEX_METRICS if name in set(tables.summary["metric"])),
+    )
+    return table_of(tables.groups, columns)
 
 
 def spots_measurements(tables: SpotsTables) -> list[Measurement]:
@@ -123,19 +117,16 @@ def facts(products: SpotsProducts, detector: Detector) -> tuple[tuple[str, str],
     )
 
 
-def _quantity(row: Table.Row) -> Quantity:
+def _quantity(row: Row) -> Quantity:
     name = str(row["metric"])
     return QUANTITIES.get(name) or Quantity(name, name.replace("_", " "), unit=str(row["unit"]))
 
 
-def _verdict(row: Table.Row, limits: ReportConfig) -> str:
-    entry = _measurement(row)
-    return judge(entry, limits) if entry is not None else NONE
-
-
-def _value_cell(row: Table.Row, limits: ReportConfig) -> Cell:
-    number, error = float(row["value"]), float(row["error"])
-    return number_cell(_quantity(row).show(number, error), number, verdict=_verdict(row, limits))
+def _value_cell(row: Row | None, limits: ReportConfig) -> Cell:
+    if row is None:
+        return Cell(MISSING)
+    number, error, entry = float(row["value"]), float(row["error"]), _measurement(row)
+    return number_cell(_quantity(row).show(number, error), number, verdict=NONE if entry is None else judge(entry, limits))
 
 
 def result_table(results: Table, limits: ReportConfig) -> Grid:
@@ -146,23 +137,21 @@ def result_table(results: Table, limits: ReportConfig) -> Grid:
     results
         Rows of the summary for this detector and band.
     """
-    rows = []
-    for row in results:
-        quantity, entry = _quantity(row), _measurement(row)
-        spec = specification(entry.metric, limits) if entry is not None else np.nan
-        rows.append(
-            (
-                text_cell(quantity.label),
-                text_cell(quantity.unit),
-                _value_cell(row, limits),
-                number_cell(quantity.show(spec), spec),
-                verdict_cell(_verdict(row, limits)),
-            )
-        )
-    return result_grid(rows)
+
+    def specified(row: Row) -> Cell:
+        return Cell(MISSING) if _measurement(row) is None else specification_cell(str(row["metric"]), limits)
+
+    columns = (
+        text_column("result", lambda row: _quantity(row).label),
+        text_column("unit", lambda row: _quantity(row).unit),
+        Column("value", lambda row: _value_cell(row, limits)),
+        Column("specification", specified),
+        Column("verdict", lambda row: verdict_cell(_value_cell(row, limits).verdict), is_text=True),
+    )
+    return table_of(results, columns)
 
 
-def _measurement(row: Table.Row) -> Measurement | None:
+def _measurement(row: Row) -> Measurement | None:
     """Return a row of the summary as a result, None if it is NaN or not a reported quantity."""
     metric, number = str(row["metric"]), float(row["value"])
     if metric not in QUANTITIES or not np.isfinite(number):
@@ -198,62 +187,45 @@ def excess_text(results: Table, limits: ReportConfig) -> str:
     return text + _EXPLAINED[judge(own, limits)]
 
 
-def _column_cell(row: Table.Row, name: str, *, error: str = "", scale: float = 1e3) -> Cell:
-    return measured_cell(float(row[name]), float(row[error or f"{name}_err"]), scale=scale)
-
-
 def amplifier_table(table: Table) -> Grid:
     """Return the mean residuals of each amplifier."""
-    rows = []
-    for row in table:
-        cells = [text_cell(str(row["amp"]).strip()), count_cell(float(row["flux_count"]))]
-        rows.append(cells + [_column_cell(row, name) for name, _ in _AMPLIFIER_COLUMNS])
-    return grid(("amplifier", "measurements", *(heading for _, heading in _AMPLIFIER_COLUMNS)), rows)
+    columns = (
+        text_column("amplifier", lambda row: str(row["amp"]).strip()),
+        count_column("measurements", "flux_count"),
+        measured_column("flux (‰)", "flux", scale=1e3),
+        measured_column("dx (10⁻³ px)", "dx", scale=1e3),
+        measured_column("dy (10⁻³ px)", "dy", scale=1e3),
+        *(measured_column(f"{name.upper()} (10⁻³ px²)", name, scale=1e3) for name in MOMENTS),
+    )
+    return table_of(table, columns)
 
 
 def degeneracy_table(table: Table) -> Grid:
     """Return the sizes of gradients that the data cannot determine."""
-    rows = [
-        (
-            text_cell(str(row["axis"])),
-            measured_cell(float(row["free_error"]), np.nan, scale=1e3),
-            _column_cell(row, "exposure_trend", error="exposure_trend_error"),
-            _column_cell(row, "spot_gradient", error="spot_gradient_error"),
-        )
-        for row in table
-    ]
-    headings = (
-        "axis", "error without assumptions (‰ per 1000 px)", "error if the lamp is independent of the pointing (‰ per 1000 px)",
-        "gradient of the spots over the mask (‰ per 1000 px)",
-    )  # fmt: skip
-    return grid(headings, rows)
+    unit = "(‰ per 1000 px)"
+    columns = (
+        text_column("axis"),
+        measured_column(f"error without assumptions {unit}", "free_error", scale=1e3),
+        measured_column(
+            f"error if the lamp is independent of the pointing {unit}", "exposure_trend", error="exposure_trend_error", scale=1e3
+        ),
+        measured_column(f"gradient of the spots over the mask {unit}", "spot_gradient", error="spot_gradient_error", scale=1e3),
+    )
+    return table_of(table, columns)
 
 
 def exposure_table(table: Table) -> Grid:
     """Return grid and scale of each exposure."""
-    rows = [
-        (
-            text_cell(str(row["exposure"]).strip()),
-            *(_column_cell(row, name, scale=1.0) for name in ("x0", "y0", "xstep", "ystep")),
-            _column_cell(row, "theta"),
-            _column_cell(row, "scale", scale=1.0),
-        )
-        for row in table
-    ]
-    return grid(
-        ("exposure", "x of the grid (px)", "y (px)", "step along i (px)", "along j (px)", "angle (10⁻³ rad)", "scale"), rows
+    columns = (
+        text_column("exposure", lambda row: str(row["exposure"]).strip()),
+        measured_column("x of the grid (px)", "x0"),
+        measured_column("y (px)", "y0"),
+        measured_column("step along i (px)", "xstep"),
+        measured_column("along j (px)", "ystep"),
+        measured_column("angle (10⁻³ rad)", "theta", scale=1e3),
+        measured_column("scale"),
     )
-
-
-@dataclass(frozen=True)
-class SpotsRequest:
-    """The page of one detector and band."""
-
-    folder: RunFolder
-    tables: SpotsTables
-    detector: Detector
-    band: str
-    limits: ReportConfig
+    return table_of(table, columns)
 
 
 def spots_pages(run: RunProducts) -> list[Page]:
@@ -266,13 +238,15 @@ def spots_pages(run: RunProducts) -> list[Page]:
     pages = []
     for detector, band in tables.groups:
         products = (path(detector, band) for path in (spots.residuals, spots.throughput, spots.calibration))
-        request = SpotsRequest(run.folder, tables, run.camera[detector], band, limits)
+        make = partial(make_spots_page, run.folder, tables, run.camera[detector], band, limits)
         path = group_path(run.folder, SPOTS_PAGES.folder, detector, band)
-        pages.append(Page((spots.summary, *products), options, partial(make_spots_page, request), path))
+        pages.append(Page((spots.summary, *products), options, make, path))
     return pages
 
 
-def make_spots_page(request: SpotsRequest, fingerprint: str) -> str:
+def make_spots_page(
+    folder: RunFolder, tables: SpotsTables, detector: Detector, band: str, limits: ReportConfig, fingerprint: str
+) -> str:
     """Return the page of one detector and band as HTML.
 
     Raises
@@ -280,21 +254,20 @@ def make_spots_page(request: SpotsRequest, fingerprint: str) -> str:
     InputError
         If a product is missing or cannot be read.
     """
-    folder, detector, band = request.folder, request.detector, request.band
     products = read_spots(folder, detector, band)
-    results = request.tables.rows(detector.name, band)
+    results = tables.rows(detector.name, band)
     degeneracy = products.calibration.degeneracy if products.calibration is not None else None
     absent: list[str] = []
     return render(
         "spots/page.html",
         fingerprint=fingerprint,
         title=f"{group_name(detector.name, band)}, artificial stars - permil",
-        links=_links(request),
+        links=group_links(folder, SPOTS_PAGES.folder, (detector.name, band), tables.groups, home="all artificial stars"),
         detector=detector.name,
         band=band,
         facts=facts(products, detector),
-        results=result_table(results, request.limits),
-        excess=excess_text(results, request.limits),
+        results=result_table(results, limits),
+        excess=excess_text(results, limits),
         mask=mask_pictures(products, detector, absent),
         absent=absent,
         sensor=sensor_pictures(products, detector),
@@ -330,12 +303,6 @@ def make_section(run: RunProducts, tables: SpotsTables) -> IndexSection:
         ),
         measurements=spots_measurements(tables),
     )
-
-
-def _links(request: SpotsRequest) -> list[Link]:
-    own, folder = (request.detector.name, request.band), request.folder
-    home = relative_address(group_path(folder, SPOTS_PAGES.folder, *own), folder.report)
-    return [Link("all artificial stars", f"{home}#spots"), *group_links(folder, SPOTS_PAGES.folder, own, request.tables.groups)]
 
 
 SPOTS_PAGES = PageKind("spots", "pages of artificial stars", spots_pages, section=declare_section)

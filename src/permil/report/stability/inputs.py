@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.errors import InputError
-from permil.products import RunFolder, read_table, whole_file
-from permil.stability.stage import LIGHT, PHOTODIODE
+from permil.products import RunFolder, open_product, read_table
 
 FloatArray = NDArray[np.float64]
 
@@ -32,11 +29,6 @@ class LedStability:
     exposures: Table
     amplifiers: Table
     readings: Table
-
-    @property
-    def light(self) -> str:
-        """Series that stands for the light: that of the joint solution, or the photodiode without one."""
-        return LIGHT if self.result(LIGHT, "scatter") is not None else PHOTODIODE
 
     def result(self, series: str, quantity: str) -> Table.Row | None:
         """Return a result of the whole LED, None without one."""
@@ -109,23 +101,18 @@ def read_superbias_stability(path: Path) -> SuperbiasStability | None:
     InputError
         If the file is damaged.
     """
-    try:
-        with whole_file(path), fits.open(path, lazy_load_hdus=True) as hdus:
-            if "FRAMES" not in hdus or "CELLS" not in hdus:
-                return None
-            frames, header = hdus["FRAMES"].data, hdus[0].header
-            return SuperbiasStability(
-                str(header["DETECTOR"]),
-                str(header.get("LSST_NUM", "")),
-                Table(hdus["AMPLIFIERS"].data),
-                np.array(frames["overscan_level"], dtype=np.float64).reshape(len(frames), -1),
-                np.array(frames["read_noise"], dtype=np.float64).reshape(len(frames), -1),
-                np.array(hdus["CELLS"].data, dtype=np.float32),
-            )
-    except InputError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"cannot be read as a superbias ({error})", path=path, remedy="run `permil isr` again") from error
+    with open_product(path, "a superbias", remedy="run `permil isr` again") as hdus:
+        if "FRAMES" not in hdus or "CELLS" not in hdus:
+            return None
+        frames, header = hdus["FRAMES"].data, hdus[0].header
+        return SuperbiasStability(
+            str(header["DETECTOR"]),
+            str(header.get("LSST_NUM", "")),
+            Table(hdus["AMPLIFIERS"].data),
+            np.array(frames["overscan_level"], dtype=np.float64).reshape(len(frames), -1),
+            np.array(frames["read_noise"], dtype=np.float64).reshape(len(frames), -1),
+            np.array(hdus["CELLS"].data, dtype=np.float32),
+        )
 
 
 def with_stability(folder: RunFolder, leds: Sequence[str]) -> list[str]:

@@ -1,36 +1,384 @@
-"""The page on stability, and its section on the index page."""
+"""The page on stability and its section of the index page: tables and sentences, and their declaration."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from astropy.table import Row, Table
+from numpy.typing import NDArray
 
 from permil.camera import shared_camera
 from permil.config import Config
+from permil.config.model import ReportConfig
 from permil.products import RunFolder
-from permil.report.kit.elements import Link
+from permil.report.kit.elements import (
+    Cell,
+    Column,
+    Grid,
+    Link,
+    chance_column,
+    count_column,
+    measured_cell,
+    measured_column,
+    number_cell,
+    number_column,
+    pull_cell,
+    result_cell,
+    table_of,
+    text_column,
+    verdict_cell,
+)
 from permil.report.kit.pages import Declaration, IndexSection, Page, PageKind, index_address, page_path, relative_address, render
-from permil.report.kit.results import two_digits
+from permil.report.kit.results import MISSING, NO, OPEN, YES, Measurement, format_chance, format_measurement, judge, two_digits
 from permil.report.kit.run import RunProducts
 from permil.report.stability.figures import led_picture, level_picture, superbias_picture
-from permil.report.stability.inputs import LedStability, read_findings, read_led, read_superbias_stability, with_stability
-from permil.report.stability.text import (
-    amplifier_summary,
-    amplifier_table,
-    called_sentences,
-    called_table,
-    is_cut,
-    measurements,
-    method_text,
-    repeatability_table,
-    sentence,
-    shape_table,
-    stack_table,
-    superbias_table,
-    trend_table,
+from permil.report.stability.inputs import (
+    LedStability,
+    SuperbiasStability,
+    read_findings,
+    read_led,
+    read_superbias_stability,
+    result_of,
+    with_stability,
 )
+from permil.stability.findings import DRIFT, JUMP, SCATTER, SUCCESSIVE
+from permil.stability.shape import UNIT_MM
+from permil.stability.stage import FIRST_TO_LAST, LIGHT, PHOTODIODE, RATIO, SHAPE, STACK
+from permil.stability.trends import CALLED
+
+FloatArray = NDArray[np.float64]
+
+SERIES = {
+    LIGHT: "light",
+    PHOTODIODE: "photodiode",
+    RATIO: "photodiode over light",
+    "chi_square": "χ² of an exposure",
+    "flux": "flux, raw",
+    "flux_over_photodiode": "flux over photodiode",
+    "flux_over_light": "flux over light",
+    "overscan_level": "bias level",
+    "read_noise": "read noise",
+}
+REGRESSORS = {
+    DRIFT: "time",
+    JUMP: "jump",
+    "led_temp": "LED, front",
+    "led_back_temp": "LED, back",
+    "sphere_temp": "sphere",
+    "board_temp": "projector board",
+    "ccd_temp": "CCDs",
+    "readout_temp": "readout board",
+}
+_SUMMARY = {
+    LIGHT: ((SCATTER, "light_scatter"), (DRIFT, "light_drift"), (FIRST_TO_LAST, "light_first_to_last")),
+    PHOTODIODE: ((SCATTER, "photodiode_scatter"), (DRIFT, "photodiode_drift")),
+    RATIO: ((SCATTER, "photodiode_over_light_scatter"), (DRIFT, "photodiode_over_light_drift")),
+}
+"""Results of whole LEDs in the summary, and their metrics."""
+_OF_AMPLIFIERS = ("flux", "flux_over_photodiode", "flux_over_light", "overscan_level", "read_noise")
+_MOST_AMPLIFIERS = 400
+_FEWEST_TOGETHER = 8
+_WORDS = {YES: "is within", NO: "exceeds", OPEN: "is too uncertain to judge against"}
+
+
+def measurements(findings: Table, led: str) -> list[Measurement]:
+    """Return the results of an LED for the summary."""
+    found = []
+    for series, metrics in _SUMMARY.items():
+        for quantity, metric in metrics:
+            row = result_of(findings, series, quantity)
+            if row is not None and np.isfinite(row["value"]):
+                found.append(_measurement(metric, led, row))
+    for row in findings:
+        if row["series"] == STACK:
+            found.append(replace(_measurement("stack_chi_square", led, row), detector=str(row["detector"]), amp="all"))
+        if row["series"] == SHAPE:
+            found.append(_measurement(f"beam_change_{row['quantity']}", led, row))
+    return found
+
+
+def _measurement(metric: str, led: str, row: Row) -> Measurement:
+    return Measurement(metric, led, float(row["value"]), float(row["error"]))
+
+
+def _per_mil(row: Row) -> str:
+    return format_measurement(1e3 * row["value"], 1e3 * row["error"])
+
+
+def sentence(findings: Table, led: str, limits: ReportConfig) -> str:
+    """Return the verdict on the light of an LED and its drift."""
+    series = LIGHT if result_of(findings, LIGHT, SCATTER) is not None else PHOTODIODE
+    row, drift = result_of(findings, series, SCATTER), result_of(findings, series, DRIFT)
+    if row is None or drift is None:
+        return f"{led}: too few exposures to judge the light."
+    limit = two_digits(1e3 * limits.repeatability_limit)
+    verdict = _WORDS.get(judge(_measurement(f"{series}_scatter", led, row), limits), "has no")
+    per = "hour" if findings.meta.get("time") == "h" else "exposure"
+    text = (
+        f"{led}: the {SERIES[series]} repeats to {_per_mil(row)} ‰, which {verdict} the required {limit} ‰; it drifts by "
+        f"{_per_mil(drift)} ‰ per {per}"
+    )
+    ratio = result_of(findings, RATIO, SCATTER)
+    if ratio is not None and series == LIGHT:
+        text += f"; the photodiode follows it to {_per_mil(ratio)} ‰"
+    return f"{text}."
+
+
+class _Repeatability(NamedTuple):
+    """The scatter of a series of one LED, from a number of exposures."""
+
+    led: str
+    series: str
+    findings: Table
+    scatter: Measurement
+    exposures: int
+
+
+def repeatability_table(leds: Sequence[tuple[str, Table]], limits: ReportConfig) -> Grid:
+    """Return scatter, verdict and drift of light, photodiode and their ratio for each LED."""
+    rows = [
+        _Repeatability(led, series, findings, _measurement(f"{series}_scatter", led, row), int(row["n"]))
+        for led, findings in leds
+        for series in (LIGHT, PHOTODIODE, RATIO)
+        if (row := result_of(findings, series, SCATTER)) is not None
+    ]
+
+    def scatter(row: _Repeatability) -> Cell:
+        return result_cell(row.scatter.metric, row.scatter.number, row.scatter.error, verdict=judge(row.scatter, limits))
+
+    def change(heading: str, quantity: str) -> Column:
+        figure = measured_column(heading, "value", error="error", scale=1e3)
+        return Column(heading, lambda row: figure.cell(result_of(row.findings, row.series, quantity)))
+
+    per = "h" if all(findings.meta.get("time") == "h" for _, findings in leds) else "h, or exposure"
+    columns = (
+        text_column("LED", "led"),
+        text_column("series", lambda row: SERIES[row.series]),
+        count_column("exposures"),
+        Column("scatter (‰)", scatter),
+        number_column("required (‰)", lambda _: limits.repeatability_limit, two_digits, scale=1e3),
+        # The photodiode is a reading: what must repeat is the light, and the light after division by it.
+        Column("verdict", lambda row: verdict_cell(judge(row.scatter, limits)), is_text=True),
+        change("successive (‰)", SUCCESSIVE),
+        change(f"drift (‰/{per})", DRIFT),
+        change("first to last (‰)", FIRST_TO_LAST),
+    )
+    return table_of(rows, columns)
+
+
+def method_text(leds: Sequence[LedStability]) -> str:
+    """Return how regressors are fitted, and how many tests were made."""
+    tests = sum(int(np.isfinite(np.asarray(table["p_value"], dtype=float)).sum()) for led in leds for table in _tables(led))
+    series = len({(led.led, *key) for led in leds for table in _tables(led) for key in _keys(table)})
+    return (
+        "Each regressor (time, a jump anywhere, each temperature) is fitted alone: temperatures change with time, and with a few hours of "
+        "data several at once cannot be told apart. Where a temperature correlates with time, its slope may be that of a drift, and the "
+        "other way round. Errors allow for noise that wanders. A change is called if such noise gives it with a probability p of at most "
+        f"{CALLED:g}, after an adjustment for the number of regressors of the series (Holm) and, among amplifiers, for their number "
+        f"(false-discovery rate). Here {tests} tests were made on {series} series."
+    )
+
+
+def _tables(led: LedStability) -> tuple[Table, Table]:
+    return led.findings, led.amplifiers
+
+
+def _keys(table: Table) -> set[tuple[str, str, str]]:
+    known = np.isfinite(np.asarray(table["p_value"], dtype=float))
+    columns = [np.asarray(table[name], dtype=np.str_)[known].tolist() for name in ("series", "detector", "amp")]
+    return set(zip(*columns, strict=True))
+
+
+def trend_table(led: LedStability) -> Grid:
+    """Return drift, jump and temperature slopes of light, photodiode and their ratio."""
+    rows = [
+        row for row in led.findings if row["series"] in SERIES and row["quantity"] in REGRESSORS and np.isfinite(row["value"])
+    ]
+    return table_of(rows, _trend_columns(led))
+
+
+def _trend_columns(led: LedStability) -> tuple[Column, ...]:
+    def per(row: Row) -> str:
+        return {DRIFT: led.per_time, JUMP: ""}.get(str(row["quantity"]), "per °C")
+
+    def change(row: Row) -> Cell:
+        return measured_cell(float(row["value"]), float(row["error"]), scale=_scale_of(row["series"])[0])
+
+    return (
+        text_column("series", lambda row: SERIES[str(row["series"])]),
+        text_column("regressor", lambda row: REGRESSORS[str(row["quantity"])]),
+        Column("change", change),
+        text_column("unit", lambda row: f"{_scale_of(row['series'])[1]} {per(row)}".strip()),
+        # The correlation of time with itself says nothing.
+        Column("correlation with time", lambda row: pull_cell(np.nan if row["quantity"] == DRIFT else float(row["with_time"]))),
+        chance_column("p"),
+        chance_column("p, adjusted", "p_adjusted"),
+        text_column("beyond noise", lambda row: "yes" if row["called"] else "no"),
+        text_column("at", lambda row: str(row["at"]) if row["quantity"] == JUMP and row["called"] else MISSING),
+    )
+
+
+def _scale_of(series: str) -> tuple[float, str]:
+    """Return the factor and the unit in which pages show a series."""
+    return {"overscan_level": (1.0, "adu"), "read_noise": (1.0, "electrons"), "chi_square": (1.0, "")}.get(series, (1e3, "‰"))
+
+
+def shape_table(led: LedStability) -> tuple[Grid, str] | None:
+    """Return the change of the beam's shape and a sentence, None if it is not determined."""
+    found = [row for row in led.findings if row["series"] == SHAPE]
+    if not found:
+        return None
+    names = {"x": "along X", "y": "along Y", "xx": "curvature along X", "xy": "astigmatism", "yy": "curvature along Y"}
+    columns = (
+        text_column("term", lambda row: names[str(row["quantity"])]),
+        measured_column("change (‰)", "value", error="error", scale=1e3),
+    )
+    chance = float(found[0]["p_value"])
+    verdict = "noise does not explain it" if chance <= CALLED else "noise explains it"
+    text = (
+        f"Change of the beam from the first to the second half of the exposures, at {UNIT_MM:g} mm from its middle, from "
+        f"{found[0]['n']} residuals; responses, scales and the mean beam are free at the same time. All terms together: "
+        f"p = {format_chance(chance)}, {verdict}."
+    )
+    return table_of(found, columns), text
+
+
+def stack_table(led: LedStability) -> Grid | None:
+    """Return the chi-square of repeated images of each detector, None without any."""
+    columns = (
+        text_column("detector"),
+        measured_column("χ² per degree of freedom", "value", error="error"),
+        count_column("degrees of freedom", "n"),
+    )
+    rows = [row for row in led.findings if row["series"] == STACK]
+    return table_of(rows, columns) if rows else None
+
+
+def amplifier_summary(led: LedStability) -> Grid:
+    """Return scatter and drift of all amplifiers together for each kind of series."""
+    table = led.amplifiers
+    series, quantity, detector, amp = (
+        np.asarray(table[name], dtype=np.str_) for name in ("series", "quantity", "detector", "amp")
+    )
+    value, called = np.asarray(table["value"], dtype=float), np.asarray(table["called"], dtype=bool)
+    names = np.char.add(detector, amp)
+
+    def values(name: str, kind: str) -> FloatArray:
+        return value[(series == name) & (quantity == kind)]
+
+    def median(heading: str, kind: str) -> Column:
+        return Column(heading, lambda name: _median_cell(values(name, kind), _scale_of(name)[0]))
+
+    def spread(name: str) -> Cell:
+        drifts = values(name, DRIFT)
+        shown = two_digits(_scale_of(name)[0] * float(drifts.std(ddof=1))) if len(drifts) > 1 else MISSING
+        return number_cell(shown, float(np.std(drifts)))
+
+    columns = (
+        text_column("series", lambda name: SERIES[name]),
+        text_column("unit", lambda name: _scale_of(name)[1]),
+        count_column("amplifiers", lambda name: len(values(name, DRIFT))),
+        median("scatter, median", SCATTER),
+        median("successive, median", SUCCESSIVE),
+        median(f"drift {led.per_time}, median", DRIFT),
+        Column("drift, rms over amplifiers", spread),
+        count_column("beyond noise", lambda name: len(set(names[(series == name) & called]))),
+    )
+    return table_of([name for name in _OF_AMPLIFIERS if (series == name).any()], columns)
+
+
+def _median_cell(values: FloatArray, scale: float) -> Cell:
+    """Return a median with its error from the scatter of the values."""
+    values = values[np.isfinite(values)]
+    if values.size < 3:
+        return Cell(MISSING)
+    spread = 1.4826 * float(np.median(np.abs(values - np.median(values))))
+    return measured_cell(float(np.median(values)), 1.2533 * spread / np.sqrt(values.size), scale=scale)
+
+
+def _changed(led: LedStability) -> tuple[Table, dict[str, tuple[int, int]]]:
+    """Return the changes of amplifiers beyond noise, and the kinds of series of which most amplifiers change: how many of how many."""
+    called, series = np.asarray(led.amplifiers["called"], dtype=bool), np.asarray(led.amplifiers["series"], dtype=np.str_)
+    names = np.char.add(np.asarray(led.amplifiers["detector"], dtype=np.str_), np.asarray(led.amplifiers["amp"], dtype=np.str_))
+    common, kept = {}, called.copy()
+    for name in dict.fromkeys(series.tolist()):
+        own = series == name
+        changed, all_of_them = len(set(names[own & called])), len(set(names[own]))
+        if changed >= _FEWEST_TOGETHER and 2 * changed > all_of_them:
+            common[name] = changed, all_of_them
+            kept &= ~own
+    return led.amplifiers[kept], common
+
+
+def called_sentences(led: LedStability) -> list[str]:
+    """Return a sentence on each kind of series of which most amplifiers change together."""
+    return [
+        f"{SERIES[name].capitalize()}: {changed} of {count} amplifiers change together; see light, photodiode and temperatures above."
+        for name, (changed, count) in _changed(led)[1].items()
+    ]
+
+
+def called_table(led: LedStability) -> Grid | None:
+    """Return the changes beyond noise of amplifiers that change alone, None without any."""
+    rows = _changed(led)[0][:_MOST_AMPLIFIERS]
+    columns = (text_column("detector"), text_column("amplifier", "amp"), *_trend_columns(led))
+    return table_of(rows, columns) if len(rows) else None
+
+
+def amplifier_table(led: LedStability) -> Grid | None:
+    """Return scatter and drift of each amplifier, at most `_MOST_AMPLIFIERS`; None without any."""
+    found = {tuple(str(row[name]) for name in ("detector", "amp", "series", "quantity")): row for row in led.amplifiers}
+
+    def column(name: str, kind: str) -> Column:
+        scale, unit = _scale_of(name)
+        heading = f"{SERIES[name]}: {f'drift ({unit} {led.per_time})' if kind == DRIFT else f'scatter ({unit})'}"
+        own = measured_column(heading, "value", error="error", scale=scale)
+        return Column(heading, lambda amplifier: own.cell(found.get((*amplifier, name, kind))))
+
+    columns = [column(name, kind) for name in _OF_AMPLIFIERS for kind in (SCATTER, DRIFT)]
+    amplifiers = _amplifiers(led)[:_MOST_AMPLIFIERS]
+    names = (text_column("detector", itemgetter(0)), text_column("amplifier", itemgetter(1)))
+    return table_of(amplifiers, (*names, *columns)) if amplifiers else None
+
+
+def _amplifiers(led: LedStability) -> list[tuple[str, str]]:
+    """Return detector and amplifier of all series."""
+    return list(dict.fromkeys((str(row["detector"]), str(row["amp"])) for row in led.amplifiers))
+
+
+def is_cut(led: LedStability) -> bool:
+    """Return whether `amplifier_table` does not show all amplifiers."""
+    return len(_amplifiers(led)) > _MOST_AMPLIFIERS
+
+
+def superbias_table(superbiases: Sequence[SuperbiasStability]) -> Grid:
+    """Return structure and stability of the superbias of each detector: medians over its amplifiers."""
+
+    def median(heading: str, name: str) -> Column:
+        return Column(heading, lambda one: _median_cell(np.asarray(one.amplifiers[name], dtype=float), 1.0))
+
+    def level(one: SuperbiasStability) -> Cell:
+        return _median_cell(one.level.std(axis=0, ddof=1), 1.0) if len(one.level) > 1 else Cell(MISSING)
+
+    columns = (
+        text_column("detector"),
+        text_column("sensor", "serial", absent=MISSING),
+        count_column("exposures", lambda one: len(one.level)),
+        median("structure of pixels (adu)", "pixels_structure"),
+        median("of rows (adu)", "rows_structure"),
+        median("of columns (adu)", "columns_structure"),
+        median("χ²", "chi_square"),
+        Column("level (adu)", level),
+        median("read noise (adu)", "read_noise"),
+    )
+    return table_of(superbiases, columns)
+
 
 _NAME = "stability"
 

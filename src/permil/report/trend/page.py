@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from astropy.time import Time
 from numpy.typing import NDArray
 
 from permil.report.kit.chart import Chart, chart_picture
-from permil.report.kit.elements import Grid, Picture, decimal_cell, grid, measured_cell, number_cell, text_cell
+from permil.report.kit.elements import (
+    Column,
+    Grid,
+    Picture,
+    chance_column,
+    decimal_column,
+    measured_cell,
+    table_of,
+    text_column,
+)
 from permil.report.kit.figures import ACCENT, ALARM, FAINT
 from permil.report.kit.pages import render
-from permil.report.kit.results import MISSING, NONE, QUANTITIES, Quantity, format_chance
+from permil.report.kit.results import MISSING, NONE, QUANTITIES, Quantity
 from permil.trend.database import History, Result, RunEntry
 from permil.trend.outliers import FALSE_DISCOVERIES, FEWEST_RUNS, Outlier
 
@@ -88,39 +98,40 @@ def make_trend_page(history: History, outliers: Sequence[Outlier], database: str
 
 
 def _outlier_table(outliers: Sequence[Outlier], runs: Sequence[RunEntry]) -> Grid:
-    rows = []
-    for entry in outliers:
-        result, quantity = entry.result, _quantity(entry.result.metric)
-        rows.append(
-            (
-                text_cell(runs[result.run].name),
-                text_cell(quantity.heading),
-                *(text_cell(part if part != NONE else MISSING) for part in (result.detector, result.amp, result.led)),
-                measured_cell(result.value, result.error, scale=quantity.scale),
-                measured_cell(entry.others, entry.others_error, scale=quantity.scale),
-                decimal_cell(entry.pull, 1),
-                number_cell(format_chance(entry.p_value), entry.p_value),
-            )
-        )
-    headings = ("run", "result", "detector", "amplifier", "LED", "value", "other runs", "deviation over error", "p-value")
-    return grid(headings, rows, text_columns=range(5))
+    def place(heading: str, name: str) -> Column:
+        return text_column(heading, lambda entry: _shown(getattr(entry.result, name)))
+
+    def measured(heading: str, pair: Callable[[Outlier], tuple[float, float]]) -> Column:
+        return Column(heading, lambda entry: measured_cell(*pair(entry), scale=_quantity(entry.result.metric).scale))
+
+    columns = (
+        text_column("run", lambda entry: runs[entry.result.run].name),
+        text_column("result", lambda entry: _quantity(entry.result.metric).heading),
+        place("detector", "detector"),
+        place("amplifier", "amp"),
+        place("LED", "led"),
+        measured("value", lambda entry: (entry.result.value, entry.result.error)),
+        measured("other runs", lambda entry: (entry.others, entry.others_error)),
+        decimal_column("deviation over error", "pull", 1),
+        chance_column("p-value"),
+    )
+    return table_of(outliers, columns)
+
+
+def _shown(name: str) -> str:
+    return MISSING if name == NONE else name
 
 
 def _run_table(runs: Sequence[RunEntry], named: set[tuple[int, tuple[str, str, str, str]]]) -> Grid:
-    rows = []
-    for number, run in enumerate(runs):
-        date = Time(run.mjd, format="mjd").iso[:16] if math.isfinite(run.mjd) else MISSING
-        count = sum(place == number for place, _ in named)
-        rows.append(
-            (
-                decimal_cell(float(number + 1), 0),
-                text_cell(run.name),
-                text_cell(date),
-                text_cell(run.folder),
-                decimal_cell(count, 0),
-            )
-        )
-    return grid(("number", "run", "date", "folder", "results that deviate"), rows, text_columns=(1, 2, 3))
+    deviating = Counter(number for number, _ in named)
+    columns = (
+        decimal_column("number", lambda item: float(item[0] + 1), 0),
+        text_column("run", lambda item: item[1].name),
+        text_column("date", lambda item: Time(item[1].mjd, format="mjd").iso[:16] if math.isfinite(item[1].mjd) else MISSING),
+        text_column("folder", lambda item: item[1].folder),
+        decimal_column("results that deviate", lambda item: deviating[item[0]], 0),
+    )
+    return table_of(enumerate(runs), columns)
 
 
 def _picture(

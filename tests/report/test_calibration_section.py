@@ -49,7 +49,7 @@ def test_measured_gains_and_linearity_are_shown_and_summarised(run: SyntheticRun
     write_measured(run, bin8)
     index = Page(make_pages(run.config, bin8, run.folder))
     assert "#calibration" in index.links
-    assert "contradicts the gains handed over of 1 of 15 amplifiers" in index.body
+    assert "contradicts the configured gain of 1 of 15 amplifiers" in index.body
     summary = read_table(run.folder.summary)
     ratios, losses = (summary[summary["metric"] == name] for name in ("gain_ratio", "linearity_loss"))
     assert len(ratios) == 15

@@ -1,4 +1,4 @@
-"""Comparison of raw files with what the registry of a repository says about them."""
+"""Comparison of raw files with the registry of a repository."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from permil.exposures.exposure import Exposure
 from permil.exposures.file_names import parse_obsid
 
 _TIME_TOLERANCE_D = 120 / 86400
-"""Headers hold UTC (37 s behind TAI) or TAI, of the begin, the end or the readout of an exposure."""
+"""Times in headers are UTC (37 s behind TAI) or TAI, of the beginning, the end or the readout of an exposure."""
 _EXPOSURE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegistryEntry:
-    """What a registry says about one raw file. Text that it does not hold is "", a number NaN, a counter -1.
+    """Entry of a registry for one raw file. Unknown text is "", an unknown number NaN, an unknown counter -1.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ def compare_with_registry(
     Parameters
     ----------
     entries
-        What the registry says, by path. Files without an entry are kept.
+        Entries by path. Files without an entry are kept.
 
     Returns
     -------

@@ -33,7 +33,7 @@ _TEXTS_KEPT = {
     "IMGTYPE": "kind of exposure",
     "TESTTYPE": "type of test",
 }
-# Sentences of one kind about the files of an index, and duplicates, that are shown.
+# Largest numbers of sentences of one kind, and of duplicates, in the messages.
 _MOST_SENTENCES, _MOST_DUPLICATES = 10, 3
 _LONGEST_WITH_COMMENT = 64
 _NUMBERS_KEPT = {"MJD-OBS": ("d", "modified Julian date of the exposure, d"), "EXPTIME": ("s", "exposure time, s")}
@@ -41,14 +41,14 @@ _NUMBERS_KEPT = {"MJD-OBS": ("d", "modified Julian date of the exposure, d"), "E
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """Raw files that were found otherwise than in folders.
+    """Raw files that a repository lists, in addition to those in folders.
 
     Attributes
     ----------
     registry
-        What a registry says about each file, by its path.
+        Entry of the registry for each file, by path.
     missing
-        Exposures whose files are not there.
+        Exposures whose files do not exist.
     """
 
     registry: Mapping[str, RegistryEntry] = field(default_factory=dict)
@@ -185,7 +185,7 @@ def index_run(config: Config, camera: Camera, folder: RunFolder, *, workers: int
 
 
 def describe_index(index: Index) -> list[str]:
-    """Return what a person should know of an index."""
+    """Return the messages about an index: contents, offsets of positions, files not used or noticed."""
     lines = []
     for row in index.summary():
         led = f" {row['led']}" if row["led"] else ""
@@ -241,6 +241,6 @@ def _left_out(index: Index, *, with_photodiode: bool) -> list[tuple[str, str]]:
                     path=str(chosen["path"][0]),
                     remedy="set isr.photodiode=none to go on without normalisation (the products will say so)",
                 )
-            reason = "photodiode is missing, zero or negative: not used for the beam, nor for flats but by the solver joint"
+            reason = "photodiode is missing, zero or negative: not used for the beam; used for flats by the solver joint only"
             rows += [(str(path), reason) for path in chosen["path"][missing]]
     return rows + [(entry.left_out, f"same content as {entry.kept}") for entry in index.duplicates]

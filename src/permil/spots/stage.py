@@ -147,7 +147,7 @@ STAGE = StageFunctions(run_spots, is_wanted=lambda run: run.has_stars, tasks=_ta
 
 
 def _reduce(run: Run, exposures: Sequence[LabelledExposure], remarks: Sequence[tuple[str, str]], print_: str) -> list[str]:
-    """Write everything that follows from labelled exposures; return what a person should know."""
+    """Write calibrations, residuals, maps and the summary of labelled exposures; return the messages of the stage."""
     options, products, camera = run.config.spots, SpotsFolder(run.folder.root), run.camera
     usable, left_out, found = _usable(exposures)
     remarks = [*remarks, *found]

@@ -108,8 +108,8 @@ def _sentence(gains: Mapping[Amplifier, Row], losses: Mapping[Amplifier, tuple[f
         wrong = sum(bool(row["contradicts"]) for row in gains.values())
         scatter = 1e3 * float(np.std([float(row["ratio"]) for row in gains.values()]))
         parts.append(
-            f"The noise of repeated images contradicts the gains handed over of {wrong} of {len(gains)} amplifiers; the ratios scatter by "
-            f"{scatter:.2g} ‰."
+            f"The noise of repeated images contradicts the configured gain of {wrong} of {len(gains)} amplifiers; the ratios of measured "
+            f"to configured gains scatter by {scatter:.2g} ‰."
         )
     if losses:
         scatter = 1e3 * float(np.std([loss for loss, _ in losses.values()]))
@@ -141,7 +141,7 @@ def amplifier_table(
     columns = (
         text_column("detector", itemgetter(0)),
         text_column("amplifier", itemgetter(1)),
-        decimal_column("gain handed over (e⁻/adu)", lambda name: number_in(gains.get(name), "handed_over"), 4),
+        decimal_column("configured gain (e⁻/adu)", lambda name: number_in(gains.get(name), "handed_over"), 4),
         measured_column("measured (e⁻/adu)", measured),
         Column(QUANTITIES["gain_ratio"].heading, ratio),
         Column("over its error", lambda name: pull_cell(number_in(gains.get(name), "pull"))),
@@ -172,8 +172,8 @@ def _pictures(
     if not points:
         return ()
     caption = (
-        "Excess of each amplifier in the flats (mean over LEDs) against the error of the gain handed over, as the noise of repeated images "
-        "shows it. Wrong gains lie on the line; steps of the response itself do not."
+        "Excess of each amplifier in the flats (mean over LEDs) against the error of its configured gain, from the noise of repeated "
+        "images. Wrong gains lie on the line; steps of the response itself do not."
     )
     return (drawing(steps_against_gains(np.array(points)), caption, narrow=True),)
 
@@ -187,7 +187,9 @@ def steps_against_gains(points: FloatArray) -> Figure:
     reach = 1.1 * float(np.max([np.abs(x) + x_err, np.abs(y) + y_err]))
     axes.plot([-reach, reach], [-reach, reach], color=INK, linewidth=0.8, linestyle="--")
     axes.errorbar(x, y, xerr=x_err, yerr=y_err, fmt="o", color=ACCENT, ecolor=FAINT, markersize=3.5, elinewidth=0.8)
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="gain handed over, excess (‰)", ylabel="amplifier step (‰)")
+    axes.set(
+        xlim=(-reach, reach), ylim=(-reach, reach), xlabel="configured over measured gain - 1 (‰)", ylabel="amplifier step (‰)"
+    )
     plain_axes(axes)
     return figure
 

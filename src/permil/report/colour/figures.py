@@ -49,7 +49,7 @@ def response_picture(tables: ColourTables) -> Picture:
     chart.legend(legend)
     caption = (
         "Median response of each detector in each LED, on the composite scale: 1 is the median of all pixels of the focal plane in that "
-        "LED, so that only differences between detectors have a meaning."
+        "LED, so that only differences between detectors are meaningful."
     )
     return chart_picture([[chart]], caption)
 
@@ -79,7 +79,7 @@ def ratio_pictures(tables: ColourTables) -> list[Picture]:
 
 
 def variance_picture(tables: ColourTables) -> Picture | None:
-    """Return the rms of what LEDs share, and of what is each LED's own, against the scale; None without any."""
+    """Return the rms of the structure that LEDs share and of that specific to one LED, by scale; None without any."""
     scales = [scale for scale in SCALES if (tables.variances["scale"] == scale).any()]
     if not scales:
         return None
@@ -91,7 +91,7 @@ def variance_picture(tables: ColourTables) -> Picture | None:
     limits = float(np.floor(np.log10(positive.min()))), float(np.ceil(np.log10(positive.max()))) + 0.5
     chart = Chart(
         (620.0, 260.0), (-0.5, len(scales) - 0.5), (limits[0], max(limits[1], limits[0] + 1)), names=scales,
-        labels=("scale", "rms (‰)"), title="Shared by LEDs (large) and its own (small)", is_log=True,
+        labels=("scale", "rms (‰)"), title="shared by LEDs (large), specific to one LED (small)", is_log=True,
     )  # fmt: skip
     width = 0.6 / max(len(tables.leds), 1)
     for number, led in enumerate(tables.leds):
@@ -104,7 +104,7 @@ def variance_picture(tables: ColourTables) -> Picture | None:
             chart.points(points, led_colour(led), radius=radius, is_edged=edged)
     chart.legend([(led_colour(led), led) for led in tables.leds] or [(INK, "")])
     caption = (
-        "Rms of the response without noise, scale by scale: the part of each LED that the others predict (large points with an edge), and "
-        "the rest, its own (small points). The periodic pattern of the shortest wavelength is not contained in pixels and cells."
+        "Rms of the response without noise, by scale: the part of each LED that the other LEDs predict (large points with an edge), and "
+        "the remainder, specific to this LED (small points). Pixels and cells exclude the periodic pattern of the shortest wavelength."
     )
     return chart_picture([[chart]], caption)

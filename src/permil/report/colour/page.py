@@ -68,7 +68,7 @@ def headline(tables: ColourTables) -> str:
     if sensor:
         sentences.append(f"A gradient that the sensors have in common is found in {', '.join(sensor)}.")
     elif len(tables.gradients):
-        sentences.append("No ratio has a common gradient that can be told from the colour of the light.")
+        sentences.append("No ratio has a common gradient that can be separated from the colour of the light.")
     pattern = tables.variances[(tables.variances["scale"] == PATTERN) & (tables.variances["led"] == tables.leds[0])]
     if len(tables.waves) and len(pattern):
         rms = format_measurement(float(pattern["rms_per_mil"][0]), float(pattern["rms_per_mil_err"][0]))
@@ -89,7 +89,7 @@ def vendor_table(tables: ColourTables) -> Grid | None:
         measured_column("the vendors", "ratio", error="vendor_err"),
         decimal_column("scatter of sensors (‰)", lambda row: _PER_MIL * float(row["sensor_scatter"]), 2),
         count_column("sensors"),
-        count_column("of the other", "over_sensors"),
+        count_column("sensors of the other vendor", "over_sensors"),
     )
     return table_of(tables.vendors, columns) if len(tables.vendors) else None
 
@@ -142,7 +142,7 @@ def gradient_table(tables: ColourTables) -> Grid:
 
 
 def linearity_sentences(tables: ColourTables) -> list[str]:
-    """Return what non-linearity would do to each pair of LEDs."""
+    """Return the effect of non-linearity on the ratio of each pair of LEDs."""
     found = []
     for row in tables.gradients:
         first, second, size = float(row["signal"]), float(row["over_signal"]), float(row["linearity"])
@@ -154,13 +154,13 @@ def linearity_sentences(tables: ColourTables) -> list[str]:
             f"of 1 ‰ at 50,000 electrons that is not corrected would change this ratio by {two_digits(factor)} ‰ between amplifiers."
         )
         if np.isfinite(size):
-            sentence += f" What is not known of the losses of amplifiers changes it by {two_digits(_PER_MIL * size)} ‰."
+            sentence += f" The uncertainty of these losses changes it by {two_digits(_PER_MIL * size)} ‰."
         found.append(sentence)
     return found
 
 
 def variance_table(tables: ColourTables) -> Grid:
-    """Return the rms of each LED on each scale: shared with others, and its own."""
+    """Return the rms of each LED on each scale: shared with other LEDs, and specific to it."""
     found = {tuple(str(row[name]) for name in ("scale", "part", "led")): row for row in tables.variances}
     freedom = {(str(row["scale"]), str(row["part"])): row["freedom"] for row in reversed(tables.variances)}
     columns = (
@@ -192,13 +192,13 @@ def correlation_summary(tables: ColourTables) -> Grid:
         Column("r", lambda key: _mean_cell(known[key], "r")),
         Column("r without noise", lambda key: _mean_cell(known[key], "r_corrected")),
         Column("detectors", count, is_text=True),
-        text_column("why there is none", lambda key: "" if known[key] else str(parts[key][0]["reason"]), absent=MISSING),
+        text_column("reason without a result", lambda key: "" if known[key] else str(parts[key][0]["reason"]), absent=MISSING),
     )
     return table_of(parts, columns)
 
 
 def _mean_cell(rows: Sequence[Row], name: str) -> Cell:
-    """Return the mean over detectors with the scatter's error, or of one the value with its own error."""
+    """Return the mean over detectors; its error is from their scatter, or from their own errors if that is larger."""
     pairs = np.array([(float(row[name]), float(row[f"{name}_err"])) for row in rows]).reshape(-1, 2)
     values, errors = pairs[np.isfinite(pairs).all(axis=1)].T
     if not values.size:

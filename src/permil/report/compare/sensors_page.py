@@ -58,7 +58,7 @@ _PANELS: dict[str, tuple[str, Sequence[float]]] = {
 }
 _LABELS = {"r_corrected": "r without measurement errors"} | {name: title for name, (title, _) in _PANELS.items()}
 _MOST_ROWS = 60
-"""Largest number of sensors and bands in a forest plot; of more, only combined estimates are drawn."""
+"""Largest number of sensors and bands in a forest plot; beyond it only combined estimates are drawn."""
 _MOST_ERROR = 4.0
 """Cells with larger errors, relative to the median, are not drawn."""
 _MOST_TESTS = 200
@@ -318,7 +318,7 @@ def difference_table(tables: SensorTables) -> Grid | None:
 
 
 def _single_vendors(sensors: Table) -> list[str]:
-    """Return the vendors of which one sensor was measured."""
+    """Return the vendors with a single sensor."""
     vendors = sorted(set(map(str, sensors["vendor"])))
     return [vendor for vendor in vendors if len({str(row["detector"]) for row in rows_of(sensors, vendor=vendor)}) == 1]
 
@@ -455,7 +455,7 @@ def _draw_panel(axes: Axes, rows: Sequence[ForestRow], quantity: str, references
         )  # fmt: skip
         ends.append((value, error))
     if ends:
-        # Values that are hardly known are ignored for the limits.
+        # Values with large errors are ignored for the limits.
         known = np.array([entry for entry in ends if np.isfinite(entry[1])] or ends)
         spread = np.nan_to_num(known[:, 1])
         well = spread <= 6 * np.median(spread)
@@ -470,7 +470,7 @@ def _draw_panel(axes: Axes, rows: Sequence[ForestRow], quantity: str, references
 
 
 def residual_maps(maps: Mapping[Detector, FloatArray], *, cell: int, title: str) -> list[list[Chart]]:
-    """Draw the residuals of stars (per mil) on the focal plane; of a few detectors also each one by itself.
+    """Draw the residuals of stars (per mil) on the focal plane, and few detectors also one by one.
 
     Parameters
     ----------

@@ -228,7 +228,7 @@ def _begins_in(box: DefectBox, part: tuple[slice, slice]) -> bool:
 
 
 def agreement_table(defects: Sequence[DetectorDefects]) -> Grid | None:
-    """Return how many of the defects that one of two LEDs shows the other shows as well; None for a single LED."""
+    """Return the fraction of the defects found in either of two LEDs that is found in both; None for a single LED."""
     leds = list(dict.fromkeys(led for own in defects for led in own.leds))
     tables = [own.table for own in defects if len(own.table)]
     if len(leds) < 2 or not tables:
@@ -242,7 +242,7 @@ def agreement_table(defects: Sequence[DetectorDefects]) -> Grid | None:
         return Column(leds[other], cell)
 
     places = range(len(leds))
-    return table_of(places, (text_column("both show, of either (%)", lambda own: leds[own]), *map(column, places)))
+    return table_of(places, (text_column("found in both, of either (%)", lambda own: leds[own]), *map(column, places)))
 
 
 def _together(tables: Sequence[Table]) -> Table:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from permil.report.kit.results import Measurement
     from permil.report.kit.run import LedProducts, RunProducts
 
-LAYOUT = 10
+LAYOUT = 11
 """Version of the layout. Increase it when the same products give different pages."""
 
 

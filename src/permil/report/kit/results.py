@@ -69,7 +69,7 @@ _ALL = (
     Quantity("scatter_noise", "scatter between pointings from noise", 1e3, "‰"),
     Quantity("scatter_excess", "scatter between pointings in excess of noise", 1e3, "‰", "scatter_limit", beyond_noise=True),
     Quantity("step", "amplifier step", 1e3, "‰", "step_limit"),
-    Quantity("gain_ratio", "gain measured over handed over - 1", 1e3, "‰"),
+    Quantity("gain_ratio", "measured over configured gain - 1", 1e3, "‰"),
     Quantity("linearity_loss", "loss of signal at 50,000 electrons against the mean", 1e3, "‰"),
     Quantity("defects", "defects"),
     Quantity("defective_pixels", "pixels with a defect", 1e3, "‰"),

@@ -177,11 +177,11 @@ def method_text(leds: Sequence[LedStability]) -> str:
     tests = sum(int(np.isfinite(np.asarray(table["p_value"], dtype=float)).sum()) for led in leds for table in _tables(led))
     series = len({(led.led, *key) for led in leds for table in _tables(led) for key in _keys(table)})
     return (
-        "Each regressor (time, a jump anywhere, each temperature) is fitted alone: temperatures change with time, and with a few hours of "
-        "data several at once cannot be told apart. Where a temperature correlates with time, its slope may be that of a drift, and the "
-        "other way round. Errors allow for noise that wanders. A change is called if such noise gives it with a probability p of at most "
-        f"{CALLED:g}, after an adjustment for the number of regressors of the series (Holm) and, among amplifiers, for their number "
-        f"(false-discovery rate). Here {tests} tests were made on {series} series."
+        "Each regressor (time, a jump at any time, each temperature) is fitted alone: temperatures change with time, and a few hours of "
+        "data do not separate several regressors. Where a temperature correlates with time, its slope may be due to a drift, and vice "
+        "versa. Errors allow for correlated noise. A change is significant if such noise alone gives it with a probability p of at most "
+        f"{CALLED:g}, adjusted for the number of regressors of the series (Holm) and, among amplifiers, for their number (false-discovery "
+        f"rate). {tests} tests were made on {series} series."
     )
 
 
@@ -303,7 +303,7 @@ def _median_cell(values: FloatArray, scale: float) -> Cell:
 
 
 def _changed(led: LedStability) -> tuple[Table, dict[str, tuple[int, int]]]:
-    """Return the changes of amplifiers beyond noise, and the kinds of series of which most amplifiers change: how many of how many."""
+    """Return the significant changes of single amplifiers, and the kinds of series that change in most amplifiers: in how many of all."""
     called, series = np.asarray(led.amplifiers["called"], dtype=bool), np.asarray(led.amplifiers["series"], dtype=np.str_)
     names = np.char.add(np.asarray(led.amplifiers["detector"], dtype=np.str_), np.asarray(led.amplifiers["amp"], dtype=np.str_))
     common, kept = {}, called.copy()
@@ -317,7 +317,7 @@ def _changed(led: LedStability) -> tuple[Table, dict[str, tuple[int, int]]]:
 
 
 def called_sentences(led: LedStability) -> list[str]:
-    """Return a sentence on each kind of series of which most amplifiers change together."""
+    """Return a sentence on each kind of series that changes in most amplifiers."""
     return [
         f"{SERIES[name].capitalize()}: {changed} of {count} amplifiers change together; see light, photodiode and temperatures above."
         for name, (changed, count) in _changed(led)[1].items()

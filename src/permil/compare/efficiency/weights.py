@@ -244,7 +244,10 @@ def _models(bands: tuple[Band, ...], whole: BandWeights | None) -> list[tuple[fl
 
 def _mean_within_limits(mean: FloatArray, error: FloatArray) -> FloatArray:
     """Return the mean of normal distributions between 0 and 1."""
-    return np.asarray(stats.truncnorm.mean(-mean / error, (1 - mean) / error, loc=mean, scale=error))
+    limits = -mean / error, (1 - mean) / error
+    # From the densities at the limits: SciPy's own mean takes the distributions one by one.
+    below, above = (stats.truncnorm.pdf(limit, *limits) for limit in limits)
+    return np.asarray(mean + error * (below - above))
 
 
 def _octave(band: Band) -> float:

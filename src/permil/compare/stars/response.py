@@ -64,6 +64,8 @@ WEIGHT_REACH = 5.0
 """Sigmas at which the weight of the moments ends."""
 _PARTS = 2
 """Number of parts of the stars processed concurrently; fixed, so that sums are identical without threads."""
+_ROWS_TOGETHER = 64.0
+"""Height of the strips in which stars are processed from left to right, pixels."""
 _NOISE_GRID = 512
 """Side of the square (pixels) on which noise of the flat is propagated."""
 
@@ -317,12 +319,17 @@ class StarResponse:
         instruments = np.zeros((len(places), 6, excess.shape[2]))
         unseen = self._unseen(bands, excess.shape[2])
 
+        # The pixels of a star are still in the cache when its neighbours need them.
+        order = np.lexsort([places.x, np.floor(places.y / _ROWS_TOGETHER)])
+
         def predict_part(rows: slice) -> None:
-            kernels.predict_stars(self.shapes(places[rows]), excess, potential, unseen, templates[rows], instruments[rows])
+            shapes = self.shapes(places[order[rows]])
+            kernels.predict_stars(shapes, excess, potential, unseen, templates[rows], instruments[rows])
 
         limits = np.linspace(0, len(places), _PARTS + 1).astype(int)
         list(threaded_map(predict_part, [slice(*pair) for pair in pairwise(limits)]))
-        return StarTemplates(templates, instruments)
+        back = np.argsort(order)
+        return StarTemplates(templates[back], instruments[back])
 
     def spread(
         self, places: StarPlaces, weights: FloatArray, shape: tuple[int, int], *, cell: int, bands: tuple[Band, ...] | None = None

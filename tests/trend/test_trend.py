@@ -193,9 +193,8 @@ def test_other_tables_on_a_server_are_left_alone(tmp_path: Path, server: str) ->
     url = empty_database(server, "others")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE runs (kilometres integer)")
-    with pytest.raises(
-        InputError, match=r"cannot be used as a database of trends \(column "id" .*does not exist\); check the URL"
-    ) as caught:
+    said = r"""cannot be used as a database of trends \(column "id" .*does not exist\); check the URL"""
+    with pytest.raises(InputError, match=said) as caught:
         follow_runs([write_run(tmp_path, 0, np.random.default_rng(0))], url, tmp_path / "t.html")
     assert len(str(caught.value).splitlines()) == 1
     with psycopg.connect(url) as connection:

@@ -192,7 +192,6 @@ flat_app = _App(
         "permil flat config.yaml --led red --detector R22_S11",
         "permil flat apply flat.fits image.fits --out flattened.fits",
         "permil flat diff a.fits b.fits",
-        "permil flat diff a.fits 'butler:/repo/main?collection=u/me/flats&dataset_type=flat&detector=94&physical_filter=red'",
     ),
 )
 spots_app = _App(
@@ -424,7 +423,14 @@ def flat_apply(
     _print_result(_of_datasets(done, datasets), as_json=as_json)
 
 
-@flat_app.has("diff")
+@flat_app.has(
+    "diff",
+    examples=(
+        "permil flat diff a.fits b.fits --out ratio.fits",
+        "permil flat diff a.fits theirs.npy --detector R22_S11 --smooth illumination.fits",
+        "permil flat diff a.fits 'butler:REPO?collection=u/me/flats&dataset_type=permil_flat&detector=R22_S11'",
+    ),
+)
 def flat_diff(
     first: Annotated[str, typer.Argument(metavar="A", help="flat: file, or URI of a dataset", parser=_path_or_uri)],
     second: Annotated[str, typer.Argument(metavar="B", help="flat of the same detector", parser=_path_or_uri)],

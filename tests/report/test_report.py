@@ -200,7 +200,7 @@ def test_a_detector_page_has_the_numbers(made: dict[str, Page], bin8: Camera) ->
     pointings = page.tables["pointing-table"][1:]
     assert [row[1] for row in pointings] == ["yes", "yes", "yes", "no"]
     assert [row[5] for row in pointings] == ["100", "150", "200", "62"]
-    assert pointings[0][6:8] == ["4.2000", "4.20000 ± 0.00084"]
+    assert pointings[0][6:8] == ["4.200", "4.20000 ± 0.00084"]
     readout = {row[0]: row[1:] for row in page.tables["readout-table"][1:]}
     assert readout["C14"][:4] == ["1.100 ± 0.010", "gains.ecsv", "5.20 ± 0.10", "24000.0"]
     assert readout["C13"][0] == MISSING

@@ -39,7 +39,6 @@ from permil.report.kit.elements import (
     Link,
     Picture,
     count_column,
-    decimal_cell,
     decimal_column,
     header_grid,
     measured_cell,
@@ -49,6 +48,7 @@ from permil.report.kit.elements import (
     number_column,
     number_in,
     result_columns,
+    significant_cell,
     table_of,
     text_cell,
     text_column,
@@ -368,7 +368,7 @@ def readout_table(readout: Mapping[str, AmplifierReadout]) -> Grid:
 
 
 def _gain_cell(gain: float, error: float) -> Cell:
-    return measured_cell(gain, error) if has_error(error) else decimal_cell(gain, 3)
+    return measured_cell(gain, error) if has_error(error) else significant_cell(gain)
 
 
 def results_with_verdict(measurements: Sequence[Measurement], limits: ReportConfig, verdict: str) -> list[str]:
@@ -414,7 +414,7 @@ def pointing_table(pointings: Table) -> Grid:
         decimal_column("Y (mm, CCS)", "y_mm", 2),
         count_column("exposures"),
         count_column("values rejected", "rejected"),
-        decimal_column("photodiode, mean reading", "photodiode", 4),
+        Column("photodiode, mean reading", lambda row: significant_cell(number_in(row, "photodiode"))),
         measured_column("scale of the light (photodiode units)", scale),
         decimal_column("χ² per value", "chi_square", 3),
     )

@@ -134,6 +134,11 @@ def decimal_cell(number: float, decimals: int) -> Cell:
     return number_cell(with_minus(f"{number:.{decimals}f}"), number) if math.isfinite(number) else Cell(MISSING)
 
 
+def significant_cell(number: float) -> Cell:
+    """Return a cell with the four leading digits of a number without an error, zeros at the end included; a dash for NaN."""
+    return number_cell(with_minus(f"{number:#.4g}"), number) if math.isfinite(number) else Cell(MISSING)
+
+
 def measured_cell(number: float, error: float, *, scale: float = 1.0, verdict: str = "") -> Cell:
     """Return a cell with a number and its error, both multiplied by ``scale``."""
     return number_cell(format_measurement(scale * number, scale * error), number, verdict=verdict)

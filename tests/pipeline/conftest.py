@@ -48,6 +48,29 @@ def campaign(fill_once: FillOnce) -> Path:
     return fill_once("campaign", fill)
 
 
+TINY = {"scan_size": 6, "images": 2, "biases": 3, "readout": "target"}
+
+
+@pytest.fixture(scope="session")
+def two_ccds(fill_once: FillOnce) -> Path:
+    """Return a folder with raw files of two CCDs and their configuration. It is shared: see `linked`."""
+    detectors = [DETECTOR, "R22_S12"]
+    return fill_once(
+        "two_ccds", lambda folder: simulate_bench(small_campaign(detectors=detectors, campaign=TINY), folder, workers=1)
+    )
+
+
+@pytest.fixture(scope="session")
+def one_ccd(fill_once: FillOnce) -> Path:
+    """Return a folder with few raw files of one CCD and their configuration. It is shared: see `linked`."""
+    return fill_once("one_ccd", lambda folder: simulate_bench(small_campaign(campaign=TINY), folder, workers=1))
+
+
+def linked(campaign: Path, copy: Path) -> Path:
+    """Make a copy of a campaign that consists of hard links, without its truth, and return it."""
+    return shutil.copytree(campaign, copy, copy_function=os.link, ignore=shutil.ignore_patterns("truth"))
+
+
 @pytest.fixture(scope="session")
 def reduced(campaign: Path, fill_once: FillOnce) -> Path:
     """Return a folder with all products of the campaign and its truth. It is shared: see `copied`."""

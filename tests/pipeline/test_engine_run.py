@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import random
 import signal
 import subprocess
 import sys
@@ -22,11 +22,9 @@ from permil.config import load_config
 from permil.engine import call
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
-from permil.simulate.stage import simulate_bench
 
-from .conftest import small_campaign
+from .conftest import linked
 
-DETECTORS = ("R22_S11", "R22_S12")
 # A coarse solution: these tests compare bits, not errors.
 QUICK = ("flat.joint.spacing_mm=6", "flat.joint.checks=false", "flat.joint.modes=4", "flat.super_pixel_mm=2.56")
 STAGES_TO_FLAT = ("index", "isr", "beam", "flat")
@@ -34,13 +32,9 @@ NOT_COMPARED = {"DATE", "CHECKSUM", "DATASUM"}
 
 
 @pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def raw(two_ccds: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the raw files of two CCDs; runs write beside them."""
-    folder = tmp_path_factory.mktemp("two")
-    campaign = {"scan_size": 6, "images": 2, "biases": 3, "readout": "target"}
-    simulate_bench(small_campaign(detectors=list(DETECTORS), campaign=campaign), folder, workers=1)
-    shutil.rmtree(folder / "truth")
-    return folder
+    return linked(two_ccds, tmp_path_factory.mktemp("runs") / "two")
 
 
 def _run(raw: Path, name: str, *overrides: str, stages: tuple[str, ...] = STAGES_TO_FLAT) -> Path:
@@ -118,11 +112,12 @@ def scheduler() -> Iterator[Any]:
         yield cluster
 
 
+@pytest.mark.full
 def test_dask_gives_the_same_bits_and_a_killed_worker_changes_nothing(
     raw: Path, reference: dict[str, Any], scheduler: Any
 ) -> None:
     out = raw / "dask"
-    killed = _kill_when(lambda: any((out / "flat").rglob("*.partial*")), lambda: scheduler.workers[0].pid)
+    killed = _kill_when(lambda: _a_flat_is_being_written(out), lambda: scheduler.workers[0].pid)
     _run(raw, "dask", f"pipeline.scheduler={scheduler.scheduler_address}")
     killed.join(10)
     assert killed.victims
@@ -142,7 +137,7 @@ def test_killed_worker_process_changes_nothing(raw: Path, reference: dict[str, A
         (server,) = [child for child in psutil.Process(process.pid).children() if child.children()]
         return max(server.children(), key=lambda child: child.cpu_times().user).pid
 
-    killed = _kill_when(lambda: any((out / "flat").rglob("*.partial*")), worker)
+    killed = _kill_when(lambda: _a_flat_is_being_written(out), worker)
     _, messages = process.communicate(timeout=600)
     killed.join(10)
     assert process.returncode == 0, messages
@@ -151,6 +146,27 @@ def test_killed_worker_process_changes_nothing(raw: Path, reference: dict[str, A
     assert not list(out.rglob("*.partial*"))
     table = read_table(RunFolder(out).performance)
     assert table["restarted"][(table["stage"] == "flat") & (table["step"] == "all")][0] >= 1
+
+
+def test_killed_run_goes_on_to_the_same_result(raw: Path, reference: dict[str, Any]) -> None:
+    out = raw / "begun"
+    moments = random.Random(5)  # noqa: S311 - moments to kill at, not secrets
+    options = [f"output={out}", *QUICK]
+    command = [sys.executable, "-m", "permil", "run", str(raw / "config.yaml"), *options, "pipeline.workers=2"]
+    # Each time a stage further: with the index, in the scan, among the signals, and in the pass that follows the solution.
+    folder = RunFolder(out)
+    for begun in (folder.exposures, folder.state / "nodes_red.jsonl", folder.beam("red"), folder.joint("red")):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+        while not begun.exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0.0, 0.4))
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    _run(raw, "begun", "pipeline.workers=1")
+    assert_same(out, reference)
+    assert not list(out.rglob("*.partial*"))
 
 
 def test_long_tasks_say_how_far_they_are(run_in_process: tuple[dict[str, Any], dict[str, list[float]]]) -> None:
@@ -178,6 +194,14 @@ def test_interrupt_ends_the_run_with_a_sentence(raw: Path, tmp_path: Path, begun
     assert messages.endswith("permil: interrupted; nothing is lost, run the same command again to go on\n")
     assert "Traceback" not in messages
     assert not list(out.rglob("*.partial*"))
+
+
+def _a_flat_is_being_written(out: Path) -> bool:
+    if not RunFolder(out).joint("red").exists():
+        # Until then there is nothing to miss.
+        time.sleep(0.02)
+        return False
+    return any((out / "flat").rglob("*.partial*"))
 
 
 class _Killer(threading.Thread):

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +19,8 @@ from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table, stored_fingerprint
 from permil.truth import compare_with_truth, summarise
 
-from .conftest import DETECTOR, write_config
+from .conftest import DETECTOR
+from .test_engine_run import QUICK
 
 TO_FLAT = ("index", "isr", "beam", "flat")
 
@@ -147,48 +144,19 @@ def test_changed_option_redoes_what_depends_on_it(campaign: Path, copied: Path) 
         paths = (run.superbias(DETECTOR), run.beam("red"), run.flat("red", DETECTOR), run.focal_plane("red"))
         return {name: stored_fingerprint(path) for name, path in zip(names, paths, strict=True)}
 
+    run_pipeline(_config(folder, *QUICK), stages=TO_FLAT)
     first = prints()
-    run_pipeline(_config(folder, "flat.mosaic_mm=1.28"), stages=TO_FLAT)
+    run_pipeline(_config(folder, *QUICK, "flat.mosaic_mm=1.28"), stages=TO_FLAT)
     second = prints()
     assert [name for name in names if first[name] != second[name]] == ["mosaic"]
-    run_pipeline(_config(folder, "flat.mosaic_mm=1.28", "flat.remove_amplifier_steps=true"), stages=TO_FLAT)
+    run_pipeline(_config(folder, *QUICK, "flat.mosaic_mm=1.28", "flat.remove_amplifier_steps=true"), stages=TO_FLAT)
     third = prints()
     assert [name for name in names if second[name] != third[name]] == ["flat", "mosaic"]
     gains = Table.read(campaign / "gains.ecsv", format="ascii.ecsv")
     gains["gain"] *= 1.01
     gains.write(folder / "new_gains.ecsv", format="ascii.ecsv")
-    run_pipeline(_config(folder, "flat.mosaic_mm=1.28", "isr.gains=new_gains.ecsv"), stages=TO_FLAT)
+    run_pipeline(_config(folder, *QUICK, "flat.mosaic_mm=1.28", "isr.gains=new_gains.ecsv"), stages=TO_FLAT)
     assert [name for name in names if third[name] != prints()[name]] == ["beam", "flat", "mosaic"]
-
-
-def _arrays(folder: Path) -> dict[str, list[bytes]]:
-    """Return the data of every FITS product (headers hold dates)."""
-    content = {}
-    for path in sorted(folder.rglob("*.fits")):
-        if "truth" not in path.relative_to(folder).parts:
-            with fits.open(path, memmap=False) as hdus:
-                content[str(path.relative_to(folder))] = [hdu.data.tobytes() for hdu in hdus if hdu.data is not None]
-    return content
-
-
-def test_killed_run_goes_on_to_the_same_result(reduced: Path, campaign: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path, campaign)
-    moments = random.Random(5)  # noqa: S311 - moments to kill at, not secrets
-    command = [sys.executable, "-m", "permil", "run", str(config), "pipeline.workers=2", "report.detector_pages=false"]
-    # Each time a stage further: with the index, in the scan, among the signals, and in the pass that follows the solution.
-    folder = RunFolder(tmp_path)
-    for begun in (folder.exposures, folder.state / "nodes_red.jsonl", folder.beam("red"), folder.joint("red")):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
-        while not begun.exists():
-            assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0.0, 0.4))
-        assert process.poll() is None
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
-    assert _arrays(tmp_path) == _arrays(reduced)
-    assert not list(tmp_path.rglob("*.partial*"))
 
 
 def test_interrupted_nodes_are_not_measured_again(reduced: Path, copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:

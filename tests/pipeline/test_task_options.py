@@ -16,10 +16,9 @@ from permil.engine import Task, needs_first
 from permil.engine.executors import InProcess
 from permil.engine.session import session
 from permil.pipeline import run_pipeline
-from permil.simulate.stage import simulate_bench
 from permil.tasks import declared_tasks
 
-from .conftest import small_campaign
+from .conftest import linked
 from .test_engine_run import QUICK
 
 UNRELATED = {"output", "exposures.roots"}
@@ -64,10 +63,11 @@ def undeclared(task: Task, read: set[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("solver", ["joint", "divide"])
-def test_tasks_declare_the_options_that_they_read(solver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    campaign = {"scan_size": 6, "images": 3, "biases": 3, "readout": "target"}
-    simulate_bench(small_campaign(campaign=campaign), tmp_path, workers=1)
-    config = load_config(tmp_path / "config.yaml", [*QUICK, f"flat.solver={solver}", "pipeline.workers=1"])
+def test_tasks_declare_the_options_that_they_read(
+    solver: str, one_ccd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = linked(one_ccd, tmp_path / "run")
+    config = load_config(campaign / "config.yaml", [*QUICK, f"flat.solver={solver}", "pipeline.workers=1"])
     run_pipeline(config, stages=("index",))
     kinds = []
     with session(InProcess()):

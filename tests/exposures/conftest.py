@@ -13,6 +13,8 @@ from astropy.io import fits
 from permil.camera import Camera
 
 RawWriter = Callable[..., Path]
+WRITTEN: dict[str, bytes] = {}
+"""Content of the files that were written without a change of their HDUs."""
 
 
 def primary_header(detector: str, *, seqnum: int = 1, **cards: Any) -> fits.Header:
@@ -76,6 +78,13 @@ def write_raw(tmp_path: Path, bin8: Camera) -> RawWriter:
         **image_options: Any,
     ) -> Path:
         header = primary_header(detector, **(cards or {}))
+        target = tmp_path / (path or f"{header['OBSID']}_{detector}.fits")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        key = repr((detector, camera.name, seed, compressed, sorted((cards or {}).items()), kind, sorted(image_options.items())))
+        if change is None and key in WRITTEN:
+            with target.open("xb") as stream:
+                stream.write(WRITTEN[key])
+            return target
         hdus = fits.HDUList([fits.PrimaryHDU(header=header)])
         for amplifier in camera[detector].amplifiers:
             pixels = segment_pixels(amplifier, seed).astype(kind)
@@ -97,9 +106,9 @@ def write_raw(tmp_path: Path, bin8: Camera) -> RawWriter:
         hdus["REB_COND"].header["TEMP2"] = -1.5
         if change:
             change(hdus)
-        target = tmp_path / (path or f"{header['OBSID']}_{detector}.fits")
-        target.parent.mkdir(parents=True, exist_ok=True)
         hdus.writeto(target, checksum=True)
+        if change is None:
+            WRITTEN[key] = target.read_bytes()
         return target
 
     return write

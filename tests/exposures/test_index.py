@@ -120,7 +120,7 @@ def test_bad_files_are_listed_and_the_rest_goes_on(bench: Bench, bin8: Camera, t
     lost = bench.ccob("6840D", "red", (1.0, 0.0), REB1)
     lost[0].write_bytes(lost[0].read_bytes()[:1000])
     lost[1].write_bytes(b"")
-    packed = gzip.compress(lost[2].read_bytes())
+    packed = gzip.compress(lost[2].read_bytes(), 1)
     lost[2].write_bytes(packed[: len(packed) // 2])
     bench.ccob("6840D", "green", (2.0, 0.0), ["R22_S11"])
     Table({"a": [1.0]}).write(tmp_path / "R22_S11_6801D_eotest_results.fits")
@@ -170,7 +170,7 @@ def test_identical_duplicates_count_once(bench: Bench, bin8: Camera, tmp_path: P
     first, *_ = bench.ccob("6840D", "red", (0.0, 0.0), REB1)
     copy = tmp_path / "copy" / first.parent.name / first.name
     copy.parent.mkdir(parents=True)
-    copy.write_bytes(gzip.compress(first.read_bytes()))
+    copy.write_bytes(gzip.compress(first.read_bytes(), 1))
     index = build_index([tmp_path], bin8)
     assert len(index.table) == 3
     assert [(entry.kept, entry.left_out) for entry in index.duplicates] == [(str(first), str(copy))]

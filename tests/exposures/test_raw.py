@@ -64,7 +64,7 @@ def test_gzip_by_content(write_raw: RawWriter, bin8: Camera, tmp_path: Path) -> 
     path = write_raw()
     packed = tmp_path / "packed" / path.name
     packed.parent.mkdir()
-    packed.write_bytes(gzip.compress(path.read_bytes()))
+    packed.write_bytes(gzip.compress(path.read_bytes(), 1))
     assert_as_written(packed, bin8)
 
 
@@ -138,7 +138,7 @@ def test_every_truncation_at_a_block(write_raw: RawWriter, bin8: Camera) -> None
 @pytest.mark.parametrize("lost", [10, 50_000])
 def test_truncated_gzip(write_raw: RawWriter, bin8: Camera, lost: int) -> None:
     path = write_raw()
-    path.write_bytes(gzip.compress(path.read_bytes())[:-lost])
+    path.write_bytes(gzip.compress(path.read_bytes(), 1)[:-lost])
     with pytest.raises(RawFormatError, match="damaged or cut short"):
         read_raw(path, bin8)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from kernel_levels import LEVELS, kernels_of
 from permil import _kernels
 from permil._kernels.exposures import decode_tile
 from permil.exposures import tiles
@@ -45,15 +44,6 @@ def decoded(hdu: Hdu, content: bytes) -> np.ndarray:
     coding = rice_coding(hdu)
     assert coding is not None
     return decompress(hdu, coding, np.frombuffer(content, dtype=np.uint8))
-
-
-@contextmanager
-def kernels_of(level: str) -> Iterator[None]:
-    _kernels.use_level(level)
-    try:
-        yield
-    finally:
-        _kernels.use_level(_kernels.levels()[-1])
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int32])
@@ -115,7 +105,7 @@ def test_no_bits_whatever_lead_out_of_the_tile(stream: bytes, start: int, size: 
     checked, fast = np.zeros(size, dtype=np.int32), np.zeros(size, dtype=np.int32)
     with kernels_of("checked"):
         good = decode_tile(*arguments, checked, block, pixel_bytes)
-    for level in _kernels.levels():
+    for level in LEVELS:
         with kernels_of(level):
             assert decode_tile(*arguments, fast, block, pixel_bytes) == good
         np.testing.assert_array_equal(fast, checked)

@@ -198,6 +198,7 @@ EXTENSIONS = (
 )  # fmt: skip
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("without", [EXTENSIONS, ("CORRELATIONS",), ("FLUX",), ("STARS", "HYPOTHESES")])
 def test_a_product_without_some_extensions_still_has_a_page(without: tuple[str, ...], tmp_path: Path, cutout: Camera) -> None:
     write_comparison(tmp_path, DETECTOR, "red", without=without)

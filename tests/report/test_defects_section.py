@@ -38,7 +38,7 @@ def boxes() -> list[DefectBox]:
 
 
 @pytest.fixture
-def index(run: SyntheticRun, bin8: Camera) -> Page:
+def index(run: SyntheticRun, bin8: Camera, no_pictures: None) -> Page:
     name = run.detectors[0]
     cards = {"leds": list(LEDS), "exposures_searched": {"red": 24, "nm960": 24}, "fingerprint": "dd"}
     write_table(run.folder.defects(name), defect_table(boxes(), cards=cards))

@@ -113,6 +113,7 @@ def test_summary_and_facts_have_the_choice(folder: RunFolder, cutout: Camera) ->
     assert undecided["flat_for_sky"] == 1.0
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_pages_without_an_efficiency_flat(folder: RunFolder, cutout: Camera) -> None:
     make_pages(Config(camera="spots-cutout", output=folder.root), cutout, folder)
     page = (folder.report.parent / "compare" / f"{DETECTOR}_{BAND}.html").read_text(encoding="utf-8")

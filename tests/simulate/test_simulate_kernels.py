@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from permil import _kernels
+from kernel_levels import LEVELS, kernels_of
 from permil._kernels import simulate as kernels
 from permil.simulate.electronics import Electronics, convert_charge, draw_charge, read_out
 from permil.simulate.projector import BeamTruth
@@ -19,15 +16,6 @@ from permil.simulate.spots.exposing import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
 
 SEGMENTS = (3, 7, 21)
-
-
-@contextmanager
-def kernels_of(level: str) -> Iterator[None]:
-    _kernels.use_level(level)
-    try:
-        yield
-    finally:
-        _kernels.use_level(_kernels.levels()[-1])
 
 
 def normals_of(state: np.ndarray, *shape: int) -> np.ndarray:
@@ -70,7 +58,7 @@ def some_spots(rng: np.random.Generator) -> SpotLight:
 
 def test_all_levels_have_the_same_bits() -> None:
     found: dict[str, list[np.ndarray]] = {}
-    for level in _kernels.levels():
+    for level in LEVELS:
         rng = np.random.default_rng(1)
         with kernels_of(level):
             light, dark = some_charge(rng)
@@ -180,7 +168,7 @@ def test_charge_is_carried_as_the_formulas_say(shape: tuple[int, int]) -> None:
     rng = np.random.default_rng(5)
     maps, light = some_maps(rng, *shape), rng.uniform(100, 200, shape)
     expected = moved_charge(maps.efficiency * light, maps)
-    for level in ("checked", _kernels.levels()[-1]):
+    for level in ("checked", LEVELS[-1]):
         with kernels_of(level):
             np.testing.assert_allclose(maps.respond(light), expected, rtol=1e-11)
 

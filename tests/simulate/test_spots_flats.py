@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from interruption import interrupted_after
 
 from permil.camera import frames, load_camera
 from permil.config import load_config
@@ -16,7 +17,6 @@ from permil.config.simulate import SPOTS_PRESETS, SimulateSpotsConfig
 from permil.exposures import BIAS, POINTING, SCAN, SPOT
 from permil.exposures.stage import make_index
 from permil.products import is_good, read_image
-from permil.simulate.raw_file import RawFileWriter
 from permil.simulate.spots import SpotBench, SpotSimulationSummary, simulate_spots
 
 CONFIG = SimulateSpotsConfig(
@@ -115,21 +115,9 @@ def _without_polynomial(image: np.ndarray) -> np.ndarray:
     return np.clip(relative / fit - 1, -0.05, 0.05).reshape(image.shape)
 
 
-def test_an_interrupted_campaign_goes_on(campaign: SpotSimulationSummary, tmp_path: Path, monkeypatch) -> None:
-    write, written = RawFileWriter.write, []
-
-    def interrupted(self, path, *arguments, **options):
-        if len(written) == 27:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f".{path.name}.partial.fits").write_bytes(b"half")
-            raise KeyboardInterrupt
-        written.append(path)
-        return write(self, path, *arguments, **options)
-
-    monkeypatch.setattr(RawFileWriter, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+def test_an_interrupted_campaign_goes_on(campaign: SpotSimulationSummary, tmp_path: Path) -> None:
+    with interrupted_after(27):
         simulate_spots(CONFIG, tmp_path, workers=1)
-    monkeypatch.undo()
     rest = simulate_spots(CONFIG, tmp_path, workers=1)
     assert (rest.flats, rest.skipped) == (26, 27)
     assert not list(tmp_path.rglob("*.partial*"))

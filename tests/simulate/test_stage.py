@@ -12,6 +12,7 @@ import pytest
 import yaml
 from astropy.io import fits
 from astropy.table import Table
+from interruption import interrupted_after
 
 from permil.camera import Camera
 from permil.camera.frames import detector_to_ccs, place_segment
@@ -19,7 +20,6 @@ from permil.config.simulate import SimulateConfig
 from permil.errors import OutputError
 from permil.products import is_good, read_image
 from permil.simulate import Bench, SimulationSummary, simulate_bench
-from permil.simulate.raw_file import RawFileWriter
 
 TINY = {"detectors": ["R22_S11"], "leds": ["red"], "campaign": {"scan_size": 2, "images": 1, "biases": 1}}
 
@@ -63,23 +63,11 @@ def test_a_restricted_campaign_draws_the_same_noise_and_response(tmp_path, bin8:
     assert one.beam("red")(12.0, 3.0) == all_of_raft.beam("red")(12.0, 3.0)
 
 
-def test_an_interrupted_simulation_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_simulation_goes_on(tmp_path):
     config = SimulateConfig(**TINY)
     whole = simulate_bench(config, tmp_path / "whole", workers=1)
-    write, written = RawFileWriter.write, []
-
-    def interrupted(self, path, *arguments, **options):
-        if len(written) == 4:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.with_name(f".{path.name}.partial.fits").write_bytes(b"half")
-            raise KeyboardInterrupt
-        written.append(path)
-        return write(self, path, *arguments, **options)
-
-    monkeypatch.setattr(RawFileWriter, "write", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_after(4):
         simulate_bench(config, tmp_path / "cut", workers=1)
-    monkeypatch.undo()
     rest = simulate_bench(config, tmp_path / "cut", workers=1)
     assert rest.skipped == 4
     assert digests(rest.folder) == digests(whole.folder)

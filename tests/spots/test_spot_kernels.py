@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from bench_images import fixed_bench
 
-from permil import _kernels
+from kernel_levels import LEVELS, kernels_of
 from permil._kernels import spots as kernels
 from permil.simulate.spots import draw_exposure
 from permil.spots.background import RowErrors, RowNoise, _without_curvature, fit_background, no_row_noise
 from permil.spots.flux_model import FluxEquations, robust_weight
 from permil.spots.measure import measure_spots
-
-
-@contextmanager
-def kernels_of(level: str) -> Iterator[None]:
-    _kernels.use_level(level)
-    try:
-        yield
-    finally:
-        _kernels.use_level(_kernels.levels()[-1])
 
 
 def test_all_levels_measure_the_same_bits() -> None:
@@ -35,7 +24,7 @@ def test_all_levels_measure_the_same_bits() -> None:
     variance = np.maximum(image, 0) + np.float32(50.0)
     row_variance = np.full(len(bench.detector.amplifiers), 0.3)
     found = {}
-    for level in _kernels.levels():
+    for level in LEVELS:
         with kernels_of(level):
             measurement = measure_spots(image, variance, mask, bench.detector, row_variance=row_variance)
         catalog = measurement.catalog

@@ -33,6 +33,9 @@ wheel: install
 demo: install
 	$(BIN)/permil demo demo
 
+# Python keeps compiled modules, whatever the environment says: workers and the processes that tests start do not compile them again.
+test test-full: export PYTHONDONTWRITEBYTECODE =
+
 test: install lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 

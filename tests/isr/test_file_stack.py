@@ -233,17 +233,22 @@ def test_few_files(detector, bin8, calibration, stored, number):
     assert_same(*both_ways(paths, bin8, full_calibration(calibration, rng, crosstalk=crosstalk(rng)))[:2])
 
 
-@pytest.mark.parametrize("with_crosstalk", [False, True])
-@pytest.mark.parametrize("curve", ["straight", "quadratic", "knots"])
-def test_nothing_is_rejected(detector, bin8, calibration, make_raw, tmp_path, with_crosstalk, curve):
-    rng = np.random.default_rng(12)
-    frames = list(exposures(detector, make_raw, number=5, hits=0))
+@pytest.fixture(scope="module")
+def odd_files(detector, make_raw, tmp_path_factory):
+    """Return files of five exposures with saturated pixels, dead segments and a pixel beyond the known part of linearity curves."""
+    frames, folder = list(exposures(detector, make_raw, number=5, hits=0)), tmp_path_factory.mktemp("odd")
     # Rows that are alike in all frames, in the first ones, or in none.
     frames[2]["C03"][40, 100] = frames[4]["C03"][41, 7] = frames[0]["C03"][42, 8] = 200_000
     frames[3]["C05"][:] = frames[0]["C07"][:] = 25000
     # Beyond what the curve is known for, but not saturated.
     frames[1]["C10"][30, 50] += 25_000
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
+    return [write(folder / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
+
+
+@pytest.mark.parametrize("with_crosstalk", [False, True])
+@pytest.mark.parametrize("curve", ["straight", "quadratic", "knots"])
+def test_nothing_is_rejected(detector, bin8, calibration, odd_files, with_crosstalk, curve):
+    rng = np.random.default_rng(12)
     full = full_calibration(calibration, rng, crosstalk=crosstalk(rng) if with_crosstalk else None)
     mask, bias = full.static_mask.copy(), full.superbias.image.copy()
     mask[70, 33], bias[90, 44] = MaskPlane.NO_DATA, np.nan
@@ -255,7 +260,7 @@ def test_nothing_is_rejected(detector, bin8, calibration, make_raw, tmp_path, wi
     }
     linearity = tuple(curves[curve] for _ in detector.amplifiers)
     full = replace(full, static_mask=mask, superbias=replace(full.superbias, image=bias), linearity=linearity, saturation_grow=1)
-    streamed, whole, reduced, _ = both_ways(paths, bin8, full, threshold=np.inf)
+    streamed, whole, reduced, _ = both_ways(odd_files, bin8, full, threshold=np.inf)
     assert_same(streamed, whole)
     assert streamed.stack.n_rejected == 0
     number = sum(np.isfinite(image.image) & (image.mask & (MaskPlane.SAT | MaskPlane.NO_DATA) == 0) for image in reduced)
@@ -272,15 +277,20 @@ def test_threads_do_not_change_a_bit(detector, bin8, calibration, stored):
     assert_same_bits(first, second)
 
 
-@pytest.mark.parametrize("grow", [0, 1, 3])
-def test_saturation_grows_across_segments(detector, bin8, calibration, make_raw, tmp_path, grow):
-    frames = list(exposures(detector, make_raw, number=4, hits=0))
+@pytest.fixture(scope="module")
+def saturated_files(detector, make_raw, tmp_path_factory):
+    """Return files of four exposures, the second with saturated pixels at corners and edges of a segment, one at the mid-line."""
+    frames, folder = list(exposures(detector, make_raw, number=4, hits=0)), tmp_path_factory.mktemp("saturated")
     amplifier = detector.amplifier("C12")
-    # Corners and edges of a segment, one of them at the mid-line.
     for row, column in ((0, 0), (amplifier.ny - 1, amplifier.nx - 1), (50, 0), (60, amplifier.nx - 1), (amplifier.ny - 1, 20)):
         frames[1]["C12"][row, amplifier.prescan + column] = 200_000
-    paths = [write(tmp_path / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
-    streamed, whole, reduced, _ = both_ways(paths, bin8, replace(calibration, saturation_grow=grow))
+    return [write(folder / f"{i}.fits", detector, each) for i, each in enumerate(frames)]
+
+
+@pytest.mark.parametrize("grow", [0, 1, 3])
+def test_saturation_grows_across_segments(detector, bin8, calibration, saturated_files, grow):
+    amplifier = detector.amplifier("C12")
+    streamed, whole, reduced, _ = both_ways(saturated_files, bin8, replace(calibration, saturation_grow=grow))
     assert_same(streamed, whole)
     flagged = (reduced[1].mask & MaskPlane.SAT) != 0
     assert (streamed.stack.kept[flagged] == 3).all()

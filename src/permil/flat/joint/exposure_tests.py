@@ -28,6 +28,8 @@ _CLIP = 5.0
 _SMALLEST_EXCESS = 0.2
 _FITTED = 3
 """Scale and position of an exposure are fitted to it before its chi-square is taken."""
+_MOST_BYTES = 2**28
+"""Memory of the fits of all detectors up to which they are kept."""
 _FEWEST_FREE = 10.0
 """Degrees of freedom below which the shape of an exposure is not tested."""
 
@@ -104,12 +106,18 @@ def exposure_tests(
             fit = fit_detector(model, detector, vector, threshold=threshold, exposure_weights=exposure_weights)
             yield detector, fit, _basis(model, detector, vector)
 
-    # One detector at a time is in memory: if there is only one, it is fitted once.
-    kept = list(fits()) if len(detectors) == 1 else None
+    # Detectors are fitted once if they fit into memory, else again for the second sum.
+    kept: list[tuple[DetectorSignals, DetectorFit, FloatArray]] = []
+    size = 0
     held = _precision_of_weather(model, prior)
     fitted = _FITTED + len(held)
     matrix, pull = np.zeros((count, fitted, fitted)), np.zeros((count, fitted))
-    for detector, fit, basis in kept or fits():
+    for detector, fit, basis in fits():
+        size += basis.nbytes + 2 * fit.residual.nbytes
+        if size <= _MOST_BYTES:
+            kept.append((detector, fit, basis))
+        else:
+            kept.clear()
         weights = _without_factor(detector, fit, exposure_weights)
         for number, exposure in enumerate(detector.exposures):
             weighted = basis[number] * weights[number]

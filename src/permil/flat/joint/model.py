@@ -12,9 +12,10 @@ readout boards and steps of single amplifiers (`permil.flat.joint.gains`). A sta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, wraps
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,22 @@ from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import PATTERNS, WeatherFrame
 
 FloatArray = NDArray[np.float64]
+Result = TypeVar("Result")
+
+
+def _kept(method: Callable[[JointModel, FloatArray], Result]) -> Callable[[JointModel, FloatArray], Result]:
+    """Keep the result of a method for the last vector: it is the same for all detectors of a pass."""
+    name = f"_kept_{method.__name__}"
+
+    @wraps(method)
+    def kept(model: JointModel, vector: FloatArray) -> Result:
+        known = model.__dict__.get(name)
+        if known is None or not np.array_equal(known[0], vector):
+            known = model.__dict__[name] = vector.copy(), method(model, vector)
+        result: Result = known[1]
+        return result
+
+    return kept
 
 
 @dataclass(frozen=True)
@@ -189,6 +206,7 @@ class JointModel:
         moved = (1.0 + scale) * turned
         return moved, np.stack([(1.0 + scale) * np.column_stack([-turned[:, 1], turned[:, 0]]), turned], axis=1)
 
+    @_kept
     def centres(self, vector: FloatArray) -> FloatArray:
         """Return where the projector stands in each exposure, shape (n, 2), mm."""
         moved, _ = self._turned(vector)
@@ -227,6 +245,7 @@ class JointModel:
             groups.insert(0, GainGroup(np.flatnonzero(rest), *_as_arrays(columns, values, len(chosen)), offset))
         return groups
 
+    @_kept
     def further_columns(self, vector: FloatArray) -> tuple[NDArray[np.int64], FloatArray]:
         """Return the unknowns of each exposure besides the patterns, and how the logarithm depends on them.
 
@@ -265,6 +284,7 @@ class JointModel:
             return self.patterns[0].grid, coefficients
         return self.details.grid, self.details.prolongation @ coefficients + self.details.coefficients
 
+    @_kept
     def light_arrays(self, vector: FloatArray) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
         """Return what compiled loops need to predict the light: see `pattern_arrays`, and the vector with the whole beam behind it."""
         counts, places = self.pattern_arrays()

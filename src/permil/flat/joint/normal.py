@@ -99,7 +99,7 @@ class TilePlan:
         """Unknowns of a block that stand for all but the B-splines."""
         return int(self.parts.shape[2])
 
-    @property
+    @cached_property
     def block_size(self) -> int:
         """Side of the largest of the blocks of `sum_tile`."""
         return int((self.windows[:, :, 1] * self.windows[:, :, 3]).sum(axis=1).max(initial=0)) + self.shared
@@ -210,10 +210,11 @@ class DetectorRows:
             lit = pixels[is_lit[pixels]]
             if not lit.size:
                 continue
-            cells = np.floor(np.column_stack([self._detector.x_mm, self._detector.y_mm])[lit] / _TILE_MM).astype(np.int64)
-            _, number = np.unique(cells, axis=0, return_inverse=True)
-            order = np.argsort(number, kind="stable")
-            for tile in np.split(lit[order], np.flatnonzero(np.diff(number[order])) + 1):
+            column, row = (
+                np.floor(place[lit] / _TILE_MM).astype(np.int64) for place in (self._detector.x_mm, self._detector.y_mm)
+            )
+            order = np.lexsort([row, column])
+            for tile in np.split(lit[order], np.flatnonzero(np.diff(column[order]) | np.diff(row[order])) + 1):
                 yield tile, further, parts
 
 

@@ -11,8 +11,8 @@ hypotheses. Each has
 
 Amplitudes have a half-t prior with three degrees of freedom. What the joint solution knows of ``s`` without the photodiode is an
 information matrix with a pull. Directions in which it knows something are contrasts of the readings, whose restricted likelihood
-(Patterson & Thompson 1971) is that of a normal vector. For a kernel ``K`` and white noise ``W`` the pencil ``(K, W)`` is diagonalised
-once; the evidence of every amplitude then costs no more than sums.
+(Patterson & Thompson 1971) is that of a normal vector. For a kernel ``K`` and white noise ``W = L L'`` the matrix ``L^-1 K L^-T`` is made
+tridiagonal once; the evidence of every amplitude then costs no more than sums.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
+
+from permil.flat.joint.factor import inverse_of
+from permil.flat.joint.tridiagonal import Tridiagonal
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -375,40 +378,47 @@ class _Search:
     ) -> None:
         self.time, self.epoch, self.contrasts = time, epoch, contrasts
         self.factor = linalg.cholesky(contrasts.rows @ contrasts.rows.T + contrasts.noise / white**2, lower=True)
-        self.bases: list[tuple[int, FloatArray, FloatArray]] = [(-1, np.ones(1), self._whiten(np.eye(contrasts.size)))]
         rows = self._whiten(contrasts.rows)
-        for number in kernels:
-            smooth, length = KERNELS[number]
-            strength, directions = linalg.eigh(rows @ drift_correlation(time, length, smooth=smooth) @ rows.T, check_finite=False)
-            self.bases.append((number, np.maximum(strength, 0.0), self._whiten_rows(directions)))
+        self.kernels = [(number, Tridiagonal(rows @ self._correlation(number) @ rows.T)) for number in kernels]
+        self._inverses: dict[tuple[int, float], FloatArray] = {}
 
     def _whiten(self, right: FloatArray) -> FloatArray:
         return np.asarray(linalg.solve_triangular(self.factor, right, lower=True, check_finite=False))
 
-    def _whiten_rows(self, directions: FloatArray) -> FloatArray:
-        """Return ``V' L^-1``."""
-        return np.asarray(linalg.solve_triangular(self.factor, directions, lower=True, trans="T", check_finite=False)).T
+    def _correlation(self, kernel: int) -> FloatArray:
+        smooth, length = KERNELS[kernel]
+        return drift_correlation(self.time, length, smooth=smooth)
 
     def posterior(self, components: _Components) -> _Posterior:
         """Return the posterior with some components besides white noise and kernels."""
-        found = [self._of_kernel(*basis, components) for basis in self.bases]
+        contrasts = self.contrasts
+        columns = self._whiten(np.column_stack([contrasts.values, contrasts.rows @ components.columns]))
+        found = [self._of_products((columns.T @ columns)[None], np.zeros(1), -1, np.zeros(1), components)]
+        for kernel, matrix in self.kernels:
+            turned = matrix.turned(columns)
+            products, determinants = zip(*(matrix.products(turned, ratio**2) for ratio in _RATIOS), strict=True)
+            found.append(self._of_products(np.array(products), np.array(determinants), kernel, _RATIOS, components))
         return _Posterior(*(np.concatenate([each[place] for each in found]) for place in range(7)))
 
-    def _of_kernel(self, kernel: int, strength: FloatArray, basis: FloatArray, components: _Components) -> tuple[FloatArray, ...]:
-        contrasts = self.contrasts
-        z, x = basis @ contrasts.values, basis @ (contrasts.rows @ components.columns)
-        ratios = np.zeros(1) if kernel < 0 else _RATIOS
-        variance = 1.0 + ratios[:, None] ** 2 * strength if kernel >= 0 else np.ones((1, contrasts.size))
-        inverse = 1.0 / variance
-        gram = np.einsum("mi,hm,mj->hij", x, inverse, x)
-        pull = np.einsum("mi,hm,m->hi", x, inverse, z)
-        chi_square = inverse @ z**2
+    def _of_products(
+        self, products: FloatArray, log_determinant: FloatArray, kernel: int, ratios: FloatArray, components: _Components
+    ) -> tuple[FloatArray, ...]:
+        """Return what a kernel says at some ratios of its amplitude to the white noise.
+
+        Parameters
+        ----------
+        products : ndarray, shape (ratios, 1 + k, 1 + k)
+            Of the contrasts' values and of the columns of the components, with the inverse covariance.
+        log_determinant : ndarray, shape (ratios,)
+            Of the covariance.
+        """
+        chi_square, pull, gram = products[:, 0, 0], products[:, 1:, 0], products[:, 1:, 1:]
         # White noise without components sets the unit of their amplitudes at first.
         relative = np.zeros((len(ratios), len(components.priors)))
         log_evidence = np.zeros(len(ratios))
-        size = contrasts.size
+        size = self.contrasts.size
         for sweep in range(_SWEEPS):
-            log_evidence = -size / 2 * np.log(chi_square) - np.log(variance).sum(axis=1) / 2
+            log_evidence = -size / 2 * np.log(chi_square) - log_determinant / 2
             for group, prior in enumerate(components.priors):
                 if sweep == 0:
                     relative[:, group:] = 0.0
@@ -433,7 +443,7 @@ class _Search:
             log_evidence += np.log(NO_DRIFT_PRIOR)
         else:
             prior_ratio = np.diag(_amplitude_prior(np.sqrt(white_variance)[:, None] * ratios))
-            log_evidence += np.log((1 - NO_DRIFT_PRIOR) / max(len(self.bases) - 1, 1) * prior_ratio + 1e-300)
+            log_evidence += np.log((1 - NO_DRIFT_PRIOR) / max(len(self.kernels), 1) * prior_ratio + 1e-300)
         effects, errors = _effects(gram, pull, relative[:, components.groups], components.effects)
         return (
             log_evidence,
@@ -449,14 +459,22 @@ class _Search:
         """Return the inverse covariance of the contrasts, over the white variance, under the likeliest hypothesis."""
         best = int(np.argmax(posterior.log_evidence))
         kernel, ratio = int(posterior.kernel[best]), posterior.ratio[best]
-        _, strength, basis = next(each for each in self.bases if each[0] == kernel)
-        inverse = 1.0 / (1.0 + ratio**2 * strength) if kernel >= 0 else np.ones(self.contrasts.size)
-        matrix = (basis.T * inverse) @ basis
+        matrix = self._inverse(kernel, float(ratio))
         x = self.contrasts.rows @ components.columns
         weight = np.sqrt(posterior.effect_variance[best] / posterior.white_variance[best])[components.groups]
         projected = matrix @ (x * weight)
         inner = np.eye(len(weight)) + (x * weight).T @ projected
         return matrix - projected @ np.linalg.solve(inner, projected.T)
+
+    def _inverse(self, kernel: int, ratio: float) -> FloatArray:
+        """Return the inverse covariance of the contrasts, over the white variance, of one kernel without components."""
+        if (kernel, ratio) not in self._inverses:
+            factor, rows = self.factor, self.contrasts.rows
+            if kernel >= 0:
+                drift = ratio**2 * (rows @ self._correlation(kernel) @ rows.T)
+                factor = linalg.cholesky(self.factor @ self.factor.T + drift, lower=True)
+            self._inverses[kernel, ratio] = inverse_of(factor)
+        return self._inverses[kernel, ratio]
 
 
 def _gains(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -13,6 +13,7 @@ from permil.flat.joint.gains import STEP_DEVIATION, BoardPrior
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.spline import SplineGrid
+from permil.flat.joint.tridiagonal import Tridiagonal
 from permil.flat.joint.weather import ORDERS, Weather
 
 FloatArray = NDArray[np.float64]
@@ -59,6 +60,8 @@ class Prior:
     stage_as_recorded: bool = False
     weather: Weather | None = None
     boards: BoardPrior | None = None
+    _precisions: dict[tuple[PhotodiodeModel, bytes], FloatArray] = field(default_factory=dict, repr=False, compare=False)
+    """That of the scales, which priors share that differ in something else."""
 
     @property
     def scale_centre(self) -> FloatArray:
@@ -80,12 +83,17 @@ class Prior:
     def scale_precision(self) -> FloatArray:
         """Precision of the exposure scales, shape (n, n)."""
         known, exposures = self.has_photodiode, self.model.exposures
+        key = self.photodiode, known.tobytes()
+        if key in self._precisions:
+            return self._precisions[key]
         precision = np.zeros((len(known), len(known)))
         if known.any():
             precision[np.ix_(known, known)] = self.photodiode.precision(
                 exposures.time[known], exposures.regressors[known], exposures.epoch[known]
             )
         precision[~known, ~known] = UNKNOWN_SCALE**-2
+        self._precisions.clear()
+        self._precisions[key] = precision
         return precision
 
     def with_stiffness(self, stiffness: tuple[float, ...]) -> Prior:
@@ -224,13 +232,13 @@ def common_deviation(information: FloatArray, pull: FloatArray, bounds: tuple[fl
     bounds
         Smallest and largest standard deviation thought possible.
     """
-    strength, directions = np.linalg.eigh(information)
-    strength, squares = np.maximum(strength, 0.0), np.square(directions.T @ pull)
+    matrix = Tridiagonal(information)
+    turned = matrix.turned(pull[:, None])
 
     def cost(log_deviation: float) -> float:
-        variance = np.exp(2 * log_deviation)
-        gain = 1.0 + strength * variance
-        return float(np.sum(np.log(gain) - squares * variance / gain))
+        variance = float(np.exp(2 * log_deviation))
+        products, log_determinant = matrix.products(turned, variance)
+        return log_determinant - variance * float(products[0, 0])
 
     limits = (float(np.log(bounds[0])), float(np.log(bounds[1])))
     return float(np.exp(optimize.minimize_scalar(cost, bounds=limits, method="bounded", options={"xatol": 0.01}).x))

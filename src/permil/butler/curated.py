@@ -84,6 +84,12 @@ class Calibrations:
     begin: Time | None
     end: Time | None
 
+    @property
+    def validity(self) -> str:
+        """Validity in words."""
+        begin, end = (bound.isot if bound is not None else "no bound" for bound in (self.begin, self.end))
+        return f"valid from {begin} until {end} (TAI)"
+
     def cards(self, product: RunProduct, *, instrument: str, physical_filter: str) -> dict[str, tuple[Any, str]]:
         """Return the cards of a product as a calibration (see `calibration_cards`)."""
         labels = Labels(instrument=instrument, physical_filter=physical_filter, begin=self.begin, end=self.end)

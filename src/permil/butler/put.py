@@ -221,7 +221,9 @@ def put_run(root: str | Path, options: PutOptions) -> list[str]:
                 value=[str(entry) for entry in replaced],
             )
         with asking(options.repo, "the products cannot be put", remedy="check permissions, and that nobody else puts them now"):
-            return [*_put(butler, planned, options, wanted), *remark]
+            written = _put(butler, planned, options, wanted)
+    lines = [*_describe(planned), f"{options.collection}: {calibrations.validity}"]
+    return [*lines, *([f"written to {written}"] if written else []), *remark]
 
 
 def _timespan(calibrations: Calibrations, repo: str) -> Any:
@@ -324,8 +326,8 @@ def _plan(
     return _Planned(product, kind, data_id, cards, digest, change)
 
 
-def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, wanted: Any) -> list[str]:
-    """Write what is new, certify what is not yet valid; return what was done."""
+def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, wanted: Any) -> str:
+    """Write what is new, certify what is not yet valid; return the RUN collection that was written to, "" if nothing was."""
     from lsst.daf.butler import CollectionType, DatasetRef, DatasetType, FileDataset
 
     needed = [entry for entry in planned if entry.change.timespans]
@@ -356,18 +358,16 @@ def _put(butler: Any, planned: Sequence[_Planned], options: PutOptions, wanted: 
                 certified[timespan].append(ref)
         for timespan, refs in certified.items():
             butler.registry.certify(options.collection, refs, timespan)
-    return _describe(planned, options.collection, run if new else "", wanted)
+    return run if new else ""
 
 
-def _describe(planned: Sequence[_Planned], collection: str, run: str, wanted: Any) -> list[str]:
+def _describe(planned: Sequence[_Planned]) -> list[str]:
     """Return what was done, one line for each dataset type."""
     lines = []
     for name in dict.fromkeys(entry.kind.name for entry in planned):
         count = Counter(_outcome(entry.change) for entry in planned if entry.kind.name == name)
         lines.append(f"{name}: {', '.join(f'{number} {outcome}' for outcome, number in sorted(count.items()))}")
-    begin, end = (bound.isot if bound is not None else "no bound" for bound in (wanted.begin, wanted.end))
-    lines.append(f"{collection}: valid from {begin} until {end} (TAI)")
-    return [*lines, f"written to {run}"] if run else lines
+    return lines
 
 
 def _outcome(change: Change) -> str:

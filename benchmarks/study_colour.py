@@ -1,23 +1,29 @@
 """The colour of a simulated run against its truth: prints the figures of docs/theory/colour.md.
 
-Ratios of neighbouring LEDs of every amplifier and detector, the ratio of vendors, and each pixel, over their stated errors.
+Ratios of neighbouring LEDs of every amplifier and detector, the ratio of vendors, and each pixel, over their stated errors. Values of one
+run are correlated: the chi-squares of all levels, and of all levels and gradients, contain their covariance.
 
     python benchmarks/study_colour.py FOLDER...
 
-Each folder is that of a simulated run with flats in several LEDs, after `permil run`.
+Each folder is that of a simulated run with flats in several LEDs from the joint solution, after `permil run`.
 """
 
 from __future__ import annotations
 
 import argparse
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from permil.camera import Camera, load_camera
 from permil.camera.frames import detector_to_ccs
+from permil.colour.planes import LedPlanes, ratio_planes
 from permil.colour.regions import Slices
+from permil.flat.between_leds import SharedTerms
+from permil.flat.joint_file import open_joint, read_planes
 from permil.flat.shared_errors import FlatModes, plane_matrix
 from permil.flat.superpixel import super_pixels
 from permil.products import RunFolder, is_good, read_image, read_table
@@ -34,10 +40,17 @@ def main() -> None:
     options = parser.parse_args()
     pulls: dict[str, list[float]] = {"detectors": [], "amplifiers": [], "within detectors": [], "gradients": [], "vendors": []}
     chi_squares: list[float] = []
+    of_ratios: dict[str, list[tuple[float, int]]] = {"levels": [], "levels and gradients": []}
     for folder in options.folders:
-        _study(RunFolder(folder), load_camera(_camera_of(folder)), pulls, chi_squares)
+        run, camera = RunFolder(folder), load_camera(_camera_of(folder))
+        _study(run, camera, pulls, chi_squares)
+        _study_covariances(run, camera, of_ratios)
     for name, values in pulls.items():
         print(f"{name}: rms over error {np.sqrt(np.mean(np.square(values))):.2f} ({len(values)})")
+    for name, found in of_ratios.items():
+        chi_square, freedom = (sum(part) for part in zip(*found, strict=True))
+        each = ", ".join(f"{one:.1f}" for one, _ in found)
+        print(f"chi-square of {name}: {chi_square:.1f} of {freedom}, p = {stats.chi2.sf(chi_square, freedom):.2g} (each {each})")
     print(f"chi-square per pixel: {np.mean(chi_squares):.4f}, from {np.min(chi_squares):.4f} to {np.max(chi_squares):.4f}")
 
 
@@ -79,6 +92,34 @@ def _study(folder: RunFolder, camera: Camera, pulls: dict[str, list[float]], chi
     vendors = read_table(ColourFolder(folder.root).table("vendors"))
     for row in vendors:
         pulls["vendors"].append(_vendor_pull(folder, camera, row, table))
+
+
+def _study_covariances(folder: RunFolder, camera: Camera, found: dict[str, list[tuple[float, int]]]) -> None:
+    """Add the chi-squares of all levels, and of all levels and gradients, of the ratios of neighbouring LEDs."""
+    for pair in pairwise(led.name for led in camera.leds if folder.joint(led.name).is_file()):
+        ratio = ratio_planes(*(_deviations(folder, camera, led) for led in pair))
+        for name, rows in (("levels", slice(None, None, 3)), ("levels and gradients", slice(None))):
+            # The mean level is a convention.
+            values, covariance = ratio.values.ravel()[rows][1:], ratio.covariance[rows, rows][1:, 1:]
+            found[name].append((float(values @ np.linalg.solve(covariance, values)), len(values)))
+
+
+def _deviations(folder: RunFolder, camera: Camera, led: str) -> LedPlanes:
+    """Return the deviations of levels and gradients of one LED from those of the true flats, with their errors."""
+    names, covariance = read_planes(folder.joint(led))
+    with open_joint(folder.joint(led)) as hdus:
+        shared = SharedTerms.read(hdus)
+    rows = []
+    for name in names:
+        flat, true = read_image(folder.flat(led, name)), read_image(folder.truth_flat(led, name)).image.astype(np.float64)
+        good, modes = is_good(flat.mask) & (flat.image > 0), FlatModes.of(flat)
+        block = 8 if modes is None else modes.block
+        means = [super_pixels(image, good, block) for image in (flat.image.astype(np.float64), true)]
+        row, column = np.nonzero(np.isfinite(means[0].mean))
+        x, y = (centre[place] for centre, place in zip(means[0].centres(true.shape), (column, row), strict=True))
+        operator = plane_matrix(*detector_to_ccs(camera[name], x, y))
+        rows.append(operator @ np.log(means[0].mean[row, column] / means[1].mean[row, column]))
+    return LedPlanes(led, tuple(names), np.array(rows), covariance, shared)
 
 
 def _ratios(folder: RunFolder, name: str, pair: tuple[str, str]) -> tuple[FloatArray, FloatArray, NDArray[np.bool_], FloatArray]:

@@ -18,13 +18,17 @@ SPACING_MM = 4.0
 
 @dataclass(frozen=True)
 class Settings:
-    """What a campaign has; sizes are relative rms over seeds, of the drift over the campaign."""
+    """What a campaign has; sizes are relative rms over seeds, of the drift over the campaign.
+
+    ``raft_gap_mm`` is between the left and the right half of the columns. With ``whole`` a pointing reads all detectors, else its target.
+    """
 
     columns: int = 2
     rows: int = 2
     pixels: int = 8
     pixel_mm: float = 1.6
     gap_mm: float = 0.6
+    raft_gap_mm: float = 0.0
     scan: int = 7
     scan_width: float = 24.0
     images: int = 1
@@ -42,13 +46,14 @@ class Settings:
 
 @dataclass
 class LedCampaign:
-    """Signals of one LED and its true response."""
+    """Signals of one LED, its true response, and by how much each photodiode reading differs from the light."""
 
     led: str
     exposures: ExposureList
     detectors: list
     log_response: dict
     vendors: tuple
+    reading_error: np.ndarray
 
     def planes(self, *, shared: bool = True) -> LedPlanes:
         """Solve, and return level and gradients with their errors."""
@@ -94,6 +99,8 @@ def simulate_leds(seed, leds, settings):
         for i in range(settings.columns)
         for j in range(settings.rows)
     }
+    for number, name in enumerate(places):
+        places[name][0] += settings.raft_gap_mm * ((number // settings.rows >= settings.columns // 2) - 0.5)
     names = list(places)
     vendors = tuple(VENDORS[number % 2] for number in range(len(names)))
     steps = np.linspace(-settings.scan_width / 2, settings.scan_width / 2, settings.scan)
@@ -126,7 +133,8 @@ def simulate_leds(seed, leds, settings):
         positions = np.array([stays[stay][0] for stay in stay_of])
         centres = positions + missed[stay_of]
         log_scale = np.log(settings.electrons) + 1e-3 * rng.standard_normal(mine.size)
-        reading = log_scale + electronics[mine] + settings.noise * rng.standard_normal(mine.size)
+        reading_error = electronics[mine] + settings.noise * rng.standard_normal(mine.size)
+        reading = log_scale + reading_error
         epoch = (stay_of >= n_scan).astype(int)
         exposures = ExposureList(positions[:, 0], positions[:, 1], reading, mine.astype(float), stay_of, epoch=epoch)
         detectors, responses = [], {}
@@ -141,7 +149,7 @@ def simulate_leds(seed, leds, settings):
             log_signal, variance = logarithm_of(mean + np.sqrt(mean) * rng.standard_normal(mean.shape), mean)
             detectors.append(DetectorSignals(name, xs, ys, chosen, log_signal, variance))
             responses[name] = response
-        found.append(LedCampaign(led, exposures, detectors, responses, vendors))
+        found.append(LedCampaign(led, exposures, detectors, responses, vendors, reading_error))
     return found
 
 

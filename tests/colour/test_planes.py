@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from led_campaigns import Settings, deviation, simulate_leds
+from scipy import stats
 
 from permil.colour.planes import CommonGradient, LedPlanes, ratio_planes
 from permil.colour.vendors import vendor_ratio
@@ -14,6 +15,7 @@ from permil.errors import FlatError
 
 LEDS = ("uv", "blue")
 DRIFTING = Settings(drift=3e-3, walk=1e-3, step=1e-3, noise=1e-4, jitter=0.02)
+DISTANT = replace(DRIFTING, columns=4, rows=1, raft_gap_mm=230.0, whole=False, images=2)
 
 
 def pulls_of(seeds, settings, leds=LEDS):
@@ -44,12 +46,43 @@ def test_what_leds_share_cancels_in_their_ratio():
     assert np.median(independent[..., 0]) > 1.05
 
 
+def test_levels_of_distant_rafts_deviate_by_what_the_readings_do():
+    campaigns = simulate_leds(11, LEDS, replace(DISTANT, images=1, electrons=1e8, jitter=0.0))
+    planes = [campaign.planes() for campaign in campaigns]
+    expected = [one.shared.responses.readings @ campaign.reading_error for one, campaign in zip(planes, campaigns, strict=True)]
+    expected = (expected[0] - expected[1])[::3]
+    off = deviation(ratio_planes(*planes), campaigns)[:, 0]
+    assert np.ptp(expected) > 1e-4
+    np.testing.assert_allclose(off, expected - expected.mean(), atol=0.12 * np.ptp(expected))
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("settings", [Settings(), DRIFTING], ids=["steady photodiode", "photodiode that drifts"])
 def test_errors_of_ratios_are_true_over_forty_campaigns(settings):
     levels, gradients, _ = pulls_of(range(5000, 5040), settings)
     assert 0.85 < rms(levels) < 1.15
     assert 0.85 < rms(gradients) < 1.15
+
+
+def chi_squares_of(seeds, settings, leds=LEDS):
+    """Chi-squares of the levels of ratios of neighbouring LEDs, and their number of levels beyond the mean."""
+    found = []
+    for seed in seeds:
+        campaigns = simulate_leds(seed, leds, settings)
+        planes = [campaign.planes() for campaign in campaigns]
+        for pair in (slice(number, number + 2) for number in range(len(leds) - 1)):
+            ratio = ratio_planes(*planes[pair])
+            off, covariance = deviation(ratio, campaigns[pair])[1:, 0], ratio.covariance[3::3, 3::3]
+            found.append(float(off @ np.linalg.solve(covariance, off)))
+    return np.array(found), len(off)
+
+
+@pytest.mark.full
+def test_errors_between_distant_rafts_that_are_read_one_at_a_time_are_true():
+    # Nothing but the photodiode compares the rafts: one campaign is hardly more than one number, whatever the number of detectors.
+    chi_squares, freedom = chi_squares_of(range(9100, 9160), DISTANT)
+    assert 0.85 < np.sqrt(chi_squares.mean() / freedom) < 1.15
+    assert stats.kstest(chi_squares, stats.chi2(freedom).cdf).pvalue > 1e-3
 
 
 @pytest.mark.full

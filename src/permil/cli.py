@@ -509,7 +509,7 @@ def spots_calibrate(
 
 @plan_app.callback()
 def plan() -> None:
-    """Before the data: what a list of pointings determines."""
+    """Before the data: what a list of pointings determines, its acquisition files, and a better order."""
 
 
 @plan_app.has("check")
@@ -533,7 +533,10 @@ def plan_write(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="folder for the files", parser=_path)] = Path("acquisition"),
     as_json: AsJson = False,
 ) -> None:
-    """Write the acquisition files of a plan, with time, data volume and predicted errors."""
+    """Write the acquisition files of a plan, with time, data volume and predicted errors.
+
+    Positions are those of the section plan; LEDs, exposure times and the division into files those of plan.files.
+    """
     from permil.camera import load_camera
     from permil.config import load_config
     from permil.plan.stage import write_acquisition_files
@@ -552,7 +555,11 @@ def plan_write(
 
 @plan_app.has("improve", examples=("permil plan improve plan.yaml plan.photodiode_drift=1e-3 plan.budget_hours=4",))
 def plan_improve(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Change order, fiducials and images of a plan within a time budget, so that a drift harms the flat least."""
+    """Change order, fiducials and images of a plan within a time budget, so that a drift harms the flat least.
+
+    The drift of the photodiode is plan.photodiode_drift, the budget plan.budget_hours (by default the time of the plan). Each change is
+    listed with its gain; the improved configuration is written for permil plan write.
+    """
     from permil.camera import load_camera
     from permil.config import load_config
     from permil.plan.stage import write_improvement

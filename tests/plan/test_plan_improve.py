@@ -102,10 +102,12 @@ def test_steps_are_what_plan_check_predicts_and_fit_into_the_budget():
     table = step_table(steps)
     assert (table["seconds"] <= 700.0).all()
     assert (table["gain"][1:] > 1).all()
-    assert "improved." in describe_steps(steps)
-    for step in (steps[0], steps[-1]):
-        assert step.gradient_error == gradient_of(check_plan(None, camera, step.plan, seed=3))
-        assert step.seconds == plan_seconds(step.plan, camera, seed=3)
+    gain = steps[0].gradient_error / steps[-1].gradient_error
+    assert describe_steps(steps).endswith(f"the gain is {gain:.3g}.")
+    np.testing.assert_allclose(np.prod(table["gain"]), gain)
+    last = steps[-1]
+    assert last.gradient_error == gradient_of(check_plan(None, camera, last.plan, seed=3))
+    assert last.seconds == plan_seconds(last.plan, camera, seed=3)
     with pytest.raises(ConfigError, match=r"does not fit into 1\.0 min even with one image at each position of the pointings"):
         improve_plan(plan, camera, budget_s=60.0)
 
@@ -124,6 +126,7 @@ def test_nothing_helps_without_a_drift():
     camera = toy_camera(2, 1)
     steps = improve_plan(drifting_plan(photodiode_drift=0.0), camera)
     assert [step.change for step in steps] == ["as planned"]
+    assert "No drift is stated. Set plan.photodiode_drift" in describe_steps(steps)
 
 
 def test_visits():

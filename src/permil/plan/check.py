@@ -19,6 +19,7 @@ from permil.config.load import make_section
 from permil.config.plan import PlanConfig, Readout
 from permil.errors import ConfigError, InputError, PositionError
 from permil.plan.leds import led_exposures
+from permil.plan.photodiode import DriftEstimate
 from permil.plan.points import PlannedPoint, in_order, planned_points
 from permil.plan.positions import PlannedPosition, named_detectors, only_these, read_with
 from permil.plan.prediction import (
@@ -204,8 +205,27 @@ def check_plan(
         points = planned_points(plan, camera)
     else:
         points = [PlannedPoint(position) for position in _placed(positions, camera, images, read, plan)]
+    return check_points(points, camera, plan, has_photodiode=has_photodiode, seed=seed)
+
+
+def check_points(
+    points: Sequence[PlannedPoint],
+    camera: Camera,
+    plan: PlanConfig,
+    *,
+    has_photodiode: bool = True,
+    seed: int = 0,
+    is_search: bool = False,
+) -> PlanCheck:
+    """Predict the errors of the points of a plan, as listed, in the order of the plan.
+
+    Parameters
+    ----------
+    is_search
+        One of many checks: take the drift of the photodiode as known, and show no progress.
+    """
     placed = [point.position for point in in_order(points, plan, seed=seed)]
-    signals, knots_mm = _signals(plan, camera, placed)
+    signals, knots_mm = _signals(plan, camera, placed, with_progress=not is_search)
     prediction = predict(
         placed,
         signals,
@@ -214,6 +234,7 @@ def check_plan(
         knots_mm=knots_mm,
         limit=plan.mode_limit,
         drift_length=1.0 if plan.interleaved else float(len(led_exposures(plan))),
+        estimate=None if is_search else DriftEstimate(seed=seed),
     )
     wanted = tuple(detector.name for detector in named_detectors(camera, plan.detectors)) if plan.detectors else ()
     return PlanCheck(prediction, plan, knots_mm, wanted, has_photodiode)
@@ -237,7 +258,9 @@ def _placed(positions: Any, camera: Camera, images: int, read: Readout, plan: Pl
     return only_these(placed, {detector.name for detector in named_detectors(camera, plan.detectors)})
 
 
-def _signals(plan: PlanConfig, camera: Camera, positions: Sequence[PlannedPosition]) -> tuple[list[PlannedSignals], float]:
+def _signals(
+    plan: PlanConfig, camera: Camera, positions: Sequence[PlannedPosition], *, with_progress: bool
+) -> tuple[list[PlannedSignals], float]:
     """Return the planned signals of all detectors, and the knot spacing of the beam, mm."""
     read = set().union(*(position.read for position in positions)) if positions else set()
     detectors = [detector for detector in camera.science if detector.name in read]
@@ -247,7 +270,10 @@ def _signals(plan: PlanConfig, camera: Camera, positions: Sequence[PlannedPositi
         function = partial(
             planned_signals, positions=positions, beam=beam, cells=cells, electrons=plan.electrons, lit_above=plan.lit_above
         )
-        found = parallel_map(function, detectors, workers=1, description="light on the detectors")
+        if with_progress:
+            found = parallel_map(function, detectors, workers=1, description="light on the detectors")
+        else:
+            found = [function(detector) for detector in detectors]
         return [each for each in found if each is not None]
 
     coarse = seen(FEWEST_CELLS)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
-from scipy import linalg
 
 from permil.camera import Detector, frames
 from permil.errors import FlatError
-from permil.flat.joint import DesignReport, DetectorSignals, ExposureList, PhotodiodeModel, check_design, footprint
+from permil.flat.joint import DesignReport, DetectorSignals, ExposureList, check_design, footprint
 from permil.flat.joint.design import UndeterminedMode
 from permil.flat.joint.photodiode import Drift
-from permil.flat.joint.prior import UNKNOWN_SCALE
+from permil.plan.photodiode import DriftEstimate, PlannedPhotodiode, scale_variances
 from permil.plan.positions import PlannedPosition
 
 FloatArray = NDArray[np.float64]
@@ -155,57 +155,6 @@ def cell_places(detector: Detector, cells: int) -> tuple[FloatArray, FloatArray]
 
 
 @dataclass(frozen=True)
-class PlannedPhotodiode(PhotodiodeModel):
-    """The photodiode at the images of each position.
-
-    Images at one position see the same beam on the same pixels, so that signals know their scales relative to each other: each reading
-    is the mean scale of its position, plus what its own scale differs by, drift and noise.
-
-    Parameters
-    ----------
-    images : tuple of int
-        Number of images at each position.
-    scale_variance : tuple of float
-        Relative variance of the scale of one image at each position, as its signals tell it among the images there.
-    """
-
-    images: tuple[int, ...] = ()
-    scale_variance: tuple[float, ...] = ()
-
-    def covariance(self, time: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
-        """Return the covariance of the scales that the readings of all images give to the positions, shape (n, n)."""
-        images = np.array(self.images)
-        if not self.drifts and epoch is None:
-            return np.diag(self.white**2 / images)
-        position = np.repeat(np.arange(images.size), images)
-        first = np.cumsum(images) - images
-        within = np.arange(position.size) - first[position]
-        each = time[position] + within - (images[position] - 1) / 2
-        every = super().covariance(each, None if epoch is None else epoch[position])
-        for start, count, variance in zip(first, images, self.scale_variance, strict=True):
-            here = slice(start, start + count)
-            every[here, here] += variance * (np.eye(count) - 1.0 / count)
-        factor = linalg.cholesky(every, lower=True, overwrite_a=True)
-        mean = linalg.solve_triangular(factor, position[:, None] == np.arange(images.size), lower=True)
-        return linalg.inv(mean.T @ mean)
-
-
-def scale_variances(signals: Sequence[PlannedSignals], images: NDArray[np.int64]) -> FloatArray:
-    """Return the relative variance of the scale of one image at each position, as the signals of all detectors tell it, shape (n,).
-
-    Parameters
-    ----------
-    images : ndarray of int, shape (n,)
-        Number of images at each position.
-    """
-    information = np.zeros(images.size)
-    for each in signals:
-        seen = each.footprint
-        information[seen.exposures] += np.where(np.isfinite(seen.log_signal), 1.0 / seen.variance, 0.0).sum(axis=1)
-    return 1.0 / (information / images + UNKNOWN_SCALE**-2)
-
-
-@dataclass(frozen=True)
 class PlanPrediction:
     """Predicted errors of a plan.
 
@@ -259,6 +208,7 @@ def predict(
     knots_mm: float,
     limit: float,
     drift_length: float = 1.0,
+    estimate: DriftEstimate | None = None,
 ) -> PlanPrediction:
     """Predict the errors of a flat from planned positions.
 
@@ -278,6 +228,8 @@ def predict(
         See `permil.flat.joint.check_design`.
     drift_length
         Correlation length of the drift as a fraction of the time of these positions.
+    estimate
+        How the joint solution's estimate of the drift is simulated; None: the drift is taken as known.
 
     Raises
     ------
@@ -293,14 +245,22 @@ def predict(
         reading,
         first + (images - 1) / 2,
     )
+    is_estimated = photodiode_noise is not None and photodiode_drift > 0
     drifts = (Drift(photodiode_drift, drift_length, 1.0),) if photodiode_drift > 0 else ()
-    variances = scale_variances(signals, images)
+    footprints = [each.footprint for each in signals]
+    variances = scale_variances(footprints, images)
     photodiode = PlannedPhotodiode(
         photodiode_noise or 1.0, 0.0, drifts, images=tuple(images.tolist()), scale_variance=tuple(variances.tolist())
     )
-    footprints = [each.footprint for each in signals]
     try:
-        design = check_design(exposures, footprints, spacing_mm=knots_mm, photodiode=photodiode, limit=limit)
+        design = check_design(
+            exposures,
+            footprints,
+            spacing_mm=knots_mm,
+            photodiode=photodiode,
+            limit=limit,
+            scale_deviations=partial(estimate.deviations, photodiode, exposures.time) if estimate and is_estimated else None,
+        )
     except np.linalg.LinAlgError as error:
         raise FlatError(
             f"{len(positions)} positions hardly constrain a beam with knots every {knots_mm:g} mm",

@@ -161,7 +161,11 @@ def write_improvement(config: Config, camera: Camera) -> Description:
         for row in step_table(steps)
     ]
     facts = {"steps": rows, "files": [table, improved]}
-    return Description(f"{describe_steps(steps)}\nImproved plan: {improved}; steps: {table}", facts)
+    text = (
+        f"{describe_steps(steps)}\nSteps: {table}\nImproved configuration: {improved}; its acquisition files: "
+        f"permil plan write {improved}"
+    )
+    return Description(text, facts)
 
 
 def _leds(files: Sequence[PlannedFile]) -> list[LedExposure]:
@@ -184,6 +188,7 @@ def _error_notes(check: PlanCheck, plan: PlanConfig) -> list[str]:
     unknown = unknown_signals(plan)
     if unknown:
         notes.append(
-            f"signal of the exposure not known, its time is not scaled (plan.files.leds, electrons): {', '.join(unknown)}"
+            f"exposure times as in plan.files.leds or as usual, not scaled to {plan.electrons:g} electrons, since the electrons that they "
+            f"give are not known (plan.files.leds, key electrons): {', '.join(unknown)}"
         )
     return notes

@@ -8,7 +8,7 @@ lattice modes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,6 +88,7 @@ def check_design(
     curvature: float = 1e-3,
     limit: float = 1e-3,
     reflection: bool = False,
+    scale_deviations: Callable[[FloatArray], FloatArray] | None = None,
 ) -> DesignReport:
     """Predict the errors of a flat from positions, footprint and noise alone.
 
@@ -105,6 +106,9 @@ def check_design(
         A mode that the signals alone leave uncertain by more than this (relative, rms over the flat) is called undetermined.
     reflection
         Whether a reflected pattern is to be fitted.
+    scale_deviations
+        Returns draws, shape (k, n), of further deviations of the scales, from what the signals know of these (information matrix, shape
+        (n, n)). Their mean square adds to all errors.
 
     Raises
     ------
@@ -124,9 +128,19 @@ def check_design(
         x, y, detector_of, shifts, moments = x[lit], y[lit], detector_of[lit], shifts[lit], moments[lit]
     basis = undetermined_flats(equations.full_matrix, shifts, limit)
     total = equations.full_matrix
+    hold = prior.scale_hold(total)
     prior.add_to(total)
     factor = linalg.cholesky(total, lower=True, overwrite_a=True)
     common = linalg.solve_triangular(factor, shifts.T, lower=True)
+    if scale_deviations is not None:
+        start = model.scales.start
+        of_scales = factor[start:, start:]
+        assumed = np.zeros_like(of_scales)
+        prior.add_to_others(assumed, hold)
+        draws = scale_deviations(of_scales @ of_scales.T - assumed)
+        # The patterns follow the scales as the signals demand.
+        follow = -linalg.solve_triangular(factor[:start, :start], factor[start:, :start].T @ draws.T, lower=True, trans="T")
+        common = np.vstack([common, (shifts @ np.vstack([follow, draws.T])).T / np.sqrt(len(draws))])
     in_modes = common @ basis
     strength, turn = np.linalg.eigh(in_modes.T @ in_modes)
     basis = basis @ turn[:, ::-1]

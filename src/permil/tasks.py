@@ -1,8 +1,9 @@
 """All tasks of a run: the estimate, the list of commands that do them, and single tasks.
 
-For batch systems and other programs that start processes (HTCondor, BPS, GNU parallel). A command makes its own products and nothing
-else: if an input is missing, the error names the command to run first. Commands share the folder of the run; each product
-appears under its name only when it is complete, and is made once even if two processes start the same command.
+For batch systems and other programs that start processes (HTCondor, BPS, GNU parallel). A command makes its own products; if an input is
+missing, the error names the command to run first, but for the last steps of stars and colour, which make what is missing. Commands
+share the folder of the run; each product appears under its name only when it is complete, and is made once even if two processes start
+the same command.
 """
 
 from __future__ import annotations

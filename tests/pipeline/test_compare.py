@@ -144,6 +144,7 @@ def test_tasks_one_by_one_make_what_a_run_makes(spoiled: Path, permil: Permil) -
     for stage, ended in (("spots", "spots: 0 done"), ("compare", "compare: 1 done, 1 up to date")):
         code, _, messages = permil(stage, config, *QUICK)
         assert (code, ended in messages) == (0, True), messages
+    for stage in stages:
         shutil.rmtree(spoiled / stage)
     run_pipeline(load_config(config, list(QUICK)), stages=stages)
     by_run = products(spoiled, *stages)

@@ -14,10 +14,12 @@ import pytest
 from astropy.table import vstack
 
 from permil.config import load_config
+from permil.context import Run
 from permil.exposures import BIAS, SPOT
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table, write_table
-from permil.tasks import CommandGroup, list_jobs, list_tasks
+from permil.stages import STAGES
+from permil.tasks import CommandGroup, declared_tasks, list_jobs, list_tasks
 
 from .conftest import DETECTOR, Permil, linked
 from .test_engine_run import QUICK, products
@@ -174,6 +176,11 @@ def test_second_led_and_stars_have_commands(fresh: Path) -> None:
         "finish": set(jobs) - {"finish"},
     }
     assert {name: set(jobs[name].needs) for name in needs} == needs
+    for task in declared_tasks(Run.from_config(load_config(fresh, list(QUICK)))):
+        if task.command and task.key[0] != "nodes":
+            stage, options = STAGES[task.command[0]], dict(zip(task.command[1::2], task.command[2::2], strict=True))
+            assert options.pop("--step", stage.default_step) == task.key[0]
+            assert tuple(f"--{name}" for name in stage.steps[task.key[0]]) == tuple(options)
     # Stars of another light are not compared.
     led_of = list_tasks(load_config(fresh, [*QUICK, "compare.led_of={red: blue}"]), fresh, [])
     assert "comparison" not in [group.name for group in led_of]
@@ -235,7 +242,7 @@ def test_task_says_what_must_run_before(fresh: Path, permil: Permil) -> None:
         (("colour", "--detector", DETECTOR), "no science detector has flats in two LEDs"),
         (("colour", "--step", "colour_tables", "--detector", DETECTOR), "is of all detectors; leave --detector out"),
         (("spots", "--detector", DETECTOR), "there are no spot exposures"),
-        (("compare", "--detector", DETECTOR), "there are no residuals of stars"),
+        (("compare", "--detector", DETECTOR, "--no-flat-out"), "there are no residuals of stars"),
         (("beam", "--led", "blue"), "blue"),
     ],
 )

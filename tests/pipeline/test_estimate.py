@@ -53,9 +53,21 @@ def test_exposures_of_stars_and_their_comparison_take_time(begun: Path) -> None:
     path = RunFolder(begun).exposures
     table = read_table(path)
     stars = table[table["purpose"] == BIAS]
-    stars["purpose"] = SPOT
+    stars["purpose"], stars["filter"] = SPOT, ["red"] * len(stars)
     write_table(path, vstack([table, stars]))
     assert _seconds(_said(begun)) > without + 9 + 0.1 * len(stars) - 1
+
+
+def test_colour_takes_time_with_two_leds(begun: Path) -> None:
+    path = RunFolder(begun).exposures
+    table = read_table(path)
+    second = table[table["led"] == "red"]
+    second["led"] = ["uv"] * len(second)
+    write_table(path, vstack([table, second]))
+    run = Run(load_config(begun / "config.yaml"), load_camera("lsstcam-bin8"), RunFolder(begun))
+    tasks = {task.key[0]: task for task in declared_tasks(run)}
+    assert tasks["colour"].seconds > 1.5
+    assert tasks["colour"].key in {need.key for need in tasks["report"].needs}
 
 
 def test_larger_detectors_take_longer_and_more_workers_less(begun: Path) -> None:

@@ -295,6 +295,7 @@ def test_proof_and_choice():
     best, found = rows["best filter"], rows["efficiency flat"]
     assert abs(best["scatter"] - found["scatter"]) < 3 * best["scatter_err"]
     assert rows["noise"]["scatter"] < best["scatter"]
+    assert np.isnan(rows["noise"]["sensor_scatter"])
     assert proof.exposures == mixtures.DITHERS
     assert proof.parts == 3
     # Half of a flat of 1.5 per mil is pixel area.

@@ -95,7 +95,10 @@ def test_the_sentence_is_on_top_in_the_units_of_pages(page: Page) -> None:
 def test_the_naive_test_stands_beside_the_quoted_figures(page: Page) -> None:
     rows = {row[0]: row[1:] for row in page.tables["headline-table"][1:]}
     assert rows["correlation r, with its standard error"] == ["0.700 ± 0.030", "0.700 ± 0.010"]
-    assert rows["independent values: scatter of r of unrelated maps with this texture"] == ["123", "2\N{THIN SPACE}000"]
+    assert rows["independent values: scatter of r of unrelated maps with this texture"] == [
+        "123",
+        "2\N{NARROW NO-BREAK SPACE}000",
+    ]
     assert rows["independent values in what the relation does not explain, for p"] == ["240", MISSING]
     assert rows["p: probability of such an r for unrelated maps"] == [MISSING, "< 10⁻⁹⁹"]
     assert "scatters like that of 123 independent values. What the relation does not explain is equivalent to 240" in page.body

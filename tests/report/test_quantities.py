@@ -63,5 +63,5 @@ def test_a_quantity_is_shown_in_its_own_unit() -> None:
 
 
 def test_counts_are_grouped() -> None:
-    assert format_count(1234567) == "1\N{THIN SPACE}234\N{THIN SPACE}567"
+    assert format_count(1234567) == "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567"
     assert format_count(-12) == f"{MINUS}12"

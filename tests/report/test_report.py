@@ -204,7 +204,7 @@ def test_a_detector_page_has_the_numbers(made: dict[str, Page], bin8: Camera) ->
     readout = {row[0]: row[1:] for row in page.tables["readout-table"][1:]}
     assert readout["C14"][:4] == ["1.100 ± 0.010", "gains.ecsv", "5.20 ± 0.10", "24000.0"]
     assert readout["C13"][0] == MISSING
-    low, high = (float(entry.replace("\N{THIN SPACE}", "")) for entry in readout["C14"][4:])
+    low, high = (float(entry.replace("\N{NARROW NO-BREAK SPACE}", "")) for entry in readout["C14"][4:])
     assert 40_000 < low < high < 60_000
     mask = {row[0]: row[1] for row in page.tables["mask-table"][1:]}
     # Columns 100 and 101 are bad outside the zone of four pixels along the edge.

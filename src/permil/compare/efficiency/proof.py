@@ -149,8 +149,8 @@ class Proof:
                     "division": name,
                     "scatter": scatter.rms,
                     "scatter_err": scatter.rms_error,
-                    "sensor_scatter": own.rms,
-                    "sensor_scatter_err": own.rms_error,
+                    "sensor_scatter": own.rms if name != NOISE else unknown,
+                    "sensor_scatter_err": own.rms_error if name != NOISE else unknown,
                     "change": change,
                     "change_err": change_error,
                 }

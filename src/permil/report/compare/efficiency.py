@@ -176,7 +176,7 @@ def choice_table(choices: Sequence[Choice]) -> Grid | None:
         text_column("detector"),
         text_column("band", absent=MISSING),
         *([text_column("run")] if len({choice.run for choice in choices}) > 1 else []),
-        text_column("for fluxes of stars", lambda choice: choice.rows[Division.PLAIN]["use_for_fluxes"]),
+        text_column("for fluxes", lambda choice: choice.rows[Division.PLAIN]["use_for_fluxes"]),
         text_column("for the sky", lambda choice: choice.rows[Division.PLAIN]["use_for_sky"]),
         of(Division.UNDIVIDED, "undivided (‰)"),
         of(Division.PLAIN, "plain flat (‰)"),

@@ -220,8 +220,8 @@ def format_chance(probability: float, *, is_limit: bool = False) -> str:
 
 
 def format_count(number: int) -> str:
-    """Return an integer with thin spaces between groups of three digits."""
-    return with_minus(f"{number:,}".replace(",", "\N{THIN SPACE}"))
+    """Return an integer with narrow spaces between groups of three digits, at which lines do not break."""
+    return with_minus(f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}"))
 
 
 def with_minus(text: str) -> str:

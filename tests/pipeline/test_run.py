@@ -14,9 +14,11 @@ from astropy.table import Table
 
 from permil.camera import Camera
 from permil.config import load_config
-from permil.demo import pull_table
+from permil.config.simulate import SimulateSpotsConfig
+from permil.demo import StarCampaign, pull_table, reduce_stars
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_image, read_table, stored_fingerprint
+from permil.progress import console
 from permil.truth import compare_with_truth, summarise
 
 from .conftest import DETECTOR
@@ -222,3 +224,16 @@ def test_a_superbias_that_is_remade_is_read_again(campaign: Path, tmp_path: Path
     assert first.superbias is not None
     assert second.superbias is not None
     assert np.any(first.superbias.image != second.superbias.image)
+
+
+def test_a_campaign_beside_others_is_reduced_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    monkeypatch.setattr(
+        "permil.demo.simulate_spots", lambda config, folder, *, workers: seen.update(folder=folder, workers=workers)
+    )
+    monkeypatch.setattr("permil.demo.load_config", lambda path, overrides: (path, overrides))
+    monkeypatch.setattr("permil.demo.run_pipeline", lambda config, *, stages: [(config, stages[-1], console.quiet)])
+    campaign = StarCampaign(tmp_path, SimulateSpotsConfig(), ("pipeline.workers=1",))
+    assert reduce_stars(campaign) == [((tmp_path / "config.yaml", ("pipeline.workers=1",)), "compare", True)]
+    assert seen == {"folder": tmp_path, "workers": 1}
+    assert not console.quiet

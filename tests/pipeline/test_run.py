@@ -229,11 +229,12 @@ def test_a_superbias_that_is_remade_is_read_again(campaign: Path, tmp_path: Path
 def test_a_campaign_beside_others_is_reduced_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = {}
     monkeypatch.setattr(
-        "permil.demo.simulate_spots", lambda config, folder, *, workers: seen.update(folder=folder, workers=workers)
+        "permil.demo.simulate_spots",
+        lambda config, folder, *, workers: seen.update(config=config, folder=folder, workers=workers),
     )
     monkeypatch.setattr("permil.demo.load_config", lambda path, overrides: (path, overrides))
     monkeypatch.setattr("permil.demo.run_pipeline", lambda config, *, stages: [(config, stages[-1], console.quiet)])
     campaign = StarCampaign(tmp_path, SimulateSpotsConfig(), ("pipeline.workers=1",))
     assert reduce_stars(campaign) == [((tmp_path / "config.yaml", ("pipeline.workers=1",)), "compare", True)]
-    assert seen == {"folder": tmp_path, "workers": 1}
+    assert seen == {"config": campaign.config, "folder": tmp_path, "workers": 1}
     assert not console.quiet

@@ -139,8 +139,8 @@ def test_tasks_one_by_one_make_what_a_run_makes(spoiled: Path, permil: Permil) -
     shutil.rmtree(spoiled / "spots")
     of_detector = ("--detector", DETECTOR)
     for stage, tasks, ended in (
-        ("spots", (of_detector, ("--step", "spots")), "spots: 0 done, 17 up to date"),
-        ("compare", (of_detector,), "compare: 0 done, 1 up to date"),
+        ("spots", (of_detector, ("--step", "spots")), "spots: 0 done"),
+        ("compare", (of_detector,), "compare: 0 done"),
     ):
         for words in tasks:
             code, _, messages = permil(stage, config, *quick, *words)

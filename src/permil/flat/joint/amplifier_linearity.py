@@ -31,7 +31,7 @@ from permil.flat.joint.covariance import CorrelatedModes, FlatCovariance
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.details import fine_equations
 from permil.flat.joint.factor import inverse_of
-from permil.flat.joint.normal import DetectorRows, fit_detector
+from permil.flat.joint.normal import DetectorRows
 from permil.flat.joint.solution import JointSolution
 
 FloatArray = NDArray[np.float64]
@@ -486,13 +486,7 @@ class _Signals:
     @classmethod
     def of(cls, solution: JointSolution, detector: DetectorSignals, amplifier: NDArray[np.int64], reference: float) -> _Signals:
         """Return the signals of a detector."""
-        fit = fit_detector(
-            solution.model,
-            detector,
-            solution.vector,
-            threshold=solution.threshold,
-            exposure_weights=solution.exposure_weights,
-        )
+        fit = solution.fit(detector)
         weights, total = fit.weights, fit.weights.sum(axis=0)
         lit = total > 0
         regressor = np.where(weights > 0, -np.exp(detector.log_signal - fit.residual) / reference, 0.0)

@@ -364,7 +364,7 @@ def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
     deviation[known] = (exposures.log_photodiode - solution.log_scales)[known]
     deviation -= np.nanmean(deviation)
     scale_errors = _scale_errors(solution)
-    precision = prior.photodiode.precision(exposures.time[known], exposures.regressors[known], exposures.epoch[known])
+    precision = prior.scale_precision[np.ix_(known, known)]
     freedom = known.sum() - constants(exposures.regressors[known], int(known.sum())).shape[1] - 2
     chi_square = float(deviation[known] @ precision @ deviation[known] / max(freedom, 1))
     noisier = bool(prior.photodiode.white > NOISIER * float(np.nanmedian(scale_errors)))
@@ -389,12 +389,10 @@ def _scale_errors(solution: JointSolution) -> FloatArray:
     """Return errors of the scales, constant and gradients taken off; an exposure that was left out must not set these: NaN."""
     model = solution.model
     kept = np.flatnonzero(~solution.left_out)
-    unit = np.zeros((model.size, kept.size))
-    unit[model.scales.start + kept, np.arange(kept.size)] = 1.0
-    whitened = linalg.solve_triangular(solution.factor, unit, lower=True)
+    whitened = solution.whitened_unit(model.scales)[:, kept]
     gains = slice(model.board_gains.start, model.step_sizes.stop)
     if gains.stop > gains.start:
-        basis, behind = solution.basis_of(gains), whitened[gains.start :]
+        basis, behind = solution.basis_of(gains), whitened[gains.start - model.scales.start :]
         behind -= basis @ (basis.T @ behind)
     fixed = np.linalg.qr(np.column_stack([np.ones(kept.size), model.exposures.positions[kept]]))[0]
     errors = np.full(len(model.exposures), np.nan)

@@ -24,7 +24,7 @@ from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.details import covariance_with_details
 from permil.flat.joint.factor import inverse_of
-from permil.flat.joint.normal import DetectorFit, Tile, fit_detector, subtract_products, tiles
+from permil.flat.joint.normal import DetectorFit, Tile, subtract_products, tiles
 from permil.flat.joint.solution import JointSolution
 from permil.flat.shared_errors import plane_matrix
 
@@ -138,13 +138,7 @@ class FlatCovariance:
     def _fits(self) -> Iterator[tuple[DetectorSignals, DetectorFit, Iterator[Tile]]]:
         solution = self.solution
         for detector in self.detectors:
-            fit = fit_detector(
-                solution.model,
-                detector,
-                solution.vector,
-                threshold=solution.threshold,
-                exposure_weights=solution.exposure_weights,
-            )
+            fit = solution.fit(detector)
             yield detector, fit, tiles(solution.model, detector, fit, solution.vector)
 
     def _sums(self) -> tuple[FloatArray, FloatArray, int]:

@@ -230,12 +230,10 @@ class Solver:
         if self._readable.sum() >= _FEWEST_READINGS:
             self._estimate_photodiode(curvature, gradient)
         if self.model.position_errors and not self.prior.stage_as_recorded:
-            errors = self.vector[self.model.errors]
-            pull = gradient + self.prior.gradient(self.vector)
-            information, at_vector = curvature.information(self.prior, gradient, pull, self.model.errors)
+            block = self.model.errors
+            information, pull = self._information(curvature, gradient, block, self.vector[block])
             # Their mean is held: only differences count.
-            pull = _differences(at_vector + information @ errors)
-            size = common_deviation(_differences(_differences(information).T), pull, _POSITION_ERRORS_MM)
+            size = common_deviation(_differences(_differences(information).T), _differences(pull), _POSITION_ERRORS_MM)
             self.prior = replace(self.prior, position_error_mm=size)
         if self.prior.boards is not None and not self.prior.stage_as_recorded:
             self._estimate_boards(self.prior.boards, curvature, gradient)
@@ -244,33 +242,35 @@ class Solver:
             self._estimate_weather(self.model.weather_frame, curvature, gradient)
             self._weather_settled = True
 
+    def _information(
+        self, curvature: Curvature, gradient: FloatArray, block: slice, departure: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return what the signals know of some unknowns, and their pull where these are smaller by a departure."""
+        pull = gradient + self.prior.gradient(self.vector)
+        information, at_vector = curvature.information(self.prior, gradient, pull, block)
+        return information, at_vector + information @ departure
+
     def _estimate_boards(self, boards: BoardPrior, curvature: Curvature, gradient: FloatArray) -> None:
         """Estimate the size of the change of the boards' gains in time."""
         start, times = self.model.board_gains.start, boards.terms.times
         block = slice(start + times.start, start + times.stop)
-        pull = gradient + self.prior.gradient(self.vector)
-        information, at_vector = curvature.information(self.prior, gradient, pull, block)
-        time_rms = fit_time_rms(boards.terms, information, at_vector + information @ self.vector[block])
+        time_rms = fit_time_rms(boards.terms, *self._information(curvature, gradient, block, self.vector[block]))
         self.prior = replace(self.prior, boards=BoardPrior(boards.terms, time_rms))
 
     def _estimate_weather(self, frame: WeatherFrame, curvature: Curvature, gradient: FloatArray) -> None:
         """Estimate size and correlation time of the weather again."""
         model = self.model
-        pull = gradient + self.prior.gradient(self.vector)
-        information, at_vector = curvature.information(self.prior, gradient, pull, model.weather)
-        at_zero = at_vector + information @ self.vector[model.weather]
-        weather = fit_weather(model.exposures.time, information, at_zero, half_mm=frame.half_mm, before=self.prior.weather)
+        known = self._information(curvature, gradient, model.weather, self.vector[model.weather])
+        weather = fit_weather(model.exposures.time, *known, half_mm=frame.half_mm, before=self.prior.weather)
         self.prior = replace(self.prior, weather=weather)
 
     def _estimate_photodiode(self, curvature: Curvature, gradient: FloatArray) -> None:
         """Estimate noise and drift of the photodiode, and which readings count."""
         exposures, scales = self.model.exposures, self.model.scales
         read = np.flatnonzero(self._readable)
-        pull = gradient + self.prior.gradient(self.vector)
-        information, at_vector = curvature.information(self.prior, gradient, pull, scales)
         departure = np.zeros(len(exposures))
         departure[read] = self.vector[scales][read] - exposures.log_photodiode[read]
-        information, at_readings = marginal(information, at_vector + information @ departure, read)
+        information, at_readings = marginal(*self._information(curvature, gradient, scales, departure), read)
         fit = fit_photodiode(
             exposures.time[read],
             exposures.regressors[read],

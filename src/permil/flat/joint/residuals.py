@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.flat.joint.data import DetectorSignals
-from permil.flat.joint.normal import fit_detector
 from permil.flat.joint.solution import JointSolution
 
 FloatArray = NDArray[np.float64]
@@ -157,13 +156,7 @@ def residual_map(
     centres = solution.model.centres(solution.vector)
     sums = FrameSums(frame, cell_mm)
     for detector in detectors:
-        fit = fit_detector(
-            solution.model,
-            detector,
-            solution.vector,
-            threshold=solution.threshold,
-            exposure_weights=solution.exposure_weights,
-        )
+        fit = solution.fit(detector)
         kept = ~solution.left_out[detector.exposures]
         places = np.column_stack([detector.x_mm, detector.y_mm])
         sums.add(places, centres[detector.exposures[kept]], fit.weights[kept], fit.residual[kept])

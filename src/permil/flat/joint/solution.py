@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from scipy import linalg, sparse
 
 from permil.errors import FlatError
+from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import ExposureTests
 from permil.flat.joint.model import JointModel
+from permil.flat.joint.normal import DetectorFit, fit_detector
 from permil.flat.joint.photodiode import stuck_readings
 from permil.flat.joint.prior import Prior
 from permil.flat.joint.weather import Weather
@@ -165,6 +167,10 @@ class JointSolution:
             reasons[int(number)] = "the photodiode repeats one value"
         return {number: reason or "photodiode reading off" for number, reason in reasons.items()}
 
+    def fit(self, detector: DetectorSignals) -> DetectorFit:
+        """Solve for the response of a detector at the solution."""
+        return fit_detector(self.model, detector, self.vector, threshold=self.threshold, exposure_weights=self.exposure_weights)
+
     def log_beam(self, ux: FloatArray, uy: FloatArray) -> FloatArray:
         """Return ``log B`` at places relative to the projector (mm), up to a constant; NaN where there is no data."""
         grid, coefficients = self.model.beam(self.vector)
@@ -172,9 +178,7 @@ class JointSolution:
 
     def error_of(self, places: slice) -> FloatArray:
         """Return the standard errors of some of the unknowns."""
-        unit = np.zeros((self.model.size, places.stop - places.start))
-        unit[np.arange(places.start, places.stop), np.arange(unit.shape[1])] = 1.0
-        return np.sqrt(np.square(linalg.solve_triangular(self.factor, unit, lower=True)).sum(axis=0))
+        return np.sqrt(np.square(self.whitened_unit(places)).sum(axis=0))
 
     def basis_of(self, places: slice) -> FloatArray:
         """Return an orthonormal basis of ``L^-1`` of some unknowns; its rows before these are 0 and left out, shape (n - start, m).
@@ -182,14 +186,15 @@ class JointSolution:
         With the covariance ``V`` of all unknowns, those of a set ``S`` add ``r' V_S V_SS^-1 V_S' r`` to the variance of ``r' z``: the
         squared length of ``L^-1 r`` within the space of ``L^-1 E_S``.
         """
-        return np.asarray(np.linalg.qr(self._whitened(places))[0])
+        return np.asarray(np.linalg.qr(self.whitened_unit(places))[0])
 
     def covariance_of(self, places: slice) -> FloatArray:
         """Return the covariance of some of the unknowns, shape (m, m)."""
-        whitened = self._whitened(places)
+        whitened = self.whitened_unit(places)
         return np.asarray(whitened.T @ whitened)
 
-    def _whitened(self, places: slice) -> FloatArray:
+    def whitened_unit(self, places: slice) -> FloatArray:
+        """Return ``L^-1`` of some of the unknowns; its rows before these are 0 and left out, shape (n - start, m)."""
         unit = np.eye(self.model.size - places.start, places.stop - places.start)
         behind = self.factor[places.start :, places.start :]
         return np.asarray(linalg.solve_triangular(behind, unit, lower=True, check_finite=False))

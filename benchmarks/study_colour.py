@@ -11,6 +11,7 @@ Each folder is that of a simulated run with flats in several LEDs from the joint
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from permil import Flat
 from permil.camera import Camera, load_camera
 from permil.camera.frames import detector_to_ccs
-from permil.colour.planes import LedPlanes, ratio_planes
-from permil.colour.regions import Slices
+from permil.colour.planes import LedPlanes, RatioPlanes, ratio_planes
+from permil.colour.regions import Slices, change_of_regions
 from permil.flat.between_leds import SharedTerms
 from permil.flat.joint_file import open_joint, read_planes
 from permil.flat.shared_errors import FlatModes, plane_matrix
@@ -43,8 +45,13 @@ def main() -> None:
     of_ratios: dict[str, list[tuple[float, int]]] = {"levels": [], "levels and gradients": []}
     for folder in options.folders:
         run, camera = RunFolder(folder), load_camera(_camera_of(folder))
-        _study(run, camera, pulls, chi_squares)
-        _study_covariances(run, camera, of_ratios)
+        ratios = _ratios_over_truth(run, camera)
+        _study(run, camera, ratios, pulls, chi_squares)
+        for ratio in ratios.values():
+            for name, rows in (("levels", slice(None, None, 3)), ("levels and gradients", slice(None))):
+                # The mean level is a convention.
+                values, covariance = ratio.values.ravel()[rows][1:], ratio.covariance[rows, rows][1:, 1:]
+                of_ratios[name].append((float(values @ np.linalg.solve(covariance, values)), len(values)))
     for name, values in pulls.items():
         print(f"{name}: rms over error {np.sqrt(np.mean(np.square(values))):.2f} ({len(values)})")
     for name, found in of_ratios.items():
@@ -59,7 +66,13 @@ def _camera_of(folder: Path) -> str:
     return str(content["config"]["camera"])
 
 
-def _study(folder: RunFolder, camera: Camera, pulls: dict[str, list[float]], chi_squares: list[float]) -> None:
+def _study(
+    folder: RunFolder,
+    camera: Camera,
+    ratios: Mapping[tuple[str, str], RatioPlanes],
+    pulls: dict[str, list[float]],
+    chi_squares: list[float],
+) -> None:
     table = read_table(ColourFolder(folder.root).table("ratios"))
     for pair in dict.fromkeys((str(row["led"]), str(row["over_led"])) for row in table):
         own = table[(table["led"] == pair[0]) & (table["over_led"] == pair[1])]
@@ -70,7 +83,7 @@ def _study(folder: RunFolder, camera: Camera, pulls: dict[str, list[float]], chi
             deviation = np.where(good, made / true, np.nan)
             chi_squares.append(_chi_square(deviation, variance, good))
             rows = own[own["detector"] == name]
-            of_detector = []
+            pulls["within detectors"] += _pulls_within(folder, name, ratios[pair])
             for row in rows:
                 region = (slice(None), slice(None)) if row["amp"] == "all" else camera[name].amplifier(str(row["amp"])).slices
                 off = np.log(float(row["ratio"]) / _ratio_of_medians(folder, name, pair, good[region], region))
@@ -82,10 +95,6 @@ def _study(folder: RunFolder, camera: Camera, pulls: dict[str, list[float]], chi
                         (float(row[f"gradient_{axis}"]) - gradient[number]) / float(row[f"gradient_{axis}_err"])
                         for number, axis in enumerate("xy")
                     ]
-                    whole = off
-                else:
-                    of_detector.append(off)
-            pulls["within detectors"] += list((np.array(of_detector) - whole) / float(np.median(rows["ratio_err"])))
         mean = np.mean([off for off, _ in logs["detectors"]])
         for kind, entries in logs.items():
             pulls[kind] += [(off - mean) / error for off, error in entries]
@@ -94,14 +103,10 @@ def _study(folder: RunFolder, camera: Camera, pulls: dict[str, list[float]], chi
         pulls["vendors"].append(_vendor_pull(folder, camera, row, table))
 
 
-def _study_covariances(folder: RunFolder, camera: Camera, found: dict[str, list[tuple[float, int]]]) -> None:
-    """Add the chi-squares of all levels, and of all levels and gradients, of the ratios of neighbouring LEDs."""
-    for pair in pairwise(led.name for led in camera.leds if folder.joint(led.name).is_file()):
-        ratio = ratio_planes(*(_deviations(folder, camera, led) for led in pair))
-        for name, rows in (("levels", slice(None, None, 3)), ("levels and gradients", slice(None))):
-            # The mean level is a convention.
-            values, covariance = ratio.values.ravel()[rows][1:], ratio.covariance[rows, rows][1:, 1:]
-            found[name].append((float(values @ np.linalg.solve(covariance, values)), len(values)))
+def _ratios_over_truth(folder: RunFolder, camera: Camera) -> dict[tuple[str, str], RatioPlanes]:
+    """Return the deviations of the ratios of neighbouring LEDs from the truth, on the scale of detectors."""
+    leds = [led.name for led in camera.leds if folder.joint(led.name).is_file()]
+    return {pair: ratio_planes(*(_deviations(folder, camera, led) for led in pair)) for pair in pairwise(leds)}
 
 
 def _deviations(folder: RunFolder, camera: Camera, led: str) -> LedPlanes:
@@ -159,6 +164,38 @@ def _gradient(folder: RunFolder, camera: Camera, name: str, pair: tuple[str, str
     x, y = (centre[place] for centre, place in zip(means.centres(true.shape), (column, row), strict=True))
     operator = plane_matrix(*detector_to_ccs(camera[name], x, y))
     return np.asarray(operator[1:] @ np.log(means.mean[row, column]))
+
+
+def _pulls_within(folder: RunFolder, name: str, ratio: RatioPlanes) -> list[float]:
+    """Return the deviations of ratios of amplifiers from that of their detector, over their errors."""
+    flats = [Flat.read(folder.flat(led, name)) for led in ratio.leds]
+    usable = np.logical_and.reduce([flat.usable for flat in flats]).astype(np.float64)
+    regions = []
+    for amplifier in flats[0].detector.amplifiers:
+        weights = np.zeros(usable.shape)
+        weights[amplifier.slices] = usable[amplifier.slices]
+        regions.append(weights)
+    row, column = np.indices(usable.shape)
+    places = np.column_stack(
+        detector_to_ccs(
+            flats[0].detector, *(np.array([np.average(at, weights=part) for part in (usable, *regions)]) for at in (column, row))
+        )
+    )
+    place = 3 * ratio.detectors.index(name)
+    variances = change_of_regions(_without_level(ratio.change[place : place + 3, place : place + 3]), places[1:] - places[0])
+    logs = np.zeros(len(regions))
+    for sign, flat, led in zip((1, -1), flats, ratio.leds, strict=True):
+        images = [np.nan_to_num(flat.image), read_image(folder.truth_flat(led, name)).image]
+        deviations = [np.log((images[0] * part).sum() / (images[1] * part).sum()) for part in (usable, *regions)]
+        logs += sign * (np.array(deviations[1:]) - deviations[0])
+        whole = flat.covariance(usable, usable)
+        variances += [flat.covariance(part, part) + whole - 2 * flat.covariance(part, usable) for part in regions]
+    return list(logs / np.sqrt(variances))
+
+
+def _without_level(change: FloatArray) -> FloatArray:
+    """Return a covariance of level and gradients with a certain level."""
+    return np.asarray(np.pad(change[1:, 1:], ((1, 0), (1, 0))))
 
 
 def _vendor_pull(folder: RunFolder, camera: Camera, row: object, ratios: object) -> float:

@@ -109,7 +109,8 @@ def improve_plan(
 
     def next_step(change: str, changed: PlanConfig) -> PlanStep:
         if (images := _images(changed)) != _images(steps[-1].plan):
-            change = ", ".join(filter(None, [change, f"{images} images at each position of the {_flexible(changed)}"]))
+            number = f"{images} image{'' if images == 1 else 's'} at each position of the {_flexible(changed)}"
+            change = ", ".join(filter(None, [change, number]))
         return PlanStep(change, changed, seconds(changed), predicted(changed, first.knots_mm, is_search=False))
 
     best, error = _filled(plan, budget, seconds), np.inf

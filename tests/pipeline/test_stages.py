@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -41,7 +42,7 @@ def _run(run: Run) -> StageReport:
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
+def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
     module = ModuleType("transfer_stage")
     module.STAGE = StageFunctions(  # type: ignore[attr-defined]
         _run,
@@ -50,11 +51,13 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     )
     entry = Stage("transfer", "Measure the photon transfer.", {"transfer": ("detector",)}, module=module.__name__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    # The other stages need exposures.
-    for name in list(STAGES):
-        monkeypatch.delitem(STAGES, name)
-    monkeypatch.setitem(STAGES, entry.name, entry)
-    return entry
+    # The other stages need exposures; they come back in their order.
+    others = dict(STAGES)
+    STAGES.clear()
+    STAGES[entry.name] = entry
+    yield entry
+    STAGES.clear()
+    STAGES.update(others)
 
 
 def _config(folder: Path) -> Path:

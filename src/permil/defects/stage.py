@@ -30,7 +30,7 @@ from permil.isr.calibration.calibration import Calibration
 from permil.isr.calibration.masks import hot_pixel_mask
 from permil.isr.inputs import given_defects
 from permil.isr.open_exposure import OpenExposure, RowSample, Strip, strips_of
-from permil.isr.stage import common_serial, detector_calibration, reduction_of, seconds_of_file
+from permil.isr.stage import common_serial, detector_calibration, memory_for, reduction_of, seconds_of_file
 from permil.products import MaskPlane, RunFolder, is_usable, origin_entries, read_image, read_table, write_table
 from permil.progress import StageReport, do_tasks
 from permil.stages import StageFunctions
@@ -132,6 +132,7 @@ def defects_task(run: Run, detector: str) -> Task:
         command=("defects", "--detector", detector),
         seconds=0.1 + len(chosen) * 2e-7 * pixels + files * (1.5 * seconds_of_file(run.camera[detector]) + 7e-9 * pixels),
         size=1e5,
+        memory=memory_for(run.camera[detector], bytes_per_pixel=40 + 10 * len(chosen)),
     )
 
 

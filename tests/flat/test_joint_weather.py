@@ -202,7 +202,7 @@ def test_errors_are_true_over_a_hundred_seeds_of_weather(time, most):
         pulls.append(planes / np.sqrt(np.diag(covariance)))
         modes.append(mode_pulls(campaign, solution))
     for name, each, limit in (("planes", pulls, 1.15), ("modes", modes, 1.15), ("size", sizes, most), ("time", times, most)):
-        rms = np.sqrt(np.mean(np.square(each)))
+        rms = np.sqrt(np.mean(np.square(np.concatenate([np.ravel(one) for one in each]))))
         assert 0.85 < rms < limit, (name, rms)
     assert 0.85 < total / freedom < 1.15, total / freedom
 

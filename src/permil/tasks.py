@@ -113,7 +113,7 @@ class CommandGroup:
 
 
 def list_tasks(config: Config, path: Path, overrides: list[str]) -> list[CommandGroup]:
-    """Return the command lines of all tasks of a run, in groups of which each needs those before.
+    """Return one command line per task, in groups that run in order.
 
     Parameters
     ----------

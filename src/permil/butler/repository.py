@@ -23,7 +23,7 @@ _EXTRAS = {
 }
 """Extras of lsst-daf-butler by the module that is missing without them."""
 _KEYS = {"cls", "datastore", "includeConfigs", "registry", "remote_butler", "root"}
-"""Keys of a butler.yaml, of which each has at least one."""
+"""Keys of a butler.yaml; every such file has at least one of them."""
 
 
 def has_butler() -> bool:

@@ -100,8 +100,9 @@ class DriftEstimate:
     Notes
     -----
     Let ``b`` be the scales with the drift's covariance known and ``b'`` those with the covariance that is estimated from the same data.
-    Both are unbiased; ``b' - b`` depends on the contrasts of the data alone, of which the error of ``b`` is independent (Kackar & Harville
-    1984, Journal of the American Statistical Association 79, 853). So the mean square of ``b' - b`` adds to the covariance of ``b``. It is
+    Both are unbiased; ``b' - b`` depends on the contrasts of the data alone, and the error of ``b`` is independent of these (Kackar &
+    Harville 1984, Journal of the American Statistical Association 79, 853). So the mean square of ``b' - b`` adds to the covariance of
+    ``b``. It is
     averaged over simulated readings, whose covariance is estimated as in the joint solution
     (`permil.flat.joint.photodiode.fit_photodiode`).
     """

@@ -46,9 +46,15 @@ def bent_campaign(seed: int, *, rms: float, mean: float = 0.0) -> tuple[Campaign
     return replace(campaign, detectors=detectors), amplifiers, np.concatenate(losses)
 
 
-def solved(campaign: Campaign) -> JointSolution:
+def solved(campaign: Campaign, *, with_weather: bool = True) -> JointSolution:
     return solve_joint(
-        campaign.exposures, campaign.detectors, spacing_mm=4.0, with_drift=False, position_errors=False, geometry=False
+        campaign.exposures,
+        campaign.detectors,
+        spacing_mm=4.0,
+        with_drift=False,
+        with_weather=with_weather,
+        position_errors=False,
+        geometry=False,
     )
 
 
@@ -106,13 +112,14 @@ def test_what_all_have_in_common_moves_levels_as_predicted() -> None:
 def corrected(seed: int, *, rms: float) -> tuple[np.ndarray, np.ndarray]:
     """Return errors of levels and gradients after measured losses were put back, and their covariance."""
     campaign, amplifiers, _ = bent_campaign(seed, rms=rms)
-    losses = measure_losses(solved(campaign), campaign.detectors, amplifiers, reference=ELECTRONS)
+    # As a run does: amplifiers that are bent would look like weather.
+    losses = measure_losses(solved(campaign, with_weather=False), campaign.detectors, amplifiers, reference=ELECTRONS)
     assert losses.differ(by=SIGNIFICANT) == (rms > 0)
     straight = list(StraightSignals(campaign.detectors, losses, amplifiers, reference=ELECTRONS))
     campaign = replace(campaign, detectors=straight)
     solution = solved(campaign)
     left = measure_losses(solution, straight, amplifiers, reference=ELECTRONS)
-    assert np.all(np.abs(left.loss) < 0.3 * left.error)
+    assert np.sqrt(np.mean(np.square(left.loss / left.error))) < 0.3
     errors = FlatCovariance(solution, straight)
     deviation, regions = campaign.response_error(solution), []
     for one in straight:
@@ -184,4 +191,5 @@ def test_levels_and_gradients_after_measured_losses_have_true_errors() -> None:
         planes, covariance = corrected(seed, rms=USUAL_LOSS)
         total += float(planes @ np.linalg.pinv(covariance, rcond=1e-9, hermitian=True) @ planes)
         freedom += len(planes) - 1
+    print(f"chi-square {total:.1f} of {freedom}")
     assert 1e-2 < stats.chi2.sf(total, freedom) < 0.999

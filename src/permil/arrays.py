@@ -21,6 +21,10 @@ from numpy.typing import DTypeLike, NDArray
 from permil.errors import InputError
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+FloatImage = NDArray[np.float32]
+IntegerImage = NDArray[np.int32]
 
 _UNIT_NAMES = {
     "e-": "electron", "electron": "electron", "e": "electron", "el": "electron", "ne": "electron", "electrons": "electron",

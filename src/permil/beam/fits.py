@@ -11,8 +11,8 @@ import numpy as np
 from astropy.io import fits
 from astropy.table import Table
 from astropy.utils.exceptions import AstropyUserWarning
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.beam.likelihood import Kernel, KernelFamily, Variances
 from permil.beam.mixture import Mixture
 from permil.beam.model import BeamModel
@@ -22,8 +22,6 @@ from permil.beam.peak import BeamPosition
 from permil.errors import InputError
 from permil.products import provenance
 from permil.products.fits import check_sums
-
-FloatArray = NDArray[np.float64]
 
 IMAGE_SIZE = 161
 _NODE_COLUMNS = {

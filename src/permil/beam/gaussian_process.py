@@ -13,13 +13,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import qr, solve_triangular
 
+from permil.arrays import FloatArray, IntArray
 from permil.beam.likelihood import KernelFamily, Observations, Variances, exposure_design, fixed_effects
 from permil.beam.parameters import holes_of
-
-FloatArray = NDArray[np.float64]
 
 ROWS_AT_ONCE = 7000
 JITTER = 1e-12
@@ -114,7 +112,7 @@ class GaussianProcess:
             own[piece] = noise
         self.leave_one_out = LeaveOneOut(deviation, variance, own)
 
-    def _leave_out(self, observations: Observations, groups: list[NDArray[np.int64]]) -> LeaveOneOut:
+    def _leave_out(self, observations: Observations, groups: list[IntArray]) -> LeaveOneOut:
         """Return the prediction of the first node of each group without the group.
 
         With the hat matrix ``H`` of the weighted fit and its residuals ``r``, the residuals of a left-out group are

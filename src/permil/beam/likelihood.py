@@ -26,12 +26,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 from scipy.optimize import Bounds, minimize
 from scipy.spatial.distance import cdist
 
-FloatArray = NDArray[np.float64]
+from permil.arrays import FloatArray, IntArray
 
 MATERN_LENGTHS = (0.075, 0.19, 0.75)
 GAUSSIAN_LENGTHS = (0.075, 0.15, 0.31, 0.62)
@@ -223,8 +222,8 @@ class Observations:
     u: FloatArray
     log_signal: FloatArray
     known_variance: FloatArray
-    bunch: NDArray[np.int64]
-    exposure: NDArray[np.int64]
+    bunch: IntArray
+    exposure: IntArray
     exposure_weight: FloatArray
     n_bunches: int
 
@@ -233,7 +232,7 @@ class Observations:
         """Number of exposures whose scale is fitted."""
         return self.exposure_weight.size
 
-    def take(self, index: NDArray[np.int64]) -> Observations:
+    def take(self, index: IntArray) -> Observations:
         """Return some of the observations."""
         return replace(
             self,
@@ -297,7 +296,7 @@ def maximise_likelihood(observations: Observations, family: KernelFamily) -> Var
     return Variances(kernels, float(fitted[0]), float(fitted[-1]) if has_exposures else 0.0)
 
 
-def blocks_of(u: FloatArray) -> list[NDArray[np.int64]]:
+def blocks_of(u: FloatArray) -> list[IntArray]:
     """Divide points into blocks for the composite likelihood: a single block, or one sparse and several compact blocks."""
     everything = np.arange(len(u))
     if len(u) <= SINGLE_BLOCK_LIMIT:
@@ -308,7 +307,7 @@ def blocks_of(u: FloatArray) -> list[NDArray[np.int64]]:
     return [thinned, *(np.sort(compact[number]) for number in chosen)]
 
 
-def _leaves(u: FloatArray, index: NDArray[np.int64], size: float) -> list[NDArray[np.int64]]:
+def _leaves(u: FloatArray, index: IntArray, size: float) -> list[IntArray]:
     """Halve a set of points along its longer side until no part has more than ``size`` points."""
     if len(index) <= max(size, 1.0):
         return [index]

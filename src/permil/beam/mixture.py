@@ -15,21 +15,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from permil.arrays import BoolArray, FloatArray
 from permil.beam.gaussian_process import GaussianProcess, LeaveOneOut
 from permil.beam.nodes import BeamNodes
 from permil.beam.parameters import BeamParameters, Hull, centres_of, hole_of, observations_of, spacing_of
 from permil.engine import threaded_map
 
-FloatArray = NDArray[np.float64]
-
 FEWEST_INTERIOR = 8
 ITERATIONS = 500
 
 
-def calibration_nodes(hull: Hull, extra_variance: FloatArray) -> NDArray[np.bool_]:
+def calibration_nodes(hull: Hull, extra_variance: FloatArray) -> BoolArray:
     """Return the nodes used for calibration: not down-weighted, and inside the hull of the others (unless too few remain)."""
     use = extra_variance == 0.0
     inside = use.copy()
@@ -37,14 +35,14 @@ def calibration_nodes(hull: Hull, extra_variance: FloatArray) -> NDArray[np.bool
     return inside if np.count_nonzero(inside) >= FEWEST_INTERIOR else use
 
 
-def inflation(left_out: LeaveOneOut, use: NDArray[np.bool_]) -> float:
+def inflation(left_out: LeaveOneOut, use: BoolArray) -> float:
     """Return the factor on predicted variances that makes the mean squared left-out pull of some nodes 1."""
     use = use & np.isfinite(left_out.variance)
     return float(np.mean(left_out.deviation[use] ** 2 / left_out.variance[use])) if use.any() else 1.0
 
 
 def stacking_weights(
-    left_out: Sequence[LeaveOneOut], factors: Sequence[float], use: NDArray[np.bool_], prior: Sequence[float]
+    left_out: Sequence[LeaveOneOut], factors: Sequence[float], use: BoolArray, prior: Sequence[float]
 ) -> FloatArray:
     """Return the stacking weights of predictions, with sum 1.
 

@@ -14,11 +14,11 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.ndimage import spline_filter
 
 from permil._kernels import beam as kernels
-from permil.arrays import plain_array
+from permil.arrays import FloatArray, FloatImage, plain_array
 from permil.beam.gaussian_process import GaussianProcess
 from permil.beam.likelihood import KernelFamily, cubic_family, ladder_family, maximise_likelihood
 from permil.beam.mixture import Mixture, calibration_nodes, inflation, stacking_weights
@@ -32,7 +32,6 @@ from permil.errors import BeamError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FloatArray = NDArray[np.float64]
 
 SPARE_NODES = 4
 PRIOR_NODES = (25.0, 5.0)  # prior weight of the cubic spline and of the ladder of lengths
@@ -234,7 +233,7 @@ class SplineTable:
         kernels.values_at(np.ascontiguousarray(u, np.float64), self.coefficients, self.origin, self.step, values)
         return values
 
-    def image(self, shape: tuple[int, int], origin: FloatArray, matrix: FloatArray, hull: Hull) -> NDArray[np.float32]:
+    def image(self, shape: tuple[int, int], origin: FloatArray, matrix: FloatArray, hull: Hull) -> FloatImage:
         """Return the spline on an image whose pixels map linearly to the beam's coordinates.
 
         Parameters
@@ -465,9 +464,7 @@ class BeamModel:
         result[np.ix_(inside, inside)] = self._mixture.covariance(u[inside])
         return result
 
-    def evaluate_image(
-        self, shape: tuple[int, int], origin: ArrayLike, matrix: ArrayLike
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def evaluate_image(self, shape: tuple[int, int], origin: ArrayLike, matrix: ArrayLike) -> tuple[FloatImage, FloatImage]:
         """Return the beam and its error on an image, such as that of a detector.
 
         Parameters

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import plain_array, require_linear, unit_of
+from permil.arrays import BoolArray, FloatArray, IntArray, plain_array, require_linear, unit_of
 from permil.camera import detector_key, is_bay_and_slot
 from permil.errors import BeamError, InputError, PhotodiodeError
 from permil.products.tables import labels, numbers, recognise
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from permil.camera import Camera, Detector
 
-FloatArray = NDArray[np.float64]
 
 REQUIRED_COLUMNS = ("x_mm", "y_mm", "signal")
 PLACE_COLUMNS = ("ref_x_mm", "ref_y_mm")
@@ -77,9 +76,9 @@ class BeamNodes:
     signal: FloatArray
     signal_err: FloatArray
     bunch: NDArray[np.str_]
-    exposure: NDArray[np.int64]
+    exposure: IntArray
     mjd: FloatArray
-    rows: NDArray[np.int64]
+    rows: IntArray
     dropped: dict[str, list[int]] = field(default_factory=dict)
     unit: str = ""
 
@@ -222,7 +221,7 @@ def _broadcast(arrays: list[Any], names: list[str]) -> list[Any]:
         ) from error
 
 
-def _numbered_exposures(exposure: Any, shape: tuple[int, ...]) -> NDArray[np.int64]:
+def _numbered_exposures(exposure: Any, shape: tuple[int, ...]) -> IntArray:
     """Return a number for each exposure label, -1 for none."""
     plain = np.asarray(getattr(exposure, "unmasked", np.ma.getdata(exposure)))
     if plain.dtype.kind in "USO" and not all(
@@ -246,9 +245,7 @@ def _numbered_exposures(exposure: Any, shape: tuple[int, ...]) -> NDArray[np.int
     return np.broadcast_to(found, shape).astype(np.int64)
 
 
-def _repeated(
-    columns: dict[str, Any], measured: list[FloatArray], exposure: NDArray[np.int64] | None, usable: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _repeated(columns: dict[str, Any], measured: list[FloatArray], exposure: IntArray | None, usable: BoolArray) -> BoolArray:
     """Return which rows repeat an earlier measurement.
 
     Raises
@@ -271,7 +268,7 @@ def _repeated(
     return repeated
 
 
-def _groups(columns: Iterable[FloatArray]) -> NDArray[np.int64]:
+def _groups(columns: Iterable[FloatArray]) -> IntArray:
     """Return a group number for each row, equal for rows with equal values; NaN equals NaN."""
     table = np.column_stack([np.where(np.isnan(column), np.inf, column) + 0.0 for column in columns])
     return np.unique(table, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
@@ -282,7 +279,7 @@ def _has_few_digits(signal: FloatArray) -> bool:
     return all(float(f"{value:.{_DIGITS - 1}e}") == value for value in signal.tolist())
 
 
-def _copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usable: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _copied_bunches(columns: dict[str, Any], node: IntArray, usable: BoolArray) -> BoolArray:
     """Return the rows of bunches whose nodes all equal those of a bunch with another name at the same position."""
     copied = np.zeros(usable.size, dtype=bool)
     nodes: dict[str, set[int]] = {}
@@ -297,7 +294,7 @@ def _copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usable: ND
     return copied
 
 
-def _refuse_copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usable: NDArray[np.bool_]) -> None:
+def _refuse_copied_bunches(columns: dict[str, Any], node: IntArray, usable: BoolArray) -> None:
     """Raise an error if all signals of a bunch equal those of a bunch at another position."""
     bunches: dict[tuple[str, float, float], dict[int, float]] = {}
     keys = zip(columns["bunch"].tolist(), columns["ref_x_mm"].tolist(), columns["ref_y_mm"].tolist(), strict=True)
@@ -318,7 +315,7 @@ def _refuse_copied_bunches(columns: dict[str, Any], node: NDArray[np.int64], usa
                 )
 
 
-def _exposures_by_position(columns: dict[str, Any]) -> NDArray[np.int64]:
+def _exposures_by_position(columns: dict[str, Any]) -> IntArray:
     """Number the exposures by projector position and time; -1 if these are ambiguous or unknown."""
     mjd = np.where(np.isfinite(columns["mjd"]), columns["mjd"], -1.0)
     keys = np.column_stack([columns["x_mm"], columns["y_mm"], mjd])
@@ -400,7 +397,7 @@ def _photodiode(table: Table) -> FloatArray | None:
     return numbers(table, "photodiode")
 
 
-def _rows_of_amplifier(table: Table, amp: str | int) -> NDArray[np.bool_]:
+def _rows_of_amplifier(table: Table, amp: str | int) -> BoolArray:
     if "amp" not in table.colnames:
         raise InputError(
             f"amplifier {amp} was requested, but the node table has no column amp", remedy="omit the amplifier", value=amp

@@ -15,18 +15,16 @@ from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 from scipy.linalg import null_space
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 from scipy.special import expit, logit
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.beam.mixture import Mixture
 from permil.beam.nodes import BeamNodes
 from permil.beam.parameters import MAX_CENTRES, Hull, observations_of, spacing_of
-
-FloatArray = NDArray[np.float64]
 
 PRIOR_PROBABILITY = 0.005  # prior probability of a bad node
 SIZE_RANGE = 100.0  # ratio of the largest to the smallest deviation of bad nodes
@@ -86,7 +84,7 @@ class Suspects:
         self.extra_variance = np.where(innocent, 0.0, self.extra_variance)
         return bool(innocent.any())
 
-    def admit(self, first: NDArray[np.bool_], mixture: Mixture, threshold: float) -> None:
+    def admit(self, first: BoolArray, mixture: Mixture, threshold: float) -> None:
         """Down-weight initially suspected nodes that deviate from a fit without them."""
         deviation, pull = mixture.left_out_pulls()
         guilty = first & (np.abs(pull) > threshold * _scale(pull[mixture.interior]))
@@ -101,7 +99,7 @@ def _scale(pull: FloatArray) -> float:
     return float(max(np.quantile(np.abs(pull), 0.9) / NORMAL_90, np.finfo(float).tiny))
 
 
-def screen(nodes: BeamNodes, hull: Hull, threshold: float) -> NDArray[np.bool_]:
+def screen(nodes: BeamNodes, hull: Hull, threshold: float) -> BoolArray:
     """Return the nodes that contradict their neighbours, before any fit of the covariance.
 
     Outliers included in a fit of the covariance resemble fine structure and mask each other. Here the covariance is fixed, the
@@ -166,7 +164,7 @@ def _cubic_precision(nodes: BeamNodes, spacing: float) -> FloatArray:
     return basis @ np.linalg.solve(contrasts, basis.T)
 
 
-def _explained(precision: FloatArray, weighted: FloatArray, first: NDArray[np.int64], second: NDArray[np.int64]) -> FloatArray:
+def _explained(precision: FloatArray, weighted: FloatArray, first: IntArray, second: IntArray) -> FloatArray:
     """Return the decrease of chi-square when both nodes of each pair are left out."""
     a, b, c = precision[first, first], precision[second, second], precision[first, second]
     u, v = weighted[first], weighted[second]

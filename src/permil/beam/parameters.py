@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.spatial import ConvexHull, cKDTree
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.beam.likelihood import KernelFamily, Observations, Variances
 from permil.beam.nodes import BeamNodes
 from permil.errors import BeamError
-
-FloatArray = NDArray[np.float64]
 
 TOLERANCE_MM = 1e-6
 FLATNESS = 1e-6
@@ -35,7 +34,7 @@ class Hull:
     """
 
     half_planes: FloatArray
-    vertices: NDArray[np.int64]
+    vertices: IntArray
     area: float
     lower: FloatArray
     upper: FloatArray
@@ -62,7 +61,7 @@ class Hull:
             hull.equations.copy(), np.sort(hull.vertices).astype(np.int64), float(hull.volume), u.min(axis=0), u.max(axis=0)
         )
 
-    def contains(self, ux: ArrayLike, uy: ArrayLike, *, tolerance: float = TOLERANCE_MM) -> NDArray[np.bool_]:
+    def contains(self, ux: ArrayLike, uy: ArrayLike, *, tolerance: float = TOLERANCE_MM) -> BoolArray:
         """Return which points lie inside, or within the tolerance (mm) of the edge."""
         ux, uy = np.broadcast_arrays(np.asarray(ux, dtype=float), np.asarray(uy, dtype=float))
         inside = np.ones(ux.shape, dtype=bool)
@@ -152,7 +151,7 @@ def observations_of(nodes: BeamNodes, extra_variance: FloatArray, exposure_weigh
     )
 
 
-def _shared_exposures(labels: NDArray[np.int64], bunch: NDArray[np.int64]) -> NDArray[np.int64]:
+def _shared_exposures(labels: IntArray, bunch: IntArray) -> IntArray:
     """Number the exposures with several nodes from 0; -1 for the others.
 
     With a single bunch, or with so many exposures that their scales average out, all are -1: the scale errors
@@ -185,7 +184,7 @@ def hole_of(nodes: BeamNodes, hull: Hull) -> float:
     return float(np.quantile(distance, HOLE_QUANTILE))
 
 
-def holes_of(u: FloatArray, radius: float) -> list[NDArray[np.int64]]:
+def holes_of(u: FloatArray, radius: float) -> list[IntArray]:
     """Return for each node the nodes in the hole around it, itself first; an empty list if no hole contains two nodes."""
     if radius == 0.0:
         return []

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.beam.mixture import Mixture
 from permil.beam.parameters import Hull
-
-FloatArray = NDArray[np.float64]
 
 LATTICE = 41
 REGION_LATTICE = 25

@@ -8,6 +8,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.beam.fits import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
 from permil.beam.nodes import BUNCH_COLUMNS, PLACE_COLUMNS, REQUIRED_COLUMNS, bunch_labels, nodes_from_table
@@ -15,8 +16,6 @@ from permil.camera import Camera
 from permil.errors import BeamError, InputError, PermilError
 from permil.products import Description, check_output, read_table, write_hdus, write_table
 from permil.products.tables import numbers, recognise
-
-FloatArray = NDArray[np.float64]
 
 ADDED_COLUMNS = ("beam", "beam_err")
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import plain_array
+from permil.arrays import FloatArray, plain_array
 from permil.camera.frames import detector_to_ccs
 from permil.camera.model import Detector, Led, ReferenceBox, detector_key, keys_of
 from permil.errors import CameraError
@@ -86,7 +86,7 @@ class Camera:
         return [detector for detector in self.detectors.values() if detector.kind == "science"]
 
     @cached_property
-    def _bounds_ccs(self) -> tuple[NDArray[np.str_], NDArray[np.float64]]:
+    def _bounds_ccs(self) -> tuple[NDArray[np.str_], FloatArray]:
         names, bounds = [], []
         for detector in self.detectors.values():
             corner_x, corner_y = detector_to_ccs(

@@ -26,12 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from permil.arrays import FloatArray, IntArray
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from permil.camera.model import Amplifier, Detector
 
-    FloatArray = NDArray[np.float64]
+    FloatArray = FloatArray
 
 
 def _as_floats(*coordinates: ArrayLike) -> tuple[FloatArray, ...]:
@@ -65,7 +67,7 @@ def detector_to_segment(amplifier: Amplifier, x: ArrayLike, y: ArrayLike) -> tup
     )
 
 
-def amplifier_at(detector: Detector, x: ArrayLike, y: ArrayLike) -> NDArray[np.int64]:
+def amplifier_at(detector: Detector, x: ArrayLike, y: ArrayLike) -> IntArray:
     """Return the index of the amplifier that holds each detector point, -1 outside the array."""
     x, y = np.broadcast_arrays(*_as_floats(x, y))
     index = np.full(x.shape, -1, dtype=np.int64)

@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from permil.arrays import plain_array
+from permil.arrays import FloatArray, plain_array
 from permil.camera.frames import ccs_to_detector, detector_to_ccs
 from permil.errors import CameraError
-
-FloatArray = NDArray[np.float64]
 
 SERIAL_PREFIX = re.compile(r"^\s*LCA[-_ ]", re.IGNORECASE)
 """Prefix that some programs write before a serial number."""

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.compare.correlation.correlate import correlate
 from permil.compare.rings.profile import RingProfile
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 MOST_PIXELS = 900
 """Pixels of a detector that are correlated, on a regular lattice: independent of each other but for real structure."""

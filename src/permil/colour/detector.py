@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray
 from permil.camera import Detector
 from permil.camera.frames import detector_to_ccs
 from permil.colour.correlation import LedCorrelation, correlate_pixels, correlate_rings
@@ -33,8 +33,6 @@ from permil.compare.rings.profile import radial_profile
 from permil.compare.rings.search import find_rings
 from permil.errors import CompareError, FlatError
 from permil.flat.superpixel import size_in_pixels, super_pixels
-
-FloatArray = NDArray[np.float64]
 
 RINGS, PATTERN = "rings", "pattern"
 _RING_HIGH_PASS_MM = 0.5
@@ -86,7 +84,7 @@ class DetectorColour:
     regions: tuple[str, ...]
     medians: FloatArray
     errors: FloatArray
-    pixels: NDArray[np.int64]
+    pixels: IntArray
     centres: FloatArray
     planes: FloatArray
     plane_covariance: FloatArray
@@ -159,7 +157,7 @@ def measure_colour(flats: Sequence[LedFlat], detector: Detector, *, super_pixel_
     )
 
 
-def detector_waves(flats: Sequence[LedFlat], good: NDArray[np.bool_], detector: Detector) -> Waves:
+def detector_waves(flats: Sequence[LedFlat], good: BoolArray, detector: Detector) -> Waves:
     """Return the periodic pattern of the shortest wavelength, in all LEDs; see `permil.colour.pattern`."""
     size = size_in_pixels(CELL_MM, detector.pixel_mm)
     maps = []
@@ -188,7 +186,7 @@ def _without_waves(flat: LedFlat, waves: Waves, number: int, detector: Detector)
     return replace(flat, image=(flat.image * factor).astype(np.float32))
 
 
-def cell_maps(flats: Sequence[LedFlat], good: NDArray[np.bool_], detector: Detector, block: int) -> CellMaps:
+def cell_maps(flats: Sequence[LedFlat], good: BoolArray, detector: Detector, block: int) -> CellMaps:
     """Return the logarithm of the response on super-pixels with enough good pixels."""
     maps = [super_pixels(flat.image, good, block) for flat in flats]
     row, column = np.nonzero(np.isfinite(maps[0].mean))
@@ -211,7 +209,7 @@ def cell_maps(flats: Sequence[LedFlat], good: NDArray[np.bool_], detector: Detec
     )
 
 
-def _centres(good: NDArray[np.bool_], regions: Sequence[Slices], detector: Detector) -> FloatArray:
+def _centres(good: BoolArray, regions: Sequence[Slices], detector: Detector) -> FloatArray:
     """Return the mean place of the good pixels of each region, CCS mm; that of all pixels where none is good."""
     places = []
     for rows, columns in regions:
@@ -224,7 +222,7 @@ def _centres(good: NDArray[np.bool_], regions: Sequence[Slices], detector: Detec
 
 
 def _correlations(
-    flats: Sequence[LedFlat], deviations: tuple[NDArray[np.float32], NDArray[np.float32]], errors: FloatArray, waves: Waves
+    flats: Sequence[LedFlat], deviations: tuple[FloatImage, FloatImage], errors: FloatArray, waves: Waves
 ) -> list[ScaleCorrelation]:
     """Return the correlations of pixels of neighbouring LEDs, with the periodic pattern and apart from it."""
     found = []
@@ -238,7 +236,7 @@ def _correlations(
 
 
 def _ring_correlations(
-    flats: Sequence[LedFlat], good: NDArray[np.bool_], detector: Detector, seed: int, *, apart: bool
+    flats: Sequence[LedFlat], good: BoolArray, detector: Detector, seed: int, *, apart: bool
 ) -> list[ScaleCorrelation]:
     """Return the correlations of radial profiles of neighbouring LEDs; the axis is that of their mean."""
     mean = np.mean([flat.image / np.median(flat.image[good]) for flat in flats], axis=0)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 from scipy import interpolate
 
+from permil.arrays import FloatArray
 from permil.camera import Detector
 from permil.colour.correlation import LedCorrelation
 from permil.colour.detector import DetectorColour, ScaleCorrelation
@@ -22,8 +22,6 @@ from permil.errors import InputError
 from permil.flat.shared_errors import FlatModes
 from permil.flat.superpixel import size_in_pixels
 from permil.products import ImageProduct, is_good, open_product, provenance, read_image, write_hdus
-
-FloatArray = NDArray[np.float64]
 
 
 def read_led_flat(path: Path, led: str, detector: Detector, *, super_pixel_mm: float) -> LedFlat:

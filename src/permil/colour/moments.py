@@ -23,11 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray
 from permil.colour.regions import LedFlat, Slices
 from permil.flat.superpixel import super_pixels
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 PIXEL, CELL, AMPLIFIER, DETECTOR = SCALES = ("pixel", "cell", "amplifier", "detector")
 
@@ -142,7 +140,7 @@ def usual_pixels(deviations: NDArray[np.floating], good: BoolArray) -> BoolArray
     return usual
 
 
-def pixel_deviations(flats: Sequence[LedFlat], good: BoolArray, block: int) -> NDArray[np.float32]:
+def pixel_deviations(flats: Sequence[LedFlat], good: BoolArray, block: int) -> FloatImage:
     """Return each pixel over the mean of its super-pixel, minus 1, shape (L, ny, nx); NaN where it is not good."""
     result = np.full((len(flats), *good.shape), np.nan, dtype=np.float32)
     for number, flat in enumerate(flats):
@@ -153,7 +151,7 @@ def pixel_deviations(flats: Sequence[LedFlat], good: BoolArray, block: int) -> N
 
 
 def pixel_moments(
-    deviations: NDArray[np.float32], flats: Sequence[LedFlat], good: BoolArray, regions: Sequence[Slices], block: int
+    deviations: FloatImage, flats: Sequence[LedFlat], good: BoolArray, regions: Sequence[Slices], block: int
 ) -> Moments:
     """Return the moments of pixels; each amplifier is a part.
 
@@ -204,9 +202,9 @@ class CellMaps:
     modes: list[FloatArray]
     x_mm: FloatArray
     y_mm: FloatArray
-    row: NDArray[np.int64]
-    column: NDArray[np.int64]
-    amplifier: NDArray[np.int64]
+    row: IntArray
+    column: IntArray
+    amplifier: IntArray
 
     @property
     def plane_design(self) -> FloatArray:
@@ -272,7 +270,7 @@ def large_places(maps: CellMaps) -> Places:
     return Places.of_means(maps, mean, np.eye(len(mean)))
 
 
-def _group_means(number: NDArray[np.int64]) -> FloatArray:
+def _group_means(number: IntArray) -> FloatArray:
     """Return the matrix of means over groups, shape (groups, p)."""
     members = number[:, None] == np.arange(number.max() + 1)
     return np.asarray((members / members.sum(axis=0)).T)

@@ -10,11 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft, ndimage, optimize
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
+from permil.arrays import BoolArray, FloatArray
 
 CELL_MM = 0.16
 """Side of the cells on which waves are searched."""

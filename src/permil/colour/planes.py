@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from permil.arrays import FloatArray
 from permil.errors import FlatError
 from permil.flat.between_leds import SharedTerms, covariance_between
-
-FloatArray = NDArray[np.float64]
 
 SIGNIFICANCE = 0.003
 """Probability of a common gradient as large as that measured, below which it is called one of the sensor."""

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.flat.shared_errors import FlatModes
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 Slices = tuple[slice, slice]
 
@@ -59,7 +57,7 @@ class RegionMedians:
     median: FloatArray
     own: FloatArray
     common: FloatArray
-    pixels: NDArray[np.int64]
+    pixels: IntArray
 
     @property
     def relative_error(self) -> FloatArray:

@@ -7,8 +7,8 @@ from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.camera import Camera
 from permil.colour.correlation import LedCorrelation, correlate_maps
 from permil.colour.detector import PATTERN, DetectorColour
@@ -29,8 +29,6 @@ from permil.colour.planes import LedPlanes, RatioPlanes, ratio_planes
 from permil.colour.regions import change_of_regions, ratio_errors
 from permil.colour.vendors import VendorRatio, vendor_ratio
 from permil.compare.levels.results import VarianceComponent
-
-FloatArray = NDArray[np.float64]
 
 WHOLE = "all"
 LARGE = "large"

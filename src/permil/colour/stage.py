@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.camera import Camera, shared_camera
@@ -45,8 +45,6 @@ from permil.products.fits import wcs_cards
 from permil.products.folder import ColourFolder
 from permil.progress import StageReport, do_tasks
 from permil.stages import StageFunctions
-
-FloatArray = NDArray[np.float64]
 
 TABLES = ("responses", "ratios", "vendors", "gradients", "correlations", "variances", "waves")
 

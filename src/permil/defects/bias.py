@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatImage
 from permil.config.defects import DefectsConfig
-from permil.defects.neighbourhood import FloatImage, block_levels
+from permil.defects.neighbourhood import block_levels
 
 _TO_SIGMA = 1.4826
 
@@ -21,7 +21,7 @@ class BiasExcess:
     error: FloatImage
     sigma: float
 
-    def hot(self, options: DefectsConfig) -> NDArray[np.bool_]:
+    def hot(self, options: DefectsConfig) -> BoolArray:
         """Return which pixels are hot."""
         return self.excess > max(options.hot_electrons, options.significance * self.sigma)
 

@@ -7,9 +7,9 @@ cumulative sum of the deviation in excess of half the mean is largest.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from permil.defects.neighbourhood import FloatImage, RelativeResponse, finite_median
+from permil.arrays import BoolArray, FloatImage
+from permil.defects.neighbourhood import RelativeResponse, finite_median
 
 BIN = 8
 """Rows of the medians."""
@@ -21,7 +21,7 @@ _REACH = 5
 _TO_SIGMA = 1.4826
 
 
-def defective_columns(relative: RelativeResponse, *, threshold: float, significance: float) -> NDArray[np.bool_]:
+def defective_columns(relative: RelativeResponse, *, threshold: float, significance: float) -> BoolArray:
     """Return which pixels belong to a part of a column that deviates from the columns beside it.
 
     Parameters
@@ -81,7 +81,7 @@ def _beside(binned: FloatImage) -> FloatImage:
     return np.nan_to_num(finite_median(around))
 
 
-def _runs(is_in: NDArray[np.bool_]) -> list[tuple[int, int]]:
+def _runs(is_in: BoolArray) -> list[tuple[int, int]]:
     """Return begin and end of runs; a gap of one is bridged."""
     closed = is_in.copy()
     closed[1:-1] |= is_in[:-2] & is_in[2:]

@@ -11,13 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, FloatImage
 from permil.config.defects import DefectsConfig
-from permil.defects.neighbourhood import FloatImage
 from permil.flat.combine import DEAD_RESPONSE
-
-FloatArray = NDArray[np.float64]
 
 FEWEST_EXPOSURES = 5
 """Exposures from which pixels are searched."""
@@ -51,18 +48,18 @@ class PixelFits:
     nonlinearity: FloatArray
     nonlinearity_err: FloatArray
 
-    def unstable(self, options: DefectsConfig) -> NDArray[np.bool_]:
+    def unstable(self, options: DefectsConfig) -> BoolArray:
         """Return which pixels are unstable; dead ones are neither unstable nor non-linear."""
         is_far = (self.scatter >= options.scatter) & (self.scatter_significance >= options.significance)
         return is_far & (self.response >= DEAD_RESPONSE)
 
-    def nonlinear(self, options: DefectsConfig) -> NDArray[np.bool_]:
+    def nonlinear(self, options: DefectsConfig) -> BoolArray:
         """Return which pixels are non-linear."""
         limit = np.maximum(options.nonlinearity, options.significance * self.nonlinearity_err)
         return (np.abs(self.nonlinearity) >= limit) & (self.response >= DEAD_RESPONSE)
 
 
-def varying_pixels(signal: FloatImage, light: FloatImage, noise_variance: FloatImage) -> NDArray[np.bool_]:
+def varying_pixels(signal: FloatImage, light: FloatImage, noise_variance: FloatImage) -> BoolArray:
     """Return which pixels have responses that scatter more than noise.
 
     Parameters

@@ -8,22 +8,19 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray
 from permil.camera import Amplifier, Detector
 from permil.config.defects import DefectsConfig
 from permil.defects.bias import bias_excess
 from permil.defects.columns import defective_columns
 from permil.defects.exposures import PixelFits
-from permil.defects.neighbourhood import FloatImage, RelativeResponse, connected, relative_response
+from permil.defects.neighbourhood import RelativeResponse, connected, relative_response
 from permil.defects.pixels import clusters, deviating_pixels, vampires
 from permil.defects.table import DefectBox, boxes_of
 from permil.engine import threaded_map
 from permil.errors import InputError
 from permil.flat.combine import DEAD_RESPONSE
-
-FloatArray = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 
 class DefectKind(StrEnum):
@@ -61,8 +58,8 @@ class DefectKind(StrEnum):
 class VaryingPixels:
     """Pixels whose signal scatters more than noise in single exposures: rows, columns, and their fits."""
 
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
+    rows: IntArray
+    columns: IntArray
     fits: PixelFits
 
 
@@ -100,7 +97,7 @@ class DarkImage:
 
     image: FloatImage
     variance: FloatImage
-    outliers: Mask
+    outliers: BoolArray
 
 
 def find_defects(
@@ -154,7 +151,7 @@ def _usual(response: FloatImage) -> float:
     return float(np.median(known)) if known.size else np.nan
 
 
-Pixels = tuple[NDArray[np.int64], NDArray[np.int64]]
+Pixels = tuple[IntArray, IntArray]
 """Rows and columns in the amplifier of the pixels of a defect."""
 
 Measure = Callable[[Pixels, tuple[str, ...]], tuple[float, float, float]]
@@ -212,7 +209,7 @@ class _Search:
         if dark is not None:
             yield from self._dark(dark)
 
-    def _columns(self, masks: dict[str, Mask]) -> Iterator[DefectBox]:
+    def _columns(self, masks: dict[str, BoolArray]) -> Iterator[DefectBox]:
         for x, y, width, height in boxes_of(_any(masks)) if masks else ():
             rows, columns = np.mgrid[y : y + height, x : x + width]
             own = rows.ravel(), columns.ravel()
@@ -224,7 +221,7 @@ class _Search:
             yield from self._defect(own, kind, "deviation", measured, seen)
 
     def _groups(
-        self, masks: dict[str, Mask], kind: DefectKind, measure: Measure, quantity: str = "deviation"
+        self, masks: dict[str, BoolArray], kind: DefectKind, measure: Measure, quantity: str = "deviation"
     ) -> Iterator[DefectBox]:
         """Yield the boxes of groups of pixels that touch."""
         if not masks:
@@ -286,7 +283,7 @@ class _Search:
         brightest = int(np.argmax(total))
         return self._mean((own[0][[brightest]], own[1][[brightest]]), seen)
 
-    def _without(self, relatives: dict[str, RelativeResponse], masks: dict[str, Mask]) -> dict[str, RelativeResponse]:
+    def _without(self, relatives: dict[str, RelativeResponse], masks: dict[str, BoolArray]) -> dict[str, RelativeResponse]:
         """Return deviations without pixels of defects that are known."""
         if not masks:
             return relatives
@@ -299,7 +296,7 @@ class _Search:
     def _varying(self, kind: DefectKind) -> Iterator[DefectBox]:
         rows, columns = self.amplifier.slices
         shape = rows.stop - rows.start, columns.stop - columns.start
-        masks, parts = dict[str, Mask](), list[FloatArray]()
+        masks, parts = dict[str, BoolArray](), list[FloatArray]()
         for flat in self.flats:
             if flat.varying is None:
                 continue
@@ -342,11 +339,11 @@ class _Search:
         yield from self._groups({"": others}, DefectKind.BIAS_OUTLIER, measure, "electrons")
 
 
-def _any(masks: dict[str, Mask]) -> Mask:
+def _any(masks: dict[str, BoolArray]) -> BoolArray:
     return np.logical_or.reduce(list(masks.values()))
 
 
-def _seen(masks: dict[str, Mask], own: Pixels) -> tuple[str, ...]:
+def _seen(masks: dict[str, BoolArray], own: Pixels) -> tuple[str, ...]:
     return tuple(led for led, mask in masks.items() if mask[own].any())
 
 

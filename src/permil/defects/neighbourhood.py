@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
-FloatArray = NDArray[np.float64]
-FloatImage = NDArray[np.float32]
+from permil.arrays import BoolArray, FloatArray, FloatImage, IntegerImage
 
 BLOCK = 16
 """Side of a block, pixels."""
@@ -188,7 +186,7 @@ def relative_response(response: FloatImage, variance: FloatImage, *, usual: floa
     return RelativeResponse(deviation, sigma, error.astype(np.float32))
 
 
-def connected(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], int]:
+def connected(mask: BoolArray) -> tuple[IntegerImage, int]:
     """Return numbers, from 1, of the groups of pixels that touch along sides or corners, and their count."""
     labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
     return labels.astype(np.int32, copy=False), int(count)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
+from permil.arrays import BoolArray, FloatImage
 from permil.config.defects import DefectsConfig
-from permil.defects.neighbourhood import FloatImage, RelativeResponse, connected
-
-Mask = NDArray[np.bool_]
+from permil.defects.neighbourhood import RelativeResponse, connected
 
 LEAST_CLUSTER = 4
 """Pixels of the smallest cluster."""
@@ -18,14 +16,14 @@ _WIDEST_VAMPIRE = 6
 _FEWEST_IN_WINDOW = 4
 
 
-def deviating_pixels(relative: RelativeResponse, options: DefectsConfig) -> tuple[Mask, Mask]:
+def deviating_pixels(relative: RelativeResponse, options: DefectsConfig) -> tuple[BoolArray, BoolArray]:
     """Return which single pixels are dark, and which are bright."""
     with np.errstate(invalid="ignore"):
         far = np.abs(relative.deviation) > np.maximum(options.pixel, options.significance * relative.sigma)
         return far & (relative.deviation < 0), far & (relative.deviation > 0)
 
 
-def vampires(relative: RelativeResponse, bright: Mask, *, significance: float) -> Mask:
+def vampires(relative: RelativeResponse, bright: BoolArray, *, significance: float) -> BoolArray:
     """Return which pixels belong to a vampire: a bright pixel whose surrounding rings are darker than the scatter of pixels allows.
 
     Parameters
@@ -49,7 +47,9 @@ def _window(place: int, radius: int) -> slice:
     return slice(max(place - radius, 0), place + radius + 1)
 
 
-def _is_dark_ring(relative: RelativeResponse, bright: Mask, place: tuple[int, int], radius: int, significance: float) -> bool:
+def _is_dark_ring(
+    relative: RelativeResponse, bright: BoolArray, place: tuple[int, int], radius: int, significance: float
+) -> bool:
     """Return whether the pixels at a distance (along the farther axis) from a place are dark."""
     rows, columns = (_window(each, radius) for each in place)
     deviation = relative.deviation[rows, columns]
@@ -63,7 +63,7 @@ def _is_dark_ring(relative: RelativeResponse, bright: Mask, place: tuple[int, in
     return float(deviation[ring].mean()) < -significance * error
 
 
-def clusters(relative: RelativeResponse, single: Mask, options: DefectsConfig, *, sign: int) -> tuple[Mask, Mask]:
+def clusters(relative: RelativeResponse, single: BoolArray, options: DefectsConfig, *, sign: int) -> tuple[BoolArray, BoolArray]:
     """Return which pixels belong to clusters, and which remain single.
 
     A cluster is a group of `LEAST_CLUSTER` pixels or more that touch: pixels that deviate singly, and those about a window of 3 x 3

@@ -14,6 +14,7 @@ from astropy.table import Table, vstack
 from astropy.time import Time
 from numpy.typing import NDArray
 
+from permil.arrays import FloatImage
 from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
@@ -34,8 +35,6 @@ from permil.isr.stage import common_serial, detector_calibration, memory_for, re
 from permil.products import MaskPlane, RunFolder, is_usable, origin_entries, read_image, read_table, write_table
 from permil.progress import StageReport, do_tasks
 from permil.stages import StageFunctions
-
-FloatImage = NDArray[np.float32]
 
 _REACH_MM = 60.0
 """Distance of the projector from the middle of a detector up to which exposures are searched."""

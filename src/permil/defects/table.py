@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
+
+from permil.arrays import BoolArray, FloatArray
 
 COLUMNS: dict[str, tuple[type | str, str, str]] = {
     "x0": (np.int32, "pix", "X coordinate of bottom left corner of box"),
@@ -102,7 +103,7 @@ def table_boxes(table: Table) -> list[DefectBox]:
     return boxes
 
 
-def boxes_of(mask: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+def boxes_of(mask: BoolArray) -> list[tuple[int, int, int, int]]:
     """Return boxes (x0, y0, width, height) that together are the pixels of a mask: runs along columns, equal ones side by side joined."""
     padded = np.pad(mask.T.astype(np.int8), ((0, 0), (1, 1)))
     steps = np.diff(padded, axis=1)
@@ -146,7 +147,7 @@ def _marked(box: DefectBox, is_both: bool, **changes: Any) -> DefectBox:
     return replace(box, source="both" if is_both else box.source, **changes)
 
 
-def led_agreement(table: Table, leds: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def led_agreement(table: Table, leds: Sequence[str]) -> tuple[FloatArray, FloatArray]:
     """Return, for pairs of LEDs, the share of the defects that both show among those that one of them shows, searched in both.
 
     Parameters

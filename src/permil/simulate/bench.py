@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray, FloatImage
 from permil.camera import Camera, Detector, load_camera
 from permil.config.simulate import SimulateConfig
 from permil.errors import ConfigError
@@ -149,7 +149,7 @@ class Bench:
                 truths.append(self._exposure_truth(exposure, float(response), tuple(weather.tolist())))
         return truths
 
-    def _photodiode_responses(self) -> NDArray[np.float64]:
+    def _photodiode_responses(self) -> FloatArray:
         """Return the response of the photodiode in each exposure, relative to nominal."""
         settings, at = self.config.lamp, self.config.lamp.photodiode_step_at
         return projector.photodiode_response(
@@ -161,7 +161,7 @@ class Bench:
             step=self._size("photodiode_step", settings.photodiode_step),
         )
 
-    def _weather(self) -> NDArray[np.float64]:
+    def _weather(self) -> FloatArray:
         """Return the coefficients of the weather's patterns in each exposure."""
         return weather_series(
             self._random("weather"),
@@ -246,13 +246,13 @@ class Bench:
         except ValueError as error:
             raise ConfigError(str(error), remedy="change simulate.beam.edge and simulate.beam.corner") from error
 
-    def gains(self, detector: Detector) -> NDArray[np.float64]:
+    def gains(self, detector: Detector) -> FloatArray:
         """Return the true gains of a detector's amplifiers, electrons per adu."""
         nominal = np.array([amplifier.gain for amplifier in detector.amplifiers])
         scatter = self._random("gain", detector.name).standard_normal(nominal.size)
         return np.asarray(nominal * (1.0 + self._size("gain_scatter", self.config.electronics.gain_rms) * scatter))
 
-    def gain_steps(self, detector: Detector) -> NDArray[np.float64]:
+    def gain_steps(self, detector: Detector) -> FloatArray:
         """Return the relative gain step of each amplifier of a detector during the campaign, 0 for most."""
         return self._gain_steps.get(detector.name, np.zeros(len(detector.amplifiers)))
 
@@ -260,7 +260,7 @@ class Bench:
         """Return whether an exposure is taken after the gain steps."""
         return exposure.phase >= self.config.gain_steps.at
 
-    def gains_in(self, detector: Detector, exposure: PlannedExposure) -> NDArray[np.float64]:
+    def gains_in(self, detector: Detector, exposure: PlannedExposure) -> FloatArray:
         """Return the gains of a detector's amplifiers in an exposure, including board temperature and steps."""
         steps = self.gain_steps(detector) if self.is_after_gain_steps(exposure) else 0.0
         return np.asarray(self.gains(detector) * (1.0 + steps) / self.counts_factor(detector, exposure))
@@ -291,7 +291,7 @@ class Bench:
             deferred=tail if effects.deferred_charge else np.zeros(0),
         )
 
-    def _bias(self, detector: Detector) -> NDArray[np.float32]:
+    def _bias(self, detector: Detector) -> FloatImage:
         settings, rng = self.config.electronics, self._random("bias", detector.name)
         levels = settings.bias_level_adu + settings.bias_level_rms_adu * rng.standard_normal(len(detector.amplifiers))
         size = self._size("bias_structure", settings.bias_structure_adu)

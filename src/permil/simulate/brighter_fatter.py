@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from permil.arrays import FloatArray, FloatImage
 
 REFERENCE_ELECTRONS = 50_000.0
 """Mean charge for which the loss of variance is given."""
@@ -58,7 +58,7 @@ def strength(loss: float) -> float:
     return float(2 * (linear - np.sqrt(linear**2 - square * loss)) / square / REFERENCE_ELECTRONS)
 
 
-def repel_charge(charge: NDArray[np.float32], factor: float) -> None:
+def repel_charge(charge: FloatImage, factor: float) -> None:
     """Move charge between the pixels of a sensor, in place; no charge leaves the sensor.
 
     Parameters

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatImage
 from permil.camera import Detector
 from permil.config.simulate import SimulateSensor
 
@@ -86,7 +86,7 @@ def draw_defects(detector: Detector, settings: SimulateSensor, rng: np.random.Ge
     return tuple(defects)
 
 
-def _free_cells(detector: Detector, edge: int) -> NDArray[np.bool_]:
+def _free_cells(detector: Detector, edge: int) -> BoolArray:
     """Return which cells lie inside one amplifier and away from edges and mid-line."""
     amplifiers = detector.amplifier_map()
     inner = np.zeros(detector.shape, dtype=bool)
@@ -94,7 +94,7 @@ def _free_cells(detector: Detector, edge: int) -> NDArray[np.bool_]:
     rows, columns = (length // CELL for length in detector.shape)
     blocks = amplifiers[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL)
     inside = inner[: rows * CELL, : columns * CELL].reshape(rows, CELL, columns, CELL).all(axis=(1, 3))
-    free: NDArray[np.bool_] = inside & (blocks.min(axis=(1, 3)) == blocks.max(axis=(1, 3)))
+    free: BoolArray = inside & (blocks.min(axis=(1, 3)) == blocks.max(axis=(1, 3)))
     return free
 
 
@@ -111,7 +111,7 @@ def _column_sites(detector: Detector, rng: np.random.Generator) -> list[tuple[in
 
 def _draw_column(
     detector: Detector,
-    free: NDArray[np.bool_],
+    free: BoolArray,
     rng: np.random.Generator,
     site: tuple[int, int],
     *,
@@ -128,7 +128,7 @@ def _draw_column(
     return DrawnDefect(kind, x, begin, 1, length, float(rng.uniform(*strengths)))
 
 
-def apply_to_response(response: NDArray[np.float32], defects: tuple[DrawnDefect, ...]) -> None:
+def apply_to_response(response: FloatImage, defects: tuple[DrawnDefect, ...]) -> None:
     """Multiply a response by that of defects that do not depend on exposure and signal, in place."""
     for defect in defects:
         if defect.kind in ("dark", "cluster", "weak_column", "dead_column"):

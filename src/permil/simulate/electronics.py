@@ -10,13 +10,11 @@ from numpy.typing import NDArray
 from scipy import signal
 
 from permil._kernels import simulate as kernels
+from permil.arrays import FloatArray, FloatImage, IntegerImage
 from permil.camera import Amplifier, Detector
 from permil.config.simulate import SimulateGainSteps
 from permil.errors import ConfigError
 from permil.simulate.randoms import generator
-
-FloatArray = NDArray[np.float64]
-Image = NDArray[np.float32]
 
 ADC_LARGEST = 2**18 - 1
 """Largest count of the 18-bit converters."""
@@ -51,7 +49,7 @@ class Electronics:
     full_well: FloatArray
     curvature: FloatArray
     crosstalk: FloatArray
-    bias: NDArray[np.float32]
+    bias: FloatImage
     deferred: FloatArray
 
 
@@ -69,7 +67,7 @@ def crosstalk_matrix(detector: Detector, rng: np.random.Generator, *, coefficien
     return np.where(neighbours, matrix, 0.0)
 
 
-def bias_pattern(amplifier: Amplifier, rng: np.random.Generator, *, size: float) -> NDArray[np.float32]:
+def bias_pattern(amplifier: Amplifier, rng: np.random.Generator, *, size: float) -> FloatImage:
     """Return the fixed pattern of the bias of a segment, adu, shape (ny_raw, nx_raw).
 
     Settling along rows and columns after the start of a readout, a glow in the corner of the output node, and small fixed
@@ -84,7 +82,7 @@ def bias_pattern(amplifier: Amplifier, rng: np.random.Generator, *, size: float)
     return (row_profile + np.where(in_light, column_profile + corner, 0.0)).astype(np.float32)
 
 
-def level_drift(rng: np.random.Generator, shape: tuple[int, ...], *, exposure: float, row: float) -> NDArray[np.float32]:
+def level_drift(rng: np.random.Generator, shape: tuple[int, ...], *, exposure: float, row: float) -> FloatImage:
     """Return the deviation of the bias level of each amplifier and row from its mean in one exposure, adu.
 
     Parameters
@@ -123,7 +121,7 @@ def cosmic_rays(detector: Detector, rng: np.random.Generator, *, rate: float, se
     return deposits
 
 
-def draw_charge(light: Image, level: float, dark: Image, state: NDArray[np.uint64], charge: Image) -> None:
+def draw_charge(light: FloatImage, level: float, dark: FloatImage, state: NDArray[np.uint64], charge: FloatImage) -> None:
     """Draw the charge of every active pixel, electrons.
 
     Photon noise is normal of variance equal to the mean: exact in mean and variance, and indistinguishable from Poisson's after
@@ -145,7 +143,7 @@ def draw_charge(light: Image, level: float, dark: Image, state: NDArray[np.uint6
     kernels.draw_charge(light, level, dark, state, charge)
 
 
-def convert_charge(charge: Image, full_well: FloatArray, gain: FloatArray, curvature: FloatArray) -> None:
+def convert_charge(charge: FloatImage, full_well: FloatArray, gain: FloatArray, curvature: FloatArray) -> None:
     """Convert charge to counts above bias in place, without readout noise.
 
     Parameters
@@ -159,13 +157,13 @@ def convert_charge(charge: Image, full_well: FloatArray, gain: FloatArray, curva
 
 
 def read_out(
-    counts: Image,
+    counts: FloatImage,
     electronics: Electronics,
-    drift: NDArray[np.float32],
+    drift: FloatImage,
     noise: FloatArray,
     prescan: int,
     state: NDArray[np.uint64],
-    raw: NDArray[np.int32],
+    raw: IntegerImage,
 ) -> None:
     """Convert counts above bias to raw segments: crosstalk, overscans, bias, read noise, and rounding.
 
@@ -190,14 +188,14 @@ def read_out(
 
 
 def digitise(
-    counts: Image,
+    counts: FloatImage,
     electronics: Electronics,
     gain: FloatArray,
     prescan: int,
     drifts: tuple[float, float],
     rng: np.random.Generator,
     state: NDArray[np.uint64],
-) -> NDArray[np.int32]:
+) -> IntegerImage:
     """Return the raw segments of one exposure, shape (n, ny_raw, nx_raw).
 
     Parameters

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import FloatImage, IntArray, IntegerImage
 from permil.camera import Detector, frames
 from permil.simulate.bench import Bench, ExposureTruth
 from permil.simulate.brighter_fatter import repel_charge, strength
@@ -44,7 +44,7 @@ class ExposedDetector:
         self._flat_led = ""
         self._flat = np.empty(0, dtype=np.float32)
 
-    def raw_segments(self, exposure: PlannedExposure, truth: ExposureTruth) -> NDArray[np.int32]:
+    def raw_segments(self, exposure: PlannedExposure, truth: ExposureTruth) -> IntegerImage:
         """Return the raw segments of one exposure, shape (n, ny_raw, nx_raw)."""
         config, detector, amplifiers = self._bench.config, self._detector, self._electronics
         names = (detector.name, *exposure.identity)
@@ -65,13 +65,13 @@ class ExposedDetector:
         drifts = (settings.offset_drift_adu, settings.row_drift_adu) if config.effects.offset_drift else (0.0, 0.0)
         return digitise(counts, amplifiers, gain, detector.amplifiers[0].prescan, drifts, rng, state)
 
-    def _pixels_of(self, kind: str) -> tuple[tuple[NDArray[np.int64], ...], NDArray[np.float32]]:
+    def _pixels_of(self, kind: str) -> tuple[tuple[IntArray, ...], FloatImage]:
         """Return the places in raw segments of the single-pixel defects of a kind, and their strengths."""
         own = [defect for defect in self._bench.sensors.defects(self._detector) if defect.kind == kind]
         rows, columns = (np.array([getattr(defect, axis) for defect in own], dtype=np.int64) for axis in ("y", "x"))
         return self._places(rows, columns), np.array([defect.strength for defect in own], dtype=np.float32)
 
-    def _with_jumps(self, light: NDArray[np.float32], names: tuple[str | int, ...]) -> NDArray[np.float32]:
+    def _with_jumps(self, light: FloatImage, names: tuple[str | int, ...]) -> FloatImage:
         """Return the light with that of unstable pixels at one of their two levels."""
         if not self._unstable_rms.size:
             return light
@@ -82,7 +82,7 @@ class ExposedDetector:
         light[self._unstable] *= 1 + signs * self._unstable_rms
         return light
 
-    def _repel(self, charge: NDArray[np.float32]) -> None:
+    def _repel(self, charge: FloatImage) -> None:
         """Apply the brighter-fatter effect to the charge in raw segments, in place, across the borders of amplifiers as well."""
         image = np.empty(self._detector.shape, dtype=np.float32)
         for amplifier, segment in zip(self._detector.amplifiers, charge, strict=True):
@@ -90,7 +90,7 @@ class ExposedDetector:
         repel_charge(image, self._repulsion)
         charge[:] = self._segments(image)
 
-    def _illuminate(self, exposure: PlannedExposure, truth: ExposureTruth) -> NDArray[np.float32]:
+    def _illuminate(self, exposure: PlannedExposure, truth: ExposureTruth) -> FloatImage:
         """Return beam times flat in raw segments; images of one pointing share it."""
         key = (exposure.led, truth.beam_centre) if truth.electrons else ("", (0.0, 0.0))
         if key != self._lit:
@@ -103,19 +103,19 @@ class ExposedDetector:
             self._lit = key
         return self._light
 
-    def _weather(self, truth: ExposureTruth) -> NDArray[np.float32]:
+    def _weather(self, truth: ExposureTruth) -> FloatImage:
         """Return the factor of the light in raw segments."""
         window = self._bench.config.beam.half_window_mm
         return self._segments(weather_on_detector(truth.weather, self._detector, truth.beam_centre, half_window=window))
 
-    def _flat_of(self, led: str) -> NDArray[np.float32]:
+    def _flat_of(self, led: str) -> FloatImage:
         if led != self._flat_led:
             self._flat = self._bench.sensors.response(self._detector, led)
             self._flat /= np.float32(self._scales[led])
             self._flat_led = led
         return self._flat
 
-    def _dark(self, exposure: PlannedExposure, rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    def _dark(self, exposure: PlannedExposure, rng: np.random.Generator, shape: tuple[int, ...]) -> FloatImage:
         """Return electrons without light, in raw segments."""
         config, seconds = self._bench.config, dark_time(exposure)
         rate = config.sensor.dark_current if config.effects.dark_current else 0.0
@@ -131,11 +131,11 @@ class ExposedDetector:
                 np.add.at(dark, self._places(rows, columns), electrons)
         return dark
 
-    def _segments(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _segments(self, image: FloatImage) -> FloatImage:
         """Return a detector array as trimmed raw segments, shape (n, ny, nx) of a segment."""
         return np.stack([frames.take_segment(amplifier, image) for amplifier in self._detector.amplifiers])
 
-    def _places(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+    def _places(self, rows: IntArray, columns: IntArray) -> tuple[IntArray, ...]:
         """Return amplifier, row and column in the trimmed raw segments of detector pixels."""
         owners = frames.amplifier_at(self._detector, columns, rows)
         places = [

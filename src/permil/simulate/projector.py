@@ -6,14 +6,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from permil._kernels import simulate as kernels
+from permil.arrays import BoolArray, FloatArray, FloatImage
 from permil.camera import Detector, frames
 from permil.simulate.campaign import Position
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def light(rng: np.random.Generator, start: float, *, phase: float, instability: 
 
 
 def photodiode_response(
-    rng: np.random.Generator, phases: FloatArray, stepped: NDArray[np.bool_], *, drift: float, walk: float, step: float
+    rng: np.random.Generator, phases: FloatArray, stepped: BoolArray, *, drift: float, walk: float, step: float
 ) -> FloatArray:
     """Return the response of the photodiode in each exposure of a campaign, relative to nominal, shape (n,).
 
@@ -159,7 +158,7 @@ def weather_series(rng: np.random.Generator, seconds: FloatArray, *, rms: float,
 
 def weather_on_detector(
     coefficients: tuple[float, ...], detector: Detector, centre: tuple[float, float], *, half_window: float
-) -> NDArray[np.float32]:
+) -> FloatImage:
     """Return the factor of the light in each pixel of a detector, shape (ny, nx).
 
     Parameters
@@ -177,13 +176,13 @@ def weather_on_detector(
     root3, half_root5 = np.float32(3.0**0.5), np.float32(5.0**0.5 / 2)
     along_x = of_x * root3 * x + of_xx * half_root5 * (3 * x * x - 1)
     along_y = of_y * root3 * y + of_yy * half_root5 * (3 * y * y - 1)
-    factor: NDArray[np.float32] = (3 * of_xy * x) * y
+    factor: FloatImage = (3 * of_xy * x) * y
     factor += 1 + along_x
     factor += along_y
     return factor
 
 
-def _relative_places(detector: Detector, centre: tuple[float, float]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _relative_places(detector: Detector, centre: tuple[float, float]) -> tuple[FloatImage, FloatImage]:
     """Return ``u`` (mm) of the pixels as two arrays that broadcast to (ny, nx); one-dimensional if the axes are parallel."""
     origin, matrix = frames.ccs_affine(detector)
     columns, rows = np.arange(detector.nx)[None, :], np.arange(detector.ny)[:, None]
@@ -323,7 +322,7 @@ class BeamTruth:
         kernels.beam_at_points(x.ravel(), y.ravel(), self._knots, self._spacing, self._shape, levels)
         return levels.reshape(x.shape)
 
-    def on_detector(self, detector: Detector, centre: tuple[float, float]) -> NDArray[np.float32]:
+    def on_detector(self, detector: Detector, centre: tuple[float, float]) -> FloatImage:
         """Return the beam on all pixels of a detector, with the values of a call for each pixel in a tenth of the time.
 
         Parameters

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import simulate as kernels
+from permil.arrays import IntegerImage
 from permil.camera import Detector
 from permil.errors import OutputError
 from permil.simulate.headers import (
@@ -34,7 +35,7 @@ from permil.simulate.headers import (
 BLOCK_PIXELS = 32
 
 
-def compress_rows(pixels: NDArray[np.int32]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def compress_rows(pixels: IntegerImage) -> tuple[NDArray[np.uint8], IntegerImage]:
     """Compress each row of an image as one tile.
 
     Parameters
@@ -68,7 +69,7 @@ class RawFileWriter:
         self._board_cards = {card[0]: card for card in REB_COND}
 
     def write(
-        self, path: Path, primary: Sequence[Card], conditions: Conditions, segments: NDArray[np.int32], *, compressed: bool
+        self, path: Path, primary: Sequence[Card], conditions: Conditions, segments: IntegerImage, *, compressed: bool
     ) -> int:
         """Write one file under a temporary name and rename it when it is complete.
 
@@ -114,11 +115,11 @@ class RawFileWriter:
             ) from error
         return sum(len(part) for part in parts)
 
-    def _plain_segment(self, number: int, segment: NDArray[np.int32]) -> list[bytes | bytearray]:
+    def _plain_segment(self, number: int, segment: IntegerImage) -> list[bytes | bytearray]:
         data = padded(segment.astype(">i4").tobytes())
         return [self._plain[number].filled(word_sum(data)), data]
 
-    def _rice_segment(self, number: int, segment: NDArray[np.int32]) -> list[bytes | bytearray]:
+    def _rice_segment(self, number: int, segment: IntegerImage) -> list[bytes | bytearray]:
         heap, descriptors = compress_rows(segment)
         data = padded(descriptors.astype(">i4").tobytes() + heap.tobytes())
         changes: list[Card] = [

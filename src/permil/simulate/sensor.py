@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 
+from permil.arrays import FloatArray, FloatImage, IntArray, IntegerImage
 from permil.camera import Camera, Detector
 from permil.config.simulate import SimulateConfig
 from permil.products import MaskPlane
 from permil.simulate.defects import DrawnDefect, apply_to_response, draw_defects
 from permil.simulate.randoms import generator
 
-FloatArray = NDArray[np.float64]
 Pattern = Callable[[FloatArray, FloatArray], FloatArray]
 
 TREE_RING_FACTOR = {"uv": 1.0, "blue": 0.9, "red": 0.75, "nm750": 0.65, "nm850": 0.55, "nm960": 0.4}
@@ -61,7 +60,7 @@ def evaluate(detector: Detector, rows: slice, patterns: list[Pattern]) -> FloatA
 
 def pixel_response(
     shape: tuple[int, int], common: np.random.Generator, own: np.random.Generator, *, rms: float, correlation: float
-) -> NDArray[np.float32]:
+) -> FloatImage:
     """Return the pixel-to-pixel response of a strip; ``correlation`` is the part of the variance drawn from ``common``."""
     response = common.standard_normal(shape, dtype=np.float32)
     response *= np.float32(rms * correlation**0.5)
@@ -187,7 +186,7 @@ def bad_columns(detector: Detector, rng: np.random.Generator, *, count: int) -> 
     return columns
 
 
-def hot_pixels(detector: Detector, rng: np.random.Generator, *, count: int, rate: float) -> tuple[NDArray[np.int64], FloatArray]:
+def hot_pixels(detector: Detector, rng: np.random.Generator, *, count: int, rate: float) -> tuple[IntArray, FloatArray]:
     """Return rows and columns, shape (2, count), and dark currents (electrons per s, exponential about ``rate``)."""
     places = np.stack([rng.integers(0, detector.ny, count), rng.integers(0, detector.nx, count)])
     return places, rng.exponential(rate, count)
@@ -203,7 +202,7 @@ class SensorTruth:
     def _random(self, *names: str | int) -> np.random.Generator:
         return generator(self._config.seed, *names)
 
-    def response(self, detector: Detector, led: str) -> NDArray[np.float32]:
+    def response(self, detector: Detector, led: str) -> FloatImage:
         """Return the response of a detector before scaling to the composite, shape (ny, nx)."""
         settings = self._config.sensor
         patterns = self._patterns(detector, led)
@@ -253,7 +252,7 @@ class SensorTruth:
         count = self._config.sensor.bad_columns if self._config.effects.bad_columns else 0
         return bad_columns(detector, self._random("bad columns", detector.name), count=count)
 
-    def hot_pixels(self, detector: Detector) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    def hot_pixels(self, detector: Detector) -> tuple[IntArray, FloatArray]:
         """Return rows and columns, shape (2, n), of the hot pixels of a detector, and their electrons per s."""
         count = self._config.sensor.hot_pixels if self._config.effects.hot_pixels else 0
         rng = self._random("hot pixels", detector.name)
@@ -270,7 +269,7 @@ class SensorTruth:
         """Return the width of the zone along the edges, pixels."""
         return int(np.ceil(self._camera.edge_mm / detector.pixel_mm))
 
-    def mask(self, detector: Detector) -> NDArray[np.int32]:
+    def mask(self, detector: Detector) -> IntegerImage:
         """Return the true mask of a detector: BAD, EDGE and MIDLINE, shape (ny, nx)."""
         mask = np.zeros(detector.shape, dtype=np.int32)
         edge = self._edge(detector)

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 from astropy.table import QTable
-from numpy.typing import NDArray
 
-from permil.arrays import plain_array
+from permil.arrays import FloatArray, IntegerImage, plain_array
 from permil.camera import Camera
 from permil.config.load import make_section
 from permil.config.simulate import SimulateConfig
@@ -114,7 +113,7 @@ class SimulatedCampaign:
             for led in self.leds
         }
 
-    def raw(self, exposure: int, detector: str) -> dict[str, NDArray[np.int32]]:
+    def raw(self, exposure: int, detector: str) -> dict[str, IntegerImage]:
         """Return the raw segments of one exposure of a detector, adu, by amplifier; the same counts as in the files.
 
         Parameters
@@ -156,7 +155,7 @@ class SimulatedCampaign:
         response = self.bench.sensors.response(own, led) / np.float32(self._scales[led])
         return Flat(response, mask=self.bench.sensors.mask(own), camera=self.bench.config.camera, detector=own, led=led)
 
-    def beam(self, led: str, ux: Any, uy: Any) -> NDArray[np.float64]:
+    def beam(self, led: str, ux: Any, uy: Any) -> FloatArray:
         """Return the true beam at places minus the beam's centre, mm; 1 at its maximum."""
         if led not in self.leds:
             raise InputError(f"the campaign has no LED {led}", remedy=f"its LEDs are {', '.join(self.leds)}", value=led)

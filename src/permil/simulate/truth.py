@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray, IntArray
 from permil.products import is_good
 from permil.simulate.bench import Bench, ExposureTruth
 from permil.simulate.campaign import modified_julian_date
@@ -22,7 +22,7 @@ _BINS_PER_UNIT = 100_000
 _LARGEST_RESPONSE = 2
 
 
-def response_histogram(bench: Bench, detector: str, led: str) -> NDArray[np.int64]:
+def response_histogram(bench: Bench, detector: str, led: str) -> IntArray:
     """Return the histogram of the response of the good pixels of a detector, in steps of 1e-5 from 0 to 2."""
     sensor = bench.camera[detector]
     response = bench.sensors.response(sensor, led)[is_good(bench.sensors.mask(sensor))]
@@ -30,7 +30,7 @@ def response_histogram(bench: Bench, detector: str, led: str) -> NDArray[np.int6
     return np.bincount(bins.astype(np.int64), minlength=_LARGEST_RESPONSE * _BINS_PER_UNIT)
 
 
-def median_of_histogram(histogram: NDArray[np.int64]) -> float:
+def median_of_histogram(histogram: IntArray) -> float:
     """Return the median of the responses in a histogram, linear within its step (error far below 1e-6)."""
     below = np.concatenate([[0], np.cumsum(histogram)])
     half = below[-1] / 2
@@ -50,7 +50,7 @@ def flat_cards(bench: Bench, detector: str, led: str, scale: float) -> dict[str,
     }
 
 
-def beam_image(bench: Bench, led: str) -> NDArray[np.float64]:
+def beam_image(bench: Bench, led: str) -> FloatArray:
     """Return the beam as a function of u: rows are u_y, columns are u_x, in steps of `BEAM_STEP_MM`."""
     count = round(BEAM_HALF_SIDE_MM / BEAM_STEP_MM)
     places = BEAM_STEP_MM * np.arange(-count, count + 1)

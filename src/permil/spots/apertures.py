@@ -11,13 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from permil._kernels import spots as kernels
+from permil.arrays import BoolArray, FloatArray, FloatImage
 from permil.spots.background import RowErrors, no_row_errors
-
-FloatArray = NDArray[np.float64]
-Image = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,9 @@ class GrowthCurve:
 
 
 def aperture_fluxes(
-    image: Image,
-    variance: Image,
-    usable: NDArray[np.bool_],
+    image: FloatImage,
+    variance: FloatImage,
+    usable: BoolArray,
     x: FloatArray,
     y: FloatArray,
     *,
@@ -116,7 +113,7 @@ def aperture_fluxes(
     return ApertureFluxes(circles, flux, np.sqrt(np.maximum(spread, 0.0)))
 
 
-def growth_curve(apertures: ApertureFluxes, good: NDArray[np.bool_], *, reference: float) -> GrowthCurve:
+def growth_curve(apertures: ApertureFluxes, good: BoolArray, *, reference: float) -> GrowthCurve:
     """Return the growth curve as the median over good spots.
 
     Parameters
@@ -173,7 +170,7 @@ class AdaptiveMoments:
     covariance: FloatArray
 
     @property
-    def converged(self) -> NDArray[np.bool_]:
+    def converged(self) -> BoolArray:
         """Mask of the spots with a solution."""
         return np.isfinite(self.xx)
 
@@ -184,9 +181,9 @@ class AdaptiveMoments:
 
 
 def adaptive_moments(
-    image: Image,
-    variance: Image,
-    usable: NDArray[np.bool_],
+    image: FloatImage,
+    variance: FloatImage,
+    usable: BoolArray,
     x: FloatArray,
     y: FloatArray,
     *,

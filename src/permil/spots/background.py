@@ -16,16 +16,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
 from permil._kernels import spots as kernels
+from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray
 from permil.camera import Detector
 from permil.errors import SpotError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-Image = NDArray[np.float32]
 
 _LARGEST_ANSWER = 0.3
 """Largest accepted response of a plane to curvature, in box units; free pixels in one corner do not determine it."""
@@ -116,7 +112,7 @@ class Background:
     step_x: float
     shape: tuple[int, int]
 
-    def subtracted(self, image: Image) -> Image:
+    def subtracted(self, image: FloatImage) -> FloatImage:
         """Return the image less the background; pixels that are not finite become 0."""
         rows = _interpolation(np.arange(self.shape[0], dtype=float), self.step_y, self.level.shape[0])
         columns = _interpolation(np.arange(self.shape[1], dtype=float), self.step_x, self.level.shape[1])
@@ -160,7 +156,7 @@ class Background:
         return np.sqrt(variance), RowErrors(self.row_noise, first_row, answer)
 
 
-def fit_background(image: Image, free: NDArray[np.bool_], *, box: int, row_noise: RowNoise | None = None) -> Background:
+def fit_background(image: FloatImage, free: BoolArray, *, box: int, row_noise: RowNoise | None = None) -> Background:
     """Fit the background.
 
     Parameters

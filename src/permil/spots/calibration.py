@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from permil.arrays import BoolArray, FloatArray
 from permil.errors import SpotError
 from permil.spots.flux_excess import UNKNOWN, FluxExcess, fit_excess, own_excess
 from permil.spots.flux_model import (
@@ -39,9 +39,6 @@ from permil.spots.grid_fit import RigidGrid
 from permil.spots.measurements import Measurements, grouped_median
 from permil.spots.positions import PositionSolution, TwoWayMeans, fit_grids, solve_positions, two_way_means
 from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable, residuals_of
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 Method = Literal["joint", "mean"]
 Mode = Literal["dithered", "fixed"]
@@ -330,7 +327,7 @@ def _places(measurements: Measurements, positions: PositionSolution) -> FloatArr
 
 def _mean_fluxes(
     measurements: Measurements,
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, NDArray[np.bool_]]:
+) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, BoolArray]:
     """Return spot fluxes, exposure scales (with errors), errors of measurements and the measurements used, from robust means."""
     fluxes, scales = starting_values(measurements, measurements.good)
     good = measurements.good & (np.nan_to_num(fluxes)[measurements.spot] > 0) & (np.nan_to_num(scales)[measurements.exposure] > 0)
@@ -358,7 +355,7 @@ def _mean_fluxes(
 
 
 def _excess(
-    measurements: Measurements, predicted: FloatArray, sigma: FloatArray, used: NDArray[np.bool_], freedom: int, *, mode: Mode
+    measurements: Measurements, predicted: FloatArray, sigma: FloatArray, used: BoolArray, freedom: int, *, mode: Mode
 ) -> FluxExcess:
     """Return the scatter of the fluxes in excess of their errors, and its part not shared by neighbours.
 
@@ -374,7 +371,7 @@ def _excess(
     return FluxExcess(excess, error, *own)
 
 
-def _scatter_sigma(difference: FloatArray, good: NDArray[np.bool_], predicted: FloatArray) -> FloatArray:
+def _scatter_sigma(difference: FloatArray, good: BoolArray, predicted: FloatArray) -> FloatArray:
     """Return errors of photon-noise shape, scaled to the robust scatter."""
     shape = np.sqrt(np.abs(predicted))
     return shape * 1.4826 * float(np.median(np.abs(difference[good] / shape[good])))

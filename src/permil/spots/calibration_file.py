@@ -12,6 +12,7 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.errors import InputError
 from permil.products import open_product, provenance, table_hdu, write_hdus
 from permil.products.tables import numbers
@@ -215,7 +216,7 @@ def _text(header: fits.Header, card: str) -> str:
     return "" if value is None or isinstance(value, fits.card.Undefined) else str(value).strip()
 
 
-def _spot_table(column: dict[str, NDArray[np.float64]]) -> SpotTable:
+def _spot_table(column: dict[str, FloatArray]) -> SpotTable:
     return SpotTable(
         flux=column["flux"],
         flux_error=column["flux_err"],

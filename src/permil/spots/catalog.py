@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.time import Time
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from permil.arrays import parse_unit, plain_array, plain_rows
+from permil.arrays import BoolArray, FloatArray, IntArray, parse_unit, plain_array, plain_rows
 from permil.camera import detector_key
 from permil.errors import InputError
 from permil.exposures import LEDS
@@ -30,9 +30,6 @@ from permil.exposures.cards import Cards
 from permil.exposures.file_names import parse_file_name
 from permil.products import provenance, table_hdu, write_hdus
 from permil.spots.apertures import GrowthCurve
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 QUANTITIES = ("x", "y", "xx", "yy", "xy", "flux")
 """Measured quantities of each source; each has a column of errors with the suffix ``_err``."""
@@ -217,12 +214,12 @@ class SpotCatalog:
         return len(self.x)
 
     @property
-    def good(self) -> NDArray[np.bool_]:
+    def good(self) -> BoolArray:
         """Mask of sources with finite position and flux and none of `BAD_FLAGS`."""
         return np.isfinite(self.x) & np.isfinite(self.y) & np.isfinite(self.flux) & ((self.flags & int(BAD_FLAGS)) == 0)
 
     @property
-    def labelled(self) -> NDArray[np.bool_]:
+    def labelled(self) -> BoolArray:
         """Mask of sources with a label."""
         return (self.grid_i >= 0) & (self.grid_j >= 0)
 

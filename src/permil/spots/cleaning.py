@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.camera import detector_key
 from permil.errors import SpotError
 from permil.spots.catalog import QUANTITIES, SpotCatalog, exposure_key
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 # Values that programs write for missing measurements. They are ambiguous individually: see `drop_nulls`.
 _NEGATIVE = (-99.0, -99.9, -999.0, -9999.0, -99999.0, -999999.0, -32768.0, -2147483648.0)
@@ -46,7 +44,7 @@ def drop_nulls(values: dict[str, FloatArray], columns: dict[str, str]) -> list[s
     """
     x, y, xx, yy, xy = (values[name] for name in ("x", "y", "xx", "yy", "xy"))
     flux, flux_err = values["flux"], values["flux_err"]
-    found: dict[str, NDArray[np.bool_]] = {}
+    found: dict[str, BoolArray] = {}
     # If one coordinate is a marker, neither is a measurement.
     nowhere = _impossible(x) | _impossible(y) | _same_marker(x, y)
     found["x"], found["y"] = nowhere & np.isfinite(x), nowhere & np.isfinite(y)
@@ -79,11 +77,11 @@ def repeated_rows(values: dict[str, FloatArray]) -> IntArray:
     return np.delete(located, first)
 
 
-def _impossible(values: FloatArray) -> NDArray[np.bool_]:
+def _impossible(values: FloatArray) -> BoolArray:
     return (np.abs(values) >= _FAR) | _is_one_of(values, _NEGATIVE)
 
 
-def _same_marker(first: FloatArray, second: FloatArray) -> NDArray[np.bool_]:
+def _same_marker(first: FloatArray, second: FloatArray) -> BoolArray:
     """Return which rows have the same marker in two quantities; none if all values are integers, which may be equal by chance."""
     known = np.concatenate([first[np.isfinite(first)], second[np.isfinite(second)]])
     if (known == np.rint(known)).all():
@@ -91,7 +89,7 @@ def _same_marker(first: FloatArray, second: FloatArray) -> NDArray[np.bool_]:
     return (first == second) & _is_one_of(first, _NEGATIVE + _OTHER)
 
 
-def _is_one_of(values: FloatArray, markers: tuple[float, ...]) -> NDArray[np.bool_]:
+def _is_one_of(values: FloatArray, markers: tuple[float, ...]) -> BoolArray:
     return np.isclose(values[:, None], np.array(markers), rtol=_ROUNDING, atol=0.0).any(axis=1)
 
 

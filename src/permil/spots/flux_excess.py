@@ -23,14 +23,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.spatial import cKDTree
 
+from permil.arrays import FloatArray, IntArray
 from permil.excess_scatter import root_of_variance
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 _BOUND = 9.0
 _MEAN_BOUNDED, _VARIANCE_BOUNDED = 0.9950, 1.9013

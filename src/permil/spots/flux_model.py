@@ -27,17 +27,15 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from permil._kernels import spots as kernels
+from permil.arrays import BoolArray, FloatArray, IntegerImage
 from permil.errors import SpotError
 from permil.spots.flux_excess import fit_excess
 from permil.spots.measurements import Measurements, grouped_median
 
-FloatArray = NDArray[np.float64]
-IndexArray = NDArray[np.int32]
-IntArray = NDArray[np.int64]
+IndexArray = IntegerImage
 
 PRIOR_THROUGHPUT = 0.1
 _HUBER, _REJECT = 3.0, 8.0
@@ -225,7 +223,7 @@ class FluxSolution:
     predicted: FloatArray
     sigma: FloatArray
     throughput: FloatArray
-    used: NDArray[np.bool_]
+    used: BoolArray
     chi_square: float
     freedom: int
     excess: float
@@ -233,7 +231,7 @@ class FluxSolution:
     errors_from_scatter: bool
 
 
-def starting_values(measurements: Measurements, good: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
+def starting_values(measurements: Measurements, good: BoolArray) -> tuple[FloatArray, FloatArray]:
     """Return spot fluxes and exposure scales (mean 1) from alternating medians of ratios; NaN without a good measurement."""
     flux, spot, exposure = measurements.quantities["flux"][good], measurements.spot[good], measurements.exposure[good]
     scales = np.ones(measurements.exposures)
@@ -244,7 +242,7 @@ def starting_values(measurements: Measurements, good: NDArray[np.bool_]) -> tupl
     return grouped_median(flux / scales[exposure], spot, measurements.spots), scales
 
 
-def expected_sigma(measurements: Measurements, good: NDArray[np.bool_], scales: FloatArray, fluxes: FloatArray) -> FloatArray:
+def expected_sigma(measurements: Measurements, good: BoolArray, scales: FloatArray, fluxes: FloatArray) -> FloatArray:
     """Return the expected error of each measurement (module docstring); NaN if the catalogs have no errors."""
     variance = measurements.errors["flux"] ** 2 / scales[measurements.exposure]
     known = good & np.isfinite(variance)
@@ -285,9 +283,7 @@ def fit_fluxes(measurements: Measurements, *, splines: TensorSplines | None) -> 
     return _Fit(measurements, good, splines, sigma, from_scatter).run(fluxes, scales)
 
 
-def _sigma_from_scatter(
-    measurements: Measurements, good: NDArray[np.bool_], fluxes: FloatArray, scales: FloatArray
-) -> FloatArray:
+def _sigma_from_scatter(measurements: Measurements, good: BoolArray, fluxes: FloatArray, scales: FloatArray) -> FloatArray:
     """Return errors of photon-noise shape, scaled to the robust scatter around the starting values."""
     predicted = fluxes[measurements.spot] * scales[measurements.exposure]
     shape = np.sqrt(np.abs(predicted))
@@ -301,7 +297,7 @@ class _Fit:
     def __init__(
         self,
         measurements: Measurements,
-        good: NDArray[np.bool_],
+        good: BoolArray,
         splines: TensorSplines | None,
         sigma: FloatArray,
         from_scatter: bool,
@@ -380,7 +376,7 @@ class _Fit:
         return equations, pull, (self.flux - model) / self.sigma
 
     def _gauge(
-        self, equations: FluxEquations, scales: FloatArray, seen: NDArray[np.bool_], coefficients: FloatArray
+        self, equations: FluxEquations, scales: FloatArray, seen: BoolArray, coefficients: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Return the stiff terms that fix the gauge, and the weak prior."""
         count = len(scales)
@@ -400,7 +396,7 @@ class _Fit:
         return extra, side
 
     def _solution(
-        self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray, seen_exposures: NDArray[np.bool_]
+        self, fluxes: FloatArray, scales: FloatArray, coefficients: FloatArray, seen_exposures: BoolArray
     ) -> FluxSolution:
         equations, pull, noise_pull = self._equations(fluxes, scales, coefficients)
         extra, side = self._gauge(equations, scales, seen_exposures, coefficients)
@@ -450,7 +446,7 @@ def robust_weight(pull: FloatArray) -> FloatArray:
     return np.where(size <= _HUBER, 1.0, np.where(size <= _REJECT, _HUBER / np.maximum(size, _HUBER), 0.0))
 
 
-def gauge_moments(index: NDArray[np.int32], values: FloatArray, x: FloatArray, y: FloatArray, terms: int) -> list[FloatArray]:
+def gauge_moments(index: IntegerImage, values: FloatArray, x: FloatArray, y: FloatArray, terms: int) -> list[FloatArray]:
     """Return the linear functionals that the gauge sets to 0: mean and slopes of the throughput over the measurements.
 
     Slopes are per standard deviation of the positions, so that all have the scale of a throughput.

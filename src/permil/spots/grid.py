@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 
-from permil.arrays import plain_array, plain_flags
+from permil.arrays import BoolArray, FloatArray, IntArray, plain_array, plain_flags
 from permil.errors import GridError
 from permil.spots.grid_fit import AffineGrid, Distortion, RigidGrid, centred, fit_affine, fit_distortion, fit_rigid
 from permil.spots.lattice import UNLABELLED, coarser_steps, label_points, lattice_steps
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 LEAST_SPOTS = 9
 # If less than this fraction of a catalog lies on the grid, it is not (only) an exposure of the mask.
@@ -60,7 +57,7 @@ class SpotGrid:
     second: int = 0
 
     @property
-    def labelled(self) -> NDArray[np.bool_]:
+    def labelled(self) -> BoolArray:
         """Mask of sources that are spots of the grid."""
         return self.grid_i >= 0
 
@@ -203,7 +200,7 @@ def _second_grid(points: FloatArray, labels: IntArray) -> int:
     return second
 
 
-def _require_grid(points: FloatArray, labels: IntArray, inside: NDArray[np.bool_]) -> None:
+def _require_grid(points: FloatArray, labels: IntArray, inside: BoolArray) -> None:
     """Raise an error if the labelled points may be a chance alignment."""
     count = int(inside.sum())
     if (

@@ -18,10 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from permil.arrays import FloatArray, IntArray
 
 _ITERATIONS = 8
 

@@ -18,18 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.spatial import cKDTree
 
+from permil.arrays import FloatArray, IntArray
 from permil.errors import GridError
 from permil.spots.catalog import SpotCatalog
 from permil.spots.grid_fit import Polynomial2D, fit_polynomial
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 NEIGHBOURS = 8
 _SAMPLE = 1000
@@ -502,7 +499,7 @@ def _best_shift(catalog: SpotCatalog, reference: FloatArray, frame: tuple[int, i
     return scatters[0][1]
 
 
-def _first_nodes(catalogs: list[SpotCatalog], shifts: dict[int, tuple[int, int]]) -> NDArray[np.int64]:
+def _first_nodes(catalogs: list[SpotCatalog], shifts: dict[int, tuple[int, int]]) -> IntArray:
     lows = []
     for number, shift in shifts.items():
         catalog = catalogs[number].select(catalogs[number].labelled)
@@ -510,7 +507,7 @@ def _first_nodes(catalogs: list[SpotCatalog], shifts: dict[int, tuple[int, int]]
     return np.min(lows, axis=0)
 
 
-def _shifted(catalog: SpotCatalog, shift: NDArray[np.int64]) -> SpotCatalog:
+def _shifted(catalog: SpotCatalog, shift: IntArray) -> SpotCatalog:
     labelled = catalog.labelled
     return catalog.with_labels(
         np.where(labelled, catalog.grid_i + shift[0], -1), np.where(labelled, catalog.grid_j + shift[1], -1)

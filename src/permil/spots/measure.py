@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from permil._kernels import spots as kernels
-from permil.arrays import plain_image
+from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray, plain_image
 from permil.camera import Detector
 from permil.errors import SpotError
 from permil.products import MaskPlane, planes_of
@@ -30,10 +30,6 @@ from permil.spots.apertures import (
 )
 from permil.spots.background import Background, fit_background, row_noise
 from permil.spots.catalog import SpotCatalog, SpotFlag
-
-FloatArray = NDArray[np.float64]
-Image = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 
 _BINNING = 2
 _LEAST_PIXELS = 4
@@ -67,7 +63,7 @@ class Detections:
     brightness: FloatArray
 
 
-def detect_spots(image: Image, usable: NDArray[np.bool_], *, threshold: float, box: int) -> Detections:
+def detect_spots(image: FloatImage, usable: BoolArray, *, threshold: float, box: int) -> Detections:
     """Find sources.
 
     Parameters
@@ -287,7 +283,7 @@ def measure_spots(
     return SpotMeasurement(catalog, apertures, growth, background)
 
 
-def _plain_planes(image: Any, variance: Any, mask: Any) -> tuple[Image, Image, NDArray[np.integer]]:
+def _plain_planes(image: Any, variance: Any, mask: Any) -> tuple[FloatImage, FloatImage, NDArray[np.integer]]:
     """Return image, variance and mask as plain arrays; those of NDData if they are not given."""
     if hasattr(image, "uncertainty") and hasattr(image, "mask"):
         mask = image.mask if mask is None else mask
@@ -309,7 +305,7 @@ def _is_planes(mask: Any) -> bool:
     return type(mask) is np.ndarray and mask.dtype in (np.int16, np.int32)
 
 
-def _measured_variance(image: Image) -> Image:
+def _measured_variance(image: FloatImage) -> FloatImage:
     """Return the variance of an image of spots, from the noise of its background and the photons above it."""
     known = image[np.isfinite(image)]
     if not known.size:
@@ -353,7 +349,7 @@ def _catalog(
     )
 
 
-def _growth_spots(catalog: SpotCatalog, detector: Detector, options: MeasureOptions) -> NDArray[np.bool_]:
+def _growth_spots(catalog: SpotCatalog, detector: Detector, options: MeasureOptions) -> BoolArray:
     """Return the spots for the growth curve: bright, good, and with their largest aperture on the detector."""
     reach = options.radii[-1]
     inside_x = (catalog.x > reach) & (catalog.x < detector.nx - 1 - reach)
@@ -361,7 +357,7 @@ def _growth_spots(catalog: SpotCatalog, detector: Detector, options: MeasureOpti
     return catalog.good & inside_x & inside_y & (catalog.flux > _GROWTH_SIGNIFICANCE * catalog.flux_err)
 
 
-def _free_of_spots(usable: NDArray[np.bool_], found: Detections, radius: float) -> NDArray[np.bool_]:
+def _free_of_spots(usable: BoolArray, found: Detections, radius: float) -> BoolArray:
     free = usable.copy()
     kernels.clear_discs(free, found.x, found.y, radius)
     return free
@@ -373,7 +369,7 @@ def _flags(
     y: FloatArray,
     moments: AdaptiveMoments,
     mask: NDArray[np.integer],
-    usable: NDArray[np.bool_],
+    usable: BoolArray,
     detector: Detector,
     radius: float,
 ) -> IntArray:
@@ -397,7 +393,7 @@ def _flags(
     return flags
 
 
-def _crosses(places: FloatArray, borders: set[int], radius: float) -> NDArray[np.bool_]:
+def _crosses(places: FloatArray, borders: set[int], radius: float) -> BoolArray:
     """Return which circles cross a border; border `b` lies between pixels b - 1 and b."""
     crossed = np.zeros(places.size, dtype=bool)
     for border in borders:
@@ -405,7 +401,7 @@ def _crosses(places: FloatArray, borders: set[int], radius: float) -> NDArray[np
     return crossed
 
 
-def _blended(found: Detections, distance: float) -> NDArray[np.bool_]:
+def _blended(found: Detections, distance: float) -> BoolArray:
     """Return which sources have a neighbour of comparable flux within a distance."""
     blended = np.zeros(found.x.size, dtype=bool)
     if found.x.size < 2:

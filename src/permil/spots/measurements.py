@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.errors import SpotError
 from permil.spots.catalog import QUANTITIES, SpotCatalog
 from permil.spots.cleaning import repeated_catalogs
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Measurements:
     quantities: dict[str, FloatArray]
     errors: dict[str, FloatArray]
     background: FloatArray
-    good: NDArray[np.bool_]
+    good: BoolArray
     columns: int
     rows: int
     names: tuple[str, ...]

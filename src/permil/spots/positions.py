@@ -10,14 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.spots.flux_model import robust_weight
 from permil.spots.grid_fit import RigidGrid, centred, fit_affine, fit_rigid
 from permil.spots.measurements import Measurements, grouped_median
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 _MEAN_TURNS = 30
 _CONVERGED = 1e-9
@@ -51,7 +48,7 @@ class TwoWayMeans:
 
 
 def two_way_means(
-    values: FloatArray, good: NDArray[np.bool_], spot: IntArray, exposure: IntArray, *, spots: int, exposures: int
+    values: FloatArray, good: BoolArray, spot: IntArray, exposure: IntArray, *, spots: int, exposures: int
 ) -> TwoWayMeans:
     """Solve alternately for spots and offsets, with the robust weights of `permil.spots.flux_model.robust_weight`."""
     good = good & np.isfinite(values)
@@ -199,7 +196,7 @@ def position_residuals(measurements: Measurements, places: SpotPlaces, grids: tu
     return residuals
 
 
-def _rows_by_exposure(measurements: Measurements) -> list[tuple[int, NDArray[np.int64]]]:
+def _rows_by_exposure(measurements: Measurements) -> list[tuple[int, IntArray]]:
     order = np.argsort(measurements.exposure, kind="stable")
     limits = np.searchsorted(measurements.exposure[order], np.arange(measurements.exposures + 1))
     return [(number, order[limits[number] : limits[number + 1]]) for number in range(measurements.exposures)]

@@ -24,7 +24,7 @@ from astropy.io import fits
 from astropy.table import MaskedColumn, Table
 from numpy.typing import NDArray
 
-from permil.arrays import parse_unit
+from permil.arrays import BoolArray, FloatArray, IntArray, parse_unit
 from permil.errors import InputError, RawFormatError
 from permil.exposures.cards import Cards
 from permil.exposures.hdu import read_structure
@@ -36,8 +36,6 @@ from permil.spots.grid_fit import RigidGrid
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 DEFAULT_FLUX = "base_CircularApertureFlux_12_0_instFlux"
 GRID_CARDS = ("X0", "Y0", "XSTEP", "YSTEP", "THETA", "NCOLS", "NROWS")
@@ -493,7 +491,7 @@ def _stack_flags(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> Int
     return flags
 
 
-def _named_bits(table: SourceTable, is_wanted: Any) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _named_bits(table: SourceTable, is_wanted: Any) -> Iterator[tuple[str, BoolArray]]:
     """Yield name and values of the bits of the column ``flags`` that are named by TFLAG cards.
 
     Tables processed by other programs lose these names; their bits are then meaningless (most are set for good sources as well). Bits may
@@ -522,7 +520,7 @@ def _named_bits(table: SourceTable, is_wanted: Any) -> Iterator[tuple[str, NDArr
                 yield name, bits[:, bit]
 
 
-def _as_bits(values: NDArray[Any], least: int) -> NDArray[np.bool_] | None:
+def _as_bits(values: NDArray[Any], least: int) -> BoolArray | None:
     """Return bits by row; None if their order is uncertain."""
     if values.dtype == np.bool_:
         return values if values.shape[1] >= least else None

@@ -5,16 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.errors import SpotError
 from permil.spots.grid_fit import RigidGrid
 from permil.spots.measurements import Measurements, grouped_median
 from permil.spots.positions import SpotPlaces, position_residuals
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
 
 MOMENTS = ("xx", "yy", "xy")
 
@@ -116,11 +112,11 @@ class Residuals:
     errors: dict[str, FloatArray]
     expected: dict[str, FloatArray]
     background: FloatArray
-    used: NDArray[np.bool_]
+    used: BoolArray
 
 
 def residuals_of(
-    measurements: Measurements, spots: SpotTable, exposures: ExposureTable, sigma: FloatArray, used: NDArray[np.bool_]
+    measurements: Measurements, spots: SpotTable, exposures: ExposureTable, sigma: FloatArray, used: BoolArray
 ) -> Residuals:
     """Return the residuals of measurements relative to spots and exposures.
 
@@ -190,7 +186,7 @@ class Repeatability:
     scatter: FloatArray
     scatter_error: FloatArray
     predicted: FloatArray
-    count: NDArray[np.int64]
+    count: IntArray
     ratio: float
     ratio_error: float
     drift: float

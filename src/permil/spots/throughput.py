@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray, IntArray
 from permil.camera import Detector
 from permil.camera.frames import amplifier_at
 from permil.errors import SpotError
@@ -19,9 +19,6 @@ from permil.products import provenance, write_hdus
 from permil.products.fits import image_of_cells
 from permil.spots.flux_model import FluxSolution
 from permil.spots.residuals import Residuals
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 MAPPED = ("flux", "dx", "dy", "xx", "yy", "xy")
 UNITS = {"flux": "", "dx": "pixel", "dy": "pixel", "xx": "pixel2", "yy": "pixel2", "xy": "pixel2"}
@@ -251,7 +248,7 @@ def write_throughput(
     write_hdus(path, hdus)
 
 
-def model_map(solution: FluxSolution, detector: Detector, *, cell: int, count: NDArray[np.int64]) -> BinnedMap | None:
+def model_map(solution: FluxSolution, detector: Detector, *, cell: int, count: IntArray) -> BinnedMap | None:
     """Return the fitted throughput minus 1 at the centres of cells, with its error; NaN in cells without a measurement."""
     if solution.splines is None:
         return None

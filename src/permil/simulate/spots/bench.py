@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import FloatImage, IntegerImage
 from permil.camera import Camera, Detector, frames, load_camera
 from permil.config.simulate import (
     SimulateCampaign,
@@ -34,7 +34,7 @@ class MappedSensors(SensorTruth):
         super().__init__(config, camera)
         self._spots = spots
 
-    def response(self, detector: Detector, led: str) -> NDArray[np.float32]:  # noqa: ARG002 - the maps are those of the band
+    def response(self, detector: Detector, led: str) -> FloatImage:  # noqa: ARG002 - the maps are those of the band
         """Return the flat of a detector, shape (ny, nx)."""
         return sensor_maps(self._spots, detector).flat().astype(np.float32)
 
@@ -95,7 +95,7 @@ class SpotReadout:
         self._detector = detector
         self._electronics = bench_of(bench_recipe(config)).electronics(detector)
 
-    def raw_segments(self, charge: NDArray[np.float32], exposure: PlannedExposure, seconds: float) -> NDArray[np.int32]:
+    def raw_segments(self, charge: FloatImage, exposure: PlannedExposure, seconds: float) -> IntegerImage:
         """Return the raw segments, shape (n, ny_raw, nx_raw), for charge in electrons, collected in some seconds."""
         config, amplifiers = self._config, self._electronics
         names = ("spots", self._detector.name, exposure.kind, exposure.image)
@@ -113,7 +113,7 @@ class SpotReadout:
         drifts = (settings.offset_drift_adu, settings.row_drift_adu) if config.effects.offset_drift else (0.0, 0.0)
         return digitise(counts, amplifiers, amplifiers.gain, self._detector.amplifiers[0].prescan, drifts, rng, state)
 
-    def _dark_charge(self, rng: np.random.Generator, seconds: float) -> NDArray[np.float32]:
+    def _dark_charge(self, rng: np.random.Generator, seconds: float) -> FloatImage:
         """Return electrons without light."""
         config, detector = self._config, self._detector
         dark = np.zeros(detector.shape, dtype=np.float32)
@@ -125,7 +125,7 @@ class SpotReadout:
         return dark
 
 
-def _counts(electrons: NDArray[np.float32], gain: float, full_well: float, curvature: float) -> NDArray[np.float32]:
+def _counts(electrons: FloatImage, gain: float, full_well: float, curvature: float) -> FloatImage:
     """Return counts above bias: charge up to the full well, over the gain, with ``linear = counts (1 + curvature counts)``."""
     linear = np.minimum(electrons, full_well) / gain
     return (2.0 * linear / (1.0 + np.sqrt(np.maximum(1.0 + 4.0 * curvature * linear, 0.0)))).astype(np.float32)

@@ -19,15 +19,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from permil._kernels import simulate as kernels
+from permil.arrays import FloatArray, FloatImage, IntArray
 from permil.camera import Detector, frames, load_camera
 from permil.config.simulate import SimulateSpotsBackground, SimulateSpotsConfig
 from permil.errors import ConfigError
 from permil.simulate.campaign import Position
 from permil.simulate.randoms import generator, normal_state
 from permil.simulate.spots.sensor import SensorMaps, sensor_maps
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 _SHAPE_DEGREE = 3
 
@@ -287,7 +285,7 @@ class SpotBench:
         """Return the mean charge in each pixel without brighter-fatter, electrons, shape (ny, nx)."""
         return self.maps.respond(self.light(exposure))
 
-    def charge(self, exposure: SpotExposure) -> NDArray[np.float32]:
+    def charge(self, exposure: SpotExposure) -> FloatImage:
         """Return charge with photon noise, electrons, shape (ny, nx).
 
         Photon noise is normal of variance equal to the mean, as in the simulation of flats.
@@ -302,7 +300,7 @@ class SpotBench:
         return charge
 
 
-def draw_exposure(bench: SpotBench, exposure: SpotExposure) -> NDArray[np.float32]:
+def draw_exposure(bench: SpotBench, exposure: SpotExposure) -> FloatImage:
     """Return an exposure as a perfectly reduced image: charge with photon and read noise, electrons, shape (ny, nx)."""
     image = bench.charge(exposure)
     if bench.config.effects.read_noise:
@@ -313,7 +311,7 @@ def draw_exposure(bench: SpotBench, exposure: SpotExposure) -> NDArray[np.float3
     return image
 
 
-def _with_photon_noise(mean: FloatArray, state: NDArray[np.uint64]) -> NDArray[np.float32]:
+def _with_photon_noise(mean: FloatArray, state: NDArray[np.uint64]) -> FloatImage:
     charge = np.empty(mean.shape, dtype=np.float32)
     kernels.add_photon_noise(mean, state, charge)
     return charge
@@ -355,7 +353,7 @@ def shoot_photons(
 
 
 def gather_photons(
-    charge: NDArray[np.float32],
+    charge: FloatImage,
     spots: SpotLight,
     profile: SpotProfile,
     maps: SensorMaps,

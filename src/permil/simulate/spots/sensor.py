@@ -23,16 +23,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft, ndimage
 
 from permil._kernels import simulate as kernels
+from permil.arrays import FloatArray
 from permil.camera import Detector
 from permil.config.simulate import SimulateSpotsConfig
 from permil.errors import ConfigError
 from permil.simulate.randoms import generator
-
-FloatArray = NDArray[np.float64]
 
 _NARROWEST = 0.6
 """Largest fraction of the core's variance that diffusion may remove."""

@@ -26,15 +26,14 @@ from permil.compare.stars.flat_at_stars import RelativeFlat, relative_flat
 from permil.compare.stars.profile import fit_profile
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 from permil.config.simulate import SimulateSpotsConfig
-from permil.simulate.spots.exposing import SpotBench, draw_exposure
+from permil.simulate.spots.bench import SpotBench, draw_exposure
 from permil.simulate.spots.sensor import SensorMaps
 from permil.spots.calibration import calibrate
 from permil.spots.catalog import SpotCatalog
 from permil.spots.flux_model import TensorSplines
 from permil.spots.grid import find_grid
-from permil.spots.lattice import common_window
 from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
-from permil.spots.measurements import gather
+from permil.spots.measurements import common_window, gather
 from permil.spots.residuals import Residuals
 
 FloatArray = NDArray[np.float64]

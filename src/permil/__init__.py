@@ -40,9 +40,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from permil.beam.model import BeamModel
     from permil.beam.stage import load_beam
-    from permil.camera.camera import Camera
     from permil.camera.load import load_camera
-    from permil.camera.model import Detector
+    from permil.camera.model import Camera, Detector
     from permil.compare.correlation.correlate import correlate
     from permil.compare.correlation.result import CorrelationResult
     from permil.compare.flats import FlatComparison, compare_flats
@@ -105,7 +104,7 @@ __all__ = [
 
 _MODULE_OF = {
     "BeamModel": "beam.model",
-    "Camera": "camera.camera",
+    "Camera": "camera.model",
     "Config": "config.model",
     "CorrelationResult": "compare.correlation.result",
     "Detector": "camera.model",

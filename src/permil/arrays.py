@@ -23,8 +23,8 @@ from permil.errors import InputError
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
-FloatImage = NDArray[np.float32]
-IntegerImage = NDArray[np.int32]
+Float32Array = NDArray[np.float32]
+Int32Array = NDArray[np.int32]
 
 _UNIT_NAMES = {
     "e-": "electron", "electron": "electron", "e": "electron", "el": "electron", "ne": "electron", "electrons": "electron",

@@ -14,8 +14,8 @@ from astropy.table import Table
 from permil import Flat
 from permil.butler import export_curated
 from permil.errors import OutputError
+from permil.exposures.consistency import RegistryEntry, compare_with_registry
 from permil.exposures.exposure import Exposure
-from permil.exposures.registry import RegistryEntry, compare_with_registry
 from permil.products import read_table, write_table
 
 Permil = Callable[..., tuple[int, str, str]]

@@ -12,9 +12,9 @@ from astropy.table import Table
 from permil.colour.correlation import LedCorrelation
 from permil.colour.detector import DetectorColour, ScaleCorrelation
 from permil.colour.files import read_colour, read_led_flat, write_colour
-from permil.colour.light import light_gradient
 from permil.colour.moments import Moments, Places
 from permil.colour.pattern import Waves
+from permil.colour.planes import light_gradient
 from permil.errors import InputError
 from permil.products import write_image
 

@@ -9,8 +9,7 @@ import pytest
 from led_campaigns import Settings, deviation, simulate_leds
 from scipy import stats
 
-from permil.colour.planes import CommonGradient, LedPlanes, ratio_planes
-from permil.colour.vendors import vendor_ratio
+from permil.colour.planes import CommonGradient, LedPlanes, ratio_planes, vendor_ratio
 from permil.errors import FlatError
 
 LEDS = ("uv", "blue")

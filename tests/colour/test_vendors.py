@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from permil.colour.vendors import vendor_ratio
+from permil.colour.planes import vendor_ratio
 
 VENDORS = ["E2V"] * 5 + ["ITL"] * 4
 

@@ -15,7 +15,7 @@ from permil.compare.scales import Band, split_bands
 from permil.compare.stars.flat_at_stars import relative_flat
 from permil.compare.stars.profile import StarProfile
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
-from permil.simulate.spots.exposing import SpotLight, SpotProfile, add_spots
+from permil.simulate.spots.bench import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
 from permil.spots.measure import measure_spots
 

@@ -16,7 +16,7 @@ from permil.compare.scales import Band, split_bands
 from permil.compare.stars.profile import StarProfile, fit_profile
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 from permil.errors import CompareError
-from permil.simulate.spots.exposing import SpotLight, SpotProfile, add_spots
+from permil.simulate.spots.bench import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
 from permil.spots.apertures import aperture_fluxes
 from permil.spots.measure import measure_spots

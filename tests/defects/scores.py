@@ -12,7 +12,7 @@ from permil.camera import Detector
 from permil.config.defects import DefectsConfig
 from permil.defects import DefectBox, DefectKind
 from permil.flat.combine import DEAD_RESPONSE
-from permil.simulate.defects import REFERENCE_ELECTRONS, DrawnDefect
+from permil.simulate.sensor import REFERENCE_ELECTRONS, DrawnDefect
 
 QUARTER = 1.25
 """Factor by which defects exceed their limit that must be found."""

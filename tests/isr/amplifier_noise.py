@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from permil.isr.photon_transfer import TransferPoints
 from permil.isr.repeated_images import NoiseMoments, noise_moments
-from permil.simulate.brighter_fatter import repel_charge, strength
+from permil.simulate.electronics import repel_charge, strength
 
 FloatArray = NDArray[np.float64]
 IMAGES = 5

@@ -27,7 +27,7 @@ from permil.products import RunFolder, read_table
 from permil.products.folder import SpotsFolder
 from permil.report.spots.inputs import read_spots
 from permil.spots.catalog import SpotCatalog, write_catalog
-from permil.spots.grid_fit import RigidGrid
+from permil.spots.grid import RigidGrid
 from permil.spots.stage import run_spots
 
 FloatArray = NDArray[np.float64]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from permil.simulate.raw_file import RawFileWriter
+from permil.simulate.headers import RawFileWriter
 
 
 @contextmanager

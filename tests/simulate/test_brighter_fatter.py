@@ -11,9 +11,8 @@ from hypothesis.extra.numpy import arrays
 from permil.camera import frames
 from permil.config.simulate import SimulateConfig
 from permil.simulate import Bench
-from permil.simulate.brighter_fatter import repel_charge, strength
-from permil.simulate.electronics import draw_charge
-from permil.simulate.exposing import ExposedDetector
+from permil.simulate.bench import ExposedDetector
+from permil.simulate.electronics import draw_charge, repel_charge, strength
 from permil.simulate.randoms import normal_state
 
 SIDE, SEEDS = 700, range(7000, 7006)

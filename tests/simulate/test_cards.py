@@ -10,8 +10,7 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permil.simulate.headers import HeaderTemplate, encode_checksum, format_card, word_sum
-from permil.simulate.raw_file import compress_rows
+from permil.simulate.headers import HeaderTemplate, compress_rows, encode_checksum, format_card, word_sum
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from permil.config.simulate import SimulateConfig
 from permil.errors import ConfigError
 from permil.products import MaskPlane, read_table
 from permil.simulate import Bench, simulate_bench
-from permil.simulate.defects import REFERENCE_ELECTRONS
-from permil.simulate.exposing import ExposedDetector
+from permil.simulate.bench import ExposedDetector
+from permil.simulate.sensor import REFERENCE_ELECTRONS
 from permil.simulate.simulated import simulate_campaign
 
 COUNTS = {

@@ -11,7 +11,7 @@ from permil.config.simulate import SimulateConfig, SimulateGainSteps
 from permil.errors import ConfigError
 from permil.simulate import Bench, handover
 from permil.simulate.electronics import gain_steps
-from permil.simulate.truth import amplifier_table, board_table
+from permil.simulate.handover import amplifier_table, board_table
 
 SMALL = {"leds": ["red"], "campaign": {"scan_size": 4, "images": 1, "biases": 1}}
 SECONDS = 3.07

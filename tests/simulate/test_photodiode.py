@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from permil.config.simulate import SimulateConfig
 from permil.simulate import Bench
+from permil.simulate.handover import scale_table
 from permil.simulate.projector import photodiode_response
 from permil.simulate.randoms import generator
-from permil.simulate.truth import scale_table
 
 SHORT = {"detectors": ["R22_S11"], "leds": ["red"], "campaign": {"scan_size": 4, "images": 2, "biases": 2}}
 CHANGES = ("photodiode_drift", "photodiode_walk", "photodiode_step")

@@ -9,7 +9,7 @@ from permil.camera import Camera
 from permil.config.simulate import SimulateConfig, SimulateEffects
 from permil.products import MaskPlane
 from permil.simulate import Bench, sensor
-from permil.simulate.exposing import ExposedDetector
+from permil.simulate.bench import ExposedDetector
 from permil.simulate.randoms import generator
 
 PATTERNS = (

@@ -9,10 +9,10 @@ from scipy import ndimage
 from kernel_levels import LEVELS, kernels_of
 from permil._kernels import simulate as kernels
 from permil.simulate.electronics import Electronics, convert_charge, draw_charge, read_out
+from permil.simulate.headers import compress_rows
 from permil.simulate.projector import BeamTruth
 from permil.simulate.randoms import generator, normal_state
-from permil.simulate.raw_file import compress_rows
-from permil.simulate.spots.exposing import SpotLight, SpotProfile, add_spots
+from permil.simulate.spots.bench import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
 
 SEGMENTS = (3, 7, 21)

@@ -8,7 +8,7 @@ import pytest
 
 from permil.camera import load_camera
 from permil.config.simulate import SimulateSpotsConfig
-from permil.simulate.spots.exposing import SpotLight, SpotProfile, add_spots, gather_photons, shoot_photons
+from permil.simulate.spots.bench import SpotLight, SpotProfile, add_spots, gather_photons, shoot_photons
 from permil.simulate.spots.sensor import SensorMaps, sensor_maps
 
 SHAPE = (120, 130)

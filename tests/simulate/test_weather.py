@@ -8,10 +8,10 @@ import pytest
 from permil.camera import Camera, frames
 from permil.config.simulate import SimulateConfig
 from permil.simulate import Bench
-from permil.simulate.exposing import ExposedDetector
+from permil.simulate.bench import ExposedDetector
+from permil.simulate.handover import scale_table
 from permil.simulate.projector import WEATHER_TERMS, weather_on_detector, weather_series
 from permil.simulate.randoms import generator
-from permil.simulate.truth import scale_table
 
 SHORT = {"detectors": ["R22_S11"], "leds": ["red"], "campaign": {"scan_size": 4, "images": 3, "biases": 1}}
 

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from permil.config.simulate import SimulateSpotsConfig
 from permil.simulate.spots import SpotBench, draw_exposure
-from permil.simulate.spots.exposing import SpotLight, SpotProfile
+from permil.simulate.spots.bench import SpotLight, SpotProfile
 from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
 
 PERFECT_SENSOR = {"efficiency": False, "displacement": False, "diffusion": False, "brighter_fatter": False}

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from permil.spots.calibration import SpotCalibration, calibrate
-from permil.spots.flux_excess import fit_excess, own_excess
-from permil.spots.flux_model import TensorSplines
+from permil.spots.flux_model import TensorSplines, fit_excess, own_excess
 from permil.spots.measurements import gather
 
 SPLINES = TensorSplines(SHAPE, 64.0, 3)

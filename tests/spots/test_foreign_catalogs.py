@@ -16,7 +16,7 @@ from astropy.utils.masked import Masked
 
 from permil.errors import InputError
 from permil.spots.catalog import SpotCatalog, SpotFlag, write_catalog
-from permil.spots.grid_file import grid_file
+from permil.spots.files import grid_file
 from permil.spots.readers import read_catalog
 
 COUNT = 12

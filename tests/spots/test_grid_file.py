@@ -12,7 +12,7 @@ from astropy.table import Table
 from grids import draw_grid
 
 from permil.errors import GridError, InputError
-from permil.spots.grid_file import grid_file
+from permil.spots.files import grid_file
 from permil.spots.readers import read_catalog
 
 NAME = "spot_catalog_R02_S02_20191031.fits"

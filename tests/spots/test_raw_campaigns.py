@@ -23,8 +23,7 @@ from permil.products.folder import SpotsFolder
 from permil.simulate.spots import SpotBench, simulate_spots
 from permil.spots.flux_model import FluxSolution, fit_fluxes
 from permil.spots.inputs import CatalogFile, label_file
-from permil.spots.lattice import common_window
-from permil.spots.measurements import Measurements, gather
+from permil.spots.measurements import Measurements, common_window, gather
 from permil.spots.stage import run_spots, throughput_splines
 
 Array = np.ndarray[Any, Any]

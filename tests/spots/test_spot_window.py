@@ -8,7 +8,7 @@ import numpy as np
 from campaigns import draw_campaign
 
 from permil.spots.catalog import SpotCatalog
-from permil.spots.lattice import common_window
+from permil.spots.measurements import common_window
 
 
 def _cut(catalog: SpotCatalog, first_i: int, first_j: int) -> SpotCatalog:

@@ -19,8 +19,8 @@ from permil.context import Run
 from permil.errors import GridError, InputError, SpotError
 from permil.products import RunFolder
 from permil.products.folder import SpotsFolder
-from permil.spots.calibration_file import read_calibration
 from permil.spots.catalog import write_catalog
+from permil.spots.files import read_calibration
 from permil.spots.inputs import catalog_tasks
 from permil.spots.stage import calibrate_files, run_spots
 

@@ -15,7 +15,7 @@ from permil.errors import SpotError
 from permil.spots.calibration import calibrate
 from permil.spots.flux_model import TensorSplines
 from permil.spots.measurements import gather
-from permil.spots.throughput import amplifier_table, bin_residuals, grouped_means, model_map, radial_profile, ring_edges
+from permil.spots.residuals import amplifier_table, bin_residuals, grouped_means, model_map, radial_profile, ring_edges
 
 
 @pytest.fixture(scope="module")

@@ -18,14 +18,23 @@ from numpy.typing import ArrayLike
 from scipy.ndimage import spline_filter
 
 from permil._kernels import beam as kernels
-from permil.arrays import FloatArray, FloatImage, plain_array
+from permil.arrays import Float32Array, FloatArray, plain_array
 from permil.beam.gaussian_process import GaussianProcess
 from permil.beam.likelihood import KernelFamily, cubic_family, ladder_family, maximise_likelihood
-from permil.beam.mixture import Mixture, calibration_nodes, inflation, stacking_weights
+from permil.beam.mixture import (
+    LATTICE,
+    BeamPosition,
+    Mixture,
+    calibration_nodes,
+    centroid_of,
+    inflation,
+    maximum_of,
+    peak_of,
+    stacking_weights,
+)
 from permil.beam.nodes import BeamNodes
 from permil.beam.outliers import Suspects, hypotheses, judge, screen
 from permil.beam.parameters import TOLERANCE_MM, BeamParameters, Hull, Member, centres_of, hole_of, observations_of, spacing_of
-from permil.beam.peak import LATTICE, BeamPosition, centroid_of, maximum_of, peak_of
 from permil.engine import threaded_map
 from permil.errors import BeamError
 
@@ -233,7 +242,7 @@ class SplineTable:
         kernels.values_at(np.ascontiguousarray(u, np.float64), self.coefficients, self.origin, self.step, values)
         return values
 
-    def image(self, shape: tuple[int, int], origin: FloatArray, matrix: FloatArray, hull: Hull) -> FloatImage:
+    def image(self, shape: tuple[int, int], origin: FloatArray, matrix: FloatArray, hull: Hull) -> Float32Array:
         """Return the spline on an image whose pixels map linearly to the beam's coordinates.
 
         Parameters
@@ -464,7 +473,7 @@ class BeamModel:
         result[np.ix_(inside, inside)] = self._mixture.covariance(u[inside])
         return result
 
-    def evaluate_image(self, shape: tuple[int, int], origin: ArrayLike, matrix: ArrayLike) -> tuple[FloatImage, FloatImage]:
+    def evaluate_image(self, shape: tuple[int, int], origin: ArrayLike, matrix: ArrayLike) -> tuple[Float32Array, Float32Array]:
         """Return the beam and its error on an image, such as that of a detector.
 
         Parameters

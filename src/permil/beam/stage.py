@@ -14,8 +14,8 @@ from astropy.io import fits
 from astropy.table import Table
 from numpy.typing import NDArray
 
-from permil.arrays import FloatImage, IntegerImage
-from permil.beam.fits import model_from_hdus, model_to_hdus
+from permil.arrays import Float32Array, Int32Array
+from permil.beam.files import model_from_hdus, model_to_hdus
 from permil.beam.model import BeamModel
 from permil.beam.nodes import nodes_from_table
 from permil.camera import Amplifier, Camera, Detector, ReferenceBox, shared_camera
@@ -73,9 +73,9 @@ def box_signals(
     """
     with RawFile(path, camera, checksums=checksums) as raw_file:
         check_detector(raw_file.detector, calibration.detector, path)
-        whole: dict[str, IntegerImage] = {}
+        whole: dict[str, Int32Array] = {}
 
-        def read(amplifier: Amplifier, rows: slice) -> IntegerImage:
+        def read(amplifier: Amplifier, rows: slice) -> Int32Array:
             if rows == slice(0, amplifier.ny_raw) and amplifier.name not in whole:
                 whole[amplifier.name] = raw_file.segment(amplifier.name)
             return whole[amplifier.name][rows] if amplifier.name in whole else read_rows(raw_file, amplifier.name, rows)
@@ -131,7 +131,7 @@ def _with_superbias(calibration: Calibration, boxes: BoxPlaces, path: Path, *, c
     return replace(calibration, superbias=Superbias(image, np.zeros_like(image)), static_mask=mask)
 
 
-def _hot_pixels(stored: FloatImage, detector: Detector, amplifier: Amplifier, *, threshold: float) -> NDArray[np.int16]:
+def _hot_pixels(stored: Float32Array, detector: Detector, amplifier: Amplifier, *, threshold: float) -> NDArray[np.int16]:
     """Return the hot pixels of one segment."""
     alone = replace(detector, nx=amplifier.nx, ny=amplifier.ny, amplifiers=(replace(amplifier, x_min=0, y_min=0),))
     return hot_pixel_mask(stored, alone, threshold=threshold)

@@ -14,8 +14,8 @@ from permil.butler.repository import asking, open_repository
 from permil.camera import Camera
 from permil.config.exposures import ButlerQuery
 from permil.errors import ButlerError, ConfigError
+from permil.exposures.consistency import RegistryEntry
 from permil.exposures.index import Unreadable
-from permil.exposures.registry import RegistryEntry
 from permil.exposures.stage import FoundFiles
 
 _THREADS = 16

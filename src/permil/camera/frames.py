@@ -26,14 +26,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from permil.arrays import FloatArray, IntArray
-
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from permil.arrays import FloatArray, IntArray
     from permil.camera.model import Amplifier, Detector
-
-    FloatArray = FloatArray
 
 
 def _as_floats(*coordinates: ArrayLike) -> tuple[FloatArray, ...]:

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from permil.camera.camera import Camera
-from permil.camera.model import Amplifier, Detector, Led, ReferenceBox
+from permil.camera.model import Amplifier, Camera, Detector, Led, ReferenceBox
 from permil.errors import CameraError
 from permil.yaml_file import YamlModel, merged, read_yaml
 

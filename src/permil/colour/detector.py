@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.camera import Detector
 from permil.camera.frames import detector_to_ccs
 from permil.colour.correlation import LedCorrelation, correlate_pixels, correlate_rings
@@ -222,7 +222,7 @@ def _centres(good: BoolArray, regions: Sequence[Slices], detector: Detector) -> 
 
 
 def _correlations(
-    flats: Sequence[LedFlat], deviations: tuple[FloatImage, FloatImage], errors: FloatArray, waves: Waves
+    flats: Sequence[LedFlat], deviations: tuple[Float32Array, Float32Array], errors: FloatArray, waves: Waves
 ) -> list[ScaleCorrelation]:
     """Return the correlations of pixels of neighbouring LEDs, with the periodic pattern and apart from it."""
     found = []

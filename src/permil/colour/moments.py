@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.colour.regions import LedFlat, Slices
 from permil.flat.superpixel import super_pixels
 
@@ -140,7 +140,7 @@ def usual_pixels(deviations: NDArray[np.floating], good: BoolArray) -> BoolArray
     return usual
 
 
-def pixel_deviations(flats: Sequence[LedFlat], good: BoolArray, block: int) -> FloatImage:
+def pixel_deviations(flats: Sequence[LedFlat], good: BoolArray, block: int) -> Float32Array:
     """Return each pixel over the mean of its super-pixel, minus 1, shape (L, ny, nx); NaN where it is not good."""
     result = np.full((len(flats), *good.shape), np.nan, dtype=np.float32)
     for number, flat in enumerate(flats):
@@ -151,7 +151,7 @@ def pixel_deviations(flats: Sequence[LedFlat], good: BoolArray, block: int) -> F
 
 
 def pixel_moments(
-    deviations: FloatImage, flats: Sequence[LedFlat], good: BoolArray, regions: Sequence[Slices], block: int
+    deviations: Float32Array, flats: Sequence[LedFlat], good: BoolArray, regions: Sequence[Slices], block: int
 ) -> Moments:
     """Return the moments of pixels; each amplifier is a part.
 

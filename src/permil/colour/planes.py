@@ -1,20 +1,28 @@
-"""Ratio of two LEDs on the scale of detectors: level and gradients, with the covariance that shared errors leave in it.
+"""Ratio of two LEDs on the scale of detectors: level and gradients, colour of the light, and vendors of sensors.
 
 With the planes of LEDs ``a`` and ``b`` (logarithm of the level, gradients along X and Y, of each detector in turn)::
 
     cov(a - b) = C_a + C_b - X - X',    X = cov(planes of a, planes of b)
 
 `permil.flat.between_leds` gives ``X``, and the small changes of ``C_a`` and ``C_b`` where both have one model of the drift: photodiode,
-stage moves, readout boards. A factor common to all detectors is a
-convention, so that levels are relative to their mean.
+stage moves, readout boards. A factor common to all detectors is a convention, so that levels are relative to their mean.
 
-**Light or sensor.** ``F exp(a.x)``, ``B exp(-a.u)``, ``s exp(-a.c)`` fit the signals equally well. The sum of the gradients of response and
-beam is what the signals tell; its split between sensor and light is as good as the photodiode. A gradient that all detectors have in
+**Light or sensor.** ``F exp(a.x)``, ``B exp(-a.u)``, ``s exp(-a.c)`` fit the signals equally well. The sum of the gradients of response
+and beam is what the signals tell; its split between sensor and light is as good as the photodiode. A gradient that all detectors have in
 common is therefore one of the sensor only where it exceeds its error.
+
+**Vendors.** The ratio of the mean response of the sensors of two vendors. With the logarithm ``l`` of the median response of each
+detector, the ratio is ``exp(mean l of one vendor - mean l of the other)``. Two errors belong to it. That of the measurement, from the
+covariance of all levels, says how well the ratio of *these* sensors is known. Sensors of one vendor differ; with their variance ``s^2``
+beyond the errors (pooled over both vendors, by the method of moments) the ratio stands for *the vendors* with the error
+``sqrt(measurement^2 + s^2 (1/n + 1/m))``.
+
+The ratio in one LED contains the gains of all amplifiers. Its change from LED to LED does not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -162,3 +170,119 @@ def ratio_planes(first: LedPlanes, second: LedPlanes) -> RatioPlanes:
     centring[::3, ::3] -= 1.0 / len(common)
     values[:, 0] -= values[:, 0].mean()
     return RatioPlanes((first.led, second.led), common, values, centring @ covariance @ centring.T, cross, change)
+
+
+Beam = Callable[[FloatArray], FloatArray]
+
+_PLATEAU = 0.8
+"""Part of its maximum that each beam must have where the two are compared."""
+_STEP_MM = 1.0
+
+
+@dataclass(frozen=True)
+class LightGradient:
+    """Colour of the beam.
+
+    Attributes
+    ----------
+    value : ndarray, shape (2,)
+        Gradient of the logarithm of the ratio of two beams along CCS X and Y, 1/mm.
+    rms : float
+        Of what is left of it on the plateau, relative: colour of the light beyond a gradient.
+    """
+
+    value: FloatArray
+    rms: float
+
+
+def light_gradient(log_beams: tuple[Beam, Beam], lower: FloatArray, upper: FloatArray) -> LightGradient | None:
+    """Return the gradient of the ratio of two beams where both have at least 0.8 of their maximum; None if nowhere.
+
+    Parameters
+    ----------
+    log_beams
+        Give the logarithm of a beam at points (n, 2), mm; NaN where there is no data.
+    lower, upper : ndarray, shape (2,)
+        Corners of the area in which both are known.
+    """
+    axes = [np.arange(low, high, _STEP_MM) for low, high in zip(lower, upper, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
+    if not len(points):
+        return None
+    beams = np.array([log_beam(points) for log_beam in log_beams])
+    known = np.isfinite(beams).all(axis=0)
+    if not known.any():
+        return None
+    top = np.max(beams[:, known], axis=1, keepdims=True)
+    used = known & (beams > top + np.log(_PLATEAU)).all(axis=0)
+    if used.sum() < 3:
+        return None
+    design = np.column_stack([np.ones(used.sum()), points[used]])
+    ratio = beams[0, used] - beams[1, used]
+    fitted = np.linalg.lstsq(design, ratio)[0]
+    return LightGradient(fitted[1:], float(np.std(ratio - design @ fitted)))
+
+
+@dataclass(frozen=True)
+class VendorRatio:
+    """Mean response of the sensors of one vendor over those of another.
+
+    Attributes
+    ----------
+    ratio : float
+    error : float
+        Of the measurement: for these sensors.
+    vendor_error : float
+        For the vendors, including the scatter of their sensors; NaN if neither has two sensors.
+    scatter : float
+        Relative standard deviation of sensors of one vendor beyond errors; 0 if there is none.
+    freedom : int
+        Degrees of freedom of the scatter.
+    counts : tuple of int
+        Sensors of each vendor.
+    """
+
+    ratio: float
+    error: float
+    vendor_error: float
+    scatter: float
+    freedom: int
+    counts: tuple[int, int]
+
+
+def vendor_ratio(
+    log_levels: FloatArray, covariance: FloatArray, vendors: Sequence[str], pair: tuple[str, str]
+) -> VendorRatio | None:
+    """Return the ratio of two vendors; None if one of them has no sensor.
+
+    Parameters
+    ----------
+    log_levels : ndarray, shape (n,)
+        Logarithm of the response of each detector, of one LED or of a ratio of two; any common constant. NaN counts as absent.
+    covariance : ndarray, shape (n, n)
+    vendors
+        Of each detector.
+    pair
+        Vendors of numerator and denominator.
+    """
+    known = np.isfinite(log_levels)
+    members = [known & np.array([vendor == name for vendor in vendors], dtype=bool) for name in pair]
+    counts = (int(members[0].sum()), int(members[1].sum()))
+    if min(counts) == 0:
+        return None
+    contrast = members[0] / counts[0] - members[1] / counts[1]
+    values = np.where(known, log_levels, 0.0)
+    error = float(np.sqrt(max(contrast[known] @ covariance[np.ix_(known, known)] @ contrast[known], 0.0)))
+    ratio = float(np.exp(contrast @ values))
+    freedom = sum(counts) - 2
+    if freedom < 1:
+        return VendorRatio(ratio, ratio * error, np.nan, np.nan, 0, counts)
+    squares = expected = 0.0
+    for member in members:
+        own = values[member] - values[member].mean()
+        block = covariance[np.ix_(member, member)]
+        squares += float(own @ own)
+        expected += float(np.trace(block) - block.sum() / len(block))
+    variance = max((squares - expected) / freedom, 0.0)
+    whole = float(np.sqrt(error**2 + variance * (1 / counts[0] + 1 / counts[1])))
+    return VendorRatio(ratio, ratio * error, ratio * whole, float(np.sqrt(variance)), freedom, counts)

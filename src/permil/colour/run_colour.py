@@ -12,7 +12,6 @@ from permil.arrays import FloatArray
 from permil.camera import Camera
 from permil.colour.correlation import LedCorrelation, correlate_maps
 from permil.colour.detector import PATTERN, DetectorColour
-from permil.colour.light import LightGradient
 from permil.colour.moments import (
     AMPLIFIER,
     CELL,
@@ -25,9 +24,8 @@ from permil.colour.moments import (
     joined,
     split_variance,
 )
-from permil.colour.planes import LedPlanes, RatioPlanes, ratio_planes
+from permil.colour.planes import LedPlanes, LightGradient, RatioPlanes, VendorRatio, ratio_planes, vendor_ratio
 from permil.colour.regions import change_of_regions, ratio_errors
-from permil.colour.vendors import VendorRatio, vendor_ratio
 from permil.compare.levels.results import VarianceComponent
 
 WHOLE = "all"

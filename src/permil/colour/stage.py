@@ -18,8 +18,7 @@ from permil.beam.stage import load_beam
 from permil.camera import Camera, shared_camera
 from permil.colour.detector import DetectorColour, measure_colour
 from permil.colour.files import read_colour, read_led_flat, write_colour
-from permil.colour.light import Beam, LightGradient, light_gradient
-from permil.colour.planes import LedPlanes
+from permil.colour.planes import Beam, LedPlanes, LightGradient, light_gradient
 from permil.colour.run_colour import (
     all_ratios,
     correlation_rows,

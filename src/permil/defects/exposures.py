@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from permil.arrays import BoolArray, FloatArray, FloatImage
+from permil.arrays import BoolArray, Float32Array, FloatArray
 from permil.config.defects import DefectsConfig
 from permil.flat.combine import DEAD_RESPONSE
 
@@ -59,7 +59,7 @@ class PixelFits:
         return (np.abs(self.nonlinearity) >= limit) & (self.response >= DEAD_RESPONSE)
 
 
-def varying_pixels(signal: FloatImage, light: FloatImage, noise_variance: FloatImage) -> BoolArray:
+def varying_pixels(signal: Float32Array, light: Float32Array, noise_variance: Float32Array) -> BoolArray:
     """Return which pixels have responses that scatter more than noise.
 
     Parameters

@@ -9,14 +9,12 @@ from enum import StrEnum
 
 import numpy as np
 
-from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.camera import Amplifier, Detector
 from permil.config.defects import DefectsConfig
-from permil.defects.bias import bias_excess
-from permil.defects.columns import defective_columns
 from permil.defects.exposures import PixelFits
 from permil.defects.neighbourhood import RelativeResponse, connected, relative_response
-from permil.defects.pixels import clusters, deviating_pixels, vampires
+from permil.defects.pixels import bias_excess, clusters, defective_columns, deviating_pixels, vampires
 from permil.defects.table import DefectBox, boxes_of
 from permil.engine import threaded_map
 from permil.errors import InputError
@@ -78,8 +76,8 @@ class LedResponse:
     """
 
     led: str
-    response: FloatImage
-    variance: FloatImage
+    response: Float32Array
+    variance: Float32Array
     varying: VaryingPixels | None = None
 
 
@@ -95,8 +93,8 @@ class DarkImage:
         Pixels that the reduction masks because of their superbias.
     """
 
-    image: FloatImage
-    variance: FloatImage
+    image: Float32Array
+    variance: Float32Array
     outliers: BoolArray
 
 
@@ -144,7 +142,7 @@ def find_defects(
     return found
 
 
-def _usual(response: FloatImage) -> float:
+def _usual(response: Float32Array) -> float:
     """Return the median response of a sample of pixels; NaN without any."""
     sample = response[::7, ::5]
     known = sample[np.isfinite(sample)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from permil.arrays import BoolArray, FloatArray, FloatImage, IntegerImage
+from permil.arrays import BoolArray, Float32Array, FloatArray, Int32Array
 
 BLOCK = 16
 """Side of a block, pixels."""
@@ -22,7 +22,7 @@ _UNKNOWN = 1e3
 _LEAST_SIGMA = 1e-6
 
 
-def finite_median(values: FloatImage) -> FloatImage:
+def finite_median(values: Float32Array) -> Float32Array:
     """Return the median of the finite values along the last axis (of two in the middle the upper one); NaN where there are none."""
     ordered = np.sort(values, axis=-1)
     count = np.isfinite(ordered).sum(axis=-1)
@@ -44,7 +44,7 @@ class BlockLevels:
 
     rows: FloatArray
     columns: FloatArray
-    levels: FloatImage
+    levels: Float32Array
 
     def smoothed(self) -> BlockLevels:
         """Return the medians over the 3 x 3 blocks around each."""
@@ -62,16 +62,16 @@ class BlockLevels:
             is_near = (self.levels > usual / 2) & (self.levels < 2 * usual)
         return replace(self, levels=np.where(is_near, self.levels, np.float32(usual)))
 
-    def on(self, rows: FloatArray, columns: FloatArray) -> FloatImage:
+    def on(self, rows: FloatArray, columns: FloatArray) -> Float32Array:
         """Return the levels on a grid of rows and columns; all blocks must have one."""
         along_rows, along_columns = (
             _weights(centres, places, extrapolate=False) for centres, places in ((self.rows, rows), (self.columns, columns))
         )
-        levels: FloatImage = (along_rows @ self.levels @ along_columns.T).astype(np.float32, copy=False)
+        levels: Float32Array = (along_rows @ self.levels @ along_columns.T).astype(np.float32, copy=False)
         return levels
 
 
-def extrapolated(levels: Sequence[BlockLevels | None], rows: FloatArray, columns: FloatArray) -> FloatImage:
+def extrapolated(levels: Sequence[BlockLevels | None], rows: FloatArray, columns: FloatArray) -> Float32Array:
     """Return levels of the same blocks on a grid, linear also beyond the centres of the outermost ones; NaN for None.
 
     Parameters
@@ -97,7 +97,7 @@ def extrapolated(levels: Sequence[BlockLevels | None], rows: FloatArray, columns
     return found
 
 
-def _weights(centres: FloatArray, places: FloatArray, *, extrapolate: bool) -> FloatImage:
+def _weights(centres: FloatArray, places: FloatArray, *, extrapolate: bool) -> Float32Array:
     """Return the matrix of linear interpolation from centres to places."""
     weights = np.zeros((places.size, centres.size), dtype=np.float32)
     if centres.size == 1:
@@ -111,7 +111,7 @@ def _weights(centres: FloatArray, places: FloatArray, *, extrapolate: bool) -> F
     return weights
 
 
-def _in_blocks(image: FloatImage, size: tuple[int, int]) -> FloatImage:
+def _in_blocks(image: Float32Array, size: tuple[int, int]) -> Float32Array:
     """Return the pixels of each block along the last axis, shape (block rows, block columns, pixels); blocks are of equal size."""
     count = tuple(max(length // side, 1) for length, side in zip(image.shape, size, strict=True))
     height, width = (-(-length // number) for length, number in zip(image.shape, count, strict=True))
@@ -121,7 +121,7 @@ def _in_blocks(image: FloatImage, size: tuple[int, int]) -> FloatImage:
 
 
 def block_levels(
-    image: FloatImage, rows: FloatArray, columns: FloatArray, *, size: tuple[int, int] = (BLOCK, BLOCK)
+    image: Float32Array, rows: FloatArray, columns: FloatArray, *, size: tuple[int, int] = (BLOCK, BLOCK)
 ) -> BlockLevels:
     """Return the medians of an image in blocks; NaN for blocks without any pixel.
 
@@ -157,12 +157,12 @@ class RelativeResponse:
         Standard error of the deviation from the noise of the flat and of the level.
     """
 
-    deviation: FloatImage
-    sigma: FloatImage
-    error: FloatImage
+    deviation: Float32Array
+    sigma: Float32Array
+    error: Float32Array
 
 
-def relative_response(response: FloatImage, variance: FloatImage, *, usual: float) -> RelativeResponse:
+def relative_response(response: Float32Array, variance: Float32Array, *, usual: float) -> RelativeResponse:
     """Compare a part of a flat with its neighbourhood.
 
     Parameters
@@ -186,7 +186,7 @@ def relative_response(response: FloatImage, variance: FloatImage, *, usual: floa
     return RelativeResponse(deviation, sigma, error.astype(np.float32))
 
 
-def connected(mask: BoolArray) -> tuple[IntegerImage, int]:
+def connected(mask: BoolArray) -> tuple[Int32Array, int]:
     """Return numbers, from 1, of the groups of pixels that touch along sides or corners, and their count."""
     labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
     return labels.astype(np.int32, copy=False), int(count)

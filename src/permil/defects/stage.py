@@ -14,7 +14,7 @@ from astropy.table import Table, vstack
 from astropy.time import Time
 from numpy.typing import NDArray
 
-from permil.arrays import FloatImage
+from permil.arrays import Float32Array
 from permil.camera import Camera, Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
@@ -286,7 +286,7 @@ def _search_strip(
     strip: Strip, opened: Sequence[tuple[OpenExposure, list[BlockLevels | None]]], detector: Detector
 ) -> list[tuple[NDArray[Any], ...]]:
     """Return rows, columns, signals, light and noise of the pixels of a strip that vary."""
-    signals: list[list[FloatImage]] = [[] for _ in strip.runs]
+    signals: list[list[Float32Array]] = [[] for _ in strip.runs]
     for exposure, _ in opened:
         image, mask = exposure.read(strip)
         unusable = ~is_usable(mask) | ((mask & int(MaskPlane.EDGE)) != 0)

@@ -20,7 +20,9 @@ from permil.exposures.checksums import Checksums
 from permil.exposures.classify import OTHER, classify
 from permil.exposures.consistency import (
     Duplicate,
+    RegistryEntry,
     choose_sensors,
+    compare_with_registry,
     leave_out_disagreeing,
     leave_out_duplicates,
     leave_out_moved,
@@ -31,7 +33,6 @@ from permil.exposures.exposure import LEDS, Exposure, columns_to_table, exposure
 from permil.exposures.file_names import is_fits_name
 from permil.exposures.hdu import reading
 from permil.exposures.positions import RunOffset, groups, resolve_positions
-from permil.exposures.registry import RegistryEntry, compare_with_registry
 from permil.products import is_product
 from permil.progress import parallel_map
 

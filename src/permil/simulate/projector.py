@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from permil._kernels import simulate as kernels
-from permil.arrays import BoolArray, FloatArray, FloatImage
+from permil.arrays import BoolArray, Float32Array, FloatArray
 from permil.camera import Detector, frames
 from permil.simulate.campaign import Position
 
@@ -158,7 +158,7 @@ def weather_series(rng: np.random.Generator, seconds: FloatArray, *, rms: float,
 
 def weather_on_detector(
     coefficients: tuple[float, ...], detector: Detector, centre: tuple[float, float], *, half_window: float
-) -> FloatImage:
+) -> Float32Array:
     """Return the factor of the light in each pixel of a detector, shape (ny, nx).
 
     Parameters
@@ -176,13 +176,13 @@ def weather_on_detector(
     root3, half_root5 = np.float32(3.0**0.5), np.float32(5.0**0.5 / 2)
     along_x = of_x * root3 * x + of_xx * half_root5 * (3 * x * x - 1)
     along_y = of_y * root3 * y + of_yy * half_root5 * (3 * y * y - 1)
-    factor: FloatImage = (3 * of_xy * x) * y
+    factor: Float32Array = (3 * of_xy * x) * y
     factor += 1 + along_x
     factor += along_y
     return factor
 
 
-def _relative_places(detector: Detector, centre: tuple[float, float]) -> tuple[FloatImage, FloatImage]:
+def _relative_places(detector: Detector, centre: tuple[float, float]) -> tuple[Float32Array, Float32Array]:
     """Return ``u`` (mm) of the pixels as two arrays that broadcast to (ny, nx); one-dimensional if the axes are parallel."""
     origin, matrix = frames.ccs_affine(detector)
     columns, rows = np.arange(detector.nx)[None, :], np.arange(detector.ny)[:, None]
@@ -322,7 +322,7 @@ class BeamTruth:
         kernels.beam_at_points(x.ravel(), y.ravel(), self._knots, self._spacing, self._shape, levels)
         return levels.reshape(x.shape)
 
-    def on_detector(self, detector: Detector, centre: tuple[float, float]) -> FloatImage:
+    def on_detector(self, detector: Detector, centre: tuple[float, float]) -> Float32Array:
         """Return the beam on all pixels of a detector, with the values of a call for each pixel in a tenth of the time.
 
         Parameters

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from astropy.table import QTable
 
-from permil.arrays import FloatArray, IntegerImage, plain_array
+from permil.arrays import FloatArray, Int32Array, plain_array
 from permil.camera import Camera
 from permil.config.load import make_section
 from permil.config.simulate import SimulateConfig
 from permil.errors import InputError
 from permil.flat.flat import Flat
-from permil.simulate import truth
-from permil.simulate.bench import Bench, BenchRecipe, ExposureTruth, bench_of
-from permil.simulate.exposing import ExposedDetector
+from permil.simulate import handover
+from permil.simulate.bench import Bench, BenchRecipe, ExposedDetector, ExposureTruth, bench_of
 from permil.simulate.handover import CONFIGURATION
 from permil.simulate.stage import SimulationSummary, simulate_bench
 
@@ -107,13 +106,13 @@ class SimulatedCampaign:
     def _scales(self) -> dict[str, float]:
         """Median response of all science detectors for each LED, which the flats are relative to."""
         return {
-            led: truth.median_of_histogram(
-                np.sum([truth.response_histogram(self.bench, detector.name, led) for detector in self.bench.science], axis=0)
+            led: handover.median_of_histogram(
+                np.sum([handover.response_histogram(self.bench, detector.name, led) for detector in self.bench.science], axis=0)
             )
             for led in self.leds
         }
 
-    def raw(self, exposure: int, detector: str) -> dict[str, IntegerImage]:
+    def raw(self, exposure: int, detector: str) -> dict[str, Int32Array]:
         """Return the raw segments of one exposure of a detector, adu, by amplifier; the same counts as in the files.
 
         Parameters
@@ -163,7 +162,7 @@ class SimulatedCampaign:
 
     def gains(self) -> QTable:
         """Return the true gain of each amplifier."""
-        return QTable(truth.amplifier_table(self.bench))
+        return QTable(handover.amplifier_table(self.bench))
 
     def write(self, folder: str | Path, *, workers: int = 1) -> SimulatedCampaign:
         """Write raw files, tables, a configuration to reduce them, and the truth; return the campaign with its files.

@@ -16,14 +16,12 @@ from permil.config.simulate import SimulateConfig
 from permil.errors import OutputError
 from permil.products import RunFolder, atomic_output, make_folder, remove_partial_files, write_image, write_table
 from permil.progress import parallel_map
-from permil.simulate import handover, truth
-from permil.simulate.bench import Bench, BenchRecipe, ExposureTruth, bench_of
+from permil.simulate import handover
+from permil.simulate.bench import Bench, BenchRecipe, ExposedDetector, ExposureTruth, bench_of
 from permil.simulate.campaign import PlannedExposure
-from permil.simulate.defects import defect_table
-from permil.simulate.exposing import ExposedDetector
 from permil.simulate.handover import CONFIGURATION
-from permil.simulate.headers import Conditions, primary_cards
-from permil.simulate.raw_file import RawFileWriter
+from permil.simulate.headers import Conditions, RawFileWriter, primary_cards
+from permil.simulate.sensor import defect_table
 
 _RICE_RATIO = 0.36
 _HEADER_BYTES = 11_520
@@ -234,11 +232,11 @@ def _composite_scales(recipe: BenchRecipe, workers: int) -> dict[str, float]:
     totals: dict[str, np.ndarray] = {}
     for task, histogram in zip(tasks, histograms, strict=True):
         totals[task.led] = totals.get(task.led, 0) + histogram
-    return {led: truth.median_of_histogram(total) for led, total in totals.items()}
+    return {led: handover.median_of_histogram(total) for led, total in totals.items()}
 
 
 def _survey_response(task: _ResponseTask) -> np.ndarray:
-    return truth.response_histogram(bench_of(task.recipe), task.detector, task.led)
+    return handover.response_histogram(bench_of(task.recipe), task.detector, task.led)
 
 
 def _write_truth(
@@ -255,13 +253,13 @@ def _write_truth(
     for led in bench.leds:
         path = run.truth_beam(led)
         if not path.is_file():
-            primary, cards = truth.beam_cards(bench, led)
-            image = truth.beam_image(bench, led)
+            primary, cards = handover.beam_cards(bench, led)
+            image = handover.beam_image(bench, led)
             write_image(path, image, np.zeros(image.shape), np.zeros(image.shape), header=primary, image_cards=cards)
-    write_table(run.truth / "scales.ecsv", truth.scale_table(bench, truths), keep_same=True)
-    write_table(run.truth / "positions.ecsv", truth.position_table(bench, truths), keep_same=True)
-    write_table(run.truth / "gains.ecsv", truth.amplifier_table(bench), keep_same=True)
-    write_table(run.truth / "boards.ecsv", truth.board_table(bench), keep_same=True)
+    write_table(run.truth / "scales.ecsv", handover.scale_table(bench, truths), keep_same=True)
+    write_table(run.truth / "positions.ecsv", handover.position_table(bench, truths), keep_same=True)
+    write_table(run.truth / "gains.ecsv", handover.amplifier_table(bench), keep_same=True)
+    write_table(run.truth / "boards.ecsv", handover.board_table(bench), keep_same=True)
     drawn = {detector.name: bench.sensors.defects(detector) for detector in bench.read}
     if any(drawn.values()):
         write_table(run.truth / "defects.ecsv", defect_table(drawn), keep_same=True)
@@ -277,7 +275,7 @@ def _write_flat(task: _ResponseTask) -> None:
         flat,
         bench.sensors.mask(detector),
         np.zeros(flat.shape, dtype=np.float32),
-        header=truth.flat_cards(bench, task.detector, task.led, task.scale),
+        header=handover.flat_cards(bench, task.detector, task.led, task.scale),
     )
 
 

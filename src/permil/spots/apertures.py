@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from permil._kernels import spots as kernels
-from permil.arrays import BoolArray, FloatArray, FloatImage
+from permil.arrays import BoolArray, Float32Array, FloatArray
 from permil.spots.background import RowErrors, no_row_errors
 
 
@@ -62,8 +62,8 @@ class GrowthCurve:
 
 
 def aperture_fluxes(
-    image: FloatImage,
-    variance: FloatImage,
+    image: Float32Array,
+    variance: Float32Array,
     usable: BoolArray,
     x: FloatArray,
     y: FloatArray,
@@ -181,8 +181,8 @@ class AdaptiveMoments:
 
 
 def adaptive_moments(
-    image: FloatImage,
-    variance: FloatImage,
+    image: Float32Array,
+    variance: Float32Array,
     usable: BoolArray,
     x: FloatArray,
     y: FloatArray,

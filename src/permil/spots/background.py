@@ -19,7 +19,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 
 from permil._kernels import spots as kernels
-from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.camera import Detector
 from permil.errors import SpotError
 
@@ -112,7 +112,7 @@ class Background:
     step_x: float
     shape: tuple[int, int]
 
-    def subtracted(self, image: FloatImage) -> FloatImage:
+    def subtracted(self, image: Float32Array) -> Float32Array:
         """Return the image less the background; pixels that are not finite become 0."""
         rows = _interpolation(np.arange(self.shape[0], dtype=float), self.step_y, self.level.shape[0])
         columns = _interpolation(np.arange(self.shape[1], dtype=float), self.step_x, self.level.shape[1])
@@ -156,7 +156,7 @@ class Background:
         return np.sqrt(variance), RowErrors(self.row_noise, first_row, answer)
 
 
-def fit_background(image: FloatImage, free: BoolArray, *, box: int, row_noise: RowNoise | None = None) -> Background:
+def fit_background(image: Float32Array, free: BoolArray, *, box: int, row_noise: RowNoise | None = None) -> Background:
     """Fit the background.
 
     Parameters

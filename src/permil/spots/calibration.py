@@ -24,18 +24,21 @@ from scipy.linalg import cho_factor, cho_solve
 
 from permil.arrays import BoolArray, FloatArray
 from permil.errors import SpotError
-from permil.spots.flux_excess import UNKNOWN, FluxExcess, fit_excess, own_excess
 from permil.spots.flux_model import (
     PRIOR_THROUGHPUT,
+    UNKNOWN,
+    FluxExcess,
     FluxSolution,
     TensorSplines,
     expected_sigma,
+    fit_excess,
     fit_fluxes,
     gauge_moments,
+    own_excess,
     robust_weight,
     starting_values,
 )
-from permil.spots.grid_fit import RigidGrid
+from permil.spots.grid import RigidGrid
 from permil.spots.measurements import Measurements, grouped_median
 from permil.spots.positions import PositionSolution, TwoWayMeans, fit_grids, solve_positions, two_way_means
 from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable, residuals_of

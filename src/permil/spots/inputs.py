@@ -26,7 +26,7 @@ from permil.isr.stage import Reduction, memory_for, reduction_of, shared_calibra
 from permil.products import FINGERPRINT_CARD, RunFolder
 from permil.products.folder import SpotsFolder
 from permil.spots.catalog import SpotCatalog, facts_of_name, growth_hdu, stem_of, write_catalog
-from permil.spots.grid_file import grid_warnings, label_catalog, write_grid
+from permil.spots.files import grid_warnings, label_catalog, write_grid
 from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
 from permil.spots.readers import catalog_of, open_source_table
 

@@ -7,10 +7,8 @@ Links need the steps only to within a quarter, so that distortion is tolerated; 
 link by chance. The labels of the largest linked part therefore only start a smooth map from position to node. The map labels all points
 near it, grows across gaps, and sets the tolerance of the fit from the scatter of the labelled points.
 
-Shift the labels of many exposures of one mask to a common window, if the edge of the detector cuts off part of the mask.
-
-If an exposure shows the whole mask, its labels are absolute. Otherwise the fluxes of its spots identify the visible part: at the right
-shift the ratio of its fluxes to those of the same spots in other exposures scatters least.
+Polynomials of two variables are sums of products of Chebyshev polynomials in scaled coordinates: they span the same space as powers,
+and their normal equations remain well conditioned to high degrees.
 """
 
 from __future__ import annotations
@@ -18,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.polynomial import chebyshev
 from scipy.ndimage import uniform_filter
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
@@ -25,8 +24,6 @@ from scipy.spatial import cKDTree
 
 from permil.arrays import FloatArray, IntArray
 from permil.errors import GridError
-from permil.spots.catalog import SpotCatalog
-from permil.spots.grid_fit import Polynomial2D, fit_polynomial
 
 NEIGHBOURS = 8
 _SAMPLE = 1000
@@ -64,6 +61,60 @@ _POINTS_PER_TERM = 4
 _THIN_LINE = 0.4
 _CLOSE_SCATTERS = 4.0
 _SHORTEST_LINE = 4
+
+
+@dataclass(frozen=True)
+class Polynomial2D:
+    """A polynomial map of the plane to the plane.
+
+    Attributes
+    ----------
+    coefficients : ndarray, shape (terms, 2)
+        Coefficients of the products of Chebyshev polynomials, lowest total degree first, in the scaled coordinates
+        ``(u - centre) / scale``.
+    centre, scale
+        Offset and scale of the input coordinates.
+    degree
+        Total degree.
+    """
+
+    coefficients: FloatArray
+    centre: FloatArray
+    scale: FloatArray
+    degree: int
+
+    def __call__(self, points: FloatArray) -> FloatArray:
+        """Evaluate at points, shape (n, 2)."""
+        return _terms((points - self.centre) / self.scale, self.degree) @ self.coefficients
+
+
+def fit_polynomial(points: FloatArray, values: FloatArray, degree: int) -> Polynomial2D:
+    """Fit a polynomial map by least squares.
+
+    Parameters
+    ----------
+    points, values : ndarray, shape (n, 2)
+        Input and output of the map.
+    degree
+        Total degree; lowered if there are fewer points than terms.
+    """
+    while degree > 0 and (degree + 1) * (degree + 2) // 2 > len(points):
+        degree -= 1
+    low, high = points.min(axis=0), points.max(axis=0)
+    centre, scale = (low + high) / 2, np.maximum((high - low) / 2, 1e-9)
+    matrix = _terms((points - centre) / scale, degree)
+    normal = matrix.T @ matrix
+    # Points on few lines do not determine all terms: the minimum-norm solution is used.
+    coefficients = np.linalg.pinv(normal, rcond=1e-13, hermitian=True) @ (matrix.T @ values)
+    return Polynomial2D(coefficients, centre, scale, degree)
+
+
+def _terms(points: FloatArray, degree: int) -> FloatArray:
+    """Return the values of all terms up to a total degree, shape (n, terms), at points (n, 2) within about -1 and 1."""
+    in_u, in_v = (chebyshev.chebvander(axis, degree) for axis in points.T)
+    return np.stack(
+        [in_u[:, total - power] * in_v[:, power] for total in range(degree + 1) for power in range(total + 1)], axis=1
+    )
 
 
 def lattice_steps(points: FloatArray, tree: cKDTree) -> FloatArray:
@@ -392,123 +443,3 @@ def _neighbours(labels: IntArray, inside: IntArray, of: IntArray) -> IntArray:
     """Return the number of labelled nodes among the eight neighbours."""
     apart = np.abs(labels[of][:, None, :] - labels[inside][None, :, :]).max(axis=2)
     return (apart == 1).sum(axis=1)
-
-
-# Smallest ratio of the scatter at the second best shift to that at the best.
-_CLEARLY = 1.3
-_LEAST_OVERLAP = 0.5
-_LEAST_SPOTS = 9
-
-
-@dataclass(frozen=True)
-class WindowedCatalogs:
-    """Catalogs with labels in one window.
-
-    Attributes
-    ----------
-    catalogs
-        Catalogs whose position in the mask is known or was found, in input order.
-    decided
-        Whether node (0, 0) is certainly the first of the mask; otherwise the labels are only mutually consistent.
-    left_out
-        Name and reason of the excluded catalogs.
-    """
-
-    catalogs: tuple[SpotCatalog, ...]
-    decided: bool
-    left_out: tuple[tuple[str, str], ...]
-
-
-def common_window(catalogs: list[SpotCatalog], decided: list[bool], *, columns: int, rows: int) -> WindowedCatalogs:
-    """Shift labels so that the same label is the same spot in all catalogs.
-
-    Parameters
-    ----------
-    catalogs
-        Labelled catalogs of one mask.
-    decided
-        Whether the labels of each are absolute.
-    columns, rows
-        Spots of the mask.
-    """
-    absolute = any(decided)
-    # If no catalog is absolute, the largest one is centred in a frame with margins on all sides.
-    margin = (0, 0) if absolute else (columns, rows)
-    frame = (columns + 2 * margin[0], rows + 2 * margin[1])
-    sizes = [int(catalog.labelled.sum()) for catalog in catalogs]
-    known = list(decided) if absolute else [number == int(np.argmax(sizes)) for number in range(len(catalogs))]
-    shifts: dict[int, tuple[int, int]] = {number: margin for number, is_known in enumerate(known) if is_known}
-    images = [_flux_image(catalogs[number], frame, shift) for number, shift in shifts.items()]
-    left_out = []
-    for number in sorted((number for number, is_known in enumerate(known) if not is_known), key=lambda number: -sizes[number]):
-        shift = _best_shift(catalogs[number], _median_image(images), frame)
-        if shift is None:
-            left_out.append(
-                (catalogs[number].exposure, "its position in the mask is ambiguous, also from the fluxes of its spots")
-            )
-            continue
-        shifts[number] = shift
-        if not absolute:
-            images.append(_flux_image(catalogs[number], frame, shift))
-    first = np.zeros(2, dtype=np.int64) if absolute else _first_nodes(catalogs, shifts)
-    placed = tuple(_shifted(catalogs[number], np.array(shifts[number]) - first) for number in sorted(shifts))
-    return WindowedCatalogs(placed, absolute, tuple(left_out))
-
-
-def _median_image(images: list[FloatArray]) -> FloatArray:
-    stack = np.stack(images)
-    median = np.full(stack.shape[1:], np.nan)
-    seen = np.isfinite(stack).any(axis=0)
-    median[seen] = np.nanmedian(stack[:, seen], axis=0)
-    return median
-
-
-def _flux_image(catalog: SpotCatalog, frame: tuple[int, int], shift: tuple[int, int]) -> FloatArray:
-    """Return the fluxes over their median at the nodes of a frame, NaN at empty nodes."""
-    image = np.full(frame, np.nan)
-    used = catalog.labelled & np.isfinite(catalog.flux) & (catalog.flux > 0)
-    if not used.any():
-        return image
-    i, j = catalog.grid_i[used] + shift[0], catalog.grid_j[used] + shift[1]
-    inside = (i < frame[0]) & (j < frame[1])
-    image[i[inside], j[inside]] = catalog.flux[used][inside] / np.median(catalog.flux[used])
-    return image
-
-
-def _best_shift(catalog: SpotCatalog, reference: FloatArray, frame: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the shift at which the ratios to the reference scatter least, None if no shift is clearly the best."""
-    used = catalog.labelled & np.isfinite(catalog.flux) & (catalog.flux > 0)
-    i, j, flux = catalog.grid_i[used], catalog.grid_j[used], catalog.flux[used]
-    if len(flux) < _LEAST_SPOTS:
-        return None
-    scatters: list[tuple[float, tuple[int, int]]] = []
-    for shift_i in range(frame[0] - int(i.max())):
-        for shift_j in range(frame[1] - int(j.max())):
-            expected = reference[i + shift_i, j + shift_j]
-            both = np.isfinite(expected)
-            if both.sum() < max(_LEAST_SPOTS, _LEAST_OVERLAP * len(flux)):
-                continue
-            ratio = flux[both] / expected[both]
-            middle = np.median(ratio)
-            scatters.append((float(np.median(np.abs(ratio - middle)) / middle), (shift_i, shift_j)))
-    if not scatters:
-        return None
-    scatters.sort()
-    if len(scatters) > 1 and scatters[1][0] < _CLEARLY * scatters[0][0]:
-        return None
-    return scatters[0][1]
-
-
-def _first_nodes(catalogs: list[SpotCatalog], shifts: dict[int, tuple[int, int]]) -> IntArray:
-    lows = []
-    for number, shift in shifts.items():
-        catalog = catalogs[number].select(catalogs[number].labelled)
-        lows.append((int(catalog.grid_i.min()) + shift[0], int(catalog.grid_j.min()) + shift[1]))
-    return np.min(lows, axis=0)
-
-
-def _shifted(catalog: SpotCatalog, shift: IntArray) -> SpotCatalog:
-    labelled = catalog.labelled
-    return catalog.with_labels(
-        np.where(labelled, catalog.grid_i + shift[0], -1), np.where(labelled, catalog.grid_j + shift[1], -1)
-    )

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from permil._kernels import spots as kernels
-from permil.arrays import BoolArray, FloatArray, FloatImage, IntArray, plain_image
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray, plain_image
 from permil.camera import Detector
 from permil.errors import SpotError
 from permil.products import MaskPlane, planes_of
@@ -63,7 +63,7 @@ class Detections:
     brightness: FloatArray
 
 
-def detect_spots(image: FloatImage, usable: BoolArray, *, threshold: float, box: int) -> Detections:
+def detect_spots(image: Float32Array, usable: BoolArray, *, threshold: float, box: int) -> Detections:
     """Find sources.
 
     Parameters
@@ -283,7 +283,7 @@ def measure_spots(
     return SpotMeasurement(catalog, apertures, growth, background)
 
 
-def _plain_planes(image: Any, variance: Any, mask: Any) -> tuple[FloatImage, FloatImage, NDArray[np.integer]]:
+def _plain_planes(image: Any, variance: Any, mask: Any) -> tuple[Float32Array, Float32Array, NDArray[np.integer]]:
     """Return image, variance and mask as plain arrays; those of NDData if they are not given."""
     if hasattr(image, "uncertainty") and hasattr(image, "mask"):
         mask = image.mask if mask is None else mask
@@ -305,7 +305,7 @@ def _is_planes(mask: Any) -> bool:
     return type(mask) is np.ndarray and mask.dtype in (np.int16, np.int32)
 
 
-def _measured_variance(image: FloatImage) -> FloatImage:
+def _measured_variance(image: Float32Array) -> Float32Array:
     """Return the variance of an image of spots, from the noise of its background and the photons above it."""
     known = image[np.isfinite(image)]
     if not known.size:

@@ -1,6 +1,6 @@
 """Positions of spots relative to the grid over many exposures, residuals of the positions, and robust means over exposures.
 
-Each exposure has its own five parameters (`permil.spots.grid_fit`); each spot has a position in the mask that all exposures share: the
+Each exposure has its own five parameters (`permil.spots.grid`); each spot has a position in the mask that all exposures share: the
 regular node plus a shift of its own (mask, optical distortion). Both are solved alternately. Displacements by the sensor remain as
 residuals, except the part equivalent to a change of the five parameters.
 """
@@ -13,7 +13,7 @@ import numpy as np
 
 from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.spots.flux_model import robust_weight
-from permil.spots.grid_fit import RigidGrid, centred, fit_affine, fit_rigid
+from permil.spots.grid import RigidGrid, centred, fit_affine, fit_rigid
 from permil.spots.measurements import Measurements, grouped_median
 
 _MEAN_TURNS = 30

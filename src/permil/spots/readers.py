@@ -31,7 +31,7 @@ from permil.exposures.hdu import read_structure
 from permil.products import tables
 from permil.spots.catalog import QUANTITIES, CatalogHeader, SpotCatalog, SpotFlag, catalog_facts, flux_unit_of
 from permil.spots.cleaning import drop_nulls, repeated_rows
-from permil.spots.grid_fit import RigidGrid
+from permil.spots.grid import RigidGrid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -24,29 +24,31 @@ from permil.products.folder import SpotsFolder
 from permil.progress import StageReport, do_tasks, tell
 from permil.rounding import rounded
 from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
-from permil.spots.calibration_file import (
+from permil.spots.catalog import SpotCatalog
+from permil.spots.cleaning import repeated_catalogs
+from permil.spots.files import (
     StoredCalibration,
     calibration_cards,
+    label_catalog,
     read_calibration,
     write_calibration,
     write_residuals,
 )
-from permil.spots.catalog import SpotCatalog
-from permil.spots.cleaning import repeated_catalogs
-from permil.spots.flux_excess import FluxExcess
-from permil.spots.flux_model import FluxSolution, TensorSplines
-from permil.spots.grid_file import label_catalog
+from permil.spots.flux_model import FluxExcess, FluxSolution, TensorSplines
 from permil.spots.inputs import CatalogFile, LabelledExposure, catalog_files, catalog_tasks, detector_outlines, label_file
-from permil.spots.lattice import common_window
-from permil.spots.measurements import Measurements, gather
-from permil.spots.residuals import LEAST_EXPOSURES, ExposureTable, Repeatability, Residuals, repeatability
-from permil.spots.throughput import (
+from permil.spots.measurements import Measurements, common_window, gather
+from permil.spots.residuals import (
+    LEAST_EXPOSURES,
     MAPPED,
+    ExposureTable,
+    Repeatability,
+    Residuals,
     amplifier_table,
     bin_residuals,
     check_cell,
     model_map,
     radial_profile,
+    repeatability,
     require_inside,
     ring_edges,
     write_throughput,

@@ -14,8 +14,8 @@ from permil.camera import Detector
 from permil.errors import InputError
 from permil.products import RunFolder, open_product, read_table, stored_fingerprint
 from permil.products.folder import SpotsFolder
-from permil.spots.grid_fit import RigidGrid
-from permil.spots.throughput import MAPPED
+from permil.spots.grid import RigidGrid
+from permil.spots.residuals import MAPPED
 
 _AGAIN = "run permil spots again"
 SUMMARY_COLUMNS = ("metric", "detector", "band", "value", "error", "unit")

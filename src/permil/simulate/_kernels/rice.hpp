@@ -1,4 +1,4 @@
-// Encoder of RICE_1; see permil.simulate.raw_file.
+// Encoder of RICE_1; see permil.simulate.headers.
 #pragma once
 #include "_kernels/span.hpp"
 

@@ -52,7 +52,7 @@ struct BeamColumns {
   double *weights, *exponent, *level, *line;
 };
 
-/// Spots; see permil.simulate.spots.exposing.SpotLight.
+/// Spots; see permil.simulate.spots.bench.SpotLight.
 struct Spots {
   int64_t count;
   const double *x, *y, *flux;

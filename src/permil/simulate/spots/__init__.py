@@ -1,6 +1,6 @@
 """Exposures of artificial stars with known truth: a mask of pinholes, the response of the sensor, raw files."""
 
-from permil.simulate.spots.exposing import SpotBench, SpotExposure, draw_exposure
+from permil.simulate.spots.bench import SpotBench, SpotExposure, draw_exposure
 from permil.simulate.spots.sensor import SensorMaps, sensor_mixture
 from permil.simulate.spots.stage import SpotSimulationSummary, simulate_spots
 

@@ -21,10 +21,8 @@ from permil.progress import parallel_map
 from permil.simulate import handover
 from permil.simulate.bench import bench_of
 from permil.simulate.campaign import READOUT_SECONDS, PlannedExposure
-from permil.simulate.headers import Card, CardValue, Conditions, dark_time, primary_cards
-from permil.simulate.raw_file import RawFileWriter
-from permil.simulate.spots.bench import SpotReadout, bench_recipe
-from permil.simulate.spots.exposing import SpotBench, SpotExposure
+from permil.simulate.headers import Card, CardValue, Conditions, RawFileWriter, dark_time, primary_cards
+from permil.simulate.spots.bench import SpotBench, SpotExposure, SpotReadout, bench_recipe
 from permil.simulate.stage import WrittenFiles, claim_folder, write_campaign
 
 TRUTH_FOLDER = "spots"

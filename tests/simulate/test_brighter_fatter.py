@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from permil._kernels.simulate import draw_charge
 from permil.camera import frames
 from permil.config.simulate import SimulateConfig
 from permil.simulate import Bench
 from permil.simulate.bench import ExposedDetector
-from permil.simulate.electronics import draw_charge, repel_charge, strength
+from permil.simulate.electronics import repel_charge, strength
 from permil.simulate.randoms import normal_state
 
 SIDE, SEEDS = 700, range(7000, 7006)

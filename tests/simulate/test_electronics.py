@@ -5,17 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from permil._kernels.simulate import convert_charge, draw_charge, read_out
 from permil.camera import Camera
 from permil.simulate.electronics import (
     ADC_LARGEST,
     Electronics,
     bias_pattern,
-    convert_charge,
     cosmic_rays,
     crosstalk_matrix,
-    draw_charge,
     level_drift,
-    read_out,
 )
 from permil.simulate.randoms import generator, normal_state
 

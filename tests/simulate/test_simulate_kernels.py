@@ -8,7 +8,8 @@ from scipy import ndimage
 
 from kernel_levels import LEVELS, kernels_of
 from permil._kernels import simulate as kernels
-from permil.simulate.electronics import Electronics, convert_charge, draw_charge, read_out
+from permil._kernels.simulate import convert_charge, draw_charge, read_out
+from permil.simulate.electronics import Electronics
 from permil.simulate.headers import compress_rows
 from permil.simulate.projector import BeamTruth
 from permil.simulate.randoms import generator, normal_state

@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from permil._kernels import simulate as kernels
 from permil.arrays import Float32Array, FloatArray, Int32Array, IntArray
 from permil.camera import Camera, Detector, frames, load_camera
 from permil.config.simulate import SimulateConfig
@@ -22,7 +23,7 @@ from permil.simulate.campaign import (
     scanned_detectors,
     select_detectors,
 )
-from permil.simulate.electronics import Electronics, convert_charge, cosmic_rays, digitise, draw_charge, repel_charge, strength
+from permil.simulate.electronics import Electronics, cosmic_rays, digitise, repel_charge, strength
 from permil.simulate.headers import dark_time
 from permil.simulate.projector import BeamTruth, Stage, weather_on_detector, weather_series
 from permil.simulate.randoms import generator, normal_state
@@ -361,11 +362,12 @@ class ExposedDetector:
         light = self._with_jumps(light, names)
         counts = np.empty_like(light)
         gain = self._bench.gains_in(detector, exposure)
-        draw_charge(light, truth.electrons, self._dark(exposure, rng, light.shape), state, counts)
+        # Photon noise is normal of variance equal to the mean: after the read noise indistinguishable from that of Poisson.
+        kernels.draw_charge(light, truth.electrons, self._dark(exposure, rng, light.shape), state, counts)
         counts[self._nonlinear] *= 1 - self._nonlinear_loss * counts[self._nonlinear] / np.float32(REFERENCE_ELECTRONS)
         if self._repulsion:
             self._repel(counts)
-        convert_charge(counts, amplifiers.full_well, gain, amplifiers.curvature)
+        kernels.convert_charge(counts, amplifiers.full_well, gain, amplifiers.curvature)
         settings = config.electronics
         drifts = (settings.offset_drift_adu, settings.row_drift_adu) if config.effects.offset_drift else (0.0, 0.0)
         return digitise(counts, amplifiers, gain, detector.amplifiers[0].prescan, drifts, rng, state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
 
@@ -296,12 +297,12 @@ class _Builder:
                     self._add(
                         kind,
                         led,
-                        position,
-                        (target,) if detectors is None else detectors,
-                        point=point % POINTINGS_PER_DETECTOR if kind == "pointing" else point,
                         image=image,
-                        counter=sequence_in_test(point=point, led=number, image=image, leds=len(self._leds), images=images),
+                        point=point % POINTINGS_PER_DETECTOR if kind == "pointing" else point,
+                        test_sequence=sequence_in_test(point=point, led=number, image=image, leds=len(self._leds), images=images),
+                        commanded=position,
                         target=target,
+                        detectors=(target,) if detectors is None else detectors,
                     )
         self._runs += 1
 
@@ -309,20 +310,10 @@ class _Builder:
         """Add biases to the next run; stage and LED cards keep the values of the last exposure."""
         last = self._exposures[-1]
         for image in range(count):
-            self._add("bias", last.led, last.commanded, detectors, point=0, image=image, counter=image, target="")
+            places: dict[str, Any] = {"commanded": last.commanded, "target": "", "detectors": detectors}
+            self._add("bias", last.led, image=image, point=0, test_sequence=image, **places)
 
-    def _add(
-        self,
-        kind: str,
-        led: str,
-        position: Position,
-        detectors: tuple[str, ...],
-        *,
-        point: int,
-        image: int,
-        counter: int,
-        target: str,
-    ) -> None:
+    def _add(self, kind: str, led: str, *, image: int, **fields: Any) -> None:
         current, light_seconds = LED_SETTINGS[led]
         seconds = 0.0 if kind == "bias" else light_seconds
         self._moment += timedelta(seconds=READOUT_SECONDS + seconds)
@@ -332,18 +323,14 @@ class _Builder:
             run=f"{_FIRST_RUN + self._runs}D",
             job=f"{_FIRST_JOB + _JOB_STEP * self._runs}",
             led=led,
-            point=point,
             image=image,
-            test_sequence=counter,
-            commanded=position,
-            target=target,
-            detectors=detectors,
             end=self._moment,
             sequence=0,
             exposure_time=seconds,
             current=current,
             phase=0.0,
             compressed=self._compression == "rice" or (self._compression == "sample" and first_of_led),
+            **fields,
         )
         self._of_day[exposure.day] = self._of_day.get(exposure.day, 0) + 1
         self._exposures.append(replace(exposure, sequence=self._of_day[exposure.day]))

@@ -216,72 +216,6 @@ def cosmic_rays(detector: Detector, rng: np.random.Generator, *, rate: float, se
     return deposits
 
 
-def draw_charge(light: Float32Array, level: float, dark: Float32Array, state: NDArray[np.uint64], charge: Float32Array) -> None:
-    """Draw the charge of every active pixel, electrons.
-
-    Photon noise is normal of variance equal to the mean: exact in mean and variance, and indistinguishable from Poisson's after
-    the read noise of several electrons.
-
-    Parameters
-    ----------
-    light : ndarray of float32, shape (n, ny, nx)
-        Beam times response.
-    level : float
-        Electrons at 1.
-    dark : ndarray of float32, shape (n, ny, nx)
-        Electrons without light.
-    state : ndarray, shape (4,)
-        State of the random generator; advanced.
-    charge : ndarray of float32, shape (n, ny, nx)
-        Output.
-    """
-    kernels.draw_charge(light, level, dark, state, charge)
-
-
-def convert_charge(charge: Float32Array, full_well: FloatArray, gain: FloatArray, curvature: FloatArray) -> None:
-    """Convert charge to counts above bias in place, without readout noise.
-
-    Parameters
-    ----------
-    charge : ndarray of float32, shape (n, ny, nx)
-        Electrons; becomes adu.
-    full_well, gain, curvature : ndarray, shape (n,)
-        See `Electronics`.
-    """
-    kernels.convert_charge(charge, full_well, gain, curvature)
-
-
-def read_out(
-    counts: Float32Array,
-    electronics: Electronics,
-    drift: Float32Array,
-    noise: FloatArray,
-    prescan: int,
-    state: NDArray[np.uint64],
-    raw: Int32Array,
-) -> None:
-    """Convert counts above bias to raw segments: crosstalk, overscans, bias, read noise, and rounding.
-
-    Parameters
-    ----------
-    counts : ndarray of float32, shape (n, ny, nx)
-        From `convert_charge`.
-    electronics
-        Crosstalk, bias and deferred charge.
-    drift : ndarray of float32, shape (n, ny_raw)
-        From `level_drift`.
-    noise : ndarray, shape (n,)
-        Read noise, adu.
-    prescan
-        Columns before the active ones.
-    state : ndarray, shape (4,)
-        State of the random generator; advanced.
-    raw : ndarray of int32, shape (n, ny_raw, nx_raw)
-        Output.
-    """
-    kernels.read_out(counts, electronics, drift, noise, prescan, state, raw)
-
-
 def digitise(
     counts: Float32Array,
     electronics: Electronics,
@@ -291,23 +225,29 @@ def digitise(
     rng: np.random.Generator,
     state: NDArray[np.uint64],
 ) -> Int32Array:
-    """Return the raw segments of one exposure, shape (n, ny_raw, nx_raw).
+    """Return the raw segments of one exposure, shape (n, ny_raw, nx_raw): crosstalk, overscans, bias, read noise, and rounding.
 
     Parameters
     ----------
-    counts, electronics, prescan, state
-        See `read_out`.
+    counts : ndarray of float32, shape (n, ny, nx)
+        Counts above bias.
+    electronics
+        Crosstalk, bias and deferred charge.
     gain : ndarray, shape (n,)
         Electrons per adu in this exposure.
+    prescan
+        Columns before the active ones.
     drifts
         Changes of the bias level from exposure to exposure and from row to row, adu rms.
     rng
         Generator of these changes.
+    state : ndarray, shape (4,)
+        State of the generator of the read noise; advanced.
     """
     exposure, row = drifts
     drift = level_drift(rng, electronics.bias.shape[:2], exposure=exposure, row=row)
     raw = np.empty(electronics.bias.shape, dtype=np.int32)
-    read_out(counts, electronics, drift, electronics.read_noise / gain, prescan, state, raw)
+    kernels.read_out(counts, electronics, drift, electronics.read_noise / gain, prescan, state, raw)
     return raw
 
 

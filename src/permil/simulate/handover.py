@@ -44,9 +44,7 @@ def gains(bench: Bench, kind: str) -> Table:
         rows += [
             (detector.name, amplifier.name, float(gain)) for amplifier, gain in zip(detector.amplifiers, measured, strict=True)
         ]
-    table = Table(rows=rows, names=("detector", "segment", "gain"))
-    table["gain"].unit = "electron / adu"
-    return table
+    return Table(rows=rows, names=("detector", "segment", "gain"), units={"gain": "electron / adu"})
 
 
 def linearity(bench: Bench) -> Table:
@@ -253,10 +251,7 @@ def scale_table(bench: Bench, truths: list[ExposureTruth]) -> Table:
     ]
     weather = (f"weather_{term}" for term in WEATHER_TERMS)
     names = ("mjd", "exposure_s", "electrons", "photodiode", "photodiode_response", *weather)
-    table = Table(rows=rows, names=(*_IDENTITY, *names))
-    for name, unit in (("mjd", "d"), ("exposure_s", "s"), ("electrons", "electron")):
-        table[name].unit = unit
-    return table
+    return Table(rows=rows, names=(*_IDENTITY, *names), units={"mjd": "d", "exposure_s": "s", "electrons": "electron"})
 
 
 def position_table(bench: Bench, truths: list[ExposureTruth]) -> Table:
@@ -267,10 +262,7 @@ def position_table(bench: Bench, truths: list[ExposureTruth]) -> Table:
         if exposure.kind != "bias"
     ]
     coordinates = [f"{what}_{axis}_mm" for what in ("commanded", "recorded", "lamp", "beam") for axis in "xy"]
-    table = Table(rows=rows, names=(*_IDENTITY, *coordinates))
-    for name in coordinates:
-        table[name].unit = "mm"
-    return table
+    return Table(rows=rows, names=(*_IDENTITY, *coordinates), units=dict.fromkeys(coordinates, "mm"))
 
 
 def amplifier_table(bench: Bench) -> Table:
@@ -286,10 +278,9 @@ def amplifier_table(bench: Bench) -> Table:
         columns = zip(detector.amplifiers, *numbers_of, strict=True)
         rows += [(detector.name, amplifier.name, *map(float, numbers)) for amplifier, *numbers in columns]
     units = {"gain": "electron / adu", "read_noise": "electron", "full_well": "electron", "a1": "1 / adu"}
-    table = Table(rows=rows, names=("detector", "segment", *units, "gain_step", "gain_step_mjd"))
-    for name, unit in (*units.items(), ("gain_step_mjd", "d")):
-        table[name].unit = unit
-    return table
+    return Table(
+        rows=rows, names=("detector", "segment", *units, "gain_step", "gain_step_mjd"), units=units | {"gain_step_mjd": "d"}
+    )
 
 
 def board_table(bench: Bench) -> Table:
@@ -300,9 +291,8 @@ def board_table(bench: Bench) -> Table:
         for board, detector in boards.items():
             changes = bench.board_temperature(detector, exposure), bench.counts_factor(detector, exposure)
             rows.append((exposure.obsid, modified_julian_date(exposure.end), *board, *changes))
-    table = Table(rows=rows, names=("obsid", "mjd", "raft", "board", "temperature", "counts_factor"))
-    table["mjd"].unit, table["temperature"].unit = "d", "deg_C"
-    return table
+    names = ("obsid", "mjd", "raft", "board", "temperature", "counts_factor")
+    return Table(rows=rows, names=names, units={"mjd": "d", "temperature": "deg_C"})
 
 
 _IDENTITY = ("obsid", "run", "kind", "led", "target", "point", "image")

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from permil._kernels import simulate as kernels
 from permil.arrays import Int32Array
 from permil.camera import Amplifier, Detector
-from permil.errors import OutputError
+from permil.exposures.checksums import sum_of_words
+from permil.products.atomic import writing
 from permil.simulate.campaign import PlannedExposure, Position, modified_julian_date
 
 BLOCK = 2880
@@ -56,20 +57,6 @@ def format_card(keyword: str, value: CardValue, comment: str = "") -> bytes:
 def padded(data: bytes, fill: bytes = b"\0") -> bytes:
     """Return data padded to whole blocks."""
     return data + fill * (-len(data) % BLOCK)
-
-
-def word_sum(data: bytes | bytearray | NDArray[np.uint8]) -> int:
-    """Return the ones'-complement sum of 32-bit big-endian words; the length must be a multiple of 4."""
-    total = int(np.frombuffer(data, dtype=">u4").sum(dtype=np.uint64))
-    while total >> 32:
-        total = (total & 0xFFFFFFFF) + (total >> 32)
-    return total
-
-
-def add_sums(first: int, second: int) -> int:
-    """Return the ones'-complement sum of two sums."""
-    total = first + second
-    return (total & 0xFFFFFFFF) + (total >> 32)
 
 
 def encode_checksum(total: int) -> str:
@@ -120,7 +107,7 @@ class HeaderTemplate:
         self._put(header, "DATASUM", str(data_sum), "checksum of the data records")
         comment = "checksum for the current HDU"
         self._put(header, "CHECKSUM", CHECKSUM_OFF, comment)
-        total = add_sums(word_sum(header), data_sum)
+        total = (sum_of_words(bytes(header)) + data_sum) % (2**32 - 1)
         self._put(header, "CHECKSUM", encode_checksum(total), comment)
         return header
 
@@ -572,24 +559,19 @@ class RawFileWriter:
         parts += [self._board.filled(0, self._temperatures(conditions)), self._configuration]
         # Raw files can be simulated again, so they are not synchronised to disk one by one, which would take most of the time.
         temporary = path.with_name(f".{path.name}.partial.fits")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as stream:
-                stream.writelines(parts)
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(
-                f"cannot be written ({error.strerror or error})",
-                path=path,
-                remedy="check the folder's permissions and its free space, and run again",
-                errno=error.errno,
-            ) from error
+        with writing(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with temporary.open("wb") as stream:
+                    stream.writelines(parts)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         return sum(len(part) for part in parts)
 
     def _plain_segment(self, number: int, segment: Int32Array) -> list[bytes | bytearray]:
         data = padded(segment.astype(">i4").tobytes())
-        return [self._plain[number].filled(word_sum(data)), data]
+        return [self._plain[number].filled(sum_of_words(data)), data]
 
     def _rice_segment(self, number: int, segment: Int32Array) -> list[bytes | bytearray]:
         heap, descriptors = compress_rows(segment)
@@ -598,7 +580,7 @@ class RawFileWriter:
             ("PCOUNT", heap.size, "number of group parameters"),
             ("TFORM1", f"1PB({descriptors[:, 0].max()})", "data format of field: variable length array"),
         ]
-        return [self._rice[number].filled(word_sum(data), changes), data]
+        return [self._rice[number].filled(sum_of_words(data), changes), data]
 
     def _temperatures(self, conditions: Conditions) -> list[Card]:
         def changed(keyword: str, content: float) -> Card:

@@ -80,23 +80,12 @@ class SimulatedCampaign:
     @cached_property
     def exposures(self) -> QTable:
         """One row per exposure in order of time: kind, LED, commanded position (CCS), photodiode and electrons at the beam's maximum."""
-        rows = [
-            (
-                exposure.obsid,
-                exposure.kind,
-                "" if exposure.kind == "bias" else exposure.led,
-                *exposure.commanded,
-                one.photodiode,
-                one.electrons,
-                ",".join(exposure.detectors),
-            )
-            for exposure, one in zip(self.bench.exposures, self._truths, strict=True)
-        ]
+        rows = []
+        for exposure, one in zip(self.bench.exposures, self._truths, strict=True):
+            led, light = "" if exposure.kind == "bias" else exposure.led, (one.photodiode, one.electrons)
+            rows.append((exposure.obsid, exposure.kind, led, *exposure.commanded, *light, ",".join(exposure.detectors)))
         columns = ("obsid", "kind", "led", "x", "y", "photodiode", "electrons", "detectors")
-        table = QTable(rows=rows, names=columns)
-        for name, unit in (("x", "mm"), ("y", "mm"), ("electrons", "electron")):
-            table[name].unit = unit
-        return table
+        return QTable(rows=rows, names=columns, units={"x": "mm", "y": "mm", "electrons": "electron"})
 
     @cached_property
     def _truths(self) -> list[ExposureTruth]:
@@ -148,17 +137,19 @@ class SimulatedCampaign:
         CameraError
             If the camera does not have the detector.
         """
-        if led not in self.leds:
-            raise InputError(f"the campaign has no LED {led}", remedy=f"its LEDs are {', '.join(self.leds)}", value=led)
+        self._require_led(led)
         own = self.camera[detector]
         response = self.bench.sensors.response(own, led) / np.float32(self._scales[led])
         return Flat(response, mask=self.bench.sensors.mask(own), camera=self.bench.config.camera, detector=own, led=led)
 
     def beam(self, led: str, ux: Any, uy: Any) -> FloatArray:
         """Return the true beam at places minus the beam's centre, mm; 1 at its maximum."""
+        self._require_led(led)
+        return self.bench.beam(led)(*(plain_array(axis, name=name, unit="mm") for name, axis in (("ux", ux), ("uy", uy))))
+
+    def _require_led(self, led: str) -> None:
         if led not in self.leds:
             raise InputError(f"the campaign has no LED {led}", remedy=f"its LEDs are {', '.join(self.leds)}", value=led)
-        return self.bench.beam(led)(*(plain_array(axis, name=name, unit="mm") for name, axis in (("ux", ux), ("uy", uy))))
 
     def gains(self) -> QTable:
         """Return the true gain of each amplifier."""

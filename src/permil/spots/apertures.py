@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -97,11 +98,7 @@ def aperture_fluxes(
     circles = np.asarray(radii, dtype=np.float64)
     flux, squared, area, shared = (np.zeros((x.size, circles.size)) for _ in range(4))
     kernels.sum_circles(
-        np.ascontiguousarray(image, dtype=np.float32),
-        np.ascontiguousarray(variance, dtype=np.float32),
-        np.ascontiguousarray(usable),
-        np.ascontiguousarray(x, dtype=np.float64),
-        np.ascontiguousarray(y, dtype=np.float64),
+        *_contiguous(image, variance, usable, x, y),
         circles,
         rows,
         flux,
@@ -111,6 +108,12 @@ def aperture_fluxes(
     )
     spread = squared + (area * np.asarray(background_error)[:, None]) ** 2 - 2.0 * area * shared
     return ApertureFluxes(circles, flux, np.sqrt(np.maximum(spread, 0.0)))
+
+
+def _contiguous(image: Float32Array, variance: Float32Array, usable: BoolArray, x: FloatArray, y: FloatArray) -> tuple[Any, ...]:
+    """Return the arrays as kernels take them."""
+    planes = [np.ascontiguousarray(plane, dtype=np.float32) for plane in (image, variance)]
+    return (*planes, np.ascontiguousarray(usable), *(np.ascontiguousarray(axis, dtype=np.float64) for axis in (x, y)))
 
 
 def growth_curve(apertures: ApertureFluxes, good: BoolArray, *, reference: float) -> GrowthCurve:
@@ -219,11 +222,7 @@ def adaptive_moments(
     parameters = np.full((x.size, 5), np.nan)
     covariance = np.full((x.size, 5, 5), np.nan)
     kernels.measure_moments(
-        np.ascontiguousarray(image, dtype=np.float32),
-        np.ascontiguousarray(variance, dtype=np.float32),
-        np.ascontiguousarray(usable),
-        np.ascontiguousarray(x, dtype=np.float64),
-        np.ascontiguousarray(y, dtype=np.float64),
+        *_contiguous(image, variance, usable, x, y),
         sigma,
         largest_sigma,
         LARGEST_SHIFT,

@@ -39,8 +39,8 @@ from permil.spots.flux_model import (
     starting_values,
 )
 from permil.spots.grid import RigidGrid
-from permil.spots.measurements import Measurements, grouped_median
-from permil.spots.positions import PositionSolution, TwoWayMeans, fit_grids, solve_positions, two_way_means
+from permil.spots.measurements import MaskIdentity, Measurements, grouped_median
+from permil.spots.positions import TwoWayMeans, fit_grids, solve_positions, two_way_means
 from permil.spots.residuals import MOMENTS, ExposureTable, Residuals, SpotTable, residuals_of
 
 Method = Literal["joint", "mean"]
@@ -121,8 +121,8 @@ def _slopes(places: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatAr
     return parameters[1:], np.sqrt(np.diag(inverse)[1:] * variance)
 
 
-@dataclass(frozen=True)
-class SpotCalibration:
+@dataclass(frozen=True, kw_only=True)
+class SpotCalibration(MaskIdentity):
     """A calibrated mask and the exposures used for it.
 
     Attributes
@@ -142,7 +142,7 @@ class SpotCalibration:
     excess
         Scatter of the fluxes in excess of these errors, included in the errors of spots, exposures and throughput.
     columns, rows, detector, band, aperture, flux_unit, serial
-        Properties common to all measurements.
+        Properties common to all measurements (`permil.spots.measurements.MaskIdentity`).
     """
 
     spots: SpotTable
@@ -155,13 +155,6 @@ class SpotCalibration:
     chi_square: float
     freedom: int
     excess: FluxExcess
-    columns: int
-    rows: int
-    detector: str
-    band: str
-    aperture: float
-    flux_unit: str
-    serial: str = ""
 
 
 def calibrate(
@@ -190,9 +183,9 @@ def calibrate(
         raise SpotError(
             "a calibration needs at least two exposures of the mask", remedy="give more catalogs", value=measurements.exposures
         )
-    positions = solve_positions(measurements)
-    moments = _moments(measurements)
-    exposures = _exposure_table(measurements, positions.grids, moments)
+    places, grids = solve_positions(measurements)
+    moments = {name: two_way_means(measurements.quantities[name], measurements) for name in MOMENTS}
+    exposures = _exposure_table(measurements, grids, moments)
     mode = mode or ("fixed" if np.nanmax(np.nanstd(exposures.centres, axis=0)) < _ONE_PLACE else "dithered")
     solution = None
     degeneracies: tuple[GradientDegeneracy, ...] = ()
@@ -204,8 +197,10 @@ def calibrate(
         chi_square, freedom = solution.chi_square, solution.freedom
         predicted, known_errors = solution.predicted * (1 + solution.throughput), not solution.errors_from_scatter
         if solution.splines is not None:
+            grid = next(grid for grid in grids if grid is not None)
+            nodes = grid.positions(*np.divmod(np.arange(measurements.spots), measurements.rows))
             degeneracies = gradient_degeneracies(
-                measurements, solution, pointing=exposures.centres, places=_places(measurements, positions)
+                measurements, solution, pointing=exposures.centres, places=nodes - [grid.x0, grid.y0]
             )
     else:
         flux, flux_error, scale, scale_error, sigma, used = _mean_fluxes(measurements)
@@ -219,7 +214,7 @@ def calibrate(
         flux=flux,
         flux_error=flux_error,
         flux_count=np.bincount(measurements.spot[used], minlength=measurements.spots),
-        places=positions.places,
+        places=places,
         moments={name: entry.spot for name, entry in moments.items()},
         moment_errors={name: entry.spot_error for name, entry in moments.items()},
     )
@@ -234,13 +229,7 @@ def calibrate(
         chi_square=chi_square,
         freedom=freedom,
         excess=_excess(measurements, predicted, sigma, used, freedom, mode=mode) if known_errors else UNKNOWN,
-        columns=measurements.columns,
-        rows=measurements.rows,
-        detector=measurements.detector,
-        band=measurements.band,
-        aperture=measurements.aperture,
-        flux_unit=measurements.flux_unit,
-        serial=measurements.serial,
+        **measurements.identity,
     )
 
 
@@ -260,9 +249,7 @@ def apply_spots(spots: SpotTable, measurements: Measurements) -> tuple[ExposureT
         )
     measured = measurements.quantities["flux"]
     scale = grouped_median(measured[good] / flux[good], measurements.exposure[good], measurements.exposures)
-    sigma = expected_sigma(measurements, good, scale, spots.flux)
-    if not np.isfinite(sigma[good]).any():
-        sigma = _scatter_sigma(measured - flux * scale[measurements.exposure], good, flux * scale[measurements.exposure])
+    sigma, _ = expected_sigma(measurements, good, scale, spots.flux)
     predicted = flux * scale[measurements.exposure]
     weight = np.where(good, np.nan_to_num(robust_weight((measured - predicted) / sigma) / sigma**2), 0.0)
     sums = np.bincount(measurements.exposure, weight * np.nan_to_num(flux) ** 2, minlength=measurements.exposures)
@@ -278,31 +265,10 @@ def apply_spots(spots: SpotTable, measurements: Measurements) -> tuple[ExposureT
 
 def _offset(measurements: Measurements, name: str, spot_values: FloatArray) -> TwoWayMeans:
     """Return the offsets of the exposures, given the moments of the spots."""
-    difference = measurements.quantities[name] - spot_values[measurements.spot]
     # A single group of spots gives the mean over all spots of each exposure.
-    means = two_way_means(
-        difference,
-        measurements.good,
-        np.zeros_like(measurements.spot),
-        measurements.exposure,
-        spots=1,
-        exposures=measurements.exposures,
-    )
+    together = replace(measurements, spot=np.zeros_like(measurements.spot), columns=1, rows=1)
+    means = two_way_means(measurements.quantities[name] - spot_values[measurements.spot], together)
     return replace(means, offset=means.offset + means.spot[0])
-
-
-def _moments(measurements: Measurements) -> dict[str, TwoWayMeans]:
-    return {
-        name: two_way_means(
-            measurements.quantities[name],
-            measurements.good,
-            measurements.spot,
-            measurements.exposure,
-            spots=measurements.spots,
-            exposures=measurements.exposures,
-        )
-        for name in MOMENTS
-    }
 
 
 def _exposure_table(
@@ -321,13 +287,6 @@ def _exposure_table(
     )
 
 
-def _places(measurements: Measurements, positions: PositionSolution) -> FloatArray:
-    """Return positions of the spots relative to the centre of the mask, in pixels along the detector axes."""
-    grid = next(grid for grid in positions.grids if grid is not None)
-    i, j = np.divmod(np.arange(measurements.spots), measurements.rows)
-    return grid.positions(i, j) - [grid.x0, grid.y0]
-
-
 def _mean_fluxes(
     measurements: Measurements,
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, BoolArray]:
@@ -335,15 +294,12 @@ def _mean_fluxes(
     fluxes, scales = starting_values(measurements, measurements.good)
     good = measurements.good & (np.nan_to_num(fluxes)[measurements.spot] > 0) & (np.nan_to_num(scales)[measurements.exposure] > 0)
     measured, scale = measurements.quantities["flux"], scales[measurements.exposure]
-    predicted = fluxes[measurements.spot] * scale
-    sigma = expected_sigma(measurements, good, scales, fluxes)
+    sigma, _ = expected_sigma(measurements, good, scales, fluxes)
     # The scatter includes the throughput: errors are taken from the scatter of each spot.
     scatter = 1.4826 * grouped_median(
         np.abs(measured / scale - fluxes[measurements.spot])[good], measurements.spot[good], measurements.spots
     )
     scatter = np.where(scatter > 0, scatter, np.nanmedian(scatter))
-    if not np.isfinite(sigma[good]).any():
-        sigma = _scatter_sigma(measured - predicted, good, predicted)
     pull = (measured / scale - fluxes[measurements.spot]) / scatter[measurements.spot]
     weight = np.where(good, np.nan_to_num(robust_weight(pull)), 0.0)
     sums = np.bincount(measurements.spot, weight, minlength=measurements.spots)
@@ -372,9 +328,3 @@ def _excess(
     places = np.column_stack([quantities["x"][used], quantities["y"][used]])
     own = own_excess(residual, variance, excess, places, measurements.spot[used], measurements.exposure[used])
     return FluxExcess(excess, error, *own)
-
-
-def _scatter_sigma(difference: FloatArray, good: BoolArray, predicted: FloatArray) -> FloatArray:
-    """Return errors of photon-noise shape, scaled to the robust scatter."""
-    shape = np.sqrt(np.abs(predicted))
-    return shape * 1.4826 * float(np.median(np.abs(difference[good] / shape[good])))

@@ -84,12 +84,8 @@ def flux_unit_of(label: str) -> str:
         ) from error
 
 
-def _absent() -> FloatArray:
+def _absent() -> Any:
     return np.zeros(0)
-
-
-def _no_labels() -> IntArray:
-    return np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -156,9 +152,9 @@ class SpotCatalog:
     xy_err: FloatArray = field(default_factory=_absent)
     flux_err: FloatArray = field(default_factory=_absent)
     background: FloatArray = field(default_factory=_absent)
-    flags: IntArray = field(default_factory=_no_labels)
-    grid_i: IntArray = field(default_factory=_no_labels)
-    grid_j: IntArray = field(default_factory=_no_labels)
+    flags: IntArray = field(default_factory=_absent)
+    grid_i: IntArray = field(default_factory=_absent)
+    grid_j: IntArray = field(default_factory=_absent)
     detector: str = ""
     exposure: str = ""
     exposure_time: float = np.nan

@@ -17,8 +17,9 @@ from permil.errors import InputError, PermilError
 from permil.products import Description, check_output, open_product, provenance, table_hdu, write_hdus
 from permil.products.tables import numbers
 from permil.spots.calibration import SpotCalibration
-from permil.spots.catalog import SpotCatalog, SpotFlag, flux_unit_of
+from permil.spots.catalog import SpotCatalog, SpotFlag, catalog_cards, flux_unit_of
 from permil.spots.grid import SpotGrid, find_grid
+from permil.spots.measurements import MaskIdentity
 from permil.spots.positions import SpotPlaces
 from permil.spots.readers import SourceTable, catalog_of, open_source_table
 from permil.spots.residuals import MOMENTS, ExposureTable, Repeatability, Residuals, SpotTable
@@ -27,18 +28,11 @@ _GRID = ("x0", "y0", "xstep", "ystep", "theta")
 _UNITS = {"dx": "pixel", "dy": "pixel", **dict.fromkeys(MOMENTS, "pixel2")}
 
 
-@dataclass(frozen=True)
-class StoredCalibration:
+@dataclass(frozen=True, kw_only=True)
+class StoredCalibration(MaskIdentity):
     """A stored calibration: the spots, and properties that other exposures must share."""
 
     spots: SpotTable
-    columns: int
-    rows: int
-    detector: str
-    band: str
-    aperture: float
-    flux_unit: str
-    serial: str = ""
 
 
 def write_calibration(
@@ -362,20 +356,12 @@ def grid_cards(grid: SpotGrid) -> dict[str, Any]:
 
 
 def _source_cards(sources: SpotCatalog, table: SourceTable) -> dict[str, Any]:
-    cards = {
-        "DETECTOR": (sources.detector or None, "detector"),
-        "EXPOSURE": (sources.exposure[:60] or None, "exposure"),
-        "EXPTIME": (sources.exposure_time, "[s] exposure time"),
-        "PROJX": (sources.projector_x, "[mm] projector X"),
-        "PROJY": (sources.projector_y, "[mm] projector Y"),
-        "BAND": (sources.band or None, "filter or LED"),
-        "MJD": (sources.mjd, "[d] modified Julian date"),
-        "LSST_NUM": (sources.serial or None, "serial number of the sensor"),
-        "FLUXUNIT": (sources.flux_unit, "unit of flux"),
-        "CATKIND": (table.kind, "make of the catalog"),
-    }
+    cards = catalog_cards(sources) | {"EXPOSURE": (sources.exposure[:60] or None, "exposure")}
+    aperture = cards.pop("APERTURE")
+    del cards["PIXFRAME"]
+    cards["CATKIND"] = (table.kind, "make of the catalog")
     # Column names of stack catalogs contain the radius.
-    return cards if table.kind == "stack" else cards | {"APERTURE": (sources.aperture, "[pixel] radius of the flux aperture")}
+    return cards if table.kind == "stack" else cards | {"APERTURE": aperture}
 
 
 def labelled_hdu(table: SourceTable, grid: SpotGrid) -> fits.BinTableHDU:

@@ -400,17 +400,25 @@ def starting_values(measurements: Measurements, good: BoolArray) -> tuple[FloatA
     return grouped_median(flux / scales[exposure], spot, measurements.spots), scales
 
 
-def expected_sigma(measurements: Measurements, good: BoolArray, scales: FloatArray, fluxes: FloatArray) -> FloatArray:
-    """Return the expected error of each measurement (module docstring); NaN if the catalogs have no errors."""
+def expected_sigma(
+    measurements: Measurements, good: BoolArray, scales: FloatArray, fluxes: FloatArray
+) -> tuple[FloatArray, bool]:
+    """Return the expected error of each measurement (module docstring), and whether it is from the scatter.
+
+    If the catalogs have no errors, these have the shape of photon noise, scaled to the robust scatter around the fluxes.
+    """
     variance = measurements.errors["flux"] ** 2 / scales[measurements.exposure]
     known = good & np.isfinite(variance)
     if not known.any():
-        return np.full(len(good), np.nan)
+        predicted = fluxes[measurements.spot] * scales[measurements.exposure]
+        shape = np.sqrt(np.abs(predicted))
+        pull = (measurements.quantities["flux"][good] - predicted[good]) / shape[good]
+        return shape * max(1.4826 * float(np.median(np.abs(pull))), 1e-12), True
     per_spot = grouped_median(variance[known], measurements.spot[known], measurements.spots)
     # A spot without errors gets the typical error at its brightness.
     per_flux = np.nanmedian(per_spot / np.abs(fluxes))
     per_spot = np.where(np.isfinite(per_spot), per_spot, per_flux * np.abs(fluxes))
-    return np.sqrt(per_spot[measurements.spot] * scales[measurements.exposure])
+    return np.sqrt(per_spot[measurements.spot] * scales[measurements.exposure]), False
 
 
 def fit_fluxes(measurements: Measurements, *, splines: TensorSplines | None) -> FluxSolution:
@@ -434,19 +442,8 @@ def fit_fluxes(measurements: Measurements, *, splines: TensorSplines | None) -> 
     good = good & positive
     if not good.any():
         raise SpotError("no spot has a positive flux", remedy="check the flux column and the background of the catalogs")
-    sigma = expected_sigma(measurements, good, scales, fluxes)
-    from_scatter = not np.isfinite(sigma[good]).any()
-    if from_scatter:
-        sigma = _sigma_from_scatter(measurements, good, fluxes, scales)
+    sigma, from_scatter = expected_sigma(measurements, good, scales, fluxes)
     return _Fit(measurements, good, splines, sigma, from_scatter).run(fluxes, scales)
-
-
-def _sigma_from_scatter(measurements: Measurements, good: BoolArray, fluxes: FloatArray, scales: FloatArray) -> FloatArray:
-    """Return errors of photon-noise shape, scaled to the robust scatter around the starting values."""
-    predicted = fluxes[measurements.spot] * scales[measurements.exposure]
-    shape = np.sqrt(np.abs(predicted))
-    pull = (measurements.quantities["flux"][good] - predicted[good]) / shape[good]
-    return shape * max(1.4826 * float(np.median(np.abs(pull))), 1e-12)
 
 
 class _Fit:

@@ -255,7 +255,8 @@ def measure_spots(
     usable = np.isfinite(image) & np.isfinite(variance)
     usable &= (mask & _NO_MEASUREMENT) == 0
     found = detect_spots(image, usable, threshold=options.threshold, box=options.background_box)
-    free = _free_of_spots(usable, found, options.mask_radius)
+    free = usable.copy()
+    kernels.clear_discs(free, found.x, found.y, options.mask_radius)
     rows = None if row_variance is None else row_noise(detector, row_variance)
     background = fit_background(image, free, box=options.background_box, row_noise=rows)
     signal = background.subtracted(image)
@@ -291,7 +292,8 @@ def _plain_planes(image: Any, variance: Any, mask: Any) -> tuple[Float32Array, F
     signal = np.ascontiguousarray(plain_image(image, name="image", unit="electron"), dtype=np.float32)
     if signal.ndim != 2:
         raise SpotError(f"the image has {signal.ndim} dimensions", remedy="give an image of two dimensions", value=signal.shape)
-    planes = mask if _is_planes(mask) else planes_of(mask, "mask", signal.shape)
+    is_planes = type(mask) is np.ndarray and mask.dtype in (np.int16, np.int32)
+    planes = mask if is_planes else planes_of(mask, "mask", signal.shape)
     if variance is None:
         variance = _measured_variance(signal)
     elif hasattr(variance, "represent_as"):
@@ -299,10 +301,6 @@ def _plain_planes(image: Any, variance: Any, mask: Any) -> tuple[Float32Array, F
 
         variance = variance.represent_as(VarianceUncertainty).quantity
     return signal, np.ascontiguousarray(plain_image(variance, name="variance", unit="electron2"), dtype=np.float32), planes
-
-
-def _is_planes(mask: Any) -> bool:
-    return type(mask) is np.ndarray and mask.dtype in (np.int16, np.int32)
 
 
 def _measured_variance(image: Float32Array) -> Float32Array:
@@ -327,25 +325,19 @@ def _catalog(
     options: MeasureOptions,
 ) -> SpotCatalog:
     aperture = options.radii.index(options.flux_radius)
-    errors = moments.errors
+    shape = {name: getattr(moments, name) for name in ("xx", "yy", "xy")}
+    errors = {f"{name}_err": error for name, error in zip(("x", "y", "xx", "yy", "xy"), moments.errors.T, strict=True)}
     return SpotCatalog(
         x=x,
         y=y,
-        xx=moments.xx,
-        yy=moments.yy,
-        xy=moments.xy,
         flux=apertures.flux[:, aperture],
-        x_err=errors[:, 0],
-        y_err=errors[:, 1],
-        xx_err=errors[:, 2],
-        yy_err=errors[:, 3],
-        xy_err=errors[:, 4],
         flux_err=apertures.error[:, aperture],
+        **shape,
+        **errors,
         background=background,
         flags=flags,
         detector=detector.name,
         aperture=options.flux_radius,
-        flux_unit="electron",
     )
 
 
@@ -355,12 +347,6 @@ def _growth_spots(catalog: SpotCatalog, detector: Detector, options: MeasureOpti
     inside_x = (catalog.x > reach) & (catalog.x < detector.nx - 1 - reach)
     inside_y = (catalog.y > reach) & (catalog.y < detector.ny - 1 - reach)
     return catalog.good & inside_x & inside_y & (catalog.flux > _GROWTH_SIGNIFICANCE * catalog.flux_err)
-
-
-def _free_of_spots(usable: BoolArray, found: Detections, radius: float) -> BoolArray:
-    free = usable.copy()
-    kernels.clear_discs(free, found.x, found.y, radius)
-    return free
 
 
 def _flags(

@@ -8,7 +8,8 @@ ratio of its fluxes to those of the same spots in other exposures scatters least
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -137,8 +138,26 @@ def _shifted(catalog: SpotCatalog, shift: IntArray) -> SpotCatalog:
     )
 
 
-@dataclass(frozen=True)
-class Measurements:
+@dataclass(frozen=True, kw_only=True)
+class MaskIdentity:
+    """What all measurements of a mask share: its spots along i and j, detector, band, aperture, unit of the fluxes, serial number."""
+
+    columns: int
+    rows: int
+    detector: str
+    band: str
+    aperture: float
+    flux_unit: str
+    serial: str = ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The shared properties by name."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(MaskIdentity)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurements(MaskIdentity):
     """Measurements of labelled spots; arrays of shape (n,) unless stated otherwise.
 
     Attributes
@@ -153,12 +172,8 @@ class Measurements:
         Subtracted background under each spot, ``flux_unit`` per pixel; NaN where unknown.
     good
         Measurements without a bad flag.
-    columns, rows
-        Spots of the mask.
     names, mjd, projector : shapes (k,), (k,), (k, 2)
         Names, dates and projector positions of the exposures.
-    detector, band, aperture, flux_unit, serial
-        Properties common to all measurements.
     """
 
     spot: IntArray
@@ -167,16 +182,9 @@ class Measurements:
     errors: dict[str, FloatArray]
     background: FloatArray
     good: BoolArray
-    columns: int
-    rows: int
     names: tuple[str, ...]
     mjd: FloatArray
     projector: FloatArray
-    detector: str
-    band: str
-    aperture: float
-    flux_unit: str
-    serial: str = ""
 
     @property
     def spots(self) -> int:
@@ -212,13 +220,14 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
     """
     if not catalogs:
         raise SpotError("there is no catalog with a grid of spots", remedy="give at least one")
+    shared: dict[str, str] = {}
     for name, what, remedy in (
         ("detector", "detectors", "give the exposures of one detector at a time"),
         ("serial", "sensors", "give the exposures of one sensor at a time: the bay held different sensors"),
         ("band", "bands", "give the exposures of one filter or LED at a time, or set the band"),
         ("flux_unit", "flux units", "give catalogs of one kind at a time"),
     ):
-        _require_one(catalogs, name, what, remedy)
+        shared[name] = _common(catalogs, name, what, remedy)
     repeated = repeated_catalogs(catalogs, [f"catalog {number} ({entry.exposure})" for number, entry in enumerate(catalogs)])
     if repeated:
         raise SpotError(
@@ -234,50 +243,43 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
             remedy="measure all exposures with the same aperture",
             value=sorted(apertures),
         )
-    spots, numbers, goods = [], [], []
-    columns_of = ("background", *(name for entry in QUANTITIES for name in (entry, f"{entry}_err")))
-    values: dict[str, list[FloatArray]] = {name: [] for name in columns_of}
-    for number, catalog in enumerate(catalogs):
-        labelled = catalog.select(catalog.labelled)
-        spots.append(_spot_numbers(labelled, columns, rows))
-        numbers.append(np.full(len(labelled), number))
-        goods.append(labelled.good)
-        for name, parts in values.items():
-            parts.append(getattr(labelled, name))
-    together = {name: np.concatenate(parts) for name, parts in values.items()}
-    good = np.concatenate(goods)
+    labelled = [catalog.select(catalog.labelled) for catalog in catalogs]
+    good = np.concatenate([entry.good for entry in labelled])
     if not good.any():
         raise SpotError(
             "no measurement of a labelled spot is good: all are saturated, blended, cut, masked or without flux",
             remedy="check the exposure time and the flags of the catalogs",
         )
     return Measurements(
-        spot=np.concatenate(spots),
-        exposure=np.concatenate(numbers),
-        quantities={name: together[name] for name in QUANTITIES},
-        errors={name: together[f"{name}_err"] for name in QUANTITIES},
-        background=together["background"],
+        spot=np.concatenate([_spot_numbers(entry, columns, rows) for entry in labelled]),
+        exposure=np.repeat(np.arange(len(labelled)), [len(entry) for entry in labelled]),
+        quantities={name: _together(labelled, name) for name in QUANTITIES},
+        errors={name: _together(labelled, f"{name}_err") for name in QUANTITIES},
+        background=_together(labelled, "background"),
         good=good,
         columns=columns,
         rows=rows,
         names=tuple(catalog.exposure for catalog in catalogs),
         mjd=np.array([catalog.mjd for catalog in catalogs]),
         projector=np.array([(catalog.projector_x, catalog.projector_y) for catalog in catalogs]),
-        detector=next((catalog.detector for catalog in catalogs if catalog.detector), ""),
-        band=next((catalog.band for catalog in catalogs if catalog.band), ""),
         aperture=next(iter(apertures), np.nan),
-        flux_unit=catalogs[0].flux_unit,
-        serial=next((catalog.serial for catalog in catalogs if catalog.serial), ""),
+        **shared,
     )
 
 
-def _require_one(catalogs: Sequence[SpotCatalog], name: str, what: str, remedy: str) -> None:
+def _common(catalogs: Sequence[SpotCatalog], name: str, what: str, remedy: str) -> str:
+    """Return what all catalogs state that state it, "" if none does."""
     found = sorted({getattr(catalog, name) for catalog in catalogs} - {""})
     if len(found) > 1:
         odd = next(catalog for catalog in catalogs if getattr(catalog, name) == found[-1])
         raise SpotError(
             f"exposures of different {what} ({', '.join(found)}; {found[-1]}: {odd.exposure})", remedy=remedy, value=found
         )
+    return found[0] if found else ""
+
+
+def _together(catalogs: Sequence[SpotCatalog], name: str) -> FloatArray:
+    return np.concatenate([getattr(catalog, name) for catalog in catalogs])
 
 
 def _spot_numbers(catalog: SpotCatalog, columns: int, rows: int) -> IntArray:

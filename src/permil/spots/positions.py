@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from permil.arrays import BoolArray, FloatArray, IntArray
+from permil.arrays import FloatArray, IntArray
 from permil.spots.flux_model import robust_weight
 from permil.spots.grid import RigidGrid, centred, fit_affine, fit_rigid
 from permil.spots.measurements import Measurements, grouped_median
@@ -33,31 +33,23 @@ class TwoWayMeans:
         NaN without measurements; the error is from the scatter (of all spots together for a spot with fewer than five).
     offset, offset_error : ndarray, shape (exposures,)
         Offsets of the exposures.
-    count : ndarray, shape (spots,)
-        Number of measurements used of each spot.
-    sigma : ndarray, shape (n,)
-        Typical scatter of the measurements of the same spot.
     """
 
     spot: FloatArray
     spot_error: FloatArray
     offset: FloatArray
     offset_error: FloatArray
-    count: IntArray
-    sigma: FloatArray
 
 
-def two_way_means(
-    values: FloatArray, good: BoolArray, spot: IntArray, exposure: IntArray, *, spots: int, exposures: int
-) -> TwoWayMeans:
-    """Solve alternately for spots and offsets, with the robust weights of `permil.spots.flux_model.robust_weight`."""
-    good = good & np.isfinite(values)
-    value, of_spot, of_exposure = values[good], spot[good], exposure[good]
+def two_way_means(values: FloatArray, measurements: Measurements) -> TwoWayMeans:
+    """Solve alternately for spots and offsets of the values of all measurements, with `permil.spots.flux_model.robust_weight`."""
+    good, spots, exposures = measurements.good & np.isfinite(values), measurements.spots, measurements.exposures
+    value, of_spot, of_exposure = values[good], measurements.spot[good], measurements.exposure[good]
     offset = np.zeros(exposures)
     if len(value) == 0:
         nothing = np.full(spots, np.nan)
         none = np.full(exposures, np.nan)
-        return TwoWayMeans(nothing, nothing, none, none, np.zeros(spots, dtype=np.int64), np.full(len(values), np.nan))
+        return TwoWayMeans(nothing, nothing, none, none)
     middle = grouped_median(value, of_spot, spots)
     for _ in range(_MEAN_TURNS):
         sigma = _scatter(value - middle[of_spot] - offset[of_exposure], of_spot, spots)
@@ -73,7 +65,7 @@ def two_way_means(
     with np.errstate(divide="ignore"):
         offset_error = np.where(exposure_sums > 0, 1 / np.sqrt(exposure_sums), np.nan)
         spot_error = np.where(spot_sums > 0, sigma / np.sqrt(spot_sums), np.nan)
-    return TwoWayMeans(middle, spot_error, offset, offset_error, np.bincount(of_spot[weight > 0], minlength=spots), sigma[spot])
+    return TwoWayMeans(middle, spot_error, offset, offset_error)
 
 
 def _weighted_mean(values: FloatArray, weight: FloatArray, group: IntArray, groups: int) -> FloatArray:
@@ -106,23 +98,14 @@ class SpotPlaces:
     error: FloatArray
 
 
-@dataclass(frozen=True)
-class PositionSolution:
-    """Positions of the spots, the grid of each exposure (None with fewer than six spots) and the residuals (n, 2) in pixels."""
-
-    places: SpotPlaces
-    grids: tuple[RigidGrid | None, ...]
-    residuals: FloatArray
-
-
-def solve_positions(measurements: Measurements) -> PositionSolution:
-    """Solve alternately for positions and grids."""
+def solve_positions(measurements: Measurements) -> tuple[SpotPlaces, tuple[RigidGrid | None, ...]]:
+    """Solve alternately for the positions of the spots and the grid of each exposure (None with fewer than six spots)."""
     nothing = np.zeros((measurements.spots, 2))
     places = SpotPlaces(nothing, np.full_like(nothing, np.nan))
     for _ in range(_GRID_TURNS):
         grids = fit_grids(measurements, places)
         places = _mean_places(measurements, grids)
-    return PositionSolution(places, grids, position_residuals(measurements, places, grids))
+    return places, grids
 
 
 def nodes_uv(measurements: Measurements) -> FloatArray:
@@ -160,17 +143,7 @@ def _mean_places(measurements: Measurements, grids: tuple[RigidGrid | None, ...]
         nodes = grid.nodes(measurements.quantities["x"][rows], measurements.quantities["y"][rows])
         nodes = nodes - [(grid.columns - 1) / 2, (grid.rows - 1) / 2]
         shift[rows] = (nodes - uv[measurements.spot[rows]]) * [grid.xstep, grid.ystep]
-    means = [
-        two_way_means(
-            shift[:, axis],
-            measurements.good,
-            measurements.spot,
-            measurements.exposure,
-            spots=measurements.spots,
-            exposures=measurements.exposures,
-        )
-        for axis in (0, 1)
-    ]
+    means = [two_way_means(along, measurements) for along in shift.T]
     mean = np.stack([entry.spot for entry in means], axis=1)
     error = np.stack([entry.spot_error for entry in means], axis=1)
     known = np.isfinite(mean).all(axis=1)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from permil.arrays import BoolArray, FloatArray, IntArray, parse_unit
 from permil.errors import InputError, RawFormatError
 from permil.exposures.cards import Cards
+from permil.exposures.checksums import sum_of_words
 from permil.exposures.hdu import read_structure
 from permil.products import tables
 from permil.spots.catalog import QUANTITIES, CatalogHeader, SpotCatalog, SpotFlag, catalog_facts, flux_unit_of
@@ -256,9 +257,7 @@ def _require_whole(cards: Cards, data: bytes, path: Path) -> None:
     stated = cards.text("DATASUM")
     if not stated.isdigit() or len(data) % 4:
         return
-    total = int(np.frombuffer(data, dtype=">u4").sum(dtype=np.uint64))
-    while total >> 32:
-        total = (total & 0xFFFFFFFF) + (total >> 32)
+    total = sum_of_words(data)
     if total != int(stated):
         raise InputError(
             "the table's data do not match their DATASUM: the file is damaged",
@@ -330,7 +329,7 @@ def catalog_of(
     needed: tuple[str, ...] = ("x", "y"),
 ) -> SpotCatalog:
     """Return the catalog of a table; see `read_catalog`. ``name`` is the exposure if neither header nor file name contains it."""
-    columns = {"stack": _stack_columns, "processed": _own_columns, "permil": _own_columns}[table.kind](table, flux)
+    columns = _stack_columns(flux) if table.kind == "stack" else _own_columns(table)
     _require(table, {entry: columns[entry] for entry in needed})
     unit = _flux_unit(table, columns["flux"][0])
     read: dict[str, Any] = {}
@@ -357,7 +356,7 @@ def catalog_of(
             path=table.path,
             remedy="check the catalog, or choose another column with spots.flux",
         )
-    flags = {"stack": _stack_flags, "processed": _no_flags, "permil": _own_flags}[table.kind](table, columns)
+    flags = _stack_flags(table, columns) if table.kind == "stack" else _own_flags(table)
     grid_i, grid_j = _labels(table, read["x"], read["y"])
     facts = catalog_facts(table.header, table.path, name=name)
     aperture = _APERTURE.search(columns["flux"][0]) if table.kind == "stack" else None
@@ -369,7 +368,7 @@ def catalog_of(
     return SpotCatalog(**read, flags=flags, grid_i=grid_i, grid_j=grid_j, **facts, flux_unit=unit, remarks=remarks)
 
 
-def _stack_columns(_table: SourceTable, flux: str) -> dict[str, tuple[str, ...]]:
+def _stack_columns(flux: str) -> dict[str, tuple[str, ...]]:
     columns = {"flux": flux, "flux_err": f"{flux}Err", "background": ""}
     for name in ("x", "y"):
         columns |= {name: f"{_CENTROID}_{name}", f"{name}_err": f"{_CENTROID}_{name}Err"}
@@ -378,7 +377,7 @@ def _stack_columns(_table: SourceTable, flux: str) -> dict[str, tuple[str, ...]]
     return {name: (column,) for name, column in columns.items()}
 
 
-def _own_columns(table: SourceTable, _flux: str) -> dict[str, tuple[str, ...]]:
+def _own_columns(table: SourceTable) -> dict[str, tuple[str, ...]]:
     """Return the column names of permil catalogs and processed grid files."""
     columns: dict[str, tuple[str, ...]] = {"background": ("background",)}
     for name in QUANTITIES:
@@ -445,15 +444,11 @@ def _background(table: SourceTable, names: tuple[str, ...], unit: str) -> FloatA
     return _floats(table, names, f"{unit} / pixel" if per_pixel else unit)
 
 
-def _no_flags(table: SourceTable, _columns: dict[str, tuple[str, ...]]) -> IntArray:
-    return np.zeros(len(table.hdu.data), dtype=np.int64)
-
-
-def _own_flags(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> IntArray:
-    """Return the column ``flags``; its bits are named by the cards FL_*, else those of permil."""
-    flags = _no_flags(table, columns)
+def _own_flags(table: SourceTable) -> IntArray:
+    """Return the column ``flags`` of a permil catalog; its bits are named by the cards FL_*, else those of permil."""
+    flags = np.zeros(len(table.hdu.data), dtype=np.int64)
     column = table.find("flags")
-    if not column:
+    if not column or table.kind != "permil":
         return flags
     stored = np.nan_to_num(tables.numbers(table.column(column), column, path=table.path)).astype(np.int64)
     bits = {flag: table.header.table.number(f"FL_{flag.name}"[:8]) for flag in SpotFlag}
@@ -471,7 +466,7 @@ def _own_flags(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> IntAr
 
 def _stack_flags(table: SourceTable, columns: dict[str, tuple[str, ...]]) -> IntArray:
     """Translate the flags of the used measurements and of the pixels."""
-    flags = _no_flags(table, columns)
+    flags = np.zeros(len(table.hdu.data), dtype=np.int64)
     failures = tuple({f"{columns[name][0].rsplit('_', 1)[0]}_flag".lower() for name in ("x", "xx", "flux")})
     prefix = _PIXEL_FLAG_PREFIX.lower()
 

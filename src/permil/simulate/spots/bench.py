@@ -89,9 +89,9 @@ def add_spots(light: FloatArray, spots: SpotLight, profile: SpotProfile) -> None
         kernels.add_round(light, spots.x, spots.y, fraction * spots.flux, sigma)
 
 
-@dataclass(frozen=True)
-class SpotMask:
-    """The spots of a mask; arrays over spots, index ``spots * i + j`` for node (i, j) with i along x.
+@dataclass(frozen=True, kw_only=True)
+class SpotMask(SpotLight):
+    """The spots of a mask as their light; arrays over spots, index ``spots * i + j`` for node (i, j) with i along x.
 
     Attributes
     ----------
@@ -109,12 +109,6 @@ class SpotMask:
 
     grid_i: IntArray
     grid_j: IntArray
-    x: FloatArray
-    y: FloatArray
-    flux: FloatArray
-    xx: FloatArray
-    yy: FloatArray
-    xy: FloatArray
     profile: SpotProfile
 
     def light(self, centre: tuple[float, float], lamp: float) -> SpotLight:

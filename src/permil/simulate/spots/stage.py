@@ -297,10 +297,8 @@ def mask_table(bench: SpotBench) -> Table:
     """Return the spots of the mask: grid index, place relative to the mask's centre, flux, covariance of the core."""
     mask = bench.mask
     columns = {name: getattr(mask, name) for name in ("grid_i", "grid_j", "x", "y", "flux", "xx", "yy", "xy")}
-    table = Table(columns)
     units = {"x": "pix", "y": "pix", "flux": "electron", "xx": "pix2", "yy": "pix2", "xy": "pix2"}
-    for name, unit in units.items():
-        table[name].unit = unit
+    table = Table(columns, units=units)
     table.meta = {
         "core_fraction": mask.profile.core_fraction,
         "round_fractions": list(mask.profile.fractions),
@@ -312,18 +310,12 @@ def mask_table(bench: SpotBench) -> Table:
 def exposure_table(planned: Sequence[PlannedExposure], truths: Sequence[SpotExposure]) -> Table:
     """Return place and brightness of the spot exposures."""
     spots = [exposure for exposure in planned if exposure.kind == "spot"]
-    table = Table(
-        {
-            "exposure": [exposure.obsid for exposure in spots],
-            "commanded_x_mm": [truth.commanded[0] for truth in truths],
-            "commanded_y_mm": [truth.commanded[1] for truth in truths],
-            "projector_x_mm": [truth.projector[0] for truth in truths],
-            "projector_y_mm": [truth.projector[1] for truth in truths],
-            "centre_x_px": [truth.centre[0] for truth in truths],
-            "centre_y_px": [truth.centre[1] for truth in truths],
-            "lamp": [truth.lamp for truth in truths],
-        }
-    )
-    for name in table.colnames[1:-1]:
-        table[name].unit = "mm" if name.endswith("_mm") else "pix"
-    return table
+    names = [
+        f"{what}_{axis}_{unit}" for what, unit in (("commanded", "mm"), ("projector", "mm"), ("centre", "px")) for axis in "xy"
+    ]
+    rows = [
+        (exposure.obsid, *truth.commanded, *truth.projector, *truth.centre, truth.lamp)
+        for exposure, truth in zip(spots, truths, strict=True)
+    ]
+    units = {name: "mm" if name.endswith("_mm") else "pix" for name in names}
+    return Table(rows=rows, names=("exposure", *names, "lamp"), units=units)

@@ -5,6 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+
+class _At:
+    """The path of a product at a fixed place below the root of a folder."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    def __get__(self, folder: Any, owner: object = None) -> Path:
+        """Return the path in a folder."""
+        return Path(folder.root / self.place)
 
 
 @dataclass(frozen=True)
@@ -13,73 +25,28 @@ class RunFolder:
 
     root: Path
 
-    @property
-    def configuration(self) -> Path:
-        """Resolved configuration, versions, seed."""
-        return self.root / "run.yaml"
-
-    @property
-    def exposures(self) -> Path:
-        """The index of exposures."""
-        return self.root / "exposures.parquet"
-
-    @property
-    def fetched_raws(self) -> Path:
-        """Copies of raw files that a repository has on another machine."""
-        return self.root / "raw"
-
-    @property
-    def unreadable(self) -> Path:
-        """Files that could not be read, with the reason."""
-        return self.root / "unreadable.ecsv"
-
-    @property
-    def left_out(self) -> Path:
-        """Excluded exposures, with the reason."""
-        return self.root / "left_out.ecsv"
-
-    @property
-    def stages(self) -> Path:
-        """Work and duration of each stage of the last run."""
-        return self.root / "stages.ecsv"
-
-    @property
-    def performance(self) -> Path:
-        """Cost of the tasks of each stage: time, bytes read, memory."""
-        return self.root / "performance.ecsv"
-
-    @property
-    def comparison(self) -> Path:
-        """Recovered over true flat; only after a demonstration."""
-        return self.root / "comparison.ecsv"
-
-    @property
-    def state(self) -> Path:
-        """Fingerprints of all stages, so that current stages are skipped."""
-        return self.root / ".state"
+    configuration = _At("run.yaml")  # resolved configuration, versions, seed
+    exposures = _At("exposures.parquet")  # the index of exposures
+    fetched_raws = _At("raw")  # copies of raw files that a repository has on another machine
+    unreadable = _At("unreadable.ecsv")  # files that could not be read, with the reason
+    left_out = _At("left_out.ecsv")  # excluded exposures, with the reason
+    stages = _At("stages.ecsv")  # work and duration of each stage of the last run
+    performance = _At("performance.ecsv")  # cost of the tasks of each stage: time, bytes read, memory
+    comparison = _At("comparison.ecsv")  # recovered over true flat; only after a demonstration
+    state = _At(".state")  # fingerprints of all stages, so that current stages are skipped
 
     def superbias(self, detector: str) -> Path:
         """Return the path of the superbias of one detector."""
         return self.root / "calib" / f"superbias_{detector}.fits"
 
-    @property
-    def gains(self) -> Path:
-        """Gains in use."""
-        return self.root / "calib" / "gains.ecsv"
+    gains = _At("calib/gains.ecsv")  # gains in use
 
     def noise_moments(self, detector: str) -> Path:
         """Noise of the repeated images of one detector."""
         return self.root / "calib" / ".noise" / f"{detector}.ecsv"
 
-    @property
-    def measured_gains(self) -> Path:
-        """Gains from the noise of repeated images, beside those handed over."""
-        return self.root / "calib" / "measured_gains.ecsv"
-
-    @property
-    def measured_linearity(self) -> Path:
-        """Linearity of amplifiers from the residuals of joint solutions."""
-        return self.root / "calib" / "measured_linearity.ecsv"
+    measured_gains = _At("calib/measured_gains.ecsv")  # gains from the noise of repeated images, beside those handed over
+    measured_linearity = _At("calib/measured_linearity.ecsv")  # linearity of amplifiers from the residuals of joint solutions
 
     def beam(self, led: str) -> Path:
         """Return the path of the beam model of one LED."""
@@ -137,20 +104,9 @@ class RunFolder:
         """Return the path of the table of defects of one detector."""
         return self.root / "defects" / f"{detector}.ecsv"
 
-    @property
-    def report(self) -> Path:
-        """Start page of the report."""
-        return self.root / "report" / "index.html"
-
-    @property
-    def summary(self) -> Path:
-        """All metrics with specification and verdict."""
-        return self.root / "summary.ecsv"
-
-    @property
-    def truth(self) -> Path:
-        """The truth of a simulation; only when simulated."""
-        return self.root / "truth"
+    report = _At("report/index.html")  # start page of the report
+    summary = _At("summary.ecsv")  # all metrics with specification and verdict
+    truth = _At("truth")  # the truth of a simulation; only when simulated
 
     def truth_flat(self, led: str, detector: str) -> Path:
         """Return the path of the true flat of one detector."""
@@ -167,10 +123,7 @@ class ColourFolder:
 
     root: Path
 
-    @property
-    def path(self) -> Path:
-        """The folder of this package."""
-        return self.root / "colour"
+    path = _At("colour")  # the folder of this package
 
     def detector(self, detector: str) -> Path:
         """Return the path of the colour of one detector."""
@@ -191,64 +144,26 @@ class CompareFolder:
 
     root: Path
 
-    @property
-    def path(self) -> Path:
-        """The folder of this package."""
-        return self.root / "compare"
+    path = _At("compare")  # the folder of this package
 
     def comparison(self, detector: str, band: str) -> Path:
         """Return the path of the comparison of one detector and band."""
         return self.path / ("_".join(part for part in ("compare", detector, band) if part) + ".fits")
 
-    @property
-    def correlations(self) -> Path:
-        """Correlations of all detectors and bands."""
-        return self.path / "correlations.ecsv"
-
-    @property
-    def hypotheses(self) -> Path:
-        """Fractions and slopes of all detectors and bands."""
-        return self.path / "hypotheses.ecsv"
-
-    @property
-    def verdicts(self) -> Path:
-        """Effect of dividing star fluxes by the flats, in sentences and numbers."""
-        return self.path / "verdicts.ecsv"
-
-    @property
-    def efficiency(self) -> Path:
-        """Scatter of star fluxes on left-out dithers, undivided and divided by each flat."""
-        return self.path / "efficiency.ecsv"
-
-    @property
-    def truth(self) -> Path:
-        """Recovered and true fractions; only after a demonstration."""
-        return self.path / "truth.ecsv"
-
-    @property
-    def sensors(self) -> Path:
-        """Most important results of each detector and band, of this run and those combined with it."""
-        return self.path / "sensors.ecsv"
-
-    @property
-    def combined(self) -> Path:
-        """Means of several sensors with their heterogeneity, and differences of vendors."""
-        return self.path / "combined.ecsv"
-
-    @property
-    def tests(self) -> Path:
-        """All p-values, with the false-discovery rate at which each is significant."""
-        return self.path / "tests.ecsv"
-
-    @property
-    def origins(self) -> Path:
-        """Parts of the variance of raw star fluxes."""
-        return self.path / "origins.ecsv"
-
-    @property
-    def levels(self) -> Path:
-        """Variation of flats and stars, split into light source, raft, detector, amplifier and variation within amplifiers."""
-        return self.path / "levels.ecsv"
+    correlations = _At("compare/correlations.ecsv")  # correlations of all detectors and bands
+    hypotheses = _At("compare/hypotheses.ecsv")  # fractions and slopes of all detectors and bands
+    verdicts = _At("compare/verdicts.ecsv")  # effect of dividing star fluxes by the flats, in sentences and numbers
+    efficiency = _At("compare/efficiency.ecsv")  # scatter of star fluxes on left-out dithers, undivided and divided by each flat
+    truth = _At("compare/truth.ecsv")  # recovered and true fractions; only after a demonstration
+    sensors = _At(
+        "compare/sensors.ecsv"
+    )  # most important results of each detector and band, of this run and those combined with it
+    combined = _At("compare/combined.ecsv")  # means of several sensors with their heterogeneity, and differences of vendors
+    tests = _At("compare/tests.ecsv")  # all p-values, with the false-discovery rate at which each is significant
+    origins = _At("compare/origins.ecsv")  # parts of the variance of raw star fluxes
+    levels = _At(
+        "compare/levels.ecsv"
+    )  # variation of flats and stars, split into light source, raft, detector, amplifier and variation within amplifiers
 
 
 # Names of exposures and bands are read from headers and may contain any character.
@@ -261,10 +176,7 @@ class SpotsFolder:
 
     root: Path
 
-    @property
-    def path(self) -> Path:
-        """The folder of this package."""
-        return self.root / "spots"
+    path = _At("spots")  # the folder of this package
 
     def catalog(self, detector: str, exposure: str) -> Path:
         """Return the path of the catalog measured on one exposure."""
@@ -286,20 +198,11 @@ class SpotsFolder:
         """Return the path of the binned maps of the residuals."""
         return self.path / _file_name("throughput", detector, band)
 
-    @property
-    def summary(self) -> Path:
-        """Results of all detectors and bands."""
-        return self.path / "summary.ecsv"
-
-    @property
-    def remarks(self) -> Path:
-        """Inconsistencies of catalogs: unused cards and values, repeated catalogs and rows, second grids."""
-        return self.path / "remarks.ecsv"
-
-    @property
-    def left_out(self) -> Path:
-        """Excluded exposures, with the reason."""
-        return self.path / "left_out.ecsv"
+    summary = _At("spots/summary.ecsv")  # results of all detectors and bands
+    remarks = _At(
+        "spots/remarks.ecsv"
+    )  # inconsistencies of catalogs: unused cards and values, repeated catalogs and rows, second grids
+    left_out = _At("spots/left_out.ecsv")  # excluded exposures, with the reason
 
 
 def _file_name(*parts: str) -> str:

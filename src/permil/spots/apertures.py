@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -110,10 +109,13 @@ def aperture_fluxes(
     return ApertureFluxes(circles, flux, np.sqrt(np.maximum(spread, 0.0)))
 
 
-def _contiguous(image: Float32Array, variance: Float32Array, usable: BoolArray, x: FloatArray, y: FloatArray) -> tuple[Any, ...]:
+def _contiguous(
+    image: Float32Array, variance: Float32Array, usable: BoolArray, x: FloatArray, y: FloatArray
+) -> tuple[Float32Array, Float32Array, BoolArray, FloatArray, FloatArray]:
     """Return the arrays as kernels take them."""
-    planes = [np.ascontiguousarray(plane, dtype=np.float32) for plane in (image, variance)]
-    return (*planes, np.ascontiguousarray(usable), *(np.ascontiguousarray(axis, dtype=np.float64) for axis in (x, y)))
+    image, variance = (np.ascontiguousarray(plane, dtype=np.float32) for plane in (image, variance))
+    x, y = (np.ascontiguousarray(axis, dtype=np.float64) for axis in (x, y))
+    return image, variance, np.ascontiguousarray(usable), x, y
 
 
 def growth_curve(apertures: ApertureFluxes, good: BoolArray, *, reference: float) -> GrowthCurve:

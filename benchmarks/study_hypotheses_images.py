@@ -26,13 +26,14 @@ from permil.compare.stars.flat_at_stars import RelativeFlat, relative_flat
 from permil.compare.stars.profile import fit_profile
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 from permil.config.simulate import SimulateSpotsConfig
+from permil.config.spots import MeasureConfig
 from permil.simulate.spots.bench import SpotBench, draw_exposure
 from permil.simulate.spots.sensor import SensorMaps
 from permil.spots.calibration import calibrate
 from permil.spots.catalog import SpotCatalog
 from permil.spots.flux_model import TensorSplines
 from permil.spots.grid import find_grid
-from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
+from permil.spots.measure import SpotMeasurement, measure_spots
 from permil.spots.measurements import common_window, gather
 from permil.spots.residuals import Residuals
 
@@ -83,7 +84,7 @@ def make_bench(seed: int, mixture: Mixture) -> SpotBench:
     return SpotBench(SimulateSpotsConfig.model_validate(settings))
 
 
-def measure_exposures(bench: SpotBench, options: MeasureOptions) -> list[SpotMeasurement]:
+def measure_exposures(bench: SpotBench, options: MeasureConfig) -> list[SpotMeasurement]:
     """Expose and measure all dithers."""
     detector = bench.detector
     read_variance, mask = np.zeros(detector.shape), np.zeros(detector.shape, dtype=np.int32)
@@ -120,7 +121,7 @@ def stars_of(residuals: Residuals) -> Stars:
     return Stars(places[used], residuals.spot[used], residuals.exposure[used], values, errors)
 
 
-def response_of(measured: list[SpotMeasurement], stars: Stars, options: MeasureOptions) -> StarResponse:
+def response_of(measured: list[SpotMeasurement], stars: Stars, options: MeasureConfig) -> StarResponse:
     """Return the response of the mean star, its profile from growth curve and moments."""
     growth = np.median([entry.growth.fraction for entry in measured], axis=0)
     moment = float(np.nanmedian((stars.places.xx + stars.places.yy) / 2))
@@ -160,7 +161,7 @@ def true_fractions(maps: SensorMaps, stars: Stars, response: StarResponse) -> di
 
 def run(seed: int, mixture: Mixture) -> Run:
     """Simulate a sensor and its images, measure, calibrate and compare."""
-    begin, options = time.process_time(), MeasureOptions()
+    begin, options = time.process_time(), MeasureConfig()
     bench = make_bench(seed, mixture)
     measured = measure_exposures(bench, options)
     residuals = calibrated([entry.catalog for entry in measured], bench.detector, bench.config.mask.spots)

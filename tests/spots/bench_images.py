@@ -9,9 +9,10 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from permil.config.simulate import SimulateSpotsConfig
+from permil.config.spots import MeasureConfig
 from permil.simulate.spots import SpotBench, draw_exposure
 from permil.simulate.spots.bench import SpotLight, SpotProfile
-from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
+from permil.spots.measure import SpotMeasurement, measure_spots
 
 PERFECT_SENSOR = {"efficiency": False, "displacement": False, "diffusion": False, "brighter_fatter": False}
 QUANTITIES = ("x", "y", "xx", "yy", "xy", "flux")
@@ -29,7 +30,7 @@ def fixed_bench(exposures: int, **mask: object) -> SpotBench:
 
 
 def measure(
-    bench: SpotBench, image: np.ndarray, *, mask: np.ndarray | None = None, options: MeasureOptions | None = None
+    bench: SpotBench, image: np.ndarray, *, mask: np.ndarray | None = None, options: MeasureConfig | None = None
 ) -> SpotMeasurement:
     """Measure an image as an exposure that has just been reduced."""
     detector = bench.detector

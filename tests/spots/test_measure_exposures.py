@@ -13,13 +13,13 @@ from scipy.spatial import cKDTree
 from permil.camera import Camera, load_camera
 from permil.config import load_config
 from permil.config.simulate import SimulateSpotsConfig
+from permil.config.spots import MeasureConfig
 from permil.errors import InputError
 from permil.isr import Calibration
 from permil.isr.calibration.superbias import build_superbias
 from permil.isr.stage import load_calibration
 from permil.simulate.spots import SpotBench, SpotSimulationSummary, simulate_spots
 from permil.spots.inputs import measure_exposure
-from permil.spots.measure import MeasureOptions
 
 # Strong tree rings, so that what they do to places is well above the noise.
 CONFIG = SimulateSpotsConfig(seed=4, sensor={"tree_ring_rms": 5e-3}, campaign={"exposures": 2, "biases": 3, "filter": "SDSSr"})
@@ -81,7 +81,7 @@ def test_stale_lamp_is_no_band(tmp_path: Path, campaign: SpotSimulationSummary, 
 
 
 def test_options_reach_the_measurement(campaign: SpotSimulationSummary, camera: Camera, calibration: Calibration) -> None:
-    options = MeasureOptions(flux_radius=9.0)
+    options = MeasureConfig(flux_radius=9.0)
     measurement = measure_exposure(campaign.files[0], camera, calibration, options=options)
     assert measurement.catalog.aperture == 9.0
     assert np.array_equal(measurement.catalog.flux, measurement.apertures.flux[:, 3])

@@ -144,14 +144,9 @@ _NODE_KEYS = ("obsid", "detector", "amp", "row", "column", "box")
 
 
 @dataclass(frozen=True)
-class _Bunch:
-    """A bunch of pixels that measures the beam."""
+class _Bunch(ReferenceBox):
+    """A bunch of pixels that measures the beam, with its position (CCS mm)."""
 
-    detector: str
-    amp: str
-    row: int
-    column: int
-    box: int
     ref_x_mm: float
     ref_y_mm: float
 
@@ -245,7 +240,10 @@ def _nodes_task(run: Run, led: str, scan: Table) -> Task:
         work,
         outputs=(folder.beam_nodes(led),),
         options=reduction.options,
-        facts={"bunches": [asdict(bunch) for bunch in bunches], "positions": _positions(scan)},
+        facts={
+            "bunches": [asdict(bunch) for bunch in bunches],
+            "positions": sorted([float(row["x_mm"]), float(row["y_mm"])] for row in scan),
+        },
         files=[*sorted(scan["path"]), *reduction.files],
         needs=reduction.needs,
         command=("beam", "--led", led),
@@ -338,14 +336,11 @@ def _usable_nodes(table: Table, config: Config) -> Any:
     return nodes_from_table(table)
 
 
-def _positions(scan: Table) -> list[list[float]]:
-    return sorted([float(row["x_mm"]), float(row["y_mm"])] for row in scan)
-
-
 def _unmeasured(scan: Table, found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Return the rows of the exposures that are not in the journal, a few of one detector together."""
     measured = {(record["obsid"], record["detector"]) for record in found}
-    rows = [_plain(dict(zip(scan.colnames, row, strict=True))) for row in scan.iterrows()]
+    columns = [scan[name].tolist() for name in scan.colnames]
+    rows = [dict(zip(scan.colnames, row, strict=True)) for row in zip(*columns, strict=True)]
     together = []
     for detector in sorted({row["detector"] for row in rows}):
         own = [row for row in rows if row["detector"] == detector and (row["obsid"], detector) not in measured]
@@ -355,18 +350,10 @@ def _unmeasured(scan: Table, found: list[dict[str, Any]]) -> list[list[dict[str,
 
 def _nodes_table(records: list[dict[str, Any]], config: Config) -> Table:
     """Return all nodes of one LED, with units."""
-    table = Table(
-        rows=sorted(records, key=lambda record: tuple(record[name] for name in ("x_mm", "y_mm", "obsid", "detector", "amp")))
-    )
-    for name, unit in (("x_mm", "mm"), ("y_mm", "mm"), ("ref_x_mm", "mm"), ("ref_y_mm", "mm")):
-        table[name].unit = unit
-    signal_unit = "adu" if config.isr.gains == "none" else "electron"
-    table["signal"].unit = table["signal_err"].unit = signal_unit
-    return table
-
-
-def _plain(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+    units = dict.fromkeys(("x_mm", "y_mm", "ref_x_mm", "ref_y_mm"), "mm")
+    units |= dict.fromkeys(("signal", "signal_err"), "adu" if config.isr.gains == "none" else "electron")
+    order = ("x_mm", "y_mm", "obsid", "detector", "amp")
+    return Table(rows=sorted(records, key=lambda record: tuple(record[name] for name in order)), units=units)
 
 
 def _read_journal(journal: Path, expected: str) -> list[dict[str, Any]]:
@@ -392,12 +379,9 @@ def _measure_nodes(
     rows: list[dict[str, Any]], *, config: Config, folder: RunFolder, bunches: tuple[_Bunch, ...], journal: Path
 ) -> list[dict[str, Any]]:
     """Measure the bunches of some exposures of one detector and note them in the journal."""
-    camera, own = shared_camera(config.camera), tuple(bunch for bunch in bunches if bunch.detector == rows[0]["detector"])
-    boxes = tuple(ReferenceBox(bunch.detector, bunch.amp, bunch.row, bunch.column, bunch.box) for bunch in own)
-    calibration = shared_box_calibration(config, folder, boxes)
-    records = []
-    for row in rows:
-        records += _nodes_of_exposure(row, own, boxes, calibration, camera, config)
+    own = tuple(bunch for bunch in bunches if bunch.detector == rows[0]["detector"])
+    calibration = shared_box_calibration(config, folder, own)
+    records = [record for row in rows for record in _nodes_of_exposure(row, own, calibration, config)]
     # One short write per call: lines of different workers do not mix. Each begins with the end of the line before, which may be cut.
     with writing(journal), journal.open("a", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps(records))
@@ -405,27 +389,17 @@ def _measure_nodes(
 
 
 def _nodes_of_exposure(
-    row: dict[str, Any],
-    bunches: tuple[_Bunch, ...],
-    boxes: tuple[ReferenceBox, ...],
-    calibration: Calibration,
-    camera: Camera,
-    config: Config,
+    row: dict[str, Any], bunches: tuple[_Bunch, ...], calibration: Calibration, config: Config
 ) -> list[dict[str, Any]]:
-    note = ""
+    note, limit, checksums = "", config.isr.rejection_threshold, config.exposures.checksums
     try:
         signals = box_signals(
-            row["path"],
-            boxes,
-            camera,
-            calibration,
-            threshold=config.isr.rejection_threshold,
-            checksums=config.exposures.checksums,
+            row["path"], bunches, shared_camera(config.camera), calibration, threshold=limit, checksums=checksums
         )
     except InputError as error:
         # A damaged file of a scan is a missing node and does not stop the run.
         note = f"{error.path}: {error.what}"
-        signals = [BoxSignal(np.nan, np.nan, 0, 0, 0, np.nan) for _ in boxes]
+        signals = [BoxSignal(np.nan, np.nan, 0, 0, 0, np.nan) for _ in bunches]
     records = []
     for bunch, box in zip(bunches, signals, strict=True):
         # Saturation biases the mean of the bunch and invalidates the node; the track of a cosmic ray does not.
@@ -439,11 +413,7 @@ def _nodes_of_exposure(
                 "signal": float("nan") if saturated else box.signal,
                 "signal_err": float("nan") if saturated else box.error,
                 "photodiode": row["photodiode"],
-                "detector": bunch.detector,
-                "amp": bunch.amp,
-                "row": bunch.row,
-                "column": bunch.column,
-                "box": bunch.box,
+                **asdict(bunch),
                 "pixels": box.count,
                 "rejected": box.rejected,
                 "saturated": box.saturated,

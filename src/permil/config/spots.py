@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from permil.config.base import ConfigPath, Section
 from permil.config.names import AnyLed, DetectorText
@@ -27,6 +27,16 @@ class MeasureConfig(Section):
     flux_radius: Positive = Field(default=12.0, description="radius (one of them) whose flux is the flux of the spot")
     reference_radius: Positive = Field(default=25.0, description="radius (one of them) to which the growth curve is relative")
     largest_sigma: Positive = Field(default=8.0, description="wider sources are not measured")
+
+    @model_validator(mode="after")
+    def _check_radii(self) -> MeasureConfig:
+        if list(self.radii) != sorted(set(self.radii)) or self.radii[0] <= 0:
+            raise ValueError("aperture radii must be positive and increase: sort them")
+        for name in ("flux_radius", "reference_radius"):
+            if getattr(self, name) not in self.radii:
+                allowed = ", ".join(f"{radius:g}" for radius in self.radii)
+                raise ValueError(f"{name} {getattr(self, name):g} is not one of the aperture radii: choose one of {allowed}")
+        return self
 
 
 class SpotsConfig(Section):

@@ -13,7 +13,7 @@ from astropy.table import Table
 
 from permil.camera import Camera, detector_key, shared_camera
 from permil.config import Config
-from permil.config.spots import SpotsConfig
+from permil.config.spots import MeasureConfig, SpotsConfig
 from permil.context import Run
 from permil.engine import Task, Work
 from permil.errors import GridError, InputError, OutputError, PermilError, SpotError
@@ -27,7 +27,7 @@ from permil.products import FINGERPRINT_CARD, RunFolder
 from permil.products.folder import SpotsFolder
 from permil.spots.catalog import SpotCatalog, facts_of_name, growth_hdu, stem_of, write_catalog
 from permil.spots.files import grid_warnings, label_catalog, write_grid
-from permil.spots.measure import MeasureOptions, SpotMeasurement, measure_spots
+from permil.spots.measure import SpotMeasurement, measure_spots
 from permil.spots.readers import catalog_of, open_source_table
 
 _NEEDED = ("x", "y", "xx", "yy", "flux")
@@ -42,7 +42,7 @@ def measure_exposure(
     camera: Camera,
     calibration: Calibration,
     *,
-    options: MeasureOptions | None = None,
+    options: MeasureConfig | None = None,
     band: str = "",
     checksums: Checksums = "refuse",
 ) -> SpotMeasurement:
@@ -253,7 +253,7 @@ def _measure(path: str, *, config: Config, folder: RunFolder, detector: str, out
         path,
         shared_camera(config.camera),
         shared_calibration(config, folder, detector),
-        options=MeasureOptions(**config.spots.measure.model_dump()),
+        options=config.spots.measure,
         band=config.spots.band,
         checksums=config.exposures.checksums,
     )

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from permil._kernels import spots as kernels
 from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray, plain_image
 from permil.camera import Detector
+from permil.config.spots import MeasureConfig
 from permil.errors import SpotError
 from permil.products import MaskPlane, planes_of
 from permil.spots.apertures import (
@@ -120,56 +121,6 @@ def detect_spots(image: Float32Array, usable: BoolArray, *, threshold: float, bo
 
 
 @dataclass(frozen=True)
-class MeasureOptions:
-    """Options of the measurement; lengths in pixels.
-
-    Attributes
-    ----------
-    threshold
-        Detection threshold, in units of the noise of 2 x 2 pixels.
-    background_box
-        Side of the boxes of the background mesh; about the pitch of the spots.
-    mask_radius
-        Radius around each spot that is excluded from the background.
-    radii
-        Radii of the apertures, increasing.
-    flux_radius
-        Radius (one of them) of the aperture for the flux and the flags of a spot.
-    reference_radius
-        Reference radius (one of them) of the growth curve.
-    largest_sigma
-        Largest sigma of sources whose moments are measured.
-    """
-
-    threshold: float = 5.0
-    background_box: int = 64
-    mask_radius: float = 28.0
-    radii: tuple[float, ...] = (3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0)
-    flux_radius: float = 12.0
-    reference_radius: float = 25.0
-    largest_sigma: float = 8.0
-
-    def __post_init__(self) -> None:
-        """Check that the radii fit together.
-
-        Raises
-        ------
-        SpotError
-            If radii do not increase, or flux or reference radius is not among them.
-        """
-        if list(self.radii) != sorted(set(self.radii)) or not self.radii or self.radii[0] <= 0:
-            raise SpotError("aperture radii must be positive and increase", remedy="sort them", value=self.radii)
-        for name in ("flux_radius", "reference_radius"):
-            if getattr(self, name) not in self.radii:
-                raise SpotError(
-                    f"{name} {getattr(self, name):g} is not one of the aperture radii",
-                    remedy=f"choose one of {', '.join(f'{radius:g}' for radius in self.radii)}",
-                    value=getattr(self, name),
-                    allowed=self.radii,
-                )
-
-
-@dataclass(frozen=True)
 class SpotMeasurement:
     """Results of the measurement of one image.
 
@@ -197,7 +148,7 @@ def measure_spots(
     mask: ArrayLike | None = None,
     detector: Detector | None = None,
     *,
-    options: MeasureOptions | None = None,
+    options: MeasureConfig | None = None,
     row_variance: FloatArray | None = None,
 ) -> SpotMeasurement:
     """Measure all spots of an image.
@@ -241,7 +192,7 @@ def measure_spots(
     >>> len(permil.measure_spots(100 + spots + noise).catalog)
     2
     """
-    options = options or MeasureOptions()
+    options = options or MeasureConfig()
     image, variance, mask = _plain_planes(image, variance, mask)
     detector = detector or Detector.plain(image.shape)
     for name, array in (("image", image), ("variance", variance), ("mask", mask)):
@@ -322,7 +273,7 @@ def _catalog(
     background: FloatArray,
     flags: IntArray,
     detector: Detector,
-    options: MeasureOptions,
+    options: MeasureConfig,
 ) -> SpotCatalog:
     aperture = options.radii.index(options.flux_radius)
     shape = {name: getattr(moments, name) for name in ("xx", "yy", "xy")}
@@ -341,7 +292,7 @@ def _catalog(
     )
 
 
-def _growth_spots(catalog: SpotCatalog, detector: Detector, options: MeasureOptions) -> BoolArray:
+def _growth_spots(catalog: SpotCatalog, detector: Detector, options: MeasureConfig) -> BoolArray:
     """Return the spots for the growth curve: bright, good, and with their largest aperture on the detector."""
     reach = options.radii[-1]
     inside_x = (catalog.x > reach) & (catalog.x < detector.nx - 1 - reach)

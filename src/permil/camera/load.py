@@ -275,12 +275,7 @@ def _build(entries: _CameraFile, where: Path) -> Camera:
         detectors[entry.name] = _build_detector(entry, entries)
     reference = ReferenceBox(**entries.reference.model_dump())
     camera = Camera(
-        name=entries.name,
-        title=entries.title,
-        pixel_mm=entries.pixel_mm,
-        edge_mm=entries.edge_mm,
-        midline_mm=entries.midline_mm,
-        temperature_coefficient=entries.temperature_coefficient,
+        **entries.model_dump(include={"name", "title", "pixel_mm", "edge_mm", "midline_mm", "temperature_coefficient"}),
         leds=tuple(Led(led.name, led.band, math.nan if led.wavelength_nm is None else led.wavelength_nm) for led in entries.leds),
         reference=reference,
         detectors=dict(sorted(detectors.items(), key=lambda item: item[1].id)),
@@ -316,35 +311,24 @@ def _build_detector(entry: _DetectorEntry, camera: _CameraFile) -> Detector:
     gains = camera.nominal_gains.get(entry.name, {})
     amplifiers = tuple(
         Amplifier(
-            name=amplifier.name,
-            number=amplifier.number,
-            extname=amplifier.extname,
+            **amplifier.model_dump(include={"name", "number", "extname"}),
             **segment.model_dump(),
             x_min=amplifier.column * segment.nx,
             y_min=first_row[amplifier.half],
             **layout.halves[amplifier.half].model_dump(),
             detector_shape=(ny, nx),
-            gain=gains.get(amplifier.name, layout.nominal.gain),
-            read_noise=layout.nominal.read_noise,
-            saturation=layout.nominal.saturation,
+            **layout.nominal.model_dump() | {"gain": gains.get(amplifier.name, layout.nominal.gain)},
         )
         for amplifier in entries
     )
     return Detector(
-        name=entry.name,
-        id=entry.id,
-        kind=entry.kind,
-        layout=entry.layout,
+        **entry.model_dump(include={"name", "id", "kind", "layout", "serial", "raft_serial", "reb", "z_mm"}),
         vendor=layout.vendor,
-        serial=entry.serial,
-        raft_serial=entry.raft_serial,
-        reb=entry.reb,
         nx=nx,
         ny=ny,
         pixel_mm=camera.pixel_mm,
         centre_dvcs=entry.centre,
         reference_pixel=layout.reference_pixel,
         yaw_deg=entry.yaw,
-        z_mm=entry.z_mm,
         amplifiers=amplifiers,
     )

@@ -245,10 +245,10 @@ def _ring_correlations(
     pairs = [(first.led, second.led) for first, second in pairwise(flats)]
     try:
         search = find_rings(np.where(good, mean, 1.0), good, segments=amplifier, highpass_px=high_pass, surrogates=19, seed=seed)
+        reason = f"no tree rings are found (significance {search.significance:.1f})" if search.profile is None else ""
     except CompareError as error:
-        return [ScaleCorrelation(RINGS, pair, apart, LedCorrelation(reason=error.what)) for pair in pairs]
-    if search.profile is None:
-        reason = f"no tree rings are found (significance {search.significance:.1f})"
+        reason = error.what
+    if reason:
         return [ScaleCorrelation(RINGS, pair, apart, LedCorrelation(reason=reason)) for pair in pairs]
     profiles = []
     for flat in flats:

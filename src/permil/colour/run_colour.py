@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -193,9 +194,8 @@ def _correlation_row(
     scale: str, detector: str, pair: tuple[str, str], found: LedCorrelation, *, apart: bool = False
 ) -> dict[str, Any]:
     return {
-        "scale": scale, "detector": detector, "led": pair[0], "over_led": pair[1], "pattern_removed": apart, "r": found.r,
-        "r_err": found.r_err, "r_corrected": found.r_corrected, "r_corrected_err": found.r_corrected_err,
-        "p_value": found.p_value, "n": found.n, "n_eff": found.n_eff, "reason": found.reason or "-",
+        "scale": scale, "detector": detector, "led": pair[0], "over_led": pair[1], "pattern_removed": apart, **asdict(found),
+        "reason": found.reason or "-",
     }  # fmt: skip
 
 
@@ -254,16 +254,16 @@ def _split_rows(scale: str, leds: Sequence[str], found: LedSplit) -> list[dict[s
     rows = []
     for number, led in enumerate(leds):
         for part, values, place in ((SHARED, found.shared, 1), (OWN, found.own, 2)):
-            rows.append(_variance_row(scale, led, part, float(values[number]), float(found.errors[place, number]), found))
+            variance, error = float(values[number]), float(found.errors[place, number])
+            rows.append(_variance_row(led, VarianceComponent(scale, part, variance, error, found.parts, found.freedom)))
     return rows
 
 
-def _variance_row(scale: str, led: str, part: str, variance: float, error: float, found: LedSplit) -> dict[str, Any]:
-    component = VarianceComponent(scale, part, variance, error, found.parts, found.freedom)
+def _variance_row(led: str, component: VarianceComponent) -> dict[str, Any]:
     return {
-        "scale": scale, "led": led, "part": part, "variance": variance, "variance_err": error,
-        "rms_per_mil": component.rms_per_mil,
-        "rms_per_mil_err": component.rms_error_per_mil if np.isfinite(error) else np.nan, "freedom": found.freedom,
+        "scale": component.level, "led": led, "part": component.part, "variance": component.variance,
+        "variance_err": component.error, "rms_per_mil": component.rms_per_mil,
+        "rms_per_mil_err": component.rms_error_per_mil if np.isfinite(component.error) else np.nan, "freedom": component.degrees_of_freedom,
     }  # fmt: skip
 
 
@@ -271,16 +271,10 @@ def _pattern_rows(colours: Sequence[DetectorColour], leds: Sequence[str]) -> lis
     """Return the variance of the periodic pattern in each LED: the mean over all detectors."""
     variance = np.array([one.waves.variance for one in colours]).mean(axis=0)
     error = np.sqrt(np.square([one.waves.variance_error for one in colours]).sum(axis=0)) / len(colours)
-    rows = []
-    for number, led in enumerate(leds):
-        component = VarianceComponent(PATTERN, PATTERN, float(variance[number]), float(error[number]), len(colours), len(colours))
-        rows.append(
-            {
-                "scale": PATTERN, "led": led, "part": PATTERN, "variance": component.variance, "variance_err": component.error,
-                "rms_per_mil": component.rms_per_mil, "rms_per_mil_err": component.rms_error_per_mil, "freedom": len(colours),
-            }
-        )  # fmt: skip
-    return rows
+    return [
+        _variance_row(led, VarianceComponent(PATTERN, PATTERN, float(own), float(its_error), len(colours), len(colours)))
+        for led, own, its_error in zip(leds, variance, error, strict=True)
+    ]
 
 
 def wave_rows(colours: Sequence[DetectorColour]) -> list[dict[str, Any]]:

@@ -296,11 +296,9 @@ def _write_tables(run: Run, colours: Sequence[DetectorColour], leds: Sequence[st
     }
     origin = origin_entries(_origin(run, leds))
     for name, columns in _COLUMNS.items():
-        table = Table({column: [row.get(column, absent) for row in rows[name]] for column, absent in columns.items()})
-        for column in table.colnames:
-            if column in _UNITS:
-                table[column].unit = _UNITS[column]
-        table.meta = {**origin, "fingerprint": print_}
+        entries = {column: [row.get(column, absent) for row in rows[name]] for column, absent in columns.items()}
+        units = {column: unit for column, unit in _UNITS.items() if column in columns}
+        table = Table(entries, units=units, meta={**origin, "fingerprint": print_})
         write_table(ColourFolder(run.folder.root).table(name), table)
     return messages
 

@@ -713,7 +713,7 @@ def trend(
     as_json: AsJson = False,
 ) -> None:
     """Add runs to a database of results; show each result against run and date, and name those that deviate."""
-    from permil.report.trend.stage import follow_runs
+    from permil.report.stage import follow_runs
 
     _print_result(follow_runs(runs or [], database, out), as_json=as_json)
 

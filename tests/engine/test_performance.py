@@ -11,7 +11,7 @@ from permil.engine import InProcess, LocalProcesses, session
 from permil.engine.performance import WHOLE_STAGE, StepCost, metered_stage, performance_table
 from permil.products import RunFolder, read_table, write_table
 from permil.progress import parallel_map
-from permil.report.index.page import cost_table
+from permil.report.index import cost_table
 
 from . import sample_tasks
 

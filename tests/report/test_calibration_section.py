@@ -10,7 +10,7 @@ from test_report import Page
 
 from permil.camera import Camera
 from permil.products import read_table, write_table
-from permil.report.calibration.section import steps_against_gains
+from permil.report.calibration import steps_against_gains
 
 
 def write_measured(run: SyntheticRun, camera: Camera) -> None:

@@ -7,9 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from permil.report.compare import figures
-from permil.report.compare.text import naive_text, plain_sentence
+from permil.report.compare.page import naive_text
 from permil.report.kit.figures import png, svg
-from permil.report.kit.results import MISSING, format_chance
+from permil.report.kit.results import MISSING, format_chance, plain_sentence
 
 RNG = np.random.default_rng(6)
 EXTENT = (-0.5, 1023.5, -0.5, 1023.5)

@@ -9,7 +9,7 @@ from test_report import Page
 from permil.camera import Camera
 from permil.defects import DefectBox, DefectKind, defect_table
 from permil.products import read_table, write_table
-from permil.report.defects.section import FAMILIES
+from permil.report.defects import FAMILIES
 from permil.report.kit.results import MISSING, with_minus
 
 LEDS = ("red", "nm960")

@@ -17,11 +17,11 @@ from PIL import Image
 import permil.report
 from permil.camera import Camera
 from permil.flat.composite import MosaicGrid, mosaic_grid
+from permil.report import index as index_figures
 from permil.report.detector import figures as detector_figures
 from permil.report.detector import page
 from permil.report.detector.figures import DisplayImage, flat_histogram, pointing_residuals
-from permil.report.index import figures as index_figures
-from permil.report.index.figures import BeamView, Profile
+from permil.report.index import BeamView, Profile
 from permil.report.kit.chart import Chart, chart_picture, colour_of, coloured, ticks
 from permil.report.kit.figures import (
     DIVERGING,

@@ -31,14 +31,14 @@ from permil.flat.signals_file import SuperPixelSignals, read_signals, write_sign
 from permil.products import RunFolder, read_table
 from permil.report.joint.figures import mode_maps, photodiode_figure, reflection_figure, stage_figure, view_joint_beam
 from permil.report.joint.inputs import JointProducts, mode_sizes, read_joint, read_solution
-from permil.report.joint.page import joint_path
-from permil.report.joint.text import (
+from permil.report.joint.page import (
     board_table,
     budget_table,
     cautions,
     detector_table,
     finding_table,
     gain_step_table,
+    joint_path,
     solution_text,
     stage_table,
 )

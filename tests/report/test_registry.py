@@ -18,20 +18,21 @@ from permil.report.kit.pages import (
     IndexSection,
     LedBlock,
     LedContext,
+    LedProducts,
     Page,
     PageKind,
+    RunProducts,
     index_address,
     page_path,
     relative_address,
     render,
 )
 from permil.report.kit.results import Measurement
-from permil.report.kit.run import LedProducts, RunProducts
 
 
 def _html(run: RunProducts, led: str, fingerprint: str) -> str:
     home = Link("index", relative_address(page_path(run.folder, "toys", led), run.folder.report))
-    return render("kit/product.html", fingerprint=fingerprint, title=led, links=[home], facts=[("LED", led)])
+    return render("product.html", fingerprint=fingerprint, title=led, links=[home], facts=[("LED", led)])
 
 
 def _pages(run: RunProducts) -> list[Page]:

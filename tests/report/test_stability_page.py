@@ -19,14 +19,17 @@ from permil.errors import InputError
 from permil.flat.signals_file import SuperPixelSignals, read_signals, write_signals
 from permil.products import RunFolder, read_table
 from permil.report.kit.results import NO, OPEN, YES, judge_size
-from permil.report.stability.inputs import read_findings, read_led, read_superbias_stability, result_of
-from permil.report.stability.page import (
+from permil.report.stability import (
     StabilityRequest,
     called_sentences,
     called_table,
     make_section,
     make_stability_page,
     measurements,
+    read_findings,
+    read_led,
+    read_superbias_stability,
+    result_of,
     sentence,
 )
 from permil.simulate.projector import light

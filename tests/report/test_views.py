@@ -9,8 +9,7 @@ from permil.beam import BeamModel, BeamNodes
 from permil.products import MaskPlane
 from permil.report.detector.figures import display_image, flat_histogram, pointing_residuals
 from permil.report.detector.page import mask_counts
-from permil.report.index.figures import view_beam
-from permil.report.index.page import beam_measurements
+from permil.report.index import beam_measurements, view_beam
 
 BAD_NODE = 30
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from permil.cli import app
 from permil.errors import InputError
 from permil.products import RunFolder, write_table
-from permil.report.trend.stage import follow_runs
+from permil.report.stage import follow_runs
 from permil.trend.database import Result, add_runs, database_name, read_history, read_summary
 from permil.trend.outliers import find_outliers
 

@@ -6,15 +6,15 @@ shown by the index page. Blocks and sections of the index page are in the order 
 
 from __future__ import annotations
 
-from permil.report.calibration.section import CALIBRATION_SECTION
-from permil.report.colour.page import COLOUR_PAGES
+from permil.report.calibration import CALIBRATION_SECTION
+from permil.report.colour import COLOUR_PAGES
 from permil.report.compare.page import COMPARE_PAGES
-from permil.report.defects.section import DEFECTS_SECTION
+from permil.report.defects import DEFECTS_SECTION
 from permil.report.detector.page import DETECTOR_PAGES
 from permil.report.joint.page import JOINT_PAGES
 from permil.report.kit.pages import PageKind
 from permil.report.spots.page import SPOTS_PAGES
-from permil.report.stability.page import STABILITY_PAGES
+from permil.report.stability import STABILITY_PAGES
 
 PAGE_KINDS: tuple[PageKind, ...] = (
     JOINT_PAGES,

@@ -21,7 +21,6 @@ from permil.flat.superpixel import super_pixels
 from permil.products import RunFolder, is_usable, read_image, read_table
 from permil.products.folder import CompareFolder
 from permil.report.compare.figures import coarse
-from permil.report.compare.text import plain_sentence
 from permil.report.kit.elements import (
     Column,
     Grid,
@@ -47,7 +46,7 @@ from permil.report.kit.figures import (
     styled,
     symmetric_limits,
 )
-from permil.report.kit.results import MISSING, Measurement
+from permil.report.kit.results import MISSING, Measurement, plain_sentence
 
 FloatArray = NDArray[np.float64]
 

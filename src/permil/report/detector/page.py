@@ -20,7 +20,7 @@ from permil.flat.composite import MosaicGrid
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.flat.superpixel import size_in_pixels
 from permil.products import MaskPlane, RunFolder, read_image
-from permil.report.defects.section import detector_block
+from permil.report.defects import detector_block
 from permil.report.detector.figures import detector_pictures, truth_picture
 from permil.report.detector.inputs import (
     AmplifierReadout,
@@ -60,8 +60,10 @@ from permil.report.kit.pages import (
     Declaration,
     LedBlock,
     LedContext,
+    LedProducts,
     Page,
     PageKind,
+    RunProducts,
     index_address,
     page_path,
     relative_address,
@@ -80,7 +82,6 @@ from permil.report.kit.results import (
     three_digits,
     with_verdict,
 )
-from permil.report.kit.run import LedProducts, RunProducts
 from permil.rounding import has_error
 
 _OVERVIEW = {
@@ -496,7 +497,7 @@ def make_detector_page(request: DetectorRequest, fingerprint: str) -> str:
     if products.pointings is None:
         absent.append("the list of pointings (extension POINTINGS)")
     return render(
-        "detector/page.html",
+        "detector.html",
         fingerprint=fingerprint,
         title=f"{detector.name}, LED {request.led} - permil",
         links=_links(request),
@@ -542,7 +543,7 @@ def make_overview(context: LedContext) -> LedBlock:
     rejected = plane.rejected if plane is not None else {}
     table = detector_table(context.measurements, links, rejected, limits=config.report) if links else None
     pictures = overview_pictures(context, camera, plane, links)
-    return LedBlock(render("detector/overview.html", led=products.led, pictures=pictures, detectors=table))
+    return LedBlock(render("overview.html", led=products.led, pictures=pictures, detectors=table))
 
 
 def _links(request: DetectorRequest) -> list[Link]:

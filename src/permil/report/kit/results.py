@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -228,6 +229,12 @@ def with_minus(text: str) -> str:
     """Return a number with a minus sign in place of the hyphen."""
     # The hyphen of an exponent is kept.
     return text.replace("-", _MINUS) if "e-" not in text else text
+
+
+def plain_sentence(sentence: str) -> str:
+    """Return a sentence of a product in the notation of pages."""
+    in_pages = sentence.replace("+-", "±").replace(" per mil", " ‰").replace(" sigma", " times its error")
+    return re.sub(r"(?<=[ (])-\d", lambda found: with_minus(found.group()), in_pages)
 
 
 YES, NO, OPEN, NONE = "yes", "no", "open", "-"

@@ -34,6 +34,7 @@ from permil.report.kit.pages import (
     IndexSection,
     Page,
     PageKind,
+    RunProducts,
     group_addresses,
     group_links,
     group_name,
@@ -53,7 +54,6 @@ from permil.report.kit.results import (
     judge,
     judge_size,
 )
-from permil.report.kit.run import RunProducts
 from permil.report.spots.figures import lamp_picture, mask_pictures, repeatability_picture, sensor_pictures
 from permil.report.spots.inputs import SpotsProducts, SpotsTables, read_spots, read_spots_tables
 from permil.spots.residuals import MOMENTS
@@ -259,7 +259,7 @@ def make_spots_page(
     degeneracy = products.calibration.degeneracy if products.calibration is not None else None
     absent: list[str] = []
     return render(
-        "spots/page.html",
+        "spots.html",
         fingerprint=fingerprint,
         title=f"{group_name(detector.name, band)}, artificial stars - permil",
         links=group_links(folder, SPOTS_PAGES.folder, (detector.name, band), tables.groups, home="all artificial stars"),
@@ -297,7 +297,7 @@ def make_section(run: RunProducts, tables: SpotsTables) -> IndexSection:
         subject="artificial stars",
         heading="Artificial stars",
         content=render(
-            "spots/section.html",
+            "spots_section.html",
             groups=group_table(tables, group_addresses(run, SPOTS_PAGES.folder, tables.groups), run.config.report),
             left_out=reason_lists(tables.left_out, column="exposure"),
         ),

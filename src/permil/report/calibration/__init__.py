@@ -1,1 +1,0 @@
-"""The section of gains and linearity that the campaign itself measures."""

@@ -1,1 +1,0 @@
-"""The page on the stability of light, photodiode, electronics and beam."""

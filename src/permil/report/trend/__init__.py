@@ -1,1 +1,0 @@
-"""The page of trends: results of many runs against run and date."""

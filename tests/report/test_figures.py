@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 import matplotlib as mpl
 import numpy as np
 import pytest
+from astropy.table import Table
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -136,8 +137,9 @@ def _timeline(_: Camera) -> list[Chart]:
     reading = 4 + 0.01 * RNG.standard_normal(40)
     reading[7] = np.nan
     purpose = np.array(["scan"] * 30 + ["pointing"] * 10)
-    lost = index_figures.PhotodiodeSeries(mjd, np.full(40, np.nan), purpose)
-    return index_figures.photodiode_timeline({"red": index_figures.PhotodiodeSeries(mjd, reading, purpose), "uv": lost})
+    exposures = Table({"mjd": mjd, "photodiode": reading, "purpose": purpose})
+    lost = Table({"mjd": mjd, "photodiode": np.full(40, np.nan), "purpose": purpose})
+    return index_figures.photodiode_timeline({"red": exposures, "uv": lost})
 
 
 CHARTS: dict[str, Callable[[Camera], list[Chart]]] = {

@@ -29,7 +29,7 @@ from permil.flat.joint_file import read_light
 from permil.flat.joint_residuals import JointResiduals, joint_residuals
 from permil.flat.signals_file import SuperPixelSignals, read_signals, write_signals
 from permil.products import RunFolder, read_table
-from permil.report.joint.figures import mode_maps, photodiode_figure, reflection_figure, stage_figure, view_joint_beam
+from permil.report.joint.figures import mode_maps, photodiode_picture, reflection_picture, stage_picture, view_joint_beam
 from permil.report.joint.inputs import JointProducts, mode_sizes, read_joint, read_solution
 from permil.report.joint.page import (
     board_table,
@@ -233,12 +233,12 @@ def test_the_beam_is_drawn_as_it_is(products: JointProducts) -> None:
 
 
 def test_pictures_are_drawn_with_all_exposures(products: JointProducts, bin8: Camera) -> None:
-    time_axes, _, _, temperature_axes = photodiode_figure(products).axes
+    time_axes, _, _, temperature_axes = photodiode_picture.__wrapped__(products).axes
     drawn = {line.get_label(): np.size(line.get_xdata()) for line in time_axes.lines}
     assert drawn["reading not used"] == 1
     assert drawn["left out"] == 1
     assert temperature_axes.get_xlabel() == "temperature of the LED (°C)"
-    assert len(stage_figure(products).axes) == 3
+    assert len(stage_picture.__wrapped__(products).axes) == 3
     maps = mode_maps(products, [bin8[name] for name in DETECTORS])
     assert [len(row) for row in maps] == [3, 3]
     assert "mode 6: " in chart_picture(maps, "").markup
@@ -249,11 +249,11 @@ def test_a_drifting_photodiode_stays_within_its_panel(products: JointProducts) -
     exposures = products.exposures.copy()
     drift = np.linspace(-0.01, 0.01, len(exposures))
     exposures["photodiode"] = products.column("photodiode") * np.exp(drift)
-    time_axes = photodiode_figure(replace(products, exposures=exposures)).axes[0]
+    time_axes = photodiode_picture.__wrapped__(replace(products, exposures=exposures)).axes[0]
     low, high = time_axes.get_ylim()
     assert low < -10
     assert 10 < high < 20
-    low, high = photodiode_figure(products).axes[0].get_ylim()
+    low, high = photodiode_picture.__wrapped__(products).axes[0].get_ylim()
     assert low == pytest.approx(-5e3 * PHOTODIODE_NOISE, rel=0.3)
 
 
@@ -438,7 +438,7 @@ def test_a_reflection_that_was_fitted_is_drawn(copy: RunFolder, bin8: Camera) ->
         hdus.writeto(copy.joint("red"), overwrite=True)
     products = read_solution(copy, bin8, "red")
     assert products.reflection is not None
-    axes = reflection_figure(products, products.reflection).axes[0]
+    axes = reflection_picture.__wrapped__(products).axes[0]
     # A cubic B-spline through a wave of one radian per knot has 0.85 of the size of its coefficients.
     found = re.fullmatch(r"reflected pattern: rms ([0-9.]+) ‰", axes.get_title(loc="left"))
     assert found is not None

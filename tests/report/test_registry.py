@@ -15,8 +15,7 @@ from permil.report import registry
 from permil.report.kit.elements import Link
 from permil.report.kit.pages import (
     Declaration,
-    IndexSection,
-    LedBlock,
+    IndexPart,
     LedContext,
     LedProducts,
     Page,
@@ -46,24 +45,24 @@ def _block(run: RunProducts, led: LedProducts) -> Declaration:
     return Declaration((run.folder.metrics(led.led),), {}, _make_block)
 
 
-def _make_block(context: LedContext) -> LedBlock:
+def _make_block(context: LedContext) -> IndexPart:
     address = index_address(context.config, context.folder, page_path(context.folder, "toys", context.products.led))
-    return LedBlock(Markup('<p><a href="{}">toy</a></p>').format(address))
+    return IndexPart(Markup('<p><a href="{}">toy</a></p>').format(address))
 
 
 def _section(run: RunProducts) -> Declaration:
     return Declaration((run.folder.comparison,), {}, _make_section)
 
 
-def _make_section() -> IndexSection:
+def _make_section() -> IndexPart:
     found = [Measurement("spots", "red", 12.0, 0.0)]
-    return IndexSection("toys", "Toys", "toys & tools", "All toys", Markup("<p>Twelve.</p>"), found)
+    return IndexPart(Markup("<p>Twelve.</p>"), found)
 
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> PageKind:
     """Return a kind of pages that is in the registry during a test."""
-    kind = PageKind("toys", "toys", _pages, led_block=_block, section=_section)
+    kind = PageKind("toys", "toys", _pages, led_block=_block, section=_section, link="Toys & tools", heading="All toys")
     monkeypatch.setattr(registry, "PAGE_KINDS", (*registry.PAGE_KINDS, kind))
     return kind
 

@@ -8,7 +8,7 @@ import pytest
 from permil.beam import BeamModel, BeamNodes
 from permil.products import MaskPlane
 from permil.report.detector.figures import display_image, flat_histogram, pointing_residuals
-from permil.report.detector.page import mask_counts
+from permil.report.detector.page import mask_table
 from permil.report.index import beam_measurements, view_beam
 
 BAD_NODE = 30
@@ -113,7 +113,7 @@ def test_planes_of_a_mask_are_counted() -> None:
     mask = np.zeros((5, 5), dtype=np.int32)
     mask[0] = int(MaskPlane.BAD | MaskPlane.EDGE)
     mask[1, :2] = int(MaskPlane.EDGE)
-    counts = mask_counts(mask)
+    counts = {row[0].text: row[1].key for row in mask_table(mask).rows}
     assert counts["BAD"] == 5
     assert counts["EDGE"] == 7
     assert counts["SAT"] == 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -45,7 +45,7 @@ from permil.report.kit.elements import (
 from permil.report.kit.figures import ACCENT, DIVERGING, FAINT, INK, led_colour, symmetric_limits
 from permil.report.kit.pages import (
     Declaration,
-    IndexSection,
+    IndexPart,
     Page,
     PageKind,
     RunProducts,
@@ -269,17 +269,14 @@ def detector_table(tables: ColourTables) -> Grid:
     columns = (
         text_column("detector", itemgetter(0)),
         text_column("vendor", lambda key: tables.camera[key[0]].vendor),
-        *(_column_by_key(f"{first} / {second}", found, (first, second), "ratio") for first, second in tables.pairs),
+        *(measured_column(f"{first} / {second}", "ratio").of(_row(found, first, second)) for first, second in tables.pairs),
     )
     return table_of([(name,) for name in tables.detectors], columns)
 
 
-def _column_by_key(
-    heading: str, found: Mapping[tuple[Any, ...], Row], last: tuple[str, ...], name: str, *, scale: float = 1.0
-) -> Column:
-    """Return a column of the rows whose key is the row of the page followed by some names."""
-    column = measured_column(heading, name, scale=scale)
-    return Column(heading, lambda key: column.cell(found.get((*key, *last))))
+def _row(found: Mapping[tuple[Any, ...], Row], *last: str) -> Callable[[tuple[Any, ...]], Row | None]:
+    """Return a function that finds the row whose key is that of a row of the page followed by some names."""
+    return lambda key: found.get((*key, *last))
 
 
 def amplifier_table(tables: ColourTables) -> Grid:
@@ -288,7 +285,7 @@ def amplifier_table(tables: ColourTables) -> Grid:
     columns = (
         text_column("detector", itemgetter(0)),
         text_column("amplifier", itemgetter(1)),
-        *(_column_by_key(tables.label(led), found, (led,), "response") for led in tables.leds),
+        *(measured_column(tables.label(led), "response").of(_row(found, led)) for led in tables.leds),
     )
     return table_of(dict.fromkeys((detector, amp) for detector, amp, _ in found), columns)
 
@@ -334,7 +331,7 @@ def variance_table(tables: ColourTables) -> Grid:
     columns = (
         text_column("scale", itemgetter(0)),
         text_column("part", lambda key: key[1] if key[1] != PATTERN else "in each LED"),
-        *(_column_by_key(f"{led} (‰)", found, (led,), "rms_per_mil") for led in tables.leds),
+        *(measured_column(f"{led} (‰)", "rms_per_mil").of(_row(found, led)) for led in tables.leds),
         count_column("degrees of freedom", lambda key: freedom[key]),
     )
     keys = ((scale, part) for scale in (*SCALES, PATTERN) for part in (SHARED, OWN, PATTERN))
@@ -385,7 +382,7 @@ def wave_table(tables: ColourTables) -> Grid | None:
         count_column("wave", itemgetter(1)),
         decimal_column("period (mm)", lambda key: float(first[key]["period_mm"]), 3),
         decimal_column("angle (°)", lambda key: float(first[key]["angle_deg"]), 1),
-        *(_column_by_key(f"{led} (‰)", found, (led,), "amplitude", scale=_PER_MIL) for led in tables.leds),
+        *(measured_column(f"{led} (‰)", "amplitude", scale=_PER_MIL).of(_row(found, led)) for led in tables.leds),
     )
     return table_of(dict.fromkeys(key[:2] for key in found), columns) if found else None
 
@@ -432,24 +429,13 @@ def make_page(config: Config, folder: RunFolder, fingerprint: str) -> str:
     home = relative_address(colour_path(folder), folder.report)
     return render(
         "colour.html",
+        __name__,
         fingerprint=fingerprint,
         title="Colour of the flats - permil",
         links=[Link("all results", f"{home}#colour")],
         facts=facts(tables),
-        sentence=headline(tables),
-        response=response_picture(tables),
-        vendors=vendor_table(tables),
-        detectors=detector_table(tables),
-        amplifiers=amplifier_table(tables),
-        maps=ratio_pictures(tables),
-        gradients=gradient_table(tables),
+        tables=tables,
         rule=f"{100 * SIGNIFICANCE:g} %",
-        linearity=linearity_sentences(tables),
-        variance_picture=variance_picture(tables),
-        variances=variance_table(tables),
-        correlations=correlation_summary(tables),
-        shortest=tables.label(tables.leds[0]),
-        waves=wave_table(tables),
     )
 
 
@@ -462,23 +448,11 @@ def declare_section(run: RunProducts) -> Declaration | None:
     return Declaration(sources, options, partial(make_section, run))
 
 
-def make_section(run: RunProducts) -> IndexSection:
+def make_section(run: RunProducts) -> IndexPart:
     """Return the section of the index page."""
     tables = read_tables(run.folder, run.camera, with_maps=False)
-    content = render(
-        "colour_section.html",
-        sentence=headline(tables),
-        vendors=vendor_table(tables),
-        address=index_address(run.config, run.folder, colour_path(run.folder)),
-    )
-    return IndexSection(
-        anchor="colour",
-        link="Colour",
-        subject="colour",
-        heading="The flat against wavelength",
-        content=content,
-        measurements=colour_measurements(tables),
-    )
+    address = index_address(run.config, run.folder, colour_path(run.folder))
+    return IndexPart(render("colour_section.html", __name__, tables=tables, address=address), colour_measurements(tables))
 
 
 def _declared(run: RunProducts) -> tuple[tuple[Path, ...], dict[str, object]] | None:
@@ -492,4 +466,11 @@ def _declared(run: RunProducts) -> tuple[tuple[Path, ...], dict[str, object]] | 
     return sources, {"camera": run.config.camera, "maps": maps}
 
 
-COLOUR_PAGES = PageKind("colour", "page of colour", colour_pages, section=declare_section)
+COLOUR_PAGES = PageKind(
+    "colour",
+    "page of colour",
+    colour_pages,
+    section=declare_section,
+    link="Colour",
+    heading="The flat against wavelength",
+)

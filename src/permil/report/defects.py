@@ -31,7 +31,7 @@ from permil.report.kit.elements import (
     text_cell,
     text_column,
 )
-from permil.report.kit.pages import Declaration, IndexSection, PageKind, RunProducts, index_address, page_path, render
+from permil.report.kit.pages import Declaration, IndexPart, PageKind, RunProducts, index_address, page_path, render
 from permil.report.kit.results import MISSING, Measurement, format_count, format_measurement, three_digits
 
 _WIDTH = 205.0
@@ -140,22 +140,12 @@ def detector_block(path: Path, detector: Detector) -> Markup | None:
     defects = read_defects(path, detector)
     if defects is None:
         return None
-    boxes = defects.boxes
-    listed = sorted({box.defect: box for box in boxes}.values(), key=lambda box: -np.nan_to_num(box.significance))
-    return render(
-        "defects_block.html",
-        sentence=_sentence(defects),
-        pictures=[defect_maps(boxes, detector)] if boxes else [],
-        kinds=kind_table(defects) if boxes else None,
-        amplifiers=amplifier_table(defects) if boxes else None,
-        agreement=agreement_table([defects]),
-        largest=largest_table(listed[:_MOST_LISTED]) if listed else None,
-        number=len(listed),
-        file=path.name,
-    )
+    listed = sorted({box.defect: box for box in defects.boxes}.values(), key=lambda box: -np.nan_to_num(box.significance))
+    return render("defects_block.html", __name__, defects=defects, listed=listed, most=_MOST_LISTED, file=path.name)
 
 
-def _sentence(defects: DetectorDefects) -> str:
+def defects_text(defects: DetectorDefects) -> str:
+    """Return the number of defects and pixels, and what was searched."""
     pixels = int(np.count_nonzero(defects.mask))
     share = 1e3 * pixels / defects.mask.size
     leds = ", ".join(defects.leds) or "no LED"
@@ -295,7 +285,7 @@ def _page_of(run: RunProducts, detector: str) -> str:
     return "" if led is None else index_address(run.config, run.folder, page_path(run.folder, "detectors", led, detector))
 
 
-def make_section(run: RunProducts, pages: dict[str, str]) -> IndexSection:
+def make_section(run: RunProducts, pages: dict[str, str]) -> IndexPart:
     """Return the section.
 
     Raises
@@ -314,26 +304,18 @@ def make_section(run: RunProducts, pages: dict[str, str]) -> IndexSection:
     )
     measurements = []
     for own in defects:
-        name = own.detector.name
-        measurements += [
-            Measurement("defects", "", float(count_defects(own.boxes)), np.nan, name),
-            Measurement("defective_pixels", "", share[name], np.nan, name),
-        ]
+        numbers = (("defects", float(count_defects(own.boxes))), ("defective_pixels", share[own.detector.name]))
+        measurements += [Measurement(metric, "", number, np.nan, own.detector.name) for metric, number in numbers]
     total = sum(count_defects(own.boxes) for own in defects)
-    places = f"{len(defects)} detector{'s' if len(defects) > 1 else ''}"
-    return IndexSection(
-        anchor="defects",
-        link="Defects",
-        subject="defects",
-        heading="Defects of the sensors",
-        content=render(
-            "defects_section.html",
-            sentence=f"{format_count(total)} defects in {places}.",
-            detectors=table_of(defects, columns),
-            agreement=agreement_table(defects),
-        ),
-        measurements=measurements,
+    content = render(
+        "defects_section.html",
+        sentence=f"{format_count(total)} defects in {len(defects)} detector{'s' if len(defects) > 1 else ''}.",
+        detectors=table_of(defects, columns),
+        agreement=agreement_table(defects),
     )
+    return IndexPart(content, measurements)
 
 
-DEFECTS_SECTION = PageKind("defects", "defects", lambda _run: [], section=declare_section)
+DEFECTS_SECTION = PageKind(
+    "defects", "defects", lambda _run: [], section=declare_section, link="Defects", heading="Defects of the sensors"
+)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-from astropy.table import Table, unique
+from astropy.table import Row, Table, unique
 from astropy.time import Time
 from contourpy import contour_generator
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from permil import __version__
@@ -33,14 +34,11 @@ from permil.report.kit.elements import (
     measured_column,
     measurement_cell,
     number_cell,
-    pull_cell,
-    reason_lists,
-    result_cell,
+    result_column,
     result_columns,
     specification_cell,
     table_of,
     text_column,
-    truth_grid,
     verdict_cell,
 )
 from permil.report.kit.figures import (
@@ -58,7 +56,7 @@ from permil.report.kit.figures import (
 from permil.report.kit.pages import (
     LAYOUT,
     Declaration,
-    IndexSection,
+    IndexPart,
     LedContext,
     LedProducts,
     PageKind,
@@ -102,15 +100,11 @@ _MAP, _PROFILE = 246.0, (300.0, 190.0)
 def beam_pictures(beam: BeamModel) -> list[Picture]:
     """Return the pictures of a beam model."""
     content = view_beam(beam)
-    return [
-        chart_picture(
-            [beam_maps(content)],
-            "The beam as a function of position minus projector. Each node is compared with the prediction from all other nodes.",
-        ),
-        chart_picture(
-            [beam_profiles(content)], "Profiles through the maximum, and deviations of the nodes relative to their errors."
-        ),
-    ]
+    of_maps = (
+        "The beam as a function of position minus projector. Each node is compared with the prediction from all other nodes."
+    )
+    of_profiles = "Profiles through the maximum, and deviations of the nodes relative to their errors."
+    return [chart_picture([beam_maps(content)], of_maps), chart_picture([beam_profiles(content)], of_profiles)]
 
 
 def timeline_picture(run: RunProducts) -> Picture | None:
@@ -124,9 +118,7 @@ def timeline_picture(run: RunProducts) -> Picture | None:
         chosen = lit[lit["led"] == led]
         if len(chosen):
             # All detectors of an exposure share one reading.
-            chosen = unique(chosen, keys="obsid")
-            purpose = np.asarray(chosen["purpose"], dtype=np.str_)
-            series[led] = PhotodiodeSeries(np.asarray(chosen["mjd"]), np.asarray(chosen["photodiode"]), purpose)
+            series[led] = unique(chosen, keys="obsid")
     if not series:
         return None
     caption = "Control photodiode in time, over its median separately for scan and pointings; exposures without a usable reading are red."
@@ -186,7 +178,7 @@ def view_beam(model: BeamModel) -> BeamView:
     nodes = model.nodes
     lower, upper = np.array([nodes.ux.min(), nodes.uy.min()]), np.array([nodes.ux.max(), nodes.uy.max()])
     step = (upper - lower) / (_LATTICE - 1)
-    ux, uy = (np.linspace(low, high, _LATTICE) for low, high in zip(lower, upper, strict=True))
+    ux, uy, along_x, along_y = (np.linspace(lower[axis], upper[axis], n) for n in (_LATTICE, _PROFILE_POINTS) for axis in (0, 1))
     beam, error = model.evaluate(ux[None, :], uy[:, None])
     maximum = model.maximum
     deviation, pull = model.left_out_pulls()
@@ -197,8 +189,8 @@ def view_beam(model: BeamModel) -> BeamView:
         extent=(lower[0] - step[0] / 2, upper[0] + step[0] / 2, lower[1] - step[1] / 2, upper[1] + step[1] / 2),
         beam=beam,
         error=error / beam,
-        along_x=_evaluate_profile(model, np.linspace(lower[0], upper[0], _PROFILE_POINTS), maximum.uy, swap=False),
-        along_y=_evaluate_profile(model, np.linspace(lower[1], upper[1], _PROFILE_POINTS), maximum.ux, swap=True),
+        along_x=Profile(along_x, *model.evaluate(along_x, maximum.uy)),
+        along_y=Profile(along_y, *model.evaluate(maximum.ux, along_y)),
         node_x=nodes.ux,
         node_y=nodes.uy,
         node_beam=nodes.signal / (gains * float(top)),
@@ -208,11 +200,6 @@ def view_beam(model: BeamModel) -> BeamView:
         maximum=(maximum.ux, maximum.uy),
         maximum_error=(maximum.ux_err, maximum.uy_err),
     )
-
-
-def _evaluate_profile(model: BeamModel, u: FloatArray, through: float, *, swap: bool) -> Profile:
-    beam, error = model.evaluate(through, u) if swap else model.evaluate(u, through)
-    return Profile(u, beam, error)
 
 
 def beam_maps(view: BeamView) -> list[Chart]:
@@ -321,32 +308,29 @@ def _pull_chart(pull: FloatArray) -> Chart:
     return chart
 
 
-@dataclass(frozen=True)
-class PhotodiodeSeries:
-    """Readings of the photodiode with one LED: ``mjd``, ``reading`` (NaN where unusable) and ``purpose`` of each exposure."""
-
-    mjd: NDArray[np.float64]
-    reading: NDArray[np.float64]
-    purpose: NDArray[np.str_]
-
-
-def photodiode_timeline(series: Mapping[str, PhotodiodeSeries]) -> list[Chart]:
+def photodiode_timeline(series: Mapping[str, Table]) -> list[Chart]:
     """Draw the photodiode against time, one panel per LED, relative to its median, separately for scan and pointings.
 
     Exposures without a usable reading are marked at the lower edge of their panel.
+
+    Parameters
+    ----------
+    series
+        Exposures of each LED: ``mjd``, ``photodiode`` (NaN where unusable) and ``purpose``.
     """
-    times = np.concatenate([entry.mjd for entry in series.values()])
+    times = np.concatenate([np.asarray(entry["mjd"]) for entry in series.values()])
     start, end = (float(np.nanmin(times)), float(np.nanmax(times))) if np.isfinite(times).any() else (0.0, 0.0)
     span = max(24.0 * (end - start), 1e-3)
     charts: list[Chart] = []
     for led, entry in series.items():
-        hours, parts = 24.0 * (entry.mjd - start), {}
+        reading, purposes = np.asarray(entry["photodiode"]), np.asarray(entry["purpose"], dtype=np.str_)
+        hours, parts = 24.0 * (np.asarray(entry["mjd"]) - start), {}
         for purpose in _RADII:
-            usable = (entry.purpose == purpose) & np.isfinite(entry.reading)
+            usable = (purposes == purpose) & np.isfinite(reading)
             if usable.any():
-                relative = 1e3 * (entry.reading[usable] / np.median(entry.reading[usable]) - 1)
+                relative = 1e3 * (reading[usable] / np.median(reading[usable]) - 1)
                 parts[purpose] = np.column_stack([hours[usable], relative])
-        lost = hours[~np.isfinite(entry.reading)]
+        lost = hours[~np.isfinite(reading)]
         reach = 1.25 * max([float(np.abs(part[:, 1]).max()) for part in parts.values()] + [1e-3])
         chart = Chart(
             (1050.0, 84.0),
@@ -433,29 +417,26 @@ def _place_of(worst: Measurement) -> str:
 
 def truth_plane_table(planes: Mapping[str, Mapping[str, float]]) -> Grid:
     """Return the deviations from the truth of all detectors of each LED together, relative to their stated errors."""
-    columns = [
-        text_column("LED", lambda row: row["led"]),
-        measured_column("super-pixels over their errors, rms", lambda row: (row["super_pull"], row["super_pull_err"])),
-        *(column for axis in "xy" for column in _tilt_columns(f"tilt_{axis}")),
-        Column("χ² of levels and gradients", _plane_chi_square_cell),
-        chance_column("probability of a larger one", lambda row: row["p_value"]),
-    ]
-    return table_of([{"led": led, **found} for led, found in planes.items()], columns)
+    table = Table(rows=[{"led": led, **found} for led, found in planes.items()])
 
+    def over_error(axis: str) -> Callable[[Row], float]:
+        return lambda row: row[f"tilt_{axis}"] / row[f"tilt_{axis}_err"] if row[f"tilt_{axis}_err"] > 0 else np.nan
 
-def _tilt_columns(name: str) -> tuple[Column, Column]:
-    def over_error(row: Mapping[str, float]) -> float:
-        return row[name] / row[f"{name}_err"] if row[f"{name}_err"] > 0 else np.nan
+    def chi_square(row: Row) -> Cell:
+        size = row["chi_square"]
+        return number_cell(f"{size:.1f} of {row['freedom']}" if np.isfinite(size) else MISSING, size)
 
-    return (
-        Column(QUANTITIES[name].heading, lambda row: result_cell(name, row[name], row[f"{name}_err"])),
-        Column("over its error", lambda row: pull_cell(over_error(row))),
+    columns = (
+        text_column("LED", "led"),
+        measured_column("super-pixels over their errors, rms", "super_pull"),
+        result_column("tilt_x", "tilt_x"),
+        decimal_column("over its error", over_error("x"), 2),
+        result_column("tilt_y", "tilt_y"),
+        decimal_column("over its error", over_error("y"), 2),
+        Column("χ² of levels and gradients", chi_square),
+        chance_column("probability of a larger one"),
     )
-
-
-def _plane_chi_square_cell(row: Mapping[str, float]) -> Cell:
-    chi_square = row["chi_square"]
-    return number_cell(f"{chi_square:.1f} of {row['freedom']}" if np.isfinite(chi_square) else MISSING, chi_square)
+    return table_of(table, columns)
 
 
 def exposure_table(exposures: Table) -> Grid:
@@ -568,60 +549,36 @@ _FLATS = "composite flat field"
 
 
 @dataclass(frozen=True)
-class LedRequest:
-    """The section of one LED, with the blocks added by other pages."""
+class IndexSection(IndexPart):
+    """A section of the index page: its anchor, the text of the link to it, and its heading in HTML."""
 
-    context: LedContext
-    blocks: tuple[Declaration, ...]
-
-
-@dataclass(frozen=True)
-class IndexRequest:
-    """The index page of a run, with the blocks and sections added by other pages.
-
-    Attributes
-    ----------
-    blocks
-        Blocks by the name of the LED.
-    """
-
-    run: RunProducts
-    blocks: Mapping[str, tuple[Declaration, ...]]
-    sections: tuple[Declaration, ...]
-
-    @property
-    def absent(self) -> tuple[str, ...]:
-        """Names of the products that are missing; flats are not needed if there are other sections."""
-        if self.run.leds:
-            return self.run.absent
-        return () if self.sections else (*self.run.absent, "beam models and flats")
+    anchor: str = ""
+    link: str = ""
+    heading: Markup | str = ""
 
 
-def request_index(run: RunProducts, kinds: Sequence[PageKind]) -> IndexRequest:
-    """Return the content of the index page of a run, declared but not yet made.
+def index_task(run: RunProducts, kinds: Sequence[PageKind]) -> Task:
+    """Declare the index page of a run and the table of results.
 
     Raises
     ------
     InputError
         If the folder holds no products.
     """
-    blocks = {led.led: tuple(found for kind in kinds if (found := kind.led_block(run, led)) is not None) for led in run.leds}
-    sections = tuple(found for kind in kinds if (found := kind.section(run)) is not None)
+    blocks = {led.led: [found for kind in kinds if (found := kind.led_block(run, led)) is not None] for led in run.leds}
+    sections = [(kind, found) for kind in kinds if (found := kind.section(run)) is not None]
     if run.exposures is None and not run.leds and not sections:
         raise InputError("the folder holds no products of a run", path=run.folder.root, remedy="run other stages first")
-    return IndexRequest(run, blocks, sections)
-
-
-def index_task(request: IndexRequest) -> Task:
-    """Declare the index page and the table of results."""
-    run, folder = request.run, request.run.folder
-    parts = [*request.sections, *(block for blocks in request.blocks.values() for block in blocks)]
+    # Flats are not needed if there are other sections.
+    absent = run.absent if run.leds else () if sections else (*run.absent, "beam models and flats")
+    parts = [*(part for _, part in sections), *(block for of_led in blocks.values() for block in of_led)]
+    folder = run.folder
     facts = {
         "layout": LAYOUT,
         "camera": run.config.camera,
         "validity": run.config.validity.model_dump(mode="json"),
         "limits": run.config.report.model_dump(mode="json"),
-        "absent": request.absent,
+        "absent": absent,
         "parts": [part.facts for part in parts],
     }
     tables = (
@@ -630,9 +587,17 @@ def index_task(request: IndexRequest) -> Task:
     )  # fmt: skip
     products = [path(led.led) for led in run.leds for path in (folder.beam, folder.metrics)]
 
+    def write(of_leds: list[IndexSection], print_: str) -> tuple[str, ...]:
+        made = [
+            IndexSection(**vars(part.make()), anchor=kind.folder, link=kind.link, heading=kind.heading) for kind, part in sections
+        ]
+        subjects = [*[_FLATS] * bool(of_leds or not made), *(section.link.lower() for section in made)]
+        _write_index(run, subjects, absent, [*of_leds, *made], print_)
+        return ()
+
     def work(task: Task) -> Work:
-        requests = [LedRequest(_context(run, led), request.blocks[led.led]) for led in run.leds]
-        return Work(make_led_section, requests, lambda sections: _write_index(request, sections, task.fingerprint))
+        requests = [(_context(run, led), blocks[led.led]) for led in run.leds]
+        return Work(make_led_section, requests, lambda of_leds: write(of_leds, task.fingerprint))
 
     return Task(
         ("report",),
@@ -645,88 +610,53 @@ def index_task(request: IndexRequest) -> Task:
     )
 
 
-def _write_index(request: IndexRequest, sections: list[IndexSection], print_: str) -> tuple[str, ...]:
-    """Write the index page and the table of results."""
-    run, folder = request.run, request.run.folder
-    sections = [*sections, *(section.make() for section in request.sections)]
-    measurements = [entry for section in sections for entry in section.measurements]
-    summary = summary_table(measurements, run.config.report)
-    summary.meta = {"fingerprint": print_}
-    write_table(folder.summary, summary)
-    write_html(folder.report, _index_html(request, sections, measurements, print_))
-    return ()
+def _context(run: RunProducts, led: LedProducts) -> LedContext:
+    exposures = run.exposures[np.asarray(run.exposures["led"]) == led.led] if run.exposures is not None else None
+    return LedContext(run.config, run.folder, led, exposures, flat_measurements(led.metrics) if led.metrics is not None else [])
 
 
-def make_led_section(request: LedRequest) -> IndexSection:
-    """Return the section of one LED.
+def make_led_section(request: tuple[LedContext, Sequence[Declaration]]) -> IndexSection:
+    """Return the section of one LED, with the blocks added by other pages.
 
     Raises
     ------
     InputError
         If a product cannot be read.
     """
-    context, limits = request.context, request.context.config.report
-    led = context.products.led
+    context, declared = request
+    led, limits = context.products.led, context.config.report
     beam = load_beam(context.products.beam) if context.products.beam is not None else None
-    blocks = [block.make(context) for block in request.blocks]
+    blocks = [block.make(context) for block in declared]
     of_beam = beam_measurements(beam, led) if beam is not None else []
     measurements = [*of_beam, *context.measurements, *(entry for block in blocks for entry in block.measurements)]
     failed, undecided = (
         sum(len(entries) for entries in with_verdict(measurements, limits, verdict).values()) for verdict in (NO, OPEN)
     )
-    return IndexSection(
-        anchor=f"led-{led}",
-        link=f"LED {led}",
-        subject=_FLATS,
-        heading=render("led_heading.html", led=led, failed=failed, undecided=undecided),
-        content=render(
-            "led.html",
-            results=table_of(of_beam, result_columns(limits)) if beam is not None else None,
-            pictures=beam_pictures(beam) if beam is not None else (),
-            outliers=outlier_table(beam) if beam is not None and beam.outliers else None,
-            blocks=blocks,
-        ),
-        measurements=measurements,
-    )
+    heading = render("led_heading.html", led=led, failed=failed, undecided=undecided)
+    content = render("led.html", __name__, beam=beam, results=table_of(of_beam, result_columns(limits)), blocks=blocks)
+    return IndexSection(content, measurements, f"led-{led}", f"LED {led}", heading)
 
 
-def _context(run: RunProducts, led: LedProducts) -> LedContext:
-    exposures = run.exposures
-    return LedContext(
-        config=run.config,
-        folder=run.folder,
-        products=led,
-        exposures=exposures[np.asarray(exposures["led"]) == led.led] if exposures is not None else None,
-        measurements=flat_measurements(led.metrics) if led.metrics is not None else [],
-    )
-
-
-def _index_html(
-    request: IndexRequest, sections: Sequence[IndexSection], measurements: Sequence[Measurement], current: str
-) -> str:
-    run, judged, comparison = request.run, verdicts(measurements, request.run.config.report), request.run.comparison
-    return render(
+def _write_index(
+    run: RunProducts, subjects: Sequence[str], absent: Sequence[str], sections: Sequence[IndexSection], print_: str
+) -> None:
+    """Write the index page and the table of results."""
+    limits = run.config.report
+    measurements = [entry for section in sections for entry in section.measurements]
+    summary, judged = summary_table(measurements, limits), verdicts(measurements, limits)
+    summary.meta = {"fingerprint": print_}
+    write_table(run.folder.summary, summary)
+    page = render(
         "index.html",
-        fingerprint=current,
+        __name__,
+        fingerprint=print_,
         title=f"Run {run.folder.root.name}",
-        subjects=list(dict.fromkeys(section.subject for section in sections)) or [_FLATS],
-        facts=facts(run),
-        absent=request.absent,
-        verdicts=verdict_table(judged, run.config.report) if judged else None,
+        run=run,
+        subjects=subjects,
+        absent=absent,
+        verdicts=verdict_table(judged, limits) if judged else None,
         state=next((state for state in (NO, OPEN) if any(verdict.state == state for verdict in judged)), YES),
-        truth=truth_grid(comparison, with_led=True) if comparison is not None and len(comparison) else None,
-        truth_planes=truth_plane_table(comparison.meta["planes"])
-        if comparison is not None and comparison.meta.get("planes")
-        else None,
-        exposures=exposure_table(run.exposures) if run.exposures is not None else None,
-        timeline=timeline_picture(run),
-        unused=(
-            ("Files not used", reason_lists(run.unreadable)),
-            ("Exposures left out", reason_lists(run.left_out)),
-            ("Files used with a note", reason_lists(noted_files(run.exposures))),
-        ),
         sections=sections,
-        stages=stage_table(run.stages) if run.stages is not None else None,
         costs=cost_table(run.folder),
-        configuration=run.configuration,
     )
+    write_html(run.folder.report, page)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from astropy.table import Row, Table
@@ -25,15 +25,16 @@ from permil.report.kit.elements import (
     Grid,
     Link,
     Picture,
+    captioned,
     chance_column,
     count_column,
+    decimal_column,
     measured_cell,
     measured_column,
+    measurement_cell,
     number_cell,
     number_column,
-    pull_cell,
     raster,
-    result_cell,
     table_of,
     text_column,
     verdict_cell,
@@ -46,14 +47,14 @@ from permil.report.kit.figures import (
     LED_COLOURS,
     colour_bar,
     led_colour,
-    plain_axes,
     show_image,
     styled,
+    subplots,
     symmetric_limits,
 )
 from permil.report.kit.pages import (
     Declaration,
-    IndexSection,
+    IndexPart,
     Page,
     PageKind,
     RunProducts,
@@ -177,33 +178,22 @@ def with_stability(folder: RunFolder, leds: Sequence[str]) -> list[str]:
     return [led for led in leds if all(path(led).is_file() for path in paths)]
 
 
-_NAMES = {
-    "led_temp": "LED, front", "led_back_temp": "LED, back", "sphere_temp": "sphere", "board_temp": "projector board",
-    "ccd_temp": "CCDs", "readout_temp": "readout boards",
-}  # fmt: skip
 _MOST_LINES = 20
 _MOST_MAPS = 30
 _COLUMNS = 6
 
 
-def led_picture(led: LedStability) -> Picture:
-    """Return the curves of one LED."""
-    return raster(
-        curves(led),
-        "Above: light and photodiode of each exposure over their means, their ratio, and the temperatures of the headers minus their "
-        "means. Below: amplifiers, each minus its own mean; the bands hold 68 % and 95 % of them at each exposure, and red lines are those "
-        "that change beyond noise. Dashed lines mark jumps beyond noise.",
-    )
-
-
-@styled
-def curves(led: LedStability) -> Figure:
+@captioned(
+    "Above: light and photodiode of each exposure over their means, their ratio, and the temperatures of the headers minus their "
+    "means. Below: amplifiers, each minus its own mean; the bands hold 68 % and 95 % of them at each exposure, and red lines are those "
+    "that change beyond noise. Dashed lines mark jumps beyond noise."
+)
+def led_picture(led: LedStability) -> Figure:
     """Draw light, photodiode, ratio, temperatures, fluxes, bias levels and read noise against time."""
     used = led.exposures[np.asarray(led.exposures["is_used"], dtype=bool)]
     hours = _numbers(used, "hours")
-    figure = Figure(figsize=(12.0, 10.4))
-    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.05, top=0.97, wspace=0.18, hspace=0.42)
-    axes = figure.subplots(4, 2).ravel()
+    figure, axes = subplots((12.0, 10.4), (0.07, 0.985, 0.05, 0.97), 4, 2, wspace=0.18, hspace=0.42)
+    axes = axes.ravel()
     with np.errstate(invalid="ignore", divide="ignore"):
         light, photodiode = np.log(_numbers(used, "light")), np.log(_numbers(used, "photodiode"))
     for own, series, name, values in (
@@ -211,30 +201,29 @@ def curves(led: LedStability) -> Figure:
         (axes[1], "photodiode", "photodiode", photodiode),
         (axes[2], "photodiode_over_light", "photodiode over light", photodiode - light),
     ):
-        _points(own, hours, 1e3 * values, led_colour(led.led))
-        _mark_jump(own, led, series, used, hours)
+        known, jump = np.isfinite(values), led.result(series, "jump")
+        if known.any():
+            own.plot(hours[known], 1e3 * (values[known] - values[known].mean()), ".", color=led_colour(led.led), markersize=4)
+        else:
+            _write_not_measured(own)
+        if jump is not None and jump["called"]:
+            place = np.flatnonzero(np.asarray(used["obsid"], dtype=np.str_) == jump["at"])
+            own.axvline(float(hours[place[0]]), color=ALARM, linestyle="--", linewidth=1.0)
         own.set(title=name, ylabel="over its mean - 1 (‰)")
-    colours = list(LED_COLOURS.values())
-    for colour, name in zip(colours, TEMPERATURES, strict=True):
+    for colour, name in zip(LED_COLOURS.values(), TEMPERATURES, strict=True):
         values = _numbers(used, name)
         if np.isfinite(values).any():
-            axes[3].plot(hours, values - np.nanmean(values), color=colour, linewidth=1.0, label=_NAMES[name])
+            axes[3].plot(hours, values - np.nanmean(values), color=colour, linewidth=1.0, label=REGRESSORS[name])
     axes[3].set(title="temperatures", ylabel="minus the mean (°C)")
     if axes[3].lines:
         axes[3].legend(loc="upper left", ncols=3)
         axes[3].margins(y=0.25)
     scales = dict(zip(used["obsid"], zip(light, photodiode, strict=True), strict=True))
     flux, level = _numbers(led.readings, "flux_over_light"), led.readings
-    of_light = np.array([scales.get(obsid, (np.nan, np.nan)) for obsid in level["obsid"]]).reshape(-1, 2)
+    light, photodiode = np.array([scales.get(obsid, (np.nan, np.nan)) for obsid in level["obsid"]]).reshape(-1, 2).T
     for own, series, name, values, unit in (
-        (axes[4], "flux", "flux of amplifiers, raw", 1e3 * (flux + of_light[:, 0]), "‰"),
-        (
-            axes[5],
-            "flux_over_photodiode",
-            "flux of amplifiers over photodiode",
-            1e3 * (flux + of_light[:, 0] - of_light[:, 1]),
-            "‰",
-        ),
+        (axes[4], "flux", "flux of amplifiers, raw", 1e3 * (flux + light), "‰"),
+        (axes[5], "flux_over_photodiode", "flux of amplifiers over photodiode", 1e3 * (flux + light - photodiode), "‰"),
         (axes[6], "overscan_level", "bias level", _numbers(level, "overscan_level"), "adu"),
         (axes[7], "read_noise", "read noise", _numbers(level, "read_noise"), "electrons"),
     ):
@@ -242,7 +231,6 @@ def curves(led: LedStability) -> Figure:
         own.set(title=name, ylabel=f"minus the mean ({unit})")
     for own in axes:
         own.set_xlabel(led.time_label)
-        plain_axes(own)
     return figure
 
 
@@ -250,19 +238,8 @@ def _numbers(table: Table, name: str) -> FloatArray:
     return np.ma.filled(np.ma.asarray(table[name], dtype=np.float64), np.nan)
 
 
-def _points(axes: Axes, hours: FloatArray, values: FloatArray, colour: str) -> None:
-    known = np.isfinite(values)
-    if known.any():
-        axes.plot(hours[known], values[known] - values[known].mean(), ".", color=colour, markersize=4)
-    else:
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=FAINT)
-
-
-def _mark_jump(axes: Axes, led: LedStability, series: str, used: Table, hours: FloatArray) -> None:
-    row = led.result(series, "jump")
-    if row is not None and row["called"]:
-        place = np.flatnonzero(np.asarray(used["obsid"], dtype=np.str_) == row["at"])
-        axes.axvline(float(hours[place[0]]), color=ALARM, linestyle="--", linewidth=1.0)
+def _write_not_measured(axes: Axes) -> None:
+    axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=FAINT)
 
 
 def _bands(axes: Axes, led: LedStability, series: str, values: FloatArray) -> None:
@@ -275,19 +252,24 @@ def _bands(axes: Axes, led: LedStability, series: str, values: FloatArray) -> No
     grid[own, number] = values
     known = np.isfinite(grid)
     if not known.any():
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=FAINT)
+        _write_not_measured(axes)
         return
     count = known.sum(axis=0)
     grid = grid - np.where(known, grid, 0.0).sum(axis=0) / np.maximum(count, 1)
     some = known.any(axis=1)
-    quantiles = np.nanpercentile(grid[some], [2.5, 16, 50, 84, 97.5], axis=1)
-    axes.fill_between(hours[some], quantiles[0], quantiles[4], color=FAINT, alpha=0.4, linewidth=0)
-    axes.fill_between(hours[some], quantiles[1], quantiles[3], color=FAINT, alpha=0.9, linewidth=0)
-    axes.plot(hours[some], quantiles[2], color=ACCENT, linewidth=0.8)
+    _draw_bands(axes, hours[some], grid[some])
     called = [f"{row['detector']} {row['amp']}" for row in led.amplifiers if row["called"] and row["series"] == series]
     for name in list(dict.fromkeys(called))[:_MOST_LINES]:
         line = grid[:, amplifiers == name][:, 0]
         axes.plot(hours[np.isfinite(line)], line[np.isfinite(line)], color=ALARM, linewidth=0.7)
+
+
+def _draw_bands(axes: Axes, places: FloatArray, grid: FloatArray) -> None:
+    """Draw the middle of all columns of a grid, and the bands that hold 68 % and 95 % of them."""
+    low, lower, middle, upper, high = np.nanpercentile(grid, [2.5, 16, 50, 84, 97.5], axis=1)
+    axes.fill_between(places, low, high, color=FAINT, alpha=0.4, linewidth=0)
+    axes.fill_between(places, lower, upper, color=FAINT, alpha=0.9, linewidth=0)
+    axes.plot(places, middle, color=ACCENT, linewidth=0.8)
 
 
 def superbias_picture(superbiases: Sequence[SuperbiasStability]) -> Picture:
@@ -318,42 +300,26 @@ def superbias_maps(superbiases: Sequence[SuperbiasStability]) -> Figure:
     return figure
 
 
-def level_picture(superbiases: Sequence[SuperbiasStability]) -> Picture:
-    """Return bias level and read noise in each bias exposure."""
-    return raster(
-        level_figure(superbiases),
-        "Bias exposures in order: mean level of the overscan minus its mean, and read noise over its mean, for each amplifier; the bands "
-        "hold 68 % and 95 % of all amplifiers.",
-    )
-
-
-@styled
-def level_figure(superbiases: Sequence[SuperbiasStability]) -> Figure:
+@captioned(
+    "Bias exposures in order: mean level of the overscan minus its mean, and read noise over its mean, for each amplifier; the bands "
+    "hold 68 % and 95 % of all amplifiers."
+)
+def level_picture(superbiases: Sequence[SuperbiasStability]) -> Figure:
     """Draw levels and read noise of all amplifiers against the number of the bias exposure."""
-    figure = Figure(figsize=(12.0, 3.0))
-    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.16, top=0.9, wspace=0.18)
-    for axes, name, label, title in zip(
-        figure.subplots(1, 2),
-        ("level", "read_noise"),
-        ("minus the mean (adu)", "over the mean - 1 (%)"),
-        ("bias level", "read noise"),
-        strict=True,
-    ):
-        longest = max(len(one.level) for one in superbiases)
-        parts = []
-        for one in superbiases:
-            values = getattr(one, name)
-            mean = values.mean(axis=0)
-            shown = values - mean if name == "level" else 100.0 * (values / np.where(mean > 0, mean, np.nan) - 1.0)
-            parts.append(np.pad(shown, ((0, longest - len(shown)), (0, 0)), constant_values=np.nan))
-        joined = np.concatenate(parts, axis=1)
-        low, lower, middle, upper, high = np.nanpercentile(joined, [2.5, 16, 50, 84, 97.5], axis=1)
-        number = np.arange(1, longest + 1)
-        axes.fill_between(number, low, high, color=FAINT, alpha=0.4, linewidth=0)
-        axes.fill_between(number, lower, upper, color=FAINT, alpha=0.9, linewidth=0)
-        axes.plot(number, middle, color=ACCENT)
-        axes.set(xlabel="bias exposure", ylabel=label, title=title)
-        plain_axes(axes)
+    figure, (level_axes, noise_axes) = subplots((12.0, 3.0), (0.07, 0.985, 0.16, 0.9), 1, 2, wspace=0.18)
+    longest = max(len(one.level) for one in superbiases)
+    number = np.arange(1.0, longest + 1)
+
+    def joined(parts: Iterable[FloatArray]) -> FloatArray:
+        padded = [np.pad(part, ((0, longest - len(part)), (0, 0)), constant_values=np.nan) for part in parts]
+        return np.concatenate(padded, axis=1)
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        noise = [100.0 * (one.read_noise / one.read_noise.mean(axis=0) - 1.0) for one in superbiases]
+    _draw_bands(level_axes, number, joined(one.level - one.level.mean(axis=0) for one in superbiases))
+    _draw_bands(noise_axes, number, joined(noise))
+    level_axes.set(xlabel="bias exposure", ylabel="minus the mean (adu)", title="bias level")
+    noise_axes.set(xlabel="bias exposure", ylabel="over the mean - 1 (%)", title="read noise")
     return figure
 
 
@@ -433,46 +399,35 @@ def sentence(findings: Table, led: str, limits: ReportConfig) -> str:
     return f"{text}."
 
 
-class _Repeatability(NamedTuple):
-    """The scatter of a series of one LED, from a number of exposures."""
-
-    led: str
-    series: str
-    findings: Table
-    scatter: Measurement
-    exposures: int
-
-
-def repeatability_table(leds: Sequence[tuple[str, Table]], limits: ReportConfig) -> Grid:
-    """Return scatter, verdict and drift of light, photodiode and their ratio for each LED."""
-    rows = [
-        _Repeatability(led, series, findings, _measurement(f"{series}_scatter", led, row), int(row["n"]))
-        for led, findings in leds
+def repeatability_table(found: Mapping[str, Table], limits: ReportConfig) -> Grid:
+    """Return scatter, verdict and drift of light, photodiode and their ratio, from the findings of each LED."""
+    scatters = {
+        (led, series): _measurement(f"{series}_scatter", led, row)
+        for led, findings in found.items()
         for series in (LIGHT, PHOTODIODE, RATIO)
         if (row := result_of(findings, series, SCATTER)) is not None
-    ]
+    }
 
-    def scatter(row: _Repeatability) -> Cell:
-        return result_cell(row.scatter.metric, row.scatter.number, row.scatter.error, verdict=judge(row.scatter, limits))
+    def finding(quantity: str) -> Callable[[tuple[str, str]], Row | None]:
+        return lambda key: result_of(found[key[0]], key[1], quantity)
 
     def change(heading: str, quantity: str) -> Column:
-        figure = measured_column(heading, "value", error="error", scale=1e3)
-        return Column(heading, lambda row: figure.cell(result_of(row.findings, row.series, quantity)))
+        return measured_column(heading, "value", error="error", scale=1e3).of(finding(quantity))
 
-    per = "h" if all(findings.meta.get("time") == "h" for _, findings in leds) else "h, or exposure"
+    per = "h" if all(findings.meta.get("time") == "h" for findings in found.values()) else "h, or exposure"
     columns = (
-        text_column("LED", "led"),
-        text_column("series", lambda row: SERIES[row.series]),
-        count_column("exposures"),
-        Column("scatter (‰)", scatter),
+        text_column("LED", itemgetter(0)),
+        text_column("series", lambda key: SERIES[key[1]]),
+        count_column("exposures", "n").of(finding(SCATTER)),
+        Column("scatter (‰)", lambda key: measurement_cell(scatters[key], limits)),
         number_column("required (‰)", lambda _: limits.repeatability_limit, two_digits, scale=1e3),
         # The photodiode is a reading: what must repeat is the light, and the light after division by it.
-        Column("verdict", lambda row: verdict_cell(judge(row.scatter, limits)), is_text=True),
+        Column("verdict", lambda key: verdict_cell(judge(scatters[key], limits)), is_text=True),
         change("successive (‰)", SUCCESSIVE),
         change(f"drift (‰/{per})", DRIFT),
         change("first to last (‰)", FIRST_TO_LAST),
     )
-    return table_of(rows, columns)
+    return table_of(scatters, columns)
 
 
 def method_text(leds: Sequence[LedStability]) -> str:
@@ -519,7 +474,7 @@ def _trend_columns(led: LedStability) -> tuple[Column, ...]:
         Column("change", change),
         text_column("unit", lambda row: f"{_scale_of(row['series'])[1]} {per(row)}".strip()),
         # The correlation of time with itself says nothing.
-        Column("correlation with time", lambda row: pull_cell(np.nan if row["quantity"] == DRIFT else float(row["with_time"]))),
+        decimal_column("correlation with time", lambda row: np.nan if row["quantity"] == DRIFT else float(row["with_time"]), 2),
         chance_column("p"),
         chance_column("p, adjusted", "p_adjusted"),
         text_column("beyond noise", lambda row: "yes" if row["called"] else "no"),
@@ -642,7 +597,7 @@ def amplifier_table(led: LedStability) -> Grid | None:
         scale, unit = _scale_of(name)
         heading = f"{SERIES[name]}: {f'drift ({unit} {led.per_time})' if kind == DRIFT else f'scatter ({unit})'}"
         own = measured_column(heading, "value", error="error", scale=scale)
-        return Column(heading, lambda amplifier: own.cell(found.get((*amplifier, name, kind))))
+        return own.of(lambda amplifier: found.get((*amplifier, name, kind)))
 
     columns = [column(name, kind) for name in _OF_AMPLIFIERS for kind in (SCATTER, DRIFT)]
     amplifiers = _amplifiers(led)[:_MOST_AMPLIFIERS]
@@ -733,45 +688,24 @@ def make_stability_page(request: StabilityRequest, fingerprint: str) -> str:
     InputError
         If a product cannot be read.
     """
-    folder, limits, path = request.folder, request.config.report, stability_path(request.folder)
-    leds = [read_led(folder, led) for led in request.leds]
-    camera = shared_camera(request.config.camera)
+    folder, limits = request.folder, request.config.report
+    camera, home = shared_camera(request.config.camera), relative_address(stability_path(folder), folder.report)
     found = [read_superbias_stability(folder.superbias(name)) for name in request.detectors if name in camera.detectors]
-    superbiases = [one for one in found if one is not None]
-    limit = two_digits(1e3 * limits.repeatability_limit)
+    leds = [read_led(folder, led) for led in request.leds]
     return render(
         "stability.html",
+        __name__,
         fingerprint=fingerprint,
         title=f"Stability of run {folder.root.name} - permil",
-        links=[Link("all results", f"{relative_address(path, folder.report)}#{_NAME}")],
+        links=[Link("all results", f"{home}#{_NAME}")],
         facts=(),
-        sentences=[sentence(led.findings, led.led, limits) for led in leds],
-        requirement=f"The bench is required to repeat to {limit} ‰ (report.repeatability_limit). A verdict takes a margin of three errors.",
-        repeatability=repeatability_table([(led.led, led.findings) for led in leds], limits),
-        method=method_text(leds),
-        leds=[_led_content(led, folder) for led in leds],
-        superbias=superbias_table(superbiases) if superbiases else None,
-        superbias_picture=superbias_picture(superbiases) if superbiases else None,
-        level_picture=level_picture(superbiases) if superbiases else None,
+        folder=folder,
+        limits=limits,
+        limit=two_digits(1e3 * limits.repeatability_limit),
+        leds=leds,
+        found={led.led: led.findings for led in leds},
+        superbiases=[one for one in found if one is not None],
     )
-
-
-def _led_content(led: LedStability, folder: RunFolder) -> dict[str, Any]:
-    shape = shape_table(led)
-    return {
-        "name": led.led,
-        "picture": led_picture(led),
-        "trends": trend_table(led),
-        "shape": shape[0] if shape else None,
-        "shape_text": shape[1] if shape else "",
-        "stack": stack_table(led),
-        "summary": amplifier_summary(led),
-        "together": called_sentences(led),
-        "called": called_table(led),
-        "amplifiers": amplifier_table(led),
-        "is_cut": is_cut(led),
-        "file": folder.stability_amplifiers(led.led).relative_to(folder.root).as_posix(),
-    }
 
 
 def declare_section(run: RunProducts) -> Declaration | None:
@@ -784,7 +718,7 @@ def declare_section(run: RunProducts) -> Declaration | None:
     )
 
 
-def make_section(request: StabilityRequest) -> IndexSection:
+def make_section(request: StabilityRequest) -> IndexPart:
     """Return the section of the index page.
 
     Raises
@@ -793,20 +727,12 @@ def make_section(request: StabilityRequest) -> IndexSection:
         If a table cannot be read.
     """
     limits = request.config.report
-    found = [(led, read_findings(request.folder, led)) for led in request.leds]
-    return IndexSection(
-        anchor=_NAME,
-        link="Stability",
-        subject=_NAME,
-        heading="Stability",
-        content=render(
-            "stability_section.html",
-            sentences=[sentence(findings, led, limits) for led, findings in found],
-            repeatability=repeatability_table(found, limits),
-            address=index_address(request.config, request.folder, stability_path(request.folder)),
-        ),
-        measurements=[entry for led, findings in found for entry in measurements(findings, led)],
-    )
+    found = {led: read_findings(request.folder, led) for led in request.leds}
+    address = index_address(request.config, request.folder, stability_path(request.folder))
+    content = render("stability_section.html", __name__, found=found, limits=limits, address=address)
+    return IndexPart(content, [entry for led, findings in found.items() for entry in measurements(findings, led)])
 
 
-STABILITY_PAGES = PageKind(_NAME, "page on stability", stability_pages, section=declare_section)
+STABILITY_PAGES = PageKind(
+    _NAME, "page on stability", stability_pages, section=declare_section, link="Stability", heading="Stability"
+)

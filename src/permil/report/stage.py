@@ -27,12 +27,12 @@ def make_report(run: Run) -> StageReport:
     """
     require_packages()
     # These modules need the packages.
-    from permil.report.index import index_task, request_index
+    from permil.report.index import index_task
     from permil.report.kit.pages import read_run, remove_stale_pages
     from permil.report.registry import PAGE_KINDS
 
     products = read_run(run.config, run.camera, run.folder)
-    index, tasks = index_task(request_index(products, PAGE_KINDS)), []
+    index, tasks = index_task(products, PAGE_KINDS), []
     for kind in PAGE_KINDS:
         pages = kind.pages(products) if run.config.report.detector_pages else []
         remove_stale_pages(run.folder, kind, pages)

@@ -41,9 +41,9 @@ from permil.report.kit.figures import (
     LED_COLOURS,
     colour_bar,
     displacement_figure,
-    plain_axes,
     show_image,
     styled,
+    subplots,
     symmetric_limits,
 )
 from permil.report.kit.results import MISSING, Measurement, plain_sentence
@@ -249,8 +249,7 @@ def _scatter_picture(scatter: Table) -> Picture:
 @styled
 def _scatter_figure(names: list[str], value: FloatArray, error: FloatArray) -> Figure:
     shown = [number for number, name in enumerate(names) if name != NOISE]
-    figure = Figure(figsize=(6.4, 2.6))
-    axes = figure.add_axes((0.24, 0.2, 0.73, 0.75))
+    figure, axes = subplots((6.4, 2.6), (0.24, 0.97, 0.2, 0.95))
     place = np.arange(len(shown))[::-1]
     axes.errorbar(
         value[shown], place, xerr=np.nan_to_num(error[shown]), fmt="o", color=ACCENT, markersize=5, elinewidth=1.3, capsize=2
@@ -258,7 +257,6 @@ def _scatter_figure(names: list[str], value: FloatArray, error: FloatArray) -> F
     axes.axvline(value[names.index(NOISE)], color=INK, linestyle="--", linewidth=0.8)
     axes.set_yticks(place, [names[number] for number in shown])
     axes.set(xlabel="scatter (‰)", ylim=(-0.6, len(shown) - 0.4))
-    plain_axes(axes)
     return figure
 
 
@@ -272,8 +270,7 @@ def _filter_picture(bands: Table) -> Picture:
 
 @styled
 def _filter_figure(bands: Table) -> Figure:
-    figure = Figure(figsize=(11.6, 3.6))
-    axes = figure.add_axes((0.06, 0.15, 0.925, 0.76))
+    figure, axes = subplots((11.6, 3.6), (0.06, 0.985, 0.15, 0.91))
     for name, (label, colour, marker) in _COMPONENTS.items():
         rows = [row for row in bands if str(row["component"]).strip() == name and str(row["region"]).strip() == WHOLE]
         if not rows:
@@ -293,7 +290,6 @@ def _filter_figure(bands: Table) -> Figure:
         axes.axhline(level, linestyle=style, color=FAINT, linewidth=0.6)
     axes.set(xscale="log", xlabel="period (pixels)", ylabel="efficiency", ylim=(-0.1, 1.15))
     axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.14))
-    plain_axes(axes)
     return figure
 
 
@@ -311,15 +307,13 @@ def _map_picture(efficiency: NDArray[np.floating], plain: NDArray[np.floating], 
 
 @styled
 def _map_figure(maps: tuple[FloatArray, ...], extent: tuple[float, float, float, float]) -> Figure:
-    figure = Figure(figsize=(11.6, 4.25))
-    figure.subplots_adjust(left=0.065, right=0.92, bottom=0.12, top=0.92, wspace=0.06)
-    panels = figure.subplots(1, len(maps), sharex=True, sharey=True)
+    figure, axes_of = subplots((11.6, 4.25), (0.065, 0.92, 0.12, 0.92), 1, len(maps), wspace=0.06, sharex=True, sharey=True)
     limits = symmetric_limits(*maps[:2], centre=0.0)
-    for axes, title, image in zip(panels, _TITLES, maps, strict=True):
+    for axes, title, image in zip(axes_of, _TITLES, maps, strict=True):
         shown = show_image(axes, image[:, :], extent=extent, limits=limits, colours=DIVERGING)
         axes.set(title=title, xlabel="x (pixels)")
-    panels[0].set_ylabel("y (pixels)")
-    colour_bar(figure, shown, panels[-1], "‰")
+    axes_of[0].set_ylabel("y (pixels)")
+    colour_bar(figure, shown, axes_of[-1], "‰")
     return figure
 
 

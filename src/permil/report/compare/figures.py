@@ -26,9 +26,9 @@ from permil.report.kit.figures import (
     LED_COLOURS,
     colour_bar,
     displacement_figure,
-    plain_axes,
     show_image,
     styled,
+    subplots,
     symmetric_limits,
     write_on_map,
 )
@@ -329,9 +329,9 @@ def flux_against_flat(clouds: Sequence[Cloud], expected: Mapping[str, float]) ->
     expected
         Expected slope by name of the hypothesis.
     """
-    figure = Figure(figsize=(5.9 * len(clouds), 4.9))
-    figure.subplots_adjust(left=0.42 / len(clouds) * 0.28, right=0.985, bottom=0.11, top=0.93, wspace=0.17)
-    for axes, cloud in zip(figure.subplots(1, len(clouds), squeeze=False)[0], clouds, strict=True):
+    count, margins = len(clouds), (0.42 / len(clouds) * 0.28, 0.985, 0.11, 0.93)
+    figure, axes_of = subplots((5.9 * count, 4.9), margins, 1, count, wspace=0.17, squeeze=False)
+    for axes, cloud in zip(axes_of[0], clouds, strict=True):
         known = np.isfinite(cloud.flat + cloud.star)
         x, y = cloud.flat[known], cloud.star[known]
         if x.size:
@@ -342,7 +342,6 @@ def flux_against_flat(clouds: Sequence[Cloud], expected: Mapping[str, float]) ->
             _group_means(axes, x, y)
             _legend(axes)
         axes.set(xlabel="flat as the star sees it, minus 1 (‰)", ylabel="star flux, minus 1 (‰)", title=cloud.title)
-        plain_axes(axes)
     return figure
 
 
@@ -399,12 +398,9 @@ def map_pairs(pairs: Sequence[MapPair], *, extent: tuple[float, float, float, fl
     large = len(pairs) == 1
     side = 3.35 if large else 2.35
     width, height = (11.6, 0.9 + side) if large else (8.6, 0.75 + (side + 0.12) * len(pairs))
-    figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(
-        left=0.75 / width, right=1 - 0.95 / width, bottom=0.5 / height, top=1 - 0.35 / height, wspace=0.06, hspace=0.07
-    )
-    panels = figure.subplots(len(pairs), 3, squeeze=False, sharex=True, sharey=True)
-    for row, (line, pair) in enumerate(zip(panels, pairs, strict=True)):
+    margins, spaces = (0.75 / width, 1 - 0.95 / width, 0.5 / height, 1 - 0.35 / height), {"wspace": 0.06, "hspace": 0.07}
+    figure, axes_of = subplots((width, height), margins, len(pairs), 3, squeeze=False, sharex=True, sharey=True, **spaces)
+    for row, (line, pair) in enumerate(zip(axes_of, pairs, strict=True)):
         divisor = _divisor(pair)
         flat = pair.flat / divisor
         limits = symmetric_limits(flat, pair.star, centre=0.0, percent=_EDGE_PERCENT)
@@ -437,11 +433,11 @@ def _divisor(pair: MapPair) -> float:
 @styled
 def correlation_by_scale(panels: Mapping[str, Sequence[ScaleSeries]]) -> Figure:
     """Draw r with its error against the size of the cells, one panel per title."""
-    figure = Figure(figsize=(11.6, 3.7))
-    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.14, top=0.91, wspace=0.14)
+    margins = (0.06, 0.985, 0.14, 0.91)
+    figure, axes_of = subplots((11.6, 3.7), margins, 1, len(panels), wspace=0.14, squeeze=False)
     every = sorted({float(cell) for each in panels.values() for series in each for cell in series.cells})
     place = {cell: float(number) for number, cell in enumerate(every)}
-    for axes, (title, each) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axes, (title, each) in zip(axes_of[0], panels.items(), strict=True):
         for number, series in enumerate(each):
             shift = 0.09 * (number - (len(each) - 1) / 2)
             x = np.array([place[float(cell)] for cell in series.cells]) + shift
@@ -454,7 +450,6 @@ def correlation_by_scale(panels: Mapping[str, Sequence[ScaleSeries]]) -> Figure:
             low, high = (float(np.clip(limit, -1.05, 1.05)) for limit in axes.get_ylim())
             axes.set_ylim(low, high + 0.15 * (high - low))
             axes.legend(loc="upper left", ncols=len(each))
-        plain_axes(axes)
     return figure
 
 
@@ -471,8 +466,7 @@ def null_distribution(draws: Mapping[str, FloatArray], *, r: float, n_eff: float
     n_eff, n
         Effective and actual number of stars; a normal curve is drawn for each.
     """
-    figure = Figure(figsize=(5.7, 3.9))
-    axes = figure.add_axes((0.1, 0.13, 0.87, 0.79))
+    figure, axes = subplots((5.7, 3.9), (0.1, 0.97, 0.13, 0.92))
     for number, (name, found) in enumerate(draws.items()):
         known = found[np.isfinite(found)]
         if known.size >= _FEWEST_DRAWS:
@@ -500,15 +494,13 @@ def null_distribution(draws: Mapping[str, FloatArray], *, r: float, n_eff: float
     low, high = axes.get_ylim()
     axes.set_ylim(low, 1.45 * high)
     _legend(axes)
-    plain_axes(axes)
     return figure
 
 
 @styled
 def error_by_block(side: FloatArray, error: FloatArray, *, quoted: float, naive: float, plateau: float) -> Figure:
     """Draw the error of r from resampled blocks against the side of the blocks (pixels), with the quoted error."""
-    figure = Figure(figsize=(5.7, 3.9))
-    axes = figure.add_axes((0.14, 0.13, 0.83, 0.79))
+    figure, axes = subplots((5.7, 3.9), (0.14, 0.97, 0.13, 0.92))
     known = np.isfinite(side + error)
     axes.plot(side[known], error[known], "o-", color=ACCENT, markersize=4, label="from resampled blocks")
     for level, style, colour, label in (
@@ -527,7 +519,6 @@ def error_by_block(side: FloatArray, error: FloatArray, *, quoted: float, naive:
     axes.set_ylim(0, 1.35 * max([*error[known], *(level for level in (quoted, naive) if np.isfinite(level)), 1e-9]))
     axes.set(xlabel="side of the blocks (pixels)", ylabel="error of r", title="error of r by size of blocks")
     _legend(axes, columns=2)
-    plain_axes(axes)
     return figure
 
 
@@ -552,9 +543,9 @@ class FractionPanel:
 def fractions(panels: Sequence[FractionPanel], kinds: Sequence[str]) -> Figure:
     """Draw fractions with errors as points, and as bars from 0."""
     widths = [max(len(panel.places), 2) for panel in panels]
-    figure = Figure(figsize=(11.6, 3.9))
-    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.14, top=0.85, wspace=0.1)
-    axes_of = figure.subplots(1, len(panels), squeeze=False, width_ratios=widths)[0]
+    margins = (0.06, 0.985, 0.14, 0.85)
+    figure, grid = subplots((11.6, 3.9), margins, 1, len(panels), wspace=0.1, squeeze=False, width_ratios=widths)
+    axes_of = grid[0]
     for axes, panel in zip(axes_of, panels, strict=True):
         _draw_fractions(axes, panel, kinds)
     axes_of[0].set_ylabel("fraction of the flat's variance")
@@ -578,7 +569,6 @@ def _draw_fractions(axes: Axes, panel: FractionPanel, kinds: Sequence[str]) -> N
     axes.set_ylim(*_reach(panel))
     axes.set_xticks(x, panel.places)
     axes.set_title(panel.title)
-    plain_axes(axes)
 
 
 def _reach(panel: FractionPanel) -> tuple[float, float]:
@@ -591,8 +581,7 @@ def _reach(panel: FractionPanel) -> tuple[float, float]:
 @styled
 def ring_profile(radius: FloatArray, level: FloatArray, error: FloatArray) -> Figure:
     """Draw the flat averaged along circles around the centre of tree rings; radius in pixels, all else in per mil."""
-    figure = Figure(figsize=(11.6, 2.9))
-    axes = figure.add_axes((0.06, 0.17, 0.925, 0.73))
+    figure, axes = subplots((11.6, 2.9), (0.06, 0.985, 0.17, 0.9))
     known = np.isfinite(radius + level + error)
     radius, level, error = radius[known], level[known], error[known]
     axes.fill_between(radius, level - error, level + error, color=FAINT, linewidth=0, label="± standard error")
@@ -604,5 +593,4 @@ def ring_profile(radius: FloatArray, level: FloatArray, error: FloatArray) -> Fi
         axes.set_xlim(radius[0], radius[-1])
     axes.set(xlabel="distance from the centre of the rings (pixels)", ylabel="flat (‰)", title="flat along the radius")
     axes.legend(loc="upper right", ncols=2)
-    plain_axes(axes)
     return figure

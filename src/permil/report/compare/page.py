@@ -17,15 +17,8 @@ from permil.compare.hypotheses.results import KINDS, SUM
 from permil.flat.metrics import WHOLE_DETECTOR
 from permil.products import RunFolder
 from permil.products.folder import CompareFolder
+from permil.report.compare import figures
 from permil.report.compare.efficiency import choice_measurements, choice_table, efficiency_part, efficiency_source, read_choices
-from permil.report.compare.figures import (
-    chance_pictures,
-    fraction_picture,
-    map_pictures,
-    ring_picture,
-    scale_picture,
-    scatter_picture,
-)
 from permil.report.compare.inputs import (
     NAIVE,
     CompareProducts,
@@ -46,7 +39,6 @@ from permil.report.kit.elements import (
     count_cell,
     count_column,
     decimal_column,
-    header_grid,
     measured_cell,
     measured_column,
     number_cell,
@@ -59,7 +51,7 @@ from permil.report.kit.elements import (
 )
 from permil.report.kit.pages import (
     Declaration,
-    IndexSection,
+    IndexPart,
     Page,
     PageKind,
     RunProducts,
@@ -466,32 +458,22 @@ def group_table(tables: CompareTables, addresses: Mapping[tuple[str, str], str])
     addresses
         Address of the page of each detector and band, "" without a page.
     """
-    headlines = {group: _first(whole_rows(tables.correlations, *group, quantity="flux", cell=0)) for group in tables.groups}
-    verdicts = {group: _first(whole_rows(tables.verdicts, *group)) for group in tables.groups}
+    headlines = {
+        group: next(iter(whole_rows(tables.correlations, *group, quantity="flux", cell=0)), None) for group in tables.groups
+    }
+    verdicts = {group: next(iter(whole_rows(tables.verdicts, *group)), None) for group in tables.groups}
     fractions = {
         group: {text_in(row, "of"): row for row in total_fractions(tables.hypotheses, *group)} for group in tables.groups
     }
 
-    def outcome(group: tuple[str, str]) -> Cell:
-        return text_cell(text_in(verdicts[group], "outcome")) if verdicts[group] is not None else Cell(MISSING)
-
     columns = (
         Column("detector", lambda group: text_cell(group[0], link=addresses[group]), is_text=True),
         text_column("band", itemgetter(1), absent=MISSING),
-        *(_column_of(headlines, column) for column in _HEADLINE_COLUMNS),
+        *(column.of(headlines.get) for column in _HEADLINE_COLUMNS),
         *(_value_column(f"fraction {kind}", fractions, kind) for kind in KINDS),
-        Column("effect of the plain flat on the scatter", outcome, is_text=True),
+        text_column("effect of the plain flat on the scatter", "outcome", absent=MISSING).of(verdicts.get),
     )
     return table_of(tables.groups, columns)
-
-
-def _first(rows: Sequence[Row]) -> Row | None:
-    return rows[0] if rows else None
-
-
-def _column_of(rows: Mapping[Any, Row | None], column: Column) -> Column:
-    """Return a column of rows of a table, by the key of a row."""
-    return Column(column.heading, lambda key: column.cell(rows[key]))
 
 
 def _value_column(heading: str, found: Mapping[Any, Mapping[str, Row]], of: str) -> Column:
@@ -612,38 +594,25 @@ def make_compare_page(
     """
     products = read_comparison(CompareFolder(folder.root).comparison(detector.name, band))
     absent = [name for table, name in _EXPECTED_TABLES.items() if table not in products.tables]
-    verdicts = products.rows("VERDICTS", region=WHOLE)
-    cards = {str(card.keyword): float(card.value) for card in products.header.cards if isinstance(card.value, int | float)}
-    first, rings = headline(products), ring_picture(products)
     efficiency = efficiency_part(folder, detector.name, band)
     return render(
         "compare.html",
+        __name__,
         fingerprint=fingerprint,
         title=f"{group_name(detector.name, band)}, stars against flat - permil",
         links=group_links(folder, COMPARE_PAGES.folder, (detector.name, band), groups, home="all detectors and bands"),
-        detector=detector.name,
-        band=band,
         facts=facts(products, detector, band),
-        sentence=headline_sentence(efficiency.sentence if efficiency else "", verdicts),
-        correlation=_correlation_texts(products),
-        headline=headline_table(first) if first is not None else None,
-        scatter=scatter_picture(products, absent),
-        maps=map_pictures(products, absent),
-        absent=absent,
-        scales=scale_picture(products),
-        chance=chance_pictures(products, first) if first is not None else (),
-        methods=method_table(first) if first is not None else None,
-        fraction_picture=fraction_picture(products),
-        fractions=fraction_table(products),
-        slopes=slope_table(products),
-        verdicts=verdict_table(products),
+        sentence=headline_sentence(efficiency.sentence if efficiency else "", products.rows("VERDICTS", region=WHOLE)),
+        detector=detector,
+        band=band,
+        products=products,
+        cards={str(card.keyword): float(card.value) for card in products.header.cards if isinstance(card.value, int | float)},
+        first=headline(products),
         efficiency=efficiency,
-        silent=[(text_in(row, "of"), plain_sentence(text_in(row, "reason"))) for row in products.rows("SILENT")],
-        amplifiers=amplifier_text(cards),
-        rings=ring_text(cards, found=rings is not None),
-        ring_picture=rings,
-        pairs=pair_table(products),
-        header=header_grid(products.header),
+        figures=figures,
+        scatter=figures.scatter_picture(products, absent),
+        maps=figures.map_pictures(products, absent),
+        absent=absent,
     )
 
 
@@ -659,39 +628,23 @@ def declare_section(run: RunProducts) -> Declaration | None:
     return Declaration(sources, {}, partial(make_section, run, tables))
 
 
-def make_section(run: RunProducts, tables: CompareTables) -> IndexSection:
+def make_section(run: RunProducts, tables: CompareTables) -> IndexPart:
     """Return the section of the index page."""
     choices = read_choices(run.folder)
-    return IndexSection(
-        anchor="compare",
-        link="Stars against flats",
-        subject="stars against flats",
-        heading="Do the stars see what the flat sees?",
-        content=render(
-            "compare_section.html",
-            together=_together(run),
-            sentences=group_sentences(tables, {(choice.detector, choice.band): choice.sentence for choice in choices}),
-            groups=group_table(tables, group_addresses(run, COMPARE_PAGES.folder, tables.groups)),
-            choices=choice_table(choices),
-            no_chance=missing_chances(tables),
-            levels=level_tables(tables.levels),
-            not_separated=level_reasons(tables.levels),
-        ),
-        measurements=[*compare_measurements(tables), *choice_measurements(choices)],
+    together = sensors_path(run.folder, COMPARE_PAGES.folder) if CompareFolder(run.folder.root).sensors.is_file() else None
+    content = render(
+        "compare_section.html",
+        __name__,
+        together=index_address(run.config, run.folder, together) if together else "",
+        sentences=group_sentences(tables, {(choice.detector, choice.band): choice.sentence for choice in choices}),
+        addresses=group_addresses(run, COMPARE_PAGES.folder, tables.groups),
+        tables=tables,
+        choices=choice_table(choices),
     )
+    return IndexPart(content, [*compare_measurements(tables), *choice_measurements(choices)])
 
 
-def _together(run: RunProducts) -> str:
-    """Return the address of the page of many sensors, "" without it."""
-    products = CompareFolder(run.folder.root)
-    return (
-        index_address(run.config, run.folder, sensors_path(run.folder, COMPARE_PAGES.folder))
-        if products.sensors.is_file()
-        else ""
-    )
-
-
-def _correlation_texts(products: CompareProducts) -> list[str]:
+def correlation_texts(products: CompareProducts) -> list[str]:
     """Return the sentences about correlation, significance and slope of single stars, none without a correlation."""
     row = headline(products)
     if row is None:
@@ -705,4 +658,11 @@ def _correlation_texts(products: CompareProducts) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-COMPARE_PAGES = PageKind("compare", "pages of stars against flats", compare_pages, section=declare_section)
+COMPARE_PAGES = PageKind(
+    "compare",
+    "pages of stars against flats",
+    compare_pages,
+    section=declare_section,
+    link="Stars against flats",
+    heading="Do the stars see what the flat sees?",
+)

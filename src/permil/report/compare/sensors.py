@@ -44,7 +44,7 @@ from permil.report.kit.elements import (
     text_column,
     text_in,
 )
-from permil.report.kit.figures import DIVERGING, FAINT, INK, led_colour, plain_axes, styled, symmetric_limits
+from permil.report.kit.figures import DIVERGING, FAINT, INK, led_colour, styled, subplots, symmetric_limits
 from permil.report.kit.pages import Page, RunProducts, group_name, page_path, relative_address, render
 from permil.report.kit.results import MISSING, format_count, format_measurement, two_digits
 
@@ -114,26 +114,15 @@ def make_sensors_page(folder: RunFolder, camera: str, path: Path, fingerprint: s
     choices = [choice for root, name in _runs(tables.sensors).items() for choice in read_choices(RunFolder(root), run=name)]
     return render(
         "sensors.html",
+        __name__,
         fingerprint=fingerprint,
         title="many sensors, stars against flats - permil",
-        links=[
-            Link("start page", f"{relative_address(path, folder.report)}#compare"),
-            *_links(tables.sensors, folder),
-        ],
+        links=[Link("start page", f"{relative_address(path, folder.report)}#compare"), *_links(tables.sensors, folder)],
         facts=sensor_facts(tables),
-        sentences=sensor_sentences(tables),
-        forest=forest_picture(tables),
-        regions=region_picture(tables),
-        combined=combined_table(tables.combined, WHOLE),
-        by_region=combined_table(tables.combined, ""),
-        differences=difference_table(tables),
-        single_vendors=_single_vendors(tables.sensors),
-        tests_sentence=tests_sentence(tables.tests),
-        tests=tests_table(tables.tests),
-        origins=origin_table(tables.origins),
-        choices=choice_table(choices),
-        choice_sentences=choice_sentences(choices),
-        maps=map_pictures(tables.sensors, shared_camera(camera)),
+        tables=tables,
+        choices=choices,
+        choice_table=choice_table,
+        camera=shared_camera(camera),
     )
 
 
@@ -316,7 +305,7 @@ def difference_table(tables: SensorTables) -> Grid | None:
     return table_of(rows, columns) if rows else None
 
 
-def _single_vendors(sensors: Table) -> list[str]:
+def single_vendors(sensors: Table) -> list[str]:
     """Return the vendors with a single sensor."""
     vendors = sorted(set(map(str, sensors["vendor"])))
     return [vendor for vendor in vendors if len({str(row["detector"]) for row in rows_of(sensors, vendor=vendor)}) == 1]
@@ -425,15 +414,14 @@ def forest(rows: Sequence[ForestRow], quantities: Mapping[str, tuple[str, Sequen
         Title of the panel of each quantity, and reference values to mark.
     """
     height = _HEAD + _ROW * len(rows)
-    figure = Figure(figsize=(11.6, height))
-    figure.subplots_adjust(left=0.19, right=0.99, bottom=0.5 / height, top=1 - 0.32 / height, wspace=0.09)
-    panels = figure.subplots(1, len(quantities), sharey=True, squeeze=False)[0]
-    for axes, (quantity, (title, references)) in zip(panels, quantities.items(), strict=True):
+    margins = (0.19, 0.99, 0.5 / height, 1 - 0.32 / height)
+    figure, axes_of = subplots((11.6, height), margins, 1, len(quantities), wspace=0.09, sharey=True)
+    for axes, (quantity, (title, references)) in zip(axes_of, quantities.items(), strict=True):
         _draw_panel(axes, rows, quantity, references)
         axes.set_title(title)
     places = np.arange(len(rows))
-    panels[0].set_yticks(places, [row.name for row in rows])
-    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    axes_of[0].set_yticks(places, [row.name for row in rows])
+    axes_of[0].set_ylim(len(rows) - 0.4, -0.6)
     return figure
 
 
@@ -465,7 +453,6 @@ def _draw_panel(axes: Axes, rows: Sequence[ForestRow], quantity: str, references
         if place and (row.led == "") != (rows[place - 1].led == ""):
             axes.axhline(place - 0.5, color=FAINT, linewidth=0.7)
     axes.tick_params(axis="y", length=0)
-    plain_axes(axes)
 
 
 def residual_maps(maps: Mapping[Detector, FloatArray], *, cell: int, title: str) -> list[list[Chart]]:

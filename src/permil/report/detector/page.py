@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from permil.flat.metrics import WHOLE_DETECTOR
 from permil.flat.superpixel import size_in_pixels
 from permil.products import MaskPlane, RunFolder, read_image
 from permil.report.defects import detector_block
-from permil.report.detector.figures import detector_pictures, truth_picture
+from permil.report.detector import figures
 from permil.report.detector.inputs import (
     AmplifierReadout,
     composite_scale,
@@ -40,7 +41,6 @@ from permil.report.kit.elements import (
     Picture,
     count_column,
     decimal_column,
-    header_grid,
     measured_cell,
     measured_column,
     measurement_cell,
@@ -52,13 +52,12 @@ from permil.report.kit.elements import (
     table_of,
     text_cell,
     text_column,
-    truth_grid,
     verdict_cell,
 )
 from permil.report.kit.figures import DIVERGING, INK, SPREAD, led_colour, robust_limits, symmetric_limits
 from permil.report.kit.pages import (
     Declaration,
-    LedBlock,
+    IndexPart,
     LedContext,
     LedProducts,
     Page,
@@ -163,7 +162,11 @@ def detector_table(
     )
 
     def verdict(name: str) -> Cell:
-        return _verdict_cell(failed.get(name, 0), undecided.get(name, 0), measured=name in measured)
+        if name in failed:
+            return Cell(f"{failed[name]} beyond", 2, NO)
+        if name in undecided:
+            return Cell(f"{undecided[name]} open", 1, OPEN)
+        return Cell("pass" if name in measured else MISSING, 0)
 
     columns = (
         Column("detector", lambda name: text_cell(name, link=links[name]), is_text=True),
@@ -180,18 +183,10 @@ def _result_columns(
 ) -> list[Column]:
     """Return a column for each metric; rows are the names of detectors or amplifiers."""
 
-    def column(metric: str, heading: str) -> Column:
-        return Column(heading, lambda name: measurement_cell(found.get((name, metric)), limits))
+    def cell_of(metric: str) -> Callable[[str], Cell]:
+        return lambda name: measurement_cell(found.get((name, metric)), limits)
 
-    return [column(metric, heading) for metric, heading in headings.items()]
-
-
-def _verdict_cell(failed: int, undecided: int, *, measured: bool) -> Cell:
-    if failed:
-        return Cell(f"{failed} beyond", 2, NO)
-    if undecided:
-        return Cell(f"{undecided} open", 1, OPEN)
-    return Cell("pass" if measured else MISSING, 0)
+    return [Column(heading, cell_of(metric)) for metric, heading in headings.items()]
 
 
 def overview_pictures(context: LedContext, camera: Camera, plane: PlaneMaps | None, links: Mapping[str, str]) -> list[Picture]:
@@ -356,9 +351,13 @@ def wavelength_text(led: Led) -> str:
 
 def readout_table(readout: Mapping[str, AmplifierReadout]) -> Grid:
     """Return gain, read noise, bias level and range of the signals of each amplifier."""
+
+    def gain(number: float, error: float) -> Cell:
+        return measured_cell(number, error) if has_error(error) else significant_cell(number)
+
     columns = (
-        text_column("amplifier", lambda item: item[0]),
-        Column("gain (e⁻/adu)", lambda item: _gain_cell(*item[1].gain)),
+        text_column("amplifier", itemgetter(0)),
+        Column("gain (e⁻/adu)", lambda item: gain(*item[1].gain)),
         text_column("from", lambda item: item[1].gain_source, absent=MISSING),
         measured_column("read noise (e⁻)", lambda item: item[1].noise),
         decimal_column("bias level (adu)", lambda item: item[1].bias, 1),
@@ -368,20 +367,14 @@ def readout_table(readout: Mapping[str, AmplifierReadout]) -> Grid:
     return table_of(readout.items(), columns)
 
 
-def _gain_cell(gain: float, error: float) -> Cell:
-    return measured_cell(gain, error) if has_error(error) else significant_cell(gain)
-
-
 def results_with_verdict(measurements: Sequence[Measurement], limits: ReportConfig, verdict: str) -> list[str]:
     """Return the results with a verdict, each with its value and specification."""
     found = []
-    for entry in measurements:
-        spec = specification(entry.metric, limits)
-        if judge(entry, limits) == verdict:
-            quantity = QUANTITIES[entry.metric]
-            where = "" if entry.amp == WHOLE_DETECTOR else f" of {entry.amp}"
-            shown = f"{quantity.show(entry.number, entry.error)} {quantity.unit}".strip()
-            found.append(f"{quantity.label}{where}: {shown} (specification {quantity.show(spec)})")
+    for entry in (entry for entry in measurements if judge(entry, limits) == verdict):
+        quantity = QUANTITIES[entry.metric]
+        where = "" if entry.amp == WHOLE_DETECTOR else f" of {entry.amp}"
+        shown = f"{quantity.show(entry.number, entry.error)} {quantity.unit}".strip()
+        found.append(f"{quantity.label}{where}: {shown} (specification {quantity.show(specification(entry.metric, limits))})")
     return found
 
 
@@ -423,19 +416,14 @@ def pointing_table(pointings: Table) -> Grid:
 
 
 def mask_table(mask: NDArray[np.int32]) -> Grid:
-    """Return number and fraction of the pixels in each mask plane."""
+    """Return number and fraction of the pixels in each mask plane, and in none."""
+    counts = {str(plane.name): int(np.count_nonzero(mask & int(plane))) for plane in MaskPlane}
     columns = (
-        text_column("mask plane", lambda item: item[0]),
-        count_column("pixels", lambda item: item[1]),
+        text_column("mask plane", itemgetter(0)),
+        count_column("pixels", itemgetter(1)),
         number_column("share (‰)", lambda item: item[1] / mask.size, three_digits, scale=1e3),
     )
-    return table_of(mask_counts(mask).items(), columns)
-
-
-def mask_counts(mask: NDArray[np.int32]) -> dict[str, int]:
-    """Return the number of pixels in each mask plane, and in none."""
-    counts = {str(plane.name): int(np.count_nonzero(mask & int(plane))) for plane in MaskPlane}
-    return counts | {"none": int(np.count_nonzero(mask == 0))}
+    return table_of((counts | {"none": int(np.count_nonzero(mask == 0))}).items(), columns)
 
 
 @dataclass(frozen=True)
@@ -493,30 +481,27 @@ def make_detector_page(request: DetectorRequest, fingerprint: str) -> str:
     products = read_detector(request.folder, camera, request.led, request.detector)
     measurements = flat_measurements(products.metrics) if products.metrics is not None else []
     absent = [] if products.metrics is not None else ["metrics (extension METRICS)"]
-    pictures = detector_pictures(products, detector, request.led, limits=limits, absent=absent)
+    pictures = figures.detector_pictures(products, detector, request.led, limits=limits, absent=absent)
     if products.pointings is None:
         absent.append("the list of pointings (extension POINTINGS)")
     return render(
         "detector.html",
+        __name__,
         fingerprint=fingerprint,
         title=f"{detector.name}, LED {request.led} - permil",
         links=_links(request),
-        detector=detector.name,
-        led=request.led,
         facts=facts(products.product.header, detector, camera.led(request.led)),
-        absent=absent,
-        failed=results_with_verdict(measurements, limits, NO),
-        undecided=results_with_verdict(measurements, limits, OPEN),
-        results=result_table(measurements, limits),
+        detector=detector,
+        led=request.led,
+        limits=limits,
+        products=products,
+        measurements=measurements,
+        figures=figures,
         pictures=pictures,
-        truth=truth_grid(Table(rows=list(request.comparison)), with_led=False) if request.comparison else None,
-        truth_picture=truth_picture(products, detector),
-        amplifiers=amplifier_table(measurements, detector, limits),
-        readout=readout_table(read_readout(request.folder, detector, products)),
-        pointings=pointing_table(products.pointings) if products.pointings is not None else None,
+        absent=absent,
+        comparison=Table(rows=list(request.comparison)) if request.comparison else None,
+        readout=read_readout(request.folder, detector, products),
         defects=detector_block(request.folder.defects(detector.name), detector),
-        mask=mask_table(products.product.mask),
-        header=header_grid(products.product.header),
     )
 
 
@@ -527,7 +512,7 @@ def declare_overview(run: RunProducts, led: LedProducts) -> Declaration:
     return Declaration((run.folder.focal_plane(led.led), run.folder.metrics(led.led), *flats), options, make_overview)
 
 
-def make_overview(context: LedContext) -> LedBlock:
+def make_overview(context: LedContext) -> IndexPart:
     """Return the maps of the focal plane and the table of all detectors of an LED.
 
     Raises
@@ -543,7 +528,7 @@ def make_overview(context: LedContext) -> LedBlock:
     rejected = plane.rejected if plane is not None else {}
     table = detector_table(context.measurements, links, rejected, limits=config.report) if links else None
     pictures = overview_pictures(context, camera, plane, links)
-    return LedBlock(render("overview.html", led=products.led, pictures=pictures, detectors=table))
+    return IndexPart(render("overview.html", led=products.led, pictures=pictures, detectors=table))
 
 
 def _links(request: DetectorRequest) -> list[Link]:

@@ -21,7 +21,7 @@ from permil.flat.joint_residuals import JointResiduals
 from permil.report.joint.inputs import JointProducts, mode_sizes
 from permil.report.kit import focal_plane
 from permil.report.kit.chart import Chart, chart_picture
-from permil.report.kit.elements import Picture, raster
+from permil.report.kit.elements import Picture, captioned, raster
 from permil.report.kit.figures import (
     ACCENT,
     ALARM,
@@ -30,11 +30,12 @@ from permil.report.kit.figures import (
     INK,
     SEQUENTIAL,
     colour_bar,
+    framed,
     led_colour,
-    plain_axes,
     robust_limits,
     show_image,
     styled,
+    subplots,
     symmetric_limits,
 )
 from permil.report.kit.results import format_measurement, two_digits
@@ -63,15 +64,6 @@ _LARGE, _SMALL = 440.0, 255.0
 """Width of maps of the focal plane, pixels."""
 
 
-def stage_picture(products: JointProducts) -> Picture:
-    """Return the fitted minus recorded positions of the projector."""
-    return raster(
-        stage_figure(products),
-        "Fitted minus recorded positions of the projector: total, without rotation and scale (one arrow per position), and "
-        "those of single exposures with their errors.",
-    )
-
-
 def mode_picture(products: JointProducts, detectors: Sequence[Detector]) -> Picture:
     """Return the maps of the largest modes."""
     return chart_picture(
@@ -89,102 +81,61 @@ def beam_picture(products: JointProducts, scan: BeamModel | None) -> Picture:
         caption += (
             " The ratio to the beam model from the scan alone is the error that dividing by that model would add to the flat."
         )
-    figure = joint_beam_figure(view, _pair(products, "BEAMX", "BEAMY"), _pair(products, "BEAMXERR", "BEAMYERR"))
-    return raster(figure, caption)
-
-
-def reflection_picture(products: JointProducts) -> Picture | None:
-    """Return the reflected pattern, None if none was fitted."""
-    if products.reflection is None:
-        return None
-    return raster(
-        reflection_figure(products, products.reflection),
-        "The pattern that moves against the projector, as a reflection does, fitted together with the beam.",
-        narrow=True,
-    )
+    return raster(joint_beam_figure(view, products), caption)
 
 
 def exposure_picture(products: JointProducts) -> Picture:
     """Return the joint scales, with the photodiode over them if it was used."""
-    if not products.has_photodiode:
-        return raster(scale_figure(products), "The joint scales with their errors: the light of the LED, exposure by exposure.")
-    return raster(
-        photodiode_figure(products),
-        "Readings of the photodiode over the joint scales, with the error of both; unused readings and exposures that were "
-        "left out are red. Points beyond the axes are drawn at their edge.",
+    return photodiode_picture(products) if products.has_photodiode else scale_picture(products)
+
+
+def detector_picture(residuals: JointResiduals, detectors: Sequence[Detector]) -> Picture:
+    """Return the maps of the residuals by position on the focal plane."""
+    return chart_picture(
+        [detector_residual_maps(residuals, detectors)],
+        "By position on the focal plane: mean residual of the later half of the exposures of each detector minus that of the earlier "
+        "half, and the chi-square of each super-pixel (the mean residual of all exposures vanishes: the flat absorbs it).",
     )
 
 
-def residual_pictures(products: JointProducts, detectors: Sequence[Detector]) -> tuple[Picture, ...]:
-    """Return the maps of the residuals, none without signals."""
-    if products.residuals is None:
-        return ()
-    return (
-        raster(
-            moving_residual_figure(products.residuals, products),
-            "Mean residuals in cells of 2 mm that move with the projector, and against it; the chi-square of each exposure at the "
-            "position of the projector (the mean residual of an exposure vanishes: its scale absorbs it), crosses "
-            "mark exposures left out.",
-        ),
-        chart_picture(
-            [detector_residual_maps(products.residuals, detectors)],
-            "By position on the focal plane: mean residual of the later half of the exposures of each detector minus that of the earlier "
-            "half, and the chi-square of each super-pixel (the mean residual of all exposures vanishes: the flat absorbs it).",
-        ),
-    )
-
-
-def _pair(products: JointProducts, first: str, second: str) -> tuple[float, float]:
-    return products.card(first), products.card(second)
-
-
-@styled
-def photodiode_figure(products: JointProducts) -> Figure:
+@captioned(
+    "Readings of the photodiode over the joint scales, with the error of both; unused readings and exposures that were left out are red. "
+    "Points beyond the axes are drawn at their edge."
+)
+def photodiode_picture(products: JointProducts) -> Figure:
     """Draw photodiode over joint scale against time, its distribution, and against the LED's temperature; the scale against time."""
     time, label = _time(products)
     deviation, error = (1e3 * part for part in products.deviations)
     used = np.isfinite(products.column("deviation")) & ~products.left_out
     reach = _reach(deviation[used], error[used])
-    figure = Figure(figsize=(12.0, 6.0))
-    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.085, top=0.95, wspace=0.2, hspace=0.38)
-    cells = figure.add_gridspec(2, 3)
-    time_axes, histogram = figure.add_subplot(cells[0, :2]), figure.add_subplot(cells[0, 2])
-    scale_axes, temperature_axes = figure.add_subplot(cells[1, :2]), figure.add_subplot(cells[1, 2])
+    figure, axes = subplots((12.0, 6.0), (0.06, 0.985, 0.085, 0.95), 2, 2, wspace=0.125, hspace=0.38, width_ratios=(2.2, 1.0))
+    (time_axes, histogram), (scale_axes, temperature_axes) = axes
     _against(time_axes, products, time, deviation, error, reach)
     time_axes.set(xlabel=label, ylabel="photodiode / scale - 1 (‰)", title="photodiode over joint scale")
     time_axes.legend(loc="upper left", ncols=6, handletextpad=0.2, columnspacing=1.0, borderaxespad=0.0)
     time_axes.set_ylim(-reach, 1.25 * reach)
     _histogram(histogram, deviation[used], error[used], reach)
-    kept = ~products.left_out
     for purpose, size in _SIZES.items():
-        chosen = kept & _of_purpose(products, purpose)
+        chosen = ~products.left_out & _of_purpose(products, purpose)
         if chosen.any():
             scale = products.column("scale")[chosen]
             scale_axes.plot(
                 time[chosen], 1e3 * (scale / np.median(scale) - 1), "o", color=led_colour(products.led), markeredgecolor=INK,
                 markeredgewidth=0.3, markersize=size, label=purpose or "exposures",
             )  # fmt: skip
-    median = 1e3 * products.error_of("exposure_scale")
-    scale_axes.set(
-        xlabel=label,
-        ylabel="scale over its median - 1 (‰)",
-        title=f"joint scale: the light itself (median error {two_digits(median)} ‰)",
-    )
+    title = f"joint scale: the light itself (median error {two_digits(1e3 * products.error_of('exposure_scale'))} ‰)"
+    scale_axes.set(xlabel=label, ylabel="scale over its median - 1 (‰)", title=title)
     scale_axes.legend(loc="upper left", ncols=3, handletextpad=0.2, borderaxespad=0.0)
     scale_axes.margins(y=0.2)
     _temperature(temperature_axes, products, deviation, error, reach)
-    for axes in (time_axes, histogram, scale_axes, temperature_axes):
-        plain_axes(axes)
     return figure
 
 
-@styled
-def scale_figure(products: JointProducts) -> Figure:
+@captioned("The joint scales with their errors: the light of the LED, exposure by exposure.")
+def scale_picture(products: JointProducts) -> Figure:
     """Draw the joint scales against time, for a solution without photodiode."""
     time, label = _time(products)
-    figure = Figure(figsize=(12.0, 3.0))
-    figure.subplots_adjust(left=0.06, right=0.985, bottom=0.16, top=0.9)
-    axes = figure.subplots()
+    figure, axes = subplots((12.0, 3.0), (0.06, 0.985, 0.16, 0.9))
     kept = ~products.left_out
     scale, error = products.column("scale")[kept], products.column("scale_err")[kept]
     axes.errorbar(
@@ -192,23 +143,24 @@ def scale_figure(products: JointProducts) -> Figure:
         elinewidth=0.5,
     )  # fmt: skip
     axes.set(xlabel=label, ylabel="scale over its median - 1 (‰)", title="joint scale: the light itself")
-    plain_axes(axes)
     return figure
 
 
-@styled
-def stage_figure(products: JointProducts) -> Figure:
+@captioned(
+    "Fitted minus recorded positions of the projector: total, without rotation and scale (one arrow per position), and those of single "
+    "exposures with their errors."
+)
+def stage_picture(products: JointProducts) -> Figure:
     """Draw fitted minus recorded positions, with and without rotation and scale, over the focal plane and as a scatter plot."""
-    figure = Figure(figsize=(12.4, 4.1))
-    figure.subplots_adjust(left=0.055, right=0.985, bottom=0.13, top=0.91, wspace=0.28)
-    whole_axes, own_axes, scatter_axes = figure.subplots(1, 3)
+    figure, (whole_axes, own_axes, scatter_axes) = subplots((12.4, 4.1), (0.055, 0.985, 0.13, 0.91), 1, 3, wspace=0.28)
     kept = np.flatnonzero(~products.left_out & np.isfinite(products.column("shift_x_mm")))
-    recorded = np.column_stack([products.column("x_mm"), products.column("y_mm")])
+    recorded, fitted, shift, error = (
+        np.column_stack([products.column(name.format(axis)) for axis in "xy"])
+        for name in ("{}_mm", "fitted_{}_mm", "shift_{}_mm", "shift_{}_err_mm")
+    )
     first = np.unique(recorded, axis=0, return_index=True)[1]
     moves = np.intersect1d(kept, first)[:_MOST_ARROWS]
-    fitted = np.column_stack([products.column("fitted_x_mm"), products.column("fitted_y_mm")])
-    shift = 1e3 * np.column_stack([products.column("shift_x_mm"), products.column("shift_y_mm")])
-    error = 1e3 * np.column_stack([products.column("shift_x_err_mm"), products.column("shift_y_err_mm")])
+    shift, error = 1e3 * shift, 1e3 * error
     _arrows(whole_axes, recorded[moves], 1e3 * (fitted - recorded)[moves], "fitted minus recorded position")
     _arrows(own_axes, recorded[moves], shift[moves], "the same without rotation and scale")
     colours = {"scan": INK, "pointing": led_colour(products.led), "": INK}
@@ -221,18 +173,14 @@ def stage_figure(products: JointProducts) -> Figure:
             )  # fmt: skip
     jitter = 1e3 * products.error_of("position")
     if np.isfinite(jitter):
-        for number in (1, 2):
-            circle = Circle(
-                (0, 0), number * jitter, fill=False, color=ACCENT, linewidth=1.0, linestyle="-" if number == 1 else ":"
-            )
-            scatter_axes.add_patch(circle)
+        for number, style in ((1, "-"), (2, ":")):
+            scatter_axes.add_patch(Circle((0, 0), number * jitter, fill=False, color=ACCENT, linewidth=1.0, linestyle=style))
         scatter_axes.plot([], [], color=ACCENT, label=f"1, 2 × {two_digits(jitter)} µm")  # noqa: RUF001
     reach = 1.3 * float(np.percentile(np.abs(shift[kept]), 99.5)) if kept.size else 1.0
     reach = max(reach, 2.4 * jitter if np.isfinite(jitter) else 0.0, 1e-6)
-    scatter_axes.set(
-        xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="along CCS X (µm)", ylabel="along CCS Y (µm)"
-    )
-    scatter_axes.set_title("single exposures, without rotation and scale")
+    scatter_axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="along CCS X (µm)")
+    scatter_axes.set(ylabel="along CCS Y (µm)", title="single exposures, without rotation and scale")
+    framed(scatter_axes)
     scatter_axes.legend(loc="upper left", borderaxespad=0.0, handletextpad=0.3)
     return figure
 
@@ -332,13 +280,16 @@ def _temperature(axes: Axes, products: JointProducts, deviation: FloatArray, err
 def _arrows(axes: Axes, places: FloatArray, shifts: FloatArray, title: str) -> None:
     """Draw shifts (µm) as arrows at positions (mm), with a scale arrow."""
     axes.set(xlabel="X (mm, CCS)", ylabel="Y (mm, CCS)", title=title, aspect="equal")
+    framed(axes)
     if not len(places):
         return
     low, high = places.min(axis=0), places.max(axis=0)
     span = max(float((high - low).max()), 1.0)
     longest = float(np.percentile(np.hypot(*shifts.T), 98))
     if longest > _LEAST_ARROW:
-        unit = _round_number(longest)
+        # The largest of 1, 2, 5 times a power of ten that is not larger.
+        power = 10.0 ** np.floor(np.log10(longest))
+        unit = float(max(step for step in (1.0, 2.0, 5.0) if step * power <= longest * (1 + 1e-9)) * power)
         arrows = axes.quiver(
             *places.T, *shifts.T, angles="xy", scale_units="xy", scale=longest / (_ARROW * span), width=0.0035, color=INK
         )
@@ -350,12 +301,6 @@ def _arrows(axes: Axes, places: FloatArray, shifts: FloatArray, title: str) -> N
     axes.set(xlim=(middle[0] - 0.6 * span, middle[0] + 0.6 * span), ylim=(middle[1] - 0.6 * span, middle[1] + 0.6 * span))
 
 
-def _round_number(size: float) -> float:
-    """Return the largest of 1, 2, 5 times a power of ten not larger than a size."""
-    power = 10.0 ** np.floor(np.log10(size))
-    return float(max(step for step in (1.0, 2.0, 5.0) if step * power <= size * (1 + 1e-9)) * power)
-
-
 @dataclass(frozen=True)
 class BeamPicture:
     """A beam on a lattice, ``[row = u_y, column = u_x]``; ``over_scan`` is the scan's model divided by it, minus 1, or None."""
@@ -364,12 +309,6 @@ class BeamPicture:
     uy: FloatArray
     beam: FloatArray
     over_scan: FloatArray | None
-
-    @property
-    def extent(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom, top of the lattice's cells."""
-        half = (self.ux[1] - self.ux[0]) / 2, (self.uy[1] - self.uy[0]) / 2
-        return self.ux[0] - half[0], self.ux[-1] + half[0], self.uy[0] - half[1], self.uy[-1] + half[1]
 
 
 def view_joint_beam(products: JointProducts, scan: BeamModel | None) -> BeamPicture:
@@ -384,12 +323,12 @@ def view_joint_beam(products: JointProducts, scan: BeamModel | None) -> BeamPict
 
 
 @styled
-def joint_beam_figure(view: BeamPicture, centre: tuple[float, float], error: tuple[float, float]) -> Figure:
+def joint_beam_figure(view: BeamPicture, products: JointProducts) -> Figure:
     """Draw the beam with contours and centre, profiles through the centre, and the ratio of the scan's model to it."""
-    figure = Figure(figsize=(12.4, 3.7))
-    figure.subplots_adjust(left=0.05, right=0.925, bottom=0.13, top=0.92, wspace=0.45)
-    map_axes, profile_axes, ratio_axes = figure.subplots(1, 3)
-    shown = show_image(map_axes, view.beam, extent=view.extent, limits=robust_limits(view.beam, percent=0.0), colours=SEQUENTIAL)
+    figure, (map_axes, profile_axes, ratio_axes) = subplots((12.4, 3.7), (0.05, 0.925, 0.13, 0.92), 1, 3, wspace=0.45)
+    centre, error = ([products.card(f"BEAM{axis}{suffix}") for axis in "XY"] for suffix in ("", "ERR"))
+    extent = _lattice_extent(view.ux, view.uy)
+    shown = show_image(map_axes, view.beam, extent=extent, limits=robust_limits(view.beam, percent=0.0), colours=SEQUENTIAL)
     levels = [level for level in _CONTOURS if np.nanmin(view.beam) < level < np.nanmax(view.beam)]
     if levels:
         lines = map_axes.contour(view.ux, view.uy, np.ma.masked_invalid(view.beam), levels=levels, colors=INK, linewidths=0.7)
@@ -402,12 +341,11 @@ def joint_beam_figure(view: BeamPicture, centre: tuple[float, float], error: tup
     profile_axes.plot(view.uy, view.beam[:, column], color=ALARM, linestyle="--", label="along Y")
     profile_axes.set(xlabel="u (mm, CCS)", ylabel="beam (maximum = 1)", title="profiles through the centre")
     profile_axes.legend(loc="lower center")
-    plain_axes(profile_axes)
     if view.over_scan is None:
         ratio_axes.set_axis_off()
         return figure
     per_mil = 1e3 * view.over_scan
-    shown = show_image(ratio_axes, per_mil, extent=view.extent, limits=symmetric_limits(per_mil, centre=0.0), colours=DIVERGING)
+    shown = show_image(ratio_axes, per_mil, extent=extent, limits=symmetric_limits(per_mil, centre=0.0), colours=DIVERGING)
     known = np.isfinite(per_mil)
     spread = float(np.std(per_mil[known])) if known.any() else np.nan
     ratio_axes.set(title=f"scan's beam model over it: rms {two_digits(spread)} ‰", xlabel="u_x (mm, CCS)")
@@ -418,35 +356,39 @@ def joint_beam_figure(view: BeamPicture, centre: tuple[float, float], error: tup
     return figure
 
 
-@styled
-def reflection_figure(products: JointProducts, table: SplineTable) -> Figure:
-    """Draw the reflected pattern minus its mean where signals were measured (everywhere without residuals)."""
+@captioned("The pattern that moves against the projector, as a reflection does, fitted together with the beam.", narrow=True)
+def reflection_picture(products: JointProducts) -> Figure:
+    """Draw the reflected pattern, which was fitted, minus its mean where signals were measured (everywhere without residuals)."""
+    (table,) = (table for table, sign in products.light.tables if sign > 0)
     ux, uy, lit = _lattice(table, products.residuals.reflected if products.residuals is not None else None)
     pattern = np.where(lit, _evaluate(table, ux, uy), np.nan)
     per_mil = 1e3 * (pattern - np.nanmean(pattern))
-    figure = Figure(figsize=(6.0, 4.6))
-    axes = figure.add_axes((0.13, 0.12, 0.68, 0.8))
-    half = (ux[1] - ux[0]) / 2, (uy[1] - uy[0]) / 2
-    extent = ux[0] - half[0], ux[-1] + half[0], uy[0] - half[1], uy[-1] + half[1]
-    shown = show_image(axes, per_mil, extent=extent, limits=symmetric_limits(per_mil, centre=0.0), colours=DIVERGING)
+    figure, axes = subplots((6.0, 4.6), (0.13, 0.81, 0.12, 0.92))
+    limits = symmetric_limits(per_mil, centre=0.0)
+    shown = show_image(axes, per_mil, extent=_lattice_extent(ux, uy), limits=limits, colours=DIVERGING)
     axes.set(xlabel="position plus projector, X (mm, CCS)", ylabel="Y (mm, CCS)")
     axes.set_title(f"reflected pattern: rms {two_digits(float(np.nanstd(per_mil)))} ‰")
     colour_bar(figure, shown, axes, "light over its mean - 1 (‰)")
     return figure
 
 
-@styled
-def moving_residual_figure(residuals: JointResiduals, products: JointProducts) -> Figure:
+@captioned(
+    "Mean residuals in cells of 2 mm that move with the projector, and against it; the chi-square of each exposure at the position of the "
+    "projector (the mean residual of an exposure vanishes: its scale absorbs it), crosses mark exposures left out."
+)
+def moving_picture(residuals: JointResiduals, products: JointProducts) -> Figure:
     """Draw residuals that move with the beam and against the projector, and the chi-square of exposures by projector position."""
-    figure = Figure(figsize=(12.4, 3.7))
-    figure.subplots_adjust(left=0.05, right=0.925, bottom=0.13, top=0.9, wspace=0.5)
-    panels = figure.subplots(1, 3)
+    figure, axes_of = subplots((12.4, 3.7), (0.05, 0.925, 0.13, 0.9), 1, 3, wspace=0.5)
     for axes, name, found, label in (
-        (panels[0], "beam", residuals.beam, "place minus projector"),
-        (panels[1], "reflection", residuals.reflected, "place plus projector"),
+        (axes_of[0], "beam", residuals.beam, "place minus projector"),
+        (axes_of[1], "reflection", residuals.reflected, "place plus projector"),
     ):
-        per_mil = 1e3 * found.mean.T
-        shown = show_image(axes, per_mil, extent=_extent(found), limits=_around_zero(found), colours=DIVERGING)
+        left, bottom = found.lower
+        right, top = found.lower + found.cell_mm * np.array(found.mean.shape)
+        # Cells with few signals are ignored for the limits.
+        half = _COLOUR_REACH * 1e3 * found.rms if found.rms > 0 else 1.0
+        extent, limits = (float(left), float(right), float(bottom), float(top)), (-half, half)
+        shown = show_image(axes, 1e3 * found.mean.T, extent=extent, limits=limits, colours=DIVERGING)
         axes.set_title(f"{name}: rms {two_digits(1e3 * found.rms)} ‰, noise {two_digits(1e3 * found.noise)} ‰")
         axes.set(xlabel=f"{label}, X (mm, CCS)")
         colour_bar(figure, shown, axes, "mean residual (‰)")
@@ -455,16 +397,16 @@ def moving_residual_figure(residuals: JointResiduals, products: JointProducts) -
     middle = float(np.median(chi_square)) if chi_square.size else 1.0
     low, high = symmetric_limits(chi_square, centre=middle)
     # Of several exposures at one position, only the last is visible.
-    points = panels[2].scatter(
+    points = axes_of[2].scatter(
         products.column("x_mm")[kept], products.column("y_mm")[kept], c=chi_square, cmap=DIVERGING, vmin=low, vmax=high, s=16,
         linewidths=0.3, edgecolors=INK,
     )  # fmt: skip
     out = products.left_out
-    panels[2].plot(products.column("x_mm")[out], products.column("y_mm")[out], "x", color=ALARM, markersize=8)
-    panels[2].set(xlabel="projector, X (mm, CCS)", aspect="equal")
-    panels[0].set_ylabel("Y (mm, CCS)")
-    panels[2].set_title(f"projector: χ² of exposures, median {middle:.3f}")
-    colour_bar(figure, points, panels[2], "χ²")
+    axes_of[2].plot(products.column("x_mm")[out], products.column("y_mm")[out], "x", color=ALARM, markersize=8)
+    axes_of[2].set(xlabel="projector, X (mm, CCS)", aspect="equal", title=f"projector: χ² of exposures, median {middle:.3f}")
+    framed(axes_of[2])
+    axes_of[0].set_ylabel("Y (mm, CCS)")
+    colour_bar(figure, points, axes_of[2], "χ²")
     return figure
 
 
@@ -524,9 +466,10 @@ def _evaluate(table: SplineTable, ux: FloatArray, uy: FloatArray) -> FloatArray:
     return grid.evaluate(table.coefficients.ravel(), ux[None, :], uy[:, None])
 
 
-def _extent(found: ResidualMap) -> tuple[float, float, float, float]:
-    upper = found.lower + found.cell_mm * np.array(found.mean.shape)
-    return float(found.lower[0]), float(upper[0]), float(found.lower[1]), float(upper[1])
+def _lattice_extent(ux: FloatArray, uy: FloatArray) -> tuple[float, float, float, float]:
+    """Return left, right, bottom, top of the cells of a lattice."""
+    half = (ux[1] - ux[0]) / 2, (uy[1] - uy[0]) / 2
+    return ux[0] - half[0], ux[-1] + half[0], uy[0] - half[1], uy[-1] + half[1]
 
 
 def _mosaic(maps: Mapping[str, NDArray[np.floating]], detectors: Sequence[Detector]) -> tuple[MosaicGrid, FloatArray]:
@@ -536,9 +479,3 @@ def _mosaic(maps: Mapping[str, NDArray[np.floating]], detectors: Sequence[Detect
     block = -(-first.ny // shown[first].shape[0]) if shown else first.ny
     grid = mosaic_grid(detectors, block * first.pixel_mm)
     return grid, focal_plane.sample(grid, shown, block_pixels=block)
-
-
-def _around_zero(found: ResidualMap) -> tuple[float, float]:
-    """Return colour limits (per mil) that ignore cells with few signals."""
-    half = _COLOUR_REACH * 1e3 * found.rms
-    return (-half, half) if half > 0 else (-1.0, 1.0)

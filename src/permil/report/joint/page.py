@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -19,17 +18,10 @@ from permil.config import Config
 from permil.flat.joint.budget import NOISIER
 from permil.flat.joint.photodiode import NO_DRIFT_PRIOR
 from permil.flat.joint_file import is_converged
-from permil.flat.joint_residuals import DetectorResiduals
+from permil.flat.joint_residuals import DetectorResiduals, JointResiduals
 from permil.products import RunFolder
 from permil.report.detector.page import detector_path
-from permil.report.joint.figures import (
-    beam_picture,
-    exposure_picture,
-    mode_picture,
-    reflection_picture,
-    residual_pictures,
-    stage_picture,
-)
+from permil.report.joint import figures
 from permil.report.joint.inputs import JointProducts, mode_sizes, read_joint, solution_path
 from permil.report.kit.elements import (
     Cell,
@@ -39,7 +31,6 @@ from permil.report.kit.elements import (
     Link,
     count_column,
     decimal_column,
-    header_grid,
     measured_cell,
     measured_column,
     number_cell,
@@ -50,7 +41,7 @@ from permil.report.kit.elements import (
 )
 from permil.report.kit.pages import (
     Declaration,
-    LedBlock,
+    IndexPart,
     LedContext,
     LedProducts,
     Page,
@@ -139,9 +130,7 @@ def gradient_text(products: JointProducts) -> str:
 
 
 def drift_text(products: JointProducts) -> str:
-    """Return the drift of the photodiode, "" without photodiode."""
-    if not products.has_photodiode:
-        return ""
+    """Return the drift of the photodiode."""
     if not len(products.drift):
         return "A drift of the photodiode was not fitted (flat.joint.drift), or there were too few readings."
     amplitude, probability = (np.asarray(products.drift[name]) for name in ("amplitude", "probability"))
@@ -186,166 +175,126 @@ def fit_text(products: JointProducts) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Caution:
+class Caution(NamedTuple):
     """A reason to check a solution before using it, as a phrase and as a sentence."""
 
     phrase: str
     sentence: str
 
 
-def cautions(products: JointProducts) -> tuple[Caution, ...]:
+def cautions(products: JointProducts) -> list[Caution]:
     """Return the reasons to check a solution, the most important first."""
-    return tuple(found for test in _TESTS if (found := test(products)) is not None)
+    return [*_of_exposures(products), *_of_photodiode(products), *_of_fit(products), *_of_stage(products)]
 
 
-def _not_converged(products: JointProducts) -> Caution | None:
-    if is_converged(products.header):
-        return None
-    return Caution("no convergence", "The solution has not converged: do not use this flat.")
+def _of_exposures(products: JointProducts) -> Iterator[Caution]:
+    if not is_converged(products.header):
+        yield Caution("no convergence", "The solution has not converged: do not use this flat.")
+    if count := int(products.left_out.sum()):
+        short = f"{counted(count, 'exposure')} left out"
+        yield Caution(short, f"{short}: see the table under Exposures. Exposures left out do not contribute to the flat.")
+    if count := int((products.unused_reading & ~products.left_out).sum()):
+        short = f"{counted(count, 'photodiode reading')} not used"
+        yield Caution(short, f"{short}: inconsistent with all others; the exposure itself is used.")
 
 
-def _exposures_left_out(products: JointProducts) -> Caution | None:
-    count = int(products.left_out.sum())
-    if not count:
-        return None
-    short = f"{counted(count, 'exposure')} left out"
-    return Caution(short, f"{short}: see the table under Exposures. Exposures left out do not contribute to the flat.")
-
-
-def _readings_unused(products: JointProducts) -> Caution | None:
-    count = int((products.unused_reading & ~products.left_out).sum())
-    if not count:
-        return None
-    short = f"{counted(count, 'photodiode reading')} not used"
-    return Caution(short, f"{short}: inconsistent with all others; the exposure itself is used.")
-
-
-def _photodiode(products: JointProducts) -> Caution | None:
+def _of_photodiode(products: JointProducts) -> Iterator[Caution]:
     if not products.has_photodiode:
-        return Caution(
+        yield Caution(
             "no photodiode",
             "No photodiode reading was used: the gradient of the flat relies on the assumption that the light did not depend on the "
             "position of the projector, and its error allows for this.",
         )
+        return
     noise, scale = products.error_of("photodiode"), products.error_of("exposure_scale")
-    if noise <= NOISIER * scale:
-        return None
-    shown = format_measurement(1e3 * noise, 1e3 * products.card("PDNOISER"))
-    return Caution(
-        "photodiode noisier than the joint scales",
-        f"The photodiode is {two_digits(noise / scale)} times noisier than the joint scales: one reading scatters by {shown} ‰, a "
-        f"joint scale is known to {per_mil(scale)} ‰. Dividing by the photodiode (flat.solver: divide) would add its noise to the flat.",
-    )
+    if not noise <= NOISIER * scale:
+        shown = format_measurement(1e3 * noise, 1e3 * products.card("PDNOISER"))
+        yield Caution(
+            "photodiode noisier than the joint scales",
+            f"The photodiode is {two_digits(noise / scale)} times noisier than the joint scales: one reading scatters by {shown} ‰, a "
+            f"joint scale is known to {per_mil(scale)} ‰. Dividing by the photodiode (flat.solver: divide) would add its noise to the "
+            "flat.",
+        )
+    if (chance := products.card("PDDRIFTP")) > _LIKELY:
+        yield Caution(
+            "the photodiode drifts",
+            f"The photodiode drifts with a probability of {chance:.3g}, which increases the error of the gradient. Repeated visits to "
+            "one position, or a random order of positions, would separate drift and gradient.",
+        )
 
 
-def _drift(products: JointProducts) -> Caution | None:
-    chance = products.card("PDDRIFTP")
-    if not (products.has_photodiode and chance > _LIKELY):
-        return None
-    return Caution(
-        "the photodiode drifts",
-        f"The photodiode drifts with a probability of {chance:.3g}, which increases the error of the gradient. Repeated visits to "
-        "one position, or a random order of positions, would separate drift and gradient.",
-    )
-
-
-def _misfit(products: JointProducts) -> Caution | None:
+def _of_fit(products: JointProducts) -> Iterator[Caution]:
     chi_square, error = chi_square_of(products)
-    if chi_square - 1 <= max(_MUCH_CHI_SQUARE, _CLEAR * error):
-        return None
-    return Caution(
-        f"chi-square {chi_square:.3f}",
-        f"The reduced chi-square is {format_measurement(chi_square, error)}: the signals differ from the model by more than noise. The "
-        "errors on this page include noise alone, and do not cover the patterns in the residual maps.",
-    )
-
-
-def _stage_scale(products: JointProducts) -> Caution | None:
-    scale, error = products.card("STAGESCL"), products.card("STAGESER")
-    if not (abs(scale) > _CLEAR * error and abs(scale) > _MUCH_STAGE_SCALE):
-        return None
-    shown = format_measurement(1e3 * scale, 1e3 * error)
-    return Caution("scale of the stage", f"The stage moves {shown} ‰ farther than recorded.")
-
-
-def _positions(products: JointProducts) -> Caution | None:
-    """Return a caution if recorded positions, used unchanged, contradict the signals."""
+    if not chi_square - 1 <= max(_MUCH_CHI_SQUARE, _CLEAR * error):
+        yield Caution(
+            f"chi-square {chi_square:.3f}",
+            f"The reduced chi-square is {format_measurement(chi_square, error)}: the signals differ from the model by more than noise. The "
+            "errors on this page include noise alone, and do not cover the patterns in the residual maps.",
+        )
     kept = ~products.left_out & np.isfinite(products.column("shift_x_mm"))
-    if "position" in products.budget or not kept.any():
-        return None
-    shift, error = (
-        float(np.sqrt(np.mean([products.column(f"shift_{axis}{suffix}_mm")[kept] ** 2 for axis in "xy"])))
-        for suffix in ("", "_err")
-    )
-    if shift <= _MUCH_SHIFT * error:
-        return None
-    return Caution(
-        "positions differ from the recorded ones",
-        f"The signals place the projector {two_digits(1e3 * shift)} µm (rms, along an axis) from its recorded position, but their errors "
-        f"explain only {two_digits(1e3 * error)} µm: fit the stage geometry (flat.joint.geometry) and moves (flat.joint.position_errors).",
-    )
+    if "position" not in products.budget and kept.any():
+        # Recorded positions were used unchanged.
+        shift, error = (
+            float(np.sqrt(np.mean([products.column(f"shift_{axis}{suffix}_mm")[kept] ** 2 for axis in "xy"])))
+            for suffix in ("", "_err")
+        )
+        if not shift <= _MUCH_SHIFT * error:
+            yield Caution(
+                "positions differ from the recorded ones",
+                f"The signals place the projector {two_digits(1e3 * shift)} µm (rms, along an axis) from its recorded position, but their "
+                f"errors explain only {two_digits(1e3 * error)} µm: fit the stage geometry (flat.joint.geometry) and moves "
+                "(flat.joint.position_errors).",
+            )
+    if products.residuals is not None:
+        yield from _of_patterns(products.residuals, products.card("KNOTS"))
+    if products.header.get("KNOTLIM", False):
+        yield Caution(
+            "finer knots wanted",
+            f"The data support knots of the beam finer than {products.card('KNOTS'):.1f} mm, the finest tried; "
+            "set flat.joint.spacing_mm.",
+        )
 
 
-def _knots(products: JointProducts) -> Caution | None:
-    if not products.header.get("KNOTLIM", False):
-        return None
-    return Caution(
-        "finer knots wanted",
-        f"The data support knots of the beam finer than {products.card('KNOTS'):.1f} mm, the finest tried; "
-        "set flat.joint.spacing_mm.",
-    )
-
-
-def _pattern(products: JointProducts) -> Caution | None:
-    """Return the largest pattern of the residuals; each pattern also appears, smeared, in the other frames."""
-    found = products.residuals
-    if found is None:
-        return None
+def _of_patterns(found: JointResiduals, knots_mm: float) -> Iterator[Caution]:
+    """Yield the largest pattern of the residuals if it is significant; each pattern also appears, smeared, in the other frames."""
     rms, noise = found.change_rms
-    patterns = {
-        _beam_structure: (found.beam.excess_rms, found.beam.noise),
-        _reflection: (found.reflected.excess_rms, found.reflected.noise),
-        _change: (math.sqrt(max(rms**2 - noise**2, 0.0)), noise),
-    }
-    describe, (excess, noise) = max(patterns.items(), key=lambda entry: entry[1][0])
-    return describe(products, excess) if excess > noise else None
-
-
-def _beam_structure(products: JointProducts, excess: float) -> Caution:
-    return Caution(
+    change = math.sqrt(max(rms**2 - noise**2, 0.0))
+    beam = Caution(
         "residual structure of the beam",
-        f"A pattern of {per_mil(excess)} ‰ rms moves with the beam: structure finer than the knots ({products.card('KNOTS'):.1f} mm). "
+        f"A pattern of {per_mil(found.beam.excess_rms)} ‰ rms moves with the beam: structure finer than the knots ({knots_mm:.1f} mm). "
         "Finer knots (flat.joint.spacing_mm) would fit it.",
     )
-
-
-def _reflection(_: JointProducts, excess: float) -> Caution:
-    return Caution(
+    reflection = Caution(
         "a pattern moves against the projector",
-        f"A pattern of {per_mil(excess)} ‰ rms moves against the projector, as a reflection does; flat.joint.reflection: true fits it.",
+        f"A pattern of {per_mil(found.reflected.excess_rms)} ‰ rms moves against the projector, as a reflection does; "
+        "flat.joint.reflection: true fits it.",
     )
-
-
-def _change(_: JointProducts, excess: float) -> Caution:
-    return Caution(
+    response = Caution(
         "the response changed",
-        f"Earlier and later exposures differ by {per_mil(excess)} ‰ rms per super-pixel in excess of noise: the response changed, or the "
+        f"Earlier and later exposures differ by {per_mil(change)} ‰ rms per super-pixel in excess of noise: the response changed, or the "
         "error of the beam differs between their positions.",
     )
+    patterns = (
+        (found.beam.excess_rms, found.beam.noise, beam),
+        (found.reflected.excess_rms, found.reflected.noise, reflection),
+        (change, noise, response),
+    )
+    excess, noise, caution = max(patterns, key=itemgetter(0))
+    if excess > noise:
+        yield caution
 
 
-_TESTS: tuple[Callable[[JointProducts], Caution | None], ...] = (
-    _not_converged, _exposures_left_out, _readings_unused, _photodiode, _drift, _misfit, _positions, _pattern, _knots,
-    _stage_scale,
-)  # fmt: skip
+def _of_stage(products: JointProducts) -> Iterator[Caution]:
+    scale, error = products.card("STAGESCL"), products.card("STAGESER")
+    if abs(scale) > _CLEAR * error and abs(scale) > _MUCH_STAGE_SCALE:
+        shown = format_measurement(1e3 * scale, 1e3 * error)
+        yield Caution("scale of the stage", f"The stage moves {shown} ‰ farther than recorded.")
 
 
 def budget_table(products: JointProducts) -> Grid:
     """Return the error budget: term, error, unit, meaning, location in the products."""
 
     def shown(name: str) -> tuple[str, str]:
-        """Return the error of a term, and its unit."""
         term = products.budget[name]
         if name in _NUMBERS:
             return f"{term.error:.4g}", ""
@@ -474,7 +423,7 @@ def stage_table(products: JointProducts) -> Grid:
 
 def drift_table(products: JointProducts) -> Grid | None:
     """Return the hypotheses of drift with their probabilities, the most probable first; None without any."""
-    if not products.has_photodiode or not len(products.drift):
+    if not len(products.drift):
         return None
     hypotheses = [("none", math.nan, 1.0 - float(np.sum(products.drift["probability"])))]
     hypotheses += [
@@ -540,11 +489,8 @@ class _Frame(NamedTuple):
         return number_cell(shown, beyond)
 
 
-def frame_table(products: JointProducts) -> Grid | None:
-    """Return the residuals of each frame: rms, noise, excess over noise, possible cause; None without residuals."""
-    found = products.residuals
-    if found is None:
-        return None
+def frame_table(found: JointResiduals) -> Grid:
+    """Return the residuals of each frame: rms, noise, excess over noise, possible cause."""
     change, change_noise = found.change_rms
     count = sum(int(np.isfinite(one.change).sum()) for one in found.detectors.values())
     frames = [
@@ -568,17 +514,13 @@ def frame_table(products: JointProducts) -> Grid | None:
 def mode_table(products: JointProducts) -> Grid:
     """Return the sizes of all stored modes, and their fraction of the correlated variance."""
     total = products.error_of("common") ** 2
+    shares = [size**2 / total if total > 0 else math.nan for size in mode_sizes(products).tolist()]
     columns = (
         count_column("mode", itemgetter(0)),
         _per_mil_column("rms (‰)", itemgetter(1)),
-        Column("fraction of the correlated variance (%)", lambda mode: _fraction_cell(mode[1] ** 2, total)),
+        number_column("fraction of the correlated variance (%)", itemgetter(2), _short, scale=100),
     )
-    return table_of(enumerate(mode_sizes(products).tolist(), start=1), columns)
-
-
-def _fraction_cell(part: float, total: float) -> Cell:
-    share = part / total if total > 0 else math.nan
-    return number_cell(_short(100 * share), share)
+    return table_of(zip(range(1, len(shares) + 1), mode_sizes(products).tolist(), shares, strict=True), columns)
 
 
 def facts(products: JointProducts) -> tuple[tuple[str, str], ...]:
@@ -618,7 +560,6 @@ def chi_square_of(products: JointProducts) -> tuple[float, float]:
 
 
 _RESULTS = (
-    ("joint_fit", "REDCHI2", ""),
     ("joint_photodiode_noise", "PDNOISE", "PDNOISER"),
     ("joint_gradient_x", "GRADX", "GRADXERR"),
     ("joint_gradient_y", "GRADY", "GRADYERR"),
@@ -660,44 +601,20 @@ def make_joint_page(config: Config, folder: RunFolder, led: LedProducts, other_l
         If a product cannot be read.
     """
     camera, path = shared_camera(config.camera), joint_path(folder, led.led)
+    others = (Link(f"LED {other}", relative_address(path, joint_path(folder, other))) for other in other_leds)
     products = read_joint(folder, camera, led.led)
-    detectors = [camera[name] for name in products.detectors]
-    scan = load_beam(led.beam) if led.beam is not None else None
-    links = {name: relative_address(path, detector_path(folder, led.led, name)) for name in led.detectors}
     return render(
         "joint.html",
+        __name__,
         fingerprint=fingerprint,
         title=f"LED {led.led}, joint solution - permil",
-        links=[
-            Link("all results", f"{relative_address(path, folder.report)}#led-{led.led}"),
-            *(Link(f"LED {other}", relative_address(path, joint_path(folder, other))) for other in other_leds),
-        ],
-        led=led.led,
-        sentence=solution_text(products),
-        cautions=cautions(products),
+        links=[Link("all results", f"{relative_address(path, folder.report)}#led-{led.led}"), *others],
         facts=facts(products),
-        convergence=convergence_text(products),
-        budget=budget_table(products),
-        has_checks="split_half" in products.budget,
-        gradient=gradient_text(products),
-        detectors=detector_table(products, links),
-        exposures=exposure_picture(products),
-        findings=finding_table(products),
-        drift_text=drift_text(products),
-        drifts=drift_table(products),
-        boards=board_table(products),
-        gain_steps=gain_step_table(products),
-        stage_text=stage_text(products),
-        stage=stage_table(products),
-        stage_picture=stage_picture(products),
-        beam=beam_picture(products, scan),
-        reflection=reflection_picture(products),
-        fit_text=fit_text(products),
-        frames=frame_table(products),
-        residuals=residual_pictures(products, detectors),
-        modes=mode_picture(products, detectors),
-        mode_table=mode_table(products),
-        header=header_grid(products.header),
+        products=products,
+        detectors=[camera[name] for name in products.detectors],
+        scan=load_beam(led.beam) if led.beam is not None else None,
+        pages={name: relative_address(path, detector_path(folder, led.led, name)) for name in led.detectors},
+        figures=figures,
     )
 
 
@@ -708,7 +625,7 @@ def declare_block(run: RunProducts, led: LedProducts) -> Declaration | None:
     return Declaration(_sources(run, led), _options(run, led), make_block)
 
 
-def make_block(context: LedContext) -> LedBlock:
+def make_block(context: LedContext) -> IndexPart:
     """Return the sentence about the joint solution of an LED, with the link to its page.
 
     Raises
@@ -720,18 +637,15 @@ def make_block(context: LedContext) -> LedBlock:
     products = read_joint(context.folder, shared_camera(context.config.camera), led)
     address = index_address(context.config, context.folder, joint_path(context.folder, led))
     content = render("joint_block.html", sentence=solution_text(products), address=address)
-    return LedBlock(content, joint_measurements(products))
+    return IndexPart(content, joint_measurements(products))
 
 
 def joint_measurements(products: JointProducts) -> list[Measurement]:
     """Return the results of a joint solution for the summary."""
-    found = []
-    freedom = products.card("NSIGNAL") - products.card("NUNKNOWN")
+    led, found = products.led, [Measurement("joint_fit", products.led, *chi_square_of(products))]
     for metric, card, error in _RESULTS:
-        known = products.has_photodiode or card != "PDNOISE"
-        if card in products.header and known:
-            size = products.card(error) if error else math.sqrt(2 / max(freedom, 1.0))
-            found.append(Measurement(metric, products.led, products.card(card), size))
+        if card in products.header and (products.has_photodiode or card != "PDNOISE"):
+            found.append(Measurement(metric, led, products.card(card), products.card(error)))
     return found
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from functools import wraps
+from typing import Any, Literal
 
 import numpy as np
 from astropy.io import fits
@@ -14,7 +15,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from permil.config.model import ReportConfig
-from permil.report.kit.figures import embedded, png, svg
+from permil.report.kit.figures import Arguments, embedded, png, styled, svg
 from permil.report.kit.results import (
     MISSING,
     NO,
@@ -71,6 +72,10 @@ class Column:
     cell: Callable[[Any], Cell]
     is_text: bool = False
 
+    def of(self, find: Callable[[Any], Any], *, heading: str = "") -> Column:
+        """Return a column that shows, for each row of the table, the object that a function finds for it."""
+        return Column(heading or self.heading, lambda row: self.cell(find(row)), self.is_text)
+
 
 Entry = str | Callable[[Any], Any]
 """What a column shows of a row: the name of an entry or attribute (`entry_in`), or a function of the row."""
@@ -112,6 +117,23 @@ def raster(figure: Figure, caption: str, *, narrow: bool = False) -> Picture:
 def drawing(figure: Figure, caption: str, *, narrow: bool = False) -> Picture:
     """Return a figure as an SVG picture, for lines and points."""
     return Picture(embedded(svg(figure), "svg+xml"), caption, narrow)
+
+
+def captioned(
+    caption: str, *, kind: Literal["png", "svg"] = "png", narrow: bool = False
+) -> Callable[[Callable[Arguments, Figure]], Callable[Arguments, Picture]]:
+    """Decorate a function so that it returns its figure, drawn in the style of the pages, as a picture: png for maps, svg for lines."""
+
+    def decorate(draw: Callable[Arguments, Figure]) -> Callable[Arguments, Picture]:
+        drawn = styled(draw)
+
+        @wraps(drawn)
+        def picture(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Picture:
+            return (raster if kind == "png" else drawing)(drawn(*args, **kwargs), caption, narrow=narrow)
+
+        return picture
+
+    return decorate
 
 
 def text_cell(text: object, *, link: str = "") -> Cell:
@@ -223,6 +245,11 @@ def measured_column(heading: str, of: Entry = "", *, error: str = "", scale: flo
     return Column(heading, lambda row: measured_cell(*pair(row), scale=scale))
 
 
+def result_column(quantity: str, of: Entry, *, heading: str = "") -> Column:
+    """Return a column of a reported quantity and its error, in the unit of pages; ``of`` as for `measured_column`."""
+    return measured_column(heading or QUANTITIES[quantity].heading, of, scale=QUANTITIES[quantity].scale)
+
+
 def chance_column(heading: str, of: Entry = "p_value") -> Column:
     """Return a column of p-values."""
     return number_column(heading, of, format_chance)
@@ -278,11 +305,6 @@ def verdict_cell(verdict: str) -> Cell:
     return Cell(_VERDICTS.get(verdict, MISSING), verdict, verdict)
 
 
-def pull_cell(number: float) -> Cell:
-    """Return a cell with a deviation relative to its error."""
-    return number_cell(with_minus(f"{number:.2f}"), number) if np.isfinite(number) else Cell(MISSING)
-
-
 def truth_grid(comparison: Table, *, with_led: bool) -> Grid:
     """Return the comparison of recovered and true flats as a table; absent columns are skipped."""
     columns = [text_column("LED", "led")] * with_led + [text_column("detector")]
@@ -295,5 +317,5 @@ def truth_grid(comparison: Table, *, with_led: bool) -> Grid:
 def _truth_column(name: str) -> Column:
     if name.endswith(_PULL):
         heading = "super-pixels over error" if name == "super_pull" else "over its error"
-        return Column(heading, lambda row: pull_cell(number_in(row, name)))
-    return Column(QUANTITIES[name].heading, lambda row: result_cell(name, number_in(row, name), number_in(row, f"{name}_err")))
+        return decimal_column(heading, name, 2)
+    return result_column(name, name)

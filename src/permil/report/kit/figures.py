@@ -47,6 +47,8 @@ _RC: dict[Any, Any] = {
     "axes.edgecolor": INK,
     "axes.labelcolor": INK,
     "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.formatter.useoffset": False,
     "axes.unicode_minus": True,
@@ -82,9 +84,29 @@ def led_colour(led: str) -> str:
     return LED_COLOURS.get(led, "#777777")
 
 
-def plain_axes(axes: Axes) -> None:
-    """Hide the frame lines that carry no scale."""
-    axes.spines[["top", "right"]].set_visible(False)
+def subplots(
+    size: tuple[float, float], margins: tuple[float, float, float, float], rows: int = 1, columns: int = 1, **options: Any
+) -> tuple[Figure, Any]:
+    """Return a figure with axes in rows and columns; a single one without an array around it.
+
+    Parameters
+    ----------
+    size
+        Width and height, inches.
+    margins
+        Left, right, bottom and top end of the axes, fractions of the figure.
+    **options
+        Options of `matplotlib.figure.Figure.subplots`, ``wspace`` and ``hspace`` among them.
+    """
+    figure = Figure(figsize=size)
+    spaces = {name: options.pop(name) for name in ("wspace", "hspace") if name in options}
+    grid = dict(zip(("left", "right", "bottom", "top"), margins, strict=True)) | spaces
+    return figure, figure.subplots(rows, columns, gridspec_kw=grid, **options)
+
+
+def framed(axes: Axes) -> None:
+    """Draw all four frame lines around a map."""
+    axes.spines[:].set_visible(True)
 
 
 def png(figure: Figure) -> bytes:
@@ -167,6 +189,7 @@ def show_image(
 ) -> ScalarMappable:
     """Draw an image, NaN in light grey; ``extent`` is left, right, bottom, top."""
     colour_map = mpl.colormaps[colours].resampled(MAP_COLOURS).with_extremes(bad=NO_DATA)
+    framed(axes)
     return axes.imshow(
         np.ma.masked_invalid(image), extent=extent, vmin=limits[0], vmax=limits[1], cmap=colour_map, aspect="equal"
     )
@@ -192,8 +215,7 @@ def displacement_figure(
     x: FloatArray, y: FloatArray, dx: FloatArray, dy: FloatArray, *, shape: tuple[int, int], title: str
 ) -> Figure:
     """Draw displacements (pixels) as arrows at their positions on the detector, much enlarged."""
-    figure = Figure(figsize=(6.4, 6.2))
-    axes = figure.add_axes((0.12, 0.09, 0.85, 0.85))
+    figure, axes = subplots((6.4, 6.2), (0.12, 0.97, 0.09, 0.94))
     known = np.isfinite(dx) & np.isfinite(dy)
     length = np.hypot(dx[known], dy[known])
     rms = float(np.sqrt(np.mean(length**2))) if known.any() else 0.0
@@ -212,4 +234,5 @@ def displacement_figure(
 
 def detector_frame(axes: Axes, shape: tuple[int, int]) -> None:
     """Show a whole detector; ``shape`` is rows, columns."""
+    framed(axes)
     axes.set(xlim=(-0.5, shape[1] - 0.5), ylim=(-0.5, shape[0] - 0.5), xlabel="x (pixels)", ylabel="y (pixels)", aspect="equal")

@@ -7,8 +7,9 @@ the index page follow from it.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from permil.engine import Task, Work
 from permil.errors import InputError
 from permil.products import RunFolder, atomic_output, configuration_digest, read_table
 from permil.products.fingerprint import FINGERPRINT_META
-from permil.report.kit.elements import Link
+from permil.report.kit.elements import Link, header_grid, reason_lists, truth_grid
 from permil.yaml_file import read_yaml
 
 if TYPE_CHECKING:
@@ -224,37 +225,11 @@ class LedContext:
 
 
 @dataclass(frozen=True)
-class LedBlock:
-    """HTML below the beam in the section of an LED, and its measurements for the summary."""
+class IndexPart:
+    """HTML on the index page, and its measurements for the summary."""
 
     content: Markup
     measurements: Sequence[Measurement] = ()
-
-
-@dataclass(frozen=True)
-class IndexSection:
-    """A section of the index page.
-
-    Attributes
-    ----------
-    anchor
-        Identifier for links.
-    link
-        Text of the link in the navigation.
-    subject
-        Entry in the line above the title.
-    heading, content
-        HTML of heading and content.
-    measurements
-        Its results for the summary.
-    """
-
-    anchor: str
-    link: str
-    subject: str
-    heading: Markup | str
-    content: Markup
-    measurements: Sequence[Measurement] = field(default=())
 
 
 @dataclass(frozen=True)
@@ -270,9 +245,11 @@ class PageKind:
     pages
         Function that returns the pages of a run.
     led_block
-        Function that declares the block in the section of an LED, None if an LED has none; ``make(context)`` returns a `LedBlock`.
+        Function that declares the block in the section of an LED, None if an LED has none; ``make(context)`` returns an `IndexPart`.
     section
-        Function that declares the section of the index page, None if a run has none; ``make()`` returns an `IndexSection`.
+        Function that declares the section of the index page, None if a run has none; ``make()`` returns an `IndexPart`.
+    link, heading
+        Text of the link to the section, and its heading; the link is to an anchor of the name of the folder.
     """
 
     folder: str
@@ -280,6 +257,8 @@ class PageKind:
     pages: Callable[[RunProducts], list[Page]]
     led_block: Callable[[RunProducts, LedProducts], Declaration | None] = lambda _run, _led: None
     section: Callable[[RunProducts], Declaration | None] = lambda _run: None
+    link: str = ""
+    heading: str = ""
 
 
 def page_path(folder: RunFolder, *names: str) -> Path:
@@ -346,17 +325,27 @@ def remove_stale_pages(folder: RunFolder, kind: PageKind, pages: Sequence[Page])
             path.unlink()
 
 
-def render(template: str, **content: Any) -> Markup:
-    """Return a template of the report, such as ``detector/page.html``, filled with content, as HTML."""
-    return Markup(_templates().get_template(template).render(**content, meta=FINGERPRINT_META))  # noqa: S704 - autoescaped
+def render(template: str, module: str = "", **content: Any) -> Markup:
+    """Return a template of the report, such as ``detector.html``, filled with content, as HTML.
+
+    Parameters
+    ----------
+    module
+        Name of the module whose functions the template calls.
+    """
+    functions = vars(sys.modules[module]) if module else {}
+    filled = _templates().get_template(template).render(functions, **content, meta=FINGERPRINT_META)
+    return Markup(filled)  # noqa: S704 - autoescaped
 
 
 @lru_cache(maxsize=1)
 def _templates() -> jinja2.Environment:
-    return jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader("permil.report", "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    templates.globals |= {"header_grid": header_grid, "reason_lists": reason_lists, "truth_grid": truth_grid}
+    return templates

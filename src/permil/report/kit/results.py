@@ -88,22 +88,14 @@ _ALL = (
     *(Quantity(f"joint_beam_{axis}", f"centre of the beam, joint solution, u_{axis}", 1.0, "mm") for axis in "xy"),
     Quantity("joint_rotation", "rotation of the stage's axes", 1e3, "mrad"),
     Quantity("joint_stage_scale", "scale of the stage's axes - 1", 1e3, "‰"),
-    *(
-        Quantity(f"{name}_scatter", f"scatter of {label}", 1e3, "‰", limit, beyond_noise=True)
-        for name, label, limit in (
-            ("light", "the light", "repeatability_limit"),
-            ("photodiode", "the photodiode", ""),
-            ("photodiode_over_light", "photodiode over light", "repeatability_limit"),
-        )
+    Quantity("light_scatter", "scatter of the light", 1e3, "‰", "repeatability_limit", beyond_noise=True),
+    Quantity("photodiode_scatter", "scatter of the photodiode", 1e3, "‰", beyond_noise=True),
+    Quantity(
+        "photodiode_over_light_scatter", "scatter of photodiode over light", 1e3, "‰", "repeatability_limit", beyond_noise=True
     ),
-    *(
-        Quantity(f"{name}_drift", f"drift of {label}", 1e3, "‰/h")
-        for name, label in (
-            ("light", "the light"),
-            ("photodiode", "the photodiode"),
-            ("photodiode_over_light", "photodiode over light"),
-        )
-    ),
+    Quantity("light_drift", "drift of the light", 1e3, "‰/h"),
+    Quantity("photodiode_drift", "drift of the photodiode", 1e3, "‰/h"),
+    Quantity("photodiode_over_light_drift", "drift of photodiode over light", 1e3, "‰/h"),
     Quantity("light_first_to_last", "light, first to last image of a position", 1e3, "‰"),
     Quantity("stack_chi_square", "χ² of repeated images"),
     *(
@@ -128,14 +120,10 @@ _ALL = (
     Quantity("flux_residual_scatter", "scatter of flux residuals", 1e3, "‰"),
     *(Quantity(f"{name}_residual_scatter", f"scatter of {name}", 1e3, "10⁻³ px") for name in ("dx", "dy")),
     *(Quantity(f"{name}_residual_scatter", f"scatter of {name.upper()}", 1e3, "10⁻³ px²") for name in ("xx", "yy", "xy")),
-    *(
-        Quantity(f"gradient_{axis}_from_trend", f"throughput gradient along {axis}, lamp assumed steady", 1e3, "‰ per 1000 px")
-        for axis in "xy"
-    ),
-    *(
-        Quantity(f"gradient_{axis}_free", f"throughput gradient along {axis}, nothing assumed", 1e3, "‰ per 1000 px")
-        for axis in "xy"
-    ),
+    Quantity("gradient_x_from_trend", "throughput gradient along x, lamp assumed steady", 1e3, "‰ per 1000 px"),
+    Quantity("gradient_y_from_trend", "throughput gradient along y, lamp assumed steady", 1e3, "‰ per 1000 px"),
+    Quantity("gradient_x_free", "throughput gradient along x, nothing assumed", 1e3, "‰ per 1000 px"),
+    Quantity("gradient_y_free", "throughput gradient along y, nothing assumed", 1e3, "‰ per 1000 px"),
     Quantity("scatter_over_predicted", "scatter over predicted error"),
     Quantity("lamp_drift", "drift of the lamp, first to last", 1e3, "‰"),
     Quantity("correlation", "correlation of stars and flat, r"),
@@ -143,25 +131,16 @@ _ALL = (
     Quantity("flux_slope", "slope of star fluxes on the flat"),
     *(Quantity(f"fraction_{kind.replace(' ', '_')}", f"fraction {kind}") for kind in ("efficiency", "pixel area", "diffusion")),
     Quantity("flux_scatter_change", "change of the scatter of star fluxes by the plain flat", 1e3, "‰"),
-    *(
-        Quantity(f"left_out_scatter_{name}", f"scatter of left-out star fluxes, {label}", 1e3, "‰")
-        for name, label in (
-            ("undivided", "undivided"),
-            ("plain_flat", "plain flat"),
-            ("efficiency_flat", "efficiency flat"),
-            ("best_filter", "best possible"),
-            ("noise", "noise alone"),
-        )
-    ),
-    *(
-        Quantity(f"efficiency_flat_minus_{name}", f"scatter of left-out star fluxes, efficiency flat minus {label}", 1e3, "‰")
-        for name, label in (("undivided", "undivided"), ("plain_flat", "plain flat"))
-    ),
+    Quantity("left_out_scatter_undivided", "scatter of left-out star fluxes, undivided", 1e3, "‰"),
+    Quantity("left_out_scatter_plain_flat", "scatter of left-out star fluxes, plain flat", 1e3, "‰"),
+    Quantity("left_out_scatter_efficiency_flat", "scatter of left-out star fluxes, efficiency flat", 1e3, "‰"),
+    Quantity("left_out_scatter_best_filter", "scatter of left-out star fluxes, best possible", 1e3, "‰"),
+    Quantity("left_out_scatter_noise", "scatter of left-out star fluxes, noise alone", 1e3, "‰"),
+    Quantity("efficiency_flat_minus_undivided", "scatter of left-out star fluxes, efficiency flat minus undivided", 1e3, "‰"),
+    Quantity("efficiency_flat_minus_plain_flat", "scatter of left-out star fluxes, efficiency flat minus plain flat", 1e3, "‰"),
     Quantity("efficiency_flat_left_in_sky", "structure that the efficiency flat would leave in the sky", 1e3, "‰"),
-    *(
-        Quantity(f"flat_for_{use}", f"flat for {label} (0: none, 1: plain, 2: efficiency)")
-        for use, label in (("fluxes", "fluxes of stars"), ("sky", "the sky"))
-    ),
+    Quantity("flat_for_fluxes", "flat for fluxes of stars (0: none, 1: plain, 2: efficiency)"),
+    Quantity("flat_for_sky", "flat for the sky (0: none, 1: plain, 2: efficiency)"),
 )
 QUANTITIES = {quantity.name: quantity for quantity in _ALL}
 FLAT_METRICS = (

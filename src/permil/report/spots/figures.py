@@ -25,10 +25,10 @@ from permil.report.kit.figures import (
     colour_bar,
     detector_frame,
     displacement_figure,
-    plain_axes,
     robust_limits,
     show_image,
     styled,
+    subplots,
     symmetric_limits,
 )
 from permil.report.kit.results import format_count, format_measurement
@@ -248,9 +248,7 @@ def fluxes_and_widths(
     shape
         Rows and columns of the detector.
     """
-    figure = Figure(figsize=(11.6, 5.0))
-    figure.subplots_adjust(left=0.06, right=0.915, bottom=0.1, top=0.94, wspace=0.34)
-    flux_axes, width_axes = figure.subplots(1, 2)
+    figure, (flux_axes, width_axes) = subplots((11.6, 5.0), (0.06, 0.915, 0.1, 0.94), 1, 2, wspace=0.34)
     width = spot_width(xx, yy)
     lit, measured = np.isfinite(flux) & (flux > 0), np.isfinite(width)
     size = _marker_size(len(x))
@@ -285,35 +283,28 @@ def _map_panels(maps: Sequence[SensorMap], extent: tuple[float, float, float, fl
     columns = min(max(len(maps), 1), _MAPS_PER_ROW)
     rows = -(-max(len(maps), 1) // columns)
     width, height = 0.7 + 3.9 * columns, 0.6 + 3.1 * rows
-    figure = Figure(figsize=(width, height))
-    figure.subplots_adjust(
-        left=0.65 / width, right=1 - 0.85 / width, bottom=0.5 / height, top=1 - 0.3 / height, wspace=0.55, hspace=0.28
-    )
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for number, axes in enumerate(panels.flat):
+    margins = (0.65 / width, 1 - 0.85 / width, 0.5 / height, 1 - 0.3 / height)
+    figure, axes_of = subplots((width, height), margins, rows, columns, wspace=0.55, hspace=0.28, squeeze=False)
+    for number, axes in enumerate(axes_of.flat):
         if number >= len(maps):
             axes.set_axis_off()
             continue
         content = maps[number]
-        limits = (
-            symmetric_limits(content.image, centre=0.0, percent=_EDGE_PERCENT)
-            if around_zero
-            else robust_limits(content.image, percent=_EDGE_PERCENT)
-        )
+        limits = robust_limits(content.image, percent=_EDGE_PERCENT)
+        if around_zero:
+            limits = symmetric_limits(content.image, centre=0.0, percent=_EDGE_PERCENT)
         shown = show_image(axes, content.image, extent=extent, limits=limits, colours=DIVERGING if around_zero else SPREAD)
-        axes.set_title(content.title)
+        axes.set(title=content.title, xlabel="x (pixels)", ylabel="y (pixels)" if number % columns == 0 else "")
         colour_bar(figure, shown, axes, content.label)
-        axes.set_xlabel("x (pixels)")
-        axes.set_ylabel("y (pixels)" if number % columns == 0 else "")
     return figure
 
 
 @styled
 def growth_curve(radii: FloatArray, fraction: FloatArray, error: FloatArray, *, flux_radius: float, reference: float) -> Figure:
     """Draw the fraction of a spot's light within each radius, relative to the reference radius, and its deviation from 1."""
-    figure = Figure(figsize=(5.7, 3.9))
-    growth_axes, missing_axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    figure.subplots_adjust(left=0.13, right=0.97, bottom=0.12, top=0.93, hspace=0.08)
+    figure, (growth_axes, missing_axes) = subplots(
+        (5.7, 3.9), (0.13, 0.97, 0.12, 0.93), 2, hspace=0.08, sharex=True, height_ratios=(2, 1)
+    )
     growth_axes.errorbar(radii, fraction, yerr=error, fmt="o-", color=ACCENT, markersize=4, ecolor=INK)
     growth_axes.set(ylabel=f"flux over that within {reference:g} px", title="growth curve, median of bright spots")
     missing_axes.errorbar(radii, 1e3 * (fraction - 1), yerr=1e3 * error, fmt="o-", color=ACCENT, markersize=4, ecolor=INK)
@@ -322,7 +313,6 @@ def growth_curve(radii: FloatArray, fraction: FloatArray, error: FloatArray, *, 
     for axes, level in ((growth_axes, 1.0), (missing_axes, 0.0)):
         axes.axhline(level, color=FAINT, linewidth=0.8)
         axes.axvline(flux_radius, color=ALARM, linestyle="--", linewidth=0.9, label="flux of the catalog")
-        plain_axes(axes)
     growth_axes.legend(loc="lower right")
     return figure
 
@@ -340,9 +330,7 @@ def repeatability(flux: FloatArray, scatter: FloatArray, predicted: FloatArray, 
     quantity
         Name of the quantity, for the title.
     """
-    figure = Figure(figsize=(11.6, 3.9))
-    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.14, top=0.91, wspace=0.2)
-    flux_axes, ratio_axes = figure.subplots(1, 2)
+    figure, (flux_axes, ratio_axes) = subplots((11.6, 3.9), (0.07, 0.985, 0.14, 0.91), 1, 2, wspace=0.2)
     known = (flux > 0) & (scatter > 0) & (predicted > 0) & np.isfinite(flux + scatter + predicted)
     order = np.argsort(flux[known])
     flux, scatter, predicted = flux[known][order], scatter[known][order], predicted[known][order]
@@ -361,30 +349,26 @@ def repeatability(flux: FloatArray, scatter: FloatArray, predicted: FloatArray, 
     if flux.size:
         flux_axes.set(xscale="log", yscale="log")
         ratio_axes.set_xscale("log")
-    for axes in (flux_axes, ratio_axes):
-        plain_axes(axes)
     return figure
 
 
 @styled
 def exposure_scale(time: FloatArray, scale: FloatArray, error: FloatArray, *, time_label: str) -> Figure:
     """Draw the brightness of the lamp in each exposure with its error, relative to its mean."""
-    figure = Figure(figsize=(8.0, 2.9))
-    axes = figure.add_axes((0.09, 0.17, 0.89, 0.72))
+    figure, axes = subplots((8.0, 2.9), (0.09, 0.98, 0.17, 0.89))
     axes.errorbar(time, 1e3 * (scale - 1), yerr=1e3 * error, fmt="o", color=ACCENT, markersize=3, ecolor=FAINT, elinewidth=0.9)
     axes.axhline(0.0, color=INK, linewidth=0.6)
     axes.set(xlabel=time_label, ylabel="scale minus 1 (‰)", title=f"exposure scale, {len(scale)} exposures")
-    plain_axes(axes)
     return figure
 
 
 @styled
 def radial_profiles(radius: FloatArray, profiles: Sequence[RadialProfile]) -> Figure:
     """Draw mean residuals in rings, one panel below the other; ``radius`` in pixels."""
-    figure = Figure(figsize=(11.6, 0.8 + 1.6 * len(profiles)))
-    figure.subplots_adjust(left=0.08, right=0.985, bottom=0.55 / figure.get_figheight(), top=0.97, hspace=0.12)
-    panels = figure.subplots(len(profiles), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, profile in zip(panels, profiles, strict=True):
+    height = 0.8 + 1.6 * len(profiles)
+    margins = (0.08, 0.985, 0.55 / height, 0.97)
+    figure, axes_of = subplots((11.6, height), margins, len(profiles), hspace=0.12, sharex=True, squeeze=False)
+    for axes, profile in zip(axes_of[:, 0], profiles, strict=True):
         known = np.isfinite(radius + profile.mean + profile.error)
         if known.any():
             well_known = known & (profile.error <= _WELL_KNOWN * np.median(profile.error[known]))
@@ -396,8 +380,7 @@ def radial_profiles(radius: FloatArray, profiles: Sequence[RadialProfile]) -> Fi
             fmt="o-", color=ACCENT, markersize=2.5, linewidth=0.8, ecolor=FAINT, elinewidth=0.9,
         )  # fmt: skip
         axes.set_ylabel(profile.label)
-        plain_axes(axes)
-    panels[-1].set_xlabel("distance from the centre (pixels)")
+    axes_of[-1, 0].set_xlabel("distance from the centre (pixels)")
     return figure
 
 

@@ -19,10 +19,8 @@ from permil.report.kit.elements import (
     Column,
     Grid,
     count_column,
-    header_grid,
     measured_column,
     number_cell,
-    reason_lists,
     specification_cell,
     table_of,
     text_cell,
@@ -31,7 +29,7 @@ from permil.report.kit.elements import (
 )
 from permil.report.kit.pages import (
     Declaration,
-    IndexSection,
+    IndexPart,
     Page,
     PageKind,
     RunProducts,
@@ -54,7 +52,7 @@ from permil.report.kit.results import (
     judge,
     judge_size,
 )
-from permil.report.spots.figures import lamp_picture, mask_pictures, repeatability_picture, sensor_pictures
+from permil.report.spots import figures
 from permil.report.spots.inputs import SpotsProducts, SpotsTables, read_spots, read_spots_tables
 from permil.spots.residuals import MOMENTS
 
@@ -92,11 +90,6 @@ def group_table(tables: SpotsTables, addresses: Mapping[tuple[str, str], str], l
         *(column(name) for name in _INDEX_METRICS if name in set(tables.summary["metric"])),
     )
     return table_of(tables.groups, columns)
-
-
-def spots_measurements(tables: SpotsTables) -> list[Measurement]:
-    """Return the results of all detectors and bands, without those that are NaN."""
-    return [entry for row in tables.summary if (entry := _measurement(row)) is not None]
 
 
 def facts(products: SpotsProducts, detector: Detector) -> tuple[tuple[str, str], ...]:
@@ -256,27 +249,22 @@ def make_spots_page(
     """
     products = read_spots(folder, detector, band)
     results = tables.rows(detector.name, band)
-    degeneracy = products.calibration.degeneracy if products.calibration is not None else None
     absent: list[str] = []
     return render(
         "spots.html",
+        __name__,
         fingerprint=fingerprint,
         title=f"{group_name(detector.name, band)}, artificial stars - permil",
         links=group_links(folder, SPOTS_PAGES.folder, (detector.name, band), tables.groups, home="all artificial stars"),
-        detector=detector.name,
-        band=band,
         facts=facts(products, detector),
-        results=result_table(results, limits),
-        excess=excess_text(results, limits),
-        mask=mask_pictures(products, detector, absent),
+        detector=detector,
+        band=band,
+        products=products,
+        results=results,
+        limits=limits,
+        figures=figures,
+        mask=figures.mask_pictures(products, detector, absent),
         absent=absent,
-        sensor=sensor_pictures(products, detector),
-        amplifiers=amplifier_table(products.amplifiers),
-        repeatability=repeatability_picture(products),
-        lamp=lamp_picture(products),
-        degeneracy=degeneracy_table(degeneracy) if degeneracy is not None else None,
-        exposures=exposure_table(products.exposures),
-        header=header_grid(products.header),
     )
 
 
@@ -289,20 +277,18 @@ def declare_section(run: RunProducts) -> Declaration | None:
     return Declaration((spots.summary, spots.left_out), options, partial(make_section, run, tables))
 
 
-def make_section(run: RunProducts, tables: SpotsTables) -> IndexSection:
+def make_section(run: RunProducts, tables: SpotsTables) -> IndexPart:
     """Return the section of the index page."""
-    return IndexSection(
-        anchor="spots",
-        link="Artificial stars",
-        subject="artificial stars",
-        heading="Artificial stars",
-        content=render(
-            "spots_section.html",
-            groups=group_table(tables, group_addresses(run, SPOTS_PAGES.folder, tables.groups), run.config.report),
-            left_out=reason_lists(tables.left_out, column="exposure"),
-        ),
-        measurements=spots_measurements(tables),
-    )
+    groups = group_table(tables, group_addresses(run, SPOTS_PAGES.folder, tables.groups), run.config.report)
+    content = render("spots_section.html", groups=groups, left_out=tables.left_out)
+    return IndexPart(content, [entry for row in tables.summary if (entry := _measurement(row)) is not None])
 
 
-SPOTS_PAGES = PageKind("spots", "pages of artificial stars", spots_pages, section=declare_section)
+SPOTS_PAGES = PageKind(
+    "spots",
+    "pages of artificial stars",
+    spots_pages,
+    section=declare_section,
+    link="Artificial stars",
+    heading="Artificial stars",
+)

@@ -70,8 +70,8 @@ def perfect_filter(scene: Scene) -> np.ndarray:
 def scatter_with(scene: Scene, left_out: LeftOutStars, efficiency: np.ndarray) -> float:
     """Return the variance of the left-out fluxes divided by a map of the efficiency minus 1."""
     stars = scene.components.other.stars
-    zero = np.zeros((*efficiency.shape, 1), dtype=np.float32)
-    seen = mixtures.RESPONSE.predict(stars.places, efficiency[..., None].astype(np.float32), zero).templates[:, 0, 0, 0]
+    zero = np.zeros((1, *efficiency.shape), dtype=np.float32)
+    seen = mixtures.RESPONSE.predict(stars.places, efficiency[None].astype(np.float32), zero).templates[:, 0, 0, 0]
     total, below = 0.0, 0.0
     for part in np.unique(left_out.part):
         rows = left_out.part == part

@@ -32,7 +32,7 @@ def draw_kinds(rng, mixture, rms=1.5e-3, scale=5.0):
     kinds = np.zeros((3, SIZE, SIZE))
     for kind, part in enumerate(mixture):
         field = ndimage.gaussian_filter(rng.standard_normal((SIZE, SIZE)), scale)
-        field = split_bands(field, (Band(0.0, 64.0 if kind == 2 else np.inf),))[0][..., 0]
+        field = split_bands(field, (Band(0.0, 64.0 if kind == 2 else np.inf),))[0][0]
         kinds[kind] = rms * np.sqrt(part) * field / field.std()
     return kinds
 
@@ -56,7 +56,7 @@ def draw_stars(rng, kinds):
     spot, exposure = np.tile(np.arange(SPOTS**2), DITHERS), np.repeat(np.arange(DITHERS), SPOTS**2)
     places = StarPlaces.round(margin + PITCH * i[spot] + shift[exposure, 0], margin + PITCH * j[spot] + shift[exposure, 1])
     fields = [split_bands(kind, (Band(0.0, np.inf),)) for kind in kinds]
-    maps, potentials = (np.concatenate(parts, axis=2) for parts in zip(*fields, strict=True))
+    maps, potentials = (np.concatenate(parts) for parts in zip(*fields, strict=True))
     templates = RESPONSE.predict(places, maps, potentials).templates
     signal = sum(templates[:, :, kind, kind] for kind in range(3))
     faint = np.exp(rng.uniform(-0.5, 0.5, SPOTS**2))[spot]

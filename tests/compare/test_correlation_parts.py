@@ -41,13 +41,13 @@ def test_traces_are_those_of_the_matrices(holed: Geometry) -> None:
 
 def test_mode_power_is_that_of_the_matrices(holed: Geometry) -> None:
     expected = holed.candidates.expectations
-    modes = expected.modes.astype(float)
+    modes = expected.modes.T.astype(float)
     direct = np.column_stack([np.einsum("pm,pq,qm->m", modes, matrix, modes) for matrix in _covariances(holed)])
     np.testing.assert_allclose(expected.power, direct, rtol=1e-4, atol=1e-4)
 
 
 def test_modes_are_orthonormal_and_centred(holed: Geometry) -> None:
-    modes = holed.candidates.expectations.modes.astype(float)
+    modes = holed.candidates.expectations.modes.T.astype(float)
     np.testing.assert_allclose(modes.T @ modes, np.eye(modes.shape[1]), atol=1e-3)
     np.testing.assert_allclose(modes.sum(axis=0), 0.0, atol=1e-3)
 

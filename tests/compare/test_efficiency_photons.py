@@ -32,7 +32,7 @@ def sensor_of(kind):
     field = ndimage.gaussian_filter(np.random.default_rng(kind).standard_normal(shape), 6.0)
     rms = 1e-3 if kind == 2 else 3e-3
     maps, potentials = split_bands(rms * field / field.std(), (BAND,))
-    excess, potential = maps[..., 0].astype(float), potentials[..., 0].astype(float)
+    excess, potential = maps[0].astype(float), potentials[0].astype(float)
     efficiency, diffusion = np.ones(shape), np.zeros(shape)
     shift_x, shift_y = np.zeros((shape[0], shape[1] + 1)), np.zeros((shape[0] + 1, shape[1]))
     if kind == 0:
@@ -99,7 +99,7 @@ def test_signs_of_the_maps(kind):
     for number, (found_map, true) in enumerate(maps):
         if number // 2 + 1 == kind:
             # Longer periods of the maps are the noise of the flat, divided by powers of the wavenumber.
-            each = split_bands(found_map, (BAND,))[0][..., 0].astype(float)
+            each = split_bands(found_map, (BAND,))[0][0].astype(float)
             assert np.corrcoef(each[inside].ravel(), true[inside].ravel())[0, 1] > 0.9
             assert each[inside].std() == pytest.approx(true[inside].std(), rel=0.15)
     proof = prove(model, {})

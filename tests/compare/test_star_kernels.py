@@ -51,7 +51,7 @@ def test_all_levels_have_the_same_bits(adaptive: bool) -> None:
             predicted = response.predict(places, *maps, bands)
             seen = flat_as_seen(flat, places, response)
             spread = response.spread(places, weights, (70, 70), cell=4, bands=bands)
-            sums = kernels.radial_sums(*cells, np.arange(500) % 3, 3, -10.0, 120.0, 4.0)
+            sums = kernels.radial_sums(*cells, np.arange(500) % 3, 3, np.array([[-10.0, 120.0]]), 4.0)
             found[level] = [
                 predicted.templates,
                 predicted.instruments,
@@ -122,19 +122,19 @@ def test_adaptive_moments_answer_to_light_as_their_definition_says() -> None:
 
 def test_predictions_are_kernels_times_mirrored_maps() -> None:
     rng = np.random.default_rng(3)
-    excess, potential = (rng.standard_normal((50, 60, 2)).astype(np.float32) for _ in range(2))
+    excess, potential = (rng.standard_normal((3, 50, 60)).astype(np.float32) for _ in range(2))
     places = replace(StarPlaces.round(np.array([30.0, 3.0]), np.array([20.0, 48.0])), glow=np.array([0.0, 2e-3]))
     found = RESPONSE.predict(places, excess, potential).templates
     of_star, of_glow = RESPONSE.kernels()
     half = of_star.shape[-1] // 2
-    padded = [np.pad(each, ((half, half), (half, half), (0, 0)), mode="symmetric") for each in (excess, potential, potential)]
+    padded = [np.pad(each, ((0, 0), (half, half), (half, half)), mode="symmetric") for each in (excess, potential, potential)]
     for star in range(2):
         row, column = int(places.y[star]), int(places.x[star])
         for kind in range(3):
-            patch = padded[kind][row : row + 2 * half + 1, column : column + 2 * half + 1]
-            shown = padded[0][row : row + 2 * half + 1, column : column + 2 * half + 1]
-            expected = np.einsum("qab,abk->qk", of_star[kind], patch.astype(float))
-            expected += places.glow[star] * np.einsum("qab,abk->qk", of_glow[0], shown.astype(float))
+            patch = padded[kind][:, row : row + 2 * half + 1, column : column + 2 * half + 1]
+            shown = padded[0][:, row : row + 2 * half + 1, column : column + 2 * half + 1]
+            expected = np.einsum("qab,kab->qk", of_star[kind], patch.astype(float))
+            expected += places.glow[star] * np.einsum("qab,kab->qk", of_glow[0], shown.astype(float))
             np.testing.assert_allclose(found[star, :, kind], expected, rtol=1e-9, atol=1e-12)
 
 
@@ -163,7 +163,8 @@ def test_cells_are_shared_by_the_two_nearest_annuli() -> None:
     rng = np.random.default_rng(5)
     x, y, level = rng.uniform(0, 100, (3, 400))
     tile = rng.integers(0, 4, 400)
-    total, share = kernels.radial_sums(x, y, level, tile, 4, -30.0, 12.0, 7.0)
+    # Around the second axis there are more annuli.
+    total, share = np.moveaxis(kernels.radial_sums(x, y, level, tile, 4, np.array([[-30.0, 12.0], [-50.0, -60.0]]), 7.0)[0], 2, 0)
     place = np.hypot(x + 30, y - 12) / 7
     first = int((x.min() + 30) / 7)
     expected, weights = np.zeros_like(total), np.zeros_like(share)
@@ -185,4 +186,4 @@ def test_arguments_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match="differ in shape"):
         kernels.weigh_flat(shapes, flat, flat[1:].copy(), flat > 0, *numbers)
     with pytest.raises(ValueError, match="none of the tiles"):
-        kernels.radial_sums(*np.ones((3, 4)), np.arange(4), 3, 0.0, 0.0, 1.0)
+        kernels.radial_sums(*np.ones((3, 4)), np.arange(4), 3, np.zeros((1, 2)), 1.0)

@@ -105,7 +105,7 @@ def test_a_flat_shift_of_all_light_moves_stars_by_just_that():
     y, x = np.mgrid[:80, :80].astype(np.float32)
     places = StarPlaces(np.array([40.3]), np.array([39.6]), np.array([6.0]), np.array([5.0]), np.array([0.4]))
     # d = -grad potential: everything moves by (0.01, -0.02).
-    potential = (-0.01 * x + 0.02 * y)[..., None]
+    potential = (-0.01 * x + 0.02 * y)[None]
     for adaptive in (True, False):
         found = StarResponse(TRUE, adaptive=adaptive).predict(places, np.zeros_like(potential), potential).templates[0, :, 1, 0]
         # Unweighted moments miss what the shift brings into the circle, of the halo.
@@ -115,7 +115,7 @@ def test_a_flat_shift_of_all_light_moves_stars_by_just_that():
 
 def test_the_same_diffusion_everywhere_adds_its_variance_to_a_gaussian_star():
     places = StarPlaces(np.array([40.3]), np.array([39.6]), np.array([6.0]), np.array([5.0]), np.array([0.4]))
-    potential = np.full((80, 80, 1), 0.05, dtype=np.float32)
+    potential = np.full((1, 80, 80), 0.05, dtype=np.float32)
     found = StarResponse(StarProfile.gaussian(5.5)).predict(places, np.zeros_like(potential), potential).templates[0, :, 2, 0]
     # delta sigma^2 = 2 potential.
     assert found[3:] == pytest.approx([0.1, 0.1, 0.0], abs=2e-4)
@@ -124,7 +124,7 @@ def test_the_same_diffusion_everywhere_adds_its_variance_to_a_gaussian_star():
 
 def test_efficiency_gradient_moves_a_gaussian_star_by_its_variance_times_the_gradient():
     x = np.mgrid[:80, :80][1].astype(np.float32)
-    excess = (1e-3 * (x - 40.0))[..., None]
+    excess = (1e-3 * (x - 40.0))[None]
     places = StarPlaces(np.array([40.0]), np.array([39.6]), np.array([5.5]), np.array([5.5]), np.array([0.0]))
     found = StarResponse(StarProfile.gaussian(5.5)).predict(places, excess, np.zeros_like(excess)).templates[0, :, 0, 0]
     assert found[1] == pytest.approx(5.5 * 1e-3, rel=1e-3)
@@ -141,7 +141,7 @@ def test_spread_weights_are_the_adjoint_of_predictions():
     maps = response.spread(places, weights, (120, 120), cell=1)[:, :, 0]
     for total, quantities in enumerate(([0], [1, 2], [3, 4])):
         over_stars = np.einsum("nq,nqk->k", weights[:, quantities, 0], predicted[:, quantities])
-        over_map = [(each * of[..., 0]).sum() for each, of in zip(maps[:, total], (excess, potential, potential), strict=True)]
+        over_map = [(each * of[0]).sum() for each, of in zip(maps[:, total], (excess, potential, potential), strict=True)]
         assert over_map == pytest.approx(over_stars, abs=1e-3 * np.abs(predicted).max() * 40)
 
 
@@ -153,11 +153,11 @@ def sensor_of(kind, rng, shape):
     ny, nx = shape
     efficiency, diffusion, shift_x, shift_y = np.ones(shape), np.zeros(shape), np.zeros((ny, nx + 1)), np.zeros((ny + 1, nx))
     if kind == 0:
-        efficiency += excess[..., 0]
+        efficiency += excess[0]
     if kind == 1:
-        shift_x[:, 1:-1], shift_y[1:-1] = -np.diff(potential[..., 0], axis=1), -np.diff(potential[..., 0], axis=0)
+        shift_x[:, 1:-1], shift_y[1:-1] = -np.diff(potential[0], axis=1), -np.diff(potential[0], axis=0)
     if kind == 2:
-        diffusion += 2 * potential[..., 0]
+        diffusion += 2 * potential[0]
     return SensorMaps(efficiency, shift_x, shift_y, diffusion)
 
 

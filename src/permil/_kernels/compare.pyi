@@ -37,7 +37,6 @@ def radial_sums(
     level: NDArray[np.float64],
     tile: NDArray[np.int64],
     tiles: int,
-    axis_x: float,
-    axis_y: float,
+    axes: NDArray[np.float64],
     width: float,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
+) -> NDArray[np.float64]: ...

@@ -196,7 +196,7 @@ def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[M
 
     Returns
     -------
-    maps, potentials : ndarray of float32, shape (ny, nx, bands)
+    maps, potentials : ndarray of float32, shape (bands, ny, nx)
         ``laplacian(potential) = map`` with no flux across the edges.
     """
     spectrum = fft.dctn(np.asarray(image, dtype=np.float64), norm="ortho", workers=2)
@@ -204,14 +204,14 @@ def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[M
     wavenumber = np.hypot(along_y, along_x)
     eigenvalues = laplacian_eigenvalues(along_y, along_x)
     eigenvalues[0, 0] = 1.0
-    maps = np.empty((*spectrum.shape, len(bands)), dtype=np.float32)
-    potentials = np.empty_like(maps)
-    of_potential = (spectrum / eigenvalues).astype(np.float32)
-    of_map = spectrum.astype(np.float32)
+    of_map, of_potential = spectrum.astype(np.float32), (spectrum / eigenvalues).astype(np.float32)
+    maps = np.zeros((len(bands), *spectrum.shape), dtype=np.float32)
+    potentials = np.zeros_like(maps)
     for number, band in enumerate(bands):
         modes = band.holds(wavenumber)
         for out, part in ((maps, of_map), (potentials, of_potential)):
-            out[..., number] = fft.idctn(np.where(modes, part, np.float32(0.0)), norm="ortho", overwrite_x=True, workers=2)
+            np.copyto(out[number], part, where=modes)
+            out[number] = fft.idctn(out[number], norm="ortho", overwrite_x=True, workers=2)
     return maps, potentials
 
 

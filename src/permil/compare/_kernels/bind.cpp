@@ -92,8 +92,8 @@ double fill_kernels(nb::handle shapes, Array<double, 4> of_star, Array<double, 4
 void predict_stars(nb::handle shapes, Array<const float, 3> excess, Array<const float, 3> potential, Array<const double, 1> unseen,
                    Array<double, 4> templates, Array<double, 3> instruments) {
   const StarArrays arrays(shapes);
-  const int64_t ny = int64_t(excess.shape(0)), nx = int64_t(excess.shape(1)), bands = int64_t(excess.shape(2));
-  require(has_shape(potential, {ny, nx, bands}) && has_shape(unseen, {bands}) && ny > 0 && nx > 0, "the maps of bands differ in shape");
+  const int64_t bands = int64_t(excess.shape(0)), ny = int64_t(excess.shape(1)), nx = int64_t(excess.shape(2));
+  require(has_shape(potential, {bands, ny, nx}) && has_shape(unseen, {bands}) && ny > 0 && nx > 0, "the maps of bands differ in shape");
   require(has_shape(templates, {arrays.stars.count, N_QUANTITIES, N_KINDS, bands}) &&
               has_shape(instruments, {arrays.stars.count, N_QUANTITIES, bands}),
           STARS_DIFFER);
@@ -116,7 +116,7 @@ void spread_weights(nb::handle shapes, int64_t cell, std::pair<int64_t, int64_t>
   nb::gil_scoped_release release;
   OwnMemory own(arrays.stars.half, 0);
   const int64_t side = (2 * arrays.stars.half + 1) / cell + 2;
-  std::vector<double> binned(N_KINDS * N_SPREAD * side * side);
+  std::vector<double> binned(2 * N_KINDS * N_SPREAD * side * side);
   kernels().spread_weights(arrays.stars, unseen.data(), weights.data(), own.memory(), binned.data(), side,
                            {maps.data(), bands, rows, columns, cell, ny, nx});
 }
@@ -133,41 +133,56 @@ void weigh_flat(nb::handle shapes, Array<const double, 2> excess, Array<const do
                        spread.data(), lost.data());
 }
 
+/// Least and largest of some numbers.
+struct Range {
+  double low, high;
+};
+
 /// Return the annuli around an axis that hold all cells, with one to spare.
-Annuli annuli_of(const Cells& cells, double axis_x, double axis_y, double width) {
-  const auto [x_low, x_high] = std::minmax_element(cells.x, cells.x + cells.count);
-  const auto [y_low, y_high] = std::minmax_element(cells.y, cells.y + cells.count);
+Annuli annuli_of(const Range& x, const Range& y, double axis_x, double axis_y, double width) {
   double furthest = 0.0;
-  for (double x : {*x_low, *x_high})
-    for (double y : {*y_low, *y_high}) furthest = std::max(furthest, std::hypot(x - axis_x, y - axis_y));
-  const double nearest = std::hypot(std::max({*x_low - axis_x, axis_x - *x_high, 0.0}), std::max({*y_low - axis_y, axis_y - *y_high, 0.0}));
+  for (double to_x : {x.low, x.high})
+    for (double to_y : {y.low, y.high}) furthest = std::max(furthest, std::hypot(to_x - axis_x, to_y - axis_y));
+  const double nearest = std::hypot(std::max({x.low - axis_x, axis_x - x.high, 0.0}), std::max({y.low - axis_y, axis_y - y.high, 0.0}));
   const int64_t first = int64_t(nearest / width);
   return {axis_x, axis_y, width, first, int64_t(furthest / width) - first + 3};
 }
 
-nb::tuple radial_sums(Array<const double, 1> x, Array<const double, 1> y, Array<const double, 1> level, Array<const int64_t, 1> tile,
-                      int64_t tiles, double axis_x, double axis_y, double width) {
+nb::ndarray<nb::numpy, double, nb::ndim<4>> radial_sums(Array<const double, 1> x, Array<const double, 1> y, Array<const double, 1> level,
+                                                        Array<const int64_t, 1> tile, int64_t tiles, Array<const double, 2> axes,
+                                                        double width) {
   const Cells cells{int64_t(x.size()), x.data(), y.data(), level.data(), tile.data()};
   require(cells.count > 0 && has_shape(y, {cells.count}) && has_shape(level, {cells.count}) && has_shape(tile, {cells.count}),
           "cells differ in number");
-  require(std::all_of(tile.data(), tile.data() + cells.count, [=](int64_t each) { return each >= 0 && each < tiles; }),
+  require(std::all_of(cells.tile, cells.tile + cells.count, [=](int64_t each) { return each >= 0 && each < tiles; }),
           "a cell lies in none of the tiles");
+  const int64_t count = int64_t(axes.shape(0));
+  require(has_shape(axes, {count, 2}), "an axis has two coordinates");
   const auto lies_near = [](double place) { return std::fabs(place) < FARTHEST; };
-  require(width > 0 && lies_near(axis_x / width) && lies_near(axis_y / width) && std::all_of(x.data(), x.data() + cells.count, lies_near) &&
-              std::all_of(y.data(), y.data() + cells.count, lies_near),
+  require(width > 0 && std::all_of(x.data(), x.data() + cells.count, lies_near) && std::all_of(y.data(), y.data() + cells.count, lies_near) &&
+              std::all_of(axes.data(), axes.data() + 2 * count, [=](double place) { return lies_near(place / width); }),
           "cells or the axis have no place, or lie far outside");
-  const Annuli annuli = annuli_of(cells, axis_x, axis_y, width);
-  auto* const memory = new std::vector<double>(2 * tiles * annuli.count);
+  const auto range_of = [&](const double* place) {
+    const auto [low, high] = std::minmax_element(place, place + cells.count);
+    return Range{*low, *high};
+  };
+  const Range x_range = range_of(cells.x), y_range = range_of(cells.y);
+  std::vector<Annuli> annuli;
+  int64_t most = 0;
+  for (int64_t axis = 0; axis < count; ++axis) {
+    annuli.push_back(annuli_of(x_range, y_range, axes.data()[2 * axis], axes.data()[2 * axis + 1], width));
+    most = std::max(most, annuli.back().count);
+  }
+  auto* const memory = new std::vector<double>(2 * count * tiles * most);
   nb::capsule owner(memory, [](void* pointer) noexcept { delete static_cast<std::vector<double>*>(pointer); });
-  double* const share = memory->data() + tiles * annuli.count;
   {
     nb::gil_scoped_release release;
-    kernels().add_to_annuli(cells, annuli, memory->data(), share);
+    for (int64_t axis = 0; axis < count; ++axis) {
+      annuli[axis].count = most;
+      kernels().add_to_annuli(cells, annuli[axis], memory->data() + 2 * axis * tiles * most);
+    }
   }
-  const auto array_at = [&](double* first) {
-    return nb::ndarray<nb::numpy, double, nb::ndim<2>>(first, {size_t(tiles), size_t(annuli.count)}, owner);
-  };
-  return nb::make_tuple(array_at(memory->data()), array_at(share));
+  return {memory->data(), {size_t(count), size_t(tiles), size_t(most), 2}, owner};
 }
 
 }  // namespace
@@ -190,8 +205,9 @@ void bind(nb::module_& module) {
              arg("seen").noconvert(), arg("spread").noconvert(), arg("lost").noconvert(),
              "Fill mean and variance of a flat over the light of each star in its circle, and the part of the weight that is not usable.");
   module.def("radial_sums", &radial_sums, arg("x").noconvert(), arg("y").noconvert(), arg("level").noconvert(), arg("tile").noconvert(),
-             arg("tiles"), arg("axis_x"), arg("axis_y"), arg("width"),
-             "Return sums and weights of annuli for each tile; a cell is shared by the two nearest annuli.");
+             arg("tiles"), arg("axes").noconvert(), arg("width"),
+             "Return sums and weights of annuli around each axis for each tile, shape (axes, tiles, annuli, 2); a cell is shared by the two "
+             "nearest annuli, of which the first ones are those nearest to the axis that hold a cell.");
 }
 
 }  // namespace permil::compare

@@ -17,10 +17,10 @@ inline void five_point_laplacian(Span<const double> stamp, int64_t size, Span<do
     const auto below = part_of(stamp, larger(row - 1, 0) * size, size), above = part_of(stamp, smaller(row + 1, size - 1) * size, size);
     const auto total = part_of(out, row * size, size);
     const double has_below = row > 0 ? 1.0 : 0.0, has_above = row < size - 1 ? 1.0 : 0.0;
-    LOOP (int64_t column = 0; column < size; ++column)
-      total[column] = -4.0 * own[column] + has_below * below[column] + has_above * above[column];
-    LOOP (int64_t column = 1; column < size; ++column) total[column] += own[column - 1];
-    LOOP (int64_t column = 0; column < size - 1; ++column) total[column] += own[column + 1];
+    const auto sum_at = [&](int64_t column) { return -4.0 * own[column] + has_below * below[column] + has_above * above[column]; };
+    total[0] = sum_at(0) + own[1];
+    LOOP (int64_t column = 1; column < size - 1; ++column) total[column] = sum_at(column) + own[column - 1] + own[column + 1];
+    total[size - 1] = sum_at(size - 1) + own[size - 2];
   }
 }
 

@@ -31,19 +31,20 @@ void predict_stars(const Stars& stars, const Maps& maps, const double* unseen, c
 void spread_weights(const Stars& stars, const double* unseen, const double* weights, const StarMemory& memory, double* binned, int64_t side,
                     const CellMaps& maps) {
   const Stamp& stamp = memory.stamp;
-  const int64_t n_weights = N_SPREAD * maps.bands;
+  const int64_t n_weights = N_SPREAD * maps.bands, n_cells = N_KINDS * N_SPREAD * side * side;
   for (int64_t star = 0; star < stars.count; ++star) {
     const StarPlace place = place_of(stars, star);
-    const double flux = answer_of_star(stars, star, place, stamp), glow = stars.glow[star];
-    const Binned cells{binned, side, larger(place.row - stamp.half, 0) / maps.cell, larger(place.column - stamp.half, 0) / maps.cell};
-    const auto own = span_of(weights + star * n_weights, n_weights);
+    const double flux = answer_of_star(stars, star, place, stamp), glow = at_least(stars.glow[star], 0.0);
+    const Binned of_star{binned, side, larger(place.row - stamp.half, 0) / maps.cell, larger(place.column - stamp.half, 0) / maps.cell};
+    Binned of_light = of_star;
     fill_star_kernels(stamp);
-    bin_kernels(stamp, place, maps, memory.columns, cells);
-    add_cells(cells, own, 1.0, nullptr, maps);
-    if (!(glow > 0.0)) continue;
-    fill_glow_kernels(stamp);
-    bin_kernels(stamp, place, maps, memory.columns, cells);
-    add_cells(cells, own, glow * flux, unseen, maps);
+    bin_kernels(stamp, place, maps, memory.columns, of_star);
+    if (glow > 0.0) {
+      of_light.sums = binned + n_cells;
+      fill_glow_kernels(stamp);
+      bin_kernels(stamp, place, maps, memory.columns, of_light);
+    }
+    add_cells(of_star, of_light, span_of(weights + star * n_weights, n_weights), glow * flux, unseen, maps);
   }
 }
 
@@ -57,7 +58,7 @@ void weigh_flat(const Stars& stars, const Flat& flat, const Stamp& stamp, double
   }
 }
 
-void sum_annuli(const Cells& cells, const Annuli& annuli, double* total, double* share) { add_to_annuli(cells, annuli, total, share); }
+void sum_annuli(const Cells& cells, const Annuli& annuli, double* sums) { add_to_annuli(cells, annuli, sums); }
 
 }  // namespace
 

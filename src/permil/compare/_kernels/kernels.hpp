@@ -20,13 +20,14 @@ struct Kernels {
   double (*fill_kernels)(const Stars&, const Stamp& of_star, const Stamp& of_glow);
   /// Fill what each quantity of each star answers to maps: templates [star, quantity, kind, band], instruments [star, quantity, band].
   void (*predict_stars)(const Stars&, const Maps&, const double* unseen, const StarMemory&, double* templates, double* instruments);
-  /// Add what weighted sums over stars weigh each cell with; `binned` holds cells [kind, quantity, side, side].
+  /// Add what weighted sums over stars weigh each cell with; `binned` is memory for cells
+  /// [star or even light, kind, quantity, side, side].
   void (*spread_weights)(const Stars&, const double* unseen, const double* weights, const StarMemory&, double* binned, int64_t side,
                          const CellMaps&);
   /// Fill mean and variance of a flat over the light of each star, and the part of the weight that is not usable.
   void (*weigh_flat)(const Stars&, const Flat&, const Stamp&, double* seen, double* spread, double* lost);
-  /// Add cells to sums and weights of annuli, [tile, annulus].
-  void (*add_to_annuli)(const Cells&, const Annuli&, double* total, double* share);
+  /// Add cells to sums and weights of annuli, [tile, annulus, (sum, weight)].
+  void (*add_to_annuli)(const Cells&, const Annuli&, double* sums);
 };
 
 extern const Kernels checked, baseline, v3, v4;

@@ -1,5 +1,7 @@
 // Stars on maps: what each star answers to maps of a sensor, and what sums over stars weigh the maps with.
 #pragma once
+#include <cstring>
+
 #include "compare/_kernels/flat_kernels.hpp"
 
 namespace permil::compare {
@@ -14,28 +16,52 @@ inline int64_t mirrored(int64_t index, int64_t size) {
 
 /// Fill the pixels [band, pixel of the stamp] around one; what lies beyond the edges is mirrored.
 inline void cut_patch(const float* map, const Maps& maps, const StarPlace& place, int64_t half, int64_t* columns, Span<double> patch) {
-  const int64_t size = 2 * half + 1, pixels = size * size;
+  const int64_t size = 2 * half + 1, pixels = size * size, first = place.column - half;
+  const bool is_inside = first >= 0 && place.column + half < maps.nx;
   const auto offset = span_of(columns, size);
-  for (int64_t b = 0; b < size; ++b) offset[b] = mirrored(place.column + b - half, maps.nx) * maps.bands;
-  for (int64_t a = 0; a < size; ++a) {
-    const int64_t row = mirrored(place.row + a - half, maps.ny);
-    const auto own = span_of(map + row * maps.nx * maps.bands, maps.nx * maps.bands);
-    for (int64_t band = 0; band < maps.bands; ++band)
-      LOOP (int64_t b = 0; b < size; ++b) patch[band * pixels + a * size + b] = own[offset[b] + band];
-  }
+  for (int64_t b = 0; b < size; ++b) offset[b] = mirrored(first + b, maps.nx);
+  for (int64_t band = 0; band < maps.bands; ++band)
+    for (int64_t a = 0; a < size; ++a) {
+      const auto own = span_of(map + (band * maps.ny + mirrored(place.row + a - half, maps.ny)) * maps.nx, maps.nx);
+      const auto to = part_of(patch, band * pixels + a * size, size);
+      if (is_inside) {
+        const auto from = part_of(own, first, size);
+        LOOP (int64_t b = 0; b < size; ++b) to[b] = from[b];
+      } else {
+        for (int64_t b = 0; b < size; ++b) to[b] = own[offset[b]];
+      }
+    }
 }
 
-/// Return the sum of a kernel times a patch, in lanes that are added up pairwise.
-inline double sum_product(Span<const double> kernel, Span<const double> patch, int64_t pixels) {
-  constexpr int LANES = 32;
-  double lanes[LANES] = {}, total = 0.0;
-  int64_t pixel = 0;
-  for (; pixel + LANES <= pixels; pixel += LANES)
-    for (int lane = 0; lane < LANES; ++lane) lanes[lane] += kernel[pixel + lane] * patch[pixel + lane];
-  for (int width = LANES / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) lanes[lane] += lanes[lane + width];
-  for (; pixel < pixels; ++pixel) total += kernel[pixel] * patch[pixel];
-  return lanes[0] + total;
+/// Numbers that are multiplied and added together, on whatever vector units there are; sums over lanes are added up pairwise.
+constexpr int64_t LANES = 8;
+typedef double Lanes __attribute__((vector_size(LANES * sizeof(double))));
+
+inline void load(Span<const double> row, int64_t first, Lanes& lanes) {
+  std::memcpy(&lanes, &part_of(row, first, LANES)[0], sizeof lanes);
+}
+
+/// Fill the sums of two kernels times two patches; what is loaded serves twice.
+inline void sum_products(const Span<const double> (&kernels)[2], const Span<const double> (&patches)[2], int64_t pixels,
+                         double (&sums)[2][2]) {
+  Lanes total[2][2] = {}, kernel[2], patch[2];
+  int64_t first = 0;
+  for (; first + LANES <= pixels; first += LANES) {
+    for (int each = 0; each < 2; ++each) {
+      load(kernels[each], first, kernel[each]);
+      load(patches[each], first, patch[each]);
+    }
+    total[0][0] += kernel[0] * patch[0];
+    total[0][1] += kernel[0] * patch[1];
+    total[1][0] += kernel[1] * patch[0];
+    total[1][1] += kernel[1] * patch[1];
+  }
+  for (int of = 0; of < 2; ++of)
+    for (int with = 0; with < 2; ++with) {
+      const Lanes& own = total[of][with];
+      sums[of][with] = ((own[0] + own[4]) + (own[2] + own[6])) + ((own[1] + own[5]) + (own[3] + own[7]));
+      for (int64_t pixel = first; pixel < pixels; ++pixel) sums[of][with] += kernels[of][pixel] * patches[with][pixel];
+    }
 }
 
 /// What a star answers to a band: templates of the three kinds by quantity, and instruments of the flux, the shifts and the sizes.
@@ -44,21 +70,37 @@ struct Answers {
 };
 
 /// Fill the answers to F - 1 of templates of efficiency, and of the instruments; `curved` holds the Laplacian of the sizes' kernels.
-inline void answer_to_excess(const Stamp& stamp, const double* curved, Span<const double> patch, Answers& answers) {
+inline void answer_to_excess(const Stamp& stamp, const double* curved, const Span<const double> (&patches)[2], Answers (&answers)[2]) {
   const int64_t pixels = stamp.size * stamp.size;
-  const auto sum = [&](const double* kernel) { return sum_product(span_of(kernel, pixels), patch, pixels); };
-  for (int quantity = 0; quantity < N_QUANTITIES; ++quantity) answers.templates[0][quantity] = sum(kernel_of(stamp, 0, quantity));
-  answers.instruments[0] = answers.templates[0][FLUX];
-  for (int shift = 0; shift < 2; ++shift) answers.instruments[1 + shift] = -sum(kernel_of(stamp, 1, DX + shift));
-  for (int width = 0; width < 2; ++width) answers.instruments[3 + width] = sum(curved + width * pixels);
+  double sums[2][2];
+  const auto sum = [&](const double* kernel) {
+    sum_products({span_of(kernel, pixels), span_of(kernel + pixels, pixels)}, patches, pixels, sums);
+  };
+  for (int quantity = 0; quantity < N_QUANTITIES; quantity += 2) {
+    sum(kernel_of(stamp, 0, quantity));
+    for (int each = 0; each < 2; ++each)
+      for (int band = 0; band < 2; ++band) answers[band].templates[0][quantity + each] = sums[each][band];
+  }
+  for (auto& own : answers) own.instruments[0] = own.templates[0][FLUX];
+  sum(kernel_of(stamp, 1, DX));
+  for (int shift = 0; shift < 2; ++shift)
+    for (int band = 0; band < 2; ++band) answers[band].instruments[1 + shift] = -sums[shift][band];
+  sum(curved);
+  for (int width = 0; width < 2; ++width)
+    for (int band = 0; band < 2; ++band) answers[band].instruments[3 + width] = sums[width][band];
 }
 
 /// Fill the answers to the potential of templates of area and diffusion.
-inline void answer_to_potential(const Stamp& stamp, Span<const double> patch, Answers& answers) {
+inline void answer_to_potential(const Stamp& stamp, const Span<const double> (&patches)[2], Answers (&answers)[2]) {
   const int64_t pixels = stamp.size * stamp.size;
   for (int kind = 1; kind < N_KINDS; ++kind)
-    for (int quantity = 0; quantity < N_QUANTITIES; ++quantity)
-      answers.templates[kind][quantity] = sum_product(span_of<const double>(kernel_of(stamp, kind, quantity), pixels), patch, pixels);
+    for (int quantity = 0; quantity < N_QUANTITIES; quantity += 2) {
+      double sums[2][2];
+      const double* const kernel = kernel_of(stamp, kind, quantity);
+      sum_products({span_of(kernel, pixels), span_of(kernel + pixels, pixels)}, patches, pixels, sums);
+      for (int each = 0; each < 2; ++each)
+        for (int band = 0; band < 2; ++band) answers[band].templates[kind][quantity + each] = sums[each][band];
+    }
 }
 
 /// Fill the Laplacians of the kernels of xx and yy to diffusion.
@@ -74,32 +116,38 @@ inline void predict_star(const Stars& stars, int64_t star, const Maps& maps, con
   const int64_t pixels = stamp.size * stamp.size, bands = maps.bands;
   const StarPlace place = place_of(stars, star);
   const double flux = answer_of_star(stars, star, place, stamp), glow = stars.glow[star];
-  const auto excess = span_of(patches, bands * pixels), potential = span_of(patches + bands * pixels, bands * pixels);
-  cut_patch(maps.excess, maps, place, stars.half, columns, excess);
-  cut_patch(maps.potential, maps, place, stars.half, columns, potential);
+  double *const excess = patches, *const potential = patches + bands * pixels;
+  cut_patch(maps.excess, maps, place, stars.half, columns, span_of(excess, bands * pixels));
+  cut_patch(maps.potential, maps, place, stars.half, columns, span_of(potential, bands * pixels));
+  // Bands go two by two; the last one of an odd number goes with itself.
+  const auto patch_of = [&](const double* map, int64_t band) { return span_of(map + smaller(band, bands - 1) * pixels, pixels); };
   fill_star_kernels(stamp);
   curve_sizes(stamp, curved);
-  for (int64_t band = 0; band < bands; ++band) {
-    Answers answers;
-    answer_to_excess(stamp, curved, part_of<const double>(excess, band * pixels, pixels), answers);
-    answer_to_potential(stamp, part_of<const double>(potential, band * pixels, pixels), answers);
-    for (int quantity = 0; quantity < N_QUANTITIES; ++quantity)
-      for (int kind = 0; kind < N_KINDS; ++kind)
-        templates[(quantity * N_KINDS + kind) * bands + band] = answers.templates[kind][quantity];
-    for (int number = 0; number < N_SPREAD; ++number) instruments[number * bands + band] = answers.instruments[number];
+  for (int64_t band = 0; band < bands; band += 2) {
+    Answers answers[2];
+    answer_to_excess(stamp, curved, {patch_of(excess, band), patch_of(excess, band + 1)}, answers);
+    answer_to_potential(stamp, {patch_of(potential, band), patch_of(potential, band + 1)}, answers);
+    for (int64_t each = 0; each < 2 && band + each < bands; ++each) {
+      for (int quantity = 0; quantity < N_QUANTITIES; ++quantity)
+        for (int kind = 0; kind < N_KINDS; ++kind)
+          templates[(quantity * N_KINDS + kind) * bands + band + each] = answers[each].templates[kind][quantity];
+      for (int number = 0; number < N_SPREAD; ++number) instruments[number * bands + band + each] = answers[each].instruments[number];
+    }
   }
   if (!(glow > 0.0)) return;
   fill_glow_kernels(stamp);
   curve_sizes(stamp, curved);
-  for (int64_t band = 0; band < bands; ++band) {
-    Answers shown;
-    answer_to_excess(stamp, curved, part_of<const double>(excess, band * pixels, pixels), shown);
-    const double scale = glow * flux * unseen[band];
-    // Even light shows all kinds alike.
-    for (int quantity = 0; quantity < N_QUANTITIES; ++quantity)
-      for (int kind = 0; kind < N_KINDS; ++kind)
-        templates[(quantity * N_KINDS + kind) * bands + band] += scale * shown.templates[0][quantity];
-    for (int number = 0; number < N_SPREAD; ++number) instruments[number * bands + band] += scale * shown.instruments[number];
+  for (int64_t band = 0; band < bands; band += 2) {
+    Answers shown[2];
+    answer_to_excess(stamp, curved, {patch_of(excess, band), patch_of(excess, band + 1)}, shown);
+    for (int64_t each = 0; each < 2 && band + each < bands; ++each) {
+      const double scale = glow * flux * unseen[band + each];
+      // Even light shows all kinds alike.
+      for (int quantity = 0; quantity < N_QUANTITIES; ++quantity)
+        for (int kind = 0; kind < N_KINDS; ++kind)
+          templates[(quantity * N_KINDS + kind) * bands + band + each] += scale * shown[each].templates[0][quantity];
+      for (int number = 0; number < N_SPREAD; ++number) instruments[number * bands + band + each] += scale * shown[each].instruments[number];
+    }
   }
 }
 
@@ -114,35 +162,55 @@ inline void bin_kernels(const Stamp& stamp, const StarPlace& place, const CellMa
   const int64_t size = stamp.size, pixels = size * size, cells = binned.side * binned.side;
   const auto to_column = span_of(columns, size);
   for (int64_t b = 0; b < size; ++b) to_column[b] = mirrored(place.column + b - stamp.half, maps.nx) / maps.cell - binned.first_column;
+  const auto cell_row = [&](int64_t a) { return mirrored(place.row + a - stamp.half, maps.ny) / maps.cell - binned.first_row; };
+  const auto strip = span_of(stamp.work, size);
   for (int kind = 0; kind < N_KINDS; ++kind)
     for (int quantity = 0; quantity < N_SPREAD; ++quantity) {
-      const auto kernel = span_of(kernel_of(stamp, kind, quantity), pixels);
+      const auto kernel = span_of<const double>(kernel_of(stamp, kind, quantity), pixels);
       const auto sums = span_of(binned.sums + (kind * N_SPREAD + quantity) * cells, cells);
       for (int64_t cell = 0; cell < cells; ++cell) sums[cell] = 0.0;
-      for (int64_t a = 0; a < size; ++a) {
-        const int64_t to_row = mirrored(place.row + a - stamp.half, maps.ny) / maps.cell - binned.first_row;
+      for (int64_t a = 0; a < size;) {
+        // Rows of the stamp that lie in one row of cells come first.
+        const int64_t to_row = cell_row(a);
+        for (int64_t b = 0; b < size; ++b) strip[b] = 0.0;
+        for (; a < size && cell_row(a) == to_row; ++a) {
+          const auto own = part_of(kernel, a * size, size);
+          LOOP (int64_t b = 0; b < size; ++b) strip[b] += own[b];
+        }
         if (to_row < 0 || to_row >= binned.side) continue;
         for (int64_t b = 0; b < size; ++b)
-          if (to_column[b] >= 0 && to_column[b] < binned.side) sums[to_row * binned.side + to_column[b]] += kernel[a * size + b];
+          if (to_column[b] >= 0 && to_column[b] < binned.side) sums[to_row * binned.side + to_column[b]] += strip[b];
       }
     }
 }
 
-/// Add cells, times a factor and the weights [quantity, band] of a star, to the maps.
-inline void add_cells(const Binned& binned, Span<const double> weights, double factor, const double* unseen, const CellMaps& maps) {
-  const int64_t side = binned.side, plane = maps.rows * maps.columns;
-  const int64_t rows = smaller(side, maps.rows - binned.first_row), columns = smaller(side, maps.columns - binned.first_column);
+/// Add cells of a star and of even light of one per pixel to the maps, with the weights [quantity, band] of the star; even light has
+/// `light` and the part of each band that is not subtracted with the background.
+inline void add_cells(const Binned& of_star, const Binned& of_light, Span<const double> weights, double light, const double* unseen,
+                      const CellMaps& maps) {
+  const int64_t side = of_star.side, plane = maps.rows * maps.columns;
+  const int64_t rows = smaller(side, maps.rows - of_star.first_row), columns = smaller(side, maps.columns - of_star.first_column);
   for (int kind = 0; kind < N_KINDS; ++kind)
-    for (int quantity = 0; quantity < N_SPREAD; ++quantity)
+    for (int total = 0; total < 3; ++total)
       for (int64_t band = 0; band < maps.bands; ++band) {
-        const double own = weights[quantity * maps.bands + band], weight = unseen ? factor * unseen[band] * own : own;
-        if (weight == 0.0) continue;
-        const int64_t total = (quantity + 1) / 2;
+        // The sum of fluxes has one quantity, those of shifts and of sizes have two.
+        const int first = total > 0 ? 2 * total - 1 : 0, second = 2 * total;
+        const double weight = weights[first * maps.bands + band], more = total > 0 ? weights[second * maps.bands + band] : 0.0;
+        if (weight == 0.0 && more == 0.0) continue;
+        const double lit = light * unseen[band] * weight, more_lit = light * unseen[band] * more;
+        const auto cells_of = [&](const Binned& binned, int quantity) {
+          return span_of<const double>(binned.sums + (kind * N_SPREAD + quantity) * side * side, side * side);
+        };
+        const auto star = cells_of(of_star, first), also = cells_of(of_star, second);
+        const auto even = cells_of(of_light, first), also_even = cells_of(of_light, second);
+        const int64_t at = ((kind * 3 + total) * maps.bands + band) * plane + of_star.first_row * maps.columns + of_star.first_column;
         for (int64_t a = 0; a < rows; ++a) {
-          const int64_t at = ((kind * 3 + total) * maps.bands + band) * plane + (binned.first_row + a) * maps.columns + binned.first_column;
-          const auto sums = span_of(maps.sums + at, columns);
-          const auto cells = span_of(binned.sums + ((kind * N_SPREAD + quantity) * side + a) * side, side);
-          LOOP (int64_t b = 0; b < columns; ++b) sums[b] = float(double(sums[b]) + weight * cells[b]);
+          const auto sums = span_of(maps.sums + at + a * maps.columns, columns);
+          LOOP (int64_t b = 0; b < columns; ++b) {
+            const int64_t cell = a * side + b;
+            const double change = weight * star[cell] + more * also[cell] + (lit * even[cell] + more_lit * also_even[cell]);
+            sums[b] = float(double(sums[b]) + change);
+          }
         }
       }
 }

@@ -20,9 +20,9 @@ inline double corner(double x, double y, double radius) {
 
 /// Return the part of a pixel, its centre at (u, v) from the circle's, that lies in the circle.
 inline double circle_part(double u, double v, double radius) {
-  const double distance = std::sqrt(u * u + v * v);
-  if (distance <= radius - 0.7072) return 1.0;
-  if (distance >= radius + 0.7072) return 0.0;
+  const double square = u * u + v * v, inner = radius - 0.7072, outer = radius + 0.7072;
+  if (square <= inner * inner && inner > 0.0) return 1.0;
+  if (square >= outer * outer) return 0.0;
   const double left = u - 0.5, right = u + 0.5, low = v - 0.5, high = v + 0.5;
   return corner(right, high, radius) - corner(left, high, radius) - corner(right, low, radius) + corner(left, low, radius);
 }
@@ -40,16 +40,13 @@ inline void draw_star(double u0, double v0, const double* fractions, const doubl
     const double height = fractions[component] / (2.0 * PI * std::sqrt(xx * yy - xy * xy));
     for (int64_t row = 0; row < size; ++row)
       for (int64_t first = 0; first < size; first += PART) {
-        // Exponents come first, since they then run on vector units.
-        double exponent[PART];
         const double v = double(row - half) - v0;
         const int32_t n = int32_t(smaller(PART, size - first)), offset = int32_t(first - half);
+        const auto own = part_of(light, row * size + first, n);
         LOOP (int32_t pixel = 0; pixel < n; ++pixel) {
           const double u = double(offset + pixel) - u0;
-          exponent[pixel] = -0.5 * (inverse.xx * u * u + inverse.yy * v * v) - inverse.xy * u * v;
+          own[pixel] += height * fast_exp(-0.5 * (inverse.xx * u * u + inverse.yy * v * v) - inverse.xy * u * v);
         }
-        const auto own = part_of(light, row * size + first, n);
-        for (int32_t pixel = 0; pixel < n; ++pixel) own[pixel] += height * std::exp(exponent[pixel]);
       }
   }
 }
@@ -94,57 +91,95 @@ inline void answer_of_circle_moments(double u0, double v0, const Stamp& stamp) {
   }
 }
 
-/// Fill W g of the equations of adaptive moments into the answers; return the sum of weighted light, and add J without what W g itself
-/// depends on.
-inline double weigh_light(double u0, double v0, const double* moments, const Stamp& stamp, double (&jacobian)[N_MOMENTS][N_MOMENTS]) {
-  const int64_t size = stamp.size, pixels = size * size;
-  const auto light = span_of(stamp.light, pixels), answer = span_of(stamp.answer + pixels, N_MOMENTS * pixels);
-  const double xx = moments[0], yy = moments[1], xy = moments[2];
-  const Inverse inverse = inverse_of(xx, yy, xy);
-  double total = 0.0;
-  for (int64_t pixel = 0; pixel < N_MOMENTS * pixels; ++pixel) answer[pixel] = 0.0;
+/// Sums of weighted light times powers of place, [power of u][power of v].
+struct Moments {
+  double of[5][5];
+};
+
+/// Fill the weights W of adaptive moments, and return the sums of weighted light up to the fourth power of place.
+inline Moments weigh_light(double u0, double v0, const Inverse& inverse, const Stamp& stamp, Span<double> weight) {
+  const int64_t size = stamp.size;
+  const auto light = span_of<const double>(stamp.light, size * size);
+  // Sums over the rows of weighted light times powers of v, for each column.
+  const auto sums = span_of(stamp.work, 5 * size);
+  for (int64_t at = 0; at < 5 * size; ++at) sums[at] = 0.0;
+  const int32_t half = int32_t(stamp.half), n = int32_t(size);
   for (int64_t row = 0; row < size; ++row) {
     const double v = double(row - stamp.half) - v0;
-    for (int64_t column = 0; column < size; ++column) {
-      const int64_t pixel = row * size + column;
-      const double u = double(column - stamp.half) - u0;
-      const double p = inverse.xx * u + inverse.xy * v, q = inverse.xy * u + inverse.yy * v, distance = p * u + q * v;
-      if (distance > WEIGHT_REACH * WEIGHT_REACH) continue;
-      const double weight = std::exp(-0.5 * distance), weighted = weight * light[pixel];
-      const double g[N_MOMENTS] = {u, v, u * u - 0.5 * xx, v * v - 0.5 * yy, u * v - 0.5 * xy};
-      // d log W / d parameters.
-      const double slope[N_MOMENTS] = {p, q, 0.5 * p * p, 0.5 * q * q, p * q};
-      total += weighted;
-      for (int a = 0; a < N_MOMENTS; ++a) {
-        answer[a * pixels + pixel] = weight * g[a];
-        for (int b = 0; b < N_MOMENTS; ++b) jacobian[a][b] += weighted * g[a] * slope[b];
-      }
-      // d g / d parameters.
-      jacobian[2][0] -= 2.0 * weighted * u;
-      jacobian[3][1] -= 2.0 * weighted * v;
-      jacobian[4][0] -= weighted * v;
-      jacobian[4][1] -= weighted * u;
+    const auto own = part_of(weight, row * size, size);
+    const auto lit = part_of(light, row * size, size);
+    LOOP (int32_t column = 0; column < n; ++column) {
+      const double u = double(column - half) - u0;
+      const double distance = (inverse.xx * u + inverse.xy * v) * u + (inverse.xy * u + inverse.yy * v) * v;
+      const double value = fast_exp(-0.5 * distance);
+      own[column] = distance > WEIGHT_REACH * WEIGHT_REACH ? 0.0 : value;
+    }
+    for (int power = 0; power < 5; ++power) {
+      double factor = 1.0;
+      for (int each = 0; each < power; ++each) factor *= v;
+      const auto total = part_of(sums, power * size, size);
+      LOOP (int32_t column = 0; column < n; ++column) total[column] += own[column] * lit[column] * factor;
     }
   }
-  return total;
+  Moments moments{};
+  for (int64_t column = 0; column < size; ++column) {
+    const double u = double(column - stamp.half) - u0;
+    for (int of_v = 0; of_v < 5; ++of_v) {
+      double term = sums[of_v * size + column];
+      for (int of_u = 0; of_u + of_v < 5; ++of_u, term *= u) moments.of[of_u][of_v] += term;
+    }
+  }
+  return moments;
+}
+
+/// Return J = d(sum W I g) / d(parameters) of adaptive moments, with sums of powers for those of g and of d log W / d parameters.
+inline void fill_jacobian(const Moments& sums, const double* moments, const Inverse& inverse, double (&jacobian)[N_MOMENTS][N_MOMENTS]) {
+  const auto& of = sums.of;
+  // g is u, v, and squares less half a moment: powers of u and v, and what is subtracted.
+  constexpr int POWERS[N_MOMENTS][2] = {{1, 0}, {0, 1}, {2, 0}, {0, 2}, {1, 1}};
+  const double less[N_MOMENTS] = {0.0, 0.0, 0.5 * moments[0], 0.5 * moments[1], 0.5 * moments[2]};
+  const double a = inverse.xx, b = inverse.xy, c = inverse.yy;
+  for (int row = 0; row < N_MOMENTS; ++row) {
+    const int i = POWERS[row][0], j = POWERS[row][1];
+    const double u = of[i + 1][j] - less[row] * of[1][0], v = of[i][j + 1] - less[row] * of[0][1];
+    const double uu = of[i + 2][j] - less[row] * of[2][0], vv = of[i][j + 2] - less[row] * of[0][2], uv = of[i + 1][j + 1] - less[row] * of[1][1];
+    // d log W / d parameters: p, q, p^2 / 2, q^2 / 2 and p q, with p = a u + b v and q = b u + c v.
+    jacobian[row][0] = a * u + b * v;
+    jacobian[row][1] = b * u + c * v;
+    jacobian[row][2] = 0.5 * (a * a * uu + 2.0 * a * b * uv + b * b * vv);
+    jacobian[row][3] = 0.5 * (b * b * uu + 2.0 * b * c * uv + c * c * vv);
+    jacobian[row][4] = a * b * uu + (a * c + b * b) * uv + b * c * vv;
+  }
+  // d g / d parameters.
+  jacobian[2][0] -= 2.0 * of[1][0];
+  jacobian[3][1] -= 2.0 * of[0][1];
+  jacobian[4][0] -= of[0][1];
+  jacobian[4][1] -= of[1][0];
+  for (int row = 0; row < N_MOMENTS; ++row) jacobian[row][row] -= row < 2 ? of[0][0] : 0.5 * of[0][0];
 }
 
 /// Fill the answers of adaptive moments; moments are those of the star (xx, yy, xy).
 inline void answer_of_adaptive_moments(double u0, double v0, const double* moments, const Stamp& stamp) {
-  const int64_t pixels = stamp.size * stamp.size;
-  double jacobian[N_MOMENTS][N_MOMENTS] = {}, inverse[N_MOMENTS][N_MOMENTS];
-  const double total = weigh_light(u0, v0, moments, stamp, jacobian);
-  for (int a = 0; a < N_MOMENTS; ++a) jacobian[a][a] -= a < 2 ? total : 0.5 * total;
+  const int64_t size = stamp.size, pixels = size * size;
+  const auto weight = span_of(stamp.answer + N_MOMENTS * pixels, pixels);
+  const double xx = 0.5 * moments[0], yy = 0.5 * moments[1], xy = 0.5 * moments[2];
+  const Inverse of_weight = inverse_of(moments[0], moments[1], moments[2]);
+  double jacobian[N_MOMENTS][N_MOMENTS], inverse[N_MOMENTS][N_MOMENTS];
+  fill_jacobian(weigh_light(u0, v0, of_weight, stamp, weight), moments, of_weight, jacobian);
   invert(jacobian, inverse);
-  Span<double> answer[] = {span_of(stamp.answer + pixels, pixels), span_of(stamp.answer + 2 * pixels, pixels),
-                           span_of(stamp.answer + 3 * pixels, pixels), span_of(stamp.answer + 4 * pixels, pixels),
-                           span_of(stamp.answer + 5 * pixels, pixels)};
-  LOOP (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    const double g[N_MOMENTS] = {answer[0][pixel], answer[1][pixel], answer[2][pixel], answer[3][pixel], answer[4][pixel]};
-    for (int a = 0; a < N_MOMENTS; ++a) {
-      double change = 0.0;
-      for (int b = 0; b < N_MOMENTS; ++b) change -= inverse[a][b] * g[b];
-      answer[a][pixel] = change;
+  const int32_t half = int32_t(stamp.half), n = int32_t(size);
+  for (int64_t row = 0; row < size; ++row) {
+    const double v = double(row - stamp.half) - v0, vv = v * v - yy;
+    // The last answer takes the place of the weights.
+    for (int quantity = 0; quantity < N_MOMENTS; ++quantity) {
+      const double* const change = inverse[quantity];
+      const double by_one = change[1] * v + change[3] * vv - change[2] * xx - change[4] * xy, by_u = change[0] + change[4] * v, by_uu = change[2];
+      const auto own = span_of<const double>(stamp.answer + N_MOMENTS * pixels + row * size, size);
+      const auto answer = span_of(stamp.answer + (quantity + 1) * pixels + row * size, size);
+      LOOP (int32_t column = 0; column < n; ++column) {
+        const double u = double(column - half) - u0;
+        answer[column] = -own[column] * (by_one + (by_u + by_uu * u) * u);
+      }
     }
   }
 }

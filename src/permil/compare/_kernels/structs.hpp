@@ -34,7 +34,7 @@ struct Stamp {
 };
 constexpr int N_STAMPS = 1 + N_QUANTITIES + 2 + N_KINDS * N_QUANTITIES + 1;
 
-/// Maps of bands, [y, x, band].
+/// Maps of bands, [band, y, x].
 struct Maps {
   const float *excess, *potential;
   int64_t ny, nx, bands;

@@ -26,8 +26,8 @@ _FACTOR, _SIGNIFICANT = 1.5, 4.0
 _SHARE_OF_EXTENT = 0.5
 # Lags up to this fraction of the extents are used for maps that change between exposures.
 _SHARE_OF_EXPOSURES, _SIGNIFICANT_EXPOSURES = 0.25, 3.0
-# The same for directions that vary over the field: within tiles, this number along each side.
-_TURNING_FACTOR, _TURNING_SIGNIFICANT, _TILES = 1.4, 3.0, 4
+# The same for directions that vary over the field: within tiles.
+_TURNING_FACTOR, _TURNING_SIGNIFICANT = 1.4, 3.0
 
 _VARIANCE_TILES = 4
 _FEWEST_IN_TILE = 6
@@ -112,22 +112,13 @@ def common_directions(
         As for `excess_variance`.
     """
     models = [covariance(cells, expectations, weights) for weights in (weights_a, weights_b)]
-    tile_rows, tile_columns = (-(-size // _TILES) for size in cells.shape)
-    padded = tuple(fft.next_fast_len(2 * size - 1, real=True) for size in (tile_rows, tile_columns))
-    margin = ((0, -cells.shape[0] % tile_rows), (0, -cells.shape[1] % tile_columns))
-    fields = [np.pad(cells.total(values), margin) for values in (a, b, np.ones(cells.n))]
-    product, pooled = 0.0, [np.zeros(padded) for _ in fields]
-    for row in range(0, cells.shape[0], tile_rows):
-        for column in range(0, cells.shape[1], tile_columns):
-            tile = (slice(row, row + tile_rows), slice(column, column + tile_columns))
-            powers = [np.abs(fft.rfft2(field[tile], padded)) ** 2 for field in fields]
-            lag_a, lag_b, pairs = (fft.irfft2(power, padded) for power in powers)
-            product += float(np.sum(lag_a * lag_b / np.maximum(pairs, 1.0)))
-            for total, lags in zip(pooled, (lag_a, lag_b, pairs), strict=True):
-                total += lags
-    together = float(np.sum(pooled[0] * pooled[1] / np.maximum(pooled[2], 1.0)))
-    lag_y, lag_x = (np.rint(np.fft.fftfreq(size, 1.0 / size)).astype(np.int64) for size in padded)
-    expected = float(np.sum(pooled[2] * (models[0] * models[1])[np.ix_(lag_y, lag_x)]))
+    lag_a, lag_b = (cells.lags_in_tiles(values) for values in (a, b))
+    pairs = cells.pairs_in_tiles
+    product = float(np.sum(lag_a * lag_b / np.maximum(pairs, 1.0)))
+    pooled_a, pooled_b, pooled = (lags.sum(axis=0) for lags in (lag_a, lag_b, pairs))
+    together = float(np.sum(pooled_a * pooled_b / np.maximum(pooled, 1.0)))
+    lag_y, lag_x = (np.rint(np.fft.fftfreq(size, 1.0 / size)).astype(np.int64) for size in pooled.shape)
+    expected = float(np.sum(pooled * (models[0] * models[1])[np.ix_(lag_y, lag_x)]))
     r = np.mean(a * b)
     factor = float(product / (max(together, expected) * (1.0 + 2.0 * r * r)))
     needed = max(_TURNING_FACTOR, 1.0 + _TURNING_SIGNIFICANT * _scatter(cells, expectations, weights_a, weights_b))

@@ -34,9 +34,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
-from scipy.linalg import cholesky, solve_triangular
+from scipy.linalg import blas, cholesky, lapack
 
-from permil.compare.correlation.points import Cells
+from permil.compare.correlation.points import Cells, folded
 from permil.errors import CompareError
 
 FloatArray = NDArray[np.float64]
@@ -48,14 +48,13 @@ _MODES, _FEWEST_MODES, _WORK = 800, 100, 30_720_000
 # Largest ratio of modes to positions: short modes at irregular points are nearly dependent.
 _SHARE = 0.7
 _RIDGE = 1e-5
-_POINTS_AT_ONCE = 256
 _SEED = 20_240_701
 
 _SHORTEST_GAUSSIAN = 0.5
 # In units of the diagonal: longer components are gradients.
 _LONGEST_GAUSSIAN = 2.0
 _RATIO = 2.0 ** (1.0 / 6.0)
-_MODES_AT_ONCE = 32
+_MODES_AT_ONCE, _MODES_IN_CACHE = 32, 4
 _WHITE_SHARES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97])
 _SMOOTHNESS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 # In units of the longest Gaussian: a power law has no scale within the field.
@@ -111,21 +110,20 @@ def mode_numbers(cells: Cells) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def cosine_modes(x: FloatArray, y: FloatArray, cells: Cells) -> NDArray[np.float32]:
-    """Return the orthonormal modes at the points, shape (n, modes)."""
+    """Return the orthonormal modes at the points, shape (modes, n)."""
     kx, ky = mode_numbers(cells)
     phase_x = np.pi * ((x - x.min()) / cells.step_x + 0.5) / cells.shape[1]
     phase_y = np.pi * ((y - y.min()) / cells.step_y + 0.5) / cells.shape[0]
-    modes = np.empty((len(x), len(kx)), dtype=np.float32)
-    (waves_x, which_x), (waves_y, which_y) = (np.unique(half_waves, return_inverse=True) for half_waves in (kx, ky))
-    for begin in range(0, len(x), _POINTS_AT_ONCE):
-        piece = slice(begin, begin + _POINTS_AT_ONCE)
-        along_x, along_y = np.cos(np.outer(phase_x[piece], waves_x)), np.cos(np.outer(phase_y[piece], waves_y))
-        np.multiply(along_x[:, which_x], along_y[:, which_y], out=modes[piece], casting="same_kind")
-    modes -= modes.mean(axis=0, dtype=float).astype(np.float32)
-    modes /= np.sqrt(np.sum(modes**2, axis=0, dtype=float)).astype(np.float32)
-    gram = (modes.T @ modes).astype(float)
-    factor = cholesky(gram + _RIDGE * np.eye(len(gram)), check_finite=False)
-    return modes @ solve_triangular(factor, np.eye(len(gram)), check_finite=False).astype(np.float32)
+    along_x, along_y = (np.cos(np.outer(np.arange(waves.max() + 1), phase)) for waves, phase in ((kx, phase_x), (ky, phase_y)))
+    modes = np.empty((len(kx), len(x)), dtype=np.float32)
+    for mode, of_x, of_y in zip(modes, kx, ky, strict=True):
+        np.multiply(along_x[of_x], along_y[of_y], out=mode, casting="same_kind")
+    modes -= modes.mean(axis=1, dtype=float, keepdims=True).astype(np.float32)
+    modes /= np.sqrt(np.sum(modes**2, axis=1, dtype=float, keepdims=True)).astype(np.float32)
+    gram = (modes @ modes.T).astype(float)
+    inverse, _ = lapack.dtrtri(cholesky(gram + _RIDGE * np.eye(len(gram)), check_finite=False))
+    # Half of a triangular matrix is zero, which only BLAS knows; it takes columns for rows.
+    return np.asarray(blas.strmm(1.0, inverse.astype(np.float32), modes.T, side=1, overwrite_b=1).T)
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ class Expectations:
     ----------
     lengths : ndarray, shape (components - 1,)
         Lengths ``l``.
-    modes : ndarray of float32, shape (n, modes)
+    modes : ndarray of float32, shape (modes, n)
         The modes.
     power : ndarray, shape (modes, components)
         Expected square of a map's projection on each mode.
@@ -162,7 +160,7 @@ def expectations(cells: Cells, modes: NDArray[np.float32]) -> Expectations:
     lengths = shortest * _RATIO ** np.arange(number, dtype=float)
     along_x = np.exp(-0.5 * (cells.lag_x / lengths[:, None]) ** 2)
     along_y = np.exp(-0.5 * (cells.lag_y / lengths[:, None]) ** 2)
-    power = np.hstack([np.sum(modes**2, axis=0, dtype=float)[:, None], _mode_power(cells, modes, along_x, along_y)])
+    power = np.hstack([np.sum(modes**2, axis=1, dtype=float)[:, None], _mode_power(cells, modes, along_x, along_y)])
     traces, centred = _traces(cells, along_x, along_y)
     scale = cells.n / centred
     return Expectations(
@@ -175,16 +173,21 @@ def _mode_power(cells: Cells, modes: NDArray[np.float32], along_x: FloatArray, a
     rows, columns = cells.padded
     spectrum_x = fft.rfft(along_x, axis=1).real
     spectrum_x[:, 1 : (columns + 1) // 2] *= 2.0
-    spectrum_y = fft.fft(along_y, axis=1).real
+    # The transform of a Gaussian is even: powers at wavenumbers of both signs are added first.
+    spectrum_y = fft.rfft(along_y, axis=1).real
     spectra = (spectrum_y[:, :, None] * spectrum_x[:, None, :]).reshape(len(along_x), -1).astype(np.float32) / (rows * columns)
-    result = np.empty((modes.shape[1], len(along_x)))
-    for begin in range(0, modes.shape[1], _MODES_AT_ONCE):
-        block = modes[:, begin : begin + _MODES_AT_ONCE]
-        fields = np.array([cells.total(mode) for mode in block.T], dtype=np.float32)
-        # Rows of padding are not transformed.
-        transform = fft.fft(fft.rfft(fields, columns, axis=2), rows, axis=1, overwrite_x=True)
-        squares = (transform.real**2 + transform.imag**2).reshape(len(fields), -1)
-        result[begin : begin + len(fields)] = squares @ spectra.T
+    result = np.empty((len(modes), len(along_x)))
+    squares = np.empty((_MODES_AT_ONCE, spectra.shape[1]), dtype=np.float32)
+    for begin in range(0, len(modes), _MODES_AT_ONCE):
+        block = modes[begin : begin + _MODES_AT_ONCE]
+        for first in range(0, len(block), _MODES_IN_CACHE):
+            fields = np.array([cells.total(mode) for mode in block[first : first + _MODES_IN_CACHE]], dtype=np.float32)
+            # Rows of padding are not transformed.
+            transform = fft.fft(fft.rfft(fields, columns, axis=2), rows, axis=1, overwrite_x=True)
+            power = transform.real**2
+            power += transform.imag**2
+            squares[first : first + len(fields)] = folded(power, axis=1).reshape(len(fields), -1)
+        result[begin : begin + len(block)] = squares[: len(block)] @ spectra.T
     return result
 
 
@@ -204,8 +207,11 @@ def _traces(cells: Cells, along_x: FloatArray, along_y: FloatArray) -> tuple[Flo
     traces = -2.0 / n * (row_sums @ row_sums.T) + np.outer(totals, totals) / n**2
     traces[0] += n
     traces[1:, 0] += n
+    # Gaussians are even in both lags.
+    pairs = folded(folded(cells.pairs, axis=0), axis=1)
+    along_x, along_y = along_x[:, : pairs.shape[1]], along_y[:, : pairs.shape[0]]
     for i in range(components - 1):
-        weighted = (along_y[i:] * along_y[i]) @ cells.pairs
+        weighted = (along_y[i:] * along_y[i]) @ pairs
         traces[i + 1, i + 1 :] += np.sum(weighted * (along_x[i:] * along_x[i]), axis=1)
         traces[i + 1 :, i + 1] = traces[i + 1, i + 1 :]
     return traces, n - totals / n
@@ -259,7 +265,7 @@ class Candidates:
 
     def project(self, standardised: FloatArray) -> FloatArray:
         """Return the projections of a map (mean square 1) on the modes."""
-        return (standardised.astype(np.float32) @ self.expectations.modes).astype(float)
+        return (self.expectations.modes @ standardised.astype(np.float32)).astype(float)
 
     def posterior(self, power: FloatArray) -> Posterior:
         """Return the posterior of the covariance from the squared projections of a map (mean square 1) on the modes."""

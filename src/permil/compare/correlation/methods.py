@@ -142,9 +142,10 @@ def phase_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
         surrogate = rng.permuted(np.tile(ordered, (size, 1)), axis=1)
         for _ in range(_ITERATIONS):
             spectrum = fft.rfft2(surrogate.reshape(size, *image.shape))
-            spectrum *= amplitude / np.maximum(np.abs(spectrum), 1e-300)
-            rank = np.argsort(fft.irfft2(spectrum, image.shape).reshape(size, -1), axis=1)
-            np.put_along_axis(surrogate, rank, ordered[None, :], axis=1)
+            spectrum *= amplitude / np.sqrt(np.maximum(spectrum.real**2 + spectrum.imag**2, 1e-300))
+            drawn = fft.irfft2(spectrum, image.shape).reshape(size, -1)
+            for values, rank in zip(surrogate, np.argsort(drawn, axis=1), strict=True):
+                values[rank] = ordered
         # Shifting the points has the same effect as shifting the map.
         shifts = rng.integers(image.shape, size=(_SHIFTS, 2))
         counts, target = (

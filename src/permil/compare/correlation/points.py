@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,6 +15,8 @@ from permil.errors import CompareError, InputError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+Floating = TypeVar("Floating", np.float32, np.float64)
 
 FEWEST = 30
 _KEYS = {"a", "b", "x", "y"}
@@ -239,6 +242,8 @@ _ON_LATTICE = 0.01
 _JITTER = 0.02
 # Points that occupy a smaller fraction of a lattice are treated as irregular.
 _SPARSEST = 0.25
+TILES = 4
+"""Number of tiles along each side of a lattice, for what varies over the field."""
 # Cells of irregular points are halved while a larger fraction of positions shares cells, up to this number of cells.
 _LEAST_TAKEN, _MOST_CELLS, _MOST_CELLS_PER_POINT = 0.4, 250_000, 64
 
@@ -377,9 +382,32 @@ class Cells:
         second = first if other is None else self.transform(other)
         return fft.irfft2(first.conj() * second, self.padded)
 
+    def lags_in_tiles(self, values: FloatArray) -> FloatArray:
+        """Return the lag products within 4 x 4 tiles of the lattice, each on its padded lattice of lags, (tiles, rows, columns)."""
+        sides = [-(-size // TILES) for size in self.shape]
+        margin = [(0, TILES * side - size) for side, size in zip(sides, self.shape, strict=True)]
+        tiles = np.pad(self.total(values), margin).reshape(TILES, sides[0], TILES, sides[1]).swapaxes(1, 2).reshape(-1, *sides)
+        padded = [fft.next_fast_len(2 * side - 1, real=True) for side in sides]
+        spectra = fft.rfft2(tiles, padded)
+        return fft.irfft2(spectra.real**2 + spectra.imag**2, padded)
+
+    @cached_property
+    def pairs_in_tiles(self) -> FloatArray:
+        """Number of ordered pairs of points within each of 4 x 4 tiles at each lag."""
+        return self.lags_in_tiles(np.ones(self.n))
+
     def smoothed(self, transform: NDArray[np.complex128], kernel_transform: NDArray[np.complex128]) -> FloatArray:
         """Return, at each point, the sum over all points weighted with a kernel of the lag."""
         return fft.irfft2(transform * kernel_transform, self.padded)[self.row, self.column]
+
+
+def folded(values: NDArray[Floating], *, axis: int) -> NDArray[Floating]:
+    """Return the sums of values at both signs of the lags (or wavenumbers) of an axis, from 0 on."""
+    values = np.moveaxis(values, axis, 0)
+    half = len(values) // 2 + 1
+    sums, negative = values[:half].copy(), values[half:]
+    sums[1 : 1 + len(negative)] += negative[::-1]
+    return np.moveaxis(sums, 0, axis)
 
 
 def _lattice_step(coordinate: FloatArray) -> float:

@@ -197,10 +197,10 @@ def _local_noise(seen_error: FloatArray, noise: float) -> FloatArray:
 
 def _cell_spectra(maps: NDArray[np.float32], bands: tuple[Band, ...], cell: int) -> FloatArray:
     """Return the cosine transforms of the means of bands over cells, shape (bands, rows, columns); 0 for bands finer than cells."""
-    rows, columns = (np.arange(0, size, cell) for size in maps.shape[:2])
-    total = np.add.reduceat(np.add.reduceat(maps, rows, axis=0, dtype=np.float64), columns, axis=1)
-    heights, widths = np.diff(np.append(rows, maps.shape[0])), np.diff(np.append(columns, maps.shape[1]))
-    means = np.moveaxis(total / (heights[:, None, None] * widths[:, None]), 2, 0)
+    rows, columns = (np.arange(0, size, cell) for size in maps.shape[1:])
+    total = np.add.reduceat(np.add.reduceat(maps, rows, axis=1, dtype=np.float64), columns, axis=2)
+    heights, widths = np.diff(np.append(rows, maps.shape[1])), np.diff(np.append(columns, maps.shape[2]))
+    means = total / (heights[:, None] * widths)
     spectra = np.zeros(means.shape)
     for spectrum, mean, band in zip(spectra, means, bands, strict=True):
         if band.shortest >= 2 * cell:

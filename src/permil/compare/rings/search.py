@@ -292,9 +292,10 @@ def _refined(cells: CellMap, starts: FloatArray, *, spacing: float) -> tuple[tup
     """Return the axis with the largest variance of azimuthal means, and its covariance."""
     pattern = _RadialPower(cells)
     tried = (starts[:, None] + spacing * _square(_AROUND)).reshape(-1, 2)
-    best = tried[np.argmax([pattern.power(axis) for axis in tried])]
+    powers = pattern.power(tried)
+    best = tried[np.argmax(powers)]
     simplex = best + spacing / 2 * np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    options: Any = {"initial_simplex": simplex, "xatol": 0.005 * spacing, "fatol": 1e-9 * pattern.power(best), "maxiter": 200}
+    options: Any = {"initial_simplex": simplex, "xatol": 0.005 * spacing, "fatol": 1e-9 * float(powers.max()), "maxiter": 200}
     solved = optimize.minimize(pattern.negative_power, best, method="Nelder-Mead", options=options)
     covariance = pattern.jackknife(solved.x, step=spacing / 3) + (_CELL_ERROR * cells.cell) ** 2 * np.eye(2)
     return (float(solved.x[0]), float(solved.x[1])), covariance
@@ -336,27 +337,27 @@ class _RadialPower:
         self._tile = (rows * _TILES // ny) * _TILES + columns * _TILES // nx
         self._one = np.zeros_like(self._tile)
 
-    def power(self, axis: FloatArray) -> float:
-        """Return the sum over annuli of cells times the squared mean."""
-        total, share = kernels.radial_sums(self._x, self._y, self._level, self._one, 1, axis[0], axis[1], self._width)
-        return float(np.sum(total**2 / np.maximum(share, 1e-9)))
+    def power(self, axes: FloatArray) -> FloatArray:
+        """Return the sum over annuli of cells times the squared mean, for axes of shape (n, 2)."""
+        total, share = np.moveaxis(self._sums(axes, self._one, 1), 3, 0)
+        return np.asarray(np.sum(total**2 / np.maximum(share, 1e-9), axis=(1, 2)))
 
     def negative_power(self, axis: FloatArray) -> float:
-        """Return minus the power, for a minimiser."""
-        return -self.power(axis)
+        """Return minus the power around one axis, for a minimiser."""
+        return -float(self.power(axis[None])[0])
+
+    def _sums(self, axes: FloatArray, tile: IntArray, tiles: int) -> FloatArray:
+        return kernels.radial_sums(self._x, self._y, self._level, tile, tiles, axes, self._width)
 
     def jackknife(self, axis: FloatArray, *, step: float) -> FloatArray:
         """Return the delete-one-tile covariance of the axis, from maxima of fitted parabolas."""
         offsets = step * np.array([(i, j) for i in (-1.0, 0.0, 1.0) for j in (-1.0, 0.0, 1.0)])
-        without = []
-        for offset in offsets:
-            x, y = axis + offset
-            total, share = kernels.radial_sums(self._x, self._y, self._level, self._tile, _TILES**2, x, y, self._width)
-            left, left_share = total.sum(axis=0) - total, share.sum(axis=0) - share
-            without.append(np.sum(left**2 / np.maximum(left_share, 1e-9), axis=1))
+        total, share = np.moveaxis(self._sums(axis + offsets, self._tile, _TILES**2), 3, 0)
+        left, left_share = (sums.sum(axis=1, keepdims=True) - sums for sums in (total, share))
+        without = np.sum(left**2 / np.maximum(left_share, 1e-9), axis=2)
         dx, dy = offsets.T
         parabola = np.column_stack([np.ones(9), dx, dy, dx**2 / 2, dx * dy, dy**2 / 2])
-        _, slope_x, slope_y, xx, xy, yy = np.linalg.lstsq(parabola, np.array(without), rcond=None)[0]
+        _, slope_x, slope_y, xx, xy, yy = np.linalg.lstsq(parabola, without, rcond=None)[0]
         used = np.unique(self._tile)
         hessian = np.stack([np.stack([xx, xy], -1), np.stack([xy, yy], -1)], -2)[used]
         maxima = -np.linalg.solve(hessian, np.stack([slope_x, slope_y], -1)[used][..., None])[..., 0]

@@ -310,17 +310,16 @@ class StarResponse:
         ----------
         places
             Stars on the detector.
-        excess, potential : ndarray, shape (ny, nx, bands)
+        excess, potential : ndarray, shape (bands, ny, nx)
             ``F - 1`` of each band and its potential, ``laplacian(potential) = F - 1``, pixel^2.
         bands
             Bands of periods, for the background filter; None: the background follows none of them.
         """
-        templates = np.zeros((len(places), 6, 3, excess.shape[2]))
-        instruments = np.zeros((len(places), 6, excess.shape[2]))
-        unseen = self._unseen(bands, excess.shape[2])
+        templates = np.zeros((len(places), 6, 3, len(excess)))
+        instruments = np.zeros((len(places), 6, len(excess)))
+        unseen = self._unseen(bands, len(excess))
 
-        # The pixels of a star are still in the cache when its neighbours need them.
-        order = np.lexsort([places.x, np.floor(places.y / _ROWS_TOGETHER)])
+        order = _neighbours_together(places)
 
         def predict_part(rows: slice) -> None:
             shapes = self.shapes(places[order[rows]])
@@ -362,8 +361,9 @@ class StarResponse:
             kernels.spread_weights(self.shapes(places[rows]), cell, shape, unseen, np.ascontiguousarray(weights[rows]), maps)
 
         reach = 2 * self.half(self.moments(places)) + 2 * cell + 2
-        for strips in _apart(places.y, reach):
-            list(threaded_map(spread_part, strips))
+        order = _neighbours_together(places)
+        for strips in _apart(places.y[order], reach):
+            list(threaded_map(spread_part, [order[strip] for strip in strips]))
         return maps
 
     def kernels(self) -> tuple[FloatArray, FloatArray]:
@@ -453,6 +453,11 @@ class StarResponse:
             adaptive=self.adaptive,
             half=self.half(moments),
         )
+
+
+def _neighbours_together(places: StarPlaces) -> IntArray:
+    """Return an order in which the pixels of a star are still in the cache when its neighbours need them."""
+    return np.lexsort([places.x, np.floor(places.y / _ROWS_TOGETHER)])
 
 
 def _apart(y: FloatArray, reach: float) -> list[list[IntArray]]:

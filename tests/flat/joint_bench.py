@@ -9,6 +9,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from permil.flat.joint.data import DetectorSignals, ExposureList, logarithm_of
 from permil.flat.joint.gains import BoardReadings
+from permil.flat.joint.normal import normal_equations
 
 
 @dataclass
@@ -57,6 +58,14 @@ class Campaign:
         error = {name: solution.log_response[name] - self.log_response[name] for name in self.log_response}
         mean = np.nanmean(np.concatenate(list(error.values())))
         return {name: deviation - mean for name, deviation in error.items()}
+
+
+def precision_of(solution, detectors):
+    """Inverse covariance of the unknowns at a solution, dense."""
+    options = {"threshold": solution.threshold, "exposure_weights": solution.exposure_weights}
+    precision = normal_equations(solution.model, detectors, solution.vector, **options).full_matrix
+    solution.prior.add_to(precision)
+    return precision
 
 
 QUINCUNX = np.array([[-1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [-1.0, -1.0], [1.0, -1.0]])

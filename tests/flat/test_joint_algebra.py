@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from joint_bench import simulate
+from joint_bench import precision_of, simulate
 from scipy import linalg
 
 from permil.engine.threads import allow_threads
@@ -14,6 +14,7 @@ from permil.flat.joint import factor as factor_room
 from permil.flat.joint import normal as normal_room
 from permil.flat.joint.budget import without_drift
 from permil.flat.joint.factor import factorise_rows, inverse_of, lower_factor
+from permil.flat.joint.grouped import GroupedFactor
 from permil.flat.joint.knots import _roughness_determinant, best_stiffness
 from permil.flat.joint.model import make_model
 from permil.flat.joint.newton import Curvature
@@ -133,8 +134,11 @@ def test_curvature_gives_what_dense_algebra_gives():
         np.testing.assert_allclose(information, expected, atol=1e-7 * np.abs(matrix[block, block]).max())
         expected_pull = equations.gradient[block] - matrix[block, others] @ solved[:, -1]
         np.testing.assert_allclose(of_signals, expected_pull, atol=1e-6 * np.abs(equations.gradient[block]).max())
-    lower = curvature.release()
-    np.testing.assert_allclose(lower @ lower.T, total, rtol=1e-9, atol=1e-9 * np.abs(total).max())
+    np.testing.assert_allclose(
+        curvature.factor.covariance(np.arange(model.size)) / np.outer(errors, errors),
+        covariance / np.outer(errors, errors),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (11, 7)])
@@ -186,10 +190,10 @@ def test_kept_curvature_leads_to_the_same_solution():
     )
     assert kept.certificate.converged
     assert kept.certificate.passes >= renewed.certificate.passes
-    errors = np.sqrt(np.square(np.linalg.inv(renewed.factor)).sum(axis=0))
+    errors = renewed.error_of(slice(0, renewed.model.size))
     assert np.abs((kept.vector - renewed.vector) / errors).max() < 5e-3
     # The errors of the kept one are those of where its curvature was made.
-    assert not np.array_equal(kept.factor, renewed.factor)
+    assert not np.array_equal(kept.factor.lower, renewed.factor.lower)
     np.testing.assert_allclose(renewed.error_of(renewed.model.scales), kept.error_of(kept.model.scales), rtol=0.05)
 
 
@@ -197,13 +201,14 @@ def test_errors_without_drift_are_those_of_the_prior_without_it():
     campaign, _, _, _ = posed()
     solution = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=6.0)
     drifting = replace(solution.prior, photodiode=PhotodiodeModel(2e-3, 1e-4, (Drift(2e-3, 0.3, 0.4),)))
-    total = solution.factor @ solution.factor.T
     scales = solution.model.scales
-    total[scales, scales] += drifting.scale_precision - solution.prior.scale_precision
-    drifting_solution = replace(solution, prior=drifting, factor=np.linalg.cholesky(total))
+    total = precision_of(replace(solution, prior=drifting), campaign.detectors)
+    drifting_solution = replace(solution, prior=drifting, factor=GroupedFactor.of(total))
     steady = without_drift(drifting_solution)
     total[scales, scales] += steady.prior.scale_precision - drifting.scale_precision
-    np.testing.assert_allclose(steady.factor @ steady.factor.T, total, rtol=1e-9, atol=1e-9 * np.abs(total).max())
+    errors = steady.error_of(slice(0, len(total)))
+    found = steady.factor.covariance(np.arange(len(total)))
+    np.testing.assert_allclose(found / np.outer(errors, errors), np.linalg.inv(total) / np.outer(errors, errors), atol=1e-5)
     assert steady.error_of(scales).max() < drifting_solution.error_of(scales).max()
 
 

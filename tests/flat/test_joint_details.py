@@ -15,6 +15,7 @@ from permil.flat.joint import details as details_module
 from permil.flat.joint.amplifier_linearity import errors_with_losses, measure_losses
 from permil.flat.joint.covariance import plane_operator
 from permil.flat.joint.details import detail_grid, solve_details
+from permil.flat.joint.grouped import GroupedFactor
 from permil.flat.joint.model import Pattern, make_model
 from permil.flat.joint.normal import normal_equations
 from permil.flat.joint.prior import roughness_of
@@ -78,7 +79,7 @@ def fine(campaign, solution):
     matrix, _ = dense_equations(campaign, solution)
     model, vector = on_fine_knots(solution)
     prior = replace(solution.prior, model=model)
-    return replace(solution, model=model, vector=vector, prior=prior, factor=np.linalg.cholesky(matrix))
+    return replace(solution, model=model, vector=vector, prior=prior, factor=GroupedFactor.of(matrix))
 
 
 def test_covariances_of_regions_are_those_of_the_dense_equations(campaign, solution, fine):

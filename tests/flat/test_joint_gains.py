@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from joint_bench import THERMOMETER_STEP, Boards, RandomBeam, simulate, smooth_process
+from joint_bench import THERMOMETER_STEP, Boards, RandomBeam, precision_of, simulate, smooth_process
 from scipy import stats
 from test_joint_instrument import SETTINGS, amplifiers_of, chi_square
 from test_joint_weather import planes_of
@@ -15,6 +15,7 @@ from permil.flat.joint import solve
 from permil.flat.joint.covariance import FlatCovariance
 from permil.flat.joint.gain_steps import board_results, solved_steps
 from permil.flat.joint.gains import TIME_FUNCTIONS, BoardReadings, Coefficient, board_terms, fit_time_rms
+from permil.flat.joint.grouped import GroupedFactor
 from permil.flat.joint.solve import solve_joint
 from permil.flat.joint.temperature import smooth_temperature
 
@@ -230,17 +231,18 @@ def test_a_campaign_without_boards_is_as_before():
 def test_what_boards_add_to_the_errors_is_what_known_boards_would_take_off():
     campaign = campaign_with(64, boards=Boards(), whole=False)
     solution = solved(campaign)
-    errors = FlatCovariance(solution, campaign.detectors)
+    precision = precision_of(solution, campaign.detectors)
+    errors = FlatCovariance(replace(solution, factor=GroupedFactor.of(precision)), campaign.detectors)
     places = solution.model.board_gains
-    precision = solution.factor @ solution.factor.T
     precision[range(places.start, places.stop), range(places.start, places.stop)] += 1e24
-    known = errors.under(replace(solution, factor=np.linalg.cholesky(precision)))
+    known = errors.under(replace(solution, factor=GroupedFactor.of(precision)))
     regions = [{name: np.full(len(response), 1 / len(response))} for name, response in solution.log_response.items()]
     expected = errors.covariance(regions) - known.covariance(regions)
     np.testing.assert_allclose(errors.added_by(places, regions), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     total, rest = errors.largest_modes(20).total, known.largest_modes(20).total
     assert errors.common_variance_added_by(places) == pytest.approx(total - rest, rel=0.3)
-    unknowns = np.linalg.inv(solution.factor @ solution.factor.T)[places, places]
+    unit = np.eye(solution.model.size)
+    unknowns = solution.factor.solve(unit)[places, places]
     np.testing.assert_allclose(solution.covariance_of(places), unknowns, rtol=1e-4, atol=1e-12)
 
 

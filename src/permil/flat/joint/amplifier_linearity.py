@@ -102,7 +102,7 @@ class AmplifierLosses:
     whole_covariance : ndarray, shape (n, n)
         Of the losses themselves; what they have in common is known from the prior alone.
     whitened : ndarray, shape (m, n)
-        ``L^-1 X' W x`` of all other unknowns, with the factor ``L`` of the solution.
+        Square root of the covariance of all other unknowns times ``X' W x``.
     means : dict
         Mean regressor of each super-pixel of each detector, shape (p,).
     of_details : DetailLosses, optional
@@ -188,7 +188,7 @@ def measure_losses(
             moved[detector.name] = signals.level, _gradient(derivatives, solution.model.size, signals.shares())
     matrix = np.array(rows).reshape(len(rows), solution.model.size)
     diagonal, pull = np.array(known).reshape(-1, 2).T
-    whitened = linalg.solve_triangular(solution.factor, matrix.T, lower=True, check_finite=False)
+    whitened = solution.factor.whiten(matrix.T)
     information, prior = _not_negative(np.diag(diagonal) - whitened.T @ whitened), np.eye(len(rows)) * USUAL_LOSS**-2.0
     search, of_details = None, None
     if solution.model.details is not None and not details_known:
@@ -198,10 +198,7 @@ def measure_losses(
     loss = linalg.solve(information + prior, pull, assume_a="pos", overwrite_a=True, check_finite=False)
     # Levels: all amplifiers bent alike, and what other unknowns and the responses make of it.
     if search is None:
-        change, unknowns = (
-            linalg.solve_triangular(solution.factor, of_losses, lower=True, trans="T", check_finite=False)
-            for of_losses in (whitened @ loss, whitened.sum(axis=1))
-        )
+        change, unknowns = (solution.factor.unwhiten(of_losses) for of_losses in (whitened @ loss, whitened.sum(axis=1)))
         better = replace(solution, vector=solution.vector - change)
         levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
     else:
@@ -302,7 +299,7 @@ def errors_with_losses(
         combined = of_details.parts @ root
         own = {name: change - combined.T @ of_details.responses[name] for name, change in own.items()}
         root = root - of_details.combinations @ combined
-    solved = linalg.solve_triangular(errors.solution.factor, losses.whitened @ root, lower=True, trans="T", check_finite=False)
+    solved = errors.solution.factor.unwhiten(losses.whitened @ root)
     has_response = {name: np.isfinite(modes.independent[name]) for name in modes.patterns}
     pixels = sum(int(lit.sum()) for lit in has_response.values())
     mean = sum(own[name][:, lit].sum(axis=1) for name, lit in has_response.items()) / pixels

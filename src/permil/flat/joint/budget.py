@@ -374,27 +374,26 @@ def check_photodiode(solution: JointSolution) -> PhotodiodeCheck:
 def without_drift(solution: JointSolution) -> JointSolution:
     """Return a solution whose errors are those of a photodiode that is known not to drift; what was found stays the same."""
     prior = replace(solution.prior, photodiode=solution.prior.photodiode.without_drift())
-    # Only the scales' prior differs: the patterns, which stand before them, keep their rows of the factor.
-    start, scales = solution.model.scales.start, solution.model.scales
-    factor = solution.factor.copy(order="K")
-    others = factor[start:, start:]
-    precision = others @ others.T
-    block = slice(0, scales.stop - start)
-    precision[block, block] += prior.scale_precision - solution.prior.scale_precision
-    others[:] = linalg.cholesky(precision, lower=True, overwrite_a=True, check_finite=False)
-    return replace(solution, prior=prior, factor=factor)
+    scales, change = solution.model.scales, prior.scale_precision - solution.prior.scale_precision
+    return replace(solution, prior=prior, factor=solution.factor.plus(scales.start, change))
 
 
 def _scale_errors(solution: JointSolution) -> FloatArray:
     """Return errors of the scales, constant and gradients taken off; an exposure that was left out must not set these: NaN."""
     model = solution.model
     kept = np.flatnonzero(~solution.left_out)
-    whitened = solution.whitened_unit(model.scales)[:, kept]
-    gains = slice(model.board_gains.start, model.step_sizes.stop)
-    if gains.stop > gains.start:
-        basis, behind = solution.basis_of(gains), whitened[gains.start - model.scales.start :]
-        behind -= basis @ (basis.T @ behind)
-    fixed = np.linalg.qr(np.column_stack([np.ones(kept.size), model.exposures.positions[kept]]))[0]
+    gains = np.arange(model.board_gains.start, model.step_sizes.stop)
+    together = solution.factor.covariance(np.concatenate([model.scales.start + kept, gains]))
+    count = kept.size
+    covariance = together[:count, :count]
+    if gains.size:
+        with_gains = together[count:, :count]
+        covariance = covariance - with_gains.T @ linalg.solve(together[count:, count:], with_gains, assume_a="pos")
+    fixed = np.linalg.qr(np.column_stack([np.ones(count), model.exposures.positions[kept]]))[0]
+    seen = covariance @ fixed
     errors = np.full(len(model.exposures), np.nan)
-    errors[kept] = np.sqrt(np.square(whitened - (whitened @ fixed) @ fixed.T).sum(axis=0))
+    variance = (
+        np.diag(covariance) - 2.0 * np.einsum("ek,ek->e", seen, fixed) + np.einsum("ek,kl,el->e", fixed, fixed.T @ seen, fixed)
+    )
+    errors[kept] = np.sqrt(np.maximum(variance, 0.0))
     return errors

@@ -3,7 +3,7 @@
 ``cov(f_p, f_q) = delta_pq / W_p + A_p V A_q'`` with the covariance ``V`` of all other unknowns and the rows ``A`` of
 `permil.flat.joint.normal`. The flat is relative to its mean over all super-pixels, which is taken off ``A``. No matrix of
 super-pixels is ever made: means over regions are rows ``R A``, and the largest modes of ``A V A'`` are those of the small matrix
-``L^-1 (A'A) L^-T`` with ``V = L^-T L^-1``.
+``W (A'A) W'`` with ``V = W' W``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from permil.engine import threaded_map
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.details import covariance_with_details
-from permil.flat.joint.factor import inverse_of
 from permil.flat.joint.normal import DetectorFit, Tile, subtract_products, tiles
 from permil.flat.joint.solution import JointSolution
 from permil.flat.shared_errors import plane_matrix
@@ -31,8 +30,6 @@ from permil.flat.shared_errors import plane_matrix
 FloatArray = NDArray[np.float64]
 Region = Mapping[str, FloatArray]
 """Weights of the super-pixels of each detector that takes part; a mean has weights that sum to 1."""
-
-Places = tuple[slice, FloatArray | None]
 
 _MODE_TOLERANCE = 1e-8
 """Relative, of the strength of a mode: whatever it leaves out is in the remainder."""
@@ -127,12 +124,12 @@ class FlatCovariance:
         self.solution = solution
         self.detectors = detectors
         self._mean, self._gram, self._pixels = self._sums()
-        self._inverse: tuple[JointSolution, FloatArray] | None = None
 
     def under(self, solution: JointSolution) -> FlatCovariance:
         """Return the errors under a solution that differs in its prior and factor alone: the sums over the data stay."""
         other = copy(self)
         other.solution = solution
+        other.__dict__.pop("_answers", None)
         return other
 
     def _fits(self) -> Iterator[tuple[DetectorSignals, DetectorFit, Iterator[Tile]]]:
@@ -175,7 +172,7 @@ class FlatCovariance:
         return self._covariance(*self._region_rows(regions))
 
     def _covariance(self, rows: FloatArray, independent: FloatArray) -> FloatArray:
-        whitened = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
+        whitened = self.solution.factor.whiten(rows.T)
         return whitened.T @ whitened + independent
 
     def _require_responses(self, regions: Sequence[Region]) -> None:
@@ -214,11 +211,8 @@ class FlatCovariance:
         dict
             Shape (n, n) for each detector; NaN in rows and columns of sums without any weight.
         """
-        known = self._inverse
-        inverse = known[1] if known is not None and known[0] is self.solution else inverse_of(self.solution.factor)
-        # One of the largest things in memory, which nothing else needs.
-        self._inverse = None
-        with_mean = inverse @ self._mean
+        factor = self.solution.factor
+        with_mean = factor.solve(self._mean)
         of_mean = float(self._mean @ with_mean)
         result = {}
         for detector, _, pieces in self._fits():
@@ -229,7 +223,7 @@ class FlatCovariance:
             # A detector depends on few unknowns, the mean on all of them.
             used = np.flatnonzero(sums.any(axis=0))
             sums = sums[:, used]
-            half = sums @ inverse[np.ix_(used, used)] @ sums.T / 2 - np.outer(sums @ with_mean[used], total)
+            half = sums @ factor.covariance(used) @ sums.T / 2 - np.outer(sums @ with_mean[used], total)
             covariance = half + half.T + of_mean * np.outer(total, total)
             # The mean of a single detector is a convention: nothing is left of its variance but rounding.
             np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 0.0))
@@ -274,7 +268,7 @@ class FlatCovariance:
         deviation ``d`` of its centre from the truth changes the planes by ``-T A V P d``.
         """
         solution, model = self.solution, self.solution.model
-        unknowns = linalg.cho_solve((solution.factor, True), self._plane_rows[0].T, check_finite=False)
+        unknowns = self._answers[:, :-2]
         readings = -unknowns[model.scales].T @ solution.prior.scale_precision
         readings[:, ~solution.prior.has_photodiode] = 0.0
         held = solution.prior.stage_as_recorded or not model.position_errors
@@ -330,35 +324,43 @@ class FlatCovariance:
             See `covariance`; default the means over all super-pixels of each detector.
         """
         # The level of a plane at the mean place is the mean.
-        rows = self._plane_rows[0][::3] if regions is None else self._region_rows(regions)[0]
-        return self._added(self._basis(places), rows)
+        if regions is None:
+            return self._added(places, self._answers[:, :-2:3])
+        return self._added(places, self.solution.factor.solve(self._region_rows(regions)[0].T))
 
     def composite_gradient_added_by(self, places: slice) -> FloatArray:
         """Return the part of the covariance of the composite's gradient that some unknowns add, shape (2, 2)."""
-        return self._added(self._basis(places), self._composite[1])
+        return self._added(places, self._answers[:, -2:])
 
     def common_variance_added_by(self, places: slice) -> float:
         """Return the mean over all super-pixels of the variance that some unknowns add.
 
         The trace is estimated from random vectors (Hutchinson 1990), which takes a small part of the time and is good to some per cent.
         """
-        factor, (_, basis) = self.solution.factor, self._basis(places)
-        probes = np.zeros((len(factor), _PROBES))
+        factor = self.solution.factor
+        probes = np.zeros((factor.size, _PROBES))
         drawn = np.random.default_rng(0).choice([-1.0, 1.0], (places.stop - places.start, _PROBES))
-        probes[places.start :] = drawn if basis is None else basis @ drawn
-        unknowns = linalg.solve_triangular(factor, probes, lower=True, trans="T", check_finite=False)
+        lower = linalg.cholesky(self.solution.covariance_of(places), lower=True, check_finite=False)
+        probes[places] = linalg.solve_triangular(lower, drawn, lower=True, trans="T", check_finite=False)
+        unknowns = factor.solve(probes)
         inner = linalg.blas.dsymm(1.0, self._gram.T, unknowns, lower=1)
         return max(float(np.sum(unknowns * inner)), 0.0) / (_PROBES * self._pixels)
 
-    def _basis(self, places: slice) -> Places:
-        """Return where some unknowns stand, and `JointSolution.basis_of` them; None where it is the identity."""
-        return places, None if places.stop == len(self.solution.factor) else self.solution.basis_of(places)
+    def _added(self, places: slice, answers: FloatArray) -> FloatArray:
+        """Return what some unknowns add to the covariance of sums: with the covariance ``V``, ``r' V_S V_SS^-1 V_S' r``.
 
-    def _added(self, basis: Places, rows: FloatArray) -> FloatArray:
-        places, directions = basis
-        whitened = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)[places.start :]
-        added = whitened if directions is None else directions.T @ whitened
-        return np.asarray(added.T @ added)
+        Parameters
+        ----------
+        answers : ndarray, shape (n, k)
+            ``V r`` of each sum.
+        """
+        own = answers[places]
+        return np.asarray(own.T @ linalg.solve(self.solution.covariance_of(places), own, assume_a="pos"))
+
+    @cached_property
+    def _answers(self) -> FloatArray:
+        """Covariance of the unknowns times the rows of levels and gradients of each detector, then of that gradient over all."""
+        return self.solution.factor.solve(self._linear[1].T)
 
     def composite_gradient(self) -> tuple[FloatArray, FloatArray]:
         """Return the gradient (X, Y; 1/mm) of the log response over all detectors together, and its covariance."""
@@ -395,12 +397,10 @@ class FlatCovariance:
         size has too small errors of levels and gradients.
         """
         factor = self.solution.factor
-        size = len(factor)
+        size = factor.size
 
         def apply(vector: FloatArray) -> FloatArray:
-            unknowns = linalg.solve_triangular(factor, vector, lower=True, trans="T", check_finite=False)
-            inner = linalg.blas.dsymv(1.0, self._gram.T, unknowns, lower=1)
-            return linalg.solve_triangular(factor, inner, lower=True, check_finite=False)
+            return factor.whiten(linalg.blas.dsymv(1.0, self._gram.T, factor.unwhiten(vector), lower=1))
 
         start = np.random.default_rng(0).standard_normal(size)
         operator = LinearOperator((size, size), matvec=apply, dtype=np.float64)
@@ -410,21 +410,26 @@ class FlatCovariance:
         seen = np.column_stack([further[:, :0], *(apply(column) for column in further.T)])
         further = further @ np.linalg.eigh(further.T @ seen)[1][:, ::-1]
         directions = np.hstack([directions[:, order], further])
-        unknowns = linalg.solve_triangular(factor, directions, lower=True, trans="T")
-        # The super-pixels of a tile depend on few unknowns.
-        inverse = inverse_of(factor)
-        self._inverse = self.solution, inverse
-        with_mean = inverse @ self._mean
-
-        def squares(tile: Tile) -> tuple[Tile, FloatArray]:
-            products = tile.shifts @ inverse[np.ix_(tile.columns, tile.columns)] - 2 * with_mean[tile.columns]
-            return tile, np.einsum("pk,pk->p", products, tile.shifts) + self._mean @ with_mean
-
+        unknowns = factor.unwhiten(directions)
+        with_mean = factor.solve(self._mean)
+        of_mean = float(self._mean @ with_mean)
         patterns, independent, remainder, common = {}, {}, {}, 0.0
         for detector, _, pieces in self._fits():
             pattern = np.full((unknowns.shape[1], len(detector.x_mm)), np.nan)
             variance, beyond = (np.full(len(detector.x_mm), np.nan) for _ in range(2))
-            for tile, shared in threaded_map(squares, pieces):
+            # The super-pixels of a detector depend on few unknowns, those of a tile on fewer.
+            own = list(pieces)
+            columns = np.unique(np.concatenate([tile.columns for tile in own])) if own else np.zeros(0, dtype=np.int64)
+            covariance = factor.covariance(columns)
+
+            def squares(
+                tile: Tile, columns: NDArray[np.int64] = columns, covariance: FloatArray = covariance
+            ) -> tuple[Tile, FloatArray]:
+                inside, shifts = np.searchsorted(columns, tile.columns), tile.shifts
+                products = shifts @ covariance[np.ix_(inside, inside)] - 2 * with_mean[tile.columns]
+                return tile, np.einsum("pk,pk->p", products, shifts) + of_mean
+
+            for tile, shared in threaded_map(squares, own):
                 pattern[:, tile.pixels] = (tile.shifts @ unknowns[tile.columns] - self._mean @ unknowns).T
                 common += float(shared.sum())
                 inside = np.square(pattern[:, tile.pixels]).sum(axis=0)
@@ -440,11 +445,11 @@ class FlatCovariance:
     def _directions_of_planes(self, known: FloatArray) -> FloatArray:
         """Return orthonormal directions that levels and gradients of detectors have beyond known ones, shape (m, k).
 
-        With ``A L^-T = B`` and operators ``T`` of planes, modes ``B D`` of directions ``D`` leave ``B (1 - D D') B'``. The part of it that
+        With ``A W' = B`` and operators ``T`` of planes, modes ``B D`` of directions ``D`` leave ``B (1 - D D') B'``. The part of it that
         planes see is ``B Q Q' B'`` with an orthonormal basis ``Q`` of ``(1 - D D') B' T'`` (Nystroem).
         """
         rows, independent = self._plane_rows
-        seen = linalg.solve_triangular(self.solution.factor, rows.T, lower=True, check_finite=False)
+        seen = self.solution.factor.whiten(rows.T)
         seen -= known @ (known.T @ seen)
         basis, size, _ = linalg.svd(seen / np.sqrt(np.diag(independent)), full_matrices=False)
         most = _MOST_OF_PLANES * _FEW_DETECTORS // max(len(self.detectors), _FEW_DETECTORS)

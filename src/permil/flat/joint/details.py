@@ -5,11 +5,11 @@ are not sparse, and tens of thousands of unknowns are too many for a dense facto
 over the signals, ``x' w (x v - mean_e(x v))``, and Newton steps are found by conjugate gradients (Hestenes & Stiefel 1952). Two known
 matrices make these fast (a two-level additive Schwarz preconditioner; Dryja & Widlund 1994)::
 
-    M^-1 = T (L L')^-1 T' + (K + stiffness R)^-1
+    M^-1 = T H_c^-1 T' + (K + stiffness R)^-1
 
-``L`` is the dense factor with the coarse knots, ``T`` the prolongation of their splines, which are among the fine ones; it knows what
-beam, scales, positions and response do together. ``K`` are the normal equations of the fine splines alone, all else known, a band. The
-eigenvalues of ``M^-1 H`` lie between 0.2 and 2 in scans of the LSST Camera's bench: ten steps gain a factor of 1e4.
+``H_c`` are the equations with the coarse knots, whose factor is known, ``T`` the prolongation of their splines, which are among the fine
+ones; it knows what beam, scales, positions and response do together. ``K`` are the normal equations of the fine splines alone, all else
+known, a band. The eigenvalues of ``M^-1 H`` lie between 0.2 and 2 in scans of the LSST Camera's bench: ten steps gain a factor of 1e4.
 
 What is found is split into a coarse and a fine part that are orthogonal in the roughness ``R``, so that the coarse part keeps its prior.
 The fine part, `BeamDetails`, is known from then on. Errors of the flat's levels and gradients with coarse knots are those with fine knots
@@ -349,8 +349,7 @@ class FineEquations:
     def precondition(self, pull: FloatArray) -> FloatArray:
         """Return ``M^-1`` times a vector."""
         prolongation, beam = self.problem.prolongation, self.problem.beam
-        coarse = linalg.solve_triangular(self._dense, prolongation.T @ pull, lower=True, check_finite=False)
-        result = prolongation @ linalg.solve_triangular(self._dense, coarse, lower=True, trans="T", check_finite=False)
+        result = prolongation @ self._dense.solve(prolongation.T @ pull)
         result[beam] += linalg.cho_solve_banded((self._band, True), pull[beam], check_finite=False)
         return np.asarray(result)
 
@@ -456,7 +455,7 @@ class FineEquations:
             mean = np.nanmean(np.concatenate(signs))
             row = self._row_of_responses([np.nan_to_num(sign - mean) for sign in signs])
             whole = float(row @ self.solve(row, (_ERROR_OF_SHARE * own) ** 0.5, most_steps=_ERROR_STEPS))
-            by_coarse = linalg.solve_triangular(self._dense, self.problem.prolongation.T @ row, lower=True, check_finite=False)
+            by_coarse = self._dense.whiten(self.problem.prolongation.T @ row)
             added += (whole - float(by_coarse @ by_coarse)) / _ERROR_PROBES
         return max(added / own, 0.0)
 

@@ -80,7 +80,7 @@ def lower_factor(matrix: FloatArray) -> FloatArray:
         rows = matrix[start : start + _PANEL]
         rows[:, :start] = 0.0
         rows[:, start : start + _PANEL] = np.triu(rows[:, start : start + _PANEL])
-    return matrix.T
+    return np.asarray(matrix.T)
 
 
 def inverse_of(factor: FloatArray) -> FloatArray:

@@ -252,7 +252,14 @@ class BoardPrior:
     @cached_property
     def precision(self) -> FloatArray:
         """Inverse of the covariance, shape (m, m)."""
-        return np.asarray(np.linalg.inv(self.terms.covariance(self.time_rms)))
+        coefficients, rest = self.parts
+        return np.asarray(linalg.block_diag(coefficients, np.diag(rest)))
+
+    @cached_property
+    def parts(self) -> tuple[FloatArray, FloatArray]:
+        """Precision of the coefficients, shape (boards, boards), and that of each of the other unknowns."""
+        covariance, boards = self.terms.covariance(self.time_rms), len(self.terms.names)
+        return np.asarray(np.linalg.inv(covariance[:boards, :boards])), 1.0 / np.diag(covariance)[boards:]
 
 
 def fit_time_rms(terms: BoardTerms, information: FloatArray, pull: FloatArray) -> float:

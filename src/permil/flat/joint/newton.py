@@ -1,7 +1,7 @@
 """Newton's method for the joint solution: unknowns and prior between passes through the data, the curvature, and the next step.
 
-`Solver` holds the unknowns, the prior and the exposures that count. `Curvature` factorises the normal equations in two steps: the patterns
-first, then all other unknowns, whose prior alone changes between passes. `Descent` chooses the step. With Huber weights each pass is a
+`Solver` holds the unknowns, the prior and the exposures that count. `Curvature` factorises the normal equations with the prior,
+which changes between passes. `Descent` chooses the step. With Huber weights each pass is a
 step of iterated reweighting, which leaves a fixed share of the distance (the more signals are beyond the threshold, the larger). The
 combination of the last steps that is smallest extrapolates them (Anderson 1965, Journal of the ACM 12, 547; Walker & Ni 2011, SIAM Journal
 on Numerical Analysis 49, 1715). A step that raises objective and distance is taken back: a curvature from an earlier place is computed
@@ -16,13 +16,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
-from permil._kernels.joint import mirror_upper
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import LEFT_OUT, SHAPE_LIMIT, ExposureTests, exposure_tests
-from permil.flat.joint.factor import factorise_rows, lower_factor
 from permil.flat.joint.gains import BoardPrior, StepTerm, fit_time_rms
+from permil.flat.joint.grouped import GroupedMatrix
 from permil.flat.joint.knots import best_stiffness
 from permil.flat.joint.model import JointModel, Start
 from permil.flat.joint.normal import NormalEquations, normal_equations
@@ -61,8 +59,6 @@ _SAME_PHOTODIODE, _MOST_WAITS = 2e-3, 12
 
 _USUAL_PASSES = 6
 """Passes that a solution takes where nothing is left out."""
-
-_STRIP_ROWS = 256
 
 _ROUNDS = 2
 """Passes without a change of what is left out after which the prior is kept."""
@@ -155,19 +151,12 @@ class Solver:
     def measure_weather(self, frame: WeatherFrame, excess: float) -> Weather:
         """Return the weather that the residuals tell of, at a solution without; see `fit_weather`."""
         self._curvature = None
-        equations, start = self._pass(robust=True), self.model.weather.start
-        matrix, gradient = equations.matrix, equations.gradient
-        pull = gradient + self.prior.gradient(self.vector)
+        equations = self._pass(robust=True)
+        gradient = equations.gradient
+        pull, known = gradient + self.prior.gradient(self.vector), Curvature(equations, self.prior)
         del equations
-        # The weather comes last: what eliminating all other unknowns leaves of the matrix is what the signals know of it.
-        self.prior.add_to(matrix)
-        factorise_rows(matrix, 0, start)
-        others = matrix[:start]
-        whitened = linalg.solve_triangular(others[:, :start].T, pull[:start], lower=True, check_finite=False)
-        of_signals = gradient[start:] - whitened @ others[:, start:]
-        information = matrix[start:, start:].copy()
-        del matrix, others
-        mirror_upper(information)
+        information, of_signals = known.information(self.prior, gradient, pull, self.model.weather, overwrite=True)
+        del known
         weather = fit_weather(self.model.exposures.time, information, of_signals, half_mm=frame.half_mm, excess=excess)
         self.prior = replace(self.prior, weather=weather)
         return weather
@@ -375,37 +364,24 @@ def _differences(values: FloatArray) -> FloatArray:
 class Curvature:
     """Factor of the normal equations with a prior, made where the vector was at that time.
 
-    Patterns are eliminated once: the strengths of the other priors then need no more than the small matrix of the other unknowns.
-
     Parameters
     ----------
     equations : NormalEquations
-        Their matrix becomes the factor: a copy would be one of the largest things in memory.
+        Their matrix is overwritten.
     prior : Prior
         Its part of the patterns holds as long as the curvature lives.
-
-    Raises
-    ------
-    numpy.linalg.LinAlgError
-        If patterns are not determined.
     """
 
     def __init__(self, equations: NormalEquations, prior: Prior) -> None:
         self.vector, self.weight = equations.vector, equations.weight
         self._prior: Prior | None = None
-        self._matrix = matrix = equations.matrix
         self._model = prior.model
-        self._start = start = prior.model.scales.start
-        self._data_diagonal = np.diag(matrix)[start:].copy()
-        self._hold = prior.scale_hold(matrix)
-        prior.add_to_patterns(matrix)
-        self._diagonal = np.diag(matrix).copy()
-        factorise_rows(matrix, 0, start)
-        self._reduced = np.ascontiguousarray(matrix[start:, start:])
-        mirror_upper(self._reduced)
+        self._hold = prior.scale_hold(equations.matrix)
+        self._matrix = GroupedMatrix.of(equations.matrix, prior.groupable)
+        prior.add_to_patterns(self._matrix.matrix)
 
     def factorise(self, prior: Prior) -> None:
-        """Complete the factor with the prior of the other unknowns.
+        """Make the factor with the prior of the other unknowns.
 
         Raises
         ------
@@ -414,22 +390,17 @@ class Curvature:
         """
         if prior is self._prior:
             return
-        start = self._start
-        others = self._matrix[start:, start:]
-        np.copyto(others, self._reduced)
-        prior.add_to_others(others, self._hold)
-        self._diagonal[start:] = self._data_diagonal + np.diag(others) - np.diag(self._reduced)
-        factorise_rows(self._matrix, start, len(self._matrix))
-        self._prior = prior
+        self._prior, self._terms = prior, prior.terms(self._hold)
+        self.factor = self._matrix.factor(self._terms)
 
     def solve(self, pull: FloatArray) -> FloatArray:
         """Return the Newton step for a gradient."""
-        whitened = linalg.solve_triangular(self._matrix.T, pull, lower=True, check_finite=False)
-        return np.asarray(linalg.solve_triangular(self._matrix.T, whitened, lower=True, trans="T", check_finite=False))
+        return self.factor.solve(pull)
 
     def distance(self, vector: FloatArray) -> float:
         """Return how many standard errors a vector is away from where the curvature was made, over all unknowns."""
-        return float(np.linalg.norm(linalg.blas.dtrmv(self._matrix.T, vector - self.vector, lower=1, trans=1)))
+        step = vector - self.vector
+        return max(float(step @ (self._matrix.times(step) + self._terms.times(step))), 0.0) ** 0.5
 
     def change(self, vector: FloatArray) -> float:
         """Return how far the rows of the signals differ, relatively, between a vector and where the curvature was made.
@@ -448,15 +419,19 @@ class Curvature:
 
     def relative_norm(self, gradient: FloatArray) -> float:
         """Return the norm of a gradient in the unknowns' scales."""
-        return float(np.linalg.norm(gradient / np.sqrt(self._diagonal)))
+        return float(np.linalg.norm(gradient / np.sqrt(self._matrix.diagonal + self._terms.whole_diagonal)))
 
-    def information(self, prior: Prior, gradient: FloatArray, pull: FloatArray, block: slice) -> tuple[FloatArray, FloatArray]:
+    def information(
+        self, prior: Prior, gradient: FloatArray, pull: FloatArray, block: slice, *, overwrite: bool = False
+    ) -> tuple[FloatArray, FloatArray]:
         """Return what the signals know of a block of the unknowns behind the patterns, all others free within their prior.
 
         Parameters
         ----------
         gradient, pull : ndarray, shape (n,)
             Without and with the prior.
+        overwrite
+            Whether the curvature is not needed any more: its memory is used.
 
         Returns
         -------
@@ -464,33 +439,11 @@ class Curvature:
         pull : ndarray, shape (m,)
             Of the signals.
         """
-        start = self._start
-        patterns = linalg.solve_triangular(self._matrix[:start, :start].T, pull[:start], lower=True, check_finite=False)
-        explained = patterns @ self._matrix[:start, start:]
-        inside = np.arange(block.start - start, block.stop - start)
-        others = np.setdiff1d(np.arange(len(self._reduced)), inside)
-        factor = linalg.cholesky(
-            self._reduced_with(prior)[np.ix_(others, others)].T, lower=True, overwrite_a=True, check_finite=False
-        )
-        right = np.vstack([self._reduced[np.ix_(inside, others)], pull[start + others] - explained[others]])
-        whitened = linalg.solve_triangular(factor, right.T, lower=True, overwrite_b=True, check_finite=False)
-        cross, of_others = whitened[:, :-1], whitened[:, -1]
-        information = self._reduced[np.ix_(inside, inside)]
-        # By strips of the upper triangle: the whole product would be as large as what is returned.
-        for first in range(0, len(information), _STRIP_ROWS):
-            information[first : first + _STRIP_ROWS, first:] -= cross[:, first : first + _STRIP_ROWS].T @ cross[:, first:]
-        mirror_upper(information)
-        return information, gradient[block] - explained[inside] - of_others @ cross
-
-    def _reduced_with(self, prior: Prior) -> FloatArray:
-        """Return a copy of the matrix of the unknowns behind the patterns, with a prior."""
-        total = self._reduced.copy()
-        prior.add_to_others(total, self._hold)
-        return total
-
-    def release(self) -> FloatArray:
-        """Return the lower Cholesky factor of all unknowns; the curvature cannot be used any more."""
-        return lower_factor(self._matrix)
+        last = np.arange(block.start, block.stop)
+        right = pull.copy()
+        right[last] = gradient[last]
+        information, of_signals = self._matrix.without_others(prior.terms(self._hold), right[:, None], last, overwrite=overwrite)
+        return information, of_signals[:, 0]
 
 
 def _bend(coefficients: FloatArray, shape: tuple[int, int]) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import optimize, sparse
 
 from permil.flat.joint.gains import STEP_DEVIATION, BoardPrior
+from permil.flat.joint.grouped import PriorTerms
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.photodiode import PhotodiodeModel
 from permil.flat.joint.spline import SplineGrid
@@ -139,16 +140,42 @@ class Prior:
         hold
             See `scale_hold`.
         """
-        model, start = self.model, self.model.scales.start
-        scales = slice(0, model.scales.stop - start)
-        block[scales, scales] += self.scale_precision + hold
-        places = np.arange(model.errors.start, model.stage.stop) - start
-        block[places, places] += self._stage_deviations**-2
-        errors = slice(model.errors.start - start, model.errors.stop - start)
-        block[errors, errors] += self._common_error_precision()
-        for where, precision in [*self.gain_blocks(), *self._weather_blocks()]:
-            inside = slice(where.start - start, where.stop - start)
+        start, terms = self.model.scales.start, self.terms(hold)
+        block[np.diag_indices_from(block)] += terms.diagonal[start:]
+        for first, precision in terms.blocks:
+            inside = slice(first - start, first - start + len(precision))
             block[inside, inside] += precision
+        errors = slice(self.model.errors.start - start, self.model.errors.stop - start)
+        held = terms.held[self.model.errors]
+        block[errors, errors] += held @ held.T
+
+    def terms(self, hold: float) -> PriorTerms:
+        """Return the precision of all unknowns behind the patterns, in parts.
+
+        Parameters
+        ----------
+        hold
+            See `scale_hold`.
+        """
+        model = self.model
+        diagonal, held = np.zeros(model.size), np.zeros((model.size, 2))
+        diagonal[model.errors.start : model.stage.stop] = self._stage_deviations**-2
+        held[model.errors] = self._held_errors
+        blocks = [(model.scales.start, self.scale_precision + hold)]
+        if self.boards is not None:
+            coefficients, rest = self.boards.parts
+            blocks.append((model.board_gains.start, coefficients))
+            diagonal[model.board_gains.start + len(coefficients) : model.board_gains.stop] = rest
+        diagonal[model.step_sizes] = STEP_DEVIATION**-2.0
+        blocks += [(where.start, precision) for where, precision in self._weather_blocks()]
+        return PriorTerms(diagonal, blocks, held)
+
+    @property
+    def groupable(self) -> NDArray[np.int64]:
+        """Unknowns whose prior couples them with no others but by the mean of position errors (`terms`)."""
+        model = self.model
+        first = model.board_gains.start + (0 if self.boards is None else len(self.boards.terms.names))
+        return np.concatenate([np.arange(model.errors.start, model.errors.stop), np.arange(first, model.step_sizes.stop)])
 
     def gain_blocks(self) -> list[tuple[slice, FloatArray]]:
         """Return the places and precisions of the unknowns of readout boards, and of the steps of amplifiers."""
@@ -167,11 +194,11 @@ class Prior:
             for number, order in enumerate(ORDERS)
         ]
 
-    def _common_error_precision(self) -> FloatArray:
-        """Return what holds the mean of all position errors at 0: it is a shift of the beam's own coordinates."""
+    @property
+    def _held_errors(self) -> FloatArray:
+        """What holds the mean of all position errors at 0, a shift of the beam's own coordinates: its square is added, shape (m, 2)."""
         count = self.model.errors.stop - self.model.errors.start
-        axis = np.arange(count) % 2
-        return (axis[:, None] == axis) * ((_HELD * self.position_error_mm) ** -2 / max(count, 1))
+        return np.eye(2)[np.arange(count) % 2] / (_HELD * self.position_error_mm * max(count, 1) ** 0.5)
 
     @property
     def _stage_deviations(self) -> FloatArray:
@@ -189,7 +216,8 @@ class Prior:
         result[model.scales] = self.scale_precision @ vector[model.scales]
         stage = slice(model.scales.stop, model.stage.stop)
         result[stage] = vector[stage] / self._stage_deviations**2
-        result[model.errors] += self._common_error_precision() @ vector[model.errors]
+        held = self._held_errors
+        result[model.errors] += held @ (held.T @ vector[model.errors])
         for where, precision in [*self.gain_blocks(), *self._weather_blocks()]:
             result[where] = precision @ vector[where]
         return result

@@ -7,11 +7,12 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, sparse
+from scipy import sparse
 
 from permil.errors import FlatError
 from permil.flat.joint.data import DetectorSignals
 from permil.flat.joint.exposure_tests import ExposureTests
+from permil.flat.joint.grouped import GroupedFactor
 from permil.flat.joint.model import JointModel
 from permil.flat.joint.normal import DetectorFit, fit_detector
 from permil.flat.joint.photodiode import stuck_readings
@@ -85,8 +86,8 @@ class JointSolution:
         All unknowns but the response.
     log_response : dict
         ``log F`` on the super-pixels of each detector, mean 0 over all of them.
-    factor : ndarray, shape (n, n)
-        Lower Cholesky factor of the inverse covariance of ``vector``; see `Certificate` for where it was computed.
+    factor : GroupedFactor
+        Of the inverse covariance of ``vector``; see `Certificate` for where it was computed.
     exposure_weights : ndarray
         Factor of the weight of each exposure.
     threshold : float
@@ -106,7 +107,7 @@ class JointSolution:
     prior: Prior
     vector: FloatArray
     log_response: dict[str, FloatArray]
-    factor: FloatArray = field(repr=False)
+    factor: GroupedFactor = field(repr=False)
     exposure_weights: FloatArray
     threshold: float
     tests: ExposureTests
@@ -139,8 +140,7 @@ class JointSolution:
         gains = slice(self.model.board_gains.start, self.model.step_sizes.stop)
         probes[:, gains] = 0.0
         weighted = np.array([self.prior.times(probe) for probe in probes])
-        whitened = linalg.solve_triangular(self.factor, np.concatenate([probes, weighted]).T, lower=True, check_finite=False)
-        from_prior = float(np.sum(whitened[:, :_PROBES] * whitened[:, _PROBES:])) / _PROBES
+        from_prior = float(np.sum(probes.T * self.factor.solve(weighted.T))) / _PROBES
         covariance = self.covariance_of(gains)
         for where, precision in self.prior.gain_blocks():
             inside = slice(where.start - gains.start, where.stop - gains.start)
@@ -178,26 +178,11 @@ class JointSolution:
 
     def error_of(self, places: slice) -> FloatArray:
         """Return the standard errors of some of the unknowns."""
-        return np.sqrt(np.square(self.whitened_unit(places)).sum(axis=0))
-
-    def basis_of(self, places: slice) -> FloatArray:
-        """Return an orthonormal basis of ``L^-1`` of some unknowns; its rows before these are 0 and left out, shape (n - start, m).
-
-        With the covariance ``V`` of all unknowns, those of a set ``S`` add ``r' V_S V_SS^-1 V_S' r`` to the variance of ``r' z``: the
-        squared length of ``L^-1 r`` within the space of ``L^-1 E_S``.
-        """
-        return np.asarray(np.linalg.qr(self.whitened_unit(places))[0])
+        return np.sqrt(np.diag(self.covariance_of(places)))
 
     def covariance_of(self, places: slice) -> FloatArray:
         """Return the covariance of some of the unknowns, shape (m, m)."""
-        whitened = self.whitened_unit(places)
-        return np.asarray(whitened.T @ whitened)
-
-    def whitened_unit(self, places: slice) -> FloatArray:
-        """Return ``L^-1`` of some of the unknowns; its rows before these are 0 and left out, shape (n - start, m)."""
-        unit = np.eye(self.model.size - places.start, places.stop - places.start)
-        behind = self.factor[places.start :, places.start :]
-        return np.asarray(linalg.solve_triangular(behind, unit, lower=True, check_finite=False))
+        return self.factor.covariance(np.arange(places.start, places.stop))
 
     @property
     def rotation(self) -> tuple[float, float]:
@@ -239,7 +224,7 @@ def beam_centre(solution: JointSolution, *, seed: int = 0) -> tuple[FloatArray, 
     of_pattern = design if solution.model.details is None else design @ solution.model.details.prolongation
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal((solution.model.size, _DRAWS))
-    draws = linalg.solve_triangular(solution.factor, noise, lower=True, trans="T")[where]
+    draws = solution.factor.unwhiten(noise)[where]
     centre = centroid(x, y, np.exp(whole))
     beams = np.exp(whole[:, None] + of_pattern @ (draws - draws.mean(axis=0)))
     offsets = np.array([centroid(x, y, beam) for beam in beams.T]) - centre

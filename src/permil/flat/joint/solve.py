@@ -303,7 +303,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
         prior=solver.prior,
         vector=equations.vector,
         log_response={name: fit - mean for name, fit in equations.fits.items()},
-        factor=curvature.release(),
+        factor=curvature.factor,
         exposure_weights=solver.exposure_weights,
         threshold=solver.threshold,
         tests=tests,

@@ -6,7 +6,7 @@ from astropy import units as u
 from astropy.table import Column, MaskedColumn
 from astropy.utils.masked import Masked
 
-from permil.arrays import mask_of, parse_unit, plain_array, plain_flags, plain_image, require_linear, unit_factor, unit_of
+from permil.arrays import mask_of, median, parse_unit, plain_array, plain_flags, plain_image, require_linear, unit_factor, unit_of
 from permil.errors import InputError
 
 MASKED = {
@@ -188,3 +188,19 @@ def test_flags():
     assert plain_flags([1, 0], name="good").tolist() == [True, False]
     with pytest.raises(InputError, match="neither true nor false"):
         plain_flags([1, 2], name="good")
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "i2", "i4"])
+@pytest.mark.parametrize("size", [1, 2, 3, 16, 17, 1000, 1001])
+def test_medians_have_the_bits_of_numpy(size, kind):
+    rng = np.random.default_rng(size)
+    values = (100 * rng.standard_normal((3, size))).astype(kind)
+    assert median(values) == np.median(values)
+    for axis in (0, 1):
+        found, expected = median(values, axis), np.median(values, axis=axis)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+    if values.dtype.kind == "f":
+        values[1, size // 2] = np.nan
+        assert np.isnan(median(values))
+        np.testing.assert_array_equal(median(values, axis=1), np.median(values, axis=1))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from permil._kernels import flat as kernels
+from permil.arrays import median
 from permil.camera import Detector
 from permil.engine import threaded_map
 from permil.errors import FlatError
@@ -274,7 +275,7 @@ class PointingCombination:
 
         for _ in threaded_map(mean, parts):
             pass
-        level = float(np.median(response[covered]))
+        level = float(median(response[covered]))
         for _ in threaded_map(flag, parts):
             pass
         return CombinedFlat(

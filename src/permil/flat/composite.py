@@ -17,7 +17,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from permil._kernels import flat as kernels
-from permil.arrays import plain_flags, plain_image
+from permil.arrays import median, plain_flags, plain_image
 from permil.camera import frames
 from permil.engine import threaded_map
 from permil.errors import FlatError
@@ -55,7 +55,7 @@ def response_histogram(response: NDArray[np.floating], good: NDArray[np.bool_]) 
     if levels.size == 0:
         raise FlatError("a detector has no good pixel", remedy="check its masks and the pointings on it")
     # Pixels far from the middle only need to lie on the right side of the median.
-    middle = np.log(float(np.median(levels)))
+    middle = np.log(float(median(levels)))
     bins = np.floor(np.clip(np.log(levels.astype(np.float64)), middle - 2, middle + 2) * _BINS_PER_E).astype(np.int64)
     first = int(bins.min())
     return ResponseHistogram(first, np.bincount(bins - first))

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import flat as kernels
+from permil.arrays import median
 from permil.beam import BeamModel
 from permil.camera import Detector, frames
 from permil.errors import FlatError
@@ -163,7 +164,7 @@ class PointingWeights:
         if not usable.any():
             return cls(0.0, 1.0)
         # Photon noise: var(r) is proportional to 1 / B at equal response.
-        return cls(float(np.median(flat.response[usable])), float(np.median(flat.variance[usable] * sample.beam[usable])))
+        return cls(float(median(flat.response[usable])), float(median(flat.variance[usable] * sample.beam[usable])))
 
     def at(self, lit: LitImage) -> FloatImage:
         """Return the weights of pixels of this pointing; 0 where there is no data."""

@@ -93,6 +93,8 @@ class OpenFiles:
         Raw files.
     temperature
         Returns the temperature of the gain, degree C, from the headers of a file.
+    with_light
+        Whether the light of each file is measured (see `permil.isr.streamed_stack.probe_file`).
     checksums
         See `permil.exposures.RawFile`.
     """
@@ -104,12 +106,13 @@ class OpenFiles:
         calibration: Calibration,
         temperature: Callable[[RawFile], float | None],
         *,
+        with_light: bool = True,
         checksums: Checksums = "refuse",
     ) -> None:
         self.calibration, self.checksums = calibration, checksums
         self.left_out: list[LeftOut] = []
         self.files: list[ProbedFile] = []
-        self._paths, self._camera, self._temperature = paths, camera, temperature
+        self._paths, self._camera, self._temperature, self._with_light = paths, camera, temperature, with_light
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
@@ -144,7 +147,7 @@ class OpenFiles:
                 return entry
             try:
                 temperature = self._temperature(entry)
-                return probe_file(entry, calibration, temperature=temperature)
+                return probe_file(entry, calibration, temperature=temperature, with_light=self._with_light)
             except InputError as error:
                 return _left_out(entry.path, error)
             except PermilError as error:

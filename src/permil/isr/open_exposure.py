@@ -18,7 +18,7 @@ from permil.camera.frames import segment_to_detector
 from permil.errors import RawFormatError
 from permil.exposures import Checksums, RawFile
 from permil.exposures.segment_rows import mapped_rows
-from permil.isr.calibration.calibration import Calibration, SegmentGroup, Superbias
+from permil.isr.calibration.calibration import Calibration, Superbias
 from permil.isr.calibration.gains import board_temperature
 from permil.isr.calibration.masks import grow_saturated
 from permil.isr.overscan import LostRuns, describe_lost, measure_overscan
@@ -234,7 +234,7 @@ class OpenExposure:
             options = self.calibration.overscan
             levels = [measure_overscan(counts, each, options, saturation_adu=saturation).level for each, counts in segments]
             self._levels = np.array(levels)
-        self._group = SegmentGroup.of(self.calibration, range(len(amplifiers)))
+        self._group = self.calibration.whole_group
 
     def __enter__(self) -> Self:
         """Return the exposure itself."""

@@ -131,7 +131,7 @@ def reduce_raw_file(
     gain = calibration.gain_at(temperature)
     pool = pool or ArrayPool()
     image, mask = pool.empty(detector.shape, np.float32), pool.empty(detector.shape, np.int16)
-    groups = SegmentGroup.all_of(calibration)
+    groups = calibration.groups
     indices = range(len(detector.amplifiers))
 
     def segment(amplifier: Amplifier, pixels: IntegerImage | None) -> IntegerImage:

@@ -142,13 +142,15 @@ def is_row_by_row(calibration: Calibration) -> bool:
     return calibration.overscan.method in ("row_median", "row_mean")
 
 
-def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: float | None) -> ProbedFile:
+def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: float | None, with_light: bool = True) -> ProbedFile:
     """Measure light, dead channels and noise of a file: in some rows where that is enough, else in all of it.
 
     Parameters
     ----------
     temperature
         Readout-board temperature, degree C.
+    with_light
+        Whether rows are read for the light, which needs more of them than the noise.
 
     Raises
     ------
@@ -159,7 +161,7 @@ def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: floa
     """
     gain = calibration.gain_at(temperature)
     if is_row_by_row(calibration):
-        return _probe_rows(raw_file, calibration, gain)
+        return _probe_rows(raw_file, calibration, gain, with_light)
     reduced, overscans, dead = reduce_raw_file(raw_file, calibration, temperature=temperature)
     median, usable = frame_light(reduced.image, reduced.mask), bool(is_usable(reduced.mask).any())
     lost = tuple(overscan.lost[:, 0] for overscan in overscans)
@@ -168,9 +170,9 @@ def probe_file(raw_file: RawFile, calibration: Calibration, *, temperature: floa
     )
 
 
-def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> ProbedFile:
+def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray, with_light: bool) -> ProbedFile:
     amplifiers = calibration.detector.amplifiers
-    samples = _samples(raw_file, calibration, gain)
+    samples = _samples(raw_file, calibration, gain, with_light)
     dead, clip, noise_variance = np.zeros(gain.size, dtype=bool), np.zeros(gain.size), np.zeros(gain.size)
     for index, n_overscans in enumerate(samples.n_overscans):
         overscan, measured = samples.overscans[index, :n_overscans], np.ones(n_overscans, dtype=bool)
@@ -190,14 +192,14 @@ def _probe_rows(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -
     return ProbedFile(raw_file, gain, median_light(light), usable, dead, clip, noise_variance, (), lost)
 
 
-def _samples(raw_file: RawFile, calibration: Calibration, gain: FloatArray) -> RowSamples:
+def _samples(raw_file: RawFile, calibration: Calibration, gain: FloatArray, with_light: bool) -> RowSamples:
     detector = calibration.detector
     n_rows = detector.amplifiers[0].ny
     row_step, column_step = light_steps(detector.shape)
     overscan_step = deviation_step(n_rows)
     # The sample of the overscan also serves for the light if it is dense enough.
-    steps = Steps(min(overscan_step, row_step), column_step, overscan_step)
-    group = SegmentGroup.of(calibration, range(len(detector.amplifiers)))
+    steps = Steps(min(overscan_step, row_step) if with_light else overscan_step, column_step, overscan_step)
+    group = calibration.whole_group
     samples, buffer = RowSamples.empty(group, n_rows, steps), RowBuffer()
     row = np.arange(n_rows)
     wanted = row[(row % steps.light_rows == 0) | (row % steps.overscan_rows == 0)]
@@ -378,7 +380,6 @@ class _Stacking:
         self.test = NoiseTest(light.size, self.light.astype(np.float64).mean(), np.nan, threshold, 1.0 if poisson else 0.0)
         self.out = empty_averages(self.detector.shape, pool)
         self.squares = np.empty_like(self.out.image)
-        self.groups = SegmentGroup.all_of(calibration)
         self.measure = is_row_by_row(calibration)
         self.scratch = threading.local()
 
@@ -431,7 +432,7 @@ class _Stacking:
     def _blocks(self, runs: Rows | None = None) -> list[_RowBlock]:
         """Return blocks of all rows, or of the rows with runs, in the order of readout."""
         blocks = []
-        for group in self.groups:
+        for group in self.calibration.groups:
             own = slice(None) if runs is None else np.isin(runs[:, 1], group.amplifiers)
             n_rows = self.detector.amplifiers[group.amplifiers[0]].ny
             rows = np.arange(n_rows) if runs is None else np.unique(runs[own, 2])

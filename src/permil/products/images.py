@@ -83,6 +83,7 @@ def read_any_image(
     shape: tuple[int, int] | None = None,
     planes: Mapping[str, int] | None = None,
     purpose: str = "FITS",
+    with_extensions: bool = True,
 ) -> ImageProduct:
     """Read an image of one detector from a FITS file of any program, or from an array of NumPy (``.npy``).
 
@@ -97,6 +98,8 @@ def read_any_image(
         Bits already assigned to mask planes of other programs.
     purpose
         Name of the kind of file in messages.
+    with_extensions
+        Whether the other extensions of a product of permil are read.
 
     Returns
     -------
@@ -125,11 +128,11 @@ def read_any_image(
                 raise InputError(
                     f"{plane} does not have the shape of the image, {chosen}", path=path, remedy="give planes of one shape"
                 )
-        remarks = _sum_remarks(path, [chosen, *others], is_own=is_own_product(hdus[0].header))
+        remarks = _sum_remarks(hdus, path, [chosen, *others], is_own=is_own_product(hdus[0].header))
         image = _image(chosen)
         bits = _Masks(image, dict(planes or {}), hdus[0].header, path)
         used = bits.add(others, chosen)
-        own = hdus[1:] if is_own_product(hdus[0].header) else []
+        own = hdus[1:] if with_extensions and is_own_product(hdus[0].header) else []
         variance, sources, on_variance = _variance(others, chosen, bits.mask, path)
         used += [plane for plane in sources if plane not in used]
         if used and [plane.name for plane in (chosen, *used)] != ["IMAGE", "MASK", "VARIANCE"]:
@@ -477,12 +480,15 @@ def _unit_factor(plane: _Plane, image: _Plane) -> float | None:
     return float(1 / ratio if plane.role == "inverse" else ratio**2 if plane.role == "error" else ratio)
 
 
-def _sum_remarks(path: Path, planes: Sequence[_Plane], *, is_own: bool) -> list[str]:
+def _sum_remarks(hdus: fits.HDUList, path: Path, planes: Sequence[_Plane], *, is_own: bool) -> list[str]:
     """Check data checksums: a changed product of permil is an error, a changed file of another program gives a remark."""
     numbers = {plane.number for plane in planes if plane.role != "other"}
     if path.suffix.lower() == ".npy":
         return []
-    with fits.open(path, memmap=False, disable_image_compression=True) as hdus:
+    with contextlib.ExitStack() as opened:
+        if any(isinstance(hdu, fits.CompImageHDU) for hdu in hdus):
+            # The sums are those of the compressed data.
+            hdus = opened.enter_context(fits.open(path, memmap=False, disable_image_compression=True))
         changed = [number for number, hdu in enumerate(hdus) if number in numbers and has_wrong_sum(hdu)]
     if changed and is_own:
         raise wrong_sum(path, changed)

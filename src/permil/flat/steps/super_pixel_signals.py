@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.arrays import ArrayPool
-from permil.camera import Camera, Detector, shared_camera
+from permil.camera import Detector, shared_camera
 from permil.camera.frames import detector_to_ccs
 from permil.config import Config
 from permil.engine import tell_part, threaded_map
@@ -24,6 +25,9 @@ from permil.products import RunFolder, is_good, is_usable
 
 PATTERN_EXPOSURES = 5
 """Exposures, the nearest to the middle of the detector, whose median is taken for its pixels' pattern."""
+
+_MOST_KEPT_PIXELS = 2**22
+"""Pixels of the largest images of `PATTERN_EXPOSURES` that stay in memory until their signals are taken."""
 
 
 Measured = tuple[NDArray[np.float64], NDArray[np.float64], DetectorImage]
@@ -79,20 +83,37 @@ def _signals_of(request: SignalsRequest) -> SuperPixelSignals:
     step = 1 if config.isr.overscan == "smoothed" else max(1, block**2 // config.flat.joint.signal_pixels)
     sample = RowSample.of(whole, step)
     calibration = sample.calibration
-    layout = _layout(request, camera, sample, whole.detector, block)
+    pool, kept = ArrayPool(), dict[str, DetectorImage]()
+
+    def reduced(path: str) -> DetectorImage | InputError:
+        try:
+            return kept.pop(path, None) or reduce_file(
+                path, camera, calibration, checksums=config.exposures.checksums, pool=pool, rows=sample.raw_rows
+            )
+        except InputError as error:
+            return error
+
+    def flat_exposure(path: str) -> NDArray[np.float32] | InputError:
+        image = reduced(path)
+        if isinstance(image, InputError):
+            return image
+        if image.image.size <= _MOST_KEPT_PIXELS:
+            kept[path] = image
+        good = is_usable(image.mask) & np.isfinite(image.image)
+        return flattened(image.image, good, block, block_rows=sample.detector_rows // block)
+
+    layout = _layout(list(threaded_map(flat_exposure, request.nearest)), sample, whole.detector, block)
     shape = (len(request.paths), layout.row.size)
     signal, variance = (np.full(shape, np.nan, dtype=np.float32) for _ in range(2))
     temperatures: dict[int, tuple[float, ...]] = {}
     electronics = {name: np.full((len(request.paths), len(whole.detector.amplifiers)), np.nan) for name in ELECTRONICS}
     left_out: list[tuple[str, str]] = []
-    pool, checksums = ArrayPool(), config.exposures.checksums
 
     def measure(path: str) -> Measured | str:
         """Return what is measured of an exposure, or why it cannot be used."""
-        try:
-            image = reduce_file(path, camera, calibration, checksums=checksums, pool=pool, rows=sample.raw_rows)
-        except InputError as error:
-            return error.what
+        image = reduced(path)
+        if isinstance(image, InputError):
+            return image.what
         mean, expected, _ = average_exposure(
             image.image,
             image.mask,
@@ -140,29 +161,14 @@ def _amplifiers_of(layout: SuperPixelLayout, detector: Detector) -> NDArray[np.i
     return amplifier_map[rows, columns].astype(np.int64)
 
 
-def _layout(request: SignalsRequest, camera: Camera, sample: RowSample, detector: Detector, block: int) -> SuperPixelLayout:
-    block_rows = sample.detector_rows // block
-    reasons: list[str] = []
-
-    def flat_exposure(path: str) -> NDArray[np.float32] | None:
-        try:
-            image = reduce_file(
-                path,
-                camera,
-                sample.calibration,
-                checksums=request.config.exposures.checksums,
-                rows=sample.raw_rows,
-            )
-        except InputError as error:
-            # It is noted where its signals are measured.
-            reasons.append(str(error))
-            return None
-        return flattened(image.image, is_usable(image.mask) & np.isfinite(image.image), block, block_rows=block_rows)
-
-    images = [image for image in threaded_map(flat_exposure, request.nearest) if image is not None]
+def _layout(
+    flat_exposures: Sequence[NDArray[np.float32] | InputError], sample: RowSample, detector: Detector, block: int
+) -> SuperPixelLayout:
+    images = [image for image in flat_exposures if not isinstance(image, InputError)]
     if not images:
+        # Each is noted where its signals are measured.
+        reason = min((str(error) for error in flat_exposures), default="there is none")
         raise FlatError(
-            f"none of the exposures nearest to this detector can be read ({min(reasons, default='there is none')})",
-            remedy="leave the damaged files out",
+            f"none of the exposures nearest to this detector can be read ({reason})", remedy="leave the damaged files out"
         )
     return make_layout(images, is_good(sample.calibration.static_mask), detector, block=block, rows=sample.detector_rows)

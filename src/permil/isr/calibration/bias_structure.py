@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import median
 from permil.excess_scatter import root_of_variance
 
 FloatArray = NDArray[np.float64]
@@ -57,8 +58,8 @@ def measure_structure(image: NDArray[np.floating], variance: NDArray[np.floating
     known = np.isfinite(image) & np.isfinite(variance)
     if not known.any():
         return BiasStructure(*(np.nan,) * 6)
-    centre = np.median(image[known])
-    known &= np.abs(image - centre) <= _CLIP * 1.4826 * max(float(np.median(np.abs(image[known] - centre))), 1e-3)
+    centre = median(image[known])
+    known &= np.abs(image - centre) <= _CLIP * 1.4826 * max(float(median(np.abs(image[known] - centre))), 1e-3)
     values, noise = np.where(known, image, 0.0).astype(np.float64), np.where(known, variance, 0.0).astype(np.float64)
     found: dict[str, tuple[float, float]] = {}
     # Structure of rows and columns is shared by pixels, whose variance is as uncertain as theirs.

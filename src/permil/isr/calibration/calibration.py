@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -96,6 +97,18 @@ class Calibration:
         )
         return gain * factor
 
+    @cached_property
+    def whole_group(self) -> SegmentGroup:
+        """All segments together, for detectors whose segments have one size."""
+        return SegmentGroup.of(self, range(len(self.detector.amplifiers)))
+
+    @cached_property
+    def groups(self) -> list[SegmentGroup]:
+        """Segments that are reduced together: each alone, or with crosstalk all of them."""
+        if self.crosstalk is not None:
+            return [self.whole_group]
+        return [SegmentGroup.of(self, [index]) for index in range(len(self.detector.amplifiers))]
+
     @property
     def bias_image(self) -> NDArray[np.float32]:
         """Superbias for the kernels: one row without pixels if none is subtracted."""
@@ -178,16 +191,6 @@ class SegmentGroup(NamedTuple):
     saturation: FloatArray
     saturation_adu: float
     factors: NDArray[np.float32]
-
-    @classmethod
-    def all_of(cls, calibration: Calibration) -> list[SegmentGroup]:
-        """Return the groups of a detector: one per segment, or with crosstalk a single group of all segments."""
-        indices = range(len(calibration.detector.amplifiers))
-        return (
-            [cls.of(calibration, [index]) for index in indices]
-            if calibration.crosstalk is None
-            else [cls.of(calibration, indices)]
-        )
 
     @classmethod
     def of(cls, calibration: Calibration, indices: Sequence[int]) -> SegmentGroup:

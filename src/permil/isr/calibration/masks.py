@@ -8,6 +8,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.arrays import median
 from permil.camera import Amplifier, Camera, Detector
 from permil.engine import threaded_map
 from permil.isr.calibration.tables import DetectorTable
@@ -109,8 +110,8 @@ def hot_pixel_mask(superbias: NDArray[np.float32], detector: Detector, *, thresh
 
     def flag(amplifier: Amplifier) -> None:
         segment = superbias[amplifier.slices]
-        residual = np.abs(segment - np.median(segment, axis=0))
-        sigma = max(1.4826 * float(np.median(residual)), 0.1)
+        residual = np.abs(segment - median(segment, axis=0))
+        sigma = max(1.4826 * float(median(residual)), 0.1)
         mask[amplifier.slices][residual > threshold * sigma] |= MaskPlane.BAD
 
     for _ in threaded_map(flag, detector.amplifiers):

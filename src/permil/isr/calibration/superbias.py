@@ -13,7 +13,7 @@ from astropy.io import fits
 from astropy.table import QTable, Table
 from numpy.typing import NDArray
 
-from permil.arrays import parse_unit, unit_factor
+from permil.arrays import median, parse_unit, unit_factor
 from permil.camera import Amplifier, Camera, Detector
 from permil.camera.model import serial_key
 from permil.config.isr import IsrConfig
@@ -175,8 +175,8 @@ def _clipped_means(parts: Sequence[NDArray[np.int32]]) -> FloatArray:
         # Segments of one size together: a median of few counts takes less time than its call.
         alike = np.flatnonzero(sizes == size)
         counts = np.array([parts[index].ravel() for index in alike.tolist()])
-        deviation = np.abs(counts - np.median(counts, axis=1, keepdims=True))
-        limit = _CLIP * (1.4826 * np.median(deviation, axis=1, keepdims=True) + 0.5)
+        deviation = np.abs(counts - median(counts, axis=1)[:, np.newaxis])
+        limit = _CLIP * (1.4826 * median(deviation, axis=1)[:, np.newaxis] + 0.5)
         kept = deviation <= limit
         means[alike] = np.where(kept, counts, 0).sum(axis=1) / kept.sum(axis=1)
     return means
@@ -234,7 +234,7 @@ def build_superbias(
     """
     calibration = bias_calibration(detector, overscan=overscan_options(config))
     files = [Path(path) for path in paths]
-    with OpenFiles(files, camera, calibration, lambda _: None, checksums=checksums) as opened:
+    with OpenFiles(files, camera, calibration, lambda _: None, with_light=False, checksums=checksums) as opened:
         light = bias_light([file.raw_file for file in opened.files], detector, overscan=calibration.overscan)
         lit = light.is_lit
         if 2 * np.count_nonzero(lit) < lit.size:
@@ -350,13 +350,14 @@ def read_superbias(
         If it is of another detector or size, is not a superbias, has a unit that cannot be converted, or still contains the bias level.
     """
     sensor = Sensor(detector.name, camera=camera)
-    product = read_any_image(path, sensor=sensor, shape=detector.shape, purpose="a superbias")
+    product = read_any_image(path, sensor=sensor, shape=detector.shape, purpose="a superbias", with_extensions=False)
     _check_superbias(product, detector, sensor, path)
     variance, _ = known_variance(product.variance, product.mask)
     image, variance = (np.asarray(plane, dtype=np.float32) for plane in (product.image, variance))
     factor = _adu_per_unit(product, detector, gains, path)
     image, variance = image * factor, variance * factor**2
-    level = float(np.nanmedian(image)) if np.isfinite(image).any() else 0.0
+    known = image[np.isfinite(image)]
+    level = float(median(known)) if known.size else 0.0
     if abs(level) > _LARGEST_SUPERBIAS:
         raise CalibrationError(
             f"the superbias has a median of {level:.0f} adu: it still contains the bias level",

@@ -70,6 +70,15 @@ def test_detectors_in_order_are_not_named(campaigns):
     assert find_contradictions([detector_levels(without, each) for each in moved.detectors]) == []
 
 
+@pytest.mark.parametrize("detectors", [1, 2, 3])
+def test_detectors_with_defective_exposures_are_not_named(campaigns, detectors):
+    campaign = campaigns[0]
+    levels = [detector_levels(campaign.exposures, each) for each in campaign.detectors[:detectors]]
+    noise = np.random.default_rng(5)
+    levels = [replace(each, level=each.level + np.where(noise.random(each.level.size) < 0.3, -0.7, 0.0)) for each in levels]
+    assert find_contradictions(levels) == []
+
+
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("wrong", [0, 4, 7])

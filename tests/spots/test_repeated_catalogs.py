@@ -188,7 +188,7 @@ def test_one_exposure_of_two_detectors_and_repeated_images_are_no_repetition(cat
     elsewhere = replace(catalogs[0], detector="R02_S02", flux=catalogs[0].flux + 1)
     again = replace(catalogs[0], exposure="another", flux=catalogs[0].flux + 2)
     names = ["a", "b", "c"]
-    assert repeated_catalogs([catalogs[0], elsewhere, again], names) == []
+    assert repeated_catalogs([catalogs[0], elsewhere, again], names) == {}
     with pytest.raises(SpotError, match=r"b and a have equal values, but one is of R02_S02, the other of R22_S11"):
         repeated_catalogs([catalogs[0], replace(catalogs[0], detector="R02_S02")], names)
 
@@ -205,7 +205,7 @@ def test_part_of_a_catalog_under_another_name_is_refused(catalogs):
     with pytest.raises(SpotError, match=rf"{len(part)} rows of b are identical to rows of a"):
         repeated_catalogs([catalogs[0], part], ["a", "b"])
     few = replace(catalogs[1], exposure="few", x=np.where(np.arange(len(catalogs[1])) < 4, catalogs[1].x, catalogs[1].x + 1))
-    assert repeated_catalogs([catalogs[1], few], ["a", "b"]) == []
+    assert repeated_catalogs([catalogs[1], few], ["a", "b"]) == {}
 
 
 def test_numbers_of_exposures_are_their_names(catalogs):

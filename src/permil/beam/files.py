@@ -48,19 +48,20 @@ def model_to_hdus(model: BeamModel, *, header: Mapping[str, Any] | None = None) 
     beam, error = model.evaluate(axes[0][None, :], axes[1][:, None])
     wcs = _wcs_cards(axes)
     primary = provenance({**_model_cards(model), **(header or {})})
+    gains = [(bunch, *gain_and_error) for bunch, gain_and_error in model.gains.items()]
     hdus: list[Any] = [
         fits.PrimaryHDU(header=primary),
         fits.ImageHDU(beam.astype(np.float32), header=wcs.copy(), name="BEAM"),
         fits.ImageHDU(error.astype(np.float32), header=wcs.copy(), name="BEAM_ERR"),
-        _table_hdu(_nodes_table(model), "NODES"),
-        _table_hdu(_kernels_table(model), "KERNELS"),
-        _table_hdu(_gains_table(model), "GAINS"),
+        fits.BinTableHDU(_nodes_table(model), name="NODES"),
+        fits.BinTableHDU(_kernels_table(model), name="KERNELS"),
+        fits.BinTableHDU(Table(rows=gains, names=("bunch", "gain", "gain_err")), name="GAINS"),
     ]
     if model.parameters.exposure_weight.size:
-        hdus.append(_table_hdu(Table({"weight": model.parameters.exposure_weight}), "EXPOSURES"))
+        hdus.append(fits.BinTableHDU(Table({"weight": model.parameters.exposure_weight}), name="EXPOSURES"))
     reasons = [(row, reason) for reason, rows in model.nodes.dropped.items() for row in rows]
     if reasons:
-        hdus.append(_table_hdu(Table(rows=reasons, names=["row", "reason"]), "DROPPED"))
+        hdus.append(fits.BinTableHDU(Table(rows=reasons, names=["row", "reason"]), name="DROPPED"))
     return hdus
 
 
@@ -129,16 +130,9 @@ def _wcs_cards(axes: list[FloatArray]) -> fits.Header:
     return header
 
 
-def _table_hdu(table: Table, name: str) -> Any:
-    hdu = fits.table_to_hdu(table)
-    hdu.name = name
-    return hdu
-
-
 def _nodes_table(model: BeamModel) -> Table:
-    table = Table({name: getattr(model.nodes, name) for name in _NODE_COLUMNS})
-    for name, unit in _NODE_COLUMNS.items():
-        table[name].unit = unit or None
+    units = {name: unit for name, unit in _NODE_COLUMNS.items() if unit}
+    table = Table({name: getattr(model.nodes, name) for name in _NODE_COLUMNS}, units=units)
     deviation, pull = model.left_out_pulls()
     table["outlier_probability"] = model.parameters.outlier_probability
     table["extra_variance"] = np.column_stack([member.extra_variance for member in model.parameters.members])
@@ -170,25 +164,14 @@ def _kernels_table(model: BeamModel) -> Table:
     return Table(rows=rows)
 
 
-def _gains_table(model: BeamModel) -> Table:
-    rows = [{"bunch": bunch, "gain": gain, "gain_err": error} for bunch, (gain, error) in model.gains.items()]
-    return Table(rows=rows)
-
-
 def _nodes(tables: dict[str, Table], unit: str) -> BeamNodes:
-    columns = {name: np.array(tables["NODES"][name]) for name in _NODE_COLUMNS}
-    floats = {name: column.astype(float) for name, column in columns.items() if name not in ("bunch", "exposure", "rows")}
+    kinds = {"bunch": str, "exposure": np.int64, "rows": np.int64}
+    columns: dict[str, Any] = {name: np.array(tables["NODES"][name]).astype(kinds.get(name, float)) for name in _NODE_COLUMNS}
+    columns["bunch"] = np.char.strip(columns["bunch"])
     dropped: dict[str, list[int]] = {}
     for row in tables.get("DROPPED", ()):
         dropped.setdefault(str(row["reason"]), []).append(int(row["row"]))
-    return BeamNodes(
-        **floats,
-        bunch=np.char.strip(columns["bunch"].astype(str)),
-        exposure=columns["exposure"].astype(np.int64),
-        rows=columns["rows"].astype(np.int64),
-        dropped=dropped,
-        unit=unit,
-    )
+    return BeamNodes(**columns, dropped=dropped, unit=unit)
 
 
 def _members(kernels: Table, nodes: Table) -> tuple[Member, ...]:

@@ -17,7 +17,7 @@ from permil.errors import OutputError
 from permil.products import RunFolder, atomic_output, make_folder, remove_partial_files, write_image, write_table
 from permil.progress import parallel_map
 from permil.simulate import handover
-from permil.simulate.bench import Bench, BenchRecipe, ExposedDetector, ExposureTruth, bench_of
+from permil.simulate.bench import BenchRecipe, ExposedDetector, ExposureTruth, bench_of
 from permil.simulate.campaign import PlannedExposure
 from permil.simulate.handover import CONFIGURATION
 from permil.simulate.headers import Conditions, RawFileWriter, primary_cards
@@ -78,15 +78,14 @@ class CampaignSize:
 def campaign_size(config: SimulateConfig) -> CampaignSize:
     """Return the number of files of a simulation and their size on disk (RICE within some 10 %)."""
     bench = bench_of(BenchRecipe(config))
-    plain = {detector.name: _plain_size(bench, detector.name) for detector in bench.read}
+    plain = {
+        detector.name: sum(4 * amplifier.nx_raw * amplifier.ny_raw + _HEADER_BYTES for amplifier in detector.amplifiers)
+        for detector in bench.read
+    }
     sizes = [
         plain[name] * (_RICE_RATIO if exposure.compressed else 1.0) for exposure in bench.exposures for name in exposure.detectors
     ]
     return CampaignSize(exposures=len(bench.exposures), files=len(sizes), size=round(sum(sizes)))
-
-
-def _plain_size(bench: Bench, detector: str) -> int:
-    return sum(4 * amplifier.nx_raw * amplifier.ny_raw + _HEADER_BYTES for amplifier in bench.camera[detector].amplifiers)
 
 
 def simulate_bench(config: SimulateConfig, folder: Path, *, workers: int) -> SimulationSummary:

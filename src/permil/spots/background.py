@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 
 from permil._kernels import spots as kernels
@@ -114,36 +115,32 @@ class Background:
 
     def subtracted(self, image: Float32Array) -> Float32Array:
         """Return the image less the background; pixels that are not finite become 0."""
-        rows = _interpolation(np.arange(self.shape[0], dtype=float), self.step_y, self.level.shape[0])
-        columns = _interpolation(np.arange(self.shape[1], dtype=float), self.step_x, self.level.shape[1])
+        rows, columns = self._weights(np.arange(self.shape[1]), np.arange(self.shape[0]))
         left = (rows @ self.level).astype(np.float32) @ columns.T.astype(np.float32)
         np.subtract(image, left, out=left)
         left[~np.isfinite(left)] = 0.0
         return left
 
+    def _weights(self, x: ArrayLike, y: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Return the weights of the rows and columns of the mesh at positions y and x."""
+        rows = _interpolation(np.asarray(y, dtype=float), self.step_y, self.level.shape[0])
+        return rows, _interpolation(np.asarray(x, dtype=float), self.step_x, self.level.shape[1])
+
     def at(self, x: FloatArray, y: FloatArray) -> FloatArray:
         """Return the background at positions in pixels, shape (n,)."""
-        rows = _interpolation(np.asarray(y, dtype=float), self.step_y, self.level.shape[0])
-        columns = _interpolation(np.asarray(x, dtype=float), self.step_x, self.level.shape[1])
+        rows, columns = self._weights(x, y)
         return np.asarray(np.sum((rows @ self.level) * columns, axis=1))
 
     def errors(self, x: FloatArray, y: FloatArray, *, reach: float) -> tuple[FloatArray, RowErrors]:
         """Return the standard error at positions in pixels, shape (n,), and the errors from rows within a distance ``reach``."""
-        rows = _interpolation(np.asarray(y, dtype=float), self.step_y, self.level.shape[0])
-        columns = _interpolation(np.asarray(x, dtype=float), self.step_x, self.level.shape[1])
-        return self._errors(x, y, rows, columns, int(np.ceil(reach)))
-
-    def _errors(
-        self, x: FloatArray, y: FloatArray, rows: FloatArray, columns: FloatArray, reach: int
-    ) -> tuple[FloatArray, RowErrors]:
-        slope_v, bend_v = _derivatives(self.level.shape[0])
-        slope_u, bend_u = _derivatives(self.level.shape[1])
-        first_row = np.rint(y).astype(np.int64) - reach
-        answer = np.zeros((x.size, 2 * reach + 1, self.row_noise.starts.size))
+        rows, columns = self._weights(x, y)
+        distance = int(np.ceil(reach))
+        first_row = np.rint(y).astype(np.int64) - distance
+        answer = np.zeros((x.size, 2 * distance + 1, self.row_noise.starts.size))
         variance = np.zeros(x.size)
         kernels.propagate(
             self,
-            (slope_v, bend_v, slope_u, bend_u),
+            (*_derivatives(self.level.shape[0]), *_derivatives(self.level.shape[1])),
             _edges(self.level.shape[0], self.step_y),
             rows,
             columns,

@@ -6,7 +6,6 @@ Each measurement counts once, whatever the names of the files that contain it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -98,15 +97,7 @@ def _values_that_repeat(values: FloatArray) -> FloatArray:
     return distinct[counts > 1]
 
 
-@dataclass(frozen=True)
-class RepeatedCatalog:
-    """A catalog that repeats an earlier one, by their indices in the input."""
-
-    number: int
-    of: int
-
-
-def repeated_catalogs(catalogs: Sequence[SpotCatalog], names: Sequence[str]) -> list[RepeatedCatalog]:
+def repeated_catalogs(catalogs: Sequence[SpotCatalog], names: Sequence[str]) -> dict[int, int]:
     """Find catalogs of the same exposure and detector, or of one detector with equal values and any exposure name.
 
     Values are equal if positions, moments and fluxes of all sources are identical in single precision, in any order of the rows. Repeated
@@ -119,13 +110,18 @@ def repeated_catalogs(catalogs: Sequence[SpotCatalog], names: Sequence[str]) -> 
     names
         Name of each catalog in messages (its file).
 
+    Returns
+    -------
+    dict
+        Index of each repeated catalog, and that of the earlier one.
+
     Raises
     ------
     SpotError
         If catalogs of one exposure and detector differ, catalogs of two detectors are equal, or a catalog contains part of the rows of
         another.
     """
-    repeated: list[RepeatedCatalog] = []
+    repeated: dict[int, int] = {}
     by_exposure: dict[tuple[str, str | int], int] = {}
     by_values: dict[bytes, int] = {}
     rows = [_row_keys(catalog) for catalog in catalogs]
@@ -150,9 +146,8 @@ def repeated_catalogs(catalogs: Sequence[SpotCatalog], names: Sequence[str]) -> 
                 other=names[equal],
             )
         if equal != number:
-            repeated.append(RepeatedCatalog(number, equal))
-    again = {copy.number for copy in repeated}
-    _require_no_parts([rows[number] if number not in again else rows[number][:0] for number in range(len(rows))], names)
+            repeated[number] = equal
+    _require_no_parts([rows[number] if number not in repeated else rows[number][:0] for number in range(len(rows))], names)
     return repeated
 
 

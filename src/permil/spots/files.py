@@ -24,7 +24,15 @@ from permil.spots.positions import SpotPlaces
 from permil.spots.readers import SourceTable, catalog_of, open_source_table
 from permil.spots.residuals import MOMENTS, ExposureTable, Repeatability, Residuals, SpotTable
 
-_GRID = ("x0", "y0", "xstep", "ystep", "theta")
+_FIVE = (
+    ("X0", "pixel", "x of the centre of the grid"),
+    ("Y0", "pixel", "y of the centre of the grid"),
+    ("XSTEP", "pixel", "step along i"),
+    ("YSTEP", "pixel", "step along j"),
+    ("THETA", "rad", "from +x to axis i, in (-pi/4, pi/4]"),
+)
+"""The parameters of a grid: card, unit and meaning."""
+_GRID = {name.lower(): unit for name, unit, _ in _FIVE}
 _UNITS = {"dx": "pixel", "dy": "pixel", **dict.fromkeys(MOMENTS, "pixel2")}
 
 
@@ -126,7 +134,7 @@ def exposures_hdu(exposures: ExposureTable) -> fits.BinTableHDU:
         columns[name], columns[f"{name}_err"] = np.array(entries, dtype=np.float64).reshape(-1, 2).T
     for name in MOMENTS:
         columns |= {f"{name}_offset": exposures.offsets[name], f"{name}_offset_err": exposures.offset_errors[name]}
-    units = {"mjd": "d", "projector_x": "mm", "projector_y": "mm", **dict.fromkeys(_GRID, "pixel"), "theta": "rad"}
+    units = {"mjd": "d", "projector_x": "mm", "projector_y": "mm", **_GRID}
     return table_hdu("EXPOSURES", columns, units | {f"{name}_offset": "pixel2" for name in MOMENTS})
 
 
@@ -328,20 +336,14 @@ def write_grid(out: str | Path, table: SourceTable, sources: SpotCatalog, grid: 
 def grid_cards(grid: SpotGrid) -> dict[str, Any]:
     """Return the cards of a grid for a primary header."""
     rigid = grid.rigid
-    errors = rigid.errors
     return {
-        "X0": (rigid.x0, "[pixel] x of the centre of the grid"),
-        "Y0": (rigid.y0, "[pixel] y of the centre of the grid"),
-        "XSTEP": (rigid.xstep, "[pixel] step along i"),
-        "YSTEP": (rigid.ystep, "[pixel] step along j"),
-        "THETA": (rigid.theta, "[rad] from +x to axis i, in (-pi/4, pi/4]"),
+        **{name: (getattr(rigid, name.lower()), f"[{unit}] {meaning}") for name, unit, meaning in _FIVE},
         "NCOLS": (grid.columns, "columns (along i)"),
         "NROWS": (grid.rows, "rows (along j)"),
-        "X0ERR": (errors[0], "[pixel] error, from the residual scatter"),
-        "Y0ERR": (errors[1], "[pixel] error, from the residual scatter"),
-        "XSTEPERR": (errors[2], "[pixel] error, from the residual scatter"),
-        "YSTEPERR": (errors[3], "[pixel] error, from the residual scatter"),
-        "THETAERR": (errors[4], "[rad] error, from the residual scatter"),
+        **{
+            f"{name}ERR": (error, f"[{unit}] error, from the residual scatter")
+            for (name, unit, _), error in zip(_FIVE, rigid.errors, strict=True)
+        },
         "RMS": (rigid.rms, "[pixel] radial residual rms, five parameters"),
         "RMSAFF": (grid.affine.rms, "[pixel] radial residual rms, affine"),
         "RMSPOLY": (grid.distortion.rms, "[pixel] radial residual rms, polynomial"),
@@ -399,14 +401,9 @@ def describe_grid(grid: SpotGrid, sources: int) -> str:
     rigid = grid.rigid
     spots = int(grid.labelled.sum())
     lines = [f"{spots} of {sources} sources are spots of a grid of {grid.columns} x {grid.rows}; {sources - spots} rejected"]
-    for name, unit, entry, error in zip(
-        ("X0", "Y0", "XSTEP", "YSTEP", "THETA"),
-        ("px", "px", "px", "px", "rad"),
-        (rigid.x0, rigid.y0, rigid.xstep, rigid.ystep, rigid.theta),
-        rigid.errors,
-        strict=True,
-    ):
-        lines.append(f"{name:<6}{entry:14.6f} +- {error:.2g} {unit}")
+    for (name, unit, _), error in zip(_FIVE, rigid.errors, strict=True):
+        short = "px" if unit == "pixel" else unit
+        lines.append(f"{name:<6}{getattr(rigid, name.lower()):14.6f} +- {error:.2g} {short}")
     lines.append(f"NCOLS {grid.columns}, NROWS {grid.rows}")
     lines.append(
         f"residual rms (radial): {rigid.rms:.4f} px (five parameters), {grid.affine.rms:.4f} px (affine), "

@@ -229,12 +229,11 @@ def gather(catalogs: Sequence[SpotCatalog], *, columns: int, rows: int) -> Measu
     ):
         shared[name] = _common(catalogs, name, what, remedy)
     repeated = repeated_catalogs(catalogs, [f"catalog {number} ({entry.exposure})" for number, entry in enumerate(catalogs)])
-    if repeated:
+    for number, first in repeated.items():
         raise SpotError(
-            f"catalog {repeated[0].number} ({catalogs[repeated[0].number].exposure}) repeats catalog {repeated[0].of} "
-            f"({catalogs[repeated[0].of].exposure})",
+            f"catalog {number} ({catalogs[number].exposure}) repeats catalog {first} ({catalogs[first].exposure})",
             remedy="give each exposure once",
-            value=repeated[0].number,
+            value=number,
         )
     apertures = {catalog.aperture for catalog in catalogs if np.isfinite(catalog.aperture)}
     if len(apertures) > 1:

@@ -263,13 +263,22 @@ def _drift(exposures: ExposureTable) -> tuple[float, float, float, bool]:
     return float(slope / level), float(max(own, scattered) / level), lamp / float(level), in_time
 
 
-MAPPED = ("flux", "dx", "dy", "xx", "yy", "xy")
 UNITS = {"flux": "", "dx": "pixel", "dy": "pixel", "xx": "pixel2", "yy": "pixel2", "xy": "pixel2"}
+MAPPED = tuple(UNITS)
 _LEAST_FOR_SCATTER = 6
 
 
 @dataclass(frozen=True)
-class BinnedMap:
+class Means:
+    """Weighted means of groups: mean, error and count."""
+
+    mean: FloatArray
+    error: FloatArray
+    count: IntArray
+
+
+@dataclass(frozen=True)
+class BinnedMap(Means):
     """Means of a residual over square cells of a detector; ``[row, column]`` of cells.
 
     Attributes
@@ -282,19 +291,7 @@ class BinnedMap:
         Side, pixels.
     """
 
-    mean: FloatArray
-    error: FloatArray
-    count: IntArray
     cell: int
-
-
-@dataclass(frozen=True)
-class Means:
-    """Weighted means of groups: mean, error and count."""
-
-    mean: FloatArray
-    error: FloatArray
-    count: IntArray
 
 
 def grouped_means(values: FloatArray, errors: FloatArray, group: IntArray, groups: int) -> Means:

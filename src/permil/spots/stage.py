@@ -40,6 +40,7 @@ from permil.spots.measurements import Measurements, common_window, gather
 from permil.spots.residuals import (
     LEAST_EXPOSURES,
     MAPPED,
+    UNITS,
     ExposureTable,
     Repeatability,
     Residuals,
@@ -202,9 +203,8 @@ def _usable(
         )
     remarks = [(entry.catalog.exposure, remark) for entry in exposures for remark in (*entry.catalog.remarks, *entry.warnings)]
     repeated = repeated_catalogs([entry.catalog for entry in usable], [entry.path for entry in usable])
-    remarks += [(usable[copy.number].path, f"repeats {usable[copy.of].path}: counted once") for copy in repeated]
-    again = {copy.number for copy in repeated}
-    return [entry for number, entry in enumerate(usable) if number not in again], left_out, remarks
+    remarks += [(usable[number].path, f"repeats {usable[first].path}: counted once") for number, first in repeated.items()]
+    return [entry for number, entry in enumerate(usable) if number not in repeated], left_out, remarks
 
 
 @dataclass(frozen=True)
@@ -529,7 +529,7 @@ def _excess_metrics(excess: FluxExcess) -> list[tuple[str, float, float, str]]:
 
 def _residual_metrics(residuals: Residuals) -> list[tuple[str, float, float, str]]:
     metrics = []
-    for quantity, unit in (("flux", ""), ("dx", "pixel"), ("dy", "pixel"), ("xx", "pixel2"), ("yy", "pixel2"), ("xy", "pixel2")):
+    for quantity, unit in UNITS.items():
         values = getattr(residuals, quantity)[residuals.used]
         values = values[np.isfinite(values)]
         scatter = 1.4826 * float(np.median(np.abs(values))) if len(values) else np.nan

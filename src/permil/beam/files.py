@@ -17,7 +17,15 @@ from permil.arrays import FloatArray
 from permil.beam.likelihood import Kernel, KernelFamily, Variances
 from permil.beam.mixture import BeamPosition, Mixture
 from permil.beam.model import BeamModel
-from permil.beam.nodes import BUNCH_COLUMNS, PLACE_COLUMNS, REQUIRED_COLUMNS, BeamNodes, bunch_labels, nodes_from_table
+from permil.beam.nodes import (
+    BUNCH_COLUMNS,
+    NODE_ARRAYS,
+    PLACE_COLUMNS,
+    REQUIRED_COLUMNS,
+    BeamNodes,
+    bunch_labels,
+    nodes_from_table,
+)
 from permil.beam.parameters import BeamParameters, Hull, Member
 from permil.camera import Camera
 from permil.errors import BeamError, InputError, PermilError
@@ -26,10 +34,6 @@ from permil.products.fits import check_sums
 from permil.products.tables import numbers, recognise
 
 IMAGE_SIZE = 161
-_NODE_COLUMNS = {
-    "x_mm": "mm", "y_mm": "mm", "ref_x_mm": "mm", "ref_y_mm": "mm", "signal": "", "signal_err": "", "bunch": "", "exposure": "",
-    "mjd": "", "rows": "",
-}  # fmt: skip
 _PARTS = ("BEAM", "BEAM_ERR", "NODES", "KERNELS", "GAINS")
 
 
@@ -131,8 +135,8 @@ def _wcs_cards(axes: list[FloatArray]) -> fits.Header:
 
 
 def _nodes_table(model: BeamModel) -> Table:
-    units = {name: unit for name, unit in _NODE_COLUMNS.items() if unit}
-    table = Table({name: getattr(model.nodes, name) for name in _NODE_COLUMNS}, units=units)
+    units = {name: "mm" for name in NODE_ARRAYS if name.endswith("_mm")}
+    table = Table({name: getattr(model.nodes, name) for name in NODE_ARRAYS}, units=units)
     deviation, pull = model.left_out_pulls()
     table["outlier_probability"] = model.parameters.outlier_probability
     table["extra_variance"] = np.column_stack([member.extra_variance for member in model.parameters.members])
@@ -166,7 +170,7 @@ def _kernels_table(model: BeamModel) -> Table:
 
 def _nodes(tables: dict[str, Table], unit: str) -> BeamNodes:
     kinds = {"bunch": str, "exposure": np.int64, "rows": np.int64}
-    columns: dict[str, Any] = {name: np.array(tables["NODES"][name]).astype(kinds.get(name, float)) for name in _NODE_COLUMNS}
+    columns: dict[str, Any] = {name: np.array(tables["NODES"][name]).astype(kinds.get(name, float)) for name in NODE_ARRAYS}
     columns["bunch"] = np.char.strip(columns["bunch"])
     dropped: dict[str, list[int]] = {}
     for row in tables.get("DROPPED", ()):

@@ -48,10 +48,6 @@ class Kernel:
         return _RADIAL[self.shape](distance / self.length)
 
 
-def _cubic(s: FloatArray) -> FloatArray:
-    return s**3
-
-
 def _gaussian(s: FloatArray) -> FloatArray:
     exponent = -0.5 * s
     exponent *= s
@@ -71,7 +67,7 @@ def _matern52(s: FloatArray) -> FloatArray:
     return r
 
 
-_RADIAL: dict[str, Callable[[FloatArray], FloatArray]] = {"cubic": _cubic, "gaussian": _gaussian, "matern52": _matern52}
+_RADIAL: dict[str, Callable[[FloatArray], FloatArray]] = {"cubic": lambda s: s**3, "gaussian": _gaussian, "matern52": _matern52}
 
 
 @dataclass(frozen=True)
@@ -235,12 +231,7 @@ class Observations:
     def take(self, index: IntArray) -> Observations:
         """Return some of the observations."""
         return replace(
-            self,
-            u=self.u[index],
-            log_signal=self.log_signal[index],
-            known_variance=self.known_variance[index],
-            bunch=self.bunch[index],
-            exposure=self.exposure[index],
+            self, **{name: getattr(self, name)[index] for name in ("u", "log_signal", "known_variance", "bunch", "exposure")}
         )
 
 

@@ -548,20 +548,9 @@ class BeamModel:
     @cached_property
     def outliers(self) -> list[Outlier]:
         """Nodes down-weighted by all or some fits, worst first."""
-        deviation, pull = self.left_out_pulls()
-        probability = self.parameters.outlier_probability
-        listed = [
-            Outlier(
-                row=int(self.nodes.rows[index]),
-                bunch=str(self.nodes.bunch[index]),
-                x_mm=float(self.nodes.x_mm[index]),
-                y_mm=float(self.nodes.y_mm[index]),
-                deviation=float(np.expm1(deviation[index])),
-                pull=float(pull[index]),
-                probability=float(probability[index]),
-            )
-            for index in np.flatnonzero(probability)
-        ]
+        nodes, (deviation, pull), probability = self.nodes, self.left_out_pulls(), self.parameters.outlier_probability
+        columns = (nodes.rows, nodes.bunch, nodes.x_mm, nodes.y_mm, np.expm1(deviation), pull, probability)
+        listed = [Outlier(*(column[index].item() for column in columns)) for index in np.flatnonzero(probability)]
         return sorted(listed, key=lambda outlier: -abs(outlier.pull))
 
     @property

@@ -87,14 +87,13 @@ class BeamNodes:
         for name in ("x_mm", "y_mm", "ref_x_mm", "ref_y_mm", "signal", "signal_err", "mjd"):
             unit = "mm" if name.endswith("_mm") else "d" if name == "mjd" else None
             object.__setattr__(self, name, plain_array(getattr(self, name), name=name, unit=unit))
-        lengths = {name: np.shape(getattr(self, name)) for name in _ARRAYS}
+        lengths = {name: np.shape(getattr(self, name)) for name in NODE_ARRAYS}
         if any(shape != (self.signal.size,) for shape in lengths.values()):
             raise BeamError(
                 f"the node arrays differ in shape: {', '.join(f'{name} {shape}' for name, shape in lengths.items())}",
                 remedy="give one-dimensional arrays of equal length",
             )
-        positions = (self.x_mm, self.y_mm, self.ref_x_mm, self.ref_y_mm)
-        if not all(np.isfinite(position).all() for position in positions):
+        if not np.isfinite([self.x_mm, self.y_mm, self.ref_x_mm, self.ref_y_mm]).all():
             raise BeamError("a node has a position that is not finite", remedy="remove such nodes")
         if not (np.isfinite(self.signal) & (self.signal > 0)).all():
             raise BeamError("a node has a signal that is not positive", remedy="remove such nodes")
@@ -200,7 +199,7 @@ class BeamNodes:
 
     def __getitem__(self, index: Any) -> BeamNodes:
         """Return the nodes of an index array, mask or slice."""
-        return replace(self, **{name: getattr(self, name)[index] for name in _ARRAYS})
+        return replace(self, **{name: getattr(self, name)[index] for name in NODE_ARRAYS})
 
     def canonical(self) -> BeamNodes:
         """Return the nodes in an order independent of the order of the rows."""
@@ -208,7 +207,7 @@ class BeamNodes:
         return self[np.lexsort(keys)]
 
 
-_ARRAYS = ("x_mm", "y_mm", "ref_x_mm", "ref_y_mm", "signal", "signal_err", "bunch", "exposure", "mjd", "rows")
+NODE_ARRAYS = ("x_mm", "y_mm", "ref_x_mm", "ref_y_mm", "signal", "signal_err", "bunch", "exposure", "mjd", "rows")
 
 
 def _broadcast(arrays: list[Any], names: list[str]) -> list[Any]:

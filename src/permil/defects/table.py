@@ -7,7 +7,7 @@ pixel) and the cards of the class ``Defects`` of the package ip_isr of the LSST 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,51 +15,46 @@ from astropy.table import Table
 
 from permil.arrays import BoolArray, FloatArray
 
-COLUMNS: dict[str, tuple[type | str, str, str]] = {
-    "x0": (np.int32, "pix", "X coordinate of bottom left corner of box"),
-    "y0": (np.int32, "pix", "Y coordinate of bottom left corner of box"),
-    "width": (np.int32, "pix", "X extent of box"),
-    "height": (np.int32, "pix", "Y extent of box"),
-    "reason": ("U16", "", "kind of the defect"),
-    "source": ("U5", "", "found in the data, given by the user, or both"),
-    "amp": ("U8", "", "amplifier of the first pixel"),
-    "defect": (np.int32, "", "number of the defect; boxes of one defect share it"),
-    "value": (np.float64, "", "size of the deviation, in the quantity of its kind"),
-    "value_err": (np.float64, "", "its standard error"),
-    "quantity": ("U13", "", "quantity of the value"),
-    "significance": (np.float64, "", "deviation over the local scatter of the response, over all pixels of the defect"),
-    "leds": ("U64", "", "LEDs that show the defect"),
-    "searched": ("U64", "", "LEDs in which its pixels were searched"),
-}
-"""Type, unit and description of each column."""
-
 NOTHING = "-"
 """Entry of a column of texts where none applies."""
 
 
+def _column(kind: type | str, unit: str, description: str, **default: Any) -> Any:
+    return field(metadata={"column": (kind, unit, description)}, **default)
+
+
 @dataclass(frozen=True)
 class DefectBox:
-    """One box of a defect; see `COLUMNS`. The value of a defect that was given by the user is not known (NaN)."""
+    """One box of a defect: a row of the table, with its columns in this order.
 
-    x0: int
-    y0: int
-    width: int
-    height: int
-    reason: str
-    source: str = "found"
-    amp: str = ""
-    defect: int = 0
-    value: float = np.nan
-    value_err: float = np.nan
-    quantity: str = ""
-    significance: float = np.nan
-    leds: tuple[str, ...] = ()
-    searched: tuple[str, ...] = ()
+    The value of a defect that was given by the user is not known (NaN).
+    """
+
+    x0: int = _column(np.int32, "pix", "X coordinate of bottom left corner of box")
+    y0: int = _column(np.int32, "pix", "Y coordinate of bottom left corner of box")
+    width: int = _column(np.int32, "pix", "X extent of box")
+    height: int = _column(np.int32, "pix", "Y extent of box")
+    reason: str = _column("U16", "", "kind of the defect")
+    source: str = _column("U5", "", "found in the data, given by the user, or both", default="found")
+    amp: str = _column("U8", "", "amplifier of the first pixel", default="")
+    defect: int = _column(np.int32, "", "number of the defect; boxes of one defect share it", default=0)
+    value: float = _column(np.float64, "", "size of the deviation, in the quantity of its kind", default=np.nan)
+    value_err: float = _column(np.float64, "", "its standard error", default=np.nan)
+    quantity: str = _column("U13", "", "quantity of the value", default="")
+    significance: float = _column(
+        np.float64, "", "deviation over the local scatter of the response, over all pixels of the defect", default=np.nan
+    )
+    leds: tuple[str, ...] = _column("U64", "", "LEDs that show the defect", default=())
+    searched: tuple[str, ...] = _column("U64", "", "LEDs in which its pixels were searched", default=())
 
     @property
     def slices(self) -> tuple[slice, slice]:
         """Rows and columns of the box."""
         return slice(self.y0, self.y0 + self.height), slice(self.x0, self.x0 + self.width)
+
+
+COLUMNS: dict[str, tuple[type | str, str, str]] = {entry.name: entry.metadata["column"] for entry in fields(DefectBox)}
+"""Type, unit and description of each column."""
 
 
 def defect_table(boxes: Iterable[DefectBox], *, cards: Mapping[str, Any] | None = None) -> Table:
@@ -72,8 +67,8 @@ def defect_table(boxes: Iterable[DefectBox], *, cards: Mapping[str, Any] | None 
     """
     rows = []
     for box in sorted(boxes, key=lambda each: (each.y0, each.x0, each.reason)):
-        fields = {name: getattr(box, name) for name in COLUMNS}
-        rows.append([_text(entry) if COLUMNS[name][0] != np.int32 else entry for name, entry in fields.items()])
+        entries = {name: getattr(box, name) for name in COLUMNS}
+        rows.append([_text(entry) if COLUMNS[name][0] != np.int32 else entry for name, entry in entries.items()])
     columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[] for _ in COLUMNS]
     table = Table(columns, names=list(COLUMNS), dtype=[kind for kind, _, _ in COLUMNS.values()])
     for name, (kind, unit, description) in COLUMNS.items():

@@ -46,15 +46,8 @@ _CAMERA_FILE = _name_pattern(
 _NUMBERED_FILE = _name_pattern(r"(?P<controller>\d)(?P<day>\d{7})(?P<sequence>\d{5,6})-" + _DETECTOR.format("-"))
 _RAFT_STAND_FILE = _name_pattern(rf"(?P<time>\d{{15}})-(?P<raft>C?RTM-\d{{3}})-(?P<slot>{_SLOT})(?:-det\d{{3}})?")
 _SINGLE_RAFT_FILE = _name_pattern(
-    r"(?P<slot>[0-2GW][0-2])_(?P<exposure>CCOB_(?P<led>[A-Za-z0-9]+)_(?P<current>"
-    + _NUMBER
-    + r")A_(?P<time>"
-    + _NUMBER
-    + r")s_X(?P<x>"
-    + _NUMBER
-    + r")_Y(?P<y>"
-    + _NUMBER
-    + r")_(?P<sequence>\d+)_(?P<timestamp>\d{14}))"
+    rf"(?P<slot>[0-2GW][0-2])_(?P<exposure>CCOB_(?P<led>[A-Za-z0-9]+)_(?P<current>{_NUMBER})A_(?P<time>{_NUMBER})s_X(?P<x>{_NUMBER})"
+    rf"_Y(?P<y>{_NUMBER})_(?P<sequence>\d+)_(?P<timestamp>\d{{14}}))"
 )
 _SENSOR_FILE = _name_pattern(r"(?P<sensor>(?:E2V|ITL)-[A-Z0-9-]+)_(?P<exposure>\w[^/]*?_(?P<timestamp>\d{14}))")
 _CCOB_FOLDER = re.compile(rf"^ccob_(?P<led>[A-Za-z0-9]+)_(?P<x>{_NUMBER})_(?P<y>{_NUMBER})_(?P<sequence>\d+)$", re.IGNORECASE)

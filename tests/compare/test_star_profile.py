@@ -18,7 +18,7 @@ from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse
 from permil.errors import CompareError
 from permil.simulate.spots.bench import SpotLight, SpotProfile, add_spots
 from permil.simulate.spots.sensor import SensorMaps
-from permil.spots.apertures import aperture_fluxes
+from permil.spots.apertures import SpotImage, aperture_fluxes
 from permil.spots.measure import measure_spots
 
 CORE, WINGS, HALO = 4.2, 4.7**2, 10.4**2
@@ -35,13 +35,12 @@ def test_light_within_a_radius_is_what_sums_over_pixels_find():
     for u, v in places:
         draw_star(response.shapes(StarPlaces.round(np.array([u]), np.array([v]))), image)
         found = aperture_fluxes(
-            image.astype(np.float32),
-            np.ones_like(image, dtype=np.float32),
-            np.ones(image.shape, dtype=bool),
+            SpotImage(
+                image.astype(np.float32), np.ones_like(image, dtype=np.float32), np.ones(image.shape, dtype=bool), np.zeros(1)
+            ),
             np.array([60 + u]),
             np.array([60 + v]),
             radii=radii,
-            background_error=np.zeros(1),
         )
         sums += found.flux[0] / len(places)
     assert TRUE.within(radii) == pytest.approx(sums, abs=4e-4)

@@ -7,7 +7,7 @@ import pytest
 import sep
 
 from permil.errors import SpotError
-from permil.spots.apertures import aperture_fluxes, growth_curve
+from permil.spots.apertures import SpotImage, aperture_fluxes, growth_curve
 from permil.spots.background import fit_background
 
 RADII = (3.0, 4.5, 6.0, 9.0, 12.0, 17.0, 25.0, 35.0)
@@ -18,7 +18,7 @@ def test_sums_are_those_of_sep_with_exact_overlaps() -> None:
     image = rng.normal(100, 30, (200, 220)).astype(np.float32)
     x, y = rng.uniform(40, 180, 40), rng.uniform(40, 160, 40)
     ours = aperture_fluxes(
-        image, np.ones_like(image), np.ones(image.shape, dtype=bool), x, y, radii=RADII, background_error=np.zeros(40)
+        SpotImage(image, np.ones_like(image), np.ones(image.shape, dtype=bool), np.zeros(40)), x, y, radii=RADII
     )
     for column, radius in enumerate(RADII):
         theirs, _, _ = sep.sum_circle(image, x, y, radius, subpix=0)
@@ -29,13 +29,10 @@ def test_sums_are_those_of_sep_with_exact_overlaps() -> None:
 def test_area_on_the_image_is_exact(place: tuple[float, float]) -> None:
     image = np.ones((101, 101), dtype=np.float32)
     fluxes = aperture_fluxes(
-        image,
-        np.zeros_like(image),
-        np.ones(image.shape, dtype=bool),
+        SpotImage(image, np.zeros_like(image), np.ones(image.shape, dtype=bool), np.zeros(1)),
         np.array([place[0]]),
         np.array([place[1]]),
         radii=(0.3, 0.5, 2.0, 12.0),
-        background_error=np.zeros(1),
     )
     whole = np.pi * fluxes.radii**2
     # The image begins at -0.5: there a half or a quarter of the circle lies on it.
@@ -46,13 +43,10 @@ def test_area_on_the_image_is_exact(place: tuple[float, float]) -> None:
 def test_error_adds_pixels_in_squares_and_background_in_full() -> None:
     image = np.zeros((101, 101), dtype=np.float32)
     fluxes = aperture_fluxes(
-        image,
-        np.full_like(image, 9.0),
-        np.ones(image.shape, dtype=bool),
+        SpotImage(image, np.full_like(image, 9.0), np.ones(image.shape, dtype=bool), np.array([0.5])),
         np.array([50.0]),
         np.array([50.0]),
         radii=(12.0,),
-        background_error=np.array([0.5]),
     )
     area = np.pi * 12.0**2
     # Squared weights of the pixels along the rim are a little less than the weights.
@@ -65,13 +59,12 @@ def test_growth_curve_is_that_of_the_profile() -> None:
     flux = 10 ** rng.uniform(5, 6, 50)[:, None] * (1 - np.exp(-(radii**2) / 2 / sigma**2))
     flux[7] *= np.linspace(0.2, 1.5, radii.size)  # a cosmic ray beside one spot
     apertures = aperture_fluxes(
-        np.zeros((5, 5), dtype=np.float32),
-        np.zeros((5, 5), dtype=np.float32),
-        np.ones((5, 5), dtype=bool),
+        SpotImage(
+            np.zeros((5, 5), dtype=np.float32), np.zeros((5, 5), dtype=np.float32), np.ones((5, 5), dtype=bool), np.zeros(50)
+        ),
         np.zeros(50),
         np.zeros(50),
         radii=RADII,
-        background_error=np.zeros(50),
     )
     curve = growth_curve(type(apertures)(apertures.radii, flux, apertures.error), np.ones(50, dtype=bool), reference=25.0)
     assert curve.fraction == pytest.approx(1 - np.exp(-(radii**2) / 2 / sigma**2), rel=1e-9)

@@ -9,7 +9,7 @@ from bench_images import hsm_moments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from permil.spots.apertures import AdaptiveMoments, adaptive_moments
+from permil.spots.apertures import AdaptiveMoments, SpotImage, adaptive_moments
 
 SIZE = 61
 
@@ -25,13 +25,10 @@ def spot_image(*, g1: float, g2: float, sigma: float, x: float, y: float, noise_
 
 def measured(image: np.ndarray, x: float = 30.0, y: float = 30.0, **options: float) -> AdaptiveMoments:
     return adaptive_moments(
-        image,
-        np.full(image.shape, 25.0, dtype=np.float32),
-        np.ones(image.shape, dtype=bool),
+        SpotImage(image, np.full(image.shape, 25.0, dtype=np.float32), np.ones(image.shape, dtype=bool), np.zeros(1)),
         np.array([x]),
         np.array([y]),
         sigma=options.get("sigma", 2.0),
-        background_error=np.zeros(1),
         largest_sigma=options.get("largest_sigma", 8.0),
     )
 
@@ -74,8 +71,8 @@ def test_error_of_background_widens_errors_of_moments_as_a_shifted_background_do
     image = spot_image(g1=0.0, g2=0.0, sigma=2.2, x=30.0, y=30.0)
     variance, usable, place = np.zeros(image.shape, dtype=np.float32), np.ones(image.shape, dtype=bool), np.array([30.0])
     options = {"sigma": 2.2, "largest_sigma": 8.0}
-    known = adaptive_moments(image, variance, usable, place, place, background_error=np.array([3.0]), **options)
-    shifted = adaptive_moments(image + np.float32(3.0), variance, usable, place, place, background_error=np.zeros(1), **options)
+    known = adaptive_moments(SpotImage(image, variance, usable, np.array([3.0])), place, place, **options)
+    shifted = adaptive_moments(SpotImage(image + np.float32(3.0), variance, usable, np.zeros(1)), place, place, **options)
     assert known.errors[0, 2] == pytest.approx(shifted.xx[0] - known.xx[0], rel=0.02)
     assert known.errors[0, 0] < 1e-3
 

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from permil.camera import load_camera
 from permil.simulate.spots import draw_exposure
-from permil.spots.apertures import aperture_fluxes
+from permil.spots.apertures import SpotImage, aperture_fluxes
 from permil.spots.background import RowErrors, RowNoise, fit_background, row_noise
 from permil.spots.measure import measure_spots
 
@@ -28,14 +28,16 @@ def test_error_of_a_circle_adds_up_along_rows() -> None:
     image, place = np.zeros((101, 101), dtype=np.float32), np.array([50.0])
     noise = RowNoise(np.array([0, 45]), np.full((101, 2), 4.0))
     fluxes = aperture_fluxes(
-        image,
-        np.full_like(image, 4.0),
-        np.ones(image.shape, dtype=bool),
+        SpotImage(
+            image,
+            np.full_like(image, 4.0),
+            np.ones(image.shape, dtype=bool),
+            np.zeros(1),
+            RowErrors(noise, np.zeros(1, dtype=np.int64), np.zeros((1, 1, 2))),
+        ),
         place,
         place,
         radii=(12.0,),
-        background_error=np.zeros(1),
-        row_errors=RowErrors(noise, np.zeros(1, dtype=np.int64), np.zeros((1, 1, 2))),
     )
     # Chords of the circle on both sides of the border between the amplifiers, half a pixel left of column 45.
     v = np.linspace(-12, 12, 24001)

@@ -61,61 +61,62 @@ class GrowthCurve:
         return float(factor), float(factor**2 * self.error[index])
 
 
-def aperture_fluxes(
-    image: Float32Array,
-    variance: Float32Array,
-    usable: BoolArray,
-    x: FloatArray,
-    y: FloatArray,
-    *,
-    radii: Sequence[float],
-    background_error: FloatArray,
-    row_errors: RowErrors | None = None,
-) -> ApertureFluxes:
-    """Sum the light in circles around spots.
+@dataclass(frozen=True)
+class SpotImage:
+    """An image of spots less its background, with what their errors need.
 
-    Parameters
+    Attributes
     ----------
-    image, variance : ndarray, shape (ny, nx)
+    signal, variance : ndarray, shape (ny, nx)
         Signal less background, and its variance.
     usable : ndarray of bool, shape (ny, nx)
         Pixels to use; other pixels, and those beyond the edge of the detector, count as zero.
-    x, y : ndarray, shape (n,)
-        Centres, pixels.
-    radii
-        Pixels, increasing.
     background_error : ndarray, shape (n,)
         Standard error of the subtracted background, common to the pixels of a spot.
     row_errors
         Noise common to the pixels of a row, included in ``variance``. None: pixels are independent.
+    """
+
+    signal: Float32Array
+    variance: Float32Array
+    usable: BoolArray
+    background_error: FloatArray
+    row_errors: RowErrors | None = None
+
+    def __post_init__(self) -> None:
+        """Lay the arrays out as kernels take them."""
+        for name, kind in (("signal", np.float32), ("variance", np.float32), ("usable", bool), ("background_error", np.float64)):
+            object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), dtype=kind))
+
+    @property
+    def rows(self) -> RowErrors:
+        """Noise of rows, 0 where pixels are independent."""
+        return self.row_errors or no_row_errors(self.signal.shape[0], self.background_error.size)
+
+
+def aperture_fluxes(image: SpotImage, x: FloatArray, y: FloatArray, *, radii: Sequence[float]) -> ApertureFluxes:
+    """Sum the light in circles around spots.
+
+    Parameters
+    ----------
+    image
+        Image with the errors of these spots.
+    x, y : ndarray, shape (n,)
+        Centres, pixels.
+    radii
+        Pixels, increasing.
 
     Returns
     -------
     ApertureFluxes
     """
-    rows = row_errors or no_row_errors(image.shape[0], x.size)
     circles = np.asarray(radii, dtype=np.float64)
     flux, squared, area, shared = (np.zeros((x.size, circles.size)) for _ in range(4))
-    kernels.sum_circles(
-        *_contiguous(image, variance, usable, x, y),
-        circles,
-        rows,
-        flux,
-        squared,
-        area,
-        shared,
-    )
-    spread = squared + (area * np.asarray(background_error)[:, None]) ** 2 - 2.0 * area * shared
-    return ApertureFluxes(circles, flux, np.sqrt(np.maximum(spread, 0.0)))
-
-
-def _contiguous(
-    image: Float32Array, variance: Float32Array, usable: BoolArray, x: FloatArray, y: FloatArray
-) -> tuple[Float32Array, Float32Array, BoolArray, FloatArray, FloatArray]:
-    """Return the arrays as kernels take them."""
-    image, variance = (np.ascontiguousarray(plane, dtype=np.float32) for plane in (image, variance))
+    planes = image.signal, image.variance, image.usable
     x, y = (np.ascontiguousarray(axis, dtype=np.float64) for axis in (x, y))
-    return image, variance, np.ascontiguousarray(usable), x, y
+    kernels.sum_circles(*planes, x, y, circles, image.rows, flux, squared, area, shared)
+    spread = squared + (area * image.background_error[:, None]) ** 2 - 2.0 * area * shared
+    return ApertureFluxes(circles, flux, np.sqrt(np.maximum(spread, 0.0)))
 
 
 def growth_curve(apertures: ApertureFluxes, good: BoolArray, *, reference: float) -> GrowthCurve:
@@ -185,54 +186,27 @@ class AdaptiveMoments:
         return np.sqrt(np.diagonal(self.covariance, axis1=1, axis2=2))
 
 
-def adaptive_moments(
-    image: Float32Array,
-    variance: Float32Array,
-    usable: BoolArray,
-    x: FloatArray,
-    y: FloatArray,
-    *,
-    sigma: float,
-    background_error: FloatArray,
-    largest_sigma: float,
-    row_errors: RowErrors | None = None,
-) -> AdaptiveMoments:
+def adaptive_moments(image: SpotImage, x: FloatArray, y: FloatArray, *, sigma: float, largest_sigma: float) -> AdaptiveMoments:
     """Measure the adaptive moments of spots.
 
     Parameters
     ----------
-    image, variance : ndarray, shape (ny, nx)
-        Signal less background, and its variance.
-    usable : ndarray of bool, shape (ny, nx)
-        Pixels to use.
+    image
+        Image with the errors of these spots.
     x, y : ndarray, shape (n,)
         Starting positions, pixels.
     sigma
         Sigma of the first weight, pixels.
-    background_error : ndarray, shape (n,)
-        Standard error of the subtracted background, common to the pixels of a spot.
     largest_sigma
         Largest sigma of the weight; the iteration fails beyond it.
-    row_errors
-        Noise common to the pixels of a row, included in ``variance``. None: pixels are independent.
 
     Returns
     -------
     AdaptiveMoments
     """
-    rows = row_errors or no_row_errors(image.shape[0], x.size)
-    parameters = np.full((x.size, 5), np.nan)
-    covariance = np.full((x.size, 5, 5), np.nan)
-    kernels.measure_moments(
-        *_contiguous(image, variance, usable, x, y),
-        sigma,
-        largest_sigma,
-        LARGEST_SHIFT,
-        WEIGHT_REACH,
-        np.ascontiguousarray(background_error, dtype=np.float64),
-        rows,
-        parameters,
-        covariance,
-    )
+    parameters, covariance = np.full((x.size, 5), np.nan), np.full((x.size, 5, 5), np.nan)
+    planes, limits = (image.signal, image.variance, image.usable), (sigma, largest_sigma, LARGEST_SHIFT, WEIGHT_REACH)
+    x, y = (np.ascontiguousarray(axis, dtype=np.float64) for axis in (x, y))
+    kernels.measure_moments(*planes, x, y, *limits, image.background_error, image.rows, parameters, covariance)
     centre_x, centre_y, xx, yy, xy = parameters.T.copy()
     return AdaptiveMoments(centre_x, centre_y, xx, yy, xy, covariance)

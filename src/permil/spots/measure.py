@@ -25,6 +25,7 @@ from permil.spots.apertures import (
     AdaptiveMoments,
     ApertureFluxes,
     GrowthCurve,
+    SpotImage,
     adaptive_moments,
     aperture_fluxes,
     growth_curve,
@@ -212,23 +213,12 @@ def measure_spots(
     background = fit_background(image, free, box=options.background_box, row_noise=rows)
     signal = background.subtracted(image)
     reach = max(options.radii[-1], WEIGHT_REACH * options.largest_sigma) + LARGEST_SHIFT
-    background_error, row_errors = background.errors(found.x, found.y, reach=reach)
-    moments = adaptive_moments(
-        signal,
-        variance,
-        usable,
-        found.x,
-        found.y,
-        sigma=float(np.clip(np.median(found.sigma), 1.0, options.largest_sigma)) if len(found.x) else 1.0,
-        background_error=background_error,
-        largest_sigma=options.largest_sigma,
-        row_errors=row_errors,
-    )
+    spots = SpotImage(signal, variance, usable, *background.errors(found.x, found.y, reach=reach))
+    sigma = float(np.clip(np.median(found.sigma), 1.0, options.largest_sigma)) if len(found.x) else 1.0
+    moments = adaptive_moments(spots, found.x, found.y, sigma=sigma, largest_sigma=options.largest_sigma)
     # A failed fit keeps the detected position, so that flux and flags can be measured.
     x, y = np.where(moments.converged, moments.x, found.x), np.where(moments.converged, moments.y, found.y)
-    apertures = aperture_fluxes(
-        signal, variance, usable, x, y, radii=options.radii, background_error=background_error, row_errors=row_errors
-    )
+    apertures = aperture_fluxes(spots, x, y, radii=options.radii)
     flags = _flags(found, x, y, moments, mask, usable, detector, options.flux_radius)
     catalog = _catalog(x, y, moments, apertures, background.at(x, y), flags, detector, options)
     growth = growth_curve(apertures, _growth_spots(catalog, detector, options), reference=options.reference_radius)

@@ -262,9 +262,7 @@ def _repeated(columns: dict[str, Any], measured: list[FloatArray], exposure: Int
     repeated = np.zeros(usable.size, dtype=bool)
     repeated[usable] = True
     repeated[np.flatnonzero(usable)[np.unique(own[usable], return_index=True)[1]]] = False
-    _refuse_copied_bunches(columns, _groups([*positions, *measured]), usable & ~repeated)
-    repeated |= _copied_bunches(columns, _groups([*positions, *places, *measured]), usable & ~repeated)
-    return repeated
+    return repeated | _copied_bunches(columns, _groups([*positions, *measured]), usable & ~repeated)
 
 
 def _groups(columns: Iterable[FloatArray]) -> IntArray:
@@ -279,39 +277,33 @@ def _has_few_digits(signal: FloatArray) -> bool:
 
 
 def _copied_bunches(columns: dict[str, Any], node: IntArray, usable: BoolArray) -> BoolArray:
-    """Return the rows of bunches whose nodes all equal those of a bunch with another name at the same position."""
+    """Return the rows of bunches whose nodes all equal those of a bunch with another name at the same position.
+
+    Raises
+    ------
+    BeamError
+        If they equal those of a bunch at another position.
+    """
     copied = np.zeros(usable.size, dtype=bool)
-    nodes: dict[str, set[int]] = {}
-    for name in dict.fromkeys(columns["bunch"][usable].tolist()):
-        own = usable & (columns["bunch"] == name)
-        seen = set(node[own].tolist())
-        alike = np.ptp(columns["signal"][own]) == 0.0
-        if len(seen) >= _COPIED_NODES and not alike and any(seen <= other for other in nodes.values()):
-            copied |= own
-        else:
-            nodes[name] = seen
-    return copied
-
-
-def _refuse_copied_bunches(columns: dict[str, Any], node: IntArray, usable: BoolArray) -> None:
-    """Raise an error if all signals of a bunch equal those of a bunch at another position."""
-    bunches: dict[tuple[str, float, float], dict[int, float]] = {}
+    bunches: dict[tuple[str, float, float], list[int]] = {}
     keys = zip(columns["bunch"].tolist(), columns["ref_x_mm"].tolist(), columns["ref_y_mm"].tolist(), strict=True)
     for row, key in enumerate(keys):
         if usable[row]:
-            bunches.setdefault(key, {})[int(node[row])] = float(columns["signal"][row])
-    known = list(bunches.items())
-    for number, (key, nodes) in enumerate(known):
-        if len(nodes) < _COPIED_NODES or len(set(nodes.values())) == 1:
+            bunches.setdefault(key, []).append(row)
+    known = [(key, rows, set(node[rows].tolist())) for key, rows in bunches.items()]
+    for number, (key, rows, nodes) in enumerate(known):
+        if len(nodes) < _COPIED_NODES or np.ptp(columns["signal"][rows]) == 0.0:
             continue
-        for other, others in known[:number]:
-            if key[1:] != other[1:] and nodes.keys() <= others.keys():
+        for other, _, others in known[:number]:
+            if nodes <= others and key[1:] != other[1:]:
                 raise BeamError(
                     f"bunch {key[0]} at ({key[1]:g}, {key[2]:g}) mm has the same signals in all its {len(nodes)} nodes as bunch "
                     f"{other[0]} at ({other[1]:g}, {other[2]:g}) mm",
                     remedy="remove the copy",
                     value=[key[0], other[0]],
                 )
+            copied[rows] |= nodes <= others
+    return copied
 
 
 def _exposures_by_position(columns: dict[str, Any]) -> IntArray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
@@ -228,9 +229,9 @@ def sequence_in_test(*, point: int, led: int, image: int, leds: int, images: int
     return (point * leds + led) * images + image
 
 
-@dataclass(frozen=True)
+@dataclass
 class CampaignPlan:
-    """The content of a campaign.
+    """The content of a campaign, and the sequence of its exposures with folders, counters and clock.
 
     Attributes
     ----------
@@ -261,15 +262,18 @@ class CampaignPlan:
 
     def exposures(self) -> list[PlannedExposure]:
         """Return all exposures in order of time: the scan, then biases and pointings."""
-        builder = _Builder(self.leds, self.compression)
-        builder.run("scan", [("", position) for position in self.scan], _names_of(self.scanned), images=1)
+        self._exposures: list[PlannedExposure] = []
+        self._of_day: Counter[str] = Counter()
+        self._run, self._moment = 0, _START
+        self._add_run("scan", [("", position) for position in self.scan], _names_of(self.scanned), images=1)
         pointed = {detector.name for detector in self.science}
         only_scanned = tuple(detector for detector in self.scanned if detector.name not in pointed)
         for number, detectors in enumerate(self._runs()):
-            builder.biases(self.biases, _names_of((*only_scanned, *detectors) if number == 0 else detectors))
+            self._add_biases(self.biases, _names_of((*only_scanned, *detectors) if number == 0 else detectors))
             points = [(detector.name, position) for detector in detectors for position in pointing_positions(detector)]
-            builder.run("pointing", points, _names_of(detectors) if self.whole_raft else None, images=self.images)
-        return builder.finished()
+            self._add_run("pointing", points, _names_of(detectors) if self.whole_raft else None, images=self.images)
+        last = max(len(self._exposures) - 1, 1)
+        return [replace(exposure, phase=index / last) for index, exposure in enumerate(self._exposures)]
 
     def _runs(self) -> list[tuple[Detector, ...]]:
         if not self.whole_raft:
@@ -277,36 +281,26 @@ class CampaignPlan:
         rafts = sorted({detector.raft for detector in self.science})
         return [tuple(detector for detector in self.science if detector.raft == raft) for raft in rafts]
 
-
-class _Builder:
-    """Builds the sequence of exposures with its folders, counters and clock."""
-
-    def __init__(self, leds: tuple[str, ...], compression: str) -> None:
-        self._leds = leds
-        self._compression = compression
-        self._exposures: list[PlannedExposure] = []
-        self._runs = 0
-        self._moment = _START
-        self._of_day: dict[str, int] = {}
-
-    def run(self, kind: str, points: Sequence[tuple[str, Position]], detectors: tuple[str, ...] | None, *, images: int) -> None:
+    def _add_run(
+        self, kind: str, points: Sequence[tuple[str, Position]], detectors: tuple[str, ...] | None, *, images: int
+    ) -> None:
         """Add the exposures of all points of a run; without ``detectors`` each point reads its target."""
         for point, (target, position) in enumerate(points):
-            for number, led in enumerate(self._leds):
+            for number, led in enumerate(self.leds):
                 for image in range(images):
                     self._add(
                         kind,
                         led,
                         image=image,
                         point=point % POINTINGS_PER_DETECTOR if kind == "pointing" else point,
-                        test_sequence=sequence_in_test(point=point, led=number, image=image, leds=len(self._leds), images=images),
+                        test_sequence=sequence_in_test(point=point, led=number, image=image, leds=len(self.leds), images=images),
                         commanded=position,
                         target=target,
                         detectors=(target,) if detectors is None else detectors,
                     )
-        self._runs += 1
+        self._run += 1
 
-    def biases(self, count: int, detectors: tuple[str, ...]) -> None:
+    def _add_biases(self, count: int, detectors: tuple[str, ...]) -> None:
         """Add biases to the next run; stage and LED cards keep the values of the last exposure."""
         last = self._exposures[-1]
         for image in range(count):
@@ -317,11 +311,11 @@ class _Builder:
         current, light_seconds = LED_SETTINGS[led]
         seconds = 0.0 if kind == "bias" else light_seconds
         self._moment += timedelta(seconds=READOUT_SECONDS + seconds)
-        first_of_led = kind != "bias" and all(led != exposure.led for exposure in self._exposures[: len(self._leds)])
+        first_of_led = kind != "bias" and all(led != exposure.led for exposure in self._exposures[: len(self.leds)])
         exposure = PlannedExposure(
             kind=kind,
-            run=f"{_FIRST_RUN + self._runs}D",
-            job=f"{_FIRST_JOB + _JOB_STEP * self._runs}",
+            run=f"{_FIRST_RUN + self._run}D",
+            job=f"{_FIRST_JOB + _JOB_STEP * self._run}",
             led=led,
             image=image,
             end=self._moment,
@@ -329,16 +323,11 @@ class _Builder:
             exposure_time=seconds,
             current=current,
             phase=0.0,
-            compressed=self._compression == "rice" or (self._compression == "sample" and first_of_led),
+            compressed=self.compression == "rice" or (self.compression == "sample" and first_of_led),
             **fields,
         )
-        self._of_day[exposure.day] = self._of_day.get(exposure.day, 0) + 1
+        self._of_day[exposure.day] += 1
         self._exposures.append(replace(exposure, sequence=self._of_day[exposure.day]))
-
-    def finished(self) -> list[PlannedExposure]:
-        """Return all exposures, each with its phase."""
-        last = max(len(self._exposures) - 1, 1)
-        return [replace(exposure, phase=index / last) for index, exposure in enumerate(self._exposures)]
 
 
 def _names_of(detectors: Sequence[Detector]) -> tuple[str, ...]:

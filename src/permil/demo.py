@@ -24,7 +24,7 @@ from permil.config.simulate import SimulateCampaign, SimulateConfig, SimulateSpo
 from permil.pipeline import run_pipeline
 from permil.products import RunFolder, read_table
 from permil.products.folder import CompareFolder
-from permil.progress import StageReport, console, default_workers, parallel_map, tell_report
+from permil.progress import StageReport, console, default_workers, parallel_map, say, tell_report
 from permil.rounding import rounded, rounded_like
 from permil.simulate.spots import simulate_spots
 from permil.simulate.stage import simulate_bench
@@ -57,9 +57,7 @@ def run_demo(out: Path, *, seed: int) -> None:
     begin = time.perf_counter()
     out = out.absolute()
     folder = RunFolder(out)
-    console.print(
-        f"simulating a small campaign (raft R22, 80 um pixels, two LEDs, seed {seed}) in {out}", highlight=False, soft_wrap=True
-    )
+    say(f"simulating a small campaign (raft R22, 80 um pixels, two LEDs, seed {seed}) in {out}")
     simulate_bench(SimulateConfig(preset="mini", seed=seed, campaign=SimulateCampaign(images=3)), out, workers=default_workers())
     config = load_config(out / "config.yaml")
     run_pipeline(config, stages=("index", "isr", "beam", "flat", "stability", "defects", "colour"))
@@ -69,16 +67,14 @@ def run_demo(out: Path, *, seed: int) -> None:
     figures = summarise(comparison)
     console.print(truth_table(figures, config.flat.super_pixel_mm))
     console.print(pull_table(figures))
-    console.print(_stars_text(stars), highlight=False, soft_wrap=True)
-    console.print(
+    say(_stars_text(stars))
+    say(
         f"done in {time.perf_counter() - begin:.0f} s\n"
         f"  pages    {folder.report}\n"
         f"           {RunFolder(stars.root).report} (artificial stars)\n"
         f"           {RunFolder(stars.root).report.parent / 'compare' / 'index.html'} (all sensors and bands)\n"
         f"  flats    {out / 'flat'}\n"
-        f"  metrics  {folder.comparison} (recovered over true), {folder.summary}",
-        highlight=False,
-        soft_wrap=True,
+        f"  metrics  {folder.comparison} (recovered over true), {folder.summary}"
     )
 
 
@@ -131,10 +127,8 @@ def _stars_config(seed: int, changes: dict[str, Any]) -> SimulateSpotsConfig:
 
 
 def _tell_campaign(config: SimulateSpotsConfig, folder: Path) -> None:
-    console.print(
-        f"flats and {config.campaign.exposures} dithers of artificial stars of {config.detector} in {config.campaign.filter} in {folder}",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        f"flats and {config.campaign.exposures} dithers of artificial stars of {config.detector} in {config.campaign.filter} in {folder}"
     )
 
 

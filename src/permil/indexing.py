@@ -9,7 +9,7 @@ from permil.config.exposures import ExposuresConfig
 from permil.context import Run
 from permil.exposures.stage import describe_index, index_run, make_index
 from permil.products import check_output
-from permil.progress import StageReport, console, default_workers, tell
+from permil.progress import StageReport, default_workers, say, tell
 from permil.stages import StageFunctions
 from permil.tasks import estimate
 
@@ -37,4 +37,4 @@ def index_folders(roots: list[Path], *, camera: str, out: Path) -> None:
     check_output(out)
     found = make_index(roots, load_camera(camera), out, options=ExposuresConfig(), workers=default_workers())
     for message in [*describe_index(found), f"wrote {out}"]:
-        console.print(message, highlight=False, soft_wrap=True)
+        say(message)

@@ -19,7 +19,7 @@ from permil.engine import Executor, make_executor, session
 from permil.engine.locks import locked_folder
 from permil.engine.performance import StepCost, metered_stage, performance_table
 from permil.products import atomic_output, make_folder, read_table, remove_partial_files, write_table
-from permil.progress import StageReport, console, default_workers, describe_warnings, tell, tell_report
+from permil.progress import StageReport, default_workers, describe_warnings, say, tell, tell_report
 from permil.stages import STAGES
 
 
@@ -103,7 +103,7 @@ def simulate_run(config: Config) -> None:
     from permil.simulate.simulated import simulate_campaign
 
     campaign = simulate_campaign(config.output, config.simulate, workers=config.pipeline.workers or default_workers())
-    console.print(str(campaign.summary), highlight=False, soft_wrap=True)
+    say(str(campaign.summary))
 
 
 def simulate_spots_run(config: Config) -> None:
@@ -111,4 +111,4 @@ def simulate_spots_run(config: Config) -> None:
     from permil.simulate.spots import simulate_spots
 
     workers = config.pipeline.workers or default_workers()
-    console.print(str(simulate_spots(config.simulate_spots, config.output, workers=workers)), highlight=False, soft_wrap=True)
+    say(str(simulate_spots(config.simulate_spots, config.output, workers=workers)))

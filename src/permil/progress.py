@@ -60,7 +60,12 @@ _WARNINGS_SHOWN = 10
 
 def tell(sentence: str) -> None:
     """Print a sentence for the user."""
-    console.print(f"  {sentence}", highlight=False, soft_wrap=True)
+    say(f"  {sentence}")
+
+
+def say(text: str) -> None:
+    """Print a text for the user as it is; the terminal breaks long lines."""
+    console.print(text, highlight=False, soft_wrap=True)
 
 
 class _RateColumn(ProgressColumn):
@@ -130,9 +135,7 @@ def _lines(description: str, total: int) -> Iterator[Callable[[float], None]]:
         rate = count / max(seconds, 1e-3)
         left = "" if count >= total else f", {(total - count) / max(rate, 1e-9):.0f} s left"
         number = f"{count:.0f}" if count == int(count) else f"{count:.1f}"
-        console.print(
-            f"  {description}: {number} of {total} in {seconds:.1f} s, {rate:.3g}/s{left}", highlight=False, soft_wrap=True
-        )
+        say(f"  {description}: {number} of {total} in {seconds:.1f} s, {rate:.3g}/s{left}")
 
     def reached(number: float) -> None:
         nonlocal count, shown
@@ -247,4 +250,4 @@ def tell_report(report: StageReport) -> None:
     for message in report.messages:
         tell(message)
     skipped = f", {report.skipped} up to date" if report.skipped else ""
-    console.print(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s", highlight=False, soft_wrap=True)
+    say(f"{report.stage}: {report.done} done{skipped}, {report.seconds:.1f} s")

@@ -17,20 +17,19 @@ class ReferenceConfig(Section):
     amp: str | int = Field(description="amplifier: C14, Segment14 or the eotest number 5")
     row: int = Field(ge=0, description="row of the centre in the trimmed raw segment, 0-based")
     column: int = Field(ge=0, description="column of the centre in the trimmed raw segment, 0-based")
-    box: PositiveInt = Field(default=30, description="side of the bunch in pixels")
+    box: PositiveInt = Field(30, description="side of the bunch in pixels")
 
 
 class BeamConfig(Section):
     """Measurement and model of the beam."""
 
     reference: list[ReferenceConfig] = Field(
-        default=[],
+        [],
         description="bunches of pixels that measure the beam during the scan (any number); empty: the camera's reference bunch",
     )
-    leds: list[KnownLed] = Field(default=[], description="LEDs whose beam is fitted; empty: all with a scan")
+    leds: list[KnownLed] = Field([], description="LEDs whose beam is fitted; empty: all with a scan")
     outlier_threshold: PositiveFloat = Field(
-        default=5.0,
-        description="nodes that deviate by more than this many standard errors are suspect, and are down-weighted if bad",
+        5.0, description="nodes that deviate by more than this many standard errors are suspect, and are down-weighted if bad"
     )
 
 
@@ -43,45 +42,43 @@ class JointConfig(Section):
     """Options of the joint solution for beam, flat and exposure scales."""
 
     spacing_mm: PositiveFloat | None = Field(
-        default=None, description="distance of the knots of the beam, mm; null: determined from the data"
+        None, description="distance of the knots of the beam, mm; null: determined from the data"
     )
     least_signal: PositiveFloat = Field(
-        default=5000.0, description="mean signal, electrons, below which a super-pixel is not used in an exposure"
+        5000.0, description="mean signal, electrons, below which a super-pixel is not used in an exposure"
     )
     signal_pixels: int = Field(
-        default=500,
-        ge=1,
-        description="number of pixels for the signal of a super-pixel; rows of larger super-pixels are skipped",
+        500, ge=1, description="number of pixels for the signal of a super-pixel; rows of larger super-pixels are skipped"
     )
-    threshold: PositiveFloat = Field(default=6.0, description="standard deviations beyond which a signal is down-weighted")
-    geometry: bool = Field(default=True, description="fit rotation and scale of the stage's axes")
-    position_errors: bool = Field(default=True, description="fit an error of each stage move")
-    reflection: bool = Field(default=False, description="fit a pattern that moves against the projector")
-    drift: bool = Field(default=True, description="whether the photodiode may drift")
-    modes: int = Field(default=20, ge=1, description="number of modes of correlated errors")
-    checks: bool = Field(default=True, description="compare halves of the exposures (four more solutions) in the error budget")
+    threshold: PositiveFloat = Field(6.0, description="standard deviations beyond which a signal is down-weighted")
+    geometry: bool = Field(True, description="fit rotation and scale of the stage's axes")
+    position_errors: bool = Field(True, description="fit an error of each stage move")
+    reflection: bool = Field(False, description="fit a pattern that moves against the projector")
+    drift: bool = Field(True, description="whether the photodiode may drift")
+    modes: int = Field(20, ge=1, description="number of modes of correlated errors")
+    checks: bool = Field(True, description="compare halves of the exposures (four more solutions) in the error budget")
 
 
 class FlatConfig(Section):
     """Options of flats from pointings and beam."""
 
     solver: Literal["divide", "joint"] = Field(
-        default="joint",
+        "joint",
         description="joint: beam, flat and exposure scales together; divide: each pointing over the beam, combined by weight",
     )
-    joint: JointConfig = Field(default=JointConfig(), description="the joint solution")
-    leds: list[KnownLed] = Field(default=[], description="LEDs whose flats are made; empty: all with pointings")
+    joint: JointConfig = Field(JointConfig(), description="the joint solution")
+    leds: list[KnownLed] = Field([], description="LEDs whose flats are made; empty: all with pointings")
     detectors: list[DetectorOrRaft] = Field(
-        default=[], description="detectors (R22_S11) or rafts (R22) whose flats are made; empty: all that were read out"
+        [], description="detectors (R22_S11) or rafts (R22) whose flats are made; empty: all that were read out"
     )
     beam_of: dict[KnownLed, KnownLed] = Field(
-        default={}, description="LED whose beam is used for another one without a scan, for example {uv: blue}"
+        {}, description="LED whose beam is used for another one without a scan, for example {uv: blue}"
     )
     remove_amplifier_steps: bool = Field(
-        default=False, description="divide out the steps at amplifier borders (a substitute for correct gains); recorded"
+        False, description="divide out the steps at amplifier borders (a substitute for correct gains); recorded"
     )
     keep_pointings: bool = Field(
-        default=True, description="write the flat of each pointing aimed at a detector (needs as much disk as five flats)"
+        True, description="write the flat of each pointing aimed at a detector (needs as much disk as five flats)"
     )
-    super_pixel_mm: SuperPixel = Field(default=0.64, description="side of the super-pixels of metrics and small maps, mm")
-    mosaic_mm: SuperPixel = Field(default=0.64, description="cell of the binned mosaic of the focal plane, mm")
+    super_pixel_mm: SuperPixel = Field(0.64, description="side of the super-pixels of metrics and small maps, mm")
+    mosaic_mm: SuperPixel = Field(0.64, description="cell of the binned mosaic of the focal plane, mm")

@@ -34,16 +34,16 @@ class JobsConfig(Section):
     """Jobs of a batch system that run the workers, through dask-jobqueue."""
 
     system: Literal["none", "slurm", "htcondor"] = Field(
-        default="none", description="batch system to which jobs are submitted: none, slurm or htcondor"
+        "none", description="batch system to which jobs are submitted: none, slurm or htcondor"
     )
-    count: Annotated[int, Field(ge=1)] = Field(default=1, description="number of jobs")
-    cores: Annotated[int, Field(ge=1)] = Field(default=1, description="cores of each job, each with a worker")
-    memory: str = Field(default="4 GiB", description="memory of each job, for all of its workers")
+    count: Annotated[int, Field(ge=1)] = Field(1, description="number of jobs")
+    cores: Annotated[int, Field(ge=1)] = Field(1, description="cores of each job, each with a worker")
+    memory: str = Field("4 GiB", description="memory of each job, for all of its workers")
     walltime: Annotated[str, AfterValidator(_require_clock)] = Field(
-        default="04:00:00", description="maximum duration of a job, HH:MM:SS or D-HH:MM:SS (slurm)"
+        "04:00:00", description="maximum duration of a job, HH:MM:SS or D-HH:MM:SS (slurm)"
     )
     options: dict[str, Any] = Field(
-        default={},
+        {},
         description="further options of SLURMCluster or HTCondorCluster of dask-jobqueue, such as {account: lsst, queue: milano} or "
         "{disk: 1 GB}",
     )
@@ -52,11 +52,11 @@ class JobsConfig(Section):
 class PipelineConfig(Section):
     """Workers of a run."""
 
-    workers: int = Field(default=0, ge=0, description="worker processes of this machine; 0 means one per processor core")
+    workers: int = Field(0, ge=0, description="worker processes of this machine; 0 means one per processor core")
     scheduler: str = Field(
-        default="", description="address of a Dask scheduler, tcp://host:port, whose workers are used; empty: this machine"
+        "", description="address of a Dask scheduler, tcp://host:port, whose workers are used; empty: this machine"
     )
-    jobs: JobsConfig = Field(default=JobsConfig(), description="jobs of a batch system that run the workers")
+    jobs: JobsConfig = Field(JobsConfig(), description="jobs of a batch system that run the workers")
 
     @model_validator(mode="after")
     def _one_of_them(self) -> PipelineConfig:
@@ -68,16 +68,16 @@ class PipelineConfig(Section):
 class ReportConfig(Section):
     """Specifications (relative, so 0.001 is one per mil) and options of the pages."""
 
-    detector_pages: bool = Field(default=True, description="one page per detector")
-    scatter_limit: PositiveFloat = Field(default=0.005, description="largest scatter between pointings in excess of noise")
-    step_limit: PositiveFloat = Field(default=0.003, description="largest step of an amplifier")
-    noise_limit: PositiveFloat = Field(default=0.002, description="largest typical error of a pixel")
-    node_noise_limit: PositiveFloat = Field(default=0.001, description="largest relative noise of the beam nodes")
+    detector_pages: bool = Field(True, description="one page per detector")
+    scatter_limit: PositiveFloat = Field(0.005, description="largest scatter between pointings in excess of noise")
+    step_limit: PositiveFloat = Field(0.003, description="largest step of an amplifier")
+    noise_limit: PositiveFloat = Field(0.002, description="largest typical error of a pixel")
+    node_noise_limit: PositiveFloat = Field(0.001, description="largest relative noise of the beam nodes")
     repeatability_limit: PositiveFloat = Field(
-        default=0.002, description="largest scatter of the light over the exposures of an LED, the requirement of the bench"
+        0.002, description="largest scatter of the light over the exposures of an LED, the requirement of the bench"
     )
     spot_excess_limit: PositiveFloat = Field(
-        default=0.001, description="largest scatter of spot fluxes in excess of their errors and of the sensor"
+        0.001, description="largest scatter of spot fluxes in excess of their errors and of the sensor"
     )
 
 
@@ -99,8 +99,8 @@ Date = Annotated[
 class ValidityConfig(Section):
     """Dates between which the products are valid calibrations: written to their headers, not used otherwise."""
 
-    begin: Date = Field(default="", description="first date (UTC), 2021-12-03 or 2021-12-03T18:00:00; empty: not stated")
-    end: Date = Field(default="", description="last date (UTC); empty: not stated")
+    begin: Date = Field("", description="first date (UTC), 2021-12-03 or 2021-12-03T18:00:00; empty: not stated")
+    end: Date = Field("", description="last date (UTC); empty: not stated")
 
     @model_validator(mode="after")
     def _in_order(self) -> ValidityConfig:
@@ -120,25 +120,25 @@ class Config(Section):
     """
 
     camera: Annotated[str, ConfigPath(is_camera=True)] = Field(
-        default="lsstcam", description="camera: lsstcam, lsstcam-bin8 or the path of a camera file"
+        "lsstcam", description="camera: lsstcam, lsstcam-bin8 or the path of a camera file"
     )
-    output: Annotated[Path, ConfigPath()] = Field(default=Path("out"), description="folder of the run")
-    seed: int = Field(default=0, ge=0, description="seed of every random step")
-    exposures: ExposuresConfig = Field(default=ExposuresConfig(), description="location and classification of the raw files")
-    isr: IsrConfig = Field(default=IsrConfig(), description="raw counts to electrons")
-    beam: BeamConfig = Field(default=BeamConfig(), description="the projector's light")
-    flat: FlatConfig = Field(default=FlatConfig(), description="the response")
-    defects: DefectsConfig = Field(default=DefectsConfig(), description="the limits of defects of the sensors")
-    spots: SpotsConfig = Field(default=SpotsConfig(), description="the artificial stars")
-    compare: CompareConfig = Field(default=CompareConfig(), description="comparison of artificial stars with the flat")
-    validity: ValidityConfig = Field(default=ValidityConfig(), description="dates between which the products are valid")
-    plan: PlanConfig = Field(default=PlanConfig(), description="planned pointings")
-    report: ReportConfig = Field(default=ReportConfig(), description="report pages and specifications")
-    simulate: SimulateConfig = Field(default=SimulateConfig(), description="a test stand with known truth")
+    output: Annotated[Path, ConfigPath()] = Field(Path("out"), description="folder of the run")
+    seed: int = Field(0, ge=0, description="seed of every random step")
+    exposures: ExposuresConfig = Field(ExposuresConfig(), description="location and classification of the raw files")
+    isr: IsrConfig = Field(IsrConfig(), description="raw counts to electrons")
+    beam: BeamConfig = Field(BeamConfig(), description="the projector's light")
+    flat: FlatConfig = Field(FlatConfig(), description="the response")
+    defects: DefectsConfig = Field(DefectsConfig(), description="the limits of defects of the sensors")
+    spots: SpotsConfig = Field(SpotsConfig(), description="the artificial stars")
+    compare: CompareConfig = Field(CompareConfig(), description="comparison of artificial stars with the flat")
+    validity: ValidityConfig = Field(ValidityConfig(), description="dates between which the products are valid")
+    plan: PlanConfig = Field(PlanConfig(), description="planned pointings")
+    report: ReportConfig = Field(ReportConfig(), description="report pages and specifications")
+    simulate: SimulateConfig = Field(SimulateConfig(), description="a test stand with known truth")
     simulate_spots: SimulateSpotsConfig = Field(
-        default=SimulateSpotsConfig(), description="exposures of the spot projector with known truth"
+        SimulateSpotsConfig(), description="exposures of the spot projector with known truth"
     )
-    pipeline: PipelineConfig = Field(default=PipelineConfig(), description="worker processes and batch jobs")
+    pipeline: PipelineConfig = Field(PipelineConfig(), description="worker processes and batch jobs")
 
     def as_yaml(self) -> str:
         """Return the configuration as YAML, every key with its value."""

@@ -18,23 +18,21 @@ class PlanScan(Section):
     """A beam scan on a grid."""
 
     detector: DetectorText = Field(
-        default="", description="detector whose amplifier is at the centre of the scan; empty: the camera's reference detector"
+        "", description="detector whose amplifier is at the centre of the scan; empty: the camera's reference detector"
     )
     amp: str | int = Field(
-        default="",
+        "",
         description="amplifier at whose centre the scan is centred; empty: the camera's reference amplifier, else the detector",
     )
-    centre_mm: tuple[float, float] | None = Field(default=None, description="centre, CCS X, Y in mm, instead of an amplifier")
-    nx: PositiveInt = Field(default=12, description="positions along CCS X")
-    ny: PositiveInt = Field(default=12, description="positions along CCS Y")
+    centre_mm: tuple[float, float] | None = Field(None, description="centre, CCS X, Y in mm, instead of an amplifier")
+    nx: PositiveInt = Field(12, description="positions along CCS X")
+    ny: PositiveInt = Field(12, description="positions along CCS Y")
     width_mm: PositiveFloat | None = Field(
-        default=None, description="distance from the first to the last position along the longer axis, mm; 80 without pitch_mm"
+        None, description="distance from the first to the last position along the longer axis, mm; 80 without pitch_mm"
     )
-    pitch_mm: PositiveFloat | None = Field(default=None, description="distance of positions, mm, instead of width_mm")
-    images: PositiveInt = Field(default=1, description="images at each position")
-    read: Readout = Field(
-        default="board", description="detectors read out: the one aimed at, its readout board, its raft, or all"
-    )
+    pitch_mm: PositiveFloat | None = Field(None, description="distance of positions, mm, instead of width_mm")
+    images: PositiveInt = Field(1, description="images at each position")
+    read: Readout = Field("board", description="detectors read out: the one aimed at, its readout board, its raft, or all")
 
     @model_validator(mode="after")
     def _one_size_and_one_centre(self) -> PlanScan:
@@ -49,22 +47,21 @@ class PlanPointings(Section):
     """Pointings of the flat: the sum of all keys given; by default five points of each detector of the plan."""
 
     aim: list[DetectorOrRaft] = Field(
-        default=[],
-        description="detectors (R22_S11) or rafts (R22) that get five points: the centre and the middle of each quadrant",
+        [], description="detectors (R22_S11) or rafts (R22) that get five points: the centre and the middle of each quadrant"
     )
-    points: list[tuple[float, float]] = Field(default=[], description="further positions, CCS X, Y in mm")
-    images: PositiveInt = Field(default=5, description="images at each position")
-    read: Readout = Field(default="raft", description="detectors read out: the one aimed at, its readout board, its raft, or all")
+    points: list[tuple[float, float]] = Field([], description="further positions, CCS X, Y in mm")
+    images: PositiveInt = Field(5, description="images at each position")
+    read: Readout = Field("raft", description="detectors read out: the one aimed at, its readout board, its raft, or all")
 
 
 class PlanLed(Section):
     """An LED of the acquisition files."""
 
     led: AnyLed = Field(description="name of the LED")
-    current_a: PositiveFloat | None = Field(default=None, description="current, A; by default the usual one of this LED")
-    exposure_s: PositiveFloat | None = Field(default=None, description="exposure time, s; by default the usual one of this LED")
+    current_a: PositiveFloat | None = Field(None, description="current, A; by default the usual one of this LED")
+    exposure_s: PositiveFloat | None = Field(None, description="exposure time, s; by default the usual one of this LED")
     electrons: PositiveFloat | None = Field(
-        default=None,
+        None,
         description="electrons per pixel that this exposure gives at the beam's maximum; the time is then scaled to plan.electrons",
     )
 
@@ -73,87 +70,78 @@ class PlanFiles(Section):
     """Acquisition files that `permil plan write` makes, and what their images cost."""
 
     dialect: Literal["locations", "columns"] = Field(
-        default="locations",
-        description="readout in the key LOCATIONS of a file, or in a third column of its points (as in files by REB)",
+        "locations", description="readout in the key LOCATIONS of a file, or in a third column of its points (as in files by REB)"
     )
     per: Literal["raft", "board", "detector", "all"] = Field(
-        default="raft", description="pointings that share a file: those of a raft, a readout board, a detector, or all"
+        "raft", description="pointings that share a file: those of a raft, a readout board, a detector, or all"
     )
-    leds: list[PlanLed] = Field(
-        default=[], description="LEDs in the order of acquisition; by default all six with usual settings"
-    )
+    leds: list[PlanLed] = Field([], description="LEDs in the order of acquisition; by default all six with usual settings")
     offset_mm: tuple[float, float] = Field(
-        default=(0.0, 0.0), description="XOFFSET and YOFFSET, mm, which the test stand adds to each point"
+        (0.0, 0.0), description="XOFFSET and YOFFSET, mm, which the test stand adds to each point"
     )
-    biases: Annotated[int, Field(ge=0)] = Field(default=10, description="biases before and after the images of a file")
-    readout_s: NotNegative = Field(default=3.0, description="time of an image beyond its exposure time, s")
-    move_s: NotNegative = Field(default=5.0, description="time of a move of the projector, s")
-    bytes_per_pixel: PositiveFloat = Field(
-        default=1.4, description="size of a raw file for each of its pixels; 4 without compression"
-    )
+    biases: Annotated[int, Field(ge=0)] = Field(10, description="biases before and after the images of a file")
+    readout_s: NotNegative = Field(3.0, description="time of an image beyond its exposure time, s")
+    move_s: NotNegative = Field(5.0, description="time of a move of the projector, s")
+    bytes_per_pixel: PositiveFloat = Field(1.4, description="size of a raw file for each of its pixels; 4 without compression")
 
 
 class PlanConfig(Section):
     """The plan; without scan, pointings, acquisition and taken: a 12 x 12 scan and five points per detector."""
 
     detectors: list[DetectorOrRaft] = Field(
-        default=[],
+        [],
         description="detectors (R22_S11) or rafts (R22) whose flat is planned, plus the detector at the scan centre; empty: all "
         "illuminated science detectors",
     )
-    led: AnyLed = Field(
-        default="", description="LED whose positions are used from acquisition files and the index; empty: the only one"
-    )
-    scan: PlanScan | None = Field(default=None, description="a beam scan, for example {nx: 12, ny: 12, width_mm: 80}")
-    pointings: PlanPointings | None = Field(
-        default=None, description="pointings of the flat, for example {aim: [R22], images: 5}"
-    )
+    led: AnyLed = Field("", description="LED whose positions are used from acquisition files and the index; empty: the only one")
+    scan: PlanScan | None = Field(None, description="a beam scan, for example {nx: 12, ny: 12, width_mm: 80}")
+    pointings: PlanPointings | None = Field(None, description="pointings of the flat, for example {aim: [R22], images: 5}")
     acquisition: list[Annotated[str, ConfigPath()]] = Field(
-        default=[], description="acquisition files (cfg) with planned positions, scan or pointings"
+        [], description="acquisition files (cfg) with planned positions, scan or pointings"
     )
     taken: Annotated[str, ConfigPath("")] = Field(
-        default="", description="folder of a run, or its exposures.parquet, with exposures already taken"
+        "", description="folder of a run, or its exposures.parquet, with exposures already taken"
     )
     order: Literal["listed", "shuffled"] = Field(
-        default="listed",
+        "listed",
         description="order in time: as listed, or shuffled with the seed (which makes a drift look less like a gradient)",
     )
     passes: PositiveInt = Field(
-        default=1, description="passes over the positions, among which the images of each are divided, one or more in each"
+        1, description="passes over the positions, among which the images of each are divided, one or more in each"
     )
     fiducial_every: Annotated[int, Field(ge=0)] = Field(
-        default=0,
+        0,
         description="one image at a central position, the same each time, after every so many visits (which measures a drift); 0: none",
     )
     interleaved: bool = Field(
-        default=True, description="all LEDs at each position; if false, one LED after the other, each with files of its own"
+        True, description="all LEDs at each position; if false, one LED after the other, each with files of its own"
     )
     budget_hours: PositiveFloat | None = Field(
-        default=None, description="time that `permil plan improve` may use; by default that of the plan itself"
+        None, description="time that `permil plan improve` may use; by default that of the plan itself"
     )
-    files: PlanFiles = Field(default=PlanFiles(), description="acquisition files")
-    electrons: PositiveFloat = Field(default=50_000.0, description="electrons per pixel of one image at the beam's maximum")
-    beam_fwhm_mm: PositiveFloat = Field(default=140.0, description="full width at half maximum of the beam, mm")
+    files: PlanFiles = Field(PlanFiles(), description="acquisition files")
+    electrons: PositiveFloat = Field(50_000.0, description="electrons per pixel of one image at the beam's maximum")
+    beam_fwhm_mm: PositiveFloat = Field(140.0, description="full width at half maximum of the beam, mm")
     beam: Annotated[str, ConfigPath("")] = Field(
-        default="", description="beam model (FITS) whose shape is used instead; no light outside its scan"
+        "", description="beam model (FITS) whose shape is used instead; no light outside its scan"
     )
     lit_above: Annotated[float, Field(gt=0, lt=1)] = Field(
-        default=0.1, description="fraction of the beam's maximum above which a pixel counts as illuminated"
+        0.1, description="fraction of the beam's maximum above which a pixel counts as illuminated"
     )
-    photodiode_noise: PositiveFloat = Field(default=2e-3, description="noise of one photodiode reading, relative rms")
+    photodiode_noise: PositiveFloat = Field(2e-3, description="noise of one photodiode reading, relative rms")
     photodiode_drift: NotNegative = Field(
-        default=0.0, description="smooth random change of the photodiode's response from start to end, relative rms"
+        0.0, description="smooth random change of the photodiode's response from start to end, relative rms"
     )
     beam_knots_mm: PositiveFloat | None = Field(
-        default=None,
+        None,
         description="knot spacing of the fitted beam, mm: a finer beam is degenerate with more modes of the flat; by default "
         "2 mm, or more to keep about 3000 knots",
     )
-    super_pixel_mm: SuperPixel = Field(default=0.64, description="side of the super-pixels of the predicted error, mm")
+    super_pixel_mm: SuperPixel = Field(0.64, description="side of the super-pixels of the predicted error, mm")
     cells: Annotated[int, Field(ge=2)] | None = Field(
-        default=None,
+        None,
         description="cells along each side of a detector in the check of the design; by default finer than the knots, 8000 in all",
     )
     mode_limit: PositiveFloat = Field(
-        default=1e-4, description="a mode whose error from signals alone exceeds this (relative rms) is undetermined"
+        1e-4, description="a mode whose error from signals alone exceeds this (relative rms) is undetermined"
     )

@@ -30,41 +30,46 @@ Range = Annotated[tuple[Fraction, Fraction], AfterValidator(_require_order)]
 LedName = Literal["uv", "blue", "red", "nm750", "nm850", "nm960"]
 
 
-class SimulateEffects(Section):
-    """Switches of effects: a disabled effect leaves no trace in the files."""
+class DetectorEffects(Section):
+    """Switches of effects of sensor and amplifiers: a disabled effect leaves no trace in the files."""
 
-    annealing: bool = Field(True, description="laser-annealing pattern in uv")
-    bad_columns: bool = Field(True, description="columns of low response")
     bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
-    board_drift: bool = Field(True, description="gain of the readout boards that changes over the campaign")
-    brighter_fatter: bool = Field(False, description="collected charge repels charge: noise of neighbouring pixels is correlated")
     cosmic_rays: bool = Field(True, description="tracks of charge in every exposure")
     crosstalk: bool = Field(True, description="ghosts of the neighbouring amplifiers")
     dark_current: bool = Field(True, description="dark current of all pixels")
     deferred_charge: bool = Field(True, description="tail of the last pixel in the leading overscan columns and rows")
+    gain_scatter: bool = Field(True, description="gains that scatter about the camera's nominal ones")
+    nonlinearity: bool = Field(True, description="quadratic response of each amplifier")
+    offset_drift: bool = Field(True, description="bias level that drifts between exposures and rows")
+    read_noise: bool = Field(True, description="read noise")
+    saturation: bool = Field(True, description="full well")
+
+
+class SimulateEffects(DetectorEffects):
+    """Switches of effects: a disabled effect leaves no trace in the files."""
+
+    annealing: bool = Field(True, description="laser-annealing pattern in uv")
+    bad_columns: bool = Field(True, description="columns of low response")
+    board_drift: bool = Field(True, description="gain of the readout boards that changes over the campaign")
+    brighter_fatter: bool = Field(False, description="collected charge repels charge: noise of neighbouring pixels is correlated")
     detector_response: bool = Field(True, description="quantum efficiency that differs between detectors and vendors")
     dust: bool = Field(True, description="shadows of dust on the sensor")
     edge_rolloff: bool = Field(True, description="roll-off along the outer edges")
     gain_steps: bool = Field(True, description="gains of some amplifiers that change once during the campaign")
-    gain_scatter: bool = Field(True, description="gains that scatter about the camera's nominal ones")
     hot_pixels: bool = Field(True, description="pixels of high dark current")
     jitter: bool = Field(True, description="the stage misses the commanded position")
     led_drift: bool = Field(True, description="lamp that brightens and fades slowly; the photodiode follows")
     led_instability: bool = Field(True, description="lamp that scatters between exposures; the photodiode follows")
     midline: bool = Field(True, description="response along the line between the two halves")
-    nonlinearity: bool = Field(True, description="quadratic response of each amplifier")
     offset: bool = Field(True, description="shift between projector position and beam centre")
-    offset_drift: bool = Field(True, description="bias level that drifts between exposures and rows")
     photodiode_drift: bool = Field(True, description="photodiode whose response changes linearly over the campaign")
     photodiode_noise: bool = Field(True, description="noise of each photodiode reading")
     photodiode_step: bool = Field(True, description="photodiode whose response jumps once")
     photodiode_walk: bool = Field(True, description="photodiode whose response walks randomly")
     prnu: bool = Field(True, description="response that differs from pixel to pixel")
-    read_noise: bool = Field(True, description="read noise")
     response_gradient: bool = Field(True, description="smooth change of response across a detector")
     ring: bool = Field(True, description="ring in the beam where its slope breaks")
     rotation: bool = Field(True, description="stage axes turned against the camera's")
-    saturation: bool = Field(True, description="full well")
     sensor_defects: bool = Field(
         True, description="dark, vampire, unstable and non-linear pixels, clusters, weak and dead columns"
     )
@@ -328,7 +333,7 @@ def given_values(content: dict[str, Any]) -> dict[str, Any]:
 Count = Annotated[int, Field(ge=0)]
 
 
-class SimulateSpotsEffects(Section):
+class SimulateSpotsEffects(DetectorEffects):
     """Switches of effects: a disabled effect leaves no trace."""
 
     background: bool = Field(True, description="glow of the projector between the spots")
@@ -342,16 +347,6 @@ class SimulateSpotsEffects(Section):
     lamp_scatter: bool = Field(True, description="lamp that scatters between exposures")
     node_scatter: bool = Field(True, description="pinholes displaced from the nodes of the grid")
     shape_variation: bool = Field(True, description="widths and shapes of spots that differ over the mask")
-    bias_structure: bool = Field(True, description="fixed pattern of the bias in each segment")
-    cosmic_rays: bool = Field(True, description="tracks of charge in every exposure")
-    crosstalk: bool = Field(True, description="ghosts of the neighbouring amplifiers")
-    dark_current: bool = Field(True, description="dark current of all pixels")
-    deferred_charge: bool = Field(True, description="tail of the last pixel in the leading overscan columns and rows")
-    gain_scatter: bool = Field(True, description="gains that scatter about the camera's nominal ones")
-    nonlinearity: bool = Field(True, description="quadratic response of each amplifier")
-    offset_drift: bool = Field(True, description="bias level that drifts between exposures and rows")
-    read_noise: bool = Field(True, description="read noise")
-    saturation: bool = Field(True, description="full well")
 
 
 class SimulateSpotsMask(Section):

@@ -19,7 +19,7 @@ from permil.plan.leds import unknown_signals
 from permil.plan.points import is_reordered
 from permil.plan.prediction import mode_table
 from permil.products import Description, RunFolder, atomic_output, check_output, make_folder, write_table
-from permil.progress import console
+from permil.progress import console, say
 
 
 def write_plan_check(
@@ -54,11 +54,9 @@ def write_plan_check(
         check = check_plan(None, camera, plan, has_photodiode=has_photodiode, seed=seed)
     prediction = check.prediction
     cells = sum(len(each.pixel_error) for each in prediction.signals)
-    console.print(
+    say(
         f"  checked {len(prediction.positions)} positions on {cells} cells of {len(prediction.signals)} detectors, beam with knots every "
-        f"{check.knots_mm:g} mm",
-        highlight=False,
-        soft_wrap=True,
+        f"{check.knots_mm:g} mm"
     )
     where = folder.root / "plan"
     files = [where / "check.ecsv", where / "modes.ecsv"]

@@ -21,7 +21,7 @@ from astropy.time import Time
 from permil import Flat
 from permil.butler import PutOptions, curated, put_run
 from permil.butler import put as put_module
-from permil.butler.names import RepositoryNames
+from permil.butler.repository import RepositoryNames
 from permil.camera import Camera
 from permil.errors import ButlerError, InputError, PermilError
 from permil.products import read_image, write_table

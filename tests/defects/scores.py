@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil.camera import Detector
-from permil.config.defects import DefectsConfig
+from permil.config.flat import DefectsConfig
 from permil.defects import DefectBox, DefectKind
 from permil.flat.combine import DEAD_RESPONSE
 from permil.simulate.sensor import REFERENCE_ELECTRONS, DrawnDefect

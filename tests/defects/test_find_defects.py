@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from permil.camera import Camera
-from permil.config.defects import DefectsConfig
+from permil.config.flat import DefectsConfig
 from permil.defects import DefectKind, find_defects
 from permil.defects.find import DarkImage
 from permil.errors import InputError

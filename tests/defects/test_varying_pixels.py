@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from permil.config.defects import DefectsConfig
+from permil.config.flat import DefectsConfig
 from permil.defects.exposures import FEWEST_EXPOSURES, PixelFits, fit_pixels, varying_pixels
 
 NOISE = 36.0

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter, map_coordinates
 
 from permil.camera import Amplifier, Camera, Detector, ReferenceBox
 from permil.flat.joint import DetectorSignals, ExposureList, logarithm_of
-from permil.plan.points import planned_points
+from permil.plan.positions import planned_points
 from permil.plan.prediction import cell_places, plateau
 
 SIDE = 160

@@ -16,7 +16,7 @@ from permil.config.plan import PlanConfig
 from permil.errors import ConfigError, PositionError
 from permil.plan.acquisition import AcquisitionFile, LedExposure, acquisition_text, read_acquisition
 from permil.plan.campaign import plan_seconds, planned_files
-from permil.plan.points import in_order, planned_points
+from permil.plan.positions import in_order, planned_points
 
 # Positions and settings of the files of campaigns of 2019 and 2020.
 X_12 = [-29.985, -22.712, -15.440, -8.167, -0.894, 6.379, 13.651, 20.924, 28.197, 35.470, 42.742, 50.015]

@@ -15,7 +15,7 @@ from permil.flat.joint.photodiode import Drift
 from permil.plan.campaign import plan_seconds
 from permil.plan.check import check_plan
 from permil.plan.improve import describe_steps, gradient_of, improve_plan, step_table
-from permil.plan.points import in_order, planned_points, visits
+from permil.plan.positions import in_order, planned_points, visits
 
 NOISE, DRIFT = 5e-5, 3e-3
 KNOTS_MM = 8.0

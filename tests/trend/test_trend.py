@@ -17,8 +17,7 @@ from permil.cli import app
 from permil.errors import InputError
 from permil.products import RunFolder, write_table
 from permil.report.stage import follow_runs
-from permil.trend.database import Result, add_runs, database_name, read_history, read_summary
-from permil.trend.outliers import find_outliers
+from permil.trend import Result, add_runs, database_name, find_outliers, read_history, read_summary
 
 from .conftest import empty_database
 
@@ -128,7 +127,7 @@ def test_two_processes_at_once_lose_nothing(tmp_path: Path, database: str) -> No
     rng = np.random.default_rng(2)
     runs = [write_run(tmp_path, number, rng) for number in range(20)]
     code = (
-        "import sys; from pathlib import Path; from permil.trend.database import add_runs, read_summary\n"
+        "import sys; from pathlib import Path; from permil.trend import add_runs, read_summary\n"
         "for run in sys.argv[2:]: add_runs(sys.argv[1], [read_summary(Path(run))])"
     )
     # The halves overlap in four runs.

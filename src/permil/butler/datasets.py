@@ -19,8 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from permil.butler.curated import parse_validity
-from permil.butler.names import RepositoryNames
-from permil.butler.repository import asking, open_repository, require_butler
+from permil.butler.repository import RepositoryNames, asking, open_repository, require_butler
 from permil.camera import Camera
 from permil.camera.model import detector_key
 from permil.config.base import located_repository

@@ -11,9 +11,8 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
 from permil.config.base import ConfigPath, Section
-from permil.config.defects import DefectsConfig
 from permil.config.exposures import ExposuresConfig
-from permil.config.flat import BeamConfig, FlatConfig
+from permil.config.flat import BeamConfig, DefectsConfig, FlatConfig
 from permil.config.isr import IsrConfig
 from permil.config.plan import PlanConfig
 from permil.config.simulate import SimulateConfig, SimulateSpotsConfig

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from permil.arrays import BoolArray, Float32Array, FloatArray
-from permil.config.defects import DefectsConfig
+from permil.config.flat import DefectsConfig
 from permil.flat.combine import DEAD_RESPONSE
 
 FEWEST_EXPOSURES = 5

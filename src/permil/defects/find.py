@@ -11,7 +11,7 @@ import numpy as np
 
 from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.camera import Amplifier, Detector
-from permil.config.defects import DefectsConfig
+from permil.config.flat import DefectsConfig
 from permil.defects.exposures import PixelFits
 from permil.defects.neighbourhood import RelativeResponse, connected, relative_response
 from permil.defects.pixels import bias_excess, clusters, defective_columns, deviating_pixels, vampires

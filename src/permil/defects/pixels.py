@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from permil.arrays import BoolArray, Float32Array
-from permil.config.defects import DefectsConfig
+from permil.config.flat import DefectsConfig
 from permil.defects.neighbourhood import RelativeResponse, block_levels, connected, finite_median
 
 LEAST_CLUSTER = 4

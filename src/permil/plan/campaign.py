@@ -10,10 +10,8 @@ import numpy as np
 from permil.camera import Camera
 from permil.config.plan import PlanConfig, PlanFiles
 from permil.errors import ConfigError
-from permil.plan.acquisition import AcquisitionFile, LedExposure
-from permil.plan.leds import led_exposures
-from permil.plan.points import PlannedPoint, in_order, is_reordered, planned_points, with_parts
-from permil.plan.positions import read_at_location
+from permil.plan.acquisition import AcquisitionFile, LedExposure, led_exposures
+from permil.plan.positions import PlannedPoint, in_order, is_reordered, planned_points, read_at_location, with_parts
 
 _EXISTING = "acquisition"
 

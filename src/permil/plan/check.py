@@ -18,10 +18,9 @@ from permil.camera import Camera, load_camera
 from permil.config.load import make_section
 from permil.config.plan import PlanConfig, Readout
 from permil.errors import ConfigError, InputError, PositionError
-from permil.plan.leds import led_exposures
+from permil.plan.acquisition import led_exposures
 from permil.plan.photodiode import DriftEstimate
-from permil.plan.points import PlannedPoint, in_order, planned_points
-from permil.plan.positions import PlannedPosition, named_detectors, only_these, read_with
+from permil.plan.positions import PlannedPoint, PlannedPosition, in_order, named_detectors, only_these, planned_points, read_with
 from permil.plan.prediction import (
     FEWEST_CELLS,
     BeamShape,

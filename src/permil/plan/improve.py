@@ -17,10 +17,10 @@ from astropy.table import Table
 from permil.camera import Camera
 from permil.config.plan import PlanConfig
 from permil.errors import ConfigError
+from permil.plan.acquisition import led_exposures
 from permil.plan.campaign import duration, plan_seconds
 from permil.plan.check import PlanCheck, check_plan, check_points
-from permil.plan.leds import led_exposures
-from permil.plan.points import planned_points, with_parts
+from permil.plan.positions import planned_points, with_parts
 
 _COARSE_KNOTS_MM = 12.0
 _LEAST_GAIN = 0.02

@@ -11,12 +11,11 @@ import yaml
 from permil.camera import Camera
 from permil.config import Config
 from permil.config.plan import PlanConfig
-from permil.plan.acquisition import LedExposure, acquisition_text
+from permil.plan.acquisition import LedExposure, acquisition_text, unknown_signals
 from permil.plan.campaign import PlannedFile, duration, planned_files, with_notes
 from permil.plan.check import PlanCheck, check_plan, detector_table
 from permil.plan.improve import describe_steps, improve_plan, step_table
-from permil.plan.leds import unknown_signals
-from permil.plan.points import is_reordered
+from permil.plan.positions import is_reordered
 from permil.plan.prediction import mode_table
 from permil.products import Description, RunFolder, atomic_output, check_output, make_folder, write_table
 from permil.progress import console, say

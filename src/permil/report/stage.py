@@ -106,8 +106,7 @@ def follow_runs(runs: Sequence[Path], database: str | Path, page: Path) -> Descr
     # These modules need the packages.
     from permil.report.kit.pages import write_html
     from permil.report.trend import make_trend_page, name_of_result
-    from permil.trend.database import add_runs, database_name, read_history, read_summary
-    from permil.trend.outliers import find_outliers
+    from permil.trend import add_runs, database_name, find_outliers, read_history, read_summary
 
     shown = database_name(database)
     check_output(page, inputs=[Path(shown)])

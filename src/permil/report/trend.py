@@ -24,8 +24,7 @@ from permil.report.kit.elements import (
 from permil.report.kit.figures import ACCENT, ALARM, FAINT
 from permil.report.kit.pages import render
 from permil.report.kit.results import MISSING, NONE, QUANTITIES, Quantity
-from permil.trend.database import History, Result, RunEntry
-from permil.trend.outliers import FALSE_DISCOVERIES, FEWEST_RUNS, Outlier
+from permil.trend import FALSE_DISCOVERIES, FEWEST_RUNS, History, Outlier, Result, RunEntry
 
 FloatArray = NDArray[np.float64]
 

@@ -99,7 +99,7 @@ def test_shifted_correlations_are_those_of_the_windows() -> None:
     rng = np.random.default_rng(5)
     a, b = rng.standard_normal((2, 12, 9))
     count = (rng.random((12, 9)) > 0.2).astype(float)
-    correlations, pairs = shifted_correlations(a * count, b * count, count, count)
+    correlations, pairs = shifted_correlations(*(np.where(count > 0, each, np.nan) for each in (a, b)))
     for down, right in ((0, 0), (3, 2), (-4, 1)):
         rows = slice(max(0, -down), 12 - max(0, down)), slice(max(0, down), 12 - max(0, -down))
         columns = slice(max(0, -right), 9 - max(0, right)), slice(max(0, right), 9 - max(0, -right))

@@ -204,15 +204,25 @@ def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[M
     wavenumber = np.hypot(along_y, along_x)
     eigenvalues = laplacian_eigenvalues(along_y, along_x)
     eigenvalues[0, 0] = 1.0
+    # Axes are transformed one by one, with the factor of both.
+    spectrum *= 0.5 / np.sqrt(spectrum.size)
     of_map, of_potential = spectrum.astype(np.float32), (spectrum / eigenvalues).astype(np.float32)
     maps = np.zeros((len(bands), *spectrum.shape), dtype=np.float32)
     potentials = np.zeros_like(maps)
     for number, band in enumerate(bands):
         modes = band.holds(wavenumber)
-        for out, part in ((maps, of_map), (potentials, of_potential)):
-            np.copyto(out[number], part, where=modes)
-            out[number] = fft.idctn(out[number], norm="ortho", overwrite_x=True, workers=2)
+        # Long waves lie in the first columns of the spectrum.
+        used = int(np.flatnonzero(modes.any(axis=0)).max(initial=-1)) + 1
+        for out, part in ((maps[number], of_map), (potentials[number], of_potential)):
+            chosen = np.where(modes[:, :used], part[:, :used], np.float32(0.0))
+            out[:, :used] = _unscaled_idct(chosen, axis=0)
+            out[:] = _unscaled_idct(out, axis=1)
     return maps, potentials
+
+
+def _unscaled_idct(spectrum: Map, *, axis: int) -> Map:
+    """Return the inverse of an orthonormal cosine transform along an axis of n, times the square root of 2 n."""
+    return np.asarray(fft.idct(spectrum, axis=axis, norm="forward", orthogonalize=True, overwrite_x=True, workers=2))
 
 
 @dataclass(frozen=True)

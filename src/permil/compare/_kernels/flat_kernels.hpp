@@ -69,12 +69,12 @@ inline void fill_diffusion_kernel(const Stamp& stamp, Span<const double> k, Span
   LOOP (int64_t pixel = 0; pixel < pixels; ++pixel) out[pixel] += work[pixel] / 12.0;
 }
 
-/// Fill the kernels of a star: of efficiency on F - 1, of the others on the potential.
-inline void fill_star_kernels(const Stamp& stamp) {
+/// Fill the kernels of the first quantities of a star: of efficiency on F - 1, of the others on the potential.
+inline void fill_star_kernels(const Stamp& stamp, int quantities) {
   const int64_t pixels = stamp.size * stamp.size;
   const auto light = span_of<const double>(stamp.light, pixels);
   fill_borders(stamp);
-  for (int quantity = 0; quantity < N_QUANTITIES; ++quantity) {
+  for (int quantity = 0; quantity < quantities; ++quantity) {
     const auto answer = span_of<const double>(stamp.answer + quantity * pixels, pixels);
     const auto efficiency = span_of(kernel_of(stamp, 0, quantity), pixels);
     LOOP (int64_t pixel = 0; pixel < pixels; ++pixel) efficiency[pixel] = answer[pixel] * light[pixel];
@@ -83,17 +83,13 @@ inline void fill_star_kernels(const Stamp& stamp) {
   }
 }
 
-/// Fill the kernels of even light of one per pixel: all kinds change it by F - 1 = laplacian(potential).
-inline void fill_glow_kernels(const Stamp& stamp) {
+/// Fill the kernels of area of the first quantities for even light of one per pixel: all kinds change it by F - 1 = laplacian(potential).
+/// Those of diffusion are the same, those of efficiency are the answers.
+inline void fill_glow_kernels(const Stamp& stamp, int quantities) {
   const int64_t pixels = stamp.size * stamp.size;
-  for (int quantity = 0; quantity < N_QUANTITIES; ++quantity) {
-    const auto answer = span_of<const double>(stamp.answer + quantity * pixels, pixels);
-    const auto efficiency = span_of(kernel_of(stamp, 0, quantity), pixels), area = span_of(kernel_of(stamp, 1, quantity), pixels);
-    const auto diffusion = span_of(kernel_of(stamp, 2, quantity), pixels);
-    five_point_laplacian(answer, stamp.size, area);
-    LOOP (int64_t pixel = 0; pixel < pixels; ++pixel) efficiency[pixel] = answer[pixel];
-    LOOP (int64_t pixel = 0; pixel < pixels; ++pixel) diffusion[pixel] = area[pixel];
-  }
+  for (int quantity = 0; quantity < quantities; ++quantity)
+    five_point_laplacian(span_of<const double>(stamp.answer + quantity * pixels, pixels), stamp.size,
+                         span_of(kernel_of(stamp, 1, quantity), pixels));
 }
 
 }  // namespace

@@ -15,8 +15,13 @@ void draw_first_star(const Stars& stars, int64_t size, double* light) {
 
 double fill_kernels(const Stars& stars, const Stamp& of_star, const Stamp& of_glow) {
   const double flux = answer_of_star(stars, 0, place_of(stars, 0), of_star);
-  fill_star_kernels(of_star);
-  fill_glow_kernels(of_glow);
+  const int64_t numbers = N_QUANTITIES * of_star.size * of_star.size;
+  fill_star_kernels(of_star, N_QUANTITIES);
+  fill_glow_kernels(of_glow, N_QUANTITIES);
+  for (int64_t number = 0; number < numbers; ++number) {
+    of_glow.kernels[number] = of_glow.answer[number];
+    of_glow.kernels[2 * numbers + number] = of_glow.kernels[numbers + number];
+  }
   return flux;
 }
 
@@ -24,27 +29,32 @@ void predict_stars(const Stars& stars, const Maps& maps, const double* unseen, c
                    double* instruments) {
   const int64_t n_templates = N_QUANTITIES * N_KINDS * maps.bands, n_instruments = N_QUANTITIES * maps.bands;
   for (int64_t star = 0; star < stars.count; ++star)
-    predict_star(stars, star, maps, unseen, memory.stamp, memory.patches, memory.curved, memory.columns,
+    predict_star(stars, star, maps, unseen, memory.stamp, memory.patches, memory.curved, memory.numbers,
                  span_of(templates + star * n_templates, n_templates), span_of(instruments + star * n_instruments, n_instruments));
 }
 
 void spread_weights(const Stars& stars, const double* unseen, const double* weights, const StarMemory& memory, double* binned, int64_t side,
                     const CellMaps& maps) {
   const Stamp& stamp = memory.stamp;
-  const int64_t n_weights = N_SPREAD * maps.bands, n_cells = N_KINDS * N_SPREAD * side * side;
+  const int64_t n_weights = N_SPREAD * maps.bands, pixels = stamp.size * stamp.size, n_cells = side * side;
   for (int64_t star = 0; star < stars.count; ++star) {
     const StarPlace place = place_of(stars, star);
     const double flux = answer_of_star(stars, star, place, stamp), glow = at_least(stars.glow[star], 0.0);
-    const Binned of_star{binned, side, larger(place.row - stamp.half, 0) / maps.cell, larger(place.column - stamp.half, 0) / maps.cell};
-    Binned of_light = of_star;
-    fill_star_kernels(stamp);
-    bin_kernels(stamp, place, maps, memory.columns, of_star);
+    const StarCells cells = cells_around(stamp, place, maps, side, memory.numbers);
+    Binned kernels{binned, binned};
+    fill_star_kernels(stamp, N_SPREAD);
+    for (int kind = 0; kind < N_KINDS; ++kind)
+      for (int quantity = 0; quantity < N_SPREAD; ++quantity)
+        bin_kernel(stamp, kernel_of(stamp, kind, quantity), cells, binned + (kind * N_SPREAD + quantity) * n_cells);
     if (glow > 0.0) {
-      of_light.sums = binned + n_cells;
-      fill_glow_kernels(stamp);
-      bin_kernels(stamp, place, maps, memory.columns, of_light);
+      kernels.of_light = binned + N_KINDS * N_SPREAD * n_cells;
+      fill_glow_kernels(stamp, N_SPREAD);
+      for (int quantity = 0; quantity < N_SPREAD; ++quantity) {
+        bin_kernel(stamp, stamp.answer + quantity * pixels, cells, kernels.of_light + quantity * n_cells);
+        bin_kernel(stamp, kernel_of(stamp, 1, quantity), cells, kernels.of_light + (N_SPREAD + quantity) * n_cells);
+      }
     }
-    add_cells(of_star, of_light, span_of(weights + star * n_weights, n_weights), glow * flux, unseen, maps);
+    add_cells(cells, kernels, span_of(weights + star * n_weights, n_weights), glow * flux, unseen, maps);
   }
 }
 

@@ -4,11 +4,11 @@
 
 namespace permil::compare {
 
-/// Memory of a call for each star: stamps, patches of both maps, two stamps, and a row of the stamp.
+/// Memory of a call for each star: stamps, patches of both maps, two stamps, and numbers of its rows and columns.
 struct StarMemory {
   Stamp stamp;
   double *patches, *curved;
-  int64_t* columns;
+  int64_t* numbers;
 };
 
 struct Kernels {

@@ -69,20 +69,21 @@ struct Answers {
   double templates[N_KINDS][N_QUANTITIES], instruments[N_SPREAD];
 };
 
-/// Fill the answers to F - 1 of templates of efficiency, and of the instruments; `curved` holds the Laplacian of the sizes' kernels.
-inline void answer_to_excess(const Stamp& stamp, const double* curved, const Span<const double> (&patches)[2], Answers (&answers)[2]) {
-  const int64_t pixels = stamp.size * stamp.size;
+/// Fill the answers to F - 1 of templates of efficiency, from its kernels, and of the instruments, from the kernels of area and the
+/// Laplacians of those of sizes.
+inline void answer_to_excess(const double* efficiency, const double* area, const double* curved, int64_t pixels,
+                             const Span<const double> (&patches)[2], Answers (&answers)[2]) {
   double sums[2][2];
   const auto sum = [&](const double* kernel) {
     sum_products({span_of(kernel, pixels), span_of(kernel + pixels, pixels)}, patches, pixels, sums);
   };
   for (int quantity = 0; quantity < N_QUANTITIES; quantity += 2) {
-    sum(kernel_of(stamp, 0, quantity));
+    sum(efficiency + quantity * pixels);
     for (int each = 0; each < 2; ++each)
       for (int band = 0; band < 2; ++band) answers[band].templates[0][quantity + each] = sums[each][band];
   }
   for (auto& own : answers) own.instruments[0] = own.templates[0][FLUX];
-  sum(kernel_of(stamp, 1, DX));
+  sum(area + DX * pixels);
   for (int shift = 0; shift < 2; ++shift)
     for (int band = 0; band < 2; ++band) answers[band].instruments[1 + shift] = -sums[shift][band];
   sum(curved);
@@ -103,11 +104,11 @@ inline void answer_to_potential(const Stamp& stamp, const Span<const double> (&p
     }
 }
 
-/// Fill the Laplacians of the kernels of xx and yy to diffusion.
-inline void curve_sizes(const Stamp& stamp, double* curved) {
+/// Fill the Laplacians of the kernels of xx and yy to diffusion or area.
+inline void curve_sizes(const Stamp& stamp, int kind, double* curved) {
   const int64_t pixels = stamp.size * stamp.size;
   for (int width = 0; width < 2; ++width)
-    five_point_laplacian(span_of<const double>(kernel_of(stamp, 2, XX + width), pixels), stamp.size, span_of(curved + width * pixels, pixels));
+    five_point_laplacian(span_of<const double>(kernel_of(stamp, kind, XX + width), pixels), stamp.size, span_of(curved + width * pixels, pixels));
 }
 
 /// Fill what a star answers to maps of bands; `patches` is memory for patches of both maps, `curved` for two stamps.
@@ -121,11 +122,11 @@ inline void predict_star(const Stars& stars, int64_t star, const Maps& maps, con
   cut_patch(maps.potential, maps, place, stars.half, columns, span_of(potential, bands * pixels));
   // Bands go two by two; the last one of an odd number goes with itself.
   const auto patch_of = [&](const double* map, int64_t band) { return span_of(map + smaller(band, bands - 1) * pixels, pixels); };
-  fill_star_kernels(stamp);
-  curve_sizes(stamp, curved);
+  fill_star_kernels(stamp, N_QUANTITIES);
+  curve_sizes(stamp, 2, curved);
   for (int64_t band = 0; band < bands; band += 2) {
     Answers answers[2];
-    answer_to_excess(stamp, curved, {patch_of(excess, band), patch_of(excess, band + 1)}, answers);
+    answer_to_excess(kernel_of(stamp, 0, 0), kernel_of(stamp, 1, 0), curved, pixels, {patch_of(excess, band), patch_of(excess, band + 1)}, answers);
     answer_to_potential(stamp, {patch_of(potential, band), patch_of(potential, band + 1)}, answers);
     for (int64_t each = 0; each < 2 && band + each < bands; ++each) {
       for (int quantity = 0; quantity < N_QUANTITIES; ++quantity)
@@ -135,11 +136,11 @@ inline void predict_star(const Stars& stars, int64_t star, const Maps& maps, con
     }
   }
   if (!(glow > 0.0)) return;
-  fill_glow_kernels(stamp);
-  curve_sizes(stamp, curved);
+  fill_glow_kernels(stamp, N_SPREAD);
+  curve_sizes(stamp, 1, curved);
   for (int64_t band = 0; band < bands; band += 2) {
     Answers shown[2];
-    answer_to_excess(stamp, curved, {patch_of(excess, band), patch_of(excess, band + 1)}, shown);
+    answer_to_excess(stamp.answer, kernel_of(stamp, 1, 0), curved, pixels, {patch_of(excess, band), patch_of(excess, band + 1)}, shown);
     for (int64_t each = 0; each < 2 && band + each < bands; ++each) {
       const double scale = glow * flux * unseen[band + each];
       // Even light shows all kinds alike.
@@ -151,59 +152,70 @@ inline void predict_star(const Stars& stars, int64_t star, const Maps& maps, con
   }
 }
 
-/// Cells around a star, the first of which holds the first pixel of its stamp, [kind, quantity, row, column].
-struct Binned {
-  double* sums;
+/// Cells around a star, the first of which holds the first pixel of its stamp, and the cell that each row and column of the stamp lies in.
+struct StarCells {
   int64_t side, first_row, first_column;
+  int64_t *row, *column;
 };
 
-/// Sum kernels over cells; `columns` is memory for a row of the stamp.
-inline void bin_kernels(const Stamp& stamp, const StarPlace& place, const CellMaps& maps, int64_t* columns, const Binned& binned) {
-  const int64_t size = stamp.size, pixels = size * size, cells = binned.side * binned.side;
-  const auto to_column = span_of(columns, size);
-  for (int64_t b = 0; b < size; ++b) to_column[b] = mirrored(place.column + b - stamp.half, maps.nx) / maps.cell - binned.first_column;
-  const auto cell_row = [&](int64_t a) { return mirrored(place.row + a - stamp.half, maps.ny) / maps.cell - binned.first_row; };
-  const auto strip = span_of(stamp.work, size);
-  for (int kind = 0; kind < N_KINDS; ++kind)
-    for (int quantity = 0; quantity < N_SPREAD; ++quantity) {
-      const auto kernel = span_of<const double>(kernel_of(stamp, kind, quantity), pixels);
-      const auto sums = span_of(binned.sums + (kind * N_SPREAD + quantity) * cells, cells);
-      for (int64_t cell = 0; cell < cells; ++cell) sums[cell] = 0.0;
-      for (int64_t a = 0; a < size;) {
-        // Rows of the stamp that lie in one row of cells come first.
-        const int64_t to_row = cell_row(a);
-        for (int64_t b = 0; b < size; ++b) strip[b] = 0.0;
-        for (; a < size && cell_row(a) == to_row; ++a) {
-          const auto own = part_of(kernel, a * size, size);
-          LOOP (int64_t b = 0; b < size; ++b) strip[b] += own[b];
-        }
-        if (to_row < 0 || to_row >= binned.side) continue;
-        for (int64_t b = 0; b < size; ++b)
-          if (to_column[b] >= 0 && to_column[b] < binned.side) sums[to_row * binned.side + to_column[b]] += strip[b];
-      }
-    }
+/// Return the cells around a star; `numbers` is memory for twice the side of the stamp.
+inline StarCells cells_around(const Stamp& stamp, const StarPlace& place, const CellMaps& maps, int64_t side, int64_t* numbers) {
+  const int64_t size = stamp.size;
+  const StarCells cells{side, larger(place.row - stamp.half, 0) / maps.cell, larger(place.column - stamp.half, 0) / maps.cell, numbers,
+                        numbers + size};
+  const auto row = span_of(cells.row, size), column = span_of(cells.column, size);
+  for (int64_t pixel = 0; pixel < size; ++pixel) {
+    row[pixel] = mirrored(place.row + pixel - stamp.half, maps.ny) / maps.cell - cells.first_row;
+    column[pixel] = mirrored(place.column + pixel - stamp.half, maps.nx) / maps.cell - cells.first_column;
+  }
+  return cells;
 }
 
-/// Add cells of a star and of even light of one per pixel to the maps, with the weights [quantity, band] of the star; even light has
+/// Fill the sums of a kernel over cells, [row, column].
+inline void bin_kernel(const Stamp& stamp, const double* kernel, const StarCells& cells, double* binned) {
+  const int64_t size = stamp.size, side = cells.side;
+  const auto row = span_of<const int64_t>(cells.row, size), column = span_of<const int64_t>(cells.column, size);
+  const auto sums = span_of(binned, side * side), strip = span_of(stamp.work, size);
+  for (int64_t cell = 0; cell < side * side; ++cell) sums[cell] = 0.0;
+  for (int64_t a = 0; a < size;) {
+    // Rows of the stamp that lie in one row of cells come first.
+    const int64_t to_row = row[a];
+    for (int64_t b = 0; b < size; ++b) strip[b] = 0.0;
+    for (; a < size && row[a] == to_row; ++a) {
+      const auto own = span_of(kernel + a * size, size);
+      LOOP (int64_t b = 0; b < size; ++b) strip[b] += own[b];
+    }
+    if (to_row < 0 || to_row >= side) continue;
+    for (int64_t b = 0; b < size; ++b)
+      if (column[b] >= 0 && column[b] < side) sums[to_row * side + column[b]] += strip[b];
+  }
+}
+
+/// Kernels summed over cells, [kind, quantity, row, column]: those of a star, and those of even light, whose kinds 1 and 2 are the same.
+struct Binned {
+  double *of_star, *of_light;
+};
+
+/// Add kernels of a star and of even light of one per pixel to the maps, with the weights [quantity, band] of the star; even light has
 /// `light` and the part of each band that is not subtracted with the background.
-inline void add_cells(const Binned& of_star, const Binned& of_light, Span<const double> weights, double light, const double* unseen,
+inline void add_cells(const StarCells& cells, const Binned& binned, Span<const double> weights, double light, const double* unseen,
                       const CellMaps& maps) {
-  const int64_t side = of_star.side, plane = maps.rows * maps.columns;
-  const int64_t rows = smaller(side, maps.rows - of_star.first_row), columns = smaller(side, maps.columns - of_star.first_column);
+  const int64_t side = cells.side, plane = maps.rows * maps.columns;
+  const int64_t rows = smaller(side, maps.rows - cells.first_row), columns = smaller(side, maps.columns - cells.first_column);
+  const auto kernel_in = [&](const double* kernels, int kind, int quantity) {
+    return span_of(kernels + (kind * N_SPREAD + quantity) * side * side, side * side);
+  };
   for (int kind = 0; kind < N_KINDS; ++kind)
-    for (int total = 0; total < 3; ++total)
+    for (int total = 0; total < 3; ++total) {
+      // The sum of fluxes has one quantity, those of shifts and of sizes have two.
+      const int first = total > 0 ? 2 * total - 1 : 0, second = 2 * total, of_light = kind > 0 ? 1 : 0;
+      const auto star = kernel_in(binned.of_star, kind, first), also = kernel_in(binned.of_star, kind, second);
+      const auto even = kernel_in(binned.of_light, of_light, first), also_even = kernel_in(binned.of_light, of_light, second);
       for (int64_t band = 0; band < maps.bands; ++band) {
-        // The sum of fluxes has one quantity, those of shifts and of sizes have two.
-        const int first = total > 0 ? 2 * total - 1 : 0, second = 2 * total;
         const double weight = weights[first * maps.bands + band], more = total > 0 ? weights[second * maps.bands + band] : 0.0;
         if (weight == 0.0 && more == 0.0) continue;
         const double lit = light * unseen[band] * weight, more_lit = light * unseen[band] * more;
-        const auto cells_of = [&](const Binned& binned, int quantity) {
-          return span_of<const double>(binned.sums + (kind * N_SPREAD + quantity) * side * side, side * side);
-        };
-        const auto star = cells_of(of_star, first), also = cells_of(of_star, second);
-        const auto even = cells_of(of_light, first), also_even = cells_of(of_light, second);
-        const int64_t at = ((kind * 3 + total) * maps.bands + band) * plane + of_star.first_row * maps.columns + of_star.first_column;
+        const int64_t at = ((kind * 3 + total) * maps.bands + band) * plane + cells.first_row * maps.columns + cells.first_column;
         for (int64_t a = 0; a < rows; ++a) {
           const auto sums = span_of(maps.sums + at + a * maps.columns, columns);
           LOOP (int64_t b = 0; b < columns; ++b) {
@@ -213,6 +225,7 @@ inline void add_cells(const Binned& of_star, const Binned& of_light, Span<const 
           }
         }
       }
+    }
 }
 
 /// Weights of a star on a flat: their sum, that on usable pixels, and sums of the flat and of its variance with these.

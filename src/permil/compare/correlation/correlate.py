@@ -145,9 +145,9 @@ def covariance(cells: Cells, expectations: Expectations, weights: FloatArray) ->
 
 def _expected_products(cells: Cells, function: FloatArray) -> FloatArray:
     """Return the expected sum of lag products of a centred map with a given covariance function."""
-    counted = cells.transform(np.ones(cells.n))
+    counted = cells.transformed_counts
     row_sums = cells.smoothed(counted, fft.rfft2(function))
-    products = cells.lag_products(np.ones(cells.n), row_sums)
+    products = fft.irfft2(counted.conj() * cells.transform(row_sums), cells.padded)
     reflected = np.roll(products[::-1, ::-1], (1, 1), (0, 1))
     return cells.pairs * (function + row_sums.sum() / cells.n**2) - (products + reflected) / cells.n
 

@@ -30,6 +30,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +56,7 @@ _SHORTEST_GAUSSIAN = 0.5
 # In units of the diagonal: longer components are gradients.
 _LONGEST_GAUSSIAN = 2.0
 _RATIO = 2.0 ** (1.0 / 6.0)
-_MODES_AT_ONCE, _MODES_IN_CACHE = 32, 4
+_MODES_AT_ONCE, _MODES_IN_CACHE, _GAUSSIANS_AT_ONCE = 32, 8, 8
 _WHITE_SHARES = np.array([0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97])
 _SMOOTHNESS = (-0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 # In units of the longest Gaussian: a power law has no scale within the field.
@@ -116,14 +118,19 @@ def cosine_modes(x: FloatArray, y: FloatArray, cells: Cells) -> NDArray[np.float
     phase_y = np.pi * ((y - y.min()) / cells.step_y + 0.5) / cells.shape[0]
     along_x, along_y = (np.cos(np.outer(np.arange(waves.max() + 1), phase)) for waves, phase in ((kx, phase_x), (ky, phase_y)))
     modes = np.empty((len(kx), len(x)), dtype=np.float32)
-    for mode, of_x, of_y in zip(modes, kx, ky, strict=True):
-        np.multiply(along_x[of_x], along_y[of_y], out=mode, casting="same_kind")
-    modes -= modes.mean(axis=1, dtype=float, keepdims=True).astype(np.float32)
-    modes /= np.sqrt(np.sum(modes**2, axis=1, dtype=float, keepdims=True)).astype(np.float32)
+    for some, of_x, of_y in zip(_in_parts(modes), _in_parts(kx), _in_parts(ky), strict=True):
+        np.multiply(along_x[of_x], along_y[of_y], out=some, casting="same_kind")
+        some -= some.mean(axis=1, dtype=float, keepdims=True).astype(np.float32)
+        some /= np.sqrt(np.sum(some**2, axis=1, dtype=float, keepdims=True)).astype(np.float32)
     gram = (modes @ modes.T).astype(float)
     inverse, _ = lapack.dtrtri(cholesky(gram + _RIDGE * np.eye(len(gram)), check_finite=False))
     # Half of a triangular matrix is zero, which only BLAS knows; it takes columns for rows.
     return np.asarray(blas.strmm(1.0, inverse.astype(np.float32), modes.T, side=1, overwrite_b=1).T)
+
+
+def _in_parts(modes: NDArray[Any]) -> list[NDArray[Any]]:
+    """Return parts of the modes that stay in the cache."""
+    return np.split(modes, range(_MODES_IN_CACHE, len(modes), _MODES_IN_CACHE))
 
 
 @dataclass(frozen=True)
@@ -160,7 +167,8 @@ def expectations(cells: Cells, modes: NDArray[np.float32]) -> Expectations:
     lengths = shortest * _RATIO ** np.arange(number, dtype=float)
     along_x = np.exp(-0.5 * (cells.lag_x / lengths[:, None]) ** 2)
     along_y = np.exp(-0.5 * (cells.lag_y / lengths[:, None]) ** 2)
-    power = np.hstack([np.sum(modes**2, axis=1, dtype=float)[:, None], _mode_power(cells, modes, along_x, along_y)])
+    squares = np.concatenate([np.sum(some**2, axis=1, dtype=float) for some in _in_parts(modes)])
+    power = np.hstack([squares[:, None], _mode_power(cells, modes, along_x, along_y)])
     traces, centred = _traces(cells, along_x, along_y)
     scale = cells.n / centred
     return Expectations(
@@ -171,6 +179,7 @@ def expectations(cells: Cells, modes: NDArray[np.float32]) -> Expectations:
 def _mode_power(cells: Cells, modes: NDArray[np.float32], along_x: FloatArray, along_y: FloatArray) -> FloatArray:
     """Return ``phi' K phi`` of each mode and each Gaussian: the power of the mode weighted with the transform of the Gaussian."""
     rows, columns = cells.padded
+    flat = cells.flat + np.prod(cells.shape) * np.arange(_MODES_IN_CACHE)[:, None]
     spectrum_x = fft.rfft(along_x, axis=1).real
     spectrum_x[:, 1 : (columns + 1) // 2] *= 2.0
     # The transform of a Gaussian is even: powers at wavenumbers of both signs are added first.
@@ -181,12 +190,14 @@ def _mode_power(cells: Cells, modes: NDArray[np.float32], along_x: FloatArray, a
     for begin in range(0, len(modes), _MODES_AT_ONCE):
         block = modes[begin : begin + _MODES_AT_ONCE]
         for first in range(0, len(block), _MODES_IN_CACHE):
-            fields = np.array([cells.total(mode) for mode in block[first : first + _MODES_IN_CACHE]], dtype=np.float32)
+            some = block[first : first + _MODES_IN_CACHE]
+            totals = np.bincount(flat[: len(some)].ravel(), some.ravel(), minlength=len(some) * int(np.prod(cells.shape)))
+            fields = totals.astype(np.float32).reshape(-1, *cells.shape)
             # Rows of padding are not transformed.
             transform = fft.fft(fft.rfft(fields, columns, axis=2), rows, axis=1, overwrite_x=True)
             power = transform.real**2
             power += transform.imag**2
-            squares[first : first + len(fields)] = folded(power, axis=1).reshape(len(fields), -1)
+            squares[first : first + len(fields)] = folded(power).reshape(len(fields), -1)
         result[begin : begin + len(block)] = squares[: len(block)] @ spectra.T
     return result
 
@@ -198,17 +209,19 @@ def _traces(cells: Cells, along_x: FloatArray, along_y: FloatArray) -> tuple[Flo
     separable, so the first sum is a bilinear form.
     """
     n, components = cells.n, len(along_x) + 1
-    counted = cells.transform(np.ones(n))
     row_sums = np.ones((components, n))
-    for component, (gaussian_x, gaussian_y) in enumerate(zip(along_x, along_y, strict=True), start=1):
-        kernel = fft.fft(gaussian_y)[:, None] * fft.rfft(gaussian_x)[None, :]
-        row_sums[component] = cells.smoothed(counted, kernel)
+    of_y, of_x = fft.fft(along_y, axis=1), fft.rfft(along_x, axis=1)
+    for first in range(1, components, _GAUSSIANS_AT_ONCE):
+        some = slice(first - 1, first - 1 + _GAUSSIANS_AT_ONCE)
+        row_sums[first : first + _GAUSSIANS_AT_ONCE] = cells.smoothed(
+            cells.transformed_counts, of_y[some, :, None] * of_x[some, None, :]
+        )
     totals = row_sums.sum(axis=1)
     traces = -2.0 / n * (row_sums @ row_sums.T) + np.outer(totals, totals) / n**2
     traces[0] += n
     traces[1:, 0] += n
     # Gaussians are even in both lags.
-    pairs = folded(folded(cells.pairs, axis=0), axis=1)
+    pairs = folded(folded(cells.pairs).T).T
     along_x, along_y = along_x[:, : pairs.shape[1]], along_y[:, : pairs.shape[0]]
     for i in range(components - 1):
         weighted = (along_y[i:] * along_y[i]) @ pairs
@@ -244,7 +257,7 @@ class Candidates:
 
     def __init__(self, expectations: Expectations) -> None:
         self.expectations = expectations
-        shapes, prior = _shapes(expectations.lengths)
+        shapes, prior = _shapes(len(expectations.lengths))
         # Weights are fractions of the mean square of the centred map.
         shapes = shapes / expectations.variance[1:]
         shapes /= shapes.sum(axis=1, keepdims=True)
@@ -307,8 +320,13 @@ class Candidates:
         return mean, float(np.sqrt(posterior.probability @ (lengths - mean) ** 2))
 
 
-def _shapes(lengths: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return weights (variances) of the Gaussians and prior probability of each candidate, without white noise."""
+@lru_cache(maxsize=32)
+def _shapes(number: int) -> tuple[FloatArray, FloatArray]:
+    """Return weights (variances) of the Gaussians and prior probability of each candidate, without white noise, for a number of lengths.
+
+    They depend on the ratios of the lengths alone.
+    """
+    lengths = _RATIO ** np.arange(number, dtype=float)
     identity = np.eye(len(lengths))
     matern = []
     longest = _LONGEST_MATERN * lengths[-1]

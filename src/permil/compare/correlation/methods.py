@@ -131,7 +131,8 @@ def phase_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
     each one is compared in several random positions.
     """
     image = filled(cells, a)
-    amplitude, ordered = np.abs(fft.rfft2(image)), np.sort(image, axis=None)
+    # Transforms only give the order of the values, for which single precision suffices.
+    amplitude, ordered = np.abs(fft.rfft2(image)).astype(np.float32), np.sort(image, axis=None)
     norm = np.sqrt(np.sum(b**2))
     wanted = min(resamples, max(_FEWEST_DRAWS, int(_WORK / image.size)))
     draws: list[FloatArray] = []
@@ -141,8 +142,8 @@ def phase_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
         size = min(at_once, maps - begin)
         surrogate = rng.permuted(np.tile(ordered, (size, 1)), axis=1)
         for _ in range(_ITERATIONS):
-            spectrum = fft.rfft2(surrogate.reshape(size, *image.shape))
-            spectrum *= amplitude / np.sqrt(np.maximum(spectrum.real**2 + spectrum.imag**2, 1e-300))
+            spectrum = fft.rfft2(surrogate.astype(np.float32).reshape(size, *image.shape))
+            spectrum *= amplitude / np.sqrt(np.maximum(spectrum.real**2 + spectrum.imag**2, np.float32(1e-30)))
             drawn = fft.irfft2(spectrum, image.shape).reshape(size, -1)
             for values, rank in zip(surrogate, np.argsort(drawn, axis=1), strict=True):
                 values[rank] = ordered
@@ -165,20 +166,19 @@ def shift_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
     Shifts without wrapping, with the variance correction of Mrkvička et al. (2021, Stat. Comput. 31, 39). All shifts are
     computed together by FFT; ``resamples`` of them are drawn.
     """
-    correlations, pairs = shifted_correlations(cells.total(a), cells.total(b), cells.counts, cells.counts)
+    correlations, pairs = shifted_correlations(cells.mean(a), cells.mean(b))
     correlations[0, 0] = np.nan
     return _null(_drawn(correlations, pairs, cells.places, resamples, rng), float(np.mean(a * b)))
 
 
 def rotation_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: int, rng: np.random.Generator) -> Null:
     """Return r of b with a rotated by quarter turns or mirrored, each also shifted; scaled as for shifts."""
-    total, counts = cells.total(a), cells.counts
+    image, other = cells.mean(a), cells.mean(b)
     draws = []
     kinds = [(turn, mirrored) for mirrored in (False, True) for turn in range(4) if turn or mirrored]
     for part, (turn, mirrored) in zip(np.array_split(np.arange(resamples), len(kinds)), kinds, strict=True):
-        turned = [np.rot90(field[:, ::-1] if mirrored else field, turn) for field in (total, counts)]
-        correlations, pairs = shifted_correlations(turned[0], cells.total(b), turned[1], counts)
-        draws.append(_drawn(correlations, pairs, cells.places, len(part), rng))
+        turned = np.rot90(image[:, ::-1] if mirrored else image, turn)
+        draws.append(_drawn(*shifted_correlations(turned, other), cells.places, len(part), rng))
     return _null(np.concatenate(draws), float(np.mean(a * b)))
 
 
@@ -191,35 +191,33 @@ def _drawn(correlations: FloatArray, pairs: FloatArray, n: int, number: int, rng
     return correlations.ravel()[chosen] * np.sqrt(pairs.ravel()[chosen] / n)
 
 
-def shifted_correlations(a: FloatArray, b: FloatArray, count_a: FloatArray, count_b: FloatArray) -> tuple[FloatArray, FloatArray]:
+def shifted_correlations(a: FloatArray, b: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return r of the cells that overlap, and their number, for each shift of a against b (circular lattice large enough not to wrap).
 
     Parameters
     ----------
     a, b : ndarray, shape (rows, columns)
-        Sums in cells; the shapes may differ.
-    count_a, count_b : ndarray
-        Number of points in cells.
+        Means in cells, NaN in empty ones; the shapes may differ.
     """
     rows, columns = (fft.next_fast_len(first + second - 1, real=True) for first, second in zip(a.shape, b.shape, strict=True))
-    fields = []
-    for total, count in ((a, count_a), (b, count_b)):
-        there = count > 0
-        value = np.divide(total, count, out=np.zeros_like(total), where=there)
-        fields.append([fft.rfft2(field, (rows, columns)) for field in (there.astype(float), value, value**2)])
-    (one_a, a_, aa), (one_b, b_, bb) = fields
-
-    def lagged(first: NDArray[np.complex128], second: NDArray[np.complex128]) -> FloatArray:
-        return fft.irfft2(first.conj() * second, (rows, columns))
-
-    pairs = np.maximum(np.rint(lagged(one_a, one_b)), 0.0)
+    (one_a, a_, aa), (one_b, b_, bb) = (_powers(image, (rows, columns)) for image in (a, b))
+    products = np.stack([one_a.conj() * one_b, a_.conj() * one_b, one_a.conj() * b_, a_.conj() * b_, aa.conj() * one_b, one_a.conj() * bb])
+    pairs, of_a, of_b, of_both, squares_a, squares_b = fft.irfft2(products, (rows, columns), overwrite_x=True)
+    pairs = np.maximum(np.rint(pairs), 0.0)
     safe = np.maximum(pairs, 1.0)
-    mean_a, mean_b = lagged(a_, one_b) / safe, lagged(one_a, b_) / safe
-    product = lagged(a_, b_) / safe - mean_a * mean_b
-    variances = (lagged(aa, one_b) / safe - mean_a**2) * (lagged(one_a, bb) / safe - mean_b**2)
+    mean_a, mean_b = of_a / safe, of_b / safe
+    product = of_both / safe - mean_a * mean_b
+    variances = (squares_a / safe - mean_a**2) * (squares_b / safe - mean_b**2)
     return np.divide(
         product, np.sqrt(np.maximum(variances, 0.0)), out=np.full_like(product, np.nan), where=variances > 1e-12
     ), pairs
+
+
+def _powers(image: FloatArray, padded: tuple[int, int]) -> NDArray[np.complex128]:
+    """Return the transforms of the powers 0 to 2 of an image, 0 in empty cells."""
+    there = np.isfinite(image)
+    value = np.where(there, image, 0.0)
+    return np.asarray(fft.rfft2(np.stack([there.astype(float), value, value**2]), padded))
 
 
 _SURROGATES = {"phases": phase_surrogates, "shifts": shift_surrogates, "rotations": rotation_surrogates}

@@ -349,6 +349,11 @@ class Cells:
         return self.total(np.ones(self.n))
 
     @cached_property
+    def transformed_counts(self) -> NDArray[np.complex128]:
+        """Fourier transform of the counts on the padded lattice."""
+        return self.transform(np.ones(self.n))
+
+    @cached_property
     def pairs(self) -> FloatArray:
         """Number of ordered pairs of points at each lag of the padded lattice."""
         return np.maximum(np.rint(self.lag_products(np.ones(self.n))), 0.0)
@@ -376,11 +381,10 @@ class Cells:
         """Return the Fourier transform of the sums in the cells on the padded lattice."""
         return fft.rfft2(self.total(values), self.padded)
 
-    def lag_products(self, values: FloatArray, other: FloatArray | None = None) -> FloatArray:
-        """Return ``sum_p values(p) other(p + h)`` over all pairs of points, for each lag h of the padded lattice."""
-        first = self.transform(values)
-        second = first if other is None else self.transform(other)
-        return fft.irfft2(first.conj() * second, self.padded)
+    def lag_products(self, values: FloatArray) -> FloatArray:
+        """Return ``sum_p values(p) values(p + h)`` over all pairs of points, for each lag h of the padded lattice."""
+        transform = self.transform(values)
+        return fft.irfft2(transform.real**2 + transform.imag**2, self.padded)
 
     def lags_in_tiles(self, values: FloatArray) -> FloatArray:
         """Return the lag products within 4 x 4 tiles of the lattice, each on its padded lattice of lags, (tiles, rows, columns)."""
@@ -397,17 +401,16 @@ class Cells:
         return self.lags_in_tiles(np.ones(self.n))
 
     def smoothed(self, transform: NDArray[np.complex128], kernel_transform: NDArray[np.complex128]) -> FloatArray:
-        """Return, at each point, the sum over all points weighted with a kernel of the lag."""
-        return fft.irfft2(transform * kernel_transform, self.padded)[self.row, self.column]
+        """Return, at each point (last axis), the sum over all points weighted with a kernel of the lag, or with several (first axis)."""
+        return fft.irfft2(transform * kernel_transform, self.padded)[..., self.row, self.column]
 
 
-def folded(values: NDArray[Floating], *, axis: int) -> NDArray[Floating]:
-    """Return the sums of values at both signs of the lags (or wavenumbers) of an axis, from 0 on."""
-    values = np.moveaxis(values, axis, 0)
-    half = len(values) // 2 + 1
-    sums, negative = values[:half].copy(), values[half:]
-    sums[1 : 1 + len(negative)] += negative[::-1]
-    return np.moveaxis(sums, 0, axis)
+def folded(values: NDArray[Floating]) -> NDArray[Floating]:
+    """Return the sums of values at both signs of the lags (or wavenumbers) of the axis before the last, from 0 on."""
+    half = values.shape[-2] // 2 + 1
+    sums, negative = values[..., :half, :].copy(), values[..., half:, :]
+    sums[..., 1 : 1 + negative.shape[-2], :] += negative[..., ::-1, :]
+    return sums
 
 
 def _lattice_step(coordinate: FloatArray) -> float:

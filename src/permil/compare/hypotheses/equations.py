@@ -18,6 +18,7 @@ stars are few, and do not contain terms absorbed by the calibration. With u_k as
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +68,15 @@ class FixedEffects:
         columns = exposure[:, None] * terms + np.arange(terms)
         shape = (rows, (exposure.max() + 1) * terms)
         self._terms = sparse.csr_array((trend.ravel(), (np.repeat(row, terms), columns.ravel())), shape=shape)
+        self._weigh(weight)
+
+    def reweighted(self, weight: FloatArray) -> FixedEffects:
+        """Return the same terms for rows with other weights."""
+        other = copy(self)
+        other._weigh(weight)
+        return other
+
+    def _weigh(self, weight: FloatArray) -> None:
         self._weight = weight
         self._sums: FloatArray = np.asarray(self._spots.T @ weight)
         weighted = sparse.diags_array(weight) @ self._terms
@@ -250,8 +260,8 @@ def rows_of(predicted: PredictedStars, quantity: int, chosen: BoolArray, flat_fi
     columns = np.concatenate([raw[:, None], templates.reshape(good.size, -1), instruments], axis=1)
     weight = 1 / (spread + np.median(spread))
     scatter = 0.0
+    effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, trend)
     for _ in range(2):
-        effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, trend)
         freedom = good.size - effects.rank
         if freedom < LEAST_STARS:
             raise CompareError(
@@ -263,7 +273,7 @@ def rows_of(predicted: PredictedStars, quantity: int, chosen: BoolArray, flat_fi
         left = effects.residuals(raw[:, None])[:, 0] ** 2 * (good.size / freedom)
         scatter = max(0.0, float((weight**2 * (left - spread)).sum() / (weight**2).sum()))
         weight = 1 / (spread + scatter)
-    effects = FixedEffects(stars.spot[good], stars.exposure[good], weight, trend)
+        effects = effects.reweighted(weight)
     projected = effects.residuals(columns)
     glow = stars.places.even_light[good]
     count = templates.shape[1] * templates.shape[2]

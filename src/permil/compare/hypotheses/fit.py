@@ -238,27 +238,18 @@ def _ideal(of: Rows, predicted: PredictedStars) -> tuple[NDArray[np.float32], Fl
     spacing = np.sqrt(np.ptp(of.x) * np.ptp(of.y) / of.x.size)
     where = ndimage.gaussian_filter(where, max(spacing / cell, 1.0), mode="reflect")
     where /= where.sum()
-    along_y, along_x = cosine_wavenumbers(shape, pixel=cell)
-    wavenumber = np.hypot(along_y, along_x)
-    transfer = _transfer(wavenumber, predicted)
+    wavenumber, transfer = np.hypot(*cosine_wavenumbers(shape, pixel=cell)), predicted.cell_transfer
     flats = np.zeros((len(predicted.bands), *shape), dtype=np.float32)
     energies = np.zeros(len(predicted.bands))
     for number, band in enumerate(predicted.bands):
         if band.shortest < 2 * cell:
             continue
-        spectrum = predicted.cell_spectra[number]
-        seen = fft.idctn(spectrum * transfer, norm="ortho")
-        weighted = fft.dctn(where * seen, norm="ortho") * transfer
+        weighted = fft.dctn(where * predicted.seen_cells[number], norm="ortho") * transfer
         flats[number] = weighted
         modes = band.holds(wavenumber)
         noise = predicted.spectrum.noise / cell**2 * float((transfer[modes] ** 2).sum()) / where.size
-        energies[number] = float((weighted * spectrum).sum()) - noise
+        energies[number] = float((weighted * predicted.cell_spectra[number]).sum()) - noise
     return flats, energies
-
-
-def _transfer(wavenumber: FloatArray, predicted: PredictedStars) -> FloatArray:
-    nodes = np.linspace(0, float(wavenumber.max()), 500)
-    return np.interp(wavenumber, nodes, predicted.response.transfer(nodes))
 
 
 def _seen_power(structure: Structure, predicted: PredictedStars) -> FloatArray:

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
 from permil.compare.displacement import fill
-from permil.compare.scales import PERIODS, Band, FlatSpectrum, bands_between, flat_spectrum, halves, split_bands
+from permil.compare.scales import (
+    PERIODS,
+    Band,
+    FlatSpectrum,
+    bands_between,
+    cosine_wavenumbers,
+    flat_spectrum,
+    halves,
+    split_bands,
+)
 from permil.compare.stars.flat_at_stars import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse, StarTemplates, typical_pitch
 from permil.errors import CompareError
@@ -106,6 +116,18 @@ class PredictedStars:
     response: StarResponse
     lost: int
 
+    @cached_property
+    def cell_transfer(self) -> FloatArray:
+        """Damping of the modes of cells in the flux of the mean star, shape (rows, columns)."""
+        wavenumber = np.hypot(*cosine_wavenumbers(self.cell_spectra.shape[1:], pixel=self.cell))
+        nodes = np.linspace(0, float(wavenumber.max()), 500)
+        return np.interp(wavenumber, nodes, self.response.transfer(nodes))
+
+    @cached_property
+    def seen_cells(self) -> FloatArray:
+        """Flat in bands as the mean star sees it, in cells, shape (bands, rows, columns)."""
+        return np.asarray(fft.idctn(self.cell_spectra * self.cell_transfer, axes=(1, 2), norm="ortho", overwrite_x=True))
+
 
 def predict_bands(
     stars: Stars,
@@ -198,13 +220,12 @@ def _local_noise(seen_error: FloatArray, noise: float) -> FloatArray:
 def _cell_spectra(maps: NDArray[np.float32], bands: tuple[Band, ...], cell: int) -> FloatArray:
     """Return the cosine transforms of the means of bands over cells, shape (bands, rows, columns); 0 for bands finer than cells."""
     rows, columns = (np.arange(0, size, cell) for size in maps.shape[1:])
-    total = np.add.reduceat(np.add.reduceat(maps, rows, axis=1, dtype=np.float64), columns, axis=2)
     heights, widths = np.diff(np.append(rows, maps.shape[1])), np.diff(np.append(columns, maps.shape[2]))
-    means = total / (heights[:, None] * widths)
-    spectra = np.zeros(means.shape)
-    for spectrum, mean, band in zip(spectra, means, bands, strict=True):
+    spectra = np.zeros((len(bands), rows.size, columns.size))
+    for spectrum, each, band in zip(spectra, maps, bands, strict=True):
         if band.shortest >= 2 * cell:
-            spectrum[:] = fft.dctn(mean, norm="ortho")
+            total = np.add.reduceat(np.add.reduceat(each, rows, axis=0, dtype=np.float64), columns, axis=1)
+            spectrum[:] = fft.dctn(total / (heights[:, None] * widths), norm="ortho")
     return spectra
 
 

@@ -72,16 +72,16 @@ class DirectionalPower:
             raise CompareError("too little of the flat is good for a search for rings", remedy="check the mask of the flat")
         centres = self._corners + (self._side - 1) / 2
         self._x, self._y = cells.to_pixels(centres[:, 1]), cells.to_pixels(centres[:, 0])
-        self._by_direction = self._weights(self._power(cells.level).mean(axis=0), longest)
+        self._by_direction = self._weights(self._power(cells.level).mean(axis=0, dtype=np.float64), longest)
 
     def directions(self, axes: FloatArray) -> IntArray:
         """Return the direction index from each block to trial axes, shape (axes, blocks)."""
         angle = np.arctan2(axes[:, 1, None] - self._y, axes[:, 0, None] - self._x)
         return np.rint(angle / np.pi * _DIRECTIONS).astype(np.int64) % _DIRECTIONS
 
-    def scores(self, level: FloatArray, towards: IntArray) -> FloatArray:
-        """Return the mean over blocks of the excess of power towards trial axes, shape (axes,)."""
-        power = self._power(level) @ self._by_direction
+    def scores(self, level: NDArray[np.floating], towards: IntArray) -> FloatArray:
+        """Return the mean over blocks of the excess of power towards trial axes, shape (axes,); transforms have the precision of the map."""
+        power = self._power(level) @ self._by_direction.astype(level.dtype, copy=False)
         # Blocks have equal weight, however large their variance, so that a blemish with edges does not dominate; power in one direction in
         # all blocks is not due to rings.
         excess = power / power.mean(axis=1, keepdims=True) - 1
@@ -90,13 +90,13 @@ class DirectionalPower:
         excess -= excess.mean(axis=0)
         return np.asarray(excess[np.arange(len(self._corners)), towards].mean(axis=1))
 
-    def _power(self, level: FloatArray) -> FloatArray:
+    def _power(self, level: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the power of the modes of `_wavenumbers` in each block, shape (blocks, modes)."""
-        side, longest = self._side, self._side // 4
+        side, longest, window = self._side, self._side // 4, self._window.astype(level.dtype, copy=False)
         power = []
         for some in np.array_split(self._corners, -(-len(self._corners) // _BLOCKS_AT_ONCE)):
             blocks = np.stack([level[row : row + side, column : column + side] for row, column in some])
-            spectra = fft.fft(fft.rfft(blocks * self._window, axis=2)[:, :, : longest + 1], axis=1)
+            spectra = fft.fft(fft.rfft(blocks * window, axis=2)[:, :, : longest + 1], axis=1)
             spectra = np.concatenate([spectra[:, : longest + 1], spectra[:, -longest:]], axis=1)
             power.append((spectra.real**2 + spectra.imag**2).reshape(len(some), -1))
         return np.concatenate(power)
@@ -137,18 +137,19 @@ class DirectionalPower:
         return weights / np.maximum(reached, 1e-12)
 
 
-def isotropic_surrogates(cells: CellMap, count: int, rng: np.random.Generator) -> Iterator[FloatArray]:
-    """Yield Gaussian random maps with the isotropic power spectrum and the mask of a map."""
+def isotropic_surrogates(cells: CellMap, count: int, rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+    """Yield Gaussian random maps with the isotropic power spectrum and the mask of a map, in single precision."""
     shape = cells.level.shape
     power = np.abs(fft.rfft2(cells.level)) ** 2 / cells.good.mean()
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1]))
     annulus = np.rint(frequency * max(shape)).astype(np.int64).ravel()
     number = np.bincount(annulus)
     mean = np.bincount(annulus, power.ravel()) / np.maximum(number, 1)
-    amplitude = np.sqrt(mean[annulus].reshape(frequency.shape) / cells.level.size)
+    amplitude = np.sqrt(mean[annulus].reshape(frequency.shape) / cells.level.size).astype(np.float32)
     for _ in range(count):
-        drawn = fft.irfft2(amplitude * fft.rfft2(rng.standard_normal(shape)), s=shape)
-        yield np.where(cells.good, drawn, 0.0)
+        spectrum = fft.rfft2(rng.standard_normal(shape).astype(np.float32))
+        spectrum *= amplitude
+        yield fft.irfft2(spectrum, s=shape, overwrite_x=True) * cells.good
 
 
 def _starts(size: int, side: int) -> IntArray:

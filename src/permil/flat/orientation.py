@@ -229,7 +229,7 @@ def _best_places(levels: Sequence[DetectorLevels]) -> list[int]:
         candidates = [index for index in candidates if misfits[index] > _LEAST_MISFIT]
         tried = {}
         for place, first in enumerate(candidates):
-            for second in candidates[place + 1 :] if len(levels) > 2 else [1 - first]:
+            for second in [1 - first] if len(levels) == 2 else candidates[place + 1 :]:
                 exchanged = fits.copy()
                 exchanged[first], exchanged[second] = fits[second], fits[first]
                 after = _misfits(levels, exchanged)

@@ -201,7 +201,9 @@ def shifted_correlations(a: FloatArray, b: FloatArray) -> tuple[FloatArray, Floa
     """
     rows, columns = (fft.next_fast_len(first + second - 1, real=True) for first, second in zip(a.shape, b.shape, strict=True))
     (one_a, a_, aa), (one_b, b_, bb) = (_powers(image, (rows, columns)) for image in (a, b))
-    products = np.stack([one_a.conj() * one_b, a_.conj() * one_b, one_a.conj() * b_, a_.conj() * b_, aa.conj() * one_b, one_a.conj() * bb])
+    products = np.stack(
+        [one_a.conj() * one_b, a_.conj() * one_b, one_a.conj() * b_, a_.conj() * b_, aa.conj() * one_b, one_a.conj() * bb]
+    )
     pairs, of_a, of_b, of_both, squares_a, squares_b = fft.irfft2(products, (rows, columns), overwrite_x=True)
     pairs = np.maximum(np.rint(pairs), 0.0)
     safe = np.maximum(pairs, 1.0)

@@ -60,9 +60,7 @@ class Run:
         InputError
             If there is none yet.
         """
-        if not self.folder.exposures.is_file():
-            raise InputError("there is no index yet", path=self.folder.exposures, remedy="run `permil index CONFIG` first")
-        return read_index(self.folder.exposures)
+        return index_of(self.folder)
 
     @property
     def has_exposures(self) -> bool:
@@ -104,6 +102,19 @@ class Run:
         if key not in self.shared:
             self.shared[key] = declare()
         return self.shared[key]
+
+
+def index_of(folder: RunFolder) -> Index:
+    """Read the index of exposures of a run.
+
+    Raises
+    ------
+    InputError
+        If there is none yet.
+    """
+    if not folder.exposures.is_file():
+        raise InputError("there is no index yet", path=folder.exposures, remedy="run `permil index CONFIG` first")
+    return read_index(folder.exposures)
 
 
 def with_measured_tables(config: Config) -> Config:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,19 +170,8 @@ def _together_text(folder: CompareFolder) -> str:
 
 def pull_table(summaries: list[TruthSummary]) -> TextTable:
     """Return deviations from the truth relative to their stated errors, per LED, as a printable table."""
-    table = TextTable(
-        title="deviations from the truth relative to their stated errors",
-        caption="rms over CCDs of their levels (relative to the mean of all) and gradients, rms of super-pixels, plane through all CCDs "
-        "along X and Y; chi-square of levels and gradients with their covariance, degrees of freedom, and the probability of a larger one",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("LED", "levels", "gradients", "super-pixels", "plane X, Y", "chi-square", "chance"):
-        table.add_column(heading, justify="left" if heading == "LED" else "right", no_wrap=True)
-    for s in summaries:
-        table.add_row(
+    rows = [
+        (
             s.led,
             f"{s.level_pull:.2f}",
             f"{s.gradient_pull:.2f}",
@@ -190,24 +180,20 @@ def pull_table(summaries: list[TruthSummary]) -> TextTable:
             f"{s.planes_chi_square:.1f} / {s.planes_freedom}",
             f"{s.p_value:.2g}",
         )
-    return table
+        for s in summaries
+    ]
+    caption = (
+        "rms over CCDs of their levels (relative to the mean of all) and gradients, rms of super-pixels, plane through all CCDs "
+        "along X and Y; chi-square of levels and gradients with their covariance, degrees of freedom, and the probability of a larger one"
+    )
+    headings = ("LED", "levels", "gradients", "super-pixels", "plane X, Y", "chi-square", "chance")
+    return _text_table("deviations from the truth relative to their stated errors", caption, headings, rows)
 
 
 def truth_table(summaries: list[TruthSummary], super_pixel_mm: float) -> TextTable:
     """Return the metrics per LED as a printable table."""
-    table = TextTable(
-        title=f"recovered flat over true flat, per mil, {max(s.detectors for s in summaries)} CCDs",
-        caption=f"rms of pixels and of {super_pixel_mm:g} mm super-pixels, expected rms from photon and read noise alone, scatter "
-        "of the scale from CCD to CCD, gradient per mm; chi-square per pixel of the small-scale part over the variance plane",
-        caption_justify="left",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for heading in ("LED", "pixels", f"{super_pixel_mm:g} mm", "noise", "CCD scale", "gradient", "chi-square"):
-        table.add_column(heading, justify="left" if heading == "LED" else "right", no_wrap=True)
-    for s in summaries:
-        table.add_row(
+    rows = [
+        (
             s.led,
             f"{_PER_MIL * s.rms_pixel:.3f}",
             f"{_PER_MIL * s.rms_super:.3f}±{_PER_MIL * s.rms_super_err:.3f}",
@@ -216,4 +202,21 @@ def truth_table(summaries: list[TruthSummary], super_pixel_mm: float) -> TextTab
             f"{_PER_MIL * s.gradient:.4f}±{_PER_MIL * s.gradient_err:.4f}",
             f"{s.chi_square:.3f}±{s.chi_square_err:.3f}",
         )
+        for s in summaries
+    ]
+    caption = (
+        f"rms of pixels and of {super_pixel_mm:g} mm super-pixels, expected rms from photon and read noise alone, scatter "
+        "of the scale from CCD to CCD, gradient per mm; chi-square per pixel of the small-scale part over the variance plane"
+    )
+    headings = ("LED", "pixels", f"{super_pixel_mm:g} mm", "noise", "CCD scale", "gradient", "chi-square")
+    title = f"recovered flat over true flat, per mil, {max(s.detectors for s in summaries)} CCDs"
+    return _text_table(title, caption, headings, rows)
+
+
+def _text_table(title: str, caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> TextTable:
+    table = TextTable(title=title, caption=caption, caption_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "LED" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
     return table

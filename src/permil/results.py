@@ -16,10 +16,10 @@ from permil.beam.stage import load_beam
 from permil.camera import Camera, load_camera
 from permil.config import Config, load_config
 from permil.config.load import RECORD, read_record
+from permil.context import index_of
 from permil.engine import prepare_workers
 from permil.errors import InputError
 from permil.exposures import POINTING, SCAN
-from permil.exposures.stage import read_index
 from permil.flat.flat import Flat
 from permil.isr import Calibration
 from permil.isr.stage import detector_calibration
@@ -61,23 +61,17 @@ class RunResults:
         InputError
             If there is no index yet.
         """
-        return QTable(self._index().table)
+        return QTable(index_of(self.folder).table)
 
     @property
     def leds(self) -> QTable:
         """One row per LED: numbers of scan and pointing exposures, whether it has a beam model, number of flats."""
-        table = self._index().table if self.folder.exposures.is_file() else None
+        table = index_of(self.folder).table if self.folder.exposures.is_file() else None
         names = [] if table is None else sorted(set(np.asarray(table["led"])) - {""})
-        rows = [
-            (
-                led,
-                _exposures(table, led, SCAN),
-                _exposures(table, led, POINTING),
-                self.folder.beam(led).is_file(),
-                len(self._flat_files(led)),
-            )
-            for led in dict.fromkeys([*names, *self._leds_with_flats()])
-        ]
+        rows = []
+        for led in dict.fromkeys([*names, *self._leds_with_flats()]):
+            counts = (_exposures(table, led, purpose) for purpose in (SCAN, POINTING))
+            rows.append((led, *counts, self.folder.beam(led).is_file(), len(self._flat_files(led))))
         columns = ("led", "scan_exposures", "pointing_exposures", "has_beam", "flats")
         return QTable(rows=rows or None, names=columns, dtype=("U16", int, int, bool, int))
 
@@ -86,7 +80,7 @@ class RunResults:
         """One row per detector with exposures or flats: place of its centre (CCS), number of files and of flats."""
         read, flats = Counter[str](), Counter[str]()
         if self.folder.exposures.is_file():
-            read = Counter(str(name) for name in self._index().table["detector"])
+            read = Counter(str(name) for name in index_of(self.folder).table["detector"])
         for led in self._leds_with_flats():
             for path in self._flat_files(led):
                 flats[path.stem] += 1
@@ -111,7 +105,10 @@ class RunResults:
         InputError
             If the report has not been made.
         """
-        return self._read(self.folder.summary, "summary", "report")
+        path = self.folder.summary
+        if not path.is_file():
+            raise InputError("there is no summary yet", path=path, remedy="run the stage report: permil report CONFIG")
+        return QTable(read_table(path))
 
     @property
     def metrics(self) -> QTable:
@@ -168,7 +165,8 @@ class RunResults:
         path = self.folder.flat(led, name)
         if not path.is_file():
             there = [file.stem for file in self._flat_files(led)]
-            listed = f"detectors with a flat of {led}: {', '.join(there[:6])}" if there else f"LEDs: {self._listed_leds()}"
+            leds = ", ".join(self._leds_with_flats()) or "none yet"
+            listed = f"detectors with a flat of {led}: {', '.join(there[:6])}" if there else f"LEDs: {leds}"
             raise InputError(f"there is no flat of {name}, LED {led}", path=path, remedy=listed, led=led, detector=name)
         return Flat.read(path)
 
@@ -195,16 +193,6 @@ class RunResults:
         """
         return detector_calibration(self.config, self.camera, self.folder, self.camera[detector].name)
 
-    def _index(self) -> Any:
-        if not self.folder.exposures.is_file():
-            raise InputError("there is no index yet", path=self.folder.exposures, remedy="run `permil index CONFIG` first")
-        return read_index(self.folder.exposures)
-
-    def _read(self, path: Path, name: str, stage: str) -> QTable:
-        if not path.is_file():
-            raise InputError(f"there is no {name} yet", path=path, remedy=f"run the stage {stage}: permil {stage} CONFIG")
-        return QTable(read_table(path))
-
     def _leds_with_flats(self) -> list[str]:
         return sorted({path.parent.name for path in (self.folder.root / "flat").glob("*/R*.fits")})
 
@@ -212,9 +200,6 @@ class RunResults:
         return [
             path for path in sorted((self.folder.root / "flat" / led).glob("*.fits")) if self.camera.find(path.stem) is not None
         ]
-
-    def _listed_leds(self) -> str:
-        return ", ".join(self._leds_with_flats()) or "none yet"
 
     def __repr__(self) -> str:
         """Return the folder, the camera and what there is."""

@@ -303,6 +303,12 @@ _COLUMNS = {
 }
 
 
+_MEASURED = (
+    "scale", "rms_pixel", "rms_pixel_error", "rms_super", "rms_super_error", "super_noise", "chi_square", "chi_square_error",
+)  # fmt: skip
+"""Attributes of `permil.flat.difference.FlatDifference` that are columns; those of errors end in ``_err``."""
+
+
 @dataclass(frozen=True)
 class TruthSummary:
     """Accuracy metrics over all detectors of one LED; rms values are relative.
@@ -378,20 +384,8 @@ def compare_with_truth(folder: RunFolder, camera: Camera, *, super_pixel_mm: flo
                 continue
             made, true = read_image(made_path), read_image(true_path)
             d = difference_of_products(made, true, detector, super_pixel_mm=super_pixel_mm)
-            of_led.append(
-                {
-                    "led": led,
-                    "detector": detector.name,
-                    "scale": d.scale,
-                    "rms_pixel": d.rms_pixel,
-                    "rms_pixel_err": d.rms_pixel_error,
-                    "rms_super": d.rms_super,
-                    "rms_super_err": d.rms_super_error,
-                    "super_noise": d.super_noise,
-                    "chi_square": d.chi_square,
-                    "chi_square_err": d.chi_square_error,
-                }
-            )
+            measured = {name.replace("_error", "_err"): getattr(d, name) for name in _MEASURED}
+            of_led.append({"led": led, "detector": detector.name, **measured})
             deviation = detector_deviation(made, true, detector, super_pixel_mm=super_pixel_mm)
             if deviation is not None:
                 deviations.append(deviation)

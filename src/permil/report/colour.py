@@ -42,7 +42,7 @@ from permil.report.kit.elements import (
     text_cell,
     text_column,
 )
-from permil.report.kit.figures import ACCENT, DIVERGING, FAINT, INK, led_colour, symmetric_limits
+from permil.report.kit.figures import ACCENT, FAINT, INK, led_colour, symmetric_limits
 from permil.report.kit.pages import (
     Declaration,
     IndexPart,
@@ -168,11 +168,9 @@ def ratio_pictures(tables: ColourTables) -> list[Picture]:
             (f"{first} over {second}", per_mil, "ratio - 1 (‰)"),
             ("each detector over its own median", inner, "ratio over median - 1 (‰)"),
         ):
-            chart = focal_plane.plane_chart(detectors, _PLANE_WIDTH, title, has_rows=not charts)
-            limits = symmetric_limits(values[np.isfinite(values)], centre=0.0)
-            focal_plane.draw_mosaic(chart, values, grid, limits, DIVERGING, label)
-            focal_plane.draw_outlines(chart, detectors, named=not charts)
-            charts.append(chart)
+            limits, is_first = symmetric_limits(values, centre=0.0), not charts
+            options: dict[str, Any] = {"width": _PLANE_WIDTH, "has_rows": is_first, "named": is_first}
+            charts.append(focal_plane.plane_map(title, values, grid, detectors, limits, label, **options))
         caption = f"Ratio of the flats of {tables.label(first)} and {tables.label(second)} over the focal plane."
         pictures.append(chart_picture([charts], caption))
     return pictures

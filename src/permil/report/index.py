@@ -358,61 +358,52 @@ _COST_COLUMNS = (
 
 def facts(run: RunProducts) -> tuple[tuple[str, str], ...]:
     """Return name and content of the facts below the title."""
-    exposures = run.exposures
-    taken = MISSING
+    exposures, validity = run.exposures, run.config.validity
+    taken = runs = MISSING
     if exposures is not None and np.isfinite(exposures["mjd"]).any():
         known = np.asarray(exposures["mjd"])[np.isfinite(exposures["mjd"])]
         first, last = Time([known.min(), known.max()], format="mjd").strftime("%Y-%m-%d %H:%M")
         taken = f"{first} to {last}"
+    if exposures is not None and "run" in exposures.colnames:
+        runs = ", ".join(sorted({str(entry) for entry in exposures["run"]} - {""})) or MISSING
     numbers = (
         MISSING if exposures is None else f"{format_count(len(unique(exposures, keys='obsid')))}, {format_count(len(exposures))}"
     )
+    valid = f"{validity.begin or 'any time'} to {validity.end or 'any time'}" if validity.begin or validity.end else "not stated"
     return (
         ("folder", str(run.folder.root)),
-        ("runs", _runs(exposures)),
+        ("runs", runs),
         ("camera", f"{run.camera.name}: {run.camera.title}"),
         ("exposed", taken),
         ("exposures, files", numbers),
         ("LEDs", ", ".join(led.led for led in run.leds) or MISSING),
         ("detectors with a flat", str(len({name for led in run.leds for name in led.detectors}))),
-        ("valid", _validity(run)),
+        ("valid", valid),
         ("configuration digest", run.digest or MISSING),
         ("versions", ", ".join(f"{name} {version}" for name, version in run.versions.items()) or MISSING),
         ("pages made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC by permil {__version__}"),
     )
 
 
-def _runs(exposures: Table | None) -> str:
-    if exposures is None or "run" not in exposures.colnames:
-        return MISSING
-    return ", ".join(sorted({str(entry) for entry in exposures["run"]} - {""})) or MISSING
-
-
-def _validity(run: RunProducts) -> str:
-    validity = run.config.validity
-    if not (validity.begin or validity.end):
-        return "not stated"
-    return f"{validity.begin or 'any time'} to {validity.end or 'any time'}"
-
-
 def verdict_table(judged: Sequence[MetricVerdict], limits: ReportConfig) -> Grid:
     """Return the verdict on each result and LED, with the largest value."""
+
+    def place(verdict: MetricVerdict) -> str:
+        worst = verdict.worst
+        return " ".join(part for part in (worst.detector, "" if worst.amp == WHOLE_DETECTOR else worst.amp) if part)
+
     columns = (
         text_column("result", lambda verdict: QUANTITIES[verdict.metric].heading),
         text_column("LED", "led", absent=MISSING),
         Column("verdict", lambda verdict: verdict_cell(verdict.state), is_text=True),
         Column("largest", lambda verdict: measurement_cell(verdict.worst, limits)),
-        text_column("where", lambda verdict: _place_of(verdict.worst), absent="beam"),
+        text_column("where", place, absent="beam"),
         Column("specification", lambda verdict: specification_cell(verdict.metric, limits)),
         count_column("checked"),
         count_column("beyond", "failed"),
         count_column("open", "undecided"),
     )
     return table_of(judged, columns)
-
-
-def _place_of(worst: Measurement) -> str:
-    return " ".join(part for part in (worst.detector, "" if worst.amp == WHOLE_DETECTOR else worst.amp) if part)
 
 
 def truth_plane_table(planes: Mapping[str, Mapping[str, float]]) -> Grid:

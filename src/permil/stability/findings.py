@@ -117,41 +117,34 @@ def _analyse_complete(
     time, series = hours[rows], group.values[np.ix_(rows, columns)]
     noise = np.zeros(len(columns)) if group.errors is None else np.mean(group.errors[np.ix_(rows, columns)] ** 2, axis=0)
     scatter, jumps = measure_scatter(time, series), find_jumps(time, series)
-    quantities, slopes, errors, p_values, with_time = [DRIFT], [], [], [], [1.0]
-    trend = fit_trends(time, series, time[:, None])
-    slopes, errors, p_values = [trend.slope[0]], [trend.error[0]], [trend.p_value[0]]
-    for name, temperature in temperatures.items():
-        known = np.isfinite(temperature[rows])
-        if known.sum() < FEWEST:
-            continue
-        trend = fit_trends(time[known], series[known], temperature[rows][known][:, None])
-        if np.isfinite(trend.slope).any():
-            quantities.append(name)
-            slopes, errors, p_values = [*slopes, trend.slope[0]], [*errors, trend.error[0]], [*p_values, trend.p_value[0]]
-            with_time.append(float(np.corrcoef(time[known], temperature[rows][known])[0, 1]))
-    quantities, with_time = [*quantities, JUMP], [*with_time, float("nan")]
-    slopes, errors, p_values = [*slopes, jumps.size], [*errors, jumps.error], [*p_values, jumps.p_value]
-    adjusted = adjust_for_number(np.array(p_values))
+    fits: dict[str, tuple[FloatArray, FloatArray, FloatArray, float]] = {}
+    for quantity, regressor in {DRIFT: hours, **temperatures}.items():
+        known = np.isfinite(regressor[rows])
+        if known.sum() >= FEWEST:
+            own = regressor[rows][known]
+            trend = fit_trends(time[known], series[known], own[:, None])
+            if quantity == DRIFT or np.isfinite(trend.slope).any():
+                with_time = 1.0 if quantity == DRIFT else float(np.corrcoef(time[known], own)[0, 1])
+                fits[quantity] = trend.slope[0], trend.error[0], trend.p_value[0], with_time
+    fits[JUMP] = jumps.size, jumps.error, jumps.p_value, float("nan")
+    adjusted = adjust_for_number(np.array([p_value for _, _, p_value, _ in fits.values()]))
     found = []
-    for column, own in enumerate(columns):
-        detector, amp = group.labels[own]
-        base = Finding(
-            group.name, SCATTER, *_beyond(scatter.whole, scatter.whole_error, noise, column), group.unit, detector, amp
-        )
-        base = replace(base, n=len(rows))
-        found.append(base)
+    for column, place in enumerate(columns):
+        whole = _beyond(scatter.whole, scatter.whole_error, noise, column)
+        detector, amp = group.labels[place]
+        base = Finding(group.name, SCATTER, *whole, group.unit, detector, amp, len(rows))
         value, error = _beyond(scatter.successive, scatter.successive_error, noise, column)
-        found.append(replace(base, quantity=SUCCESSIVE, value=value, error=error))
-        for number, quantity in enumerate(quantities):
+        found += [base, replace(base, quantity=SUCCESSIVE, value=value, error=error)]
+        for number, (quantity, (slopes, errors, p_values, with_time)) in enumerate(fits.items()):
             found.append(
                 replace(
                     base,
                     quantity=quantity,
-                    value=float(slopes[number][column]),
-                    error=float(errors[number][column]),
+                    value=float(slopes[column]),
+                    error=float(errors[column]),
                     unit=_unit_of(quantity, group.unit),
-                    with_time=with_time[number],
-                    p_value=float(p_values[number][column]),
+                    with_time=with_time,
+                    p_value=float(p_values[column]),
                     p_adjusted=float(adjusted[number, column]),
                     at=obsids[rows[jumps.first[column]]] if quantity == JUMP else "",
                 )

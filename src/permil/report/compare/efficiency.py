@@ -25,7 +25,7 @@ from permil.report.kit.elements import (
     Column,
     Grid,
     Picture,
-    drawing,
+    captioned,
     measured_column,
     number_in,
     raster,
@@ -40,7 +40,7 @@ from permil.report.kit.figures import (
     INK,
     LED_COLOURS,
     colour_bar,
-    displacement_figure,
+    displacement_of_maps,
     show_image,
     styled,
     subplots,
@@ -236,18 +236,15 @@ def _facts(header: fits.Header) -> str:
     )
 
 
-def _scatter_picture(scatter: Table) -> Picture:
+@captioned(
+    "Scatter of star fluxes on dithers that were left out of the fit (total rms; means of spots and exposures are removed). Dashed: noise "
+    "alone. Error bars of neighbouring points are correlated: the table has the errors of the differences.",
+    kind="svg",
+    narrow=True,
+)
+def _scatter_picture(scatter: Table) -> Figure:
     names = [str(name).strip() for name in scatter["division"]]
     value, error = (_PER_MIL * np.asarray(scatter[name], dtype=float) for name in ("scatter", "scatter_err"))
-    caption = (
-        "Scatter of star fluxes on dithers that were left out of the fit (total rms; means of spots and exposures are removed). Dashed: "
-        "noise alone. Error bars of neighbouring points are correlated: the table has the errors of the differences."
-    )
-    return drawing(_scatter_figure(names, value, error), caption, narrow=True)
-
-
-@styled
-def _scatter_figure(names: list[str], value: FloatArray, error: FloatArray) -> Figure:
     shown = [number for number, name in enumerate(names) if name != NOISE]
     figure, axes = subplots((6.4, 2.6), (0.24, 0.97, 0.2, 0.95))
     place = np.arange(len(shown))[::-1]
@@ -260,16 +257,12 @@ def _scatter_figure(names: list[str], value: FloatArray, error: FloatArray) -> F
     return figure
 
 
-def _filter_picture(bands: Table) -> Picture:
-    caption = (
-        "Fraction of the flat's variance that is efficiency, by the period of the structure, with errors; lines are the weights of the "
-        "filter. Open symbols: the stars do not measure it, and the plain flat is kept (weight 1)."
-    )
-    return drawing(_filter_figure(bands), caption)
-
-
-@styled
-def _filter_figure(bands: Table) -> Figure:
+@captioned(
+    "Fraction of the flat's variance that is efficiency, by the period of the structure, with errors; lines are the weights of the filter. "
+    "Open symbols: the stars do not measure it, and the plain flat is kept (weight 1).",
+    kind="svg",
+)
+def _filter_picture(bands: Table) -> Figure:
     figure, axes = subplots((11.6, 3.6), (0.06, 0.985, 0.15, 0.91))
     for name, (label, colour, marker) in _COMPONENTS.items():
         rows = [row for row in bands if str(row["component"]).strip() == name and str(row["region"]).strip() == WHOLE]
@@ -322,11 +315,8 @@ def _shift_picture(shifts: list[FloatArray], shape: tuple[int, ...], error: floa
     factor = max(1, -(-max(size) // _MOST_ARROWS))
     dx, dy = (coarse(shift, np.ones(size), factor) for shift in shifts)
     pixels = factor * max(1, -(-shape[0] // size[0]))
-    row, column = np.indices(dx.shape)
-    x, y = (np.asarray(pixels * index.ravel() + (pixels - 1) / 2, dtype=np.float64) for index in (column, row))
-    figure = displacement_figure(
-        x, y, dx.ravel(), dy.ravel(), shape=(shape[0], shape[1]), title="displacement by the measured pixel area"
-    )
+    title = "displacement by the measured pixel area"
+    figure = displacement_of_maps(dx, dy, pixels, shape=(shape[0], shape[1]), title=title)
     caption = (
         f"Displacement of stars (recorded minus true position) by the pixel area that was taken out, means over {pixels} pixels. Its error "
         f"is {error:.3f} pixels per axis (rms), mostly what the flat alone cannot tell from efficiency."

@@ -25,7 +25,7 @@ from permil.report.kit.figures import (
     INK,
     LED_COLOURS,
     colour_bar,
-    displacement_figure,
+    displacement_of_maps,
     show_image,
     styled,
     subplots,
@@ -175,10 +175,8 @@ def _displacement_picture(products: CompareProducts) -> Picture | None:
     factor = max(1, -(-max(shape) // _MOST_ARROWS))
     dx, dy = (coarse(products.maps[name], np.ones(shape), factor) for name in ("SHIFT_X", "SHIFT_Y"))
     cell = factor * products.cell
-    row, column = np.indices(dx.shape)
-    x, y = (np.asarray(cell * index.ravel() + (cell - 1) / 2, dtype=np.float64) for index in (column, row))
     whole = (shape[0] * products.cell, shape[1] * products.cell)
-    figure = displacement_figure(x, y, dx.ravel(), dy.ravel(), shape=whole, title="shift if the flat were all pixel area")
+    figure = displacement_of_maps(dx, dy, cell, shape=whole, title="shift if the flat were all pixel area")
     caption = (
         f"Shift of each position if the whole flat were pixel area, on all scales (means over {cell} pixels). The positions of stars "
         "are compared with the part that the calibration has not removed."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -400,24 +399,15 @@ def verdict_table(products: CompareProducts) -> Grid | None:
     return None if table is None else table_of(table, columns)
 
 
-@dataclass(frozen=True)
-class LevelTable:
-    """The split of one quantity into levels: what was split, the side of its cells, and its components."""
-
-    of: str
-    cells: str
-    grid: Grid
-
-
-def level_tables(levels: Table | None) -> tuple[LevelTable, ...]:
-    """Return the variation of flats and stars by level, a table for each quantity that was split."""
+def level_tables(levels: Table | None) -> list[tuple[str, str, Grid]]:
+    """Return the variation of flats and stars by level: each quantity that was split, its cells, and a table."""
     known: dict[str, list[Row]] = {}
     for row in levels if levels is not None else ():
         if not text_in(row, "reason"):
             known.setdefault(text_in(row, "of"), []).append(row)
     sides = {of: number_in(rows[0], "cell_mm") for of, rows in known.items()}
     cells = {of: f"means over cells of {two_digits(side)} mm" if math.isfinite(side) else "" for of, side in sides.items()}
-    return tuple(LevelTable(of, cells[of], _level_grid(rows)) for of, rows in known.items())
+    return [(of, cells[of], _level_grid(rows)) for of, rows in known.items()]
 
 
 def _level_grid(known: Sequence[Row]) -> Grid:

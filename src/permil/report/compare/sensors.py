@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.table import Row, Table
@@ -44,7 +45,7 @@ from permil.report.kit.elements import (
     text_column,
     text_in,
 )
-from permil.report.kit.figures import DIVERGING, FAINT, INK, led_colour, styled, subplots, symmetric_limits
+from permil.report.kit.figures import FAINT, INK, led_colour, styled, subplots, symmetric_limits
 from permil.report.kit.pages import Page, RunProducts, group_name, page_path, relative_address, render
 from permil.report.kit.results import MISSING, format_count, format_measurement, two_digits
 
@@ -470,18 +471,14 @@ def residual_maps(maps: Mapping[Detector, FloatArray], *, cell: int, title: str)
     detectors = list(maps)
     limits = symmetric_limits(*maps.values(), centre=0.0, percent=3.0)
     grid = mosaic_grid(detectors, cell * detectors[0].pixel_mm)
-    plane = focal_plane.plane_chart(detectors, _PLANE, title)
-    mosaic = focal_plane.sample(grid, maps, block_pixels=cell)
-    focal_plane.draw_mosaic(plane, mosaic, grid, limits, DIVERGING, "residual of stars (‰)")
-    focal_plane.draw_outlines(plane, detectors, named=True)
+    label, mosaic = "residual of stars (‰)", focal_plane.sample(grid, maps, block_pixels=cell)
+    plane = focal_plane.plane_map(title, mosaic, grid, detectors, limits, label, width=_PLANE)
     if len(detectors) == 1 or len(detectors) > _MOST_SINGLE:
         return [[plane]]
     singles = []
     for number, (detector, image) in enumerate(maps.items()):
-        single = focal_plane.plane_chart([detector], _SINGLE, f"{detector.name}, {detector.vendor}", has_rows=number == 0)
-        own = mosaic_grid([detector], cell * detector.pixel_mm)
+        own, title = mosaic_grid([detector], cell * detector.pixel_mm), f"{detector.name}, {detector.vendor}"
         shown = focal_plane.sample(own, {detector: image}, block_pixels=cell)
-        focal_plane.draw_mosaic(single, shown, own, limits, DIVERGING, "residual of stars (‰)")
-        focal_plane.draw_outlines(single, [detector], named=False)
-        singles.append(single)
+        options: dict[str, Any] = {"width": _SINGLE, "has_rows": number == 0, "named": False}
+        singles.append(focal_plane.plane_map(title, shown, own, [detector], limits, label, **options))
     return [[plane], singles]

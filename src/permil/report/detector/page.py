@@ -54,7 +54,7 @@ from permil.report.kit.elements import (
     text_column,
     verdict_cell,
 )
-from permil.report.kit.figures import DIVERGING, INK, SPREAD, led_colour, robust_limits, symmetric_limits
+from permil.report.kit.figures import INK, SPREAD, led_colour, robust_limits, symmetric_limits
 from permil.report.kit.pages import (
     Declaration,
     IndexPart,
@@ -249,18 +249,11 @@ def flat_maps(
     detectors
         Detectors to outline.
     """
-    level, inner = (
-        focal_plane.plane_chart(detectors, _MAP, title, has_rows=has_rows)
-        for title, has_rows in (("composite flat", True), ("each detector over its own median", False))
-    )
+    per_mil, plane_map = 1e3 * (flattened - 1), partial(focal_plane.plane_map, grid=grid, detectors=detectors, width=_MAP)
     label = "response (median of the focal plane = 1)"
-    focal_plane.draw_mosaic(level, image, grid, symmetric_limits(image, centre=1.0), DIVERGING, label)
-    per_mil = 1e3 * (flattened - 1)
-    limits = symmetric_limits(per_mil, centre=0.0)
-    focal_plane.draw_mosaic(inner, per_mil, grid, limits, DIVERGING, "response over median - 1 (‰)")
-    for chart in (level, inner):
-        focal_plane.draw_outlines(chart, detectors, named=True)
-    return [level, inner]
+    level = plane_map("composite flat", image, limits=symmetric_limits(image, centre=1.0), label=label)
+    title, limits = "each detector over its own median", symmetric_limits(per_mil, centre=0.0)
+    return [level, plane_map(title, per_mil, limits=limits, label="response over median - 1 (‰)", has_rows=False)]
 
 
 def scatter_maps(
@@ -280,9 +273,8 @@ def scatter_maps(
         Detectors to outline, in the order of ``rejected``.
     """
     per_mil = 1e3 * scatter
-    inner = focal_plane.plane_chart(detectors, _MAP, "scatter between pointings, super-pixels")
-    focal_plane.draw_mosaic(inner, per_mil, grid, robust_limits(per_mil), SPREAD, "scatter (‰)")
-    focal_plane.draw_outlines(inner, detectors, named=True)
+    title, limits = "scatter between pointings, super-pixels", robust_limits(per_mil)
+    inner = focal_plane.plane_map(title, per_mil, grid, detectors, limits, "scatter (‰)", width=_MAP, colours=SPREAD)
     rates = focal_plane.plane_chart(detectors, _MAP, "values rejected in the stacks", has_rows=False)
     limits = 0.0, robust_limits(rejected, percent=0.0)[1]
     for detector, rate in zip(detectors, rejected, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -413,17 +414,12 @@ def moving_picture(residuals: JointResiduals, products: JointProducts) -> Figure
 def detector_residual_maps(residuals: JointResiduals, detectors: Sequence[Detector]) -> list[Chart]:
     """Draw the difference of later and earlier exposures, and the chi-square of super-pixels, on the focal plane."""
     grid, mosaic = _mosaic({name: 1e3 * found.change for name, found in residuals.detectors.items()}, detectors)
-    rms, noise = residuals.change_rms
-    title = f"later minus earlier half: rms {two_digits(1e3 * rms)} ‰, noise {two_digits(1e3 * noise)} ‰"
-    change = focal_plane.plane_chart(detectors, _LARGE, title)
-    focal_plane.draw_mosaic(change, mosaic, grid, symmetric_limits(mosaic, centre=0.0), DIVERGING, "later - earlier (‰)")
+    rms, noise = (two_digits(1e3 * size) for size in residuals.change_rms)
+    title, limits = f"later minus earlier half: rms {rms} ‰, noise {noise} ‰", symmetric_limits(mosaic, centre=0.0)
+    change = focal_plane.plane_map(title, mosaic, grid, detectors, limits, "later - earlier (‰)")
     grid, mosaic = _mosaic({name: found.chi_square for name, found in residuals.detectors.items()}, detectors)
-    title = f"χ² of a super-pixel's signals, mean {np.nanmean(mosaic):.3f}"
-    chi_square = focal_plane.plane_chart(detectors, _LARGE, title, has_rows=False)
-    focal_plane.draw_mosaic(chi_square, mosaic, grid, symmetric_limits(mosaic, centre=1.0), DIVERGING, "χ²")
-    for chart in (change, chi_square):
-        focal_plane.draw_outlines(chart, detectors, named=True)
-    return [change, chi_square]
+    title, limits = f"χ² of a super-pixel's signals, mean {np.nanmean(mosaic):.3f}", symmetric_limits(mosaic, centre=1.0)
+    return [change, focal_plane.plane_map(title, mosaic, grid, detectors, limits, "χ²", has_rows=False)]
 
 
 def mode_maps(products: JointProducts, detectors: Sequence[Detector]) -> list[list[Chart]]:
@@ -435,11 +431,9 @@ def mode_maps(products: JointProducts, detectors: Sequence[Detector]) -> list[li
             name: np.where(share.remainder > 0, 1e3 * share.modes[number], np.nan) for name, share in products.detectors.items()
         }
         grid, mosaic = _mosaic(modes, detectors)
-        title = f"mode {number + 1}: {two_digits(1e3 * sizes[number])} ‰ rms"
-        chart = focal_plane.plane_chart(detectors, _SMALL, title, has_rows=number % 3 == 0)
-        focal_plane.draw_mosaic(chart, mosaic, grid, symmetric_limits(mosaic, centre=0.0), DIVERGING, "error (‰)")
-        focal_plane.draw_outlines(chart, detectors, named=False)
-        charts.append(chart)
+        title, limits = f"mode {number + 1}: {two_digits(1e3 * sizes[number])} ‰ rms", symmetric_limits(mosaic, centre=0.0)
+        options: dict[str, Any] = {"width": _SMALL, "has_rows": number % 3 == 0, "named": False}
+        charts.append(focal_plane.plane_map(title, mosaic, grid, detectors, limits, "error (‰)", **options))
     return [charts[first : first + 3] for first in range(0, len(charts), 3)]
 
 

@@ -232,6 +232,12 @@ def displacement_figure(
     return figure
 
 
+def displacement_of_maps(dx: FloatArray, dy: FloatArray, cell: int, *, shape: tuple[int, int], title: str) -> Figure:
+    """Draw maps of displacements (pixels) on cells of some pixels as arrows; see `displacement_figure`."""
+    y, x = (cell * np.asarray(index.ravel(), dtype=np.float64) + (cell - 1) / 2 for index in np.indices(dx.shape))
+    return displacement_figure(x, y, dx.ravel(), dy.ravel(), shape=shape, title=title)
+
+
 def detector_frame(axes: Axes, shape: tuple[int, int]) -> None:
     """Show a whole detector; ``shape`` is rows, columns."""
     framed(axes)

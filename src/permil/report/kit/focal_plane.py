@@ -13,6 +13,7 @@ from permil.camera import frames
 from permil.errors import InputError
 from permil.flat.composite import MosaicGrid
 from permil.report.kit.chart import Chart
+from permil.report.kit.figures import DIVERGING
 
 if TYPE_CHECKING:
     from permil.camera import Detector
@@ -172,11 +173,24 @@ def plane_chart(detectors: Sequence[Detector], width: float, title: str, *, has_
     return Chart((width, round(height, 1)), x, y, title=title, labels=("x (mm, DVCS)", "y (mm, DVCS)" if has_rows else ""))
 
 
-def draw_mosaic(
-    chart: Chart, image: NDArray[np.floating], grid: MosaicGrid, limits: tuple[float, float], colours: str, label: str
-) -> None:
-    """Draw a mosaic with a colour bar."""
+def plane_map(
+    title: str,
+    image: NDArray[np.floating],
+    grid: MosaicGrid,
+    detectors: Sequence[Detector],
+    limits: tuple[float, float],
+    label: str,
+    *,
+    width: float = 440.0,
+    colours: str = DIVERGING,
+    has_rows: bool = True,
+    named: bool = True,
+) -> Chart:
+    """Return a map of a mosaic with outlines of detectors and a colour bar; see `plane_chart` and `draw_outlines`."""
+    chart = plane_chart(detectors, width, title, has_rows=has_rows)
     chart.image(image, extent(grid), limits, colours, label)
+    draw_outlines(chart, detectors, named=named)
+    return chart
 
 
 def draw_outlines(chart: Chart, detectors: Sequence[Detector], *, named: bool, has_amplifiers: bool = True) -> None:

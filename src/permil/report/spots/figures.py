@@ -25,6 +25,7 @@ from permil.report.kit.figures import (
     colour_bar,
     detector_frame,
     displacement_figure,
+    displacement_of_maps,
     robust_limits,
     show_image,
     styled,
@@ -179,14 +180,11 @@ def _growth_picture(growth: GrowthProduct) -> Picture:
 
 
 def _displacement_picture(products: SpotsProducts, detector: Detector) -> Picture:
-    maps, cell = products.maps, products.cell
-    row, column = np.indices(maps["DX"].shape)
-    x, y = (np.asarray(cell * index.ravel() + (cell - 1) / 2, dtype=np.float64) for index in (column, row))
-    figure = displacement_figure(
-        x, y, maps["DX"].ravel(), maps["DY"].ravel(), shape=detector.shape, title="shift by the sensor: measured minus expected"
+    dx, dy, title = products.maps["DX"], products.maps["DY"], "shift by the sensor: measured minus expected"
+    figure = displacement_of_maps(dx, dy, products.cell, shape=detector.shape, title=title)
+    return raster(
+        figure, "The maps of dx and dy as arrows: displacement of the charge from the position of the light.", narrow=True
     )
-    caption = "The maps of dx and dy as arrows: displacement of the charge from the position of the light."
-    return raster(figure, caption, narrow=True)
 
 
 def _profile_picture(profile: Table, products: SpotsProducts) -> Picture:

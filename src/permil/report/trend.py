@@ -36,10 +36,10 @@ _WHOLE = ("", NONE, "all")
 def name_of_result(result: Result) -> str:
     """Return metric, detector, amplifier and LED of a result for a sentence."""
     place = [part for part in (result.detector, result.amp, result.led) if part not in _WHOLE]
-    return " ".join([_quantity(result.metric).label, *([f"({', '.join(place)})"] if place else [])])
+    return " ".join([quantity_of(result.metric).label, *([f"({', '.join(place)})"] if place else [])])
 
 
-def _quantity(metric: str) -> Quantity:
+def quantity_of(metric: str) -> Quantity:
     """Return how pages show a metric; one of another version under its own name."""
     return QUANTITIES.get(metric) or Quantity(metric, metric.replace("_", " "))
 
@@ -64,14 +64,6 @@ def make_trend_page(history: History, outliers: Sequence[Outlier], database: str
         is_shown = entry.amp in _WHOLE or entry.metric not in of_detectors or entry.series in unlike
         if is_shown and math.isfinite(entry.value):
             results.setdefault(entry.metric, {}).setdefault(entry.led, []).append(entry)
-    metrics = [
-        {
-            "name": metric,
-            "label": _quantity(metric).label,
-            "pictures": [_picture(entries, led, history.runs, named) for led, entries in by_led.items()],
-        }
-        for metric, by_led in results.items()
-    ]
     shifted = sorted({entry.result.run for entry in outliers})
     sentence = (
         f"Results deviate in {len(shifted)} of {len(history.runs)} runs: {', '.join(history.runs[run].name for run in shifted)}."
@@ -80,32 +72,31 @@ def make_trend_page(history: History, outliers: Sequence[Outlier], database: str
     )
     return render(
         "trend.html",
+        __name__,
         fingerprint="",
         title=f"Trends of {database} - permil",
         runs=history.runs,
         sentence=sentence,
-        method=(
-            f"Each result is compared with the median of the same result in the other runs, from {FEWEST_RUNS} runs on. Where runs "
-            "scatter by more than their errors, that scatter is the measure. At most "
-            f"{100 * FALSE_DISCOVERIES:g} % of the results named here are expected to be chance. A trend of all runs is not an outlier: "
-            "see the pictures."
-        ),
-        outliers=_outlier_table(outliers, history.runs) if outliers else None,
-        metrics=metrics,
-        run_table=_run_table(history.runs, named),
+        outliers=outliers,
+        results=results,
+        named=named,
+        fewest=FEWEST_RUNS,
+        rate=f"{100 * FALSE_DISCOVERIES:g} %",
     )
 
 
-def _outlier_table(outliers: Sequence[Outlier], runs: Sequence[RunEntry]) -> Grid:
+def outlier_table(outliers: Sequence[Outlier], runs: Sequence[RunEntry]) -> Grid:
+    """Return the results that deviate, with the other runs."""
+
     def place(heading: str, name: str) -> Column:
         return text_column(heading, lambda entry: _shown(getattr(entry.result, name)))
 
     def measured(heading: str, pair: Callable[[Outlier], tuple[float, float]]) -> Column:
-        return Column(heading, lambda entry: measured_cell(*pair(entry), scale=_quantity(entry.result.metric).scale))
+        return Column(heading, lambda entry: measured_cell(*pair(entry), scale=quantity_of(entry.result.metric).scale))
 
     columns = (
         text_column("run", lambda entry: runs[entry.result.run].name),
-        text_column("result", lambda entry: _quantity(entry.result.metric).heading),
+        text_column("result", lambda entry: quantity_of(entry.result.metric).heading),
         place("detector", "detector"),
         place("amplifier", "amp"),
         place("LED", "led"),
@@ -121,7 +112,8 @@ def _shown(name: str) -> str:
     return MISSING if name == NONE else name
 
 
-def _run_table(runs: Sequence[RunEntry], named: set[tuple[int, tuple[str, str, str, str]]]) -> Grid:
+def run_table(runs: Sequence[RunEntry], named: set[tuple[int, tuple[str, str, str, str]]]) -> Grid:
+    """Return the runs, with the number of results that deviate."""
     deviating = Counter(number for number, _ in named)
     columns = (
         decimal_column("number", lambda item: float(item[0] + 1), 0),
@@ -133,11 +125,11 @@ def _run_table(runs: Sequence[RunEntry], named: set[tuple[int, tuple[str, str, s
     return table_of(enumerate(runs), columns)
 
 
-def _picture(
+def metric_picture(
     entries: Sequence[Result], led: str, runs: Sequence[RunEntry], named: set[tuple[int, tuple[str, str, str, str]]]
 ) -> Picture:
     """Return a metric in one LED against run and date; outliers are red."""
-    quantity = _quantity(entries[0].metric)
+    quantity = quantity_of(entries[0].metric)
     value, error, spec = (
         quantity.scale * np.array([getattr(entry, name) for entry in entries]) for name in ("value", "error", "spec")
     )

@@ -168,8 +168,7 @@ def choice_table(choices: Sequence[Choice]) -> Grid | None:
     """Return which flat to use for each detector and band, with the scatter on left-out dithers, None without any."""
 
     def of(division: str, heading: str, figure: str = "scatter") -> Column:
-        column = measured_column(heading, figure, scale=_PER_MIL)
-        return Column(heading, lambda choice: column.cell(choice.rows[division]))
+        return measured_column(heading, figure, scale=_PER_MIL).of(lambda choice: choice.rows[division])
 
     columns = (
         text_column("detector"),
@@ -192,23 +191,19 @@ def choice_measurements(choices: Sequence[Choice]) -> list[Measurement]:
     """Return the scatter of left-out fluxes after each division, its changes, and which flat to use, of all detectors and bands."""
     found = []
     for choice in choices:
-        figures = {
-            f"left_out_scatter_{_key(name)}": (choice.rows[name], "scatter") for name in DIVISIONS
-        } | {
-            f"efficiency_flat_minus_{_key(name)}": (choice.rows[name], "change") for name in (Division.UNDIVIDED, Division.PLAIN)
-        } | {"efficiency_flat_left_in_sky": (choice.rows[Division.PLAIN], "left_in_sky")}  # fmt: skip
-        found += [
-            Measurement(metric, choice.band, number_in(row, name), number_in(row, f"{name}_err"), choice.detector, WHOLE_DETECTOR)
-            for metric, (row, name) in figures.items()
+        figures = [(f"left_out_scatter_{str(name).replace(' ', '_')}", name, "scatter") for name in DIVISIONS]
+        figures += [
+            ("efficiency_flat_minus_undivided", Division.UNDIVIDED, "change"),
+            ("efficiency_flat_minus_plain_flat", Division.PLAIN, "change"),
+            ("efficiency_flat_left_in_sky", Division.PLAIN, "left_in_sky"),
         ]
+        for metric, division, name in figures:
+            value, error = (number_in(choice.rows[division], each) for each in (name, f"{name}_err"))
+            found.append(Measurement(metric, choice.band, value, error, choice.detector, WHOLE_DETECTOR))
         for use in ("fluxes", "sky"):
             number = _CODES.get(text_in(choice.rows[Division.PLAIN], f"use_for_{use}"), math.nan)
             found.append(Measurement(f"flat_for_{use}", choice.band, number, 0.0, choice.detector, WHOLE_DETECTOR))
     return found
-
-
-def _key(division: str) -> str:
-    return str(division).replace(" ", "_")
 
 
 def scatter_table(scatter: Table) -> Grid:

@@ -54,7 +54,7 @@ _MOST_COMBINATIONS = 48
 _NO_MORE = 5e-3
 """Share of the information on a further combination that ends the search."""
 
-_TOLERANCE = 0.05
+_TOLERANCE = 0.02
 """Of solutions with fine knots, in standard errors where a combination of losses is one from zero."""
 
 _MOST_MODES = 160
@@ -101,8 +101,8 @@ class AmplifierLosses:
         By how much the level of each detector against the mean of all is wrong (relative), for a loss of 1 that all have in common.
     whole_covariance : ndarray, shape (n, n)
         Of the losses themselves; what they have in common is known from the prior alone.
-    whitened : ndarray, shape (m, n)
-        Square root of the covariance of all other unknowns times ``X' W x``.
+    coupled : ndarray, shape (n, m)
+        ``X' W x`` of all other unknowns for each amplifier.
     means : dict
         Mean regressor of each super-pixel of each detector, shape (p,).
     of_details : DetailLosses, optional
@@ -115,7 +115,7 @@ class AmplifierLosses:
     covariance: FloatArray
     levels: dict[str, float]
     whole_covariance: FloatArray = field(repr=False)
-    whitened: FloatArray = field(repr=False)
+    coupled: FloatArray = field(repr=False)
     means: Mapping[str, FloatArray] = field(repr=False)
     of_details: DetailLosses | None = field(default=None, repr=False)
 
@@ -188,8 +188,10 @@ def measure_losses(
             moved[detector.name] = signals.level, _gradient(derivatives, solution.model.size, signals.shares())
     matrix = np.array(rows).reshape(len(rows), solution.model.size)
     diagonal, pull = np.array(known).reshape(-1, 2).T
-    whitened = solution.factor.whiten(matrix.T)
-    information, prior = _not_negative(np.diag(diagonal) - whitened.T @ whitened), np.eye(len(rows)) * USUAL_LOSS**-2.0
+    information, prior = (
+        _not_negative(np.diag(diagonal) - solution.factor.products(matrix.T)),
+        np.eye(len(rows)) * USUAL_LOSS**-2.0,
+    )
     search, of_details = None, None
     if solution.model.details is not None and not details_known:
         search = _DetailSearch(solution, detectors, amplifiers, reference, _places_of(owners))
@@ -198,7 +200,7 @@ def measure_losses(
     loss = linalg.solve(information + prior, pull, assume_a="pos", overwrite_a=True, check_finite=False)
     # Levels: all amplifiers bent alike, and what other unknowns and the responses make of it.
     if search is None:
-        change, unknowns = (solution.factor.unwhiten(of_losses) for of_losses in (whitened @ loss, whitened.sum(axis=1)))
+        change, unknowns = (solution.factor.solve(of_losses) for of_losses in (matrix.T @ loss, matrix.sum(axis=0)))
         better = replace(solution, vector=solution.vector - change)
         levels = {name: mean - float(row @ unknowns) for name, (mean, row) in moved.items()}
     else:
@@ -214,7 +216,7 @@ def measure_losses(
         _of_differences(covariance),
         {name: level - common for name, level in levels.items()},
         covariance,
-        whitened,
+        matrix,
         means,
         of_details,
     )
@@ -290,7 +292,7 @@ def errors_with_losses(
     modes, shared
         For known losses.
     rows
-        Weights of the sums of `FlatCovariance.shared`.
+        Weights of the sums of `FlatCovariance.modes_and_shared`.
     """
     strength, directions = np.linalg.eigh(losses.whole_covariance)
     root = directions * np.sqrt(np.maximum(strength, 0.0))
@@ -299,7 +301,7 @@ def errors_with_losses(
         combined = of_details.parts @ root
         own = {name: change - combined.T @ of_details.responses[name] for name, change in own.items()}
         root = root - of_details.combinations @ combined
-    solved = errors.solution.factor.unwhiten(losses.whitened @ root)
+    solved = errors.solution.factor.solve(losses.coupled.T @ root)
     has_response = {name: np.isfinite(modes.independent[name]) for name in modes.patterns}
     pixels = sum(int(lit.sum()) for lit in has_response.values())
     mean = sum(own[name][:, lit].sum(axis=1) for name, lit in has_response.items()) / pixels

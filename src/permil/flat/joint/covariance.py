@@ -107,6 +107,33 @@ class PlaneResponses:
     boards: FloatArray
 
 
+class _RegionSums:
+    """Rows of weighted sums of the log response over regions, to which tiles are added one at a time."""
+
+    def __init__(self, regions: Sequence[Region], size: int) -> None:
+        self._rows, self._independent = np.zeros((len(regions), size)), np.zeros((len(regions), len(regions)))
+        self._total = np.array([sum(float(weights.sum()) for weights in region.values()) for region in regions])
+        self._weights: dict[str, tuple[NDArray[np.int64], FloatArray]] = {}
+        for name in {name for region in regions for name in region}:
+            own = [number for number, region in enumerate(regions) if name in region]
+            self._weights[name] = np.array(own), np.array([regions[number][name] for number in own])
+
+    def are_in(self, name: str) -> bool:
+        """Return whether any region has super-pixels of a detector."""
+        return name in self._weights
+
+    def add(self, name: str, tile: Tile) -> None:
+        """Add the super-pixels of a tile of a detector."""
+        own, weights = self._weights[name]
+        part = weights[:, tile.pixels]
+        self._rows[np.ix_(own, tile.columns)] += part @ tile.shifts
+        self._independent[np.ix_(own, own)] += (part / tile.moments) @ part.T
+
+    def without(self, mean: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the rows ``A`` of the sums with the mean row of all super-pixels taken off, and the covariance of their own noise."""
+        return self._rows - np.outer(self._total, mean), self._independent
+
+
 class FlatCovariance:
     """Covariance of the log response on super-pixels.
 
@@ -123,7 +150,7 @@ class FlatCovariance:
     def __init__(self, solution: JointSolution, detectors: Sequence[DetectorSignals]) -> None:
         self.solution = solution
         self.detectors = detectors
-        self._mean, self._gram, self._pixels = self._sums()
+        self._mean, self._gram, self._pixels, *self._linear = self._sums()
 
     def under(self, solution: JointSolution) -> FlatCovariance:
         """Return the errors under a solution that differs in its prior and factor alone: the sums over the data stay."""
@@ -138,13 +165,17 @@ class FlatCovariance:
             fit = solution.fit(detector)
             yield detector, fit, tiles(solution.model, detector, fit, solution.vector)
 
-    def _sums(self) -> tuple[FloatArray, FloatArray, int]:
-        """Return the mean of the rows ``A``, ``A'A`` of the rows without it (upper triangle), and their number."""
+    def _sums(self) -> tuple[FloatArray, FloatArray, int, FloatArray, FloatArray]:
+        """Return the mean of the rows ``A``, ``A'A`` of the rows without it (upper triangle), their number, and `_linear`."""
         size = self.solution.model.size
         total, gram, pixels = np.zeros(size), np.zeros((size, size)), 0
-        for _, _, pieces in self._fits():
+        linear = _RegionSums(self._linear_regions(), size)
+        for detector, _, pieces in self._fits():
             # Few at a time: their rows take memory.
-            while products := [(tile.columns, tile.shifts) for tile in islice(pieces, _TILES)]:
+            while some := list(islice(pieces, _TILES)):
+                for tile in some:
+                    linear.add(detector.name, tile)
+                products = [(tile.columns, tile.shifts) for tile in some]
                 for columns, shifts in products:
                     total[columns] += shifts.sum(axis=0)
                     pixels += len(shifts)
@@ -153,7 +184,7 @@ class FlatCovariance:
         np.negative(gram, out=gram)
         for row, level in zip(gram, mean, strict=True):
             row -= (pixels * level) * mean
-        return mean, gram, pixels
+        return mean, gram, pixels, *linear.without(mean)
 
     def covariance(self, regions: Sequence[Region]) -> FloatArray:
         """Return the covariance of weighted sums of the log response over regions, shape (n, n).
@@ -183,54 +214,13 @@ class FlatCovariance:
 
     def _region_rows(self, regions: Sequence[Region]) -> tuple[FloatArray, FloatArray]:
         """Return what sums over regions take of the rows ``A``, and the covariance of their independent noise."""
-        rows = np.zeros((len(regions), self.solution.model.size))
-        independent = np.zeros((len(regions), len(regions)))
         self._require_responses(regions)
+        sums = _RegionSums(regions, self.solution.model.size)
         for detector, _, pieces in self._fits():
-            here = [number for number, region in enumerate(regions) if detector.name in region]
-            if not here:
-                continue
-            weights, own = np.array([regions[number][detector.name] for number in here]), np.array(here)
-            for tile in pieces:
-                part = weights[:, tile.pixels]
-                rows[np.ix_(own, tile.columns)] += part @ tile.shifts
-                independent[np.ix_(own, own)] += (part / tile.moments) @ part.T
-        total = np.array([sum(float(weights.sum()) for weights in region.values()) for region in regions])
-        return rows - np.outer(total, self._mean), independent
-
-    def shared(self, rows: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-        """Return the covariance, within each detector, of weighted sums of what its super-pixels have in common.
-
-        Parameters
-        ----------
-        rows
-            Weights of the sums over the super-pixels of each detector, shape (n, p); without weight where there is no response.
-
-        Returns
-        -------
-        dict
-            Shape (n, n) for each detector; NaN in rows and columns of sums without any weight.
-        """
-        factor = self.solution.factor
-        with_mean = factor.solve(self._mean)
-        of_mean = float(self._mean @ with_mean)
-        result = {}
-        for detector, _, pieces in self._fits():
-            weights = rows[detector.name]
-            total, sums = weights.sum(axis=1), np.zeros((len(weights), len(self._mean)))
-            for tile in pieces:
-                sums[:, tile.columns] += weights[:, tile.pixels] @ tile.shifts
-            # A detector depends on few unknowns, the mean on all of them.
-            used = np.flatnonzero(sums.any(axis=0))
-            sums = sums[:, used]
-            half = sums @ factor.covariance(used) @ sums.T / 2 - np.outer(sums @ with_mean[used], total)
-            covariance = half + half.T + of_mean * np.outer(total, total)
-            # The mean of a single detector is a convention: nothing is left of its variance but rounding.
-            np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 0.0))
-            empty = ~weights.any(axis=1)
-            covariance[empty], covariance[:, empty] = np.nan, np.nan
-            result[detector.name] = covariance
-        return result
+            if sums.are_in(detector.name):
+                for tile in pieces:
+                    sums.add(detector.name, tile)
+        return sums.without(self._mean)
 
     def planes(self, *, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> tuple[FloatArray, FloatArray]:
         """Fit a plane to the log response of each detector.
@@ -283,7 +273,7 @@ class FlatCovariance:
 
     @property
     def _plane_rows(self) -> tuple[FloatArray, FloatArray]:
-        _, rows, independent = self._linear
+        rows, independent = self._linear
         return rows[:-2], independent[:-2, :-2]
 
     def plane_operators(self, regions: Mapping[str, NDArray[np.bool_]] | None = None) -> Iterator[tuple[str, FloatArray]]:
@@ -357,44 +347,56 @@ class FlatCovariance:
         own = answers[places]
         return np.asarray(own.T @ linalg.solve(self.solution.covariance_of(places), own, assume_a="pos"))
 
-    @cached_property
-    def _answers(self) -> FloatArray:
-        """Covariance of the unknowns times the rows of levels and gradients of each detector, then of that gradient over all."""
-        return self.solution.factor.solve(self._linear[1].T)
-
     def composite_gradient(self) -> tuple[FloatArray, FloatArray]:
         """Return the gradient (X, Y; 1/mm) of the log response over all detectors together, and its covariance."""
-        gradient, rows, independent = self._composite
-        return gradient, self._covariance(rows, independent)
+        rows, independent = self._linear
+        response = np.concatenate([self.solution.log_response[detector.name] for detector in self.detectors])
+        gradient = self._gradient_operator() @ np.nan_to_num(response)
+        return gradient, self._covariance(rows[-2:], independent[-2:, -2:])
 
-    @property
-    def _composite(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        gradient, rows, independent = self._linear
-        return gradient, rows[-2:], independent[-2:, -2:]
-
-    @cached_property
-    def _linear(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """The gradient over all detectors, and see `_region_rows`: of levels and gradients of each, then of that gradient.
-
-        One pass through the data serves both; it does not depend on the factor.
-        """
+    def _gradient_operator(self) -> FloatArray:
+        """Return the rows that turn the responses of all detectors in turn into the gradient over all of them."""
         x = np.concatenate([detector.x_mm for detector in self.detectors])
         y = np.concatenate([detector.y_mm for detector in self.detectors])
         response = np.concatenate([self.solution.log_response[detector.name] for detector in self.detectors])
-        used = np.isfinite(response)
-        of_all = plane_operator(x, y, used)[1:]
+        return plane_operator(x, y, np.isfinite(response))[1:]
+
+    def _linear_regions(self) -> list[Region]:
+        """Return the weights of levels and gradients of each detector, then of the gradient over all."""
         ends = np.cumsum([len(detector.x_mm) for detector in self.detectors])[:-1]
         names = [detector.name for detector in self.detectors]
         regions: list[Region] = [{name: row} for name, operators in self.plane_operators() for row in operators]
-        regions += [dict(zip(names, np.split(row, ends), strict=True)) for row in of_all]
-        return of_all @ np.where(used, response, 0.0), *self._region_rows(regions)
+        return regions + [dict(zip(names, np.split(row, ends), strict=True)) for row in self._gradient_operator()]
+
+    @cached_property
+    def _answers(self) -> FloatArray:
+        """Covariance of the unknowns times the rows of levels and gradients of each detector, then of that gradient over all."""
+        return self.solution.factor.solve(self._linear[0].T)
 
     def largest_modes(self, count: int = 20) -> CorrelatedModes:
+        """Return the largest modes of what super-pixels have in common; see `modes_and_shared`."""
+        return self.modes_and_shared(count, {})[0]
+
+    def modes_and_shared(self, count: int, rows: Mapping[str, FloatArray]) -> tuple[CorrelatedModes, dict[str, FloatArray]]:
         """Return the largest modes of what super-pixels have in common, and further ones; what is left of it counts as independent.
 
         The further modes make the covariance of levels and gradients of all detectors that of `planes`, for the
         combinations of them that the largest modes lack most. What is left is smooth over a detector, so that independent noise of the same
         size has too small errors of levels and gradients.
+
+        Parameters
+        ----------
+        count
+            Number of the largest modes.
+        rows
+            Weights of sums over the super-pixels of some detectors, shape (n, p); without weight where there is no response.
+
+        Returns
+        -------
+        modes : CorrelatedModes
+        shared : dict
+            Covariance, within each of these detectors, of the sums of what its super-pixels have in common, shape (n, n); NaN in rows and
+            columns of sums without any weight.
         """
         factor = self.solution.factor
         size = factor.size
@@ -413,7 +415,7 @@ class FlatCovariance:
         unknowns = factor.unwhiten(directions)
         with_mean = factor.solve(self._mean)
         of_mean = float(self._mean @ with_mean)
-        patterns, independent, remainder, common = {}, {}, {}, 0.0
+        patterns, independent, remainder, shared, common = {}, {}, {}, {}, 0.0
         for detector, _, pieces in self._fits():
             pattern = np.full((unknowns.shape[1], len(detector.x_mm)), np.nan)
             variance, beyond = (np.full(len(detector.x_mm), np.nan) for _ in range(2))
@@ -429,18 +431,43 @@ class FlatCovariance:
                 products = shifts @ covariance[np.ix_(inside, inside)] - 2 * with_mean[tile.columns]
                 return tile, np.einsum("pk,pk->p", products, shifts) + of_mean
 
-            for tile, shared in threaded_map(squares, own):
+            if detector.name in rows:
+                shared[detector.name] = self._shared(rows[detector.name], own, columns, covariance, with_mean)
+            for tile, variances in threaded_map(squares, own):
                 pattern[:, tile.pixels] = (tile.shifts @ unknowns[tile.columns] - self._mean @ unknowns).T
-                common += float(shared.sum())
+                common += float(variances.sum())
                 inside = np.square(pattern[:, tile.pixels]).sum(axis=0)
                 of_details = self.solution.detail_errors.noise_share / tile.moments
                 common += float(of_details.sum())
-                beyond[tile.pixels] = np.maximum(shared - inside, 0.0) + of_details
+                beyond[tile.pixels] = np.maximum(variances - inside, 0.0) + of_details
                 variance[tile.pixels] = 1.0 / tile.moments + beyond[tile.pixels]
             patterns[detector.name] = np.nan_to_num(pattern)
             independent[detector.name], remainder[detector.name] = variance, beyond
         variance_of = sum(np.square(pattern).sum(axis=1) for pattern in patterns.values()) / self._pixels
-        return CorrelatedModes(patterns, independent, remainder, variance_of, common / self._pixels)
+        return CorrelatedModes(patterns, independent, remainder, variance_of, common / self._pixels), shared
+
+    def _shared(
+        self, weights: FloatArray, pieces: Sequence[Tile], columns: NDArray[np.int64], known: FloatArray, with_mean: FloatArray
+    ) -> FloatArray:
+        """Return the covariance of sums of what the super-pixels of a detector have in common.
+
+        Parameters
+        ----------
+        columns, known
+            Unknowns that the detector depends on, rising, and their covariance.
+        with_mean : ndarray, shape (unknowns,)
+            Covariance of all unknowns times the mean of the rows ``A``, on which all of them act.
+        """
+        total, sums = weights.sum(axis=1), np.zeros((len(weights), columns.size))
+        for tile in pieces:
+            sums[:, np.searchsorted(columns, tile.columns)] += weights[:, tile.pixels] @ tile.shifts
+        half = sums @ known @ sums.T / 2 - np.outer(sums @ with_mean[columns], total)
+        covariance = half + half.T + float(self._mean @ with_mean) * np.outer(total, total)
+        # The mean of a single detector is a convention: nothing is left of its variance but rounding.
+        np.fill_diagonal(covariance, np.maximum(np.diag(covariance), 0.0))
+        empty = ~weights.any(axis=1)
+        covariance[empty], covariance[:, empty] = np.nan, np.nan
+        return np.asarray(covariance)
 
     def _directions_of_planes(self, known: FloatArray) -> FloatArray:
         """Return orthonormal directions that levels and gradients of detectors have beyond known ones, shape (m, k).

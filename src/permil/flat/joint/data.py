@@ -239,6 +239,25 @@ class DetectorSignals:
         return DetectorSignals(self.name, self.x_mm, self.y_mm, self.exposures[kept], self.log_signal[kept], self.variance[kept])
 
 
+_IN_CELL, _MOST_THINNED = 8.0, 4
+"""Super-pixels in a cell of the knots that determine its beam, and the largest factor by which they may be fewer."""
+
+
+def thinned(detectors: Sequence[DetectorSignals], spacing_mm: float) -> Sequence[DetectorSignals]:
+    """Return each n-th super-pixel of detectors, as few as determine a beam with knots of some distance."""
+    cell = spacing_mm**2
+    in_cell = [len(one.x_mm) * cell / max(np.ptp(one.x_mm) * np.ptp(one.y_mm), cell) for one in detectors if len(one.x_mm)]
+    step = int(np.clip(min(in_cell, default=0.0) / _IN_CELL, 1, _MOST_THINNED))
+    if step == 1:
+        return detectors
+    return [
+        DetectorSignals(
+            one.name, one.x_mm[::step], one.y_mm[::step], one.exposures, one.log_signal[:, ::step], one.variance[:, ::step]
+        )
+        for one in detectors
+    ]
+
+
 def logarithm_of(signal: FloatArray, variance: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the logarithm of signals without the bias of its noise, and its variance.
 

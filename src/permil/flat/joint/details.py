@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution
 from permil.flat.joint.spline import SplineGrid
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 MOST_COEFFICIENTS = 60_000
 """Of the fine beam: the factor of their band takes 0.4 GB."""
@@ -43,7 +45,8 @@ MOST_COEFFICIENTS = 60_000
 _SETTLED = 0.2
 """Change of the logarithm of the stiffness below which it is known."""
 
-_MOST_ROUNDS = 12
+_AIM, _MOST_ROUNDS = 0.1, 12
+"""Share of the tolerance at which the search ends, and rounds after which the tolerance is enough."""
 _MOST_STEPS = 200
 _ROUGH = 0.02
 """Share of its length to which a step is found while the stiffness still changes."""
@@ -58,7 +61,6 @@ _ERROR_PROBES, _ERROR_STEPS = 4, 15
 _ERROR_OF_SHARE = 1e-5
 """Error of the variance that details add to super-pixels, over that of their own noise."""
 
-_EXPOSURES_TOGETHER = 16
 _HOLD = 1e-10
 """Of the mean diagonal: holds splines that no signal depends on."""
 
@@ -112,9 +114,9 @@ def solve_details(
         steps += 1
         equations = FineEquations(problem, vector, problem.prior.with_stiffness((stiffness, *solution.prior.stiffness[1:])), band)
         pull = equations.pull()
-        step = equations.solve(pull, tolerance / 3, 0.0 if settled else _ROUGH)
+        step = equations.solve(pull, _AIM * tolerance / 3, 0.0 if settled else _ROUGH)
         decrement = max(float(pull @ step), 0.0) ** 0.5
-        if settled and decrement <= tolerance:
+        if settled and decrement <= (tolerance if steps == _MOST_ROUNDS else _AIM * tolerance):
             break
         if steps == _MOST_ROUNDS:
             raise FlatError(
@@ -253,28 +255,28 @@ class _FineProblem:
 
     def band(self, vector: FloatArray) -> sparse.csr_array:
         """Return the normal equations of the fine splines of the beam alone, shape (m, m), all else known."""
-        grid, centres = self.model.patterns[0].grid, self.model.centres(vector)
+        grid = self.model.patterns[0].grid
 
-        def of_detector(detector: DetectorSignals) -> sparse.csr_array:
-            total = sparse.csr_array((grid.size, grid.size))
-            weights = self.fit(detector, vector).weights
-            for first in range(0, len(weights), _EXPOSURES_TOGETHER):
-                designs, kept = [], []
-                for row in range(first, min(first + _EXPOSURES_TOGETHER, len(weights))):
-                    lit = weights[row] > 0
-                    if lit.any():
-                        x, y = centres[detector.exposures[row]]
-                        designs.append(grid.design(detector.x_mm[lit] - x, detector.y_mm[lit] - y))
-                        kept.append(weights[row, lit])
-                if designs:
-                    design = sparse.csr_array(sparse.vstack(designs))
-                    total = total + design.T @ sparse.csr_array(design.multiply(np.concatenate(kept)[:, None]))
-            return sparse.csr_array(total)
+        def of_detector(detector: DetectorSignals) -> FloatArray:
+            fit = self.fit(detector, vector)
+            # By distance and B-spline: B-splines more than three knots apart have no product.
+            total = np.zeros((_REACH * grid.shape[1] + _REACH + 1) * grid.size)
+            rows = DetectorRows(self.model, detector, vector, fit.residual, fit.weights)
+            for plan in rows.plans():
+                _, blocks = rows.tile_and_blocks(plan)
+                for (first_x, number_x, first_y, number_y), block in zip(plan.windows[:, 0].tolist(), blocks, strict=True):
+                    if number_x:
+                        one, two, places = _products_of(number_x, number_y, grid.shape[1], grid.size)
+                        total[places + first_x * grid.shape[1] + first_y] += block[one, two]
+            return total
 
-        total = sparse.csr_array((grid.size, grid.size))
+        band = np.zeros((_REACH * grid.shape[1] + _REACH + 1) * grid.size)
         for part in threaded_map(of_detector, self.detectors):
-            total = total + part
-        return sparse.csr_array(total)
+            band += part
+        by_distance = band.reshape(-1, grid.size)
+        distances = np.flatnonzero(by_distance.any(axis=1))
+        lower = sparse.csr_array(sparse.dia_array((by_distance[distances], -distances), shape=(grid.size, grid.size)))
+        return sparse.csr_array(lower + sparse.tril(lower, -1).T)
 
     def split(self, vector: FloatArray) -> tuple[FloatArray, BeamDetails]:
         """Return the unknowns with the coarse part of the beam, and its details: their roughness has no product with it."""
@@ -288,6 +290,26 @@ class _FineProblem:
         coarse = sparse.linalg.spsolve(normal, of_beam.T @ (metric @ vector[beam]))
         details = vector[beam] - of_beam @ coarse
         return np.concatenate([coarse, vector[beam.stop :]]), BeamDetails(self.model.patterns[0].grid, details, of_beam)
+
+
+_REACH = 3
+
+
+@lru_cache(maxsize=64)
+def _products_of(number_x: int, number_y: int, count_y: int, size: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Return the products of B-splines in a window: two places in the window, and one by distance and B-spline of a whole grid.
+
+    Parameters
+    ----------
+    number_x, number_y
+        B-splines of the window along both axes.
+    count_y, size
+        B-splines of the grid along the second axis, and all of them.
+    """
+    x, y = (axis.ravel() for axis in np.indices((number_x, number_y)))
+    whole = x * count_y + y
+    one, two = np.nonzero((np.abs(x[:, None] - x) <= _REACH) & (np.abs(y[:, None] - y) <= _REACH) & (whole[:, None] <= whole))
+    return one, two, (whole[two] - whole[one]) * size + whole[one]
 
 
 def _counted(progress: Callable[[float], None] | None) -> Callable[[], None]:

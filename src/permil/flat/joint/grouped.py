@@ -315,6 +315,27 @@ class GroupedFactor:
         """Return ``H^-1`` times some columns, or a vector."""
         return self.unwhiten(self.whiten(columns))
 
+    def products(self, columns: FloatArray) -> FloatArray:
+        """Return ``C' H^-1 C`` of many columns ``C``, shape (n, m), each of which has numbers for few groups."""
+        left, result = columns[self.rest], np.zeros((columns.shape[1], columns.shape[1]))
+        along, _ = self._along_held
+        of_held = np.zeros((along.shape[1], columns.shape[1]))
+        for group in self.groups:
+            of_members = columns[group.members]
+            used = np.flatnonzero(of_members.any(axis=0))
+            if used.size:
+                own = _solve(group.own, of_members[:, used])
+                left[np.ix_(group.columns, used)] -= group.cross.T @ own
+                result[np.ix_(used, used)] += own.T @ own
+                of_held[:, used] += along[group.members].T @ own
+        left = _solve(self.lower, left)
+        of_held += along[self.rest].T @ left
+        # The upper triangle of an array is the lower one of its transpose.
+        square = linalg.blas.dsyrk(1.0, left, trans=1, lower=1).T
+        mirror_upper(square)
+        _, inner = self._of_held
+        return np.asarray(result + square - of_held.T @ inner @ of_held)
+
     def covariance(self, unknowns: IntArray) -> FloatArray:
         """Return the rows and columns of ``H^-1`` of some unknowns, rising, shape (m, m)."""
         place_of = np.full(self.size, -1)

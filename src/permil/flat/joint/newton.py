@@ -57,6 +57,9 @@ _RESTORED = 0.8
 _SAME_PHOTODIODE, _MOST_WAITS = 2e-3, 12
 """Relative change of the photodiode's noise and drift from pass to pass with which they count as settled; passes to wait for that."""
 
+_SAME_STRENGTH = 0.02
+"""Relative change of the size of position errors and of the boards' gains with which they are kept; they are found to 1 per cent."""
+
 _USUAL_PASSES = 6
 """Passes that a solution takes where nothing is left out."""
 
@@ -79,6 +82,7 @@ class Solver:
         start: Start | None = None,
         near: float = NEAR,
         held_out: NDArray[np.bool_] | None = None,
+        is_first: bool = False,
         settles: bool = True,
     ) -> None:
         self.model, self.detectors, self.threshold = model, detectors, threshold
@@ -89,7 +93,8 @@ class Solver:
         self.exposure_weights = np.ones(len(model.exposures))
         self.steady = False
         self.curvatures = self.passes = 0
-        self._near, self._held_out = near, held_out
+        # The errors of a first solution are not needed.
+        self._near, self._held_out = np.inf if is_first else near, held_out
         self._curvature: Curvature | None = None
         self._state: tuple[bool, bytes] | None = None
         self._rounds = 0
@@ -98,8 +103,10 @@ class Solver:
         self._left_out_before = np.zeros(len(model.exposures), dtype=bool)
         self._reject_readings = False
         # Passes are not spent on the photodiode where it has settled before, or is estimated again.
-        self._settling, self._waits = False, 0 if settles else _MOST_WAITS
-        self._most_readings = FEW_READINGS
+        # Nor on what a first solution is made better in later.
+        self._settling, self._waits = False, 0 if settles and not is_first else _MOST_WAITS
+        self._most_readings, self._last_readings = FEW_READINGS, FEW_READINGS if is_first else MANY_READINGS
+        self._strengths_known = False
         self._weather_settled = False
         reading = model.exposures.log_photodiode
         self._readable = np.isfinite(reading) & ~stuck_readings(reading, model.exposures.time)
@@ -112,8 +119,9 @@ class Solver:
             boards=None if model.boards is None else BoardPrior(model.boards),
         )
 
-    def with_details(self, solution: JointSolution) -> Solver:
-        """Return a solver from a solution on whose beam has details; the photodiode is estimated again."""
+    def with_details(self, solution: JointSolution, detectors: Sequence[DetectorSignals]) -> Solver:
+        """Return a solver from a solution on whose beam has details, for more signals; the photodiode is estimated again."""
+        self.detectors = detectors
         return self._continued(solution.model, solution.vector, solution.prior, has_settled=False)
 
     def with_weather(self, frame: WeatherFrame) -> Solver:
@@ -210,6 +218,11 @@ class Solver:
             passes = self.passes - 1 + part
             self.progress(passes / _USUAL_PASSES if passes < _USUAL_PASSES - 1 else 1.0 - 1.0 / (passes + 1.0))
 
+    @property
+    def is_settling(self) -> bool:
+        """Whether the prior of the scales changed in the last pass: the distance to the optimum changes with it."""
+        return self._settling
+
     def refresh(self) -> None:
         """Have the curvature made again in the next pass."""
         self._curvature = None
@@ -218,14 +231,16 @@ class Solver:
         """Estimate photodiode, position errors, changes of the boards' gains and weather."""
         if self._readable.sum() >= _FEWEST_READINGS:
             self._estimate_photodiode(curvature, gradient)
-        if self.model.position_errors and not self.prior.stage_as_recorded:
+        before = self.prior
+        if self.model.position_errors and not (self.prior.stage_as_recorded or self._strengths_known):
             block = self.model.errors
             information, pull = self._information(curvature, gradient, block, self.vector[block])
             # Their mean is held: only differences count.
             size = common_deviation(_differences(_differences(information).T), _differences(pull), _POSITION_ERRORS_MM)
             self.prior = replace(self.prior, position_error_mm=size)
-        if self.prior.boards is not None and not self.prior.stage_as_recorded:
+        if self.prior.boards is not None and not (self.prior.stage_as_recorded or self._strengths_known):
             self._estimate_boards(self.prior.boards, curvature, gradient)
+        self._strengths_known = not self.prior.stage_as_recorded and _are_alike(before, self.prior)
         if self.model.weather_frame is not None and not self._weather_settled:
             # Position errors and photodiode look better with weather than they did without.
             self._estimate_weather(self.model.weather_frame, curvature, gradient)
@@ -301,6 +316,7 @@ class Solver:
         tests = self.tests() if judge else None
         changed = tests is not None and self._leave_out_exposures(tests)
         self._rounds = 0 if changed else self._rounds + 1
+        self._strengths_known &= not changed
         if self._rounds and self.prior.stage_as_recorded:
             self.prior = replace(self.prior, stage_as_recorded=False)
             self._reject_readings = judge
@@ -308,13 +324,13 @@ class Solver:
             self._stiffness_known = self._stiffness_given
         may_restore = self._rounds >= _ROUNDS and self._restorations < _MOST_RESTORATIONS
         if tests is not None and may_restore and self._restore(tests):
-            self._rounds = 0
+            self._rounds, self._strengths_known = 0, False
         self._waits += self._settling
         is_settled = self._rounds >= _ROUNDS and not (self._settling and self._waits <= _MOST_WAITS)
         # The last estimate of the photodiode is from all that its readings say.
-        self.steady = is_settled and (self._most_readings == MANY_READINGS or self._readable.sum() <= FEW_READINGS)
+        self.steady = is_settled and (self._most_readings == self._last_readings or self._readable.sum() <= FEW_READINGS)
         if is_settled:
-            self._most_readings = MANY_READINGS
+            self._most_readings = self._last_readings
 
     def tests(self) -> ExposureTests:
         """Judge each exposure where the solution stands."""
@@ -353,6 +369,14 @@ class Solver:
         if reads.any():
             self.prior = replace(self.prior, has_photodiode=self.prior.has_photodiode | reads)
         return bool(fits.any() or reads.any())
+
+
+def _are_alike(one: Prior, other: Prior) -> bool:
+    """Return whether position errors and changes of the boards' gains have nearly the same size."""
+    ratios = [one.position_error_mm / other.position_error_mm]
+    if one.boards is not None and other.boards is not None:
+        ratios.append(one.boards.time_rms / other.boards.time_rms)
+    return bool(np.abs(np.log(ratios)).max() < _SAME_STRENGTH)
 
 
 def _differences(values: FloatArray) -> FloatArray:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from permil.errors import FlatError
-from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout
+from permil.flat.joint.data import DetectorSignals, ExposureList, epochs_of_readout, thinned
 from permil.flat.joint.details import detail_grid, solve_details
 from permil.flat.joint.exposure_tests import LEFT_OUT, exposure_tests
 from permil.flat.joint.gain_steps import are_steps, new_steps
@@ -155,7 +155,8 @@ def solve_joint(
     of_details, weights_of_details = DetailErrors(), np.ones(len(exposures))
     fine = None if finest_mm is None else detail_grid(model.patterns[0].grid, finest_mm)
     stage = _stages(progress, _SHARE_OF_STAGE if fine is None else _SHARE_BEFORE_DETAILS)
-    solver = Solver(model, detectors, threshold, with_drift, None, stiffness, start=start, settles=fine is None)
+    some = detectors if fine is None else thinned(detectors, model.patterns[0].grid.spacing)
+    solver = Solver(model, some, threshold, with_drift, None, stiffness, start=start, is_first=fine is not None)
 
     def iterate(solver: Solver) -> JointSolution:
         solver.progress = stage()
@@ -179,9 +180,10 @@ def solve_joint(
 
     solution = iterate(solver)
     if fine is not None:
-        detailed = solve_details(solution, detectors, fine, estimate_stiffness=True, progress=stage())
-        of_details, weights_of_details = detailed.detail_errors, detailed.exposure_weights
-        solver = solver.with_details(detailed)
+        detailed = solve_details(solution, some, fine, estimate_stiffness=True, progress=stage())
+        of_details = detailed.detail_errors if some is detectors else replace(detailed.detail_errors, band=None)
+        weights_of_details = detailed.exposure_weights
+        solver = solver.with_details(detailed, detectors)
         solver.judge_again()
         solution = iterate(solver)
     solver, solution = look_for_weather(solver, solution)
@@ -285,6 +287,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
             solver.vector, again = descent.next(here)
         else:
             solver.vector, again = solver.vector + step, decrement > max(_CONTRACTION * before, _SMALL)
+            again = again and not solver.is_settling
         if again:
             solver.refresh()
         solver.advance(judge=judge)

@@ -348,7 +348,7 @@ def _errors_and_halves(
     Parameters
     ----------
     rows
-        Weights of the sums of `FlatCovariance.shared`.
+        Weights of the sums of `FlatCovariance.modes_and_shared`.
     """
     options = request.config.flat.joint
     divided = divisions(solution, np.asarray(request.exposures["purpose"]) == SCAN)
@@ -356,8 +356,7 @@ def _errors_and_halves(
 
     def errors() -> Errors:
         covariance = FlatCovariance(solution, detectors)
-        modes = covariance.largest_modes(options.modes)
-        return covariance, modes, covariance.shared(rows)
+        return covariance, *covariance.modes_and_shared(options.modes, rows)
 
     def part(mask: NDArray[np.bool_]) -> Part | FlatError:
         try:

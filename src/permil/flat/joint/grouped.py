@@ -113,7 +113,7 @@ class GroupedMatrix:
     rest : ndarray of int, shape (r,)
         The other unknowns, rising.
     matrix : ndarray, shape (r, r)
-        Of the rest, upper triangle.
+        Of the rest.
     """
 
     def __init__(self, groups: Sequence[Group], rest: IntArray, matrix: FloatArray) -> None:
@@ -149,9 +149,12 @@ class GroupedMatrix:
             columns = np.flatnonzero(cross.any(axis=0))
             groups.append(Group(members, columns, own, np.ascontiguousarray(cross[:, columns])))
         # Rows and columns move to smaller numbers: none is overwritten before it has moved.
-        for place, row in enumerate(rest):
-            matrix[place, place : rest.size] = matrix[row, rest[place:]]
+        first = int(np.flatnonzero(np.append(rest != np.arange(rest.size), True))[0])
+        matrix[:first, first : rest.size] = matrix[:first, rest[first:]]
+        for place in range(first, rest.size):
+            matrix[place, place : rest.size] = matrix[rest[place], rest[place:]]
         of_rest = matrix[: rest.size, : rest.size]
+        mirror_upper(of_rest)
         return cls(groups, rest, of_rest.copy() if 2 * of_rest.size < matrix.size else of_rest)
 
     @property
@@ -242,10 +245,10 @@ class GroupedMatrix:
         """Return the matrix of some unknowns in an order, upper triangle; those of groups come last."""
         matrix = np.zeros((len(order), len(order)))
         places = place_of[self.rest]
-        for number, place in enumerate(places):
-            row = self.matrix[number, number:]
-            others = places[number:]
-            matrix[np.minimum(place, others), np.maximum(place, others)] = row
+        if np.array_equal(places, np.arange(places.size)):
+            matrix[: places.size, : places.size] = self.matrix
+        else:
+            matrix[np.ix_(places, places)] = self.matrix
         for group in self.groups:
             own = chosen[group.members]
             if own.any():

@@ -226,9 +226,9 @@ class JointModel:
         chosen, count = detector.exposures, len(detector.x_mm)
         columns, values, offset = [], [], np.zeros(len(chosen))
         if self.boards is not None and detector.name in self.boards.board_of:
-            board = self.boards.board_of[detector.name]
+            board, first = self.boards.board_of[detector.name], self.board_gains.start
             terms, boards = self.boards.values.shape[:2]
-            columns += [self.board_gains.start + board + boards * term for term in range(terms)]
+            columns += [first + board + boards * term for term in range(terms)]
             values += list(self.boards.values[:, board, chosen])
             offset = self.boards.offset[board, chosen]
         own = [(number, step) for number, step in enumerate(self.gain_steps) if step.detector == detector.name]

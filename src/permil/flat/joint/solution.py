@@ -182,7 +182,16 @@ class JointSolution:
 
     def covariance_of(self, places: slice) -> FloatArray:
         """Return the covariance of some of the unknowns, shape (m, m)."""
+        first, stop = self.model.board_gains.start, self.model.step_sizes.stop
+        if first <= places.start < places.stop <= stop:
+            own = slice(places.start - first, places.stop - first)
+            return self._covariance_of_gains[own, own]
         return self.factor.covariance(np.arange(places.start, places.stop))
+
+    @cached_property
+    def _covariance_of_gains(self) -> FloatArray:
+        """Covariance of the unknowns of readout boards and steps of amplifiers, which is asked for again and again."""
+        return self.factor.covariance(np.arange(self.model.board_gains.start, self.model.step_sizes.stop))
 
     @property
     def rotation(self) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from scipy.spatial.distance import cdist
 from permil.compare import correlate, split_half_reliability
 from permil.compare.correlation.blocks import block_bootstrap, block_sums, correlation_of, jackknife, moments, tiles
 from permil.compare.correlation.covariance import Geometry
-from permil.compare.correlation.methods import phase_surrogates, plug_in_n_eff, shifted_correlations
+from permil.compare.correlation.methods import order_of, phase_surrogates, plug_in_n_eff, shifted_correlations
 from permil.compare.correlation.points import Cells
 
 
@@ -107,6 +107,30 @@ def test_shifted_correlations_are_those_of_the_windows() -> None:
         direct = stats.pearsonr(a[rows[0], columns[0]][both], b[rows[1], columns[1]][both]).statistic
         assert pairs[down, right] == both.sum()
         assert correlations[down, right] == pytest.approx(direct, abs=1e-9)
+
+
+def test_products_in_tiles_are_those_of_pairs_of_points_in_one_tile() -> None:
+    rng = np.random.default_rng(7)
+    kept = rng.random((11, 9)) < 0.8
+    row, column = np.nonzero(kept)
+    values = rng.standard_normal(len(row))
+    cells = Cells.of(column.astype(float), row.astype(float))
+    lags, pairs = cells.lags_in_tiles(values), cells.pairs_in_tiles
+    tile = (cells.row // 3) * 4 + cells.column // 3
+    for number, down, right in ((0, 0, 0), (5, 1, 2), (6, -2, 1)):
+        inside = np.flatnonzero(tile == number)
+        near = (cells.row[inside] - cells.row[inside, None] == down) & (
+            cells.column[inside] - cells.column[inside, None] == right
+        )
+        assert pairs[number, down, right] == pytest.approx(near.sum(), abs=1e-9)
+        assert lags[number, down, right] == pytest.approx((near * np.outer(values[inside], values[inside])).sum(), abs=1e-9)
+
+
+def test_phase_surrogates_keep_the_values_in_the_order_of_the_transform() -> None:
+    rng = np.random.default_rng(8)
+    values = rng.standard_normal((3, 500)).astype(np.float32)
+    values[1, 10:20] = values[1, 40]
+    np.testing.assert_array_equal(order_of(values), np.argsort(values, axis=1, kind="stable"))
 
 
 def test_phase_surrogates_of_white_maps_scatter_as_independent_ones() -> None:

@@ -138,10 +138,15 @@ class Band:
             return f"below {self.longest:g} px"
         return f"above {self.shortest:g} px" if np.isinf(self.longest) else f"{self.shortest:g}-{self.longest:g} px"
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Wavenumbers (radian per pixel) of the longest and the shortest waves."""
+        low = 2 * np.pi / self.longest if np.isfinite(self.longest) else 0.0
+        return low, 2 * np.pi / self.shortest if self.shortest > 0 else np.inf
+
     def holds(self, wavenumber: FloatArray) -> BoolArray:
         """Return whether wavenumbers (radian per pixel) lie in this band; zero lies in none."""
-        low = 2 * np.pi / self.longest if np.isfinite(self.longest) else 0.0
-        high = 2 * np.pi / self.shortest if self.shortest > 0 else np.inf
+        low, high = self.limits
         return (wavenumber > low) & (wavenumber <= high)
 
 
@@ -208,13 +213,13 @@ def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[M
     spectrum *= 0.5 / np.sqrt(spectrum.size)
     of_map, of_potential = spectrum.astype(np.float32), (spectrum / eigenvalues).astype(np.float32)
     maps = np.zeros((len(bands), *spectrum.shape), dtype=np.float32)
-    potentials = np.zeros_like(maps)
+    potentials = np.zeros(maps.shape, dtype=np.float32)
     for number, band in enumerate(bands):
-        modes = band.holds(wavenumber)
         # Long waves lie in the first columns of the spectrum.
-        used = int(np.flatnonzero(modes.any(axis=0)).max(initial=-1)) + 1
+        used = int(np.count_nonzero(along_x <= band.limits[1]))
+        modes = band.holds(wavenumber[:, :used])
         for out, part in ((maps[number], of_map), (potentials[number], of_potential)):
-            chosen = np.where(modes[:, :used], part[:, :used], np.float32(0.0))
+            chosen = np.where(modes, part[:, :used], np.float32(0.0))
             out[:, :used] = _unscaled_idct(chosen, axis=0)
             out[:] = _unscaled_idct(out, axis=1)
     return maps, potentials

@@ -50,7 +50,7 @@ struct StarArrays {
 class OwnMemory {
  public:
   OwnMemory(int64_t half, int64_t bands)
-      : size_(2 * half + 1), numbers_((N_STAMPS + 2 + 2 * bands) * size_ * size_), cells_(2 * size_) {}
+      : size_(2 * half + 1), numbers_((N_STAMPS + 2 + 2 * bands) * size_ * size_), cells_(2 * size_), borders_(2 * (size_ + 1)) {}
   StarMemory memory() {
     const int64_t pixels = size_ * size_;
     double* const light = numbers_.data();
@@ -60,13 +60,14 @@ class OwnMemory {
     double* const kernels = border_y + pixels;
     double* const work = kernels + N_KINDS * N_QUANTITIES * pixels;
     double* const curved = work + pixels;
-    return {{size_ / 2, size_, light, answer, border_x, border_y, kernels, work}, curved + 2 * pixels, curved, cells_.data()};
+    return {{size_ / 2, size_, light, answer, border_x, border_y, kernels, work, borders_.data()}, curved + 2 * pixels, curved, cells_.data()};
   }
 
  private:
   int64_t size_;
   std::vector<double> numbers_;
   std::vector<int64_t> cells_;
+  std::vector<Border> borders_;
 };
 
 void draw_star(nb::handle shapes, Array<double, 2> light) {

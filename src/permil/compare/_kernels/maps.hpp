@@ -239,13 +239,14 @@ inline FlatSums sum_flat(const Stars& stars, int64_t star, const Flat& flat, con
   const StarPlace place = place_of(stars, star);
   const auto light = span_of(stamp.light, size * size);
   draw_star(place.u0, place.v0, stars.fractions, stars.covariances + 3 * star * stars.n_components, stars.n_components, size, light);
+  const auto part = span_of(stamp.answer, size * size);
+  fill_circle(place.u0, place.v0, stars.radius, stamp, part);
   FlatSums sums{};
   for (int64_t a = 0; a < size; ++a) {
     const int64_t row = place.row + a - stamp.half;
     for (int64_t b = 0; b < size; ++b) {
       const int64_t column = place.column + b - stamp.half;
-      const double part = circle_part(double(b - stamp.half) - place.u0, double(a - stamp.half) - place.v0, stars.radius);
-      const double weight = light[a * size + b] * part;
+      const double weight = light[a * size + b] * part[a * size + b];
       sums.total += weight;
       if (row < 0 || row >= flat.ny || column < 0 || column >= flat.nx) continue;
       const int64_t at = row * flat.nx + column;

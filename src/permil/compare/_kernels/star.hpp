@@ -27,6 +27,39 @@ inline double circle_part(double u, double v, double radius) {
   return corner(right, high, radius) - corner(left, high, radius) - corner(right, low, radius) + corner(left, low, radius);
 }
 
+inline Border border_at(double place, double radius) {
+  const double distance = at_most(std::fabs(place), radius), reach = std::sqrt(at_least(radius * radius - distance * distance, 0.0));
+  return {place, distance, reach, under_circle(distance, radius), under_circle(reach, radius)};
+}
+
+/// Return `corner` at two borders.
+inline double corner(const Border& x, const Border& y) {
+  const double sign = x.place * y.place >= 0.0 ? 1.0 : -1.0;
+  return y.reach < x.distance ? sign * (y.reach * y.distance + x.area - y.area_of_reach) : sign * x.distance * y.distance;
+}
+
+/// Fill the part of each pixel of the stamp that lies in a circle, as `circle_part`; borders are shared by pixels.
+inline void fill_circle(double u0, double v0, double radius, const Stamp& stamp, Span<double> part) {
+  const int64_t size = stamp.size;
+  const double inner = at_least(radius - 0.7072, 0.0), outer = radius + 0.7072;
+  const auto along = span_of(stamp.borders, 2 * (size + 1));
+  for (int64_t border = 0; border <= size; ++border) {
+    along[border] = border_at(double(border - stamp.half) - u0 - 0.5, radius);
+    along[size + 1 + border] = border_at(double(border - stamp.half) - v0 - 0.5, radius);
+  }
+  for (int64_t row = 0; row < size; ++row) {
+    const double v = double(row - stamp.half) - v0;
+    const Border &low = along[size + 1 + row], &high = along[size + 2 + row];
+    for (int64_t column = 0; column < size; ++column) {
+      const double u = double(column - stamp.half) - u0, square = u * u + v * v;
+      const Border &left = along[column], &right = along[column + 1];
+      part[row * size + column] = square < inner * inner    ? 1.0
+                                  : square >= outer * outer ? 0.0
+                                                            : corner(right, high) - corner(left, high) - corner(right, low) + corner(left, low);
+    }
+  }
+}
+
 /// Draw a star, its centre at (u0, v0) from that of the stamp, as light per pixel.
 inline void draw_star(double u0, double v0, const double* fractions, const double* covariances, int64_t n_components, int64_t size,
                       Span<double> light) {
@@ -55,13 +88,9 @@ inline void draw_star(double u0, double v0, const double* fractions, const doubl
 inline double answer_of_flux(double u0, double v0, double radius, const Stamp& stamp) {
   const int64_t size = stamp.size, pixels = size * size;
   const auto light = span_of(stamp.light, pixels), answer = span_of(stamp.answer, pixels);
+  fill_circle(u0, v0, radius, stamp, answer);
   double flux = 0.0;
-  for (int64_t row = 0; row < size; ++row)
-    for (int64_t column = 0; column < size; ++column) {
-      const double part = circle_part(double(column - stamp.half) - u0, double(row - stamp.half) - v0, radius);
-      answer[row * size + column] = part;
-      flux += part * light[row * size + column];
-    }
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) flux += answer[pixel] * light[pixel];
   LOOP (int64_t pixel = 0; pixel < pixels; ++pixel) answer[pixel] = answer[pixel] / flux;
   return flux;
 }

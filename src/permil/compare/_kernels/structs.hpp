@@ -22,6 +22,12 @@ struct Stars {
   int64_t half;
 };
 
+/// A border of pixels along an axis, from the centre of a circle: the place, its distance limited to the radius, how far the circle
+/// reaches there, and the integrals of `under_circle` up to both.
+struct Border {
+  double place, distance, reach, area, area_of_reach;
+};
+
 /// Memory for one star: square stamps of `size` pixels a side.
 struct Stamp {
   int64_t half, size;
@@ -31,6 +37,7 @@ struct Stamp {
   double* border_y;  // with that in the next row
   double* kernels;   // [kind, quantity]
   double* work;
+  Border* borders;  // [axis, side of a pixel]
 };
 constexpr int N_STAMPS = 1 + N_QUANTITIES + 2 + N_KINDS * N_QUANTITIES + 1;
 

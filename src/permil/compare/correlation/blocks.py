@@ -102,7 +102,7 @@ def block_bootstrap(
 
     Blocks tile the field from a random origin, which is redrawn for each tenth of the resamples.
     """
-    columns = moments(a, b)
+    columns = np.asfortranarray(moments(a, b))
     largest = np.sqrt(cells.area / _FEWEST_BLOCKS)
     smallest = max(cells.spacing, largest * np.sqrt(_FEWEST_BLOCKS / _MOST_BLOCKS))
     number = max(1, int(np.log(largest / smallest) / np.log(_SIZE_RATIO)) + 1)
@@ -114,7 +114,8 @@ def block_bootstrap(
             u, v = rng.random(2)
             sums = block_sums(columns, tiles(x, y, size, (u, v)))
             blocks = len(sums)
-            drawn = rng.integers(blocks, size=(len(part), blocks)) + blocks * np.arange(len(part))[:, None]
+            drawn = rng.integers(blocks, size=(len(part), blocks))
+            drawn += blocks * np.arange(len(part))[:, None]
             counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
             of_size.append(correlation_of(counts @ sums))
         draws.append(np.concatenate(of_size))

@@ -31,7 +31,6 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,19 +117,14 @@ def cosine_modes(x: FloatArray, y: FloatArray, cells: Cells) -> NDArray[np.float
     phase_y = np.pi * ((y - y.min()) / cells.step_y + 0.5) / cells.shape[0]
     along_x, along_y = (np.cos(np.outer(np.arange(waves.max() + 1), phase)) for waves, phase in ((kx, phase_x), (ky, phase_y)))
     modes = np.empty((len(kx), len(x)), dtype=np.float32)
-    for some, of_x, of_y in zip(_in_parts(modes), _in_parts(kx), _in_parts(ky), strict=True):
-        np.multiply(along_x[of_x], along_y[of_y], out=some, casting="same_kind")
-        some -= some.mean(axis=1, dtype=float, keepdims=True).astype(np.float32)
-        some /= np.sqrt(np.sum(some**2, axis=1, dtype=float, keepdims=True)).astype(np.float32)
+    for mode, of_x, of_y in zip(modes, kx, ky, strict=True):
+        np.multiply(along_x[of_x], along_y[of_y], out=mode, casting="same_kind")
+    modes -= modes.mean(axis=1, dtype=float, keepdims=True).astype(np.float32)
+    modes /= np.sqrt(np.sum(modes**2, axis=1, dtype=float, keepdims=True)).astype(np.float32)
     gram = (modes @ modes.T).astype(float)
     inverse, _ = lapack.dtrtri(cholesky(gram + _RIDGE * np.eye(len(gram)), check_finite=False))
     # Half of a triangular matrix is zero, which only BLAS knows; it takes columns for rows.
     return np.asarray(blas.strmm(1.0, inverse.astype(np.float32), modes.T, side=1, overwrite_b=1).T)
-
-
-def _in_parts(modes: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return parts of the modes that stay in the cache."""
-    return np.split(modes, range(_MODES_IN_CACHE, len(modes), _MODES_IN_CACHE))
 
 
 @dataclass(frozen=True)
@@ -167,8 +161,7 @@ def expectations(cells: Cells, modes: NDArray[np.float32]) -> Expectations:
     lengths = shortest * _RATIO ** np.arange(number, dtype=float)
     along_x = np.exp(-0.5 * (cells.lag_x / lengths[:, None]) ** 2)
     along_y = np.exp(-0.5 * (cells.lag_y / lengths[:, None]) ** 2)
-    squares = np.concatenate([np.sum(some**2, axis=1, dtype=float) for some in _in_parts(modes)])
-    power = np.hstack([squares[:, None], _mode_power(cells, modes, along_x, along_y)])
+    power = np.hstack([np.sum(modes**2, axis=1, dtype=float)[:, None], _mode_power(cells, modes, along_x, along_y)])
     traces, centred = _traces(cells, along_x, along_y)
     scale = cells.n / centred
     return Expectations(

@@ -18,7 +18,6 @@ stars are few, and do not contain terms absorbed by the calibration. With u_k as
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,15 +67,10 @@ class FixedEffects:
         columns = exposure[:, None] * terms + np.arange(terms)
         shape = (rows, (exposure.max() + 1) * terms)
         self._terms = sparse.csr_array((trend.ravel(), (np.repeat(row, terms), columns.ravel())), shape=shape)
-        self._weigh(weight)
+        self.set_weights(weight)
 
-    def reweighted(self, weight: FloatArray) -> FixedEffects:
-        """Return the same terms for rows with other weights."""
-        other = copy(self)
-        other._weigh(weight)
-        return other
-
-    def _weigh(self, weight: FloatArray) -> None:
+    def set_weights(self, weight: FloatArray) -> None:
+        """Use other weights of the rows from now on."""
         self._weight = weight
         self._sums: FloatArray = np.asarray(self._spots.T @ weight)
         weighted = sparse.diags_array(weight) @ self._terms
@@ -273,7 +267,7 @@ def rows_of(predicted: PredictedStars, quantity: int, chosen: BoolArray, flat_fi
         left = effects.residuals(raw[:, None])[:, 0] ** 2 * (good.size / freedom)
         scatter = max(0.0, float((weight**2 * (left - spread)).sum() / (weight**2).sum()))
         weight = 1 / (spread + scatter)
-        effects = effects.reweighted(weight)
+        effects.set_weights(weight)
     projected = effects.residuals(columns)
     glow = stars.places.even_light[good]
     count = templates.shape[1] * templates.shape[2]

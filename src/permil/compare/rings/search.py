@@ -80,7 +80,7 @@ class DirectionalPower:
         return np.rint(angle / np.pi * _DIRECTIONS).astype(np.int64) % _DIRECTIONS
 
     def scores(self, level: NDArray[np.floating], towards: IntArray) -> FloatArray:
-        """Return the mean over blocks of the excess of power towards trial axes, shape (axes,); transforms have the precision of the map."""
+        """Return the mean over blocks of the excess of power towards trial axes, shape (axes,); in the precision of the map."""
         power = self._power(level) @ self._by_direction.astype(level.dtype, copy=False)
         # Blocks have equal weight, however large their variance, so that a blemish with edges does not dominate; power in one direction in
         # all blocks is not due to rings.
@@ -149,7 +149,7 @@ def isotropic_surrogates(cells: CellMap, count: int, rng: np.random.Generator) -
     for _ in range(count):
         spectrum = fft.rfft2(rng.standard_normal(shape).astype(np.float32))
         spectrum *= amplitude
-        yield fft.irfft2(spectrum, s=shape, overwrite_x=True) * cells.good
+        yield np.asarray(fft.irfft2(spectrum, s=shape, overwrite_x=True) * cells.good, dtype=np.float32)
 
 
 def _starts(size: int, side: int) -> IntArray:

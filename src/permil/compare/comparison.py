@@ -152,8 +152,7 @@ def compare_stars(
         If stars or flat cannot be used; see `permil.compare.stars.flat_at_stars.relative_flat` and
         `permil.compare.hypotheses.predict.predict_bands`.
     """
-    rows, columns = np.indices(detector.shape)
-    amplifier = amplifier_at(detector, columns, rows)
+    amplifier = detector.amplifier_map()
     flat = relative_flat(image, variance, usable, amplifier, reference=options.reference)
     predicted = predict_bands(stars, flat, response, periods=options.periods)
     search, rings, zone = _rings(flat, amplifier, options)
@@ -191,7 +190,7 @@ def level_cell(shape: tuple[int, int]) -> int:
 
 
 def _rings(
-    flat: RelativeFlat, amplifier: NDArray[np.int64], options: CompareOptions
+    flat: RelativeFlat, amplifier: NDArray[np.integer], options: CompareOptions
 ) -> tuple[RingSearch | None, RingProfile | None, RingZone | None]:
     search, profile = None, None
     if options.rings is not None:

@@ -13,7 +13,6 @@ from astropy.table import Table
 from numpy.typing import NDArray
 
 from permil.camera import Detector, shared_camera
-from permil.camera.frames import amplifier_at
 from permil.compare.efficiency.choice import choose_flat
 from permil.compare.efficiency.filtering import filter_flat, fit_filter, predict_components
 from permil.compare.efficiency.product import EFFICIENCY_FORMAT, EfficiencyResult, write_efficiency_flat
@@ -79,8 +78,7 @@ def make_efficiency_flat(
     """
     options = config.compare
     usable = is_usable(plain.mask) & np.isfinite(plain.image) & np.isfinite(plain.variance)
-    rows, columns = np.indices(detector.shape)
-    amplifiers = amplifier_at(detector, columns, rows)
+    amplifiers = detector.amplifier_map()
     flat = relative_flat(plain.image, plain.variance, usable, amplifiers)
     components = predict_components(
         stars.stars, flat, stars.response, amplifiers=amplifiers, rings=rings, periods=tuple(options.periods_px)

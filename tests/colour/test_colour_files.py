@@ -9,8 +9,7 @@ import pytest
 from astropy.io import fits
 from astropy.table import Table
 
-from permil.colour.correlation import LedCorrelation
-from permil.colour.detector import DetectorColour, ScaleCorrelation
+from permil.colour.detector import DetectorColour, LedCorrelation, ScaleCorrelation
 from permil.colour.files import read_colour, read_led_flat, write_colour
 from permil.colour.moments import Moments, Places
 from permil.colour.pattern import Waves

@@ -20,9 +20,8 @@ from permil.errors import CameraError, InputError, PermilError, SpotError
 from permil.products import RunFolder
 from permil.products.folder import SpotsFolder
 from permil.spots.catalog import write_catalog
-from permil.spots.cleaning import repeated_catalogs
 from permil.spots.inputs import CatalogFile, catalog_files, label_file
-from permil.spots.measurements import gather
+from permil.spots.measurements import gather, repeated_catalogs
 from permil.spots.stage import calibrate_files, run_spots
 
 OPTIONS = SpotsConfig(columns=15, rows=15, method="mean", cell_px=128)

@@ -200,12 +200,6 @@ def load_camera(name_or_path: str | Path) -> Camera:
     return _load_own(str(name_or_path)) if str(name_or_path) in camera_names() else _load(name_or_path)
 
 
-@lru_cache
-def _load_own(name: str) -> Camera:
-    """Load a camera of the package once per process: its file does not change."""
-    return _load(name)
-
-
 def _load(name_or_path: str | Path) -> Camera:
     where, content, known = _read(name_or_path)
     try:
@@ -220,6 +214,10 @@ def _load(name_or_path: str | Path) -> Camera:
         error.path = str(where)
         raise
     return _build(entries, where)
+
+
+# The file of a camera of the package does not change.
+_load_own = lru_cache(_load)
 
 
 def _require_consistent(camera: _CameraFile, known: set[str]) -> None:

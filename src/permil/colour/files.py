@@ -13,8 +13,7 @@ from scipy import interpolate
 
 from permil.arrays import FloatArray
 from permil.camera import Detector
-from permil.colour.correlation import LedCorrelation
-from permil.colour.detector import DetectorColour, ScaleCorrelation
+from permil.colour.detector import DetectorColour, LedCorrelation, ScaleCorrelation
 from permil.colour.moments import Moments, Places
 from permil.colour.pattern import Waves
 from permil.colour.regions import LedFlat

@@ -11,8 +11,7 @@ import numpy as np
 
 from permil.arrays import FloatArray
 from permil.camera import Camera
-from permil.colour.correlation import LedCorrelation, correlate_maps
-from permil.colour.detector import PATTERN, DetectorColour
+from permil.colour.detector import PATTERN, DetectorColour, LedCorrelation, correlate_maps
 from permil.colour.moments import (
     AMPLIFIER,
     CELL,

@@ -310,12 +310,8 @@ def _turned(points: FloatArray, labels: IntArray) -> tuple[IntArray, RigidGrid]:
         if -quarter < rigid.theta <= quarter:
             return labels, rigid
         # A grid at 45 + e degrees is one at e - 45 degrees whose axis i is the old axis -j, and vice versa.
-        turn = (
-            np.stack([-labels[:, 1], labels[:, 0]], axis=1)
-            if rigid.theta > 0
-            else np.stack([labels[:, 1], -labels[:, 0]], axis=1)
-        )
-        labels = turn
+        sign = 1 if rigid.theta > 0 else -1
+        labels = np.stack([-sign * labels[:, 1], sign * labels[:, 0]], axis=1)
 
 
 def _labelled(points: FloatArray) -> IntArray:

@@ -30,8 +30,16 @@ from permil.exposures.cards import Cards
 from permil.exposures.checksums import sum_of_words
 from permil.exposures.hdu import read_structure
 from permil.products import tables
-from permil.spots.catalog import QUANTITIES, CatalogHeader, SpotCatalog, SpotFlag, catalog_facts, flux_unit_of
-from permil.spots.cleaning import drop_nulls, repeated_rows
+from permil.spots.catalog import (
+    QUANTITIES,
+    CatalogHeader,
+    SpotCatalog,
+    SpotFlag,
+    catalog_facts,
+    drop_nulls,
+    flux_unit_of,
+    repeated_rows,
+)
 from permil.spots.grid import RigidGrid
 
 if TYPE_CHECKING:

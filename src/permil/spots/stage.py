@@ -25,7 +25,6 @@ from permil.progress import StageReport, do_tasks, tell
 from permil.rounding import rounded
 from permil.spots.calibration import SpotCalibration, apply_spots, calibrate
 from permil.spots.catalog import SpotCatalog
-from permil.spots.cleaning import repeated_catalogs
 from permil.spots.files import (
     StoredCalibration,
     calibration_cards,
@@ -36,7 +35,7 @@ from permil.spots.files import (
 )
 from permil.spots.flux_model import FluxExcess, FluxSolution, TensorSplines
 from permil.spots.inputs import CatalogFile, LabelledExposure, catalog_files, catalog_tasks, detector_outlines, label_file
-from permil.spots.measurements import Measurements, common_window, gather
+from permil.spots.measurements import Measurements, common_window, gather, repeated_catalogs
 from permil.spots.residuals import (
     LEAST_EXPOSURES,
     MAPPED,

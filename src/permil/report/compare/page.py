@@ -35,7 +35,6 @@ from permil.report.kit.elements import (
     Grid,
     ReasonList,
     chance_column,
-    count_cell,
     count_column,
     decimal_column,
     measured_cell,
@@ -252,40 +251,34 @@ def amplifier_text(header: dict[str, float]) -> str:
 
 def headline_table(row: Row) -> Grid:
     """Return the headline and the naive test that treats every star as independent."""
-    r, naive_error = number_in(row, "r"), number_in(row, f"{NAIVE}_r_err")
-    low, high = number_in(row, "r_low"), number_in(row, "r_high")
-    has_naive = math.isfinite(naive_error)
-    empty = Cell(MISSING)
+    has_naive = math.isfinite(number_in(row, f"{NAIVE}_r_err"))
+
+    def interval(low: float, high: float, error: float) -> Cell:
+        shown = f"{format_like(low, error)} to {format_like(high, error)}" if math.isfinite(low + high) else MISSING
+        return number_cell(shown, low)
+
+    def quoted_interval(row: Row) -> Cell:
+        return interval(*(number_in(row, name) for name in ("r_low", "r_high", "r_err")))
+
+    def naive_interval(row: Row) -> Cell:
+        r, error = number_in(row, "r"), number_in(row, f"{NAIVE}_r_err")
+        return interval(r - error, r + error, error)
+
+    none, independent = Column("", lambda _: Cell(MISSING)), "independent values"
     lines = (
-        (
-            "correlation r, with its standard error",
-            _measured_cell(row, "r"),
-            measured_cell(r, naive_error) if has_naive else empty,
-        ),
-        (
-            "68 % interval of r",
-            _interval_cell(low, high, number_in(row, "r_err")),
-            _interval_cell(r - naive_error, r + naive_error, naive_error),
-        ),
-        (
-            "independent values: scatter of r of unrelated maps with this texture",
-            count_cell(number_in(row, "n_eff")),
-            count_cell(number_in(row, "n")) if has_naive else empty,
-        ),
-        ("independent values in what the relation does not explain, for p", count_cell(number_in(row, "n_eff_test")), empty),
-        (
-            "p: probability of such an r for unrelated maps",
-            chance_column("p").cell(row),
-            chance_column("p", f"{NAIVE}_p_value").cell(row),
-        ),
-        ("correlation of ranks (Spearman, robust against outliers)", _measured_cell(row, "rank"), empty),
-        ("r without measurement errors", _measured_cell(row, "r_corrected"), empty),
-        ("slope, star flux on flat", _measured_cell(row, "slope"), empty),
+        ("correlation r, with its standard error", measured_column("r"), measured_column("r", error=f"{NAIVE}_r_err")),
+        ("68 % interval of r", Column("", quoted_interval), Column("", naive_interval)),
+        (f"{independent}: scatter of r of unrelated maps with this texture", count_column("n_eff"), count_column("n")),
+        (f"{independent} in what the relation does not explain, for p", count_column("n_eff_test"), none),
+        ("p: probability of such an r for unrelated maps", chance_column("p"), chance_column("p", f"{NAIVE}_p_value")),
+        ("correlation of ranks (Spearman, robust against outliers)", measured_column("rank"), none),
+        ("r without measurement errors", measured_column("r_corrected"), none),
+        ("slope, star flux on flat", measured_column("slope"), none),
     )
     columns = (
         text_column("single stars", itemgetter(0)),
-        Column("with correlated neighbours", itemgetter(1)),
-        Column("naive test: every star independent", itemgetter(2)),
+        Column("with correlated neighbours", lambda line: line[1].cell(row)),
+        Column("naive test: every star independent", lambda line: (line[2] if has_naive else none).cell(row)),
     )
     return table_of(lines, columns)
 
@@ -529,16 +522,6 @@ def compare_measurements(tables: CompareTables) -> list[Measurement]:
             if metric in QUANTITIES and math.isfinite(value)
         ]
     return found
-
-
-def _measured_cell(row: Row, name: str) -> Cell:
-    return measured_cell(number_in(row, name), number_in(row, f"{name}_err"))
-
-
-def _interval_cell(low: float, high: float, error: float) -> Cell:
-    if not math.isfinite(low + high):
-        return Cell(MISSING)
-    return number_cell(f"{format_like(low, error)} to {format_like(high, error)}", low)
 
 
 _EXPECTED_TABLES = {

@@ -170,7 +170,8 @@ def _calibrated_pictures(calibration: MaskCalibration, exposure: Table.Row, dete
 
 
 def _growth_picture(growth: GrowthProduct) -> Picture:
-    figure = growth_curve(growth.radii, growth.fraction, growth.error, flux_radius=growth.flux_radius, reference=growth.reference)
+    columns = (np.asarray(growth.table[name], dtype=float) for name in ("radius", "fraction", "error"))
+    figure = growth_curve(*columns, flux_radius=growth.flux_radius, reference=growth.reference)
     return drawing(
         figure,
         f"Light fraction within each radius, median of {growth.spots} bright spots of exposure {growth.exposure}. If the curve is not flat "

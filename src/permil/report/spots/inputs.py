@@ -64,12 +64,10 @@ class MaskCalibration:
 
 @dataclass(frozen=True)
 class GrowthProduct:
-    """Fraction of a spot's light within each radius (pixels), its error, the reference radius and the radius of the catalog's flux."""
+    """Fraction of a spot's light within each radius (pixels), with its error, the reference radius and the radius of the catalog's flux."""
 
     exposure: str
-    radii: NDArray[np.float64]
-    fraction: NDArray[np.float64]
-    error: NDArray[np.float64]
+    table: Table
     reference: float
     flux_radius: float
     spots: int
@@ -195,12 +193,5 @@ def _growth(spots: SpotsFolder, detector: str, exposure: str) -> GrowthProduct |
         if "GROWTH" not in hdus:
             return None
         table, header = Table(hdus["GROWTH"].data), hdus["GROWTH"].header
-        return GrowthProduct(
-            exposure=exposure,
-            radii=np.asarray(table["radius"], dtype=float),
-            fraction=np.asarray(table["fraction"], dtype=float),
-            error=np.asarray(table["error"], dtype=float),
-            reference=float(header["REFRAD"]),
-            flux_radius=float(hdus[0].header["APERTURE"]),
-            spots=int(header["NSPOTS"]),
-        )
+        reference, flux_radius = float(header["REFRAD"]), float(hdus[0].header["APERTURE"])
+        return GrowthProduct(exposure, table, reference, flux_radius, int(header["NSPOTS"]))

@@ -478,9 +478,12 @@ class FlatCovariance:
         rows, independent = self._plane_rows
         seen = self.solution.factor.whiten(rows.T)
         seen -= known @ (known.T @ seen)
-        basis, size, _ = linalg.svd(seen / np.sqrt(np.diag(independent)), full_matrices=False)
+        seen /= np.sqrt(np.diag(independent))
+        # The first left singular vectors of a tall matrix, from its products.
+        strength, turn = np.linalg.eigh(seen.T @ seen)
         most = _MOST_OF_PLANES * _FEW_DETECTORS // max(len(self.detectors), _FEW_DETECTORS)
-        return np.asarray(basis[:, : min(int(np.sum(size**2 > _NEGLIGIBLE)), most)])
+        kept = slice(-1, -1 - min(int(np.sum(strength > _NEGLIGIBLE)), most), -1)
+        return np.asarray(seen @ turn[:, kept] / np.sqrt(strength[kept]))
 
 
 def plane_operator(x_mm: FloatArray, y_mm: FloatArray, used: NDArray[np.bool_]) -> FloatArray:

@@ -33,7 +33,7 @@ from permil.flat.joint.photodiode import (
     marginal,
     stuck_readings,
 )
-from permil.flat.joint.prior import Prior, common_deviation
+from permil.flat.joint.prior import Prior, common_deviation, roughness_of
 from permil.flat.joint.solution import JointSolution
 from permil.flat.joint.weather import Weather, WeatherFrame, fit_weather
 
@@ -93,8 +93,7 @@ class Solver:
         self.exposure_weights = np.ones(len(model.exposures))
         self.steady = False
         self.curvatures = self.passes = 0
-        # The errors of a first solution are not needed.
-        self._near, self._held_out = np.inf if is_first else near, held_out
+        self._near, self._held_out, self._is_first = near, held_out, is_first
         self._curvature: Curvature | None = None
         self._state: tuple[bool, bytes] | None = None
         self._rounds = 0
@@ -120,9 +119,12 @@ class Solver:
         )
 
     def with_details(self, solution: JointSolution, detectors: Sequence[DetectorSignals]) -> Solver:
-        """Return a solver from a solution on whose beam has details, for more signals; the photodiode is estimated again."""
-        self.detectors = detectors
-        return self._continued(solution.model, solution.vector, solution.prior, has_settled=False)
+        """Return a solver from a solution on whose beam has details; the photodiode is estimated again.
+
+        Its curvature goes on where the signals stay the same: those of the coarse knots do not depend on details.
+        """
+        same, self.detectors = detectors is self.detectors, detectors
+        return self._continued(solution.model, solution.vector, solution.prior, has_settled=False, keeps_curvature=same)
 
     def with_weather(self, frame: WeatherFrame) -> Solver:
         """Return a solver from here on with the coefficients of the weather as unknowns."""
@@ -141,13 +143,21 @@ class Solver:
         return self._continued(replace(self.model, gain_steps=kept), vector)
 
     def _continued(
-        self, model: JointModel, vector: FloatArray, prior: Prior | None = None, *, has_settled: bool = True
+        self,
+        model: JointModel,
+        vector: FloatArray,
+        prior: Prior | None = None,
+        *,
+        has_settled: bool = True,
+        keeps_curvature: bool = False,
     ) -> Solver:
         other = Solver(model, self.detectors, self.threshold, self.with_drift, None, near=self._near, settles=not has_settled)
         other.vector, other.begun, other.judges_first = vector, True, True
         other.exposure_weights, other.prior = self.exposure_weights.copy(), replace(prior or self.prior, model=model)
         other._stiffness_given = other._stiffness_known = True
         other._reject_readings = self._reject_readings
+        if keeps_curvature:
+            other._curvature, other._state = self._curvature, self._state
         return other
 
     def judge_again(self) -> None:
@@ -180,7 +190,8 @@ class Solver:
         state = (robust, self.exposure_weights.tobytes())
         if state != self._state or not self._stiffness_known:
             self._curvature = None
-        is_near = self._curvature is None or self._curvature.distance(self.vector) <= self._near
+        # The errors of a first solution are not needed.
+        is_near = self._curvature is None or self._is_first or self._curvature.distance(self.vector) <= self._near
         if not is_near and self._curvature is not None and self._curvature.change(self.vector) > SAME_ROWS:
             self._curvature = None
         equations = self._pass(robust=robust)
@@ -329,8 +340,8 @@ class Solver:
         is_settled = self._rounds >= _ROUNDS and not (self._settling and self._waits <= _MOST_WAITS)
         # The last estimate of the photodiode is from all that its readings say.
         self.steady = is_settled and (self._most_readings == self._last_readings or self._readable.sum() <= FEW_READINGS)
-        if is_settled:
-            self._most_readings = self._last_readings
+        if is_settled and self._most_readings != self._last_readings:
+            self._most_readings, self._strengths_known = self._last_readings, False
 
     def tests(self) -> ExposureTests:
         """Judge each exposure where the solution stands."""
@@ -393,7 +404,7 @@ class Curvature:
     equations : NormalEquations
         Their matrix is overwritten.
     prior : Prior
-        Its part of the patterns holds as long as the curvature lives.
+        That of the unknowns.
     """
 
     def __init__(self, equations: NormalEquations, prior: Prior) -> None:
@@ -403,6 +414,7 @@ class Curvature:
         self._hold = prior.scale_hold(equations.matrix)
         self._matrix = GroupedMatrix.of(equations.matrix, prior.groupable)
         prior.add_to_patterns(self._matrix.matrix)
+        self._stiffness = prior.stiffness
 
     def factorise(self, prior: Prior) -> None:
         """Make the factor with the prior of the other unknowns.
@@ -414,8 +426,18 @@ class Curvature:
         """
         if prior is self._prior:
             return
+        self._follow(prior)
         self._prior, self._terms = prior, prior.terms(self._hold)
         self.factor = self._matrix.factor(self._terms)
+
+    def _follow(self, prior: Prior) -> None:
+        """Give the patterns the stiffness of a prior."""
+        patterns = zip(self._model.patterns, self._model.pattern_slices, prior.stiffness, self._stiffness, strict=True)
+        for pattern, where, new, old in patterns:
+            if new != old:
+                rough = roughness_of(pattern.grid).tocoo()
+                self._matrix.matrix[where, where][rough.row, rough.col] += (new - old) * rough.data
+        self._stiffness = prior.stiffness
 
     def solve(self, pull: FloatArray) -> FloatArray:
         """Return the Newton step for a gradient."""
@@ -463,6 +485,7 @@ class Curvature:
         pull : ndarray, shape (m,)
             Of the signals.
         """
+        self._follow(prior)
         last = np.arange(block.start, block.stop)
         right = pull.copy()
         right[last] = gradient[last]

@@ -26,6 +26,7 @@ from permil.flat.joint.model import MOST_UNKNOWNS, Start, make_model
 from permil.flat.joint.newton import NEAR, Curvature, Descent, Place, Solver
 from permil.flat.joint.normal import NormalEquations
 from permil.flat.joint.solution import Certificate, DetailErrors, JointSolution, centroid
+from permil.flat.joint.spline import SplineGrid
 from permil.flat.joint.weather import PATTERNS, frame_of
 
 FloatArray = NDArray[np.float64]
@@ -180,9 +181,8 @@ def solve_joint(
 
     solution = iterate(solver)
     if fine is not None:
-        detailed = solve_details(solution, some, fine, estimate_stiffness=True, progress=stage())
-        of_details = detailed.detail_errors if some is detectors else replace(detailed.detail_errors, band=None)
-        weights_of_details = detailed.exposure_weights
+        solver, detailed = _with_details(solver, solution, detectors, fine, stage())
+        of_details, weights_of_details = detailed.detail_errors, detailed.exposure_weights
         solver = solver.with_details(detailed, detectors)
         solver.judge_again()
         solution = iterate(solver)
@@ -213,6 +213,26 @@ def solve_joint(
         exposure_weights=solution.exposure_weights,
     )
     return replace(solution, tests=tests)
+
+
+def _with_details(
+    solver: Solver,
+    solution: JointSolution,
+    detectors: Sequence[DetectorSignals],
+    fine: SplineGrid,
+    progress: Callable[[float], None] | None,
+) -> tuple[Solver, JointSolution]:
+    """Return a solution with the fine structure of the beam from all signals, and a solver with its curvature.
+
+    Where the solution is from a part of the signals, the fine structure is first found from these.
+    """
+    detailed = solve_details(solution, solver.detectors, fine, estimate_stiffness=True, progress=progress)
+    if detectors is solver.detectors:
+        return solver, detailed
+    solver = solver.with_details(detailed, detectors)
+    solver.steady = True
+    near = _iterate(solver, judge=False, tolerance=np.inf, most_passes=1)
+    return solver, solve_details(near, detectors, fine, estimate_stiffness=True)
 
 
 def _stages(progress: Callable[[float], None] | None, share_of_rest: float) -> Callable[[], Callable[[float], None] | None]:
@@ -293,7 +313,7 @@ def _iterate(solver: Solver, *, judge: bool, tolerance: float, most_passes: int)
         solver.advance(judge=judge)
         # The largest things in memory: the solver makes others.
         del equations, curvature
-    if decrement > _FARTHEST or not solver.steady:
+    if decrement > max(_FARTHEST, tolerance) or not solver.steady:
         raise FlatError(
             f"the joint solution did not converge: {decrement:.3g} standard errors from its optimum after {most_passes} passes",
             remedy="set a larger flat.joint.spacing_mm, or set flat.solver: divide",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from permil.camera.frames import take_segment
 from permil.errors import InputError, RawFormatError
 from permil.exposures import RawFile
 from permil.isr import OverscanOptions
-from permil.isr.open_exposure import OpenExposure, RowSample, strips_of
+from permil.isr.open_exposure import FEW_PIXELS, OpenExposure, RowSample, strips_of
 from permil.isr.reduce import reduce_raw_file
 from permil.products import MaskPlane
 
@@ -41,15 +42,23 @@ def whole(path, camera, calibration):
 
 
 def assert_strips_are_those_of(reduced, path, camera, calibration, *, rows=23, step=4):
-    seen = np.zeros(reduced.image.shape[0], dtype=int)
-    with OpenExposure(path, camera, calibration, RowSample.of(calibration, step)) as exposure:
-        for strip in strips_of(calibration.detector, rows=rows, neighbours=calibration.saturation_grow):
-            image, mask = exposure.read(strip)
-            for run, own in zip(strip.runs, strip.own_rows, strict=True):
-                np.testing.assert_array_equal(image[own], reduced.image[run])
-                np.testing.assert_array_equal(mask[own], reduced.mask[run])
-                seen[run] += 1
-    np.testing.assert_array_equal(seen, 1)
+    strips = strips_of(calibration.detector, rows=rows, neighbours=calibration.saturation_grow)
+    # Read strip by strip, and as a whole when it is opened.
+    for few_pixels in (0, FEW_PIXELS):
+        seen = np.zeros(reduced.image.shape[0], dtype=int)
+        with (
+            patch("permil.isr.open_exposure.FEW_PIXELS", few_pixels),
+            OpenExposure(path, camera, calibration, RowSample.of(calibration, step)) as exposure,
+        ):
+            for strip in strips:
+                image, mask = exposure.read(strip)
+                for run, own in zip(strip.runs, strip.own_rows, strict=True):
+                    np.testing.assert_array_equal(image[own], reduced.image[run])
+                    np.testing.assert_array_equal(mask[own], reduced.mask[run])
+                    seen[run] += 1
+                    # The caller may change them.
+                    image[own], mask[own] = np.nan, 0
+        np.testing.assert_array_equal(seen, 1)
 
 
 @pytest.mark.parametrize("grow", [0, 1, 3])
@@ -147,7 +156,10 @@ def test_damaged_rows_are_named_with_their_file(detector, bin8, calibration, mak
     start, stop = (int(place[0]) for place in places.bounds(np.array([51])))
     content[start:stop] = b"\xff" * (stop - start)
     path.write_bytes(content)
-    with OpenExposure(path, bin8, calibration, RowSample.of(calibration, 4)) as exposure:
+    sample = RowSample.of(calibration, 4)
+    with pytest.raises(RawFormatError, match=r"a\.fits.*rows 0 to 249 of segment Segment14 cannot be decompressed"):
+        OpenExposure(path, bin8, calibration, sample)
+    with patch("permil.isr.open_exposure.FEW_PIXELS", 0), OpenExposure(path, bin8, calibration, sample) as exposure:
         first, second, *_ = strips_of(detector, rows=40, neighbours=0)
         exposure.read(first)
         with pytest.raises(RawFormatError, match=r"a\.fits.*rows 40 to 79 of segment Segment14 cannot be decompressed"):

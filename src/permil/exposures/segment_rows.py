@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,8 +56,8 @@ def mapped_rows(raw_file: RawFile) -> CodedRows:
     )
 
 
-class RowBuffer:
-    """Reusable memory for stored rows."""
+class RowBuffer(threading.local):
+    """Reusable memory for stored rows, of each thread."""
 
     def __init__(self) -> None:
         self._octets = np.zeros(0, dtype=np.uint8)
@@ -103,9 +104,10 @@ class RowBuffer:
         )
 
 
-def read_rows(
-    raw_file: RawFile, name: str, rows: slice, *, buffer: RowBuffer | None = None, pixels: IntegerImage | None = None
-) -> IntegerImage:
+ROW_BUFFER = RowBuffer()
+
+
+def read_rows(raw_file: RawFile, name: str, rows: slice, *, pixels: IntegerImage | None = None) -> IntegerImage:
     """Return selected rows of a raw segment.
 
     Parameters
@@ -116,8 +118,6 @@ def read_rows(
         Name of the amplifier.
     rows
         Row numbers in ascending order.
-    buffer
-        Scratch memory for stored rows.
     pixels
         Array for the result, C-contiguous, of its size.
 
@@ -139,7 +139,7 @@ def read_rows(
     shape = (chosen.size, amplifier.nx_raw)
     if pixels is None or pixels.shape != shape:
         pixels = np.empty(shape, dtype=np.int32)
-    coded = (buffer or RowBuffer()).read([[places]], chosen)
+    coded = ROW_BUFFER.read([[places]], chosen)
     damaged = kernels.decode_rows(coded, pixels)
     if damaged >= 0:
         raise RawFormatError(

@@ -165,6 +165,8 @@ class _StripBuffer(threading.local):
 
 
 _BUFFER = _StripBuffer()
+FEW_PIXELS = 2**20
+"""Pixels of the largest detector of which an exposure is reduced as a whole, when it is opened."""
 
 
 class OpenExposure:
@@ -207,6 +209,14 @@ class OpenExposure:
             raise
 
         self._lost: list[LostRuns] = []
+        self._whole: tuple[NDArray[np.float32], NDArray[np.int16]] | None = None
+        if self.detector.nx * self.detector.ny <= FEW_PIXELS:
+            try:
+                image, mask = self.read(strips_of(self.detector, rows=self.detector.amplifiers[0].ny, neighbours=0)[0])
+            except BaseException:
+                self.close()
+                raise
+            self._whole = image.copy(), mask.copy()
 
     def _look(self, sample: RowSample) -> None:
         check_detector(self._file.detector, self.detector, self.path)
@@ -280,6 +290,9 @@ class OpenExposure:
             If the rows cannot be decoded.
         """
         image, mask = _BUFFER.for_strip(strip.detector_rows.size, self.detector.nx)
+        if self._whole is not None:
+            image[:], mask[:] = (plane[strip.detector_rows] for plane in self._whole)
+            return image, mask
         # Rows of the detector are consecutive within a strip: the place of the first row of a segment is enough.
         first_row = self._group.y_first + self._group.y_step * strip.first
         damaged, flagged, lost = kernels.reduce_coded(

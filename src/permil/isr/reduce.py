@@ -21,7 +21,7 @@ from permil.camera import Amplifier, Camera, Detector
 from permil.engine import threaded_map
 from permil.errors import InputError, PermilError
 from permil.exposures import Checksums, RawFile
-from permil.exposures.segment_rows import RowBuffer, read_rows
+from permil.exposures.segment_rows import read_rows
 from permil.isr.calibration.calibration import Calibration, SegmentGroup
 from permil.isr.calibration.gains import board_temperature, board_thermometers
 from permil.isr.calibration.masks import grow_saturated
@@ -33,7 +33,7 @@ IntegerImage = NDArray[np.int32]
 # Raw rows that a thread reduces at a time if all segments are reduced together.
 _ROWS_TOGETHER = 128
 _OWN = threading.local()
-"""Buffers of each thread for a segment."""
+"""Buffer of each thread for a segment."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +136,11 @@ def reduce_raw_file(
 
     def segment(amplifier: Amplifier, pixels: IntegerImage | None) -> IntegerImage:
         if getattr(_OWN, "pixels", np.empty(0)).shape != (amplifier.ny_raw, amplifier.nx_raw):
-            _OWN.pixels, _OWN.buffer = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32), RowBuffer()
+            _OWN.pixels = np.empty((amplifier.ny_raw, amplifier.nx_raw), dtype=np.int32)
         pixels = _OWN.pixels if pixels is None else pixels
         if rows is None:
             return raw_file.segment(amplifier.name, pixels)
-        return read_rows(raw_file, amplifier.name, rows, buffer=_OWN.buffer, pixels=pixels)
+        return read_rows(raw_file, amplifier.name, rows, pixels=pixels)
 
     def measure(index: int, pixels: IntegerImage | None) -> tuple[IntegerImage, Overscan, bool]:
         amplifier = detector.amplifiers[index]

@@ -7,7 +7,6 @@ the coded rows: nothing grows with the number of files.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +20,7 @@ from permil.camera import Detector
 from permil.engine import threaded_map
 from permil.errors import InputError, RawFormatError
 from permil.exposures import RawFile
-from permil.exposures.segment_rows import RowBuffer
+from permil.exposures.segment_rows import ROW_BUFFER
 from permil.isr.calibration.calibration import Calibration, Placement, SegmentGroup
 from permil.isr.overscan import (
     FileNoise,
@@ -200,14 +199,14 @@ def _samples(raw_file: RawFile, calibration: Calibration, gain: FloatArray, with
     # The sample of the overscan also serves for the light if it is dense enough.
     steps = Steps(min(overscan_step, row_step) if with_light else overscan_step, column_step, overscan_step)
     group = calibration.whole_group
-    samples, buffer = RowSamples.empty(group, n_rows, steps), RowBuffer()
+    samples = RowSamples.empty(group, n_rows, steps)
     row = np.arange(n_rows)
     wanted = row[(row % steps.light_rows == 0) | (row % steps.overscan_rows == 0)]
     size = max(1, _PROBED_AT_A_TIME // (2 * group.width * group.amplifiers.size))
     places = [[raw_file.rows(amplifier.name) for amplifier in detector.amplifiers]]
     for first in range(0, wanted.size, size):
         rows = wanted[first : first + size]
-        damaged = kernels.probe_rows(buffer.read(places, rows), rows, group, gain, steps, samples)
+        damaged = kernels.probe_rows(ROW_BUFFER.read(places, rows), rows, group, gain, steps, samples)
         if damaged >= 0:
             raise damaged_segment(raw_file, detector.amplifiers[damaged].extname)
     return samples
@@ -381,7 +380,6 @@ class _Stacking:
         self.out = empty_averages(self.detector.shape, pool)
         self.squares = np.empty_like(self.out.image)
         self.measure = is_row_by_row(calibration)
-        self.scratch = threading.local()
 
     def run(self) -> FileStack:
         """Stack all files."""
@@ -461,7 +459,7 @@ class _Stacking:
         first = 0
         while first < block.rows.size:
             rows = block.rows[first : np.searchsorted(block.rows, block.rows[first] + size)]
-            coded = self._buffer().read(places, rows)
+            coded = ROW_BUFFER.read(places, rows)
             spread = Spread.nothing() if grown is None else spread_of(grown, len(self.files), own, rows)
             added = SumsOfRows(
                 *kernels.add_rows(
@@ -517,11 +515,6 @@ class _Stacking:
         fit, test = RowFit.empty(amplifier.ny), self.test._replace(noise_variance=noise_variance)
         kernels.finish_rows(test, Placement.of(amplifier), self.out, self.squares, fit)
         return fit
-
-    def _buffer(self) -> RowBuffer:
-        if not hasattr(self.scratch, "buffer"):
-            self.scratch.buffer = RowBuffer()
-        return self.scratch.buffer
 
 
 def spread_of(runs: Rows, n_files: int, amplifiers: Rows, rows: Rows) -> Spread:

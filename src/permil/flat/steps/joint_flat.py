@@ -38,7 +38,7 @@ from permil.flat.steps.flat_product import (
 from permil.flat.superpixel import median_image
 from permil.isr import Calibration, LeftOut
 from permil.isr.exposure_group import stack_group
-from permil.isr.open_exposure import OpenExposure, RowSample, Strip, strips_of
+from permil.isr.open_exposure import FEW_PIXELS, OpenExposure, RowSample, Strip, strips_of
 from permil.isr.stage import detector_calibration
 from permil.products import RunFolder, is_usable
 
@@ -123,8 +123,9 @@ class _Detector:
         self.sampled = RowSample.of(self.calibration, sampling_step(self.calibration.detector.shape))
         self.checksums = request.config.exposures.checksums
         self.threshold = request.config.isr.rejection_threshold
-        # Exposures of the reference stay open until the flat takes them.
+        # Exposures of the reference stay open, with their light, until the flat takes them.
         self.ready: dict[Path, OpenExposure] = {}
+        self.lights: dict[str, Callable[[slice, slice], NDArray[np.float32]]] = {}
 
     def batches(self) -> Iterator[list[LitStack] | list[LitExposure]]:
         """Yield stacks one by one, and single exposures a few together."""
@@ -188,11 +189,12 @@ class _Detector:
     def _lit(self, group: PointingGroup, number: int, exposure: OpenExposure, reference: NDArray[np.float32]) -> LitExposure:
         obsid = group.obsids[number]
         known = self.light.exposures[obsid]
+        light = self.lights.pop(obsid) if obsid in self.lights else self.light_of([obsid], known)
         return LitExposure(
             _pointing(group, known.error, [group.photodiodes[number]], float("nan")),
             exposure,
             self.sampled,
-            self.light_of([obsid], known),
+            light,
             scale=self.light.scale_on(self.request.detector, obsid),
             reference=reference,
             threshold=self.threshold,
@@ -233,7 +235,10 @@ class _Detector:
                 beam *= np.exp(steps).astype(np.float32)[self.amplifier_map[rows, columns]]
             return beam
 
-        return light
+        if detector.nx * detector.ny > FEW_PIXELS:
+            return light
+        whole = light(slice(None), slice(None))
+        return lambda rows, columns: whole[rows, columns]
 
     def _stack(self, group: PointingGroup, pool: ArrayPool) -> LitStack:
         """Return the stack of one position; its scales are those of the joint solution, not the photodiode's."""
@@ -292,7 +297,7 @@ class _Detector:
     def _light(self, group: PointingGroup, number: int) -> Callable[[slice], NDArray[np.float32]]:
         """Return what gives the light, electrons for response 1, on rows of the detector."""
         obsid = group.obsids[number]
-        beam = self.light_of([obsid], self.light.exposures[obsid])
+        beam = self.lights[obsid] = self.light_of([obsid], self.light.exposures[obsid])
         scale = np.float32(self.light.scale_on(self.request.detector, obsid))
         return lambda rows: scale * beam(rows, slice(None))
 

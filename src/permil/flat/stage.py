@@ -7,8 +7,9 @@ and the scaled flats take their names. LEDs need nothing of each other: while on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -251,7 +252,8 @@ def _joint_tasks(run: Run, led: str, wanted: Sequence[str]) -> list[Task]:
     beams = _beam_tasks(run, led)
     signals = {name: _signals_task(run, led, name, rows[name], beams) for name in run.camera.detectors if name in rows}
     solution = _solution_task(run, led, rows, tuple(signals.values()))
-    flats = [_joint_flat_task(run, led, name, rows, solution, signals[name]) for name in wanted]
+    moves = cache(partial(_moves_of, rows))
+    flats = [_joint_flat_task(run, led, name, rows, solution, signals[name], moves) for name in wanted]
     return [*signals.values(), solution, *flats]
 
 
@@ -288,8 +290,8 @@ def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple
     options, every = run.config.flat, unique_exposures(vstack(list(rows.values()), metadata_conflicts="silent"))
 
     def work(task: Task) -> Work:
-        detectors = tuple(need.key[2] for need in task.needs)
-        exposures = _exposures_of(rows, task)
+        detectors = _detectors_of(task)
+        exposures = _exposures_of(rows, detectors)
         origin = run.origin(exposures, led=led)
         return Work(
             solve_led, [SolutionRequest(run.config, run.folder.root, led, exposures, detectors, task.fingerprint, origin)]
@@ -314,14 +316,25 @@ def _solution_task(run: Run, led: str, rows: Mapping[str, Table], signals: tuple
     )
 
 
-def _joint_flat_task(run: Run, led: str, detector: str, rows: Mapping[str, Table], solution: Task, signals: Task) -> Task:
+def _joint_flat_task(
+    run: Run,
+    led: str,
+    detector: str,
+    rows: Mapping[str, Table],
+    solution: Task,
+    signals: Task,
+    moves: Callable[[tuple[str, ...]], Mapping[str, int]],
+) -> Task:
     def work(task: Task) -> Work | None:
         solved = task.needs[0]
         light = joint_light(run.folder.joint(led)).exposures
         own = rows[detector]
-        own = _with_moves(own[np.isin(np.asarray(own["obsid"], dtype=np.str_), list(light))], _exposures_of(rows, solved))
+        own = own[np.isin(np.asarray(own["obsid"], dtype=np.str_), list(light))]
         if not len(own):
             return None
+        # Each visit of a place is a position of its own.
+        number_of = moves(_detectors_of(solved))
+        own["position_id"] = [number_of[str(obsid)] for obsid in own["obsid"]]
         groups = tuple(pointing_groups(own, run.camera[detector], lambda x, y: np.ones(np.broadcast(x, y).shape, dtype=bool)))
         nearest, origin = nearest_exposures(own, run.camera[detector]), run.origin(own, detector=detector, led=led)
         request = FlatRequest(run.config, run.folder.root, detector, led, groups, task.fingerprint, "joint", nearest, origin)
@@ -455,16 +468,19 @@ def _by_detector(rows: Table, wanted: Iterable[str]) -> dict[str, Table]:
     return {name: rows[read == name] for name in set(wanted) & set(read.tolist())}
 
 
-def _exposures_of(rows: Mapping[str, Table], solution: Task) -> Table:
-    """Return the exposures of a solution: those that read the detectors whose signals are there."""
-    return unique_exposures(vstack([rows[need.key[2]] for need in solution.needs], metadata_conflicts="silent"))
+def _detectors_of(solution: Task) -> tuple[str, ...]:
+    """Return the detectors whose signals a solution uses."""
+    return tuple(need.key[2] for need in solution.needs)
 
 
-def _with_moves(rows: Table, exposures: Table) -> Table:
-    """Return rows of the index whose ``position_id`` numbers the moves of the stage: each visit of a place is a move."""
+def _exposures_of(rows: Mapping[str, Table], detectors: Sequence[str]) -> Table:
+    """Return the exposures that read some of the detectors."""
+    return unique_exposures(vstack([rows[name] for name in detectors], metadata_conflicts="silent"))
+
+
+def _moves_of(rows: Mapping[str, Table], detectors: Sequence[str]) -> dict[str, int]:
+    """Return the number of the move of the stage before each exposure that read some of the detectors: each visit of a place is a move."""
+    exposures = _exposures_of(rows, detectors)
     position = np.asarray(exposures["position_id"])
     begins = np.concatenate([[0], (np.diff(position) != 0) | (position[1:] < 0)]).astype(np.int64)
-    number_of = dict(zip((str(obsid) for obsid in exposures["obsid"]), np.cumsum(begins), strict=True))
-    rows = rows.copy()
-    rows["position_id"] = [int(number_of[str(obsid)]) for obsid in rows["obsid"]]
-    return rows
+    return dict(zip(map(str, exposures["obsid"]), np.cumsum(begins).tolist(), strict=True))

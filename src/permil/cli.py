@@ -738,11 +738,9 @@ def _of_datasets(done: Description, datasets: list[str]) -> Description:
     """Return a result with the datasets that it is of."""
     from permil.products import Description
 
-    return (
-        Description("\n".join([done, *(f"  {each}" for each in datasets)]), done.facts | {"datasets": datasets})
-        if datasets
-        else done
-    )
+    if not datasets:
+        return done
+    return Description("\n".join([done, *(f"  {each}" for each in datasets)]), done.facts | {"datasets": datasets})
 
 
 def _print(facts: Any, text: str, *, as_json: bool) -> None:

@@ -321,6 +321,9 @@ def detector_table(products: JointProducts, links: dict[str, str]) -> Grid:
     several = len(products.detectors) > 1
     residuals = products.residuals.detectors if products.residuals is not None else {}
 
+    def of(find: Callable[[DetectorResiduals], float]) -> Callable[[str], float]:
+        return lambda name: find(residuals[name]) if name in residuals else math.nan
+
     def level(name: str) -> Cell:
         error = products.detectors[name].level_error
         if name in residuals:
@@ -342,17 +345,11 @@ def detector_table(products: JointProducts, links: dict[str, str]) -> Grid:
     columns = (
         Column("detector", lambda name: text_cell(name, link=links.get(name, "")), is_text=True),
         Column("level (‰)", level),
-        _per_mil_column(
-            "error of a super-pixel, noise (‰)",
-            lambda name: float(np.nanmedian(residuals[name].error)) if name in residuals else math.nan,
-        ),
+        _per_mil_column("error of a super-pixel, noise (‰)", of(lambda found: float(np.nanmedian(found.error)))),
         _per_mil_column("correlated (‰)", lambda name: products.detectors[name].common_rms),
         measured_column("χ² of a signal", chi_square),
         measured_column("later - earlier, rms (‰)", change, scale=1e3),
-        _per_mil_column(
-            "its noise (‰)",
-            lambda name: _rms_of_change(residuals[name].change_error, residuals[name]) if name in residuals else math.nan,
-        ),
+        _per_mil_column("its noise (‰)", of(lambda found: _rms_of_change(found.change_error, found))),
     )
     return table_of(products.detectors, columns)
 

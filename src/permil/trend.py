@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sql
-from numpy.typing import NDArray
 from scipy import stats
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from permil.arrays import FloatArray
 from permil.config.base import is_uri
 from permil.errors import InputError
 from permil.products import RunFolder, read_table
@@ -363,7 +363,7 @@ def _pulls(entries: Sequence[Result]) -> list[Outlier]:
 
 def _with_scatter(entries: Sequence[Outlier]) -> list[Outlier]:
     """Return pulls of a metric and their p-values, allowing for a scatter of runs beyond their errors."""
-    pulls: NDArray[np.float64] = np.array([entry.pull for entry in entries])
+    pulls: FloatArray = np.array([entry.pull for entry in entries])
     if not pulls.size:
         return []
     series = len({entry.result.series for entry in entries})

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import fft, linalg, ndimage
 from scipy.special import chdtrc
 
+from permil.arrays import FloatArray
 from permil.camera import Camera, Detector, frames
 from permil.compare.files import read_stars, star_groups
 from permil.compare.hypotheses.results import KINDS, TOTAL
@@ -38,8 +39,6 @@ from permil.flat.shared_errors import plane_matrix
 from permil.flat.superpixel import size_in_pixels, super_pixels
 from permil.products import ImageProduct, RunFolder, is_good, read_image, read_table, write_table
 from permil.products.folder import CompareFolder, SpotsFolder
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -405,7 +404,7 @@ def compare_with_truth(folder: RunFolder, camera: Camera, *, super_pixel_mm: flo
     return table
 
 
-def _planes(path: Path, names: list[str]) -> NDArray[np.float64] | None:
+def _planes(path: Path, names: list[str]) -> FloatArray | None:
     """Return the covariance of the planes of some detectors from a joint solution; None if there is none."""
     if not path.is_file():
         return None

@@ -23,12 +23,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.camera import Camera
 from permil.errors import PositionError
 from permil.exposures.positions import groups
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 # Fewer nodes do not constrain a beam model, and nine pointings in a raft can look like a grid.
 MIN_NODES = 16
@@ -225,7 +223,7 @@ def _is_filled_grid(points: FloatArray, nodes: IntArray, tolerance_mm: float) ->
     return _fill(occupied) >= MIN_FILL and len(nodes) >= MIN_SHARE * inside
 
 
-def _fill(occupied: NDArray[np.bool_]) -> float:
+def _fill(occupied: BoolArray) -> float:
     # The last column or row may be unfinished: the least occupied one is ignored if there are others.
     fills = [occupied.mean()]
     for axis in (0, 1):
@@ -274,12 +272,12 @@ class CcobExposures:
     led: NDArray[np.str_]
     run: NDArray[np.str_]
     job: NDArray[np.str_]
-    current_a: NDArray[np.float64]
-    exposure_s: NDArray[np.float64]
-    x_mm: NDArray[np.float64]
-    y_mm: NDArray[np.float64]
+    current_a: FloatArray
+    exposure_s: FloatArray
+    x_mm: FloatArray
+    y_mm: FloatArray
     detectors: list[frozenset[str]]
-    rows: list[NDArray[np.int64]]
+    rows: list[IntArray]
 
     def settings(self, index: int) -> str:
         """Return LED current and exposure time of an exposure as text (so that NaN equals NaN)."""
@@ -320,7 +318,7 @@ class CcobExposures:
         )
 
 
-def aimed_detector(camera: Camera, x_mm: NDArray[np.float64], y_mm: NDArray[np.float64]) -> NDArray[np.str_]:
+def aimed_detector(camera: Camera, x_mm: FloatArray, y_mm: FloatArray) -> NDArray[np.str_]:
     """Return the name of the detector that the projector points at, "" if there is none or no position is known.
 
     Parameters
@@ -398,7 +396,7 @@ def _decide(run: str, is_node: bool, scan_runs: Collection[str], pointing_runs: 
     return by_position
 
 
-def _on_scan_grid(listed: CcobExposures, members: NDArray[np.int64], tolerance_mm: float) -> NDArray[np.bool_]:
+def _on_scan_grid(listed: CcobExposures, members: IntArray, tolerance_mm: float) -> BoolArray:
     """Return a mask of the exposures of one LED that are nodes of a scan."""
     # Nearly coincident positions of different runs are merged into one site, which does not affect the grid.
     site = cluster(listed.x_mm[members], listed.y_mm[members], tolerance_mm=tolerance_mm, require_compact=False)
@@ -412,7 +410,7 @@ def _on_scan_grid(listed: CcobExposures, members: NDArray[np.int64], tolerance_m
     return is_node
 
 
-def _units(listed: CcobExposures, members: NDArray[np.int64], site: NDArray[np.int64]) -> list[_Unit]:
+def _units(listed: CcobExposures, members: IntArray, site: IntArray) -> list[_Unit]:
     together: dict[tuple[int, str, str, frozenset[str], str], list[int]] = {}
     for number, index in enumerate(members):
         key = (int(site[number]), str(listed.run[index]), str(listed.job[index]), listed.detectors[index], listed.settings(index))
@@ -449,7 +447,7 @@ def _scan_units(units: list[_Unit], lattice: Lattice) -> list[_Unit]:
     return [unit for unit in eligible if unit.site in continued or off_grid[unit.run, unit.job] <= _MAX_STRAGGLERS]
 
 
-def _position_ids(listed: CcobExposures, purpose: NDArray[np.str_], tolerance_mm: float) -> NDArray[np.int64]:
+def _position_ids(listed: CcobExposures, purpose: NDArray[np.str_], tolerance_mm: float) -> IntArray:
     """Number the groups of exposures that may be stacked: same LED, purpose, run, position, current and exposure time."""
     identifiers = np.full(len(purpose), -1, dtype=np.int64)
     settings = np.array([listed.settings(index) for index in range(len(purpose))], dtype=np.str_)

@@ -19,6 +19,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.arrays import FloatArray, IntArray
 from permil.camera import Camera
 from permil.camera.model import serial_key
 from permil.errors import ConfigError, InputError
@@ -275,7 +276,7 @@ def note_unusual(exposures: Table) -> None:
         exposures["note"] = replacement
 
 
-def _unusual_settings(exposures: Table, first: NDArray[np.int64], text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
+def _unusual_settings(exposures: Table, first: IntArray, text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
     lit = first[(text["led"][first] != "") & np.isin(text["purpose"][first], ("scan", "pointing"))]
     columns = {name: np.asarray(exposures[name], dtype=float) for name in ("exposure_s", "current_a", "photodiode")}
     for (run, led, _), members in groups(text["run"][lit], text["led"][lit], text["purpose"][lit]):
@@ -304,7 +305,7 @@ def _unusual_settings(exposures: Table, first: NDArray[np.int64], text: dict[str
                 yield int(row), f"CCOBADC is {reading:g}, but {usual:g} in exposures of run {run} with the same settings"
 
 
-def _unusual_times(exposures: Table, first: NDArray[np.int64], text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
+def _unusual_times(exposures: Table, first: IntArray, text: dict[str, NDArray[np.str_]]) -> Iterable[tuple[int, str]]:
     mjd = np.asarray(exposures["mjd"], dtype=float)
     # OBSID numbers count the exposures of a controller and day; other numbers may restart with each test.
     series: dict[tuple[str, str], list[tuple[int, int]]] = {}
@@ -323,7 +324,7 @@ def _unusual_times(exposures: Table, first: NDArray[np.int64], text: dict[str, N
                 yield row, f"MJD {mjd[row]:.5f} contradicts the order of the exposures of day {day}"
 
 
-def _longest_rise(values: NDArray[np.float64]) -> list[int]:
+def _longest_rise(values: FloatArray) -> list[int]:
     """Return the indices of the longest non-decreasing subsequence."""
     ends: list[float] = []
     last: list[int] = []

@@ -15,6 +15,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.arrays import FloatArray, IntArray
 from permil.errors import PositionError
 
 HEADER, FOLDER, FOLDER_WITH_OFFSET = "header", "folder", "folder+offset"
@@ -63,7 +64,7 @@ class RunOffset:
         return self.scatter_mm <= OFFSET_TOLERANCE_MM
 
 
-def groups(*keys: NDArray[np.str_]) -> Iterator[tuple[tuple[str, ...], NDArray[np.int64]]]:
+def groups(*keys: NDArray[np.str_]) -> Iterator[tuple[tuple[str, ...], IntArray]]:
     """Yield each combination of keys, in sorted order, with the indices of its rows."""
     if len(keys[0]) == 0:
         return
@@ -98,7 +99,7 @@ def measure_offsets(exposures: Table) -> list[RunOffset]:
     return offsets
 
 
-def _differences(exposures: Table) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+def _differences(exposures: Table) -> tuple[FloatArray, FloatArray, IntArray]:
     """Return header minus folder, x and y, and the rows used: one per exposure that has both positions."""
     x_difference = np.asarray(exposures["x_header_mm"]) - np.asarray(exposures["x_folder_mm"])
     y_difference = np.asarray(exposures["y_header_mm"]) - np.asarray(exposures["y_folder_mm"])
@@ -107,7 +108,7 @@ def _differences(exposures: Table) -> tuple[NDArray[np.float64], NDArray[np.floa
     return x_difference, y_difference, both[np.sort(first)]
 
 
-def _offset(run: str, job: str, x_mm: NDArray[np.float64], y_mm: NDArray[np.float64]) -> RunOffset:
+def _offset(run: str, job: str, x_mm: FloatArray, y_mm: FloatArray) -> RunOffset:
     centre_x, centre_y = float(np.median(x_mm)), float(np.median(y_mm))
     scatter = float(np.hypot(x_mm - centre_x, y_mm - centre_y).max())
     return RunOffset(run, job, centre_x, centre_y, scatter, len(x_mm))

@@ -22,6 +22,7 @@ from typing import IO, Any, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import Int32Array, IntArray
 from permil.camera import Camera, Detector, load_camera
 from permil.camera.frames import place_segment
 from permil.engine import threaded_map
@@ -61,8 +62,6 @@ class RawHeaders:
                     return cards
         return None
 
-
-IntegerImage = NDArray[np.int32]
 
 _REMEDY = "copy the file again or leave it out"
 _INT32 = np.iinfo(np.int32)
@@ -107,7 +106,7 @@ class RowPlaces:
     pixel_bytes: int
     zero: int
 
-    def bounds(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def bounds(self, rows: IntArray) -> tuple[IntArray, IntArray]:
         """Return the start and the end of rows."""
         return self.begin + self.offsets[rows].astype(np.int64), self.begin + self.offsets[rows + 1].astype(np.int64)
 
@@ -196,7 +195,7 @@ class RawFile(RawHeaders):
         if not isinstance(self._stream, io.BytesIO) and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self._stream.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
-    def segment(self, name: str, pixels: IntegerImage | None = None) -> IntegerImage:
+    def segment(self, name: str, pixels: Int32Array | None = None) -> Int32Array:
         """Return a whole raw segment.
 
         Parameters
@@ -329,7 +328,7 @@ class RawFile(RawHeaders):
             )
         return bits, int(zero)  # type: ignore[arg-type]
 
-    def _decompressed(self, hdu: Hdu, bits: int, pixels: IntegerImage | None) -> IntegerImage:
+    def _decompressed(self, hdu: Hdu, bits: int, pixels: Int32Array | None) -> Int32Array:
         coding = rice_coding(hdu)
         if coding is not None:
             return decompress(hdu, coding, self._content(hdu), pixels)
@@ -446,7 +445,7 @@ class RawDetector(RawHeaders):
 
     path: str
     detector: Detector
-    segments: dict[str, IntegerImage] = field(repr=False)
+    segments: dict[str, Int32Array] = field(repr=False)
     headers: tuple[bytes, ...] = field(repr=False)
 
 
@@ -496,7 +495,7 @@ def read_raw(
         return RawDetector(str(path), detector, decoded, opened.headers)
 
 
-def assemble(raw: RawDetector | str | Path, camera: Camera | str = "lsstcam") -> IntegerImage:
+def assemble(raw: RawDetector | str | Path, camera: Camera | str = "lsstcam") -> Int32Array:
     """Return the active pixels of a detector, trimmed, flipped and placed; pixel values are those of the file.
 
     Parameters

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import exposures as kernels
+from permil.arrays import Int32Array, IntArray
 from permil.errors import RawFormatError
 from permil.exposures.hdu import reading
-from permil.exposures.raw_file import IntegerImage, RawFile, RowPlaces
+from permil.exposures.raw_file import RawFile, RowPlaces
 from permil.exposures.tiles import whole_words
 
 _ALIGNMENT = 8
@@ -29,11 +30,11 @@ class CodedRows(NamedTuple):
     """
 
     octets: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-    block: NDArray[np.int64]
-    pixel_bytes: NDArray[np.int64]
-    zero: NDArray[np.int64]
+    starts: IntArray
+    stops: IntArray
+    block: IntArray
+    pixel_bytes: IntArray
+    zero: IntArray
 
 
 def mapped_rows(raw_file: RawFile) -> CodedRows:
@@ -62,7 +63,7 @@ class RowBuffer(threading.local):
     def __init__(self) -> None:
         self._octets = np.zeros(0, dtype=np.uint8)
 
-    def read(self, places: Sequence[Sequence[RowPlaces]], rows: NDArray[np.int64]) -> CodedRows:
+    def read(self, places: Sequence[Sequence[RowPlaces]], rows: IntArray) -> CodedRows:
         """Read rows, overwriting those read before.
 
         Parameters
@@ -107,7 +108,7 @@ class RowBuffer(threading.local):
 ROW_BUFFER = RowBuffer()
 
 
-def read_rows(raw_file: RawFile, name: str, rows: slice, *, pixels: IntegerImage | None = None) -> IntegerImage:
+def read_rows(raw_file: RawFile, name: str, rows: slice, *, pixels: Int32Array | None = None) -> Int32Array:
     """Return selected rows of a raw segment.
 
     Parameters

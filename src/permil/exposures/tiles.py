@@ -19,11 +19,11 @@ from astropy.io.fits.hdu.compressed._codecs import PLIO1, HCompress1
 from numpy.typing import NDArray
 
 from permil._kernels import exposures as kernels
+from permil.arrays import Int32Array, IntArray
 from permil.exposures.cards import Cards
 from permil.exposures.hdu import Hdu
 
 Bytes = NDArray[np.uint8]
-Places = NDArray[np.int64]
 
 _LARGEST_BLOCK = 2**31
 
@@ -93,7 +93,7 @@ def _descriptor_bytes(form: Any) -> int:
     return {"PB": 8, "QB": 16}.get(kind, 0)
 
 
-def tile_places(hdu: Hdu, table: Bytes) -> tuple[Places, Places]:
+def tile_places(hdu: Hdu, table: Bytes) -> tuple[IntArray, IntArray]:
     """Return start and end of the tiles, in bytes from the start of the data of the HDU.
 
     Parameters
@@ -114,7 +114,7 @@ def tile_places(hdu: Hdu, table: Bytes) -> tuple[Places, Places]:
     return starts, stops
 
 
-def descriptors(counts: Places, starts: Places, hdu: Hdu, table_size: int, item_bytes: int = 1) -> tuple[Places, Places]:
+def descriptors(counts: IntArray, starts: IntArray, hdu: Hdu, table_size: int, item_bytes: int = 1) -> tuple[IntArray, IntArray]:
     """Return start and end of the arrays of a column, in bytes from the start of the data of the HDU.
 
     Parameters
@@ -147,7 +147,7 @@ def descriptors(counts: Places, starts: Places, hdu: Hdu, table_size: int, item_
     return starts + heap, stops + heap
 
 
-def decompress(hdu: Hdu, coding: RiceCoding, content: Bytes, pixels: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
+def decompress(hdu: Hdu, coding: RiceCoding, content: Bytes, pixels: Int32Array | None = None) -> Int32Array:
     """Decompress an image.
 
     Parameters
@@ -183,8 +183,6 @@ def whole_words(content: Bytes) -> Bytes:
     missing = -content.size % 4
     return np.concatenate([content, np.zeros(missing, dtype=np.uint8)]) if missing else content
 
-
-IntegerImage = NDArray[np.int32]
 
 _FORM = re.compile(r"(\d{0,9})([LXBIJKAEDCMPQ])([A-Z]?)")
 _WIDTHS = {"L": 1, "B": 1, "I": 2, "J": 4, "K": 8, "A": 1, "E": 4, "D": 8, "C": 8, "M": 16, "P": 8, "Q": 16}
@@ -230,7 +228,7 @@ class _Tiling:
         )
 
 
-def decode_tiles(hdu: Hdu, content: Bytes, bits: int) -> IntegerImage:
+def decode_tiles(hdu: Hdu, content: Bytes, bits: int) -> Int32Array:
     """Decompress an image of integers.
 
     Parameters
@@ -318,7 +316,7 @@ Decoder = Callable[[Bytes, tuple[int, ...]], NDArray[Any]]
 
 def _tile(
     number: int,
-    places: dict[str, tuple[NDArray[np.int64], NDArray[np.int64], int]],
+    places: dict[str, tuple[IntArray, IntArray, int]],
     content: Bytes,
     shape: tuple[int, ...],
     decode: Decoder,

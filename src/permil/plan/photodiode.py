@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg
 from scipy.stats import norm, qmc
 
+from permil.arrays import FloatArray, IntArray
 from permil.flat.joint import DetectorSignals, PhotodiodeModel
 from permil.flat.joint.photodiode import FEW_READINGS, fit_photodiode
 from permil.flat.joint.prior import UNKNOWN_SCALE
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class PlannedPhotodiode(PhotodiodeModel):
     scale_variance: tuple[float, ...] = ()
 
     @property
-    def position(self) -> NDArray[np.int64]:
+    def position(self) -> IntArray:
         """Number of the position of each image."""
         return np.repeat(np.arange(len(self.images)), self.images)
 
@@ -53,7 +51,7 @@ class PlannedPhotodiode(PhotodiodeModel):
         ]
         return np.asarray(linalg.block_diag(*blocks))
 
-    def covariance(self, time: FloatArray, epoch: NDArray[np.int64] | None = None) -> FloatArray:
+    def covariance(self, time: FloatArray, epoch: IntArray | None = None) -> FloatArray:
         """Return the covariance of the scales that the readings of all images give to the positions, shape (n, n)."""
         images = np.array(self.images)
         if not self.drifts and epoch is None:
@@ -70,7 +68,7 @@ class PlannedPhotodiode(PhotodiodeModel):
         return replace(self, white=self.white * float(np.sqrt(np.mean(1.0 / np.array(self.images)))), images=ones)
 
 
-def scale_variances(signals: Sequence[DetectorSignals], images: NDArray[np.int64]) -> FloatArray:
+def scale_variances(signals: Sequence[DetectorSignals], images: IntArray) -> FloatArray:
     """Return the relative variance of the scale of one image at each position, as the signals of all detectors tell it, shape (n,).
 
     Parameters

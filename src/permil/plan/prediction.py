@@ -10,6 +10,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.camera import Detector, frames
 from permil.errors import FlatError
 from permil.flat.joint import DesignReport, DetectorSignals, ExposureList, check_design, footprint
@@ -18,7 +19,6 @@ from permil.flat.joint.photodiode import Drift
 from permil.plan.photodiode import DriftEstimate, PlannedPhotodiode, scale_variances
 from permil.plan.positions import PlannedPosition
 
-FloatArray = NDArray[np.float64]
 BeamShape = Callable[[FloatArray, FloatArray], FloatArray]
 """Beam relative to its maximum, as a function of position minus projector (mm); NaN where it is unknown."""
 
@@ -297,7 +297,7 @@ def mode_table(prediction: PlanPrediction) -> Table:
     return table
 
 
-def errors_of_modes(prediction: PlanPrediction) -> NDArray[np.float64]:
+def errors_of_modes(prediction: PlanPrediction) -> FloatArray:
     """Return the relative error of each undetermined mode under the prior, rms over the flat; NaN for modes without a name."""
     design = prediction.design
     lit = [np.isfinite(signals.pixel_error) for signals in prediction.signals]
@@ -315,7 +315,7 @@ def errors_of_modes(prediction: PlanPrediction) -> NDArray[np.float64]:
     return errors
 
 
-def _pattern(mode: UndeterminedMode, places: NDArray[np.float64], names: NDArray[np.str_]) -> NDArray[np.complex128] | None:
+def _pattern(mode: UndeterminedMode, places: FloatArray, names: NDArray[np.str_]) -> NDArray[np.complex128] | None:
     """Return the pattern of a mode over the cells, minus its mean; complex for a wave (sine and cosine)."""
     inside = np.isin(names, mode.detectors) if mode.detectors else np.ones(len(names), dtype=bool)
     if mode.name == "lattice":

@@ -9,17 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from permil.arrays import FloatArray
 from permil.camera import Detector, frames
 from permil.plan.prediction import PlanPrediction, errors_of_modes
 from permil.products import atomic_output
-
-FloatArray = NDArray[np.float64]
-
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

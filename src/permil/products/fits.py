@@ -18,7 +18,7 @@ from astropy.utils.exceptions import AstropyUserWarning, AstropyWarning
 from numpy.typing import NDArray
 
 from permil import __version__
-from permil.arrays import parse_unit
+from permil.arrays import Int32Array, parse_unit
 from permil.errors import InputError, PermilError
 from permil.products.atomic import ORIGIN_CARD, PROGRAM, atomic_output
 from permil.products.masks import add_mask_cards, is_usable, mask_bits, translate_mask
@@ -49,7 +49,7 @@ class ImageProduct:
     """
 
     image: NDArray[np.floating]
-    mask: NDArray[np.int32]
+    mask: Int32Array
     variance: NDArray[np.floating]
     header: fits.Header = field(repr=False)
     image_header: fits.Header = field(repr=False)

@@ -21,7 +21,7 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyUserWarning
 from numpy.typing import NDArray
 
-from permil.arrays import parse_unit
+from permil.arrays import BoolArray, Int32Array, parse_unit
 from permil.errors import InputError, PermilError
 from permil.products.fits import ImageProduct, has_wrong_sum, is_own_product, wrong_sum
 from permil.products.masks import MaskPlane, is_usable, mask_bits, translate_mask
@@ -342,7 +342,7 @@ def _check_owners(found: Sequence[_Plane], image: _Plane, path: Path) -> None:
             )
 
 
-def _values(plane: _Plane) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+def _values(plane: _Plane) -> tuple[NDArray[Any], BoolArray]:
     """Return the values of a plane in native byte order, and a mask of missing values.
 
     Integers, also unsigned ones, stay integers if the scale is 1; values equal to BLANK are missing.
@@ -418,12 +418,12 @@ class _Masks:
         self.planes = translated.planes
         self.remarks += translated.remarks
 
-    def _mark(self, where: NDArray[np.bool_], plane: MaskPlane) -> None:
+    def _mark(self, where: BoolArray, plane: MaskPlane) -> None:
         self.mask[where] |= np.int32(plane)
 
 
 def _variance(
-    planes: Sequence[_Plane], image: _Plane, mask: NDArray[np.int32], path: Path
+    planes: Sequence[_Plane], image: _Plane, mask: Int32Array, path: Path
 ) -> tuple[NDArray[np.floating], list[_Plane], tuple[str, ...]]:
     """Return the variance of an image (0 if the file has none), the planes used, and remarks."""
     none = np.zeros(image.shape, dtype=np.float32)

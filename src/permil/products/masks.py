@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from astropy.io.fits.verify import VerifyError
 
-from permil.arrays import plain_array
+from permil.arrays import BoolArray, Int32Array, plain_array
 from permil.errors import InputError
 
 if TYPE_CHECKING:
@@ -100,12 +100,12 @@ class TranslatedMask:
         Messages to the user about the translation.
     """
 
-    mask: NDArray[np.int32]
+    mask: Int32Array
     planes: dict[str, int]
     remarks: tuple[str, ...] = ()
 
 
-def planes_of(values: ArrayLike | None, name: str, shape: tuple[int, ...]) -> NDArray[np.int32]:
+def planes_of(values: ArrayLike | None, name: str, shape: tuple[int, ...]) -> Int32Array:
     """Return mask planes; no data where a mask of bool is true or the mask itself is masked.
 
     Raises
@@ -223,12 +223,12 @@ def translate_mask(
     return TranslatedMask(translated, carried, tuple(remarks))
 
 
-def is_good(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
+def is_good(mask: NDArray[np.integer]) -> BoolArray:
     """Return which pixels have none of the planes `NOT_GOOD`."""
     return (mask & int(NOT_GOOD)) == 0
 
 
-def is_usable(mask: NDArray[np.integer]) -> NDArray[np.bool_]:
+def is_usable(mask: NDArray[np.integer]) -> BoolArray:
     """Return which pixels have none of the planes `UNUSABLE`."""
     return (mask & int(UNUSABLE)) == 0
 
@@ -267,7 +267,7 @@ def _meaning(name: str) -> MaskPlane | None:
     return _MEANINGS.get(name)
 
 
-def _as_bits(mask: NDArray[Any], path: str | Path | None) -> tuple[NDArray[np.unsignedinteger], NDArray[np.bool_]]:
+def _as_bits(mask: NDArray[Any], path: str | Path | None) -> tuple[NDArray[np.unsignedinteger], BoolArray]:
     """Return a mask as unsigned integers in native byte order, and which pixels have no value."""
     if mask.dtype.kind == "f":
         lost = ~np.isfinite(mask)

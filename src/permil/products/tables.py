@@ -27,9 +27,8 @@ from astropy.table import Column, MaskedColumn, Table
 from astropy.table.meta import get_header_from_yaml
 from astropy.utils.data import get_readable_fileobj
 from astropy.utils.exceptions import AstropyUserWarning
-from numpy.typing import NDArray
 
-from permil.arrays import mask_of, plain_array
+from permil.arrays import BoolArray, FloatArray, mask_of, plain_array
 from permil.errors import InputError, OutputError, PermilError
 from permil.products.atomic import atomic_output
 from permil.products.fits import provenance
@@ -224,7 +223,7 @@ def _snake(name: str) -> str:
 
 def numbers(
     table: Table, column: str, *, unit: str | u.UnitBase | None = None, default: float | None = None, path: PathName = None
-) -> NDArray[np.float64]:
+) -> FloatArray:
     """Return a column of a table as numbers: one per row, NaN where masked, in the given unit.
 
     Parameters
@@ -308,7 +307,7 @@ def _label_of(text: str, *, digits: bool) -> str | int:
     return text if not _WHOLE.fullmatch(text) or (digits and text[0] == "0") else int(float(text))
 
 
-def flags(table: Table, column: str, *, path: PathName = None) -> NDArray[np.bool_]:
+def flags(table: Table, column: str, *, path: PathName = None) -> BoolArray:
     """Return a column of a table as booleans; logical values stored as 0 and 1 or as letters are accepted.
 
     A masked flag is false.
@@ -504,7 +503,7 @@ def _only_table(tables: list[Any], columns: tuple[str, ...], extension: str | No
     )
 
 
-def _null_entries(hdu: Any, name: str, table: Table) -> NDArray[np.bool_] | None:
+def _null_entries(hdu: Any, name: str, table: Table) -> BoolArray | None:
     """Return which entries of a column are null if astropy does not mask them: scaled integers and logical values."""
     column = hdu.columns[name]
     stored = hdu.data.view(np.ndarray)[name]

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Row, Table
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.products import read_table
 from permil.report.kit.elements import (
     Cell,
@@ -31,7 +31,6 @@ from permil.report.kit.figures import ACCENT, FAINT, INK, subplots
 from permil.report.kit.pages import Declaration, IndexPart, PageKind, RunProducts, render
 from permil.report.kit.results import NO, QUANTITIES, Measurement
 
-FloatArray = NDArray[np.float64]
 Amplifiers = Mapping[tuple[str, str], Row]
 """Rows of a table by the names of detector and amplifier."""
 

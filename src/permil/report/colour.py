@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Row, Table
-from numpy.typing import NDArray
 
 from permil.camera import Camera, shared_camera
 from permil.colour.detector import PATTERN
@@ -112,8 +111,6 @@ def read_tables(folder: RunFolder, camera: Camera, *, with_maps: bool) -> Colour
     maps = tuple((pair, read_image(products.ratio(*pair))) for pair in pairs)
     return ColourTables(camera, leds, **tables, maps=maps)
 
-
-FloatArray = NDArray[np.float64]
 
 _VENDOR_COLOURS = (ACCENT, "#cc6644", "#228833")
 _PLANE_WIDTH = 330.0

@@ -11,9 +11,9 @@ from astropy.table import Row, Table, unique
 from astropy.time import Time
 from contourpy import contour_generator
 from markupsafe import Markup
-from numpy.typing import NDArray
 
 from permil import __version__
+from permil.arrays import BoolArray, FloatArray
 from permil.beam import BeamModel
 from permil.beam.stage import load_beam
 from permil.config.model import ReportConfig
@@ -79,8 +79,6 @@ from permil.report.kit.results import (
     with_minus,
     with_verdict,
 )
-
-FloatArray = NDArray[np.float64]
 
 _LATTICE = 97
 _PROFILE_POINTS = 121
@@ -168,7 +166,7 @@ class BeamView:
     node_beam: FloatArray
     deviation: FloatArray
     pull: FloatArray
-    outlier: NDArray[np.bool_]
+    outlier: BoolArray
     maximum: tuple[float, float]
     maximum_error: tuple[float, float]
 

@@ -13,8 +13,8 @@ import numpy as np
 from astropy.table import Row, Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from permil.arrays import Float32Array, FloatArray
 from permil.camera import shared_camera
 from permil.config import Config
 from permil.config.model import ReportConfig
@@ -69,8 +69,6 @@ from permil.stability.shape import UNIT_MM
 from permil.stability.stage import FIRST_TO_LAST, LIGHT, PHOTODIODE, RATIO, SHAPE, STACK, TEMPERATURES
 from permil.stability.trends import CALLED
 
-FloatArray = NDArray[np.float64]
-
 _FINDINGS = (
     "series", "quantity", "value", "error", "detector", "amp", "n", "with_time", "p_value", "p_adjusted", "called", "at",
 )  # fmt: skip
@@ -119,7 +117,7 @@ class SuperbiasStability:
     amplifiers: Table
     level: FloatArray
     read_noise: FloatArray
-    image: NDArray[np.float32]
+    image: Float32Array
 
 
 def read_findings(folder: RunFolder, led: str) -> Table:

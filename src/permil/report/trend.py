@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from astropy.time import Time
-from numpy.typing import NDArray
 
 from permil.report.kit.chart import Chart, chart_picture
 from permil.report.kit.elements import (
@@ -25,8 +24,6 @@ from permil.report.kit.figures import ACCENT, ALARM, FAINT
 from permil.report.kit.pages import render
 from permil.report.kit.results import MISSING, NONE, QUANTITIES, Quantity
 from permil.trend import FALSE_DISCOVERIES, FEWEST_RUNS, History, Outlier, Result, RunEntry
-
-FloatArray = NDArray[np.float64]
 
 _MOST_WITH_ERRORS = 200
 _SIZE = (400.0, 150.0)

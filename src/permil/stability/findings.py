@@ -6,13 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from permil.arrays import FloatArray, IntArray
 from permil.excess_scatter import root_of_variance
 from permil.stability.trends import CALLED, FEWEST, adjust_for_number, find_jumps, fit_trends, measure_scatter
-
-FloatArray = NDArray[np.float64]
 
 SCATTER, SUCCESSIVE, DRIFT, JUMP = "scatter", "successive", "drift", "jump"
 """Quantities besides the dependence on a temperature, which has the name of the temperature."""
@@ -99,7 +97,7 @@ def analyse(
     return found
 
 
-def _alike(values: FloatArray) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+def _alike(values: FloatArray) -> Iterator[tuple[IntArray, IntArray]]:
     """Yield the rows and columns of series whose readings are of the same exposures."""
     patterns, pattern_of = np.unique(np.isfinite(values), axis=1, return_inverse=True)
     for number in range(patterns.shape[1]):
@@ -108,8 +106,8 @@ def _alike(values: FloatArray) -> Iterator[tuple[NDArray[np.int64], NDArray[np.i
 
 def _analyse_complete(
     group: SeriesGroup,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
+    rows: IntArray,
+    columns: IntArray,
     hours: FloatArray,
     obsids: Sequence[str],
     temperatures: Mapping[str, FloatArray],
@@ -164,7 +162,7 @@ def _unit_of(quantity: str, unit: str) -> str:
     return f"{unit}/h".lstrip("/") if quantity == DRIFT and unit else "1/h" if quantity == DRIFT else f"{unit or '1'}/deg_C"
 
 
-def means_of(values: FloatArray, group: NDArray[np.int64]) -> FloatArray:
+def means_of(values: FloatArray, group: IntArray) -> FloatArray:
     """Return the means of the finite readings of each group of exposures, shape (groups, m); NaN where there is none.
 
     Examples

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from permil.arrays import FloatArray, IntArray
 
 _LEAST_SHARE = 0.25
 """Part of the super-pixels of an amplifier that an exposure must light."""
 
 
-def amplifier_fluxes(
-    residual: FloatArray, weight: FloatArray, amplifier: NDArray[np.int64], count: int
-) -> tuple[FloatArray, FloatArray]:
+def amplifier_fluxes(residual: FloatArray, weight: FloatArray, amplifier: IntArray, count: int) -> tuple[FloatArray, FloatArray]:
     """Return the mean residual of each amplifier and its error from the noise of its signals, shape (e, count).
 
     Parameters

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-IntegerArray = NDArray[np.int64]
+from permil.arrays import FloatArray, IntArray
 
 
-def first_to_last(position: IntegerArray, series: FloatArray) -> tuple[float, float, int]:
+def first_to_last(position: IntArray, series: FloatArray) -> tuple[float, float, int]:
     """Return the mean change from the first to the last image of a position, its error, and the number of positions.
 
     Parameters
@@ -57,7 +55,7 @@ class StackChiSquare:
         return self.chi_square / self.freedom, float(np.sqrt(2.0 / self.freedom))
 
 
-def stack_chi_square(position: IntegerArray, log_signal: FloatArray, weight: FloatArray) -> StackChiSquare:
+def stack_chi_square(position: IntArray, log_signal: FloatArray, weight: FloatArray) -> StackChiSquare:
     """Compare the images of each position on super-pixels, after a factor for each image.
 
     Parameters

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-FloatArray = NDArray[np.float64]
-IntegerArray = NDArray[np.int64]
+from permil.arrays import FloatArray, IntArray
 
 TERMS = ("x", "y", "xx", "xy", "yy")
 """Powers of the position in the beam, of which the change of the logarithm is a sum."""
@@ -67,8 +65,8 @@ class BeamResiduals:
         Of the logarithm; inverse variance.
     """
 
-    exposure: IntegerArray
-    pixel: IntegerArray
+    exposure: IntArray
+    pixel: IntArray
     place: FloatArray
     residual: FloatArray
     weight: FloatArray
@@ -132,7 +130,7 @@ def shape_change(data: BeamResiduals) -> ShapeChange:
     return nothing
 
 
-def _without_means(columns: FloatArray, weight: FloatArray, groups: tuple[IntegerArray, ...]) -> FloatArray:
+def _without_means(columns: FloatArray, weight: FloatArray, groups: tuple[IntArray, ...]) -> FloatArray:
     """Return rows of values whose weighted means over the members of each group vanish, shape (k, n)."""
     totals = [np.bincount(group, weights=weight) for group in groups]
     size = np.sqrt((weight * columns**2).sum(axis=1))

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from astropy.table import Table, vstack
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.camera import shared_camera
 from permil.config import Config
 from permil.context import Run
@@ -32,8 +32,6 @@ from permil.stability.fluxes import amplifier_fluxes
 from permil.stability.repeats import first_to_last, stack_chi_square
 from permil.stability.shape import TERMS, BeamResiduals, shape_change
 from permil.stages import StageFunctions
-
-FloatArray = NDArray[np.float64]
 
 LIGHT, PHOTODIODE, RATIO = "light", "photodiode", "photodiode_over_light"
 """Series of a whole LED: joint scale, reading of the photodiode, and their ratio."""

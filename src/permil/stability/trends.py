@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, stats
 
-FloatArray = NDArray[np.float64]
+from permil.arrays import FloatArray, IntArray
 
 WHITE_PROBABILITY = 0.85
 """Probability of white noise alone, before the data, for estimates and their errors."""
@@ -121,7 +120,7 @@ class Bins:
         Readings in each.
     """
 
-    of: NDArray[np.int64]
+    of: IntArray
     count: FloatArray
 
     @classmethod
@@ -173,7 +172,7 @@ class Jumps:
         (Bonferroni).
     """
 
-    first: NDArray[np.int64]
+    first: IntArray
     size: FloatArray
     error: FloatArray
     p_value: FloatArray

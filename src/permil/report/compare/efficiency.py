@@ -13,6 +13,7 @@ from astropy.table import Row, Table
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray
 from permil.compare.comparison import WHOLE
 from permil.compare.efficiency.proof import BEST_FILTER, NOISE, Division
 from permil.errors import InputError
@@ -47,8 +48,6 @@ from permil.report.kit.figures import (
     symmetric_limits,
 )
 from permil.report.kit.results import MISSING, Measurement, plain_sentence
-
-FloatArray = NDArray[np.float64]
 
 _PER_MIL = 1e3
 _MOST_CELLS = 256
@@ -281,7 +280,7 @@ def _filter_picture(bands: Table) -> Figure:
     return figure
 
 
-def _map_picture(efficiency: NDArray[np.floating], plain: NDArray[np.floating], usable: NDArray[np.bool_]) -> Picture:
+def _map_picture(efficiency: NDArray[np.floating], plain: NDArray[np.floating], usable: BoolArray) -> Picture:
     usable = usable & np.isfinite(plain) & np.isfinite(efficiency)
     level = float(np.median(plain[usable]))
     cell = max(1, -(-max(plain.shape) // _MOST_CELLS))

@@ -10,9 +10,9 @@ from astropy.table import Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 from scipy import ndimage
 
+from permil.arrays import FloatArray
 from permil.compare.comparison import WHOLE
 from permil.compare.hypotheses.results import KINDS, TOTAL
 from permil.report.compare.inputs import NAIVE, CompareProducts
@@ -33,8 +33,6 @@ from permil.report.kit.figures import (
     write_on_map,
 )
 from permil.report.kit.results import format_measurement, two_digits
-
-FloatArray = NDArray[np.float64]
 
 _COLOURS = (ACCENT, LED_COLOURS["red"], LED_COLOURS["nm850"], LED_COLOURS["uv"], LED_COLOURS["nm750"])
 _STYLES = ("--", ":", "-.")

@@ -9,15 +9,13 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.table import Row, Table
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.compare.comparison import WHOLE
 from permil.compare.hypotheses.results import TOTAL
 from permil.errors import InputError
 from permil.products import RunFolder, open_product, read_table
 from permil.products.folder import CompareFolder
-
-FloatArray = NDArray[np.float64]
 
 NAIVE = "naive"
 """Method that counts every star as independent."""

@@ -13,8 +13,8 @@ import numpy as np
 from astropy.table import Row, Table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.camera import Camera, Detector, shared_camera
 from permil.compare.comparison import WHOLE
 from permil.compare.hypotheses.results import KINDS
@@ -48,8 +48,6 @@ from permil.report.kit.elements import (
 from permil.report.kit.figures import FAINT, INK, led_colour, styled, subplots, symmetric_limits
 from permil.report.kit.pages import Page, RunProducts, group_name, page_path, relative_address, render
 from permil.report.kit.results import MISSING, format_count, format_measurement, two_digits
-
-FloatArray = NDArray[np.float64]
 
 _PANELS: dict[str, tuple[str, Sequence[float]]] = {
     "r": ("correlation r", (0.0,)),

@@ -9,6 +9,7 @@ import numpy as np
 from astropy.table import Table
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.camera import Detector
 from permil.config.model import ReportConfig
 from permil.flat.superpixel import super_pixels
@@ -29,7 +30,6 @@ from permil.report.kit.figures import (
 )
 from permil.report.kit.results import NO, format_count, judge_size, with_minus
 
-FloatArray = NDArray[np.float64]
 _DISPLAY_PIXELS = 256
 _HISTOGRAM_BINS = 120
 _HISTOGRAM_WIDTHS = 6.0
@@ -173,7 +173,7 @@ class FlatHistogram:
     """
 
     edges: FloatArray
-    counts: NDArray[np.int64]
+    counts: IntArray
     expected: FloatArray
     median: float
     width: float
@@ -200,7 +200,7 @@ class PointingResiduals:
     rms: FloatArray
 
 
-def display_image(image: NDArray[np.floating], usable: NDArray[np.bool_]) -> DisplayImage:
+def display_image(image: NDArray[np.floating], usable: BoolArray) -> DisplayImage:
     """Bin a full-size image to at most 256 bins a side; bins with fewer than half of their pixels usable are NaN."""
     size = int(np.ceil(max(image.shape) / _DISPLAY_PIXELS))
     binned = super_pixels(image, usable, size)
@@ -214,9 +214,7 @@ def small_map_extent(shape: tuple[int, ...], size: int) -> Extent:
     return -0.5, columns * size - 0.5, -0.5, rows * size - 0.5
 
 
-def flat_histogram(
-    response: NDArray[np.floating], variance: NDArray[np.floating], good: NDArray[np.bool_]
-) -> FlatHistogram | None:
+def flat_histogram(response: NDArray[np.floating], variance: NDArray[np.floating], good: BoolArray) -> FlatHistogram | None:
     """Return the distribution of the good pixels, None without any."""
     known = good & np.isfinite(response) & np.isfinite(variance)
     levels = response[known]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import Float32Array
 from permil.camera import Camera, Detector
 from permil.camera.frames import amplifier_at
 from permil.errors import InputError
@@ -25,9 +25,9 @@ _CUBES = ("STACKS", "BEAMS", "RESPONSES")
 class PointingCubes:
     """Small maps of the pointings aimed at a detector, each of shape (pointings, rows, columns)."""
 
-    stacks: NDArray[np.float32]
-    beams: NDArray[np.float32]
-    responses: NDArray[np.float32]
+    stacks: Float32Array
+    beams: Float32Array
+    responses: Float32Array
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class DetectorProducts:
     """
 
     product: ImageProduct
-    scatter: NDArray[np.float32] | None
+    scatter: Float32Array | None
     cubes: PointingCubes | None
     pointings: Table | None
     aimed: Table | None
@@ -169,7 +169,7 @@ def read_detector(folder: RunFolder, camera: Camera, led: str, name: str) -> Det
     )
 
 
-def read_scatter(path: Path) -> tuple[NDArray[np.float32] | None, float, float]:
+def read_scatter(path: Path) -> tuple[Float32Array | None, float, float]:
     """Return the scatter map of a flat, the side of its super-pixels (mm), and the rejected values per million.
 
     Only the headers and the map are read. Missing values are None or NaN.

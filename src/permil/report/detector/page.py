@@ -14,6 +14,7 @@ from astropy.io import fits
 from astropy.table import Row, Table
 from numpy.typing import NDArray
 
+from permil.arrays import FloatArray, Int32Array
 from permil.camera import Camera, Detector, Led, frames, shared_camera
 from permil.config import Config
 from permil.config.model import ReportConfig
@@ -226,7 +227,7 @@ def _plane_pictures(
     return pictures
 
 
-def _positions(exposures: Table) -> NDArray[np.float64]:
+def _positions(exposures: Table) -> FloatArray:
     """Return the distinct projector positions of some exposures, DVCS mm, shape (n, 2)."""
     x, y = frames.ccs_to_dvcs(exposures["x_mm"], exposures["y_mm"])
     places = np.column_stack([x, y])
@@ -286,7 +287,7 @@ def scatter_maps(
     return [inner, rates]
 
 
-def coverage(scan: NDArray[np.float64], pointings: NDArray[np.float64], detectors: Sequence[Detector], *, led: str) -> Chart:
+def coverage(scan: FloatArray, pointings: FloatArray, detectors: Sequence[Detector], *, led: str) -> Chart:
     """Draw positions of the projector.
 
     Parameters
@@ -407,7 +408,7 @@ def pointing_table(pointings: Table) -> Grid:
     return table_of(pointings, columns)
 
 
-def mask_table(mask: NDArray[np.int32]) -> Grid:
+def mask_table(mask: Int32Array) -> Grid:
     """Return number and fraction of the pixels in each mask plane, and in none."""
     counts = {str(plane.name): int(np.count_nonzero(mask & int(plane))) for plane in MaskPlane}
     columns = (

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray
 from permil.beam import BeamModel
 from permil.beam.model import SplineTable
 from permil.camera import Detector
@@ -40,9 +41,6 @@ from permil.report.kit.figures import (
     symmetric_limits,
 )
 from permil.report.kit.results import format_measurement, two_digits
-
-FloatArray = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 _SIZES = {"scan": 2.4, "pointing": 3.8, "": 2.4}
 """Marker sizes by purpose, points."""
@@ -203,7 +201,7 @@ def _time(products: JointProducts) -> tuple[FloatArray, str]:
     return hours, f"hours since MJD {time.min():.5f}"
 
 
-def _of_purpose(products: JointProducts, purpose: str) -> Mask:
+def _of_purpose(products: JointProducts, purpose: str) -> BoolArray:
     found = np.asarray(products.exposures["purpose"], dtype=np.str_)
     return found == purpose if purpose else ~np.isin(found, ["scan", "pointing"])
 
@@ -437,7 +435,7 @@ def mode_maps(products: JointProducts, detectors: Sequence[Detector]) -> list[li
     return [charts[first : first + 3] for first in range(0, len(charts), 3)]
 
 
-def _lattice(table: SplineTable, residuals: ResidualMap | None) -> tuple[FloatArray, FloatArray, NDArray[np.bool_]]:
+def _lattice(table: SplineTable, residuals: ResidualMap | None) -> tuple[FloatArray, FloatArray, BoolArray]:
     """Return a lattice over the measured range of a spline, and a mask of its points with signals, ``[row = y, column = x]``."""
     low = table.origin + table.step
     high = table.origin + table.step * (np.array(table.coefficients.shape) - 2)

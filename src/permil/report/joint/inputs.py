@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, Float32Array, FloatArray
 from permil.beam.model import SplineTable
 from permil.errors import InputError
 from permil.flat.joint_file import DetectorErrors, JointLight, errors_in, open_joint, read_light
@@ -21,7 +21,6 @@ from permil.products import RunFolder, read_table
 if TYPE_CHECKING:
     from permil.camera import Camera
 
-FloatArray = NDArray[np.float64]
 
 _AGAIN = "make the flat again"
 _CARDS = (
@@ -62,8 +61,8 @@ class DetectorShare:
     """
 
     level_error: float
-    modes: NDArray[np.float32]
-    remainder: NDArray[np.float32]
+    modes: Float32Array
+    remainder: Float32Array
 
     @property
     def common_rms(self) -> float:
@@ -127,12 +126,12 @@ class JointProducts:
         return np.asarray(self.exposures[name], dtype=np.float64)
 
     @property
-    def left_out(self) -> NDArray[np.bool_]:
+    def left_out(self) -> BoolArray:
         """Mask of excluded exposures."""
         return np.asarray(self.exposures["left_out"], dtype=bool)
 
     @property
-    def unused_reading(self) -> NDArray[np.bool_]:
+    def unused_reading(self) -> BoolArray:
         """Mask of exposures with an unused photodiode reading."""
         return np.isfinite(self.column("photodiode")) & ~np.isfinite(self.column("deviation")) & self.has_photodiode
 

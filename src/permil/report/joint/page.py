@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.beam.stage import load_beam
 from permil.camera import shared_camera
 from permil.config import Config
@@ -53,8 +53,6 @@ from permil.report.kit.pages import (
     render,
 )
 from permil.report.kit.results import MISSING, Measurement, format_count, format_measurement, two_digits, with_minus
-
-FloatArray = NDArray[np.float64]
 
 _UNITS = {"": (1e3, "‰"), "mm": (1e3, "µm"), "1 / mm": (1e3, "‰/mm")}
 """Factor and unit of budget terms on pages, by their unit in the product."""

@@ -13,12 +13,12 @@ from markupsafe import Markup, escape
 from numpy.typing import NDArray
 from PIL import Image
 
+from permil.arrays import FloatArray
 from permil.flat.superpixel import super_pixels
 from permil.report.kit.elements import Picture
 from permil.report.kit.figures import FAINT, INK, MAP_COLOURS, NO_DATA, embedded
 from permil.report.kit.results import with_minus
 
-FloatArray = NDArray[np.float64]
 Extent = tuple[float, float, float, float]
 """Left, right, bottom, top in the coordinates of a chart."""
 

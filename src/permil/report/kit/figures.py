@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from permil.arrays import FloatArray
 from permil.plotting import own_settings
 
 DIVERGING = "RdBu_r"
@@ -136,7 +137,7 @@ def _palette() -> Image.Image:
     return palette
 
 
-def _shades(colour: str, count: int) -> NDArray[np.float64]:
+def _shades(colour: str, count: int) -> FloatArray:
     share = np.linspace(1.0, 0.0, count, endpoint=False)[:, None]
     return share * np.array(mpl.colors.to_rgb(colour)) + (1 - share)
 
@@ -153,8 +154,6 @@ def embedded(content: bytes, kind: str) -> str:
     """Return a data URL of a picture; ``kind`` is png or svg+xml."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
-
-FloatArray = NDArray[np.float64]
 
 _ARROW_SHARE = 0.7
 """Length of a typical arrow, in distances of neighbouring arrows."""

@@ -9,6 +9,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from permil.arrays import FloatArray, Int32Array
 from permil.camera import frames
 from permil.errors import InputError
 from permil.flat.composite import MosaicGrid
@@ -18,7 +19,6 @@ from permil.report.kit.figures import DIVERGING
 if TYPE_CHECKING:
     from permil.camera import Detector
 
-FloatArray = NDArray[np.float64]
 
 MOST_NAMED = 30
 """Largest number of detectors drawn with amplifiers and names."""
@@ -94,7 +94,7 @@ def extent(grid: MosaicGrid) -> tuple[float, float, float, float]:
     return grid.x_low, grid.x_low + columns * grid.cell_mm, grid.y_low, grid.y_low + rows * grid.cell_mm
 
 
-def detector_cells(grid: MosaicGrid, detectors: Sequence[Detector]) -> NDArray[np.int32]:
+def detector_cells(grid: MosaicGrid, detectors: Sequence[Detector]) -> Int32Array:
     """Return the index of the detector that holds the centre of each cell, -1 between detectors."""
     index = np.full(grid.shape, -1, dtype=np.int32)
     for number, detector in enumerate(detectors):
@@ -124,7 +124,7 @@ def sample(grid: MosaicGrid, maps: Mapping[Detector, NDArray[np.floating]], *, b
     return mosaic
 
 
-def over_detector_median(image: NDArray[np.floating], index: NDArray[np.int32]) -> FloatArray:
+def over_detector_median(image: NDArray[np.floating], index: Int32Array) -> FloatArray:
     """Return a mosaic with each detector divided by the median of its own cells, NaN between detectors.
 
     Parameters

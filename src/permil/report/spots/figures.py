@@ -12,6 +12,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import FloatArray
 from permil.camera import Detector
 from permil.report.kit.elements import Picture, drawing, raster
 from permil.report.kit.figures import (
@@ -34,8 +35,6 @@ from permil.report.kit.figures import (
 )
 from permil.report.kit.results import format_count, format_measurement
 from permil.report.spots.inputs import GrowthProduct, MaskCalibration, SpotsProducts
-
-FloatArray = NDArray[np.float64]
 
 WIDTH_CAPTION = (
     "The width is sqrt((XX + YY) / 2), the root mean square radius per axis, in pixels; it includes the extent of the pixel. "

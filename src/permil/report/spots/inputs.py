@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.camera import Detector
 from permil.errors import InputError
 from permil.products import RunFolder, open_product, read_table, stored_fingerprint
@@ -47,7 +47,7 @@ class MaskCalibration:
     degeneracy: Table | None
     repeatability: Table | None
 
-    def places(self, exposure: Table.Row) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def places(self, exposure: Table.Row) -> tuple[FloatArray, FloatArray]:
         """Return x, y of all spots in an exposure, and of the nodes of its regular grid, each of shape (spots, 2), pixels.
 
         Parameters
@@ -101,7 +101,7 @@ class SpotsProducts:
     header: fits.Header
     exposures: Table
     reference: int | None
-    maps: dict[str, NDArray[np.float64]]
+    maps: dict[str, FloatArray]
     cell: int
     amplifiers: Table
     profile: Table | None

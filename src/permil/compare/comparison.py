@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray
 from permil.camera import Detector
 from permil.camera.frames import amplifier_at
 from permil.compare.correlation import CorrelationResult, correlate
@@ -24,9 +25,6 @@ from permil.compare.stars.pairs import CellPairs, Pairs, bin_pairs, pair_up, wit
 from permil.compare.stars.response import QUANTITIES, StarResponse
 from permil.errors import CompareError
 from permil.rounding import rounded
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 WHOLE = "whole detector"
 SINGLE = "stars"

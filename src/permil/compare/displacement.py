@@ -14,11 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from permil.arrays import BoolArray, FloatArray
 from permil.compare.scales import cosine_wavenumbers, laplacian_eigenvalues, smooth
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 Boundary = Literal["closed", "open"]
 _FILL_SCALE = 2.0

@@ -24,8 +24,6 @@ from permil.products.fits import image_of_cells
 from permil.products.folder import SpotsFolder
 from permil.products.tables import flags, numbers
 
-FloatArray = NDArray[np.float64]
-
 COMPARISON_FORMAT = 2
 """Version of the format: comparisons of another version are made again."""
 _NEEDED = ("grid_i", "grid_j", "exposure", "x", "y", "used", "expected_flux", "expected_xx", "expected_yy", "expected_xy")

@@ -9,11 +9,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import BoolArray, FloatArray
 from permil.camera import Detector
 from permil.compare.rings.profile import RingZone
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
 
 
 class Region(IntEnum):
@@ -143,7 +142,7 @@ def _segment_borders(detector: Detector) -> tuple[list[float], list[float]]:
     return [column - 0.5 for column in sorted(columns - {0})], [row - 0.5 for row in sorted(rows - {0})]
 
 
-def _near(place: FloatArray, borders: list[float], width: float, reach: float) -> NDArray[np.bool_]:
+def _near(place: FloatArray, borders: list[float], width: float, reach: float) -> BoolArray:
     """Return which objects with a given reach come nearer to a border than a width."""
     near = np.zeros(place.shape, dtype=bool)
     if width > 0:

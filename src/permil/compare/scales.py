@@ -9,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from permil.arrays import BoolArray, Float32Array, FloatArray
 from permil.errors import CompareError
 from permil.flat.superpixel import super_pixels
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
-Map = NDArray[np.float32]
 
 PERIODS = (16.0, 32.0, 64.0, 128.0, 256.0)
 """Limits of the bands, pixels. Structure smoothed with a Gaussian of sigma s has most of its variance at periods around 2 pi s; periods
@@ -187,7 +184,7 @@ def laplacian_eigenvalues(along_y: FloatArray, along_x: FloatArray) -> FloatArra
     return np.asarray(-4 * (np.sin(along_y / 2) ** 2 + np.sin(along_x / 2) ** 2))
 
 
-def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[Map, Map]:
+def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[Float32Array, Float32Array]:
     """Split a map without gaps into bands, with the potential of each.
 
     The bands are parts of the cosine transform: they do not overlap, are not correlated over the map, and add up to the map minus its mean.
@@ -225,7 +222,7 @@ def split_bands(image: NDArray[np.floating], bands: tuple[Band, ...]) -> tuple[M
     return maps, potentials
 
 
-def _unscaled_idct(spectrum: Map, *, axis: int) -> Map:
+def _unscaled_idct(spectrum: Float32Array, *, axis: int) -> Float32Array:
     """Return the inverse of an orthonormal cosine transform along an axis of n, times the square root of 2 n."""
     return np.asarray(fft.idct(spectrum, axis=axis, norm="forward", orthogonalize=True, overwrite_x=True, workers=2))
 

@@ -45,8 +45,6 @@ from permil.progress import StageReport, do_tasks
 from permil.spots.inputs import band_of
 from permil.stages import StageFunctions
 
-FloatArray = NDArray[np.float64]
-
 _OF_ONE_RUN = tuple(f"compare.{name}" for name in CompareConfig.model_fields if name != "with_runs")
 """Keys that matter to the comparisons of one run."""
 _MOST_CELLS = 20_000

@@ -9,15 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from permil.arrays import plain_array, unit_of
+from permil.arrays import BoolArray, FloatArray, IntArray, plain_array, unit_of
 from permil.compare.correlation.points import Cells
 from permil.errors import CompareError, InputError
 from permil.rounding import rounded
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 Statistic = Callable[[FloatArray], FloatArray]
 
 # Largest and smallest number of blocks in the scan; blocks hold at least about one point.
@@ -84,7 +82,7 @@ def block_sums(columns: FloatArray, labels: IntArray) -> FloatArray:
     """Return the sums of columns over blocks with points, shape (blocks, columns)."""
     number = int(labels.max()) + 1
     sums = np.column_stack([np.bincount(labels, column, minlength=number) for column in columns.T])
-    there: NDArray[np.bool_] = np.bincount(labels, minlength=number) > 0
+    there: BoolArray = np.bincount(labels, minlength=number) > 0
     return np.asarray(sums[there], dtype=float)
 
 
@@ -211,7 +209,7 @@ class Corrected:
 def correct(
     a: FloatArray,
     b: FloatArray,
-    labels: NDArray[np.int64],
+    labels: IntArray,
     *,
     a_variance: FloatArray | float,
     b_variance: FloatArray | float,

@@ -9,17 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import fft, stats
 
+from permil.arrays import FloatArray, IntArray
 from permil.compare.correlation.blocks import Corrected, Estimate, correct, jackknife_labels
 from permil.compare.correlation.covariance import Candidates, Expectations, Geometry, Posterior
 from permil.compare.correlation.methods import METHODS, fisher_interval, other_methods
 from permil.compare.correlation.points import Cells, Points, prepare
 from permil.compare.correlation.result import CorrelationResult
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
 
 # The products of lag covariances must exceed what isotropic maps give by this factor and by this number of standard deviations.
 _FACTOR, _SIGNIFICANT = 1.5, 4.0
@@ -192,7 +191,7 @@ def changes_in_common(x: FloatArray, y: FloatArray, a: FloatArray, b: FloatArray
     return factor if factor > _MATTERS else 1.0
 
 
-def _tile(coordinate: FloatArray) -> NDArray[np.int64]:
+def _tile(coordinate: FloatArray) -> IntArray:
     extent = np.ptp(coordinate)
     return np.minimum((_VARIANCE_TILES * (coordinate - coordinate.min()) / extent).astype(np.int64), _VARIANCE_TILES - 1)
 

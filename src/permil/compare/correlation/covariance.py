@@ -33,14 +33,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft
 from scipy.linalg import blas, cholesky, lapack
 
+from permil.arrays import Float32Array, FloatArray, IntArray
 from permil.compare.correlation.points import Cells, folded
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
 
 # All modes with fewer half waves across the field than this are used.
 _ALL_BELOW = 10.0
@@ -85,7 +83,7 @@ _SAME_PLACE = 1e-3
 _geometries: OrderedDict[bytes, Geometry] = OrderedDict()
 
 
-def mode_numbers(cells: Cells) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def mode_numbers(cells: Cells) -> tuple[IntArray, IntArray]:
     """Return half waves along x and y of the modes used, from long to short."""
     width, height = (cells.shape[1] * cells.step_x, cells.shape[0] * cells.step_y)
     # A lattice resolves no more waves than it has columns and rows.
@@ -110,7 +108,7 @@ def mode_numbers(cells: Cells) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return kx[taken], ky[taken]
 
 
-def cosine_modes(x: FloatArray, y: FloatArray, cells: Cells) -> NDArray[np.float32]:
+def cosine_modes(x: FloatArray, y: FloatArray, cells: Cells) -> Float32Array:
     """Return the orthonormal modes at the points, shape (modes, n)."""
     kx, ky = mode_numbers(cells)
     phase_x = np.pi * ((x - x.min()) / cells.step_x + 0.5) / cells.shape[1]
@@ -148,13 +146,13 @@ class Expectations:
     """
 
     lengths: FloatArray
-    modes: NDArray[np.float32]
+    modes: Float32Array
     power: FloatArray
     traces: FloatArray
     variance: FloatArray
 
 
-def expectations(cells: Cells, modes: NDArray[np.float32]) -> Expectations:
+def expectations(cells: Cells, modes: Float32Array) -> Expectations:
     """Compute the predictions for the points of some cells (points in one cell count as one position)."""
     longest, shortest = _LONGEST_GAUSSIAN * cells.diagonal, _SHORTEST_GAUSSIAN * min(cells.spacings)
     number = int(np.ceil(np.log(longest / shortest) / np.log(_RATIO) - 1e-6)) + 1
@@ -169,7 +167,7 @@ def expectations(cells: Cells, modes: NDArray[np.float32]) -> Expectations:
     )
 
 
-def _mode_power(cells: Cells, modes: NDArray[np.float32], along_x: FloatArray, along_y: FloatArray) -> FloatArray:
+def _mode_power(cells: Cells, modes: Float32Array, along_x: FloatArray, along_y: FloatArray) -> FloatArray:
     """Return ``phi' K phi`` of each mode and each Gaussian: the power of the mode weighted with the transform of the Gaussian."""
     rows, columns = cells.padded
     flat = cells.flat + np.prod(cells.shape) * np.arange(_MODES_IN_CACHE)[:, None]
@@ -235,7 +233,7 @@ class Posterior:
         Their probabilities, with sum 1.
     """
 
-    members: NDArray[np.int64]
+    members: IntArray
     probability: FloatArray
 
 
@@ -267,7 +265,7 @@ class Candidates:
         self._power = (self.weights @ self._binned(expectations.power).T).astype(np.float32)
         self.weighted_traces: FloatArray = self.weights @ expectations.traces
         self._shape_lengths: FloatArray = _folding_lengths(shapes * expectations.variance[1:], expectations.lengths)
-        self._floored: dict[float, tuple[NDArray[np.float32], FloatArray]] = {}
+        self._floored: dict[float, tuple[Float32Array, FloatArray]] = {}
 
     def project(self, standardised: FloatArray) -> FloatArray:
         """Return the projections of a map (mean square 1) on the modes."""
@@ -285,7 +283,7 @@ class Candidates:
         members = np.flatnonzero(probability > _NEGLIGIBLE)
         return Posterior(members, probability[members] / probability[members].sum())
 
-    def _with_floor(self, floor: float) -> tuple[NDArray[np.float32], FloatArray]:
+    def _with_floor(self, floor: float) -> tuple[Float32Array, FloatArray]:
         if floor not in self._floored:
             floored = self._power + np.float32(floor)
             self._floored[floor] = (1.0 / floored, np.sum(self._sizes * np.log(floored), axis=1, dtype=float))
@@ -384,7 +382,7 @@ class Geometry:
     y: FloatArray
     cells: Cells
     candidates: Candidates
-    place: NDArray[np.int64] | None
+    place: IntArray | None
     even: Geometry | None
     _once: Geometry | None
 
@@ -440,7 +438,7 @@ class Geometry:
         return cls(x, y, cells, Candidates(expectations(cells, cosine_modes(x, y, cells))), None, None, None)
 
 
-def _place_numbers(x: FloatArray, y: FloatArray, cells: Cells) -> NDArray[np.int64] | None:
+def _place_numbers(x: FloatArray, y: FloatArray, cells: Cells) -> IntArray | None:
     """Return the index of each point's position, None if all positions differ."""
     if cells.on_lattice:
         labels = np.unique(cells.flat, return_inverse=True)[1]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage, stats
 
+from permil.arrays import Float32Array, FloatArray, IntArray
 from permil.compare.correlation.blocks import (
     ONE_BLOCK,
     BlockScan,
@@ -31,8 +32,6 @@ from permil.compare.correlation.blocks import (
 )
 from permil.compare.correlation.covariance import Geometry
 from permil.compare.correlation.points import Cells, Points
-
-FloatArray = NDArray[np.float64]
 
 _CLASSES = 30
 _SHARE_OF_DIAGONAL = 0.5
@@ -160,7 +159,7 @@ def phase_surrogates(cells: Cells, a: FloatArray, b: FloatArray, *, resamples: i
     return _null(np.concatenate(draws)[:wanted], float(np.mean(a * b)))
 
 
-def order_of(values: NDArray[np.float32]) -> NDArray[np.int64]:
+def order_of(values: Float32Array) -> IntArray:
     """Return the indices that sort finite values along the last axis, equal ones by their index.
 
     Numbers with the value in their upper half and the index in the lower one are sorted in half the time of `numpy.argsort`.

@@ -10,11 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import fft
 
-from permil.arrays import mask_of, plain_array, unit_of
+from permil.arrays import BoolArray, FloatArray, IntArray, mask_of, plain_array, unit_of
 from permil.errors import CompareError, InputError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 Floating = TypeVar("Floating", np.float32, np.float64)
 
@@ -159,7 +156,7 @@ def _plain_columns(given: dict[str, ArrayLike | None]) -> dict[str, FloatArray]:
     return columns
 
 
-def _repeated(columns: dict[str, FloatArray]) -> NDArray[np.bool_]:
+def _repeated(columns: dict[str, FloatArray]) -> BoolArray:
     """Return which of the ordered points equal the one before them.
 
     If neither map has enough distinct values to distinguish points (maps of a few levels), equal points may be different measurements:

@@ -7,8 +7,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import FloatArray
 from permil.compare.correlation.blocks import BlockScan, Corrected
 from permil.compare.correlation.methods import MethodFigures, Null
 from permil.rounding import rounded, rounded_like
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FloatArray = NDArray[np.float64]
 
 _BINS = 40
 _SCATTER_POINTS = 5000

@@ -5,13 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from permil.compare.efficiency.filtering import MAIN, EfficiencyFlat
 from permil.compare.efficiency.proof import SIGNIFICANCE, Division, Proof, Scatter
 from permil.rounding import rounded
-
-FloatArray = NDArray[np.float64]
 
 _PER_MIL = 1e3
 _ADVICE = {

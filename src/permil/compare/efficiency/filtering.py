@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, signal
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.compare.displacement import displacement_from_flat, fill
 from permil.compare.efficiency.weights import BandPower, BandWeights, band_power, dither_span, periods_within, weights_of
 from permil.compare.hypotheses.fit import BandCoefficients, fit_bands
@@ -19,10 +20,6 @@ from permil.compare.scales import PERIODS, cosine_wavenumbers, laplacian_eigenva
 from permil.compare.stars.flat_at_stars import RelativeFlat
 from permil.compare.stars.response import StarResponse, typical_pitch
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 PLAIN = 0
 """Zone with few stars, where the plain flat is kept."""

@@ -12,16 +12,12 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.compare.efficiency.filtering import MAIN, Components, FilterModel, fit_filter
 from permil.compare.hypotheses.equations import FixedEffects
 from permil.compare.hypotheses.fit import blocks_of, bright_stars, jackknife_ratio
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 BEST_FILTER, NOISE = "best filter", "noise"
 """Names of the rows of a proof that are no division."""

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 from astropy.table import Table
-from numpy.typing import NDArray
 
 from permil.camera import Detector, shared_camera
 from permil.compare.efficiency.choice import choose_flat
@@ -27,8 +26,6 @@ from permil.engine import End, Task, Work
 from permil.errors import CompareError
 from permil.products import FINGERPRINT_CARD, ImageProduct, RunFolder, is_usable, write_table
 from permil.products.folder import CompareFolder, SpotsFolder
-
-BoolArray = NDArray[np.bool_]
 
 _OWN_FRACTIONS = (Region.EDGE, Region.MID_LINE, Region.AMPLIFIER_BOUNDARY)
 """Regions that may have fractions of their own; tree rings are a component of their own."""

@@ -15,15 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, stats
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.compare.hypotheses.fit import BandCoefficients
 from permil.compare.hypotheses.predict import PredictedStars
 from permil.compare.scales import Band, cosine_wavenumbers
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 SPANS = 10.0
 """Longest period of measured structure, in spans of the dithers: of longer structure less than 4 % of the variance differs between the
@@ -283,7 +280,7 @@ def periods_within(periods: tuple[float, ...], span: float, shape: tuple[int, ..
     return (*periods, longest) if longest > _LEAST_BAND * periods[-1] else periods
 
 
-def dither_span(x: FloatArray, y: FloatArray, spot: NDArray[np.int64]) -> float:
+def dither_span(x: FloatArray, y: FloatArray, spot: IntArray) -> float:
     """Return the span of the dithers, pixels: the median over spots of the range of their positions, averaged over both axes."""
     order = np.argsort(spot, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(spot[order]) != 0])

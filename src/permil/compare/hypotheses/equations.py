@@ -21,9 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import linalg, sparse
 
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.compare.hypotheses.predict import LEAST_STARS, PredictedStars
 from permil.compare.scales import (
     Band,
@@ -33,11 +33,6 @@ from permil.compare.scales import (
 )
 from permil.compare.stars.response import QUANTITIES, SIGNATURE, StarPlaces, StarResponse
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
-Map = NDArray[np.float32]
 
 _RANK = 1e-9
 
@@ -157,7 +152,7 @@ class MomentFit:
     """
 
     coefficients: FloatArray
-    fitted: NDArray[np.bool_]
+    fitted: BoolArray
     gain: FloatArray
     noise: FloatArray
     template_noise: FloatArray
@@ -306,8 +301,8 @@ class Structure:
         Power of the flat.
     """
 
-    sums: Map
-    flats: Map
+    sums: Float32Array
+    flats: Float32Array
     energies: FloatArray
     cell: int
     bands: tuple[Band, ...]

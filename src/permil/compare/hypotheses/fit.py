@@ -16,9 +16,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.compare.correlation.blocks import block_sums, jackknife
 from permil.compare.hypotheses.equations import FixedEffects, MomentFit, Rows, Structure, rows_of, scatter_left, solve_moments
 from permil.compare.hypotheses.predict import LEAST_STARS, PredictedStars
@@ -26,10 +26,6 @@ from permil.compare.hypotheses.results import KINDS, SUM, TOTAL, FluxChange, Fra
 from permil.compare.scales import cosine_wavenumbers
 from permil.compare.stars.response import QUANTITIES, SIGNATURE
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 LARGEST_GLOW = 0.3
 """Largest ratio of background to star light in the aperture of fitted stars: the residual background is poorly known."""
@@ -230,7 +226,7 @@ def _structure(rows: list[Rows], predicted: PredictedStars, bands: int) -> Struc
     return Structure(spectra, flats, energies, predicted.cell, predicted.bands, predicted.spectrum)
 
 
-def _ideal(of: Rows, predicted: PredictedStars) -> tuple[NDArray[np.float32], FloatArray]:
+def _ideal(of: Rows, predicted: PredictedStars) -> tuple[Float32Array, FloatArray]:
     """Return the transform of the flat weighted with the density of stars, by band, and its product with the flat."""
     cell, shape = predicted.cell, predicted.cell_spectra.shape[1:]
     where = np.zeros(shape)
@@ -302,9 +298,7 @@ def jackknife_ratio(above: FloatArray, below: FloatArray, block: IntArray) -> tu
     return float(ratio), float(error)
 
 
-def simple_slopes(
-    fit: MomentFit, rows: list[Rows], shown: NDArray[np.bool_], *, side: float, flat_fielded: bool
-) -> tuple[Slope, ...]:
+def simple_slopes(fit: MomentFit, rows: list[Rows], shown: BoolArray, *, side: float, flat_fielded: bool) -> tuple[Slope, ...]:
     """Return the slopes of flux, shift and size on the predictions for efficiency, pixel area and diffusion alone.
 
     The fitted contribution of bands that are not shown is subtracted first, for shifts and sizes also that of the other kinds. Blocks of

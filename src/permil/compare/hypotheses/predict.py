@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import fft
 
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.compare.displacement import fill
 from permil.compare.scales import (
     PERIODS,
@@ -24,10 +24,6 @@ from permil.compare.scales import (
 from permil.compare.stars.flat_at_stars import LARGEST_LOSS, RelativeFlat, flat_as_seen, require_inside
 from permil.compare.stars.response import QUANTITIES, StarPlaces, StarResponse, StarTemplates, typical_pitch
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 LEAST_STARS = 30
 _CELLS_PER_PERIOD = 5
@@ -217,7 +213,7 @@ def _local_noise(seen_error: FloatArray, noise: float) -> FloatArray:
     return np.asarray(noise * seen_error**2 / typical) if typical > 0 else np.zeros(seen_error.size)
 
 
-def _cell_spectra(maps: NDArray[np.float32], bands: tuple[Band, ...], cell: int) -> FloatArray:
+def _cell_spectra(maps: Float32Array, bands: tuple[Band, ...], cell: int) -> FloatArray:
     """Return the cosine transforms of the means of bands over cells, shape (bands, rows, columns); 0 for bands finer than cells."""
     rows, columns = (np.arange(0, size, cell) for size in maps.shape[1:])
     heights, widths = np.diff(np.append(rows, maps.shape[1])), np.diff(np.append(columns, maps.shape[2]))

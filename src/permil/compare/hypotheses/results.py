@@ -6,13 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from permil.errors import CompareError
 from permil.rounding import rounded, rounded_like
-
-FloatArray = NDArray[np.float64]
 
 KINDS = ("efficiency", "pixel area", "diffusion")
 TOTAL, SUM = "total", "sum"

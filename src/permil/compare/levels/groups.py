@@ -7,10 +7,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 LEVELS = ("place", "vendor", "raft", "detector", "amplifier", "cell", "measurement")
 """Levels from the whole focal plane down."""
@@ -76,7 +74,7 @@ class CellPlaces:
         """Return the number of measurements."""
         return int(self.detector.size)
 
-    def take(self, chosen: NDArray[np.bool_]) -> CellPlaces:
+    def take(self, chosen: BoolArray) -> CellPlaces:
         """Return some of the measurements."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: array[chosen] for name, array in arrays.items() if array is not None})

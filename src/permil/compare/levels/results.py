@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
+from permil.arrays import FloatArray
 from permil.compare.levels.groups import BOTH, COMMON, SPECIFIC, OmittedComponent
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
 
 _ORIGINS = {
     ("place", COMMON): "position in the focal plane",

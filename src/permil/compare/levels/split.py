@@ -30,9 +30,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import sparse
 
+from permil.arrays import FloatArray, IntArray
 from permil.compare.levels.groups import (
     BOTH,
     COMMON,
@@ -46,9 +47,6 @@ from permil.compare.levels.groups import (
 )
 from permil.compare.levels.results import LevelPair, LevelSplit, PairSplit, VarianceComponent
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 _LEAST_CELLS = 12
 _WORST_CONDITION = 1e8

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
 
 _LEAST_GOOD = 0.5
 _CLIP = 6.0
@@ -39,7 +38,7 @@ class CellMap:
     """
 
     level: FloatArray
-    good: NDArray[np.bool_]
+    good: BoolArray
     cell: int
 
     def to_pixels(self, index: NDArray[np.integer] | FloatArray) -> FloatArray:
@@ -49,7 +48,7 @@ class CellMap:
 
 def bin_cells(
     flat: NDArray[np.floating],
-    good: NDArray[np.bool_],
+    good: BoolArray,
     *,
     cell_px: int,
     segments: NDArray[np.integer] | None = None,
@@ -125,9 +124,7 @@ def evened(cells: CellMap, sigma_px: float) -> CellMap:
     return replace(cells, level=cells.level * typical / np.maximum(local, typical))
 
 
-def _relative(
-    flat: NDArray[np.floating], usable: NDArray[np.bool_], segments: NDArray[np.integer] | None
-) -> NDArray[np.floating]:
+def _relative(flat: NDArray[np.floating], usable: BoolArray, segments: NDArray[np.integer] | None) -> NDArray[np.floating]:
     """Return the flat divided by its mean (or that of its segment) minus 1; 0 at unusable pixels."""
     if segments is None:
         mean: FloatArray | float = float(flat[usable].mean(dtype=np.float64))
@@ -223,10 +220,10 @@ class RingZone:
 
     centre: tuple[float, float]
     radius: FloatArray
-    stands_out: NDArray[np.bool_]
+    stands_out: BoolArray
     amplitude: FloatArray
 
-    def contains(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.bool_]:
+    def contains(self, x: ArrayLike, y: ArrayLike) -> BoolArray:
         """Return whether points (DM pixels) lie in the zone."""
         distance = np.hypot(np.asarray(x, dtype=float) - self.centre[0], np.asarray(y, dtype=float) - self.centre[1])
         width = self.radius[1] - self.radius[0]
@@ -237,7 +234,7 @@ class RingZone:
 
 def radial_profile(
     flat: NDArray[np.floating],
-    good: NDArray[np.bool_],
+    good: BoolArray,
     centre: tuple[float, float],
     *,
     width_px: float = 4.0,
@@ -331,7 +328,7 @@ def ring_zone(profile: RingProfile, *, amplitude: float = 5e-4, window_px: float
     return RingZone(profile.centre, profile.radius, stands_out, local)
 
 
-def _sectors(angle: FloatArray) -> NDArray[np.int64]:
+def _sectors(angle: FloatArray) -> IntArray:
     """Return the sector of each point; sectors are equal parts of the range of angles of the points."""
     # Seen from outside, a sensor spans less than half a turn: rotate its centre to zero, so that the branch cut lies outside.
     middle = np.angle(np.exp(1j * angle).mean())

@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 from scipy import fft, optimize
 
 from permil._kernels import compare as kernels
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.compare.rings.profile import CellMap, RingProfile, bin_cells, evened, high_passed, profile_of_cells
 from permil.errors import CompareError
 from permil.rounding import rounded
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 _DIRECTIONS = 180
 _LEAST_GOOD = 0.5
@@ -137,7 +135,7 @@ class DirectionalPower:
         return weights / np.maximum(reached, 1e-12)
 
 
-def isotropic_surrogates(cells: CellMap, count: int, rng: np.random.Generator) -> Iterator[NDArray[np.float32]]:
+def isotropic_surrogates(cells: CellMap, count: int, rng: np.random.Generator) -> Iterator[Float32Array]:
     """Yield Gaussian random maps with the isotropic power spectrum and the mask of a map, in single precision."""
     shape = cells.level.shape
     power = np.abs(fft.rfft2(cells.level)) ** 2 / cells.good.mean()
@@ -205,7 +203,7 @@ class RingSearch:
 
 def find_rings(
     flat: NDArray[np.floating],
-    good: NDArray[np.bool_],
+    good: BoolArray,
     *,
     segments: NDArray[np.integer] | None = None,
     highpass_px: float = 50.0,
@@ -316,7 +314,7 @@ def _square(half: int) -> FloatArray:
     return np.stack([axis.ravel() for axis in np.meshgrid(along, along)], axis=1)
 
 
-def _separate_maxima(trials: FloatArray, scores: FloatArray, apart: FloatArray) -> NDArray[np.int64]:
+def _separate_maxima(trials: FloatArray, scores: FloatArray, apart: FloatArray) -> IntArray:
     """Return the indices of the highest scores, separated by more than a distance."""
     chosen: list[int] = []
     for index in np.argsort(-scores):

@@ -19,13 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
+from permil.arrays import FloatArray, IntArray
 from permil.compare.levels.groups import numbered
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
 
 _ONE_SIGMA = float(stats.norm.cdf(1.0))
 _ONE_SIDED = 0.05
@@ -138,7 +137,7 @@ def difference(first: CombinedEstimate, second: CombinedEstimate) -> Difference:
     return Difference(shift, error * _t_quantile(freedom), float(2.0 * _t_tail(abs(shift) / error, freedom)))
 
 
-def _between_bands(value: FloatArray, variance: FloatArray, sensor: NDArray[np.int64]) -> float:
+def _between_bands(value: FloatArray, variance: FloatArray, sensor: IntArray) -> float:
     """Return the variance between the bands of a sensor, NaN if no sensor has two; negative estimates are 0."""
     weight = 1.0 / variance
     total = np.bincount(sensor, weight)

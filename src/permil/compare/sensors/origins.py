@@ -24,14 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from permil.arrays import FloatArray, IntArray
 from permil.compare.hypotheses.equations import FixedEffects
 from permil.compare.levels.groups import CellPlaces
 from permil.compare.levels.results import InPerMil, LevelSplit
 from permil.compare.levels.split import split_levels
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 _OTHER_MASK = 0.2
 """Rms of the ratio of the fluxes of two campaigns, relative to that of the spots, above which they are of different masks."""

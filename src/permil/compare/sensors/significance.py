@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import stats
 
+from permil.arrays import BoolArray, FloatArray
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
 
 RATE = 0.05
 """Expected fraction of chance results among those called significant."""
@@ -33,7 +32,7 @@ class Discoveries:
     """
 
     adjusted: FloatArray
-    found: NDArray[np.bool_]
+    found: BoolArray
     tests: int
     rate: float
 

@@ -9,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permil._kernels import compare as kernels
+from permil.arrays import BoolArray, FloatArray
 from permil.compare.stars.response import MARGIN, StarPlaces, StarResponse
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 Reference = Literal["detector", "amplifier"]
 Weight = Literal["aperture", "moments"]

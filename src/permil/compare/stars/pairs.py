@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from permil.arrays import BoolArray, FloatArray, IntArray
 from permil.compare.hypotheses.equations import FixedEffects, exposure_terms
 from permil.compare.hypotheses.predict import PredictedStars
 from permil.compare.scales import high_pass_points
 from permil.compare.stars.response import QUANTITIES
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
 
 PREDICTED_BY = {"flux": 0, "dx": 1, "dy": 1, "xx": 2, "yy": 2, "xy": 1}
 """Kind (efficiency, pixel area, diffusion) that predicts each quantity: its signature; the shear of the pixel area for xy."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq, least_squares
 
-from permil.arrays import plain_array
+from permil.arrays import FloatArray, plain_array
 from permil.errors import CompareError
-
-FloatArray = NDArray[np.float64]
 
 _LARGEST_RATIO = 4.0
 """Largest ratio of widths of successive components of a fitted mixture."""

@@ -32,15 +32,12 @@ from scipy.special import j0, j1
 
 from permil._kernels import compare as kernels
 from permil._kernels import spots as spot_kernels
+from permil.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from permil.compare.scales import Band, laplacian_eigenvalues
 from permil.compare.stars.profile import StarProfile
 from permil.engine import threaded_map
 from permil.errors import CompareError
 from permil.spots.background import fit_background
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-Map = NDArray[np.float32]
 
 _BOXES = 9
 """Number of boxes along a side of the test square."""
@@ -112,7 +109,7 @@ class BackgroundFilter:
         return float(np.average(left, weights=periods**-2.0))
 
 
-def typical_pitch(x: FloatArray, y: FloatArray, exposure: NDArray[np.int64]) -> float:
+def typical_pitch(x: FloatArray, y: FloatArray, exposure: IntArray) -> float:
     """Return the median nearest-neighbour distance of stars in the exposure with the most stars; NaN for single stars."""
     numbers, counts = np.unique(exposure, return_counts=True)
     members = exposure == numbers[np.argmax(counts)]
@@ -156,7 +153,7 @@ def _lattice(pitch: float, side: int, rng: np.random.Generator) -> tuple[FloatAr
     return x, y
 
 
-def _between(x: FloatArray, y: FloatArray, radius: float, side: int) -> NDArray[np.bool_]:
+def _between(x: FloatArray, y: FloatArray, radius: float, side: int) -> BoolArray:
     free = np.ones((side, side), dtype=bool)
     spot_kernels.clear_discs(free, x, y, radius)
     return free
@@ -228,7 +225,7 @@ class StarPlaces:
         """Return the number of stars."""
         return self.x.size
 
-    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.integer]) -> StarPlaces:
+    def __getitem__(self, rows: slice | BoolArray | NDArray[np.integer]) -> StarPlaces:
         """Return some of the stars."""
         glow = None if self.glow is None else self.glow[rows]
         return StarPlaces(self.x[rows], self.y[rows], self.xx[rows], self.yy[rows], self.xy[rows], glow)
@@ -303,7 +300,9 @@ class StarResponse:
         known = np.isfinite(places.xx) & np.isfinite(places.yy) & np.isfinite(places.xy)
         return np.stack([np.where(known, moment, typical) for moment, typical in zip(given, mean, strict=True)], axis=1)
 
-    def predict(self, places: StarPlaces, excess: Map, potential: Map, bands: tuple[Band, ...] | None = None) -> StarTemplates:
+    def predict(
+        self, places: StarPlaces, excess: Float32Array, potential: Float32Array, bands: tuple[Band, ...] | None = None
+    ) -> StarTemplates:
         """Return the response of stars to bands of a flat.
 
         Parameters
@@ -332,7 +331,7 @@ class StarResponse:
 
     def spread(
         self, places: StarPlaces, weights: FloatArray, shape: tuple[int, int], *, cell: int, bands: tuple[Band, ...] | None = None
-    ) -> Map:
+    ) -> Float32Array:
         """Return the weight maps of weighted sums over stars, on efficiency and on the potentials of area and diffusion.
 
         Parameters

@@ -12,8 +12,10 @@ from scipy import linalg
 from permil.errors import FlatError
 from permil.flat.joint import FlatCovariance, choose_spacing, coarse_spacing, solve_joint
 from permil.flat.joint import details as details_module
+from permil.flat.joint import solve as solve_module
 from permil.flat.joint.amplifier_linearity import errors_with_losses, measure_losses
 from permil.flat.joint.covariance import plane_operator
+from permil.flat.joint.data import thinned
 from permil.flat.joint.details import detail_grid, solve_details
 from permil.flat.joint.grouped import GroupedFactor
 from permil.flat.joint.model import Pattern, make_model
@@ -71,6 +73,19 @@ def test_the_solution_is_the_optimum_of_the_dense_equations_with_fine_knots(camp
     assert solution.model.beam(solution.vector)[0].spacing == FINE_MM
     assert decrement < 0.02
     assert solution.certificate.converged
+
+
+def test_a_first_solution_from_few_super_pixels_leads_to_the_same_one(campaign, solution, monkeypatch):
+    few = thinned(campaign.detectors, COARSE_MM)
+    assert len(few[0].x_mm) == len(campaign.detectors[0].x_mm) // 4
+    assert thinned(campaign.detectors, 2.0) is campaign.detectors
+    monkeypatch.setattr(solve_module, "thinned", lambda detectors, _: detectors)
+    whole = solve_joint(campaign.exposures, campaign.detectors, spacing_mm=COARSE_MM, finest_mm=FINE_MM, with_weather=False)
+    assert abs(np.log(solution.prior.stiffness[0] / whole.prior.stiffness[0])) < 0.2
+    scales, rows = solution.model.scales, [FlatCovariance(one, campaign.detectors) for one in (solution, whole)]
+    np.testing.assert_allclose(solution.error_of(scales), whole.error_of(scales), rtol=2e-2)
+    (planes, covariance), (expected, _) = (one.planes() for one in rows)
+    assert np.abs((planes - expected).ravel() / np.sqrt(np.diag(covariance))).max() < 0.05
 
 
 @pytest.fixture(scope="module")

@@ -156,6 +156,8 @@ class Solver:
         other.exposure_weights, other.prior = self.exposure_weights.copy(), replace(prior or self.prior, model=model)
         other._stiffness_given = other._stiffness_known = True
         other._reject_readings = self._reject_readings
+        # Once the photodiode has settled they are estimated again.
+        other._strengths_known = not has_settled and int(self._readable.sum()) > FEW_READINGS
         if keeps_curvature:
             other._curvature, other._state = self._curvature, self._state
         return other

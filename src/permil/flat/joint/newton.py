@@ -253,7 +253,7 @@ class Solver:
             self.prior = replace(self.prior, position_error_mm=size)
         if self.prior.boards is not None and not (self.prior.stage_as_recorded or self._strengths_known):
             self._estimate_boards(self.prior.boards, curvature, gradient)
-        self._strengths_known = not self.prior.stage_as_recorded and _are_alike(before, self.prior)
+        self._strengths_known = not self.prior.stage_as_recorded and (self._is_first or _are_alike(before, self.prior))
         if self.model.weather_frame is not None and not self._weather_settled:
             # Position errors and photodiode look better with weather than they did without.
             self._estimate_weather(self.model.weather_frame, curvature, gradient)
